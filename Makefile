@@ -1,0 +1,58 @@
+# The project's commands: `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup doctor demo test test-fast lint format bench airflow lock clean
+
+SETUP := .venv/.setup
+AIRFLOW := .venv-airflow/.setup
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(SETUP) ## Make .venv: locked packages, Horovod, Delta (nothing to do when up to date)
+
+$(SETUP): environment/requirements.lock environment/bootstrap.lock environment/jars.lock environment/setup.sh \
+		environment/prerequisites.sh environment/uv.sh environment/build_horovod.py environment/delta_jars.py \
+		environment/spark-launcher.sh environment/driver-python.sh setup.cfg pyproject.toml
+	@environment/setup.sh
+
+doctor: ## Say what is installed and what to do about what is not
+	@if [ -x .venv/bin/python ]; then .venv/bin/python environment/doctor.py; else python3 environment/doctor.py; fi
+
+demo: $(SETUP) ## Joint training against MAMDR on synthetic logs, per-domain AUC beside the oracle's
+	@rm -rf .demo
+	@.venv/bin/spark-submit jobs/train_mamdr.py --config conf/demo.yaml --set train.method=joint
+	@.venv/bin/spark-submit jobs/train_mamdr.py --config conf/demo.yaml
+	@echo "The Delta tables lie in .demo/lake." >&2
+
+test: $(SETUP) $(AIRFLOW) ## Every test
+	@.venv/bin/python -m pytest -ra
+
+test-fast: $(SETUP) ## The tests that start neither Spark, Horovod nor Airflow (within a minute)
+	@.venv/bin/python -m pytest -ra -m "not slow"
+
+lint: $(SETUP) ## Formatting, ruff, and mypy --strict on mamdr_core and schemas
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+
+format: $(SETUP) ## Format, and fix what ruff can fix
+	@.venv/bin/ruff format .
+	@.venv/bin/ruff check --fix .
+
+bench: $(SETUP) ## Every benchmark
+	@for script in benchmarks/bench_*.py; do echo "== $$script"; .venv/bin/python "$$script"; done
+
+airflow: $(AIRFLOW) ## Make .venv-airflow, which runs airflow_dags/
+
+$(AIRFLOW): environment/airflow.lock environment/bootstrap.lock environment/setup_airflow.sh environment/uv.sh
+	@environment/setup_airflow.sh
+
+lock: $(SETUP) ## Resolve the lock files anew from environment/*.in
+	@environment/lock.sh
+
+clean: ## Remove the environments and what runs left behind (the cache outside the clone stays)
+	@rm -rf .venv .venv-airflow .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info spark-warehouse
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

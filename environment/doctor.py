@@ -1,0 +1,182 @@
+"""Print one line a component: its version, and ok or what to do.
+
+    make doctor
+
+Uses the standard library only and checks each component in a process of its own, so that it has something to say
+before set-up and when a part is broken. Exit code 1 when something required does not work.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+SETUP = "run make setup"
+REQUIRED_MEMORY_GB = 8
+REQUIRED_DISK_GB = 2
+
+
+class Finding(NamedTuple):
+    """What was found of one component; an empty `todo` means that all is well."""
+
+    found: str
+    todo: str = ""
+    required: bool = True
+
+
+def probe(code: str) -> tuple[bool, str]:
+    """Run `code` in a fresh interpreter; the last line that it prints, or of its traceback."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+    return done.returncode == 0, lines[-1] if lines else ""
+
+
+def check_package(distribution: str, code: str) -> Finding:
+    """A package that is installed and whose `code` runs, printing what to say about it."""
+    try:
+        number = version(distribution)
+    except PackageNotFoundError:
+        return Finding("not installed", SETUP)
+    works, words = probe(code)
+    if not works:
+        return Finding(f"{number}, does not work ({words})", f"remove .venv, then {SETUP}")
+    return Finding(f"{number} {words}".strip())
+
+
+def check_python() -> Finding:
+    found = f"{sys.version.split()[0]} ({sys.executable})"
+    if sys.version_info[:2] != (3, 11):
+        return Finding(found, "install Python 3.11, then " + SETUP)
+    return Finding(found, "" if sys.prefix == str(ROOT / ".venv") else SETUP)
+
+
+def check_java() -> Finding:
+    home = os.environ.get("JAVA_HOME")
+    java = f"{home}/bin/java" if home else "java"
+    try:
+        words = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    except OSError:
+        return Finding(f"{java} does not run", "install Java 17 or 21, or set JAVA_HOME to one")
+    number = re.search(r'version "([^"]+)"', words)
+    if not number:
+        return Finding(f"{java} does not tell its version", "install Java 17 or 21, or set JAVA_HOME to one")
+    fits = number[1].split(".")[0] in ("17", "21")
+    return Finding(
+        f"{number[1]} ({shutil.which(java)})", "" if fits else "Spark 4.0 needs Java 17 or 21: set JAVA_HOME"
+    )
+
+
+def check_spark() -> Finding:
+    finding = check_package("pyspark", "import pyspark.sql, delta")
+    if finding.todo:
+        return finding
+    launcher = subprocess.run(
+        [ROOT / ".venv/bin/spark-submit", "--version"], capture_output=True, text=True, check=False
+    )
+    if launcher.returncode != 0:
+        return Finding(f"{finding.found}, but spark-submit does not start", "see the line on Java, then " + SETUP)
+    foreign = os.environ.get("SPARK_HOME", "")
+    if foreign and not Path(foreign).resolve().is_relative_to(ROOT):
+        return finding._replace(todo=f"unset SPARK_HOME ({foreign}), which python jobs/... would use", required=False)
+    return finding
+
+
+def check_delta_jars() -> Finding:
+    sys.path.insert(0, str(Path(__file__).parent))
+    import delta_jars
+
+    jars = delta_jars.read_lock()
+    try:
+        folder = delta_jars.spark_home() / "jars"
+    except SystemExit:
+        return Finding("no Spark to hold them", SETUP)
+    missing = [jar.file_name for jar in jars if not delta_jars.is_intact(jar, folder / jar.file_name)]
+    if missing:
+        return Finding(f"missing or altered: {', '.join(missing)}", "run make -B setup")
+    return Finding(", ".join(f"{jar.artifact} {jar.version}" for jar in jars))
+
+
+def check_petastorm() -> Finding:
+    quiet = "import warnings; warnings.simplefilter('ignore', FutureWarning); "
+    return check_package(
+        "petastorm", quiet + "import petastorm.reader, pyarrow; print('with pyarrow', pyarrow.__version__)"
+    )
+
+
+def check_torch() -> Finding:
+    code = """
+import torch
+gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+x = torch.ones(2, 2, requires_grad=True)
+(x @ x).sum().backward()
+print(f"(CUDA {torch.version.cuda or 'not built in'}; {', '.join(gpus) or 'no GPU here, training runs on the CPU'})")
+"""
+    return check_package("torch", code)
+
+
+def check_horovod() -> Finding:
+    code = """
+import horovod.spark
+import horovod.torch as hvd
+built = {"gloo": hvd.gloo_built(), "nccl": hvd.nccl_built(), "mpi": hvd.mpi_built()}
+assert built["gloo"], "built without Gloo"
+print("with " + ", ".join(name if is_in else f"no {name}" for name, is_in in built.items()))
+"""
+    return check_package("horovod", code)
+
+
+def check_memory() -> Finding:
+    gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    todo = (
+        "" if gigabytes >= REQUIRED_MEMORY_GB else "lower spark.driver.memory in environment/spark/spark-defaults.conf"
+    )
+    return Finding(f"{gigabytes:.0f} GiB", todo, required=False)
+
+
+def check_cores() -> Finding:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Finding(
+        str(cores), "" if cores >= 2 else "two ranks take turns on one core: set train.ranks to 1", required=False
+    )
+
+
+def check_cache() -> Finding:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(os.environ.get("MAMDR_CACHE") or Path(home) / "mamdr")
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free / 2**30
+    todo = "" if free >= REQUIRED_DISK_GB else "free some space, or set MAMDR_CACHE to another disk"
+    return Finding(f"{folder}, {free:.0f} GiB free", todo)
+
+
+CHECKS: dict[str, Callable[[], Finding]] = {
+    "Python": check_python,
+    "Java": check_java,
+    "Spark": check_spark,
+    "Delta JARs": check_delta_jars,
+    "Petastorm": check_petastorm,
+    "torch": check_torch,
+    "Horovod": check_horovod,
+    "memory": check_memory,
+    "cores": check_cores,
+    "cache": check_cache,
+}
+
+
+def main() -> int:
+    broken = False
+    for name, check in CHECKS.items():
+        finding = check()
+        print(f"{name:<11} {finding.found}: {finding.todo or 'ok'}", flush=True)
+        broken |= bool(finding.todo) and finding.required
+    return int(broken)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

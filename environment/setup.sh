@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Make or bring up to date .venv: locked packages, Horovod's wheel, Delta's JARs, Spark's settings, this repository.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cache="${MAMDR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mamdr}"
+python="$(environment/prerequisites.sh)"
+mkdir -p "$cache"
+
+# Two targets started at once in one clone set it up one after the other. (.venv/.lock is uv's own.)
+if command -v flock >/dev/null; then
+    exec 9<environment/setup.sh
+    flock 9
+fi
+
+say() { printf 'setup: %s\n' "$1"; }
+
+make_venv() {
+    # A virtual environment whose base interpreter has gone or changed is of no use.
+    if ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+        "$python" -m venv --clear .venv
+    fi
+}
+
+# shellcheck source=environment/uv.sh
+. environment/uv.sh
+
+install_packages() {
+    # Synchronising removes what the lock does not name (Horovod among it), so it is done for a new lock only.
+    if ! cmp -s environment/requirements.lock .venv/requirements.lock; then
+        say 'Python packages (about 7 GB, one to three minutes)'
+        rm -f .venv/requirements.lock
+        install_locked .venv environment/requirements.lock
+        cp environment/requirements.lock .venv/requirements.lock
+    fi
+}
+
+# pyspark's own scripts look for Spark through whatever python3 comes first on PATH: ours know where it is.
+place_spark_settings() {
+    local pyspark=".venv/lib/python3.11/site-packages/pyspark" name
+    for name in spark-submit spark-sql spark-shell spark-class pyspark; do
+        # Unlinked first: uv may have hard-linked the file to its cache.
+        rm -f ".venv/bin/$name"
+        install -m 755 environment/spark-launcher.sh ".venv/bin/$name"
+    done
+    install -m 755 environment/driver-python.sh .venv/bin/driver-python
+    rm -rf "$pyspark/conf"
+    ln -s "$PWD/environment/spark" "$pyspark/conf"
+}
+
+install_repository() {
+    # "compat" is one .pth line with the repository's path: type checkers follow it, and new packages need no set-up.
+    .venv/bin/uv --quiet pip install --python .venv/bin/python --no-deps --no-build-isolation \
+        --config-settings editable_mode=compat --editable .
+}
+
+make_venv
+install_packages
+.venv/bin/python environment/build_horovod.py "$cache"
+place_spark_settings
+.venv/bin/python environment/delta_jars.py "$cache"
+install_repository
+touch .venv/.setup
+say 'done; make doctor shows what is there'
