@@ -1,0 +1,187 @@
+"""The configuration of a run: defaults < YAML file < --set, every key known and documented.
+
+`python -m mamdr_core.config` prints docs/config.md.
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, asdict, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from mamdr_core.datasets.settings import SyntheticSettings
+from mamdr_core.errors import MamdrError
+from mamdr_core.features import Feature
+from mamdr_core.lake.settings import ExamplesSettings, InputSettings, LakeSettings, StatsSettings
+from mamdr_core.models.settings import ModelSettings
+from mamdr_core.settings import settings
+from mamdr_core.training.settings import EvaluateSettings, TrainSettings
+
+
+@settings
+class Config:
+    """Everything that a job reads; each job uses its own sections."""
+
+    lake: LakeSettings = field(default_factory=LakeSettings)
+    """Where the tables lie."""
+    input: InputSettings = field(default_factory=InputSettings)
+    """The raw log."""
+    synthetic: SyntheticSettings = field(default_factory=SyntheticSettings)
+    """Synthetic logs (generate_logs)."""
+    features: tuple[Feature, ...] = ()
+    """Features beyond the ids of user, item and domain."""
+    examples: ExamplesSettings = field(default_factory=ExamplesSettings)
+    """From clicks to examples (build_examples)."""
+    stats: StatsSettings = field(default_factory=StatsSettings)
+    """Statistics (domain_stats)."""
+    model: ModelSettings = field(default_factory=ModelSettings)
+    """Model structure."""
+    train: TrainSettings = field(default_factory=TrainSettings)
+    """Training."""
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    """Evaluation (evaluate)."""
+
+
+_ADAPTER = TypeAdapter(Config)
+
+
+def load_config(path: str | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file and apply overrides.
+
+    Args:
+        path: YAML file; None for the defaults alone.
+        overrides: `a.b=value` each, the value in YAML.
+
+    Raises:
+        MamdrError: an unreadable file, an unknown key (the nearest known one is named) or a value of the wrong kind.
+
+    Example:
+        >>> load_config(overrides=["train.dr.k=5"]).train.dr.k
+        5
+    """
+    values = _read_yaml(path) if path else {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise MamdrError(f"--set {override}: expected a.b=value")
+        _assign(values, key.strip(), _parse_yaml(text, f"--set {override}"))
+    return parse_config(values)
+
+
+def parse_config(values: dict[str, Any]) -> Config:
+    """Check a tree of values and make it a Config.
+
+    Raises:
+        MamdrError: an unknown key or a value of the wrong kind, with its path.
+    """
+    _check_keys(Config, values, "")
+    try:
+        return _ADAPTER.validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "config"
+        raise MamdrError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def dump_config(config: Config) -> str:
+    """The resolved configuration as YAML; `load_config` reads it back to an equal Config."""
+    return yaml.safe_dump(_ADAPTER.dump_python(config, mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise MamdrError(f"--config {path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise MamdrError(f"--config {path}: not a text file in UTF-8") from None
+    values = _parse_yaml(text, f"--config {path}")
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise MamdrError(f"--config {path}: expected keys and values, got {type(values).__name__}")
+    return values
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise MamdrError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from None
+
+
+def _assign(values: dict[str, Any], key: str, value: Any) -> None:
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise MamdrError(f"--set {key}: {parent} holds a value, not a section")
+    values[leaf] = value
+
+
+def _check_keys(cls: type, values: object, prefix: str) -> None:
+    if not isinstance(values, dict):
+        return
+    types = get_type_hints(cls)
+    for key, value in values.items():
+        if key not in types:
+            known = list(_known_keys(Config, ""))
+            near = difflib.get_close_matches(f"{prefix}{key}", known, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(types)}"
+            raise MamdrError(f"unknown config key {prefix}{key}{hint}")
+        if is_dataclass(types[key]):
+            _check_keys(types[key], value, f"{prefix}{key}.")  # type: ignore[arg-type]
+        elif key == "features" and isinstance(value, list):
+            for number, feature in enumerate(value):
+                _check_keys(Feature, feature, f"features.{number}.")
+
+
+def _known_keys(cls: type, prefix: str) -> Iterator[str]:
+    for name, kind in get_type_hints(cls).items():
+        yield f"{prefix}{name}"
+        if is_dataclass(kind):
+            yield from _known_keys(kind, f"{prefix}{name}.")  # type: ignore[arg-type]
+
+
+def _markdown_rows(cls: Any, prefix: str) -> Iterator[str]:
+    described = TypeAdapter(cls).json_schema()["properties"]
+    types = get_type_hints(cls)
+    for item in fields(cls):
+        kind = types[item.name]
+        if is_dataclass(kind):
+            yield from _markdown_rows(kind, f"{prefix}{item.name}.")
+            continue
+        default = item.default_factory() if item.default_factory is not MISSING else item.default
+        shown = "required" if default is MISSING else f"`{_plain(default)}`"
+        text = described[item.name].get("description", "").replace("|", "\\|")
+        yield f"| `{prefix}{item.name}` | {shown} | {text} |"
+        if item.name == "features":
+            yield from _markdown_rows(Feature, "features[].")
+
+
+def _plain(value: Any) -> str:
+    return yaml.safe_dump(_ADAPTER_ANY.dump_python(value, mode="json"), default_flow_style=True).split("\n")[0]
+
+
+_ADAPTER_ANY: TypeAdapter[Any] = TypeAdapter(Any)
+
+
+def config_reference() -> str:
+    """docs/config.md: every key with its default and meaning."""
+    head = (
+        "# Config keys\n\nMade by `python -m mamdr_core.config` from the code; a test keeps it so.\n"
+        "Precedence: defaults < `--config FILE` < `--set a.b=value`.\n\n| key | default | meaning |\n|---|---|---|\n"
+    )
+    return head + "\n".join(_markdown_rows(Config, "")) + "\n"
+
+
+def config_values(config: Config) -> dict[str, Any]:
+    """The configuration as nested plain dictionaries."""
+    return asdict(config)
+
+
+if __name__ == "__main__":
+    print(config_reference(), end="")

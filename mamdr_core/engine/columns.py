@@ -1,0 +1,100 @@
+"""The rows that a rank trains or measures on, as columnar tensors sorted by domain."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Columns:
+    """Rows sorted by domain, as tensors.
+
+    Attributes:
+        ids: by column, int32 [N]; 0 is the unknown id, a vocabulary index i is stored as i + 1. Holds at least "user",
+            "item" and "domain".
+        numeric: standardised numeric features, float32 [N, K]; K may be 0.
+        labels: 0. or 1., float32 [N].
+        offsets: int64 [n + 1]; rows offsets[d] to offsets[d + 1] belong to the domain of index d.
+        true_probability: float64 [N] where the log knows it, for the oracle's AUC.
+    """
+
+    ids: dict[str, Tensor]
+    numeric: Tensor
+    labels: Tensor
+    offsets: Tensor
+    true_probability: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Number of rows N."""
+        return len(self.labels)
+
+    @property
+    def counts(self) -> Tensor:
+        """Rows by domain, int64 [n]."""
+        return self.offsets.diff()
+
+    def take(self, rows: Tensor) -> "Columns":
+        """The given rows in their order; they must be sorted by domain.
+
+        Args:
+            rows: positions, int64 [M].
+        """
+        domains = self.ids["domain"][rows].long() - 1
+        counts = torch.bincount(domains, minlength=len(self.offsets) - 1)
+        return Columns(
+            ids={name: column[rows] for name, column in self.ids.items()},
+            numeric=self.numeric[rows],
+            labels=self.labels[rows],
+            offsets=offsets_of(counts),
+            true_probability=None if self.true_probability is None else self.true_probability[rows],
+        )
+
+    def to(self, device: torch.device | str) -> "Columns":
+        """A copy on `device` (offsets stay on the CPU, where plans are made)."""
+        return Columns(
+            ids={name: column.to(device) for name, column in self.ids.items()},
+            numeric=self.numeric.to(device),
+            labels=self.labels.to(device),
+            offsets=self.offsets,
+            true_probability=self.true_probability,
+        )
+
+
+def offsets_of(counts_n: Tensor) -> Tensor:
+    """Where each domain's rows begin, int64 [n + 1], from rows by domain [n]."""
+    return torch.cat([counts_n.new_zeros(1), counts_n.cumsum(0)])
+
+
+@dataclass
+class Visit:
+    """One visit of a trajectory: some rows, in order, usually all of one domain.
+
+    Attributes:
+        columns: where the rows lie.
+        rows: positions in `columns`, int64 [M].
+        as_domain: show the rows to the model under this domain's index instead of their own (DR's support rows, which
+            train the parameters that serve the target).
+    """
+
+    columns: Columns
+    rows: Tensor
+    as_domain: int | None = None
+
+    def ids(self, column: str) -> Tensor:
+        """The visit's indices of one id column, int64 [M]."""
+        if column == "domain" and self.as_domain is not None:
+            return torch.full_like(self.rows, self.as_domain + 1)
+        return self.columns.ids[column][self.rows].long()
+
+    def batches(self, batch_size: int) -> list[slice]:
+        """Slices of near-equal size that cover the visit, each of at most `batch_size` rows."""
+        size = len(self.rows)
+        parts = -(-size // batch_size)
+        edges = [part * size // parts for part in range(parts + 1)] if parts else []
+        return [slice(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+
+
+FrozenTables = Mapping[str, Tensor]
+"""Fixed vectors by table name, float32 [rows, D]: row 0 belongs to the unknown id."""

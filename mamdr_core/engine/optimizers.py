@@ -1,0 +1,103 @@
+"""Inner optimizers on flat dense parameters and on touched embedding rows; the outer optimizer of theta_S."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mamdr_core.engine.parameters import Change, Shared
+from mamdr_core.engine.settings import OuterSettings
+
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+
+
+@dataclass
+class AdamMoments:
+    """Adam's two moments of one tensor, same shape as it."""
+
+    first: Tensor
+    second: Tensor
+
+    @classmethod
+    def zeros_like(cls, tensor: Tensor) -> "AdamMoments":
+        """Moments before the first step."""
+        return cls(torch.zeros_like(tensor), torch.zeros_like(tensor))
+
+
+@dataclass
+class AdamState:
+    """Adam's state of theta_S: the step count, moments of the dense parameters and of every embedding table.
+
+    The count is one for all; a table's moments move only where a row is touched (lazy Adam).
+    """
+
+    dense: AdamMoments
+    tables: dict[str, AdamMoments]
+    step: int = 0
+
+    @classmethod
+    def zeros_like(cls, shared: Shared) -> "AdamState":
+        """The state before the first step."""
+        tables = {name: AdamMoments.zeros_like(table) for name, table in shared.tables.items()}
+        return cls(AdamMoments.zeros_like(shared.dense), tables)
+
+
+def adam_change(gradient: Tensor, first: Tensor, second: Tensor, step: int, lr: float) -> Tensor:
+    """Kingma and Ba's update: advances both moments in place and returns what is to be subtracted.
+
+    Args:
+        gradient, first, second: same shape.
+        step: 1 for the first update.
+        lr: learning rate.
+    """
+    first.lerp_(gradient, 1 - BETA1)
+    second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+    denominator = (second / (1 - BETA2**step)).sqrt_().add_(EPSILON)
+    return (first / denominator).mul_(lr / (1 - BETA1**step))
+
+
+@dataclass
+class OuterOptimizer:
+    """Applies theta~ - theta to theta_S (Alg. 1, line 7).
+
+    `sgd` is Eq. 4; `nesterov` (Sutskever et al. 2013, as torch.optim.SGD) and `adam` take -(theta~ - theta) as the
+    gradient. Embedding rows move, and their momenta decay, only where the change touches them.
+    """
+
+    settings: OuterSettings
+    step_count: int = 0
+    first: Shared | None = field(default=None)
+    second: Shared | None = field(default=None)
+
+    def step(self, shared: Shared, change: Change) -> None:
+        """Move `shared` in place."""
+        self.step_count += 1
+        if self.settings.optimizer != "sgd" and self.first is None:
+            self.first = _zeros_like(shared)
+            self.second = _zeros_like(shared) if self.settings.optimizer == "adam" else None
+        shared.dense += self._update(change.dense, None, slice(None))
+        for table, rows in change.rows.items():
+            shared.tables[table].index_add_(0, rows.ids, self._update(rows.values, table, rows.ids))
+
+    def _update(self, change: Tensor, table: str | None, place: Tensor | slice) -> Tensor:
+        beta, momentum = self.settings.beta, self.settings.momentum
+        if self.first is None:
+            return beta * change
+        first_all = self.first.dense if table is None else self.first.tables[table]
+        first = first_all[place]
+        if self.settings.optimizer == "nesterov":
+            first = momentum * first + change
+            first_all[place] = first
+            return beta * (change + momentum * first)
+        assert self.second is not None
+        second_all = self.second.dense if table is None else self.second.tables[table]
+        second = second_all[place]
+        update = adam_change(change, first, second, self.step_count, beta)
+        first_all[place], second_all[place] = first, second
+        return update
+
+
+def _zeros_like(shared: Shared) -> Shared:
+    return Shared(
+        torch.zeros_like(shared.dense), {name: torch.zeros_like(table) for name, table in shared.tables.items()}
+    )

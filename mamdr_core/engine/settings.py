@@ -1,0 +1,29 @@
+"""Settings of the optimizers."""
+
+from typing import Literal
+
+from mamdr_core.settings import settings
+
+
+@settings
+class InnerSettings:
+    """The optimizer of inner loops."""
+
+    optimizer: Literal["sgd", "adam"] = "adam"
+    """sgd, or adam (lazy on embedding rows: only touched rows move)."""
+    lr: float = 1e-3
+    """Learning rate alpha."""
+    state: Literal["carried", "fresh"] = "carried"
+    """Adam's moments of theta_S: carried from one inner loop to the next, or fresh in each."""
+
+
+@settings
+class OuterSettings:
+    """The optimizer that applies an inner loop's change to theta_S."""
+
+    optimizer: Literal["sgd", "nesterov", "adam"] = "sgd"
+    """sgd is Eq. 4; nesterov and adam treat -(theta~ - theta) as the gradient."""
+    beta: float = 0.7
+    """Learning rate beta of the outer update."""
+    momentum: float = 0.9
+    """nesterov: momentum; adam: beta1."""

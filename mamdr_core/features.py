@@ -1,0 +1,40 @@
+"""What a feature beyond the three ids is: declared once in the config, known to the lake, the shards and the models."""
+
+from typing import Literal
+
+from mamdr_core.settings import settings
+
+
+@settings
+class Feature:
+    """One declared feature.
+
+    `categorical` and `numeric` features are columns of the log; a `vector` is a fixed vector of each user or item (a
+    pre-trained embedding, the paper's Taobao setting), read from its own table and never trained.
+    """
+
+    name: str
+    """Column name in clicks and examples (categorical, numeric), or the name of the vector."""
+    kind: Literal["categorical", "numeric", "vector"]
+    """categorical: an id with a trained embedding; numeric: a number, standardised; vector: fixed numbers per id."""
+    expression: str = ""
+    """Spark SQL expression over the raw log; empty: the column `name`. Not for vectors."""
+    size: int = 0
+    """Width of the embedding (categorical; 0: model.embedding_dim) or length of the vector (required there)."""
+    buckets: int = 0
+    """categorical: hash values into so many buckets; 0: a growing vocabulary with contiguous indices."""
+    of: Literal["user", "item"] = "user"
+    """vector: whose vector it is."""
+    path: str = ""
+    """vector: folder or file with columns `id` and `vector`."""
+    format: str = "parquet"
+    """vector: Spark format of `path`."""
+
+    def __post_init__(self) -> None:
+        """Check what depends on the kind."""
+        if not self.name.isidentifier():
+            raise ValueError(f"feature name {self.name!r} is not an identifier (letters, digits and _)")
+        if self.kind == "vector" and (self.size < 1 or not self.path):
+            raise ValueError(f"feature {self.name!r} is a vector: it needs `size` (its length) and `path`")
+        if self.size < 0 or self.buckets < 0:
+            raise ValueError(f"feature {self.name!r}: size and buckets are counts, got {self.size}, {self.buckets}")

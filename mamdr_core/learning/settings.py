@@ -1,0 +1,36 @@
+"""Settings of the learning methods."""
+
+from typing import Literal
+
+from mamdr_core.settings import settings
+
+
+@settings
+class DRSettings:
+    """Domain Regularization (Alg. 2)."""
+
+    k: int = 3
+    """Support domains sampled for each target; 0: finetune on the target alone."""
+    gamma: float = 0.1
+    """Learning rate gamma of Eq. 9."""
+    optimizer: Literal["sgd", "adam"] = "adam"
+    """Optimizer of DR's inner steps; its state is fresh in every trajectory."""
+    lr: float = 1e-3
+    """Learning rate alpha of DR's inner steps."""
+    rows: Literal["none", "touched"] = "none"
+    """What theta_i covers beyond dense parameters and the domain's embedding: touched = embedding rows of T^i's ids."""
+    start: Literal["zeros", "random"] = "zeros"
+    """theta_i at the start: zeros (Eq. 5), or a fresh random initialisation (the released reference code)."""
+    include_target: bool = False
+    """Also draw the target itself as a support domain (the released reference code)."""
+    support_rows: int = 1024
+    """Rows kept of each support domain for other domains' use, drawn anew every epoch."""
+    support_ratio: float = 1.0
+    """A support visit has at most so many times the target visit's rows, so that a giant cannot swamp a dwarf."""
+    every: int = 1
+    """Rounds between two passes of DR; a pass visits what the domain was dealt since the last one."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.k < 0 or self.support_rows < 1 or self.every < 1:
+            raise ValueError(f"need k >= 0, support_rows >= 1, every >= 1: {self.k}, {self.support_rows}, {self.every}")

@@ -1,0 +1,35 @@
+"""MLP: the paper's base structure, fully connected layers over all fields side by side (section 5.2)."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mamdr_core.models.settings import ModelSettings
+from mamdr_core.models.tables import Inputs
+
+
+class MLP(nn.Module):
+    """Fully connected layers with ReLU and dropout, then one logit.
+
+    Args:
+        inputs: the fields.
+        settings: `hidden` widths and `dropout`.
+    """
+
+    def __init__(self, inputs: Inputs, settings: ModelSettings) -> None:
+        super().__init__()
+        self.names = inputs.names
+        layers: list[nn.Module] = []
+        width = inputs.width
+        for hidden in settings.hidden:
+            layers += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(settings.dropout)]
+            width = hidden
+        layers.append(nn.Linear(width, 1))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, fields: Mapping[str, Tensor]) -> Tensor:
+        """Logits [B] of fields [B, D]."""
+        x_BD = torch.cat([fields[name] for name in self.names], dim=1)
+        logits_B1: Tensor = self.layers(x_BD)
+        return logits_B1.squeeze(1)

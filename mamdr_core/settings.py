@@ -1,0 +1,18 @@
+"""The decorator that makes a class of settings: frozen, keyword-only, strict about unknown keys, documented by field."""
+
+from dataclasses import dataclass
+from typing import Any, TypeVar, dataclass_transform
+
+T = TypeVar("T")
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def settings(cls: type[T]) -> type[T]:
+    """Turn `cls` into a frozen dataclass whose fields are read from YAML by `mamdr_core.config`.
+
+    The string below a field is its documentation (see docs/config.md). Limits belong in `__post_init__`, which raises
+    ValueError with the offending value. Standard dataclasses keep the engine free of any dependency but torch.
+    """
+    made: Any = dataclass(frozen=True, kw_only=True)(cls)
+    made.__pydantic_config__ = {"extra": "forbid", "use_attribute_docstrings": True}
+    return made  # type: ignore[no-any-return]

@@ -1,0 +1,62 @@
+"""Settings of a training run and of evaluation."""
+
+from dataclasses import field
+from typing import Literal
+
+from mamdr_core.engine.settings import InnerSettings, OuterSettings
+from mamdr_core.learning.settings import DRSettings
+from mamdr_core.settings import settings
+
+
+@settings
+class TrainSettings:
+    """A training run."""
+
+    method: str = "mamdr"
+    """Learning method: joint, alternate, dn, dr, mamdr or finetune."""
+    seed: int = 0
+    """Decides initialisation, round plan, dropout and support draws."""
+    ranks: int = 1
+    """Processes that train together; 1 runs without Horovod in the driver."""
+    batch_size: int = 1024
+    """Rows of an inner step at most."""
+    epochs: int = 10
+    """Times that every row is visited at most."""
+    rounds_per_epoch: int = 16
+    """R: outer updates an epoch; 1 is the released reference code's reading (full passes)."""
+    smallest_slice: int = 32
+    """A domain is visited in fewer rounds rather than with fewer rows than this."""
+    validate_every: int = 4
+    """Rounds between two validations."""
+    patience: int = 5
+    """Stop after so many validations in a row without a better mean AUC."""
+    inner: InnerSettings = field(default_factory=InnerSettings)
+    """Inner loop."""
+    outer: OuterSettings = field(default_factory=OuterSettings)
+    """Outer update."""
+    dr: DRSettings = field(default_factory=DRSettings)
+    """Domain Regularization."""
+    finetune_epochs: int = 3
+    """finetune: passes over each domain after joint training, the best on that domain's validation AUC is kept."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: CUDA where torch finds it."""
+    start_timeout: int = 120
+    """Seconds that all ranks have to start."""
+
+    def __post_init__(self) -> None:
+        """Check the counts."""
+        for name in ("ranks", "batch_size", "epochs", "rounds_per_epoch", "validate_every", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name} must be >= 1, got {getattr(self, name)}")
+
+
+@settings
+class EvaluateSettings:
+    """Which package is measured on what."""
+
+    run_id: str = ""
+    """The run whose package is measured; empty: the newest successful run in training_runs."""
+    package: str = ""
+    """Folder of a package; overrides run_id."""
+    split: Literal["train", "val", "test"] = "test"
+    """Split of examples, in the version that the package was trained on."""
