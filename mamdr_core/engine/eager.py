@@ -51,6 +51,13 @@ class _WorkingTable:
     moments: AdamMoments | None
     local: list[Tensor]  # by visit, places in ids_U, int64 [M]
 
+    def change(self) -> Rows:
+        """dynamic - static, of the rows that may move."""
+        if self.may_move_U is None:
+            return Rows(self.ids_U, self.dynamic_UD - self.static_UD)
+        moved = self.may_move_U
+        return Rows(self.ids_U[moved], self.dynamic_UD[moved] - self.static_UD[moved])
+
 
 class EagerEngine:
     """Runs trajectories of a model over columns.
@@ -138,11 +145,7 @@ class EagerEngine:
         if state:
             state.step = step
             _write_moments(state, working)
-        rows_changed = {
-            name: Rows(table.ids_U, table.dynamic_UD - table.static_UD)
-            for name, table in working.items()
-            if table.trains
-        }
+        rows_changed = {name: table.change() for name, table in working.items() if table.trains}
         return Change(self.flat.values_P - start_P, rows_changed)
 
     def descend_many(
@@ -182,7 +185,8 @@ class EagerEngine:
     ) -> _WorkingTable:
         """Gather the rows of `table` that `visits` meet."""
         met = [visit.ids(table.column) for visit in visits]
-        ids_U, local = torch.cat(met).unique(return_inverse=True)
+        nothing = torch.zeros(0, dtype=torch.long, device=self.flat.values_P.device)
+        ids_U, local = torch.cat([nothing, *met]).unique(return_inverse=True)
         static_UD = theta.gather(table.name, ids_U)
         trains = scope.covers(table.name)
         only = (scope.only or {}).get(table.name)

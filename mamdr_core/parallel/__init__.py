@@ -1,0 +1,1 @@
+"""Ranks: what they say to each other, which domains they own, and how Spark launches them."""

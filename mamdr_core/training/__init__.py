@@ -1,0 +1,1 @@
+"""The run: rounds, validation, early stop, the model package, and its record in the lake."""

@@ -1,0 +1,19 @@
+"""The table clicks to vocabularies and the table examples."""
+
+import sys
+from typing import Any
+
+from mamdr_core.cli import run_job
+from mamdr_core.config import Config
+from mamdr_core.lake.examples import build_examples as build
+from mamdr_core.lake.session import spark_session
+
+
+def build_examples(config: Config) -> dict[str, Any]:
+    """Encode clicks as examples: vocabularies, splits, negatives, features and shards."""
+    with spark_session("build_examples") as spark:
+        return build(spark, config)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(build_examples))

@@ -1,0 +1,19 @@
+"""The table clicks to the table domain_stats."""
+
+import sys
+from typing import Any
+
+from mamdr_core.cli import run_job
+from mamdr_core.config import Config
+from mamdr_core.lake.session import spark_session
+from mamdr_core.lake.stats import domain_stats as count
+
+
+def domain_stats(config: Config) -> dict[str, Any]:
+    """Count each domain's rows, clicks, users and items by day, beside the other domains and the day before."""
+    with spark_session("domain_stats") as spark:
+        return count(spark, config)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(domain_stats))

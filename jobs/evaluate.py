@@ -1,0 +1,19 @@
+"""Measure a model package on a split of the examples."""
+
+import sys
+from typing import Any
+
+from mamdr_core.cli import run_job
+from mamdr_core.config import Config
+from mamdr_core.lake.session import spark_session
+from mamdr_core.training.measure import evaluate_package
+
+
+def evaluate(config: Config) -> dict[str, Any]:
+    """Measure a model package on a split of the examples version that it was trained on; see evaluate.* keys."""
+    with spark_session("evaluate") as spark:
+        return evaluate_package(spark, config)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(evaluate))

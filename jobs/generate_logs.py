@@ -1,0 +1,19 @@
+"""Synthetic logs with a known answer."""
+
+import sys
+from typing import Any
+
+from mamdr_core.cli import run_job
+from mamdr_core.config import Config
+from mamdr_core.datasets.synthetic import generate_logs as write_logs
+from mamdr_core.lake.session import spark_session
+
+
+def generate_logs(config: Config) -> dict[str, Any]:
+    """Write synthetic logs with known click probabilities to input.path (docs/synthetic.md)."""
+    with spark_session("generate_logs") as spark:
+        return write_logs(spark, config)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(generate_logs))

@@ -1,0 +1,19 @@
+"""Raw logs to the tables clicks and clicks_rejected."""
+
+import sys
+from typing import Any
+
+from mamdr_core.cli import run_job
+from mamdr_core.config import Config
+from mamdr_core.lake.ingest import ingest_clicks as ingest
+from mamdr_core.lake.session import spark_session
+
+
+def ingest_clicks(config: Config) -> dict[str, Any]:
+    """Check every row of the raw log and file it by day in clicks, or with the failed rule in clicks_rejected."""
+    with spark_session("ingest_clicks") as spark:
+        return ingest(spark, config)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(ingest_clicks))

@@ -1,0 +1,23 @@
+"""Train a multi-domain recommender with MAMDR or another learning method."""
+
+import sys
+from typing import Any
+
+from mamdr_core.cli import run_job
+from mamdr_core.config import Config
+from mamdr_core.lake.session import spark_session
+from mamdr_core.training import run
+
+
+def train_mamdr(config: Config) -> dict[str, Any]:
+    """Train a multi-domain recommender with MAMDR (Luo et al., arXiv 2202.12524) or another learning method.
+
+    Reads one Delta version of examples, trains on `train.ranks` ranks, writes a model package and the tables
+    training_runs and domain_metrics. Where the lake has no examples yet, they are first built from the raw log.
+    """
+    with spark_session("train_mamdr") as spark:
+        return run.train_mamdr(spark, config)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(train_mamdr))

@@ -1,0 +1,96 @@
+"""The round plan: which rows of which domain are visited in which round of an epoch.
+
+It follows from domain sizes, seed and epoch alone, so every rank, and a restarted run, computes the same one.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mamdr_core.engine.hashing import derive_seed, splitmix64
+
+Ints = NDArray[np.int64]
+_UNIT = 1 << 20
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """Deals every row of every domain to exactly one round of each epoch.
+
+    A domain of m rows is visited in v = min(R, max(1, m // smallest_slice)) rounds, evenly spread from a random start,
+    with m / v rows each: large domains come once a round with a slice in proportion to their rows, tiny ones rarely but
+    never with less than a smallest slice (unless that is all they have).
+
+    Args:
+        counts_n: training rows by domain.
+        rounds: R, rounds an epoch; 1: full passes.
+        smallest_slice: fewest rows of a visit.
+        seed: of the run.
+    """
+
+    counts_n: Ints
+    rounds: int
+    smallest_slice: int
+    seed: int
+
+    def slices(self, epoch: int, number: int) -> tuple[Ints, Ints]:
+        """Where each domain's slice of a round begins and ends within the domain's rows, both int64 [n].
+
+        Args:
+            epoch: from 0.
+            number: round within the epoch, from 0.
+        """
+        m_n = self.counts_n
+        visits_n = np.clip(m_n // max(self.smallest_slice, 1), 1, self.rounds)
+        # Visit k of v happens in round floor((u + k) * R / v), u in [0, 1) drawn per domain and epoch; in integers, so
+        # that no rounding can lose or double a visit.
+        u_n = (self._draw(epoch, 1) % np.uint64(_UNIT)).astype(np.int64)
+        nearest_n = -((u_n * self.rounds - number * visits_n * _UNIT) // (self.rounds * _UNIT))
+        happens_n = ((u_n + nearest_n * _UNIT) * self.rounds) // (visits_n * _UNIT) == number
+        happens_n &= (nearest_n >= 0) & (nearest_n < visits_n)
+        start_n = np.where(happens_n, nearest_n * m_n // visits_n, 0)
+        stop_n = np.where(happens_n, (nearest_n + 1) * m_n // visits_n, 0)
+        return start_n, stop_n
+
+    def order(self, epoch: int, number: int) -> Ints:
+        """All domains in the random order of a round (Alg. 1, line 3), int64 [n]."""
+        return np.argsort(self._draw(epoch, 2 + number), kind="stable")
+
+    def steps(self, epoch: int, number: int, owner_n: Ints, batch_size: int, ranks: int) -> Ints:
+        """Inner steps of each rank in a round, int64 [W]; ranks with fewer than the most wait, with no effect.
+
+        Args:
+            epoch: from 0.
+            number: round within the epoch.
+            owner_n: the rank of each domain.
+            batch_size: rows of a step at most.
+            ranks: world size W.
+        """
+        start_n, stop_n = self.slices(epoch, number)
+        steps_n = -(-(stop_n - start_n) // batch_size)
+        return np.bincount(owner_n, weights=steps_n, minlength=ranks).astype(np.int64)
+
+    def _draw(self, epoch: int, stream: int) -> NDArray[np.uint64]:
+        start = np.uint64(derive_seed(self.seed, epoch, stream))
+        return splitmix64(np.arange(len(self.counts_n), dtype=np.uint64) ^ start)
+
+
+def shuffled_within(offsets: Ints, domains: Ints, seed: int) -> Ints:
+    """A random order of the rows inside each domain, domains in ascending order: one segmented permutation.
+
+    A row's place depends on the seed, its domain and its position in the domain alone, not on other domains' rows, so
+    that placing domains on other ranks changes nothing.
+
+    Args:
+        offsets: where each domain's rows begin, int64 [n + 1].
+        domains: each row's domain, ascending, int64 [N].
+        seed: of the run and epoch.
+
+    Returns:
+        Positions, int64 [N].
+    """
+    within = (np.arange(len(domains)) - offsets[domains]).astype(np.uint64)
+    start = np.uint64(derive_seed(seed, 0))
+    keys = splitmix64(splitmix64(domains.astype(np.uint64) ^ start) ^ within)
+    return np.lexsort((keys, domains))

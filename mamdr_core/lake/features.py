@@ -1,0 +1,35 @@
+"""Declared features in the lake: columns of clicks and examples, and fixed vectors by index."""
+
+from collections.abc import Sequence
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.features import Feature
+from schemas import Table, clicks_table, examples_table
+
+
+def declared_clicks(features: Sequence[Feature]) -> Table:
+    """The table clicks with the declared features.
+
+    Raises:
+        MamdrError: a feature has the name of a column or of another feature.
+    """
+    _check_names(features)
+    return clicks_table(features)
+
+
+def declared_examples(features: Sequence[Feature]) -> Table:
+    """The table examples with the declared features.
+
+    Raises:
+        MamdrError: a feature has the name of a column or of another feature.
+    """
+    _check_names(features)
+    return examples_table(features)
+
+
+def _check_names(features: Sequence[Feature]) -> None:
+    taken = {*clicks_table(()).column_names, *examples_table(()).column_names}
+    for number, feature in enumerate(features):
+        if feature.name in taken:
+            raise MamdrError(f"features.{number}.name: {feature.name!r} is taken; choose another (see `expression`)")
+        taken.add(feature.name)

@@ -1,0 +1,59 @@
+"""Files through Hadoop's FileSystem API, so that local folders and object stores are reached in one way."""
+
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+
+class Files:
+    """The file system of one root folder.
+
+    Args:
+        spark: the session whose Hadoop configuration applies.
+        root: local path or URI (s3a://...); relative paths are to the working directory.
+    """
+
+    def __init__(self, spark: SparkSession, root: str) -> None:
+        jvm: Any = spark._jvm
+        self._make_path = jvm.org.apache.hadoop.fs.Path
+        path = self._make_path(root)
+        self._system = path.getFileSystem(spark._jsc.hadoopConfiguration())
+        uri = self._system.makeQualified(path).toUri()
+        self.root: str = uri.getPath() if uri.getScheme() == "file" else uri.toString()
+
+    def path(self, *names: str) -> str:
+        """The path of a file below the root."""
+        return "/".join((self.root.rstrip("/"), *names))
+
+    def exists(self, *names: str) -> bool:
+        """Whether there is such a file or folder."""
+        return bool(self._system.exists(self._make_path(self.path(*names))))
+
+    def is_file(self, *names: str) -> bool:
+        """Whether it is a file."""
+        path = self._make_path(self.path(*names))
+        return bool(self._system.exists(path) and self._system.getFileStatus(path).isFile())
+
+    def children(self, *names: str) -> list[str]:
+        """Names of the files and folders in a folder; none if it does not exist."""
+        if not self.exists(*names):
+            return []
+        return [status.getPath().getName() for status in self._system.listStatus(self._make_path(self.path(*names)))]
+
+    def matches(self) -> list[str]:
+        """Paths that the root, as a glob, matches, sorted."""
+        return sorted(
+            status.getPath().toString() for status in self._system.globStatus(self._make_path(self.root)) or ()
+        )
+
+    def write_text(self, text: str, *names: str) -> None:
+        """Write a small file, replacing one that is there."""
+        stream = self._system.create(self._make_path(self.path(*names)), True)
+        try:
+            stream.write(bytearray(text.encode("utf-8")))
+        finally:
+            stream.close()
+
+    def delete(self, *names: str) -> None:
+        """Delete a file, or a folder with all that it holds."""
+        self._system.delete(self._make_path(self.path(*names)), True)

@@ -1,0 +1,70 @@
+"""The Spark session of a job, ready for Delta."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from py4j.protocol import Py4JJavaError
+from pyspark.logger import PySparkLogger
+from pyspark.sql import SparkSession
+
+from mamdr_core.errors import MamdrError
+
+# Under spark-submit the JVM is up before Python runs, so nothing here may concern the JVM's start (class path, memory):
+# those are in environment/spark/spark-defaults.conf. These are read when the session is made.
+_SETTINGS = {
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+    "spark.sql.session.timeZone": "UTC",
+    # A value of the log that cannot be cast becomes null and its row is rejected by name; ANSI mode would fail the job.
+    "spark.sql.ansi.enabled": "false",
+    "spark.databricks.delta.schema.autoMerge.enabled": "false",
+}
+# Spark's defaults (200 shuffle partitions, 50 of Delta's snapshot) cost seconds a table where a few cores do the work.
+_LOCAL_SETTINGS = {
+    "spark.sql.shuffle.partitions": "8",
+    "spark.databricks.delta.snapshotPartitions": "2",
+}
+# PySpark prints the JVM's stack traces of every error in an expression, also of those that are caught and explained.
+_LOUD_LOGGERS = ("DataFrameQueryContextLogger", "SQLQueryContextLogger")
+
+
+def make_session(name: str) -> SparkSession:
+    """Get or create the session; in local mode tuned for a few cores.
+
+    Raises:
+        MamdrError: Delta's JARs are not on the class path.
+    """
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    for logger in _LOUD_LOGGERS:
+        PySparkLogger.getLogger(logger).setLevel(logging.CRITICAL)
+    builder = SparkSession.builder.appName(name)
+    for key, value in _SETTINGS.items():
+        builder = builder.config(key, value)
+    spark = builder.getOrCreate()
+    if str(spark.sparkContext.master).startswith("local"):
+        for key, value in _LOCAL_SETTINGS.items():
+            if spark.sparkContext.getConf().get(key) is None:
+                spark.conf.set(key, value)
+    try:
+        # The class loader of JARs given by --jars, --packages or spark.jars, which Class.forName does not ask.
+        loader = spark._jvm.java.lang.Thread.currentThread().getContextClassLoader()  # type: ignore[union-attr]
+        loader.loadClass("io.delta.tables.DeltaTable")
+    except Py4JJavaError:
+        raise MamdrError(
+            "Delta's JARs are not on Spark's class path: run `make setup`, or submit with "
+            "--packages io.delta:delta-spark_2.13:4.0.1 (--jars on a cluster without internet)"
+        ) from None
+    return spark
+
+
+@contextmanager
+def spark_session(name: str) -> Iterator[SparkSession]:
+    """A session for the length of a job, stopped at its end whatever happens."""
+    spark = make_session(name)
+    try:
+        yield spark
+    finally:
+        spark.stop()

@@ -1,0 +1,129 @@
+"""Settings of the lake: where it lies, how raw logs are read, how examples and statistics are made."""
+
+from dataclasses import field
+from datetime import date
+from typing import Literal
+
+from mamdr_core.settings import settings
+
+
+@settings
+class LakeSettings:
+    """Where the Delta tables lie."""
+
+    root: str = "lake"
+    """Folder of the Delta tables: <root>/<table>."""
+
+
+@settings
+class InputColumns:
+    """Spark SQL expressions over the raw log that give a click's columns."""
+
+    user: str = "user"
+    """The user's id."""
+    item: str = "item"
+    """The item's id."""
+    domain: str = "domain"
+    """The domain's id (theme, scene, category)."""
+    label: str = ""
+    """1 or true: clicked, 0 or false: shown and not clicked, e.g. `score >= 4`. Empty: every row is a click."""
+    event_time: str = ""
+    """When it happened: a timestamp, or e.g. `timestamp_seconds(ts)`. Empty: unknown."""
+    ds: str = ""
+    """The day that the row is filed under; empty: the day of event_time, or 1970-01-01 where that is not declared."""
+    true_probability: str = ""
+    """The click's true probability, which synthetic logs know; gives the oracle's AUC. Empty: unknown."""
+
+
+@settings
+class InputSettings:
+    """The raw log."""
+
+    path: str = ""
+    """File, folder or glob of the raw log."""
+    format: Literal["parquet", "json", "csv", "delta"] = "parquet"
+    """Spark format of the raw log."""
+    options: dict[str, str] = field(default_factory=dict)
+    """Options of the Spark reader, e.g. {header: 'true'}."""
+    columns: InputColumns = field(default_factory=InputColumns)
+    """The columns of a click."""
+
+
+@settings
+class SplitSettings:
+    """How examples are divided into train, val and test; always decided by hashes or days, never by row order."""
+
+    kind: Literal["random", "time"] = "random"
+    """random: by a hash of (user, item, domain), so that a pair is in one split only; time: by the day `ds`."""
+    fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
+    """random: shares of train, val and test (the paper's 60/20/20)."""
+    val_from: date | None = None
+    """time: first day of val; earlier days are train."""
+    test_from: date | None = None
+    """time: first day of test."""
+    smallest_domain: int = 10
+    """random: a domain with fewer examples is all train; it is too small to be measured."""
+
+    def __post_init__(self) -> None:
+        """Check that the parts make a whole."""
+        if abs(sum(self.fractions) - 1) > 1e-9 or min(self.fractions) < 0 or self.fractions[0] == 0:
+            raise ValueError(f"fractions must be >= 0, sum to 1 and leave something to train, got {self.fractions}")
+        if self.kind == "time" and not (self.val_from and self.test_from and self.val_from <= self.test_from):
+            raise ValueError(f"a time split needs val_from <= test_from, got {self.val_from} and {self.test_from}")
+
+
+@settings
+class NegativeSettings:
+    """Negatives for logs of positives only (the paper's preparation, appendix A.1)."""
+
+    kind: Literal["none", "in_domain"] = "none"
+    """none: the log has impressions; in_domain: items of the domain that the user never clicked there."""
+    ctr_ratio: float | tuple[float, float] = (0.2, 0.5)
+    """Positives per negative in a domain (Eq. 25): one number, or a range from which each domain's is drawn."""
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        low, high = (self.ctr_ratio,) * 2 if isinstance(self.ctr_ratio, float) else self.ctr_ratio
+        if not 0 < low <= high:
+            raise ValueError(f"ctr_ratio must be > 0 and ordered, got {self.ctr_ratio}")
+
+
+@settings
+class ShardSettings:
+    """How examples are packed into shards."""
+
+    rows: int = 1_000_000
+    """Target number of examples a shard; a domain with more is spread over several shards."""
+    count: int = 0
+    """Number of shards; 0: from `rows`."""
+
+    def __post_init__(self) -> None:
+        """Check the counts."""
+        if self.rows < 1 or self.count < 0:
+            raise ValueError(f"rows must be >= 1 and count >= 0, got {self.rows} and {self.count}")
+
+
+@settings
+class ExamplesSettings:
+    """How examples are built from clicks."""
+
+    split: SplitSettings = field(default_factory=SplitSettings)
+    """Train, val and test."""
+    negatives: NegativeSettings = field(default_factory=NegativeSettings)
+    """Sampled negatives."""
+    seed: int = 0
+    """Decides splits and negatives, together with the rows' own keys."""
+    shards: ShardSettings = field(default_factory=ShardSettings)
+    """Packing."""
+    since: date | None = None
+    """First day of clicks to use; none: all."""
+    until: date | None = None
+    """Last day of clicks to use (the logical date of a daily run); none: all."""
+
+
+@settings
+class StatsSettings:
+    """Which days domain_stats covers."""
+
+    ds: date | None = None
+    """One day; none: every day in clicks."""

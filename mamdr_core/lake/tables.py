@@ -1,0 +1,163 @@
+"""The lake: Delta tables below one root, created from their declarations in schemas/."""
+
+import json
+import logging
+from typing import Any
+
+from delta.tables import DeltaTable
+from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
+from pyspark.sql import functions as F
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.files import Files
+from schemas import TABLES, Table
+from schemas.spark import spark_schema
+
+logger = logging.getLogger(__name__)
+
+MARKER = "_mamdr_lake"
+
+
+class Lake:
+    """Tables of one lake.
+
+    A table is named, or given as its declaration where features extend it. It is created on first write, with its
+    partitioning, NOT NULL columns and CHECK constraints. Writes select exactly the declared columns, in order, and
+    conflicts with another writer surface as Delta's own exceptions.
+
+    Args:
+        spark: a session with Delta.
+        root: folder or URI.
+
+    Raises:
+        MamdrError: the root is a file, or a folder that holds something else. Nothing has been written then.
+
+    Example:
+        >>> Lake(spark, "lake").read("clicks").groupBy("ds").count()  # doctest: +SKIP
+    """
+
+    def __init__(self, spark: SparkSession, root: str) -> None:
+        self._spark = spark
+        self._files = Files(spark, root)
+        self.root = self._files.root
+        self._check_root()
+
+    def path(self, table: str | Table) -> str:
+        """Where the table lies."""
+        return self._files.path(_declared(table).name)
+
+    def path_of(self, *names: str) -> str:
+        """The path of something else in the lake, such as a model package."""
+        return self._files.path(*names)
+
+    def exists(self, table: str | Table) -> bool:
+        """Whether the table has been created."""
+        return self._files.exists(_declared(table).name, "_delta_log")
+
+    def version(self, table: str | Table) -> int:
+        """The newest version.
+
+        Raises:
+            MamdrError: the table does not exist.
+        """
+        jvm: Any = self._spark._jvm
+        log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self._spark._jsparkSession, self._require(table))
+        return int(log.update(False, jvm.scala.Option.empty(), jvm.scala.Option.empty()).version())
+
+    def read(self, table: str | Table, version: int | None = None) -> DataFrame:
+        """The table at a version; None: the newest.
+
+        Raises:
+            MamdrError: the table does not exist.
+        """
+        path = self._require(table)
+        reader = self._spark.read.format("delta")
+        return (reader if version is None else reader.option("versionAsOf", version)).load(path)
+
+    def append(self, table: str | Table, rows: DataFrame, note: dict[str, Any] | None = None) -> None:
+        """Add rows. `note` is stamped on the commit (userMetadata in DESCRIBE HISTORY), here and below."""
+        self._writer(table, rows, "append", note).save(self.path(table))
+
+    def overwrite(self, table: str | Table, rows: DataFrame, note: dict[str, Any] | None = None) -> None:
+        """Replace all rows; earlier versions stay readable."""
+        self._writer(table, rows, "overwrite", note).save(self.path(table))
+
+    def overwrite_where(
+        self, table: str | Table, rows: DataFrame, predicate: str, note: dict[str, Any] | None = None
+    ) -> None:
+        """Replace exactly the rows that satisfy `predicate`; all of `rows` must satisfy it."""
+        self._writer(table, rows, "overwrite", note).option("replaceWhere", predicate).save(self.path(table))
+
+    def merge(self, table: str | Table, rows: DataFrame, on: str, update: dict[str, str]) -> None:
+        """Insert rows that match none and update those that do, in one commit.
+
+        Args:
+            table: what is merged into.
+            rows: all declared columns.
+            on: condition between `old` and `new`.
+            update: column to expression over `old` and `new`, for matched rows.
+        """
+        declared = _declared(table)
+        self._create(declared)
+        target = DeltaTable.forPath(self._spark, self.path(declared)).alias("old")
+        (
+            target.merge(_declared_columns(declared, rows).alias("new"), on)
+            .whenMatchedUpdate(set={name: F.expr(expression) for name, expression in update.items()})
+            .whenNotMatchedInsertAll()
+            .execute()
+        )
+
+    def _writer(self, table: str | Table, rows: DataFrame, mode: str, note: dict[str, Any] | None) -> DataFrameWriter:
+        declared = _declared(table)
+        self._create(declared)
+        writer = _declared_columns(declared, rows).write.format("delta").mode(mode)
+        known = set(self.read(declared).columns)
+        if not known.issuperset(declared.column_names):
+            writer = writer.option("mergeSchema", "true")
+        return writer.option("userMetadata", json.dumps(note)) if note else writer
+
+    def _create(self, table: Table) -> None:
+        if self.exists(table):
+            return
+        if not self._files.exists(MARKER):
+            self._files.write_text("The Delta tables in this folder were made by MAMDR on Spark.\n", MARKER)
+        builder = (
+            DeltaTable.createIfNotExists(self._spark)
+            .location(self.path(table))
+            .comment(table.description)
+            .addColumns(spark_schema(table))
+        )
+        for name, condition in table.constraints().items():
+            builder = builder.property(f"delta.constraints.{name}", condition)
+        if table.partition_by:
+            builder = builder.partitionedBy(*table.partition_by)
+        builder.execute()
+
+    def _require(self, table: str | Table) -> str:
+        declared = _declared(table)
+        if not self.exists(declared):
+            hint = f": run jobs/{declared.made_by}.py first" if declared.made_by else ""
+            raise MamdrError(f"lake {self.root} has no table {declared.name} yet{hint}")
+        return self.path(declared)
+
+    def _check_root(self) -> None:
+        if self._files.is_file():
+            raise MamdrError(f"lake.root: {self.root} is a file; name a folder for the tables")
+        children = self._files.children()
+        if not children or MARKER in children:
+            return
+        if any(name in TABLES and self._files.exists(name, "_delta_log") for name in children):
+            return
+        raise MamdrError(
+            f"lake.root: {self.root} holds something else ({', '.join(sorted(children)[:3])}); "
+            "name an empty or new folder, or an existing lake"
+        )
+
+
+def _declared(table: str | Table) -> Table:
+    return TABLES[table] if isinstance(table, str) else table
+
+
+def _declared_columns(table: Table, rows: DataFrame) -> DataFrame:
+    types = spark_schema(table)
+    return rows.select([F.col(f"`{name}`").cast(types[name].dataType).alias(name) for name in table.column_names])

@@ -1,0 +1,85 @@
+"""What a learning method works with on one rank: parameters, rows, engine, and the mean over ranks."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from mamdr_core.engine.columns import Columns, Visit
+from mamdr_core.engine.eager import EagerEngine
+from mamdr_core.engine.hashing import derive_seed
+from mamdr_core.engine.optimizers import AdamState, OuterOptimizer
+from mamdr_core.engine.parameters import Change, Shared
+from mamdr_core.engine.settings import InnerSettings
+from mamdr_core.learning.settings import DRSettings
+
+
+@dataclass(frozen=True)
+class Round:
+    """The part of one round that this rank does.
+
+    Attributes:
+        epoch: from 0.
+        number: round within the epoch, from 0.
+        slices: by domain, in the round's random order: positions of its rows of this round in `Learner.train`.
+        mixed: positions of as many rows of all own domains, shuffled together (joint training).
+    """
+
+    epoch: int
+    number: int
+    slices: dict[int, Tensor]
+    mixed: Tensor
+
+
+@dataclass
+class Learner:
+    """State and tools of a run on one rank.
+
+    Attributes:
+        engine: the three primitives.
+        train: this rank's training rows.
+        supports: a sample of every domain's rows, the same on all ranks, that DR draws from.
+        shared: theta_S, the same on all ranks after every round.
+        specific: theta_i by domain index, of this rank's domains.
+        average: mean over ranks of changes, weighted by a number.
+        outer: the outer optimizer.
+        inner: settings of theta_S's inner loop.
+        dr: settings of DR.
+        seed: of the run.
+        rank: this rank; decides dropout.
+        adam: Adam's moments of theta_S on this rank, where `inner.state` is carried.
+        pending: by domain, rows dealt since DR's last pass.
+        rows_descended: rows that inner loops of this rank have descended on.
+    """
+
+    engine: EagerEngine
+    train: Columns
+    supports: Columns | None
+    shared: Shared
+    specific: dict[int, Change]
+    average: Callable[[Change, float], Change]
+    outer: OuterOptimizer
+    inner: InnerSettings
+    dr: DRSettings
+    seed: int
+    rank: int = 0
+    adam: AdamState | None = None
+    pending: dict[int, list[Tensor]] = field(default_factory=dict)
+    rows_descended: int = 0
+
+    def carried_state(self) -> AdamState | None:
+        """Adam's moments for theta_S's next inner loop; None: fresh ones."""
+        if self.inner.optimizer != "adam" or self.inner.state != "carried":
+            return None
+        self.adam = self.adam or AdamState.zeros_like(self.shared)
+        return self.adam
+
+    def count(self, visits: Sequence[Visit]) -> int:
+        """Rows of some visits; also counts them as descended on."""
+        rows = sum(len(visit.rows) for visit in visits)
+        self.rows_descended += rows
+        return rows
+
+    def round_seed(self, round_: Round, *more: int) -> int:
+        """A seed for this round, and whatever tells trajectories apart."""
+        return derive_seed(self.seed, round_.epoch, round_.number, *more)

@@ -1,0 +1,33 @@
+"""The outer gradient: the mean over ranks of theta~ - theta, dense parameters and touched embedding rows."""
+
+import torch
+
+from mamdr_core.engine.parameters import Change, Rows
+from mamdr_core.parallel.collective import Collective
+
+
+def mean_change(collective: Collective, change: Change, weight: float) -> Change:
+    """Weighted mean over ranks, the same on all of them.
+
+    Dense parameters: one all-reduce of one flat buffer. An embedding row is averaged over the ranks that touched it: a
+    rank without rows of an item knows nothing of it and must not hold it back. All ranks' weights zero: no change.
+
+    Args:
+        collective: the ranks.
+        change: this rank's theta~ - theta.
+        weight: its weight, in rows; a rank without rows says 0.
+    """
+    if collective.size == 1:
+        return change
+    dense = change.dense
+    flat = collective.all_reduce(torch.cat([dense * weight, dense.new_tensor([weight])]))
+    rows = {}
+    for table in sorted(change.rows):
+        own = change.rows[table]
+        ids = collective.all_gather(own.ids)
+        weighted = torch.cat([own.values * weight, torch.full_like(own.values[:, :1], weight)], dim=1)
+        said = collective.all_gather(weighted)
+        distinct, place = ids.unique(return_inverse=True)
+        summed = said.new_zeros(len(distinct), said.shape[1]).index_add_(0, place, said)
+        rows[table] = Rows(distinct, summed[:, :-1] / summed[:, -1:])
+    return Change(flat[:-1] / flat[-1].clamp(min=1.0), rows)

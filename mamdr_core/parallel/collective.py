@@ -1,0 +1,142 @@
+"""Collective: what ranks say to each other; for one process alone, and for several ranks simulated in one process."""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class Collective(Protocol):
+    """Operations in which every rank takes part, in the same order."""
+
+    rank: int
+    size: int
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Sum over ranks of tensors of one shape."""
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """All ranks' tensors in rank order along the first dimension, which may differ."""
+
+    def all_to_all(self, tensor: Tensor, splits: Sequence[int]) -> Tensor:
+        """Send the first `splits[0]` rows to rank 0, the next to rank 1...; returns what was received, in rank order."""
+
+    def broadcast(self, tensor: Tensor) -> Tensor:
+        """Rank 0's tensor."""
+
+
+class SingleProcess:
+    """One rank: every operation is the identity."""
+
+    rank = 0
+    size = 1
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """The tensor itself."""
+        return tensor
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """The tensor itself."""
+        return tensor
+
+    def all_to_all(self, tensor: Tensor, splits: Sequence[int]) -> Tensor:
+        """The tensor itself."""
+        return tensor
+
+    def broadcast(self, tensor: Tensor) -> Tensor:
+        """The tensor itself."""
+        return tensor
+
+
+class _SimulatedRank:
+    """One of several ranks that take turns in one process: only one runs between two collectives."""
+
+    def __init__(self, rank: int, board: "_Board") -> None:
+        self.rank = rank
+        self.size = len(board.slots)
+        self._board = board
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        return torch.stack(self._board.exchange(self.rank, tensor)).sum(0)
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        return torch.cat(self._board.exchange(self.rank, tensor))
+
+    def all_to_all(self, tensor: Tensor, splits: Sequence[int]) -> Tensor:
+        parts = self._board.exchange(self.rank, tensor.split(list(splits)))
+        return torch.cat([part[self.rank] for part in parts])
+
+    def broadcast(self, tensor: Tensor) -> Tensor:
+        first: Tensor = self._board.exchange(self.rank, tensor)[0]
+        return first
+
+
+class _Board:
+    """Where simulated ranks leave what they say; a rank waits for its turn, so that global state is never shared."""
+
+    def __init__(self, ranks: int) -> None:
+        self.slots: list[object] = [None] * ranks
+        self._turn = 0
+        self._changed = threading.Condition()
+        self._failed = False
+
+    def wait_for_turn(self, rank: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._turn == rank or self._failed)
+            if self._failed:
+                raise RuntimeError("another simulated rank failed")
+
+    def pass_turn(self) -> None:
+        with self._changed:
+            self._turn = (self._turn + 1) % len(self.slots)
+            self._changed.notify_all()
+
+    def fail(self) -> None:
+        with self._changed:
+            self._failed = True
+            self._changed.notify_all()
+
+    def exchange(self, rank: int, value: T) -> list[T]:
+        self.slots[rank] = value
+        self.pass_turn()
+        self.wait_for_turn(rank)  # all others have spoken
+        said = list(self.slots)
+        self.pass_turn()
+        self.wait_for_turn(rank)  # all others have listened
+        return said  # type: ignore[return-value]
+
+
+def run_simulated(task: Callable[[Collective], T], ranks: int) -> list[T]:
+    """Run `task` as that many ranks in this process, one at a time between collectives: dry runs and tests.
+
+    Returns:
+        The ranks' results, in rank order.
+
+    Raises:
+        BaseException: what the first failing rank raised.
+    """
+    board = _Board(ranks)
+    results: list[T | None] = [None] * ranks
+    errors: list[BaseException] = []
+
+    def run(rank: int) -> None:
+        try:
+            board.wait_for_turn(rank)
+            results[rank] = task(_SimulatedRank(rank, board))
+            board.pass_turn()
+        except BaseException as error:
+            errors.append(error)
+            board.fail()
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(ranks)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return results  # type: ignore[return-value]

@@ -1,0 +1,36 @@
+"""Collective over Horovod."""
+
+from collections.abc import Sequence
+
+import horovod.torch as hvd
+import torch
+from torch import Tensor
+
+
+class HorovodCollective:
+    """The ranks of a Horovod job; the job must have been started (hvd.init is called here)."""
+
+    def __init__(self) -> None:
+        hvd.init()
+        self.rank: int = hvd.rank()
+        self.size: int = hvd.size()
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Sum over ranks."""
+        summed: Tensor = hvd.allreduce(tensor, op=hvd.Sum)
+        return summed
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """All ranks' rows, in rank order."""
+        gathered: Tensor = hvd.allgather(tensor.contiguous())
+        return gathered
+
+    def all_to_all(self, tensor: Tensor, splits: Sequence[int]) -> Tensor:
+        """Rows sent to this rank."""
+        received: Tensor = hvd.alltoall(tensor.contiguous(), torch.tensor(splits, dtype=torch.int32))[0]
+        return received
+
+    def broadcast(self, tensor: Tensor) -> Tensor:
+        """Rank 0's tensor."""
+        sent: Tensor = hvd.broadcast(tensor, root_rank=0)
+        return sent

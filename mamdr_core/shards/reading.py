@@ -1,0 +1,81 @@
+"""Reading Parquet files through Petastorm into numpy columns; the one module that knows Petastorm."""
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas import Table
+
+with warnings.catch_warnings():
+    # Petastorm's own import of deprecated names; nothing that a user can mend.
+    warnings.simplefilter("ignore")
+    from petastorm import make_batch_reader
+    from petastorm.unischema import Unischema, UnischemaField
+
+logger = logging.getLogger(__name__)
+
+_NUMPY_TYPES = {
+    "string": np.str_,
+    "int": np.int32,
+    "bigint": np.int64,
+    "float": np.float32,
+    "double": np.float64,
+}
+
+
+def unischema(table: Table, columns: Sequence[str]) -> Unischema:
+    """The Petastorm schema of some columns of a declared table.
+
+    Raises:
+        KeyError: a column is not declared.
+    """
+    fields = []
+    for name in columns:
+        column = table.column(name)
+        vector = column.type == "array<float>"
+        kind = np.float32 if vector else _NUMPY_TYPES[column.type]
+        fields.append(UnischemaField(name, kind, (None,) if vector else (), nullable=column.nullable))
+    return Unischema(table.name, fields)
+
+
+def read_columns(urls: Sequence[str], table: Table, columns: Sequence[str]) -> dict[str, NDArray[np.generic]]:
+    """Read columns of some files, all row groups, in the files' order.
+
+    Args:
+        urls: Parquet files of one pinned version.
+        table: their declaration.
+        columns: names of columns.
+
+    Returns:
+        By column, [N] (array columns: [N, D]).
+
+    Raises:
+        FileNotFoundError: a file of the pinned version is gone (vacuumed?).
+    """
+    schema = unischema(table, columns)
+    if not urls:
+        return {name: np.zeros(0, dtype=field.numpy_dtype) for name, field in schema.fields.items()}
+    parts: dict[str, list[NDArray[np.generic]]] = {name: [] for name in columns}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)  # pyarrow calls Petastorm's use of ParquetDataset old
+        with make_batch_reader(
+            [_escaped(url) for url in urls],
+            schema_fields=list(schema.fields.values()),
+            # One thread keeps the order of rows; row groups are large, so that decoding, not waiting, takes the time.
+            reader_pool_type="thread",
+            workers_count=1,
+            shuffle_row_groups=False,
+            results_queue_size=2,
+        ) as reader:
+            for batch in reader:
+                for name in columns:
+                    parts[name].append(np.asarray(getattr(batch, name)))
+    return {name: np.concatenate(part) if part else np.zeros(0) for name, part in parts.items()}
+
+
+def _escaped(url: str) -> str:
+    return url if "://" in url else f"file://{os.path.abspath(url.removeprefix('file:'))}"

@@ -1,0 +1,56 @@
+"""Predictions of a model with theta_S and every theta_i, and their figures by domain, gathered over ranks."""
+
+from collections.abc import Mapping
+from dataclasses import astuple
+
+import torch
+from torch import Tensor
+
+from mamdr_core.engine.columns import Columns, Visit
+from mamdr_core.engine.eager import EagerEngine
+from mamdr_core.engine.metrics import DomainMetrics, domain_metrics
+from mamdr_core.engine.parameters import Change, Shared, Theta
+from mamdr_core.parallel.collective import Collective, SingleProcess
+
+
+def predict_all(engine: EagerEngine, shared: Shared, specific: Mapping[int, Change], columns: Columns) -> Tensor:
+    """Logits of all rows, float32 [N]: domain i's at theta_S + theta_i (Eq. 5), at theta_S where there is no theta_i."""
+    if not specific:
+        return engine.predict(Theta(shared), Visit(columns, torch.arange(len(columns), device=columns.labels.device)))
+    parts = []
+    for domain, count in enumerate(columns.counts.tolist()):
+        if count:
+            start = int(columns.offsets[domain])
+            rows = torch.arange(start, start + count, device=columns.labels.device)
+            parts.append(engine.predict(Theta(shared, specific.get(domain)), Visit(columns, rows)))
+    return torch.cat(parts) if parts else torch.zeros(0)
+
+
+def evaluate_columns(
+    engine: EagerEngine,
+    shared: Shared,
+    specific: Mapping[int, Change],
+    columns: Columns,
+    collective: Collective | None = None,
+) -> DomainMetrics:
+    """Figures of all domains, the same on every rank; each domain is measured by the rank that holds its rows.
+
+    Args:
+        engine: predicts.
+        shared: theta_S.
+        specific: theta_i of this rank's domains.
+        columns: this rank's rows of a split.
+        collective: the ranks; None: this process alone.
+    """
+    logits = predict_all(engine, shared, specific, columns)
+    own = domain_metrics(logits, columns.labels, columns.offsets, columns.true_probability)
+    return _gather(own, collective or SingleProcess())
+
+
+def _gather(own: DomainMetrics, collective: Collective) -> DomainMetrics:
+    """Every domain's rows lie on one rank, so a sum over ranks of what is known is that rank's figure, bit for bit."""
+    figures = torch.stack(astuple(own))
+    known = ~figures.isnan()
+    both = torch.stack([figures.nan_to_num(0.0), known.double()])
+    values, counted = collective.all_reduce(both)
+    return DomainMetrics(*torch.where(counted > 0, values, torch.nan))

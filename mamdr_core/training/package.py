@@ -1,0 +1,143 @@
+"""The model package: a folder with theta_S, every theta_i, the config, vocabulary versions and metrics, under hashes.
+
+    manifest.json            size and SHA-256 of every other file; written last
+    config.yaml              the resolved configuration
+    pinned.json              Delta versions of what was read, vocabulary sizes, numeric scales
+    metrics.json             mean AUCs
+    shared.safetensors       theta_S: "dense" [P] and "table.<name>" [rows, D]
+    specific-<rank>.safetensors  theta_i of a rank's domains: "domains" [m], "dense" [m, P], and by embedding table
+                             "<name>.owner", "<name>.ids" [U] and "<name>.values" [U, D]
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mamdr_core.engine.parameters import Change, Rows, Shared
+from mamdr_core.errors import MamdrError
+
+MANIFEST = "manifest.json"
+
+
+def save_rank(folder: str, rank: int, shared: Shared, specific: Mapping[int, Change]) -> None:
+    """Write a rank's parameters: rank 0 theta_S, every rank its theta_i."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    if rank == 0:
+        tables = {f"table.{name}": table.cpu() for name, table in shared.tables.items()}
+        save_file({"dense": shared.dense.cpu(), **tables}, Path(folder) / "shared.safetensors")
+    if specific:
+        save_file(_packed(specific), Path(folder) / f"specific-{rank:05d}.safetensors")
+
+
+def _packed(specific: Mapping[int, Change]) -> dict[str, Tensor]:
+    domains = sorted(specific)
+    packed = {
+        "domains": torch.tensor(domains),
+        "dense": torch.stack([specific[domain].dense for domain in domains]).cpu(),
+    }
+    for table in sorted({name for change in specific.values() for name in change.rows}):
+        having = [domain for domain in domains if table in specific[domain].rows]
+        rows = [specific[domain].rows[table] for domain in having]
+        owner = [torch.full_like(own.ids, domain) for domain, own in zip(having, rows, strict=True)]
+        packed[f"{table}.owner"] = torch.cat(owner).cpu()
+        packed[f"{table}.ids"] = torch.cat([own.ids for own in rows]).cpu()
+        packed[f"{table}.values"] = torch.cat([own.values for own in rows]).cpu()
+    return packed
+
+
+def seal_package(folder: str, final: str, texts: Mapping[str, str]) -> None:
+    """Add small text files and the manifest, flush everything to disk, and rename the folder to its final name.
+
+    Args:
+        folder: where the ranks wrote.
+        final: the package's path; it appears complete or not at all.
+        texts: file name to content.
+    """
+    path = Path(folder)
+    for name, text in texts.items():
+        (path / name).write_text(text, encoding="utf-8")
+    files = sorted(child for child in path.iterdir() if child.name != MANIFEST)
+    listed = {child.name: {"bytes": child.stat().st_size, "sha256": _sha256(child)} for child in files}
+    (path / MANIFEST).write_text(json.dumps({"format": 1, "files": listed}, indent=1), encoding="utf-8")
+    for child in path.iterdir():
+        descriptor = os.open(child, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    path.rename(final)
+
+
+@dataclass(frozen=True)
+class Package:
+    """A loaded package.
+
+    Attributes:
+        config: the resolved configuration's YAML.
+        pinned: Delta versions, vocabulary sizes and numeric scales.
+        metrics: what training reported.
+        shared: theta_S.
+        specific: theta_i by domain index.
+    """
+
+    config: str
+    pinned: dict[str, Any]
+    metrics: dict[str, Any]
+    shared: Shared
+    specific: dict[int, Change]
+
+
+def load_package(folder: str) -> Package:
+    """Read a package back; every file is checked against the manifest first.
+
+    Raises:
+        MamdrError: no package there, or a file is missing or damaged (it is named).
+    """
+    path = Path(folder)
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        listed: dict[str, dict[str, Any]] = dict(manifest["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MamdrError(f"{folder} is not a model package: its {MANIFEST} cannot be read ({error})") from None
+    for name, expected in listed.items():
+        file = path / name
+        if file.parent != path or not file.is_file():
+            raise MamdrError(f"package {folder}: file {name} is missing")
+        if file.stat().st_size != expected["bytes"] or _sha256(file) != expected["sha256"]:
+            raise MamdrError(f"package {folder}: file {name} is damaged (its hash is not the manifest's)")
+    shared = load_file(path / "shared.safetensors")
+    tables = {name.removeprefix("table."): table for name, table in shared.items() if name.startswith("table.")}
+    specific: dict[int, Change] = {}
+    for name in sorted(listed):
+        if name.startswith("specific-"):
+            specific |= _unpacked(load_file(path / name))
+    return Package(
+        config=(path / "config.yaml").read_text(encoding="utf-8"),
+        pinned=json.loads((path / "pinned.json").read_text(encoding="utf-8")),
+        metrics=json.loads((path / "metrics.json").read_text(encoding="utf-8")),
+        shared=Shared(shared["dense"], tables),
+        specific=specific,
+    )
+
+
+def _unpacked(packed: dict[str, Tensor]) -> dict[int, Change]:
+    domains = packed["domains"].tolist()
+    made = {domain: Change(dense) for domain, dense in zip(domains, packed["dense"], strict=True)}
+    for name in packed:
+        table, _, part = name.rpartition(".")
+        if part == "owner":
+            for domain in packed[name].unique().tolist():
+                mine = packed[name] == domain
+                made[domain].rows[table] = Rows(packed[f"{table}.ids"][mine], packed[f"{table}.values"][mine])
+    return made
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

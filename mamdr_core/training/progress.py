@@ -1,0 +1,42 @@
+"""The progress line: round, rate, validation AUC and time left."""
+
+import logging
+import time
+
+logger = logging.getLogger(__name__)
+
+
+class Progress:
+    """Logs one line a validation on rank 0.
+
+    Args:
+        rounds: rounds that the run has at most.
+        rounds_per_epoch: R.
+        speaks: whether this rank logs.
+    """
+
+    def __init__(self, rounds: int, rounds_per_epoch: int, speaks: bool) -> None:
+        self.rounds = rounds
+        self.rounds_per_epoch = rounds_per_epoch
+        self.speaks = speaks
+        self.started = time.perf_counter()
+
+    def say(self, done: int, rows: int, inner_seconds: float, auc: float, best: float, best_round: int) -> None:
+        """Log where the run is.
+
+        Args:
+            done: rounds done.
+            rows: rows that all ranks have descended on.
+            inner_seconds: wall time of inner loops.
+            auc: mean validation AUC now.
+            best: the best so far, at `best_round`.
+            best_round: its round.
+        """
+        if not self.speaks:
+            return
+        left = (time.perf_counter() - self.started) / done * (self.rounds - done)
+        logger.info(
+            "epoch %d round %d/%d | val AUC %.4f (best %.4f, round %d) | %s rows/s | at most %d:%02d left",
+            (done - 1) // self.rounds_per_epoch + 1, done, self.rounds, auc, best, best_round,
+            f"{rows / max(inner_seconds, 1e-9):,.0f}", int(left) // 60, int(left) % 60,
+        )  # fmt: skip

@@ -1,0 +1,78 @@
+"""A run's record in the lake: its row in training_runs and its rows in domain_metrics."""
+
+import math
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from mamdr_core.engine.metrics import DomainMetrics
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.tables import Lake
+from schemas import TABLES
+from schemas.spark import spark_schema
+
+
+def record_run(spark: SparkSession, lake: Lake, run: Mapping[str, Any]) -> None:
+    """Write a run's row, replacing the one that it has; columns that `run` lacks become null."""
+    table = TABLES["training_runs"]
+    row = tuple(run.get(name) for name in table.column_names)
+    frame = spark.createDataFrame([row], spark_schema(table))
+    lake.merge(table, frame, "old.run_id = new.run_id", {name: f"new.{name}" for name in table.column_names})
+
+
+def record_metrics(
+    spark: SparkSession, lake: Lake, run_id: str, domain_ids: tuple[str, ...], metrics: Mapping[str, DomainMetrics]
+) -> None:
+    """Write a run's figures by domain and split, replacing those of the same splits that it has."""
+    rows = [
+        (run_id, domain, domain_ids[domain], split, *_figures(measured, domain))
+        for split, measured in metrics.items()
+        for domain in measured.rows.nonzero().flatten().tolist()
+    ]
+    table = TABLES["domain_metrics"]
+    frame = spark.createDataFrame(rows, spark_schema(table))
+    splits = ", ".join(f"'{split}'" for split in metrics)
+    lake.overwrite_where(table, frame, f"run_id = '{run_id}' AND split IN ({splits})")
+
+
+def _figures(measured: DomainMetrics, domain: int) -> tuple[Any, ...]:
+    named = (measured.auc, measured.logloss, measured.mean_prediction, measured.oracle_auc)
+    values = (float(figure[domain]) for figure in named)
+    return (
+        int(measured.rows[domain]),
+        int(measured.clicks[domain]),
+        *(None if math.isnan(value) else value for value in values),
+    )
+
+
+def find_run(lake: Lake, run_id: str) -> dict[str, Any]:
+    """A run's row in training_runs; with an empty id the newest that ended well.
+
+    Raises:
+        MamdrError: there is none.
+    """
+    runs: DataFrame = lake.read("training_runs")
+    chosen = runs.where(F.col("run_id") == run_id) if run_id else runs.where(F.col("status") == "ok")
+    row = chosen.orderBy(F.desc("started_at")).first()
+    if row is None:
+        raise MamdrError(f"training_runs of {lake.root} has no run {run_id or 'that ended well'}")
+    return row.asDict()
+
+
+def code_version() -> str | None:
+    """Git version of this code, with + where files were changed; None outside a checkout."""
+    folder = Path(__file__).parent
+    try:
+        commit = _git(folder, "rev-parse", "--short=12", "HEAD")
+        return commit + ("+" if _git(folder, "status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True)
+    return done.stdout.strip()

@@ -1,0 +1,50 @@
+"""Every table of the lake, declared once: Spark schemas, Unischemas, Delta constraints and quality rules follow."""
+
+from schemas.clicks import CLICKS, CLICKS_REJECTED, UNIQUE_EVENT
+from schemas.declaration import Column, ColumnType, Rule, Table
+from schemas.examples import EXAMPLES, SPLITS
+from schemas.features import clicks_table, examples_table
+from schemas.runs import DOMAIN_METRICS, STATUSES, TRAINING_RUNS
+from schemas.statistics import DOMAIN_STATS
+from schemas.vocabularies import (
+    DOMAINS,
+    ITEM_FEATURES,
+    ITEMS,
+    UNKNOWN_INDEX,
+    USER_FEATURES,
+    USERS,
+    feature_vocabulary,
+)
+
+TABLES: dict[str, Table] = {
+    table.name: table
+    for table in (
+        CLICKS,
+        CLICKS_REJECTED,
+        USERS,
+        ITEMS,
+        DOMAINS,
+        USER_FEATURES,
+        ITEM_FEATURES,
+        EXAMPLES,
+        DOMAIN_STATS,
+        TRAINING_RUNS,
+        DOMAIN_METRICS,
+    )
+}
+"""The lake's tables by name."""
+
+__all__ = [
+    "SPLITS",
+    "STATUSES",
+    "TABLES",
+    "UNIQUE_EVENT",
+    "UNKNOWN_INDEX",
+    "Column",
+    "ColumnType",
+    "Rule",
+    "Table",
+    "clicks_table",
+    "examples_table",
+    "feature_vocabulary",
+]

@@ -1,0 +1,41 @@
+"""Prints docs/tables.md."""
+
+from schemas import TABLES
+from schemas.declaration import Rule, Table
+
+_HEAD = """# Tables
+
+Made by `python -m schemas` from the declarations in schemas/; a test keeps it so. All are Delta tables at
+`<lake.root>/<table>`. Every rule below is a CHECK constraint of its table and, for clicks, a rule of ingest: a row that
+fails one is kept in clicks_rejected under the rule's name. Columns are NOT NULL unless marked `null`. Besides these, a
+categorical feature without buckets has a table `vocabulary_<feature>` like users.
+"""
+
+
+def tables_reference() -> str:
+    """docs/tables.md: every table with its columns and rules."""
+    return _HEAD + "".join(_section(table) for table in TABLES.values())
+
+
+def _section(table: Table) -> str:
+    made = f" Made by `jobs/{table.made_by}.py`." if table.made_by else ""
+    layout = f" Partitioned by {', '.join(table.partition_by)}." if table.partition_by else ""
+    order = f" Each file is sorted by {', '.join(table.sort_by)}." if table.sort_by else ""
+    columns = "".join(
+        f"| {column.name} | {column.type}{' null' if column.nullable else ''} | {column.description} |\n"
+        for column in table.columns
+    )
+    rules = "".join(f"- `{rule.name}`: {rule.description}: {_code(rule)}\n" for rule in table.rules)
+    text = (
+        f"\n## {table.name}\n\n{table.description}{made}{layout}{order}\n\n| column | type | meaning |\n|---|---|---|\n"
+    )
+    return text + columns + (f"\n{rules}" if rules else "")
+
+
+def _code(rule: Rule) -> str:
+    where = "" if rule.enforced else " (in ingest only)"
+    return f"`{rule.condition_sql.replace('`', '')}`{where}"
+
+
+if __name__ == "__main__":
+    print(tables_reference(), end="")

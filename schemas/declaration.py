@@ -1,0 +1,104 @@
+"""What a table's declaration is made of: columns, rules and layout, free of Spark and Petastorm."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+ColumnType = Literal[
+    "string",
+    "int",
+    "bigint",
+    "float",
+    "double",
+    "date",
+    "timestamp",
+    "boolean",
+    "array<float>",
+    "map<string,bigint>",
+    "map<string,double>",
+]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table."""
+
+    name: str
+    type: ColumnType
+    description: str
+    nullable: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the type."""
+        if self.type not in get_args(ColumnType):
+            raise ValueError(f"column {self.name}: type {self.type!r} is not one of {', '.join(get_args(ColumnType))}")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A named condition (Spark SQL over the table's columns) that every valid row satisfies.
+
+    Delta enforces it as a CHECK constraint and ingest rejects a row under its name, unless `enforced` is false: such a
+    rule holds for some logs only, and the job decides whether it applies.
+    """
+
+    name: str
+    condition_sql: str
+    description: str
+    enforced: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: what a row is, its columns in order, its rules and its layout on disk.
+
+    Example:
+        >>> from schemas import TABLES
+        >>> TABLES["examples"].partition_by
+        ('split', 'shard')
+    """
+
+    name: str
+    description: str
+    columns: tuple[Column, ...]
+    rules: tuple[Rule, ...] = ()
+    partition_by: tuple[str, ...] = ()
+    sort_by: tuple[str, ...] = ()
+    made_by: str = ""
+
+    def __post_init__(self) -> None:
+        """Check that names are unique and that the layout names columns."""
+        names = self.column_names
+        if len(set(names)) != len(names):
+            raise ValueError(f"table {self.name} declares a column twice: {', '.join(names)}")
+        for name in (*self.partition_by, *self.sort_by):
+            if name not in names:
+                raise ValueError(f"table {self.name} is laid out by {name}, which is not one of its columns")
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Names of the columns, in order."""
+        return tuple(column.name for column in self.columns)
+
+    def column(self, name: str) -> Column:
+        """The column of that name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(f"table {self.name} has no column {name}; it has {', '.join(self.column_names)}")
+
+    def with_columns(self, columns: Iterable[Column]) -> "Table":
+        """This table with more columns at the end (the features that a config declares).
+
+        Raises:
+            ValueError: a name is taken.
+        """
+        return replace(self, columns=(*self.columns, *columns))
+
+    def constraints(self) -> dict[str, str]:
+        """Name and condition of what Delta must enforce beyond NOT NULL."""
+        return {rule.name: rule.condition_sql for rule in self.rules if rule.enforced}

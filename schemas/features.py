@@ -1,0 +1,40 @@
+"""How declared features extend clicks and examples."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from schemas.clicks import CLICKS
+from schemas.declaration import Column, Table
+from schemas.examples import EXAMPLES
+
+
+class DeclaredFeature(Protocol):
+    """What a table needs to know of a feature; `mamdr_core.features.Feature` is one."""
+
+    @property
+    def name(self) -> str:
+        """Name of the column."""
+
+    @property
+    def kind(self) -> str:
+        """categorical, numeric or vector."""
+
+
+def clicks_table(features: Iterable[DeclaredFeature]) -> Table:
+    """The table clicks with declared features: categorical string, numeric double; vectors have tables of their own."""
+    return CLICKS.with_columns(
+        Column(feature.name, "string" if feature.kind == "categorical" else "double", "declared feature", nullable=True)
+        for feature in features
+        if feature.kind != "vector"
+    )
+
+
+def examples_table(features: Iterable[DeclaredFeature]) -> Table:
+    """The table examples with declared features: categorical int (-1: unknown), numeric float (null stays null)."""
+    return EXAMPLES.with_columns(
+        Column(feature.name, "int", "declared categorical feature; -1: unknown")
+        if feature.kind == "categorical"
+        else Column(feature.name, "float", "declared numeric feature", nullable=True)
+        for feature in features
+        if feature.kind != "vector"
+    )

@@ -1,0 +1,35 @@
+"""A declared table as a Spark schema; the only module of schemas that needs Spark."""
+
+from pyspark.sql import types as T
+
+from schemas.declaration import ColumnType, Table
+
+_TYPES: dict[ColumnType, T.DataType] = {
+    "string": T.StringType(),
+    "int": T.IntegerType(),
+    "bigint": T.LongType(),
+    "float": T.FloatType(),
+    "double": T.DoubleType(),
+    "date": T.DateType(),
+    "timestamp": T.TimestampType(),
+    "boolean": T.BooleanType(),
+    "array<float>": T.ArrayType(T.FloatType()),
+    "map<string,bigint>": T.MapType(T.StringType(), T.LongType()),
+    "map<string,double>": T.MapType(T.StringType(), T.DoubleType()),
+}
+
+
+def spark_schema(table: Table) -> T.StructType:
+    """The table's columns as a StructType, descriptions as column comments.
+
+    Example:
+        >>> from schemas import TABLES
+        >>> spark_schema(TABLES["users"]).simpleString()
+        'struct<id:string,index:int,first_seen:date,last_seen:date>'
+    """
+    return T.StructType(
+        [
+            T.StructField(column.name, _TYPES[column.type], column.nullable, {"comment": column.description})
+            for column in table.columns
+        ]
+    )

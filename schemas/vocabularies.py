@@ -1,0 +1,53 @@
+"""Tables that give ids their indices, and the fixed vectors joined by index."""
+
+from dataclasses import replace
+
+from schemas.declaration import Column, Rule, Table
+
+UNKNOWN_INDEX = -1
+"""The index of an id that no vocabulary holds; models keep a row of their own for it."""
+
+_COLUMNS = (
+    Column("id", "string", "the id, as in the log"),
+    Column("index", "int", "contiguous from 0; never changes"),
+    Column("first_seen", "date", "first day with a click or impression of it"),
+    Column("last_seen", "date", "last day with a click or impression of it"),
+)
+_RULES = (
+    Rule("index_not_negative", "`index` >= 0", "indices count from 0"),
+    Rule("seen_in_order", "first_seen <= last_seen", "it was first seen before it was last seen"),
+)
+
+
+def vocabulary_table(name: str, what: str) -> Table:
+    """The declaration of a vocabulary: append-only, one row an id."""
+    return Table(name, f"{what}: id to index; append-only.", _COLUMNS, _RULES, made_by="build_examples")
+
+
+USERS = vocabulary_table("users", "Users")
+ITEMS = vocabulary_table("items", "Items")
+DOMAINS = vocabulary_table("domains", "Domains")
+
+
+def feature_vocabulary(feature: str) -> Table:
+    """The vocabulary of a categorical feature without buckets, `vocabulary_<feature>`."""
+    return vocabulary_table(f"vocabulary_{feature}", f"Values of the feature {feature}")
+
+
+USER_FEATURES = Table(
+    name="user_features",
+    description="A fixed feature vector of a user.",
+    made_by="build_examples",
+    columns=(
+        Column("index", "int", "the user's index in users"),
+        Column("name", "string", "the feature's name in the config"),
+        Column("vector", "array<float>", "the vector; its length is the feature's `size`"),
+    ),
+    rules=(Rule("index_not_negative", "`index` >= 0", "indices count from 0"),),
+)
+ITEM_FEATURES = replace(
+    USER_FEATURES,
+    name="item_features",
+    description="A fixed feature vector of an item.",
+    columns=(Column("index", "int", "the item's index in items"), *USER_FEATURES.columns[1:]),
+)

@@ -1,0 +1,119 @@
+"""The daily DAG: its shape, how jobs' results travel through it, and one real day."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+TASKS = ["ingest_clicks", "build_examples", "domain_stats", "train_mamdr", "evaluate"]
+DAY = "2026-01-02"
+RUN_DAY = ("-m", "airflow", "dags", "test", "mamdr_daily", DAY, "--conf")
+SUBMIT = ROOT / ".venv/bin/spark-submit"
+
+pytestmark = pytest.mark.slow
+Airflow = Callable[..., subprocess.CompletedProcess[str]]
+
+# Stands in for spark-submit: shows its arguments on stderr and answers as the job contract says.
+STUB = """#!/bin/bash
+for argument in "$@"; do echo "argument=<$argument>" >&2; done
+job="$(basename "$1" .py)"
+echo "a table for people"
+printf '{"job": "%s", "status": "ok", "run_id": "run-of-%s"}\\n' "$job" "$job"
+[ "$job" != "$FAILING_JOB" ] || exit 2
+"""
+
+
+@pytest.fixture
+def stub_project(tmp_path: Path) -> Path:
+    """A project folder whose spark-submit is the stub; its name would be cut up by careless quoting."""
+    project = tmp_path / "a project; $(false)"
+    submit = project / ".venv/bin/spark-submit"
+    submit.parent.mkdir(parents=True)
+    submit.write_text(STUB)
+    submit.chmod(0o755)
+    return project
+
+
+DESCRIBE = """
+import json, runpy
+dag = runpy.run_path("airflow_dags/mamdr_daily.py")["mamdr_daily"]()
+tasks = {task.task_id: sorted(task.downstream_task_ids) for task in dag.topological_sort()}
+print(json.dumps({"tasks": tasks, "catchup": dag.catchup, "max_active_runs": dag.max_active_runs}))
+"""
+
+
+def test_the_dag_loads_without_errors_and_runs_the_jobs_in_order(airflow: Airflow) -> None:
+    errors = airflow("-m", "airflow", "dags", "list-import-errors", "--local", "--output", "json")
+    assert json.loads(errors.stdout.splitlines()[-1]) == []
+    dag = json.loads(airflow("-c", DESCRIBE).stdout.splitlines()[-1])
+    assert list(dag["tasks"]) == TASKS
+    assert list(dag["tasks"].values()) == [[name] for name in TASKS[1:]] + [[]]
+    assert (dag["catchup"], dag["max_active_runs"]) == (False, 1)
+
+
+def test_a_jobs_json_line_is_its_xcom_and_names_the_run_to_evaluate(airflow: Airflow, stub_project: Path) -> None:
+    params = {"project": str(stub_project), "raw": "/raw logs", "lake": "/a lake; false"}
+    done = airflow(*RUN_DAY, json.dumps(params))
+    assert done.returncode == 0, done.stdout + done.stderr
+    for setting in (f"input.path=/raw logs/day={DAY}", f"examples.until={DAY}", f"stats.ds={DAY}",
+                    "lake.root=/a lake; false", "evaluate.run_id=run-of-train_mamdr"):  # fmt: skip
+        assert f"argument=<{setting}>" in done.stdout
+
+
+def test_a_jobs_exit_code_2_fails_the_run_and_stops_what_follows(airflow: Airflow, stub_project: Path) -> None:
+    params = json.dumps({"project": str(stub_project)})
+    done = airflow(*RUN_DAY, params, FAILING_JOB="domain_stats")
+    assert done.returncode != 0
+    assert "non-zero exit code 2" in done.stdout
+    assert "jobs/domain_stats.py" in done.stdout
+    assert "jobs/train_mamdr.py" not in done.stdout
+
+
+def test_one_real_day_leaves_its_rows_in_every_table(airflow: Airflow, tmp_path: Path) -> None:
+    config_path = tmp_path / "daily.yaml"
+    config = yaml.safe_load((ROOT / "conf/demo.yaml").read_text())
+    config["lake"]["root"] = str(tmp_path / "lake")
+    config["input"]["path"] = str(tmp_path / "raw")
+    config["synthetic"] |= {"rows": 6000, "domains": 4, "users": 300, "items": 120, "days": 2, "vectors": 0}
+    config["features"] = []
+    config["train"] = {**config.get("train", {}), "ranks": 2, "epochs": 1}
+    config_path.write_text(yaml.safe_dump(config))
+    subprocess.run([SUBMIT, ROOT / "jobs/generate_logs.py", "--config", config_path], check=True)
+
+    params = {"project": str(ROOT), "config": str(config_path), "raw": str(tmp_path / "raw")}
+    done = airflow(*RUN_DAY, json.dumps(params))
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+
+    rows = count_rows(tmp_path)
+    assert rows["clicks"] == rows["examples"] > 0
+    assert rows["clicks_of_other_days"] == 0
+    assert rows["domain_stats"] == 4
+    assert rows["training_runs"] == 1
+    assert rows["domain_metrics"] > 0
+
+
+COUNT = """
+import json, sys
+from pyspark.sql import functions as F
+from mamdr_core.lake.session import spark_session
+root, day = sys.argv[1:]
+with spark_session("count") as spark:
+    read = lambda table: spark.read.format("delta").load(f"{root}/{table}")
+    counts = {table: read(table).count() for table in ("examples", "training_runs", "domain_metrics")}
+    counts |= {table: read(table).where(F.col("ds") == day).count() for table in ("clicks", "domain_stats")}
+    counts["clicks_of_other_days"] = read("clicks").where(F.col("ds") != day).count()
+print(json.dumps(counts))
+"""
+
+
+def count_rows(folder: Path) -> dict[str, int]:
+    """Rows of each table, read the way an analyst would."""
+    script = folder / "count.py"
+    script.write_text(COUNT)
+    done = subprocess.run([SUBMIT, script, folder / "lake", DAY], check=True, capture_output=True, text=True)
+    counts: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return counts

@@ -1,0 +1,56 @@
+"""Small logs and configurations for the tests of the lake."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from mamdr_core.config import Config, parse_config
+
+CLICKS = "user string, item string, domain string, label int, event_time timestamp, true_probability double, ds date"
+LOG = "user string, item string, domain string, label string, ts string"
+
+
+@pytest.fixture
+def make_clicks(spark: SparkSession) -> Callable[..., DataFrame]:
+    """Rows of clicks from (user, item, domain[, label[, ds]]); a row's number is its minute."""
+
+    def make(rows: Iterable[tuple[Any, ...]]) -> DataFrame:
+        filled = []
+        for number, (user, item, domain, *rest) in enumerate(rows):
+            label, ds = (*rest, *(1, "2026-01-01")[len(rest) :])
+            time = f"{ds} {number // 60 % 24:02d}:{number % 60:02d}:00"
+            filled.append((user, item, domain, label, time, None, ds))
+        strings = "user string, item string, domain string, label int, time string, true_probability double, day string"
+        frame = spark.createDataFrame(filled, strings)
+        return frame.selectExpr(
+            *("user", "item", "domain", "label", "timestamp(time) event_time", "true_probability", "date(day) ds")
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_log(spark: SparkSession, tmp_path: Path) -> Callable[..., str]:
+    """A raw log in Parquet from (user, item, domain, label, ts), all strings; returns its path."""
+
+    def make(rows: Iterable[tuple[Any, ...]], name: str = "raw") -> str:
+        path = str(tmp_path / name)
+        spark.createDataFrame(list(rows), LOG).coalesce(1).write.mode("overwrite").parquet(path)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def make_config(lake_root: str) -> Callable[..., Config]:
+    """A configuration with lake, input.path and the columns of `make_log`; sections given replace keys."""
+
+    def make(path: str = "", columns: dict[str, str] | None = None, **sections: Any) -> Config:
+        named = {"label": "label", "event_time": "timestamp(ts)", **(columns or {})}
+        source = {"path": path, "columns": named, **sections.pop("input", {})}
+        return parse_config({"lake": {"root": lake_root}, "input": source, **sections})
+
+    return make

@@ -1,0 +1,197 @@
+"""Examples are the same however the clicks are ordered, packed or partitioned, and lie as declared."""
+
+from collections import Counter
+
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import functions as F
+from pyspark.testing import assertDataFrameEqual
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.examples import build_examples
+from mamdr_core.lake.features import declared_clicks
+from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.vocabularies import update_vocabulary
+from schemas import TABLES, feature_vocabulary
+
+pytestmark = pytest.mark.slow
+
+IN_DOMAIN = {"negatives": {"kind": "in_domain", "ctr_ratio": 0.25}}
+
+
+@pytest.fixture
+def impressions():
+    """300 impressions on two days in three domains, one tiny and one of a single row."""
+    rows = [(f"u{n * 7 % 40}", f"i{n * n % 31}", f"d{n % 2}", n % 3 % 2, f"2026-01-0{1 + n % 2}") for n in range(290)]
+    return [
+        *rows,
+        *[(f"u{n}", f"i{n}", "tiny", n % 2, "2026-01-01") for n in range(9)],
+        ("u0", "i0", "one", 1, "2026-01-01"),
+    ]
+
+
+@pytest.fixture
+def clicked():
+    """Positives only: 3 domains, some pairs clicked twice."""
+    rows = [(f"u{n * 7 % 40}", f"i{n * n % 31}", f"d{n % 3}", 1, "2026-01-01") for n in range(300)]
+    return rows + rows[:20]
+
+
+def fill(spark, root, clicks):
+    Lake(spark, root).overwrite("clicks", clicks)
+
+
+def by_ids(spark, root):
+    """Examples with their raw ids, without what depends on packing."""
+    lake = Lake(spark, root)
+    examples = lake.read("examples")
+    for name in ("user", "item", "domain"):
+        ids = lake.read(f"{name}s").select(F.col("index").alias(name), F.col("id").alias(f"{name}_id"))
+        examples = examples.join(ids, name).drop(name)
+    return examples.drop("shard")
+
+
+def test_figures_add_up_and_a_second_build_makes_the_same_rows(spark, make_clicks, make_config, lake_root, impressions):
+    fill(spark, lake_root, make_clicks(impressions))
+    figures = build_examples(spark, make_config())
+    splits = sum(figures.pop(f"{split}_rows") for split in ("train", "val", "test"))
+    assert splits == 300
+    assert figures == {
+        "examples": 300,
+        "positives": sum(row[3] for row in impressions),
+        "negatives": sum(1 - row[3] for row in impressions),
+        "negatives_missing": 0,
+        "users": 40,
+        "items": len({row[1] for row in impressions}),
+        "domains": 4,
+        "new_users": 40,
+        "new_items": len({row[1] for row in impressions}),
+        "new_domains": 4,
+        "shards": 1,
+        "one_class_domains": 1,
+        "one_row_domains": 1,
+        "clicks_version": 1,
+        "examples_version": 1,
+    }
+    small = by_ids(spark, lake_root).where(F.col("domain_id").isin("tiny", "one"))
+    assert {row["split"] for row in small.collect()} == {"train"}
+    second = build_examples(spark, make_config())
+    assert (second["new_users"], second["users"], second["examples_version"]) == (0, 40, 2)
+    lake = Lake(spark, lake_root)
+    assertDataFrameEqual(lake.read("examples"), lake.read("examples", 1))
+
+
+def test_neither_order_partitions_shards_nor_earlier_days_change_a_split_or_a_negative(
+    spark, make_clicks, make_config, tmp_path, clicked
+):
+    clicks = make_clicks(clicked)
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    fill(spark, first, clicks)
+    build_examples(spark, make_config(lake={"root": first}, examples=IN_DOMAIN))
+    for name in ("users", "items", "domains"):
+        rows = make_clicks([("u39", "i30", "d2"), ("zed", "i0", "other")])
+        update_vocabulary(Lake(spark, second), TABLES[name], rows, name.removesuffix("s"))
+    fill(spark, second, clicks.orderBy(F.desc("event_time")).repartition(5))
+    config = make_config(lake={"root": second}, examples={**IN_DOMAIN, "shards": {"rows": 100}})
+    assert build_examples(spark, config)["shards"] > 3
+    assertDataFrameEqual(by_ids(spark, first), by_ids(spark, second))
+
+
+def test_sampled_negatives_are_exact_unclicked_and_in_one_split(spark, make_clicks, make_config, lake_root, clicked):
+    fill(spark, lake_root, make_clicks(clicked))
+    figures = build_examples(spark, make_config(examples=IN_DOMAIN))
+    pairs = {row[:3] for row in clicked}
+    per_domain = Counter(domain for _, _, domain in pairs)
+    assert figures["positives"] == len(pairs)
+    rows = by_ids(spark, lake_root).collect()
+    found = [(row["user_id"], row["item_id"], row["domain_id"]) for row in rows]
+    assert len(set(found)) == len(found)
+    negatives = [triple for triple, row in zip(found, rows, strict=True) if not row["label"]]
+    assert not set(negatives) & pairs
+    assert Counter(domain for _, _, domain in negatives) == {name: 4 * count for name, count in per_domain.items()}
+
+
+def test_there_is_one_file_a_split_and_shard_sorted_by_domain_and_key(
+    spark, make_clicks, make_config, lake_root, impressions
+):
+    fill(spark, lake_root, make_clicks(impressions))
+    figures = build_examples(spark, make_config(examples={"shards": {"rows": 40}}))
+    assert figures["shards"] == 8
+    examples = Lake(spark, lake_root).read("examples")
+    places = examples.select("split", "shard").distinct().count()
+    files = examples.inputFiles()
+    assert len(files) == places
+    sizes = Counter()
+    for file in files:
+        table = pq.ParquetFile(file.removeprefix("file:").replace("///", "/")).read(columns=["domain", "key"])
+        order = list(zip(table["domain"].to_pylist(), table["key"].to_pylist(), strict=True))
+        assert order == sorted(order)
+        sizes[file.split("shard=")[1].split("/")[0]] += len(order)
+    # Two domains of 145 rows are spread over four shards each.
+    assert len(sizes) == 8
+    assert max(sizes.values()) < 1.5 * 300 / 8
+
+
+def test_days_are_limited_and_a_time_split_goes_by_them(spark, make_clicks, make_config, lake_root):
+    fill(spark, lake_root, make_clicks([(f"u{n}", "i", "d", n % 2, f"2026-01-{1 + n % 9:02d}") for n in range(90)]))
+    split = {"kind": "time", "val_from": "2026-01-06", "test_from": "2026-01-07"}
+    figures = build_examples(
+        spark, make_config(examples={"since": "2026-01-03", "until": "2026-01-08", "split": split})
+    )
+    assert (figures["train_rows"], figures["val_rows"], figures["test_rows"]) == (30, 10, 20)
+
+
+def test_features_are_encoded(spark, make_clicks, make_config, lake_root):
+    features = [
+        {"name": "city", "kind": "categorical"},
+        {"name": "phone", "kind": "categorical", "buckets": 8},
+        {"name": "age", "kind": "numeric"},
+    ]
+    clicks = make_clicks([("u0", "i", "d"), ("u1", "i", "d"), ("u2", "i", "d")])
+    number = F.substring("user", 2, 1).cast("int")
+    clicks = clicks.withColumns(
+        {
+            "city": F.when(number > 0, F.concat(F.lit("city"), number % 2)),
+            "phone": F.when(number > 0, F.lit("x")),
+            "age": F.when(number > 0, number * 1.5),
+        }
+    )
+    config = make_config(features=features)
+    Lake(spark, lake_root).overwrite(declared_clicks(config.features), clicks)
+    build_examples(spark, config)
+    lake = Lake(spark, lake_root)
+    assert {row["id"] for row in lake.read(feature_vocabulary("city")).collect()} == {"city0", "city1"}
+    users = {row["index"]: row["id"] for row in lake.read("users").collect()}
+    rows = {users[row["user"]]: row for row in lake.read("examples").collect()}
+    assert (rows["u0"]["city"], rows["u0"]["phone"], rows["u0"]["age"]) == (-1, -1, None)
+    assert {rows["u1"]["city"], rows["u2"]["city"]} == {0, 1}
+    assert rows["u1"]["phone"] == rows["u2"]["phone"] in range(8)
+    assert (rows["u1"]["age"], rows["u2"]["age"]) == (1.5, 3.0)
+
+
+def test_without_clicks_the_job_to_run_is_named(spark, make_config):
+    with pytest.raises(MamdrError, match=r"has no table clicks yet: run jobs/ingest_clicks.py first"):
+        build_examples(spark, make_config())
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        (
+            {"examples": {"since": "2027-01-01"}},
+            "holds no row from 2027-01-01 to the last (examples.since, examples.until)",
+        ),
+        ({"examples": IN_DOMAIN}, "in_domain is for logs of positives only, but 198 of 300 clicks have label 0"),
+        ({"features": [{"name": "age", "kind": "numeric"}]}, "clicks has no column age: run ingest_clicks again"),
+    ],
+)
+def test_what_cannot_be_built_is_said_and_examples_stay(
+    spark, make_clicks, make_config, lake_root, impressions, sections, message
+):
+    fill(spark, lake_root, make_clicks(impressions))
+    with pytest.raises(MamdrError) as error:
+        build_examples(spark, make_config(**sections))
+    assert message in str(error.value)
+    lake = Lake(spark, lake_root)
+    assert not lake.exists("examples")
+    assert not lake.exists("users")

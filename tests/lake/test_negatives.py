@@ -1,0 +1,146 @@
+"""Sampled negatives: exact in number, never clicked, never twice, the same whatever the partitions."""
+
+from collections import Counter
+from math import gcd
+
+import pytest
+from pyspark.sql import functions as F
+from pyspark.testing import assertDataFrameEqual
+
+from mamdr_core.lake.encoding import with_hashes
+from mamdr_core.lake.negatives import prime_steps, running_total, sample_negatives
+
+SEED = 3
+
+
+@pytest.fixture
+def make_pairs(spark):
+    """Clicked pairs from (user, item, domain) numbers, as `sample_negatives` takes them."""
+
+    def make(triples):
+        frame = spark.createDataFrame(list(triples), "user int, item int, domain int").distinct()
+        strings = frame.selectExpr("string(user) user", "string(item) item", "string(domain) domain")
+        return with_hashes(strings).select(
+            *("user_hash", "item_hash", "domain_hash"),
+            *(F.col(name).cast("int").alias(name) for name in ("user", "item", "domain")),
+            F.xxhash64("user_hash", "item_hash").alias("key"),
+            F.to_date(F.lit("2026-01-01")).alias("ds"),
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_plan(spark):
+    """A plan that wants `wanted[domain]` negatives, in `parts` parts a domain."""
+
+    def make(pairs, wanted, parts=1):
+        items = pairs.groupBy("domain").agg(F.count("*").alias("positives"), F.count_distinct("item").alias("items"))
+        negatives = spark.createDataFrame(list(wanted.items()), "domain int, negatives bigint")
+        return items.join(negatives, "domain").withColumn("parts", F.lit(parts))
+
+    return make
+
+
+def drawn(frame):
+    return [(row["user"], row["item"], row["domain"]) for row in frame.collect()]
+
+
+@pytest.mark.slow
+def test_each_domain_gets_exactly_its_number_none_clicked_none_twice(make_pairs, make_plan):
+    triples = {(n * 7 % 40, n * n % 31, n % 3) for n in range(600)}
+    pairs = make_pairs(triples)
+    wanted = {0: 150, 1: 33, 2: 0}
+    found = drawn(sample_negatives(pairs, make_plan(pairs, wanted), SEED, ["ds"]))
+    assert Counter(domain for _, _, domain in found) == {0: 150, 1: 33}
+    assert len(set(found)) == len(found)
+    assert not set(found) & triples
+    for user, item, domain in found:
+        assert any(u == user and d == domain for u, _, d in triples)
+        assert any(i == item and d == domain for _, i, d in triples)
+
+
+@pytest.mark.slow
+def test_a_domain_can_be_emptied_of_unclicked_pairs(make_pairs, make_plan):
+    # User 0 has clicked 9 of 10 items and most of the others' share falls to them.
+    triples = {(0, item, 0) for item in range(9)} | {(user, 9 - user, 0) for user in range(1, 6)} | {(1, 9, 0)}
+    possible = {(user, item, 0) for user in range(6) for item in range(10)} - triples
+    pairs = make_pairs(triples)
+    found = drawn(sample_negatives(pairs, make_plan(pairs, {0: len(possible)}), SEED, ["ds"]))
+    assert sorted(found) == sorted(possible)
+
+
+@pytest.mark.slow
+def test_what_a_full_user_cannot_take_goes_to_the_others(make_pairs, make_plan):
+    triples = {(0, item, 0) for item in range(20)} | {(user, user, 0) for user in range(1, 11)}
+    pairs = make_pairs(triples)
+    found = drawn(sample_negatives(pairs, make_plan(pairs, {0: 100}), SEED, ["ds"]))
+    by_user = Counter(user for user, _, _ in found)
+    assert sum(by_user.values()) == len(set(found)) == 100
+    assert 0 not in by_user
+    assert min(by_user[user] for user in range(1, 11)) >= 9
+    assert max(by_user.values()) <= 11
+
+
+@pytest.mark.slow
+def test_users_get_negatives_in_proportion_to_their_clicks(make_pairs, make_plan):
+    triples = {(user, (user * 13 + n * 17) % 500, 0) for user in range(50) for n in range(user + 1)}
+    clicks = Counter(user for user, _, _ in triples)
+    pairs = make_pairs(triples)
+    found = drawn(sample_negatives(pairs, make_plan(pairs, {0: 3 * len(triples)}), SEED, ["ds"]))
+    assert Counter(user for user, _, _ in found) == {user: 3 * count for user, count in clicks.items()}
+
+
+@pytest.mark.slow
+def test_items_are_drawn_evenly(make_pairs, make_plan):
+    triples = {(user, (user * 7 + n * 11) % 20, 0) for user in range(1000) for n in range(2)}
+    pairs = make_pairs(triples)
+    found = drawn(sample_negatives(pairs, make_plan(pairs, {0: 4000}), SEED, ["ds"]))
+    by_item = Counter(item for _, item, _ in found)
+    assert len(by_item) == 20
+    # 200 each; a binomial's standard deviation is 14.
+    assert max(abs(count - 200) for count in by_item.values()) < 56
+
+
+@pytest.mark.slow
+def test_order_partitions_and_parts_change_nothing_and_the_seed_does(make_pairs, make_plan):
+    pairs = make_pairs({(n * 7 % 40, n * n % 31, n % 3) for n in range(400)})
+    wanted = {0: 100, 1: 50, 2: 25}
+    first = sample_negatives(pairs, make_plan(pairs, wanted), SEED, ["ds"])
+    shuffled = pairs.orderBy("key").repartition(5, "item")
+    assertDataFrameEqual(first, sample_negatives(shuffled, make_plan(pairs, wanted, parts=4), SEED, ["ds"]))
+    assert set(drawn(first)) != set(drawn(sample_negatives(pairs, make_plan(pairs, wanted), SEED + 1, ["ds"])))
+
+
+@pytest.mark.slow
+def test_carried_columns_come_from_a_click_of_the_same_user_in_the_domain(make_pairs, make_plan):
+    pairs = make_pairs({(user, item, 0) for user in range(10) for item in (user, user + 10)})
+    pairs = pairs.withColumn("age", F.col("user") * 10)
+    found = sample_negatives(pairs, make_plan(pairs, {0: 60}), SEED, ["ds", "age"])
+    assert found.count() == 60
+    assert found.where("age <> user * 10").count() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_running_total_is_the_sum_before(spark, parts):
+    rows = spark.createDataFrame(
+        [(d, d * 100 + n, n + 1) for d in range(2) for n in range(20)], "domain int, id int, weight int"
+    )
+    rows = rows.withColumn("order", F.xxhash64("id")).withColumn("parts", F.lit(parts))
+    for domain in range(2):
+        totals = running_total(rows, "order", "weight", "before").where(F.col("domain") == domain)
+        expected = 0
+        for row in sorted(totals.collect(), key=lambda row: row["order"] % 2**64):
+            assert row["before"] == expected
+            expected += row["weight"]
+        assert expected == 210
+
+
+def test_steps_are_distinct_primes_below_two_to_the_31():
+    steps = prime_steps()
+    assert steps[0] == 2**31 - 1
+    assert len(set(steps)) == 256
+    for step in steps[:3]:
+        assert all(step % divisor for divisor in range(2, 46341))
+    assert all(gcd(one, other) == 1 for one in steps[:20] for other in steps[20:40])

@@ -1,0 +1,49 @@
+"""The public sets that ship beside the project, from raw files to examples; skipped where they are absent."""
+
+from pathlib import Path
+
+import pytest
+
+from mamdr_core.config import load_config
+from mamdr_core.lake.examples import build_examples
+from mamdr_core.lake.ingest import ingest_clicks
+from mamdr_core.lake.stats import domain_stats
+from mamdr_core.lake.tables import Lake
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+DATA = ROOT.parent / "shared" / "data"
+
+
+def load(name, path, lake_root):
+    if not list(path.parent.glob(path.name)):
+        pytest.skip(f"{path} is absent: the real sets are not part of this project")
+    conf = str(ROOT / "conf" / f"{name}.yaml")
+    return load_config(conf, [f"input.path={path}", f"lake.root={lake_root}"])
+
+
+def test_ciao_with_ratings_as_labels(spark, lake_root):
+    config = load("ciao", DATA / "ciao" / "ratings.csv.gz", lake_root)
+    figures = ingest_clicks(spark, config)
+    assert figures["rows_in"] == 284_086
+    assert figures["clicks"] + figures["rejected"] == 284_086
+    assert figures["rejected_by_rule"] == {"unique_event": 355}
+    assert figures["days"] == 12
+    built = build_examples(spark, config)
+    assert (built["users"], built["items"], built["domains"]) == (7_375, 105_114, 28)
+    assert built["positives"] / built["examples"] == pytest.approx(0.80, abs=0.005)
+    assert built["train_rows"] / built["examples"] == pytest.approx(0.6, abs=0.005)
+    assert domain_stats(spark, config)["days"] == 12
+
+
+def test_amazon_with_a_file_per_domain_and_sampled_negatives(spark, lake_root):
+    config = load("amazon5", DATA / "amazon5" / "*_5.json.gz", lake_root)
+    figures = ingest_clicks(spark, config)
+    assert figures["rows_in"] == 16_069
+    built = build_examples(spark, config)
+    assert (built["users"], built["items"], built["domains"]) == (2_244, 469, 5)
+    assert built["negatives_missing"] == 0
+    assert 2 * built["positives"] <= built["negatives"] <= 5 * built["positives"]
+    domains = {row["id"] for row in Lake(spark, lake_root).read("domains").collect()}
+    assert domains == {"AMAZON_FASHION", "All_Beauty", "Appliances", "Gift_Cards", "Magazine_Subscriptions"}

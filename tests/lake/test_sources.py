@@ -1,0 +1,83 @@
+"""What cannot be read or resolved is said in one line that names what to mend."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.settings import InputSettings
+from mamdr_core.lake.sources import read_input, readable, resolve
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_path_must_be_named(spark):
+    with pytest.raises(MamdrError, match=r"input.path is not set"):
+        read_input(spark, InputSettings())
+
+
+@pytest.mark.parametrize("name", ["nowhere", "nowhere/*.parquet", "{a,b}.parquet"])
+def test_a_path_must_match_something(spark, tmp_path: Path, name):
+    with pytest.raises(MamdrError, match=r"input.path: .* matches nothing"):
+        read_input(spark, InputSettings(path=str(tmp_path / name)))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "json"])
+def test_an_empty_folder_holds_no_data(spark, tmp_path: Path, kind):
+    with pytest.raises(MamdrError, match=rf"input.path: {tmp_path} holds no {kind} data"):
+        read_input(spark, InputSettings(path=str(tmp_path), format=kind))
+
+
+def test_a_folder_that_is_no_delta_table_is_named(spark, make_log):
+    path = make_log([("u", "i", "d", "1", None)])
+    with pytest.raises(MamdrError, match=rf"input.path: {path} .*delta"):
+        read_input(spark, InputSettings(path=path, format="delta"))
+
+
+def test_a_corrupt_parquet_file_is_named(spark, make_log):
+    path = make_log([("u", "i", "d", "1", None)])
+    bad = Path(path) / "part-x.parquet"
+    bad.write_bytes(b"PAR1 this is no Parquet PAR1")
+    settings = InputSettings(path=path)
+    with (
+        pytest.raises(MamdrError, match=r"input.path: file:.*part-x.parquet cannot be read as parquet"),
+        readable(settings),
+    ):
+        read_input(spark, settings).collect()
+
+
+def test_a_truncated_gzip_file_is_named(spark, tmp_path: Path):
+    text = gzip.compress("\n".join(f"u{n},i{n * 7919 % 1000}" for n in range(20000)).encode())
+    (tmp_path / "log.csv.gz").write_bytes(text[: len(text) // 2])
+    settings = InputSettings(path=str(tmp_path / "log.csv.gz"), format="csv")
+    with pytest.raises(MamdrError, match=r"log.csv.gz cannot be read as csv"), readable(settings):
+        read_input(spark, settings).count()
+
+
+def test_a_bug_is_not_taken_for_a_faulty_file(spark):
+    with pytest.raises(ZeroDivisionError), readable(InputSettings()):
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("expression", ["uid", "uid + 1", "lower(uid)"])
+def test_an_expression_over_a_missing_column_is_named_with_the_columns_that_exist(spark, expression):
+    raw = spark.createDataFrame([(1, 2)], "who int, what int")
+    with pytest.raises(MamdrError) as error:
+        resolve(raw, "input.columns.item", expression)
+    assert str(error.value) == (
+        f"input.columns.item: {expression!r} names no existing column: uid; columns of the log: who, what"
+    )
+
+
+@pytest.mark.parametrize("expression", ["user", "lower(user)"])
+def test_the_account_that_runs_the_job_is_never_taken_for_a_user(spark, expression):
+    raw = spark.createDataFrame([(1,)], "who int")
+    with pytest.raises(MamdrError, match="names no existing column: user; columns of the log: who"):
+        resolve(raw, "input.columns.user", expression)
+
+
+def test_an_expression_that_cannot_be_parsed_is_named(spark):
+    raw = spark.createDataFrame([(1,)], "score int")
+    with pytest.raises(MamdrError, match=r"input.columns.label: 'score >=' cannot be parsed"):
+        resolve(raw, "input.columns.label", "score >=")

@@ -1,0 +1,107 @@
+"""A lake creates tables as declared, keeps their rules, and touches nothing that is not its own."""
+
+from pathlib import Path
+
+import pytest
+from pyspark.sql import functions as F
+from pyspark.testing import assertDataFrameEqual
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.features import Feature
+from mamdr_core.lake.tables import Lake
+from schemas import TABLES, clicks_table
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_table_is_created_as_declared(spark, lake_root, make_clicks):
+    lake = Lake(spark, lake_root)
+    assert not lake.exists("clicks")
+    lake.append("clicks", make_clicks([("u", "i", "d")]))
+    detail = spark.sql(f"DESCRIBE DETAIL delta.`{lake.path('clicks')}`").first()
+    assert detail["partitionColumns"] == ["ds"]
+    properties = detail["properties"]
+    assert properties["delta.constraints.label_binary"] == "label IN (0, 1)"
+    assert set(properties) == {f"delta.constraints.{name}" for name in TABLES["clicks"].constraints()}
+    assert lake.read("clicks").columns == list(TABLES["clicks"].column_names)
+
+
+@pytest.mark.parametrize(("column", "value"), [("label", 2), ("user", None), ("item", " ")])
+def test_delta_refuses_a_row_that_breaks_a_rule(spark, lake_root, make_clicks, column, value):
+    lake = Lake(spark, lake_root)
+    rows = make_clicks([("u", "i", "d")])
+    lake.append("clicks", rows)
+    with pytest.raises(Exception, match=r"DELTA_VIOLATE_CONSTRAINT|DELTA_NOT_NULL_CONSTRAINT"):
+        lake.append("clicks", rows.withColumn(column, F.lit(value)))
+    assert lake.read("clicks").count() == 1
+
+
+def test_a_write_selects_the_declared_columns_in_order(spark, lake_root, make_clicks):
+    lake = Lake(spark, lake_root)
+    rows = make_clicks([("u", "i", "d")])
+    lake.append("clicks", rows.select("ds", F.lit(7).alias("more"), *rows.columns[:-1]))
+    assertDataFrameEqual(lake.read("clicks"), rows)
+
+
+def test_earlier_versions_stay_readable_and_the_note_is_stamped(spark, lake_root, make_clicks):
+    lake = Lake(spark, lake_root)
+    lake.append("clicks", make_clicks([("u", "i", "d")]))
+    first = lake.version("clicks")
+    lake.overwrite("clicks", make_clicks([("v", "i", "d")]), {"job": "test"})
+    assert lake.version("clicks") == first + 1
+    assert [row["user"] for row in lake.read("clicks", first).collect()] == ["u"]
+    assert [row["user"] for row in lake.read("clicks").collect()] == ["v"]
+    newest = spark.sql(f"DESCRIBE HISTORY delta.`{lake.path('clicks')}` LIMIT 1").first()
+    assert newest["userMetadata"] == '{"job": "test"}'
+
+
+def test_overwrite_where_replaces_only_what_it_names(spark, lake_root, make_clicks):
+    lake = Lake(spark, lake_root)
+    lake.append("clicks", make_clicks([("u", "i", "d", 1, "2026-01-01"), ("u", "i", "d", 1, "2026-01-02")]))
+    lake.overwrite_where("clicks", make_clicks([("v", "i", "d", 0, "2026-01-02")]), "ds = DATE'2026-01-02'")
+    rows = lake.read("clicks").select("user", "label", F.col("ds").cast("string")).orderBy("ds").collect()
+    assert [tuple(row) for row in rows] == [("u", 1, "2026-01-01"), ("v", 0, "2026-01-02")]
+
+
+def test_a_newly_declared_feature_becomes_a_column_and_old_rows_keep_null(spark, lake_root, make_clicks):
+    lake = Lake(spark, lake_root)
+    lake.append("clicks", make_clicks([("u", "i", "d")]))
+    table = clicks_table([Feature(name="age", kind="numeric")])
+    lake.append(table, make_clicks([("v", "i", "d")]).withColumn("age", F.lit(3.0)))
+    assert {row["user"]: row["age"] for row in lake.read("clicks").collect()} == {"u": None, "v": 3.0}
+
+
+def test_a_missing_table_names_the_job_that_makes_it(spark, lake_root):
+    with pytest.raises(MamdrError, match=r"lake .*/lake has no table clicks yet: run jobs/ingest_clicks.py first"):
+        Lake(spark, lake_root).read("clicks")
+
+
+def test_a_folder_with_something_else_is_refused_and_left_alone(spark, tmp_path: Path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(MamdrError, match=r"lake.root: .* holds something else \(thesis.tex\)"):
+        Lake(spark, str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_root_that_is_a_file_is_refused(spark, tmp_path: Path):
+    (tmp_path / "lake").write_text("")
+    with pytest.raises(MamdrError, match="is a file; name a folder"):
+        Lake(spark, str(tmp_path / "lake"))
+
+
+def test_an_existing_lake_is_opened_again_beside_other_folders(spark, lake_root, make_clicks):
+    Lake(spark, lake_root).append("clicks", make_clicks([("u", "i", "d")]))
+    (Path(lake_root) / "packages").mkdir()
+    assert Lake(spark, lake_root).exists("clicks")
+
+
+def test_a_lake_without_its_marker_is_known_by_its_tables(spark, lake_root, make_clicks):
+    Lake(spark, lake_root).append("clicks", make_clicks([("u", "i", "d")]))
+    (Path(lake_root) / "_mamdr_lake").unlink()
+    assert Lake(spark, lake_root).exists("clicks")
+
+
+def test_a_relative_root_and_a_uri_name_the_same_lake(spark, lake_root, make_clicks):
+    Lake(spark, f"file:{lake_root}").append("clicks", make_clicks([("u", "i", "d")]))
+    assert Lake(spark, lake_root).path("clicks") == Lake(spark, f"file:{lake_root}").path("clicks")
+    assert Lake(spark, lake_root).version("clicks") == 1

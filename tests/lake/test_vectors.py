@@ -1,0 +1,94 @@
+"""Fixed vectors are checked, joined by index, and rewritten only where they changed."""
+
+import pytest
+from pyspark.sql import functions as F
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.features import Feature
+from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.vectors import update_vectors
+from mamdr_core.lake.vocabularies import update_vocabulary
+from schemas import TABLES
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def lake(spark, lake_root, make_clicks):
+    lake = Lake(spark, lake_root)
+    clicks = make_clicks([("u1", "i1", "d"), ("u2", "i1", "d"), ("u3", "i1", "d")])
+    for name in ("user", "item"):
+        update_vocabulary(lake, TABLES[f"{name}s"], clicks, name)
+    return lake
+
+
+@pytest.fixture
+def vectors(spark, tmp_path):
+    def write(rows, name="vectors"):
+        path = str(tmp_path / name)
+        spark.createDataFrame(rows, "id string, vector array<double>").write.mode("overwrite").parquet(path)
+        return path
+
+    return write
+
+
+def feature(path, **other):
+    return Feature(**{"name": "gnn", "kind": "vector", "of": "user", "size": 2, "path": path, **other})
+
+
+def found(lake):
+    ids = lake.read("users").select("index", "id")
+    return {(row["id"], row["name"]): row["vector"] for row in lake.read("user_features").join(ids, "index").collect()}
+
+
+def test_known_ids_get_their_vectors_and_the_others_have_no_row(spark, lake, vectors):
+    update_vectors(spark, lake, [feature(vectors([("u1", [1.0, 2.0]), ("u3", [3.0, 4.0]), ("stranger", [5.0, 6.0])]))])
+    assert found(lake) == {("u1", "gnn"): [1.0, 2.0], ("u3", "gnn"): [3.0, 4.0]}
+
+
+def test_several_vectors_lie_in_one_table(spark, lake, vectors):
+    second = feature(vectors([("u1", [9.0])], "second"), name="text", size=1)
+    update_vectors(spark, lake, [feature(vectors([("u1", [1.0, 2.0])])), second])
+    assert found(lake) == {("u1", "gnn"): [1.0, 2.0], ("u1", "text"): [9.0]}
+
+
+def test_they_are_rewritten_only_where_they_changed(spark, lake, vectors):
+    update_vectors(spark, lake, [feature(vectors([("u1", [1.0, 2.0]), ("u2", [3.0, 4.0])]))])
+    version = lake.version("user_features")
+    update_vectors(spark, lake, [feature(vectors([("u2", [3.0, 4.0]), ("u1", [1.0, 2.0])], "again"))])
+    assert lake.version("user_features") == version
+    update_vectors(spark, lake, [feature(vectors([("u1", [1.0, 2.5])], "new"))])
+    assert lake.version("user_features") == version + 1
+    assert found(lake) == {("u1", "gnn"): [1.0, 2.5]}
+
+
+def test_item_vectors_have_their_own_table(spark, lake, vectors):
+    update_vectors(spark, lake, [feature(vectors([("i1", [1.0, 2.0])]), of="item")])
+    assert lake.read("item_features").count() == 1
+    assert not lake.exists("user_features")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("u1", [1.0, 2.0]), ("u2", [1.0])], "the vector of 'u2' has 1 numbers, not 2"),
+        ([("u1", [1.0, None])], "the vector of 'u1' has an element that is no number"),
+        ([("u1", [1.0, float("nan")])], "the vector of 'u1' has an element that is no number"),
+    ],
+)
+def test_a_faulty_vector_is_named_and_nothing_is_written(spark, lake, vectors, rows, message):
+    with pytest.raises(MamdrError) as error:
+        update_vectors(spark, lake, [feature(vectors(rows))])
+    assert message in str(error.value)
+    assert not lake.exists("user_features")
+
+
+def test_a_source_without_its_columns_is_named(spark, lake, tmp_path):
+    spark.range(1).select(F.col("id"), F.lit(1).alias("embedding")).write.parquet(str(tmp_path / "x"))
+    with pytest.raises(MamdrError, match=r"needs columns id and vector \(an array of numbers\), has id, embedding"):
+        update_vectors(spark, lake, [feature(str(tmp_path / "x"))])
+
+
+def test_a_missing_source_is_named(spark, lake, tmp_path):
+    with pytest.raises(MamdrError, match=r"feature gnn: path: .*nowhere matches nothing"):
+        update_vectors(spark, lake, [feature(str(tmp_path / "nowhere"))])
