@@ -5,10 +5,10 @@ from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.storagelevel import StorageLevel
 
 from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
+from mamdr_core.lake.caching import Keep, kept_frames
 from mamdr_core.lake.encoding import (
     IDS,
     encode_features,
@@ -23,10 +23,9 @@ from mamdr_core.lake.layout import assign_shards, lay_out
 from mamdr_core.lake.negatives import sample_negatives
 from mamdr_core.lake.packing import pack_domains
 from mamdr_core.lake.plans import DomainPlan, count_domains, plan_domains, plan_frame
-from mamdr_core.lake.settings import ExamplesSettings
 from mamdr_core.lake.tables import Lake
 from mamdr_core.lake.vectors import update_vectors
-from mamdr_core.lake.vocabularies import Growth, update_vocabulary
+from mamdr_core.lake.vocabularies import Growth, encode, update_vocabulary
 from schemas import SPLITS, TABLES, feature_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -53,24 +52,21 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
             update_vocabulary(lake, feature_vocabulary(feature.name), clicks, feature.name)
     update_vectors(spark, lake, config.features)
 
-    rows = with_hashes(clicks)
-    sampled = config.examples.negatives.kind == "in_domain"
-    if sampled:
-        rows = first_of_pairs(rows)
-    rows = encode_features(encode_ids(rows, lake), lake, config.features)
-    rows = rows.withColumn("key", row_key()).drop("event_time").persist(StorageLevel.MEMORY_AND_DISK)
-    try:
-        plans = plan_domains(count_domains(rows, config.examples), config.examples)
-        if sampled:
-            carried = ["ds", *(name for name in table.column_names if name not in TABLES["examples"].column_names)]
-            rows = rows.unionByName(_negatives(rows, plans, config.examples, carried), allowMissingColumns=True)
+    with kept_frames() as keep:
+        rows = _encode(clicks, lake, config)
+        if config.examples.negatives.kind == "in_domain":
+            rows = keep(rows)
+            plans = plan_domains(count_domains(rows, config.examples), config.examples)
+            rows = rows.unionByName(_negatives(rows, plans, config, keep), allowMissingColumns=True)
+        else:
+            # Counted apart, so that encoding and writing are one pass.
+            domains = encode(clicks, "domain", lake.read("domains"), to="domain", small=True)
+            plans = plan_domains(count_domains(domains, config.examples), config.examples)
         shards = config.examples.shards
         packing = pack_domains({plan.domain: plan.rows for plan in plans}, shards.rows, shards.count)
         examples = assign_shards(rows, plans, packing, config.examples)
         note = {"job": "build_examples", "clicks_version": clicks_version}
         lake.overwrite(table, lay_out(examples, packing.count), note)
-    finally:
-        rows.unpersist()
     figures = {**count_examples(lake.read("examples")), **_growth(growth), "shards": packing.count}
     figures["negatives_missing"] = sum(plan.missing for plan in plans)
     logger.info("%(examples)d examples in %(shards)d shards, %(domains)d domains", figures)
@@ -122,9 +118,18 @@ def _clicks(lake: Lake, version: int, config: Config) -> DataFrame:
     return clicks.select(*IDS, "label", "event_time", "ds", "true_probability", *features)
 
 
-def _negatives(pairs: DataFrame, plans: list[DomainPlan], settings: ExamplesSettings, carried: list[str]) -> DataFrame:
+def _encode(clicks: DataFrame, lake: Lake, config: Config) -> DataFrame:
+    rows = with_hashes(clicks)
+    if config.examples.negatives.kind == "in_domain":
+        rows = first_of_pairs(rows)
+    rows = encode_features(encode_ids(rows, lake), lake, config.features)
+    return rows.withColumn("key", row_key()).drop("event_time")
+
+
+def _negatives(pairs: DataFrame, plans: list[DomainPlan], config: Config, keep: Keep) -> DataFrame:
+    carried = ["ds", *(feature.name for feature in config.features if feature.kind != "vector")]
     plan = plan_frame(pairs.sparkSession, plans)
-    negatives = sample_negatives(pairs, plan, settings.seed, carried)
+    negatives = sample_negatives(pairs, plan, config.examples.seed, carried, keep)
     return negatives.withColumn("label", F.lit(0)).withColumn("key", sampled_key())
 
 

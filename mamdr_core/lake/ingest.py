@@ -6,10 +6,10 @@ from datetime import date
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.storagelevel import StorageLevel
 
 from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
+from mamdr_core.lake.caching import kept_frames
 from mamdr_core.lake.clicks import RULE, judge_rows, parse_rows, rules_for, select_clicks, select_rejected
 from mamdr_core.lake.features import declared_clicks
 from mamdr_core.lake.sources import read_input, readable
@@ -39,8 +39,8 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
     parsed = parse_rows(read_input(spark, config.input), config.input.columns, config.features)
     columns = config.input.columns
     judged = judge_rows(parsed, rules_for(columns), unique_events=bool(columns.event_time))
-    judged = judged.persist(StorageLevel.MEMORY_AND_DISK)
-    try:
+    with kept_frames() as keep:
+        judged = keep(judged)
         with readable(config.input):
             counts = count_rows(judged)
         _check(counts, config.input.path)
@@ -51,8 +51,6 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
         lake.overwrite_where("clicks_rejected", rejected, _predicate(days, config.input.path), note)
         by_day = select_clicks(judged).hint("rebalance", "ds")
         lake.overwrite_where(table, by_day, _predicate(days), note)
-    finally:
-        judged.unpersist()
     figures = _figures(counts)
     logger.info("%(rows_in)d rows in = %(clicks)d clicks + %(rejected)d rejected, %(days)d days", figures)
     return {**figures, "clicks_version": lake.version("clicks")}

@@ -11,8 +11,8 @@ from functools import lru_cache
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
-from pyspark.storagelevel import StorageLevel
 
+from mamdr_core.lake.caching import Keep
 from mamdr_core.lake.hashing import bucket, hash64, uniform
 
 PLAN = ("domain", "positives", "items", "negatives", "parts")
@@ -22,7 +22,7 @@ _LARGEST_INT = 2**31
 _PART = "_part"
 
 
-def sample_negatives(pairs: DataFrame, plan: DataFrame, seed: int, carried: Sequence[str]) -> DataFrame:
+def sample_negatives(pairs: DataFrame, plan: DataFrame, seed: int, carried: Sequence[str], keep: Keep) -> DataFrame:
     """Draw the planned negatives.
 
     Args:
@@ -30,12 +30,13 @@ def sample_negatives(pairs: DataFrame, plan: DataFrame, seed: int, carried: Sequ
         plan: PLAN, one row per domain; small. `negatives` at most users * items - positives of the domain.
         seed: decides the draws, together with the ids' hashes.
         carried: columns that a negative takes from a click of its user in the domain (its day and features).
+        keep: keeps frames that are used twice until the result has been written.
 
     Returns:
         user, item, domain, their hashes, and `carried`; exactly `negatives` rows a domain, none clicked, none twice.
     """
     catalogue = rank_items(pairs, plan)
-    groups = _by_user(pairs, catalogue, plan, carried).persist(StorageLevel.MEMORY_AND_DISK)
+    groups = keep(_by_user(pairs, catalogue, plan, carried))
     taken = _share_out(groups)
     drawn = _walk(taken, seed).select("user", "user_hash", "domain", "domain_hash", F.explode("draws").alias("draw"))
     return (

@@ -6,10 +6,10 @@ from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
-from pyspark.storagelevel import StorageLevel
 
 from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
+from mamdr_core.lake.caching import kept_frames
 from mamdr_core.lake.tables import Lake
 
 logger = logging.getLogger(__name__)
@@ -35,8 +35,8 @@ def domain_stats(spark: SparkSession, config: Config) -> dict[str, Any]:
     stats = summarize_domains(clicks)
     if day:
         stats = stats.where(F.col("ds") == day)
-    stats = stats.persist(StorageLevel.MEMORY_AND_DISK)
-    try:
+    with kept_frames() as keep:
+        stats = keep(stats)
         counted = stats.agg(F.count("*"), F.count_distinct("ds")).first()
         rows, days = counted if counted else (0, 0)
         if not rows:
@@ -44,8 +44,6 @@ def domain_stats(spark: SparkSession, config: Config) -> dict[str, Any]:
         predicate = f"ds = DATE'{day.isoformat()}'" if day else "true"
         note = {"job": "domain_stats", "clicks_version": version}
         lake.overwrite_where("domain_stats", stats.hint("rebalance", "ds"), predicate, note)
-    finally:
-        stats.unpersist()
     logger.info("%d domains on %d days", rows, days)
     return {
         "days": days,

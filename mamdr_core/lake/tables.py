@@ -52,7 +52,8 @@ class Lake:
 
     def exists(self, table: str | Table) -> bool:
         """Whether the table has been created."""
-        return self._files.exists(_declared(table).name, "_delta_log")
+        commits = self._files.children(_declared(table).name, "_delta_log")
+        return any(name.endswith(".json") for name in commits)
 
     def version(self, table: str | Table) -> int:
         """The newest version.
@@ -79,8 +80,13 @@ class Lake:
         self._writer(table, rows, "append", note).save(self.path(table))
 
     def overwrite(self, table: str | Table, rows: DataFrame, note: dict[str, Any] | None = None) -> None:
-        """Replace all rows; earlier versions stay readable."""
-        self._writer(table, rows, "overwrite", note).save(self.path(table))
+        """Replace all rows, and the columns of features that are no longer declared; earlier versions stay readable."""
+        declared = _declared(table)
+        writer = self._writer(declared, rows, "overwrite", note)
+        if set(self.read(declared).columns) != set(declared.column_names):
+            # Delta takes the layout from the write too when it replaces the columns.
+            writer = writer.option("overwriteSchema", "true").partitionBy(*declared.partition_by)
+        writer.save(self.path(declared))
 
     def overwrite_where(
         self, table: str | Table, rows: DataFrame, predicate: str, note: dict[str, Any] | None = None

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
-from pyspark.storagelevel import StorageLevel
 
+from mamdr_core.lake.caching import kept_frames
 from mamdr_core.lake.hashing import bucket, hash64
 from mamdr_core.lake.tables import Lake
 from schemas import UNKNOWN_INDEX, Table
@@ -40,12 +40,12 @@ def update_vocabulary(lake: Lake, table: Table, rows: DataFrame, column: str) ->
     """
     seen = seen_ids(rows, column)
     known = lake.exists(table)
-    compared = (compare(seen, lake.read(table)) if known else compare(seen, None)).persist(StorageLevel.MEMORY_AND_DISK)
-    try:
+    before = lake.read(table).count() if known else 0
+    with kept_frames() as keep:
+        compared = keep(compare(seen, lake.read(table) if known else None))
         counts = {row[_BUCKET]: row for row in _count(compared).collect()}
         new = [counts[number]["new"] if number in counts else 0 for number in range(BUCKETS)]
         changed = sum(row["changed"] for row in counts.values())
-        before = lake.read(table).count() if known else 0
         entries = number_ids(compared, new, before)
         if not known:
             lake.append(table, entries)
@@ -60,8 +60,6 @@ def update_vocabulary(lake: Lake, table: Table, rows: DataFrame, column: str) ->
                     "last_seen": "greatest(old.last_seen, new.last_seen)",
                 },
             )
-    finally:
-        compared.unpersist()
     growth = Growth(total=before + sum(new), new=sum(new))
     logger.info("%s: %d, %d of them new", table.name, growth.total, growth.new)
     return growth

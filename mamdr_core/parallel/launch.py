@@ -48,6 +48,7 @@ def run_ranks(
     """
     if ranks == 1:
         return [task(SingleProcess())]
+    _require_horovod()
     import horovod.spark
 
     slots = spark.sparkContext.defaultParallelism // int(spark.conf.get("spark.task.cpus", "1") or 1)
@@ -65,7 +66,6 @@ def run_ranks(
             num_proc=ranks,
             start_timeout=start_timeout,
             use_gloo=True,
-            # hostname lookups of Gloo fail on machines without a resolvable name
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
             stdout=output,
             stderr=output,
@@ -74,6 +74,22 @@ def run_ranks(
     except Exception as error:
         raise _explain(error, output, ranks, start_timeout) from None
     return results
+
+
+def _require_horovod() -> None:
+    """Check that Horovod is there, with Gloo, and spare its launcher the question.
+
+    Horovod's launcher asks in a forked child, whose exit shuts down the sockets between this process and the JVM.
+    """
+    try:
+        import horovod.runner.launch
+        import horovod.torch as hvd
+    except ImportError as error:
+        raise MamdrError(f"train.ranks > 1 needs Horovod, which cannot be imported ({error}): run `make setup`") from None
+    built = bool(hvd.gloo_built())
+    if not built:
+        raise MamdrError("this Horovod was built without Gloo: build it with environment/build_horovod.py")
+    horovod.runner.launch.gloo_built = lambda verbose=False: built
 
 
 def _run_rank(task: Callable[[Collective], T], threads: int) -> T:

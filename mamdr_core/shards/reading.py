@@ -1,5 +1,7 @@
 """Reading Parquet files through Petastorm into numpy columns; the one module that knows Petastorm."""
 
+import contextlib
+import io
 import logging
 import os
 import warnings
@@ -16,7 +18,8 @@ with warnings.catch_warnings():
     from petastorm import make_batch_reader
     from petastorm.unischema import Unischema, UnischemaField
 
-logger = logging.getLogger(__name__)
+# Petastorm notes at every reader that it did not write the files itself.
+logging.getLogger("petastorm").setLevel(logging.WARNING)
 
 _NUMPY_TYPES = {
     "string": np.str_,
@@ -60,7 +63,7 @@ def read_columns(urls: Sequence[str], table: Table, columns: Sequence[str]) -> d
     if not urls:
         return {name: np.zeros(0, dtype=field.numpy_dtype) for name, field in schema.fields.items()}
     parts: dict[str, list[NDArray[np.generic]]] = {name: [] for name in columns}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # it prints when a reader closes
         warnings.filterwarnings("ignore", category=FutureWarning)  # pyarrow calls Petastorm's use of ParquetDataset old
         with make_batch_reader(
             [_escaped(url) for url in urls],

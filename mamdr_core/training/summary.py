@@ -32,7 +32,7 @@ def log_summary(lake: Lake, run_id: str, examples_version: int) -> None:
     mine = sorted((row for row in found if row["run_id"] == run_id), key=lambda row: -row["rows"])
     with_oracle = any(row["oracle_auc"] is not None for row in mine)
 
-    table = RichTable(title=f"Test AUC by domain, examples version {examples_version}")
+    table = RichTable(title="Test AUC by domain", caption=f"examples version {examples_version}")
     for heading in ("domain", "rows", *(methods[other] for other in shown), *(["oracle"] if with_oracle else [])):
         table.add_column(heading, justify="left" if heading == "domain" else "right")
     for row in mine[:LARGEST]:

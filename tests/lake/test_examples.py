@@ -167,6 +167,11 @@ def test_features_are_encoded(spark, make_clicks, make_config, lake_root):
     assert {rows["u1"]["city"], rows["u2"]["city"]} == {0, 1}
     assert rows["u1"]["phone"] == rows["u2"]["phone"] in range(8)
     assert (rows["u1"]["age"], rows["u2"]["age"]) == (1.5, 3.0)
+    build_examples(spark, make_config())
+    assert lake.read("examples").columns == list(TABLES["examples"].column_names)
+    assert lake.read("examples").inputFiles()[0].split("/")[-3:-1] == ["split=train", "shard=0"]
+    with pytest.raises(Exception, match=r"CHECK constraint label_binary"):
+        lake.overwrite("examples", lake.read("examples").withColumn("label", F.lit(2)))
 
 
 def test_without_clicks_the_job_to_run_is_named(spark, make_config):

@@ -42,6 +42,10 @@ def make_plan(spark):
     return make
 
 
+def draw(pairs, plan, seed, carried):
+    return sample_negatives(pairs, plan, seed, carried, keep=lambda frame: frame)
+
+
 def drawn(frame):
     return [(row["user"], row["item"], row["domain"]) for row in frame.collect()]
 
@@ -51,7 +55,7 @@ def test_each_domain_gets_exactly_its_number_none_clicked_none_twice(make_pairs,
     triples = {(n * 7 % 40, n * n % 31, n % 3) for n in range(600)}
     pairs = make_pairs(triples)
     wanted = {0: 150, 1: 33, 2: 0}
-    found = drawn(sample_negatives(pairs, make_plan(pairs, wanted), SEED, ["ds"]))
+    found = drawn(draw(pairs, make_plan(pairs, wanted), SEED, ["ds"]))
     assert Counter(domain for _, _, domain in found) == {0: 150, 1: 33}
     assert len(set(found)) == len(found)
     assert not set(found) & triples
@@ -66,7 +70,7 @@ def test_a_domain_can_be_emptied_of_unclicked_pairs(make_pairs, make_plan):
     triples = {(0, item, 0) for item in range(9)} | {(user, 9 - user, 0) for user in range(1, 6)} | {(1, 9, 0)}
     possible = {(user, item, 0) for user in range(6) for item in range(10)} - triples
     pairs = make_pairs(triples)
-    found = drawn(sample_negatives(pairs, make_plan(pairs, {0: len(possible)}), SEED, ["ds"]))
+    found = drawn(draw(pairs, make_plan(pairs, {0: len(possible)}), SEED, ["ds"]))
     assert sorted(found) == sorted(possible)
 
 
@@ -74,7 +78,7 @@ def test_a_domain_can_be_emptied_of_unclicked_pairs(make_pairs, make_plan):
 def test_what_a_full_user_cannot_take_goes_to_the_others(make_pairs, make_plan):
     triples = {(0, item, 0) for item in range(20)} | {(user, user, 0) for user in range(1, 11)}
     pairs = make_pairs(triples)
-    found = drawn(sample_negatives(pairs, make_plan(pairs, {0: 100}), SEED, ["ds"]))
+    found = drawn(draw(pairs, make_plan(pairs, {0: 100}), SEED, ["ds"]))
     by_user = Counter(user for user, _, _ in found)
     assert sum(by_user.values()) == len(set(found)) == 100
     assert 0 not in by_user
@@ -87,7 +91,7 @@ def test_users_get_negatives_in_proportion_to_their_clicks(make_pairs, make_plan
     triples = {(user, (user * 13 + n * 17) % 500, 0) for user in range(50) for n in range(user + 1)}
     clicks = Counter(user for user, _, _ in triples)
     pairs = make_pairs(triples)
-    found = drawn(sample_negatives(pairs, make_plan(pairs, {0: 3 * len(triples)}), SEED, ["ds"]))
+    found = drawn(draw(pairs, make_plan(pairs, {0: 3 * len(triples)}), SEED, ["ds"]))
     assert Counter(user for user, _, _ in found) == {user: 3 * count for user, count in clicks.items()}
 
 
@@ -95,7 +99,7 @@ def test_users_get_negatives_in_proportion_to_their_clicks(make_pairs, make_plan
 def test_items_are_drawn_evenly(make_pairs, make_plan):
     triples = {(user, (user * 7 + n * 11) % 20, 0) for user in range(1000) for n in range(2)}
     pairs = make_pairs(triples)
-    found = drawn(sample_negatives(pairs, make_plan(pairs, {0: 4000}), SEED, ["ds"]))
+    found = drawn(draw(pairs, make_plan(pairs, {0: 4000}), SEED, ["ds"]))
     by_item = Counter(item for _, item, _ in found)
     assert len(by_item) == 20
     # 200 each; a binomial's standard deviation is 14.
@@ -106,17 +110,17 @@ def test_items_are_drawn_evenly(make_pairs, make_plan):
 def test_order_partitions_and_parts_change_nothing_and_the_seed_does(make_pairs, make_plan):
     pairs = make_pairs({(n * 7 % 40, n * n % 31, n % 3) for n in range(400)})
     wanted = {0: 100, 1: 50, 2: 25}
-    first = sample_negatives(pairs, make_plan(pairs, wanted), SEED, ["ds"])
+    first = draw(pairs, make_plan(pairs, wanted), SEED, ["ds"])
     shuffled = pairs.orderBy("key").repartition(5, "item")
-    assertDataFrameEqual(first, sample_negatives(shuffled, make_plan(pairs, wanted, parts=4), SEED, ["ds"]))
-    assert set(drawn(first)) != set(drawn(sample_negatives(pairs, make_plan(pairs, wanted), SEED + 1, ["ds"])))
+    assertDataFrameEqual(first, draw(shuffled, make_plan(pairs, wanted, parts=4), SEED, ["ds"]))
+    assert set(drawn(first)) != set(drawn(draw(pairs, make_plan(pairs, wanted), SEED + 1, ["ds"])))
 
 
 @pytest.mark.slow
 def test_carried_columns_come_from_a_click_of_the_same_user_in_the_domain(make_pairs, make_plan):
     pairs = make_pairs({(user, item, 0) for user in range(10) for item in (user, user + 10)})
     pairs = pairs.withColumn("age", F.col("user") * 10)
-    found = sample_negatives(pairs, make_plan(pairs, {0: 60}), SEED, ["ds", "age"])
+    found = draw(pairs, make_plan(pairs, {0: 60}), SEED, ["ds", "age"])
     assert found.count() == 60
     assert found.where("age <> user * 10").count() == 0
 

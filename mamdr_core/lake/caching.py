@@ -1,0 +1,31 @@
+"""Frames that are computed once and used several times, released together."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from pyspark.sql import DataFrame
+from pyspark.storagelevel import StorageLevel
+
+Keep = Callable[[DataFrame], DataFrame]
+"""Marks a frame to be kept, in memory or on disk, once it has been computed."""
+
+
+@contextmanager
+def kept_frames() -> Iterator[Keep]:
+    """A function that keeps frames until the end of the block.
+
+    Example:
+        >>> with kept_frames() as keep:  # doctest: +SKIP
+        ...     rows = keep(rows)
+    """
+    kept: list[DataFrame] = []
+
+    def keep(frame: DataFrame) -> DataFrame:
+        kept.append(frame.persist(StorageLevel.MEMORY_AND_DISK))
+        return kept[-1]
+
+    try:
+        yield keep
+    finally:
+        for frame in reversed(kept):
+            frame.unpersist()
