@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, asdict, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -29,8 +29,8 @@ class Config:
     """Where the tables lie."""
     input: InputSettings = field(default_factory=InputSettings)
     """The raw log."""
-    synthetic: SyntheticSettings = field(default_factory=SyntheticSettings)
-    """Synthetic logs (generate_logs)."""
+    synthetic: SyntheticSettings | None = None
+    """Synthetic logs (generate_logs); where this is declared, train_mamdr makes them for an empty lake."""
     features: tuple[Feature, ...] = ()
     """Features beyond the ids of user, item and domain."""
     examples: ExamplesSettings = field(default_factory=ExamplesSettings)
@@ -132,8 +132,8 @@ def _check_keys(cls: type, values: object, prefix: str) -> None:
             near = difflib.get_close_matches(f"{prefix}{key}", known, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(types)}"
             raise MamdrError(f"unknown config key {prefix}{key}{hint}")
-        if is_dataclass(types[key]):
-            _check_keys(types[key], value, f"{prefix}{key}.")  # type: ignore[arg-type]
+        if section := _section(types[key]):
+            _check_keys(section, value, f"{prefix}{key}.")
         elif key == "features" and isinstance(value, list):
             for number, feature in enumerate(value):
                 _check_keys(Feature, feature, f"features.{number}.")
@@ -142,8 +142,15 @@ def _check_keys(cls: type, values: object, prefix: str) -> None:
 def _known_keys(cls: type, prefix: str) -> Iterator[str]:
     for name, kind in get_type_hints(cls).items():
         yield f"{prefix}{name}"
-        if is_dataclass(kind):
-            yield from _known_keys(kind, f"{prefix}{name}.")  # type: ignore[arg-type]
+        if section := _section(kind):
+            yield from _known_keys(section, f"{prefix}{name}.")
+
+
+def _section(kind: Any) -> type | None:
+    """The settings class of a key that is a section, declared or optional."""
+    if get_origin(kind) is tuple:
+        return None
+    return next((part for part in (kind, *get_args(kind)) if isinstance(part, type) and is_dataclass(part)), None)
 
 
 def _markdown_rows(cls: Any, prefix: str) -> Iterator[str]:
@@ -151,8 +158,8 @@ def _markdown_rows(cls: Any, prefix: str) -> Iterator[str]:
     types = get_type_hints(cls)
     for item in fields(cls):
         kind = types[item.name]
-        if is_dataclass(kind):
-            yield from _markdown_rows(kind, f"{prefix}{item.name}.")
+        if section := _section(kind):
+            yield from _markdown_rows(section, f"{prefix}{item.name}.")
             continue
         default = item.default_factory() if item.default_factory is not MISSING else item.default
         shown = "required" if default is MISSING else f"`{_plain(default)}`"

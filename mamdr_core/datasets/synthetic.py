@@ -44,7 +44,7 @@ def generate_logs(spark: SparkSession, config: Config) -> dict[str, Any]:
     Raises:
         MamdrError: `input.path` is not set, is not for Parquet, or holds something that this job did not write.
     """
-    settings = config.synthetic
+    settings = config.synthetic or SyntheticSettings()
     files = _own_folder(spark, config, config.input.path)
     vectors = _own_folder(spark, config, f"{config.input.path.rstrip('/')}_vectors") if settings.vectors else None
     _empty(files, settings)

@@ -8,7 +8,11 @@ from torch import Tensor
 
 
 class HorovodCollective:
-    """The ranks of a Horovod job; the job must have been started (hvd.init is called here)."""
+    """The ranks of a Horovod job, which has been launched; hvd.init is called here.
+
+    Every operation keeps one name: they follow one another in the same order on all ranks, and a name of its own for
+    each call would grow Horovod's tables with every round.
+    """
 
     def __init__(self) -> None:
         hvd.init()
@@ -17,20 +21,20 @@ class HorovodCollective:
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """Sum over ranks."""
-        summed: Tensor = hvd.allreduce(tensor, op=hvd.Sum)
+        summed: Tensor = hvd.allreduce(tensor, name="allreduce", op=hvd.Sum)
         return summed
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         """All ranks' rows, in rank order."""
-        gathered: Tensor = hvd.allgather(tensor.contiguous())
+        gathered: Tensor = hvd.allgather(tensor.contiguous(), name="allgather")
         return gathered
 
     def all_to_all(self, tensor: Tensor, splits: Sequence[int]) -> Tensor:
         """Rows sent to this rank."""
-        received: Tensor = hvd.alltoall(tensor.contiguous(), torch.tensor(splits, dtype=torch.int32))[0]
+        received: Tensor = hvd.alltoall(tensor.contiguous(), torch.tensor(splits, dtype=torch.int32), name="alltoall")[0]
         return received
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Rank 0's tensor."""
-        sent: Tensor = hvd.broadcast(tensor, root_rank=0)
+        sent: Tensor = hvd.broadcast(tensor, name="broadcast", root_rank=0)
         return sent

@@ -66,7 +66,8 @@ def run_ranks(
             num_proc=ranks,
             start_timeout=start_timeout,
             use_gloo=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            # Shapes change from round to round: remembered responses would only be evicted, with a warning.
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), "HOROVOD_CACHE_CAPACITY": "0"},
             stdout=output,
             stderr=output,
             verbose=0,
