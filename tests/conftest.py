@@ -11,7 +11,7 @@ from mamdr_core.lake.session import make_session
 
 # Quick compilation suits many small jobs; its code cache is too small for a session that lives this long.
 _SUBMIT = (
-    "--master local[2] --driver-memory 2g "
+    "--master local[3] --driver-memory 2g "
     "--driver-java-options '-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m' "
     "--conf spark.sql.shuffle.partitions=2 --conf spark.databricks.delta.snapshotPartitions=1 pyspark-shell"
 )

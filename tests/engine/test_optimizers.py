@@ -1,0 +1,40 @@
+"""Outer updates against torch's optimizers."""
+
+import pytest
+import torch
+
+from mamdr_core.engine.optimizers import OuterOptimizer
+from mamdr_core.engine.parameters import Change, Rows, Shared
+from mamdr_core.engine.settings import OuterSettings
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("sgd", lambda p: torch.optim.SGD(p, lr=0.3)),
+        ("nesterov", lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.9, nesterov=True)),
+        ("adam", lambda p: torch.optim.Adam(p, lr=0.3)),
+    ],
+)
+def test_the_outer_update_is_the_optimizers_step_on_minus_the_change(name, make):
+    dense, table = torch.randn(4, dtype=torch.float64), torch.randn(3, 2, dtype=torch.float64)
+    shared = Shared(dense.clone(), {"user": table.clone()})
+    expected = [dense.clone().requires_grad_(), table.clone().requires_grad_()]
+    ours, theirs = OuterOptimizer(OuterSettings(optimizer=name, beta=0.3)), make(expected)
+    for _ in range(4):
+        change = Change(torch.randn(4, dtype=torch.float64))
+        change.rows["user"] = Rows(torch.arange(3), torch.randn(3, 2, dtype=torch.float64))
+        ours.step(shared, change)
+        expected[0].grad, expected[1].grad = -change.dense, -change.rows["user"].values
+        theirs.step()
+    torch.testing.assert_close(shared.dense, expected[0].detach())
+    torch.testing.assert_close(shared.tables["user"], expected[1].detach())
+
+
+def test_untouched_rows_stay():
+    shared = Shared(torch.zeros(1), {"user": torch.zeros(3, 1)})
+    outer = OuterOptimizer(OuterSettings(optimizer="nesterov", beta=0.5))
+    for _ in range(2):
+        outer.step(shared, Change(torch.zeros(1), {"user": Rows(torch.tensor([1]), torch.ones(1, 1))}))
+    assert shared.tables["user"][[0, 2]].tolist() == [[0.0], [0.0]]
+    assert shared.tables["user"][1].item() > 1.0

@@ -1,0 +1,58 @@
+"""The round plan deals every row once and depends on nothing but sizes, seed and epoch."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mamdr_core.engine.plan import RoundPlan, shuffled_within
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 300), min_size=1, max_size=12),
+    st.integers(1, 40),
+    st.integers(1, 50),
+    st.integers(0, 5),
+)
+def test_every_row_is_visited_exactly_once_an_epoch(counts, rounds, smallest, seed):
+    plan = RoundPlan(np.array(counts), rounds, smallest, seed)
+    seen = [[] for _ in counts]
+    for number in range(rounds):
+        start, stop = plan.slices(1, number)
+        for domain, (first, last) in enumerate(zip(start, stop, strict=True)):
+            if last > first:
+                assert last - first >= min(smallest, counts[domain])
+                seen[domain].extend(range(first, last))
+    assert [sorted(rows) for rows in seen] == [list(range(count)) for count in counts]
+
+
+def test_large_domains_come_every_round_in_proportion():
+    plan = RoundPlan(np.array([1600, 800, 16]), 16, 8, 0)
+    visits = np.array([np.subtract(*plan.slices(0, number)[::-1]) for number in range(16)])
+    assert (visits[:, 0] == 100).all()
+    assert (visits[:, 1] == 50).all()
+    assert sorted(visits[visits[:, 2] > 0, 2]) == [8, 8]
+
+
+def test_one_round_is_a_full_pass_over_every_domain():
+    start, stop = RoundPlan(np.array([5, 0, 70]), 1, 32, 0).slices(3, 0)
+    assert (stop - start).tolist() == [5, 0, 70]
+
+
+def test_the_order_of_domains_changes_with_the_round_and_repeats_with_the_seed():
+    plan = RoundPlan(np.full(50, 10), 4, 1, seed=7)
+    assert sorted(plan.order(0, 0)) == list(range(50))
+    assert plan.order(0, 0).tolist() != plan.order(0, 1).tolist()
+    assert plan.order(2, 1).tolist() == RoundPlan(np.full(50, 10), 4, 1, seed=7).order(2, 1).tolist()
+
+
+def test_a_domains_order_does_not_depend_on_the_other_domains_of_the_rank():
+    both = shuffled_within(np.array([0, 3, 9]), np.repeat([0, 1], [3, 6]), seed=5)
+    alone = shuffled_within(np.array([0, 0, 6]), np.repeat([1], 6), seed=5)
+    assert sorted(both[:3]) == [0, 1, 2]
+    assert (both[3:] - 3).tolist() == alone.tolist()
+
+
+def test_steps_are_counted_by_rank():
+    plan = RoundPlan(np.array([100, 50, 7]), 1, 1, 0)
+    assert plan.steps(0, 0, np.array([0, 1, 1]), batch_size=32, ranks=3).tolist() == [4, 3, 0]

@@ -1,0 +1,202 @@
+"""Alg. 1-3 against ten-line references on a quadratic: domain d's loss is |theta - c_d|^2 / 2, its gradient known."""
+
+import numpy as np
+import pytest
+import torch
+
+from mamdr_core.engine.columns import Columns, offsets_of
+from mamdr_core.engine.optimizers import OuterOptimizer
+from mamdr_core.engine.parameters import Change, Shared
+from mamdr_core.engine.settings import InnerSettings, OuterSettings
+from mamdr_core.learning.learner import Learner, Round
+from mamdr_core.learning.methods import METHODS
+from mamdr_core.learning.settings import DRSettings
+from mamdr_core.learning.specific import _draw_supports
+
+CENTRES = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, 1.0]], dtype=torch.float64)
+ALPHA, BETA, GAMMA, K = 0.1, 0.5, 0.3, 2
+
+
+class QuadraticEngine:
+    """Plain gradient descent, a step a visit; a row's domain says which quadratic it belongs to."""
+
+    trained_tables = ()
+
+    def descend(self, theta, visits, lr, optimizer="sgd", state=None, scope=None, seed=0):
+        point = theta.dense.clone()
+        for visit in visits:
+            point -= lr * (point - CENTRES[visit.columns.ids["domain"][visit.rows].long() - 1].mean(0))
+        return Change(point - theta.dense)
+
+    def descend_many(self, thetas, visits, lr, optimizer, scopes, seeds):
+        return [self.descend(theta, own, lr) for theta, own in zip(thetas, visits, strict=True)]
+
+
+def make_learner(**dr):
+    counts = torch.tensor([2, 3, 4])
+    domains = torch.repeat_interleave(torch.arange(3), counts)
+    columns = Columns({"domain": (domains + 1).int()}, torch.zeros(9, 0), torch.zeros(9), offsets_of(counts))
+    return Learner(
+        engine=QuadraticEngine(),
+        train=columns,
+        supports=columns,
+        shared=Shared(torch.tensor([0.5, -0.5], dtype=torch.float64), {}),
+        specific={domain: Change(torch.zeros(2, dtype=torch.float64)) for domain in range(3)},
+        average=lambda change, weight: change,
+        outer=OuterOptimizer(OuterSettings(beta=BETA)),
+        inner=InnerSettings(optimizer="sgd", lr=ALPHA),
+        dr=DRSettings(k=K, gamma=GAMMA, lr=ALPHA, optimizer="sgd", **dr),
+        seed=3,
+    )
+
+
+def make_round(number=0, order=(2, 0, 1)):
+    offsets = [0, 2, 5, 9]
+    slices = {d: torch.arange(offsets[d], offsets[d + 1]) for d in order}
+    return Round(0, number, slices, torch.arange(9))
+
+
+def gradient(theta, domain):
+    return theta - CENTRES[domain]
+
+
+def reference_dn(theta, order, beta):
+    """Algorithm 1, lines 2-7."""
+    inner = theta
+    for domain in order:
+        inner = inner - ALPHA * gradient(inner, domain)
+    return theta + beta * (inner - theta)
+
+
+def reference_dr(shared, specific, target, supports):
+    """Algorithm 2; the model is theta_S + theta_i and gradients go to theta_i."""
+    for support in supports:
+        inner = specific
+        inner = inner - ALPHA * gradient(shared + inner, support)
+        inner = inner - ALPHA * gradient(shared + inner, target)
+        specific = specific + GAMMA * (inner - specific)
+    return specific
+
+
+def drawn(learner, round_, target):
+    """The support domains that the learner draws for a target."""
+    offsets = [0, 2, 5, 9]
+    steps = _draw_supports(learner, round_, target, len(round_.slices[target]))
+    return [int(np.searchsorted(offsets, int(visits[0].rows[0]), side="right")) - 1 for visits in steps]
+
+
+def test_dn_is_algorithm_1():
+    learner = make_learner()
+    start = learner.shared.dense.clone()
+    METHODS["dn"].move_shared(learner, make_round())
+    torch.testing.assert_close(learner.shared.dense, reference_dn(start, (2, 0, 1), BETA))
+
+
+def test_alternate_training_is_dn_with_beta_one():
+    learner = make_learner()
+    start = learner.shared.dense.clone()
+    METHODS["alternate"].move_shared(learner, make_round())
+    torch.testing.assert_close(learner.shared.dense, reference_dn(start, (2, 0, 1), 1.0))
+
+
+def test_joint_training_descends_on_the_mixture():
+    learner = make_learner()
+    start = learner.shared.dense.clone()
+    METHODS["joint"].move_shared(learner, make_round())
+    mixture = (2 * CENTRES[0] + 3 * CENTRES[1] + 4 * CENTRES[2]) / 9
+    torch.testing.assert_close(learner.shared.dense, start - ALPHA * (start - mixture))
+
+
+def test_dr_is_algorithm_2_for_every_domain():
+    learner, round_ = make_learner(), make_round()
+    supports = {target: drawn(learner, round_, target) for target in range(3)}
+    METHODS["dr"].move_specific(learner, round_)
+    for target in range(3):
+        assert len(supports[target]) == K
+        assert target not in supports[target]
+        zero = torch.zeros(2, dtype=torch.float64)
+        expected = reference_dr(learner.shared.dense, zero, target, supports[target])
+        torch.testing.assert_close(learner.specific[target].dense, expected)
+
+
+def test_mamdr_is_algorithm_3_over_several_rounds():
+    learner = make_learner()
+    shared = learner.shared.dense.clone()
+    specific = {target: torch.zeros(2, dtype=torch.float64) for target in range(3)}
+    for number, order in enumerate([(2, 0, 1), (1, 2, 0), (0, 1, 2)]):
+        round_ = make_round(number, order)
+        supports = {target: drawn(learner, round_, target) for target in range(3)}
+        METHODS["mamdr"].move_shared(learner, round_)
+        METHODS["mamdr"].move_specific(learner, round_)
+        shared = reference_dn(shared, order, BETA)
+        specific = {t: reference_dr(shared, specific[t], t, supports[t]) for t in range(3)}
+    torch.testing.assert_close(learner.shared.dense, shared)
+    for target in range(3):
+        torch.testing.assert_close(learner.specific[target].dense, specific[target])
+
+
+def test_the_result_of_dr_does_not_depend_on_which_other_domains_the_rank_owns():
+    whole, part = make_learner(), make_learner()
+    part.specific = {1: part.specific[1]}
+    METHODS["dr"].move_specific(whole, make_round())
+    METHODS["dr"].move_specific(part, make_round(order=(1,)))
+    assert torch.equal(whole.specific[1].dense, part.specific[1].dense)
+
+
+def test_k_zero_finetunes_on_the_target_alone():
+    learner = make_learner()
+    learner.dr = DRSettings(k=0, gamma=GAMMA, lr=ALPHA, optimizer="sgd")
+    METHODS["dr"].move_specific(learner, make_round())
+    expected = -GAMMA * ALPHA * gradient(learner.shared.dense, 1)
+    torch.testing.assert_close(learner.specific[1].dense, expected)
+
+
+def test_dr_every_n_rounds_visits_what_was_dealt_since():
+    learner = make_learner(every=2)
+    METHODS["dr"].move_specific(learner, make_round(0))
+    assert not learner.specific[0].dense.any()
+    METHODS["dr"].move_specific(learner, make_round(1))
+    assert learner.specific[0].dense.any()
+    assert not learner.pending
+
+
+def test_the_released_codes_query_domain_can_be_drawn():
+    learner = make_learner(include_target=True)
+    learner.dr = DRSettings(k=3, include_target=True, gamma=GAMMA, lr=ALPHA, optimizer="sgd")
+    assert sorted(drawn(learner, make_round(), 1)) == [0, 1, 2]
+
+
+def test_a_support_visit_is_bounded_by_the_targets():
+    learner = make_learner(support_ratio=0.5)
+    steps = _draw_supports(learner, make_round(), 0, 2)
+    assert [len(visits[0].rows) for visits in steps] == [1, 1]
+    assert all(visits[0].as_domain == 0 for visits in steps)
+
+
+def test_dn_raises_the_agreement_of_gradients_as_equation_23_says():
+    """After small steps in random order, theta~ - theta has the second-order term of Eq. 20, symmetrised by Eq. 22."""
+    hessians = torch.tensor([[[2.0, 0.5], [0.5, 1.0]], [[1.0, -0.3], [-0.3, 3.0]]], dtype=torch.float64)
+    centres = CENTRES[:2]
+    theta = torch.tensor([0.7, 0.4], dtype=torch.float64)
+    alpha = 1e-4
+
+    def trajectory(order):
+        point = theta.clone()
+        for d in order:
+            point = point - alpha * hessians[d] @ (point - centres[d])
+        return -(point - theta) / alpha
+
+    mean = (trajectory((0, 1)) + trajectory((1, 0))) / 2
+    g = [hessians[d] @ (theta - centres[d]) for d in range(2)]
+    inner_grad = (hessians[0] @ g[1] + hessians[1] @ g[0]) / 2  # half the gradient of <g_0, g_1>
+    torch.testing.assert_close((g[0] + g[1] - mean) / alpha, inner_grad, rtol=1e-6, atol=1e-6)
+    point = theta.clone().requires_grad_()
+    product = (hessians[0] @ (point - centres[0])) @ (hessians[1] @ (point - centres[1]))
+    torch.testing.assert_close(torch.autograd.grad(product, point)[0] / 2, inner_grad)
+
+
+def test_an_unknown_method_lists_the_known_ones():
+    from mamdr_core.learning.methods import find_method
+
+    with pytest.raises(ValueError, match=r"train.method is 'mamd'; known: joint, .*mamdr"):
+        find_method("mamd")

@@ -1,0 +1,86 @@
+"""Simulated ranks, averaging, placement and support exchange."""
+
+import numpy as np
+import pytest
+import torch
+
+from mamdr_core.engine.parameters import Change, Rows
+from mamdr_core.parallel.averaging import mean_change
+from mamdr_core.parallel.collective import SingleProcess, run_simulated
+from mamdr_core.parallel.placement import place_domains
+from mamdr_core.parallel.supports import exchange_supports
+from tests.engine.helpers import random_columns
+
+
+def test_simulated_ranks_speak_as_a_collective():
+    def task(collective):
+        own = torch.tensor([float(collective.rank + 1)])
+        sent = torch.arange(3.0) + 10 * collective.rank
+        return (
+            collective.all_reduce(own).item(),
+            collective.all_gather(own.repeat(collective.rank)).tolist(),
+            collective.all_to_all(sent, [1, 1, 1]).tolist(),
+            collective.broadcast(own).item(),
+        )
+
+    assert run_simulated(task, 3) == [
+        (6.0, [2.0, 3.0, 3.0], [0.0, 10.0, 20.0], 1.0),
+        (6.0, [2.0, 3.0, 3.0], [1.0, 11.0, 21.0], 1.0),
+        (6.0, [2.0, 3.0, 3.0], [2.0, 12.0, 22.0], 1.0),
+    ]
+
+
+def test_a_simulated_rank_that_fails_stops_the_others():
+    def task(collective):
+        if collective.rank == 1:
+            raise ValueError("rank 1 is ill")
+        return collective.all_reduce(torch.ones(1))
+
+    with pytest.raises(ValueError, match="rank 1 is ill"):
+        run_simulated(task, 3)
+
+
+def test_changes_are_averaged_by_rows_and_embedding_rows_over_the_ranks_that_touched_them():
+    changes = [
+        Change(torch.tensor([1.0, 0.0]), {"user": Rows(torch.tensor([0, 2]), torch.tensor([[1.0], [3.0]]))}),
+        Change(torch.tensor([4.0, 3.0]), {"user": Rows(torch.tensor([2, 5]), torch.tensor([[6.0], [7.0]]))}),
+        Change(torch.tensor([9.0, 9.0]), {"user": Rows(torch.zeros(0).long(), torch.zeros(0, 1))}),
+    ]
+    weights = [10.0, 20.0, 0.0]  # the third rank had no rows
+    means = run_simulated(lambda c: mean_change(c, changes[c.rank], weights[c.rank]), 3)
+    for mean in means:
+        torch.testing.assert_close(mean.dense, torch.tensor([3.0, 2.0]))
+        assert mean.rows["user"].ids.tolist() == [0, 2, 5]
+        torch.testing.assert_close(mean.rows["user"].values, torch.tensor([[1.0], [5.0], [7.0]]))
+
+
+def test_a_round_in_which_nobody_has_rows_changes_nothing():
+    means = run_simulated(lambda c: mean_change(c, Change(torch.zeros(2)), 0.0), 2)
+    assert means[0].dense.tolist() == [0.0, 0.0]
+
+
+def test_placement_balances_rows_and_is_the_same_every_time():
+    rows = np.array([100, 1, 40, 60, 0, 99, 30])
+    owner = place_domains(rows, 3)
+    loads = np.bincount(owner, weights=rows, minlength=3)
+    assert loads.max() <= 4 / 3 * max(rows.sum() / 3, rows.max())
+    assert owner.tolist() == place_domains(rows, 3).tolist()
+    assert sorted(set(place_domains(np.array([5, 6]), 4))) == [0, 1]
+
+
+def test_support_samples_are_the_same_whatever_rank_owns_a_domain():
+    columns = random_columns([40, 3, 25, 10])
+    whole = exchange_supports(SingleProcess(), columns, 8, seed=4)
+    assert whole.counts.tolist() == [8, 3, 8, 8]
+    owner = np.array([1, 0, 1, 0])
+
+    def task(collective):
+        domains = columns.ids["domain"].long() - 1
+        rows = torch.from_numpy(owner)[domains] == collective.rank
+        return exchange_supports(collective, columns.take(rows.nonzero().squeeze(1)), 8, seed=4)
+
+    for part in run_simulated(task, 2):
+        assert torch.equal(part.offsets, whole.offsets)
+        assert all(torch.equal(part.ids[name], whole.ids[name]) for name in whole.ids)
+        assert torch.equal(part.labels, whole.labels)
+        assert torch.equal(part.numeric, whole.numeric)
