@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
+from mamdr_core.config import Config, parse_config
+from mamdr_core.datasets.synthetic import generate_logs
+from mamdr_core.lake.examples import build_examples
+from mamdr_core.lake.ingest import ingest_clicks
 from mamdr_core.lake.session import make_session
 
 # Quick compilation suits many small jobs; its code cache is too small for a session that lives this long.
@@ -37,3 +41,53 @@ def spark() -> Iterator[SparkSession]:
 def lake_root(tmp_path: Path) -> str:
     """A lake root that does not exist yet."""
     return str(tmp_path / "lake")
+
+
+@pytest.fixture(scope="session")
+def trained_config(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A configuration whose lake holds examples of five domains with vectors, an hour's numeric and a hashed feature."""
+    root = tmp_path_factory.mktemp("training")
+    raw = str(root / "raw")
+    vectors = [
+        {"name": f"{of}_vector", "kind": "vector", "of": of, "size": 6, "path": f"{raw}_vectors/{of}s"}
+        for of in ("user", "item")
+    ]
+    config = parse_config(
+        {
+            "lake": {"root": str(root / "lake")},
+            "input": {
+                "path": raw,
+                "columns": {
+                    "label": "label",
+                    "event_time": "event_time",
+                    "true_probability": "true_probability",
+                },
+            },
+            "synthetic": {"rows": 4000, "domains": 5, "users": 200, "items": 80, "vectors": 6, "size_spread": 0.7},
+            "features": [
+                *vectors,
+                {"name": "hour", "kind": "numeric", "expression": "hour(event_time)"},
+                {
+                    "name": "weekday",
+                    "kind": "categorical",
+                    "expression": "dayofweek(event_time)",
+                    "buckets": 7,
+                    "size": 2,
+                },
+            ],
+            "examples": {"shards": {"count": 2}},
+            "model": {"embedding_dim": 4, "hidden": [8], "dropout": 0.3},
+            "train": {
+                "epochs": 2,
+                "rounds_per_epoch": 4,
+                "validate_every": 2,
+                "batch_size": 128,
+                "device": "cpu",
+                "dr": {"k": 2, "support_rows": 64},
+            },
+        }
+    )
+    generate_logs(spark, config)
+    ingest_clicks(spark, config)
+    build_examples(spark, config)
+    return config

@@ -52,7 +52,7 @@ class _WorkingTable:
     local: list[Tensor]  # by visit, places in ids_U, int64 [M]
 
     def change(self) -> Rows:
-        """dynamic - static, of the rows that may move."""
+        """Dynamic - static, of the rows that may move."""
         if self.may_move_U is None:
             return Rows(self.ids_U, self.dynamic_UD - self.static_UD)
         moved = self.may_move_U
@@ -206,9 +206,7 @@ class EagerEngine:
             local=list(local.split([len(ids) for ids in met])),
         )
 
-    def _backward(
-        self, visit: Visit, number: int, rows: slice, working: dict[str, _WorkingTable]
-    ) -> dict[str, Tensor]:
+    def _backward(self, visit: Visit, number: int, rows: slice, working: dict[str, _WorkingTable]) -> dict[str, Tensor]:
         """Leave the mean loss's dense gradient in the flat buffer; return that of each trained embedding, [B, D]."""
         fields = {
             name: table.dynamic_UD[table.local[number][rows]].requires_grad_(table.trains)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.eager import Scope
-from mamdr_core.engine.parameters import Change, Theta
+from mamdr_core.engine.parameters import Theta
 from mamdr_core.learning.learner import Learner, Round
 
 

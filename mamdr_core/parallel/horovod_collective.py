@@ -31,7 +31,9 @@ class HorovodCollective:
 
     def all_to_all(self, tensor: Tensor, splits: Sequence[int]) -> Tensor:
         """Rows sent to this rank."""
-        received: Tensor = hvd.alltoall(tensor.contiguous(), torch.tensor(splits, dtype=torch.int32), name="alltoall")[0]
+        received: Tensor = hvd.alltoall(tensor.contiguous(), torch.tensor(splits, dtype=torch.int32), name="alltoall")[
+            0
+        ]
         return received
 
     def broadcast(self, tensor: Tensor) -> Tensor:

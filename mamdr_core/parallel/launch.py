@@ -59,6 +59,9 @@ def run_ranks(
         )
     threads = max(1, (cores or os.cpu_count() or 1) // ranks)
     output = _RankOutput()
+    hook = threading.excepthook
+    # Horovod's thread that waits for the Spark job reports its cancellation; the cause is told below.
+    threading.excepthook = lambda args: logger.debug("while ranks stopped", exc_info=args.exc_value)
     try:
         results: list[T] = horovod.spark.run(
             _run_rank,
@@ -74,6 +77,8 @@ def run_ranks(
         )
     except Exception as error:
         raise _explain(error, output, ranks, start_timeout) from None
+    finally:
+        threading.excepthook = hook
     return results
 
 
@@ -86,7 +91,9 @@ def _require_horovod() -> None:
         import horovod.runner.launch
         import horovod.torch as hvd
     except ImportError as error:
-        raise MamdrError(f"train.ranks > 1 needs Horovod, which cannot be imported ({error}): run `make setup`") from None
+        raise MamdrError(
+            f"train.ranks > 1 needs Horovod, which cannot be imported ({error}): run `make setup`"
+        ) from None
     built = bool(hvd.gloo_built())
     if not built:
         raise MamdrError("this Horovod was built without Gloo: build it with environment/build_horovod.py")

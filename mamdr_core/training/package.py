@@ -1,12 +1,12 @@
 """The model package: a folder with theta_S, every theta_i, the config, vocabulary versions and metrics, under hashes.
 
-    manifest.json            size and SHA-256 of every other file; written last
-    config.yaml              the resolved configuration
-    pinned.json              Delta versions of what was read, vocabulary sizes, numeric scales
-    metrics.json             mean AUCs
-    shared.safetensors       theta_S: "dense" [P] and "table.<name>" [rows, D]
-    specific-<rank>.safetensors  theta_i of a rank's domains: "domains" [m], "dense" [m, P], and by embedding table
-                             "<name>.owner", "<name>.ids" [U] and "<name>.values" [U, D]
+manifest.json            size and SHA-256 of every other file; written last
+config.yaml              the resolved configuration
+pinned.json              Delta versions of what was read, vocabulary sizes, numeric scales
+metrics.json             mean AUCs
+shared.safetensors       theta_S: "dense" [P] and "table.<name>" [rows, D]
+specific-<rank>.safetensors  theta_i of a rank's domains: "domains" [m], "dense" [m, P], and by embedding table
+                         "<name>.owner", "<name>.ids" [U] and "<name>.values" [U, D]
 """
 
 import hashlib

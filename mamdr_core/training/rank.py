@@ -101,7 +101,11 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     if method.finetunes:
         learner.specific = {int(domain): _zeros(learner) for domain in np.flatnonzero(own)}
         with clock.phase("inner"):
-            finetune(learner, settings.finetune_epochs, lambda domain, theta: _val_auc(learner, columns["val"], domain, theta))
+            finetune(
+                learner,
+                settings.finetune_epochs,
+                lambda domain, theta: _val_auc(learner, columns["val"], domain, theta),
+            )
     with clock.phase("evaluate"):
         metrics = {
             split: evaluate_columns(learner.engine, learner.shared, learner.specific, rows, collective)
@@ -185,9 +189,7 @@ def _train(
     Every rank takes part in the same collectives in every round, whatever rows it has.
     """
     settings = task.config.train
-    plan = RoundPlan(
-        task.pinned.counts["train"], settings.rounds_per_epoch, settings.smallest_slice, settings.seed
-    )
+    plan = RoundPlan(task.pinned.counts["train"], settings.rounds_per_epoch, settings.smallest_slice, settings.seed)
     stop = EarlyStop(settings.patience)
     most = settings.epochs * settings.rounds_per_epoch
     progress = Progress(most, settings.rounds_per_epoch, collective.rank == 0)
@@ -221,7 +223,9 @@ def _rounds(plan: RoundPlan, epoch: int, learner: Learner, rank: int) -> Iterato
     offsets = train.offsets.numpy()
     counts = np.diff(offsets)
     domains = np.repeat(np.arange(len(counts)), counts)
-    order = torch.from_numpy(shuffled_within(offsets, domains, derive_seed(plan.seed, epoch, 3))).to(train.labels.device)
+    order = torch.from_numpy(shuffled_within(offsets, domains, derive_seed(plan.seed, epoch, 3))).to(
+        train.labels.device
+    )
     generator = torch.Generator().manual_seed(derive_seed(plan.seed, epoch, 4, rank))
     mixed = torch.randperm(len(train), generator=generator).to(train.labels.device)
     for number in range(plan.rounds):

@@ -87,7 +87,9 @@ def _train(
         int(pinned.counts["train"].sum()), pinned.versions["examples"], ranks,
     )  # fmt: skip
     if owning < ranks:
-        logger.info("%d of %d ranks own no domain and only take part in averaging: lower train.ranks", ranks - owning, ranks)
+        logger.info(
+            "%d of %d ranks own no domain and only take part in averaging: lower train.ranks", ranks - owning, ranks
+        )
     scratch = _scratch(lake, run_id)
     started = time.perf_counter()
     task = RankTask(config, pinned, owner, str(scratch))

@@ -1,0 +1,102 @@
+"""What outside scripts rely on: help, exit codes, the JSON line, a clean stderr, the whole line by spark-submit."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py"))
+SUBMIT = ROOT / ".venv/bin/spark-submit"
+CIAO = ROOT.parent / "shared/data/ciao/ratings.csv.gz"
+
+
+def run(*command, cwd=ROOT):
+    """Run a command and return what it said."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYSPARK_SUBMIT_ARGS"}
+    return subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def figures(done):
+    """The JSON object of the last line of stdout."""
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.rstrip().rsplit("\n", 1)[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", JOBS)
+def test_help_and_a_mistake_need_no_spark(job):
+    shown = run(sys.executable, ROOT / f"jobs/{job}.py", "--help")
+    assert shown.returncode == 0
+    assert f"spark-submit jobs/{job}.py --config" in " ".join(shown.stdout.split())
+    failed = run(sys.executable, ROOT / f"jobs/{job}.py", "--set", "lake.rot=x")
+    assert failed.returncode == 2
+    assert failed.stderr == "error: unknown config key lake.rot; did you mean lake.root?\n"
+    assert json.loads(failed.stdout) == {
+        "job": job,
+        "status": "failed",
+        "error": "unknown config key lake.rot; did you mean lake.root?",
+    }
+
+
+@pytest.mark.slow
+def test_the_demo_command_goes_from_nothing_to_a_measured_model_by_plain_spark_submit(tmp_path):
+    """Two ranks under Horovod, from another folder; stderr holds nothing that a user cannot act on."""
+    vectors = [
+        {"name": f"{of}_vector", "kind": "vector", "of": of, "size": 4, "path": f"raw_vectors/{of}s"}
+        for of in ("user", "item")
+    ]
+    sets = {
+        "lake.root": "lake",
+        "input.path": "raw",
+        "features": json.dumps(vectors),
+        "synthetic.rows": 6000,
+        "synthetic.domains": 6,
+        "synthetic.users": 300,
+        "synthetic.items": 100,
+        "synthetic.vectors": 4,
+        "train.epochs": 2,
+        "train.rounds_per_epoch": 4,
+    }
+    arguments = [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
+    done = run(SUBMIT, ROOT / "jobs/train_mamdr.py", "--config", ROOT / "conf/demo.yaml", *arguments, cwd=tmp_path)
+    said = figures(done)
+    assert (said["job"], said["status"], said["method"], said["ranks"]) == ("train_mamdr", "ok", "mamdr", 2)
+    assert said["domains"] == 6
+    assert (tmp_path / "lake/domain_stats/_delta_log").is_dir()
+    for noise in ("Traceback", "WARN", "Warning", "Exception", "\tat "):
+        assert noise not in done.stderr, done.stderr
+    assert "val AUC" in done.stderr
+    assert "oracle" in done.stderr
+
+    measured = run(SUBMIT, ROOT / "jobs/evaluate.py", "--set", "lake.root=lake", cwd=tmp_path)
+    assert figures(measured)["auc"] == pytest.approx(said["test_auc"], abs=1e-12)
+
+    many = run(
+        SUBMIT, ROOT / "jobs/train_mamdr.py", "--config", ROOT / "conf/demo.yaml", *arguments,
+        "--set", "train.ranks=99", cwd=tmp_path,
+    )  # fmt: skip
+    assert many.returncode == 2
+    assert many.stderr.rstrip().endswith("(--master 'local[99]', or more executors)")
+    assert "need 99 slots, have" in many.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not CIAO.exists(), reason="no shared/data/ciao beside the checkout: the real set is not in the repo"
+)
+def test_ciao_end_to_end_on_two_ranks(tmp_path):
+    """Above chance by far; the figures of full runs stand in benchmarks/README.md."""
+    done = run(
+        SUBMIT, ROOT / "jobs/train_mamdr.py", "--config", ROOT / "conf/ciao.yaml", "--set", f"input.path={CIAO}",
+        "--set", f"lake.root={tmp_path}/lake", "--set", "train.epochs=3",
+    )  # fmt: skip
+    said = figures(done)
+    assert said["domains"] == 28
+    assert said["test_auc"] > 0.62
+    assert said["weighted_test_auc"] > 0.66

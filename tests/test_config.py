@@ -1,0 +1,67 @@
+"""Configuration: precedence, unknown keys, wrong values, the generated reference."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mamdr_core.config import config_reference, dump_config, load_config, parse_config
+from mamdr_core.errors import MamdrError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_defaults_give_way_to_the_file_and_the_file_to_set(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("train: {epochs: 3, dr: {k: 2}}\n")
+    config = load_config(str(file), ["train.dr.k=5", "examples.until=2026-01-02", "lake.root=a=b"])
+    assert (config.train.epochs, config.train.dr.k, config.train.batch_size) == (3, 5, 1024)
+    assert str(config.examples.until) == "2026-01-02"
+    assert config.lake.root == "a=b"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_config_of_ours_is_valid_and_survives_a_round_trip(path):
+    config = load_config(str(path))
+    assert parse_config(yaml.safe_load(dump_config(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.dr.kk=3", "unknown config key train.dr.kk; did you mean train.dr.k?"),
+        ("tarin.ranks=2", "unknown config key tarin; did you mean train?"),
+        ("synthetic.row=2", "did you mean synthetic.rows?"),
+        ("features=[{nam: a, kind: numeric}]", "unknown config key features.0.nam"),
+        ("train.ranks=x", "train.ranks: Input should be a valid integer"),
+        ("train.ranks=0", "train.ranks must be >= 1, got 0"),
+        ("features=[{name: a, kind: vector}]", "feature 'a' is a vector: it needs `size`"),
+        ("train.ranks", "--set train.ranks: expected a.b=value"),
+        ("train.ranks=[", "not valid YAML"),
+        ("examples.split.fractions=[0.5, 0.2, 0.2]", "fractions must be"),
+    ],
+)
+def test_a_mistake_is_named(override, message):
+    with pytest.raises(MamdrError) as error:
+        load_config(overrides=[override])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"- a\n- b\n", b"\xff\xfe\x00", b"a: [", None])
+def test_a_config_file_that_cannot_be_read_is_a_clear_error(tmp_path, content):
+    file = tmp_path / "run.yaml"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(MamdrError, match=r"--config .*run\.yaml"):
+        load_config(str(file))
+
+
+def test_an_empty_file_means_the_defaults(tmp_path):
+    (tmp_path / "run.yaml").write_text("")
+    assert load_config(str(tmp_path / "run.yaml")) == load_config()
+
+
+def test_the_reference_in_docs_is_the_codes():
+    said = (ROOT / "docs/config.md").read_text()
+    assert said == config_reference(), "run: .venv/bin/python -m mamdr_core.config > docs/config.md"

@@ -1,0 +1,130 @@
+"""The same training on one process, on simulated ranks and on Horovod ranks in Spark."""
+
+import itertools
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.parallel.collective import SingleProcess, run_simulated
+from mamdr_core.parallel.launch import RankError, run_ranks
+from mamdr_core.parallel.placement import place_domains
+from mamdr_core.shards.loading import load_columns
+from mamdr_core.shards.pinned import pin_examples
+from mamdr_core.training.rank import RankTask, train_rank
+
+pytestmark = pytest.mark.slow
+numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def make_task(spark, trained_config, tmp_path_factory):
+    """A task with settings of train replaced, over ranks 0 to W - 1."""
+    package_folder = tmp_path_factory.mktemp("packages")
+    pinned = pin_examples(spark, trained_config.lake.root, trained_config.features)
+
+    def make(ranks, owner=None, **train):
+        config = replace(trained_config, train=replace(trained_config.train, ranks=ranks, **train))
+        placed = place_domains(pinned.counts["train"], ranks) if owner is None else np.array(owner)
+        return RankTask(config, pinned, placed, str(package_folder / str(next(numbers))))
+
+    return make
+
+
+def parameters(task):
+    """Everything that the ranks of a task saved, theta_i by domain."""
+    found = dict(load_file(Path(task.package) / "shared.safetensors"))
+    for file in sorted(Path(task.package).glob("specific-*")):
+        saved = load_file(file)
+        found |= {f"theta_{domain}": dense for domain, dense in zip(saved["domains"].tolist(), saved["dense"])}
+    return found
+
+
+def assert_same(left, right, exactly=False):
+    assert left.keys() == right.keys()
+    for name in left:
+        if exactly:
+            assert torch.equal(left[name], right[name]), name
+        else:
+            torch.testing.assert_close(left[name], right[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("method", ["joint", "alternate", "dn", "dr", "mamdr", "finetune"])
+def test_every_method_trains_and_measures_every_domain(make_task, method):
+    task = make_task(1, method=method)
+    result = train_rank(task, SingleProcess())
+    assert result.rounds == 8
+    test = result.metrics["test"]
+    assert test.rows.sum() == task.pinned.counts["test"].sum()
+    assert 0.4 < test.mean_auc() < 1
+    assert test.oracle_auc.nanmean() > test.mean_auc()
+    assert result.rows_descended >= 2 * task.pinned.counts["train"].sum()
+    assert (len(parameters(task)) > 5) == (method in ("dr", "mamdr", "finetune"))
+
+
+@pytest.mark.parametrize(("ranks", "owner"), [(2, None), (3, [0, 0, 1, 1, 0])])
+def test_horovod_ranks_give_what_the_same_ranks_give_in_one_process(spark, make_task, ranks, owner):
+    """On three ranks the last owns no domain, and still takes part in every collective."""
+    simulated, launched = make_task(ranks, owner), make_task(ranks, owner)
+    expected = run_simulated(partial(train_rank, simulated), ranks)
+    found = run_ranks(spark, partial(train_rank, launched), ranks, start_timeout=120)
+    assert len(found) == ranks
+    for result in found:
+        assert result.rounds == expected[0].rounds
+        torch.testing.assert_close(
+            result.metrics["test"].auc, expected[0].metrics["test"].auc, rtol=0, atol=2e-3, equal_nan=True
+        )
+    assert_same(parameters(launched), parameters(simulated))
+
+
+def test_two_identical_horovod_runs_are_the_same_bit_for_bit(spark, make_task):
+    tasks = [make_task(2), make_task(2)]
+    for task in tasks:
+        run_ranks(spark, partial(train_rank, task), 2, start_timeout=120)
+    assert_same(parameters(tasks[0]), parameters(tasks[1]), exactly=True)
+
+
+def test_theta_i_does_not_depend_on_the_number_of_ranks_where_theta_s_is_the_same(make_task):
+    """With an inner rate of zero theta_S stays at its start; DR then sees the same rows and draws everywhere."""
+    tasks = []
+    for ranks in (1, 2):
+        task = make_task(ranks, patience=99)
+        inner = replace(task.config.train.inner, lr=0.0)
+        task = replace(task, config=replace(task.config, train=replace(task.config.train, inner=inner)))
+        run_simulated(partial(train_rank, task), ranks)
+        tasks.append(parameters(task))
+    assert_same(tasks[0], tasks[1])
+
+
+@pytest.mark.parametrize(("rows", "start"), [("touched", "zeros"), ("none", "random")])
+def test_the_scope_and_start_of_theta_i_are_options(make_task, rows, start):
+    task = make_task(1, epochs=1)
+    dr = replace(task.config.train.dr, rows=rows, start=start)
+    task = replace(task, config=replace(task.config, train=replace(task.config.train, dr=dr)))
+    train_rank(task, SingleProcess())
+    saved = load_file(Path(task.package) / "specific-00000.safetensors")
+    assert ("user.ids" in saved) == (rows == "touched")
+    if rows == "touched":
+        train = load_columns(task.pinned, task.config.features, "train", np.ones(5, dtype=bool))
+        mine = saved["user.ids"][saved["user.owner"] == 2]
+        own = train.ids["user"][train.offsets[2] : train.offsets[3]].long()
+        assert set(mine.tolist()) == set(own.tolist())
+    assert (saved["dense"].abs().max() > 0.1) == (start == "random")
+
+
+def test_a_rank_that_raises_reaches_the_driver_with_its_number_and_traceback(spark, make_task):
+    task = make_task(2, owner=[0, 0, 0, 0, 1])
+    more = {**task.pinned.counts, "train": task.pinned.counts["train"] + np.array([0, 0, 0, 0, 1])}
+    task = replace(task, pinned=replace(task.pinned, counts=more))  # rank 1 misses a row; rank 0 waits for it
+    with pytest.raises(RankError, match=r"rank 1 of 2 failed:\nTraceback(.|\n)*MamdrError: read \d+ train rows"):
+        run_ranks(spark, partial(train_rank, task), 2, start_timeout=120)
+
+
+def test_too_few_slots_are_an_error_before_launch(spark):
+    with pytest.raises(MamdrError, match=r"train.ranks is 9: need 9 slots, have 3"):
+        run_ranks(spark, lambda collective: None, 9, start_timeout=5)

@@ -1,0 +1,117 @@
+"""train_mamdr and evaluate on the driver: figures, tables, package, and what bad input does."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pyspark.sql import functions as F
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.tables import Lake
+from mamdr_core.training.measure import evaluate_package
+from mamdr_core.training.package import load_package
+from mamdr_core.training.run import train_mamdr
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def figures(spark, trained_config):
+    """What one run of MAMDR on one rank says of itself."""
+    return train_mamdr(spark, trained_config)
+
+
+def test_the_run_reports_what_outside_scripts_rely_on(figures):
+    names = "run_id method model ranks device epochs rounds domains train_rows val_auc test_auc weighted_test_auc"
+    assert set(names.split()) | {"samples_per_second", "seconds", "examples_version", "package"} <= set(figures)
+    assert json.loads(json.dumps(figures)) == figures
+    assert figures["domains"] == figures["domains_measured"] == 5
+
+
+def test_the_run_is_recorded_with_its_inputs(spark, trained_config, figures):
+    lake = Lake(spark, trained_config.lake.root)
+    row = lake.read("training_runs").where(F.col("run_id") == figures["run_id"]).first()
+    assert row["status"] == "ok"
+    assert row["input_versions"]["examples"] == figures["examples_version"] == lake.version("examples")
+    assert row["test_auc"] == figures["test_auc"]
+    assert "embedding_dim: 4" in row["config"]
+    metrics = lake.read("domain_metrics").where((F.col("run_id") == figures["run_id"]) & (F.col("split") == "test"))
+    assert metrics.count() == 5
+    assert metrics.agg(F.mean("auc")).first()[0] == pytest.approx(figures["test_auc"], abs=1e-12)
+
+
+def test_evaluating_the_package_gives_trainings_figures(spark, trained_config, figures):
+    lake = Lake(spark, trained_config.lake.root)
+    chosen = (F.col("run_id") == figures["run_id"]) & (F.col("split") == "test")
+    before = {row["domain"]: row for row in lake.read("domain_metrics").where(chosen).collect()}
+    config = replace(trained_config, evaluate=replace(trained_config.evaluate, run_id=figures["run_id"]))
+    measured = evaluate_package(spark, config)
+    assert measured["auc"] == pytest.approx(figures["test_auc"], abs=1e-12)
+    assert measured["weighted_auc"] == pytest.approx(figures["weighted_test_auc"], abs=1e-12)
+    after = {row["domain"]: row for row in lake.read("domain_metrics").where(chosen).collect()}
+    assert after == before
+
+
+def test_a_damaged_package_is_named(spark, trained_config, figures, tmp_path):
+    import shutil
+
+    copy = tmp_path / "package"
+    shutil.copytree(figures["package"], copy)
+    assert load_package(str(copy)).specific.keys() == set(range(5))
+    damaged = copy / "shared.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\0")
+    config = replace(trained_config, evaluate=replace(trained_config.evaluate, package=str(copy)))
+    with pytest.raises(MamdrError, match=r"shared\.safetensors is damaged"):
+        evaluate_package(spark, config)
+    damaged.unlink()
+    with pytest.raises(MamdrError, match=r"shared\.safetensors is missing"):
+        load_package(str(copy))
+    with pytest.raises(MamdrError, match="is not a model package"):
+        load_package(str(tmp_path))
+
+
+def test_a_failed_run_is_recorded_and_leaves_no_folder(spark, trained_config, monkeypatch):
+    monkeypatch.setattr("mamdr_core.training.run.train_rank", lambda task, collective: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train_mamdr(spark, trained_config)
+    lake = Lake(spark, trained_config.lake.root)
+    newest = lake.read("training_runs").orderBy(F.desc("started_at")).first()
+    assert (newest["status"], newest["error"]) == ("failed", "division by zero")
+    assert not (Path(trained_config.lake.root) / "packages" / newest["run_id"]).exists()
+
+
+def test_unknown_names_are_clear_errors_before_anything_is_read(spark, trained_config):
+    config = replace(trained_config, train=replace(trained_config.train, method="mamdrr"))
+    with pytest.raises(MamdrError, match="known: joint, alternate"):
+        train_mamdr(spark, config)
+    config = replace(trained_config, model=replace(trained_config.model, name="mpl"))
+    with pytest.raises(MamdrError, match="known: mlp"):
+        train_mamdr(spark, config)
+
+
+def test_a_run_that_is_not_there_is_a_clear_error(spark, trained_config, figures):
+    config = replace(trained_config, evaluate=replace(trained_config.evaluate, run_id="x' OR 'a' = 'a"))
+    with pytest.raises(MamdrError, match="has no run x' OR"):
+        evaluate_package(spark, config)
+
+
+def test_domains_of_one_row_or_one_class_are_trained_but_not_measured(spark, trained_config, tmp_path):
+    rows = [(f"u{n % 40}", f"i{n % 13}", f"d{n % 2}", n % 3 == 0, n) for n in range(400)]
+    rows += [("u1", "i1", "lonely", True, 1)] + [(f"u{n}", "i2", "loved", True, n) for n in range(40)]
+    raw = str(tmp_path / "raw")
+    frame = spark.createDataFrame(rows, "user string, item string, domain string, label boolean, t int")
+    frame.coalesce(1).write.parquet(raw)
+    columns = replace(trained_config.input.columns, event_time="timestamp_seconds(t)", true_probability="")
+    config = replace(
+        trained_config,
+        lake=replace(trained_config.lake, root=str(tmp_path / "lake")),
+        input=replace(trained_config.input, path=raw, columns=columns),
+        synthetic=None,
+        features=(),
+    )
+    figures = train_mamdr(spark, config)
+    assert figures["domains"] == 4
+    assert figures["domains_measured"] == 2
+    assert len(load_package(figures["package"]).specific) == 4
+    assert figures["oracle_test_auc"] is None
