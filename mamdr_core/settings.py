@@ -1,4 +1,4 @@
-"""The decorator that makes a class of settings: frozen, keyword-only, strict about unknown keys, documented by field."""
+"""The decorator that makes a class of settings: frozen, keyword-only, strict about unknown keys, documented."""
 
 from dataclasses import dataclass
 from typing import Any, TypeVar, dataclass_transform

@@ -45,7 +45,7 @@ def lake_root(tmp_path: Path) -> str:
 
 @pytest.fixture(scope="session")
 def trained_config(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """A configuration whose lake holds examples of five domains with vectors, an hour's numeric and a hashed feature."""
+    """A configuration whose lake holds examples of five domains with vectors, a numeric and a hashed feature."""
     root = tmp_path_factory.mktemp("training")
     raw = str(root / "raw")
     vectors = [

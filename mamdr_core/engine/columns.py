@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -93,7 +94,7 @@ class Visit:
         size = len(self.rows)
         parts = -(-size // batch_size)
         edges = [part * size // parts for part in range(parts + 1)] if parts else []
-        return [slice(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+        return [slice(start, stop) for start, stop in pairwise(edges)]
 
 
 FrozenTables = Mapping[str, Tensor]

@@ -215,7 +215,7 @@ class EagerEngine:
         self.flat.gradients_P.zero_()
         logits_B = self.flat.module(self._fields(visit, rows, fields))
         loss = binary_cross_entropy_with_logits(logits_B, visit.columns.labels[visit.rows[rows]])
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return {name: field.grad for name, field in fields.items() if field.grad is not None}
 
     def _fields(self, visit: Visit, rows: slice, embedded: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -93,4 +93,5 @@ def shuffled_within(offsets: Ints, domains: Ints, seed: int) -> Ints:
     within = (np.arange(len(domains)) - offsets[domains]).astype(np.uint64)
     start = np.uint64(derive_seed(seed, 0))
     keys = splitmix64(splitmix64(domains.astype(np.uint64) ^ start) ^ within)
-    return np.lexsort((keys, domains))
+    order: Ints = np.lexsort((keys, domains))
+    return order

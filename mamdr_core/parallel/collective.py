@@ -23,7 +23,7 @@ class Collective(Protocol):
         """All ranks' tensors in rank order along the first dimension, which may differ."""
 
     def all_to_all(self, tensor: Tensor, splits: Sequence[int]) -> Tensor:
-        """Send the first `splits[0]` rows to rank 0, the next to rank 1...; returns what was received, in rank order."""
+        """Send the first `splits[0]` rows to rank 0, the next to rank 1, ...; returns the received ones by rank."""
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Rank 0's tensor."""

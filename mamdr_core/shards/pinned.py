@@ -65,7 +65,7 @@ def pin_examples(
         MamdrError: a table is missing, or a declared feature is not in the examples.
     """
     lake = Lake(spark, root)
-    vectors = {feature.of for feature in features if feature.kind == "vector"}
+    vectors: set[str] = {feature.of for feature in features if feature.kind == "vector"}
     vocabularies = {name: f"{name}s" for name in ("user", "item", "domain")}
     indexed = [f for f in features if f.kind == "categorical" and not f.buckets]
     names = ["examples", *vocabularies.values(), *(f"{of}_features" for of in sorted(vectors))]

@@ -1,5 +1,7 @@
 """The MLP: shapes, parameter count, gradients."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -33,7 +35,7 @@ def test_the_paper_mlp_has_the_parameters_of_its_formula_and_a_gradient_for_each
     inputs = declare_inputs(ModelSettings(), (), SIZES)
     model = build_model(ModelSettings(), inputs)
     widths = [384, 256, 128, 64, 1]
-    expected = sum(before * after + after for before, after in zip(widths, widths[1:], strict=False))
+    expected = sum(before * after + after for before, after in pairwise(widths))
     assert sum(p.numel() for p in model.parameters()) == expected == 139_777
     logits = model({name: torch.randn(5, 128) for name in inputs.names})
     assert logits.shape == (5,)

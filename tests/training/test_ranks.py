@@ -41,7 +41,9 @@ def parameters(task):
     found = dict(load_file(Path(task.package) / "shared.safetensors"))
     for file in sorted(Path(task.package).glob("specific-*")):
         saved = load_file(file)
-        found |= {f"theta_{domain}": dense for domain, dense in zip(saved["domains"].tolist(), saved["dense"])}
+        found |= {
+            f"theta_{domain}": dense for domain, dense in zip(saved["domains"].tolist(), saved["dense"], strict=True)
+        }
     return found
 
 
