@@ -18,6 +18,7 @@ from mamdr_core.engine.metrics import DomainMetrics, segmented_auc
 from mamdr_core.engine.optimizers import OuterOptimizer
 from mamdr_core.engine.parameters import Change, Rows, Theta
 from mamdr_core.engine.plan import RoundPlan, shuffled_within
+from mamdr_core.errors import MamdrError
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.methods import Method, find_method
 from mamdr_core.learning.specific import finetune
@@ -128,8 +129,14 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a rank; auto: CUDA where torch finds it."""
+    """The device of a rank; auto: CUDA where torch finds it.
+
+    Raises:
+        MamdrError: CUDA is asked for and torch finds none.
+    """
     found = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and found == "cpu":
+        raise MamdrError("train.device is cuda, but torch finds no CUDA device here: use auto or cpu")
     return torch.device(found if name == "auto" else name)
 
 

@@ -1,6 +1,7 @@
 """A run's record in the lake: its row in training_runs and its rows in domain_metrics."""
 
 import math
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,8 @@ def record_metrics(
     spark: SparkSession, lake: Lake, run_id: str, domain_ids: tuple[str, ...], metrics: Mapping[str, DomainMetrics]
 ) -> None:
     """Write a run's figures by domain and split, replacing those of the same splits that it has."""
+    if not re.fullmatch(r"[\w-]+", run_id):
+        raise MamdrError(f"{run_id!r} is not a run's id (letters, digits, _ and -)")
     rows = [
         (run_id, domain, domain_ids[domain], split, *_figures(measured, domain))
         for split, measured in metrics.items()
