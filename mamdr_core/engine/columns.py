@@ -43,13 +43,13 @@ class Columns:
             rows: positions, int64 [M].
         """
         domains = self.ids["domain"][rows].long() - 1
-        counts = torch.bincount(domains, minlength=len(self.offsets) - 1)
+        counts = torch.bincount(domains, minlength=len(self.offsets) - 1).cpu()
         return Columns(
             ids={name: column[rows] for name, column in self.ids.items()},
             numeric=self.numeric[rows],
             labels=self.labels[rows],
             offsets=offsets_of(counts),
-            true_probability=None if self.true_probability is None else self.true_probability[rows],
+            true_probability=None if self.true_probability is None else self.true_probability[rows.cpu()],
         )
 
     def to(self, device: torch.device | str) -> "Columns":

@@ -77,7 +77,7 @@ def segmented_auc(scores_N: Tensor, labels_N: Tensor, offsets: Tensor) -> Tensor
         offsets: where each segment begins, int64 [n + 1].
 
     Returns:
-        float64 [n]; NaN for a segment of one class.
+        float64 [n]; NaN for a segment of one class, or with a score that is not finite.
     """
     counts_n = offsets.diff()
     segments_N = torch.repeat_interleave(torch.arange(len(counts_n)), counts_n)
@@ -95,4 +95,5 @@ def segmented_auc(scores_N: Tensor, labels_N: Tensor, offsets: Tensor) -> Tensor
     positives_n = torch.zeros(len(counts_n), dtype=torch.float64).index_add_(0, segments_N, labels_N)
     ranks_n = torch.zeros_like(positives_n).index_add_(0, segments_N, mean_rank_N * labels_N)
     negatives_n = counts_n - positives_n
+    ranks_n[segments_N[~scores_N.isfinite()]] = torch.nan
     return (ranks_n - positives_n * (positives_n + 1) / 2) / (positives_n * negatives_n)

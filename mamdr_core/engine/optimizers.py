@@ -42,18 +42,19 @@ class AdamState:
         return cls(AdamMoments.zeros_like(shared.dense), tables)
 
 
-def adam_change(gradient: Tensor, first: Tensor, second: Tensor, step: int, lr: float) -> Tensor:
+def adam_change(gradient: Tensor, first: Tensor, second: Tensor, step: int, lr: float, beta1: float = BETA1) -> Tensor:
     """Kingma and Ba's update: advances both moments in place and returns what is to be subtracted.
 
     Args:
         gradient, first, second: same shape.
         step: 1 for the first update.
         lr: learning rate.
+        beta1: decay of the first moment.
     """
-    first.lerp_(gradient, 1 - BETA1)
+    first.lerp_(gradient, 1 - beta1)
     second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
     denominator = (second / (1 - BETA2**step)).sqrt_().add_(EPSILON)
-    return (first / denominator).mul_(lr / (1 - BETA1**step))
+    return (first / denominator).mul_(lr / (1 - beta1**step))
 
 
 @dataclass
@@ -92,7 +93,7 @@ class OuterOptimizer:
         assert self.second is not None
         second_all = self.second.dense if table is None else self.second.tables[table]
         second = second_all[place]
-        update = adam_change(change, first, second, self.step_count, beta)
+        update = adam_change(change, first, second, self.step_count, beta, momentum)
         first_all[place], second_all[place] = first, second
         return update
 

@@ -36,6 +36,11 @@ class Change:
     dense: Tensor
     rows: dict[str, Rows] = field(default_factory=dict)
 
+    def to(self, device: torch.device | str) -> "Change":
+        """The same on `device`."""
+        rows = {name: Rows(own.ids.to(device), own.values.to(device)) for name, own in self.rows.items()}
+        return Change(self.dense.to(device), rows)
+
     def add(self, other: "Change", scale: float) -> "Change":
         """`self + scale * other` as a new Change."""
         rows = dict(self.rows)
@@ -59,6 +64,10 @@ class Shared:
 
     dense: Tensor
     tables: dict[str, Tensor]
+
+    def to(self, device: torch.device | str) -> "Shared":
+        """The same on `device`."""
+        return Shared(self.dense.to(device), {name: table.to(device) for name, table in self.tables.items()})
 
     def copy(self) -> "Shared":
         """A copy that shares no memory."""

@@ -57,20 +57,6 @@ class RoundPlan:
         """All domains in the random order of a round (Alg. 1, line 3), int64 [n]."""
         return np.argsort(self._draw(epoch, 2 + number), kind="stable")
 
-    def steps(self, epoch: int, number: int, owner_n: Ints, batch_size: int, ranks: int) -> Ints:
-        """Inner steps of each rank in a round, int64 [W]; ranks with fewer than the most wait, with no effect.
-
-        Args:
-            epoch: from 0.
-            number: round within the epoch.
-            owner_n: the rank of each domain.
-            batch_size: rows of a step at most.
-            ranks: world size W.
-        """
-        start_n, stop_n = self.slices(epoch, number)
-        steps_n = -(-(stop_n - start_n) // batch_size)
-        return np.bincount(owner_n, weights=steps_n, minlength=ranks).astype(np.int64)
-
     def _draw(self, epoch: int, stream: int) -> NDArray[np.uint64]:
         start = np.uint64(derive_seed(self.seed, epoch, stream))
         return splitmix64(np.arange(len(self.counts_n), dtype=np.uint64) ^ start)

@@ -49,6 +49,7 @@ class Learner:
         rank: this rank; decides dropout.
         adam: Adam's moments of theta_S on this rank, where `inner.state` is carried.
         pending: by domain, rows dealt since DR's last pass.
+        rounds_since_dr: rounds since DR's last pass.
         rows_descended: rows that inner loops of this rank have descended on.
     """
 
@@ -65,6 +66,7 @@ class Learner:
     rank: int = 0
     adam: AdamState | None = None
     pending: dict[int, list[Tensor]] = field(default_factory=dict)
+    rounds_since_dr: int = 0
     rows_descended: int = 0
 
     def carried_state(self) -> AdamState | None:

@@ -22,8 +22,10 @@ def regularize(learner: Learner, round_: Round) -> None:
     """
     for domain, rows in round_.slices.items():
         learner.pending.setdefault(domain, []).append(rows)
-    if (round_.number + 1) % learner.dr.every:
+    learner.rounds_since_dr += 1
+    if learner.rounds_since_dr < learner.dr.every:
         return
+    learner.rounds_since_dr = 0
     targets = {domain: torch.cat(parts) for domain, parts in sorted(learner.pending.items())}
     learner.pending.clear()
     drawn = {domain: _draw_supports(learner, round_, domain, len(rows)) for domain, rows in targets.items()}  # line 1

@@ -21,6 +21,8 @@ def mean_change(collective: Collective, change: Change, weight: float) -> Change
         return change
     dense = change.dense
     flat = collective.all_reduce(torch.cat([dense * weight, dense.new_tensor([weight])]))
+    if not flat[-1]:
+        return change  # no rank had rows, so nothing was touched
     rows = {}
     for table in sorted(change.rows):
         own = change.rows[table]
@@ -30,4 +32,4 @@ def mean_change(collective: Collective, change: Change, weight: float) -> Change
         distinct, place = ids.unique(return_inverse=True)
         summed = said.new_zeros(len(distinct), said.shape[1]).index_add_(0, place, said)
         rows[table] = Rows(distinct, summed[:, :-1] / summed[:, -1:])
-    return Change(flat[:-1] / flat[-1].clamp(min=1.0), rows)
+    return Change(flat[:-1] / flat[-1], rows)

@@ -43,8 +43,8 @@ def run_ranks(
         cores: threads of the machine that its ranks share; None: all.
 
     Raises:
-        MamdrError: fewer slots than ranks, or the ranks did not start in time.
-        RankError: a rank raised or died.
+        MamdrError: fewer slots than ranks, the ranks did not start in time, or a rank raised it.
+        RankError: a rank raised something else, or died.
     """
     if ranks == 1:
         return [task(SingleProcess())]
@@ -111,8 +111,9 @@ def _run_rank(task: Callable[[Collective], T], threads: int) -> T:
     rank = int(os.environ.get("HOROVOD_RANK", "-1"))
     try:
         return task(HorovodCollective())
-    except BaseException:
-        said = json.dumps({"rank": rank, "traceback": traceback.format_exc()})
+    except BaseException as error:
+        cause = {"rank": rank, "type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
+        said = json.dumps(cause)
         print(f"{_ERROR_MARK}{said}", file=sys.stderr, flush=True)
         raise
 
@@ -147,7 +148,11 @@ class _RankOutput:
 
 def _explain(error: Exception, output: _RankOutput, ranks: int, start_timeout: int) -> Exception:
     if output.errors:
-        first = output.errors[0]
+        # A rank that waited for the failing one reports the lost connection; that is not the cause.
+        own = [said for said in output.errors if said["type"] != "HorovodInternalError"]
+        first = (own or output.errors)[0]
+        if first["type"] == MamdrError.__name__:
+            return MamdrError(str(first["message"]))
         return RankError(f"rank {first['rank']} of {ranks} failed:\n{first['traceback']}")
     if "Timed out waiting" in str(error):
         return MamdrError(

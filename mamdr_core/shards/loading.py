@@ -32,6 +32,9 @@ def load_columns(pinned: PinnedExamples, features: Sequence[Feature], split: str
     id_columns = ["user", "item", "domain", *(f.name for f in features if f.kind == "categorical")]
     names = [*id_columns, "label", "key", "true_probability", *pinned.numeric]
     read = read_columns(urls, examples_table(features), names)
+    for name in id_columns:
+        if len(read[name]) and read[name].max() >= pinned.sizes[name]:
+            raise MamdrError(f"examples have a {name} beyond its {pinned.sizes[name]} values: run build_examples again")
     wanted = own[read["domain"].astype(np.int64)]
     order = np.flatnonzero(wanted)
     order = order[np.lexsort((read["key"][order], read["domain"][order]))]
@@ -61,7 +64,11 @@ def _standardised(read: dict[str, NDArray[np.generic]], order: NDArray[np.int64]
 
 
 def load_vectors(pinned: PinnedExamples, features: Sequence[Feature]) -> dict[str, Tensor]:
-    """The fixed vectors by feature, float32 [vocabulary + 1, size]; zeros for ids without one, and for row 0."""
+    """The fixed vectors by feature, float32 [vocabulary + 1, size]; zeros for ids without one, and for row 0.
+
+    Raises:
+        MamdrError: the lake holds no vectors of that name and length.
+    """
     tables = {}
     for feature in features:
         if feature.kind != "vector":
@@ -70,8 +77,11 @@ def load_vectors(pinned: PinnedExamples, features: Sequence[Feature]) -> dict[st
         read = read_columns(pinned.vector_files[feature.of], table, ["index", "name", "vector"])
         vectors = torch.zeros(pinned.sizes[feature.of] + 1, feature.size)
         mine = np.flatnonzero(read["name"] == feature.name)
-        if len(mine):
-            values = np.stack([np.asarray(vector, dtype=np.float32) for vector in read["vector"][mine]])
-            vectors[torch.from_numpy(read["index"][mine].astype(np.int64)) + 1] = torch.from_numpy(values)
+        if not len(mine) or {len(vector) for vector in read["vector"][mine]} != {feature.size}:
+            raise MamdrError(
+                f"{table.name} holds no vectors {feature.name} of length {feature.size}: run build_examples again"
+            )
+        values = np.stack([np.asarray(vector, dtype=np.float32) for vector in read["vector"][mine]])
+        vectors[torch.from_numpy(read["index"][mine].astype(np.int64)) + 1] = torch.from_numpy(values)
         tables[feature.name] = vectors
     return tables

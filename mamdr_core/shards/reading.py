@@ -3,9 +3,9 @@
 import contextlib
 import io
 import logging
-import os
 import warnings
 from collections.abc import Sequence
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +66,7 @@ def read_columns(urls: Sequence[str], table: Table, columns: Sequence[str]) -> d
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # it prints when a reader closes
         warnings.filterwarnings("ignore", category=FutureWarning)  # pyarrow calls Petastorm's use of ParquetDataset old
         with make_batch_reader(
-            [_escaped(url) for url in urls],
+            [_file_url(url) for url in urls],
             schema_fields=list(schema.fields.values()),
             # One thread keeps the order of rows; row groups are large, so that decoding, not waiting, takes the time.
             reader_pool_type="thread",
@@ -80,5 +80,8 @@ def read_columns(urls: Sequence[str], table: Table, columns: Sequence[str]) -> d
     return {name: np.concatenate(part) if part else np.zeros(0) for name, part in parts.items()}
 
 
-def _escaped(url: str) -> str:
-    return url if "://" in url else f"file://{os.path.abspath(url.removeprefix('file:'))}"
+def _file_url(url: str) -> str:
+    """The URL as Petastorm takes it: a local path's percent signs are Spark's, and Petastorm leaves them."""
+    if url.startswith("file:"):
+        return "file://" + unquote(urlsplit(url).path)
+    return url

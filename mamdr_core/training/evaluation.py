@@ -15,9 +15,7 @@ from mamdr_core.parallel.collective import Collective, SingleProcess
 
 def predict_all(engine: EagerEngine, shared: Shared, specific: Mapping[int, Change], columns: Columns) -> Tensor:
     """Logits of all rows, float32 [N]: domain i's at theta_S + theta_i (Eq. 5), or at theta_S without theta_i."""
-    if not specific:
-        return engine.predict(Theta(shared), Visit(columns, torch.arange(len(columns), device=columns.labels.device)))
-    parts = []
+    parts = []  # domain by domain also without theta_i, so that a prediction depends on no other domain of the rank
     for domain, count in enumerate(columns.counts.tolist()):
         if count:
             start = int(columns.offsets[domain])

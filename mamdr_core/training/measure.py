@@ -8,6 +8,7 @@ import yaml
 from pyspark.sql import SparkSession
 
 from mamdr_core.config import Config, parse_config
+from mamdr_core.errors import MamdrError
 from mamdr_core.lake.tables import Lake
 from mamdr_core.shards.loading import load_columns
 from mamdr_core.shards.pinned import pin_examples
@@ -32,12 +33,16 @@ def evaluate_package(spark: SparkSession, config: Config) -> dict[str, Any]:
     package = load_package(folder)
     trained = parse_config(yaml.safe_load(package.config))
     pinned = pin_examples(spark, config.lake.root, trained.features, package.pinned["versions"])
+    if pinned.sizes != package.pinned["sizes"]:
+        raise MamdrError(f"package {folder} was trained on another lake than {lake.root}: vocabulary sizes differ")
     device = choose_device(config.train.device)
     everything = np.ones(len(pinned.domain_ids), dtype=np.bool_)
     columns = load_columns(pinned, trained.features, config.evaluate.split, everything).to(device)
     engine = make_engine(trained, pinned, device)
+    shared = package.shared.to(device)
+    specific = {domain: change.to(device) for domain, change in package.specific.items()}
     with torch.no_grad():
-        measured = evaluate_columns(engine, package.shared, package.specific, columns)
+        measured = evaluate_columns(engine, shared, specific, columns)
     run_id = package.metrics["run_id"]
     record_metrics(spark, lake, run_id, pinned.domain_ids, {config.evaluate.split: measured})
     known = ~measured.logloss.isnan()

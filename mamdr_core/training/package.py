@@ -27,14 +27,18 @@ from mamdr_core.errors import MamdrError
 MANIFEST = "manifest.json"
 
 
-def save_rank(folder: str, rank: int, shared: Shared, specific: Mapping[int, Change]) -> None:
-    """Write a rank's parameters: rank 0 theta_S, every rank its theta_i."""
+def save_rank(folder: str, rank: int, shared: Shared, specific: Mapping[int, Change]) -> tuple[str, ...]:
+    """Write a rank's parameters: rank 0 theta_S, every rank its theta_i. Returns the names of the files."""
     Path(folder).mkdir(parents=True, exist_ok=True)
+    saved = []
     if rank == 0:
         tables = {f"table.{name}": table.cpu() for name, table in shared.tables.items()}
         save_file({"dense": shared.dense.cpu(), **tables}, Path(folder) / "shared.safetensors")
+        saved.append("shared.safetensors")
     if specific:
-        save_file(_packed(specific), Path(folder) / f"specific-{rank:05d}.safetensors")
+        saved.append(f"specific-{rank:05d}.safetensors")
+        save_file(_packed(specific), Path(folder) / saved[-1])
+    return tuple(saved)
 
 
 def _packed(specific: Mapping[int, Change]) -> dict[str, Tensor]:

@@ -56,7 +56,7 @@ class RankTask:
 
 @dataclass(frozen=True)
 class RankResult:
-    """What a rank reports; the figures are the same on all ranks, but for `seconds`."""
+    """What a rank reports; the figures are the same on all ranks, but for `seconds` and `saved`, the files it wrote."""
 
     metrics: dict[str, DomainMetrics]
     epochs: int
@@ -66,6 +66,7 @@ class RankResult:
     inner_seconds: float
     seconds: dict[str, float]
     device: str
+    saved: tuple[str, ...]
 
 
 class _Clock:
@@ -113,7 +114,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
             for split, rows in columns.items()
         }
     with clock.phase("save"):
-        save_rank(task.package, collective.rank, learner.shared, learner.specific)
+        saved = save_rank(task.package, collective.rank, learner.shared, learner.specific)
     totals = collective.all_reduce(torch.tensor([float(learner.rows_descended)], dtype=torch.float64))
     inner = collective.all_gather(torch.tensor([clock.seconds.get("inner", 0.0)], dtype=torch.float64)).max()
     return RankResult(
@@ -125,6 +126,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         inner_seconds=float(inner),
         seconds=clock.seconds,
         device=str(device),
+        saved=saved,
     )
 
 
@@ -216,6 +218,8 @@ def _train(
                 continue
             with clock.phase("validate"):
                 auc = evaluate_columns(learner.engine, learner.shared, learner.specific, val, collective).mean_auc()
+                if not learner.shared.dense.isfinite().all():
+                    raise MamdrError(f"theta_S is not finite after round {done}: lower train.inner.lr")
                 stopping = stop.validated(auc, done, learner.shared, learner.specific)
             rows = learner.rows_descended * collective.size  # an estimate: ranks are balanced by rows
             progress.say(done, rows, clock.seconds["inner"], auc, stop.best, stop.best_round)

@@ -53,16 +53,18 @@ def _figures(measured: DomainMetrics, domain: int) -> tuple[Any, ...]:
 
 
 def find_run(lake: Lake, run_id: str) -> dict[str, Any]:
-    """A run's row in training_runs; with an empty id the newest that ended well.
+    """The row in training_runs of a run that has a package; with an empty id the newest that ended well.
 
     Raises:
-        MamdrError: there is none.
+        MamdrError: there is none, or it has no package.
     """
     runs: DataFrame = lake.read("training_runs")
     chosen = runs.where(F.col("run_id") == run_id) if run_id else runs.where(F.col("status") == "ok")
     row = chosen.orderBy(F.desc("started_at")).first()
     if row is None:
         raise MamdrError(f"training_runs of {lake.root} has no run {run_id or 'that ended well'}")
+    if not row["package"]:
+        raise MamdrError(f"run {row['run_id']} has no package: its status is {row['status']}")
     return row.asDict()
 
 

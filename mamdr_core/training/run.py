@@ -1,5 +1,6 @@
 """train_mamdr on the driver: pin a version, place domains, launch ranks, seal the package, record the run."""
 
+import contextlib
 import json
 import logging
 import shutil
@@ -48,6 +49,8 @@ def train_mamdr(spark: SparkSession, config: Config) -> dict[str, Any]:
     _check_names(config)
     seconds: dict[str, float] = {}
     lake = Lake(spark, config.lake.root)
+    if "://" in lake.root:
+        raise MamdrError(f"lake.root {lake.root}: training needs a local or mounted folder for its packages")
     if not lake.exists("examples"):
         started = time.perf_counter()
         _prepare(spark, config)
@@ -63,7 +66,8 @@ def train_mamdr(spark: SparkSession, config: Config) -> dict[str, Any]:
         figures = _train(spark, config, lake, pinned, run, seconds)
     except BaseException as error:
         ended = {"status": "failed", "error": str(error)[:10_000], "finished_at": datetime.now(UTC)}
-        record_run(spark, lake, {**run, **ended})
+        with contextlib.suppress(Exception):  # the cause of the failure matters more than its record
+            record_run(spark, lake, {**run, **ended})
         shutil.rmtree(_scratch(lake, run["run_id"]), ignore_errors=True)
         raise
     log_summary(lake, run["run_id"], pinned.versions["examples"])
@@ -95,6 +99,11 @@ def _train(
     task = RankTask(config, pinned, owner, str(scratch))
     results = run_ranks(spark, partial(train_rank, task), ranks, config.train.start_timeout)
     seconds["ranks"] = time.perf_counter() - started
+    missing = [name for ended in results for name in ended.saved if not (scratch / name).is_file()]
+    if missing:
+        raise MamdrError(
+            f"ranks wrote {', '.join(missing)} where the driver cannot see: lake.root must be a shared folder"
+        )
     result: RankResult = results[0]
     seconds |= result.seconds
     figures = _figures(config, pinned, run, result, seconds)

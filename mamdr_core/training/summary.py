@@ -4,6 +4,7 @@ import sys
 
 from pyspark.sql import functions as F
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from mamdr_core.lake.tables import Lake
@@ -38,7 +39,7 @@ def log_summary(lake: Lake, run_id: str, examples_version: int) -> None:
     for row in mine[:LARGEST]:
         figures = [aucs.get((other, row["domain_id"])) for other in shown]
         figures += [row["oracle_auc"]] if with_oracle else []
-        table.add_row(row["domain_id"], f"{row['rows']:,}", *(_shown(figure) for figure in figures))
+        table.add_row(escape(row["domain_id"]), f"{row['rows']:,}", *(_shown(figure) for figure in figures))
     if len(mine) > LARGEST:
         table.add_row(f"... {len(mine) - LARGEST} more", *[""] * (len(table.columns) - 1))
     table.add_section()

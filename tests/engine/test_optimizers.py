@@ -12,15 +12,15 @@ from mamdr_core.engine.settings import OuterSettings
     ("name", "make"),
     [
         ("sgd", lambda p: torch.optim.SGD(p, lr=0.3)),
-        ("nesterov", lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.9, nesterov=True)),
-        ("adam", lambda p: torch.optim.Adam(p, lr=0.3)),
+        ("nesterov", lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.5, nesterov=True)),
+        ("adam", lambda p: torch.optim.Adam(p, lr=0.3, betas=(0.5, 0.999))),
     ],
 )
 def test_the_outer_update_is_the_optimizers_step_on_minus_the_change(name, make):
     dense, table = torch.randn(4, dtype=torch.float64), torch.randn(3, 2, dtype=torch.float64)
     shared = Shared(dense.clone(), {"user": table.clone()})
     expected = [dense.clone().requires_grad_(), table.clone().requires_grad_()]
-    ours, theirs = OuterOptimizer(OuterSettings(optimizer=name, beta=0.3)), make(expected)
+    ours, theirs = OuterOptimizer(OuterSettings(optimizer=name, beta=0.3, momentum=0.5)), make(expected)
     for _ in range(4):
         change = Change(torch.randn(4, dtype=torch.float64))
         change.rows["user"] = Rows(torch.arange(3), torch.randn(3, 2, dtype=torch.float64))

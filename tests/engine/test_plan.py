@@ -51,8 +51,3 @@ def test_a_domains_order_does_not_depend_on_the_other_domains_of_the_rank():
     alone = shuffled_within(np.array([0, 0, 6]), np.repeat([1], 6), seed=5)
     assert sorted(both[:3]) == [0, 1, 2]
     assert (both[3:] - 3).tolist() == alone.tolist()
-
-
-def test_steps_are_counted_by_rank():
-    plan = RoundPlan(np.array([100, 50, 7]), 1, 1, 0)
-    assert plan.steps(0, 0, np.array([0, 1, 1]), batch_size=32, ranks=3).tolist() == [4, 3, 0]

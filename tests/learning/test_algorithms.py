@@ -158,6 +158,9 @@ def test_dr_every_n_rounds_visits_what_was_dealt_since():
     METHODS["dr"].move_specific(learner, make_round(1))
     assert learner.specific[0].dense.any()
     assert not learner.pending
+    first = learner.specific[0].dense.clone()
+    METHODS["dr"].move_specific(learner, make_round(0))  # the next epoch: rounds are counted on
+    assert torch.equal(learner.specific[0].dense, first)
 
 
 def test_the_released_codes_query_domain_can_be_drawn():

@@ -72,13 +72,17 @@ def test_a_damaged_package_is_named(spark, trained_config, figures, tmp_path):
 
 
 def test_a_failed_run_is_recorded_and_leaves_no_folder(spark, trained_config, monkeypatch):
-    monkeypatch.setattr("mamdr_core.training.run.train_rank", lambda task, collective: 1 / 0)
+    def fail(task, collective):
+        Path(task.package).mkdir(parents=True)
+        return 1 / 0
+
+    monkeypatch.setattr("mamdr_core.training.run.train_rank", fail)
     with pytest.raises(ZeroDivisionError):
         train_mamdr(spark, trained_config)
     lake = Lake(spark, trained_config.lake.root)
     newest = lake.read("training_runs").orderBy(F.desc("started_at")).first()
     assert (newest["status"], newest["error"]) == ("failed", "division by zero")
-    assert not (Path(trained_config.lake.root) / "packages" / newest["run_id"]).exists()
+    assert not list((Path(trained_config.lake.root) / "packages").glob(f"*{newest['run_id']}*"))
 
 
 def test_unknown_names_are_clear_errors_before_anything_is_read(spark, trained_config):
