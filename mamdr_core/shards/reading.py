@@ -68,11 +68,9 @@ def read_columns(urls: Sequence[str], table: Table, columns: Sequence[str]) -> d
         with make_batch_reader(
             [_file_url(url) for url in urls],
             schema_fields=list(schema.fields.values()),
-            # One thread keeps the order of rows; row groups are large, so that decoding, not waiting, takes the time.
-            reader_pool_type="thread",
-            workers_count=1,
+            # Decoded in this thread: row groups keep their order, and no queue can end early or grow.
+            reader_pool_type="dummy",
             shuffle_row_groups=False,
-            results_queue_size=2,
         ) as reader:
             for batch in reader:
                 for name in columns:
