@@ -5,7 +5,7 @@
 
 import difflib
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, asdict, field, fields, is_dataclass
+from dataclasses import MISSING, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -183,11 +183,6 @@ def config_reference() -> str:
         "Precedence: defaults < `--config FILE` < `--set a.b=value`.\n\n| key | default | meaning |\n|---|---|---|\n"
     )
     return head + "\n".join(_markdown_rows(Config, "")) + "\n"
-
-
-def config_values(config: Config) -> dict[str, Any]:
-    """The configuration as nested plain dictionaries."""
-    return asdict(config)
 
 
 if __name__ == "__main__":

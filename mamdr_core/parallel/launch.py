@@ -27,9 +27,7 @@ class RankError(RuntimeError):
     """A rank raised or died; the message holds its number and traceback."""
 
 
-def run_ranks(
-    spark: "SparkSession", task: Callable[[Collective], T], ranks: int, start_timeout: int, cores: int | None = None
-) -> list[T]:
+def run_ranks(spark: "SparkSession", task: Callable[[Collective], T], ranks: int, start_timeout: int) -> list[T]:
     """Run `task` on every rank and return the results in rank order.
 
     One rank runs here, without Horovod. More run as Horovod processes (Gloo) in Spark tasks, and what they log is
@@ -40,7 +38,6 @@ def run_ranks(
         task: picklable; takes the rank's Collective.
         ranks: world size W.
         start_timeout: seconds that all ranks have to start.
-        cores: threads of the machine that its ranks share; None: all.
 
     Raises:
         MamdrError: fewer slots than ranks, the ranks did not start in time, or a rank raised it.
@@ -57,7 +54,7 @@ def run_ranks(
             f"train.ranks is {ranks}: need {ranks} slots, have {slots}; lower train.ranks, or give Spark more cores "
             f"(--master 'local[{ranks}]', or more executors)"
         )
-    threads = max(1, (cores or os.cpu_count() or 1) // ranks)
+    threads = max(1, (os.cpu_count() or 1) // ranks)
     output = _RankOutput()
     hook = threading.excepthook
     # Horovod's thread that waits for the Spark job reports its cancellation; the cause is told below.
