@@ -3,16 +3,21 @@
 Shapes: N counters, K numbers each.
 """
 
+from functools import cache
+from statistics import NormalDist
+
 import numpy as np
 from numpy.typing import NDArray
 
-Counters = NDArray[np.int64]
 Integers = NDArray[np.uint64]
+Counters = NDArray[np.int64] | Integers
 Reals = NDArray[np.float64]
+Singles = NDArray[np.float32]
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
+_HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
 
 
@@ -30,21 +35,30 @@ def hash_counters(seed: int, stream: str, counters: Counters) -> Integers:
     return _mix(counters.astype(np.uint64) * _STEP + start)
 
 
-def uniform(seed: int, stream: str, counters: Counters) -> Reals:
-    """[N] numbers, uniform in [0, 1)."""
-    return (hash_counters(seed, stream, counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def normal(seed: int, stream: str, counters: Counters, count: int) -> Reals:
-    """[N, K] numbers, N(0, 1), K = `count` a counter (Box-Muller)."""
-    pairs = (count + 1) // 2
-    wide = counters.astype(np.uint64)[:, None] * np.uint64(pairs) + np.arange(pairs, dtype=np.uint64)
-    bits = hash_counters(seed, stream, wide.ravel().view(np.int64))
-    radius = np.sqrt(-2.0 * np.log(((bits >> np.uint64(32)).astype(np.float64) + 1.0) * 2.0**-32))
-    angle = (bits & _LOW).astype(np.float64) * (2.0 * np.pi * 2.0**-32)
-    both = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
-    numbers: Reals = both.reshape(len(counters), 2 * pairs)[:, :count]
+def uniform(seed: int, stream: str, counters: Counters, count: int) -> Reals:
+    """[K, N] numbers, uniform in [0, 1) in steps of 2^-32, K = `count` a counter."""
+    words = [hash_counters(seed, f"{stream} {word}", counters) for word in range(-(-count // 2))]
+    halves = [half for word in words for half in (word >> _HALF, word & _LOW)]
+    numbers: Reals = np.stack(halves[:count]) * 2.0**-32
     return numbers
+
+
+def normal(seed: int, stream: str, counters: Counters, count: int) -> Singles:
+    """[N, K] numbers, N(0, 1), K = `count` a counter: quantiles at 16 random bits, an eighth of Box-Muller's time."""
+    words = -(-count // 4)
+    wide = counters.astype(np.uint64)[:, None] * np.uint64(words) + np.arange(words, dtype=np.uint64)
+    bits = hash_counters(seed, stream, wide.ravel())
+    numbers: Singles = np.take(_quantiles(), bits.astype("<u8", copy=False).view("<u2"))
+    return numbers.reshape(len(counters), 4 * words)[:, :count]
+
+
+@cache
+def _quantiles() -> Singles:
+    """[65536] quantiles of N(0, 1) at the middles of equal steps, scaled to variance 1."""
+    upper = [NormalDist().inv_cdf(0.5 + (step + 0.5) / 65_536) for step in range(32_768)]
+    quantiles = np.concatenate([-np.array(upper[::-1]), upper])
+    scaled: Singles = (quantiles / quantiles.std()).astype(np.float32)
+    return scaled
 
 
 def _mix(bits: Integers) -> Integers:

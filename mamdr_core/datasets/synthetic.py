@@ -8,31 +8,41 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from mamdr_core.config import Config
 from mamdr_core.datasets.settings import SyntheticSettings
-from mamdr_core.datasets.world import Ids, World, draw_rows, make_world, published_vectors
+from mamdr_core.datasets.world import DAY, Ids, World, draw_rows, make_world, published_vectors
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.files import Files
+from mamdr_core.lake.progress import progress
 
 logger = logging.getLogger(__name__)
 
 MARKER = "_synthetic.json"
 BLOCK = 65_536
-_BLOCKS_A_TASK = 32
+ROWS_A_TASK = 64 * BLOCK
+"""Rows of a task at most: each adds a file of about 130 MB."""
 _SCHEMA = pa.schema(
     [
-        ("user", pa.int64()),
-        ("item", pa.int64()),
-        ("domain", pa.int64()),
-        ("label", pa.int32()),
-        ("event_time", pa.timestamp("us", tz="UTC")),
-        ("true_probability", pa.float64()),
+        pa.field("user", pa.string(), nullable=False),
+        pa.field("item", pa.string(), nullable=False),
+        pa.field("domain", pa.string(), nullable=False),
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("event_time", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("true_probability", pa.float64(), nullable=False),
+        pa.field("day", pa.date32(), nullable=False),
     ]
 )
+_WRITING = {
+    # Rows are numbered in the order of days: a task keeps a file a day open, where Spark would sort the rows by day.
+    "spark.sql.maxConcurrentOutputFileWriters": "32",
+    # Spark's default, the old INT96, takes more bytes and time.
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+}
 
 
 def generate_logs(spark: SparkSession, config: Config) -> dict[str, Any]:
@@ -48,56 +58,76 @@ def generate_logs(spark: SparkSession, config: Config) -> dict[str, Any]:
     files = _own_folder(spark, config, config.input.path)
     vectors = _own_folder(spark, config, f"{config.input.path.rstrip('/')}_vectors") if settings.vectors else None
     _empty(files, settings)
-    logs = synthetic_logs(spark, settings).withColumn("day", F.to_date("event_time").cast("string"))
-    logs.write.partitionBy("day").mode("append").parquet(files.root)
+    with progress(spark, "logs"):
+        write_logs(spark, synthetic_logs(spark, settings), files.root)
     # Counted from what was written; only the label column is read.
-    clicks = spark.read.parquet(files.root).agg(F.sum("label")).first()
-    figures = {
-        "rows": int(make_world(settings).offsets[-1]),
-        "clicks": int(clicks[0]) if clicks else 0,
-        "days": settings.days,
-        "path": files.root,
-    }
+    rows, clicks = spark.read.parquet(files.root).agg(F.count("label"), F.sum("label")).collect()[0]
+    figures = {"rows": rows, "clicks": clicks, "days": settings.days, "path": files.root}
     if vectors:
         _empty(vectors, settings)
         for of in ("user", "item"):
-            synthetic_vectors(spark, settings, of).write.mode("append").parquet(vectors.path(f"{of}s"))
+            with progress(spark, f"{of} vectors"):
+                synthetic_vectors(spark, settings, of).write.mode("append").parquet(vectors.path(f"{of}s"))
         figures["vectors_path"] = vectors.root
     logger.info("%(rows)d rows, %(clicks)d clicks, %(days)d days at %(path)s", figures)
     return figures
 
 
 def synthetic_logs(spark: SparkSession, settings: SyntheticSettings) -> DataFrame:
-    """The logs: user, item, domain (strings u1, i1, d1), label, event_time, true_probability."""
+    """The logs: user, item, domain (strings u1, i1, d1), label, event_time, true_probability, day."""
     world = make_world(settings)
-    rows = _in_blocks(spark, int(world.offsets[-1]), _SCHEMA, _row_blocks(world))
-    named = [F.concat(F.lit(name[0]), F.col(name).cast("string")).alias(name) for name in ("user", "item", "domain")]
-    return rows.select(*named, "label", "event_time", "true_probability")
+    return _in_blocks(spark, int(world.offsets[-1]), _SCHEMA, _row_blocks(world))
+
+
+def write_logs(spark: SparkSession, logs: DataFrame, path: str) -> None:
+    """Write Parquet, a folder a day, at the pace of Spark's writer (benchmarks/bench_generate.py)."""
+    before = {key: str(spark.conf.get(key)) for key in _WRITING}
+    try:
+        for key, value in _WRITING.items():
+            spark.conf.set(key, value)
+        # Most ids of a file occur once or twice: a dictionary costs a fifth of the time and saves a tenth of the bytes.
+        logs.write.option("parquet.enable.dictionary", "false").partitionBy("day").mode("append").parquet(path)
+    finally:
+        for key, value in before.items():
+            spark.conf.set(key, value)
 
 
 def synthetic_vectors(spark: SparkSession, settings: SyntheticSettings, of: str) -> DataFrame:
     """The published vectors of all users or items (`of`: user, item): id, vector."""
-    schema = pa.schema([("id", pa.int64()), ("vector", pa.list_(pa.float32()))])
+    schema = pa.schema([("id", pa.string()), ("vector", pa.list_(pa.float32()))])
     total = settings.users if of == "user" else settings.items
-    rows = _in_blocks(spark, total, schema, _vector_blocks(settings, of, schema))
-    return rows.select(F.concat(F.lit(of[0]), F.col("id").cast("string")).alias("id"), "vector")
+    return _in_blocks(spark, total, schema, _vector_blocks(settings, of, schema))
 
 
 def _row_blocks(world: World) -> Callable[[Ids], pa.RecordBatch]:
     def make(numbers: Ids) -> pa.RecordBatch:
         rows = draw_rows(world, numbers)
-        columns = (rows.user, rows.item, rows.domain, rows.label, rows.time, rows.true_probability)
+        columns = (
+            _names("u", rows.user),
+            _names("i", rows.item),
+            _names("d", rows.domain),
+            rows.label,
+            rows.time,
+            rows.true_probability,
+            (rows.time // DAY).astype(np.int32),
+        )
         arrays = [pa.array(column, type=field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
         return pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
 
     return make
 
 
+def _names(letter: str, ids: Ids) -> pa.Array:
+    """The strings letter + id; made here, since Spark takes twice the time for it."""
+    return pc.utf8_replace_slice(pa.array(ids).cast(pa.string()), 0, 0, letter)
+
+
 def _vector_blocks(settings: SyntheticSettings, of: str, schema: pa.Schema) -> Callable[[Ids], pa.RecordBatch]:
     def make(ids: Ids) -> pa.RecordBatch:
-        flat = published_vectors(settings, of, ids).astype(np.float32).ravel()
+        flat = published_vectors(settings, of, ids).ravel()
         ends = np.arange(len(ids) + 1, dtype=np.int32) * settings.vectors
-        return pa.RecordBatch.from_arrays([pa.array(ids), pa.ListArray.from_arrays(ends, flat)], schema=schema)
+        arrays = [_names(of[0], ids), pa.ListArray.from_arrays(ends, flat)]
+        return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
     return make
 
@@ -105,7 +135,7 @@ def _vector_blocks(settings: SyntheticSettings, of: str, schema: pa.Schema) -> C
 def _in_blocks(spark: SparkSession, total: int, schema: pa.Schema, make: Callable[[Ids], pa.RecordBatch]) -> DataFrame:
     """`make` over the numbers 0..total-1 in blocks; contents do not depend on how blocks are dealt to tasks."""
     blocks = -(-total // BLOCK)
-    tasks = max(min(blocks, spark.sparkContext.defaultParallelism), -(-blocks // _BLOCKS_A_TASK))
+    tasks = max(min(blocks, spark.sparkContext.defaultParallelism), -(-total // ROWS_A_TASK))
 
     def fill(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:

@@ -5,21 +5,24 @@ Shapes: D domains, N rows, K factors. Only arrays over domains are held; all els
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mamdr_core.datasets.counters import Reals, normal, uniform
+from mamdr_core.datasets.counters import Reals, Singles, normal, uniform
 from mamdr_core.datasets.settings import SyntheticSettings
 
 SCALE = 1.4
 """Standard deviation of the logit within a domain; it puts the oracle's AUC near .8."""
 CTR_SPREAD = 0.5
 """Standard deviation of the logit of a domain's CTR."""
-POPULARITY = 1.5
-"""Users and items are drawn by rank floor(n * u ** POPULARITY) with u uniform: low ranks are popular."""
 SMALLEST_POOL = 20
 """Smallest number of own users, and of own items, of a domain."""
+GUIDES = 8
+"""Entries a domain of the table that finds a position's domain: at 8, one position in sixteen must be searched for."""
+DAY = 86_400_000_000
+"""Microseconds a day."""
 
 Ids = NDArray[np.int64]
 
@@ -35,13 +38,17 @@ class Pools:
 
 @dataclass(frozen=True)
 class World:
-    """What every row is drawn from. `offsets` [D+1] delimits the domains' rows before they are shuffled."""
+    """What every row is drawn from, about 180 bytes a domain."""
 
     settings: SyntheticSettings
     offsets: Ids
+    """[D+1] delimits the domains' rows before they are shuffled."""
+    guide: Ids
+    """The domain of every `step`-th row before they are shuffled."""
+    step: int
     bias: Reals
-    taste: Reals
-    leaning: Reals
+    taste: Singles
+    leaning: Singles
     users: Pools
     items: Pools
 
@@ -63,11 +70,14 @@ def make_world(settings: SyntheticSettings) -> World:
     """Draw the domains."""
     domains = np.arange(settings.domains)
     sizes = domain_sizes(settings)
-    rates = _rates(settings, sizes)
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    step = max(1, int(offsets[-1]) // (GUIDES * settings.domains))
     return World(
         settings=settings,
-        offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
-        bias=_solve_bias(rates),
+        offsets=offsets,
+        guide=np.searchsorted(offsets, np.arange(0, offsets[-1], step), side="right") - 1,
+        step=step,
+        bias=_solve_bias(_rates(settings, sizes)),
         taste=_mixed(settings, "taste", domains),
         leaning=_mixed(settings, "leaning", domains),
         users=_pools(settings.users, sizes),
@@ -77,8 +87,8 @@ def make_world(settings: SyntheticSettings) -> World:
 
 def domain_sizes(settings: SyntheticSettings) -> Ids:
     """[D] rows a domain: log-normal, at least one each, `rows` together (or one each where rows < domains)."""
-    spread = normal(settings.seed, "size", np.arange(settings.domains), 1)[:, 0]
-    weight = np.exp(settings.size_spread * spread)
+    spread = settings.size_spread * _spread(settings, "size")
+    weight = np.exp(spread - spread.max())
     free = max(settings.rows - settings.domains, 0)
     edges = np.floor(free * np.cumsum(weight) / weight.sum() + 0.5).astype(np.int64)
     edges[-1] = free
@@ -87,32 +97,31 @@ def domain_sizes(settings: SyntheticSettings) -> Ids:
 
 def draw_rows(world: World, rows: Ids) -> Rows:
     """The rows with these numbers; each depends on its number and the settings alone."""
-    settings, seed = world.settings, world.settings.seed
+    settings = world.settings
     total = int(world.offsets[-1])
-    domain = np.searchsorted(world.offsets, _shuffle(rows, total), side="right") - 1
-    user = _draw(world, "user", world.users, rows, domain)
-    item = _draw(world, "item", world.items, rows, domain)
-    logit = world.bias[domain] + SCALE * score(world, user, item, domain)
+    user_rank, user_pool, item_rank, item_pool, time, luck = uniform(settings.seed, "row", rows, 6)
+    domain = _domain_at(world, rows * _stride(total) % total)
+    user = _draw(world.users, domain, user_rank, user_pool < settings.overlap)
+    item = _draw(world.items, domain, item_rank, item_pool < settings.overlap)
+    logit = np.take(world.bias, domain) + SCALE * score(world, user, item, domain)
     probability = 1.0 / (1.0 + np.exp(-logit))
-    day = rows * settings.days // total
-    start = np.datetime64(settings.first_day, "us").astype(np.int64)
-    of_day = (uniform(seed, "time", rows) * 86_400_000_000).astype(np.int64)
+    first_day = np.datetime64(settings.first_day, "us").astype(np.int64)
     return Rows(
         user=user,
         item=item,
-        domain=domain.astype(np.int64),
-        label=(uniform(seed, "label", rows) < probability).astype(np.int32),
-        time=start + day * 86_400_000_000 + of_day,
+        domain=domain,
+        label=(luck < probability).astype(np.int32),
+        time=first_day + rows * settings.days // total * DAY + (time * DAY).astype(np.int64),
         true_probability=probability,
     )
 
 
-def factors(settings: SyntheticSettings, of: str, ids: Ids) -> Reals:
+def factors(settings: SyntheticSettings, of: str, ids: Ids) -> Singles:
     """[N, K] true factors of users or items (`of`: user, item), N(0, 1)."""
     return normal(settings.seed, f"{of} factors", ids, settings.factors)
 
 
-def published_vectors(settings: SyntheticSettings, of: str, ids: Ids) -> Reals:
+def published_vectors(settings: SyntheticSettings, of: str, ids: Ids) -> Singles:
     """[N, vectors]: column k is factor k with noise; columns beyond the factors are noise alone."""
     vectors = settings.noise * normal(settings.seed, f"{of} noise", ids, settings.vectors)
     known = min(settings.vectors, settings.factors)
@@ -120,29 +129,37 @@ def published_vectors(settings: SyntheticSettings, of: str, ids: Ids) -> Reals:
     return vectors
 
 
-def score(world: World, user: Ids, item: Ids, domain: Ids) -> Reals:
+def score(world: World, user: Ids, item: Ids, domain: Ids) -> Singles:
     """[N] how much a user likes an item in a domain: (sum_k taste_k x_k y_k + leaning . y) / sqrt(2), of variance 1."""
     x, y = factors(world.settings, "user", user), factors(world.settings, "item", item)
-    liked = world.taste[domain] * x + world.leaning[domain]
-    total: Reals = np.einsum("nk,nk->n", liked, y)
+    # np.take costs a fifth of an index; in place, since new blocks cost as much as the arithmetic.
+    liked = np.take(world.taste, domain, axis=0)
+    liked *= x
+    liked += np.take(world.leaning, domain, axis=0)
+    total: Singles = np.einsum("nk,nk->n", liked, y)
     return total / math.sqrt(2)
 
 
-def _mixed(settings: SyntheticSettings, stream: str, domains: Ids) -> Reals:
+def _mixed(settings: SyntheticSettings, stream: str, domains: Ids) -> Singles:
     """[D, K] unit vectors: the shared one at conflict 0, one of each domain's own at 1."""
     shared = _unit(normal(settings.seed, f"shared {stream}", np.zeros(1, dtype=np.int64), settings.factors))
     own = _unit(normal(settings.seed, f"own {stream}", domains, settings.factors))
     return _unit(math.sqrt(1 - settings.conflict) * shared + math.sqrt(settings.conflict) * own)
 
 
-def _unit(vectors: Reals) -> Reals:
-    unit: Reals = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+def _unit(vectors: Singles) -> Singles:
+    unit: Singles = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
     return unit
+
+
+def _spread(settings: SyntheticSettings, stream: str) -> Reals:
+    """[D] a number of N(0, 1) for each domain."""
+    return normal(settings.seed, stream, np.arange(settings.domains), 1)[:, 0].astype(np.float64)
 
 
 def _rates(settings: SyntheticSettings, sizes: Ids) -> Reals:
     """[D] CTRs around `ctr`, shifted so that their mean over rows is `ctr`."""
-    spread = CTR_SPREAD * normal(settings.seed, "ctr", np.arange(settings.domains), 1)[:, 0]
+    spread = CTR_SPREAD * _spread(settings, "ctr")
     low, high = -30.0, 30.0
     for _ in range(60):
         middle = (low + high) / 2
@@ -168,17 +185,26 @@ def _pools(total: int, sizes: Ids) -> Pools:
     return Pools(total, (np.cumsum(count) - count) % total, count)
 
 
-def _draw(world: World, of: str, pools: Pools, rows: Ids, domain: Ids) -> Ids:
-    seed = world.settings.seed
-    popularity = uniform(seed, f"{of} rank", rows) ** POPULARITY
-    of_all = _shuffle((popularity * pools.total).astype(np.int64), pools.total)
-    of_own = (pools.start[domain] + (popularity * pools.count[domain]).astype(np.int64)) % pools.total
-    return np.where(uniform(seed, f"{of} pool", rows) < world.settings.overlap, of_all, of_own)
+def _domain_at(world: World, position: Ids) -> Ids:
+    """[N] the domains to which rows at these positions belong before they are shuffled."""
+    domain = np.take(world.guide, position // world.step)
+    beyond = np.flatnonzero(np.take(world.offsets[1:], domain) <= position)
+    domain[beyond] = np.searchsorted(world.offsets, position[beyond], side="right") - 1
+    return domain
 
 
-def _shuffle(numbers: Ids, total: int) -> Ids:
-    """A fixed permutation of 0..total-1 that keeps neighbours apart: multiplication by a number coprime to `total`."""
-    factor = max(1, min(int(total * 0.6180339887), 2**62 // total))
-    while math.gcd(factor, total) != 1:
-        factor -= 1
-    return (numbers * factor) % total
+def _draw(pools: Pools, domain: Ids, chance: Reals, of_all: NDArray[np.bool_]) -> Ids:
+    """[N] ids, from all or from the domain's own, by rank floor(n u^1.5): low ranks are popular."""
+    count = np.where(of_all, pools.total, np.take(pools.count, domain))
+    rank = (chance * np.sqrt(chance) * count).astype(np.int64)
+    own = np.take(pools.start, domain) + rank
+    return np.where(of_all, rank * _stride(pools.total), own) % pools.total
+
+
+@cache
+def _stride(total: int) -> int:
+    """A number coprime to `total`: multiplied by it, 0..total-1 are permuted (modulo `total`) and neighbours parted."""
+    stride = max(1, min(int(total * 0.6180339887), 2**62 // total))
+    while math.gcd(stride, total) != 1:
+        stride -= 1
+    return stride
