@@ -12,10 +12,10 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from mamdr_core.datasets.settings import SyntheticSettings
+from mamdr_core.datasets.settings import ConvertSettings, SyntheticSettings
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
-from mamdr_core.lake.settings import ExamplesSettings, InputSettings, LakeSettings, StatsSettings
+from mamdr_core.lake.settings import ExamplesSettings, InputSettings, LakeSettings, MaintainSettings, StatsSettings
 from mamdr_core.models.settings import ModelSettings
 from mamdr_core.settings import settings
 from mamdr_core.training.settings import EvaluateSettings, TrainSettings
@@ -31,12 +31,16 @@ class Config:
     """The raw log."""
     synthetic: SyntheticSettings | None = None
     """Synthetic logs (generate_logs); where this is declared, train_mamdr makes them for an empty lake."""
+    convert: ConvertSettings = field(default_factory=ConvertSettings)
+    """The paper's public sources (convert_amazon, convert_taobao)."""
     features: tuple[Feature, ...] = ()
     """Features beyond the ids of user, item and domain."""
     examples: ExamplesSettings = field(default_factory=ExamplesSettings)
     """From clicks to examples (build_examples)."""
     stats: StatsSettings = field(default_factory=StatsSettings)
     """Statistics (domain_stats)."""
+    maintain: MaintainSettings = field(default_factory=MaintainSettings)
+    """Compaction and removal of old files (maintain_lake)."""
     model: ModelSettings = field(default_factory=ModelSettings)
     """Model structure."""
     train: TrainSettings = field(default_factory=TrainSettings)

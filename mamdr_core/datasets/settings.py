@@ -10,7 +10,7 @@ class SyntheticSettings:
     """Synthetic logs with a known answer (docs/synthetic.md); written to `input.path` by generate_logs."""
 
     rows: int = 100_000
-    """Impressions in all days together."""
+    """Impressions in all days together; a domain has at least one."""
     domains: int = 30
     """Number of domains; their sizes are heavy-tailed (log-normal)."""
     users: int = 5_000
@@ -43,8 +43,32 @@ class SyntheticSettings:
         for name in ("rows", "domains", "users", "items", "days", "factors"):
             if getattr(self, name) < 1:
                 raise ValueError(f"synthetic.{name} must be >= 1, got {getattr(self, name)}")
+        for name in ("size_spread", "vectors", "noise"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"synthetic.{name} must be >= 0, got {getattr(self, name)}")
         for name in ("conflict", "overlap"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"synthetic.{name} must lie in [0, 1], got {getattr(self, name)}")
         if not 0 < self.ctr < 1:
             raise ValueError(f"synthetic.ctr must lie in (0, 1), got {self.ctr}")
+
+
+@settings
+class ConvertSettings:
+    """The paper's public sources (docs/public_sources.md); the log is written to `input.path`."""
+
+    path: str = ""
+    """Folder of the downloaded files."""
+    categories: tuple[str, ...] = ()
+    """convert_amazon: categories as in the files' names, e.g. Gift_Cards; each is a domain."""
+    five_core: bool = True
+    """convert_amazon: read <category>_5.json.gz, the 5-core, as the paper did; false: <category>.json.gz, all."""
+    themes: int = 0
+    """convert_taobao: number of themes, in the order in which they first appear in theme_click_log.csv; 0: all."""
+
+    def __post_init__(self) -> None:
+        """Check the lists."""
+        if len(set(self.categories)) < len(self.categories):
+            raise ValueError(f"convert.categories must differ, got {list(self.categories)}")
+        if self.themes < 0:
+            raise ValueError(f"convert.themes must be >= 0, got {self.themes}")

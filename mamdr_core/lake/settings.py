@@ -127,3 +127,21 @@ class StatsSettings:
 
     ds: date | None = None
     """One day; none: every day in clicks."""
+
+
+@settings
+class MaintainSettings:
+    """What maintain_lake keeps."""
+
+    retention_days: int = 30
+    """Removed files are kept so long: every version of that age stays readable. Written to the tables' properties."""
+    keep_runs: int = 0
+    """Of the successful runs that still have their package, so many of the newest keep their inputs; 0: all."""
+    dry_run: bool = False
+    """Say what would be removed, and change nothing."""
+
+    def __post_init__(self) -> None:
+        """Check the counts."""
+        for name in ("retention_days", "keep_runs"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"maintain.{name} must be >= 0, got {getattr(self, name)}")

@@ -1,0 +1,19 @@
+"""The paper's Amazon source to a log."""
+
+import sys
+from typing import Any
+
+from mamdr_core.cli import run_job
+from mamdr_core.config import Config
+from mamdr_core.datasets.amazon import convert_amazon as convert
+from mamdr_core.lake.session import spark_session
+
+
+def convert_amazon(config: Config) -> dict[str, Any]:
+    """Convert Amazon 2018 review files in convert.path to a log of clicks in input.path (docs/public_sources.md)."""
+    with spark_session("convert_amazon") as spark:
+        return convert(spark, config)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(convert_amazon))

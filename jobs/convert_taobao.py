@@ -1,0 +1,22 @@
+"""The paper's Taobao source to a log and vectors."""
+
+import sys
+from typing import Any
+
+from mamdr_core.cli import run_job
+from mamdr_core.config import Config
+from mamdr_core.datasets.taobao import convert_taobao as convert
+from mamdr_core.lake.session import spark_session
+
+
+def convert_taobao(config: Config) -> dict[str, Any]:
+    """Convert the Cloud Theme files in convert.path to a log of clicks in input.path and vectors beside it.
+
+    See docs/public_sources.md.
+    """
+    with spark_session("convert_taobao") as spark:
+        return convert(spark, config)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(convert_taobao))
