@@ -10,12 +10,17 @@ from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.files import Files
-from schemas import TABLES, Table
+from schemas import TABLES, Table, feature_vocabulary
 from schemas.spark import spark_schema
 
 logger = logging.getLogger(__name__)
 
 MARKER = "_mamdr_lake"
+# By default Delta drops its log after 30 days and forgets after 7 which files left; maintain_lake adjusts both.
+_PROPERTIES = {
+    "delta.logRetentionDuration": "interval 730 days",
+    "delta.deletedFileRetentionDuration": "interval 30 days",
+}
 
 
 class Lake:
@@ -54,6 +59,17 @@ class Lake:
         """Whether the table has been created."""
         commits = self._files.children(_declared(table).name, "_delta_log")
         return any(name.endswith(".json") for name in commits)
+
+    def tables(self) -> list[Table]:
+        """The tables that exist, vocabularies of features among them, sorted by name."""
+        prefix = feature_vocabulary("").name
+        vocabularies = {
+            name: feature_vocabulary(name.removeprefix(prefix))
+            for name in self._files.children()
+            if name.startswith(prefix)
+        }
+        known = TABLES | vocabularies
+        return [known[name] for name in sorted(known) if self.exists(known[name])]
 
     def version(self, table: str | Table) -> int:
         """The newest version.
@@ -133,8 +149,9 @@ class Lake:
             .comment(table.description)
             .addColumns(spark_schema(table))
         )
-        for name, condition in table.constraints().items():
-            builder = builder.property(f"delta.constraints.{name}", condition)
+        constraints = {f"delta.constraints.{name}": condition for name, condition in table.constraints().items()}
+        for name, value in {**constraints, **_PROPERTIES}.items():
+            builder = builder.property(name, value)
         if table.partition_by:
             builder = builder.partitionedBy(*table.partition_by)
         builder.execute()

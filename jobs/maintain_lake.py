@@ -1,0 +1,19 @@
+"""Every table of the lake, kept small."""
+
+import sys
+from typing import Any
+
+from mamdr_core.cli import run_job
+from mamdr_core.config import Config
+from mamdr_core.lake.maintenance import maintain_lake as maintain
+from mamdr_core.lake.session import spark_session
+
+
+def maintain_lake(config: Config) -> dict[str, Any]:
+    """Join small files, and remove files that neither a young version nor an input of a kept run needs."""
+    with spark_session("maintain_lake") as spark:
+        return maintain(spark, config)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(maintain_lake))

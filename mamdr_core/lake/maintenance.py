@@ -1,0 +1,195 @@
+"""maintain_lake: join small files, and remove those that neither a young version nor a kept run's inputs need."""
+
+import logging
+from collections import Counter
+from typing import Any
+
+from delta.exceptions import (
+    ConcurrentAppendException,
+    ConcurrentDeleteDeleteException,
+    ConcurrentDeleteReadException,
+    MetadataChangedException,
+)
+from delta.tables import DeltaTable
+from pyspark.sql import Row, SparkSession
+from pyspark.sql import functions as F
+
+from mamdr_core.config import Config
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.files import Files
+from mamdr_core.lake.settings import MaintainSettings
+from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.vacuum import (
+    CHECK,
+    DataFiles,
+    files_of,
+    identifier,
+    list_files,
+    total_bytes,
+    vacuum,
+    would_vacuum,
+)
+from schemas import Table
+
+logger = logging.getLogger(__name__)
+
+SAFE_DAYS = 7
+"""Delta's own least retention: a job that runs for less never loses a file that it reads or is writing."""
+RUNNING_DAYS = 14
+"""A run that claims to be running for longer was killed; it pins nothing."""
+_CHECKPOINT = 10
+"""Commits between two checkpoints: a version is put together from the checkpoint before it."""
+_YEAR, _DAY_MS = 365, 86_400_000
+_CONFLICTS = (
+    ConcurrentAppendException,
+    ConcurrentDeleteDeleteException,
+    ConcurrentDeleteReadException,
+    MetadataChangedException,
+)
+
+
+def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
+    """Compact every table that is not laid out by us, then remove the files that nothing needs any more.
+
+    Kept are: the newest version of every table, every version not older than `maintain.retention_days`, and the input
+    versions of kept runs: successful ones whose package exists (the newest `maintain.keep_runs` of them), and running
+    ones. To release a run's inputs, delete its package.
+
+    Returns:
+        dry_run, kept_runs, files_deleted, bytes_freed, and `tables`: by name, files and bytes before and after, small
+        files that were joined, files_deleted, bytes_freed, and pinned_versions.
+
+    Raises:
+        MamdrError: a retention below a week while Delta's safety check is on. Nothing has been changed then.
+    """
+    settings = config.maintain
+    _check_retention(spark, settings)
+    lake = Lake(spark, config.lake.root)
+    runs = kept_runs(spark, lake, settings.keep_runs)
+    pinned = _pinned_versions(runs)
+    tables = {}
+    for table in lake.tables():
+        tables[table.name] = _maintain_table(spark, lake, table, pinned.get(table.name, set()), settings)
+    return {
+        "dry_run": settings.dry_run,
+        "kept_runs": len(runs),
+        "files_deleted": sum(figures["files_deleted"] for figures in tables.values()),
+        "bytes_freed": sum(figures["bytes_freed"] for figures in tables.values()),
+        "tables": tables,
+    }
+
+
+def kept_runs(spark: SparkSession, lake: Lake, keep: int) -> list[Row]:
+    """The runs whose inputs must stay readable: run_id, status, package, input_versions; newest first.
+
+    Args:
+        spark: the session.
+        lake: the lake.
+        keep: how many of the successful runs; 0: all that have their package.
+    """
+    if not lake.exists("training_runs"):
+        return []
+    started = F.col("started_at") > F.current_timestamp() - F.make_dt_interval(days=F.lit(RUNNING_DAYS))
+    runs = lake.read("training_runs").where((F.col("status") == "ok") | ((F.col("status") == "running") & started))
+    chosen = runs.orderBy(F.desc("started_at")).select("run_id", "status", "package", "input_versions").collect()
+    done = [run for run in chosen if run["status"] == "ok" and _has_package(spark, lake, run)]
+    return [run for run in chosen if run["status"] == "running"] + (done[:keep] if keep else done)
+
+
+def _has_package(spark: SparkSession, lake: Lake, run: Row) -> bool:
+    # A lake that was moved has its packages still, not where they were recorded.
+    places = (lake.path_of("packages", run["run_id"]), run["package"])
+    return any(place and Files(spark, place).exists() for place in places)
+
+
+def _pinned_versions(runs: list[Row]) -> dict[str, set[int]]:
+    pinned: dict[str, set[int]] = {}
+    for run in runs:
+        for table, version in run["input_versions"].items():
+            pinned.setdefault(table, set()).add(version)
+    return pinned
+
+
+def _check_retention(spark: SparkSession, settings: MaintainSettings) -> None:
+    checked = str(spark.conf.get(CHECK, "true")).lower() != "false"
+    if settings.retention_days < SAFE_DAYS and checked:
+        raise MamdrError(
+            f"maintain.retention_days {settings.retention_days}: running jobs may still need files that young; give "
+            f"{SAFE_DAYS} or more or, when no job runs, submit with --conf {CHECK}=false"
+        )
+
+
+def _maintain_table(
+    spark: SparkSession, lake: Lake, table: Table, pinned: set[int], settings: MaintainSettings
+) -> dict[str, Any]:
+    path, days = lake.path(table), settings.retention_days
+    before = after = list_files(spark, path)
+    compacted = 0
+    if not settings.dry_run:
+        _keep_history(spark, path, pinned, days)
+        compacted = _compact(spark, lake, table)
+    spared = files_of(lake, table, pinned | {lake.version(table)})
+    candidates = {name: file for name, file in before.items() if name not in spared}
+    removed = would_vacuum(spark, path, candidates, days)
+    if not settings.dry_run:
+        if removed:
+            vacuum(spark, path, candidates, days)
+        after = list_files(spark, path)
+        removed = {name: file for name, file in removed.items() if name not in after}
+    return _report(table, compacted, before, removed, after, settings) | {"pinned_versions": sorted(pinned)}
+
+
+def _report(
+    table: Table, compacted: int, before: DataFiles, removed: DataFiles, after: DataFiles, settings: MaintainSettings
+) -> dict[str, Any]:
+    figures = {
+        "files_before": len(before),
+        "bytes_before": total_bytes(before),
+        "files_compacted": compacted,
+        "files_deleted": len(removed),
+        "bytes_freed": total_bytes(removed),
+        "files_after": len(after),
+        "bytes_after": total_bytes(after),
+    }
+    logger.info(
+        "%s: %d small files joined, %d files of %d bytes %s; %d files of %d bytes before, %d of %d after",
+        *(table.name, compacted, figures["files_deleted"], figures["bytes_freed"]),
+        "would be removed" if settings.dry_run else "removed",
+        *(figures[name] for name in ("files_before", "bytes_before", "files_after", "bytes_after")),
+    )
+    return figures
+
+
+def _keep_history(spark: SparkSession, path: str, pinned: set[int], days: int) -> None:
+    """Have Delta itself keep removed files for `days`, and its log for a year longer than pinned versions need it."""
+    age = 0
+    if pinned:
+        history = DeltaTable.forPath(spark, path).history().where(F.col("version") >= min(pinned) - _CHECKPOINT)
+        found = history.agg(F.max(F.date_diff(F.current_timestamp(), "timestamp"))).first()
+        age = found[0] if found and found[0] else 0
+    delta: Any = spark._jvm.org.apache.spark.sql.delta.DeltaLog  # type: ignore[union-attr]
+    log = delta.forTable(spark._jsparkSession, path)
+    metadata = log.unsafeVolatileSnapshot().metadata()
+    properties = {}
+    if log.deltaRetentionMillis(metadata) < (age + _YEAR) * _DAY_MS:
+        properties["delta.logRetentionDuration"] = f"interval {(age // _YEAR + 2) * _YEAR} days"
+    if delta.tombstoneRetentionMillis(metadata) != max(days, SAFE_DAYS) * _DAY_MS:
+        properties["delta.deletedFileRetentionDuration"] = f"interval {max(days, SAFE_DAYS)} days"
+    if properties:
+        listed = ", ".join(f"'{name}' = '{value}'" for name, value in properties.items())
+        spark.sql(f"ALTER TABLE {identifier(path)} SET TBLPROPERTIES ({listed})")
+
+
+def _compact(spark: SparkSession, lake: Lake, table: Table) -> int:
+    """Join small files within their partitions; returns how many were joined."""
+    by_partition = Counter(file.rpartition("/")[0] for file in lake.read(table).inputFiles())
+    # A table that is sorted inside its files is left as its job wrote it: joined files would be sorted in parts only.
+    if table.sort_by or max(by_partition.values(), default=0) <= 1:
+        return 0
+    try:
+        done = DeltaTable.forPath(spark, lake.path(table)).optimize().executeCompaction()
+        joined = done.select("metrics.numFilesRemoved").first()
+    except _CONFLICTS:
+        logger.warning("%s: another job is writing it; its small files stay until the next run", table.name)
+        return 0
+    return int(joined[0]) if joined else 0

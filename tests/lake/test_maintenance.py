@@ -1,0 +1,318 @@
+"""maintain_lake frees what nobody needs, and never a file of a version that a kept run was trained on."""
+
+import os
+import shutil
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pyspark.sql import functions as F
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake import maintenance
+from mamdr_core.lake.features import declared_examples
+from mamdr_core.lake.maintenance import maintain_lake
+from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.vacuum import CHECK
+from mamdr_core.shards.loading import Share
+from mamdr_core.shards.pinned import pin_examples
+from schemas import TABLES
+from schemas.spark import spark_schema
+
+pytestmark = pytest.mark.slow
+
+DAY = 86_400
+
+
+@pytest.fixture
+def unchecked(spark):
+    """Delta's documented switch for retentions below a week."""
+    spark.conf.set(CHECK, "false")
+    yield
+    spark.conf.unset(CHECK)
+
+
+def record(spark, lake, *runs):
+    """Runs in training_runs, each (run_id, status, age in days, input versions); successful ones get a package."""
+    table = TABLES["training_runs"]
+    rows = []
+    for run_id, status, days, versions in runs:
+        row = {"run_id": run_id, "status": status, "method": "mamdr", "model": "mlp", "config": ""}
+        row |= {"input_versions": versions, "started_at": datetime.now(UTC) - timedelta(days=days)}
+        rows.append(tuple(row.get(name) for name in table.column_names))
+        if status == "ok":
+            Path(lake.path_of("packages", run_id)).mkdir(parents=True)
+    lake.append(table, spark.createDataFrame(rows, spark_schema(table)))
+
+
+def examples_of(spark, domain, rows=4):
+    """Rows of examples, all in one split and shard."""
+    made = spark.range(rows, numPartitions=1).selectExpr("int(id) user", "0 item", "1 label", "'train' split", "id key")
+    columns = {"domain": domain, "shard": 0, "ds": None, "true_probability": None}
+    made = made.withColumns({name: F.lit(value) for name, value in columns.items()})
+    return made.withColumn("ds", F.lit("2026-01-01").cast("date"))
+
+
+def write_versions(spark, lake, domains):
+    """Overwrite examples once for each domain; returns the versions."""
+    versions = []
+    for domain in domains:
+        lake.overwrite("examples", examples_of(spark, domain))
+        versions.append(lake.version("examples"))
+    return versions
+
+
+def files_of(lake, table, version):
+    return {Path(name.removeprefix("file:")) for name in lake.read(table, version).inputFiles()}
+
+
+def everything_below(root):
+    return {path: path.stat().st_mtime_ns for path in Path(root).rglob("*")}
+
+
+def set_back(paths, days):
+    """Make files look older."""
+    for path in paths:
+        os.utime(path, times=(time.time() - days * DAY,) * 2)
+
+
+def test_what_a_kept_run_was_trained_on_can_be_read_after_its_removal_elsewhere(
+    spark, trained_config, make_config, tmp_path, unchecked
+):
+    root = str(tmp_path / "my lake")
+    shutil.copytree(trained_config.lake.root, root, ignore=shutil.ignore_patterns("training_runs", "packages"))
+    lake = Lake(spark, root)
+    pinned = pin_examples(spark, root, trained_config.features)
+    everything = np.ones(len(pinned.domain_ids), dtype=np.bool_)
+    before = Share(pinned, trained_config.features, everything).columns("train")
+    record(spark, lake, ("kept", "ok", 0, pinned.versions))
+    examples, between = lake.read("examples", pinned.versions["examples"]), []
+    for _ in range(2):
+        lake.overwrite(declared_examples(trained_config.features), examples.withColumn("label", F.lit(0)))
+        between.append(lake.version("examples"))
+    users = lake.read("users").collect()
+    lake.overwrite("users", lake.read("users").withColumn("last_seen", F.lit("2030-01-01").cast("date")))
+    unneeded = {path: path.stat().st_size for path in files_of(lake, "examples", between[0])}
+
+    figures = maintain_lake(spark, make_config(lake={"root": root}, maintain={"retention_days": 0}))
+    said = figures["tables"]["examples"]
+    assert figures["kept_runs"] == 1
+    assert said["pinned_versions"] == [pinned.versions["examples"]]
+    assert (said["files_deleted"], said["bytes_freed"]) == (len(unneeded), sum(unneeded.values()))
+    assert said["files_after"] == said["files_before"] - len(unneeded)
+    assert not any(path.exists() for path in unneeded)
+    assert lake.read("examples").where("label = 0").count() == sum(counts.sum() for counts in pinned.counts.values())
+
+    again = pin_examples(spark, root, trained_config.features, pinned.versions)
+    after = Share(again, trained_config.features, everything).columns("train")
+    assert all(torch.equal(after.ids[name], before.ids[name]) for name in before.ids)
+    assert torch.equal(after.numeric, before.numeric)
+    assert torch.equal(after.labels, before.labels)
+    assert sorted(lake.read("users", pinned.versions["users"]).collect()) == sorted(users)
+
+
+def test_deleting_a_package_releases_the_runs_inputs(spark, lake_root, make_config, unchecked):
+    lake = Lake(spark, lake_root)
+    first, second, third = write_versions(spark, lake, [1, 2, 3])
+    record(
+        *(spark, lake),
+        ("released", "ok", 3, {"examples": first}),
+        ("failed", "failed", 2, {"examples": first}),
+        ("killed", "running", 15, {"examples": first}),
+        ("running", "running", 1, {"examples": second}),
+    )
+    shutil.rmtree(lake.path_of("packages", "released"))
+    unneeded, needed = files_of(lake, "examples", first), files_of(lake, "examples", second)
+    figures = maintain_lake(spark, make_config(maintain={"retention_days": 0}))
+    assert figures["kept_runs"] == 1
+    assert not any(path.exists() for path in unneeded)
+    assert all(path.exists() for path in needed | files_of(lake, "examples", third))
+
+
+def test_keep_runs_keeps_the_newest(spark, lake_root, make_config, unchecked):
+    lake = Lake(spark, lake_root)
+    versions = write_versions(spark, lake, [1, 2, 3, 4])
+    record(spark, lake, *((f"run{n}", "ok", 9 - n, {"examples": versions[n]}) for n in range(3)))
+    files = [files_of(lake, "examples", version) for version in versions]
+    figures = maintain_lake(spark, make_config(maintain={"retention_days": 0, "keep_runs": 2}))
+    assert figures["tables"]["examples"]["pinned_versions"] == versions[1:3]
+    assert [all(path.exists() for path in paths) for paths in files] == [False, True, True, True]
+
+
+def test_a_dry_run_changes_nothing_and_says_what_a_real_one_removes(spark, lake_root, make_config, unchecked):
+    lake = Lake(spark, lake_root)
+    first, second, _ = write_versions(spark, lake, [1, 2, 3])
+    record(spark, lake, ("kept", "ok", 0, {"examples": second}))
+    before = everything_below(lake_root)
+    foretold = maintain_lake(spark, make_config(maintain={"retention_days": 0, "dry_run": True}))
+    assert everything_below(lake_root) == before
+    done = maintain_lake(spark, make_config(maintain={"retention_days": 0}))
+    assert foretold["dry_run"]
+    assert done["tables"]["examples"]["files_deleted"] == len(files_of(lake, "examples", first))
+    for name in ("files_deleted", "bytes_freed"):
+        assert foretold[name] == done[name] == sum(figures[name] for figures in done["tables"].values()) > 0
+
+
+def test_small_files_are_joined_but_never_across_the_order_of_examples(spark, lake_root, make_config, make_clicks):
+    lake = Lake(spark, lake_root)
+    for number in range(4):
+        lake.append("clicks", make_clicks([(f"u{number}", "i", "d", 1, f"2026-01-0{day}") for day in (1, 2)]))
+        lake.append("examples", examples_of(spark, number))
+    clicks, laid_out = lake.read("clicks").collect(), files_of(lake, "examples", lake.version("examples"))
+    figures = maintain_lake(spark, make_config())
+    joined = len(lake.read("clicks", 0).inputFiles()) + figures["tables"]["clicks"]["files_compacted"]
+    assert joined == figures["tables"]["clicks"]["files_before"]
+    assert len(lake.read("clicks").inputFiles()) == 2
+    assert sorted(lake.read("clicks").collect()) == sorted(clicks)
+    assert files_of(lake, "examples", lake.version("examples")) == laid_out
+    assert figures["files_deleted"] == 0
+    again = maintain_lake(spark, make_config())
+    assert again["tables"]["clicks"]["files_compacted"] == 0
+
+
+def test_young_versions_stay_and_what_a_killed_write_left_goes(spark, lake_root, make_config):
+    lake = Lake(spark, lake_root)
+    first, _ = write_versions(spark, lake, [1, 2])
+    folder = Path(lake.path("examples")) / "split=train" / "shard=0"
+    old, new = folder / "part-00000-old.c000.snappy.parquet", folder / "part-00000-new.c000.snappy.parquet"
+    for path in (old, new):
+        path.write_bytes(b"killed in the middle")
+    set_back([old], days=40)
+    figures = maintain_lake(spark, make_config())
+    assert (figures["files_deleted"], figures["bytes_freed"]) == (1, 20)
+    assert (old.exists(), new.exists()) == (False, True)
+    assert lake.read("examples", first).count() == 4
+
+
+def test_files_that_left_long_ago_go_although_others_are_pinned(spark, lake_root, make_config):
+    """A kept run's version is spared at any age; Delta has forgotten by then that its files ever were the table's."""
+    lake = Lake(spark, lake_root)
+    first, second, _ = write_versions(spark, lake, [1, 2, 3])
+    record(spark, lake, ("kept", "ok", 50, {"examples": first}))
+    needed, unneeded = files_of(lake, "examples", first), files_of(lake, "examples", second)
+    spark.sql(
+        f"ALTER TABLE delta.`{lake.path('examples')}` SET TBLPROPERTIES "
+        "('delta.deletedFileRetentionDuration' = 'interval 0 days')"
+    )
+    set_back(needed | unneeded, days=40)
+    assert maintain_lake(spark, make_config(maintain={"dry_run": True}))["files_deleted"] == len(unneeded)
+    assert lake.read("examples", first).groupBy("domain").count().collect() == [(1, 4)]
+
+
+def test_a_retention_below_a_week_needs_deltas_own_switch(spark, lake_root, make_config):
+    lake = Lake(spark, lake_root)
+    write_versions(spark, lake, [1, 2])
+    before = everything_below(lake_root)
+    with pytest.raises(MamdrError, match=r"maintain.retention_days 6: .*retentionDurationCheck.enabled=false"):
+        maintain_lake(spark, make_config(maintain={"retention_days": 6}))
+    assert everything_below(lake_root) == before
+
+
+def test_a_retention_is_written_to_the_tables_and_may_fall_again(spark, lake_root, make_config):
+    lake = Lake(spark, lake_root)
+    write_versions(spark, lake, [1])
+    for days in (90, 10):
+        maintain_lake(spark, make_config(maintain={"retention_days": days}))
+        properties = spark.sql(f"DESCRIBE DETAIL delta.`{lake.path('examples')}`").first()["properties"]
+        assert properties["delta.deletedFileRetentionDuration"] == f"interval {days} days"
+        assert properties["delta.logRetentionDuration"] == "interval 730 days"
+
+
+def test_a_lake_without_runs_or_tables_is_maintained(spark, lake_root, make_config, make_clicks):
+    assert maintain_lake(spark, make_config()) == {
+        "dry_run": False,
+        "kept_runs": 0,
+        "files_deleted": 0,
+        "bytes_freed": 0,
+        "tables": {},
+    }
+    assert not Path(lake_root).exists()
+    Lake(spark, lake_root).append("clicks", make_clicks([("u", "i", "d")]))
+    figures = maintain_lake(spark, make_config())
+    assert set(figures["tables"]) == {"clicks"}
+    assert figures["tables"]["clicks"]["files_before"] == figures["tables"]["clicks"]["files_after"] == 1
+
+
+def test_a_version_that_was_lost_before_stops_nothing(spark, lake_root, make_config, unchecked, caplog):
+    lake = Lake(spark, lake_root)
+    first, second = write_versions(spark, lake, [1, 2])
+    record(spark, lake, ("dreaming", "ok", 0, {"examples": 99, "items": 3}), ("kept", "ok", 0, {"examples": first}))
+    maintain_lake(spark, make_config(maintain={"retention_days": 0}))
+    assert "examples version 99, an input of a kept run, was lost before" in caplog.text
+    assert [lake.read("examples", version).count() for version in (first, second)] == [4, 4]
+
+
+def test_the_log_of_a_pinned_version_outlives_deltas_own_clean_up(spark, lake_root, make_config):
+    """A lake made without our properties; its first version is 400 days old when Delta next cleans its log."""
+    lake = Lake(spark, lake_root)
+    lost = Lake(spark, f"{lake_root}_control")
+    for each in (lake, lost):
+        first, _ = write_versions(spark, each, [1, 2])
+        table = f"delta.`{each.path('examples')}`"
+        spark.sql(f"ALTER TABLE {table} UNSET TBLPROPERTIES ('delta.logRetentionDuration')")
+        spark.sql(f"ALTER TABLE {table} SET TBLPROPERTIES ('delta.checkpointInterval' = '2')")
+        for log in Path(each.path("examples"), "_delta_log").glob("*.json"):
+            set_back([log], days=400 - int(log.stem))
+    record(spark, lake, ("kept", "ok", 400, {"examples": first}))
+    maintain_lake(spark, make_config())
+    properties = spark.sql(f"DESCRIBE DETAIL delta.`{lake.path('examples')}`").first()["properties"]
+    assert properties["delta.logRetentionDuration"] == "interval 1095 days"
+    for each in (lake, lost):
+        write_versions(spark, each, [3, 4, 5])
+    assert lake.read("examples", first).count() == 4
+    with pytest.raises(Exception, match="Cannot time travel Delta table to version 1"):
+        lost.read("examples", first)
+
+
+def test_a_maintenance_that_was_killed_is_finished_by_the_next(spark, lake_root, make_config, unchecked, monkeypatch):
+    lake = Lake(spark, lake_root)
+    first, second, _ = write_versions(spark, lake, [1, 2, 3])
+    record(spark, lake, ("kept", "ok", 0, {"examples": first}))
+    unneeded = files_of(lake, "examples", second)
+
+    def killed(*_):
+        min(unneeded).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(maintenance, "vacuum", killed)
+        with pytest.raises(KeyboardInterrupt):
+            maintain_lake(spark, make_config(maintain={"retention_days": 0}))
+    maintain_lake(spark, make_config(maintain={"retention_days": 0}))
+    assert not any(path.exists() for path in unneeded)
+    assert {row["domain"] for row in lake.read("examples", first).collect()} == {1}
+    assert {row["domain"] for row in lake.read("examples").collect()} == {3}
+
+
+def test_jobs_may_write_meanwhile(spark, lake_root, make_config, make_clicks):
+    lake = Lake(spark, lake_root)
+    for number in range(3):
+        lake.append("clicks", make_clicks([(f"u{number}", "i", "d")]))
+
+    def write():
+        for number in range(3, 8):
+            lake.append("clicks", make_clicks([(f"u{number}", "i", "d")]))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    maintain_lake(spark, make_config())
+    writer.join()
+    maintain_lake(spark, make_config())
+    assert {row["user"] for row in lake.read("clicks").collect()} == {f"u{number}" for number in range(8)}
+    assert len(lake.read("clicks").inputFiles()) == 1
+
+
+def test_every_table_that_exists_is_known_by_name(spark, lake_root, make_clicks):
+    lake = Lake(spark, lake_root)
+    lake.append("clicks", make_clicks([("u", "i", "d")]))
+    vocabulary = TABLES["users"].with_columns(())
+    lake.append(
+        vocabulary, spark.sql("SELECT 'a' id, 0 index, DATE'2026-01-01' first_seen, DATE'2026-01-01' last_seen")
+    )
+    shutil.copytree(lake.path("users"), lake.path_of("vocabulary_city"))
+    Path(lake.path_of("items", "_delta_log")).mkdir(parents=True)
+    assert [table.name for table in lake.tables()] == ["clicks", "users", "vocabulary_city"]
