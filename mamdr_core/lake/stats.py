@@ -1,10 +1,10 @@
-"""domain_stats: what each domain looked like on each day, beside the other domains and the day before."""
+"""domain_stats: what each domain looked like on each day, beside the other domains, the day before and the week."""
 
 import logging
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import Column, DataFrame, SparkSession, Window, WindowSpec
 from pyspark.sql import functions as F
 
 from mamdr_core.config import Config
@@ -14,6 +14,9 @@ from mamdr_core.lake.tables import Lake
 
 logger = logging.getLogger(__name__)
 
+WEEK = 7
+Z_95 = 1.959964
+"""A normal variable lies within so many standard deviations with probability 95 %."""
 _KEY = ["ds", "domain"]
 
 
@@ -28,15 +31,9 @@ def domain_stats(spark: SparkSession, config: Config) -> dict[str, Any]:
     """
     lake = Lake(spark, config.lake.root)
     version = lake.version("clicks")
-    clicks = lake.read("clicks", version)
     day = config.stats.ds
-    if day:
-        clicks = clicks.where(F.col("ds").between(day - timedelta(days=1), day))
-    stats = summarize_domains(clicks)
-    if day:
-        stats = stats.where(F.col("ds") == day)
     with kept_frames() as keep:
-        stats = keep(stats)
+        stats = keep(summarize_domains(lake.read("clicks", version), day))
         counted = stats.agg(F.count("*"), F.count_distinct("ds")).first()
         rows, days = counted if counted else (0, 0)
         if not rows:
@@ -53,37 +50,82 @@ def domain_stats(spark: SparkSession, config: Config) -> dict[str, Any]:
     }
 
 
-def summarize_domains(clicks: DataFrame) -> DataFrame:
-    """The columns of domain_stats from those of clicks; the day before is looked up in `clicks` itself."""
-    by_item = _summarize(clicks, "item").drop("rows", "clicks")
-    days = _summarize(clicks, "user").join(by_item, _KEY, "inner").withColumn("ctr", F.col("clicks") / F.col("rows"))
-    window = Window.partitionBy("domain").orderBy("ds")
-    is_next = F.lag("ds").over(window) == F.date_sub("ds", 1)
-    return days.select(
-        *_KEY,
-        *("rows", "clicks", "ctr", "users", "items", "shared_users", "shared_items"),
-        F.when(is_next, F.col("rows") / F.lag("rows").over(window)).alias("rows_ratio"),
-        F.when(is_next, F.col("ctr") - F.lag("ctr").over(window)).alias("ctr_difference"),
+def summarize_domains(clicks: DataFrame, day: date | None = None) -> DataFrame:
+    """The columns of domain_stats from those of clicks, for one day or all.
+
+    Everything is looked up in clicks itself, never in earlier statistics. One day costs a pass over its rows, over ds,
+    domain and label of the week before, and over the users of all earlier days.
+    """
+    counted, wanted, history = clicks, clicks, clicks
+    if day:
+        counted = clicks.where(F.col("ds").between(day - timedelta(days=WEEK), day))
+        wanted, history = clicks.where(F.col("ds") == day), clicks.where(F.col("ds") <= day)
+    first_days = history.groupBy("user").agg(F.min("ds").alias("_first"))
+    users = _pairs(wanted, "user").join(first_days, "user", "inner")
+    new_users = F.count_if(F.col("ds") == F.col("_first")).alias("new_users")
+    # The inner joins leave the wanted days.
+    return (
+        _compare(_count(counted))
+        .join(_summarize(users, "user", new_users), _KEY, "inner")
+        .join(_summarize(_pairs(wanted, "item"), "item"), _KEY, "inner")
     )
 
 
-def _summarize(clicks: DataFrame, who: str) -> DataFrame:
-    """Per day and domain: rows, clicks, distinct users (or items), and the share of them seen elsewhere that day."""
-    # Partitioned once for both steps; an id's domains are compared, never gathered.
-    pairs = (
-        clicks.repartition("ds", who)
-        .groupBy("ds", who, "domain")
-        .agg(F.count("*").alias("rows"), F.sum(F.col("label").cast("bigint")).alias("clicks"))
+def _count(clicks: DataFrame) -> DataFrame:
+    """Per day and domain: rows, clicks, ctr and its 95 % interval."""
+    counted = clicks.groupBy(*_KEY).agg(F.count("*").alias("rows"), F.sum(F.col("label").cast("long")).alias("clicks"))
+    low, high = _wilson_interval(F.col("ctr"), F.col("rows"))
+    # At a CTR of 0 or 1 that end of the interval must not miss it by rounding.
+    return counted.withColumn("ctr", F.col("clicks") / F.col("rows")).withColumns(
+        {
+            "ctr_low": F.when(F.col("clicks") == 0, 0.0).otherwise(low),
+            "ctr_high": F.when(F.col("clicks") == F.col("rows"), 1.0).otherwise(high),
+        }
     )
-    domains_of_id = Window.partitionBy("ds", who)
+
+
+def _wilson_interval(rate: Column, rows: Column) -> tuple[Column, Column]:
+    """Wilson's score interval (1927), which stays in [0, 1] and is sound for few rows and rare clicks."""
+    center = rate + Z_95**2 / (2 * rows)
+    half = Z_95 * F.sqrt((rate * (1 - rate) + Z_95**2 / (4 * rows)) / rows)
+    scale = 1 + Z_95**2 / rows
+    return (center - half) / scale, (center + half) / scale
+
+
+def _compare(days: DataFrame) -> DataFrame:
+    """Add the comparisons with the day before and with the week before."""
+    number = F.unix_date("ds")
+    by_domain = Window.partitionBy("domain").orderBy(number)
+    days = _compare_with(days, by_domain.rangeBetween(-1, -1), "")
+    return _compare_with(days, by_domain.rangeBetween(-WEEK, -1), "week_")
+
+
+def _compare_with(days: DataFrame, before: WindowSpec, prefix: str) -> DataFrame:
+    rows, clicks = F.sum("rows").over(before), F.sum("clicks").over(before)
+    pooled = (F.col("clicks") + clicks) / (F.col("rows") + rows)
+    error = F.sqrt(pooled * (1 - pooled) * (1 / F.col("rows") + 1 / rows))
+    difference = F.col("ctr") - clicks / rows
+    return days.withColumns(
+        {
+            f"{prefix}rows_ratio": F.col("rows") / F.avg("rows").over(before),
+            f"{prefix}ctr_difference": difference,
+            f"{prefix}ctr_z": F.when(error > 0, difference / error),
+        }
+    )
+
+
+def _pairs(clicks: DataFrame, who: str) -> DataFrame:
+    """Distinct ds, user (or item) and domain, all of a user's in one partition."""
+    return clicks.select("ds", who, "domain").repartition(who).distinct()
+
+
+def _summarize(pairs: DataFrame, who: str, *more: Column) -> DataFrame:
+    """Per day and domain: distinct users (or items), the share of them seen in another domain that day, and `more`."""
+    # An id's domains are compared, never gathered.
+    domains_of_id = Window.partitionBy(who, "ds")
     is_shared = F.min("domain").over(domains_of_id) != F.max("domain").over(domains_of_id)
     return (
         pairs.withColumn("_shared", is_shared.cast("double"))
         .groupBy(*_KEY)
-        .agg(
-            F.sum("rows").alias("rows"),
-            F.sum("clicks").alias("clicks"),
-            F.count("*").alias(f"{who}s"),
-            F.avg("_shared").alias(f"shared_{who}s"),
-        )
+        .agg(F.count("*").alias(f"{who}s"), F.avg("_shared").alias(f"shared_{who}s"), *more)
     )

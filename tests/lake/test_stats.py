@@ -1,6 +1,11 @@
 """Domain statistics by day, against hand-counted figures."""
 
+import math
+import random
+from functools import reduce
+
 import pytest
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.testing import assertDataFrameEqual
 
@@ -11,6 +16,12 @@ from mamdr_core.lake.tables import Lake
 pytestmark = pytest.mark.slow
 
 DAY_1, DAY_2, DAY_4 = "2026-01-01", "2026-01-02", "2026-01-04"
+INTERVALS = {
+    "none": (0, 20, 0.0, 0.1611),
+    "all": (20, 20, 0.8389, 1.0),
+    "some": (15, 148, 0.0624, 0.1605),
+}
+"""By domain: clicks, rows and the interval in Newcombe, Statistics in Medicine 17 (1998), Table I, method 3."""
 
 
 @pytest.fixture
@@ -23,25 +34,64 @@ def clicks(make_clicks):
             ("u2", "i3", "a", 0, DAY_1),
             ("u1", "i3", "b", 1, DAY_1),
             ("u1", "i1", "a", 1, DAY_2),
-            ("u1", "i1", "a", 0, DAY_2),
+            ("u4", "i1", "a", 0, DAY_2),
             ("u3", "i1", "a", 1, DAY_4),
+            ("u4", "i1", "b", 1, DAY_4),
         ]
     )
 
 
-def test_figures_are_those_counted_by_hand(spark, clicks):
-    rows = [
-        (DAY_1, "a", 4, 1, 0.25, 2, 3, 1 / 2, 1 / 3, None, None),
-        (DAY_1, "b", 1, 1, 1.0, 1, 1, 1.0, 1.0, None, None),
-        (DAY_2, "a", 2, 1, 0.5, 1, 1, 0.0, 0.0, 0.5, 0.25),
-        (DAY_4, "a", 1, 1, 1.0, 1, 1, 0.0, 0.0, None, None),
-    ]
-    schema = (
-        "ds string, domain string, rows bigint, clicks bigint, ctr double, users bigint, items bigint, "
-        "shared_users double, shared_items double, rows_ratio double, ctr_difference double"
+def in_days(frame):
+    """Rows by day and domain, as dictionaries."""
+    return {(str(row["ds"]), row["domain"]): row.asDict() for row in frame.collect()}
+
+
+def test_figures_are_those_counted_by_hand(clicks):
+    names = ("rows", "clicks", "ctr", "users", "items", "shared_users", "shared_items", "new_users")
+    found = {key: tuple(row[name] for name in names) for key, row in in_days(summarize_domains(clicks)).items()}
+    assert found == {
+        (DAY_1, "a"): (4, 1, 0.25, 2, 3, 1 / 2, 1 / 3, 2),
+        (DAY_1, "b"): (1, 1, 1.0, 1, 1, 1.0, 1.0, 1),
+        (DAY_2, "a"): (2, 1, 0.5, 2, 1, 0.0, 0.0, 1),
+        (DAY_4, "a"): (1, 1, 1.0, 1, 1, 0.0, 1.0, 1),
+        (DAY_4, "b"): (1, 1, 1.0, 1, 1, 0.0, 1.0, 0),
+    }
+
+
+def test_a_day_is_compared_with_the_day_before_and_with_the_week(clicks):
+    found = in_days(summarize_domains(clicks))
+    day = {key: (row["rows_ratio"], row["ctr_difference"]) for key, row in found.items()}
+    assert day[DAY_2, "a"] == (0.5, 0.25)
+    assert {day[key] for key in day if key != (DAY_2, "a")} == {(None, None)}
+    week = {key: (row["week_rows_ratio"], row["week_ctr_difference"]) for key, row in found.items()}
+    assert week == {
+        (DAY_1, "a"): (None, None),
+        (DAY_1, "b"): (None, None),
+        (DAY_2, "a"): (0.5, 0.25),
+        (DAY_4, "a"): (1 / 3, 1 - 2 / 6),
+        (DAY_4, "b"): (1.0, 0.0),
+    }
+    pooled = 3 / 7
+    error = math.sqrt(pooled * (1 - pooled) * (1 / 1 + 1 / 6))
+    assert found[DAY_4, "a"]["week_ctr_z"] == pytest.approx((1 - 2 / 6) / error, rel=1e-12)
+    assert found[DAY_4, "b"]["week_ctr_z"] is None, "both CTRs are 1: there is no spread to measure in"
+
+
+def test_the_week_ends_seven_days_before(make_clicks):
+    rows = [("u", "i", "a", 1, f"2026-01-{day:02d}") for day in (1, 2, 8, 9)]
+    found = in_days(summarize_domains(make_clicks([*rows, ("u", "j", "a", 0, "2026-01-01")])))
+    assert found["2026-01-08", "a"]["week_ctr_difference"] == pytest.approx(1 - 2 / 3)
+    assert found["2026-01-09", "a"]["week_ctr_difference"] == 0.0
+
+
+def test_the_interval_is_wilsons(spark):
+    rows = [("u", "i", domain, int(n < case[0])) for domain, case in INTERVALS.items() for n in range(case[1])]
+    frame = spark.createDataFrame(rows, "user string, item string, domain string, label int").selectExpr(
+        "*", "DATE'2026-01-01' ds"
     )
-    expected = spark.createDataFrame(rows, schema)
-    assertDataFrameEqual(summarize_domains(clicks).withColumn("ds", F.col("ds").cast("string")), expected)
+    found = {row["domain"]: (row["ctr_low"], row["ctr_high"]) for row in summarize_domains(frame).collect()}
+    assert found == {domain: pytest.approx(case[2:], abs=5e-5) for domain, case in INTERVALS.items()}
+    assert (found["none"][0], found["all"][1]) == (0.0, 1.0)
 
 
 def test_all_days_or_one_are_replaced(spark, clicks, make_config, lake_root):
@@ -49,7 +99,7 @@ def test_all_days_or_one_are_replaced(spark, clicks, make_config, lake_root):
     lake.overwrite("clicks", clicks)
     assert domain_stats(spark, make_config()) == {
         "days": 3,
-        "rows": 4,
+        "rows": 5,
         "clicks_version": 1,
         "domain_stats_version": 1,
     }
@@ -57,6 +107,45 @@ def test_all_days_or_one_are_replaced(spark, clicks, make_config, lake_root):
     figures = domain_stats(spark, make_config(stats={"ds": DAY_2}))
     assert (figures["days"], figures["rows"]) == (1, 1)
     assertDataFrameEqual(lake.read("domain_stats"), lake.read("domain_stats", 1))
+
+
+def many_clicks(make_clicks):
+    """300 rows of 40 users, 30 items and 4 domains on five days of eleven."""
+    draw = random.Random(0)
+    days = (1, 2, 3, 5, 11)
+    return make_clicks(
+        (
+            f"u{draw.randrange(40)}",
+            f"i{draw.randrange(30)}",
+            f"d{min(draw.randrange(8), 3)}",
+            int(draw.random() < 0.2),
+            day,
+        )
+        for day in (f"2026-01-{draw.choice(days):02d}" for _ in range(300))
+    )
+
+
+def test_running_day_by_day_gives_what_one_run_gives(make_clicks):
+    rows = many_clicks(make_clicks).cache()
+    days = [row["ds"] for row in rows.select("ds").distinct().collect()]
+    daily = [summarize_domains(rows.where(F.col("ds") <= day), day) for day in days]
+    assert len(days) == 5
+    assert in_days(reduce(DataFrame.unionByName, daily)) == in_days(summarize_domains(rows))
+
+
+def test_late_rows_and_a_rerun_change_exactly_that_day(spark, make_clicks, make_config, lake_root):
+    lake = Lake(spark, lake_root)
+    lake.append("clicks", many_clicks(make_clicks))
+    domain_stats(spark, make_config())
+    before = in_days(lake.read("domain_stats"))
+    lake.append("clicks", make_clicks([("late", "i1", "d1", 1, "2026-01-05"), ("late", "i1", "new", 1, "2026-01-05")]))
+    domain_stats(spark, make_config(stats={"ds": "2026-01-05"}))
+    after = in_days(lake.read("domain_stats"))
+    changed = {key for key in after if after[key] != before.get(key)}
+    assert changed == {("2026-01-05", "d1"), ("2026-01-05", "new")}
+    assert after["2026-01-05", "d1"]["new_users"] == before["2026-01-05", "d1"]["new_users"] + 1
+    assert after["2026-01-05", "d1"]["rows"] == before["2026-01-05", "d1"]["rows"] + 1
+    assert after["2026-01-05", "new"]["shared_users"] == 1.0
 
 
 def test_a_day_without_clicks_is_an_error_and_changes_nothing(spark, clicks, make_config, lake_root):
