@@ -3,6 +3,7 @@
 It follows from domain sizes, seed and epoch alone, so every rank, and a restarted run, computes the same one.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from mamdr_core.engine.hashing import derive_seed, splitmix64
 
 Ints = NDArray[np.int64]
 _UNIT = 1 << 20
+PART_ROWS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -81,3 +83,28 @@ def shuffled_within(offsets: Ints, domains: Ints, seed: int) -> Ints:
     keys = splitmix64(splitmix64(domains.astype(np.uint64) ^ start) ^ within)
     order: Ints = np.lexsort((keys, domains))
     return order
+
+
+def shuffled_parts(offsets: Ints, seed: int) -> Iterator[tuple[int, Ints]]:
+    """`shuffled_within` over whole domains of about `PART_ROWS` rows at a time, so that memory is bounded.
+
+    Args:
+        offsets: where each domain's rows begin, int64 [n + 1].
+        seed: of the run and epoch.
+
+    Yields:
+        The first row of a part, and the positions of all of its rows, shuffled inside each domain.
+    """
+    for first, last in domain_parts(offsets, PART_ROWS):
+        start = int(offsets[first])
+        domains = np.repeat(np.arange(first, last), np.diff(offsets[first : last + 1]))
+        yield start, shuffled_within(offsets - start, domains, seed) + start
+
+
+def domain_parts(offsets: Ints, rows: int) -> Iterator[tuple[int, int]]:
+    """Consecutive domains, first and last + 1, that hold at most `rows` rows together, or one domain with more."""
+    first = 0
+    while first < len(offsets) - 1:
+        last = int(np.searchsorted(offsets, offsets[first] + rows, side="right")) - 1
+        yield first, max(last, first + 1)
+        first = max(last, first + 1)

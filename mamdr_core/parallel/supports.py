@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from mamdr_core.engine.columns import Columns, offsets_of
-from mamdr_core.engine.plan import shuffled_within
+from mamdr_core.engine.plan import shuffled_parts
 from mamdr_core.parallel.collective import Collective
 
 
@@ -21,10 +21,13 @@ def exchange_supports(collective: Collective, train: Columns, rows_per_domain: i
         rows_per_domain: bound of a domain's sample.
         seed: of the run and epoch.
     """
-    domains = np.repeat(np.arange(len(train.offsets) - 1), train.counts.numpy())
-    order = shuffled_within(train.offsets.numpy(), domains, seed)
-    within = np.arange(len(domains)) - train.offsets.numpy()[domains]
-    sample = train.take(torch.from_numpy(order[within < rows_per_domain]).to(train.labels.device))
+    offsets = train.offsets.numpy()
+    chosen = [np.zeros(0, dtype=np.int64)]
+    for first, order in shuffled_parts(offsets, seed):
+        rows = np.arange(first, first + len(order))
+        within = rows - offsets[np.searchsorted(offsets, rows, side="right") - 1]
+        chosen.append(order[within < rows_per_domain])
+    sample = train.take(torch.from_numpy(np.concatenate(chosen)).to(train.labels.device))
     if collective.size == 1:
         return sample
     names = sorted(sample.ids)

@@ -1,87 +1,163 @@
-"""A rank's share of the pinned examples as columns sorted by domain, and the fixed vectors as tables."""
+"""A rank's share of the pinned examples: its rows as columns sorted by domain, and the fixed vectors as tables."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mamdr_core.engine.columns import Columns, offsets_of
+from mamdr_core.engine.columns import Columns
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
-from mamdr_core.shards.pinned import PinnedExamples
-from mamdr_core.shards.reading import read_columns
+from mamdr_core.shards.arrays import Arrays
+from mamdr_core.shards.filling import ColumnsFiller, FilePlaces
+from mamdr_core.shards.pinned import PinnedExamples, PinnedFile
+from mamdr_core.shards.reading import RowGroup, read_batches
+from mamdr_core.shards.row_groups import ReadFigures, all_row_groups, find_row_groups
 from schemas import TABLES, examples_table
 
+logger = logging.getLogger(__name__)
 
-def load_columns(pinned: PinnedExamples, features: Sequence[Feature], split: str, own: NDArray[np.bool_]) -> Columns:
-    """Read the rows of some domains in a split.
+GB = 1e9
+MOST_THREADS = 4
+"""Files read at a time by a rank, at most."""
+_ROW_BYTES = 4 + 8 + 16
+"""Of a row beside its ids and numeric features: label, true probability, and its key or its places in two orders."""
+
+
+class Share:
+    """What one rank reads of a pinned version.
 
     Args:
         pinned: the version.
         features: the declared features.
-        split: train, val or test.
-        own: by domain, whether its rows are wanted, [n].
+        own: by domain, whether its rows belong to the rank, [n].
+        host_memory: GB that rows and vectors may take in memory; a larger share is memory-mapped. 0: no bound.
+        scratch: folder of the mapped files; empty: the system's temporary folder.
 
-    Returns:
-        Rows sorted by domain, inside a domain by key: the same order however they were packed into files.
+    Attributes:
+        column_names: what is read of the examples.
+        arrays: makes the arrays that grow with the rows.
+        figures: what has been read so far.
     """
-    owned = frozenset(np.flatnonzero(own).tolist())
-    urls = [file.url for file in pinned.files if file.split == split and file.domains & owned]
-    id_columns = ["user", "item", "domain", *(f.name for f in features if f.kind == "categorical")]
-    names = [*id_columns, "label", "key", "true_probability", *pinned.numeric]
-    read = read_columns(urls, examples_table(features), names)
-    for name in id_columns:
-        if len(read[name]) and read[name].max() >= pinned.sizes[name]:
-            raise MamdrError(f"examples have a {name} beyond its {pinned.sizes[name]} values: run build_examples again")
-    wanted = own[read["domain"].astype(np.int64)]
-    order = np.flatnonzero(wanted)
-    order = order[np.lexsort((read["key"][order], read["domain"][order]))]
-    counts = np.bincount(read["domain"][order].astype(np.int64), minlength=len(own))
-    expected = np.where(own, pinned.counts[split], 0)
-    if not np.array_equal(counts, expected):
-        raise MamdrError(
-            f"read {counts.sum()} {split} rows of examples version {pinned.versions['examples']}, expected "
-            f"{expected.sum()}: were its files removed? Run build_examples, or keep versions longer"
-        )
-    probability = torch.from_numpy(read["true_probability"][order].astype(np.float64))
-    return Columns(
-        ids={name: torch.from_numpy(read[name][order].astype(np.int32) + 1) for name in id_columns},
-        numeric=_standardised(read, order, pinned),
-        labels=torch.from_numpy(read["label"][order].astype(np.float32)),
-        offsets=offsets_of(torch.from_numpy(counts.astype(np.int64))),
-        true_probability=None if probability.isnan().any() or not len(probability) else probability,
-    )
 
+    def __init__(
+        self,
+        pinned: PinnedExamples,
+        features: Sequence[Feature],
+        own: NDArray[np.bool_],
+        host_memory: float = 0.0,
+        scratch: str = "",
+    ) -> None:
+        self._pinned, self._features, self._own = pinned, features, own
+        self._ids = ["user", "item", "domain", *(f.name for f in features if f.kind == "categorical")]
+        self.column_names = [*self._ids, "label", "key", "true_probability", *pinned.numeric]
+        self.figures = ReadFigures()
+        needed = self.needed_bytes() / GB
+        self.arrays = Arrays(bool(host_memory) and needed > host_memory, scratch)
+        if self.arrays.mapped:
+            logger.info(
+                "rows and vectors take %.3g GB, train.host_memory is %g: memory-mapped in %s",
+                needed, host_memory, self.arrays.folder,
+            )  # fmt: skip
 
-def _standardised(read: dict[str, NDArray[np.generic]], order: NDArray[np.int64], pinned: PinnedExamples) -> Tensor:
-    """Numeric features with mean 0 and deviation 1 over the train split, missing values at the mean, float32 [N, K]."""
-    made = np.zeros((len(order), len(pinned.numeric)))
-    for place, (name, (mean, deviation)) in enumerate(pinned.numeric.items()):
-        made[:, place] = (read[name][order].astype(np.float64) - mean) / deviation
-    return torch.from_numpy(np.nan_to_num(made, posinf=0.0, neginf=0.0).astype(np.float32))
+    def needed_bytes(self) -> int:
+        """Bytes of the rows of all splits and of the vectors."""
+        rows = sum(int(counts[self._own].sum()) for counts in self._pinned.counts.values())
+        width = 4 * len(self._ids) + 4 * len(self._pinned.numeric) + _ROW_BYTES
+        vectors = sum((self._pinned.sizes[f.of] + 1) * f.size * 4 for f in self._features if f.kind == "vector")
+        return rows * width + vectors
 
+    def row_groups(self, split: str) -> list[RowGroup]:
+        """The row groups that hold the rank's rows of a split, counted in `figures` as read."""
+        return find_row_groups(self._files(split), self._own, self.column_names, self.figures)
 
-def load_vectors(pinned: PinnedExamples, features: Sequence[Feature]) -> dict[str, Tensor]:
-    """The fixed vectors by feature, float32 [vocabulary + 1, size]; zeros for ids without one, and for row 0.
+    def columns(self, split: str) -> Columns:
+        """Read the rank's rows of a split, from the row groups that hold them.
 
-    Raises:
-        MamdrError: the lake holds no vectors of that name and length.
-    """
-    tables = {}
-    for feature in features:
-        if feature.kind != "vector":
-            continue
-        table = TABLES[f"{feature.of}_features"]
-        read = read_columns(pinned.vector_files[feature.of], table, ["index", "name", "vector"])
-        vectors = torch.zeros(pinned.sizes[feature.of] + 1, feature.size)
-        mine = np.flatnonzero(read["name"] == feature.name)
-        if not len(mine) or {len(vector) for vector in read["vector"][mine]} != {feature.size}:
+        Args:
+            split: train, val or test.
+
+        Returns:
+            Rows sorted by domain, inside a domain by key: the same order however they were packed into files.
+
+        Raises:
+            MamdrError: files are gone or changed, examples do not fit their vocabularies, or no room in `scratch`.
+        """
+        pinned = self._pinned
+        counts = np.where(self._own, pinned.counts[split], 0)
+        filler = ColumnsFiller(counts, {name: pinned.sizes[name] for name in self._ids}, pinned.numeric, self.arrays)
+        places: dict[str, FilePlaces] = {}
+        for file in self._files(split):
+            mine = self._own[file.domains]
+            places[file.url] = filler.open_file(file.domains[mine], file.rows[mine])
+        found = sum(file.expected for file in places.values())
+        if filler.reserved:
+            self._fill(filler, places, self.row_groups(split))
+            found = sum(file.taken for file in places.values())
+        if not (filler.reserved and all(file.complete for file in places.values())):
             raise MamdrError(
-                f"{table.name} holds no vectors {feature.name} of length {feature.size}: run build_examples again"
+                f"read {found} {split} rows of examples version {pinned.versions['examples']}, expected "
+                f"{counts.sum()}: were its files removed? Run build_examples, or keep versions longer"
             )
-        values = np.stack([np.asarray(vector, dtype=np.float32) for vector in read["vector"][mine]])
-        vectors[torch.from_numpy(read["index"][mine].astype(np.int64)) + 1] = torch.from_numpy(values)
-        tables[feature.name] = vectors
-    return tables
+        return filler.finish()
+
+    def _fill(self, filler: ColumnsFiller, places: Mapping[str, FilePlaces], groups: Sequence[RowGroup]) -> None:
+        """Read row groups, each thread those of some files."""
+        threads = min(MOST_THREADS, pa.cpu_count(), len(places)) or 1
+        part_of = {url: number % threads for number, url in enumerate(places)}
+        table = examples_table(self._features)
+
+        def read(part: int) -> None:
+            mine = [group for group in groups if part_of[group.url] == part]
+            for group, batch in read_batches(mine, table, self.column_names):
+                filler.add(places[group.url], batch)
+
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(read, range(threads)))
+
+    def _files(self, split: str) -> list[PinnedFile]:
+        return [file for file in self._pinned.files if file.split == split and self._own[file.domains].any()]
+
+    def vectors(self) -> dict[str, Tensor]:
+        """The fixed vectors by feature, float32 [vocabulary + 1, size]; zeros for ids without one, and for row 0.
+
+        Raises:
+            MamdrError: the lake holds no vectors of that name and length.
+        """
+        tables = {}
+        for feature in self._features:
+            if feature.kind == "vector":
+                tables[feature.name] = self.arrays.empty((self._pinned.sizes[feature.of] + 1, feature.size), np.float32)
+                tables[feature.name].fill(0.0)
+        for of, urls in self._pinned.vector_files.items():
+            declared = TABLES[f"{of}_features"]
+            wanted = [feature for feature in self._features if feature.kind == "vector" and feature.of == of]
+            found = set()
+            for _, read in read_batches(all_row_groups(urls, self.figures), declared, ["index", "name", "vector"]):
+                for feature in wanted:
+                    mine = read.filter(pc.equal(read.column("name"), feature.name))
+                    if len(mine) and _put_vectors(mine, tables[feature.name]):
+                        found.add(feature.name)
+            for feature in wanted:
+                if feature.name not in found:
+                    raise MamdrError(
+                        f"{declared.name} holds no vectors {feature.name} of length {feature.size}: run build_examples "
+                        "again"
+                    )
+        return {name: torch.from_numpy(vectors) for name, vectors in tables.items()}
+
+
+def _put_vectors(read: pa.RecordBatch, table_VD: NDArray[Any]) -> bool:
+    """Put vectors in the rows of their indices, unless their length is not the table's."""
+    vectors = read.column("vector")
+    if (np.diff(vectors.offsets) != table_VD.shape[1]).any():
+        return False
+    table_VD[read.column("index").to_numpy() + 1] = vectors.flatten().to_numpy().reshape(-1, table_VD.shape[1])
+    return True

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
@@ -21,14 +21,14 @@ class PinnedFile:
     Attributes:
         url: where it lies.
         split: the split of its rows.
-        domains: indices of the domains that it holds.
-        rows: number of its rows.
+        domains: indices of the domains that it holds, ascending, int32 [d].
+        rows: of each of them, int64 [d].
     """
 
     url: str
     split: str
-    domains: frozenset[int]
-    rows: int
+    domains: NDArray[np.int32]
+    rows: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,14 @@ class PinnedExamples:
     sizes: dict[str, int]
     vector_files: dict[str, tuple[str, ...]]
     numeric: dict[str, tuple[float, float]]
+
+    def positions(self) -> NDArray[np.int64]:
+        """By domain, where its training rows begin in the files, int64 [n]; near numbers are in the same row groups."""
+        files = [file for file in self.files if file.split == "train"]
+        first_n = np.full(len(self.domain_ids), len(files))
+        for number, file in reversed(list(enumerate(files))):
+            first_n[file.domains] = number
+        return first_n * len(first_n) + np.arange(len(first_n))
 
 
 def pin_examples(
@@ -84,27 +92,44 @@ def pin_examples(
         sizes[feature.name] = lake.read(vocabulary, versions[vocabulary.name]).count()
     domains = lake.read("domains", versions["domains"]).select("index", "id").orderBy("index").collect()
 
-    counted = (
-        examples.groupBy("split", "domain", F.col("_metadata.file_path").alias("url"))
-        .agg(F.count("*").alias("rows"))
-        .collect()
-    )
-    counts = {split: np.zeros(len(domains), dtype=np.int64) for split in SPLITS}
-    held: dict[tuple[str, str], dict[int, int]] = {}
-    for row in counted:
-        counts[row["split"]][row["domain"]] += row["rows"]
-        held.setdefault((row["url"], row["split"]), {})[row["domain"]] = row["rows"]
-    files = [PinnedFile(url, split, frozenset(rows), sum(rows.values())) for (url, split), rows in sorted(held.items())]
-    numeric = {}
-    for feature in (f for f in features if f.kind == "numeric"):
-        column = F.col(feature.name)
-        train = examples.where((F.col("split") == "train") & ~F.isnan(column))
-        found = train.agg(F.mean(column), F.stddev_pop(column)).first()
-        mean, deviation = (found[0] or 0.0, found[1] or 1.0) if found else (0.0, 1.0)
-        numeric[feature.name] = (float(mean), float(deviation))
+    files, counts = _count_files(examples, len(domains))
+    numeric = _moments(examples, [f.name for f in features if f.kind == "numeric"])
     vector_files = {
         of: tuple(sorted(lake.read(f"{of}_features", versions[f"{of}_features"]).inputFiles())) for of in vectors
     }
-    return PinnedExamples(
-        versions, tuple(files), tuple(row["id"] for row in domains), counts, sizes, vector_files, numeric
-    )
+    return PinnedExamples(versions, files, tuple(row["id"] for row in domains), counts, sizes, vector_files, numeric)
+
+
+def _count_files(examples: DataFrame, domains: int) -> tuple[tuple[PinnedFile, ...], dict[str, NDArray[np.int64]]]:
+    """The live files with their domains, and by split the rows by domain; reads the column `domain` alone."""
+    url = F.col("_metadata.file_path").alias("url")
+    # As Arrow: at 10^5 domains in 10^3 files the driver would hold a Row for each pair.
+    counted = examples.groupBy("split", "domain", url).agg(F.count("*").alias("rows")).toArrow()
+    split, domain, rows = (counted[name].to_numpy() for name in ("split", "domain", "rows"))
+    if len(domain) and not 0 <= domain.min() <= domain.max() < domains:
+        raise MamdrError(f"examples have a domain beyond its {domains} values: run build_examples again")
+    counts = {
+        name: np.bincount(domain[split == name], rows[split == name], domains).astype(np.int64) for name in SPLITS
+    }
+    encoded = counted["url"].combine_chunks().dictionary_encode()
+    file = encoded.indices.to_numpy()
+    order = np.lexsort((domain, file))
+    edges = np.flatnonzero(np.diff(file[order], prepend=-1))
+    names = encoded.dictionary.to_pylist()
+    parts = np.split(order, edges[1:]) if len(order) else []
+    files = [PinnedFile(names[file[part[0]]], str(split[part[0]]), domain[part], rows[part]) for part in parts]
+    return tuple(sorted(files, key=lambda pinned: pinned.url)), counts
+
+
+def _moments(examples: DataFrame, names: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation of numeric features over the train split, where they are known."""
+    if not names:
+        return {}
+    known = [F.when(~F.isnan(name), F.col(name)) for name in names]
+    asked = [moment(column) for column in known for moment in (F.mean, F.stddev_pop)]
+    found = examples.where(F.col("split") == "train").agg(*asked).first() or [None] * len(asked)
+    pairs = zip(found[::2], found[1::2], strict=True)
+    return {
+        name: (float(mean or 0.0), float(deviation or 1.0))
+        for name, (mean, deviation) in zip(names, pairs, strict=True)
+    }

@@ -10,16 +10,21 @@ from mamdr_core.engine.columns import Columns, Visit
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.metrics import DomainMetrics, domain_metrics
 from mamdr_core.engine.parameters import Change, Shared, Theta
+from mamdr_core.engine.plan import domain_parts
 from mamdr_core.parallel.collective import Collective, SingleProcess
 
+PART_ROWS = 1 << 20
 
-def predict_all(engine: EagerEngine, shared: Shared, specific: Mapping[int, Change], columns: Columns) -> Tensor:
-    """Logits of all rows, float32 [N]: domain i's at theta_S + theta_i (Eq. 5), or at theta_S without theta_i."""
+
+def predict_domains(
+    engine: EagerEngine, shared: Shared, specific: Mapping[int, Change], columns: Columns, domains: range
+) -> Tensor:
+    """Logits of some domains' rows, float32: domain i's at theta_S + theta_i (Eq. 5), or at theta_S without theta_i."""
     parts = []  # domain by domain also without theta_i, so that a prediction depends on no other domain of the rank
-    for domain, count in enumerate(columns.counts.tolist()):
-        if count:
-            start = int(columns.offsets[domain])
-            rows = torch.arange(start, start + count, device=columns.labels.device)
+    for domain in domains:
+        start, stop = columns.offsets[domain : domain + 2].tolist()
+        if stop > start:
+            rows = torch.arange(start, stop, device=columns.labels.device)
             parts.append(engine.predict(Theta(shared, specific.get(domain)), Visit(columns, rows)))
     return torch.cat(parts) if parts else torch.zeros(0)
 
@@ -40,8 +45,15 @@ def evaluate_columns(
         columns: this rank's rows of a split.
         collective: the ranks; None: this process alone.
     """
-    logits = predict_all(engine, shared, specific, columns)
-    own = domain_metrics(logits, columns.labels, columns.offsets, columns.true_probability)
+    parts = []
+    # Some domains at a time: measuring takes many times the memory of a row.
+    for first, last in domain_parts(columns.offsets.numpy(), PART_ROWS):
+        logits = predict_domains(engine, shared, specific, columns, range(first, last))
+        offsets = columns.offsets[first : last + 1]
+        rows = slice(*offsets[[0, -1]].tolist())
+        known = None if columns.true_probability is None else columns.true_probability[rows]
+        parts.append(domain_metrics(logits, columns.labels[rows], offsets - offsets[0], known))
+    own = DomainMetrics(*(torch.cat(figure) for figure in zip(*map(astuple, parts), strict=True)))
     return _gather(own, collective or SingleProcess())
 
 

@@ -10,7 +10,7 @@ from pyspark.sql import SparkSession
 from mamdr_core.config import Config, parse_config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.tables import Lake
-from mamdr_core.shards.loading import load_columns
+from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import pin_examples
 from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.package import load_package
@@ -37,8 +37,9 @@ def evaluate_package(spark: SparkSession, config: Config) -> dict[str, Any]:
         raise MamdrError(f"package {folder} was trained on another lake than {lake.root}: vocabulary sizes differ")
     device = choose_device(config.train.device)
     everything = np.ones(len(pinned.domain_ids), dtype=np.bool_)
-    columns = load_columns(pinned, trained.features, config.evaluate.split, everything).to(device)
-    engine = make_engine(trained, pinned, device)
+    share = Share(pinned, trained.features, everything, config.train.host_memory, config.train.scratch)
+    columns = share.columns(config.evaluate.split).to(device)
+    engine = make_engine(trained, pinned, share, device)
     shared = package.shared.to(device)
     specific = {domain: change.to(device) for domain, change in package.specific.items()}
     with torch.no_grad():

@@ -17,9 +17,9 @@ from mamdr_core.engine.hashing import derive_seed
 from mamdr_core.engine.metrics import DomainMetrics, segmented_auc
 from mamdr_core.engine.optimizers import OuterOptimizer
 from mamdr_core.engine.parameters import Change, Rows, Theta
-from mamdr_core.engine.plan import RoundPlan, shuffled_within
+from mamdr_core.engine.plan import RoundPlan
 from mamdr_core.errors import MamdrError
-from mamdr_core.learning.learner import Learner, Round
+from mamdr_core.learning.learner import Learner
 from mamdr_core.learning.methods import Method, find_method
 from mamdr_core.learning.specific import finetune
 from mamdr_core.models import build_model
@@ -27,12 +27,15 @@ from mamdr_core.models.tables import declare_inputs
 from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import Collective
 from mamdr_core.parallel.supports import exchange_supports
-from mamdr_core.shards.loading import load_columns, load_vectors
+from mamdr_core.shards.arrays import Arrays
+from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.early_stop import EarlyStop
 from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.package import save_rank
 from mamdr_core.training.progress import Progress
+from mamdr_core.training.rounds import deal_rounds
+from schemas import SPLITS
 
 logger = logging.getLogger(__name__)
 
@@ -56,13 +59,14 @@ class RankTask:
 
 @dataclass(frozen=True)
 class RankResult:
-    """What a rank reports; the figures are the same on all ranks, but for `seconds` and `saved`, the files it wrote."""
+    """What a rank reports; the figures are of all ranks together, but for `seconds` and `saved`, the files it wrote."""
 
     metrics: dict[str, DomainMetrics]
     epochs: int
     rounds: int
     best_round: int
     rows_descended: int
+    read_bytes: int
     inner_seconds: float
     seconds: dict[str, float]
     device: str
@@ -92,12 +96,11 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     device = choose_device(settings.device)
     with clock.phase("read"):
         own = task.owner == collective.rank
-        columns = {
-            split: load_columns(task.pinned, task.config.features, split, own).to(device)
-            for split in ("train", "val", "test")
-        }
-        learner = _make_learner(task, collective, columns["train"], device)
-    stop, rounds = _train(task, collective, learner, method, columns["val"], clock)
+        share = Share(task.pinned, task.config.features, own, settings.host_memory, settings.scratch)
+        columns = {split: share.columns(split).to(device) for split in SPLITS}
+        learner = _make_learner(task, collective, share, columns["train"], device)
+    logger.info("rank %d read %s", collective.rank, share.figures.told())
+    stop, rounds = _train(task, collective, learner, method, columns["val"], share.arrays, clock)
     assert stop.shared is not None
     learner.shared, learner.specific = stop.shared, stop.specific
     if method.finetunes:
@@ -115,14 +118,16 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         }
     with clock.phase("save"):
         saved = save_rank(task.package, collective.rank, learner.shared, learner.specific)
-    totals = collective.all_reduce(torch.tensor([float(learner.rows_descended)], dtype=torch.float64))
+    counted = [float(learner.rows_descended), float(share.figures.read_bytes)]
+    rows_descended, read_bytes = collective.all_reduce(torch.tensor(counted, dtype=torch.float64)).tolist()
     inner = collective.all_gather(torch.tensor([clock.seconds.get("inner", 0.0)], dtype=torch.float64)).max()
     return RankResult(
         metrics=metrics,
         epochs=-(-rounds // settings.rounds_per_epoch),
         rounds=rounds,
         best_round=stop.best_round,
-        rows_descended=int(totals.item()),
+        rows_descended=int(rows_descended),
+        read_bytes=int(read_bytes),
         inner_seconds=float(inner),
         seconds=clock.seconds,
         device=str(device),
@@ -142,17 +147,18 @@ def choose_device(name: str) -> torch.device:
     return torch.device(found if name == "auto" else name)
 
 
-def make_engine(config: Config, pinned: PinnedExamples, device: torch.device) -> EagerEngine:
+def make_engine(config: Config, pinned: PinnedExamples, share: Share, device: torch.device) -> EagerEngine:
     """The engine of a config over a version of the examples; the model has its initial parameters."""
     inputs = declare_inputs(config.model, config.features, pinned.sizes)
     module = build_model(config.model, inputs, config.train.seed)
-    vectors = load_vectors(pinned, config.features)
-    return EagerEngine(module, inputs.tables, vectors, config.train.batch_size, device)
+    return EagerEngine(module, inputs.tables, share.vectors(), config.train.batch_size, device)
 
 
-def _make_learner(task: RankTask, collective: Collective, train: Columns, device: torch.device) -> Learner:
+def _make_learner(
+    task: RankTask, collective: Collective, share: Share, train: Columns, device: torch.device
+) -> Learner:
     config = task.config
-    engine = make_engine(config, task.pinned, device)
+    engine = make_engine(config, task.pinned, share, device)
     learner = Learner(
         engine=engine,
         train=train,
@@ -191,7 +197,13 @@ def _start(learner: Learner, config: Config, pinned: PinnedExamples, domain: int
 
 
 def _train(
-    task: RankTask, collective: Collective, learner: Learner, method: Method, val: Columns, clock: _Clock
+    task: RankTask,
+    collective: Collective,
+    learner: Learner,
+    method: Method,
+    val: Columns,
+    arrays: Arrays,
+    clock: _Clock,
 ) -> tuple[EarlyStop, int]:
     """Rounds until early stop or the last epoch; returns the best parameters and the rounds done.
 
@@ -208,7 +220,7 @@ def _train(
             with clock.phase("exchange"):
                 seed = derive_seed(settings.seed, epoch, 7)
                 learner.supports = exchange_supports(collective, learner.train, settings.dr.support_rows, seed)
-        for round_ in _rounds(plan, epoch, learner, collective.rank):
+        for round_ in deal_rounds(plan, epoch, learner.train, collective.rank, arrays):
             with clock.phase("inner"):
                 method.move_shared(learner, round_)
                 if method.move_specific:
@@ -226,33 +238,6 @@ def _train(
             if stopping:
                 return stop, done
     return stop, done
-
-
-def _rounds(plan: RoundPlan, epoch: int, learner: Learner, rank: int) -> Iterator[Round]:
-    """This rank's part of every round of an epoch."""
-    train = learner.train
-    offsets = train.offsets.numpy()
-    counts = np.diff(offsets)
-    domains = np.repeat(np.arange(len(counts)), counts)
-    order = torch.from_numpy(shuffled_within(offsets, domains, derive_seed(plan.seed, epoch, 3))).to(
-        train.labels.device
-    )
-    generator = torch.Generator().manual_seed(derive_seed(plan.seed, epoch, 4, rank))
-    mixed = torch.randperm(len(train), generator=generator).to(train.labels.device)
-    for number in range(plan.rounds):
-        start, stop = plan.slices(epoch, number)
-        visited = plan.order(epoch, number)
-        visited = visited[(stop > start)[visited] & (counts > 0)[visited]]
-        first, last = (part * len(train) // plan.rounds for part in (number, number + 1))
-        yield Round(
-            epoch=epoch,
-            number=number,
-            slices={
-                int(domain): order[offsets[domain] + start[domain] : offsets[domain] + stop[domain]]
-                for domain in visited
-            },
-            mixed=mixed[first:last],
-        )
 
 
 def _val_auc(learner: Learner, val: Columns, domain: int, theta: Theta) -> float:

@@ -40,7 +40,8 @@ def train_mamdr(spark: SparkSession, config: Config) -> dict[str, Any]:
 
     Returns:
         run_id, method, model, ranks, device, epochs, rounds, best_round, domains, domains_measured, train_rows,
-        val_auc, test_auc, weighted_test_auc, samples_per_second, seconds by phase, examples_version, package.
+        val_auc, test_auc, weighted_test_auc, samples_per_second, read_bytes (by all ranks, compressed), seconds by
+        phase, examples_version, package.
 
     Raises:
         MamdrError: no examples and no raw log, an unknown method or model, too few slots.
@@ -83,7 +84,7 @@ def _train(
     seconds: dict[str, float],
 ) -> dict[str, Any]:
     run_id, ranks = run["run_id"], config.train.ranks
-    owner = place_domains(pinned.counts["train"], ranks)
+    owner = place_domains(pinned.counts["train"], ranks, pinned.positions())
     owning = len(np.unique(owner[pinned.counts["train"] > 0]))
     logger.info(
         "run %s: %s of %s on %d domains, %d training rows, examples version %d, %d ranks",
@@ -142,6 +143,7 @@ def _figures(
         "weighted_test_auc": _known(test.weighted_auc()),
         "oracle_test_auc": _known(_mean_oracle(result)),
         "samples_per_second": round(result.rows_descended / max(result.inner_seconds, 1e-9), 1),
+        "read_bytes": result.read_bytes,
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "examples_version": pinned.versions["examples"],
     }

@@ -42,9 +42,15 @@ class TrainSettings:
     """auto: CUDA where torch finds it."""
     start_timeout: int = 120
     """Seconds that all ranks have to start."""
+    host_memory: float = 0.0
+    """GB of rows and feature vectors that a rank keeps in memory; a larger share is memory-mapped. 0: no bound."""
+    scratch: str = ""
+    """Folder of the memory-mapped files, on a local disk of each rank; empty: the system's temporary folder."""
 
     def __post_init__(self) -> None:
         """Check the counts."""
+        if self.host_memory < 0:
+            raise ValueError(f"train.host_memory must be >= 0, got {self.host_memory}")
         for name in ("ranks", "batch_size", "epochs", "rounds_per_epoch", "validate_every", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be >= 1, got {getattr(self, name)}")

@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mamdr_core.engine.plan import RoundPlan, shuffled_within
+from mamdr_core.engine import plan as plans
+from mamdr_core.engine.plan import RoundPlan, domain_parts, shuffled_parts, shuffled_within
 
 
 @settings(max_examples=60, deadline=None)
@@ -51,3 +52,18 @@ def test_a_domains_order_does_not_depend_on_the_other_domains_of_the_rank():
     alone = shuffled_within(np.array([0, 0, 6]), np.repeat([1], 6), seed=5)
     assert sorted(both[:3]) == [0, 1, 2]
     assert (both[3:] - 3).tolist() == alone.tolist()
+
+
+def test_rows_shuffled_in_parts_are_those_shuffled_at_once(monkeypatch):
+    monkeypatch.setattr(plans, "PART_ROWS", 10)
+    counts = np.array([4, 0, 5, 3, 30, 0, 0, 1, 9])
+    offsets = np.concatenate([[0], counts.cumsum()])
+    whole = shuffled_within(offsets, np.repeat(np.arange(9), counts), seed=3)
+    parts = list(shuffled_parts(offsets, seed=3))
+    assert [first for first, _ in parts] == [0, 9, 12, 42]
+    assert np.concatenate([rows for _, rows in parts]).tolist() == whole.tolist()
+
+
+def test_parts_are_whole_domains_of_bounded_rows_or_one_larger():
+    assert list(domain_parts(np.array([0, 4, 4, 9, 12, 42, 42, 43]), 10)) == [(0, 3), (3, 4), (4, 5), (5, 7)]
+    assert list(domain_parts(np.array([0, 0, 0]), 10)) == [(0, 2)]

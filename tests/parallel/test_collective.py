@@ -68,6 +68,19 @@ def test_placement_balances_rows_and_is_the_same_every_time():
     assert sorted(set(place_domains(np.array([5, 6]), 4))) == [0, 1]
 
 
+def test_small_domains_that_lie_together_go_to_one_rank_and_loads_stay_even():
+    rows = np.full(1000, 10)
+    rows[:3] = (4000, 700, 900)  # large: placed by themselves
+    positions = np.random.default_rng(0).permutation(1000)
+    owner = place_domains(rows, 4, positions)
+    loads = np.bincount(owner, weights=rows)
+    assert loads.min() >= 3840  # 15,570 rows; beside the first domain's 4,000 the others share evenly
+    assert loads.max() <= 4000
+    in_files = owner[np.argsort(positions)]
+    in_files = in_files[np.isin(np.argsort(positions), (0, 1, 2), invert=True)]
+    assert np.count_nonzero(np.diff(in_files)) == 2  # three stretches; the rank of the first domain is full
+
+
 def test_support_samples_are_the_same_whatever_rank_owns_a_domain():
     columns = random_columns([40, 3, 25, 10])
     whole = exchange_supports(SingleProcess(), columns, 8, seed=4)

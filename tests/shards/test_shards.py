@@ -9,7 +9,7 @@ import torch
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.examples import build_examples
 from mamdr_core.lake.tables import Lake
-from mamdr_core.shards.loading import load_columns, load_vectors
+from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import pin_examples
 from mamdr_core.shards.reading import unischema
 from schemas import TABLES
@@ -20,8 +20,8 @@ pytestmark = pytest.mark.slow
 def test_two_ranks_read_every_row_of_the_pinned_version_exactly_once(spark, trained_config):
     pinned = pin_examples(spark, trained_config.lake.root, trained_config.features)
     first = np.array([True, False, True, False, True])
-    parts = [load_columns(pinned, trained_config.features, "train", own) for own in (first, ~first)]
-    whole = load_columns(pinned, trained_config.features, "train", np.ones(5, dtype=bool))
+    parts = [Share(pinned, trained_config.features, own).columns("train") for own in (first, ~first)]
+    whole = Share(pinned, trained_config.features, np.ones(5, dtype=bool)).columns("train")
     assert [len(part) for part in parts] == [pinned.counts["train"][own].sum() for own in (first, ~first)]
     rows = slice(int(whole.offsets[1]), int(whole.offsets[2]))
     other = slice(int(parts[1].offsets[1]), int(parts[1].offsets[2]))
@@ -37,14 +37,14 @@ def test_two_ranks_read_every_row_of_the_pinned_version_exactly_once(spark, trai
 def test_a_rebuild_with_other_shards_changes_no_row_and_an_old_version_stays_readable(spark, trained_config):
     before = pin_examples(spark, trained_config.lake.root, trained_config.features)
     everything = np.ones(5, dtype=bool)
-    old = load_columns(before, trained_config.features, "val", everything)
+    old = Share(before, trained_config.features, everything).columns("val")
     shards = replace(trained_config.examples.shards, count=5)
     build_examples(spark, replace(trained_config, examples=replace(trained_config.examples, shards=shards)))
     after = pin_examples(spark, trained_config.lake.root, trained_config.features)
     assert after.versions["examples"] > before.versions["examples"]
     assert len(after.files) > len(before.files)
     for pinned in (before, after):
-        read = load_columns(pinned, trained_config.features, "val", everything)
+        read = Share(pinned, trained_config.features, everything).columns("val")
         assert all(torch.equal(read.ids[name], old.ids[name]) for name in old.ids)
         assert torch.equal(read.labels, old.labels)
 
@@ -53,12 +53,12 @@ def test_a_file_that_lost_rows_is_noticed(spark, trained_config):
     pinned = pin_examples(spark, trained_config.lake.root, trained_config.features)
     some = replace(pinned, files=tuple(file for file in pinned.files if file.split != "test")[:1])
     with pytest.raises(MamdrError, match=r"read \d+ train rows of examples version \d+, expected"):
-        load_columns(some, trained_config.features, "train", np.ones(5, dtype=bool))
+        Share(some, trained_config.features, np.ones(5, dtype=bool)).columns("train")
 
 
 def test_vectors_are_looked_up_by_index_and_row_zero_is_the_unknown_ids(spark, trained_config):
     pinned = pin_examples(spark, trained_config.lake.root, trained_config.features)
-    vectors = load_vectors(pinned, trained_config.features)
+    vectors = Share(pinned, trained_config.features, np.ones(5, dtype=bool)).vectors()
     assert vectors["user_vector"].shape == (pinned.sizes["user"] + 1, 6)
     assert not vectors["item_vector"][0].any()
     lake = Lake(spark, trained_config.lake.root)

@@ -1,7 +1,7 @@
 """The same training on one process, on simulated ranks and on Horovod ranks in Spark."""
 
 import itertools
-from dataclasses import replace
+from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from mamdr_core.parallel.launch import RankError, run_ranks
 from mamdr_core.parallel.placement import place_domains
-from mamdr_core.shards.loading import load_columns
+from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import pin_examples
 from mamdr_core.training.rank import RankTask, train_rank
 
@@ -103,16 +103,27 @@ def test_theta_i_does_not_depend_on_the_number_of_ranks_where_theta_s_is_the_sam
     assert_same(tasks[0], tasks[1])
 
 
+@pytest.mark.parametrize("method", ["mamdr", "finetune"])
+def test_rows_in_a_memory_mapped_file_train_what_rows_in_memory_train(make_task, tmp_path, method):
+    tasks = [make_task(2, method=method, host_memory=bound, scratch=str(tmp_path)) for bound in (0.0, 1e-6)]
+    results = [run_simulated(partial(train_rank, task), 2) for task in tasks]
+    for split, measured in results[0][0].metrics.items():
+        for figure, mapped in zip(astuple(measured), astuple(results[1][0].metrics[split]), strict=True):
+            torch.testing.assert_close(figure, mapped, rtol=0, atol=0, equal_nan=True)
+    assert_same(parameters(tasks[0]), parameters(tasks[1]), exactly=True)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("rows", "start"), [("touched", "zeros"), ("none", "random")])
 def test_the_scope_and_start_of_theta_i_are_options(make_task, rows, start):
-    task = make_task(1, epochs=1)
+    task = make_task(1, epochs=1, validate_every=4)  # the last round, which has met all rows, is the best
     dr = replace(task.config.train.dr, rows=rows, start=start)
     task = replace(task, config=replace(task.config, train=replace(task.config.train, dr=dr)))
     train_rank(task, SingleProcess())
     saved = load_file(Path(task.package) / "specific-00000.safetensors")
     assert ("user.ids" in saved) == (rows == "touched")
     if rows == "touched":
-        train = load_columns(task.pinned, task.config.features, "train", np.ones(5, dtype=bool))
+        train = Share(task.pinned, task.config.features, np.ones(5, dtype=bool)).columns("train")
         mine = saved["user.ids"][saved["user.owner"] == 2]
         own = train.ids["user"][train.offsets[2] : train.offsets[3]].long()
         assert set(mine.tolist()) == set(own.tolist())

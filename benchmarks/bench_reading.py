@@ -1,0 +1,190 @@
+"""Reading a rank's rows from shards into memory, against a plain pyarrow scan of the same columns and files.
+
+    .venv/bin/python benchmarks/bench_reading.py --rows 1e7 --folder /scratch --repeats 7
+
+Every read is the first of a process of its own, as it is a rank's: memory that an earlier read left behind flatters the
+scan. The scans take turns with ours. The files lie in the page cache. Both use --threads threads.
+"""
+
+import argparse
+import json
+import os
+import pickle
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+WORLDS = (1, 2, 4, 8, 16)
+SPLIT = "train"
+
+
+def main() -> None:
+    options = _parse()
+    if options.read:
+        print(json.dumps(read_once(options)))
+        return
+    folder = Path(options.folder or tempfile.mkdtemp(prefix="mamdr-bench-"))
+    pinned = folder / f"pinned_{int(options.rows)}.pickle"
+    if not pinned.exists():
+        build(folder, int(options.rows), pinned)
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for _ in range(options.repeats):
+        for how in ("dataset", "files", "ours", "mapped"):
+            runs.setdefault(how, []).append(run_apart(options, how, pinned))
+    print("| read by | median s | spread s | peak anonymous MB | its share of pyarrow's rate |\n|---|---|---|---|---|")
+    scans = [min(a["seconds"], b["seconds"]) for a, b in zip(runs["dataset"], runs["files"], strict=True)]
+    figures: dict[str, Any] = {"rows": runs["ours"][0]["rows"], "threads": options.threads, "repeats": options.repeats}
+    for how, each in runs.items():
+        seconds = [run["seconds"] for run in each]
+        ratio = statistics.median(scan / own for scan, own in zip(scans, seconds, strict=True))
+        peak = statistics.median(run["peak_mb"] for run in each)
+        median = statistics.median(seconds)
+        print(f"| {how} | {median:.3f} | {min(seconds):.3f} to {max(seconds):.3f} | {peak:.0f} | {ratio:.2f} |")
+        figures[how] = {"seconds": round(median, 4), "peak_mb": round(peak), "of_pyarrow": round(ratio, 3)}
+    figures["bytes"] = {str(ranks): bytes_read(pinned, ranks) for ranks in WORLDS}
+    print("\n| ranks | bytes read by all / bytes of the files | by the rank that reads most |\n|---|---|---|")
+    for ranks, share in figures["bytes"].items():
+        print(f"| {ranks} | {share['all']:.3f} | {share['most']:.3f} |")
+    print(json.dumps(figures))
+
+
+def build(folder: Path, rows: int, pinned: Path) -> None:
+    """Raw log to examples with the project's own jobs, and the version that will be read."""
+    from mamdr_core.config import parse_config
+    from mamdr_core.datasets.synthetic import generate_logs
+    from mamdr_core.lake.examples import build_examples
+    from mamdr_core.lake.ingest import ingest_clicks
+    from mamdr_core.lake.session import make_session
+    from mamdr_core.shards.pinned import pin_examples
+
+    raw = str(folder / f"raw_{rows}")
+    config = parse_config(
+        {
+            "lake": {"root": str(folder / f"lake_{rows}")},
+            "input": {
+                "path": raw,
+                "columns": {"label": "label", "event_time": "event_time", "true_probability": "true_probability"},
+            },
+            "synthetic": {"rows": rows, "domains": max(8, rows // 7_088), "users": rows // 5, "items": rows // 26},
+            "features": [
+                {"name": "hour", "kind": "numeric", "expression": "hour(event_time)"},
+                {"name": "weekday", "kind": "categorical", "expression": "dayofweek(event_time)", "buckets": 7},
+            ],
+        }
+    )
+    os.environ["PYSPARK_SUBMIT_ARGS"] = "--master local[2] --driver-memory 8g pyspark-shell"
+    spark = make_session("bench_reading")
+    spark.sparkContext.setLogLevel("ERROR")
+    for job in (generate_logs, ingest_clicks, build_examples):
+        job(spark, config)
+    started = time.perf_counter()
+    version = pin_examples(spark, config.lake.root, config.features)
+    print(f"pin_examples: {time.perf_counter() - started:.1f} s, {len(pickle.dumps(version)) / 1e6:.1f} MB")
+    pinned.write_bytes(pickle.dumps((version, config.features)))
+    spark.stop()
+
+
+def run_apart(options: argparse.Namespace, how: str, pinned: Path) -> dict[str, Any]:
+    """One read in a process of its own."""
+    command = [sys.executable, __file__, "--read", how, "--threads", str(options.threads), "--folder", str(pinned)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def read_once(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds and peak anonymous memory of one read of all domains' rows."""
+    import pyarrow as pa
+    import pyarrow.dataset
+    import pyarrow.parquet as pq
+    import torch
+
+    from mamdr_core.shards.loading import Share
+
+    pa.set_cpu_count(options.threads)
+    pa.set_io_thread_count(options.threads)
+    torch.set_num_threads(options.threads)
+    pinned, features = _unpickle(Path(options.folder))
+    everything = np.ones(len(pinned.domain_ids), dtype=bool)
+    paths = [file.url.removeprefix("file:") for file in pinned.files if file.split == SPLIT]
+    share = Share(
+        pinned, features, everything, 1e-9 if options.read == "mapped" else 0.0, str(Path(options.folder).parent)
+    )
+    columns = share.column_names
+    peak = _Peak()
+    started = time.perf_counter()
+    if options.read == "dataset":
+        rows = len(pyarrow.dataset.dataset(paths).to_table(columns=columns))
+    elif options.read == "files":
+        rows = sum([len(table) for table in [pq.ParquetFile(path).read(columns=columns) for path in paths]])
+    else:
+        rows = len(share.columns(SPLIT))
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "rows": rows, "peak_mb": peak.stop()}
+
+
+class _Peak:
+    """Peak of anonymous memory above what there was at the start, in MB, looked at every few milliseconds."""
+
+    def __init__(self) -> None:
+        self._before = self._most = self._now()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> float:
+        self._done.set()
+        self._thread.join()
+        return (max(self._most, self._now()) - self._before) / 1e3
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.005):
+            self._most = max(self._most, self._now())
+
+    def _now(self) -> int:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return int(next(line for line in lines if line.startswith("RssAnon")).split()[1])
+
+
+def bytes_read(path: Path, ranks: int) -> dict[str, float]:
+    """What all ranks read together, and the one that reads most, as shares of the columns' bytes in all files."""
+    from mamdr_core.parallel.placement import place_domains
+    from mamdr_core.shards.loading import Share
+
+    pinned, features = _unpickle(path)
+
+    def of(own: np.ndarray) -> int:
+        share = Share(pinned, features, own)
+        share.row_groups(SPLIT)
+        return share.figures.read_bytes
+
+    owner = place_domains(pinned.counts[SPLIT], ranks, pinned.positions())
+    total, read = of(owner >= 0), [of(owner == rank) for rank in range(ranks)]
+    return {"all": round(sum(read) / total, 4), "most": round(max(read) / total, 4)}
+
+
+def _unpickle(path: Path) -> Any:
+    return pickle.loads(path.read_bytes())  # noqa: S301 - written by this benchmark
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=float, default=1e6, help="clicks of the synthetic log")
+    parser.add_argument("--folder", default="", help="keeps the lake for another call; default: a temporary one")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--read", default="", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

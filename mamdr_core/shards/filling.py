@@ -1,0 +1,198 @@
+"""Rows put in their places as they are read: sorted by domain and key, without a copy of the whole."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from mamdr_core.engine.columns import Columns
+from mamdr_core.errors import MamdrError
+from mamdr_core.shards.arrays import Arrays
+
+Ints = NDArray[np.int64]
+Rows = slice | Ints
+SHORT_RUN = 32
+"""Runs of fewer rows on average are copied row by row."""
+
+
+class ColumnsFiller:
+    """Columns of counted sizes, filled in place, file by file; several threads may fill from a file each.
+
+    Files are sorted by domain and key, so what is read is a few runs of rows, each of which goes where its domain's
+    rows of the file continue. Only domains whose keys then do not ascend, those of several files above all, are sorted.
+
+    Args:
+        counts_n: rows that will come by domain, int64 [n].
+        sizes: vocabulary size by id column.
+        numeric: by numeric feature, mean and standard deviation.
+        arrays: where the columns lie.
+    """
+
+    def __init__(
+        self, counts_n: Ints, sizes: Mapping[str, int], numeric: Mapping[str, tuple[float, float]], arrays: Arrays
+    ) -> None:
+        rows = int(counts_n.sum())
+        self._sizes, self._numeric = sizes, numeric
+        self._offsets = np.concatenate([[0], np.cumsum(counts_n)])
+        self._next_n = self._offsets[:-1].copy()
+        self._unsorted_n = np.zeros(len(counts_n), dtype=np.bool_)
+        self._ids = {name: arrays.empty(rows, np.int32) for name in sizes}
+        self._standardised = arrays.empty((rows, len(numeric)), np.float32)
+        self._labels = arrays.empty(rows, np.float32)
+        self._keys = arrays.empty(rows, np.int64)
+        self._probability = arrays.empty(rows, np.float64)
+        self._unknown = rows == 0  # no true probability, or not of every row
+
+    @property
+    def reserved(self) -> bool:
+        """Whether the opened files hold of every domain as many rows as were counted."""
+        return np.array_equal(self._next_n, self._offsets[1:])
+
+    def open_file(self, domains: NDArray[np.int32], rows: Ints) -> "FilePlaces":
+        """Reserve the places of a file's rows; files are opened one after the other.
+
+        Args:
+            domains: whose rows are wanted, ascending, int32 [d].
+            rows: how many of each the file holds, [d].
+        """
+        first = self._next_n[domains]
+        self._unsorted_n[domains[first > self._offsets[domains]]] = True  # it continues another file's
+        self._next_n[domains] += rows
+        return FilePlaces(domains, first, first + rows)
+
+    def add(self, places: "FilePlaces", batch: pa.RecordBatch) -> None:
+        """Put rows of a file in their places, passing over those of other domains.
+
+        Args:
+            places: of the file.
+            batch: the id columns, label, key, true_probability and the numeric features.
+
+        Raises:
+            MamdrError: an index beyond its vocabulary.
+        """
+        read = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in batch.schema.names}
+        if (read["domain"][1:] < read["domain"][:-1]).any():  # not as build_examples writes it: files put together?
+            order = np.argsort(read["domain"], kind="stable")
+            read = {name: values[order] for name, values in read.items()}
+        for name, size in self._sizes.items():
+            least = 0 if name == "domain" else -1  # -1: unknown, which a domain never is
+            if not least <= read[name].min() <= read[name].max() < size:
+                raise MamdrError(f"examples have a {name} beyond its {size} values: run build_examples again")
+        moves, unsorted = places.take(read["domain"], read["key"])
+        self._unsorted_n[unsorted] = True
+        numeric = [_standardise(read[name], *moments) for name, moments in self._numeric.items()]
+        probability = read["true_probability"]
+        if np.isnan(probability.sum()) and any(np.isnan(probability[here]).any() for here, _ in moves):
+            self._unknown = True
+        for here, there in moves:
+            for name, column in self._ids.items():
+                column[there] = read[name][here] + 1
+            for place, values in enumerate(numeric):
+                self._standardised[there, place] = values[here]
+            self._labels[there] = read["label"][here]
+            self._keys[there] = read["key"][here]
+            if not self._unknown:
+                self._probability[there] = probability[here]
+
+    def finish(self) -> Columns:
+        """The columns; all files must be complete."""
+        columns = [*self._ids.values(), self._standardised, self._labels]
+        if not self._unknown:
+            columns.append(self._probability)
+        for domain in np.flatnonzero(self._unsorted_n):
+            rows = slice(*self._offsets[domain : domain + 2])
+            order = np.argsort(self._keys[rows], kind="stable")
+            for column in columns:
+                column[rows] = column[rows][order]
+        return Columns(
+            ids={name: torch.from_numpy(column) for name, column in self._ids.items()},
+            numeric=torch.from_numpy(self._standardised),
+            labels=torch.from_numpy(self._labels),
+            offsets=torch.from_numpy(self._offsets),
+            true_probability=None if self._unknown else torch.from_numpy(self._probability),
+        )
+
+
+class FilePlaces:
+    """Where the next rows of each domain of a file go.
+
+    Args:
+        domains: ascending, int32 [d].
+        first: where the file's rows of each domain begin in the columns, [d].
+        last: where they end, [d].
+    """
+
+    def __init__(self, domains: NDArray[np.int32], first: Ints, last: Ints) -> None:
+        self._domains, self._first, self._last = domains, first, last
+        self._next = first.copy()
+        self._last_key = np.full(len(domains), np.iinfo(np.int64).min)
+
+    @property
+    def expected(self) -> int:
+        """Rows that were counted."""
+        return int((self._last - self._first).sum())
+
+    @property
+    def taken(self) -> int:
+        """Rows that came, those beyond the counted ones included."""
+        return int((self._next - self._first).sum())
+
+    @property
+    def complete(self) -> bool:
+        """Whether of every domain as many rows came as were counted."""
+        return np.array_equal(self._next, self._last)
+
+    def take(self, domain: NDArray[np.int32], key: Ints) -> tuple[list[tuple[Rows, Rows]], NDArray[np.int32]]:
+        """Take places for the next rows.
+
+        Args:
+            domain: of each row, ascending, [B].
+            key: of each row, [B].
+
+        Returns:
+            Which rows go where, and the domains whose keys do not ascend.
+        """
+        same = domain[1:] == domain[:-1]
+        edges = np.flatnonzero(~same) + 1
+        starts, stops = np.concatenate([[0], edges]), np.append(edges, len(domain))
+        places = np.minimum(np.searchsorted(self._domains, domain[starts]), len(self._domains) - 1)
+        mine = self._domains[places] == domain[starts]
+        starts, stops, places = starts[mine], stops[mine], places[mine]
+        there = self._next[places]
+        self._next[places] += stops - starts
+        unsorted = [
+            domain[1:][same & (key[1:] < key[:-1])],
+            self._domains[places[key[starts] < self._last_key[places]]],
+        ]
+        self._last_key[places] = key[stops - 1]
+        fits = self._next[places] <= self._last[places]
+        return _pair(starts[fits], stops[fits], there[fits]), np.concatenate(unsorted)
+
+
+def _pair(starts: Ints, stops: Ints, there: Ints) -> list[tuple[Rows, Rows]]:
+    """Runs as pairs of slices from and to, neighbours put together; one pair of positions where runs are short."""
+    if not len(starts):
+        return []
+    shift = there - starts
+    first = np.append(True, (starts[1:] != stops[:-1]) | (shift[1:] != shift[:-1]))
+    starts, shift, stops = starts[first], shift[first], stops[np.append(first[1:], True)]
+    lengths = stops - starts
+    if len(starts) * SHORT_RUN > lengths.sum():
+        here = np.arange(lengths.sum()) + np.repeat(starts - (lengths.cumsum() - lengths), lengths)
+        return [(here, here + np.repeat(shift, lengths))]
+    return [
+        (slice(start, stop), slice(start + by, stop + by))
+        for start, stop, by in zip(starts.tolist(), stops.tolist(), shift.tolist(), strict=True)
+    ]
+
+
+def _standardise(values: NDArray[Any], mean: float, deviation: float) -> NDArray[np.float64]:
+    """Mean 0 and deviation 1 over the train split, missing values at the mean."""
+    made = np.subtract(values, mean, dtype=np.float64)
+    made /= deviation
+    if not np.isfinite(made.sum()):
+        made[~np.isfinite(made)] = 0.0
+    return made

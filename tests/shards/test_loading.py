@@ -1,0 +1,192 @@
+"""Reading a rank's share: its row groups and no others, each row once, in an order that files do not decide."""
+
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.shards.loading import Share
+
+COUNTS = [7, 25, 3, 0, 40, 12, 1, 12]  # 100 rows in row groups of 10; domain 4 lies in rows 35 to 74
+
+
+def owning(*domains, of=8):
+    return np.isin(np.arange(of), domains)
+
+
+def path_of(pinned, number=0):
+    return Path(unquote(pinned.files[number].url.removeprefix("file:")))
+
+
+def assert_holds(columns, rows, pinned):
+    """The columns are what pandas makes of the rows, sorted by domain and key."""
+    rows = rows.sort_values(["domain", "key"])
+    for name in ("user", "item", "domain", "weekday"):
+        assert columns.ids[name].dtype == torch.int32
+        assert columns.ids[name].tolist() == (rows[name] + 1).tolist()
+    assert columns.labels.tolist() == rows["label"].tolist()
+    mean, deviation = pinned.numeric["hour"]
+    hours = ((rows["hour"].astype(float) - mean) / deviation).fillna(0.0).astype(np.float32)
+    assert columns.numeric[:, 0].tolist() == hours.tolist()
+    assert columns.counts.tolist() == np.bincount(rows["domain"], minlength=len(pinned.domain_ids)).tolist()
+    if columns.true_probability is not None:
+        assert columns.true_probability.tolist() == rows["true_probability"].tolist()
+
+
+def test_only_the_row_groups_of_the_ranks_domains_are_read(make_rows, make_pinned, features):
+    """The bytes of all other row groups are destroyed, and nobody notices."""
+    rows = make_rows(COUNTS)
+    pinned = make_pinned([rows], len(COUNTS))
+    share = Share(pinned, features, owning(1, 6))  # rows 7 to 31 and 87
+    metadata = pq.read_metadata(path_of(pinned))
+    sizes = [
+        sum(group.column(place).total_compressed_size for place in range(group.num_columns))
+        for group in map(metadata.row_group, range(metadata.num_row_groups))
+    ]
+    content = bytearray(path_of(pinned).read_bytes())
+    for number in (4, 5, 6, 7, 9):
+        group = metadata.row_group(number)
+        first = min(
+            group.column(place).dictionary_page_offset or group.column(place).data_page_offset
+            for place in range(group.num_columns)
+        )
+        content[first : first + sizes[number]] = bytes(sizes[number])
+    path_of(pinned).write_bytes(content)
+    assert_holds(share.columns("train"), rows[rows["domain"].isin([1, 6])], pinned)
+    figures = share.figures
+    assert (figures.row_groups, figures.file_row_groups, figures.rows) == (5, 10, 50)
+    assert figures.read_bytes == sum(sizes[number] for number in (0, 1, 2, 3, 8))
+    assert figures.file_bytes == sum(sizes)
+    with pytest.raises(MamdrError, match=r"part 0\.parquet cannot be read"):
+        Share(pinned, features, owning(4)).columns("train")
+
+
+def test_a_domain_between_others_of_its_row_group_is_cut_out(make_rows, make_pinned, features):
+    rows = make_rows(COUNTS)
+    pinned = make_pinned([rows], len(COUNTS), row_group=1000)
+    assert_holds(Share(pinned, features, owning(2)).columns("train"), rows[rows["domain"] == 2], pinned)
+
+
+def test_a_domain_without_statistics_is_found_by_reading_all(make_rows, make_pinned, features):
+    rows = make_rows(COUNTS)
+    pinned = make_pinned([rows], len(COUNTS))
+    pq.write_table(pq.read_table(path_of(pinned)), path_of(pinned), row_group_size=10, write_statistics=False)
+    share = Share(pinned, features, owning(2))
+    assert_holds(share.columns("train"), rows[rows["domain"] == 2], pinned)
+    assert share.figures.row_groups == 10
+
+
+def test_a_giant_domain_of_several_files_comes_in_the_order_of_its_keys(make_rows, make_pinned, features):
+    rows = make_rows([5, 90, 5])
+    parts = [rows[rows["key"] % 3 == part] for part in range(3)]
+    pinned = make_pinned(parts, 3, row_group=8)
+    assert_holds(Share(pinned, features, owning(0, 1, 2, of=3)).columns("train"), rows, pinned)
+
+
+def test_a_rank_without_domains_reads_nothing(make_rows, make_pinned, features):
+    share = Share(make_pinned([make_rows(COUNTS)], len(COUNTS)), features, owning())
+    columns = share.columns("train")
+    assert len(columns) == share.figures.read_bytes == share.figures.file_bytes == 0
+    assert columns.offsets.tolist() == [0] * (len(COUNTS) + 1)
+    assert columns.true_probability is None
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    counts=st.lists(st.integers(0, 60), min_size=1, max_size=8).filter(any),
+    files=st.integers(1, 4),
+    row_group=st.integers(1, 50),
+    ranks=st.integers(1, 3),
+    shuffled=st.booleans(),
+    seed=st.integers(0, 9),
+)
+def test_ranks_read_every_row_once_in_the_same_order_however_files_are_cut(
+    make_rows, make_pinned, features, counts, files, row_group, ranks, shuffled, seed
+):
+    """Also from files that nobody sorted."""
+    random = np.random.default_rng(seed)
+    rows = make_rows(counts, seed)
+    laid = rows.sample(frac=1, random_state=seed) if shuffled else rows
+    part = random.integers(0, files, len(rows))
+    frames = [laid[part == number] for number in np.unique(part)]
+    pinned = make_pinned(frames, len(counts), row_group)
+    owner = random.integers(0, ranks, len(counts))
+    for rank in range(ranks):
+        share = Share(pinned, features, owner == rank)
+        assert_holds(share.columns("train"), rows[owner[rows["domain"]] == rank], pinned)
+
+
+def test_true_probabilities_are_kept_where_all_of_the_ranks_rows_have_one(make_rows, make_pinned, features):
+    rows = make_rows(COUNTS)
+    rows.loc[rows["domain"] == 5, "true_probability"] = np.nan
+    pinned = make_pinned([rows], len(COUNTS))
+    known = Share(pinned, features, owning(0, 1, 2, 4, 6, 7)).columns("train")
+    assert_holds(known, rows[rows["domain"] != 5], pinned)
+    assert known.true_probability is not None
+    assert Share(pinned, features, owning(4, 5)).columns("train").true_probability is None
+
+
+def test_memory_mapped_columns_equal_those_in_memory(make_rows, make_pinned, features, tmp_path):
+    rows = make_rows(COUNTS)
+    parts = [rows[rows["key"] % 2 == part] for part in range(2)]
+    pinned = make_pinned(parts, len(COUNTS))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    shares = [Share(pinned, features, owning(1, 2, 4), bound, str(scratch)) for bound in (0.0, 1e-9)]
+    assert [share.arrays.mapped for share in shares] == [False, True]
+    for share in shares:
+        assert_holds(share.columns("train"), rows[rows["domain"].isin([1, 2, 4])], pinned)
+    vectors = [share.vectors()["taste"] for share in shares]
+    assert torch.equal(*vectors)
+    assert vectors[0][[4, 1, 50]].all()
+    assert vectors[0].count_nonzero() == 9
+    assert not list(scratch.iterdir())
+
+
+def test_a_share_within_the_bound_stays_in_memory(make_rows, make_pinned, features):
+    pinned = make_pinned([make_rows(COUNTS)], len(COUNTS))
+    needed = Share(pinned, features, owning(1, 2)).needed_bytes()
+    assert needed == 28 * (4 * 4 + 4 + 28) + 51 * 3 * 4
+    assert not Share(pinned, features, owning(1, 2), needed / 1e9).arrays.mapped
+    assert Share(pinned, features, owning(1, 2), (needed - 1) / 1e9).arrays.mapped
+
+
+def test_a_scratch_folder_that_is_not_there_is_named(make_rows, make_pinned, features):
+    pinned = make_pinned([make_rows(COUNTS)], len(COUNTS))
+    with pytest.raises(MamdrError, match=r"train\.scratch: no room for .* GB in /nowhere/at/all"):
+        Share(pinned, features, owning(1), 1e-9, "/nowhere/at/all").columns("train")
+
+
+def test_files_that_are_gone_cut_short_or_not_as_counted_are_named(make_rows, make_pinned, features):
+    rows = make_rows(COUNTS)
+    pinned = make_pinned([rows], len(COUNTS))
+    everything = owning(*range(len(COUNTS)))
+    for change in (-1, 1):
+        counts = {**pinned.counts, "train": pinned.counts["train"] + change * owning(4)}
+        with pytest.raises(MamdrError, match=rf"read 100 train rows of examples version 3, expected {100 + change}"):
+            Share(replace(pinned, counts=counts), features, everything).columns("train")
+    for name, size in (("item", 19), ("domain", 7)):
+        sizes = {**pinned.sizes, name: size}
+        with pytest.raises(MamdrError, match=rf"examples have a {name} beyond its {size} values"):
+            Share(replace(pinned, sizes=sizes), features, everything).columns("train")
+    content = path_of(pinned).read_bytes()
+    path_of(pinned).write_bytes(content[: len(content) // 2])
+    with pytest.raises(MamdrError, match=r"part 0\.parquet cannot be read"):
+        Share(pinned, features, everything).columns("train")
+    path_of(pinned).unlink()
+    with pytest.raises(MamdrError, match=r"part 0\.parquet of the pinned version is gone"):
+        Share(pinned, features, everything).columns("train")
+
+
+def test_vectors_of_another_length_are_named(make_rows, make_pinned, features):
+    pinned = make_pinned([make_rows(COUNTS)], len(COUNTS))
+    longer = (*features[:2], replace(features[2], size=4))
+    with pytest.raises(MamdrError, match="user_features holds no vectors taste of length 4"):
+        Share(pinned, longer, owning(1)).vectors()
