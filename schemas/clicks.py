@@ -33,6 +33,7 @@ CLICKS = Table(
         Rule("ds_present", "ds IS NOT NULL", "the day is there and can be read"),
     ),
     partition_by=("ds",),
+    skip_by=("event_time",),
 )
 
 CLICKS_REJECTED = Table(

@@ -27,4 +27,5 @@ EXAMPLES = Table(
     ),
     partition_by=("split", "shard"),
     sort_by=("domain", "key"),
+    skip_by=("domain",),
 )

@@ -13,6 +13,7 @@ from schemas import UNKNOWN_INDEX, feature_vocabulary
 
 IDS = ("user", "item", "domain")
 HASHES = tuple(f"{name}_hash" for name in IDS)
+_VALUE = "_value_hash"
 
 
 def with_hashes(clicks: DataFrame) -> DataFrame:
@@ -39,9 +40,10 @@ def first_of_pairs(clicks: DataFrame) -> DataFrame:
 
 
 def encode_ids(clicks: DataFrame, lake: Lake) -> DataFrame:
-    """Replace user, item and domain by their indices."""
-    for name in IDS:
-        clicks = encode(clicks, name, lake.read(f"{name}s"), to=name, small=name == "domain")
+    """Replace user, item and domain by their indices; their hashes stay."""
+    # A large vocabulary is joined by a shuffle: the fewer columns are still strings then, the better.
+    for name in reversed(IDS):
+        clicks = encode(clicks.drop(name), f"{name}_hash", lake.read(f"{name}s"), to=name)
     return clicks
 
 
@@ -56,5 +58,6 @@ def encode_features(clicks: DataFrame, lake: Lake, features: Sequence[Feature]) 
             clicks = clicks.withColumn(feature.name, F.coalesce(known, F.lit(UNKNOWN_INDEX)))
         elif feature.kind == "categorical":
             values = lake.read(feature_vocabulary(feature.name))
-            clicks = encode(clicks, feature.name, values, to=feature.name)
+            clicks = clicks.withColumn(_VALUE, hash64(F.col(feature.name))).drop(feature.name)
+            clicks = encode(clicks, _VALUE, values, to=feature.name).drop(_VALUE)
     return clicks

@@ -10,7 +10,6 @@ from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.caching import Keep, kept_frames
 from mamdr_core.lake.encoding import (
-    IDS,
     encode_features,
     encode_ids,
     first_of_pairs,
@@ -19,13 +18,15 @@ from mamdr_core.lake.encoding import (
     with_hashes,
 )
 from mamdr_core.lake.features import declared_examples
-from mamdr_core.lake.layout import assign_shards, lay_out
+from mamdr_core.lake.layout import assign_shards, lay_out, writing
 from mamdr_core.lake.negatives import sample_negatives
 from mamdr_core.lake.packing import pack_domains
 from mamdr_core.lake.plans import DomainPlan, count_domains, plan_domains, plan_frame
+from mamdr_core.lake.progress import progress
+from mamdr_core.lake.session import overriding, shuffles_of
 from mamdr_core.lake.tables import Lake
 from mamdr_core.lake.vectors import update_vectors
-from mamdr_core.lake.vocabularies import Growth, encode, update_vocabulary
+from mamdr_core.lake.vocabularies import Growth, id_column, update_vocabulary
 from schemas import SPLITS, TABLES, feature_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -45,56 +46,54 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
     table = declared_examples(config.features)
     lake = Lake(spark, config.lake.root)
     clicks_version = lake.version("clicks")
-    clicks = _clicks(lake, clicks_version, config)
-    growth = {name: update_vocabulary(lake, TABLES[f"{name}s"], clicks, name) for name in IDS}
-    for feature in config.features:
-        if feature.kind == "categorical" and not feature.buckets:
-            update_vocabulary(lake, feature_vocabulary(feature.name), clicks, feature.name)
-    update_vectors(spark, lake, config.features)
-
-    with kept_frames() as keep:
-        rows = _encode(clicks, lake, config)
-        if config.examples.negatives.kind == "in_domain":
-            rows = keep(rows)
-            plans = plan_domains(count_domains(rows, config.examples), config.examples)
-            rows = rows.unionByName(_negatives(rows, plans, config, keep), allowMissingColumns=True)
-        else:
-            # Counted apart, so that encoding and writing are one pass.
-            domains = encode(clicks, "domain", lake.read("domains"), to="domain", small=True)
-            plans = plan_domains(count_domains(domains, config.examples), config.examples)
-        shards = config.examples.shards
-        packing = pack_domains({plan.domain: plan.rows for plan in plans}, shards.rows, shards.count)
-        examples = assign_shards(rows, plans, packing, config.examples)
-        note = {"job": "build_examples", "clicks_version": clicks_version}
-        lake.overwrite(table, lay_out(examples, packing.count), note)
-    figures = {**count_examples(lake.read("examples")), **_growth(growth), "shards": packing.count}
-    figures["negatives_missing"] = sum(plan.missing for plan in plans)
+    clicks = select_clicks(lake, clicks_version, config)
+    with kept_frames() as keep, progress(spark, "build_examples"):
+        seen = keep(seen_domains(clicks))
+        rows_in = _check(seen, lake, config)
+        with overriding(spark, shuffles_of(spark, rows_in)):
+            growth = _grow_vocabularies(lake, clicks, seen, config)
+            update_vectors(spark, lake, config.features)
+            rows = _encode(clicks, lake, config)
+            if config.examples.negatives.kind == "in_domain":
+                rows = keep(rows)
+                plans = plan_domains(count_domains(rows, config.examples), config.examples)
+                rows = rows.unionByName(_negatives(rows, plans, config, keep), allowMissingColumns=True)
+            else:
+                plans = _plans(seen, lake)
+            shards = config.examples.shards
+            packing = pack_domains({plan.domain: plan.rows for plan in plans}, shards.rows, shards.count)
+            examples = lay_out(assign_shards(rows, plans, packing, config.examples), packing.count)
+            note = {"job": "build_examples", "clicks_version": clicks_version}
+            with overriding(spark, writing(shards, packing.count)):
+                lake.overwrite(table, examples, note)
+    figures = {**count_examples(lake.read("examples"), plans), **_growth(growth), "shards": packing.count}
     logger.info("%(examples)d examples in %(shards)d shards, %(domains)d domains", figures)
     return {**figures, "clicks_version": clicks_version, "examples_version": lake.version("examples")}
 
 
-def count_examples(examples: DataFrame) -> dict[str, int]:
-    """Rows by split and by label, and domains that cannot be measured: of one class, of one row."""
-    clicked = F.col("label").cast("long")
-    by_domain = examples.groupBy("domain", "split").agg(F.count("*").alias("rows"), F.sum(clicked).alias("clicks"))
-    rows: dict[int, int] = {}
-    clicks: dict[int, int] = {}
-    splits = dict.fromkeys(SPLITS, 0)
-    for row in by_domain.collect():
-        rows[row["domain"]] = rows.get(row["domain"], 0) + row["rows"]
-        clicks[row["domain"]] = clicks.get(row["domain"], 0) + row["clicks"]
-        splits[row["split"]] += row["rows"]
+def count_examples(examples: DataFrame, plans: list[DomainPlan]) -> dict[str, int]:
+    """Rows by split, counted in the table; the rest, by label and domains that cannot be measured, from the plans."""
+    splits = dict.fromkeys(SPLITS, 0) | {
+        row["split"]: row["count"] for row in examples.groupBy("split").count().collect()
+    }
+    positives = sum(plan.clicks for plan in plans)
     return {
-        "examples": sum(rows.values()),
+        "examples": sum(splits.values()),
         **{f"{split}_rows": count for split, count in splits.items()},
-        "positives": sum(clicks.values()),
-        "negatives": sum(rows.values()) - sum(clicks.values()),
-        "one_class_domains": sum(clicks[domain] in (0, rows[domain]) for domain in rows),
-        "one_row_domains": sum(count == 1 for count in rows.values()),
+        "positives": positives,
+        "negatives": sum(plan.rows for plan in plans) - positives,
+        "negatives_missing": sum(plan.missing for plan in plans),
+        "one_class_domains": sum(plan.clicks in (0, plan.rows) for plan in plans),
+        "one_row_domains": sum(plan.rows == 1 for plan in plans),
     }
 
 
-def _clicks(lake: Lake, version: int, config: Config) -> DataFrame:
+def select_clicks(lake: Lake, version: int, config: Config) -> DataFrame:
+    """The clicks to encode: of the declared days, without retired domains, huge id spaces hashed.
+
+    Raises:
+        MamdrError: a declared feature that clicks lacks.
+    """
     settings = config.examples
     features = [feature.name for feature in config.features if feature.kind != "vector"]
     clicks = lake.read("clicks", version)
@@ -105,17 +104,60 @@ def _clicks(lake: Lake, version: int, config: Config) -> DataFrame:
         clicks = clicks.where(F.col("ds") >= settings.since)
     if settings.until:
         clicks = clicks.where(F.col("ds") <= settings.until)
-    counted = clicks.agg(F.count("*"), F.sum(1 - F.col("label"))).first()
-    rows, impressions = counted if counted else (0, 0)
+    if settings.retired:
+        clicks = clicks.where(~F.col("domain").isin(*settings.retired))
+    ids = (id_column("user", settings.users).alias("user"), id_column("item", settings.items).alias("item"))
+    return clicks.select(*ids, "domain", "label", "event_time", "ds", "true_probability", *features)
+
+
+def seen_domains(clicks: DataFrame) -> DataFrame:
+    """One row a domain: domain, rows, positives, first_seen, last_seen."""
+    return clicks.groupBy("domain").agg(
+        F.count("*").alias("rows"),
+        F.sum(F.col("label").cast("long")).alias("positives"),
+        F.min("ds").alias("first_seen"),
+        F.max("ds").alias("last_seen"),
+    )
+
+
+def _check(seen: DataFrame, lake: Lake, config: Config) -> int:
+    """The number of rows, if they can be built from."""
+    settings = config.examples
+    rows, positives = seen.agg(F.coalesce(F.sum("rows"), F.lit(0)), F.sum("positives")).collect()[0]
     if not rows:
         days = f"from {settings.since or 'the first day'} to {settings.until or 'the last'}"
         raise MamdrError(f"clicks of {lake.root} holds no row {days} (examples.since, examples.until)")
-    if impressions and settings.negatives.kind == "in_domain":
+    if rows > positives and settings.negatives.kind == "in_domain":
         raise MamdrError(
-            f"examples.negatives.kind in_domain is for logs of positives only, but {impressions} of {rows} clicks have "
-            "label 0: set it to none, or leave input.columns.label empty"
+            f"examples.negatives.kind in_domain is for logs of positives only, but {rows - positives} of {rows} clicks "
+            "have label 0: set it to none, or leave input.columns.label empty"
         )
-    return clicks.select(*IDS, "label", "event_time", "ds", "true_probability", *features)
+    return int(rows)
+
+
+def _grow_vocabularies(lake: Lake, clicks: DataFrame, seen: DataFrame, config: Config) -> dict[str, Growth]:
+    settings = config.examples
+    growth = {
+        "user": update_vocabulary(lake, TABLES["users"], clicks, "user", settings.users.min_count),
+        "item": update_vocabulary(lake, TABLES["items"], clicks, "item", settings.items.min_count),
+        "domain": update_vocabulary(lake, TABLES["domains"], _days_seen(seen), "domain"),
+    }
+    for feature in config.features:
+        if feature.kind == "categorical" and not feature.buckets:
+            update_vocabulary(lake, feature_vocabulary(feature.name), clicks, feature.name)
+    return growth
+
+
+def _days_seen(seen: DataFrame) -> DataFrame:
+    """Each domain on its first and last day: all that its vocabulary needs of the log."""
+    return seen.select("domain", F.explode(F.array("first_seen", "last_seen")).alias("ds"))
+
+
+def _plans(seen: DataFrame, lake: Lake) -> list[DomainPlan]:
+    """The plans of a log with impressions: nothing is added to its rows."""
+    indices = lake.read("domains").select(F.col("id").alias("domain"), "index")
+    counted = seen.join(F.broadcast(indices), "domain", "inner").select("index", "rows", "positives").collect()
+    return [DomainPlan(row["index"], row["positives"], negatives=row["rows"] - row["positives"]) for row in counted]
 
 
 def _encode(clicks: DataFrame, lake: Lake, config: Config) -> DataFrame:

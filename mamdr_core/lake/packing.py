@@ -13,10 +13,16 @@ class Packing:
     shards: dict[int, tuple[int, ...]]
 
 
+LARGEST = 1.1
+"""Rows of the largest shard that are aimed at, in means."""
+_HALVINGS = 5
+
+
 def pack_domains(rows: Mapping[int, int], target: int, count: int = 0) -> Packing:
     """Assign each domain, or each part of a domain larger than a shard, to the least loaded shard, largest first.
 
-    The heaviest shard holds at most one part more than the mean; parts hold at most `target` rows.
+    Where a few domains of nearly a shard's size leave shards uneven, they are divided too: into halves, then quarters,
+    down to 1/32 of a shard, until the largest shard holds at most `LARGEST` times the mean.
 
     Args:
         rows: number of rows by domain index.
@@ -30,6 +36,16 @@ def pack_domains(rows: Mapping[int, int], target: int, count: int = 0) -> Packin
     total = sum(rows.values())
     shards = count or max(1, -(-total // target))
     limit = max(1, -(-total // shards))
+    for _ in range(_HALVINGS + 1):
+        placed, loads = _place(rows, shards, limit)
+        if max(loads) * shards <= LARGEST * total:
+            break
+        limit = max(1, limit // 2)
+    return Packing(shards, {domain: tuple(of_domain) for domain, of_domain in sorted(placed.items())})
+
+
+def _place(rows: Mapping[int, int], shards: int, limit: int) -> tuple[dict[int, list[int]], list[float]]:
+    """Longest processing time first, in parts of at most `limit` rows: shards by domain, rows by shard."""
     parts: list[tuple[float, int]] = []
     for domain, size in rows.items():
         pieces = min(shards, max(1, -(-size // limit)))
@@ -40,4 +56,4 @@ def pack_domains(rows: Mapping[int, int], target: int, count: int = 0) -> Packin
         load, shard = heapq.heappop(loads)
         placed.setdefault(domain, []).append(shard)
         heapq.heappush(loads, (load - negative_size, shard))
-    return Packing(shards, {domain: tuple(of_domain) for domain, of_domain in sorted(placed.items())})
+    return placed, [load for load, _ in loads]

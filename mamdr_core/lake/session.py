@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from py4j.protocol import Py4JJavaError
@@ -27,6 +27,8 @@ _LOCAL_SETTINGS = {
     "spark.sql.shuffle.partitions": "8",
     "spark.databricks.delta.snapshotPartitions": "2",
 }
+ROWS_A_TASK = 1_500_000
+"""Rows of a shuffle's task, so that its hash tables and sorts stay in memory; Spark joins what turns out smaller."""
 # PySpark prints the JVM's stack traces of every error in an expression, also of those that are caught and explained.
 _LOUD_LOGGERS = ("DataFrameQueryContextLogger", "SQLQueryContextLogger")
 
@@ -58,6 +60,33 @@ def make_session(name: str) -> SparkSession:
             "--packages io.delta:delta-spark_2.13:4.0.1 (--jars on a cluster without internet)"
         ) from None
     return spark
+
+
+@contextmanager
+def overriding(spark: SparkSession, values: Mapping[str, str | int]) -> Iterator[None]:
+    """Settings of the session for the length of a block.
+
+    Example:
+        >>> with overriding(spark, {"spark.sql.shuffle.partitions": 64}):  # doctest: +SKIP
+        ...     rows.write.parquet(path)
+    """
+    before = {key: spark.conf.get(key, None) for key in values}
+    try:
+        for key, value in values.items():
+            spark.conf.set(key, str(value))
+        yield
+    finally:
+        for key, old in before.items():
+            if old is None:
+                spark.conf.unset(key)
+            else:
+                spark.conf.set(key, old)
+
+
+def shuffles_of(spark: SparkSession, rows: int) -> dict[str, int]:
+    """Settings for a job that shuffles so many rows: more partitions than the session has where it is large."""
+    name = "spark.sql.shuffle.partitions"
+    return {name: max(int(str(spark.conf.get(name))), -(-rows // ROWS_A_TASK))}
 
 
 @contextmanager

@@ -96,11 +96,30 @@ class ShardSettings:
     """Target number of examples a shard; a domain with more is spread over several shards."""
     count: int = 0
     """Number of shards; 0: from `rows`."""
+    row_group_mb: int = 8
+    """Size of a row group, MB in memory: the least that a rank reads for one of its domains."""
 
     def __post_init__(self) -> None:
         """Check the counts."""
-        if self.rows < 1 or self.count < 0:
-            raise ValueError(f"rows must be >= 1 and count >= 0, got {self.rows} and {self.count}")
+        if self.rows < 1 or self.count < 0 or self.row_group_mb < 1:
+            raise ValueError(
+                f"rows and row_group_mb must be >= 1 and count >= 0, got {self.rows}, {self.row_group_mb}, {self.count}"
+            )
+
+
+@settings
+class IdSettings:
+    """Which ids of a huge space get an index of their own."""
+
+    min_count: int = 1
+    """An id gets an index once the days read hold it in so many rows; until then it is unknown (index -1)."""
+    buckets: int = 0
+    """Hash ids into so many buckets, which then count as the ids; 0: every id counts for itself."""
+
+    def __post_init__(self) -> None:
+        """Check the counts."""
+        if self.min_count < 1 or self.buckets < 0:
+            raise ValueError(f"min_count must be >= 1 and buckets >= 0, got {self.min_count} and {self.buckets}")
 
 
 @settings
@@ -115,6 +134,12 @@ class ExamplesSettings:
     """Decides splits and negatives, together with the rows' own keys."""
     shards: ShardSettings = field(default_factory=ShardSettings)
     """Packing."""
+    users: IdSettings = field(default_factory=IdSettings)
+    """Which users get an index."""
+    items: IdSettings = field(default_factory=IdSettings)
+    """Which items get an index."""
+    retired: tuple[str, ...] = ()
+    """Domains whose rows are left out; their indices stay."""
     since: date | None = None
     """First day of clicks to use; none: all."""
     until: date | None = None

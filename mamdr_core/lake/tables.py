@@ -2,8 +2,10 @@
 
 import json
 import logging
+import uuid
 from typing import Any
 
+from delta.exceptions.captured import ConcurrentTransactionException
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
@@ -16,6 +18,7 @@ from schemas.spark import spark_schema
 logger = logging.getLogger(__name__)
 
 MARKER = "_mamdr_lake"
+_GROWTH, _RECENT = "mamdr growth", 20
 # By default Delta drops its log after 30 days and forgets after 7 which files left; maintain_lake adjusts both.
 _PROPERTIES = {
     "delta.logRetentionDuration": "interval 730 days",
@@ -95,6 +98,22 @@ class Lake:
         """Add rows. `note` is stamped on the commit (userMetadata in DESCRIBE HISTORY), here and below."""
         self._writer(table, rows, "append", note).save(self.path(table))
 
+    def append_to(self, table: str | Table, rows: DataFrame, rows_before: int) -> bool:
+        """Add rows to a table that only ever grows, if it still holds `rows_before` rows; whether it did.
+
+        Delta remembers the number with the commit: of two jobs that saw the same one only one can write.
+        """
+        mark = uuid.uuid4().hex
+        writer = self._writer(table, rows, "append", {"mark": mark})
+        writer = writer.option("txnAppId", _GROWTH).option("txnVersion", rows_before + 1)
+        try:
+            writer.save(self.path(table))
+        except ConcurrentTransactionException:
+            return False
+        # Where the other job's commit was already there, Delta takes ours for a repetition and skips it in silence.
+        commits = DeltaTable.forPath(self._spark, self.path(table)).history(_RECENT).select("userMetadata")
+        return any(mark in (commit["userMetadata"] or "") for commit in commits.collect())
+
     def overwrite(self, table: str | Table, rows: DataFrame, note: dict[str, Any] | None = None) -> None:
         """Replace all rows, and the columns of features that are no longer declared; earlier versions stay readable."""
         declared = _declared(table)
@@ -120,7 +139,7 @@ class Lake:
             update: column to expression over `old` and `new`, for matched rows.
         """
         declared = _declared(table)
-        self._create(declared)
+        self.create(declared)
         target = DeltaTable.forPath(self._spark, self.path(declared)).alias("old")
         (
             target.merge(_declared_columns(declared, rows).alias("new"), on)
@@ -131,14 +150,15 @@ class Lake:
 
     def _writer(self, table: str | Table, rows: DataFrame, mode: str, note: dict[str, Any] | None) -> DataFrameWriter:
         declared = _declared(table)
-        self._create(declared)
+        self.create(declared)
         writer = _declared_columns(declared, rows).write.format("delta").mode(mode)
         known = set(self.read(declared).columns)
         if not known.issuperset(declared.column_names):
             writer = writer.option("mergeSchema", "true")
         return writer.option("userMetadata", json.dumps(note)) if note else writer
 
-    def _create(self, table: Table) -> None:
+    def create(self, table: Table) -> None:
+        """Make the table, empty, unless it exists."""
         if self.exists(table):
             return
         if not self._files.exists(MARKER):
@@ -150,7 +170,7 @@ class Lake:
             .addColumns(spark_schema(table))
         )
         constraints = {f"delta.constraints.{name}": condition for name, condition in table.constraints().items()}
-        for name, value in {**constraints, **_PROPERTIES}.items():
+        for name, value in {**constraints, **_PROPERTIES, **_skipping(table)}.items():
             builder = builder.property(name, value)
         if table.partition_by:
             builder = builder.partitionedBy(*table.partition_by)
@@ -175,6 +195,12 @@ class Lake:
             f"lake.root: {self.root} holds something else ({', '.join(sorted(children)[:3])}); "
             "name an empty or new folder, or an existing lake"
         )
+
+
+def _skipping(table: Table) -> dict[str, str]:
+    if table.skip_by:
+        return {"delta.dataSkippingStatsColumns": ",".join(table.skip_by)}
+    return {"delta.dataSkippingNumIndexedCols": "0"}
 
 
 def _declared(table: str | Table) -> Table:

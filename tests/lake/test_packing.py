@@ -15,13 +15,14 @@ def loads(rows, packing):
 
 
 def test_domains_go_to_the_least_loaded_shard_largest_first():
-    assert pack_domains({0: 5, 1: 4, 2: 3, 3: 3, 4: 3}, target=9).shards == {
-        0: (0,),
-        1: (1,),
-        2: (1,),
-        3: (0,),
-        4: (1,),
-    }
+    assert pack_domains({0: 6, 1: 5, 2: 4, 3: 3}, target=9).shards == {0: (0,), 1: (1,), 2: (1,), 3: (0,)}
+
+
+def test_domains_of_nearly_a_shards_size_are_divided_where_shards_would_be_uneven():
+    # Whole, two of nine domains of .9 shards would share one.
+    rows = dict.fromkeys(range(9), 900)
+    packing = pack_domains(rows, target=1000, count=8)
+    assert max(loads(rows, packing)) <= 1.1 * 9 * 900 / 8
 
 
 def test_one_shard_holds_all_where_all_is_little():

@@ -23,7 +23,12 @@ def test_a_table_is_created_as_declared(spark, lake_root, make_clicks):
     properties = detail["properties"]
     assert properties["delta.constraints.label_binary"] == "label IN (0, 1)"
     constraints = {f"delta.constraints.{name}" for name in TABLES["clicks"].constraints()}
-    assert set(properties) - constraints == {"delta.logRetentionDuration", "delta.deletedFileRetentionDuration"}
+    assert set(properties) - constraints == {
+        "delta.logRetentionDuration",
+        "delta.deletedFileRetentionDuration",
+        "delta.dataSkippingStatsColumns",
+    }
+    assert properties["delta.dataSkippingStatsColumns"] == "event_time"
     assert set(properties) > constraints
     assert lake.read("clicks").columns == list(TABLES["clicks"].column_names)
 
