@@ -13,8 +13,8 @@ from mamdr_core.lake.settings import ExamplesSettings
 
 logger = logging.getLogger(__name__)
 
-ROWS_A_PART = 200_000
-"""Domains with more pairs are ranked in several parts."""
+ROWS_A_PART = 10_000
+"""Domains with more pairs are ranked in several parts; small, so that many parts make tasks of equal size."""
 
 
 @dataclass(frozen=True)
