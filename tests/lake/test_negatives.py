@@ -119,9 +119,7 @@ def test_a_domain_with_half_of_all_pairs_is_drawn_alike_in_parts_and_copies(make
 
 @pytest.mark.slow
 def test_a_user_with_very_many_clicks_is_divided_and_draws_from_all_items(make_pairs, make_plan, draw, monkeypatch):
-    triples = {(0, 5 * n, 0) for n in range(400)} | {
-        (user, (user * 13 + n) % 2000, 0) for user in range(1, 500) for n in range(5)
-    }
+    triples = {(0, 10 * n, 0) for n in range(400)} | {(1 + item // 8, item, 0) for item in range(4000)}
     pairs = make_pairs(triples)
     plan = make_plan(pairs, {0: 3 * len(triples)})
     whole = set(drawn(draw(pairs, plan, SEED, ["ds"])))
@@ -133,8 +131,8 @@ def test_a_user_with_very_many_clicks_is_divided_and_draws_from_all_items(make_p
     of_bot = [item for user, item, _ in found if user == 0]
     # Eight groups, each rounded by less than one.
     assert len(of_bot) == pytest.approx(1200, abs=8)
-    # Of 2,000 items 1,600 are unclicked: 300 are expected in each quarter, with a deviation below 15.
-    assert all(abs(count - 300) < 60 for count in Counter(item // 500 for item in of_bot).values())
+    # 300 are expected in each quarter of the items, with a deviation below 15.
+    assert all(abs(count - 300) < 60 for count in Counter(item // 1000 for item in of_bot).values())
     others = {triple for triple in found if triple[0]}
     assert len(others & {triple for triple in whole if triple[0]}) > 0.98 * len(others)
 
