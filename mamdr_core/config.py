@@ -85,9 +85,10 @@ def parse_config(values: dict[str, Any]) -> Config:
     try:
         return _ADAPTER.validate_python(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "config"
-        raise MamdrError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+        # A key of several kinds fails once for each; the kind that was meant is the one that fails deepest.
+        found = max(error.errors(), key=lambda each: len(each["loc"]))
+        where = ".".join(str(part) for part in found["loc"]) or "config"
+        raise MamdrError(f"{where}: {found['msg'].removeprefix('Value error, ')}") from None
 
 
 def dump_config(config: Config) -> str:

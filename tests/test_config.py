@@ -39,6 +39,10 @@ def test_every_config_of_ours_is_valid_and_survives_a_round_trip(path):
         ("train.ranks", "--set train.ranks: expected a.b=value"),
         ("train.ranks=[", "not valid YAML"),
         ("examples.split.fractions=[0.5, 0.2, 0.2]", "fractions must be"),
+        ("examples.negatives.ctr_ratio=[0.5, 0.2]", "ctr_ratio must be > 0 and ordered, got (0.5, 0.2)"),
+        ("examples.negatives.ctr_ratio={a: 0, b: 1}", "must map domains to ratios > 0, got {'a': 0.0}"),
+        ("examples.negatives.ctr_ratio={}", "must map domains to ratios > 0, got {}"),
+        ("examples.negatives.ctr_ratio={a: 0.2, b: x}", ".b: Input should be a valid number"),
     ],
 )
 def test_a_mistake_is_named(override, message):
@@ -46,6 +50,21 @@ def test_a_mistake_is_named(override, message):
         load_config(overrides=[override])
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "ratio"),
+    [
+        ("examples.negatives.ctr_ratio=0.3", 0.3),
+        ("examples.negatives.ctr_ratio=[0.2, 0.4]", (0.2, 0.4)),
+        ("examples.negatives.ctr_ratio={model: 0.3, 7: 1}", {"model": 0.3, "7": 1.0}),
+        ("examples.negatives.ctr_ratio.Video_Games=0.21", {"Video_Games": 0.21}),
+    ],
+)
+def test_a_ratio_is_a_number_a_range_or_a_mapping_whose_domains_are_no_config_keys(override, ratio):
+    config = load_config(overrides=[override])
+    assert config.examples.negatives.ctr_ratio == ratio
+    assert parse_config(yaml.safe_load(dump_config(config))) == config
 
 
 @pytest.mark.parametrize("content", [b"- a\n- b\n", b"\xff\xfe\x00", b"a: [", None])

@@ -1,15 +1,20 @@
 """What becomes of each domain: its rows, and how many negatives it gets. Counts over domains on the driver."""
 
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
+from mamdr_core.errors import MamdrError
 from mamdr_core.lake.hashing import hash64, uniform
 from mamdr_core.lake.settings import ExamplesSettings
 
-ROWS_A_PART = 200_000
-"""Domains with more pairs are ranked in several parts."""
+logger = logging.getLogger(__name__)
+
+ROWS_A_PART = 10_000
+"""Domains with more pairs are ranked in several parts; small, so that many parts make tasks of equal size."""
 
 
 @dataclass(frozen=True)
@@ -28,27 +33,54 @@ class DomainPlan:
         return self.clicks + self.negatives
 
 
+def check_ratios(clicks: DataFrame, settings: ExamplesSettings) -> None:
+    """Compare the domains of clicks, by their raw ids, with those that ctr_ratio maps, where it is a mapping.
+
+    Domains that are mapped and have no click are logged.
+
+    Raises:
+        MamdrError: domains without a ratio.
+    """
+    ratios = settings.negatives.ctr_ratio
+    if settings.negatives.kind == "none" or not isinstance(ratios, dict):
+        return
+    domains = {row["domain"] for row in clicks.select("domain").distinct().collect()}
+    if lacking := domains - ratios.keys():
+        raise _without_ratio(lacking)
+    if unused := ratios.keys() - domains:
+        logger.warning("examples.negatives.ctr_ratio maps %s without a click", _some(unused))
+
+
 def count_domains(rows: DataFrame, settings: ExamplesSettings) -> list[Row]:
-    """Per domain: domain, rows; with sampled negatives also its distinct users and items, and `drawn` in [0, 1)."""
+    """Per domain: domain, rows; with sampled negatives also its distinct users and items, and its `ratio`.
+
+    Args:
+        rows: domain; with sampled negatives also user, item and domain_hash.
+        settings: the kind of negatives and the ratios. `ratio` is null for a domain that a mapping lacks.
+    """
     if settings.negatives.kind == "none":
         return rows.groupBy("domain").agg(F.count("*").alias("rows")).collect()
     # Distinct users and items as counts of groups: a distinct count over two columns would copy every row.
     users = rows.select("domain", "user").distinct().groupBy("domain").agg(F.count("*").alias("users"))
     items = rows.select("domain", "item").distinct().groupBy("domain").agg(F.count("*").alias("items"))
-    drawn = uniform(hash64("ratio", settings.seed, F.col("domain_hash")))
     counted = rows.groupBy("domain", "domain_hash").agg(F.count("*").alias("rows"))
     joined = counted.join(users, "domain", "inner").join(items, "domain", "inner")
-    return joined.select("domain", "rows", "users", "items", drawn.alias("drawn")).collect()
+    return _with_ratio(joined, settings).select("domain", "rows", "users", "items", "ratio").collect()
 
 
 def plan_domains(counts: list[Row], settings: ExamplesSettings) -> list[DomainPlan]:
-    """Decide each domain's negatives: round(positives / ratio), as far as its unclicked pairs of user and item go."""
+    """Decide each domain's negatives: round(positives / ratio), as far as its unclicked pairs of user and item go.
+
+    Raises:
+        MamdrError: a domain has no ratio; it is named by its index, `check_ratios` names the id.
+    """
     if settings.negatives.kind == "none":
         return [DomainPlan(row["domain"], row["rows"]) for row in counts]
-    low, high = _ratio_range(settings.negatives.ctr_ratio)
+    if lacking := [row["domain"] for row in counts if row["ratio"] is None]:
+        raise _without_ratio(lacking)
     plans = []
     for row in counts:
-        wanted = round(row["rows"] / (low + (high - low) * row["drawn"]))
+        wanted = round(row["rows"] / row["ratio"])
         possible = min(wanted, row["users"] * row["items"] - row["rows"])
         plans.append(DomainPlan(row["domain"], row["rows"], row["items"], possible, wanted - possible))
     return plans
@@ -60,5 +92,23 @@ def plan_frame(spark: SparkSession, plans: list[DomainPlan]) -> DataFrame:
     return spark.createDataFrame(rows, "domain int, positives bigint, items bigint, negatives bigint, parts int")
 
 
-def _ratio_range(ratio: float | tuple[float, float]) -> tuple[float, float]:
-    return ratio if isinstance(ratio, tuple) else (ratio, ratio)
+def _with_ratio(domains: DataFrame, settings: ExamplesSettings) -> DataFrame:
+    ratio = settings.negatives.ctr_ratio
+    if isinstance(ratio, dict):
+        mapped = domains.sparkSession.createDataFrame(list(ratio.items()), "id string, ratio double")
+        # Encoded rows have lost the id and kept its hash.
+        hashed = mapped.select(hash64(F.col("id")).alias("domain_hash"), "ratio")
+        return domains.join(F.broadcast(hashed), "domain_hash", "left")
+    low, high = ratio if isinstance(ratio, tuple) else (ratio, ratio)
+    drawn = uniform(hash64("ratio", settings.seed, F.col("domain_hash")))
+    return domains.withColumn("ratio", low + (high - low) * drawn)
+
+
+def _without_ratio(domains: Iterable[object]) -> MamdrError:
+    return MamdrError(f"examples.negatives.ctr_ratio is a mapping and has no ratio for {_some(domains)}")
+
+
+def _some(domains: Iterable[object]) -> str:
+    names = sorted(map(str, domains))
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"domain{'s' if len(names) > 1 else ''} {', '.join(names[:3])}{rest}"

@@ -2,9 +2,14 @@
 
 from dataclasses import field
 from datetime import date
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from mamdr_core.settings import settings
+
+DomainId = Annotated[str, Field(coerce_numbers_to_str=True)]
+"""A domain's raw id; YAML reads the ids of numbered domains as numbers."""
 
 
 @settings
@@ -78,12 +83,17 @@ class NegativeSettings:
 
     kind: Literal["none", "in_domain"] = "none"
     """none: the log has impressions; in_domain: items of the domain that the user never clicked there."""
-    ctr_ratio: float | tuple[float, float] = (0.2, 0.5)
-    """Positives per negative in a domain (Eq. 25): one number, or a range from which each domain's is drawn."""
+    ctr_ratio: float | tuple[float, float] | dict[DomainId, float] = (0.2, 0.5)
+    """Positives per negative in a domain (Eq. 25): a number, a range to draw each domain's from, or {domain: ratio}."""
 
     def __post_init__(self) -> None:
-        """Check the range."""
-        low, high = (self.ctr_ratio,) * 2 if isinstance(self.ctr_ratio, float) else self.ctr_ratio
+        """Check numbers and range."""
+        if isinstance(self.ctr_ratio, dict):
+            wrong = {domain: ratio for domain, ratio in self.ctr_ratio.items() if not ratio > 0}
+            if wrong or not self.ctr_ratio:
+                raise ValueError(f"ctr_ratio must map domains to ratios > 0, got {wrong}")
+            return
+        low, high = self.ctr_ratio if isinstance(self.ctr_ratio, tuple) else (self.ctr_ratio,) * 2
         if not 0 < low <= high:
             raise ValueError(f"ctr_ratio must be > 0 and ordered, got {self.ctr_ratio}")
 

@@ -1,14 +1,16 @@
 """Sampled negatives: exact in number, never clicked, never twice, the same whatever the partitions."""
 
 from collections import Counter
-from math import gcd
+from functools import partial
 
 import pytest
 from pyspark.sql import functions as F
 from pyspark.testing import assertDataFrameEqual
 
+from mamdr_core.lake import negatives as module
+from mamdr_core.lake.caching import kept_frames
 from mamdr_core.lake.encoding import with_hashes
-from mamdr_core.lake.negatives import prime_steps, running_total, sample_negatives
+from mamdr_core.lake.negatives import sample_negatives
 
 SEED = 3
 
@@ -42,8 +44,11 @@ def make_plan(spark):
     return make
 
 
-def draw(pairs, plan, seed, carried):
-    return sample_negatives(pairs, plan, seed, carried, keep=lambda frame: frame)
+@pytest.fixture
+def draw():
+    """`sample_negatives`, whose result may be used until the test ends."""
+    with kept_frames() as keep:
+        yield partial(sample_negatives, keep=keep)
 
 
 def drawn(frame):
@@ -51,7 +56,7 @@ def drawn(frame):
 
 
 @pytest.mark.slow
-def test_each_domain_gets_exactly_its_number_none_clicked_none_twice(make_pairs, make_plan):
+def test_each_domain_gets_exactly_its_number_none_clicked_none_twice(make_pairs, make_plan, draw):
     triples = {(n * 7 % 40, n * n % 31, n % 3) for n in range(600)}
     pairs = make_pairs(triples)
     wanted = {0: 150, 1: 33, 2: 0}
@@ -65,7 +70,7 @@ def test_each_domain_gets_exactly_its_number_none_clicked_none_twice(make_pairs,
 
 
 @pytest.mark.slow
-def test_a_domain_can_be_emptied_of_unclicked_pairs(make_pairs, make_plan):
+def test_a_domain_can_be_emptied_of_unclicked_pairs(make_pairs, make_plan, draw):
     # User 0 has clicked 9 of 10 items and most of the others' share falls to them.
     triples = {(0, item, 0) for item in range(9)} | {(user, 9 - user, 0) for user in range(1, 6)} | {(1, 9, 0)}
     possible = {(user, item, 0) for user in range(6) for item in range(10)} - triples
@@ -75,7 +80,7 @@ def test_a_domain_can_be_emptied_of_unclicked_pairs(make_pairs, make_plan):
 
 
 @pytest.mark.slow
-def test_what_a_full_user_cannot_take_goes_to_the_others(make_pairs, make_plan):
+def test_what_a_full_user_cannot_take_goes_to_the_others(make_pairs, make_plan, draw):
     triples = {(0, item, 0) for item in range(20)} | {(user, user, 0) for user in range(1, 11)}
     pairs = make_pairs(triples)
     found = drawn(draw(pairs, make_plan(pairs, {0: 100}), SEED, ["ds"]))
@@ -87,7 +92,53 @@ def test_what_a_full_user_cannot_take_goes_to_the_others(make_pairs, make_plan):
 
 
 @pytest.mark.slow
-def test_users_get_negatives_in_proportion_to_their_clicks(make_pairs, make_plan):
+def test_a_user_who_clicked_every_item_gets_none_and_the_number_is_still_exact(make_pairs, make_plan, draw):
+    triples = {(0, item, 0) for item in range(12)} | {(1, 0, 0), (2, 1, 0), (3, 3, 1)}
+    pairs = make_pairs(triples)
+    found = drawn(draw(pairs, make_plan(pairs, {0: 21, 1: 0}), SEED, ["ds"]))
+    assert Counter(user for user, _, _ in found).keys() == {1, 2}
+    assert len(set(found)) == len(found) == 21
+    assert not set(found) & triples
+
+
+@pytest.mark.slow
+def test_a_domain_with_half_of_all_pairs_is_drawn_alike_in_parts_and_copies(make_pairs, make_plan, draw, monkeypatch):
+    triples = {(n % 97, n * n % 61, 0) for n in range(500)} | {(n % 53, n * 7 % 41, 1 + n % 20) for n in range(500)}
+    sizes = Counter(domain for _, _, domain in triples)
+    wanted = {domain: 2 * size for domain, size in sizes.items()}
+    pairs = make_pairs(triples)
+    first = set(drawn(draw(pairs, make_plan(pairs, wanted), SEED, ["ds"])))
+    assert Counter(domain for _, _, domain in first) == wanted
+    assert not first & triples
+    # The large domain's items have three copies or more, the others one or two.
+    monkeypatch.setattr(module, "COPY_ROWS", 5)
+    found = drawn(draw(pairs, make_plan(pairs, wanted, parts=9), SEED, ["ds"]))
+    assert len(found) == len(first)
+    assert set(found) == first
+
+
+@pytest.mark.slow
+def test_a_user_with_very_many_clicks_is_divided_and_draws_from_all_items(make_pairs, make_plan, draw, monkeypatch):
+    triples = {(0, 10 * n, 0) for n in range(400)} | {(1 + item // 8, item, 0) for item in range(4000)}
+    pairs = make_pairs(triples)
+    plan = make_plan(pairs, {0: 3 * len(triples)})
+    whole = set(drawn(draw(pairs, plan, SEED, ["ds"])))
+    monkeypatch.setattr(module, "GROUP_ROWS", 200)
+    monkeypatch.setattr(module, "GROUP_CLICKS", 20)
+    found = drawn(draw(pairs, plan, SEED, ["ds"]))
+    assert len(set(found)) == len(found) == 3 * len(triples)
+    assert not set(found) & triples
+    of_bot = [item for user, item, _ in found if user == 0]
+    # Eight groups, each rounded by less than one.
+    assert len(of_bot) == pytest.approx(1200, abs=8)
+    # 300 are expected in each quarter of the items, with a deviation below 15.
+    assert all(abs(count - 300) < 60 for count in Counter(item // 1000 for item in of_bot).values())
+    others = {triple for triple in found if triple[0]}
+    assert len(others & {triple for triple in whole if triple[0]}) > 0.98 * len(others)
+
+
+@pytest.mark.slow
+def test_users_get_negatives_in_proportion_to_their_clicks(make_pairs, make_plan, draw):
     triples = {(user, (user * 13 + n * 17) % 500, 0) for user in range(50) for n in range(user + 1)}
     clicks = Counter(user for user, _, _ in triples)
     pairs = make_pairs(triples)
@@ -96,7 +147,7 @@ def test_users_get_negatives_in_proportion_to_their_clicks(make_pairs, make_plan
 
 
 @pytest.mark.slow
-def test_items_are_drawn_evenly(make_pairs, make_plan):
+def test_items_are_drawn_evenly(make_pairs, make_plan, draw):
     triples = {(user, (user * 7 + n * 11) % 20, 0) for user in range(1000) for n in range(2)}
     pairs = make_pairs(triples)
     found = drawn(draw(pairs, make_plan(pairs, {0: 4000}), SEED, ["ds"]))
@@ -107,7 +158,7 @@ def test_items_are_drawn_evenly(make_pairs, make_plan):
 
 
 @pytest.mark.slow
-def test_order_partitions_and_parts_change_nothing_and_the_seed_does(make_pairs, make_plan):
+def test_order_partitions_and_parts_change_nothing_and_the_seed_does(make_pairs, make_plan, draw):
     pairs = make_pairs({(n * 7 % 40, n * n % 31, n % 3) for n in range(400)})
     wanted = {0: 100, 1: 50, 2: 25}
     first = draw(pairs, make_plan(pairs, wanted), SEED, ["ds"])
@@ -117,34 +168,9 @@ def test_order_partitions_and_parts_change_nothing_and_the_seed_does(make_pairs,
 
 
 @pytest.mark.slow
-def test_carried_columns_come_from_a_click_of_the_same_user_in_the_domain(make_pairs, make_plan):
+def test_carried_columns_come_from_a_click_of_the_same_user_in_the_domain(make_pairs, make_plan, draw):
     pairs = make_pairs({(user, item, 0) for user in range(10) for item in (user, user + 10)})
     pairs = pairs.withColumn("age", F.col("user") * 10)
     found = draw(pairs, make_plan(pairs, {0: 60}), SEED, ["ds", "age"])
     assert found.count() == 60
     assert found.where("age <> user * 10").count() == 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("parts", [1, 3])
-def test_a_running_total_is_the_sum_before(spark, parts):
-    rows = spark.createDataFrame(
-        [(d, d * 100 + n, n + 1) for d in range(2) for n in range(20)], "domain int, id int, weight int"
-    )
-    rows = rows.withColumn("order", F.xxhash64("id")).withColumn("parts", F.lit(parts))
-    for domain in range(2):
-        totals = running_total(rows, "order", "weight", "before").where(F.col("domain") == domain)
-        expected = 0
-        for row in sorted(totals.collect(), key=lambda row: row["order"] % 2**64):
-            assert row["before"] == expected
-            expected += row["weight"]
-        assert expected == 210
-
-
-def test_steps_are_distinct_primes_below_two_to_the_31():
-    steps = prime_steps()
-    assert steps[0] == 2**31 - 1
-    assert len(set(steps)) == 256
-    for step in steps[:3]:
-        assert all(step % divisor for divisor in range(2, 46341))
-    assert all(gcd(one, other) == 1 for one in steps[:20] for other in steps[20:40])

@@ -4,7 +4,9 @@ import pytest
 from pyspark.sql import Row
 from pyspark.sql import functions as F
 
-from mamdr_core.lake.plans import DomainPlan, count_domains, plan_domains
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.hashing import hash64
+from mamdr_core.lake.plans import DomainPlan, check_ratios, count_domains, plan_domains
 from mamdr_core.lake.settings import ExamplesSettings, NegativeSettings
 
 
@@ -12,40 +14,81 @@ def settings(ratio):
     return ExamplesSettings(negatives=NegativeSettings(kind="in_domain", ctr_ratio=ratio))
 
 
-def counted(domain=0, rows=100, users=50, items=40, drawn=0.5):
-    return Row(domain=domain, rows=rows, users=users, items=items, drawn=drawn)
+def counted(ratio, domain=0, rows=100, users=50, items=40):
+    return Row(domain=domain, rows=rows, users=users, items=items, ratio=ratio)
+
+
+@pytest.fixture
+def rows(spark):
+    """Domain d0 with three pairs of two users and two items, d1 with one."""
+    pairs = spark.createDataFrame([(0, 1, 1), (0, 1, 2), (0, 2, 2), (1, 5, 5)], "domain int, user int, item int")
+    return pairs.withColumn("domain_hash", hash64(F.format_string("d%s", "domain")))
 
 
 def test_a_log_with_impressions_needs_none():
     assert plan_domains([Row(domain=3, rows=7)], ExamplesSettings()) == [DomainPlan(3, clicks=7)]
 
 
-@pytest.mark.parametrize(("ratio", "negatives"), [(0.25, 400), (0.3, 333), (2.0, 50)])
-def test_a_fixed_ratio_is_positives_per_negative(ratio, negatives):
-    assert plan_domains([counted()], settings(ratio))[0].negatives == negatives
-
-
-@pytest.mark.parametrize(("drawn", "negatives"), [(0.0, 500), (0.5, 286), (1.0, 200)])
-def test_a_range_is_drawn_from_evenly(drawn, negatives):
-    assert plan_domains([counted(drawn=drawn)], settings((0.2, 0.5)))[0].negatives == negatives
+@pytest.mark.parametrize(("ratio", "negatives"), [(0.25, 400), (0.3, 333), (0.35, 286), (2.0, 50)])
+def test_a_ratio_is_positives_per_negative(ratio, negatives):
+    assert plan_domains([counted(ratio)], settings(ratio))[0].negatives == negatives
 
 
 def test_a_domain_that_cannot_give_enough_says_how_many_are_missing():
-    plan = plan_domains([counted(rows=3, users=3, items=2)], settings(0.25))[0]
+    plan = plan_domains([counted(0.25, rows=3, users=3, items=2)], settings(0.25))[0]
     assert (plan.negatives, plan.missing, plan.rows) == (3, 9, 6)
 
 
 def test_a_domain_of_one_user_and_one_item_has_no_negative():
-    plan = plan_domains([counted(rows=1, users=1, items=1)], settings(0.25))[0]
+    plan = plan_domains([counted(0.25, rows=1, users=1, items=1)], settings(0.25))[0]
     assert (plan.negatives, plan.missing) == (0, 4)
 
 
 @pytest.mark.slow
-def test_users_items_and_rows_are_counted_and_the_draw_is_the_domains_own(spark):
-    rows = spark.createDataFrame([(0, 1, 1), (0, 1, 2), (0, 2, 2), (1, 5, 5)], "domain int, user int, item int")
-    rows = rows.withColumn("domain_hash", F.xxhash64("domain"))
-    found = {row["domain"]: row for row in count_domains(rows, settings((0.2, 0.5)))}
-    assert [found[0][name] for name in ("rows", "users", "items")] == [3, 2, 2]
-    assert [found[1][name] for name in ("rows", "users", "items")] == [1, 1, 1]
-    assert found[0]["drawn"] != found[1]["drawn"]
-    assert all(0 <= row["drawn"] < 1 for row in found.values())
+def test_users_items_and_rows_are_counted(rows):
+    found = {row["domain"]: row for row in count_domains(rows, settings(0.3))}
+    assert found[0].asDict() == {"domain": 0, "rows": 3, "users": 2, "items": 2, "ratio": 0.3}
+    assert found[1].asDict() == {"domain": 1, "rows": 1, "users": 1, "items": 1, "ratio": 0.3}
+
+
+@pytest.mark.slow
+def test_a_mapping_gives_each_domain_its_ratio_by_its_id(rows):
+    found = count_domains(rows, settings({"d1": 0.47, "d0": 0.21, "d9": 0.5}))
+    assert {row["domain"]: row["ratio"] for row in found} == {0: 0.21, 1: 0.47}
+
+
+@pytest.mark.slow
+def test_a_range_is_drawn_from_evenly_and_a_domains_draw_depends_on_its_id_and_the_seed_alone(spark):
+    rows = spark.range(2000).selectExpr("int(id) domain", "1 user", "1 item", "xxhash64(string(id)) domain_hash")
+    ratios = {row["domain"]: row["ratio"] for row in count_domains(rows, settings((0.2, 0.5)))}
+    assert 0.2 <= min(ratios.values()) < 0.201
+    assert 0.499 < max(ratios.values()) < 0.5
+    # The standard error is .3 / sqrt(12 * 2000).
+    assert sum(ratios.values()) / 2000 == pytest.approx(0.35, abs=0.006)
+    few = count_domains(rows.where("domain % 100 = 7").withColumn("domain", F.col("domain") + 1), settings((0.2, 0.5)))
+    assert {row["domain"] - 1: row["ratio"] for row in few}.items() <= ratios.items()
+    other = ExamplesSettings(seed=1, negatives=NegativeSettings(kind="in_domain", ctr_ratio=(0.2, 0.5)))
+    assert all(row["ratio"] != ratios[row["domain"]] for row in count_domains(rows, other))
+
+
+@pytest.mark.slow
+def test_domains_that_a_mapping_lacks_are_an_error_that_names_three(spark):
+    clicks = spark.createDataFrame([(f"d{number % 6}",) for number in range(12)], "domain string")
+    with pytest.raises(MamdrError, match=r"ctr_ratio is a mapping and has no ratio for domains d1, d2, d3 and 2 more$"):
+        check_ratios(clicks, settings({"d0": 0.2}))
+    with pytest.raises(MamdrError, match=r"no ratio for domain d5$"):
+        check_ratios(clicks, settings({f"d{number}": 0.2 for number in range(5)}))
+
+
+@pytest.mark.slow
+def test_mapped_domains_without_a_click_are_a_warning(spark, caplog):
+    clicks = spark.createDataFrame([("d0",), ("d1",)], "domain string")
+    check_ratios(clicks, settings({"d0": 0.2, "d1": 0.3}))
+    assert caplog.messages == []
+    check_ratios(clicks, settings({"d0": 0.2, "d1": 0.3, "Vidoe_Games": 0.4}))
+    assert caplog.messages == ["examples.negatives.ctr_ratio maps domain Vidoe_Games without a click"]
+
+
+def test_a_plan_is_not_made_without_every_ratio():
+    with pytest.raises(MamdrError, match=r"no ratio for domain 8$"):
+        plan_domains([counted(0.2), counted(None, domain=8)], settings({"d0": 0.2}))
