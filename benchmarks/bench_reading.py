@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import pickle
+import shutil
 import statistics
 import subprocess
 import sys
@@ -31,6 +32,16 @@ def main() -> None:
         print(json.dumps(read_once(options)))
         return
     folder = Path(options.folder or tempfile.mkdtemp(prefix="mamdr-bench-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        measure(options, folder)
+    finally:
+        if not options.folder:
+            shutil.rmtree(folder)
+
+
+def measure(options: argparse.Namespace, folder: Path) -> None:
+    """Build the lake where it is not there yet, read it in every way, and print the tables."""
     pinned = folder / f"pinned_{int(options.rows)}.pickle"
     if not pinned.exists():
         build(folder, int(options.rows), pinned)

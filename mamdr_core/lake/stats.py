@@ -27,7 +27,7 @@ def domain_stats(spark: SparkSession, config: Config) -> dict[str, Any]:
         days, rows (of domain_stats), clicks_version, domain_stats_version.
 
     Raises:
-        MamdrError: no clicks at all, or none on `stats.ds`.
+        MamdrError: no clicks at all, or none on `stats.ds`, and no earlier statistics of them to remove.
     """
     lake = Lake(spark, config.lake.root)
     version = lake.version("clicks")
@@ -36,9 +36,9 @@ def domain_stats(spark: SparkSession, config: Config) -> dict[str, Any]:
         stats = keep(summarize_domains(lake.read("clicks", version), day))
         counted = stats.agg(F.count("*"), F.count_distinct("ds")).first()
         rows, days = counted if counted else (0, 0)
-        if not rows:
-            raise MamdrError(f"clicks of {lake.root} holds no row of {day} (stats.ds)" if day else "clicks is empty")
         predicate = f"ds = DATE'{day.isoformat()}'" if day else "true"
+        if not rows and not _has_statistics(lake, predicate):
+            raise MamdrError(f"clicks of {lake.root} holds no row of {day} (stats.ds)" if day else "clicks is empty")
         note = {"job": "domain_stats", "clicks_version": version}
         lake.overwrite_where("domain_stats", stats.hint("rebalance", "ds"), predicate, note)
     logger.info("%d domains on %d days", rows, days)
@@ -48,6 +48,10 @@ def domain_stats(spark: SparkSession, config: Config) -> dict[str, Any]:
         "clicks_version": version,
         "domain_stats_version": lake.version("domain_stats"),
     }
+
+
+def _has_statistics(lake: Lake, predicate: str) -> bool:
+    return lake.exists("domain_stats") and not lake.read("domain_stats").where(predicate).isEmpty()
 
 
 def summarize_domains(clicks: DataFrame, day: date | None = None) -> DataFrame:

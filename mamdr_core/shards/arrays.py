@@ -1,14 +1,21 @@
 """Where a rank's large arrays lie: in memory, or in memory-mapped scratch files that the kernel pages in and out."""
 
+import logging
 import mmap
 import os
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from mamdr_core.errors import MamdrError
+
+logger = logging.getLogger(__name__)
+
+MOUNTS = Path("/proc/self/mounts")
+_IN_MEMORY = ("tmpfs", "ramfs")
 
 
 class Arrays:
@@ -25,6 +32,12 @@ class Arrays:
     def __init__(self, mapped: bool = False, folder: str = "") -> None:
         self.mapped = mapped
         self.folder = folder or tempfile.gettempdir()
+        if mapped and file_system(self.folder) in _IN_MEMORY:
+            logger.warning(
+                "train.scratch: %s lies in memory (%s), so train.host_memory bounds nothing: name a folder on a disk",
+                self.folder,
+                file_system(self.folder),
+            )
 
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """An array of any content, to be filled.
@@ -45,3 +58,20 @@ class Arrays:
                 "a disk with room, or raise train.host_memory or train.ranks"
             ) from None
         return np.frombuffer(pages, dtype).reshape(shape)
+
+
+def file_system(folder: str) -> str:
+    """The kind of file system that a folder lies on, e.g. ext4 or tmpfs; empty where the system does not tell.
+
+    Example:
+        >>> file_system("/dev/shm")  # doctest: +SKIP
+        'tmpfs'
+    """
+    if not MOUNTS.exists():
+        return ""
+    path = Path(folder).resolve()
+    kind_of = {}
+    for line in MOUNTS.read_text(encoding="utf-8").splitlines():
+        _, mounted, kind, *_ = line.split(" ")
+        kind_of[mounted.replace("\\040", " ")] = kind  # of several on one point, the last one is seen
+    return next((kind_of[str(parent)] for parent in (path, *path.parents) if str(parent) in kind_of), "")

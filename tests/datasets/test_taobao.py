@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mamdr_core.config import Config, parse_config
@@ -16,6 +17,8 @@ from mamdr_core.lake.examples import build_examples
 from mamdr_core.lake.files import Files
 from mamdr_core.lake.ingest import ingest_clicks
 from mamdr_core.lake.tables import Lake
+from mamdr_core.shards.loading import Share
+from mamdr_core.shards.pinned import pin_examples
 
 pytestmark = pytest.mark.slow
 
@@ -176,6 +179,13 @@ def test_a_set_like_the_papers_matches_it_and_becomes_examples_with_vectors(spar
         vectors = lake.read(f"{of}_features").join(lake.read(f"{of}s").select("index", "id"), "index")
         assert vectors.count() == converted[f"{of}s"]
         assert vectors.where("size(vector) != 128 OR vector[0] != float(id)").count() == 0
+    pinned = pin_examples(spark, config.lake.root, config.features)
+    share = Share(pinned, config.features, np.ones(2, dtype=np.bool_))
+    rows, tables = share.columns("train"), share.vectors()
+    for of in ("user", "item"):
+        ids = {row["index"] + 1: float(row["id"]) for row in lake.read(f"{of}s").collect()}
+        wanted = [ids[index] for index in rows.ids[of].tolist()]
+        assert tables[f"{of}_vector"][rows.ids[of].long()][:, 0].tolist() == wanted
 
 
 def released_preparation(clicks: list[tuple[int, int, int]], ratios: tuple[float, ...]) -> PaperSet:

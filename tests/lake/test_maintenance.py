@@ -14,13 +14,14 @@ from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake import maintenance
+from mamdr_core.lake.examples import build_examples
 from mamdr_core.lake.features import declared_examples
 from mamdr_core.lake.maintenance import maintain_lake
 from mamdr_core.lake.tables import Lake
 from mamdr_core.lake.vacuum import CHECK
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import pin_examples
-from schemas import TABLES
+from schemas import SPLITS, TABLES
 from schemas.spark import spark_schema
 
 pytestmark = pytest.mark.slow
@@ -88,7 +89,8 @@ def test_what_a_kept_run_was_trained_on_can_be_read_after_its_removal_elsewhere(
     lake = Lake(spark, root)
     pinned = pin_examples(spark, root, trained_config.features)
     everything = np.ones(len(pinned.domain_ids), dtype=np.bool_)
-    before = Share(pinned, trained_config.features, everything).columns("train")
+    share = Share(pinned, trained_config.features, everything)
+    before, vectors = share.columns("train"), share.vectors()
     record(spark, lake, ("kept", "ok", 0, pinned.versions))
     examples, between = lake.read("examples", pinned.versions["examples"]), []
     for _ in range(2):
@@ -96,6 +98,8 @@ def test_what_a_kept_run_was_trained_on_can_be_read_after_its_removal_elsewhere(
         between.append(lake.version("examples"))
     users = lake.read("users").collect()
     lake.overwrite("users", lake.read("users").withColumn("last_seen", F.lit("2030-01-01").cast("date")))
+    for _ in range(2):
+        lake.overwrite("user_features", lake.read("user_features").withColumn("vector", F.expr("array(float(0))")))
     unneeded = {path: path.stat().st_size for path in files_of(lake, "examples", between[0])}
 
     figures = maintain_lake(spark, make_config(lake={"root": root}, maintain={"retention_days": 0}))
@@ -108,11 +112,35 @@ def test_what_a_kept_run_was_trained_on_can_be_read_after_its_removal_elsewhere(
     assert lake.read("examples").where("label = 0").count() == sum(counts.sum() for counts in pinned.counts.values())
 
     again = pin_examples(spark, root, trained_config.features, pinned.versions)
-    after = Share(again, trained_config.features, everything).columns("train")
+    share = Share(again, trained_config.features, everything)
+    after = share.columns("train")
+    assert all(torch.equal(read, vectors[name]) for name, read in share.vectors().items())
     assert all(torch.equal(after.ids[name], before.ids[name]) for name in before.ids)
     assert torch.equal(after.numeric, before.numeric)
     assert torch.equal(after.labels, before.labels)
     assert sorted(lake.read("users", pinned.versions["users"]).collect()) == sorted(users)
+
+
+def test_a_domain_that_was_renamed_to_another_is_in_the_kept_version_and_not_in_the_newest(
+    spark, lake_root, make_config, make_clicks, unchecked
+):
+    """The domain b becomes a, which exists; b keeps its index, and a rank that owns it has nothing to read."""
+    lake, config = Lake(spark, lake_root), make_config(maintain={"retention_days": 0})
+    clicks = make_clicks([(f"u{n % 7}", f"i{n % 5}", "ab"[n % 2], n % 3 // 2) for n in range(40)])
+    lake.append("clicks", clicks)
+    build_examples(spark, config)
+    before = pin_examples(spark, lake_root, ())
+    record(spark, lake, ("kept", "ok", 0, before.versions))
+    lake.overwrite("clicks", clicks.withColumn("domain", F.lit("a")))
+    for seed in (1, 2):
+        build_examples(spark, make_config(examples={"seed": seed}))
+    assert maintain_lake(spark, config)["tables"]["examples"]["files_deleted"] > 0
+    after = pin_examples(spark, lake_root, ())
+    assert before.domain_ids == after.domain_ids
+    for pinned, rows in ((before, {"a": 20, "b": 20}), (after, {"a": 40, "b": 0})):
+        for number, domain in enumerate(pinned.domain_ids):
+            share = Share(pinned, (), np.arange(2) == number)
+            assert sum(len(share.columns(split)) for split in SPLITS) == rows[domain]
 
 
 def test_deleting_a_package_releases_the_runs_inputs(spark, lake_root, make_config, unchecked):

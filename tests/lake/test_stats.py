@@ -148,6 +148,40 @@ def test_late_rows_and_a_rerun_change_exactly_that_day(spark, make_clicks, make_
     assert after["2026-01-05", "new"]["shared_users"] == 1.0
 
 
+def test_a_domain_that_was_renamed_to_another_leaves_no_line(spark, make_clicks, make_config, lake_root):
+    """The domain b is now a: its rows of a day that is loaded again are a's, and its earlier days stay its own."""
+    lake = Lake(spark, lake_root)
+    first = [("u1", "i1", "a", 1, DAY_1), ("u2", "i1", "b", 0, DAY_1), ("u2", "i2", "b", 0, DAY_1)]
+    second = [(user, item, domain, label, DAY_2) for user, item, domain, label, _ in first]
+    lake.append("clicks", make_clicks([*first, *second]))
+    domain_stats(spark, make_config())
+    renamed = make_clicks([(user, item, "a", label, day) for user, item, _, label, day in second])
+    lake.overwrite_where("clicks", renamed, f"ds = DATE'{DAY_2}'")
+    domain_stats(spark, make_config(stats={"ds": DAY_2}))
+    found = in_days(lake.read("domain_stats"))
+    assert set(found) == {(DAY_1, "a"), (DAY_1, "b"), (DAY_2, "a")}
+    names = ("rows", "clicks", "users", "shared_users", "new_users", "rows_ratio")
+    assert [found[DAY_2, "a"][name] for name in names] == [3, 1, 2, 0.0, 0, 3.0]
+
+
+def test_a_day_with_one_domain_shares_nothing(make_clicks):
+    found = in_days(summarize_domains(make_clicks([("u1", "i1", "a", 1), ("u2", "i1", "a", 0), ("u1", "i2", "a", 0)])))
+    names = ("rows", "users", "items", "shared_users", "shared_items", "new_users")
+    assert [found[DAY_1, "a"][name] for name in names] == [3, 2, 2, 0.0, 0.0, 2]
+
+
+def test_a_day_that_lost_its_clicks_loses_its_statistics(spark, clicks, make_config, lake_root):
+    lake = Lake(spark, lake_root)
+    lake.append("clicks", clicks)
+    domain_stats(spark, make_config())
+    lake.overwrite_where("clicks", clicks.limit(0), f"ds = DATE'{DAY_2}'")
+    figures = domain_stats(spark, make_config(stats={"ds": DAY_2}))
+    assert (figures["days"], figures["rows"]) == (0, 0)
+    assert {day for day, _ in in_days(lake.read("domain_stats"))} == {DAY_1, DAY_4}
+    with pytest.raises(MamdrError, match=r"holds no row of 2026-01-02"):
+        domain_stats(spark, make_config(stats={"ds": DAY_2}))
+
+
 def test_a_day_without_clicks_is_an_error_and_changes_nothing(spark, clicks, make_config, lake_root):
     Lake(spark, lake_root).overwrite("clicks", clicks)
     with pytest.raises(MamdrError, match=r"holds no row of 2026-01-03 \(stats.ds\)"):

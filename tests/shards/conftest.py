@@ -86,7 +86,7 @@ def make_pinned(tmp_path: Path) -> Callable[..., PinnedExamples]:
             counts=counts,
             sizes=sizes,
             vector_files={"user": (f"file:{vectors}",)},
-            numeric={"hour": (known.mean(), known.std(ddof=0))},
+            numeric={"hour": (known.mean(), known.std(ddof=0) or 1.0)},
         )
 
     return make

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mamdr_core.errors import MamdrError
+from mamdr_core.shards import arrays
 from mamdr_core.shards.loading import Share
 
 COUNTS = [7, 25, 3, 0, 40, 12, 1, 12]  # 100 rows in row groups of 10; domain 4 lies in rows 35 to 74
@@ -162,6 +163,20 @@ def test_a_scratch_folder_that_is_not_there_is_named(make_rows, make_pinned, fea
     pinned = make_pinned([make_rows(COUNTS)], len(COUNTS))
     with pytest.raises(MamdrError, match=r"train\.scratch: no room for .* GB in /nowhere/at/all"):
         Share(pinned, features, owning(1), 1e-9, "/nowhere/at/all").columns("train")
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no /dev/shm on this system")
+def test_a_scratch_folder_in_memory_is_told(make_rows, make_pinned, features, tmp_path, monkeypatch, caplog):
+    pinned = make_pinned([make_rows(COUNTS)], len(COUNTS))
+    for bound in (0.0, 1e-9):
+        Share(pinned, features, owning(1), bound, "/dev/shm")
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "train.scratch: /dev/shm lies in memory (tmpfs), so train.host_memory bounds nothing: name a folder on a disk"
+    ]
+    mounts = tmp_path / "mounts"
+    mounts.write_text("disk / ext4 rw 0 0\ntmpfs /a\\040b tmpfs rw 0 0\ndisk /a\\040b/c xfs rw 0 0\n")
+    monkeypatch.setattr(arrays, "MOUNTS", mounts)
+    assert [arrays.file_system(folder) for folder in ("/a b/x", "/a b/c/y", "/a")] == ["tmpfs", "xfs", "ext4"]
 
 
 def test_files_that_are_gone_cut_short_or_not_as_counted_are_named(make_rows, make_pinned, features):
