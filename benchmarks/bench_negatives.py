@@ -111,7 +111,7 @@ def draw(spark: SparkSession, source: Path, target: Path) -> list[DomainPlan]:
     """As build_examples does it, up to the negatives."""
     with kept_frames() as keep:
         pairs = keep(spark.read.parquet(str(source)))
-        plans = plan_domains(count_domains(pairs, SETTINGS), SETTINGS)
+        plans = plan_domains(count_domains(pairs, SETTINGS))
         negatives = sample_negatives(pairs, plan_frame(spark, plans), SETTINGS.seed, ["ds"], keep)
         negatives.write.mode("overwrite").parquet(str(target))
     return plans

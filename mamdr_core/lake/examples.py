@@ -21,7 +21,7 @@ from mamdr_core.lake.features import declared_examples
 from mamdr_core.lake.layout import assign_shards, lay_out, writing
 from mamdr_core.lake.negatives import sample_negatives
 from mamdr_core.lake.packing import pack_domains
-from mamdr_core.lake.plans import DomainPlan, count_domains, plan_domains, plan_frame
+from mamdr_core.lake.plans import DomainPlan, check_ratios, count_domains, plan_domains, plan_frame, plan_impressions
 from mamdr_core.lake.progress import progress
 from mamdr_core.lake.session import overriding, shuffles_of
 from mamdr_core.lake.tables import Lake
@@ -50,16 +50,17 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
     with kept_frames() as keep, progress(spark, "build_examples"):
         seen = keep(seen_domains(clicks))
         rows_in = _check(seen, lake, config)
+        check_ratios(seen, config.examples)
         with overriding(spark, shuffles_of(spark, rows_in)):
             growth = _grow_vocabularies(lake, clicks, seen, config)
             update_vectors(spark, lake, config.features)
             rows = _encode(clicks, lake, config)
             if config.examples.negatives.kind == "in_domain":
                 rows = keep(rows)
-                plans = plan_domains(count_domains(rows, config.examples), config.examples)
+                plans = plan_domains(count_domains(rows, config.examples))
                 rows = rows.unionByName(_negatives(rows, plans, config, keep), allowMissingColumns=True)
             else:
-                plans = _plans(seen, lake)
+                plans = plan_impressions(seen, lake.read("domains"))
             shards = config.examples.shards
             packing = pack_domains({plan.domain: plan.rows for plan in plans}, shards.rows, shards.count)
             examples = lay_out(assign_shards(rows, plans, packing, config.examples), packing.count)
@@ -151,13 +152,6 @@ def _grow_vocabularies(lake: Lake, clicks: DataFrame, seen: DataFrame, config: C
 def _days_seen(seen: DataFrame) -> DataFrame:
     """Each domain on its first and last day: all that its vocabulary needs of the log."""
     return seen.select("domain", F.explode(F.array("first_seen", "last_seen")).alias("ds"))
-
-
-def _plans(seen: DataFrame, lake: Lake) -> list[DomainPlan]:
-    """The plans of a log with impressions: nothing is added to its rows."""
-    indices = lake.read("domains").select(F.col("id").alias("domain"), "index")
-    counted = seen.join(F.broadcast(indices), "domain", "inner").select("index", "rows", "positives").collect()
-    return [DomainPlan(row["index"], row["positives"], negatives=row["rows"] - row["positives"]) for row in counted]
 
 
 def _encode(clicks: DataFrame, lake: Lake, config: Config) -> DataFrame:

@@ -35,6 +35,7 @@ def sample_negatives(pairs: DataFrame, plan: DataFrame, seed: int, carried: Sequ
 
     Args:
         pairs: clicked pairs, each once: user, item, domain, user_hash, item_hash, domain_hash, key, and `carried`.
+            Users and items are told apart by their hashes: those without an index have all the same one.
         plan: PLAN, one row per domain; small. `negatives` at most users * items - positives of the domain.
         seed: decides the draws, together with the ids' hashes.
         carried: columns that a negative takes from a click of its user in the domain (its day and features).
@@ -79,16 +80,16 @@ def _group_clicks(pairs: DataFrame, catalogue: DataFrame, plan: DataFrame) -> Da
     rows = F.col("clicks") * (1 + F.col("per_click"))
     groups = F.least(divide(F.col("clicks"), F.lit(GROUP_CLICKS)), F.ceil(rows / GROUP_ROWS))
     divided = (
-        pairs.groupBy("user", "domain")
+        pairs.groupBy("user_hash", "domain")
         .agg(F.count("*").alias("clicks"))
         .join(domains, "domain", "inner")
-        .select("user", "domain", groups.alias("groups"))
+        .select("user_hash", "domain", groups.alias("groups"))
         .where(F.col("groups") > 1)
     )
     ranked = pairs.join(domains, "domain", "inner").withColumn("copy", _copy())
-    ranked = ranked.join(catalogue.drop("item_hash"), ["domain", "item", "copy"], "inner")
+    ranked = ranked.join(catalogue.drop("item"), ["domain", "item_hash", "copy"], "inner")
     return (
-        ranked.join(F.broadcast(divided), ["user", "domain"], "left")
+        ranked.join(F.broadcast(divided), ["user_hash", "domain"], "left")
         .withColumn("groups", F.coalesce("groups", F.lit(1).cast("long")))
         .withColumn("group", divide(F.col("item_rank") * F.col("groups"), F.col("items")))
         .drop("item", "item_hash", "items", "copies", "copy", "per_click")

@@ -52,32 +52,34 @@ def check_ratios(clicks: DataFrame, settings: ExamplesSettings) -> None:
 
 
 def count_domains(rows: DataFrame, settings: ExamplesSettings) -> list[Row]:
-    """Per domain: domain, rows; with sampled negatives also its distinct users and items, and its `ratio`.
+    """Per domain: domain, rows, its distinct users and items, and its `ratio`.
 
     Args:
-        rows: domain; with sampled negatives also user, item and domain_hash.
-        settings: the kind of negatives and the ratios. `ratio` is null for a domain that a mapping lacks.
+        rows: clicked pairs: domain, and the hashes of user, item and domain.
+        settings: the ratios; a mapping has been checked (`check_ratios`).
     """
-    if settings.negatives.kind == "none":
-        return rows.groupBy("domain").agg(F.count("*").alias("rows")).collect()
     # Distinct users and items as counts of groups: a distinct count over two columns would copy every row.
-    users = rows.select("domain", "user").distinct().groupBy("domain").agg(F.count("*").alias("users"))
-    items = rows.select("domain", "item").distinct().groupBy("domain").agg(F.count("*").alias("items"))
+    users = rows.select("domain", "user_hash").distinct().groupBy("domain").agg(F.count("*").alias("users"))
+    items = rows.select("domain", "item_hash").distinct().groupBy("domain").agg(F.count("*").alias("items"))
     counted = rows.groupBy("domain", "domain_hash").agg(F.count("*").alias("rows"))
     joined = counted.join(users, "domain", "inner").join(items, "domain", "inner")
     return _with_ratio(joined, settings).select("domain", "rows", "users", "items", "ratio").collect()
 
 
-def plan_domains(counts: list[Row], settings: ExamplesSettings) -> list[DomainPlan]:
-    """Decide each domain's negatives: round(positives / ratio), as far as its unclicked pairs of user and item go.
+def plan_impressions(seen: DataFrame, domains: DataFrame) -> list[DomainPlan]:
+    """The plans of a log with impressions, to which nothing is added.
 
-    Raises:
-        MamdrError: a domain has no ratio; it is named by its index, `check_ratios` names the id.
+    Args:
+        seen: domain (its id), rows, positives.
+        domains: the vocabulary.
     """
-    if settings.negatives.kind == "none":
-        return [DomainPlan(row["domain"], row["rows"]) for row in counts]
-    if lacking := [row["domain"] for row in counts if row["ratio"] is None]:
-        raise _without_ratio(lacking)
+    indices = domains.select(F.col("id").alias("domain"), "index")
+    counted = seen.join(F.broadcast(indices), "domain", "inner").select("index", "rows", "positives").collect()
+    return [DomainPlan(row["index"], row["positives"], negatives=row["rows"] - row["positives"]) for row in counted]
+
+
+def plan_domains(counts: list[Row]) -> list[DomainPlan]:
+    """Decide each domain's negatives: round(positives / ratio), as far as its unclicked pairs of user and item go."""
     plans = []
     for row in counts:
         wanted = round(row["rows"] / row["ratio"])

@@ -6,7 +6,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.hashing import hash64
-from mamdr_core.lake.plans import DomainPlan, check_ratios, count_domains, plan_domains
+from mamdr_core.lake.plans import DomainPlan, check_ratios, count_domains, plan_domains, plan_impressions
 from mamdr_core.lake.settings import ExamplesSettings, NegativeSettings
 
 
@@ -21,26 +21,31 @@ def counted(ratio, domain=0, rows=100, users=50, items=40):
 @pytest.fixture
 def rows(spark):
     """Domain d0 with three pairs of two users and two items, d1 with one."""
-    pairs = spark.createDataFrame([(0, 1, 1), (0, 1, 2), (0, 2, 2), (1, 5, 5)], "domain int, user int, item int")
+    columns = "domain int, user_hash long, item_hash long"
+    pairs = spark.createDataFrame([(0, 1, 1), (0, 1, 2), (0, 2, 2), (1, 5, 5)], columns)
     return pairs.withColumn("domain_hash", hash64(F.format_string("d%s", "domain")))
 
 
-def test_a_log_with_impressions_needs_none():
-    assert plan_domains([Row(domain=3, rows=7)], ExamplesSettings()) == [DomainPlan(3, clicks=7)]
+@pytest.mark.slow
+def test_a_log_with_impressions_needs_none(spark):
+    seen = spark.createDataFrame([("d0", 7, 2), ("d1", 1, 1)], "domain string, rows long, positives long")
+    domains = spark.createDataFrame([("d1", 0), ("d0", 3), ("gone", 1)], "id string, index int")
+    plans = {plan.domain: plan for plan in plan_impressions(seen, domains)}
+    assert plans == {3: DomainPlan(3, clicks=2, negatives=5), 0: DomainPlan(0, clicks=1)}
 
 
 @pytest.mark.parametrize(("ratio", "negatives"), [(0.25, 400), (0.3, 333), (0.35, 286), (2.0, 50)])
 def test_a_ratio_is_positives_per_negative(ratio, negatives):
-    assert plan_domains([counted(ratio)], settings(ratio))[0].negatives == negatives
+    assert plan_domains([counted(ratio)])[0].negatives == negatives
 
 
 def test_a_domain_that_cannot_give_enough_says_how_many_are_missing():
-    plan = plan_domains([counted(0.25, rows=3, users=3, items=2)], settings(0.25))[0]
+    plan = plan_domains([counted(0.25, rows=3, users=3, items=2)])[0]
     assert (plan.negatives, plan.missing, plan.rows) == (3, 9, 6)
 
 
 def test_a_domain_of_one_user_and_one_item_has_no_negative():
-    plan = plan_domains([counted(0.25, rows=1, users=1, items=1)], settings(0.25))[0]
+    plan = plan_domains([counted(0.25, rows=1, users=1, items=1)])[0]
     assert (plan.negatives, plan.missing) == (0, 4)
 
 
@@ -59,7 +64,9 @@ def test_a_mapping_gives_each_domain_its_ratio_by_its_id(rows):
 
 @pytest.mark.slow
 def test_a_range_is_drawn_from_evenly_and_a_domains_draw_depends_on_its_id_and_the_seed_alone(spark):
-    rows = spark.range(2000).selectExpr("int(id) domain", "1 user", "1 item", "xxhash64(string(id)) domain_hash")
+    rows = spark.range(2000).selectExpr(
+        "int(id) domain", "1 user_hash", "1 item_hash", "xxhash64(string(id)) domain_hash"
+    )
     ratios = {row["domain"]: row["ratio"] for row in count_domains(rows, settings((0.2, 0.5)))}
     assert 0.2 <= min(ratios.values()) < 0.201
     assert 0.499 < max(ratios.values()) < 0.5
@@ -87,8 +94,3 @@ def test_mapped_domains_without_a_click_are_a_warning(spark, caplog):
     assert caplog.messages == []
     check_ratios(clicks, settings({"d0": 0.2, "d1": 0.3, "Vidoe_Games": 0.4}))
     assert caplog.messages == ["examples.negatives.ctr_ratio maps domain Vidoe_Games without a click"]
-
-
-def test_a_plan_is_not_made_without_every_ratio():
-    with pytest.raises(MamdrError, match=r"no ratio for domain 8$"):
-        plan_domains([counted(0.2), counted(None, domain=8)], settings({"d0": 0.2}))
