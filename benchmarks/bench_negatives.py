@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -30,7 +31,7 @@ from mamdr_core.lake.settings import ExamplesSettings, NegativeSettings
 DOMAINS = 1000
 ROWS_A_USER, ROWS_AN_ITEM = 5, 26
 SETTINGS = ExamplesSettings(negatives=NegativeSettings(kind="in_domain"))
-SHORTEST_MEDIAN = float(os.environ.get("SM", "1.0"))
+SHORTEST_MEDIAN = 1.0
 
 
 def main() -> None:
@@ -64,7 +65,7 @@ def measure(spark: SparkSession, folder: Path, rows: int, options: argparse.Name
     """Seconds, tasks and faults of each run over one set of pairs."""
     source = folder / f"pairs_{rows}"
     if not source.exists():
-        make_pairs(spark, rows, options.partitions).write.parquet(str(source))
+        make_pairs(spark, rows, options.partitions).repartition(options.partitions).write.parquet(str(source))
     seconds, stages = [], []
     for _ in range(options.repeats):
         before = _last_stage(spark)
@@ -72,6 +73,7 @@ def measure(spark: SparkSession, folder: Path, rows: int, options: argparse.Name
         plans = draw(spark, source, folder / "negatives")
         seconds.append(time.perf_counter() - started)
         stages.append(_stages(spark, after=before))
+        print(f"{rows} rows: {seconds[-1]:.1f} s", file=sys.stderr, flush=True)
     positives = sum(plan.clicks for plan in plans)
     worst = max((stage for run in stages for stage in run), key=lambda stage: stage["ratio"], default=None)
     return {
