@@ -4,6 +4,7 @@ import json
 import logging
 from typing import Any
 
+from delta.exceptions import DeltaConcurrentModificationException
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
@@ -16,6 +17,8 @@ from schemas.spark import spark_schema
 logger = logging.getLogger(__name__)
 
 MARKER = "_mamdr_lake"
+TRIES = 3
+"""How often a write is tried that another job's commit gets ahead of."""
 # By default Delta drops its log after 30 days and forgets after 7 which files left; maintain_lake adjusts both.
 _PROPERTIES = {
     "delta.logRetentionDuration": "interval 730 days",
@@ -28,7 +31,7 @@ class Lake:
 
     A table is named, or given as its declaration where features extend it. It is created on first write, with its
     partitioning, NOT NULL columns and CHECK constraints. Writes select exactly the declared columns, in order, and
-    conflicts with another writer surface as Delta's own exceptions.
+    conflicts with another writer surface as Delta's own exceptions, but for `overwrite_where`.
 
     Args:
         spark: a session with Delta.
@@ -91,6 +94,10 @@ class Lake:
         reader = self._spark.read.format("delta")
         return (reader if version is None else reader.option("versionAsOf", version)).load(path)
 
+    def create(self, table: str | Table) -> None:
+        """Make the table, without rows, if it does not exist."""
+        self._create(_declared(table))
+
     def append(self, table: str | Table, rows: DataFrame, note: dict[str, Any] | None = None) -> None:
         """Add rows. `note` is stamped on the commit (userMetadata in DESCRIBE HISTORY), here and below."""
         self._writer(table, rows, "append", note).save(self.path(table))
@@ -107,8 +114,40 @@ class Lake:
     def overwrite_where(
         self, table: str | Table, rows: DataFrame, predicate: str, note: dict[str, Any] | None = None
     ) -> None:
-        """Replace exactly the rows that satisfy `predicate`; all of `rows` must satisfy it."""
-        self._writer(table, rows, "overwrite", note).option("replaceWhere", predicate).save(self.path(table))
+        """Replace exactly the rows that satisfy `predicate`; all of `rows` must satisfy it.
+
+        Raises:
+            MamdrError: other jobs kept changing what the predicate names.
+        """
+        for _ in range(TRIES):
+            try:
+                writer = self._writer(table, rows, "overwrite", note)
+                return writer.option("replaceWhere", predicate).save(self.path(table))
+            except DeltaConcurrentModificationException as error:
+                logger.warning("%s: another job is writing it: %s", _declared(table).name, type(error).__name__)
+        raise MamdrError(
+            f"{self.path(table)}: another job is writing the same part of it; run again when that has ended"
+        )
+
+    def written(self, table: str | Table, note: dict[str, Any]) -> tuple[int, int]:
+        """The version that the write with this note made, and how many rows it wrote.
+
+        Raises:
+            LookupError: no commit has the note.
+        """
+        history = DeltaTable.forPath(self._spark, self._require(table)).history()
+        found = history.where(F.col("userMetadata") == json.dumps(note)).orderBy("version", ascending=False).first()
+        if found is None:
+            raise LookupError(f"{self.path(table)} has no commit with the note {note}")
+        metrics = found["operationMetrics"]
+        return found["version"], int(metrics.get("numOutputRows", 0)) - int(metrics.get("numCopiedRows", 0))
+
+    def undo(self, table: str | Table, version: int) -> bool:
+        """Take the newest commit back, which must be `version` + 1; false where another job has written since."""
+        if self.version(table) != version + 1:
+            return False
+        DeltaTable.forPath(self._spark, self.path(table)).restoreToVersion(version)
+        return True
 
     def merge(self, table: str | Table, rows: DataFrame, on: str, update: dict[str, str]) -> None:
         """Insert rows that match none and update those that do, in one commit.

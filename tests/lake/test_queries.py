@@ -69,11 +69,11 @@ def lake(spark, trained_config, tmp_path_factory):
     schema = "user string, item string, domain string, label int, day string"
     frame = spark.createDataFrame(list(clicks_rows()), schema).selectExpr(
         *("user", "item", "domain", "label", "date(day) ds"),
-        *("timestamp(day) event_time", "double(null) true_probability"),
+        *("timestamp(day) event_time", "double(null) true_probability", "7L load"),
     )
     lake.append("clicks", frame)
     rejected = [
-        (rule, "{}", "raw", "raw/part-0", date.fromisoformat(ds) if ds else None)
+        (rule, "{}", 7, "raw", "raw/part-0", date.fromisoformat(ds) if ds else None)
         for ds, rule, rows in REJECTED
         for _ in range(rows)
     ]
