@@ -17,6 +17,7 @@ from schemas.spark import spark_schema
 logger = logging.getLogger(__name__)
 
 MARKER = "_mamdr_lake"
+_RECENT = 100
 TRIES = 3
 """How often a write is tried that another job's commit gets ahead of."""
 # By default Delta drops its log after 30 days and forgets after 7 which files left; maintain_lake adjusts both.
@@ -130,15 +131,15 @@ class Lake:
         )
 
     def written(self, table: str | Table, note: dict[str, Any]) -> tuple[int, int]:
-        """The version that the write with this note made, and how many rows it wrote.
+        """The version that the recent write with this note made, and how many rows it wrote.
 
         Raises:
-            LookupError: no commit has the note.
+            LookupError: none of the newest commits has the note.
         """
-        history = DeltaTable.forPath(self._spark, self._require(table)).history()
+        history = DeltaTable.forPath(self._spark, self._require(table)).history(_RECENT)
         found = history.where(F.col("userMetadata") == json.dumps(note)).orderBy("version", ascending=False).first()
         if found is None:
-            raise LookupError(f"{self.path(table)} has no commit with the note {note}")
+            raise LookupError(f"{self.path(table)} has no recent commit with the note {note}")
         metrics = found["operationMetrics"]
         return found["version"], int(metrics.get("numOutputRows", 0)) - int(metrics.get("numCopiedRows", 0))
 
