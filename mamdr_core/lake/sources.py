@@ -22,7 +22,7 @@ _UNREADABLE = re.compile(
     r"not in GZIP format|incorrect header check|MalformedInput|is not a Parquet file|ParquetDecodingException|"
     r"MALFORMED_RECORD_IN_PARSING"
 )
-_HEADER = "CSV header does not conform to the schema"
+_HEADER = re.compile(r"CSV header does not conform|Number of column in CSV header is not equal")
 _OVERFLOW = re.compile(r"ArithmeticException: (?:long|integer) overflow")
 _GLOB = re.compile(r"[*?{\[]")
 # Spark takes the word `user` for the account that runs the job where the log has no such column.
@@ -104,8 +104,8 @@ def _explain(settings: InputSettings, text: str) -> str:
         return f"input.path: {settings.path} holds no {settings.format} data"
     file = _FILE.search(text)
     where = unquote(file.group(1)) if file else settings.path
-    if _HEADER in text:
-        return f"input.path: the header of {where} differs from the other files'; load it apart, with its own columns"
+    if _HEADER.search(text):
+        return f"input.path: the header of {where} differs from another file's; load such files apart"
     if "DATA_TYPE_MISMATCH" in text:
         return f"input.path: {where} has a column of another type than the other files; load it apart"
     return f"input.path: {where} cannot be read as {settings.format}; mend or remove the file, or set input.format"
