@@ -104,6 +104,8 @@ def _explain(settings: InputSettings, text: str) -> str:
         return f"input.path: {settings.path} holds no {settings.format} data"
     file = _FILE.search(text)
     where = unquote(file.group(1)) if file else settings.path
+    if "FILE_NOT_EXIST" in text:
+        return f"input.path: {where} went away while the log was read; run again when the log is complete"
     if _HEADER.search(text):
         return f"input.path: the header of {where} differs from another file's; load such files apart"
     if "DATA_TYPE_MISMATCH" in text:

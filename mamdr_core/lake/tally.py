@@ -56,7 +56,7 @@ class Tally:
     @property
     def valid_by_day(self) -> dict[date, int]:
         """Valid rows by day, in order."""
-        return {day: rows for (day, rule), rows in sorted(self.rows.items(), key=str) if day and not rule and rows}
+        return dict(sorted((day, rows) for (day, rule), rows in self.rows.items() if day and not rule and rows))
 
     @property
     def days(self) -> set[date | None]:
