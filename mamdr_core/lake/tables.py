@@ -4,7 +4,7 @@ import json
 import logging
 from typing import Any
 
-from delta.exceptions import DeltaConcurrentModificationException
+from delta.exceptions import captured as delta_exceptions
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
@@ -17,6 +17,17 @@ from schemas.spark import spark_schema
 logger = logging.getLogger(__name__)
 
 MARKER = "_mamdr_lake"
+# Delta's exceptions reach Python by name only where this module of it has been imported, and share no base class.
+CONFLICTS = (
+    delta_exceptions.ConcurrentAppendException,
+    delta_exceptions.ConcurrentDeleteDeleteException,
+    delta_exceptions.ConcurrentDeleteReadException,
+    delta_exceptions.ConcurrentTransactionException,
+    delta_exceptions.ConcurrentWriteException,
+    delta_exceptions.DeltaConcurrentModificationException,
+    delta_exceptions.MetadataChangedException,
+    delta_exceptions.ProtocolChangedException,
+)
 _RECENT = 100
 TRIES = 3
 """How often a write is tried that another job's commit gets ahead of."""
@@ -124,7 +135,7 @@ class Lake:
             try:
                 writer = self._writer(table, rows, "overwrite", note)
                 return writer.option("replaceWhere", predicate).save(self.path(table))
-            except DeltaConcurrentModificationException as error:
+            except CONFLICTS as error:
                 logger.warning("%s: another job is writing it: %s", _declared(table).name, type(error).__name__)
         raise MamdrError(
             f"{self.path(table)}: another job is writing the same part of it; run again when that has ended"
@@ -194,7 +205,12 @@ class Lake:
             builder = builder.property(name, value)
         if table.partition_by:
             builder = builder.partitionedBy(*table.partition_by)
-        builder.execute()
+        try:
+            builder.execute()
+        except CONFLICTS:
+            # Another job may have made it at this moment.
+            if not self.exists(table):
+                raise
 
     def _require(self, table: str | Table) -> str:
         declared = _declared(table)
