@@ -15,7 +15,14 @@ from pydantic import TypeAdapter, ValidationError
 from mamdr_core.datasets.settings import ConvertSettings, SyntheticSettings
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
-from mamdr_core.lake.settings import ExamplesSettings, InputSettings, LakeSettings, MaintainSettings, StatsSettings
+from mamdr_core.lake.settings import (
+    ExamplesSettings,
+    InputSettings,
+    LakeSettings,
+    MaintainSettings,
+    QualitySettings,
+    StatsSettings,
+)
 from mamdr_core.models.settings import ModelSettings
 from mamdr_core.settings import settings
 from mamdr_core.training.settings import EvaluateSettings, TrainSettings
@@ -29,6 +36,8 @@ class Config:
     """Where the tables lie."""
     input: InputSettings = field(default_factory=InputSettings)
     """The raw log."""
+    quality: QualitySettings = field(default_factory=QualitySettings)
+    """What a load must be like to be published (ingest_clicks)."""
     synthetic: SyntheticSettings | None = None
     """Synthetic logs (generate_logs); where this is declared, train_mamdr makes them for an empty lake."""
     convert: ConvertSettings = field(default_factory=ConvertSettings)
@@ -168,7 +177,7 @@ def _markdown_rows(cls: Any, prefix: str) -> Iterator[str]:
             continue
         default = item.default_factory() if item.default_factory is not MISSING else item.default
         shown = "required" if default is MISSING else f"`{_plain(default)}`"
-        text = described[item.name].get("description", "").replace("|", "\\|")
+        text = " ".join(described[item.name].get("description", "").split()).replace("|", "\\|")
         yield f"| `{prefix}{item.name}` | {shown} | {text} |"
         if item.name == "features":
             yield from _markdown_rows(Feature, "features[].")

@@ -1,5 +1,6 @@
 """What a feature beyond the three ids is: declared once in the config, known to the lake, the shards and the models."""
 
+import math
 from typing import Literal
 
 from mamdr_core.settings import settings
@@ -29,6 +30,12 @@ class Feature:
     """vector: folder or file with columns `id` and `vector`."""
     format: str = "parquet"
     """vector: Spark format of `path`."""
+    optional: bool = False
+    """The log may lack the columns of the expression; the feature is null then. Otherwise that is an error."""
+    minimum: float | None = None
+    """numeric: a row with a smaller value, or NaN, is rejected under `<name>_in_range`; null passes."""
+    maximum: float | None = None
+    """numeric: a row with a greater value, or NaN, is rejected likewise."""
 
     def __post_init__(self) -> None:
         """Check what depends on the kind."""
@@ -38,3 +45,11 @@ class Feature:
             raise ValueError(f"feature {self.name!r} is a vector: it needs `size` (its length) and `path`")
         if self.size < 0 or self.buckets < 0:
             raise ValueError(f"feature {self.name!r}: size and buckets are counts, got {self.size}, {self.buckets}")
+        self._check_bounds()
+
+    def _check_bounds(self) -> None:
+        bounds = [bound for bound in (self.minimum, self.maximum) if bound is not None]
+        if bounds and self.kind != "numeric":
+            raise ValueError(f"feature {self.name!r} is {self.kind}: minimum and maximum are for numeric features")
+        if bounds != sorted(bounds) or not all(map(math.isfinite, bounds)):
+            raise ValueError(f"feature {self.name!r}: minimum and maximum must be finite and ordered, got {bounds}")

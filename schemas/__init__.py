@@ -1,9 +1,10 @@
 """Every table of the lake, declared once: Spark schemas, Unischemas, Delta constraints and quality rules follow."""
 
-from schemas.clicks import CLICKS, CLICKS_REJECTED, UNIQUE_EVENT
+from schemas.clicks import CLICKS, CLICKS_REJECTED
 from schemas.declaration import Column, ColumnType, Rule, Table
 from schemas.examples import EXAMPLES, SPLITS
-from schemas.features import clicks_table, examples_table
+from schemas.features import clicks_table, examples_table, range_rules
+from schemas.loads import LOADS
 from schemas.runs import DOMAIN_METRICS, STATUSES, TRAINING_RUNS
 from schemas.statistics import DOMAIN_STATS
 from schemas.vocabularies import (
@@ -21,6 +22,7 @@ TABLES: dict[str, Table] = {
     for table in (
         CLICKS,
         CLICKS_REJECTED,
+        LOADS,
         USERS,
         ITEMS,
         DOMAINS,
@@ -38,7 +40,6 @@ __all__ = [
     "SPLITS",
     "STATUSES",
     "TABLES",
-    "UNIQUE_EVENT",
     "UNKNOWN_INDEX",
     "Column",
     "ColumnType",
@@ -47,4 +48,5 @@ __all__ = [
     "clicks_table",
     "examples_table",
     "feature_vocabulary",
+    "range_rules",
 ]

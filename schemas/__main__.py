@@ -6,9 +6,10 @@ from schemas.declaration import Rule, Table
 _HEAD = """# Tables
 
 Made by `python -m schemas` from the declarations in schemas/; a test keeps it so. All are Delta tables at
-`<lake.root>/<table>`. Every rule below is a CHECK constraint of its table and, for clicks, a rule of ingest: a row that
-fails one is kept in clicks_rejected under the rule's name. Columns are NOT NULL unless marked `null`. Besides these, a
-categorical feature without buckets has a table `vocabulary_<feature>` like users.
+`<lake.root>/<table>`. Every rule below is a CHECK constraint of its table and, for clicks, a rule of ingest: a row is
+kept in clicks_rejected under the first rule that it fails, in this order; those marked so hold in ingest only. Columns
+are NOT NULL unless marked `null`. Besides these, a categorical feature without buckets has a table
+`vocabulary_<feature>` like users.
 """
 
 
@@ -25,7 +26,7 @@ def _section(table: Table) -> str:
         f"| {column.name} | {column.type}{' null' if column.nullable else ''} | {column.description} |\n"
         for column in table.columns
     )
-    rules = "".join(f"- `{rule.name}`: {rule.description}: {_code(rule)}\n" for rule in table.rules)
+    rules = "".join(f"- `{rule.name}`: {rule.description}{_code(rule)}\n" for rule in table.rules)
     text = (
         f"\n## {table.name}\n\n{table.description}{made}{layout}{order}\n\n| column | type | meaning |\n|---|---|---|\n"
     )
@@ -33,8 +34,8 @@ def _section(table: Table) -> str:
 
 
 def _code(rule: Rule) -> str:
-    where = "" if rule.enforced else " (in ingest only)"
-    return f"`{rule.condition_sql.replace('`', '')}`{where}"
+    condition = f": `{rule.condition_sql.replace('`', '')}`" if rule.condition_sql else ""
+    return condition if rule.enforced else f"{condition} (in ingest only)"
 
 
 if __name__ == "__main__":

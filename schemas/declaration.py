@@ -39,13 +39,19 @@ class Rule:
     """A named condition (Spark SQL over the table's columns) that every valid row satisfies.
 
     Delta enforces it as a CHECK constraint and ingest rejects a row under its name, unless `enforced` is false: such a
-    rule holds for some logs only, and the job decides whether it applies.
+    rule holds for some logs only, and the job decides whether it applies. Where the condition is empty, it depends on
+    settings or on other rows, and the job makes it.
     """
 
     name: str
     condition_sql: str
     description: str
     enforced: bool = True
+
+
+def one_of(column: str, values: Iterable[str]) -> str:
+    """The condition that a column holds one of some plain words."""
+    return f"{column} IN ({', '.join(repr(value) for value in values)})"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from schemas.clicks import CLICKS
-from schemas.declaration import Column, Table
+from schemas.declaration import Column, Rule, Table
 from schemas.examples import EXAMPLES
 
 
@@ -18,6 +18,14 @@ class DeclaredFeature(Protocol):
     @property
     def kind(self) -> str:
         """categorical, numeric or vector."""
+
+    @property
+    def minimum(self) -> float | None:
+        """Least value of a numeric feature."""
+
+    @property
+    def maximum(self) -> float | None:
+        """Greatest value of a numeric feature."""
 
 
 def clicks_table(features: Iterable[DeclaredFeature]) -> Table:
@@ -38,3 +46,21 @@ def examples_table(features: Iterable[DeclaredFeature]) -> Table:
         for feature in features
         if feature.kind != "vector"
     )
+
+
+def range_rules(features: Iterable[DeclaredFeature]) -> tuple[Rule, ...]:
+    """The rules `<feature>_in_range` of numeric features with a bound: null passes, NaN does not."""
+    return tuple(
+        Rule(f"{feature.name}_in_range", condition, f"{feature.name} lies in its range", enforced=False)
+        for feature in features
+        if (condition := _within(feature))
+    )
+
+
+def _within(feature: DeclaredFeature) -> str:
+    column, parts = f"`{feature.name}`", []
+    if feature.minimum is not None:
+        parts.append(f"{column} >= {feature.minimum!r}D")
+    if feature.maximum is not None:
+        parts.append(f"{column} <= {feature.maximum!r}D")
+    return f"{column} IS NULL OR ({' AND '.join([f'NOT isnan({column})', *parts])})" if parts else ""

@@ -1,13 +1,9 @@
 """Training runs and what they reached in each domain."""
 
-from schemas.declaration import Column, Rule, Table
+from schemas.declaration import Column, Rule, Table, one_of
 from schemas.examples import SPLITS
 
 STATUSES = ("running", "ok", "failed")
-
-
-def _one_of(column: str, values: tuple[str, ...]) -> str:
-    return f"{column} IN ({', '.join(repr(value) for value in values)})"
 
 
 TRAINING_RUNS = Table(
@@ -40,7 +36,7 @@ TRAINING_RUNS = Table(
         Column("started_at", "timestamp", "start (UTC)"),
         Column("finished_at", "timestamp", "end (UTC)", nullable=True),
     ),
-    rules=(Rule("status_known", _one_of("status", STATUSES), "the status is one of the three"),),
+    rules=(Rule("status_known", one_of("status", STATUSES), "the status is one of the three"),),
 )
 
 DOMAIN_METRICS = Table(
@@ -60,7 +56,7 @@ DOMAIN_METRICS = Table(
         Column("oracle_auc", "double", "AUC of the true probabilities (synthetic logs only)", nullable=True),
     ),
     rules=(
-        Rule("split_known", _one_of("split", SPLITS), "the split is one of the three"),
+        Rule("split_known", one_of("split", SPLITS), "the split is one of the three"),
         Rule("clicks_within_rows", "clicks BETWEEN 0 AND `rows`", "no more clicks than rows"),
         Rule("auc_in_range", "auc IS NULL OR auc BETWEEN 0 AND 1", "an AUC lies in [0, 1]"),
     ),

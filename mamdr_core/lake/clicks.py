@@ -2,100 +2,105 @@
 
 from collections.abc import Sequence
 
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from mamdr_core.features import Feature
 from mamdr_core.lake.hashing import hash64
 from mamdr_core.lake.settings import InputColumns
-from mamdr_core.lake.sources import resolve
-from schemas import TABLES, UNIQUE_EVENT, Rule
+from mamdr_core.lake.sources import CORRUPT, lacks_columns, raw_columns, resolve, undeclared_columns
+from schemas import Rule
+from schemas.clicks import NOT_ANCIENT, NOT_FUTURE, RECORD_WELL_FORMED
 
 FIRST_DAY = "1970-01-01"
-RAW, SOURCE_FILE, RULE = "_raw", "_source_file", "_rule"
-_EVENT = ("user", "item", "domain", "event_time")
+RAW, MALFORMED, SOURCE_FILE, RULE, KEY = "_raw", "_malformed", "_source_file", "_rule", "_key"
+EVENT = ("user", "item", "domain", "event_time")
 _NEITHER = -1
+# Days beyond these have no Python date; no rule lets one pass, but they are counted.
+_PLAUSIBLE_DAYS = ("0001-01-01", "9999-12-31")
 
 
 def parse_rows(raw: DataFrame, columns: InputColumns, features: Sequence[Feature] = ()) -> DataFrame:
     """Evaluate the configured expressions over the raw log.
 
     Returns:
-        One row per raw row: the columns of clicks and the declared features, null where a value cannot be read (a
-        label that is there but neither 0 nor 1 is -1); `_raw`, the raw row; `_source_file`.
+        One row per raw row: the columns of clicks (without `load`) and the declared features, null where a value cannot
+        be read (a label that is there but neither 0 nor 1 is -1); `_raw`, the raw row; `_malformed`, the line where it
+        is not a whole record; `_source_file`.
 
     Raises:
         MamdrError: an expression that cannot be resolved; the config key is named.
     """
-    user, item, domain = (
-        resolve(raw, f"input.columns.{name}", getattr(columns, name)).cast("string").alias(name)
-        for name in ("user", "item", "domain")
-    )
-    event_time = _optional(raw, "event_time", columns.event_time, "timestamp")
+    malformed = F.col(CORRUPT) if CORRUPT in raw.columns else F.lit(None).cast("string")
     return raw.select(
-        user,
-        item,
-        domain,
-        _label(raw, columns.label).alias("label"),
-        event_time.alias("event_time"),
-        _optional(raw, "true_probability", columns.true_probability, "double").alias("true_probability"),
-        _day(raw, columns, event_time).alias("ds"),
-        *(_feature(raw, number, feature) for number, feature in enumerate(features) if feature.kind != "vector"),
-        F.struct(*(F.col(f"`{name}`") for name in raw.columns)).alias(RAW),
+        *_declared(raw, columns, features),
+        F.struct(*(F.col(f"`{name}`") for name in raw_columns(raw))).alias(RAW),
+        malformed.alias(MALFORMED),
         F.col("_metadata.file_path").alias(SOURCE_FILE),
     )
 
 
-def rules_for(columns: InputColumns) -> tuple[Rule, ...]:
-    """The rules of clicks that apply to this log, in the order in which a row is judged."""
-    return tuple(rule for rule in TABLES["clicks"].rules if rule.enforced or columns.event_time)
+def find_undeclared(raw: DataFrame, columns: InputColumns, features: Sequence[Feature]) -> list[str]:
+    """The log's columns that no configured expression uses, sorted."""
+    return undeclared_columns(raw, _declared(raw, columns, features))
 
 
-def judge_rows(parsed: DataFrame, rules: Sequence[Rule], unique_events: bool) -> DataFrame:
-    """Name the first rule that each row fails.
+def judge_rows(parsed: DataFrame, rules: Sequence[Rule]) -> DataFrame:
+    """Name the first rule that each row fails by itself.
 
     Args:
         parsed: from `parse_rows`.
-        rules: conditions, in order.
-        unique_events: also judge repetitions: of rows with the same user, item, domain and event_time one is kept, a
-            click before an impression, else the same one whatever the order of the input.
+        rules: from `rules_for`: conditions, in order.
 
     Returns:
-        `parsed` with `_rule` (null: valid), and `_raw` as JSON, kept for rejected rows only.
+        `parsed` with `_rule` (null: valid) and `_key`, a 64-bit hash of a valid row's event, null for other rows.
     """
     failed = [F.when(~F.coalesce(F.expr(rule.condition_sql), F.lit(False)), rule.name) for rule in rules]
     judged = parsed.withColumn(RULE, F.coalesce(*failed, F.lit(None).cast("string")))
-    if unique_events:
-        judged = judged.withColumn(RULE, _repetition())
-    rejected = F.col(RULE).isNotNull()
-    return judged.withColumn(RAW, F.when(rejected, F.to_json(RAW, {"ignoreNullFields": "false"}))).withColumn(
-        SOURCE_FILE, F.when(rejected, F.col(SOURCE_FILE))
-    )
+    # A line in pieces, or a time that cannot be, has no day to be filed under.
+    without_day = [rule.name for rule in (RECORD_WELL_FORMED, NOT_ANCIENT, NOT_FUTURE)]
+    filed = F.when(F.col(RULE).isin(without_day), F.lit(None)).otherwise(F.col("ds"))
+    return judged.withColumns({"ds": filed, KEY: F.when(F.col(RULE).isNull(), hash64(*map(F.col, EVENT)))})
 
 
-def select_clicks(judged: DataFrame) -> DataFrame:
+def select_clicks(judged: DataFrame, load: int) -> DataFrame:
     """The valid rows: the columns of clicks and the declared features."""
-    return judged.where(F.col(RULE).isNull()).drop(RULE, RAW, SOURCE_FILE)
+    valid = judged.where(F.col(RULE).isNull()).drop(RULE, RAW, MALFORMED, SOURCE_FILE, KEY)
+    return valid.withColumn("load", F.lit(load).cast("bigint"))
 
 
-def select_rejected(judged: DataFrame, source: str) -> DataFrame:
+def select_rejected(judged: DataFrame, load: int, source: str) -> DataFrame:
     """The rejected rows: the columns of clicks_rejected."""
     return judged.where(F.col(RULE).isNotNull()).select(
         F.col(RULE).alias("rule"),
-        F.col(RAW).alias("row"),
+        F.coalesce(F.col(MALFORMED), raw_json()).alias("row"),
+        F.lit(load).cast("bigint").alias("load"),
         F.lit(source).alias("source"),
         F.col(SOURCE_FILE).alias("source_file"),
         "ds",
     )
 
 
-def _repetition() -> Column:
-    # Rows that failed a rule share null keys; their own hash keeps them from meeting in one partition.
-    content = hash64(F.col(RAW), F.col(SOURCE_FILE))
-    apart = F.when(F.col(RULE).isNotNull(), content)
-    window = Window.partitionBy(*_EVENT, apart).orderBy(F.col("label").desc(), content)
-    repeats = F.col(RULE).isNull() & (F.row_number().over(window) > 1)
-    return F.when(repeats, UNIQUE_EVENT).otherwise(F.col(RULE))
+def raw_json() -> Column:
+    """The raw row as JSON, nulls included."""
+    return F.to_json(RAW, {"ignoreNullFields": "false"})
+
+
+def _declared(raw: DataFrame, columns: InputColumns, features: Sequence[Feature]) -> list[Column]:
+    """The columns of clicks and the declared features as expressions over the raw log."""
+    ids = (
+        resolve(raw, f"input.columns.{name}", getattr(columns, name)).cast("string").alias(name)
+        for name in ("user", "item", "domain")
+    )
+    event_time = _optional(raw, "event_time", columns.event_time, "timestamp")
+    return [
+        *ids,
+        _label(raw, columns.label).alias("label"),
+        event_time.alias("event_time"),
+        _optional(raw, "true_probability", columns.true_probability, "double").alias("true_probability"),
+        _day(raw, columns, event_time).alias("ds"),
+        *(_feature(raw, number, feature) for number, feature in enumerate(features) if feature.kind != "vector"),
+    ]
 
 
 def _label(raw: DataFrame, expression: str) -> Column:
@@ -114,12 +119,16 @@ def _optional(raw: DataFrame, name: str, expression: str, kind: str) -> Column:
 
 
 def _day(raw: DataFrame, columns: InputColumns, event_time: Column) -> Column:
-    if columns.ds:
-        return _optional(raw, "ds", columns.ds, "date")
-    return F.to_date(event_time) if columns.event_time else F.lit(FIRST_DAY).cast("date")
+    if not (columns.ds or columns.event_time):
+        return F.lit(FIRST_DAY).cast("date")
+    day = _optional(raw, "ds", columns.ds, "date") if columns.ds else F.to_date(event_time)
+    first, last = (F.lit(limit).cast("date") for limit in _PLAUSIBLE_DAYS)
+    return F.when(day.between(first, last), day)
 
 
 def _feature(raw: DataFrame, number: int, feature: Feature) -> Column:
-    column = resolve(raw, f"features.{number}.expression", feature.expression or feature.name)
+    expression = feature.expression or feature.name
     kind = "string" if feature.kind == "categorical" else "double"
-    return column.try_cast(kind).alias(feature.name)
+    if feature.optional and lacks_columns(raw, expression):
+        return F.lit(None).cast(kind).alias(feature.name)
+    return resolve(raw, f"features.{number}.expression", expression).try_cast(kind).alias(feature.name)

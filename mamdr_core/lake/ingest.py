@@ -1,109 +1,140 @@
-"""ingest_clicks: the raw log becomes clicks and clicks_rejected, day by day."""
+"""ingest_clicks: the raw log becomes clicks and clicks_rejected, load by load."""
 
 import logging
-from collections import Counter
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
 from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.caching import kept_frames
-from mamdr_core.lake.clicks import RULE, judge_rows, parse_rows, rules_for, select_clicks, select_rejected
+from mamdr_core.lake.caching import Keep, kept_frames
+from mamdr_core.lake.clicks import find_undeclared, judge_rows, parse_rows
 from mamdr_core.lake.features import declared_clicks
+from mamdr_core.lake.gate import WEEK, failed_checks
+from mamdr_core.lake.loads import (
+    Load,
+    check_loads,
+    clicks_of_others,
+    days_held,
+    identify_load,
+    record_load,
+    rows_by_day,
+)
+from mamdr_core.lake.progress import progress
+from mamdr_core.lake.publish import Publication, publish
+from mamdr_core.lake.repeats import Judged, Survey, in_spans, settle_events, survey_rows
+from mamdr_core.lake.rules import rules_for
 from mamdr_core.lake.sources import read_input, readable
 from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.tally import Tally
 
 logger = logging.getLogger(__name__)
 
 MANY_DAYS = 400
 FEW_ROWS_A_DAY = 1000
 
-Counts = dict[tuple[date | None, str | None], int]
-"""Rows by day and failed rule (None: valid)."""
-
 
 def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
-    """Read `input`, judge every row, and replace exactly the days that the input holds.
+    """Read `input`, judge every row, and replace what an earlier load of the same path (or of the same days) filed.
 
     Returns:
-        rows_in, clicks, rejected, rejected_by_rule, days, clicks_version; clicks + rejected = rows_in.
+        rows_in, clicks, rejected, rejected_by_rule, days, clicks_version, undeclared_columns; clicks + rejected =
+        rows_in.
 
     Raises:
-        MamdrError: an input that cannot be read or holds no valid row, an expression that names no column, a lake root
-            that holds something else. The tables are as they were then.
+        MamdrError: an input that cannot be read, changed meanwhile, holds no valid row or fails the quality gate, an
+            expression that names no column, a lake root that holds something else, another job writing the same days.
+            The tables are as they were then, but that `loads` tells of a load that the gate stopped.
     """
+    started_at = datetime.now(UTC)
     table = declared_clicks(config.features)
     lake = Lake(spark, config.lake.root)
-    parsed = parse_rows(read_input(spark, config.input), config.input.columns, config.features)
-    columns = config.input.columns
-    judged = judge_rows(parsed, rules_for(columns), unique_events=bool(columns.event_time))
-    with kept_frames() as keep:
-        judged = keep(judged)
-        with readable(config.input):
-            counts = count_rows(judged)
-        _check(counts, config.input.path)
-        days = sorted({day for day, _ in counts if day})
-        _warn_of_many_days(counts, len(days))
-        note = {"job": "ingest_clicks", "source": config.input.path}
-        rejected = select_rejected(judged, config.input.path)
-        lake.overwrite_where("clicks_rejected", rejected, _predicate(days, config.input.path), note)
-        by_day = select_clicks(judged).hint("rebalance", "ds")
-        lake.overwrite_where(table, by_day, _predicate(days), note)
-    figures = _figures(counts)
+    check_loads(lake)
+    raw = read_input(spark, config.input)
+    load = identify_load(spark, config.input.path)
+    parsed = parse_rows(raw, config.input.columns, config.features)
+    undeclared = find_undeclared(raw, config.input.columns, config.features)
+    _warn_of_undeclared(undeclared)
+    rows = judge_rows(parsed, rules_for(config.input, config.features, started_at))
+    with kept_frames() as keep, readable(config.input):
+        judged = _compare(spark, config, lake, load, rows, keep)
+        tally = judged.tally
+        held = days_held(lake, "clicks", load)
+        _pass_gate(spark, config, lake, load, tally, held, started_at)
+        _warn_of_many_days(tally)
+        whole_days = config.input.replace == "days"
+        tasks = raw._jdf.queryExecution().toRdd().getNumPartitions()
+        version = publish(spark, Publication(lake, load, table, whole_days, held.keys(), tasks, started_at), judged)
+    record_load(spark, lake, load, tally, started_at, clicks_version=version)
+    figures = _figures(tally)
     logger.info("%(rows_in)d rows in = %(clicks)d clicks + %(rejected)d rejected, %(days)d days", figures)
-    return {**figures, "clicks_version": lake.version("clicks")}
+    return {**figures, "clicks_version": version, "undeclared_columns": undeclared}
 
 
-def count_rows(judged: DataFrame) -> Counts:
-    """Rows by day and failed rule, in one pass over the input."""
-    return {(row["ds"], row[RULE]): row["count"] for row in judged.groupBy("ds", RULE).count().collect()}
+def _compare(spark: SparkSession, config: Config, lake: Lake, load: Load, rows: DataFrame, keep: Keep) -> Judged:
+    """Count the rows, and compare events with each other and with those of other loads."""
+    with progress(spark, "counting"):
+        survey = survey_rows(rows, bool(config.input.columns.event_time), keep)
+    with progress(spark, "repeated events"):
+        return settle_events(rows, survey, _overlapping(config, lake, load, survey), keep)
 
 
-def _figures(counts: Counts) -> dict[str, Any]:
-    by_rule = Counter[str]()
-    for (_, rule), rows in counts.items():
-        if rule:
-            by_rule[rule] += rows
-    rows_in = sum(counts.values())
+def _overlapping(config: Config, lake: Lake, load: Load, survey: Survey) -> DataFrame | None:
+    """Clicks of other loads from the times of this one; None where no file can hold any."""
+    replaced = list(survey.spans) if config.input.replace == "days" else []
+    others = clicks_of_others(lake, load, replaced)
+    if others is None or not survey.spans:
+        return None
+    others = others.where(in_spans(survey.spans))
+    return others if others.inputFiles() else None
+
+
+def _pass_gate(
+    spark: SparkSession,
+    config: Config,
+    lake: Lake,
+    load: Load,
+    tally: Tally,
+    held: dict[date | None, int],
+    started_at: datetime,
+) -> None:
+    """Record the load as stopped, and raise, where a check fails."""
+    days = list(tally.valid_by_day)
+    others = rows_by_day(clicks_of_others(lake, load), days[0] - timedelta(days=WEEK), days[-1]) if days else {}
+    vanished = {day: rows for day, rows in held.items() if day and day not in tally.days}
+    shared_days, has_label = config.input.replace == "load", bool(config.input.columns.label)
+    failed = failed_checks(tally, config.quality, has_label, others, shared_days, vanished)
+    if failed:
+        reason = "; ".join(failed)
+        record_load(spark, lake, load, tally, started_at, reason=reason)
+        raise MamdrError(f"input.path: {config.input.path} is not published: {reason}")
+
+
+def _figures(tally: Tally) -> dict[str, Any]:
     return {
-        "rows_in": rows_in,
-        "clicks": rows_in - by_rule.total(),
-        "rejected": by_rule.total(),
-        "rejected_by_rule": dict(sorted(by_rule.items())),
-        "days": len({day for day, rule in counts if rule is None}),
+        "rows_in": tally.rows_in,
+        "clicks": tally.valid,
+        "rejected": tally.rejected,
+        "rejected_by_rule": tally.by_rule,
+        "days": len(tally.valid_by_day),
     }
 
 
-def _check(counts: Counts, path: str) -> None:
-    figures = _figures(counts)
-    if not figures["rows_in"]:
-        raise MamdrError(f"input.path: {path} holds no rows")
-    if not figures["clicks"]:
-        by_rule = ", ".join(f"{rule} {rows}" for rule, rows in figures["rejected_by_rule"].items())
-        raise MamdrError(f"input.path: {path} holds no valid row; rows failed {by_rule}; see input.columns")
+def _warn_of_undeclared(columns: list[str]) -> None:
+    if columns:
+        logger.warning(
+            "the log's columns %s are not used: to keep one, declare it under `features`, e.g. "
+            "{name: %s, kind: categorical, optional: true}",
+            *(", ".join(columns), columns[0]),
+        )
 
 
-def _predicate(days: list[date], source: str | None = None) -> str:
-    """What a load replaces: its days, and of rows without a day those of the same source."""
-    dates = ", ".join(f"DATE'{day.isoformat()}'" for day in days)
-    listed = f"ds IN ({dates})" if days else "false"
-    return listed if source is None else f"({listed}) OR (ds IS NULL AND source = {_sql_string(source)})"
-
-
-def _sql_string(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
-
-
-def _warn_of_many_days(counts: Counts, days: int) -> None:
-    rows = sum(counts.values())
+def _warn_of_many_days(tally: Tally) -> None:
+    days, rows = len(tally.valid_by_day), tally.rows_in
     if days > MANY_DAYS and rows < FEW_ROWS_A_DAY * days:
         logger.warning(
             "%d days of about %d rows make %d small files: file them by month or year with input.columns.ds, "
             "e.g. trunc(event_time, 'month')",
-            days,
-            rows // days,
-            days,
+            *(days, rows // days, days),
         )

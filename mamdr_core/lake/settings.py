@@ -52,6 +52,53 @@ class InputSettings:
     """Options of the Spark reader, e.g. {header: 'true'}."""
     columns: InputColumns = field(default_factory=InputColumns)
     """The columns of a click."""
+    replace: Literal["load", "days"] = "load"
+    """load: replace what an earlier load of the same `path` filed, so that rows for an old day are added to it and a
+    rerun changes nothing; days: replace the days that the input holds wholly, whoever filed them."""
+    earliest: date = date(1990, 1, 1)
+    """A row with an event_time before this day is rejected under event_time_not_ancient."""
+    latest: date | None = None
+    """A row with an event_time after this day is rejected under event_time_not_future; none: more than a day after the
+    start of the job."""
+
+    def __post_init__(self) -> None:
+        """Check the limits."""
+        if self.latest and self.latest < self.earliest:
+            raise ValueError(f"latest {self.latest} is before earliest {self.earliest}")
+
+
+@settings
+class QualitySettings:
+    """The quality gate: what a load must be like to be published; otherwise ingest_clicks stops and changes nothing."""
+
+    max_rejected: float = 0.1
+    """Share of rows that may be rejected."""
+    min_ctr: float = 0.0
+    """Least share of valid rows with label 1; not checked where `input.columns.label` is empty."""
+    max_ctr: float = 1.0
+    """Greatest share of valid rows with label 1."""
+    min_rows_ratio: float = 0.1
+    """A day's rows, all loads together, over the mean of those of the 7 days before that hold rows of other loads; 0:
+    not checked, nor is a day to which the load brings less than this share of its largest (late rows, clocks ahead)."""
+    max_rows_ratio: float = 10.0
+    """Upper limit of the same ratio, on every day of the load; 0: not checked."""
+    max_vanished_days: int = 0
+    """Days that an earlier load of the same path filed and that the path no longer holds: their rows are removed."""
+
+    def __post_init__(self) -> None:
+        """Check that the limits are shares and ratios in order."""
+        for name in ("max_rejected", "min_ctr", "max_ctr"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        if self.min_ctr > self.max_ctr:
+            raise ValueError(f"min_ctr {self.min_ctr} is greater than max_ctr {self.max_ctr}")
+        if self.min_rows_ratio < 0 or 0 < self.max_rows_ratio < self.min_rows_ratio or self.max_rows_ratio < 0:
+            raise ValueError(
+                f"min_rows_ratio and max_rows_ratio must be >= 0 and ordered, got {self.min_rows_ratio} and "
+                f"{self.max_rows_ratio}"
+            )
+        if self.max_vanished_days < 0:
+            raise ValueError(f"max_vanished_days must be >= 0, got {self.max_vanished_days}")
 
 
 @settings

@@ -1,13 +1,15 @@
 """Reading the raw log: whatever Spark reads, with a clear error where it cannot."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from urllib.parse import unquote
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.files import Files
@@ -17,17 +19,26 @@ from mamdr_core.lake.settings import InputSettings
 _UNREADABLE = re.compile(
     r"FAILED_READ_FILE|CANNOT_READ_FILE_FOOTER|UNABLE_TO_INFER_SCHEMA|PATH_NOT_FOUND|DELTA_TABLE_NOT_FOUND|"
     r"DELTA_MISSING|DELTA_PATH_DOES_NOT_EXIST|is not a Delta table|EOFException|ZipException|"
-    r"not in GZIP format|incorrect header check|MalformedInput|is not a Parquet file|ParquetDecodingException"
+    r"not in GZIP format|incorrect header check|MalformedInput|is not a Parquet file|ParquetDecodingException|"
+    r"MALFORMED_RECORD_IN_PARSING"
 )
+_HEADER = re.compile(r"CSV header does not conform|Number of column in CSV header is not equal")
+_OVERFLOW = re.compile(r"ArithmeticException: (?:long|integer) overflow")
 _GLOB = re.compile(r"[*?{\[]")
-_FILE = re.compile(r"((?:file|s3a?|hdfs|abfss?|gs):/[^\s'\"]+?)[.,]?(?=[\s'\"]|$)")
+# Spark takes the word `user` for the account that runs the job where the log has no such column.
+_NO_USER = "current_user()"
+_OF_LINES = ("csv", "json")
+CORRUPT = "_corrupt_record"
+"""The column that holds a line that is not a whole record; null for one that is."""
+_FILE = re.compile(r"((?:file|s3a?|hdfs|abfss?|gs):/[^\s\"]+?)[.,']?(?=[\s\"]|$)")
 
 
 def read_input(spark: SparkSession, settings: InputSettings) -> DataFrame:
-    """The raw log as it is.
+    """The raw log as it is; of CSV and JSON also the column CORRUPT, the line where that is not a whole record.
 
     Raises:
-        MamdrError: `input.path` is empty or matches nothing, or holds nothing in the declared format.
+        MamdrError: `input.path` is empty or matches nothing, or holds nothing in the declared format, or an option
+            would lose rows uncounted.
     """
     if not settings.path:
         raise MamdrError("input.path is not set: name the file, folder or glob of the raw log")
@@ -35,11 +46,38 @@ def read_input(spark: SparkSession, settings: InputSettings) -> DataFrame:
     paths = Files(spark, settings.path).matches() if _GLOB.search(settings.path) else [settings.path]
     if not paths:
         raise MamdrError(f"input.path: {settings.path} matches nothing")
+    if any(key.lower() == "mode" and value.upper() == "DROPMALFORMED" for key, value in settings.options.items()):
+        raise MamdrError(
+            "input.options.mode: DROPMALFORMED loses rows uncounted; leave it out, and they are kept apart"
+        )
     with readable(settings):
         raw = spark.read.format(settings.format).options(**settings.options).load(paths)
-    if not raw.columns:
-        raise MamdrError(f"input.path: {settings.path} holds no {settings.format} data")
-    return raw
+        found = [column for column in raw.schema.fields if column.name != CORRUPT]
+        if not found:
+            raise MamdrError(f"input.path: {settings.path} holds no {settings.format} data")
+        if settings.format not in _OF_LINES:
+            return raw
+        schema = T.StructType([*found, T.StructField(CORRUPT, T.StringType())])
+        # With pruned columns Spark takes a line of too few or too many fields for whole; with enforceSchema it reads a
+        # file whose header differs from the first file's as if it did not.
+        strict = {"columnPruning": "false", "enforceSchema": "false"} if settings.format == "csv" else {}
+        options = {**strict, **settings.options, "columnNameOfCorruptRecord": CORRUPT}
+        return spark.read.format(settings.format).schema(schema).options(**options).load(paths)
+
+
+def raw_columns(raw: DataFrame) -> list[str]:
+    """The columns of the log itself."""
+    return [name for name in raw.columns if name != CORRUPT]
+
+
+def undeclared_columns(raw: DataFrame, used: Sequence[Column]) -> list[str]:
+    """The log's columns that none of the resolved expressions uses, sorted; partition columns do not count."""
+    analyzed = raw.select(*used)._jdf.queryExecution().analyzed()
+    references = analyzed.references().toSeq()
+    seen = {references.apply(number).name() for number in range(references.size())}
+    leaf = raw._jdf.queryExecution().analyzed().collectLeaves().head()
+    partitions = set(leaf.relation().partitionSchema().fieldNames())
+    return sorted(set(raw_columns(raw)) - seen - partitions)
 
 
 @contextmanager
@@ -49,6 +87,11 @@ def readable(settings: InputSettings) -> Iterator[None]:
         yield
     except (PySparkException, Py4JJavaError) as error:
         text = str(error)
+        if _OVERFLOW.search(text):
+            raise MamdrError(
+                "input.columns: a value of the log is too large for one of the expressions; where one is "
+                "timestamp_seconds(x), write timestamp(x): its rows are then rejected by name"
+            ) from None
         if not _UNREADABLE.search(text):
             raise
         raise MamdrError(_explain(settings, text)) from None
@@ -60,8 +103,23 @@ def _explain(settings: InputSettings, text: str) -> str:
     if "UNABLE_TO_INFER_SCHEMA" in text:
         return f"input.path: {settings.path} holds no {settings.format} data"
     file = _FILE.search(text)
-    where = file.group(1) if file else settings.path
+    where = unquote(file.group(1)) if file else settings.path
+    if "FILE_NOT_EXIST" in text:
+        return f"input.path: {where} went away while the log was read; run again when the log is complete"
+    if _HEADER.search(text):
+        return f"input.path: the header of {where} differs from another file's; load such files apart"
+    if "DATA_TYPE_MISMATCH" in text:
+        return f"input.path: {where} has a column of another type than the other files; load it apart"
     return f"input.path: {where} cannot be read as {settings.format}; mend or remove the file, or set input.format"
+
+
+def lacks_columns(raw: DataFrame, expression: str) -> bool:
+    """Whether an expression names a column that the log does not have."""
+    try:
+        analyzed = raw.select(F.expr(expression))._jdf.queryExecution().analyzed()
+    except PySparkException as error:
+        return "UNRESOLVED_COLUMN" in str(error)
+    return _NO_USER in str(analyzed.toString())
 
 
 def resolve(raw: DataFrame, key: str, expression: str) -> Column:
@@ -81,11 +139,10 @@ def resolve(raw: DataFrame, key: str, expression: str) -> Column:
     except PySparkException as error:
         reason = "cannot be parsed" if "PARSE_SYNTAX_ERROR" in str(error) else _reason(error)
     else:
-        # Spark takes the word `user` for the account that runs the job where the log has no such column.
-        if "current_user()" not in plan:
+        if _NO_USER not in plan:
             return F.expr(expression)
         reason = "names no existing column: user"
-    raise MamdrError(f"{key}: {expression!r} {reason}; columns of the log: {', '.join(raw.columns)}") from None
+    raise MamdrError(f"{key}: {expression!r} {reason}; columns of the log: {', '.join(raw_columns(raw))}") from None
 
 
 def _reason(error: PySparkException) -> str:

@@ -5,7 +5,7 @@ import logging
 import uuid
 from typing import Any
 
-from delta.exceptions.captured import ConcurrentTransactionException
+from delta.exceptions import captured as delta_exceptions
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
@@ -18,7 +18,21 @@ from schemas.spark import spark_schema
 logger = logging.getLogger(__name__)
 
 MARKER = "_mamdr_lake"
-_GROWTH, _RECENT = "mamdr growth", 20
+_GROWTH = "mamdr growth"
+# Delta's exceptions reach Python by name only where this module of it has been imported, and share no base class.
+CONFLICTS = (
+    delta_exceptions.ConcurrentAppendException,
+    delta_exceptions.ConcurrentDeleteDeleteException,
+    delta_exceptions.ConcurrentDeleteReadException,
+    delta_exceptions.ConcurrentTransactionException,
+    delta_exceptions.ConcurrentWriteException,
+    delta_exceptions.DeltaConcurrentModificationException,
+    delta_exceptions.MetadataChangedException,
+    delta_exceptions.ProtocolChangedException,
+)
+_RECENT = 100
+TRIES = 3
+"""How often a write is tried that another job's commit gets ahead of."""
 # By default Delta drops its log after 30 days and forgets after 7 which files left; maintain_lake adjusts both.
 _PROPERTIES = {
     "delta.logRetentionDuration": "interval 730 days",
@@ -31,7 +45,7 @@ class Lake:
 
     A table is named, or given as its declaration where features extend it. It is created on first write, with its
     partitioning, NOT NULL columns and CHECK constraints. Writes select exactly the declared columns, in order, and
-    conflicts with another writer surface as Delta's own exceptions.
+    conflicts with another writer surface as Delta's own exceptions, but for `overwrite_where`.
 
     Args:
         spark: a session with Delta.
@@ -94,6 +108,31 @@ class Lake:
         reader = self._spark.read.format("delta")
         return (reader if version is None else reader.option("versionAsOf", version)).load(path)
 
+    def create(self, table: str | Table) -> None:
+        """Make the table, without rows, unless it exists."""
+        table = _declared(table)
+        if self.exists(table):
+            return
+        if not self._files.exists(MARKER):
+            self._files.write_text("The Delta tables in this folder were made by MAMDR on Spark.\n", MARKER)
+        builder = (
+            DeltaTable.createIfNotExists(self._spark)
+            .location(self.path(table))
+            .comment(table.description)
+            .addColumns(spark_schema(table))
+        )
+        constraints = {f"delta.constraints.{name}": condition for name, condition in table.constraints().items()}
+        for name, value in {**constraints, **_PROPERTIES, **_skipping(table)}.items():
+            builder = builder.property(name, value)
+        if table.partition_by:
+            builder = builder.partitionedBy(*table.partition_by)
+        try:
+            builder.execute()
+        except CONFLICTS:
+            # Another job may have made it at this moment.
+            if not self.exists(table):
+                raise
+
     def append(self, table: str | Table, rows: DataFrame, note: dict[str, Any] | None = None) -> None:
         """Add rows. `note` is stamped on the commit (userMetadata in DESCRIBE HISTORY), here and below."""
         self._writer(table, rows, "append", note).save(self.path(table))
@@ -108,7 +147,7 @@ class Lake:
         writer = writer.option("txnAppId", _GROWTH).option("txnVersion", rows_before + 1)
         try:
             writer.save(self.path(table))
-        except ConcurrentTransactionException:
+        except delta_exceptions.ConcurrentTransactionException:
             return False
         # Where the other job's commit was already there, Delta takes ours for a repetition and skips it in silence.
         commits = DeltaTable.forPath(self._spark, self.path(table)).history(_RECENT).select("userMetadata")
@@ -126,8 +165,40 @@ class Lake:
     def overwrite_where(
         self, table: str | Table, rows: DataFrame, predicate: str, note: dict[str, Any] | None = None
     ) -> None:
-        """Replace exactly the rows that satisfy `predicate`; all of `rows` must satisfy it."""
-        self._writer(table, rows, "overwrite", note).option("replaceWhere", predicate).save(self.path(table))
+        """Replace exactly the rows that satisfy `predicate`; all of `rows` must satisfy it.
+
+        Raises:
+            MamdrError: other jobs kept changing what the predicate names.
+        """
+        for _ in range(TRIES):
+            try:
+                writer = self._writer(table, rows, "overwrite", note)
+                return writer.option("replaceWhere", predicate).save(self.path(table))
+            except CONFLICTS as error:
+                logger.warning("%s: another job is writing it: %s", _declared(table).name, type(error).__name__)
+        raise MamdrError(
+            f"{self.path(table)}: another job is writing the same part of it; run again when that has ended"
+        )
+
+    def written(self, table: str | Table, note: dict[str, Any]) -> tuple[int, int]:
+        """The version that the recent write with this note made, and how many rows it wrote.
+
+        Raises:
+            LookupError: none of the newest commits has the note.
+        """
+        history = DeltaTable.forPath(self._spark, self._require(table)).history(_RECENT)
+        found = history.where(F.col("userMetadata") == json.dumps(note)).orderBy("version", ascending=False).first()
+        if found is None:
+            raise LookupError(f"{self.path(table)} has no recent commit with the note {note}")
+        metrics = found["operationMetrics"]
+        return found["version"], int(metrics.get("numOutputRows", 0)) - int(metrics.get("numCopiedRows", 0))
+
+    def undo(self, table: str | Table, version: int) -> bool:
+        """Take the newest commit back, which must be `version` + 1; false where another job has written since."""
+        if self.version(table) != version + 1:
+            return False
+        DeltaTable.forPath(self._spark, self.path(table)).restoreToVersion(version)
+        return True
 
     def merge(self, table: str | Table, rows: DataFrame, on: str, update: dict[str, str]) -> None:
         """Insert rows that match none and update those that do, in one commit.
@@ -156,25 +227,6 @@ class Lake:
         if not known.issuperset(declared.column_names):
             writer = writer.option("mergeSchema", "true")
         return writer.option("userMetadata", json.dumps(note)) if note else writer
-
-    def create(self, table: Table) -> None:
-        """Make the table, empty, unless it exists."""
-        if self.exists(table):
-            return
-        if not self._files.exists(MARKER):
-            self._files.write_text("The Delta tables in this folder were made by MAMDR on Spark.\n", MARKER)
-        builder = (
-            DeltaTable.createIfNotExists(self._spark)
-            .location(self.path(table))
-            .comment(table.description)
-            .addColumns(spark_schema(table))
-        )
-        constraints = {f"delta.constraints.{name}": condition for name, condition in table.constraints().items()}
-        for name, value in {**constraints, **_PROPERTIES, **_skipping(table)}.items():
-            builder = builder.property(name, value)
-        if table.partition_by:
-            builder = builder.partitionedBy(*table.partition_by)
-        builder.execute()
 
     def _require(self, table: str | Table) -> str:
         declared = _declared(table)

@@ -9,7 +9,6 @@ from pyspark.sql import DataFrame, SparkSession
 
 from mamdr_core.config import Config, parse_config
 
-CLICKS = "user string, item string, domain string, label int, event_time timestamp, true_probability double, ds date"
 LOG = "user string, item string, domain string, label string, ts string"
 
 
@@ -26,7 +25,8 @@ def make_clicks(spark: SparkSession) -> Callable[..., DataFrame]:
         strings = "user string, item string, domain string, label int, time string, true_probability double, day string"
         frame = spark.createDataFrame(filled, strings)
         return frame.selectExpr(
-            *("user", "item", "domain", "label", "timestamp(time) event_time", "true_probability", "date(day) ds")
+            *("user", "item", "domain", "label", "timestamp(time) event_time", "true_probability"),
+            *("0L load", "date(day) ds"),
         )
 
     return make
@@ -46,11 +46,15 @@ def make_log(spark: SparkSession, tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def make_config(lake_root: str) -> Callable[..., Config]:
-    """A configuration with lake, input.path and the columns of `make_log`; sections given replace keys."""
+    """A configuration with lake, input.path and the columns of `make_log`; sections given replace keys.
+
+    Small logs with a row for each rule are mostly rejected rows: the quality gate lets any share of them pass.
+    """
 
     def make(path: str = "", columns: dict[str, str] | None = None, **sections: Any) -> Config:
         named = {"label": "label", "event_time": "timestamp(ts)", **(columns or {})}
         source = {"path": path, "columns": named, **sections.pop("input", {})}
-        return parse_config({"lake": {"root": lake_root}, "input": source, **sections})
+        quality = {"max_rejected": 1.0, **sections.pop("quality", {})}
+        return parse_config({"lake": {"root": lake_root}, "input": source, "quality": quality, **sections})
 
     return make

@@ -1,6 +1,7 @@
-"""A load replaces exactly its days, keeps every row once, and writes nothing where it cannot be right."""
+"""A load keeps every row once, tells what it brought, and writes nothing where it cannot be right."""
 
 import logging
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def rows(day, count=6):
 BAD = [(None, "i", "d", "1", f"{DAY_1} 11:00:00"), ("u", "i", "d", "7", f"{DAY_1} 11:00:01"), ("u", "i", "d", "1", "?")]
 
 
-def test_every_row_is_counted_and_kept_once(spark, make_log, make_config, lake_root):
+def test_every_row_is_counted_and_kept_once(spark, make_log, make_config, lake_root, tmp_path):
     log = [*rows(DAY_1), rows(DAY_1)[0], *rows(DAY_2), *BAD]
     assert ingest_clicks(spark, make_config(make_log(log))) == {
         "rows_in": 16,
@@ -32,10 +33,26 @@ def test_every_row_is_counted_and_kept_once(spark, make_log, make_config, lake_r
         "rejected_by_rule": {"event_time_present": 1, "label_binary": 1, "unique_event": 1, "user_present": 1},
         "days": 2,
         "clicks_version": 1,
+        "undeclared_columns": [],
     }
     lake = Lake(spark, lake_root)
     assert lake.read("clicks").count() == 12
     assert lake.read("clicks_rejected").count() == 4
+    line = lake.read("loads").drop("load", "started_at", "finished_at").first().asDict()
+    assert line == {
+        "source": str(tmp_path / "raw"),
+        "status": "published",
+        "rows_in": 16,
+        "clicks": 12,
+        "rejected": 4,
+        "rejected_by_rule": {"event_time_present": 1, "label_binary": 1, "unique_event": 1, "user_present": 1},
+        "days": 2,
+        "first_ds": date(2026, 1, 1),
+        "last_ds": date(2026, 1, 2),
+        "ctr": 6 / 12,
+        "reason": None,
+        "clicks_version": 1,
+    }
 
 
 def test_a_second_run_changes_no_row(spark, make_log, make_config, lake_root):
@@ -46,16 +63,6 @@ def test_a_second_run_changes_no_row(spark, make_log, make_config, lake_root):
     lake = Lake(spark, lake_root)
     for table in ("clicks", "clicks_rejected"):
         assertDataFrameEqual(lake.read(table), lake.read(table, 1))
-
-
-def test_a_later_load_changes_its_own_days_only(spark, make_log, make_config, lake_root):
-    ingest_clicks(spark, make_config(make_log([*rows(DAY_1), *rows(DAY_2), *BAD])))
-    ingest_clicks(spark, make_config(make_log(rows(DAY_1, count=2), name="late")))
-    lake = Lake(spark, lake_root)
-    counts = lake.read("clicks").groupBy(F.col("ds").cast("string")).count().collect()
-    assert {row[0]: row["count"] for row in counts} == {DAY_1: 2, DAY_2: 6}
-    # The day's rejected rows went with it; the row without a day belongs to the other source and stays.
-    assert [row["rule"] for row in lake.read("clicks_rejected").collect()] == ["event_time_present"]
 
 
 def test_a_path_with_a_quote_is_data(spark, make_log, make_config, lake_root):
@@ -71,18 +78,38 @@ def test_the_order_of_the_input_changes_nothing(spark, make_log, make_config, tm
     for name, ordered in (("a", log), ("b", log[::-1])):
         root = str(tmp_path / f"lake_{name}")
         ingest_clicks(spark, make_config(make_log(ordered, name), lake={"root": root}))
-        frames.append(Lake(spark, root).read("clicks"))
+        frames.append(Lake(spark, root).read("clicks").drop("load"))
     assertDataFrameEqual(*frames)
 
 
-def test_declared_features_are_read_and_undeclared_columns_are_not(spark, make_log, make_config, lake_root):
+def test_declared_features_are_read_and_undeclared_columns_are_reported(spark, make_log, make_config, caplog, tmp_path):
     features = [
-        {"name": "hour", "kind": "numeric", "expression": "substr(ts, 12, 2)"},
+        {"name": "hour", "kind": "numeric", "expression": "substr(ts, 12, 2)", "minimum": 10},
         {"name": "ts", "kind": "categorical"},
     ]
-    ingest_clicks(spark, make_config(make_log(rows(DAY_1, count=1)), features=features))
-    row = Lake(spark, lake_root).read("clicks").first()
+    wide = spark.read.parquet(make_log([*rows(DAY_1, count=1), ("u", "i", "d", "1", f"{DAY_1} 09:00:00")]))
+    wide.withColumns({"device": F.lit("phone"), "city": F.lit("x")}).write.parquet(str(tmp_path / "wide"))
+    with caplog.at_level(logging.WARNING):
+        figures = ingest_clicks(spark, make_config(str(tmp_path / "wide"), features=features))
+    row = Lake(spark, str(tmp_path / "lake")).read("clicks").first()
     assert (row["hour"], row["ts"]) == (10.0, f"{DAY_1} 10:00:00")
+    assert figures["rejected_by_rule"] == {"hour_in_range": 1}
+    assert figures["undeclared_columns"] == ["city", "device"]
+    assert "the log's columns city, device are not used: to keep one, declare it under `features`" in caplog.text
+
+
+def test_a_feature_that_is_declared_later_is_null_before_and_in_logs_that_lack_it(
+    spark, make_log, make_config, lake_root, tmp_path
+):
+    ingest_clicks(spark, make_config(make_log(rows(DAY_1, count=1))))
+    features = [{"name": "device", "kind": "categorical", "optional": True}]
+    wide = spark.read.parquet(make_log(rows(DAY_2, count=1), "more")).withColumn("device", F.lit("phone"))
+    wide.write.parquet(str(tmp_path / "wide"))
+    ingest_clicks(spark, make_config(str(tmp_path / "wide"), features=features))
+    figures = ingest_clicks(spark, make_config(make_log(rows("2026-01-03", count=1), "old"), features=features))
+    assert figures["undeclared_columns"] == []
+    devices = {str(row["ds"]): row["device"] for row in Lake(spark, lake_root).read("clicks").collect()}
+    assert devices == {DAY_1: None, DAY_2: "phone", "2026-01-03": None}
 
 
 def test_a_csv_in_gzip_and_a_domain_from_the_file_name(spark, make_config, lake_root, tmp_path: Path):
@@ -131,6 +158,8 @@ def test_a_load_that_cannot_be_right_leaves_the_tables_as_they_were(
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert (lake.version("clicks"), lake.version("clicks_rejected")) == before
+    stopped = [row["reason"] for row in lake.read("loads").where("status = 'stopped'").collect()]
+    assert stopped == ([] if columns else [str(error.value).partition(" is not published: ")[2]])
 
 
 def test_a_failed_first_load_makes_no_lake(spark, make_log, make_config, lake_root):

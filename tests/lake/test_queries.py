@@ -13,8 +13,10 @@ import torch
 
 from mamdr_core.engine.metrics import DomainMetrics
 from mamdr_core.errors import MamdrError
+from mamdr_core.lake.loads import Load, record_load
 from mamdr_core.lake.stats import domain_stats
 from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.tally import Tally
 from mamdr_core.lake.views import VIEWS, create_views, view_statements
 from mamdr_core.training.records import record_metrics
 from schemas import TABLES
@@ -59,25 +61,38 @@ def metrics(aucs):
     return DomainMetrics(rows=rows, clicks=rows // 10, auc=auc, **fields)
 
 
+def record_loads(spark, lake):
+    """The load of CLICKS and REJECTED, stopped at first, and published when it was run again."""
+    tally = Tally()
+    for ds, _, rows, clicks in CLICKS:
+        tally.add((date.fromisoformat(ds), None), rows, clicks)
+    for ds, rule, rows in REJECTED:
+        tally.add((date.fromisoformat(ds) if ds else None, rule), rows)
+    load = Load(7, "raw")
+    record_load(spark, lake, load, tally, datetime(2026, 1, 5, 3, tzinfo=UTC), reason="too few rows")
+    record_load(spark, lake, load, tally, datetime(2026, 1, 5, 4, tzinfo=UTC), clicks_version=1)
+
+
 @pytest.fixture(scope="module")
 def lake(spark, trained_config, tmp_path_factory):
     """The trained lake's examples and vocabularies, with days of clicks and two runs made by hand."""
     root = str(tmp_path_factory.mktemp("queries") / "lake")
-    made_here = ("clicks", "clicks_rejected", "domain_stats", "training_runs", "domain_metrics", "packages")
+    made_here = ("clicks", "clicks_rejected", "loads", "domain_stats", "training_runs", "domain_metrics", "packages")
     shutil.copytree(trained_config.lake.root, root, ignore=shutil.ignore_patterns(*made_here))
     lake = Lake(spark, root)
     schema = "user string, item string, domain string, label int, day string"
     frame = spark.createDataFrame(list(clicks_rows()), schema).selectExpr(
         *("user", "item", "domain", "label", "date(day) ds"),
-        *("timestamp(day) event_time", "double(null) true_probability"),
+        *("timestamp(day) event_time", "double(null) true_probability", "7L load"),
     )
     lake.append("clicks", frame)
     rejected = [
-        (rule, "{}", "raw", "raw/part-0", date.fromisoformat(ds) if ds else None)
+        (rule, "{}", 7, "raw", "raw/part-0", date.fromisoformat(ds) if ds else None)
         for ds, rule, rows in REJECTED
         for _ in range(rows)
     ]
     lake.append("clicks_rejected", spark.createDataFrame(rejected, spark_schema(TABLES["clicks_rejected"])))
+    record_loads(spark, lake)
     domain_stats(spark, replace(trained_config, lake=replace(trained_config.lake, root=root)))
     runs = []
     for day, method in enumerate((*AUCS, "failed"), start=5):
@@ -178,6 +193,20 @@ def test_rejected_rows_are_shares_of_their_day(ask):
     assert Counter({row["rule"]: row["rows"] for row in ask(
         "What do rejected rows look like, and where do they come from?"
     )}) == Counter({rule: rows for _, rule, rows in REJECTED})  # fmt: skip
+
+
+def test_a_load_is_told_by_its_newest_attempt_and_names_the_rows_of_a_day(ask):
+    rows, clicks = (sum(row[column] for row in CLICKS) for column in (2, 3))
+    loads = ask("What did each load bring?")
+    found = [(row["source"], row["status"], row["rows_in"], row["clicks"], row["reason"]) for row in loads]
+    assert found == [("raw", "published", rows + 6, rows, None)]
+    assert loads[0]["ctr"] == clicks / rows
+    days = ask("Which loads hold the rows of a day?")
+    assert {(str(row["ds"]), row["source"], row["rows"]) for row in days} == {
+        ("2026-01-01", "raw", 250),
+        ("2026-01-02", "raw", 242),
+        ("2026-01-04", "raw", 248),
+    }
 
 
 def test_runs_are_compared_on_the_same_examples(ask):

@@ -1,0 +1,138 @@
+"""Writing a judged load: replace what it replaces in clicks_rejected and clicks, or leave both as they were."""
+
+import logging
+from collections.abc import Collection, Iterator, Set
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from pyspark.sql import DataFrame, SparkSession
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.clicks import select_clicks, select_rejected
+from mamdr_core.lake.loads import Load, days_held
+from mamdr_core.lake.progress import progress
+from mamdr_core.lake.repeats import Judged
+from mamdr_core.lake.session import overriding
+from mamdr_core.lake.tables import Lake
+from schemas import Table
+
+logger = logging.getLogger(__name__)
+
+FILE_ROWS = 100_000
+"""Rows of a file at least, on average, for which rows are written as they are read, and not brought together by day."""
+_WRITING = {
+    # A task keeps a file a day open, where Spark would sort its rows by day.
+    "spark.sql.maxConcurrentOutputFileWriters": "32",
+    # Spark's default, the old INT96, takes more bytes and time.
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+}
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Where and how a load is published.
+
+    Attributes:
+        clicks: the table clicks with the declared features.
+        whole_days: whether whole days are replaced (input.replace), and not the load's own rows.
+        held: rows by day that an earlier run of the load filed in clicks.
+        tasks: in how many tasks Spark reads the log.
+        started_at: names the attempt.
+    """
+
+    lake: Lake
+    load: Load
+    clicks: Table
+    whole_days: bool
+    held: Set[date | None]
+    tasks: int
+    started_at: datetime
+
+
+def publish(spark: SparkSession, to: Publication, judged: Judged) -> int:
+    """Write the rejected and the valid rows; returns the version of clicks.
+
+    Raises:
+        MamdrError: not as many rows were written as were counted: the log changed meanwhile. The tables are as before.
+    """
+    note = {"job": "ingest_clicks", "source": to.load.source, "started_at": to.started_at.isoformat()}
+    days: set[date | None] = set(judged.tally.valid_by_day)
+    held_rejected = days_held(to.lake, "clicks_rejected", to.load).keys()
+    with _all_or_nothing(to) as check:
+        rejected = judged.rejected
+        where = _predicate(to, days, judged.tally.rejected_days | held_rejected)
+        if rejected is not None or _has_rows(to.lake, "clicks_rejected", where):
+            rows = select_rejected(
+                judged.settled.limit(0) if rejected is None else rejected, to.load.id, to.load.source
+            )
+            with progress(spark, "clicks_rejected"):
+                to.lake.overwrite_where("clicks_rejected", rows, where, note)
+            check("clicks_rejected", judged.tally.rejected, note)
+        to.lake.create("clicks_rejected")
+        rows = _by_day(select_clicks(judged.valid, to.load.id), to, judged)
+        with progress(spark, "clicks"), overriding(spark, _WRITING):
+            to.lake.overwrite_where(to.clicks, rows, _predicate(to, days, days | to.held), note)
+        return check("clicks", judged.tally.valid, note)
+
+
+class _Check:
+    """Compares what a commit holds with what was counted."""
+
+    def __init__(self, lake: Lake) -> None:
+        self._lake = lake
+
+    def __call__(self, table: str, rows: int, note: dict[str, str]) -> int:
+        version, written = self._lake.written(table, note)
+        if written != rows:
+            raise MamdrError(
+                f"input.path: the log changed while it was read: {rows} rows were counted for {table} and {written} "
+                "written; nothing is published, run again when it is complete"
+            )
+        return version
+
+
+@contextmanager
+def _all_or_nothing(to: Publication) -> Iterator[_Check]:
+    """Undo this job's commits where anything goes wrong."""
+    tables = ("clicks", "clicks_rejected")
+    before = {name: to.lake.version(name) if to.lake.exists(name) else 0 for name in tables}
+    try:
+        yield _Check(to.lake)
+    except Exception:
+        for name in tables:
+            if not to.lake.exists(name) or to.lake.version(name) == before[name]:
+                continue
+            if not to.lake.undo(name, before[name]):
+                logger.warning("%s: other jobs have written it since; load %s again", name, to.load.source)
+        raise
+
+
+def _by_day(rows: DataFrame, to: Publication, judged: Judged) -> DataFrame:
+    files = to.tasks * len(judged.tally.valid_by_day)
+    is_direct = to.tasks == 1 or judged.tally.valid >= FILE_ROWS * files
+    return rows if is_direct and not judged.shuffled else rows.hint("rebalance", "ds")
+
+
+def _predicate(to: Publication, days: set[date | None], touched: set[date | None]) -> str:
+    """What the load replaces: of touched days its own rows, and of whole days all rows.
+
+    Days are always named, so that jobs on different days do not meet.
+    """
+    whole = days if to.whole_days else set[date | None]()
+    parts = [_in_days(whole)] if whole else []
+    if touched - whole:
+        parts.append(f"(load = {to.load.id} AND {_in_days(touched - whole)})")
+    return " OR ".join(parts) or "false"
+
+
+def _in_days(days: Collection[date | None]) -> str:
+    named = ", ".join(f"DATE'{day.isoformat()}'" for day in sorted(day for day in days if day))
+    parts = [f"ds IN ({named})"] if named else []
+    if None in days:
+        parts.append("ds IS NULL")
+    return f"({' OR '.join(parts)})"
+
+
+def _has_rows(lake: Lake, table: str, where: str) -> bool:
+    return lake.exists(table) and not lake.read(table).where(where).isEmpty()

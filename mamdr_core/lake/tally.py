@@ -1,0 +1,74 @@
+"""The figures of a load: its rows by day and rule."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import date
+
+Cell = tuple[date | None, str | None]
+"""A day, and the rule that its rows failed (None: valid)."""
+
+
+@dataclass
+class Tally:
+    """Rows by day and rule, and clicks among the valid ones; rows_in = valid + rejected by construction.
+
+    Example:
+        >>> tally = Tally()
+        >>> tally.add((date(2026, 1, 1), None), 10, 2)
+        >>> tally.add((None, "ds_present"), 1)
+        >>> tally.rows_in, tally.valid, tally.by_rule, tally.ctr
+        (11, 10, {'ds_present': 1}, 0.2)
+    """
+
+    rows: Counter[Cell] = field(default_factory=Counter)
+    clicks: int = 0
+
+    def add(self, cell: Cell, rows: int, clicks: int = 0) -> None:
+        """Count rows of a day and rule, and clicks among valid ones; negative numbers take them away."""
+        self.rows[cell] += rows
+        if cell[1] is None:
+            self.clicks += clicks
+
+    @property
+    def rows_in(self) -> int:
+        """All rows."""
+        return self.rows.total()
+
+    @property
+    def valid(self) -> int:
+        """Rows that failed no rule."""
+        return sum(self.valid_by_day.values())
+
+    @property
+    def rejected(self) -> int:
+        """Rows that failed a rule."""
+        return sum(self.by_rule.values())
+
+    @property
+    def by_rule(self) -> dict[str, int]:
+        """Rows by the rule that they failed, in alphabetical order."""
+        total = Counter[str]()
+        for (_, rule), rows in self.rows.items():
+            if rule and rows:
+                total[rule] += rows
+        return dict(sorted(total.items()))
+
+    @property
+    def valid_by_day(self) -> dict[date, int]:
+        """Valid rows by day, in order."""
+        return dict(sorted((day, rows) for (day, rule), rows in self.rows.items() if day and not rule and rows))
+
+    @property
+    def days(self) -> set[date | None]:
+        """The days of all rows; None: without a day."""
+        return {day for (day, _), rows in self.rows.items() if rows}
+
+    @property
+    def rejected_days(self) -> set[date | None]:
+        """The days of rejected rows; None: without a day."""
+        return {day for (day, rule), rows in self.rows.items() if rule and rows}
+
+    @property
+    def ctr(self) -> float | None:
+        """Share of clicks among the valid rows; None without any."""
+        return self.clicks / self.valid if self.valid else None

@@ -1,0 +1,119 @@
+"""A load replaces its own rows, or whole days where that is asked for, and leaves all others alone."""
+
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.ingest import ingest_clicks
+from mamdr_core.lake.loads import identify_load
+from mamdr_core.lake.tables import Lake
+
+pytestmark = pytest.mark.slow
+
+DAY_1, DAY_2 = "2026-01-01", "2026-01-02"
+
+
+def rows(day, users, label="1"):
+    return [(user, "i", "d", label, f"{day} 10:00:00") for user in users]
+
+
+def clicks_of(spark, root):
+    """(user, day) of every click, sorted."""
+    return sorted((row["user"], str(row["ds"])) for row in Lake(spark, root).read("clicks").collect())
+
+
+def rejected_of(spark, root):
+    """Rules by number of rows."""
+    return Counter(row["rule"] for row in Lake(spark, root).read("clicks_rejected").collect())
+
+
+@pytest.mark.parametrize("order", ["day then late", "late then day"])
+def test_late_rows_are_added_to_their_day_and_reruns_change_nothing(spark, make_log, make_config, lake_root, order):
+    faulty = [(None, "i", "d", "1", f"{DAY_1} 11:00:00")]
+    day = make_config(make_log([*rows(DAY_1, ["a", "b"]), *faulty], "day"))
+    late = make_config(make_log([*rows(DAY_1, ["b", "late"]), *rows(DAY_2, ["c"]), *faulty], "late"))
+    first, second = (day, late) if order == "day then late" else (late, day)
+    ingest_clicks(spark, first)
+    figures = ingest_clicks(spark, second)
+    assert figures["rejected_by_rule"] == {"new_event": 1, "user_present": 1}
+    lake = Lake(spark, lake_root)
+    clicks, rejected = ((row for row in lake.read(name).collect()) for name in ("clicks", "clicks_rejected"))
+    clicks, rejected = sorted(clicks), sorted(rejected)
+    assert clicks_of(spark, lake_root) == [("a", DAY_1), ("b", DAY_1), ("c", DAY_2), ("late", DAY_1)]
+    assert rejected_of(spark, lake_root) == {"user_present": 2, "new_event": 1}
+    for config in (first, second):
+        ingest_clicks(spark, config)
+        assert sorted(lake.read("clicks").collect()) == clicks
+        assert sorted(lake.read("clicks_rejected").collect()) == rejected
+
+
+def test_a_corrected_source_replaces_what_it_brought_also_on_days_that_it_no_longer_holds(
+    spark, make_log, make_config, lake_root
+):
+    ingest_clicks(spark, make_config(make_log([*rows(DAY_1, ["a"]), *rows(DAY_2, ["b"]), ("x", "i", "d", "7", "?")])))
+    corrected = make_log(rows(DAY_2, ["b", "c"]))
+    with pytest.raises(MamdrError, match=r"1 days that this path held before are gone .*removed: 2026-01-01 1"):
+        ingest_clicks(spark, make_config(corrected))
+    ingest_clicks(spark, make_config(f"{corrected}/", quality={"max_vanished_days": 1}))
+    assert clicks_of(spark, lake_root) == [("b", DAY_2), ("c", DAY_2)]
+    assert rejected_of(spark, lake_root) == {}
+
+
+def test_whole_days_are_replaced_whoever_filed_them(spark, make_log, make_config, lake_root):
+    ingest_clicks(
+        spark, make_config(make_log([*rows(DAY_1, ["a"]), *rows(DAY_2, ["b"]), *rows(DAY_2, [None])], "both"))
+    )
+    path = make_log([*rows(DAY_2, ["b", "c"]), *rows(DAY_1, ["", ""])], "day 2")
+    ingest_clicks(spark, make_config(path, input={"replace": "days"}))
+    assert clicks_of(spark, lake_root) == [("a", DAY_1), ("b", DAY_2), ("c", DAY_2)]
+    assert rejected_of(spark, lake_root) == {"user_present": 2}
+    loads = Lake(spark, lake_root).read("clicks").where(f"ds = DATE'{DAY_2}'").select("load").distinct().collect()
+    assert [row["load"] for row in loads] == [identify_load(spark, path).id]
+
+
+def test_an_event_of_another_day_is_known_too(spark, make_log, make_config, lake_root):
+    ingest_clicks(spark, make_config(make_log(rows(DAY_1, ["a", "b"]), "one")))
+    month = {"ds": "trunc(timestamp(ts), 'year') + INTERVAL 40 DAY"}
+    figures = ingest_clicks(spark, make_config(make_log(rows(DAY_1, ["b", "c"]), "two"), month))
+    assert figures["rejected_by_rule"] == {"new_event": 1}
+    assert clicks_of(spark, lake_root) == [("a", DAY_1), ("b", DAY_1), ("c", "2026-02-10")]
+
+
+def test_a_source_is_one_load_however_its_path_is_written(spark, tmp_path: Path):
+    paths = (f"{tmp_path}/raw", f"{tmp_path}/raw/", f"file://{tmp_path}/raw/", f"file:{tmp_path}//raw")
+    assert len({identify_load(spark, path).id for path in paths}) == 1
+    assert identify_load(spark, f"{tmp_path}/raw2").id != identify_load(spark, paths[0]).id
+    strange = f"{tmp_path}/'; DROP TABLE clicks"
+    assert identify_load(spark, strange).source == strange
+
+
+def test_a_lake_of_an_earlier_version_is_refused(spark, make_log, make_config, lake_root, make_clicks):
+    lake = Lake(spark, lake_root)
+    lake.append("clicks", make_clicks([("u", "i", "d")]))
+    old = make_clicks([("u", "i", "d")]).drop("load")
+    old.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(lake.path("clicks"))
+    with pytest.raises(MamdrError, match=r"has no column load: name a new lake.root and ingest again"):
+        ingest_clicks(spark, make_config(make_log(rows(DAY_1, ["a"]))))
+
+
+def test_jobs_that_write_the_same_day_wait_for_each_other(spark, make_log, make_config, lake_root):
+    configs = [make_config(make_log(rows(DAY_1, [name]), name)) for name in ("start", "a", "b")]
+    ingest_clicks(spark, configs[0])
+    failures = []
+
+    def run(config):
+        try:
+            ingest_clicks(spark, config)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(config,)) for config in configs[1:]]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert clicks_of(spark, lake_root) == [("a", DAY_1), ("b", DAY_1), ("start", DAY_1)]

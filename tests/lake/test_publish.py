@@ -1,0 +1,129 @@
+"""A load is published whole or not at all, in whatever way its rows are written."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from pyspark.testing import assertDataFrameEqual
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake import ingest, publish
+from mamdr_core.lake.ingest import ingest_clicks
+from mamdr_core.lake.maintenance import maintain_lake
+from mamdr_core.lake.tables import Lake
+
+pytestmark = pytest.mark.slow
+
+DAYS = ("2026-01-01", "2026-01-02")
+
+
+def rows(count=8, label="1"):
+    return [(f"u{n}", f"i{n % 3}", "d", label, f"{DAYS[n % 2]} 10:00:{n:02d}") for n in range(count)]
+
+
+def clicks_of(spark, root):
+    return Counter((row["user"], row["label"], str(row["ds"])) for row in Lake(spark, root).read("clicks").collect())
+
+
+@pytest.fixture
+def many_files(make_log, tmp_path: Path):
+    """A log in three files, which Spark reads in as many tasks, with a repeated event."""
+    for part in range(3):
+        made = Path(make_log([*rows()[part::3], rows()[0]], f"part{part}"))
+        target = tmp_path / "raw" / f"part-{part}.parquet"
+        target.parent.mkdir(exist_ok=True)
+        next(made.glob("*.parquet")).rename(target)
+    return str(tmp_path / "raw")
+
+
+def test_rows_written_as_they_are_read_or_brought_together_by_day_make_equal_tables(
+    spark, many_files, make_config, tmp_path: Path, monkeypatch
+):
+    before = spark.conf.get("spark.sql.maxConcurrentOutputFileWriters")
+    spark.conf.set("spark.sql.files.openCostInBytes", str(128 << 20))
+    lakes = {}
+    for name, file_rows in (("direct", 1), ("together", 100_000)):
+        monkeypatch.setattr(publish, "FILE_ROWS", file_rows)
+        config = make_config(many_files, lake={"root": str(tmp_path / name)})
+        assert ingest_clicks(spark, config)["rejected_by_rule"] == {"unique_event": 3}
+        lakes[name] = Lake(spark, str(tmp_path / name))
+    spark.conf.unset("spark.sql.files.openCostInBytes")
+    assertDataFrameEqual(lakes["direct"].read("clicks"), lakes["together"].read("clicks"))
+    assertDataFrameEqual(lakes["direct"].read("clicks_rejected"), lakes["together"].read("clicks_rejected"))
+    assert len(lakes["together"].read("clicks").inputFiles()) == 2
+    assert len(lakes["direct"].read("clicks").inputFiles()) > 2
+    assert spark.conf.get("spark.sql.maxConcurrentOutputFileWriters") == before
+
+
+@pytest.mark.parametrize("table", ["clicks", "clicks_rejected"])
+def test_a_log_that_changes_while_it_is_read_is_not_published(
+    spark, make_log, make_config, lake_root, monkeypatch, table
+):
+    faulty = [("", "i", "d", "1", f"{DAYS[0]} 11:00:00")]
+    config = make_config(make_log([*rows(), *faulty]))
+    ingest_clicks(spark, config)
+    lake = Lake(spark, lake_root)
+    names = ("clicks", "clicks_rejected")
+    before = {name: sorted(lake.read(name).collect(), key=str) for name in names}
+    make_log([*rows(6), *faulty])
+    gate = ingest._pass_gate
+
+    def grow(*arguments):
+        gate(*arguments)
+        more = [("late", "i", "d", "1", f"{DAYS[0]} 12:00:00")] if table == "clicks" else faulty
+        made = Path(make_log(more, "more"))
+        next(made.glob("*.parquet")).replace(next(Path(config.input.path).glob("*.parquet")))
+
+    monkeypatch.setattr(ingest, "_pass_gate", grow)
+    with pytest.raises(MamdrError, match=r"input.path: .*the log (changed while it was read|was read; run again)"):
+        ingest_clicks(spark, config)
+    assert {name: sorted(lake.read(name).collect(), key=str) for name in names} == before
+    assert lake.read("loads").count() == 1
+
+
+@pytest.mark.parametrize("killed_at", ["clicks_rejected", "clicks", "loads"])
+def test_a_job_that_was_killed_in_a_write_is_finished_by_the_next(
+    spark, make_log, make_config, lake_root, monkeypatch, killed_at
+):
+    """Killed when the commit is done: that is the latest moment at which the next write can be lost."""
+    faulty = [("", "i", "d", "1", f"{DAYS[0]} 11:00:00")]
+    config = make_config(make_log([*rows(), *faulty]))
+
+    class Killed(BaseException):
+        pass
+
+    def kill_after(method):
+        def write(lake, table, *arguments):
+            method(lake, table, *arguments)
+            if (table if isinstance(table, str) else table.name) == killed_at:
+                raise Killed
+
+        return write
+
+    with monkeypatch.context() as patched:
+        for name in ("overwrite_where", "append"):
+            patched.setattr(Lake, name, kill_after(getattr(Lake, name)))
+        with pytest.raises(Killed):
+            ingest_clicks(spark, config)
+    figures = ingest_clicks(spark, config)
+    assert (figures["rows_in"], figures["clicks"], figures["rejected"]) == (9, 8, 1)
+    assert clicks_of(spark, lake_root) == {(user, 1, ts[:10]): 1 for user, _, _, _, ts in rows()}
+    assert [row["rule"] for row in Lake(spark, lake_root).read("clicks_rejected").collect()] == ["user_present"]
+
+
+def test_loads_whose_files_were_joined_are_still_replaced_one_by_one(spark, make_log, make_config, lake_root):
+    one, two = make_log(rows(8), "one"), make_log(rows(12)[8:], "two")
+    for path in (one, two):
+        ingest_clicks(spark, make_config(path))
+    maintain_lake(spark, make_config())
+    assert len(Lake(spark, lake_root).read("clicks").inputFiles()) == 2
+    ingest_clicks(spark, make_config(make_log(rows(8, label="0"), "one")))
+    expected = {(user, 0, ts[:10]): 1 for user, _, _, _, ts in rows(8)}
+    assert clicks_of(spark, lake_root) == expected | {(user, 1, ts[:10]): 1 for user, _, _, _, ts in rows(12)[8:]}
+
+
+def test_days_of_one_domain_and_without_valid_rows_are_filed(spark, make_log, make_config, lake_root):
+    log = [*rows(3), ("", "i", "d", "1", "2026-01-05 10:00:00")]
+    assert ingest_clicks(spark, make_config(make_log(log)))["days"] == 2
+    rejected = Lake(spark, lake_root).read("clicks_rejected").collect()
+    assert [(row["rule"], str(row["ds"])) for row in rejected] == [("user_present", "2026-01-05")]

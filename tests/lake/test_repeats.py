@@ -1,0 +1,112 @@
+"""Events that repeat are found in one pass, decided by their true columns, and counted as decided."""
+
+from datetime import UTC, date, datetime
+
+import pytest
+from pyspark.sql import functions as F
+
+from mamdr_core.lake import clicks, repeats
+from mamdr_core.lake.caching import kept_frames
+from mamdr_core.lake.clicks import judge_rows, parse_rows, raw_json, select_clicks
+from mamdr_core.lake.repeats import in_spans, settle_events, survey_rows
+from mamdr_core.lake.rules import rules_for
+from mamdr_core.lake.settings import InputColumns, InputSettings
+
+pytestmark = pytest.mark.slow
+
+TIME, LATER = "2026-01-01 10:00:00", "2026-01-01 11:00:00"
+SETTINGS = InputSettings(columns=InputColumns(label="label", event_time="timestamp(ts)"))
+
+
+@pytest.fixture
+def judge(spark, make_log):
+    def make(rows, settings=SETTINGS, name="raw"):
+        parsed = parse_rows(spark.read.parquet(make_log(rows, name)), settings.columns)
+        return judge_rows(parsed, rules_for(settings, (), datetime(2026, 1, 2, tzinfo=UTC)))
+
+    return make
+
+
+def settle(judged, others=None, has_times=True):
+    """(rule, label, raw row) of every row, sorted; and the tally by rule (None: valid)."""
+    with kept_frames() as keep:
+        survey = survey_rows(judged, has_times, keep)
+        settled = settle_events(judged, survey, others, keep)
+        rows = settled.valid.select("_rule", "label", raw_json()).collect()
+        found = sorted(((row[0], row[1], row[2]) for row in rows), key=str)
+        tally = {None: settled.tally.valid, **settled.tally.by_rule}
+        assert settled.tally.clicks == sum(label for rule, label, _ in found if rule is None)
+    counted = {rule: sum(row[0] == rule for row in found) for rule in tally}
+    assert counted == tally
+    return found, tally
+
+
+def test_a_repeated_event_is_kept_once_and_a_click_wins_whatever_the_order(judge):
+    rows = [
+        ("u", "i", "d", "0", TIME),
+        ("u", "i", "d", "1", TIME),
+        ("u", "i", "d", "true", TIME),
+        ("u", "i", "d", "1", LATER),
+        ("v", "i", "d", "0", TIME),
+        (None, "i", "d", "1", TIME),
+        (None, "i", "d", "1", TIME),
+    ]
+    found = [settle(judge(order)) for order in (rows, rows[::-1])]
+    assert found[0] == found[1]
+    assert found[0][1] == {None: 3, "unique_event": 2, "user_present": 2}
+    assert sorted(label for rule, label, _ in found[0][0] if rule is None) == [0, 1, 1]
+
+
+def test_without_a_time_rows_cannot_repeat_each_other(judge):
+    settings = InputSettings(columns=InputColumns(label="label"))
+    rows = [("u", "i", "d", "1", None)] * 2 + [("u", "i", "d", "5", None)]
+    assert settle(judge(rows, settings), has_times=False)[1] == {None: 2, "label_binary": 1}
+
+
+def test_an_event_repeats_on_another_declared_day_too(judge):
+    columns = InputColumns(label="label", event_time="timestamp_seconds(0)", ds="to_date(ts)")
+    settings = InputSettings(columns=columns, earliest=date(1970, 1, 1))
+    rows = [("u", "i", "d", "0", "2026-01-01"), ("u", "i", "d", "1", "2026-01-02"), ("v", "i", "d", "0", "2026-01-01")]
+    found, tally = settle(judge(rows, settings))
+    assert tally == {None: 2, "unique_event": 1}
+    assert [label for rule, label, _ in found if rule] == [0]
+
+
+def test_an_event_of_another_load_is_not_new_and_others_stay(judge):
+    others = select_clicks(judge([("u", "i", "d", "0", TIME), ("x", "i", "d", "0", TIME)], name="others"), 1)
+    rows = [
+        *[("u", "i", "d", "1", TIME)] * 2,
+        *[("v", "i", "d", "1", TIME)] * 2,
+        ("x", "i", "d", "1", TIME),
+        ("x", "i", "d", "1", LATER),
+    ]
+    assert settle(judge(rows), others)[1] == {None: 2, "new_event": 2, "unique_event": 2}
+
+
+def test_events_whose_hashes_collide_are_all_kept(judge, monkeypatch):
+    """All keys are one: only the true columns tell events apart."""
+    for module in (clicks, repeats):
+        monkeypatch.setattr(module, "hash64", lambda *parts: F.xxhash64(F.lit(1)))
+    rows = [(f"u{n}", "i", "d", "1", TIME) for n in range(5)]
+    others = select_clicks(judge([("u3", "i", "d", "0", TIME), ("x", "i", "d", "0", TIME)], name="others"), 1)
+    assert settle(judge(rows))[1] == {None: 5}
+    assert settle(judge([*rows, rows[0]]), others)[1] == {None: 4, "new_event": 1, "unique_event": 1}
+
+
+def test_many_contested_keys_are_decided_alike(judge, monkeypatch):
+    rows = [(f"u{n % 20}", "i", "d", str(n % 2), TIME) for n in range(30)]
+    few = settle(judge(rows))
+    monkeypatch.setattr(repeats, "SMALL", 0)
+    assert settle(judge(rows)) == few
+    assert few[1] == {None: 20, "unique_event": 10}
+
+
+def test_other_loads_are_asked_about_the_times_of_each_day_alone(spark):
+    times = spark.sql("SELECT explode(array(0L, 5L, 9L, 100L, 150L)) micros").selectExpr(
+        "micros", "timestamp_micros(micros) event_time"
+    )
+    spans = {date(1970, 1, 1): (5, 9), date(1970, 1, 2): (100, 120)}
+    assert [row["micros"] for row in times.where(in_spans(spans)).collect()] == [5, 9, 100]
+    many = {date.fromordinal(n): (n, n) for n in range(5, 101)}
+    assert [row["micros"] for row in times.where(in_spans(many)).collect()] == [5, 9, 100]
+    assert times.where(in_spans({})).count() == 0
