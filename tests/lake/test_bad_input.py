@@ -85,7 +85,7 @@ def test_malformed_csv_lines_are_kept_as_they_are(spark, csv_config, tmp_path, l
     rejected = Lake(spark, lake_root).read("clicks_rejected").collect()
     malformed = [row for row in rejected if row["rule"] == "record_well_formed"]
     assert sorted(row["row"] for row in malformed) == sorted(lines)
-    assert {(row["source_file"], row["ds"]) for row in malformed} == {(f"file://{tmp_path}/raw/mixed.csv", None)}
+    assert {(row["source_file"], row["ds"]) for row in malformed} == {(f"file:{tmp_path}/raw/mixed.csv", None)}
     long = next(json.loads(row["row"]) for row in rejected if row["rule"] == "ids_short")
     assert long["user"] == "x" * 10_000_000
     assert set(long) == {"user", "item", "domain", "label", "ts"}
