@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from mamdr_core.features import Feature
 from mamdr_core.lake.hashing import hash64
@@ -13,7 +14,8 @@ from schemas import Rule
 from schemas.clicks import NOT_ANCIENT, NOT_FUTURE, RECORD_WELL_FORMED
 
 FIRST_DAY = "1970-01-01"
-RAW, MALFORMED, SOURCE_FILE, RULE, KEY = "_raw", "_malformed", "_source_file", "_rule", "_key"
+RAW, MALFORMED, SOURCE_FILE = "_raw", "_malformed", "_source_file"
+RULE, KEY, FILED = "_rule", "_key", "_filed"
 EVENT = ("user", "item", "domain", "event_time")
 _NEITHER = -1
 # Days beyond these have no Python date; no rule lets one pass, but they are counted.
@@ -53,19 +55,20 @@ def judge_rows(parsed: DataFrame, rules: Sequence[Rule]) -> DataFrame:
         rules: from `rules_for`: conditions, in order.
 
     Returns:
-        `parsed` with `_rule` (null: valid) and `_key`, a 64-bit hash of a valid row's event, null for other rows.
+        `parsed` with `_rule` (null: valid), `_key`, a 64-bit hash of a valid row's event, null for other rows, and
+        `_filed`, the day that it is filed under.
     """
     failed = [F.when(~F.coalesce(F.expr(rule.condition_sql), F.lit(False)), rule.name) for rule in rules]
     judged = parsed.withColumn(RULE, F.coalesce(*failed, F.lit(None).cast("string")))
     # A line in pieces, or a time that cannot be, has no day to be filed under.
     without_day = [rule.name for rule in (RECORD_WELL_FORMED, NOT_ANCIENT, NOT_FUTURE)]
     filed = F.when(F.col(RULE).isin(without_day), F.lit(None)).otherwise(F.col("ds"))
-    return judged.withColumns({"ds": filed, KEY: F.when(F.col(RULE).isNull(), hash64(*map(F.col, EVENT)))})
+    return judged.withColumns({FILED: filed, KEY: F.when(F.col(RULE).isNull(), hash64(*map(F.col, EVENT)))})
 
 
 def select_clicks(judged: DataFrame, load: int) -> DataFrame:
     """The valid rows: the columns of clicks and the declared features."""
-    valid = judged.where(F.col(RULE).isNull()).drop(RULE, RAW, MALFORMED, SOURCE_FILE, KEY)
+    valid = judged.where(F.col(RULE).isNull()).drop(RULE, RAW, MALFORMED, SOURCE_FILE, KEY, FILED)
     return valid.withColumn("load", F.lit(load).cast("bigint"))
 
 
@@ -77,7 +80,7 @@ def select_rejected(judged: DataFrame, load: int, source: str) -> DataFrame:
         F.lit(load).cast("bigint").alias("load"),
         F.lit(source).alias("source"),
         F.col(SOURCE_FILE).alias("source_file"),
-        "ds",
+        F.col(FILED).alias("ds"),
     )
 
 
@@ -106,7 +109,13 @@ def _declared(raw: DataFrame, columns: InputColumns, features: Sequence[Feature]
 def _label(raw: DataFrame, expression: str) -> Column:
     if not expression:
         return F.lit(1)
-    text = resolve(raw, "input.columns.label", expression).cast("string")
+    label = resolve(raw, "input.columns.label", expression)
+    kind = raw.select(label).schema[0].dataType
+    if isinstance(kind, T.BooleanType):
+        return label.cast("int")
+    if isinstance(kind, T.NumericType):
+        return F.when(label.isin(0, 1), label.cast("int")).when(label.isNotNull(), _NEITHER)
+    text = label.cast("string")
     number = F.coalesce(text.try_cast("double"), text.try_cast("boolean").cast("double"))
     binary = F.when(number == 1, 1).when(number == 0, 0).otherwise(_NEITHER)
     return F.when(F.trim(text) != "", binary)

@@ -8,7 +8,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.caching import Keep, kept_frames
+from mamdr_core.lake.caching import kept_frames
 from mamdr_core.lake.clicks import find_undeclared, judge_rows, parse_rows
 from mamdr_core.lake.features import declared_clicks
 from mamdr_core.lake.gate import WEEK, failed_checks
@@ -23,9 +23,10 @@ from mamdr_core.lake.loads import (
 )
 from mamdr_core.lake.progress import progress
 from mamdr_core.lake.publish import Publication, publish
-from mamdr_core.lake.repeats import Judged, Survey, in_spans, settle_events, survey_rows
+from mamdr_core.lake.repeats import in_spans, settle_events, times_of
 from mamdr_core.lake.rules import rules_for
 from mamdr_core.lake.sources import read_input, readable
+from mamdr_core.lake.survey import Survey, survey_rows
 from mamdr_core.lake.tables import Lake
 from mamdr_core.lake.tally import Tally
 
@@ -56,9 +57,13 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
     parsed = parse_rows(raw, config.input.columns, config.features)
     undeclared = find_undeclared(raw, config.input.columns, config.features)
     _warn_of_undeclared(undeclared)
-    rows = judge_rows(parsed, rules_for(config.input, config.features, started_at))
+    rules = rules_for(config.input, config.features, started_at)
+    rows = judge_rows(parsed, rules)
     with kept_frames() as keep, readable(config.input):
-        judged = _compare(spark, config, lake, load, rows, keep)
+        with progress(spark, "counting"):
+            survey = survey_rows(rows, rules, bool(config.input.columns.event_time), keep)
+        with progress(spark, "repeated events"):
+            judged = settle_events(rows, survey, _overlapping(config, lake, load, rows, survey), keep)
         tally = judged.tally
         held = days_held(lake, "clicks", load)
         _pass_gate(spark, config, lake, load, tally, held, started_at)
@@ -72,21 +77,13 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
     return {**figures, "clicks_version": version, "undeclared_columns": undeclared}
 
 
-def _compare(spark: SparkSession, config: Config, lake: Lake, load: Load, rows: DataFrame, keep: Keep) -> Judged:
-    """Count the rows, and compare events with each other and with those of other loads."""
-    with progress(spark, "counting"):
-        survey = survey_rows(rows, bool(config.input.columns.event_time), keep)
-    with progress(spark, "repeated events"):
-        return settle_events(rows, survey, _overlapping(config, lake, load, survey), keep)
-
-
-def _overlapping(config: Config, lake: Lake, load: Load, survey: Survey) -> DataFrame | None:
+def _overlapping(config: Config, lake: Lake, load: Load, rows: DataFrame, survey: Survey) -> DataFrame | None:
     """Clicks of other loads from the times of this one; None where no file can hold any."""
-    replaced = list(survey.spans) if config.input.replace == "days" else []
-    others = clicks_of_others(lake, load, replaced)
-    if others is None or not survey.spans:
+    columns, days = config.input.columns, list(survey.tally.valid_by_day)
+    others = clicks_of_others(lake, load, days if config.input.replace == "days" else [])
+    if others is None or not days or not columns.event_time:
         return None
-    others = others.where(in_spans(survey.spans))
+    others = others.where(in_spans(times_of(rows, days, bool(columns.ds))))
     return others if others.inputFiles() else None
 
 

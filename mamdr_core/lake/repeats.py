@@ -1,11 +1,10 @@
 """Events that occur more than once: in a load, or in clicks from another load.
 
-A load is surveyed in one scan: rows are counted by day and rule, and keys (64-bit hashes) of events that occur more
-than once are found. Only rows with such a *contested* key, or one that another load's clicks have, are then compared by
-their true columns and decided; all others are never shuffled nor kept.
+Only rows with a *contested* key, one that the survey found more than once or that another load's clicks have, are
+compared by their true columns and decided; all others are never shuffled nor kept.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import reduce
@@ -17,35 +16,17 @@ from pyspark.sql import functions as F
 from mamdr_core.lake.caching import Keep
 from mamdr_core.lake.clicks import EVENT, KEY, RULE, SOURCE_FILE, raw_json
 from mamdr_core.lake.hashing import hash64
+from mamdr_core.lake.survey import Survey
 from mamdr_core.lake.tally import Tally
 from schemas.clicks import NEW_EVENT, UNIQUE_EVENT
 
-TASK_BYTES = 32 << 20
-"""Bytes of the log whose events one task of the survey compares."""
 SMALL = 4_000_000
 """So many contested keys are sent to every task; with more, rows are shuffled to them."""
-_SPREAD = 64
 _MANY_DAYS = 64
+_EPOCH, _DAY = date(1970, 1, 1), 86_400_000_000
 
 Span = tuple[int, int]
 """First and last event_time, in microseconds since 1970 (UTC)."""
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What one scan of a load found.
-
-    Attributes:
-        tally: rows by day and rule, before events are compared; those of repeated keys are left out.
-        repeated: column `_key` of events that occur more than once.
-        repeats: how many keys those are.
-        spans: by day, the times of its valid rows; empty where the log has no times.
-    """
-
-    tally: Tally
-    repeated: DataFrame
-    repeats: int
-    spans: Mapping[date, Span]
 
 
 @dataclass(frozen=True)
@@ -79,30 +60,6 @@ class Judged:
         return reduce(DataFrame.unionByName, parts) if parts else None
 
 
-def survey_rows(judged: DataFrame, has_times: bool, keep: Keep) -> Survey:
-    """Count a load's rows and find its repeated events.
-
-    Args:
-        judged: from `judge_rows`.
-        has_times: whether the log has event times; without them no repetition can be seen.
-        keep: for the small frame that is found.
-    """
-    found = keep(_count_events(judged) if has_times else _count_rows(judged))
-    tally, spans, repeats = Tally(), dict[date, Span](), 0
-    cells = found.groupBy("ds", RULE, F.col(KEY).isNotNull().alias("repeated")).agg(
-        *(F.sum(name).alias(name) for name in ("rows", "clicks")),
-        *(F.min("first").alias("first"), F.max("last").alias("last"), F.count(KEY).alias("keys")),
-    )
-    for row in cells.collect():
-        repeats += row["keys"]
-        if not row["repeated"]:
-            tally.add((row["ds"], row[RULE]), row["rows"], row["clicks"] or 0)
-        if row["ds"] and row[RULE] is None and row["first"] is not None:
-            first, last = spans.get(row["ds"], (row["first"], row["last"]))
-            spans[row["ds"]] = min(first, row["first"]), max(last, row["last"])
-    return Survey(tally, found.where(F.col(KEY).isNotNull()).select(KEY), repeats, spans)
-
-
 def settle_events(judged: DataFrame, survey: Survey, others: DataFrame | None, keep: Keep) -> Judged:
     """Decide the rules unique_event and new_event.
 
@@ -130,51 +87,35 @@ def settle_events(judged: DataFrame, survey: Survey, others: DataFrame | None, k
     return Judged(judged.join(keys, KEY, "left_anti"), contested, tally, faulty, shuffled=not small)
 
 
-def in_spans(spans: Mapping[date, Span]) -> Column:
+def times_of(judged: DataFrame, days: Collection[date], has_ds: bool) -> list[Span]:
+    """Spans of time that hold every event of a load.
+
+    Args:
+        judged: from `judge_rows`.
+        days: of its valid rows.
+        has_ds: whether the log declares the day of a row; else that is the day of its time.
+    """
+    if not has_ds:
+        return [((number := (day - _EPOCH).days) * _DAY, (number + 1) * _DAY - 1) for day in days]
+    time = F.unix_micros("event_time")
+    spans = judged.where(F.col(RULE).isNull()).groupBy("ds").agg(F.min(time), F.max(time)).collect()
+    return [(first, last) for _, first, last in spans]
+
+
+def in_spans(spans: Sequence[Span]) -> Column:
     """Whether an event_time lies in one of the spans; of many, between the first and the last."""
-    joined = list(spans.values())
-    if len(joined) > _MANY_DAYS:
-        joined = [(min(first for first, _ in joined), max(last for _, last in joined))]
-    limits = ([F.timestamp_micros(F.lit(limit)) for limit in span] for span in joined)
+    if len(spans) > _MANY_DAYS:
+        spans = [(min(first for first, _ in spans), max(last for _, last in spans))]
+    limits = ([F.timestamp_micros(F.lit(limit)) for limit in span] for span in spans)
     return reduce(or_, (F.col("event_time").between(first, last) for first, last in limits), F.lit(False))
 
 
-def _count_rows(judged: DataFrame) -> DataFrame:
-    counted = judged.groupBy("ds", RULE).agg(F.count("*").alias("rows"), F.sum("label").alias("clicks"))
-    return counted.withColumns(
-        {KEY: F.lit(None).cast("bigint"), "first": F.lit(None).cast("bigint"), "last": F.lit(None).cast("bigint")}
-    )
-
-
-def _count_events(judged: DataFrame) -> DataFrame:
-    """Rows by day, rule and repeated key (null: all others)."""
-    valid = F.col(RULE).isNull()
-    # A rejected row has no key; those must not all meet in one task.
-    spread = F.coalesce(F.col(KEY), F.pmod(hash64(*map(F.col, EVENT)), F.lit(_SPREAD)))
-    events = (
-        judged.select(spread.alias("spread"), RULE, "ds", "label", F.unix_micros("event_time").alias("time"))
-        # Aggregated after the shuffle only: before it nearly every event is alone, and a map of all would not fit.
-        .repartition(_tasks(judged), "spread")
-        .groupBy("spread", RULE, F.when(~valid, F.col("ds")).alias("rejected_ds"))
-        # Rows of one key have one day, unless an event repeats under a declared ds: then it is contested anyhow.
-        .agg(
-            *(F.count("*").alias("rows"), F.sum("label").alias("clicks")),
-            *(F.min("ds").alias("ds"), F.min("time").alias("time")),
-        )
-    )
-    repeated = F.when(valid & (F.col("rows") > 1), F.col("spread"))
-    return events.groupBy("ds", RULE, repeated.alias(KEY)).agg(
-        *(F.sum(name).alias(name) for name in ("rows", "clicks")),
-        *(F.min("time").alias("first"), F.max("time").alias("last")),
-    )
-
-
 def _decide(rows: DataFrame, others: DataFrame | None) -> DataFrame:
-    """Judge contested rows; adds `repeated`, whether several rows of the load have the key."""
+    """Judge contested rows."""
     # Not the hash but the true columns, so that two events of one hash are both kept.
     content = hash64(raw_json(), F.col(SOURCE_FILE))
     place = F.row_number().over(Window.partitionBy(*EVENT).orderBy(F.col("label").desc(), content))
-    rows = rows.withColumn("place", place).withColumn("repeated", F.count("*").over(Window.partitionBy(KEY)) > 1)
+    rows = rows.withColumn("place", place)
     known = F.lit(False)
     if others is not None:
         events = others.select(*EVENT).distinct().withColumn("known", F.lit(True))
@@ -184,21 +125,14 @@ def _decide(rows: DataFrame, others: DataFrame | None) -> DataFrame:
 
 
 def _correct(tally: Tally, decided: DataFrame) -> Tally:
-    """The tally with contested rows counted as decided; those of keys that occur once were counted as valid."""
+    """The tally with contested rows counted as decided; all were counted as valid."""
     corrected = Tally(tally.rows.copy(), tally.clicks)
-    counted = decided.groupBy("ds", RULE, "repeated").agg(F.count("*").alias("rows"), F.sum("label").alias("clicks"))
+    counted = decided.groupBy("ds", RULE).agg(F.count("*").alias("rows"), F.sum("label").alias("clicks"))
     for row in counted.collect():
-        if not row["repeated"]:
-            corrected.add((row["ds"], None), -row["rows"], -row["clicks"])
+        corrected.add((row["ds"], None), -row["rows"], -row["clicks"])
         corrected.add((row["ds"], row[RULE]), row["rows"], row["clicks"])
     return corrected
 
 
 def _with_key(clicks: DataFrame) -> DataFrame:
     return clicks.withColumn(KEY, hash64(*map(F.col, EVENT)))
-
-
-def _tasks(judged: DataFrame) -> int:
-    log = judged._jdf.queryExecution().optimizedPlan().collectLeaves().head()
-    size = int(log.stats().sizeInBytes())
-    return min(max(-(-size // TASK_BYTES), 1), 4096)

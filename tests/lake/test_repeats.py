@@ -5,12 +5,13 @@ from datetime import UTC, date, datetime
 import pytest
 from pyspark.sql import functions as F
 
-from mamdr_core.lake import clicks, repeats
+from mamdr_core.lake import clicks, repeats, survey
 from mamdr_core.lake.caching import kept_frames
 from mamdr_core.lake.clicks import judge_rows, parse_rows, raw_json, select_clicks
-from mamdr_core.lake.repeats import in_spans, settle_events, survey_rows
+from mamdr_core.lake.repeats import in_spans, settle_events, times_of
 from mamdr_core.lake.rules import rules_for
 from mamdr_core.lake.settings import InputColumns, InputSettings
+from mamdr_core.lake.survey import survey_rows
 
 pytestmark = pytest.mark.slow
 
@@ -18,11 +19,15 @@ TIME, LATER = "2026-01-01 10:00:00", "2026-01-01 11:00:00"
 SETTINGS = InputSettings(columns=InputColumns(label="label", event_time="timestamp(ts)"))
 
 
+def rules_of(settings=SETTINGS):
+    return rules_for(settings, (), datetime(2026, 1, 2, tzinfo=UTC))
+
+
 @pytest.fixture
 def judge(spark, make_log):
     def make(rows, settings=SETTINGS, name="raw"):
         parsed = parse_rows(spark.read.parquet(make_log(rows, name)), settings.columns)
-        return judge_rows(parsed, rules_for(settings, (), datetime(2026, 1, 2, tzinfo=UTC)))
+        return judge_rows(parsed, rules_of(settings))
 
     return make
 
@@ -30,8 +35,8 @@ def judge(spark, make_log):
 def settle(judged, others=None, has_times=True):
     """(rule, label, raw row) of every row, sorted; and the tally by rule (None: valid)."""
     with kept_frames() as keep:
-        survey = survey_rows(judged, has_times, keep)
-        settled = settle_events(judged, survey, others, keep)
+        found = survey_rows(judged, rules_of(), has_times, keep)
+        settled = settle_events(judged, found, others, keep)
         rows = settled.valid.select("_rule", "label", raw_json()).collect()
         found = sorted(((row[0], row[1], row[2]) for row in rows), key=str)
         tally = {None: settled.tally.valid, **settled.tally.by_rule}
@@ -101,12 +106,23 @@ def test_many_contested_keys_are_decided_alike(judge, monkeypatch):
     assert few[1] == {None: 20, "unique_event": 10}
 
 
-def test_other_loads_are_asked_about_the_times_of_each_day_alone(spark):
+def test_other_loads_are_asked_about_the_times_of_each_day_alone(spark, judge):
     times = spark.sql("SELECT explode(array(0L, 5L, 9L, 100L, 150L)) micros").selectExpr(
         "micros", "timestamp_micros(micros) event_time"
     )
-    spans = {date(1970, 1, 1): (5, 9), date(1970, 1, 2): (100, 120)}
-    assert [row["micros"] for row in times.where(in_spans(spans)).collect()] == [5, 9, 100]
-    many = {date.fromordinal(n): (n, n) for n in range(5, 101)}
-    assert [row["micros"] for row in times.where(in_spans(many)).collect()] == [5, 9, 100]
-    assert times.where(in_spans({})).count() == 0
+    assert [row["micros"] for row in times.where(in_spans([(5, 9), (100, 120)])).collect()] == [5, 9, 100]
+    assert [row["micros"] for row in times.where(in_spans([(n, n) for n in range(5, 101)])).collect()] == [5, 9, 100]
+    assert times.where(in_spans([])).count() == 0
+    judged = judge([("u", "i", "d", "1", TIME), ("u", "i", "d", "1", LATER)])
+    day, hour = 86_400_000_000, 3_600_000_000
+    start = (date(2026, 1, 1) - date(1970, 1, 1)).days * day
+    assert times_of(judged, [date(2026, 1, 1)], has_ds=False) == [(start, start + day - 1)]
+    assert times_of(judged, [date(2026, 1, 1)], has_ds=True) == [(start + 10 * hour, start + 11 * hour)]
+
+
+def test_a_survey_of_many_tasks_and_rounds_finds_the_same(judge, monkeypatch):
+    rows = [(f"u{n % 97}", "i", "d", str(n % 3), TIME) for n in range(200)]
+    few = settle(judge(rows))
+    monkeypatch.setattr(survey, "TASK_BYTES", 100)
+    monkeypatch.setattr(survey, "PACKED_KEYS", 7)
+    assert settle(judge(rows).repartition(5)) == few
