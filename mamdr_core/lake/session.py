@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark.logger import PySparkLogger
@@ -87,6 +88,16 @@ def shuffles_of(spark: SparkSession, rows: int) -> dict[str, int]:
     """Settings for a job that shuffles so many rows: more partitions than the session has where it is large."""
     name = "spark.sql.shuffle.partitions"
     return {name: max(int(str(spark.conf.get(name))), -(-rows // ROWS_A_TASK))}
+
+
+def memory_of(spark: SparkSession) -> int:
+    """Bytes of memory of the driver or of an executor, whichever has less."""
+    jvm: Any = spark._jvm
+    driver = int(jvm.java.lang.Runtime.getRuntime().maxMemory())
+    if str(spark.sparkContext.master).startswith("local["):
+        return driver
+    executor = spark.sparkContext.getConf().get("spark.executor.memory", "1g")
+    return min(driver, int(jvm.org.apache.spark.network.util.JavaUtils.byteStringAsBytes(executor)))
 
 
 @contextmanager

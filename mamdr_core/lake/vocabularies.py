@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.caching import kept_frames
 from mamdr_core.lake.hashing import bucket, hash64
+from mamdr_core.lake.session import memory_of
 from mamdr_core.lake.settings import IdSettings
 from mamdr_core.lake.tables import Lake
 from schemas import UNKNOWN_INDEX, Table
@@ -23,8 +24,8 @@ BUCKETS = 64
 """New ids are numbered in so many independent buckets; fixed, because the numbering depends on it."""
 TRIES = 5
 """Times that ids are numbered again because another job was first."""
-BROADCAST_ROWS = 16_000_000
-"""Vocabularies up to this size are sent whole to every executor, about 50 bytes an id; larger ones are shuffled."""
+BROADCAST_BYTES = 400
+"""A vocabulary is sent whole to every executor if so much of its memory falls to each id, a sixth of which it takes."""
 _HASH, _BUCKET, _OLD, _NUMBER = "_hash", "_bucket", "_old", "_number"
 
 
@@ -125,7 +126,7 @@ def encode(rows: DataFrame, hashed: str, vocabulary: DataFrame, to: str) -> Data
         to: name of the index column; replaces one of that name.
     """
     indices = vocabulary.select(hash64(F.col("id")).alias("_key"), F.col("index").alias("_index"))
-    small = vocabulary.count() <= BROADCAST_ROWS
+    small = vocabulary.count() * BROADCAST_BYTES <= memory_of(rows.sparkSession)
     joined = rows.join(indices.hint("broadcast" if small else "shuffle_hash"), F.col(hashed) == F.col("_key"), "left")
     return joined.withColumn(to, F.coalesce("_index", F.lit(UNKNOWN_INDEX))).drop("_key", "_index")
 

@@ -86,7 +86,7 @@ def test_a_large_vocabulary_is_shuffled_and_gives_the_same_indices(spark, make_c
     rows = make_clicks([(f"u{n}", "i", "d") for n in range(40)]).select(hash64(F.col("user")).alias("user_hash"))
     vocabulary = spark.createDataFrame([(f"u{n}", n) for n in range(30)], "id string, index int")
     small = encode(rows, "user_hash", vocabulary, to="user")
-    monkeypatch.setattr(vocabularies, "BROADCAST_ROWS", 29)
+    monkeypatch.setattr(vocabularies, "memory_of", lambda _: 30 * vocabularies.BROADCAST_BYTES - 1)
     large = encode(rows, "user_hash", vocabulary, to="user")
     assert "BroadcastHashJoin" in small._jdf.queryExecution().simpleString()
     assert "ShuffledHashJoin" in large._jdf.queryExecution().simpleString()
