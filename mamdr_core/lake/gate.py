@@ -5,7 +5,7 @@ from datetime import date, timedelta
 
 from mamdr_core.lake.settings import QualitySettings
 from mamdr_core.lake.tally import Tally
-from schemas.clicks import NEW_EVENT
+from schemas.clicks import NEW_EVENT, UNIQUE_EVENT
 
 WEEK = 7
 _NAMED = 3
@@ -43,10 +43,12 @@ def failed_checks(
 
 
 def _check_rejected(tally: Tally, settings: QualitySettings) -> Iterator[str]:
-    share = tally.rejected / tally.rows_in
+    # Of rows that repeat each other one is kept: nothing is lost with the others.
+    lost = tally.rejected - tally.by_rule.get(UNIQUE_EVENT.name, 0)
+    share = lost / tally.rows_in
     if share > settings.max_rejected:
         yield (
-            f"{tally.rejected} of {tally.rows_in} rows ({share:.2%}) are rejected, more than quality.max_rejected "
+            f"{lost} of {tally.rows_in} rows ({share:.2%}) are rejected, more than quality.max_rejected "
             f"{settings.max_rejected:g}: {_rules(tally)}{_hint(tally)}"
         )
 

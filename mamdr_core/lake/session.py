@@ -94,7 +94,7 @@ def memory_of(spark: SparkSession) -> int:
     """Bytes of memory of the driver or of an executor, whichever has less."""
     jvm: Any = spark._jvm
     driver = int(jvm.java.lang.Runtime.getRuntime().maxMemory())
-    if str(spark.sparkContext.master).startswith("local["):
+    if not str(spark.sparkContext.master).startswith(("spark:", "yarn", "k8s:", "local-cluster")):
         return driver
     executor = spark.sparkContext.getConf().get("spark.executor.memory", "1g")
     return min(driver, int(jvm.org.apache.spark.network.util.JavaUtils.byteStringAsBytes(executor)))

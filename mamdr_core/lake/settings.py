@@ -72,7 +72,7 @@ class QualitySettings:
     """The quality gate: what a load must be like to be published; otherwise ingest_clicks stops and changes nothing."""
 
     max_rejected: float = 0.1
-    """Share of rows that may be rejected."""
+    """Share of rows that may be rejected; those that repeat another row of the load (unique_event) do not count."""
     min_ctr: float = 0.0
     """Least share of valid rows with label 1; not checked where `input.columns.label` is empty."""
     max_ctr: float = 1.0

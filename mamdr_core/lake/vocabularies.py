@@ -24,8 +24,8 @@ BUCKETS = 64
 """New ids are numbered in so many independent buckets; fixed, because the numbering depends on it."""
 TRIES = 5
 """Times that ids are numbered again because another job was first."""
-BROADCAST_BYTES = 400
-"""A vocabulary is sent whole to every executor if so much of its memory falls to each id, a sixth of which it takes."""
+BROADCAST_BYTES = 1_000
+"""A vocabulary is sent whole to every executor if so much of its memory falls to each id. A larger one gains nothing by it (benchmarks/README.md)."""
 _HASH, _BUCKET, _OLD, _NUMBER = "_hash", "_bucket", "_old", "_number"
 
 

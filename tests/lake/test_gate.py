@@ -37,6 +37,7 @@ def test_too_many_rejected_rows_are_named_by_rule():
         "25 of 125 rows (20.00%) are rejected, more than quality.max_rejected 0.1: label_binary 5, user_present 20"
     ]
     assert check(rejected={"user_present": 25}, max_rejected=0.2) == []
+    assert check(rejected={"user_present": 5, "unique_event": 100}) == [], "one of each is kept"
 
 
 def test_rows_that_other_loads_brought_lead_to_the_setting_that_replaces_them():
