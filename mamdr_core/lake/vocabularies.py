@@ -25,7 +25,7 @@ BUCKETS = 64
 TRIES = 5
 """Times that ids are numbered again because another job was first."""
 BROADCAST_BYTES = 1_000
-"""A vocabulary is sent whole to every executor if so much of its memory falls to each id; a larger one gains nothing."""
+"""A vocabulary is sent whole to every executor if so much of its memory falls to each id; a larger one is shuffled."""
 _HASH, _BUCKET, _OLD, _NUMBER = "_hash", "_bucket", "_old", "_number"
 
 
