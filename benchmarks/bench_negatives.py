@@ -32,13 +32,18 @@ DOMAINS = 1000
 ROWS_A_USER, ROWS_AN_ITEM = 5, 26
 SETTINGS = ExamplesSettings(negatives=NegativeSettings(kind="in_domain"))
 SHORTEST_MEDIAN = 1.0
+KINDS = ("time_ratio", "processor_ratio")
+HEAD = (
+    "| positives | negatives | median s (spread) | us a positive | of processor "
+    "| slowest task over the median: time | its stage | processor | its stage |"
+)
 
 
 def main() -> None:
     options = _parse()
     # The JVM reads these at its start, which is the session's.
     os.environ["PYSPARK_SUBMIT_ARGS"] = (
-        f"--master local[{options.cores}] --driver-memory 16g "
+        f"--master local[{options.cores}] --driver-memory {options.memory} "
         # As many tasks as a cluster would have: joined into two, as two cores would have it, none could straggle.
         f"--conf spark.sql.shuffle.partitions={options.partitions} "
         f"--conf spark.sql.files.minPartitionNum={options.partitions} "
@@ -47,10 +52,7 @@ def main() -> None:
     spark = make_session("bench_negatives")
     spark.sparkContext.setLogLevel("ERROR")
     folder = Path(options.folder or tempfile.mkdtemp(prefix="mamdr-bench-"))
-    lines = [
-        "| positives | negatives | median s (spread) | us a positive | slowest task over the median | worst stage |"
-    ]
-    lines.append("|---|---|---|---|---|---|")
+    lines = [HEAD, "|---" * (HEAD.count("|") - 1) + "|"]
     for rows in options.rows:
         found = measure(spark, folder, int(rows), options)
         print(json.dumps(found), flush=True)
@@ -66,24 +68,29 @@ def measure(spark: SparkSession, folder: Path, rows: int, options: argparse.Name
     source = folder / f"pairs_{rows}"
     if not source.exists():
         make_pairs(spark, rows, options.partitions).repartition(options.partitions).write.parquet(str(source))
-    seconds, stages = [], []
+    seconds, stages, processor = [], [], []
     for _ in range(options.repeats):
         before = _last_stage(spark)
         started = time.perf_counter()
         plans = draw(spark, source, folder / "negatives")
         seconds.append(time.perf_counter() - started)
+        # The store learns of a task's end a little later than the driver.
+        time.sleep(1)
         stages.append(_stages(spark, after=before))
-        print(f"{rows} rows: {seconds[-1]:.1f} s", file=sys.stderr, flush=True)
+        processor.append(sum(stage.executorCpuTime() for stage in _all_stages(spark, after=before)) / 1e9)
+        print(f"{rows} rows: {seconds[-1]:.1f} s, {processor[-1]:.1f} s of processor", file=sys.stderr, flush=True)
     positives = sum(plan.clicks for plan in plans)
-    worst = max((stage for run in stages for stage in run), key=lambda stage: stage["ratio"], default=None)
+    compared = [stage for run in stages for stage in run]
     return {
         "positives": positives,
         "negatives": sum(plan.negatives for plan in plans),
         "missing": sum(plan.missing for plan in plans),
         "largest_domain": max(plan.clicks for plan in plans) / positives,
         "seconds": [round(each, 1) for each in seconds],
+        "processor_seconds": [round(each, 1) for each in processor],
         "microseconds_a_positive": round(1e6 * statistics.median(seconds) / positives, 1),
-        "worst_ratio": worst,
+        "processor_microseconds_a_positive": round(1e6 * statistics.median(processor) / positives, 1),
+        "worst": {kind: max(compared, key=lambda each: each[kind], default=None) for kind in KINDS},
         "stages": stages[-1],
         **faults(spark, source, folder / "negatives", plans),
     }
@@ -135,34 +142,33 @@ def _last_stage(spark: SparkSession) -> int:
     return max((stage.stageId() for stage in _all_stages(spark)), default=-1)
 
 
-def _all_stages(spark: SparkSession) -> list[Any]:
+def _all_stages(spark: SparkSession, after: int = -1) -> list[Any]:
     store = spark._jsc.sc().statusStore()  # type: ignore[union-attr]
     found = store.stageList(None, False, False, _quantiles(spark), spark._jvm.java.util.ArrayList())  # type: ignore[union-attr]
-    return [found.apply(index) for index in range(found.size()) if found.apply(index).numCompleteTasks()]
+    stages = [found.apply(index) for index in range(found.size())]
+    return [stage for stage in stages if stage.numCompleteTasks() and stage.stageId() > after]
 
 
 def _stages(spark: SparkSession, after: int) -> list[dict[str, Any]]:
     """Tasks of the stages since `after` whose median task is long enough for a comparison."""
-    # The store learns of a task's end a little later than the driver.
-    time.sleep(1)
     store = spark._jsc.sc().statusStore()  # type: ignore[union-attr]
     found = []
-    for stage in _all_stages(spark):
-        if stage.stageId() <= after:
-            continue
-        times = store.taskSummary(stage.stageId(), stage.attemptId(), _quantiles(spark)).get().executorRunTime()
-        median, longest = times.apply(0) / 1e3, times.apply(1) / 1e3
-        if median > SHORTEST_MEDIAN:
+    for stage in _all_stages(spark, after):
+        tasks = store.taskSummary(stage.stageId(), stage.attemptId(), _quantiles(spark)).get()
+        times, processor = (
+            [each.apply(n) for n in (0, 1)] for each in (tasks.executorRunTime(), tasks.executorCpuTime())
+        )
+        if times[0] / 1e3 > SHORTEST_MEDIAN:
             found.append(
                 {
                     "stage": stage.stageId(),
                     "tasks": stage.numCompleteTasks(),
                     "rows_in": stage.shuffleReadRecords() + stage.inputRecords(),
                     "rows_out": stage.shuffleWriteRecords() + stage.outputRecords(),
-                    "cpu_s": round(stage.executorCpuTime() / 1e9, 1),
-                    "median_s": round(median, 2),
-                    "max_s": round(longest, 2),
-                    "ratio": round(longest / median, 2),
+                    "processor_s": round(stage.executorCpuTime() / 1e9, 1),
+                    "median_s": round(times[0] / 1e3, 2),
+                    "time_ratio": round(times[1] / times[0], 2),
+                    "processor_ratio": round(processor[1] / processor[0], 2),
                 }
             )
     return sorted(found, key=lambda stage: stage["stage"])
@@ -179,9 +185,12 @@ def _quantiles(spark: SparkSession) -> Any:
 def _line(found: dict[str, Any]) -> str:
     seconds = found["seconds"]
     spread = f"{statistics.median(seconds):.0f} ({min(seconds):.0f} to {max(seconds):.0f})"
-    worst = found["worst_ratio"]
-    shown = f"{worst['ratio']:.1f} | {worst['median_s']} s, {worst['tasks']} tasks" if worst else "- | none above 1 s"
-    return f"| {found['positives']} | {found['negatives']} | {spread} | {found['microseconds_a_positive']} | {shown} |"
+    microseconds = f"{found['microseconds_a_positive']} | {found['processor_microseconds_a_positive']}"
+    worst = dict.fromkeys(KINDS, "- | no stage")
+    for kind, stage in found["worst"].items():
+        if stage:
+            worst[kind] = f"{stage[kind]:.1f} | {stage['tasks']} tasks, median {stage['median_s']} s"
+    return f"| {found['positives']} | {found['negatives']} | {spread} | {microseconds} | {' | '.join(worst.values())} |"
 
 
 def _parse() -> argparse.Namespace:
@@ -189,6 +198,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rows", type=float, nargs="+", default=[1e6], help="clicked pairs")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--memory", default="16g")
     parser.add_argument("--partitions", type=int, default=32)
     parser.add_argument("--folder", help="keeps the pairs for another call; default: a temporary folder")
     return parser.parse_args()
