@@ -28,7 +28,7 @@ def test_a_table_is_created_as_declared(spark, lake_root, make_clicks):
         "delta.deletedFileRetentionDuration",
         "delta.dataSkippingStatsColumns",
     }
-    assert properties["delta.dataSkippingStatsColumns"] == "event_time"
+    assert properties["delta.dataSkippingStatsColumns"] == "event_time,load"
     assert set(properties) > constraints
     assert lake.read("clicks").columns == list(TABLES["clicks"].column_names)
 
