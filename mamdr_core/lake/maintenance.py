@@ -4,12 +4,6 @@ import logging
 from collections import Counter
 from typing import Any
 
-from delta.exceptions import (
-    ConcurrentAppendException,
-    ConcurrentDeleteDeleteException,
-    ConcurrentDeleteReadException,
-    MetadataChangedException,
-)
 from delta.tables import DeltaTable
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
@@ -18,7 +12,7 @@ from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.files import Files
 from mamdr_core.lake.settings import MaintainSettings
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.tables import CONFLICTS, Lake
 from mamdr_core.lake.vacuum import (
     CHECK,
     DataFiles,
@@ -40,12 +34,6 @@ RUNNING_DAYS = 14
 _CHECKPOINT = 10
 """Commits between two checkpoints: a version is put together from the checkpoint before it."""
 _YEAR, _DAY_MS = 365, 86_400_000
-_CONFLICTS = (
-    ConcurrentAppendException,
-    ConcurrentDeleteDeleteException,
-    ConcurrentDeleteReadException,
-    MetadataChangedException,
-)
 
 
 def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
@@ -189,7 +177,7 @@ def _compact(spark: SparkSession, lake: Lake, table: Table) -> int:
     try:
         done = DeltaTable.forPath(spark, lake.path(table)).optimize().executeCompaction()
         joined = done.select("metrics.numFilesRemoved").first()
-    except _CONFLICTS:
+    except CONFLICTS:
         logger.warning("%s: another job is writing it; its small files stay until the next run", table.name)
         return 0
     return int(joined[0]) if joined else 0

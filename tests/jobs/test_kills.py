@@ -26,9 +26,9 @@ QUICK = (
 )
 WRITES = {
     "ingest_clicks": ("clicks_rejected", "clicks", "loads"),
-    "build_examples": ("users", "items", "domains", "vocabulary_city", "user_features", "examples"),
+    "build_examples": ("users", "vocabulary_city", "user_features", "examples"),
 }
-"""The tables that a job writes, in its order."""
+"""The tables that a job writes, in its order; of the vocabularies, which one function writes, the first and the last."""
 
 
 @pytest.fixture(scope="module")
