@@ -28,7 +28,7 @@ WRITES = {
     "ingest_clicks": ("clicks_rejected", "clicks", "loads"),
     "build_examples": ("users", "vocabulary_city", "user_features", "examples"),
 }
-"""The tables that a job writes, in its order; of the vocabularies, which one function writes, the first and the last."""
+"""Tables that a job writes, in its order; of the vocabularies, which one function writes, the first and the last."""
 
 
 @pytest.fixture(scope="module")
