@@ -106,7 +106,7 @@ def test_domains_of_one_row_or_one_class_are_trained_but_not_measured(spark, tra
     raw = str(tmp_path / "raw")
     frame = spark.createDataFrame(rows, "user string, item string, domain string, label boolean, t int")
     frame.coalesce(1).write.parquet(raw)
-    columns = replace(trained_config.input.columns, event_time="timestamp_seconds(t)", true_probability="")
+    columns = replace(trained_config.input.columns, event_time="timestamp_seconds(t + 1767225600)", true_probability="")
     config = replace(
         trained_config,
         lake=replace(trained_config.lake, root=str(tmp_path / "lake")),
