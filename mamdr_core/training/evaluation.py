@@ -36,7 +36,10 @@ def evaluate_columns(
     columns: Columns,
     collective: Collective | None = None,
 ) -> DomainMetrics:
-    """Figures of all domains, the same on every rank; each domain is measured by the rank that holds its rows.
+    """Figures of all domains, the same on every rank.
+
+    Each domain is measured by the rank that holds its rows: ranks exchange figures by domain, never scores, and an AUC
+    is exact however many ranks there are.
 
     Args:
         engine: predicts.
@@ -46,7 +49,7 @@ def evaluate_columns(
         collective: the ranks; None: this process alone.
     """
     parts = []
-    # Some domains at a time: measuring takes many times the memory of a row.
+    # Some domains at a time, so that the logits of a large split never lie in memory together.
     for first, last in domain_parts(columns.offsets.numpy(), PART_ROWS):
         logits = predict_domains(engine, shared, specific, columns, range(first, last))
         offsets = columns.offsets[first : last + 1]
