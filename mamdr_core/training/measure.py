@@ -8,13 +8,14 @@ import yaml
 from pyspark.sql import SparkSession
 
 from mamdr_core.config import Config, parse_config
+from mamdr_core.engine.device import choose_device
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.tables import Lake
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import pin_examples
 from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.package import load_package
-from mamdr_core.training.rank import choose_device, make_engine
+from mamdr_core.training.rank import make_engine
 from mamdr_core.training.records import find_run, record_metrics
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mamdr_core.config import Config
 from mamdr_core.engine.columns import Columns, Visit
+from mamdr_core.engine.device import choose_device
 from mamdr_core.engine.eager import EagerEngine, initial_shared
 from mamdr_core.engine.hashing import derive_seed
 from mamdr_core.engine.metrics import DomainMetrics, segmented_auc
@@ -133,18 +134,6 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         device=str(device),
         saved=saved,
     )
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of a rank; auto: CUDA where torch finds it.
-
-    Raises:
-        MamdrError: CUDA is asked for and torch finds none.
-    """
-    found = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and found == "cpu":
-        raise MamdrError("train.device is cuda, but torch finds no CUDA device here: use auto or cpu")
-    return torch.device(found if name == "auto" else name)
 
 
 def make_engine(config: Config, pinned: PinnedExamples, share: Share, device: torch.device) -> EagerEngine:

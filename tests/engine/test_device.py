@@ -1,0 +1,79 @@
+"""The device follows the setting, what torch can use, and the rank's place on its machine."""
+
+import pytest
+import torch
+
+from mamdr_core.engine.device import choose_device
+from mamdr_core.errors import MamdrError
+
+WHEEL = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_120", "compute_120"]
+
+
+@pytest.fixture
+def devices(monkeypatch):
+    """Make torch find CUDA devices of the given compute capabilities; none, as here, by default."""
+
+    def find(*capabilities, built=WHEEL):
+        monkeypatch.setattr(torch.version, "cuda", "12.8")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(capabilities))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capabilities[index])
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"Card {index}")
+        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built)
+
+    monkeypatch.delenv("HOROVOD_LOCAL_RANK", raising=False)
+    find()
+    return find
+
+
+def test_cpu_is_the_cpu_also_beside_a_usable_card(devices):
+    devices((9, 0))
+    assert choose_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+@pytest.mark.parametrize(("local_rank", "index"), [(None, 0), ("0", 0), ("1", 1), ("5", 2)])
+def test_ranks_of_one_machine_take_its_cards_in_turn(devices, monkeypatch, name, local_rank, index):
+    devices((9, 0), (9, 0), (9, 0))
+    if local_rank:
+        monkeypatch.setenv("HOROVOD_LOCAL_RANK", local_rank)
+    assert choose_device(name) == torch.device("cuda", index)
+
+
+def test_without_a_card_auto_is_the_cpu_and_cuda_an_error(devices):
+    assert choose_device("auto") == torch.device("cpu")
+    with pytest.raises(MamdrError, match=r"train.device is cuda, but torch finds no CUDA device .* use auto or cpu"):
+        choose_device("cuda")
+
+
+def test_a_torch_without_cuda_says_so(devices, monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(MamdrError, match=r"torch .* is built without CUDA"):
+        choose_device("cuda")
+
+
+def test_a_card_that_torch_is_not_built_for_is_named_and_auto_leaves_it_alone(devices, caplog):
+    devices((6, 1))
+    with pytest.raises(MamdrError, match=r"CUDA device 0 \(Card 0, sm_61\) is not among .*sm_75, sm_80"):
+        choose_device("cuda")
+    with caplog.at_level("INFO"):
+        assert choose_device("auto") == torch.device("cpu")
+    assert "training runs on the CPU: CUDA device 0 (Card 0, sm_61)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "runs"),
+    [
+        ((8, 9), ["sm_80"], True),  # code for 8.0 runs on 8.9
+        ((8, 0), ["sm_86"], False),
+        ((9, 0), ["sm_80", "sm_86"], False),
+        ((9, 0), ["sm_80", "compute_80"], True),  # PTX is compiled for later cards
+        ((7, 5), ["sm_80", "compute_80"], False),
+        ((9, 0), ["sm_90a"], True),
+        ((12, 0), ["sm_90", "sm_120"], True),
+        ((10, 3), ["sm_100", "sm_120"], True),
+    ],
+)
+def test_a_card_runs_code_of_its_own_generation_and_ptx_of_earlier_ones(devices, capability, built, runs):
+    devices(capability, built=built)
+    assert choose_device("auto").type == ("cuda" if runs else "cpu")
