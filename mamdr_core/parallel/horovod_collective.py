@@ -1,6 +1,6 @@
 """Collective over Horovod."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import horovod.torch as hvd
 import torch
@@ -21,22 +21,24 @@ class HorovodCollective:
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """Sum over ranks."""
-        summed: Tensor = hvd.allreduce(tensor, name="allreduce", op=hvd.Sum)
-        return summed
+        return _through(lambda own: hvd.allreduce(own, name="allreduce", op=hvd.Sum), tensor)
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         """All ranks' rows, in rank order."""
-        gathered: Tensor = hvd.allgather(tensor.contiguous(), name="allgather")
-        return gathered
+        return _through(lambda own: hvd.allgather(own, name="allgather"), tensor.contiguous())
 
     def all_to_all(self, tensor: Tensor, splits: Sequence[int]) -> Tensor:
         """Rows sent to this rank."""
-        received: Tensor = hvd.alltoall(tensor.contiguous(), torch.tensor(splits, dtype=torch.int32), name="alltoall")[
-            0
-        ]
-        return received
+        counts = torch.tensor(splits, dtype=torch.int32)
+        return _through(lambda own: hvd.alltoall(own, counts, name="alltoall")[0], tensor.contiguous())
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Rank 0's tensor."""
-        sent: Tensor = hvd.broadcast(tensor, name="broadcast", root_rank=0)
-        return sent
+        return _through(lambda own: hvd.broadcast(own, name="broadcast", root_rank=0), tensor)
+
+
+def _through(operation: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
+    """Horovod takes CUDA tensors as they are if it was built with NCCL; otherwise they go through the host's memory."""
+    if tensor.device.type == "cpu" or hvd.nccl_built():
+        return operation(tensor)
+    return operation(tensor.cpu()).to(tensor.device)
