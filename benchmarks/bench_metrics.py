@@ -1,0 +1,116 @@
+"""AUC of every domain in one segmented pass, against scikit-learn's `roc_auc_score` in a loop over the domains.
+
+    .venv/bin/python benchmarks/bench_metrics.py --rows 23e6 --domains 69102 --repeats 5
+
+Domains have log-normal sizes, as the synthetic logs'. A quarter of the scores is rounded to three decimals, so that
+there are ties. Both measure the same rows in this one process. The loop leaves out domains of one class, which have no
+AUC, and is run once: at full size it takes a minute or more. Beside the time by the clock stands that of the processor,
+which other jobs on the machine change less.
+"""
+
+import argparse
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from mamdr_core.datasets.settings import SyntheticSettings
+from mamdr_core.datasets.world import domain_sizes
+from mamdr_core.engine.columns import offsets_of
+from mamdr_core.engine.metrics import domain_metrics, segmented_auc
+
+CTR = 0.2
+
+
+def main() -> None:
+    options = _parse()
+    scores_N, labels_N, offsets = draw(int(options.rows), options.domains)
+    wanted, loop = timed(lambda: loop_auc(scores_N, labels_N, offsets), 1)
+    found, ours = timed(lambda: segmented_auc(scores_N, labels_N, offsets), options.repeats)
+    _, doubles = timed(lambda: segmented_auc(scores_N.double(), labels_N, offsets), options.repeats)
+    _, all_figures = timed(lambda: domain_metrics(scores_N, labels_N, offsets, None), options.repeats)
+    if not torch.equal(found.isnan(), wanted.isnan()):
+        raise SystemExit("error: other domains have an AUC than in scikit-learn's loop")
+    difference = (found - wanted)[~wanted.isnan()].abs().max().item()
+
+    rows_n = offsets.diff()
+    print(f"{machine()}; {len(scores_N):,} rows, {len(rows_n):,} domains of")
+    print(f"{rows_n.min():,} to {rows_n.max():,} rows (median {rows_n.median():,}), {_known(wanted):,} with an AUC.")
+    print(f"Largest difference from scikit-learn: {difference:.1e}. Median of {options.repeats}, the loop once.\n")
+    print("| what | median s | spread s | processor s | the loop's time over this | by processor time |")
+    print("|---|---|---|---|---|---|")
+    measured = {
+        "scikit-learn, domain by domain": loop,
+        "segmented AUC, float32": ours,
+        "segmented AUC, float64": doubles,
+        "AUC, logloss, mean prediction, float32": all_figures,
+    }
+    loop_clock, loop_processor = loop[0]
+    for what, each in measured.items():
+        clock, processor = (statistics.median(seconds) for seconds in zip(*each, strict=True))
+        spread = f"{min(each)[0]:.3f} to {max(each)[0]:.3f}"
+        ratios = f"{loop_clock / clock:.0f} | {loop_processor / processor:.0f}"
+        print(f"| {what} | {clock:.3f} | {spread} | {processor:.3f} | {ratios} |")
+
+
+def draw(rows: int, domains: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores float32 [N], labels float32 [N] that they tell something about, offsets int64 [n + 1]."""
+    counts = torch.from_numpy(domain_sizes(SyntheticSettings(rows=rows, domains=domains)))
+    random = np.random.default_rng(0)
+    scores = random.standard_normal(rows, dtype=np.float32)
+    tied = random.random(rows) < 1 / 4
+    scores[tied] = scores[tied].round(3)
+    labels = random.random(rows) < CTR * np.exp(scores / 4)
+    return torch.from_numpy(scores), torch.from_numpy(labels.astype(np.float32)), offsets_of(counts)
+
+
+def loop_auc(scores_N: Tensor, labels_N: Tensor, offsets: Tensor) -> Tensor:
+    """scikit-learn's AUC by domain, float64 [n]; NaN for a domain of one class."""
+    scores, labels, edges = scores_N.numpy(), labels_N.numpy(), offsets.tolist()
+    found = np.full(len(edges) - 1, np.nan)
+    for domain in range(len(found)):
+        rows = slice(edges[domain], edges[domain + 1])
+        if 0 < labels[rows].sum() < edges[domain + 1] - edges[domain]:
+            found[domain] = roc_auc_score(labels[rows], scores[rows])
+    return torch.from_numpy(found)
+
+
+def timed(measure: Callable[[], Any], repeats: int) -> tuple[Any, list[tuple[float, float]]]:
+    """What the last call returned, and the seconds of each by the clock and of the processor."""
+    seconds = []
+    for _ in range(repeats):
+        clock, processor = time.perf_counter(), time.process_time()
+        found = measure()
+        seconds.append((time.perf_counter() - clock, time.process_time() - processor))
+    return found, seconds
+
+
+def machine() -> str:
+    """The processor's name, as the kernel tells it, and the platform."""
+    told = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    name = re.search(r"^model name\s*: (.*)$", told, flags=re.M)
+    return f"{name[1] if name else platform.processor()}, {platform.platform()}"
+
+
+def _known(auc_n: Tensor) -> int:
+    return int((~auc_n.isnan()).sum())
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=float, default=23e6)
+    parser.add_argument("--domains", type=int, default=69_102)
+    parser.add_argument("--repeats", type=int, default=5)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
