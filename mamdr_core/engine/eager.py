@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mamdr_core.engine.columns import Columns, FrozenTables, Visit
+from mamdr_core.engine.drawing import draw_rows
 from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.optimizers import AdamMoments, AdamState, adam_change
 from mamdr_core.engine.parameters import Change, Rows, Shared, Theta
@@ -259,18 +260,27 @@ def _write_moments(state: AdamState, working: dict[str, _WorkingTable]) -> None:
             state.tables[name].second[table.ids_U] = table.moments.second
 
 
-def initial_shared(module: nn.Module, tables: Sequence[Table], seed: int, device: torch.device | str = "cpu") -> Shared:
+def initial_shared(
+    module: nn.Module,
+    tables: Sequence[Table],
+    seed: int,
+    device: torch.device | str = "cpu",
+    part: tuple[int, int] = (0, 1),
+) -> Shared:
     """theta_S before training: the module's own initial values, embeddings drawn from N(0, 0.01).
 
     Args:
         module: as built under the same seed.
         tables: its embedding tables; only trainable ones are drawn.
         seed: decides the embeddings.
+        device: where theta_S is wanted.
+        part: (r, W): only rows r, r + W, ... of each table, with the values that they have in the whole.
     """
+    first, step = part
     generator = torch.Generator().manual_seed(seed)
     dense = torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()])
     drawn = {
-        table.name: torch.randn(table.rows, table.width, generator=generator).mul_(0.01).to(device)
+        table.name: draw_rows(table.rows, table.width, generator, first, step).mul_(0.01).to(device)
         for table in tables
         if table.trainable
     }
