@@ -29,12 +29,11 @@ class HorovodCollective:
         gathered: Tensor = hvd.allgather(tensor.contiguous(), name="allgather")
         return gathered
 
-    def all_to_all(self, tensor: Tensor, splits: Sequence[int]) -> Tensor:
-        """Rows sent to this rank."""
-        received: Tensor = hvd.alltoall(tensor.contiguous(), torch.tensor(splits, dtype=torch.int32), name="alltoall")[
-            0
-        ]
-        return received
+    def all_to_all(self, tensor: Tensor, splits: Sequence[int]) -> tuple[Tensor, list[int]]:
+        """Rows sent to this rank, and how many came from each."""
+        sent = torch.tensor(splits, dtype=torch.int32)
+        received, counts = hvd.alltoall(tensor.contiguous(), sent, name="alltoall")
+        return received, counts.tolist()
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Rank 0's tensor."""
