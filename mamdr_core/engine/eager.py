@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mamdr_core.engine.columns import Columns, FrozenTables, Visit
+from mamdr_core.engine.drawing import draw_rows
 from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.optimizers import AdamMoments, AdamState, adam_change
 from mamdr_core.engine.parameters import Change, Rows, Shared, Theta
@@ -49,6 +50,7 @@ class _WorkingTable:
     trains: bool
     may_move_U: Tensor | None
     moments: AdamMoments | None
+    step_before: int  # of Adam when `moments` were zero
     local: list[Tensor]  # by visit, places in ids_U, int64 [M]
 
     def change(self) -> Rows:
@@ -117,7 +119,7 @@ class EagerEngine:
             visits: what it meets, in order.
             lr: inner learning rate alpha.
             optimizer: "adam" or "sgd".
-            state: Adam's moments to carry on and advance in place; None: fresh ones.
+            state: Adam's moments to carry on and advance in place; None, or a table that it lacks: fresh ones.
             scope: what may change.
             seed: decides dropout.
 
@@ -191,11 +193,13 @@ class EagerEngine:
         trains = scope.covers(table.name)
         only = (scope.only or {}).get(table.name)
         moments = None
+        step_before = state.step if state else 0
         if trains and adam:
             moments = AdamMoments.zeros_like(static_UD)
-            if state:
+            if state and table.name in state.tables:
                 whole = state.tables[table.name]
                 moments = AdamMoments(whole.first[ids_U], whole.second[ids_U])
+                step_before = 0
         return _WorkingTable(
             ids_U=ids_U,
             static_UD=static_UD,
@@ -203,6 +207,7 @@ class EagerEngine:
             trains=trains,
             may_move_U=None if only is None else torch.isin(ids_U, only),
             moments=moments,
+            step_before=step_before,
             local=list(local.split([len(ids) for ids in met])),
         )
 
@@ -248,29 +253,38 @@ def _step_rows(table: _WorkingTable, local_B: Tensor, gradient_BD: Tensor, step:
         table.dynamic_UD[place_V] -= lr * gradient_VD
         return
     first_VD, second_VD = table.moments.first[place_V], table.moments.second[place_V]
-    table.dynamic_UD[place_V] -= adam_change(gradient_VD, first_VD, second_VD, step, lr)
+    table.dynamic_UD[place_V] -= adam_change(gradient_VD, first_VD, second_VD, step - table.step_before, lr)
     table.moments.first[place_V], table.moments.second[place_V] = first_VD, second_VD
 
 
 def _write_moments(state: AdamState, working: dict[str, _WorkingTable]) -> None:
     for name, table in working.items():
-        if table.moments is not None:
+        if table.moments is not None and name in state.tables:
             state.tables[name].first[table.ids_U] = table.moments.first
             state.tables[name].second[table.ids_U] = table.moments.second
 
 
-def initial_shared(module: nn.Module, tables: Sequence[Table], seed: int, device: torch.device | str = "cpu") -> Shared:
+def initial_shared(
+    module: nn.Module,
+    tables: Sequence[Table],
+    seed: int,
+    device: torch.device | str = "cpu",
+    part: tuple[int, int] = (0, 1),
+) -> Shared:
     """theta_S before training: the module's own initial values, embeddings drawn from N(0, 0.01).
 
     Args:
         module: as built under the same seed.
         tables: its embedding tables; only trainable ones are drawn.
         seed: decides the embeddings.
+        device: where theta_S is wanted.
+        part: (r, W): only rows r, r + W, ... of each table, with the values that they have in the whole.
     """
+    first, step = part
     generator = torch.Generator().manual_seed(seed)
     dense = torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()])
     drawn = {
-        table.name: torch.randn(table.rows, table.width, generator=generator).mul_(0.01).to(device)
+        table.name: draw_rows(table.rows, table.width, generator, first, step).mul_(0.01).to(device)
         for table in tables
         if table.trainable
     }

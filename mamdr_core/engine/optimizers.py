@@ -28,7 +28,8 @@ class AdamMoments:
 class AdamState:
     """Adam's state of theta_S: the step count, moments of the dense parameters and of every embedding table.
 
-    The count is one for all; a table's moments move only where a row is touched (lazy Adam).
+    The count is one for all; a table's moments move only where a row is touched (lazy Adam). Sharded tables have none
+    here: they would have to travel with the rows, so theirs are fresh in every trajectory.
     """
 
     dense: AdamMoments
@@ -38,7 +39,8 @@ class AdamState:
     @classmethod
     def zeros_like(cls, shared: Shared) -> "AdamState":
         """The state before the first step."""
-        tables = {name: AdamMoments.zeros_like(table) for name, table in shared.tables.items()}
+        whole = {name: table for name, table in shared.tables.items() if isinstance(table, Tensor)}
+        tables = {name: AdamMoments.zeros_like(table) for name, table in whole.items()}
         return cls(AdamMoments.zeros_like(shared.dense), tables)
 
 
@@ -62,23 +64,26 @@ class OuterOptimizer:
     """Applies theta~ - theta to theta_S (Alg. 1, line 7).
 
     `sgd` is Eq. 4; `nesterov` (Sutskever et al. 2013, as torch.optim.SGD) and `adam` take -(theta~ - theta) as the
-    gradient. Embedding rows move, and their momenta decay, only where the change touches them.
+    gradient. Embedding rows move, and their momenta decay, only where the change touches them. Of a sharded table a
+    rank has the momenta of its own rows, and a change holds own rows only.
     """
 
     settings: OuterSettings
     step_count: int = 0
-    first: Shared | None = field(default=None)
-    second: Shared | None = field(default=None)
+    first: "_Momenta | None" = field(default=None)
+    second: "_Momenta | None" = field(default=None)
 
     def step(self, shared: Shared, change: Change) -> None:
         """Move `shared` in place."""
         self.step_count += 1
         if self.settings.optimizer != "sgd" and self.first is None:
-            self.first = _zeros_like(shared)
-            self.second = _zeros_like(shared) if self.settings.optimizer == "adam" else None
+            self.first = _Momenta.zeros_like(shared)
+            self.second = _Momenta.zeros_like(shared) if self.settings.optimizer == "adam" else None
         shared.dense += self._update(change.dense, None, slice(None))
-        for table, rows in change.rows.items():
-            shared.tables[table].index_add_(0, rows.ids, self._update(rows.values, table, rows.ids))
+        for name, rows in change.rows.items():
+            table = shared.tables[name]
+            place_U = rows.ids if isinstance(table, Tensor) else table.places(rows.ids)
+            table.index_add_(0, place_U, self._update(rows.values, name, place_U))
 
     def _update(self, change: Tensor, table: str | None, place: Tensor | slice) -> Tensor:
         beta, momentum = self.settings.beta, self.settings.momentum
@@ -98,7 +103,14 @@ class OuterOptimizer:
         return update
 
 
-def _zeros_like(shared: Shared) -> Shared:
-    return Shared(
-        torch.zeros_like(shared.dense), {name: torch.zeros_like(table) for name, table in shared.tables.items()}
-    )
+@dataclass
+class _Momenta:
+    """One number for each of this rank's parameters: dense [P], and by embedding table those of the rows it holds."""
+
+    dense: Tensor
+    tables: dict[str, Tensor]
+
+    @classmethod
+    def zeros_like(cls, shared: Shared) -> "_Momenta":
+        held = {name: table if isinstance(table, Tensor) else table.own for name, table in shared.tables.items()}
+        return cls(torch.zeros_like(shared.dense), {name: torch.zeros_like(rows) for name, rows in held.items()})

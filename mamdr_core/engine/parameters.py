@@ -1,9 +1,13 @@
 """Points and steps in parameter space: theta_S, theta_i, theta~ - theta, without ever copying an embedding table."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from mamdr_core.engine.columns import Visit
 
 
 @dataclass
@@ -58,12 +62,47 @@ def _merge(left: Rows, right: Rows) -> Rows:
     return Rows(ids, values.index_add_(0, place, torch.cat([left.values, right.values])))
 
 
+class TableShard(Protocol):
+    """An embedding table of which every rank owns some rows, and looks up those that it has fetched.
+
+    `mamdr_core.parallel.sharded` implements it. Whatever trains or predicts looks rows up through `Theta.gather`; the
+    outer optimizer changes `own`.
+    """
+
+    column: str
+    """The id column that selects its rows."""
+    own: Tensor
+    """This rank's rows, float32 [K, D]."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the whole table."""
+
+    def fetch(self, ids: Tensor) -> None:
+        """Bring the rows `ids` within reach, in place of those before; every rank takes part."""
+
+    def __getitem__(self, ids_U: Tensor) -> Tensor:
+        """Fetched rows [U, D]."""
+
+    def places(self, ids: Tensor) -> Tensor:
+        """Where rows of this rank lie in `own`."""
+
+    def index_add_(self, dim: int, places: Tensor, values: Tensor) -> object:
+        """Add to `own` in place."""
+
+    def clone(self) -> "TableShard":
+        """A copy that shares no memory."""
+
+    def to(self, device: torch.device | str) -> "TableShard":
+        """The same on `device`."""
+
+
 @dataclass
 class Shared:
-    """theta_S: dense parameters [P] and whole embedding tables, by name float32 [rows, D]."""
+    """theta_S: dense parameters [P] and embedding tables by name, whole (float32 [rows, D]) or sharded over ranks."""
 
     dense: Tensor
-    tables: dict[str, Tensor]
+    tables: Mapping[str, Tensor | TableShard]
 
     def to(self, device: torch.device | str) -> "Shared":
         """The same on `device`."""
@@ -72,6 +111,17 @@ class Shared:
     def copy(self) -> "Shared":
         """A copy that shares no memory."""
         return Shared(self.dense.clone(), {name: table.clone() for name, table in self.tables.items()})
+
+    def reach(self, visits: Sequence[Visit]) -> None:
+        """Fetch the rows of sharded tables that `visits` meet, in place of those before (section 4.5's static cache).
+
+        With sharded tables every rank calls this equally often, without visits too; whole tables are always in reach.
+        """
+        nothing = torch.zeros(0, dtype=torch.long, device=self.dense.device)
+        for table in self.tables.values():
+            if not isinstance(table, Tensor):
+                met = [visit.ids(table.column).to(nothing.device) for visit in visits]
+                table.fetch(torch.cat([nothing, *met]))
 
 
 @dataclass

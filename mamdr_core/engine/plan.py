@@ -3,7 +3,7 @@
 It follows from domain sizes, seed and epoch alone, so every rank, and a restarted run, computes the same one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,3 +108,16 @@ def domain_parts(offsets: Ints, rows: int) -> Iterator[tuple[int, int]]:
         last = int(np.searchsorted(offsets, offsets[first] + rows, side="right")) - 1
         yield first, max(last, first + 1)
         first = max(last, first + 1)
+
+
+def parts_in_step(offsets: Ints, rows: int, most: Callable[[int], int]) -> list[tuple[int, int]]:
+    """`domain_parts`, and empty ones at the end, so that every rank has as many and may fetch rows in each.
+
+    Args:
+        offsets: where each domain's rows begin, int64 [n + 1].
+        rows: of a part, at most.
+        most: the largest over ranks of a number.
+    """
+    parts = list(domain_parts(offsets, rows))
+    end = len(offsets) - 1
+    return parts + [(end, end)] * (most(len(parts)) - len(parts))

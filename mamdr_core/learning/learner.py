@@ -42,6 +42,7 @@ class Learner:
         shared: theta_S, the same on all ranks after every round.
         specific: theta_i by domain index, of this rank's domains.
         average: mean over ranks of changes, weighted by a number.
+        most: the largest over ranks of a number.
         outer: the outer optimizer.
         inner: settings of theta_S's inner loop.
         dr: settings of DR.
@@ -63,6 +64,7 @@ class Learner:
     inner: InnerSettings
     dr: DRSettings
     seed: int
+    most: Callable[[int], int] = int
     rank: int = 0
     adam: AdamState | None = None
     pending: dict[int, list[Tensor]] = field(default_factory=dict)
@@ -75,6 +77,10 @@ class Learner:
             return None
         self.adam = self.adam or AdamState.zeros_like(self.shared)
         return self.adam
+
+    def reach(self, visits: Sequence[Visit]) -> None:
+        """Bring theta_S's embedding rows that `visits` meet within reach; see `Shared.reach`."""
+        self.shared.reach(visits)
 
     def count(self, visits: Sequence[Visit]) -> int:
         """Rows of some visits; also counts them as descended on."""

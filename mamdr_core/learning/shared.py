@@ -34,6 +34,7 @@ def joint(learner: Learner, round_: Round) -> None:
 
 def _move(learner: Learner, round_: Round, visits: Sequence[Visit], outer: OuterOptimizer) -> None:
     theta = Theta(learner.shared)  # line 2
+    learner.reach(visits)
     inner = learner.inner
     seed = learner.round_seed(round_, learner.rank)
     change = learner.engine.descend(  # lines 4-6

@@ -1,15 +1,19 @@
 """How theta_i learns: Domain Regularization (Alg. 2), and finetuning."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mamdr_core.engine.columns import Visit
+from mamdr_core.engine.columns import Columns, Visit
 from mamdr_core.engine.eager import Scope
 from mamdr_core.engine.parameters import Theta
+from mamdr_core.engine.plan import parts_in_step
 from mamdr_core.learning.learner import Learner, Round
+
+PART_ROWS = 1 << 20
+"""Training rows, of some domains, whose embedding rows finetuning keeps in reach at once."""
 
 
 def regularize(learner: Learner, round_: Round) -> None:
@@ -29,6 +33,8 @@ def regularize(learner: Learner, round_: Round) -> None:
     targets = {domain: torch.cat(parts) for domain, parts in sorted(learner.pending.items())}
     learner.pending.clear()
     drawn = {domain: _draw_supports(learner, round_, domain, len(rows)) for domain, rows in targets.items()}  # line 1
+    met = [visit for steps in drawn.values() for step in steps for visit in step]
+    learner.reach([*met, *(Visit(learner.train, rows) for rows in targets.values())])
     for place in range(max((len(supports) for supports in drawn.values()), default=0)):  # line 2
         domains = [domain for domain in targets if place < len(drawn[domain])]
         visits = [[*drawn[domain][place], Visit(learner.train, targets[domain])] for domain in domains]
@@ -45,15 +51,16 @@ def regularize(learner: Learner, round_: Round) -> None:
             learner.count(own_visits)
 
 
-def finetune(learner: Learner, epochs: int, measure: Callable[[int, Theta], float]) -> None:
+def finetune(learner: Learner, epochs: int, val: Columns, measure: Callable[[int, Theta], float]) -> None:
     """Finetune theta_i on T^i alone, the best epoch on the domain's own validation AUC kept (appendix A.3).
 
     Args:
         learner: theta_S is trained and stays.
         epochs: passes over T^i at most; stops at the first that is not better.
+        val: what `measure` looks at.
         measure: the validation AUC of a domain at a point; NaN where it cannot be measured.
     """
-    for domain in sorted(learner.specific):
+    for domain in _in_reach(learner, val):
         rows = _rows_of(learner, domain)
         if not len(rows):
             continue
@@ -73,6 +80,15 @@ def finetune(learner: Learner, epochs: int, measure: Callable[[int, Theta], floa
             if not reached > best:
                 break
             best, learner.specific[domain] = reached, tried
+
+
+def _in_reach(learner: Learner, val: Columns) -> Iterator[int]:
+    """This rank's domains, while the embedding rows of their training and validation rows are in reach."""
+    for first, last in parts_in_step(learner.train.offsets.numpy(), PART_ROWS, learner.most):
+        spans = [(columns, columns.offsets[[first, last]].tolist()) for columns in (learner.train, val)]
+        device = learner.train.labels.device
+        learner.reach([Visit(columns, torch.arange(*span, device=device)) for columns, span in spans])
+        yield from (domain for domain in range(first, last) if domain in learner.specific)
 
 
 def specific_scope(learner: Learner, domain: int) -> Scope:

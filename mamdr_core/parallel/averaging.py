@@ -1,13 +1,15 @@
 """The outer gradient: the mean over ranks of theta~ - theta, dense parameters and touched embedding rows."""
 
 import torch
+from torch import Tensor
 
 from mamdr_core.engine.parameters import Change, Rows
 from mamdr_core.parallel.collective import Collective
+from mamdr_core.parallel.sharded import by_owner
 
 
-def mean_change(collective: Collective, change: Change, weight: float) -> Change:
-    """Weighted mean over ranks, the same on all of them.
+def mean_change(collective: Collective, change: Change, weight: float, sharded: bool = False) -> Change:
+    """Weighted mean over ranks, the same on all of them; of sharded tables each rank has the mean of its own rows.
 
     Dense parameters: one all-reduce of one flat buffer. An embedding row is averaged over the ranks that touched it: a
     rank without rows of an item knows nothing of it and must not hold it back. All ranks' weights zero: no change.
@@ -16,6 +18,7 @@ def mean_change(collective: Collective, change: Change, weight: float) -> Change
         collective: the ranks.
         change: this rank's theta~ - theta.
         weight: its weight, in rows; a rank without rows says 0.
+        sharded: embedding rows go to their owners alone, by all-to-all.
     """
     if collective.size == 1:
         return change
@@ -26,10 +29,17 @@ def mean_change(collective: Collective, change: Change, weight: float) -> Change
     rows = {}
     for table in sorted(change.rows):
         own = change.rows[table]
-        ids = collective.all_gather(own.ids)
         weighted = torch.cat([own.values * weight, torch.full_like(own.values[:, :1], weight)], dim=1)
-        said = collective.all_gather(weighted)
+        ids, said = _send(collective, own.ids, weighted, to_owners=sharded)
         distinct, place = ids.unique(return_inverse=True)
         summed = said.new_zeros(len(distinct), said.shape[1]).index_add_(0, place, said)
         rows[table] = Rows(distinct, summed[:, :-1] / summed[:, -1:])
     return Change(flat[:-1] / flat[-1], rows)
+
+
+def _send(collective: Collective, ids: Tensor, weighted: Tensor, to_owners: bool) -> tuple[Tensor, Tensor]:
+    """What all ranks say of rows, in rank order: of all rows, or of those that this rank owns."""
+    if not to_owners:
+        return collective.all_gather(ids), collective.all_gather(weighted)
+    order, counts = by_owner(ids, collective.size)
+    return collective.all_to_all(ids[order], counts)[0], collective.all_to_all(weighted[order], counts)[0]

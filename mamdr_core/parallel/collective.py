@@ -22,11 +22,20 @@ class Collective(Protocol):
     def all_gather(self, tensor: Tensor) -> Tensor:
         """All ranks' tensors in rank order along the first dimension, which may differ."""
 
-    def all_to_all(self, tensor: Tensor, splits: Sequence[int]) -> Tensor:
-        """Send the first `splits[0]` rows to rank 0, the next to rank 1, ...; returns the received ones by rank."""
+    def all_to_all(self, tensor: Tensor, splits: Sequence[int]) -> tuple[Tensor, list[int]]:
+        """Send the first `splits[0]` rows to rank 0, the next to rank 1, ...
+
+        Returns:
+            The received rows in rank order, and how many came from each rank.
+        """
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Rank 0's tensor."""
+
+
+def most(collective: Collective, number: int) -> int:
+    """The largest over ranks of a number."""
+    return int(collective.all_gather(torch.tensor([number])).max())
 
 
 class SingleProcess:
@@ -43,9 +52,9 @@ class SingleProcess:
         """The tensor itself."""
         return tensor
 
-    def all_to_all(self, tensor: Tensor, splits: Sequence[int]) -> Tensor:
+    def all_to_all(self, tensor: Tensor, splits: Sequence[int]) -> tuple[Tensor, list[int]]:
         """The tensor itself."""
-        return tensor
+        return tensor, list(splits)
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """The tensor itself."""
@@ -66,9 +75,10 @@ class _SimulatedRank:
     def all_gather(self, tensor: Tensor) -> Tensor:
         return torch.cat(self._board.exchange(self.rank, tensor))
 
-    def all_to_all(self, tensor: Tensor, splits: Sequence[int]) -> Tensor:
-        parts = self._board.exchange(self.rank, tensor.split(list(splits)))
-        return torch.cat([part[self.rank] for part in parts])
+    def all_to_all(self, tensor: Tensor, splits: Sequence[int]) -> tuple[Tensor, list[int]]:
+        said = self._board.exchange(self.rank, tensor.split(list(splits)))
+        received = [parts[self.rank] for parts in said]
+        return torch.cat(received), [len(part) for part in received]
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         first: Tensor = self._board.exchange(self.rank, tensor)[0]

@@ -27,10 +27,17 @@ class HorovodCollective:
         """All ranks' rows, in rank order."""
         return _through(lambda own: hvd.allgather(own, name="allgather"), tensor.contiguous())
 
-    def all_to_all(self, tensor: Tensor, splits: Sequence[int]) -> Tensor:
-        """Rows sent to this rank."""
-        counts = torch.tensor(splits, dtype=torch.int32)
-        return _through(lambda own: hvd.alltoall(own, counts, name="alltoall")[0], tensor.contiguous())
+    def all_to_all(self, tensor: Tensor, splits: Sequence[int]) -> tuple[Tensor, list[int]]:
+        """Rows sent to this rank, and how many came from each."""
+        sent = torch.tensor(splits, dtype=torch.int32)
+        counts: list[int] = []
+
+        def exchange(own: Tensor) -> Tensor:
+            received, received_counts = hvd.alltoall(own, sent, name="alltoall")
+            counts.extend(received_counts.tolist())
+            return received
+
+        return _through(exchange, tensor.contiguous()), counts
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Rank 0's tensor."""

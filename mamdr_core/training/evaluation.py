@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import astuple
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,8 +11,8 @@ from mamdr_core.engine.columns import Columns, Visit
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.metrics import DomainMetrics, domain_metrics
 from mamdr_core.engine.parameters import Change, Shared, Theta
-from mamdr_core.engine.plan import domain_parts
-from mamdr_core.parallel.collective import Collective, SingleProcess
+from mamdr_core.engine.plan import parts_in_step
+from mamdr_core.parallel.collective import Collective, SingleProcess, most
 
 PART_ROWS = 1 << 20
 
@@ -48,16 +49,21 @@ def evaluate_columns(
         columns: this rank's rows of a split.
         collective: the ranks; None: this process alone.
     """
+    collective = collective or SingleProcess()
     parts = []
     # Some domains at a time, so that the logits of a large split never lie in memory together.
-    for first, last in domain_parts(columns.offsets.numpy(), PART_ROWS):
+    for first, last in parts_in_step(columns.offsets.numpy(), PART_ROWS, partial(most, collective)):
+        start, stop = columns.offsets[[first, last]].tolist()
+        shared.reach([Visit(columns, torch.arange(start, stop, device=columns.labels.device))])
+        if first == last:  # this rank is through; others still fetch rows from it
+            continue
         logits = predict_domains(engine, shared, specific, columns, range(first, last))
         offsets = columns.offsets[first : last + 1]
         rows = slice(*offsets[[0, -1]].tolist())
         known = None if columns.true_probability is None else columns.true_probability[rows]
         parts.append(domain_metrics(logits, columns.labels[rows], offsets - offsets[0], known))
     own = DomainMetrics(*(torch.cat(figure) for figure in zip(*map(astuple, parts), strict=True)))
-    return _gather(own, collective or SingleProcess())
+    return _gather(own, collective)
 
 
 def _gather(own: DomainMetrics, collective: Collective) -> DomainMetrics:

@@ -4,7 +4,8 @@ manifest.json            size and SHA-256 of every other file; written last
 config.yaml              the resolved configuration
 pinned.json              Delta versions of what was read, vocabulary sizes, numeric scales
 metrics.json             mean AUCs
-shared.safetensors       theta_S: "dense" [P] and "table.<name>" [rows, D]
+shared.safetensors       theta_S: "dense" [P] and, where tables are whole on every rank, "table.<name>" [rows, D]
+shared-<rank>.safetensors  where they are sharded: "table.<name>" with the rank's rows r, r + W, ... of W ranks
 specific-<rank>.safetensors  theta_i of a rank's domains: "domains" [m], "dense" [m, P], and by embedding table
                          "<name>.owner", "<name>.ids" [U] and "<name>.values" [U, D]
 """
@@ -28,13 +29,17 @@ MANIFEST = "manifest.json"
 
 
 def save_rank(folder: str, rank: int, shared: Shared, specific: Mapping[int, Change]) -> tuple[str, ...]:
-    """Write a rank's parameters: rank 0 theta_S, every rank its theta_i. Returns the names of the files."""
+    """Write a rank's parameters: rank 0 theta_S, every rank its shards and theta_i. Returns the names of the files."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     saved = []
+    whole = {f"table.{name}": table.cpu() for name, table in shared.tables.items() if isinstance(table, Tensor)}
+    parts = {f"table.{name}": table.own.cpu() for name, table in shared.tables.items() if not isinstance(table, Tensor)}
     if rank == 0:
-        tables = {f"table.{name}": table.cpu() for name, table in shared.tables.items()}
-        save_file({"dense": shared.dense.cpu(), **tables}, Path(folder) / "shared.safetensors")
         saved.append("shared.safetensors")
+        save_file({"dense": shared.dense.cpu(), **whole}, Path(folder) / saved[-1])
+    if parts:
+        saved.append(f"shared-{rank:05d}.safetensors")
+        save_file(parts, Path(folder) / saved[-1])
     if specific:
         saved.append(f"specific-{rank:05d}.safetensors")
         save_file(_packed(specific), Path(folder) / saved[-1])
@@ -115,8 +120,6 @@ def load_package(folder: str) -> Package:
             raise MamdrError(f"package {folder}: file {name} is missing")
         if file.stat().st_size != expected["bytes"] or _sha256(file) != expected["sha256"]:
             raise MamdrError(f"package {folder}: file {name} is damaged (its hash is not the manifest's)")
-    shared = load_file(path / "shared.safetensors")
-    tables = {name.removeprefix("table."): table for name, table in shared.items() if name.startswith("table.")}
     specific: dict[int, Change] = {}
     for name in sorted(listed):
         if name.startswith("specific-"):
@@ -125,9 +128,22 @@ def load_package(folder: str) -> Package:
         config=(path / "config.yaml").read_text(encoding="utf-8"),
         pinned=json.loads((path / "pinned.json").read_text(encoding="utf-8")),
         metrics=json.loads((path / "metrics.json").read_text(encoding="utf-8")),
-        shared=Shared(shared["dense"], tables),
+        shared=load_shared(path),
         specific=specific,
     )
+
+
+def load_shared(path: Path) -> Shared:
+    """theta_S as the ranks saved it in a folder, with whole tables."""
+    saved = load_file(path / "shared.safetensors")
+    parts = [load_file(file) for file in sorted(path.glob("shared-*.safetensors"))]
+    for name in parts[0] if parts else ():
+        rows = sum(len(part[name]) for part in parts)
+        saved[name] = parts[0][name].new_empty(rows, parts[0][name].shape[1])
+        for rank, part in enumerate(parts):
+            saved[name][rank :: len(parts)] = part[name]
+    tables = {name.removeprefix("table."): table for name, table in saved.items() if name.startswith("table.")}
+    return Shared(saved["dense"], tables)
 
 
 def _unpacked(packed: dict[str, Tensor]) -> dict[int, Change]:

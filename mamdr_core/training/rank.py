@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,7 +27,8 @@ from mamdr_core.learning.specific import finetune
 from mamdr_core.models import build_model
 from mamdr_core.models.tables import declare_inputs
 from mamdr_core.parallel.averaging import mean_change
-from mamdr_core.parallel.collective import Collective
+from mamdr_core.parallel.collective import Collective, most
+from mamdr_core.parallel.sharded import initial_sharded
 from mamdr_core.parallel.supports import exchange_supports
 from mamdr_core.shards.arrays import Arrays
 from mamdr_core.shards.loading import Share
@@ -107,11 +109,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     if method.finetunes:
         learner.specific = {int(domain): _zeros(learner) for domain in np.flatnonzero(own)}
         with clock.phase("inner"):
-            finetune(
-                learner,
-                settings.finetune_epochs,
-                lambda domain, theta: _val_auc(learner, columns["val"], domain, theta),
-            )
+            finetune(learner, settings.finetune_epochs, columns["val"], partial(_val_auc, learner, columns["val"]))
     with clock.phase("evaluate"):
         metrics = {
             split: evaluate_columns(learner.engine, learner.shared, learner.specific, rows, collective)
@@ -148,13 +146,16 @@ def _make_learner(
 ) -> Learner:
     config = task.config
     engine = make_engine(config, task.pinned, share, device)
+    drawn = (engine.flat.module, engine.tables, config.train.seed, device)
+    sharded = config.train.tables == "sharded"
     learner = Learner(
         engine=engine,
         train=train,
         supports=None,
-        shared=initial_shared(engine.flat.module, engine.tables, config.train.seed, device),
+        shared=initial_sharded(*drawn, collective) if sharded else initial_shared(*drawn),
         specific={},
-        average=lambda change, weight: mean_change(collective, change, weight),
+        average=partial(mean_change, collective, sharded=sharded),
+        most=partial(most, collective),
         outer=OuterOptimizer(config.train.outer),
         inner=config.train.inner,
         dr=config.train.dr,

@@ -38,6 +38,10 @@ class TrainSettings:
     """Domain Regularization."""
     finetune_epochs: int = 3
     """finetune: passes over each domain after joint training, the best on that domain's validation AUC is kept."""
+    tables: Literal["replicated", "sharded"] = "replicated"
+    """Trainable embedding tables: whole on every rank, or sharded by row over ranks. Choose sharded where tables with
+    their moments (with Adam three times their size) do not fit a rank's memory. A rank then holds its part and the rows
+    that it meets in a round (more rounds an epoch, fewer rows), and Adam's moments of rows are fresh in each round."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where torch finds it."""
     start_timeout: int = 120

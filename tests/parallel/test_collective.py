@@ -19,7 +19,7 @@ def test_simulated_ranks_speak_as_a_collective():
         return (
             collective.all_reduce(own).item(),
             collective.all_gather(own.repeat(collective.rank)).tolist(),
-            collective.all_to_all(sent, [1, 1, 1]).tolist(),
+            collective.all_to_all(sent, [1, 1, 1])[0].tolist(),
             collective.broadcast(own).item(),
         )
 

@@ -53,6 +53,14 @@ def test_evaluating_the_package_gives_trainings_figures(spark, trained_config, f
     assert after == before
 
 
+def test_a_package_of_sharded_tables_gives_trainings_figures(spark, trained_config):
+    config = replace(trained_config, train=replace(trained_config.train, tables="sharded", epochs=1))
+    figures = train_mamdr(spark, config)
+    assert (Path(figures["package"]) / "shared-00000.safetensors").is_file()
+    measured = evaluate_package(spark, replace(config, evaluate=replace(config.evaluate, run_id=figures["run_id"])))
+    assert measured["auc"] == pytest.approx(figures["test_auc"], abs=1e-12)
+
+
 def test_a_damaged_package_is_named(spark, trained_config, figures, tmp_path):
     import shutil
 

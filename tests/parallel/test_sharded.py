@@ -1,0 +1,325 @@
+"""Sharded tables: rows fetched and sent back, and training that equals training with whole tables."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+import torch
+
+from mamdr_core.engine.columns import Columns, Visit
+from mamdr_core.engine.eager import initial_shared
+from mamdr_core.engine.optimizers import OuterOptimizer
+from mamdr_core.engine.parameters import Change, Rows, Shared, Theta
+from mamdr_core.engine.settings import InnerSettings, OuterSettings
+from mamdr_core.learning.learner import Learner, Round
+from mamdr_core.learning.methods import METHODS
+from mamdr_core.learning.settings import DRSettings
+from mamdr_core.learning.specific import finetune
+from mamdr_core.models.tables import Table
+from mamdr_core.parallel.averaging import mean_change
+from mamdr_core.parallel.collective import SingleProcess, most, run_simulated
+from mamdr_core.parallel.sharded import ShardedTable, initial_sharded
+from mamdr_core.training import evaluation
+from mamdr_core.training.evaluation import evaluate_columns
+from tests.engine.helpers import as_double, random_columns, small_engine
+
+USER = Table("user", "user", rows=7, width=2)
+WHOLE = torch.arange(14.0, dtype=torch.float64).view(7, 2)
+
+
+def shard(whole: torch.Tensor, table: Table, collective) -> ShardedTable:
+    return ShardedTable(table, whole[collective.rank :: collective.size].clone(), collective)
+
+
+def ids(*numbers: int) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.long)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_a_rank_looks_up_the_rows_that_it_fetched(ranks):
+    """The second rank fetches rows more than once in one call, the third none."""
+    wanted = [ids(6, 0, 3), ids(5, 5, 0, 5), ids()]
+    asked = [ids(3, 6, 0, 3), ids(0, 5), ids()]
+
+    def task(collective):
+        table = shard(WHOLE, USER, collective)
+        table.fetch(ids(1, 2, 4))
+        table.fetch(wanted[collective.rank])
+        return table[asked[collective.rank]]
+
+    for rank, found in enumerate(run_simulated(task, ranks)):
+        assert torch.equal(found, WHOLE[asked[rank]])
+
+
+def test_each_rank_holds_every_wth_row():
+    owned = run_simulated(lambda c: shard(WHOLE, USER, c).own[:, 0].tolist(), 3)
+    assert owned == [[0.0, 6.0, 12.0], [2.0, 8.0], [4.0, 10.0]]
+    with pytest.raises(ValueError, match=r"rank 0 of 1 owns \(7, 2\) of table user"):
+        ShardedTable(USER, WHOLE[::2], SingleProcess())
+
+
+def test_a_row_out_of_reach_is_a_clear_error():
+    table = shard(WHOLE, USER, SingleProcess())
+    with pytest.raises(KeyError, match="row 3 of table user has not been fetched"):
+        table[ids(3)]
+    table.fetch(ids(2, 4))
+    for missing in (3, 5, 0):
+        with pytest.raises(KeyError, match=f"row {missing} of table user has not been fetched"):
+            table[ids(2, missing)]
+    table.index_add_(0, ids(2), torch.ones(1, 2, dtype=torch.float64))
+    with pytest.raises(KeyError, match="row 2"):  # what was fetched is out of date
+        table[ids(2)]
+    with pytest.raises(IndexError, match="table user has rows 0 to 6, asked for 2 to 7"):
+        table.fetch(ids(7, 2))
+
+
+def test_differences_go_to_owners_who_average_over_the_ranks_that_touched_a_row():
+    said = [
+        Rows(ids(0, 2), torch.tensor([[1.0, 1.0], [3.0, 0.0]])),
+        Rows(ids(2, 5), torch.tensor([[6.0, 3.0], [7.0, 7.0]])),
+        Rows(ids(), torch.zeros(0, 2)),
+    ]
+    weights = [10.0, 20.0, 0.0]
+
+    def task(collective):
+        change = Change(torch.tensor([float(collective.rank)]), {"user": said[collective.rank]})
+        return mean_change(collective, change, weights[collective.rank], sharded=True)
+
+    means = run_simulated(task, 3)
+    assert [mean.rows["user"].ids.tolist() for mean in means] == [[0], [], [2, 5]]
+    assert means[0].rows["user"].values.tolist() == [[1.0, 1.0]]
+    assert means[2].rows["user"].values.tolist() == [[5.0, 2.0], [7.0, 7.0]]
+    torch.testing.assert_close(means[1].dense, torch.tensor([2 / 3]))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_the_start_is_that_of_whole_tables(ranks):
+    engine, _ = small_engine(3)
+    whole = initial_shared(engine.flat.module, engine.tables, seed=4)
+
+    def task(collective):
+        shared = initial_sharded(engine.flat.module, engine.tables, 4, "cpu", collective)
+        return shared.dense, {name: table.own for name, table in shared.tables.items()}
+
+    for rank, (dense, own) in enumerate(run_simulated(task, ranks)):
+        assert torch.equal(dense, whole.dense)
+        assert all(torch.equal(rows, whole.tables[name][rank::ranks]) for name, rows in own.items())
+
+
+COLUMNS = as_double(random_columns([8, 5, 0, 12, 7]))
+ROUNDS = 3
+
+
+@dataclass
+class Case:
+    """A method with its settings on W ranks; domain d is owned by rank owner[d]."""
+
+    method: str
+    outer: str = "sgd"
+    owner: tuple[int, ...] = (0, 1, 0, 1, 0)
+    ranks: int = 2
+    state: str = "fresh"
+    rows: str = "none"
+
+    def columns(self, rank: int | None) -> Columns:
+        """A rank's rows; None: all."""
+        if rank is None:
+            return COLUMNS
+        return COLUMNS.take(torch.isin(COLUMNS.ids["domain"] - 1, self.owned(rank)).nonzero().squeeze(1))
+
+    def owned(self, rank: int | None) -> torch.Tensor:
+        return torch.tensor([domain for domain in range(5) if rank in (None, self.owner[domain])]).int()
+
+    def round(self, number: int, rank: int | None) -> Round:
+        """A round visits a third of every domain, in an order that differs by round."""
+        columns = self.columns(rank)
+        generator = torch.Generator().manual_seed(number)
+        slices = {}
+        for domain in torch.randperm(5, generator=generator).tolist():
+            start, size = int(columns.offsets[domain]), int(columns.counts[domain])
+            if size:
+                slices[domain] = start + torch.arange(number * size // ROUNDS, (number + 1) * size // ROUNDS)
+        rows = torch.cat([*slices.values(), ids()])
+        return Round(0, number, slices, rows[torch.randperm(len(rows), generator=generator)])
+
+    def learner(self, rank: int | None, shared: Shared, collective=None, sharded: bool = False) -> Learner:
+        engine, _ = small_engine(5)
+        if sharded:
+            named = {table.name: table for table in engine.trained_tables}
+            tables = {name: shard(whole, named[name], collective) for name, whole in shared.tables.items()}
+            shared = Shared(shared.dense, tables)
+        collective = collective or SingleProcess()
+        return Learner(
+            engine=engine,
+            train=self.columns(rank),
+            supports=COLUMNS,
+            shared=shared.copy(),
+            specific={d: Change(torch.zeros_like(shared.dense)) for d in self.owned(rank).tolist()},
+            average=partial(mean_change, collective, sharded=sharded),
+            outer=OuterOptimizer(OuterSettings(optimizer=self.outer, beta=0.3, momentum=0.6)),
+            inner=InnerSettings(lr=0.05, state=self.state),
+            dr=DRSettings(k=2, gamma=0.4, lr=0.05, rows=self.rows),
+            seed=3,
+            most=partial(most, collective),
+            rank=collective.rank,
+        )
+
+    def run(self, collective, sharded: bool) -> tuple[Shared, dict[int, Change], list]:
+        """What a rank has after some rounds: theta_S, its theta_i, and the figures measured in between."""
+        method = METHODS[self.method]
+        learner = self.learner(collective.rank, small_engine(5)[1], collective, sharded)
+        figures = []
+        for number in range(ROUNDS):
+            round_ = self.round(number, collective.rank)
+            method.move_shared(learner, round_)
+            if method.move_specific:
+                method.move_specific(learner, round_)
+            measured = evaluate_columns(learner.engine, learner.shared, learner.specific, learner.train, collective)
+            figures.append(measured.logloss)
+        if method.finetunes:
+            finetune(learner, 2, learner.train, partial(minus_loss, learner))
+        return learner.shared, learner.specific, figures
+
+
+def minus_loss(learner: Learner, domain: int, theta: Theta) -> float:
+    start, stop = learner.train.offsets[domain : domain + 2].tolist()
+    logits = learner.engine.predict(theta, Visit(learner.train, torch.arange(start, stop)))
+    labels = learner.train.labels[start:stop]
+    return -torch.nn.functional.binary_cross_entropy_with_logits(logits, labels).item()
+
+
+def gathered(parts: list[Shared]) -> Shared:
+    """One theta_S from the shards of all ranks."""
+    tables = {}
+    for name, first in parts[0].tables.items():
+        tables[name] = torch.empty(first.shape, dtype=torch.float64)
+        for rank, part in enumerate(parts):
+            tables[name][rank :: len(parts)] = part.tables[name].own
+    return Shared(parts[0].dense, tables)
+
+
+def assert_close(left: Shared | Change, right: Shared | Change) -> None:
+    torch.testing.assert_close(left.dense, right.dense, rtol=1e-9, atol=1e-10)
+    if isinstance(left, Shared):
+        for name, table in left.tables.items():
+            torch.testing.assert_close(table, right.tables[name], rtol=1e-9, atol=1e-10)
+        return
+    assert left.rows.keys() == right.rows.keys()
+    for name, rows in left.rows.items():
+        assert torch.equal(rows.ids, right.rows[name].ids)
+        torch.testing.assert_close(rows.values, right.rows[name].values, rtol=1e-9, atol=1e-10)
+
+
+PLACES = [(2, (0, 1, 0, 1, 0)), (3, (0, 1, 1, 0, 0))]  # of three ranks the last owns no domain
+CASES = [
+    Case(method, outer, owner, ranks)
+    for method in ("joint", "dn", "mamdr")
+    for outer in ("sgd", "nesterov", "adam")
+    for ranks, owner in PLACES
+]
+MORE = [Case("mamdr", rows="touched"), Case("finetune", rows="touched", ranks=3, owner=(1, 1, 1, 0, 1))]
+
+
+@pytest.mark.parametrize("case", CASES + MORE, ids=str)
+def test_sharded_tables_train_what_whole_tables_train(case):
+    whole = run_simulated(partial(case.run, sharded=False), case.ranks)
+    sharded = run_simulated(partial(case.run, sharded=True), case.ranks)
+    start = small_engine(5)[1]
+    assert (whole[0][0].tables["user"] - start.tables["user"]).abs().max() > 1e-3
+    assert_close(gathered([part for part, _, _ in sharded]), whole[0][0])
+    for (_, expected, figures), (_, specific, found) in zip(whole, sharded, strict=True):
+        assert specific.keys() == expected.keys()
+        for domain, change in specific.items():
+            assert_close(change, expected[domain])
+        torch.testing.assert_close(found, figures, rtol=1e-9, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_ranks_with_sharded_tables_give_what_one_process_gives_that_averages_their_trajectories(case):
+    sharded = run_simulated(partial(case.run, sharded=True), case.ranks)
+    expected, specific = in_one_process(case)
+    assert_close(gathered([part for part, _, _ in sharded]), expected)
+    found = {domain: change for _, own, _ in sharded for domain, change in own.items()}
+    assert found.keys() == specific.keys()
+    for domain, change in found.items():
+        assert_close(change, specific[domain])
+
+
+def in_one_process(case: Case) -> tuple[Shared, dict[int, Change]]:
+    """The same trajectories one after another from the same theta_S, averaged row by row with dense arrays."""
+    alone = case.learner(None, small_engine(5)[1])
+    outer = OuterOptimizer(OuterSettings(optimizer="sgd", beta=1.0)) if case.method == "joint" else alone.outer
+    for number in range(ROUNDS):
+        steps, weights = [], []
+        for rank in range(case.ranks):
+            train, round_ = case.columns(rank), case.round(number, rank)
+            rows = [round_.mixed] if case.method == "joint" else list(round_.slices.values())
+            weights.append(float(sum(map(len, rows))))
+            seed = alone.round_seed(round_, rank)
+            visits = [Visit(train, own) for own in rows]
+            steps.append(alone.engine.descend(Theta(alone.shared), visits, 0.05, seed=seed))
+        outer.step(alone.shared, averaged_by_hand(steps, weights, alone.shared))
+        if METHODS[case.method].move_specific:
+            METHODS[case.method].move_specific(alone, case.round(number, None))
+    return alone.shared, alone.specific
+
+
+def averaged_by_hand(steps: list[Change], weights: list[float], shared: Shared) -> Change:
+    dense = sum(weight * step.dense for weight, step in zip(weights, steps, strict=True)) / sum(weights)
+    rows = {}
+    for name, table in shared.tables.items():
+        total, weight_of = torch.zeros_like(table), torch.zeros(len(table), 1, dtype=torch.float64)
+        for step, weight in zip(steps, weights, strict=True):
+            total[step.rows[name].ids] += weight * step.rows[name].values
+            weight_of[step.rows[name].ids] += weight
+        touched = weight_of[:, 0].nonzero().squeeze(1)
+        rows[name] = Rows(touched, total[touched] / weight_of[touched])
+    return Change(dense, rows)
+
+
+def test_carried_moments_are_those_of_dense_parameters_and_rows_start_afresh_in_every_round():
+    """Adam's first step moves by the learning rate: so it does on every row in each round, not on dense parameters."""
+
+    def task(collective):
+        case = Case("dn", state="carried")
+        learner = case.learner(collective.rank, small_engine(5)[1], collective, sharded=True)
+        METHODS["dn"].move_shared(learner, case.round(0, collective.rank))
+        visit = Visit(learner.train, torch.arange(3))
+        learner.reach([visit])
+        state = learner.carried_state()
+        assert state.step > 0
+        change = learner.engine.descend(Theta(learner.shared), [visit], lr=0.05, state=state)
+        return state.tables, change
+
+    for moments, change in run_simulated(task, 2):
+        assert moments == {}
+        user = change.rows["user"].values
+        torch.testing.assert_close(user.abs(), torch.full_like(user, 0.05), rtol=1e-3, atol=0)
+        assert not torch.allclose(change.dense.abs(), torch.tensor(0.05, dtype=torch.float64), rtol=1e-2)
+
+
+def test_ranks_with_different_numbers_of_parts_measure_in_step(monkeypatch):
+    """Evaluation in parts of one domain each; the first rank has more of them than the others."""
+    case = Case("mamdr", ranks=3, owner=(0, 0, 0, 0, 1))
+
+    def task(collective):
+        learner = case.learner(collective.rank, small_engine(5)[1], collective, sharded=True)
+        return evaluate_columns(learner.engine, learner.shared, {}, learner.train, collective).logloss
+
+    at_once = run_simulated(task, 3)
+    monkeypatch.setattr(evaluation, "PART_ROWS", 8)
+    in_parts = run_simulated(task, 3)
+    for one, other in zip(at_once, in_parts, strict=True):
+        assert one[[0, 1, 3, 4]].isfinite().all()
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=0, equal_nan=True)
+
+
+def test_a_copy_shares_no_memory_and_has_fetched_nothing():
+    shared = Shared(torch.zeros(1), {"user": shard(WHOLE, USER, SingleProcess())})
+    shared.tables["user"].fetch(ids(1))
+    copies = shared.copy(), shared.to("cpu").copy()
+    shared.tables["user"].index_add_(0, ids(1), torch.ones(1, 2, dtype=torch.float64))
+    for copy in copies:
+        assert copy.tables["user"].own.tolist() == WHOLE.tolist()
+        with pytest.raises(KeyError):
+            copy.tables["user"][ids(1)]
