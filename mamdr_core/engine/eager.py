@@ -3,8 +3,11 @@
 Every faster engine must give the same numbers as this one.
 """
 
+import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,31 +16,14 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from mamdr_core.engine.columns import Columns, FrozenTables, Visit
 from mamdr_core.engine.drawing import draw_rows
 from mamdr_core.engine.flat import FlatModule
+from mamdr_core.engine.hashing import step_keys
 from mamdr_core.engine.optimizers import AdamMoments, AdamState, adam_change
-from mamdr_core.engine.parameters import Change, Rows, Shared, Theta
+from mamdr_core.engine.parameters import EVERYTHING, Change, Rows, Scope, Shared, Theta
+from mamdr_core.errors import DivergedError
 from mamdr_core.models.tables import Table
 
+logger = logging.getLogger(__name__)
 PREDICT_ROWS = 16_384
-
-
-@dataclass(frozen=True)
-class Scope:
-    """Which parameters a trajectory may change beyond the dense ones.
-
-    Attributes:
-        tables: trainable embedding tables; None: all.
-        only: by table, the ids that may move, int64 ascending; a table without an entry is free.
-    """
-
-    tables: frozenset[str] | None = None
-    only: dict[str, Tensor] | None = None
-
-    def covers(self, table: str) -> bool:
-        """Whether the trajectory may change rows of `table`."""
-        return self.tables is None or table in self.tables
-
-
-EVERYTHING = Scope()
 
 
 @dataclass
@@ -69,7 +55,13 @@ class EagerEngine:
         tables: the embedding tables that feed it.
         frozen: fixed vectors by table name.
         batch_size: rows of an inner step at most.
-        device: where to compute.
+        device: where to compute; columns may lie elsewhere.
+        on_nan: what a step does whose loss is not finite: stop with an error, or skip its rows, as if their gradient
+            were zero.
+
+    Attributes:
+        skipped: steps skipped so far.
+        waited: seconds that steps have waited for their rows so far.
     """
 
     def __init__(
@@ -79,11 +71,16 @@ class EagerEngine:
         frozen: FrozenTables,
         batch_size: int,
         device: torch.device | str = "cpu",
+        on_nan: Literal["stop", "skip"] = "stop",
     ) -> None:
         self.flat = FlatModule(module, device)
         self.tables = tuple(tables)
         self.frozen = {name: vectors.to(device) for name, vectors in frozen.items()}
         self.batch_size = batch_size
+        self.device = torch.device(device)
+        self.on_nan = on_nan
+        self.skipped = 0
+        self.waited = 0.0
 
     @property
     def trained_tables(self) -> list[Table]:
@@ -95,7 +92,7 @@ class EagerEngine:
         self.flat.load(theta.dense, training=False)
         working = {table.name: self._open(theta, table, [visit], EVERYTHING, None) for table in self.trained_tables}
         everything = slice(0, len(visit.rows))
-        embedded = self._backward(visit, 0, everything, working)
+        _, embedded = self._backward(visit, 0, everything, working)
         rows = {}
         for name, table in working.items():
             values_UD = torch.zeros_like(table.static_UD).index_add_(0, table.local[0], embedded[name])
@@ -125,8 +122,10 @@ class EagerEngine:
 
         Returns:
             theta~ - theta.
+
+        Raises:
+            DivergedError: a loss is not finite, and `on_nan` is stop.
         """
-        torch.manual_seed(seed)
         self.flat.load(theta.dense, training=True)
         start_P = self.flat.values_P.clone()
         adam = optimizer == "adam"
@@ -136,11 +135,17 @@ class EagerEngine:
         working = {
             table.name: self._open(theta, table, visits, scope, state, adam=adam) for table in self.trained_tables
         }
-        step = state.step if state else 0
+        before = step = state.step if state else 0
+        keys_S = step_keys([seed], sum(len(visit.batches(self.batch_size)) for visit in visits))[:, 0]
         for number, visit in enumerate(visits):
-            for rows in visit.batches(self.batch_size):
+            for batch, rows in enumerate(visit.batches(self.batch_size)):
+                self._set_dropout(int(keys_S[step - before]))
                 step += 1
-                embedded = self._backward(visit, number, rows, working)
+                loss, embedded = self._backward(visit, number, rows, working)
+                if not math.isfinite(loss):
+                    self.meet_divergence(visit, number, batch, step)
+                    self.flat.gradients_P.zero_()
+                    embedded = {name: torch.zeros_like(gradient_BD) for name, gradient_BD in embedded.items()}
                 self.flat.values_P -= _update(self.flat.gradients_P, moments, step, lr)
                 for name, gradient_BD in embedded.items():
                     _step_rows(working[name], working[name].local[number][rows], gradient_BD, step, lr)
@@ -165,6 +170,27 @@ class EagerEngine:
             for theta, own_visits, scope, seed in zip(thetas, visits, scopes, seeds, strict=True)
         ]
 
+    def meet_divergence(self, visit: Visit, number: int, batch: int, step: int) -> None:
+        """Stop at a step whose loss is not finite, or count it as skipped.
+
+        Args:
+            visit: that it belongs to, the `number`-th of its trajectory, from 0.
+            batch: of the visit, from 0.
+            step: Adam's count at the step, from 1.
+        """
+        where = f"step {step}, batch {batch + 1} of visit {number + 1}"
+        domains = visit.ids("domain").unique() - 1
+        error = DivergedError(int(domains) if len(domains) == 1 else None, where)
+        if self.on_nan == "stop":
+            raise error
+        self.skipped += 1
+        if self.skipped == 1:
+            logger.warning("%s (said once; the run's figures count such steps)", error)
+
+    def _set_dropout(self, key: int) -> None:
+        for buffer in self.flat.keys:
+            buffer.fill_(key)
+
     @torch.no_grad()
     def predict(self, theta: Theta, visit: Visit) -> Tensor:
         """Logits of a visit's rows at `theta`, float32 [M], dropout off."""
@@ -172,9 +198,12 @@ class EagerEngine:
         logits = []
         for rows in visit.rows.split(PREDICT_ROWS):
             part = Visit(visit.columns, rows, visit.as_domain)
-            fields = {table.name: theta.gather(table.name, part.ids(table.column)) for table in self.trained_tables}
+            fields = {
+                table.name: theta.gather(table.name, part.ids(table.column).to(self.device))
+                for table in self.trained_tables
+            }
             logits.append(self.flat.module(self._fields(part, slice(0, len(rows)), fields)))
-        return torch.cat(logits) if logits else torch.zeros(0)
+        return torch.cat(logits) if logits else torch.zeros(0, device=self.device)
 
     def _open(
         self,
@@ -186,8 +215,8 @@ class EagerEngine:
         adam: bool = False,
     ) -> _WorkingTable:
         """Gather the rows of `table` that `visits` meet."""
-        met = [visit.ids(table.column) for visit in visits]
-        nothing = torch.zeros(0, dtype=torch.long, device=self.flat.values_P.device)
+        met = [visit.ids(table.column).to(self.device) for visit in visits]
+        nothing = torch.zeros(0, dtype=torch.long, device=self.device)
         ids_U, local = torch.cat([nothing, *met]).unique(return_inverse=True)
         static_UD = theta.gather(table.name, ids_U)
         trains = scope.covers(table.name)
@@ -211,17 +240,24 @@ class EagerEngine:
             local=list(local.split([len(ids) for ids in met])),
         )
 
-    def _backward(self, visit: Visit, number: int, rows: slice, working: dict[str, _WorkingTable]) -> dict[str, Tensor]:
-        """Leave the mean loss's dense gradient in the flat buffer; return that of each trained embedding, [B, D]."""
+    def _backward(
+        self, visit: Visit, number: int, rows: slice, working: dict[str, _WorkingTable]
+    ) -> tuple[float, dict[str, Tensor]]:
+        """Leave the dense gradient of a batch's mean loss in the flat buffer.
+
+        Returns:
+            The loss, and the gradient of each trained embedding [B, D].
+        """
         fields = {
             name: table.dynamic_UD[table.local[number][rows]].requires_grad_(table.trains)
             for name, table in working.items()
         }
         self.flat.gradients_P.zero_()
         logits_B = self.flat.module(self._fields(visit, rows, fields))
-        loss = binary_cross_entropy_with_logits(logits_B, visit.columns.labels[visit.rows[rows]])
+        labels_B = visit.columns.labels[visit.rows[rows]].to(self.device)
+        loss = binary_cross_entropy_with_logits(logits_B, labels_B)
         loss.backward()
-        return {name: field.grad for name, field in fields.items() if field.grad is not None}
+        return loss.item(), {name: field.grad for name, field in fields.items() if field.grad is not None}
 
     def _fields(self, visit: Visit, rows: slice, embedded: dict[str, Tensor]) -> dict[str, Tensor]:
         """Add fixed vectors and numeric features to the embedded fields of a batch."""
@@ -230,9 +266,10 @@ class EagerEngine:
         fields = dict(embedded)
         for table in self.tables:
             if not table.trainable:
-                fields[table.name] = self.frozen[table.name][columns.ids[table.column][places_B].long()]
+                ids_B = columns.ids[table.column][places_B].to(self.device)
+                fields[table.name] = self.frozen[table.name][ids_B.long()]
         if columns.numeric.shape[1]:
-            fields["numeric"] = columns.numeric[places_B]
+            fields["numeric"] = columns.numeric[places_B].to(self.device)
         return fields
 
 

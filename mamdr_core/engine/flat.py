@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from mamdr_core.models.dropout import Dropout
+
 
 class FlatModule:
     """Wraps a module in place.
@@ -11,6 +13,11 @@ class FlatModule:
         module: the module; its parameters are views of `values_P`, their gradients views of `gradients_P`.
         values_P: all dense parameters, [P].
         gradients_P: their gradients, [P]; zero them before a backward pass.
+        dropouts: names of its dropout layers.
+        keys: their keys.
+
+    Raises:
+        ValueError: the module holds a layer whose randomness the engines cannot repeat.
     """
 
     def __init__(self, module: nn.Module, device: torch.device | str = "cpu") -> None:
@@ -24,8 +31,30 @@ class FlatModule:
             parameter.data = self.values_P[start:stop].view_as(parameter)
             parameter.grad = self.gradients_P[start:stop].view_as(parameter)
             start = stop
+        self.dropouts: list[str] = []
+        self.keys: list[Tensor] = []
+        for name, layer in self.module.named_modules():
+            if isinstance(layer, nn.modules.dropout._DropoutNd):
+                raise ValueError(f"layer {name} is torch's {layer}: use mamdr_core.models.dropout.Dropout")
+            if isinstance(layer, Dropout):
+                layer.layer = len(self.dropouts)
+                self.dropouts.append(name)
+                self.keys.append(layer.key)
 
     def load(self, dense_P: Tensor, training: bool) -> None:
         """Take over the values of `dense_P` and switch dropout on or off."""
         self.values_P.copy_(dense_P)
         self.module.train(training)
+
+    def named(self, dense: Tensor) -> dict[str, Tensor]:
+        """Views of flat tensors like `values_P`, [..., P], by the parameter's name, each [..., shape of it]."""
+        named, start = {}, 0
+        for name, parameter in self.module.named_parameters():
+            stop = start + parameter.numel()
+            named[name] = dense[..., start:stop].view(*dense.shape[:-1], *parameter.shape)
+            start = stop
+        return named
+
+    def keyed(self, key: Tensor) -> dict[str, Tensor]:
+        """The buffers that make dropout follow `key`, an int32 scalar, by name."""
+        return {f"{name}.key": key for name in self.dropouts}

@@ -136,9 +136,33 @@ class Theta:
         """Dense parameters [P]; a copy when there is a theta_i."""
         return self.shared.dense if self.specific is None else self.shared.dense + self.specific.dense
 
+    def shared_rows(self, table: str, ids_U: Tensor) -> Tensor:
+        """Rows of an embedding table of theta_S, float32 [U, D]."""
+        return self.shared.tables[table][ids_U]
+
     def gather(self, table: str, ids_U: Tensor) -> Tensor:
         """Rows of an embedding table at this point, float32 [U, D]."""
-        start_UD = self.shared.tables[table][ids_U]
+        start_UD = self.shared_rows(table, ids_U)
         if self.specific is None or table not in self.specific.rows:
             return start_UD
         return self.specific.rows[table].add_to(start_UD, ids_U)
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which parameters a trajectory may change beyond the dense ones.
+
+    Attributes:
+        tables: trainable embedding tables; None: all.
+        only: by table, the ids that may move, int64 ascending; a table without an entry is free.
+    """
+
+    tables: frozenset[str] | None = None
+    only: dict[str, Tensor] | None = None
+
+    def covers(self, table: str) -> bool:
+        """Whether the trajectory may change rows of `table`."""
+        return self.tables is None or table in self.tables
+
+
+EVERYTHING = Scope()

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from mamdr_core.engine.columns import Columns, Visit
-from mamdr_core.engine.eager import Scope
-from mamdr_core.engine.parameters import Theta
+from mamdr_core.engine.parameters import Scope, Theta
 from mamdr_core.engine.plan import parts_in_step
 from mamdr_core.learning.learner import Learner, Round
 

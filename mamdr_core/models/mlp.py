@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
+from mamdr_core.models.dropout import Dropout
+from mamdr_core.models.fields import join_fields
 from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.tables import Inputs
 
@@ -23,13 +24,13 @@ class MLP(nn.Module):
         layers: list[nn.Module] = []
         width = inputs.width
         for hidden in settings.hidden:
-            layers += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(settings.dropout)]
+            layers += [nn.Linear(width, hidden), nn.ReLU(), Dropout(settings.dropout)]
             width = hidden
         layers.append(nn.Linear(width, 1))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, fields: Mapping[str, Tensor]) -> Tensor:
         """Logits [B] of fields [B, D]."""
-        x_BD = torch.cat([fields[name] for name in self.names], dim=1)
+        x_BD = join_fields(fields, self.names)
         logits_B1: Tensor = self.layers(x_BD)
         return logits_B1.squeeze(1)

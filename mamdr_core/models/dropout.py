@@ -1,0 +1,57 @@
+"""Dropout whose mask follows from a key and a value's place alone, so that every engine drops the same values."""
+
+import torch
+from torch import Tensor, nn
+
+_MULTIPLIERS = 0x7FEB352D, 0x846CA68B - (1 << 32)
+_SALT = 0x9E3779B9
+
+
+class Dropout(nn.Module):
+    """Sets values to zero at random while training, and scales the others up (Srivastava et al. 2014).
+
+    Whether a value is dropped is a hash of `key`, the layer and the value's place in its row and batch: not of padding
+    rows, of trajectories computed beside it, of the device, or of a generator's state. It takes a fraction of the time
+    of torch's own dropout on CPU once compiled. Use it in models in place of `torch.nn.Dropout`.
+
+    Args:
+        rate: probability that a value is dropped, in [0, 1); kept to a multiple of 2^-16.
+
+    Attributes:
+        key: int32 scalar, set by the engine for every step.
+        layer: tells the dropout layers of a model apart; set by the engine.
+    """
+
+    key: Tensor
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {rate}")
+        self.rate = rate
+        self.layer = 0
+        self.register_buffer("key", torch.zeros((), dtype=torch.int32), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` [B, ...], the first dimension being rows of the batch, with some values dropped while training."""
+        if not self.training or not self.rate:
+            return x
+        place = torch.arange(x.numel(), dtype=torch.int32, device=x.device).view(x.shape)
+        kept = _mixed(place ^ self.key ^ _signed(self.layer * _SALT)) & 0xFFFF >= round(self.rate * 0x10000)
+        return torch.where(kept, x / (1 - self.rate), torch.zeros_like(x))
+
+    def extra_repr(self) -> str:
+        """The rate."""
+        return f"rate={self.rate}"
+
+
+def _mixed(x: Tensor) -> Tensor:
+    """Wellons' 32-bit mixer lowbias32, elementwise on int32; shifts are made logical by masks."""
+    x = (x ^ ((x >> 16) & 0xFFFF)) * _MULTIPLIERS[0]
+    x = (x ^ ((x >> 15) & 0x1FFFF)) * _MULTIPLIERS[1]
+    return x ^ ((x >> 16) & 0xFFFF)
+
+
+def _signed(value: int) -> int:
+    """The low 32 bits as a signed integer."""
+    return ((value + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)
