@@ -33,6 +33,7 @@ class HorovodCollective:
         counts: list[int] = []
 
         def exchange(own: Tensor) -> Tensor:
+            received: Tensor
             received, received_counts = hvd.alltoall(own, sent, name="alltoall")
             counts.extend(received_counts.tolist())
             return received

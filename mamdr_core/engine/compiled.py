@@ -1,0 +1,132 @@
+"""One inner step of the dense parameters for G trajectories at once, compiled."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad_and_value, vmap
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from mamdr_core.engine.flat import FlatModule
+from mamdr_core.engine.optimizers import BETA1, BETA2, EPSILON
+
+Fields = dict[str, Tensor]
+
+
+@dataclass
+class DenseState:
+    """Dense parameters of G trajectories and their moments, which steps move in place, each [G, P].
+
+    Attributes:
+        first, second: Adam's moments; None: plain gradient descent.
+    """
+
+    values: Tensor
+    first: Tensor | None
+    second: Tensor | None
+
+
+@dataclass(frozen=True)
+class PaddedBatch:
+    """A step's rows.
+
+    Attributes:
+        embedded: trained fields by name, [G, B, D].
+        constant: all other fields by name, [G, B, D].
+        labels: [G, B].
+        weights: [G, B]; of one trajectory they sum to 1, 0 for padding.
+        keys: dropout's, int32 [G].
+    """
+
+    embedded: Fields
+    constant: Fields
+    labels: Tensor
+    weights: Tensor
+    keys: Tensor
+
+
+class DenseStep:
+    """A step of dense parameters: gradients of G models side by side by torch.func, and their optimizer.
+
+    Args:
+        flat: the model.
+        bf16: compute logits and gradients in bfloat16; parameters, moments and losses keep their type.
+        compiles: run through torch.compile; false: the same operations one by one.
+    """
+
+    def __init__(self, flat: FlatModule, bf16: bool, compiles: bool) -> None:
+        self._flat = flat
+        self._bf16 = bf16
+        gradient = grad_and_value(self._loss, argnums=(0, 1))
+        self._one, self._many = gradient, vmap(gradient)
+        self._run: Callable[..., tuple[Tensor, Fields]] = self._step
+        if compiles:
+            self._run = torch.compile(self._step, dynamic=True)
+
+    def __call__(self, state: DenseState, batch: PaddedBatch, step: int, lr: float) -> tuple[Tensor, Fields]:
+        """Move `state`.
+
+        A trajectory whose loss is not finite counts as one of zero gradient.
+
+        Args:
+            state: moved in place.
+            batch: the rows.
+            step: Adam's count, from 1.
+            lr: learning rate.
+
+        Returns:
+            Losses [G], and gradients of the trained fields, [G, B, D].
+        """
+        scales = [lr, 1.0] if state.first is None else [lr / (1 - BETA1**step), 1 / (1 - BETA2**step)]
+        scales_2 = torch.tensor(scales, dtype=state.values.dtype, device=state.values.device)
+        self._flat.module.train(True)
+        return self._run(
+            state.values, state.first, state.second, batch.embedded, batch.constant, batch.labels, batch.weights,
+            batch.keys, scales_2,
+        )  # fmt: skip
+
+    def _step(
+        self, values: Tensor, first: Tensor | None, second: Tensor | None, embedded: Fields, constant: Fields,
+        labels: Tensor, weights: Tensor, keys: Tensor, scales_2: Tensor,
+    ) -> tuple[Tensor, Fields]:  # fmt: skip
+        # The flat tensor is cut before differentiating: the backward pass of a cut inside vmap fixes the number of
+        # trajectories in what is compiled (torch 2.9).
+        named = self._flat.named(values)
+        if len(values) == 1:  # plain matrix products, not batched ones
+            (to_named, to_fields), loss = self._one(
+                _only(named), _only(embedded), _only(constant), labels[0], weights[0], keys[0]
+            )
+            to_named, to_fields, loss = _as_stack(to_named), _as_stack(to_fields), loss[None]
+        else:
+            (to_named, to_fields), loss = self._many(named, embedded, constant, labels, weights, keys)
+        gradient = torch.cat([to_named[name].flatten(1) for name in named], dim=1)
+        good = loss.isfinite()
+        gradient = torch.where(good[:, None], gradient, 0)
+        to_fields = {name: torch.where(good[:, None, None], field, 0) for name, field in to_fields.items()}
+        if first is None or second is None:
+            values.sub_(gradient * scales_2[0])
+        else:
+            first.lerp_(gradient, 1 - BETA1)
+            second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+            values.sub_(first / ((second * scales_2[1]).sqrt() + EPSILON) * scales_2[0])
+        return loss, to_fields
+
+    def _loss(
+        self, named: Fields, embedded: Fields, constant: Fields, labels_B: Tensor, weights_B: Tensor, key: Tensor
+    ) -> Tensor:
+        fields = {**embedded, **constant}
+        if self._bf16:
+            named = {name: values.bfloat16() for name, values in named.items()}
+            fields = {name: field.bfloat16() for name, field in fields.items()}
+        state = {**named, **self._flat.keyed(key)}
+        logits_B = functional_call(self._flat.module, state, (fields,)).to(labels_B.dtype)
+        return (binary_cross_entropy_with_logits(logits_B, labels_B, reduction="none") * weights_B).sum()
+
+
+def _only(stacked: Fields) -> Fields:
+    return {name: values[0] for name, values in stacked.items()}
+
+
+def _as_stack(single: Fields) -> Fields:
+    return {name: values[None] for name, values in single.items()}

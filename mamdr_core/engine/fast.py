@@ -1,0 +1,239 @@
+"""The fast engine: compiled steps, many trajectories at once, rows laid out ahead; the eager engine's numbers."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+
+from mamdr_core.engine.columns import FrozenTables, Visit
+from mamdr_core.engine.compiled import DenseState, DenseStep, Fields, PaddedBatch
+from mamdr_core.engine.eager import EagerEngine
+from mamdr_core.engine.hashing import step_keys
+from mamdr_core.engine.layout import Layout, Stack, lay_out, open_stack
+from mamdr_core.engine.memory import bytes_per_row, is_out_of_memory, keep_freed_memory, stack_memory
+from mamdr_core.engine.optimizers import AdamState
+from mamdr_core.engine.parameters import EVERYTHING, Change, Scope, Theta
+from mamdr_core.engine.stacking import PADDING, StackLimits, Trajectory, cut_stacks
+from mamdr_core.errors import MamdrError
+from mamdr_core.models.tables import Table
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class FastEngine(EagerEngine):
+    """Runs trajectories like `EagerEngine`, faster.
+
+    Args:
+        module, tables, frozen, batch_size, device, on_nan: see `EagerEngine`.
+        precision: of matrix products: fp32; tf32 (CUDA alone); bf16 (parameters and moments stay as they are).
+        group_memory: GB that a stack of trajectories may take; 0: see `stack_memory`.
+        compiles: run steps through torch.compile; false: the same operations one by one.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        tables: Sequence[Table],
+        frozen: FrozenTables,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        on_nan: Literal["stop", "skip"] = "stop",
+        precision: Literal["fp32", "tf32", "bf16"] = "fp32",
+        group_memory: float = 0.0,
+        compiles: bool = True,
+    ) -> None:
+        super().__init__(module, tables, frozen, batch_size, device, on_nan)
+        if precision == "tf32":
+            torch.set_float32_matmul_precision("high")
+        self._step = DenseStep(self.flat, precision == "bf16", compiles)
+        self._limits = StackLimits(
+            budget=group_memory * 1e9 or stack_memory(self.device),
+            trajectory_bytes=7 * self.flat.values_P.nbytes,  # start, values, moments, gradient, and two in between
+            row_bytes=0,
+            padding=PADDING[self.device.type],
+            size=1 << 20,
+            multiple=torch.get_num_threads() if self.device.type == "cpu" else 1,
+        )
+        keep_freed_memory()
+        self.reads_ahead = self.device.type == "cuda"  # on a CPU the steps themselves keep all cores busy
+
+    def descend(
+        self,
+        theta: Theta,
+        visits: Sequence[Visit],
+        lr: float,
+        optimizer: str = "adam",
+        state: AdamState | None = None,
+        scope: Scope = EVERYTHING,
+        seed: int = 0,
+    ) -> Change:
+        """One trajectory; see `EagerEngine.descend`."""
+        trajectory = Trajectory(0, theta, visits, scope, seed, ())
+        for _, changes in self._run([[trajectory]], lr, optimizer, state):
+            return changes[0]
+        raise AssertionError("a stack without a result")
+
+    def descend_many(
+        self,
+        thetas: Sequence[Theta],
+        visits: Sequence[Sequence[Visit]],
+        lr: float,
+        optimizer: str,
+        scopes: Sequence[Scope],
+        seeds: Sequence[int],
+    ) -> list[Change]:
+        """Independent trajectories from one theta_S, in stacks of alike ones; see `EagerEngine.descend_many`.
+
+        A stack that does not fit memory is run again as two, and later stacks are no larger than those.
+
+        Raises:
+            MamdrError: a single trajectory does not fit memory.
+        """
+        told = zip(thetas, visits, scopes, seeds, strict=True)
+        waiting = [
+            Trajectory(place, theta, own, scope, seed, self._rows_of(own))
+            for place, (theta, own, scope, seed) in enumerate(told)
+        ]
+        waiting.sort(key=lambda trajectory: trajectory.likeness)
+        self._know_row_bytes(visits)
+        done: dict[int, Change] = {}
+        while waiting:
+            stacks = list(cut_stacks(waiting, self._limits))
+            running = 0
+            try:
+                for stack, changes in self._run(stacks, lr, optimizer, None):
+                    done |= {t.place: change for t, change in zip(stack, changes, strict=True)}
+                    running += 1
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._shrink(len(stacks[running]), error)
+            waiting = [trajectory for trajectory in waiting if trajectory.place not in done]
+        return [done[place] for place in range(len(thetas))]
+
+    def _rows_of(self, visits: Sequence[Visit]) -> tuple[int, ...]:
+        return tuple(batch.stop - batch.start for visit in visits for batch in visit.batches(self.batch_size))
+
+    def _know_row_bytes(self, visits: Sequence[Sequence[Visit]]) -> None:
+        if not self._limits.row_bytes:
+            numeric = next((visit.columns.numeric.shape[1] for own in visits for visit in own), 0)
+            self._limits = replace(self._limits, row_bytes=bytes_per_row(self.flat, self.tables, numeric))
+
+    def _shrink(self, size: int, error: Exception) -> None:
+        if size == 1:
+            raise MamdrError(
+                f"a single trajectory does not fit the memory of {self.device} ({error}): lower train.batch_size or "
+                "the model's sizes"
+            ) from None
+        self._limits = replace(self._limits, size=size // 2)
+        logger.warning("%d trajectories at once do not fit memory: at most %d from now on", size, size // 2)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _run(
+        self, stacks: Sequence[Sequence[Trajectory]], lr: float, optimizer: str, state: AdamState | None
+    ) -> Iterator[tuple[Sequence[Trajectory], list[Change]]]:
+        """Run stacks one after another; yields each with its changes, in the order of its trajectories."""
+        laid_out = self._ahead(self._laid_out(stacks, optimizer == "adam", state))
+        for stack, pairs in groupby(laid_out, key=itemgetter(0)):
+            yield stack.trajectories, self._descend(stack, (layout for _, layout in pairs), lr, optimizer, state)
+
+    def _laid_out(
+        self, stacks: Sequence[Sequence[Trajectory]], adam: bool, state: AdamState | None
+    ) -> Iterator[tuple[Stack, Layout | None]]:
+        """What stacks compute on, part by part; one without steps has one empty part."""
+        for trajectories in stacks:
+            stack = open_stack(trajectories, self.tables, self.batch_size, self.device, adam, state)
+            if not len(stack.steps):
+                yield stack, None
+            for layout in lay_out(stack, self.tables, self.device, self.flat.values_P.dtype):
+                yield stack, layout
+
+    def _ahead(self, items: Iterator[T]) -> Iterator[T]:
+        """The items, each made while the one before is used if `reads_ahead`; counts the seconds waited for them."""
+        with ThreadPoolExecutor(1) as pool:
+            coming = pool.submit(next, items, None) if self.reads_ahead else None
+            while True:
+                started = time.perf_counter()
+                item = coming.result() if coming else next(items, None)
+                self.waited += time.perf_counter() - started
+                if item is None:
+                    return
+                if coming:
+                    coming = pool.submit(next, items, None)
+                yield item
+
+    def _descend(
+        self, stack: Stack, layouts: Iterator[Layout | None], lr: float, optimizer: str, state: AdamState | None
+    ) -> list[Change]:
+        """All steps of a stack."""
+        start_GP = torch.stack([trajectory.theta.dense for trajectory in stack.trajectories])
+        dense = _start(start_GP, optimizer, state)
+        seeds = [trajectory.seed for trajectory in stack.trajectories]
+        keys_SG = torch.from_numpy(step_keys(seeds, len(stack.steps))).to(self.device)
+        before = state.step if state else 0
+        losses: list[Tensor] = []
+        for layout in layouts:
+            for number in range(len(layout.steps) if layout else 0):
+                assert layout is not None
+                count = before + len(losses) + 1
+                losses.append(self._do_step(stack, layout, number, dense, keys_SG[len(losses)], count, lr))
+        self._check(stack, losses, before)
+        if state:
+            state.step = before + len(losses)
+            for table in stack.tables.values():
+                table.write_moments(state)
+        changes = [Change(difference_P) for difference_P in dense.values.sub_(start_GP)]
+        for table in stack.tables.values():
+            table.write_changes(changes)
+        return changes
+
+    def _do_step(
+        self, stack: Stack, layout: Layout, number: int, dense: DenseState, keys_G: Tensor, count: int, lr: float
+    ) -> Tensor:
+        """One step of all trajectories of a stack; returns their losses [G]."""
+        shape = layout.labels[number].shape
+        embedded: Fields = {}
+        constant: Fields = {}
+        for name, touched in layout.touched.items():
+            table = stack.tables[name]
+            field = table.read(touched.places[number]).view(*shape, -1)
+            (embedded if table.trains else constant)[name] = field
+        for name, ids in layout.frozen_ids.items():
+            constant[name] = embedding(ids[number], self.frozen[name])  # several times as fast as indexing
+        if layout.numeric:
+            constant["numeric"] = layout.numeric[number]
+        batch = PaddedBatch(embedded, constant, layout.labels[number], layout.weights[number], keys_G)
+        loss_G, gradients = self._step(dense, batch, count, lr)
+        for name, gradient in gradients.items():
+            touched = layout.touched[name]
+            stack.tables[name].update(
+                touched.distinct[number], touched.inverse[number], gradient.flatten(0, 1), count, lr
+            )
+        return loss_G
+
+    def _check(self, stack: Stack, losses: list[Tensor], before: int) -> None:
+        """Meet what was not finite, in the order of the steps."""
+        if not losses:
+            return
+        for step, trajectory in (~torch.stack(losses).isfinite()).nonzero().tolist():
+            batch = stack.steps.batches[step][trajectory]
+            self.meet_divergence(batch.visit, batch.number, batch.place, before + step + 1)
+
+
+def _start(start_GP: Tensor, optimizer: str, state: AdamState | None) -> DenseState:
+    values_GP = start_GP.clone()
+    if optimizer != "adam":
+        return DenseState(values_GP, None, None)
+    if state:
+        return DenseState(values_GP, state.dense.first[None], state.dense.second[None])
+    return DenseState(values_GP, torch.zeros_like(values_GP), torch.zeros_like(values_GP))

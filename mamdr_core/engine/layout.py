@@ -1,0 +1,144 @@
+"""The rows of a stack's steps laid out on the device, ready to be computed on."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mamdr_core.engine.optimizers import AdamState
+from mamdr_core.engine.stacking import Trajectory
+from mamdr_core.engine.steps import RowReader, Steps, lay_steps
+from mamdr_core.engine.working import StackedTable, TouchedRows
+from mamdr_core.models.tables import Table
+
+SEGMENT_ROWS = 1 << 16
+"""Padded rows of the steps that are laid out at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Trajectories that run together.
+
+    Attributes:
+        trajectories: G of them, with as many steps each.
+        steps: all of them.
+        tables: by name, the embedding rows that they meet.
+    """
+
+    trajectories: Sequence[Trajectory]
+    steps: Steps
+    tables: dict[str, StackedTable]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What some steps of a stack read; every list is by step.
+
+    Attributes:
+        steps: the steps.
+        touched: by embedding table.
+        frozen_ids: by table of fixed vectors, int64 [G, B].
+        numeric: float [G, B, K], or no list without numeric features.
+        labels, weights: [G, B]; a trajectory's weights sum to 1, padding has 0.
+    """
+
+    steps: Steps
+    touched: dict[str, TouchedRows]
+    frozen_ids: dict[str, list[Tensor]]
+    numeric: list[Tensor]
+    labels: list[Tensor]
+    weights: list[Tensor]
+
+
+def open_stack(
+    trajectories: Sequence[Trajectory],
+    tables: Sequence[Table],
+    batch_size: int,
+    device: torch.device,
+    adam: bool,
+    state: AdamState | None,
+) -> Stack:
+    """Gather the embedding rows that trajectories meet.
+
+    Args:
+        trajectories: with as many steps each, from one theta_S, over one set of tables.
+        tables: embedding tables and fixed vectors.
+        batch_size: rows of a step at most.
+        device: where to.
+        adam: whether trained tables have moments.
+        state: moments of a single trajectory to carry on.
+    """
+    steps = lay_steps([trajectory.visits for trajectory in trajectories], batch_size)
+    batches = steps.flat()
+    reader = RowReader(batches, device)
+    of_batch = np.array([batch.trajectory for batch in batches], dtype=np.int64)
+    trajectory_N = torch.from_numpy(np.repeat(of_batch, reader.lengths)).to(device)
+    scopes = [trajectory.scope for trajectory in trajectories]
+    stacked = {
+        table.name: StackedTable(
+            table,
+            [trajectory.theta for trajectory in trajectories],
+            scopes,
+            reader.ids(table.column),
+            trajectory_N,
+            trains=scopes[0].covers(table.name),
+            adam=adam,
+            state=state,
+        )
+        for table in tables
+        if table.trainable
+    }
+    return Stack(trajectories, steps, stacked)
+
+
+def lay_out(stack: Stack, tables: Sequence[Table], device: torch.device, dtype: torch.dtype) -> Iterator[Layout]:
+    """The stack's steps, some at a time.
+
+    Args:
+        stack: whose.
+        tables: as `open_stack` was given.
+        device: where to.
+        dtype: of weights.
+    """
+    first = 0
+    for steps in stack.steps.segments(SEGMENT_ROWS):
+        batches = steps.flat()
+        reader = RowReader(batches, device)
+        last = first + sum(reader.lengths)
+        lengths = np.array(reader.lengths)
+        place_N = torch.from_numpy(steps.places()).to(device)
+        step_N = torch.from_numpy(np.repeat(np.arange(len(batches)) // len(stack.trajectories), lengths)).to(device)
+        weight_N = torch.from_numpy(np.repeat(1 / np.maximum(lengths, 1), lengths)).to(device, dtype)
+        layout = _Padding(steps, place_N)
+        numeric_N = reader.read(lambda columns: columns.numeric)
+        yield Layout(
+            steps=steps,
+            touched={
+                name: table.touch(steps, table.local_N[first:last], place_N, step_N)
+                for name, table in stack.tables.items()
+            },
+            frozen_ids={table.name: layout.pad(reader.ids(table.column)) for table in tables if not table.trainable},
+            numeric=layout.pad(numeric_N) if numeric_N.shape[1] else [],
+            labels=layout.pad(reader.read(lambda columns: columns.labels)),
+            weights=layout.pad(weight_N),
+        )
+        first = last
+
+
+@dataclass(frozen=True)
+class _Padding:
+    """Puts values of real rows where they stand among padded ones."""
+
+    steps: Steps
+    place_N: Tensor
+
+    def pad(self, values_N: Tensor) -> list[Tensor]:
+        """By step [G, B, ...], zeros where there is no row."""
+        sizes = self.steps.sizes
+        padded = values_N.new_zeros(sum(sizes), *values_N.shape[1:])
+        padded[self.place_N] = values_N
+        shapes = [(len(batches), rows) for batches, rows in zip(self.steps.batches, self.steps.rows_S, strict=True)]
+        parts = padded.split(sizes)
+        return [part.view(*shape, *padded.shape[1:]) for part, shape in zip(parts, shapes, strict=True)]

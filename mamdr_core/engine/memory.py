@@ -1,0 +1,69 @@
+"""How much memory a stack of trajectories takes, and how much there is."""
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mamdr_core.engine.flat import FlatModule
+from mamdr_core.models.tables import Table
+
+CPU_BYTES = 4.8e7
+"""Of a stack on a CPU: about what its last cache holds; measured, stacks that do not fit it are slower."""
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def stack_memory(device: torch.device) -> float:
+    """Bytes that a stack may take by default: `CPU_BYTES`, or half of a GPU's free memory."""
+    if device.type == "cpu":
+        return CPU_BYTES
+    free, _ = torch.cuda.mem_get_info(device)
+    return free / 2
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what steps free for the next step, where there is glibc.
+
+    It gives large blocks back to the kernel at once and takes new ones, page by page, a few hundred microseconds for
+    each trajectory: up to half of the time of a step of few rows (benchmarks/README.md).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # its largest
+        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def bytes_per_row(flat: FlatModule, tables: Sequence[Table], numeric: int) -> int:
+    """Bytes that a row of a batch takes while gradients are computed: its fields, and twice what autograd keeps.
+
+    Args:
+        flat: the model.
+        tables: what feeds it.
+        numeric: numeric features.
+    """
+    rows = 16
+    kept = 0
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        if tensor.shape[:1] == (rows,):
+            kept += tensor.nbytes
+        return tensor
+
+    like = flat.values_P
+    fields = {table.name: like.new_zeros(rows, table.width).requires_grad_() for table in tables}
+    if numeric:
+        fields["numeric"] = like.new_zeros(rows, numeric)
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        flat.module.train(True)
+        flat.module(fields)
+    return (2 * kept + sum(field.nbytes for field in fields.values())) // rows
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch, on any device, or Python found no memory."""
+    told = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return told or isinstance(error, torch.OutOfMemoryError | MemoryError)

@@ -1,0 +1,156 @@
+"""The steps of several trajectories side by side, and the rows that they read, padded to common shapes.
+
+Step s of a stack is a batch of each of its G trajectories, padded to B_s rows with rows of weight zero.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mamdr_core.engine.columns import Columns, Visit
+
+ROWS_MULTIPLE = 8
+"""Padded rows are a multiple of this: whole vector registers, and no shape of one row, which compilers single out."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of one trajectory: rows `rows` of its visit `number`, the visit's batch `place`."""
+
+    trajectory: int
+    visit: Visit
+    number: int
+    place: int
+    rows: slice
+
+    def __len__(self) -> int:
+        """Rows."""
+        size: int = self.rows.stop - self.rows.start
+        return size
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Consecutive steps of a stack.
+
+    Attributes:
+        batches: by step, of every trajectory.
+        rows_S: by step, padded rows B_s.
+    """
+
+    batches: list[list[Batch]]
+    rows_S: list[int]
+
+    def __len__(self) -> int:
+        """Number of steps S."""
+        return len(self.batches)
+
+    @property
+    def sizes(self) -> list[int]:
+        """By step, all padded rows G * B_s."""
+        return [len(batches) * rows for batches, rows in zip(self.batches, self.rows_S, strict=True)]
+
+    def flat(self) -> list[Batch]:
+        """All batches, step by step."""
+        return list(chain.from_iterable(self.batches))
+
+    def places(self) -> NDArray[np.int64]:
+        """Where each row of `flat()` stands among all padded rows, int64 [N]."""
+        starts = np.cumsum([0, *self.sizes])
+        first = [
+            start + trajectory * rows
+            for start, rows, batches in zip(starts, self.rows_S, self.batches, strict=False)
+            for trajectory in range(len(batches))
+        ]
+        return ranges(first, [len(batch) for batch in self.flat()])
+
+    def segments(self, most_rows: int) -> Iterator["Steps"]:
+        """Consecutive steps of at most so many padded rows together, or one step with more."""
+        first = 0
+        ends = np.cumsum([0, *self.sizes])
+        while first < len(self):
+            last = int(np.searchsorted(ends, ends[first] + most_rows, side="right")) - 1
+            last = max(last, first + 1)
+            yield Steps(self.batches[first:last], self.rows_S[first:last])
+            first = last
+
+
+def lay_steps(visits: Sequence[Sequence[Visit]], batch_size: int) -> Steps:
+    """The steps of trajectories that all have as many."""
+    own = [
+        [
+            Batch(trajectory, visit, number, place, rows)
+            for number, visit in enumerate(visits_of_one)
+            for place, rows in enumerate(visit.batches(batch_size))
+        ]
+        for trajectory, visits_of_one in enumerate(visits)
+    ]
+    steps = [list(batches) for batches in zip(*own, strict=True)]
+    return Steps(steps, [-(-max(map(len, batches)) // ROWS_MULTIPLE) * ROWS_MULTIPLE for batches in steps])
+
+
+class RowReader:
+    """Reads columns at the rows of some batches, one after another in their order.
+
+    Args:
+        batches: whose visits may lie in several `Columns`.
+        device: where the rows are wanted.
+    """
+
+    def __init__(self, batches: Sequence[Batch], device: torch.device) -> None:
+        self.lengths = [len(batch) for batch in batches]
+        self._device = device
+        self._as_domain = [-1 if batch.visit.as_domain is None else batch.visit.as_domain for batch in batches]
+        by_source: dict[int, list[int]] = {}
+        for number, batch in enumerate(batches):
+            by_source.setdefault(id(batch.visit.columns), []).append(number)
+        starts = np.cumsum([0, *self.lengths])
+        self._sources: list[tuple[Columns, Tensor, Tensor | None]] = []
+        for numbers in by_source.values():
+            columns = batches[numbers[0]].visit.columns
+            rows = torch.cat([batches[n].visit.rows[batches[n].rows] for n in numbers])
+            places = None  # the only source
+            if len(by_source) > 1:
+                places = torch.from_numpy(ranges(starts[numbers], np.array(self.lengths)[numbers])).to(device)
+            self._sources.append((columns, rows, places))
+
+    def read(self, column: Callable[[Columns], Tensor]) -> Tensor:
+        """What `column` selects of the columns, at the rows, [N, ...] on the device."""
+        parts = [(_pinned(column(columns)[rows], self._device), places) for columns, rows, places in self._sources]
+        if parts[0][1] is None:
+            return parts[0][0]
+        whole = parts[0][0].new_empty(sum(self.lengths), *parts[0][0].shape[1:])
+        for values, places in parts:
+            whole[places] = values
+        return whole
+
+    def ids(self, column: str) -> Tensor:
+        """Indices of an id column, int64 [N]."""
+        ids_N = self.read(lambda columns: columns.ids[column]).long()
+        if column == "domain" and max(self._as_domain) >= 0:
+            shown_N = torch.from_numpy(np.repeat(self._as_domain, self.lengths)).to(self._device)
+            ids_N = torch.where(shown_N >= 0, shown_N + 1, ids_N)
+        return ids_N
+
+
+def _pinned(values: Tensor, device: torch.device) -> Tensor:
+    """On the device; from host memory through pinned pages, so that the copy does not hold up this thread."""
+    if values.device == device or device.type == "cpu":
+        return values
+    return values.pin_memory().to(device, non_blocking=True)
+
+
+def ranges(starts: Sequence[int] | NDArray[np.int64], lengths: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+    """start, start + 1, ... of each range, one after another, int64."""
+    lengths = np.asarray(lengths, dtype=np.int64)
+    ends = lengths.cumsum()
+    total = int(ends[-1]) if len(ends) else 0
+    ranges: NDArray[np.int64] = np.arange(total) + np.repeat(
+        np.asarray(starts, dtype=np.int64) - ends + lengths, lengths
+    )
+    return ranges
