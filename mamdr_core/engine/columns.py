@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -35,6 +38,16 @@ class Columns:
     def counts(self) -> Tensor:
         """Rows by domain, int64 [n]."""
         return self.offsets.diff()
+
+    @cached_property
+    def occupied(self) -> NDArray[np.int64]:
+        """Domains with rows, ascending; the offsets must not change after this is first read."""
+        return np.flatnonzero(np.diff(self.offsets.numpy()))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what a device would hold."""
+        return sum(column.nbytes for column in (*self.ids.values(), self.numeric, self.labels))
 
     def take(self, rows: Tensor) -> "Columns":
         """The given rows in their order; they must be sorted by domain.

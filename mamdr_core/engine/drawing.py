@@ -1,7 +1,12 @@
-"""Initial embedding rows, drawn so that a rank that keeps a part of a table gets the rows of the whole table's draw."""
+"""theta_S before training; a rank that keeps a part of a table draws the rows that the whole table would have."""
+
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from mamdr_core.engine.parameters import Shared
+from mamdr_core.models.tables import Table
 
 CHUNK_ROWS = 1 << 16
 _BLOCK = 16
@@ -33,3 +38,30 @@ def draw_rows(rows: int, width: int, generator: torch.Generator, first: int = 0,
         kept_KD[done : done + len(chunk_CD)] = chunk_CD
         start, done = stop, done + len(chunk_CD)
     return kept_KD
+
+
+def initial_shared(
+    module: nn.Module,
+    tables: Sequence[Table],
+    seed: int,
+    device: torch.device | str = "cpu",
+    part: tuple[int, int] = (0, 1),
+) -> Shared:
+    """theta_S before training: the module's own initial values, embeddings drawn from N(0, 0.01).
+
+    Args:
+        module: as built under the same seed.
+        tables: its embedding tables; only trainable ones are drawn.
+        seed: decides the embeddings.
+        device: where theta_S is wanted.
+        part: (r, W): only rows r, r + W, ... of each table, with the values that they have in the whole.
+    """
+    first, step = part
+    generator = torch.Generator().manual_seed(seed)
+    dense = torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()])
+    drawn = {
+        table.name: draw_rows(table.rows, table.width, generator, first, step).mul_(0.01).to(device)
+        for table in tables
+        if table.trainable
+    }
+    return Shared(dense.clone().to(device), drawn)

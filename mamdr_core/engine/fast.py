@@ -176,7 +176,7 @@ class FastEngine(EagerEngine):
         self, stack: Stack, layouts: Iterator[Layout | None], lr: float, optimizer: str, state: AdamState | None
     ) -> list[Change]:
         """All steps of a stack."""
-        start_GP = torch.stack([trajectory.theta.dense for trajectory in stack.trajectories])
+        start_GP = _dense([trajectory.theta for trajectory in stack.trajectories])
         dense = _start(start_GP, optimizer, state)
         seeds = [trajectory.seed for trajectory in stack.trajectories]
         keys_SG = torch.from_numpy(step_keys(seeds, len(stack.steps))).to(self.device)
@@ -228,6 +228,14 @@ class FastEngine(EagerEngine):
         for step, trajectory in (~torch.stack(losses).isfinite()).nonzero().tolist():
             batch = stack.steps.batches[step][trajectory]
             self.meet_divergence(batch.visit, batch.number, batch.place, before + step + 1)
+
+
+def _dense(thetas: Sequence[Theta]) -> Tensor:
+    """Dense parameters of points with one theta_S, [G, P]."""
+    shared_P = thetas[0].shared.dense
+    nothing_P = torch.zeros_like(shared_P)
+    specific = [nothing_P if theta.specific is None else theta.specific.dense for theta in thetas]
+    return torch.stack(specific).add_(shared_P)
 
 
 def _start(start_GP: Tensor, optimizer: str, state: AdamState | None) -> DenseState:

@@ -1,6 +1,6 @@
 """Points and steps in parameter space: theta_S, theta_i, theta~ - theta, without ever copying an embedding table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -45,13 +45,21 @@ class Change:
         rows = {name: Rows(own.ids.to(device), own.values.to(device)) for name, own in self.rows.items()}
         return Change(self.dense.to(device), rows)
 
+    def move(self, other: "Change", scale: float) -> None:
+        """Add `scale * other` in place; embedding rows are replaced, not changed."""
+        self.dense.add_(other.dense, alpha=scale)
+        self.rows = self._rows_with(other, scale)
+
     def add(self, other: "Change", scale: float) -> "Change":
         """`self + scale * other` as a new Change."""
+        return Change(self.dense + scale * other.dense, self._rows_with(other, scale))
+
+    def _rows_with(self, other: "Change", scale: float) -> dict[str, Rows]:
         rows = dict(self.rows)
         for table, theirs in other.rows.items():
             scaled = Rows(theirs.ids, theirs.values * scale)
             rows[table] = _merge(rows[table], scaled) if table in rows else scaled
-        return Change(self.dense + scale * other.dense, rows)
+        return rows
 
 
 def _merge(left: Rows, right: Rows) -> Rows:
@@ -112,16 +120,17 @@ class Shared:
         """A copy that shares no memory."""
         return Shared(self.dense.clone(), {name: table.clone() for name, table in self.tables.items()})
 
-    def reach(self, visits: Sequence[Visit]) -> None:
+    def reach(self, visits: Iterable[Visit]) -> None:
         """Fetch the rows of sharded tables that `visits` meet, in place of those before (section 4.5's static cache).
 
         With sharded tables every rank calls this equally often, without visits too; whole tables are always in reach.
         """
+        sharded = [table for table in self.tables.values() if not isinstance(table, Tensor)]
+        visits = list(visits) if sharded else []
         nothing = torch.zeros(0, dtype=torch.long, device=self.dense.device)
-        for table in self.tables.values():
-            if not isinstance(table, Tensor):
-                met = [visit.ids(table.column).to(nothing.device) for visit in visits]
-                table.fetch(torch.cat([nothing, *met]))
+        for table in sharded:
+            met = [visit.ids(table.column).to(nothing.device) for visit in visits]
+            table.fetch(torch.cat([nothing, *met]))
 
 
 @dataclass

@@ -212,12 +212,14 @@ class Lake:
         declared = _declared(table)
         self.create(declared)
         target = DeltaTable.forPath(self._spark, self.path(declared)).alias("old")
-        (
+        merge = (
             target.merge(_declared_columns(declared, rows).alias("new"), on)
             .whenMatchedUpdate(set={name: F.expr(expression) for name, expression in update.items()})
             .whenNotMatchedInsertAll()
-            .execute()
         )
+        if not set(self.read(declared).columns).issuperset(declared.column_names):
+            merge = merge.withSchemaEvolution()  # the table is older than some of its columns
+        merge.execute()
 
     def _writer(self, table: str | Table, rows: DataFrame, mode: str, note: dict[str, Any] | None) -> DataFrameWriter:
         declared = _declared(table)

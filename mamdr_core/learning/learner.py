@@ -1,6 +1,6 @@
 """What a learning method works with on one rank: parameters, rows, engine, and the mean over ranks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -11,6 +11,7 @@ from mamdr_core.engine.hashing import derive_seed
 from mamdr_core.engine.optimizers import AdamState, OuterOptimizer
 from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.engine.settings import InnerSettings
+from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.learning.settings import DRSettings
 
 
@@ -58,7 +59,7 @@ class Learner:
     train: Columns
     supports: Columns | None
     shared: Shared
-    specific: dict[int, Change]
+    specific: SpecificStore
     average: Callable[[Change, float], Change]
     outer: OuterOptimizer
     inner: InnerSettings
@@ -78,7 +79,7 @@ class Learner:
         self.adam = self.adam or AdamState.zeros_like(self.shared)
         return self.adam
 
-    def reach(self, visits: Sequence[Visit]) -> None:
+    def reach(self, visits: Iterable[Visit]) -> None:
         """Bring theta_S's embedding rows that `visits` meet within reach; see `Shared.reach`."""
         self.shared.reach(visits)
 

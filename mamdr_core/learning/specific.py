@@ -1,6 +1,7 @@
 """How theta_i learns: Domain Regularization (Alg. 2), and finetuning."""
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 
 import numpy as np
 import torch
@@ -18,36 +19,50 @@ PART_ROWS = 1 << 20
 def regularize(learner: Learner, round_: Round) -> None:
     """One pass of Domain Regularization over this rank's domains (Alg. 2 for every i; Alg. 3, lines 3-5).
 
-    All targets take a step of line 2's loop together, as independent trajectories. A target's visit is what it was
-    dealt since the last pass; a support's is a part of its sample, never many times the target's (`support_ratio`).
+    Targets of like size take a step of line 2's loop together, as independent trajectories. A target's visit is what it
+    was dealt since the last pass; a support's is a part of its sample, never many times the target's (`support_ratio`).
     The result does not depend on which rank owns a domain. With k = 0, or where there is no other domain, theta_i
     learns on T^i alone.
     """
+    targets = _dealt_since(learner, round_)
+    if targets is None:
+        return
+
+    def draw(target: int) -> list[list[Visit]]:
+        return _draw_supports(learner, round_, target, len(targets[target]))
+
+    met = (visit for target in targets for place in draw(target) for visit in place)
+    learner.reach(chain(met, (Visit(learner.train, rows) for rows in targets.values())))
+    for group in learner.specific.groups(sorted(targets, key=lambda target: len(targets[target]))):
+        scopes = {target: specific_scope(learner, target) for target in group}
+        supports = {target: draw(target) for target in group}  # line 1
+        for place in range(max(len(supports[target]) for target in group)):  # line 2
+            domains = [target for target in group if place < len(supports[target])]
+            visits = [[*supports[target][place], Visit(learner.train, targets[target])] for target in domains]
+            changes = learner.engine.descend_many(  # lines 3-5
+                [Theta(learner.shared, group[target]) for target in domains],
+                visits,
+                learner.dr.lr,
+                learner.dr.optimizer,
+                [scopes[target] for target in domains],
+                [learner.round_seed(round_, target, place) for target in domains],
+            )
+            for target, change, own_visits in zip(domains, changes, visits, strict=True):
+                group[target].move(change, learner.dr.gamma)  # line 6
+                learner.count(own_visits)
+
+
+def _dealt_since(learner: Learner, round_: Round) -> dict[int, Tensor] | None:
+    """By domain, the rows dealt since DR's last pass; None where it is not time for the next."""
     for domain, rows in round_.slices.items():
         learner.pending.setdefault(domain, []).append(rows)
     learner.rounds_since_dr += 1
     if learner.rounds_since_dr < learner.dr.every:
-        return
+        return None
     learner.rounds_since_dr = 0
     targets = {domain: torch.cat(parts) for domain, parts in sorted(learner.pending.items())}
     learner.pending.clear()
-    drawn = {domain: _draw_supports(learner, round_, domain, len(rows)) for domain, rows in targets.items()}  # line 1
-    met = [visit for steps in drawn.values() for step in steps for visit in step]
-    learner.reach([*met, *(Visit(learner.train, rows) for rows in targets.values())])
-    for place in range(max((len(supports) for supports in drawn.values()), default=0)):  # line 2
-        domains = [domain for domain in targets if place < len(drawn[domain])]
-        visits = [[*drawn[domain][place], Visit(learner.train, targets[domain])] for domain in domains]
-        changes = learner.engine.descend_many(  # lines 3-5
-            [Theta(learner.shared, learner.specific[domain]) for domain in domains],
-            visits,
-            learner.dr.lr,
-            learner.dr.optimizer,
-            [specific_scope(learner, domain) for domain in domains],
-            [learner.round_seed(round_, domain, place) for domain in domains],
-        )
-        for domain, change, own_visits in zip(domains, changes, visits, strict=True):
-            learner.specific[domain] = learner.specific[domain].add(change, learner.dr.gamma)  # line 6
-            learner.count(own_visits)
+    return targets
 
 
 def finetune(learner: Learner, epochs: int, val: Columns, measure: Callable[[int, Theta], float]) -> None:
@@ -91,14 +106,21 @@ def _in_reach(learner: Learner, val: Columns) -> Iterator[int]:
 
 
 def specific_scope(learner: Learner, domain: int) -> Scope:
-    """What theta_i covers beyond dense parameters: the domain's own embedding, and rows of T^i's ids if so set."""
-    own = {"domain": torch.tensor([domain + 1], device=learner.train.labels.device)}
+    """What theta_i covers beyond dense parameters.
+
+    The domain's own row of every table looked up by domain (its embedding, its towers in multi-tower models), never
+    another domain's; and embedding rows of T^i's ids if so set.
+    """
+    tables = learner.engine.trained_tables
+    device = learner.shared.dense.device
+    row = torch.tensor([domain + 1], device=device)
+    own = {table.name: row for table in tables if table.column == "domain"}
     if learner.dr.rows == "none":
         return Scope(frozenset(own), own)
     rows = _rows_of(learner, domain)
-    for table in learner.engine.trained_tables:
-        if table.name != "domain":
-            own[table.name] = learner.train.ids[table.column][rows].long().unique()
+    for table in tables:
+        if table.name not in own:
+            own[table.name] = learner.train.ids[table.column][rows].long().unique().to(device)
     return Scope(None, own)
 
 
@@ -113,16 +135,19 @@ def _draw_supports(learner: Learner, round_: Round, target: int, target_rows: in
     if settings.k == 0 or learner.supports is None:
         return [[]]
     offsets = learner.supports.offsets.numpy()
-    candidates = np.flatnonzero(np.diff(offsets))
-    if not settings.include_target:
-        candidates = candidates[candidates != target]
-    if not len(candidates):
+    candidates = learner.supports.occupied
+    place = np.searchsorted(candidates, target)
+    leaves_out = not settings.include_target and place < len(candidates) and candidates[place] == target
+    count = len(candidates) - leaves_out
+    if not count:
         return [[]]
     random = np.random.default_rng(learner.round_seed(round_, target))
-    chosen = random.choice(candidates, size=min(settings.k, len(candidates)), replace=False)
+    chosen = random.choice(count, size=min(settings.k, count), replace=False)
+    if leaves_out:
+        chosen += chosen >= place
     most = max(1, round(settings.support_ratio * target_rows))
     steps = []
-    for support in chosen:
+    for support in candidates[chosen]:
         start, stop = offsets[support : support + 2]
         size = min(most, stop - start)
         first = int(random.integers(start, stop - size + 1))

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from mamdr_core.errors import MamdrError
+from mamdr_core.errors import DivergedError, MamdrError
 from mamdr_core.parallel.collective import Collective, SingleProcess
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _explain(error: Exception, output: _RankOutput, ranks: int, start_timeout: i
         # A rank that waited for the failing one reports the lost connection; that is not the cause.
         own = [said for said in output.errors if said["type"] != "HorovodInternalError"]
         first = (own or output.errors)[0]
-        if first["type"] == MamdrError.__name__:
+        if first["type"] in (MamdrError.__name__, DivergedError.__name__):
             return MamdrError(str(first["message"]))
         return RankError(f"rank {first['rank']} of {ranks} failed:\n{first['traceback']}")
     if "Timed out waiting" in str(error):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mamdr_core.engine.eager import initial_shared
+from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.parameters import Shared
 from mamdr_core.models.tables import Table
 from mamdr_core.parallel.collective import Collective

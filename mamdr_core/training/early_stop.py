@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from mamdr_core.engine.parameters import Change, Shared
+from mamdr_core.engine.parameters import Shared
+from mamdr_core.engine.specific_store import SpecificStore
 
 
 @dataclass
@@ -17,13 +18,13 @@ class EarlyStop:
     best_round: int = 0
     waited: int = 0
     shared: Shared | None = field(default=None, repr=False)
-    specific: dict[int, Change] = field(default_factory=dict, repr=False)
 
-    def validated(self, auc: float, round_number: int, shared: Shared, specific: dict[int, Change]) -> bool:
-        """Take note of a validation; returns whether training should stop."""
+    def validated(self, auc: float, round_number: int, shared: Shared, specific: SpecificStore) -> bool:
+        """Take note of a validation; returns whether training should stop. `specific` keeps its own best."""
         if auc > self.best or self.shared is None or auc != auc:
             self.best, self.best_round, self.waited = auc, round_number, 0
-            self.shared, self.specific = shared.copy(), dict(specific)
+            self.shared = shared.copy()
+            specific.keep()
             return False
         self.waited += 1
         return self.waited >= self.patience

@@ -13,9 +13,9 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.lake.tables import Lake
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import pin_examples
+from mamdr_core.training.building import make_engine
 from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.package import load_package
-from mamdr_core.training.rank import make_engine
 from mamdr_core.training.records import find_run, record_metrics
 
 
@@ -31,20 +31,18 @@ def evaluate_package(spark: SparkSession, config: Config) -> dict[str, Any]:
     """
     lake = Lake(spark, config.lake.root)
     folder = config.evaluate.package or find_run(lake, config.evaluate.run_id)["package"]
-    package = load_package(folder)
+    device = choose_device(config.train.device)
+    package = load_package(folder, device)
     trained = parse_config(yaml.safe_load(package.config))
     pinned = pin_examples(spark, config.lake.root, trained.features, package.pinned["versions"])
     if pinned.sizes != package.pinned["sizes"]:
         raise MamdrError(f"package {folder} was trained on another lake than {lake.root}: vocabulary sizes differ")
-    device = choose_device(config.train.device)
     everything = np.ones(len(pinned.domain_ids), dtype=np.bool_)
     share = Share(pinned, trained.features, everything, config.train.host_memory, config.train.scratch)
     columns = share.columns(config.evaluate.split).to(device)
     engine = make_engine(trained, pinned, share, device)
-    shared = package.shared.to(device)
-    specific = {domain: change.to(device) for domain, change in package.specific.items()}
     with torch.no_grad():
-        measured = evaluate_columns(engine, shared, specific, columns)
+        measured = evaluate_columns(engine, package.shared, package.specific, columns)
     run_id = package.metrics["run_id"]
     record_metrics(spark, lake, run_id, pinned.domain_ids, {config.evaluate.split: measured})
     known = ~measured.logloss.isnan()

@@ -6,8 +6,7 @@ pinned.json              Delta versions of what was read, vocabulary sizes, nume
 metrics.json             mean AUCs
 shared.safetensors       theta_S: "dense" [P] and, where tables are whole on every rank, "table.<name>" [rows, D]
 shared-<rank>.safetensors  where they are sharded: "table.<name>" with the rank's rows r, r + W, ... of W ranks
-specific-<rank>.safetensors  theta_i of a rank's domains: "domains" [m], "dense" [m, P], and by embedding table
-                         "<name>.owner", "<name>.ids" [U] and "<name>.values" [U, D]
+specific-<rank>-<part>.safetensors  theta_i of some of a rank's domains, see `mamdr_core.training.specific_files`
 """
 
 import hashlib
@@ -22,13 +21,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mamdr_core.engine.parameters import Change, Rows, Shared
+from mamdr_core.engine.parameters import Change, Shared
+from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.errors import MamdrError
+from mamdr_core.training.specific_files import SavedSpecific, save_specific
 
 MANIFEST = "manifest.json"
 
 
-def save_rank(folder: str, rank: int, shared: Shared, specific: Mapping[int, Change]) -> tuple[str, ...]:
+def save_rank(folder: str, rank: int, shared: Shared, specific: SpecificStore) -> tuple[str, ...]:
     """Write a rank's parameters: rank 0 theta_S, every rank its shards and theta_i. Returns the names of the files."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     saved = []
@@ -40,26 +41,7 @@ def save_rank(folder: str, rank: int, shared: Shared, specific: Mapping[int, Cha
     if parts:
         saved.append(f"shared-{rank:05d}.safetensors")
         save_file(parts, Path(folder) / saved[-1])
-    if specific:
-        saved.append(f"specific-{rank:05d}.safetensors")
-        save_file(_packed(specific), Path(folder) / saved[-1])
-    return tuple(saved)
-
-
-def _packed(specific: Mapping[int, Change]) -> dict[str, Tensor]:
-    domains = sorted(specific)
-    packed = {
-        "domains": torch.tensor(domains),
-        "dense": torch.stack([specific[domain].dense for domain in domains]).cpu(),
-    }
-    for table in sorted({name for change in specific.values() for name in change.rows}):
-        having = [domain for domain in domains if table in specific[domain].rows]
-        rows = [specific[domain].rows[table] for domain in having]
-        owner = [torch.full_like(own.ids, domain) for domain, own in zip(having, rows, strict=True)]
-        packed[f"{table}.owner"] = torch.cat(owner).cpu()
-        packed[f"{table}.ids"] = torch.cat([own.ids for own in rows]).cpu()
-        packed[f"{table}.values"] = torch.cat([own.values for own in rows]).cpu()
-    return packed
+    return *saved, *save_specific(Path(folder), rank, specific)
 
 
 def seal_package(folder: str, final: str, texts: Mapping[str, str]) -> None:
@@ -99,11 +81,15 @@ class Package:
     pinned: dict[str, Any]
     metrics: dict[str, Any]
     shared: Shared
-    specific: dict[int, Change]
+    specific: Mapping[int, Change]
 
 
-def load_package(folder: str) -> Package:
+def load_package(folder: str, device: torch.device | str = "cpu") -> Package:
     """Read a package back; every file is checked against the manifest first.
+
+    Args:
+        folder: of the package.
+        device: where parameters are wanted; those of theta_i are read when they are asked for.
 
     Raises:
         MamdrError: no package there, or a file is missing or damaged (it is named).
@@ -120,16 +106,12 @@ def load_package(folder: str) -> Package:
             raise MamdrError(f"package {folder}: file {name} is missing")
         if file.stat().st_size != expected["bytes"] or _sha256(file) != expected["sha256"]:
             raise MamdrError(f"package {folder}: file {name} is damaged (its hash is not the manifest's)")
-    specific: dict[int, Change] = {}
-    for name in sorted(listed):
-        if name.startswith("specific-"):
-            specific |= _unpacked(load_file(path / name))
     return Package(
         config=(path / "config.yaml").read_text(encoding="utf-8"),
         pinned=json.loads((path / "pinned.json").read_text(encoding="utf-8")),
         metrics=json.loads((path / "metrics.json").read_text(encoding="utf-8")),
-        shared=load_shared(path),
-        specific=specific,
+        shared=load_shared(path).to(device),
+        specific=SavedSpecific([path / name for name in sorted(listed) if name.startswith("specific-")], device),
     )
 
 
@@ -144,18 +126,6 @@ def load_shared(path: Path) -> Shared:
             saved[name][rank :: len(parts)] = part[name]
     tables = {name.removeprefix("table."): table for name, table in saved.items() if name.startswith("table.")}
     return Shared(saved["dense"], tables)
-
-
-def _unpacked(packed: dict[str, Tensor]) -> dict[int, Change]:
-    domains = packed["domains"].tolist()
-    made = {domain: Change(dense) for domain, dense in zip(domains, packed["dense"], strict=True)}
-    for name in packed:
-        table, _, part = name.rpartition(".")
-        if part == "owner":
-            for domain in packed[name].unique().tolist():
-                mine = packed[name] == domain
-                made[domain].rows[table] = Rows(packed[f"{table}.ids"][mine], packed[f"{table}.values"][mine])
-    return made
 
 
 def _sha256(path: Path) -> str:

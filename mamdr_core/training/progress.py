@@ -3,6 +3,8 @@
 import logging
 import time
 
+from mamdr_core.training.early_stop import EarlyStop
+
 logger = logging.getLogger(__name__)
 
 
@@ -21,22 +23,24 @@ class Progress:
         self.speaks = speaks
         self.started = time.perf_counter()
 
-    def say(self, done: int, rows: int, inner_seconds: float, auc: float, best: float, best_round: int) -> None:
+    def say(self, done: int, rows: int, inner_seconds: float, waited: float, auc: float, stop: EarlyStop) -> None:
         """Log where the run is.
 
         Args:
             done: rounds done.
             rows: rows that all ranks have descended on.
             inner_seconds: wall time of inner loops.
+            waited: seconds of it that steps waited for their rows.
             auc: mean validation AUC now.
-            best: the best so far, at `best_round`.
-            best_round: its round.
+            stop: knows the best so far.
         """
         if not self.speaks:
             return
         left = (time.perf_counter() - self.started) / done * (self.rounds - done)
+        seconds = max(inner_seconds, 1e-9)
         logger.info(
-            "epoch %d round %d/%d | val AUC %.4f (best %.4f, round %d) | %s rows/s | at most %d:%02d left",
-            (done - 1) // self.rounds_per_epoch + 1, done, self.rounds, auc, best, best_round,
-            f"{rows / max(inner_seconds, 1e-9):,.0f}", int(left) // 60, int(left) % 60,
+            "epoch %d round %d/%d | val AUC %.4f (best %.4f, round %d) | %s rows/s, %.0f%% waiting for rows | "
+            "at most %d:%02d left",
+            (done - 1) // self.rounds_per_epoch + 1, done, self.rounds, auc, stop.best, stop.best_round,
+            f"{rows / seconds:,.0f}", 100 * waited / seconds, int(left) // 60, int(left) % 60,
         )  # fmt: skip

@@ -14,25 +14,21 @@ from numpy.typing import NDArray
 from mamdr_core.config import Config
 from mamdr_core.engine.columns import Columns, Visit
 from mamdr_core.engine.device import choose_device
-from mamdr_core.engine.eager import EagerEngine, initial_shared
+from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.hashing import derive_seed
 from mamdr_core.engine.metrics import DomainMetrics, segmented_auc
-from mamdr_core.engine.optimizers import OuterOptimizer
-from mamdr_core.engine.parameters import Change, Rows, Theta
+from mamdr_core.engine.parameters import Theta
 from mamdr_core.engine.plan import RoundPlan
-from mamdr_core.errors import MamdrError
+from mamdr_core.errors import DivergedError, MamdrError
 from mamdr_core.learning.learner import Learner
 from mamdr_core.learning.methods import Method, find_method
 from mamdr_core.learning.specific import finetune
-from mamdr_core.models import build_model
-from mamdr_core.models.tables import declare_inputs
-from mamdr_core.parallel.averaging import mean_change
-from mamdr_core.parallel.collective import Collective, most
-from mamdr_core.parallel.sharded import initial_sharded
+from mamdr_core.parallel.collective import Collective
 from mamdr_core.parallel.supports import exchange_supports
 from mamdr_core.shards.arrays import Arrays
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples
+from mamdr_core.training.building import make_learner, make_store, place_columns
 from mamdr_core.training.early_stop import EarlyStop
 from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.package import save_rank
@@ -70,7 +66,12 @@ class RankResult:
     best_round: int
     rows_descended: int
     read_bytes: int
+    skipped_steps: int
+    specific_bytes: int
+    specific_row_bytes: int
     inner_seconds: float
+    data_wait_seconds: float
+    engine: str
     seconds: dict[str, float]
     device: str
     saved: tuple[str, ...]
@@ -100,16 +101,18 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     with clock.phase("read"):
         own = task.owner == collective.rank
         share = Share(task.pinned, task.config.features, own, settings.host_memory, settings.scratch)
-        columns = {split: share.columns(split).to(device) for split in SPLITS}
-        learner = _make_learner(task, collective, share, columns["train"], device)
+        columns = place_columns({split: share.columns(split) for split in SPLITS}, device)
+        learner = make_learner(task.config, task.pinned, own, collective, share, columns["train"], device)
     logger.info("rank %d read %s", collective.rank, share.figures.told())
-    stop, rounds = _train(task, collective, learner, method, columns["val"], share.arrays, clock)
-    assert stop.shared is not None
-    learner.shared, learner.specific = stop.shared, stop.specific
-    if method.finetunes:
-        learner.specific = {int(domain): _zeros(learner) for domain in np.flatnonzero(own)}
-        with clock.phase("inner"):
-            finetune(learner, settings.finetune_epochs, columns["val"], partial(_val_auc, learner, columns["val"]))
+    with _domain_named(task.pinned):
+        stop, rounds = _train(task, collective, learner, method, columns["val"], share.arrays, clock)
+        assert stop.shared is not None
+        learner.shared = stop.shared
+        learner.specific.restore()
+        if method.finetunes:
+            learner.specific = make_store(settings, learner.shared.dense, np.flatnonzero(own).tolist())
+            with clock.phase("inner"):
+                finetune(learner, settings.finetune_epochs, columns["val"], partial(_val_auc, learner, columns["val"]))
     with clock.phase("evaluate"):
         metrics = {
             split: evaluate_columns(learner.engine, learner.shared, learner.specific, rows, collective)
@@ -117,73 +120,39 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         }
     with clock.phase("save"):
         saved = save_rank(task.package, collective.rank, learner.shared, learner.specific)
-    counted = [float(learner.rows_descended), float(share.figures.read_bytes)]
-    rows_descended, read_bytes = collective.all_reduce(torch.tensor(counted, dtype=torch.float64)).tolist()
-    inner = collective.all_gather(torch.tensor([clock.seconds.get("inner", 0.0)], dtype=torch.float64)).max()
+    engine, store = learner.engine, learner.specific
+    counted = [learner.rows_descended, share.figures.read_bytes, engine.skipped, store.dense_bytes, store.row_bytes]
+    sums = [int(total) for total in collective.all_reduce(torch.tensor(counted, dtype=torch.float64)).tolist()]
+    waited = torch.tensor([[clock.seconds.get("inner", 0.0), engine.waited]], dtype=torch.float64)
+    inner_seconds, data_wait_seconds = collective.all_gather(waited).max(0).values.tolist()
     return RankResult(
         metrics=metrics,
         epochs=-(-rounds // settings.rounds_per_epoch),
         rounds=rounds,
         best_round=stop.best_round,
-        rows_descended=int(rows_descended),
-        read_bytes=int(read_bytes),
-        inner_seconds=float(inner),
+        rows_descended=sums[0],
+        read_bytes=sums[1],
+        skipped_steps=sums[2],
+        specific_bytes=sums[3],
+        specific_row_bytes=sums[4],
+        inner_seconds=inner_seconds,
+        data_wait_seconds=data_wait_seconds,
+        engine="fast" if isinstance(engine, FastEngine) else "eager",
         seconds=clock.seconds,
         device=str(device),
         saved=saved,
     )
 
 
-def make_engine(config: Config, pinned: PinnedExamples, share: Share, device: torch.device) -> EagerEngine:
-    """The engine of a config over a version of the examples; the model has its initial parameters."""
-    inputs = declare_inputs(config.model, config.features, pinned.sizes)
-    module = build_model(config.model, inputs, config.train.seed)
-    return EagerEngine(module, inputs.tables, share.vectors(), config.train.batch_size, device)
-
-
-def _make_learner(
-    task: RankTask, collective: Collective, share: Share, train: Columns, device: torch.device
-) -> Learner:
-    config = task.config
-    engine = make_engine(config, task.pinned, share, device)
-    drawn = (engine.flat.module, engine.tables, config.train.seed, device)
-    sharded = config.train.tables == "sharded"
-    learner = Learner(
-        engine=engine,
-        train=train,
-        supports=None,
-        shared=initial_sharded(*drawn, collective) if sharded else initial_shared(*drawn),
-        specific={},
-        average=partial(mean_change, collective, sharded=sharded),
-        most=partial(most, collective),
-        outer=OuterOptimizer(config.train.outer),
-        inner=config.train.inner,
-        dr=config.train.dr,
-        seed=config.train.seed,
-        rank=collective.rank,
-    )
-    if find_method(config.train.method).move_specific:
-        for domain in np.flatnonzero((task.owner == collective.rank) & (task.pinned.counts["train"] > 0)).tolist():
-            learner.specific[domain] = _start(learner, config, task.pinned, domain)
-    return learner
-
-
-def _zeros(learner: Learner) -> Change:
-    return Change(torch.zeros_like(learner.shared.dense))
-
-
-def _start(learner: Learner, config: Config, pinned: PinnedExamples, domain: int) -> Change:
-    """theta_i before training: zeros, or a fresh random initialisation of its own."""
-    if config.train.dr.start == "zeros":
-        return _zeros(learner)
-    seed = derive_seed(config.train.seed, domain, 1)
-    inputs = declare_inputs(config.model, config.features, pinned.sizes)
-    module = build_model(config.model, inputs, seed)
-    dense = torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()])
-    device = learner.shared.dense.device
-    width = learner.shared.tables["domain"].shape[1]
-    embedding = torch.randn(1, width, generator=torch.Generator().manual_seed(seed)) * 0.01
-    return Change(dense.to(device), {"domain": Rows(torch.tensor([domain + 1], device=device), embedding.to(device))})
+@contextmanager
+def _domain_named(pinned: PinnedExamples) -> Iterator[None]:
+    """Tell of a step that went wrong with the id of its domain, which the engine does not know."""
+    try:
+        yield
+    except DivergedError as error:
+        if error.domain is None:
+            raise
+        raise MamdrError(error.told(f"domain {pinned.domain_ids[error.domain]!r}")) from error
 
 
 def _train(
@@ -224,7 +193,7 @@ def _train(
                     raise MamdrError(f"theta_S is not finite after round {done}: lower train.inner.lr")
                 stopping = stop.validated(auc, done, learner.shared, learner.specific)
             rows = learner.rows_descended * collective.size  # an estimate: ranks are balanced by rows
-            progress.say(done, rows, clock.seconds["inner"], auc, stop.best, stop.best_round)
+            progress.say(done, rows, clock.seconds["inner"], learner.engine.waited, auc, stop)
             if stopping:
                 return stop, done
     return stop, done
@@ -234,4 +203,4 @@ def _val_auc(learner: Learner, val: Columns, domain: int, theta: Theta) -> float
     start, stop = val.offsets[domain : domain + 2].tolist()
     rows = torch.arange(start, stop, device=val.labels.device)
     logits = learner.engine.predict(theta, Visit(val, rows))
-    return segmented_auc(logits.cpu(), val.labels[rows].cpu(), torch.tensor([0, stop - start])).item()
+    return segmented_auc(logits, val.labels[rows].to(logits.device), torch.tensor([0, stop - start])).item()

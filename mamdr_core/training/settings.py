@@ -43,18 +43,29 @@ class TrainSettings:
     their moments (with Adam three times their size) do not fit a rank's memory. A rank then holds its part and the rows
     that it meets in a round (more rounds an epoch, fewer rows), and Adam's moments of rows are fresh in each round."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: CUDA where torch finds it."""
+    """auto: CUDA where torch can use it."""
+    engine: Literal["auto", "eager", "fast"] = "auto"
+    """fast: compiled steps of many domains at once, with eager's numbers; auto: where it pays (docs/engine.md)."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Of the fast engine's matrix products: tf32 (CUDA alone), or bf16 with parameters and moments in fp32."""
+    group_memory: float = 0.0
+    """GB that domains which run at once may take; 0: what a CPU's cache holds, or half of a GPU's free memory."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """A step whose loss is not finite: stop the run, naming it, or pass over its rows and count it."""
     start_timeout: int = 120
     """Seconds that all ranks have to start."""
     host_memory: float = 0.0
     """GB of rows and feature vectors that a rank keeps in memory; a larger share is memory-mapped. 0: no bound."""
+    specific_memory: float = 0.0
+    """GB of theta_i that a rank keeps in memory; more lies in a file. 0: half of what is free at the start."""
     scratch: str = ""
-    """Folder of the memory-mapped files, on a local disk of each rank; empty: the system's temporary folder."""
+    """Folder of such files, on a local disk of each rank; empty: the system's temporary folder."""
 
     def __post_init__(self) -> None:
         """Check the counts."""
-        if self.host_memory < 0:
-            raise ValueError(f"train.host_memory must be >= 0, got {self.host_memory}")
+        for name in ("host_memory", "group_memory", "specific_memory"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"train.{name} must be >= 0, got {getattr(self, name)}")
         for name in ("ranks", "batch_size", "epochs", "rounds_per_epoch", "validate_every", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be >= 1, got {getattr(self, name)}")

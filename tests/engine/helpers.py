@@ -3,7 +3,8 @@
 import torch
 
 from mamdr_core.engine.columns import Columns, offsets_of
-from mamdr_core.engine.eager import EagerEngine, initial_shared
+from mamdr_core.engine.drawing import initial_shared
+from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Shared
 from mamdr_core.models import build_model
 from mamdr_core.models.settings import ModelSettings

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from mamdr_core.engine.columns import Columns, Visit
-from mamdr_core.engine.eager import initial_shared
+from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.optimizers import OuterOptimizer
 from mamdr_core.engine.parameters import Change, Rows, Shared, Theta
 from mamdr_core.engine.settings import InnerSettings, OuterSettings
+from mamdr_core.engine.slots import MemorySlots
+from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.methods import METHODS
 from mamdr_core.learning.settings import DRSettings
@@ -154,7 +156,7 @@ class Case:
             train=self.columns(rank),
             supports=COLUMNS,
             shared=shared.copy(),
-            specific={d: Change(torch.zeros_like(shared.dense)) for d in self.owned(rank).tolist()},
+            specific=SpecificStore(self.owned(rank).tolist(), MemorySlots(shared.dense), shared.dense),
             average=partial(mean_change, collective, sharded=sharded),
             outer=OuterOptimizer(OuterSettings(optimizer=self.outer, beta=0.3, momentum=0.6)),
             inner=InnerSettings(lr=0.05, state=self.state),

@@ -3,6 +3,8 @@
 import torch
 
 from mamdr_core.engine.parameters import Shared
+from mamdr_core.engine.slots import MemorySlots
+from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.models.tables import Table
 from mamdr_core.parallel.collective import run_simulated
 from mamdr_core.parallel.sharded import ShardedTable
@@ -13,12 +15,14 @@ def test_shards_of_all_ranks_are_put_together(tmp_path):
     """Of four ranks the last has no row of the table of three."""
     whole = {"user": torch.randn(9, 2), "domain": torch.randn(3, 4)}
 
+    nothing = SpecificStore([], MemorySlots(torch.zeros(3)), torch.zeros(3))
+
     def task(collective):
         tables = {}
         for name, rows in whole.items():
             table = Table(name, name, *rows.shape)
             tables[name] = ShardedTable(table, rows[collective.rank :: collective.size].clone(), collective)
-        return save_rank(str(tmp_path), collective.rank, Shared(torch.arange(3.0), tables), {})
+        return save_rank(str(tmp_path), collective.rank, Shared(torch.arange(3.0), tables), nothing)
 
     saved = run_simulated(task, 4)
     assert saved[0] == ("shared.safetensors", "shared-00000.safetensors")

@@ -147,7 +147,7 @@ def test_the_scope_and_start_of_theta_i_are_options(make_task, rows, start):
     dr = replace(task.config.train.dr, rows=rows, start=start)
     task = replace(task, config=replace(task.config, train=replace(task.config.train, dr=dr)))
     train_rank(task, SingleProcess())
-    saved = load_file(Path(task.package) / "specific-00000.safetensors")
+    saved = load_file(Path(task.package) / "specific-00000-00000.safetensors")
     assert ("user.ids" in saved) == (rows == "touched")
     if rows == "touched":
         train = Share(task.pinned, task.config.features, np.ones(5, dtype=bool)).columns("train")

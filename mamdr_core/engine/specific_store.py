@@ -1,0 +1,188 @@
+"""theta_i of all of a rank's domains: read and written by groups, the best kept aside without copying."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from mamdr_core.engine.parameters import Change, Rows
+from mamdr_core.engine.slots import MemorySlots, Slots
+
+T = TypeVar("T")
+
+GROUP_BYTES = 1 << 26
+"""Dense parameters of a group, about."""
+
+
+class SpecificStore(MutableMapping[int, Change]):
+    """theta_i by domain index; a domain's is zero until it is first written.
+
+    Dense parameters lie in slots, embedding rows in memory as (row id, delta). A domain's slot is overwritten unless
+    it holds the best (`keep`), so that keeping costs no copy, and at most two slots a domain are ever used.
+
+    Args:
+        domains: the rank's.
+        slots: where the dense parameters lie.
+        like: a vector [P] of their type, on the device where they are used.
+
+    Example:
+        >>> store = SpecificStore([3, 5], MemorySlots(torch.zeros(2)), torch.zeros(2))
+        >>> for group in store.groups([3, 5]):
+        ...     group[3].move(Change(torch.ones(2)), 0.5)
+        >>> store[3].dense
+        tensor([0.5000, 0.5000])
+    """
+
+    def __init__(self, domains: Iterable[int], slots: Slots, like: Tensor) -> None:
+        self._rows: dict[int, dict[str, Rows]] = {domain: {} for domain in domains}
+        self._slot: dict[int, int] = {}
+        self._kept_rows: dict[int, dict[str, Rows]] = {}
+        self._kept_slot: dict[int, int] = {}
+        self._free: list[int] = []
+        self._used = 0
+        self._room = 0
+        self.slots = slots
+        self._like = like
+        self._group = max(1, GROUP_BYTES // max(1, like.nbytes))
+
+    @classmethod
+    def of(cls, specific: Mapping[int, Change]) -> "SpecificStore":
+        """A store in memory that holds copies of these; at least one."""
+        like = next(iter(specific.values())).dense
+        store = cls(specific, MemorySlots(like), like)
+        store.update(specific)
+        return store
+
+    def groups(self, domains: Sequence[int], changes: bool = True) -> Iterator[dict[int, Change]]:
+        """theta_i of some domains at a time, in the given order.
+
+        The next group is read, and the one before written, while the caller works on one, unless all is in this
+        device's memory. A group's values are valid until the next one is asked for.
+
+        Args:
+            domains: distinct.
+            changes: write a group back when the caller is done with it.
+        """
+        parts = [domains[first : first + self._group] for first in range(0, len(domains), self._group)]
+        beside = self.slots.where == "file" or self._like.device.type != "cpu"
+        buffers = [self._like.new_empty(0)] * 3  # one in use, one being read, one being written
+
+        def read(number: int) -> dict[int, Change]:
+            size = len(parts[number])
+            if len(buffers[number % 3]) < size:
+                buffers[number % 3] = self._like.new_empty(size, len(self._like))
+            return self._read(parts[number], buffers[number % 3][:size])
+
+        with ThreadPoolExecutor(1) as pool:
+
+            def start(call: Callable[..., T], *arguments: object) -> "Future[T]":
+                future = pool.submit(call, *arguments)
+                if not beside:
+                    wait([future])
+                return future
+
+            coming = start(read, 0) if parts else None
+            writing: Future[None] | None = None
+            for number in range(len(parts)):
+                assert coming is not None
+                group = coming.result()
+                if number + 1 < len(parts):
+                    coming = start(read, number + 1)
+                yield group
+                if writing:
+                    writing.result()
+                if changes:
+                    writing = start(self._write, group)
+            if writing:
+                writing.result()
+
+    def keep(self) -> None:
+        """Take what is here now for the best."""
+        for domain, slot in self._kept_slot.items():
+            if self._slot.get(domain) != slot:
+                self._free.append(slot)
+        self._kept_slot, self._kept_rows = dict(self._slot), dict(self._rows)
+
+    def restore(self) -> None:
+        """Go back to the best."""
+        for domain, slot in self._slot.items():
+            if self._kept_slot.get(domain) != slot:
+                self._free.append(slot)
+        self._slot, self._rows = dict(self._kept_slot), dict(self._kept_rows)
+
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of a domain's dense parameters."""
+        return self._like.nbytes
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of the slots in use, the best's included."""
+        return (self._used - len(self._free)) * self._like.nbytes
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of embedding rows, ids included; of the current ones alone."""
+        rows = [own for tables in self._rows.values() for own in tables.values()]
+        return sum(own.ids.nbytes + own.values.nbytes for own in rows)
+
+    def __getitem__(self, domain: int) -> Change:
+        """A copy of a domain's theta_i."""
+        return self._read([domain], self._like.new_empty(1, len(self._like)))[domain]
+
+    def __setitem__(self, domain: int, change: Change) -> None:
+        """Replace a domain's theta_i, of one of the store's domains."""
+        self._write({domain: change})
+
+    def __delitem__(self, domain: int) -> None:
+        """Not supported: the store's domains are the rank's."""
+        raise TypeError(f"domain {domain} cannot leave the store")
+
+    def __iter__(self) -> Iterator[int]:
+        """The domains, in ascending order."""
+        return iter(sorted(self._rows))
+
+    def __len__(self) -> int:
+        """Number of domains."""
+        return len(self._rows)
+
+    def __contains__(self, domain: object) -> bool:
+        """Whether the rank has theta_i of a domain."""
+        return domain in self._rows
+
+    def _read(self, domains: Sequence[int], out: Tensor) -> dict[int, Change]:
+        known = [row for row, domain in enumerate(domains) if domain in self._slot]
+        slots = [self._slot[domains[row]] for row in known]
+        if self.slots.where == "file" and out.device.type != "cpu":
+            read = torch.empty(len(known), out.shape[1], dtype=out.dtype, pin_memory=True)
+            self.slots.read(slots, read)
+            out[known] = read.to(out.device, non_blocking=True)
+        elif len(known) == len(domains):
+            self.slots.read(slots, out)
+        else:
+            for row, slot in zip(known, slots, strict=True):
+                self.slots.read([slot], out[row : row + 1])
+        for row in set(range(len(domains))).difference(known):
+            out[row].zero_()
+        return {domain: Change(out[row], dict(self._rows[domain])) for row, domain in enumerate(domains)}
+
+    def _write(self, group: Mapping[int, Change]) -> None:
+        for domain, change in group.items():
+            if domain not in self._rows:
+                raise KeyError(domain)
+            slot = self._slot.get(domain)
+            if slot is None or slot == self._kept_slot.get(domain):
+                slot = self._new_slot()
+            dense = change.dense if self.slots.where == "memory" else change.dense.cpu()
+            self.slots.write([slot], dense[None])
+            self._slot[domain], self._rows[domain] = slot, change.rows
+
+    def _new_slot(self) -> int:
+        if self._free:
+            return self._free.pop()
+        if self._used == self._room:
+            self._room = self.slots.grow()
+        self._used += 1
+        return self._used - 1

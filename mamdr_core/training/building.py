@@ -1,0 +1,146 @@
+"""What a rank trains with: its columns in reach of the device, the engine, and the learner."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mamdr_core.config import Config
+from mamdr_core.engine.choice import choose_engine
+from mamdr_core.engine.columns import Columns
+from mamdr_core.engine.drawing import initial_shared
+from mamdr_core.engine.eager import EagerEngine
+from mamdr_core.engine.fast import FastEngine
+from mamdr_core.engine.hashing import derive_seed
+from mamdr_core.engine.optimizers import OuterOptimizer
+from mamdr_core.engine.parameters import Change, Rows
+from mamdr_core.engine.slots import slots_for
+from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.learning.learner import Learner
+from mamdr_core.learning.methods import find_method
+from mamdr_core.models import build_model
+from mamdr_core.models.tables import declare_inputs
+from mamdr_core.parallel.averaging import mean_change
+from mamdr_core.parallel.collective import Collective, most
+from mamdr_core.parallel.sharded import initial_sharded
+from mamdr_core.shards.loading import Share
+from mamdr_core.shards.pinned import PinnedExamples
+from mamdr_core.training.settings import TrainSettings
+
+logger = logging.getLogger(__name__)
+
+
+def place_columns(columns: Mapping[str, Columns], device: torch.device) -> dict[str, Columns]:
+    """Columns on the device if all fit into half of its free memory; else they stay here, and steps fetch their rows.
+
+    Args:
+        columns: by split.
+        device: where they are used.
+    """
+    needed = sum(own.nbytes for own in columns.values())
+    if device.type == "cuda" and needed > torch.cuda.mem_get_info(device)[0] / 2:
+        logger.info("rows take %.3g GB and stay in the host's memory: rounds fetch theirs", needed / 1e9)
+        return dict(columns)
+    return {split: own.to(device) for split, own in columns.items()}
+
+
+def make_engine(
+    config: Config, pinned: PinnedExamples, share: Share, device: torch.device, rows: int = 0
+) -> EagerEngine:
+    """The engine of a config over a version of the examples; the model has its initial parameters.
+
+    Args:
+        config, pinned, share, device: see there.
+        rows: rows that it may descend on at most; 0: it predicts alone.
+    """
+    train = config.train
+    inputs = declare_inputs(config.model, config.features, pinned.sizes)
+    module = build_model(config.model, inputs, train.seed)
+    made = (module, inputs.tables, share.vectors(), train.batch_size, device, train.on_nan)
+    if rows and choose_engine(train.engine, device, rows) == "fast":
+        return FastEngine(*made, train.precision, train.group_memory)
+    return EagerEngine(*made)
+
+
+def _rows_planned(config: Config, train_rows: int) -> int:
+    """Row-descents of a run of all its epochs: each row once for theta_S, and in DR 2 k times at most for theta_i."""
+    visits = 1 + (2 * max(config.train.dr.k, 1) if find_method(config.train.method).move_specific else 0)
+    return config.train.epochs * train_rows * visits
+
+
+def make_learner(
+    config: Config,
+    pinned: PinnedExamples,
+    own: NDArray[np.bool_],
+    collective: Collective,
+    share: Share,
+    train: Columns,
+    device: torch.device,
+) -> Learner:
+    """A rank's learner at the start of a run.
+
+    Args:
+        config, pinned, share, device: see there.
+        own: by domain, whether the rank owns it, [n].
+        collective: the ranks.
+        train: the rank's training rows.
+    """
+    engine = make_engine(config, pinned, share, device, max(1, _rows_planned(config, len(train))))
+    drawn = (engine.flat.module, engine.tables, config.train.seed, device)
+    sharded = config.train.tables == "sharded"
+    shared = initial_sharded(*drawn, collective) if sharded else initial_shared(*drawn)
+    trained = own & (pinned.counts["train"] > 0)
+    with_specific = trained if find_method(config.train.method).move_specific else np.zeros_like(trained)
+    learner = Learner(
+        engine=engine,
+        train=train,
+        supports=None,
+        shared=shared,
+        specific=make_store(config.train, shared.dense, np.flatnonzero(with_specific).tolist()),
+        average=partial(mean_change, collective, sharded=sharded),
+        most=partial(most, collective),
+        outer=OuterOptimizer(config.train.outer),
+        inner=config.train.inner,
+        dr=config.train.dr,
+        seed=config.train.seed,
+        rank=collective.rank,
+    )
+    if config.train.dr.start == "random":
+        for domain in learner.specific:
+            learner.specific[domain] = _random_start(learner, config, pinned, domain)
+    return learner
+
+
+def make_store(settings: TrainSettings, like: Tensor, domains: Sequence[int]) -> SpecificStore:
+    """theta_i of zeros, in memory if all of it and the best of it fit.
+
+    Args:
+        settings: how much memory, and the scratch folder.
+        like: dense parameters [P] of theta_S.
+        domains: the rank's that have theta_i.
+    """
+    memory = settings.specific_memory * 1e9 or psutil.virtual_memory().available / 2
+    slots = slots_for(like, 2 * len(domains), memory, settings.scratch)
+    if slots.where == "file":
+        logger.info(
+            "theta_i of %d domains takes up to %.3g GB with the best kept aside: it lies in a file",
+            len(domains), 2 * len(domains) * like.nbytes / 1e9,
+        )  # fmt: skip
+    return SpecificStore(domains, slots, like)
+
+
+def _random_start(learner: Learner, config: Config, pinned: PinnedExamples, domain: int) -> Change:
+    """theta_i before training as the released reference code has it: a fresh random initialisation of its own."""
+    seed = derive_seed(config.train.seed, domain, 1)
+    inputs = declare_inputs(config.model, config.features, pinned.sizes)
+    module = build_model(config.model, inputs, seed)
+    dense = torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()])
+    device = learner.shared.dense.device
+    width = learner.shared.tables["domain"].shape[1]
+    embedding = torch.randn(1, width, generator=torch.Generator().manual_seed(seed)) * 0.01
+    return Change(dense.to(device), {"domain": Rows(torch.tensor([domain + 1], device=device), embedding.to(device))})

@@ -1,0 +1,88 @@
+"""theta_i of many domains in safetensors files, written by groups and read back one domain at a time.
+
+A file holds "domains" int64 [m] ascending, "dense" [m, P], and by embedding table "<name>.owner" int64 [U] ascending,
+"<name>.ids" [U] and "<name>.values" [U, D].
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mamdr_core.engine.parameters import Change, Rows
+from mamdr_core.engine.specific_store import SpecificStore
+
+PART_BYTES = 1 << 29
+"""Dense parameters of a file, about; a file's content is in memory while it is written."""
+
+
+def save_specific(folder: Path, rank: int, specific: SpecificStore) -> list[str]:
+    """Write theta_i of a rank's domains; returns the names of the files."""
+    domains = list(specific)
+    each = max(1, PART_BYTES // specific.vector_bytes)
+    names = []
+    for first in range(0, len(domains), each):
+        names.append(f"specific-{rank:05d}-{first // each:05d}.safetensors")
+        save_file(_packed(specific, domains[first : first + each]), folder / names[-1])
+    return names
+
+
+def _packed(specific: SpecificStore, domains: Sequence[int]) -> dict[str, Tensor]:
+    dense: list[Tensor] = []
+    rows: dict[int, dict[str, Rows]] = {}
+    for group in specific.groups(domains, changes=False):
+        dense.append(torch.stack([group[domain].dense for domain in group]).cpu())
+        rows |= {domain: change.rows for domain, change in group.items()}
+    packed = {"domains": torch.tensor(domains), "dense": torch.cat(dense)}
+    for table in sorted({name for own in rows.values() for name in own}):
+        having = {domain: rows[domain][table] for domain in domains if table in rows[domain]}
+        packed[f"{table}.owner"] = torch.cat([torch.full_like(own.ids, d) for d, own in having.items()]).cpu()
+        packed[f"{table}.ids"] = torch.cat([own.ids for own in having.values()]).cpu()
+        packed[f"{table}.values"] = torch.cat([own.values for own in having.values()]).cpu()
+    return packed
+
+
+class SavedSpecific(Mapping[int, Change]):
+    """theta_i by domain as files hold it; dense parameters are read when they are asked for, embedding rows at once.
+
+    Args:
+        files: as `save_specific` wrote them.
+        device: where values are wanted.
+    """
+
+    def __init__(self, files: Sequence[Path], device: torch.device | str = "cpu") -> None:
+        self._device = device
+        self._files = [safe_open(file, "pt") for file in files]
+        self._place: dict[int, tuple[int, int]] = {}
+        self._rows: dict[int, dict[str, Rows]] = {}
+        for number, file in enumerate(self._files):
+            domains = file.get_tensor("domains").tolist()
+            self._place |= {domain: (number, row) for row, domain in enumerate(domains)}
+            for key in file.keys():  # noqa: SIM118 - not a mapping
+                table, _, part = key.rpartition(".")
+                if part == "owner":
+                    self._take_rows(table, *(file.get_tensor(f"{table}.{name}") for name in ("owner", "ids", "values")))
+
+    def _take_rows(self, table: str, owner: Tensor, ids: Tensor, values: Tensor) -> None:
+        domains, counts = owner.unique_consecutive(return_counts=True)
+        parts = zip(domains.tolist(), ids.split(counts.tolist()), values.split(counts.tolist()), strict=True)
+        for domain, own_ids, own_values in parts:
+            rows = Rows(own_ids.to(self._device), own_values.to(self._device))
+            self._rows.setdefault(domain, {})[table] = rows
+
+    def __getitem__(self, domain: int) -> Change:
+        """A domain's theta_i."""
+        number, row = self._place[domain]
+        dense = self._files[number].get_slice("dense")[row : row + 1]
+        return Change(dense[0].to(self._device), dict(self._rows.get(domain, {})))
+
+    def __iter__(self) -> Iterator[int]:
+        """The domains."""
+        return iter(self._place)
+
+    def __len__(self) -> int:
+        """Number of domains."""
+        return len(self._place)
