@@ -131,6 +131,8 @@ class RowReader:
 
     def ids(self, column: str) -> Tensor:
         """Indices of an id column, int64 [N]."""
+        if not self.lengths:  # trajectories without a visit know of no columns
+            return torch.zeros(0, dtype=torch.long, device=self._device)
         ids_N = self.read(lambda columns: columns.ids[column]).long()
         if column == "domain" and max(self._as_domain) >= 0:
             shown_N = torch.from_numpy(np.repeat(self._as_domain, self.lengths)).to(self._device)

@@ -1,0 +1,270 @@
+"""The fast engine gives the eager engine's numbers: in fp64 to 1e-10, in fp32 to a stated bound, compiled or not."""
+
+import math
+
+import pytest
+import torch
+
+from mamdr_core.engine import fast as fast_module
+from mamdr_core.engine import layout
+from mamdr_core.engine.columns import Columns, Visit
+from mamdr_core.engine.eager import EagerEngine
+from mamdr_core.engine.fast import FastEngine
+from mamdr_core.engine.optimizers import AdamState
+from mamdr_core.engine.parameters import Change, Rows, Scope, Shared, Theta
+from mamdr_core.errors import DivergedError, MamdrError
+from mamdr_core.models import build_model
+from mamdr_core.models.settings import ModelSettings
+from mamdr_core.models.tables import Table
+from tests.engine.helpers import as_double, random_columns, small_engine, small_inputs
+
+COUNTS = [9, 1, 13, 0, 30, 7]
+DOMAINS = range(len(COUNTS))
+
+
+def fast_engine(dropout: float = 0.5, batch_size: int = 4, double: bool = True, **options) -> FastEngine:
+    """The engine of `small_engine`, fast; not compiled unless asked for."""
+    inputs = small_inputs(len(COUNTS))
+    module = build_model(ModelSettings(hidden=(5,), dropout=dropout), inputs, seed=1)
+    module = module.double() if double else module
+    return FastEngine(module, inputs.tables, {}, batch_size, **{"compiles": False, **options})
+
+
+def eager_engine(dropout: float = 0.5, **options) -> tuple[EagerEngine, Shared]:
+    engine, shared = small_engine(len(COUNTS), dropout=dropout)
+    engine.on_nan = options.get("on_nan", "stop")
+    return engine, shared
+
+
+def columns_of(counts: list[int] = COUNTS) -> Columns:
+    return as_double(random_columns(counts))
+
+
+def visit(columns: Columns, domain: int, as_domain: int | None = None) -> Visit:
+    start, stop = columns.offsets[domain : domain + 2].tolist()
+    return Visit(columns, torch.arange(start, stop), as_domain)
+
+
+def assert_same(found: Change, expected: Change, atol: float = 1e-10) -> None:
+    torch.testing.assert_close(found.dense, expected.dense, rtol=0, atol=atol)
+    assert found.rows.keys() == expected.rows.keys()
+    for name, rows in expected.rows.items():
+        assert torch.equal(found.rows[name].ids, rows.ids)
+        torch.testing.assert_close(found.rows[name].values, rows.values, rtol=0, atol=atol)
+
+
+def trajectories(columns: Columns, shared: Shared) -> tuple[list[Theta], list[list[Visit]]]:
+    """DR's: a support of another set of columns, shown as the target, then the target; theta_i is not zero."""
+    supports = columns_of([6] * len(COUNTS))
+    generator = torch.Generator().manual_seed(4)
+    like = {"generator": generator, "dtype": shared.dense.dtype}
+    thetas = [
+        Theta(
+            shared,
+            Change(
+                0.1 * torch.randn(len(shared.dense), **like),
+                {"domain": Rows(torch.tensor([d + 1]), torch.randn(1, 3, **like))},
+            ),
+        )
+        for d in DOMAINS
+    ]
+    return thetas, [[visit(supports, (d + 1) % 6, as_domain=d), visit(columns, d)] for d in DOMAINS]
+
+
+SCOPES = {
+    "own domain": [Scope(frozenset({"domain"}), {"domain": torch.tensor([d + 1])}) for d in DOMAINS],
+    "everything": [Scope() for _ in DOMAINS],
+    "some rows": [Scope(None, {"user": torch.tensor([1, 4]), "domain": torch.tensor([d + 1])}) for d in DOMAINS],
+    "some of them some rows": [Scope(None, {"user": torch.tensor([1, 4])} if d % 2 else None) for d in DOMAINS],
+}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_trajectory_over_many_domains_is_the_eager_one(optimizer):
+    columns, (eager, shared) = columns_of(), eager_engine()
+    visits = [visit(columns, d) for d in (4, 0, 2, 1, 3, 5)]
+    expected = eager.descend(Theta(shared), visits, 0.05, optimizer, seed=3)
+    assert_same(fast_engine().descend(Theta(shared), visits, 0.05, optimizer, seed=3), expected)
+    assert expected.dense.abs().max() > 0.01
+
+
+def test_carried_moments_go_on_as_in_the_eager_engine():
+    columns, (eager, shared) = columns_of(), eager_engine()
+    fast, states = fast_engine(), [AdamState.zeros_like(shared), AdamState.zeros_like(shared)]
+    for seed, domain in enumerate((4, 0, 2)):
+        visits = [visit(columns, domain)]
+        expected = eager.descend(Theta(shared), visits, 0.05, "adam", states[0], seed=seed)
+        assert_same(fast.descend(Theta(shared), visits, 0.05, "adam", states[1], seed=seed), expected)
+    assert states[0].step == states[1].step == 8 + 3 + 4
+    torch.testing.assert_close(states[0].dense.second, states[1].dense.second)
+    for name, moments in states[0].tables.items():
+        torch.testing.assert_close(moments.first, states[1].tables[name].first)
+        torch.testing.assert_close(moments.second, states[1].tables[name].second)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("scopes", SCOPES)
+def test_stacked_trajectories_are_the_eager_ones_whatever_may_move(scopes, optimizer):
+    """Domains of 0, 1, 7, 9, 13 and 30 rows in batches of 4: stacks are padded, one row beside four, and cut."""
+    columns, (eager, shared) = columns_of(), eager_engine()
+    thetas, visits = trajectories(columns, shared)
+    told = (thetas, visits, 0.05, optimizer, SCOPES[scopes], [11 + d for d in DOMAINS])
+    for found, expected in zip(fast_engine().descend_many(*told), eager.descend_many(*told), strict=True):
+        assert_same(found, expected)
+
+
+def test_a_domain_of_one_row_beside_others_in_one_stack_is_what_it_is_alone():
+    columns, (eager, shared) = columns_of([1, 3, 4]), eager_engine()
+    visits = [[visit(columns, d)] for d in range(3)]
+    told = ([Theta(shared)] * 3, visits, 0.05, "adam", SCOPES["own domain"][:3], [1, 2, 3])
+    found = fast_engine().descend_many(*told)
+    alone = fast_engine().descend(Theta(shared), visits[0], 0.05, "adam", None, told[4][0], 1)
+    assert_same(found[0], alone)
+    assert_same(found[0], eager.descend_many(*told)[0])
+
+
+@pytest.mark.parametrize("rows", [1, 8, 1 << 16])
+@pytest.mark.parametrize("ahead", [False, True])
+def test_numbers_do_not_depend_on_how_many_steps_are_laid_out_or_whether_ahead(monkeypatch, rows, ahead):
+    columns, (eager, shared) = columns_of(), eager_engine()
+    monkeypatch.setattr(layout, "SEGMENT_ROWS", rows)
+    engine = fast_engine()
+    engine.reads_ahead = ahead
+    visits = [visit(columns, d) for d in (4, 2, 5)]
+    expected = eager.descend(Theta(shared), visits, 0.05, seed=3)
+    assert_same(engine.descend(Theta(shared), visits, 0.05, seed=3), expected)
+    thetas, visits = trajectories(columns, shared)
+    told = (thetas, visits, 0.05, "adam", SCOPES["everything"], list(DOMAINS))
+    for found, wanted in zip(engine.descend_many(*told), eager.descend_many(*told), strict=True):
+        assert_same(found, wanted)
+    assert engine.waited > 0
+
+
+@pytest.mark.slow
+def test_compiled_steps_are_the_eager_ones_and_not_compiled_anew_for_other_sizes():
+    columns, (eager, shared) = columns_of(), eager_engine()
+    engine = fast_engine(compiles=True)
+    visits = [visit(columns, d) for d in (4, 0, 2, 1, 3, 5)]
+    expected = eager.descend(Theta(shared), visits, 0.05, seed=3)
+    assert_same(engine.descend(Theta(shared), visits, 0.05, seed=3), expected)
+    thetas, visits = trajectories(columns, shared)
+    torch._dynamo.utils.counters.clear()
+    for take in (2, 3, 6):  # other numbers of trajectories and rows
+        told = (thetas[:take], visits[:take], 0.05, "adam", SCOPES["own domain"][:take], list(range(take)))
+        for found, wanted in zip(engine.descend_many(*told), eager.descend_many(*told), strict=True):
+            assert_same(found, wanted)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2  # one for stacks, one for a single trajectory
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "bound"), [("fp32", 2e-5), ("bf16", 0.02)])
+def test_fp32_and_bf16_stay_within_their_bounds_of_fp64(precision, bound):
+    """After 17 steps of Adam at a rate of .01, which move parameters by up to .17."""
+    columns, (eager, shared) = random_columns(COUNTS), eager_engine()
+    visits = [visit(columns, d) for d in (4, 0, 2, 1, 3, 5)]
+    single = Shared(shared.dense.float(), {name: table.float() for name, table in shared.tables.items()})
+    engine = fast_engine(double=False, precision=precision, compiles=True)
+    found = engine.descend(Theta(single), visits, 0.01, seed=3)
+    expected = eager.descend(Theta(shared), [Visit(as_double(columns), v.rows) for v in visits], 0.01, seed=3)
+    assert found.dense.dtype == torch.float32
+    error = (found.dense - expected.dense).norm() / expected.dense.norm()
+    assert error < bound
+    if precision == "bf16":
+        assert error > 1e-5  # it is another precision
+
+
+def test_a_domains_own_towers_move_and_no_others():
+    """A model whose output layer is a row of a table looked up by domain: DR moves the target's row alone."""
+
+    class Tower(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bottom = torch.nn.Linear(3, 4)
+
+        def forward(self, fields):
+            hidden = torch.relu(self.bottom(fields["user"]))
+            return (hidden * fields["tower"][:, :4]).sum(1) + fields["tower"][:, 4]
+
+    tables = (Table("user", "user", 10, 3), Table("tower", "domain", 7, 5))
+    columns = columns_of()
+    columns.numeric = columns.numeric[:, :0]
+    torch.manual_seed(0)
+    module = Tower().double()
+    dense = torch.cat([p.detach().reshape(-1) for p in module.parameters()])
+    shared = Shared(dense, {"user": torch.randn(10, 3).double(), "tower": torch.randn(7, 5).double()})
+    scopes = [Scope(frozenset({"tower"}), {"tower": torch.tensor([d + 1])}) for d in DOMAINS]
+    told = ([Theta(shared)] * 6, [[visit(columns, d)] for d in DOMAINS], 0.05, "adam", scopes, list(DOMAINS))
+    found = FastEngine(module, tables, {}, 4, compiles=False).descend_many(*told)
+    for d, (change, expected) in enumerate(
+        zip(found, EagerEngine(module, tables, {}, 4).descend_many(*told), strict=True)
+    ):
+        assert_same(change, expected)
+        assert change.rows["tower"].ids.tolist() == ([d + 1] if COUNTS[d] else [])
+
+
+@pytest.mark.parametrize("skips", [False, True])
+def test_a_loss_that_is_not_finite_names_domain_step_and_batch_or_is_skipped(skips):
+    columns = columns_of()
+    columns.numeric[10 + 5] = math.nan  # domain 2, its second batch
+    visits = [visit(columns, d) for d in (0, 2, 5)]
+    on_nan = "skip" if skips else "stop"
+    (eager, shared), fast = eager_engine(on_nan=on_nan), fast_engine(on_nan=on_nan)
+    if not skips:
+        told = r"loss of domain 2 is not finite at step 5, batch 2 of visit 2: lower train.inner.lr.*train.on_nan: skip"
+        for engine in (eager, fast):
+            with pytest.raises(DivergedError, match=told) as raised:
+                engine.descend(Theta(shared), visits, 0.05)
+            assert raised.value.domain == 2
+        return
+    assert_same(fast.descend(Theta(shared), visits, 0.05), eager.descend(Theta(shared), visits, 0.05))
+    thetas, many = trajectories(columns, shared)
+    told = (thetas, many, 0.05, "adam", SCOPES["own domain"], list(DOMAINS))
+    for found, expected in zip(fast.descend_many(*told), eager.descend_many(*told), strict=True):
+        assert_same(found, expected)
+        assert found.dense.isfinite().all()
+    assert fast.skipped == eager.skipped == 2
+
+
+def test_a_stack_that_does_not_fit_memory_is_halved_and_that_is_said(monkeypatch, caplog):
+    columns, (eager, shared) = columns_of([5] * 6), eager_engine()
+    engine, run, sizes = fast_engine(), fast_module.open_stack, []
+
+    def open_stack(stack, *more):
+        sizes.append(len(stack))
+        if len(stack) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return run(stack, *more)
+
+    monkeypatch.setattr(fast_module, "open_stack", open_stack)
+    told = ([Theta(shared)] * 6, [[visit(columns, d)] for d in DOMAINS], 0.05, "adam", SCOPES["everything"], [0] * 6)
+    for found, expected in zip(engine.descend_many(*told), eager.descend_many(*told), strict=True):
+        assert_same(found, expected)
+    assert sizes == [6, 3, 1, 1, 1, 1, 1, 1]
+    assert "6 trajectories at once do not fit memory: at most 3 from now on" in caplog.text
+
+
+def test_a_trajectory_that_does_not_fit_memory_alone_is_a_clear_error(monkeypatch):
+    columns, (_, shared) = columns_of([5]), eager_engine()
+
+    def open_stack(*_):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(fast_module, "open_stack", open_stack)
+    with pytest.raises(MamdrError, match="a single trajectory does not fit the memory of cpu"):
+        fast_engine().descend_many([Theta(shared)], [[visit(columns, 0)]], 0.05, "adam", [Scope()], [0])
+
+
+def test_the_memory_budget_bounds_how_many_run_at_once(monkeypatch):
+    columns, (_, shared) = columns_of([5] * 6), eager_engine()
+    run, sizes = fast_module.open_stack, []
+    monkeypatch.setattr(fast_module, "open_stack", lambda s, *more: (sizes.append(len(s)), run(s, *more))[1])
+    engine = fast_engine(group_memory=7 * shared.dense.nbytes * 3 / 1e9)
+    engine.descend_many(
+        [Theta(shared)] * 6, [[visit(columns, d)] for d in DOMAINS], 0.05, "sgd", [Scope()] * 6, [0] * 6
+    )
+    assert max(sizes) <= 2
+
+
+def test_torchs_own_dropout_is_refused_with_the_one_to_use():
+    with pytest.raises(ValueError, match=r"layer 1 is torch's Dropout.*use mamdr_core.models.dropout.Dropout"):
+        EagerEngine(torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Dropout(0.5)), (), {}, 4)
