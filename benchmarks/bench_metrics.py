@@ -9,16 +9,14 @@ which other jobs on the machine change less.
 """
 
 import argparse
-import platform
-import re
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from machine import machine
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
@@ -91,13 +89,6 @@ def timed(measure: Callable[[], Any], repeats: int) -> tuple[Any, list[tuple[flo
         found = measure()
         seconds.append((time.perf_counter() - clock, time.process_time() - processor))
     return found, seconds
-
-
-def machine() -> str:
-    """The processor's name, as the kernel tells it, and the platform."""
-    told = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    name = re.search(r"^model name\s*: (.*)$", told, flags=re.M)
-    return f"{name[1] if name else platform.processor()}, {platform.platform()}"
 
 
 def _known(auc_n: Tensor) -> int:

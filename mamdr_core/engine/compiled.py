@@ -19,12 +19,14 @@ class DenseState:
     """Dense parameters of G trajectories and their moments, which steps move in place, each [G, P].
 
     Attributes:
-        first, second: Adam's moments; None: plain gradient descent.
+        adam: by Adam; false: by plain gradient descent.
+        first, second: Adam's moments; None: zero, before the first step.
     """
 
     values: Tensor
-    first: Tensor | None
-    second: Tensor | None
+    adam: bool
+    first: Tensor | None = None
+    second: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,9 @@ class PaddedBatch:
 class DenseStep:
     """A step of dense parameters: gradients of G models side by side by torch.func, and their optimizer.
 
+    Two graphs and not one: where one graph both reads parameters and moves them in place, torch 2.9 may schedule the
+    products for the fields' gradients behind the update, and takes them at the new parameters.
+
     Args:
         flat: the model.
         bf16: compute logits and gradients in bfloat16; parameters, moments and losses keep their type.
@@ -60,9 +65,13 @@ class DenseStep:
         self._bf16 = bf16
         gradient = grad_and_value(self._loss, argnums=(0, 1))
         self._one, self._many = gradient, vmap(gradient)
-        self._run: Callable[..., tuple[Tensor, Fields]] = self._step
+        self._differentiate: Callable[..., tuple[Tensor, Tensor, Fields]] = self._gradients
+        self._begin: Callable[..., tuple[Tensor, Tensor]] = _begin_adam
+        self._update: Callable[..., None] = _update_adam
         if compiles:
-            self._run = torch.compile(self._step, dynamic=True)
+            self._differentiate = torch.compile(self._gradients, dynamic=True)
+            self._begin = torch.compile(_begin_adam, dynamic=True)
+            self._update = torch.compile(_update_adam, dynamic=True)
 
     def __call__(self, state: DenseState, batch: PaddedBatch, step: int, lr: float) -> tuple[Tensor, Fields]:
         """Move `state`.
@@ -78,18 +87,26 @@ class DenseStep:
         Returns:
             Losses [G], and gradients of the trained fields, [G, B, D].
         """
-        scales = [lr, 1.0] if state.first is None else [lr / (1 - BETA1**step), 1 / (1 - BETA2**step)]
+        if not self._flat.module.training:
+            self._flat.module.train()
+        loss, gradient, to_fields = self._differentiate(
+            state.values, batch.embedded, batch.constant, batch.labels, batch.weights, batch.keys
+        )
+        if not state.adam:
+            state.values.sub_(gradient, alpha=lr)
+            return loss, to_fields
+        scales = [lr / (1 - BETA1**step), 1 / (1 - BETA2**step)]
         scales_2 = torch.tensor(scales, dtype=state.values.dtype, device=state.values.device)
-        self._flat.module.train(True)
-        return self._run(
-            state.values, state.first, state.second, batch.embedded, batch.constant, batch.labels, batch.weights,
-            batch.keys, scales_2,
-        )  # fmt: skip
+        if state.first is None:
+            state.first, state.second = self._begin(state.values, gradient, scales_2)
+        else:
+            self._update(state.values, state.first, state.second, gradient, scales_2)
+        return loss, to_fields
 
-    def _step(
-        self, values: Tensor, first: Tensor | None, second: Tensor | None, embedded: Fields, constant: Fields,
-        labels: Tensor, weights: Tensor, keys: Tensor, scales_2: Tensor,
-    ) -> tuple[Tensor, Fields]:  # fmt: skip
+    def _gradients(
+        self, values: Tensor, embedded: Fields, constant: Fields, labels: Tensor, weights: Tensor, keys: Tensor
+    ) -> tuple[Tensor, Tensor, Fields]:
+        """Losses [G], gradients of dense parameters [G, P] and of trained fields; zero where a loss is not finite."""
         # The flat tensor is cut before differentiating: the backward pass of a cut inside vmap fixes the number of
         # trajectories in what is compiled (torch 2.9).
         named = self._flat.named(values)
@@ -103,14 +120,7 @@ class DenseStep:
         gradient = torch.cat([to_named[name].flatten(1) for name in named], dim=1)
         good = loss.isfinite()
         gradient = torch.where(good[:, None], gradient, 0)
-        to_fields = {name: torch.where(good[:, None, None], field, 0) for name, field in to_fields.items()}
-        if first is None or second is None:
-            values.sub_(gradient * scales_2[0])
-        else:
-            first.lerp_(gradient, 1 - BETA1)
-            second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
-            values.sub_(first / ((second * scales_2[1]).sqrt() + EPSILON) * scales_2[0])
-        return loss, to_fields
+        return loss, gradient, {name: torch.where(good[:, None, None], field, 0) for name, field in to_fields.items()}
 
     def _loss(
         self, named: Fields, embedded: Fields, constant: Fields, labels_B: Tensor, weights_B: Tensor, key: Tensor
@@ -122,6 +132,23 @@ class DenseStep:
         state = {**named, **self._flat.keyed(key)}
         logits_B = functional_call(self._flat.module, state, (fields,)).to(labels_B.dtype)
         return (binary_cross_entropy_with_logits(logits_B, labels_B, reduction="none") * weights_B).sum()
+
+
+# Elementwise and in place: nothing can be read after it has been moved.
+
+
+def _begin_adam(values: Tensor, gradient: Tensor, scales_2: Tensor) -> tuple[Tensor, Tensor]:
+    """Adam's step from moments of zero, which need be neither filled nor read; returns them as they are after it."""
+    first, second = gradient * (1 - BETA1), gradient * gradient * (1 - BETA2)
+    values.sub_(first / ((second * scales_2[1]).sqrt() + EPSILON) * scales_2[0])
+    return first, second
+
+
+def _update_adam(values: Tensor, first: Tensor, second: Tensor, gradient: Tensor, scales_2: Tensor) -> None:
+    """Adam's step."""
+    first.lerp_(gradient, 1 - BETA1)
+    second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+    values.sub_(first / ((second * scales_2[1]).sqrt() + EPSILON) * scales_2[0])
 
 
 def _only(stacked: Fields) -> Fields:

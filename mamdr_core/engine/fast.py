@@ -152,7 +152,7 @@ class FastEngine(EagerEngine):
     ) -> Iterator[tuple[Stack, Layout | None]]:
         """What stacks compute on, part by part; one without steps has one empty part."""
         for trajectories in stacks:
-            stack = open_stack(trajectories, self.tables, self.batch_size, self.device, adam, state)
+            stack = open_stack(trajectories, self.tables, self.frozen, self.batch_size, self.device, adam, state)
             if not len(stack.steps):
                 yield stack, None
             for layout in lay_out(stack, self.tables, self.device, self.flat.values_P.dtype):
@@ -208,8 +208,8 @@ class FastEngine(EagerEngine):
             table = stack.tables[name]
             field = table.read(touched.places[number]).view(*shape, -1)
             (embedded if table.trains else constant)[name] = field
-        for name, ids in layout.frozen_ids.items():
-            constant[name] = embedding(ids[number], self.frozen[name])  # several times as fast as indexing
+        for name, ids in layout.looked_up.items():
+            constant[name] = embedding(ids[number], stack.lookups[name])  # several times as fast as indexing
         if layout.numeric:
             constant["numeric"] = layout.numeric[number]
         batch = PaddedBatch(embedded, constant, layout.labels[number], layout.weights[number], keys_G)
@@ -233,15 +233,16 @@ class FastEngine(EagerEngine):
 def _dense(thetas: Sequence[Theta]) -> Tensor:
     """Dense parameters of points with one theta_S, [G, P]."""
     shared_P = thetas[0].shared.dense
-    nothing_P = torch.zeros_like(shared_P)
-    specific = [nothing_P if theta.specific is None else theta.specific.dense for theta in thetas]
-    return torch.stack(specific).add_(shared_P)
+    dense_GP = shared_P.new_empty(len(thetas), len(shared_P))
+    for theta, dense_P in zip(thetas, dense_GP, strict=True):
+        if theta.specific is None:
+            dense_P.copy_(shared_P)
+        else:
+            torch.add(shared_P, theta.specific.dense, out=dense_P)
+    return dense_GP
 
 
 def _start(start_GP: Tensor, optimizer: str, state: AdamState | None) -> DenseState:
-    values_GP = start_GP.clone()
-    if optimizer != "adam":
-        return DenseState(values_GP, None, None)
     if state:
-        return DenseState(values_GP, state.dense.first[None], state.dense.second[None])
-    return DenseState(values_GP, torch.zeros_like(values_GP), torch.zeros_like(values_GP))
+        return DenseState(start_GP.clone(), True, state.dense.first[None], state.dense.second[None])
+    return DenseState(start_GP.clone(), optimizer == "adam")

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mamdr_core.engine.columns import FrozenTables
 from mamdr_core.engine.optimizers import AdamState
 from mamdr_core.engine.stacking import Trajectory
 from mamdr_core.engine.steps import RowReader, Steps, lay_steps
@@ -24,12 +25,14 @@ class Stack:
     Attributes:
         trajectories: G of them, with as many steps each.
         steps: all of them.
-        tables: by name, the embedding rows that they meet.
+        tables: by name, the embedding rows that they meet, of tables that they may change.
+        lookups: by name, all other tables, which steps read as they are.
     """
 
     trajectories: Sequence[Trajectory]
     steps: Steps
     tables: dict[str, StackedTable]
+    lookups: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,14 @@ class Layout:
     Attributes:
         steps: the steps.
         touched: by embedding table.
-        frozen_ids: by table of fixed vectors, int64 [G, B].
+        looked_up: by other table, ids, int64 [G, B].
         numeric: float [G, B, K], or no list without numeric features.
         labels, weights: [G, B]; a trajectory's weights sum to 1, padding has 0.
     """
 
     steps: Steps
     touched: dict[str, TouchedRows]
-    frozen_ids: dict[str, list[Tensor]]
+    looked_up: dict[str, list[Tensor]]
     numeric: list[Tensor]
     labels: list[Tensor]
     weights: list[Tensor]
@@ -55,6 +58,7 @@ class Layout:
 def open_stack(
     trajectories: Sequence[Trajectory],
     tables: Sequence[Table],
+    frozen: FrozenTables,
     batch_size: int,
     device: torch.device,
     adam: bool,
@@ -65,6 +69,7 @@ def open_stack(
     Args:
         trajectories: with as many steps each, from one theta_S, over one set of tables.
         tables: embedding tables and fixed vectors.
+        frozen: the fixed vectors.
         batch_size: rows of a step at most.
         device: where to.
         adam: whether trained tables have moments.
@@ -76,6 +81,7 @@ def open_stack(
     of_batch = np.array([batch.trajectory for batch in batches], dtype=np.int64)
     trajectory_N = torch.from_numpy(np.repeat(of_batch, reader.lengths)).to(device)
     scopes = [trajectory.scope for trajectory in trajectories]
+    lookups = {**frozen, **_read_only(trajectories, tables)}
     stacked = {
         table.name: StackedTable(
             table,
@@ -88,9 +94,22 @@ def open_stack(
             state=state,
         )
         for table in tables
-        if table.trainable
+        if table.name not in lookups
     }
-    return Stack(trajectories, steps, stacked)
+    return Stack(trajectories, steps, stacked, lookups)
+
+
+def _read_only(trajectories: Sequence[Trajectory], tables: Sequence[Table]) -> dict[str, Tensor]:
+    """Whole tables that neither the trajectories change nor their theta_i covers: no copy of their rows is needed."""
+    shared = trajectories[0].theta.shared
+    specific = [trajectory.theta.specific for trajectory in trajectories]
+    found = {}
+    for table in tables:
+        whole = shared.tables.get(table.name)
+        covered = any(own is not None and table.name in own.rows for own in specific)
+        if isinstance(whole, Tensor) and not covered and not trajectories[0].scope.covers(table.name):
+            found[table.name] = whole
+    return found
 
 
 def lay_out(stack: Stack, tables: Sequence[Table], device: torch.device, dtype: torch.dtype) -> Iterator[Layout]:
@@ -119,7 +138,9 @@ def lay_out(stack: Stack, tables: Sequence[Table], device: torch.device, dtype: 
                 name: table.touch(steps, table.local_N[first:last], place_N, step_N)
                 for name, table in stack.tables.items()
             },
-            frozen_ids={table.name: layout.pad(reader.ids(table.column)) for table in tables if not table.trainable},
+            looked_up={
+                table.name: layout.pad(reader.ids(table.column)) for table in tables if table.name in stack.lookups
+            },
             numeric=layout.pad(numeric_N) if numeric_N.shape[1] else [],
             labels=layout.pad(reader.read(lambda columns: columns.labels)),
             weights=layout.pad(weight_N),

@@ -8,14 +8,16 @@ import torch
 from mamdr_core.engine import fast as fast_module
 from mamdr_core.engine import layout
 from mamdr_core.engine.columns import Columns, Visit
+from mamdr_core.engine.compiled import DenseState, DenseStep, PaddedBatch
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.fast import FastEngine
+from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.optimizers import AdamState
 from mamdr_core.engine.parameters import Change, Rows, Scope, Shared, Theta
 from mamdr_core.errors import DivergedError, MamdrError
 from mamdr_core.models import build_model
 from mamdr_core.models.settings import ModelSettings
-from mamdr_core.models.tables import Table
+from mamdr_core.models.tables import Inputs, Table
 from tests.engine.helpers import as_double, random_columns, small_engine, small_inputs
 
 COUNTS = [9, 1, 13, 0, 30, 7]
@@ -153,7 +155,32 @@ def test_compiled_steps_are_the_eager_ones_and_not_compiled_anew_for_other_sizes
         told = (thetas[:take], visits[:take], 0.05, "adam", SCOPES["own domain"][:take], list(range(take)))
         for found, wanted in zip(engine.descend_many(*told), eager.descend_many(*told), strict=True):
             assert_same(found, wanted)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2  # one for stacks, one for a single trajectory
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert graphs <= 4  # gradients and update, of stacks and of single trajectories
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trajectories_at_once", [1, 2])
+def test_a_compiled_step_takes_the_fields_gradients_before_it_moves_parameters(trajectories_at_once):
+    """At these widths one graph for both took them after, with torch 2.9.1."""
+    tables = tuple(Table(name, name, 10, width) for name, width in (("user", 4), ("item", 4), ("domain", 3)))
+    flat = FlatModule(build_model(ModelSettings(hidden=(8,), dropout=0.0), Inputs(tables), 1))
+    generator = torch.Generator().manual_seed(0)
+    shape = (trajectories_at_once, 104)
+    fields = {table.name: torch.randn(*shape, table.width, generator=generator) for table in tables}
+    batch = PaddedBatch(
+        fields, {}, torch.ones(shape), torch.ones(shape) / 104, torch.zeros(shape[:1], dtype=torch.int32)
+    )
+    results = []
+    for compiles in (False, True):
+        values = flat.values_P.repeat(trajectories_at_once, 1)
+        state = DenseState(values, True, torch.zeros_like(values), torch.zeros_like(values))
+        results.append((*DenseStep(flat, False, compiles)(state, batch, 1, 1e-2), state.values))
+    (loss, gradients, values), (found_loss, found_gradients, found_values) = results
+    torch.testing.assert_close(found_loss, loss)
+    torch.testing.assert_close(found_values, values, rtol=0, atol=1e-6)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(found_gradients[name], gradient, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.slow

@@ -141,6 +141,46 @@ def test_rows_in_a_memory_mapped_file_train_what_rows_in_memory_train(make_task,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("method", ["mamdr", "finetune"])
+def test_the_fast_engine_trains_what_the_eager_one_trains(make_task, method):
+    """Two ranks, four rounds of compiled steps in fp32, theta_i over embedding rows too."""
+    tasks, results = [], []
+    for engine in ("eager", "fast"):
+        task = make_task(2, method=method, engine=engine, epochs=1, validate_every=4)
+        train = replace(task.config.train, dr=replace(task.config.train.dr, rows="touched"))
+        tasks.append(replace(task, config=replace(task.config, train=train)))
+        results.append(run_simulated(partial(train_rank, tasks[-1]), 2))
+    assert [result[0].engine for result in results] == ["eager", "fast"]
+    assert results[1][0].data_wait_seconds > 0
+    assert results[0][0].rows_descended == results[1][0].rows_descended
+    found, expected = parameters(tasks[1]), parameters(tasks[0])
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():  # Adam's first step is as long whatever the gradient: 0 +- rounding matters
+        assert (found[name] - values).norm() <= 1e-3 * values.norm(), name
+    auc = [result[0].metrics["val"].auc for result in results]
+    torch.testing.assert_close(auc[1], auc[0], rtol=0, atol=1e-3, equal_nan=True)
+
+
+def test_theta_i_in_a_file_is_theta_i_in_memory(make_task, tmp_path):
+    """Bit for bit, through early stop, which goes back to a best that was kept aside; nothing stays in the folder."""
+    tasks = [make_task(2, patience=1, specific_memory=bound, scratch=str(tmp_path)) for bound in (1.0, 1e-9)]
+    results = [run_simulated(partial(train_rank, task), 2) for task in tasks]
+    assert_same(parameters(tasks[0]), parameters(tasks[1]), exactly=True)
+    assert results[0][0].specific_bytes == results[1][0].specific_bytes > 0
+    assert results[0][0].specific_row_bytes == 5 * 4 * 4 + 5 * 8  # each domain's embedding row and its id
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_diverges_names_the_domain_by_its_id(make_task):
+    task = make_task(1, method="dn")
+    inner = replace(task.config.train.inner, lr=1e30)
+    task = replace(task, config=replace(task.config, train=replace(task.config.train, inner=inner)))
+    with pytest.raises(MamdrError, match=r"^the loss of domain '.*' is not finite at step \d+, batch \d+ of visit"):
+        train_rank(task, SingleProcess())
+    skipping = replace(task, config=replace(task.config, train=replace(task.config.train, on_nan="skip")))
+    assert train_rank(skipping, SingleProcess()).skipped_steps > 0
+
+
 @pytest.mark.parametrize(("rows", "start"), [("touched", "zeros"), ("none", "random")])
 def test_the_scope_and_start_of_theta_i_are_options(make_task, rows, start):
     task = make_task(1, epochs=1, validate_every=4)  # the last round, which has met all rows, is the best

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.lake.tables import Lake
 from mamdr_core.training.measure import evaluate_package
 from mamdr_core.training.package import load_package
+from mamdr_core.training.records import record_run
 from mamdr_core.training.run import train_mamdr
+from schemas import TABLES
 
 pytestmark = pytest.mark.slow
 
@@ -27,6 +30,9 @@ def test_the_run_reports_what_outside_scripts_rely_on(figures):
     assert set(names.split()) | {"samples_per_second", "seconds", "examples_version", "package"} <= set(figures)
     assert json.loads(json.dumps(figures)) == figures
     assert figures["domains"] == figures["domains_measured"] == 5
+    assert figures["engine"] == "eager"  # so few rows do not repay compiling
+    assert figures["skipped_steps"] == 0
+    assert figures["specific_bytes"] > figures["specific_row_bytes"] > 0
 
 
 def test_the_run_is_recorded_with_its_inputs(spark, trained_config, figures):
@@ -35,6 +41,8 @@ def test_the_run_is_recorded_with_its_inputs(spark, trained_config, figures):
     assert row["status"] == "ok"
     assert row["input_versions"]["examples"] == figures["examples_version"] == lake.version("examples")
     assert row["test_auc"] == figures["test_auc"]
+    assert (row["engine"], row["precision"]) == ("eager", "fp32")
+    assert row["specific_bytes"] == figures["specific_bytes"]
     assert "embedding_dim: 4" in row["config"]
     metrics = lake.read("domain_metrics").where((F.col("run_id") == figures["run_id"]) & (F.col("split") == "test"))
     assert metrics.count() == 5
@@ -59,6 +67,16 @@ def test_a_package_of_sharded_tables_gives_trainings_figures(spark, trained_conf
     assert (Path(figures["package"]) / "shared-00000.safetensors").is_file()
     measured = evaluate_package(spark, replace(config, evaluate=replace(config.evaluate, run_id=figures["run_id"])))
     assert measured["auc"] == pytest.approx(figures["test_auc"], abs=1e-12)
+
+
+def test_runs_are_recorded_in_a_table_from_before_a_column_was_declared(spark, tmp_path):
+    lake, table = Lake(spark, str(tmp_path / "lake")), TABLES["training_runs"]
+    new = ("engine", "precision", "skipped_steps")
+    lake.create(replace(table, columns=tuple(column for column in table.columns if column.name not in new)))
+    run = {"run_id": "r", "status": "ok", "method": "dn", "model": "mlp", "config": "", "input_versions": {}}
+    record_run(spark, lake, {**run, "engine": "fast", "started_at": datetime(2026, 1, 1, tzinfo=UTC)})
+    row = lake.read("training_runs").first()
+    assert (row["run_id"], row["engine"], row["skipped_steps"]) == ("r", "fast", None)
 
 
 def test_a_damaged_package_is_named(spark, trained_config, figures, tmp_path):

@@ -1,0 +1,198 @@
+"""One MAMDR epoch over heavy-tailed domains: time a row-descent and memory against the number of domains.
+
+    .venv/bin/python benchmarks/bench_domains.py --domains 690 6910 69102 --rows 2e6 2e6 1e7 --folder /scratch
+
+Rows are drawn here and trained with the paper's network (three trained embeddings of 128, 256-128-64, dropout .5)
+through the learner, as a rank does: DN in 16 rounds, then DR with k = 5 over all domains once, theta_i in a file of
+`--folder` (39 GB at 69,102 domains). Every number of domains runs in a process of its own. Prints a table,
+writes a plot, and estimates the paper's production epoch on H100s from terms measured here and the rates of
+shared/design.md.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from machine import machine
+
+from mamdr_core.datasets.settings import SyntheticSettings
+from mamdr_core.datasets.world import domain_sizes
+from mamdr_core.engine.columns import Columns, offsets_of
+from mamdr_core.engine.drawing import initial_shared
+from mamdr_core.engine.fast import FastEngine
+from mamdr_core.engine.optimizers import OuterOptimizer
+from mamdr_core.engine.plan import RoundPlan
+from mamdr_core.engine.settings import InnerSettings, OuterSettings
+from mamdr_core.engine.slots import FileSlots, MemorySlots
+from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.learning.learner import Learner
+from mamdr_core.learning.settings import DRSettings
+from mamdr_core.learning.shared import negotiate
+from mamdr_core.learning.specific import regularize
+from mamdr_core.models import build_model
+from mamdr_core.models.settings import ModelSettings
+from mamdr_core.models.tables import declare_inputs
+from mamdr_core.parallel.averaging import mean_change
+from mamdr_core.parallel.collective import SingleProcess
+from mamdr_core.parallel.supports import exchange_supports
+from mamdr_core.shards.arrays import Arrays
+from mamdr_core.training.rounds import deal_rounds
+
+ROUNDS, K = 16, 5
+H100_DN, H100_DR, DISK = 5.5e6, 70e6, 3e9
+"""Rows a second of captured steps and of compiled stacks on one H100 (shared/design.md, section 5); bytes a second of a
+local NVMe disk."""
+PRODUCTION_ROWS, PRODUCTION_DOMAINS = 420e6, 69_102
+
+
+def draw_columns(rows: int, domains: int) -> tuple[Columns, dict[str, int]]:
+    """Domain sizes of the synthetic logs; a user per 5 rows and an item per 26, as in production."""
+    random = np.random.default_rng(0)
+    counts = domain_sizes(SyntheticSettings(rows=rows, domains=domains))
+    sizes = {"user": max(2, rows // 5), "item": max(2, rows // 26), "domain": domains}
+    drawn = {name: random.integers(1, sizes[name] + 1, rows, dtype=np.int32) for name in ("user", "item")}
+    ids = {name: torch.from_numpy(column) for name, column in drawn.items()}
+    ids["domain"] = torch.from_numpy(np.repeat(np.arange(1, domains + 1, dtype=np.int32), counts))
+    labels = torch.from_numpy((random.random(rows) < 0.2).astype(np.float32))
+    return Columns(ids, torch.zeros(rows, 0), labels, offsets_of(torch.from_numpy(counts))), sizes
+
+
+def make_learner(columns: Columns, sizes: dict[str, int], folder: str | None) -> Learner:
+    settings = ModelSettings()
+    inputs = declare_inputs(settings, (), sizes)
+    engine = FastEngine(build_model(settings, inputs), inputs.tables, {}, 1024)
+    shared = initial_shared(engine.flat.module, inputs.tables, 0)
+    slots = FileSlots(shared.dense, folder) if folder else MemorySlots(shared.dense)
+    return Learner(
+        engine=engine,
+        train=columns,
+        supports=exchange_supports(SingleProcess(), columns, 1024, 0),
+        shared=shared,
+        specific=SpecificStore(range(sizes["domain"]), slots, shared.dense),
+        average=partial(mean_change, SingleProcess()),
+        outer=OuterOptimizer(OuterSettings()),
+        inner=InnerSettings(),
+        dr=DRSettings(k=K, every=ROUNDS),
+        seed=0,
+    )
+
+
+def warm_up(learner: Learner, columns: Columns) -> float:
+    """Compile on a few domains of another learner's; returns the seconds."""
+    started = time.perf_counter()
+    few, sizes = draw_columns(5_000, 40)
+    small = make_learner(
+        few, {**sizes, **{name: len(learner.shared.tables[name]) - 1 for name in ("user", "item")}}, None
+    )
+    small.engine, small.shared, small.train = learner.engine, learner.shared.copy(), few
+    small.dr = DRSettings(k=1)
+    for round_ in deal_rounds(RoundPlan(np.diff(few.offsets.numpy()), 1, 32, 0), 0, few, 0, Arrays()):
+        negotiate(small, round_)
+        regularize(small, round_)
+    return time.perf_counter() - started
+
+
+def measure(rows: int, domains: int, folder: str | None) -> dict[str, float]:
+    """An epoch of MAMDR in this process."""
+    torch.set_num_threads(2)
+    columns, sizes = draw_columns(rows, domains)
+    learner = make_learner(columns, sizes, folder)
+    compile_seconds = warm_up(learner, columns)
+    engine = learner.engine
+    engine.waited = 0.0
+    plan = RoundPlan(np.diff(columns.offsets.numpy()), ROUNDS, 32, 0)
+    figures = {"dn": 0.0, "dr": 0.0, "dn_rows": 0, "dr_rows": 0}
+    started = time.perf_counter()
+    for number, round_ in enumerate(deal_rounds(plan, 0, columns, 0, Arrays())):
+        for name, move in (("dn", negotiate), ("dr", regularize)):
+            before, rows_before = time.perf_counter(), learner.rows_descended
+            move(learner, round_)
+            figures[name] += time.perf_counter() - before
+            figures[f"{name}_rows"] += learner.rows_descended - rows_before
+        print(
+            f"{domains} domains, round {number + 1}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True
+        )
+    return {
+        **figures,
+        "rows": len(columns),
+        "domains": domains,
+        "compile": compile_seconds,
+        "wait": engine.waited,
+        "specific_gb": learner.specific.dense_bytes / 1e9,
+        "resident_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+    }
+
+
+def estimate(figures: dict[str, float], gpus: int) -> str:
+    """The production epoch: row-descents at the GPU's rates, theta_i's traffic, and the host's work a trajectory."""
+    dn = PRODUCTION_ROWS / H100_DN / gpus
+    dr = 2 * K * PRODUCTION_ROWS / H100_DR / gpus
+    traffic = 2 * PRODUCTION_DOMAINS * figures["specific_gb"] * 1e9 / figures["domains"] / DISK / gpus
+    host = PRODUCTION_DOMAINS * K * figures["wait"] / (figures["domains"] * K) / gpus
+    total = dn + max(dr, traffic, host)
+    return f"| {gpus} | {dn:.0f} | {dr:.0f} | {traffic:.0f} | {host:.0f} | {total / 60:.1f} |"
+
+
+def plot(measured: list[dict[str, float]], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    domains = [m["domains"] for m in measured]
+    for name, label in (("dn", "DN"), ("dr", "DR, k = 5")):
+        left.plot(domains, [1e6 * m[name] / m[f"{name}_rows"] for m in measured], "o-", label=label)
+    left.set(xscale="log", xlabel="domains", ylabel="µs a row-descent", ylim=(0, None))
+    left.legend()
+    right.plot(domains, [m["resident_gb"] for m in measured], "o-", label="resident, peak")
+    right.plot(domains, [m["specific_gb"] for m in measured], "s--", label="theta_i, in a file")
+    right.set(xscale="log", yscale="log", xlabel="domains", ylabel="GB")
+    right.legend()
+    figure.savefig(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--domains", nargs="+", type=int, default=[690, 6910])
+    parser.add_argument("--rows", nargs="+", type=float, default=[1e6, 1e6], help="one for each number of domains")
+    parser.add_argument("--folder", help="of theta_i's file, on a disk; none: theta_i in memory")
+    parser.add_argument("--plot", default="benchmarks/domains.svg")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(int(options.rows[0]), options.domains[0], options.folder)))
+        return
+    measured = []
+    for domains, rows in zip(options.domains, options.rows, strict=True):
+        command = [sys.executable, __file__, "--one", "--domains", str(domains), "--rows", str(rows)]
+        command += ["--folder", options.folder] if options.folder else []
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        measured.append(json.loads(done.stdout.splitlines()[-1]))
+    print(f"{machine()}, 2 threads, torch {torch.__version__}")
+    print("| domains | rows | DN s | DR s | DN µs a row | DR µs a row | waiting for rows | theta_i GB | resident GB |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for m in measured:
+        print(
+            f"| {m['domains']:,} | {m['rows']:,} | {m['dn']:.0f} | {m['dr']:.0f} | {1e6 * m['dn'] / m['dn_rows']:.2f} "
+            f"| {1e6 * m['dr'] / m['dr_rows']:.2f} | {m['wait'] / (m['dn'] + m['dr']):.0%} "
+            f"| {m['specific_gb']:.1f} | {m['resident_gb']:.1f} |"
+        )
+    each = [(m["dn"] + m["dr"]) / (m["dn_rows"] + m["dr_rows"]) for m in measured]
+    print(f"\ntime a row-descent, most domains over fewest: {each[-1] / each[0]:.2f}\n")
+    print("| H100s | DN s | DR s | theta_i from and to disk s | host s | epoch, minutes (estimate) |")
+    print("|---|---|---|---|---|---|")
+    for gpus in (1, 8):
+        print(estimate(measured[-1], gpus))
+    plot(measured, Path(options.plot))
+
+
+if __name__ == "__main__":
+    main()
