@@ -37,6 +37,9 @@ class FastEngine(EagerEngine):
         precision: of matrix products: fp32; tf32 (CUDA alone); bf16 (parameters and moments stay as they are).
         group_memory: GB that a stack of trajectories may take; 0: see `stack_memory`.
         compiles: run steps through torch.compile; false: the same operations one by one.
+
+    Raises:
+        MamdrError: tf32 on a CPU.
     """
 
     def __init__(
@@ -53,6 +56,8 @@ class FastEngine(EagerEngine):
     ) -> None:
         super().__init__(module, tables, frozen, batch_size, device, on_nan)
         if precision == "tf32":
+            if self.device.type != "cuda":
+                raise MamdrError(f"train.precision tf32 needs CUDA, and this rank runs on the {self.device}: use fp32")
             torch.set_float32_matmul_precision("high")
         self._step = DenseStep(self.flat, precision == "bf16", compiles)
         self._limits = StackLimits(

@@ -21,6 +21,7 @@ from mamdr_core.engine.optimizers import OuterOptimizer
 from mamdr_core.engine.parameters import Change, Rows
 from mamdr_core.engine.slots import slots_for
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.errors import MamdrError
 from mamdr_core.learning.learner import Learner
 from mamdr_core.learning.methods import find_method
 from mamdr_core.models import build_model
@@ -57,6 +58,9 @@ def make_engine(
     Args:
         config, pinned, share, device: see there.
         rows: rows that it may descend on at most; 0: it predicts alone.
+
+    Raises:
+        MamdrError: the engine or precision that is asked for cannot run here.
     """
     train = config.train
     inputs = declare_inputs(config.model, config.features, pinned.sizes)
@@ -64,6 +68,10 @@ def make_engine(
     made = (module, inputs.tables, share.vectors(), train.batch_size, device, train.on_nan)
     if rows and choose_engine(train.engine, device, rows) == "fast":
         return FastEngine(*made, train.precision, train.group_memory)
+    if rows and train.precision != "fp32":
+        raise MamdrError(
+            f"train.precision {train.precision} needs the fast engine, and the eager one runs: set train.engine to fast"
+        )
     return EagerEngine(*made)
 
 

@@ -295,3 +295,8 @@ def test_the_memory_budget_bounds_how_many_run_at_once(monkeypatch):
 def test_torchs_own_dropout_is_refused_with_the_one_to_use():
     with pytest.raises(ValueError, match=r"layer 1 is torch's Dropout.*use mamdr_core.models.dropout.Dropout"):
         EagerEngine(torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Dropout(0.5)), (), {}, 4)
+
+
+def test_tf32_on_a_cpu_is_a_clear_error():
+    with pytest.raises(MamdrError, match=r"train\.precision tf32 needs CUDA, and this rank runs on the cpu"):
+        fast_engine(precision="tf32")

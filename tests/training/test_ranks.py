@@ -171,6 +171,11 @@ def test_theta_i_in_a_file_is_theta_i_in_memory(make_task, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_precision_that_the_engine_has_not_is_an_error(make_task):
+    with pytest.raises(MamdrError, match=r"train\.precision bf16 needs the fast engine, and the eager one runs"):
+        train_rank(make_task(1, precision="bf16"), SingleProcess())
+
+
 def test_a_run_that_diverges_names_the_domain_by_its_id(make_task):
     task = make_task(1, method="dn")
     inner = replace(task.config.train.inner, lr=1e30)
