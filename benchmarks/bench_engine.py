@@ -138,15 +138,17 @@ def bench_tables(options) -> None:
     print("\n| rows of the user table | ms a step | of the smallest table's |")
     print("|---|---|---|")
     sizes = [100_000, 1_000_000, 10_000_000]
-    columns = draw_columns(16, BATCH, sizes[0], 5_000)
-    visits = [Visit(columns, torch.arange(a, b)) for a, b in pairwise(columns.offsets.tolist())]
+    columns = draw_columns(16, BATCH, sizes[0], 5_000).to(options.device)
+    edges = columns.offsets.tolist()
+    visits = [Visit(columns, torch.arange(a, b, device=options.device)) for a, b in pairwise(edges)]
     engines = {}
     for size in sizes:
         inputs = Inputs(
             (Table("user", "user", size + 1, 16), Table("item", "item", 5_001, 16), Table("domain", "domain", 17, 16))
         )
-        engine = FastEngine(build_model(ModelSettings(embedding_dim=16), inputs), inputs.tables, {}, BATCH)
-        shared = initial_shared(engine.flat.module, inputs.tables, 0)
+        module = build_model(ModelSettings(embedding_dim=16), inputs)
+        engine = FastEngine(module, inputs.tables, {}, BATCH, options.device, precision=options.precision)
+        shared = initial_shared(engine.flat.module, inputs.tables, 0, options.device)
         spread = columns.ids["user"].long() * (size // sizes[0])  # the same batch, over the whole table
         own = Columns({**columns.ids, "user": spread.int()}, columns.numeric, columns.labels, columns.offsets)
         own_visits = [Visit(own, visit.rows) for visit in visits]
@@ -317,10 +319,12 @@ PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[])
+    parser.add_argument("parts", nargs="*", help=f"some of {', '.join(PARTS)}; none: all")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "tf32", "bf16"])
     options = parser.parse_args()
+    for part in set(options.parts).difference(PARTS):
+        parser.error(f"no part {part}: known are {', '.join(PARTS)}")
     torch.set_num_threads(min(2, torch.get_num_threads()))
     told = torch.cuda.get_device_name() if options.device == "cuda" else machine()
     print(f"{told}, {torch.get_num_threads()} threads, torch {torch.__version__}, {options.precision}")

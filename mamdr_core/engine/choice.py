@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import os
+import shlex
 import shutil
 import sysconfig
 from pathlib import Path
@@ -46,10 +47,13 @@ def choose_engine(name: str, device: torch.device, rows: int) -> str:
 def _trouble(device: torch.device) -> str:
     """Why torch.compile cannot work here; empty: nothing is known to be missing."""
     if device.type == "cuda":
-        return "" if importlib.util.find_spec("triton") else "Triton is not installed"
-    compiler = os.environ.get("CXX", "g++")
-    if not shutil.which(compiler):
-        return f"there is no C++ compiler {compiler}"
+        if not importlib.util.find_spec("triton"):
+            return "Triton is not installed"
+        compilers = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"]  # Triton builds its launcher
+    else:
+        compilers = [os.environ.get("CXX") or "g++"]
+    if not any(shutil.which(shlex.split(compiler)[0]) for compiler in compilers):
+        return f"there is no compiler {' or '.join(compilers)}"
     if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
         return "Python's header files (Python.h) are not installed"
     return ""

@@ -12,6 +12,7 @@ from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.optimizers import BETA1, BETA2, EPSILON
 
 Fields = dict[str, Tensor]
+RECOMPILE_LIMIT = 64
 
 
 @dataclass
@@ -69,11 +70,13 @@ class DenseStep:
         self._begin: Callable[..., tuple[Tensor, Tensor]] = _begin_adam
         self._update: Callable[..., None] = _update_adam
         if compiles:
+            # Every engine of a process, and both kinds of steps, count for one limit, beyond which nothing is compiled.
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
             self._differentiate = torch.compile(self._gradients, dynamic=True)
             self._begin = torch.compile(_begin_adam, dynamic=True)
             self._update = torch.compile(_update_adam, dynamic=True)
 
-    def __call__(self, state: DenseState, batch: PaddedBatch, step: int, lr: float) -> tuple[Tensor, Fields]:
+    def __call__(self, state: DenseState, batch: PaddedBatch, scales_2: Tensor, lr: float) -> tuple[Tensor, Fields]:
         """Move `state`.
 
         A trajectory whose loss is not finite counts as one of zero gradient.
@@ -81,8 +84,8 @@ class DenseStep:
         Args:
             state: moved in place.
             batch: the rows.
-            step: Adam's count, from 1.
-            lr: learning rate.
+            scales_2: of Adam at this step, see `adam_scales`.
+            lr: learning rate of plain gradient descent.
 
         Returns:
             Losses [G], and gradients of the trained fields, [G, B, D].
@@ -95,8 +98,6 @@ class DenseStep:
         if not state.adam:
             state.values.sub_(gradient, alpha=lr)
             return loss, to_fields
-        scales = [lr / (1 - BETA1**step), 1 / (1 - BETA2**step)]
-        scales_2 = torch.tensor(scales, dtype=state.values.dtype, device=state.values.device)
         if state.first is None:
             state.first, state.second = self._begin(state.values, gradient, scales_2)
         else:
@@ -132,6 +133,12 @@ class DenseStep:
         state = {**named, **self._flat.keyed(key)}
         logits_B = functional_call(self._flat.module, state, (fields,)).to(labels_B.dtype)
         return (binary_cross_entropy_with_logits(logits_B, labels_B, reduction="none") * weights_B).sum()
+
+
+def adam_scales(before: int, steps: int, lr: float) -> Tensor:
+    """Lr over the first moment's bias correction, and 1 over the second's, at steps after `before`, float64 [S, 2]."""
+    count_S = torch.arange(before + 1, before + steps + 1, dtype=torch.float64)
+    return torch.stack([lr / (1 - BETA1**count_S), 1 / (1 - BETA2**count_S)], dim=1)
 
 
 # Elementwise and in place: nothing can be read after it has been moved.

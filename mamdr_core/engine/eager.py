@@ -39,7 +39,7 @@ class EagerEngine:
 
     Attributes:
         skipped: steps skipped so far.
-        waited: seconds that steps have waited for their rows so far.
+        waited: seconds that steps have waited for their rows so far; this engine does not measure it.
     """
 
     def __init__(

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from mamdr_core.engine.columns import FrozenTables, Visit
-from mamdr_core.engine.compiled import DenseState, DenseStep, Fields, PaddedBatch
+from mamdr_core.engine.compiled import DenseState, DenseStep, Fields, PaddedBatch, adam_scales
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.hashing import step_keys
 from mamdr_core.engine.layout import Layout, Stack, lay_out, open_stack
-from mamdr_core.engine.memory import bytes_per_row, is_out_of_memory, keep_freed_memory, stack_memory
+from mamdr_core.engine.memory import NoMemoryError, bytes_per_row, keep_freed_memory, no_memory_for, stack_memory
 from mamdr_core.engine.optimizers import AdamState
 from mamdr_core.engine.parameters import EVERYTHING, Change, Scope, Theta
 from mamdr_core.engine.stacking import PADDING, StackLimits, Trajectory, cut_stacks
@@ -55,10 +55,9 @@ class FastEngine(EagerEngine):
         compiles: bool = True,
     ) -> None:
         super().__init__(module, tables, frozen, batch_size, device, on_nan)
-        if precision == "tf32":
-            if self.device.type != "cuda":
-                raise MamdrError(f"train.precision tf32 needs CUDA, and this rank runs on the {self.device}: use fp32")
-            torch.set_float32_matmul_precision("high")
+        if precision == "tf32" and self.device.type != "cuda":
+            raise MamdrError(f"train.precision tf32 needs CUDA, and this rank runs on the {self.device}: use fp32")
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
         self._step = DenseStep(self.flat, precision == "bf16", compiles)
         self._limits = StackLimits(
             budget=group_memory * 1e9 or stack_memory(self.device),
@@ -83,9 +82,11 @@ class FastEngine(EagerEngine):
     ) -> Change:
         """One trajectory; see `EagerEngine.descend`."""
         trajectory = Trajectory(0, theta, visits, scope, seed, ())
-        for _, changes in self._run([[trajectory]], lr, optimizer, state):
-            return changes[0]
-        raise AssertionError("a stack without a result")
+        try:
+            ((_, (change,)),) = self._run([[trajectory]], lr, optimizer, state)
+        except NoMemoryError as error:
+            raise self._too_small(error) from None
+        return change
 
     def descend_many(
         self,
@@ -98,7 +99,7 @@ class FastEngine(EagerEngine):
     ) -> list[Change]:
         """Independent trajectories from one theta_S, in stacks of alike ones; see `EagerEngine.descend_many`.
 
-        A stack that does not fit memory is run again as two, and later stacks are no larger than those.
+        Where a stack does not fit memory, it and those after it are run in stacks of half its size.
 
         Raises:
             MamdrError: a single trajectory does not fit memory.
@@ -112,16 +113,11 @@ class FastEngine(EagerEngine):
         self._know_row_bytes(visits)
         done: dict[int, Change] = {}
         while waiting:
-            stacks = list(cut_stacks(waiting, self._limits))
-            running = 0
             try:
-                for stack, changes in self._run(stacks, lr, optimizer, None):
+                for stack, changes in self._run(list(cut_stacks(waiting, self._limits)), lr, optimizer, None):
                     done |= {t.place: change for t, change in zip(stack, changes, strict=True)}
-                    running += 1
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                self._shrink(len(stacks[running]), error)
+            except NoMemoryError as error:
+                self._shrink(error)
             waiting = [trajectory for trajectory in waiting if trajectory.place not in done]
         return [done[place] for place in range(len(thetas))]
 
@@ -133,16 +129,18 @@ class FastEngine(EagerEngine):
             numeric = next((visit.columns.numeric.shape[1] for own in visits for visit in own), 0)
             self._limits = replace(self._limits, row_bytes=bytes_per_row(self.flat, self.tables, numeric))
 
-    def _shrink(self, size: int, error: Exception) -> None:
-        if size == 1:
-            raise MamdrError(
-                f"a single trajectory does not fit the memory of {self.device} ({error}): lower train.batch_size or "
-                "the model's sizes"
-            ) from None
-        self._limits = replace(self._limits, size=size // 2)
-        logger.warning("%d trajectories at once do not fit memory: at most %d from now on", size, size // 2)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+    def _shrink(self, error: NoMemoryError) -> None:
+        if error.size == 1:
+            raise self._too_small(error) from None
+        half = error.size // 2
+        self._limits = replace(self._limits, size=half)
+        logger.warning("%d trajectories at once do not fit memory: at most %d from now on", error.size, half)
+
+    def _too_small(self, error: NoMemoryError) -> MamdrError:
+        return MamdrError(
+            f"a single trajectory does not fit the memory of {self.device} ({error.__cause__}): lower train.batch_size "
+            "or the model's sizes, or raise train.rounds_per_epoch, for fewer rows a round"
+        )
 
     def _run(
         self, stacks: Sequence[Sequence[Trajectory]], lr: float, optimizer: str, state: AdamState | None
@@ -150,17 +148,21 @@ class FastEngine(EagerEngine):
         """Run stacks one after another; yields each with its changes, in the order of its trajectories."""
         laid_out = self._ahead(self._laid_out(stacks, optimizer == "adam", state))
         for stack, pairs in groupby(laid_out, key=itemgetter(0)):
-            yield stack.trajectories, self._descend(stack, (layout for _, layout in pairs), lr, optimizer, state)
+            with no_memory_for(len(stack.trajectories)):
+                changes = self._descend(stack, (layout for _, layout in pairs if layout), lr, optimizer, state)
+            yield stack.trajectories, changes
 
     def _laid_out(
         self, stacks: Sequence[Sequence[Trajectory]], adam: bool, state: AdamState | None
     ) -> Iterator[tuple[Stack, Layout | None]]:
-        """What stacks compute on, part by part; one without steps has one empty part."""
+        """What stacks compute on, part by part; without steps, one part that is None."""
         for trajectories in stacks:
-            stack = open_stack(trajectories, self.tables, self.frozen, self.batch_size, self.device, adam, state)
-            if not len(stack.steps):
-                yield stack, None
-            for layout in lay_out(stack, self.tables, self.device, self.flat.values_P.dtype):
+            with no_memory_for(len(trajectories)):
+                stack = open_stack(trajectories, self.tables, self.frozen, self.batch_size, self.device, adam, state)
+                layouts = lay_out(stack, self.tables, self.device, self.flat.values_P.dtype)
+                layout = next(layouts, None)
+            yield stack, layout
+            while layout := next(layouts, None):
                 yield stack, layout
 
     def _ahead(self, items: Iterator[T]) -> Iterator[T]:
@@ -178,20 +180,26 @@ class FastEngine(EagerEngine):
                 yield item
 
     def _descend(
-        self, stack: Stack, layouts: Iterator[Layout | None], lr: float, optimizer: str, state: AdamState | None
+        self, stack: Stack, layouts: Iterator[Layout], lr: float, optimizer: str, state: AdamState | None
     ) -> list[Change]:
         """All steps of a stack."""
         start_GP = _dense([trajectory.theta for trajectory in stack.trajectories])
-        dense = _start(start_GP, optimizer, state)
-        seeds = [trajectory.seed for trajectory in stack.trajectories]
-        keys_SG = torch.from_numpy(step_keys(seeds, len(stack.steps))).to(self.device)
+        dense = _start(start_GP, optimizer == "adam", state)
+        seeds_G = [trajectory.seed for trajectory in stack.trajectories]
+        keys_SG = torch.from_numpy(step_keys(seeds_G, len(stack.steps))).to(self.device)
         before = state.step if state else 0
+        scales_S2 = adam_scales(before, len(stack.steps), lr).to(start_GP)
         losses: list[Tensor] = []
         for layout in layouts:
-            for number in range(len(layout.steps) if layout else 0):
-                assert layout is not None
-                count = before + len(losses) + 1
-                losses.append(self._do_step(stack, layout, number, dense, keys_SG[len(losses)], count, lr))
+            for number in range(len(layout.steps)):
+                done = len(losses)
+                batch = self._batch(stack, layout, number, keys_SG[done])
+                loss_G, gradients = self._step(dense, batch, scales_S2[done], lr)
+                losses.append(loss_G)
+                for name, gradient in gradients.items():
+                    touched = layout.touched[name]
+                    distinct, inverse = touched.distinct[number], touched.inverse[number]
+                    stack.tables[name].update(distinct, inverse, gradient.flatten(0, 1), before + done + 1, lr)
         self._check(stack, losses, before)
         if state:
             state.step = before + len(losses)
@@ -202,10 +210,8 @@ class FastEngine(EagerEngine):
             table.write_changes(changes)
         return changes
 
-    def _do_step(
-        self, stack: Stack, layout: Layout, number: int, dense: DenseState, keys_G: Tensor, count: int, lr: float
-    ) -> Tensor:
-        """One step of all trajectories of a stack; returns their losses [G]."""
+    def _batch(self, stack: Stack, layout: Layout, number: int, keys_G: Tensor) -> PaddedBatch:
+        """The rows of a step, with its embeddings as they are now."""
         shape = layout.labels[number].shape
         embedded: Fields = {}
         constant: Fields = {}
@@ -217,14 +223,7 @@ class FastEngine(EagerEngine):
             constant[name] = embedding(ids[number], stack.lookups[name])  # several times as fast as indexing
         if layout.numeric:
             constant["numeric"] = layout.numeric[number]
-        batch = PaddedBatch(embedded, constant, layout.labels[number], layout.weights[number], keys_G)
-        loss_G, gradients = self._step(dense, batch, count, lr)
-        for name, gradient in gradients.items():
-            touched = layout.touched[name]
-            stack.tables[name].update(
-                touched.distinct[number], touched.inverse[number], gradient.flatten(0, 1), count, lr
-            )
-        return loss_G
+        return PaddedBatch(embedded, constant, layout.labels[number], layout.weights[number], keys_G)
 
     def _check(self, stack: Stack, losses: list[Tensor], before: int) -> None:
         """Meet what was not finite, in the order of the steps."""
@@ -247,7 +246,6 @@ def _dense(thetas: Sequence[Theta]) -> Tensor:
     return dense_GP
 
 
-def _start(start_GP: Tensor, optimizer: str, state: AdamState | None) -> DenseState:
-    if state:
-        return DenseState(start_GP.clone(), True, state.dense.first[None], state.dense.second[None])
-    return DenseState(start_GP.clone(), optimizer == "adam")
+def _start(start_GP: Tensor, adam: bool, state: AdamState | None) -> DenseState:
+    moments = (state.dense.first[None], state.dense.second[None]) if state else ()
+    return DenseState(start_GP.clone(), adam, *moments)

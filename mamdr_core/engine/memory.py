@@ -1,7 +1,8 @@
 """How much memory a stack of trajectories takes, and how much there is."""
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -63,7 +64,21 @@ def bytes_per_row(flat: FlatModule, tables: Sequence[Table], numeric: int) -> in
     return (2 * kept + sum(field.nbytes for field in fields.values())) // rows
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch, on any device, or Python found no memory."""
-    told = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    return told or isinstance(error, torch.OutOfMemoryError | MemoryError)
+class NoMemoryError(Exception):
+    """A stack of `size` trajectories does not fit memory; the cause is what torch or Python said."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
+
+
+@contextmanager
+def no_memory_for(size: int) -> Iterator[None]:
+    """Turn what torch, on any device, or Python says where there is no memory into `NoMemoryError`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+        if on_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError):
+            raise NoMemoryError(size) from error
+        raise

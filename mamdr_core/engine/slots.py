@@ -32,16 +32,16 @@ class Slots(Protocol):
 
 
 class MemorySlots:
-    """Slots in memory.
+    """Slots in the host's memory.
 
     Args:
-        like: a vector [P] of the type and device of the slots.
+        like: a vector [P] of the type of the slots.
     """
 
     where = "memory"
 
     def __init__(self, like: Tensor) -> None:
-        self._like = like
+        self._like = torch.empty_like(like, device="cpu")  # a GPU's memory is for what it works on
         self._each = max(1, GROWTH_BYTES // max(1, like.nbytes))
         self._blocks: list[Tensor] = []
 
@@ -68,7 +68,7 @@ class FileSlots:
     signal and not an error. The file has no name, so that a rank that dies leaves nothing behind.
 
     Args:
-        like: a vector [P] of the type of the slots, on the CPU.
+        like: a vector [P] of the type of the slots.
         folder: on a local disk.
 
     Raises:
@@ -130,4 +130,4 @@ def slots_for(like: Tensor, vectors: int, memory_bytes: float, folder: str) -> S
     """Slots in memory if so many vectors fit into so many bytes, else in a file in `folder`."""
     if vectors * like.nbytes <= memory_bytes:
         return MemorySlots(like)
-    return FileSlots(torch.empty_like(like, device="cpu"), folder)
+    return FileSlots(like, folder)

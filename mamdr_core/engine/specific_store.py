@@ -12,8 +12,8 @@ from mamdr_core.engine.slots import MemorySlots, Slots
 
 T = TypeVar("T")
 
-GROUP_BYTES = 1 << 26
-"""Dense parameters of a group, about."""
+GROUP_BYTES = {"cpu": 1 << 26, "cuda": 1 << 30}
+"""Dense parameters of a group, about: on a GPU enough for stacks of some hundred domains."""
 
 
 class SpecificStore(MutableMapping[int, Change]):
@@ -45,7 +45,7 @@ class SpecificStore(MutableMapping[int, Change]):
         self._room = 0
         self.slots = slots
         self._like = like
-        self._group = max(1, GROUP_BYTES // max(1, like.nbytes))
+        self._group = max(1, GROUP_BYTES[like.device.type] // max(1, like.nbytes))
 
     @classmethod
     def of(cls, specific: Mapping[int, Change]) -> "SpecificStore":
@@ -119,8 +119,8 @@ class SpecificStore(MutableMapping[int, Change]):
 
     @property
     def dense_bytes(self) -> int:
-        """Bytes of the slots in use, the best's included."""
-        return (self._used - len(self._free)) * self._like.nbytes
+        """Bytes of all slots that were ever in use at once, the best's included."""
+        return self._used * self._like.nbytes
 
     @property
     def row_bytes(self) -> int:
@@ -155,7 +155,7 @@ class SpecificStore(MutableMapping[int, Change]):
     def _read(self, domains: Sequence[int], out: Tensor) -> dict[int, Change]:
         known = [row for row, domain in enumerate(domains) if domain in self._slot]
         slots = [self._slot[domains[row]] for row in known]
-        if self.slots.where == "file" and out.device.type != "cpu":
+        if out.device.type != "cpu":
             read = torch.empty(len(known), out.shape[1], dtype=out.dtype, pin_memory=True)
             self.slots.read(slots, read)
             out[known] = read.to(out.device, non_blocking=True)
@@ -175,8 +175,7 @@ class SpecificStore(MutableMapping[int, Change]):
             slot = self._slot.get(domain)
             if slot is None or slot == self._kept_slot.get(domain):
                 slot = self._new_slot()
-            dense = change.dense if self.slots.where == "memory" else change.dense.cpu()
-            self.slots.write([slot], dense[None])
+            self.slots.write([slot], change.dense.cpu()[None])
             self._slot[domain], self._rows[domain] = slot, change.rows
 
     def _new_slot(self) -> int:

@@ -86,7 +86,8 @@ def _fits(
     size = len(stack) + 1
     widest_S = _widened(widest_S, trajectory.rows_S)
     most = int(limits.budget / (limits.trajectory_bytes + max(widest_S, default=0) * limits.row_bytes))
-    most -= most % limits.multiple
+    if most > limits.multiple:
+        most -= most % limits.multiple
     return (
         size <= min(most, limits.size)
         and stack[0].scope.tables == trajectory.scope.tables

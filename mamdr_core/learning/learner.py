@@ -9,7 +9,7 @@ from mamdr_core.engine.columns import Columns, Visit
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.hashing import derive_seed
 from mamdr_core.engine.optimizers import AdamState, OuterOptimizer
-from mamdr_core.engine.parameters import Change, Shared
+from mamdr_core.engine.parameters import Change, Scope, Shared
 from mamdr_core.engine.settings import InnerSettings
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.learning.settings import DRSettings
@@ -52,6 +52,7 @@ class Learner:
         adam: Adam's moments of theta_S on this rank, where `inner.state` is carried.
         pending: by domain, rows dealt since DR's last pass.
         rounds_since_dr: rounds since DR's last pass.
+        scopes: by domain, what its theta_i covers.
         rows_descended: rows that inner loops of this rank have descended on.
     """
 
@@ -70,6 +71,7 @@ class Learner:
     adam: AdamState | None = None
     pending: dict[int, list[Tensor]] = field(default_factory=dict)
     rounds_since_dr: int = 0
+    scopes: dict[int, Scope] = field(default_factory=dict)
     rows_descended: int = 0
 
     def carried_state(self) -> AdamState | None:

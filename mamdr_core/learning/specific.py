@@ -21,8 +21,8 @@ def regularize(learner: Learner, round_: Round) -> None:
 
     Targets of like size take a step of line 2's loop together, as independent trajectories. A target's visit is what it
     was dealt since the last pass; a support's is a part of its sample, never many times the target's (`support_ratio`).
-    The result does not depend on which rank owns a domain. With k = 0, or where there is no other domain, theta_i
-    learns on T^i alone.
+    The result does not depend, but for rounding, on which rank owns a domain. With k = 0, or where there is no other
+    domain, theta_i learns on T^i alone.
     """
     targets = _dealt_since(learner, round_)
     if targets is None:
@@ -106,11 +106,17 @@ def _in_reach(learner: Learner, val: Columns) -> Iterator[int]:
 
 
 def specific_scope(learner: Learner, domain: int) -> Scope:
-    """What theta_i covers beyond dense parameters.
+    """What theta_i covers beyond dense parameters; the same in every pass, so found once.
 
     The domain's own row of every table looked up by domain (its embedding, its towers in multi-tower models), never
     another domain's; and embedding rows of T^i's ids if so set.
     """
+    if domain not in learner.scopes:
+        learner.scopes[domain] = _find_scope(learner, domain)
+    return learner.scopes[domain]
+
+
+def _find_scope(learner: Learner, domain: int) -> Scope:
     tables = learner.engine.trained_tables
     device = learner.shared.dense.device
     row = torch.tensor([domain + 1], device=device)

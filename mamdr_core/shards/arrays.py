@@ -32,12 +32,8 @@ class Arrays:
     def __init__(self, mapped: bool = False, folder: str = "") -> None:
         self.mapped = mapped
         self.folder = folder or tempfile.gettempdir()
-        if mapped and file_system(self.folder) in _IN_MEMORY:
-            logger.warning(
-                "train.scratch: %s lies in memory (%s), so train.host_memory bounds nothing: name a folder on a disk",
-                self.folder,
-                file_system(self.folder),
-            )
+        if mapped:
+            warn_if_in_memory(folder, "train.host_memory")
 
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """An array of any content, to be filled.
@@ -58,6 +54,16 @@ class Arrays:
                 "a disk with room, or raise train.host_memory or train.ranks"
             ) from None
         return np.frombuffer(pages, dtype).reshape(shape)
+
+
+def warn_if_in_memory(folder: str, bound: str) -> None:
+    """Log where a scratch folder does not keep the setting that bounds memory."""
+    folder = folder or tempfile.gettempdir()
+    kind = file_system(folder)
+    if kind in _IN_MEMORY:
+        logger.warning(
+            "train.scratch: %s lies in memory (%s), so %s bounds nothing: name a folder on a disk", folder, kind, bound
+        )
 
 
 def file_system(folder: str) -> str:

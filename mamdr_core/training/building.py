@@ -1,6 +1,7 @@
 """What a rank trains with: its columns in reach of the device, the engine, and the learner."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -29,6 +30,7 @@ from mamdr_core.models.tables import declare_inputs
 from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import Collective, most
 from mamdr_core.parallel.sharded import initial_sharded
+from mamdr_core.shards.arrays import warn_if_in_memory
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.settings import TrainSettings
@@ -98,7 +100,7 @@ def make_learner(
         collective: the ranks.
         train: the rank's training rows.
     """
-    engine = make_engine(config, pinned, share, device, max(1, _rows_planned(config, len(train))))
+    engine = make_engine(config, pinned, share, device, most(collective, max(1, _rows_planned(config, len(train)))))
     drawn = (engine.flat.module, engine.tables, config.train.seed, device)
     sharded = config.train.tables == "sharded"
     shared = initial_sharded(*drawn, collective) if sharded else initial_shared(*drawn)
@@ -132,13 +134,15 @@ def make_store(settings: TrainSettings, like: Tensor, domains: Sequence[int]) ->
         like: dense parameters [P] of theta_S.
         domains: the rank's that have theta_i.
     """
-    memory = settings.specific_memory * 1e9 or psutil.virtual_memory().available / 2
+    ranks_here = int(os.environ.get("HOROVOD_LOCAL_SIZE", "1"))
+    memory = settings.specific_memory * 1e9 or psutil.virtual_memory().available / 2 / ranks_here
     slots = slots_for(like, 2 * len(domains), memory, settings.scratch)
     if slots.where == "file":
         logger.info(
             "theta_i of %d domains takes up to %.3g GB with the best kept aside: it lies in a file",
             len(domains), 2 * len(domains) * like.nbytes / 1e9,
         )  # fmt: skip
+        warn_if_in_memory(settings.scratch, "train.specific_memory")
     return SpecificStore(domains, slots, like)
 
 

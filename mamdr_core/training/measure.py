@@ -13,7 +13,7 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.lake.tables import Lake
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import pin_examples
-from mamdr_core.training.building import make_engine
+from mamdr_core.training.building import make_engine, place_columns
 from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.package import load_package
 from mamdr_core.training.records import find_run, record_metrics
@@ -39,7 +39,8 @@ def evaluate_package(spark: SparkSession, config: Config) -> dict[str, Any]:
         raise MamdrError(f"package {folder} was trained on another lake than {lake.root}: vocabulary sizes differ")
     everything = np.ones(len(pinned.domain_ids), dtype=np.bool_)
     share = Share(pinned, trained.features, everything, config.train.host_memory, config.train.scratch)
-    columns = share.columns(config.evaluate.split).to(device)
+    split = config.evaluate.split
+    columns = place_columns({split: share.columns(split)}, device)[split]
     engine = make_engine(trained, pinned, share, device)
     with torch.no_grad():
         measured = evaluate_columns(engine, package.shared, package.specific, columns)

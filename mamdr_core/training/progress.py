@@ -38,9 +38,10 @@ class Progress:
             return
         left = (time.perf_counter() - self.started) / done * (self.rounds - done)
         seconds = max(inner_seconds, 1e-9)
+        waiting = f", {waited / seconds:.0%} waiting for rows" if waited else ""
         logger.info(
-            "epoch %d round %d/%d | val AUC %.4f (best %.4f, round %d) | %s rows/s, %.0f%% waiting for rows | "
+            "epoch %d round %d/%d | val AUC %.4f (best %.4f, round %d) | %s rows/s%s | "
             "at most %d:%02d left",
             (done - 1) // self.rounds_per_epoch + 1, done, self.rounds, auc, stop.best, stop.best_round,
-            f"{rows / seconds:,.0f}", 100 * waited / seconds, int(left) // 60, int(left) % 60,
+            f"{rows / seconds:,.0f}", waiting, int(left) // 60, int(left) % 60,
         )  # fmt: skip

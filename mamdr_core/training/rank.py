@@ -70,7 +70,7 @@ class RankResult:
     specific_bytes: int
     specific_row_bytes: int
     inner_seconds: float
-    data_wait_seconds: float
+    data_wait_seconds: float | None
     engine: str
     seconds: dict[str, float]
     device: str
@@ -121,6 +121,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     with clock.phase("save"):
         saved = save_rank(task.package, collective.rank, learner.shared, learner.specific)
     engine, store = learner.engine, learner.specific
+    fast = isinstance(engine, FastEngine)
     counted = [learner.rows_descended, share.figures.read_bytes, engine.skipped, store.dense_bytes, store.row_bytes]
     sums = [int(total) for total in collective.all_reduce(torch.tensor(counted, dtype=torch.float64)).tolist()]
     waited = torch.tensor([[clock.seconds.get("inner", 0.0), engine.waited]], dtype=torch.float64)
@@ -136,8 +137,8 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         specific_bytes=sums[3],
         specific_row_bytes=sums[4],
         inner_seconds=inner_seconds,
-        data_wait_seconds=data_wait_seconds,
-        engine="fast" if isinstance(engine, FastEngine) else "eager",
+        data_wait_seconds=data_wait_seconds if fast else None,
+        engine="fast" if fast else "eager",
         seconds=clock.seconds,
         device=str(device),
         saved=saved,

@@ -39,11 +39,11 @@ def train_mamdr(spark: SparkSession, config: Config) -> dict[str, Any]:
     """Train on the newest examples; where the lake has none yet, first build them from the raw log.
 
     Returns:
-        run_id, method, model, ranks, device, epochs, rounds, best_round, domains, domains_measured, train_rows,
-        val_auc, test_auc, weighted_test_auc, samples_per_second, engine, precision, data_wait_seconds (of inner loops,
-        on the rank that waits most), skipped_steps, specific_bytes (theta_i's dense parameters, the best kept aside
-        included), specific_row_bytes (its embedding rows with their ids), read_bytes (by all ranks, compressed),
-        seconds by phase, examples_version, package.
+        run_id, method, model, ranks, device, engine, precision, epochs, rounds, best_round, domains, domains_measured,
+        train_rows, val_auc, test_auc, weighted_test_auc, samples_per_second (compiling included), data_wait_seconds (of
+        inner loops, on the rank that waits most; null with the eager engine), skipped_steps, specific_bytes (theta_i's
+        dense parameters, the best kept aside included), specific_row_bytes (its embedding rows with their ids),
+        read_bytes (by all ranks, compressed), seconds by phase, examples_version, package.
 
     Raises:
         MamdrError: no examples and no raw log, an unknown method or model, too few slots.
@@ -147,7 +147,7 @@ def _figures(
         "weighted_test_auc": _known(test.weighted_auc()),
         "oracle_test_auc": _known(_mean_oracle(result)),
         "samples_per_second": round(result.rows_descended / max(result.inner_seconds, 1e-9), 1),
-        "data_wait_seconds": round(result.data_wait_seconds, 3),
+        "data_wait_seconds": None if result.data_wait_seconds is None else round(result.data_wait_seconds, 3),
         "skipped_steps": result.skipped_steps,
         "specific_bytes": result.specific_bytes,
         "specific_row_bytes": result.specific_row_bytes,

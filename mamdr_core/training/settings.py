@@ -57,7 +57,7 @@ class TrainSettings:
     host_memory: float = 0.0
     """GB of rows and feature vectors that a rank keeps in memory; a larger share is memory-mapped. 0: no bound."""
     specific_memory: float = 0.0
-    """GB of theta_i that a rank keeps in memory; more lies in a file. 0: half of what is free at the start."""
+    """GB of theta_i that a rank keeps in memory; more lies in a file. 0: a share of half of what is free at first."""
     scratch: str = ""
     """Folder of such files, on a local disk of each rank; empty: the system's temporary folder."""
 

@@ -21,5 +21,5 @@ def test_auto_compiles_where_the_run_is_long_enough_to_repay_it(caplog):
 def test_without_a_compiler_auto_is_eager_and_fast_is_a_clear_error(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert choose_engine("auto", CPU, 10 * FAST_ROWS) == "eager"
-    with pytest.raises(MamdrError, match=r"train.engine is fast, but there is no C\+\+ compiler no-such-compiler"):
+    with pytest.raises(MamdrError, match=r"train.engine is fast, but there is no compiler no-such-compiler"):
         choose_engine("fast", CPU, 10 * FAST_ROWS)

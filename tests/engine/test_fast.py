@@ -1,6 +1,7 @@
 """The fast engine gives the eager engine's numbers: in fp64 to 1e-10, in fp32 to a stated bound, compiled or not."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -147,8 +148,10 @@ def test_compiled_steps_are_the_eager_ones_and_not_compiled_anew_for_other_sizes
     columns, (eager, shared) = columns_of(), eager_engine()
     engine = fast_engine(compiles=True)
     visits = [visit(columns, d) for d in (4, 0, 2, 1, 3, 5)]
-    expected = eager.descend(Theta(shared), visits, 0.05, seed=3)
-    assert_same(engine.descend(Theta(shared), visits, 0.05, seed=3), expected)
+    states = [AdamState.zeros_like(shared), AdamState.zeros_like(shared)]
+    for optimizer, found_in, expected_in in (("adam", *states), ("adam", *states), ("sgd", None, None)):
+        expected = eager.descend(Theta(shared), visits, 0.05, optimizer, expected_in, seed=3)
+        assert_same(engine.descend(Theta(shared), visits, 0.05, optimizer, found_in, seed=3), expected)
     thetas, visits = trajectories(columns, shared)
     torch._dynamo.utils.counters.clear()
     for take in (2, 3, 6):  # other numbers of trajectories and rows
@@ -252,44 +255,55 @@ def test_a_loss_that_is_not_finite_names_domain_step_and_batch_or_is_skipped(ski
     assert fast.skipped == eager.skipped == 2
 
 
-def test_a_stack_that_does_not_fit_memory_is_halved_and_that_is_said(monkeypatch, caplog):
-    columns, (eager, shared) = columns_of([5] * 6), eager_engine()
-    engine, run, sizes = fast_engine(), fast_module.open_stack, []
+def limited(monkeypatch, most: int, error: type[Exception] = torch.OutOfMemoryError) -> list[int]:
+    """Let stacks of more trajectories run out of memory; the sizes of those that are tried."""
+    run, sizes = fast_module.open_stack, []
 
     def open_stack(stack, *more):
         sizes.append(len(stack))
-        if len(stack) > 2:
-            raise torch.OutOfMemoryError("out of memory")
+        if len(stack) > most:
+            raise error("DefaultCPUAllocator: can't allocate memory")
         return run(stack, *more)
 
     monkeypatch.setattr(fast_module, "open_stack", open_stack)
+    return sizes
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, RuntimeError])
+def test_a_stack_that_does_not_fit_memory_is_halved_and_that_is_said(monkeypatch, caplog, error, ahead):
+    columns, (eager, shared) = columns_of([9, 5, 5, 5, 5, 5]), eager_engine()
+    engine = fast_engine()
+    engine.reads_ahead = ahead
+    sizes = limited(monkeypatch, 2, error)
     told = ([Theta(shared)] * 6, [[visit(columns, d)] for d in DOMAINS], 0.05, "adam", SCOPES["everything"], [0] * 6)
     for found, expected in zip(engine.descend_many(*told), eager.descend_many(*told), strict=True):
         assert_same(found, expected)
-    assert sizes == [6, 3, 1, 1, 1, 1, 1, 1]
-    assert "6 trajectories at once do not fit memory: at most 3 from now on" in caplog.text
+    assert sizes[:2] == [1, 5]  # the domain of 9 rows has three steps and runs alone
+    assert max(sizes[2:]) == 2
+    assert "5 trajectories at once do not fit memory: at most 2 from now on" in caplog.text
 
 
 def test_a_trajectory_that_does_not_fit_memory_alone_is_a_clear_error(monkeypatch):
     columns, (_, shared) = columns_of([5]), eager_engine()
+    limited(monkeypatch, 0, RuntimeError)
+    engine, told = fast_engine(), r"a single trajectory does not fit the memory of cpu \(.*can't allocate"
+    with pytest.raises(MamdrError, match=told):
+        engine.descend_many([Theta(shared)], [[visit(columns, 0)]], 0.05, "adam", [Scope()], [0])
+    with pytest.raises(MamdrError, match=told):
+        engine.descend(Theta(shared), [visit(columns, 0)], 0.05)
 
-    def open_stack(*_):
-        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(fast_module, "open_stack", open_stack)
-    with pytest.raises(MamdrError, match="a single trajectory does not fit the memory of cpu"):
-        fast_engine().descend_many([Theta(shared)], [[visit(columns, 0)]], 0.05, "adam", [Scope()], [0])
-
-
-def test_the_memory_budget_bounds_how_many_run_at_once(monkeypatch):
+@pytest.mark.parametrize(("threads", "size"), [(1, 3), (2, 2), (16, 3)])
+def test_the_memory_budget_bounds_how_many_run_at_once_a_multiple_of_the_threads_if_it_can(monkeypatch, threads, size):
     columns, (_, shared) = columns_of([5] * 6), eager_engine()
-    run, sizes = fast_module.open_stack, []
-    monkeypatch.setattr(fast_module, "open_stack", lambda s, *more: (sizes.append(len(s)), run(s, *more))[1])
-    engine = fast_engine(group_memory=7 * shared.dense.nbytes * 3 / 1e9)
-    engine.descend_many(
-        [Theta(shared)] * 6, [[visit(columns, d)] for d in DOMAINS], 0.05, "sgd", [Scope()] * 6, [0] * 6
-    )
-    assert max(sizes) <= 2
+    sizes = limited(monkeypatch, 6)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    engine = fast_engine(group_memory=3.9 * 7 * shared.dense.nbytes / 1e9)
+    visits = [[visit(columns, d)] for d in DOMAINS]
+    engine._limits = replace(engine._limits, row_bytes=1)
+    engine.descend_many([Theta(shared)] * 6, visits, 0.05, "sgd", [Scope()] * 6, [0] * 6)
+    assert max(sizes) == size
 
 
 def test_torchs_own_dropout_is_refused_with_the_one_to_use():

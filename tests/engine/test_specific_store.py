@@ -19,7 +19,7 @@ WIDTH = 5
 def store(request, tmp_path, monkeypatch):
     """A store of 7 domains, in groups of 2 and blocks of 3 slots."""
     like = torch.zeros(WIDTH)
-    monkeypatch.setattr(specific_store, "GROUP_BYTES", 2 * like.nbytes)
+    monkeypatch.setitem(specific_store.GROUP_BYTES, "cpu", 2 * like.nbytes)
     monkeypatch.setattr(slots_module, "GROWTH_BYTES", 3 * like.nbytes)
     slots = MemorySlots(like) if request.param == "memory" else FileSlots(like, str(tmp_path))
     return SpecificStore(range(7), slots, like)
@@ -74,8 +74,8 @@ def test_the_best_is_kept_and_restored_with_at_most_two_slots_a_domain(store):
     store.restore()
     assert [store[d].dense[0].item() for d in range(7)] == [30.0 + d for d in range(7)]
     assert store[5].rows["user"].values.item() == 30.0
-    assert store.dense_bytes == 7 * WIDTH * 4
     set_all(50.0)
+    assert store.dense_bytes == 2 * 7 * WIDTH * 4
     store.restore()
     assert store[0].dense[0] == 30.0
 

@@ -8,6 +8,7 @@ import torch
 
 from mamdr_core.engine.columns import Columns, Visit
 from mamdr_core.engine.drawing import initial_shared
+from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.optimizers import OuterOptimizer
 from mamdr_core.engine.parameters import Change, Rows, Shared, Theta
 from mamdr_core.engine.settings import InnerSettings, OuterSettings
@@ -122,6 +123,7 @@ class Case:
     ranks: int = 2
     state: str = "fresh"
     rows: str = "none"
+    fast: bool = False
 
     def columns(self, rank: int | None) -> Columns:
         """A rank's rows; None: all."""
@@ -146,6 +148,8 @@ class Case:
 
     def learner(self, rank: int | None, shared: Shared, collective=None, sharded: bool = False) -> Learner:
         engine, _ = small_engine(5)
+        if self.fast:
+            engine = FastEngine(engine.flat.module, engine.tables, {}, engine.batch_size, compiles=False)
         if sharded:
             named = {table.name: table for table in engine.trained_tables}
             tables = {name: shard(whole, named[name], collective) for name, whole in shared.tables.items()}
@@ -245,6 +249,24 @@ def test_ranks_with_sharded_tables_give_what_one_process_gives_that_averages_the
     assert found.keys() == specific.keys()
     for domain, change in found.items():
         assert_close(change, specific[domain])
+
+
+@pytest.mark.parametrize("rows", ["none", "touched"])
+@pytest.mark.parametrize("state", ["fresh", "carried"])
+@pytest.mark.parametrize("sharded", [False, True])
+def test_the_fast_engine_trains_what_the_eager_one_trains(sharded, state, rows):
+    results = []
+    for fast in (False, True):
+        case = Case("mamdr", state=state, rows=rows, fast=fast)
+        results.append(run_simulated(partial(case.run, sharded=sharded), case.ranks))
+    for (expected, specific, figures), (found, own, measured) in zip(*results, strict=True):
+        torch.testing.assert_close(found.dense, expected.dense, rtol=0, atol=1e-10)
+        for name, table in expected.tables.items():
+            values = (found.tables[name].own, table.own) if sharded else (found.tables[name], table)
+            torch.testing.assert_close(*values, rtol=0, atol=1e-10)
+        for domain, change in own.items():
+            assert_close(change, specific[domain])
+        torch.testing.assert_close(measured, figures, rtol=1e-9, atol=0, equal_nan=True)
 
 
 def in_one_process(case: Case) -> tuple[Shared, dict[int, Change]]:
