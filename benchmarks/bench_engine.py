@@ -216,8 +216,9 @@ def bench_ciao(options) -> None:
     rates, aucs = {}, {}
     runs = {
         "plain PyTorch, dense Adam": train_plain,
-        "eager": partial(train_ours, EagerEngine),
-        "fast": partial(train_ours, FastEngine),
+        "eager": partial(train_ours, EagerEngine, {}),
+        "fast": partial(train_ours, FastEngine, {}),
+        "fast, bf16": partial(train_ours, FastEngine, {"precision": "bf16"}),
     }
     for seed in range(3):
         for name, run in runs.items():
@@ -256,11 +257,16 @@ def train_plain(train: Columns, val: Columns, sizes: dict[str, int], seed: int) 
 
 
 def train_ours(
-    kind: type[EagerEngine], train: Columns, val: Columns, sizes: dict[str, int], seed: int
+    kind: type[EagerEngine],
+    options: dict[str, str],
+    train: Columns,
+    val: Columns,
+    sizes: dict[str, int],
+    seed: int,
 ) -> tuple[float, Tensor]:
     inputs = Inputs(tuple(Table(name, name, size, 16) for name, size in sizes.items()))
     module = build_model(ModelSettings(embedding_dim=16, dropout=0.2), inputs, seed)
-    engine = kind(module, inputs.tables, {}, BATCH)
+    engine = kind(module, inputs.tables, {}, BATCH, **options)
     shared = initial_shared(module, inputs.tables, seed)
     engine.descend(Theta(shared), [Visit(train, torch.arange(2 * BATCH))], 1e-3)  # compiles
     state, outer = AdamState.zeros_like(shared), OuterOptimizer(OuterSettings(beta=1.0))

@@ -124,11 +124,14 @@ class StackedTable:
         summed = gradient.new_zeros(len(distinct_V) + 1, gradient.shape[1])
         gradient_VD = summed.index_add_(0, inverse, gradient)[:-1]
         if self._moments is None:
-            self._dynamic[distinct_V] -= lr * gradient_VD
+            self._dynamic.index_add_(0, distinct_V, gradient_VD, alpha=-lr)
             return
-        first_VD, second_VD = self._moments.first[distinct_V], self._moments.second[distinct_V]
-        self._dynamic[distinct_V] -= adam_change(gradient_VD, first_VD, second_VD, step - self._step_before, lr)
-        self._moments.first[distinct_V], self._moments.second[distinct_V] = first_VD, second_VD
+        first, second = self._moments.first, self._moments.second
+        first_VD, second_VD = first.index_select(0, distinct_V), second.index_select(0, distinct_V)
+        change_VD = adam_change(gradient_VD, first_VD, second_VD, step - self._step_before, lr)
+        self._dynamic.index_add_(0, distinct_V, change_VD, alpha=-1)
+        first.index_copy_(0, distinct_V, first_VD)
+        second.index_copy_(0, distinct_V, second_VD)
 
     def write_moments(self, state: AdamState) -> None:
         """Leave a single trajectory's moments in `state`."""
