@@ -10,7 +10,9 @@ On a machine with a GPU add --device cuda (and --precision tf32 or bf16) to matm
 """
 
 import argparse
+import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -306,6 +308,7 @@ def bench_outer(options) -> None:
 
     print("\n| a round of 51,200 rows a rank, 2 Horovod ranks of one thread | inner s | outer and exchange s | share |")
     print("|---|---|---|---|")
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     spark = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false").getOrCreate()
     for trains in (False, True):
         results = run_ranks(spark, partial(outer_rank, trains), 2, 120)

@@ -72,9 +72,11 @@ class DenseStep:
         if compiles:
             # Every engine of a process, and both kinds of steps, count for one limit, beyond which nothing is compiled.
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
-            self._differentiate = torch.compile(self._gradients, dynamic=True)
-            self._begin = torch.compile(_begin_adam, dynamic=True)
-            self._update = torch.compile(_update_adam, dynamic=True)
+            # As many threads as the process has: what is compiled is cached, and a rank among others has fewer.
+            options: dict[str, str | int | bool | Callable[..., object]] = {"cpp.dynamic_threads": True}
+            self._differentiate = torch.compile(self._gradients, dynamic=True, options=options)
+            self._begin = torch.compile(_begin_adam, dynamic=True, options=options)
+            self._update = torch.compile(_update_adam, dynamic=True, options=options)
 
     def __call__(self, state: DenseState, batch: PaddedBatch, scales_2: Tensor, lr: float) -> tuple[Tensor, Fields]:
         """Move `state`.
