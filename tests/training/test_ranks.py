@@ -141,12 +141,11 @@ def test_rows_in_a_memory_mapped_file_train_what_rows_in_memory_train(make_task,
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("method", ["mamdr", "finetune"])
-def test_the_fast_engine_trains_what_the_eager_one_trains(make_task, method):
+def test_the_fast_engine_trains_what_the_eager_one_trains(make_task):
     """Two ranks, four rounds of compiled steps in fp32, theta_i over embedding rows too."""
     tasks, results = [], []
     for engine in ("eager", "fast"):
-        task = make_task(2, method=method, engine=engine, epochs=1, validate_every=4)
+        task = make_task(2, engine=engine, epochs=1, validate_every=4)
         train = replace(task.config.train, dr=replace(task.config.train.dr, rows="touched"))
         tasks.append(replace(task, config=replace(task.config, train=train)))
         results.append(run_simulated(partial(train_rank, tasks[-1]), 2))
