@@ -113,8 +113,9 @@ def in_spans(spans: Sequence[Span]) -> Column:
 def _decide(rows: DataFrame, others: DataFrame | None) -> DataFrame:
     """Judge contested rows."""
     # Not the hash but the true columns, so that two events of one hash are both kept.
-    content = hash64(raw_json(), F.col(SOURCE_FILE))
-    place = F.row_number().over(Window.partitionBy(*EVENT).orderBy(F.col("label").desc(), content))
+    # By content before file: in which file a row lies says nothing of it, and changes when a log is written anew.
+    order = (F.col("label").desc(), hash64(raw_json()), F.col(SOURCE_FILE))
+    place = F.row_number().over(Window.partitionBy(*EVENT).orderBy(*order))
     rows = rows.withColumn("place", place)
     known = F.lit(False)
     if others is not None:
