@@ -1,6 +1,6 @@
 """One MAMDR epoch over heavy-tailed domains: time a row-descent and memory against the number of domains.
 
-    .venv/bin/python benchmarks/bench_domains.py --domains 690 6910 69102 --rows 2e6 2e6 1e7 --folder /scratch
+    .venv/bin/python benchmarks/bench_domains.py --domains 690 6910 69102 --rows 1e5 1e6 1e7 --folder /scratch
 
 Rows are drawn here and trained with the paper's network (three trained embeddings of 128, 256-128-64, dropout .5)
 through the learner, as a rank does: DN in 16 rounds, then DR with k = 5 over all domains once, theta_i in a file of
@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--domains", nargs="+", type=int, default=[690, 6910])
     parser.add_argument("--rows", nargs="+", type=float, default=[1e6, 1e6], help="one for each number of domains")
     parser.add_argument("--folder", help="of theta_i's file, on a disk; none: theta_i in memory")
-    parser.add_argument("--plot", default="benchmarks/domains.svg")
+    parser.add_argument("--plot", type=Path, help="file of the plot, .svg; none: no plot")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -196,7 +196,8 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for gpus in (1, 8):
         print(estimate(measured[-1], gpus))
-    plot(measured, Path(options.plot))
+    if options.plot:
+        plot(measured, options.plot)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 FAST_ROWS = 3_000_000
 """Row-descents of a rank from which `auto` takes the fast engine: compiling takes 10 to 40 s, and so many rows of the
-paper's network take the eager engine longer than that (benchmarks/README.md)."""
+paper's network take the eager engine half a minute in full batches, longer in small ones (benchmarks/README.md)."""
 
 
 def choose_engine(name: str, device: torch.device, rows: int) -> str:

@@ -13,6 +13,7 @@ from mamdr_core.engine.optimizers import BETA1, BETA2, EPSILON
 
 Fields = dict[str, Tensor]
 RECOMPILE_LIMIT = 64
+"""Graphs of one function in a process: some for each engine, where torch stops at 8."""
 
 
 @dataclass
@@ -70,7 +71,6 @@ class DenseStep:
         self._begin: Callable[..., tuple[Tensor, Tensor]] = _begin_adam
         self._update: Callable[..., None] = _update_adam
         if compiles:
-            # Every engine of a process, and both kinds of steps, count for one limit, beyond which nothing is compiled.
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
             # As many threads as the process has: what is compiled is cached, and a rank among others has fewer.
             options: dict[str, str | int | bool | Callable[..., object]] = {"cpp.dynamic_threads": True}

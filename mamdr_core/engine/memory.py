@@ -13,7 +13,6 @@ from mamdr_core.models.tables import Table
 CPU_BYTES = 4.8e7
 """Of a stack on a CPU: about what its last cache holds; measured, stacks that do not fit it are slower."""
 
-
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
@@ -29,7 +28,7 @@ def keep_freed_memory() -> None:
     """Have glibc keep what steps free for the next step, where there is glibc.
 
     It gives large blocks back to the kernel at once and takes new ones, page by page, a few hundred microseconds for
-    each trajectory: up to half of the time of a step of few rows (benchmarks/README.md).
+    each trajectory: up to two fifths of the time of steps of few rows (benchmarks/README.md).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:

@@ -40,11 +40,6 @@ class Change:
     dense: Tensor
     rows: dict[str, Rows] = field(default_factory=dict)
 
-    def to(self, device: torch.device | str) -> "Change":
-        """The same on `device`."""
-        rows = {name: Rows(own.ids.to(device), own.values.to(device)) for name, own in self.rows.items()}
-        return Change(self.dense.to(device), rows)
-
     def move(self, other: "Change", scale: float) -> None:
         """Add `scale * other` in place; embedding rows are replaced, not changed."""
         self.dense.add_(other.dense, alpha=scale)

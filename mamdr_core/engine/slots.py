@@ -3,7 +3,7 @@
 import errno
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -24,11 +24,11 @@ class Slots(Protocol):
     def grow(self) -> int:
         """Add slots; how many there are now."""
 
-    def read(self, slots: Sequence[int], out: Tensor) -> None:
-        """Copy slots into `out`, [len(slots), P]."""
+    def read(self, slot: int, out_P: Tensor) -> None:
+        """Copy a slot into `out_P`, on the CPU."""
 
-    def write(self, slots: Sequence[int], values: Tensor) -> None:
-        """Copy `values`, [len(slots), P], into slots."""
+    def write(self, slot: int, values_P: Tensor) -> None:
+        """Copy `values_P`, on the CPU, into a slot."""
 
 
 class MemorySlots:
@@ -50,15 +50,13 @@ class MemorySlots:
         self._blocks.append(self._like.new_empty(self._each, len(self._like)))
         return len(self._blocks) * self._each
 
-    def read(self, slots: Sequence[int], out: Tensor) -> None:
-        """Copy slots into `out`, [len(slots), P]."""
-        for row, slot in enumerate(slots):
-            out[row].copy_(self._blocks[slot // self._each][slot % self._each])
+    def read(self, slot: int, out_P: Tensor) -> None:
+        """Copy a slot into `out_P`."""
+        out_P.copy_(self._blocks[slot // self._each][slot % self._each])
 
-    def write(self, slots: Sequence[int], values: Tensor) -> None:
-        """Copy `values`, [len(slots), P], into slots."""
-        for row, slot in enumerate(slots):
-            self._blocks[slot // self._each][slot % self._each].copy_(values[row])
+    def write(self, slot: int, values_P: Tensor) -> None:
+        """Copy `values_P` into a slot."""
+        self._blocks[slot // self._each][slot % self._each].copy_(values_P)
 
 
 class FileSlots:
@@ -97,22 +95,20 @@ class FileSlots:
         self._size = size
         return size
 
-    def read(self, slots: Sequence[int], out: Tensor) -> None:
-        """Copy slots into `out`, [len(slots), P]."""
-        for row, slot in enumerate(slots):
-            self._transfer(os.preadv, out[row], slot)
+    def read(self, slot: int, out_P: Tensor) -> None:
+        """Copy a slot into `out_P`."""
+        self._transfer(os.preadv, out_P, slot)
 
-    def write(self, slots: Sequence[int], values: Tensor) -> None:
-        """Copy `values`, [len(slots), P], into slots."""
-        for row, slot in enumerate(slots):
-            self._transfer(os.pwritev, values[row], slot)
+    def write(self, slot: int, values_P: Tensor) -> None:
+        """Copy `values_P` into a slot."""
+        self._transfer(os.pwritev, values_P, slot)
 
-    def _transfer(self, call: object, vector: Tensor, slot: int) -> None:
-        view = vector.numpy().data.cast("B")
+    def _transfer(self, call: Callable[[int, list[memoryview], int], int], vector_P: Tensor, slot: int) -> None:
+        view = vector_P.numpy().data.cast("B")
         done = 0
         try:
             while done < self._bytes:
-                moved = call(self._file.fileno(), [view[done:]], slot * self._bytes + done)  # type: ignore[operator]
+                moved = call(self._file.fileno(), [view[done:]], slot * self._bytes + done)
                 if not moved:
                     raise OSError(errno.EIO, "the file is too short")
                 done += moved

@@ -1,6 +1,6 @@
 """theta_i of all of a rank's domains: read and written by groups, the best kept aside without copying."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mamdr_core.engine.parameters import Change, Rows
-from mamdr_core.engine.slots import MemorySlots, Slots
+from mamdr_core.engine.slots import Slots
 
 T = TypeVar("T")
 
@@ -16,7 +16,7 @@ GROUP_BYTES = {"cpu": 1 << 26, "cuda": 1 << 30}
 """Dense parameters of a group, about: on a GPU enough for stacks of some hundred domains."""
 
 
-class SpecificStore(MutableMapping[int, Change]):
+class SpecificStore(Mapping[int, Change]):
     """theta_i by domain index; a domain's is zero until it is first written.
 
     Dense parameters lie in slots, embedding rows in memory as (row id, delta). A domain's slot is overwritten unless
@@ -28,6 +28,7 @@ class SpecificStore(MutableMapping[int, Change]):
         like: a vector [P] of their type, on the device where they are used.
 
     Example:
+        >>> from mamdr_core.engine.slots import MemorySlots
         >>> store = SpecificStore([3, 5], MemorySlots(torch.zeros(2)), torch.zeros(2))
         >>> for group in store.groups([3, 5]):
         ...     group[3].move(Change(torch.ones(2)), 0.5)
@@ -46,14 +47,6 @@ class SpecificStore(MutableMapping[int, Change]):
         self.slots = slots
         self._like = like
         self._group = max(1, GROUP_BYTES[like.device.type] // max(1, like.nbytes))
-
-    @classmethod
-    def of(cls, specific: Mapping[int, Change]) -> "SpecificStore":
-        """A store in memory that holds copies of these; at least one."""
-        like = next(iter(specific.values())).dense
-        store = cls(specific, MemorySlots(like), like)
-        store.update(specific)
-        return store
 
     def groups(self, domains: Sequence[int], changes: bool = True) -> Iterator[dict[int, Change]]:
         """theta_i of some domains at a time, in the given order.
@@ -136,10 +129,6 @@ class SpecificStore(MutableMapping[int, Change]):
         """Replace a domain's theta_i, of one of the store's domains."""
         self._write({domain: change})
 
-    def __delitem__(self, domain: int) -> None:
-        """Not supported: the store's domains are the rank's."""
-        raise TypeError(f"domain {domain} cannot leave the store")
-
     def __iter__(self) -> Iterator[int]:
         """The domains, in ascending order."""
         return iter(sorted(self._rows))
@@ -153,19 +142,15 @@ class SpecificStore(MutableMapping[int, Change]):
         return domain in self._rows
 
     def _read(self, domains: Sequence[int], out: Tensor) -> dict[int, Change]:
-        known = [row for row, domain in enumerate(domains) if domain in self._slot]
-        slots = [self._slot[domains[row]] for row in known]
-        if out.device.type != "cpu":
-            read = torch.empty(len(known), out.shape[1], dtype=out.dtype, pin_memory=True)
-            self.slots.read(slots, read)
-            out[known] = read.to(out.device, non_blocking=True)
-        elif len(known) == len(domains):
-            self.slots.read(slots, out)
-        else:
-            for row, slot in zip(known, slots, strict=True):
-                self.slots.read([slot], out[row : row + 1])
-        for row in set(range(len(domains))).difference(known):
-            out[row].zero_()
+        on_gpu = out.device.type != "cpu"
+        here = torch.empty(out.shape, dtype=out.dtype, pin_memory=True) if on_gpu else out
+        for domain, row_P in zip(domains, here, strict=True):
+            if domain in self._slot:
+                self.slots.read(self._slot[domain], row_P)
+            else:
+                row_P.zero_()
+        if on_gpu:
+            out.copy_(here, non_blocking=True)
         return {domain: Change(out[row], dict(self._rows[domain])) for row, domain in enumerate(domains)}
 
     def _write(self, group: Mapping[int, Change]) -> None:
@@ -175,7 +160,7 @@ class SpecificStore(MutableMapping[int, Change]):
             slot = self._slot.get(domain)
             if slot is None or slot == self._kept_slot.get(domain):
                 slot = self._new_slot()
-            self.slots.write([slot], change.dense.cpu()[None])
+            self.slots.write(slot, change.dense.cpu())
             self._slot[domain], self._rows[domain] = slot, change.rows
 
     def _new_slot(self) -> int:

@@ -20,9 +20,9 @@ class TouchedRows:
     """What the steps of a segment touch of one table.
 
     Attributes:
-        places: by step, the row of the stacked table that each padded row reads, int64 [G_s * B_s].
+        places: by step, the row of the stacked table that each padded row reads, int64 [G * B_s].
         distinct: by step, those of them that it moves, ascending, int64 [V]; no list where the table does not train.
-        inverse: by step, of each padded row its place in `distinct`, V for rows that do not move, int64 [G_s * B_s].
+        inverse: by step, of each padded row its place in `distinct`, V for rows that do not move, int64 [G * B_s].
     """
 
     places: list[Tensor]
@@ -117,7 +117,7 @@ class StackedTable:
 
         Args:
             distinct_V, inverse: see `TouchedRows`.
-            gradient: of the padded rows, [G_s * B_s, D].
+            gradient: of the padded rows, [G * B_s, D].
             step: Adam's count, from 1.
             lr: learning rate.
         """

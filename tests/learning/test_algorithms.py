@@ -8,6 +8,7 @@ from mamdr_core.engine.columns import Columns, offsets_of
 from mamdr_core.engine.optimizers import OuterOptimizer
 from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.engine.settings import InnerSettings, OuterSettings
+from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.methods import METHODS
@@ -33,6 +34,11 @@ class QuadraticEngine:
         return [self.descend(theta, own, lr) for theta, own in zip(thetas, visits, strict=True)]
 
 
+def zeros_of(domains):
+    like = torch.zeros(2, dtype=torch.float64)
+    return SpecificStore(domains, MemorySlots(like), like)
+
+
 def make_learner(**dr):
     counts = torch.tensor([2, 3, 4])
     domains = torch.repeat_interleave(torch.arange(3), counts)
@@ -42,7 +48,7 @@ def make_learner(**dr):
         train=columns,
         supports=columns,
         shared=Shared(torch.tensor([0.5, -0.5], dtype=torch.float64), {}),
-        specific=SpecificStore.of({domain: Change(torch.zeros(2, dtype=torch.float64)) for domain in range(3)}),
+        specific=zeros_of(range(3)),
         average=lambda change, weight: change,
         outer=OuterOptimizer(OuterSettings(beta=BETA)),
         inner=InnerSettings(optimizer="sgd", lr=ALPHA),
@@ -138,7 +144,7 @@ def test_mamdr_is_algorithm_3_over_several_rounds():
 
 def test_the_result_of_dr_does_not_depend_on_which_other_domains_the_rank_owns():
     whole, part = make_learner(), make_learner()
-    part.specific = SpecificStore.of({1: part.specific[1]})
+    part.specific = zeros_of([1])
     METHODS["dr"].move_specific(whole, make_round())
     METHODS["dr"].move_specific(part, make_round(order=(1,)))
     assert torch.equal(whole.specific[1].dense, part.specific[1].dense)
