@@ -65,20 +65,41 @@ class EagerEngine:
         """The embedding tables that learn."""
         return [table for table in self.tables if table.trainable]
 
-    def gradient(self, theta: Theta, visit: Visit) -> Change:
-        """The gradient of the mean loss over all of a visit's rows at `theta`, dropout off."""
-        self.flat.load(theta.dense, training=False)
+    def gradient(self, theta: Theta, visit: Visit, seed: int | None = None) -> Change:
+        """The gradient of the mean loss over all of a visit's rows at `theta`; see `loss_and_gradient`."""
+        return self.loss_and_gradient(theta, visit, seed)[1]
+
+    def loss_and_gradient(self, theta: Theta, visit: Visit, seed: int | None = None) -> tuple[float, Change]:
+        """The mean loss over all of a visit's rows at `theta`, and its gradient.
+
+        Args:
+            theta: where.
+            visit: its rows are one batch, however many.
+            seed: decides dropout; None: dropout off.
+
+        Raises:
+            DivergedError: the loss is not finite, and `on_nan` is stop; else the gradient is zero.
+        """
+        self.flat.load(theta.dense, training=seed is not None)
+        if seed is not None:
+            self._set_dropout(int(step_keys([seed], 1)[0, 0]))
         working = {
             table.name: CachedTable(theta, table, [visit], EVERYTHING, None, adam=False)
             for table in self.trained_tables
         }
         everything = slice(0, len(visit.rows))
-        _, embedded = self._backward(visit, 0, everything, working)
+        loss, embedded = self._backward(visit, 0, everything, working)
+        good = math.isfinite(loss)
+        if not good:
+            self.meet_divergence(visit, 0, 0, 1)
+            self.flat.gradients_P.zero_()
         rows = {}
         for name, table in working.items():
-            values_UD = torch.zeros_like(table.static_UD).index_add_(0, table.local[0], embedded[name])
-            rows[name] = Rows(table.ids_U, values_UD)
-        return Change(self.flat.gradients_P.clone(), rows)
+            values_UD = torch.zeros_like(table.static_UD)
+            rows[name] = Rows(
+                table.ids_U, values_UD.index_add_(0, table.local[0], embedded[name]) if good else values_UD
+            )
+        return loss, Change(self.flat.gradients_P.clone(), rows)
 
     def descend(
         self,

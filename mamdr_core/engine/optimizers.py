@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mamdr_core.engine.parameters import Change, Shared
+from mamdr_core.engine.parameters import Change, Rows, Shared
 from mamdr_core.engine.settings import OuterSettings
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
@@ -57,6 +57,28 @@ def adam_change(gradient: Tensor, first: Tensor, second: Tensor, step: int, lr: 
     second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
     denominator = (second / (1 - BETA2**step)).sqrt_().add_(EPSILON)
     return (first / denominator).mul_(lr / (1 - beta1**step))
+
+
+def inner_step(moved: Change, gradient: Change, state: AdamState | None, lr: float) -> None:
+    """One step of the inner optimizer along a gradient: by Adam (lazy on embedding rows), or plain descent.
+
+    Args:
+        moved: the trajectory's theta~ - theta, moved in place.
+        gradient: where to.
+        state: Adam's moments, advanced in place; None: plain gradient descent.
+        lr: inner learning rate alpha.
+    """
+    if state is None:
+        moved.move(gradient, -lr)
+        return
+    state.step += 1
+    step = Change(adam_change(gradient.dense, state.dense.first, state.dense.second, state.step, lr))
+    for name, rows in gradient.rows.items():
+        moments = state.tables[name]
+        first_UD, second_UD = moments.first[rows.ids], moments.second[rows.ids]
+        step.rows[name] = Rows(rows.ids, adam_change(rows.values, first_UD, second_UD, state.step, lr))
+        moments.first[rows.ids], moments.second[rows.ids] = first_UD, second_UD
+    moved.move(step, -1.0)
 
 
 @dataclass

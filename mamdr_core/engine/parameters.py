@@ -49,6 +49,11 @@ class Change:
         """`self + scale * other` as a new Change."""
         return Change(self.dense + scale * other.dense, self._rows_with(other, scale))
 
+    def norm(self) -> float:
+        """Euclidean length, over all touched coordinates."""
+        parts = [self.dense, *(rows.values for rows in self.rows.values())]
+        return sum(float(part.double().square().sum()) for part in parts) ** 0.5
+
     def _rows_with(self, other: "Change", scale: float) -> dict[str, Rows]:
         rows = dict(self.rows)
         for table, theirs in other.rows.items():

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from mamdr_core.engine.columns import Columns, Visit
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.hashing import derive_seed
-from mamdr_core.engine.optimizers import AdamState, OuterOptimizer
+from mamdr_core.engine.optimizers import AdamMoments, AdamState, OuterOptimizer, adam_change
 from mamdr_core.engine.parameters import Change, Scope, Shared
 from mamdr_core.engine.settings import InnerSettings
 from mamdr_core.engine.specific_store import SpecificStore
@@ -32,6 +33,26 @@ class Round:
     mixed: Tensor
 
 
+class Uncertainty:
+    """The weighted loss's s_i = log sigma_i^2 by domain, [n], moved by Adam where a step meets the domain.
+
+    Args:
+        values_n: at the start.
+    """
+
+    def __init__(self, values_n: Tensor) -> None:
+        self.values_n = values_n
+        self._moments = AdamMoments.zeros_like(values_n)
+        self._count = 0
+
+    def step(self, domains_M: Tensor, gradient_M: Tensor, lr: float) -> None:
+        """Move the s of some domains, distinct ones, along their gradients."""
+        self._count += 1
+        first_M, second_M = self._moments.first[domains_M], self._moments.second[domains_M]
+        self.values_n[domains_M] -= adam_change(gradient_M, first_M, second_M, self._count, lr)
+        self._moments.first[domains_M], self._moments.second[domains_M] = first_M, second_M
+
+
 @dataclass
 class Learner:
     """State and tools of a run on one rank.
@@ -50,6 +71,8 @@ class Learner:
         seed: of the run.
         rank: this rank; decides dropout.
         adam: Adam's moments of theta_S on this rank, where `inner.state` is carried.
+        meta_lr: learning rate of the virtual step of MAML and MLDG.
+        uncertainty: the weighted loss's log variances, of this rank's domains.
         pending: by domain, rows dealt since DR's last pass.
         rounds_since_dr: rounds since DR's last pass.
         scopes: by domain, what its theta_i covers.
@@ -69,10 +92,16 @@ class Learner:
     most: Callable[[int], int] = int
     rank: int = 0
     adam: AdamState | None = None
+    meta_lr: float = 0.01
+    uncertainty: Uncertainty = field(init=False)
     pending: dict[int, list[Tensor]] = field(default_factory=dict)
     rounds_since_dr: int = 0
     scopes: dict[int, Scope] = field(default_factory=dict)
     rows_descended: int = 0
+
+    def __post_init__(self) -> None:
+        """Begin with equal weights."""
+        self.uncertainty = Uncertainty(torch.zeros(len(self.train.offsets) - 1).to(self.shared.dense))
 
     def carried_state(self) -> AdamState | None:
         """Adam's moments for theta_S's next inner loop; None: fresh ones."""
@@ -80,6 +109,10 @@ class Learner:
             return None
         self.adam = self.adam or AdamState.zeros_like(self.shared)
         return self.adam
+
+    def fresh_state(self) -> AdamState | None:
+        """Adam's moments before the first step; None where the inner optimizer is another."""
+        return AdamState.zeros_like(self.shared) if self.inner.optimizer == "adam" else None
 
     def reach(self, visits: Iterable[Visit]) -> None:
         """Bring theta_S's embedding rows that `visits` meet within reach; see `Shared.reach`."""

@@ -1,10 +1,13 @@
 """The learning methods by name: how theta_S moves in a round, and how theta_i does. MAMDR is one line here (Alg. 3)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from mamdr_core.engine.settings import InnerSettings
+from mamdr_core.learning.gradients import adapt_quickly, generalize, project_conflicts, weigh_losses
 from mamdr_core.learning.learner import Learner, Round
-from mamdr_core.learning.shared import alternate, joint, negotiate
+from mamdr_core.learning.settings import DRSettings
+from mamdr_core.learning.shared import alternate, joint, negotiate, reptile, stay
 from mamdr_core.learning.specific import regularize
 
 
@@ -16,16 +19,31 @@ class Method:
         move_shared: what a round does to theta_S.
         move_specific: what it then does to every theta_i; None: there is no theta_i while theta_S trains.
         finetunes: whether theta_i is finetuned once theta_S is trained.
+        dr: the settings of DR that the method is, from those that are set.
+        needs_whole_tables: whether it cannot do with sharded embedding tables.
     """
 
     move_shared: Callable[[Learner, Round], None]
     move_specific: Callable[[Learner, Round], None] | None = None
     finetunes: bool = False
+    dr: Callable[[DRSettings, InnerSettings], DRSettings] = lambda dr, inner: dr
+    needs_whole_tables: bool = False
+
+
+def _alone(dr: DRSettings, inner: InnerSettings) -> DRSettings:
+    """theta_i, embeddings included, learns on T^i by itself as theta_S would."""
+    return replace(dr, k=0, gamma=1.0, rows="touched", optimizer=inner.optimizer, lr=inner.lr)
 
 
 METHODS = {
     "joint": Method(joint),
     "alternate": Method(alternate),
+    "separate": Method(stay, regularize, dr=_alone),
+    "weighted": Method(weigh_losses, needs_whole_tables=True),
+    "pcgrad": Method(project_conflicts, needs_whole_tables=True),
+    "maml": Method(adapt_quickly, needs_whole_tables=True),
+    "reptile": Method(reptile),
+    "mldg": Method(generalize, needs_whole_tables=True),
     "dn": Method(negotiate),
     "dr": Method(alternate, regularize),  # MAMDR without DN: the paper's ablation
     "mamdr": Method(negotiate, regularize),

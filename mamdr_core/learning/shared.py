@@ -1,10 +1,12 @@
-"""How theta_S learns: Domain Negotiation (Alg. 1), and the baselines joint and alternate training."""
+"""How theta_S learns: Domain Negotiation (Alg. 1), and the baselines joint, alternate and Reptile."""
 
 from collections.abc import Sequence
 
+import torch
+
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.optimizers import OuterOptimizer
-from mamdr_core.engine.parameters import Theta
+from mamdr_core.engine.parameters import Change, Theta
 from mamdr_core.engine.settings import OuterSettings
 from mamdr_core.learning.learner import Learner, Round
 
@@ -30,6 +32,27 @@ def alternate(learner: Learner, round_: Round) -> None:
 def joint(learner: Learner, round_: Round) -> None:
     """Joint training: mini-batches of all domains mixed (appendix A.3)."""
     _move(learner, round_, [Visit(learner.train, round_.mixed)], PLAIN)
+
+
+def stay(learner: Learner, round_: Round) -> None:
+    """theta_S keeps its initial values."""
+
+
+def reptile(learner: Learner, round_: Round) -> None:
+    """Reptile, serial version (Nichol et al. 2018, Alg. 1): theta <- theta + beta (theta~ - theta) after every domain.
+
+    A domain's k inner steps are the batches of its slice: rounds decide k, full passes (R = 1) give most.
+    """
+    visits = [Visit(learner.train, rows) for rows in round_.slices.values()]
+    learner.reach(visits)
+    inner = learner.inner
+    moved = Change(torch.zeros_like(learner.shared.dense))
+    for place, visit in enumerate(visits):
+        seed = learner.round_seed(round_, learner.rank, place)
+        theta = Theta(learner.shared, moved)
+        change = learner.engine.descend(theta, [visit], inner.lr, inner.optimizer, learner.carried_state(), seed=seed)
+        moved.move(change, learner.outer.settings.beta)
+    PLAIN.step(learner.shared, learner.average(moved, float(learner.count(visits))))
 
 
 def _move(learner: Learner, round_: Round, visits: Sequence[Visit], outer: OuterOptimizer) -> None:

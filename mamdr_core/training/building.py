@@ -79,7 +79,8 @@ def make_engine(
 
 def _rows_planned(config: Config, train_rows: int) -> int:
     """Row-descents of a run of all its epochs: each row once for theta_S, and in DR 2 k times at most for theta_i."""
-    visits = 1 + (2 * max(config.train.dr.k, 1) if find_method(config.train.method).move_specific else 0)
+    method = find_method(config.train.method)
+    visits = 1 + (2 * max(method.dr(config.train.dr, config.train.inner).k, 1) if method.move_specific else 0)
     return config.train.epochs * train_rows * visits
 
 
@@ -102,10 +103,15 @@ def make_learner(
     """
     engine = make_engine(config, pinned, share, device, most(collective, max(1, _rows_planned(config, len(train)))))
     drawn = (engine.flat.module, engine.tables, config.train.seed, device)
+    method = find_method(config.train.method)
     sharded = config.train.tables == "sharded"
+    if sharded and method.needs_whole_tables:
+        raise MamdrError(
+            f"train.method {config.train.method} keeps Adam's moments of whole tables: set train.tables to replicated"
+        )
     shared = initial_sharded(*drawn, collective) if sharded else initial_shared(*drawn)
     trained = own & (pinned.counts["train"] > 0)
-    with_specific = trained if find_method(config.train.method).move_specific else np.zeros_like(trained)
+    with_specific = trained if method.move_specific else np.zeros_like(trained)
     learner = Learner(
         engine=engine,
         train=train,
@@ -116,7 +122,8 @@ def make_learner(
         most=partial(most, collective),
         outer=OuterOptimizer(config.train.outer),
         inner=config.train.inner,
-        dr=config.train.dr,
+        dr=method.dr(config.train.dr, config.train.inner),
+        meta_lr=config.train.meta_lr,
         seed=config.train.seed,
         rank=collective.rank,
     )

@@ -176,10 +176,10 @@ def _train(
     progress = Progress(most, settings.rounds_per_epoch, collective.rank == 0)
     done = 0
     for epoch in range(settings.epochs):
-        if method.move_specific and settings.dr.k:
+        if method.move_specific and learner.dr.k:
             with clock.phase("exchange"):
                 seed = derive_seed(settings.seed, epoch, 7)
-                learner.supports = exchange_supports(collective, learner.train, settings.dr.support_rows, seed)
+                learner.supports = exchange_supports(collective, learner.train, learner.dr.support_rows, seed)
         for round_ in deal_rounds(plan, epoch, learner.train, collective.rank, arrays):
             with clock.phase("inner"):
                 method.move_shared(learner, round_)

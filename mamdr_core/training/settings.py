@@ -13,7 +13,7 @@ class TrainSettings:
     """A training run."""
 
     method: str = "mamdr"
-    """Learning method: joint, alternate, dn, dr, mamdr or finetune."""
+    """Learning method: joint, alternate, separate, finetune, weighted, pcgrad, maml, reptile, mldg, dn, dr or mamdr."""
     seed: int = 0
     """Decides initialisation, round plan, dropout and support draws."""
     ranks: int = 1
@@ -36,6 +36,8 @@ class TrainSettings:
     """Outer update."""
     dr: DRSettings = field(default_factory=DRSettings)
     """Domain Regularization."""
+    meta_lr: float = 0.01
+    """maml, mldg: learning rate of the virtual step (plain gradient descent) that they differentiate through."""
     finetune_epochs: int = 3
     """finetune: passes over each domain after joint training, the best on that domain's validation AUC is kept."""
     tables: Literal["replicated", "sharded"] = "replicated"

@@ -1,0 +1,218 @@
+"""Weighted loss, PCGrad, MAML and MLDG against what autograd says of a small network in float64."""
+
+import pytest
+import torch
+from torch.func import functional_call
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from mamdr_core.engine.optimizers import OuterOptimizer
+from mamdr_core.engine.parameters import Change
+from mamdr_core.engine.settings import InnerSettings, OuterSettings
+from mamdr_core.engine.slots import MemorySlots
+from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.engine.stacked_changes import StackedChanges
+from mamdr_core.learning.gradients import deal_steps, projection
+from mamdr_core.learning.learner import Learner, Round
+from mamdr_core.learning.methods import METHODS
+from mamdr_core.learning.settings import DRSettings
+from tests.engine.helpers import as_double, random_columns, small_engine
+
+COUNTS = [6, 10, 8]
+ALPHA, META = 0.1, 0.05
+
+
+@pytest.fixture
+def learner():
+    """Three domains in one step, plain gradient descent; tanh, so that the loss has second derivatives everywhere."""
+    engine, shared = small_engine(3, batch_size=64)
+    engine.flat.module.layers[1] = torch.nn.Tanh()
+    return Learner(
+        engine=engine,
+        train=as_double(random_columns(COUNTS)),
+        supports=None,
+        shared=shared,
+        specific=SpecificStore([], MemorySlots(shared.dense), shared.dense),
+        average=lambda change, weight: change,
+        outer=OuterOptimizer(OuterSettings(beta=0.5)),
+        inner=InnerSettings(optimizer="sgd", lr=ALPHA),
+        dr=DRSettings(),
+        meta_lr=META,
+        seed=3,
+    )
+
+
+def round_of(learner, order=(2, 0, 1)):
+    offsets = learner.train.offsets.tolist()
+    return Round(0, 0, {d: torch.arange(offsets[d], offsets[d + 1]) for d in order}, torch.arange(len(learner.train)))
+
+
+def parameters_of(learner):
+    """theta_S as leaves: dense first, then the tables in order."""
+    leaves = [learner.shared.dense, *learner.shared.tables.values()]
+    return [leaf.clone().requires_grad_() for leaf in leaves]
+
+
+def loss_at(learner, parameters, rows):
+    dense, *tables = parameters
+    columns = learner.train
+    fields = {
+        name: table[columns.ids[name][rows].long()] for name, table in zip(learner.shared.tables, tables, strict=True)
+    }
+    fields["numeric"] = columns.numeric[rows]
+    logits = functional_call(learner.engine.flat.module, learner.engine.flat.named(dense), (fields,))
+    return binary_cross_entropy_with_logits(logits, columns.labels[rows])
+
+
+def gradients(loss, parameters, **options):
+    return torch.autograd.grad(loss, parameters, **options)
+
+
+def assert_moved_along(learner, start, gradient, lr=ALPHA):
+    for now, before, along in zip(parameters_of(learner), start, gradient, strict=True):
+        torch.testing.assert_close(now.detach(), before.detach() - lr * along, rtol=1e-4, atol=1e-7)
+
+
+def test_maml_descends_on_the_query_loss_after_a_step_on_the_support_rows(learner):
+    start, round_ = parameters_of(learner), round_of(learner)
+    total = 0
+    for rows in round_.slices.values():
+        support, query = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+        to_support = gradients(loss_at(learner, start, support), start, create_graph=True)
+        adapted = [p - META * g for p, g in zip(start, to_support, strict=True)]
+        total = total + loss_at(learner, adapted, query) / 3
+    METHODS["maml"].move_shared(learner, round_)
+    assert_moved_along(learner, start, gradients(total, start))
+
+
+def test_maml_of_a_domain_with_one_row_takes_it_for_support_and_query(learner):
+    start = parameters_of(learner)
+    row = torch.tensor([7])
+    adapted = [
+        p - META * g
+        for p, g in zip(start, gradients(loss_at(learner, start, row), start, create_graph=True), strict=True)
+    ]
+    METHODS["maml"].move_shared(learner, Round(0, 0, {1: row}, row))
+    assert_moved_along(learner, start, gradients(loss_at(learner, adapted, row), start))
+
+
+def test_mldg_asks_of_a_step_on_some_domains_that_it_helps_the_others(learner):
+    start, round_ = parameters_of(learner), round_of(learner)
+    (visits,) = deal_steps(learner.train, round_.slices, 64)
+    known = sum(loss_at(learner, start, visit.rows) for visit in visits[:2]) / 2
+    stepped = [p - META * g for p, g in zip(start, gradients(known, start, create_graph=True), strict=True)]
+    total = known + loss_at(learner, stepped, visits[2].rows)
+    METHODS["mldg"].move_shared(learner, round_)
+    assert_moved_along(learner, start, gradients(total, start))
+
+
+def test_mldg_of_one_domain_is_gradient_descent(learner):
+    start = parameters_of(learner)
+    rows = torch.arange(6)
+    METHODS["mldg"].move_shared(learner, Round(0, 0, {0: rows}, rows))
+    assert_moved_along(learner, start, gradients(loss_at(learner, start, rows), start))
+
+
+def test_the_weighted_loss_learns_theta_and_the_weights_together(learner):
+    start, round_ = parameters_of(learner), round_of(learner)
+    learner.uncertainty.values_n[:] = torch.tensor([0.3, -0.2, 0.1])
+    s_n = learner.uncertainty.values_n.clone().requires_grad_()
+    losses = {d: loss_at(learner, start, rows) for d, rows in round_.slices.items()}
+    total = sum(torch.exp(-s_n[d]) * loss + s_n[d] / 2 for d, loss in losses.items())
+    to_s = gradients(total, [s_n], retain_graph=True)[0]
+    METHODS["weighted"].move_shared(learner, round_)
+    assert_moved_along(learner, start, gradients(total / 3, start))
+    # Adam's first step is lr against the gradient's sign.
+    torch.testing.assert_close(learner.uncertainty.values_n, s_n.detach() - ALPHA * to_s.sign(), rtol=1e-5, atol=1e-6)
+
+
+def test_pcgrad_removes_what_opposes_and_nothing_else():
+    g = torch.tensor([[1.0, 0.0], [-1.0, 1.0], [0.5, 2.0]], dtype=torch.float64)
+    first, second = projection(g[:2] @ g[:2].T, torch.Generator()) @ g[:2]
+    torch.testing.assert_close(first, torch.tensor([0.5, 0.5], dtype=torch.float64))  # g_1 - <g_1,g_2>/|g_2|^2 g_2
+    torch.testing.assert_close(second, torch.tensor([0.0, 1.0], dtype=torch.float64))
+    assert torch.equal(projection(g[[0, 2]] @ g[[0, 2]].T, torch.Generator()), torch.eye(2, dtype=torch.float64))
+
+
+def test_pcgrad_sums_the_projected_gradients_of_a_step(learner):
+    start, round_ = parameters_of(learner), round_of(learner, (0, 1))
+    flat = [
+        torch.cat([g.flatten() for g in gradients(loss_at(learner, start, rows), start)])
+        for rows in round_.slices.values()
+    ]
+    product = flat[0] @ flat[1]
+    total = flat[0] + flat[1]
+    if product < 0:
+        total = total - product / (flat[1] @ flat[1]) * flat[1] - product / (flat[0] @ flat[0]) * flat[0]
+    sizes = [p.numel() for p in start]
+    expected = [part.view_as(p) for part, p in zip(total.split(sizes), start, strict=True)]
+    METHODS["pcgrad"].move_shared(learner, round_)
+    assert_moved_along(learner, start, expected)
+
+
+def test_reptile_moves_towards_the_end_of_each_domains_steps(learner):
+    start, round_ = parameters_of(learner), round_of(learner)
+    point = [p.detach() for p in start]
+    for rows in round_.slices.values():
+        inner = [p.clone().requires_grad_() for p in point]
+        end = [p - ALPHA * g for p, g in zip(inner, gradients(loss_at(learner, inner, rows), inner), strict=True)]
+        point = [p + 0.5 * (e - p) for p, e in zip(point, end, strict=True)]  # beta = 0.5
+    METHODS["reptile"].move_shared(learner, round_)
+    for now, expected in zip(parameters_of(learner), point, strict=True):
+        torch.testing.assert_close(now.detach(), expected.detach())
+
+
+def test_separate_models_leave_theta_s_alone_and_learn_on_their_own_rows(learner):
+    start, round_ = parameters_of(learner), round_of(learner)
+    learner.specific = SpecificStore(range(3), MemorySlots(learner.shared.dense), learner.shared.dense)
+    learner.dr = METHODS["separate"].dr(learner.dr, learner.inner)
+    METHODS["separate"].move_shared(learner, round_)
+    METHODS["separate"].move_specific(learner, round_)
+    assert_moved_along(learner, start, [torch.zeros_like(p) for p in start])
+    for domain, rows in round_.slices.items():
+        dense, *tables = gradients(loss_at(learner, start, rows), start)
+        torch.testing.assert_close(learner.specific[domain].dense, -ALPHA * dense)
+        for name, table in zip(learner.shared.tables, tables, strict=True):
+            own = learner.specific[domain].rows[name]
+            torch.testing.assert_close(own.values, -ALPHA * table[own.ids])
+
+
+@pytest.mark.parametrize("method", ["weighted", "pcgrad", "maml", "mldg"])
+def test_adam_moves_every_touched_parameter_by_lr_in_its_first_step(learner, method):
+    learner.inner = InnerSettings(lr=1e-3)
+    start = parameters_of(learner)
+    METHODS[method].move_shared(learner, round_of(learner))
+    moved = (learner.shared.dense - start[0].detach()).abs()
+    assert moved.max() <= 1e-3 * (1 + 1e-9)
+    assert moved.median() == pytest.approx(1e-3, rel=1e-4)  # all but those of no gradient to speak of
+    assert learner.adam.step == 1
+
+
+def test_steps_hold_every_row_once_and_spread_each_domain():
+    train = random_columns([300, 40, 5])
+    offsets = train.offsets.tolist()
+    slices = {d: torch.arange(offsets[d], offsets[d + 1]) for d in (1, 0, 2)}
+    steps = deal_steps(train, slices, batch_size=100)
+    assert len(steps) == 3
+    assert sorted(torch.cat([visit.rows for visits in steps for visit in visits]).tolist()) == list(range(345))
+    assert [sum(visit.rows[0] < 300 for visit in visits) for visits in steps] == [1, 1, 1]
+    assert all(len(visit.rows.unique()) == len(visit.rows) for visits in steps for visit in visits)
+
+
+def test_inner_products_of_changes_meet_where_their_rows_do():
+    from mamdr_core.engine.parameters import Rows
+
+    left = Change(torch.tensor([1.0]), {"user": Rows(torch.tensor([2, 5]), torch.tensor([[1.0], [3.0]]))})
+    right = Change(torch.tensor([2.0]), {"user": Rows(torch.tensor([5, 9]), torch.tensor([[4.0], [7.0]]))})
+    stacked = StackedChanges([left, right])
+    assert stacked.products().tolist() == [[11.0, 14.0], [14.0, 69.0]]
+    total = stacked.combine(torch.tensor([1.0, -1.0]))
+    assert total.dense.tolist() == [-1.0]
+    assert total.rows["user"].ids.tolist() == [2, 5, 9]
+    assert total.rows["user"].values.flatten().tolist() == [1.0, -1.0, -7.0]
+
+
+def test_rounds_without_rows_move_nothing(learner):
+    start = parameters_of(learner)
+    for name in ("weighted", "pcgrad", "maml", "mldg", "reptile"):
+        METHODS[name].move_shared(learner, Round(0, 0, {}, torch.arange(0)))
+    assert_moved_along(learner, start, [torch.zeros_like(p) for p in start])
