@@ -1,5 +1,6 @@
 """Points and steps in parameter space: theta_S, theta_i, theta~ - theta, without ever copying an embedding table."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -52,7 +53,7 @@ class Change:
     def norm(self) -> float:
         """Euclidean length, over all touched coordinates."""
         parts = [self.dense, *(rows.values for rows in self.rows.values())]
-        return sum(float(part.double().square().sum()) for part in parts) ** 0.5
+        return math.sqrt(sum(float(part.double().square().sum()) for part in parts))
 
     def _rows_with(self, other: "Change", scale: float) -> dict[str, Rows]:
         rows = dict(self.rows)
