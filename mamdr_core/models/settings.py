@@ -106,6 +106,8 @@ class PLESettings(CGCSettings):
     """Experts of each domain, on each level."""
     expert_hidden: tuple[int, ...] = (64,)
     """Widths of an expert's hidden layers."""
+    gate: tuple[int, ...] = (64,)
+    """Widths of the hidden layers of a gate."""
     tower: tuple[int, ...] = (256,)
     """Widths of a domain's hidden layers after the last gate."""
     levels: int = 1

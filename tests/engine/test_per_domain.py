@@ -9,11 +9,9 @@ from mamdr_core.engine import layout
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.optimizers import AdamState
-from mamdr_core.engine.parameters import Change, Rows, Scope, Theta
-from mamdr_core.engine.parts import by_domain, part_key
-from mamdr_core.models import MODELS
-from mamdr_core.models.tables import Table
-from tests.models.helpers import MULTI_DOMAIN, featured_columns, small_engine, small_settings
+from mamdr_core.engine.parameters import Change, Rows, Scope, Shared, Theta
+from mamdr_core.models import MODELS, build_model
+from tests.models.helpers import MULTI_DOMAIN, featured_columns, small_engine, small_inputs, small_settings
 
 COUNTS = [9, 1, 13, 0, 30, 7]
 DOMAINS = range(len(COUNTS))
@@ -59,25 +57,6 @@ def theta_of(engine, shared, domain):
         if table.column == "domain"
     }
     return Theta(shared, Change(0.1 * torch.randn(len(shared.dense), **draw), rows))
-
-
-def test_a_batch_is_cut_by_domain_in_their_order_and_one_of_one_domain_stays_whole():
-    columns = featured_columns([2, 3, 1])
-    parts = by_domain(Visit(columns, torch.tensor([5, 4, 0, 2, 1, 3])), slice(1, 6))
-    assert [part.places.tolist() for part in parts] == [[2, 4], [1, 3, 5]]
-    assert [part.first.tolist() for part in parts] == [[2], [1]]
-    assert [part.share for part in parts] == [0.4, 0.6]
-    for pure in (Visit(columns, torch.tensor([4, 2, 3])), Visit(columns, torch.tensor([5, 0, 2]), as_domain=1)):
-        (part,) = by_domain(pure, slice(1, 3))
-        assert (part.places, part.first, part.share) == (slice(1, 3), slice(1, 2), 1.0)
-    assert by_domain(Visit(columns, torch.zeros(0, dtype=torch.long)), slice(0, 0)) == []
-
-
-def test_parts_have_keys_of_their_own_and_the_first_the_batchs():
-    keys = [part_key(key, number) for key in (-(1 << 31), -1, 0, (1 << 31) - 1) for number in range(50)]
-    assert keys[0] == -(1 << 31)
-    assert len(set(keys)) == len(keys)
-    assert all(-(1 << 31) <= key < 1 << 31 for key in keys)
 
 
 @pytest.mark.parametrize("name", MULTI_DOMAIN)
@@ -215,10 +194,22 @@ def test_memory_counts_a_domains_weights_once_a_trajectory_and_not_for_every_row
     assert row_many - row_few < 300 * 8 * 16  # a few values of each unit, not its weights, of which there are 1801
 
 
-def test_a_per_domain_table_must_hold_weights_and_be_looked_up_by_domain():
-    for wrong in ({"column": "user", "feature": False}, {"column": "domain"}):
-        with pytest.raises(ValueError, match="table x is per_domain: it must hold weights and be looked up by domain"):
-            Table(**{"name": "x", "rows": 3, "width": 2, "per_domain": True, **wrong})
+@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize(("precision", "least", "most"), [("fp32", 0, 1e-5), ("bf16", 1e-4, 0.15)])
+def test_fp32_and_bf16_stay_near_fp64_for_every_structure(name, precision, least, most):
+    settings, domains = small_settings(name, 0.5), (4, 0, 2, 1, 5)
+    eager, shared = small_engine(settings, 6)
+    inputs, columns = small_inputs(settings, 6), featured_columns(COUNTS)
+    expected = eager.descend(Theta(shared), [visit(columns, d) for d in domains], 0.01, seed=3)
+    columns.numeric, columns.labels = columns.numeric.float(), columns.labels.float()
+    vectors = {table: values.float() for table, values in eager.frozen.items()}
+    engine = FastEngine(
+        build_model(settings, inputs, 1), inputs.tables, vectors, 4, precision=precision, compiles=False
+    )
+    single = Shared(shared.dense.float(), {table: values.float() for table, values in shared.tables.items()})
+    found = engine.descend(Theta(single), [visit(columns, d) for d in domains], 0.01, seed=3)
+    assert found.dense.dtype == torch.float32
+    assert least <= (found.dense - expected.dense).norm() / expected.dense.norm() < most
 
 
 @pytest.mark.slow

@@ -1,6 +1,9 @@
 """Every structure: shapes over any features, parameters by formula, a gradient everywhere, settings."""
 
+import runpy
+from collections.abc import Mapping
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +12,8 @@ from mamdr_core.config import load_config
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
 from mamdr_core.models import MODELS, build_model, declare_inputs
-from mamdr_core.models.layers import tables_of
+from mamdr_core.models.fields import join_fields
+from mamdr_core.models.layers import DomainPerceptron, tables_of
 from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.tables import Inputs
 from tests.models.helpers import MULTI_DOMAIN, small_inputs, small_settings
@@ -173,3 +177,24 @@ def test_a_wrong_size_is_named(override, message):
     with pytest.raises(MamdrError) as error:
         load_config(overrides=[override])
     assert str(error.value) == message
+
+
+def test_the_structure_that_the_docs_add_is_one(tmp_path):
+    text = (Path(__file__).resolve().parents[2] / "docs/models.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    names = {
+        "nn": torch.nn,
+        "Inputs": Inputs,
+        "ModelSettings": ModelSettings,
+        "Mapping": Mapping,
+        "Tensor": torch.Tensor,
+    }
+    names |= {"DomainPerceptron": DomainPerceptron, "join_fields": join_fields}
+    (tmp_path / "tower.py").write_text(code)
+    names = runpy.run_path(str(tmp_path / "tower.py"), names)
+    settings = small_settings("tower")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "tower", names["Tower"])
+        inputs = small_inputs(settings, 3)
+        assert build_model(settings, inputs)(random_fields(inputs, 5)).shape == (5,)
+    assert sum(table.width for table in inputs.tables if table.per_domain) == fully_connected(inputs.width, 5, 3, 1)
