@@ -36,9 +36,8 @@ from mamdr_core.learning.learner import Learner
 from mamdr_core.learning.settings import DRSettings
 from mamdr_core.learning.shared import negotiate
 from mamdr_core.learning.specific import regularize
-from mamdr_core.models import build_model
+from mamdr_core.models import build_model, declare_inputs
 from mamdr_core.models.settings import ModelSettings
-from mamdr_core.models.tables import declare_inputs
 from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.parallel.supports import exchange_supports

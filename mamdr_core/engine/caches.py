@@ -23,6 +23,7 @@ class CachedTable:
         adam: keep moments.
 
     Attributes:
+        table: which.
         ids_U: the distinct ids that it meets, ascending.
         static_UD: their rows at the start.
         dynamic_UD: their rows now.
@@ -43,7 +44,7 @@ class CachedTable:
         self.dynamic_UD = self.static_UD.clone() if self.trains else self.static_UD
         only = (scope.only or {}).get(table.name)
         self._may_move_U = None if only is None else torch.isin(self.ids_U, only)
-        self._name = table.name
+        self.table = table
         self._moments = AdamMoments.zeros_like(self.static_UD) if self.trains and adam else None
         self._step_before = state.step if state else 0  # of Adam when the moments were zero
         if self._moments and state and table.name in state.tables:
@@ -51,12 +52,13 @@ class CachedTable:
             self._moments = AdamMoments(whole.first[self.ids_U], whole.second[self.ids_U])
             self._step_before = 0
 
-    def step(self, visit: int, rows: slice, gradient_BD: Tensor, count: int, lr: float) -> None:
+    def step(self, visit: int, rows: slice | Tensor, gradient_BD: Tensor, count: int, lr: float) -> None:
         """Update only the rows that a batch touched; one that occurs twice is updated once, with the summed gradient.
 
         Args:
-            visit, rows: the batch.
-            gradient_BD: of its embeddings.
+            visit: its number.
+            rows: places of the visit at which the table was read.
+            gradient_BD: of what was read there.
             count: Adam's, from 1.
             lr: learning rate.
         """
@@ -74,9 +76,9 @@ class CachedTable:
 
     def write_moments(self, state: AdamState) -> None:
         """Leave the moments in `state`, where it has some of the table."""
-        if self._moments is not None and self._name in state.tables:
-            state.tables[self._name].first[self.ids_U] = self._moments.first
-            state.tables[self._name].second[self.ids_U] = self._moments.second
+        if self._moments is not None and self.table.name in state.tables:
+            state.tables[self.table.name].first[self.ids_U] = self._moments.first
+            state.tables[self.table.name].second[self.ids_U] = self._moments.second
 
     def change(self) -> Rows:
         """Dynamic - static, of the rows that may move."""

@@ -40,6 +40,13 @@ def draw_rows(rows: int, width: int, generator: torch.Generator, first: int = 0,
     return kept_KD
 
 
+def start_rows(table: Table, generator: torch.Generator, first: int = 0, step: int = 1) -> Tensor:
+    """A table's rows first, first + step, ... before training, N(0, std); with std 0 nothing of the stream is used."""
+    if not table.std:
+        return torch.zeros(len(range(first, table.rows, step)), table.width)
+    return draw_rows(table.rows, table.width, generator, first, step).mul_(table.std)
+
+
 def initial_shared(
     module: nn.Module,
     tables: Sequence[Table],
@@ -47,7 +54,7 @@ def initial_shared(
     device: torch.device | str = "cpu",
     part: tuple[int, int] = (0, 1),
 ) -> Shared:
-    """theta_S before training: the module's own initial values, embeddings drawn from N(0, 0.01).
+    """theta_S before training: the module's own initial values, and tables drawn from N(0, std).
 
     Args:
         module: as built under the same seed.
@@ -59,9 +66,5 @@ def initial_shared(
     first, step = part
     generator = torch.Generator().manual_seed(seed)
     dense = torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()])
-    drawn = {
-        table.name: draw_rows(table.rows, table.width, generator, first, step).mul_(0.01).to(device)
-        for table in tables
-        if table.trainable
-    }
+    drawn = {table.name: start_rows(table, generator, first, step).to(device) for table in tables if table.trainable}
     return Shared(dense.clone().to(device), drawn)

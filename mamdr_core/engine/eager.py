@@ -18,6 +18,7 @@ from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.hashing import step_keys
 from mamdr_core.engine.optimizers import AdamMoments, AdamState, adam_change
 from mamdr_core.engine.parameters import EVERYTHING, Change, Rows, Scope, Theta
+from mamdr_core.engine.parts import FieldGradient, Part, by_domain, joined, part_key, whole
 from mamdr_core.errors import DivergedError
 from mamdr_core.models.tables import Table
 
@@ -38,6 +39,8 @@ class EagerEngine:
             were zero.
 
     Attributes:
+        per_domain: whether the model has tables per domain, so that every call of it sees rows of one domain: a batch
+            of several domains is one step of as many calls, their losses weighted by rows.
         skipped: steps skipped so far.
         waited: seconds that steps have waited for their rows so far; this engine does not measure it.
     """
@@ -53,6 +56,7 @@ class EagerEngine:
     ) -> None:
         self.flat = FlatModule(module, device)
         self.tables = tuple(tables)
+        self.per_domain = any(table.per_domain for table in self.tables)
         self.frozen = {name: vectors.to(device) for name, vectors in frozen.items()}
         self.batch_size = batch_size
         self.device = torch.device(device)
@@ -81,14 +85,13 @@ class EagerEngine:
             DivergedError: the loss is not finite, and `on_nan` is stop; else the gradient is zero.
         """
         self.flat.load(theta.dense, training=seed is not None)
-        if seed is not None:
-            self._set_dropout(int(step_keys([seed], 1)[0, 0]))
+        key = 0 if seed is None else int(step_keys([seed], 1)[0, 0])
         working = {
             table.name: CachedTable(theta, table, [visit], EVERYTHING, None, adam=False)
             for table in self.trained_tables
         }
         everything = slice(0, len(visit.rows))
-        loss, embedded = self._backward(visit, 0, everything, working)
+        loss, embedded = self._backward(visit, 0, everything, working, key)
         good = math.isfinite(loss)
         if not good:
             self.meet_divergence(visit, 0, 0, 1)
@@ -96,9 +99,10 @@ class EagerEngine:
         rows = {}
         for name, table in working.items():
             values_UD = torch.zeros_like(table.static_UD)
-            rows[name] = Rows(
-                table.ids_U, values_UD.index_add_(0, table.local[0], embedded[name]) if good else values_UD
-            )
+            if good:
+                places, gradient = embedded[name]
+                values_UD.index_add_(0, table.local[0][places], gradient)
+            rows[name] = Rows(table.ids_U, values_UD)
         return loss, Change(self.flat.gradients_P.clone(), rows)
 
     def descend(
@@ -139,16 +143,16 @@ class EagerEngine:
         keys_S = step_keys([seed], sum(len(visit.batches(self.batch_size)) for visit in visits))[:, 0]
         for number, visit in enumerate(visits):
             for batch, rows in enumerate(visit.batches(self.batch_size)):
-                self._set_dropout(int(keys_S[step - before]))
+                key = int(keys_S[step - before])
                 step += 1
-                loss, embedded = self._backward(visit, number, rows, working)
+                loss, embedded = self._backward(visit, number, rows, working, key)
                 if not math.isfinite(loss):
                     self.meet_divergence(visit, number, batch, step)
                     self.flat.gradients_P.zero_()
-                    embedded = {name: torch.zeros_like(gradient_BD) for name, gradient_BD in embedded.items()}
+                    embedded = {name: (places, torch.zeros_like(grad)) for name, (places, grad) in embedded.items()}
                 self.flat.values_P -= _update(self.flat.gradients_P, moments, step, lr)
-                for name, gradient_BD in embedded.items():
-                    working[name].step(number, rows, gradient_BD, step, lr)
+                for name, (places, gradient) in embedded.items():
+                    working[name].step(number, places, gradient, step, lr)
         if state:
             state.step = step
             for table in working.values():
@@ -188,44 +192,63 @@ class EagerEngine:
         if self.skipped == 1:
             logger.warning("%s (said once; the run's figures count such steps)", error)
 
-    def _set_dropout(self, key: int) -> None:
-        for buffer in self.flat.keys:
-            buffer.fill_(key)
-
     @torch.no_grad()
     def predict(self, theta: Theta, visit: Visit) -> Tensor:
         """Logits of a visit's rows at `theta`, float32 [M], dropout off."""
         self.flat.load(theta.dense, training=False)
         logits = []
         for rows in visit.rows.split(PREDICT_ROWS):
-            part = Visit(visit.columns, rows, visit.as_domain)
-            fields = {
-                table.name: theta.gather(table.name, part.ids(table.column).to(self.device))
-                for table in self.trained_tables
-            }
-            logits.append(self.flat.module(self._fields(part, slice(0, len(rows)), fields)))
+            batch = Visit(visit.columns, rows, visit.as_domain)
+            ids = {table.name: batch.ids(table.column).to(self.device) for table in self.trained_tables}
+            logits_B = torch.empty(len(rows), dtype=self.flat.values_P.dtype, device=self.device)
+            for part in self._parts(batch, slice(0, len(rows))):
+                fields = {
+                    table.name: theta.gather(table.name, ids[table.name][part.read_by(table)])
+                    for table in self.trained_tables
+                }
+                logits_B[part.places] = self.flat.module(self._fields(batch, part.places, fields))
+            logits.append(logits_B)
         return torch.cat(logits) if logits else torch.zeros(0, device=self.device)
 
+    def _parts(self, visit: Visit, rows: slice) -> list[Part]:
+        """What the model sees at once of a batch: all of it, or with tables per domain the rows of one domain."""
+        return by_domain(visit, rows) if self.per_domain else [whole(rows)]
+
     def _backward(
-        self, visit: Visit, number: int, rows: slice, working: dict[str, CachedTable]
-    ) -> tuple[float, dict[str, Tensor]]:
+        self, visit: Visit, number: int, rows: slice, working: dict[str, CachedTable], key: int = 0
+    ) -> tuple[float, dict[str, FieldGradient]]:
         """Leave the dense gradient of a batch's mean loss in the flat buffer.
 
-        Returns:
-            The loss, and the gradient of each trained embedding [B, D].
-        """
-        fields = {
-            name: table.dynamic_UD[table.local[number][rows]].requires_grad_(table.trains)
-            for name, table in working.items()
-        }
-        self.flat.gradients_P.zero_()
-        logits_B = self.flat.module(self._fields(visit, rows, fields))
-        labels_B = visit.columns.labels[visit.rows[rows]].to(self.device)
-        loss = binary_cross_entropy_with_logits(logits_B, labels_B)
-        loss.backward()
-        return loss.item(), {name: field.grad for name, field in fields.items() if field.grad is not None}
+        Args:
+            visit: the `number`-th of its trajectory.
+            rows: of the visit, the batch.
+            working: the trained tables.
+            key: dropout's.
 
-    def _fields(self, visit: Visit, rows: slice, embedded: dict[str, Tensor]) -> dict[str, Tensor]:
+        Returns:
+            The loss, and by trained table the gradient of what was read of it.
+        """
+        self.flat.gradients_P.zero_()
+        total = 0.0
+        found: dict[str, list[FieldGradient]] = {}
+        for place, part in enumerate(self._parts(visit, rows)):
+            fields = {
+                name: cached.dynamic_UD[cached.local[number][part.read_by(cached.table)]].requires_grad_(cached.trains)
+                for name, cached in working.items()
+            }
+            for buffer in self.flat.keys:
+                buffer.fill_(part_key(key, place))
+            logits_B = self.flat.module(self._fields(visit, part.places, fields))
+            labels_B = visit.columns.labels[visit.rows[part.places]].to(self.device)
+            loss = binary_cross_entropy_with_logits(logits_B, labels_B) * part.share
+            loss.backward()
+            total += loss.item()
+            for name, field in fields.items():
+                if field.grad is not None:
+                    found.setdefault(name, []).append((part.read_by(working[name].table), field.grad))
+        return total, {name: joined(gradients) for name, gradients in found.items()}
+
+    def _fields(self, visit: Visit, rows: slice | Tensor, embedded: dict[str, Tensor]) -> dict[str, Tensor]:
         """Add fixed vectors and numeric features to the embedded fields of a batch."""
         columns: Columns = visit.columns
         places_B = visit.rows[rows]

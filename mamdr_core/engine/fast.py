@@ -17,10 +17,11 @@ from mamdr_core.engine.columns import FrozenTables, Visit
 from mamdr_core.engine.compiled import DenseState, DenseStep, Fields, PaddedBatch, adam_scales
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.hashing import step_keys
-from mamdr_core.engine.layout import Layout, Stack, lay_out, open_stack
+from mamdr_core.engine.layout import Layout, Stack, lay_out, open_stack, stacked_dense
 from mamdr_core.engine.memory import NoMemoryError, bytes_per_row, keep_freed_memory, no_memory_for, stack_memory
 from mamdr_core.engine.optimizers import AdamState
 from mamdr_core.engine.parameters import EVERYTHING, Change, Scope, Theta
+from mamdr_core.engine.parts import holds_one_domain
 from mamdr_core.engine.stacking import PADDING, StackLimits, Trajectory, cut_stacks
 from mamdr_core.errors import MamdrError
 from mamdr_core.models.tables import Table
@@ -59,9 +60,11 @@ class FastEngine(EagerEngine):
             raise MamdrError(f"train.precision tf32 needs CUDA, and this rank runs on the {self.device}: use fp32")
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
         self._step = DenseStep(self.flat, precision == "bf16", compiles)
+        parameters = self.flat.values_P.numel() + sum(table.width for table in self.tables if table.per_domain)
         self._limits = StackLimits(
             budget=group_memory * 1e9 or stack_memory(self.device),
-            trajectory_bytes=7 * self.flat.values_P.nbytes,  # start, values, moments, gradient, and two in between
+            # Start, values, moments, gradient, and two in between.
+            trajectory_bytes=7 * parameters * self.flat.values_P.element_size(),
             row_bytes=0,
             padding=PADDING[self.device.type],
             size=1 << 20,
@@ -80,7 +83,12 @@ class FastEngine(EagerEngine):
         scope: Scope = EVERYTHING,
         seed: int = 0,
     ) -> Change:
-        """One trajectory; see `EagerEngine.descend`."""
+        """One trajectory; see `EagerEngine.descend`.
+
+        Where the model has tables per domain and a visit holds rows of several domains, that engine's steps run.
+        """
+        if self._must_cut([visits]):
+            return super().descend(theta, visits, lr, optimizer, state, scope, seed)
         trajectory = Trajectory(0, theta, visits, scope, seed, ())
         try:
             ((_, (change,)),) = self._run([[trajectory]], lr, optimizer, state)
@@ -104,6 +112,8 @@ class FastEngine(EagerEngine):
         Raises:
             MamdrError: a single trajectory does not fit memory.
         """
+        if self._must_cut(visits):
+            return super().descend_many(thetas, visits, lr, optimizer, scopes, seeds)
         told = zip(thetas, visits, scopes, seeds, strict=True)
         waiting = [
             Trajectory(place, theta, own, scope, seed, self._rows_of(own))
@@ -120,6 +130,10 @@ class FastEngine(EagerEngine):
                 self._shrink(error)
             waiting = [trajectory for trajectory in waiting if trajectory.place not in done]
         return [done[place] for place in range(len(thetas))]
+
+    def _must_cut(self, visits: Sequence[Sequence[Visit]]) -> bool:
+        """Whether batches must be cut by domain, which stacks cannot."""
+        return self.per_domain and not all(holds_one_domain(visit) for own in visits for visit in own)
 
     def _rows_of(self, visits: Sequence[Visit]) -> tuple[int, ...]:
         return tuple(batch.stop - batch.start for visit in visits for batch in visit.batches(self.batch_size))
@@ -183,8 +197,9 @@ class FastEngine(EagerEngine):
         self, stack: Stack, layouts: Iterator[Layout], lr: float, optimizer: str, state: AdamState | None
     ) -> list[Change]:
         """All steps of a stack."""
-        start_GP = _dense([trajectory.theta for trajectory in stack.trajectories])
-        dense = _start(start_GP, optimizer == "adam", state)
+        start_GP = stacked_dense([trajectory.theta for trajectory in stack.trajectories])
+        moments = (state.dense.first[None], state.dense.second[None]) if state else ()
+        dense = DenseState(start_GP.clone(), optimizer == "adam", *moments)
         seeds_G = [trajectory.seed for trajectory in stack.trajectories]
         keys_SG = torch.from_numpy(step_keys(seeds_G, len(stack.steps))).to(self.device)
         before = state.step if state else 0
@@ -217,7 +232,7 @@ class FastEngine(EagerEngine):
         constant: Fields = {}
         for name, touched in layout.touched.items():
             table = stack.tables[name]
-            field = table.read(touched.places[number]).view(*shape, -1)
+            field = table.read(touched.places[number]).unflatten(0, (shape[0], -1))
             (embedded if table.trains else constant)[name] = field
         for name, ids in layout.looked_up.items():
             constant[name] = embedding(ids[number], stack.lookups[name])  # several times as fast as indexing
@@ -232,20 +247,3 @@ class FastEngine(EagerEngine):
         for step, trajectory in (~torch.stack(losses).isfinite()).nonzero().tolist():
             batch = stack.steps.batches[step][trajectory]
             self.meet_divergence(batch.visit, batch.number, batch.place, before + step + 1)
-
-
-def _dense(thetas: Sequence[Theta]) -> Tensor:
-    """Dense parameters of points with one theta_S, [G, P]."""
-    shared_P = thetas[0].shared.dense
-    dense_GP = shared_P.new_empty(len(thetas), len(shared_P))
-    for theta, dense_P in zip(thetas, dense_GP, strict=True):
-        if theta.specific is None:
-            dense_P.copy_(shared_P)
-        else:
-            torch.add(shared_P, theta.specific.dense, out=dense_P)
-    return dense_GP
-
-
-def _start(start_GP: Tensor, adam: bool, state: AdamState | None) -> DenseState:
-    moments = (state.dense.first[None], state.dense.second[None]) if state else ()
-    return DenseState(start_GP.clone(), adam, *moments)

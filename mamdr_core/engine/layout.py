@@ -9,8 +9,9 @@ from torch import Tensor
 
 from mamdr_core.engine.columns import FrozenTables
 from mamdr_core.engine.optimizers import AdamState
+from mamdr_core.engine.parameters import Theta
 from mamdr_core.engine.stacking import Trajectory
-from mamdr_core.engine.steps import RowReader, Steps, lay_steps
+from mamdr_core.engine.steps import ReadPlaces, RowReader, Steps, lay_steps
 from mamdr_core.engine.working import StackedTable, TouchedRows
 from mamdr_core.models.tables import Table
 
@@ -42,7 +43,7 @@ class Layout:
     Attributes:
         steps: the steps.
         touched: by embedding table.
-        looked_up: by other table, ids, int64 [G, B].
+        looked_up: by other table, ids, int64 [G, B], or [G, 1] of a table per domain.
         numeric: float [G, B, K], or no list without numeric features.
         labels, weights: [G, B]; a trajectory's weights sum to 1, padding has 0.
     """
@@ -80,6 +81,7 @@ def open_stack(
     reader = RowReader(batches, device)
     of_batch = np.array([batch.trajectory for batch in batches], dtype=np.int64)
     trajectory_N = torch.from_numpy(np.repeat(of_batch, reader.lengths)).to(device)
+    trajectory_of_batch = torch.from_numpy(of_batch).to(device)
     scopes = [trajectory.scope for trajectory in trajectories]
     lookups = {**frozen, **_read_only(trajectories, tables)}
     stacked = {
@@ -87,8 +89,8 @@ def open_stack(
             table,
             [trajectory.theta for trajectory in trajectories],
             scopes,
-            reader.ids(table.column),
-            trajectory_N,
+            reader.first_ids(table.column) if table.per_domain else reader.ids(table.column),
+            trajectory_of_batch if table.per_domain else trajectory_N,
             trains=scopes[0].covers(table.name),
             adam=adam,
             state=state,
@@ -121,31 +123,45 @@ def lay_out(stack: Stack, tables: Sequence[Table], device: torch.device, dtype: 
         device: where to.
         dtype: of weights.
     """
-    first = 0
+    first = first_batch = 0
+    together = len(stack.trajectories)
     for steps in stack.steps.segments(SEGMENT_ROWS):
         batches = steps.flat()
         reader = RowReader(batches, device)
         last = first + sum(reader.lengths)
         lengths = np.array(reader.lengths)
         place_N = torch.from_numpy(steps.places()).to(device)
-        step_N = torch.from_numpy(np.repeat(np.arange(len(batches)) // len(stack.trajectories), lengths)).to(device)
+        step_of_batch = torch.arange(len(batches), device=device) // together
+        step_N = torch.from_numpy(np.repeat(np.arange(len(batches)) // together, lengths)).to(device)
+        by_row = ReadPlaces(steps.sizes, place_N, step_N, slice(first, last))
+        by_batch = ReadPlaces(
+            [together] * len(steps),
+            torch.arange(len(batches), device=device),
+            step_of_batch,
+            slice(first_batch, first_batch + len(batches)),
+        )
         weight_N = torch.from_numpy(np.repeat(1 / np.maximum(lengths, 1), lengths)).to(device, dtype)
         layout = _Padding(steps, place_N)
         numeric_N = reader.read(lambda columns: columns.numeric)
         yield Layout(
             steps=steps,
             touched={
-                name: table.touch(steps, table.local_N[first:last], place_N, step_N)
-                for name, table in stack.tables.items()
+                table.name: stack.tables[table.name].touch(by_batch if table.per_domain else by_row)
+                for table in tables
+                if table.name in stack.tables
             },
             looked_up={
-                table.name: layout.pad(reader.ids(table.column)) for table in tables if table.name in stack.lookups
+                table.name: list(reader.first_ids(table.column).view(-1, together, 1))
+                if table.per_domain
+                else layout.pad(reader.ids(table.column))
+                for table in tables
+                if table.name in stack.lookups
             },
             numeric=layout.pad(numeric_N) if numeric_N.shape[1] else [],
             labels=layout.pad(reader.read(lambda columns: columns.labels)),
             weights=layout.pad(weight_N),
         )
-        first = last
+        first, first_batch = last, first_batch + len(batches)
 
 
 @dataclass(frozen=True)
@@ -163,3 +179,15 @@ class _Padding:
         shapes = [(len(batches), rows) for batches, rows in zip(self.steps.batches, self.steps.rows_S, strict=True)]
         parts = padded.split(sizes)
         return [part.view(*shape, *padded.shape[1:]) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def stacked_dense(thetas: Sequence[Theta]) -> Tensor:
+    """Dense parameters of points with one theta_S, [G, P]."""
+    shared_P = thetas[0].shared.dense
+    dense_GP = shared_P.new_empty(len(thetas), len(shared_P))
+    for theta, dense_P in zip(thetas, dense_GP, strict=True):
+        if theta.specific is None:
+            dense_P.copy_(shared_P)
+        else:
+            torch.add(shared_P, theta.specific.dense, out=dense_P)
+    return dense_GP

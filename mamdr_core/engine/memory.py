@@ -44,23 +44,29 @@ def bytes_per_row(flat: FlatModule, tables: Sequence[Table], numeric: int) -> in
         tables: what feeds it.
         numeric: numeric features.
     """
-    rows = 16
+    few, many = 16, 32  # what they differ by is of rows: parameters, which are kept too, are the same
+    return (_kept_bytes(flat, tables, numeric, many) - _kept_bytes(flat, tables, numeric, few)) // (many - few)
+
+
+def _kept_bytes(flat: FlatModule, tables: Sequence[Table], numeric: int, rows: int) -> int:
+    """Bytes of the fields of so many rows, and twice what autograd keeps, parameters included."""
     kept = 0
 
     def count(tensor: Tensor) -> Tensor:
         nonlocal kept
-        if tensor.shape[:1] == (rows,):
-            kept += tensor.nbytes
+        kept += tensor.nbytes
         return tensor
 
     like = flat.values_P
-    fields = {table.name: like.new_zeros(rows, table.width).requires_grad_() for table in tables}
+    fields = {
+        table.name: like.new_zeros(1 if table.per_domain else rows, table.width).requires_grad_() for table in tables
+    }
     if numeric:
         fields["numeric"] = like.new_zeros(rows, numeric)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         flat.module.train(True)
         flat.module(fields)
-    return (2 * kept + sum(field.nbytes for field in fields.values())) // rows
+    return 2 * kept + sum(field.nbytes for field in fields.values())
 
 
 class NoMemoryError(Exception):

@@ -80,6 +80,23 @@ class Steps:
             first = last
 
 
+@dataclass(frozen=True)
+class ReadPlaces:
+    """Where some steps read tables: at their rows, or once a batch.
+
+    Attributes:
+        sizes: by step, places among padded ones.
+        place_N: where what is read stands among them, int64 [N].
+        step_N: its step, int64 [N].
+        span: of all that a stack reads, the part that these steps read.
+    """
+
+    sizes: list[int]
+    place_N: Tensor
+    step_N: Tensor
+    span: slice
+
+
 def lay_steps(visits: Sequence[Sequence[Visit]], batch_size: int) -> Steps:
     """The steps of trajectories that all have as many."""
     own = [
@@ -138,6 +155,11 @@ class RowReader:
             shown_N = torch.from_numpy(np.repeat(self._as_domain, self.lengths)).to(self._device)
             ids_N = torch.where(shown_N >= 0, shown_N + 1, ids_N)
         return ids_N
+
+    def first_ids(self, column: str) -> Tensor:
+        """Index that each batch's first row has in an id column, int64 [batches]."""
+        starts = np.cumsum([0, *self.lengths[:-1]], dtype=np.int64)[: len(self.lengths)]
+        return self.ids(column)[torch.from_numpy(starts).to(self._device)]
 
 
 def _pinned(values: Tensor, device: torch.device) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mamdr_core.engine.optimizers import AdamMoments, AdamState, adam_change
 from mamdr_core.engine.parameters import Change, Rows, Scope, Theta
-from mamdr_core.engine.steps import Steps
+from mamdr_core.engine.steps import ReadPlaces
 from mamdr_core.models.tables import Table
 
 
@@ -37,7 +37,7 @@ class StackedTable:
         table: which.
         thetas: where each trajectory starts.
         scopes: what each may change.
-        ids_N: the id that each row of all steps reads, int64 [N].
+        ids_N: the id that each row of all steps reads, int64 [N]; of a table per domain each batch reads one.
         trajectory_N: the row's trajectory, int64 [N].
         trains: whether trajectories may change it.
         adam: keep moments.
@@ -82,17 +82,11 @@ class StackedTable:
             self._step_before = 0
         self._may_move_T = _may_move(table, scopes, keys_T) if trains else None
 
-    def touch(self, steps: Steps, local_N: Tensor, place_N: Tensor, step_N: Tensor) -> TouchedRows:
-        """What each of some steps touches.
-
-        Args:
-            steps: a segment.
-            local_N: of its rows, the part of `self.local_N`.
-            place_N: where its rows stand among the padded ones, int64 [N].
-            step_N: the step of each row within the segment, int64 [N].
-        """
+    def touch(self, read: ReadPlaces) -> TouchedRows:
+        """What each of some steps touches."""
         nowhere = len(self._ids_T)
-        sizes = steps.sizes
+        sizes, place_N, step_N = read.sizes, read.place_N, read.step_N
+        local_N = self.local_N[read.span]
         places = place_N.new_full((sum(sizes),), nowhere)
         places[place_N] = local_N
         if not self.trains:
@@ -101,7 +95,7 @@ class StackedTable:
             moves_N = self._may_move_T[local_N]
             local_N, place_N, step_N = local_N[moves_N], place_N[moves_N], step_N[moves_N]
         keys, inverse_N = (step_N * (nowhere + 1) + local_N).unique(return_inverse=True)
-        counts_S = torch.bincount(keys // (nowhere + 1), minlength=len(steps))
+        counts_S = torch.bincount(keys // (nowhere + 1), minlength=len(sizes))
         before_S = counts_S.cumsum(0) - counts_S
         inverse = torch.repeat_interleave(counts_S, torch.tensor(sizes, device=keys.device))
         inverse[place_N] = inverse_N - before_S[step_N]

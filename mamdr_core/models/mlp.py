@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from mamdr_core.models.dropout import Dropout
 from mamdr_core.models.fields import join_fields
+from mamdr_core.models.layers import perceptron
 from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.tables import Inputs
 
@@ -21,16 +21,9 @@ class MLP(nn.Module):
     def __init__(self, inputs: Inputs, settings: ModelSettings) -> None:
         super().__init__()
         self.names = inputs.names
-        layers: list[nn.Module] = []
-        width = inputs.width
-        for hidden in settings.hidden:
-            layers += [nn.Linear(width, hidden), nn.ReLU(), Dropout(settings.dropout)]
-            width = hidden
-        layers.append(nn.Linear(width, 1))
-        self.layers = nn.Sequential(*layers)
+        self.layers = perceptron(inputs.width, settings.hidden, settings.dropout)
 
     def forward(self, fields: Mapping[str, Tensor]) -> Tensor:
         """Logits [B] of fields [B, D]."""
-        x_BD = join_fields(fields, self.names)
-        logits_B1: Tensor = self.layers(x_BD)
+        logits_B1: Tensor = self.layers(join_fields(fields, self.names))
         return logits_B1.squeeze(1)

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from mamdr_core.config import Config
 from mamdr_core.engine.choice import choose_engine
 from mamdr_core.engine.columns import Columns
-from mamdr_core.engine.drawing import initial_shared
+from mamdr_core.engine.drawing import initial_shared, start_rows
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.hashing import derive_seed
@@ -25,8 +26,7 @@ from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.errors import MamdrError
 from mamdr_core.learning.learner import Learner
 from mamdr_core.learning.methods import find_method
-from mamdr_core.models import build_model
-from mamdr_core.models.tables import declare_inputs
+from mamdr_core.models import build_model, declare_inputs
 from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import Collective, most
 from mamdr_core.parallel.sharded import initial_sharded
@@ -154,12 +154,16 @@ def make_store(settings: TrainSettings, like: Tensor, domains: Sequence[int]) ->
 
 
 def _random_start(learner: Learner, config: Config, pinned: PinnedExamples, domain: int) -> Change:
-    """theta_i before training as the released reference code has it: a fresh random initialisation of its own."""
+    """theta_i before training as the released reference code has it: a fresh random initialisation of its own.
+
+    Of dense parameters, and of the domain's own row of every table that is looked up by domain.
+    """
     seed = derive_seed(config.train.seed, domain, 1)
     inputs = declare_inputs(config.model, config.features, pinned.sizes)
     module = build_model(config.model, inputs, seed)
     dense = torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()])
     device = learner.shared.dense.device
-    width = learner.shared.tables["domain"].shape[1]
-    embedding = torch.randn(1, width, generator=torch.Generator().manual_seed(seed)) * 0.01
-    return Change(dense.to(device), {"domain": Rows(torch.tensor([domain + 1], device=device), embedding.to(device))})
+    row = torch.tensor([domain + 1], device=device)
+    generator = torch.Generator().manual_seed(seed)
+    own = [replace(table, rows=1) for table in learner.engine.trained_tables if table.column == "domain"]
+    return Change(dense.to(device), {table.name: Rows(row, start_rows(table, generator).to(device)) for table in own})

@@ -6,9 +6,10 @@ from mamdr_core.engine.columns import Columns, offsets_of
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Shared
-from mamdr_core.models import build_model
+from mamdr_core.features import Feature
+from mamdr_core.models import build_model, declare_inputs
 from mamdr_core.models.settings import ModelSettings
-from mamdr_core.models.tables import Inputs, declare_inputs
+from mamdr_core.models.tables import Inputs
 
 
 def random_columns(counts: list[int], users: int = 9, items: int = 7, seed: int = 0) -> Columns:
@@ -30,8 +31,8 @@ def random_columns(counts: list[int], users: int = 9, items: int = 7, seed: int 
 
 def small_inputs(domains: int, users: int = 9, items: int = 7, width: int = 3) -> Inputs:
     """Tables for `random_columns`, with its numeric feature."""
-    tables = declare_inputs(ModelSettings(embedding_dim=width), (), {"user": users, "item": items, "domain": domains})
-    return Inputs(tables.tables, numeric=1)
+    sizes = {"user": users, "item": items, "domain": domains}
+    return declare_inputs(ModelSettings(embedding_dim=width), (Feature(name="age", kind="numeric"),), sizes)
 
 
 def small_engine(domains: int, batch_size: int = 4, dropout: float = 0.0) -> tuple[EagerEngine, Shared]:

@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from mamdr_core.engine import drawing
-from mamdr_core.engine.drawing import draw_rows
+from mamdr_core.engine.drawing import draw_rows, initial_shared
+from mamdr_core.models import build_model
+from mamdr_core.models.tables import Table
+from tests.models.helpers import small_inputs, small_settings
 
 
 @pytest.mark.parametrize("width", [1, 3, 8, 128])
@@ -25,3 +28,31 @@ def test_a_rank_keeps_its_own_rows_of_the_whole_draw(monkeypatch, step):
         for first in range(step):
             kept = draw_rows(rows, 6, torch.Generator().manual_seed(5), first, step)
             assert torch.equal(kept, whole[first::step])
+
+
+def test_a_table_starts_with_its_own_spread_and_one_of_zeros_leaves_the_stream_to_the_next():
+    tables = [
+        Table("a", "a", 500, 8),
+        Table("b", "domain", 400, 8, feature=False, per_domain=True, std=0.0),
+        Table("c", "domain", 400, 8, feature=False, per_domain=True, std=0.3),
+    ]
+    drawn = initial_shared(torch.nn.Linear(1, 1), tables, seed=5).tables
+    generator = torch.Generator().manual_seed(5)
+    assert torch.equal(drawn["a"], 0.01 * torch.randn(500, 8, generator=generator))
+    assert torch.equal(drawn["b"], torch.zeros(400, 8))
+    assert torch.equal(drawn["c"], 0.3 * torch.randn(400, 8, generator=generator))
+
+
+@pytest.mark.parametrize("name", ["wdl", "star", "ple"])
+def test_a_structures_own_tables_leave_the_features_start_alone_and_are_drawn_in_parts_as_whole(name):
+    settings = small_settings(name)
+    inputs = small_inputs(settings, domains=5)
+    plain = small_inputs(small_settings("mlp"), domains=5)
+    module = build_model(settings, inputs)
+    whole = initial_shared(module, inputs.tables, seed=2).tables
+    for table, values in initial_shared(module, plain.tables, seed=2).tables.items():
+        assert torch.equal(whole[table], values)
+    for rank in range(3):
+        part = initial_shared(module, inputs.tables, seed=2, part=(rank, 3)).tables
+        assert part.keys() == whole.keys()
+        assert all(torch.equal(values, whole[table][rank::3]) for table, values in part.items())

@@ -111,6 +111,29 @@ def test_sharded_tables_on_horovod_ranks_train_what_whole_tables_train(spark, ma
         assert_same(load_file(Path(sharded.package) / file.name), load_file(file), rtol=0)
 
 
+@pytest.mark.parametrize("structure", ["wdl", "star"])
+@pytest.mark.parametrize("method", ["joint", "mamdr"])
+def test_a_structures_own_tables_sharded_over_ranks_train_what_whole_ones_train(make_task, structure, method):
+    """Weights of each id, and of each domain: a mixed batch is cut by domain, theta_i holds its domain's alone."""
+    tasks = []
+    for tables in ("replicated", "sharded"):
+        task = make_task(2, method=method, tables=tables)
+        train = replace(task.config.train, inner=replace(task.config.train.inner, state="fresh"))
+        model = replace(task.config.model, name=structure)
+        tasks.append(replace(task, config=replace(task.config, train=train, model=model)))
+    whole, sharded = tasks
+    results = [run_simulated(partial(train_rank, task), 2) for task in tasks]
+    assert 0.4 < results[0][0].metrics["test"].mean_auc() < 1
+    found = parameters(whole)
+    assert {"wdl": "first_order.user", "star": "star.0.weight"}[structure] in found
+    assert_same(parameters(sharded), found, rtol=0)
+    for file in Path(whole.package).glob("specific-*"):
+        rows = load_file(file)
+        own = {name for name in rows if name.endswith(".owner")}
+        assert len(own) == (0 if method == "joint" else {"wdl": 2, "star": 7}[structure])
+        assert all(torch.equal(rows[name] + 1, rows[name.replace("owner", "ids")]) for name in own)
+
+
 def test_two_identical_horovod_runs_are_the_same_bit_for_bit(spark, make_task):
     tasks = [make_task(2), make_task(2)]
     for task in tasks:

@@ -1,0 +1,38 @@
+"""MMOE: shared experts, mixed by a gate of each domain (Ma et al. 2018)."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from mamdr_core.models.experts import mix, shared_experts
+from mamdr_core.models.fields import join_fields
+from mamdr_core.models.layers import DomainPerceptron
+from mamdr_core.models.settings import ModelSettings
+from mamdr_core.models.tables import Inputs
+
+
+class MMOE(nn.Module):
+    """Experts of all domains; a gate and a tower of the domain's own (Ma et al. 2018, Eq. 5 to 7).
+
+    A gate has hidden layers before its softmax, as the paper's sizes and DeepCTR have; the original's is linear
+    (`mmoe.gate: []`).
+
+    Args:
+        inputs: the fields.
+        settings: `mmoe` sizes and `dropout`.
+    """
+
+    def __init__(self, inputs: Inputs, settings: ModelSettings) -> None:
+        super().__init__()
+        own, dropout = settings.mmoe, settings.dropout
+        self.names = inputs.names
+        self.experts = shared_experts(own.experts, inputs.width, own.expert_hidden, dropout)
+        self.gate = DomainPerceptron("gate", inputs, inputs.width, own.gate, own.experts, dropout)
+        self.tower = DomainPerceptron("tower", inputs, own.expert_hidden[-1], own.tower, 1, dropout)
+
+    def forward(self, fields: Mapping[str, Tensor]) -> Tensor:
+        """Logits [B] of fields [B, D] of rows of one domain."""
+        x_BD = join_fields(fields, self.names)
+        mixed_BH = mix(self.gate(fields, x_BD), self.experts(fields, x_BD))
+        logits_B1: Tensor = self.tower(fields, mixed_BH)
+        return logits_B1.squeeze(1)

@@ -1,0 +1,31 @@
+"""Shared-Bottom: one network for all domains, a tower for each (Ruder 2017)."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from mamdr_core.models.fields import join_fields
+from mamdr_core.models.layers import DomainPerceptron, hidden_layers
+from mamdr_core.models.settings import ModelSettings
+from mamdr_core.models.tables import Inputs
+
+
+class SharedBottom(nn.Module):
+    """Shared hidden layers, then a tower of the domain's own with one logit.
+
+    Args:
+        inputs: the fields.
+        settings: `shared_bottom` sizes and `dropout`.
+    """
+
+    def __init__(self, inputs: Inputs, settings: ModelSettings) -> None:
+        super().__init__()
+        own = settings.shared_bottom
+        self.names = inputs.names
+        self.bottom = nn.Sequential(*hidden_layers(inputs.width, own.hidden, settings.dropout))
+        self.tower = DomainPerceptron("tower", inputs, own.hidden[-1], own.tower, 1, settings.dropout)
+
+    def forward(self, fields: Mapping[str, Tensor]) -> Tensor:
+        """Logits [B] of fields [B, D] of rows of one domain."""
+        logits_B1: Tensor = self.tower(fields, self.bottom(join_fields(fields, self.names)))
+        return logits_B1.squeeze(1)

@@ -1,0 +1,101 @@
+"""STAR: a network whose weights are a shared part times a domain's own (Sheng et al. 2021)."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm, linear, relu
+
+from mamdr_core.models.dropout import Dropout
+from mamdr_core.models.fields import join_fields
+from mamdr_core.models.layers import TableLayer, domain_table, perceptron
+from mamdr_core.models.settings import ModelSettings
+from mamdr_core.models.tables import Inputs
+
+
+class STAR(nn.Module):
+    """Partitioned normalisation, a star-topology network, and an auxiliary network whose logit is added.
+
+    The auxiliary network reads the domain's embedding beside all other features (Sheng et al. 2021, section 3.4).
+
+    Args:
+        inputs: the fields.
+        settings: `hidden` widths of the shared and the specific network, `star.auxiliary`, `dropout`.
+    """
+
+    def __init__(self, inputs: Inputs, settings: ModelSettings) -> None:
+        super().__init__()
+        self.names = inputs.names
+        self.normalization = PartitionedNormalization("normalization", inputs, inputs.width)
+        widths = pairwise((inputs.width, *settings.hidden, 1))
+        self.layers = nn.ModuleList(StarLinear(f"star.{n}", inputs, *pair) for n, pair in enumerate(widths))
+        self.dropouts = nn.ModuleList(Dropout(settings.dropout) for _ in settings.hidden)
+        self.auxiliary = perceptron(inputs.width, settings.star.auxiliary, settings.dropout)
+
+    def forward(self, fields: Mapping[str, Tensor]) -> Tensor:
+        """Logits [B] of fields [B, D] of rows of one domain."""
+        x_BD = join_fields(fields, self.names)
+        h_BD = self.normalization(fields, x_BD)
+        *hidden, last = self.layers
+        for layer, dropout in zip(hidden, self.dropouts, strict=True):
+            h_BD = dropout(relu(layer(fields, h_BD)))
+        logits_B1: Tensor = last(fields, h_BD) + self.auxiliary(x_BD)
+        return logits_B1.squeeze(1)
+
+
+class StarLinear(TableLayer):
+    """A layer of weights W * W_d, elementwise, and a bias b + b_d (Sheng et al. 2021, Eq. 8).
+
+    W_d is kept as 1 + w_d with w_d starting at zero: a domain starts as the shared network, and so does a domain that
+    training has not met.
+
+    Args:
+        name: within the structure.
+        inputs: the fields.
+        width: inputs of the layer.
+        out: its outputs.
+    """
+
+    def __init__(self, name: str, inputs: Inputs, width: int, out: int) -> None:
+        super().__init__()
+        self.shared = nn.Linear(width, out)
+        self.tables = (
+            domain_table(f"{name}.weight", inputs, out * width),
+            domain_table(f"{name}.bias", inputs, out),
+        )
+
+    def forward(self, fields: Mapping[str, Tensor], x_BD: Tensor) -> Tensor:
+        """[B, width] to [B, out], by the weights of the domain that `fields` show."""
+        weight, bias = (fields[table.name] for table in self.tables)
+        own = self.shared.weight * (1 + weight.view(self.shared.weight.shape))
+        return linear(x_BD, own, self.shared.bias + bias.view(-1))
+
+
+class PartitionedNormalization(TableLayer):
+    """Normalised features, times gamma * gamma_d, plus beta + beta_d (Sheng et al. 2021, Eq. 4 and 5).
+
+    Where the original takes mean and variance over a batch, and moving averages of them by domain when it serves, we
+    take them over the features of a row, as layer normalisation does: no learning method says how moving averages of
+    independent trajectories or of ranks are to be combined, and a single request that is served has no batch.
+    gamma and gamma_d are kept as 1 + g and 1 + g_d.
+
+    Args:
+        name: within the structure.
+        inputs: the fields.
+        width: D.
+    """
+
+    def __init__(self, name: str, inputs: Inputs, width: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(width))
+        self.shift = nn.Parameter(torch.zeros(width))
+        self.tables = (
+            domain_table(f"{name}.scale", inputs, width),
+            domain_table(f"{name}.shift", inputs, width),
+        )
+
+    def forward(self, fields: Mapping[str, Tensor], x_BD: Tensor) -> Tensor:
+        """[B, D] to [B, D], by the scale and shift of the domain that `fields` show."""
+        scale, shift = (fields[table.name] for table in self.tables)
+        return layer_norm(x_BD, x_BD.shape[1:]) * (1 + self.scale) * (1 + scale) + self.shift + shift

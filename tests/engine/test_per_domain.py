@@ -1,0 +1,232 @@
+"""Models with weights of each domain: a call sees one domain, in both engines, and they give the same numbers."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mamdr_core.engine import layout
+from mamdr_core.engine.columns import Visit
+from mamdr_core.engine.fast import FastEngine
+from mamdr_core.engine.optimizers import AdamState
+from mamdr_core.engine.parameters import Change, Rows, Scope, Shared, Theta
+from mamdr_core.models import MODELS, build_model
+from tests.models.helpers import MULTI_DOMAIN, featured_columns, small_engine, small_inputs, small_settings
+
+COUNTS = [9, 1, 13, 0, 30, 7]
+DOMAINS = range(len(COUNTS))
+
+
+def visit(columns, domain, as_domain=None):
+    start, stop = columns.offsets[domain : domain + 2].tolist()
+    return Visit(columns, torch.arange(start, stop), as_domain)
+
+
+def mixed(columns):
+    """All rows in an order that mixes domains."""
+    return Visit(columns, torch.randperm(len(columns), generator=torch.Generator().manual_seed(5)))
+
+
+def both(name, dropout=0.5, counts=COUNTS, **options):
+    settings = small_settings(name, dropout)
+    eager, shared = small_engine(settings, len(counts))
+    return eager, small_engine(settings, len(counts), FastEngine, compiles=False, **options)[0], shared
+
+
+def assert_same(found, expected, atol=1e-10):
+    torch.testing.assert_close(found.dense, expected.dense, rtol=0, atol=atol)
+    assert found.rows.keys() == expected.rows.keys()
+    for name, rows in expected.rows.items():
+        assert torch.equal(found.rows[name].ids, rows.ids)
+        torch.testing.assert_close(found.rows[name].values, rows.values, rtol=0, atol=atol)
+
+
+def own_rows(engine, domain):
+    """DR's scope: the domain's own row of all that is looked up by domain."""
+    own = {table.name: torch.tensor([domain + 1]) for table in engine.trained_tables if table.column == "domain"}
+    return Scope(frozenset(own), own)
+
+
+def theta_of(engine, shared, domain):
+    """A theta_i that is not zero."""
+    generator = torch.Generator().manual_seed(domain)
+    draw = {"generator": generator, "dtype": torch.float64}
+    rows = {
+        table.name: Rows(torch.tensor([domain + 1]), 0.2 * torch.randn(1, table.width, **draw))
+        for table in engine.trained_tables
+        if table.column == "domain"
+    }
+    return Theta(shared, Change(0.1 * torch.randn(len(shared.dense), **draw), rows))
+
+
+@pytest.mark.parametrize("name", MULTI_DOMAIN)
+def test_the_gradient_of_a_mixed_batch_is_the_mean_over_its_rows_of_each_domains(name):
+    columns = featured_columns(COUNTS)
+    engine, shared = small_engine(small_settings(name), len(COUNTS))
+    found = engine.gradient(Theta(shared), mixed(columns))
+    expected = Change(torch.zeros_like(shared.dense))
+    for domain in (4, 0, 2, 1, 5):
+        own = engine.gradient(Theta(shared), visit(columns, domain))
+        expected = expected.add(own, COUNTS[domain] / sum(COUNTS))
+    assert_same(found, expected)
+    bias = [table for table in engine.tables if table.per_domain][-1]  # of the logit: no unit is idle
+    assert found.rows[bias.name].ids.tolist() == [1, 2, 3, 5, 6]
+    assert found.rows[bias.name].values.abs().amax(1).min() > 0
+
+
+@pytest.mark.parametrize("name", MULTI_DOMAIN)
+def test_a_mixed_batch_is_one_step_of_the_optimizer(name):
+    columns = featured_columns(COUNTS)
+    engine, shared = small_engine(small_settings(name), len(COUNTS), batch_size=len(columns))
+    gradient = engine.gradient(Theta(shared), mixed(columns))
+    step = engine.descend(Theta(shared), [mixed(columns)], 0.1, "sgd")
+    assert_same(step, Change(torch.zeros_like(shared.dense)).add(gradient, -0.1))
+    state = AdamState.zeros_like(shared)
+    adam = engine.descend(Theta(shared), [mixed(columns)], 0.1, "adam", state)
+    assert state.step == 1
+    moves = gradient.dense.abs() > 1e-5  # Adam's first step is as long as the rate
+    torch.testing.assert_close(adam.dense[moves].abs(), torch.full_like(adam.dense[moves], 0.1), rtol=2e-3, atol=0)
+
+
+@pytest.mark.parametrize("name", MULTI_DOMAIN)
+def test_predictions_of_mixed_rows_are_those_of_each_domain(name):
+    columns = featured_columns(COUNTS)
+    engine, shared = small_engine(small_settings(name), len(COUNTS))
+    order = mixed(columns).rows
+    found = torch.empty(len(columns), dtype=torch.float64)
+    found[order] = engine.predict(Theta(shared), Visit(columns, order))
+    alone = torch.cat([engine.predict(Theta(shared), visit(columns, d)) for d in DOMAINS])
+    torch.testing.assert_close(found, alone)
+    other = engine.predict(Theta(shared), visit(columns, 0, as_domain=2))
+    assert (other - alone[:9]).abs().min() > 1e-6  # domain 2's weights
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_trajectory_over_domains_is_the_eager_one(name, optimizer):
+    columns = featured_columns(COUNTS)
+    eager, fast, shared = both(name)
+    visits = [visit(columns, d) for d in (4, 0, 2, 1, 3, 5)]
+    expected = eager.descend(Theta(shared), visits, 0.05, optimizer, seed=3)
+    assert_same(fast.descend(Theta(shared), visits, 0.05, optimizer, seed=3), expected)
+    assert expected.dense.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("rows", [8, 1 << 16])
+def test_stacked_dr_is_the_eager_one(monkeypatch, name, rows):
+    """A support shown as the target, then the target; domains of 0, 1, 7, 9, 13 and 30 rows in batches of 4."""
+    monkeypatch.setattr(layout, "SEGMENT_ROWS", rows)
+    columns, supports = featured_columns(COUNTS), featured_columns([6] * 6, seed=1)
+    eager, fast, shared = both(name)
+    thetas = [theta_of(eager, shared, d) for d in DOMAINS]
+    visits = [[visit(supports, (d + 1) % 6, as_domain=d), visit(columns, d)] for d in DOMAINS]
+    told = (thetas, visits, 0.05, "adam", [own_rows(eager, d) for d in DOMAINS], list(DOMAINS))
+    changes = fast.descend_many(*told)
+    for found, expected in zip(changes, eager.descend_many(*told), strict=True):
+        assert_same(found, expected)
+    for d, change in enumerate(changes):
+        assert all(rows.ids.tolist() == [d + 1] for rows in change.rows.values())
+
+
+@pytest.mark.parametrize("name", ["star", "ple"])
+def test_three_domains_in_one_stack_move_their_own_weights_alone(monkeypatch, name):
+    columns = featured_columns([4, 2, 3])
+    eager, fast, shared = both(name, counts=[4, 2, 3])
+    visits = [[visit(columns, d), visit(columns, d)] for d in range(3)]
+    stacks = []
+    monkeypatch.setattr(fast, "_run", lambda cut, *more: stacks.extend(cut) or FastEngine._run(fast, cut, *more))
+    told = ([Theta(shared)] * 3, visits, 0.05, "adam", [Scope()] * 3, [1, 2, 3])
+    found = fast.descend_many(*told)
+    assert [len(stack) for stack in stacks] == [3]
+    for d, (change, expected) in enumerate(zip(found, eager.descend_many(*told), strict=True)):
+        assert_same(change, expected)
+        own = [rows for table, rows in change.rows.items() if "." in table and "order" not in table]
+        assert {tuple(rows.ids.tolist()) for rows in own} == {(d + 1,)}
+
+
+@pytest.mark.parametrize("name", ["mmoe", "star"])
+def test_weights_of_domains_that_a_scope_leaves_alone_are_read_as_they_are(name):
+    columns = featured_columns(COUNTS)
+    eager, fast, shared = both(name)
+    scopes = [Scope(frozenset({"user"})) for _ in DOMAINS]
+    told = ([Theta(shared)] * 6, [[visit(columns, d)] for d in DOMAINS], 0.05, "adam", scopes, list(DOMAINS))
+    for found, expected in zip(fast.descend_many(*told), eager.descend_many(*told), strict=True):
+        assert_same(found, expected)
+        assert found.rows.keys() == {"user"}
+
+
+@pytest.mark.parametrize("name", ["shared_bottom", "star"])
+def test_carried_moments_and_mixed_visits_give_the_eager_numbers(name):
+    columns = featured_columns(COUNTS)
+    eager, fast, shared = both(name)
+    states = [AdamState.zeros_like(shared), AdamState.zeros_like(shared)]
+    for seed, visits in enumerate(([visit(columns, 4)], [mixed(columns), visit(columns, 0)], [visit(columns, 4)])):
+        expected = eager.descend(Theta(shared), visits, 0.05, "adam", states[0], seed=seed)
+        assert_same(fast.descend(Theta(shared), visits, 0.05, "adam", states[1], seed=seed), expected)
+    assert states[0].step == states[1].step == 8 + 15 + 3 + 8
+    for table, moments in states[0].tables.items():
+        torch.testing.assert_close(moments.second, states[1].tables[table].second)
+    told = ([Theta(shared)] * 2, [[mixed(columns)], [visit(columns, 2)]], 0.05, "adam", [Scope()] * 2, [1, 2])
+    for found, expected in zip(fast.descend_many(*told), eager.descend_many(*told), strict=True):
+        assert_same(found, expected)
+
+
+def test_a_skipped_part_skips_the_whole_step():
+    columns = featured_columns([3, 3])
+    columns.numeric[4] = float("nan")
+    engine, shared = small_engine(small_settings("mmoe"), 2, batch_size=6, on_nan="skip")
+    change = engine.descend(Theta(shared), [mixed(columns)], 0.1, "sgd")
+    assert engine.skipped == 1
+    assert change.dense.abs().max() == 0
+    assert all(rows.values.abs().max() == 0 for rows in change.rows.values())
+
+
+def test_memory_counts_a_domains_weights_once_a_trajectory_and_not_for_every_row():
+    narrow, wide = (small_settings("shared_bottom", hidden=(5,)) for _ in range(2))
+    wide = replace(wide, shared_bottom=replace(wide.shared_bottom, tower=(300,)))
+    engines = [small_engine(settings, 6, FastEngine, compiles=False)[0] for settings in (narrow, wide)]
+    for engine in engines:
+        engine._know_row_bytes([[visit(featured_columns(COUNTS), 0)]])
+    (few, row_few), (many, row_many) = ((e._limits.trajectory_bytes, e._limits.row_bytes) for e in engines)
+    weights = [4 * tower + tower + tower + 1 for tower in (3, 300)]
+    assert many - few == 7 * 8 * (weights[1] - weights[0])
+    assert row_many - row_few < 300 * 8 * 16  # a few values of each unit, not its weights, of which there are 1801
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize(("precision", "least", "most"), [("fp32", 0, 1e-5), ("bf16", 1e-4, 0.15)])
+def test_fp32_and_bf16_stay_near_fp64_for_every_structure(name, precision, least, most):
+    settings, domains = small_settings(name, 0.5), (4, 0, 2, 1, 5)
+    eager, shared = small_engine(settings, 6)
+    inputs, columns = small_inputs(settings, 6), featured_columns(COUNTS)
+    expected = eager.descend(Theta(shared), [visit(columns, d) for d in domains], 0.01, seed=3)
+    columns.numeric, columns.labels = columns.numeric.float(), columns.labels.float()
+    vectors = {table: values.float() for table, values in eager.frozen.items()}
+    engine = FastEngine(
+        build_model(settings, inputs, 1), inputs.tables, vectors, 4, precision=precision, compiles=False
+    )
+    single = Shared(shared.dense.float(), {table: values.float() for table, values in shared.tables.items()})
+    found = engine.descend(Theta(single), [visit(columns, d) for d in domains], 0.01, seed=3)
+    assert found.dense.dtype == torch.float32
+    assert least <= (found.dense - expected.dense).norm() / expected.dense.norm() < most
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["autoint", "ple", "star"])
+def test_compiled_steps_are_the_eager_ones_and_not_compiled_anew_for_other_sizes(name):
+    columns = featured_columns(COUNTS)
+    settings = small_settings(name, 0.5)
+    eager, shared = small_engine(settings, 6)
+    fast, _ = small_engine(settings, 6, FastEngine, compiles=True)
+    visits = [visit(columns, d) for d in (4, 0, 2, 1, 5)]
+    assert_same(fast.descend(Theta(shared), visits, 0.05, seed=3), eager.descend(Theta(shared), visits, 0.05, seed=3))
+    torch._dynamo.utils.counters.clear()
+    for take in (2, 3, 6):  # other numbers of trajectories and rows
+        thetas = [theta_of(eager, shared, d) for d in range(take)]
+        own = [[visit(columns, d)] for d in range(take)]
+        told = (thetas, own, 0.05, "adam", [own_rows(eager, d) for d in range(take)], list(range(take)))
+        for found, expected in zip(fast.descend_many(*told), eager.descend_many(*told), strict=True):
+            assert_same(found, expected)
+    # Gradients and update, of stacks and of single trajectories.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4
