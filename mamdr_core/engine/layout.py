@@ -123,23 +123,18 @@ def lay_out(stack: Stack, tables: Sequence[Table], device: torch.device, dtype: 
         device: where to.
         dtype: of weights.
     """
-    first = first_batch = 0
+    row = batch = 0
     together = len(stack.trajectories)
     for steps in stack.steps.segments(SEGMENT_ROWS):
         batches = steps.flat()
         reader = RowReader(batches, device)
-        last = first + sum(reader.lengths)
         lengths = np.array(reader.lengths)
+        number = torch.arange(len(batches), device=device)
         place_N = torch.from_numpy(steps.places()).to(device)
-        step_of_batch = torch.arange(len(batches), device=device) // together
         step_N = torch.from_numpy(np.repeat(np.arange(len(batches)) // together, lengths)).to(device)
-        by_row = ReadPlaces(steps.sizes, place_N, step_N, slice(first, last))
-        by_batch = ReadPlaces(
-            [together] * len(steps),
-            torch.arange(len(batches), device=device),
-            step_of_batch,
-            slice(first_batch, first_batch + len(batches)),
-        )
+        next_row, next_batch = row + sum(reader.lengths), batch + len(batches)
+        by_row = ReadPlaces(steps.sizes, place_N, step_N, slice(row, next_row))
+        by_batch = ReadPlaces([together] * len(steps), number, number // together, slice(batch, next_batch))
         weight_N = torch.from_numpy(np.repeat(1 / np.maximum(lengths, 1), lengths)).to(device, dtype)
         layout = _Padding(steps, place_N)
         numeric_N = reader.read(lambda columns: columns.numeric)
@@ -161,7 +156,7 @@ def lay_out(stack: Stack, tables: Sequence[Table], device: torch.device, dtype: 
             labels=layout.pad(reader.read(lambda columns: columns.labels)),
             weights=layout.pad(weight_N),
         )
-        first, first_batch = last, first_batch + len(batches)
+        row, batch = next_row, next_batch
 
 
 @dataclass(frozen=True)
