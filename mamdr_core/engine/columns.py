@@ -90,11 +90,13 @@ class Visit:
         rows: positions in `columns`, int64 [M].
         as_domain: show the rows to the model under this domain's index instead of their own (DR's support rows, which
             train the parameters that serve the target).
+        batch_size: rows of a step at most; 0: the engine's.
     """
 
     columns: Columns
     rows: Tensor
     as_domain: int | None = None
+    batch_size: int = 0
 
     def ids(self, column: str) -> Tensor:
         """The visit's indices of one id column, int64 [M]."""
@@ -103,9 +105,9 @@ class Visit:
         return self.columns.ids[column][self.rows].long()
 
     def batches(self, batch_size: int) -> list[slice]:
-        """Slices of near-equal size that cover the visit, each of at most `batch_size` rows."""
+        """Slices of near-equal size that cover the visit, each of at most so many rows, the engine's `batch_size`."""
         size = len(self.rows)
-        parts = -(-size // batch_size)
+        parts = -(-size // (self.batch_size or batch_size))
         edges = [part * size // parts for part in range(parts + 1)] if parts else []
         return [slice(start, stop) for start, stop in pairwise(edges)]
 

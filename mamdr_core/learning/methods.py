@@ -7,7 +7,7 @@ from mamdr_core.engine.settings import InnerSettings
 from mamdr_core.learning.gradients import adapt_quickly, generalize, project_conflicts, weigh_losses
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.settings import DRSettings
-from mamdr_core.learning.shared import alternate, joint, negotiate, reptile, stay
+from mamdr_core.learning.shared import alternate, joint, negotiate, reptile
 from mamdr_core.learning.specific import regularize
 
 
@@ -16,29 +16,33 @@ class Method:
     """A learning method.
 
     Attributes:
-        move_shared: what a round does to theta_S.
-        move_specific: what it then does to every theta_i; None: there is no theta_i while theta_S trains.
-        finetunes: whether theta_i is finetuned once theta_S is trained.
+        move_shared: what a round does to theta_S; None: it keeps its initial values.
+        move_specific: what a round, or a pass once theta_S has settled, does to every theta_i; None: there is none.
         dr: the settings of DR that the method is, from those that are set.
         needs_whole_tables: whether it cannot do with sharded embedding tables.
     """
 
-    move_shared: Callable[[Learner, Round], None]
+    move_shared: Callable[[Learner, Round], None] | None
     move_specific: Callable[[Learner, Round], None] | None = None
-    finetunes: bool = False
     dr: Callable[[DRSettings, InnerSettings], DRSettings] = lambda dr, inner: dr
     needs_whole_tables: bool = False
 
 
 def _alone(dr: DRSettings, inner: InnerSettings) -> DRSettings:
     """theta_i, embeddings included, learns on T^i by itself as theta_S would."""
-    return replace(dr, k=0, gamma=1.0, rows="touched", optimizer=inner.optimizer, lr=inner.lr)
+    own = replace(dr, k=0, gamma=1.0, rows="touched", optimizer=inner.optimizer, lr=inner.lr)
+    return replace(own, schedule="settled", every=1)
+
+
+def _afterwards(dr: DRSettings, inner: InnerSettings) -> DRSettings:
+    """theta_i learns on T^i by itself once theta_S is trained."""
+    return replace(dr, k=0, schedule="settled", every=1)
 
 
 METHODS = {
     "joint": Method(joint),
     "alternate": Method(alternate),
-    "separate": Method(stay, regularize, dr=_alone),
+    "separate": Method(None, regularize, dr=_alone),
     "weighted": Method(weigh_losses, needs_whole_tables=True),
     "pcgrad": Method(project_conflicts, needs_whole_tables=True),
     "maml": Method(adapt_quickly, needs_whole_tables=True),
@@ -47,7 +51,7 @@ METHODS = {
     "dn": Method(negotiate),
     "dr": Method(alternate, regularize),  # MAMDR without DN: the paper's ablation
     "mamdr": Method(negotiate, regularize),
-    "finetune": Method(joint, finetunes=True),
+    "finetune": Method(joint, regularize, dr=_afterwards),
 }
 
 

@@ -27,10 +27,20 @@ class DRSettings:
     """Rows kept of each support domain for other domains' use, drawn anew every epoch."""
     support_ratio: float = 1.0
     """A support visit has at most so many times the target visit's rows, so that a giant cannot swamp a dwarf."""
+    schedule: Literal["rounds", "settled"] = "rounds"
+    """rounds: beside theta_S from the first round on (Alg. 3); settled: once theta_S is trained, with the best theta_S
+    fixed, by passes over all of T^i until the mean validation AUC stops rising."""
     every: int = 1
-    """Rounds between two passes of DR; a pass visits what the domain was dealt since the last one."""
+    """rounds: rounds between two passes of DR; a pass visits what the domain was dealt since the last one."""
+    epochs: int = 20
+    """settled: passes over T^i at most."""
+    batch_size: int = 0
+    """Rows of one of DR's inner steps at most; 0: train.batch_size."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.k < 0 or self.support_rows < 1 or self.every < 1:
-            raise ValueError(f"need k >= 0, support_rows >= 1, every >= 1: {self.k}, {self.support_rows}, {self.every}")
+        for name, least in (("k", 0), ("batch_size", 0), ("support_rows", 1), ("every", 1), ("epochs", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"dr.{name} must be >= {least}, got {getattr(self, name)}")
+        if self.schedule == "settled" and self.every > 1:
+            raise ValueError(f"dr.every is for dr.schedule rounds, and it is settled: got {self.every}")

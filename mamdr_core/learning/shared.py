@@ -34,10 +34,6 @@ def joint(learner: Learner, round_: Round) -> None:
     _move(learner, round_, [Visit(learner.train, round_.mixed)], PLAIN)
 
 
-def stay(learner: Learner, round_: Round) -> None:
-    """theta_S keeps its initial values."""
-
-
 def reptile(learner: Learner, round_: Round) -> None:
     """Reptile, serial version (Nichol et al. 2018, Alg. 1): theta <- theta + beta (theta~ - theta) after every domain.
 

@@ -1,19 +1,14 @@
-"""How theta_i learns: Domain Regularization (Alg. 2), and finetuning."""
+"""How theta_i learns: Domain Regularization (Alg. 2); without support domains, finetuning."""
 
-from collections.abc import Callable, Iterator
 from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mamdr_core.engine.columns import Columns, Visit
+from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.parameters import Scope, Theta
-from mamdr_core.engine.plan import parts_in_step
 from mamdr_core.learning.learner import Learner, Round
-
-PART_ROWS = 1 << 20
-"""Training rows, of some domains, whose embedding rows finetuning keeps in reach at once."""
 
 
 def regularize(learner: Learner, round_: Round) -> None:
@@ -31,14 +26,15 @@ def regularize(learner: Learner, round_: Round) -> None:
     def draw(target: int) -> list[list[Visit]]:
         return _draw_supports(learner, round_, target, len(targets[target]))
 
+    own = {target: Visit(learner.train, rows, None, learner.dr.batch_size) for target, rows in targets.items()}
     met = (visit for target in targets for place in draw(target) for visit in place)
-    learner.reach(chain(met, (Visit(learner.train, rows) for rows in targets.values())))
+    learner.reach(chain(met, own.values()))
     for group in learner.specific.groups(sorted(targets, key=lambda target: len(targets[target]))):
         scopes = {target: specific_scope(learner, target) for target in group}
         supports = {target: draw(target) for target in group}  # line 1
         for place in range(max(len(supports[target]) for target in group)):  # line 2
             domains = [target for target in group if place < len(supports[target])]
-            visits = [[*supports[target][place], Visit(learner.train, targets[target])] for target in domains]
+            visits = [[*supports[target][place], own[target]] for target in domains]
             changes = learner.engine.descend_many(  # lines 3-5
                 [Theta(learner.shared, group[target]) for target in domains],
                 visits,
@@ -63,46 +59,6 @@ def _dealt_since(learner: Learner, round_: Round) -> dict[int, Tensor] | None:
     targets = {domain: torch.cat(parts) for domain, parts in sorted(learner.pending.items())}
     learner.pending.clear()
     return targets
-
-
-def finetune(learner: Learner, epochs: int, val: Columns, measure: Callable[[int, Theta], float]) -> None:
-    """Finetune theta_i on T^i alone, the best epoch on the domain's own validation AUC kept (appendix A.3).
-
-    Args:
-        learner: theta_S is trained and stays.
-        epochs: passes over T^i at most; stops at the first that is not better.
-        val: what `measure` looks at.
-        measure: the validation AUC of a domain at a point; NaN where it cannot be measured.
-    """
-    for domain in _in_reach(learner, val):
-        rows = _rows_of(learner, domain)
-        if not len(rows):
-            continue
-        best = measure(domain, Theta(learner.shared))
-        for epoch in range(epochs):
-            round_ = Round(-1, epoch, {}, rows)
-            seed = learner.round_seed(round_, domain)
-            shuffled = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
-            visits = [Visit(learner.train, shuffled)]
-            theta = Theta(learner.shared, learner.specific[domain])
-            change = learner.engine.descend(
-                theta, visits, learner.dr.lr, learner.dr.optimizer, scope=specific_scope(learner, domain), seed=seed
-            )
-            learner.count(visits)
-            tried = learner.specific[domain].add(change, 1.0)
-            reached = measure(domain, Theta(learner.shared, tried))
-            if not reached > best:
-                break
-            best, learner.specific[domain] = reached, tried
-
-
-def _in_reach(learner: Learner, val: Columns) -> Iterator[int]:
-    """This rank's domains, while the embedding rows of their training and validation rows are in reach."""
-    for first, last in parts_in_step(learner.train.offsets.numpy(), PART_ROWS, learner.most):
-        spans = [(columns, columns.offsets[[first, last]].tolist()) for columns in (learner.train, val)]
-        device = learner.train.labels.device
-        learner.reach([Visit(columns, torch.arange(*span, device=device)) for columns, span in spans])
-        yield from (domain for domain in range(first, last) if domain in learner.specific)
 
 
 def specific_scope(learner: Learner, domain: int) -> Scope:
@@ -158,5 +114,5 @@ def _draw_supports(learner: Learner, round_: Round, target: int, target_rows: in
         size = min(most, stop - start)
         first = int(random.integers(start, stop - size + 1))
         rows = torch.arange(first, first + size, device=learner.train.labels.device)
-        steps.append([Visit(learner.supports, rows, as_domain=target)])
+        steps.append([Visit(learner.supports, rows, target, settings.batch_size)])
     return steps

@@ -80,8 +80,11 @@ def make_engine(
 def _rows_planned(config: Config, train_rows: int) -> int:
     """Row-descents of a run of all its epochs: each row once for theta_S, and in DR 2 k times at most for theta_i."""
     method = find_method(config.train.method)
-    visits = 1 + (2 * max(method.dr(config.train.dr, config.train.inner).k, 1) if method.move_specific else 0)
-    return config.train.epochs * train_rows * visits
+    dr = method.dr(config.train.dr, config.train.inner)
+    passes = config.train.epochs if method.move_shared else 0
+    if method.move_specific:
+        passes += (dr.epochs if dr.schedule == "settled" else config.train.epochs) * 2 * max(dr.k, 1)
+    return passes * train_rows
 
 
 def make_learner(

@@ -39,11 +39,11 @@ def train_mamdr(spark: SparkSession, config: Config) -> dict[str, Any]:
     """Train on the newest examples; where the lake has none yet, first build them from the raw log.
 
     Returns:
-        run_id, method, model, ranks, device, engine, precision, epochs, rounds, best_round, domains, domains_measured,
-        train_rows, val_auc, test_auc, weighted_test_auc, samples_per_second (compiling included), data_wait_seconds (of
-        inner loops, on the rank that waits most; null with the eager engine), skipped_steps, specific_bytes (theta_i's
-        dense parameters, the best kept aside included), specific_row_bytes (its embedding rows with their ids),
-        read_bytes (by all ranks, compressed), seconds by phase, examples_version, package.
+        run_id, method, model, ranks, device, engine, precision, epochs, rounds, best_round, dr_passes, domains,
+        domains_measured, train_rows, val_auc, test_auc, weighted_test_auc, samples_per_second (compiling included),
+        data_wait_seconds (of inner loops, on the rank that waits most; null with the eager engine), skipped_steps,
+        specific_bytes (theta_i's dense parameters, the best kept aside included), specific_row_bytes (its embedding
+        rows with their ids), read_bytes (by all ranks, compressed), seconds by phase, examples_version, package.
 
     Raises:
         MamdrError: no examples and no raw log, an unknown method or model, too few slots.
@@ -139,6 +139,7 @@ def _figures(
         "epochs": result.epochs,
         "rounds": result.rounds,
         "best_round": result.best_round,
+        "dr_passes": result.dr_passes,
         "domains": int((pinned.counts["train"] > 0).sum()),
         "domains_measured": int((~test.auc.isnan()).sum()),
         "train_rows": int(pinned.counts["train"].sum()),

@@ -38,8 +38,6 @@ class TrainSettings:
     """Domain Regularization."""
     meta_lr: float = 0.01
     """maml, mldg: learning rate of the virtual step (plain gradient descent) that they differentiate through."""
-    finetune_epochs: int = 3
-    """finetune: passes over each domain after joint training, the best on that domain's validation AUC is kept."""
     tables: Literal["replicated", "sharded"] = "replicated"
     """Trainable embedding tables: whole on every rank, or sharded by row over ranks. Choose sharded where tables with
     their moments (with Adam three times their size) do not fit a rank's memory. A rank then holds its part and the rows

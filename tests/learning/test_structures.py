@@ -12,7 +12,6 @@ from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.methods import METHODS
 from mamdr_core.learning.settings import DRSettings
-from mamdr_core.learning.specific import finetune
 from mamdr_core.models import MODELS
 from mamdr_core.training.package import load_package, save_rank, seal_package
 from tests.models.helpers import MULTI_DOMAIN, featured_columns, small_engine, small_settings
@@ -46,12 +45,10 @@ def run_one_round(learner: Learner, name: str) -> None:
     order = torch.randperm(len(learner.train), generator=torch.Generator().manual_seed(1))
     slices = {domain: rows_of(learner, domain).rows for domain in reversed(range(domains))}
     method, round_ = METHODS[name], Round(0, 0, slices, order)
-    method.move_shared(learner, round_)
+    if method.move_shared:
+        method.move_shared(learner, round_)
     if method.move_specific:
         method.move_specific(learner, round_)
-    if method.finetunes:
-        scores = iter(range(1000))  # every epoch is better than the one before
-        finetune(learner, 1, learner.train, lambda domain, theta: float(next(scores)))
 
 
 def logits(learner: Learner, domain: int, **parameters) -> torch.Tensor:
@@ -79,7 +76,7 @@ def test_a_round_of_any_method_moves_any_structure(method, structure, domains):
     for domain, own in learner.specific.items():
         for name in per_domain & own.rows.keys():
             assert own.rows[name].ids.tolist() == [domain + 1]
-        if METHODS[method].move_specific or METHODS[method].finetunes:
+        if METHODS[method].move_specific:
             assert per_domain <= own.rows.keys()
             assert (logits(learner, domain, specific=None) - logits(learner, domain)).abs().max() > 1e-6
 

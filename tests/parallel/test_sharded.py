@@ -17,7 +17,6 @@ from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.methods import METHODS
 from mamdr_core.learning.settings import DRSettings
-from mamdr_core.learning.specific import finetune
 from mamdr_core.models.tables import Table
 from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import SingleProcess, most, run_simulated
@@ -164,7 +163,7 @@ class Case:
             average=partial(mean_change, collective, sharded=sharded),
             outer=OuterOptimizer(OuterSettings(optimizer=self.outer, beta=0.3, momentum=0.6)),
             inner=InnerSettings(lr=0.05, state=self.state),
-            dr=DRSettings(k=2, gamma=0.4, lr=0.05, rows=self.rows),
+            dr=METHODS[self.method].dr(DRSettings(k=2, gamma=0.4, lr=0.05, rows=self.rows), InnerSettings()),
             seed=3,
             most=partial(most, collective),
             rank=collective.rank,
@@ -177,21 +176,13 @@ class Case:
         figures = []
         for number in range(ROUNDS):
             round_ = self.round(number, collective.rank)
-            method.move_shared(learner, round_)
+            if method.move_shared:
+                method.move_shared(learner, round_)
             if method.move_specific:
                 method.move_specific(learner, round_)
             measured = evaluate_columns(learner.engine, learner.shared, learner.specific, learner.train, collective)
             figures.append(measured.logloss)
-        if method.finetunes:
-            finetune(learner, 2, learner.train, partial(minus_loss, learner))
         return learner.shared, learner.specific, figures
-
-
-def minus_loss(learner: Learner, domain: int, theta: Theta) -> float:
-    start, stop = learner.train.offsets[domain : domain + 2].tolist()
-    logits = learner.engine.predict(theta, Visit(learner.train, torch.arange(start, stop)))
-    labels = learner.train.labels[start:stop]
-    return -torch.nn.functional.binary_cross_entropy_with_logits(logits, labels).item()
 
 
 def gathered(parts: list[Shared]) -> Shared:
