@@ -113,7 +113,7 @@ def with_values(config: Config, changes: Mapping[str, Any]) -> Config:
         >>> with_values(Config(), {"train.dr.k": 5}).train.dr.k
         5
     """
-    values = _ADAPTER.dump_python(config, mode="json")
+    values = plain_config(config)
     for key, value in changes.items():
         _assign(values, key, value)
     return parse_config(values)
@@ -121,7 +121,13 @@ def with_values(config: Config, changes: Mapping[str, Any]) -> Config:
 
 def dump_config(config: Config) -> str:
     """The resolved configuration as YAML; `load_config` reads it back to an equal Config."""
-    return yaml.safe_dump(_ADAPTER.dump_python(config, mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(plain_config(config), sort_keys=False, allow_unicode=True)
+
+
+def plain_config(config: Config) -> dict[str, Any]:
+    """The resolved configuration as a tree of what JSON and YAML know; `parse_config` makes it a Config again."""
+    plain: dict[str, Any] = _ADAPTER.dump_python(config, mode="json")
+    return plain
 
 
 def _read_yaml(path: str) -> dict[str, Any]:

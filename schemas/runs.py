@@ -18,6 +18,13 @@ TRAINING_RUNS = Table(
         Column("parent_run_id", "string", "the run that it started from", nullable=True),
         Column("code_version", "string", "git version of the code, with + where files were changed", nullable=True),
         Column("config", "string", "the resolved configuration, YAML"),
+        Column("experiment", "string", "the comparison or sweep that made it", nullable=True),
+        Column(
+            "cell",
+            "string",
+            "hash of what decides its result: features, model, training and input versions, not paths or devices",
+            nullable=True,
+        ),
         Column("input_versions", "map<string,bigint>", "table to the Delta version that was read"),
         Column("ds", "date", "the logical day", nullable=True),
         Column("ranks", "int", "number of ranks", nullable=True),
