@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from mamdr_core.comparing.settings import CompareSettings
 from mamdr_core.datasets.settings import ConvertSettings, SyntheticSettings
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
@@ -56,6 +57,8 @@ class Config:
     """Training."""
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     """Evaluation (evaluate)."""
+    compare: CompareSettings = field(default_factory=CompareSettings)
+    """Comparison of methods and models (compare_methods)."""
 
 
 _ADAPTER = TypeAdapter(Config)

@@ -3,6 +3,7 @@
 from schemas.clicks import CLICKS, CLICKS_REJECTED
 from schemas.declaration import Column, ColumnType, Rule, Table
 from schemas.examples import EXAMPLES, SPLITS
+from schemas.experiments import COMPARISONS
 from schemas.features import clicks_table, examples_table, range_rules
 from schemas.loads import LOADS
 from schemas.runs import DOMAIN_METRICS, STATUSES, TRAINING_RUNS
@@ -32,6 +33,7 @@ TABLES: dict[str, Table] = {
         DOMAIN_STATS,
         TRAINING_RUNS,
         DOMAIN_METRICS,
+        COMPARISONS,
     )
 }
 """The lake's tables by name."""
