@@ -55,7 +55,7 @@ def compare_domains(own_n: Floats, baseline_n: Floats) -> Against:
         baseline_n: the baseline's, of the same domains and seeds.
     """
     difference_n = own_n - baseline_n
-    p_value = float(stats.wilcoxon(difference_n).pvalue) if difference_n.any() else None
+    p_value = float(stats.wilcoxon(difference_n[difference_n != 0]).pvalue) if difference_n.any() else None
     return Against(
         wins=int((difference_n > 0).sum()),
         ties=int((difference_n == 0).sum()),

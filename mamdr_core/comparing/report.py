@@ -129,7 +129,8 @@ def markdown(title: str, sheets: Sequence[Sheet]) -> str:
     """The tables in Markdown; the best in bold."""
     text = f"# {title}\n"
     for sheet in sheets:
-        lines = [sheet.head, ["---", *["---:"] * (len(sheet.head) - 1)], *_bold(sheet, "**{}**", _escape_markdown)]
+        head = [_escape_markdown(cell) for cell in sheet.head]
+        lines = [head, ["---", *["---:"] * (len(sheet.head) - 1)], *_bold(sheet, "**{}**", _escape_markdown)]
         text += f"\n{sheet.title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
     return text
 

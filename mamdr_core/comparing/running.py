@@ -14,7 +14,6 @@ from itertools import chain
 from typing import Any
 
 import torch
-from pyspark import inheritable_thread_target
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -149,9 +148,8 @@ class Runner:
                 places.put(place)
             return run, outcome
 
-        inherit = inheritable_thread_target(self._spark)
         with ThreadPoolExecutor(parallel) as pool:
-            futures = {pool.submit(inherit(train), cell): key for key, cell in cells.items()}
+            futures = {pool.submit(train, cell): key for key, cell in cells.items()}
             try:
                 for future in as_completed(futures):
                     run, outcome = future.result()
