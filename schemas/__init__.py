@@ -3,7 +3,7 @@
 from schemas.clicks import CLICKS, CLICKS_REJECTED
 from schemas.declaration import Column, ColumnType, Rule, Table
 from schemas.examples import EXAMPLES, SPLITS
-from schemas.experiments import COMPARISONS
+from schemas.experiments import COMPARISONS, SWEEPS
 from schemas.features import clicks_table, examples_table, range_rules
 from schemas.loads import LOADS
 from schemas.runs import DOMAIN_METRICS, STATUSES, TRAINING_RUNS
@@ -34,6 +34,7 @@ TABLES: dict[str, Table] = {
         TRAINING_RUNS,
         DOMAIN_METRICS,
         COMPARISONS,
+        SWEEPS,
     )
 }
 """The lake's tables by name."""

@@ -17,6 +17,7 @@ ColumnType = Literal[
     "array<string>",
     "map<string,bigint>",
     "map<string,double>",
+    "map<string,string>",
 ]
 
 

@@ -1,6 +1,6 @@
-"""What experiments of many runs found: comparisons of methods and models."""
+"""What experiments of many runs found: comparisons of methods and models, and sweeps over settings."""
 
-from schemas.declaration import Column, Rule, Table
+from schemas.declaration import Column, Rule, Table, one_of
 
 
 def in_range(column: str) -> Rule:
@@ -54,5 +54,38 @@ COMPARISONS = Table(
         Rule("rank_from_one", "rank IS NULL OR rank >= 1", "the best rank is 1"),
         Rule("p_value_in_range", "p_value IS NULL OR p_value BETWEEN 0 AND 1", "a probability"),
         *(in_range(name) for name in ("test_auc", "weighted_test_auc", "val_auc", "smallest_third_test_auc")),
+    ),
+)
+
+SWEEPS = Table(
+    name="sweeps",
+    description=(
+        "A point of a sweep: settings that were tried with a method. Figures are means over domains, then over the "
+        "seeds that finished; points are chosen by val_auc alone."
+    ),
+    made_by="sweep",
+    columns=(
+        Column("sweep", "string", "names the sweep"),
+        Column("model", "string", "model.name"),
+        Column("method", "string", "train.method"),
+        Column("point", "int", "number of the point among its method's, from 0, in the order in which they were drawn"),
+        Column("settings", "map<string,string>", "config key to its value, YAML"),
+        Column("status", "string", "ok, or failed where a seed failed"),
+        Column("chosen", "boolean", "whether it is its method's best by val_auc, of those that are ok"),
+        Column("seeds", "int", "seeds that finished"),
+        Column("val_auc", "double", "mean validation AUC", nullable=True),
+        Column("val_auc_std", "double", "its standard deviation over seeds", nullable=True),
+        Column("test_auc", "double", "mean test AUC", nullable=True),
+        Column("test_auc_std", "double", "its standard deviation over seeds", nullable=True),
+        Column("error", "string", "why the first seed that failed did", nullable=True),
+        Column("runs", "array<string>", "the runs, in training_runs"),
+        Column("examples_version", "bigint", "Delta version of examples"),
+        Column("made_at", "timestamp", "when it was written (UTC)"),
+    ),
+    rules=(
+        Rule("status_known", one_of("status", ("ok", "failed")), "the status is one of the two"),
+        Rule("chosen_is_ok", "NOT chosen OR status = 'ok'", "what failed is not chosen"),
+        Rule("runs_are_seeds", "size(runs) = seeds", "a run for each seed that finished"),
+        *(in_range(name) for name in ("val_auc", "test_auc")),
     ),
 )

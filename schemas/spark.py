@@ -17,6 +17,7 @@ _TYPES: dict[ColumnType, T.DataType] = {
     "array<string>": T.ArrayType(T.StringType()),
     "map<string,bigint>": T.MapType(T.StringType(), T.LongType()),
     "map<string,double>": T.MapType(T.StringType(), T.DoubleType()),
+    "map<string,string>": T.MapType(T.StringType(), T.StringType()),
 }
 
 

@@ -46,7 +46,7 @@ def compare_methods(spark: SparkSession, config: Config) -> dict[str, Any]:
         for seed in settings.seeds
     ]
     lake, pinned, _ = prepare_examples(spark, config)
-    name = settings.name or "comparison-" + _digest([cell_of(cell.config, pinned) for cell in cells])
+    name = settings.name or "comparison-" + digest([cell_of(cell.config, pinned) for cell in cells])
     ended = Runner(spark, lake, pinned, name, settings.parallel).run(cells)
     rows, path = tell_comparison(spark, lake, pinned, name, cells, ended, settings.baseline, settings.largest)
     told = ("seeds", "test_auc", "test_auc_std", "rank", "difference", "p_value")
@@ -89,8 +89,7 @@ def tell_comparison(
         MamdrError: no cell finished.
     """
     if not ended.runs:
-        first = next(iter(ended.errors.values())).rstrip().rpartition("\n")[2]
-        raise MamdrError(f"{name}: none of {len(cells)} cells finished; the first error: {first}")
+        raise nothing_finished(name, ended)
     measured = read_measured(lake, sorted(set(ended.runs.values())), len(pinned.domain_ids))
     versions = sorted({str(run.code_version) for run in measured.runs.values()})
     if len(versions) > 1:
@@ -124,5 +123,12 @@ def _entries(cells: Sequence[Cell], pinned: PinnedExamples, ended: Ended) -> lis
     return [Entry(pair, runs, len(failed)) for pair, (runs, failed) in found.items()]
 
 
-def _digest(keys: Sequence[str]) -> str:
+def nothing_finished(name: str, ended: Ended) -> MamdrError:
+    """What to tell of an experiment none of whose cells finished."""
+    first = next(iter(ended.errors.values())).rstrip().rpartition("\n")[2]
+    return MamdrError(f"{name}: none of {len(ended.errors)} cells finished; the first error: {first}")
+
+
+def digest(keys: Sequence[str]) -> str:
+    """Eight hexadecimal digits for some texts in any order: what an experiment without a name is called."""
     return hashlib.sha256(" ".join(sorted(keys)).encode()).hexdigest()[:8]

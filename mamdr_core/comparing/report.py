@@ -70,8 +70,8 @@ def _figures(rows: Sequence[Figures]) -> Sheet:
         body.append(
             [
                 name_of(row),
-                _with_spread(row.get("test_auc"), row.get("test_auc_std")),
-                _with_spread(row.get("weighted_test_auc"), row.get("weighted_test_auc_std")),
+                with_spread(row.get("test_auc"), row.get("test_auc_std")),
+                with_spread(row.get("weighted_test_auc"), row.get("weighted_test_auc_std")),
                 shown(row.get("val_auc")),
                 "-" if row.get("rank") is None else f"{row['rank']:.2f}",
                 decided,
@@ -115,7 +115,8 @@ def shown(auc: float | None) -> str:
     return "-" if auc is None else f"{auc:.4f}"
 
 
-def _with_spread(auc: float | None, deviation: float | None) -> str:
+def with_spread(auc: float | None, deviation: float | None) -> str:
+    """An AUC with its standard deviation, where they are known."""
     return shown(auc) + ("" if auc is None or deviation is None else f" ± {deviation:.4f}")
 
 

@@ -45,6 +45,13 @@ class Ended:
     done: int = 0
     skipped: int = 0
 
+    def add(self, other: "Ended") -> None:
+        """Take in how more cells ended."""
+        self.runs |= other.runs
+        self.errors |= other.errors
+        self.done += other.done
+        self.skipped += other.skipped
+
     def figures(self) -> dict[str, int]:
         """The counts, for a job's JSON."""
         return {"done": self.done, "skipped": self.skipped, "failed": len(self.errors)}
@@ -75,14 +82,16 @@ class Runner:
         slots = max(1, spark.sparkContext.defaultParallelism // int(spark.conf.get("spark.task.cpus", "1") or 1))
         self.parallel = min(parallel or slots, slots)
 
-    def run(self, cells: Sequence[Cell], parallel: int = 0) -> Ended:
+    def run(self, cells: Sequence[Cell], known: Ended | None = None) -> Ended:
         """Run the cells that no finished run of the lake has computed.
 
         Args:
             cells: any number; equal ones run once.
-            parallel: of one rank at once, if fewer than this runner's.
+            known: how cells ended before; these are passed over.
         """
         wanted = {cell_of(cell.config, self._pinned): cell for cell in cells}
+        if known:
+            wanted = {key: cell for key, cell in wanted.items() if key not in known.runs | known.errors}
         ended = Ended(runs=finished_runs(self._lake, list(wanted)))
         ended.skipped = len(ended.runs)
         left = {key: cell for key, cell in wanted.items() if key not in ended.runs}
@@ -91,7 +100,7 @@ class Runner:
         alone = {key: cell for key, cell in left.items() if cell.config.train.ranks == 1}
         together = {key: cell for key, cell in left.items() if key not in alone}
         started = time.perf_counter()
-        endings = chain(self._side_by_side(alone, parallel or self.parallel), self._one_by_one(together))
+        endings = chain(self._side_by_side(alone), self._one_by_one(together))
         for number, (key, run, outcome) in enumerate(endings, start=1):
             if isinstance(outcome, str):
                 ended.errors[key] = outcome
@@ -123,9 +132,9 @@ class Runner:
             else:
                 yield key, run, figures
 
-    def _side_by_side(self, cells: Mapping[str, Cell], parallel: int) -> Iterator[Ending]:
+    def _side_by_side(self, cells: Mapping[str, Cell]) -> Iterator[Ending]:
         """Cells of one rank, each a Spark job of one task; threads wait for them, and this thread records them."""
-        parallel = max(1, min(parallel, self.parallel, len(cells)))
+        parallel = max(1, min(self.parallel, len(cells)))
         context = self._spark.sparkContext
         local = str(context.master).startswith("local")
         threads = max(1, (os.cpu_count() or 1) // parallel) if local else 0

@@ -44,6 +44,69 @@ class CompareSettings:
                 raise ValueError(f"compare.pairs: expected model/method, got {pair!r}")
 
 
+@settings
+class SpaceSettings:
+    """What the search may give a config key: a range, or one of some values."""
+
+    low: int | float | None = None
+    """Least value; with `high`. Both whole numbers: the value is one too."""
+    high: int | float | None = None
+    """Greatest value."""
+    log: bool = False
+    """Search the logarithm."""
+    choices: tuple[Any, ...] = ()
+    """The values, instead of a range."""
+
+    def __post_init__(self) -> None:
+        """Check that it is one of the two."""
+        if bool(self.choices) == (self.low is not None and self.high is not None):
+            raise ValueError("a space needs either low and high, or choices")
+        if self.low is not None and self.high is not None and not (0 if self.log else self.low) <= self.low < self.high:
+            raise ValueError(f"a space needs low < high, above 0 with log, got {self.low} and {self.high}")
+
+
+@settings
+class SweepSettings:
+    """Which settings are tried: a grid, or a search with an equal budget for every method."""
+
+    name: str = ""
+    """Names the sweep in the tables sweeps and comparisons and its files; empty: made from what is tried."""
+    methods: tuple[str, ...] = ()
+    """Learning methods; empty: train.method."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """train.seed of the runs of every point of a grid, and of the best point that a search finds."""
+    grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Config keys and the values that each takes: every combination is tried."""
+    trials: int = 0
+    """Trials of the search for every method, each one run with the first seed; 0: try the grid."""
+    space: dict[str, SpaceSettings] = field(default_factory=dict)
+    """What the search may give each config key."""
+    method_space: dict[str, dict[str, SpaceSettings]] = field(default_factory=dict)
+    """The same for one method, beside or instead of `space`."""
+    batch: int = 1
+    """Trials of a method that are drawn at once; more run side by side, but are drawn knowing less."""
+    seed: int = 0
+    """Decides what the search draws."""
+    parallel: int = 0
+    """Cells that run at once, if train.ranks is 1; 0: as many as Spark has slots."""
+
+    def __post_init__(self) -> None:
+        """Check names and counts."""
+        check_name("sweep.name", self.name)
+        check_distinct("sweep.seeds", self.seeds)
+        if len(set(self.methods)) < len(self.methods):
+            raise ValueError(f"sweep.methods names something twice: {list(self.methods)}")
+        if self.trials < 0 or self.parallel < 0 or self.batch < 1:
+            raise ValueError(
+                f"need sweep.trials >= 0, parallel >= 0, batch >= 1: {self.trials}, {self.parallel}, {self.batch}"
+            )
+        if self.trials and self.grid:
+            raise ValueError("sweep has a grid and trials: give a grid, or trials with a space")
+        for key, values in self.grid.items():
+            if not values or len({repr(value) for value in values}) < len(values):
+                raise ValueError(f"sweep.grid.{key} must have values, and none twice: {list(values)}")
+
+
 def check_name(key: str, name: str) -> None:
     """Check that a name can be a folder's and stand in SQL.
 
