@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from mamdr_core.comparing.settings import CompareSettings, SweepSettings
+from mamdr_core.comparing.settings import CompareSettings, ConflictSettings, SweepSettings
 from mamdr_core.datasets.settings import ConvertSettings, SyntheticSettings
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
@@ -61,6 +61,8 @@ class Config:
     """Comparison of methods and models (compare_methods)."""
     sweep: SweepSettings = field(default_factory=SweepSettings)
     """Settings tried on a grid or searched (sweep)."""
+    conflict: ConflictSettings = field(default_factory=ConflictSettings)
+    """Conflict between domains' gradients (conflict)."""
 
 
 _ADAPTER = TypeAdapter(Config)

@@ -1,6 +1,7 @@
 """Every table of the lake, declared once: Spark schemas, Unischemas, Delta constraints and quality rules follow."""
 
 from schemas.clicks import CLICKS, CLICKS_REJECTED
+from schemas.conflict import CONFLICTS, DOMAIN_CONFLICTS
 from schemas.declaration import Column, ColumnType, Rule, Table
 from schemas.examples import EXAMPLES, SPLITS
 from schemas.experiments import COMPARISONS, SWEEPS
@@ -35,6 +36,8 @@ TABLES: dict[str, Table] = {
         DOMAIN_METRICS,
         COMPARISONS,
         SWEEPS,
+        CONFLICTS,
+        DOMAIN_CONFLICTS,
     )
 }
 """The lake's tables by name."""

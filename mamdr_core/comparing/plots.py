@@ -8,10 +8,14 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy.cluster import hierarchy
+from scipy.spatial.distance import squareform
 
 from mamdr_core.comparing.points import plain
 
 Row = Mapping[str, Any]
+_NAMED = 60
+"""Domains whose names a heat map has room for."""
 
 
 def plot_grid(rows: Sequence[Row], grid: Mapping[str, Sequence[Any]], folder: Path) -> list[Path]:
@@ -76,3 +80,37 @@ def _heat(rows: Sequence[Row], method: str, grid: Mapping[str, Sequence[Any]], p
     axes.set(xticks=range(len(columns)), xticklabels=columns, xlabel=across)
     axes.set(yticks=range(len(lines)), yticklabels=lines, ylabel=down, title=method)
     return save(figure, path)
+
+
+def plot_conflict(matrices: Mapping[str, NDArray[np.float64]], names: Sequence[str], path: Path) -> Path:
+    """Draw cosines between domains' gradients as heat maps side by side, domains in one order for all.
+
+    Args:
+        matrices: by stage, cosines [m, m]; the first decides the order.
+        names: of the domains.
+        path: where the figure goes.
+    """
+    order = cluster_order(next(iter(matrices.values())))
+    labels = [names[place].replace("$", r"\$") for place in order] if len(names) <= _NAMED else []
+    figure = Figure(figsize=(1 + 5 * len(matrices), 5))
+    axes = figure.subplots(1, len(matrices), squeeze=False)[0]
+    for each, (stage, matrix) in zip(axes, matrices.items(), strict=True):
+        drawn = each.imshow(matrix[np.ix_(order, order)], vmin=-1, vmax=1, cmap="RdBu")
+        each.set(title=stage, xticks=range(len(labels)), yticks=range(len(labels)))
+        each.set_xticklabels(labels, rotation=90, fontsize=6)
+        each.set_yticklabels(labels, fontsize=6)
+    figure.colorbar(drawn, ax=axes.tolist(), label="cosine of gradients")
+    return save(figure, path)
+
+
+def cluster_order(cosines: NDArray[np.float64]) -> list[int]:
+    """Domains so that those whose gradients agree stand together: leaves of average linkage on 1 - cosine.
+
+    Args:
+        cosines: symmetric, [m, m].
+    """
+    if len(cosines) < 3:
+        return list(range(len(cosines)))
+    distances = squareform(np.clip(1 - cosines, 0, 2), checks=False)
+    order: list[int] = hierarchy.leaves_list(hierarchy.linkage(distances, "average", optimal_ordering=True)).tolist()
+    return order

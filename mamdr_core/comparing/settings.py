@@ -107,6 +107,36 @@ class SweepSettings:
                 raise ValueError(f"sweep.grid.{key} must have values, and none twice: {list(values)}")
 
 
+@settings
+class ConflictSettings:
+    """How much domains' gradients conflict at theta_S of a trained run, before and after rounds of DN."""
+
+    run_id: str = ""
+    """The run whose package is measured; empty: the newest successful run in training_runs."""
+    rows: int = 1024
+    """Training rows of a domain that its gradient is computed on at most, drawn at random."""
+    max_pairs: int = 5000
+    """All pairs of domains are measured up to so many; of more a random sample of so many."""
+    dn_rounds: int = 16
+    """Rounds of DN between the two measurements; 0: measure once."""
+    lr: float = 1e-3
+    """Inner learning rate alpha of these rounds (SGD)."""
+    beta: float = 0.5
+    """Outer learning rate beta of these rounds."""
+    seed: int = 0
+    """Decides the drawn rows and pairs and the rounds."""
+
+    def __post_init__(self) -> None:
+        """Check the counts."""
+        if min(self.rows, self.max_pairs) < 1 or self.dn_rounds < 0:
+            raise ValueError(
+                f"need conflict.rows >= 1, max_pairs >= 1, dn_rounds >= 0: {self.rows}, {self.max_pairs}, "
+                f"{self.dn_rounds}"
+            )
+        if not (self.lr > 0 and self.beta > 0):
+            raise ValueError(f"need conflict.lr > 0 and beta > 0, got {self.lr} and {self.beta}")
+
+
 def check_name(key: str, name: str) -> None:
     """Check that a name can be a folder's and stand in SQL.
 
