@@ -2,12 +2,12 @@
 
 import logging
 import os
-import queue
 import shutil
 import time
 import traceback
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -59,6 +59,15 @@ class Ended:
 
 Ending = tuple[str, Run, dict[str, Any] | str]
 """A cell's hash, its run, and the run's figures or why it failed."""
+
+
+@dataclass(frozen=True)
+class _Seat:
+    """Where a cell's process sits: its place among as many on the machine, and its threads (0: as Spark set them)."""
+
+    place: int
+    of: int
+    threads: int
 
 
 class Runner:
@@ -135,41 +144,41 @@ class Runner:
     def _side_by_side(self, cells: Mapping[str, Cell]) -> Iterator[Ending]:
         """Cells of one rank, each a Spark job of one task; threads wait for them, and this thread records them."""
         parallel = max(1, min(self.parallel, len(cells)))
-        context = self._spark.sparkContext
-        local = str(context.master).startswith("local")
+        local = str(self._spark.sparkContext.master).startswith("local")
         threads = max(1, (os.cpu_count() or 1) // parallel) if local else 0
-        places: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for place in range(parallel):
-            places.put(place)
-        begun: list[Run] = []
-
-        def train(cell: Cell) -> tuple[Run, RankResult | str]:
-            place = places.get()
-            run = self._begin(cell)
-            begun.append(run)
-            try:
-                context.setJobGroup(self._experiment, cell.label, interruptOnCancel=True)
-                seat = _Seat(place, parallel if local else 1, threads)
-                (outcome,) = context.parallelize([task_of(run)], 1).map(partial(_train_alone, seat)).collect()
-            except Exception as error:  # the executor was lost
-                outcome = _told(error)
-            finally:
-                places.put(place)
-            return run, outcome
-
+        waiting, free = deque(cells.items()), deque(range(parallel))
+        running: dict[Future[RankResult | str], tuple[str, Run, int]] = {}
         with ThreadPoolExecutor(parallel) as pool:
-            futures = {pool.submit(train, cell): key for key, cell in cells.items()}
             try:
-                for future in as_completed(futures):
-                    run, outcome = future.result()
-                    yield futures[future], run, self._recorded(run, outcome)
-                    begun.remove(run)
+                while waiting or running:
+                    while waiting and free:
+                        key, cell = waiting.popleft()
+                        run, place = self._begin(cell), free.popleft()
+                        seat = _Seat(place, parallel if local else 1, threads)
+                        running[pool.submit(self._train, run, cell.label, seat)] = key, run, place
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        key, run, place = running[future]
+                        # Recording takes Spark tasks: the next cell would take their slot and have them wait for it.
+                        ending = self._recorded(run, future.result())
+                        del running[future]
+                        free.append(place)
+                        yield key, run, ending
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                context.cancelJobGroup(self._experiment)
-                for run in begun:
+                self._spark.sparkContext.cancelJobGroup(self._experiment)
+                pool.shutdown(wait=True)
+                for _, run, _ in running.values():
                     shutil.rmtree(run.scratch, ignore_errors=True)
                 raise
+
+    def _train(self, run: Run, label: str, seat: _Seat) -> RankResult | str:
+        """Train in a Spark task, and wait for it."""
+        context = self._spark.sparkContext
+        context.setJobGroup(self._experiment, label, interruptOnCancel=True)
+        try:
+            (outcome,) = context.parallelize([task_of(run)], 1).map(partial(_train_alone, seat)).collect()
+        except Exception as error:  # the executor was lost
+            return _told(error)
+        return outcome
 
     def _begin(self, cell: Cell) -> Run:
         return new_run(self._lake, cell.config, self._pinned, self._experiment)
@@ -197,15 +206,6 @@ def finished_runs(lake: Lake, cells: Sequence[str]) -> dict[str, str]:
     chosen = runs.where((F.col("status") == "ok") & F.col("cell").isin(list(cells)))
     newest = chosen.groupBy("cell").agg(F.max_by("run_id", "started_at").alias("run_id"))
     return {row["cell"]: row["run_id"] for row in newest.collect()}
-
-
-@dataclass(frozen=True)
-class _Seat:
-    """Where a cell's process sits: its place among as many on the machine, and its threads (0: as Spark set them)."""
-
-    place: int
-    of: int
-    threads: int
 
 
 def _train_alone(seat: _Seat, task: RankTask) -> RankResult | str:
