@@ -60,7 +60,10 @@ def _parser(job: Callable[[Config], dict[str, Any]]) -> argparse.ArgumentParser:
         "All keys: docs/config.md. Logs go to stderr; the last line of stdout is one JSON object.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML file; keys left out keep their defaults")
+    parser.add_argument(
+        "--config", metavar="FILE", action="append", default=[],
+        help="YAML file; keys left out keep their defaults (may be repeated: a later file overrides an earlier one)",
+    )  # fmt: skip
     parser.add_argument(
         "--set", metavar="a.b=value", action="append", default=[], help="set one key (may be repeated); value in YAML"
     )

@@ -1,10 +1,10 @@
-"""The configuration of a run: defaults < YAML file < --set, every key known and documented.
+"""The configuration of a run: defaults < YAML files < --set, every key known and documented.
 
 `python -m mamdr_core.config` prints docs/config.md.
 """
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from mamdr_core.comparing.settings import CompareSettings, ConflictSettings, SweepSettings
 from mamdr_core.datasets.settings import ConvertSettings, SyntheticSettings
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
@@ -56,16 +57,23 @@ class Config:
     """Training."""
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     """Evaluation (evaluate)."""
+    compare: CompareSettings = field(default_factory=CompareSettings)
+    """Comparison of methods and models (compare_methods)."""
+    sweep: SweepSettings = field(default_factory=SweepSettings)
+    """Settings tried on a grid or searched (sweep)."""
+    conflict: ConflictSettings = field(default_factory=ConflictSettings)
+    """Conflict between domains' gradients (conflict)."""
 
 
 _ADAPTER = TypeAdapter(Config)
 
 
-def load_config(path: str | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file and apply overrides.
+def load_config(paths: str | Sequence[str] | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read YAML files and apply overrides.
 
     Args:
-        path: YAML file; None for the defaults alone.
+        paths: YAML file, or several: a later one overrides an earlier one key by key, lists whole; None for the
+            defaults alone.
         overrides: `a.b=value` each, the value in YAML.
 
     Raises:
@@ -75,7 +83,9 @@ def load_config(path: str | None = None, overrides: Sequence[str] = ()) -> Confi
         >>> load_config(overrides=["train.dr.k=5"]).train.dr.k
         5
     """
-    values = _read_yaml(path) if path else {}
+    values: dict[str, Any] = {}
+    for path in [paths] if isinstance(paths, str) else paths or ():
+        values = _merge(values, _read_yaml(path))
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
@@ -100,9 +110,31 @@ def parse_config(values: dict[str, Any]) -> Config:
         raise MamdrError(f"{where}: {found['msg'].removeprefix('Value error, ')}") from None
 
 
+def with_values(config: Config, changes: Mapping[str, Any]) -> Config:
+    """The configuration with some keys changed.
+
+    Raises:
+        MamdrError: an unknown key or a value of the wrong kind.
+
+    Example:
+        >>> with_values(Config(), {"train.dr.k": 5}).train.dr.k
+        5
+    """
+    values = plain_config(config)
+    for key, value in changes.items():
+        _assign(values, key, value)
+    return parse_config(values)
+
+
 def dump_config(config: Config) -> str:
     """The resolved configuration as YAML; `load_config` reads it back to an equal Config."""
-    return yaml.safe_dump(_ADAPTER.dump_python(config, mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(plain_config(config), sort_keys=False, allow_unicode=True)
+
+
+def plain_config(config: Config) -> dict[str, Any]:
+    """The resolved configuration as a tree of what JSON and YAML know; `parse_config` makes it a Config again."""
+    plain: dict[str, Any] = _ADAPTER.dump_python(config, mode="json")
+    return plain
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
@@ -120,6 +152,14 @@ def _read_yaml(path: str) -> dict[str, Any]:
     return values
 
 
+def _merge(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(values)
+    for key, value in over.items():
+        before = merged.get(key)
+        merged[key] = _merge(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+    return merged
+
+
 def _parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
@@ -132,7 +172,7 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise MamdrError(f"--set {key}: {parent} holds a value, not a section")
+            raise MamdrError(f"{key}: {parent} holds a value, not a section")
     values[leaf] = value
 
 
@@ -162,7 +202,7 @@ def _known_keys(cls: type, prefix: str) -> Iterator[str]:
 
 def _section(kind: Any) -> type | None:
     """The settings class of a key that is a section, declared or optional."""
-    if get_origin(kind) is tuple:
+    if get_origin(kind) in (tuple, dict):
         return None
     return next((part for part in (kind, *get_args(kind)) if isinstance(part, type) and is_dataclass(part)), None)
 
@@ -194,7 +234,8 @@ def config_reference() -> str:
     """docs/config.md: every key with its default and meaning."""
     head = (
         "# Config keys\n\nMade by `python -m mamdr_core.config` from the code; a test keeps it so.\n"
-        "Precedence: defaults < `--config FILE` < `--set a.b=value`.\n\n| key | default | meaning |\n|---|---|---|\n"
+        "Precedence: defaults < `--config FILE` < `--set a.b=value`; of several `--config`, a later one overrides an "
+        "earlier one.\n\n| key | default | meaning |\n|---|---|---|\n"
     )
     return head + "\n".join(_markdown_rows(Config, "")) + "\n"
 

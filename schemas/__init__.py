@@ -1,8 +1,10 @@
 """Every table of the lake, declared once: Spark schemas, Unischemas, Delta constraints and quality rules follow."""
 
 from schemas.clicks import CLICKS, CLICKS_REJECTED
+from schemas.conflict import CONFLICTS, DOMAIN_CONFLICTS
 from schemas.declaration import Column, ColumnType, Rule, Table
 from schemas.examples import EXAMPLES, SPLITS
+from schemas.experiments import COMPARISONS, SWEEPS
 from schemas.features import clicks_table, examples_table, range_rules
 from schemas.loads import LOADS
 from schemas.runs import DOMAIN_METRICS, STATUSES, TRAINING_RUNS
@@ -32,6 +34,10 @@ TABLES: dict[str, Table] = {
         DOMAIN_STATS,
         TRAINING_RUNS,
         DOMAIN_METRICS,
+        COMPARISONS,
+        SWEEPS,
+        CONFLICTS,
+        DOMAIN_CONFLICTS,
     )
 }
 """The lake's tables by name."""

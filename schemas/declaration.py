@@ -14,8 +14,10 @@ ColumnType = Literal[
     "timestamp",
     "boolean",
     "array<float>",
+    "array<string>",
     "map<string,bigint>",
     "map<string,double>",
+    "map<string,string>",
 ]
 
 

@@ -14,8 +14,10 @@ _TYPES: dict[ColumnType, T.DataType] = {
     "timestamp": T.TimestampType(),
     "boolean": T.BooleanType(),
     "array<float>": T.ArrayType(T.FloatType()),
+    "array<string>": T.ArrayType(T.StringType()),
     "map<string,bigint>": T.MapType(T.StringType(), T.LongType()),
     "map<string,double>": T.MapType(T.StringType(), T.DoubleType()),
+    "map<string,string>": T.MapType(T.StringType(), T.StringType()),
 }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mamdr_core.config import config_reference, dump_config, load_config, parse_config
+from mamdr_core.config import config_reference, dump_config, load_config, parse_config, with_values
 from mamdr_core.errors import MamdrError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,6 +18,26 @@ def test_defaults_give_way_to_the_file_and_the_file_to_set(tmp_path):
     assert (config.train.epochs, config.train.dr.k, config.train.batch_size) == (3, 5, 1024)
     assert str(config.examples.until) == "2026-01-02"
     assert config.lake.root == "a=b"
+
+
+def test_a_later_file_overrides_an_earlier_one_key_by_key_and_lists_whole(tmp_path):
+    data, table = tmp_path / "data.yaml", tmp_path / "table.yaml"
+    data.write_text("lake: {root: here}\nmodel: {hidden: [8, 4], dropout: 0.1}\ntrain: {dr: {k: 2, gamma: 0.5}}\n")
+    table.write_text("model: {hidden: [16]}\ntrain: {dr: {k: 7}}\n")
+    config = load_config([str(data), str(table)], ["train.dr.gamma=0.25"])
+    assert config.lake.root == "here"
+    assert (config.model.hidden, config.model.dropout) == ((16,), 0.1)
+    assert (config.train.dr.k, config.train.dr.gamma) == (7, 0.25)
+    assert load_config([str(table), str(data)]).train.dr.k == 2
+
+
+def test_keys_of_a_config_can_be_changed_and_mistakes_in_them_are_named():
+    config = with_values(load_config(), {"train.dr.k": 5, "model.hidden": [4]})
+    assert (config.train.dr.k, config.model.hidden, config.train.dr.gamma) == (5, (4,), load_config().train.dr.gamma)
+    with pytest.raises(MamdrError, match=r"unknown config key train\.dr\.kk; did you mean train\.dr\.k\?"):
+        with_values(config, {"train.dr.kk": 5})
+    with pytest.raises(MamdrError, match=r"train\.seed\.x: seed holds a value, not a section"):
+        with_values(config, {"train.seed.x": 5})
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("*.yaml")), ids=lambda path: path.name)

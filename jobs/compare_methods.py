@@ -1,0 +1,23 @@
+"""Compare learning methods and models over seeds."""
+
+import sys
+from typing import Any
+
+from mamdr_core.cli import run_job
+from mamdr_core.comparing import compare
+from mamdr_core.config import Config
+from mamdr_core.lake.session import spark_session
+
+
+def compare_methods(config: Config) -> dict[str, Any]:
+    """Train every compared model and method with every seed, and tell their AUC, RANK and test; see compare.* keys.
+
+    Cells of one rank run side by side. Started again, a comparison runs only what has not finished. Writes the table
+    comparisons, and comparison.md and comparison.tex below <lake.root>/reports/<name>/.
+    """
+    with spark_session("compare_methods") as spark:
+        return compare.compare_methods(spark, config)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(compare_methods))

@@ -1,0 +1,23 @@
+"""How much domains' gradients conflict."""
+
+import sys
+from typing import Any
+
+from mamdr_core.cli import run_job
+from mamdr_core.comparing.conflict import measure_conflict
+from mamdr_core.config import Config
+from mamdr_core.lake.session import spark_session
+
+
+def conflict(config: Config) -> dict[str, Any]:
+    """Measure cosines between domains' gradients at theta_S of a run, before and after rounds of DN; see conflict.*.
+
+    Writes the tables conflicts and domain_conflicts and, where all pairs are measured, heat maps below
+    <lake.root>/reports/<run_id>/.
+    """
+    with spark_session("conflict") as spark:
+        return measure_conflict(spark, config)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(conflict))

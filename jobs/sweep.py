@@ -1,0 +1,23 @@
+"""Try settings of the learning methods."""
+
+import sys
+from typing import Any
+
+from mamdr_core.cli import run_job
+from mamdr_core.comparing.sweep import sweep as try_settings
+from mamdr_core.config import Config
+from mamdr_core.lake.session import spark_session
+
+
+def sweep(config: Config) -> dict[str, Any]:
+    """Try settings on a grid, or search them with an equal number of trials for every method; see sweep.* keys.
+
+    The best by validation AUC are compared as compare_methods does. Started again, a sweep runs only what has not
+    finished. Writes the tables sweeps and comparisons, and tables and figures below <lake.root>/reports/<name>/.
+    """
+    with spark_session("sweep") as spark:
+        return try_settings(spark, config)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(sweep))

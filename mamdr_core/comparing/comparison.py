@@ -1,0 +1,130 @@
+"""A comparison's rows: every model and method over its seeds, against a baseline.
+
+Shape suffixes: M rows, S seeds, n domains (all of the examples), m domains that are compared.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mamdr_core.comparing.cells import baseline_of
+from mamdr_core.comparing.figures import Floats, compare_domains, mean_ranks, smallest_third, spread
+from mamdr_core.comparing.measured import Measured, RunFigures
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a row of a comparison is made from.
+
+    Attributes:
+        pair: model and method.
+        runs: by seed, the run that finished.
+        failed: seeds that failed.
+    """
+
+    pair: Pair
+    runs: dict[int, str]
+    failed: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison.
+
+    Attributes:
+        rows: figures of each entry by column of the table comparisons, in order.
+        domains: indices of the domains that are compared, int64 [m].
+        auc_Mm: mean test AUC over seeds of each entry by compared domain; NaN for an entry without a run.
+    """
+
+    rows: list[dict[str, Any]]
+    domains: NDArray[np.int64]
+    auc_Mm: Floats
+
+
+def compare(entries: Sequence[Entry], measured: Measured, train_rows_n: NDArray[np.int64], baseline: str) -> Comparison:
+    """Compare entries by the test AUC in every domain that has one in all their runs.
+
+    RANK is over the seeds that all entries with a run have in common, the test over those that an entry and its
+    baseline have; where there are none the figure is None.
+
+    Args:
+        entries: one for each row.
+        measured: their runs.
+        train_rows_n: training rows by domain.
+        baseline: a method or a model/method.
+    """
+    runs = [[measured.runs[run] for run in entry.runs.values()] for entry in entries]
+    known_n = measured.test_rows_n > 0
+    for run in (run for own in runs for run in own):
+        known_n &= ~np.isnan(run.auc_n)
+    domains = np.flatnonzero(known_n)
+    ranks = _ranks(entries, measured, domains)
+    by_pair = {entry.pair: entry for entry in entries}
+    small_m = smallest_third(train_rows_n[domains])
+    oracle_m = measured.oracle_n[domains]
+    oracle = float(oracle_m.mean()) if len(domains) and not np.isnan(oracle_m).any() else None
+    rows, auc_Mm = [], np.full((len(entries), len(domains)), np.nan)
+    for number, (entry, own) in enumerate(zip(entries, runs, strict=True)):
+        if own:
+            auc_Mm[number] = np.stack([run.auc_n[domains] for run in own]).mean(0)
+        base = baseline_of(entry.pair, baseline)
+        row = {
+            "model": entry.pair[0],
+            "method": entry.pair[1],
+            "baseline": "/".join(base),
+            "seeds": len(own),
+            "failed": entry.failed,
+            "domains": len(domains),
+            "domains_left_out": int((measured.test_rows_n > 0).sum()) - len(domains),
+            "rank": ranks.get(entry.pair),
+            "oracle_test_auc": oracle,
+            "runs": list(entry.runs.values()),
+        }
+        if own and len(domains):
+            row |= _aucs(own, domains, measured.test_rows_n)
+            row["smallest_third_test_auc"] = float(auc_Mm[number][small_m].mean())
+        row |= _against(entry, by_pair.get(base), measured, domains)
+        rows.append(row)
+    return Comparison(rows, domains, auc_Mm)
+
+
+def _aucs(runs: Sequence[RunFigures], domains: NDArray[np.int64], test_rows_n: NDArray[np.int64]) -> dict[str, Any]:
+    """Means over seeds, and spreads."""
+    means_S = np.array([run.auc_n[domains].mean() for run in runs])
+    weighted_S = np.array([np.average(run.auc_n[domains], weights=test_rows_n[domains]) for run in runs])
+    val = float(np.mean([run.val_auc for run in runs]))
+    return {
+        "test_auc": float(means_S.mean()),
+        "test_auc_std": spread(means_S),
+        "weighted_test_auc": float(weighted_S.mean()),
+        "weighted_test_auc_std": spread(weighted_S),
+        "val_auc": None if np.isnan(val) else val,
+        "seconds": float(np.mean([run.seconds for run in runs])),
+    }
+
+
+def _ranks(entries: Sequence[Entry], measured: Measured, domains: NDArray[np.int64]) -> Mapping[Pair, float]:
+    having = [entry for entry in entries if entry.runs]
+    seeds = sorted(set.intersection(*(set(entry.runs) for entry in having))) if having else []
+    if not seeds or not len(domains):
+        return {}
+    auc_MSm = np.array([[measured.runs[entry.runs[seed]].auc_n[domains] for seed in seeds] for entry in having])
+    return dict(zip([entry.pair for entry in having], mean_ranks(auc_MSm).tolist(), strict=True))
+
+
+def _against(entry: Entry, base: Entry | None, measured: Measured, domains: NDArray[np.int64]) -> dict[str, Any]:
+    if base is None or base is entry or not len(domains):
+        return {}
+    seeds = sorted(set(entry.runs) & set(base.runs))
+    if not seeds:
+        return {}
+    own_m, base_m = (
+        np.mean([measured.runs[each.runs[seed]].auc_n[domains] for seed in seeds], axis=0) for each in (entry, base)
+    )
+    return vars(compare_domains(own_m, base_m))

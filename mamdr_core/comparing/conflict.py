@@ -1,0 +1,166 @@
+"""conflict on the driver: agreement of domains' gradients at theta_S of a run, before and after rounds of DN."""
+
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pyspark.sql import SparkSession
+
+from mamdr_core.comparing.gradients import (
+    Agreement,
+    Pairs,
+    cosine_matrix,
+    domain_gradients,
+    draw_pairs,
+    measure_pairs,
+)
+from mamdr_core.comparing.plots import plot_conflict
+from mamdr_core.comparing.settings import ConflictSettings
+from mamdr_core.config import Config, with_values
+from mamdr_core.engine.columns import Columns
+from mamdr_core.engine.plan import RoundPlan
+from mamdr_core.errors import MamdrError
+from mamdr_core.learning.learner import Learner
+from mamdr_core.learning.methods import find_method
+from mamdr_core.parallel.collective import SingleProcess
+from mamdr_core.training.building import make_learner, place_columns
+from mamdr_core.training.rounds import deal_rounds
+from mamdr_core.training.trained import Trained, open_trained
+from schemas import TABLES
+from schemas.spark import spark_schema
+
+logger = logging.getLogger(__name__)
+
+KEPT_BYTES = 1e9
+"""Of gradients in memory at a time, about."""
+MOST_SHOWN = 500
+"""Domains of a heat map at most."""
+
+
+def measure_conflict(spark: SparkSession, config: Config) -> dict[str, Any]:
+    """Measure a run, and replace its rows in conflicts and domain_conflicts.
+
+    Returns:
+        run_id, domains, pairs, pairs_total, dn_rounds, figures (files), and for the stages `before` and `after`:
+        mean_cosine, std_error, negative_share, mean_inner_product.
+
+    Raises:
+        MamdrError: no such run or package, or fewer than two domains with gradients.
+    """
+    settings = config.conflict
+    trained = open_trained(spark, config, settings.run_id)
+    train = place_columns({"train": trained.share.columns("train")}, trained.device)["train"]
+    domains = np.flatnonzero(trained.pinned.counts["train"])
+    pairs = draw_pairs(domains, settings.max_pairs, settings.seed)
+    learner = _dn_learner(trained, train, settings)
+    stages = {"before": _measure(learner, train, pairs, settings)}
+    if settings.dn_rounds:
+        _negotiate(learner, trained, settings)
+        stages["after"] = _measure(learner, train, pairs, settings)
+    for stage, agreement in stages.items():
+        if not agreement.known.any():
+            raise MamdrError(f"run {trained.run_id}: no two domains have gradients that are not zero")
+        logger.info(
+            "%s: mean cosine %.4f (standard error %.4f), %.1f %% of %d pairs in conflict",
+            stage, *agreement.mean_cosine(), 100 * agreement.negative_share()[0], int(agreement.known.sum()),
+        )  # fmt: skip
+    _record(spark, trained, settings, stages)
+    told = {
+        stage: {
+            "mean_cosine": agreement.mean_cosine()[0],
+            "std_error": agreement.mean_cosine()[1],
+            "negative_share": agreement.negative_share()[0],
+            "mean_inner_product": agreement.mean_inner_product(),
+        }
+        for stage, agreement in stages.items()
+    }
+    return {
+        "run_id": trained.run_id,
+        "domains": len(domains),
+        "pairs": len(pairs.first),
+        "pairs_total": pairs.total,
+        "dn_rounds": settings.dn_rounds,
+        "figures": _draw(trained, stages),
+        **told,
+    }
+
+
+def _dn_learner(trained: Trained, train: Columns, settings: ConflictSettings) -> Learner:
+    """A learner of DN that starts from theta_S of the run, with small plain steps."""
+    config = with_values(
+        trained.config,
+        {
+            "train.method": "dn",
+            "train.seed": settings.seed,
+            "train.engine": "eager",
+            "train.precision": "fp32",
+            "train.tables": "replicated",
+            "train.inner": {"optimizer": "sgd", "lr": settings.lr},
+            "train.outer": {"optimizer": "sgd", "beta": settings.beta},
+        },
+    )
+    everything = np.ones(len(trained.pinned.domain_ids), dtype=np.bool_)
+    learner = make_learner(
+        config, trained.pinned, everything, SingleProcess(), trained.share, train, trained.device
+    )  # fmt: skip
+    learner.shared = trained.package.shared
+    return learner
+
+
+def _negotiate(learner: Learner, trained: Trained, settings: ConflictSettings) -> None:
+    """Rounds of DN (Alg. 1), sliced as the run's were."""
+    train = trained.config.train
+    counts = trained.pinned.counts["train"]
+    plan = RoundPlan(counts, train.rounds_per_epoch, train.smallest_slice, settings.seed)
+    epochs = range(-(-settings.dn_rounds // train.rounds_per_epoch))
+    rounds = (round_ for epoch in epochs for round_ in deal_rounds(plan, epoch, learner.train, 0, trained.share.arrays))
+    for round_ in islice(rounds, settings.dn_rounds):
+        find_method("dn").move_shared(learner, round_)
+
+
+def _measure(learner: Learner, train: Columns, pairs: Pairs, settings: ConflictSettings) -> Agreement:
+    gradient = domain_gradients(learner.engine, learner.shared, train, settings.rows, settings.seed)
+    keep = max(2, int(KEPT_BYTES / learner.shared.dense.nbytes))
+    return measure_pairs(gradient, pairs, keep)
+
+
+def _record(spark: SparkSession, trained: Trained, settings: ConflictSettings, stages: Mapping[str, Agreement]) -> None:
+    made_at = datetime.now(UTC)
+    ids = trained.pinned.domain_ids
+    summaries, found = [], []
+    for stage, agreement in stages.items():
+        known_K, pairs = agreement.known, agreement.pairs
+        (cosine, error), (share, share_error) = agreement.mean_cosine(), agreement.negative_share()
+        counted = len(np.unique(np.concatenate([pairs.first[known_K], pairs.second[known_K]])))
+        measured, left_out = int(known_K.sum()), int((~known_K).sum())
+        summaries.append(
+            (trained.run_id, stage, counted, measured, pairs.total, left_out, cosine, error, share, share_error,
+             agreement.mean_inner_product(), agreement.quantiles(), settings.rows, settings.dn_rounds, settings.lr,
+             settings.beta, settings.seed, made_at)
+        )  # fmt: skip
+        columns = (pairs.first, pairs.second, agreement.cosine_K, agreement.inner_K)
+        each = zip(*(column[known_K].tolist() for column in columns), strict=True)
+        found += [
+            (trained.run_id, stage, one, other, ids[one], ids[other], value, inner) for one, other, value, inner in each
+        ]
+    for name, rows in (("conflicts", summaries), ("domain_conflicts", found)):
+        table = TABLES[name]
+        frame = spark.createDataFrame(rows, spark_schema(table))
+        trained.lake.overwrite_where(table, frame, f"run_id = '{trained.run_id}'")
+
+
+def _draw(trained: Trained, stages: Mapping[str, Agreement]) -> list[str]:
+    """Heat maps of all pairs, all in the order of the first stage's clusters; none of a sample or of many domains."""
+    pairs = stages["before"].pairs
+    domains = np.unique(np.concatenate([pairs.first, pairs.second])).tolist()
+    if len(pairs.first) < pairs.total or len(domains) > MOST_SHOWN:
+        return []
+    folder = Path(trained.lake.path_of("reports", trained.run_id))
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [trained.pinned.domain_ids[domain] for domain in domains]
+    matrices = {stage: cosine_matrix(agreement, domains) for stage, agreement in stages.items()}
+    return [str(plot_conflict(matrices, names, folder / "conflict.svg"))]

@@ -1,0 +1,91 @@
+"""AUCs by domain of an experiment's runs, read from the lake.
+
+Shape suffixes: n domains.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pyspark.sql import functions as F
+
+from mamdr_core.comparing.figures import Floats
+from mamdr_core.lake.tables import Lake
+
+
+@dataclass(frozen=True)
+class RunFigures:
+    """A finished run.
+
+    Attributes:
+        run_id: names it.
+        code_version: that made it.
+        auc_n: test AUC by domain index; NaN where it has none.
+        test_auc: mean over the domains that have one; NaN if none has.
+        weighted_test_auc: the same, weighted by rows.
+        val_auc: mean validation AUC.
+        seconds: of training, measuring and saving.
+    """
+
+    run_id: str
+    code_version: str | None
+    auc_n: Floats
+    test_auc: float
+    weighted_test_auc: float
+    val_auc: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Runs on one version of the examples.
+
+    Attributes:
+        runs: by run_id.
+        test_rows_n: rows of the test split by domain index, int64.
+        oracle_n: the oracle's test AUC; NaN where it is not known.
+    """
+
+    runs: dict[str, RunFigures]
+    test_rows_n: NDArray[np.int64]
+    oracle_n: Floats
+
+
+def read_measured(lake: Lake, run_ids: Sequence[str], domains: int) -> Measured:
+    """Read the figures of some finished runs.
+
+    Args:
+        lake: that has recorded them.
+        run_ids: of runs on the same examples.
+        domains: number of domain indices n.
+    """
+    ids = list(run_ids)
+    found = lake.read("training_runs").where(F.col("run_id").isin(ids)).collect()
+    metrics = lake.read("domain_metrics").where(F.col("run_id").isin(ids) & (F.col("split") == "test"))
+    table = metrics.select("run_id", "domain", "rows", "auc", "oracle_auc").toArrow()
+    run, domain = table["run_id"].to_numpy(), table["domain"].to_numpy()
+    auc, oracle = (table[name].cast("float64").fill_null(np.nan).to_numpy() for name in ("auc", "oracle_auc"))
+    test_rows_n = np.zeros(domains, dtype=np.int64)
+    test_rows_n[domain] = table["rows"].to_numpy()
+    oracle_n = np.full(domains, np.nan)
+    oracle_n[domain] = oracle
+    runs = {}
+    for row in found:
+        own = run == row["run_id"]
+        auc_n = np.full(domains, np.nan)
+        auc_n[domain[own]] = auc[own]
+        runs[row["run_id"]] = RunFigures(
+            run_id=row["run_id"],
+            code_version=row["code_version"],
+            auc_n=auc_n,
+            test_auc=_number(row["test_auc"]),
+            weighted_test_auc=_number(row["weighted_test_auc"]),
+            val_auc=_number(row["val_auc"]),
+            seconds=_number((row["seconds"] or {}).get("ranks")),
+        )
+    return Measured(runs, test_rows_n, oracle_n)
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)

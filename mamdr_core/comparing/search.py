@@ -1,0 +1,77 @@
+"""Bayesian search of settings (Optuna's TPE) with an equal number of trials for every method.
+
+A search is told validation AUCs alone. It draws the same again from the same seed and outcomes: started again, it asks
+for the trials of before, which are answered from their recorded runs.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.trial import Trial, TrialState
+
+from mamdr_core.comparing.points import Point
+from mamdr_core.comparing.settings import SpaceSettings, SweepSettings
+
+logger = logging.getLogger(__name__)
+
+
+def search_points(
+    settings: SweepSettings, methods: Sequence[str], evaluate: Callable[[list[Point]], list[float | None]]
+) -> list[Point]:
+    """Search each method's space with `trials` trials.
+
+    Methods advance together, so that their trials can run side by side, but learn from their own trials alone.
+
+    Args:
+        settings: trials, spaces, batch and seed.
+        methods: what is searched.
+        evaluate: the validation AUC of each of some points; None for one that failed.
+
+    Returns:
+        All points, by method, in the order in which they were drawn.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    studies = {
+        method: optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=settings.seed))
+        for method in methods
+    }
+    spaces = {method: space_of(settings, method) for method in methods}
+    points: dict[str, list[Point]] = {method: [] for method in methods}
+    for first in range(0, settings.trials, settings.batch):
+        size = min(settings.batch, settings.trials - first)
+        drawn = [(method, studies[method].ask()) for method in methods for _ in range(size)]
+        tried = [Point(method, _draw(trial, spaces[method])) for method, trial in drawn]
+        for (method, trial), point, auc in zip(drawn, tried, evaluate(tried), strict=True):
+            points[method].append(point)
+            if auc is None:
+                # Not FAIL, which the sampler forgets: it ranks a pruned trial below all others and keeps away from it.
+                studies[method].tell(trial, state=TrialState.PRUNED)
+            else:
+                studies[method].tell(trial, auc)
+        known = {
+            method: [trial.value for trial in study.trials if trial.value is not None]
+            for method, study in studies.items()
+        }
+        best = ", ".join(f"{method} {max(values):.4f}" for method, values in known.items() if values)
+        logger.info("%d/%d trials of each method | best val AUC: %s", first + size, settings.trials, best or "none")
+    return [point for method in methods for point in points[method]]
+
+
+def space_of(settings: SweepSettings, method: str) -> Mapping[str, SpaceSettings]:
+    """What is searched for a method."""
+    return {**settings.space, **settings.method_space.get(method, {})}
+
+
+def _draw(trial: Trial, space: Mapping[str, SpaceSettings]) -> dict[str, Any]:
+    return {key: _suggest(trial, key, each) for key, each in space.items()}
+
+
+def _suggest(trial: Trial, key: str, space: SpaceSettings) -> Any:
+    low, high = space.low, space.high
+    if low is None or high is None:
+        return space.choices[trial.suggest_categorical(key, list(range(len(space.choices))))]
+    if isinstance(low, int) and isinstance(high, int):
+        return trial.suggest_int(key, low, high, log=space.log)
+    return trial.suggest_float(key, low, high, log=space.log)

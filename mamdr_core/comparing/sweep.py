@@ -1,0 +1,149 @@
+"""sweep on the driver: points of a grid or of a search, then the comparison of each method's best."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from mamdr_core.comparing.cells import check_keys, check_pairs
+from mamdr_core.comparing.compare import digest, nothing_finished, tell_comparison
+from mamdr_core.comparing.measured import read_measured
+from mamdr_core.comparing.plots import plot_grid
+from mamdr_core.comparing.points import Point, best_place, grid_points, point_rows
+from mamdr_core.comparing.report import latex, markdown
+from mamdr_core.comparing.running import Ended, Runner
+from mamdr_core.comparing.search import search_points, space_of
+from mamdr_core.comparing.sheets import sweep_sheets
+from mamdr_core.config import Config, plain_config
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.tables import Lake
+from mamdr_core.shards.pinned import PinnedExamples
+from mamdr_core.training.preparing import prepare_examples
+from mamdr_core.training.runs import cell_of
+from schemas import TABLES
+from schemas.spark import spark_schema
+
+logger = logging.getLogger(__name__)
+
+
+def sweep(spark: SparkSession, config: Config) -> dict[str, Any]:
+    """Try settings of each method, choose its best by validation AUC, and compare those over the seeds.
+
+    Returns:
+        sweep, points, done (cells run now), skipped (finished before), failed, examples_version, report (the Markdown
+        file), and `best`: by method, its settings, val_auc and test_auc.
+
+    Raises:
+        MamdrError: an unknown name or key, before anything is read; no examples; no cell finished.
+    """
+    settings = config.sweep
+    methods = settings.methods or (config.train.method,)
+    _check(config, methods)
+    points = [] if settings.trials else grid_points(config, methods)
+    lake, pinned, _ = prepare_examples(spark, config)
+    name = settings.name or "sweep-" + digest([str(plain_config(config)["sweep"]), str(pinned.versions)])
+    runner = Runner(spark, lake, pinned, name, settings.parallel)
+    ended = Ended()
+    if settings.trials:
+        points = _search(runner, config, methods, pinned, lake, ended)
+    else:
+        ended.add(runner.run([cell for point in points for cell in point.cells]))
+    if not ended.runs:
+        raise nothing_finished(name, ended)
+    rows, best = _tell(spark, lake, pinned, config, name, points, ended)
+    cells = [cell for point in best for cell in point.cells]
+    baseline = "joint" if "joint" in methods else best[0].method
+    tell_comparison(spark, lake, pinned, name, cells, ended, baseline, config.compare.largest)
+    told = ("settings", "val_auc", "test_auc")
+    return {
+        "sweep": name,
+        "points": len(points),
+        **ended.figures(),
+        "examples_version": pinned.versions["examples"],
+        "report": lake.path_of("reports", name, "sweep.md"),
+        "best": {row["method"]: {key: row.get(key) for key in told} for row in rows if row["chosen"]},
+    }
+
+
+def _check(config: Config, methods: Sequence[str]) -> None:
+    settings = config.sweep
+    check_pairs("sweep", [(config.model.name, method) for method in methods])
+    check_keys("sweep.grid", settings.grid)
+    check_keys("sweep.space", settings.space)
+    for method, space in settings.method_space.items():
+        if method not in methods:
+            raise MamdrError(f"sweep.method_space: {method} is not among sweep.methods: {', '.join(methods)}")
+        check_keys(f"sweep.method_space.{method}", space)
+    if not settings.grid and not settings.trials:
+        raise MamdrError("sweep has nothing to try: give sweep.grid, or sweep.trials and sweep.space")
+    if settings.trials and not settings.space and set(settings.method_space) != set(methods):
+        raise MamdrError("sweep.trials needs sweep.space, or a sweep.method_space for every method")
+    for method in methods if settings.trials else ():
+        spaces = space_of(settings, method)
+        start = {key: space.choices[0] if space.choices else space.low for key, space in spaces.items()}
+        Point(method, start).add_seeds(config, settings.seeds)  # tells of a key that is not known
+
+
+def _search(
+    runner: Runner, config: Config, methods: Sequence[str], pinned: PinnedExamples, lake: Lake, ended: Ended
+) -> list[Point]:
+    """Search, then run each method's best with all seeds."""
+
+    def evaluate(points: list[Point]) -> list[float | None]:
+        cells = [cell for point in points for cell in point.add_seeds(config, config.sweep.seeds[:1])]
+        ended.add(runner.run(cells, ended))
+        return [row["score"] for row in _rows(lake, pinned, points, ended, searched=True)]
+
+    points = search_points(config.sweep, methods, evaluate)
+    while True:
+        rows = _rows(lake, pinned, points, ended, searched=True)
+        best = [points[place] for method in methods if (place := best_place(rows, method)) is not None]
+        cells = [cell for point in best for cell in point.add_seeds(config, config.sweep.seeds)]
+        if not cells:
+            return points
+        # Where a seed fails, the next best is chosen.
+        ended.add(runner.run(cells, ended))
+
+
+def _rows(
+    lake: Lake, pinned: PinnedExamples, points: Sequence[Point], ended: Ended, searched: bool
+) -> list[dict[str, Any]]:
+    keys = {cell_of(cell.config, pinned) for point in points for cell in point.cells}
+    runs = sorted({ended.runs[key] for key in keys if key in ended.runs})
+    measured = read_measured(lake, runs, len(pinned.domain_ids)).runs if runs else {}
+    return point_rows(points, pinned, ended, measured, searched)
+
+
+def _tell(
+    spark: SparkSession,
+    lake: Lake,
+    pinned: PinnedExamples,
+    config: Config,
+    name: str,
+    points: Sequence[Point],
+    ended: Ended,
+) -> tuple[list[dict[str, Any]], list[Point]]:
+    """Write the points to sweeps, to stderr, and as tables and figures to reports/<name>/; returns rows and best."""
+    grid = config.sweep.grid
+    rows = _rows(lake, pinned, points, ended, bool(config.sweep.trials))
+    made = {"sweep": name, "examples_version": pinned.versions["examples"], "made_at": datetime.now(UTC)}
+    table = TABLES["sweeps"]
+    values = [tuple((made | row).get(column) for column in table.column_names) for row in rows]
+    lake.overwrite_where(table, spark.createDataFrame(values, spark_schema(table)), f"sweep = '{name}'")
+    folder = Path(lake.path_of("reports", name))
+    folder.mkdir(parents=True, exist_ok=True)
+    sheets = sweep_sheets(rows, grid)
+    text = markdown(name, sheets)
+    (folder / "sweep.md").write_text(text, encoding="utf-8")
+    (folder / "sweep.tex").write_text(latex(name, sheets), encoding="utf-8")
+    print(text, file=sys.stderr)
+    for figure in plot_grid(rows, grid, folder):
+        logger.info("%s: figure %s", name, figure)
+    best = [point for point, row in zip(points, rows, strict=True) if row["chosen"]]
+    if not best:
+        raise MamdrError(f"{name}: in no point did every seed finish; see the table sweeps")
+    return rows, best

@@ -1,0 +1,70 @@
+"""Before a run: names are checked, and one version of the examples is pinned, built first where there is none."""
+
+import logging
+import time
+
+from pyspark.sql import SparkSession
+
+from mamdr_core.config import Config
+from mamdr_core.datasets.synthetic import generate_logs
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.examples import build_examples
+from mamdr_core.lake.ingest import ingest_clicks
+from mamdr_core.lake.stats import domain_stats
+from mamdr_core.lake.tables import Lake
+from mamdr_core.learning.methods import find_method
+from mamdr_core.models import MODELS
+from mamdr_core.shards.pinned import PinnedExamples, pin_examples
+
+logger = logging.getLogger(__name__)
+
+
+def check_names(config: Config) -> None:
+    """Check the names of the method and the model.
+
+    Raises:
+        MamdrError: there is none of that name; the known ones are listed.
+    """
+    try:
+        find_method(config.train.method)
+    except ValueError as error:
+        raise MamdrError(str(error)) from None
+    if config.model.name not in MODELS:
+        raise MamdrError(f"model.name is {config.model.name!r}; known: {', '.join(sorted(MODELS))}")
+
+
+def prepare_examples(spark: SparkSession, config: Config) -> tuple[Lake, PinnedExamples, dict[str, float]]:
+    """The newest examples; where the lake has none yet, they are first built from the raw log.
+
+    Returns:
+        The lake, the pinned version, and seconds by phase.
+
+    Raises:
+        MamdrError: no examples and no raw log, no row to train on, or a lake that cannot hold packages.
+    """
+    seconds: dict[str, float] = {}
+    lake = Lake(spark, config.lake.root)
+    if "://" in lake.root:
+        raise MamdrError(f"lake.root {lake.root}: training needs a local or mounted folder for its packages")
+    if not lake.exists("examples"):
+        started = time.perf_counter()
+        _build(spark, config)
+        seconds["prepare"] = time.perf_counter() - started
+    started = time.perf_counter()
+    pinned = pin_examples(spark, config.lake.root, config.features)
+    if not pinned.counts["train"].sum():
+        raise MamdrError(f"examples version {pinned.versions['examples']} has no row to train on")
+    seconds["pin"] = time.perf_counter() - started
+    return lake, pinned, seconds
+
+
+def _build(spark: SparkSession, config: Config) -> None:
+    """From the raw log to examples, in this session; synthetic logs are made where `synthetic` declares them."""
+    lake = Lake(spark, config.lake.root)
+    logger.info("lake %s has no examples yet: building them", lake.root)
+    if not lake.exists("clicks"):
+        if config.synthetic is not None:
+            generate_logs(spark, config)
+        ingest_clicks(spark, config)
+    build_examples(spark, config)
+    domain_stats(spark, config)

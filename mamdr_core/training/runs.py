@@ -1,0 +1,179 @@
+"""A run from its id to its record: its identity, its place for the ranks' files, and how it ends."""
+
+import contextlib
+import hashlib
+import json
+import shutil
+import uuid
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from mamdr_core.config import Config, dump_config, plain_config
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.tables import Lake
+from mamdr_core.shards.pinned import PinnedExamples
+from mamdr_core.training.package import seal_package
+from mamdr_core.training.rank import RankResult
+from mamdr_core.training.records import code_version, record_metrics, record_run
+
+_ELSEWHERE = ("scratch", "host_memory", "specific_memory", "group_memory", "start_timeout", "device")
+"""Keys of `train` that say where a run happens, not what it computes."""
+
+
+def cell_of(config: Config, pinned: PinnedExamples) -> str:
+    """What a run computes, as 16 hexadecimal digits: the same for the same features, model, training and inputs.
+
+    Paths, and where a run happens (device, memory, scratch), do not matter; what else decides the examples is in the
+    pinned versions.
+    """
+    values = plain_config(config)
+    facts = {
+        "features": [{**feature, "path": ""} for feature in values["features"]],
+        "model": values["model"],
+        "train": {name: value for name, value in values["train"].items() if name not in _ELSEWHERE},
+        "versions": pinned.versions,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is being made.
+
+    Attributes:
+        lake: where it is recorded.
+        config: its resolved configuration.
+        pinned: what it trains on.
+        row: its row in training_runs, as far as it is known at the start.
+    """
+
+    lake: Lake
+    config: Config
+    pinned: PinnedExamples
+    row: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        """Names the run."""
+        return str(self.row["run_id"])
+
+    @property
+    def scratch(self) -> Path:
+        """The folder that ranks write to."""
+        return Path(self.lake.path_of("packages", f".{self.id}.part"))
+
+    def begin(self, spark: SparkSession) -> None:
+        """Record that it runs."""
+        record_run(spark, self.lake, {**self.row, "status": "running"})
+
+    def fail(self, spark: SparkSession, error: BaseException | str) -> None:
+        """Record why it failed, and remove what its ranks wrote."""
+        ended = {"status": "failed", "error": str(error)[:10_000], "finished_at": datetime.now(UTC)}
+        with contextlib.suppress(Exception):  # the cause of the failure matters more than its record
+            record_run(spark, self.lake, {**self.row, **ended})
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def finish(self, spark: SparkSession, results: list[RankResult], seconds: dict[str, float]) -> dict[str, Any]:
+        """Seal the package, then record the figures by domain, then the run: nothing names what is not complete.
+
+        Args:
+            spark: the session.
+            results: of the ranks.
+            seconds: by phase, so far.
+
+        Returns:
+            The run's figures, see `mamdr_core.training.run.train_mamdr`.
+
+        Raises:
+            MamdrError: the ranks' files are not where the driver sees them.
+        """
+        missing = [name for ended in results for name in ended.saved if not (self.scratch / name).is_file()]
+        if missing:
+            raise MamdrError(
+                f"ranks wrote {', '.join(missing)} where the driver cannot see: lake.root must be a shared folder"
+            )
+        result = results[0]
+        figures = _figures(self, result, seconds | result.seconds)
+        package = Path(self.lake.path_of("packages", self.id))
+        facts = asdict(self.pinned)
+        texts = {
+            "config.yaml": self.row["config"],
+            "pinned.json": json.dumps({name: facts[name] for name in ("versions", "sizes", "numeric")}, indent=1),
+            "metrics.json": json.dumps(figures, indent=1),
+        }
+        seal_package(str(self.scratch), str(package), texts)
+        figures["package"] = str(package)
+        record_metrics(spark, self.lake, self.id, self.pinned.domain_ids, result.metrics)
+        recorded = {name: value for name, value in figures.items() if name != "examples_version"}
+        record_run(spark, self.lake, {**self.row, **recorded, "status": "ok", "finished_at": datetime.now(UTC)})
+        return figures
+
+
+def new_run(lake: Lake, config: Config, pinned: PinnedExamples, experiment: str | None = None) -> Run:
+    """A run that has not begun.
+
+    Args:
+        lake, config, pinned: see `Run`.
+        experiment: the comparison or sweep that it belongs to.
+    """
+    now = datetime.now(UTC)
+    row = {
+        "run_id": f"{now:%Y%m%dT%H%M%S}-{config.train.method}-{uuid.uuid4().hex[:6]}",
+        "method": config.train.method,
+        "model": config.model.name,
+        "code_version": code_version(),
+        "config": dump_config(config),
+        "input_versions": pinned.versions,
+        "ds": config.examples.until,
+        "ranks": config.train.ranks,
+        "experiment": experiment,
+        "cell": cell_of(config, pinned),
+        "started_at": now,
+    }
+    return Run(lake, config, pinned, row)
+
+
+def _figures(run: Run, result: RankResult, seconds: dict[str, float]) -> dict[str, Any]:
+    config, pinned, test = run.config, run.pinned, result.metrics["test"]
+    return {
+        "run_id": run.id,
+        "method": config.train.method,
+        "model": config.model.name,
+        "ranks": config.train.ranks,
+        "device": result.device,
+        "engine": result.engine,
+        "precision": config.train.precision if result.engine == "fast" else "fp32",
+        "epochs": result.epochs,
+        "rounds": result.rounds,
+        "best_round": result.best_round,
+        "dr_passes": result.dr_passes,
+        "domains": int((pinned.counts["train"] > 0).sum()),
+        "domains_measured": int((~test.auc.isnan()).sum()),
+        "train_rows": int(pinned.counts["train"].sum()),
+        "val_auc": _known(result.metrics["val"].mean_auc()),
+        "test_auc": _known(test.mean_auc()),
+        "weighted_test_auc": _known(test.weighted_auc()),
+        "oracle_test_auc": _known(_mean_oracle(result)),
+        "samples_per_second": round(result.rows_descended / max(result.inner_seconds, 1e-9), 1),
+        "data_wait_seconds": None if result.data_wait_seconds is None else round(result.data_wait_seconds, 3),
+        "skipped_steps": result.skipped_steps,
+        "specific_bytes": result.specific_bytes,
+        "specific_row_bytes": result.specific_row_bytes,
+        "read_bytes": result.read_bytes,
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "examples_version": pinned.versions["examples"],
+    }
+
+
+def _mean_oracle(result: RankResult) -> float:
+    oracle = result.metrics["test"].oracle_auc
+    return float(oracle[~oracle.isnan()].mean())
+
+
+def _known(value: float) -> float | None:
+    """JSON and SQL have no NaN."""
+    return None if value != value else value

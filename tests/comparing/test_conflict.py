@@ -1,0 +1,82 @@
+"""conflict in Spark: a run's package measured before and after rounds of DN, all pairs and a sample of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pyspark.sql import functions as F
+
+from mamdr_core.comparing.conflict import measure_conflict
+from mamdr_core.config import with_values
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.tables import Lake
+from mamdr_core.training.run import train_mamdr
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def config(spark, experiment_config):
+    """A trained run, and few rounds."""
+    run = train_mamdr(spark, with_values(experiment_config, {"train.method": "joint"}))
+    return with_values(experiment_config, {"conflict.run_id": run["run_id"], "conflict.dn_rounds": 6})
+
+
+@pytest.fixture(scope="module")
+def figures(spark, config):
+    """What measuring all pairs says."""
+    return measure_conflict(spark, config)
+
+
+def test_all_pairs_of_a_run_are_recorded_before_and_after(spark, config, figures):
+    assert (figures["domains"], figures["pairs"], figures["pairs_total"]) == (5, 10, 10)
+    lake = Lake(spark, config.lake.root)
+    rows = {row["stage"]: row for row in lake.read("conflicts").collect()}
+    assert set(rows) == {"before", "after"}
+    for stage, row in rows.items():
+        pairs = lake.read("domain_conflicts").where(F.col("stage") == stage).collect()
+        assert len(pairs) == row["pairs"] == 10
+        cosines = np.array([pair["cosine"] for pair in pairs])
+        assert row["mean_cosine"] == pytest.approx(cosines.mean(), abs=1e-12)
+        assert row["std_error"] == 0.0
+        assert row["negative_share"] == (cosines < 0).mean()
+        assert row["cosine_quantiles"]["0.5"] == pytest.approx(np.median(cosines), abs=1e-12)
+        assert figures[stage]["mean_cosine"] == row["mean_cosine"]
+        assert {pair["domain_id"] for pair in pairs} < {f"d{n}" for n in range(5)}
+    assert rows["before"]["mean_cosine"] != rows["after"]["mean_cosine"]
+
+
+def test_the_heat_map_is_written_beside_the_run(config, figures):
+    (path,) = figures["figures"]
+    assert Path(path) == Path(config.lake.root, "reports", figures["run_id"], "conflict.svg")
+    text = Path(path).read_text()
+    assert all(f"<!-- {said} -->" in text for said in ("before", "after", "d0", "d4", "cosine of gradients"))
+
+
+def test_the_same_run_measured_again_gives_the_same_and_replaces_its_rows(spark, config, figures):
+    assert measure_conflict(spark, config) == figures
+    lake = Lake(spark, config.lake.root)
+    assert (lake.read("conflicts").count(), lake.read("domain_conflicts").count()) == (2, 20)
+
+
+def test_a_sample_of_pairs_states_its_error_and_has_the_same_cosines(spark, config, figures):
+    lake = Lake(spark, config.lake.root)
+    whole = {
+        (row["domain"], row["other"]): row["cosine"]
+        for row in lake.read("domain_conflicts").where("stage = 'before'").collect()
+    }
+    said = measure_conflict(spark, with_values(config, {"conflict.max_pairs": 4, "conflict.dn_rounds": 0}))
+    assert (said["pairs"], said["pairs_total"], said["figures"]) == (4, 10, [])
+    assert "after" not in said
+    row = lake.read("conflicts").first()
+    pairs = lake.read("domain_conflicts").collect()
+    assert (lake.read("conflicts").count(), len(pairs), row["stage"]) == (1, 4, "before")
+    for pair in pairs:
+        assert pair["cosine"] == pytest.approx(whole[pair["domain"], pair["other"]], abs=1e-6)
+    cosines = np.array([pair["cosine"] for pair in pairs])
+    assert row["std_error"] == pytest.approx(cosines.std(ddof=1) * (0.6 / 4) ** 0.5, abs=1e-12)
+
+
+def test_a_run_that_is_not_there_is_a_clear_error(spark, config):
+    with pytest.raises(MamdrError, match="has no run nothing"):
+        measure_conflict(spark, with_values(config, {"conflict.run_id": "nothing"}))

@@ -1,0 +1,29 @@
+"""The configs that are the paper's tables, laid over a data config."""
+
+from pathlib import Path
+
+import pytest
+
+from mamdr_core.comparing.cells import baseline_of
+from mamdr_core.config import load_config
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+@pytest.mark.parametrize(("table", "pairs"), [("table2", 11), ("table4", 7), ("table5", 7)])
+def test_a_table_of_pairs_has_its_baseline_among_them_and_keeps_the_data(table, pairs):
+    config = load_config([str(CONF / "ciao.yaml"), str(CONF / f"{table}.yaml")])
+    assert config.lake.root == ".ciao/lake"
+    assert len(set(config.compare.pairs)) == pairs
+    assert "/".join(baseline_of(("x", "y"), config.compare.baseline)) in config.compare.pairs
+
+
+def test_table_3_is_six_structures_by_nine_methods():
+    compared = load_config([str(CONF / "taobao10.yaml"), str(CONF / "table3.yaml")]).compare
+    assert (len(compared.models), len(compared.methods), compared.baseline) == (6, 9, "joint")
+
+
+def test_table_5_has_the_cells_of_table_4():
+    table4, table5 = (load_config([str(CONF / f"{name}.yaml")]).compare for name in ("table4", "table5"))
+    assert (table4.pairs, table4.seeds) == (table5.pairs, table5.seeds)
+    assert table5.largest == 10
