@@ -25,7 +25,7 @@ from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.plan import RoundPlan
 from mamdr_core.errors import MamdrError
 from mamdr_core.learning.learner import Learner
-from mamdr_core.learning.methods import find_method
+from mamdr_core.learning.shared import negotiate
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.training.building import make_learner, place_columns
 from mamdr_core.training.rounds import deal_rounds
@@ -119,7 +119,7 @@ def _negotiate(learner: Learner, trained: Trained, settings: ConflictSettings) -
     epochs = range(-(-settings.dn_rounds // train.rounds_per_epoch))
     rounds = (round_ for epoch in epochs for round_ in deal_rounds(plan, epoch, learner.train, 0, trained.share.arrays))
     for round_ in islice(rounds, settings.dn_rounds):
-        find_method("dn").move_shared(learner, round_)
+        negotiate(learner, round_)
 
 
 def _measure(learner: Learner, train: Columns, pairs: Pairs, settings: ConflictSettings) -> Agreement:

@@ -2,69 +2,23 @@
 
 import pytest
 import torch
-from torch.func import functional_call
-from torch.nn.functional import binary_cross_entropy_with_logits
 
-from mamdr_core.engine.optimizers import OuterOptimizer
 from mamdr_core.engine.parameters import Change
-from mamdr_core.engine.settings import InnerSettings, OuterSettings
+from mamdr_core.engine.settings import InnerSettings
 from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.engine.stacked_changes import StackedChanges
 from mamdr_core.learning.gradients import deal_steps, projection
-from mamdr_core.learning.learner import Learner, Round
+from mamdr_core.learning.learner import Round
 from mamdr_core.learning.methods import METHODS
-from mamdr_core.learning.settings import DRSettings
-from tests.engine.helpers import as_double, random_columns, small_engine
-
-COUNTS = [6, 10, 8]
-ALPHA, META = 0.1, 0.05
+from tests.engine.helpers import random_columns
+from tests.learning.smooth import ALPHA, META, gradients, loss_at, parameters_of, round_of, smooth_learner
 
 
 @pytest.fixture
 def learner():
-    """Three domains in one step, plain gradient descent; tanh, so that the loss has second derivatives everywhere."""
-    engine, shared = small_engine(3, batch_size=64)
-    engine.flat.module.layers[1] = torch.nn.Tanh()
-    return Learner(
-        engine=engine,
-        train=as_double(random_columns(COUNTS)),
-        supports=None,
-        shared=shared,
-        specific=SpecificStore([], MemorySlots(shared.dense), shared.dense),
-        average=lambda change, weight: change,
-        outer=OuterOptimizer(OuterSettings(beta=0.5)),
-        inner=InnerSettings(optimizer="sgd", lr=ALPHA),
-        dr=DRSettings(),
-        meta_lr=META,
-        seed=3,
-    )
-
-
-def round_of(learner, order=(2, 0, 1)):
-    offsets = learner.train.offsets.tolist()
-    return Round(0, 0, {d: torch.arange(offsets[d], offsets[d + 1]) for d in order}, torch.arange(len(learner.train)))
-
-
-def parameters_of(learner):
-    """theta_S as leaves: dense first, then the tables in order."""
-    leaves = [learner.shared.dense, *learner.shared.tables.values()]
-    return [leaf.clone().requires_grad_() for leaf in leaves]
-
-
-def loss_at(learner, parameters, rows):
-    dense, *tables = parameters
-    columns = learner.train
-    fields = {
-        name: table[columns.ids[name][rows].long()] for name, table in zip(learner.shared.tables, tables, strict=True)
-    }
-    fields["numeric"] = columns.numeric[rows]
-    logits = functional_call(learner.engine.flat.module, learner.engine.flat.named(dense), (fields,))
-    return binary_cross_entropy_with_logits(logits, columns.labels[rows])
-
-
-def gradients(loss, parameters, **options):
-    return torch.autograd.grad(loss, parameters, **options)
+    """Three domains in one step, plain gradient descent."""
+    return smooth_learner()
 
 
 def assert_moved_along(learner, start, gradient, lr=ALPHA):

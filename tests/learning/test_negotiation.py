@@ -1,0 +1,70 @@
+"""What section 4.3 says of DN, on a small network: Eq. 20 to 23 in numbers."""
+
+from itertools import permutations
+
+import torch
+
+from mamdr_core.engine.columns import Visit
+from mamdr_core.engine.optimizers import OuterOptimizer
+from mamdr_core.engine.parameters import Theta
+from mamdr_core.engine.settings import InnerSettings, OuterSettings
+from mamdr_core.engine.stacked_changes import StackedChanges
+from mamdr_core.learning.methods import METHODS
+from tests.learning.smooth import gradients, loss_at, parameters_of, round_of, smooth_learner
+
+RATE = 3e-3
+
+
+def agreement(learner):
+    """O_C of Eq. 11: the sum of inner products of every two domains' gradients."""
+    rows = round_of(learner).slices.values()
+    theta = Theta(learner.shared)
+    products = StackedChanges([learner.engine.gradient(theta, Visit(learner.train, own)) for own in rows]).products()
+    return float(products.sum() - products.diagonal().sum())
+
+
+def after_a_round_of_dn(order, beta=1.0):
+    learner = smooth_learner()
+    learner.inner = InnerSettings(optimizer="sgd", lr=RATE)
+    learner.outer = OuterOptimizer(OuterSettings(beta=beta))
+    METHODS["dn"].move_shared(learner, round_of(learner, order))
+    return learner
+
+
+def after_a_step_on_the_sum():
+    """The first order of a round of DN: one step along the sum of the gradients at the start."""
+    learner = smooth_learner()
+    start = parameters_of(learner)
+    total = sum(loss_at(learner, start, rows) for rows in round_of(learner).slices.values())
+    for part, along in zip(
+        [learner.shared.dense, *learner.shared.tables.values()], gradients(total, start), strict=True
+    ):
+        part -= RATE * along
+    return learner
+
+
+def test_a_round_of_dn_makes_gradients_agree_more_by_as_much_as_equation_23_says():
+    """On average over orders DN ends at the sum's step + a^2/4 grad O_C, so that O_C gains a^2/4 |grad O_C|^2."""
+    learner = smooth_learner()
+    start = parameters_of(learner)
+    own = [gradients(loss_at(learner, start, r), start, create_graph=True) for r in round_of(learner).slices.values()]
+    products = sum(sum((g * h).sum() for g, h in zip(left, right, strict=True)) for left, right in permutations(own, 2))
+    assert abs(products.item() - agreement(learner)) < 1e-9
+    predicted = RATE**2 / 4 * sum(float(along.square().sum()) for along in gradients(products, start))
+
+    orders = list(permutations(range(3)))
+    found = [agreement(after_a_round_of_dn(order)) for order in orders]
+    gained = sum(found) / len(orders) - agreement(after_a_step_on_the_sum())
+    assert gained > 0
+    assert abs(gained / predicted - 1) < 0.03
+
+
+def test_the_mean_end_of_dn_is_off_the_sums_step_along_the_gradient_of_agreement():
+    learner = smooth_learner()
+    start = parameters_of(learner)
+    own = [gradients(loss_at(learner, start, r), start, create_graph=True) for r in round_of(learner).slices.values()]
+    products = sum(sum((g * h).sum() for g, h in zip(left, right, strict=True)) for left, right in permutations(own, 2))
+    inner_grad = gradients(products, start)[0]
+    ends = torch.stack([after_a_round_of_dn(order).shared.dense for order in permutations(range(3))])
+    beside = ends.mean(0) - after_a_step_on_the_sum().shared.dense
+    torch.testing.assert_close(beside, RATE**2 / 4 * inner_grad, rtol=0.05, atol=float(beside.abs().max()) * 0.02)
