@@ -11,8 +11,8 @@ class InnerSettings:
 
     optimizer: Literal["sgd", "adam"] = "adam"
     """sgd, or adam (lazy on embedding rows: only touched rows move)."""
-    lr: float = 1e-3
-    """Learning rate alpha."""
+    lr: float = 3e-4
+    """Learning rate alpha. For domain-pure steps (alternate, dn, dr, mamdr), which are small; joint wants 1e-3."""
     state: Literal["carried", "fresh"] = "carried"
     """Adam's moments of theta_S: carried from one inner loop to the next, or fresh in each."""
 
@@ -21,9 +21,9 @@ class InnerSettings:
 class OuterSettings:
     """The optimizer that applies an inner loop's change to theta_S."""
 
-    optimizer: Literal["sgd", "nesterov", "adam"] = "sgd"
+    optimizer: Literal["sgd", "nesterov", "adam"] = "adam"
     """sgd is Eq. 4; nesterov and adam treat -(theta~ - theta) as the gradient."""
-    beta: float = 0.7
-    """Learning rate beta of the outer update."""
+    beta: float = 2e-3
+    """Learning rate beta of the outer update: about 2e-3 with adam, .1 to 1 with sgd and nesterov."""
     momentum: float = 0.9
     """nesterov: momentum; adam: beta1."""

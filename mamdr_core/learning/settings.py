@@ -15,7 +15,7 @@ class DRSettings:
     """Learning rate gamma of Eq. 9."""
     optimizer: Literal["sgd", "adam"] = "adam"
     """Optimizer of DR's inner steps; its state is fresh in every trajectory."""
-    lr: float = 1e-3
+    lr: float = 3e-3
     """Learning rate alpha of DR's inner steps."""
     rows: Literal["none", "touched"] = "none"
     """What theta_i covers beyond dense parameters and the domain's embedding: touched = embedding rows of T^i's ids."""
@@ -25,16 +25,16 @@ class DRSettings:
     """Also draw the target itself as a support domain (the released reference code)."""
     support_rows: int = 1024
     """Rows kept of each support domain for other domains' use, drawn anew every epoch."""
-    support_ratio: float = 1.0
+    support_ratio: float = 0.25
     """A support visit has at most so many times the target visit's rows, so that a giant cannot swamp a dwarf."""
-    schedule: Literal["rounds", "settled"] = "rounds"
+    schedule: Literal["rounds", "settled"] = "settled"
     """rounds: beside theta_S from the first round on (Alg. 3); settled: once theta_S is trained, with the best theta_S
     fixed, by passes over all of T^i until the mean validation AUC stops rising."""
     every: int = 1
     """rounds: rounds between two passes of DR; a pass visits what the domain was dealt since the last one."""
     epochs: int = 20
     """settled: passes over T^i at most."""
-    batch_size: int = 0
+    batch_size: int = 64
     """Rows of one of DR's inner steps at most; 0: train.batch_size."""
 
     def __post_init__(self) -> None:

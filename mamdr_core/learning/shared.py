@@ -6,9 +6,12 @@ import torch
 
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.optimizers import OuterOptimizer
-from mamdr_core.engine.parameters import Change, Theta
+from mamdr_core.engine.parameters import EVERYTHING, Change, Theta
 from mamdr_core.engine.settings import OuterSettings
 from mamdr_core.learning.learner import Learner, Round
+
+TOGETHER = 256
+"""Reptile's trajectories whose changes lie in memory at once."""
 
 PLAIN = OuterOptimizer(OuterSettings(optimizer="sgd", beta=1.0))
 """Takes theta~ as it is: on one rank the rounds leave no trace; on several their results are averaged."""
@@ -35,20 +38,29 @@ def joint(learner: Learner, round_: Round) -> None:
 
 
 def reptile(learner: Learner, round_: Round) -> None:
-    """Reptile, serial version (Nichol et al. 2018, Alg. 1): theta <- theta + beta (theta~ - theta) after every domain.
+    """Reptile, batch version (Nichol et al. 2018): the outer update is the mean of every domain's own change.
 
-    A domain's k inner steps are the batches of its slice: rounds decide k, full passes (R = 1) give most.
+    A domain's k inner steps are the batches of its slice, with a fresh optimizer state: rounds decide k, full passes
+    (R = 1) give most.
     """
-    visits = [Visit(learner.train, rows) for rows in round_.slices.values()]
-    learner.reach(visits)
-    inner = learner.inner
-    moved = Change(torch.zeros_like(learner.shared.dense))
-    for place, visit in enumerate(visits):
-        seed = learner.round_seed(round_, learner.rank, place)
-        theta = Theta(learner.shared, moved)
-        change = learner.engine.descend(theta, [visit], inner.lr, inner.optimizer, learner.carried_state(), seed=seed)
-        moved.move(change, learner.outer.settings.beta)
-    PLAIN.step(learner.shared, learner.average(moved, float(learner.count(visits))))
+    visits = {domain: Visit(learner.train, rows) for domain, rows in round_.slices.items()}
+    learner.reach(visits.values())
+    inner, domains = learner.inner, list(visits)
+    mean = Change(torch.zeros_like(learner.shared.dense))
+    for first in range(0, len(domains), TOGETHER):
+        group = domains[first : first + TOGETHER]
+        changes = learner.engine.descend_many(
+            [Theta(learner.shared)] * len(group),
+            [[visits[domain]] for domain in group],
+            inner.lr,
+            inner.optimizer,
+            [EVERYTHING] * len(group),
+            [learner.round_seed(round_, domain) for domain in group],
+        )
+        for change in changes:
+            mean.move(change, 1 / len(domains))
+    learner.count(list(visits.values()))
+    learner.outer.step(learner.shared, learner.average(mean, float(len(domains))))
 
 
 def _move(learner: Learner, round_: Round, visits: Sequence[Visit], outer: OuterOptimizer) -> None:

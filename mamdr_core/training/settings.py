@@ -20,15 +20,15 @@ class TrainSettings:
     """Processes that train together; 1 runs without Horovod in the driver."""
     batch_size: int = 1024
     """Rows of an inner step at most."""
-    epochs: int = 10
+    epochs: int = 20
     """Times that every row is visited at most."""
-    rounds_per_epoch: int = 16
+    rounds_per_epoch: int = 64
     """R: outer updates an epoch; 1 is the released reference code's reading (full passes)."""
     smallest_slice: int = 32
     """A domain is visited in fewer rounds rather than with fewer rows than this."""
-    validate_every: int = 4
+    validate_every: int = 8
     """Rounds between two validations."""
-    patience: int = 5
+    patience: int = 8
     """Stop after so many validations in a row without a better mean AUC."""
     inner: InnerSettings = field(default_factory=InnerSettings)
     """Inner loop."""
