@@ -2,7 +2,10 @@
 
 import json
 import logging
+import random
+import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from delta.exceptions import captured as delta_exceptions
@@ -31,7 +34,7 @@ CONFLICTS = (
     delta_exceptions.ProtocolChangedException,
 )
 _RECENT = 100
-TRIES = 3
+TRIES = 8
 """How often a write is tried that another job's commit gets ahead of."""
 # By default Delta drops its log after 30 days and forgets after 7 which files left; maintain_lake adjusts both.
 _PROPERTIES = {
@@ -45,7 +48,8 @@ class Lake:
 
     A table is named, or given as its declaration where features extend it. It is created on first write, with its
     partitioning, NOT NULL columns and CHECK constraints. Writes select exactly the declared columns, in order, and
-    conflicts with another writer surface as Delta's own exceptions, but for `overwrite_where`.
+    conflicts with another writer surface as Delta's own exceptions, but for `overwrite_where` and `merge`, which try
+    again.
 
     Args:
         spark: a session with Delta.
@@ -170,15 +174,12 @@ class Lake:
         Raises:
             MamdrError: other jobs kept changing what the predicate names.
         """
-        for _ in range(TRIES):
-            try:
-                writer = self._writer(table, rows, "overwrite", note)
-                return writer.option("replaceWhere", predicate).save(self.path(table))
-            except CONFLICTS as error:
-                logger.warning("%s: another job is writing it: %s", _declared(table).name, type(error).__name__)
-        raise MamdrError(
-            f"{self.path(table)}: another job is writing the same part of it; run again when that has ended"
-        )
+
+        def write() -> None:
+            writer = self._writer(table, rows, "overwrite", note)
+            writer.option("replaceWhere", predicate).save(self.path(table))
+
+        self._insist(table, write)
 
     def written(self, table: str | Table, note: dict[str, Any]) -> tuple[int, int]:
         """The version that the recent write with this note made, and how many rows it wrote.
@@ -208,8 +209,13 @@ class Lake:
             rows: all declared columns.
             on: condition between `old` and `new`.
             update: column to expression over `old` and `new`, for matched rows.
+
+        Raises:
+            MamdrError: other jobs kept writing what it reads.
         """
-        declared = _declared(table)
+        self._insist(table, lambda: self._merge(_declared(table), rows, on, update))
+
+    def _merge(self, declared: Table, rows: DataFrame, on: str, update: dict[str, str]) -> None:
         self.create(declared)
         target = DeltaTable.forPath(self._spark, self.path(declared)).alias("old")
         merge = (
@@ -220,6 +226,18 @@ class Lake:
         if not set(self.read(declared).columns).issuperset(declared.column_names):
             merge = merge.withSchemaEvolution()  # the table is older than some of its columns
         merge.execute()
+
+    def _insist(self, table: str | Table, write: Callable[[], None]) -> None:
+        """Write again, after a pause that differs by writer, where another job's commit got ahead."""
+        for number in range(TRIES):
+            try:
+                return write()
+            except CONFLICTS as error:
+                logger.warning("%s: another job is writing it: %s", _declared(table).name, type(error).__name__)
+                time.sleep(random.uniform(0, min(2**number, 20)))
+        raise MamdrError(
+            f"{self.path(table)}: another job is writing the same part of it; run again when that has ended"
+        )
 
     def _writer(self, table: str | Table, rows: DataFrame, mode: str, note: dict[str, Any] | None) -> DataFrameWriter:
         declared = _declared(table)

@@ -1,5 +1,7 @@
 """A lake creates tables as declared, keeps their rules, and touches nothing that is not its own."""
 
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,19 @@ from pyspark.testing import assertDataFrameEqual
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
 from mamdr_core.lake.tables import Lake
+from mamdr_core.training.records import record_run
 from schemas import TABLES, clicks_table
 
 pytestmark = pytest.mark.slow
+
+RUN = {
+    "status": "ok",
+    "method": "dn",
+    "model": "mlp",
+    "config": "",
+    "input_versions": {},
+    "started_at": datetime(2026, 1, 1, tzinfo=UTC),
+}
 
 
 def test_a_table_is_created_as_declared(spark, lake_root, make_clicks):
@@ -112,3 +124,17 @@ def test_a_relative_root_and_a_uri_name_the_same_lake(spark, lake_root, make_cli
     Lake(spark, f"file:{lake_root}").append("clicks", make_clicks([("u", "i", "d")]))
     assert Lake(spark, lake_root).path("clicks") == Lake(spark, f"file:{lake_root}").path("clicks")
     assert Lake(spark, lake_root).version("clicks") == 1
+
+
+def test_jobs_that_merge_into_one_table_at_once_all_succeed(spark, lake_root):
+    """As two comparisons on one lake do: each run's row is there, once."""
+
+    def record(number):
+        for _ in range(2):
+            record_run(spark, Lake(spark, lake_root), {**RUN, "run_id": f"r{number}"})
+
+    record("first")
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(record, range(2)))
+    runs = Lake(spark, lake_root).read("training_runs").select("run_id").collect()
+    assert sorted(row["run_id"] for row in runs) == ["r0", "r1", "rfirst"]
