@@ -26,9 +26,9 @@ class TrainSettings:
     """R: outer updates an epoch; 1 is the released reference code's reading (full passes)."""
     smallest_slice: int = 32
     """A domain is visited in fewer rounds rather than with fewer rows than this."""
-    validate_every: int = 8
+    validate_every: int = 16
     """Rounds between two validations."""
-    patience: int = 8
+    patience: int = 10
     """Stop after so many validations in a row without a better mean AUC."""
     inner: InnerSettings = field(default_factory=InnerSettings)
     """Inner loop."""
