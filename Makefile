@@ -23,7 +23,7 @@ doctor: ## Say what is installed and what to do about what is not
 
 demo: $(SETUP) ## Joint training against MAMDR on synthetic logs, per-domain AUC beside the oracle's
 	@rm -rf .demo
-	@.venv/bin/spark-submit jobs/train_mamdr.py --config conf/demo.yaml --set train.method=joint --set train.inner.lr=0.001
+	@.venv/bin/spark-submit jobs/train_mamdr.py --config conf/demo.yaml --set train.method=joint
 	@.venv/bin/spark-submit jobs/train_mamdr.py --config conf/demo.yaml
 	@echo "The Delta tables lie in .demo/lake." >&2
 

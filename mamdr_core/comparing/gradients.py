@@ -3,6 +3,7 @@
 Shape suffixes: n domains, m domains that are measured, K pairs, P dense parameters.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -96,8 +97,10 @@ class Agreement:
     def _mean(self, values_K: Floats) -> tuple[float, float]:
         """Standard error of a simple random sample of a finite population (Cochran 1977, eq. 2.20)."""
         known_K = values_K[self.known]
-        if len(self.pairs.first) == self.pairs.total or len(known_K) < 2:
+        if len(self.pairs.first) == self.pairs.total:
             return float(known_K.mean()), 0.0
+        if len(known_K) < 2:
+            return float(known_K.mean()), math.nan
         error = known_K.std(ddof=1) * np.sqrt((1 - len(known_K) / self.pairs.total) / len(known_K))
         return float(known_K.mean()), float(error)
 

@@ -59,7 +59,8 @@ class SpaceSettings:
 
     def __post_init__(self) -> None:
         """Check that it is one of the two."""
-        if bool(self.choices) == (self.low is not None and self.high is not None):
+        bounds = [bound for bound in (self.low, self.high) if bound is not None]
+        if len(bounds) != (0 if self.choices else 2):
             raise ValueError("a space needs either low and high, or choices")
         if self.low is not None and self.high is not None and not (0 if self.log else self.low) <= self.low < self.high:
             raise ValueError(f"a space needs low < high, above 0 with log, got {self.low} and {self.high}")

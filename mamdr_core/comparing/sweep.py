@@ -45,7 +45,7 @@ def sweep(spark: SparkSession, config: Config) -> dict[str, Any]:
     _check(config, methods)
     points = [] if settings.trials else grid_points(config, methods)
     lake, pinned, _ = prepare_examples(spark, config)
-    name = settings.name or "sweep-" + digest([str(plain_config(config)["sweep"]), str(pinned.versions)])
+    name = settings.name or "sweep-" + digest([str(_what_decides(config)), str(pinned.versions)])
     runner = Runner(spark, lake, pinned, name, settings.parallel)
     ended = Ended()
     if settings.trials:
@@ -66,6 +66,14 @@ def sweep(spark: SparkSession, config: Config) -> dict[str, Any]:
         "examples_version": pinned.versions["examples"],
         "report": lake.path_of("reports", name, "sweep.md"),
         "best": {row["method"]: {key: row.get(key) for key in told} for row in rows if row["chosen"]},
+    }
+
+
+def _what_decides(config: Config) -> dict[str, Any]:
+    """The settings that make a sweep another one."""
+    plain = plain_config(config)
+    return {section: plain[section] for section in ("features", "model", "train")} | {
+        "sweep": {key: value for key, value in plain["sweep"].items() if key != "parallel"}
     }
 
 

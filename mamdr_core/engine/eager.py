@@ -99,7 +99,7 @@ class EagerEngine:
         rows = {}
         for name, table in working.items():
             values_UD = torch.zeros_like(table.static_UD)
-            if good:
+            if good and name in embedded:
                 places, gradient = embedded[name]
                 values_UD.index_add_(0, table.local[0][places], gradient)
             rows[name] = Rows(table.ids_U, values_UD)

@@ -1,4 +1,4 @@
-"""Several changes as rows of one matrix, so that their inner products and combinations are matrix products."""
+"""Several changes together: side by side in one matrix, for their inner products, or summed."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,40 @@ import torch
 from torch import Tensor
 
 from mamdr_core.engine.parameters import Change, Rows
+
+
+class ChangeSum:
+    """The sum of changes, whose embedding rows are put together once, at the end."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._dense: Tensor | None = None
+        self._rows: dict[str, list[Rows]] = {}
+
+    def add(self, change: Change, weight: float = 1.0) -> None:
+        """Add `weight` times a change."""
+        self._count += 1
+        self._dense = weight * change.dense if self._dense is None else self._dense.add_(change.dense, alpha=weight)
+        for name, rows in change.rows.items():
+            self._rows.setdefault(name, []).append(Rows(rows.ids, weight * rows.values))
+
+    def total(self) -> Change:
+        """The sum, of at least one change."""
+        return self._put_together(1.0, touched=False)
+
+    def mean_of_touched(self) -> Change:
+        """The mean of at least one change; an embedding row's is over the changes that have it."""
+        return self._put_together(1 / self._count, touched=True)
+
+    def _put_together(self, scale: float, touched: bool) -> Change:
+        assert self._dense is not None
+        rows = {}
+        for name, parts in self._rows.items():
+            ids, place, counts = torch.cat([part.ids for part in parts]).unique(return_inverse=True, return_counts=True)
+            values = parts[0].values.new_zeros(len(ids), parts[0].values.shape[1])
+            values.index_add_(0, place, torch.cat([part.values for part in parts]))
+            rows[name] = Rows(ids, values / counts[:, None].to(values.dtype) if touched else values)
+        return Change(self._dense * scale, rows)
 
 
 class StackedChanges:

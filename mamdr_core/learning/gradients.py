@@ -5,6 +5,7 @@ gradients and hands the result to the inner optimizer. On several ranks each wal
 are averaged as in joint training.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from mamdr_core.engine.columns import Columns, Visit
 from mamdr_core.engine.optimizers import inner_step
 from mamdr_core.engine.parameters import Change, Theta
-from mamdr_core.engine.stacked_changes import StackedChanges
+from mamdr_core.engine.stacked_changes import ChangeSum, StackedChanges
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.shared import PLAIN
 
@@ -54,12 +55,12 @@ def _walk(learner: Learner, round_: Round, direction: Direction) -> None:
     steps = deal_steps(learner.train, round_.slices, learner.engine.batch_size)
     learner.reach(visit for visits in steps for visit in visits)
     state = learner.carried_state() or learner.fresh_state()
-    moved = Change(torch.zeros_like(learner.shared.dense))
+    moved = learner.no_change()
     rows = 0
     for number, visits in enumerate(steps):
         seeds = [learner.round_seed(round_, learner.rank, number, place) for place in range(len(visits))]
         gradient = direction(learner, Theta(learner.shared, moved), visits, seeds)
-        inner_step(moved, gradient, state, learner.inner.lr)
+        inner_step(moved, gradient, state, learner.alpha)
         rows += learner.count(visits)
     PLAIN.step(learner.shared, learner.average(moved, float(rows)))
 
@@ -92,13 +93,15 @@ def _gradients(learner: Learner, theta: Theta, visits: Sequence[Visit], seeds: S
 
 
 def _weighted(learner: Learner, theta: Theta, visits: Sequence[Visit], seeds: Sequence[int]) -> Change:
-    found = [learner.engine.loss_and_gradient(theta, visit, seed) for visit, seed in zip(visits, seeds, strict=True)]
-    losses_M = torch.tensor([loss for loss, _ in found]).to(theta.shared.dense)
-    domains_M = torch.cat([visit.ids("domain")[:1] - 1 for visit in visits]).to(losses_M.device)
-    uncertainty = learner.uncertainty
-    weights_M = torch.exp(-uncertainty.values_n[domains_M])
-    uncertainty.step(domains_M, 0.5 - weights_M * losses_M, learner.inner.lr)
-    return StackedChanges([change for _, change in found]).combine(weights_M / len(visits))
+    total = ChangeSum()
+    for visit, seed in zip(visits, seeds, strict=True):
+        loss, gradient = learner.engine.loss_and_gradient(theta, visit, seed)
+        domain = int(visit.ids("domain")[0]) - 1
+        weight = math.exp(-float(learner.uncertainty.values_n[domain]))
+        if math.isfinite(loss):  # else the engine was told to skip it
+            learner.uncertainty.step(domain, 0.5 - weight * loss, learner.alpha)
+        total.add(gradient, weight / len(visits))
+    return total.total()
 
 
 def _projected(learner: Learner, theta: Theta, visits: Sequence[Visit], seeds: Sequence[int]) -> Change:
@@ -180,7 +183,7 @@ def _moved(theta: Theta, change: Change, scale: float) -> Theta:
 
 
 def _mean(changes: Sequence[Change]) -> Change:
-    if len(changes) == 1:
-        return changes[0]
-    stacked = StackedChanges(changes)
-    return stacked.combine(torch.full((len(changes),), 1 / len(changes)).to(changes[0].dense))
+    total = ChangeSum()
+    for change in changes:
+        total.add(change, 1 / len(changes))
+    return total.total()

@@ -10,7 +10,7 @@ from mamdr_core.engine.columns import Columns, Visit
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.hashing import derive_seed
 from mamdr_core.engine.optimizers import AdamMoments, AdamState, OuterOptimizer, adam_change
-from mamdr_core.engine.parameters import Change, Scope, Shared
+from mamdr_core.engine.parameters import Change, Rows, Scope, Shared
 from mamdr_core.engine.settings import InnerSettings
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.learning.settings import DRSettings
@@ -43,14 +43,15 @@ class Uncertainty:
     def __init__(self, values_n: Tensor) -> None:
         self.values_n = values_n
         self._moments = AdamMoments.zeros_like(values_n)
-        self._count = 0
+        self._counts_n = torch.zeros(len(values_n), dtype=torch.long)
 
-    def step(self, domains_M: Tensor, gradient_M: Tensor, lr: float) -> None:
-        """Move the s of some domains, distinct ones, along their gradients."""
-        self._count += 1
-        first_M, second_M = self._moments.first[domains_M], self._moments.second[domains_M]
-        self.values_n[domains_M] -= adam_change(gradient_M, first_M, second_M, self._count, lr)
-        self._moments.first[domains_M], self._moments.second[domains_M] = first_M, second_M
+    def step(self, domain: int, gradient: float, lr: float) -> None:
+        """Move the s of a domain along its gradient."""
+        self._counts_n[domain] += 1
+        own = slice(domain, domain + 1)
+        first, second = self._moments.first[own], self._moments.second[own]
+        along = torch.full_like(first, gradient)
+        self.values_n[own] -= adam_change(along, first, second, int(self._counts_n[domain]), lr)
 
 
 @dataclass
@@ -109,6 +110,21 @@ class Learner:
             return None
         self.adam = self.adam or AdamState.zeros_like(self.shared)
         return self.adam
+
+    @property
+    def alpha(self) -> float:
+        """Learning rate of theta_S's inner steps."""
+        assert self.inner.lr is not None, "Method.inner settles the rate"
+        return self.inner.lr
+
+    def no_change(self) -> Change:
+        """A change of theta_S that moves nothing, with every table, so that ranks without rows average along."""
+        nothing = torch.zeros(0, dtype=torch.long, device=self.shared.dense.device)
+        rows = {
+            name: Rows(nothing, self.shared.dense.new_zeros(0, table.shape[1]))
+            for name, table in self.shared.tables.items()
+        }
+        return Change(torch.zeros_like(self.shared.dense), rows)
 
     def fresh_state(self) -> AdamState | None:
         """Adam's moments before the first step; None where the inner optimizer is another."""

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from mamdr_core.engine.settings import InnerSettings
 from mamdr_core.learning.gradients import adapt_quickly, generalize, project_conflicts, weigh_losses
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.settings import DRSettings
@@ -19,39 +18,45 @@ class Method:
         move_shared: what a round does to theta_S; None: it keeps its initial values.
         move_specific: what a round, or a pass once theta_S has settled, does to every theta_i; None: there is none.
         dr: the settings of DR that the method is, from those that are set.
-        needs_whole_tables: whether it cannot do with sharded embedding tables.
+        lr: inner learning rate alpha where none is set.
+        combines_gradients: whether its steps combine gradients: by the eager engine, on whole embedding tables.
     """
 
     move_shared: Callable[[Learner, Round], None] | None
     move_specific: Callable[[Learner, Round], None] | None = None
-    dr: Callable[[DRSettings, InnerSettings], DRSettings] = lambda dr, inner: dr
-    needs_whole_tables: bool = False
+    dr: Callable[[DRSettings], DRSettings] = lambda dr: dr
+    lr: float = 3e-4
+    combines_gradients: bool = False
 
 
-def _alone(dr: DRSettings, inner: InnerSettings) -> DRSettings:
-    """theta_i, embeddings included, learns on T^i by itself as theta_S would."""
-    own = replace(dr, k=0, gamma=1.0, rows="touched", optimizer=inner.optimizer, lr=inner.lr)
-    return replace(own, schedule="settled", every=1)
+MIXED_LR = 1e-3
+"""Inner rate of steps that mix domains, the paper's; domain-pure steps are smaller and more."""
 
 
-def _afterwards(dr: DRSettings, inner: InnerSettings) -> DRSettings:
-    """theta_i learns on T^i by itself once theta_S is trained."""
-    return replace(dr, k=0, schedule="settled", every=1)
+def _alone(dr: DRSettings) -> DRSettings:
+    """theta_i, embeddings included, learns on T^i by itself; Adam's moments are fresh in each pass."""
+    return replace(dr, k=0, gamma=1.0, rows="touched", lr=MIXED_LR, schedule="settled", every=1)
+
+
+def _afterwards(dr: DRSettings) -> DRSettings:
+    """theta_i learns on T^i by itself once theta_S is trained; a pass moves it as far as k moves by gamma would."""
+    gamma = 1 - (1 - dr.gamma) ** max(dr.k, 1)
+    return replace(dr, k=0, gamma=gamma, schedule="settled", every=1)
 
 
 METHODS = {
-    "joint": Method(joint),
+    "joint": Method(joint, lr=MIXED_LR),
     "alternate": Method(alternate),
     "separate": Method(None, regularize, dr=_alone),
-    "weighted": Method(weigh_losses, needs_whole_tables=True),
-    "pcgrad": Method(project_conflicts, needs_whole_tables=True),
-    "maml": Method(adapt_quickly, needs_whole_tables=True),
+    "weighted": Method(weigh_losses, lr=MIXED_LR, combines_gradients=True),
+    "pcgrad": Method(project_conflicts, lr=MIXED_LR, combines_gradients=True),
+    "maml": Method(adapt_quickly, lr=MIXED_LR, combines_gradients=True),
     "reptile": Method(reptile),
-    "mldg": Method(generalize, needs_whole_tables=True),
+    "mldg": Method(generalize, lr=MIXED_LR, combines_gradients=True),
     "dn": Method(negotiate),
     "dr": Method(alternate, regularize),  # MAMDR without DN: the paper's ablation
     "mamdr": Method(negotiate, regularize),
-    "finetune": Method(joint, regularize, dr=_afterwards),
+    "finetune": Method(joint, regularize, dr=_afterwards, lr=MIXED_LR),
 }
 
 

@@ -34,12 +34,15 @@ class DRSettings:
     """rounds: rounds between two passes of DR; a pass visits what the domain was dealt since the last one."""
     epochs: int = 20
     """settled: passes over T^i at most."""
+    patience: int = 3
+    """settled: stop after so many passes in a row without a better mean validation AUC."""
     batch_size: int = 64
     """Rows of one of DR's inner steps at most; 0: train.batch_size."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name, least in (("k", 0), ("batch_size", 0), ("support_rows", 1), ("every", 1), ("epochs", 1)):
+        counts = {"k": 0, "batch_size": 0, "support_rows": 1, "every": 1, "epochs": 1, "patience": 1}
+        for name, least in counts.items():
             if getattr(self, name) < least:
                 raise ValueError(f"dr.{name} must be >= {least}, got {getattr(self, name)}")
         if self.schedule == "settled" and self.every > 1:

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-import torch
-
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.optimizers import OuterOptimizer
-from mamdr_core.engine.parameters import EVERYTHING, Change, Theta
+from mamdr_core.engine.parameters import EVERYTHING, Theta
 from mamdr_core.engine.settings import OuterSettings
+from mamdr_core.engine.stacked_changes import ChangeSum
 from mamdr_core.learning.learner import Learner, Round
 
 TOGETHER = 256
@@ -40,26 +39,27 @@ def joint(learner: Learner, round_: Round) -> None:
 def reptile(learner: Learner, round_: Round) -> None:
     """Reptile, batch version (Nichol et al. 2018): the outer update is the mean of every domain's own change.
 
-    A domain's k inner steps are the batches of its slice, with a fresh optimizer state: rounds decide k, full passes
-    (R = 1) give most.
+    An embedding row takes the mean over the domains that touched it. A domain's k inner steps are the batches of its
+    slice, with a fresh optimizer state: rounds decide k, full passes (R = 1) give most.
     """
     visits = {domain: Visit(learner.train, rows) for domain, rows in round_.slices.items()}
     learner.reach(visits.values())
     inner, domains = learner.inner, list(visits)
-    mean = Change(torch.zeros_like(learner.shared.dense))
+    total = ChangeSum()
     for first in range(0, len(domains), TOGETHER):
         group = domains[first : first + TOGETHER]
         changes = learner.engine.descend_many(
             [Theta(learner.shared)] * len(group),
             [[visits[domain]] for domain in group],
-            inner.lr,
+            learner.alpha,
             inner.optimizer,
             [EVERYTHING] * len(group),
             [learner.round_seed(round_, domain) for domain in group],
         )
         for change in changes:
-            mean.move(change, 1 / len(domains))
+            total.add(change)
     learner.count(list(visits.values()))
+    mean = total.mean_of_touched() if domains else learner.no_change()
     learner.outer.step(learner.shared, learner.average(mean, float(len(domains))))
 
 
@@ -69,6 +69,6 @@ def _move(learner: Learner, round_: Round, visits: Sequence[Visit], outer: Outer
     inner = learner.inner
     seed = learner.round_seed(round_, learner.rank)
     change = learner.engine.descend(  # lines 4-6
-        theta, visits, inner.lr, inner.optimizer, learner.carried_state(), seed=seed
+        theta, visits, learner.alpha, inner.optimizer, learner.carried_state(), seed=seed
     )
     outer.step(learner.shared, learner.average(change, float(learner.count(visits))))  # line 7

@@ -1,5 +1,6 @@
 """How theta_i learns: Domain Regularization (Alg. 2); without support domains, finetuning."""
 
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 
 import numpy as np
@@ -8,7 +9,11 @@ from torch import Tensor
 
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.parameters import Scope, Theta
+from mamdr_core.engine.plan import parts_in_step
 from mamdr_core.learning.learner import Learner, Round
+
+PART_ROWS = 1 << 20
+"""Rows of targets, about, whose embedding rows are in reach at once."""
 
 
 def regularize(learner: Learner, round_: Round) -> None:
@@ -27,9 +32,24 @@ def regularize(learner: Learner, round_: Round) -> None:
         return _draw_supports(learner, round_, target, len(targets[target]))
 
     own = {target: Visit(learner.train, rows, None, learner.dr.batch_size) for target, rows in targets.items()}
-    met = (visit for target in targets for place in draw(target) for visit in place)
-    learner.reach(chain(met, own.values()))
-    for group in learner.specific.groups(sorted(targets, key=lambda target: len(targets[target]))):
+    alike = sorted(targets, key=lambda target: len(targets[target]))
+    ends = np.cumsum([0, *(len(targets[target]) for target in alike)])
+    for first, last in parts_in_step(ends, PART_ROWS, learner.most):
+        part = alike[first:last]
+        met = (visit for target in part for place in draw(target) for visit in place)
+        learner.reach(chain(met, (own[target] for target in part)))
+        _regularize(learner, round_, part, own, draw)
+
+
+def _regularize(
+    learner: Learner,
+    round_: Round,
+    part: Sequence[int],
+    own: Mapping[int, Visit],
+    draw: Callable[[int], list[list[Visit]]],
+) -> None:
+    """Alg. 2 for some targets, whose embedding rows are in reach."""
+    for group in learner.specific.groups(part):
         scopes = {target: specific_scope(learner, target) for target in group}
         supports = {target: draw(target) for target in group}  # line 1
         for place in range(max(len(supports[target]) for target in group)):  # line 2

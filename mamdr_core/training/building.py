@@ -68,7 +68,8 @@ def make_engine(
     inputs = declare_inputs(config.model, config.features, pinned.sizes)
     module = build_model(config.model, inputs, train.seed)
     made = (module, inputs.tables, share.vectors(), train.batch_size, device, train.on_nan)
-    if rows and choose_engine(train.engine, device, rows) == "fast":
+    eager = find_method(train.method).combines_gradients  # the fast engine is for trajectories
+    if rows and not eager and choose_engine(train.engine, device, rows) == "fast":
         return FastEngine(*made, train.precision, train.group_memory)
     if rows and train.precision != "fp32":
         raise MamdrError(
@@ -78,13 +79,14 @@ def make_engine(
 
 
 def _rows_planned(config: Config, train_rows: int) -> int:
-    """Row-descents of a run of all its epochs: each row once for theta_S, and in DR 2 k times at most for theta_i."""
+    """Row-descents of a run of all its epochs at most: in DR a row k times, and its share of support rows as often."""
     method = find_method(config.train.method)
-    dr = method.dr(config.train.dr, config.train.inner)
-    passes = config.train.epochs if method.move_shared else 0
+    dr = method.dr(config.train.dr)
+    passes = float(config.train.epochs if method.move_shared else 0)
     if method.move_specific:
-        passes += (dr.epochs if dr.schedule == "settled" else config.train.epochs) * 2 * max(dr.k, 1)
-    return passes * train_rows
+        epochs = dr.epochs if dr.schedule == "settled" else config.train.epochs
+        passes += epochs * (dr.k * (1 + dr.support_ratio) if dr.k else 1)
+    return round(passes * train_rows)
 
 
 def make_learner(
@@ -108,7 +110,7 @@ def make_learner(
     drawn = (engine.flat.module, engine.tables, config.train.seed, device)
     method = find_method(config.train.method)
     sharded = config.train.tables == "sharded"
-    if sharded and method.needs_whole_tables:
+    if sharded and method.combines_gradients:
         raise MamdrError(
             f"train.method {config.train.method} keeps Adam's moments of whole tables: set train.tables to replicated"
         )
@@ -124,8 +126,8 @@ def make_learner(
         average=partial(mean_change, collective, sharded=sharded),
         most=partial(most, collective),
         outer=OuterOptimizer(config.train.outer),
-        inner=config.train.inner,
-        dr=method.dr(config.train.dr, config.train.inner),
+        inner=replace(config.train.inner, lr=method.lr if config.train.inner.lr is None else config.train.inner.lr),
+        dr=method.dr(config.train.dr),
         meta_lr=config.train.meta_lr,
         seed=config.train.seed,
         rank=collective.rank,

@@ -111,21 +111,27 @@ class Training:
                 first_epoch=0,
                 epochs=settings.epochs,
                 rounds_per_epoch=settings.rounds_per_epoch,
-                validate_every=settings.validate_every,
+                validate_every=min(settings.validate_every, settings.rounds_per_epoch),
                 draws_supports=draws and bool(beside),
             )
-            rounds, best_round = self._run(phase, learner, EarlyStop(settings.patience))
+            rounds, best_round = self._run(phase, learner, EarlyStop(settings.patience), alone=not beside)
         if method.move_specific and settled:
             phase = Phase([method.move_specific], settings.epochs, learner.dr.epochs, 1, 1, draws)
-            stop = EarlyStop(settings.patience)
-            self._validate(learner, stop, 0)  # theta_i of zero stays, unless DR is better
+            stop = EarlyStop(learner.dr.patience)
+            self._validate(learner, stop, 0)  # theta_i as it starts (zero) stays, unless DR is better
             passes, _ = self._run(phase, learner, stop)
         return Trained(-(-rounds // settings.rounds_per_epoch) + passes, rounds, best_round, passes)
 
-    def _run(self, phase: Phase, learner: Learner, stop: EarlyStop) -> tuple[int, int]:
+    def _run(self, phase: Phase, learner: Learner, stop: EarlyStop, alone: bool = False) -> tuple[int, int]:
         """Rounds until early stop or the last epoch; returns the rounds done, and the best.
 
         Every rank takes part in the same collectives in every round, whatever rows it has.
+
+        Args:
+            phase: what to do.
+            learner: is left with the best parameters.
+            stop: of the phase.
+            alone: measure theta_S without theta_i.
         """
         done, most = 0, phase.epochs * phase.rounds_per_epoch
         progress = Progress(most, phase.rounds_per_epoch, self.collective.rank == 0)
@@ -136,7 +142,7 @@ class Training:
             done += 1
             if done % phase.validate_every and done < most:
                 continue
-            auc, stopping = self._validate(learner, stop, done)
+            auc, stopping = self._validate(learner, stop, done, alone)
             rows = learner.rows_descended * self.collective.size  # an estimate: ranks are balanced by rows
             progress.say(done, rows, self.clock.seconds["inner"], learner.engine.waited, auc, stop)
             if stopping:
@@ -157,10 +163,11 @@ class Training:
                     learner.supports = exchange_supports(self.collective, learner.train, rows, seed)
             yield from deal_rounds(plan, epoch, learner.train, self.collective.rank, self.arrays)
 
-    def _validate(self, learner: Learner, stop: EarlyStop, done: int) -> tuple[float, bool]:
+    def _validate(self, learner: Learner, stop: EarlyStop, done: int, alone: bool = False) -> tuple[float, bool]:
         """The mean validation AUC, and whether to stop."""
         with self.clock.phase("validate"):
-            measured = evaluate_columns(learner.engine, learner.shared, learner.specific, self.val, self.collective)
+            specific = {} if alone else learner.specific
+            measured = evaluate_columns(learner.engine, learner.shared, specific, self.val, self.collective)
             if not learner.shared.dense.isfinite().all():
                 raise MamdrError(f"theta_S is not finite after round {done}: lower train.inner.lr")
             auc = measured.mean_auc()

@@ -61,7 +61,10 @@ def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str =
     folder = folder or str(find_run(lake, run_id)["package"])
     device = choose_device(config.train.device)
     package = load_package(folder, device)
-    trained = parse_config(yaml.safe_load(package.config))
+    try:
+        trained = parse_config(yaml.safe_load(package.config))
+    except MamdrError as error:
+        raise MamdrError(f"package {folder} is of another version of this code, train anew: {error}") from None
     pinned = pin_examples(spark, config.lake.root, trained.features, package.pinned["versions"])
     if pinned.sizes != package.pinned["sizes"]:
         raise MamdrError(f"package {folder} was trained on another lake than {lake.root}: vocabulary sizes differ")

@@ -118,7 +118,7 @@ def test_reptile_moves_towards_the_mean_end_of_each_domains_steps(learner):
 def test_separate_models_leave_theta_s_alone_and_learn_on_their_own_rows(learner):
     start, round_ = parameters_of(learner), round_of(learner)
     learner.specific = SpecificStore(range(3), MemorySlots(learner.shared.dense), learner.shared.dense)
-    learner.dr = METHODS["separate"].dr(learner.dr, learner.inner)
+    learner.dr = METHODS["separate"].dr(learner.dr)
     assert METHODS["separate"].move_shared is None
     METHODS["separate"].move_specific(learner, round_)
     assert_moved_along(learner, start, [torch.zeros_like(p) for p in start])
