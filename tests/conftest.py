@@ -83,7 +83,7 @@ def trained_config(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory
                 "validate_every": 2,
                 "batch_size": 128,
                 "device": "cpu",
-                "dr": {"k": 2, "support_rows": 64},
+                "dr": {"k": 2, "support_rows": 64, "schedule": "rounds"},
             },
         }
     )

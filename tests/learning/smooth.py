@@ -27,7 +27,7 @@ def smooth_learner() -> Learner:
         shared=shared,
         specific=SpecificStore([], MemorySlots(shared.dense), shared.dense),
         average=lambda change, weight: change,
-        outer=OuterOptimizer(OuterSettings(beta=0.5)),
+        outer=OuterOptimizer(OuterSettings(optimizer="sgd", beta=0.5)),
         inner=InnerSettings(optimizer="sgd", lr=ALPHA),
         dr=DRSettings(),
         meta_lr=META,

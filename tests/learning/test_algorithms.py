@@ -50,9 +50,9 @@ def make_learner(**dr):
         shared=Shared(torch.tensor([0.5, -0.5], dtype=torch.float64), {}),
         specific=zeros_of(range(3)),
         average=lambda change, weight: change,
-        outer=OuterOptimizer(OuterSettings(beta=BETA)),
+        outer=OuterOptimizer(OuterSettings(optimizer="sgd", beta=BETA)),
         inner=InnerSettings(optimizer="sgd", lr=ALPHA),
-        dr=DRSettings(k=K, gamma=GAMMA, lr=ALPHA, optimizer="sgd", **dr),
+        dr=DRSettings(**{"k": K, "gamma": GAMMA, "lr": ALPHA, "optimizer": "sgd", "schedule": "rounds"} | dr),
         seed=3,
     )
 

@@ -1,5 +1,7 @@
 """Weighted loss, PCGrad, MAML and MLDG against what autograd says of a small network in float64."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from mamdr_core.engine.stacked_changes import StackedChanges
 from mamdr_core.learning.gradients import deal_steps, projection
 from mamdr_core.learning.learner import Round
 from mamdr_core.learning.methods import METHODS
+from mamdr_core.learning.settings import DRSettings
 from tests.engine.helpers import random_columns
 from tests.learning.smooth import ALPHA, META, gradients, loss_at, parameters_of, round_of, smooth_learner
 
@@ -88,46 +91,63 @@ def test_pcgrad_removes_what_opposes_and_nothing_else():
 
 
 def test_pcgrad_sums_the_projected_gradients_of_a_step(learner):
+    learner.train.labels[:6], learner.train.labels[6:16] = 1.0, 0.0
     start, round_ = parameters_of(learner), round_of(learner, (0, 1))
     flat = [
         torch.cat([g.flatten() for g in gradients(loss_at(learner, start, rows), start)])
         for rows in round_.slices.values()
     ]
     product = flat[0] @ flat[1]
-    total = flat[0] + flat[1]
-    if product < 0:
-        total = total - product / (flat[1] @ flat[1]) * flat[1] - product / (flat[0] @ flat[0]) * flat[0]
+    assert product < 0  # domain 0 has clicks alone, domain 1 none
+    total = flat[0] + flat[1] - product / (flat[1] @ flat[1]) * flat[1] - product / (flat[0] @ flat[0]) * flat[0]
     sizes = [p.numel() for p in start]
     expected = [part.view_as(p) for part, p in zip(total.split(sizes), start, strict=True)]
     METHODS["pcgrad"].move_shared(learner, round_)
     assert_moved_along(learner, start, expected)
 
 
+def test_a_domain_whose_loss_is_not_a_number_is_left_out_of_its_weight(learner):
+    learner.engine.on_nan = "skip"
+    learner.train.numeric[0] = float("nan")  # of domain 0
+    for number in range(3):
+        METHODS["weighted"].move_shared(learner, replace(round_of(learner), number=number))
+    assert learner.engine.skipped == 3
+    assert learner.uncertainty.values_n[0] == 0
+    assert (learner.uncertainty.values_n[1:] != 0).all()
+    assert learner.shared.dense.isfinite().all()
+
+
 def test_reptile_moves_towards_the_mean_end_of_each_domains_steps(learner):
+    """Dense parameters over all domains, an embedding row over those that touched it."""
     start, round_ = parameters_of(learner), round_of(learner)
-    ends = [
-        [p - ALPHA * g for p, g in zip(start, gradients(loss_at(learner, start, rows), start), strict=True)]
-        for rows in round_.slices.values()
-    ]
+    moves = [[-ALPHA * g for g in gradients(loss_at(learner, start, r), start)] for r in round_.slices.values()]
     METHODS["reptile"].move_shared(learner, round_)
-    for now, before, *reached in zip(parameters_of(learner), start, *ends, strict=True):
-        expected = before + 0.5 * (sum(reached) / 3 - before)  # beta = 0.5
-        torch.testing.assert_close(now.detach(), expected.detach())
+    now = parameters_of(learner)
+    for place, (before, *reached) in enumerate(zip(start, *moves, strict=True)):
+        touched = sum((move != 0).any(-1, keepdim=True).double() for move in reached).clamp(min=1) if place else 3
+        expected = before + 0.5 * sum(reached) / touched  # beta = 0.5
+        torch.testing.assert_close(now[place].detach(), expected.detach())
 
 
 def test_separate_models_leave_theta_s_alone_and_learn_on_their_own_rows(learner):
     start, round_ = parameters_of(learner), round_of(learner)
     learner.specific = SpecificStore(range(3), MemorySlots(learner.shared.dense), learner.shared.dense)
-    learner.dr = METHODS["separate"].dr(learner.dr)
+    learner.dr = METHODS["separate"].dr(DRSettings(optimizer="sgd"))
     assert METHODS["separate"].move_shared is None
     METHODS["separate"].move_specific(learner, round_)
     assert_moved_along(learner, start, [torch.zeros_like(p) for p in start])
     for domain, rows in round_.slices.items():
         dense, *tables = gradients(loss_at(learner, start, rows), start)
-        torch.testing.assert_close(learner.specific[domain].dense, -ALPHA * dense)
+        torch.testing.assert_close(learner.specific[domain].dense, -1e-3 * dense)
         for name, table in zip(learner.shared.tables, tables, strict=True):
             own = learner.specific[domain].rows[name]
-            torch.testing.assert_close(own.values, -ALPHA * table[own.ids])
+            torch.testing.assert_close(own.values, -1e-3 * table[own.ids])
+
+
+def test_finetuning_moves_in_a_pass_as_far_as_k_steps_of_dr_would():
+    dr = METHODS["finetune"].dr(DRSettings(k=3, gamma=0.1, schedule="rounds", every=4))
+    assert (dr.k, dr.schedule, dr.every) == (0, "settled", 1)
+    assert dr.gamma == pytest.approx(1 - 0.9**3)
 
 
 @pytest.mark.parametrize("method", ["weighted", "pcgrad", "maml", "mldg"])

@@ -26,7 +26,7 @@ def agreement(learner):
 def after_a_round_of_dn(order, beta=1.0):
     learner = smooth_learner()
     learner.inner = InnerSettings(optimizer="sgd", lr=RATE)
-    learner.outer = OuterOptimizer(OuterSettings(beta=beta))
+    learner.outer = OuterOptimizer(OuterSettings(optimizer="sgd", beta=beta))
     METHODS["dn"].move_shared(learner, round_of(learner, order))
     return learner
 

@@ -338,3 +338,13 @@ def test_a_copy_shares_no_memory_and_has_fetched_nothing():
         assert copy.tables["user"].own.tolist() == WHOLE.tolist()
         with pytest.raises(KeyError):
             copy.tables["user"][ids(1)]
+
+
+@pytest.mark.parametrize("method", ["joint", "reptile", "weighted", "pcgrad", "maml", "mldg", "mamdr"])
+def test_a_rank_without_rows_takes_part_in_every_average(method):
+    """All domains are the first rank's: it goes on as if alone, and the other follows."""
+    case = Case(method, owner=(0, 0, 0, 0, 0), ranks=2)
+    (found, _, _), (follower, _, _) = run_simulated(partial(case.run, sharded=False), 2)
+    alone, _, _ = case.run(SingleProcess(), sharded=False)
+    assert_close(found, alone)
+    assert_close(follower, alone)

@@ -185,6 +185,21 @@ def test_the_fast_engine_trains_what_the_eager_one_trains(make_task):
     torch.testing.assert_close(auc[1], auc[0], rtol=0, atol=1e-3, equal_nan=True)
 
 
+def test_dr_once_theta_s_has_settled_leaves_theta_s_as_dn_alone_made_it(make_task):
+    """On two ranks, one of which owns no domain; it stops by its own patience, and theta_i is no worse than none."""
+    settled = make_task(2, [1] * 5, method="mamdr")
+    dr = replace(settled.config.train.dr, schedule="settled", epochs=3, patience=1)
+    settled = replace(settled, config=replace(settled.config, train=replace(settled.config.train, dr=dr)))
+    results = run_simulated(partial(train_rank, settled), 2)
+    alone = make_task(2, [1] * 5, method="dn")
+    (plain, _) = run_simulated(partial(train_rank, alone), 2)
+    assert 1 <= results[0].dr_passes <= 3
+    assert (results[0].rounds, results[0].epochs) == (plain.rounds, plain.epochs + results[0].dr_passes)
+    found, expected = parameters(settled), parameters(alone)
+    assert_same({name: found[name] for name in expected}, expected, exactly=True)
+    assert results[0].metrics["val"].mean_auc() >= plain.metrics["val"].mean_auc()
+
+
 def test_theta_i_in_a_file_is_theta_i_in_memory(make_task, tmp_path):
     """Bit for bit, through early stop, which goes back to a best that was kept aside; nothing stays in the folder."""
     tasks = [make_task(2, patience=1, specific_memory=bound, scratch=str(tmp_path)) for bound in (1.0, 1e-9)]
