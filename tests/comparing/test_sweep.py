@@ -72,9 +72,14 @@ def test_tables_and_a_heat_map_are_written(grid_config, grid):
 def test_a_wider_grid_runs_only_what_is_new_and_one_key_is_a_line(spark, grid_config, grid):
     wider = with_values(
         grid_config,
-        {"sweep.name": "line", "sweep.grid": {"train.outer.beta": [0.5, 0.75]}, "sweep.seeds": [0, 1]},
+        {
+            "train.inner.lr": 0.001,
+            "sweep.name": "line",
+            "sweep.grid": {"train.outer.beta": [0.5, 0.75]},
+            "sweep.seeds": [0, 1],
+        },
     )
-    said = sweep(spark, wider)  # train.inner.lr is 0.001 as it stands
+    said = sweep(spark, wider)
     assert (said["done"], said["skipped"], said["failed"]) == (2, 2, 0)
     assert "train.outer.beta" in Path(grid_config.lake.root, "reports/line/sweep.svg").read_text()
 
