@@ -114,7 +114,7 @@ class Learner:
     @property
     def alpha(self) -> float:
         """Learning rate of theta_S's inner steps."""
-        assert self.inner.lr is not None, "Method.inner settles the rate"
+        assert self.inner.lr is not None, "mamdr_core.learning.methods.settle names the rate"
         return self.inner.lr
 
     def no_change(self) -> Change:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from mamdr_core.engine.settings import InnerSettings
 from mamdr_core.learning.gradients import adapt_quickly, generalize, project_conflicts, weigh_losses
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.settings import DRSettings
@@ -17,14 +18,14 @@ class Method:
     Attributes:
         move_shared: what a round does to theta_S; None: it keeps its initial values.
         move_specific: what a round, or a pass once theta_S has settled, does to every theta_i; None: there is none.
-        dr: the settings of DR that the method is, from those that are set.
+        dr: the settings of DR that the method is, from those that are set and the inner rate alpha.
         lr: inner learning rate alpha where none is set.
         combines_gradients: whether its steps combine gradients: by the eager engine, on whole embedding tables.
     """
 
     move_shared: Callable[[Learner, Round], None] | None
     move_specific: Callable[[Learner, Round], None] | None = None
-    dr: Callable[[DRSettings], DRSettings] = lambda dr: dr
+    dr: Callable[[DRSettings, float], DRSettings] = lambda dr, alpha: dr
     lr: float = 3e-4
     combines_gradients: bool = False
 
@@ -33,12 +34,12 @@ MIXED_LR = 1e-3
 """Inner rate of steps that mix domains, the paper's; domain-pure steps are smaller and more."""
 
 
-def _alone(dr: DRSettings) -> DRSettings:
+def _alone(dr: DRSettings, alpha: float) -> DRSettings:
     """theta_i, embeddings included, learns on T^i by itself; Adam's moments are fresh in each pass."""
-    return replace(dr, k=0, gamma=1.0, rows="touched", lr=MIXED_LR, schedule="settled", every=1)
+    return replace(dr, k=0, gamma=1.0, rows="touched", lr=alpha, schedule="settled", every=1)
 
 
-def _afterwards(dr: DRSettings) -> DRSettings:
+def _afterwards(dr: DRSettings, alpha: float) -> DRSettings:
     """theta_i learns on T^i by itself once theta_S is trained; a pass moves it as far as k moves by gamma would."""
     gamma = 1 - (1 - dr.gamma) ** max(dr.k, 1)
     return replace(dr, k=0, gamma=gamma, schedule="settled", every=1)
@@ -47,7 +48,7 @@ def _afterwards(dr: DRSettings) -> DRSettings:
 METHODS = {
     "joint": Method(joint, lr=MIXED_LR),
     "alternate": Method(alternate),
-    "separate": Method(None, regularize, dr=_alone),
+    "separate": Method(None, regularize, dr=_alone, lr=MIXED_LR),
     "weighted": Method(weigh_losses, lr=MIXED_LR, combines_gradients=True),
     "pcgrad": Method(project_conflicts, lr=MIXED_LR, combines_gradients=True),
     "maml": Method(adapt_quickly, lr=MIXED_LR, combines_gradients=True),
@@ -58,6 +59,12 @@ METHODS = {
     "mamdr": Method(negotiate, regularize),
     "finetune": Method(joint, regularize, dr=_afterwards, lr=MIXED_LR),
 }
+
+
+def settle(method: Method, inner: InnerSettings, dr: DRSettings) -> tuple[InnerSettings, DRSettings]:
+    """The settings that a method runs with: its inner rate where none is set, and DR as the method has it."""
+    alpha = method.lr if inner.lr is None else inner.lr
+    return replace(inner, lr=alpha), method.dr(dr, alpha)
 
 
 def find_method(name: str) -> Method:

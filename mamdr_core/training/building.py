@@ -25,7 +25,7 @@ from mamdr_core.engine.slots import slots_for
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.errors import MamdrError
 from mamdr_core.learning.learner import Learner
-from mamdr_core.learning.methods import find_method
+from mamdr_core.learning.methods import find_method, settle
 from mamdr_core.models import build_model, declare_inputs
 from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import Collective, most
@@ -81,7 +81,7 @@ def make_engine(
 def _rows_planned(config: Config, train_rows: int) -> int:
     """Row-descents of a run of all its epochs at most: in DR a row k times, and its share of support rows as often."""
     method = find_method(config.train.method)
-    dr = method.dr(config.train.dr)
+    _, dr = settle(method, config.train.inner, config.train.dr)
     passes = float(config.train.epochs if method.move_shared else 0)
     if method.move_specific:
         epochs = dr.epochs if dr.schedule == "settled" else config.train.epochs
@@ -109,6 +109,7 @@ def make_learner(
     engine = make_engine(config, pinned, share, device, most(collective, max(1, _rows_planned(config, len(train)))))
     drawn = (engine.flat.module, engine.tables, config.train.seed, device)
     method = find_method(config.train.method)
+    inner, dr = settle(method, config.train.inner, config.train.dr)
     sharded = config.train.tables == "sharded"
     if sharded and method.combines_gradients:
         raise MamdrError(
@@ -126,8 +127,8 @@ def make_learner(
         average=partial(mean_change, collective, sharded=sharded),
         most=partial(most, collective),
         outer=OuterOptimizer(config.train.outer),
-        inner=replace(config.train.inner, lr=method.lr if config.train.inner.lr is None else config.train.inner.lr),
-        dr=method.dr(config.train.dr),
+        inner=inner,
+        dr=dr,
         meta_lr=config.train.meta_lr,
         seed=config.train.seed,
         rank=collective.rank,

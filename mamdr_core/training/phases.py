@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,7 +134,7 @@ class Training:
         """
         done, most = 0, phase.epochs * phase.rounds_per_epoch
         progress = Progress(most, phase.rounds_per_epoch, self.collective.rank == 0)
-        for round_ in islice(self._rounds(phase, learner), most):
+        for round_ in self._rounds(phase, learner):
             with self.clock.phase("inner"):
                 for move in phase.moves:
                     move(learner, round_)

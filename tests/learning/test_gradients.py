@@ -12,7 +12,7 @@ from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.engine.stacked_changes import StackedChanges
 from mamdr_core.learning.gradients import deal_steps, projection
 from mamdr_core.learning.learner import Round
-from mamdr_core.learning.methods import METHODS
+from mamdr_core.learning.methods import METHODS, settle
 from mamdr_core.learning.settings import DRSettings
 from tests.engine.helpers import random_columns
 from tests.learning.smooth import ALPHA, META, gradients, loss_at, parameters_of, round_of, smooth_learner
@@ -132,7 +132,7 @@ def test_reptile_moves_towards_the_mean_end_of_each_domains_steps(learner):
 def test_separate_models_leave_theta_s_alone_and_learn_on_their_own_rows(learner):
     start, round_ = parameters_of(learner), round_of(learner)
     learner.specific = SpecificStore(range(3), MemorySlots(learner.shared.dense), learner.shared.dense)
-    learner.dr = METHODS["separate"].dr(DRSettings(optimizer="sgd"))
+    learner.dr = METHODS["separate"].dr(DRSettings(optimizer="sgd"), 1e-3)
     assert METHODS["separate"].move_shared is None
     METHODS["separate"].move_specific(learner, round_)
     assert_moved_along(learner, start, [torch.zeros_like(p) for p in start])
@@ -144,8 +144,15 @@ def test_separate_models_leave_theta_s_alone_and_learn_on_their_own_rows(learner
             torch.testing.assert_close(own.values, -1e-3 * table[own.ids])
 
 
+def test_separate_models_learn_at_the_inner_rate_the_methods_own_where_none_is_set():
+    for lr, expected in ((None, 1e-3), (0.02, 0.02)):
+        inner, dr = settle(METHODS["separate"], InnerSettings(lr=lr), DRSettings())
+        assert inner.lr == dr.lr == expected
+    assert settle(METHODS["mamdr"], InnerSettings(), DRSettings())[0].lr == 3e-4
+
+
 def test_finetuning_moves_in_a_pass_as_far_as_k_steps_of_dr_would():
-    dr = METHODS["finetune"].dr(DRSettings(k=3, gamma=0.1, schedule="rounds", every=4))
+    dr = METHODS["finetune"].dr(DRSettings(k=3, gamma=0.1, schedule="rounds", every=4), 1e-3)
     assert (dr.k, dr.schedule, dr.every) == (0, "settled", 1)
     assert dr.gamma == pytest.approx(1 - 0.9**3)
 

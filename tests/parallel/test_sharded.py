@@ -163,7 +163,7 @@ class Case:
             average=partial(mean_change, collective, sharded=sharded),
             outer=OuterOptimizer(OuterSettings(optimizer=self.outer, beta=0.3, momentum=0.6)),
             inner=InnerSettings(lr=0.05, state=self.state),
-            dr=METHODS[self.method].dr(DRSettings(k=2, gamma=0.4, lr=0.05, rows=self.rows)),
+            dr=METHODS[self.method].dr(DRSettings(k=2, gamma=0.4, lr=0.05, rows=self.rows), 0.05),
             seed=3,
             most=partial(most, collective),
             rank=collective.rank,
