@@ -14,10 +14,11 @@ def train_mamdr(config: Config) -> dict[str, Any]:
 
     Reads one Delta version of examples, trains on `train.ranks` ranks, writes a model package and the tables
     training_runs and domain_metrics. Where the lake has no examples yet, they are first built from the raw log.
+    A run that was killed or stopped goes on from its newest checkpoint with --resume.
     """
     with spark_session("train_mamdr") as spark:
         return run.train_mamdr(spark, config)
 
 
 if __name__ == "__main__":
-    sys.exit(run_job(train_mamdr))
+    sys.exit(run_job(train_mamdr, resumes=True))

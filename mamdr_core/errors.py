@@ -24,3 +24,7 @@ class DivergedError(MamdrError):
             f"the loss of {domain} is not finite at {self.where}: lower train.inner.lr or train.dr.lr, or look for NaN "
             "and huge values among its features; train.on_nan: skip passes over such steps"
         )
+
+
+class StoppedError(MamdrError):
+    """A job was asked to stop, and did so in good order."""

@@ -3,7 +3,7 @@
 from schemas.declaration import Column, Rule, Table, one_of
 from schemas.examples import SPLITS
 
-STATUSES = ("running", "ok", "failed")
+STATUSES = ("running", "ok", "failed", "stopped")
 
 
 TRAINING_RUNS = Table(
@@ -12,7 +12,7 @@ TRAINING_RUNS = Table(
     made_by="train_mamdr",
     columns=(
         Column("run_id", "string", "names the run"),
-        Column("status", "string", "running, ok or failed"),
+        Column("status", "string", "running, ok, failed, or stopped (by SIGTERM)"),
         Column("method", "string", "train.method"),
         Column("model", "string", "model.name"),
         Column("parent_run_id", "string", "the run that it started from", nullable=True),
@@ -47,10 +47,12 @@ TRAINING_RUNS = Table(
         Column("seconds", "map<string,double>", "phase to seconds", nullable=True),
         Column("package", "string", "folder of the model package", nullable=True),
         Column("error", "string", "why it failed", nullable=True),
+        Column("attempts", "int", "times that its ranks were started", nullable=True),
+        Column("causes", "array<string>", "why ranks were started again, in order", nullable=True),
         Column("started_at", "timestamp", "start (UTC)"),
         Column("finished_at", "timestamp", "end (UTC)", nullable=True),
     ),
-    rules=(Rule("status_known", one_of("status", STATUSES), "the status is one of the three"),),
+    rules=(Rule("status_known", one_of("status", STATUSES), "the status is one of the four"),),
 )
 
 DOMAIN_METRICS = Table(

@@ -92,15 +92,15 @@ class OuterOptimizer:
 
     settings: OuterSettings
     step_count: int = 0
-    first: "_Momenta | None" = field(default=None)
-    second: "_Momenta | None" = field(default=None)
+    first: "Momenta | None" = field(default=None)
+    second: "Momenta | None" = field(default=None)
 
     def step(self, shared: Shared, change: Change) -> None:
         """Move `shared` in place."""
         self.step_count += 1
         if self.settings.optimizer != "sgd" and self.first is None:
-            self.first = _Momenta.zeros_like(shared)
-            self.second = _Momenta.zeros_like(shared) if self.settings.optimizer == "adam" else None
+            self.first = Momenta.zeros_like(shared)
+            self.second = Momenta.zeros_like(shared) if self.settings.optimizer == "adam" else None
         shared.dense += self._update(change.dense, None, slice(None))
         for name, rows in change.rows.items():
             table = shared.tables[name]
@@ -126,13 +126,14 @@ class OuterOptimizer:
 
 
 @dataclass
-class _Momenta:
+class Momenta:
     """One number for each of this rank's parameters: dense [P], and by embedding table those of the rows it holds."""
 
     dense: Tensor
     tables: dict[str, Tensor]
 
     @classmethod
-    def zeros_like(cls, shared: Shared) -> "_Momenta":
+    def zeros_like(cls, shared: Shared) -> "Momenta":
+        """Before the first step."""
         held = {name: table if isinstance(table, Tensor) else table.own for name, table in shared.tables.items()}
         return cls(torch.zeros_like(shared.dense), {name: torch.zeros_like(rows) for name, rows in held.items()})

@@ -105,6 +105,9 @@ class TableShard(Protocol):
     def to(self, device: torch.device | str) -> "TableShard":
         """The same on `device`."""
 
+    def with_rows(self, own: Tensor) -> "TableShard":
+        """The table with other values of this rank's rows."""
+
 
 @dataclass
 class Shared:

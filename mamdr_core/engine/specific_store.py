@@ -20,7 +20,8 @@ class SpecificStore(Mapping[int, Change]):
     """theta_i by domain index; a domain's is zero until it is first written.
 
     Dense parameters lie in slots, embedding rows in memory as (row id, delta). A domain's slot is overwritten unless
-    it holds the best (`keep`), so that keeping costs no copy, and at most two slots a domain are ever used.
+    it holds the best (`keep`), or what a checkpoint is still writing (`hold`): neither costs a copy. A domain uses two
+    slots at most, and two more while a checkpoint is written.
 
     Args:
         domains: the rank's.
@@ -41,6 +42,7 @@ class SpecificStore(Mapping[int, Change]):
         self._slot: dict[int, int] = {}
         self._kept_rows: dict[int, dict[str, Rows]] = {}
         self._kept_slot: dict[int, int] = {}
+        self._held: set[int] = set()
         self._free: list[int] = []
         self._used = 0
         self._room = 0
@@ -93,17 +95,47 @@ class SpecificStore(Mapping[int, Change]):
 
     def keep(self) -> None:
         """Take what is here now for the best."""
-        for domain, slot in self._kept_slot.items():
-            if self._slot.get(domain) != slot:
-                self._free.append(slot)
         self._kept_slot, self._kept_rows = dict(self._slot), dict(self._rows)
+        self._reclaim()
 
     def restore(self) -> None:
         """Go back to the best."""
-        for domain, slot in self._slot.items():
-            if self._kept_slot.get(domain) != slot:
-                self._free.append(slot)
         self._slot, self._rows = dict(self._kept_slot), dict(self._kept_rows)
+        self._reclaim()
+
+    def now(self) -> "Stored":
+        """What is here now, valid until it is next written."""
+        return Stored(self.slots, self._like, dict(self._slot), dict(self._rows))
+
+    def hold(self) -> tuple["Stored", "Stored"]:
+        """The best, and what is here now where it is not the best; neither changes before `release`."""
+        best = Stored(self.slots, self._like, dict(self._kept_slot), dict(self._kept_rows))
+        changed = {
+            domain: rows
+            for domain, rows in self._rows.items()
+            if self._slot.get(domain) != self._kept_slot.get(domain) or rows is not self._kept_rows.get(domain)
+        }
+        self._held = {*self._slot.values(), *self._kept_slot.values()}
+        return best, Stored(self.slots, self._like, dict(self._slot), changed)
+
+    def load(self, best: Mapping[int, Change], now: Mapping[int, Change]) -> None:
+        """Take over what `hold` gave, of those domains that are the store's."""
+        for domain in best:
+            if domain in self:
+                self[domain] = best[domain]
+        self.keep()
+        for domain in now:
+            if domain in self:
+                self[domain] = now[domain]
+
+    def release(self) -> None:
+        """Let what was held be overwritten."""
+        self._held = set()
+        self._reclaim()
+
+    def _reclaim(self) -> None:
+        used = {*self._slot.values(), *self._kept_slot.values(), *self._held}
+        self._free = [slot for slot in range(self._used) if slot not in used]
 
     @property
     def vector_bytes(self) -> int:
@@ -112,7 +144,7 @@ class SpecificStore(Mapping[int, Change]):
 
     @property
     def dense_bytes(self) -> int:
-        """Bytes of all slots that were ever in use at once, the best's included."""
+        """Bytes of all slots that were ever in use at once, those of the best and of a checkpoint included."""
         return self._used * self._like.nbytes
 
     @property
@@ -158,7 +190,7 @@ class SpecificStore(Mapping[int, Change]):
             if domain not in self._rows:
                 raise KeyError(domain)
             slot = self._slot.get(domain)
-            if slot is None or slot == self._kept_slot.get(domain):
+            if slot is None or slot == self._kept_slot.get(domain) or slot in self._held:
                 slot = self._new_slot()
             self.slots.write(slot, change.dense.cpu())
             self._slot[domain], self._rows[domain] = slot, change.rows
@@ -170,3 +202,34 @@ class SpecificStore(Mapping[int, Change]):
             self._room = self.slots.grow()
         self._used += 1
         return self._used - 1
+
+
+class Stored(Mapping[int, Change]):
+    """theta_i by domain as slots and rows hold it, read on the CPU one at a time; zero where there is no slot."""
+
+    def __init__(
+        self, slots: Slots, like: Tensor, slot: Mapping[int, int], rows: Mapping[int, dict[str, Rows]]
+    ) -> None:
+        self._slots, self._slot, self._rows = slots, slot, rows
+        self._like = torch.zeros_like(like, device="cpu")
+
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of a domain's dense parameters."""
+        return self._like.nbytes
+
+    def __getitem__(self, domain: int) -> Change:
+        """A copy of a domain's theta_i."""
+        dense = self._like.clone()
+        rows = self._rows[domain]
+        if domain in self._slot:
+            self._slots.read(self._slot[domain], dense)
+        return Change(dense, dict(rows))
+
+    def __iter__(self) -> Iterator[int]:
+        """The domains, in ascending order."""
+        return iter(sorted(self._rows))
+
+    def __len__(self) -> int:
+        """Number of domains."""
+        return len(self._rows)

@@ -38,20 +38,25 @@ class Uncertainty:
 
     Args:
         values_n: at the start.
+
+    Attributes:
+        values_n: now.
+        moments: Adam's.
+        counts_n: steps of each domain so far.
     """
 
     def __init__(self, values_n: Tensor) -> None:
         self.values_n = values_n
-        self._moments = AdamMoments.zeros_like(values_n)
-        self._counts_n = torch.zeros(len(values_n), dtype=torch.long)
+        self.moments = AdamMoments.zeros_like(values_n)
+        self.counts_n = torch.zeros(len(values_n), dtype=torch.long)
 
     def step(self, domain: int, gradient: float, lr: float) -> None:
         """Move the s of a domain along its gradient."""
-        self._counts_n[domain] += 1
+        self.counts_n[domain] += 1
         own = slice(domain, domain + 1)
-        first, second = self._moments.first[own], self._moments.second[own]
+        first, second = self.moments.first[own], self.moments.second[own]
         along = torch.full_like(first, gradient)
-        self.values_n[own] -= adam_change(along, first, second, int(self._counts_n[domain]), lr)
+        self.values_n[own] -= adam_change(along, first, second, int(self.counts_n[domain]), lr)
 
 
 @dataclass

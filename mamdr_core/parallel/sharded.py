@@ -89,11 +89,15 @@ class ShardedTable:
 
     def clone(self) -> "ShardedTable":
         """A copy of own rows that shares no memory; it has fetched none."""
-        return ShardedTable(self.table, self.own.clone(), self.collective)
+        return self.with_rows(self.own.clone())
 
     def to(self, device: torch.device | str) -> "ShardedTable":
         """Own rows on `device`, none fetched."""
-        return ShardedTable(self.table, self.own.to(device), self.collective)
+        return self.with_rows(self.own.to(device))
+
+    def with_rows(self, own: Tensor) -> "ShardedTable":
+        """The table with other values of this rank's rows."""
+        return ShardedTable(self.table, own, self.collective)
 
     def _forget(self) -> None:
         self._ids_U = torch.zeros(0, dtype=torch.long, device=self.own.device)

@@ -149,11 +149,13 @@ def make_store(settings: TrainSettings, like: Tensor, domains: Sequence[int]) ->
     """
     ranks_here = int(os.environ.get("HOROVOD_LOCAL_SIZE", "1"))
     memory = settings.specific_memory * 1e9 or psutil.virtual_memory().available / 2 / ranks_here
-    slots = slots_for(like, 2 * len(domains), memory, settings.scratch)
+    vectors = len(domains) * (4 if settings.checkpoint.is_regular else 2)
+    slots = slots_for(like, vectors, memory, settings.scratch)
     if slots.where == "file":
         logger.info(
-            "theta_i of %d domains takes up to %.3g GB with the best kept aside: it lies in a file",
-            len(domains), 2 * len(domains) * like.nbytes / 1e9,
+            "theta_i of %d domains takes up to %.3g GB with the best, and what a checkpoint writes, kept aside: it lies "
+            "in a file",
+            len(domains), vectors * like.nbytes / 1e9,
         )  # fmt: skip
         warn_if_in_memory(settings.scratch, "train.specific_memory")
     return SpecificStore(domains, slots, like)

@@ -8,7 +8,7 @@ from mamdr_core.engine.specific_store import SpecificStore
 
 @dataclass
 class EarlyStop:
-    """Keeps the best parameters; stops after `patience` validations in a row without a better AUC.
+    """Keeps the best parameters; training stops after `patience` validations in a row without a better AUC.
 
     Without any measurable domain every validation counts as the best, so that the last parameters are kept.
     """

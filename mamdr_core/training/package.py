@@ -9,9 +9,7 @@ shared-<rank>.safetensors  where they are sharded: "table.<name>" with the rank'
 specific-<rank>-<part>.safetensors  theta_i of some of a rank's domains, see `mamdr_core.training.specific_files`
 """
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +21,12 @@ from torch import Tensor
 
 from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.engine.specific_store import SpecificStore
-from mamdr_core.errors import MamdrError
+from mamdr_core.training.sealed import Facts, check, facts_of, flush_folder, seal, write_texts
 from mamdr_core.training.specific_files import SavedSpecific, save_specific
 
-MANIFEST = "manifest.json"
 
-
-def save_rank(folder: str, rank: int, shared: Shared, specific: SpecificStore) -> tuple[str, ...]:
-    """Write a rank's parameters: rank 0 theta_S, every rank its shards and theta_i. Returns the names of the files."""
+def save_rank(folder: str, rank: int, shared: Shared, specific: SpecificStore) -> Facts:
+    """Write a rank's parameters: rank 0 theta_S, every rank its shards and theta_i. Returns its files' facts."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     saved = []
     whole = {f"table.{name}": table.cpu() for name, table in shared.tables.items() if isinstance(table, Tensor)}
@@ -41,28 +37,23 @@ def save_rank(folder: str, rank: int, shared: Shared, specific: SpecificStore) -
     if parts:
         saved.append(f"shared-{rank:05d}.safetensors")
         save_file(parts, Path(folder) / saved[-1])
-    return *saved, *save_specific(Path(folder), rank, specific)
+    saved += save_specific(Path(folder), f"specific-{rank:05d}", specific.now())
+    return facts_of(Path(folder), saved)
 
 
-def seal_package(folder: str, final: str, texts: Mapping[str, str]) -> None:
+def seal_package(folder: str, final: str, saved: Facts, texts: Mapping[str, str]) -> None:
     """Add small text files and the manifest, flush everything to disk, and rename the folder to its final name.
 
     Args:
         folder: where the ranks wrote.
         final: the package's path; it appears complete or not at all.
+        saved: the ranks' files.
         texts: file name to content.
     """
     path = Path(folder)
-    for name, text in texts.items():
-        (path / name).write_text(text, encoding="utf-8")
-    files = sorted(child for child in path.iterdir() if child.name != MANIFEST)
-    listed = {child.name: {"bytes": child.stat().st_size, "sha256": _sha256(child)} for child in files}
-    (path / MANIFEST).write_text(json.dumps({"format": 1, "files": listed}, indent=1), encoding="utf-8")
-    for child in path.iterdir():
-        descriptor = os.open(child, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+    seal(path, saved | write_texts(path, texts))
     path.rename(final)
+    flush_folder(path.parent)
 
 
 @dataclass(frozen=True)
@@ -95,23 +86,13 @@ def load_package(folder: str, device: torch.device | str = "cpu") -> Package:
         MamdrError: no package there, or a file is missing or damaged (it is named).
     """
     path = Path(folder)
-    try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        listed: dict[str, dict[str, Any]] = dict(manifest["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MamdrError(f"{folder} is not a model package: its {MANIFEST} cannot be read ({error})") from None
-    for name, expected in listed.items():
-        file = path / name
-        if file.parent != path or not file.is_file():
-            raise MamdrError(f"package {folder}: file {name} is missing")
-        if file.stat().st_size != expected["bytes"] or _sha256(file) != expected["sha256"]:
-            raise MamdrError(f"package {folder}: file {name} is damaged (its hash is not the manifest's)")
+    names = check(path, "model package")
     return Package(
         config=(path / "config.yaml").read_text(encoding="utf-8"),
         pinned=json.loads((path / "pinned.json").read_text(encoding="utf-8")),
         metrics=json.loads((path / "metrics.json").read_text(encoding="utf-8")),
         shared=load_shared(path).to(device),
-        specific=SavedSpecific([path / name for name in sorted(listed) if name.startswith("specific-")], device),
+        specific=SavedSpecific([path / name for name in names if name.startswith("specific-")], device),
     )
 
 
@@ -126,8 +107,3 @@ def load_shared(path: Path) -> Shared:
             saved[name][rank :: len(parts)] = part[name]
     tables = {name.removeprefix("table."): table for name, table in saved.items() if name.startswith("table.")}
     return Shared(saved["dense"], tables)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

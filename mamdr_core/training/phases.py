@@ -17,11 +17,13 @@ from mamdr_core.learning.methods import Method
 from mamdr_core.parallel.collective import Collective
 from mamdr_core.parallel.supports import exchange_supports
 from mamdr_core.shards.arrays import Arrays
+from mamdr_core.training.checkpoints import Checkpoints
 from mamdr_core.training.early_stop import EarlyStop
 from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.progress import Progress
 from mamdr_core.training.rounds import deal_rounds
 from mamdr_core.training.settings import TrainSettings
+from mamdr_core.training.state import Position
 
 
 class Clock:
@@ -50,7 +52,9 @@ class Phase:
         epochs: times that every row is visited at most.
         rounds_per_epoch: R.
         validate_every: rounds between two validations.
+        patience: of its early stop.
         draws_supports: whether DR draws support rows in it.
+        moves_shared: whether theta_S moves; if it does alone, validations are without theta_i.
     """
 
     moves: Sequence[Callable[[Learner, Round], None]]
@@ -58,7 +62,14 @@ class Phase:
     epochs: int
     rounds_per_epoch: int
     validate_every: int
+    patience: int
     draws_supports: bool
+    moves_shared: bool
+
+    @property
+    def most_rounds(self) -> int:
+        """Rounds that it has at most."""
+        return self.epochs * self.rounds_per_epoch
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,7 @@ class Training:
         val: this rank's validation rows.
         arrays: where an epoch's order lies.
         clock: counts seconds.
+        checkpoints: of the run.
     """
 
     settings: TrainSettings
@@ -97,77 +109,106 @@ class Training:
     val: Columns
     arrays: Arrays
     clock: Clock
+    checkpoints: Checkpoints
 
     def run(self, learner: Learner, method: Method) -> Trained:
-        """Train; the best parameters are left in `learner`."""
-        settings, draws = self.settings, learner.dr.k > 0
-        settled = learner.dr.schedule == "settled"
-        rounds = best_round = passes = 0
+        """Train, from the newest checkpoint if there is one; the best parameters are left in `learner`.
+
+        Raises:
+            StoppedError: asked to stop.
+        """
+        phases = self._phases(learner, method)
+        patience = {number: phase.patience for number, phase in enumerate(phases)}
+        at = self.checkpoints.restore(learner, patience) or Position(EarlyStop(phases[0].patience))
+        self.clock.seconds["inner"] = at.inner_seconds
+        passes = 0
+        while at.phase < len(phases):
+            phase = phases[at.phase]
+            self._run(phase, learner, at)
+            if phase.moves_shared:
+                at.rounds, at.best_round = at.done, at.stop.best_round
+            else:
+                passes = at.done
+            at.phase, at.done = at.phase + 1, 0
+            at.stop = EarlyStop(patience.get(at.phase, 0))
+        self.checkpoints.close(learner)
+        return Trained(-(-at.rounds // self.settings.rounds_per_epoch) + passes, at.rounds, at.best_round, passes)
+
+    def _phases(self, learner: Learner, method: Method) -> list[Phase]:
+        settings, dr, draws = self.settings, learner.dr, learner.dr.k > 0
+        settled = dr.schedule == "settled"
+        phases = []
         if method.move_shared:
             beside = [method.move_specific] if method.move_specific and not settled else []
-            phase = Phase(
-                moves=[method.move_shared, *beside],
-                first_epoch=0,
-                epochs=settings.epochs,
-                rounds_per_epoch=settings.rounds_per_epoch,
-                validate_every=min(settings.validate_every, settings.rounds_per_epoch),
-                draws_supports=draws and bool(beside),
-            )
-            rounds, best_round = self._run(phase, learner, EarlyStop(settings.patience), alone=not beside)
+            phases += [
+                Phase(
+                    moves=[method.move_shared, *beside],
+                    first_epoch=0,
+                    epochs=settings.epochs,
+                    rounds_per_epoch=settings.rounds_per_epoch,
+                    validate_every=min(settings.validate_every, settings.rounds_per_epoch),
+                    patience=settings.patience,
+                    draws_supports=draws and bool(beside),
+                    moves_shared=True,
+                )
+            ]
         if method.move_specific and settled:
-            phase = Phase([method.move_specific], settings.epochs, learner.dr.epochs, 1, 1, draws)
-            stop = EarlyStop(learner.dr.patience)
-            self._validate(learner, stop, 0)  # theta_i as it starts (zero) stays, unless DR is better
-            passes, _ = self._run(phase, learner, stop)
-        return Trained(-(-rounds // settings.rounds_per_epoch) + passes, rounds, best_round, passes)
+            moves = [method.move_specific]
+            phases += [Phase(moves, settings.epochs, dr.epochs, 1, 1, dr.patience, draws, moves_shared=False)]
+        return phases
 
-    def _run(self, phase: Phase, learner: Learner, stop: EarlyStop, alone: bool = False) -> tuple[int, int]:
-        """Rounds until early stop or the last epoch; returns the rounds done, and the best.
+    def _run(self, phase: Phase, learner: Learner, at: Position) -> None:
+        """Rounds until early stop or the last epoch; `learner` is left with the best parameters.
 
         Every rank takes part in the same collectives in every round, whatever rows it has.
 
         Args:
             phase: what to do.
-            learner: is left with the best parameters.
-            stop: of the phase.
-            alone: measure theta_S without theta_i.
+            learner: is trained.
+            at: where the phase begins; counts its rounds.
         """
-        done, most = 0, phase.epochs * phase.rounds_per_epoch
-        progress = Progress(most, phase.rounds_per_epoch, self.collective.rank == 0)
-        for round_ in self._rounds(phase, learner):
+        if not phase.moves_shared and at.stop.shared is None:
+            self._validate(phase, learner, at)  # theta_i as it starts (zero) stays, unless DR is better
+        progress = Progress(phase.most_rounds, phase.rounds_per_epoch, self.collective.rank == 0, at.done)
+        for round_ in self._rounds(phase, learner, at.done):
             with self.clock.phase("inner"):
                 for move in phase.moves:
                     move(learner, round_)
-            done += 1
-            if done % phase.validate_every and done < most:
-                continue
-            auc, stopping = self._validate(learner, stop, done, alone)
-            rows = learner.rows_descended * self.collective.size  # an estimate: ranks are balanced by rows
-            progress.say(done, rows, self.clock.seconds["inner"], learner.engine.waited, auc, stop)
-            if stopping:
-                break
-        assert stop.shared is not None
-        learner.shared = stop.shared
+            at.done += 1
+            if at.done % phase.validate_every == 0 or at.done == phase.most_rounds:
+                auc, stopping = self._validate(phase, learner, at)
+                rows = learner.rows_descended * self.collective.size  # an estimate: ranks are balanced by rows
+                progress.say(at.done, rows, self.clock.seconds["inner"], learner.engine.waited, auc, at.stop)
+                if stopping:
+                    break
+            at.inner_seconds = self.clock.seconds["inner"]
+            with self.clock.phase("checkpoint"):
+                self.checkpoints.after_round(learner, at)
+        assert at.stop.shared is not None
+        learner.shared = at.stop.shared
         learner.specific.restore()
-        return done, stop.best_round
 
-    def _rounds(self, phase: Phase, learner: Learner) -> Iterator[Round]:
+    def _rounds(self, phase: Phase, learner: Learner, done: int) -> Iterator[Round]:
+        """The phase's rounds, but for those that are done."""
         settings = self.settings
         plan = RoundPlan(self.counts_n, phase.rounds_per_epoch, settings.smallest_slice, settings.seed)
-        for epoch in range(phase.first_epoch, phase.first_epoch + phase.epochs):
+        begun, within = divmod(done, phase.rounds_per_epoch)
+        for epoch in range(phase.first_epoch + begun, phase.first_epoch + phase.epochs):
             if phase.draws_supports:
                 with self.clock.phase("exchange"):
                     seed = derive_seed(settings.seed, epoch, 7)
                     rows = learner.dr.support_rows
                     learner.supports = exchange_supports(self.collective, learner.train, rows, seed)
-            yield from deal_rounds(plan, epoch, learner.train, self.collective.rank, self.arrays)
+            yield from deal_rounds(plan, epoch, learner.train, self.collective.rank, self.arrays, within)
+            within = 0
 
-    def _validate(self, learner: Learner, stop: EarlyStop, done: int, alone: bool = False) -> tuple[float, bool]:
+    def _validate(self, phase: Phase, learner: Learner, at: Position) -> tuple[float, bool]:
         """The mean validation AUC, and whether to stop."""
         with self.clock.phase("validate"):
+            alone = phase.moves_shared and len(phase.moves) == 1
             specific = {} if alone else learner.specific
             measured = evaluate_columns(learner.engine, learner.shared, specific, self.val, self.collective)
             if not learner.shared.dense.isfinite().all():
-                raise MamdrError(f"theta_S is not finite after round {done}: lower train.inner.lr")
+                raise MamdrError(f"theta_S is not finite after round {at.done}: lower train.inner.lr")
             auc = measured.mean_auc()
-            return auc, stop.validated(auc, done, learner.shared, learner.specific)
+            return auc, at.stop.validated(auc, at.done, learner.shared, learner.specific)

@@ -15,12 +15,14 @@ class Progress:
         rounds: rounds that the run has at most.
         rounds_per_epoch: R.
         speaks: whether this rank logs.
+        before: rounds that an earlier attempt did.
     """
 
-    def __init__(self, rounds: int, rounds_per_epoch: int, speaks: bool) -> None:
+    def __init__(self, rounds: int, rounds_per_epoch: int, speaks: bool, before: int = 0) -> None:
         self.rounds = rounds
         self.rounds_per_epoch = rounds_per_epoch
         self.speaks = speaks
+        self.before = before
         self.started = time.perf_counter()
 
     def say(self, done: int, rows: int, inner_seconds: float, waited: float, auc: float, stop: EarlyStop) -> None:
@@ -36,7 +38,7 @@ class Progress:
         """
         if not self.speaks:
             return
-        left = (time.perf_counter() - self.started) / done * (self.rounds - done)
+        left = (time.perf_counter() - self.started) / (done - self.before) * (self.rounds - done)
         seconds = max(inner_seconds, 1e-9)
         waiting = f", {waited / seconds:.0%} waiting for rows" if waited else ""
         logger.info(

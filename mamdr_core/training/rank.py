@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,10 +19,13 @@ from mamdr_core.learning.methods import find_method
 from mamdr_core.parallel.collective import Collective
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples
+from mamdr_core.stopping import StopRequest, on_sigterm
 from mamdr_core.training.building import make_learner, place_columns
+from mamdr_core.training.checkpoints import STOP, CheckpointPlace, Checkpoints
 from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.package import save_rank
 from mamdr_core.training.phases import Clock, Training
+from mamdr_core.training.sealed import Facts
 from schemas import SPLITS
 
 logger = logging.getLogger(__name__)
@@ -36,12 +40,14 @@ class RankTask:
         pinned: the version of the examples.
         owner: rank of each domain, int64 [n].
         package: folder that the ranks write their parameters to.
+        checkpoints: where they write checkpoints; None: nowhere.
     """
 
     config: Config
     pinned: PinnedExamples
     owner: NDArray[np.int64]
     package: str
+    checkpoints: CheckpointPlace | None = None
 
 
 @dataclass(frozen=True)
@@ -63,11 +69,15 @@ class RankResult:
     engine: str
     seconds: dict[str, float]
     device: str
-    saved: tuple[str, ...]
+    saved: Facts
 
 
 def train_rank(task: RankTask, collective: Collective) -> RankResult:
-    """Train on this rank; called on all ranks with the same task. See `mamdr_core.training.run` for the driver."""
+    """Train on this rank; called on all ranks with the same task. See `mamdr_core.training.run` for the driver.
+
+    Raises:
+        StoppedError: a rank was asked to stop.
+    """
     clock = Clock()
     settings = task.config.train
     method = find_method(settings.method)
@@ -78,8 +88,17 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         columns = place_columns({split: share.columns(split) for split in SPLITS}, device)
         learner = make_learner(task.config, task.pinned, own, collective, share, columns["train"], device)
     logger.info("rank %d read %s", collective.rank, share.figures.told())
-    with _domain_named(task.pinned):
-        training = Training(settings, task.pinned.counts["train"], collective, columns["val"], share.arrays, clock)
+    request = StopRequest(Path(task.checkpoints.folder) / STOP if task.checkpoints and collective.rank == 0 else None)
+    training = Training(
+        settings=settings,
+        counts_n=task.pinned.counts["train"],
+        collective=collective,
+        val=columns["val"],
+        arrays=share.arrays,
+        clock=clock,
+        checkpoints=Checkpoints(task.checkpoints, settings.checkpoint, collective, request),
+    )
+    with on_sigterm(request.ask), _domain_named(task.pinned):
         trained = training.run(learner, method)
     with clock.phase("evaluate"):
         metrics = {

@@ -12,7 +12,9 @@ from mamdr_core.learning.learner import Round
 from mamdr_core.shards.arrays import Arrays
 
 
-def deal_rounds(plan: RoundPlan, epoch: int, train: Columns, rank: int, arrays: Arrays) -> Iterator[Round]:
+def deal_rounds(
+    plan: RoundPlan, epoch: int, train: Columns, rank: int, arrays: Arrays, skipped: int = 0
+) -> Iterator[Round]:
     """This rank's part of every round of an epoch.
 
     Args:
@@ -21,6 +23,7 @@ def deal_rounds(plan: RoundPlan, epoch: int, train: Columns, rank: int, arrays: 
         train: this rank's rows.
         rank: decides the mixed order.
         arrays: makes the epoch's two orders, 16 bytes a row.
+        skipped: rounds at its start that are left out.
     """
     offsets = train.offsets.numpy()
     counts = np.diff(offsets)
@@ -32,7 +35,7 @@ def deal_rounds(plan: RoundPlan, epoch: int, train: Columns, rank: int, arrays: 
     generator = torch.Generator().manual_seed(derive_seed(plan.seed, epoch, 4, rank))
     mixed = torch.from_numpy(arrays.empty(len(train), np.int64))
     mixed = torch.randperm(len(train), generator=generator, out=mixed).to(device)
-    for number in range(plan.rounds):
+    for number in range(skipped, plan.rounds):
         start, stop = plan.slices(epoch, number)
         visited = plan.order(epoch, number)
         visited = visited[(stop > start)[visited] & (counts > 0)[visited]]

@@ -1,6 +1,7 @@
-"""train_mamdr on the driver: pin a version, place domains, launch ranks, seal the package, record the run."""
+"""train_mamdr on the driver: pin a version, place domains, launch ranks and restart them, seal the package, record."""
 
 import logging
+import shutil
 import time
 from functools import partial
 from typing import Any
@@ -9,45 +10,60 @@ import numpy as np
 from pyspark.sql import SparkSession
 
 from mamdr_core.config import Config
-from mamdr_core.parallel.launch import run_ranks
+from mamdr_core.lake.tables import Lake
+from mamdr_core.parallel.launch import RankError, run_ranks
 from mamdr_core.parallel.placement import place_domains
+from mamdr_core.stopping import on_sigterm
+from mamdr_core.training.checkpoints import STOP, CheckpointPlace, find_checkpoint
 from mamdr_core.training.preparing import check_names, prepare_examples
-from mamdr_core.training.rank import RankTask, train_rank
+from mamdr_core.training.rank import RankResult, RankTask, train_rank
+from mamdr_core.training.resuming import find_unfinished
 from mamdr_core.training.runs import Run, new_run
 from mamdr_core.training.summary import log_summary
 
 logger = logging.getLogger(__name__)
 
+LONGEST_PAUSE = 60
+"""Seconds before a restart, at most."""
+
 
 def train_mamdr(spark: SparkSession, config: Config) -> dict[str, Any]:
     """Train on the newest examples; where the lake has none yet, first build them from the raw log.
+
+    With `train.resume` an unfinished run goes on from its newest checkpoint, on the examples that it began with.
 
     Returns:
         run_id, method, model, ranks, device, engine, precision, epochs, rounds, best_round, dr_passes, domains,
         domains_measured, train_rows, val_auc, test_auc, weighted_test_auc, samples_per_second (compiling included),
         data_wait_seconds (of inner loops, on the rank that waits most; null with the eager engine), skipped_steps,
         specific_bytes (theta_i's dense parameters, the best kept aside included), specific_row_bytes (its embedding
-        rows with their ids), read_bytes (by all ranks, compressed), seconds by phase, examples_version, package.
+        rows with their ids), read_bytes (by all ranks, compressed), seconds by phase, examples_version, attempts,
+        package.
 
     Raises:
-        MamdrError: no examples and no raw log, an unknown method or model, too few slots.
-        RankError: a rank failed; the run is recorded as failed.
+        MamdrError: no examples and no raw log, an unknown method or model, too few slots, no run to resume.
+        StoppedError: SIGTERM; the run is recorded as stopped, and can be resumed.
+        RankError: a rank failed more than `train.restarts` times; the run is recorded as failed, and can be resumed.
     """
     check_names(config)
-    lake, pinned, seconds = prepare_examples(spark, config)
-    run = new_run(lake, config, pinned)
+    unfinished = find_unfinished(spark, config) if config.train.resume else None
+    if unfinished:
+        run, seconds = unfinished, dict[str, float]()
+    else:
+        lake, pinned, seconds = prepare_examples(spark, config)
+        run = new_run(lake, config, pinned)
     run.begin(spark)
     try:
         figures = train_on_ranks(spark, run, seconds)
     except BaseException as error:
         run.fail(spark, error)
         raise
-    log_summary(lake, run.id, pinned.versions["examples"])
+    log_summary(Lake(spark, config.lake.root), run.id, run.pinned.versions["examples"])
     return figures
 
 
 def train_on_ranks(spark: SparkSession, run: Run, seconds: dict[str, float]) -> dict[str, Any]:
-    """Train a run on its `train.ranks` ranks and record its end.
+    """Train a run on its `train.ranks` ranks, again from its newest checkpoint after a loss, and record its end.
 
     Args:
         spark: the session.
@@ -57,24 +73,47 @@ def train_on_ranks(spark: SparkSession, run: Run, seconds: dict[str, float]) -> 
     Returns:
         The run's figures, see `train_mamdr`.
     """
-    pinned, ranks = run.pinned, run.config.train.ranks
-    task = task_of(run)
-    owning = len(np.unique(task.owner[pinned.counts["train"] > 0]))
+    pinned, train = run.pinned, run.config.train
+    owning = len(np.unique(task_of(run).owner[pinned.counts["train"] > 0]))
     logger.info(
         "run %s: %s of %s on %d domains, %d training rows, examples version %d, %d ranks",
-        run.id, run.config.train.method, run.config.model.name, int((pinned.counts["train"] > 0).sum()),
-        int(pinned.counts["train"].sum()), pinned.versions["examples"], ranks,
+        run.id, train.method, run.config.model.name, int((pinned.counts["train"] > 0).sum()),
+        int(pinned.counts["train"].sum()), pinned.versions["examples"], train.ranks,
     )  # fmt: skip
-    if owning < ranks:
+    if owning < train.ranks:
         logger.info(
-            "%d of %d ranks own no domain and only take part in averaging: lower train.ranks", ranks - owning, ranks
-        )
+            "%d of %d ranks own no domain and only take part in averaging: lower train.ranks",
+            train.ranks - owning, train.ranks,
+        )  # fmt: skip
     started = time.perf_counter()
-    results = run_ranks(spark, partial(train_rank, task), ranks, run.config.train.start_timeout)
-    return run.finish(spark, results, seconds | {"ranks": time.perf_counter() - started})
+    for failures in range(train.restarts + 1):
+        try:
+            results = _attempt(spark, run)
+            break
+        except RankError as error:
+            run.lost(spark, error)
+            if failures == train.restarts:
+                raise
+            pause = min(2.0**failures, LONGEST_PAUSE)
+            logger.warning("restart %d of %d in %.0f s: %s", failures + 1, train.restarts, pause, error)
+            time.sleep(pause)
+    figures = run.finish(spark, results, seconds | {"ranks": time.perf_counter() - started})
+    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    return figures
 
 
-def task_of(run: Run) -> RankTask:
+def _attempt(spark: SparkSession, run: Run) -> list[RankResult]:
+    """Run the ranks once; SIGTERM has them save a checkpoint and stop."""
+    train, stop = run.config.train, run.checkpoints / STOP
+    shutil.rmtree(run.scratch, ignore_errors=True)  # what an attempt that was lost may have written of its package
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    stop.unlink(missing_ok=True)
+    with on_sigterm(stop.touch):
+        task = task_of(run, find_checkpoint(run.checkpoints))
+        return run_ranks(spark, partial(train_rank, task), train.ranks, train.start_timeout)
+
+
+def task_of(run: Run, checkpoints: CheckpointPlace | None = None) -> RankTask:
     """What a run's ranks are told."""
     owner = place_domains(run.pinned.counts["train"], run.config.train.ranks, run.pinned.positions())
-    return RankTask(run.config, run.pinned, owner, str(run.scratch))
+    return RankTask(run.config, run.pinned, owner, str(run.scratch), checkpoints)

@@ -13,31 +13,39 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from mamdr_core.config import Config, dump_config, plain_config
-from mamdr_core.errors import MamdrError
+from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.lake.tables import Lake
 from mamdr_core.shards.pinned import PinnedExamples
+from mamdr_core.training.claims import claim
 from mamdr_core.training.package import seal_package
 from mamdr_core.training.rank import RankResult
 from mamdr_core.training.records import code_version, record_metrics, record_run
 
-_ELSEWHERE = ("scratch", "host_memory", "specific_memory", "group_memory", "start_timeout", "device")
-"""Keys of `train` that say where a run happens, not what it computes."""
+_ELSEWHERE = (
+    *("scratch", "host_memory", "specific_memory", "group_memory", "device"),
+    *("start_timeout", "checkpoint", "resume", "restarts"),
+)
+"""Keys of `train` that say where and how safely a run happens, not what it computes."""
 
 
 def cell_of(config: Config, pinned: PinnedExamples) -> str:
-    """What a run computes, as 16 hexadecimal digits: the same for the same features, model, training and inputs.
+    """What a run computes, as 16 hexadecimal digits: the same for the same features, model, training and inputs."""
+    facts = deciding(config) | {"versions": pinned.versions}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def deciding(config: Config) -> dict[str, Any]:
+    """The settings that decide what a run computes on given examples.
 
     Paths, and where a run happens (device, memory, scratch), do not matter; what else decides the examples is in the
     pinned versions.
     """
     values = plain_config(config)
-    facts = {
+    return {
         "features": [{**feature, "path": ""} for feature in values["features"]],
         "model": values["model"],
         "train": {name: value for name, value in values["train"].items() if name not in _ELSEWHERE},
-        "versions": pinned.versions,
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -66,16 +74,34 @@ class Run:
         """The folder that ranks write to."""
         return Path(self.lake.path_of("packages", f".{self.id}.part"))
 
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of its checkpoints."""
+        return Path(self.lake.path_of("checkpoints", self.id))
+
     def begin(self, spark: SparkSession) -> None:
-        """Record that it runs."""
+        """Record that it runs, once more where it is resumed."""
+        claim(self.checkpoints)
+        self.row["attempts"] = (self.row.get("attempts") or 0) + 1
         record_run(spark, self.lake, {**self.row, "status": "running"})
 
+    def lost(self, spark: SparkSession, error: BaseException) -> None:
+        """Record that ranks were lost and are started again."""
+        self.row["causes"] = [*(self.row.get("causes") or []), str(error)[:10_000]]
+        self.row["attempts"] = (self.row.get("attempts") or 1) + 1
+        with contextlib.suppress(Exception):  # going on matters more than the record of it
+            record_run(spark, self.lake, {**self.row, "status": "running"})
+
     def fail(self, spark: SparkSession, error: BaseException | str) -> None:
-        """Record why it failed, and remove what its ranks wrote."""
-        ended = {"status": "failed", "error": str(error)[:10_000], "finished_at": datetime.now(UTC)}
+        """Record why it ended, and remove what its ranks wrote of its package; checkpoints stay, to be resumed."""
+        status = "stopped" if isinstance(error, StoppedError) else "failed"
+        ended = {"status": status, "error": str(error)[:10_000], "finished_at": datetime.now(UTC)}
         with contextlib.suppress(Exception):  # the cause of the failure matters more than its record
             record_run(spark, self.lake, {**self.row, **ended})
         shutil.rmtree(self.scratch, ignore_errors=True)
+        resumable = not self.row["experiment"] and any(child.is_dir() for child in self.checkpoints.glob("*"))
+        if not resumable:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def finish(self, spark: SparkSession, results: list[RankResult], seconds: dict[str, float]) -> dict[str, Any]:
         """Seal the package, then record the figures by domain, then the run: nothing names what is not complete.
@@ -91,7 +117,8 @@ class Run:
         Raises:
             MamdrError: the ranks' files are not where the driver sees them.
         """
-        missing = [name for ended in results for name in ended.saved if not (self.scratch / name).is_file()]
+        saved = {name: facts for ended in results for name, facts in ended.saved.items()}
+        missing = [name for name in saved if not (self.scratch / name).is_file()]
         if missing:
             raise MamdrError(
                 f"ranks wrote {', '.join(missing)} where the driver cannot see: lake.root must be a shared folder"
@@ -105,7 +132,8 @@ class Run:
             "pinned.json": json.dumps({name: facts[name] for name in ("versions", "sizes", "numeric")}, indent=1),
             "metrics.json": json.dumps(figures, indent=1),
         }
-        seal_package(str(self.scratch), str(package), texts)
+        shutil.rmtree(package, ignore_errors=True)  # an attempt that was lost before it could record the package
+        seal_package(str(self.scratch), str(package), saved, texts)
         figures["package"] = str(package)
         record_metrics(spark, self.lake, self.id, self.pinned.domain_ids, result.metrics)
         recorded = {name: value for name, value in figures.items() if name != "examples_version"}
@@ -166,6 +194,7 @@ def _figures(run: Run, result: RankResult, seconds: dict[str, float]) -> dict[st
         "read_bytes": result.read_bytes,
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "examples_version": pinned.versions["examples"],
+        "attempts": run.row.get("attempts") or 1,
     }
 
 

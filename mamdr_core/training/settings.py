@@ -9,6 +9,29 @@ from mamdr_core.settings import settings
 
 
 @settings
+class CheckpointSettings:
+    """How often a run writes a checkpoint; what was done since the newest is done again after a loss."""
+
+    minutes: float = 5.0
+    """Minutes between two checkpoints; 0: not by time."""
+    rounds: int = 0
+    """Rounds, or passes of DR once theta_S has settled, between two checkpoints; 0: not by rounds."""
+    keep: int = 2
+    """How many of the newest are kept; each also holds the best parameters so far."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name, least in {"minutes": 0, "rounds": 0, "keep": 1}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"checkpoint.{name} must be >= {least}, got {getattr(self, name)}")
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether any is written but that of a run which is stopped."""
+        return bool(self.minutes or self.rounds)
+
+
+@settings
 class TrainSettings:
     """A training run."""
 
@@ -52,6 +75,13 @@ class TrainSettings:
     """GB that domains which run at once may take; 0: what a CPU's cache holds, or half of a GPU's free memory."""
     on_nan: Literal["stop", "skip"] = "stop"
     """A step whose loss is not finite: stop the run, naming it, or pass over its rows and count it."""
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    """Checkpoints."""
+    resume: str = ""
+    """Go on from the newest checkpoint of the run of this id, or of the `newest` unfinished run that computes the same
+    (other numbers of ranks allowed); where there is none of the latter, start anew. Empty: always start anew."""
+    restarts: int = 3
+    """Times that a run is restarted from its newest checkpoint after it lost a rank."""
     start_timeout: int = 120
     """Seconds that all ranks have to start."""
     host_memory: float = 0.0
@@ -66,6 +96,8 @@ class TrainSettings:
         for name in ("host_memory", "group_memory", "specific_memory"):
             if getattr(self, name) < 0:
                 raise ValueError(f"train.{name} must be >= 0, got {getattr(self, name)}")
+        if self.restarts < 0:
+            raise ValueError(f"train.restarts must be >= 0, got {self.restarts}")
         for name in ("ranks", "batch_size", "epochs", "rounds_per_epoch", "validate_every", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be >= 1, got {getattr(self, name)}")

@@ -13,30 +13,27 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mamdr_core.engine.parameters import Change, Rows
-from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.engine.specific_store import Stored
 
 PART_BYTES = 1 << 29
 """Dense parameters of a file, about; a file's content is in memory while it is written."""
 
 
-def save_specific(folder: Path, rank: int, specific: SpecificStore) -> list[str]:
-    """Write theta_i of a rank's domains; returns the names of the files."""
+def save_specific(folder: Path, name: str, specific: Stored) -> list[str]:
+    """Write theta_i of some domains to `<name>-<part>.safetensors`; returns the names of the files."""
     domains = list(specific)
-    each = max(1, PART_BYTES // specific.vector_bytes)
+    each = max(1, PART_BYTES // max(1, specific.vector_bytes))
     names = []
     for first in range(0, len(domains), each):
-        names.append(f"specific-{rank:05d}-{first // each:05d}.safetensors")
+        names.append(f"{name}-{first // each:05d}.safetensors")
         save_file(_packed(specific, domains[first : first + each]), folder / names[-1])
     return names
 
 
-def _packed(specific: SpecificStore, domains: Sequence[int]) -> dict[str, Tensor]:
-    dense: list[Tensor] = []
-    rows: dict[int, dict[str, Rows]] = {}
-    for group in specific.groups(domains, changes=False):
-        dense.append(torch.stack([group[domain].dense for domain in group]).cpu())
-        rows |= {domain: change.rows for domain, change in group.items()}
-    packed = {"domains": torch.tensor(domains), "dense": torch.cat(dense)}
+def _packed(specific: Stored, domains: Sequence[int]) -> dict[str, Tensor]:
+    changes = {domain: specific[domain] for domain in domains}
+    rows = {domain: change.rows for domain, change in changes.items()}
+    packed = {"domains": torch.tensor(domains), "dense": torch.stack([change.dense for change in changes.values()])}
     for table in sorted({name for own in rows.values() for name in own}):
         having = {domain: rows[domain][table] for domain in domains if table in rows[domain]}
         packed[f"{table}.owner"] = torch.cat([torch.full_like(own.ids, d) for d, own in having.items()]).cpu()

@@ -80,6 +80,34 @@ def test_the_best_is_kept_and_restored_with_at_most_two_slots_a_domain(store):
     assert store[0].dense[0] == 30.0
 
 
+def test_what_is_held_for_a_checkpoint_does_not_change_and_is_loaded_elsewhere(store):
+    def set_all(value):
+        for domain in range(7):
+            rows = Rows(torch.tensor([1]), torch.full((1, 1), value))
+            store[domain] = Change(torch.full((WIDTH,), value), {"user": rows})
+
+    set_all(1.0)
+    store.keep()
+    store[3] = Change(torch.full((WIDTH,), 2.0))
+    best, now = store.hold()
+    for value in (3.0, 4.0, 5.0):
+        set_all(value)
+        store.keep()
+    assert {best[domain].dense[0].item() for domain in best} == {1.0}
+    assert {domain: now[domain].dense[0].item() for domain in now} == {3: 2.0}
+    assert best[6].rows["user"].values.item() == 1.0
+    other = SpecificStore([2, 3], MemorySlots(torch.zeros(WIDTH)), torch.zeros(WIDTH))
+    other.load(best, now)
+    assert [other[domain].dense[0].item() for domain in other] == [1.0, 2.0]
+    other.restore()
+    assert [other[domain].dense[0].item() for domain in other] == [1.0, 1.0]
+    store.release()
+    set_all(6.0)
+    assert store.dense_bytes <= 4 * 7 * WIDTH * 4
+    store.restore()
+    assert store[0].dense[0] == 5.0
+
+
 def test_a_domain_of_another_rank_is_refused(store):
     with pytest.raises(KeyError):
         store[9] = Change(torch.zeros(WIDTH))

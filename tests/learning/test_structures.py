@@ -85,9 +85,9 @@ def test_a_round_of_any_method_moves_any_structure(method, structure, domains):
 def test_a_package_predicts_what_was_trained(tmp_path, structure):
     learner = make_learner(structure, 3)
     run_one_round(learner, "mamdr")
-    save_rank(str(tmp_path / "making"), 0, learner.shared, learner.specific)
+    saved = save_rank(str(tmp_path / "making"), 0, learner.shared, learner.specific)
     texts = {"config.yaml": "", "pinned.json": "{}", "metrics.json": "{}"}
-    seal_package(str(tmp_path / "making"), str(tmp_path / "package"), texts)
+    seal_package(str(tmp_path / "making"), str(tmp_path / "package"), saved, texts)
     package = load_package(str(tmp_path / "package"))
     assert list(package.specific) == [0, 1, 2]
     for domain in range(3):

@@ -25,8 +25,8 @@ def test_shards_of_all_ranks_are_put_together(tmp_path):
         return save_rank(str(tmp_path), collective.rank, Shared(torch.arange(3.0), tables), nothing)
 
     saved = run_simulated(task, 4)
-    assert saved[0] == ("shared.safetensors", "shared-00000.safetensors")
-    assert saved[3] == ("shared-00003.safetensors",)
+    assert list(saved[0]) == ["shared.safetensors", "shared-00000.safetensors"]
+    assert list(saved[3]) == ["shared-00003.safetensors"]
     found = load_shared(tmp_path)
     assert found.dense.tolist() == [0.0, 1.0, 2.0]
     assert found.tables.keys() == whole.keys()

@@ -1,0 +1,180 @@
+"""Checkpoints: written between rounds while training goes on, valid once every rank's part is on disk.
+
+<lake.root>/checkpoints/<run_id>/<number>/   a checkpoint, see `mamdr_core.training.state`; its manifest is written last
+<lake.root>/checkpoints/<run_id>/stop        while it is there, ranks save a checkpoint and stop
+"""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mamdr_core.errors import MamdrError, StoppedError
+from mamdr_core.learning.learner import Learner
+from mamdr_core.parallel.collective import Collective, gather_texts
+from mamdr_core.stopping import StopRequest
+from mamdr_core.training.sealed import MANIFEST, Facts, check, facts_of, seal, write_texts
+from mamdr_core.training.settings import CheckpointSettings
+from mamdr_core.training.state import STATE, Position, Taken, restore, take, write
+
+logger = logging.getLogger(__name__)
+
+STOP = "stop"
+"""Name of the file that asks ranks to stop."""
+
+
+@dataclass(frozen=True)
+class CheckpointPlace:
+    """Where a run's checkpoints lie.
+
+    Attributes:
+        folder: of the run.
+        newest: number of the checkpoint to go on from; None: from the start.
+        next_number: of the next one.
+    """
+
+    folder: str
+    newest: int | None = None
+    next_number: int = 1
+
+
+def find_checkpoint(folder: Path) -> CheckpointPlace:
+    """The newest intact checkpoint of a run; damaged ones are told of and passed over."""
+    numbers = _numbers(folder)
+    for number in numbers:
+        if not (folder / str(number) / MANIFEST).exists():
+            continue  # the run ended while it was written
+        try:
+            check(folder / str(number), "checkpoint")
+        except MamdrError as error:
+            logger.warning("%s: the one before it is used", error)
+        else:
+            return CheckpointPlace(str(folder), number, numbers[0] + 1)
+    return CheckpointPlace(str(folder), None, numbers[0] + 1 if numbers else 1)
+
+
+class Checkpoints:
+    """A rank's part in the checkpoints of a run.
+
+    After every round the ranks agree, in one small all-gather, whether to begin a checkpoint, whether all have written
+    theirs, and whether to stop.
+
+    Args:
+        place: where they lie; None: nothing is ever written.
+        settings: how often.
+        collective: the ranks.
+        request: whether this rank is to stop.
+    """
+
+    def __init__(
+        self, place: CheckpointPlace | None, settings: CheckpointSettings, collective: Collective, request: StopRequest
+    ) -> None:
+        self._place, self._settings, self._collective, self._request = place, settings, collective, request
+        self._number = place.next_number if place else 0
+        self._writing: Future[tuple[Facts, dict[str, Any]]] | None = None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._began = time.monotonic()
+        self._rounds = 0
+
+    def restore(self, learner: Learner, patience: Mapping[int, int]) -> Position | None:
+        """Put the newest checkpoint into a learner that has just been made; None: there is none."""
+        if not self._place or self._place.newest is None:
+            return None
+        folder = Path(self._place.folder) / str(self._place.newest)
+        at = restore(folder, learner, self._collective.rank, self._collective.size, patience)
+        if self._collective.rank == 0:
+            logger.info("goes on from checkpoint %d, after round %d of phase %d", self._place.newest, at.done, at.phase)
+        return at
+
+    def after_round(self, learner: Learner, at: Position) -> None:
+        """Begin, seal or drop a checkpoint; every rank calls it after every round.
+
+        Raises:
+            StoppedError: a rank was asked to stop; a checkpoint has been written if there is a place for it.
+        """
+        self._rounds += 1
+        said = [self._request.made(), self._is_due(), self._writing is not None and self._writing.done()]
+        stop, due, written = self._agree(said)
+        if self._writing and written.all():
+            self._finish(learner)
+        if stop.any():
+            where = ""
+            if self._place:
+                if self._writing:
+                    self._finish(learner)
+                self._begin(learner, at)
+                where = f": it is in checkpoint {self._number}, --resume goes on from there"
+                self._finish(learner)
+            raise StoppedError(f"stopped by {self._request.reason or 'another rank'} after round {at.done}{where}")
+        if due[0] and not self._writing:
+            self._begin(learner, at)
+
+    def close(self, learner: Learner) -> None:
+        """Wait for what is being written, and drop it: the run's package takes its place."""
+        if self._writing:
+            self._writing.exception()
+            learner.specific.release()
+        self._pool.shutdown()
+
+    def _agree(self, said: list[bool]) -> torch.Tensor:
+        return self._collective.all_gather(torch.tensor([said], dtype=torch.int32)).T
+
+    def _is_due(self) -> bool:
+        by_rounds, minutes = self._settings.rounds, self._settings.minutes
+        passed = time.monotonic() - self._began
+        return bool(self._place) and (0 < by_rounds <= self._rounds or 0 < minutes * 60 <= passed)
+
+    def _begin(self, learner: Learner, at: Position) -> None:
+        """Take the state, and write it beside training."""
+        assert self._place
+        self._began, self._rounds = time.monotonic(), 0
+        folder = Path(self._place.folder) / str(self._number)
+        self._writing = self._pool.submit(_write, folder, self._collective.rank, take(learner, at))
+
+    def _finish(self, learner: Learner) -> None:
+        """Seal what all ranks have written, or tell of a rank that could not; waits for it."""
+        assert self._place
+        assert self._writing
+        error = self._writing.exception()
+        facts, state = ({}, {}) if error else self._writing.result()
+        self._writing = None
+        learner.specific.release()
+        own = {"error": str(error) if error else "", "facts": facts, "state": state}
+        said = [json.loads(text) for text in gather_texts(self._collective, json.dumps(own))]
+        if self._collective.rank == 0:
+            self._seal(said)
+        self._number += 1
+
+    def _seal(self, said: list[dict[str, Any]]) -> None:
+        assert self._place
+        folder = Path(self._place.folder) / str(self._number)
+        try:
+            errors = [f"rank {rank}: {own['error']}" for rank, own in enumerate(said) if own["error"]]
+            if errors:
+                raise OSError("; ".join(errors))
+            facts = {name: tuple(fact) for own in said for name, fact in own["facts"].items()}
+            seal(folder, facts | write_texts(folder, {STATE: json.dumps({"ranks": [own["state"] for own in said]})}))
+            for number in _numbers(folder.parent)[self._settings.keep :]:
+                shutil.rmtree(folder.parent / str(number), ignore_errors=True)
+            logger.info("checkpoint %d is written", self._number)
+        except OSError as error:  # a full disk must not end a run
+            logger.warning("checkpoint %d is not written, the one before it stays: %s", self._number, error)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(folder: Path, rank: int, taken: Taken) -> tuple[Facts, dict[str, Any]]:
+    """Write a rank's part and flush it to disk; returns its files' facts, and its part of `STATE`."""
+    return facts_of(folder, write(folder, rank, taken)), taken.facts
+
+
+def _numbers(folder: Path) -> list[int]:
+    """Numbers of the checkpoints in a folder, the newest first."""
+    names = (child.name for child in folder.iterdir()) if folder.is_dir() else ()
+    return sorted((int(name) for name in names if name.isdigit()), reverse=True)

@@ -1,0 +1,28 @@
+"""Which process trains a run: noted in the run's folder of checkpoints, so that no two go on with the same one."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import psutil
+
+_OWNER = "owner.json"
+
+
+def claim(folder: Path) -> None:
+    """Note in a run's folder of checkpoints that this process trains it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+    (folder / _OWNER).write_text(json.dumps(owner), encoding="utf-8")
+
+
+def is_trained_elsewhere(folder: Path) -> bool:
+    """Whether another process of this machine trains the run; of other machines nothing is known."""
+    try:
+        owner = json.loads((folder / _OWNER).read_text(encoding="utf-8"))
+        if owner["host"] != socket.gethostname() or owner["pid"] == os.getpid():
+            return False
+        return bool(psutil.Process(owner["pid"]).create_time() == owner["started"])
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        return False

@@ -1,0 +1,87 @@
+"""Unfinished runs: finding the one that a job is to go on with."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pyspark.sql import Row, SparkSession
+from pyspark.sql import functions as F
+
+from mamdr_core.config import Config, parse_config
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.tables import Lake
+from mamdr_core.shards.pinned import pin_examples
+from mamdr_core.training.claims import is_trained_elsewhere
+from mamdr_core.training.runs import Run, deciding
+
+logger = logging.getLogger(__name__)
+
+NEWEST = "newest"
+"""`train.resume`: whichever unfinished run computes the same."""
+
+
+def find_unfinished(spark: SparkSession, config: Config) -> Run | None:
+    """The run that `train.resume` means, on the examples that it began with; None: there is none, so start anew.
+
+    Raises:
+        MamdrError: the run that is named does not exist, has ended well, computes something else, or is being trained.
+    """
+    lake, wanted = Lake(spark, config.lake.root), config.train.resume
+    if wanted != NEWEST:
+        return _resumed(spark, lake, config, _find_named(lake, config, wanted))
+    for row in _unfinished(lake) if lake.exists("training_runs") else ():
+        folder = Path(lake.path_of("checkpoints", row["run_id"]))
+        if folder.is_dir() and not is_trained_elsewhere(folder) and not _differing(config, row):
+            return _resumed(spark, lake, config, row)
+    logger.info("no unfinished run of %s computes the same: a new one begins", lake.root)
+    return None
+
+
+def _unfinished(lake: Lake) -> list[Row]:
+    runs = lake.read("training_runs").where((F.col("status") != "ok") & F.col("experiment").isNull())
+    return runs.orderBy(F.desc("started_at")).limit(100).collect()
+
+
+def _find_named(lake: Lake, config: Config, run_id: str) -> Row:
+    row = lake.read("training_runs").where(F.col("run_id") == run_id).first()
+    if row is None:
+        raise MamdrError(f"train.resume: training_runs of {lake.root} has no run {run_id}")
+    if row["status"] == "ok":
+        raise MamdrError(f"train.resume: run {run_id} has ended well, its package is {row['package']}")
+    differing = _differing(config, row)
+    if differing:
+        raise MamdrError(f"train.resume: run {run_id} computes something else: {'; '.join(differing[:3])}")
+    if is_trained_elsewhere(Path(lake.path_of("checkpoints", run_id))):
+        raise MamdrError(f"train.resume: another process of this machine trains run {run_id}")
+    return row
+
+
+def _resumed(spark: SparkSession, lake: Lake, config: Config, row: Row) -> Run:
+    logger.info("goes on with run %s (%s)", row["run_id"], row["status"])
+    pinned = pin_examples(spark, config.lake.root, config.features, row["input_versions"])
+    return Run(lake, config, pinned, {**row.asDict(), "ranks": config.train.ranks, "error": None, "finished_at": None})
+
+
+def _differing(config: Config, row: Row) -> list[str]:
+    """Settings that decide what is computed and differ from a run's, one line each; the number of ranks may."""
+    try:
+        theirs = deciding(parse_config(yaml.safe_load(row["config"])))
+    except (MamdrError, yaml.YAMLError) as error:
+        return [f"its configuration is of another version of this code ({error})"]
+    flat, flat_theirs = dict(_flat(deciding(config))), dict(_flat(theirs))
+    names = [name for name in flat | flat_theirs if name != "train.ranks"]
+    return [
+        f"{name} is {flat.get(name)}, and was {flat_theirs.get(name)}"
+        for name in names
+        if flat.get(name) != flat_theirs.get(name)
+    ]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -1,0 +1,186 @@
+"""Checkpoints: a run that is stopped anywhere and goes on is the undisturbed one, on as many ranks or others."""
+
+import itertools
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from mamdr_core.errors import MamdrError, StoppedError
+from mamdr_core.learning.methods import METHODS
+from mamdr_core.parallel.collective import SingleProcess, run_simulated
+from mamdr_core.training import checkpoints as module
+from mamdr_core.training.checkpoints import CheckpointPlace, find_checkpoint
+from mamdr_core.training.rank import train_rank
+from mamdr_core.training.sealed import MANIFEST
+from mamdr_core.training.settings import CheckpointSettings
+from tests.training.test_ranks import assert_same, make_task, parameters  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.slow
+EVERY_ROUND = CheckpointSettings(rounds=1, minutes=0, keep=99)
+
+
+class StopAfter:
+    """Asks to stop after so many looks, one a round."""
+
+    reason = "the test"
+
+    def __init__(self, rounds):
+        self.left = rounds
+
+    def made(self):
+        self.left -= 1
+        return self.left < 0
+
+    def ask(self):
+        raise AssertionError
+
+
+@pytest.fixture
+def place(tmp_path):
+    return CheckpointPlace(str(tmp_path / "checkpoints"))
+
+
+def run(task, ranks, place, monkeypatch=None, stop_after=None):
+    """Train as that many ranks of one process, with checkpoints; stopped after some rounds."""
+    settings = replace(task.config.train, checkpoint=EVERY_ROUND)
+    task = replace(task, config=replace(task.config, train=settings), checkpoints=place)
+    if stop_after is not None:
+        with monkeypatch.context() as patch, pytest.raises(StoppedError, match="--resume goes on"):
+            patch.setattr("mamdr_core.training.rank.StopRequest", lambda file: StopAfter(stop_after))
+            run_simulated(partial(train_rank, task), ranks)
+        return None
+    if ranks == 1:
+        return train_rank(task, SingleProcess())
+    return run_simulated(partial(train_rank, task), ranks)[0]
+
+
+def assert_same_result(found, expected):
+    for split, metrics in expected.metrics.items():
+        assert torch.equal(found.metrics[split].auc.nan_to_num(-1), metrics.auc.nan_to_num(-1))
+    names = ("epochs", "rounds", "best_round", "dr_passes", "rows_descended", "skipped_steps")
+    assert [getattr(found, name) for name in names] == [getattr(expected, name) for name in names]
+
+
+@pytest.mark.parametrize("schedule", ["rounds", "settled"])
+@pytest.mark.parametrize("method", METHODS)
+def test_stopped_and_resumed_every_method_gives_the_undisturbed_run_bit_for_bit(
+    make_task, monkeypatch, place, method, schedule  # noqa: F811
+):  # fmt: skip
+    def make():
+        task = make_task(1, method=method)
+        dr = replace(task.config.train.dr, schedule=schedule, every=3 if schedule == "rounds" else 1, epochs=3)
+        return replace(task, config=replace(task.config, train=replace(task.config.train, dr=dr)))
+
+    undisturbed, stopped = make(), make()
+    expected = train_rank(undisturbed, SingleProcess())
+    last = (8 if METHODS[method].move_shared else 0) + expected.dr_passes
+    for stop_after in (0, 2, 1):  # rounds between a start and a stop: mid-epoch, mid-DR, in the settled phase
+        if stop_after + 1 < last:
+            run(stopped, 1, place, monkeypatch, stop_after)
+            place = find_checkpoint(Path(place.folder))
+    found = run(stopped, 1, place)
+    assert_same(parameters(stopped), parameters(undisturbed), exactly=True)
+    assert_same_result(found, expected)
+
+
+@pytest.mark.parametrize("tables", ["replicated", "sharded"])
+def test_stopped_and_resumed_two_ranks_give_the_undisturbed_run_bit_for_bit(make_task, monkeypatch, place, tables):  # noqa: F811
+    undisturbed, stopped = make_task(2, tables=tables), make_task(2, tables=tables)
+    expected = run_simulated(partial(train_rank, undisturbed), 2)[0]
+    for stop_after in (2, 3):
+        run(stopped, 2, place, monkeypatch, stop_after)
+        place = find_checkpoint(Path(place.folder))
+    found = run(stopped, 2, place)
+    assert_same(parameters(stopped), parameters(undisturbed), exactly=True)
+    assert_same_result(found, expected)
+
+
+@pytest.mark.parametrize("tables", ["replicated", "sharded"])
+def test_a_run_goes_on_with_other_numbers_of_ranks(make_task, monkeypatch, place, tables):  # noqa: F811
+    """With an inner rate of zero theta_S stays, and theta_i is what it would be on any ranks: 1, then 3, then 2."""
+    tasks = {ranks: make_task(ranks, tables=tables) for ranks in (1, 2, 3)}
+    frozen = {
+        ranks: replace(
+            task,
+            config=replace(
+                task.config,
+                train=replace(task.config.train, inner=replace(task.config.train.inner, lr=0.0)),
+            ),
+        )
+        for ranks, task in tasks.items()
+    }
+    expected_task = replace(frozen[1], package=frozen[1].package + "-undisturbed")
+    expected = train_rank(expected_task, SingleProcess())
+    for ranks, stop_after in ((1, 1), (3, 2)):
+        run(frozen[ranks], ranks, place, monkeypatch, stop_after)
+        place = find_checkpoint(Path(place.folder))
+    found = run(frozen[2], 2, place)
+    assert_same(parameters(frozen[2]), parameters(expected_task))
+    assert found.rounds == expected.rounds
+    assert found.rows_descended == expected.rows_descended
+    torch.testing.assert_close(found.metrics["test"].auc, expected.metrics["test"].auc, rtol=0, atol=2e-3)
+
+
+def test_a_checkpoint_holds_theta_s_and_the_optimizers_whatever_the_ranks(make_task, monkeypatch, place):  # noqa: F811
+    """theta_S trained on 3 ranks goes on on one, and differs from the undisturbed run by the averaging alone."""
+    task = make_task(3)
+    run(task, 3, place, monkeypatch, 3)
+    alone = make_task(1)
+    found = run(alone, 1, find_checkpoint(Path(place.folder)))
+    expected = train_rank(make_task(1), SingleProcess())
+    assert found.rounds == expected.rounds == 8
+    assert abs(found.metrics["test"].mean_auc() - expected.metrics["test"].mean_auc()) < 0.05
+
+
+def test_the_newest_are_kept_and_a_damaged_or_unfinished_one_is_passed_over(make_task, monkeypatch, place, caplog):  # noqa: F811
+    folder = Path(place.folder)
+    run(make_task(1), 1, place, monkeypatch, 5)
+    assert find_checkpoint(folder).newest == 6
+    damaged = folder / "6" / "shared.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x7f")
+    (folder / "5" / MANIFEST).unlink()
+    found = find_checkpoint(folder)
+    assert (found.newest, found.next_number) == (4, 7)
+    assert "6: file shared.safetensors is damaged" in caplog.text
+    for number in ("4", "3", "2", "1"):
+        shutil.rmtree(folder / number)
+    assert find_checkpoint(folder).newest is None
+
+
+def test_only_as_many_as_asked_for_are_kept(make_task, place):  # noqa: F811
+    task = make_task(1)
+    settings = replace(task.config.train, checkpoint=CheckpointSettings(rounds=2, minutes=0, keep=2))
+    train_rank(replace(task, config=replace(task.config, train=settings), checkpoints=place), SingleProcess())
+    left = sorted(int(child.name) for child in Path(place.folder).iterdir())
+    assert left[-2:] == list(range(left[-2], left[-2] + 2))
+    assert len([number for number in left if (Path(place.folder) / str(number) / MANIFEST).exists()]) <= 2
+
+
+def test_a_disk_that_is_full_costs_a_checkpoint_and_not_the_run(make_task, monkeypatch, place, caplog):  # noqa: F811
+    """One of two ranks cannot write its second checkpoint: it is dropped, the first and the third are there."""
+    calls = itertools.count()
+    real = module.write
+
+    def write(folder, rank, taken):
+        if next(calls) == 3:
+            raise OSError(28, "No space left on device")
+        return real(folder, rank, taken)
+
+    monkeypatch.setattr(module, "write", write)
+    run(make_task(2), 2, place, monkeypatch, 4)
+    assert "is not written, the one before it stays: rank" in caplog.text
+    assert "No space left on device" in caplog.text
+    sealed = [child.name for child in Path(place.folder).iterdir() if (child / MANIFEST).exists()]
+    assert "2" not in sealed
+    assert len(sealed) >= 2
+
+
+def test_a_run_of_another_configuration_is_refused_where_tables_are_missing(make_task, monkeypatch, place):  # noqa: F811
+    run(make_task(1), 1, place, monkeypatch, 1)
+    (Path(place.folder) / "1" / MANIFEST).write_text("{}")
+    with pytest.raises(MamdrError, match="cannot be read"):
+        module.check(Path(place.folder) / "1", "checkpoint")

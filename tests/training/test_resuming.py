@@ -1,0 +1,185 @@
+"""train_mamdr killed and stopped by force, in processes of its own and on Horovod ranks, and what becomes of the run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from pyspark.sql import functions as F
+from safetensors.torch import load_file
+
+from mamdr_core.config import dump_config
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.tables import Lake
+from mamdr_core.training.run import train_mamdr
+from mamdr_core.training.sealed import MANIFEST
+from mamdr_core.training.settings import CheckpointSettings
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+QUICK = "--master local[1] --driver-memory 1g --driver-java-options '-XX:TieredStopAtLevel=1' pyspark-shell"
+LIMIT = 120
+
+
+@pytest.fixture(scope="module")
+def config(trained_config):
+    """Forty rounds with a checkpoint after each, then passes of DR, so that there is time to kill it."""
+    train = replace(
+        trained_config.train,
+        epochs=10,
+        patience=100,
+        checkpoint=CheckpointSettings(rounds=1, minutes=0),
+        dr=replace(trained_config.train.dr, schedule="settled", epochs=3),
+    )
+    return replace(trained_config, train=train)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(spark, config):
+    return train_mamdr(spark, config)
+
+
+@pytest.fixture
+def job(config, tmp_path):
+    """Starts the job in a session of its own."""
+    file = tmp_path / "config.yaml"
+    file.write_text(dump_config(config), encoding="utf-8")
+    started = []
+
+    def start(*more):
+        command = [sys.executable, str(ROOT / "jobs" / "train_mamdr.py"), "--config", str(file), *more]
+        environment = os.environ | {"PYSPARK_SUBMIT_ARGS": QUICK, "OMP_NUM_THREADS": "2"}
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_for_checkpoint(config, number, process=None, known=()):
+    """The folder of checkpoints of a new run, once it has one of at least this number."""
+    folder, deadline = Path(config.lake.root) / "checkpoints", time.monotonic() + LIMIT
+    while time.monotonic() < deadline:
+        assert process is None or process.poll() is None, process.stderr.read()
+        for manifest in folder.glob(f"*/*/{MANIFEST}"):
+            if int(manifest.parent.name) >= number and manifest.parents[1].name not in known:
+                return manifest.parents[1]
+        time.sleep(0.005)
+    raise AssertionError("no checkpoint was written")
+
+
+def row_of(spark, config, run_id):
+    return Lake(spark, config.lake.root).read("training_runs").where(F.col("run_id") == run_id).first()
+
+
+def assert_same_package(found, expected):
+    files = {file.name for file in Path(expected).glob("*.safetensors")}
+    assert files == {file.name for file in Path(found).glob("*.safetensors")}
+    for name in files:
+        theirs, ours = load_file(Path(expected) / name), load_file(Path(found) / name)
+        assert theirs.keys() == ours.keys()
+        assert all(torch.equal(theirs[tensor], ours[tensor]) for tensor in theirs), name
+
+
+def resumed(spark, config, run_id="newest"):
+    return train_mamdr(spark, replace(config, train=replace(config.train, resume=run_id)))
+
+
+def test_killed_with_all_its_processes_and_resumed_it_gives_the_undisturbed_package(spark, config, undisturbed, job):
+    process = job()
+    folder = wait_for_checkpoint(config, 3, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(LIMIT)
+    assert row_of(spark, config, folder.name)["status"] == "running"
+    figures = resumed(spark, config)
+    assert figures["run_id"] == folder.name
+    assert figures["attempts"] == 2
+    assert figures["test_auc"] == undisturbed["test_auc"]
+    assert_same_package(figures["package"], undisturbed["package"])
+    row = row_of(spark, config, folder.name)
+    assert (row["status"], row["attempts"], row["rounds"]) == ("ok", 2, 40)
+    assert not folder.exists()
+
+
+def test_sigterm_saves_a_checkpoint_ends_in_good_order_and_the_job_resumes(spark, config, undisturbed, job):
+    process = job()
+    folder = wait_for_checkpoint(config, 2, process)
+    os.kill(process.pid, signal.SIGTERM)
+    out, log = process.communicate(timeout=LIMIT)
+    assert process.returncode == 2
+    said = json.loads(out.splitlines()[-1])
+    assert said["status"] == "stopped"
+    assert "--resume goes on from there" in said["error"]
+    assert "Traceback" not in log
+    assert row_of(spark, config, folder.name)["status"] == "stopped"
+    again = job("--resume")
+    out, log = again.communicate(timeout=LIMIT)
+    said = json.loads(out.splitlines()[-1])
+    assert (said["status"], said["run_id"], said["attempts"]) == ("ok", folder.name, 2)
+    assert "goes on from checkpoint" in log
+    assert_same_package(said["package"], undisturbed["package"])
+
+
+def test_a_rank_that_is_killed_costs_a_restart_and_changes_nothing(spark, config, tmp_path):
+    on_two = replace(config, train=replace(config.train, ranks=2, restarts=1))
+    expected = train_mamdr(spark, on_two)
+    killed = []
+
+    def kill_a_rank():
+        wait_for_checkpoint(on_two, 3, known=before)
+        for process in psutil.Process().children(recursive=True):
+            try:
+                if process.environ().get("HOROVOD_RANK") == "1" and "mpirun" not in process.name():
+                    killed.append(process.pid)
+                    process.kill()
+            except psutil.Error:
+                continue
+
+    before = {child.name for child in (Path(config.lake.root) / "checkpoints").glob("*")}
+    killer = threading.Thread(target=kill_a_rank)
+    killer.start()
+    started = time.monotonic()
+    figures = train_mamdr(spark, on_two)
+    killer.join()
+    assert killed
+    assert figures["attempts"] == 2
+    assert_same_package(figures["package"], expected["package"])
+    row = row_of(spark, config, figures["run_id"])
+    assert (row["status"], row["attempts"], len(row["causes"])) == ("ok", 2, 1)
+    assert time.monotonic() - started < LIMIT
+
+
+def test_resuming_what_cannot_be_resumed_is_a_clear_error(spark, config, undisturbed):
+    with pytest.raises(MamdrError, match=f"run {undisturbed['run_id']} has ended well"):
+        resumed(spark, config, undisturbed["run_id"])
+    with pytest.raises(MamdrError, match="has no run nobody"):
+        resumed(spark, config, "nobody")
+
+
+def test_only_a_run_that_computes_the_same_is_resumed_and_a_living_one_never(spark, config, job):
+    process = job()
+    folder = wait_for_checkpoint(config, 2, process)
+    with pytest.raises(MamdrError, match="another process of this machine trains run"):
+        resumed(spark, config, folder.name)
+    os.kill(process.pid, signal.SIGSTOP)  # alive still
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(LIMIT)
+    other = replace(config, train=replace(config.train, seed=9))
+    with pytest.raises(MamdrError, match="computes something else: train.seed is 9, and was 0"):
+        resumed(spark, other, folder.name)
+    figures = resumed(spark, other)
+    assert (figures["run_id"] != folder.name, figures["attempts"]) == (True, 1)
+    assert folder.exists()
