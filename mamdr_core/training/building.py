@@ -153,8 +153,7 @@ def make_store(settings: TrainSettings, like: Tensor, domains: Sequence[int]) ->
     slots = slots_for(like, vectors, memory, settings.scratch)
     if slots.where == "file":
         logger.info(
-            "theta_i of %d domains takes up to %.3g GB with the best, and what a checkpoint writes, kept aside: it lies "
-            "in a file",
+            "theta_i of %d domains takes up to %.3g GB with the best and what a checkpoint writes: it lies in a file",
             len(domains), vectors * like.nbytes / 1e9,
         )  # fmt: skip
         warn_if_in_memory(settings.scratch, "train.specific_memory")

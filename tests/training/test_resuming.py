@@ -1,4 +1,4 @@
-"""train_mamdr killed and stopped by force, in processes of its own and on Horovod ranks, and what becomes of the run."""
+"""train_mamdr killed and stopped by force, in processes of its own and on Horovod ranks, and what becomes of it."""
 
 import json
 import os
@@ -54,8 +54,8 @@ def job(config, tmp_path):
     file.write_text(dump_config(config), encoding="utf-8")
     started = []
 
-    def start(*more):
-        command = [sys.executable, str(ROOT / "jobs" / "train_mamdr.py"), "--config", str(file), *more]
+    def start(*more, program=sys.executable):
+        command = [program, str(ROOT / "jobs" / "train_mamdr.py"), "--config", str(file), *more]
         environment = os.environ | {"PYSPARK_SUBMIT_ARGS": QUICK, "OMP_NUM_THREADS": "2"}
         process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -133,6 +133,21 @@ def test_sigterm_saves_a_checkpoint_ends_in_good_order_and_the_job_resumes(spark
     assert_same_package(said["package"], undisturbed["package"])
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_when_spark_submit_is_killed_its_python_saves_a_checkpoint_and_ends(spark, config, undisturbed, job, number):
+    """Spark's JVM is what a cluster or a user kills; Python is its child, and trains on one rank."""
+    process = job(program=str(Path(sys.executable).parent / "spark-submit"))
+    folder = wait_for_checkpoint(config, 2, process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert any("train_mamdr" in " ".join(child.cmdline()) for child in children)
+    os.kill(process.pid, number)
+    process.communicate(timeout=LIMIT)
+    assert psutil.wait_procs(children, timeout=20)[1] == []
+    figures = resumed(spark, config)
+    assert (figures["run_id"], figures["attempts"]) == (folder.name, 2)
+    assert_same_package(figures["package"], undisturbed["package"])
+
+
 def test_a_rank_that_is_killed_costs_a_restart_and_changes_nothing(spark, config, tmp_path):
     on_two = replace(config, train=replace(config.train, ranks=2, restarts=1))
     expected = train_mamdr(spark, on_two)
@@ -174,11 +189,10 @@ def test_only_a_run_that_computes_the_same_is_resumed_and_a_living_one_never(spa
     folder = wait_for_checkpoint(config, 2, process)
     with pytest.raises(MamdrError, match="another process of this machine trains run"):
         resumed(spark, config, folder.name)
-    os.kill(process.pid, signal.SIGSTOP)  # alive still
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(LIMIT)
     other = replace(config, train=replace(config.train, seed=9))
-    with pytest.raises(MamdrError, match="computes something else: train.seed is 9, and was 0"):
+    with pytest.raises(MamdrError, match=r"computes something else: train\.seed is 9, and was 0"):
         resumed(spark, other, folder.name)
     figures = resumed(spark, other)
     assert (figures["run_id"] != folder.name, figures["attempts"]) == (True, 1)
