@@ -1,22 +1,32 @@
-"""The daily run: the day's clicks in, a retrained and evaluated model out, each step one spark-submit of a job.
+"""The daily run: a day's clicks in; a retrained model that serves if the gate lets it pass; scores; a report.
 
     make airflow
     AIRFLOW__CORE__DAGS_FOLDER=$PWD/airflow_dags .venv-airflow/bin/airflow dags test mamdr_daily 2026-01-01
 
-Airflow lives in an environment of its own and calls the project's spark-submit through BashOperator. The last line of a
-job's stdout is one JSON object, and the last line of a BashOperator's output is its XCom: so a job's result is the
-task's XCom, parsed, and the evaluation finds the run that the training made.
+Each task is one spark-submit of a job. Airflow lives in an environment of its own and calls the project's spark-submit
+through BashOperator. The last line of a job's stdout is one JSON object, and the last line of a BashOperator's output
+is its XCom: so a job's result is the task's XCom, parsed, and what follows finds the run that the training made.
 
-Values from params and the calendar reach bash as environment variables, never as text of the command.
+Values from params, the calendar and XComs reach bash as environment variables, never as text of the command.
+
+Two gates: ingest_clicks publishes no load that looks wrong (`quality.*`), and fails; gate lets no model pass that is
+worse than the champion (`gate.*`): then promote is skipped, the champion serves on, and the report says why. A day can
+be run again: it trains on the examples that build_examples made for it, and replaces no champion of a later day.
 """
 
 import json
+import logging
 import os
+import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from airflow.providers.standard.operators.bash import BashOperator
-from airflow.sdk import CronDataIntervalTimetable, Param, dag
+from airflow.providers.standard.operators.python import ShortCircuitOperator
+from airflow.sdk import CronDataIntervalTimetable, Param, TriggerRule, dag
+
+logger = logging.getLogger(__name__)
 
 PARAMS = {
     "project": Param(
@@ -42,32 +52,71 @@ PARAMS = {
         type=["null", "string"],
         description="The lake's root; empty for the config file's own.",
     ),
+    "requests": Param(
+        os.environ.get("MAMDR_REQUESTS"),
+        type=["null", "string"],
+        description="The folder of rows to score, with a subfolder day=YYYY-MM-DD for each day; empty: the test split.",
+    ),
 }
 ENVIRONMENT = {
     "PROJECT": "{{ params.project }}",
     "CONFIG": "{{ params.config }}",
     "RAW": "{{ params.raw }}",
     "LAKE": "{{ params.lake or '' }}",
+    "REQUESTS": "{{ params.requests or '' }}",
     "DAY": "{{ ds }}",
+    "EXAMPLES": "{{ (ti.xcom_pull(task_ids='build_examples') or {}).get('examples_version', '') }}",
+    "RUN": "{{ (ti.xcom_pull(task_ids='train_mamdr') or {}).get('run_id', '') }}",
 }
 # Spark's and the job's logs go through stderr to the task's log; of stdout only the result, after all else has ended.
 COMMAND = (
     "set -o pipefail; "
-    '"$PROJECT/.venv/bin/spark-submit" "$PROJECT/jobs/{job}.py" --config "$CONFIG"{setting} '
+    '"$PROJECT/.venv/bin/spark-submit" "$PROJECT/jobs/{job}.py" --config "$CONFIG" {settings} '
     '${{LAKE:+--set "lake.root=$LAKE"}} | tail -n 1'
 )
+HOURS = {"train_mamdr": 6}
+"""Time-outs of tasks that take long; of all others one hour."""
 
 
-def submit(job: str, setting: str = "", **variables: str) -> BashOperator:
-    """The task that runs jobs/<job>.py, with `setting` given by --set and `variables` for bash to expand in it."""
+def submit(job: str, *settings: str, after_skipped: bool = False) -> BashOperator:
+    """The task that runs jobs/<job>.py.
+
+    Args:
+        job: its name.
+        settings: words of bash that give its keys; they may expand `ENVIRONMENT`.
+        after_skipped: whether it runs also where the task before it was skipped.
+    """
     return BashOperator(
         task_id=job,
-        bash_command=COMMAND.format(job=job, setting=f' --set "{setting}"' if setting else ""),
-        env=ENVIRONMENT | variables,
+        bash_command=COMMAND.format(job=job, settings=" ".join(settings)),
+        env=ENVIRONMENT,
         append_env=True,
         cwd="{{ params.project }}",
         output_processor=json.loads,
+        execution_timeout=timedelta(hours=HOURS.get(job, 1)),
+        trigger_rule=TriggerRule.NONE_FAILED if after_skipped else TriggerRule.ALL_SUCCESS,
     )
+
+
+def passed(ti: Any) -> bool:
+    """Whether the gate let the run pass."""
+    decision = ti.xcom_pull(task_ids="gate")
+    for reason in decision.get("reasons", ()):
+        logger.warning("the gate: %s", reason)
+    return bool(decision["passed"])
+
+
+def alert(context: Any) -> None:
+    """Tell of a task that has failed for good: in the log, and by the command $MAMDR_ON_FAILURE where there is one.
+
+    The command finds the task, the day and the log's address in TASK, DAY and LOG.
+    """
+    ti = context["ti"]
+    facts = {"TASK": ti.task_id, "DAY": str(context.get("ds", "")), "LOG": str(getattr(ti, "log_url", ""))}
+    logger.error("mamdr_daily: %(TASK)s of %(DAY)s has failed, see %(LOG)s", facts)
+    command = os.environ.get("MAMDR_ON_FAILURE")
+    if command:
+        subprocess.run(["/bin/sh", "-c", command], env=os.environ | facts, timeout=60, check=False)
 
 
 @dag(
@@ -76,27 +125,41 @@ def submit(job: str, setting: str = "", **variables: str) -> BashOperator:
     schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
     start_date=datetime(2020, 1, 1, tzinfo=UTC),
     catchup=False,
-    max_active_runs=1,
+    max_active_runs=1,  # a day starts from the champion of the day before
     default_args={
+        # Also for errors that a user must mend: a day's log may only be late.
         "retries": int(os.environ.get("MAMDR_RETRIES", "2")),
         "retry_delay": timedelta(minutes=5),
         "retry_exponential_backoff": True,
         "max_retry_delay": timedelta(hours=1),
-        "execution_timeout": timedelta(hours=6),
+        "on_failure_callback": alert,
     },
     params=PARAMS,
     tags=["mamdr"],
     doc_md=__doc__,
 )
 def mamdr_daily() -> None:
-    """Ingest, build examples, count, train, evaluate, for the logical date."""
-    run_id = "{{ ti.xcom_pull(task_ids='train_mamdr')['run_id'] }}"
+    """Ingest, build examples, count, train, measure, decide, promote, score and report, for the logical date."""
     (
-        submit("ingest_clicks", "input.path=$RAW/day=$DAY")
-        >> submit("build_examples", "examples.until=$DAY")
-        >> submit("domain_stats", "stats.ds=$DAY")
-        >> submit("train_mamdr", "examples.until=$DAY")
-        >> submit("evaluate", "evaluate.run_id=$RUN", RUN=run_id)
+        submit("ingest_clicks", '--set "input.path=$RAW/day=$DAY"')
+        >> submit("build_examples", '--set "examples.until=$DAY"')
+        >> submit("domain_stats", '--set "stats.ds=$DAY"')
+        >> submit(
+            "train_mamdr",
+            "--resume",
+            '--set "examples.until=$DAY" --set "train.examples_version=$EXAMPLES" --set train.warm_start=champion',
+        )
+        >> submit("evaluate", '--set "evaluate.run_id=$RUN"')
+        >> submit("gate", '--set "gate.run_id=$RUN"')
+        >> ShortCircuitOperator(task_id="passed", python_callable=passed, ignore_downstream_trigger_rules=False)
+        >> submit("promote", '--set "promote.run_id=$RUN"')
+        >> submit(
+            "score",
+            '--set score.run_id=champion --set "score.batch=$DAY" '
+            '${REQUESTS:+--set "score.input.path=$REQUESTS/day=$DAY"}',
+            after_skipped=True,
+        )
+        >> submit("report", '--set "report.run_id=$RUN"', after_skipped=True)
     )
 
 

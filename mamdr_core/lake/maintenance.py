@@ -5,7 +5,7 @@ from collections import Counter
 from typing import Any
 
 from delta.tables import DeltaTable
-from pyspark.sql import Row, SparkSession
+from pyspark.sql import Column, Row, SparkSession
 from pyspark.sql import functions as F
 
 from mamdr_core.config import Config
@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 
 SAFE_DAYS = 7
 """Delta's own least retention: a job that runs for less never loses a file that it reads or is writing."""
-RUNNING_DAYS = 14
-"""A run that claims to be running for longer was killed; it pins nothing."""
+UNFINISHED_DAYS = 14
+"""A run that has not ended well pins its inputs, and keeps what it wrote, so long: it may be running, or be resumed."""
 _CHECKPOINT = 10
 """Commits between two checkpoints: a version is put together from the checkpoint before it."""
 _YEAR, _DAY_MS = 365, 86_400_000
@@ -40,12 +40,13 @@ def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
     """Compact every table that is not laid out by us, then remove the files that nothing needs any more.
 
     Kept are: the newest version of every table, every version not older than `maintain.retention_days`, and the input
-    versions of kept runs: successful ones whose package exists (the newest `maintain.keep_runs` of them), and running
-    ones. To release a run's inputs, delete its package.
+    versions of kept runs: successful ones whose package exists (the newest `maintain.keep_runs` of them), and those of
+    the last two weeks that run or can be resumed. To release a run's inputs, delete its package or its checkpoints.
+    Of runs that did not end well, checkpoints and parts of packages are removed after two weeks.
 
     Returns:
-        dry_run, kept_runs, files_deleted, bytes_freed, and `tables`: by name, files and bytes before and after, small
-        files that were joined, files_deleted, bytes_freed, and pinned_versions.
+        dry_run, kept_runs, leftovers_removed, files_deleted, bytes_freed, and `tables`: by name, files and bytes before
+        and after, small files that were joined, files_deleted, bytes_freed, and pinned_versions.
 
     Raises:
         MamdrError: a retention below a week while Delta's safety check is on. Nothing has been changed then.
@@ -58,9 +59,14 @@ def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
     tables = {}
     for table in lake.tables():
         tables[table.name] = _maintain_table(spark, lake, table, pinned.get(table.name, set()), settings)
+    leftovers = find_leftovers(spark, lake)
+    if not settings.dry_run:
+        for parts in leftovers:
+            Files(spark, lake.root).delete(*parts)
     return {
         "dry_run": settings.dry_run,
         "kept_runs": len(runs),
+        "leftovers_removed": len(leftovers),
         "files_deleted": sum(figures["files_deleted"] for figures in tables.values()),
         "bytes_freed": sum(figures["bytes_freed"] for figures in tables.values()),
         "tables": tables,
@@ -77,11 +83,32 @@ def kept_runs(spark: SparkSession, lake: Lake, keep: int) -> list[Row]:
     """
     if not lake.exists("training_runs"):
         return []
-    started = F.col("started_at") > F.current_timestamp() - F.make_dt_interval(days=F.lit(RUNNING_DAYS))
-    runs = lake.read("training_runs").where((F.col("status") == "ok") | ((F.col("status") == "running") & started))
+    runs = lake.read("training_runs").where((F.col("status") == "ok") | _is_recent())
     chosen = runs.orderBy(F.desc("started_at")).select("run_id", "status", "package", "input_versions").collect()
     done = [run for run in chosen if run["status"] == "ok" and _has_package(spark, lake, run)]
-    return [run for run in chosen if run["status"] == "running"] + (done[:keep] if keep else done)
+    resumable = set(Files(spark, lake.root).children("checkpoints"))
+    unfinished = [
+        run for run in chosen if run["status"] == "running" or (run["status"] != "ok" and run["run_id"] in resumable)
+    ]
+    return unfinished + (done[:keep] if keep else done)
+
+
+def find_leftovers(spark: SparkSession, lake: Lake) -> list[tuple[str, str]]:
+    """Folders below the root, by their names, of runs that ended long ago or well: checkpoints and parts of packages."""
+    if not lake.exists("training_runs"):
+        return []
+    ended = lake.read("training_runs").where((F.col("status") == "ok") | ~_is_recent()).select("run_id").collect()
+    files = Files(spark, lake.root)
+    checkpoints, packages = (set(files.children(folder)) for folder in ("checkpoints", "packages"))
+    ids = [row["run_id"] for row in ended]
+    return [
+        *(("checkpoints", run_id) for run_id in ids if run_id in checkpoints),
+        *(("packages", f".{run_id}.part") for run_id in ids if f".{run_id}.part" in packages),
+    ]
+
+
+def _is_recent() -> Column:
+    return F.col("started_at") > F.current_timestamp() - F.make_dt_interval(days=F.lit(UNFINISHED_DAYS))
 
 
 def _has_package(spark: SparkSession, lake: Lake, run: Row) -> bool:

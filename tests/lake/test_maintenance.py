@@ -161,6 +161,30 @@ def test_deleting_a_package_releases_the_runs_inputs(spark, lake_root, make_conf
     assert all(path.exists() for path in needed | files_of(lake, "examples", third))
 
 
+def test_a_run_that_can_be_resumed_keeps_its_inputs_and_checkpoints_for_two_weeks(
+    spark, lake_root, make_config, unchecked
+):
+    lake = Lake(spark, lake_root)
+    first, second, _ = write_versions(spark, lake, [1, 2, 3])
+    record(
+        *(spark, lake),
+        ("stopped", "stopped", 3, {"examples": first}),
+        ("forgotten", "failed", 15, {"examples": second}),
+        ("ended", "ok", 15, {"examples": second}),
+    )
+    shutil.rmtree(lake.path_of("packages", "ended"))
+    left = [Path(lake.path_of("checkpoints", name, "1")) for name in ("stopped", "forgotten", "ended")]
+    left += [Path(lake.path_of("packages", f".{name}.part")) for name in ("stopped", "forgotten")]
+    for folder in left:
+        folder.mkdir(parents=True)
+    needed, unneeded = files_of(lake, "examples", first), files_of(lake, "examples", second)
+    figures = maintain_lake(spark, make_config(maintain={"retention_days": 0}))
+    assert (figures["kept_runs"], figures["leftovers_removed"]) == (1, 3)
+    assert [folder.exists() for folder in left] == [True, False, False, True, False]
+    assert all(path.exists() for path in needed)
+    assert not any(path.exists() for path in unneeded)
+
+
 def test_keep_runs_keeps_the_newest(spark, lake_root, make_config, unchecked):
     lake = Lake(spark, lake_root)
     versions = write_versions(spark, lake, [1, 2, 3, 4])
@@ -254,6 +278,7 @@ def test_a_lake_without_runs_or_tables_is_maintained(spark, lake_root, make_conf
     assert maintain_lake(spark, make_config()) == {
         "dry_run": False,
         "kept_runs": 0,
+        "leftovers_removed": 0,
         "files_deleted": 0,
         "bytes_freed": 0,
         "tables": {},
