@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor demo test test-fast lint format bench airflow lock clean
+.PHONY: help setup doctor demo test test-fast lint format bench airflow airflow-demo lock clean
 
 SETUP := .venv/.setup
 AIRFLOW := .venv-airflow/.setup
@@ -50,9 +50,12 @@ airflow: $(AIRFLOW) ## Make .venv-airflow, which runs airflow_dags/
 $(AIRFLOW): environment/airflow.lock environment/bootstrap.lock environment/setup_airflow.sh environment/uv.sh
 	@environment/setup_airflow.sh
 
+airflow-demo: $(SETUP) $(AIRFLOW) ## Three days of the daily DAG on synthetic logs, the last of which the gate must stop (15 min)
+	@.venv/bin/python environment/airflow_demo.py
+
 lock: $(SETUP) ## Resolve the lock files anew from environment/*.in
 	@environment/lock.sh
 
 clean: ## Remove the environments and what runs left behind (the cache outside the clone stays)
-	@rm -rf .venv .venv-airflow .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info spark-warehouse
+	@rm -rf .venv .venv-airflow .demo .airflow-demo .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info spark-warehouse
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
