@@ -25,6 +25,7 @@ from mamdr_core.lake.settings import (
     StatsSettings,
 )
 from mamdr_core.models.settings import ModelSettings
+from mamdr_core.promoting.settings import GateSettings, PromoteSettings
 from mamdr_core.settings import settings
 from mamdr_core.training.settings import EvaluateSettings, TrainSettings
 
@@ -57,6 +58,10 @@ class Config:
     """Training."""
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     """Evaluation (evaluate)."""
+    gate: GateSettings = field(default_factory=GateSettings)
+    """What a run must be like to be promoted (gate)."""
+    promote: PromoteSettings = field(default_factory=PromoteSettings)
+    """Which run is to serve (promote)."""
     compare: CompareSettings = field(default_factory=CompareSettings)
     """Comparison of methods and models (compare_methods)."""
     sweep: SweepSettings = field(default_factory=SweepSettings)
