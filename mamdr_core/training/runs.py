@@ -19,7 +19,7 @@ from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.claims import claim
 from mamdr_core.training.package import seal_package
 from mamdr_core.training.rank import RankResult
-from mamdr_core.training.records import code_version, record_metrics, record_run
+from mamdr_core.training.records import code_version, record_curve, record_metrics, record_run
 
 _ELSEWHERE = (
     *("scratch", "host_memory", "specific_memory", "group_memory", "device"),
@@ -136,6 +136,7 @@ class Run:
         seal_package(str(self.scratch), str(package), saved, texts)
         figures["package"] = str(package)
         record_metrics(spark, self.lake, self.id, self.pinned.domain_ids, result.metrics)
+        record_curve(spark, self.lake, self.id, result.curve)
         recorded = {name: value for name, value in figures.items() if name != "examples_version"}
         record_run(spark, self.lake, {**self.row, **recorded, "status": "ok", "finished_at": datetime.now(UTC)})
         return figures
