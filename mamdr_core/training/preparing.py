@@ -42,8 +42,8 @@ def prepare_examples(spark: SparkSession, config: Config) -> tuple[Lake, PinnedE
         The lake, the pinned version, and seconds by phase.
 
     Raises:
-        MamdrError: no examples and no raw log, no such version, no row to train on, a lake that cannot hold packages, or
-            a tracker that is not installed.
+        MamdrError: no examples and no raw log, no such version, no row to train on, a lake that cannot hold packages,
+            or a tracker that is not installed.
     """
     check_trackers(config.tracking)
     seconds: dict[str, float] = {}
