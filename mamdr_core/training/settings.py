@@ -100,8 +100,6 @@ class TrainSettings:
                 raise ValueError(f"train.{name} must be >= 0, got {getattr(self, name)}")
         if self.examples_version is not None and self.examples_version < 0:
             raise ValueError(f"train.examples_version must be >= 0, got {self.examples_version}")
-        if self.restarts < 0:
-            raise ValueError(f"train.restarts must be >= 0, got {self.restarts}")
         counts = ("ranks", "batch_size", "epochs", "rounds_per_epoch", "validate_every", "patience")
         for name in (*counts, "smallest_slice", "start_timeout"):
             if getattr(self, name) < 1:
