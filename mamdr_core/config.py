@@ -25,6 +25,7 @@ from mamdr_core.lake.settings import (
     StatsSettings,
 )
 from mamdr_core.models.settings import ModelSettings
+from mamdr_core.promoting.settings import GateSettings, PromoteSettings
 from mamdr_core.settings import settings
 from mamdr_core.training.settings import EvaluateSettings, TrackingSettings, TrainSettings
 from mamdr_core.yaml_values import check_plain, one_line, parse_yaml, shorten
@@ -60,6 +61,10 @@ class Config:
     """MLflow and TensorBoard (train_mamdr, compare_methods, sweep)."""
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     """Evaluation (evaluate)."""
+    gate: GateSettings = field(default_factory=GateSettings)
+    """What a run must be like to be promoted (gate)."""
+    promote: PromoteSettings = field(default_factory=PromoteSettings)
+    """Which run is to serve (promote)."""
     compare: CompareSettings = field(default_factory=CompareSettings)
     """Comparison of methods and models (compare_methods)."""
     sweep: SweepSettings = field(default_factory=SweepSettings)
