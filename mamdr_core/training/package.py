@@ -170,7 +170,7 @@ class SavedShared:
         slices = [part.get_slice(f"table.{table}") for part in self._parts[f"table.{table}"]]
         total, width = sum(own.get_shape()[0] for own in slices), slices[0].get_shape()[1]
         wanted = torch.arange(first, total, step)
-        rows_KD = slices[0][:0].new_empty(len(wanted), width)
+        rows_KD: Tensor = slices[0][:0].new_empty(len(wanted), width)
         for number, own in enumerate(slices):
             here = (wanted % len(slices) == number).nonzero().flatten()
             place = wanted[here] // len(slices)

@@ -169,9 +169,10 @@ class Training:
             learner: is trained.
             at: where the phase begins; counts its rounds.
         """
-        if (self.warm or not phase.moves_shared) and at.stop.shared is None:
-            self._validate(phase, learner, at)  # what a phase starts with stays, unless it finds better
         progress = Progress(phase.most_rounds, phase.rounds_per_epoch, self.collective.rank == 0, at.done)
+        if (self.warm or not phase.moves_shared) and at.stop.shared is None:
+            auc, _ = self._validate(phase, learner, at)  # what a phase starts with stays, unless it finds better
+            progress.begin(auc)
         for round_ in self._rounds(phase, learner, at.done):
             with self.clock.phase("inner"):
                 for move in phase.moves:

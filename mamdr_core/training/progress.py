@@ -25,6 +25,11 @@ class Progress:
         self.before = before
         self.started = time.perf_counter()
 
+    def begin(self, auc: float) -> None:
+        """Log the mean validation AUC that a phase has to beat."""
+        if self.speaks:
+            logger.info("begins with val AUC %.4f", auc)
+
     def say(self, done: int, rows: int, inner_seconds: float, waited: float, auc: float, stop: EarlyStop) -> None:
         """Log where the run is.
 

@@ -188,7 +188,10 @@ def test_a_champion_whose_package_was_deleted_is_told_of_and_the_run_starts_cold
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"model.hidden": [16]}, r"another model \(model\.hidden is \[16\], and was \[8\]\); set train\.warm_start to ''"),
+        (
+            {"model.hidden": [16]},
+            r"another model \(model\.hidden is \[16\], and was \[8\]\); set train\.warm_start to ''",
+        ),
         ({"model.name": "star"}, r"model\.name is star, and was mlp"),
         ({"features": ()}, r"another model \(features is \[\], and was \['user_vector'"),
         ({"train.warm_start": "nobody"}, r"train\.warm_start: training_runs of .* has no run nobody"),
@@ -258,7 +261,10 @@ def load_specific(folder):
     [
         ({"train.only_domains": ["d5", "d99"]}, r"examples version \d+ knows no domain 'd99'"),
         ({"train.only_domains": ["d0"]}, r"has no row to train on of domain 'd0': it is served with theta_S"),
-        ({"train.only_domains": ["d1"], "train.method": "dn"}, r"train\.method dn has none: choose separate, dr, mamdr"),
+        (
+            {"train.only_domains": ["d1"], "train.method": "dn"},
+            r"train\.method dn has none: choose separate, dr, mamdr",
+        ),
     ],
 )
 def test_domains_that_cannot_learn_alone_are_a_clear_error(spark, days, parent, values, message):
