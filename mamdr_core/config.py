@@ -25,6 +25,7 @@ from mamdr_core.lake.settings import (
     StatsSettings,
 )
 from mamdr_core.models.settings import ModelSettings
+from mamdr_core.reports.settings import ReportSettings
 from mamdr_core.settings import settings
 from mamdr_core.training.settings import EvaluateSettings, TrainSettings
 
@@ -63,6 +64,8 @@ class Config:
     """Settings tried on a grid or searched (sweep)."""
     conflict: ConflictSettings = field(default_factory=ConflictSettings)
     """Conflict between domains' gradients (conflict)."""
+    report: ReportSettings = field(default_factory=ReportSettings)
+    """The report of a run (report)."""
 
 
 _ADAPTER = TypeAdapter(Config)
