@@ -26,6 +26,7 @@ from mamdr_core.lake.settings import (
 )
 from mamdr_core.models.settings import ModelSettings
 from mamdr_core.promoting.settings import GateSettings, PromoteSettings
+from mamdr_core.reports.settings import ReportSettings
 from mamdr_core.settings import settings
 from mamdr_core.training.settings import EvaluateSettings, TrackingSettings, TrainSettings
 from mamdr_core.yaml_values import check_plain, one_line, parse_yaml, shorten
@@ -71,6 +72,8 @@ class Config:
     """Settings tried on a grid or searched (sweep)."""
     conflict: ConflictSettings = field(default_factory=ConflictSettings)
     """Conflict between domains' gradients (conflict)."""
+    report: ReportSettings = field(default_factory=ReportSettings)
+    """The report of a run (report)."""
 
 
 _ADAPTER = TypeAdapter(Config)
