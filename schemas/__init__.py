@@ -8,6 +8,7 @@ from schemas.examples import EXAMPLES, SPLITS
 from schemas.experiments import COMPARISONS, SWEEPS
 from schemas.features import clicks_table, examples_table, range_rules
 from schemas.loads import LOADS
+from schemas.promotions import GATE_DECISIONS, GATE_DOMAINS, PROMOTIONS
 from schemas.runs import DOMAIN_METRICS, STATUSES, TRAINING_RUNS
 from schemas.statistics import DOMAIN_STATS
 from schemas.vocabularies import (
@@ -40,6 +41,9 @@ TABLES: dict[str, Table] = {
         SWEEPS,
         CONFLICTS,
         DOMAIN_CONFLICTS,
+        GATE_DECISIONS,
+        GATE_DOMAINS,
+        PROMOTIONS,
     )
 }
 """The lake's tables by name."""

@@ -24,9 +24,9 @@ from mamdr_core.training.tracking import Ended, track
 
 _ELSEWHERE = (
     *("scratch", "host_memory", "specific_memory", "group_memory", "device"),
-    *("start_timeout", "checkpoint", "resume", "restarts"),
+    *("start_timeout", "checkpoint", "resume", "restarts", "examples_version"),
 )
-"""Keys of `train` that say where and how safely a run happens, not what it computes."""
+"""Keys of `train` that say where and how safely a run happens, not what it computes; and one of the pinned versions."""
 
 
 def cell_of(config: Config, pinned: PinnedExamples) -> str:

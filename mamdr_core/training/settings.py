@@ -75,6 +75,8 @@ class TrainSettings:
     """GB that domains which run at once may take; 0: what a CPU's cache holds, or half of a GPU's free memory."""
     on_nan: Literal["stop", "skip"] = "stop"
     """A step whose loss is not finite: stop the run, naming it, or pass over its rows and count it."""
+    examples_version: int | None = None
+    """Delta version of examples to train on, with the vocabularies that it was encoded by; null: the newest."""
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     """Checkpoints."""
     resume: str = ""
@@ -93,12 +95,15 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Check the counts."""
-        for name in ("host_memory", "group_memory", "specific_memory"):
+        for name in ("host_memory", "group_memory", "specific_memory", "restarts", "meta_lr"):
             if getattr(self, name) < 0:
                 raise ValueError(f"train.{name} must be >= 0, got {getattr(self, name)}")
+        if self.examples_version is not None and self.examples_version < 0:
+            raise ValueError(f"train.examples_version must be >= 0, got {self.examples_version}")
         if self.restarts < 0:
             raise ValueError(f"train.restarts must be >= 0, got {self.restarts}")
-        for name in ("ranks", "batch_size", "epochs", "rounds_per_epoch", "validate_every", "patience"):
+        counts = ("ranks", "batch_size", "epochs", "rounds_per_epoch", "validate_every", "patience")
+        for name in (*counts, "smallest_slice", "start_timeout"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be >= 1, got {getattr(self, name)}")
 
