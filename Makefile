@@ -18,8 +18,9 @@ $(SETUP): environment/requirements.lock environment/bootstrap.lock environment/j
 		environment/spark-launcher.sh environment/driver-python.sh setup.cfg pyproject.toml
 	@environment/setup.sh
 
-doctor: ## Say what is installed and what to do about what is not
-	@if [ -x .venv/bin/python ]; then .venv/bin/python environment/doctor.py; else python3 environment/doctor.py; fi
+doctor: ## What is installed, and what to do; with CONFIG=FILE, MASTER=URL also whether those answer
+	@python=python3; if [ -x .venv/bin/python ]; then python=.venv/bin/python; fi; \
+		$$python environment/doctor.py --config "$(CONFIG)" --master "$(MASTER)"
 
 demo: $(SETUP) ## Joint training against MAMDR on synthetic logs, per-domain AUC beside the oracle's
 	@rm -rf .demo
