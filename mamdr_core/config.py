@@ -25,6 +25,7 @@ from mamdr_core.lake.settings import (
     StatsSettings,
 )
 from mamdr_core.models.settings import ModelSettings
+from mamdr_core.serving.settings import ExportSettings, ScoreSettings
 from mamdr_core.settings import settings
 from mamdr_core.training.settings import EvaluateSettings, TrainSettings
 
@@ -57,6 +58,10 @@ class Config:
     """Training."""
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     """Evaluation (evaluate)."""
+    score: ScoreSettings = field(default_factory=ScoreSettings)
+    """Batch predictions (score)."""
+    export: ExportSettings = field(default_factory=ExportSettings)
+    """A run as one portable file (export_model)."""
     compare: CompareSettings = field(default_factory=CompareSettings)
     """Comparison of methods and models (compare_methods)."""
     sweep: SweepSettings = field(default_factory=SweepSettings)

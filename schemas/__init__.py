@@ -8,6 +8,7 @@ from schemas.experiments import COMPARISONS, SWEEPS
 from schemas.features import clicks_table, examples_table, range_rules
 from schemas.loads import LOADS
 from schemas.runs import DOMAIN_METRICS, STATUSES, TRAINING_RUNS
+from schemas.scores import SCORES
 from schemas.statistics import DOMAIN_STATS
 from schemas.vocabularies import (
     DOMAINS,
@@ -38,6 +39,7 @@ TABLES: dict[str, Table] = {
         SWEEPS,
         CONFLICTS,
         DOMAIN_CONFLICTS,
+        SCORES,
     )
 }
 """The lake's tables by name."""
