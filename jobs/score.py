@@ -14,6 +14,11 @@ def score(config: Config) -> dict[str, Any]:
 
     Writes the table scores; a batch (score.batch) that is run again is replaced. Without score.input.path the test
     split of the run's own examples is scored.
+
+    Examples:
+        spark-submit jobs/score.py --config conf/demo.yaml
+        spark-submit jobs/score.py --config conf/demo.yaml --set score.run_id=champion --set score.batch=today
+        spark-submit jobs/score.py --config conf/demo.yaml --set score.input.path=requests/day=2026-01-02
     """
     with spark_session("score") as spark:
         return score_rows(spark, config)

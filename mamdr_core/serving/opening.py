@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mamdr_core.errors import MamdrError
+from mamdr_core.lake.champion import resolve_run
 from mamdr_core.lake.tables import Lake
 from mamdr_core.serving.served import Served
 from mamdr_core.shards.loading import Share
@@ -27,12 +28,12 @@ def find_served(lake: Lake, run_id: str) -> Served:
 
     Args:
         lake: that it was recorded in.
-        run_id: an id; empty: the newest run that ended well.
+        run_id: an id; champion: the run that serves; empty: the newest that ended well.
 
     Raises:
         MamdrError: no such run or package, a damaged one, or one of another lake.
     """
-    row = find_run(lake, run_id)
+    row = find_run(lake, resolve_run(lake, run_id))
     folder = Path(row["package"])
     files = check(folder, "model package")
     pinned = json.loads((folder / "pinned.json").read_text(encoding="utf-8"))

@@ -1,13 +1,19 @@
 """Settings of batch scoring and of export."""
 
 from dataclasses import field
+from datetime import date
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
+from mamdr_core.lake.settings import DomainId
 from mamdr_core.settings import settings
 
-BatchName = Annotated[str, BeforeValidator(str)]
+BatchName = Annotated[
+    str,
+    Field(coerce_numbers_to_str=True),
+    BeforeValidator(lambda value: value.isoformat() if isinstance(value, date) else value),
+]
 """YAML reads 2026-01-31 as a date and 20260131 as a number."""
 
 
@@ -61,7 +67,7 @@ class ExportSettings:
     """Folder of the files; empty: `exports/<run id>` in the lake."""
     max_gb: float = 4.0
     """GB that theta_S and all theta_i may take in the file; a larger run is not exported whole."""
-    domains: tuple[BatchName, ...] = ()
+    domains: tuple[DomainId, ...] = ()
     """Ids of the domains whose theta_i go into the file; others are served with theta_S. None: all that have one."""
     onnx: bool = True
     """Write model.onnx too, and check it with onnxruntime."""
