@@ -61,10 +61,7 @@ def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str =
     folder = folder or str(find_run(lake, run_id)["package"])
     device = choose_device(config.train.device)
     package = load_package(folder, device)
-    try:
-        trained = parse_config(yaml.safe_load(package.config))
-    except MamdrError as error:
-        raise MamdrError(f"package {folder} is of another version of this code, train anew: {error}") from None
+    trained = config_of(package.config, folder)
     pinned = pin_examples(spark, config.lake.root, trained.features, package.pinned["versions"])
     if pinned.sizes != package.pinned["sizes"]:
         raise MamdrError(f"package {folder} was trained on another lake than {lake.root}: vocabulary sizes differ")
@@ -74,3 +71,15 @@ def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str =
     everything = np.ones(len(pinned.domain_ids), dtype=np.bool_)
     share = Share(pinned, trained.features, everything, config.train.host_memory, config.train.scratch)
     return Trained(lake, folder, package, trained, pinned, share, device)
+
+
+def config_of(text: str, folder: str) -> Config:
+    """The resolved configuration that a package in `folder` holds as YAML.
+
+    Raises:
+        MamdrError: it is not valid for this code.
+    """
+    try:
+        return parse_config(yaml.safe_load(text))
+    except MamdrError as error:
+        raise MamdrError(f"package {folder} is of another version of this code, train anew: {error}") from None
