@@ -9,7 +9,6 @@ shared-<rank>.safetensors  where they are sharded: "table.<name>" with the rank'
 specific-<rank>-<part>.safetensors  theta_i of some of a rank's domains, see `mamdr_core.training.specific_files`
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,8 @@ from torch import Tensor
 
 from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.errors import MamdrError
+from mamdr_core.training.intact import check_shards, check_shared, check_specific, read_object
 from mamdr_core.training.sealed import Facts, check, facts_of, flush_folder, seal, write_texts
 from mamdr_core.training.specific_files import SavedSpecific, save_specific
 
@@ -87,19 +88,32 @@ def load_package(folder: str, device: torch.device | str = "cpu") -> Package:
     """
     path = Path(folder)
     names = check(path, "model package")
+    for name in ("config.yaml", "pinned.json", "metrics.json", "shared.safetensors"):
+        if name not in names:
+            raise MamdrError(f"model package {folder}: its manifest lists no {name}")
+    dense = check_shared(path / "shared.safetensors")
+    specific = [path / name for name in names if name.startswith("specific-")]
+    for file in specific:
+        check_specific(file, dense)
     return Package(
-        config=(path / "config.yaml").read_text(encoding="utf-8"),
-        pinned=json.loads((path / "pinned.json").read_text(encoding="utf-8")),
-        metrics=json.loads((path / "metrics.json").read_text(encoding="utf-8")),
+        config=(path / "config.yaml").read_text(encoding="utf-8", errors="replace"),
+        pinned=read_object(path / "pinned.json"),
+        metrics=read_object(path / "metrics.json"),
         shared=load_shared(path).to(device),
-        specific=SavedSpecific([path / name for name in names if name.startswith("specific-")], device),
+        specific=SavedSpecific(specific, device),
     )
 
 
 def load_shared(path: Path) -> Shared:
-    """theta_S as the ranks saved it in a folder, with whole tables."""
+    """theta_S as the ranks saved it in a folder, with whole tables.
+
+    Raises:
+        MamdrError: the ranks' shards of a table do not make a whole.
+    """
     saved = load_file(path / "shared.safetensors")
-    parts = [load_file(file) for file in sorted(path.glob("shared-*.safetensors"))]
+    files = sorted(path.glob("shared-*.safetensors"))
+    check_shards(files)
+    parts = [load_file(file) for file in files]
     for name in parts[0] if parts else ():
         rows = sum(len(part[name]) for part in parts)
         saved[name] = parts[0][name].new_empty(rows, parts[0][name].shape[1])

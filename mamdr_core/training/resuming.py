@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
@@ -15,6 +14,7 @@ from mamdr_core.lake.tables import Lake
 from mamdr_core.shards.pinned import pin_examples
 from mamdr_core.training.claims import is_trained_elsewhere
 from mamdr_core.training.runs import Run, deciding
+from mamdr_core.yaml_values import parse_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +67,8 @@ def _resumed(spark: SparkSession, lake: Lake, config: Config, row: Row) -> Run:
 def _differing(config: Config, row: Row) -> list[str]:
     """Settings that decide what is computed and differ from a run's, one line each; the number of ranks may."""
     try:
-        theirs = deciding(parse_config(yaml.safe_load(row["config"])))
-    except (MamdrError, yaml.YAMLError) as error:
+        theirs = deciding(parse_config(parse_yaml(row["config"], "config")))
+    except MamdrError as error:
         return [f"its configuration is of another version of this code ({error})"]
     flat, flat_theirs = dict(_flat(deciding(config))), dict(_flat(theirs))
     names = [name for name in flat | flat_theirs if name != "train.ranks"]
