@@ -26,7 +26,7 @@ from mamdr_core.lake.settings import (
 )
 from mamdr_core.models.settings import ModelSettings
 from mamdr_core.settings import settings
-from mamdr_core.training.settings import EvaluateSettings, TrainSettings
+from mamdr_core.training.settings import EvaluateSettings, TrackingSettings, TrainSettings
 from mamdr_core.yaml_values import check_plain, one_line, parse_yaml, shorten
 
 
@@ -56,6 +56,8 @@ class Config:
     """Model structure."""
     train: TrainSettings = field(default_factory=TrainSettings)
     """Training."""
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+    """MLflow and TensorBoard (train_mamdr, compare_methods, sweep)."""
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     """Evaluation (evaluate)."""
     compare: CompareSettings = field(default_factory=CompareSettings)

@@ -94,7 +94,7 @@ def kept_runs(spark: SparkSession, lake: Lake, keep: int) -> list[Row]:
 
 
 def find_leftovers(spark: SparkSession, lake: Lake) -> list[tuple[str, str]]:
-    """Folders below the root, by their names, of runs that ended long ago or well: checkpoints and parts of packages."""
+    """Folders below the root, by their names, of runs that ended well or long ago: checkpoints, parts of packages."""
     if not lake.exists("training_runs"):
         return []
     ended = lake.read("training_runs").where((F.col("status") == "ok") | ~_is_recent()).select("run_id").collect()

@@ -71,6 +71,9 @@ def _differing(config: Config, row: Row) -> list[str]:
     except MamdrError as error:
         return [f"its configuration is of another version of this code ({error})"]
     flat, flat_theirs = dict(_flat(deciding(config))), dict(_flat(theirs))
+    if config.train.examples_version is not None:
+        flat["train.examples_version"] = config.train.examples_version
+        flat_theirs["train.examples_version"] = row["input_versions"].get("examples")
     names = [name for name in flat | flat_theirs if name != "train.ranks"]
     return [
         f"{name} is {flat.get(name)}, and was {flat_theirs.get(name)}"
