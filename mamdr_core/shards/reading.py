@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mamdr_core.errors import MamdrError
+from mamdr_core.heartbeat import beat
 from schemas import Table
 
 with warnings.catch_warnings():
@@ -105,6 +106,7 @@ def read_batches(
     with _RowGroupReader(groups, unischema(table, columns)) as reader:
         for group, batches in zip(groups, reader, strict=True):
             for batch in batches:
+                beat()
                 yield group, batch
 
 

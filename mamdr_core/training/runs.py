@@ -23,7 +23,7 @@ from mamdr_core.training.records import code_version, record_metrics, record_run
 
 _ELSEWHERE = (
     *("scratch", "host_memory", "specific_memory", "group_memory", "device"),
-    *("start_timeout", "checkpoint", "resume", "restarts"),
+    *("launcher", "start_timeout", "stall_limit", "checkpoint", "resume", "restarts"),
 )
 """Keys of `train` that say where and how safely a run happens, not what it computes."""
 
