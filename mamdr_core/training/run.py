@@ -116,7 +116,8 @@ def _attempt(spark: SparkSession, run: Run) -> list[RankResult]:
     stop.unlink(missing_ok=True)
     with on_sigterm(stop.touch):
         task = task_of(run, find_checkpoint(run.checkpoints))
-        return run_ranks(spark, partial(train_rank, task), train.ranks, train.start_timeout)
+        part = partial(train_rank, task)
+        return run_ranks(spark, part, train.ranks, train.start_timeout, train.launcher, train.stall_limit)
 
 
 def task_of(run: Run, checkpoints: CheckpointPlace | None = None) -> RankTask:
