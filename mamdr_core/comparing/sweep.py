@@ -20,6 +20,7 @@ from mamdr_core.comparing.search import search_points, space_of
 from mamdr_core.comparing.sheets import sweep_sheets
 from mamdr_core.config import Config, plain_config
 from mamdr_core.errors import MamdrError
+from mamdr_core.lake.sql import literal
 from mamdr_core.lake.tables import Lake
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.parents import settle_parent
@@ -142,7 +143,7 @@ def _tell(
     made = {"sweep": name, "examples_version": pinned.versions["examples"], "made_at": datetime.now(UTC)}
     table = TABLES["sweeps"]
     values = [tuple((made | row).get(column) for column in table.column_names) for row in rows]
-    lake.overwrite_where(table, spark.createDataFrame(values, spark_schema(table)), f"sweep = '{name}'")
+    lake.overwrite_where(table, spark.createDataFrame(values, spark_schema(table)), f"sweep = {literal(name)}")
     folder = Path(lake.path_of("reports", name))
     folder.mkdir(parents=True, exist_ok=True)
     sheets = sweep_sheets(rows, grid)

@@ -64,7 +64,7 @@ def logs(draw):
     write = FORMATS[kind]
     files = {f"good.{kind}": write(NAMES, draw(rows))} if draw(st.booleans()) else {}
     names = draw(st.sampled_from([NAMES, NAMES[:-1], NAMES[1:], list(reversed(NAMES)), [*NAMES, "more"], ["a"]]))
-    table = [row + ("m",) for row in draw(rows)]
+    table = [(*row, "m") for row in draw(rows)]
     content = write(names, [row[: len(names)] for row in table])
     damaged = draw(st.sampled_from(["no", "cut", "flipped", "empty", "utf-16", "garbage", "gzip", "gzip cut", "nul"]))
     at = draw(st.integers(0, max(0, len(content) - 1)))
@@ -101,19 +101,17 @@ def test_every_row_is_filed_once_or_nothing_is_written(spark, tmp_path_factory, 
             "quality": {"max_rejected": 1.0},
         }
     )
+    told, figures = "", {"clicks": 0, "rejected": 0, "rows_in": 0}
     try:
         figures = ingest_clicks(spark, config)
     except MamdrError as error:
-        assert "\n" not in str(error)
-        lake = Lake(spark, config.lake.root)
-        assert not lake.exists("clicks") or lake.read("clicks").isEmpty()
-        assert not lake.exists("clicks_rejected") or lake.read("clicks_rejected").isEmpty()
-        return
+        told = str(error)
     lake = Lake(spark, config.lake.root)
     counts = [lake.read(name).count() if lake.exists(name) else 0 for name in ("clicks", "clicks_rejected")]
     assert counts == [figures["clicks"], figures["rejected"]]
+    assert "\n" not in told
     assert sum(counts) == figures["rows_in"]
-    if kind == "parquet":
+    if kind == "parquet" and not told:
         assert figures["rows_in"] == sum(
             pq.ParquetFile(Path(file)).metadata.num_rows for file in (base / "raw").iterdir()
         )
