@@ -14,7 +14,7 @@ help: ## List these targets
 setup: $(SETUP) ## Make .venv: locked packages, Horovod, Delta (nothing to do when up to date)
 
 $(SETUP): environment/requirements.lock environment/bootstrap.lock environment/jars.lock environment/setup.sh \
-		environment/prerequisites.sh environment/uv.sh environment/build_horovod.py environment/delta_jars.py \
+		environment/prerequisites.sh environment/uv.sh environment/build_horovod.py environment/spark_jars.py \
 		environment/spark-launcher.sh environment/driver-python.sh setup.cfg pyproject.toml
 	@environment/setup.sh
 

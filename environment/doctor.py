@@ -16,6 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
+import spark_jars
+
 ROOT = Path(__file__).resolve().parent.parent
 SETUP = "run make setup"
 REQUIRED_MEMORY_GB = 8
@@ -88,18 +90,33 @@ def check_spark() -> Finding:
 
 
 def check_delta_jars() -> Finding:
-    sys.path.insert(0, str(Path(__file__).parent))
-    import delta_jars
+    return check_jars(lambda jar: not is_for_s3(jar))
 
-    jars = delta_jars.read_lock()
+
+def check_s3_jars() -> Finding:
+    return check_jars(is_for_s3)
+
+
+def is_for_s3(jar: "spark_jars.Jar") -> bool:
+    return jar.artifact == "hadoop-aws" or jar.group.startswith(("software.amazon", "org.reactivestreams"))
+
+
+def check_jars(chosen: "Callable[[spark_jars.Jar], bool]") -> Finding:
+    """Whether Spark has the chosen JARs of jars.lock, unaltered."""
+    jars = [jar for jar in spark_jars.read_lock() if chosen(jar)]
     try:
-        folder = delta_jars.spark_home() / "jars"
+        folder = spark_jars.spark_home() / "jars"
     except SystemExit:
         return Finding("no Spark to hold them", SETUP)
-    missing = [jar.file_name for jar in jars if not delta_jars.is_intact(jar, folder / jar.file_name)]
+    missing = [jar.file_name for jar in jars if not spark_jars.is_intact(jar, folder / jar.file_name)]
     if missing:
-        return Finding(f"missing or altered: {', '.join(missing)}", "run make -B setup")
-    return Finding(", ".join(f"{jar.artifact} {jar.version}" for jar in jars))
+        return Finding(f"missing or altered: {listed(missing)}", "run make -B setup")
+    return Finding(listed([f"{jar.artifact} {jar.version}" for jar in jars]))
+
+
+def listed(names: list[str]) -> str:
+    """The first three, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def check_petastorm() -> Finding:
@@ -160,6 +177,7 @@ CHECKS: dict[str, Callable[[], Finding]] = {
     "Java": check_java,
     "Spark": check_spark,
     "Delta JARs": check_delta_jars,
+    "S3 JARs": check_s3_jars,
     "Petastorm": check_petastorm,
     "torch": check_torch,
     "Horovod": check_horovod,

@@ -10,7 +10,11 @@ from mamdr_core.lake.session import spark_session
 
 
 def convert_amazon(config: Config) -> dict[str, Any]:
-    """Convert Amazon 2018 review files in convert.path to a log of clicks in input.path (docs/public_sources.md)."""
+    """Convert Amazon 2018 review files in convert.path to a log of clicks in input.path (docs/public_sources.md).
+
+    Example:
+        spark-submit jobs/convert_amazon.py --config conf/amazon6.yaml --set convert.path=/data/amazon2018
+    """
     with spark_session("convert_amazon") as spark:
         return convert(spark, config)
 

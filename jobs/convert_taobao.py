@@ -13,6 +13,9 @@ def convert_taobao(config: Config) -> dict[str, Any]:
     """Convert the Cloud Theme files in convert.path to a log of clicks in input.path and vectors beside it.
 
     See docs/public_sources.md.
+
+    Example:
+        spark-submit jobs/convert_taobao.py --config conf/taobao10.yaml --set convert.path=/data/cloud_theme
     """
     with spark_session("convert_taobao") as spark:
         return convert(spark, config)

@@ -10,7 +10,12 @@ from mamdr_core.lake.stats import domain_stats as count
 
 
 def domain_stats(config: Config) -> dict[str, Any]:
-    """Count each domain's rows, clicks, users and items by day, beside the other domains and the day before."""
+    """Count each domain's rows, clicks, users and items by day, beside the other domains and the day before.
+
+    Examples:
+        spark-submit jobs/domain_stats.py --config my.yaml
+        spark-submit jobs/domain_stats.py --config my.yaml --set stats.ds=2026-01-31
+    """
     with spark_session("domain_stats") as spark:
         return count(spark, config)
 

@@ -10,7 +10,12 @@ from mamdr_core.lake.session import spark_session
 
 
 def maintain_lake(config: Config) -> dict[str, Any]:
-    """Join small files, and remove files that neither a young version nor an input of a kept run needs."""
+    """Join small files, and remove files that neither a young version nor an input of a kept run needs.
+
+    Examples:
+        spark-submit jobs/maintain_lake.py --config my.yaml --set maintain.dry_run=true
+        spark-submit jobs/maintain_lake.py --config my.yaml --set maintain.retention_days=14
+    """
     with spark_session("maintain_lake") as spark:
         return maintain(spark, config)
 

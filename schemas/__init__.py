@@ -2,6 +2,7 @@
 
 from schemas.clicks import CLICKS, CLICKS_REJECTED
 from schemas.conflict import CONFLICTS, DOMAIN_CONFLICTS
+from schemas.curves import TRAINING_CURVES
 from schemas.declaration import Column, ColumnType, Rule, Table
 from schemas.examples import EXAMPLES, SPLITS
 from schemas.experiments import COMPARISONS, SWEEPS
@@ -35,6 +36,7 @@ TABLES: dict[str, Table] = {
         DOMAIN_STATS,
         TRAINING_RUNS,
         DOMAIN_METRICS,
+        TRAINING_CURVES,
         COMPARISONS,
         SWEEPS,
         CONFLICTS,

@@ -16,6 +16,7 @@ from mamdr_core.lake.versions import versions_of
 from mamdr_core.learning.methods import find_method
 from mamdr_core.models import MODELS
 from mamdr_core.shards.pinned import PinnedExamples, pin_examples
+from mamdr_core.training.tracking import check_trackers
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +42,10 @@ def prepare_examples(spark: SparkSession, config: Config) -> tuple[Lake, PinnedE
         The lake, the pinned version, and seconds by phase.
 
     Raises:
-        MamdrError: no examples and no raw log, no such version, no row to train on, a lake that cannot hold packages.
+        MamdrError: no examples and no raw log, no such version, no row to train on, a lake that cannot hold packages,
+            or a tracker that is not installed.
     """
+    check_trackers(config.tracking)
     seconds: dict[str, float] = {}
     lake = Lake(spark, config.lake.root)
     if "://" in lake.root:

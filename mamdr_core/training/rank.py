@@ -22,6 +22,7 @@ from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.stopping import StopRequest, on_sigterm
 from mamdr_core.training.building import make_learner, place_columns
 from mamdr_core.training.checkpoints import STOP, CheckpointPlace, Checkpoints
+from mamdr_core.training.curve import Validation
 from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.package import save_rank
 from mamdr_core.training.part import part_of
@@ -56,7 +57,10 @@ class RankTask:
 
 @dataclass(frozen=True)
 class RankResult:
-    """What a rank reports; the figures are of all ranks together, but for `seconds` and `saved`, the files it wrote."""
+    """What a rank reports: figures of all ranks together, but `seconds`, and `saved`, the files it wrote, are its own.
+
+    Only rank 0 tells the `curve`.
+    """
 
     metrics: dict[str, DomainMetrics]
     epochs: int
@@ -74,6 +78,7 @@ class RankResult:
     seconds: dict[str, float]
     device: str
     saved: Facts
+    curve: list[Validation]
 
 
 def train_rank(task: RankTask, collective: Collective) -> RankResult:
@@ -141,6 +146,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         seconds=clock.seconds,
         device=str(device),
         saved=saved,
+        curve=trained.curve,
     )
 
 

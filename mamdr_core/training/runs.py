@@ -21,7 +21,8 @@ from mamdr_core.training.package import seal_package
 from mamdr_core.training.parents import Parent, open_parent
 from mamdr_core.training.part import Part, part_of
 from mamdr_core.training.rank import RankResult
-from mamdr_core.training.records import code_version, record_metrics, record_run
+from mamdr_core.training.records import code_version, record_curve, record_metrics, record_run
+from mamdr_core.training.tracking import Ended, track
 
 _ELSEWHERE = (
     *("scratch", "host_memory", "specific_memory", "group_memory", "device"),
@@ -109,6 +110,7 @@ class Run:
         ended = {"status": status, "error": str(error)[:10_000], "finished_at": datetime.now(UTC)}
         with contextlib.suppress(Exception):  # the cause of the failure matters more than its record
             record_run(spark, self.lake, {**self.row, **ended})
+        track(Ended({**self.row, **ended}, self.config, self.pinned.domain_ids))
         shutil.rmtree(self.scratch, ignore_errors=True)
         resumable = not self.row["experiment"] and any(child.is_dir() for child in self.checkpoints.glob("*"))
         if not resumable:
@@ -147,8 +149,11 @@ class Run:
         seal_package(str(self.scratch), str(package), saved, texts)
         figures["package"] = str(package)
         record_metrics(spark, self.lake, self.id, self.pinned.domain_ids, result.metrics)
+        record_curve(spark, self.lake, self.id, result.curve)
         recorded = {name: value for name, value in figures.items() if name != "examples_version"}
-        record_run(spark, self.lake, {**self.row, **recorded, "status": "ok", "finished_at": datetime.now(UTC)})
+        row = {**self.row, **recorded, "status": "ok", "finished_at": datetime.now(UTC)}
+        record_run(spark, self.lake, row)
+        track(Ended(row, self.config, self.pinned.domain_ids, figures, result.metrics, result.curve))
         return figures
 
 

@@ -101,18 +101,46 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Check the counts."""
-        for name in ("host_memory", "group_memory", "specific_memory"):
+        for name in ("host_memory", "group_memory", "specific_memory", "restarts", "meta_lr"):
             if getattr(self, name) < 0:
                 raise ValueError(f"train.{name} must be >= 0, got {getattr(self, name)}")
         if self.examples_version is not None and self.examples_version < 0:
             raise ValueError(f"train.examples_version must be >= 0, got {self.examples_version}")
         if len(set(self.only_domains)) < len(self.only_domains):
             raise ValueError(f"train.only_domains must differ, got {list(self.only_domains)}")
-        if self.restarts < 0:
-            raise ValueError(f"train.restarts must be >= 0, got {self.restarts}")
-        for name in ("ranks", "batch_size", "epochs", "rounds_per_epoch", "validate_every", "patience"):
+        counts = ("ranks", "batch_size", "epochs", "rounds_per_epoch", "validate_every", "patience")
+        for name in (*counts, "smallest_slice", "start_timeout"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be >= 1, got {getattr(self, name)}")
+
+
+@settings
+class TrackingSettings:
+    """Trackers that are told of a run once it has ended; none of them has to be up for a run to succeed."""
+
+    mlflow: str = ""
+    """Where MLflow keeps runs: a server's URL, or sqlite:///FILE; empty: it is not told. Credentials belong in its
+    environment variables (MLFLOW_TRACKING_USERNAME, _PASSWORD, _TOKEN)."""
+    experiment: str = "mamdr"
+    """MLflow's experiment, made where it is missing."""
+    tensorboard: str = ""
+    """Folder of TensorBoard's event files, a subfolder a run, on the driver's machine. Empty: none."""
+    seconds: float = 60.0
+    """A tracker that takes longer is given up with a warning."""
+
+    def __post_init__(self) -> None:
+        """Check where they are."""
+        place = self.mlflow
+        if place and (place.startswith("file:") or not ("://" in place or place.startswith("databricks"))):
+            raise ValueError(
+                f"tracking.mlflow is {place!r}: expected http://HOST or sqlite:///FILE (MLflow 3 has none in folders)"
+            )
+        if "@" in place.partition("://")[2].partition("/")[0]:
+            raise ValueError("tracking.mlflow holds credentials: set MLFLOW_TRACKING_USERNAME and _PASSWORD instead")
+        if "://" in self.tensorboard:
+            raise ValueError(f"tracking.tensorboard is {self.tensorboard!r}: expected a local folder")
+        if self.seconds <= 0:
+            raise ValueError(f"tracking.seconds must be > 0, got {self.seconds}")
 
 
 @settings

@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-COMPONENTS = ["Python", "Java", "Spark", "Delta JARs", "Petastorm", "torch", "Horovod", "memory", "cores", "cache"]
+COMPONENTS = [
+    "Python",
+    "Java",
+    "Spark",
+    "Delta JARs",
+    "S3 JARs",
+    "Petastorm",
+    "torch",
+    "Horovod",
+    "memory",
+    "cores",
+    "cache",
+]
 
 
 def ask_doctor(python: str | Path, root: Path) -> tuple[int, dict[str, str]]:
@@ -37,5 +49,5 @@ def test_before_set_up_it_says_what_to_do(tmp_path: Path) -> None:
     assert list(lines) == COMPONENTS
     missing = ("Spark", "Petastorm", "torch", "Horovod")
     assert {lines[name] for name in missing} == {"not installed: run make setup"}
-    assert lines["Delta JARs"] == "no Spark to hold them: run make setup"
+    assert {lines[name] for name in ("Delta JARs", "S3 JARs")} == {"no Spark to hold them: run make setup"}
     assert code == 1
