@@ -11,7 +11,6 @@ run's validation AUC first reached the best one of the cold run, as a share of w
 """
 
 import argparse
-import logging
 import statistics
 import tempfile
 from dataclasses import dataclass
@@ -27,51 +26,38 @@ from mamdr_core.datasets.synthetic import generate_logs
 from mamdr_core.lake.examples import build_examples
 from mamdr_core.lake.ingest import ingest_clicks
 from mamdr_core.lake.session import spark_session
+from mamdr_core.lake.tables import Lake
 from mamdr_core.training.run import train_mamdr
 
 CONFIG = Path(__file__).parents[1] / "conf" / "demo.yaml"
 
 
-class Curve(logging.Handler):
-    """The validations of a run's first phase, theta_S alone: round to mean AUC over domains."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: dict[int, float] = {}
-        self.settled = False
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.msg.startswith("begins with"):
-            self.settled = bool(self.found)  # DR's passes begin again
-            self.add(0, record.args[0])
-        elif record.msg.startswith("epoch %d round"):
-            self.add(record.args[1], record.args[3])
-
-    def add(self, done: Any, auc: Any) -> None:
-        if not self.settled:
-            self.found[int(done)] = float(auc)
-
-
 @dataclass(frozen=True)
 class Made:
-    """A run: its figures, its curve, and the rows that it descended on in all."""
+    """A run.
+
+    Attributes:
+        figures: what it says of itself.
+        curve: by rows descended on, the validation AUC of theta_S alone.
+        rows: that it descended on in all.
+    """
 
     figures: dict[str, Any]
     curve: dict[int, float]
-
-    @property
-    def rows(self) -> float:
-        return self.figures["samples_per_second"] * self.figures["seconds"]["inner"]
+    rows: int
 
     def reaches(self, auc: float) -> int | None:
-        """The round after which the validation AUC is first as high."""
-        return next((done for done, value in sorted(self.curve.items()) if value >= auc), None)
+        """The rows after which the validation AUC is first as high."""
+        return next((rows for rows, found in sorted(self.curve.items()) if found >= auc), None)
 
 
 def main() -> None:
     options = _parse()
-    logging.getLogger("mamdr_core").setLevel(logging.INFO)
     pairs = []
+    print(
+        "| seed | day | test AUC, cold | warm | rows, cold | warm | rows to best, cold | warm | best, cold | parent |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
     with spark_session("bench_warm") as spark:
         for seed in options.seeds:
             with tempfile.TemporaryDirectory() as folder:
@@ -119,19 +105,18 @@ def measure(spark: SparkSession, config: Config, days: int) -> list[tuple[int, M
 
 
 def train(spark: SparkSession, config: Config) -> Made:
-    curve, logger = Curve(), logging.getLogger("mamdr_core")
-    logger.addHandler(curve)
-    try:
-        return Made(train_mamdr(spark, config), curve.found)
-    finally:
-        logger.removeHandler(curve)
+    figures = train_mamdr(spark, config)
+    curves = Lake(spark, config.lake.root).read("training_curves")
+    found = curves.where(curves.run_id == figures["run_id"]).collect()
+    shared = {row["rows"]: row["val_auc"] for row in found if row["phase"] == "shared"}
+    return Made(figures, shared, max(row["rows"] for row in found))
 
 
 def told(seed: int, day: int, cold: Made, warm: Made) -> str:
     best = max(cold.curve.values())
     return (
-        f"| {seed} | {day} | {cold.figures['test_auc']:.4f} | {warm.figures['test_auc']:.4f} | {cold.rows:.3g} | "
-        f"{warm.rows:.3g} | {cold.reaches(best)} | {warm.reaches(best)} | {warm.curve[0]:.4f} | {best:.4f} |"
+        f"| {seed} | {day} | {cold.figures['test_auc']:.4f} | {warm.figures['test_auc']:.4f} | {cold.rows:,} | "
+        f"{warm.rows:,} | {cold.reaches(best):,} | {warm.reaches(best)} | {best:.4f} | {warm.curve[0]:.4f} |"
     )
 
 
@@ -145,7 +130,7 @@ def tell(pairs: list[tuple[int, Made, Made]], options: argparse.Namespace) -> No
         "test AUC, cold": [cold.figures["test_auc"] for _, cold, _ in pairs],
         "test AUC, warm - cold": [warm.figures["test_auc"] - cold.figures["test_auc"] for _, cold, warm in pairs],
         "rows until early stop, warm over cold": [warm.rows / cold.rows for _, cold, warm in pairs],
-        "theta_S: rounds to the cold run's best validation AUC, warm over cold": shares,
+        "theta_S: rows to the cold run's best validation AUC, warm over cold": shares,
     }
     print(f"\n{machine()}; {options.rows:,} rows a day, drift {options.drift}, seeds {options.seeds}.\n")
     print("| what | mean | standard deviation | least | most | runs |\n|---|---|---|---|---|---|")

@@ -187,8 +187,7 @@ class Training:
         """
         progress = Progress(phase.most_rounds, self.collective.rank == 0, at.done)
         if (self.warm or not phase.moves_shared) and at.stop.shared is None:
-            found, _ = self._validate(phase, learner, at)  # what a phase starts with stays, unless it finds better
-            progress.begin(found)
+            self._validate(phase, learner, at)  # what a phase starts with stays, unless it finds better
         for round_ in self._rounds(phase, learner, at.done):
             with self.clock.phase("inner"):
                 for move in phase.moves:
