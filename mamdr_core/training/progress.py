@@ -24,6 +24,11 @@ class Progress:
         self.before = before
         self.started = time.perf_counter()
 
+    def begin(self, found: Validation) -> None:
+        """Log the mean validation AUC that a phase has to beat."""
+        if self.speaks and found.val_auc is not None:
+            logger.info("begins with val AUC %.4f", found.val_auc)
+
     def say(self, found: Validation, inner_seconds: float, waited: float, stop: EarlyStop) -> None:
         """Log where the run is.
 

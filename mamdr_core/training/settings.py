@@ -77,6 +77,12 @@ class TrainSettings:
     """A step whose loss is not finite: stop the run, naming it, or pass over its rows and count it."""
     examples_version: int | None = None
     """Delta version of examples to train on, with the vocabularies that it was encoded by; null: the newest."""
+    warm_start: str = ""
+    """Start from the parameters of the run of this id, or of the `champion` of the days before `examples.until` (where
+    there is none yet: cold). Empty: start cold (docs/warm_start.md)."""
+    only_domains: tuple[str, ...] = ()
+    """Learn theta_i of these domains alone; theta_S and every other theta_i stay those of `warm_start` or, where that
+    is empty, of the champion, else of the newest run (docs/warm_start.md)."""
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     """Checkpoints."""
     resume: str = ""
@@ -100,8 +106,8 @@ class TrainSettings:
                 raise ValueError(f"train.{name} must be >= 0, got {getattr(self, name)}")
         if self.examples_version is not None and self.examples_version < 0:
             raise ValueError(f"train.examples_version must be >= 0, got {self.examples_version}")
-        if self.restarts < 0:
-            raise ValueError(f"train.restarts must be >= 0, got {self.restarts}")
+        if len(set(self.only_domains)) < len(self.only_domains):
+            raise ValueError(f"train.only_domains must differ, got {list(self.only_domains)}")
         counts = ("ranks", "batch_size", "epochs", "rounds_per_epoch", "validate_every", "patience")
         for name in (*counts, "smallest_slice", "start_timeout"):
             if getattr(self, name) < 1:

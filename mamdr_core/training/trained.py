@@ -1,6 +1,6 @@
 """A trained run opened again: its package, and the rows that it was trained on, at their pinned versions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -68,6 +68,9 @@ def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str =
     pinned = pin_examples(spark, config.lake.root, trained.features, package.pinned["versions"])
     if pinned.sizes != package.pinned["sizes"]:
         raise MamdrError(f"package {folder} was trained on another lake than {lake.root}: vocabulary sizes differ")
+    # Where theta_S stayed its parent's, so did the scales of numeric features.
+    numeric = {name: (mean, scale) for name, (mean, scale) in package.pinned["numeric"].items()}
+    pinned = replace(pinned, numeric=numeric)
     everything = np.ones(len(pinned.domain_ids), dtype=np.bool_)
     share = Share(pinned, trained.features, everything, config.train.host_memory, config.train.scratch)
     return Trained(lake, folder, package, trained, pinned, share, device)
