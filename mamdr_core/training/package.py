@@ -9,7 +9,6 @@ shared-<rank>.safetensors  where they are sharded: "table.<name>" with the rank'
 specific-<rank>-<part>.safetensors  theta_i of some of a rank's domains, see `mamdr_core.training.specific_files`
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,8 @@ from torch import Tensor
 
 from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.errors import MamdrError
+from mamdr_core.training.intact import check_shards, check_shared, check_specific, read_object
 from mamdr_core.training.sealed import Facts, check, facts_of, flush_folder, seal, write_texts
 from mamdr_core.training.specific_files import SavedSpecific, save_specific
 
@@ -122,10 +123,18 @@ def read_facts(folder: str) -> PackageFacts:
     """
     path = Path(folder)
     names = check(path, "model package")
+    for name in ("config.yaml", "pinned.json", "metrics.json", "shared.safetensors"):
+        if name not in names:
+            raise MamdrError(f"model package {folder}: its manifest lists no {name}")
+    dense = check_shared(path / "shared.safetensors")
+    check_shards(sorted(path.glob("shared-*.safetensors")))
+    for name in names:
+        if name.startswith("specific-"):
+            check_specific(path / name, dense)
     return PackageFacts(
-        config=(path / "config.yaml").read_text(encoding="utf-8"),
-        pinned=json.loads((path / "pinned.json").read_text(encoding="utf-8")),
-        metrics=json.loads((path / "metrics.json").read_text(encoding="utf-8")),
+        config=(path / "config.yaml").read_text(encoding="utf-8", errors="replace"),
+        pinned=read_object(path / "pinned.json"),
+        metrics=read_object(path / "metrics.json"),
         files=names,
     )
 

@@ -3,7 +3,6 @@
 import logging
 from pathlib import Path
 
-import yaml
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
@@ -14,6 +13,7 @@ from mamdr_core.shards.pinned import pin_examples
 from mamdr_core.training.claims import is_trained_elsewhere
 from mamdr_core.training.differences import differences
 from mamdr_core.training.runs import Run, deciding, make_run
+from mamdr_core.yaml_values import parse_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +67,8 @@ def _resumed(spark: SparkSession, lake: Lake, config: Config, row: Row) -> Run:
 def _differing(config: Config, row: Row) -> list[str]:
     """Settings that decide what is computed and differ from a run's, one line each; the number of ranks may."""
     try:
-        theirs = deciding(parse_config(yaml.safe_load(row["config"])))
-    except (MamdrError, yaml.YAMLError) as error:
+        theirs = deciding(parse_config(parse_yaml(row["config"], "config")))
+    except MamdrError as error:
         return [f"its configuration is of another version of this code ({error})"]
     ours = deciding(config)
     theirs["train"]["ranks"] = ours["train"]["ranks"]
