@@ -44,7 +44,7 @@ format: $(SETUP) ## Format, and fix what ruff can fix
 	@.venv/bin/ruff check --fix .
 
 docs: $(SETUP) ## The documentation as a site in site/; a warning is an error
-	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 	@echo "The site is site/index.html." >&2
 
 bench: $(SETUP) ## Every benchmark
