@@ -12,12 +12,12 @@ from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.files import Files
 from mamdr_core.lake.settings import MaintainSettings
+from mamdr_core.lake.sql import table_at
 from mamdr_core.lake.tables import CONFLICTS, Lake
 from mamdr_core.lake.vacuum import (
     CHECK,
     DataFiles,
     files_of,
-    identifier,
     list_files,
     total_bytes,
     vacuum,
@@ -207,7 +207,7 @@ def _keep_history(spark: SparkSession, path: str, pinned: set[int], days: int) -
         properties["delta.deletedFileRetentionDuration"] = f"interval {max(days, SAFE_DAYS)} days"
     if properties:
         listed = ", ".join(f"'{name}' = '{value}'" for name, value in properties.items())
-        spark.sql(f"ALTER TABLE {identifier(path)} SET TBLPROPERTIES ({listed})")
+        spark.sql(f"ALTER TABLE {table_at(path)} SET TBLPROPERTIES ({listed})")
 
 
 def _compact(spark: SparkSession, lake: Lake, table: Table) -> int:
