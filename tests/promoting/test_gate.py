@@ -10,6 +10,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from mamdr_core.lake.views import create_views
+from mamdr_core.promoting import opening
 from mamdr_core.promoting.decisions import find_decision
 from mamdr_core.promoting.gate import decide
 from mamdr_core.promoting.measuring import measure
@@ -75,16 +76,17 @@ def test_the_challenger_is_compared_on_the_same_rows_with_a_champion_that_lacks_
 def test_a_champion_on_its_own_rows_has_the_figures_of_its_training(spark, two_days):
     trained = open_trained(spark, two_days.configs[0], two_days.ids[0])
     own, other = open_challenger(trained), open_champion(trained, two_days.configs[0], two_days.ids[0])
-    _, place = days_of_rows(trained)
-    measured = measure(own, other, place == 0)
+    measured = measure(own, other, np.arange(len(own.columns)) % 2 == 0)
     np.testing.assert_array_equal(measured.champion.auc, measured.challenger.auc)
     np.testing.assert_array_equal(measured.difference, np.zeros(3))
 
 
-def test_the_days_are_those_of_the_columns_rows(spark, two_days):
+@pytest.mark.parametrize("at_once", [100, 1 << 24])
+def test_the_days_are_those_of_the_columns_rows(spark, two_days, monkeypatch, at_once):
+    monkeypatch.setattr(opening, "DAY_ROWS", at_once)
     trained = open_trained(spark, two_days.configs[1], two_days.ids[1])
-    days, place = days_of_rows(trained)
     own = open_challenger(trained)
+    days, place = days_of_rows(trained, own.columns.offsets.numpy())
     assert [str(np.datetime64(int(day), "D")) for day in days] == ["2026-01-01", "2026-01-02"]
     rows = trained.lake.read("examples", trained.pinned.versions["examples"]).where("split = 'test'")
     counted = rows.groupBy("domain", "ds", "user").count().collect()
