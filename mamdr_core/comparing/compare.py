@@ -20,6 +20,7 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.lake.sql import literal
 from mamdr_core.lake.tables import Lake
 from mamdr_core.shards.pinned import PinnedExamples
+from mamdr_core.training.parents import settle_parent
 from mamdr_core.training.preparing import prepare_examples
 from mamdr_core.training.runs import cell_of
 from schemas import TABLES
@@ -40,7 +41,7 @@ def compare_methods(spark: SparkSession, config: Config) -> dict[str, Any]:
     Raises:
         MamdrError: an unknown name, before anything is read; no examples; no cell finished.
     """
-    settings = config.compare
+    config, settings = settle_parent(spark, config), config.compare
     cells = [
         make_cell(config, pair, seed, {}, settings.overrides)
         for pair in compared_pairs(config)

@@ -96,6 +96,8 @@ def _dn_learner(trained: Trained, train: Columns, settings: ConflictSettings) ->
         trained.config,
         {
             "train.method": "dn",
+            "train.warm_start": "",
+            "train.only_domains": (),
             "train.seed": settings.seed,
             "train.engine": "eager",
             "train.precision": "fp32",

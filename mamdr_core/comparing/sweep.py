@@ -23,6 +23,7 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.lake.sql import literal
 from mamdr_core.lake.tables import Lake
 from mamdr_core.shards.pinned import PinnedExamples
+from mamdr_core.training.parents import settle_parent
 from mamdr_core.training.preparing import prepare_examples
 from mamdr_core.training.runs import cell_of
 from schemas import TABLES
@@ -41,7 +42,7 @@ def sweep(spark: SparkSession, config: Config) -> dict[str, Any]:
     Raises:
         MamdrError: an unknown name or key, before anything is read; no examples; no cell finished.
     """
-    settings = config.sweep
+    config, settings = settle_parent(spark, config), config.sweep
     methods = settings.methods or (config.train.method,)
     _check(config, methods)
     points = [] if settings.trials else grid_points(config, methods)

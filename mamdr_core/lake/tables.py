@@ -66,6 +66,7 @@ class Lake:
         self._spark = spark
         self._files = Files(spark, root)
         self.root = self._files.root
+        self._files.share_settings()
         self._check_root()
 
     def path(self, table: str | Table) -> str:

@@ -1,6 +1,6 @@
 """A trained run opened again: its package, and the rows that it was trained on, at their pinned versions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -64,10 +64,7 @@ def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str =
     folder = folder or str(find_run(lake, run_id)["package"])
     device = choose_device(config.train.device)
     package = load_package(folder, device)
-    try:
-        trained = parse_config(parse_yaml(package.config, "config.yaml"))
-    except MamdrError as error:
-        raise MamdrError(f"package {folder} is of another version of this code, train anew: {error}") from None
+    trained = config_of(package.config, folder)
     facts = check_facts(PinnedFacts, package.pinned, f"{folder}/pinned.json")
     check_facts(MetricsFacts, package.metrics, f"{folder}/metrics.json")
     try:
@@ -79,9 +76,23 @@ def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str =
     if pinned.sizes != facts.sizes:
         raise MamdrError(f"package {folder} was trained on another lake than {lake.root}: vocabulary sizes differ")
     _check_fits(package, trained, pinned, folder)
+    # Where theta_S stayed its parent's, so did the scales of numeric features.
+    pinned = replace(pinned, numeric=facts.numeric)
     everything = np.ones(len(pinned.domain_ids), dtype=np.bool_)
     share = Share(pinned, trained.features, everything, config.train.host_memory, config.train.scratch)
     return Trained(lake, folder, package, trained, pinned, share, device)
+
+
+def config_of(text: str, folder: str) -> Config:
+    """The resolved configuration that a package in `folder` holds as YAML.
+
+    Raises:
+        MamdrError: it is not valid for this code.
+    """
+    try:
+        return parse_config(parse_yaml(text, "config.yaml"))
+    except MamdrError as error:
+        raise MamdrError(f"package {folder} is of another version of this code, train anew: {error}") from None
 
 
 def _check_fits(package: Package, config: Config, pinned: PinnedExamples, folder: str) -> None:
