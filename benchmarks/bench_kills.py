@@ -170,7 +170,7 @@ class Bench:
 
 
 def _facts(lake: Lake, table: str) -> object:
-    """What a table holds, so that it can be compared; of runs what they found, however often, without what names them."""
+    """What a table holds, to be compared; of runs what they found, however often, without what names them."""
     rows = content(lake, table)
     if table not in TOLD:
         return digest(rows)
