@@ -224,10 +224,19 @@ def test_sigterm_has_ranks_save_a_checkpoint_and_stop(spark, on_two, undisturbed
     assert_same_package(figures["package"], undisturbed_on_two["package"])
 
 
-def test_an_executor_that_is_killed_costs_a_restart_and_changes_nothing(spark, on_two, undisturbed_on_two, job):
-    """Two executors of one core, each a JVM of its own."""
+def test_an_executor_that_is_killed_costs_a_restart_and_changes_nothing(
+    spark, on_two, undisturbed_on_two, job, tmp_path
+):
+    """Two executors of one core, each a JVM of its own, and with a GPU as far as Spark is concerned."""
+    script = tmp_path / "find_gpus"
+    script.write_text("""#!/bin/sh\necho '{"name": "gpu", "addresses": ["7"]}'\n""")
+    script.chmod(0o755)
+    of = {f"{who}.resource.gpu": 1 for who in ("worker", "executor", "task")}
+    gpus = [f"--conf spark.{who}.amount={count}" for who, count in of.items()]
+    gpus += [f"--conf spark.{who}.resource.gpu.discoveryScript={script}" for who in ("worker", "executor")]
+    master = " ".join(["local-cluster[2,1,1024]", *gpus])
     known = {child.name for child in (Path(on_two.lake.root) / "checkpoints").glob("*")}
-    process = job("--set", "train.ranks=2", "--set", "train.restarts=1", master="local-cluster[2,1,1024]")
+    process = job("--set", "train.ranks=2", "--set", "train.restarts=1", master=master)
     folder = wait_for_checkpoint(on_two, 3, process, known)
     below = psutil.Process(process.pid).children(recursive=True)
     executors = [child for child in below if "CoarseGrainedExecutorBackend" in command_of(child)]
@@ -238,6 +247,8 @@ def test_an_executor_that_is_killed_costs_a_restart_and_changes_nothing(spark, o
     said = json.loads(out.splitlines()[-1])
     assert (said["status"], said.get("attempts")) == ("ok", 2), log
     assert_same_package(said["package"], undisturbed_on_two["package"])
+    assert "[rank 1] " in log
+    assert log.count("Spark gave this rank GPU 7") == 4
     assert "was lost" in row_of(spark, on_two, folder.name)["causes"][0]
     assert psutil.wait_procs([*below, *ranks.values()], timeout=20)[1] == []
 
