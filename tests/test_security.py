@@ -12,7 +12,7 @@ SOURCES = sorted(file for folder in ("mamdr_core", "jobs", "schemas") for file i
 MODULES = {"pickle", "cPickle", "_pickle", "dill", "shelve", "marshal", "joblib", "cloudpickle", "commands"}
 BUILTINS = {"eval", "exec", "compile", "__import__", "execfile"}
 BETWEEN_PROCESSES = {"mamdr_core/parallel/torch_launch.py", "mamdr_core/parallel/torch_rank.py"}
-"""They pickle what a Spark task and the rank's process that it started say to each other through pipes; see the docs."""
+"""They pickle what a Spark task and the rank that it started say to each other through pipes; see the docs."""
 METHODS = {
     ("torch", "load"), ("torch", "save"), ("yaml", "load"), ("yaml", "full_load"), ("yaml", "unsafe_load"),
     ("yaml", "load_all"), ("pd", "read_pickle"), ("pandas", "read_pickle"), ("os", "system"), ("os", "popen"),
