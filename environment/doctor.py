@@ -1,11 +1,13 @@
 """Print one line a component: its version, and ok or what to do.
 
     make doctor
+    make doctor CONFIG=my.yaml MASTER=spark://host:7077   # also the lake, the tracker and the cluster
 
 Uses the standard library only and checks each component in a process of its own, so that it has something to say
 before set-up and when a part is broken. Exit code 1 when something required does not work.
 """
 
+import argparse
 import os
 import re
 import shutil
@@ -15,6 +17,9 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
+
+import places
+import spark_jars
 
 ROOT = Path(__file__).resolve().parent.parent
 SETUP = "run make setup"
@@ -88,18 +93,33 @@ def check_spark() -> Finding:
 
 
 def check_delta_jars() -> Finding:
-    sys.path.insert(0, str(Path(__file__).parent))
-    import delta_jars
+    return check_jars(lambda jar: not is_for_s3(jar))
 
-    jars = delta_jars.read_lock()
+
+def check_s3_jars() -> Finding:
+    return check_jars(is_for_s3)
+
+
+def is_for_s3(jar: "spark_jars.Jar") -> bool:
+    return jar.artifact == "hadoop-aws" or jar.group.startswith(("software.amazon", "org.reactivestreams"))
+
+
+def check_jars(chosen: "Callable[[spark_jars.Jar], bool]") -> Finding:
+    """Whether Spark has the chosen JARs of jars.lock, unaltered."""
+    jars = [jar for jar in spark_jars.read_lock() if chosen(jar)]
     try:
-        folder = delta_jars.spark_home() / "jars"
+        folder = spark_jars.spark_home() / "jars"
     except SystemExit:
         return Finding("no Spark to hold them", SETUP)
-    missing = [jar.file_name for jar in jars if not delta_jars.is_intact(jar, folder / jar.file_name)]
+    missing = [jar.file_name for jar in jars if not spark_jars.is_intact(jar, folder / jar.file_name)]
     if missing:
-        return Finding(f"missing or altered: {', '.join(missing)}", "run make -B setup")
-    return Finding(", ".join(f"{jar.artifact} {jar.version}" for jar in jars))
+        return Finding(f"missing or altered: {listed(missing)}", "run make -B setup")
+    return Finding(listed([f"{jar.artifact} {jar.version}" for jar in jars]))
+
+
+def listed(names: list[str]) -> str:
+    """The first three, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def check_petastorm() -> Finding:
@@ -160,18 +180,39 @@ CHECKS: dict[str, Callable[[], Finding]] = {
     "Java": check_java,
     "Spark": check_spark,
     "Delta JARs": check_delta_jars,
+    "S3 JARs": check_s3_jars,
     "Petastorm": check_petastorm,
     "torch": check_torch,
     "Horovod": check_horovod,
+    "GPU": lambda: Finding(*places.check_gpu(probe), required=False),
     "memory": check_memory,
     "cores": check_cores,
     "cache": check_cache,
 }
 
 
+def checks_of(config: str, master: str) -> dict[str, Callable[[], Finding]]:
+    """What to check: always CHECKS, and what a config and a master name."""
+    checks = dict(CHECKS)
+    if master:
+        checks["cluster"] = lambda: Finding(*places.check_cluster(master))
+    if config:
+        named, why = places.read_config(config)
+        if why:
+            return {**checks, "config": lambda: Finding(f"{config} cannot be read", why)}
+        defaults = Path(os.environ.get("SPARK_CONF_DIR", ROOT / "environment/spark")) / "spark-defaults.conf"
+        checks["lake"] = lambda: Finding(*places.check_lake(named["lake"], defaults))
+        checks["tracker"] = lambda: Finding(*places.check_tracker(named["tracker"]), required=False)
+    return checks
+
+
 def main() -> int:
+    parser = argparse.ArgumentParser(description="Say what is installed, and what to do about what is not.")
+    parser.add_argument("--config", default="", help="also check the lake and the tracker that this file names")
+    parser.add_argument("--master", default="", help="also check this Spark master")
+    options = parser.parse_args()
     broken = False
-    for name, check in CHECKS.items():
+    for name, check in checks_of(options.config, options.master).items():
         finding = check()
         print(f"{name:<11} {finding.found}: {finding.todo or 'ok'}", flush=True)
         broken |= bool(finding.todo) and finding.required

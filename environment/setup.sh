@@ -58,7 +58,7 @@ make_venv
 install_packages
 .venv/bin/python environment/build_horovod.py "$cache"
 place_spark_settings
-.venv/bin/python environment/delta_jars.py "$cache"
+.venv/bin/python environment/spark_jars.py "$cache"
 install_repository
 touch .venv/.setup
 say 'done; make doctor shows what is there'

@@ -1,6 +1,7 @@
 """build_examples: clicks become vocabularies and encoded examples in shards."""
 
 import logging
+import uuid
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -26,6 +27,7 @@ from mamdr_core.lake.progress import progress
 from mamdr_core.lake.session import overriding, shuffles_of
 from mamdr_core.lake.tables import Lake
 from mamdr_core.lake.vectors import update_vectors
+from mamdr_core.lake.versions import newest_versions
 from mamdr_core.lake.vocabularies import Growth, id_column, update_vocabulary
 from schemas import SPLITS, TABLES, feature_vocabulary
 
@@ -64,12 +66,16 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
             shards = config.examples.shards
             packing = pack_domains({plan.domain: plan.rows for plan in plans}, shards.rows, shards.count)
             examples = lay_out(assign_shards(rows, plans, packing, config.examples), packing.count)
-            note = {"job": "build_examples", "clicks_version": clicks_version}
+            # All vocabularies were opened above, and they only grow: these versions know every index of the rows.
+            versions = newest_versions(lake, config.features)
+            note = {"job": "build_examples", "clicks_version": clicks_version, "versions": versions}
+            note |= {"build": uuid.uuid4().hex}  # of two builds at once each finds its own
             with overriding(spark, writing(shards, packing.count)):
                 lake.overwrite(table, examples, note)
-    figures = {**count_examples(lake.read("examples"), plans), **_growth(growth), "shards": packing.count}
+        version, _ = lake.written(table, note)
+    figures = {**count_examples(lake.read("examples", version), plans), **_growth(growth), "shards": packing.count}
     logger.info("%(examples)d examples in %(shards)d shards, %(domains)d domains", figures)
-    return {**figures, "clicks_version": clicks_version, "examples_version": lake.version("examples")}
+    return {**figures, "clicks_version": clicks_version, "examples_version": version}
 
 
 def count_examples(examples: DataFrame, plans: list[DomainPlan]) -> dict[str, int]:

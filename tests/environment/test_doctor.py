@@ -8,12 +8,26 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-COMPONENTS = ["Python", "Java", "Spark", "Delta JARs", "Petastorm", "torch", "Horovod", "memory", "cores", "cache"]
+COMPONENTS = [
+    "Python",
+    "Java",
+    "Spark",
+    "Delta JARs",
+    "S3 JARs",
+    "Petastorm",
+    "torch",
+    "Horovod",
+    "GPU",
+    "memory",
+    "cores",
+    "cache",
+]
 
 
-def ask_doctor(python: str | Path, root: Path) -> tuple[int, dict[str, str]]:
+def ask_doctor(python: str | Path, root: Path, *arguments: str) -> tuple[int, dict[str, str]]:
     """The doctor's exit code and what it says of each component."""
-    done = subprocess.run([python, root / "environment/doctor.py"], capture_output=True, text=True, check=False)
+    command = [python, root / "environment/doctor.py", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = {line[:11].strip(): line[12:] for line in done.stdout.splitlines()}
     assert done.stderr == ""
     return done.returncode, lines
@@ -23,7 +37,7 @@ def ask_doctor(python: str | Path, root: Path) -> tuple[int, dict[str, str]]:
 def test_after_set_up_every_component_is_ok() -> None:
     code, lines = ask_doctor(sys.executable, ROOT)
     assert list(lines) == COMPONENTS
-    required = [name for name in COMPONENTS if name not in ("memory", "cores")]
+    required = [name for name in COMPONENTS if name not in ("memory", "cores", "GPU")]
     assert {name: lines[name].rpartition(": ")[2] for name in required} == dict.fromkeys(required, "ok")
     assert "CUDA" in lines["torch"]
     assert "with gloo" in lines["Horovod"]
@@ -37,5 +51,5 @@ def test_before_set_up_it_says_what_to_do(tmp_path: Path) -> None:
     assert list(lines) == COMPONENTS
     missing = ("Spark", "Petastorm", "torch", "Horovod")
     assert {lines[name] for name in missing} == {"not installed: run make setup"}
-    assert lines["Delta JARs"] == "no Spark to hold them: run make setup"
+    assert {lines[name] for name in ("Delta JARs", "S3 JARs")} == {"no Spark to hold them: run make setup"}
     assert code == 1

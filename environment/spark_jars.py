@@ -1,6 +1,6 @@
-"""Put Delta's JARs, checked against jars.lock, among Spark's own, so that no job needs a flag to find them.
+"""Put Delta's and S3A's JARs, checked against jars.lock, among Spark's own, so that no job needs a flag to find them.
 
-    .venv/bin/python environment/delta_jars.py CACHE_DIR
+    .venv/bin/python environment/spark_jars.py CACHE_DIR
 
 Files missing from CACHE_DIR/jars are resolved by Spark itself, which knows the user's Maven settings and proxy. On a
 machine without internet, copy them there by hand under the names that the error message gives.
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 LOCK = Path(__file__).with_name("jars.lock")
+BUNDLE = "software.amazon.awssdk:bundle"
+"""All of the AWS SDK, which hadoop-aws asks for; jars.lock names the few parts that it needs."""
 
 
 class Jar(NamedTuple):
@@ -34,6 +36,11 @@ class Jar(NamedTuple):
     @property
     def coordinates(self) -> str:
         return f"{self.group}:{self.artifact}:{self.version}"
+
+    @property
+    def any_version(self) -> str:
+        """A glob of its files; the AWS SDK has names, such as annotations, that other libraries have too."""
+        return f"{self.artifact}-{self.version.split('.')[0]}.*.jar"
 
 
 def read_lock(path: Path = LOCK) -> list[Jar]:
@@ -63,7 +70,7 @@ def resolve(jars: list[Jar], cache: Path) -> None:
         script = Path(scratch) / "nothing.py"
         script.touch()
         command = [spark_home() / "bin/spark-submit", "--packages", ",".join(jar.coordinates for jar in jars),
-                   "--conf", f"spark.jars.ivy={ivy}", script]  # fmt: skip
+                   "--exclude-packages", BUNDLE, "--conf", f"spark.jars.ivy={ivy}", script]  # fmt: skip
         environment = {**os.environ, "SPARK_HOME": str(spark_home()), "PYSPARK_PYTHON": sys.executable}
         with log_path.open("w") as log:
             done = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False)
@@ -97,13 +104,14 @@ def main() -> None:
         resolve(missing, cache)
     target = spark_home() / "jars"
     locked = {jar.file_name for jar in jars}
-    for stale in target.glob("delta-*.jar"):
-        if stale.name not in locked:
-            stale.unlink()
+    for pattern in {"delta-*.jar", *(jar.any_version for jar in jars)}:
+        for stale in target.glob(pattern):
+            if stale.name not in locked:
+                stale.unlink()
     for jar in jars:
         if not is_intact(jar, target / jar.file_name):
             place(cache / "jars" / jar.file_name, target / jar.file_name)
-    print(f"delta: {', '.join(sorted(locked))} in place")
+    print(f"jars: {', '.join(sorted(locked))} in place")
 
 
 if __name__ == "__main__":
