@@ -114,10 +114,10 @@ def track(ended: Ended) -> None:
         _attempt(settings, f"TensorBoard in {settings.tensorboard}", lambda: _write_events(settings.tensorboard, ended))
 
 
-def attach(settings: TrackingSettings, run_id: str, file: str | Path) -> None:
+def attach(settings: TrackingSettings, run_id: str, name: str, text: str) -> None:
     """Add a file, such as a report, to a run that MLflow knows; warns as `track` does."""
     if settings.mlflow:
-        _attempt(settings, f"MLflow at {settings.mlflow}", lambda: _mlflow(settings).attach(run_id, Path(file)))
+        _attempt(settings, f"MLflow at {settings.mlflow}", lambda: _mlflow(settings).attach(run_id, name, text))
 
 
 def _mlflow(settings: TrackingSettings) -> Any:

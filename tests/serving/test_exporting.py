@@ -16,6 +16,7 @@ from mamdr_core.serving import exporting
 from mamdr_core.serving.exporting import export_model
 from mamdr_core.serving.opening import find_served, read_vectors
 from mamdr_core.serving.scorer import Scorer
+from mamdr_core.training.package import load_package
 
 pytestmark = pytest.mark.slow
 
@@ -80,6 +81,16 @@ def test_the_ten_lines_of_the_docs_run_without_this_code(spark, trained_config, 
     ours = scorer.predict({name: column.astype(np.int32) for name, column in ids.items()}, hours).sigmoid().numpy()
     np.testing.assert_allclose(by_torch, ours, atol=1e-6)
     np.testing.assert_allclose(by_onnx, ours, atol=1e-6)
+
+
+def test_one_domains_theta_i_is_read_from_the_package_as_the_docs_say(run):
+    (lines,) = blocks("safe_open")
+    code = lines.replace("packages/RUN", run["package"]).replace("index(7)", "index(3)")
+    code = WITHOUT_THIS_CODE + code + "print(theta_i.tolist())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    expected = load_package(run["package"]).specific[3].dense
+    assert json.loads(done.stdout) == expected.tolist()
 
 
 @pytest.mark.parametrize(

@@ -102,21 +102,19 @@ def test_mlflow_gets_parameters_figures_curves_versions_and_files(store, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_resumed_run_replaces_what_mlflow_knew_and_takes_its_report(store, tmp_path, warnings):
+def test_a_resumed_run_replaces_what_mlflow_knew_and_takes_its_report(store, warnings):
     settings = TrackingSettings(mlflow=store)
     track(replace(ended_run(settings, status="stopped", error="stopped by SIGTERM"), figures={}, metrics={}, curve=()))
     _, (run,) = known_runs(store)
     assert (run.info.status, run.data.tags["mamdr.error"]) == ("KILLED", "stopped by SIGTERM")
     track(ended_run(settings))
-    page = tmp_path / "r-1.html"
-    page.write_text("<p>report</p>")
-    attach(settings, "r-1", page)
+    attach(settings, "r-1", "r-1.html", "<p>report</p>")
     client, (run,) = known_runs(store)
     assert run.info.status == "FINISHED"
     assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"r-1.html", "metrics.json"}
     assert warnings() == []
-    attach(settings, "other", page)
-    assert "it has no run other, so r-1.html was not added" in warnings()[0]
+    attach(settings, "other", "other.html", "")
+    assert "it has no run other, so other.html was not added" in warnings()[0]
 
 
 @pytest.mark.slow
