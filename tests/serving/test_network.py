@@ -95,5 +95,5 @@ def test_tables_in_files_of_several_ranks_are_looked_up_where_they_lie(tmp_path)
 
 def test_rows_of_users_in_theta_i_are_refused(tmp_path):
     served = make_served(tmp_path, touched=True)
-    with pytest.raises(ValueError, match="theta_i of domain 0 holds rows of (user|item|weekday)"):
+    with pytest.raises(ValueError, match=r"theta_i of domain 0 holds rows of (user|item|weekday)"):
         ServedNetwork(served, load_shared(tmp_path), served.specific(), VECTORS)
