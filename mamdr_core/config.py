@@ -25,6 +25,8 @@ from mamdr_core.lake.settings import (
     StatsSettings,
 )
 from mamdr_core.models.settings import ModelSettings
+from mamdr_core.promoting.settings import GateSettings, PromoteSettings
+from mamdr_core.reports.settings import ReportSettings
 from mamdr_core.serving.settings import ExportSettings, ScoreSettings
 from mamdr_core.settings import settings
 from mamdr_core.training.settings import EvaluateSettings, TrackingSettings, TrainSettings
@@ -61,6 +63,10 @@ class Config:
     """MLflow and TensorBoard (train_mamdr, compare_methods, sweep)."""
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     """Evaluation (evaluate)."""
+    gate: GateSettings = field(default_factory=GateSettings)
+    """What a run must be like to be promoted (gate)."""
+    promote: PromoteSettings = field(default_factory=PromoteSettings)
+    """Which run is to serve (promote)."""
     score: ScoreSettings = field(default_factory=ScoreSettings)
     """Batch predictions (score)."""
     export: ExportSettings = field(default_factory=ExportSettings)
@@ -71,6 +77,8 @@ class Config:
     """Settings tried on a grid or searched (sweep)."""
     conflict: ConflictSettings = field(default_factory=ConflictSettings)
     """Conflict between domains' gradients (conflict)."""
+    report: ReportSettings = field(default_factory=ReportSettings)
+    """The report of a run (report)."""
 
 
 _ADAPTER = TypeAdapter(Config)

@@ -4,6 +4,8 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
+from mamdr_core.object_store import SCHEME, share_settings
+
 
 class Files:
     """The file system of one root folder.
@@ -20,6 +22,11 @@ class Files:
         self._system = path.getFileSystem(spark._jsc.hadoopConfiguration())
         uri = self._system.makeQualified(path).toUri()
         self.root: str = uri.getPath() if uri.getScheme() == "file" else uri.toString()
+
+    def share_settings(self) -> None:
+        """Have Python, the ranks' too, reach an object store with the settings that Spark has for it."""
+        if self.root.startswith(SCHEME):
+            share_settings(self._system.getConf())
 
     def path(self, *names: str) -> str:
         """The path of a file below the root."""

@@ -14,8 +14,11 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.implementations.arrow import ArrowFSWrapper
 
 from mamdr_core.errors import MamdrError
+from mamdr_core.heartbeat import beat
+from mamdr_core.object_store import SCHEME, file_system
 from schemas import Table
 
 with warnings.catch_warnings():
@@ -105,6 +108,7 @@ def read_batches(
     with _RowGroupReader(groups, unischema(table, columns)) as reader:
         for group, batches in zip(groups, reader, strict=True):
             for batch in batches:
+                beat()
                 yield group, batch
 
 
@@ -225,7 +229,10 @@ def _blaming(path: str) -> Iterator[None]:
 
 
 def _locate(urls: Sequence[str]) -> tuple[Any, list[str]]:
-    """Petastorm's file system for some URLs, and their paths in it."""
+    """A file system for some URLs, as Petastorm takes it, and their paths in it."""
+    if urls[0].startswith(SCHEME):
+        system = ArrowFSWrapper(file_system(urlsplit(urls[0]).netloc))
+        return system, [unquote(url.removeprefix(SCHEME)) for url in urls]
     with _QUIET, warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)
         filesystem, paths = get_filesystem_and_path_or_paths([_file_url(url) for url in urls])

@@ -20,6 +20,7 @@ from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.learning.learner import Learner
 from mamdr_core.parallel.collective import Collective, gather_texts
 from mamdr_core.stopping import StopRequest
+from mamdr_core.training.intact import check_checkpoint
 from mamdr_core.training.sealed import MANIFEST, Facts, check, facts_of, seal, write_texts
 from mamdr_core.training.settings import CheckpointSettings
 from mamdr_core.training.state import STATE, Position, Taken, restore, take, write
@@ -52,7 +53,8 @@ def find_checkpoint(folder: Path) -> CheckpointPlace:
         if not (folder / str(number) / MANIFEST).exists():
             continue  # the run ended while it was written
         try:
-            check(folder / str(number), "checkpoint")
+            names = check(folder / str(number), "checkpoint")
+            check_checkpoint(folder / str(number), names, STATE)
         except MamdrError as error:
             logger.warning("%s: the one before it is used", error)
         else:

@@ -115,6 +115,7 @@ class Training:
         arrays: where an epoch's order lies.
         clock: counts seconds.
         checkpoints: of the run.
+        warm: whether the run started from another's parameters, which then stay unless it finds better ones.
     """
 
     settings: TrainSettings
@@ -124,6 +125,7 @@ class Training:
     arrays: Arrays
     clock: Clock
     checkpoints: Checkpoints
+    warm: bool = False
 
     def run(self, learner: Learner, method: Method) -> Trained:
         """Train, from the newest checkpoint if there is one; the best parameters are left in `learner`.
@@ -154,7 +156,7 @@ class Training:
         settings, dr, draws = self.settings, learner.dr, learner.dr.k > 0
         settled = dr.schedule == "settled"
         phases = []
-        if method.move_shared:
+        if method.move_shared and not settings.only_domains:
             beside = [method.move_specific] if method.move_specific and not settled else []
             phases += [
                 Phase(
@@ -183,9 +185,9 @@ class Training:
             learner: is trained.
             at: where the phase begins; counts its rounds.
         """
-        if not phase.moves_shared and at.stop.shared is None:
-            self._validate(phase, learner, at)  # theta_i as it starts (zero) stays, unless DR is better
         progress = Progress(phase.most_rounds, self.collective.rank == 0, at.done)
+        if (self.warm or not phase.moves_shared) and at.stop.shared is None:
+            self._validate(phase, learner, at)  # what a phase starts with stays, unless it finds better
         for round_ in self._rounds(phase, learner, at.done):
             with self.clock.phase("inner"):
                 for move in phase.moves:

@@ -25,8 +25,10 @@ from mamdr_core.training.checkpoints import STOP, CheckpointPlace, Checkpoints
 from mamdr_core.training.curve import Validation
 from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.package import save_rank
+from mamdr_core.training.part import part_of
 from mamdr_core.training.phases import Clock, Training
 from mamdr_core.training.sealed import Facts
+from mamdr_core.training.warm_start import Heritage
 from schemas import SPLITS
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,7 @@ class RankTask:
         owner: rank of each domain, int64 [n].
         package: folder that the ranks write their parameters to.
         checkpoints: where they write checkpoints; None: nowhere.
+        parent: the package that parameters are taken from at the start; empty: a cold start.
     """
 
     config: Config
@@ -49,6 +52,7 @@ class RankTask:
     owner: NDArray[np.int64]
     package: str
     checkpoints: CheckpointPlace | None = None
+    parent: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,20 +92,26 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     method = find_method(settings.method)
     device = choose_device(settings.device)
     with clock.phase("read"):
-        own = task.owner == collective.rank
-        share = Share(task.pinned, task.config.features, own, settings.host_memory, settings.scratch)
-        columns = place_columns({split: share.columns(split) for split in SPLITS}, device)
-        learner = make_learner(task.config, task.pinned, own, collective, share, columns["train"], device)
+        own, part = task.owner == collective.rank, part_of(task.config, task.pinned)
+        share = _share(task, own & part.reads)
+        measured = share if part.is_whole else _share(task, own & part.learns)  # support domains only train
+        columns = place_columns({split: measured.columns(split) for split in SPLITS}, device)
+        train = columns["train"] if part.is_whole else place_columns({"": share.columns("train")}, device)[""]
+        heritage = Heritage(task.parent, device) if task.parent else None
+        learner = make_learner(task.config, task.pinned, own, collective, share, train, device, heritage)
+        if heritage and not (task.checkpoints and task.checkpoints.newest):
+            heritage.hand_down(learner, collective)
     logger.info("rank %d read %s", collective.rank, share.figures.told())
     request = StopRequest(Path(task.checkpoints.folder) / STOP if task.checkpoints and collective.rank == 0 else None)
     training = Training(
         settings=settings,
-        counts_n=task.pinned.counts["train"],
+        counts_n=part.rows(task.pinned),
         collective=collective,
         val=columns["val"],
         arrays=share.arrays,
         clock=clock,
         checkpoints=Checkpoints(task.checkpoints, settings.checkpoint, collective, request),
+        warm=heritage is not None,
     )
     with on_sigterm(request.ask), _domain_named(task.pinned):
         trained = training.run(learner, method)
@@ -114,7 +124,8 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         saved = save_rank(task.package, collective.rank, learner.shared, learner.specific)
     engine, store = learner.engine, learner.specific
     fast = isinstance(engine, FastEngine)
-    counted = [learner.rows_descended, share.figures.read_bytes, engine.skipped, store.dense_bytes, store.row_bytes]
+    read_bytes = share.figures.read_bytes + (0 if part.is_whole else measured.figures.read_bytes)
+    counted = [learner.rows_descended, read_bytes, engine.skipped, store.dense_bytes, store.row_bytes]
     sums = [int(total) for total in collective.all_reduce(torch.tensor(counted, dtype=torch.float64)).tolist()]
     waited = torch.tensor([[clock.seconds.get("inner", 0.0), engine.waited]], dtype=torch.float64)
     inner_seconds, data_wait_seconds = collective.all_gather(waited).max(0).values.tolist()
@@ -137,6 +148,11 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         saved=saved,
         curve=trained.curve,
     )
+
+
+def _share(task: RankTask, own: NDArray[np.bool_]) -> Share:
+    train = task.config.train
+    return Share(task.pinned, task.config.features, own, train.host_memory, train.scratch)
 
 
 @contextmanager

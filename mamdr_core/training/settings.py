@@ -40,7 +40,10 @@ class TrainSettings:
     seed: int = 0
     """Decides initialisation, round plan, dropout and support draws."""
     ranks: int = 1
-    """Processes that train together; 1 runs without Horovod in the driver."""
+    """Processes that train together; 1 runs in the driver, without a launcher."""
+    launcher: Literal["horovod", "torch"] = "horovod"
+    """What starts ranks and carries what they say to each other: Horovod, or torch.distributed in a barrier stage of
+    Spark (docs/clusters.md says when to prefer which)."""
     batch_size: int = 1024
     """Rows of an inner step at most."""
     epochs: int = 20
@@ -77,6 +80,12 @@ class TrainSettings:
     """A step whose loss is not finite: stop the run, naming it, or pass over its rows and count it."""
     examples_version: int | None = None
     """Delta version of examples to train on, with the vocabularies that it was encoded by; null: the newest."""
+    warm_start: str = ""
+    """Start from the parameters of the run of this id, or of the `champion` of the days before `examples.until` (where
+    there is none yet: cold). Empty: start cold (docs/warm_start.md)."""
+    only_domains: tuple[str, ...] = ()
+    """Learn theta_i of these domains alone; theta_S and every other theta_i stay those of `warm_start` or, where that
+    is empty, of the champion, else of the newest run (docs/warm_start.md)."""
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     """Checkpoints."""
     resume: str = ""
@@ -85,7 +94,10 @@ class TrainSettings:
     restarts: int = 3
     """Times that a run is restarted from its newest checkpoint after it lost a rank."""
     start_timeout: int = 120
-    """Seconds that all ranks have to start."""
+    """Seconds that Spark has to have slots for all ranks, and then that they have to start."""
+    stall_limit: float = 600.0
+    """Seconds after which a rank that makes no progress is ended, with what it was doing in the cause, and the ranks
+    are restarted; 0: never. A step, with its compilation, must take less; rounds and passes may take longer."""
     host_memory: float = 0.0
     """GB of rows and feature vectors that a rank keeps in memory; a larger share is memory-mapped. 0: no bound."""
     specific_memory: float = 0.0
@@ -95,13 +107,13 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Check the counts."""
-        for name in ("host_memory", "group_memory", "specific_memory", "restarts", "meta_lr"):
+        for name in ("host_memory", "group_memory", "specific_memory", "restarts", "stall_limit", "meta_lr"):
             if getattr(self, name) < 0:
                 raise ValueError(f"train.{name} must be >= 0, got {getattr(self, name)}")
         if self.examples_version is not None and self.examples_version < 0:
             raise ValueError(f"train.examples_version must be >= 0, got {self.examples_version}")
-        if self.restarts < 0:
-            raise ValueError(f"train.restarts must be >= 0, got {self.restarts}")
+        if len(set(self.only_domains)) < len(self.only_domains):
+            raise ValueError(f"train.only_domains must differ, got {list(self.only_domains)}")
         counts = ("ranks", "batch_size", "epochs", "rounds_per_epoch", "validate_every", "patience")
         for name in (*counts, "smallest_slice", "start_timeout"):
             if getattr(self, name) < 1:
