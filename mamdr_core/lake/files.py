@@ -1,10 +1,13 @@
 """Files through Hadoop's FileSystem API, so that local folders and object stores are reached in one way."""
 
+import os
 from typing import Any
 
+from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
-from mamdr_core.object_store import SCHEME, share_settings
+from mamdr_core.errors import MamdrError
+from mamdr_core.object_store import SCHEME, variables_of
 
 
 class Files:
@@ -13,20 +16,29 @@ class Files:
     Args:
         spark: the session whose Hadoop configuration applies.
         root: local path or URI (s3a://...); relative paths are to the working directory.
+
+    Raises:
+        MamdrError: a kind of store that Spark does not know, or one that cannot be reached.
     """
 
     def __init__(self, spark: SparkSession, root: str) -> None:
         jvm: Any = spark._jvm
+        self._spark = spark
         self._make_path = jvm.org.apache.hadoop.fs.Path
         path = self._make_path(root)
-        self._system = path.getFileSystem(spark._jsc.hadoopConfiguration())
+        try:
+            self._system = path.getFileSystem(spark._jsc.hadoopConfiguration())
+        except Py4JJavaError as error:
+            raise MamdrError(_explain(root, error)) from None
         uri = self._system.makeQualified(path).toUri()
         self.root: str = uri.getPath() if uri.getScheme() == "file" else uri.toString()
 
     def share_settings(self) -> None:
-        """Have Python, the ranks' too, reach an object store with the settings that Spark has for it."""
+        """Have Python, here and in Spark's tasks, reach an object store with the settings that Spark has for it."""
         if self.root.startswith(SCHEME):
-            share_settings(self._system.getConf())
+            variables = variables_of(self._system.getConf())
+            os.environ.update(variables)
+            self._spark.sparkContext.environment.update(variables)
 
     def path(self, *names: str) -> str:
         """The path of a file below the root."""
@@ -64,3 +76,10 @@ class Files:
     def delete(self, *names: str) -> None:
         """Delete a file, or a folder with all that it holds."""
         self._system.delete(self._make_path(self.path(*names)), True)
+
+
+def _explain(root: str, error: Py4JJavaError) -> str:
+    told = str(error.java_exception.getMessage())
+    if "ClassNotFoundException" in told or "ClassNotFoundException" in str(error):
+        return f"{root}: the JARs for such a store are not on Spark's class path; for s3a:// run `make setup`"
+    return f"{root} cannot be reached: {told.splitlines()[0]}"

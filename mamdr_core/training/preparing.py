@@ -14,6 +14,7 @@ from mamdr_core.lake.stats import domain_stats
 from mamdr_core.lake.tables import Lake
 from mamdr_core.learning.methods import find_method
 from mamdr_core.models import MODELS
+from mamdr_core.object_store import is_remote
 from mamdr_core.shards.pinned import PinnedExamples, pin_examples
 
 logger = logging.getLogger(__name__)
@@ -44,8 +45,7 @@ def prepare_examples(spark: SparkSession, config: Config) -> tuple[Lake, PinnedE
     """
     seconds: dict[str, float] = {}
     lake = Lake(spark, config.lake.root)
-    if "://" in lake.root:
-        raise MamdrError(f"lake.root {lake.root}: training needs a local or mounted folder for its packages")
+    is_remote(lake.root)  # or on a disk: no other store can hold packages
     if not lake.exists("examples"):
         started = time.perf_counter()
         _build(spark, config)

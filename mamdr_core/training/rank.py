@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.metrics import DomainMetrics
 from mamdr_core.errors import DivergedError, MamdrError
 from mamdr_core.learning.methods import find_method
+from mamdr_core.object_store import place_of
 from mamdr_core.parallel.collective import Collective
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples
@@ -88,7 +88,9 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         columns = place_columns({split: share.columns(split) for split in SPLITS}, device)
         learner = make_learner(task.config, task.pinned, own, collective, share, columns["train"], device)
     logger.info("rank %d read %s", collective.rank, share.figures.told())
-    request = StopRequest(Path(task.checkpoints.folder) / STOP if task.checkpoints and collective.rank == 0 else None)
+    request = StopRequest(
+        place_of(task.checkpoints.folder) / STOP if task.checkpoints and collective.rank == 0 else None
+    )
     training = Training(
         settings=settings,
         counts_n=task.pinned.counts["train"],
@@ -106,7 +108,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
             for split, rows in columns.items()
         }
     with clock.phase("save"):
-        saved = save_rank(task.package, collective.rank, learner.shared, learner.specific)
+        saved = save_rank(task.package, collective.rank, learner.shared, learner.specific, settings.scratch)
     engine, store = learner.engine, learner.specific
     fast = isinstance(engine, FastEngine)
     counted = [learner.rows_descended, share.figures.read_bytes, engine.skipped, store.dense_bytes, store.row_bytes]

@@ -1,7 +1,6 @@
 """train_mamdr on the driver: pin a version, place domains, launch ranks and restart them, seal the package, record."""
 
 import logging
-import shutil
 import time
 from functools import partial
 from typing import Any
@@ -19,6 +18,7 @@ from mamdr_core.training.preparing import check_names, prepare_examples
 from mamdr_core.training.rank import RankResult, RankTask, train_rank
 from mamdr_core.training.resuming import find_unfinished
 from mamdr_core.training.runs import Run, new_run
+from mamdr_core.training.storage import remove
 from mamdr_core.training.summary import log_summary
 
 logger = logging.getLogger(__name__)
@@ -98,18 +98,18 @@ def train_on_ranks(spark: SparkSession, run: Run, seconds: dict[str, float]) -> 
             logger.warning("restart %d of %d in %.0f s: %s", failures + 1, train.restarts, pause, error)
             time.sleep(pause)
     figures = run.finish(spark, results, seconds | {"ranks": time.perf_counter() - started})
-    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    remove(run.checkpoints)
     return figures
 
 
 def _attempt(spark: SparkSession, run: Run) -> list[RankResult]:
     """Run the ranks once; SIGTERM has them save a checkpoint and stop."""
     train, stop = run.config.train, run.checkpoints / STOP
-    shutil.rmtree(run.scratch, ignore_errors=True)  # what an attempt that was lost may have written of its package
+    remove(run.scratch)  # what an attempt that was lost may have written of its package
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     stop.unlink(missing_ok=True)
     with on_sigterm(stop.touch):
-        task = task_of(run, find_checkpoint(run.checkpoints))
+        task = task_of(run, find_checkpoint(run.checkpoints, train.scratch))
         return run_ranks(spark, partial(train_rank, task), train.ranks, train.start_timeout)
 
 

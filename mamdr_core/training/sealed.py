@@ -48,25 +48,27 @@ def flush_folder(folder: Path) -> None:
     os.close(descriptor)
 
 
-def check(folder: Path, kind: str) -> list[str]:
+def check(folder: Path, kind: str, told: str = "") -> list[str]:
     """The names of a folder's files, each found to be as its manifest says.
 
     Args:
         folder: to check.
         kind: what it should be, for the error.
+        told: the folder's name in the error; empty: its path.
 
     Raises:
         MamdrError: it has no manifest, or a file is missing or damaged (it is named).
     """
+    told = told or str(folder)
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         listed = {name: (facts["bytes"], facts["sha256"]) for name, facts in manifest["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise MamdrError(f"{folder} is not a {kind}: its {MANIFEST} cannot be read ({error})") from None
+        raise MamdrError(f"{told} is not a {kind}: its {MANIFEST} cannot be read ({error})") from None
     for name, expected in listed.items():
         file = folder / name
         if file.parent != folder or not file.is_file():
-            raise MamdrError(f"{kind} {folder}: file {name} is missing")
+            raise MamdrError(f"{kind} {told}: file {name} is missing")
         if file.stat().st_size != expected[0] or facts_of(folder, [name])[name] != expected:
-            raise MamdrError(f"{kind} {folder}: file {name} is damaged (its hash is not the manifest's)")
+            raise MamdrError(f"{kind} {told}: file {name} is damaged (its hash is not the manifest's)")
     return sorted(listed)

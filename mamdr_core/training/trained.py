@@ -60,7 +60,7 @@ def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str =
     lake = Lake(spark, config.lake.root)
     folder = folder or str(find_run(lake, run_id)["package"])
     device = choose_device(config.train.device)
-    package = load_package(folder, device)
+    package = load_package(folder, device, config.train.scratch)
     try:
         trained = parse_config(yaml.safe_load(package.config))
     except MamdrError as error:
