@@ -25,6 +25,7 @@ from mamdr_core.lake.settings import (
     StatsSettings,
 )
 from mamdr_core.models.settings import ModelSettings
+from mamdr_core.secrets import refuse_secrets, without_secrets
 from mamdr_core.settings import settings
 from mamdr_core.training.settings import EvaluateSettings, TrainSettings
 
@@ -90,7 +91,7 @@ def load_config(paths: str | Sequence[str] | None = None, overrides: Sequence[st
         key, equals, text = override.partition("=")
         if not equals:
             raise MamdrError(f"--set {override}: expected a.b=value")
-        _assign(values, key.strip(), _parse_yaml(text, f"--set {override}"))
+        _assign(values, key.strip(), _parse_yaml(text, f"--set {key}"))
     return parse_config(values)
 
 
@@ -98,9 +99,10 @@ def parse_config(values: dict[str, Any]) -> Config:
     """Check a tree of values and make it a Config.
 
     Raises:
-        MamdrError: an unknown key or a value of the wrong kind, with its path.
+        MamdrError: an unknown key, a value of the wrong kind, or a URL with credentials, with its path.
     """
     _check_keys(Config, values, "")
+    refuse_secrets(values)
     try:
         return _ADAPTER.validate_python(values)
     except ValidationError as error:
@@ -127,8 +129,8 @@ def with_values(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def dump_config(config: Config) -> str:
-    """The resolved configuration as YAML; `load_config` reads it back to an equal Config."""
-    return yaml.safe_dump(plain_config(config), sort_keys=False, allow_unicode=True)
+    """The resolved configuration as YAML, secrets hidden; `load_config` reads it back to a Config equal but for them."""
+    return yaml.safe_dump(without_secrets(plain_config(config)), sort_keys=False, allow_unicode=True)
 
 
 def plain_config(config: Config) -> dict[str, Any]:
@@ -164,7 +166,10 @@ def _parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise MamdrError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from None
+        # Its own text would show the line, which may hold a password.
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        raise MamdrError(f"{where}: not valid YAML ({getattr(error, 'problem', None) or 'unreadable'}{line})") from None
 
 
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from pyspark.sql import SparkSession
 
-from mamdr_core.config import Config
+from mamdr_core.config import Config, parse_config, plain_config
 from mamdr_core.lake.tables import Lake
 from mamdr_core.parallel.launch import RankError, run_ranks
 from mamdr_core.parallel.placement import place_domains
+from mamdr_core.secrets import without_secrets
 from mamdr_core.stopping import on_sigterm
 from mamdr_core.training.checkpoints import STOP, CheckpointPlace, find_checkpoint
 from mamdr_core.training.preparing import check_names, prepare_examples
@@ -116,4 +117,5 @@ def _attempt(spark: SparkSession, run: Run) -> list[RankResult]:
 def task_of(run: Run, checkpoints: CheckpointPlace | None = None) -> RankTask:
     """What a run's ranks are told."""
     owner = place_domains(run.pinned.counts["train"], run.config.train.ranks, run.pinned.positions())
-    return RankTask(run.config, run.pinned, owner, str(run.scratch), checkpoints)
+    config = parse_config(without_secrets(plain_config(run.config)))  # ranks do not read the raw log
+    return RankTask(config, run.pinned, owner, str(run.scratch), checkpoints)
