@@ -129,7 +129,7 @@ def with_values(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def dump_config(config: Config) -> str:
-    """The resolved configuration as YAML, secrets hidden; `load_config` reads it back to a Config equal but for them."""
+    """The resolved configuration as YAML, secrets hidden; `load_config` reads it back, equal but for them."""
     return yaml.safe_dump(without_secrets(plain_config(config)), sort_keys=False, allow_unicode=True)
 
 
