@@ -10,7 +10,12 @@ from mamdr_core.lake.session import spark_session
 
 
 def build_examples(config: Config) -> dict[str, Any]:
-    """Encode clicks as examples: vocabularies, splits, negatives, features and shards."""
+    """Encode clicks as examples: vocabularies, splits, negatives, features and shards.
+
+    Examples:
+        spark-submit jobs/build_examples.py --config my.yaml
+        spark-submit jobs/build_examples.py --config my.yaml --set examples.until=2026-01-31
+    """
     with spark_session("build_examples") as spark:
         return build(spark, config)
 

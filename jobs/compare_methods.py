@@ -14,6 +14,10 @@ def compare_methods(config: Config) -> dict[str, Any]:
 
     Cells of one rank run side by side. Started again, a comparison runs only what has not finished. Writes the table
     comparisons, and comparison.md and comparison.tex below <lake.root>/reports/<name>/.
+
+    Examples:
+        spark-submit jobs/compare_methods.py --config my.yaml --set 'compare.methods=[joint, dn, mamdr]'
+        spark-submit jobs/compare_methods.py --config conf/amazon6.yaml --config conf/table5.yaml
     """
     with spark_session("compare_methods") as spark:
         return compare.compare_methods(spark, config)

@@ -14,6 +14,10 @@ def conflict(config: Config) -> dict[str, Any]:
 
     Writes the tables conflicts and domain_conflicts and, where all pairs are measured, heat maps below
     <lake.root>/reports/<run_id>/.
+
+    Examples:
+        spark-submit jobs/conflict.py --config my.yaml
+        spark-submit jobs/conflict.py --config my.yaml --set conflict.run_id=20260101T120000-mamdr-0123ab
     """
     with spark_session("conflict") as spark:
         return measure_conflict(spark, config)

@@ -6,12 +6,17 @@ from typing import Any
 from mamdr_core.cli import run_job
 from mamdr_core.config import Config
 from mamdr_core.datasets.amazon import convert_amazon as convert
+from mamdr_core.lake.progress import progress
 from mamdr_core.lake.session import spark_session
 
 
 def convert_amazon(config: Config) -> dict[str, Any]:
-    """Convert Amazon 2018 review files in convert.path to a log of clicks in input.path (docs/public_sources.md)."""
-    with spark_session("convert_amazon") as spark:
+    """Convert Amazon 2018 review files in convert.path to a log of clicks in input.path (docs/public_sources.md).
+
+    Example:
+        spark-submit jobs/convert_amazon.py --config conf/amazon6.yaml --set convert.path=/data/amazon2018
+    """
+    with spark_session("convert_amazon") as spark, progress(spark, "convert_amazon"):
         return convert(spark, config)
 
 

@@ -5,13 +5,19 @@ from typing import Any
 
 from mamdr_core.cli import run_job
 from mamdr_core.config import Config
+from mamdr_core.lake.progress import progress
 from mamdr_core.lake.session import spark_session
 from mamdr_core.lake.stats import domain_stats as count
 
 
 def domain_stats(config: Config) -> dict[str, Any]:
-    """Count each domain's rows, clicks, users and items by day, beside the other domains and the day before."""
-    with spark_session("domain_stats") as spark:
+    """Count each domain's rows, clicks, users and items by day, beside the other domains and the day before.
+
+    Examples:
+        spark-submit jobs/domain_stats.py --config my.yaml
+        spark-submit jobs/domain_stats.py --config my.yaml --set stats.ds=2026-01-31
+    """
+    with spark_session("domain_stats") as spark, progress(spark, "domain_stats"):
         return count(spark, config)
 
 

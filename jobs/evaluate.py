@@ -10,7 +10,12 @@ from mamdr_core.training.measure import evaluate_package
 
 
 def evaluate(config: Config) -> dict[str, Any]:
-    """Measure a model package on a split of the examples version that it was trained on; see evaluate.* keys."""
+    """Measure a model package on a split of the examples version that it was trained on; see evaluate.* keys.
+
+    Examples:
+        spark-submit jobs/evaluate.py --config my.yaml
+        spark-submit jobs/evaluate.py --config my.yaml --set evaluate.split=val
+    """
     with spark_session("evaluate") as spark:
         return evaluate_package(spark, config)
 

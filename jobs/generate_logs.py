@@ -10,7 +10,12 @@ from mamdr_core.lake.session import spark_session
 
 
 def generate_logs(config: Config) -> dict[str, Any]:
-    """Write synthetic logs with known click probabilities to input.path (docs/synthetic.md)."""
+    """Write synthetic logs with known click probabilities to input.path (docs/synthetic.md).
+
+    Examples:
+        spark-submit jobs/generate_logs.py --config conf/demo.yaml
+        spark-submit jobs/generate_logs.py --config conf/production.yaml --set synthetic.rows=1000000
+    """
     with spark_session("generate_logs") as spark:
         return write_logs(spark, config)
 

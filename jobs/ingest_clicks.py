@@ -10,7 +10,12 @@ from mamdr_core.lake.session import spark_session
 
 
 def ingest_clicks(config: Config) -> dict[str, Any]:
-    """Check every row of the raw log and file it by day in clicks, or with the failed rule in clicks_rejected."""
+    """Check every row of the raw log and file it by day in clicks, or with the failed rule in clicks_rejected.
+
+    Examples:
+        spark-submit jobs/ingest_clicks.py --config my.yaml
+        spark-submit jobs/ingest_clicks.py --config my.yaml --set input.path=/data/logs/day=2026-01-31
+    """
     with spark_session("ingest_clicks") as spark:
         return ingest(spark, config)
 

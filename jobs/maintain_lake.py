@@ -6,12 +6,18 @@ from typing import Any
 from mamdr_core.cli import run_job
 from mamdr_core.config import Config
 from mamdr_core.lake.maintenance import maintain_lake as maintain
+from mamdr_core.lake.progress import progress
 from mamdr_core.lake.session import spark_session
 
 
 def maintain_lake(config: Config) -> dict[str, Any]:
-    """Join small files, and remove files that neither a young version nor an input of a kept run needs."""
-    with spark_session("maintain_lake") as spark:
+    """Join small files, and remove files that neither a young version nor an input of a kept run needs.
+
+    Examples:
+        spark-submit jobs/maintain_lake.py --config my.yaml --set maintain.dry_run=true
+        spark-submit jobs/maintain_lake.py --config my.yaml --set maintain.retention_days=14
+    """
+    with spark_session("maintain_lake") as spark, progress(spark, "maintain_lake"):
         return maintain(spark, config)
 
 

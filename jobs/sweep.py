@@ -14,6 +14,10 @@ def sweep(config: Config) -> dict[str, Any]:
 
     The best by validation AUC are compared as compare_methods does. Started again, a sweep runs only what has not
     finished. Writes the tables sweeps and comparisons, and tables and figures below <lake.root>/reports/<name>/.
+
+    Examples:
+        spark-submit jobs/sweep.py --config my.yaml --config conf/search.yaml
+        spark-submit jobs/sweep.py --config my.yaml --config conf/table10.yaml
     """
     with spark_session("sweep") as spark:
         return try_settings(spark, config)

@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from mamdr_core.cli import run_job
+from mamdr_core.cli import Option, run_job
 from mamdr_core.config import Config
 from mamdr_core.lake.session import spark_session
 from mamdr_core.training import run
@@ -15,10 +15,24 @@ def train_mamdr(config: Config) -> dict[str, Any]:
     Reads one Delta version of examples, trains on `train.ranks` ranks, writes a model package and the tables
     training_runs and domain_metrics. Where the lake has no examples yet, they are first built from the raw log.
     A run that was killed or stopped goes on from its newest checkpoint with --resume.
+
+    Examples:
+        spark-submit jobs/train_mamdr.py --config conf/demo.yaml
+        spark-submit jobs/train_mamdr.py --config my.yaml --set train.ranks=8 --set model.name=star
+        spark-submit jobs/train_mamdr.py --config my.yaml --resume
     """
     with spark_session("train_mamdr") as spark:
         return run.train_mamdr(spark, config)
 
 
+RESUME = Option(
+    "--resume",
+    key="train.resume",
+    metavar="RUN_ID",
+    const="newest",
+    help="go on from the newest checkpoint of this run; without RUN_ID of the newest unfinished run that computes the "
+    "same, or start anew where there is none",
+)
+
 if __name__ == "__main__":
-    sys.exit(run_job(train_mamdr, resumes=True))
+    sys.exit(run_job(train_mamdr, own=[RESUME]))

@@ -6,7 +6,8 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from mamdr_core.config import Config, dump_config, load_config, with_values
@@ -16,24 +17,46 @@ from mamdr_core.stopping import on_sigterm
 OK, USER_ERROR, BUG = 0, 2, 1
 
 
-def run_job(job: Callable[[Config], dict[str, Any]], arguments: list[str] | None = None, resumes: bool = False) -> int:
+@dataclass(frozen=True)
+class Option:
+    """An option of one job's own, which sets a config key: `--flag` alone to `const`, `--flag VALUE` to the value.
+
+    Args:
+        flag: such as "--resume".
+        key: the config key.
+        metavar: what a value is, in the help.
+        const: the key's value where none is given.
+        help: its line in the help.
+    """
+
+    flag: str
+    key: str
+    metavar: str
+    const: str
+    help: str
+
+
+def run_job(
+    job: Callable[[Config], dict[str, Any]], arguments: list[str] | None = None, own: Sequence[Option] = ()
+) -> int:
     """Run `job` on the configuration that the command line names and report it.
 
     Args:
-        job: takes the resolved Config and returns its figures; its name is the job's, its docstring the help.
+        job: takes the resolved Config and returns its figures; its name is the job's, its docstring, with examples, the
+            help.
         arguments: command line without the program; None: this process's.
-        resumes: whether it goes on where an earlier run of it was.
+        own: options that this job has besides those of every job; they override --set.
 
     Returns:
         The exit code: 0, or 2 after one clear line for what a user can cause. A bug keeps its traceback.
     """
-    options = _parser(job, resumes).parse_args(arguments)
+    options = _parser(job, own).parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("py4j").setLevel(logging.WARNING)
     try:
         config = load_config(options.config, options.set)
-        if resumes and options.resume:
-            config = with_values(config, {"train.resume": options.resume})
+        given = {option.key: getattr(options, option.key) for option in own}
+        config = with_values(config, {key: value for key, value in given.items() if value is not None})
         if options.print_config:
             print(dump_config(config), end="")
             return OK
@@ -49,6 +72,10 @@ def run_job(job: Callable[[Config], dict[str, Any]], arguments: list[str] | None
         _print_result({"job": job.__name__, "status": "crashed", "error": f"{type(error).__name__}: {error}"})
         raise
     elapsed = round(time.perf_counter() - started, 2)
+    if sys.stderr.isatty():
+        from mamdr_core.terminal import show_figures  # `--help` and mistakes do without it
+
+        show_figures(job.__name__, figures | {"elapsed_seconds": elapsed})
     _print_result({"job": job.__name__, "status": "ok", **figures, "elapsed_seconds": elapsed})
     return OK
 
@@ -62,12 +89,13 @@ def _print_result(result: dict[str, Any]) -> None:
     print(json.dumps(result, default=str), flush=True)
 
 
-def _parser(job: Callable[[Config], dict[str, Any]], resumes: bool) -> argparse.ArgumentParser:
+def _parser(job: Callable[[Config], dict[str, Any]], own: Sequence[Option]) -> argparse.ArgumentParser:
+    about, command = inspect.getdoc(job) or "", f"spark-submit jobs/{job.__name__}.py"
+    example = "" if command in about else f"Example:\n    {command} --config conf/demo.yaml\n\n"
     parser = argparse.ArgumentParser(
-        prog=f"spark-submit jobs/{job.__name__}.py",
-        description=inspect.getdoc(job),
-        epilog=f"example: spark-submit jobs/{job.__name__}.py --config conf/demo.yaml --set lake.root=.demo/lake\n"
-        "All keys: docs/config.md. Logs go to stderr; the last line of stdout is one JSON object.",
+        prog=command,
+        description=about,
+        epilog=f"{example}All keys: docs/config.md. Logs go to stderr; the last line of stdout is one JSON object.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -77,11 +105,9 @@ def _parser(job: Callable[[Config], dict[str, Any]], resumes: bool) -> argparse.
     parser.add_argument(
         "--set", metavar="a.b=value", action="append", default=[], help="set one key (may be repeated); value in YAML"
     )
-    if resumes:
+    for option in own:
         parser.add_argument(
-            "--resume", metavar="RUN_ID", nargs="?", const="newest", default="",
-            help="go on from the newest checkpoint of this run; without RUN_ID of the newest unfinished run that "
-            "computes the same, or start anew where there is none",
-        )  # fmt: skip
+            option.flag, metavar=option.metavar, dest=option.key, nargs="?", const=option.const, help=option.help
+        )
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and stop")
     return parser

@@ -25,9 +25,13 @@ from mamdr_core.lake.settings import (
     StatsSettings,
 )
 from mamdr_core.models.settings import ModelSettings
+from mamdr_core.promoting.settings import GateSettings, PromoteSettings
+from mamdr_core.reports.settings import ReportSettings
 from mamdr_core.secrets import refuse_secrets, without_secrets
+from mamdr_core.serving.settings import ExportSettings, ScoreSettings
 from mamdr_core.settings import settings
-from mamdr_core.training.settings import EvaluateSettings, TrainSettings
+from mamdr_core.training.settings import EvaluateSettings, TrackingSettings, TrainSettings
+from mamdr_core.yaml_values import check_plain, one_line, parse_yaml, shorten
 
 
 @settings
@@ -56,14 +60,26 @@ class Config:
     """Model structure."""
     train: TrainSettings = field(default_factory=TrainSettings)
     """Training."""
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+    """MLflow and TensorBoard (train_mamdr, compare_methods, sweep)."""
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     """Evaluation (evaluate)."""
+    gate: GateSettings = field(default_factory=GateSettings)
+    """What a run must be like to be promoted (gate)."""
+    promote: PromoteSettings = field(default_factory=PromoteSettings)
+    """Which run is to serve (promote)."""
+    score: ScoreSettings = field(default_factory=ScoreSettings)
+    """Batch predictions (score)."""
+    export: ExportSettings = field(default_factory=ExportSettings)
+    """A run as one portable file (export_model)."""
     compare: CompareSettings = field(default_factory=CompareSettings)
     """Comparison of methods and models (compare_methods)."""
     sweep: SweepSettings = field(default_factory=SweepSettings)
     """Settings tried on a grid or searched (sweep)."""
     conflict: ConflictSettings = field(default_factory=ConflictSettings)
     """Conflict between domains' gradients (conflict)."""
+    report: ReportSettings = field(default_factory=ReportSettings)
+    """The report of a run (report)."""
 
 
 _ADAPTER = TypeAdapter(Config)
@@ -90,8 +106,8 @@ def load_config(paths: str | Sequence[str] | None = None, overrides: Sequence[st
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
-            raise MamdrError(f"--set {override}: expected a.b=value")
-        _assign(values, key.strip(), _parse_yaml(text, f"--set {key}"))
+            raise MamdrError(f"--set {one_line(override)[:80]}: expected a.b=value")
+        _assign(values, key.strip(), parse_yaml(text, one_line(f"--set {key}")))
     return parse_config(values)
 
 
@@ -101,15 +117,21 @@ def parse_config(values: dict[str, Any]) -> Config:
     Raises:
         MamdrError: an unknown key, a value of the wrong kind, or a URL with credentials, with its path.
     """
+    check_plain(values, "config")
     _check_keys(Config, values, "")
     refuse_secrets(values)
     try:
-        return _ADAPTER.validate_python(values)
+        config = _ADAPTER.validate_python(values)
     except ValidationError as error:
         # A key of several kinds fails once for each; the kind that was meant is the one that fails deepest.
         found = max(error.errors(), key=lambda each: len(each["loc"]))
         where = ".".join(str(part) for part in found["loc"]) or "config"
-        raise MamdrError(f"{where}: {found['msg'].removeprefix('Value error, ')}") from None
+        said = found["msg"].removeprefix("Value error, ")
+        told = found["type"] == "value_error" or "options" in found["loc"]  # options may be secret
+        got = "" if told else f", got {shorten(found['input'])}"
+        raise MamdrError(one_line(f"{where}: {said}{got}")) from None
+    check_plain(plain_config(config), "config")  # text becomes a number where a key asks for one
+    return config
 
 
 def with_values(config: Config, changes: Mapping[str, Any]) -> Config:
@@ -142,11 +164,11 @@ def plain_config(config: Config) -> dict[str, Any]:
 def _read_yaml(path: str) -> dict[str, Any]:
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise MamdrError(f"--config {path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise MamdrError(f"--config {path}: not a text file in UTF-8") from None
-    values = _parse_yaml(text, f"--config {path}")
+    except (OSError, ValueError) as error:
+        raise MamdrError(f"--config {path}: cannot be read ({getattr(error, 'strerror', error)})") from None
+    values = parse_yaml(text, f"--config {path}")
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -162,22 +184,12 @@ def _merge(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _parse_yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        # Its own text would show the line, which may hold a password.
-        mark = getattr(error, "problem_mark", None)
-        line = f" in line {mark.line + 1}" if mark else ""
-        raise MamdrError(f"{where}: not valid YAML ({getattr(error, 'problem', None) or 'unreadable'}{line})") from None
-
-
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     *parents, leaf = key.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise MamdrError(f"{key}: {parent} holds a value, not a section")
+            raise MamdrError(one_line(f"{key}: {parent} holds a value, not a section"))
     values[leaf] = value
 
 
@@ -190,7 +202,7 @@ def _check_keys(cls: type, values: object, prefix: str) -> None:
             known = list(_known_keys(Config, ""))
             near = difflib.get_close_matches(f"{prefix}{key}", known, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(types)}"
-            raise MamdrError(f"unknown config key {prefix}{key}{hint}")
+            raise MamdrError(one_line(f"unknown config key {prefix}{key}{hint}"))
         if section := _section(types[key]):
             _check_keys(section, value, f"{prefix}{key}.")
         elif key == "features" and isinstance(value, list):

@@ -5,6 +5,9 @@ from typing import Literal
 
 from mamdr_core.settings import settings
 
+WIDEST = 1 << 16
+"""Of embeddings and vectors."""
+
 
 @settings
 class Feature:
@@ -43,8 +46,11 @@ class Feature:
             raise ValueError(f"feature name {self.name!r} is not an identifier (letters, digits and _)")
         if self.kind == "vector" and (self.size < 1 or not self.path):
             raise ValueError(f"feature {self.name!r} is a vector: it needs `size` (its length) and `path`")
-        if self.size < 0 or self.buckets < 0:
-            raise ValueError(f"feature {self.name!r}: size and buckets are counts, got {self.size}, {self.buckets}")
+        if not 0 <= self.size <= WIDEST or not 0 <= self.buckets < 1 << 31:
+            raise ValueError(
+                f"feature {self.name!r}: size must lie in [0, {WIDEST}] and buckets in [0, 2^31), got {self.size}, "
+                f"{self.buckets}"
+            )
         self._check_bounds()
 
     def _check_bounds(self) -> None:

@@ -1,4 +1,4 @@
-"""The decorator that makes a class of settings: frozen, keyword-only, strict about unknown keys, documented."""
+"""The decorator that makes a class of settings: frozen, keyword-only, strict about unknown keys and NaN, documented."""
 
 from dataclasses import dataclass
 from typing import Any, TypeVar, dataclass_transform
@@ -14,5 +14,5 @@ def settings(cls: type[T]) -> type[T]:
     ValueError with the offending value. Standard dataclasses keep the engine free of any dependency but torch.
     """
     made: Any = dataclass(frozen=True, kw_only=True)(cls)
-    made.__pydantic_config__ = {"extra": "forbid", "use_attribute_docstrings": True}
+    made.__pydantic_config__ = {"extra": "forbid", "use_attribute_docstrings": True, "allow_inf_nan": False}
     return made  # type: ignore[no-any-return]

@@ -2,12 +2,15 @@
 
 from schemas.clicks import CLICKS, CLICKS_REJECTED
 from schemas.conflict import CONFLICTS, DOMAIN_CONFLICTS
+from schemas.curves import TRAINING_CURVES
 from schemas.declaration import Column, ColumnType, Rule, Table
 from schemas.examples import EXAMPLES, SPLITS
 from schemas.experiments import COMPARISONS, SWEEPS
 from schemas.features import clicks_table, examples_table, range_rules
 from schemas.loads import LOADS
+from schemas.promotions import GATE_DECISIONS, GATE_DOMAINS, PROMOTIONS
 from schemas.runs import DOMAIN_METRICS, STATUSES, TRAINING_RUNS
+from schemas.scores import SCORES
 from schemas.statistics import DOMAIN_STATS
 from schemas.vocabularies import (
     DOMAINS,
@@ -34,10 +37,15 @@ TABLES: dict[str, Table] = {
         DOMAIN_STATS,
         TRAINING_RUNS,
         DOMAIN_METRICS,
+        TRAINING_CURVES,
         COMPARISONS,
         SWEEPS,
         CONFLICTS,
         DOMAIN_CONFLICTS,
+        GATE_DECISIONS,
+        GATE_DOMAINS,
+        PROMOTIONS,
+        SCORES,
     )
 }
 """The lake's tables by name."""

@@ -65,6 +65,7 @@ def test_neither_log_nor_json_nor_the_printed_config_repeats_a_secret(tmp_path, 
         (["--config", str(file), "--print-config"], 0),
         (["--config", str(file), "--set", "input.path=s3a://AKIA:hunter2@logs/day"], 2),
         (["--set", "input.options.password=[hunter2"], 2),
+        (["--set", "input.options.password={hunter2: 1}"], 2),
         (["--set", "input.password=hunter2"], 2),
     ):
         assert run_job(ingest_clicks, arguments) == code

@@ -16,9 +16,11 @@ from mamdr_core.comparing.report import latex, markdown, sheets_of
 from mamdr_core.comparing.running import Ended, Runner
 from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
+from mamdr_core.lake.sql import literal
 from mamdr_core.lake.tables import Lake
 from mamdr_core.object_store import place_of
 from mamdr_core.shards.pinned import PinnedExamples
+from mamdr_core.training.parents import settle_parent
 from mamdr_core.training.preparing import prepare_examples
 from mamdr_core.training.runs import cell_of
 from mamdr_core.training.storage import staged
@@ -40,7 +42,7 @@ def compare_methods(spark: SparkSession, config: Config) -> dict[str, Any]:
     Raises:
         MamdrError: an unknown name, before anything is read; no examples; no cell finished.
     """
-    settings = config.compare
+    config, settings = settle_parent(spark, config), config.compare
     cells = [
         make_cell(config, pair, seed, {}, settings.overrides)
         for pair in compared_pairs(config)
@@ -101,7 +103,7 @@ def tell_comparison(
     table = TABLES["comparisons"]
     values = [tuple((made | row).get(column) for column in table.column_names) for row in comparison.rows]
     frame = spark.createDataFrame(values, spark_schema(table))
-    lake.overwrite_where(table, frame, f"comparison = '{name}'")
+    lake.overwrite_where(table, frame, f"comparison = {literal(name)}")
     sheets = sheets_of(comparison, pinned.domain_ids, train_rows_n, largest)
     text = markdown(name, sheets)
     with staged(place_of(lake.path_of("reports", name))) as folder:

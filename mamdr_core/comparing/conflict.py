@@ -23,6 +23,7 @@ from mamdr_core.config import Config, with_values
 from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.plan import RoundPlan
 from mamdr_core.errors import MamdrError
+from mamdr_core.lake.sql import literal
 from mamdr_core.learning.learner import Learner
 from mamdr_core.learning.shared import negotiate
 from mamdr_core.object_store import place_of
@@ -96,6 +97,8 @@ def _dn_learner(trained: Trained, train: Columns, settings: ConflictSettings) ->
         trained.config,
         {
             "train.method": "dn",
+            "train.warm_start": "",
+            "train.only_domains": (),
             "train.seed": settings.seed,
             "train.engine": "eager",
             "train.precision": "fp32",
@@ -151,7 +154,7 @@ def _record(spark: SparkSession, trained: Trained, settings: ConflictSettings, s
     for name, rows in (("conflicts", summaries), ("domain_conflicts", found)):
         table = TABLES[name]
         frame = spark.createDataFrame(rows, spark_schema(table))
-        trained.lake.overwrite_where(table, frame, f"run_id = '{trained.run_id}'")
+        trained.lake.overwrite_where(table, frame, f"run_id = {literal(trained.run_id)}")
 
 
 def _draw(trained: Trained, stages: Mapping[str, Agreement]) -> list[str]:

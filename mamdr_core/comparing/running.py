@@ -213,7 +213,7 @@ def _train_alone(seat: _Seat, task: RankTask) -> RankResult | str:
     if seat.threads:
         torch.set_num_threads(seat.threads)
     # Processes of a machine share its memory and CUDA devices as Horovod's ranks do.
-    os.environ.update(HOROVOD_LOCAL_RANK=str(seat.place), HOROVOD_LOCAL_SIZE=str(seat.of))
+    os.environ.update(LOCAL_RANK=str(seat.place), LOCAL_WORLD_SIZE=str(seat.of))
     try:
         return train_rank(task, SingleProcess())
     except Exception as error:

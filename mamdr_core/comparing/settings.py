@@ -62,7 +62,8 @@ class SpaceSettings:
         bounds = [bound for bound in (self.low, self.high) if bound is not None]
         if len(bounds) != (0 if self.choices else 2):
             raise ValueError("a space needs either low and high, or choices")
-        if self.low is not None and self.high is not None and not (0 if self.log else self.low) <= self.low < self.high:
+        low, high = bounds or (1, 2)
+        if not low < high or (self.log and low <= 0):
             raise ValueError(f"a space needs low < high, above 0 with log, got {self.low} and {self.high}")
 
 
@@ -101,6 +102,8 @@ class SweepSettings:
             raise ValueError(
                 f"need sweep.trials >= 0, parallel >= 0, batch >= 1: {self.trials}, {self.parallel}, {self.batch}"
             )
+        if not 0 <= self.seed < 1 << 32:
+            raise ValueError(f"sweep.seed must lie in [0, 2^32), got {self.seed}")
         if self.trials and self.grid:
             raise ValueError("sweep has a grid and trials: give a grid, or trials with a space")
         for key, values in self.grid.items():

@@ -19,9 +19,11 @@ from mamdr_core.comparing.search import search_points, space_of
 from mamdr_core.comparing.sheets import sweep_sheets
 from mamdr_core.config import Config, plain_config
 from mamdr_core.errors import MamdrError
+from mamdr_core.lake.sql import literal
 from mamdr_core.lake.tables import Lake
 from mamdr_core.object_store import place_of
 from mamdr_core.shards.pinned import PinnedExamples
+from mamdr_core.training.parents import settle_parent
 from mamdr_core.training.preparing import prepare_examples
 from mamdr_core.training.runs import cell_of
 from mamdr_core.training.storage import staged
@@ -41,7 +43,7 @@ def sweep(spark: SparkSession, config: Config) -> dict[str, Any]:
     Raises:
         MamdrError: an unknown name or key, before anything is read; no examples; no cell finished.
     """
-    settings = config.sweep
+    config, settings = settle_parent(spark, config), config.sweep
     methods = settings.methods or (config.train.method,)
     _check(config, methods)
     points = [] if settings.trials else grid_points(config, methods)
@@ -142,7 +144,7 @@ def _tell(
     made = {"sweep": name, "examples_version": pinned.versions["examples"], "made_at": datetime.now(UTC)}
     table = TABLES["sweeps"]
     values = [tuple((made | row).get(column) for column in table.column_names) for row in rows]
-    lake.overwrite_where(table, spark.createDataFrame(values, spark_schema(table)), f"sweep = '{name}'")
+    lake.overwrite_where(table, spark.createDataFrame(values, spark_schema(table)), f"sweep = {literal(name)}")
     sheets = sweep_sheets(rows, grid)
     text = markdown(name, sheets)
     with staged(place_of(lake.path_of("reports", name))) as folder:

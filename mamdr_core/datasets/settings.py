@@ -25,6 +25,11 @@ class SyntheticSettings:
     """Mean click-through rate; domains lie around it."""
     conflict: float = 0.5
     """c in [0, 1]: 0, all domains share one taste; 1, each domain has its own, which may oppose the others'."""
+    drift: float = 0.0
+    """How far every domain's taste moves from a day to the next: the correlation of its scores on the two is 1 - drift.
+    Domains move together where they agree, so that `conflict` stays as it is."""
+    late_domains: int = 0
+    """So many domains, the last ones, have no row before the second day."""
     overlap: float = 0.5
     """Share of a domain's users and items that are drawn from all, the rest from the domain's own part."""
     size_spread: float = 1.5
@@ -43,12 +48,17 @@ class SyntheticSettings:
         for name in ("rows", "domains", "users", "items", "days", "factors"):
             if getattr(self, name) < 1:
                 raise ValueError(f"synthetic.{name} must be >= 1, got {getattr(self, name)}")
-        for name in ("size_spread", "vectors", "noise"):
+        for name in ("size_spread", "vectors", "noise", "late_domains"):
             if getattr(self, name) < 0:
                 raise ValueError(f"synthetic.{name} must be >= 0, got {getattr(self, name)}")
-        for name in ("conflict", "overlap"):
+        for name in ("conflict", "drift", "overlap"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"synthetic.{name} must lie in [0, 1], got {getattr(self, name)}")
+        if self.late_domains and (self.days < 2 or self.late_domains >= self.domains):
+            raise ValueError(
+                "synthetic.late_domains needs a second day, and fewer than all domains: got "
+                f"{self.late_domains} of {self.domains} domains, {self.days} days"
+            )
         if not 0 < self.ctr < 1:
             raise ValueError(f"synthetic.ctr must lie in (0, 1), got {self.ctr}")
 

@@ -38,7 +38,10 @@ class Pools:
 
 @dataclass(frozen=True)
 class World:
-    """What every row is drawn from, about 180 bytes a domain."""
+    """What every row is drawn from, about 180 bytes a domain; with drift the tastes, 64 of them, for every day.
+
+    `taste` and `leaning` are [D, K] on the one day, or [days * D, K], one day after the other, where tastes drift.
+    """
 
     settings: SyntheticSettings
     offsets: Ids
@@ -68,7 +71,6 @@ class Rows:
 
 def make_world(settings: SyntheticSettings) -> World:
     """Draw the domains."""
-    domains = np.arange(settings.domains)
     sizes = domain_sizes(settings)
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     step = max(1, int(offsets[-1]) // (GUIDES * settings.domains))
@@ -78,8 +80,8 @@ def make_world(settings: SyntheticSettings) -> World:
         guide=np.searchsorted(offsets, np.arange(0, offsets[-1], step), side="right") - 1,
         step=step,
         bias=_solve_bias(_rates(settings, sizes)),
-        taste=_mixed(settings, "taste", domains),
-        leaning=_mixed(settings, "leaning", domains),
+        taste=_mixed(settings, "taste"),
+        leaning=_mixed(settings, "leaning"),
         users=_pools(settings.users, sizes),
         items=_pools(settings.items, sizes),
     )
@@ -103,7 +105,8 @@ def draw_rows(world: World, rows: Ids) -> Rows:
     domain = _domain_at(world, rows * _stride(total) % total)
     user = _draw(world.users, domain, user_rank, user_pool < settings.overlap)
     item = _draw(world.items, domain, item_rank, item_pool < settings.overlap)
-    logit = np.take(world.bias, domain) + SCALE * score(world, user, item, domain)
+    day = _day_of(settings, rows, domain, total)
+    logit = np.take(world.bias, domain) + SCALE * score(world, user, item, domain, day)
     probability = 1.0 / (1.0 + np.exp(-logit))
     first_day = np.datetime64(settings.first_day, "us").astype(np.int64)
     return Rows(
@@ -111,7 +114,7 @@ def draw_rows(world: World, rows: Ids) -> Rows:
         item=item,
         domain=domain,
         label=(luck < probability).astype(np.int32),
-        time=first_day + rows * settings.days // total * DAY + (time * DAY).astype(np.int64),
+        time=first_day + day * DAY + (time * DAY).astype(np.int64),
         true_probability=probability,
     )
 
@@ -129,26 +132,54 @@ def published_vectors(settings: SyntheticSettings, of: str, ids: Ids) -> Singles
     return vectors
 
 
-def score(world: World, user: Ids, item: Ids, domain: Ids) -> Singles:
-    """[N] how much a user likes an item in a domain: (sum_k taste_k x_k y_k + leaning . y) / sqrt(2), of variance 1."""
-    x, y = factors(world.settings, "user", user), factors(world.settings, "item", item)
+def score(world: World, user: Ids, item: Ids, domain: Ids, day: Ids | int = 0) -> Singles:
+    """[N] how much a user likes an item in a domain: (sum_k taste_k x_k y_k + leaning . y) / sqrt(2), of variance 1.
+
+    On a day from 0, which matters where tastes drift.
+    """
+    settings = world.settings
+    x, y = factors(settings, "user", user), factors(settings, "item", item)
+    place = domain + day * settings.domains if settings.drift else domain
     # np.take costs a fifth of an index; in place, since new blocks cost as much as the arithmetic.
-    liked = np.take(world.taste, domain, axis=0)
+    liked = np.take(world.taste, place, axis=0)
     liked *= x
-    liked += np.take(world.leaning, domain, axis=0)
+    liked += np.take(world.leaning, place, axis=0)
     total: Singles = np.einsum("nk,nk->n", liked, y)
     return total / math.sqrt(2)
 
 
-def _mixed(settings: SyntheticSettings, stream: str, domains: Ids) -> Singles:
-    """[D, K] unit vectors: the shared one at conflict 0, one of each domain's own at 1."""
-    shared = _unit(normal(settings.seed, f"shared {stream}", np.zeros(1, dtype=np.int64), settings.factors))
-    own = _unit(normal(settings.seed, f"own {stream}", domains, settings.factors))
-    return _unit(math.sqrt(1 - settings.conflict) * shared + math.sqrt(settings.conflict) * own)
+def _day_of(settings: SyntheticSettings, rows: Ids, domain: Ids, total: int) -> Ids:
+    """[N] the day of rows, from 0: equal shares in the order of their numbers; late domains' first day is dealt out."""
+    day = rows * settings.days // total
+    if settings.late_domains:
+        too_early = (day == 0) & (domain >= settings.domains - settings.late_domains)
+        day = np.where(too_early, 1 + rows % (settings.days - 1), day)
+    return day
+
+
+def _mixed(settings: SyntheticSettings, stream: str) -> Singles:
+    """[D, K] or [days * D, K] unit vectors: the shared one at conflict 0, one of each domain's own at 1."""
+    shared = _drifting(settings, f"shared {stream}", 1)
+    own = _drifting(settings, f"own {stream}", settings.domains)
+    mixed = _unit(math.sqrt(1 - settings.conflict) * shared + math.sqrt(settings.conflict) * own)
+    return mixed.reshape(-1, settings.factors)
+
+
+def _drifting(settings: SyntheticSettings, stream: str, count: int) -> Singles:
+    """[1, count, K] unit vectors, or [days, count, K]: a day's has cosine 1 - drift with that of the day before."""
+    ids = np.arange(count)
+    days = [_unit(normal(settings.seed, stream, ids, settings.factors))]
+    keep = 1 - settings.drift
+    for day in range(1, settings.days if settings.drift else 1):
+        before = days[-1]
+        new = normal(settings.seed, f"{stream} of day {day}", ids, settings.factors)
+        across = _unit(new - (new * before).sum(-1, keepdims=True) * before)  # zero where there is but one factor
+        days.append(_unit(keep * before + math.sqrt(1 - keep**2) * across))
+    return np.stack(days)
 
 
 def _unit(vectors: Singles) -> Singles:
-    unit: Singles = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    unit: Singles = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), np.float32(1e-12))
     return unit
 
 

@@ -17,6 +17,11 @@ class InnerSettings:
     state: Literal["carried", "fresh"] = "carried"
     """Adam's moments of theta_S: carried from one inner loop to the next, or fresh in each."""
 
+    def __post_init__(self) -> None:
+        """Check the rate."""
+        if self.lr is not None and self.lr < 0:
+            raise ValueError(f"inner.lr must be >= 0, got {self.lr}")
+
 
 @settings
 class OuterSettings:
@@ -28,3 +33,8 @@ class OuterSettings:
     """Learning rate beta of the outer update: about 2e-3 with adam, .1 to 1 with sgd and nesterov."""
     momentum: float = 0.9
     """nesterov: momentum; adam: beta1."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.beta < 0 or not 0 <= self.momentum < 1:
+            raise ValueError(f"need outer.beta >= 0 and momentum in [0, 1), got {self.beta} and {self.momentum}")

@@ -26,6 +26,7 @@ from mamdr_core.lake.progress import progress
 from mamdr_core.lake.session import overriding, shuffles_of
 from mamdr_core.lake.tables import Lake
 from mamdr_core.lake.vectors import update_vectors
+from mamdr_core.lake.versions import newest_versions
 from mamdr_core.lake.vocabularies import Growth, id_column, update_vocabulary
 from schemas import SPLITS, TABLES, feature_vocabulary
 
@@ -64,7 +65,9 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
             shards = config.examples.shards
             packing = pack_domains({plan.domain: plan.rows for plan in plans}, shards.rows, shards.count)
             examples = lay_out(assign_shards(rows, plans, packing, config.examples), packing.count)
-            note = {"job": "build_examples", "clicks_version": clicks_version}
+            # All vocabularies were opened above, and they only grow: these versions know every index of the rows.
+            versions = newest_versions(lake, config.features)
+            note = {"job": "build_examples", "clicks_version": clicks_version, "versions": versions}
             with overriding(spark, writing(shards, packing.count)):
                 lake.overwrite(table, examples, note)
     figures = {**count_examples(lake.read("examples"), plans), **_growth(growth), "shards": packing.count}

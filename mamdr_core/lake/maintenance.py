@@ -12,12 +12,12 @@ from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.files import Files
 from mamdr_core.lake.settings import MaintainSettings
+from mamdr_core.lake.sql import table_at
 from mamdr_core.lake.tables import CONFLICTS, Lake
 from mamdr_core.lake.vacuum import (
     CHECK,
     DataFiles,
     files_of,
-    identifier,
     list_files,
     total_bytes,
     vacuum,
@@ -94,7 +94,7 @@ def kept_runs(spark: SparkSession, lake: Lake, keep: int) -> list[Row]:
 
 
 def find_leftovers(spark: SparkSession, lake: Lake) -> list[tuple[str, str]]:
-    """Folders below the root, by their names, of runs that ended long ago or well: checkpoints and parts of packages."""
+    """Folders below the root, by their names, of runs that ended well or long ago: checkpoints, parts of packages."""
     if not lake.exists("training_runs"):
         return []
     ended = lake.read("training_runs").where((F.col("status") == "ok") | ~_is_recent()).select("run_id").collect()
@@ -192,7 +192,7 @@ def _keep_history(spark: SparkSession, path: str, pinned: set[int], days: int) -
         properties["delta.deletedFileRetentionDuration"] = f"interval {max(days, SAFE_DAYS)} days"
     if properties:
         listed = ", ".join(f"'{name}' = '{value}'" for name, value in properties.items())
-        spark.sql(f"ALTER TABLE {identifier(path)} SET TBLPROPERTIES ({listed})")
+        spark.sql(f"ALTER TABLE {table_at(path)} SET TBLPROPERTIES ({listed})")
 
 
 def _compact(spark: SparkSession, lake: Lake, table: Table) -> int:

@@ -63,8 +63,8 @@ class InputSettings:
 
     def __post_init__(self) -> None:
         """Check the limits."""
-        if self.latest and self.latest < self.earliest:
-            raise ValueError(f"latest {self.latest} is before earliest {self.earliest}")
+        if self.latest and not self.earliest <= self.latest < date.max:
+            raise ValueError(f"latest {self.latest} is before earliest {self.earliest}, or has no day after it")
 
 
 @settings
@@ -158,9 +158,10 @@ class ShardSettings:
 
     def __post_init__(self) -> None:
         """Check the counts."""
-        if self.rows < 1 or self.count < 0 or self.row_group_mb < 1:
+        if self.rows < 1 or not 0 <= self.count <= 100_000 or not 1 <= self.row_group_mb < 2048:
             raise ValueError(
-                f"rows and row_group_mb must be >= 1 and count >= 0, got {self.rows}, {self.row_group_mb}, {self.count}"
+                "rows must be >= 1, row_group_mb in [1, 2048) and count in [0, 100000], got "
+                f"{self.rows}, {self.row_group_mb}, {self.count}"
             )
 
 
@@ -175,8 +176,10 @@ class IdSettings:
 
     def __post_init__(self) -> None:
         """Check the counts."""
-        if self.min_count < 1 or self.buckets < 0:
-            raise ValueError(f"min_count must be >= 1 and buckets >= 0, got {self.min_count} and {self.buckets}")
+        if self.min_count < 1 or not 0 <= self.buckets < 1 << 31:
+            raise ValueError(
+                f"min_count must be >= 1 and buckets in [0, 2^31), got {self.min_count} and {self.buckets}"
+            )
 
 
 @settings
@@ -225,5 +228,5 @@ class MaintainSettings:
     def __post_init__(self) -> None:
         """Check the counts."""
         for name in ("retention_days", "keep_runs"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"maintain.{name} must be >= 0, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) <= 100_000:
+                raise ValueError(f"maintain.{name} must lie in [0, 100000], got {getattr(self, name)}")

@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.files import Files
+from mamdr_core.yaml_values import shorten
 from schemas import TABLES, Table, feature_vocabulary
 from schemas.spark import spark_schema
 
@@ -74,7 +75,14 @@ class Lake:
         return self._files.path(_declared(table).name)
 
     def path_of(self, *names: str) -> str:
-        """The path of something else in the lake, such as a model package."""
+        """The path of something else in the lake, such as a model package.
+
+        Raises:
+            MamdrError: a name that would lead out of it.
+        """
+        for name in names:
+            if name in ("", ".", "..") or any(mark in name for mark in "/\\\0"):
+                raise MamdrError(f"{shorten(name)} is not the name of a file or folder of {self.root}")
         return self._files.path(*names)
 
     def exists(self, table: str | Table) -> bool:

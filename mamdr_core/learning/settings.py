@@ -42,7 +42,7 @@ class DRSettings:
     def __post_init__(self) -> None:
         """Check the ranges."""
         counts = {"k": 0, "batch_size": 0, "support_rows": 1, "every": 1, "epochs": 1, "patience": 1}
-        for name, least in counts.items():
+        for name, least in {**counts, "gamma": 0, "lr": 0, "support_ratio": 0}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"dr.{name} must be >= {least}, got {getattr(self, name)}")
         if self.schedule == "settled" and self.every > 1:

@@ -5,12 +5,18 @@ from dataclasses import field
 
 from mamdr_core.settings import settings
 
+WIDEST = 1 << 16
+"""Of layers and embeddings; more is a slip of the keyboard, which would end in a failed allocation."""
+
 
 def _check_sizes(**sizes: int | Sequence[int]) -> None:
-    """Raise ValueError for a size below 1."""
+    """Raise ValueError for a size below 1 or beyond `WIDEST`."""
     for name, size in sizes.items():
-        if min((size,) if isinstance(size, int) else size, default=1) < 1:
+        each = (size,) if isinstance(size, int) else size
+        if min(each, default=1) < 1:
             raise ValueError(f"{name} must be >= 1, got {size}")
+        if max(each, default=1) > WIDEST:
+            raise ValueError(f"{name} must be <= {WIDEST}, got {size}")
 
 
 def _check_layers(name: str, widths: Sequence[int]) -> None:
@@ -174,7 +180,6 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        if self.embedding_dim < 1 or min(self.hidden, default=1) < 1:
-            raise ValueError(f"sizes must be >= 1, got embedding_dim {self.embedding_dim} and hidden {self.hidden}")
+        _check_sizes(embedding_dim=self.embedding_dim, hidden=self.hidden)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")

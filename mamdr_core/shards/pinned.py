@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
 from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.versions import newest_versions
 from schemas import SPLITS, feature_vocabulary
 
 
@@ -69,6 +70,12 @@ def pin_examples(
 
     Never lists folders: files that Delta has removed, or another job is writing, are not seen.
 
+    Args:
+        spark: the session.
+        root: of the lake.
+        features: the declared features.
+        versions: by table; of a version of the examples see `mamdr_core.lake.versions`.
+
     Raises:
         MamdrError: a table is missing, or a declared feature is not in the examples.
     """
@@ -76,10 +83,7 @@ def pin_examples(
     vectors: set[str] = {feature.of for feature in features if feature.kind == "vector"}
     vocabularies = {name: f"{name}s" for name in ("user", "item", "domain")}
     indexed = [f for f in features if f.kind == "categorical" and not f.buckets]
-    names = ["examples", *vocabularies.values(), *(f"{of}_features" for of in sorted(vectors))]
-    versions = versions or {name: lake.version(name) for name in names} | {
-        feature_vocabulary(f.name).name: lake.version(feature_vocabulary(f.name)) for f in indexed
-    }
+    versions = versions or {"examples": lake.version("examples")} | newest_versions(lake, features)
     examples = lake.read("examples", versions["examples"])
     missing = [f.name for f in features if f.kind != "vector" and f.name not in examples.columns]
     if missing:

@@ -17,6 +17,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from mamdr_core.errors import MamdrError
+from mamdr_core.heartbeat import beat
 from mamdr_core.object_store import SCHEME, file_system
 from schemas import Table
 
@@ -107,6 +108,7 @@ def read_batches(
     with _RowGroupReader(groups, unischema(table, columns)) as reader:
         for group, batches in zip(groups, reader, strict=True):
             for batch in batches:
+                beat()
                 yield group, batch
 
 

@@ -33,7 +33,9 @@ from mamdr_core.parallel.sharded import initial_sharded
 from mamdr_core.shards.arrays import warn_if_in_memory
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples
+from mamdr_core.training.part import part_of
 from mamdr_core.training.settings import TrainSettings
+from mamdr_core.training.warm_start import Heritage
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +99,7 @@ def make_learner(
     share: Share,
     train: Columns,
     device: torch.device,
+    heritage: Heritage | None = None,
 ) -> Learner:
     """A rank's learner at the start of a run.
 
@@ -105,19 +108,24 @@ def make_learner(
         own: by domain, whether the rank owns it, [n].
         collective: the ranks.
         train: the rank's training rows.
+        heritage: what a parent can hand down: its theta_i have a place here, also those of domains that do not learn.
     """
     engine = make_engine(config, pinned, share, device, most(collective, max(1, _rows_planned(config, len(train)))))
     drawn = (engine.flat.module, engine.tables, config.train.seed, device)
     method = find_method(config.train.method)
     inner, dr = settle(method, config.train.inner, config.train.dr)
+    if config.train.only_domains:  # theta_S has settled
+        dr = replace(dr, schedule="settled", every=1)
     sharded = config.train.tables == "sharded"
     if sharded and method.combines_gradients:
         raise MamdrError(
             f"train.method {config.train.method} keeps Adam's moments of whole tables: set train.tables to replicated"
         )
     shared = initial_sharded(*drawn, collective) if sharded else initial_shared(*drawn)
-    trained = own & (pinned.counts["train"] > 0)
-    with_specific = trained if method.move_specific else np.zeros_like(trained)
+    with_specific = np.zeros_like(own)
+    if method.move_specific:
+        inherited = heritage.having_specific(len(own)) if heritage else with_specific
+        with_specific = own & ((part_of(config, pinned).rows(pinned) > 0) | inherited)
     learner = Learner(
         engine=engine,
         train=train,
@@ -147,7 +155,7 @@ def make_store(settings: TrainSettings, like: Tensor, domains: Sequence[int]) ->
         like: dense parameters [P] of theta_S.
         domains: the rank's that have theta_i.
     """
-    ranks_here = int(os.environ.get("HOROVOD_LOCAL_SIZE", "1"))
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     memory = settings.specific_memory * 1e9 or psutil.virtual_memory().available / 2 / ranks_here
     vectors = len(domains) * (4 if settings.checkpoint.is_regular else 2)
     slots = slots_for(like, vectors, memory, settings.scratch)

@@ -19,10 +19,11 @@ from mamdr_core.learning.learner import Learner
 from mamdr_core.object_store import Place, place_of
 from mamdr_core.parallel.collective import Collective, gather_texts
 from mamdr_core.stopping import StopRequest
-from mamdr_core.training.sealed import MANIFEST, Facts, facts_of, seal, write_texts
+from mamdr_core.training.intact import check_checkpoint
+from mamdr_core.training.sealed import MANIFEST, Facts, check, facts_of, seal, write_texts
 from mamdr_core.training.settings import CheckpointSettings
 from mamdr_core.training.state import STATE, Position, Taken, restore, take, write
-from mamdr_core.training.storage import fetched, remove, staged, verify
+from mamdr_core.training.storage import fetched, remove, staged
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,8 @@ def find_checkpoint(folder: Place, scratch: str = "") -> CheckpointPlace:
         if not (folder / str(number) / MANIFEST).exists():
             continue  # the run ended while it was written
         try:
-            verify(folder / str(number), "checkpoint", scratch)
+            with fetched(folder / str(number), "checkpoint", scratch) as local:
+                check_checkpoint(local, check(local, "checkpoint"), STATE)
         except MamdrError as error:
             logger.warning("%s: the one before it is used", error)
         else:

@@ -9,22 +9,27 @@ shared-<rank>.safetensors  where they are sharded: "table.<name>" with the rank'
 specific-<rank>-<part>.safetensors  theta_i of some of a rank's domains, see `mamdr_core.training.specific_files`
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.errors import MamdrError
 from mamdr_core.object_store import place_of
+from mamdr_core.training.intact import check_shards, check_shared, check_specific, read_object
 from mamdr_core.training.sealed import Facts, check, facts_of, flush_folder, seal, write_texts
 from mamdr_core.training.specific_files import SavedSpecific, save_specific
 from mamdr_core.training.storage import fetched, staged
+
+CHUNK_ROWS = 1 << 20
+"""Rows of a table that are read at a time."""
 
 
 def save_rank(folder: str, rank: int, shared: Shared, specific: SpecificStore, scratch: str = "") -> Facts:
@@ -64,13 +69,28 @@ def seal_package(folder: str, final: str, saved: Facts, texts: Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Package:
-    """A loaded package.
+class PackageFacts:
+    """What a package says of itself, without its parameters.
 
     Attributes:
         config: the resolved configuration's YAML.
         pinned: Delta versions, vocabulary sizes and numeric scales.
         metrics: what training reported.
+        files: names of all its files.
+    """
+
+    config: str
+    pinned: dict[str, Any]
+    metrics: dict[str, Any]
+    files: list[str]
+
+
+@dataclass(frozen=True)
+class Package:
+    """A loaded package.
+
+    Attributes:
+        config, pinned, metrics: see `PackageFacts`.
         shared: theta_S.
         specific: theta_i by domain index.
     """
@@ -94,24 +114,89 @@ def load_package(folder: str, device: torch.device | str = "cpu", scratch: str =
         MamdrError: no package there, or a file is missing or damaged (it is named).
     """
     with fetched(place_of(folder), "model package", scratch) as path:
-        names = check(path, "model package", folder)
+        facts = _read_facts(path)
         return Package(
-            config=(path / "config.yaml").read_text(encoding="utf-8"),
-            pinned=json.loads((path / "pinned.json").read_text(encoding="utf-8")),
-            metrics=json.loads((path / "metrics.json").read_text(encoding="utf-8")),
+            config=facts.config,
+            pinned=facts.pinned,
+            metrics=facts.metrics,
             shared=load_shared(path).to(device),
-            specific=SavedSpecific([path / name for name in names if name.startswith("specific-")], device),
+            specific=SavedSpecific([path / name for name in facts.files if name.startswith("specific-")], device),
         )
+
+
+def read_facts(folder: str, scratch: str = "") -> PackageFacts:
+    """Check every file of a package against its manifest, and read what it says of itself.
+
+    Raises:
+        MamdrError: no package there, or a file is missing or damaged (it is named).
+    """
+    with fetched(place_of(folder), "model package", scratch) as path:
+        return _read_facts(path)
+
+
+def _read_facts(path: Path) -> PackageFacts:
+    names = check(path, "model package")
+    for name in ("config.yaml", "pinned.json", "metrics.json", "shared.safetensors"):
+        if name not in names:
+            raise MamdrError(f"model package {path}: its manifest lists no {name}")
+    dense = check_shared(path / "shared.safetensors")
+    check_shards(sorted(path.glob("shared-*.safetensors")))
+    for name in names:
+        if name.startswith("specific-"):
+            check_specific(path / name, dense)
+    return PackageFacts(
+        config=(path / "config.yaml").read_text(encoding="utf-8", errors="replace"),
+        pinned=read_object(path / "pinned.json"),
+        metrics=read_object(path / "metrics.json"),
+        files=names,
+    )
 
 
 def load_shared(path: Path) -> Shared:
     """theta_S as the ranks saved it in a folder, with whole tables."""
-    saved = load_file(path / "shared.safetensors")
-    parts = [load_file(file) for file in sorted(path.glob("shared-*.safetensors"))]
-    for name in parts[0] if parts else ():
-        rows = sum(len(part[name]) for part in parts)
-        saved[name] = parts[0][name].new_empty(rows, parts[0][name].shape[1])
-        for rank, part in enumerate(parts):
-            saved[name][rank :: len(parts)] = part[name]
-    tables = {name.removeprefix("table."): table for name, table in saved.items() if name.startswith("table.")}
-    return Shared(saved["dense"], tables)
+    saved = SavedShared(path)
+    return Shared(saved.dense, {name: saved.rows(name) for name in saved.tables})
+
+
+class SavedShared:
+    """theta_S as the ranks saved it in a folder; rows of tables are read when they are asked for.
+
+    Args:
+        path: the folder.
+
+    Attributes:
+        tables: names of its tables.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._first = safe_open(path / "shared.safetensors", "pt")
+        parts = [safe_open(file, "pt") for file in sorted(path.glob("shared-*.safetensors"))]
+        self._parts = dict.fromkeys(parts[0].keys() if parts else (), parts)
+        self._parts |= {key: [self._first] for key in self._first.keys() if key != "dense"}  # noqa: SIM118
+        self.tables = [key.removeprefix("table.") for key in self._parts]
+
+    @property
+    def dense(self) -> Tensor:
+        """Dense parameters [P]."""
+        dense: Tensor = self._first.get_tensor("dense")
+        return dense
+
+    def rows(self, table: str, first: int = 0, step: int = 1) -> Tensor:
+        """Rows first, first + step, ... of a table; of the files some rows at a time are in memory.
+
+        Args:
+            table: its name.
+            first: row to begin with.
+            step: distance between rows.
+        """
+        slices = [part.get_slice(f"table.{table}") for part in self._parts[f"table.{table}"]]
+        total, width = sum(own.get_shape()[0] for own in slices), slices[0].get_shape()[1]
+        wanted = torch.arange(first, total, step)
+        rows_KD: Tensor = slices[0][:0].new_empty(len(wanted), width)
+        for number, own in enumerate(slices):
+            here = (wanted % len(slices) == number).nonzero().flatten()
+            place = wanted[here] // len(slices)
+            for start in range(0, own.get_shape()[0], CHUNK_ROWS):
+                low, high = torch.searchsorted(place, torch.tensor([start, start + CHUNK_ROWS])).tolist()
+                rows_KD[here[low:high]] = own[start : start + CHUNK_ROWS][place[low:high] - start]
+        return rows_KD

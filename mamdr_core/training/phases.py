@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mamdr_core.engine.columns import Columns
@@ -18,6 +19,7 @@ from mamdr_core.parallel.collective import Collective
 from mamdr_core.parallel.supports import exchange_supports
 from mamdr_core.shards.arrays import Arrays
 from mamdr_core.training.checkpoints import Checkpoints
+from mamdr_core.training.curve import Validation, aucs_of
 from mamdr_core.training.early_stop import EarlyStop
 from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.progress import Progress
@@ -27,10 +29,20 @@ from mamdr_core.training.state import Position
 
 
 class Clock:
-    """Seconds by phase."""
+    """Seconds by phase, and since it was made or an earlier attempt's was."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._started = time.perf_counter()
+
+    def add_attempt(self, seconds: float) -> None:
+        """Count an earlier attempt that took so long."""
+        self._started -= seconds
+
+    @property
+    def passed(self) -> float:
+        """Seconds so far."""
+        return time.perf_counter() - self._started
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -81,12 +93,14 @@ class Trained:
         rounds: outer updates of theta_S.
         best_round: the one whose theta_S was kept.
         dr_passes: passes of DR once theta_S had settled.
+        curve: on rank 0, every validation.
     """
 
     epochs: int
     rounds: int
     best_round: int
     dr_passes: int
+    curve: list[Validation]
 
 
 @dataclass(frozen=True)
@@ -101,6 +115,7 @@ class Training:
         arrays: where an epoch's order lies.
         clock: counts seconds.
         checkpoints: of the run.
+        warm: whether the run started from another's parameters, which then stay unless it finds better ones.
     """
 
     settings: TrainSettings
@@ -110,6 +125,7 @@ class Training:
     arrays: Arrays
     clock: Clock
     checkpoints: Checkpoints
+    warm: bool = False
 
     def run(self, learner: Learner, method: Method) -> Trained:
         """Train, from the newest checkpoint if there is one; the best parameters are left in `learner`.
@@ -121,6 +137,7 @@ class Training:
         patience = {number: phase.patience for number, phase in enumerate(phases)}
         at = self.checkpoints.restore(learner, patience) or Position(EarlyStop(phases[0].patience))
         self.clock.seconds["inner"] = at.inner_seconds
+        self.clock.add_attempt(at.seconds)
         passes = 0
         while at.phase < len(phases):
             phase = phases[at.phase]
@@ -132,13 +149,14 @@ class Training:
             at.phase, at.done = at.phase + 1, 0
             at.stop = EarlyStop(patience.get(at.phase, 0))
         self.checkpoints.close(learner)
-        return Trained(-(-at.rounds // self.settings.rounds_per_epoch) + passes, at.rounds, at.best_round, passes)
+        epochs = -(-at.rounds // self.settings.rounds_per_epoch) + passes
+        return Trained(epochs, at.rounds, at.best_round, passes, at.curve)
 
     def _phases(self, learner: Learner, method: Method) -> list[Phase]:
         settings, dr, draws = self.settings, learner.dr, learner.dr.k > 0
         settled = dr.schedule == "settled"
         phases = []
-        if method.move_shared:
+        if method.move_shared and not settings.only_domains:
             beside = [method.move_specific] if method.move_specific and not settled else []
             phases += [
                 Phase(
@@ -167,21 +185,20 @@ class Training:
             learner: is trained.
             at: where the phase begins; counts its rounds.
         """
-        if not phase.moves_shared and at.stop.shared is None:
-            self._validate(phase, learner, at)  # theta_i as it starts (zero) stays, unless DR is better
-        progress = Progress(phase.most_rounds, phase.rounds_per_epoch, self.collective.rank == 0, at.done)
+        progress = Progress(phase.most_rounds, self.collective.rank == 0, at.done)
+        if (self.warm or not phase.moves_shared) and at.stop.shared is None:
+            self._validate(phase, learner, at)  # what a phase starts with stays, unless it finds better
         for round_ in self._rounds(phase, learner, at.done):
             with self.clock.phase("inner"):
                 for move in phase.moves:
                     move(learner, round_)
             at.done += 1
             if at.done % phase.validate_every == 0 or at.done == phase.most_rounds:
-                auc, stopping = self._validate(phase, learner, at)
-                rows = learner.rows_descended * self.collective.size  # an estimate: ranks are balanced by rows
-                progress.say(at.done, rows, self.clock.seconds["inner"], learner.engine.waited, auc, at.stop)
+                found, stopping = self._validate(phase, learner, at)
+                progress.say(found, self.clock.seconds["inner"], learner.engine.waited, at.stop)
                 if stopping:
                     break
-            at.inner_seconds = self.clock.seconds["inner"]
+            at.inner_seconds, at.seconds = self.clock.seconds["inner"], self.clock.passed
             with self.clock.phase("checkpoint"):
                 self.checkpoints.after_round(learner, at)
         assert at.stop.shared is not None
@@ -202,13 +219,25 @@ class Training:
             yield from deal_rounds(plan, epoch, learner.train, self.collective.rank, self.arrays, within)
             within = 0
 
-    def _validate(self, phase: Phase, learner: Learner, at: Position) -> tuple[float, bool]:
-        """The mean validation AUC, and whether to stop."""
+    def _validate(self, phase: Phase, learner: Learner, at: Position) -> tuple[Validation, bool]:
+        """What a validation finds, the same on every rank but for the seconds, and whether to stop."""
         with self.clock.phase("validate"):
             alone = phase.moves_shared and len(phase.moves) == 1
             specific = {} if alone else learner.specific
             measured = evaluate_columns(learner.engine, learner.shared, specific, self.val, self.collective)
             if not learner.shared.dense.isfinite().all():
                 raise MamdrError(f"theta_S is not finite after round {at.done}: lower train.inner.lr")
-            auc = measured.mean_auc()
-            return auc, at.stop.validated(auc, at.done, learner.shared, learner.specific)
+            stopping = at.stop.validated(measured.mean_auc(), at.done, learner.shared, learner.specific)
+            descended = torch.tensor([learner.rows_descended], dtype=torch.float64)
+            found = Validation(
+                phase="shared" if phase.moves_shared else "specific",
+                round=at.done,
+                epoch=-(-at.done // phase.rounds_per_epoch),
+                rows=int(self.collective.all_reduce(descended)),
+                seconds=round(self.clock.passed, 3),
+                **aucs_of(measured),
+                best=at.stop.best_round == at.done,
+            )
+            if self.collective.rank == 0:
+                at.curve.append(found)
+            return found, stopping

@@ -12,10 +12,12 @@ from mamdr_core.lake.examples import build_examples
 from mamdr_core.lake.ingest import ingest_clicks
 from mamdr_core.lake.stats import domain_stats
 from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.versions import versions_of
 from mamdr_core.learning.methods import find_method
 from mamdr_core.models import MODELS
 from mamdr_core.object_store import is_remote
 from mamdr_core.shards.pinned import PinnedExamples, pin_examples
+from mamdr_core.training.tracking import check_trackers
 
 logger = logging.getLogger(__name__)
 
@@ -35,23 +37,27 @@ def check_names(config: Config) -> None:
 
 
 def prepare_examples(spark: SparkSession, config: Config) -> tuple[Lake, PinnedExamples, dict[str, float]]:
-    """The newest examples; where the lake has none yet, they are first built from the raw log.
+    """The newest examples, or those of `train.examples_version`; where the lake has none, the newest are built first.
 
     Returns:
         The lake, the pinned version, and seconds by phase.
 
     Raises:
-        MamdrError: no examples and no raw log, no row to train on, or a lake that cannot hold packages.
+        MamdrError: no examples and no raw log, no such version, no row to train on, a lake that cannot hold packages,
+            or a tracker that is not installed.
     """
+    check_trackers(config.tracking)
     seconds: dict[str, float] = {}
     lake = Lake(spark, config.lake.root)
     is_remote(lake.root)  # or on a disk: no other store can hold packages
-    if not lake.exists("examples"):
+    wanted = config.train.examples_version
+    if wanted is None and not lake.exists("examples"):
         started = time.perf_counter()
         _build(spark, config)
         seconds["prepare"] = time.perf_counter() - started
     started = time.perf_counter()
-    pinned = pin_examples(spark, config.lake.root, config.features)
+    versions = None if wanted is None else versions_of(spark, lake, config.features, wanted)
+    pinned = pin_examples(spark, config.lake.root, config.features, versions)
     if not pinned.counts["train"].sum():
         raise MamdrError(f"examples version {pinned.versions['examples']} has no row to train on")
     seconds["pin"] = time.perf_counter() - started

@@ -22,10 +22,13 @@ from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.stopping import StopRequest, on_sigterm
 from mamdr_core.training.building import make_learner, place_columns
 from mamdr_core.training.checkpoints import STOP, CheckpointPlace, Checkpoints
+from mamdr_core.training.curve import Validation
 from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.package import save_rank
+from mamdr_core.training.part import part_of
 from mamdr_core.training.phases import Clock, Training
 from mamdr_core.training.sealed import Facts
+from mamdr_core.training.warm_start import Heritage
 from schemas import SPLITS
 
 logger = logging.getLogger(__name__)
@@ -41,6 +44,7 @@ class RankTask:
         owner: rank of each domain, int64 [n].
         package: folder that the ranks write their parameters to.
         checkpoints: where they write checkpoints; None: nowhere.
+        parent: the package that parameters are taken from at the start; empty: a cold start.
     """
 
     config: Config
@@ -48,11 +52,15 @@ class RankTask:
     owner: NDArray[np.int64]
     package: str
     checkpoints: CheckpointPlace | None = None
+    parent: str = ""
 
 
 @dataclass(frozen=True)
 class RankResult:
-    """What a rank reports; the figures are of all ranks together, but for `seconds` and `saved`, the files it wrote."""
+    """What a rank reports: figures of all ranks together, but `seconds`, and `saved`, the files it wrote, are its own.
+
+    Only rank 0 tells the `curve`.
+    """
 
     metrics: dict[str, DomainMetrics]
     epochs: int
@@ -70,6 +78,7 @@ class RankResult:
     seconds: dict[str, float]
     device: str
     saved: Facts
+    curve: list[Validation]
 
 
 def train_rank(task: RankTask, collective: Collective) -> RankResult:
@@ -83,22 +92,28 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     method = find_method(settings.method)
     device = choose_device(settings.device)
     with clock.phase("read"):
-        own = task.owner == collective.rank
-        share = Share(task.pinned, task.config.features, own, settings.host_memory, settings.scratch)
-        columns = place_columns({split: share.columns(split) for split in SPLITS}, device)
-        learner = make_learner(task.config, task.pinned, own, collective, share, columns["train"], device)
+        own, part = task.owner == collective.rank, part_of(task.config, task.pinned)
+        share = _share(task, own & part.reads)
+        measured = share if part.is_whole else _share(task, own & part.learns)  # support domains only train
+        columns = place_columns({split: measured.columns(split) for split in SPLITS}, device)
+        train = columns["train"] if part.is_whole else place_columns({"": share.columns("train")}, device)[""]
+        heritage = Heritage(task.parent, device, settings.scratch) if task.parent else None
+        learner = make_learner(task.config, task.pinned, own, collective, share, train, device, heritage)
+        if heritage and not (task.checkpoints and task.checkpoints.newest):
+            heritage.hand_down(learner, collective)
     logger.info("rank %d read %s", collective.rank, share.figures.told())
     request = StopRequest(
         place_of(task.checkpoints.folder) / STOP if task.checkpoints and collective.rank == 0 else None
     )
     training = Training(
         settings=settings,
-        counts_n=task.pinned.counts["train"],
+        counts_n=part.rows(task.pinned),
         collective=collective,
         val=columns["val"],
         arrays=share.arrays,
         clock=clock,
         checkpoints=Checkpoints(task.checkpoints, settings.checkpoint, collective, request),
+        warm=heritage is not None,
     )
     with on_sigterm(request.ask), _domain_named(task.pinned):
         trained = training.run(learner, method)
@@ -111,7 +126,8 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         saved = save_rank(task.package, collective.rank, learner.shared, learner.specific, settings.scratch)
     engine, store = learner.engine, learner.specific
     fast = isinstance(engine, FastEngine)
-    counted = [learner.rows_descended, share.figures.read_bytes, engine.skipped, store.dense_bytes, store.row_bytes]
+    read_bytes = share.figures.read_bytes + (0 if part.is_whole else measured.figures.read_bytes)
+    counted = [learner.rows_descended, read_bytes, engine.skipped, store.dense_bytes, store.row_bytes]
     sums = [int(total) for total in collective.all_reduce(torch.tensor(counted, dtype=torch.float64)).tolist()]
     waited = torch.tensor([[clock.seconds.get("inner", 0.0), engine.waited]], dtype=torch.float64)
     inner_seconds, data_wait_seconds = collective.all_gather(waited).max(0).values.tolist()
@@ -132,7 +148,13 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         seconds=clock.seconds,
         device=str(device),
         saved=saved,
+        curve=trained.curve,
     )
+
+
+def _share(task: RankTask, own: NDArray[np.bool_]) -> Share:
+    train = task.config.train
+    return Share(task.pinned, task.config.features, own, train.host_memory, train.scratch)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import math
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from pyspark.sql import functions as F
 
 from mamdr_core.engine.metrics import DomainMetrics
 from mamdr_core.errors import MamdrError
+from mamdr_core.lake.sql import literal
 from mamdr_core.lake.tables import Lake
+from mamdr_core.training.curve import Validation
 from schemas import TABLES
 from schemas.spark import spark_schema
 
@@ -38,8 +40,16 @@ def record_metrics(
     ]
     table = TABLES["domain_metrics"]
     frame = spark.createDataFrame(rows, spark_schema(table))
-    splits = ", ".join(f"'{split}'" for split in metrics)
-    lake.overwrite_where(table, frame, f"run_id = '{run_id}' AND split IN ({splits})")
+    splits = ", ".join(literal(split) for split in metrics)
+    lake.overwrite_where(table, frame, f"run_id = {literal(run_id)} AND split IN ({splits})")
+
+
+def record_curve(spark: SparkSession, lake: Lake, run_id: str, curve: Sequence[Validation]) -> None:
+    """Write a run's validations, replacing those that it has."""
+    table = TABLES["training_curves"]
+    rows = [{"run_id": run_id, **validation.plain()} for validation in curve]
+    frame = spark.createDataFrame([tuple(map(row.get, table.column_names)) for row in rows], spark_schema(table))
+    lake.overwrite_where(table, frame, f"run_id = {literal(run_id)}")
 
 
 def _figures(measured: DomainMetrics, domain: int) -> tuple[Any, ...]:

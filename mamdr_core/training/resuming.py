@@ -1,10 +1,7 @@
 """Unfinished runs: finding the one that a job is to go on with."""
 
 import logging
-from collections.abc import Iterator, Mapping
-from typing import Any
 
-import yaml
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
@@ -14,7 +11,9 @@ from mamdr_core.lake.tables import Lake
 from mamdr_core.object_store import place_of
 from mamdr_core.shards.pinned import pin_examples
 from mamdr_core.training.claims import is_trained_elsewhere
-from mamdr_core.training.runs import Run, deciding
+from mamdr_core.training.differences import differences
+from mamdr_core.training.runs import Run, deciding, make_run
+from mamdr_core.yaml_values import parse_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -61,27 +60,19 @@ def _find_named(lake: Lake, config: Config, run_id: str) -> Row:
 def _resumed(spark: SparkSession, lake: Lake, config: Config, row: Row) -> Run:
     logger.info("goes on with run %s (%s)", row["run_id"], row["status"])
     pinned = pin_examples(spark, config.lake.root, config.features, row["input_versions"])
-    return Run(lake, config, pinned, {**row.asDict(), "ranks": config.train.ranks, "error": None, "finished_at": None})
+    known = {**row.asDict(), "ranks": config.train.ranks, "error": None, "finished_at": None}
+    return make_run(lake, config, pinned, known)
 
 
 def _differing(config: Config, row: Row) -> list[str]:
     """Settings that decide what is computed and differ from a run's, one line each; the number of ranks may."""
     try:
-        theirs = deciding(parse_config(yaml.safe_load(row["config"])))
-    except (MamdrError, yaml.YAMLError) as error:
+        theirs = deciding(parse_config(parse_yaml(row["config"], "config")))
+    except MamdrError as error:
         return [f"its configuration is of another version of this code ({error})"]
-    flat, flat_theirs = dict(_flat(deciding(config))), dict(_flat(theirs))
-    names = [name for name in flat | flat_theirs if name != "train.ranks"]
-    return [
-        f"{name} is {flat.get(name)}, and was {flat_theirs.get(name)}"
-        for name in names
-        if flat.get(name) != flat_theirs.get(name)
-    ]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+    ours = deciding(config)
+    theirs["train"]["ranks"] = ours["train"]["ranks"]
+    if config.train.examples_version is not None:
+        ours["train"]["examples_version"] = config.train.examples_version
+        theirs["train"]["examples_version"] = row["input_versions"].get("examples")
+    return differences(ours, theirs)

@@ -15,6 +15,8 @@ from mamdr_core.parallel.placement import place_domains
 from mamdr_core.secrets import without_secrets
 from mamdr_core.stopping import on_sigterm
 from mamdr_core.training.checkpoints import STOP, CheckpointPlace, find_checkpoint
+from mamdr_core.training.parents import settle_parent
+from mamdr_core.training.part import check_only_domains
 from mamdr_core.training.preparing import check_names, prepare_examples
 from mamdr_core.training.rank import RankResult, RankTask, train_rank
 from mamdr_core.training.resuming import find_unfinished
@@ -31,22 +33,26 @@ LONGEST_PAUSE = 60
 def train_mamdr(spark: SparkSession, config: Config) -> dict[str, Any]:
     """Train on the newest examples; where the lake has none yet, first build them from the raw log.
 
-    With `train.resume` an unfinished run goes on from its newest checkpoint, on the examples that it began with.
+    With `train.resume` an unfinished run goes on from its newest checkpoint, on the examples that it began with; with
+    `train.warm_start` a new one starts from another's parameters (docs/warm_start.md).
 
     Returns:
-        run_id, method, model, ranks, device, engine, precision, epochs, rounds, best_round, dr_passes, domains,
-        domains_measured, train_rows, val_auc, test_auc, weighted_test_auc, samples_per_second (compiling included),
-        data_wait_seconds (of inner loops, on the rank that waits most; null with the eager engine), skipped_steps,
-        specific_bytes (theta_i's dense parameters, the best kept aside included), specific_row_bytes (its embedding
-        rows with their ids), read_bytes (by all ranks, compressed), seconds by phase, examples_version, attempts,
-        package.
+        run_id, method, model, ranks, device, engine, precision, epochs, rounds, best_round, dr_passes, parent_run_id,
+        domains (that learned), domains_measured, train_rows (of those), val_auc, test_auc, weighted_test_auc,
+        samples_per_second (compiling included), data_wait_seconds (of inner loops, on the rank that waits most; null
+        with the eager engine), skipped_steps, specific_bytes (theta_i's dense parameters, the best kept aside
+        included), specific_row_bytes (its embedding rows with their ids), read_bytes (by all ranks, compressed),
+        seconds by phase, examples_version, attempts, package.
 
     Raises:
-        MamdrError: no examples and no raw log, an unknown method or model, too few slots, no run to resume.
+        MamdrError: no examples and no raw log, an unknown method or model, too few slots, no run to resume, or none to
+            start from that fits.
         StoppedError: SIGTERM; the run is recorded as stopped, and can be resumed.
         RankError: a rank failed more than `train.restarts` times; the run is recorded as failed, and can be resumed.
     """
     check_names(config)
+    check_only_domains(config)
+    config = settle_parent(spark, config)
     unfinished = find_unfinished(spark, config) if config.train.resume else None
     if unfinished:
         run, seconds = unfinished, dict[str, float]()
@@ -74,12 +80,12 @@ def train_on_ranks(spark: SparkSession, run: Run, seconds: dict[str, float]) -> 
     Returns:
         The run's figures, see `train_mamdr`.
     """
-    pinned, train = run.pinned, run.config.train
-    owning = len(np.unique(task_of(run).owner[pinned.counts["train"] > 0]))
+    train, rows = run.config.train, run.part.rows(run.pinned)
+    owning = len(np.unique(task_of(run).owner[rows > 0]))
     logger.info(
-        "run %s: %s of %s on %d domains, %d training rows, examples version %d, %d ranks",
-        run.id, train.method, run.config.model.name, int((pinned.counts["train"] > 0).sum()),
-        int(pinned.counts["train"].sum()), pinned.versions["examples"], train.ranks,
+        "run %s: %s of %s on %d domains, %d training rows, examples version %d, %d ranks, starts %s",
+        run.id, train.method, run.config.model.name, int((rows > 0).sum()), int(rows.sum()),
+        run.pinned.versions["examples"], train.ranks, f"from run {run.parent.run_id}" if run.parent else "cold",
     )  # fmt: skip
     if owning < train.ranks:
         logger.info(
@@ -111,11 +117,14 @@ def _attempt(spark: SparkSession, run: Run) -> list[RankResult]:
     stop.unlink(missing_ok=True)
     with on_sigterm(stop.touch):
         task = task_of(run, find_checkpoint(run.checkpoints, train.scratch))
-        return run_ranks(spark, partial(train_rank, task), train.ranks, train.start_timeout)
+        part = partial(train_rank, task)
+        return run_ranks(spark, part, train.ranks, train.start_timeout, train.launcher, train.stall_limit)
 
 
 def task_of(run: Run, checkpoints: CheckpointPlace | None = None) -> RankTask:
     """What a run's ranks are told."""
-    owner = place_domains(run.pinned.counts["train"], run.config.train.ranks, run.pinned.positions())
+    read = np.where(run.part.reads, run.pinned.counts["train"], 0)
+    owner = place_domains(read, run.config.train.ranks, run.pinned.positions())
     config = parse_config(without_secrets(plain_config(run.config)))  # ranks do not read the raw log
-    return RankTask(config, run.pinned, owner, str(run.scratch), checkpoints)
+    parent = run.parent.package if run.parent else ""
+    return RankTask(config, run.pinned, owner, str(run.scratch), checkpoints, parent)

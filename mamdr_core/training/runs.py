@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,16 +17,19 @@ from mamdr_core.object_store import Place, is_remote, place_of
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.claims import claim
 from mamdr_core.training.package import seal_package
+from mamdr_core.training.parents import Parent, open_parent
+from mamdr_core.training.part import Part, part_of
 from mamdr_core.training.rank import RankResult
-from mamdr_core.training.records import code_version, record_metrics, record_run
+from mamdr_core.training.records import code_version, record_curve, record_metrics, record_run
 from mamdr_core.training.sealed import MANIFEST
 from mamdr_core.training.storage import remove
+from mamdr_core.training.tracking import Ended, track
 
 _ELSEWHERE = (
     *("scratch", "host_memory", "specific_memory", "group_memory", "device"),
-    *("start_timeout", "checkpoint", "resume", "restarts"),
+    *("launcher", "start_timeout", "stall_limit", "checkpoint", "resume", "restarts", "examples_version"),
 )
-"""Keys of `train` that say where and how safely a run happens, not what it computes."""
+"""Keys of `train` that say where and how safely a run happens, not what it computes; and one of the pinned versions."""
 
 
 def cell_of(config: Config, pinned: PinnedExamples) -> str:
@@ -42,10 +45,12 @@ def deciding(config: Config) -> dict[str, Any]:
     pinned versions.
     """
     values = plain_config(config)
+    train = {name: value for name, value in values["train"].items() if name not in _ELSEWHERE}
     return {
         "features": [{**feature, "path": ""} for feature in values["features"]],
         "model": values["model"],
-        "train": {name: value for name, value in values["train"].items() if name not in _ELSEWHERE},
+        # What only some runs have is left out of the others, which so stay the cells that they were.
+        "train": {name: value for name, value in train.items() if value or name not in ("warm_start", "only_domains")},
     }
 
 
@@ -58,12 +63,19 @@ class Run:
         config: its resolved configuration.
         pinned: what it trains on.
         row: its row in training_runs, as far as it is known at the start.
+        parent: the run that it starts from; None: it starts cold.
     """
 
     lake: Lake
     config: Config
     pinned: PinnedExamples
     row: dict[str, Any]
+    parent: Parent | None = None
+
+    @property
+    def part(self) -> Part:
+        """The domains that it is about."""
+        return part_of(self.config, self.pinned)
 
     @property
     def id(self) -> str:
@@ -78,8 +90,7 @@ class Run:
     @property
     def scratch(self) -> Place:
         """The folder that ranks write to; an object store has no renames, and there it is the package's."""
-        part = f".{self.id}.part"
-        return self.package if is_remote(self.lake.root) else place_of(self.lake.path_of("packages", part))
+        return self.package if is_remote(self.lake.root) else self.package.parent / f".{self.id}.part"
 
     @property
     def checkpoints(self) -> Place:
@@ -105,6 +116,7 @@ class Run:
         ended = {"status": status, "error": str(error)[:10_000], "finished_at": datetime.now(UTC)}
         with contextlib.suppress(Exception):  # the cause of the failure matters more than its record
             record_run(spark, self.lake, {**self.row, **ended})
+        track(Ended({**self.row, **ended}, self.config, self.pinned.domain_ids))
         with contextlib.suppress(OSError):  # the store, or the disk, may be what failed
             if self.scratch != self.package or not (self.package / MANIFEST).exists():
                 remove(self.scratch)
@@ -145,8 +157,11 @@ class Run:
         seal_package(str(self.scratch), str(package), saved, texts)
         figures["package"] = str(package)
         record_metrics(spark, self.lake, self.id, self.pinned.domain_ids, result.metrics)
+        record_curve(spark, self.lake, self.id, result.curve)
         recorded = {name: value for name, value in figures.items() if name != "examples_version"}
-        record_run(spark, self.lake, {**self.row, **recorded, "status": "ok", "finished_at": datetime.now(UTC)})
+        row = {**self.row, **recorded, "status": "ok", "finished_at": datetime.now(UTC)}
+        record_run(spark, self.lake, row)
+        track(Ended(row, self.config, self.pinned.domain_ids, figures, result.metrics, result.curve))
         return figures
 
 
@@ -156,12 +171,16 @@ def new_run(lake: Lake, config: Config, pinned: PinnedExamples, experiment: str 
     Args:
         lake, config, pinned: see `Run`.
         experiment: the comparison or sweep that it belongs to.
+
+    Raises:
+        MamdrError: the run that it is to start from does not fit, or domains that it names cannot learn.
     """
     now = datetime.now(UTC)
     row = {
         "run_id": f"{now:%Y%m%dT%H%M%S}-{config.train.method}-{uuid.uuid4().hex[:6]}",
         "method": config.train.method,
         "model": config.model.name,
+        "parent_run_id": config.train.warm_start or None,
         "code_version": code_version(),
         "config": dump_config(config),
         "input_versions": pinned.versions,
@@ -171,7 +190,20 @@ def new_run(lake: Lake, config: Config, pinned: PinnedExamples, experiment: str 
         "cell": cell_of(config, pinned),
         "started_at": now,
     }
-    return Run(lake, config, pinned, row)
+    return make_run(lake, config, pinned, row)
+
+
+def make_run(lake: Lake, config: Config, pinned: PinnedExamples, row: dict[str, Any]) -> Run:
+    """A run with its parent, found by its id.
+
+    Where theta_S stays the parent's, numeric features keep the scale that it learned with.
+    """
+    parent = open_parent(lake, config, pinned)
+    if parent and config.train.only_domains:
+        pinned = replace(pinned, numeric=parent.numeric)
+    run = Run(lake, config, pinned, row, parent)
+    _ = run.part  # domains that cannot learn are told of before anything begins
+    return run
 
 
 def _figures(run: Run, result: RankResult, seconds: dict[str, float]) -> dict[str, Any]:
@@ -188,9 +220,10 @@ def _figures(run: Run, result: RankResult, seconds: dict[str, float]) -> dict[st
         "rounds": result.rounds,
         "best_round": result.best_round,
         "dr_passes": result.dr_passes,
-        "domains": int((pinned.counts["train"] > 0).sum()),
+        "parent_run_id": run.row["parent_run_id"],
+        "domains": int((run.part.rows(pinned) > 0).sum()),
         "domains_measured": int((~test.auc.isnan()).sum()),
-        "train_rows": int(pinned.counts["train"].sum()),
+        "train_rows": int(run.part.rows(pinned).sum()),
         "val_auc": _known(result.metrics["val"].mean_auc()),
         "test_auc": _known(test.mean_auc()),
         "weighted_test_auc": _known(test.weighted_auc()),

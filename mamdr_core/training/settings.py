@@ -40,7 +40,10 @@ class TrainSettings:
     seed: int = 0
     """Decides initialisation, round plan, dropout and support draws."""
     ranks: int = 1
-    """Processes that train together; 1 runs without Horovod in the driver."""
+    """Processes that train together; 1 runs in the driver, without a launcher."""
+    launcher: Literal["horovod", "torch"] = "horovod"
+    """What starts ranks and carries what they say to each other: Horovod, or torch.distributed in a barrier stage of
+    Spark (docs/clusters.md says when to prefer which)."""
     batch_size: int = 1024
     """Rows of an inner step at most."""
     epochs: int = 20
@@ -75,6 +78,14 @@ class TrainSettings:
     """GB that domains which run at once may take; 0: what a CPU's cache holds, or half of a GPU's free memory."""
     on_nan: Literal["stop", "skip"] = "stop"
     """A step whose loss is not finite: stop the run, naming it, or pass over its rows and count it."""
+    examples_version: int | None = None
+    """Delta version of examples to train on, with the vocabularies that it was encoded by; null: the newest."""
+    warm_start: str = ""
+    """Start from the parameters of the run of this id, or of the `champion` of the days before `examples.until` (where
+    there is none yet: cold). Empty: start cold (docs/warm_start.md)."""
+    only_domains: tuple[str, ...] = ()
+    """Learn theta_i of these domains alone; theta_S and every other theta_i stay those of `warm_start` or, where that
+    is empty, of the champion, else of the newest run (docs/warm_start.md)."""
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     """Checkpoints."""
     resume: str = ""
@@ -83,7 +94,10 @@ class TrainSettings:
     restarts: int = 3
     """Times that a run is restarted from its newest checkpoint after it lost a rank."""
     start_timeout: int = 120
-    """Seconds that all ranks have to start."""
+    """Seconds that Spark has to have slots for all ranks, and then that they have to start."""
+    stall_limit: float = 600.0
+    """Seconds after which a rank that makes no progress is ended, with what it was doing in the cause, and the ranks
+    are restarted; 0: never. A step, with its compilation, must take less; rounds and passes may take longer."""
     host_memory: float = 0.0
     """GB of rows and feature vectors that a rank keeps in memory; a larger share is memory-mapped. 0: no bound."""
     specific_memory: float = 0.0
@@ -93,14 +107,46 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Check the counts."""
-        for name in ("host_memory", "group_memory", "specific_memory"):
+        for name in ("host_memory", "group_memory", "specific_memory", "restarts", "stall_limit", "meta_lr"):
             if getattr(self, name) < 0:
                 raise ValueError(f"train.{name} must be >= 0, got {getattr(self, name)}")
-        if self.restarts < 0:
-            raise ValueError(f"train.restarts must be >= 0, got {self.restarts}")
-        for name in ("ranks", "batch_size", "epochs", "rounds_per_epoch", "validate_every", "patience"):
+        if self.examples_version is not None and self.examples_version < 0:
+            raise ValueError(f"train.examples_version must be >= 0, got {self.examples_version}")
+        if len(set(self.only_domains)) < len(self.only_domains):
+            raise ValueError(f"train.only_domains must differ, got {list(self.only_domains)}")
+        counts = ("ranks", "batch_size", "epochs", "rounds_per_epoch", "validate_every", "patience")
+        for name in (*counts, "smallest_slice", "start_timeout"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be >= 1, got {getattr(self, name)}")
+
+
+@settings
+class TrackingSettings:
+    """Trackers that are told of a run once it has ended; none of them has to be up for a run to succeed."""
+
+    mlflow: str = ""
+    """Where MLflow keeps runs: a server's URL, or sqlite:///FILE; empty: it is not told. Credentials belong in its
+    environment variables (MLFLOW_TRACKING_USERNAME, _PASSWORD, _TOKEN)."""
+    experiment: str = "mamdr"
+    """MLflow's experiment, made where it is missing."""
+    tensorboard: str = ""
+    """Folder of TensorBoard's event files, a subfolder a run, on the driver's machine. Empty: none."""
+    seconds: float = 60.0
+    """A tracker that takes longer is given up with a warning."""
+
+    def __post_init__(self) -> None:
+        """Check where they are."""
+        place = self.mlflow
+        if place and (place.startswith("file:") or not ("://" in place or place.startswith("databricks"))):
+            raise ValueError(
+                f"tracking.mlflow is {place!r}: expected http://HOST or sqlite:///FILE (MLflow 3 has none in folders)"
+            )
+        if "@" in place.partition("://")[2].partition("/")[0]:
+            raise ValueError("tracking.mlflow holds credentials: set MLFLOW_TRACKING_USERNAME and _PASSWORD instead")
+        if "://" in self.tensorboard:
+            raise ValueError(f"tracking.tensorboard is {self.tensorboard!r}: expected a local folder")
+        if self.seconds <= 0:
+            raise ValueError(f"tracking.seconds must be > 0, got {self.seconds}")
 
 
 @settings

@@ -2,7 +2,7 @@
 
 Nothing random is in it: every draw follows from the seed, the epoch and the round.
 
-state.json                  position, early stop, number of ranks, counters
+state.json                  position, early stop, number of ranks, counters, and rank 0's curve
 shared.safetensors          dense parameters [P] and whole tables of theta_S ("now"), of the best one ("best"), and of
                             the outer optimizer's momenta ("first", "second"): "<of>.dense", "<of>.table.<name>"
 shared-<rank>.safetensors   of sharded tables the rank's rows r, r + W, ... of W ranks: "<of>.table.<name>"
@@ -13,7 +13,7 @@ best-<rank>-<part>, now-<rank>-<part>.safetensors  theta_i, the best and, where 
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ from torch import Tensor
 from mamdr_core.engine.optimizers import AdamMoments, AdamState, Momenta
 from mamdr_core.engine.parameters import Shared
 from mamdr_core.engine.specific_store import Stored
+from mamdr_core.errors import MamdrError
 from mamdr_core.learning.learner import Learner
+from mamdr_core.training.curve import Validation
 from mamdr_core.training.early_stop import EarlyStop
 from mamdr_core.training.specific_files import SavedSpecific, save_specific
 
@@ -43,6 +45,8 @@ class Position:
         rounds: of the phases before.
         best_round: of the phases before.
         inner_seconds: in inner loops, of all attempts.
+        seconds: of this rank since it began, of all attempts.
+        curve: on rank 0, the validations so far.
     """
 
     stop: EarlyStop
@@ -51,6 +55,8 @@ class Position:
     rounds: int = 0
     best_round: int = 0
     inner_seconds: float = 0.0
+    seconds: float = 0.0
+    curve: list[Validation] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,8 @@ def take(learner: Learner, at: Position) -> Taken:
         "best_round": at.best_round,
         "stop": {"best": _known(at.stop.best), "best_round": at.stop.best_round, "waited": at.stop.waited},
         "inner_seconds": at.inner_seconds,
+        "seconds": at.seconds,
+        "curve": [validation.plain() for validation in at.curve],
         "waited_seconds": learner.engine.waited,
         "rows_descended": learner.rows_descended,
         "skipped_steps": learner.engine.skipped,
@@ -134,6 +142,9 @@ def restore(folder: Path, learner: Learner, rank: int, ranks: int, patience: Map
 
     Returns:
         Where the run was.
+
+    Raises:
+        MamdrError: it is of another model.
     """
     state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     facts, device = state["ranks"], learner.shared.dense.device
@@ -152,8 +163,13 @@ def restore(folder: Path, learner: Learner, rank: int, ranks: int, patience: Map
         learner.rows_descended = sum(fact["rows_descended"] for fact in facts)
         learner.engine.skipped = sum(fact["skipped_steps"] for fact in facts)
     learner.engine.waited = max(fact["waited_seconds"] for fact in facts)
-    seconds = max(fact["inner_seconds"] for fact in facts)
-    return Position(stop, mine["phase"], mine["done"], mine["rounds"], mine["best_round"], seconds)
+    return Position(
+        stop=stop,
+        **{name: mine[name] for name in ("phase", "done", "rounds", "best_round")},
+        inner_seconds=max(fact["inner_seconds"] for fact in facts),
+        seconds=facts[0]["seconds"],
+        curve=[Validation(**plain) for plain in facts[0]["curve"]] if rank == 0 else [],
+    )
 
 
 def _own(learner: Learner) -> dict[str, Tensor]:
@@ -212,11 +228,18 @@ def _sharded_rows(folder: Path, learner: Learner, rank: int, ranks: int, wrote: 
 
 
 def _shared(tensors: Mapping[str, Tensor], of: str, like: Shared) -> Shared:
+    _check_shape(tensors, f"{of}.dense", like.dense.shape)
     tables = {}
     for name, table in like.tables.items():
+        _check_shape(tensors, f"{of}.table.{name}", (table if isinstance(table, Tensor) else table.own).shape)
         rows = tensors[f"{of}.table.{name}"]
         tables[name] = rows if isinstance(table, Tensor) else table.with_rows(rows)
     return Shared(tensors[f"{of}.dense"], tables)
+
+
+def _check_shape(tensors: Mapping[str, Tensor], name: str, shape: torch.Size) -> None:
+    if name not in tensors or tensors[name].shape != shape:
+        raise MamdrError(f"the checkpoint is of another model: its {name} is not of the shape {list(shape)}")
 
 
 def _momenta(tensors: Mapping[str, Tensor], of: str) -> Momenta | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pyarrow import fs
 
+from mamdr_core.errors import MamdrError
 from mamdr_core.object_store import Place, StorePath
 from mamdr_core.training.sealed import MANIFEST, check
 
@@ -39,7 +40,7 @@ def staged(folder: Place, scratch: str = "") -> Iterator[Path]:
 
 
 @contextmanager
-def fetched(folder: Place, kind: str, scratch: str = "") -> Iterator[Path]:
+def fetched(folder: Place, kind: str, scratch: str = "", only: str = "") -> Iterator[Path]:
     """A sealed folder where it can be read: itself, or a local copy, checked, for the length of the block.
 
     Files of the copy that are open when the block ends can be read on.
@@ -48,6 +49,7 @@ def fetched(folder: Place, kind: str, scratch: str = "") -> Iterator[Path]:
         folder: complete.
         kind: what it should be, for the error.
         scratch: folder of the copy; empty: the system's temporary folder.
+        only: how the names of the files begin that are copied.
 
     Raises:
         MamdrError: the copy is not as its manifest says.
@@ -56,19 +58,15 @@ def fetched(folder: Place, kind: str, scratch: str = "") -> Iterator[Path]:
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="mamdr-", dir=scratch or None) as local:
-        _copy(folder, Path(local), [child.name for child in folder.iterdir() if child.is_file()])
-        check(Path(local), kind, str(folder))
-        yield Path(local)
-
-
-def verify(folder: Place, kind: str, scratch: str = "") -> None:
-    """Check every file of a sealed folder against its manifest.
-
-    Raises:
-        MamdrError: it has no manifest, or a file is missing or damaged (it is named).
-    """
-    with fetched(folder, kind, scratch) as local:
-        check(local, kind, str(folder))
+        names = [child.name for child in folder.iterdir() if child.name == MANIFEST or child.name.startswith(only)]
+        _copy(folder, Path(local), names)
+        try:
+            check(Path(local), kind, only)
+            yield Path(local)
+        except MamdrError as error:
+            if local not in str(error):
+                raise
+            raise MamdrError(str(error).replace(local, str(folder))) from None
 
 
 def remove(folder: Place) -> None:

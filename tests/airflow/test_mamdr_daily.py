@@ -1,4 +1,4 @@
-"""The daily DAG: its shape, how jobs' results travel through it, and one real day."""
+"""The daily DAG: its shape, how jobs' results travel through it, what the gate stops, and one real day."""
 
 import json
 import subprocess
@@ -9,7 +9,10 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-TASKS = ["ingest_clicks", "build_examples", "domain_stats", "train_mamdr", "evaluate"]
+TASKS = [
+    *("ingest_clicks", "build_examples", "domain_stats", "train_mamdr", "evaluate"),
+    *("gate", "passed", "promote", "score", "report"),
+]
 DAY = "2026-01-02"
 RUN_DAY = ("-m", "airflow", "dags", "test", "mamdr_daily", DAY, "--conf")
 SUBMIT = ROOT / ".venv/bin/spark-submit"
@@ -22,7 +25,8 @@ STUB = """#!/bin/bash
 for argument in "$@"; do echo "argument=<$argument>" >&2; done
 job="$(basename "$1" .py)"
 echo "a table for people"
-printf '{"job": "%s", "status": "ok", "run_id": "run-of-%s"}\\n' "$job" "$job"
+printf '{"job": "%s", "status": "ok", "run_id": "run-of-%s", ' "$job" "$job"
+printf '"examples_version": 7, "passed": %s, "reasons": ["AUC fell"]}\\n' "${PASSES:-true}"
 [ "$job" != "$FAILING_JOB" ] || exit 2
 """
 
@@ -56,12 +60,33 @@ def test_the_dag_loads_without_errors_and_runs_the_jobs_in_order(airflow: Airflo
 
 
 def test_a_jobs_json_line_is_its_xcom_and_names_the_run_to_evaluate(airflow: Airflow, stub_project: Path) -> None:
-    params = {"project": str(stub_project), "raw": "/raw logs", "lake": "/a lake; false"}
+    params = {"project": str(stub_project), "raw": "/raw logs", "lake": "/a lake; false", "requests": "/to score"}
     done = airflow(*RUN_DAY, json.dumps(params))
     assert done.returncode == 0, done.stdout + done.stderr
+    run = "run_id=run-of-train_mamdr"
     for setting in (f"input.path=/raw logs/day={DAY}", f"examples.until={DAY}", f"stats.ds={DAY}",
-                    "lake.root=/a lake; false", "evaluate.run_id=run-of-train_mamdr"):  # fmt: skip
-        assert f"argument=<{setting}>" in done.stdout
+                    "lake.root=/a lake; false",
+                    "train.examples_version=7", "train.warm_start=champion", f"evaluate.{run}", f"gate.{run}",
+                    f"promote.{run}", "score.run_id=champion", f"score.batch={DAY}",
+                    f"score.input.path=/to score/day={DAY}", f"report.{run}"):  # fmt: skip
+        assert f"argument=<{setting}>" in done.stdout, setting
+
+
+def test_what_the_gate_stops_is_not_promoted_and_is_reported(airflow: Airflow, stub_project: Path) -> None:
+    done = airflow(*RUN_DAY, json.dumps({"project": str(stub_project)}), PASSES="false")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the gate: AUC fell" in done.stdout
+    assert "jobs/promote.py" not in done.stdout
+    for job in ("score", "report"):
+        assert f"jobs/{job}.py" in done.stdout
+    assert "argument=<score.input.path" not in done.stdout
+
+
+def test_a_task_that_failed_for_good_is_told_to_a_command(airflow: Airflow, stub_project: Path, tmp_path: Path) -> None:
+    command = f'echo "$TASK of $DAY" > "{tmp_path}/told"'
+    params = json.dumps({"project": str(stub_project)})
+    airflow(*RUN_DAY, params, FAILING_JOB="gate", MAMDR_ON_FAILURE=command)
+    assert (tmp_path / "told").read_text() == f"gate of {DAY}\n"
 
 
 def test_a_jobs_exit_code_2_fails_the_run_and_stops_what_follows(airflow: Airflow, stub_project: Path) -> None:
@@ -94,6 +119,8 @@ def test_one_real_day_leaves_its_rows_in_every_table(airflow: Airflow, tmp_path:
     assert rows["domain_stats"] == 4
     assert rows["training_runs"] == 1
     assert rows["domain_metrics"] > 0
+    assert rows["gate_decisions"] == 1
+    assert rows["scores"] > 0
 
 
 COUNT = """
@@ -103,7 +130,8 @@ from mamdr_core.lake.session import spark_session
 root, day = sys.argv[1:]
 with spark_session("count") as spark:
     read = lambda table: spark.read.format("delta").load(f"{root}/{table}")
-    counts = {table: read(table).count() for table in ("examples", "training_runs", "domain_metrics")}
+    whole = ("examples", "training_runs", "domain_metrics", "gate_decisions", "scores")
+    counts = {table: read(table).count() for table in whole}
     counts |= {table: read(table).where(F.col("ds") == day).count() for table in ("clicks", "domain_stats")}
     counts["clicks_of_other_days"] = read("clicks").where(F.col("ds") != day).count()
 print(json.dumps(counts))

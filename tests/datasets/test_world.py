@@ -95,6 +95,61 @@ def test_conflict_turns_one_taste_into_independent_and_partly_opposite_ones():
     assert agreement(1.0).min() < -0.2
 
 
+def test_a_log_without_drift_is_the_log_from_before_there_was_any():
+    rows = draw(settings(rows=2000))
+    assert (rows.user[:4].tolist(), rows.label[:6].tolist()) == ([100, 1699, 202, 1818], [0, 0, 0, 0, 1, 1])
+    assert rows.true_probability.sum() == pytest.approx(382.987979135, abs=1e-9)
+
+
+@pytest.mark.parametrize("conflict", [0.0, 0.5])
+def test_drift_turns_tastes_from_day_to_day_and_leaves_the_domains_agreement(conflict):
+    users, items = np.arange(20_000) % 2000, np.arange(20_000) * 7 % 800
+    world = make_world(settings(conflict=conflict, drift=0.2, days=4))
+    scores = np.array([[score(world, users, items, np.full(20_000, d), day) for d in range(6)] for day in range(4)])
+    correlation = np.corrcoef(scores.reshape(24, -1)).reshape(4, 6, 4, 6)
+    for apart in (1, 2, 3):
+        same = [correlation[day, d, day + apart, d] for day in range(4 - apart) for d in range(6)]
+        assert np.mean(same) == pytest.approx(0.8**apart, abs=0.1)
+    agreement = [correlation[day, :, day][np.triu_indices(6, 1)].mean() for day in range(4)]
+    assert agreement == pytest.approx([1 - conflict] * 4, abs=0.2)
+
+
+def test_labels_and_the_oracle_follow_the_drift():
+    chosen = settings(drift=0.3, days=3)
+    rows, still = draw(chosen), draw(settings(drift=0.0, days=3))
+    assert rows.label.mean() == pytest.approx(rows.true_probability.mean(), abs=0.01)
+    day = np.arange(60_000) // 20_000
+    moved = [np.corrcoef(rows.true_probability[day == d], still.true_probability[day == d])[0, 1] for d in range(3)]
+    assert moved[0] == pytest.approx(1.0)
+    assert moved[0] > moved[1] > moved[2]
+    assert np.array_equal(rows.user, still.user)
+    part = draw_rows(make_world(chosen), np.arange(41_000, 41_050))
+    assert np.array_equal(part.true_probability, rows.true_probability[41_000:41_050])
+
+
+def test_with_one_factor_there_is_nowhere_to_turn():
+    assert np.isfinite(draw(settings(rows=100, factors=1, drift=1.0)).true_probability).all()
+
+
+def test_late_domains_come_on_the_second_day_with_all_their_rows():
+    chosen = settings(late_domains=3)
+    rows = draw(chosen)
+    day = rows.time // 86_400_000_000 - np.datetime64("2026-01-01", "D").astype(int)
+    by_day = np.stack([np.bincount(rows.domain[day == d], minlength=12) for d in range(3)])
+    assert (by_day[0, 9:] == 0).all()
+    assert (by_day[1:, 9:] > 0).all()
+    assert (by_day[:, :9] > 0).all()
+    assert np.array_equal(by_day.sum(0), domain_sizes(chosen))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"drift": 1.1}, {"late_domains": -1}, {"late_domains": 12}, {"late_domains": 1, "days": 1}]
+)
+def test_drift_and_late_domains_that_cannot_be_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"synthetic.{next(iter(wrong))}"):
+        settings(**wrong)
+
+
 def test_overlap_decides_how_many_users_are_shared():
     def domains_of_a_user(overlap):
         rows = draw(settings(overlap=overlap))

@@ -1,6 +1,5 @@
 """Checkpoints and packages in an object store, against a real server: complete and intact, or not valid."""
 
-import logging
 from collections.abc import Callable
 
 import pytest
@@ -12,11 +11,15 @@ from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.errors import MamdrError
 from mamdr_core.object_store import StorePath, place_of
-from mamdr_core.training.checkpoints import find_checkpoint
+from mamdr_core.parallel.collective import SingleProcess
+from mamdr_core.training.checkpoints import CheckpointPlace, find_checkpoint
 from mamdr_core.training.package import load_package, save_rank, seal_package
+from mamdr_core.training.rank import train_rank
 from mamdr_core.training.sealed import MANIFEST, facts_of, seal
-from mamdr_core.training.storage import fetched, remove, staged, verify
+from mamdr_core.training.storage import fetched, remove, staged
 from tests.stores.conftest import BUCKET, client
+from tests.training.test_checkpoints import assert_same_result, run
+from tests.training.test_ranks import assert_same, make_task, parameters  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.slow
 
@@ -25,33 +28,36 @@ pytestmark = pytest.mark.slow
 def make_sealed(store: str) -> Callable[..., StorePath]:
     """A folder in the store with a file of numbers under a manifest."""
 
-    def make(path: str, sealed: bool = True) -> StorePath:
+    def make(path: str) -> StorePath:
         folder = place_of(f"s3a://{BUCKET}/{path}")
         with staged(folder) as local:
             save_file({"x": torch.arange(4)}, local / "x.safetensors")
-            if sealed:
-                seal(local, facts_of(local, ["x.safetensors"]))
+            seal(local, facts_of(local, ["x.safetensors"]))
         return folder
 
     return make
 
 
-def test_the_newest_checkpoint_that_is_whole_and_intact_is_found(store, make_sealed, caplog):
-    run = make_sealed("found/1").parent
-    make_sealed("found/2")
-    make_sealed("found/3")
-    make_sealed("found/4", sealed=False)
-    client(store).put_object(Bucket=BUCKET, Key="found/3/x.safetensors", Body=b"damaged")
-    with caplog.at_level(logging.WARNING):
-        place = find_checkpoint(run)
-    assert (place.folder, place.newest, place.next_number) == (f"s3a://{BUCKET}/found", 2, 5)
-    assert f"checkpoint s3a://{BUCKET}/found/3: file x.safetensors is damaged" in caplog.text
-    client(store).delete_object(Bucket=BUCKET, Key="found/2/x.safetensors")
-    assert find_checkpoint(run).newest == 1
-    remove(run)
-    assert not run.exists()
-    assert find_checkpoint(run).newest is None
-    remove(run)
+def test_a_stopped_run_goes_on_bit_for_bit_from_the_newest_intact_checkpoint(make_task, monkeypatch, store, caplog):  # noqa: F811
+    undisturbed, stopped = make_task(1), make_task(1)
+    expected = train_rank(undisturbed, SingleProcess())
+    folder = place_of(f"s3a://{BUCKET}/checkpoints/run")
+    run(stopped, 1, CheckpointPlace(str(folder)), monkeypatch, 3)
+    newest = find_checkpoint(folder).newest  # a round here is shorter than an upload: not after each has one begun
+    assert newest >= 2
+    file = f"checkpoints/run/{newest}/shared.safetensors"
+    damaged = bytearray(client(store).get_object(Bucket=BUCKET, Key=file)["Body"].read())
+    damaged[-1] ^= 1
+    client(store).put_object(Bucket=BUCKET, Key=file, Body=bytes(damaged))
+    place = find_checkpoint(folder)
+    assert place == CheckpointPlace(str(folder), newest - 1, newest + 1)
+    assert f"checkpoint {folder}/{newest}: file shared.safetensors is damaged" in caplog.text
+    found = run(stopped, 1, place)
+    assert_same(parameters(stopped), parameters(undisturbed), exactly=True)
+    assert_same_result(found, expected)
+    remove(folder)
+    assert find_checkpoint(folder) == CheckpointPlace(str(folder))
+    remove(folder)
 
 
 def test_what_breaks_off_before_its_manifest_is_not_valid(store):
@@ -65,8 +71,9 @@ def test_what_breaks_off_before_its_manifest_is_not_valid(store):
     with pytest.raises(ValueError, match="full"):
         write()
     assert not folder.exists()
-    with pytest.raises(MamdrError, match=f"s3a://{BUCKET}/broken is not a checkpoint: its {MANIFEST} cannot be read"):
-        verify(folder, "checkpoint")
+    told = f"s3a://{BUCKET}/broken is not a checkpoint: its {MANIFEST} cannot be read"
+    with pytest.raises(MamdrError, match=told), fetched(folder, "checkpoint"):
+        pass
 
 
 def test_files_that_are_open_outlive_the_local_copy(make_sealed, tmp_path):

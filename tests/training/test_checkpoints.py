@@ -64,6 +64,9 @@ def assert_same_result(found, expected):
         assert torch.equal(found.metrics[split].auc.nan_to_num(-1), metrics.auc.nan_to_num(-1))
     names = ("epochs", "rounds", "best_round", "dr_passes", "rows_descended", "skipped_steps")
     assert [getattr(found, name) for name in names] == [getattr(expected, name) for name in names]
+    seconds = [validation.seconds for validation in found.curve]
+    assert seconds == sorted(seconds)
+    assert [replace(each, seconds=0) for each in found.curve] == [replace(each, seconds=0) for each in expected.curve]
 
 
 @pytest.mark.parametrize("schedule", ["rounds", "settled"])

@@ -49,6 +49,18 @@ def test_the_run_is_recorded_with_its_inputs(spark, trained_config, figures):
     assert metrics.agg(F.mean("auc")).first()[0] == pytest.approx(figures["test_auc"], abs=1e-12)
 
 
+def test_its_curve_is_recorded(spark, trained_config, figures):
+    curve = Lake(spark, trained_config.lake.root).read("training_curves").where(F.col("run_id") == figures["run_id"])
+    rows = curve.orderBy("rows").collect()
+    assert [(row["phase"], row["epoch"], row["round"]) for row in rows] == [
+        ("shared", 1, 2), ("shared", 1, 4), ("shared", 2, 6), ("shared", 2, 8),
+    ]  # fmt: skip
+    best = [row for row in rows if row["best"]][-1]
+    assert (best["round"], best["val_auc"]) == (figures["best_round"], pytest.approx(figures["val_auc"], abs=1e-12))
+    assert best["val_auc"] == max(row["val_auc"] for row in rows)
+    assert rows[1]["rows"] >= figures["train_rows"]  # an epoch of DN, and what DR descends on besides
+
+
 def test_evaluating_the_package_gives_trainings_figures(spark, trained_config, figures):
     lake = Lake(spark, trained_config.lake.root)
     chosen = (F.col("run_id") == figures["run_id"]) & (F.col("split") == "test")

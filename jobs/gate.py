@@ -1,0 +1,28 @@
+"""Whether a trained run may serve."""
+
+import sys
+from typing import Any
+
+from mamdr_core.cli import run_job
+from mamdr_core.config import Config
+from mamdr_core.lake.session import spark_session
+from mamdr_core.promoting.gate import decide
+
+
+def gate(config: Config) -> dict[str, Any]:
+    """Measure a run beside the champion on the same rows, and decide by the limits of gate.* whether it may serve.
+
+    The decision and its reasons are in the table gate_decisions, by domain in gate_domains. A run that is stopped is a
+    result, not an error: exit code 0 with "passed": false.
+
+    Examples:
+        spark-submit jobs/gate.py --config my.yaml
+        spark-submit jobs/gate.py --config my.yaml --set gate.run_id=20260101T120000-mamdr-0123ab
+        spark-submit jobs/gate.py --config my.yaml --set gate.max_auc_drop=0.01
+    """
+    with spark_session("gate") as spark:
+        return decide(spark, config)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(gate))

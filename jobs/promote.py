@@ -1,0 +1,37 @@
+"""Which run serves."""
+
+import sys
+from typing import Any
+
+from mamdr_core.cli import Option, run_job
+from mamdr_core.config import Config
+from mamdr_core.lake.session import spark_session
+from mamdr_core.promoting.promote import promote as move_champion
+
+
+def promote(config: Config) -> dict[str, Any]:
+    """Have a run serve that has passed the gate, or with --rollback go back to one that has served before.
+
+    The table promotions tells who served when. Promoting the champion, a run of an earlier day than the champion's or
+    one that has served before changes nothing, and says so.
+
+    Examples:
+        spark-submit jobs/promote.py --config my.yaml
+        spark-submit jobs/promote.py --config my.yaml --set promote.run_id=20260101T120000-mamdr-0123ab
+        spark-submit jobs/promote.py --config my.yaml --rollback
+        spark-submit jobs/promote.py --config my.yaml --rollback 20260101T120000-mamdr-0123ab
+    """
+    with spark_session("promote") as spark:
+        return move_champion(spark, config)
+
+
+ROLLBACK = Option(
+    "--rollback",
+    key="promote.rollback",
+    metavar="RUN_ID",
+    const="previous",
+    help="go back to this run, which has served before; without RUN_ID to the one that served before the champion",
+)
+
+if __name__ == "__main__":
+    sys.exit(run_job(promote, own=[ROLLBACK]))

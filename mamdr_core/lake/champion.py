@@ -1,0 +1,53 @@
+"""Which run serves: the champion, as the table promotions has it."""
+
+from datetime import date
+
+from pyspark.sql import Row
+from pyspark.sql import functions as F
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.tables import Lake
+
+CHAMPION = "champion"
+"""Names, where a run's id is expected, whichever run serves."""
+
+
+def find_champion(lake: Lake, before: date | None = None) -> Row | None:
+    """The newest row of promotions, whose run serves; None: no run has been promoted.
+
+    Args:
+        lake: the lake.
+        before: of runs whose logical day is earlier alone; a run without a day is none of them.
+
+    Example:
+        >>> find_champion(lake).run_id  # doctest: +SKIP
+        '20260102T031500-mamdr-1f0c2a'
+    """
+    if not lake.exists("promotions"):
+        return None
+    promotions = lake.read("promotions")
+    chosen = promotions if before is None else promotions.where(F.col("ds") < F.lit(before))
+    return chosen.orderBy(F.desc("number")).first()
+
+
+def resolve_run(lake: Lake, run_id: str) -> str:
+    """The id of the run that a setting names.
+
+    Args:
+        lake: the lake.
+        run_id: "champion": the run that serves; empty: the newest run that ended well; anything else is an id already.
+
+    Raises:
+        MamdrError: no run has been promoted, or none has ended well.
+    """
+    if run_id == CHAMPION:
+        row = find_champion(lake)
+        if row is None:
+            raise MamdrError(f"no run of {lake.root} has been promoted yet: run jobs/promote.py, or name a run's id")
+        return str(row["run_id"])
+    if run_id:
+        return run_id
+    newest = lake.read("training_runs").where(F.col("status") == "ok").orderBy(F.desc("started_at")).first()
+    if newest is None:
+        raise MamdrError(f"training_runs of {lake.root} has no run that ended well")
+    return str(newest["run_id"])

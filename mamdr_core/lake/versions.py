@@ -1,0 +1,73 @@
+"""Which Delta versions belong together: an examples version, and what it was encoded by."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from delta.tables import DeltaTable
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.features import Feature
+from mamdr_core.lake.tables import Lake
+from schemas import Table, feature_vocabulary
+
+
+def tables_beside(features: Sequence[Feature]) -> list[Table | str]:
+    """The tables that examples with these features are read with: vocabularies, and fixed vectors."""
+    vectors = sorted({f"{feature.of}_features" for feature in features if feature.kind == "vector"})
+    indexed = [feature_vocabulary(f.name) for f in features if f.kind == "categorical" and not f.buckets]
+    return ["users", "items", "domains", *vectors, *indexed]
+
+
+def newest_versions(lake: Lake, features: Sequence[Feature]) -> dict[str, int]:
+    """The newest version of every table beside examples, by name.
+
+    Raises:
+        MamdrError: a table is missing.
+    """
+    return {_name(table): lake.version(table) for table in tables_beside(features)}
+
+
+def versions_of(spark: SparkSession, lake: Lake, features: Sequence[Feature], version: int) -> dict[str, int]:
+    """The versions that build_examples noted with a version of the examples, and that version itself.
+
+    Commits without a note, such as a change of the table's properties, leave the rows as they were.
+
+    Raises:
+        MamdrError: no such version, one from before this note, or one without the features.
+    """
+    newest = lake.version("examples")
+    history = DeltaTable.forPath(spark, lake.path("examples")).history().where(F.col("version") <= version)
+    commits = history.orderBy(F.desc("version")).select("version", "userMetadata").collect()
+    if not commits or commits[0]["version"] != version:
+        raise MamdrError(
+            f"train.examples_version: examples of {lake.root} has no version {version}, {newest} is newest"
+        )
+    notes = [_read_note(commit["userMetadata"]) for commit in commits]
+    noted = next((note["versions"] for note in notes if "versions" in note), None)
+    if noted is None:
+        raise MamdrError(
+            f"train.examples_version: examples version {version} does not say which vocabularies it was encoded by: "
+            "run build_examples again"
+        )
+    names = [_name(table) for table in tables_beside(features)]
+    if missing := [name for name in names if name not in noted]:
+        raise MamdrError(
+            f"train.examples_version: examples version {version} was built without {', '.join(missing)}: run "
+            "build_examples again with these features"
+        )
+    return {"examples": version} | {name: int(noted[name]) for name in names}
+
+
+def _read_note(text: str | None) -> dict[str, Any]:
+    try:
+        note = json.loads(text or "{}")
+    except ValueError:  # another tool's
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def _name(table: Table | str) -> str:
+    return table if isinstance(table, str) else table.name

@@ -1,0 +1,137 @@
+"""The gate's decisions in the lake: written with their figures by domain, and read back."""
+
+import math
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+
+import numpy as np
+from pyspark.sql import Row, SparkSession
+from pyspark.sql import functions as F
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.tables import Lake
+from mamdr_core.promoting.intervals import Floats
+from mamdr_core.promoting.judging import Judged, calibration, mean_auc, weighted_auc
+from mamdr_core.promoting.measuring import Measured
+from schemas import TABLES
+from schemas.spark import spark_schema
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided about a run.
+
+    Attributes:
+        run_id: the challenger.
+        champion: the champion then; None: there was none.
+        ds: the challenger's logical day.
+        passed: whether it may be promoted.
+        reasons: a sentence each.
+        figures: the other columns of gate_decisions.
+    """
+
+    run_id: str
+    champion: str | None
+    ds: date | None
+    passed: bool
+    reasons: list[str]
+    figures: dict[str, Any]
+
+    def told(self) -> dict[str, Any]:
+        """For a job's JSON line."""
+        head = {"run_id": self.run_id, "champion": self.champion, "passed": self.passed, "reasons": self.reasons}
+        return head | self.figures
+
+
+def find_decision(lake: Lake, run_id: str) -> Decision | None:
+    """The decision about a run; None: there is none."""
+    if not lake.exists("gate_decisions"):
+        return None
+    row: Row | None = lake.read("gate_decisions").where(F.col("run_id") == run_id).first()
+    if row is None:
+        return None
+    values = row.asDict()
+    del values["decided_at"]
+    head = {name: values.pop(name) for name in ("run_id", "ds", "passed", "reasons")}
+    return Decision(**head, champion=values.pop("champion_run_id"), figures=values)
+
+
+def record_decision(spark: SparkSession, lake: Lake, decision: Decision) -> None:
+    """Write a decision, replacing the one about the same run."""
+    table = TABLES["gate_decisions"]
+    values = decision.figures | {
+        "run_id": decision.run_id,
+        "champion_run_id": decision.champion,
+        "ds": decision.ds,
+        "passed": decision.passed,
+        "reasons": decision.reasons,
+        "decided_at": datetime.now(UTC),
+    }
+    row = tuple(values.get(name) for name in table.column_names)
+    update = {name: f"new.{name}" for name in table.column_names}
+    lake.merge(table, spark.createDataFrame([row], spark_schema(table)), "old.run_id = new.run_id", update)
+
+
+def figures_of(measured: Measured, judged: Judged, unseen: dict[str, float]) -> dict[str, Any]:
+    """The columns of gate_decisions that are measured, null where a figure is not defined."""
+    own, other = measured.challenger, measured.champion
+    lead, other_lead = judged.challenger_lead, judged.champion_lead
+    figures: dict[str, float | None] = {
+        "auc": mean_auc(own),
+        "champion_auc": mean_auc(other) if other else None,
+        "auc_difference": judged.mean.value if judged.mean else None,
+        "auc_low": judged.mean.low if judged.mean else None,
+        "auc_high": judged.mean.high if judged.mean else None,
+        "weighted_auc": weighted_auc(own),
+        "champion_weighted_auc": weighted_auc(other) if other else None,
+        "calibration": calibration(own),
+        "champion_calibration": calibration(other) if other else None,
+        "day_auc": lead.day if lead else None,
+        "earlier_auc": lead.earlier if lead else None,
+        "champion_day_auc": other_lead.day if other_lead else None,
+        "champion_earlier_auc": other_lead.earlier if other_lead else None,
+    }
+    known = {name: value if value is not None and math.isfinite(value) else None for name, value in figures.items()}
+    return known | {
+        "domains": int((~np.isnan(own.auc)).sum()),
+        "domains_judged": int(judged.judged_n.sum()),
+        "domains_worse": int(judged.worse_n.sum()),
+        "unseen_users": unseen["user"],
+        "unseen_items": unseen["item"],
+        "rows": int(own.rows.sum()),
+    }
+
+
+def record_domains(
+    spark: SparkSession,
+    lake: Lake,
+    run_id: str,
+    champion: str | None,
+    domain_ids: tuple[str, ...],
+    measured: Measured,
+    judged: Judged,
+) -> None:
+    """Write a challenger's figures by domain, replacing those that it has."""
+    if not re.fullmatch(r"[\w-]+", run_id):
+        raise MamdrError(f"{run_id!r} is not a run's id (letters, digits, _ and -)")
+    own, other = measured.challenger, measured.champion
+    nothing = np.full(len(own.rows), np.nan)
+    columns = (own.auc, other.auc if other else nothing, measured.difference, judged.low_n, judged.high_n)
+    rows = [
+        (
+            *(run_id, champion, domain, domain_ids[domain], int(own.rows[domain]), int(own.clicks[domain])),
+            *(_known(column, domain) for column in columns),
+            bool(judged.worse_n[domain]),
+        )
+        for domain in np.flatnonzero(own.rows).tolist()
+    ]
+    table = TABLES["gate_domains"]
+    frame = spark.createDataFrame(rows, spark_schema(table)).coalesce(1)
+    lake.overwrite_where(table, frame, f"run_id = '{run_id}'")
+
+
+def _known(column: Floats, domain: int) -> float | None:
+    value = float(column[domain])
+    return value if math.isfinite(value) else None

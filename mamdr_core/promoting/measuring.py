@@ -1,0 +1,139 @@
+"""Figures by domain of one or two models on the same rows, with the variances that their comparison needs.
+
+Shape suffixes: N rows, n domains.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mamdr_core.engine.plan import domain_parts
+from mamdr_core.promoting.intervals import Floats, Ints, mean_and_variance, placements
+from mamdr_core.promoting.opening import Scorer
+from mamdr_core.training.evaluation import predict_domains
+
+PART_ROWS = 1 << 20
+"""Rows measured at once, unless one domain has more."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A model's figures by domain, float64 [n]; NaN where one is not defined.
+
+    Attributes:
+        rows, clicks: measured.
+        auc, variance: exact AUC and its variance.
+        promised: sum of the predicted probabilities.
+        day_auc, day_variance: of the newest day's rows.
+        earlier_auc, earlier_variance: of the rows of earlier days.
+        day_rows: rows of the newest day.
+    """
+
+    rows: Floats
+    clicks: Floats
+    auc: Floats
+    variance: Floats
+    promised: Floats
+    day_auc: Floats
+    day_variance: Floats
+    earlier_auc: Floats
+    earlier_variance: Floats
+    day_rows: Floats
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured.
+
+    Attributes:
+        challenger: its figures.
+        champion: the champion's on the same rows; None: there is none.
+        difference, variance: the challenger's AUC less the champion's and its variance by domain, [n]; NaN without one.
+    """
+
+    challenger: Figures
+    champion: Figures | None
+    difference: Floats
+    variance: Floats
+
+
+@torch.no_grad()
+def measure(challenger: Scorer, champion: Scorer | None, newest_N: NDArray[np.bool_]) -> Measured:
+    """Measure both models on the rows that they share.
+
+    Args:
+        challenger: the one.
+        champion: the other, on columns of the same rows in the same order.
+        newest_N: whether a row is of the newest day, [N].
+    """
+    scorers = [challenger] if champion is None else [challenger, champion]
+    found: list[list[Figures]] = [[] for _ in scorers]
+    differences = []
+    for first, last, rows in _parts(challenger.columns.offsets.numpy()):
+        offsets = challenger.columns.offsets.numpy()[first : last + 1] - rows.start
+        labels_N = challenger.columns.labels[rows].cpu().numpy()
+        placed = []
+        for scorer, figures in zip(scorers, found, strict=True):
+            scores_N = _scores(scorer, range(first, last))
+            placed.append(placements(scores_N, labels_N, offsets))
+            figures.append(_figures(scores_N, placed[-1], labels_N, offsets, newest_N[rows]))
+        between_N = placed[0] - placed[-1] if champion else np.full(len(labels_N), np.nan)
+        differences.append(mean_and_variance(between_N, labels_N, offsets))
+    difference_n, variance_n = (np.concatenate(part) for part in zip(*differences, strict=True))
+    joined = [_join(figures) for figures in found]
+    return Measured(joined[0], joined[1] if champion else None, difference_n, variance_n)
+
+
+def _parts(offsets: Ints) -> Iterator[tuple[int, int, slice]]:
+    for first, last in domain_parts(offsets, PART_ROWS):
+        yield first, last, slice(*offsets[[first, last]].tolist())
+
+
+def _scores(scorer: Scorer, domains: range) -> NDArray[np.float32]:
+    package = scorer.package
+    logits: NDArray[np.float32] = (
+        predict_domains(scorer.engine, package.shared, package.specific, scorer.columns, domains).cpu().numpy()
+    )
+    return logits
+
+
+def _figures(
+    scores_N: NDArray[np.float32],
+    placed_N: Floats,
+    labels_N: NDArray[np.float32],
+    offsets: Ints,
+    newest_N: NDArray[np.bool_],
+) -> Figures:
+    domain_N = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+
+    def total(values_N: NDArray[np.float64] | NDArray[np.float32] | NDArray[np.bool_]) -> Floats:
+        return np.bincount(domain_N, values_N, len(offsets) - 1).astype(np.float64)
+
+    auc, variance = mean_and_variance(placed_N, labels_N, offsets)
+    day = _of_rows(scores_N, labels_N, domain_N, newest_N, len(auc))
+    earlier = _of_rows(scores_N, labels_N, domain_N, ~newest_N, len(auc))
+    promised = total(torch.from_numpy(scores_N).double().sigmoid().numpy())
+    rows, clicks = np.diff(offsets).astype(np.float64), total(labels_N)
+    return Figures(rows, clicks, auc, variance, promised, *day, *earlier, total(newest_N))
+
+
+def _of_rows(
+    scores_N: NDArray[np.float32],
+    labels_N: NDArray[np.float32],
+    domain_N: Ints,
+    chosen_N: NDArray[np.bool_],
+    domains: int,
+) -> tuple[Floats, Floats]:
+    """AUC and variance by domain of some of the rows."""
+    offsets = np.concatenate([[0], np.bincount(domain_N[chosen_N], minlength=domains).cumsum()])
+    scores, labels = scores_N[chosen_N], labels_N[chosen_N]
+    return mean_and_variance(placements(scores, labels, offsets), labels, offsets)
+
+
+def _join(parts: Sequence[Figures]) -> Figures:
+    return Figures(
+        **{item.name: np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(Figures)}
+    )

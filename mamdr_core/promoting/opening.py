@@ -1,0 +1,115 @@
+"""Two runs on the same rows: the challenger on the examples that it was trained on, the champion on those too."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import yaml
+from pyspark.sql import functions as F
+
+from mamdr_core.config import Config, parse_config
+from mamdr_core.engine.columns import Columns
+from mamdr_core.engine.eager import EagerEngine
+from mamdr_core.errors import MamdrError
+from mamdr_core.features import Feature
+from mamdr_core.promoting.intervals import Ints
+from mamdr_core.shards.loading import Share
+from mamdr_core.training.building import make_engine, place_columns
+from mamdr_core.training.package import Package, load_package
+from mamdr_core.training.records import find_run
+from mamdr_core.training.trained import Trained
+
+SPLIT = "test"
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A model, and the rows of the test split as it sees them.
+
+    Attributes:
+        package: its parameters.
+        engine: predicts.
+        columns: the rows; ids that it does not know are 0.
+    """
+
+    package: Package
+    engine: EagerEngine
+    columns: Columns
+
+    def unseen(self, column: str, rows: torch.Tensor) -> float:
+        """Share of some rows whose id the model does not know; 0 of no row.
+
+        Args:
+            column: "user" or "item".
+            rows: whether each row counts, [N].
+        """
+        ids = self.columns.ids[column].cpu()[rows]
+        return float((ids == 0).double().mean()) if len(ids) else 0.0
+
+
+def open_challenger(trained: Trained) -> Scorer:
+    """The challenger's model on the test split of its own examples."""
+    columns = place_columns({SPLIT: trained.share.columns(SPLIT)}, trained.device)[SPLIT]
+    return Scorer(trained.package, make_engine(trained.config, trained.pinned, trained.share, trained.device), columns)
+
+
+def open_champion(trained: Trained, config: Config, run_id: str) -> Scorer:
+    """The champion's model on the challenger's rows, with vocabularies that may have grown since it was trained.
+
+    A user, item or value that it does not know is its unknown row, a domain that it does not know has theta_S.
+
+    Args:
+        trained: the challenger.
+        config: bounds memory.
+        run_id: the champion.
+
+    Raises:
+        MamdrError: its package is gone or damaged, or reads features that the challenger's examples do not have.
+    """
+    package = load_package(str(find_run(trained.lake, run_id)["package"]), trained.device)
+    theirs = parse_config(yaml.safe_load(package.config))
+    _check_features(run_id, theirs.features, trained.config.features)
+    scales = {name: (float(mean), float(deviation)) for name, (mean, deviation) in package.pinned["numeric"].items()}
+    pinned, sizes = replace(trained.pinned, numeric=scales), package.pinned["sizes"]
+    everything = np.ones(len(pinned.domain_ids), dtype=np.bool_)
+    share = Share(pinned, theirs.features, everything, config.train.host_memory, config.train.scratch)
+    columns = place_columns({SPLIT: known_alone(share.columns(SPLIT), sizes)}, trained.device)[SPLIT]
+    return Scorer(package, make_engine(theirs, replace(pinned, sizes=sizes), share, trained.device), columns)
+
+
+def known_alone(columns: Columns, sizes: Mapping[str, int]) -> Columns:
+    """Columns in which ids beyond a model's vocabularies are the unknown id.
+
+    Args:
+        columns: of whatever vocabularies, which only ever grow.
+        sizes: vocabulary size by id column.
+    """
+    ids = {name: torch.where(column <= sizes[name], column, 0) for name, column in columns.ids.items()}
+    return replace(columns, ids=ids)
+
+
+def days_of_rows(trained: Trained) -> tuple[Ints, Ints]:
+    """The days of the test split's rows, in the order of its columns.
+
+    Returns:
+        Distinct days ascending, as days since 1970, and each row's place among them, int64 [N].
+    """
+    examples = trained.lake.read("examples", trained.pinned.versions["examples"]).where(F.col("split") == SPLIT)
+    # Rows that share a key are of one day, which is hashed into it.
+    read = examples.select("domain", "key", F.unix_date("ds").alias("day")).toArrow()
+    domain, key, day = (read.column(name).to_numpy() for name in ("domain", "key", "day"))
+    days, place = np.unique(day[np.lexsort((key, domain))], return_inverse=True)
+    return days.astype(np.int64), place
+
+
+def _check_features(run_id: str, needed: Sequence[Feature], declared: Sequence[Feature]) -> None:
+    """A feature may be read from elsewhere, but must mean the same."""
+    have = {feature.name: _meaning(feature) for feature in declared}
+    for feature in needed:
+        if have.get(feature.name) != _meaning(feature):
+            raise MamdrError(f"run {run_id} reads the feature {feature.name}, which is not in these examples as it was")
+
+
+def _meaning(feature: Feature) -> tuple[object, ...]:
+    return feature.kind, feature.buckets, feature.of if feature.kind == "vector" else "", feature.size

@@ -1,0 +1,167 @@
+"""promote: one pointer to the run that serves, moved by adding a row to promotions if nobody else has."""
+
+import logging
+import random
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from pyspark.sql import Row, SparkSession
+
+from mamdr_core.config import Config
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.champion import resolve_run
+from mamdr_core.lake.tables import TRIES, Lake
+from mamdr_core.promoting.decisions import find_decision
+from mamdr_core.promoting.gate import is_older
+from mamdr_core.promoting.settings import PromoteSettings
+from mamdr_core.training.package import load_package
+from mamdr_core.training.records import find_run
+from schemas import TABLES
+from schemas.spark import spark_schema
+
+logger = logging.getLogger(__name__)
+
+PREVIOUS = "previous"
+"""`promote.rollback`: whichever run served before the champion."""
+
+
+def promote(spark: SparkSession, config: Config) -> dict[str, Any]:
+    """Have a run serve that has passed the gate, or go back to one that has served before.
+
+    Promoting the champion changes nothing. Nor does a run of an earlier day than the champion's, or one that has served
+    before: that is what a day's task is that runs again. `promote.force` promotes any run.
+
+    Of jobs at one moment each sees what the others did: they follow one another, and the last is champion.
+
+    Returns:
+        run_id, promoted (whether anything changed), champion (the run that serves now), replaced (the one until now;
+        null where nothing changed), kind, and reason (why nothing changed).
+
+    Raises:
+        MamdrError: the gate stopped the run, has not seen it, or compared it with another champion; the run to go back
+            to has not served, or its package is gone or damaged.
+    """
+    settings = config.promote
+    lake = Lake(spark, config.lake.root)
+    run_id = "" if settings.rollback else resolve_run(lake, settings.run_id)
+    for number in range(TRIES):
+        history = _history(lake)
+        target = _earlier(lake, history, settings.rollback) if settings.rollback else run_id
+        run = find_run(lake, target)
+        reason = _unchanged(run, history, settings)
+        if reason:
+            logger.info("promote: nothing changes: %s", reason)
+            champion = history[-1]["run_id"] if history else None
+            return _told(settings, target, champion, None, reason)
+        _check(lake, run, history, settings)
+        if _add(spark, lake, run, history, settings):
+            replaced = history[-1]["run_id"] if history else None
+            logger.info("promote: run %s serves, and replaces %s", target, replaced or "none")
+            return _told(settings, target, target, replaced, "")
+        time.sleep(random.uniform(0, min(2**number, 20)))
+    raise MamdrError(f"{lake.path('promotions')}: other jobs kept promoting runs; run again")
+
+
+def _history(lake: Lake) -> list[Row]:
+    """All promotions, the champion's last."""
+    return lake.read("promotions").orderBy("number").collect() if lake.exists("promotions") else []
+
+
+def _unchanged(run: dict[str, Any], history: Sequence[Row], settings: PromoteSettings) -> str:
+    """Why nothing is to change; empty: it is."""
+    if not history:
+        return ""
+    champion, run_id = history[-1], run["run_id"]
+    if champion["run_id"] == run_id:
+        return f"run {run_id} serves already"
+    if settings.force or settings.rollback:
+        return ""
+    if is_older(run, champion):
+        return (
+            f"a newer day serves: the champion {champion['run_id']} is of {champion['ds']}, run {run_id} of {run['ds']}"
+        )
+    if any(row["run_id"] == run_id for row in history):
+        return f"run {run_id} has served before; to go back to it: --rollback {run_id}"
+    return ""
+
+
+def _check(lake: Lake, run: dict[str, Any], history: Sequence[Row], settings: PromoteSettings) -> None:
+    """Whether the run may serve: its package is whole, and the gate let it pass against the champion of now."""
+    run_id = run["run_id"]
+    try:
+        load_package(str(run["package"]))
+    except MamdrError as error:
+        others = [other for other in _served(history) if other != run_id]
+        hint = f"; others that have served: {', '.join(others)}" if settings.rollback else ""
+        raise MamdrError(f"promote: run {run_id} cannot serve: {error}{hint}") from None
+    if settings.force or settings.rollback:
+        return
+    decision = find_decision(lake, run_id)
+    again = f"spark-submit jobs/gate.py --set gate.run_id={run_id}"
+    if decision is None:
+        raise MamdrError(f"promote.run_id: the gate has not seen run {run_id}: first {again}")
+    if not decision.passed:
+        raise MamdrError(
+            f"promote.run_id: the gate stopped run {run_id}: {decision.reasons[0]}; promote.force promotes it anyway"
+        )
+    champion = history[-1]["run_id"] if history else None
+    if decision.champion != champion:
+        raise MamdrError(
+            f"promote.run_id: run {run_id} was compared with {decision.champion or 'no champion'}, and {champion} "
+            f"serves now: again {again}"
+        )
+
+
+def _earlier(lake: Lake, history: Sequence[Row], rollback: str) -> str:
+    """The run to go back to: one that has served, by its id, or the one that the champion replaced at first."""
+    if not history:
+        raise MamdrError(f"promote.rollback: no run of {lake.root} has been promoted")
+    if rollback != PREVIOUS:
+        if rollback not in _served(history):
+            known = ", ".join(_served(history))
+            raise MamdrError(f"promote.rollback: run {rollback} has never served; these have: {known}")
+        return rollback
+    champion = history[-1]["run_id"]
+    # Not whatever it replaced last: that may be the run that a rollback left.
+    first = next(row for row in history if row["run_id"] == champion)
+    if first["replaced_run_id"] is None:
+        raise MamdrError(f"promote.rollback: {champion} is the first run that was promoted, none served before it")
+    return str(first["replaced_run_id"])
+
+
+def _served(history: Sequence[Row]) -> list[str]:
+    """All runs that have served, the champion first."""
+    return list(dict.fromkeys(row["run_id"] for row in reversed(history)))
+
+
+def _add(
+    spark: SparkSession, lake: Lake, run: dict[str, Any], history: Sequence[Row], settings: PromoteSettings
+) -> bool:
+    """Add the row that makes the run champion; false where another job has added one since `history` was read."""
+    values = {
+        "number": len(history) + 1,
+        "run_id": run["run_id"],
+        "replaced_run_id": history[-1]["run_id"] if history else None,
+        "kind": "rollback" if settings.rollback else "promote",
+        "ds": run["ds"],
+        "forced": settings.force,
+        "promoted_at": datetime.now(UTC),
+    }
+    table = TABLES["promotions"]
+    row = tuple(values[name] for name in table.column_names)
+    return lake.append_to(table, spark.createDataFrame([row], spark_schema(table)).coalesce(1), len(history))
+
+
+def _told(
+    settings: PromoteSettings, run_id: str, champion: str | None, replaced: str | None, reason: str
+) -> dict[str, Any]:
+    return {
+        "run_id": run_id,
+        "promoted": not reason,
+        "champion": champion,
+        "replaced": replaced,
+        "kind": "rollback" if settings.rollback else "promote",
+        "reason": reason or None,
+    }

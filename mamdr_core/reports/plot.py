@@ -1,0 +1,193 @@
+"""Charts as inline SVG: colours are the page's CSS variables, so that a chart follows its colour scheme."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup, escape
+from numpy.typing import ArrayLike, NDArray
+
+WIDTH, HEIGHT = 460, 290
+LEFT, RIGHT, TOP, BOTTOM = 58, 14, 14, 46
+"""Margins: room for ticks and labels."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """From values to places along an axis.
+
+    Attributes:
+        low, high: ends of the axis.
+        log: whether it is logarithmic.
+        form: format of its ticks, as in `format`.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    form: str = ",g"
+
+    def share(self, values: ArrayLike) -> NDArray[np.float64]:
+        """Where values lie between the ends, 0 to 1; beyond them at the end that is nearer."""
+        found = np.clip(np.asarray(values, dtype=np.float64), self.low, self.high)
+        if self.log:
+            return np.asarray(np.log(found / self.low) / math.log(self.high / self.low))
+        return np.asarray((found - self.low) / (self.high - self.low))
+
+    def ticks(self) -> list[float]:
+        """Round values between the ends: powers of ten where it is logarithmic and spans some, else about five."""
+        if self.log and self.high / self.low >= 100:
+            first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
+            step = max(1, (last - first + 1) // 5)
+            return [10.0**power for power in range(first, last + 1, step)]
+        rough = (self.high - self.low) / 4
+        size = 10 ** math.floor(math.log10(rough))
+        step_size = next(size * each for each in (1, 2, 2.5, 5, 10) if size * each >= rough * 0.999)
+        first, last = math.ceil(self.low / step_size - 1e-9), math.floor(self.high / step_size + 1e-9)
+        return [number * step_size for number in range(first, last + 1)]
+
+    def told(self, value: float) -> str:
+        """A tick's text, large numbers short."""
+        if self.form == ",g" and abs(value) >= 1000:
+            for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+                if abs(value) >= size:
+                    return f"{value / size:g}{unit}"
+        return format(value, self.form)
+
+
+def spanning(values: ArrayLike, log: bool = False, form: str = ",g", include: Sequence[float] = ()) -> Scale:
+    """A scale that holds all finite values, and some others, with a little room."""
+    found = np.concatenate([np.ravel(np.asarray(values, dtype=np.float64)), np.asarray(include, dtype=np.float64)])
+    found = found[np.isfinite(found) & (~np.asarray(log) | (found > 0))]
+    if not len(found):
+        return Scale(1, 10, log, form) if log else Scale(0, 1, log, form)
+    low, high = float(found.min()), float(found.max())
+    if log:
+        return Scale(low / 1.15, high * 1.15, log, form) if high > low else Scale(low / 2, high * 2, log, form)
+    room = (high - low) * 0.05 or abs(high) * 0.1 or 0.5
+    return Scale(low - room, high + room, log, form)
+
+
+class Plot:
+    """One chart with two axes.
+
+    Args:
+        x, y: its scales.
+        x_label, y_label: what they measure.
+        told: what a reader who does not see it is told.
+    """
+
+    def __init__(self, x: Scale, y: Scale, x_label: str, y_label: str, told: str) -> None:
+        self._x, self._y, self._told = x, y, told
+        self._parts = [*self._grid(), *self._labels(x_label, y_label)]
+
+    def points(self, xs: ArrayLike, ys: ArrayLike, css: str = "dots") -> "Plot":
+        """Add a dot for each pair of finite values: one path however many, ten bytes a dot."""
+        places = self._places(xs, ys).round().astype(int)
+        places = np.unique(places, axis=0)  # dots on one pixel are one dot
+        steps = "".join(f"M{x} {y}h0" for x, y in places.tolist())
+        return self._add(f'<path class="{css}" d="{steps}"/>')
+
+    def line(self, xs: ArrayLike, ys: ArrayLike, css: str = "line-a", marks: Sequence[str] = ()) -> "Plot":
+        """Add a line through the pairs of finite values; `marks` are texts of markers on it, shown under the pointer.
+
+        With marks all values must be finite.
+        """
+        places = self._places(xs, ys)
+        steps = "L".join(f"{x:.1f} {y:.1f}" for x, y in places.tolist())
+        if len(places) > 1:
+            self._add(f'<path class="{css}" d="M{steps}"/>')
+        for (x, y), text in zip(places.tolist(), marks, strict=False):
+            self._add(f'<circle class="{css}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"><title>{escape(text)}</title></circle>')
+        return self
+
+    def ring(self, x: float, y: float, text: str) -> "Plot":
+        """Add a ring with a text under the pointer."""
+        ((left, top),) = self._places([x], [y]).tolist()
+        return self._add(
+            f'<circle class="ring" cx="{left:.1f}" cy="{top:.1f}" r="6"><title>{escape(text)}</title></circle>'
+        )
+
+    def rule(self, y: float) -> "Plot":
+        """Add a horizontal line across."""
+        return self.line([self._x.low, self._x.high], [y, y], "rule")
+
+    def svg(self) -> Markup:
+        """The chart."""
+        return drawing(WIDTH, HEIGHT, self._told, self._parts)
+
+    def _add(self, part: str) -> "Plot":
+        self._parts.append(part)
+        return self
+
+    def _places(self, xs: ArrayLike, ys: ArrayLike) -> NDArray[np.float64]:
+        """Pixels [m, 2] of those pairs that are finite and that the axes can show."""
+        pairs = np.stack(np.broadcast_arrays(np.asarray(xs, np.float64), np.asarray(ys, np.float64)), -1).reshape(-1, 2)
+        shown = np.isfinite(pairs).all(1)
+        for axis, scale in enumerate((self._x, self._y)):
+            shown &= (pairs[:, axis] > 0) | (not scale.log)
+        x, y = self._x.share(pairs[shown, 0]), self._y.share(pairs[shown, 1])
+        return np.stack([LEFT + x * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - y * (HEIGHT - TOP - BOTTOM)], -1)
+
+    def _grid(self) -> list[str]:
+        parts = []
+        for value in self._y.ticks():
+            y = self._places([self._x.low], [value])[0, 1]
+            parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
+            parts.append(f'<text class="tick end" x="{LEFT - 7}" y="{y + 4:.1f}">{self._y.told(value)}</text>')
+        for value in self._x.ticks():
+            x = self._places([value], [self._y.low])[0, 0]
+            parts.append(f'<path class="grid" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
+            parts.append(f'<text class="tick mid" x="{x:.1f}" y="{HEIGHT - BOTTOM + 17}">{self._x.told(value)}</text>')
+        return parts
+
+    def _labels(self, x_label: str, y_label: str) -> list[str]:
+        middle = (TOP + HEIGHT - BOTTOM) / 2
+        return [
+            f'<text class="label mid" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}">{escape(x_label)}</text>',
+            f'<text class="label mid" transform="translate(13 {middle}) rotate(-90)">{escape(y_label)}</text>',
+        ]
+
+
+def bars(names: Sequence[str], values: Sequence[float], texts: Sequence[str], told: str) -> Markup:
+    """Horizontal bars from 0, with names before and texts after them."""
+    left, step = 110, 26
+    parts = []
+    scale = (WIDTH - left - 86) / (max(values, default=0) or 1)
+    for number, (name, value, text) in enumerate(zip(names, values, texts, strict=True)):
+        y, width = number * step + 4, max(value * scale, 1)
+        parts.append(f'<text class="tick end" x="{left - 8}" y="{y + 14}">{escape(name)}</text>')
+        parts.append(f'<rect class="bar" x="{left}" y="{y}" width="{width:.1f}" height="18" rx="2"/>')
+        parts.append(f'<text class="tick" x="{left + width + 6:.1f}" y="{y + 14}">{escape(text)}</text>')
+    return drawing(WIDTH, len(names) * step + 8, told, parts)
+
+
+def heat_map(matrix: NDArray[np.float64], names: Sequence[str], told: str) -> Markup:
+    """Values from -1 to 1 as squares [m, m], more opaque further from 0; names where there is room for them."""
+    few = len(names) <= 16
+    left, top = (104, 6) if few else (6, 6)
+    size = (WIDTH - left - 6) / max(len(names), 1)
+    parts = []
+    for row, name in enumerate(names):
+        y = top + row * size
+        if few:
+            short = name if len(name) <= 14 else name[:13] + "…"
+            parts.append(f'<text class="tick end" x="{left - 6}" y="{y + size / 2 + 4:.1f}">{escape(short)}</text>')
+        for column, value in enumerate(matrix[row].tolist()):
+            if row == column or value != value:
+                continue
+            kind, opacity = ("agree" if value > 0 else "against"), min(abs(value), 1.0)
+            place = f'x="{left + column * size:.1f}" y="{y:.1f}" width="{size - 0.5:.1f}" height="{size - 0.5:.1f}"'
+            text = f"<title>{escape(name)} and {escape(names[column])}: {value:+.3f}</title>" if few else ""
+            parts.append(f'<rect class="{kind}" {place} fill-opacity="{opacity:.2f}">{text}</rect>')
+    return drawing(WIDTH, math.ceil(top + len(names) * size + 6), told, parts)
+
+
+def drawing(width: int, height: int, told: str, parts: Sequence[str]) -> Markup:
+    """An image of the page's width that says what it shows; `parts` is markup whose texts are escaped."""
+    body = "".join(parts)
+    return Markup(
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(told)}" '
+        f'xmlns="http://www.w3.org/2000/svg">{body}</svg>'
+    )

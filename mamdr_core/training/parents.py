@@ -1,0 +1,134 @@
+"""The run that another starts from: found by name, and checked to fit, before anything is trained."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import yaml
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from mamdr_core.config import Config, parse_config, plain_config
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.champion import CHAMPION, find_champion, resolve_run
+from mamdr_core.lake.tables import Lake
+from mamdr_core.models import MODELS
+from mamdr_core.object_store import place_of
+from mamdr_core.shards.pinned import PinnedExamples
+from mamdr_core.training.differences import differences
+from mamdr_core.training.package import PackageFacts, read_facts
+from mamdr_core.training.records import find_run
+
+logger = logging.getLogger(__name__)
+
+_FEATURE_FACTS = ("kind", "expression", "size", "buckets", "of")
+"""Of a feature, what a model's parameters depend on beside its name and place."""
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The run that another starts from.
+
+    Attributes:
+        run_id: names it.
+        package: its folder.
+        numeric: by numeric feature, mean and standard deviation by which it was standardised.
+    """
+
+    run_id: str
+    package: str
+    numeric: dict[str, tuple[float, float]]
+
+
+def settle_parent(spark: SparkSession, config: Config) -> Config:
+    """The configuration with a run's id in `train.warm_start`; empty: the run starts cold.
+
+    The champion is the one of the days before `examples.until`, so that a day that is run again starts from the same
+    parent. With `train.only_domains` it is the one that serves now, and without one the newest run.
+
+    Raises:
+        MamdrError: domains are named and no run is there to start from.
+    """
+    train = config.train
+    if not train.warm_start and not train.only_domains:
+        return config
+    lake = Lake(spark, config.lake.root)
+    if train.only_domains:
+        default = CHAMPION if find_champion(lake) else ""
+        parent = resolve_run(lake, train.warm_start or default)
+    else:
+        parent = _champion_before(lake, config) if train.warm_start == CHAMPION else train.warm_start
+    return replace(config, train=replace(train, warm_start=parent))
+
+
+def _champion_before(lake: Lake, config: Config) -> str:
+    """The champion that a daily run starts from; empty where there is none, or where its package was deleted."""
+    until = config.examples.until
+    champion = find_champion(lake, before=until)
+    if champion is None:
+        logger.info("no run %shas been promoted: this one starts cold", f"of a day before {until} " if until else "")
+        return ""
+    run_id = str(champion["run_id"])
+    row = lake.read("training_runs").where(F.col("run_id") == run_id).first()
+    if row is None or not row["package"] or not place_of(row["package"]).exists():
+        logger.warning("the package of the champion, run %s, was deleted: this run starts cold", run_id)
+        return ""
+    return run_id
+
+
+def open_parent(lake: Lake, config: Config, pinned: PinnedExamples) -> Parent | None:
+    """The run of `train.warm_start`, whose package is intact and fits; None: a cold start.
+
+    Args:
+        lake: that it was recorded in.
+        config: of the run that starts from it, from `settle_parent`.
+        pinned: what that run trains on.
+
+    Raises:
+        MamdrError: there is no such run, its package is gone or damaged, its model or features are others, or it knows
+            ids that the examples do not.
+    """
+    run_id = config.train.warm_start
+    if not run_id:
+        return None
+    try:
+        package = str(find_run(lake, run_id)["package"])
+        facts = read_facts(package, config.train.scratch)
+    except MamdrError as error:
+        raise MamdrError(f"train.warm_start: {error}") from None
+    _check_fit(run_id, config, pinned, facts)
+    numeric = {name: (float(mean), float(scale)) for name, (mean, scale) in facts.pinned["numeric"].items()}
+    return Parent(run_id, package, numeric)
+
+
+def _check_fit(run_id: str, config: Config, pinned: PinnedExamples, facts: PackageFacts) -> None:
+    cold = "set train.warm_start to '' to start cold"
+    try:
+        theirs = parse_config(yaml.safe_load(facts.config))
+    except (MamdrError, yaml.YAMLError) as error:
+        raise MamdrError(
+            f"train.warm_start: run {run_id} is of another version of this code; {cold}: {error}"
+        ) from None
+    differing = differences(_structure(config), _structure(theirs))
+    if differing:
+        raise MamdrError(f"train.warm_start: run {run_id} has another model ({'; '.join(differing[:3])}); {cold}")
+    known = facts.pinned["sizes"]
+    beyond = [f"{known[name]} {name}s, not {size}" for name, size in pinned.sizes.items() if known[name] > size]
+    if beyond:
+        raise MamdrError(
+            f"train.warm_start: run {run_id} knows more than examples version {pinned.versions['examples']}: "
+            f"{', '.join(beyond)}; name a newer train.examples_version, or an older run"
+        )
+
+
+def _structure(config: Config) -> Mapping[str, Any]:
+    """What the shapes and the meaning of parameters follow from: the structure with its sizes, and the features."""
+    values = plain_config(config)
+    model = {
+        name: value
+        for name, value in values["model"].items()
+        if name != "dropout" and (name not in MODELS or name == config.model.name)
+    }
+    features = {feature["name"]: {fact: feature[fact] for fact in _FEATURE_FACTS} for feature in values["features"]}
+    return {"model": model, "features": list(features), "feature": features}

@@ -1,0 +1,78 @@
+"""The part of the domains that a run is about: all of them, or those that `train.only_domains` names."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mamdr_core.config import Config
+from mamdr_core.engine.hashing import derive_seed
+from mamdr_core.errors import MamdrError
+from mamdr_core.learning.methods import METHODS, find_method, settle
+from mamdr_core.shards.pinned import PinnedExamples
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which domains a run is about.
+
+    Attributes:
+        learns: by domain, whether its parameters learn and are measured, [n].
+        reads: by domain, whether its training rows are read: also those of support domains, [n].
+    """
+
+    learns: NDArray[np.bool_]
+    reads: NDArray[np.bool_]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all domains."""
+        return bool(self.learns.all())
+
+    def rows(self, pinned: PinnedExamples) -> NDArray[np.int64]:
+        """Training rows by domain that are learned from as targets, [n]."""
+        return np.where(self.learns, pinned.counts["train"], 0)
+
+
+def part_of(config: Config, pinned: PinnedExamples) -> Part:
+    """All domains, or the named ones with so many other domains, drawn by the seed, as DR can draw as supports.
+
+    Raises:
+        MamdrError: a named domain is unknown, or has no row to train on.
+    """
+    train, trainable = config.train, pinned.counts["train"] > 0
+    if not train.only_domains:
+        everything = np.ones(len(trainable), dtype=np.bool_)
+        return Part(everything, everything)
+    index = {domain_id: number for number, domain_id in enumerate(pinned.domain_ids)}
+    where = f"examples version {pinned.versions['examples']}"
+    unknown = [name for name in train.only_domains if name not in index]
+    if unknown:
+        raise MamdrError(f"train.only_domains: {where} knows no domain {', '.join(map(repr, unknown))}")
+    named = np.zeros(len(trainable), dtype=np.bool_)
+    named[[index[name] for name in train.only_domains]] = True
+    empty = [name for name in train.only_domains if not trainable[index[name]]]
+    if empty:
+        raise MamdrError(
+            f"train.only_domains: {where} has no row to train on of domain {', '.join(map(repr, empty))}: it is served "
+            "with theta_S"
+        )
+    _, dr = settle(find_method(train.method), train.inner, train.dr)
+    others = np.flatnonzero(trainable & ~named)
+    random = np.random.default_rng(derive_seed(train.seed, 11))
+    reads = named.copy()
+    reads[random.choice(others, size=min(len(others), dr.k * dr.epochs), replace=False)] = True
+    return Part(named, reads)
+
+
+def check_only_domains(config: Config) -> None:
+    """Check that the method learns theta_i where domains are named.
+
+    Raises:
+        MamdrError: it does not.
+    """
+    if config.train.only_domains and not find_method(config.train.method).move_specific:
+        able = ", ".join(name for name, method in METHODS.items() if method.move_specific)
+        raise MamdrError(
+            f"train.only_domains learns theta_i alone, and train.method {config.train.method} has none: choose {able}"
+        )

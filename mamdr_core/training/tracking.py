@@ -1,0 +1,163 @@
+"""A run told to MLflow and TensorBoard once it has ended, by the driver alone. None of them has to be up for it."""
+
+import importlib.util
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mamdr_core.config import Config, plain_config
+from mamdr_core.engine.metrics import DomainMetrics
+from mamdr_core.errors import MamdrError
+from mamdr_core.training.curve import Validation
+from mamdr_core.training.settings import TrackingSettings
+
+logger = logging.getLogger(__name__)
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Of AUC over domains."""
+_SECTIONS = ("features", "examples", "model", "train")
+"""Sections of the config that are a run's parameters; others are paths, and options that may hold credentials."""
+_BOUNDS = {
+    # By itself MLflow tries for minutes, and reports its use over the network.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+"""Environment of MLflow's client, where it is not set."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that has ended.
+
+    Attributes:
+        row: its row in training_runs.
+        config: its resolved configuration.
+        domain_ids: id of each domain.
+        figures: what it reports; empty where it failed.
+        metrics: by split.
+        curve: its validations, in order.
+    """
+
+    row: Mapping[str, Any]
+    config: Config
+    domain_ids: Sequence[str]
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, DomainMetrics] = field(default_factory=dict)
+    curve: Sequence[Validation] = ()
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """Config keys that decide the run, with their values as JSON."""
+        plain = plain_config(self.config)
+        return dict(_flat({name: plain[name] for name in _SECTIONS}))
+
+    @property
+    def scalars(self) -> dict[str, float]:
+        """The figures that are numbers, seconds by phase, and quantiles of the domains' AUC by split."""
+        numbers = {name: value for name, value in self.figures.items() if isinstance(value, int | float)}
+        phases = {f"seconds/{phase}": value for phase, value in self.figures.get("seconds", {}).items()}
+        return numbers | phases | self._quantiles()
+
+    @property
+    def points(self) -> list[tuple[str, int, float]]:
+        """The curve: (name, round or pass, value)."""
+        named = [
+            (f"{point.phase}/{name}", point.round, value)
+            for point in self.curve
+            for name, value in (("val_auc", point.val_auc), ("weighted_val_auc", point.weighted_val_auc))
+        ]
+        return [(name, number, value) for name, number, value in named if value is not None]
+
+    def aucs(self, split: str) -> torch.Tensor:
+        """AUC of the domains that have one, float64."""
+        auc = self.metrics[split].auc
+        return auc[~auc.isnan()]
+
+    def _quantiles(self) -> dict[str, float]:
+        known = {split: self.aucs(split) for split in self.metrics}
+        return {
+            f"{split}/auc_p{round(100 * quantile):02d}": float(aucs.quantile(quantile))
+            for split, aucs in known.items()
+            if len(aucs)
+            for quantile in QUANTILES
+        }
+
+
+def check_trackers(settings: TrackingSettings) -> None:
+    """Check, before a run begins, that what is asked for is installed.
+
+    Raises:
+        MamdrError: it is not; the message says how to install it.
+    """
+    for key, package in (("mlflow", "mlflow"), ("tensorboard", "tensorboard")):
+        if getattr(settings, key) and importlib.util.find_spec(package) is None:
+            raise MamdrError(
+                f"tracking.{key} is set, but {package} is not installed: "
+                "pip install 'mamdr[tracking]', or leave the key empty"
+            )
+
+
+def track(ended: Ended) -> None:
+    """Tell the configured trackers of a run; whatever goes wrong with them is a warning, and takes bounded time."""
+    settings = ended.config.tracking
+    if settings.mlflow:
+        _attempt(settings, f"MLflow at {settings.mlflow}", lambda: _mlflow(settings).log(ended))
+    if settings.tensorboard:
+        _attempt(settings, f"TensorBoard in {settings.tensorboard}", lambda: _write_events(settings.tensorboard, ended))
+
+
+def attach(settings: TrackingSettings, run_id: str, file: str | Path) -> None:
+    """Add a file, such as a report, to a run that MLflow knows; warns as `track` does."""
+    if settings.mlflow:
+        _attempt(settings, f"MLflow at {settings.mlflow}", lambda: _mlflow(settings).attach(run_id, Path(file)))
+
+
+def _mlflow(settings: TrackingSettings) -> Any:
+    for name, value in _BOUNDS.items():
+        os.environ.setdefault(name, value)
+    from mamdr_core.training.to_mlflow import Store  # an optional dependency, which takes seconds to import
+
+    return Store(settings)
+
+
+def _write_events(folder: str, ended: Ended) -> None:
+    from mamdr_core.training.to_tensorboard import write_events  # likewise
+
+    write_events(Path(folder), ended)
+
+
+def _attempt(settings: TrackingSettings, where: str, action: Callable[[], None]) -> None:
+    """Do it in a thread that is left behind when it takes too long: clients' own time-outs do not bound all they do."""
+    problems: list[str] = []
+
+    def run() -> None:
+        try:
+            action()
+        except Exception as error:
+            problems.append(" ".join(str(error).split())[:300] or type(error).__name__)
+
+    thread = threading.Thread(target=run, name="tracking", daemon=True)
+    thread.start()
+    thread.join(settings.seconds)
+    if thread.is_alive():
+        problems.append(f"not done after {settings.seconds:g} s (tracking.seconds)")
+    if problems:
+        logger.warning("not tracked by %s, which changes nothing else: %s", where, problems[0])
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    found = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found += _flat(value, f"{prefix}{name}.")
+        else:
+            found.append((prefix + name, value if isinstance(value, str) else json.dumps(value)))
+    return found

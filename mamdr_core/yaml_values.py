@@ -1,0 +1,105 @@
+"""YAML from outside: text, numbers, days, lists and keys, of a size that a configuration can have, and nothing else."""
+
+import math
+from datetime import date
+from typing import Any
+
+import yaml
+
+from mamdr_core.errors import MamdrError
+
+DEPTH, NODES, WIDEST = 20, 200_000, 1 << 63
+# PyYAML lets these through from values that are tagged or look like a date or a number, and are none.
+_SLIPS = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The values of a YAML text, each one found to be plain.
+
+    Args:
+        text: YAML.
+        where: what it is, for the error.
+
+    Raises:
+        MamdrError: it is not YAML, or holds something that no configuration takes, see `check_plain`.
+
+    Example:
+        >>> parse_yaml("{k: 5, since: 2026-01-02}", "--set train.dr")
+        {'k': 5, 'since': datetime.date(2026, 1, 2)}
+    """
+    try:
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, *_SLIPS) as error:
+        raise MamdrError(f"{where}: not valid YAML ({_problem(error)})") from None
+    check_plain(values, where)
+    return values
+
+
+def _problem(error: Exception) -> str:
+    """What is wrong, and where, without the text itself: a password may be in it."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return one_line(error)
+    where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+    return one_line(f"{error.problem or error.context}{where}")
+
+
+def check_plain(values: Any, where: str) -> None:
+    """Check that a tree holds only what JSON knows, and days, and that it ends.
+
+    Raises:
+        MamdrError: NaN or an infinity, a whole number beyond 64 bits, text that no file can hold, bytes or another
+            kind, a key that is neither text nor a number, or a tree that is too deep or too large (YAML's aliases can
+            make one that never ends).
+    """
+    left = [NODES]
+
+    def visit(value: Any, path: tuple[str, ...]) -> None:
+        left[0] -= 1
+        if len(path) > DEPTH or left[0] < 0:
+            raise MamdrError(f"{where}: nested more than {DEPTH} deep, or more than {NODES:,} values")
+        if trouble := _trouble(value):
+            raise MamdrError(f"{where}: {one_line('.'.join(path)) or 'the value'} {trouble}")
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                # PyYAML does not read back every other key that it writes.
+                named = isinstance(key, str | int | float) and not isinstance(key, bool) and str(key).isprintable()
+                if not named or _trouble(key):
+                    raise MamdrError(f"{where}: the key {shorten(key)} is neither a name nor a number")
+                visit(inner, (*path, str(key)))
+        elif isinstance(value, list | tuple):
+            for number, inner in enumerate(value):
+                visit(inner, (*path, str(number)))
+
+    visit(values, ())
+
+
+def _trouble(value: Any) -> str:
+    """What is wrong with one value; empty: nothing."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"is {value}: give a finite number"
+    if isinstance(value, int) and not -WIDEST <= value < WIDEST:
+        return "is a whole number of more than 64 bits"
+    if isinstance(value, str) and ("\0" in value or not _is_text(value)):
+        return f"is text with characters that no file can hold: {shorten(value)}"
+    if value is None or isinstance(value, str | int | float | date | list | tuple | dict):
+        return ""
+    return f"is of the kind {type(value).__name__}, which no key takes"
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shorten(value: object) -> str:
+    """A value as an error shows it: on one line, and not long."""
+    shown = one_line(ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value))
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
+
+
+def one_line(told: object) -> str:
+    """A message on one line, of characters that a terminal takes."""
+    return " ".join(str(told).split()).encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,63 @@
+"""The champion is the run of the last promotion, and goes by that name where a run is expected."""
+
+from datetime import UTC, date, datetime
+
+import pytest
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.champion import find_champion, resolve_run
+from mamdr_core.lake.tables import Lake
+from schemas import TABLES
+from schemas.spark import spark_schema
+
+pytestmark = pytest.mark.slow
+
+DAYS = [date(2026, 1, day) for day in range(5)[1:]]
+NOW = datetime(2026, 1, 9, tzinfo=UTC)
+
+
+@pytest.fixture
+def lake(spark, lake_root):
+    return Lake(spark, lake_root)
+
+
+def promote(spark, lake, *rows):
+    """Rows of promotions from (number, run_id, ds)."""
+    filled = [(number, run_id, None, "promote", ds, False, NOW) for number, run_id, ds in rows]
+    lake.append("promotions", spark.createDataFrame(filled, spark_schema(TABLES["promotions"])))
+
+
+def test_the_champion_is_the_run_of_the_greatest_number_of_whatever_day(spark, lake):
+    promote(spark, lake, (2, "second", DAYS[2]), (3, "third", DAYS[1]), (1, "first", DAYS[0]))
+    assert find_champion(lake).run_id == "third"
+    assert resolve_run(lake, "champion") == "third"
+    assert resolve_run(lake, "first") == "first"
+
+
+def test_before_a_day_the_champion_is_the_last_one_of_an_earlier_day(spark, lake):
+    promote(spark, lake, (1, "a", DAYS[0]), (2, "b", DAYS[1]), (3, "c", DAYS[2]), (4, "no day", None))
+    assert find_champion(lake, DAYS[2]).run_id == "b"
+    assert find_champion(lake, DAYS[3]).run_id == "c"
+    assert find_champion(lake, DAYS[0]) is None
+    promote(spark, lake, (5, "a", DAYS[0]))
+    assert find_champion(lake, DAYS[3]).run_id == "a"
+
+
+def test_without_a_promotion_there_is_no_champion(lake):
+    assert find_champion(lake) is None
+    with pytest.raises(MamdrError, match="has been promoted yet: run jobs/promote"):
+        resolve_run(lake, "champion")
+
+
+def test_an_empty_name_means_the_newest_run_that_ended_well(spark, lake):
+    table = TABLES["training_runs"]
+    rows = []
+    for day, (run_id, status) in enumerate([("old", "ok"), ("new", "ok"), ("broken", "failed")], 1):
+        row = {"run_id": run_id, "status": status, "method": "mamdr", "model": "mlp", "config": ""}
+        row |= {"input_versions": {}, "started_at": datetime(2026, 1, day, tzinfo=UTC)}
+        rows.append(tuple(row.get(name) for name in table.column_names))
+    lake.append(table, spark.createDataFrame(rows[2:], spark_schema(table)))
+    with pytest.raises(MamdrError, match="no run that ended well"):
+        resolve_run(lake, "")
+    lake.append(table, spark.createDataFrame(rows[:2], spark_schema(table)))
+    assert resolve_run(lake, "") == "new"

@@ -1,0 +1,73 @@
+"""Which domains a run is about, learns and reads."""
+
+import numpy as np
+import pytest
+
+from mamdr_core.config import load_config
+from mamdr_core.errors import MamdrError
+from mamdr_core.shards.pinned import PinnedExamples
+from mamdr_core.training.part import check_only_domains, part_of
+
+ROWS = np.array([50, 0, *[7] * 98])
+
+
+@pytest.fixture
+def pinned():
+    """A hundred domains d0 to d99, of which d1 has no row to train on."""
+    ids = tuple(f"d{number}" for number in range(100))
+    return PinnedExamples({"examples": 4}, (), ids, {"train": ROWS}, {"domain": 100}, {}, {})
+
+
+def config(*overrides):
+    return load_config(overrides=overrides)
+
+
+def test_a_run_is_about_all_domains_unless_some_are_named(pinned):
+    part = part_of(config(), pinned)
+    assert part.is_whole
+    assert part.reads.all()
+    assert np.array_equal(part.rows(pinned), ROWS)
+
+
+def test_named_domains_learn_and_as_many_others_are_read_as_can_be_supports(pinned):
+    named = config("train.only_domains=[d0, d7]", "train.dr.k=2", "train.dr.epochs=5")
+    part = part_of(named, pinned)
+    assert not part.is_whole
+    assert np.flatnonzero(part.learns).tolist() == [0, 7]
+    assert part.rows(pinned).sum() == 57
+    assert part.reads[[0, 7]].all()
+    assert part.reads.sum() == 2 + 2 * 5
+    assert not part.reads[1]
+    assert np.array_equal(part_of(named, pinned).reads, part.reads)
+    other = part_of(config("train.only_domains=[d0, d7]", "train.dr.k=2", "train.dr.epochs=5", "train.seed=1"), pinned)
+    assert not np.array_equal(other.reads, part.reads)
+
+
+def test_finetuning_reads_no_support(pinned):
+    part = part_of(config("train.only_domains=[d7]", "train.method=finetune"), pinned)
+    assert np.array_equal(part.reads, part.learns)
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ("[d0, d100, e1]", r"examples version 4 knows no domain 'd100', 'e1'"),
+        ("[d0, d1]", r"examples version 4 has no row to train on of domain 'd1': it is served with theta_S"),
+    ],
+)
+def test_domains_that_cannot_learn_are_named(pinned, named, message):
+    with pytest.raises(MamdrError, match=message):
+        part_of(config(f"train.only_domains={named}"), pinned)
+
+
+def test_the_method_must_learn_theta_i():
+    check_only_domains(config("train.method=dn"))
+    check_only_domains(config("train.only_domains=[d0]"))
+    with pytest.raises(MamdrError, match=r"train\.method dn has none: choose separate, dr, mamdr, finetune"):
+        check_only_domains(config("train.only_domains=[d0]", "train.method=dn"))
+
+
+@pytest.mark.parametrize("named", ["[d0, d0]", "[1]", "d0"])
+def test_names_are_distinct_strings_in_a_list(named):
+    with pytest.raises(MamdrError, match=r"train"):
+        config(f"train.only_domains={named}")

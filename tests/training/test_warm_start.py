@@ -1,0 +1,279 @@
+"""Runs that start from another's parameters, on the days of a lake that grows, and runs of some domains alone."""
+
+import shutil
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pyspark.sql import functions as F
+
+from mamdr_core.config import with_values
+from mamdr_core.datasets.synthetic import generate_logs
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.examples import build_examples
+from mamdr_core.lake.ingest import ingest_clicks
+from mamdr_core.lake.tables import Lake
+from mamdr_core.parallel.collective import SingleProcess, run_simulated
+from mamdr_core.training.checkpoints import CheckpointPlace, find_checkpoint
+from mamdr_core.training.measure import evaluate_package
+from mamdr_core.training.package import load_package
+from mamdr_core.training.preparing import prepare_examples
+from mamdr_core.training.rank import RankTask, train_rank
+from mamdr_core.training.run import task_of, train_mamdr
+from mamdr_core.training.runs import new_run
+from schemas import TABLES
+from schemas.spark import spark_schema
+from tests.training.test_checkpoints import run as run_with_checkpoints
+
+pytestmark = pytest.mark.slow
+DAYS = ("2026-01-01", "2026-01-02")
+FROZEN = {"train.inner.lr": 0.0, "train.dr.lr": 0.0}
+
+
+@pytest.fixture(scope="module")
+def days(spark, trained_config, tmp_path_factory):
+    """By day, the configuration of that day's run; on the second there is a domain more, and there are more users.
+
+    Domain d0 is retired on the second day.
+    """
+    root = tmp_path_factory.mktemp("days")
+    raw = str(root / "raw")
+    features = [replace(f, path=f"{raw}_vectors/{f.of}s") if f.kind == "vector" else f for f in trained_config.features]
+    synthetic = replace(trained_config.synthetic, days=2, drift=0.2, late_domains=1, domains=6, users=400)
+    config = replace(
+        trained_config,
+        lake=replace(trained_config.lake, root=str(root / "lake")),
+        input=replace(trained_config.input, path=raw),
+        features=tuple(features),
+        synthetic=synthetic,
+    )
+    generate_logs(spark, config)
+    ingest_clicks(spark, config)
+    found = {}
+    for day, retired in zip(DAYS, ((), ("d0",)), strict=True):
+        day_config = with_values(config, {"examples.until": day, "examples.retired": retired})
+        version = build_examples(spark, day_config)["examples_version"]
+        found[day] = with_values(day_config, {"train.examples_version": version})
+    return found
+
+
+@pytest.fixture(scope="module")
+def parent(spark, days):
+    """The first day's run."""
+    return train_mamdr(spark, days[DAYS[0]])
+
+
+def promote(lake, *promoted):
+    """Promotions of runs, each with its day, in this order."""
+    table = TABLES["promotions"]
+    now = datetime.now(UTC)
+    rows = [
+        {"number": n + 1, "run_id": run_id, "kind": "promote", "ds": day, "forced": False, "promoted_at": now}
+        for n, (run_id, day) in enumerate(promoted)
+    ]
+    named = [tuple(row.get(name) for name in table.column_names) for row in rows]
+    lake.overwrite(table, lake._spark.createDataFrame(named, spark_schema(table)))
+
+
+def index_of(config, spark):
+    return {row["id"]: row["index"] for row in Lake(spark, config.lake.root).read("domains").collect()}
+
+
+def test_a_warm_run_that_learns_nothing_is_the_parent_with_rows_for_what_is_new(spark, days, parent):
+    """Vocabularies have grown, a domain is new, and one has vanished."""
+    config = with_values(days[DAYS[1]], FROZEN | {"train.warm_start": parent["run_id"]})
+    figures = train_mamdr(spark, config)
+    assert figures["parent_run_id"] == parent["run_id"]
+    assert (figures["best_round"], figures["rounds"] > 0) == (0, True)
+    row = Lake(spark, config.lake.root).read("training_runs").where(F.col("run_id") == figures["run_id"]).first()
+    assert row["parent_run_id"] == parent["run_id"]
+    theirs, ours = load_package(parent["package"]), load_package(figures["package"])
+    assert torch.equal(ours.shared.dense, theirs.shared.dense)
+    for name, rows in theirs.shared.tables.items():
+        assert torch.equal(ours.shared.tables[name][: len(rows)], rows)
+    for name, added in (("domain", 1), ("user", 100)):
+        new = ours.shared.tables[name][len(theirs.shared.tables[name]) :]
+        assert len(new) >= added
+        assert 0.003 < new.std() < 0.03
+    index = index_of(config, spark)
+    assert set(ours.specific) - set(theirs.specific) == {index["d5"]}
+    assert not ours.specific[index["d5"]].dense.any()
+    assert "d0" in index
+    for domain, change in theirs.specific.items():
+        assert change.dense.any()
+        assert torch.equal(ours.specific[domain].dense, change.dense)
+    measured = evaluate_package(spark, with_values(config, {"evaluate.run_id": figures["run_id"]}))
+    assert measured["auc"] == pytest.approx(figures["test_auc"], abs=1e-12)
+
+
+@pytest.mark.parametrize("tables", ["replicated", "sharded"])
+def test_ranks_that_own_any_domains_start_from_the_same(spark, days, parent, tmp_path, tables):
+    config = with_values(days[DAYS[1]], FROZEN | {"train.warm_start": parent["run_id"], "train.tables": tables})
+    lake, pinned, _ = prepare_examples(spark, config)
+    task = task_of(new_run(lake, config, pinned))
+    alone = replace(task, package=str(tmp_path / "1"))
+    train_rank(alone, SingleProcess())
+    three = replace(task, owner=np.array([2, 0, 2, 0, 0, 0]), package=str(tmp_path / "3"))
+    run_simulated(partial(train_rank, three), 3)
+    assert_same_parameters(tmp_path / "1", tmp_path / "3")
+
+
+def assert_same_parameters(left, right):
+    from mamdr_core.training.package import load_shared
+    from mamdr_core.training.specific_files import SavedSpecific
+
+    shared = [load_shared(Path(folder)) for folder in (left, right)]
+    assert torch.equal(shared[0].dense, shared[1].dense)
+    assert all(torch.equal(shared[0].tables[name], shared[1].tables[name]) for name in shared[0].tables)
+    specific = [SavedSpecific(sorted(Path(folder).glob("specific-*"))) for folder in (left, right)]
+    assert specific[0].keys() == specific[1].keys()
+    assert all(torch.equal(specific[0][domain].dense, specific[1][domain].dense) for domain in specific[0])
+
+
+@pytest.mark.parametrize("engine", ["eager", "fast"])
+def test_a_warm_run_learns_stops_and_goes_on_bit_for_bit(spark, days, parent, tmp_path, monkeypatch, engine):
+    """It begins from the parent once; after that the checkpoint counts."""
+    values = {"train.warm_start": parent["run_id"], "train.engine": engine, "train.dr.schedule": "settled"}
+    config = with_values(days[DAYS[1]], values)
+    lake, pinned, _ = prepare_examples(spark, config)
+    task = task_of(new_run(lake, config, pinned))
+    undisturbed = replace(task, package=str(tmp_path / "undisturbed"))
+    result = train_rank(undisturbed, SingleProcess())
+    stopped = replace(task, package=str(tmp_path / "stopped"))
+    place = CheckpointPlace(str(tmp_path / "checkpoints"))
+    run_with_checkpoints(stopped, 1, place, monkeypatch, 1)
+    monkeypatch.setattr("mamdr_core.training.warm_start.Heritage.hand_down", lambda *_: 1 / 0)
+    found = run_with_checkpoints(stopped, 1, find_checkpoint(Path(place.folder)))
+    assert_same_parameters(tmp_path / "undisturbed", tmp_path / "stopped")
+    assert (found.rounds, found.best_round) == (result.rounds, result.best_round)
+
+
+def test_the_champion_of_the_days_before_is_the_parent_whenever_a_day_is_run(spark, days, parent, caplog):
+    caplog.set_level("INFO")
+    first, second = (with_values(days[day], {"train.warm_start": "champion"}) for day in DAYS)
+    lake = Lake(spark, first.lake.root)
+    cold = train_mamdr(spark, first)
+    assert cold["parent_run_id"] is None
+    assert "no run of a day before 2026-01-01 has been promoted: this one starts cold" in caplog.text
+    assert cold["test_auc"] == parent["test_auc"]
+    promote(lake, (parent["run_id"], date(2026, 1, 1)))
+    warm = train_mamdr(spark, second)
+    promote(lake, (parent["run_id"], date(2026, 1, 1)), (warm["run_id"], date(2026, 1, 2)))
+    again = train_mamdr(spark, second)
+    assert warm["parent_run_id"] == again["parent_run_id"] == parent["run_id"]
+    assert_same_parameters(warm["package"], again["package"])
+    named = train_mamdr(spark, with_values(second, {"train.warm_start": warm["run_id"]}))
+    cells = {row["run_id"]: row["cell"] for row in lake.read("training_runs").collect()}
+    assert cells[warm["run_id"]] == cells[again["run_id"]] != cells[named["run_id"]]
+    assert cells[cold["run_id"]] == cells[parent["run_id"]]
+
+
+def test_a_champion_whose_package_was_deleted_is_told_of_and_the_run_starts_cold(spark, days, parent, caplog):
+    lake = Lake(spark, days[DAYS[0]].lake.root)
+    gone = train_mamdr(spark, with_values(days[DAYS[0]], {"train.epochs": 1, "train.seed": 5}))
+    shutil.rmtree(gone["package"])
+    promote(lake, (gone["run_id"], date(2026, 1, 1)))
+    config = with_values(days[DAYS[1]], {"train.epochs": 1, "train.warm_start": "champion"})
+    assert train_mamdr(spark, config)["parent_run_id"] is None
+    assert f"the package of the champion, run {gone['run_id']}, was deleted" in caplog.text
+    with pytest.raises(MamdrError, match=r"train\.warm_start: .* is not a model package"):
+        train_mamdr(spark, with_values(config, {"train.warm_start": gone["run_id"]}))
+    promote(lake, (parent["run_id"], date(2026, 1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"model.hidden": [16]},
+            r"another model \(model\.hidden is \[16\], and was \[8\]\); set train\.warm_start to ''",
+        ),
+        ({"model.name": "star"}, r"model\.name is star, and was mlp"),
+        ({"features": ()}, r"another model \(features is \[\], and was \['user_vector'"),
+        ({"train.warm_start": "nobody"}, r"train\.warm_start: training_runs of .* has no run nobody"),
+    ],
+)
+def test_a_parent_that_does_not_fit_is_a_clear_error(spark, days, parent, values, message):
+    config = with_values(days[DAYS[1]], {"train.warm_start": parent["run_id"], **values})
+    with pytest.raises(MamdrError, match=message):
+        train_mamdr(spark, config)
+
+
+def test_a_parent_that_knows_more_than_the_examples_is_a_clear_error(spark, days, parent):
+    later = train_mamdr(spark, with_values(days[DAYS[1]], {"train.epochs": 1}))
+    config = with_values(days[DAYS[0]], {"train.warm_start": later["run_id"]})
+    with pytest.raises(MamdrError, match=r"knows more than examples version \d+: \d+ users, not \d+"):
+        train_mamdr(spark, config)
+    dropout = with_values(days[DAYS[1]], {"train.warm_start": parent["run_id"], "model.dropout": 0.1, **FROZEN})
+    assert train_mamdr(spark, dropout)["parent_run_id"] == parent["run_id"]
+
+
+@pytest.mark.parametrize("method", ["mamdr", "finetune"])
+def test_named_domains_learn_alone_and_all_else_is_the_parents(spark, days, parent, method):
+    config = with_values(days[DAYS[1]], {"train.only_domains": ["d5", "d2"], "train.method": method})
+    lake = Lake(spark, config.lake.root)
+    promote(lake, (parent["run_id"], date(2026, 1, 1)))
+    figures = train_mamdr(spark, config)
+    index = index_of(config, spark)
+    named = {index["d5"], index["d2"]}
+    theirs, ours = load_package(parent["package"]), load_package(figures["package"])
+    assert torch.equal(ours.shared.dense, theirs.shared.dense)
+    assert ours.pinned["numeric"] == theirs.pinned["numeric"]
+    assert set(ours.specific) == set(theirs.specific) | named
+    for domain, change in theirs.specific.items():
+        assert torch.equal(ours.specific[domain].dense, change.dense) == (domain not in named)
+    assert ours.specific[index["d5"]].dense.any()
+    assert figures["parent_run_id"] == parent["run_id"]
+    assert (figures["rounds"], figures["domains"], figures["domains_measured"]) == (0, 2, 2)
+    metrics = lake.read("domain_metrics").where(F.col("run_id") == figures["run_id"])
+    assert {row["domain_id"] for row in metrics.collect()} == {"d5", "d2"}
+    measured = evaluate_package(spark, with_values(config, {"evaluate.run_id": figures["run_id"]}))
+    assert measured["domains_measured"] == 5
+
+
+def test_named_domains_on_ranks_that_own_any_learn_the_same(spark, days, parent, tmp_path):
+    values = {"train.only_domains": ["d5", "d2"], "train.warm_start": parent["run_id"], "train.dr.schedule": "settled"}
+    config = with_values(days[DAYS[1]], values)
+    lake, pinned, _ = prepare_examples(spark, config)
+    task = task_of(new_run(lake, config, pinned))
+    assert isinstance(task, RankTask)
+    alone = replace(task, package=str(tmp_path / "1"))
+    three = replace(task, owner=np.array([2, 0, 2, 0, 0, 0]), package=str(tmp_path / "3"))
+    train_rank(alone, SingleProcess())
+    run_simulated(partial(train_rank, three), 3)
+    left, right = (load_specific(tmp_path / ranks) for ranks in ("1", "3"))
+    for domain, change in left.items():
+        torch.testing.assert_close(change.dense, right[domain].dense, rtol=1e-4, atol=1e-5)
+
+
+def load_specific(folder):
+    from mamdr_core.training.specific_files import SavedSpecific
+
+    return dict(SavedSpecific(sorted(Path(folder).glob("specific-*"))))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"train.only_domains": ["d5", "d99"]}, r"examples version \d+ knows no domain 'd99'"),
+        ({"train.only_domains": ["d0"]}, r"has no row to train on of domain 'd0': it is served with theta_S"),
+        (
+            {"train.only_domains": ["d1"], "train.method": "dn"},
+            r"train\.method dn has none: choose separate, dr, mamdr",
+        ),
+    ],
+)
+def test_domains_that_cannot_learn_alone_are_a_clear_error(spark, days, parent, values, message):
+    config = with_values(days[DAYS[1]], {"train.warm_start": parent["run_id"], **values})
+    with pytest.raises(MamdrError, match=message):
+        train_mamdr(spark, config)
+
+
+def test_no_run_to_start_from_is_a_clear_error(spark, trained_config, tmp_path):
+    values = {"lake.root": str(tmp_path / "lake"), "train.only_domains": ["d1"]}
+    with pytest.raises(MamdrError, match=r"no table training_runs yet: run jobs/train_mamdr\.py first"):
+        train_mamdr(spark, with_values(trained_config, values))
