@@ -91,4 +91,9 @@ def _explain(error: Exception, output: RankOutput, ranks: int, stall_limit: floa
         return RankError(f"rank {rank} of {ranks} was lost: killed, out of memory, or gone with its executor")
     for rank, said in output.errors.items():
         return RankError(f"rank {rank} of {ranks} failed:\n{said['traceback']}")
+    if not output.joined.is_set():
+        return RankError(
+            "ranks ended before they could speak to the driver; the executors' stderr tells why (has their Python this "
+            f"project's packages? docs/clusters.md): {error.__cause__ or error}"
+        )
     return RankError(f"the ranks were lost: {error.__cause__ or error}")

@@ -12,9 +12,10 @@ from typing import Generic, TypeVar
 from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.parallel.collective import Collective, PeerLostError
 from mamdr_core.parallel.rank_output import DONE_MARK, ERROR_MARK, DriverAddress, speak_to_driver
-from mamdr_core.parallel.watch import Watch, WatchedCollective, die_with_parent
+from mamdr_core.parallel.watch import Watch, die_with_parents
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,16 +49,17 @@ def run_rank(job: RankJob[T], rank: int, gpus: Sequence[str], join: Callable[[],
     """
     import torch
 
-    die_with_parent()
+    die_with_parents()
     speak_to_driver(job.driver, rank)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    torch.set_num_threads(job.threads)
     if gpus:  # torch looks at it when it first uses CUDA
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-    torch.set_num_threads(job.threads)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+        logger.info("Spark gave this rank GPU %s", ",".join(gpus))
     result: T | StoppedError
     try:
         with Watch(job.stall_limit) as watch:
-            result = job.task(WatchedCollective(join(), watch))
+            result = job.task(watch.joined(join))
     except StoppedError as stopped:
         result = stopped
     except BaseException as error:

@@ -117,7 +117,6 @@ def _supervise(job: bytes, threads: int, _rows: Iterator[int]) -> Iterator[tuple
         "ranks": len(hosts),
         "store": (hosts[0], int(ports[0]), store.fileno() if store else None),
         "gpus": gpus.addresses if gpus else [],
-        "parent": os.getpid(),
     }
     own = {
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),

@@ -18,7 +18,7 @@ from torch._C._distributed_c10d import TCPStore
 from mamdr_core.parallel.collective import Collective
 from mamdr_core.parallel.rank_process import RankJob, run_rank
 from mamdr_core.parallel.torch_collective import TorchCollective
-from mamdr_core.parallel.watch import PATIENCE, die_with_parent
+from mamdr_core.parallel.watch import PATIENCE
 
 _LONGEST = 30 * 24 * 3600.0
 """Seconds that a collective may take where no rank is watched."""
@@ -28,11 +28,9 @@ def main(place: dict[str, Any], result_fd: int) -> None:
     """Do the rank's part.
 
     Args:
-        place: rank, ranks (W), store (host, port and, on rank 0, file descriptor of the listener), gpus (addresses),
-            parent (process id).
+        place: rank, ranks (W), store (host, port and, on rank 0, file descriptor of the listener), gpus (addresses).
         result_fd: takes the pickled result.
     """
-    die_with_parent(place["parent"])
     job: RankJob[object] = pickle.loads(sys.stdin.buffer.read())  # noqa: S301
     result = run_rank(job, place["rank"], place["gpus"], partial(_join, place, job.stall_limit))
     with open(result_fd, "wb") as results:

@@ -6,10 +6,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
+import psutil
 from torch import Tensor
 
 from mamdr_core import heartbeat
@@ -19,6 +21,8 @@ PATIENCE = 4
 """How many times the limit a rank may wait for the others: the one that hangs ends first, and is the one reported."""
 _LOOKS = 20
 """Looks at the signs of progress within the limit."""
+_LOOK_AT_PARENTS = 1.0
+"""Seconds between two looks."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -55,6 +59,11 @@ class Watch:
             self._ended.set()
             self._thread.join()
             faulthandler.cancel_dump_traceback_later()
+
+    def joined(self, join: Callable[[], Collective]) -> Collective:
+        """Wait for the other ranks to join; the collective is watched."""
+        with _Waiting(self):
+            return WatchedCollective(join(), self)
 
     def wait(self, waits: bool) -> None:
         """Say that this rank begins or ends to wait for others."""
@@ -115,13 +124,22 @@ class _Waiting:
             raise PeerLostError(f"a collective failed, as it does when another rank is lost: {error}") from error
 
 
-def die_with_parent(parent: int | None = None) -> None:
-    """Have the kernel kill this process as soon as the one that started it ends (Linux).
+def die_with_parents() -> None:
+    """End this process as soon as one of those between it and its Spark task's Python ends, or that one.
 
-    Args:
-        parent: its id, if known: that it may have ended before this call is then noticed.
+    The kernel sees to the next of them (on Linux), a thread to the others, of which Horovod has two.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if parent is not None and os.getppid() != parent:
-        os._exit(1)
+    parents = []
+    for process in psutil.Process().parents():
+        parents.append(process)
+        if "pyspark.worker" in process.cmdline():
+            break
+
+    def look() -> None:
+        while all(process.is_running() for process in parents):
+            time.sleep(_LOOK_AT_PARENTS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=look, name="parents", daemon=True).start()

@@ -9,19 +9,23 @@ from mamdr_core.reports.facts import Array, Figures
 from mamdr_core.reports.figures import Difference, calibration_groups, groups_by
 from mamdr_core.reports.plot import Plot, Scale, bars, heat_map, spanning
 
+FEW = 10
+"""Domains below which there are no groups of them."""
 PHASE_NAMES = {"shared": "rounds", "specific": "passes of DR"}
+IN_RANKS = ("read", "inner", "exchange", "validate", "checkpoint", "evaluate", "save")
+"""Phases of rank 0 within the time of `ranks`."""
 
 
 def log_charts(days: Sequence[Figures]) -> list[Markup]:
     """Rows by day, and CTR by day."""
-    place = np.arange(1 - len(days), 1)
-    x = Scale(min(-len(days) + 0.7, -0.3), 0.3)
+    place = np.arange(len(days))
+    named = tuple((number, f"{days[number]['ds']:%b %-d}") for number in place[:: -(len(days) // 6 + 1)].tolist())
+    x = Scale(-0.3, len(days) - 0.7, named=named)
     rows = np.array([row["rows"] for row in days], dtype=np.float64)
     ctr = np.array([row["clicks"] / row["rows"] for row in days])
     names = [f"{row['ds']}: {row['rows']:,} rows, CTR {row['clicks'] / row['rows']:.2%}" for row in days]
-    day = "days before the run's last day"
-    volume = Plot(x, spanning(rows, include=[0]), day, "rows of clicks", f"Rows of {len(days)} days")
-    rate = Plot(x, spanning(ctr, form=".2%"), day, "CTR", f"CTR of {len(days)} days")
+    volume = Plot(x, spanning(rows, include=[0]), "day", "rows of clicks", f"Rows of {len(days)} days")
+    rate = Plot(x, spanning(ctr, form=".2%"), "day", "CTR", f"CTR of {len(days)} days")
     return [volume.line(place, rows, "line-a", names).svg(), rate.line(place, ctr, "line-b", names).svg()]
 
 
@@ -51,7 +55,7 @@ def curve_chart(curve: Sequence[Figures]) -> Markup | None:
     return plot.svg()
 
 
-def auc_by_size(figures: Mapping[str, Array]) -> Markup | None:
+def auc_by_size(figures: Mapping[str, Array], ids: Sequence[str]) -> Markup | None:
     """Test AUC of every domain against its training rows, and its mean in groups by size; None without an AUC."""
     rows, auc = figures["train_rows"], figures["auc"]
     known = ~np.isnan(auc) & (rows > 0)
@@ -63,10 +67,10 @@ def auc_by_size(figures: Mapping[str, Array]) -> Markup | None:
     y = spanning(np.concatenate([np.quantile(auc[known], [0.005, 0.995]), means]), form=".2f", include=[0.5])
     told = f"Test AUC of {int(known.sum()):,} domains against their training rows"
     plot = Plot(x, y, "training rows of the domain", "test AUC", told)
-    return plot.rule(0.5).points(rows, auc).line(sizes, means, "line-b", _marks(sizes, means, "{:.4f}")).svg()
+    return plot.rule(0.5).points(rows, auc, ids).line(sizes, means, "line-b", _marks(sizes, means, "{:.4f}")).svg()
 
 
-def difference_chart(found: Difference, rows: Array, against: str) -> Markup:
+def difference_chart(found: Difference, rows: Array, against: str, ids: Sequence[str]) -> Markup:
     """AUC minus another run's by domain against training rows, and its mean in groups by size."""
     known = ~np.isnan(found.by_domain) & (rows > 0)
     sizes, means = groups_by(rows, found.by_domain)
@@ -75,11 +79,11 @@ def difference_chart(found: Difference, rows: Array, against: str) -> Markup:
     y = spanning(np.concatenate([ends, means]), form="+.3g", include=[0])
     told = f"AUC minus that of {against} in {found.domains:,} domains against their training rows"
     plot = Plot(x, y, "training rows of the domain", f"AUC − {against}'s", told)
-    points = plot.rule(0).points(rows, found.by_domain)
+    points = plot.rule(0).points(rows, found.by_domain, ids)
     return points.line(sizes, means, "line-b", _marks(sizes, means, "{:+.4f}")).svg()
 
 
-def calibration_chart(figures: Mapping[str, Array]) -> Markup | None:
+def calibration_chart(figures: Mapping[str, Array], ids: Sequence[str]) -> Markup | None:
     """CTR against mean prediction, by domain and in groups of equal rows; None without a click."""
     rows, clicks, predicted = (figures[name] for name in ("rows", "clicks", "mean_prediction"))
     known = (clicks > 0) & (predicted > 0)
@@ -92,7 +96,8 @@ def calibration_chart(figures: Mapping[str, Array]) -> Markup | None:
     plot = Plot(scale, scale, "mean prediction", "CTR of the test split", f"CTR of {int(known.sum()):,} domains")
     diagonal = np.array([scale.low, scale.high])
     texts = [f"predicted {one:.4f}, found {other:.4f}" for one, other in zip(promised, found, strict=True)]
-    return plot.line(diagonal, diagonal, "rule").points(predicted, ctr).line(promised, found, "line-b", texts).svg()
+    plot.line(diagonal, diagonal, "rule").points(predicted, ctr, ids)
+    return (plot.line(promised, found, "line-b", texts) if known.sum() >= FEW else plot).svg()
 
 
 def conflict_charts(pairs: Mapping[str, Sequence[Figures]]) -> dict[str, Markup]:
@@ -128,13 +133,14 @@ def _seriated(cosines: Array) -> list[int]:
 
 
 def time_chart(seconds: Mapping[str, float] | None) -> Markup | None:
-    """Seconds by phase, the longest first; None where none were recorded."""
-    spent = sorted((seconds or {}).items(), key=lambda each: -each[1])
+    """Seconds by phase, the longest first and what ranks did last; None where none were recorded."""
+    spent = sorted((seconds or {}).items(), key=lambda each: (each[0] in IN_RANKS, -each[1]))
     if not spent:
         return None
     values = [value for _, value in spent]
+    css = ["bar-b" if name in IN_RANKS else "bar-a" for name, _ in spent]
     told = "; ".join(f"{name} {value:,.1f} s" for name, value in spent)
-    return bars([name for name, _ in spent], values, [f"{value:,.1f} s" for value in values], told)
+    return bars([name for name, _ in spent], values, [f"{value:,.1f} s" for value in values], css, told)
 
 
 def _marks(sizes: Array, means: Array, form: str) -> list[str]:

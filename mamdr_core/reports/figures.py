@@ -75,11 +75,12 @@ def weighted_mean(values: Array, weights: Array) -> float:
 def groups_by(sizes: Array, values: Array, groups: int = 8) -> tuple[Array, Array]:
     """Domains with a value in groups of equal number by size: geometric mean size and mean value, the smallest first.
 
-    Fewer groups where there would be less than five domains in each.
+    Fewer groups where there would be less than five domains in each; none where there would be one.
     """
     known = np.flatnonzero(~np.isnan(values) & (sizes > 0))
     order = known[np.argsort(sizes[known], kind="stable")]
-    parts = np.array_split(order, max(1, min(groups, len(order) // 5))) if len(order) else []
+    groups = min(groups, len(order) // 5)
+    parts = np.array_split(order, groups) if groups > 1 else []
     middle = [float(np.exp(np.log(sizes[part]).mean())) for part in parts]
     return np.array(middle), np.array([float(values[part].mean()) for part in parts])
 

@@ -9,8 +9,10 @@ from markupsafe import Markup, escape
 from numpy.typing import ArrayLike, NDArray
 
 WIDTH, HEIGHT = 460, 290
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 14, 46
+LEFT, RIGHT, TOP, BOTTOM = 72, 14, 14, 46
 """Margins: room for ticks and labels."""
+NAMED = 300
+"""Dots of a chart that each have a name, at most."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,14 @@ class Scale:
         low, high: ends of the axis.
         log: whether it is logarithmic.
         form: format of its ticks, as in `format`.
+        named: ticks with their texts, instead of round values.
     """
 
     low: float
     high: float
     log: bool = False
     form: str = ",g"
+    named: tuple[tuple[float, str], ...] = ()
 
     def share(self, values: ArrayLike) -> NDArray[np.float64]:
         """Where values lie between the ends, 0 to 1; beyond them at the end that is nearer."""
@@ -35,25 +39,32 @@ class Scale:
             return np.asarray(np.log(found / self.low) / math.log(self.high / self.low))
         return np.asarray((found - self.low) / (self.high - self.low))
 
-    def ticks(self) -> list[float]:
-        """Round values between the ends: powers of ten where it is logarithmic and spans some, else about five."""
-        if self.log and self.high / self.low >= 100:
-            first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
-            step = max(1, (last - first + 1) // 5)
-            return [10.0**power for power in range(first, last + 1, step)]
-        rough = (self.high - self.low) / 4
+    def ticks(self) -> list[tuple[float, str]]:
+        """Values between the ends and their texts."""
+        return list(self.named) or [(value, self._told(value)) for value in self._round_values()]
+
+    def _round_values(self) -> list[float]:
+        """About five: where it is logarithmic powers of ten, or 1, 2 and 5 times them, if it spans enough of them."""
+        if self.log:
+            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            for factors, step in (((1, 2, 5), 1), ((1,), 1), ((1,), 2)):
+                found = [10.0**power * factor for power in powers[::step] for factor in factors]
+                found = [value for value in found if self.low <= value <= self.high]
+                if 3 <= len(found) <= 6:
+                    return found
+        rough = (self.high - self.low) / 5
         size = 10 ** math.floor(math.log10(rough))
         step_size = next(size * each for each in (1, 2, 2.5, 5, 10) if size * each >= rough * 0.999)
         first, last = math.ceil(self.low / step_size - 1e-9), math.floor(self.high / step_size + 1e-9)
         return [number * step_size for number in range(first, last + 1)]
 
-    def told(self, value: float) -> str:
+    def _told(self, value: float) -> str:
         """A tick's text, large numbers short."""
         if self.form == ",g" and abs(value) >= 1000:
             for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
                 if abs(value) >= size:
                     return f"{value / size:g}{unit}"
-        return format(value, self.form)
+        return format(value + 0.0, self.form).replace("-", "−")
 
 
 def spanning(values: ArrayLike, log: bool = False, form: str = ",g", include: Sequence[float] = ()) -> Scale:
@@ -82,12 +93,17 @@ class Plot:
         self._x, self._y, self._told = x, y, told
         self._parts = [*self._grid(), *self._labels(x_label, y_label)]
 
-    def points(self, xs: ArrayLike, ys: ArrayLike, css: str = "dots") -> "Plot":
-        """Add a dot for each pair of finite values: one path however many, ten bytes a dot."""
-        places = self._places(xs, ys).round().astype(int)
-        places = np.unique(places, axis=0)  # dots on one pixel are one dot
-        steps = "".join(f"M{x} {y}h0" for x, y in places.tolist())
-        return self._add(f'<path class="{css}" d="{steps}"/>')
+    def points(self, xs: ArrayLike, ys: ArrayLike, names: Sequence[str]) -> "Plot":
+        """Add a dot for each pair of finite values: a few with their names under the pointer, many as one path."""
+        places, kept = self._places(xs, ys), self._shown(xs, ys)
+        if len(places) > NAMED:
+            places = np.unique(places.round().astype(int), axis=0)  # dots on one pixel are one dot
+            steps = "".join(f"M{x} {y}h0" for x, y in places.tolist())
+            return self._add(f'<path class="dots" d="{steps}"/>')
+        for (x, y), place in zip(places.tolist(), np.flatnonzero(kept).tolist(), strict=True):
+            text = f"<title>{escape(names[place])}</title>"
+            self._add(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="4">{text}</circle>')
+        return self
 
     def line(self, xs: ArrayLike, ys: ArrayLike, css: str = "line-a", marks: Sequence[str] = ()) -> "Plot":
         """Add a line through the pairs of finite values; `marks` are texts of markers on it, shown under the pointer.
@@ -123,23 +139,28 @@ class Plot:
 
     def _places(self, xs: ArrayLike, ys: ArrayLike) -> NDArray[np.float64]:
         """Pixels [m, 2] of those pairs that are finite and that the axes can show."""
-        pairs = np.stack(np.broadcast_arrays(np.asarray(xs, np.float64), np.asarray(ys, np.float64)), -1).reshape(-1, 2)
-        shown = np.isfinite(pairs).all(1)
-        for axis, scale in enumerate((self._x, self._y)):
-            shown &= (pairs[:, axis] > 0) | (not scale.log)
-        x, y = self._x.share(pairs[shown, 0]), self._y.share(pairs[shown, 1])
+        shown = self._shown(xs, ys)
+        x, y = (scale.share(np.asarray(values)[shown]) for scale, values in ((self._x, xs), (self._y, ys)))
         return np.stack([LEFT + x * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - y * (HEIGHT - TOP - BOTTOM)], -1)
+
+    def _shown(self, xs: ArrayLike, ys: ArrayLike) -> NDArray[np.bool_]:
+        """Which pairs are finite, and can stand on the axes: [m]."""
+        x, y = np.asarray(xs, dtype=np.float64), np.asarray(ys, dtype=np.float64)
+        shown = np.isfinite(x) & np.isfinite(y)
+        for scale, values in ((self._x, x), (self._y, y)):
+            shown &= (values > 0) | (not scale.log)
+        return np.asarray(shown)
 
     def _grid(self) -> list[str]:
         parts = []
-        for value in self._y.ticks():
+        for value, text in self._y.ticks():
             y = self._places([self._x.low], [value])[0, 1]
             parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-            parts.append(f'<text class="tick end" x="{LEFT - 7}" y="{y + 4:.1f}">{self._y.told(value)}</text>')
-        for value in self._x.ticks():
+            parts.append(f'<text class="tick end" x="{LEFT - 7}" y="{y + 4:.1f}">{escape(text)}</text>')
+        for value, text in self._x.ticks():
             x = self._places([value], [self._y.low])[0, 0]
             parts.append(f'<path class="grid" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
-            parts.append(f'<text class="tick mid" x="{x:.1f}" y="{HEIGHT - BOTTOM + 17}">{self._x.told(value)}</text>')
+            parts.append(f'<text class="tick mid" x="{x:.1f}" y="{HEIGHT - BOTTOM + 17}">{escape(text)}</text>')
         return parts
 
     def _labels(self, x_label: str, y_label: str) -> list[str]:
@@ -150,15 +171,15 @@ class Plot:
         ]
 
 
-def bars(names: Sequence[str], values: Sequence[float], texts: Sequence[str], told: str) -> Markup:
-    """Horizontal bars from 0, with names before and texts after them."""
+def bars(names: Sequence[str], values: Sequence[float], texts: Sequence[str], css: Sequence[str], told: str) -> Markup:
+    """Horizontal bars from 0, with names before and texts after them, each in its class."""
     left, step = 110, 26
     parts = []
     scale = (WIDTH - left - 86) / (max(values, default=0) or 1)
-    for number, (name, value, text) in enumerate(zip(names, values, texts, strict=True)):
+    for number, (name, value, text, each) in enumerate(zip(names, values, texts, css, strict=True)):
         y, width = number * step + 4, max(value * scale, 1)
         parts.append(f'<text class="tick end" x="{left - 8}" y="{y + 14}">{escape(name)}</text>')
-        parts.append(f'<rect class="bar" x="{left}" y="{y}" width="{width:.1f}" height="18" rx="2"/>')
+        parts.append(f'<rect class="{each}" x="{left}" y="{y}" width="{width:.1f}" height="18" rx="2"/>')
         parts.append(f'<text class="tick" x="{left + width + 6:.1f}" y="{y + 14}">{escape(text)}</text>')
     return drawing(WIDTH, len(names) * step + 8, told, parts)
 
@@ -166,13 +187,13 @@ def bars(names: Sequence[str], values: Sequence[float], texts: Sequence[str], to
 def heat_map(matrix: NDArray[np.float64], names: Sequence[str], told: str) -> Markup:
     """Values from -1 to 1 as squares [m, m], more opaque further from 0; names where there is room for them."""
     few = len(names) <= 16
-    left, top = (104, 6) if few else (6, 6)
+    left, top = (116, 6) if few else (6, 6)
     size = (WIDTH - left - 6) / max(len(names), 1)
     parts = []
     for row, name in enumerate(names):
         y = top + row * size
         if few:
-            short = name if len(name) <= 14 else name[:13] + "…"
+            short = name if len(name) <= 13 else name[:12] + "…"
             parts.append(f'<text class="tick end" x="{left - 6}" y="{y + size / 2 + 4:.1f}">{escape(short)}</text>')
         for column, value in enumerate(matrix[row].tolist()):
             if row == column or value != value:

@@ -34,13 +34,16 @@ class Scorer:
     Args:
         served: the run.
         vectors: fixed vectors by feature.
+        specific: theta_i by domain index; None: all that the run has.
     """
 
-    def __init__(self, served: Served, vectors: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, served: Served, vectors: Mapping[str, Tensor], specific: Mapping[int, Change] | None = None
+    ) -> None:
         self._served = served
         self._engine = served.engine(vectors)
         self._shared = served.shared()
-        self._specific = served.specific()
+        self._specific = served.specific() if specific is None else specific
         self._having = frozenset(self._specific)
         self._last: tuple[int, Change | None] = (UNKNOWN_INDEX, None)
 

@@ -129,7 +129,7 @@ class Dense:
 
 
 def check_shared(file: Path, of: str = "") -> Dense:
-    """Check theta_S, "<of>dense" [P] and tables of rows.
+    """Check theta_S, "<of>dense" [P] and tables of rows; of a package nothing else may be there.
 
     Raises:
         MamdrError: it is damaged.
@@ -138,6 +138,8 @@ def check_shared(file: Path, of: str = "") -> Dense:
     (size,) = _expect(file, header, f"{of}dense", _FLOATS, (None,))
     dense = Dense(header[f"{of}dense"][0], size)
     for name in header:
+        if not of and name != "dense" and not name.startswith("table."):
+            _damaged(file, name)
         _expect(file, header, name, dense.type, (size,) if name.endswith("dense") else (None, None))
     return dense
 
@@ -154,6 +156,8 @@ def check_shards(files: Sequence[Path]) -> None:
         if header.keys() != headers[0].keys():
             raise MamdrError(f"{file} is damaged: it has other tables than {files[0].name}")
     for name in headers[0] if headers else ():
+        if not name.startswith("table."):
+            _damaged(files[0], name)
         rows = sum(header[name][1][0] for header in headers)
         for rank, (file, header) in enumerate(zip(files, headers, strict=True)):
             _expect(file, header, name, _FLOATS, (len(range(rank, rows, len(files))), headers[0][name][1][1]))

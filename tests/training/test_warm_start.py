@@ -1,6 +1,5 @@
 """Runs that start from another's parameters, on the days of a lake that grows, and runs of some domains alone."""
 
-import shutil
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from functools import partial
@@ -20,11 +19,14 @@ from mamdr_core.lake.tables import Lake
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from mamdr_core.training.checkpoints import CheckpointPlace, find_checkpoint
 from mamdr_core.training.measure import evaluate_package
-from mamdr_core.training.package import load_package
+from mamdr_core.training.package import load_package, load_shared
+from mamdr_core.training.parents import open_parent, settle_parent
 from mamdr_core.training.preparing import prepare_examples
-from mamdr_core.training.rank import RankTask, train_rank
+from mamdr_core.training.rank import train_rank
+from mamdr_core.training.records import record_run
 from mamdr_core.training.run import task_of, train_mamdr
-from mamdr_core.training.runs import new_run
+from mamdr_core.training.runs import cell_of, new_run
+from mamdr_core.training.specific_files import SavedSpecific
 from schemas import TABLES
 from schemas.spark import spark_schema
 from tests.training.test_checkpoints import run as run_with_checkpoints
@@ -43,7 +45,7 @@ def days(spark, trained_config, tmp_path_factory):
     root = tmp_path_factory.mktemp("days")
     raw = str(root / "raw")
     features = [replace(f, path=f"{raw}_vectors/{f.of}s") if f.kind == "vector" else f for f in trained_config.features]
-    synthetic = replace(trained_config.synthetic, days=2, drift=0.2, late_domains=1, domains=6, users=400)
+    synthetic = replace(trained_config.synthetic, days=2, drift=0.2, late_domains=1, domains=6, users=2000)
     config = replace(
         trained_config,
         lake=replace(trained_config.lake, root=str(root / "lake")),
@@ -65,6 +67,13 @@ def days(spark, trained_config, tmp_path_factory):
 def parent(spark, days):
     """The first day's run."""
     return train_mamdr(spark, days[DAYS[0]])
+
+
+@pytest.fixture(scope="module")
+def opened(spark, days, parent):
+    """The lake, and the examples of the second day."""
+    lake, pinned, _ = prepare_examples(spark, days[DAYS[1]])
+    return lake, pinned
 
 
 def promote(lake, *promoted):
@@ -111,9 +120,9 @@ def test_a_warm_run_that_learns_nothing_is_the_parent_with_rows_for_what_is_new(
 
 
 @pytest.mark.parametrize("tables", ["replicated", "sharded"])
-def test_ranks_that_own_any_domains_start_from_the_same(spark, days, parent, tmp_path, tables):
+def test_ranks_that_own_any_domains_start_from_the_same(days, opened, parent, tmp_path, tables):
     config = with_values(days[DAYS[1]], FROZEN | {"train.warm_start": parent["run_id"], "train.tables": tables})
-    lake, pinned, _ = prepare_examples(spark, config)
+    lake, pinned = opened
     task = task_of(new_run(lake, config, pinned))
     alone = replace(task, package=str(tmp_path / "1"))
     train_rank(alone, SingleProcess())
@@ -123,9 +132,6 @@ def test_ranks_that_own_any_domains_start_from_the_same(spark, days, parent, tmp
 
 
 def assert_same_parameters(left, right):
-    from mamdr_core.training.package import load_shared
-    from mamdr_core.training.specific_files import SavedSpecific
-
     shared = [load_shared(Path(folder)) for folder in (left, right)]
     assert torch.equal(shared[0].dense, shared[1].dense)
     assert all(torch.equal(shared[0].tables[name], shared[1].tables[name]) for name in shared[0].tables)
@@ -135,11 +141,11 @@ def assert_same_parameters(left, right):
 
 
 @pytest.mark.parametrize("engine", ["eager", "fast"])
-def test_a_warm_run_learns_stops_and_goes_on_bit_for_bit(spark, days, parent, tmp_path, monkeypatch, engine):
+def test_a_warm_run_learns_stops_and_goes_on_bit_for_bit(days, opened, parent, tmp_path, monkeypatch, engine):
     """It begins from the parent once; after that the checkpoint counts."""
     values = {"train.warm_start": parent["run_id"], "train.engine": engine, "train.dr.schedule": "settled"}
     config = with_values(days[DAYS[1]], values)
-    lake, pinned, _ = prepare_examples(spark, config)
+    lake, pinned = opened
     task = task_of(new_run(lake, config, pinned))
     undisturbed = replace(task, package=str(tmp_path / "undisturbed"))
     result = train_rank(undisturbed, SingleProcess())
@@ -156,60 +162,59 @@ def test_the_champion_of_the_days_before_is_the_parent_whenever_a_day_is_run(spa
     caplog.set_level("INFO")
     first, second = (with_values(days[day], {"train.warm_start": "champion"}) for day in DAYS)
     lake = Lake(spark, first.lake.root)
-    cold = train_mamdr(spark, first)
-    assert cold["parent_run_id"] is None
+    assert settle_parent(spark, first) == days[DAYS[0]]
     assert "no run of a day before 2026-01-01 has been promoted: this one starts cold" in caplog.text
-    assert cold["test_auc"] == parent["test_auc"]
     promote(lake, (parent["run_id"], date(2026, 1, 1)))
-    warm = train_mamdr(spark, second)
-    promote(lake, (parent["run_id"], date(2026, 1, 1)), (warm["run_id"], date(2026, 1, 2)))
-    again = train_mamdr(spark, second)
-    assert warm["parent_run_id"] == again["parent_run_id"] == parent["run_id"]
-    assert_same_parameters(warm["package"], again["package"])
-    named = train_mamdr(spark, with_values(second, {"train.warm_start": warm["run_id"]}))
-    cells = {row["run_id"]: row["cell"] for row in lake.read("training_runs").collect()}
-    assert cells[warm["run_id"]] == cells[again["run_id"]] != cells[named["run_id"]]
-    assert cells[cold["run_id"]] == cells[parent["run_id"]]
+    expected = with_values(second, {"train.warm_start": parent["run_id"]})
+    assert settle_parent(spark, second) == expected
+    promote(lake, (parent["run_id"], date(2026, 1, 1)), ("later", date(2026, 1, 2)))
+    assert settle_parent(spark, second) == expected
+    assert settle_parent(spark, with_values(second, {"examples.until": None})).train.warm_start == "later"
 
 
-def test_a_champion_whose_package_was_deleted_is_told_of_and_the_run_starts_cold(spark, days, parent, caplog):
-    lake = Lake(spark, days[DAYS[0]].lake.root)
-    gone = train_mamdr(spark, with_values(days[DAYS[0]], {"train.epochs": 1, "train.seed": 5}))
-    shutil.rmtree(gone["package"])
-    promote(lake, (gone["run_id"], date(2026, 1, 1)))
-    config = with_values(days[DAYS[1]], {"train.epochs": 1, "train.warm_start": "champion"})
-    assert train_mamdr(spark, config)["parent_run_id"] is None
-    assert f"the package of the champion, run {gone['run_id']}, was deleted" in caplog.text
-    with pytest.raises(MamdrError, match=r"train\.warm_start: .* is not a model package"):
-        train_mamdr(spark, with_values(config, {"train.warm_start": gone["run_id"]}))
-    promote(lake, (parent["run_id"], date(2026, 1, 1)))
+def test_the_parent_decides_the_cell(days, opened):
+    _, pinned = opened
+    values = ({}, {"train.warm_start": "a"}, {"train.warm_start": "b"}, {"train.warm_start": "b", "train.restarts": 9})
+    cells = [cell_of(with_values(days[DAYS[1]], changes), pinned) for changes in values]
+    assert cells[0] != cells[1] != cells[2] == cells[3]
+
+
+def test_a_champion_whose_package_was_deleted_is_told_of_and_the_run_starts_cold(spark, days, opened, caplog):
+    lake, pinned = opened
+    config = with_values(days[DAYS[1]], {"train.warm_start": "champion"})
+    gone = {"run_id": "gone", "status": "ok", "method": "mamdr", "model": "mlp", "config": "", "input_versions": {}}
+    path = lake.path_of("packages", "gone")
+    record_run(spark, lake, gone | {"package": path, "started_at": datetime(2026, 1, 1, tzinfo=UTC)})
+    promote(lake, ("gone", date(2026, 1, 1)))
+    assert settle_parent(spark, config) == days[DAYS[1]]
+    assert "the package of the champion, run gone, was deleted: this run starts cold" in caplog.text
+    with pytest.raises(MamdrError, match=rf"train\.warm_start: {path} is not a model package"):
+        open_parent(lake, with_values(config, {"train.warm_start": "gone"}), pinned)
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (
-            {"model.hidden": [16]},
-            r"another model \(model\.hidden is \[16\], and was \[8\]\); set train\.warm_start to ''",
-        ),
+        ({"model.hidden": [16]}, r"another model \(model\.hidden is \[16\], and was \[8\]\); set train\.warm_start"),
         ({"model.name": "star"}, r"model\.name is star, and was mlp"),
         ({"features": ()}, r"another model \(features is \[\], and was \['user_vector'"),
         ({"train.warm_start": "nobody"}, r"train\.warm_start: training_runs of .* has no run nobody"),
     ],
 )
-def test_a_parent_that_does_not_fit_is_a_clear_error(spark, days, parent, values, message):
+def test_a_parent_that_does_not_fit_is_a_clear_error(days, opened, parent, values, message):
+    lake, pinned = opened
     config = with_values(days[DAYS[1]], {"train.warm_start": parent["run_id"], **values})
     with pytest.raises(MamdrError, match=message):
-        train_mamdr(spark, config)
+        open_parent(lake, config, pinned)
 
 
-def test_a_parent_that_knows_more_than_the_examples_is_a_clear_error(spark, days, parent):
-    later = train_mamdr(spark, with_values(days[DAYS[1]], {"train.epochs": 1}))
-    config = with_values(days[DAYS[0]], {"train.warm_start": later["run_id"]})
-    with pytest.raises(MamdrError, match=r"knows more than examples version \d+: \d+ users, not \d+"):
-        train_mamdr(spark, config)
-    dropout = with_values(days[DAYS[1]], {"train.warm_start": parent["run_id"], "model.dropout": 0.1, **FROZEN})
-    assert train_mamdr(spark, dropout)["parent_run_id"] == parent["run_id"]
+def test_a_parent_that_knows_more_than_the_examples_is_a_clear_error(days, opened, parent):
+    lake, pinned = opened
+    config = with_values(days[DAYS[1]], {"train.warm_start": parent["run_id"], "model.dropout": 0.1})
+    assert open_parent(lake, config, pinned).run_id == parent["run_id"]
+    older = replace(pinned, sizes=pinned.sizes | {"user": 10})
+    with pytest.raises(MamdrError, match=r"knows more than examples version \d+: \d+ users, not 10"):
+        open_parent(lake, config, older)
 
 
 @pytest.mark.parametrize("method", ["mamdr", "finetune"])
@@ -235,12 +240,11 @@ def test_named_domains_learn_alone_and_all_else_is_the_parents(spark, days, pare
     assert measured["domains_measured"] == 5
 
 
-def test_named_domains_on_ranks_that_own_any_learn_the_same(spark, days, parent, tmp_path):
+def test_named_domains_on_ranks_that_own_any_learn_the_same(days, opened, parent, tmp_path):
     values = {"train.only_domains": ["d5", "d2"], "train.warm_start": parent["run_id"], "train.dr.schedule": "settled"}
     config = with_values(days[DAYS[1]], values)
-    lake, pinned, _ = prepare_examples(spark, config)
+    lake, pinned = opened
     task = task_of(new_run(lake, config, pinned))
-    assert isinstance(task, RankTask)
     alone = replace(task, package=str(tmp_path / "1"))
     three = replace(task, owner=np.array([2, 0, 2, 0, 0, 0]), package=str(tmp_path / "3"))
     train_rank(alone, SingleProcess())
@@ -251,26 +255,7 @@ def test_named_domains_on_ranks_that_own_any_learn_the_same(spark, days, parent,
 
 
 def load_specific(folder):
-    from mamdr_core.training.specific_files import SavedSpecific
-
     return dict(SavedSpecific(sorted(Path(folder).glob("specific-*"))))
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"train.only_domains": ["d5", "d99"]}, r"examples version \d+ knows no domain 'd99'"),
-        ({"train.only_domains": ["d0"]}, r"has no row to train on of domain 'd0': it is served with theta_S"),
-        (
-            {"train.only_domains": ["d1"], "train.method": "dn"},
-            r"train\.method dn has none: choose separate, dr, mamdr",
-        ),
-    ],
-)
-def test_domains_that_cannot_learn_alone_are_a_clear_error(spark, days, parent, values, message):
-    config = with_values(days[DAYS[1]], {"train.warm_start": parent["run_id"], **values})
-    with pytest.raises(MamdrError, match=message):
-        train_mamdr(spark, config)
 
 
 def test_no_run_to_start_from_is_a_clear_error(spark, trained_config, tmp_path):

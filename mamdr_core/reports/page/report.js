@@ -30,7 +30,7 @@
     if (value === null) return "–";
     const { kind, digits } = columns[number];
     const text = forms[number].format(value / 10 ** digits).replace("-", "−");
-    return kind === "percent" ? `${text} %` : text;
+    return kind === "percent" ? `${text}%` : text;
   }
 
   function sort() {
