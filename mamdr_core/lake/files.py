@@ -1,5 +1,6 @@
 """Files through Hadoop's FileSystem API, so that local folders and object stores are reached in one way."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from mamdr_core.errors import MamdrError
-from mamdr_core.object_store import SCHEME, share_settings
+from mamdr_core.object_store import SCHEME, variables_of
 from mamdr_core.yaml_values import one_line, shorten
 
 
@@ -21,11 +22,12 @@ class Files:
         root: local path or URI (s3a://...); relative paths are to the working directory.
 
     Raises:
-        MamdrError: it is no path, or of a kind that Spark does not know.
+        MamdrError: it is no path, or of a kind of store that Spark does not know or cannot reach.
     """
 
     def __init__(self, spark: SparkSession, root: str) -> None:
         jvm: Any = spark._jvm
+        self._spark = spark
         self._make_path = jvm.org.apache.hadoop.fs.Path
         with _opening(root):
             path = self._make_path(root)
@@ -34,9 +36,11 @@ class Files:
         self.root: str = uri.getPath() if uri.getScheme() == "file" else uri.toString()
 
     def share_settings(self) -> None:
-        """Have Python, the ranks' too, reach an object store with the settings that Spark has for it."""
+        """Have Python, here and in Spark's tasks, reach an object store with the settings that Spark has for it."""
         if self.root.startswith(SCHEME):
-            share_settings(self._system.getConf())
+            variables = variables_of(self._system.getConf())
+            os.environ.update(variables)
+            self._spark.sparkContext.environment.update(variables)
 
     def path(self, *names: str) -> str:
         """The path of a file below the root."""
@@ -82,4 +86,6 @@ def _opening(root: str) -> Iterator[None]:
         yield
     except (Py4JJavaError, PySparkException) as error:
         reason = error.java_exception.toString() if isinstance(error, Py4JJavaError) else str(error).split("\n")[0]
+        if "ClassNotFoundException" in reason:
+            reason = "the JARs for such a store are not on Spark's class path; for s3a:// run `make setup`"
         raise MamdrError(f"{shorten(root)} is no path that Spark can open ({one_line(reason)[:200]})") from None
