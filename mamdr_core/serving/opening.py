@@ -15,11 +15,13 @@ from torch import Tensor
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.champion import resolve_run
 from mamdr_core.lake.tables import Lake
+from mamdr_core.object_store import place_of
 from mamdr_core.serving.served import Served
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.records import find_run
 from mamdr_core.training.sealed import check
+from mamdr_core.training.storage import fetched
 from mamdr_core.training.trained import config_of
 
 
@@ -34,18 +36,20 @@ def find_served(lake: Lake, run_id: str) -> Served:
         MamdrError: no such run or package, a damaged one, or one of another lake.
     """
     row = find_run(lake, resolve_run(lake, run_id))
-    folder = Path(row["package"])
-    files = check(folder, "model package")
-    pinned = json.loads((folder / "pinned.json").read_text(encoding="utf-8"))
+    package = str(row["package"])
+    with fetched(place_of(package), "model package") as folder:
+        files = check(folder, "model package")
+        pinned = json.loads((folder / "pinned.json").read_text(encoding="utf-8"))
+        text = (folder / "config.yaml").read_text(encoding="utf-8")
     numeric = {name: (mean, deviation) for name, (mean, deviation) in pinned["numeric"].items()}
-    config = config_of((folder / "config.yaml").read_text(encoding="utf-8"), str(folder))
+    config = config_of(text, package)
     for name in ("user", "item", "domain"):
         if (held := lake.read(f"{name}s").count()) < pinned["sizes"][name]:
             raise MamdrError(
-                f"package {folder} was trained on another lake than {lake.root}: it knows {pinned['sizes'][name]} "
+                f"package {package} was trained on another lake than {lake.root}: it knows {pinned['sizes'][name]} "
                 f"{name}s, the lake {held}"
             )
-    return Served(row["run_id"], str(folder), tuple(files), config, pinned["versions"], pinned["sizes"], numeric)
+    return Served(row["run_id"], package, tuple(files), config, pinned["versions"], pinned["sizes"], numeric)
 
 
 def read_vectors(lake: Lake, served: Served) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 from safetensors.torch import load_file
@@ -13,8 +12,10 @@ from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Change, Shared, TableShard
 from mamdr_core.features import Feature
 from mamdr_core.models import build_model, declare_inputs
+from mamdr_core.object_store import place_of
 from mamdr_core.training.package import load_shared
 from mamdr_core.training.specific_files import SavedSpecific
+from mamdr_core.training.storage import fetched
 
 
 @dataclass(frozen=True)
@@ -46,17 +47,19 @@ class Served:
 
     def shared(self) -> Shared:
         """theta_S; whole tables are mapped into memory, where all processes of a machine share their pages."""
-        parts = [load_file(Path(self.folder) / name) for name in self.files if name.startswith("shared-")]
-        if not parts:
-            return load_shared(Path(self.folder))
-        dense = load_file(Path(self.folder) / "shared.safetensors")["dense"]
+        with fetched(place_of(self.folder), "model package", only="shared") as folder:
+            parts = [load_file(folder / name) for name in self.files if name.startswith("shared-")]
+            if not parts:
+                return load_shared(folder)
+            dense = load_file(folder / "shared.safetensors")["dense"]
         names = {name: name.removeprefix("table.") for name in parts[0]}
         tables = {table: StripedTable([part[name] for part in parts]) for name, table in names.items()}
         return Shared(dense, cast("Mapping[str, Tensor | TableShard]", tables))
 
     def specific(self) -> Mapping[int, Change]:
         """theta_i by domain index, each read when it is asked for."""
-        return SavedSpecific([Path(self.folder) / name for name in self.files if name.startswith("specific-")])
+        with fetched(place_of(self.folder), "model package", only="specific-") as folder:
+            return SavedSpecific([folder / name for name in self.files if name.startswith("specific-")])
 
     def engine(self, vectors: Mapping[str, Tensor]) -> EagerEngine:
         """What predicts.

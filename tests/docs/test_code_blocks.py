@@ -16,8 +16,8 @@ from mamdr_core.config import parse_config
 from tests.docs.commands import check_command, commands_of
 from tests.docs.pages import BLOCKS, PAGES, ROOT, blocks_of, prose_of
 
-RUN_ELSEWHERE = {("queries.md", "sql")}
-"""Pages whose blocks of a language another test runs, all of them: tests/lake/test_queries.py."""
+RUN_ELSEWHERE = {("queries.md", "sql"), ("operations.md", "sql")}
+"""Pages whose blocks of a language another test runs, all of them: lake/test_queries.py, promoting/test_gate.py."""
 SHELL = ("", "bash", "sh")
 
 
