@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mamdr_core.config import load_config
+from mamdr_core.config import Config, with_values
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.tables import Lake
 from mamdr_core.reports.facts import read_facts
@@ -34,7 +34,7 @@ def lake(spark, tmp_path_factory, facts):
 
 
 def config_of(lake, run_id):
-    return load_config(overrides=[f"lake.root={lake.root}", f"report.run_id={run_id}"])
+    return with_values(Config(), {"lake.root": lake.root, "report.run_id": run_id})
 
 
 def same(found, expected):
