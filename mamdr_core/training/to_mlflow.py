@@ -30,8 +30,9 @@ class Store:
     """
 
     def __init__(self, settings: TrackingSettings) -> None:
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)  # a new store tells of every migration
+        # A new store tells of every migration, and a server that is down of every try.
+        for name, level in {"mlflow": logging.WARNING, "alembic": logging.WARNING, "urllib3": logging.ERROR}.items():
+            logging.getLogger(name).setLevel(level)
         self.client = MlflowClient(tracking_uri=settings.mlflow)
         found = self.client.get_experiment_by_name(settings.experiment)
         self.experiment: str = (

@@ -25,10 +25,11 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _SECTIONS = ("features", "examples", "model", "train")
 """Sections of the config that are a run's parameters; others are paths, and options that may hold credentials."""
 _BOUNDS = {
-    # By itself MLflow tries for minutes, and reports its use over the network.
+    # By itself MLflow tries for minutes, reports its use over the network, and writes addresses to a job's stdout.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 """Environment of MLflow's client, where it is not set."""
 
