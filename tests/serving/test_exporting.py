@@ -82,6 +82,15 @@ def test_the_ten_lines_of_the_docs_run_without_this_code(spark, trained_config, 
     np.testing.assert_allclose(by_onnx, ours, atol=1e-6)
 
 
+def test_theta_i_of_one_domain_is_read_from_the_package_as_the_docs_say(spark, trained_config, run):
+    (lines,) = blocks("safe_open")
+    lines = lines.replace("packages/RUN", run["package"]).replace("index(7)", "index(3)")
+    names = {}
+    exec(lines, names)  # noqa: S102 - the page's own
+    served = find_served(Lake(spark, trained_config.lake.root), run["run_id"])
+    assert names["theta_i"].tolist() == served.specific()[3].dense.tolist()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
