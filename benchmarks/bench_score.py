@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet
 import torch
 from machine import machine
 from pyspark.sql import DataFrame, SparkSession
@@ -41,6 +42,7 @@ from mamdr_core.lake.tables import Lake
 from mamdr_core.lake.vocabularies import update_vocabulary
 from mamdr_core.models import build_model, declare_inputs
 from mamdr_core.serving.exporting import export_model
+from mamdr_core.serving.scorer import PIECE_ROWS
 from mamdr_core.serving.scoring import BATCH_ROWS, score
 from mamdr_core.training.package import save_rank, seal_package
 from mamdr_core.training.records import record_run
@@ -168,8 +170,8 @@ def write_bare(requests: DataFrame, config: Config, path: str) -> None:
             rows = {name: torch.from_numpy(batch.column(f"{name}_row").to_numpy()).long() for name in sizes}
             with torch.no_grad():
                 parts = [
-                    network({name: tables[name][rows[name][first : first + 16_384]] for name in sizes})
-                    for first in range(0, len(batch), 16_384)
+                    network({name: tables[name][rows[name][first : first + PIECE_ROWS]] for name in sizes})
+                    for first in range(0, len(batch), PIECE_ROWS)
                 ]
             yes = pa.array(np.ones(len(batch), dtype=bool))
             named = {name: batch.column(name) for name in sizes}

@@ -1,7 +1,6 @@
 """On the driver: the run that is to serve, found and checked, and its fixed vectors, sent to every machine."""
 
 import atexit
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,13 +14,11 @@ from torch import Tensor
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.champion import resolve_run
 from mamdr_core.lake.tables import Lake
-from mamdr_core.object_store import place_of
 from mamdr_core.serving.served import Served
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples
+from mamdr_core.training.package import read_facts
 from mamdr_core.training.records import find_run
-from mamdr_core.training.sealed import check
-from mamdr_core.training.storage import fetched
 from mamdr_core.training.trained import config_of
 
 
@@ -37,19 +34,17 @@ def find_served(lake: Lake, run_id: str) -> Served:
     """
     row = find_run(lake, resolve_run(lake, run_id))
     package = str(row["package"])
-    with fetched(place_of(package), "model package") as folder:
-        files = check(folder, "model package")
-        pinned = json.loads((folder / "pinned.json").read_text(encoding="utf-8"))
-        text = (folder / "config.yaml").read_text(encoding="utf-8")
-    numeric = {name: (mean, deviation) for name, (mean, deviation) in pinned["numeric"].items()}
-    config = config_of(text, package)
+    facts = read_facts(package)
+    config, sizes = config_of(facts.config, package), facts.pinned["sizes"]
+    numeric = {name: (mean, deviation) for name, (mean, deviation) in facts.pinned["numeric"].items()}
     for name in ("user", "item", "domain"):
-        if (held := lake.read(f"{name}s").count()) < pinned["sizes"][name]:
+        if (held := lake.read(f"{name}s").count()) < sizes[name]:
             raise MamdrError(
-                f"package {package} was trained on another lake than {lake.root}: it knows {pinned['sizes'][name]} "
-                f"{name}s, the lake {held}"
+                f"package {package} was trained on another lake than {lake.root}: it knows {sizes[name]} {name}s, "
+                f"the lake {held}"
             )
-    return Served(row["run_id"], package, tuple(files), config, pinned["versions"], pinned["sizes"], numeric)
+    files = tuple(sorted(facts.files))
+    return Served(row["run_id"], package, files, config, facts.pinned["versions"], sizes, numeric)
 
 
 def read_vectors(lake: Lake, served: Served) -> dict[str, Tensor]:

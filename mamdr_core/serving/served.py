@@ -2,18 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor
 
 from mamdr_core.config import Config
 from mamdr_core.engine.eager import EagerEngine
-from mamdr_core.engine.parameters import Change, Shared, TableShard
+from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.features import Feature
 from mamdr_core.models import build_model, declare_inputs
 from mamdr_core.object_store import place_of
-from mamdr_core.training.package import load_shared
 from mamdr_core.training.specific_files import SavedSpecific
 from mamdr_core.training.storage import fetched
 
@@ -25,7 +24,7 @@ class Served:
     Attributes:
         run_id: names it.
         folder: of its package.
-        files: of the package.
+        files: names of the package's files, sorted.
         config: its resolved configuration.
         versions: Delta versions of what it was trained on.
         sizes: vocabulary size by id column.
@@ -48,13 +47,11 @@ class Served:
     def shared(self) -> Shared:
         """theta_S; whole tables are mapped into memory, where all processes of a machine share their pages."""
         with fetched(place_of(self.folder), "model package", only="shared") as folder:
+            tables: dict[str, Any] = load_file(folder / "shared.safetensors")
             parts = [load_file(folder / name) for name in self.files if name.startswith("shared-")]
-            if not parts:
-                return load_shared(folder)
-            dense = load_file(folder / "shared.safetensors")["dense"]
-        names = {name: name.removeprefix("table.") for name in parts[0]}
-        tables = {table: StripedTable([part[name] for part in parts]) for name, table in names.items()}
-        return Shared(dense, cast("Mapping[str, Tensor | TableShard]", tables))
+        dense = tables.pop("dense")
+        tables |= {key: StripedTable([part[key] for part in parts]) for key in (parts[0] if parts else ())}
+        return Shared(dense, {key.removeprefix("table."): table for key, table in tables.items()})
 
     def specific(self) -> Mapping[int, Change]:
         """theta_i by domain index, each read when it is asked for."""
