@@ -1,6 +1,8 @@
 """Files through Hadoop's FileSystem API, so that local folders and object stores are reached in one way."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
@@ -26,10 +28,8 @@ class Files:
         self._spark = spark
         self._make_path = jvm.org.apache.hadoop.fs.Path
         path = self._make_path(root)
-        try:
+        with reaching(root):
             self._system = path.getFileSystem(spark._jsc.hadoopConfiguration())
-        except Py4JJavaError as error:
-            raise MamdrError(_explain(root, error)) from None
         uri = self._system.makeQualified(path).toUri()
         self.root: str = uri.getPath() if uri.getScheme() == "file" else uri.toString()
 
@@ -78,8 +78,15 @@ class Files:
         self._system.delete(self._make_path(self.path(*names)), True)
 
 
-def _explain(root: str, error: Py4JJavaError) -> str:
-    told = str(error.java_exception.getMessage())
-    if "ClassNotFoundException" in told or "ClassNotFoundException" in str(error):
-        return f"{root}: the JARs for such a store are not on Spark's class path; for s3a:// run `make setup`"
-    return f"{root} cannot be reached: {told.splitlines()[0]}"
+@contextmanager
+def reaching(root: str) -> Iterator[None]:
+    """Turn the first errors of a file system, of missing JARs, credentials and buckets, into MamdrError."""
+    try:
+        yield
+    except Py4JJavaError as error:
+        told = " ".join(str(error.java_exception.toString()).split())
+        if "ClassNotFoundException" in str(error) or "No FileSystem for scheme" in told:
+            said = "the JARs of such a store are not on Spark's class path; for s3a:// run `make setup`"
+        else:
+            said = f"it cannot be reached ({told}); see docs/object_stores.md for credentials and endpoints"
+        raise MamdrError(f"{root}: {said}") from None
