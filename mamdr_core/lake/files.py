@@ -29,7 +29,7 @@ class Files:
         jvm: Any = spark._jvm
         self._spark = spark
         self._make_path = jvm.org.apache.hadoop.fs.Path
-        with _opening(root):
+        with reaching(root):
             path = self._make_path(root)
             self._system = path.getFileSystem(spark._jsc.hadoopConfiguration())
             uri = self._system.makeQualified(path).toUri()
@@ -81,11 +81,16 @@ class Files:
 
 
 @contextmanager
-def _opening(root: str) -> Iterator[None]:
+def reaching(root: str) -> Iterator[None]:
+    """Turn the first errors of a path, and of a store's missing JARs, credentials and buckets, into MamdrError."""
     try:
         yield
     except (Py4JJavaError, PySparkException) as error:
         reason = error.java_exception.toString() if isinstance(error, Py4JJavaError) else str(error).split("\n")[0]
-        if "ClassNotFoundException" in reason:
-            reason = "the JARs for such a store are not on Spark's class path; for s3a:// run `make setup`"
-        raise MamdrError(f"{shorten(root)} is no path that Spark can open ({one_line(reason)[:200]})") from None
+        if "ClassNotFoundException" in str(error) or "No FileSystem for scheme" in reason:
+            said = "the JARs of such a store are not on Spark's class path; for s3a:// run `make setup`"
+        elif "://" in root:
+            said = f"it cannot be reached ({one_line(reason)[:300]}); see docs/object_stores.md for credentials and endpoints"
+        else:
+            said = f"no path that Spark can open ({one_line(reason)[:200]})"
+        raise MamdrError(f"{shorten(root)}: {said}") from None

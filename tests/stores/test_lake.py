@@ -101,9 +101,11 @@ def test_small_files_are_joined_and_statistics_made(spark, make_config, lake):
     assert figures["tables"]["clicks"]["files_after"] >= 2
 
 
-def test_a_bucket_that_is_not_there_is_a_clear_error(spark, proxy):
+def test_what_is_not_there_or_not_known_is_a_clear_error(spark, proxy):
     configure(spark, "nowhere", f"http://127.0.0.1:{proxy.port}", **IMPATIENT)
     with pytest.raises(
-        MamdrError, match=r"s3a://nowhere/lake is no path that Spark can open .*nowhere.* does not exist"
+        MamdrError, match=r"^s3a://nowhere/lake: it cannot be reached \(.*bucket.*docs/object_stores.md"
     ):
         Lake(spark, "s3a://nowhere/lake")
+    with pytest.raises(MamdrError, match=r"^gs://lake/mine: the JARs of such a store are not on Spark's class path"):
+        Lake(spark, "gs://lake/mine")
