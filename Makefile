@@ -3,13 +3,14 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor demo test test-fast lint format bench airflow airflow-demo lock clean
+.PHONY: help setup doctor demo test test-fast test-cluster cluster-up cluster-down lint format docs bench airflow airflow-demo \
+	lock clean
 
 SETUP := .venv/.setup
 AIRFLOW := .venv-airflow/.setup
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(SETUP) ## Make .venv: locked packages, Horovod, Delta (nothing to do when up to date)
 
@@ -18,8 +19,9 @@ $(SETUP): environment/requirements.lock environment/bootstrap.lock environment/j
 		environment/spark-launcher.sh environment/driver-python.sh setup.cfg pyproject.toml
 	@environment/setup.sh
 
-doctor: ## Say what is installed and what to do about what is not
-	@if [ -x .venv/bin/python ]; then .venv/bin/python environment/doctor.py; else python3 environment/doctor.py; fi
+doctor: ## What is installed, and what to do; with CONFIG=FILE, MASTER=URL also whether those answer
+	@python=python3; if [ -x .venv/bin/python ]; then python=.venv/bin/python; fi; \
+		$$python environment/doctor.py --config "$(CONFIG)" --master "$(MASTER)"
 
 demo: $(SETUP) ## Joint training against MAMDR on synthetic logs, per-domain AUC beside the oracle's
 	@rm -rf .demo
@@ -33,6 +35,17 @@ test: $(SETUP) $(AIRFLOW) ## Every test
 test-fast: $(SETUP) ## The tests that start neither Spark, Horovod nor Airflow (within a minute)
 	@.venv/bin/python -m pytest -ra -m "not slow"
 
+test-cluster: $(SETUP) ## The tests that are marked for it, on a Spark standalone cluster of this machine
+	@.venv/bin/python environment/cluster.py up
+	@trap '.venv/bin/python environment/cluster.py down' EXIT; \
+		MAMDR_TEST_MASTER="$$(cat .cluster/master)" .venv/bin/python -m pytest -ra -m cluster
+
+cluster-up: $(SETUP) ## Start a Spark standalone cluster on this machine: a master and two workers of one core
+	@.venv/bin/python environment/cluster.py up
+
+cluster-down: ## End the cluster that cluster-up started
+	@.venv/bin/python environment/cluster.py down
+
 lint: $(SETUP) ## Formatting, ruff, and mypy --strict on mamdr_core and schemas
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
@@ -41,6 +54,10 @@ lint: $(SETUP) ## Formatting, ruff, and mypy --strict on mamdr_core and schemas
 format: $(SETUP) ## Format, and fix what ruff can fix
 	@.venv/bin/ruff format .
 	@.venv/bin/ruff check --fix .
+
+docs: $(SETUP) ## The documentation as a site in site/; a warning is an error
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
+	@echo "The site is site/index.html." >&2
 
 bench: $(SETUP) ## Every benchmark
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; .venv/bin/python "$$script"; done
@@ -57,5 +74,6 @@ lock: $(SETUP) ## Resolve the lock files anew from environment/*.in
 	@environment/lock.sh
 
 clean: ## Remove the environments and what runs left behind (the cache outside the clone stays)
-	@rm -rf .venv .venv-airflow .demo .airflow-demo .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info spark-warehouse
+	@rm -rf .venv .venv-airflow .cluster .demo .airflow-demo .mypy_cache .pytest_cache .ruff_cache .hypothesis site *.egg-info \
+		spark-warehouse
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

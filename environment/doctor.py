@@ -1,11 +1,13 @@
 """Print one line a component: its version, and ok or what to do.
 
     make doctor
+    make doctor CONFIG=my.yaml MASTER=spark://host:7077   # also the lake, the tracker and the cluster
 
 Uses the standard library only and checks each component in a process of its own, so that it has something to say
 before set-up and when a part is broken. Exit code 1 when something required does not work.
 """
 
+import argparse
 import os
 import re
 import shutil
@@ -16,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
+import places
 import spark_jars
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -181,15 +184,35 @@ CHECKS: dict[str, Callable[[], Finding]] = {
     "Petastorm": check_petastorm,
     "torch": check_torch,
     "Horovod": check_horovod,
+    "GPU": lambda: Finding(*places.check_gpu(probe), required=False),
     "memory": check_memory,
     "cores": check_cores,
     "cache": check_cache,
 }
 
 
+def checks_of(config: str, master: str) -> dict[str, Callable[[], Finding]]:
+    """What to check: always CHECKS, and what a config and a master name."""
+    checks = dict(CHECKS)
+    if master:
+        checks["cluster"] = lambda: Finding(*places.check_cluster(master))
+    if config:
+        named, why = places.read_config(config)
+        if why:
+            return {**checks, "config": lambda: Finding(f"{config} cannot be read", why)}
+        defaults = Path(os.environ.get("SPARK_CONF_DIR", ROOT / "environment/spark")) / "spark-defaults.conf"
+        checks["lake"] = lambda: Finding(*places.check_lake(named["lake"], defaults))
+        checks["tracker"] = lambda: Finding(*places.check_tracker(named["tracker"]), required=False)
+    return checks
+
+
 def main() -> int:
+    parser = argparse.ArgumentParser(description="Say what is installed, and what to do about what is not.")
+    parser.add_argument("--config", default="", help="also check the lake and the tracker that this file names")
+    parser.add_argument("--master", default="", help="also check this Spark master")
+    options = parser.parse_args()
     broken = False
-    for name, check in CHECKS.items():
+    for name, check in checks_of(options.config, options.master).items():
         finding = check()
         print(f"{name:<11} {finding.found}: {finding.todo or 'ok'}", flush=True)
         broken |= bool(finding.todo) and finding.required

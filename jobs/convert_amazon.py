@@ -6,6 +6,7 @@ from typing import Any
 from mamdr_core.cli import run_job
 from mamdr_core.config import Config
 from mamdr_core.datasets.amazon import convert_amazon as convert
+from mamdr_core.lake.progress import progress
 from mamdr_core.lake.session import spark_session
 
 
@@ -15,7 +16,7 @@ def convert_amazon(config: Config) -> dict[str, Any]:
     Example:
         spark-submit jobs/convert_amazon.py --config conf/amazon6.yaml --set convert.path=/data/amazon2018
     """
-    with spark_session("convert_amazon") as spark:
+    with spark_session("convert_amazon") as spark, progress(spark, "convert_amazon"):
         return convert(spark, config)
 
 

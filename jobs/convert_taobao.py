@@ -6,6 +6,7 @@ from typing import Any
 from mamdr_core.cli import run_job
 from mamdr_core.config import Config
 from mamdr_core.datasets.taobao import convert_taobao as convert
+from mamdr_core.lake.progress import progress
 from mamdr_core.lake.session import spark_session
 
 
@@ -17,7 +18,7 @@ def convert_taobao(config: Config) -> dict[str, Any]:
     Example:
         spark-submit jobs/convert_taobao.py --config conf/taobao10.yaml --set convert.path=/data/cloud_theme
     """
-    with spark_session("convert_taobao") as spark:
+    with spark_session("convert_taobao") as spark, progress(spark, "convert_taobao"):
         return convert(spark, config)
 
 

@@ -72,6 +72,10 @@ def run_job(
         _print_result({"job": job.__name__, "status": "crashed", "error": f"{type(error).__name__}: {error}"})
         raise
     elapsed = round(time.perf_counter() - started, 2)
+    if sys.stderr.isatty():
+        from mamdr_core.terminal import show_figures  # `--help` and mistakes do without it
+
+        show_figures(job.__name__, figures | {"elapsed_seconds": elapsed})
     _print_result({"job": job.__name__, "status": "ok", **figures, "elapsed_seconds": elapsed})
     return OK
 

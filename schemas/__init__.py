@@ -10,6 +10,7 @@ from schemas.features import clicks_table, examples_table, range_rules
 from schemas.loads import LOADS
 from schemas.promotions import GATE_DECISIONS, GATE_DOMAINS, PROMOTIONS
 from schemas.runs import DOMAIN_METRICS, STATUSES, TRAINING_RUNS
+from schemas.scores import SCORES
 from schemas.statistics import DOMAIN_STATS
 from schemas.vocabularies import (
     DOMAINS,
@@ -44,6 +45,7 @@ TABLES: dict[str, Table] = {
         GATE_DECISIONS,
         GATE_DOMAINS,
         PROMOTIONS,
+        SCORES,
     )
 }
 """The lake's tables by name."""

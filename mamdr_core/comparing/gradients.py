@@ -16,6 +16,7 @@ from mamdr_core.engine.columns import Columns, Visit
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.hashing import derive_seed
 from mamdr_core.engine.parameters import Shared, Theta
+from mamdr_core.pace import Pace
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -115,6 +116,7 @@ def measure_pairs(gradient: Callable[[int], Tensor], pairs: Pairs, keep: int) ->
     """
     inner_K, cosine_K = np.zeros(len(pairs.first)), np.full(len(pairs.first), np.nan)
     kept: dict[int, tuple[Tensor, float]] = {}
+    pace = Pace("cosines", len(pairs.first), "pairs")
 
     def lookup(domain: int) -> tuple[Tensor, float]:
         if domain not in kept:
@@ -129,6 +131,7 @@ def measure_pairs(gradient: Callable[[int], Tensor], pairs: Pairs, keep: int) ->
         inner_K[number] = float(first.double() @ second.double())
         if first_norm and second_norm:
             cosine_K[number] = inner_K[number] / (first_norm * second_norm)
+        pace.add(1)
     return Agreement(pairs, cosine_K, inner_K)
 
 

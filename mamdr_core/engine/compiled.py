@@ -10,6 +10,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.optimizers import BETA1, BETA2, EPSILON
+from mamdr_core.heartbeat import beat
 
 Fields = dict[str, Tensor]
 RECOMPILE_LIMIT = 64
@@ -92,6 +93,7 @@ class DenseStep:
         Returns:
             Losses [G], and gradients of the trained fields, [G, B, D].
         """
+        beat()
         if not self._flat.module.training:
             self._flat.module.train()
         loss, gradient, to_fields = self._differentiate(

@@ -31,8 +31,8 @@ def choose_device(name: str) -> torch.device:
 
 
 def _index() -> int:
-    """The CUDA device of this rank; Horovod's launchers tell every process its local rank."""
-    return int(os.environ.get("HOROVOD_LOCAL_RANK", "0")) % torch.cuda.device_count()
+    """The CUDA device of this rank; launchers tell every process its local rank."""
+    return int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
 
 
 def _trouble() -> str:

@@ -20,6 +20,7 @@ from mamdr_core.engine.optimizers import AdamMoments, AdamState, adam_change
 from mamdr_core.engine.parameters import EVERYTHING, Change, Rows, Scope, Theta
 from mamdr_core.engine.parts import FieldGradient, Part, by_domain, joined, part_key, whole
 from mamdr_core.errors import DivergedError
+from mamdr_core.heartbeat import beat
 from mamdr_core.models.tables import Table
 
 logger = logging.getLogger(__name__)
@@ -198,6 +199,7 @@ class EagerEngine:
         self.flat.load(theta.dense, training=False)
         logits = []
         for rows in visit.rows.split(PREDICT_ROWS):
+            beat()
             batch = Visit(visit.columns, rows, visit.as_domain)
             ids = {table.name: batch.ids(table.column).to(self.device) for table in self.trained_tables}
             logits_B = torch.empty(len(rows), dtype=self.flat.values_P.dtype, device=self.device)
@@ -228,6 +230,7 @@ class EagerEngine:
         Returns:
             The loss, and by trained table the gradient of what was read of it.
         """
+        beat()
         self.flat.gradients_P.zero_()
         total = 0.0
         found: dict[str, list[FieldGradient]] = {}

@@ -102,7 +102,11 @@ def _declared(raw: DataFrame, columns: InputColumns, features: Sequence[Feature]
         event_time.alias("event_time"),
         _optional(raw, "true_probability", columns.true_probability, "double").alias("true_probability"),
         _day(raw, columns, event_time).alias("ds"),
-        *(_feature(raw, number, feature) for number, feature in enumerate(features) if feature.kind != "vector"),
+        *(
+            declared_feature(raw, number, feature)
+            for number, feature in enumerate(features)
+            if feature.kind != "vector"
+        ),
     ]
 
 
@@ -135,7 +139,12 @@ def _day(raw: DataFrame, columns: InputColumns, event_time: Column) -> Column:
     return F.when(day.between(first, last), day)
 
 
-def _feature(raw: DataFrame, number: int, feature: Feature) -> Column:
+def declared_feature(raw: DataFrame, number: int, feature: Feature) -> Column:
+    """The `number`-th declared feature, categorical or numeric, as an expression over a raw log.
+
+    Raises:
+        MamdrError: it cannot be resolved, and is not optional.
+    """
     expression = feature.expression or feature.name
     kind = "string" if feature.kind == "categorical" else "double"
     if feature.optional and lacks_columns(raw, expression):

@@ -1,6 +1,7 @@
 """build_examples: clicks become vocabularies and encoded examples in shards."""
 
 import logging
+import uuid
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -68,11 +69,13 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
             # All vocabularies were opened above, and they only grow: these versions know every index of the rows.
             versions = newest_versions(lake, config.features)
             note = {"job": "build_examples", "clicks_version": clicks_version, "versions": versions}
+            note |= {"build": uuid.uuid4().hex}  # of two builds at once each finds its own
             with overriding(spark, writing(shards, packing.count)):
                 lake.overwrite(table, examples, note)
-    figures = {**count_examples(lake.read("examples"), plans), **_growth(growth), "shards": packing.count}
+        version, _ = lake.written(table, note)
+    figures = {**count_examples(lake.read("examples", version), plans), **_growth(growth), "shards": packing.count}
     logger.info("%(examples)d examples in %(shards)d shards, %(domains)d domains", figures)
-    return {**figures, "clicks_version": clicks_version, "examples_version": lake.version("examples")}
+    return {**figures, "clicks_version": clicks_version, "examples_version": version}
 
 
 def count_examples(examples: DataFrame, plans: list[DomainPlan]) -> dict[str, int]:

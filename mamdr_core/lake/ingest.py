@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 MANY_DAYS = 400
 FEW_ROWS_A_DAY = 1000
+TRIES = 5
+"""Times that a load is compared again because another job filed events of the same time."""
 
 
 def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
@@ -62,15 +64,23 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
     with kept_frames() as keep, readable(config.input):
         with progress(spark, "counting"):
             survey = survey_rows(rows, rules, bool(config.input.columns.event_time), keep)
-        with progress(spark, "repeated events"):
-            judged = settle_events(rows, survey, _overlapping(config, lake, load, rows, survey), keep)
-        tally = judged.tally
-        held = days_held(lake, "clicks", load)
-        _pass_gate(spark, config, lake, load, tally, held, started_at)
-        _warn_of_many_days(tally)
+        _warn_of_many_days(survey.tally)
         whole_days = config.input.replace == "days"
         tasks = raw._jdf.queryExecution().toRdd().getNumPartitions()
-        version = publish(spark, Publication(lake, load, table, whole_days, held.keys(), tasks, started_at), judged)
+        for _ in range(TRIES):
+            others = _overlapping(config, lake, load, rows, survey)
+            with progress(spark, "repeated events"):
+                judged = settle_events(rows, survey, others, keep)
+            tally = judged.tally
+            held = days_held(lake, "clicks", load)
+            _pass_gate(spark, config, lake, load, tally, held, started_at)
+            version = publish(spark, Publication(lake, load, table, whole_days, held.keys(), tasks, started_at), judged)
+            # What another job filed meanwhile has not been compared: the later of the two compares again.
+            if _files(_overlapping(config, lake, load, rows, survey)) <= _files(others):
+                break
+            logger.info("another load of the same time was published meanwhile; its events are compared too")
+        else:
+            raise MamdrError(f"input.path: {load.source}: other jobs kept filing events of the same time; run it again")
     record_load(spark, lake, load, tally, started_at, clicks_version=version)
     figures = _figures(tally)
     logger.info("%(rows_in)d rows in = %(clicks)d clicks + %(rejected)d rejected, %(days)d days", figures)
@@ -85,6 +95,10 @@ def _overlapping(config: Config, lake: Lake, load: Load, rows: DataFrame, survey
         return None
     others = others.where(in_spans(times_of(rows, days, bool(columns.ds))))
     return others if others.inputFiles() else None
+
+
+def _files(clicks: DataFrame | None) -> set[str]:
+    return set() if clicks is None else set(clicks.inputFiles())
 
 
 def _pass_gate(

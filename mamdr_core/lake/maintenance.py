@@ -12,12 +12,12 @@ from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.files import Files
 from mamdr_core.lake.settings import MaintainSettings
+from mamdr_core.lake.sql import table_at
 from mamdr_core.lake.tables import CONFLICTS, Lake
 from mamdr_core.lake.vacuum import (
     CHECK,
     DataFiles,
     files_of,
-    identifier,
     list_files,
     total_bytes,
     vacuum,
@@ -40,8 +40,9 @@ def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
     """Compact every table that is not laid out by us, then remove the files that nothing needs any more.
 
     Kept are: the newest version of every table, every version not older than `maintain.retention_days`, and the input
-    versions of kept runs: successful ones whose package exists (the newest `maintain.keep_runs` of them), and those of
-    the last two weeks that run or can be resumed. To release a run's inputs, delete its package or its checkpoints.
+    versions of kept runs: successful ones whose package exists (the newest `maintain.keep_runs` of them, and the newest
+    `maintain.keep_champions` that have served), and those of the last two weeks that run or can be resumed. To release
+    a run's inputs, delete its package or its checkpoints.
     Of runs that did not end well, checkpoints and parts of packages are removed after two weeks.
 
     Returns:
@@ -54,7 +55,7 @@ def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
     settings = config.maintain
     _check_retention(spark, settings)
     lake = Lake(spark, config.lake.root)
-    runs = kept_runs(spark, lake, settings.keep_runs)
+    runs = kept_runs(spark, lake, settings.keep_runs, settings.keep_champions)
     pinned = _pinned_versions(runs)
     tables = {}
     for table in lake.tables():
@@ -73,13 +74,14 @@ def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
     }
 
 
-def kept_runs(spark: SparkSession, lake: Lake, keep: int) -> list[Row]:
+def kept_runs(spark: SparkSession, lake: Lake, keep: int, champions: int = 1) -> list[Row]:
     """The runs whose inputs must stay readable: run_id, status, package, input_versions; newest first.
 
     Args:
         spark: the session.
         lake: the lake.
         keep: how many of the successful runs; 0: all that have their package.
+        champions: how many of those that have served, the champion first, besides; 0: all.
     """
     if not lake.exists("training_runs"):
         return []
@@ -90,20 +92,36 @@ def kept_runs(spark: SparkSession, lake: Lake, keep: int) -> list[Row]:
     unfinished = [
         run for run in chosen if run["status"] == "running" or (run["status"] != "ok" and run["run_id"] in resumable)
     ]
-    return unfinished + (done[:keep] if keep else done)
+    if keep:
+        served = _served(lake)[: champions or None]
+        done = [run for place, run in enumerate(done) if place < keep or run["run_id"] in served]
+    return unfinished + done
+
+
+def _served(lake: Lake) -> list[str]:
+    """The runs that have served, the champion first."""
+    if not lake.exists("promotions"):
+        return []
+    rows = (
+        lake.read("promotions").groupBy("run_id").agg(F.max("number").alias("last")).orderBy(F.desc("last")).collect()
+    )
+    return [row["run_id"] for row in rows]
 
 
 def find_leftovers(spark: SparkSession, lake: Lake) -> list[tuple[str, str]]:
     """Folders below the root, by their names, of runs that ended well or long ago: checkpoints, parts of packages."""
     if not lake.exists("training_runs"):
         return []
-    ended = lake.read("training_runs").where((F.col("status") == "ok") | ~_is_recent()).select("run_id").collect()
+    ended = lake.read("training_runs").where((F.col("status") == "ok") | ~_is_recent()).select("run_id", "status")
     files = Files(spark, lake.root)
     checkpoints, packages = (set(files.children(folder)) for folder in ("checkpoints", "packages"))
-    ids = [row["run_id"] for row in ended]
+    status = {row["run_id"]: row["status"] for row in ended.collect()}
+    # In an object store, which has no renames, a part lies where the package would, without its manifest.
+    parts = [run_id for run_id in status if status[run_id] != "ok" and run_id in packages]
     return [
-        *(("checkpoints", run_id) for run_id in ids if run_id in checkpoints),
-        *(("packages", f".{run_id}.part") for run_id in ids if f".{run_id}.part" in packages),
+        *(("checkpoints", run_id) for run_id in status if run_id in checkpoints),
+        *(("packages", f".{run_id}.part") for run_id in status if f".{run_id}.part" in packages),
+        *(("packages", run_id) for run_id in parts if not files.exists("packages", run_id, "manifest.json")),
     ]
 
 
@@ -192,7 +210,7 @@ def _keep_history(spark: SparkSession, path: str, pinned: set[int], days: int) -
         properties["delta.deletedFileRetentionDuration"] = f"interval {max(days, SAFE_DAYS)} days"
     if properties:
         listed = ", ".join(f"'{name}' = '{value}'" for name, value in properties.items())
-        spark.sql(f"ALTER TABLE {identifier(path)} SET TBLPROPERTIES ({listed})")
+        spark.sql(f"ALTER TABLE {table_at(path)} SET TBLPROPERTIES ({listed})")
 
 
 def _compact(spark: SparkSession, lake: Lake, table: Table) -> int:

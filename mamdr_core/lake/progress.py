@@ -1,20 +1,18 @@
-"""A line in the log every half minute about what Spark is doing, for jobs long enough to be waited for."""
+"""A line in the log now and then about what Spark is doing, for jobs long enough to be waited for."""
 
 import logging
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any
 
 from py4j.protocol import Py4JError
 from pyspark.sql import SparkSession
 
-logger = logging.getLogger(__name__)
+from mamdr_core.pace import EVERY, clock
 
-EVERY = 30.0
-"""Seconds between lines, and before the first one."""
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -55,13 +53,9 @@ def _line(stage: Any) -> str | None:
         return None
     seconds = time.time() - stage.submissionTime().get().getTime() / 1000
     done, tasks, rows = stage.numCompleteTasks(), stage.numTasks(), stage.outputRecords()
-    line = f"stage {stage.stageId()}: {done} of {tasks} tasks in {_clock(seconds)}"
+    line = f"stage {stage.stageId()}: {done} of {tasks} tasks in {clock(seconds)}"
     if rows:
         line += f", {rows:,} rows written ({rows / seconds:,.0f}/s)"
     if done:
-        line += f", about {_clock(seconds * (tasks - done) / done)} left"
+        line += f", about {clock(seconds * (tasks - done) / done)} left"
     return line
-
-
-def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))

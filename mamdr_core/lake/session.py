@@ -51,6 +51,10 @@ def make_session(name: str) -> SparkSession:
         for key, value in _LOCAL_SETTINGS.items():
             if spark.sparkContext.getConf().get(key) is None:
                 spark.conf.set(key, value)
+    path_style = "fs.s3a.path.style.access"
+    if os.environ.get("AWS_ENDPOINT_URL") and spark.sparkContext.getConf().get(f"spark.hadoop.{path_style}") is None:
+        # A server of one's own, to which Spark goes by that variable, seldom has a host name for each bucket.
+        spark._jsc.hadoopConfiguration().set(path_style, "true")
     try:
         # The class loader of JARs given by --jars, --packages or spark.jars, which Class.forName does not ask.
         loader = spark._jvm.java.lang.Thread.currentThread().getContextClassLoader()  # type: ignore[union-attr]

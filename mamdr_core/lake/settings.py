@@ -222,11 +222,13 @@ class MaintainSettings:
     """Removed files are kept so long: every version of that age stays readable. Written to the tables' properties."""
     keep_runs: int = 0
     """Of the successful runs that still have their package, so many of the newest keep their inputs; 0: all."""
+    keep_champions: int = 5
+    """So many of the runs that have served, the champion first, keep theirs besides, to go back to; 0: all."""
     dry_run: bool = False
     """Say what would be removed, and change nothing."""
 
     def __post_init__(self) -> None:
         """Check the counts."""
-        for name in ("retention_days", "keep_runs"):
+        for name in ("retention_days", "keep_runs", "keep_champions"):
             if not 0 <= getattr(self, name) <= 100_000:
                 raise ValueError(f"maintain.{name} must lie in [0, 100000], got {getattr(self, name)}")

@@ -14,7 +14,8 @@ from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.files import Files
+from mamdr_core.lake.files import Files, reaching
+from mamdr_core.yaml_values import shorten
 from schemas import TABLES, Table, feature_vocabulary
 from schemas.spark import spark_schema
 
@@ -48,8 +49,7 @@ class Lake:
 
     A table is named, or given as its declaration where features extend it. It is created on first write, with its
     partitioning, NOT NULL columns and CHECK constraints. Writes select exactly the declared columns, in order, and
-    conflicts with another writer surface as Delta's own exceptions, but for `overwrite_where` and `merge`, which try
-    again.
+    try again where another job's commit gets ahead (docs/concurrency.md).
 
     Args:
         spark: a session with Delta.
@@ -66,14 +66,23 @@ class Lake:
         self._spark = spark
         self._files = Files(spark, root)
         self.root = self._files.root
-        self._check_root()
+        self._files.share_settings()
+        with reaching(self.root):
+            self._check_root()
 
     def path(self, table: str | Table) -> str:
         """Where the table lies."""
         return self._files.path(_declared(table).name)
 
     def path_of(self, *names: str) -> str:
-        """The path of something else in the lake, such as a model package."""
+        """The path of something else in the lake, such as a model package.
+
+        Raises:
+            MamdrError: a name that would lead out of it.
+        """
+        for name in names:
+            if name in ("", ".", "..") or any(mark in name for mark in "/\\\0"):
+                raise MamdrError(f"{shorten(name)} is not the name of a file or folder of {self.root}")
         return self._files.path(*names)
 
     def exists(self, table: str | Table) -> bool:
@@ -139,7 +148,7 @@ class Lake:
 
     def append(self, table: str | Table, rows: DataFrame, note: dict[str, Any] | None = None) -> None:
         """Add rows. `note` is stamped on the commit (userMetadata in DESCRIBE HISTORY), here and below."""
-        self._writer(table, rows, "append", note).save(self.path(table))
+        self._insist(table, lambda: self._writer(table, rows, "append", note).save(self.path(table)))
 
     def append_to(self, table: str | Table, rows: DataFrame, rows_before: int) -> bool:
         """Add rows to a table that only ever grows, if it still holds `rows_before` rows; whether it did.
@@ -151,7 +160,7 @@ class Lake:
         writer = writer.option("txnAppId", _GROWTH).option("txnVersion", rows_before + 1)
         try:
             writer.save(self.path(table))
-        except delta_exceptions.ConcurrentTransactionException:
+        except CONFLICTS:
             return False
         # Where the other job's commit was already there, Delta takes ours for a repetition and skips it in silence.
         commits = DeltaTable.forPath(self._spark, self.path(table)).history(_RECENT).select("userMetadata")
@@ -160,11 +169,15 @@ class Lake:
     def overwrite(self, table: str | Table, rows: DataFrame, note: dict[str, Any] | None = None) -> None:
         """Replace all rows, and the columns of features that are no longer declared; earlier versions stay readable."""
         declared = _declared(table)
-        writer = self._writer(declared, rows, "overwrite", note)
-        if set(self.read(declared).columns) != set(declared.column_names):
-            # Delta takes the layout from the write too when it replaces the columns.
-            writer = writer.option("overwriteSchema", "true").partitionBy(*declared.partition_by)
-        writer.save(self.path(declared))
+
+        def write() -> None:
+            writer = self._writer(declared, rows, "overwrite", note)
+            if set(self.read(declared).columns) != set(declared.column_names):
+                # Delta takes the layout from the write too when it replaces the columns.
+                writer = writer.option("overwriteSchema", "true").partitionBy(*declared.partition_by)
+            writer.save(self.path(declared))
+
+        self._insist(table, write)
 
     def overwrite_where(
         self, table: str | Table, rows: DataFrame, predicate: str, note: dict[str, Any] | None = None

@@ -16,6 +16,7 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from mamdr_core.lake.sql import table_at
 from mamdr_core.lake.tables import Lake
 from schemas import Table
 
@@ -94,16 +95,11 @@ def vacuum(spark: SparkSession, path: str, listed: DataFiles, days: int) -> None
     _run_vacuum(spark, path, listed, f"RETAIN {days * 24} HOURS")
 
 
-def identifier(path: str) -> str:
-    """A table's path as SQL names it."""
-    return f"delta.`{path}`"
-
-
 def _run_vacuum(spark: SparkSession, path: str, listed: DataFiles, options: str) -> DataFrame:
     rows = [(file.path, file.length, False, file.modified) for file in listed.values()]
     spark.createDataFrame(rows, _INVENTORY).createOrReplaceTempView(_VIEW)
     try:
-        return spark.sql(f"VACUUM {identifier(path)} USING INVENTORY (SELECT * FROM {_VIEW}) {options}")
+        return spark.sql(f"VACUUM {table_at(path)} USING INVENTORY (SELECT * FROM {_VIEW}) {options}")
     finally:
         spark.catalog.dropTempView(_VIEW)
 

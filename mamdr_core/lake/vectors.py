@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from functools import reduce
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -29,15 +30,18 @@ def update_vectors(spark: SparkSession, lake: Lake, features: Sequence[Feature])
         table = f"{of}_features"
         if not declared:
             continue
-        indices = lake.read(f"{of}s")
-        frames = [indexed_vectors(_read(spark, feature), indices, feature.name) for feature in declared]
-        wanted = frames[0]
-        for frame in frames[1:]:
-            wanted = wanted.unionByName(frame)
-        if lake.exists(table) and _fingerprint(lake.read(table)) == _fingerprint(wanted):
-            continue
-        lake.overwrite(table, wanted, {"job": "build_examples"})
-        logger.info("%s: %s", table, ", ".join(feature.name for feature in declared))
+        sources = {feature.name: _read(spark, feature) for feature in declared}
+        vocabulary = None
+        # A job that adds ids meanwhile writes their vectors too, and what is written here must not lack them.
+        while vocabulary != lake.version(f"{of}s"):
+            vocabulary = lake.version(f"{of}s")
+            indices = lake.read(f"{of}s", vocabulary)
+            frames = [indexed_vectors(source, indices, name) for name, source in sources.items()]
+            wanted = reduce(DataFrame.unionByName, frames)
+            if lake.exists(table) and _fingerprint(lake.read(table)) == _fingerprint(wanted):
+                break
+            lake.overwrite(table, wanted, {"job": "build_examples"})
+            logger.info("%s: %s", table, ", ".join(sources))
 
 
 def indexed_vectors(source: DataFrame, indices: DataFrame, name: str) -> DataFrame:

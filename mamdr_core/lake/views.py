@@ -12,6 +12,7 @@ from pyspark.sql import SparkSession
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.session import spark_session
+from mamdr_core.lake.sql import table_at
 from mamdr_core.lake.tables import Lake
 
 
@@ -132,7 +133,7 @@ def view_statements(lake: Lake) -> list[str]:
     return [
         f"SET lake = {lake.root}",
         "SET spark.sql.session.timeZone = UTC",
-        *(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM delta.`{lake.root}/{name}`" for name in tables),
+        *(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM {table_at(f'{lake.root}/{name}')}" for name in tables),
         *(
             f"CREATE OR REPLACE TEMP VIEW {view.name} COMMENT '{view.description}' AS {view.sql.strip()}"
             for view in VIEWS

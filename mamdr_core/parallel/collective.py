@@ -10,6 +10,10 @@ from torch import Tensor
 T = TypeVar("T")
 
 
+class PeerLostError(RuntimeError):
+    """A collective cannot end, since another rank has gone: a consequence, never the cause."""
+
+
 class Collective(Protocol):
     """Operations in which every rank takes part, in the same order."""
 

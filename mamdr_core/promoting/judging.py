@@ -10,6 +10,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binom
 
 from mamdr_core.promoting.intervals import Floats
 from mamdr_core.promoting.measuring import Figures, Measured
@@ -132,9 +133,12 @@ def _lead(figures: Figures, least: float, z: float) -> Lead | None:
         return None
     share_n = figures.day_rows[known] / figures.day_rows[known].sum()
     day, earlier = (float((share_n * auc_n[known]).sum()) for auc_n in (figures.day_auc, figures.earlier_auc))
-    variance_n = figures.day_variance[known] + least**2 * figures.earlier_variance[known]
-    missing = (day - 0.5) - least * (earlier - 0.5)
-    is_lost = least > 0 and missing + z * math.sqrt(float((share_n**2 * variance_n).sum())) < 0
+    of_day, of_earlier = (
+        float((share_n**2 * variance_n[known]).sum()) for variance_n in (figures.day_variance, figures.earlier_variance)
+    )
+    had_one = earlier - 0.5 > z * math.sqrt(of_earlier)
+    missing = least * (earlier - 0.5) - (day - 0.5)
+    is_lost = least > 0 and had_one and missing > z * math.sqrt(of_day + least**2 * of_earlier)
     return Lead(day, earlier, is_lost)
 
 
@@ -142,8 +146,11 @@ def _absolute(own: Figures, unseen: dict[str, float], settings: GateSettings) ->
     bad = int(np.isnan(own.promised).sum())
     if bad:
         yield f"its predictions are not finite in {bad} domains"
+    if np.isnan(own.auc).all():
+        yield "no domain of the test split has both clicks and other rows: nothing can be measured"
+        return
     auc = mean_auc(own)
-    if not auc >= settings.least_auc:
+    if auc < settings.least_auc:
         yield f"its mean AUC is {auc:.4f}, below gate.least_auc {settings.least_auc:g}"
     ratio = calibration(own)
     if not bad and not 1 / settings.max_calibration <= ratio <= settings.max_calibration:
@@ -185,7 +192,8 @@ def _compared(own: Figures, other: Figures, judged: Judged, settings: GateSettin
                 f"({told(difference, settings)}): more than gate.{key} {limit:g}"
             )
     judged_count, worse = int(judged.judged_n.sum()), int(judged.worse_n.sum())
-    if worse > settings.max_worse_share * judged_count:
+    by_chance = binom.ppf(settings.confidence, judged_count, (1 - settings.confidence) / 2) if judged_count else 0
+    if worse > max(settings.max_worse_share * judged_count, by_chance):
         yield (
             f"{worse} of {judged_count} domains are worse by more than gate.domain_drop {settings.domain_drop:g}, more "
             f"than gate.max_worse_share {settings.max_worse_share:.0%}"

@@ -22,7 +22,7 @@ class GateSettings:
     domain_clicks: int = 20
     """A domain with fewer clicks, or fewer rows without, is too small to be judged by itself."""
     max_worse_share: float = 0.2
-    """Share of the judged domains that may be worse."""
+    """Share of the judged domains that may be worse; of few domains also as many as noise explains."""
     confidence: float = 0.95
     """Of the two-sided intervals; a drop's interval lies below zero by chance in half of the rest at most."""
     least_auc: float = 0.52

@@ -83,7 +83,7 @@ class ColumnsFiller:
                 raise MamdrError(f"examples have a {name} beyond its {size} values: run build_examples again")
         moves, unsorted = places.take(read["domain"], read["key"])
         self._unsorted_n[unsorted] = True
-        numeric = [_standardise(read[name], *moments) for name, moments in self._numeric.items()]
+        numeric = [standardise(read[name], *moments) for name, moments in self._numeric.items()]
         probability = read["true_probability"]
         if np.isnan(probability.sum()) and any(np.isnan(probability[here]).any() for here, _ in moves):
             self._unknown = True
@@ -189,7 +189,7 @@ def _pair(starts: Ints, stops: Ints, there: Ints) -> list[tuple[Rows, Rows]]:
     ]
 
 
-def _standardise(values: NDArray[Any], mean: float, deviation: float) -> NDArray[np.float64]:
+def standardise(values: NDArray[Any], mean: float, deviation: float) -> NDArray[np.float64]:
     """Mean 0 and deviation 1 over the train split, missing values at the mean."""
     made = np.subtract(values, mean, dtype=np.float64)
     made /= deviation

@@ -155,7 +155,7 @@ def make_store(settings: TrainSettings, like: Tensor, domains: Sequence[int]) ->
         like: dense parameters [P] of theta_S.
         domains: the rank's that have theta_i.
     """
-    ranks_here = int(os.environ.get("HOROVOD_LOCAL_SIZE", "1"))
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     memory = settings.specific_memory * 1e9 or psutil.virtual_memory().available / 2 / ranks_here
     vectors = len(domains) * (4 if settings.checkpoint.is_regular else 2)
     slots = slots_for(like, vectors, memory, settings.scratch)

@@ -13,6 +13,7 @@ from mamdr_core.engine.metrics import DomainMetrics, domain_metrics
 from mamdr_core.engine.parameters import Change, Shared, Theta
 from mamdr_core.engine.plan import parts_in_step
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.pace import Pace
 from mamdr_core.parallel.collective import Collective, SingleProcess, most
 
 PART_ROWS = 1 << 20
@@ -48,6 +49,7 @@ def evaluate_columns(
     specific: Mapping[int, Change],
     columns: Columns,
     collective: Collective | None = None,
+    pace: Pace | None = None,
 ) -> DomainMetrics:
     """Figures of all domains, the same on every rank.
 
@@ -60,6 +62,7 @@ def evaluate_columns(
         specific: theta_i of this rank's domains.
         columns: this rank's rows of a split.
         collective: the ranks; None: this process alone.
+        pace: is told of rows that are measured.
     """
     collective = collective or SingleProcess()
     parts = []
@@ -74,6 +77,8 @@ def evaluate_columns(
         rows = slice(*offsets[[0, -1]].tolist())
         known = None if columns.true_probability is None else columns.true_probability[rows]
         parts.append(domain_metrics(logits, columns.labels[rows], offsets - offsets[0], known))
+        if pace:
+            pace.add(stop - start)
     own = DomainMetrics(*(torch.cat(figure) for figure in zip(*map(astuple, parts), strict=True)))
     return _gather(own, collective)
 

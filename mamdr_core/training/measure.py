@@ -6,6 +6,7 @@ import torch
 from pyspark.sql import SparkSession
 
 from mamdr_core.config import Config
+from mamdr_core.pace import Pace
 from mamdr_core.training.building import make_engine, place_columns
 from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.records import record_metrics
@@ -27,7 +28,9 @@ def evaluate_package(spark: SparkSession, config: Config) -> dict[str, Any]:
     columns = place_columns({split: trained.share.columns(split)}, trained.device)[split]
     engine = make_engine(trained.config, pinned, trained.share, trained.device)
     with torch.no_grad():
-        measured = evaluate_columns(engine, package.shared, package.specific, columns)
+        measured = evaluate_columns(
+            engine, package.shared, package.specific, columns, pace=Pace(f"measuring {split}", len(columns))
+        )
     record_metrics(spark, trained.lake, trained.run_id, pinned.domain_ids, {split: measured})
     known = ~measured.logloss.isnan()
     return {

@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.engine.metrics import DomainMetrics
 from mamdr_core.errors import MamdrError
+from mamdr_core.lake.sql import literal
 from mamdr_core.lake.tables import Lake
 from mamdr_core.training.curve import Validation
 from schemas import TABLES
@@ -39,8 +40,8 @@ def record_metrics(
     ]
     table = TABLES["domain_metrics"]
     frame = spark.createDataFrame(rows, spark_schema(table))
-    splits = ", ".join(f"'{split}'" for split in metrics)
-    lake.overwrite_where(table, frame, f"run_id = '{run_id}' AND split IN ({splits})")
+    splits = ", ".join(literal(split) for split in metrics)
+    lake.overwrite_where(table, frame, f"run_id = {literal(run_id)} AND split IN ({splits})")
 
 
 def record_curve(spark: SparkSession, lake: Lake, run_id: str, curve: Sequence[Validation]) -> None:
@@ -48,7 +49,7 @@ def record_curve(spark: SparkSession, lake: Lake, run_id: str, curve: Sequence[V
     table = TABLES["training_curves"]
     rows = [{"run_id": run_id, **validation.plain()} for validation in curve]
     frame = spark.createDataFrame([tuple(map(row.get, table.column_names)) for row in rows], spark_schema(table))
-    lake.overwrite_where(table, frame, f"run_id = '{run_id}'")
+    lake.overwrite_where(table, frame, f"run_id = {literal(run_id)}")
 
 
 def _figures(measured: DomainMetrics, domain: int) -> tuple[Any, ...]:

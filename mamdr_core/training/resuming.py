@@ -1,19 +1,19 @@
 """Unfinished runs: finding the one that a job is to go on with."""
 
 import logging
-from pathlib import Path
 
-import yaml
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
 from mamdr_core.config import Config, parse_config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.tables import Lake
+from mamdr_core.object_store import place_of
 from mamdr_core.shards.pinned import pin_examples
 from mamdr_core.training.claims import is_trained_elsewhere
 from mamdr_core.training.differences import differences
 from mamdr_core.training.runs import Run, deciding, make_run
+from mamdr_core.yaml_values import parse_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def find_unfinished(spark: SparkSession, config: Config) -> Run | None:
     if wanted != NEWEST:
         return _resumed(spark, lake, config, _find_named(lake, config, wanted))
     for row in _unfinished(lake) if lake.exists("training_runs") else ():
-        folder = Path(lake.path_of("checkpoints", row["run_id"]))
+        folder = place_of(lake.path_of("checkpoints", row["run_id"]))
         if folder.is_dir() and not is_trained_elsewhere(folder) and not _differing(config, row):
             return _resumed(spark, lake, config, row)
     logger.info("no unfinished run of %s computes the same: a new one begins", lake.root)
@@ -52,7 +52,7 @@ def _find_named(lake: Lake, config: Config, run_id: str) -> Row:
     differing = _differing(config, row)
     if differing:
         raise MamdrError(f"train.resume: run {run_id} computes something else: {'; '.join(differing[:3])}")
-    if is_trained_elsewhere(Path(lake.path_of("checkpoints", run_id))):
+    if is_trained_elsewhere(place_of(lake.path_of("checkpoints", run_id))):
         raise MamdrError(f"train.resume: another process of this machine trains run {run_id}")
     return row
 
@@ -67,8 +67,8 @@ def _resumed(spark: SparkSession, lake: Lake, config: Config, row: Row) -> Run:
 def _differing(config: Config, row: Row) -> list[str]:
     """Settings that decide what is computed and differ from a run's, one line each; the number of ranks may."""
     try:
-        theirs = deciding(parse_config(yaml.safe_load(row["config"])))
-    except (MamdrError, yaml.YAMLError) as error:
+        theirs = deciding(parse_config(parse_yaml(row["config"], "config")))
+    except MamdrError as error:
         return [f"its configuration is of another version of this code ({error})"]
     ours = deciding(config)
     theirs["train"]["ranks"] = ours["train"]["ranks"]

@@ -3,10 +3,12 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mamdr_core.errors import MamdrError
+from mamdr_core.yaml_values import one_line
 
 MANIFEST = "manifest.json"
 
@@ -48,25 +50,38 @@ def flush_folder(folder: Path) -> None:
     os.close(descriptor)
 
 
-def check(folder: Path, kind: str) -> list[str]:
+def check(folder: Path, kind: str, only: str = "") -> list[str]:
     """The names of a folder's files, each found to be as its manifest says.
 
     Args:
         folder: to check.
         kind: what it should be, for the error.
+        only: how the names of those begin that matter.
 
     Raises:
-        MamdrError: it has no manifest, or a file is missing or damaged (it is named).
+        MamdrError: it has no manifest, or one that names something outside the folder, or a file is missing or damaged
+            (it is named).
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         listed = {name: (facts["bytes"], facts["sha256"]) for name, facts in manifest["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise MamdrError(f"{folder} is not a {kind}: its {MANIFEST} cannot be read ({error})") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise MamdrError(f"{folder} is not a {kind}: its {MANIFEST} cannot be read ({one_line(error)})") from None
     for name, expected in listed.items():
-        file = folder / name
-        if file.parent != folder or not file.is_file():
+        if not re.fullmatch(r"\w[\w.-]{0,200}", name, re.ASCII):
+            raise MamdrError(one_line(f"{kind} {folder}: its {MANIFEST} names {name!r}, which is no file of it"))
+        if name.startswith(only):
+            _check_file(folder, name, expected, kind)
+    return sorted(name for name in listed if name.startswith(only))
+
+
+def _check_file(folder: Path, name: str, expected: tuple[int, str], kind: str) -> None:
+    file = folder / name
+    try:
+        if file.is_symlink() or not file.is_file():
             raise MamdrError(f"{kind} {folder}: file {name} is missing")
-        if file.stat().st_size != expected[0] or facts_of(folder, [name])[name] != expected:
-            raise MamdrError(f"{kind} {folder}: file {name} is damaged (its hash is not the manifest's)")
-    return sorted(listed)
+        intact = file.stat().st_size == expected[0] and facts_of(folder, [name])[name] == expected
+    except OSError as error:
+        raise MamdrError(f"{kind} {folder}: file {name} cannot be read ({error.strerror})") from None
+    if not intact:
+        raise MamdrError(f"{kind} {folder}: file {name} is damaged (its hash is not the manifest's)")

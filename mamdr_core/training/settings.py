@@ -40,7 +40,10 @@ class TrainSettings:
     seed: int = 0
     """Decides initialisation, round plan, dropout and support draws."""
     ranks: int = 1
-    """Processes that train together; 1 runs without Horovod in the driver."""
+    """Processes that train together; 1 runs in the driver, without a launcher."""
+    launcher: Literal["horovod", "torch"] = "horovod"
+    """What starts ranks and carries what they say to each other: Horovod, or torch.distributed in a barrier stage of
+    Spark (docs/clusters.md says when to prefer which)."""
     batch_size: int = 1024
     """Rows of an inner step at most."""
     epochs: int = 20
@@ -91,7 +94,10 @@ class TrainSettings:
     restarts: int = 3
     """Times that a run is restarted from its newest checkpoint after it lost a rank."""
     start_timeout: int = 120
-    """Seconds that all ranks have to start."""
+    """Seconds that Spark has to have slots for all ranks, and then that they have to start."""
+    stall_limit: float = 600.0
+    """Seconds after which a rank that makes no progress is ended, with what it was doing in the cause, and the ranks
+    are restarted; 0: never. A step, with its compilation, must take less; rounds and passes may take longer."""
     host_memory: float = 0.0
     """GB of rows and feature vectors that a rank keeps in memory; a larger share is memory-mapped. 0: no bound."""
     specific_memory: float = 0.0
@@ -101,7 +107,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Check the counts."""
-        for name in ("host_memory", "group_memory", "specific_memory", "restarts", "meta_lr"):
+        for name in ("host_memory", "group_memory", "specific_memory", "restarts", "stall_limit", "meta_lr"):
             if getattr(self, name) < 0:
                 raise ValueError(f"train.{name} must be >= 0, got {getattr(self, name)}")
         if self.examples_version is not None and self.examples_version < 0:
@@ -135,8 +141,6 @@ class TrackingSettings:
             raise ValueError(
                 f"tracking.mlflow is {place!r}: expected http://HOST or sqlite:///FILE (MLflow 3 has none in folders)"
             )
-        if "@" in place.partition("://")[2].partition("/")[0]:
-            raise ValueError("tracking.mlflow holds credentials: set MLFLOW_TRACKING_USERNAME and _PASSWORD instead")
         if "://" in self.tensorboard:
             raise ValueError(f"tracking.tensorboard is {self.tensorboard!r}: expected a local folder")
         if self.seconds <= 0:

@@ -25,6 +25,7 @@ from torch import Tensor
 from mamdr_core.engine.optimizers import AdamMoments, AdamState, Momenta
 from mamdr_core.engine.parameters import Shared
 from mamdr_core.engine.specific_store import Stored
+from mamdr_core.errors import MamdrError
 from mamdr_core.learning.learner import Learner
 from mamdr_core.training.curve import Validation
 from mamdr_core.training.early_stop import EarlyStop
@@ -141,6 +142,9 @@ def restore(folder: Path, learner: Learner, rank: int, ranks: int, patience: Map
 
     Returns:
         Where the run was.
+
+    Raises:
+        MamdrError: it is of another model.
     """
     state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     facts, device = state["ranks"], learner.shared.dense.device
@@ -224,11 +228,18 @@ def _sharded_rows(folder: Path, learner: Learner, rank: int, ranks: int, wrote: 
 
 
 def _shared(tensors: Mapping[str, Tensor], of: str, like: Shared) -> Shared:
+    _check_shape(tensors, f"{of}.dense", like.dense.shape)
     tables = {}
     for name, table in like.tables.items():
+        _check_shape(tensors, f"{of}.table.{name}", (table if isinstance(table, Tensor) else table.own).shape)
         rows = tensors[f"{of}.table.{name}"]
         tables[name] = rows if isinstance(table, Tensor) else table.with_rows(rows)
     return Shared(tensors[f"{of}.dense"], tables)
+
+
+def _check_shape(tensors: Mapping[str, Tensor], name: str, shape: torch.Size) -> None:
+    if name not in tensors or tensors[name].shape != shape:
+        raise MamdrError(f"the checkpoint is of another model: its {name} is not of the shape {list(shape)}")
 
 
 def _momenta(tensors: Mapping[str, Tensor], of: str) -> Momenta | None:

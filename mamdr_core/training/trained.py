@@ -4,17 +4,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import yaml
+from pyspark.errors import AnalysisException
 from pyspark.sql import SparkSession
 
 from mamdr_core.config import Config, parse_config
 from mamdr_core.engine.device import choose_device
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.tables import Lake
+from mamdr_core.models import build_model, declare_inputs
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples, pin_examples
+from mamdr_core.training.intact import MetricsFacts, PinnedFacts, check_facts
 from mamdr_core.training.package import Package, load_package
 from mamdr_core.training.records import find_run
+from mamdr_core.yaml_values import one_line, parse_yaml
 
 
 @dataclass(frozen=True)
@@ -55,22 +58,54 @@ def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str =
         folder: overrides `run_id`.
 
     Raises:
-        MamdrError: no such run or package, a damaged one, or one of another lake.
+        MamdrError: no such run or package, a damaged one, or one of another lake, model or version.
     """
     lake = Lake(spark, config.lake.root)
     folder = folder or str(find_run(lake, run_id)["package"])
     device = choose_device(config.train.device)
-    package = load_package(folder, device)
+    package = load_package(folder, device, config.train.scratch)
+    trained = config_of(package.config, folder)
+    facts = check_facts(PinnedFacts, package.pinned, f"{folder}/pinned.json")
+    check_facts(MetricsFacts, package.metrics, f"{folder}/metrics.json")
     try:
-        trained = parse_config(yaml.safe_load(package.config))
-    except MamdrError as error:
-        raise MamdrError(f"package {folder} is of another version of this code, train anew: {error}") from None
-    pinned = pin_examples(spark, config.lake.root, trained.features, package.pinned["versions"])
-    if pinned.sizes != package.pinned["sizes"]:
+        pinned = pin_examples(spark, config.lake.root, trained.features, facts.versions)
+    except (KeyError, AnalysisException) as error:
+        raise MamdrError(
+            f"package {folder} was trained on versions that {lake.root} does not have ({one_line(error)[:200]})"
+        ) from None
+    if pinned.sizes != facts.sizes:
         raise MamdrError(f"package {folder} was trained on another lake than {lake.root}: vocabulary sizes differ")
+    _check_fits(package, trained, pinned, folder)
     # Where theta_S stayed its parent's, so did the scales of numeric features.
-    numeric = {name: (mean, scale) for name, (mean, scale) in package.pinned["numeric"].items()}
-    pinned = replace(pinned, numeric=numeric)
+    pinned = replace(pinned, numeric=facts.numeric)
     everything = np.ones(len(pinned.domain_ids), dtype=np.bool_)
     share = Share(pinned, trained.features, everything, config.train.host_memory, config.train.scratch)
     return Trained(lake, folder, package, trained, pinned, share, device)
+
+
+def config_of(text: str, folder: str) -> Config:
+    """The resolved configuration that a package in `folder` holds as YAML.
+
+    Raises:
+        MamdrError: it is not valid for this code.
+    """
+    try:
+        return parse_config(parse_yaml(text, "config.yaml"))
+    except MamdrError as error:
+        raise MamdrError(f"package {folder} is of another version of this code, train anew: {error}") from None
+
+
+def _check_fits(package: Package, config: Config, pinned: PinnedExamples, folder: str) -> None:
+    """Check that the parameters are of the model that the package's own configuration declares."""
+    inputs = declare_inputs(config.model, config.features, pinned.sizes)
+    with torch.device("meta"):  # shapes alone
+        module = build_model(config.model, inputs)
+    wanted = {table.name: (table.rows, table.width) for table in inputs.tables if table.trainable}
+    found = {name: tuple(table.shape) for name, table in package.shared.tables.items()}
+    dense = sum(parameter.numel() for parameter in module.parameters())
+    if len(package.shared.dense) != dense or found != wanted:
+        raise MamdrError(
+            f"package {folder} is damaged: its parameters are not of the shapes of its config.yaml's model"
+        )
+    if any(not 0 <= domain < len(pinned.domain_ids) for domain in package.specific):
+        raise MamdrError(f"package {folder} is damaged: it has theta_i of a domain beyond {len(pinned.domain_ids)}")

@@ -14,7 +14,7 @@ from mamdr_core.datasets.synthetic import generate_logs, synthetic_logs
 from mamdr_core.datasets.world import draw_rows, make_world, published_vectors
 from mamdr_core.errors import MamdrError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 SMALL = {"rows": 3000, "domains": 5, "users": 100, "items": 60, "days": 2, "vectors": 4}
 

@@ -21,7 +21,7 @@ def devices(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"Card {index}")
         monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built)
 
-    monkeypatch.delenv("HOROVOD_LOCAL_RANK", raising=False)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
     find()
     return find
 
@@ -36,7 +36,7 @@ def test_cpu_is_the_cpu_also_beside_a_usable_card(devices):
 def test_ranks_of_one_machine_take_its_cards_in_turn(devices, monkeypatch, name, local_rank, index):
     devices((9, 0), (9, 0), (9, 0))
     if local_rank:
-        monkeypatch.setenv("HOROVOD_LOCAL_RANK", local_rank)
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
     assert choose_device(name) == torch.device("cuda", index)
 
 

@@ -14,7 +14,7 @@ from mamdr_core.lake.tables import Lake
 from mamdr_core.lake.vocabularies import update_vocabulary
 from schemas import TABLES, feature_vocabulary
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 IN_DOMAIN = {"negatives": {"kind": "in_domain", "ctr_ratio": 0.25}}
 

@@ -12,7 +12,7 @@ from mamdr_core.lake.ingest import ingest_clicks
 from mamdr_core.lake.maintenance import maintain_lake
 from mamdr_core.lake.tables import Lake
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 DAYS = ("2026-01-01", "2026-01-02")
 

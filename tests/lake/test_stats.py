@@ -13,7 +13,7 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.lake.stats import domain_stats, summarize_domains
 from mamdr_core.lake.tables import Lake
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 DAY_1, DAY_2, DAY_4 = "2026-01-01", "2026-01-02", "2026-01-04"
 INTERVALS = {

@@ -15,7 +15,7 @@ from mamdr_core.lake.tables import Lake
 from mamdr_core.lake.vocabularies import Growth, encode, id_column, update_vocabulary
 from schemas import TABLES
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 USERS = TABLES["users"]
 

@@ -14,7 +14,7 @@ from mamdr_core.shards.pinned import pin_examples
 from mamdr_core.shards.reading import unischema
 from schemas import TABLES
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 
 def test_two_ranks_read_every_row_of_the_pinned_version_exactly_once(spark, trained_config):

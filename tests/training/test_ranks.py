@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from mamdr_core.errors import MamdrError
 from mamdr_core.learning.methods import METHODS
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
-from mamdr_core.parallel.launch import RankError, run_ranks
+from mamdr_core.parallel.launch import run_ranks
 from mamdr_core.parallel.placement import place_domains
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import pin_examples
@@ -73,12 +73,19 @@ def test_every_method_trains_and_measures_every_domain(make_task, method):
     assert (len(parameters(task)) > 5) == (method in ("separate", "dr", "mamdr", "finetune"))
 
 
-@pytest.mark.parametrize(("ranks", "owner"), [(2, None), (3, [0, 0, 1, 1, 0])])
-def test_horovod_ranks_give_what_the_same_ranks_give_in_one_process(spark, make_task, ranks, owner):
+@pytest.mark.parametrize(
+    ("launcher", "ranks", "owner"),
+    [
+        pytest.param("horovod", 2, None, marks=pytest.mark.cluster),
+        pytest.param("torch", 2, None, marks=pytest.mark.cluster),
+        ("horovod", 3, [0, 0, 1, 1, 0]),
+    ],
+)
+def test_launched_ranks_give_what_the_same_ranks_give_in_one_process(spark, make_task, launcher, ranks, owner):
     """On three ranks the last owns no domain, and still takes part in every collective."""
     simulated, launched = make_task(ranks, owner), make_task(ranks, owner)
     expected = run_simulated(partial(train_rank, simulated), ranks)
-    found = run_ranks(spark, partial(train_rank, launched), ranks, start_timeout=120)
+    found = run_ranks(spark, partial(train_rank, launched), ranks, start_timeout=120, launcher=launcher)
     assert len(found) == ranks
     for result in found:
         assert result.rounds == expected[0].rounds
@@ -241,16 +248,15 @@ def test_the_scope_and_start_of_theta_i_are_options(make_task, rows, start):
     assert (saved["dense"].abs().max() > 0.1) == (start == "random")
 
 
-def test_a_rank_that_raises_reaches_the_driver_with_its_number_and_traceback(spark, make_task):
+def test_a_rank_that_misses_a_row_ends_the_run_with_one_line(spark, make_task):
     task = make_task(2, owner=[0, 0, 0, 0, 1])
     more = {**task.pinned.counts, "train": task.pinned.counts["train"] + np.array([0, 0, 0, 0, 1])}
     task = replace(task, pinned=replace(task.pinned, counts=more))  # rank 1 misses a row; rank 0 waits for it
     with pytest.raises(MamdrError, match=r"^read \d+ train rows of examples version \d+, expected"):
         run_ranks(spark, partial(train_rank, task), 2, start_timeout=120)
-    with pytest.raises(RankError, match=r"rank [01] of 2 failed:\nTraceback(.|\n)*TypeError"):
-        run_ranks(spark, partial(train_rank, replace(task, owner=None)), 2, start_timeout=120)
 
 
+@pytest.mark.cluster
 def test_too_few_slots_are_an_error_before_launch(spark):
-    with pytest.raises(MamdrError, match=r"train.ranks is 9: need 9 slots, have 3"):
+    with pytest.raises(MamdrError, match=r"train.ranks is 9: need 9 slots, have [23]"):
         run_ranks(spark, lambda collective: None, 9, start_timeout=5)

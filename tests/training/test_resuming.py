@@ -1,5 +1,6 @@
 """train_mamdr killed and stopped by force, in processes of its own and on Horovod ranks, and what becomes of it."""
 
+import contextlib
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from pyspark.sql import functions as F
 from safetensors.torch import load_file
 
 from mamdr_core.config import dump_config
-from mamdr_core.errors import MamdrError
+from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.lake.tables import Lake
 from mamdr_core.training.run import train_mamdr
 from mamdr_core.training.sealed import MANIFEST
@@ -25,7 +26,7 @@ from mamdr_core.training.settings import CheckpointSettings
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-QUICK = "--master local[1] --driver-memory 1g --driver-java-options '-XX:TieredStopAtLevel=1' pyspark-shell"
+QUICK = "--driver-memory 1g --driver-java-options '-XX:TieredStopAtLevel=1' pyspark-shell"
 LIMIT = 120
 
 
@@ -54,9 +55,9 @@ def job(config, tmp_path):
     file.write_text(dump_config(config), encoding="utf-8")
     started = []
 
-    def start(*more, program=sys.executable):
+    def start(*more, program=sys.executable, master="local[1]"):
         command = [program, str(ROOT / "jobs" / "train_mamdr.py"), "--config", str(file), *more]
-        environment = os.environ | {"PYSPARK_SUBMIT_ARGS": QUICK, "OMP_NUM_THREADS": "2"}
+        environment = os.environ | {"PYSPARK_SUBMIT_ARGS": f"--master {master} {QUICK}", "OMP_NUM_THREADS": "2"}
         process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -79,6 +80,14 @@ def wait_for_checkpoint(config, number, process=None, known=()):
                 return manifest.parents[1]
         time.sleep(0.005)
     raise AssertionError("no checkpoint was written")
+
+
+def command_of(process):
+    """Empty where it has ended meanwhile."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def row_of(spark, config, run_id):
@@ -139,7 +148,7 @@ def test_when_spark_submit_is_killed_its_python_saves_a_checkpoint_and_ends(spar
     process = job(program=str(Path(sys.executable).parent / "spark-submit"))
     folder = wait_for_checkpoint(config, 2, process)
     children = psutil.Process(process.pid).children(recursive=True)
-    assert any("train_mamdr" in " ".join(child.cmdline()) for child in children)
+    assert any("train_mamdr" in command_of(child) for child in children)
     os.kill(process.pid, number)
     process.communicate(timeout=LIMIT)
     assert psutil.wait_procs(children, timeout=20)[1] == []
@@ -148,33 +157,100 @@ def test_when_spark_submit_is_killed_its_python_saves_a_checkpoint_and_ends(spar
     assert_same_package(figures["package"], undisturbed["package"])
 
 
-def test_a_rank_that_is_killed_costs_a_restart_and_changes_nothing(spark, config, tmp_path):
-    on_two = replace(config, train=replace(config.train, ranks=2, restarts=1))
-    expected = train_mamdr(spark, on_two)
-    killed = []
+@pytest.fixture(scope="module")
+def on_two(config):
+    return replace(config, train=replace(config.train, ranks=2, restarts=1))
 
-    def kill_a_rank():
-        wait_for_checkpoint(on_two, 3, known=before)
-        for process in psutil.Process().children(recursive=True):
-            try:
-                if process.environ().get("HOROVOD_RANK") == "1" and "mpirun" not in process.name():
-                    killed.append(process.pid)
-                    process.kill()
-            except psutil.Error:
-                continue
 
-    before = {child.name for child in (Path(config.lake.root) / "checkpoints").glob("*")}
-    killer = threading.Thread(target=kill_a_rank)
-    killer.start()
+@pytest.fixture(scope="module")
+def undisturbed_on_two(spark, on_two):
+    return train_mamdr(spark, on_two)
+
+
+def ranks_below(process):
+    """Horovod's rank processes, by rank."""
+    found = {}
+    for child in process.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            environment = child.environ()
+            if "HOROVOD_RANK" in environment and child.name().startswith("python"):
+                found[environment["HOROVOD_RANK"]] = child
+    return found
+
+
+@contextlib.contextmanager
+def in_time(config, act):
+    """Act once a run that begins in the block has three checkpoints; gives what it returned, afterwards."""
+    known = {child.name for child in (Path(config.lake.root) / "checkpoints").glob("*")}
+    done = []
+    actor = threading.Thread(target=lambda: done.append(act(wait_for_checkpoint(config, 3, known=known))))
+    actor.start()
+    yield done
+    actor.join()
+
+
+def test_a_rank_that_is_killed_costs_a_restart_and_changes_nothing(spark, on_two, undisturbed_on_two):
+    def kill(folder):
+        ranks = ranks_below(psutil.Process())
+        ranks["1"].kill()
+        return ranks
+
     started = time.monotonic()
-    figures = train_mamdr(spark, on_two)
-    killer.join()
-    assert killed
+    with in_time(on_two, kill) as done:
+        figures = train_mamdr(spark, on_two)
     assert figures["attempts"] == 2
-    assert_same_package(figures["package"], expected["package"])
-    row = row_of(spark, config, figures["run_id"])
-    assert (row["status"], row["attempts"], len(row["causes"])) == ("ok", 2, 1)
+    assert psutil.wait_procs(done[0].values(), timeout=0)[1] == []
+    assert_same_package(figures["package"], undisturbed_on_two["package"])
+    row = row_of(spark, on_two, figures["run_id"])
+    assert (row["status"], row["attempts"]) == ("ok", 2)
+    assert [cause.splitlines()[0] for cause in row["causes"]] == [
+        "rank 1 of 2 was lost: killed, out of memory, or gone with its executor"
+    ]
     assert time.monotonic() - started < LIMIT
+
+
+def test_sigterm_has_ranks_save_a_checkpoint_and_stop(spark, on_two, undisturbed_on_two):
+    def terminate(folder):
+        assert signal.getsignal(signal.SIGTERM).__module__ == "mamdr_core.stopping"  # not Horovod's launcher's
+        os.kill(os.getpid(), signal.SIGTERM)
+        return folder, ranks_below(psutil.Process())
+
+    with in_time(on_two, terminate) as done, pytest.raises(StoppedError, match="--resume goes on from there"):
+        train_mamdr(spark, on_two)
+    folder, ranks = done[0]
+    assert psutil.wait_procs(ranks.values(), timeout=5)[1] == []
+    assert row_of(spark, on_two, folder.name)["status"] == "stopped"
+    figures = resumed(spark, on_two, folder.name)
+    assert_same_package(figures["package"], undisturbed_on_two["package"])
+
+
+def test_an_executor_that_is_killed_costs_a_restart_and_changes_nothing(
+    spark, on_two, undisturbed_on_two, job, tmp_path
+):
+    """Two executors of one core, each a JVM of its own, and with a GPU as far as Spark is concerned."""
+    script = tmp_path / "find_gpus"
+    script.write_text("""#!/bin/sh\necho '{"name": "gpu", "addresses": ["7"]}'\n""")
+    script.chmod(0o755)
+    of = {f"{who}.resource.gpu": 1 for who in ("worker", "executor", "task")}
+    gpus = [f"--conf spark.{who}.amount={count}" for who, count in of.items()]
+    gpus += [f"--conf spark.{who}.resource.gpu.discoveryScript={script}" for who in ("worker", "executor")]
+    master = " ".join(["local-cluster[2,1,1024]", *gpus])
+    known = {child.name for child in (Path(on_two.lake.root) / "checkpoints").glob("*")}
+    process = job("--set", "train.ranks=2", "--set", "train.restarts=1", master=master)
+    folder = wait_for_checkpoint(on_two, 3, process, known)
+    below = psutil.Process(process.pid).children(recursive=True)
+    executors = [child for child in below if "CoarseGrainedExecutorBackend" in command_of(child)]
+    ranks = ranks_below(psutil.Process(process.pid))
+    assert (len(executors), sorted(ranks)) == (2, ["0", "1"])
+    executors[0].kill()
+    out, log = process.communicate(timeout=LIMIT)
+    said = json.loads(out.splitlines()[-1])
+    assert (said["status"], said.get("attempts")) == ("ok", 2), log
+    assert_same_package(said["package"], undisturbed_on_two["package"])
+    assert "[rank 1] " in log
+    assert log.count("Spark gave this rank GPU 7") == 4
+    assert "was lost" in row_of(spark, on_two, folder.name)["causes"][0]
+    assert psutil.wait_procs([*below, *ranks.values()], timeout=20)[1] == []
 
 
 def test_resuming_what_cannot_be_resumed_is_a_clear_error(spark, config, undisturbed):

@@ -16,7 +16,7 @@ from mamdr_core.training.records import record_run
 from mamdr_core.training.run import train_mamdr
 from schemas import TABLES
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,205 @@
+"""Weak scaling: inner loops and outer updates at 1, 2 and 4 ranks on the same core, and a model for many workers.
+
+    .venv/bin/python benchmarks/bench_scaling.py --repeats 3
+
+Every rank descends on as many rows a round as any other, with one thread; all are pinned to one core, so that W ranks
+have W times the work and the same means: without loss a round takes W times as long. Efficiency is that ratio, in
+wall time and in CPU time (which others' load on the machine moves less). The launches of 1, 2 and 4 ranks take turns.
+
+Once more with a simulated network: after every collective a rank sleeps as long as a ring over W machines would take,
+2 (W - 1) latencies and 2 (W - 1) / W of the bytes over the bandwidth. The model then puts the measured seconds of a
+round beside the network's for W machines of one rank each.
+"""
+
+import argparse
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from bench_engine import draw_columns, paper_engine
+from machine import machine
+from pyspark.sql import SparkSession
+from torch import Tensor
+
+from mamdr_core.engine.columns import Visit
+from mamdr_core.engine.fast import FastEngine
+from mamdr_core.engine.optimizers import AdamState, OuterOptimizer
+from mamdr_core.engine.parameters import Theta
+from mamdr_core.engine.settings import OuterSettings
+from mamdr_core.parallel.averaging import mean_change
+from mamdr_core.parallel.collective import Collective
+from mamdr_core.parallel.launch import run_ranks
+
+RANKS = (1, 2, 4)
+WORKERS = (8, 32, 100, 400)
+DOMAINS, USERS, ITEMS = 50, 200_000, 40_000
+RATES = {"one core here": 0.0, "one H100, captured (5.5 M rows/s)": 5.5e6}
+"""Rows a second of an inner loop; 0: as measured."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A simulated network: seconds of latency, bytes a second; of none, both are 0."""
+
+    latency: float = 0.0
+    bandwidth: float = 0.0
+
+    def ring(self, ranks: int, sent: int) -> float:
+        """Seconds of a ring all-reduce of `sent` bytes."""
+        if not self.bandwidth:
+            return 0.0
+        return 2 * (ranks - 1) * self.latency + 2 * (ranks - 1) / ranks * sent / self.bandwidth
+
+    def tree(self, ranks: int, sent: int) -> float:
+        """Seconds of a tree's, of chunks that follow one another: few latencies, the same bytes."""
+        return 2 * math.ceil(math.log2(ranks)) * self.latency + 2 * sent / self.bandwidth
+
+
+class Delayed:
+    """A Collective whose operations take as long as the network would, besides."""
+
+    def __init__(self, collective: Collective, network: Network) -> None:
+        self.rank, self.size = collective.rank, collective.size
+        self._collective, self._network = collective, network
+        self.slept = 0.0
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        return self._after(self._collective.all_reduce(tensor), tensor)
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        return self._after(self._collective.all_gather(tensor), tensor)
+
+    def all_to_all(self, tensor: Tensor, splits: Sequence[int]) -> tuple[Tensor, list[int]]:
+        return self._after(self._collective.all_to_all(tensor, splits), tensor)
+
+    def broadcast(self, tensor: Tensor) -> Tensor:
+        return self._after(self._collective.broadcast(tensor), tensor)
+
+    def _after(self, result, sent: Tensor):
+        seconds = self._network.ring(self.size, sent.nbytes) if self.size > 1 else 0.0
+        time.sleep(seconds)
+        self.slept += seconds
+        return result
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Means over rounds on one rank: wall and CPU seconds of a round, of its exchange, and parameters P."""
+
+    wall: float
+    cpu: float
+    exchange: float
+    parameters: int
+
+
+def rank(rows: int, rounds: int, core: int, network: Network, collective: Collective) -> Measured:
+    """What every rank does: rounds of DN on rows of its own."""
+    affinity, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    pin({core}, threads=1)
+    delayed = Delayed(collective, network)
+    columns = draw_columns(DOMAINS, rows // DOMAINS, USERS, ITEMS)
+    visits = [Visit(columns, torch.arange(a, b)) for a, b in pairwise(columns.offsets.tolist())]
+    engine, shared = paper_engine(
+        FastEngine, USERS, ITEMS, DOMAINS, False, argparse.Namespace(device="cpu", precision="fp32")
+    )
+    state, outer = AdamState.zeros_like(shared), OuterOptimizer(OuterSettings())
+    exchange = 0.0
+    for number in range(rounds + 1):
+        if number <= 1:  # the first compiles
+            collective.all_reduce(torch.zeros(1))
+            started, cpu, exchange = time.perf_counter(), time.process_time(), 0.0
+        change = engine.descend(Theta(shared), visits, 1e-3, "adam", state, seed=number)
+        middle = time.perf_counter()
+        outer.step(shared, mean_change(delayed, change, float(rows)))
+        exchange += time.perf_counter() - middle
+    collective.all_reduce(torch.zeros(1))
+    wall, used = time.perf_counter() - started, time.process_time() - cpu
+    pin(affinity, threads)  # one rank alone runs in the driver
+    return Measured(wall / rounds, used / rounds, exchange / rounds, len(shared.dense))
+
+
+def pin(cores: set[int], threads: int) -> None:
+    """Put all threads of this process, the collectives' included, on some cores."""
+    for thread in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(thread), cores)
+    torch.set_num_threads(threads)
+
+
+def measure(spark: SparkSession, options: argparse.Namespace, network: Network) -> dict[int, list[Measured]]:
+    """By number of ranks, of each repeat the mean over ranks."""
+    found: dict[int, list[Measured]] = {ranks: [] for ranks in RANKS}
+    for _ in range(options.repeats):
+        for ranks in RANKS:
+            task = partial(rank, options.rows, options.rounds, options.core, network)
+            told = run_ranks(spark, task, ranks, 120, options.launcher)
+            means = [statistics.mean(getattr(one, name) for one in told) for name in ("wall", "cpu", "exchange")]
+            found[ranks].append(Measured(*means, told[0].parameters))
+    return found
+
+
+def report(found: dict[int, list[Measured]], title: str) -> None:
+    alone = found[1]
+    print(f"\n{title}\n\n| ranks | round, s | efficiency, wall (spread) | efficiency, CPU | exchange, s a round |")
+    print("|---|---|---|---|---|")
+    for ranks, measured in found.items():
+        pairs = list(zip(alone, measured, strict=True))
+        wall = [ranks * one.wall / own.wall for one, own in pairs]
+        cpu = [one.cpu / own.cpu for one, own in pairs]
+        spread = f"{statistics.median(wall):.3f} ({min(wall):.3f} to {max(wall):.3f})"
+        seconds, exchange = (statistics.median(getattr(own, name) for own in measured) for name in ("wall", "exchange"))
+        print(f"| {ranks} | {seconds:.3f} | {spread} | {statistics.median(cpu):.3f} | {exchange:.4f} |", flush=True)
+
+
+def model(found: dict[int, list[Measured]], rows: int, network: Network) -> None:
+    """Efficiency of W machines: a round's compute over it with the exchange's own CPU seconds and the network's."""
+    alone = found[1]
+    one = statistics.median(each.cpu for each in alone)
+    own = max(0.0, statistics.median(each.cpu for each in found[max(RANKS)]) - one)
+    sent = (alone[0].parameters + 1) * 4
+    print(f"\nModel: {sent / 1e6:.2f} MB all-reduced a round, {own * 1e3:.1f} ms of CPU of the exchange.\n")
+    print("| workers | " + " | ".join(f"{name}: {kind}" for name in RATES for kind in ("ring", "tree")) + " |")
+    print("|---" * (1 + 2 * len(RATES)) + "|")
+    for workers in WORKERS:
+        cells = []
+        for rate in RATES.values():
+            compute = rows / rate if rate else one
+            for kind in (network.ring, network.tree):
+                cells.append(f"{compute / (compute + own + kind(workers, sent)):.3f}")
+        print(f"| {workers} | " + " | ".join(cells) + " |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=51_200, help="of a rank and round")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--core", type=int, default=0, help="that all ranks are pinned to")
+    parser.add_argument("--latency", type=float, default=100.0, help="of the simulated network, microseconds")
+    parser.add_argument("--gigabits", type=float, default=10.0, help="a second, of the simulated network")
+    parser.add_argument("--launcher", choices=("horovod", "torch"), default="horovod")
+    options = parser.parse_args()
+    network = Network(options.latency * 1e-6, options.gigabits * 1e9 / 8)
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    # Ranks import this folder's modules.
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    spark = SparkSession.builder.master(f"local[{max(RANKS)}]").config("spark.ui.enabled", "false").getOrCreate()
+    print(f"{machine()}, load {os.getloadavg()[0]:.1f}, {options.launcher}, {options.rows:,} rows a rank and round")
+    plain = measure(spark, options, Network())
+    report(plain, "Without a network")
+    delayed = measure(spark, options, network)
+    report(delayed, f"With {options.latency:.0f} us and {options.gigabits:.0f} Gbit/s simulated")
+    model(plain, options.rows, network)
+    spark.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""score against a bare Spark job that reads and writes the same rows and multiplies by the same network.
+
+    .venv/bin/python benchmarks/bench_score.py --rows 1e6 --domains 141 2000 --repeats 3
+
+The network is the paper's (three embeddings of 128, then 256-128-64-1: 140,000 dense parameters), its numbers drawn, a
+theta_i for every domain; a user per 5 rows, an item per 26, domains of heavy-tailed sizes. The bare job takes rows of
+the embeddings by a hash of the raw id, where score looks ids up in the lake's vocabularies; it has one theta for all
+rows, where score brings those of a domain together and adds its theta_i; it writes the same columns to a Delta table.
+Both run in one session, in turns. Then the latency of a request of 500 items by the exported files.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import torch
+from machine import machine
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from mamdr_core.config import Config, dump_config, parse_config
+from mamdr_core.datasets.settings import SyntheticSettings
+from mamdr_core.datasets.world import domain_sizes
+from mamdr_core.engine.drawing import initial_shared
+from mamdr_core.engine.parameters import Change, Rows, Shared
+from mamdr_core.engine.slots import FileSlots
+from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.lake.session import make_session, overriding
+from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.vocabularies import update_vocabulary
+from mamdr_core.models import build_model, declare_inputs
+from mamdr_core.serving.exporting import export_model
+from mamdr_core.serving.scorer import PIECE_ROWS
+from mamdr_core.serving.scoring import BATCH_ROWS, score
+from mamdr_core.training.package import save_rank, seal_package
+from mamdr_core.training.records import record_run
+from schemas import TABLES
+
+
+def main() -> None:
+    options = _parse()
+    memory = f"--master local[{options.cores}] --driver-memory 6g pyspark-shell"
+    os.environ["PYSPARK_SUBMIT_ARGS"] = memory
+    spark = make_session("bench_score")
+    spark.sparkContext.setLogLevel("ERROR")
+    folder = Path(options.folder or tempfile.mkdtemp(prefix="mamdr-bench-"))
+    found = []
+    try:
+        for domains in options.domains:
+            found.append(measure(spark, folder / str(domains), int(options.rows), domains, options.repeats))
+    finally:
+        spark.stop()
+        if not options.folder:
+            shutil.rmtree(folder)
+    print(f"\n{machine()}, local[{options.cores}], {options.rows:.0e} rows, load {os.getloadavg()[0]:.1f}\n")
+    print("| domains | bare s | score s | its write s | bare / score | rows a second |\n|---|---|---|---|---|---|")
+    for each in found:
+        print("| {domains} | {bare:.1f} | {score:.1f} | {write:.1f} | {ratio:.2f} | {rate:,.0f} |".format(**each))
+    print(json.dumps(found))
+
+
+def measure(spark: SparkSession, folder: Path, rows: int, domains: int, repeats: int) -> dict[str, Any]:
+    """Both jobs in turns, and the export."""
+    config = make_config(folder, rows, domains)
+    lake = Lake(spark, config.lake.root)
+    requests = make_requests(spark, lake, config, rows, domains)
+    save_run(spark, lake, config, {"user": rows // 5, "item": rows // 26, "domain": domains})
+    bare, ours, writes = [], [], []
+    for turn in range(repeats + 1):
+        started = time.perf_counter()
+        write_bare(requests, config, str(folder / "bare"))
+        between = time.perf_counter()
+        figures = score(spark, config)
+        ended = time.perf_counter()
+        print(f"{domains} domains, turn {turn}: {between - started:.1f} s bare, {figures['seconds']}", file=sys.stderr)
+        if turn:  # the first warms both up
+            bare.append(between - started)
+            ours.append(ended - between)
+            writes.append(figures["seconds"]["write"])
+    exported = export_model(spark, config)
+    ratio = statistics.median(one / other for one, other in zip(bare, ours, strict=True))
+    return {
+        "domains": domains,
+        "bare": statistics.median(bare),
+        "score": statistics.median(ours),
+        "write": statistics.median(writes),
+        "ratio": ratio,
+        "rate": rows / statistics.median(ours),
+        **{name: exported[name] for name in ("latency_ms", "largest_difference", "gb")},
+    }
+
+
+def make_config(folder: Path, rows: int, domains: int) -> Config:
+    return parse_config(
+        {
+            "lake": {"root": str(folder / "lake")},
+            "synthetic": {"rows": rows, "domains": domains, "users": rows // 5, "items": rows // 26},
+            "model": {"name": "mlp"},
+            "score": {"batch": "bench", "input": {"path": str(folder / "requests")}},
+        }
+    )
+
+
+def make_requests(spark: SparkSession, lake: Lake, config: Config, rows: int, domains: int) -> DataFrame:
+    """Raw rows in no order, all of whose ids are in the lake's vocabularies."""
+    sizes = domain_sizes(SyntheticSettings(rows=rows, domains=domains))
+    random = np.random.default_rng(0)
+    drawn = {
+        "user": random.integers(0, rows // 5, rows),
+        "item": random.integers(0, rows // 26, rows),
+        "domain": random.permutation(np.repeat(np.arange(domains), sizes)),
+    }
+    path = Path(config.score.input.path)
+    path.mkdir(parents=True, exist_ok=True)
+    for part in range(8):
+        named = {name: [f"{name[0]}{number}" for number in ids[part::8]] for name, ids in drawn.items()}
+        pa.parquet.write_table(pa.table(named), path / f"{part}.parquet")
+    for name, count in (("user", rows // 5), ("item", rows // 26), ("domain", domains)):
+        ids = spark.range(count).select(
+            F.concat(F.lit(name[0]), "id").alias(name), F.lit("2026-01-01").cast("date").alias("ds")
+        )
+        update_vocabulary(lake, TABLES[f"{name}s"], ids, name)
+    return spark.read.parquet(str(path))
+
+
+def save_run(spark: SparkSession, lake: Lake, config: Config, sizes: dict[str, int]) -> None:
+    """A run with drawn parameters, recorded as training would."""
+    inputs = declare_inputs(config.model, (), sizes)
+    shared = initial_shared(build_model(config.model, inputs), inputs.tables, 0)
+    scratch, final = Path(lake.path_of("packages", ".bench.part")), lake.path_of("packages", "bench")
+    scratch.mkdir(parents=True)
+    store = SpecificStore(range(sizes["domain"]), FileSlots(shared.dense, str(scratch)), shared.dense)
+    random = torch.Generator().manual_seed(0)
+    for domain in store:
+        own = Rows(torch.tensor([domain + 1]), torch.randn(1, config.model.embedding_dim, generator=random) * 0.01)
+        store[domain] = Change(torch.randn(len(shared.dense), generator=random) * 0.01, {"domain": own})
+    saved = save_rank(str(scratch), 0, Shared(shared.dense, shared.tables), store)
+    pinned = {"versions": {}, "sizes": sizes, "numeric": {}}
+    texts = {"config.yaml": dump_config(config), "pinned.json": json.dumps(pinned), "metrics.json": "{}"}
+    seal_package(str(scratch), final, saved, texts)
+    run = {"run_id": "bench", "status": "ok", "method": "mamdr", "model": "mlp", "config": "", "input_versions": {}}
+    record_run(spark, lake, {**run, "package": final, "started_at": datetime.now(UTC)})
+
+
+def write_bare(requests: DataFrame, config: Config, path: str) -> None:
+    """The bare job."""
+    sizes = {"user": config.synthetic.users, "item": config.synthetic.items, "domain": config.synthetic.domains}  # type: ignore[union-attr]
+    hashed = [F.pmod(F.xxhash64(name), F.lit(size)).cast("int").alias(f"{name}_row") for name, size in sizes.items()]
+    kept = ", ".join(f"{name} string" for name in sizes)
+    flags = ", ".join(f"{name}_known boolean" for name in sizes)
+    schema = f"run_id string, batch string, key string, {kept}, {flags}, specific boolean, score double"
+
+    def multiply(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        tables = {name: torch.randn(size, 128) for name, size in sizes.items()}
+        inputs = declare_inputs(config.model, (), sizes)
+        network = build_model(config.model, inputs).eval()
+        for batch in batches:
+            rows = {name: torch.from_numpy(batch.column(f"{name}_row").to_numpy()).long() for name in sizes}
+            with torch.no_grad():
+                parts = [
+                    network({name: tables[name][rows[name][first : first + PIECE_ROWS]] for name in sizes})
+                    for first in range(0, len(batch), PIECE_ROWS)
+                ]
+            yes = pa.array(np.ones(len(batch), dtype=bool))
+            named = {name: batch.column(name) for name in sizes}
+            constant = {"run_id": pa.array(["bench"] * len(batch)), "batch": pa.array(["bench"] * len(batch))}
+            nothing = {"key": pa.nulls(len(batch), pa.string())}
+            known = {f"{name}_known": yes for name in sizes} | {"specific": yes}
+            score = {"score": pa.array(torch.cat(parts).double().sigmoid().numpy())}
+            yield pa.RecordBatch.from_pydict({**constant, **nothing, **named, **known, **score})
+
+    with overriding(requests.sparkSession, {"spark.sql.execution.arrow.maxRecordsPerBatch": BATCH_ROWS}):
+        made = requests.select(*sizes, *hashed).mapInArrow(multiply, schema)
+        made.write.format("delta").mode("overwrite").save(path)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=float, default=3e5)
+    parser.add_argument("--domains", type=int, nargs="+", default=[42])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--folder", default="", help="for the lakes; default: a temporary one")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

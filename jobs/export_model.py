@@ -1,0 +1,27 @@
+"""Write a run as one portable file, for torch and for ONNX."""
+
+import sys
+from typing import Any
+
+from mamdr_core.cli import run_job
+from mamdr_core.config import Config
+from mamdr_core.lake.session import spark_session
+from mamdr_core.serving.exporting import export_model as export
+
+
+def export_model(config: Config) -> dict[str, Any]:
+    """Write a run (export.run_id) as files that need neither this code nor a lake, and check them; see export.* keys.
+
+    model.pt2 is for torch.export.load, model.onnx for any ONNX runtime; each holds theta_S and every theta_i, and takes
+    (features, domain). docs/serving.md shows how to call them.
+
+    Examples:
+        spark-submit jobs/export_model.py --config conf/demo.yaml
+        spark-submit jobs/export_model.py --config conf/demo.yaml --set export.run_id=champion --set export.folder=model
+    """
+    with spark_session("export_model") as spark:
+        return export(spark, config)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(export_model))

@@ -1,0 +1,27 @@
+"""Write the report of a run: one HTML file."""
+
+import sys
+from typing import Any
+
+from mamdr_core.cli import run_job
+from mamdr_core.config import Config
+from mamdr_core.lake.session import spark_session
+from mamdr_core.reports.report import write_report
+
+
+def report(config: Config) -> dict[str, Any]:
+    """Write what happened in a run to <lake.root>/reports/<run_id>.html: one file that needs no network.
+
+    It tells of the day's data, the training curves, AUC and calibration by domain, the run against joint training and
+    the champion, the gate's decision and where time went; what no job has measured yet it says how to get.
+
+    Examples:
+        spark-submit jobs/report.py --config my.yaml
+        spark-submit jobs/report.py --config my.yaml --set report.run_id=champion
+    """
+    with spark_session("report") as spark:
+        return write_report(spark, config)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(report))

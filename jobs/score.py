@@ -1,0 +1,28 @@
+"""Predict, for rows of user, item and domain, how probable a click is."""
+
+import sys
+from typing import Any
+
+from mamdr_core.cli import run_job
+from mamdr_core.config import Config
+from mamdr_core.lake.session import spark_session
+from mamdr_core.serving.scoring import score as score_rows
+
+
+def score(config: Config) -> dict[str, Any]:
+    """Predict with a run (score.run_id), for rows of user, item and domain, how probable a click is; see score.* keys.
+
+    Writes the table scores; a batch (score.batch) that is run again is replaced. Without score.input.path the test
+    split of the run's own examples is scored.
+
+    Examples:
+        spark-submit jobs/score.py --config conf/demo.yaml
+        spark-submit jobs/score.py --config conf/demo.yaml --set score.run_id=champion --set score.batch=today
+        spark-submit jobs/score.py --config conf/demo.yaml --set score.input.path=requests/day=2026-01-02
+    """
+    with spark_session("score") as spark:
+        return score_rows(spark, config)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(score))

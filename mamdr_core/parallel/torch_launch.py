@@ -1,0 +1,143 @@
+"""Ranks over torch.distributed: one process in each task of a barrier stage of Spark.
+
+Why not pyspark's TorchDistributor: it starts torchrun, whose agents restart, supervise and report ranks beside what
+this package does for both launchers; of a rank that failed it tells the last lines alone; and it needs a GPU resource
+of Spark wherever GPUs are used. What is needed of it is this file.
+
+A rank's process is a child of its Spark task's Python worker, which does nothing but wait for it: torch's threads,
+memory and CUDA context end with it, though Spark keeps workers.
+"""
+
+import json
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mamdr_core.errors import MamdrError, StoppedError
+from mamdr_core.parallel.rank_output import RankOutput
+from mamdr_core.parallel.rank_process import RankJob
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+T = TypeVar("T")
+
+LAST_WORDS = 1.0
+"""Seconds from the first sign of a failure to the end of the other ranks, in which the cause may still be told."""
+_END = 10.0
+"""Seconds that tasks have to end by themselves once their ranks were told to."""
+
+
+def run_on_torch(
+    spark: "SparkSession", job: RankJob[T], ranks: int, start_timeout: int, output: RankOutput
+) -> list[T | StoppedError]:
+    """Run the job on every rank and return the results in rank order.
+
+    Args:
+        spark: the session whose executors hold the ranks.
+        job: what they do.
+        ranks: world size W.
+        start_timeout: seconds that all ranks have to start.
+        output: hears them.
+
+    Raises:
+        MamdrError: Spark allocates executors dynamically, which barrier stages do not allow.
+        TimeoutError: the ranks did not start in time.
+        RuntimeError: a rank ended without a result; `output` knows the cause.
+    """
+    from pyspark.serializers import CloudPickleSerializer
+
+    if spark.conf.get("spark.dynamicAllocation.enabled", "false") == "true":
+        raise MamdrError(
+            "train.launcher torch runs ranks in a barrier stage, which Spark does not allow with dynamic allocation: "
+            "set spark.dynamicAllocation.enabled to false, or train.launcher to horovod"
+        )
+    context, group = spark.sparkContext, f"mamdr-ranks-{uuid.uuid4().hex}"
+    pickled: bytes = CloudPickleSerializer().dumps(job)  # type: ignore[no-untyped-call]
+    supervise = partial(_supervise, pickled, job.threads)
+    told: dict[str, Any] = {}
+
+    def collect() -> None:
+        context.setJobGroup(group, "ranks over torch.distributed", interruptOnCancel=True)
+        try:
+            told["ended"] = context.parallelize(range(ranks), ranks).barrier().mapPartitions(supervise).collect()
+        except Exception as error:
+            told["error"] = error
+
+    stage = threading.Thread(target=collect, name="ranks", daemon=True)
+    stage.start()
+    try:
+        _wait(stage, output, start_timeout)
+    finally:
+        if stage.is_alive():
+            output.close()
+            if output.joined.is_set():
+                stage.join(_END)
+            context.cancelJobGroup(group)
+            stage.join(_END)
+    results = {rank: result for rank, result in told.get("ended", ()) if result}
+    if len(results) < ranks or output.failed.is_set():
+        raise RuntimeError("a rank ended without a result") from told.get("error")
+    # Written by this run's own ranks, and brought here by Spark, which pickles what tasks return anyway.
+    return [pickle.loads(results[rank]) for rank in range(ranks)]  # noqa: S301
+
+
+def _wait(stage: threading.Thread, output: RankOutput, start_timeout: int) -> None:
+    """Until the stage has ended, or a rank has failed and had time to say why."""
+    waited = 0.0
+    while stage.is_alive() and not output.failed.is_set():
+        stage.join(0.1)
+        waited += 0.1
+        if waited > start_timeout and not output.joined.is_set():
+            raise TimeoutError
+    if stage.is_alive():
+        stage.join(LAST_WORDS)
+
+
+def _supervise(job: bytes, threads: int, _rows: Iterator[int]) -> Iterator[tuple[int, bytes]]:
+    """What the Spark task of a rank does: start its process, and wait; yields the rank and its pickled result."""
+    from pyspark import BarrierTaskContext
+
+    context = BarrierTaskContext.get()
+    rank = context.partitionId()
+    hosts = [info.address.split(":")[0] for info in context.getTaskInfos()]
+    store = socket.create_server((hosts[0], 0)) if rank == 0 else None
+    ports = context.allGather(str(store.getsockname()[1]) if store else "")
+    gpus = context.resources().get("gpu")
+    place = {
+        "rank": rank,
+        "ranks": len(hosts),
+        "store": (hosts[0], int(ports[0]), store.fileno() if store else None),
+        "gpus": gpus.addresses if gpus else [],
+    }
+    own = {
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "OMP_NUM_THREADS": str(threads),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(hosts[:rank].count(hosts[rank])),
+        "LOCAL_WORLD_SIZE": str(hosts.count(hosts[rank])),
+    }
+    reading, writing = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mamdr_core.parallel.torch_rank", json.dumps(place), str(writing)],
+        env=os.environ | own,
+        stdin=subprocess.PIPE,
+        pass_fds=[writing, *([store.fileno()] if store else [])],
+    )
+    os.close(writing)
+    if store:
+        store.close()
+    assert process.stdin
+    with suppress(BrokenPipeError), process.stdin:
+        process.stdin.write(job)
+    with open(reading, "rb") as results:
+        result = results.read()
+    yield rank, result if process.wait() == 0 else b""

@@ -1,0 +1,53 @@
+"""The process of a rank over torch.distributed: `python -m mamdr_core.parallel.torch_rank PLACE RESULT_FD`.
+
+Started by `mamdr_core.parallel.torch_launch` in a Spark task; the job comes pickled through stdin, and the result goes
+pickled to the file descriptor: both from and to the process that started it.
+"""
+
+import json
+import pickle
+import sys
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
+
+from mamdr_core.parallel.collective import Collective
+from mamdr_core.parallel.rank_process import RankJob, run_rank
+from mamdr_core.parallel.torch_collective import TorchCollective
+from mamdr_core.parallel.watch import PATIENCE
+
+_LONGEST = 30 * 24 * 3600.0
+"""Seconds that a collective may take where no rank is watched."""
+
+
+def main(place: dict[str, Any], result_fd: int) -> None:
+    """Do the rank's part.
+
+    Args:
+        place: rank, ranks (W), store (host, port and, on rank 0, file descriptor of the listener), gpus (addresses).
+        result_fd: takes the pickled result.
+    """
+    job: RankJob[object] = pickle.loads(sys.stdin.buffer.read())  # noqa: S301
+    result = run_rank(job, place["rank"], place["gpus"], partial(_join, place, job.stall_limit))
+    with open(result_fd, "wb") as results:
+        pickle.dump(result, results)
+    dist.destroy_process_group()
+
+
+def _join(place: dict[str, Any], stall_limit: float) -> Collective:
+    """Meet the other ranks; CPU tensors go through Gloo, CUDA tensors through NCCL."""
+    host, port, listener = place["store"]
+    longest = timedelta(seconds=PATIENCE * stall_limit + 60 if stall_limit else _LONGEST)
+    first = place["rank"] == 0
+    store = TCPStore(host, port, place["ranks"], first, longest, False, False, listener)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=place["rank"], world_size=place["ranks"], timeout=longest)
+    return TorchCollective()
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,152 @@
+"""The report's charts, from its facts."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from markupsafe import Markup
+
+from mamdr_core.reports.facts import Array, Figures
+from mamdr_core.reports.figures import Difference, calibration_groups, groups_by
+from mamdr_core.reports.plot import Plot, Scale, bars, heat_map, spanning
+
+FEW = 10
+"""Domains below which there are no groups of them."""
+PHASE_NAMES = {"shared": "rounds", "specific": "passes of DR"}
+IN_RANKS = ("read", "inner", "exchange", "validate", "checkpoint", "evaluate", "save")
+"""Phases of rank 0 within the time of `ranks`."""
+
+
+def log_charts(days: Sequence[Figures]) -> list[Markup]:
+    """Rows by day, and CTR by day."""
+    place = np.arange(len(days))
+    named = tuple((number, f"{days[number]['ds']:%b %-d}") for number in place[:: -(len(days) // 6 + 1)].tolist())
+    x = Scale(-0.3, len(days) - 0.7, named=named)
+    rows = np.array([row["rows"] for row in days], dtype=np.float64)
+    ctr = np.array([row["clicks"] / row["rows"] for row in days])
+    names = [f"{row['ds']}: {row['rows']:,} rows, CTR {row['clicks'] / row['rows']:.2%}" for row in days]
+    volume = Plot(x, spanning(rows, include=[0]), "day", "rows of clicks", f"Rows of {len(days)} days")
+    rate = Plot(x, spanning(ctr, form=".2%"), "day", "CTR", f"CTR of {len(days)} days")
+    return [volume.line(place, rows, "line-a", names).svg(), rate.line(place, ctr, "line-b", names).svg()]
+
+
+def curve_chart(curve: Sequence[Figures]) -> Markup | None:
+    """Validation AUC over the rows descended on, by phase; None where no validation had one."""
+    known = [row for row in curve if row["val_auc"] is not None]
+    if not known:
+        return None
+    weighted = [row["weighted_val_auc"] for row in known]
+    auc = [row["val_auc"] for row in known]
+    x = spanning([row["rows"] for row in known])
+    y = spanning([*auc, *weighted], form=".3f")
+    told = f"Validation AUC from {auc[0]:.4f} to {auc[-1]:.4f}, {max(auc):.4f} at best, in {len(known)} validations"
+    plot = Plot(x, y, "rows descended on", "validation AUC", told)
+    plot.line([row["rows"] for row in known], weighted, "line-c")
+    for phase, css in (("shared", "line-a"), ("specific", "line-b")):
+        own = [row for row in known if row["phase"] == phase]
+        texts = [
+            f"after {row['round']} {PHASE_NAMES[phase]} (epoch {row['epoch']}), {row['seconds']:,.0f} s: "
+            f"mean {row['val_auc']:.4f}, weighted {row['weighted_val_auc']:.4f}"
+            for row in own
+        ]
+        plot.line([row["rows"] for row in own], [row["val_auc"] for row in own], css, texts)
+        kept = [row for row in own if row["best"]]
+        if kept:
+            plot.ring(kept[-1]["rows"], kept[-1]["val_auc"], f"kept: {kept[-1]['val_auc']:.4f}")
+    return plot.svg()
+
+
+def auc_by_size(figures: Mapping[str, Array], ids: Sequence[str]) -> Markup | None:
+    """Test AUC of every domain against its training rows, and its mean in groups by size; None without an AUC."""
+    rows, auc = figures["train_rows"], figures["auc"]
+    known = ~np.isnan(auc) & (rows > 0)
+    if not known.any():
+        return None
+    sizes, means = groups_by(rows, auc)
+    x = spanning(rows[known], log=True)
+    # A handful of tiny domains at 0 and 1 must not flatten all others.
+    y = spanning(np.concatenate([np.quantile(auc[known], [0.005, 0.995]), means]), form=".2f", include=[0.5])
+    told = f"Test AUC of {int(known.sum()):,} domains against their training rows"
+    plot = Plot(x, y, "training rows of the domain", "test AUC", told)
+    return (
+        plot.rule(0.5)
+        .points(rows, auc, ids, ("train rows", "AUC"))
+        .line(sizes, means, "line-b", _marks(sizes, means, "{:.4f}"))
+        .svg()
+    )
+
+
+def difference_chart(found: Difference, rows: Array, against: str, ids: Sequence[str], column: str) -> Markup:
+    """AUC minus another run's by domain against training rows, and its mean in groups by size."""
+    known = ~np.isnan(found.by_domain) & (rows > 0)
+    sizes, means = groups_by(rows, found.by_domain)
+    ends = np.quantile(found.by_domain[known], [0.01, 0.99]) if known.any() else []
+    x = spanning(rows[known], log=True)
+    y = spanning(np.concatenate([ends, means]), form="+.3g", include=[0])
+    told = f"AUC minus that of {against} in {found.domains:,} domains against their training rows"
+    plot = Plot(x, y, "training rows of the domain", f"AUC − {against}'s", told)
+    points = plot.rule(0).points(rows, found.by_domain, ids, ("train rows", column))
+    return points.line(sizes, means, "line-b", _marks(sizes, means, "{:+.4f}")).svg()
+
+
+def calibration_chart(figures: Mapping[str, Array], ids: Sequence[str]) -> Markup | None:
+    """CTR against mean prediction, by domain and in groups of equal rows; None without a click."""
+    rows, clicks, predicted = (figures[name] for name in ("rows", "clicks", "mean_prediction"))
+    known = (clicks > 0) & (predicted > 0)
+    if not known.any():
+        return None
+    ctr = np.where(known, clicks / np.where(rows > 0, rows, 1), np.nan)
+    promised, found = calibration_groups(figures)
+    ends = np.concatenate([np.quantile(both[known], [0.005, 0.995]) for both in (predicted, ctr)])
+    scale = spanning(np.concatenate([ends, promised, found]), log=True, form=".2g")
+    plot = Plot(scale, scale, "mean prediction", "CTR of the test split", f"CTR of {int(known.sum()):,} domains")
+    diagonal = np.array([scale.low, scale.high])
+    texts = [f"predicted {one:.4f}, found {other:.4f}" for one, other in zip(promised, found, strict=True)]
+    plot.line(diagonal, diagonal, "rule").points(predicted, ctr, ids)
+    return (plot.line(promised, found, "line-b", texts) if known.sum() >= FEW else plot).svg()
+
+
+def conflict_charts(pairs: Mapping[str, Sequence[Figures]]) -> dict[str, Markup]:
+    """A heat map of cosines a stage, all in the order of the first, in which domains that agree stand together."""
+    charts: dict[str, Markup] = {}
+    order: list[int] = []
+    for stage in ("before", "after"):
+        rows = pairs.get(stage, ())
+        if not rows:
+            continue
+        names = dict(sorted({row[of]: row[f"{of}_id"] for row in rows for of in ("domain", "other")}.items()))
+        place = {domain: number for number, domain in enumerate(names)}
+        matrix = np.full((len(place), len(place)), np.nan)
+        for row in rows:
+            one, other = place[row["domain"]], place[row["other"]]
+            matrix[one, other] = matrix[other, one] = row["cosine"]
+        if len(order) != len(place):
+            order = _seriated(matrix)
+        shown = [list(names.values())[number] for number in order]
+        told = f"Cosines of the gradients of {len(shown)} domains, {stage} rounds of DN"
+        charts[stage] = heat_map(matrix[np.ix_(order, order)], shown, told)
+    return charts
+
+
+def _seriated(cosines: Array) -> list[int]:
+    """Domains by their part in the leading eigenvector: which side of the greatest conflict they are on, and how far.
+
+    Args:
+        cosines: symmetric, [m, m]; NaN where a pair was not measured, and on the diagonal.
+    """
+    leading = np.linalg.eigh(np.nan_to_num(cosines))[1][:, -1]
+    return [int(place) for place in np.argsort(leading, kind="stable")]
+
+
+def time_chart(seconds: Mapping[str, float] | None) -> Markup | None:
+    """Seconds by phase, the longest first and what ranks did last; None where none were recorded."""
+    spent = sorted((seconds or {}).items(), key=lambda each: (each[0] in IN_RANKS, -each[1]))
+    if not spent:
+        return None
+    values = [value for _, value in spent]
+    css = ["bar-b" if name in IN_RANKS else "bar-a" for name, _ in spent]
+    told = "; ".join(f"{name} {value:,.1f} s" for name, value in spent)
+    return bars([name for name, _ in spent], values, [f"{value:,.1f} s" for value in values], css, told)
+
+
+def _marks(sizes: Array, means: Array, form: str) -> list[str]:
+    return [f"about {size:,.0f} rows: {form.format(mean)}" for size, mean in zip(sizes, means, strict=True)]

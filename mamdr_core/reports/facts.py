@@ -1,0 +1,230 @@
+"""What a report tells of, read from the lake. What no table has is left empty: the page says how to get it.
+
+Arrays are by domain, [n]: the run's domains in the order of their indices; NaN where a figure is not known.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.champion import find_champion, resolve_run
+from mamdr_core.lake.tables import Lake
+from mamdr_core.reports.settings import ReportSettings
+from schemas import TABLES
+
+Figures = Mapping[str, Any]
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Other:
+    """A run that the report's is set beside.
+
+    Attributes:
+        run: its row in training_runs; of a run that is no longer there only run_id.
+        auc: its test AUC by domain, [n].
+        own: the run's AUC that it is set beside, [n].
+        same_rows: whether both are of the same rows; else each is of the test split of its own examples.
+    """
+
+    run: Figures
+    auc: Array
+    own: Array
+    same_rows: bool
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a report tells of.
+
+    Attributes:
+        run: row of training_runs.
+        ids: the domains' ids, n of them.
+        figures: by name, [n]: train_rows, and of the test split rows, clicks, auc, logloss, mean_prediction,
+            oracle_auc.
+        joint: the newest run of method joint on the same examples, of the same model if there is one.
+        before: what served before, or what the run started from.
+        days: a row a day of the log, the oldest first: ds, rows, clicks, domains, new_users.
+        drift: rows of domain_stats of the last day, the most surprising CTR first.
+        new_domains: domains of the last day that no earlier day has.
+        curve: rows of training_curves, in order.
+        decision: row of gate_decisions.
+        promotions: rows of promotions by which the run came to serve, the first one first.
+        judged: rows of gate_domains that are known on both sides, the greatest loss first.
+        conflicts: rows of conflicts by stage.
+        pairs: rows of domain_conflicts among at most `report.heat` domains, by stage.
+    """
+
+    run: Figures
+    ids: Sequence[str]
+    figures: Mapping[str, Array]
+    joint: Other | None
+    before: Other | None
+    days: Sequence[Figures]
+    drift: Sequence[Figures]
+    new_domains: int
+    curve: Sequence[Figures]
+    decision: Figures | None
+    promotions: Sequence[Figures]
+    judged: Sequence[Figures]
+    conflicts: Mapping[str, Figures]
+    pairs: Mapping[str, Sequence[Figures]]
+
+
+def read_facts(lake: Lake, settings: ReportSettings) -> Facts:
+    """Read what there is on a run.
+
+    Raises:
+        MamdrError: no such run, none that has ended well, or none that has been promoted.
+    """
+    run_id = resolve_run(lake, settings.run_id)
+    run = next(iter(_declared_rows("training_runs", lake.read("training_runs").where(F.col("run_id") == run_id))), None)
+    if run is None:
+        raise MamdrError(f"report.run_id: training_runs of {lake.root} has no run {settings.run_id}")
+    chosen = F.col("run_id") == run["run_id"]
+    decision = next(iter(_rows(lake, "gate_decisions", chosen)), None)
+    joint = _find_joint(lake, run)
+    before = _find_before(lake, run, decision)
+    ids, indices, figures = _domains(lake, run["run_id"])
+    judged = _rows(lake, "gate_domains", chosen & F.col("difference").isNotNull(), F.asc("difference"))
+    of_day, days = _log(lake, run["ds"], settings.days)
+    return Facts(
+        run=run,
+        ids=ids,
+        figures=figures,
+        joint=_beside(lake, joint, indices, figures["auc"]) if joint else None,
+        before=_beside_before(lake, before, indices, figures["auc"], judged) if before else None,
+        days=days,
+        drift=_drift(of_day, settings.listed),
+        new_domains=_new_domains(lake, of_day),
+        curve=_rows(lake, "training_curves", chosen, F.asc("rows"), F.asc("seconds")),
+        decision=decision,
+        promotions=_rows(lake, "promotions", chosen, F.asc("number")),
+        judged=judged,
+        conflicts={row["stage"]: row for row in _rows(lake, "conflicts", chosen)},
+        pairs=_pairs(lake, chosen, settings.heat),
+    )
+
+
+def _rows(lake: Lake, table: str, condition: Column, *order: Column) -> list[Figures]:
+    """Rows of a table, none where it does not exist; a column that it is older than is null."""
+    if not lake.exists(table):
+        return []
+    return _declared_rows(table, lake.read(table).where(condition).orderBy(*order))
+
+
+def _declared_rows(table: str, frame: DataFrame) -> list[Figures]:
+    nothing = dict.fromkeys(TABLES[table].column_names)
+    return [nothing | row.asDict() for row in frame.collect()]
+
+
+def _find(lake: Lake, run_id: str) -> Figures | None:
+    return next(iter(_rows(lake, "training_runs", F.col("run_id") == run_id)), None)
+
+
+def _find_joint(lake: Lake, run: Figures) -> Figures | None:
+    """The newest run of joint training on the same examples, with the same model before another."""
+    same = F.col("input_versions")["examples"] == (run["input_versions"] or {}).get("examples")
+    wanted = same & (F.col("status") == "ok") & (F.col("method") == "joint") & (F.col("run_id") != run["run_id"])
+    of_model = F.col("model") == run["model"]
+    return next(iter(_rows(lake, "training_runs", wanted, F.desc(of_model), F.desc("started_at"))), None)
+
+
+def _find_before(lake: Lake, run: Figures, decision: Figures | None) -> Figures | None:
+    """What the gate compared the run with, else the run that it started from, else the champion of an earlier day."""
+    run_id = (decision or {}).get("champion_run_id") or run["parent_run_id"]
+    if not run_id and run["ds"]:
+        champion = find_champion(lake, before=run["ds"])
+        run_id = champion["run_id"] if champion else None
+    return (
+        None
+        if not run_id or run_id == run["run_id"]
+        else _find(lake, run_id) or dict.fromkeys(run) | {"run_id": run_id}
+    )
+
+
+def _domains(lake: Lake, run_id: str) -> tuple[list[str], list[int], dict[str, Array]]:
+    """Ids, indices and figures of a run's domains."""
+    wanted = [("train_rows", "train", "rows")]
+    wanted += [(name, "test", name) for name in ("rows", "clicks", "auc", "logloss", "mean_prediction", "oracle_auc")]
+    rows: list[Figures] = []
+    if lake.exists("domain_metrics"):
+        own = lake.read("domain_metrics").where(F.col("run_id") == run_id)
+        each = [F.max(F.when(F.col("split") == split, F.col(of))).alias(name) for name, split, of in wanted]
+        pivot = own.groupBy("domain").agg(F.first("domain_id").alias("domain_id"), *each).orderBy("domain")
+        rows = [row.asDict() for row in pivot.collect()]
+    figures = {name: _array([row[name] for row in rows]) for name, _, _ in wanted}
+    return [row["domain_id"] for row in rows], [row["domain"] for row in rows], figures
+
+
+def _beside(lake: Lake, run: Figures, indices: Sequence[int], own: Array) -> Other:
+    """A run's AUC in the same domains, each on the test split of its examples."""
+    theirs = _rows(lake, "domain_metrics", (F.col("run_id") == run["run_id"]) & (F.col("split") == "test"))
+    by_domain = {row["domain"]: row["auc"] for row in theirs}
+    return Other(run, _array([by_domain.get(domain) for domain in indices]), own, same_rows=False)
+
+
+def _beside_before(lake: Lake, run: Figures, indices: Sequence[int], own: Array, judged: Sequence[Figures]) -> Other:
+    """The two AUCs in every domain that the gate measured, on the same rows; what each run measured if it did not."""
+    if not judged or judged[0]["champion_run_id"] != run["run_id"]:
+        return _beside(lake, run, indices, own)
+    found = {row["domain"]: row for row in judged}
+    theirs, ours = (
+        _array([found[domain][name] if domain in found else None for domain in indices])
+        for name in ("champion_auc", "auc")
+    )
+    return Other(run, theirs, ours, same_rows=True)
+
+
+def _log(lake: Lake, day: date | None, days: int) -> tuple[DataFrame | None, list[Figures]]:
+    """Statistics of the last day that is not after the run's, and sums by day up to it."""
+    if not lake.exists("domain_stats"):
+        return None, []
+    stats = lake.read("domain_stats")
+    if day:
+        stats = stats.where(F.col("ds") <= F.lit(day))
+    sums = [F.sum(name).alias(name) for name in ("rows", "clicks", "new_users")]
+    by_day = stats.groupBy("ds").agg(*sums, F.count("*").alias("domains")).orderBy(F.desc("ds")).limit(days)
+    rows: list[Figures] = [row.asDict() for row in reversed(by_day.collect())]
+    return (stats.where(F.col("ds") == F.lit(rows[-1]["ds"])) if rows else None), rows
+
+
+def _drift(of_day: DataFrame | None, listed: int) -> list[Figures]:
+    if of_day is None:
+        return []
+    surprise = F.greatest(F.abs("ctr_z"), F.abs("week_ctr_z"))
+    frame = of_day.withColumn("surprise", surprise).where(F.col("surprise").isNotNull())
+    return [row.asDict() for row in frame.orderBy(F.desc("surprise")).limit(listed).collect()]
+
+
+def _new_domains(lake: Lake, of_day: DataFrame | None) -> int:
+    if of_day is None:
+        return 0
+    day = of_day.agg(F.max("ds").alias("day"))
+    first = lake.read("domain_stats").groupBy("domain").agg(F.min("ds").alias("first"))
+    return first.join(day, F.col("first") == F.col("day"), "inner").count()
+
+
+def _pairs(lake: Lake, chosen: Column, heat: int) -> dict[str, list[Figures]]:
+    """Pairs among those domains that stand in most pairs."""
+    if not lake.exists("domain_conflicts"):
+        return {}
+    pairs = lake.read("domain_conflicts").where(chosen)
+    counted = pairs.select(F.explode(F.array("domain", "other")).alias("domain")).groupBy("domain").count()
+    kept = [row["domain"] for row in counted.orderBy(F.desc("count"), "domain").limit(heat).collect()]
+    among = F.col("domain").isin(kept) & F.col("other").isin(kept)
+    found: dict[str, list[Figures]] = {}
+    for row in pairs.where(among).collect():
+        found.setdefault(row["stage"], []).append(row.asDict())
+    return found
+
+
+def _array(values: Sequence[float | None]) -> Array:
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)

@@ -1,0 +1,122 @@
+"""What a report works out from its facts: differences between runs, groups by size, calibration.
+
+Arrays are by domain, [n]; NaN where a figure is not known.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mamdr_core.reports.facts import Array, Other
+
+Z_95 = 1.959964
+EQUAL = 5e-5
+"""AUCs that differ by less are the same to four digits."""
+SURE_CLICKS = 10
+"""Rows of each class from which a domain's AUC is more than chance, for lists of the best and the worst."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A run against another over the domains that both have an AUC in.
+
+    Attributes:
+        by_domain: its AUC minus the other's, [n].
+        domains: how many have one.
+        mean: over them.
+        low, high: 95 % interval of the mean, from the spread over domains.
+        weighted: mean weighted by rows.
+        better, worse: domains in which it is so, to four digits.
+    """
+
+    by_domain: Array
+    domains: int
+    mean: float
+    low: float
+    high: float
+    weighted: float
+    better: int
+    worse: int
+
+
+def difference(other: Other, rows: Array) -> Difference | None:
+    """The run against another; None: no domain has both AUCs.
+
+    Args:
+        other: the AUCs of both.
+        rows: of the test split, which weigh.
+    """
+    by_domain = other.own - other.auc
+    known = by_domain[~np.isnan(by_domain)]
+    if not len(known):
+        return None
+    mean = float(known.mean())
+    error = Z_95 * float(known.std(ddof=1)) / len(known) ** 0.5 if len(known) > 1 else float("nan")
+    return Difference(
+        by_domain=by_domain,
+        domains=len(known),
+        mean=mean,
+        low=mean - error,
+        high=mean + error,
+        weighted=weighted_mean(by_domain, rows),
+        better=int((known > EQUAL).sum()),
+        worse=int((known < -EQUAL).sum()),
+    )
+
+
+def weighted_mean(values: Array, weights: Array) -> float:
+    """Mean of the known values by the weights; NaN without any."""
+    known = ~np.isnan(values) & (weights > 0)
+    return float(np.average(values[known], weights=weights[known])) if known.any() else float("nan")
+
+
+def groups_by(sizes: Array, values: Array, groups: int = 8) -> tuple[Array, Array]:
+    """Domains with a value in groups of equal number by size: geometric mean size and mean value, the smallest first.
+
+    Fewer groups where there would be less than five domains in each; none where there would be one.
+    """
+    known = np.flatnonzero(~np.isnan(values) & (sizes > 0))
+    order = known[np.argsort(sizes[known], kind="stable")]
+    groups = min(groups, len(order) // 5)
+    parts = np.array_split(order, groups) if groups > 1 else []
+    middle = [float(np.exp(np.log(sizes[part]).mean())) for part in parts]
+    return np.array(middle), np.array([float(values[part].mean()) for part in parts])
+
+
+def calibration(figures: Mapping[str, Array]) -> Array:
+    """Mean prediction over CTR, [n]: above 1 the model promises too much; NaN without a click."""
+    clicks = np.where(figures["clicks"] > 0, figures["clicks"], np.nan)
+    return np.asarray(figures["mean_prediction"] * figures["rows"] / clicks)
+
+
+def calibration_groups(figures: Mapping[str, Array], groups: int = 10) -> tuple[Array, Array]:
+    """Domains in the order of their mean prediction, in groups of about equal rows.
+
+    Returns:
+        Mean prediction and CTR by group.
+    """
+    rows, clicks, predicted = (figures[name] for name in ("rows", "clicks", "mean_prediction"))
+    known = np.flatnonzero((rows > 0) & ~np.isnan(predicted))
+    order = known[np.argsort(predicted[known], kind="stable")]
+    if not len(order):
+        return np.zeros(0), np.zeros(0)
+    before = np.cumsum(rows[order]) - rows[order] / 2
+    group = np.minimum((before / rows[order].sum() * groups).astype(int), groups - 1)
+    sums = [np.bincount(group, values, groups) for values in (rows[order], clicks[order], (predicted * rows)[order])]
+    total, clicked, promised = (each[sums[0] > 0].astype(np.float64) for each in sums)
+    return promised / total, clicked / total
+
+
+def ranked(figures: Mapping[str, Array], listed: int) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
+    """The worst and the best domains by AUC: those with enough rows of both classes, all where none has.
+
+    Returns:
+        Places of the worst, the lowest first; of the best, the highest first; whether only sure ones were ranked.
+    """
+    auc, clicks = figures["auc"], figures["clicks"]
+    sure = ~np.isnan(auc) & (clicks >= SURE_CLICKS) & (figures["rows"] - clicks >= SURE_CLICKS)
+    among = np.flatnonzero(sure if sure.any() else ~np.isnan(auc))
+    order = among[np.argsort(auc[among], kind="stable")]
+    return order[:listed], order[::-1][:listed], bool(sure.any())

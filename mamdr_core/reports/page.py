@@ -1,0 +1,129 @@
+"""The report's page: one HTML file that asks for nothing else, whose one script is named by its hash."""
+
+import base64
+import hashlib
+import json
+import math
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from mamdr_core.reports import charts
+from mamdr_core.reports.facts import Facts
+from mamdr_core.reports.figures import SURE_CLICKS, calibration, difference, ranked
+from mamdr_core.reports.table import table_of
+
+PAGE = Path(__file__).parent / "page"
+MISSING = "–"
+_MINUS = str.maketrans("-", "−")
+
+
+def render(facts: Facts, listed: int) -> str:
+    """The page.
+
+    Args:
+        facts: what it tells of.
+        listed: domains in each short list.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "auc": partial(shown, form=".4f"),
+        "signed": partial(shown, form="+.4f"),
+        "ratio": partial(shown, form=".3f"),
+        "times": partial(shown, form=".2f"),
+        "z": partial(shown, form="+.1f"),
+        "percent": partial(shown, form=".2%"),
+        "count": partial(shown, form=",.0f"),
+    }
+    script = (PAGE / "report.js").read_text(encoding="utf-8")
+    style = (PAGE / "report.css").read_text(encoding="utf-8")
+    context = _context(facts, listed) | {
+        "style": Markup(style),
+        "script": Markup(script),
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
+    return environment.get_template("report.html").render(context)
+
+
+def shown(value: float | None, form: str) -> str:
+    """A figure as text; a dash where it is not known.
+
+    Example:
+        >>> shown(-0.00123, "+.4f")
+        '−0.0012'
+    """
+    if value is None or math.isnan(value):
+        return MISSING
+    return format(value, form).translate(_MINUS)
+
+
+def embedded(value: Any) -> Markup:
+    """JSON that may stand inside a script element, whatever texts it holds."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _context(facts: Facts, listed: int) -> dict[str, Any]:
+    figures = facts.figures
+    joint = difference(facts.joint, figures["rows"]) if facts.joint else None
+    before = difference(facts.before, figures["rows"]) if facts.before else None
+    worst, best, sure = ranked(figures, listed)
+    promised = calibration(figures)
+    table = table_of(facts, joint, before)
+
+    def lines(places: Any) -> list[dict[str, Any]]:
+        names = ("train_rows", "rows", "clicks", "auc", "oracle_auc")
+        return [
+            {"id": facts.ids[place], "calibration": promised[place]} | {name: figures[name][place] for name in names}
+            for place in places
+        ]
+
+    return {
+        "facts": facts,
+        "run": facts.run,
+        "measured": int((figures["auc"] == figures["auc"]).sum()),
+        "joint": joint,
+        "before": before,
+        "before_name": _name_before(facts),
+        "total_calibration": _total_calibration(facts),
+        "worst": lines(worst),
+        "best": lines(best),
+        "sure": sure,
+        "sure_clicks": SURE_CLICKS,
+        "worse_domains": [row for row in facts.judged if row["worse"]][:listed],
+        "log_charts": charts.log_charts(facts.days) if facts.days else [],
+        "curve_chart": charts.curve_chart(facts.curve),
+        "size_chart": charts.auc_by_size(figures, facts.ids),
+        "joint_chart": joint and charts.difference_chart(joint, figures["train_rows"], "joint", facts.ids, "vs joint"),
+        "before_chart": before
+        and charts.difference_chart(before, figures["train_rows"], _name_before(facts), facts.ids, "vs before"),
+        "calibration_chart": charts.calibration_chart(figures, facts.ids),
+        "conflict_charts": charts.conflict_charts(facts.pairs) if facts.pairs else {},
+        "time_chart": charts.time_chart(facts.run["seconds"]),
+        "made_at": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
+        "table": embedded(table),
+        "columns": table["columns"],
+    }
+
+
+def _name_before(facts: Facts) -> str:
+    if facts.before is None:
+        return ""
+    champion = (facts.decision or {}).get("champion_run_id")
+    return "the champion" if facts.before.run["run_id"] == champion else "the run before"
+
+
+def _total_calibration(facts: Facts) -> float:
+    """Sum of predictions over clicks, of all domains together."""
+    figures = facts.figures
+    known = figures["mean_prediction"] == figures["mean_prediction"]
+    clicks = float(figures["clicks"][known].sum())
+    return float((figures["mean_prediction"] * figures["rows"])[known].sum()) / clicks if clicks else math.nan

@@ -1,0 +1,128 @@
+"""export_model: a run as one portable file, for torch and for ONNX."""
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+from torch import Tensor
+
+from mamdr_core.config import Config
+from mamdr_core.engine.parameters import Change, Shared
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.tables import Lake
+from mamdr_core.models import declare_inputs
+from mamdr_core.object_store import place_of
+from mamdr_core.serving.files import ROWS, compare, measure_latency, signature_of, write_files
+from mamdr_core.serving.network import ServedNetwork, own_tables
+from mamdr_core.serving.opening import find_served, read_vectors
+from mamdr_core.serving.scorer import Scorer
+from mamdr_core.serving.served import Served
+from mamdr_core.training.package import load_shared
+from mamdr_core.training.storage import fetched
+
+logger = logging.getLogger(__name__)
+
+CHECKED_DOMAINS = 8
+TOLERANCE = 1e-5
+"""Largest difference between a file's probability and ours."""
+
+
+def export_model(spark: SparkSession, config: Config) -> dict[str, Any]:
+    """Write a run as files that need neither this code nor a lake, and check what they predict.
+
+    Returns:
+        run_id, folder, files (name to bytes), domains (with a theta_i in the file), gb (of parameters), rows (of a
+        request), latency_ms (by file: median and p99 of a request, one thread), largest_difference (by file, of a
+        probability from ours).
+
+    Raises:
+        MamdrError: no such run or package, parameters beyond `export.max_gb`, a domain that has no theta_i, or theta_i
+            with rows of users or items.
+    """
+    lake = Lake(spark, config.lake.root)
+    served = find_served(lake, config.export.run_id)
+    vectors = read_vectors(lake, served)
+    specific = _choose(lake, served, config.export.domains)
+    with fetched(place_of(served.folder), "model package", only="shared") as package:
+        shared = load_shared(package)
+    gb = _check_size(served, shared, specific, vectors, config.export.max_gb)
+    folder = _folder(lake, config, served.run_id)
+    network = ServedNetwork(served, shared, specific, vectors).eval()
+    aside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        called = write_files(network, served, aside, config.export.onnx)
+        scorer = Scorer(served, vectors, specific)
+        domains = [-1, *islice(specific, CHECKED_DOMAINS)]
+        differences = {name: compare(call, scorer, served, domains) for name, call in called.items()}
+        if not max(differences.values()) <= TOLERANCE:
+            raise RuntimeError(f"exported files predict otherwise than the run itself: {differences}")
+        latency = {name: measure_latency(call, served, domains[-1]) for name, call in called.items()}
+        (aside / "signature.json").write_text(json.dumps(signature_of(served), indent=1), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    logger.info("run %s is exported to %s", served.run_id, folder)
+    return {
+        "run_id": served.run_id,
+        "folder": str(folder),
+        "files": {file.name: file.stat().st_size for file in sorted(folder.iterdir())},
+        "domains": len(specific),
+        "gb": round(gb, 6),
+        "rows": ROWS,
+        "latency_ms": latency,
+        "largest_difference": differences,
+    }
+
+
+def _choose(lake: Lake, served: Served, ids: tuple[str, ...]) -> Mapping[int, Change]:
+    """theta_i of the named domains, or of all."""
+    specific = served.specific()
+    if not ids:
+        return specific
+    found = lake.read("domains").where(F.col("id").isin(*ids)).select("id", "index").collect()
+    index = {row["id"]: row["index"] for row in found}
+    having = set(specific)
+    if missing := [name for name in ids if index.get(name, -1) not in having]:
+        raise MamdrError(f"export.domains: run {served.run_id} has no theta_i of {', '.join(missing)}; leave it out")
+    return {index[name]: specific[index[name]] for name in ids}
+
+
+def _check_size(
+    served: Served, shared: Shared, specific: Mapping[int, Change], vectors: Mapping[str, Tensor], most: float
+) -> float:
+    """GB of the file's parameters."""
+    inputs = declare_inputs(served.config.model, served.features, served.sizes)
+    own = own_tables(inputs.tables)
+    others = {name for name in shared.tables if name not in own}
+    first = next(iter(specific.values()), None)
+    if first is not None and (held := others & set(first.rows)):
+        raise MamdrError(
+            f"run {served.run_id}: theta_i holds rows of {', '.join(sorted(held))} (train.dr.rows: touched, or "
+            f"the method {served.config.train.method}), which no portable file can: score with jobs/score.py, or "
+            "train with train.dr.rows=none"
+        )
+    tables = sum(table.shape[0] * table.shape[1] * 4 for table in shared.tables.values())
+    fixed = sum(vectors_VD.nbytes for vectors_VD in vectors.values())
+    gb = (shared.dense.nbytes * (len(specific) + 2) + tables + fixed) / 1e9
+    if gb > most:
+        raise MamdrError(
+            f"run {served.run_id} takes {gb:.3g} GB with theta_i of {len(specific)} domains, and export.max_gb is "
+            f"{most:g}: raise it, name the domains to include (export.domains), or serve from the package "
+            "(docs/serving.md)"
+        )
+    return gb
+
+
+def _folder(lake: Lake, config: Config, run_id: str) -> Path:
+    if not config.export.folder and "://" in lake.root:
+        raise MamdrError(f"lake.root {lake.root} is no local folder: set export.folder")
+    return Path(config.export.folder or lake.path_of("exports", run_id)).absolute()

@@ -1,0 +1,108 @@
+"""A whole run as one module, theta_i of every domain included, that can leave this code behind."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from mamdr_core.engine.parameters import Change, Shared
+from mamdr_core.models import build_model, declare_inputs
+from mamdr_core.models.tables import Table
+from mamdr_core.serving.served import Served
+
+
+class ServedNetwork(nn.Module):
+    """Probabilities of a click for rows of one domain, by theta_S + theta_i of that domain (Eq. 5).
+
+    A domain's theta_i is a row of one stack, and a row of zeros where there is none. Its rows of tables that are looked
+    up by domain, which no other domain reads, are added to theta_S's beforehand.
+
+    Args:
+        served: the run.
+        shared: theta_S, whole tables.
+        specific: theta_i by domain index.
+        vectors: fixed vectors by feature.
+
+    Raises:
+        ValueError: a theta_i holds rows of other tables.
+    """
+
+    dense_P: Tensor
+    stack_nP: Tensor
+    place_of_domain: Tensor
+
+    def __init__(
+        self, served: Served, shared: Shared, specific: Mapping[int, Change], vectors: Mapping[str, Tensor]
+    ) -> None:
+        super().__init__()
+        inputs = declare_inputs(served.config.model, served.features, served.sizes)
+        # Not a submodule: its own parameters are not used, and would be written to the file.
+        self._structure = (build_model(served.config.model, inputs, served.config.train.seed).eval(),)
+        self._tables, self._sizes, self._numeric = inputs.tables, dict(served.sizes), dict(served.numeric)
+        self.register_buffer("dense_P", shared.dense)
+        self.register_buffer("stack_nP", torch.zeros(len(specific) + 1, len(shared.dense)))
+        self.register_buffer("place_of_domain", torch.zeros(served.sizes["domain"] + 1, dtype=torch.int64))
+        held = {table.name: _held(table, shared, vectors) for table in inputs.tables}
+        held |= {table.name: held[table.name].clone() for table in inputs.tables if table.column == "domain"}
+        for place, (domain, change) in enumerate(specific.items(), 1):
+            self.stack_nP[place] = change.dense
+            self.place_of_domain[domain + 1] = place
+            for name, rows in change.rows.items():
+                if rows.ids.tolist() != [domain + 1] or name not in own_tables(inputs.tables):
+                    raise ValueError(f"theta_i of domain {domain} holds rows of {name}")
+                held[name][domain + 1] += rows.values[0]
+        for number, table in enumerate(inputs.tables):
+            self.register_buffer(f"table_{number}", held[table.name])
+
+    def forward(self, features: dict[str, Tensor], domain: Tensor) -> Tensor:
+        """Probabilities, float32 [B].
+
+        Args:
+            features: by id column, indices in its vocabulary, int64 [B], an unknown one being -1 or beyond the model's;
+                by numeric feature, values as in the log, float32 [B], NaN where missing.
+            domain: index of the rows' domain, int64 [1], or -1.
+        """
+        ids = {name: self._row_of(name, features[name]) for name in self._sizes if name != "domain"}
+        ids["domain"] = self._row_of("domain", domain)
+        rows = features["user"].shape[0]
+        fields: dict[str, Tensor] = {}
+        for number, table in enumerate(self._tables):
+            read_BD = getattr(self, f"table_{number}")[ids[table.column]]
+            one_row = table.column == "domain" and not table.per_domain
+            fields[table.name] = read_BD.expand(rows, table.width) if one_row else read_BD
+        if self._numeric:
+            values = [_standardise(features[name], *moments) for name, moments in self._numeric.items()]
+            fields["numeric"] = torch.stack(values, 1)
+        theta_P = self.dense_P + self.stack_nP[self.place_of_domain[ids["domain"]]].squeeze(0)
+        (structure,) = self._structure
+        named: dict[str, Tensor] = {}
+        start = 0
+        for name, parameter in structure.named_parameters():
+            named[name] = theta_P[start : start + parameter.numel()].view(parameter.shape)
+            start += parameter.numel()
+        logits_B: Tensor = functional_call(structure, named, (fields,))
+        return logits_B.sigmoid()
+
+    def _row_of(self, column: str, index_B: Tensor) -> Tensor:
+        """Rows of a table: 0 is that of unknown ids."""
+        known_B = (index_B >= 0) & (index_B < self._sizes[column])
+        return torch.where(known_B, index_B + 1, torch.zeros_like(index_B))
+
+
+def own_tables(tables: Iterable[Table]) -> set[str]:
+    """Tables of which a row belongs to one domain."""
+    return {table.name for table in tables if table.column == "domain" and table.trainable}
+
+
+def _held(table: Table, shared: Shared, vectors: Mapping[str, Tensor]) -> Tensor:
+    found = shared.tables[table.name] if table.trainable else vectors[table.name]
+    assert isinstance(found, Tensor)
+    return found
+
+
+def _standardise(values_B: Tensor, mean: float, deviation: float) -> Tensor:
+    """As `mamdr_core.shards.filling.standardise`."""
+    made_B = (values_B.double() - mean) / deviation
+    finite_B = made_B.abs() < torch.inf  # false of NaN too
+    return torch.where(finite_B, made_B, torch.zeros_like(made_B)).float()

@@ -1,0 +1,80 @@
+"""On the driver: the run that is to serve, found and checked, and its fixed vectors, sent to every machine."""
+
+import atexit
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+from pyspark.sql import SparkSession
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.champion import resolve_run
+from mamdr_core.lake.tables import Lake
+from mamdr_core.serving.served import Served
+from mamdr_core.shards.loading import Share
+from mamdr_core.shards.pinned import PinnedExamples
+from mamdr_core.training.package import read_facts
+from mamdr_core.training.records import find_run
+from mamdr_core.training.trained import config_of
+
+
+def find_served(lake: Lake, run_id: str) -> Served:
+    """The run that is to serve, its package checked.
+
+    Args:
+        lake: that it was recorded in.
+        run_id: an id; champion: the run that serves; empty: the newest that ended well.
+
+    Raises:
+        MamdrError: no such run or package, a damaged one, or one of another lake.
+    """
+    row = find_run(lake, resolve_run(lake, run_id))
+    package = str(row["package"])
+    facts = read_facts(package)
+    config, sizes = config_of(facts.config, package), facts.pinned["sizes"]
+    numeric = {name: (mean, deviation) for name, (mean, deviation) in facts.pinned["numeric"].items()}
+    for name in ("user", "item", "domain"):
+        if (held := lake.read(f"{name}s").count()) < sizes[name]:
+            raise MamdrError(
+                f"package {package} was trained on another lake than {lake.root}: it knows {sizes[name]} {name}s, "
+                f"the lake {held}"
+            )
+    files = tuple(sorted(facts.files))
+    return Served(row["run_id"], package, files, config, facts.pinned["versions"], sizes, numeric)
+
+
+def read_vectors(lake: Lake, served: Served) -> dict[str, Tensor]:
+    """The fixed vectors that a run was trained with, by feature, float32 [vocabulary + 1, size].
+
+    Raises:
+        MamdrError: the lake holds no vectors of that name and length, or their files are gone.
+    """
+    of: set[str] = {feature.of for feature in served.features if feature.kind == "vector"}
+    tables = {name: f"{name}_features" for name in of}
+    files = {
+        name: tuple(sorted(lake.read(table, served.versions[table]).inputFiles())) for name, table in tables.items()
+    }
+    pinned = PinnedExamples(dict(served.versions), (), (), {}, dict(served.sizes), files, {})
+    train = served.config.train
+    return Share(pinned, served.features, np.zeros(0, dtype=np.bool_), train.host_memory, train.scratch).vectors()
+
+
+def send_vectors(spark: SparkSession, vectors: Mapping[str, Tensor]) -> str:
+    """Send fixed vectors to every machine as a file, which its processes map into memory.
+
+    Returns:
+        The file's name, for `mamdr_core.serving.scorer.open_scorer`; empty where there are no vectors.
+    """
+    if not vectors:
+        return ""
+    folder = mkdtemp(prefix="mamdr-vectors-")
+    # Spark fetches it whenever an executor starts, as long as there is a session.
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    name = f"{Path(folder).name}.safetensors"
+    save_file(dict(vectors), Path(folder) / name)
+    spark.sparkContext.addFile(str(Path(folder) / name))
+    return name

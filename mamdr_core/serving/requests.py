@@ -1,0 +1,94 @@
+"""Rows to score: read by the configured expressions, or examples; encoded as training encodes them."""
+
+from collections.abc import Mapping
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from mamdr_core.lake.clicks import declared_feature
+from mamdr_core.lake.encoding import IDS, encode_features
+from mamdr_core.lake.hashing import hash64
+from mamdr_core.lake.settings import ExamplesSettings, InputSettings
+from mamdr_core.lake.sources import CORRUPT, read_input, resolve
+from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.vocabularies import encode, id_column
+from mamdr_core.serving.scorer import index_of
+from mamdr_core.serving.served import Served
+from mamdr_core.serving.settings import ScoreInput
+from schemas import UNKNOWN_INDEX
+
+MALFORMED = "_malformed"
+
+
+def source_of(settings: ScoreInput) -> InputSettings:
+    """The rows to score as what `mamdr_core.lake.sources` reads."""
+    return InputSettings(path=settings.path, format=settings.format, options=settings.options)
+
+
+def read_requests(spark: SparkSession, settings: ScoreInput, served: Served) -> DataFrame:
+    """The rows of `settings.path`, with the run's declared features as clicks have them.
+
+    Returns:
+        key, user, item, domain (strings, null where not given), the features, and `_malformed`, whether the line is not
+        a whole record.
+
+    Raises:
+        MamdrError: they cannot be read, or lack a column that an expression names.
+    """
+    raw = read_input(spark, source_of(settings))
+    columns = settings.columns
+    ids = [resolve(raw, f"input.columns.{name}", getattr(columns, name)).cast("string").alias(name) for name in IDS]
+    key = resolve(raw, "input.columns.key", columns.key) if columns.key else F.lit(None)
+    features = [
+        declared_feature(raw, number, feature)
+        for number, feature in enumerate(served.features)
+        if feature.kind != "vector"
+    ]
+    malformed = F.col(CORRUPT).isNotNull() if CORRUPT in raw.columns else F.lit(False)
+    return raw.select(key.cast("string").alias("key"), *ids, *features, malformed.alias(MALFORMED))
+
+
+def encode_requests(requests: DataFrame, lake: Lake, served: Served) -> DataFrame:
+    """Replace features by what examples hold, and add the indices of the ids, `_user_index` and so on.
+
+    Vocabularies may have grown since the run was trained: what it does not know has the index UNKNOWN_INDEX.
+    """
+    rows = requests
+    examples = served.config.examples
+    for name in reversed(IDS):
+        hashed = f"_{name}_hash"
+        rows = rows.withColumn(hashed, hash64(_looked_up(name, examples)))
+        rows = encode(rows, hashed, lake.read(f"{name}s"), to=index_of(name)).drop(hashed)
+    rows = encode_features(rows, lake, served.features)
+    names = [f.name for f in served.features if f.kind == "categorical"]
+    return _within(
+        rows, {**{index_of(name): served.sizes[name] for name in IDS}, **{n: served.sizes[n] for n in names}}
+    )
+
+
+def read_test_split(lake: Lake, served: Served) -> DataFrame:
+    """The test split of the examples that a run was trained on, as `encode_requests` gives rows; ids as vocabularies
+    have them, null where an example's id has no index.
+
+    Raises:
+        MamdrError: that version of the examples can no longer be read.
+    """
+    features = [feature.name for feature in served.features if feature.kind != "vector"]
+    rows = lake.read("examples", served.versions["examples"]).where(F.col("split") == "test")
+    rows = rows.select(
+        F.col("key").cast("string").alias("key"), *(F.col(name).alias(index_of(name)) for name in IDS), *features
+    )
+    for name in IDS:
+        ids = lake.read(f"{name}s").select(F.col("id").alias(name), F.col("index").alias(index_of(name)))
+        rows = rows.join(ids, index_of(name), "left")
+    return rows
+
+
+def _looked_up(name: str, examples: ExamplesSettings) -> Column:
+    hashed_ids = {"user": examples.users, "item": examples.items}
+    return id_column(name, hashed_ids[name]) if name in hashed_ids else F.col(name)
+
+
+def _within(rows: DataFrame, sizes: Mapping[str, int]) -> DataFrame:
+    known = {name: F.when(F.col(name) < size, F.col(name)).otherwise(UNKNOWN_INDEX) for name, size in sizes.items()}
+    return rows.withColumns(known)

@@ -1,0 +1,123 @@
+"""Predictions of rows sorted by domain, as a Python worker of Spark makes them."""
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from pyspark import SparkFiles
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mamdr_core.engine.columns import Columns, Visit
+from mamdr_core.engine.parameters import Change, Theta
+from mamdr_core.serving.served import Served
+from mamdr_core.shards.filling import standardise
+from schemas import UNKNOWN_INDEX
+
+PIECE_ROWS = 4096
+"""Rows that go through the network at once: their hidden layers stay in a core's cache, twice as fast as 16,384."""
+KEPT = ("key", "user", "item", "domain")
+"""What of a row stands beside its score."""
+_opened: dict[tuple[str, str], "Scorer"] = {}
+"""What this process has opened last: workers live on from task to task."""
+
+
+def index_of(name: str) -> str:
+    """The column of a row's index in the vocabulary of an id column."""
+    return f"_{name}_index"
+
+
+class Scorer:
+    """Predicts with theta_S + theta_i of each row's domain (Eq. 5), or theta_S where there is no theta_i.
+
+    Args:
+        served: the run.
+        vectors: fixed vectors by feature.
+        specific: theta_i by domain index; None: all that the run has.
+    """
+
+    def __init__(
+        self, served: Served, vectors: Mapping[str, Tensor], specific: Mapping[int, Change] | None = None
+    ) -> None:
+        self._served = served
+        self._engine = served.engine(vectors)
+        self._shared = served.shared()
+        self._specific = served.specific() if specific is None else specific
+        self._having = frozenset(self._specific)
+        self._last: tuple[int, Change | None] = (UNKNOWN_INDEX, None)
+
+    def predict(self, indices: Mapping[str, NDArray[np.int32]], numeric_BK: NDArray[np.float32]) -> Tensor:
+        """Logits of rows, float32 [B]; the rows of a domain are best together.
+
+        Args:
+            indices: by id column, index in the vocabulary or UNKNOWN_INDEX, int32 [B].
+            numeric_BK: standardised numeric features.
+        """
+        ids = {name: torch.from_numpy(column + np.int32(1)) for name, column in indices.items()}
+        rows = len(ids["domain"])
+        columns = Columns(ids, torch.from_numpy(numeric_BK), torch.zeros(rows), torch.zeros(1, dtype=torch.long))
+        logits_B = torch.empty(rows)
+        edges = np.flatnonzero(np.diff(indices["domain"])) + 1
+        for start, stop in pairwise((0, *edges.tolist(), rows)):
+            theta = Theta(self._shared, self.specific(int(indices["domain"][start])))
+            for places in torch.arange(start, stop).split(PIECE_ROWS):
+                logits_B[places[0] : places[-1] + 1] = self._engine.predict(theta, Visit(columns, places))
+        return logits_B
+
+    def specific(self, domain: int) -> Change | None:
+        """theta_i of a domain by its index; the last one that was asked for is kept."""
+        if self._last[0] != domain:
+            self._last = (domain, self._specific.get(domain))
+        return self._last[1]
+
+    def has_specific(self, domains: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Whether there is a theta_i, by domain index [B]."""
+        distinct, place = np.unique(domains, return_inverse=True)
+        found: NDArray[np.bool_] = np.array([int(domain) in self._having for domain in distinct], dtype=np.bool_)
+        return found[place]
+
+
+def open_scorer(served: Served, vectors: str) -> Scorer:
+    """This process's scorer of a run, opened once.
+
+    Args:
+        served: the run.
+        vectors: the file of the fixed vectors, see `send_vectors`; empty: there are none.
+    """
+    key = (served.folder, vectors)
+    if key not in _opened:
+        _opened.clear()
+        _opened[key] = Scorer(served, load_file(SparkFiles.get(vectors)) if vectors else {})
+    return _opened[key]
+
+
+def score_batches(served: Served, vectors: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Scores of encoded rows: key, user, item, domain, what of them is known, and the probability of a click.
+
+    Args:
+        served: the run.
+        vectors: the file of the fixed vectors.
+        batches: of rows as `encode_requests` makes them, the rows of a domain together.
+    """
+    scorer = open_scorer(served, vectors)
+    for batch in batches:
+        read = {
+            name: batch.column(name).to_numpy(zero_copy_only=False) for name in batch.schema.names if name not in KEPT
+        }
+        column_of = {name: index_of(name) if index_of(name) in read else name for name in served.sizes}
+        indices = {name: read[column] for name, column in column_of.items()}
+        numeric = [standardise(read[name], *moments) for name, moments in served.numeric.items()]
+        numeric_BK = np.stack(numeric, 1).astype(np.float32) if numeric else np.zeros((len(batch), 0), np.float32)
+        score = scorer.predict(indices, numeric_BK).double().sigmoid().numpy()
+        known = {f"{name}_known": pa.array(indices[name] != UNKNOWN_INDEX) for name in ("user", "item", "domain")}
+        yield pa.RecordBatch.from_pydict(
+            {
+                **{name: batch.column(name) for name in KEPT},
+                **known,
+                "specific": pa.array(scorer.has_specific(indices["domain"])),
+                "score": pa.array(score, mask=np.isnan(score)),
+            }
+        )

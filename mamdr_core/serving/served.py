@@ -1,0 +1,85 @@
+"""A run that is to serve, small enough to be sent to every task, which opens its parameters for itself."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mamdr_core.config import Config
+from mamdr_core.engine.eager import EagerEngine
+from mamdr_core.engine.parameters import Change, Shared
+from mamdr_core.features import Feature
+from mamdr_core.models import build_model, declare_inputs
+from mamdr_core.object_store import place_of
+from mamdr_core.training.specific_files import SavedSpecific
+from mamdr_core.training.storage import fetched
+
+
+@dataclass(frozen=True)
+class Served:
+    """A run that is to serve.
+
+    Attributes:
+        run_id: names it.
+        folder: of its package.
+        files: names of the package's files, sorted.
+        config: its resolved configuration.
+        versions: Delta versions of what it was trained on.
+        sizes: vocabulary size by id column.
+        numeric: by numeric feature, mean and standard deviation.
+    """
+
+    run_id: str
+    folder: str
+    files: tuple[str, ...]
+    config: Config
+    versions: Mapping[str, int]
+    sizes: Mapping[str, int]
+    numeric: Mapping[str, tuple[float, float]]
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """The declared features."""
+        return self.config.features
+
+    def shared(self) -> Shared:
+        """theta_S; whole tables are mapped into memory, where all processes of a machine share their pages."""
+        with fetched(place_of(self.folder), "model package", only="shared") as folder:
+            tables: dict[str, Any] = load_file(folder / "shared.safetensors")
+            parts = [load_file(folder / name) for name in self.files if name.startswith("shared-")]
+        dense = tables.pop("dense")
+        tables |= {key: StripedTable([part[key] for part in parts]) for key in (parts[0] if parts else ())}
+        return Shared(dense, {key.removeprefix("table."): table for key, table in tables.items()})
+
+    def specific(self) -> Mapping[int, Change]:
+        """theta_i by domain index, each read when it is asked for."""
+        with fetched(place_of(self.folder), "model package", only="specific-") as folder:
+            return SavedSpecific([folder / name for name in self.files if name.startswith("specific-")])
+
+    def engine(self, vectors: Mapping[str, Tensor]) -> EagerEngine:
+        """What predicts.
+
+        Args:
+            vectors: fixed vectors by feature, see `read_vectors`.
+        """
+        inputs = declare_inputs(self.config.model, self.features, self.sizes)
+        module = build_model(self.config.model, inputs, self.config.train.seed)
+        return EagerEngine(module, inputs.tables, vectors, self.config.train.batch_size)
+
+
+class StripedTable:
+    """A table that lies in files of W ranks, row r in the file of rank r mod W: looked up, never put together."""
+
+    def __init__(self, parts: Sequence[Tensor]) -> None:
+        self._parts = parts
+
+    def __getitem__(self, ids_U: Tensor) -> Tensor:
+        """Rows [U, D]."""
+        ranks = len(self._parts)
+        rows_UD = self._parts[0].new_empty(len(ids_U), self._parts[0].shape[1])
+        for rank, part in enumerate(self._parts):
+            mine_U = ids_U % ranks == rank
+            rows_UD[mine_U] = part[ids_U[mine_U] // ranks]
+        return rows_UD

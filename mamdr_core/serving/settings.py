@@ -1,0 +1,78 @@
+"""Settings of batch scoring and of export."""
+
+from dataclasses import field
+from datetime import date
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from mamdr_core.lake.settings import DomainId
+from mamdr_core.settings import settings
+
+BatchName = Annotated[
+    str,
+    Field(coerce_numbers_to_str=True),
+    BeforeValidator(lambda value: value.isoformat() if isinstance(value, date) else value),
+]
+"""YAML reads 2026-01-31 as a date and 20260131 as a number."""
+
+
+@settings
+class ScoreColumns:
+    """Spark SQL expressions over the rows to score."""
+
+    user: str = "user"
+    """The user's id."""
+    item: str = "item"
+    """The item's id."""
+    domain: str = "domain"
+    """The domain's id."""
+    key: str = ""
+    """Something that names the row, such as a request's id; it is kept beside the score. Empty: nothing."""
+
+
+@settings
+class ScoreInput:
+    """The rows to score. Declared features are read from them by the expressions that the run was trained with."""
+
+    path: str = ""
+    """File, folder or glob; empty: the test split of the examples that the run was trained on."""
+    format: Literal["parquet", "json", "csv", "delta"] = "parquet"
+    """Spark format of the rows."""
+    options: dict[str, str] = field(default_factory=dict)
+    """Options of the Spark reader, e.g. {header: 'true'}."""
+    columns: ScoreColumns = field(default_factory=ScoreColumns)
+    """The columns of a row."""
+
+
+@settings
+class ScoreSettings:
+    """Which run scores which rows."""
+
+    run_id: str = ""
+    """The run whose parameters score: an id, or champion, the run that serves; empty: the newest that ended well."""
+    batch: BatchName = ""
+    """Names the rows, e.g. a day; what the table scores holds of the same batch is replaced. Empty: the run's id."""
+    input: ScoreInput = field(default_factory=ScoreInput)
+    """The rows."""
+
+
+@settings
+class ExportSettings:
+    """Which run is exported where."""
+
+    run_id: str = ""
+    """The run: an id, or champion, the run that serves; empty: the newest that ended well."""
+    folder: str = ""
+    """Folder of the files; empty: `exports/<run id>` in the lake."""
+    max_gb: float = 4.0
+    """GB that theta_S and all theta_i may take in the file; a larger run is not exported whole."""
+    domains: tuple[DomainId, ...] = ()
+    """Ids of the domains whose theta_i go into the file; others are served with theta_S. None: all that have one."""
+    onnx: bool = True
+    """Write model.onnx too, and check it with onnxruntime."""
+
+    def __post_init__(self) -> None:
+        """Check the bound."""
+        if self.max_gb <= 0:
+            raise ValueError(f"export.max_gb must be > 0, got {self.max_gb}")

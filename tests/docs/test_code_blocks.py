@@ -1,0 +1,105 @@
+"""Every code block of README and docs is run or checked, or says why it cannot be.
+
+A reason is an HTML comment on the line before the block: `<!-- not run: needs a GPU -->`, or
+`<!-- run by tests/serving/test_exporting.py -->`.
+"""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from mamdr_core.config import parse_config
+from tests.docs.commands import check_command, commands_of
+from tests.docs.pages import BLOCKS, PAGES, ROOT, blocks_of, prose_of
+
+RUN_ELSEWHERE = {("queries.md", "sql"), ("operations.md", "sql")}
+"""Pages whose blocks of a language another test runs, all of them: lake/test_queries.py, promoting/test_gate.py."""
+SHELL = ("", "bash", "sh")
+
+
+def of_language(*languages):
+    return pytest.mark.parametrize(
+        "block", [block for block in BLOCKS if block.language in languages], ids=lambda block: block.place
+    )
+
+
+def scripts():
+    """Pages with Python to run, and it; those that start Spark are slow."""
+    for page in PAGES:
+        parts = [block.text for block in blocks_of(page) if block.language == "python" and not block.reason]
+        if parts:
+            marks = [pytest.mark.slow] if "spark" in "".join(parts) else []
+            yield pytest.param("\n".join(parts), id=page.name, marks=marks)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder to run in, with what commands expect in theirs; my.yaml is README's."""
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    mine = next(block for block in blocks_of(ROOT / "README.md") if block.language == "yaml")
+    (tmp_path / "my.yaml").write_text(mine.text)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.place)
+def test_a_block_is_run_or_says_why_not(block):
+    runs = block.language in ("python", "yaml") or (block.page.name, block.language) in RUN_ELSEWHERE
+    assert runs or block.reason, f"{block.place}: run it in a test, or precede it by <!-- not run: the reason -->"
+    for test in re.findall(r"tests/[\w/.]+", block.reason or ""):
+        assert (ROOT / test).exists(), test
+
+
+@pytest.mark.parametrize("script", list(scripts()))
+def test_python_runs(script, folder):
+    (folder / "page.py").write_text(script)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "page.py"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@of_language("yaml")
+def test_yaml_is_a_configuration(block):
+    if not block.reason:
+        parse_config(yaml.safe_load(block.text))
+
+
+@of_language(*SHELL)
+def test_commands_name_what_exists_and_jobs_take_their_arguments(block, folder, capsys):
+    commands = commands_of(block.text)
+    assert commands
+    for words in commands:
+        check_command(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_within_the_text_are_right_too(page, folder, capsys):
+    for inline in re.findall(r"`([^`\n]+)`", prose_of(page)):
+        if re.search(r"spark-submit jobs/[a-z]|^make ", inline) and "..." not in inline:
+            for words in commands_of(inline):
+                check_command(words)
+
+
+@pytest.mark.parametrize("job", sorted((ROOT / "jobs").glob("*.py")), ids=lambda job: job.stem)
+def test_the_examples_of_a_jobs_help_are_right(job, folder, capsys):
+    examples = re.findall(r"^ +(spark-submit jobs/.*)$", job.read_text(), re.MULTILINE)
+    for words in commands_of("\n".join(examples)):
+        check_command(words)
+
+
+def test_what_is_wrong_is_found(folder, capsys):
+    for wrong in (
+        "make nothing",
+        ".venv/bin/spark-submit jobs/nothing.py",
+        "spark-submit jobs/evaluate.py --config conf/nothing.yaml",
+        "spark-submit jobs/evaluate.py --config conf/demo.yaml --set evaluate.spilt=val",
+        "spark-submit jobs/evaluate.py --nothing",
+        "python -m mamdr_core.nothing",
+    ):
+        (words,) = commands_of(wrong)
+        with pytest.raises(AssertionError):
+            check_command(words)

@@ -1,0 +1,107 @@
+"""Whether cluster, store and tracker answer, asked of real sockets."""
+
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Healthy(BaseHTTPRequestHandler):
+    """Answers as an MLflow server does."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/health" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def places(monkeypatch: pytest.MonkeyPatch):
+    """The module, which set-up's scripts find beside them."""
+    monkeypatch.syspath_prepend(ROOT / "environment")
+    import places
+
+    return places
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """HOST:PORT of something that answers."""
+    with HTTPServer(("127.0.0.1", 0), Healthy) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def closed() -> Iterator[str]:
+    """HOST:PORT that nobody listens on."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+def test_a_cluster_is_named_rightly_and_answers(places, server, closed, monkeypatch, tmp_path):
+    assert places.check_cluster("local[2]") == ("local[2], this machine", "")
+    assert places.check_cluster(f"spark://{server}") == (f"spark://{server} answers", "")
+    assert places.check_cluster(f"k8s://https://{server}")[1] == ""
+    assert places.check_cluster(f"spark://{closed},{server}")[1] == ""
+    found, todo = places.check_cluster(f"spark://{closed}")
+    assert "does not answer" in found
+    assert "Connection refused" in found
+    assert todo.startswith("start it")
+    assert places.check_cluster("mesos://host")[1].startswith("expected local[N]")
+    monkeypatch.setenv("HADOOP_CONF_DIR", str(tmp_path))
+    assert places.check_cluster("yarn")[1] == "set HADOOP_CONF_DIR to its yarn-site.xml"
+    (tmp_path / "yarn-site.xml").write_text("<configuration/>")
+    assert places.check_cluster("yarn") == (f"yarn, described in {tmp_path}", "")
+
+
+def test_a_lake_in_a_store_is_asked_at_its_endpoint_and_a_folder_must_be_writable(
+    places, server, closed, monkeypatch, tmp_path
+):
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    settings = tmp_path / "spark-defaults.conf"
+    settings.write_text(f"spark.master local\nspark.hadoop.fs.s3a.endpoint   http://{server}\n")
+    assert places.check_lake("s3a://bucket/lake", settings) == (f"s3a://bucket/lake at http://{server} answers", "")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{closed}")
+    found, todo = places.check_lake("s3a://bucket/lake", settings)
+    assert f"http://{closed} does not answer" in found
+    assert "AWS_ENDPOINT_URL" in todo
+    assert places.check_lake(str(tmp_path / "new/lake"), settings) == (str(tmp_path / "new/lake"), "")
+
+
+def test_a_tracker_that_is_down_is_told(places, server, closed):
+    assert places.check_tracker("") == ("none (tracking.mlflow)", "")
+    assert places.check_tracker(f"http://{server}") == (f"http://{server} answers", "")
+    assert places.check_tracker(f"http://{server}/wrong")[1] == "is it an MLflow server?"
+    assert "runs do without it" in places.check_tracker(f"http://{closed}")[1]
+
+
+def test_a_config_tells_the_lake_and_the_tracker_or_what_is_wrong_with_it(places, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text("lake: {root: /data/lake}\ntracking: {mlflow: 'http://mlflow:5000'}\n")
+    bad.write_text("lake: {rot: /data/lake}\n")
+    assert places.read_config(str(good)) == ({"lake": "/data/lake", "tracker": "http://mlflow:5000"}, "")
+    assert places.read_config(str(bad)) == ({}, "unknown config key lake.rot; did you mean lake.root?")
+
+
+def test_a_gpu_is_told_with_what_torch_and_horovod_make_of_it(places, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert places.check_gpu(lambda code: (False, "")) == ("none, training runs on the CPU", "")
+    (tmp_path / "nvidia-smi").write_text(f"#!{sys.executable}\nprint('GPU 0: NVIDIA H100 (UUID: GPU-1)')\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    assert places.check_gpu(lambda code: (True, "True True")) == ("1, the first NVIDIA H100, Horovod with NCCL", "")
+    assert places.check_gpu(lambda code: (True, "True False"))[1].startswith("install torch's CUDA toolkit")
+    assert places.check_gpu(lambda code: (False, "no CUDA"))[0].endswith("which torch cannot use")

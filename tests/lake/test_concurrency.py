@@ -1,0 +1,121 @@
+"""Jobs that meet: what docs/concurrency.md says becomes of the tables."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from mamdr_core.config import with_values
+from mamdr_core.lake import examples as examples_module
+from mamdr_core.lake import ingest as ingest_module
+from mamdr_core.lake.examples import build_examples
+from mamdr_core.lake.ingest import ingest_clicks
+from mamdr_core.lake.maintenance import maintain_lake
+from mamdr_core.lake.tables import Lake
+
+pytestmark = pytest.mark.slow
+EVENT = ["user", "item", "domain", "event_time"]
+
+
+def at_once(spark, job, *configs):
+    """Run a job once for each configuration, at the same time, each in a session of its own; returns their figures."""
+    with ThreadPoolExecutor(len(configs)) as pool:
+        running = [pool.submit(job, spark.newSession(), config) for config in configs]
+        return [each.result(300) for each in running]
+
+
+def meeting(monkeypatch, owner, name):
+    """Have the first two calls of a function wait for each other, so that neither job has seen what the other does."""
+    barrier, real, met = threading.Barrier(2), getattr(owner, name), set()
+
+    def wait_and_call(*arguments, **named):
+        if threading.get_ident() not in met:
+            met.add(threading.get_ident())
+            barrier.wait(120)
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(owner, name, wait_and_call)
+
+
+def rows_of(day, *users):
+    return [(user, f"i{number % 3}", "d", str(number % 2), f"{day} 10:00:00") for number, user in enumerate(users)]
+
+
+def users_in(lake, table="clicks"):
+    return sorted(row["user"] for row in lake.read(table).select("user").collect())
+
+
+def test_two_ingests_of_different_days_do_not_meet(spark, make_log, make_config, lake_root, monkeypatch):
+    configs = [make_config(make_log(rows_of(f"2026-01-0{n}", f"a{n}", f"b{n}"), f"raw{n}")) for n in (1, 2)]
+    meeting(monkeypatch, ingest_module, "publish")
+    figures = at_once(spark, ingest_clicks, *configs)
+    lake = Lake(spark, lake_root)
+    assert [each["clicks"] for each in figures] == [2, 2]
+    assert users_in(lake) == ["a1", "a2", "b1", "b2"]
+    assert sorted(row["status"] for row in lake.read("loads").collect()) == ["published"] * 2
+
+
+def test_two_ingests_of_the_same_day_keep_both_and_an_event_of_both_once(
+    spark, make_log, make_config, lake_root, monkeypatch
+):
+    ingest_clicks(spark, make_config(make_log(rows_of("2026-01-01", "before"), "raw0")))
+    configs = [make_config(make_log(rows_of("2026-01-01", "both", own), own)) for own in ("first", "second")]
+    meeting(monkeypatch, ingest_module, "publish")
+    figures = at_once(spark, ingest_clicks, *configs)
+    lake = Lake(spark, lake_root)
+    assert users_in(lake) == ["before", "both", "first", "second"]
+    assert sorted(each["clicks"] for each in figures) == [1, 2]
+    assert [row["rule"] for row in lake.read("clicks_rejected").collect()] == ["new_event"]
+    assert lake.read("clicks").groupBy(*EVENT).count().where("count > 1").isEmpty()
+
+
+def test_the_same_load_twice_at_once_is_there_once(spark, make_log, make_config, lake_root, monkeypatch):
+    config = make_config(make_log([*rows_of("2026-01-01", "a", "b"), (None, "i", "d", "1", "2026-01-01 11:00:00")]))
+    meeting(monkeypatch, ingest_module, "publish")
+    figures = at_once(spark, ingest_clicks, config, config)
+    lake = Lake(spark, lake_root)
+    assert [(each["clicks"], each["rejected"]) for each in figures] == [(2, 1), (2, 1)]
+    assert users_in(lake) == ["a", "b"]
+    assert lake.read("clicks_rejected").count() == 1
+
+
+def test_of_two_ingests_that_replace_the_day_the_later_one_stays_whole(
+    spark, make_log, make_config, lake_root, monkeypatch
+):
+    logs = {name: make_log(rows_of("2026-01-01", f"{name}1", f"{name}2"), name) for name in ("x", "y")}
+    configs = [make_config(path, input={"replace": "days"}) for path in logs.values()]
+    meeting(monkeypatch, ingest_module, "publish")
+    at_once(spark, ingest_clicks, *configs)
+    assert users_in(Lake(spark, lake_root)) in (["x1", "x2"], ["y1", "y2"])
+
+
+def test_two_builds_share_vocabularies_and_each_finds_its_own_examples(
+    spark, make_log, make_config, lake_root, monkeypatch
+):
+    rows = [(f"u{n}", f"i{n}", f"d{n % 2}", str(n % 2), f"2026-01-0{1 + n % 2} 10:{n:02d}:00") for n in range(40)]
+    config = make_config(make_log(rows))
+    ingest_clicks(spark, config)
+    configs = [
+        with_values(config, {"examples.since": day, "examples.until": day}) for day in ("2026-01-01", "2026-01-02")
+    ]
+    meeting(monkeypatch, examples_module, "update_vocabulary")
+    figures = at_once(spark, build_examples, *configs)
+    lake = Lake(spark, lake_root)
+    indices = {row["id"]: row["index"] for row in lake.read("users").collect()}
+    assert sorted(indices.values()) == list(range(40))
+    names = {index: name for name, index in indices.items()}
+    assert figures[0]["examples_version"] != figures[1]["examples_version"]
+    for day, each in enumerate(figures):
+        built = lake.read("examples", each["examples_version"]).select("user").collect()
+        assert sorted(names[row["user"]] for row in built) == sorted(f"u{n}" for n in range(40) if n % 2 == day)
+
+
+def test_ingest_and_maintenance_at_once_lose_nothing(spark, make_log, make_config, lake_root):
+    for number in range(3):  # small files to join
+        ingest_clicks(spark, make_config(make_log(rows_of("2026-01-01", f"u{number}"), f"raw{number}")))
+    config = make_config(make_log(rows_of("2026-01-01", "late"), "late"))
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(job, spark.newSession(), config) for job in (maintain_lake, ingest_clicks)]
+        for each in running:
+            each.result(300)
+    assert users_in(Lake(spark, lake_root)) == ["late", "u0", "u1", "u2"]

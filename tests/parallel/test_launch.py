@@ -1,0 +1,158 @@
+"""Ranks in Spark tasks under both launchers: results, and what becomes of ranks that raise, hang, stop or die."""
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+import torch
+
+from mamdr_core.errors import MamdrError, StoppedError
+from mamdr_core.parallel.collective import run_simulated
+from mamdr_core.parallel.launch import LAUNCHERS, RankError, run_ranks
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+LONG = 300
+
+
+def under(*launchers):
+    return pytest.mark.parametrize("run", launchers, indirect=True)
+
+
+@pytest.fixture
+def run(spark, request):
+    """Runs a task on two ranks under a launcher, and afterwards finds none of their processes left."""
+    before = set(ranks_alive())
+    yield lambda task, stall_limit=0.0: run_ranks(spark, task, 2, 60, request.param, stall_limit)
+    assert psutil.wait_procs(set(ranks_alive()) - before, timeout=15)[1] == []
+
+
+def ranks_alive():
+    """Processes of ranks below this one, and those that were left behind."""
+    for process in psutil.process_iter(["cmdline"]):
+        command = " ".join(process.info["cmdline"] or ())
+        if "mamdr_core.parallel.torch_rank" in command or "horovod.spark.task.gloo_exec_fn" in command:
+            yield process
+
+
+@under(*LAUNCHERS)
+def test_ranks_speak_as_simulated_ones_do_and_their_results_come_in_rank_order(run, capsys):
+    def task(collective):
+        import logging
+
+        rank, own = collective.rank, torch.arange(4.0) + 10 * collective.rank
+        logging.getLogger("task").info("here is rank %d", rank)
+        return (
+            collective.all_reduce(own).tolist(),
+            collective.all_gather(own[: 3 * rank]).tolist(),
+            collective.all_gather(own[:0]).tolist(),
+            [collective.all_to_all(rows, [0, 2] if rank else [1, 1])[1] for rows in (own[:2], own[2:])],
+            collective.all_to_all(own, [0, 4] if rank else [1, 3])[0].tolist(),
+            collective.broadcast(own).tolist(),
+        )
+
+    def place(collective):
+        return task(collective), os.environ["LOCAL_RANK"], os.environ["LOCAL_WORLD_SIZE"]
+
+    assert run(place) == [(said, str(rank), "2") for rank, said in enumerate(run_simulated(task, 2))]
+    assert "[rank 1] " in capsys.readouterr().err
+
+
+@under(*LAUNCHERS)
+def test_a_rank_that_raises_ends_the_others_and_is_told_with_its_traceback(run):
+    def task(collective):
+        collective.all_reduce(torch.ones(1))
+        if collective.rank == 1:
+            raise KeyError("rank 1 is ill")
+        time.sleep(LONG)  # far from its next collective
+
+    started = time.monotonic()
+    with pytest.raises(RankError, match=r"^rank 1 of 2 failed:\nTraceback(.|\n)*KeyError: 'rank 1 is ill'"):
+        run(task)
+    assert time.monotonic() - started < 30
+
+
+@under("torch")
+def test_what_a_user_can_mend_stays_one_line(run):
+    def task(collective):
+        if collective.rank == 1:
+            raise MamdrError("mend me")
+        collective.all_reduce(torch.ones(1))
+
+    with pytest.raises(MamdrError, match=r"^mend me$"):
+        run(task)
+
+
+@under("torch")
+def test_ranks_that_stop_are_no_failure(run):
+    def task(collective):
+        collective.all_reduce(torch.ones(1))
+        if collective.rank == 0:
+            time.sleep(1)
+        raise StoppedError(f"rank {collective.rank} stopped")
+
+    with pytest.raises(StoppedError, match="rank 0 stopped"):
+        run(task)
+
+
+@under("horovod")
+def test_a_rank_that_is_killed_ends_the_others(run):
+    def task(collective):
+        collective.all_reduce(torch.ones(1))
+        if collective.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        collective.all_reduce(torch.ones(1))
+
+    with pytest.raises(RankError, match=r"^rank 1 of 2 was lost"):
+        run(task)
+
+
+@under(*LAUNCHERS)
+def test_a_rank_that_hangs_is_ended_with_what_it_was_doing(run):
+    """Stuck in C without releasing the interpreter, where no thread of Python runs; the other waits for it."""
+
+    def task(collective):
+        collective.all_reduce(torch.ones(1))
+        if collective.rank == 1:
+            hang()
+        collective.all_reduce(torch.ones(1))
+
+    def hang():
+        sum(range(10**15))
+
+    with pytest.raises(RankError, match=r"^rank 1 of 2 made no progress for 3 s(.|\n)*in hang\n") as caught:
+        run(task, stall_limit=3)
+    assert "in all_reduce" not in str(caught.value)
+
+
+@under("torch")
+def test_a_rank_that_makes_progress_or_waits_for_one_may_take_longer_than_the_limit(run):
+    def task(collective):
+        from mamdr_core.heartbeat import beat
+
+        for _ in range(50 * collective.rank):
+            time.sleep(0.1)
+            beat()
+        return collective.all_reduce(torch.ones(1)).item()
+
+    assert run(task, stall_limit=3) == [2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("run", "above"), [("horovod", "its launcher"), ("horovod", "its task"), ("torch", "its task")], indirect=["run"]
+)
+def test_when_a_process_above_a_rank_is_killed_it_dies(run, above):
+    """The Python of its Spark task, or what Horovod has between that and the rank."""
+
+    def task(collective):
+        import psutil
+
+        collective.all_reduce(torch.ones(1))
+        if collective.rank == 1:
+            names = {"its launcher": "--multiprocessing-fork", "its task": "pyspark.daemon"}
+            next(parent for parent in psutil.Process().parents() if names[above] in parent.cmdline()).kill()
+        time.sleep(LONG)
+
+    with pytest.raises(RankError, match=r"^rank 1 of 2 was lost"):
+        run(task)

@@ -1,0 +1,62 @@
+"""What listens while a job runs on one machine: nothing that another machine reaches, but for Horovod's launcher."""
+
+import threading
+import time
+
+import psutil
+import pytest
+
+from mamdr_core.parallel.launch import run_ranks
+
+pytestmark = pytest.mark.slow
+LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+
+
+def listeners():
+    """Programs of this process and its children by the address on which each listens."""
+    found = set()
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        try:
+            open_ = [each.laddr for each in process.net_connections("inet") if each.status == psutil.CONN_LISTEN]
+            found |= {(process.name(), address.ip, address.port) for address in open_}
+        except psutil.Error:
+            continue  # it has ended
+    return found
+
+
+def beyond_this_machine(found):
+    return {name for name, ip, _ in found if ip not in LOOPBACK}
+
+
+def test_a_session_listens_on_this_machine_alone_and_has_no_web_server(spark):
+    assert spark.sparkContext.parallelize([1, 2], 2).map(lambda number: number + 1).sum() == 5
+    found = listeners()
+    assert {name for name, _, _ in found} >= {"java"}
+    assert beyond_this_machine(found) == set()
+    assert spark.sparkContext.uiWebUrl is None
+
+
+def test_ranks_open_what_horovod_needs_while_they_run_and_nothing_stays(spark):
+    def task(collective):
+        time.sleep(3)
+        return collective.rank
+
+    seen, done = set(), threading.Event()
+
+    def look():
+        while not done.wait(0.3):
+            seen.update(listeners())
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        assert run_ranks(spark, task, 2, start_timeout=120) == [0, 1]
+    finally:
+        done.set()
+        looking.join()
+    # Signed messages between the driver and the tasks, the rendezvous, and Gloo between ranks: all Python.
+    assert all(name.startswith("python") for name in beyond_this_machine(seen))
+    deadline = time.monotonic() + 20
+    while beyond_this_machine(listeners()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert beyond_this_machine(listeners()) == set()

@@ -1,0 +1,192 @@
+"""The gate stops what is worse beyond noise, and says why with numbers; a day whose labels mean nothing is found."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from mamdr_core.engine.columns import Columns, offsets_of
+from mamdr_core.engine.metrics import domain_metrics
+from mamdr_core.engine.parameters import Shared
+from mamdr_core.promoting import measuring
+from mamdr_core.promoting.judging import calibration, judge, mean_auc, weighted_auc
+from mamdr_core.promoting.measuring import measure
+from mamdr_core.promoting.opening import Scorer, known_alone
+from mamdr_core.promoting.settings import GateSettings
+
+KNOWN = {"user": 0.0, "item": 0.0}
+ROWS = (900, 0, 600, 300, 2400, 40)
+
+
+class Echo:
+    """An engine whose logits are a row's only numeric feature."""
+
+    def predict(self, theta, visit):
+        return visit.columns.numeric[visit.rows, 0]
+
+
+class Rows:
+    """Rows of six domains over three days, with a true logit each; a fifth are clicks."""
+
+    def __init__(self, seed=0, rows=ROWS):
+        self.random = np.random.default_rng(seed)
+        self.counts = torch.tensor(rows)
+        self.truth = self.random.normal(size=sum(rows)) * 1.2 - 1.7
+        self.labels = (self.random.random(sum(rows)) < 1 / (1 + np.exp(-self.truth))).astype(np.float32)
+        self.newest = np.arange(sum(rows)) % 3 == 0
+
+    def scorer(self, noise=0.3, logits=None, shift=0.0):
+        """A model that knows the truth up to some noise."""
+        if logits is None:
+            logits = self.truth + self.random.normal(size=len(self.truth)) * noise + shift
+        domain = torch.repeat_interleave(torch.arange(len(self.counts)), self.counts)
+        columns = Columns(
+            ids={"domain": domain.int() + 1, "user": torch.arange(len(domain)).int() % 5},
+            numeric=torch.from_numpy(np.asarray(logits, dtype=np.float32))[:, None],
+            labels=torch.from_numpy(self.labels),
+            offsets=offsets_of(self.counts),
+        )
+        return Scorer(SimpleNamespace(shared=Shared(torch.zeros(1), {}), specific={}), Echo(), columns)
+
+    def judge(self, challenger, champion=None, unseen=KNOWN, **limits):
+        measured = measure(challenger, champion, self.newest)
+        return measured, judge(measured, unseen, GateSettings(**limits))
+
+
+@pytest.fixture
+def rows():
+    return Rows()
+
+
+def test_figures_are_those_of_evaluation_and_do_not_depend_on_the_rows_measured_at_once(rows, monkeypatch):
+    challenger, champion = rows.scorer(), rows.scorer(noise=1.0)
+    measured, judged = rows.judge(challenger, champion)
+    columns = challenger.columns
+    expected = domain_metrics(columns.numeric[:, 0], columns.labels, columns.offsets, None)
+    np.testing.assert_allclose(measured.challenger.auc, expected.auc, rtol=0, atol=1e-12)
+    assert mean_auc(measured.challenger) == pytest.approx(expected.mean_auc(), abs=1e-12)
+    assert weighted_auc(measured.challenger) == pytest.approx(expected.weighted_auc(), abs=1e-12)
+    total = float((expected.mean_prediction * expected.rows).nansum() / expected.clicks.sum())
+    assert calibration(measured.challenger) == pytest.approx(total, abs=1e-9)
+    assert judged.mean.value == pytest.approx(mean_auc(measured.challenger) - mean_auc(measured.champion), abs=1e-12)
+    assert judged.mean.low < judged.mean.value < judged.mean.high
+    monkeypatch.setattr(measuring, "PART_ROWS", 700)
+    again, _ = rows.judge(challenger, champion)
+    np.testing.assert_array_equal(again.difference, measured.difference)
+    np.testing.assert_array_equal(again.variance, measured.variance)
+
+
+def test_an_equal_and_a_better_model_pass(rows):
+    assert rows.judge(rows.scorer(), rows.scorer())[1].faults == []
+    _, judged = rows.judge(rows.scorer(noise=0.2), rows.scorer(noise=2.0))
+    assert judged.faults == []
+    assert judged.mean.low > 0
+    assert judged.worse_n.sum() == 0
+
+
+def test_a_worse_model_is_stopped_with_the_figures(rows):
+    _, judged = rows.judge(rows.scorer(noise=2.0), rows.scorer(noise=0.2))
+    assert len(judged.faults) == 3
+    assert "its mean AUC 0." in judged.faults[0]
+    assert "below the champion's 0." in judged.faults[0]
+    assert "95% interval of the difference -0." in judged.faults[0]
+    assert "weighted AUC" in judged.faults[1]
+    assert "of 4 domains are worse by more than gate.domain_drop 0.02" in judged.faults[2]
+    assert not judged.judged_n[5]  # too few clicks
+
+
+def test_a_drop_within_its_limit_or_within_noise_stops_nothing(rows):
+    worse, better = rows.scorer(noise=2.0), rows.scorer(noise=0.2)
+    loose = {"max_auc_drop": 0.3, "max_weighted_auc_drop": 0.3, "domain_drop": 0.3}
+    assert rows.judge(worse, better, **loose)[1].faults == []
+    few = Rows(5, (30, 0, 25, 30, 40, 20))
+    _, judged = few.judge(few.scorer(noise=1.5), few.scorer(noise=0.9))
+    assert judged.mean.value < -0.005
+    assert judged.faults == []
+
+
+def test_of_equally_good_models_few_are_stopped_by_chance():
+    stopped = 0
+    for seed in range(100):
+        rows = Rows(seed, (300, 0, 200, 100, 400, 40))
+        stopped += bool(rows.judge(rows.scorer(noise=1.0), rows.scorer(noise=1.0))[1].faults)
+    assert stopped <= 8  # either mean by chance in one of 40, most often together, and several domains
+
+
+def test_a_day_whose_labels_are_dealt_anew_is_found_though_both_models_are_equally_good(rows):
+    rows.labels[rows.newest] = rows.random.permutation(rows.labels[rows.newest])
+    _, judged = rows.judge(rows.scorer(), rows.scorer())
+    assert len(judged.faults) == 1
+    assert "the newest day's labels look wrong" in judged.faults[0]
+    assert "its AUC falls from 0." in judged.faults[0]
+    assert "the champion's AUC falls from 0." in judged.faults[0]
+    assert judged.challenger_lead.earlier > 0.7
+    assert abs(judged.challenger_lead.day - 0.5) < 0.06
+    assert abs(judged.mean.value) < 0.02
+    assert rows.judge(rows.scorer(), rows.scorer(), least_day_lead=0.0)[1].faults == []
+    assert "labels look wrong" in rows.judge(rows.scorer())[1].faults[0]
+
+
+def test_a_model_that_fails_on_the_newest_day_where_the_champion_does_not_is_no_matter_of_labels(rows):
+    broken = rows.truth + rows.random.normal(size=len(rows.truth)) * 0.3
+    broken[rows.newest] = rows.random.normal(size=rows.newest.sum())
+    _, judged = rows.judge(rows.scorer(logits=broken), rows.scorer())
+    assert judged.challenger_lead.is_lost
+    assert not judged.champion_lead.is_lost
+    assert not any("labels" in fault for fault in judged.faults)
+    assert any(fault.startswith("its mean AUC") for fault in judged.faults)
+
+
+def test_of_one_day_alone_nothing_is_said_of_labels(rows):
+    rows.newest[:] = True
+    _, judged = rows.judge(rows.scorer(), rows.scorer())
+    assert (judged.challenger_lead, judged.faults) == (None, [])
+
+
+def test_without_a_champion_the_absolute_limits_hold(rows):
+    assert rows.judge(rows.scorer())[1].faults == []
+    _, judged = rows.judge(rows.scorer(logits=rows.random.normal(size=len(rows.truth)) - 1.5))
+    assert [fault.split(" is ")[0] for fault in judged.faults] == ["its mean AUC"]
+    assert "below gate.least_auc 0.52" in judged.faults[0]
+
+
+def test_a_model_that_promises_too_much_is_not_finite_or_meets_strangers_is_stopped(rows):
+    [fault] = rows.judge(rows.scorer(shift=2.0), rows.scorer())[1].faults
+    assert "times the clicks, beyond gate.max_calibration 1.5" in fault
+    logits = rows.truth.copy()
+    logits[950] = np.nan
+    assert "its predictions are not finite in 1 domains" in rows.judge(rows.scorer(logits=logits))[1].faults
+    [fault] = rows.judge(rows.scorer(), rows.scorer(), unseen={"user": 0.9, "item": 0.1})[1].faults
+    assert fault.startswith("the user of 90.0% of the newest day's rows is not known, more than gate.max_unseen 50%")
+
+
+def test_without_a_domain_that_can_be_measured_a_run_is_stopped(rows):
+    rows.labels[:] = 0
+    [fault] = rows.judge(rows.scorer())[1].faults
+    assert fault == "no domain of the test split has both clicks and other rows: nothing can be measured"
+    nothing = Rows(rows=(0, 0))
+    assert nothing.judge(nothing.scorer(), nothing.scorer())[1].faults == [fault]
+
+
+def test_ids_beyond_a_models_vocabulary_are_its_unknown_id(rows):
+    scorer = rows.scorer()
+    known = known_alone(scorer.columns, {"user": 2, "domain": 4})
+    assert known.ids["user"].unique().tolist() == [0, 1, 2]
+    assert known.ids["domain"].unique().tolist() == [0, 1, 3, 4]
+    unseen = Scorer(scorer.package, scorer.engine, known).unseen("user", torch.ones(len(known), dtype=torch.bool))
+    assert unseen == pytest.approx(3 / 5, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_auc_drop": -0.1}, r"gate\.max_auc_drop must be in \[0, 1\], got -0\.1"),
+        ({"max_worse_share": 2}, r"gate\.max_worse_share is a share"),
+        ({"confidence": 1.0}, r"gate\.confidence must be between 0 and 1"),
+        ({"max_calibration": 0.9}, r"gate\.max_calibration must be >= 1"),
+    ],
+)
+def test_a_limit_out_of_its_range_is_named(values, message):
+    with pytest.raises(ValueError, match=message):
+        GateSettings(**values)

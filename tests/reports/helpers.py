@@ -1,0 +1,218 @@
+"""Facts of a run that never was, with figures that hang together."""
+
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+
+from mamdr_core.reports.facts import Facts, Other
+from schemas import TABLES
+
+DAY = date(2026, 1, 7)
+HOSTILE = (
+    "</script><script>document.title='broken'</script>",
+    "<img src=x onerror=\"document.title='broken'\">",
+    'it\'s "quoted" & <b>bold</b>',
+    "домен-域名-🛒",
+    "{{ 7 * 7 }}",
+    "line\u2028separator\nand newline",
+    "long-" * 80,
+)
+
+
+def row_of(table, **values):
+    """A row of a declared table, null where no value is given."""
+    assert not set(values) - set(TABLES[table].column_names)
+    return dict.fromkeys(TABLES[table].column_names) | values
+
+
+def run_row(run_id="20260107T031500-mamdr-1f0c2a", **values):
+    return row_of(
+        "training_runs",
+        **{
+            "run_id": run_id,
+            "status": "ok",
+            "method": "mamdr",
+            "model": "mlp",
+            "config": "train:\n  method: mamdr\n",
+            "input_versions": {"examples": 12, "users": 3},
+            "ds": DAY,
+            "ranks": 2,
+            "device": "cpu",
+            "engine": "fast",
+            "epochs": 6,
+            "rounds": 96,
+            "domains": 300,
+            "train_rows": 1_234_567,
+            "val_auc": 0.7301,
+            "test_auc": 0.7312,
+            "weighted_test_auc": 0.7455,
+            "samples_per_second": 61_234.5,
+            "skipped_steps": 0,
+            "seconds": {"prepare": 31.2, "ranks": 412.7, "read": 6.1, "inner": 351.2, "validate": 22.4, "save": 1.2},
+            "started_at": datetime(2026, 1, 7, 3, 15, tzinfo=UTC),
+        }
+        | values,
+    )
+
+
+def make_facts(domains=300, ids=None, seed=0, **changes):
+    """Facts with everything in them; `changes` replace some."""
+    random = np.random.default_rng(seed)
+    ids = list(ids or (f"theme-{number}" for number in range(domains)))
+    n = len(ids)
+    rows = np.floor(random.lognormal(4.5, 1.3, n)) + 4
+    ctr = random.beta(3, 40, n)
+    clicks = random.binomial(rows.astype(int), ctr).astype(float)
+    auc = np.clip(0.5 + random.normal(0.23, 0.03, n) + random.normal(0, 0.25, n) / np.sqrt(clicks + 1), 0, 1)
+    auc[(clicks == 0) | (clicks == rows)] = np.nan
+    figures = {
+        "train_rows": rows * 3,
+        "rows": rows,
+        "clicks": clicks,
+        "auc": auc,
+        "logloss": random.gamma(4, 0.05, n),
+        "mean_prediction": ctr * random.lognormal(0.02, 0.15, n),
+        "oracle_auc": np.full(n, np.nan),
+    }
+    joint = np.clip(auc - random.normal(0.006, 0.01, n), 0, 1)
+    champion = np.clip(auc + random.normal(0.001, 0.008, n), 0, 1)
+    run_id, champion_id = run_row()["run_id"], "20260106T031500-mamdr-bbbbbb"
+    known = np.flatnonzero(~np.isnan(auc))
+    judged = [
+        row_of(
+            "gate_domains", run_id=run_id, champion_run_id=champion_id, domain=place, domain_id=ids[place],
+            rows=int(rows[place]), clicks=int(clicks[place]), auc=auc[place], champion_auc=champion[place],
+            difference=auc[place] - champion[place], low=auc[place] - champion[place] - 0.008,
+            high=auc[place] - champion[place] + 0.008, worse=bool(auc[place] - champion[place] < -0.01),
+        )
+        for place in known[np.argsort((auc - champion)[known])].tolist()
+    ]  # fmt: skip
+    facts = Facts(
+        run=run_row(),
+        ids=ids,
+        figures=figures,
+        joint=Other(run_row("20260107T050000-joint-aaaaaa", method="joint"), joint, auc, same_rows=False),
+        before=Other(
+            run_row(champion_id, ds=DAY - timedelta(1), started_at=datetime(2026, 1, 6, 3, 15, tzinfo=UTC)),
+            champion,
+            auc,
+            same_rows=True,
+        ),
+        days=[
+            {
+                "ds": DAY - timedelta(6 - day),
+                "rows": 200_000 + 9_000 * day,
+                "clicks": 9_000 + 500 * day,
+                "domains": n,
+                "new_users": 700,
+            }
+            for day in range(7)
+        ],
+        drift=[
+            row_of("domain_stats", ds=DAY, domain=ids[place], rows=900, ctr=0.06, ctr_difference=0.02, ctr_z=4.2)
+            for place in range(min(3, n))
+        ],
+        new_domains=4,
+        curve=[
+            row_of(
+                "training_curves",
+                run_id=run_id,
+                phase=phase,
+                round=number,
+                epoch=1,
+                rows=100_000 * (place + 1),
+                seconds=9.5 * place,
+                val_auc=value,
+                weighted_val_auc=value + 0.012,
+                best=best,
+            )
+            for place, (phase, number, value, best) in enumerate(
+                [
+                    ("shared", 8, 0.66, True),
+                    ("shared", 16, 0.7, True),
+                    ("shared", 24, 0.721, True),
+                    ("shared", 32, 0.719, False),
+                    ("specific", 0, 0.721, True),
+                    ("specific", 1, 0.73, True),
+                ]
+            )
+        ],
+        decision=row_of(
+            "gate_decisions",
+            run_id=run_id,
+            champion_run_id=champion_id,
+            passed=False,
+            reasons=[
+                "weighted AUC of the newest day is .0211 below the champion's (gate.day_drop .01)",
+                "3 of 210 domains are worse",
+            ],
+            auc=0.7312,
+            champion_auc=0.7325,
+            auc_difference=-0.0013,
+            auc_low=-0.002,
+            auc_high=-0.0006,
+            weighted_auc=0.7455,
+            champion_weighted_auc=0.746,
+            calibration=1.04,
+            champion_calibration=0.99,
+            domains=n,
+            domains_judged=n // 2,
+            domains_worse=3,
+            unseen_users=0.031,
+            unseen_items=0.004,
+            rows=10_000,
+        ),
+        promotions=[],
+        judged=judged,
+        conflicts={
+            stage: row_of(
+                "conflicts",
+                run_id=run_id,
+                stage=stage,
+                domains=min(n, 12),
+                pairs=66,
+                pairs_total=66,
+                mean_cosine=mean,
+                negative_share=share,
+                dn_rounds=16,
+            )
+            for stage, mean, share in (("before", 0.021, 0.41), ("after", 0.034, 0.35))
+        },
+        pairs={stage: _pairs(run_id, stage, ids[:12], random) for stage in ("before", "after")},
+    )
+    return replace(facts, **changes)
+
+
+def _pairs(run_id, stage, ids, random):
+    sides = random.choice([-1, 1], len(ids))
+    return [
+        row_of(
+            "domain_conflicts", run_id=run_id, stage=stage, domain=one, other=other, domain_id=ids[one],
+            other_id=ids[other], inner_product=0.0,
+            cosine=float(np.clip(sides[one] * sides[other] * 0.3 + random.normal(0, 0.1), -1, 1)),
+        )
+        for one in range(len(ids))
+        for other in range(one + 1, len(ids))
+    ]  # fmt: skip
+
+
+def empty_facts(**values):
+    """Facts of a run that a lake knows nothing of but its row."""
+    names = make_facts(1).figures
+    return Facts(
+        run=run_row(**values),
+        ids=[],
+        figures={name: np.zeros(0) for name in names},
+        joint=None,
+        before=None,
+        days=[],
+        drift=[],
+        new_domains=0,
+        curve=[],
+        decision=None,
+        promotions=[],
+        judged=[],
+        conflicts={},
+        pairs={},
+    )

@@ -1,0 +1,171 @@
+"""score: the batch equals training's evaluation, what is not known has its own row, and a rerun replaces its batch."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from pyspark.sql import functions as F
+
+from mamdr_core.config import with_values
+from mamdr_core.engine.columns import Visit
+from mamdr_core.engine.metrics import domain_metrics
+from mamdr_core.engine.parameters import Theta
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.tables import Lake
+from mamdr_core.serving.opening import find_served
+from mamdr_core.serving.requests import encode_requests, read_requests
+from mamdr_core.serving.scoring import score
+from mamdr_core.training.building import make_engine
+from mamdr_core.training.evaluation import predict_domains
+from mamdr_core.training.run import train_mamdr
+from mamdr_core.training.trained import open_trained
+
+pytestmark = pytest.mark.slow
+
+
+def scored(spark, config, batch):
+    """The rows of a batch, as a pandas frame."""
+    return Lake(spark, config.lake.root).read("scores").where(F.col("batch") == batch).toPandas()
+
+
+def by_domain_and_key(frame, trained):
+    """Rows in the order of evaluation's columns."""
+    index = {domain: number for number, domain in enumerate(trained.pinned.domain_ids)}
+    frame = frame.assign(index=frame["domain"].map(index), number=frame["key"].astype("int64"))
+    return frame.sort_values(["index", "number"])
+
+
+@pytest.mark.parametrize("tables", ["replicated", "sharded"])
+def test_the_test_split_gets_the_probabilities_and_aucs_of_evaluation(spark, trained_config, run, tables):
+    if tables == "sharded":
+        run = train_mamdr(spark, with_values(trained_config, {"train.tables": tables, "train.epochs": 1}))
+    figures = score(spark, with_values(trained_config, {"score.run_id": run["run_id"]}))
+    trained = open_trained(spark, trained_config, run["run_id"])
+    columns = trained.share.columns("test")
+    engine = make_engine(trained.config, trained.pinned, trained.share, trained.device)
+    logits = predict_domains(engine, trained.package.shared, trained.package.specific, columns, range(5))
+    rows = by_domain_and_key(scored(spark, trained_config, run["run_id"]), trained)
+    assert len(rows) == figures["rows"] == len(columns)
+    np.testing.assert_allclose(rows["score"], logits.double().sigmoid().numpy(), rtol=0, atol=1e-6)
+    assert rows["specific"].all()
+    assert rows["user_known"].all()
+    measured = domain_metrics(torch.from_numpy(rows["score"].to_numpy()), columns.labels, columns.offsets, None)
+    lake = Lake(spark, trained_config.lake.root)
+    recorded = lake.read("domain_metrics").where((F.col("run_id") == run["run_id"]) & (F.col("split") == "test"))
+    for row in recorded.collect():
+        assert measured.auc[row["domain"]].item() == pytest.approx(row["auc"], abs=1e-6)
+    assert (figures["domains"], figures["specific_rows"], figures["unknown_users"]) == (5, len(rows), 0)
+
+
+def write_requests(spark, config, rows):
+    """Raw rows to score, as the log has them: the hour and the weekday come from event_time."""
+    frame = spark.createDataFrame(rows, "who string, item string, domain string, event_time string, n int")
+    frame = frame.withColumn("event_time", F.col("event_time").cast("timestamp"))
+    frame.coalesce(1).write.parquet(config.score.input.path)
+
+
+@pytest.fixture
+def requests(spark, trained_config, run, tmp_path):
+    """A configuration that scores raw rows, and the ids of a user, an item and a domain."""
+    lake = Lake(spark, trained_config.lake.root)
+    known = [lake.read(f"{name}s").where(F.col("index") == 3).first()["id"] for name in ("user", "item", "domain")]
+    values = {
+        "score.run_id": run["run_id"],
+        "score.batch": "requests",
+        "score.input.path": str(tmp_path / "requests"),
+        "score.input.columns.user": "who",
+        "score.input.columns.key": "n",
+    }
+    return with_values(trained_config, values), known
+
+
+def expect(spark, config, run, ids, hour, weekday):
+    """The probability by the engine itself: ids as rows of the tables, 0 being that of unknown ids."""
+    trained = open_trained(spark, config, run["run_id"])
+    engine = make_engine(trained.config, trained.pinned, trained.share, trained.device)
+    mean, deviation = trained.pinned.numeric["hour"]
+    columns = trained.share.columns("test")
+    rows = replace(
+        columns,
+        ids={name: torch.tensor([ids.get(name, weekday)], dtype=torch.int32) for name in columns.ids},
+        numeric=torch.tensor([[0.0 if hour is None else (hour - mean) / deviation]]),
+    )
+    own = trained.package.specific.get(ids["domain"] - 1)
+    logit = engine.predict(Theta(trained.package.shared, own), Visit(rows, torch.tensor([0])))
+    return logit.double().sigmoid().item()
+
+
+def test_what_the_model_does_not_know_has_its_own_row_and_a_new_domain_gets_theta_s(
+    spark, trained_config, run, requests
+):
+    config, (user, item, domain) = requests
+    time = "2026-01-01 05:30:00"
+    rows = [
+        (user, item, domain, time, 0),
+        ("nobody", item, domain, time, 1),
+        (user, None, domain, time, 2),
+        (user, item, "a new domain", time, 3),
+        (user, item, domain, None, 4),
+    ]
+    write_requests(spark, config, rows)
+    figures = score(spark, config)
+    counted = {name: figures[name] for name in ("rows", "unknown_users", "unknown_items", "unknown_domains")}
+    assert counted == {"rows": 5, "unknown_users": 1, "unknown_items": 1, "unknown_domains": 1}
+    assert (figures["specific_rows"], figures["domains"], figures["no_number"]) == (4, 2, 0)
+    found = scored(spark, config, "requests").set_index("key")
+    weekday = Lake(spark, config.lake.root).read("examples").select("weekday", "ds").distinct()
+    encoded = weekday.where(F.col("ds") == "2026-01-01").first()
+    known = {"user": 4, "item": 4, "domain": 4}
+    day = (encoded["weekday"] if encoded else -1) + 1
+    for key, ids, hour, own_day in [
+        ("0", known, 5, day),
+        ("1", known | {"user": 0}, 5, day),
+        ("2", known | {"item": 0}, 5, day),
+        ("3", known | {"domain": 0}, 5, day),
+        ("4", known, None, 0),
+    ]:
+        assert found.loc[key, "score"] == pytest.approx(expect(spark, config, run, ids, hour, own_day), abs=1e-6)
+    assert not found.loc["3", "specific"]
+    assert found.loc["0", "specific"]
+    assert found.loc["2", "item"] is None
+
+
+def test_an_index_beyond_the_models_tables_is_unknown(spark, trained_config, run, requests):
+    """As in a lake whose vocabularies have grown since the run was trained."""
+    config, (user, item, domain) = requests
+    rows = [(user, item, domain, "2026-01-01 05:30:00", 0)]
+    write_requests(spark, config, rows)
+    lake = Lake(spark, config.lake.root)
+    served = find_served(lake, run["run_id"])
+    smaller = replace(served, sizes={**served.sizes, "user": 3, "domain": 3})
+    encoded = encode_requests(read_requests(spark, config.score.input, smaller), lake, smaller).first()
+    assert (encoded["_user_index"], encoded["_item_index"], encoded["_domain_index"]) == (-1, 3, -1)
+
+
+def test_a_batch_that_is_run_again_is_replaced_and_others_stay(spark, trained_config, run):
+    config = with_values(trained_config, {"score.run_id": run["run_id"], "score.batch": "2026-01-01"})
+    first, other = score(spark, config), score(spark, with_values(config, {"score.batch": "2026-01-02"}))
+    again = score(spark, config)
+    same = ("rows", "domains", "specific_rows")
+    assert [first[name] for name in same] == [again[name] for name in same] == [other[name] for name in same]
+    assert again["mean_score"] == pytest.approx(first["mean_score"], abs=1e-8)
+    scores = Lake(spark, config.lake.root).read("scores").groupBy("batch").count().collect()
+    counts = {row["batch"]: row["count"] for row in scores}
+    assert counts["2026-01-01"] == counts["2026-01-02"] == first["rows"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"score.input.path": "/nowhere/rows"}, r"^score\.input\.path: /nowhere/rows matches nothing$"),
+        ({"score.input.columns.user": "whom"}, r"^score\.input\.columns\.user: 'whom' names no existing column"),
+        ({"score.run_id": "no-such"}, "has no run no-such"),
+        ({"score.batch": "x' OR true"}, r"score\.batch: .* must be of letters"),
+    ],
+)
+def test_mistakes_are_named(spark, requests, change, message):
+    config, (user, item, domain) = requests
+    write_requests(spark, config, [(user, item, domain, None, 0)])
+    with pytest.raises(MamdrError, match=message):
+        score(spark, with_values(config, change))
