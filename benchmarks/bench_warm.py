@@ -1,6 +1,6 @@
 """What a warm start saves from day to day, on logs whose taste drifts and with a domain that comes late.
 
-    .venv/bin/python benchmarks/bench_warm.py --seeds 0 1 2 --days 3 --rows 15000 --drift 0.1
+    .venv/bin/python benchmarks/bench_warm.py --seeds 0 1 2 --days 3 --rows 10000 --drift 0.1
 
 By seed (of the logs and of training), the examples of a day are all clicks until then, as in mamdr_daily. On the first
 day one run starts cold; on every later day one starts cold and one warm from the warm run of the day before, with the
@@ -147,7 +147,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--days", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=15_000, help="a day")
+    parser.add_argument("--rows", type=int, default=10_000, help="a day")
     parser.add_argument("--drift", type=float, default=0.1)
     return parser.parse_args()
 
