@@ -88,12 +88,13 @@ def make_facts(domains=300, ids=None, seed=0, **changes):
         )
         for place in known[np.argsort((auc - champion)[known])].tolist()
     ]  # fmt: skip
+    earlier = run_row(champion_id, ds=DAY - timedelta(1), started_at=datetime(2026, 1, 6, 3, 15, tzinfo=UTC))
     facts = Facts(
         run=run_row(),
         ids=ids,
         figures=figures,
         joint=Other(run_row("20260107T050000-joint-aaaaaa", method="joint"), joint, auc, same_rows=False),
-        before=Other(run_row(champion_id, ds=DAY - timedelta(1), started_at=datetime(2026, 1, 6, 3, 15, tzinfo=UTC)), champion, auc, same_rows=True),
+        before=Other(earlier, champion, auc, same_rows=True),
         days=[
             {"ds": DAY - timedelta(6 - day), "rows": 200_000 + 9_000 * day, "clicks": 9_000 + 500 * day,
              "domains": n, "new_users": 700}
@@ -123,8 +124,8 @@ def make_facts(domains=300, ids=None, seed=0, **changes):
         promotions=[],
         judged=judged,
         conflicts={
-            stage: row_of("conflicts", run_id=run_id, stage=stage, domains=min(n, 12), pairs=66, pairs_total=66, mean_cosine=mean,
-                          negative_share=share, dn_rounds=16)
+            stage: row_of("conflicts", run_id=run_id, stage=stage, domains=min(n, 12), pairs=66, pairs_total=66,
+                          mean_cosine=mean, negative_share=share, dn_rounds=16)
             for stage, mean, share in (("before", 0.021, 0.41), ("after", 0.034, 0.35))
         },
         pairs={stage: _pairs(run_id, stage, ids[:12], random) for stage in ("before", "after")},
