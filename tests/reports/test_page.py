@@ -136,3 +136,5 @@ def test_joint_training_itself_and_a_first_day_are_told():
     assert "This run is joint training itself" in text
     assert "This run started from no other" in text
     assert "Not judged by the gate" in text
+    first = make_facts(30).decision | {"passed": True, "champion_run_id": None, "champion_auc": None}
+    assert "There was no champion to compare it with." in words(render(make_facts(30, decision=first), 10))
