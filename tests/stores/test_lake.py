@@ -103,5 +103,7 @@ def test_small_files_are_joined_and_statistics_made(spark, make_config, lake):
 
 def test_a_bucket_that_is_not_there_is_a_clear_error(spark, proxy):
     configure(spark, "nowhere", f"http://127.0.0.1:{proxy.port}", **IMPATIENT)
-    with pytest.raises(MamdrError, match=r"s3a://nowhere/lake is no path that Spark can open .*nowhere.* does not exist"):
+    with pytest.raises(
+        MamdrError, match=r"s3a://nowhere/lake is no path that Spark can open .*nowhere.* does not exist"
+    ):
         Lake(spark, "s3a://nowhere/lake")
