@@ -68,15 +68,16 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
         whole_days = config.input.replace == "days"
         tasks = raw._jdf.queryExecution().toRdd().getNumPartitions()
         for _ in range(TRIES):
-            others = _overlapping(config, lake, load, rows, survey)
+            seen = lake.version("clicks") if lake.exists("clicks") else None
+            others = _overlapping(config, lake, load, rows, survey, seen)
             with progress(spark, "repeated events"):
                 judged = settle_events(rows, survey, others, keep)
             tally = judged.tally
             held = days_held(lake, "clicks", load)
             _pass_gate(spark, config, lake, load, tally, held, started_at)
             version = publish(spark, Publication(lake, load, table, whole_days, held.keys(), tasks, started_at), judged)
-            # What another job filed meanwhile has not been compared: the later of the two compares again.
-            if _files(_overlapping(config, lake, load, rows, survey)) <= _files(others):
+            # What another job filed between the two versions has not been compared: of two jobs, by the later one.
+            if _files(_overlapping(config, lake, load, rows, survey, version)) <= _files(others):
                 break
             logger.info("another load of the same time was published meanwhile; its events are compared too")
         else:
@@ -87,10 +88,12 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
     return {**figures, "clicks_version": version, "undeclared_columns": undeclared}
 
 
-def _overlapping(config: Config, lake: Lake, load: Load, rows: DataFrame, survey: Survey) -> DataFrame | None:
-    """Clicks of other loads from the times of this one; None where no file can hold any."""
+def _overlapping(
+    config: Config, lake: Lake, load: Load, rows: DataFrame, survey: Survey, version: int | None
+) -> DataFrame | None:
+    """Clicks of other loads, in a version, from the times of this one; None where no file can hold any."""
     columns, days = config.input.columns, list(survey.tally.valid_by_day)
-    others = clicks_of_others(lake, load, days if config.input.replace == "days" else [])
+    others = clicks_of_others(lake, load, days if config.input.replace == "days" else [], version)
     if others is None or not days or not columns.event_time:
         return None
     others = others.where(in_spans(times_of(rows, days, bool(columns.ds))))

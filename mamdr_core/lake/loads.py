@@ -48,11 +48,20 @@ def days_held(lake: Lake, table: str, load: Load) -> dict[date | None, int]:
     return {row["ds"]: row["count"] for row in counted}
 
 
-def clicks_of_others(lake: Lake, load: Load, replaced: Collection[date] = ()) -> DataFrame | None:
-    """The clicks of other loads, without those on days that this one replaces; None before any were filed."""
+def clicks_of_others(
+    lake: Lake, load: Load, replaced: Collection[date] = (), version: int | None = None
+) -> DataFrame | None:
+    """The clicks of other loads, without those on days that this one replaces; None before any were filed.
+
+    Args:
+        lake: the lake.
+        load: this one.
+        replaced: the days.
+        version: of clicks; None: the newest whenever the frame is computed.
+    """
     if not lake.exists("clicks"):
         return None
-    others = lake.read("clicks").where(F.col("load") != load.id)
+    others = lake.read("clicks", version).where(F.col("load") != load.id)
     return others.where(~F.col("ds").isin(list(replaced))) if replaced else others
 
 

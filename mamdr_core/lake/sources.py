@@ -25,7 +25,7 @@ _UNREADABLE = re.compile(
     r"MALFORMED_RECORD_IN_PARSING"
 )
 _HEADER = re.compile(r"CSV header does not conform|Number of column in CSV header is not equal")
-_OPTION = re.compile(r"UnsupportedCharset|INVALID_PARAMETER_VALUE|INVALID_OPTION|_LEGACY_ERROR_TEMP_|IllegalArgument")
+_OPTION = re.compile(r"UnsupportedCharset|INVALID_PARAMETER_VALUE|INVALID_OPTION")
 _OVERFLOW = re.compile(r"ArithmeticException: (?:long|integer) overflow")
 _GLOB = re.compile(r"[*?{\[]")
 # Spark takes the word `user` for the account that runs the job where the log has no such column.
@@ -96,11 +96,11 @@ def readable(settings: InputSettings) -> Iterator[None]:
                 "input.columns: a value of the log is too large for one of the expressions; where one is "
                 "timestamp_seconds(x), write timestamp(x): its rows are then rejected by name"
             ) from None
+        if _UNREADABLE.search(text):
+            raise MamdrError(_explain(settings, text)) from None
         if isinstance(error, IllegalArgumentException) or _OPTION.search(text):
             raise MamdrError(f"input.options: Spark does not take them: {one_line(text)[:200]}") from None
-        if not _UNREADABLE.search(text):
-            raise
-        raise MamdrError(_explain(settings, text)) from None
+        raise
 
 
 def _explain(settings: InputSettings, text: str) -> str:
