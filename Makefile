@@ -38,7 +38,7 @@ test-fast: $(SETUP) ## The tests that start neither Spark, Horovod nor Airflow (
 test-cluster: $(SETUP) ## The tests that are marked for it, on a Spark standalone cluster of this machine
 	@.venv/bin/python environment/cluster.py up
 	@trap '.venv/bin/python environment/cluster.py down' EXIT; \
-		MAMDR_TEST_MASTER="$$(cat .cluster/master)" .venv/bin/python -m pytest -ra -m cluster
+		MAMDR_TEST_MASTER="$$(cat .cluster/master)" .venv/bin/python -m pytest -ra --durations=15 -m cluster
 
 cluster-up: $(SETUP) ## Start a Spark standalone cluster on this machine: a master and two workers of one core
 	@.venv/bin/python environment/cluster.py up

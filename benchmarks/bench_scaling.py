@@ -6,9 +6,8 @@ Every rank descends on as many rows a round as any other, with one thread; all a
 have W times the work and the same means: without loss a round takes W times as long. Efficiency is that ratio, in
 wall time and in CPU time (which others' load on the machine moves less). The launches of 1, 2 and 4 ranks take turns.
 
-Once more with a simulated network: after every collective a rank sleeps as long as a ring over W machines would take,
-2 (W - 1) latencies and 2 (W - 1) / W of the bytes over the bandwidth. The model then puts the measured seconds of a
-round beside the network's for W machines of one rank each.
+Once more with a simulated network: before every collective a rank sleeps as long as its messages would take in a ring
+of W machines. The model then puts the measured seconds of a round beside the network's for W machines of one rank each.
 """
 
 import argparse
@@ -39,6 +38,8 @@ from mamdr_core.parallel.collective import Collective
 from mamdr_core.parallel.launch import run_ranks
 
 RANKS = (1, 2, 4)
+SMALL_GATHERS = 3
+"""Of a round: ids and values of the domains' rows, and whether a checkpoint is due."""
 WORKERS = (8, 32, 100, 400)
 DOMAINS, USERS, ITEMS = 50, 200_000, 40_000
 RATES = {"one core here": 0.0, "one H100, captured (5.5 M rows/s)": 5.5e6}
@@ -47,20 +48,30 @@ RATES = {"one core here": 0.0, "one H100, captured (5.5 M rows/s)": 5.5e6}
 
 @dataclass(frozen=True)
 class Network:
-    """A simulated network: seconds of latency, bytes a second; of none, both are 0."""
+    """A simulated network: seconds of latency, bytes a second."""
 
-    latency: float = 0.0
-    bandwidth: float = 0.0
+    latency: float
+    bandwidth: float
 
-    def ring(self, ranks: int, sent: int) -> float:
+    def reduce(self, ranks: int, sent: int) -> float:
         """Seconds of a ring all-reduce of `sent` bytes."""
-        if not self.bandwidth:
-            return 0.0
-        return 2 * (ranks - 1) * self.latency + 2 * (ranks - 1) / ranks * sent / self.bandwidth
+        return 2 * (ranks - 1) * (self.latency + sent / ranks / self.bandwidth)
 
-    def tree(self, ranks: int, sent: int) -> float:
-        """Seconds of a tree's, of chunks that follow one another: few latencies, the same bytes."""
-        return 2 * math.ceil(math.log2(ranks)) * self.latency + 2 * sent / self.bandwidth
+    def gather(self, ranks: int, sent: int) -> float:
+        """Seconds of a ring all-gather of `sent` bytes from each."""
+        return (ranks - 1) * (self.latency + sent / self.bandwidth)
+
+    def round(self, ranks: int, parameters: int, tree: bool) -> float:
+        """Seconds of a round's outer update, and of the agreement on checkpoints.
+
+        Args:
+            ranks: W, each on a machine of its own.
+            parameters: dense ones, all-reduced; the embedding rows of the domains alone are few bytes.
+            tree: latencies of trees, 2 log W and log W, in place of the rings'.
+        """
+        seconds = self.reduce(ranks, parameters * 4) + SMALL_GATHERS * self.gather(ranks, 0)
+        hops, tree_hops = ((2 + SMALL_GATHERS) * count for count in (ranks - 1, math.ceil(math.log2(ranks))))
+        return seconds - (hops - tree_hops) * self.latency if tree else seconds
 
 
 class Delayed:
@@ -69,25 +80,20 @@ class Delayed:
     def __init__(self, collective: Collective, network: Network) -> None:
         self.rank, self.size = collective.rank, collective.size
         self._collective, self._network = collective, network
-        self.slept = 0.0
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        return self._after(self._collective.all_reduce(tensor), tensor)
+        time.sleep(self._network.reduce(self.size, tensor.nbytes))
+        return self._collective.all_reduce(tensor)
 
     def all_gather(self, tensor: Tensor) -> Tensor:
-        return self._after(self._collective.all_gather(tensor), tensor)
+        time.sleep(self._network.gather(self.size, tensor.nbytes))
+        return self._collective.all_gather(tensor)
 
     def all_to_all(self, tensor: Tensor, splits: Sequence[int]) -> tuple[Tensor, list[int]]:
-        return self._after(self._collective.all_to_all(tensor, splits), tensor)
+        raise NotImplementedError("tables are replicated here")
 
     def broadcast(self, tensor: Tensor) -> Tensor:
-        return self._after(self._collective.broadcast(tensor), tensor)
-
-    def _after(self, result, sent: Tensor):
-        seconds = self._network.ring(self.size, sent.nbytes) if self.size > 1 else 0.0
-        time.sleep(seconds)
-        self.slept += seconds
-        return result
+        raise NotImplementedError("rounds do without it")
 
 
 @dataclass(frozen=True)
@@ -100,30 +106,35 @@ class Measured:
     parameters: int
 
 
-def rank(rows: int, rounds: int, core: int, network: Network, collective: Collective) -> Measured:
-    """What every rank does: rounds of DN on rows of its own."""
+def rank(rows: int, rounds: int, core: int, network: Network, collective: Collective) -> list[Measured]:
+    """What every rank does: rounds of DN on rows of its own, without the network and then with it."""
     affinity, threads = os.sched_getaffinity(0), torch.get_num_threads()
     pin({core}, threads=1)
-    delayed = Delayed(collective, network)
     columns = draw_columns(DOMAINS, rows // DOMAINS, USERS, ITEMS)
     visits = [Visit(columns, torch.arange(a, b)) for a, b in pairwise(columns.offsets.tolist())]
     engine, shared = paper_engine(
         FastEngine, USERS, ITEMS, DOMAINS, False, argparse.Namespace(device="cpu", precision="fp32")
     )
     state, outer = AdamState.zeros_like(shared), OuterOptimizer(OuterSettings())
-    exchange = 0.0
-    for number in range(rounds + 1):
-        if number <= 1:  # the first compiles
-            collective.all_reduce(torch.zeros(1))
-            started, cpu, exchange = time.perf_counter(), time.process_time(), 0.0
+
+    def do_round(number: int, speaking: Collective) -> float:
+        """Seconds of its exchange."""
         change = engine.descend(Theta(shared), visits, 1e-3, "adam", state, seed=number)
         middle = time.perf_counter()
-        outer.step(shared, mean_change(delayed, change, float(rows)))
-        exchange += time.perf_counter() - middle
-    collective.all_reduce(torch.zeros(1))
-    wall, used = time.perf_counter() - started, time.process_time() - cpu
+        outer.step(shared, mean_change(speaking, change, float(rows)))
+        return time.perf_counter() - middle
+
+    do_round(0, collective)  # compiles
+    found = []
+    for speaking in (collective, Delayed(collective, network)):
+        collective.all_reduce(torch.zeros(1))
+        started, cpu = time.perf_counter(), time.process_time()
+        exchange = sum(do_round(number, speaking) for number in range(rounds))
+        collective.all_reduce(torch.zeros(1))
+        wall, used = time.perf_counter() - started, time.process_time() - cpu
+        found.append(Measured(wall / rounds, used / rounds, exchange / rounds, len(shared.dense)))
     pin(affinity, threads)  # one rank alone runs in the driver
-    return Measured(wall / rounds, used / rounds, exchange / rounds, len(shared.dense))
+    return found
 
 
 def pin(cores: set[int], threads: int) -> None:
@@ -133,15 +144,16 @@ def pin(cores: set[int], threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def measure(spark: SparkSession, options: argparse.Namespace, network: Network) -> dict[int, list[Measured]]:
-    """By number of ranks, of each repeat the mean over ranks."""
-    found: dict[int, list[Measured]] = {ranks: [] for ranks in RANKS}
+def measure(spark: SparkSession, options: argparse.Namespace, network: Network) -> list[dict[int, list[Measured]]]:
+    """Without the network and with it: by number of ranks, of each repeat the mean over ranks."""
+    found: list[dict[int, list[Measured]]] = [{ranks: [] for ranks in RANKS} for _ in range(2)]
     for _ in range(options.repeats):
         for ranks in RANKS:
             task = partial(rank, options.rows, options.rounds, options.core, network)
             told = run_ranks(spark, task, ranks, 120, options.launcher)
-            means = [statistics.mean(getattr(one, name) for one in told) for name in ("wall", "cpu", "exchange")]
-            found[ranks].append(Measured(*means, told[0].parameters))
+            for kind, own in zip(found, zip(*told, strict=True), strict=True):
+                means = [statistics.mean(getattr(one, name) for one in own) for name in ("wall", "cpu", "exchange")]
+                kind[ranks].append(Measured(*means, own[0].parameters))
     return found
 
 
@@ -163,7 +175,7 @@ def model(found: dict[int, list[Measured]], rows: int, network: Network) -> None
     alone = found[1]
     one = statistics.median(each.cpu for each in alone)
     own = max(0.0, statistics.median(each.cpu for each in found[max(RANKS)]) - one)
-    sent = (alone[0].parameters + 1) * 4
+    sent = alone[0].parameters * 4
     print(f"\nModel: {sent / 1e6:.2f} MB all-reduced a round, {own * 1e3:.1f} ms of CPU of the exchange.\n")
     print("| workers | " + " | ".join(f"{name}: {kind}" for name in RATES for kind in ("ring", "tree")) + " |")
     print("|---" * (1 + 2 * len(RATES)) + "|")
@@ -171,8 +183,9 @@ def model(found: dict[int, list[Measured]], rows: int, network: Network) -> None
         cells = []
         for rate in RATES.values():
             compute = rows / rate if rate else one
-            for kind in (network.ring, network.tree):
-                cells.append(f"{compute / (compute + own + kind(workers, sent)):.3f}")
+            for tree in (False, True):
+                lost = own + network.round(workers, alone[0].parameters, tree)
+                cells.append(f"{compute / (compute + lost):.3f}")
         print(f"| {workers} | " + " | ".join(cells) + " |")
 
 
@@ -193,9 +206,8 @@ def main() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     spark = SparkSession.builder.master(f"local[{max(RANKS)}]").config("spark.ui.enabled", "false").getOrCreate()
     print(f"{machine()}, load {os.getloadavg()[0]:.1f}, {options.launcher}, {options.rows:,} rows a rank and round")
-    plain = measure(spark, options, Network())
+    plain, delayed = measure(spark, options, network)
     report(plain, "Without a network")
-    delayed = measure(spark, options, network)
     report(delayed, f"With {options.latency:.0f} us and {options.gigabits:.0f} Gbit/s simulated")
     model(plain, options.rows, network)
     spark.stop()
