@@ -90,7 +90,7 @@ def reaching(root: str) -> Iterator[None]:
         if "ClassNotFoundException" in str(error) or "No FileSystem for scheme" in reason:
             said = "the JARs of such a store are not on Spark's class path; for s3a:// run `make setup`"
         elif "://" in root:
-            said = f"it cannot be reached ({one_line(reason)[:300]}): see docs/object_stores.md"
+            said = f"it cannot be reached ({one_line(reason)[:300]}); see docs/object_stores.md"
         else:
             said = f"no path that Spark can open ({one_line(reason)[:200]})"
         raise MamdrError(f"{shorten(root)}: {said}") from None
