@@ -3,7 +3,7 @@
 import pytest
 
 from mamdr_core.errors import MamdrError
-from mamdr_core.object_store import StorePath, is_remote, place_of
+from mamdr_core.object_store import is_remote, place_of
 
 pytestmark = pytest.mark.slow
 
@@ -30,4 +30,4 @@ def test_another_kind_of_store_is_refused_before_anything_is_read():
     assert not is_remote("/data/lake")
     with pytest.raises(MamdrError, match=r"gs://lake/packages: models and checkpoints need a folder on a disk, or"):
         is_remote("gs://lake/packages")
-    assert str(StorePath("s3a://bucket/a/") / "b") == "s3a://bucket/a/b"
+    assert str(place_of("s3a://bucket/a/") / "b") == "s3a://bucket/a/b"

@@ -15,9 +15,10 @@ from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.training.checkpoints import CheckpointPlace, find_checkpoint
 from mamdr_core.training.package import load_package, save_rank, seal_package
 from mamdr_core.training.rank import train_rank
-from mamdr_core.training.sealed import MANIFEST, facts_of, seal
+from mamdr_core.training.sealed import MANIFEST, facts_of, seal, write_texts
 from mamdr_core.training.storage import fetched, remove, staged
 from tests.stores.conftest import BUCKET, client
+from tests.stores.proxy import Proxy
 from tests.training.test_checkpoints import assert_same_result, run
 from tests.training.test_ranks import assert_same, make_task, parameters  # noqa: F401 - a fixture
 
@@ -101,3 +102,24 @@ def test_a_package_is_saved_by_ranks_sealed_and_loaded_as_on_a_disk(store, tmp_p
     client(store).put_object(Bucket=BUCKET, Key="package/pinned.json", Body=b"[]")
     with pytest.raises(MamdrError, match=f"model package s3a://{BUCKET}/package: file pinned.json is damaged"):
         load_package(f"s3a://{BUCKET}/package")
+
+
+@pytest.mark.parametrize("file", ["a.txt", MANIFEST])
+def test_a_connection_cut_in_the_middle_of_an_upload_leaves_nothing_that_is_valid(store, monkeypatch, file):
+    proxy = Proxy(int(store.rpartition(":")[2]))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+    folder = place_of(f"s3a://{BUCKET}/cut before {file}")
+
+    def write():
+        with staged(folder) as local:
+            seal(local, write_texts(local, {"a.txt": "a" * 1_000_000}))
+
+    proxy.cut_at(file.encode())
+    with pytest.raises(OSError, match="NETWORK_CONNECTION"):
+        write()
+    assert proxy.cuts == 1
+    proxy.restore()
+    assert not (folder / MANIFEST).exists()
+    write()
+    with fetched(folder, "checkpoint") as local:
+        assert (local / "a.txt").read_text() == "a" * 1_000_000
