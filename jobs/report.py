@@ -14,6 +14,10 @@ def report(config: Config) -> dict[str, Any]:
 
     It tells of the day's data, the training curves, AUC and calibration by domain, the run against joint training and
     the champion, the gate's decision and where time went; what no job has measured yet it says how to get.
+
+    Examples:
+        spark-submit jobs/report.py --config my.yaml
+        spark-submit jobs/report.py --config my.yaml --set report.run_id=champion
     """
     with spark_session("report") as spark:
         return write_report(spark, config)

@@ -27,6 +27,7 @@ from mamdr_core.lake.settings import (
 from mamdr_core.models.settings import ModelSettings
 from mamdr_core.promoting.settings import GateSettings, PromoteSettings
 from mamdr_core.reports.settings import ReportSettings
+from mamdr_core.secrets import refuse_secrets, without_secrets
 from mamdr_core.serving.settings import ExportSettings, ScoreSettings
 from mamdr_core.settings import settings
 from mamdr_core.training.settings import EvaluateSettings, TrackingSettings, TrainSettings
@@ -114,10 +115,11 @@ def parse_config(values: dict[str, Any]) -> Config:
     """Check a tree of values and make it a Config.
 
     Raises:
-        MamdrError: an unknown key or a value of the wrong kind, with its path.
+        MamdrError: an unknown key, a value of the wrong kind, or a URL with credentials, with its path.
     """
     check_plain(values, "config")
     _check_keys(Config, values, "")
+    refuse_secrets(values)
     try:
         config = _ADAPTER.validate_python(values)
     except ValidationError as error:
@@ -125,7 +127,8 @@ def parse_config(values: dict[str, Any]) -> Config:
         found = max(error.errors(), key=lambda each: len(each["loc"]))
         where = ".".join(str(part) for part in found["loc"]) or "config"
         said = found["msg"].removeprefix("Value error, ")
-        got = "" if found["type"] == "value_error" else f", got {shorten(found['input'])}"
+        told = found["type"] == "value_error" or "options" in found["loc"]  # options may be secret
+        got = "" if told else f", got {shorten(found['input'])}"
         raise MamdrError(one_line(f"{where}: {said}{got}")) from None
     check_plain(plain_config(config), "config")  # text becomes a number where a key asks for one
     return config
@@ -148,8 +151,8 @@ def with_values(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def dump_config(config: Config) -> str:
-    """The resolved configuration as YAML; `load_config` reads it back to an equal Config."""
-    return yaml.safe_dump(plain_config(config), sort_keys=False, allow_unicode=True)
+    """The resolved configuration as YAML, secrets hidden; `load_config` reads it back, equal but for them."""
+    return yaml.safe_dump(without_secrets(plain_config(config)), sort_keys=False, allow_unicode=True)
 
 
 def plain_config(config: Config) -> dict[str, Any]:

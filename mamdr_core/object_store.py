@@ -1,12 +1,13 @@
 """Files in an object store as Python reaches them: what pathlib does on a disk, with the settings that Spark has.
 
 Credentials and endpoint are never part of a configuration: they come from the environment variables of AWS, its profile
-files or the machine's role, or from Spark's settings fs.s3a.*, which the driver copies to its environment variables,
-and Horovod to its ranks'.
+files or the machine's role, or from Spark's settings fs.s3a.*, which the driver copies to environment variables: its
+own, which Horovod hands to ranks, and those of Spark's Python workers.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -40,22 +41,24 @@ def is_remote(path: str) -> bool:
 
 def place_of(path: str) -> "Place":
     """A path on a disk or in the store."""
-    return StorePath(path) if is_remote(path) else Path(path)
+    return StorePath(path.rstrip("/")) if is_remote(path) else Path(path)
 
 
-def share_settings(hadoop: Any) -> None:
-    """Have Python reach a store as Spark does: copy Hadoop's settings to environment variables.
+def variables_of(hadoop: Any) -> dict[str, str]:
+    """The environment variables by which Python reaches a store as Spark does.
 
     Args:
         hadoop: the configuration of a bucket's file system (a JVM object).
     """
+    variables = {}
     for setting, variable in _VARIABLES.items():
         found = hadoop.getPassword(setting)  # it looks into Hadoop's credential files too
         value = "".join(found) if found is not None else ""
         if setting == "fs.s3a.endpoint":
             value = _url(value, hadoop.getBoolean("fs.s3a.connection.ssl.enabled", True))
         if value:
-            os.environ[variable] = value
+            variables[variable] = value
+    return variables
 
 
 def _url(endpoint: str, secure: bool) -> str:
@@ -64,9 +67,9 @@ def _url(endpoint: str, secure: bool) -> str:
     return endpoint if "://" in endpoint else f"{'https' if secure else 'http'}://{endpoint}"
 
 
-def file_system(bucket: str, environment: Mapping[str, str] = os.environ) -> fs.S3FileSystem:
-    """The store that holds a bucket."""
-    return _file_system(bucket, *(environment.get(variable, "") for variable in _VARIABLES.values()))
+def file_system(bucket: str) -> fs.S3FileSystem:
+    """The store that holds a bucket, as the environment variables say."""
+    return _file_system(bucket, *(os.environ.get(variable, "") for variable in _VARIABLES.values()))
 
 
 @lru_cache(maxsize=8)
@@ -84,40 +87,40 @@ def _file_system(bucket: str, access: str, secret: str, token: str, endpoint: st
     )
 
 
+@dataclass(frozen=True)
 class StorePath:
     """A file or folder in an object store, with those of pathlib's methods that are used here.
 
     A file appears whole when it has been written, replacing one of its name. Folders are made by their files.
 
-    Args:
-        url: s3a://bucket/...
+    Attributes:
+        url: s3a://bucket/..., without a slash at the end.
     """
 
-    def __init__(self, url: str) -> None:
-        self._url = url.rstrip("/")
+    url: str
 
     def __str__(self) -> str:
         """The URL."""
-        return self._url
+        return self.url
 
     def __truediv__(self, name: str) -> "StorePath":
         """A file or folder in it."""
-        return StorePath(f"{self._url}/{name}")
+        return StorePath(f"{self.url}/{name}")
 
     @property
     def name(self) -> str:
         """Its last part."""
-        return self._url.rpartition("/")[2]
+        return self.url.rpartition("/")[2]
 
     @property
     def parent(self) -> "StorePath":
         """The folder that it is in."""
-        return StorePath(self._url.rpartition("/")[0])
+        return StorePath(self.url.rpartition("/")[0])
 
     @property
     def key(self) -> str:
         """Bucket and path, as its file system names it."""
-        return self._url.removeprefix(SCHEME)
+        return self.url.removeprefix(SCHEME)
 
     @property
     def system(self) -> fs.S3FileSystem:

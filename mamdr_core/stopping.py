@@ -6,11 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
-_LOOK_EVERY = 1.0
-"""Seconds between two looks at the file and the parent."""
+from mamdr_core.object_store import Place, StorePath
+
+_LOOK_EVERY, _LOOK_IN_STORE_EVERY = 1.0, 5.0
+"""Seconds between two looks at the file and the parent; a look into an object store takes longer."""
 _STARTED_BY_JVM = "PYSPARK_GATEWAY_PORT" in os.environ
 _PARENT = os.getppid()
 
@@ -25,20 +26,27 @@ class StopRequest:
         reason: who asked; empty: nobody.
     """
 
-    def __init__(self, file: Path | None = None) -> None:
+    def __init__(self, file: Place | None = None) -> None:
         self.reason = ""
         self._file = file
+        self._every = _LOOK_IN_STORE_EVERY if isinstance(file, StorePath) else _LOOK_EVERY
         self._looked = time.monotonic()
 
     def made(self) -> bool:
         """Whether somebody has asked."""
-        if not self.reason and time.monotonic() - self._looked > _LOOK_EVERY:
+        if not self.reason and time.monotonic() - self._looked > self._every:
             self._looked = time.monotonic()
-            if self._file and self._file.exists():
+            if self._file and self._is_there(self._file):
                 self.reason = "SIGTERM"
             elif _STARTED_BY_JVM and os.getppid() != _PARENT:
                 self.reason = "the end of the process that started it"
         return bool(self.reason)
+
+    def _is_there(self, file: Place) -> bool:
+        try:
+            return file.exists()
+        except OSError:  # a store that is away for a moment must not end a run
+            return False
 
     def ask(self) -> None:
         """Ask by signal."""

@@ -30,9 +30,17 @@ def parse_yaml(text: str, where: str) -> Any:
     try:
         values = yaml.safe_load(text)
     except (yaml.YAMLError, *_SLIPS) as error:
-        raise MamdrError(f"{where}: not valid YAML ({one_line(error)})") from None
+        raise MamdrError(f"{where}: not valid YAML ({_problem(error)})") from None
     check_plain(values, where)
     return values
+
+
+def _problem(error: Exception) -> str:
+    """What is wrong, and where, without the text itself: a password may be in it."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return one_line(error)
+    where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+    return one_line(f"{error.problem or error.context}{where}")
 
 
 def check_plain(values: Any, where: str) -> None:

@@ -5,7 +5,6 @@ import logging
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -19,10 +18,12 @@ from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.sql import literal
 from mamdr_core.lake.tables import Lake
+from mamdr_core.object_store import place_of
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.parents import settle_parent
 from mamdr_core.training.preparing import prepare_examples
 from mamdr_core.training.runs import cell_of
+from mamdr_core.training.storage import staged
 from schemas import TABLES
 from schemas.spark import spark_schema
 
@@ -104,13 +105,12 @@ def tell_comparison(
     frame = spark.createDataFrame(values, spark_schema(table))
     lake.overwrite_where(table, frame, f"comparison = {literal(name)}")
     sheets = sheets_of(comparison, pinned.domain_ids, train_rows_n, largest)
-    folder = Path(lake.path_of("reports", name))
-    folder.mkdir(parents=True, exist_ok=True)
     text = markdown(name, sheets)
-    (folder / "comparison.md").write_text(text, encoding="utf-8")
-    (folder / "comparison.tex").write_text(latex(name, sheets), encoding="utf-8")
+    with staged(place_of(lake.path_of("reports", name))) as folder:
+        (folder / "comparison.md").write_text(text, encoding="utf-8")
+        (folder / "comparison.tex").write_text(latex(name, sheets), encoding="utf-8")
     print(text, file=sys.stderr)
-    return comparison.rows, str(folder / "comparison.md")
+    return comparison.rows, lake.path_of("reports", name, "comparison.md")
 
 
 def _entries(cells: Sequence[Cell], pinned: PinnedExamples, ended: Ended) -> list[Entry]:

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,9 +26,11 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.lake.sql import literal
 from mamdr_core.learning.learner import Learner
 from mamdr_core.learning.shared import negotiate
+from mamdr_core.object_store import place_of
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.training.building import make_learner, place_columns
 from mamdr_core.training.rounds import deal_rounds
+from mamdr_core.training.storage import staged
 from mamdr_core.training.trained import Trained, open_trained
 from schemas import TABLES
 from schemas.spark import spark_schema
@@ -162,8 +163,8 @@ def _draw(trained: Trained, stages: Mapping[str, Agreement]) -> list[str]:
     domains = np.unique(np.concatenate([pairs.first, pairs.second])).tolist()
     if len(pairs.first) < pairs.total or len(domains) > MOST_SHOWN:
         return []
-    folder = Path(trained.lake.path_of("reports", trained.run_id))
-    folder.mkdir(parents=True, exist_ok=True)
     names = [trained.pinned.domain_ids[domain] for domain in domains]
     matrices = {stage: cosine_matrix(agreement, domains) for stage, agreement in stages.items()}
-    return [str(plot_conflict(matrices, names, folder / "conflict.svg"))]
+    with staged(place_of(trained.lake.path_of("reports", trained.run_id))) as folder:
+        plot_conflict(matrices, names, folder / "conflict.svg")
+    return [trained.lake.path_of("reports", trained.run_id, "conflict.svg")]

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import time
 import traceback
 from collections import deque
@@ -25,6 +24,7 @@ from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.rank import RankResult, RankTask, train_rank
 from mamdr_core.training.run import task_of, train_on_ranks
 from mamdr_core.training.runs import Run, cell_of, new_run
+from mamdr_core.training.storage import remove
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ class Runner:
             except Exception as error:
                 yield key, run, self._failed(run, _told(error))
             except BaseException:
-                shutil.rmtree(run.scratch, ignore_errors=True)
+                remove(run.scratch)
                 raise
             else:
                 yield key, run, figures
@@ -167,7 +167,7 @@ class Runner:
                 self._spark.sparkContext.cancelJobGroup(self._experiment)
                 pool.shutdown(wait=True)
                 for _, run, _ in running.values():
-                    shutil.rmtree(run.scratch, ignore_errors=True)
+                    remove(run.scratch)
                 raise
 
     def _train(self, run: Run, label: str, seat: _Seat) -> RankResult | str:

@@ -4,7 +4,6 @@ import logging
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -22,10 +21,12 @@ from mamdr_core.config import Config, plain_config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.sql import literal
 from mamdr_core.lake.tables import Lake
+from mamdr_core.object_store import place_of
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.parents import settle_parent
 from mamdr_core.training.preparing import prepare_examples
 from mamdr_core.training.runs import cell_of
+from mamdr_core.training.storage import staged
 from schemas import TABLES
 from schemas.spark import spark_schema
 
@@ -144,15 +145,14 @@ def _tell(
     table = TABLES["sweeps"]
     values = [tuple((made | row).get(column) for column in table.column_names) for row in rows]
     lake.overwrite_where(table, spark.createDataFrame(values, spark_schema(table)), f"sweep = {literal(name)}")
-    folder = Path(lake.path_of("reports", name))
-    folder.mkdir(parents=True, exist_ok=True)
     sheets = sweep_sheets(rows, grid)
     text = markdown(name, sheets)
-    (folder / "sweep.md").write_text(text, encoding="utf-8")
-    (folder / "sweep.tex").write_text(latex(name, sheets), encoding="utf-8")
+    with staged(place_of(lake.path_of("reports", name))) as folder:
+        (folder / "sweep.md").write_text(text, encoding="utf-8")
+        (folder / "sweep.tex").write_text(latex(name, sheets), encoding="utf-8")
+        for figure in plot_grid(rows, grid, folder):
+            logger.info("%s: figure %s", name, lake.path_of("reports", name, figure.name))
     print(text, file=sys.stderr)
-    for figure in plot_grid(rows, grid, folder):
-        logger.info("%s: figure %s", name, figure)
     best = [point for point, row in zip(points, rows, strict=True) if row["chosen"]]
     if not best:
         raise MamdrError(f"{name}: in no point did every seed finish; see the table sweeps")

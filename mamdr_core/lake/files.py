@@ -1,10 +1,17 @@
 """Files through Hadoop's FileSystem API, so that local folders and object stores are reached in one way."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from mamdr_core.object_store import SCHEME, share_settings
+from mamdr_core.errors import MamdrError
+from mamdr_core.object_store import SCHEME, variables_of
+from mamdr_core.yaml_values import one_line, shorten
 
 
 class Files:
@@ -13,20 +20,27 @@ class Files:
     Args:
         spark: the session whose Hadoop configuration applies.
         root: local path or URI (s3a://...); relative paths are to the working directory.
+
+    Raises:
+        MamdrError: it is no path, or of a kind of store that Spark does not know or cannot reach.
     """
 
     def __init__(self, spark: SparkSession, root: str) -> None:
         jvm: Any = spark._jvm
+        self._spark = spark
         self._make_path = jvm.org.apache.hadoop.fs.Path
-        path = self._make_path(root)
-        self._system = path.getFileSystem(spark._jsc.hadoopConfiguration())
-        uri = self._system.makeQualified(path).toUri()
+        with reaching(root):
+            path = self._make_path(root)
+            self._system = path.getFileSystem(spark._jsc.hadoopConfiguration())
+            uri = self._system.makeQualified(path).toUri()
         self.root: str = uri.getPath() if uri.getScheme() == "file" else uri.toString()
 
     def share_settings(self) -> None:
-        """Have Python, the ranks' too, reach an object store with the settings that Spark has for it."""
+        """Have Python, here and in Spark's tasks, reach an object store with the settings that Spark has for it."""
         if self.root.startswith(SCHEME):
-            share_settings(self._system.getConf())
+            variables = variables_of(self._system.getConf())
+            os.environ.update(variables)
+            self._spark.sparkContext.environment.update(variables)
 
     def path(self, *names: str) -> str:
         """The path of a file below the root."""
@@ -49,9 +63,9 @@ class Files:
 
     def matches(self) -> list[str]:
         """Paths that the root, as a glob, matches, sorted."""
-        return sorted(
-            status.getPath().toString() for status in self._system.globStatus(self._make_path(self.root)) or ()
-        )
+        with reaching(self.root):
+            found = self._system.globStatus(self._make_path(self.root)) or ()
+        return sorted(status.getPath().toString() for status in found)
 
     def write_text(self, text: str, *names: str) -> None:
         """Write a small file, replacing one that is there."""
@@ -64,3 +78,19 @@ class Files:
     def delete(self, *names: str) -> None:
         """Delete a file, or a folder with all that it holds."""
         self._system.delete(self._make_path(self.path(*names)), True)
+
+
+@contextmanager
+def reaching(root: str) -> Iterator[None]:
+    """Turn the first errors of a path, and of a store's missing JARs, credentials and buckets, into MamdrError."""
+    try:
+        yield
+    except (Py4JJavaError, PySparkException) as error:
+        reason = error.java_exception.toString() if isinstance(error, Py4JJavaError) else str(error).split("\n")[0]
+        if "ClassNotFoundException" in str(error) or "No FileSystem for scheme" in reason:
+            said = "the JARs of such a store are not on Spark's class path; for s3a:// run `make setup`"
+        elif "://" in root:
+            said = f"it cannot be reached ({one_line(reason)[:300]}); see docs/object_stores.md"
+        else:
+            said = f"no path that Spark can open ({one_line(reason)[:200]})"
+        raise MamdrError(f"{shorten(root)}: {said}") from None

@@ -112,13 +112,16 @@ def find_leftovers(spark: SparkSession, lake: Lake) -> list[tuple[str, str]]:
     """Folders below the root, by their names, of runs that ended well or long ago: checkpoints, parts of packages."""
     if not lake.exists("training_runs"):
         return []
-    ended = lake.read("training_runs").where((F.col("status") == "ok") | ~_is_recent()).select("run_id").collect()
+    ended = lake.read("training_runs").where((F.col("status") == "ok") | ~_is_recent()).select("run_id", "status")
     files = Files(spark, lake.root)
     checkpoints, packages = (set(files.children(folder)) for folder in ("checkpoints", "packages"))
-    ids = [row["run_id"] for row in ended]
+    status = {row["run_id"]: row["status"] for row in ended.collect()}
+    # In an object store, which has no renames, a part lies where the package would, without its manifest.
+    parts = [run_id for run_id in status if status[run_id] != "ok" and run_id in packages]
     return [
-        *(("checkpoints", run_id) for run_id in ids if run_id in checkpoints),
-        *(("packages", f".{run_id}.part") for run_id in ids if f".{run_id}.part" in packages),
+        *(("checkpoints", run_id) for run_id in status if run_id in checkpoints),
+        *(("packages", f".{run_id}.part") for run_id in status if f".{run_id}.part" in packages),
+        *(("packages", run_id) for run_id in parts if not files.exists("packages", run_id, "manifest.json")),
     ]
 
 

@@ -3,10 +3,11 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import unquote
 
 from py4j.protocol import Py4JJavaError
-from pyspark.errors import PySparkException
+from pyspark.errors import IllegalArgumentException, PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -14,6 +15,7 @@ from pyspark.sql import types as T
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.files import Files
 from mamdr_core.lake.settings import InputSettings
+from mamdr_core.yaml_values import one_line
 
 # Error conditions and exceptions of Spark and Hadoop that mean "this file is not what you say it is".
 _UNREADABLE = re.compile(
@@ -23,6 +25,7 @@ _UNREADABLE = re.compile(
     r"MALFORMED_RECORD_IN_PARSING"
 )
 _HEADER = re.compile(r"CSV header does not conform|Number of column in CSV header is not equal")
+_OPTION = re.compile(r"UnsupportedCharset|INVALID_PARAMETER_VALUE|INVALID_OPTION|_LEGACY_ERROR_TEMP_|IllegalArgument")
 _OVERFLOW = re.compile(r"ArithmeticException: (?:long|integer) overflow")
 _GLOB = re.compile(r"[*?{\[]")
 # Spark takes the word `user` for the account that runs the job where the log has no such column.
@@ -43,7 +46,8 @@ def read_input(spark: SparkSession, settings: InputSettings) -> DataFrame:
     if not settings.path:
         raise MamdrError("input.path is not set: name the file, folder or glob of the raw log")
     # Spark logs a stack trace for a glob, which it first takes for a folder; so globs are expanded here.
-    paths = Files(spark, settings.path).matches() if _GLOB.search(settings.path) else [settings.path]
+    files = Files(spark, settings.path)
+    paths = files.matches() if _GLOB.search(settings.path) else [settings.path]
     if not paths:
         raise MamdrError(f"input.path: {settings.path} matches nothing")
     if any(key.lower() == "mode" and value.upper() == "DROPMALFORMED" for key, value in settings.options.items()):
@@ -92,6 +96,8 @@ def readable(settings: InputSettings) -> Iterator[None]:
                 "input.columns: a value of the log is too large for one of the expressions; where one is "
                 "timestamp_seconds(x), write timestamp(x): its rows are then rejected by name"
             ) from None
+        if isinstance(error, IllegalArgumentException) or _OPTION.search(text):
+            raise MamdrError(f"input.options: Spark does not take them: {one_line(text)[:200]}") from None
         if not _UNREADABLE.search(text):
             raise
         raise MamdrError(_explain(settings, text)) from None
@@ -131,18 +137,28 @@ def resolve(raw: DataFrame, key: str, expression: str) -> Column:
         expression: Spark SQL.
 
     Raises:
-        MamdrError: it cannot be parsed, or names a column that does not exist.
+        MamdrError: it cannot be parsed, names a column that does not exist, or gives other than one value a row.
     """
     try:
-        analyzed = raw.select(F.expr(expression))
-        plan = str(analyzed._jdf.queryExecution().analyzed().toString())
+        selected = raw.select(F.expr(expression))
+        analyzed = selected._jdf.queryExecution().analyzed()
     except PySparkException as error:
         reason = "cannot be parsed" if "PARSE_SYNTAX_ERROR" in str(error) else _reason(error)
     else:
-        if _NO_USER not in plan:
+        if _NO_USER in str(analyzed.toString()):
+            reason = "names no existing column: user"
+        elif len(selected.columns) != 1 or not _is_by_row(raw, analyzed):
+            reason = "does not give one value for each row"
+        else:
             return F.expr(expression)
-        reason = "names no existing column: user"
     raise MamdrError(f"{key}: {expression!r} {reason}; columns of the log: {', '.join(raw_columns(raw))}") from None
+
+
+def _is_by_row(raw: DataFrame, analyzed: Any) -> bool:
+    """Whether a selection neither groups, nor looks at other rows, nor makes more of them."""
+    child = analyzed.children().head()
+    below = raw._jdf.queryExecution().analyzed().nodeName()
+    return str(analyzed.nodeName()) == "Project" and child.nodeName() == below
 
 
 def _reason(error: PySparkException) -> str:

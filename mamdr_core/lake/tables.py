@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.files import Files
+from mamdr_core.lake.files import Files, reaching
 from mamdr_core.yaml_values import shorten
 from schemas import TABLES, Table, feature_vocabulary
 from schemas.spark import spark_schema
@@ -67,7 +67,8 @@ class Lake:
         self._files = Files(spark, root)
         self.root = self._files.root
         self._files.share_settings()
-        self._check_root()
+        with reaching(self.root):
+            self._check_root()
 
     def path(self, table: str | Table) -> str:
         """Where the table lies."""

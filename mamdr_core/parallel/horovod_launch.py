@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 LAST_WORDS = 1.0
 """Seconds from the first sign of a failure to the end of the other ranks, in which the cause may still be told."""
-_HANDED_ON = ("HOROVOD_", "NCCL_")
+_HANDED_ON = ("HOROVOD_", "NCCL_", "AWS_")
 """Beginnings of names of the driver's environment that ranks are given."""
 
 

@@ -78,9 +78,10 @@ def run_ranks(
 def _explain(error: Exception, output: RankOutput, ranks: int, stall_limit: float) -> Exception:
     """The cause of a failure; that another rank waited for the one that failed is a consequence."""
     for rank, stacks in output.stalls.items():
+        threads = "\n".join(stacks).strip().split("\n\n")
         return RankError(
-            f"rank {rank} of {ranks} made no progress for {stall_limit:g} s (train.stall_limit) and was ended; "
-            "it was at:\n" + "\n".join(stacks)
+            f"rank {rank} of {ranks} made no progress for {stall_limit:g} s (train.stall_limit) and was ended; it was "
+            "at (the main thread first):\n" + "\n\n".join(reversed(threads))
         )
     causes = {rank: said for rank, said in output.errors.items() if said["kind"] != "lost"}
     for rank, said in causes.items():

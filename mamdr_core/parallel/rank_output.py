@@ -21,6 +21,8 @@ ERROR_MARK = "@mamdr-rank-error "
 """Before a JSON object: kind (user: a MamdrError; lost: a collective failed; bug), message and traceback."""
 _STALLED = re.compile(r"^Timeout \(\d+:\d\d:\d\d(\.\d+)?\)!$")
 """What faulthandler writes before the stacks of a process that made no progress."""
+_NOISE = "[Gloo] Rank "
+"""Begins what torch says on stdout of connections that are as they should be."""
 _HELLO_SECONDS = 10.0
 _LONGEST_HELLO = 200
 
@@ -134,7 +136,9 @@ class RankOutput:
                 self.failed.set()
             elif rank in self.stalls:
                 self.stalls[rank].append(line)
-            elif line and not self.failed.is_set():  # afterwards ranks only tell that they were interrupted
+            elif (
+                line and not line.startswith(_NOISE) and not self.failed.is_set()
+            ):  # afterwards ranks only tell that they were interrupted
                 sys.stderr.write(f"[rank {rank}] {line}\n" if rank else f"{line}\n")
                 sys.stderr.flush()
 

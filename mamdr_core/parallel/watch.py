@@ -29,9 +29,9 @@ _PR_SET_PDEATHSIG = 1
 class Watch:
     """Ends this process, with the stacks of its threads on stderr, once it has made no progress for too long.
 
-    Progress is a batch descended on or predicted, a batch of rows read, or a collective begun or ended; so a round, a
-    pass or a validation may be longer than the limit, but not a single step with its compilation. A rank inside a
-    collective waits for others and has `PATIENCE` times the limit.
+    Progress is a batch descended on or predicted, a batch of rows read, a part of theta_i written, or a collective
+    begun or ended; so a round, a pass or a validation may be longer than the limit, but not a single step with its
+    compilation. A rank inside a collective waits for others and has `PATIENCE` times the limit.
 
     The clock is faulthandler's, a thread of C: it also ends a process whose interpreter is stuck.
 

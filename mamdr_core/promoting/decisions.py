@@ -18,6 +18,9 @@ from mamdr_core.promoting.measuring import Measured
 from schemas import TABLES
 from schemas.spark import spark_schema
 
+_HEAD = ("run_id", "champion_run_id", "ds", "passed", "reasons", "decided_at")
+_MEASURED = [name for name in TABLES["gate_decisions"].column_names if name not in _HEAD]
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -29,7 +32,7 @@ class Decision:
         ds: the challenger's logical day.
         passed: whether it may be promoted.
         reasons: a sentence each.
-        figures: the other columns of gate_decisions.
+        figures: the other columns of gate_decisions; those that are missing were not measured.
     """
 
     run_id: str
@@ -42,7 +45,7 @@ class Decision:
     def told(self) -> dict[str, Any]:
         """For a job's JSON line."""
         head = {"run_id": self.run_id, "champion": self.champion, "passed": self.passed, "reasons": self.reasons}
-        return head | self.figures
+        return head | {name: self.figures.get(name) for name in _MEASURED}
 
 
 def find_decision(lake: Lake, run_id: str) -> Decision | None:
@@ -52,10 +55,14 @@ def find_decision(lake: Lake, run_id: str) -> Decision | None:
     row: Row | None = lake.read("gate_decisions").where(F.col("run_id") == run_id).first()
     if row is None:
         return None
-    values = row.asDict()
-    del values["decided_at"]
-    head = {name: values.pop(name) for name in ("run_id", "ds", "passed", "reasons")}
-    return Decision(**head, champion=values.pop("champion_run_id"), figures=values)
+    return Decision(
+        run_id=row["run_id"],
+        champion=row["champion_run_id"],
+        ds=row["ds"],
+        passed=row["passed"],
+        reasons=row["reasons"],
+        figures={name: row[name] for name in _MEASURED},
+    )
 
 
 def record_decision(spark: SparkSession, lake: Lake, decision: Decision) -> None:

@@ -74,7 +74,7 @@ def _by_measuring(spark: SparkSession, config: Config, run: dict[str, Any], cham
     trained = open_trained(spark, config, run["run_id"])
     own = open_challenger(trained)
     other, absent = _champions_scorer(trained, config, champion)
-    days, place_N = days_of_rows(trained)
+    days, place_N = days_of_rows(trained, own.columns.offsets.numpy())
     newest_N = place_N == len(days) - 1
     unseen = {name: (other or own).unseen(name, newest_N) for name in ("user", "item")}
     measured = measure(own, other, newest_N)

@@ -146,8 +146,11 @@ def _absolute(own: Figures, unseen: dict[str, float], settings: GateSettings) ->
     bad = int(np.isnan(own.promised).sum())
     if bad:
         yield f"its predictions are not finite in {bad} domains"
+    if np.isnan(own.auc).all():
+        yield "no domain of the test split has both clicks and other rows: nothing can be measured"
+        return
     auc = mean_auc(own)
-    if not auc >= settings.least_auc:
+    if auc < settings.least_auc:
         yield f"its mean AUC is {auc:.4f}, below gate.least_auc {settings.least_auc:g}"
     ratio = calibration(own)
     if not bad and not 1 / settings.max_calibration <= ratio <= settings.max_calibration:

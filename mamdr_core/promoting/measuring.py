@@ -25,7 +25,7 @@ class Figures:
 
     Attributes:
         rows, clicks: measured.
-        auc, variance: exact AUC and its variance.
+        auc: exact AUC.
         promised: sum of the predicted probabilities.
         day_auc, day_variance: of the newest day's rows.
         earlier_auc, earlier_variance: of the rows of earlier days.
@@ -35,7 +35,6 @@ class Figures:
     rows: Floats
     clicks: Floats
     auc: Floats
-    variance: Floats
     promised: Floats
     day_auc: Floats
     day_variance: Floats
@@ -112,12 +111,12 @@ def _figures(
     def total(values_N: NDArray[np.float64] | NDArray[np.float32] | NDArray[np.bool_]) -> Floats:
         return np.bincount(domain_N, values_N, len(offsets) - 1).astype(np.float64)
 
-    auc, variance = mean_and_variance(placed_N, labels_N, offsets)
+    auc, _ = mean_and_variance(placed_N, labels_N, offsets)
     day = _of_rows(scores_N, labels_N, domain_N, newest_N, len(auc))
     earlier = _of_rows(scores_N, labels_N, domain_N, ~newest_N, len(auc))
     promised = total(torch.from_numpy(scores_N).double().sigmoid().numpy())
     rows, clicks = np.diff(offsets).astype(np.float64), total(labels_N)
-    return Figures(rows, clicks, auc, variance, promised, *day, *earlier, total(newest_N))
+    return Figures(rows, clicks, auc, promised, *day, *earlier, total(newest_N))
 
 
 def _of_rows(

@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from mamdr_core.config import Config, parse_config
 from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.eager import EagerEngine
+from mamdr_core.engine.plan import domain_parts
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
 from mamdr_core.promoting.intervals import Ints
@@ -21,6 +22,8 @@ from mamdr_core.training.records import find_run
 from mamdr_core.training.trained import Trained
 
 SPLIT = "test"
+DAY_ROWS = 1 << 24
+"""Rows whose days are read at once, unless one domain has more."""
 
 
 @dataclass(frozen=True)
@@ -89,18 +92,27 @@ def known_alone(columns: Columns, sizes: Mapping[str, int]) -> Columns:
     return replace(columns, ids=ids)
 
 
-def days_of_rows(trained: Trained) -> tuple[Ints, Ints]:
+def days_of_rows(trained: Trained, offsets: Ints) -> tuple[Ints, Ints]:
     """The days of the test split's rows, in the order of its columns.
+
+    Args:
+        trained: the challenger.
+        offsets: where each domain's rows begin in the columns, [n + 1].
 
     Returns:
         Distinct days ascending, as days since 1970, and each row's place among them, int64 [N].
     """
     examples = trained.lake.read("examples", trained.pinned.versions["examples"]).where(F.col("split") == SPLIT)
-    # Rows that share a key are of one day, which is hashed into it.
-    read = examples.select("domain", "key", F.unix_date("ds").alias("day")).toArrow()
-    domain, key, day = (read.column(name).to_numpy() for name in ("domain", "key", "day"))
-    days, place = np.unique(day[np.lexsort((key, domain))], return_inverse=True)
-    return days.astype(np.int64), place
+    rows = examples.select("domain", "key", F.unix_date("ds").alias("day"))
+    parts = [np.zeros(0, dtype=np.int64)]
+    # Some domains at a time: what Spark brings to the driver at once is bounded.
+    for first, last in domain_parts(offsets, DAY_ROWS):
+        read = rows.where(F.col("domain").between(first, last - 1)).toArrow()
+        domain, key, day = (read.column(name).to_numpy() for name in ("domain", "key", "day"))
+        # Rows that share a key are of one day, which is hashed into it.
+        parts.append(day[np.lexsort((key, domain))])
+    days, place = np.unique(np.concatenate(parts), return_inverse=True)
+    return days, place
 
 
 def _check_features(run_id: str, needed: Sequence[Feature], declared: Sequence[Feature]) -> None:
@@ -112,4 +124,10 @@ def _check_features(run_id: str, needed: Sequence[Feature], declared: Sequence[F
 
 
 def _meaning(feature: Feature) -> tuple[object, ...]:
-    return feature.kind, feature.buckets, feature.of if feature.kind == "vector" else "", feature.size
+    return (
+        feature.kind,
+        feature.expression,
+        feature.buckets,
+        feature.of if feature.kind == "vector" else "",
+        feature.size,
+    )

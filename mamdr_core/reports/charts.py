@@ -67,10 +67,15 @@ def auc_by_size(figures: Mapping[str, Array], ids: Sequence[str]) -> Markup | No
     y = spanning(np.concatenate([np.quantile(auc[known], [0.005, 0.995]), means]), form=".2f", include=[0.5])
     told = f"Test AUC of {int(known.sum()):,} domains against their training rows"
     plot = Plot(x, y, "training rows of the domain", "test AUC", told)
-    return plot.rule(0.5).points(rows, auc, ids).line(sizes, means, "line-b", _marks(sizes, means, "{:.4f}")).svg()
+    return (
+        plot.rule(0.5)
+        .points(rows, auc, ids, ("train rows", "AUC"))
+        .line(sizes, means, "line-b", _marks(sizes, means, "{:.4f}"))
+        .svg()
+    )
 
 
-def difference_chart(found: Difference, rows: Array, against: str, ids: Sequence[str]) -> Markup:
+def difference_chart(found: Difference, rows: Array, against: str, ids: Sequence[str], column: str) -> Markup:
     """AUC minus another run's by domain against training rows, and its mean in groups by size."""
     known = ~np.isnan(found.by_domain) & (rows > 0)
     sizes, means = groups_by(rows, found.by_domain)
@@ -79,7 +84,7 @@ def difference_chart(found: Difference, rows: Array, against: str, ids: Sequence
     y = spanning(np.concatenate([ends, means]), form="+.3g", include=[0])
     told = f"AUC minus that of {against} in {found.domains:,} domains against their training rows"
     plot = Plot(x, y, "training rows of the domain", f"AUC − {against}'s", told)
-    points = plot.rule(0).points(rows, found.by_domain, ids)
+    points = plot.rule(0).points(rows, found.by_domain, ids, ("train rows", column))
     return points.line(sizes, means, "line-b", _marks(sizes, means, "{:+.4f}")).svg()
 
 

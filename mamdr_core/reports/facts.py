@@ -84,7 +84,8 @@ def read_facts(lake: Lake, settings: ReportSettings) -> Facts:
     Raises:
         MamdrError: no such run, none that has ended well, or none that has been promoted.
     """
-    run = _find(lake, resolve_run(lake, settings.run_id))
+    run_id = resolve_run(lake, settings.run_id)
+    run = next(iter(_declared_rows("training_runs", lake.read("training_runs").where(F.col("run_id") == run_id))), None)
     if run is None:
         raise MamdrError(f"report.run_id: training_runs of {lake.root} has no run {settings.run_id}")
     chosen = F.col("run_id") == run["run_id"]
@@ -116,8 +117,12 @@ def _rows(lake: Lake, table: str, condition: Column, *order: Column) -> list[Fig
     """Rows of a table, none where it does not exist; a column that it is older than is null."""
     if not lake.exists(table):
         return []
+    return _declared_rows(table, lake.read(table).where(condition).orderBy(*order))
+
+
+def _declared_rows(table: str, frame: DataFrame) -> list[Figures]:
     nothing = dict.fromkeys(TABLES[table].column_names)
-    return [nothing | row.asDict() for row in lake.read(table).where(condition).orderBy(*order).collect()]
+    return [nothing | row.asDict() for row in frame.collect()]
 
 
 def _find(lake: Lake, run_id: str) -> Figures | None:

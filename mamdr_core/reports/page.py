@@ -102,9 +102,9 @@ def _context(facts: Facts, listed: int) -> dict[str, Any]:
         "log_charts": charts.log_charts(facts.days) if facts.days else [],
         "curve_chart": charts.curve_chart(facts.curve),
         "size_chart": charts.auc_by_size(figures, facts.ids),
-        "joint_chart": joint and charts.difference_chart(joint, figures["train_rows"], "joint", facts.ids),
+        "joint_chart": joint and charts.difference_chart(joint, figures["train_rows"], "joint", facts.ids, "vs joint"),
         "before_chart": before
-        and charts.difference_chart(before, figures["train_rows"], _name_before(facts), facts.ids),
+        and charts.difference_chart(before, figures["train_rows"], _name_before(facts), facts.ids, "vs before"),
         "calibration_chart": charts.calibration_chart(figures, facts.ids),
         "conflict_charts": charts.conflict_charts(facts.pairs) if facts.pairs else {},
         "time_chart": charts.time_chart(facts.run["seconds"]),

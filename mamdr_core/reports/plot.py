@@ -1,5 +1,6 @@
 """Charts as inline SVG: colours are the page's CSS variables, so that a chart follows its colour scheme."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,13 +93,29 @@ class Plot:
     def __init__(self, x: Scale, y: Scale, x_label: str, y_label: str, told: str) -> None:
         self._x, self._y, self._told = x, y, told
         self._parts = [*self._grid(), *self._labels(x_label, y_label)]
+        self._dots = ""
 
-    def points(self, xs: ArrayLike, ys: ArrayLike, names: Sequence[str]) -> "Plot":
-        """Add a dot for each pair of finite values: a few with their names under the pointer, many as one path."""
+    def points(
+        self, xs: ArrayLike, ys: ArrayLike, names: Sequence[str], columns: tuple[str, str] | None = None
+    ) -> "Plot":
+        """Add a dot for each pair of finite values: a few with their names under the pointer, many as one path.
+
+        Args:
+            xs, ys: [m].
+            names: of the dots.
+            columns: of the page's table, that hold the same values: the page's script names dots of a path by them.
+        """
         places, kept = self._places(xs, ys), self._shown(xs, ys)
         if len(places) > NAMED:
             places = np.unique(places.round().astype(int), axis=0)  # dots on one pixel are one dot
             steps = "".join(f"M{x} {y}h0" for x, y in places.tolist())
+            if columns:
+                ends = ((LEFT, WIDTH - RIGHT), (HEIGHT - BOTTOM, TOP))
+                axes = [
+                    {"column": column, "low": scale.low, "high": scale.high, "log": scale.log, "from": start, "to": end}
+                    for column, scale, (start, end) in zip(columns, (self._x, self._y), ends, strict=True)
+                ]
+                self._dots = json.dumps(axes)
             return self._add(f'<path class="dots" d="{steps}"/>')
         for (x, y), place in zip(places.tolist(), np.flatnonzero(kept).tolist(), strict=True):
             text = f"<title>{escape(names[place])}</title>"
@@ -131,7 +148,7 @@ class Plot:
 
     def svg(self) -> Markup:
         """The chart."""
-        return drawing(WIDTH, HEIGHT, self._told, self._parts)
+        return drawing(WIDTH, HEIGHT, self._told, self._parts, self._dots)
 
     def _add(self, part: str) -> "Plot":
         self._parts.append(part)
@@ -205,10 +222,14 @@ def heat_map(matrix: NDArray[np.float64], names: Sequence[str], told: str) -> Ma
     return drawing(WIDTH, math.ceil(top + len(names) * size + 6), told, parts)
 
 
-def drawing(width: int, height: int, told: str, parts: Sequence[str]) -> Markup:
-    """An image of the page's width that says what it shows; `parts` is markup whose texts are escaped."""
+def drawing(width: int, height: int, told: str, parts: Sequence[str], dots: str = "") -> Markup:
+    """An image of the page's width that says what it shows; `parts` is markup whose texts are escaped.
+
+    `dots` tells the page's script where dots lie, for it to name them.
+    """
     body = "".join(parts)
+    data = f'data-dots="{escape(dots)}" ' if dots else ""
     return Markup(
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(told)}" '
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(told)}" {data}'
         f'xmlns="http://www.w3.org/2000/svg">{body}</svg>'
     )

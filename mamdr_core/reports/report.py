@@ -11,12 +11,13 @@ from mamdr_core.lake.files import Files
 from mamdr_core.lake.tables import Lake
 from mamdr_core.reports.facts import read_facts
 from mamdr_core.reports.page import render
+from mamdr_core.training.tracking import attach
 
 logger = logging.getLogger(__name__)
 
 
 def write_report(spark: SparkSession, config: Config) -> dict[str, Any]:
-    """Write <lake.root>/reports/<run_id>.html, replacing one that is there.
+    """Write <lake.root>/reports/<run_id>.html, replacing one that is there; MLflow gets it too where it is configured.
 
     Returns:
         run_id, report (its path), bytes, domains, seconds by phase.
@@ -31,6 +32,7 @@ def write_report(spark: SparkSession, config: Config) -> dict[str, Any]:
     page = render(facts, config.report.listed)
     name = f"{facts.run['run_id']}.html"
     Files(spark, lake.root).write_text(page, "reports", name)
+    attach(config.tracking, facts.run["run_id"], name, page)
     size = len(page.encode("utf-8"))
     path = lake.path_of("reports", name)
     logger.info("report of run %s: %s, %.1f MB", facts.run["run_id"], path, size / 1e6)

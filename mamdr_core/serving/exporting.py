@@ -17,12 +17,14 @@ from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.tables import Lake
 from mamdr_core.models import declare_inputs
+from mamdr_core.object_store import place_of
 from mamdr_core.serving.files import ROWS, compare, measure_latency, signature_of, write_files
 from mamdr_core.serving.network import ServedNetwork, own_tables
 from mamdr_core.serving.opening import find_served, read_vectors
 from mamdr_core.serving.scorer import Scorer
 from mamdr_core.serving.served import Served
 from mamdr_core.training.package import load_shared
+from mamdr_core.training.storage import fetched
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,8 @@ def export_model(spark: SparkSession, config: Config) -> dict[str, Any]:
     served = find_served(lake, config.export.run_id)
     vectors = read_vectors(lake, served)
     specific = _choose(lake, served, config.export.domains)
-    shared = load_shared(Path(served.folder))
+    with fetched(place_of(served.folder), "model package", only="shared") as package:
+        shared = load_shared(package)
     gb = _check_size(served, shared, specific, vectors, config.export.max_gb)
     folder = _folder(lake, config, served.run_id)
     network = ServedNetwork(served, shared, specific, vectors).eval()

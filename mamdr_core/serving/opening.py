@@ -33,18 +33,18 @@ def find_served(lake: Lake, run_id: str) -> Served:
         MamdrError: no such run or package, a damaged one, or one of another lake.
     """
     row = find_run(lake, resolve_run(lake, run_id))
-    folder = str(row["package"])
-    facts = read_facts(folder)
-    config, sizes = config_of(facts.config, folder), facts.pinned["sizes"]
+    package = str(row["package"])
+    facts = read_facts(package)
+    config, sizes = config_of(facts.config, package), facts.pinned["sizes"]
     numeric = {name: (mean, deviation) for name, (mean, deviation) in facts.pinned["numeric"].items()}
     for name in ("user", "item", "domain"):
         if (held := lake.read(f"{name}s").count()) < sizes[name]:
             raise MamdrError(
-                f"package {folder} was trained on another lake than {lake.root}: it knows {sizes[name]} {name}s, "
+                f"package {package} was trained on another lake than {lake.root}: it knows {sizes[name]} {name}s, "
                 f"the lake {held}"
             )
     files = tuple(sorted(facts.files))
-    return Served(row["run_id"], folder, files, config, facts.pinned["versions"], sizes, numeric)
+    return Served(row["run_id"], package, files, config, facts.pinned["versions"], sizes, numeric)
 
 
 def read_vectors(lake: Lake, served: Served) -> dict[str, Tensor]:

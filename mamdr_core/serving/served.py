@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
@@ -13,7 +12,9 @@ from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.features import Feature
 from mamdr_core.models import build_model, declare_inputs
+from mamdr_core.object_store import place_of
 from mamdr_core.training.specific_files import SavedSpecific
+from mamdr_core.training.storage import fetched
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,17 @@ class Served:
 
     def shared(self) -> Shared:
         """theta_S; whole tables are mapped into memory, where all processes of a machine share their pages."""
-        tables: dict[str, Any] = load_file(Path(self.folder) / "shared.safetensors")
-        parts = [load_file(Path(self.folder) / name) for name in self.files if name.startswith("shared-")]
+        with fetched(place_of(self.folder), "model package", only="shared") as folder:
+            tables: dict[str, Any] = load_file(folder / "shared.safetensors")
+            parts = [load_file(folder / name) for name in self.files if name.startswith("shared-")]
         dense = tables.pop("dense")
         tables |= {key: StripedTable([part[key] for part in parts]) for key in (parts[0] if parts else ())}
         return Shared(dense, {key.removeprefix("table."): table for key, table in tables.items()})
 
     def specific(self) -> Mapping[int, Change]:
         """theta_i by domain index, each read when it is asked for."""
-        return SavedSpecific([Path(self.folder) / name for name in self.files if name.startswith("specific-")])
+        with fetched(place_of(self.folder), "model package", only="specific-") as folder:
+            return SavedSpecific([folder / name for name in self.files if name.startswith("specific-")])
 
     def engine(self, vectors: Mapping[str, Tensor]) -> EagerEngine:
         """What predicts.

@@ -13,8 +13,8 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs
 import pyarrow.parquet as pq
-from fsspec.implementations.arrow import ArrowFSWrapper
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.heartbeat import beat
@@ -29,7 +29,7 @@ with warnings.catch_warnings():
     from petastorm.reader import Reader
     from petastorm.unischema import Unischema, UnischemaField
     from petastorm.workers_pool import EmptyResultError
-    from pyarrow.filesystem import LocalFileSystem
+    from pyarrow.filesystem import FileSystem, LocalFileSystem
 
 # Petastorm notes at every reader that it did not write the files itself.
 logging.getLogger("petastorm").setLevel(logging.WARNING)
@@ -212,7 +212,28 @@ class _CallersThread:
 
 def _open(filesystem: Any, path: str) -> pq.ParquetFile:
     # pyarrow reads a local file by itself; through Python's file object every column would be copied twice.
-    return pq.ParquetFile(path if isinstance(filesystem, LocalFileSystem) else filesystem.open(path))
+    if isinstance(filesystem, LocalFileSystem):
+        return pq.ParquetFile(path)
+    return pq.ParquetFile(filesystem.open(path), pre_buffer=True)  # neighbouring columns in one request
+
+
+class _StoreFileSystem(FileSystem):  # type: ignore[misc]
+    """An object store as pyarrow's old API, which Petastorm calls, knows file systems.
+
+    Only files of a pinned version are asked for; one that is gone is noticed when it is opened.
+    """
+
+    def __init__(self, system: pyarrow.fs.S3FileSystem) -> None:
+        self._system = system
+
+    def open(self, path: str, mode: str = "rb") -> pa.NativeFile:
+        return self._system.open_input_file(path)
+
+    def isfile(self, path: str) -> bool:
+        return True
+
+    def isdir(self, path: str) -> bool:
+        return False
 
 
 @contextmanager
@@ -231,7 +252,7 @@ def _blaming(path: str) -> Iterator[None]:
 def _locate(urls: Sequence[str]) -> tuple[Any, list[str]]:
     """A file system for some URLs, as Petastorm takes it, and their paths in it."""
     if urls[0].startswith(SCHEME):
-        system = ArrowFSWrapper(file_system(urlsplit(urls[0]).netloc))
+        system = _StoreFileSystem(file_system(urlsplit(urls[0]).netloc))
         return system, [unquote(url.removeprefix(SCHEME)) for url in urls]
     with _QUIET, warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)

@@ -6,24 +6,24 @@
 
 import json
 import logging
-import shutil
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.learning.learner import Learner
+from mamdr_core.object_store import Place, place_of
 from mamdr_core.parallel.collective import Collective, gather_texts
 from mamdr_core.stopping import StopRequest
 from mamdr_core.training.intact import check_checkpoint
 from mamdr_core.training.sealed import MANIFEST, Facts, check, facts_of, seal, write_texts
 from mamdr_core.training.settings import CheckpointSettings
 from mamdr_core.training.state import STATE, Position, Taken, restore, take, write
+from mamdr_core.training.storage import fetched, remove, staged
 
 logger = logging.getLogger(__name__)
 
@@ -39,27 +39,29 @@ class CheckpointPlace:
         folder: of the run.
         newest: number of the checkpoint to go on from; None: from the start.
         next_number: of the next one.
+        scratch: folder of local copies, where they are in an object store; empty: the system's temporary folder.
     """
 
     folder: str
     newest: int | None = None
     next_number: int = 1
+    scratch: str = ""
 
 
-def find_checkpoint(folder: Path) -> CheckpointPlace:
+def find_checkpoint(folder: Place, scratch: str = "") -> CheckpointPlace:
     """The newest intact checkpoint of a run; damaged ones are told of and passed over."""
     numbers = _numbers(folder)
     for number in numbers:
         if not (folder / str(number) / MANIFEST).exists():
             continue  # the run ended while it was written
         try:
-            names = check(folder / str(number), "checkpoint")
-            check_checkpoint(folder / str(number), names, STATE)
+            with fetched(folder / str(number), "checkpoint", scratch) as local:
+                check_checkpoint(local, check(local, "checkpoint"), STATE)
         except MamdrError as error:
             logger.warning("%s: the one before it is used", error)
         else:
-            return CheckpointPlace(str(folder), number, numbers[0] + 1)
-    return CheckpointPlace(str(folder), None, numbers[0] + 1 if numbers else 1)
+            return CheckpointPlace(str(folder), number, numbers[0] + 1, scratch)
+    return CheckpointPlace(str(folder), None, numbers[0] + 1 if numbers else 1, scratch)
 
 
 class Checkpoints:
@@ -89,8 +91,9 @@ class Checkpoints:
         """Put the newest checkpoint into a learner that has just been made; None: there is none."""
         if not self._place or self._place.newest is None:
             return None
-        folder = Path(self._place.folder) / str(self._place.newest)
-        at = restore(folder, learner, self._collective.rank, self._collective.size, patience)
+        folder = place_of(self._place.folder) / str(self._place.newest)
+        with fetched(folder, "checkpoint", self._place.scratch) as local:
+            at = restore(local, learner, self._collective.rank, self._collective.size, patience)
         if self._collective.rank == 0:
             logger.info("goes on from checkpoint %d, after round %d of phase %d", self._place.newest, at.done, at.phase)
         return at
@@ -137,8 +140,8 @@ class Checkpoints:
         """Take the state, and write it beside training."""
         assert self._place
         self._began, self._rounds = time.monotonic(), 0
-        folder = Path(self._place.folder) / str(self._number)
-        self._writing = self._pool.submit(_write, folder, self._collective.rank, take(learner, at))
+        folder = place_of(self._place.folder) / str(self._number)
+        self._writing = self._pool.submit(_write, folder, self._place.scratch, self._collective.rank, take(learner, at))
 
     def _finish(self, learner: Learner) -> None:
         """Seal what all ranks have written, or tell of a rank that could not; waits for it."""
@@ -156,27 +159,29 @@ class Checkpoints:
 
     def _seal(self, said: list[dict[str, Any]]) -> None:
         assert self._place
-        folder = Path(self._place.folder) / str(self._number)
+        folder = place_of(self._place.folder) / str(self._number)
         try:
             errors = [f"rank {rank}: {own['error']}" for rank, own in enumerate(said) if own["error"]]
             if errors:
                 raise OSError("; ".join(errors))
             facts = {name: tuple(fact) for own in said for name, fact in own["facts"].items()}
-            seal(folder, facts | write_texts(folder, {STATE: json.dumps({"ranks": [own["state"] for own in said]})}))
+            with staged(folder, self._place.scratch) as local:
+                seal(local, facts | write_texts(local, {STATE: json.dumps({"ranks": [own["state"] for own in said]})}))
             for number in _numbers(folder.parent)[self._settings.keep :]:
-                shutil.rmtree(folder.parent / str(number), ignore_errors=True)
+                remove(folder.parent / str(number))
             logger.info("checkpoint %d is written", self._number)
         except OSError as error:  # a full disk must not end a run
             logger.warning("checkpoint %d is not written, the one before it stays: %s", self._number, error)
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
 
 
-def _write(folder: Path, rank: int, taken: Taken) -> tuple[Facts, dict[str, Any]]:
+def _write(folder: Place, scratch: str, rank: int, taken: Taken) -> tuple[Facts, dict[str, Any]]:
     """Write a rank's part and flush it to disk; returns its files' facts, and its part of `STATE`."""
-    return facts_of(folder, write(folder, rank, taken)), taken.facts
+    with staged(folder, scratch) as local:
+        return facts_of(local, write(local, rank, taken)), taken.facts
 
 
-def _numbers(folder: Path) -> list[int]:
+def _numbers(folder: Place) -> list[int]:
     """Numbers of the checkpoints in a folder, the newest first."""
     names = (child.name for child in folder.iterdir()) if folder.is_dir() else ()
     return sorted((int(name) for name in names if name.isdigit()), reverse=True)

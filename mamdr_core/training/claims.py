@@ -3,21 +3,22 @@
 import json
 import os
 import socket
-from pathlib import Path
 
 import psutil
+
+from mamdr_core.object_store import Place
 
 _OWNER = "owner.json"
 
 
-def claim(folder: Path) -> None:
+def claim(folder: Place) -> None:
     """Note in a run's folder of checkpoints that this process trains it."""
     folder.mkdir(parents=True, exist_ok=True)
     owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
     (folder / _OWNER).write_text(json.dumps(owner), encoding="utf-8")
 
 
-def is_trained_elsewhere(folder: Path) -> bool:
+def is_trained_elsewhere(folder: Place) -> bool:
     """Whether another process of this machine trains the run; of other machines nothing is known."""
     try:
         owner = json.loads((folder / _OWNER).read_text(encoding="utf-8"))

@@ -22,43 +22,50 @@ from torch import Tensor
 from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.errors import MamdrError
+from mamdr_core.object_store import place_of
 from mamdr_core.training.intact import check_shards, check_shared, check_specific, read_object
 from mamdr_core.training.sealed import Facts, check, facts_of, flush_folder, seal, write_texts
 from mamdr_core.training.specific_files import SavedSpecific, save_specific
+from mamdr_core.training.storage import fetched, staged
 
 CHUNK_ROWS = 1 << 20
 """Rows of a table that are read at a time."""
 
 
-def save_rank(folder: str, rank: int, shared: Shared, specific: SpecificStore) -> Facts:
+def save_rank(folder: str, rank: int, shared: Shared, specific: SpecificStore, scratch: str = "") -> Facts:
     """Write a rank's parameters: rank 0 theta_S, every rank its shards and theta_i. Returns its files' facts."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    with staged(place_of(folder), scratch) as path:
+        return _save_rank(path, rank, shared, specific)
+
+
+def _save_rank(path: Path, rank: int, shared: Shared, specific: SpecificStore) -> Facts:
     saved = []
     whole = {f"table.{name}": table.cpu() for name, table in shared.tables.items() if isinstance(table, Tensor)}
     parts = {f"table.{name}": table.own.cpu() for name, table in shared.tables.items() if not isinstance(table, Tensor)}
     if rank == 0:
         saved.append("shared.safetensors")
-        save_file({"dense": shared.dense.cpu(), **whole}, Path(folder) / saved[-1])
+        save_file({"dense": shared.dense.cpu(), **whole}, path / saved[-1])
     if parts:
         saved.append(f"shared-{rank:05d}.safetensors")
-        save_file(parts, Path(folder) / saved[-1])
-    saved += save_specific(Path(folder), f"specific-{rank:05d}", specific.now())
-    return facts_of(Path(folder), saved)
+        save_file(parts, path / saved[-1])
+    saved += save_specific(path, f"specific-{rank:05d}", specific.now())
+    return facts_of(path, saved)
 
 
 def seal_package(folder: str, final: str, saved: Facts, texts: Mapping[str, str]) -> None:
     """Add small text files and the manifest, flush everything to disk, and rename the folder to its final name.
 
     Args:
-        folder: where the ranks wrote.
+        folder: where the ranks wrote; in an object store the final name itself.
         final: the package's path; it appears complete or not at all.
         saved: the ranks' files.
         texts: file name to content.
     """
-    path = Path(folder)
-    seal(path, saved | write_texts(path, texts))
-    path.rename(final)
-    flush_folder(path.parent)
+    with staged(place_of(folder)) as path:
+        seal(path, saved | write_texts(path, texts))
+    if folder != final:
+        path.rename(final)
+        flush_folder(path.parent)
 
 
 @dataclass(frozen=True)
@@ -95,37 +102,43 @@ class Package:
     specific: Mapping[int, Change]
 
 
-def load_package(folder: str, device: torch.device | str = "cpu") -> Package:
+def load_package(folder: str, device: torch.device | str = "cpu", scratch: str = "") -> Package:
     """Read a package back; every file is checked against the manifest first.
 
     Args:
         folder: of the package.
         device: where parameters are wanted; those of theta_i are read when they are asked for.
+        scratch: folder of a local copy, where it is in an object store; empty: the system's temporary folder.
 
     Raises:
         MamdrError: no package there, or a file is missing or damaged (it is named).
     """
-    path, facts = Path(folder), read_facts(folder)
-    return Package(
-        config=facts.config,
-        pinned=facts.pinned,
-        metrics=facts.metrics,
-        shared=load_shared(path).to(device),
-        specific=SavedSpecific([path / name for name in facts.files if name.startswith("specific-")], device),
-    )
+    with fetched(place_of(folder), "model package", scratch) as path:
+        facts = _read_facts(path)
+        return Package(
+            config=facts.config,
+            pinned=facts.pinned,
+            metrics=facts.metrics,
+            shared=load_shared(path).to(device),
+            specific=SavedSpecific([path / name for name in facts.files if name.startswith("specific-")], device),
+        )
 
 
-def read_facts(folder: str) -> PackageFacts:
+def read_facts(folder: str, scratch: str = "") -> PackageFacts:
     """Check every file of a package against its manifest, and read what it says of itself.
 
     Raises:
         MamdrError: no package there, or a file is missing or damaged (it is named).
     """
-    path = Path(folder)
+    with fetched(place_of(folder), "model package", scratch) as path:
+        return _read_facts(path)
+
+
+def _read_facts(path: Path) -> PackageFacts:
     names = check(path, "model package")
     for name in ("config.yaml", "pinned.json", "metrics.json", "shared.safetensors"):
         if name not in names:
-            raise MamdrError(f"model package {folder}: its manifest lists no {name}")
+            raise MamdrError(f"model package {path}: its manifest lists no {name}")
     dense = check_shared(path / "shared.safetensors")
     check_shards(sorted(path.glob("shared-*.safetensors")))
     for name in names:

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -15,6 +14,7 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.lake.champion import CHAMPION, find_champion, resolve_run
 from mamdr_core.lake.tables import Lake
 from mamdr_core.models import MODELS
+from mamdr_core.object_store import place_of
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.differences import differences
 from mamdr_core.training.package import PackageFacts, read_facts
@@ -71,7 +71,7 @@ def _champion_before(lake: Lake, config: Config) -> str:
         return ""
     run_id = str(champion["run_id"])
     row = lake.read("training_runs").where(F.col("run_id") == run_id).first()
-    if row is None or not row["package"] or not Path(row["package"]).exists():
+    if row is None or not row["package"] or not place_of(row["package"]).exists():
         logger.warning("the package of the champion, run %s, was deleted: this run starts cold", run_id)
         return ""
     return run_id
@@ -94,7 +94,7 @@ def open_parent(lake: Lake, config: Config, pinned: PinnedExamples) -> Parent | 
         return None
     try:
         package = str(find_run(lake, run_id)["package"])
-        facts = read_facts(package)
+        facts = read_facts(package, config.train.scratch)
     except MamdrError as error:
         raise MamdrError(f"train.warm_start: {error}") from None
     _check_fit(run_id, config, pinned, facts)

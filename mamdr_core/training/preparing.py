@@ -15,6 +15,7 @@ from mamdr_core.lake.tables import Lake
 from mamdr_core.lake.versions import versions_of
 from mamdr_core.learning.methods import find_method
 from mamdr_core.models import MODELS
+from mamdr_core.object_store import is_remote
 from mamdr_core.shards.pinned import PinnedExamples, pin_examples
 from mamdr_core.training.tracking import check_trackers
 
@@ -48,8 +49,7 @@ def prepare_examples(spark: SparkSession, config: Config) -> tuple[Lake, PinnedE
     check_trackers(config.tracking)
     seconds: dict[str, float] = {}
     lake = Lake(spark, config.lake.root)
-    if "://" in lake.root:
-        raise MamdrError(f"lake.root {lake.root}: training needs a local or mounted folder for its packages")
+    is_remote(lake.root)  # or on a disk: no other store can hold packages
     wanted = config.train.examples_version
     if wanted is None and not lake.exists("examples"):
         started = time.perf_counter()

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.metrics import DomainMetrics
 from mamdr_core.errors import DivergedError, MamdrError
 from mamdr_core.learning.methods import find_method
+from mamdr_core.object_store import place_of
 from mamdr_core.parallel.collective import Collective
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples
@@ -97,12 +97,14 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         measured = share if part.is_whole else _share(task, own & part.learns)  # support domains only train
         columns = place_columns({split: measured.columns(split) for split in SPLITS}, device)
         train = columns["train"] if part.is_whole else place_columns({"": share.columns("train")}, device)[""]
-        heritage = Heritage(task.parent, device) if task.parent else None
+        heritage = Heritage(task.parent, device, settings.scratch) if task.parent else None
         learner = make_learner(task.config, task.pinned, own, collective, share, train, device, heritage)
         if heritage and not (task.checkpoints and task.checkpoints.newest):
             heritage.hand_down(learner, collective)
     logger.info("rank %d read %s", collective.rank, share.figures.told())
-    request = StopRequest(Path(task.checkpoints.folder) / STOP if task.checkpoints and collective.rank == 0 else None)
+    request = StopRequest(
+        place_of(task.checkpoints.folder) / STOP if task.checkpoints and collective.rank == 0 else None
+    )
     training = Training(
         settings=settings,
         counts_n=part.rows(task.pinned),
@@ -121,7 +123,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
             for split, rows in columns.items()
         }
     with clock.phase("save"):
-        saved = save_rank(task.package, collective.rank, learner.shared, learner.specific)
+        saved = save_rank(task.package, collective.rank, learner.shared, learner.specific, settings.scratch)
     engine, store = learner.engine, learner.specific
     fast = isinstance(engine, FastEngine)
     read_bytes = share.figures.read_bytes + (0 if part.is_whole else measured.figures.read_bytes)

@@ -1,7 +1,6 @@
 """Unfinished runs: finding the one that a job is to go on with."""
 
 import logging
-from pathlib import Path
 
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
@@ -9,6 +8,7 @@ from pyspark.sql import functions as F
 from mamdr_core.config import Config, parse_config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.tables import Lake
+from mamdr_core.object_store import place_of
 from mamdr_core.shards.pinned import pin_examples
 from mamdr_core.training.claims import is_trained_elsewhere
 from mamdr_core.training.differences import differences
@@ -31,7 +31,7 @@ def find_unfinished(spark: SparkSession, config: Config) -> Run | None:
     if wanted != NEWEST:
         return _resumed(spark, lake, config, _find_named(lake, config, wanted))
     for row in _unfinished(lake) if lake.exists("training_runs") else ():
-        folder = Path(lake.path_of("checkpoints", row["run_id"]))
+        folder = place_of(lake.path_of("checkpoints", row["run_id"]))
         if folder.is_dir() and not is_trained_elsewhere(folder) and not _differing(config, row):
             return _resumed(spark, lake, config, row)
     logger.info("no unfinished run of %s computes the same: a new one begins", lake.root)
@@ -52,7 +52,7 @@ def _find_named(lake: Lake, config: Config, run_id: str) -> Row:
     differing = _differing(config, row)
     if differing:
         raise MamdrError(f"train.resume: run {run_id} computes something else: {'; '.join(differing[:3])}")
-    if is_trained_elsewhere(Path(lake.path_of("checkpoints", run_id))):
+    if is_trained_elsewhere(place_of(lake.path_of("checkpoints", run_id))):
         raise MamdrError(f"train.resume: another process of this machine trains run {run_id}")
     return row
 

@@ -1,7 +1,6 @@
 """train_mamdr on the driver: pin a version, place domains, launch ranks and restart them, seal the package, record."""
 
 import logging
-import shutil
 import time
 from functools import partial
 from typing import Any
@@ -9,10 +8,11 @@ from typing import Any
 import numpy as np
 from pyspark.sql import SparkSession
 
-from mamdr_core.config import Config
+from mamdr_core.config import Config, parse_config, plain_config
 from mamdr_core.lake.tables import Lake
 from mamdr_core.parallel.launch import RankError, run_ranks
 from mamdr_core.parallel.placement import place_domains
+from mamdr_core.secrets import without_secrets
 from mamdr_core.stopping import on_sigterm
 from mamdr_core.training.checkpoints import STOP, CheckpointPlace, find_checkpoint
 from mamdr_core.training.parents import settle_parent
@@ -21,6 +21,7 @@ from mamdr_core.training.preparing import check_names, prepare_examples
 from mamdr_core.training.rank import RankResult, RankTask, train_rank
 from mamdr_core.training.resuming import find_unfinished
 from mamdr_core.training.runs import Run, new_run
+from mamdr_core.training.storage import remove
 from mamdr_core.training.summary import log_summary
 
 logger = logging.getLogger(__name__)
@@ -104,18 +105,18 @@ def train_on_ranks(spark: SparkSession, run: Run, seconds: dict[str, float]) -> 
             logger.warning("restart %d of %d in %.0f s: %s", failures + 1, train.restarts, pause, error)
             time.sleep(pause)
     figures = run.finish(spark, results, seconds | {"ranks": time.perf_counter() - started})
-    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    remove(run.checkpoints)
     return figures
 
 
 def _attempt(spark: SparkSession, run: Run) -> list[RankResult]:
     """Run the ranks once; SIGTERM has them save a checkpoint and stop."""
     train, stop = run.config.train, run.checkpoints / STOP
-    shutil.rmtree(run.scratch, ignore_errors=True)  # what an attempt that was lost may have written of its package
+    remove(run.scratch)  # what an attempt that was lost may have written of its package
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     stop.unlink(missing_ok=True)
     with on_sigterm(stop.touch):
-        task = task_of(run, find_checkpoint(run.checkpoints))
+        task = task_of(run, find_checkpoint(run.checkpoints, train.scratch))
         part = partial(train_rank, task)
         return run_ranks(spark, part, train.ranks, train.start_timeout, train.launcher, train.stall_limit)
 
@@ -124,5 +125,6 @@ def task_of(run: Run, checkpoints: CheckpointPlace | None = None) -> RankTask:
     """What a run's ranks are told."""
     read = np.where(run.part.reads, run.pinned.counts["train"], 0)
     owner = place_domains(read, run.config.train.ranks, run.pinned.positions())
+    config = parse_config(without_secrets(plain_config(run.config)))  # ranks do not read the raw log
     parent = run.parent.package if run.parent else ""
-    return RankTask(run.config, run.pinned, owner, str(run.scratch), checkpoints, parent)
+    return RankTask(config, run.pinned, owner, str(run.scratch), checkpoints, parent)

@@ -3,11 +3,9 @@
 import contextlib
 import hashlib
 import json
-import shutil
 import uuid
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -15,6 +13,7 @@ from pyspark.sql import SparkSession
 from mamdr_core.config import Config, dump_config, plain_config
 from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.lake.tables import Lake
+from mamdr_core.object_store import Place, is_remote, place_of
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.claims import claim
 from mamdr_core.training.package import seal_package
@@ -22,6 +21,8 @@ from mamdr_core.training.parents import Parent, open_parent
 from mamdr_core.training.part import Part, part_of
 from mamdr_core.training.rank import RankResult
 from mamdr_core.training.records import code_version, record_curve, record_metrics, record_run
+from mamdr_core.training.sealed import MANIFEST
+from mamdr_core.training.storage import remove
 from mamdr_core.training.tracking import Ended, track
 
 _ELSEWHERE = (
@@ -82,14 +83,19 @@ class Run:
         return str(self.row["run_id"])
 
     @property
-    def scratch(self) -> Path:
-        """The folder that ranks write to."""
-        return Path(self.lake.path_of("packages", f".{self.id}.part"))
+    def package(self) -> Place:
+        """The folder of its package."""
+        return place_of(self.lake.path_of("packages", self.id))
 
     @property
-    def checkpoints(self) -> Path:
+    def scratch(self) -> Place:
+        """The folder that ranks write to; an object store has no renames, and there it is the package's."""
+        return self.package if is_remote(self.lake.root) else self.package.parent / f".{self.id}.part"
+
+    @property
+    def checkpoints(self) -> Place:
         """The folder of its checkpoints."""
-        return Path(self.lake.path_of("checkpoints", self.id))
+        return place_of(self.lake.path_of("checkpoints", self.id))
 
     def begin(self, spark: SparkSession) -> None:
         """Record that it runs, once more where it is resumed."""
@@ -111,10 +117,11 @@ class Run:
         with contextlib.suppress(Exception):  # the cause of the failure matters more than its record
             record_run(spark, self.lake, {**self.row, **ended})
         track(Ended({**self.row, **ended}, self.config, self.pinned.domain_ids))
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        resumable = not self.row["experiment"] and any(child.is_dir() for child in self.checkpoints.glob("*"))
-        if not resumable:
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
+        with contextlib.suppress(OSError):  # the store, or the disk, may be what failed
+            if self.scratch != self.package or not (self.package / MANIFEST).exists():
+                remove(self.scratch)
+            if self.row["experiment"] or not any(child.is_dir() for child in self.checkpoints.iterdir()):
+                remove(self.checkpoints)
 
     def finish(self, spark: SparkSession, results: list[RankResult], seconds: dict[str, float]) -> dict[str, Any]:
         """Seal the package, then record the figures by domain, then the run: nothing names what is not complete.
@@ -138,14 +145,15 @@ class Run:
             )
         result = results[0]
         figures = _figures(self, result, seconds | result.seconds)
-        package = Path(self.lake.path_of("packages", self.id))
+        package = self.package
         facts = asdict(self.pinned)
         texts = {
             "config.yaml": self.row["config"],
             "pinned.json": json.dumps({name: facts[name] for name in ("versions", "sizes", "numeric")}, indent=1),
             "metrics.json": json.dumps(figures, indent=1),
         }
-        shutil.rmtree(package, ignore_errors=True)  # an attempt that was lost before it could record the package
+        if package != self.scratch:
+            remove(package)  # of an attempt that was lost before it could record the package
         seal_package(str(self.scratch), str(package), saved, texts)
         figures["package"] = str(package)
         record_metrics(spark, self.lake, self.id, self.pinned.domain_ids, result.metrics)

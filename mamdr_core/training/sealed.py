@@ -50,12 +50,13 @@ def flush_folder(folder: Path) -> None:
     os.close(descriptor)
 
 
-def check(folder: Path, kind: str) -> list[str]:
+def check(folder: Path, kind: str, only: str = "") -> list[str]:
     """The names of a folder's files, each found to be as its manifest says.
 
     Args:
         folder: to check.
         kind: what it should be, for the error.
+        only: how the names of those begin that matter.
 
     Raises:
         MamdrError: it has no manifest, or one that names something outside the folder, or a file is missing or damaged
@@ -69,8 +70,9 @@ def check(folder: Path, kind: str) -> list[str]:
     for name, expected in listed.items():
         if not re.fullmatch(r"\w[\w.-]{0,200}", name, re.ASCII):
             raise MamdrError(one_line(f"{kind} {folder}: its {MANIFEST} names {name!r}, which is no file of it"))
-        _check_file(folder, name, expected, kind)
-    return sorted(listed)
+        if name.startswith(only):
+            _check_file(folder, name, expected, kind)
+    return sorted(name for name in listed if name.startswith(only))
 
 
 def _check_file(folder: Path, name: str, expected: tuple[int, str], kind: str) -> None:

@@ -141,8 +141,6 @@ class TrackingSettings:
             raise ValueError(
                 f"tracking.mlflow is {place!r}: expected http://HOST or sqlite:///FILE (MLflow 3 has none in folders)"
             )
-        if "@" in place.partition("://")[2].partition("/")[0]:
-            raise ValueError("tracking.mlflow holds credentials: set MLFLOW_TRACKING_USERNAME and _PASSWORD instead")
         if "://" in self.tensorboard:
             raise ValueError(f"tracking.tensorboard is {self.tensorboard!r}: expected a local folder")
         if self.seconds <= 0:

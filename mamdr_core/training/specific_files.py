@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mamdr_core.engine.parameters import Change, Rows
 from mamdr_core.engine.specific_store import Stored
+from mamdr_core.heartbeat import beat
 
 PART_BYTES = 1 << 29
 """Dense parameters of a file, about; a file's content is in memory while it is written."""
@@ -25,6 +26,7 @@ def save_specific(folder: Path, name: str, specific: Stored) -> list[str]:
     each = max(1, PART_BYTES // max(1, specific.vector_bytes))
     names = []
     for first in range(0, len(domains), each):
+        beat()
         names.append(f"{name}-{first // each:05d}.safetensors")
         save_file(_packed(specific, domains[first : first + each]), folder / names[-1])
     return names

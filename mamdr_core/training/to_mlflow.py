@@ -30,8 +30,9 @@ class Store:
     """
 
     def __init__(self, settings: TrackingSettings) -> None:
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)  # a new store tells of every migration
+        # A new store tells of every migration, and a server that is down of every try.
+        for name, level in {"mlflow": logging.WARNING, "alembic": logging.WARNING, "urllib3": logging.ERROR}.items():
+            logging.getLogger(name).setLevel(level)
         self.client = MlflowClient(tracking_uri=settings.mlflow)
         found = self.client.get_experiment_by_name(settings.experiment)
         self.experiment: str = (
@@ -62,7 +63,7 @@ class Store:
         client.log_text(run_id, row["config"], "config.yaml")
         client.set_terminated(run_id, STATUSES[row["status"]], now)
 
-    def attach(self, run_id: str, file: Path) -> None:
+    def attach(self, run_id: str, name: str, text: str) -> None:
         """Add a file to a run.
 
         Raises:
@@ -70,8 +71,8 @@ class Store:
         """
         known = self._find(run_id)
         if known is None:
-            raise LookupError(f"it has no run {run_id}, so {file.name} was not added")
-        self.client.log_artifact(known, str(file))
+            raise LookupError(f"it has no run {run_id}, so {name} was not added")
+        self.client.log_text(known, text, name)
 
     def _find(self, run_id: str) -> str | None:
         return self._first(f"tags.`mamdr.run_id` = '{run_id}'")

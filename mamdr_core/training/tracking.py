@@ -25,10 +25,11 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _SECTIONS = ("features", "examples", "model", "train")
 """Sections of the config that are a run's parameters; others are paths, and options that may hold credentials."""
 _BOUNDS = {
-    # By itself MLflow tries for minutes, and reports its use over the network.
+    # By itself MLflow tries for minutes, reports its use over the network, and writes addresses to a job's stdout.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 """Environment of MLflow's client, where it is not set."""
 
@@ -114,10 +115,10 @@ def track(ended: Ended) -> None:
         _attempt(settings, f"TensorBoard in {settings.tensorboard}", lambda: _write_events(settings.tensorboard, ended))
 
 
-def attach(settings: TrackingSettings, run_id: str, file: str | Path) -> None:
+def attach(settings: TrackingSettings, run_id: str, name: str, text: str) -> None:
     """Add a file, such as a report, to a run that MLflow knows; warns as `track` does."""
     if settings.mlflow:
-        _attempt(settings, f"MLflow at {settings.mlflow}", lambda: _mlflow(settings).attach(run_id, Path(file)))
+        _attempt(settings, f"MLflow at {settings.mlflow}", lambda: _mlflow(settings).attach(run_id, name, text))
 
 
 def _mlflow(settings: TrackingSettings) -> Any:

@@ -63,7 +63,7 @@ def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str =
     lake = Lake(spark, config.lake.root)
     folder = folder or str(find_run(lake, run_id)["package"])
     device = choose_device(config.train.device)
-    package = load_package(folder, device)
+    package = load_package(folder, device, config.train.scratch)
     trained = config_of(package.config, folder)
     facts = check_facts(PinnedFacts, package.pinned, f"{folder}/pinned.json")
     check_facts(MetricsFacts, package.metrics, f"{folder}/metrics.json")

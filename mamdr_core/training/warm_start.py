@@ -1,16 +1,16 @@
 """A learner that starts where another run ended: theta_S and theta_i from that run's package."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mamdr_core.learning.learner import Learner
+from mamdr_core.object_store import place_of
 from mamdr_core.parallel.collective import Collective
 from mamdr_core.training.package import SavedShared
 from mamdr_core.training.specific_files import SavedSpecific
+from mamdr_core.training.storage import fetched
 
 
 class Heritage:
@@ -19,11 +19,13 @@ class Heritage:
     Args:
         package: its folder.
         device: where theta_i is wanted.
+        scratch: folder of a local copy, where it is in an object store; empty: the system's temporary folder.
     """
 
-    def __init__(self, package: str, device: torch.device | str = "cpu") -> None:
-        self._shared = SavedShared(Path(package))
-        self._specific = SavedSpecific(sorted(Path(package).glob("specific-*.safetensors")), device)
+    def __init__(self, package: str, device: torch.device | str = "cpu", scratch: str = "") -> None:
+        with fetched(place_of(package), "model package", scratch) as folder:
+            self._shared = SavedShared(folder)
+            self._specific = SavedSpecific(sorted(folder.glob("specific-*.safetensors")), device)
 
     def having_specific(self, domains: int) -> NDArray[np.bool_]:
         """Which of so many domains have theta_i, [n]."""

@@ -7,11 +7,11 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)$")
-_MARK = re.compile(r"^ *<!-- not run: (?P<reason>\S.*) -->$")
+_MARK = re.compile(r"^ *<!-- (?P<reason>not run: \S.*|run by tests/[\w/]+\.py) -->$")
 
 
 class Block(NamedTuple):
-    """A fenced code block: where it begins, and why it is not run, if the line before it says so."""
+    """A fenced code block: where it begins, and why its page's script leaves it out, if the line before it says so."""
 
     page: Path
     line: int

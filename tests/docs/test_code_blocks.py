@@ -1,6 +1,7 @@
 """Every code block of README and docs is run or checked, or says why it cannot be.
 
-A reason is an HTML comment on the line before the block: `<!-- not run: needs a GPU -->`.
+A reason is an HTML comment on the line before the block: `<!-- not run: needs a GPU -->`, or
+`<!-- run by tests/serving/test_files.py -->`.
 """
 
 import os
@@ -15,8 +16,8 @@ from mamdr_core.config import parse_config
 from tests.docs.commands import check_command, commands_of
 from tests.docs.pages import BLOCKS, PAGES, ROOT, blocks_of, prose_of
 
-RUN_ELSEWHERE = {("queries.md", "sql")}
-"""Pages whose blocks of a language another test runs, all of them: tests/lake/test_queries.py."""
+RUN_ELSEWHERE = {("queries.md", "sql"), ("operations.md", "sql")}
+"""Pages whose blocks of a language another test runs, all of them: lake/test_queries.py, promoting/test_gate.py."""
 SHELL = ("", "bash", "sh")
 
 
@@ -81,6 +82,13 @@ def test_commands_within_the_text_are_right_too(page, folder, capsys):
         if re.search(r"spark-submit jobs/[a-z]|^make ", inline) and "..." not in inline:
             for words in commands_of(inline):
                 check_command(words)
+
+
+@pytest.mark.parametrize("job", sorted((ROOT / "jobs").glob("*.py")), ids=lambda job: job.stem)
+def test_the_examples_of_a_jobs_help_are_right(job, folder, capsys):
+    examples = re.findall(r"^ +(spark-submit jobs/.*)$", job.read_text(), re.MULTILINE)
+    for words in commands_of("\n".join(examples)):
+        check_command(words)
 
 
 def test_what_is_wrong_is_found(folder, capsys):

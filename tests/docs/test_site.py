@@ -14,7 +14,7 @@ from tests.docs.pages import PAGES, ROOT, prose_of
 LINKED = [*PAGES, ROOT / "benchmarks" / "README.md"]
 KEYS = set(re.findall(r"^\| `([\w.\[\]]+)` \|", (ROOT / "docs/config.md").read_text(), re.MULTILINE))
 SECTIONS = {".".join(key.split(".")[:depth]) for key in KEYS for depth in range(1, key.count(".") + 1)}
-FILES = (".md", ".tex", ".svg", ".csv", ".py", ".yaml", ".json")
+FILES = (".md", ".tex", ".svg", ".csv", ".py", ".yaml", ".json", ".onnx", ".data")
 pages = pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
 
 

@@ -71,7 +71,7 @@ def is_one_line(error):
     told.encode()
 
 
-@examples(150)
+@examples(60)
 @given(data=st.data())
 def test_a_damaged_package_is_one_line_or_still_whole(tmp_path_factory, package, data):
     folder = copied(package, tmp_path_factory)
@@ -87,7 +87,7 @@ def test_a_damaged_package_is_one_line_or_still_whole(tmp_path_factory, package,
         assert change.dense.shape == expected.shared.dense.shape
 
 
-@examples(150)
+@examples(60)
 @given(data=st.data())
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path_factory, checkpoints, learner, data):
     folder = copied(checkpoints, tmp_path_factory)

@@ -195,6 +195,22 @@ def test_keep_runs_keeps_the_newest(spark, lake_root, make_config, unchecked):
     assert [all(path.exists() for path in paths) for paths in files] == [False, True, True, True]
 
 
+def test_runs_that_have_served_keep_their_inputs_beside_the_newest(spark, lake_root, make_config):
+    lake = Lake(spark, lake_root)
+    record(spark, lake, *((f"run{n}", "ok", 9 - n, {"examples": n}) for n in range(6)))
+    table, now = TABLES["promotions"], datetime.now(UTC)
+    served = [(n, run_id, None, "promote", None, False, now) for n, run_id in enumerate(("run0", "run2", "run1"), 1)]
+    lake.append(table, spark.createDataFrame(served, spark_schema(table)))
+
+    def kept(*counts):
+        return [run["run_id"] for run in maintenance.kept_runs(spark, lake, *counts)]
+
+    assert kept(1, 2) == ["run5", "run2", "run1"]
+    assert kept(2, 0) == ["run5", "run4", "run2", "run1", "run0"]
+    assert kept(5, 1) == ["run5", "run4", "run3", "run2", "run1"]
+    assert kept(0, 1) == ["run5", "run4", "run3", "run2", "run1", "run0"]
+
+
 def test_a_dry_run_changes_nothing_and_says_what_a_real_one_removes(spark, lake_root, make_config, unchecked):
     lake = Lake(spark, lake_root)
     first, second, _ = write_versions(spark, lake, [1, 2, 3])

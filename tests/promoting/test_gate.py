@@ -1,5 +1,6 @@
 """The gate on a lake: a first day, a champion on rows of ids that it does not know, an older day, a lost package."""
 
+import re
 import shutil
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 from pyspark.sql import functions as F
 
+from mamdr_core.lake.views import create_views
+from mamdr_core.promoting import opening
 from mamdr_core.promoting.decisions import find_decision
 from mamdr_core.promoting.gate import decide
 from mamdr_core.promoting.measuring import measure
@@ -17,6 +20,9 @@ from schemas import TABLES
 from schemas.spark import spark_schema
 
 pytestmark = pytest.mark.slow
+
+GUIDE = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+QUERIES = re.findall(r"```sql\n(.*?)```", GUIDE, re.DOTALL)
 
 
 def promote(spark, lake, number, run_id, day):
@@ -70,16 +76,17 @@ def test_the_challenger_is_compared_on_the_same_rows_with_a_champion_that_lacks_
 def test_a_champion_on_its_own_rows_has_the_figures_of_its_training(spark, two_days):
     trained = open_trained(spark, two_days.configs[0], two_days.ids[0])
     own, other = open_challenger(trained), open_champion(trained, two_days.configs[0], two_days.ids[0])
-    _, place = days_of_rows(trained)
-    measured = measure(own, other, place == 0)
+    measured = measure(own, other, np.arange(len(own.columns)) % 2 == 0)
     np.testing.assert_array_equal(measured.champion.auc, measured.challenger.auc)
     np.testing.assert_array_equal(measured.difference, np.zeros(3))
 
 
-def test_the_days_are_those_of_the_columns_rows(spark, two_days):
+@pytest.mark.parametrize("at_once", [100, 1 << 24])
+def test_the_days_are_those_of_the_columns_rows(spark, two_days, monkeypatch, at_once):
+    monkeypatch.setattr(opening, "DAY_ROWS", at_once)
     trained = open_trained(spark, two_days.configs[1], two_days.ids[1])
-    days, place = days_of_rows(trained)
     own = open_challenger(trained)
+    days, place = days_of_rows(trained, own.columns.offsets.numpy())
     assert [str(np.datetime64(int(day), "D")) for day in days] == ["2026-01-01", "2026-01-02"]
     rows = trained.lake.read("examples", trained.pinned.versions["examples"]).where("split = 'test'")
     counted = rows.groupBy("domain", "ds", "user").count().collect()
@@ -114,6 +121,24 @@ def test_a_lost_champion_leaves_the_absolute_limits_and_is_named(spark, two_days
     assert (alone["champion"], alone["passed"], alone["champion_auc"]) == (two_days.ids[0], True, None)
     assert "the champion cannot be measured" in alone["reasons"][1]
     assert str(package) in alone["reasons"][1]
+
+
+def test_the_queries_of_the_operating_guide_answer(spark, two_days, decided):
+    create_views(spark, two_days.lake)
+    decide(spark, two_days.gate(1, least_auc=0.99))
+    served, stopped = (spark.sql(query).collect() for query in QUERIES)
+    assert [(row["run_id"], row["until"]) for row in served] == [(two_days.ids[0], None)]
+    assert [(row["run_id"], row["reason"].endswith("gate.least_auc 0.99")) for row in stopped] == [
+        (two_days.ids[1], True)
+    ]
+
+
+def test_a_bad_day_can_leave_clicks_as_the_operating_guide_says(spark, two_days):
+    statement = re.search(r'-e "(DELETE FROM .*)"', GUIDE)[1].replace("\\`", "`")
+    before, version = two_days.lake.read("clicks").count(), two_days.lake.version("clicks")
+    spark.sql(statement.replace("/data/lake", two_days.lake.root))
+    assert two_days.lake.read("clicks").groupBy("ds").count().collect() == [(date(2026, 1, 1), before // 2)]
+    assert two_days.lake.undo("clicks", version)
 
 
 def test_a_run_of_an_earlier_day_is_stopped_and_what_was_decided_before_stays(spark, two_days, decided):

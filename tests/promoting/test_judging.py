@@ -161,6 +161,14 @@ def test_a_model_that_promises_too_much_is_not_finite_or_meets_strangers_is_stop
     assert fault.startswith("the user of 90.0% of the newest day's rows is not known, more than gate.max_unseen 50%")
 
 
+def test_without_a_domain_that_can_be_measured_a_run_is_stopped(rows):
+    rows.labels[:] = 0
+    [fault] = rows.judge(rows.scorer())[1].faults
+    assert fault == "no domain of the test split has both clicks and other rows: nothing can be measured"
+    nothing = Rows(rows=(0, 0))
+    assert nothing.judge(nothing.scorer(), nothing.scorer())[1].faults == [fault]
+
+
 def test_ids_beyond_a_models_vocabulary_are_its_unknown_id(rows):
     scorer = rows.scorer()
     known = known_alone(scorer.columns, {"user": 2, "domain": 4})

@@ -77,23 +77,36 @@ def make_facts(domains=300, ids=None, seed=0, **changes):
     }
     joint = np.clip(auc - random.normal(0.006, 0.01, n), 0, 1)
     champion = np.clip(auc + random.normal(0.001, 0.008, n), 0, 1)
+    run_id, champion_id = run_row()["run_id"], "20260106T031500-mamdr-bbbbbb"
+    known = np.flatnonzero(~np.isnan(auc))
     judged = [
         row_of(
-            "gate_domains", run_id="r", champion_run_id="c", domain=place, domain_id=ids[place], rows=int(rows[place]),
-            clicks=int(clicks[place]), auc=auc[place], champion_auc=champion[place],
-            difference=auc[place] - champion[place], low=-0.06, high=-0.01, worse=True,
+            "gate_domains", run_id=run_id, champion_run_id=champion_id, domain=place, domain_id=ids[place],
+            rows=int(rows[place]), clicks=int(clicks[place]), auc=auc[place], champion_auc=champion[place],
+            difference=auc[place] - champion[place], low=auc[place] - champion[place] - 0.008,
+            high=auc[place] - champion[place] + 0.008, worse=bool(auc[place] - champion[place] < -0.01),
         )
-        for place in np.flatnonzero(~np.isnan(auc))[:3]
+        for place in known[np.argsort((auc - champion)[known])].tolist()
     ]  # fmt: skip
     facts = Facts(
         run=run_row(),
         ids=ids,
         figures=figures,
         joint=Other(run_row("20260107T050000-joint-aaaaaa", method="joint"), joint, auc, same_rows=False),
-        before=Other(run_row("20260106T031500-mamdr-bbbbbb"), champion, auc, same_rows=True),
+        before=Other(
+            run_row(champion_id, ds=DAY - timedelta(1), started_at=datetime(2026, 1, 6, 3, 15, tzinfo=UTC)),
+            champion,
+            auc,
+            same_rows=True,
+        ),
         days=[
-            {"ds": DAY - timedelta(6 - day), "rows": 200_000 + 9_000 * day, "clicks": 9_000 + 500 * day,
-             "domains": n, "new_users": 700}
+            {
+                "ds": DAY - timedelta(6 - day),
+                "rows": 200_000 + 9_000 * day,
+                "clicks": 9_000 + 500 * day,
+                "domains": n,
+                "new_users": 700,
+            }
             for day in range(7)
         ],
         drift=[
@@ -102,38 +115,83 @@ def make_facts(domains=300, ids=None, seed=0, **changes):
         ],
         new_domains=4,
         curve=[
-            row_of("training_curves", run_id="r", phase=phase, round=number, epoch=1, rows=100_000 * (place + 1),
-                   seconds=9.5 * place, val_auc=value, weighted_val_auc=value + 0.012, best=best)
+            row_of(
+                "training_curves",
+                run_id=run_id,
+                phase=phase,
+                round=number,
+                epoch=1,
+                rows=100_000 * (place + 1),
+                seconds=9.5 * place,
+                val_auc=value,
+                weighted_val_auc=value + 0.012,
+                best=best,
+            )
             for place, (phase, number, value, best) in enumerate(
-                [("shared", 8, 0.66, True), ("shared", 16, 0.7, True), ("shared", 24, 0.721, True),
-                 ("shared", 32, 0.719, False), ("specific", 0, 0.721, True), ("specific", 1, 0.73, True)]
+                [
+                    ("shared", 8, 0.66, True),
+                    ("shared", 16, 0.7, True),
+                    ("shared", 24, 0.721, True),
+                    ("shared", 32, 0.719, False),
+                    ("specific", 0, 0.721, True),
+                    ("specific", 1, 0.73, True),
+                ]
             )
         ],
         decision=row_of(
-            "gate_decisions", run_id="r", champion_run_id="20260106T031500-mamdr-bbbbbb", passed=False,
-            reasons=["weighted AUC of the newest day is .0211 below the champion's (gate.day_drop .01)",
-                     "3 of 210 domains are worse"],
-            auc=0.7312, champion_auc=0.7325, auc_difference=-0.0013, auc_low=-0.002, auc_high=-0.0006,
-            weighted_auc=0.7455, champion_weighted_auc=0.746, calibration=1.04, champion_calibration=0.99,
-            domains=n, domains_judged=n // 2, domains_worse=3, unseen_users=0.031, unseen_items=0.004, rows=10_000,
+            "gate_decisions",
+            run_id=run_id,
+            champion_run_id=champion_id,
+            passed=False,
+            reasons=[
+                "weighted AUC of the newest day is .0211 below the champion's (gate.day_drop .01)",
+                "3 of 210 domains are worse",
+            ],
+            auc=0.7312,
+            champion_auc=0.7325,
+            auc_difference=-0.0013,
+            auc_low=-0.002,
+            auc_high=-0.0006,
+            weighted_auc=0.7455,
+            champion_weighted_auc=0.746,
+            calibration=1.04,
+            champion_calibration=0.99,
+            domains=n,
+            domains_judged=n // 2,
+            domains_worse=3,
+            unseen_users=0.031,
+            unseen_items=0.004,
+            rows=10_000,
         ),
         promotions=[],
         judged=judged,
         conflicts={
-            stage: row_of("conflicts", run_id="r", stage=stage, domains=min(n, 12), pairs=66, mean_cosine=mean,
-                          negative_share=share, dn_rounds=16)
+            stage: row_of(
+                "conflicts",
+                run_id=run_id,
+                stage=stage,
+                domains=min(n, 12),
+                pairs=66,
+                pairs_total=66,
+                mean_cosine=mean,
+                negative_share=share,
+                dn_rounds=16,
+            )
             for stage, mean, share in (("before", 0.021, 0.41), ("after", 0.034, 0.35))
         },
-        pairs={stage: _pairs(ids[:12], random) for stage in ("before", "after")},
-    )  # fmt: skip
+        pairs={stage: _pairs(run_id, stage, ids[:12], random) for stage in ("before", "after")},
+    )
     return replace(facts, **changes)
 
 
-def _pairs(ids, random):
+def _pairs(run_id, stage, ids, random):
     sides = random.choice([-1, 1], len(ids))
     return [
-        {"domain": one, "other": other, "domain_id": ids[one], "other_id": ids[other],
-         "cosine": float(np.clip(sides[one] * sides[other] * 0.3 + random.normal(0, 0.1), -1, 1))}
+        row_of(
+            "domain_conflicts", run_id=run_id, stage=stage, domain=one, other=other, domain_id=ids[one],
+            other_id=ids[other], inner_product=0.0,
+            cosine=float(np.clip(sides[one] * sides[other] * 0.3 + random.normal(0, 0.1), -1, 1)),
+        )
         for one in range(len(ids))
         for other in range(one + 1, len(ids))
     ]  # fmt: skip

@@ -88,6 +88,31 @@ def test_all_domains_are_sorted_and_searched_by_keyboard(show):
     assert column(page, 1) == []
 
 
+def test_the_pointer_names_a_dot_of_many(show):
+    facts = make_facts(N)
+    page = show(facts)
+    largest = int(facts.figures["train_rows"].argmax())
+    chart = page.locator("#size svg")
+    chart.scroll_into_view_if_needed()
+    place = chart.evaluate(
+        """(svg, figures) => {
+          const axes = JSON.parse(svg.dataset.dots);
+          const [x, y] = axes.map(({ low, high, log, from, to }, number) => {
+            const scale = log ? Math.log : (value) => value;
+            const share = (scale(figures[number]) - scale(low)) / (scale(high) - scale(low));
+            return from + share * (to - from);
+          });
+          const at = new DOMPoint(x, y).matrixTransform(svg.getScreenCTM());
+          return [at.x, at.y];
+        }""",
+        [facts.figures["train_rows"][largest], facts.figures["auc"][largest]],
+    )
+    page.mouse.move(*place)
+    assert chart.locator("text.pointed").text_content() == f"theme-{largest}: {facts.figures['auc'][largest]:.4f}"
+    page.mouse.move(0, 0)
+    assert chart.locator("text.pointed").count() == 0
+
+
 def test_scrolling_draws_what_is_in_view(show):
     page = show(make_facts(N))
     page.get_by_role("button", name="domain", exact=True).click()

@@ -256,6 +256,7 @@ def test_a_rank_that_misses_a_row_ends_the_run_with_one_line(spark, make_task):
         run_ranks(spark, partial(train_rank, task), 2, start_timeout=120)
 
 
+@pytest.mark.cluster
 def test_too_few_slots_are_an_error_before_launch(spark):
     with pytest.raises(MamdrError, match=r"train.ranks is 9: need 9 slots, have [23]"):
         run_ranks(spark, lambda collective: None, 9, start_timeout=5)

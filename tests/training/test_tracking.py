@@ -2,7 +2,10 @@
 
 import importlib.util
 import logging
+import os
 import socket
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -29,6 +32,32 @@ AUCS = [0.5, 0.6, 0.7, float("nan"), 0.9]
 def store(tmp_path):
     """A local store's URI."""
     return f"sqlite:///{tmp_path}/mlflow/runs.db"
+
+
+SERVE = """
+from mlflow.server import app
+from werkzeug.serving import make_server
+server = make_server("127.0.0.1", 0, app, threaded=True)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.fixture
+def server(tmp_path):
+    """URL of MLflow's own server, without the parts that mlflow-skinny lacks."""
+    settings = {
+        "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{tmp_path}/server.db",
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(tmp_path / "artifacts"),
+        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVE], env=os.environ | settings, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as serving:
+        yield f"http://127.0.0.1:{int(serving.stdout.readline())}"
+        serving.terminate()
 
 
 @pytest.fixture
@@ -102,33 +131,35 @@ def test_mlflow_gets_parameters_figures_curves_versions_and_files(store, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_resumed_run_replaces_what_mlflow_knew_and_takes_its_report(store, tmp_path, warnings):
+def test_a_resumed_run_replaces_what_mlflow_knew_and_takes_its_report(store, warnings):
     settings = TrackingSettings(mlflow=store)
     track(replace(ended_run(settings, status="stopped", error="stopped by SIGTERM"), figures={}, metrics={}, curve=()))
     _, (run,) = known_runs(store)
     assert (run.info.status, run.data.tags["mamdr.error"]) == ("KILLED", "stopped by SIGTERM")
     track(ended_run(settings))
-    page = tmp_path / "r-1.html"
-    page.write_text("<p>report</p>")
-    attach(settings, "r-1", page)
+    attach(settings, "r-1", "r-1.html", "<p>report</p>")
     client, (run,) = known_runs(store)
     assert run.info.status == "FINISHED"
     assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"r-1.html", "metrics.json"}
     assert warnings() == []
-    attach(settings, "other", page)
-    assert "it has no run other, so r-1.html was not added" in warnings()[0]
+    attach(settings, "other", "other.html", "")
+    assert "it has no run other, so other.html was not added" in warnings()[0]
 
 
 @pytest.mark.slow
-def test_runs_of_a_comparison_share_a_parent(store):
-    settings = TrackingSettings(mlflow=store)
+def test_runs_of_a_comparison_share_a_parent_on_a_server(server, capfd, warnings):
+    settings = TrackingSettings(mlflow=server)
     for name in ("r-1", "r-2"):
         track(ended_run(settings, run_id=name, experiment="seeds"))
-    _, found = known_runs(store)
+    assert warnings() == []
+    assert capfd.readouterr().out == "", "stdout is for the job's JSON"
+    client, found = known_runs(server)
     by_name = {run.info.run_name: run for run in found}
     assert set(by_name) == {"r-1", "r-2", "seeds"}
     parents = {by_name[name].data.tags["mlflow.parentRunId"] for name in ("r-1", "r-2")}
     assert parents == {by_name["seeds"].info.run_id}
+    files = {file.path for file in client.list_artifacts(by_name["r-2"].info.run_id)}
+    assert files == {"config.yaml", "domains.csv", "metrics.json"}
 
 
 @pytest.mark.slow
@@ -197,7 +228,7 @@ def test_a_tracker_that_is_not_installed_is_named_before_the_run(monkeypatch):
     [
         ("mlflow=runs", "expected http://HOST or sqlite:///FILE"),
         ("mlflow=file:///runs", "expected http://HOST or sqlite:///FILE"),
-        ("mlflow=https://me:secret@host/x", "tracking.mlflow holds credentials: set MLFLOW_TRACKING_USERNAME"),
+        ("mlflow=https://me:secret@host/x", "tracking.mlflow: https://***@host/x holds credentials"),
         ("tensorboard=s3://bucket/events", "expected a local folder"),
         ("seconds=0", "tracking.seconds must be > 0"),
     ],

@@ -1,5 +1,6 @@
 "use strict";
-// The table of all domains: sorted and searched in arrays; of the rows only those in view are in the document.
+// The table of all domains, sorted and searched in arrays: of its rows only those in view are in the document. In charts
+// of many dots the pointer names the nearest one.
 (() => {
   const { ids, columns } = JSON.parse(document.getElementById("domains").textContent);
   const box = document.getElementById("box");
@@ -105,6 +106,52 @@
     return row;
   }
 
+  // Places of all domains along an axis, in the drawing's units; NaN where one has none.
+  function placesOn({ column: label, low, high, log, from, to }) {
+    const { values, digits } = columns.find((each) => each.label === label);
+    const scale = log ? Math.log : (value) => value;
+    return values.map((whole) => {
+      if (whole === null || (log && whole <= 0)) return NaN;
+      const value = Math.min(Math.max(whole / 10 ** digits, low), high);
+      return from + ((scale(value) - scale(low)) / (scale(high) - scale(low))) * (to - from);
+    });
+  }
+
+  function nameDots(drawing) {
+    const axes = JSON.parse(drawing.dataset.dots);
+    const make = (kind) => document.createElementNS("http://www.w3.org/2000/svg", kind);
+    const [ring, text] = [make("circle"), make("text")];
+    ring.setAttribute("class", "pointed-dot");
+    ring.setAttribute("r", 5);
+    text.setAttribute("class", "pointed");
+    let places = null;
+    drawing.addEventListener("pointermove", (event) => {
+      places ??= axes.map(placesOn);
+      const [xs, ys] = places;
+      const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(drawing.getScreenCTM().inverse());
+      let nearest = -1;
+      let least = 12 ** 2; // further away than that none is meant
+      for (let place = 0; place < xs.length; place += 1) {
+        const distance = (xs[place] - at.x) ** 2 + (ys[place] - at.y) ** 2;
+        if (distance < least) [nearest, least] = [place, distance];
+      }
+      if (nearest < 0) { ring.remove(); text.remove(); return; }
+      const [x, y] = [xs[nearest], ys[nearest]];
+      const right = x < (axes[0].from + axes[0].to) / 2;
+      const number = columns.findIndex((each) => each.label === axes[1].column);
+      const name = ids[nearest].length > 24 ? `${ids[nearest].slice(0, 23)}…` : ids[nearest];
+      text.textContent = `${name}: ${told(number, nearest)}`;
+      text.setAttribute("x", right ? x + 10 : x - 10);
+      text.setAttribute("y", Math.max(y - 8, 24));
+      text.setAttribute("text-anchor", right ? "start" : "end");
+      ring.setAttribute("cx", x);
+      ring.setAttribute("cy", y);
+      drawing.append(ring, text);
+    });
+    drawing.addEventListener("pointerleave", () => { ring.remove(); text.remove(); });
+  }
+
+  document.querySelectorAll("svg[data-dots]").forEach(nameDots);
   heads.forEach((head, number) => head.firstElementChild.addEventListener("click", () => {
     const clicked = number - 1;
     // Names begin with the first, figures with the greatest.

@@ -1,0 +1,55 @@
+"""Passwords and keys: kept out of whatever is stored, sent to ranks or printed with a configuration."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mamdr_core.errors import MamdrError
+
+HIDDEN = "***"
+_OPTIONS = "options"
+_SECRET_NAME = re.compile(r"secret|passw|token|credential|key", re.IGNORECASE)
+_IN_URL = re.compile(r"([\w+.-]+://)[^\s/@]+:[^\s/@]*@")
+
+
+def without_secrets(values: Any) -> Any:
+    """A tree of a configuration's values in which readers' options that look secret are hidden.
+
+    Example:
+        >>> without_secrets({"input": {"options": {"header": "true", "password": "hunter2"}}})
+        {'input': {'options': {'header': 'true', 'password': '***'}}}
+    """
+    if not isinstance(values, Mapping):
+        return values
+    return {
+        key: _hidden(value) if key == _OPTIONS and isinstance(value, Mapping) else without_secrets(value)
+        for key, value in values.items()
+    }
+
+
+def _hidden(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: HIDDEN if _SECRET_NAME.search(name) else _IN_URL.sub(rf"\1{HIDDEN}@", str(value))
+        for name, value in options.items()
+    }
+
+
+def refuse_secrets(values: Any, path: str = "") -> None:
+    """Look for credentials in the URLs of a configuration's values, readers' options apart.
+
+    Raises:
+        MamdrError: there are some; the key is named.
+    """
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            if key != _OPTIONS:
+                refuse_secrets(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(values, list | tuple):
+        for number, value in enumerate(values):
+            refuse_secrets(value, f"{path}.{number}")
+    elif isinstance(values, str) and _IN_URL.search(values):
+        shown = _IN_URL.sub(rf"\1{HIDDEN}@", values)
+        raise MamdrError(
+            f"{path}: {shown} holds credentials, and would be stored with every run; give them to Spark by environment "
+            "variables or --conf (docs/object_stores.md)"
+        )

@@ -1,0 +1,93 @@
+"""Sealed folders on a disk or in an object store: the latter are written and read by way of a local copy.
+
+A store has no renames, and none are needed: a file appears whole, and the manifest, which makes a folder valid, last.
+"""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyarrow import fs
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.object_store import Place, StorePath
+from mamdr_core.training.sealed import MANIFEST, check
+
+_AT_A_TIME = 4
+
+
+@contextmanager
+def staged(folder: Place, scratch: str = "") -> Iterator[Path]:
+    """Where a folder's files are written: the folder itself, or a local one, from which they are uploaded at the end.
+
+    Args:
+        folder: may hold files already.
+        scratch: folder of the local one; empty: the system's temporary folder.
+    """
+    if isinstance(folder, Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="mamdr-", dir=scratch or None) as local:
+        yield Path(local)
+        names = [file.name for file in Path(local).iterdir()]
+        _copy(Path(local), folder, [name for name in names if name != MANIFEST])
+        _copy(Path(local), folder, [name for name in names if name == MANIFEST])
+
+
+@contextmanager
+def fetched(folder: Place, kind: str, scratch: str = "", only: str = "") -> Iterator[Path]:
+    """A sealed folder where it can be read: itself, or a local copy, checked, for the length of the block.
+
+    Files of the copy that are open when the block ends can be read on.
+
+    Args:
+        folder: complete.
+        kind: what it should be, for the error.
+        scratch: folder of the copy; empty: the system's temporary folder.
+        only: how the names of the files begin that are copied.
+
+    Raises:
+        MamdrError: the copy is not as its manifest says.
+    """
+    if isinstance(folder, Path):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="mamdr-", dir=scratch or None) as local:
+        names = [child.name for child in folder.iterdir() if child.name == MANIFEST or child.name.startswith(only)]
+        _copy(folder, Path(local), names)
+        try:
+            check(Path(local), kind, only)
+            yield Path(local)
+        except MamdrError as error:
+            if local not in str(error):
+                raise
+            raise MamdrError(str(error).replace(local, str(folder))) from None
+
+
+def remove(folder: Place) -> None:
+    """Remove a folder if it is there, as far as that is possible."""
+    if isinstance(folder, Path):
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        folder.system.delete_dir(folder.key)
+
+
+def _copy(source: Place, target: Place, names: list[str]) -> None:
+    """Copy files from a disk to a store, or back."""
+
+    def copy(name: str) -> None:
+        (here, from_system), (there, to_system) = (_located(folder / name) for folder in (source, target))
+        fs.copy_files(here, there, from_system, to_system)
+
+    with ThreadPoolExecutor(_AT_A_TIME) as threads:
+        list(threads.map(copy, names))
+
+
+def _located(file: Place) -> tuple[str, fs.FileSystem]:
+    return (file.key, file.system) if isinstance(file, StorePath) else (str(file), fs.LocalFileSystem())

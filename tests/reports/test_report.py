@@ -1,0 +1,132 @@
+"""The report job on a lake: what it reads, where it writes, what it does where tables or runs are missing."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mamdr_core.config import Config, with_values
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.tables import Lake
+from mamdr_core.reports.facts import read_facts
+from mamdr_core.reports.report import write_report
+from mamdr_core.reports.settings import ReportSettings
+from mamdr_core.training.records import record_run
+from tests.reports.helpers import make_facts, run_row
+from tests.reports.lake import write_facts
+
+pytestmark = pytest.mark.slow
+RUN, JOINT, CHAMPION = "20260107T031500-mamdr-1f0c2a", "20260107T050000-joint-aaaaaa", "20260106T031500-mamdr-bbbbbb"
+
+
+@pytest.fixture(scope="module")
+def facts():
+    return make_facts(60)
+
+
+@pytest.fixture(scope="module")
+def lake(spark, tmp_path_factory, facts):
+    lake = Lake(spark, str(tmp_path_factory.mktemp("report") / "lake"))
+    write_facts(spark, lake, facts)
+    return lake
+
+
+def config_of(lake, run_id):
+    return with_values(Config(), {"lake.root": lake.root, "report.run_id": run_id})
+
+
+def same(found, expected):
+    """Whether a row holds what was written, but for columns that were null where they must not be."""
+    return all(found[name] == value for name, value in expected.items() if value is not None and name != "started_at")
+
+
+def test_the_facts_of_a_run_are_found(lake, facts):
+    found = read_facts(lake, ReportSettings(run_id=RUN))
+    assert found.ids == facts.ids
+    for name, values in facts.figures.items():
+        assert np.array_equal(found.figures[name], values, equal_nan=True), name
+    for theirs, ours in ((found.joint, facts.joint), (found.before, facts.before)):
+        assert theirs.run["run_id"] == ours.run["run_id"]
+        assert theirs.same_rows == ours.same_rows
+        assert np.array_equal(theirs.auc, ours.auc, equal_nan=True)
+        assert np.array_equal(theirs.own, ours.own, equal_nan=True)
+    assert [row["rows"] for row in found.days] == [row["rows"] for row in facts.days]
+    assert [row["domains"] for row in found.days] == [56] * 6 + [60]
+    assert found.new_domains == 4
+    assert {row["domain"] for row in found.drift} == {"theme-0", "theme-1", "theme-2"}
+    assert [row["round"] for row in found.curve] == [row["round"] for row in facts.curve]
+    assert same(found.decision, facts.decision)
+    assert [row["difference"] for row in found.judged] == [row["difference"] for row in facts.judged]
+    assert same(found.conflicts["after"], facts.conflicts["after"])
+    cosines = {(row["domain"], row["other"]): row["cosine"] for row in found.pairs["before"]}
+    assert cosines == {(row["domain"], row["other"]): row["cosine"] for row in facts.pairs["before"]}
+
+
+def test_days_after_the_runs_and_far_before_it_are_left_out(lake, facts):
+    found = read_facts(lake, ReportSettings(run_id=CHAMPION, days=3))
+    assert [row["ds"] for row in found.days] == [row["ds"] for row in facts.days[3:6]]
+    assert found.new_domains == 0
+    assert found.decision is None
+
+
+def test_without_the_gate_the_champion_of_an_earlier_day_is_set_beside_the_run(lake):
+    found = read_facts(lake, ReportSettings(run_id=JOINT))
+    assert (found.before.run["run_id"], found.before.same_rows) == (CHAMPION, False)
+    assert found.joint is None
+
+
+def test_the_pairs_of_few_domains_make_the_heat_map(lake):
+    found = read_facts(lake, ReportSettings(run_id=RUN, heat=5))
+    assert len(found.pairs["before"]) == 5 * 4 / 2
+
+
+def test_the_job_writes_one_file_and_says_where(spark, lake):
+    said = write_report(spark, config_of(lake, RUN))
+    page = Path(said["report"])
+    assert page == Path(lake.root) / "reports" / f"{RUN}.html"
+    assert said["bytes"] == page.stat().st_size
+    assert (said["run_id"], said["domains"]) == (RUN, 60)
+    assert "✗ Stopped by the gate" in page.read_text(encoding="utf-8")
+    assert write_report(spark, config_of(lake, "champion"))["run_id"] == CHAMPION
+    newest = write_report(spark, config_of(lake, ""))
+    assert newest["run_id"] in (RUN, JOINT)  # begun at the same time
+
+
+def test_a_run_that_is_not_there_is_one_clear_line(spark, lake):
+    with pytest.raises(MamdrError, match=r"report\.run_id: training_runs of .* has no run x' OR 'a' = 'a"):
+        write_report(spark, config_of(lake, "x' OR 'a' = 'a"))
+
+
+def test_a_lake_without_runs_is_one_clear_line(spark, tmp_path):
+    for run_id in ("", "r"):
+        with pytest.raises(MamdrError, match=r"has no table training_runs yet: run jobs/train_mamdr\.py first"):
+            write_report(spark, config_of(Lake(spark, str(tmp_path / "lake")), run_id))
+
+
+def test_a_failed_run_in_a_lake_of_nothing_else_has_a_report(spark, tmp_path):
+    lake = Lake(spark, str(tmp_path / "lake"))
+    failed = {"status": "failed", "error": "rank 1: out of memory", "seconds": None, "test_auc": None}
+    record_run(spark, lake, run_row(**failed, finished_at=datetime(2026, 1, 7, 4, tzinfo=UTC)))
+    said = write_report(spark, config_of(lake, RUN))
+    assert said["domains"] == 0
+    page = Path(said["report"]).read_text(encoding="utf-8")
+    assert "Run failed" in page
+    assert "rank 1: out of memory" in page
+    with pytest.raises(MamdrError, match="has no run that ended well"):
+        write_report(spark, config_of(lake, ""))
+
+
+def test_a_champion_that_was_deleted_is_told(spark, lake, facts, tmp_path):
+    other = Lake(spark, str(tmp_path / "lake"))
+    record_run(spark, other, run_row(parent_run_id=CHAMPION))
+    found = read_facts(other, ReportSettings(run_id=RUN))
+    assert found.before.run["run_id"] == CHAMPION
+    said = write_report(spark, config_of(other, RUN))
+    assert f"Run {CHAMPION} has no figures by domain any more" in Path(said["report"]).read_text(encoding="utf-8")
+
+
+def test_settings_are_checked():
+    with pytest.raises(ValueError, match=r"need report\.days, listed, heat >= 1: 0, 10, 40"):
+        replace(ReportSettings(), days=0)

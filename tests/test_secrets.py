@@ -1,0 +1,81 @@
+"""Passwords and keys of a configuration are not stored, sent to ranks or printed."""
+
+import pytest
+import yaml
+
+from mamdr_core.cli import run_job
+from mamdr_core.config import dump_config, load_config, parse_config
+from mamdr_core.errors import MamdrError
+
+OPTIONS = {
+    "header": "true",
+    "password": "hunter2",
+    "fs.s3a.secret.key": "hunter2",
+    "sessionToken": "hunter2",
+    "url": "jdbc:postgresql://reader:hunter2@db/logs",
+}
+
+
+def test_secret_looking_options_are_hidden_in_what_is_stored_and_usable_by_the_job():
+    config = parse_config({"input": {"path": "raw", "options": OPTIONS}})
+    assert config.input.options == OPTIONS
+    text = dump_config(config)
+    assert "hunter2" not in text
+    assert yaml.safe_load(text)["input"]["options"] == {
+        "header": "true",
+        "password": "***",
+        "fs.s3a.secret.key": "***",
+        "sessionToken": "***",
+        "url": "jdbc:postgresql://***@db/logs",
+    }
+    assert parse_config(yaml.safe_load(text)).input.path == "raw"
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"lake": {"root": "s3a://AKIA:hunter2@lake/mine"}}, "lake.root: s3a://\\*\\*\\*@lake/mine"),
+        ({"input": {"path": "s3a://AKIA:hunter2@logs/day"}}, "input.path: s3a://\\*\\*\\*@logs/day"),
+        (
+            {"features": [{"name": "v", "kind": "vector", "of": "user", "size": 2, "path": "s3a://a:hunter2@b/v"}]},
+            "features.0.path: s3a",
+        ),
+    ],
+)
+def test_credentials_in_a_url_are_refused_without_repeating_them(values, key):
+    with pytest.raises(MamdrError, match=f"^{key}.*holds credentials") as error:
+        parse_config(values)
+    assert "hunter2" not in str(error.value)
+
+
+def test_urls_without_a_password_are_taken():
+    config = parse_config({"lake": {"root": "abfss://container@account.dfs.core.windows.net/lake"}})
+    assert config.lake.root.startswith("abfss://container@")
+
+
+def test_neither_log_nor_json_nor_the_printed_config_repeats_a_secret(tmp_path, capfd):
+    def ingest_clicks(config):
+        """Does nothing."""
+        return {}
+
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump({"input": {"options": OPTIONS}}))
+    for arguments, code in (
+        (["--config", str(file)], 0),
+        (["--config", str(file), "--print-config"], 0),
+        (["--config", str(file), "--set", "input.path=s3a://AKIA:hunter2@logs/day"], 2),
+        (["--set", "input.options.password=[hunter2"], 2),
+        (["--set", "input.options.password={hunter2: 1}"], 2),
+        (["--set", "input.password=hunter2"], 2),
+    ):
+        assert run_job(ingest_clicks, arguments) == code
+        said = capfd.readouterr()
+        assert "hunter2" not in said.out + said.err, arguments
+
+
+def test_an_unreadable_file_is_told_of_by_line_and_not_by_its_text(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("input:\n  options: {password: hunter2\n")
+    with pytest.raises(MamdrError, match=r"config\.yaml: not valid YAML \(.* in line 3\)") as error:
+        load_config(str(file))
+    assert "hunter2" not in str(error.value)
