@@ -1,7 +1,6 @@
 """score: the batch equals training's evaluation, what is not known has its own row, and a rerun replaces its batch."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,21 +102,17 @@ def test_what_the_model_does_not_know_has_its_own_row_and_a_new_domain_gets_thet
     config, (user, item, domain) = requests
     time = "2026-01-01 05:30:00"
     rows = [
-        (user, item, domain, time, "0"),
-        ("nobody", item, domain, time, "1"),
-        (user, "", domain, time, "2"),
-        (user, item, "a new domain", time, "3"),
-        (user, item, domain, "", "4"),
-        (user, item),
+        (user, item, domain, time, 0),
+        ("nobody", item, domain, time, 1),
+        (user, None, domain, time, 2),
+        (user, item, "a new domain", time, 3),
+        (user, item, domain, None, 4),
     ]
-    lines = ["who,item,domain,event_time,n", *(",".join(row) for row in rows)]
-    Path(config.score.input.path).write_text("\n".join(lines) + "\n")
-    config = with_values(config, {"score.input.format": "csv", "score.input.options": {"header": "true"}})
+    write_requests(spark, config, rows)
     figures = score(spark, config)
     counted = {name: figures[name] for name in ("rows", "unknown_users", "unknown_items", "unknown_domains")}
     assert counted == {"rows": 5, "unknown_users": 1, "unknown_items": 1, "unknown_domains": 1}
     assert (figures["specific_rows"], figures["domains"], figures["no_number"]) == (4, 2, 0)
-    assert figures["malformed"] == 1
     found = scored(spark, config, "requests").set_index("key")
     weekday = Lake(spark, config.lake.root).read("examples").select("weekday", "ds").distinct()
     encoded = weekday.where(F.col("ds") == "2026-01-01").first()
