@@ -73,6 +73,11 @@ def score(spark: SparkSession, config: Config) -> dict[str, Any]:
             scored = scored.withColumns({"run_id": F.lit(served.run_id), "batch": F.lit(batch)})
             lake.overwrite_where("scores", scored, f"batch = '{batch}'", {"job": "score", "run_id": served.run_id})
     figures = _count(lake, batch)
+    if figures["rows"] != count:
+        raise MamdrError(
+            f"score.input.path: {config.score.input.path or 'examples'} changed while it was read: {count} rows were "
+            f"counted, {figures['rows']} scored; run again when it is complete"
+        )
     _warn_of_untrained(served, figures["unknown_domains"])
     return {
         "run_id": served.run_id,

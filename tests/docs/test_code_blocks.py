@@ -1,7 +1,7 @@
 """Every code block of README and docs is run or checked, or says why it cannot be.
 
 A reason is an HTML comment on the line before the block: `<!-- not run: needs a GPU -->`, or
-`<!-- run by tests/serving/test_exporting.py -->`.
+`<!-- run by tests/serving/test_files.py -->`.
 """
 
 import os
