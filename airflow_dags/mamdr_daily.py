@@ -11,7 +11,8 @@ Values from params, the calendar and XComs reach bash as environment variables, 
 
 Two gates: ingest_clicks publishes no load that looks wrong (`quality.*`), and fails; gate lets no model pass that is
 worse than the champion (`gate.*`): then promote is skipped, the champion serves on, and the report says why. A day can
-be run again: it trains on the examples that build_examples made for it, and replaces no champion of a later day.
+be run again: it trains on the examples that build_examples made for it, replaces no champion of a later day, and is
+scored with the run that served then. The report waits for no scores.
 """
 
 import json
@@ -140,6 +141,7 @@ def alert(context: Any) -> None:
 )
 def mamdr_daily() -> None:
     """Ingest, build examples, count, train, measure, decide, promote, score and report, for the logical date."""
+    promote = submit("promote", '--set "promote.run_id=$RUN"')
     (
         submit("ingest_clicks", '--set "input.path=$RAW/day=$DAY"')
         >> submit("build_examples", '--set "examples.until=$DAY"')
@@ -152,15 +154,15 @@ def mamdr_daily() -> None:
         >> submit("evaluate", '--set "evaluate.run_id=$RUN"')
         >> submit("gate", '--set "gate.run_id=$RUN"')
         >> ShortCircuitOperator(task_id="passed", python_callable=passed, ignore_downstream_trigger_rules=False)
-        >> submit("promote", '--set "promote.run_id=$RUN"')
-        >> submit(
-            "score",
-            '--set score.run_id=champion --set "score.batch=$DAY" '
-            '${REQUESTS:+--set "score.input.path=$REQUESTS/day=$DAY"}',
-            after_skipped=True,
-        )
-        >> submit("report", '--set "report.run_id=$RUN"', after_skipped=True)
+        >> promote
     )
+    promote >> submit(
+        "score",
+        '--set "score.run_id=champion@$DAY" --set "score.batch=$DAY" '
+        '${REQUESTS:+--set "score.input.path=$REQUESTS/day=$DAY"}',
+        after_skipped=True,
+    )
+    promote >> submit("report", '--set "report.run_id=$RUN"', after_skipped=True)
 
 
 mamdr_daily()

@@ -1,6 +1,6 @@
 """Which run serves: the champion, as the table promotions has it."""
 
-from datetime import date
+from datetime import date, timedelta
 
 from pyspark.sql import Row
 from pyspark.sql import functions as F
@@ -9,7 +9,7 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.lake.tables import Lake
 
 CHAMPION = "champion"
-"""Names, where a run's id is expected, whichever run serves."""
+"""Names, where a run's id is expected, whichever run serves; champion@2026-01-02 the one that does from that day on."""
 
 
 def find_champion(lake: Lake, before: date | None = None) -> Row | None:
@@ -35,15 +35,20 @@ def resolve_run(lake: Lake, run_id: str) -> str:
 
     Args:
         lake: the lake.
-        run_id: "champion": the run that serves; empty: the newest run that ended well; anything else is an id already.
+        run_id: "champion": the run that serves; "champion@2026-01-02": of the runs of that day and before it, the one
+            that was promoted last; empty: the newest run that ended well; anything else is an id already.
 
     Raises:
-        MamdrError: no run has been promoted, or none has ended well.
+        MamdrError: no run has been promoted, none has ended well, or a day that is none.
     """
-    if run_id == CHAMPION:
-        row = find_champion(lake)
+    name, at, day = run_id.partition("@")
+    if name == CHAMPION:
+        row = find_champion(lake, _day_after(day) if at else None)
         if row is None:
-            raise MamdrError(f"no run of {lake.root} has been promoted yet: run jobs/promote.py, or name a run's id")
+            until = f" of {day} or before" if at else ""
+            raise MamdrError(
+                f"no run{until} of {lake.root} has been promoted yet: run jobs/promote.py, or name a run's id"
+            )
         return str(row["run_id"])
     if run_id:
         return run_id
@@ -51,3 +56,10 @@ def resolve_run(lake: Lake, run_id: str) -> str:
     if newest is None:
         raise MamdrError(f"training_runs of {lake.root} has no run that ended well")
     return str(newest["run_id"])
+
+
+def _day_after(day: str) -> date:
+    try:
+        return date.fromisoformat(day) + timedelta(1)
+    except (ValueError, OverflowError):
+        raise MamdrError(f"{CHAMPION}@{day}: not a day, which is written 2026-01-02") from None

@@ -39,6 +39,7 @@ def test_before_a_day_the_champion_is_the_last_one_of_an_earlier_day(spark, lake
     assert find_champion(lake, DAYS[2]).run_id == "b"
     assert find_champion(lake, DAYS[3]).run_id == "c"
     assert find_champion(lake, DAYS[0]) is None
+    assert resolve_run(lake, f"champion@{DAYS[1]}") == "b"
     promote(spark, lake, (5, "a", DAYS[0]))
     assert find_champion(lake, DAYS[3]).run_id == "a"
 
@@ -47,6 +48,10 @@ def test_without_a_promotion_there_is_no_champion(lake):
     assert find_champion(lake) is None
     with pytest.raises(MamdrError, match="has been promoted yet: run jobs/promote"):
         resolve_run(lake, "champion")
+    with pytest.raises(MamdrError, match="no run of 2026-01-02 or before of .* has been promoted yet"):
+        resolve_run(lake, "champion@2026-01-02")
+    with pytest.raises(MamdrError, match="champion@tomorrow: not a day"):
+        resolve_run(lake, "champion@tomorrow")
 
 
 def test_an_empty_name_means_the_newest_run_that_ended_well(spark, lake):
