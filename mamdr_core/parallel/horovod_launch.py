@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.parallel.collective import Collective
-from mamdr_core.parallel.rank_output import RankOutput
+from mamdr_core.parallel.rank_output import LAST_WORDS, RankOutput
 from mamdr_core.parallel.rank_process import RankJob, run_rank
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-LAST_WORDS = 1.0
-"""Seconds from the first sign of a failure to the end of the other ranks, in which the cause may still be told."""
 _HANDED_ON = ("HOROVOD_", "NCCL_", "AWS_")
 """Beginnings of names of the driver's environment that ranks are given."""
 

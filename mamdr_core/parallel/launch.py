@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.parallel.collective import Collective, SingleProcess
 from mamdr_core.parallel.horovod_launch import run_on_horovod
-from mamdr_core.parallel.rank_output import RankOutput
+from mamdr_core.parallel.rank_output import LAST_WORDS, RankOutput
 from mamdr_core.parallel.rank_process import RankJob
 from mamdr_core.parallel.slots import require_slots, threads_of_rank
 from mamdr_core.parallel.torch_launch import run_on_torch
@@ -66,6 +66,7 @@ def run_ranks(
         except MamdrError:
             raise
         except Exception as error:
+            output.failed.wait(LAST_WORDS)  # Spark may notice the end of a rank before its connection ends
             raise _explain(error, output, ranks, stall_limit) from None
     done: list[T] = []
     for result in results:

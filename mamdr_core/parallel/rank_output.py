@@ -19,6 +19,8 @@ DONE_MARK = "@mamdr-rank-done"
 """The last line of a rank that has done its part."""
 ERROR_MARK = "@mamdr-rank-error "
 """Before a JSON object: kind (user: a MamdrError; lost: a collective failed; bug), message and traceback."""
+LAST_WORDS = 1.0
+"""Seconds from the first sign of a failure to the end of the other ranks, in which the cause may still be told."""
 _STALLED = re.compile(r"^Timeout \(\d+:\d\d:\d\d(\.\d+)?\)!$")
 """What faulthandler writes before the stacks of a process that made no progress."""
 _NOISE = "[Gloo] Rank "

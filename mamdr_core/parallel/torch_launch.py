@@ -22,7 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mamdr_core.errors import MamdrError, StoppedError
-from mamdr_core.parallel.rank_output import RankOutput
+from mamdr_core.parallel.rank_output import LAST_WORDS, RankOutput
 from mamdr_core.parallel.rank_process import RankJob
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LAST_WORDS = 1.0
-"""Seconds from the first sign of a failure to the end of the other ranks, in which the cause may still be told."""
 _END = 10.0
 """Seconds that tasks have to end by themselves once their ranks were told to."""
 

@@ -21,19 +21,21 @@ def under(*launchers):
 
 
 @pytest.fixture
-def run(spark, request):
-    """Runs a task on two ranks under a launcher, and afterwards finds none of their processes left."""
-    before = set(ranks_alive())
-    yield lambda task, stall_limit=0.0: run_ranks(spark, task, 2, 60, request.param, stall_limit)
-    assert psutil.wait_procs(set(ranks_alive()) - before, timeout=15)[1] == []
+def run(spark, request, tmp_path):
+    """Runs a task on two ranks under a launcher, and afterwards finds neither of their processes left."""
 
+    def run_two(task, stall_limit=0.0):
+        def noted(collective):
+            (tmp_path / str(os.getpid())).touch()
+            return task(collective)
 
-def ranks_alive():
-    """Processes of ranks below this one, and those that were left behind."""
-    for process in psutil.process_iter(["cmdline"]):
-        command = " ".join(process.info["cmdline"] or ())
-        if "mamdr_core.parallel.torch_rank" in command or "horovod.spark.task.gloo_exec_fn" in command:
-            yield process
+        return run_ranks(spark, noted, 2, 60, request.param, stall_limit)
+
+    yield run_two
+    pids = [int(file.name) for file in tmp_path.iterdir()]
+    assert len(pids) == 2
+    alive = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+    assert psutil.wait_procs(alive, timeout=15)[1] == []
 
 
 @under(*LAUNCHERS)
