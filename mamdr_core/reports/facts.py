@@ -117,7 +117,8 @@ def _rows(lake: Lake, table: str, condition: Column, *order: Column) -> list[Fig
     """Rows of a table, none where it does not exist; a column that it is older than is null."""
     if not lake.exists(table):
         return []
-    return _declared_rows(table, lake.read(table).where(condition).orderBy(*order))
+    found = lake.read(table).where(condition)
+    return _declared_rows(table, found.orderBy(*order) if order else found)
 
 
 def _declared_rows(table: str, frame: DataFrame) -> list[Figures]:
@@ -143,11 +144,9 @@ def _find_before(lake: Lake, run: Figures, decision: Figures | None) -> Figures 
     if not run_id and run["ds"]:
         champion = find_champion(lake, before=run["ds"])
         run_id = champion["run_id"] if champion else None
-    return (
-        None
-        if not run_id or run_id == run["run_id"]
-        else _find(lake, run_id) or dict.fromkeys(run) | {"run_id": run_id}
-    )
+    if not run_id or run_id == run["run_id"]:
+        return None
+    return _find(lake, run_id) or dict.fromkeys(run) | {"run_id": run_id}
 
 
 def _domains(lake: Lake, run_id: str) -> tuple[list[str], list[int], dict[str, Array]]:
