@@ -5,7 +5,7 @@
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, field, fields, is_dataclass
+from dataclasses import field, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -203,7 +203,7 @@ def _check_keys(cls: type, values: object, prefix: str) -> None:
             near = difflib.get_close_matches(f"{prefix}{key}", known, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(types)}"
             raise MamdrError(one_line(f"unknown config key {prefix}{key}{hint}"))
-        if section := _section(types[key]):
+        if section := section_of(types[key]):
             _check_keys(section, value, f"{prefix}{key}.")
         elif key == "features" and isinstance(value, list):
             for number, feature in enumerate(value):
@@ -213,49 +213,18 @@ def _check_keys(cls: type, values: object, prefix: str) -> None:
 def _known_keys(cls: type, prefix: str) -> Iterator[str]:
     for name, kind in get_type_hints(cls).items():
         yield f"{prefix}{name}"
-        if section := _section(kind):
+        if section := section_of(kind):
             yield from _known_keys(section, f"{prefix}{name}.")
 
 
-def _section(kind: Any) -> type | None:
+def section_of(kind: Any) -> type | None:
     """The settings class of a key that is a section, declared or optional."""
     if get_origin(kind) in (tuple, dict):
         return None
     return next((part for part in (kind, *get_args(kind)) if isinstance(part, type) and is_dataclass(part)), None)
 
 
-def _markdown_rows(cls: Any, prefix: str) -> Iterator[str]:
-    described = TypeAdapter(cls).json_schema()["properties"]
-    types = get_type_hints(cls)
-    for item in fields(cls):
-        kind = types[item.name]
-        if section := _section(kind):
-            yield from _markdown_rows(section, f"{prefix}{item.name}.")
-            continue
-        default = item.default_factory() if item.default_factory is not MISSING else item.default
-        shown = "required" if default is MISSING else f"`{_plain(default)}`"
-        text = " ".join(described[item.name].get("description", "").split()).replace("|", "\\|")
-        yield f"| `{prefix}{item.name}` | {shown} | {text} |"
-        if item.name == "features":
-            yield from _markdown_rows(Feature, "features[].")
-
-
-def _plain(value: Any) -> str:
-    return yaml.safe_dump(_ADAPTER_ANY.dump_python(value, mode="json"), default_flow_style=True).split("\n")[0]
-
-
-_ADAPTER_ANY: TypeAdapter[Any] = TypeAdapter(Any)
-
-
-def config_reference() -> str:
-    """docs/config.md: every key with its default and meaning."""
-    head = (
-        "# Config keys\n\nMade by `python -m mamdr_core.config` from the code; a test keeps it so.\n"
-        "Precedence: defaults < `--config FILE` < `--set a.b=value`; of several `--config`, a later one overrides an "
-        "earlier one.\n\n| key | default | meaning |\n|---|---|---|\n"
-    )
-    return head + "\n".join(_markdown_rows(Config, "")) + "\n"
-
-
 if __name__ == "__main__":
+    from mamdr_core.config_reference import config_reference
+
     print(config_reference(), end="")

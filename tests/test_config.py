@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mamdr_core.config import config_reference, dump_config, load_config, parse_config, with_values
+from mamdr_core.config import dump_config, load_config, parse_config, with_values
+from mamdr_core.config_reference import config_reference
 from mamdr_core.errors import MamdrError
 
 ROOT = Path(__file__).resolve().parents[1]
