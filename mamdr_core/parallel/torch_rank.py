@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from pyspark.serializers import CloudPickleSerializer
 from torch._C._distributed_c10d import TCPStore
 
 from mamdr_core.parallel.collective import Collective
@@ -34,7 +35,7 @@ def main(place: dict[str, Any], result_fd: int) -> None:
     job: RankJob[object] = pickle.loads(sys.stdin.buffer.read())  # noqa: S301
     result = run_rank(job, place["rank"], place["gpus"], partial(_join, place, job.stall_limit))
     with open(result_fd, "wb") as results:
-        pickle.dump(result, results)
+        results.write(CloudPickleSerializer().dumps(result))  # type: ignore[no-untyped-call]
     dist.destroy_process_group()
 
 

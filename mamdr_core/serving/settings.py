@@ -50,8 +50,8 @@ class ScoreSettings:
     """Which run scores which rows."""
 
     run_id: str = ""
-    """The run whose parameters score: an id; champion, the run that serves; champion@2026-01-02, of the runs of that day
-    and before it the one promoted last; empty: the newest that ended well."""
+    """The run whose parameters score: an id; champion, the run that serves; champion@2026-01-02, of the runs of that
+    day and before it the one promoted last; empty: the newest that ended well."""
     batch: BatchName = ""
     """Names the rows, e.g. a day; what the table scores holds of the same batch is replaced. Empty: the run's id."""
     input: ScoreInput = field(default_factory=ScoreInput)
