@@ -13,6 +13,7 @@ from mamdr_core.models import build_model, declare_inputs
 from mamdr_core.models.settings import AutoIntSettings, CGCSettings, ModelSettings, PLESettings, SharedBottomSettings
 from tests.models.helpers import MULTI_DOMAIN
 
+pytestmark = pytest.mark.slow  # minutes of training
 USERS = ITEMS = 20
 NUMBERS = (Feature(name="a", kind="numeric"), Feature(name="b", kind="numeric"))
 NARROW = {"shared_experts": 1, "specific_experts": 2, "expert_hidden": (8,), "gate": (), "tower": (8,)}
