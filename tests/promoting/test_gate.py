@@ -70,7 +70,7 @@ def test_the_challenger_is_compared_on_the_same_rows_with_a_champion_that_lacks_
     assert by_domain["d3"]["champion_auc"] > 0.6  # by theta_S: the champion knows no such domain
     for row in by_domain.values():
         assert row["difference"] == pytest.approx(row["auc"] - row["champion_auc"], abs=1e-12)
-        assert row["low"] < row["difference"] < row["high"]
+        assert row["low"] <= row["difference"] <= row["high"]  # all the same where the two predict the same
 
 
 def test_a_champion_on_its_own_rows_has_the_figures_of_its_training(spark, two_days):
