@@ -32,8 +32,10 @@ class Files:
         with reaching(root):
             path = self._make_path(root)
             self._system = path.getFileSystem(spark._jsc.hadoopConfiguration())
-            uri = self._system.makeQualified(path).toUri()
-        self.root: str = uri.getPath() if uri.getScheme() == "file" else uri.toString()
+            qualified = self._system.makeQualified(path)
+        # Of a store not the URI's text, which is quoted: a root that is taken as a path again must stay the same.
+        local = qualified.toUri().getScheme() == "file"
+        self.root: str = qualified.toUri().getPath() if local else qualified.toString()
 
     def share_settings(self) -> None:
         """Have Python, here and in Spark's tasks, reach an object store with the settings that Spark has for it."""

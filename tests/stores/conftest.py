@@ -63,6 +63,15 @@ def store(server: str) -> Iterator[str]:
         yield server
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_environment(store: str) -> Iterator[None]:
+    """What a lake tells Python of its store ends with the module."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 def configure(spark: SparkSession, bucket: str, endpoint: str, **more: str) -> None:
     """Have Spark reach a bucket: only by Hadoop's settings, since its JVM may have been up before the server."""
     settings = {

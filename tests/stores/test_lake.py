@@ -76,7 +76,7 @@ def test_examples_are_built_and_read_back_by_a_rank(spark, make_config, lake):
 
 
 @pytest.mark.parametrize(
-    "cut_at", [b"PUT /mamdr-cut/my%20lake/clicks/ds=", b"PUT /mamdr-cut/my%20lake/clicks/_delta_log/"]
+    "cut_at", [b"PUT /mamdr-cut/my%20lake/clicks/ds%3D", b"PUT /mamdr-cut/my%20lake/clicks/_delta_log/"]
 )
 def test_a_connection_cut_in_the_middle_of_a_write_leaves_the_table_as_it_was(spark, make_config, lake, proxy, cut_at):
     """While a data file is written, and while the commit is."""
@@ -104,8 +104,8 @@ def test_small_files_are_joined_and_statistics_made(spark, make_config, lake):
 def test_what_is_not_there_or_not_known_is_a_clear_error(spark, proxy):
     configure(spark, "nowhere", f"http://127.0.0.1:{proxy.port}", **IMPATIENT)
     with pytest.raises(
-        MamdrError, match=r"^s3a://nowhere/lake: it cannot be reached \(.*bucket.*docs/object_stores.md"
+        MamdrError, match=r"^'s3a://nowhere/lake': it cannot be reached \(.*bucket.*docs/object_stores.md"
     ):
         Lake(spark, "s3a://nowhere/lake")
-    with pytest.raises(MamdrError, match=r"^gs://lake/mine: the JARs of such a store are not on Spark's class path"):
+    with pytest.raises(MamdrError, match=r"^'gs://lake/mine': the JARs of such a store are not on Spark's class path"):
         Lake(spark, "gs://lake/mine")
