@@ -1,11 +1,8 @@
 """Before a run: names are checked, and one version of the examples is pinned, built first where there is none."""
 
 import logging
-import re
 import time
 
-from py4j.protocol import Py4JError
-from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from mamdr_core.config import Config
@@ -59,25 +56,12 @@ def prepare_examples(spark: SparkSession, config: Config) -> tuple[Lake, PinnedE
         _build(spark, config)
         seconds["prepare"] = time.perf_counter() - started
     started = time.perf_counter()
-    pinned = pin_examples(spark, lake.root, config.features) if wanted is None else _pin(spark, lake, config, wanted)
+    versions = None if wanted is None else versions_of(spark, lake, config.features, wanted)
+    pinned = pin_examples(spark, config.lake.root, config.features, versions)
     if not pinned.counts["train"].sum():
         raise MamdrError(f"examples version {pinned.versions['examples']} has no row to train on")
     seconds["pin"] = time.perf_counter() - started
     return lake, pinned, seconds
-
-
-def _pin(spark: SparkSession, lake: Lake, config: Config, version: int) -> PinnedExamples:
-    """A version of the examples, which maintain_lake may have removed since."""
-    versions = versions_of(spark, lake, config.features, version)
-    try:
-        return pin_examples(spark, lake.root, config.features, versions)
-    except (PySparkException, Py4JError) as error:
-        if not re.search(r"FILE_NOT_(EXIST|FOUND)", str(error)):
-            raise
-        raise MamdrError(
-            f"train.examples_version: files of examples version {version} were removed (maintain.retention_days): "
-            "run build_examples with the day's examples.until again"
-        ) from None
 
 
 def _build(spark: SparkSession, config: Config) -> None:

@@ -63,4 +63,4 @@ def test_killed_in_every_write_and_run_again_the_tables_are_those_of_an_undistur
     expected, found = Lake(spark, str(undisturbed)), Lake(spark, str(killed))
     assert [table.name for table in found.tables()] == [table.name for table in expected.tables()]
     for table in expected.tables():
-        assertDataFrameEqual(content(found, table.name), content(expected, table.name))
+        assertDataFrameEqual(content(found, table), content(expected, table))

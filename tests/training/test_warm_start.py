@@ -142,7 +142,7 @@ def assert_same_parameters(left, right):
 
 def test_a_warm_run_learns_stops_and_goes_on_bit_for_bit(days, opened, parent, tmp_path, monkeypatch):
     """It begins from the parent once; after that the checkpoint counts."""
-    values = {"train.warm_start": parent["run_id"], "train.epochs": 1, "train.dr.schedule": "settled"}
+    values = {"train.warm_start": parent["run_id"], "train.dr.schedule": "settled", "train.dr.epochs": 2}
     config = with_values(days[DAYS[1]], values)
     lake, pinned = opened
     task = task_of(new_run(lake, config, pinned))
