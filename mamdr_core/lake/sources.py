@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from py4j.protocol import Py4JJavaError
-from pyspark.errors import IllegalArgumentException, PySparkException
+from pyspark.errors import IllegalArgumentException, PySparkException, SparkRuntimeException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -49,16 +49,16 @@ def read_input(spark: SparkSession, settings: InputSettings) -> DataFrame:
     files = Files(spark, settings.path)
     paths = files.matches() if _GLOB.search(settings.path) else [settings.path]
     if not paths:
-        raise MamdrError(f"input.path: {settings.path} matches nothing")
+        raise MamdrError(f"input.path: {one_line(settings.path)} matches nothing")
     if any(key.lower() == "mode" and value.upper() == "DROPMALFORMED" for key, value in settings.options.items()):
         raise MamdrError(
             "input.options.mode: DROPMALFORMED loses rows uncounted; leave it out, and they are kept apart"
         )
     with readable(settings):
-        raw = spark.read.format(settings.format).options(**settings.options).load(paths)
+        raw = _load(spark, settings, paths)
         found = [column for column in raw.schema.fields if column.name != CORRUPT]
         if not found:
-            raise MamdrError(f"input.path: {settings.path} holds no {settings.format} data")
+            raise MamdrError(f"input.path: {one_line(settings.path)} holds no {settings.format} data")
         if settings.format not in _OF_LINES:
             return raw
         schema = T.StructType([*found, T.StructField(CORRUPT, T.StringType())])
@@ -67,6 +67,16 @@ def read_input(spark: SparkSession, settings: InputSettings) -> DataFrame:
         strict = {"columnPruning": "false", "enforceSchema": "false"} if settings.format == "csv" else {}
         options = {**strict, **settings.options, "columnNameOfCorruptRecord": CORRUPT}
         return spark.read.format(settings.format).schema(schema).options(**options).load(paths)
+
+
+def _load(spark: SparkSession, settings: InputSettings, paths: list[str]) -> DataFrame:
+    try:
+        return spark.read.format(settings.format).options(**settings.options).load(paths)
+    except (SparkRuntimeException, Py4JJavaError) as error:  # some options are not checked before a file is looked at
+        if not settings.options or _UNREADABLE.search(str(error)):
+            raise
+        told = str(error.java_exception.getMessage()) if isinstance(error, Py4JJavaError) else str(error)
+        raise MamdrError(f"input.options: Spark does not take them: {one_line(told)[:200]}") from None
 
 
 def raw_columns(raw: DataFrame) -> list[str]:
@@ -105,9 +115,9 @@ def readable(settings: InputSettings) -> Iterator[None]:
 
 def _explain(settings: InputSettings, text: str) -> str:
     if "PATH_NOT_FOUND" in text or "DELTA_PATH_DOES_NOT_EXIST" in text:
-        return f"input.path: {settings.path} matches nothing"
+        return f"input.path: {one_line(settings.path)} matches nothing"
     if "UNABLE_TO_INFER_SCHEMA" in text:
-        return f"input.path: {settings.path} holds no {settings.format} data"
+        return f"input.path: {one_line(settings.path)} holds no {settings.format} data"
     file = _FILE.search(text)
     where = unquote(file.group(1)) if file else settings.path
     if "FILE_NOT_EXIST" in text:

@@ -82,9 +82,10 @@ def make_facts(domains=300, ids=None, seed=0, **changes):
     judged = [
         row_of(
             "gate_domains", run_id=run_id, champion_run_id=champion_id, domain=place, domain_id=ids[place],
-            rows=int(rows[place]), clicks=int(clicks[place]), auc=auc[place], champion_auc=champion[place],
-            difference=auc[place] - champion[place], low=auc[place] - champion[place] - 0.008,
-            high=auc[place] - champion[place] + 0.008, worse=bool(auc[place] - champion[place] < -0.01),
+            rows=int(rows[place]), clicks=int(clicks[place]), auc=float(auc[place]),
+            champion_auc=float(champion[place]),
+            difference=float(auc[place] - champion[place]), low=float(auc[place] - champion[place] - 0.008),
+            high=float(auc[place] - champion[place] + 0.008), worse=bool(auc[place] - champion[place] < -0.01),
         )
         for place in known[np.argsort((auc - champion)[known])].tolist()
     ]  # fmt: skip

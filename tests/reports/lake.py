@@ -51,7 +51,7 @@ def write_facts(spark, lake, facts):
 
 def _metrics(facts):
     def plain(value):
-        return None if np.isnan(value) else value
+        return None if np.isnan(value) else float(value)
 
     rows = []
     for domain, name in enumerate(facts.ids):
