@@ -1,7 +1,6 @@
 """The gate's decisions in the lake: written with their figures by domain, and read back."""
 
 import math
-import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
-from mamdr_core.errors import MamdrError
+from mamdr_core.lake.sql import literal
 from mamdr_core.lake.tables import Lake
 from mamdr_core.promoting.intervals import Floats
 from mamdr_core.promoting.judging import Judged, calibration, mean_auc, weighted_auc
@@ -121,8 +120,6 @@ def record_domains(
     judged: Judged,
 ) -> None:
     """Write a challenger's figures by domain, replacing those that it has."""
-    if not re.fullmatch(r"[\w-]+", run_id):
-        raise MamdrError(f"{run_id!r} is not a run's id (letters, digits, _ and -)")
     own, other = measured.challenger, measured.champion
     nothing = np.full(len(own.rows), np.nan)
     columns = (own.auc, other.auc if other else nothing, measured.difference, judged.low_n, judged.high_n)
@@ -136,7 +133,7 @@ def record_domains(
     ]
     table = TABLES["gate_domains"]
     frame = spark.createDataFrame(rows, spark_schema(table)).coalesce(1)
-    lake.overwrite_where(table, frame, f"run_id = '{run_id}'")
+    lake.overwrite_where(table, frame, f"run_id = {literal(run_id)}")
 
 
 def _known(column: Floats, domain: int) -> float | None:

@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import yaml
 from pyspark.sql import functions as F
 
-from mamdr_core.config import Config, parse_config
+from mamdr_core.config import Config
 from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.plan import domain_parts
@@ -19,7 +18,7 @@ from mamdr_core.shards.loading import Share
 from mamdr_core.training.building import make_engine, place_columns
 from mamdr_core.training.package import Package, load_package
 from mamdr_core.training.records import find_run
-from mamdr_core.training.trained import Trained
+from mamdr_core.training.trained import Trained, config_of
 
 SPLIT = "test"
 DAY_ROWS = 1 << 24
@@ -70,8 +69,9 @@ def open_champion(trained: Trained, config: Config, run_id: str) -> Scorer:
     Raises:
         MamdrError: its package is gone or damaged, or reads features that the challenger's examples do not have.
     """
-    package = load_package(str(find_run(trained.lake, run_id)["package"]), trained.device)
-    theirs = parse_config(yaml.safe_load(package.config))
+    folder = str(find_run(trained.lake, run_id)["package"])
+    package = load_package(folder, trained.device)
+    theirs = config_of(package.config, folder)
     _check_features(run_id, theirs.features, trained.config.features)
     scales = {name: (float(mean), float(deviation)) for name, (mean, deviation) in package.pinned["numeric"].items()}
     pinned, sizes = replace(trained.pinned, numeric=scales), package.pinned["sizes"]

@@ -16,7 +16,7 @@ from mamdr_core.lake.tables import TRIES, Lake
 from mamdr_core.promoting.decisions import find_decision
 from mamdr_core.promoting.gate import is_older
 from mamdr_core.promoting.settings import PromoteSettings
-from mamdr_core.training.package import load_package
+from mamdr_core.training.package import read_facts
 from mamdr_core.training.records import find_run
 from schemas import TABLES
 from schemas.spark import spark_schema
@@ -91,7 +91,7 @@ def _check(lake: Lake, run: dict[str, Any], history: Sequence[Row], settings: Pr
     """Whether the run may serve: its package is whole, and the gate let it pass against the champion of now."""
     run_id = run["run_id"]
     try:
-        load_package(str(run["package"]))
+        read_facts(str(run["package"]))
     except MamdrError as error:
         others = [other for other in _served(history) if other != run_id]
         hint = f"; others that have served: {', '.join(others)}" if settings.rollback else ""

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import yaml
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from mamdr_core.config import Config, parse_config, plain_config
+from mamdr_core.config import Config, plain_config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.champion import CHAMPION, find_champion, resolve_run
 from mamdr_core.lake.tables import Lake
@@ -19,6 +18,7 @@ from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.differences import differences
 from mamdr_core.training.package import PackageFacts, read_facts
 from mamdr_core.training.records import find_run
+from mamdr_core.training.trained import config_of
 
 logger = logging.getLogger(__name__)
 
@@ -105,11 +105,9 @@ def open_parent(lake: Lake, config: Config, pinned: PinnedExamples) -> Parent | 
 def _check_fit(run_id: str, config: Config, pinned: PinnedExamples, facts: PackageFacts) -> None:
     cold = "set train.warm_start to '' to start cold"
     try:
-        theirs = parse_config(yaml.safe_load(facts.config))
-    except (MamdrError, yaml.YAMLError) as error:
-        raise MamdrError(
-            f"train.warm_start: run {run_id} is of another version of this code; {cold}: {error}"
-        ) from None
+        theirs = config_of(facts.config, run_id)
+    except MamdrError as error:
+        raise MamdrError(f"train.warm_start: {error}; or {cold}") from None
     differing = differences(_structure(config), _structure(theirs))
     if differing:
         raise MamdrError(f"train.warm_start: run {run_id} has another model ({'; '.join(differing[:3])}); {cold}")
