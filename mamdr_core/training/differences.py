@@ -1,4 +1,4 @@
-"""Two trees of settings compared, for errors that say what differs."""
+"""Trees of settings as flat keys, and two of them compared, for errors that say what differs."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
         >>> differences({"dr": {"k": 3}}, {"dr": {"k": 5}})
         ['dr.k is 3, and was 5']
     """
-    flat, flat_theirs = dict(_flat(ours)), dict(_flat(theirs))
+    flat, flat_theirs = dict(flat_keys(ours)), dict(flat_keys(theirs))
     return [
         f"{name} is {flat.get(name)}, and was {flat_theirs.get(name)}"
         for name in flat | flat_theirs
@@ -19,9 +19,10 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
     ]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat_keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of a tree, each with its keys joined by dots."""
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from flat_keys(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value

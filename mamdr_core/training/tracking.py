@@ -16,6 +16,7 @@ from mamdr_core.config import Config, plain_config
 from mamdr_core.engine.metrics import DomainMetrics
 from mamdr_core.errors import MamdrError
 from mamdr_core.training.curve import Validation
+from mamdr_core.training.differences import flat_keys
 from mamdr_core.training.settings import TrackingSettings
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,8 @@ class Ended:
     def parameters(self) -> dict[str, str]:
         """Config keys that decide the run, with their values as JSON."""
         plain = plain_config(self.config)
-        return dict(_flat({name: plain[name] for name in _SECTIONS}))
+        flat = flat_keys({name: plain[name] for name in _SECTIONS})
+        return {name: value if isinstance(value, str) else json.dumps(value) for name, value in flat}
 
     @property
     def scalars(self) -> dict[str, float]:
@@ -152,13 +154,3 @@ def _attempt(settings: TrackingSettings, where: str, action: Callable[[], None])
         problems.append(f"not done after {settings.seconds:g} s (tracking.seconds)")
     if problems:
         logger.warning("not tracked by %s, which changes nothing else: %s", where, problems[0])
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    found = []
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            found += _flat(value, f"{prefix}{name}.")
-        else:
-            found.append((prefix + name, value if isinstance(value, str) else json.dumps(value)))
-    return found
