@@ -66,7 +66,7 @@ def shop(spark, tmp_path, monkeypatch):
         if not Path(folder).is_dir():
             raise MamdrError(f"{folder} is not a model package")
 
-    monkeypatch.setattr(promoting, "load_package", load)
+    monkeypatch.setattr(promoting, "read_facts", load)
     return Shop(spark, str(tmp_path / "lake"))
 
 
