@@ -177,7 +177,7 @@ def _facts(lake: Lake, table: str) -> object:
     if table == "training_runs":
         return {str(row) for row in rows.select(*FIGURES).collect()}
     named = [name for name in rows.columns if name == "run_id" or "seconds" in name]
-    return digest(rows.drop(*named).distinct())
+    return digest(rows.drop(*named), is_set=True)
 
 
 def _packages(lake: Lake) -> set[tuple[tuple[str, str], ...]]:

@@ -24,6 +24,7 @@ _UNREADABLE = re.compile(
     r"not in GZIP format|incorrect header check|MalformedInput|is not a Parquet file|ParquetDecodingException|"
     r"MALFORMED_RECORD_IN_PARSING"
 )
+_STORE_LOST = re.compile(r"AWSClientIOException|SdkClientException|HttpChannelEOFException")
 _HEADER = re.compile(r"CSV header does not conform|Number of column in CSV header is not equal")
 _OPTION = re.compile(r"UnsupportedCharset|INVALID_PARAMETER_VALUE|INVALID_OPTION")
 _OVERFLOW = re.compile(r"ArithmeticException: (?:long|integer) overflow")
@@ -96,7 +97,7 @@ def undeclared_columns(raw: DataFrame, used: Sequence[Column]) -> list[str]:
 
 @contextmanager
 def readable(settings: InputSettings) -> Iterator[None]:
-    """Turn Spark's errors about the input's files into MamdrError; wrap every action on the input in it."""
+    """Turn Spark's errors about the input's files and a store into MamdrError; wrap every action on the input in it."""
     try:
         yield
     except (PySparkException, Py4JJavaError) as error:
@@ -106,6 +107,9 @@ def readable(settings: InputSettings) -> Iterator[None]:
                 "input.columns: a value of the log is too large for one of the expressions; where one is "
                 "timestamp_seconds(x), write timestamp(x): its rows are then rejected by name"
             ) from None
+        if lost := _STORE_LOST.search(text):
+            told = one_line(text[max(text.rfind("\n", 0, lost.start()), 0) :])[:200]
+            raise MamdrError(f"the connection to an object store was lost; run it again ({told})") from None
         if _UNREADABLE.search(text):
             raise MamdrError(_explain(settings, text)) from None
         if isinstance(error, IllegalArgumentException) or _OPTION.search(text):

@@ -3,13 +3,15 @@
 import json
 import logging
 import random
+import re
 import time
 import uuid
 from collections.abc import Callable
 from typing import Any
 
 from delta.exceptions import captured as delta_exceptions
-from delta.tables import DeltaTable
+from delta.tables import DeltaTable, DeltaTableBuilder
+from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
 
@@ -34,6 +36,9 @@ CONFLICTS = (
     delta_exceptions.MetadataChangedException,
     delta_exceptions.ProtocolChangedException,
 )
+# What Delta says of a folder of a table that has no commit yet.
+_NO_COMMIT = re.compile("DELTA_CREATE_TABLE_WITH_NON_EMPTY_LOCATION|DELTA_TABLE_NOT_FOUND")
+_CREATION_SECONDS = 10
 _RECENT = 100
 TRIES = 8
 """How often a write is tried that another job's commit gets ahead of."""
@@ -128,6 +133,17 @@ class Lake:
             return
         if not self._files.exists(MARKER):
             self._files.write_text("The Delta tables in this folder were made by MAMDR on Spark.\n", MARKER)
+        try:
+            self._builder(table).execute()
+        except (*CONFLICTS, AnalysisException) as error:
+            if isinstance(error, AnalysisException) and not _NO_COMMIT.search(str(error)):
+                raise
+            # Another job is making it at this moment; or one was killed as it did, and left a log without a commit.
+            if not self._appears(table):
+                self._files.delete(table.name, "_delta_log")
+                self._builder(table).execute()
+
+    def _builder(self, table: Table) -> DeltaTableBuilder:
         builder = (
             DeltaTable.createIfNotExists(self._spark)
             .location(self.path(table))
@@ -137,14 +153,7 @@ class Lake:
         constraints = {f"delta.constraints.{name}": condition for name, condition in table.constraints().items()}
         for name, value in {**constraints, **_PROPERTIES, **_skipping(table)}.items():
             builder = builder.property(name, value)
-        if table.partition_by:
-            builder = builder.partitionedBy(*table.partition_by)
-        try:
-            builder.execute()
-        except CONFLICTS:
-            # Another job may have made it at this moment.
-            if not self.exists(table):
-                raise
+        return builder.partitionedBy(*table.partition_by) if table.partition_by else builder
 
     def append(self, table: str | Table, rows: DataFrame, note: dict[str, Any] | None = None) -> None:
         """Add rows. `note` is stamped on the commit (userMetadata in DESCRIBE HISTORY), here and below."""
@@ -260,6 +269,13 @@ class Lake:
         if not known.issuperset(declared.column_names):
             writer = writer.option("mergeSchema", "true")
         return writer.option("userMetadata", json.dumps(note)) if note else writer
+
+    def _appears(self, table: Table) -> bool:
+        """Whether a table that another job may be making is there soon."""
+        deadline = time.monotonic() + _CREATION_SECONDS
+        while not self.exists(table) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return self.exists(table)
 
     def _require(self, table: str | Table) -> str:
         declared = _declared(table)

@@ -89,10 +89,11 @@ def content(lake: Lake, table: str | Table) -> DataFrame:
     return lake.read(table).drop(*OF_THE_RUN)
 
 
-def digest(frame: DataFrame) -> tuple[int, int]:
-    """Number of rows, and the sum of their hashes, of the columns in alphabetical order."""
+def digest(frame: DataFrame, is_set: bool = False) -> tuple[int, int]:
+    """Number of rows, and the sum of their hashes, of the columns in alphabetical order; of a set each row once."""
     row = F.to_json(F.struct(*(F.col(f"`{name}`") for name in sorted(frame.columns))), {"ignoreNullFields": "false"})
-    found = frame.agg(F.count("*"), F.sum(F.xxhash64(row).cast("decimal(20,0)"))).first()
+    rows = frame.select(F.xxhash64(row).cast("decimal(20,0)").alias("hash"))
+    found = (rows.distinct() if is_set else rows).agg(F.count("*"), F.sum("hash")).first()
     return (int(found[0]), int(found[1] or 0)) if found else (0, 0)
 
 

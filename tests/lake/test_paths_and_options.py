@@ -23,7 +23,7 @@ EXPRESSIONS = [
     "user AS a, item",
     "row_number() over (order by user)",
     "nosuch(1)",
-    "(SELECT max(user) FROM clicks)",
+    "(SELECT max(user) FROM nosuch)",
     "1 +",
     "max(user)",
     "stack(2, 1, 2)",

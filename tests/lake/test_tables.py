@@ -1,5 +1,7 @@
 """A lake creates tables as declared, keeps their rules, and touches nothing that is not its own."""
 
+import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +12,7 @@ from pyspark.testing import assertDataFrameEqual
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
+from mamdr_core.lake import tables
 from mamdr_core.lake.tables import Lake
 from mamdr_core.training.records import record_run
 from schemas import TABLES, clicks_table
@@ -118,6 +121,28 @@ def test_a_lake_without_its_marker_is_known_by_its_tables(spark, lake_root, make
     Lake(spark, lake_root).append("clicks", make_clicks([("u", "i", "d")]))
     (Path(lake_root) / "_mamdr_lake").unlink()
     assert Lake(spark, lake_root).exists("clicks")
+
+
+def test_a_table_whose_maker_was_killed_before_its_first_commit_is_made(spark, lake_root, make_clicks, monkeypatch):
+    log = Path(lake_root) / "clicks" / "_delta_log"
+    log.mkdir(parents=True)
+    (log / ".00000000000000000000.json.5b.tmp").write_text("{")
+    monkeypatch.setattr(tables, "_CREATION_SECONDS", 0.5)
+    Lake(spark, lake_root).append("clicks", make_clicks([("u", "i", "d")]))
+    assert Lake(spark, lake_root).read("clicks").count() == 1
+
+
+def test_a_table_that_another_job_is_making_is_waited_for(spark, lake_root):
+    """Its folder is there, its first commit is not yet."""
+    other = Lake(spark, f"{lake_root}/other")
+    other.create("clicks")
+    log = Path(lake_root) / "clicks" / "_delta_log"
+    log.mkdir(parents=True)
+    made = threading.Timer(2, shutil.copytree, (Path(other.path("clicks")), log.parent), {"dirs_exist_ok": True})
+    made.start()
+    Lake(spark, lake_root).create("clicks")
+    made.join()
+    assert Lake(spark, lake_root).version("clicks") == 0
 
 
 def test_a_relative_root_and_a_uri_name_the_same_lake(spark, lake_root, make_clicks):
