@@ -34,6 +34,7 @@ from pyspark.sql import SparkSession
 
 from mamdr_core.lake.session import spark_session
 from mamdr_core.lake.tables import Lake
+from schemas import Table
 from tests.jobs.killing import LIMIT, VICTIMS, content, digest, ends, kill_orphans, make_sources, start, strike
 
 MARK = "MAMDR_BENCH_KILL"
@@ -49,7 +50,7 @@ TRAIN = {
 }
 TOLD = ("loads", "training_runs", "domain_metrics", "training_curves")
 """Tables that tell of jobs and runs: one that is killed after its end, and run again, is told of twice."""
-FIGURES = ("method", "model", "ranks", "epochs", "rounds", "best_round", "dr_passes", "val_auc", "test_auc", "status")
+FIGURES = ("method", "model", "ranks", "epochs", "rounds", "dr_passes", "domains", "train_rows", "val_auc", "test_auc")
 
 
 @dataclass(frozen=True)
@@ -152,10 +153,11 @@ class Bench:
         """Names of what differs from the undisturbed lake of a stage."""
         self.spark.catalog.clearCache()
         expected, found = Lake(self.spark, str(self.lake(stage))), Lake(self.spark, str(root))
-        names = [[table.name for table in lake.tables()] for lake in (expected, found)]
-        if names[0] != names[1]:
-            return [f"tables {names[0]} and {names[1]}"]
-        differs = [name for name in names[0] if _facts(expected, name) != _facts(found, name)]
+        tables = {table.name: table for table in expected.tables()}
+        others = [table.name for table in found.tables()]
+        if list(tables) != others:
+            return [f"tables {list(tables)} and {others}"]
+        differs = [name for name, table in tables.items() if _facts(expected, table) != _facts(found, table)]
         return differs if _packages(expected) == _packages(found) else [*differs, "packages"]
 
     def _copy(self, stage: Stage, root: Path) -> None:
@@ -169,13 +171,13 @@ class Bench:
         return start(stage.job, root, keys, words, self.folder / "jobs.log", **{MARK: mark})
 
 
-def _facts(lake: Lake, table: str) -> object:
-    """What a table holds, to be compared; of runs what they found, however often, without what names them."""
+def _facts(lake: Lake, table: Table) -> object:
+    """What a table holds, to be compared; of runs that ended well what they found, however often, without names."""
     rows = content(lake, table)
-    if table not in TOLD:
+    if table.name not in TOLD:
         return digest(rows)
-    if table == "training_runs":
-        return {str(row) for row in rows.select(*FIGURES).collect()}
+    if table.name == "training_runs":
+        return {str(row) for row in rows.where("status = 'ok'").select(*FIGURES).collect()}
     named = [name for name in rows.columns if name == "run_id" or "seconds" in name]
     return digest(rows.drop(*named), is_set=True)
 
