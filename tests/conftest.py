@@ -13,11 +13,12 @@ from mamdr_core.lake.examples import build_examples
 from mamdr_core.lake.ingest import ingest_clicks
 from mamdr_core.lake.session import make_session
 
+# Quick compilation halves the CPU time of a small job, here and in what tests start; its code cache is too small for a
+# session that lives as long as the tests'.
+os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m")
 # MAMDR_TEST_MASTER puts the tests that are marked `cluster` on a cluster: make test-cluster.
-# Quick compilation suits many small jobs; its code cache is too small for a session that lives this long.
 _SUBMIT = (
     f"--master {os.environ.get('MAMDR_TEST_MASTER', 'local[3]')} --driver-memory 2g "
-    "--driver-java-options '-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m' "
     "--conf spark.sql.shuffle.partitions=2 --conf spark.databricks.delta.snapshotPartitions=1 pyspark-shell"
 )
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.parallel.collective import Collective, SingleProcess
 from mamdr_core.parallel.horovod_launch import run_on_horovod
-from mamdr_core.parallel.rank_output import LAST_WORDS, RankOutput
+from mamdr_core.parallel.rank_output import RankOutput
 from mamdr_core.parallel.rank_process import RankJob
 from mamdr_core.parallel.slots import require_slots, threads_of_rank
 from mamdr_core.parallel.torch_launch import run_on_torch
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 T = TypeVar("T")
+_END_HEARD = 5.0
+"""Seconds in which the end of a rank is heard, which outlives its executor by a moment."""
 LAUNCHERS = {"horovod": run_on_horovod, "torch": run_on_torch}
 
 
@@ -66,7 +68,7 @@ def run_ranks(
         except MamdrError:
             raise
         except Exception as error:
-            output.failed.wait(LAST_WORDS)  # Spark may notice the end of a rank before its connection ends
+            output.failed.wait(_END_HEARD)  # Spark may notice the end of a rank before its connection ends
             raise _explain(error, output, ranks, stall_limit) from None
     done: list[T] = []
     for result in results:

@@ -28,20 +28,45 @@ def figures(done):
     return json.loads(done.stdout.rstrip().rsplit("\n", 1)[-1])
 
 
+# Each job as a program, one after the other in one process that cannot start Spark: importing torch takes seconds.
+CALL_JOBS = """
+import contextlib, io, json, runpy, sys
+import pyspark.java_gateway
+import pyspark.core.context
+
+def launch_gateway(*arguments, **named):
+    raise AssertionError("Spark was started")
+
+pyspark.java_gateway.launch_gateway = pyspark.core.context.launch_gateway = launch_gateway
+told = []
+for script in sys.argv[1:]:
+    for arguments in (["--help"], ["--set", "lake.rot=x"]):
+        out, err, sys.argv, code = io.StringIO(), io.StringIO(), [script, *arguments], 0
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                runpy.run_path(script, run_name="__main__")
+            except SystemExit as ended:
+                code = ended.code or 0
+        told.append((code, out.getvalue(), err.getvalue()))
+print(json.dumps(told))
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("job", JOBS)
-def test_help_and_a_mistake_need_no_spark(job):
-    shown = run(sys.executable, ROOT / f"jobs/{job}.py", "--help")
-    assert shown.returncode == 0
-    assert f"spark-submit jobs/{job}.py --config" in " ".join(shown.stdout.split())
-    failed = run(sys.executable, ROOT / f"jobs/{job}.py", "--set", "lake.rot=x")
-    assert failed.returncode == 2
-    assert failed.stderr == "error: unknown config key lake.rot; did you mean lake.root?\n"
-    assert json.loads(failed.stdout) == {
-        "job": job,
-        "status": "failed",
-        "error": "unknown config key lake.rot; did you mean lake.root?",
-    }
+def test_help_and_a_mistake_of_every_job_need_no_spark():
+    told = figures(run(sys.executable, "-c", CALL_JOBS, *(ROOT / f"jobs/{job}.py" for job in JOBS)))
+    assert len(told) == 2 * len(JOBS) > 20
+    for job, (code, out, err), mistake in zip(JOBS, told[::2], told[1::2], strict=True):
+        assert code == 0, err
+        assert f"spark-submit jobs/{job}.py --config" in " ".join(out.split())
+        code, out, err = mistake
+        assert code == 2, job
+        assert err == "error: unknown config key lake.rot; did you mean lake.root?\n"
+        assert json.loads(out) == {
+            "job": job,
+            "status": "failed",
+            "error": "unknown config key lake.rot; did you mean lake.root?",
+        }
 
 
 @pytest.mark.slow
