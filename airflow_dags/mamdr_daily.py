@@ -68,6 +68,8 @@ ENVIRONMENT = {
     "DAY": "{{ ds }}",
     "EXAMPLES": "{{ (ti.xcom_pull(task_ids='build_examples') or {}).get('examples_version', '') }}",
     "RUN": "{{ (ti.xcom_pull(task_ids='train_mamdr') or {}).get('run_id', '') }}",
+    "CHAMPION": "{{ (ti.xcom_pull(task_ids='gate') or {}).get('champion') or '' }}",
+    "PROMOTED": "{{ (ti.xcom_pull(task_ids='promote') or {}).get('run_id', '') }}",
 }
 # Spark's and the job's logs go through stderr to the task's log; of stdout only the result, after all else has ended.
 COMMAND = (
@@ -75,21 +77,24 @@ COMMAND = (
     '"$PROJECT/.venv/bin/spark-submit" "$PROJECT/jobs/{job}.py" --config "$CONFIG" {settings} '
     '${{LAKE:+--set "lake.root=$LAKE"}} | tail -n 1'
 )
+SERVES = '[ -n "$CHAMPION$PROMOTED" ] || { echo "no run serves yet: there is nothing to score with" >&2; exit 99; }; '
+"""Before a command: has Airflow skip the task where the gate has stopped every run so far."""
 HOURS = {"train_mamdr": 6}
 """Time-outs of tasks that take long; of all others one hour."""
 
 
-def submit(job: str, *settings: str, after_skipped: bool = False) -> BashOperator:
+def submit(job: str, *settings: str, before: str = "", after_skipped: bool = False) -> BashOperator:
     """The task that runs jobs/<job>.py.
 
     Args:
         job: its name.
         settings: words of bash that give its keys; they may expand `ENVIRONMENT`.
+        before: commands of bash that come first; their exit code 99 skips the task.
         after_skipped: whether it runs also where the task before it was skipped.
     """
     return BashOperator(
         task_id=job,
-        bash_command=COMMAND.format(job=job, settings=" ".join(settings)),
+        bash_command=before + COMMAND.format(job=job, settings=" ".join(settings)),
         env=ENVIRONMENT,
         append_env=True,
         cwd="{{ params.project }}",
@@ -160,6 +165,7 @@ def mamdr_daily() -> None:
         "score",
         '--set "score.run_id=champion@$DAY" --set "score.batch=$DAY" '
         '${REQUESTS:+--set "score.input.path=$REQUESTS/day=$DAY"}',
+        before=SERVES,
         after_skipped=True,
     )
     promote >> submit("report", '--set "report.run_id=$RUN"', after_skipped=True)

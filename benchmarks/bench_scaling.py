@@ -90,10 +90,12 @@ class Delayed:
         return self._collective.all_gather(tensor)
 
     def all_to_all(self, tensor: Tensor, splits: Sequence[int]) -> tuple[Tensor, list[int]]:
-        raise NotImplementedError("tables are replicated here")
+        time.sleep(self._network.gather(self.size, tensor.nbytes // self.size))
+        return self._collective.all_to_all(tensor, splits)
 
     def broadcast(self, tensor: Tensor) -> Tensor:
-        raise NotImplementedError("rounds do without it")
+        time.sleep(self._network.gather(self.size, tensor.nbytes // self.size))
+        return self._collective.broadcast(tensor)
 
 
 @dataclass(frozen=True)

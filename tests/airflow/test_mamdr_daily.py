@@ -27,7 +27,8 @@ for argument in "$@"; do echo "argument=<$argument>" >&2; done
 job="$(basename "$1" .py)"
 echo "a table for people"
 printf '{"job": "%s", "status": "ok", "run_id": "run-of-%s", ' "$job" "$job"
-printf '"examples_version": 7, "passed": %s, "reasons": ["AUC fell"]}\\n' "${PASSES:-true}"
+printf '"examples_version": 7, "passed": %s, "champion": %s, "reasons": ["AUC fell"]}\\n' \\
+  "${PASSES:-true}" "${CHAMPION_BEFORE:-null}"
 [ "$job" != "$FAILING_JOB" ] || exit 2
 """
 
@@ -74,7 +75,8 @@ def test_a_jobs_json_line_is_its_xcom_and_names_the_run_to_evaluate(airflow: Air
 
 
 def test_what_the_gate_stops_is_not_promoted_and_is_reported(airflow: Airflow, stub_project: Path) -> None:
-    done = airflow(*RUN_DAY, json.dumps({"project": str(stub_project)}), PASSES="false")
+    params = json.dumps({"project": str(stub_project)})
+    done = airflow(*RUN_DAY, params, PASSES="false", CHAMPION_BEFORE='"run-of-yesterday"')
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the gate: AUC fell" in done.stdout
     assert "jobs/promote.py" not in done.stdout
@@ -83,20 +85,25 @@ def test_what_the_gate_stops_is_not_promoted_and_is_reported(airflow: Airflow, s
     assert "argument=<score.input.path" not in done.stdout
 
 
-def test_a_task_that_failed_for_good_is_told_to_a_command(airflow: Airflow, stub_project: Path, tmp_path: Path) -> None:
+def test_where_nothing_serves_yet_nothing_is_scored_and_the_day_ends_well(airflow: Airflow, stub_project: Path) -> None:
+    done = airflow(*RUN_DAY, json.dumps({"project": str(stub_project)}), PASSES="false")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no run serves yet" in done.stdout
+    assert "jobs/score.py" not in done.stdout
+    assert "jobs/report.py" in done.stdout
+
+
+def test_a_jobs_exit_code_2_fails_the_run_stops_what_follows_and_is_told_to_a_command(
+    airflow: Airflow, stub_project: Path, tmp_path: Path
+) -> None:
     command = f'echo "$TASK of $DAY" > "{tmp_path}/told"'
     params = json.dumps({"project": str(stub_project)})
-    airflow(*RUN_DAY, params, FAILING_JOB="gate", MAMDR_ON_FAILURE=command)
-    assert (tmp_path / "told").read_text() == f"gate of {DAY}\n"
-
-
-def test_a_jobs_exit_code_2_fails_the_run_and_stops_what_follows(airflow: Airflow, stub_project: Path) -> None:
-    params = json.dumps({"project": str(stub_project)})
-    done = airflow(*RUN_DAY, params, FAILING_JOB="domain_stats")
+    done = airflow(*RUN_DAY, params, FAILING_JOB="domain_stats", MAMDR_ON_FAILURE=command)
     assert done.returncode != 0
     assert "non-zero exit code 2" in done.stdout
     assert "jobs/domain_stats.py" in done.stdout
     assert "jobs/train_mamdr.py" not in done.stdout
+    assert (tmp_path / "told").read_text() == f"domain_stats of {DAY}\n"
 
 
 def test_one_real_day_leaves_its_rows_in_every_table(airflow: Airflow, tmp_path: Path) -> None:

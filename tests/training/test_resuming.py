@@ -26,7 +26,7 @@ from mamdr_core.training.settings import CheckpointSettings
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-QUICK = "--master local[1] --driver-memory 1g --driver-java-options '-XX:TieredStopAtLevel=1' pyspark-shell"
+QUICK = "--driver-memory 1g pyspark-shell"
 LIMIT = 120
 
 
@@ -55,9 +55,9 @@ def job(config, tmp_path):
     file.write_text(dump_config(config), encoding="utf-8")
     started = []
 
-    def start(*more, program=sys.executable):
+    def start(*more, program=sys.executable, master="local[1]"):
         command = [program, str(ROOT / "jobs" / "train_mamdr.py"), "--config", str(file), *more]
-        environment = os.environ | {"PYSPARK_SUBMIT_ARGS": QUICK, "OMP_NUM_THREADS": "2"}
+        environment = os.environ | {"PYSPARK_SUBMIT_ARGS": f"--master {master} {QUICK}", "OMP_NUM_THREADS": "2"}
         process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -222,6 +222,36 @@ def test_sigterm_has_ranks_save_a_checkpoint_and_stop(spark, on_two, undisturbed
     assert row_of(spark, on_two, folder.name)["status"] == "stopped"
     figures = resumed(spark, on_two, folder.name)
     assert_same_package(figures["package"], undisturbed_on_two["package"])
+
+
+def test_an_executor_that_is_killed_costs_a_restart_and_changes_nothing(
+    spark, on_two, undisturbed_on_two, job, tmp_path
+):
+    """Two executors of one core, each a JVM of its own, and with a GPU as far as Spark is concerned."""
+    script = tmp_path / "find_gpus"
+    script.write_text("""#!/bin/sh\necho '{"name": "gpu", "addresses": ["7"]}'\n""")
+    script.chmod(0o755)
+    of = {f"{who}.resource.gpu": 1 for who in ("worker", "executor", "task")}
+    gpus = [f"--conf spark.{who}.amount={count}" for who, count in of.items()]
+    gpus += [f"--conf spark.{who}.resource.gpu.discoveryScript={script}" for who in ("worker", "executor")]
+    master = " ".join(["local-cluster[2,1,1024]", *gpus])
+    known = {child.name for child in (Path(on_two.lake.root) / "checkpoints").glob("*")}
+    process = job("--set", "train.ranks=2", "--set", "train.restarts=1", master=master)
+    folder = wait_for_checkpoint(on_two, 3, process, known)
+    below = psutil.Process(process.pid).children(recursive=True)
+    executors = [child for child in below if "CoarseGrainedExecutorBackend" in command_of(child)]
+    ranks = ranks_below(psutil.Process(process.pid))
+    assert (len(executors), sorted(ranks)) == (2, ["0", "1"])
+    executors[0].kill()
+    out, log = process.communicate(timeout=LIMIT)
+    said = json.loads(out.splitlines()[-1])
+    assert (said["status"], said.get("attempts")) == ("ok", 2), log
+    assert_same_package(said["package"], undisturbed_on_two["package"])
+    assert "[rank 1] " in log
+    assert log.count("Spark gave this rank GPU 7") == 4
+    (cause,) = row_of(spark, on_two, folder.name)["causes"]
+    assert cause.endswith("of 2 was lost: killed, out of memory, or gone with its executor")
+    assert psutil.wait_procs([*below, *ranks.values()], timeout=20)[1] == []
 
 
 def test_resuming_what_cannot_be_resumed_is_a_clear_error(spark, config, undisturbed):
