@@ -68,7 +68,7 @@ ENVIRONMENT = {
     "DAY": "{{ ds }}",
     "EXAMPLES": "{{ (ti.xcom_pull(task_ids='build_examples') or {}).get('examples_version', '') }}",
     "RUN": "{{ (ti.xcom_pull(task_ids='train_mamdr') or {}).get('run_id', '') }}",
-    "CHAMPION": "{{ (ti.xcom_pull(task_ids='gate') or {}).get('champion') or '' }}",
+    "SERVES": "{{ (ti.xcom_pull(task_ids='gate') or {}).get('serves') or '' }}",
     "PROMOTED": "{{ (ti.xcom_pull(task_ids='promote') or {}).get('run_id', '') }}",
 }
 # Spark's and the job's logs go through stderr to the task's log; of stdout only the result, after all else has ended.
@@ -77,8 +77,8 @@ COMMAND = (
     '"$PROJECT/.venv/bin/spark-submit" "$PROJECT/jobs/{job}.py" --config "$CONFIG" {settings} '
     '${{LAKE:+--set "lake.root=$LAKE"}} | tail -n 1'
 )
-SERVES = '[ -n "$CHAMPION$PROMOTED" ] || { echo "no run serves yet: there is nothing to score with" >&2; exit 99; }; '
-"""Before a command: has Airflow skip the task where the gate has stopped every run so far."""
+IF_A_RUN_SERVES = '[ -n "$SERVES$PROMOTED" ] || { echo "no run serves on $DAY: nothing to score with" >&2; exit 99; }; '
+"""Before a command: has Airflow skip the task where the gate has stopped every run up to the day."""
 HOURS = {"train_mamdr": 6}
 """Time-outs of tasks that take long; of all others one hour."""
 
@@ -165,7 +165,7 @@ def mamdr_daily() -> None:
         "score",
         '--set "score.run_id=champion@$DAY" --set "score.batch=$DAY" '
         '${REQUESTS:+--set "score.input.path=$REQUESTS/day=$DAY"}',
-        before=SERVES,
+        before=IF_A_RUN_SERVES,
         after_skipped=True,
     )
     promote >> submit("report", '--set "report.run_id=$RUN"', after_skipped=True)

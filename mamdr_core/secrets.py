@@ -8,8 +8,10 @@ from mamdr_core.errors import MamdrError
 
 HIDDEN = "***"
 _OPTIONS = "options"
-_SECRET_NAME = re.compile(r"secret|passw|token|credential|key", re.IGNORECASE)
-_IN_URL = re.compile(r"([\w+.-]+://)[^\s/@]+:[^\s/@]*@")
+_SECRET_NAME = re.compile(r"secret|passw|pwd|token|credential|key|auth|sig", re.IGNORECASE)
+# user:secret@, where a secret may have slashes but is no port; what stands alone before @ is a container's name in some
+# stores, and a token elsewhere.
+_IN_URL = re.compile(r"([\w+.-]+://)[^\s/@:]*:(?!\d+(?:/|$))[^\s@]*@|((?:s3[an]?|https?)://)[^\s/@]+@", re.IGNORECASE)
 
 
 def without_secrets(values: Any) -> Any:
@@ -29,7 +31,7 @@ def without_secrets(values: Any) -> Any:
 
 def _hidden(options: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: HIDDEN if _SECRET_NAME.search(name) else _IN_URL.sub(rf"\1{HIDDEN}@", str(value))
+        name: HIDDEN if _SECRET_NAME.search(name) else _IN_URL.sub(rf"\1\2{HIDDEN}@", str(value))
         for name, value in options.items()
     }
 
@@ -48,7 +50,7 @@ def refuse_secrets(values: Any, path: str = "") -> None:
         for number, value in enumerate(values):
             refuse_secrets(value, f"{path}.{number}")
     elif isinstance(values, str) and _IN_URL.search(values):
-        shown = _IN_URL.sub(rf"\1{HIDDEN}@", values)
+        shown = _IN_URL.sub(rf"\1\2{HIDDEN}@", values)
         raise MamdrError(
             f"{path}: {shown} holds credentials, and would be stored with every run; give them to Spark by environment "
             "variables or --conf (docs/object_stores.md)"

@@ -12,6 +12,7 @@ OPTIONS = {
     "password": "hunter2",
     "fs.s3a.secret.key": "hunter2",
     "sessionToken": "hunter2",
+    "pwd": "hunter2",
     "url": "jdbc:postgresql://reader:hunter2@db/logs",
 }
 
@@ -26,6 +27,7 @@ def test_secret_looking_options_are_hidden_in_what_is_stored_and_usable_by_the_j
         "password": "***",
         "fs.s3a.secret.key": "***",
         "sessionToken": "***",
+        "pwd": "***",
         "url": "jdbc:postgresql://***@db/logs",
     }
     assert parse_config(yaml.safe_load(text)).input.path == "raw"
@@ -36,6 +38,10 @@ def test_secret_looking_options_are_hidden_in_what_is_stored_and_usable_by_the_j
     [
         ({"lake": {"root": "s3a://AKIA:hunter2@lake/mine"}}, "lake.root: s3a://\\*\\*\\*@lake/mine"),
         ({"input": {"path": "s3a://AKIA:hunter2@logs/day"}}, "input.path: s3a://\\*\\*\\*@logs/day"),
+        ({"lake": {"root": "s3a://AKIA:hun/ter/hunter2@lake/mine"}}, "lake.root: s3a://\\*\\*\\*@lake/mine"),
+        ({"lake": {"root": "s3a://hunter2@lake/mine"}}, "lake.root: s3a://\\*\\*\\*@lake/mine"),
+        ({"tracking": {"mlflow": "https://:hunter2@mlflow"}}, "tracking.mlflow: https://\\*\\*\\*@mlflow"),
+        ({"tracking": {"mlflow": "https://hunter2@mlflow"}}, "tracking.mlflow: https://\\*\\*\\*@mlflow"),
         (
             {"features": [{"name": "v", "kind": "vector", "of": "user", "size": 2, "path": "s3a://a:hunter2@b/v"}]},
             "features.0.path: s3a",
@@ -48,9 +54,12 @@ def test_credentials_in_a_url_are_refused_without_repeating_them(values, key):
     assert "hunter2" not in str(error.value)
 
 
-def test_urls_without_a_password_are_taken():
-    config = parse_config({"lake": {"root": "abfss://container@account.dfs.core.windows.net/lake"}})
-    assert config.lake.root.startswith("abfss://container@")
+@pytest.mark.parametrize(
+    "root",
+    ["abfss://container@account.dfs.core.windows.net/lake", "hdfs://name:8020/of@night/lake", "/lakes/at:home@night"],
+)
+def test_urls_without_a_password_are_taken(root):
+    assert parse_config({"lake": {"root": root}}).lake.root == root
 
 
 def test_neither_log_nor_json_nor_the_printed_config_repeats_a_secret(tmp_path, capfd):

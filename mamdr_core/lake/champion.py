@@ -43,7 +43,7 @@ def resolve_run(lake: Lake, run_id: str) -> str:
     """
     name, at, day = run_id.partition("@")
     if name == CHAMPION:
-        row = find_champion(lake, _day_after(day) if at else None)
+        row = find_champion(lake, day_after(_day(day)) if at else None)
         if row is None:
             until = f" of {day} or before" if at else ""
             raise MamdrError(
@@ -58,8 +58,13 @@ def resolve_run(lake: Lake, run_id: str) -> str:
     return str(newest["run_id"])
 
 
-def _day_after(day: str) -> date:
+def day_after(day: date) -> date:
+    """The day after another; the last one that there is stays."""
+    return day if day == date.max else day + timedelta(1)
+
+
+def _day(day: str) -> date:
     try:
-        return date.fromisoformat(day) + timedelta(1)
-    except (ValueError, OverflowError):
+        return date.fromisoformat(day)
+    except ValueError:
         raise MamdrError(f"{CHAMPION}@{day}: not a day, which is written 2026-01-02") from None

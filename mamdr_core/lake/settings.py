@@ -2,14 +2,10 @@
 
 from dataclasses import field
 from datetime import date
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-
+from mamdr_core.domain_id import DomainId
 from mamdr_core.settings import settings
-
-DomainId = Annotated[str, Field(coerce_numbers_to_str=True)]
-"""A domain's raw id; YAML reads the ids of numbered domains as numbers."""
 
 
 @settings
@@ -198,7 +194,7 @@ class ExamplesSettings:
     """Which users get an index."""
     items: IdSettings = field(default_factory=IdSettings)
     """Which items get an index."""
-    retired: tuple[str, ...] = ()
+    retired: tuple[DomainId, ...] = ()
     """Domains whose rows are left out; their indices stay."""
     since: date | None = None
     """First day of clicks to use; none: all."""

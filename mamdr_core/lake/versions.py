@@ -1,10 +1,14 @@
 """Which Delta versions belong together: an examples version, and what it was encoded by."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from delta.tables import DeltaTable
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -12,6 +16,8 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
 from mamdr_core.lake.tables import Lake
 from schemas import Table, feature_vocabulary
+
+_GONE = re.compile("FILE_NOT_EXIST|Cannot time travel Delta table to version")
 
 
 def tables_beside(features: Sequence[Feature]) -> list[Table | str]:
@@ -59,6 +65,24 @@ def versions_of(spark: SparkSession, lake: Lake, features: Sequence[Feature], ve
             "build_examples again with these features"
         )
     return {"examples": version} | {name: int(noted[name]) for name in names}
+
+
+@contextmanager
+def still_there(what: str) -> Iterator[None]:
+    """Turn Spark's errors about a version whose files or log were removed into MamdrError; wrap its reads in it.
+
+    Args:
+        what: the version, for the error.
+    """
+    try:
+        yield
+    except (PySparkException, Py4JJavaError) as error:
+        if not _GONE.search(str(error)):
+            raise
+        raise MamdrError(
+            f"{what} cannot be read any more: its files were removed after maintain.retention_days, or never were in "
+            "this lake"
+        ) from None
 
 
 def _read_note(text: str | None) -> dict[str, Any]:

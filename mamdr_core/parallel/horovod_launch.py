@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-_HANDED_ON = ("HOROVOD_", "NCCL_", "AWS_")
+_HANDED_ON = ("HOROVOD_", "NCCL_")
 """Beginnings of names of the driver's environment that ranks are given."""
 
 

@@ -8,7 +8,7 @@ from pyspark.sql import Row, SparkSession
 
 from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.champion import find_champion, resolve_run
+from mamdr_core.lake.champion import day_after, find_champion, resolve_run
 from mamdr_core.lake.tables import Lake
 from mamdr_core.promoting.decisions import Decision, figures_of, find_decision, record_decision, record_domains
 from mamdr_core.promoting.intervals import Ints
@@ -31,7 +31,8 @@ def decide(spark: SparkSession, config: Config) -> dict[str, Any]:
     decided about it before stays; so does what was decided about the champion itself.
 
     Returns:
-        run_id, champion, passed, reasons, and the figures of gate_decisions.
+        run_id, champion, passed, reasons, serves (the run that serves on the challenger's day as long as that is not
+        promoted; null: none), and the figures of gate_decisions.
 
     Raises:
         MamdrError: no such run, or its package is gone or damaged.
@@ -44,7 +45,8 @@ def decide(spark: SparkSession, config: Config) -> dict[str, Any]:
     logger.info("run %s %s", decision.run_id, "passes the gate" if decision.passed else "is stopped")
     for reason in decision.reasons:
         logger.info("gate: %s", reason)
-    return decision.told()
+    on_its_day = find_champion(lake, day_after(run["ds"])) if run["ds"] else champion
+    return {**decision.told(), "serves": on_its_day["run_id"] if on_its_day else None}
 
 
 def is_older(run: dict[str, Any], champion: Row) -> bool:

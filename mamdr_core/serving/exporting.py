@@ -25,10 +25,12 @@ from mamdr_core.serving.scorer import Scorer
 from mamdr_core.serving.served import Served
 from mamdr_core.training.package import load_shared
 from mamdr_core.training.storage import fetched
+from mamdr_core.yaml_values import one_line
 
 logger = logging.getLogger(__name__)
 
 CHECKED_DOMAINS = 8
+SIGNATURE = "signature.json"
 TOLERANCE = 1e-5
 """Largest difference between a file's probability and ours."""
 
@@ -42,8 +44,8 @@ def export_model(spark: SparkSession, config: Config) -> dict[str, Any]:
         probability from ours).
 
     Raises:
-        MamdrError: no such run or package, parameters beyond `export.max_gb`, a domain that has no theta_i, or theta_i
-            with rows of users or items.
+        MamdrError: no such run or package, a folder that holds something else, parameters beyond `export.max_gb`, a
+            domain that has no theta_i, or theta_i with rows of users or items.
     """
     lake = Lake(spark, config.lake.root)
     served = find_served(lake, config.export.run_id)
@@ -65,9 +67,8 @@ def export_model(spark: SparkSession, config: Config) -> dict[str, Any]:
         if not max(differences.values()) <= TOLERANCE:
             raise RuntimeError(f"exported files predict otherwise than the run itself: {differences}")
         latency = {name: measure_latency(call, served, domains[-1]) for name, call in called.items()}
-        (aside / "signature.json").write_text(json.dumps(signature_of(served), indent=1), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
+        (aside / SIGNATURE).write_text(json.dumps(signature_of(served), indent=1), encoding="utf-8")
+        _put_in_place(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     logger.info("run %s is exported to %s", served.run_id, folder)
@@ -123,6 +124,22 @@ def _check_size(
 
 
 def _folder(lake: Lake, config: Config, run_id: str) -> Path:
+    """The folder to write: new, empty, or an earlier export."""
     if not config.export.folder and "://" in lake.root:
         raise MamdrError(f"lake.root {lake.root} is no local folder: set export.folder")
-    return Path(config.export.folder or lake.path_of("exports", run_id)).absolute()
+    folder = Path(config.export.folder or lake.path_of("exports", run_id)).resolve()
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / SIGNATURE).is_file())):
+        raise MamdrError(
+            f"export.folder: {one_line(folder)} holds something that export_model did not write; name a new folder"
+        )
+    return folder
+
+
+def _put_in_place(new: Path, folder: Path) -> None:
+    """Rename a folder to one that may be there already, which is removed last."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

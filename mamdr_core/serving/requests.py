@@ -69,9 +69,6 @@ def encode_requests(requests: DataFrame, lake: Lake, served: Served) -> DataFram
 def read_test_split(lake: Lake, served: Served) -> DataFrame:
     """The test split of the examples that a run was trained on, as `encode_requests` gives rows; ids as vocabularies
     have them, null where an example's id has no index.
-
-    Raises:
-        MamdrError: that version of the examples can no longer be read.
     """
     features = [feature.name for feature in served.features if feature.kind != "vector"]
     rows = lake.read("examples", served.versions["examples"]).where(F.col("split") == "test")

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from mamdr_core.lake.progress import progress
 from mamdr_core.lake.session import overriding, shuffles_of
 from mamdr_core.lake.sources import readable
 from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.versions import still_there
 from mamdr_core.models import declare_inputs
 from mamdr_core.serving.opening import find_served, read_vectors, send_vectors
 from mamdr_core.serving.requests import (
@@ -70,10 +71,12 @@ def score(spark: SparkSession, config: Config) -> dict[str, Any]:
         with clock.phase("write"), overriding(spark, settings), progress(spark, "scores"):
             vectors = send_vectors(spark, read_vectors(lake, served))
             scored = score_rows(spread_by_domain(rows), served, vectors)
+            before = lake.version("scores") if lake.exists("scores") else 0
             scored = scored.withColumns({"run_id": F.lit(served.run_id), "batch": F.lit(batch)})
             lake.overwrite_where("scores", scored, f"batch = '{batch}'", {"job": "score", "run_id": served.run_id})
     figures = _count(lake, batch)
     if figures["rows"] != count:
+        lake.undo("scores", before)
         raise MamdrError(
             f"score.input.path: {config.score.input.path or 'examples'} changed while it was read: {count} rows were "
             f"counted, {figures['rows']} scored; run again when it is complete"
@@ -159,7 +162,8 @@ def _warn_of_untrained(served: Served, rows: int) -> None:
 def _of_score(settings: ScoreSettings) -> Iterator[None]:
     """Errors about the input name the keys of `score`."""
     try:
-        with readable(source_of(settings.input)), _workers_alive():
+        reading = readable(source_of(settings.input)) if settings.input.path else nullcontext()
+        with still_there("a table at the version that the run was trained on"), reading, _workers_alive():
             yield
     except MamdrError as error:
         text = str(error)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from mamdr_core.lake.settings import DomainId
+from mamdr_core.domain_id import DomainId
 from mamdr_core.settings import settings
 
 BatchName = Annotated[

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
 from mamdr_core.lake.tables import Lake
-from mamdr_core.lake.versions import newest_versions
+from mamdr_core.lake.versions import newest_versions, still_there
 from schemas import SPLITS, feature_vocabulary
 
 
@@ -77,13 +77,18 @@ def pin_examples(
         versions: by table; of a version of the examples see `mamdr_core.lake.versions`.
 
     Raises:
-        MamdrError: a table is missing, or a declared feature is not in the examples.
+        MamdrError: a table is missing, a declared feature is not in the examples, or a version's files were removed.
     """
     lake = Lake(spark, root)
+    versions = versions or {"examples": lake.version("examples")} | newest_versions(lake, features)
+    with still_there(f"examples version {versions['examples']} of {root}"):
+        return _pin(lake, features, versions)
+
+
+def _pin(lake: Lake, features: Sequence[Feature], versions: dict[str, int]) -> PinnedExamples:
     vectors: set[str] = {feature.of for feature in features if feature.kind == "vector"}
     vocabularies = {name: f"{name}s" for name in ("user", "item", "domain")}
     indexed = [f for f in features if f.kind == "categorical" and not f.buckets]
-    versions = versions or {"examples": lake.version("examples")} | newest_versions(lake, features)
     examples = lake.read("examples", versions["examples"])
     missing = [f.name for f in features if f.kind != "vector" and f.name not in examples.columns]
     if missing:

@@ -167,12 +167,20 @@ class Checkpoints:
             facts = {name: tuple(fact) for own in said for name, fact in own["facts"].items()}
             with staged(folder, self._place.scratch) as local:
                 seal(local, facts | write_texts(local, {STATE: json.dumps({"ranks": [own["state"] for own in said]})}))
-            for number in _numbers(folder.parent)[self._settings.keep :]:
-                remove(folder.parent / str(number))
+            self._remove_others(folder.parent)
             logger.info("checkpoint %d is written", self._number)
         except OSError as error:  # a full disk must not end a run
             logger.warning("checkpoint %d is not written, the one before it stays: %s", self._number, error)
             remove(folder)
+
+    def _remove_others(self, folder: Place) -> None:
+        """Keep the newest ones that are whole; those after the one that this attempt began with are not."""
+        assert self._place
+        began = range((self._place.newest or 0) + 1, self._place.next_number)
+        numbers = _numbers(folder)
+        whole = [number for number in numbers if number not in began and (folder / str(number) / MANIFEST).exists()]
+        for number in set(numbers).difference(whole[: self._settings.keep]):
+            remove(folder / str(number))
 
 
 def _write(folder: Place, scratch: str, rank: int, taken: Taken) -> tuple[Facts, dict[str, Any]]:

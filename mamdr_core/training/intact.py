@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from mamdr_core.errors import MamdrError
@@ -28,6 +28,20 @@ class StopFacts(BaseModel):
     waited: Count
 
 
+class ValidationFacts(BaseModel):
+    """A point of a run's curve, in a checkpoint."""
+
+    model_config = ConfigDict(extra="forbid")
+    phase: str
+    round: Count
+    epoch: Count
+    rows: Count
+    seconds: float
+    val_auc: float | None
+    weighted_val_auc: float | None
+    best: bool
+
+
 class RankFacts(BaseModel):
     """A rank's part of a checkpoint's state.json."""
 
@@ -37,6 +51,8 @@ class RankFacts(BaseModel):
     best_round: Count
     stop: StopFacts
     inner_seconds: float
+    seconds: float
+    curve: list[ValidationFacts]
     waited_seconds: float
     rows_descended: Count
     skipped_steps: Count

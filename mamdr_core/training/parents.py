@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -33,11 +34,13 @@ class Parent:
     Attributes:
         run_id: names it.
         package: its folder.
+        ds: its logical day, if it has one.
         numeric: by numeric feature, mean and standard deviation by which it was standardised.
     """
 
     run_id: str
     package: str
+    ds: date | None
     numeric: dict[str, tuple[float, float]]
 
 
@@ -93,13 +96,13 @@ def open_parent(lake: Lake, config: Config, pinned: PinnedExamples) -> Parent | 
     if not run_id:
         return None
     try:
-        package = str(find_run(lake, run_id)["package"])
-        facts = read_facts(package, config.train.scratch)
+        row = find_run(lake, run_id)
+        facts = read_facts(str(row["package"]), config.train.scratch)
     except MamdrError as error:
         raise MamdrError(f"train.warm_start: {error}") from None
     _check_fit(run_id, config, pinned, facts)
     numeric = {name: (float(mean), float(scale)) for name, (mean, scale) in facts.pinned["numeric"].items()}
-    return Parent(run_id, package, numeric)
+    return Parent(run_id, str(row["package"]), row["ds"], numeric)
 
 
 def _check_fit(run_id: str, config: Config, pinned: PinnedExamples, facts: PackageFacts) -> None:

@@ -1,6 +1,7 @@
 """Unfinished runs: finding the one that a job is to go on with."""
 
 import logging
+from datetime import UTC, datetime
 
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
@@ -18,7 +19,7 @@ from mamdr_core.yaml_values import parse_yaml
 logger = logging.getLogger(__name__)
 
 NEWEST = "newest"
-"""`train.resume`: whichever unfinished run computes the same."""
+"""`train.resume`: whichever unfinished run of the same day computes the same."""
 
 
 def find_unfinished(spark: SparkSession, config: Config) -> Run | None:
@@ -32,7 +33,8 @@ def find_unfinished(spark: SparkSession, config: Config) -> Run | None:
         return _resumed(spark, lake, config, _find_named(lake, config, wanted))
     for row in _unfinished(lake) if lake.exists("training_runs") else ():
         folder = place_of(lake.path_of("checkpoints", row["run_id"]))
-        if folder.is_dir() and not is_trained_elsewhere(folder) and not _differing(config, row):
+        is_of_day = row["ds"] == config.examples.until or bool(config.train.only_domains)
+        if is_of_day and folder.is_dir() and not is_trained_elsewhere(folder) and not _differing(config, row):
             return _resumed(spark, lake, config, row)
     logger.info("no unfinished run of %s computes the same: a new one begins", lake.root)
     return None
@@ -60,7 +62,8 @@ def _find_named(lake: Lake, config: Config, run_id: str) -> Row:
 def _resumed(spark: SparkSession, lake: Lake, config: Config, row: Row) -> Run:
     logger.info("goes on with run %s (%s)", row["run_id"], row["status"])
     pinned = pin_examples(spark, config.lake.root, config.features, row["input_versions"])
-    known = {**row.asDict(), "ranks": config.train.ranks, "error": None, "finished_at": None}
+    begins = {"ranks": config.train.ranks, "error": None, "started_at": datetime.now(UTC), "finished_at": None}
+    known = {**row.asDict(), **begins}
     return make_run(lake, config, pinned, known)
 
 

@@ -9,7 +9,9 @@ import numpy as np
 from pyspark.sql import SparkSession
 
 from mamdr_core.config import Config, parse_config, plain_config
+from mamdr_core.errors import StoppedError
 from mamdr_core.lake.tables import Lake
+from mamdr_core.object_store import Place
 from mamdr_core.parallel.launch import RankError, run_ranks
 from mamdr_core.parallel.placement import place_domains
 from mamdr_core.secrets import without_secrets
@@ -93,32 +95,38 @@ def train_on_ranks(spark: SparkSession, run: Run, seconds: dict[str, float]) -> 
             train.ranks - owning, train.ranks,
         )  # fmt: skip
     started = time.perf_counter()
-    for failures in range(train.restarts + 1):
-        try:
-            results = _attempt(spark, run)
-            break
-        except RankError as error:
-            run.lost(spark, error)
-            if failures == train.restarts:
-                raise
-            pause = min(2.0**failures, LONGEST_PAUSE)
-            logger.warning("restart %d of %d in %.0f s: %s", failures + 1, train.restarts, pause, error)
-            time.sleep(pause)
+    stop = run.checkpoints / STOP
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    stop.unlink(missing_ok=True)
+    with on_sigterm(stop.touch):  # has the ranks save a checkpoint and stop
+        results = _attempts(spark, run, stop)
     figures = run.finish(spark, results, seconds | {"ranks": time.perf_counter() - started})
     remove(run.checkpoints)
     return figures
 
 
-def _attempt(spark: SparkSession, run: Run) -> list[RankResult]:
-    """Run the ranks once; SIGTERM has them save a checkpoint and stop."""
-    train, stop = run.config.train, run.checkpoints / STOP
-    remove(run.scratch)  # what an attempt that was lost may have written of its package
-    run.checkpoints.mkdir(parents=True, exist_ok=True)
-    stop.unlink(missing_ok=True)
-    with on_sigterm(stop.touch):
-        task = task_of(run, find_checkpoint(run.checkpoints, train.scratch))
-        part = partial(train_rank, task)
-        return run_ranks(spark, part, train.ranks, train.start_timeout, train.launcher, train.stall_limit)
+def _attempts(spark: SparkSession, run: Run, stop: Place) -> list[RankResult]:
+    """Run the ranks, and again after a loss, unless they were to stop."""
+    train, failures = run.config.train, 0
+    while True:
+        remove(run.scratch)  # what an attempt that was lost may have written of its package
+        part = partial(train_rank, task_of(run, find_checkpoint(run.checkpoints, train.scratch)))
+        try:
+            return run_ranks(spark, part, train.ranks, train.start_timeout, train.launcher, train.stall_limit)
+        except RankError as error:
+            is_asked_to_stop = stop.exists()
+            is_last = is_asked_to_stop or failures == train.restarts
+            run.lost(spark, error, is_last)
+            if is_asked_to_stop:
+                raise StoppedError(
+                    "stopped by SIGTERM as ranks were lost: --resume goes on from the newest checkpoint"
+                ) from error
+            if is_last:
+                raise
+            pause = min(2.0**failures, LONGEST_PAUSE)
+            failures += 1
+            logger.warning("restart %d of %d in %.0f s: %s", failures, train.restarts, pause, error)
+            time.sleep(pause)
 
 
 def task_of(run: Run, checkpoints: CheckpointPlace | None = None) -> RankTask:

@@ -103,15 +103,20 @@ class Run:
         self.row["attempts"] = (self.row.get("attempts") or 0) + 1
         record_run(spark, self.lake, {**self.row, "status": "running"})
 
-    def lost(self, spark: SparkSession, error: BaseException) -> None:
-        """Record that ranks were lost and are started again."""
+    def lost(self, spark: SparkSession, error: BaseException, is_last: bool) -> None:
+        """Record that ranks were lost, and are started again unless that was the last attempt."""
         self.row["causes"] = [*(self.row.get("causes") or []), str(error)[:10_000]]
-        self.row["attempts"] = (self.row.get("attempts") or 1) + 1
+        self.row["attempts"] += 0 if is_last else 1
         with contextlib.suppress(Exception):  # going on matters more than the record of it
             record_run(spark, self.lake, {**self.row, "status": "running"})
 
     def fail(self, spark: SparkSession, error: BaseException | str) -> None:
-        """Record why it ended, and remove what its ranks wrote of its package; checkpoints stay, to be resumed."""
+        """Record why it ended, and remove what its ranks wrote of its package; checkpoints stay, to be resumed.
+
+        What ends the process after a run has ended well, while trackers are told of it, changes nothing.
+        """
+        if self.row.get("status") == "ok":
+            return
         status = "stopped" if isinstance(error, StoppedError) else "failed"
         ended = {"status": status, "error": str(error)[:10_000], "finished_at": datetime.now(UTC)}
         with contextlib.suppress(Exception):  # the cause of the failure matters more than its record
@@ -161,6 +166,7 @@ class Run:
         recorded = {name: value for name, value in figures.items() if name != "examples_version"}
         row = {**self.row, **recorded, "status": "ok", "finished_at": datetime.now(UTC)}
         record_run(spark, self.lake, row)
+        self.row["status"] = "ok"
         track(Ended(row, self.config, self.pinned.domain_ids, figures, result.metrics, result.curve))
         return figures
 
@@ -196,11 +202,13 @@ def new_run(lake: Lake, config: Config, pinned: PinnedExamples, experiment: str 
 def make_run(lake: Lake, config: Config, pinned: PinnedExamples, row: dict[str, Any]) -> Run:
     """A run with its parent, found by its id.
 
-    Where theta_S stays the parent's, numeric features keep the scale that it learned with.
+    Where theta_S stays the parent's, numeric features keep the scale that it learned with, and the run is by default of
+    the parent's day, whose place it takes where it is promoted.
     """
     parent = open_parent(lake, config, pinned)
     if parent and config.train.only_domains:
         pinned = replace(pinned, numeric=parent.numeric)
+        row = {**row, "ds": row["ds"] or parent.ds}
     run = Run(lake, config, pinned, row, parent)
     _ = run.part  # domains that cannot learn are told of before anything begins
     return run

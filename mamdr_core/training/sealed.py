@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mamdr_core.errors import MamdrError
+from mamdr_core.heartbeat import beat
 from mamdr_core.yaml_values import one_line
 
 MANIFEST = "manifest.json"
@@ -30,6 +31,7 @@ def facts_of(folder: Path, names: Iterable[str]) -> Facts:
         with (folder / name).open("rb") as stream:
             os.fsync(stream.fileno())
             facts[name] = (os.fstat(stream.fileno()).st_size, hashlib.file_digest(stream, "sha256").hexdigest())
+        beat()
     return facts
 
 

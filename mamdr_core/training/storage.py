@@ -14,10 +14,11 @@ from pathlib import Path
 from pyarrow import fs
 
 from mamdr_core.errors import MamdrError
+from mamdr_core.heartbeat import beat
 from mamdr_core.object_store import Place, StorePath
 from mamdr_core.training.sealed import MANIFEST, check
 
-_AT_A_TIME = 4
+_AT_A_TIME, _PART = 4, 8 << 20
 
 
 @contextmanager
@@ -83,7 +84,10 @@ def _copy(source: Place, target: Place, names: list[str]) -> None:
 
     def copy(name: str) -> None:
         (here, from_system), (there, to_system) = (_located(folder / name) for folder in (source, target))
-        fs.copy_files(here, there, from_system, to_system)
+        with from_system.open_input_stream(here) as data, to_system.open_output_stream(there) as copied:
+            while part := data.read(_PART):
+                copied.write(part)
+                beat()
 
     with ThreadPoolExecutor(_AT_A_TIME) as threads:
         list(threads.map(copy, names))

@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from pyspark.errors import AnalysisException
 from pyspark.sql import SparkSession
 
 from mamdr_core.config import Config, parse_config
@@ -69,7 +68,7 @@ def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str =
     check_facts(MetricsFacts, package.metrics, f"{folder}/metrics.json")
     try:
         pinned = pin_examples(spark, config.lake.root, trained.features, facts.versions)
-    except (KeyError, AnalysisException) as error:
+    except (KeyError, MamdrError) as error:
         raise MamdrError(
             f"package {folder} was trained on versions that {lake.root} does not have ({one_line(error)[:200]})"
         ) from None

@@ -27,8 +27,8 @@ for argument in "$@"; do echo "argument=<$argument>" >&2; done
 job="$(basename "$1" .py)"
 echo "a table for people"
 printf '{"job": "%s", "status": "ok", "run_id": "run-of-%s", ' "$job" "$job"
-printf '"examples_version": 7, "passed": %s, "champion": %s, "reasons": ["AUC fell"]}\\n' \\
-  "${PASSES:-true}" "${CHAMPION_BEFORE:-null}"
+printf '"examples_version": 7, "passed": %s, "serves": %s, "reasons": ["AUC fell"]}\\n' \\
+  "${PASSES:-true}" "${SERVES_BEFORE:-null}"
 [ "$job" != "$FAILING_JOB" ] || exit 2
 """
 
@@ -76,7 +76,7 @@ def test_a_jobs_json_line_is_its_xcom_and_names_the_run_to_evaluate(airflow: Air
 
 def test_what_the_gate_stops_is_not_promoted_and_is_reported(airflow: Airflow, stub_project: Path) -> None:
     params = json.dumps({"project": str(stub_project)})
-    done = airflow(*RUN_DAY, params, PASSES="false", CHAMPION_BEFORE='"run-of-yesterday"')
+    done = airflow(*RUN_DAY, params, PASSES="false", SERVES_BEFORE='"run-of-yesterday"')
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the gate: AUC fell" in done.stdout
     assert "jobs/promote.py" not in done.stdout
@@ -88,7 +88,7 @@ def test_what_the_gate_stops_is_not_promoted_and_is_reported(airflow: Airflow, s
 def test_where_nothing_serves_yet_nothing_is_scored_and_the_day_ends_well(airflow: Airflow, stub_project: Path) -> None:
     done = airflow(*RUN_DAY, json.dumps({"project": str(stub_project)}), PASSES="false")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "no run serves yet" in done.stdout
+    assert "no run serves on" in done.stdout
     assert "jobs/score.py" not in done.stdout
     assert "jobs/report.py" in done.stdout
 

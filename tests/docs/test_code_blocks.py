@@ -54,6 +54,15 @@ def test_a_block_is_run_or_says_why_not(block):
         assert (ROOT / test).exists(), test
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_blocks_are_fenced(page):
+    """An indented one would escape these tests."""
+    before = ""
+    for line in prose_of(page).splitlines():
+        assert not line.startswith("    ") or before.startswith((" ", "- ", "1")), f"{page.name}: fence the block {line}"
+        before = line or before
+
+
 @pytest.mark.parametrize("script", list(scripts()))
 def test_python_runs(script, folder):
     (folder / "page.py").write_text(script)

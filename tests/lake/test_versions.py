@@ -1,5 +1,8 @@
 """A version of the examples is pinned with the vocabularies that it was encoded by, whatever was built since."""
 
+from pathlib import Path
+from urllib.parse import unquote
+
 import pytest
 from delta.tables import DeltaTable
 
@@ -41,6 +44,17 @@ def test_a_day_is_pinned_again_as_it_was_after_later_days_were_built(spark, make
     again = prepare_examples(spark, with_values(config, {"train.examples_version": first}))[1]
     assert (again.versions, again.sizes, again.domain_ids) == (newest.versions, newest.sizes, newest.domain_ids)
     assert [file.url for file in again.files] == [file.url for file in newest.files]
+
+
+def test_a_version_whose_files_were_removed_is_a_clear_error(spark, make_clicks, make_config, lake_root):
+    config = make_config()
+    version = built(spark, config, make_clicks, (1, 20))
+    old = Lake(spark, lake_root).read("examples").inputFiles()
+    built(spark, config, make_clicks, (1, 25))
+    for file in old:
+        Path(unquote(file.removeprefix("file:"))).unlink()
+    with pytest.raises(MamdrError, match=rf"examples version {version} of .* its files were removed"):
+        prepare_examples(spark, with_values(config, {"train.examples_version": version}))
 
 
 def test_a_version_that_cannot_be_pinned_is_a_clear_error(spark, make_clicks, make_config, lake_root):

@@ -98,7 +98,7 @@ def test_ranks_that_stop_are_no_failure(run):
         run(task)
 
 
-@under("horovod")
+@under(*LAUNCHERS)
 def test_a_rank_that_is_killed_ends_the_others(run):
     def task(collective):
         collective.all_reduce(torch.ones(1))

@@ -44,6 +44,21 @@ def test_mistakes_are_named(spark, trained_config, run, tmp_path, change, messag
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_with_something_else_is_refused_and_left_alone_and_an_earlier_export_replaced(
+    spark, trained_config, run, tmp_path
+):
+    (tmp_path / "thesis.tex").write_text("precious")
+    values = {"export.run_id": run["run_id"], "export.folder": str(tmp_path), "export.onnx": False}
+    with pytest.raises(MamdrError, match=r"export\.folder: .* holds something that export_model did not write"):
+        export_model(spark, with_values(trained_config, values))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    (tmp_path / "thesis.tex").rename(tmp_path / "signature.json")
+    (tmp_path / "model.onnx").touch()
+    figures = export_model(spark, with_values(trained_config, values))
+    assert set(figures["files"]) == {path.name for path in tmp_path.iterdir()} == {"model.pt2", "signature.json"}
+    assert not list(tmp_path.parent.glob(f".{tmp_path.name}.*"))
+
+
 def test_files_that_predict_otherwise_are_not_kept(spark, trained_config, run, tmp_path, monkeypatch):
     values = {"export.run_id": run["run_id"], "export.folder": str(tmp_path / "model"), "export.onnx": False}
     monkeypatch.setattr(exporting, "TOLERANCE", -1.0)

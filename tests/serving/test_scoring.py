@@ -13,6 +13,7 @@ from mamdr_core.engine.metrics import domain_metrics
 from mamdr_core.engine.parameters import Theta
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.tables import Lake
+from mamdr_core.serving import scoring
 from mamdr_core.serving.opening import find_served
 from mamdr_core.serving.requests import encode_requests, read_requests
 from mamdr_core.serving.scoring import score
@@ -153,6 +154,18 @@ def test_a_batch_that_is_run_again_is_replaced_and_others_stay(spark, trained_co
     scores = Lake(spark, config.lake.root).read("scores").groupBy("batch").count().collect()
     counts = {row["batch"]: row["count"] for row in scores}
     assert counts["2026-01-01"] == counts["2026-01-02"] == first["rows"]
+
+
+def test_where_other_rows_were_scored_than_counted_the_batch_stays_as_it_was(spark, trained_config, run, monkeypatch):
+    config = with_values(trained_config, {"score.run_id": run["run_id"], "score.batch": "kept"})
+    score(spark, config)
+    scores = Lake(spark, config.lake.root).read("scores").where("batch = 'kept'")
+    before, real = sorted(map(str, scores.collect())), scoring.score_rows
+    monkeypatch.setattr(scoring, "score_rows", lambda rows, *others: real(rows.limit(3), *others))
+    with pytest.raises(MamdrError, match=r"changed while it was read: .* rows were counted, 3 scored"):
+        score(spark, config)
+    scores = Lake(spark, config.lake.root).read("scores").where("batch = 'kept'")
+    assert sorted(map(str, scores.collect())) == before
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ import torch
 from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.learning.methods import METHODS
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
+from mamdr_core.stopping import StopRequest
 from mamdr_core.training import checkpoints as module
-from mamdr_core.training.checkpoints import CheckpointPlace, find_checkpoint
+from mamdr_core.training.checkpoints import CheckpointPlace, Checkpoints, find_checkpoint
 from mamdr_core.training.rank import train_rank
 from mamdr_core.training.sealed import MANIFEST
 from mamdr_core.training.settings import CheckpointSettings
@@ -153,6 +154,18 @@ def test_the_newest_are_kept_and_a_damaged_or_unfinished_one_is_passed_over(make
     for number in ("4", "3", "2", "1"):
         shutil.rmtree(folder / number)
     assert find_checkpoint(folder).newest is None
+
+
+def test_damaged_and_unfinished_ones_do_not_count_as_kept(make_task, monkeypatch, place):  # noqa: F811
+    """6 is damaged and 5 unfinished, so a run goes on from 4; once it has sealed 7 and 8, those and not 6 stay."""
+    folder = Path(place.folder)
+    run(make_task(1), 1, place, monkeypatch, 5)
+    damaged = folder / "6" / "shared.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x7f")
+    (folder / "5" / MANIFEST).unlink()
+    kept = Checkpoints(find_checkpoint(folder), CheckpointSettings(keep=2), SingleProcess(), StopRequest())
+    kept._remove_others(folder)
+    assert sorted(child.name for child in folder.iterdir()) == ["3", "4"]
 
 
 def test_only_as_many_as_asked_for_are_kept(make_task, place):  # noqa: F811

@@ -67,7 +67,8 @@ def test_the_method_must_learn_theta_i():
         check_only_domains(config("train.only_domains=[d0]", "train.method=dn"))
 
 
-@pytest.mark.parametrize("named", ["[d0, d0]", "[1]", "d0"])
-def test_names_are_distinct_strings_in_a_list(named):
+@pytest.mark.parametrize("named", ["[d0, d0]", "[1, '1']", "d0"])
+def test_names_are_distinct_and_in_a_list_and_may_be_numbers(named):
+    assert config("train.only_domains=[4711]").train.only_domains == ("4711",)
     with pytest.raises(MamdrError, match=r"train"):
         config(f"train.only_domains={named}")

@@ -17,9 +17,11 @@ import torch
 from pyspark.sql import functions as F
 from safetensors.torch import load_file
 
-from mamdr_core.config import dump_config
+from mamdr_core.config import dump_config, with_values
 from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.lake.tables import Lake
+from mamdr_core.parallel.launch import LAUNCHERS
+from mamdr_core.training.resuming import find_unfinished
 from mamdr_core.training.run import train_mamdr
 from mamdr_core.training.sealed import MANIFEST
 from mamdr_core.training.settings import CheckpointSettings
@@ -168,13 +170,14 @@ def undisturbed_on_two(spark, on_two):
 
 
 def ranks_below(process):
-    """Horovod's rank processes, by rank."""
+    """Rank processes of Horovod or torch, by rank."""
     found = {}
     for child in process.children(recursive=True):
         with contextlib.suppress(psutil.Error):
             environment = child.environ()
-            if "HOROVOD_RANK" in environment and child.name().startswith("python"):
-                found[environment["HOROVOD_RANK"]] = child
+            rank = environment.get("HOROVOD_RANK", environment.get("RANK"))
+            if rank and child.name().startswith("python"):
+                found[rank] = child
     return found
 
 
@@ -189,7 +192,11 @@ def in_time(config, act):
     actor.join()
 
 
-def test_a_rank_that_is_killed_costs_a_restart_and_changes_nothing(spark, on_two, undisturbed_on_two):
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_rank_that_is_killed_costs_a_restart_and_changes_nothing(spark, on_two, undisturbed_on_two, launcher):
+    """Two summands have one order: both launchers give the same package."""
+    on_two = with_values(on_two, {"train.launcher": launcher})
+
     def kill(folder):
         ranks = ranks_below(psutil.Process())
         ranks["1"].kill()
@@ -268,6 +275,9 @@ def test_only_a_run_that_computes_the_same_is_resumed_and_a_living_one_never(spa
         resumed(spark, config, folder.name)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(LIMIT)
+    newest = replace(config, train=replace(config.train, resume="newest"))
+    assert find_unfinished(spark, newest).id == folder.name
+    assert find_unfinished(spark, with_values(newest, {"examples.until": "2026-01-02"})) is None  # another day's
     other = replace(config, train=replace(config.train, seed=9))
     with pytest.raises(MamdrError, match=r"computes something else: train\.seed is 9, and was 0"):
         resumed(spark, other, folder.name)

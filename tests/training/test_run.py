@@ -1,6 +1,8 @@
 """train_mamdr and evaluate on the driver: figures, tables, package, and what bad input does."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,8 +10,10 @@ from pathlib import Path
 import pytest
 from pyspark.sql import functions as F
 
-from mamdr_core.errors import MamdrError
+from mamdr_core.config import with_values
+from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.lake.tables import Lake
+from mamdr_core.parallel.launch import RankError
 from mamdr_core.training.measure import evaluate_package
 from mamdr_core.training.package import load_package
 from mamdr_core.training.records import record_run
@@ -121,6 +125,49 @@ def test_a_failed_run_is_recorded_and_leaves_no_folder(spark, trained_config, mo
     newest = lake.read("training_runs").orderBy(F.desc("started_at")).first()
     assert (newest["status"], newest["error"]) == ("failed", "division by zero")
     assert not list((Path(trained_config.lake.root) / "packages").glob(f"*{newest['run_id']}*"))
+
+
+def newest_run(spark, config):
+    return Lake(spark, config.lake.root).read("training_runs").orderBy(F.desc("started_at")).first()
+
+
+def test_what_ends_the_process_after_a_run_has_ended_well_does_not_undo_it(spark, trained_config, monkeypatch):
+    """As Ctrl-C does while a tracker does not answer."""
+
+    def track(ended):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mamdr_core.training.runs.track", track)
+    with pytest.raises(KeyboardInterrupt):
+        train_mamdr(spark, with_values(trained_config, {"train.epochs": 1}))
+    row = newest_run(spark, trained_config)
+    assert (row["status"], row["error"]) == ("ok", None)
+    assert load_package(row["package"]).metrics["test_auc"] == row["test_auc"]
+
+
+def test_a_run_whose_ranks_keep_dying_tells_how_often_it_was_tried(spark, trained_config, monkeypatch):
+    def run_ranks(*arguments):
+        raise RankError("rank 1 of 2 was lost")
+
+    monkeypatch.setattr("mamdr_core.training.run.run_ranks", run_ranks)
+    with pytest.raises(RankError):
+        train_mamdr(spark, with_values(trained_config, {"train.restarts": 1}))
+    row = newest_run(spark, trained_config)
+    assert (row["status"], row["attempts"], row["causes"]) == ("failed", 2, ["rank 1 of 2 was lost"] * 2)
+
+
+def test_sigterm_is_remembered_where_a_rank_dies_of_it_first(spark, trained_config, monkeypatch):
+    """As in a cluster that is shut down: no restart, however many are left."""
+
+    def run_ranks(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise RankError("rank 1 of 2 was lost")
+
+    monkeypatch.setattr("mamdr_core.training.run.run_ranks", run_ranks)
+    with pytest.raises(StoppedError, match="stopped by SIGTERM as ranks were lost"):
+        train_mamdr(spark, trained_config)
+    row = newest_run(spark, trained_config)
+    assert (row["status"], row["attempts"]) == ("stopped", 1)
 
 
 def test_unknown_names_are_clear_errors_before_anything_is_read(spark, trained_config):

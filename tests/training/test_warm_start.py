@@ -219,7 +219,8 @@ def test_a_parent_that_knows_more_than_the_examples_is_a_clear_error(days, opene
 
 @pytest.mark.parametrize("method", ["mamdr", "finetune"])
 def test_named_domains_learn_alone_and_all_else_is_the_parents(spark, days, parent, method):
-    config = with_values(days[DAYS[1]], {"train.only_domains": ["d5", "d2"], "train.method": method})
+    values = {"train.only_domains": ["d5", "d2"], "train.method": method, "examples.until": None}
+    config = with_values(days[DAYS[1]], values)
     lake = Lake(spark, config.lake.root)
     promote(lake, (parent["run_id"], date(2026, 1, 1)))
     figures = train_mamdr(spark, config)
@@ -233,6 +234,8 @@ def test_named_domains_learn_alone_and_all_else_is_the_parents(spark, days, pare
         assert torch.equal(ours.specific[domain].dense, change.dense) == (domain not in named)
     assert ours.specific[index["d5"]].dense.any()
     assert figures["parent_run_id"] == parent["run_id"]
+    run = lake.read("training_runs").where(F.col("run_id") == figures["run_id"]).first()
+    assert str(run["ds"]) == DAYS[0]  # promoted, it serves in the place of its parent
     assert (figures["rounds"], figures["domains"], figures["domains_measured"]) == (0, 2, 2)
     metrics = lake.read("domain_metrics").where(F.col("run_id") == figures["run_id"])
     assert {row["domain_id"] for row in metrics.collect()} == {"d5", "d2"}
