@@ -30,7 +30,7 @@ demo: $(SETUP) ## Joint training against MAMDR on synthetic logs, per-domain AUC
 	@echo "The Delta tables lie in .demo/lake." >&2
 
 test: $(SETUP) $(AIRFLOW) ## Every test
-	@.venv/bin/python -m pytest -ra -n 2 --dist loadfile
+	@.venv/bin/python -m pytest -ra -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(SETUP) ## The tests that start neither Spark, Horovod nor Airflow (within a minute)
 	@.venv/bin/python -m pytest -ra -m "not slow"

@@ -59,7 +59,7 @@ def test_blocks_are_fenced(page):
     """An indented one would escape these tests."""
     before = ""
     for line in prose_of(page).splitlines():
-        assert not line.startswith("    ") or before.startswith((" ", "- ", "1")), f"{page.name}: fence the block {line}"
+        assert not line.startswith("    ") or before.startswith((" ", "- ", "1")), f"{page.name}: fence {line}"
         before = line or before
 
 

@@ -102,14 +102,6 @@ def test_the_demo_command_goes_from_nothing_to_a_measured_model_by_plain_spark_s
     measured = run(SUBMIT, ROOT / "jobs/evaluate.py", "--set", "lake.root=lake", cwd=tmp_path)
     assert figures(measured)["auc"] == pytest.approx(said["test_auc"], abs=1e-12)
 
-    many = run(
-        SUBMIT, ROOT / "jobs/train_mamdr.py", "--config", ROOT / "conf/demo.yaml", *arguments,
-        "--set", "train.ranks=99", cwd=tmp_path,
-    )  # fmt: skip
-    assert many.returncode == 2
-    assert many.stderr.rstrip().endswith("(--master 'local[99]')")
-    assert "need 99 slots, have" in many.stderr
-
 
 @pytest.mark.slow
 @pytest.mark.skipif(

@@ -6,7 +6,8 @@ import time
 import psutil
 import pytest
 
-from mamdr_core.parallel.launch import run_ranks
+from mamdr_core.parallel import launch
+from mamdr_core.parallel.launch import LAUNCHERS, run_ranks
 
 pytestmark = pytest.mark.slow
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
@@ -36,23 +37,36 @@ def test_a_session_listens_on_this_machine_alone_and_has_no_web_server(spark):
     assert spark.sparkContext.uiWebUrl is None
 
 
-def test_ranks_open_what_horovod_needs_while_they_run(spark):
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_ranks_open_what_their_launcher_needs_and_the_driver_hears_them_on_this_machine(spark, monkeypatch, launcher):
     def task(collective):
         time.sleep(3)
         return collective.rank
 
-    seen, done = set(), threading.Event()
+    seen, heard_at, done, real = set(), [], threading.Event(), launch.RankOutput
+
+    def listen(*arguments):
+        output = real(*arguments)
+        heard_at.append(output._server.getsockname()[0])
+        return output
 
     def look():
         while not done.wait(0.3):
             seen.update(listeners())
 
+    monkeypatch.setattr(launch, "RankOutput", listen)
     looking = threading.Thread(target=look)
     looking.start()
     try:
-        assert run_ranks(spark, task, 2, start_timeout=120) == [0, 1]
+        assert run_ranks(spark, task, 2, 120, launcher) == [0, 1]
     finally:
         done.set()
         looking.join()
-    # Signed messages between the driver and the tasks, the rendezvous, and Gloo between ranks: all Python.
-    assert all(name.startswith("python") for name in beyond_this_machine(seen))
+    assert len(heard_at) == 1
+    assert heard_at[0] in LOOPBACK
+    # Horovod: signed messages between the driver and the tasks, the rendezvous, and Gloo between ranks; all Python.
+    # torch: Gloo between ranks, on the address that this machine's name has.
+    beyond = beyond_this_machine(seen)
+    assert any(name.startswith("python") for name, _, _ in seen)
+    assert all(name.startswith("python") for name in beyond)
+    assert launcher == "horovod" or not beyond
