@@ -141,31 +141,35 @@ def test_a_checkpoint_holds_theta_s_and_the_optimizers_whatever_the_ranks(make_t
     assert abs(found.metrics["test"].mean_auc() - expected.metrics["test"].mean_auc()) < 0.05
 
 
+def damage_newest(folder):
+    """Damage the newest checkpoint and make the one before it an unfinished one; returns the newest number."""
+    newest = find_checkpoint(folder).newest  # fewer than rounds, where writing one takes longer than a round
+    assert newest >= 4
+    damaged = folder / str(newest) / "shared.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x7f")
+    (folder / str(newest - 1) / MANIFEST).unlink()
+    return newest
+
+
 def test_the_newest_are_kept_and_a_damaged_or_unfinished_one_is_passed_over(make_task, monkeypatch, place, caplog):  # noqa: F811
     folder = Path(place.folder)
     run(make_task(1), 1, place, monkeypatch, 5)
-    assert find_checkpoint(folder).newest == 6
-    damaged = folder / "6" / "shared.safetensors"
-    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x7f")
-    (folder / "5" / MANIFEST).unlink()
+    newest = damage_newest(folder)
     found = find_checkpoint(folder)
-    assert (found.newest, found.next_number) == (4, 7)
-    assert "6: file shared.safetensors is damaged" in caplog.text
-    for number in ("4", "3", "2", "1"):
-        shutil.rmtree(folder / number)
+    assert (found.newest, found.next_number) == (newest - 2, newest + 1)
+    assert f"{newest}: file shared.safetensors is damaged" in caplog.text
+    for number in range(1, newest - 1):
+        shutil.rmtree(folder / str(number))
     assert find_checkpoint(folder).newest is None
 
 
 def test_damaged_and_unfinished_ones_do_not_count_as_kept(make_task, monkeypatch, place):  # noqa: F811
-    """6 is damaged and 5 unfinished, so a run goes on from 4; once it has sealed 7 and 8, those and not 6 stay."""
     folder = Path(place.folder)
     run(make_task(1), 1, place, monkeypatch, 5)
-    damaged = folder / "6" / "shared.safetensors"
-    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x7f")
-    (folder / "5" / MANIFEST).unlink()
+    newest = damage_newest(folder)
     kept = Checkpoints(find_checkpoint(folder), CheckpointSettings(keep=2), SingleProcess(), StopRequest())
     kept._remove_others(folder)
-    assert sorted(child.name for child in folder.iterdir()) == ["3", "4"]
+    assert sorted(int(child.name) for child in folder.iterdir()) == [newest - 3, newest - 2]
 
 
 def test_only_as_many_as_asked_for_are_kept(make_task, place):  # noqa: F811

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -257,7 +258,8 @@ def test_an_executor_that_is_killed_costs_a_restart_and_changes_nothing(
     assert "[rank 1] " in log
     assert log.count("Spark gave this rank GPU 7") == 4
     (cause,) = row_of(spark, on_two, folder.name)["causes"]
-    assert cause.endswith("of 2 was lost: killed, out of memory, or gone with its executor")
+    # The rank itself is not named where it had done its last round just before.
+    assert re.match(r"rank [01] of 2 was lost: |the ranks were lost: ", cause)
     assert psutil.wait_procs([*below, *ranks.values()], timeout=20)[1] == []
 
 
