@@ -90,8 +90,9 @@ class TrainSettings:
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     """Checkpoints."""
     resume: str = ""
-    """Go on from the newest checkpoint of the run of this id, or of the `newest` unfinished run that computes the same
-    (other numbers of ranks allowed); where there is none of the latter, start anew. Empty: always start anew."""
+    """Go on from the newest checkpoint of the run of this id, or of the `newest` unfinished run of the same day
+    (`examples.until`) that computes the same (other numbers of ranks allowed); where there is none of the latter, start
+    anew. Empty: always start anew."""
     restarts: int = 3
     """Times that a run is restarted from its newest checkpoint after it lost a rank."""
     start_timeout: int = 120
