@@ -63,6 +63,7 @@ def spoil_labels(day: str) -> None:
         rows = pd.read_parquet(file)
         rows["label"] = rows.groupby("domain")["label"].transform(lambda labels: random.permutation(labels.to_numpy()))
         rows.to_parquet(file, index=False)
+        file.with_name(f".{file.name}.crc").unlink()  # Hadoop's checksum of what was there
 
 
 def airflow_environment() -> dict[str, str]:

@@ -22,7 +22,7 @@ _UNREADABLE = re.compile(
     r"FAILED_READ_FILE|CANNOT_READ_FILE_FOOTER|UNABLE_TO_INFER_SCHEMA|PATH_NOT_FOUND|DELTA_TABLE_NOT_FOUND|"
     r"DELTA_MISSING|DELTA_PATH_DOES_NOT_EXIST|is not a Delta table|EOFException|ZipException|"
     r"not in GZIP format|incorrect header check|MalformedInput|is not a Parquet file|ParquetDecodingException|"
-    r"MALFORMED_RECORD_IN_PARSING"
+    r"ChecksumException|MALFORMED_RECORD_IN_PARSING"
 )
 _STORE_LOST = re.compile(r"AWSClientIOException|SdkClientException|HttpChannelEOFException")
 _HEADER = re.compile(r"CSV header does not conform|Number of column in CSV header is not equal")

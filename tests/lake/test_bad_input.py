@@ -68,6 +68,12 @@ def test_broken_parquet_files_among_good_ones_are_named(spark, make_log, make_co
         (path / name).write_bytes(content)
         stops_at(spark, make_config(str(path)), f"{path}/{name} cannot be read as parquet; mend or remove the file")
         (path / name).unlink()
+    # Another tool wrote over a file, and left Hadoop's checksums of what was there.
+    file = next(path.glob("*.parquet"))
+    file.write_bytes(
+        next(Path(make_log([("u", "i", "d", "1", "2026-01-02 10:00:00")], "other")).glob("*.parquet")).read_bytes()
+    )
+    stops_at(spark, make_config(str(path)), f"{path}/{file.name} cannot be read as parquet; mend or remove the file")
 
 
 def test_malformed_csv_lines_are_kept_as_they_are(spark, csv_config, tmp_path, lake_root):
