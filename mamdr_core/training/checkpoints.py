@@ -4,6 +4,7 @@
 <lake.root>/checkpoints/<run_id>/stop        while it is there, ranks save a checkpoint and stop
 """
 
+import contextlib
 import json
 import logging
 import time
@@ -167,7 +168,8 @@ class Checkpoints:
             facts = {name: tuple(fact) for own in said for name, fact in own["facts"].items()}
             with staged(folder, self._place.scratch) as local:
                 seal(local, facts | write_texts(local, {STATE: json.dumps({"ranks": [own["state"] for own in said]})}))
-            self._remove_others(folder.parent)
+            with contextlib.suppress(OSError):
+                self._remove_others(folder.parent)
             logger.info("checkpoint %d is written", self._number)
         except OSError as error:  # a full disk must not end a run
             logger.warning("checkpoint %d is not written, the one before it stays: %s", self._number, error)

@@ -42,6 +42,7 @@ def decided(spark, two_days):
 def test_the_first_run_is_held_against_absolute_limits_with_the_figures_of_its_training(two_days, decided):
     first, run = decided[0], two_days.runs[0]
     assert (first["run_id"], first["champion"], first["passed"]) == (run["run_id"], None, True)
+    assert first["serves"] is None
     assert first["auc"] == pytest.approx(run["test_auc"], abs=1e-9)
     assert first["weighted_auc"] == pytest.approx(run["weighted_test_auc"], abs=1e-9)
     assert (first["domains"], first["champion_auc"], first["day_auc"]) == (3, None, None)
@@ -52,7 +53,7 @@ def test_the_first_run_is_held_against_absolute_limits_with_the_figures_of_its_t
 
 def test_the_challenger_is_compared_on_the_same_rows_with_a_champion_that_lacks_ids(two_days, decided):
     second, lake = decided[1], two_days.lake
-    assert (second["champion"], second["passed"]) == (two_days.ids[0], True)
+    assert (second["champion"], second["passed"], second["serves"]) == (two_days.ids[0], True, two_days.ids[0])
     assert second["auc"] == pytest.approx(two_days.runs[1]["test_auc"], abs=1e-9)
     assert second["auc_difference"] == pytest.approx(second["auc"] - second["champion_auc"], abs=1e-9)
     assert second["auc_low"] < second["auc_difference"] < second["auc_high"]
@@ -99,7 +100,7 @@ def test_the_days_are_those_of_the_columns_rows(spark, two_days, monkeypatch, at
 
 
 def test_a_decision_is_read_back_and_made_again_the_same(spark, two_days, decided):
-    assert find_decision(two_days.lake, two_days.ids[1]).told() == decided[1]
+    assert find_decision(two_days.lake, two_days.ids[1]).told() | {"serves": two_days.ids[0]} == decided[1]
     assert decide(spark, two_days.gate(1)) == decided[1]
     assert two_days.lake.read("gate_decisions").count() == 2
 
@@ -108,7 +109,8 @@ def test_a_limit_that_is_broken_stops_the_run_and_a_champion_passes_as_it_was(sp
     stopped = decide(spark, two_days.gate(1, least_auc=0.99))
     assert (stopped["passed"], stopped["auc"]) == (False, decided[1]["auc"])
     assert stopped["reasons"] == [f"its mean AUC is {stopped['auc']:.4f}, below gate.least_auc 0.99"]
-    assert decide(spark, two_days.gate(0, least_auc=0.99)) == decided[0]  # it serves already
+    again = decide(spark, two_days.gate(0, least_auc=0.99))
+    assert again == decided[0] | {"serves": two_days.ids[0]}  # it serves already
 
 
 def test_a_lost_champion_leaves_the_absolute_limits_and_is_named(spark, two_days, decided):
@@ -143,11 +145,11 @@ def test_a_bad_day_can_leave_clicks_as_the_operating_guide_says(spark, two_days)
 
 def test_a_run_of_an_earlier_day_is_stopped_and_what_was_decided_before_stays(spark, two_days, decided):
     promote(spark, two_days.lake, 2, two_days.ids[1], date(2026, 1, 2))
-    assert decide(spark, two_days.gate(0)) == decided[0]
+    assert decide(spark, two_days.gate(0)) == decided[0] | {"serves": two_days.ids[0]}
     table = TABLES["gate_decisions"]
     two_days.lake.overwrite_where(
         table, spark.createDataFrame([], spark_schema(table)), f"run_id = '{two_days.ids[0]}'"
     )
     stopped = decide(spark, two_days.gate(0))
-    assert (stopped["passed"], stopped["champion"]) == (False, two_days.ids[1])
+    assert (stopped["passed"], stopped["champion"], stopped["serves"]) == (False, two_days.ids[1], two_days.ids[0])
     assert stopped["reasons"][0].startswith("a newer day serves: the champion ")
