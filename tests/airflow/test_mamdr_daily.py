@@ -89,7 +89,7 @@ def test_where_nothing_serves_yet_nothing_is_scored_and_the_day_ends_well(airflo
     done = airflow(*RUN_DAY, json.dumps({"project": str(stub_project)}), PASSES="false")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no run serves on" in done.stdout
-    assert "jobs/score.py" not in done.stdout
+    assert "argument=<score.run_id" not in done.stdout
     assert "jobs/report.py" in done.stdout
 
 
