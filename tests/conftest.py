@@ -16,11 +16,9 @@ from mamdr_core.lake.session import make_session
 # Quick compilation halves the CPU time of a small job, here and in what tests start; its code cache is too small for a
 # session that lives as long as the tests'.
 os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m")
-# To generate code for queries of a few rows costs a quarter of the session's time; jobs that tests start do generate.
 # MAMDR_TEST_MASTER puts the tests that are marked `cluster` on a cluster: make test-cluster.
 _SUBMIT = (
     f"--master {os.environ.get('MAMDR_TEST_MASTER', 'local[3]')} --driver-memory 2g "
-    "--conf spark.sql.codegen.wholeStage=false --conf spark.sql.codegen.factoryMode=NO_CODEGEN "
     "--conf spark.sql.shuffle.partitions=2 --conf spark.databricks.delta.snapshotPartitions=1 pyspark-shell"
 )
 
