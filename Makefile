@@ -67,7 +67,7 @@ airflow: $(AIRFLOW) ## Make .venv-airflow, which runs airflow_dags/
 $(AIRFLOW): environment/airflow.lock environment/bootstrap.lock environment/setup_airflow.sh environment/uv.sh
 	@environment/setup_airflow.sh
 
-airflow-demo: $(SETUP) $(AIRFLOW) ## Three days of the daily DAG on synthetic logs, the last of which the gate must stop (15 minutes)
+airflow-demo: $(SETUP) $(AIRFLOW) ## Three days of the daily DAG on synthetic logs, the last of which the gate must stop (some 18 minutes)
 	@.venv/bin/python environment/airflow_demo.py
 
 lock: $(SETUP) ## Resolve the lock files anew from environment/*.in

@@ -49,7 +49,7 @@ TRAINING_RUNS = Table(
         Column("error", "string", "why it failed", nullable=True),
         Column("attempts", "int", "times that its ranks were started", nullable=True),
         Column("causes", "array<string>", "why ranks were started again, in order", nullable=True),
-        Column("started_at", "timestamp", "start (UTC)"),
+        Column("started_at", "timestamp", "start (UTC); of a resumed run when it was resumed last"),
         Column("finished_at", "timestamp", "end (UTC)", nullable=True),
     ),
     rules=(Rule("status_known", one_of("status", STATUSES), "the status is one of the four"),),

@@ -48,7 +48,8 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
     Raises:
         MamdrError: an input that cannot be read, changed meanwhile, holds no valid row or fails the quality gate, an
             expression that names no column, a lake root that holds something else, another job writing the same days.
-            The tables are as they were then, but that `loads` tells of a load that the gate stopped.
+            The tables are as they were then, but that `loads` tells of a load that the gate stopped, and where other
+            jobs kept filing events of the same time: the message says so.
     """
     started_at = datetime.now(UTC)
     table = declared_clicks(config.features)
