@@ -116,8 +116,9 @@ class Checkpoints:
                 if self._writing:
                     self._finish(learner)
                 self._begin(learner, at)
-                where = f": it is in checkpoint {self._number}, --resume goes on from there"
-                self._finish(learner)
+                number = self._number
+                if self._agree([self._finish(learner)]).all():
+                    where = f": it is in checkpoint {number}, --resume goes on from there"
             raise StoppedError(f"stopped by {self._request.reason or 'another rank'} after round {at.done}{where}")
         if due[0] and not self._writing:
             self._begin(learner, at)
@@ -144,8 +145,12 @@ class Checkpoints:
         folder = place_of(self._place.folder) / str(self._number)
         self._writing = self._pool.submit(_write, folder, self._place.scratch, self._collective.rank, take(learner, at))
 
-    def _finish(self, learner: Learner) -> None:
-        """Seal what all ranks have written, or tell of a rank that could not; waits for it."""
+    def _finish(self, learner: Learner) -> bool:
+        """Seal what all ranks have written, or tell of a rank that could not; waits for it.
+
+        Returns:
+            Whether this rank knows of no error: rank 0 of none at all, others of none of their own.
+        """
         assert self._place
         assert self._writing
         error = self._writing.exception()
@@ -154,11 +159,11 @@ class Checkpoints:
         learner.specific.release()
         own = {"error": str(error) if error else "", "facts": facts, "state": state}
         said = [json.loads(text) for text in gather_texts(self._collective, json.dumps(own))]
-        if self._collective.rank == 0:
-            self._seal(said)
+        written = self._seal(said) if self._collective.rank == 0 else not error
         self._number += 1
+        return written
 
-    def _seal(self, said: list[dict[str, Any]]) -> None:
+    def _seal(self, said: list[dict[str, Any]]) -> bool:
         assert self._place
         folder = place_of(self._place.folder) / str(self._number)
         try:
@@ -170,16 +175,21 @@ class Checkpoints:
                 seal(local, facts | write_texts(local, {STATE: json.dumps({"ranks": [own["state"] for own in said]})}))
             with contextlib.suppress(OSError):
                 self._remove_others(folder.parent)
-            logger.info("checkpoint %d is written", self._number)
         except OSError as error:  # a full disk must not end a run
             logger.warning("checkpoint %d is not written, the one before it stays: %s", self._number, error)
             remove(folder)
+            return False
+        logger.info("checkpoint %d is written", self._number)
+        return True
 
     def _remove_others(self, folder: Place) -> None:
-        """Keep the newest ones that are whole; those after the one that this attempt began with are not."""
+        """Keep the newest ones that are whole; those after the one that this attempt began with are not.
+
+        A later one is there where another rank is ahead and has begun it.
+        """
         assert self._place
         began = range((self._place.newest or 0) + 1, self._place.next_number)
-        numbers = _numbers(folder)
+        numbers = [number for number in _numbers(folder) if number <= self._number]
         whole = [number for number in numbers if number not in began and (folder / str(number) / MANIFEST).exists()]
         for number in set(numbers).difference(whole[: self._settings.keep]):
             remove(folder / str(number))

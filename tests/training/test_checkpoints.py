@@ -45,14 +45,14 @@ def place(tmp_path):
     return CheckpointPlace(str(tmp_path / "checkpoints"))
 
 
-def run(task, ranks, place, monkeypatch=None, stop_after=None):
-    """Train as that many ranks of one process, with checkpoints; stopped after some rounds."""
+def run(task, ranks, place, monkeypatch=None, stop_after=None, told="--resume goes on"):
+    """Train as that many ranks of one process, with checkpoints; stopped after some rounds, of which `told` is told."""
     settings = replace(task.config.train, checkpoint=EVERY_ROUND)
     task = replace(task, config=replace(task.config, train=settings), checkpoints=place)
     if stop_after is not None:
         with monkeypatch.context() as patch:
             patch.setattr("mamdr_core.training.rank.StopRequest", lambda file: StopAfter(stop_after))
-            with pytest.raises(StoppedError, match="--resume goes on"):
+            with pytest.raises(StoppedError, match=told):
                 run_simulated(partial(train_rank, task), ranks)
         return None
     if ranks == 1:
@@ -198,6 +198,28 @@ def test_a_disk_that_is_full_costs_a_checkpoint_and_not_the_run(make_task, monke
     sealed = [child.name for child in Path(place.folder).iterdir() if (child / MANIFEST).exists()]
     assert "2" not in sealed
     assert len(sealed) >= 2
+
+
+def test_what_a_rank_that_is_ahead_has_begun_stays(make_task, monkeypatch, place):  # noqa: F811
+    """Rank 1 begins a checkpoint while rank 0 still seals the one before and removes what is old."""
+    folder = Path(place.folder)
+    run(make_task(1), 1, place, monkeypatch, 3)
+    at = find_checkpoint(folder)
+    ahead = folder / str(at.next_number + 1)
+    ahead.mkdir()
+    (ahead / "shared-00001.safetensors").touch()
+    kept = Checkpoints(at, CheckpointSettings(keep=1), SingleProcess(), StopRequest())
+    kept._remove_others(folder)
+    assert sorted(folder.iterdir()) == sorted([folder / str(at.newest), ahead])
+    assert list(ahead.iterdir())
+
+
+def test_a_run_that_stops_without_a_checkpoint_does_not_say_that_it_can_be_resumed(make_task, monkeypatch, place):  # noqa: F811
+    def write(folder, rank, taken):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "write", write)
+    run(make_task(1), 1, place, monkeypatch, 1, told=r"after round \d+$")
 
 
 def test_a_checkpoint_whose_manifest_lists_nothing_is_told_of(make_task, monkeypatch, place):  # noqa: F811
