@@ -2,16 +2,19 @@
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.logger import PySparkLogger
 from pyspark.sql import SparkSession
 
 from mamdr_core.errors import MamdrError
+from mamdr_core.yaml_values import one_line
 
 # Under spark-submit the JVM is up before Python runs, so nothing here may concern the JVM's start (class path, memory):
 # those are in environment/spark/spark-defaults.conf. These are read when the session is made.
@@ -32,6 +35,7 @@ ROWS_A_TASK = 1_500_000
 """Rows of a shuffle's task, so that its hash tables and sorts stay in memory; Spark joins what turns out smaller."""
 # PySpark prints the JVM's stack traces of every error in an expression, also of those that are caught and explained.
 _LOUD_LOGGERS = ("DataFrameQueryContextLogger", "SQLQueryContextLogger")
+_STORE_LOST = re.compile(r"AWSClientIOException|SdkClientException|HttpChannelEOFException")
 
 
 def make_session(name: str) -> SparkSession:
@@ -106,9 +110,27 @@ def memory_of(spark: SparkSession) -> int:
 
 @contextmanager
 def spark_session(name: str) -> Iterator[SparkSession]:
-    """A session for the length of a job, stopped at its end whatever happens."""
+    """A session for the length of a job, stopped at its end whatever happens.
+
+    Raises:
+        MamdrError: as `make_session`; or an object store was lost.
+    """
     spark = make_session(name)
     try:
-        yield spark
+        with store_kept():
+            yield spark
     finally:
         spark.stop()
+
+
+@contextmanager
+def store_kept() -> Iterator[None]:
+    """Turn Spark's errors about an object store that no longer answers into MamdrError."""
+    try:
+        yield
+    except (PySparkException, Py4JJavaError) as error:
+        text = str(error)
+        if not (lost := _STORE_LOST.search(text)):
+            raise
+        told = one_line(text[max(text.rfind("\n", 0, lost.start()), 0) :])[:200]
+        raise MamdrError(f"the connection to an object store was lost; run it again ({told})") from None

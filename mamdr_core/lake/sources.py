@@ -14,6 +14,7 @@ from pyspark.sql import types as T
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.files import Files
+from mamdr_core.lake.session import store_kept
 from mamdr_core.lake.settings import InputSettings
 from mamdr_core.yaml_values import one_line
 
@@ -24,7 +25,6 @@ _UNREADABLE = re.compile(
     r"not in GZIP format|incorrect header check|MalformedInput|is not a Parquet file|ParquetDecodingException|"
     r"ChecksumException|MALFORMED_RECORD_IN_PARSING"
 )
-_STORE_LOST = re.compile(r"AWSClientIOException|SdkClientException|HttpChannelEOFException")
 _HEADER = re.compile(r"CSV header does not conform|Number of column in CSV header is not equal")
 _OPTION = re.compile(r"UnsupportedCharset|INVALID_PARAMETER_VALUE|INVALID_OPTION")
 _OVERFLOW = re.compile(r"ArithmeticException: (?:long|integer) overflow")
@@ -99,7 +99,8 @@ def undeclared_columns(raw: DataFrame, used: Sequence[Column]) -> list[str]:
 def readable(settings: InputSettings) -> Iterator[None]:
     """Turn Spark's errors about the input's files and a store into MamdrError; wrap every action on the input in it."""
     try:
-        yield
+        with store_kept():
+            yield
     except (PySparkException, Py4JJavaError) as error:
         text = str(error)
         if _OVERFLOW.search(text):
@@ -107,9 +108,6 @@ def readable(settings: InputSettings) -> Iterator[None]:
                 "input.columns: a value of the log is too large for one of the expressions; where one is "
                 "timestamp_seconds(x), write timestamp(x): its rows are then rejected by name"
             ) from None
-        if lost := _STORE_LOST.search(text):
-            told = one_line(text[max(text.rfind("\n", 0, lost.start()), 0) :])[:200]
-            raise MamdrError(f"the connection to an object store was lost; run it again ({told})") from None
         if _UNREADABLE.search(text):
             raise MamdrError(_explain(settings, text)) from None
         if isinstance(error, IllegalArgumentException) or _OPTION.search(text):

@@ -15,7 +15,6 @@ from pyspark.sql import types as T
 from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.encoding import IDS
-from mamdr_core.lake.hashing import hash64
 from mamdr_core.lake.progress import progress
 from mamdr_core.lake.session import overriding, shuffles_of
 from mamdr_core.lake.sources import readable
@@ -41,6 +40,11 @@ logger = logging.getLogger(__name__)
 
 BATCH_ROWS = 1 << 15
 """Rows that a task hands to Python at a time."""
+_SETTINGS: dict[str, str | int] = {
+    # Compressed bytes of rows that a task scores: some 250,000 rows of short ids.
+    "spark.sql.adaptive.advisoryPartitionSizeInBytes": "8m",
+    "spark.sql.execution.arrow.maxRecordsPerBatch": BATCH_ROWS,
+}
 
 
 def score(spark: SparkSession, config: Config) -> dict[str, Any]:
@@ -67,7 +71,7 @@ def score(spark: SparkSession, config: Config) -> dict[str, Any]:
         if not count:
             raise MamdrError(f"score.input.path: {config.score.input.path or 'the test split'} holds no row to score")
         logger.info("run %s scores %d rows as batch %s", served.run_id, count, batch)
-        settings = {**shuffles_of(spark, count), "spark.sql.execution.arrow.maxRecordsPerBatch": BATCH_ROWS}
+        settings = {**shuffles_of(spark, count), **_SETTINGS}
         with clock.phase("write"), overriding(spark, settings), progress(spark, "scores"):
             vectors = send_vectors(spark, read_vectors(lake, served))
             scored = score_rows(spread_by_domain(rows), served, vectors)
@@ -96,12 +100,11 @@ def score(spark: SparkSession, config: Config) -> dict[str, Any]:
 def spread_by_domain(rows: DataFrame) -> DataFrame:
     """The rows of a domain on one task, or on several where they are many, and together there.
 
-    So a task reads the theta_i of few domains, each once.
+    So a task reads the theta_i of few domains, each once. By hash, and large parts split by size: for ranges of domains
+    Spark would first go through all rows, their look-ups included, to find the bounds.
     """
     domain = index_of("domain")
-    tasks = int(str(rows.sparkSession.conf.get("spark.sql.shuffle.partitions")))
-    within = hash64(*(F.col(index_of(name)) for name in IDS))
-    return rows.repartitionByRange(tasks, domain, within).sortWithinPartitions(domain)
+    return rows.hint("rebalance", domain).sortWithinPartitions(domain)
 
 
 def score_rows(rows: DataFrame, served: Served, vectors: str) -> DataFrame:

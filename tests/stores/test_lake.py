@@ -10,6 +10,7 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.lake.examples import build_examples
 from mamdr_core.lake.ingest import ingest_clicks
 from mamdr_core.lake.maintenance import maintain_lake
+from mamdr_core.lake.session import store_kept
 from mamdr_core.lake.stats import domain_stats
 from mamdr_core.lake.tables import Lake
 from mamdr_core.shards.loading import Share
@@ -93,6 +94,18 @@ def test_run_again_the_load_is_there_once(spark, make_config, lake):
     assert ingest_clicks(spark, make_config(2))["clicks"] == 60
     days = {str(row["ds"]): row["count"] for row in lake.read("clicks").groupBy("ds").count().collect()}
     assert days == {"2026-01-01": 60, "2026-01-02": 60}
+
+
+def test_a_build_that_loses_the_store_says_so_and_leaves_the_examples_as_they_were(spark, make_config, lake, proxy):
+    before = lake.version("examples"), lake.read("examples").count()
+    proxy.cut_at(b"PUT /mamdr-cut/my%20lake/examples/")
+    try:
+        with pytest.raises(MamdrError, match=r"^the connection to an object store was lost"), store_kept():
+            build_examples(spark, make_config(2))
+    finally:
+        proxy.restore()
+    assert proxy.cuts > 0
+    assert (lake.version("examples"), lake.read("examples").count()) == before
 
 
 def test_small_files_are_joined_and_statistics_made(spark, make_config, lake):
