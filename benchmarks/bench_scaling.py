@@ -11,6 +11,7 @@ of W machines. The model then puts the measured seconds of a round beside the ne
 """
 
 import argparse
+import contextlib
 import math
 import os
 import statistics
@@ -40,6 +41,7 @@ from mamdr_core.parallel.launch import run_ranks
 RANKS = (1, 2, 4)
 SMALL_GATHERS = 3
 """Of a round: ids and values of the domains' rows, and whether a checkpoint is due."""
+COSTS = ("wall", "cpu", "exchange", "exchange_cpu")
 WORKERS = (8, 32, 100, 400)
 DOMAINS, USERS, ITEMS = 50, 200_000, 40_000
 RATES = {"one core here": 0.0, "one H100, captured (5.5 M rows/s)": 5.5e6}
@@ -100,11 +102,12 @@ class Delayed:
 
 @dataclass(frozen=True)
 class Measured:
-    """Means over rounds on one rank: wall and CPU seconds of a round, of its exchange, and parameters P."""
+    """Means over rounds on one rank: wall and CPU seconds of a round and of its exchange, and parameters P."""
 
     wall: float
     cpu: float
     exchange: float
+    exchange_cpu: float
     parameters: int
 
 
@@ -119,22 +122,23 @@ def rank(rows: int, rounds: int, core: int, network: Network, collective: Collec
     )
     state, outer = AdamState.zeros_like(shared), OuterOptimizer(OuterSettings())
 
-    def do_round(number: int, speaking: Collective) -> float:
-        """Seconds of its exchange."""
+    def do_round(number: int, speaking: Collective) -> tuple[float, float]:
+        """Wall and CPU seconds of its exchange."""
         change = engine.descend(Theta(shared), visits, 1e-3, "adam", state, seed=number)
-        middle = time.perf_counter()
+        wall, cpu = time.perf_counter(), time.process_time()
         outer.step(shared, mean_change(speaking, change, float(rows)))
-        return time.perf_counter() - middle
+        return time.perf_counter() - wall, time.process_time() - cpu
 
     do_round(0, collective)  # compiles
     found = []
     for speaking in (collective, Delayed(collective, network)):
         collective.all_reduce(torch.zeros(1))
         started, cpu = time.perf_counter(), time.process_time()
-        exchange = sum(do_round(number, speaking) for number in range(rounds))
+        exchanges = [do_round(number, speaking) for number in range(rounds)]
         collective.all_reduce(torch.zeros(1))
         wall, used = time.perf_counter() - started, time.process_time() - cpu
-        found.append(Measured(wall / rounds, used / rounds, exchange / rounds, len(shared.dense)))
+        exchange, exchange_cpu = (sum(each) / rounds for each in zip(*exchanges, strict=True))
+        found.append(Measured(wall / rounds, used / rounds, exchange, exchange_cpu, len(shared.dense)))
     pin(affinity, threads)  # one rank alone runs in the driver
     return found
 
@@ -142,7 +146,8 @@ def rank(rows: int, rounds: int, core: int, network: Network, collective: Collec
 def pin(cores: set[int], threads: int) -> None:
     """Put all threads of this process, the collectives' included, on some cores."""
     for thread in os.listdir("/proc/self/task"):
-        os.sched_setaffinity(int(thread), cores)
+        with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+            os.sched_setaffinity(int(thread), cores)
     torch.set_num_threads(threads)
 
 
@@ -154,29 +159,30 @@ def measure(spark: SparkSession, options: argparse.Namespace, network: Network) 
             task = partial(rank, options.rows, options.rounds, options.core, network)
             told = run_ranks(spark, task, ranks, 120, options.launcher)
             for kind, own in zip(found, zip(*told, strict=True), strict=True):
-                means = [statistics.mean(getattr(one, name) for one in own) for name in ("wall", "cpu", "exchange")]
+                means = [statistics.mean(getattr(one, name) for one in own) for name in COSTS]
                 kind[ranks].append(Measured(*means, own[0].parameters))
     return found
 
 
 def report(found: dict[int, list[Measured]], title: str) -> None:
     alone = found[1]
-    print(f"\n{title}\n\n| ranks | round, s | efficiency, wall (spread) | efficiency, CPU | exchange, s a round |")
-    print("|---|---|---|---|---|")
+    columns = ("ranks", "round, s", "efficiency, wall (spread)", "efficiency, CPU", "exchange, s a round", "its CPU, s")
+    print(f"\n{title}\n\n| {' | '.join(columns)} |")
+    print("|---|---|---|---|---|---|")
     for ranks, measured in found.items():
         pairs = list(zip(alone, measured, strict=True))
         wall = [ranks * one.wall / own.wall for one, own in pairs]
         cpu = [one.cpu / own.cpu for one, own in pairs]
         spread = f"{statistics.median(wall):.3f} ({min(wall):.3f} to {max(wall):.3f})"
-        seconds, exchange = (statistics.median(getattr(own, name) for own in measured) for name in ("wall", "exchange"))
-        print(f"| {ranks} | {seconds:.3f} | {spread} | {statistics.median(cpu):.3f} | {exchange:.4f} |", flush=True)
+        seconds, _, exchange, own_cpu = (statistics.median(getattr(own, name) for own in measured) for name in COSTS)
+        print(f"| {ranks} | {seconds:.3f} | {spread} | {statistics.median(cpu):.3f} | {exchange:.4f} | {own_cpu:.4f} |")
 
 
 def model(found: dict[int, list[Measured]], rows: int, network: Network) -> None:
     """Efficiency of W machines: a round's compute over it with the exchange's own CPU seconds and the network's."""
     alone = found[1]
     one = statistics.median(each.cpu for each in alone)
-    own = max(0.0, statistics.median(each.cpu for each in found[max(RANKS)]) - one)
+    own = statistics.median(each.exchange_cpu for each in found[max(RANKS)])
     sent = alone[0].parameters * 4
     print(f"\nModel: {sent / 1e6:.2f} MB all-reduced a round, {own * 1e3:.1f} ms of CPU of the exchange.\n")
     print("| workers | " + " | ".join(f"{name}: {kind}" for name in RATES for kind in ("ring", "tree")) + " |")
