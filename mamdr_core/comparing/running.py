@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from mamdr_core.comparing.cells import Cell
-from mamdr_core.errors import MamdrError
+from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.lake.tables import Lake
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.shards.pinned import PinnedExamples
@@ -133,6 +133,10 @@ class Runner:
             logger.info("%s: %s starts on %d ranks", self._experiment, cell.label, cell.config.train.ranks)
             try:
                 figures = train_on_ranks(self._spark, run, {})
+            except StoppedError:
+                stopped = StoppedError("stopped by SIGTERM: started again, it keeps the cells that have finished")
+                run.fail(self._spark, stopped)
+                raise stopped from None
             except Exception as error:
                 yield key, run, self._failed(run, _told(error))
             except BaseException:
@@ -188,6 +192,8 @@ class Runner:
             return self._failed(run, outcome)
         try:
             return run.finish(self._spark, [outcome], {"ranks": sum(outcome.seconds.values())})
+        except StoppedError:
+            raise
         except Exception as error:
             return self._failed(run, _told(error))
 

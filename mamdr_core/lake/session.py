@@ -92,10 +92,10 @@ def overriding(spark: SparkSession, values: Mapping[str, str | int]) -> Iterator
                 spark.conf.set(key, old)
 
 
-def shuffles_of(spark: SparkSession, rows: int) -> dict[str, int]:
+def shuffles_of(spark: SparkSession, rows: int, a_task: int = ROWS_A_TASK) -> dict[str, int]:
     """Settings for a job that shuffles so many rows: more partitions than the session has where it is large."""
     name = "spark.sql.shuffle.partitions"
-    return {name: max(int(str(spark.conf.get(name))), -(-rows // ROWS_A_TASK))}
+    return {name: max(int(str(spark.conf.get(name))), -(-rows // a_task))}
 
 
 def memory_of(spark: SparkSession) -> int:

@@ -40,8 +40,12 @@ logger = logging.getLogger(__name__)
 
 BATCH_ROWS = 1 << 15
 """Rows that a task hands to Python at a time."""
+TASK_ROWS = 250_000
+"""Rows that a task scores, about."""
 _SETTINGS: dict[str, str | int] = {
-    # Compressed bytes of rows that a task scores: some 250,000 rows of short ids.
+    # Without, Spark passes over the hint of `spread_by_domain`; with it, what is more than TASK_ROWS rows of short ids,
+    # compressed, is split.
+    "spark.sql.adaptive.enabled": "true",
     "spark.sql.adaptive.advisoryPartitionSizeInBytes": "8m",
     "spark.sql.execution.arrow.maxRecordsPerBatch": BATCH_ROWS,
 }
@@ -71,7 +75,7 @@ def score(spark: SparkSession, config: Config) -> dict[str, Any]:
         if not count:
             raise MamdrError(f"score.input.path: {config.score.input.path or 'the test split'} holds no row to score")
         logger.info("run %s scores %d rows as batch %s", served.run_id, count, batch)
-        settings = {**shuffles_of(spark, count), **_SETTINGS}
+        settings = {**shuffles_of(spark, count, TASK_ROWS), **_SETTINGS}
         with clock.phase("write"), overriding(spark, settings), progress(spark, "scores"):
             vectors = send_vectors(spark, read_vectors(lake, served))
             scored = score_rows(spread_by_domain(rows), served, vectors)
@@ -100,8 +104,8 @@ def score(spark: SparkSession, config: Config) -> dict[str, Any]:
 def spread_by_domain(rows: DataFrame) -> DataFrame:
     """The rows of a domain on one task, or on several where they are many, and together there.
 
-    So a task reads the theta_i of few domains, each once. By hash, and large parts split by size: for ranges of domains
-    Spark would first go through all rows, their look-ups included, to find the bounds.
+    So a task reads the theta_i of few domains, each once. By hash, and large parts split by size between the parts of
+    the input: for ranges of domains Spark would first go through all rows, their look-ups included, to find the bounds.
     """
     domain = index_of("domain")
     return rows.hint("rebalance", domain).sortWithinPartitions(domain)

@@ -19,11 +19,16 @@ def claim(folder: Place) -> None:
 
 
 def is_trained_elsewhere(folder: Place) -> bool:
-    """Whether another process of this machine trains the run; of other machines nothing is known."""
+    """Whether another process of this machine trains the run; of other machines nothing is known.
+
+    Raises:
+        OSError: the note cannot be read, so it is not known.
+    """
     try:
         owner = json.loads((folder / _OWNER).read_text(encoding="utf-8"))
         if owner["host"] != socket.gethostname() or owner["pid"] == os.getpid():
             return False
-        return bool(psutil.Process(owner["pid"]).create_time() == owner["started"])
-    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        process = psutil.Process(owner["pid"])
+        return bool(process.create_time() == owner["started"]) and process.status() != psutil.STATUS_ZOMBIE
+    except (FileNotFoundError, ValueError, KeyError, TypeError, psutil.Error):
         return False

@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 from mamdr_core.config import Config, parse_config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.tables import Lake
-from mamdr_core.object_store import place_of
+from mamdr_core.object_store import Place, place_of
 from mamdr_core.shards.pinned import pin_examples
 from mamdr_core.training.claims import is_trained_elsewhere
 from mamdr_core.training.differences import differences
@@ -26,7 +26,8 @@ def find_unfinished(spark: SparkSession, config: Config) -> Run | None:
     """The run that `train.resume` means, on the examples that it began with; None: there is none, so start anew.
 
     Raises:
-        MamdrError: the run that is named does not exist, has ended well, computes something else, or is being trained.
+        MamdrError: the run that is named does not exist, has ended well or computes something else; or the run is
+            being trained.
     """
     lake, wanted = Lake(spark, config.lake.root), config.train.resume
     if wanted != NEWEST:
@@ -34,7 +35,8 @@ def find_unfinished(spark: SparkSession, config: Config) -> Run | None:
     for row in _unfinished(lake) if lake.exists("training_runs") else ():
         folder = place_of(lake.path_of("checkpoints", row["run_id"]))
         is_of_day = row["ds"] == config.examples.until or bool(config.train.only_domains)
-        if is_of_day and folder.is_dir() and not is_trained_elsewhere(folder) and not _differing(config, row):
+        if is_of_day and folder.is_dir() and not _differing(config, row):
+            _check_that_it_is_free(folder, row["run_id"])
             return _resumed(spark, lake, config, row)
     logger.info("no unfinished run of %s computes the same: a new one begins", lake.root)
     return None
@@ -54,9 +56,16 @@ def _find_named(lake: Lake, config: Config, run_id: str) -> Row:
     differing = _differing(config, row)
     if differing:
         raise MamdrError(f"train.resume: run {run_id} computes something else: {'; '.join(differing[:3])}")
-    if is_trained_elsewhere(place_of(lake.path_of("checkpoints", run_id))):
-        raise MamdrError(f"train.resume: another process of this machine trains run {run_id}")
+    _check_that_it_is_free(place_of(lake.path_of("checkpoints", run_id)), run_id)
     return row
+
+
+def _check_that_it_is_free(folder: Place, run_id: str) -> None:
+    if is_trained_elsewhere(folder):
+        raise MamdrError(
+            f"train.resume: another process of this machine trains run {run_id}, or ends it after the round that it is "
+            "in: try again later"
+        )
 
 
 def _resumed(spark: SparkSession, lake: Lake, config: Config, row: Row) -> Run:

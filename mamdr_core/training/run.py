@@ -1,6 +1,8 @@
 """train_mamdr on the driver: pin a version, place domains, launch ranks and restart them, seal the package, record."""
 
+import contextlib
 import logging
+import threading
 import time
 from functools import partial
 from typing import Any
@@ -11,7 +13,6 @@ from pyspark.sql import SparkSession
 from mamdr_core.config import Config, parse_config, plain_config
 from mamdr_core.errors import StoppedError
 from mamdr_core.lake.tables import Lake
-from mamdr_core.object_store import Place
 from mamdr_core.parallel.launch import RankError, run_ranks
 from mamdr_core.parallel.placement import place_domains
 from mamdr_core.secrets import without_secrets
@@ -98,35 +99,44 @@ def train_on_ranks(spark: SparkSession, run: Run, seconds: dict[str, float]) -> 
     stop = run.checkpoints / STOP
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     stop.unlink(missing_ok=True)
-    with on_sigterm(stop.touch):  # has the ranks save a checkpoint and stop
-        results = _attempts(spark, run, stop)
+    asked = threading.Event()
+
+    def ask() -> None:
+        """Have the ranks save a checkpoint and stop."""
+        asked.set()
+        with contextlib.suppress(OSError):  # a store that is away, a full disk
+            stop.touch()
+
+    with on_sigterm(ask):
+        results = _attempts(spark, run, asked)
     figures = run.finish(spark, results, seconds | {"ranks": time.perf_counter() - started})
     remove(run.checkpoints)
     return figures
 
 
-def _attempts(spark: SparkSession, run: Run, stop: Place) -> list[RankResult]:
-    """Run the ranks, and again after a loss, unless they were to stop."""
+def _attempts(spark: SparkSession, run: Run, asked: threading.Event) -> list[RankResult]:
+    """Run the ranks, and again after a loss, unless they were asked to stop."""
     train, failures = run.config.train, 0
     while True:
         remove(run.scratch)  # what an attempt that was lost may have written of its package
-        part = partial(train_rank, task_of(run, find_checkpoint(run.checkpoints, train.scratch)))
+        checkpoints = find_checkpoint(run.checkpoints, train.scratch)
+        if asked.is_set():
+            where = "" if checkpoints.newest is None else f": --resume goes on from checkpoint {checkpoints.newest}"
+            raise StoppedError(f"stopped by SIGTERM while no rank ran{where}")
+        part = partial(train_rank, task_of(run, checkpoints))
         try:
             return run_ranks(spark, part, train.ranks, train.start_timeout, train.launcher, train.stall_limit)
         except RankError as error:
-            is_asked_to_stop = stop.exists()
-            is_last = is_asked_to_stop or failures == train.restarts
+            is_last = asked.is_set() or failures == train.restarts
             run.lost(spark, error, is_last)
-            if is_asked_to_stop:
-                raise StoppedError(
-                    "stopped by SIGTERM as ranks were lost: --resume goes on from the newest checkpoint"
-                ) from error
+            if asked.is_set():
+                continue
             if is_last:
                 raise
             pause = min(2.0**failures, LONGEST_PAUSE)
             failures += 1
             logger.warning("restart %d of %d in %.0f s: %s", failures, train.restarts, pause, error)
-            time.sleep(pause)
+            asked.wait(pause)
 
 
 def task_of(run: Run, checkpoints: CheckpointPlace | None = None) -> RankTask:

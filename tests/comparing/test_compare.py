@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.comparing.compare import compare_methods
 from mamdr_core.config import with_values
-from mamdr_core.errors import MamdrError
+from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.lake.tables import Lake
 from mamdr_core.training.run import train_mamdr
 from mamdr_core.training.runs import Run
@@ -153,6 +153,18 @@ def test_cells_of_several_ranks_run_under_horovod_one_by_one(spark, config, firs
     said = compare_methods(spark, pair)
     assert (said["done"], said["failed"]) == (1, 0)
     assert runs_of(spark, config).where("experiment = 'ranks'").first()["ranks"] == 2
+
+
+def test_sigterm_ends_a_comparison_of_several_ranks_at_the_cell_that_it_is_in(spark, config, first, monkeypatch):
+    def train(*arguments):
+        raise StoppedError("stopped by SIGTERM after round 3: it is in checkpoint 2, --resume goes on from there")
+
+    monkeypatch.setattr("mamdr_core.comparing.running.train_on_ranks", train)
+    with pytest.raises(StoppedError, match="it keeps the cells that have finished"):
+        compare_methods(spark, with_values(config, {"train.ranks": 2, "compare.name": "terminated"}))
+    (run,) = runs_of(spark, config).where("experiment = 'terminated'").collect()
+    assert run["status"] == "stopped"
+    assert "--resume" not in run["error"]
 
 
 def test_unknown_names_are_told_before_anything_is_read(spark, config, tmp_path):

@@ -1,5 +1,6 @@
 """score: the batch equals training's evaluation, what is not known has its own row, and a rerun replaces its batch."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -12,10 +13,12 @@ from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.metrics import domain_metrics
 from mamdr_core.engine.parameters import Theta
 from mamdr_core.errors import MamdrError
+from mamdr_core.lake.session import overriding
 from mamdr_core.lake.tables import Lake
 from mamdr_core.serving import scoring
 from mamdr_core.serving.opening import find_served
 from mamdr_core.serving.requests import encode_requests, read_requests
+from mamdr_core.serving.scorer import index_of
 from mamdr_core.serving.scoring import score
 from mamdr_core.training.building import make_engine
 from mamdr_core.training.evaluation import predict_domains
@@ -166,6 +169,21 @@ def test_where_other_rows_were_scored_than_counted_the_batch_stays_as_it_was(spa
         score(spark, config)
     scores = Lake(spark, config.lake.root).read("scores").where("batch = 'kept'")
     assert sorted(map(str, scores.collect())) == before
+
+
+def test_a_giant_domain_is_split_and_the_rows_of_a_domain_are_together(spark):
+    """Also where the session has Spark's adaptive execution off."""
+    domain = F.when(F.col("id") % 10 == 0, F.col("id") % 7 + 1).otherwise(0).cast("int").alias(index_of("domain"))
+    rows = spark.range(0, 200_000, 1, 4).select("id", domain)
+    with overriding(spark, {"spark.sql.adaptive.enabled": "false"}):
+        settings = {**scoring._SETTINGS, "spark.sql.adaptive.advisoryPartitionSizeInBytes": "64k"}
+        with overriding(spark, settings):
+            spread = scoring.spread_by_domain(rows).mapInArrow(lambda batches: batches, rows.schema)
+            found = spread.select(F.spark_partition_id(), index_of("domain")).collect()
+    assert len(found) == 200_000
+    assert len({part for part, domain in found if domain == 0}) >= 3
+    runs = [run for run, _ in itertools.groupby(found)]
+    assert len(runs) == len(set(runs)) < 30
 
 
 @pytest.mark.parametrize(

@@ -275,9 +275,11 @@ def test_only_a_run_that_computes_the_same_is_resumed_and_a_living_one_never(spa
     folder = wait_for_checkpoint(config, 2, process)
     with pytest.raises(MamdrError, match="another process of this machine trains run"):
         resumed(spark, config, folder.name)
+    newest = replace(config, train=replace(config.train, resume="newest"))
+    with pytest.raises(MamdrError, match=r"another process of this machine trains run .* try again later"):
+        find_unfinished(spark, newest)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(LIMIT)
-    newest = replace(config, train=replace(config.train, resume="newest"))
     assert find_unfinished(spark, newest).id == folder.name
     assert find_unfinished(spark, with_values(newest, {"examples.until": "2026-01-02"})) is None  # another day's
     other = replace(config, train=replace(config.train, seed=9))

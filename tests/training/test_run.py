@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -164,10 +165,26 @@ def test_sigterm_is_remembered_where_a_rank_dies_of_it_first(spark, trained_conf
         raise RankError("rank 1 of 2 was lost")
 
     monkeypatch.setattr("mamdr_core.training.run.run_ranks", run_ranks)
-    with pytest.raises(StoppedError, match="stopped by SIGTERM as ranks were lost"):
+    with pytest.raises(StoppedError, match=r"^stopped by SIGTERM while no rank ran$"):
         train_mamdr(spark, trained_config)
     row = newest_run(spark, trained_config)
     assert (row["status"], row["attempts"]) == ("stopped", 1)
+
+
+def test_sigterm_ends_the_wait_for_a_restart(spark, trained_config, monkeypatch):
+    calls = []
+
+    def run_ranks(*arguments):
+        calls.append(arguments)
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        raise RankError("rank 1 of 2 was lost")
+
+    monkeypatch.setattr("mamdr_core.training.run.run_ranks", run_ranks)
+    with pytest.raises(StoppedError, match="stopped by SIGTERM while no rank ran"):
+        train_mamdr(spark, trained_config)
+    assert len(calls) == 1
+    row = newest_run(spark, trained_config)
+    assert (row["status"], row["causes"]) == ("stopped", ["rank 1 of 2 was lost"])
 
 
 def test_unknown_names_are_clear_errors_before_anything_is_read(spark, trained_config):

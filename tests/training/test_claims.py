@@ -1,0 +1,53 @@
+"""Which process trains a run."""
+
+import json
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from mamdr_core.training.claims import claim, is_trained_elsewhere
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another process, which claims the run of this folder and waits."""
+    code = (
+        "import sys; from pathlib import Path; from mamdr_core.training.claims import claim; claim(Path(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", f"{code}; print(); sys.stdout.flush(); sys.stdin.read()", str(tmp_path)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    yield process
+    process.kill()
+    process.wait()
+    process.stdin.close()
+    process.stdout.close()
+
+
+def test_a_run_is_trained_elsewhere_while_the_process_lives(tmp_path, other):
+    assert is_trained_elsewhere(tmp_path)
+    other.kill()
+    while psutil.Process(other.pid).status() != psutil.STATUS_ZOMBIE:  # as under a parent that never waits
+        pass
+    assert not is_trained_elsewhere(tmp_path)
+    other.wait()
+    assert not is_trained_elsewhere(tmp_path)
+
+
+def test_ones_own_run_nobodys_and_that_of_another_machine_are_free(tmp_path):
+    assert not is_trained_elsewhere(tmp_path)
+    claim(tmp_path)
+    assert not is_trained_elsewhere(tmp_path)
+    owner = json.loads((tmp_path / "owner.json").read_text()) | {"host": "elsewhere", "pid": 1}
+    (tmp_path / "owner.json").write_text(json.dumps(owner))
+    assert not is_trained_elsewhere(tmp_path)
+    (tmp_path / "owner.json").write_text("{")
+    assert not is_trained_elsewhere(tmp_path)
+
+
+def test_what_cannot_be_read_is_not_taken_for_free(tmp_path):
+    (tmp_path / "owner.json").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        is_trained_elsewhere(tmp_path)
