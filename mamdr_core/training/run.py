@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import threading
 import time
 from functools import partial
 from typing import Any
@@ -16,7 +15,7 @@ from mamdr_core.lake.tables import Lake
 from mamdr_core.parallel.launch import RankError, run_ranks
 from mamdr_core.parallel.placement import place_domains
 from mamdr_core.secrets import without_secrets
-from mamdr_core.stopping import on_sigterm
+from mamdr_core.stopping import StopRequest, on_sigterm
 from mamdr_core.training.checkpoints import STOP, CheckpointPlace, find_checkpoint
 from mamdr_core.training.parents import settle_parent
 from mamdr_core.training.part import check_only_domains
@@ -99,44 +98,46 @@ def train_on_ranks(spark: SparkSession, run: Run, seconds: dict[str, float]) -> 
     stop = run.checkpoints / STOP
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     stop.unlink(missing_ok=True)
-    asked = threading.Event()
+    request = StopRequest(stop)
 
     def ask() -> None:
         """Have the ranks save a checkpoint and stop."""
-        asked.set()
+        request.ask()
         with contextlib.suppress(OSError):  # a store that is away, a full disk
             stop.touch()
 
     with on_sigterm(ask):
-        results = _attempts(spark, run, asked)
+        results = _attempts(spark, run, request)
     figures = run.finish(spark, results, seconds | {"ranks": time.perf_counter() - started})
     remove(run.checkpoints)
     return figures
 
 
-def _attempts(spark: SparkSession, run: Run, asked: threading.Event) -> list[RankResult]:
+def _attempts(spark: SparkSession, run: Run, request: StopRequest) -> list[RankResult]:
     """Run the ranks, and again after a loss, unless they were asked to stop."""
     train, failures = run.config.train, 0
     while True:
         remove(run.scratch)  # what an attempt that was lost may have written of its package
         checkpoints = find_checkpoint(run.checkpoints, train.scratch)
-        if asked.is_set():
+        if request.made():
             where = "" if checkpoints.newest is None else f": --resume goes on from checkpoint {checkpoints.newest}"
-            raise StoppedError(f"stopped by SIGTERM while no rank ran{where}")
+            raise StoppedError(f"stopped by {request.reason} while no rank ran{where}")
         part = partial(train_rank, task_of(run, checkpoints))
         try:
             return run_ranks(spark, part, train.ranks, train.start_timeout, train.launcher, train.stall_limit)
         except RankError as error:
-            is_last = asked.is_set() or failures == train.restarts
+            is_last = request.made() or failures == train.restarts
             run.lost(spark, error, is_last)
-            if asked.is_set():
+            if request.made():
                 continue
             if is_last:
                 raise
             pause = min(2.0**failures, LONGEST_PAUSE)
             failures += 1
             logger.warning("restart %d of %d in %.0f s: %s", failures, train.restarts, pause, error)
-            asked.wait(pause)
+            until = time.monotonic() + pause
+            while not request.made() and time.monotonic() < until:
+                time.sleep(0.1)
 
 
 def task_of(run: Run, checkpoints: CheckpointPlace | None = None) -> RankTask:
