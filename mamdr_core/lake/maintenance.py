@@ -5,12 +5,13 @@ from collections import Counter
 from typing import Any
 
 from delta.tables import DeltaTable
-from pyspark.sql import Column, Row, SparkSession
+from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
 from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.files import Files
+from mamdr_core.lake.kept import find_leftovers, kept_runs
 from mamdr_core.lake.settings import MaintainSettings
 from mamdr_core.lake.sql import table_at
 from mamdr_core.lake.tables import CONFLICTS, Lake
@@ -29,8 +30,6 @@ logger = logging.getLogger(__name__)
 
 SAFE_DAYS = 7
 """Delta's own least retention: a job that runs for less never loses a file that it reads or is writing."""
-UNFINISHED_DAYS = 14
-"""A run that has not ended well pins its inputs, and keeps what it wrote, so long: it may be running, or be resumed."""
 _CHECKPOINT = 10
 """Commits between two checkpoints: a version is put together from the checkpoint before it."""
 _YEAR, _DAY_MS = 365, 86_400_000
@@ -43,7 +42,7 @@ def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
     versions of kept runs: successful ones whose package exists (the newest `maintain.keep_runs` of them, and the newest
     `maintain.keep_champions` that have served), and those of the last two weeks that run or can be resumed. To release
     a run's inputs, delete its package or its checkpoints.
-    Of runs that did not end well, checkpoints and parts of packages are removed after two weeks.
+    Of runs that did not end well or were never recorded, checkpoints and parts of packages are removed after two weeks.
 
     Returns:
         dry_run, kept_runs, leftovers_removed, files_deleted, bytes_freed, and `tables`: by name, files and bytes before
@@ -72,67 +71,6 @@ def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
         "bytes_freed": sum(figures["bytes_freed"] for figures in tables.values()),
         "tables": tables,
     }
-
-
-def kept_runs(spark: SparkSession, lake: Lake, keep: int, champions: int = 1) -> list[Row]:
-    """The runs whose inputs must stay readable: run_id, status, package, input_versions; newest first.
-
-    Args:
-        spark: the session.
-        lake: the lake.
-        keep: how many of the successful runs; 0: all that have their package.
-        champions: how many of those that have served, the champion first, besides; 0: all.
-    """
-    if not lake.exists("training_runs"):
-        return []
-    runs = lake.read("training_runs").where((F.col("status") == "ok") | _is_recent())
-    chosen = runs.orderBy(F.desc("started_at")).select("run_id", "status", "package", "input_versions").collect()
-    done = [run for run in chosen if run["status"] == "ok" and _has_package(spark, lake, run)]
-    resumable = set(Files(spark, lake.root).children("checkpoints"))
-    unfinished = [
-        run for run in chosen if run["status"] == "running" or (run["status"] != "ok" and run["run_id"] in resumable)
-    ]
-    if keep:
-        served = _served(lake)[: champions or None]
-        done = [run for place, run in enumerate(done) if place < keep or run["run_id"] in served]
-    return unfinished + done
-
-
-def _served(lake: Lake) -> list[str]:
-    """The runs that have served, the champion first."""
-    if not lake.exists("promotions"):
-        return []
-    rows = (
-        lake.read("promotions").groupBy("run_id").agg(F.max("number").alias("last")).orderBy(F.desc("last")).collect()
-    )
-    return [row["run_id"] for row in rows]
-
-
-def find_leftovers(spark: SparkSession, lake: Lake) -> list[tuple[str, str]]:
-    """Folders below the root, by their names, of runs that ended well or long ago: checkpoints, parts of packages."""
-    if not lake.exists("training_runs"):
-        return []
-    ended = lake.read("training_runs").where((F.col("status") == "ok") | ~_is_recent()).select("run_id", "status")
-    files = Files(spark, lake.root)
-    checkpoints, packages = (set(files.children(folder)) for folder in ("checkpoints", "packages"))
-    status = {row["run_id"]: row["status"] for row in ended.collect()}
-    # In an object store, which has no renames, a part lies where the package would, without its manifest.
-    parts = [run_id for run_id in status if status[run_id] != "ok" and run_id in packages]
-    return [
-        *(("checkpoints", run_id) for run_id in status if run_id in checkpoints),
-        *(("packages", f".{run_id}.part") for run_id in status if f".{run_id}.part" in packages),
-        *(("packages", run_id) for run_id in parts if not files.exists("packages", run_id, "manifest.json")),
-    ]
-
-
-def _is_recent() -> Column:
-    return F.col("started_at") > F.current_timestamp() - F.make_dt_interval(days=F.lit(UNFINISHED_DAYS))
-
-
-def _has_package(spark: SparkSession, lake: Lake, run: Row) -> bool:
-    # A lake that was moved has its packages still, not where they were recorded.
-    places = (lake.path_of("packages", run["run_id"]), run["package"])
-    return any(place and Files(spark, place).exists() for place in places)
 
 
 def _pinned_versions(runs: list[Row]) -> dict[str, set[int]]:

@@ -1,6 +1,6 @@
 """Small logs and configurations for the tests of the lake."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from mamdr_core.config import Config, parse_config
+from mamdr_core.lake.vacuum import CHECK
 
 LOG = "user string, item string, domain string, label string, ts string"
 
@@ -58,3 +59,11 @@ def make_config(lake_root: str) -> Callable[..., Config]:
         return parse_config({"lake": {"root": lake_root}, "input": source, "quality": quality, **sections})
 
     return make
+
+
+@pytest.fixture
+def unchecked(spark: SparkSession) -> Iterator[None]:
+    """Delta's documented switch for retentions below a week."""
+    spark.conf.set(CHECK, "false")
+    yield
+    spark.conf.unset(CHECK)

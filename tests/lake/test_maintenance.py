@@ -4,7 +4,6 @@ import os
 import shutil
 import threading
 import time
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -18,57 +17,14 @@ from mamdr_core.lake.examples import build_examples
 from mamdr_core.lake.features import declared_examples
 from mamdr_core.lake.maintenance import maintain_lake
 from mamdr_core.lake.tables import Lake
-from mamdr_core.lake.vacuum import CHECK
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import pin_examples
 from schemas import SPLITS, TABLES
-from schemas.spark import spark_schema
+from tests.lake.helpers import examples_of, files_of, record, write_versions
 
 pytestmark = pytest.mark.slow
 
 DAY = 86_400
-
-
-@pytest.fixture
-def unchecked(spark):
-    """Delta's documented switch for retentions below a week."""
-    spark.conf.set(CHECK, "false")
-    yield
-    spark.conf.unset(CHECK)
-
-
-def record(spark, lake, *runs):
-    """Runs in training_runs, each (run_id, status, age in days, input versions); successful ones get a package."""
-    table = TABLES["training_runs"]
-    rows = []
-    for run_id, status, days, versions in runs:
-        row = {"run_id": run_id, "status": status, "method": "mamdr", "model": "mlp", "config": ""}
-        row |= {"input_versions": versions, "started_at": datetime.now(UTC) - timedelta(days=days)}
-        rows.append(tuple(row.get(name) for name in table.column_names))
-        if status == "ok":
-            Path(lake.path_of("packages", run_id)).mkdir(parents=True)
-    lake.append(table, spark.createDataFrame(rows, spark_schema(table)))
-
-
-def examples_of(spark, domain, rows=4):
-    """Rows of examples, all in one split and shard."""
-    made = spark.range(rows, numPartitions=1).selectExpr("int(id) user", "0 item", "1 label", "'train' split", "id key")
-    columns = {"domain": domain, "shard": 0, "ds": None, "true_probability": None}
-    made = made.withColumns({name: F.lit(value) for name, value in columns.items()})
-    return made.withColumn("ds", F.lit("2026-01-01").cast("date"))
-
-
-def write_versions(spark, lake, domains):
-    """Overwrite examples once for each domain; returns the versions."""
-    versions = []
-    for domain in domains:
-        lake.overwrite("examples", examples_of(spark, domain))
-        versions.append(lake.version("examples"))
-    return versions
-
-
-def files_of(lake, table, version):
-    return {Path(name.removeprefix("file:")) for name in lake.read(table, version).inputFiles()}
 
 
 def everything_below(root):
@@ -141,74 +97,6 @@ def test_a_domain_that_was_renamed_to_another_is_in_the_kept_version_and_not_in_
         for number, domain in enumerate(pinned.domain_ids):
             share = Share(pinned, (), np.arange(2) == number)
             assert sum(len(share.columns(split)) for split in SPLITS) == rows[domain]
-
-
-def test_deleting_a_package_releases_the_runs_inputs(spark, lake_root, make_config, unchecked):
-    lake = Lake(spark, lake_root)
-    first, second, third = write_versions(spark, lake, [1, 2, 3])
-    record(
-        *(spark, lake),
-        ("released", "ok", 3, {"examples": first}),
-        ("failed", "failed", 2, {"examples": first}),
-        ("killed", "running", 15, {"examples": first}),
-        ("running", "running", 1, {"examples": second}),
-    )
-    shutil.rmtree(lake.path_of("packages", "released"))
-    unneeded, needed = files_of(lake, "examples", first), files_of(lake, "examples", second)
-    figures = maintain_lake(spark, make_config(maintain={"retention_days": 0}))
-    assert figures["kept_runs"] == 1
-    assert not any(path.exists() for path in unneeded)
-    assert all(path.exists() for path in needed | files_of(lake, "examples", third))
-
-
-def test_a_run_that_can_be_resumed_keeps_its_inputs_and_checkpoints_for_two_weeks(
-    spark, lake_root, make_config, unchecked
-):
-    lake = Lake(spark, lake_root)
-    first, second, _ = write_versions(spark, lake, [1, 2, 3])
-    record(
-        *(spark, lake),
-        ("stopped", "stopped", 3, {"examples": first}),
-        ("forgotten", "failed", 15, {"examples": second}),
-        ("ended", "ok", 15, {"examples": second}),
-    )
-    shutil.rmtree(lake.path_of("packages", "ended"))
-    left = [Path(lake.path_of("checkpoints", name, "1")) for name in ("stopped", "forgotten", "ended")]
-    left += [Path(lake.path_of("packages", f".{name}.part")) for name in ("stopped", "forgotten")]
-    for folder in left:
-        folder.mkdir(parents=True)
-    needed, unneeded = files_of(lake, "examples", first), files_of(lake, "examples", second)
-    figures = maintain_lake(spark, make_config(maintain={"retention_days": 0}))
-    assert (figures["kept_runs"], figures["leftovers_removed"]) == (1, 3)
-    assert [folder.exists() for folder in left] == [True, False, False, True, False]
-    assert all(path.exists() for path in needed)
-    assert not any(path.exists() for path in unneeded)
-
-
-def test_keep_runs_keeps_the_newest(spark, lake_root, make_config, unchecked):
-    lake = Lake(spark, lake_root)
-    versions = write_versions(spark, lake, [1, 2, 3, 4])
-    record(spark, lake, *((f"run{n}", "ok", 9 - n, {"examples": versions[n]}) for n in range(3)))
-    files = [files_of(lake, "examples", version) for version in versions]
-    figures = maintain_lake(spark, make_config(maintain={"retention_days": 0, "keep_runs": 2}))
-    assert figures["tables"]["examples"]["pinned_versions"] == versions[1:3]
-    assert [all(path.exists() for path in paths) for paths in files] == [False, True, True, True]
-
-
-def test_runs_that_have_served_keep_their_inputs_beside_the_newest(spark, lake_root, make_config):
-    lake = Lake(spark, lake_root)
-    record(spark, lake, *((f"run{n}", "ok", 9 - n, {"examples": n}) for n in range(6)))
-    table, now = TABLES["promotions"], datetime.now(UTC)
-    served = [(n, run_id, None, "promote", None, False, now) for n, run_id in enumerate(("run0", "run2", "run1"), 1)]
-    lake.append(table, spark.createDataFrame(served, spark_schema(table)))
-
-    def kept(*counts):
-        return [run["run_id"] for run in maintenance.kept_runs(spark, lake, *counts)]
-
-    assert kept(1, 2) == ["run5", "run2", "run1"]
-    assert kept(2, 0) == ["run5", "run4", "run2", "run1", "run0"]
-    assert kept(5, 1) == ["run5", "run4", "run3", "run2", "run1"]
-    assert kept(0, 1) == ["run5", "run4", "run3", "run2", "run1", "run0"]
 
 
 def test_a_dry_run_changes_nothing_and_says_what_a_real_one_removes(spark, lake_root, make_config, unchecked):

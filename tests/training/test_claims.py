@@ -36,6 +36,16 @@ def test_a_run_is_trained_elsewhere_while_the_process_lives(tmp_path, other):
     assert not is_trained_elsewhere(tmp_path)
 
 
+def test_a_clock_that_is_set_meanwhile_changes_nothing(tmp_path, other, monkeypatch):
+    before, started = psutil._pslinux.boot_time(), psutil.Process(other.pid).create_time()
+    monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: before + 3600)
+    assert psutil.Process(other.pid).create_time() == pytest.approx(started + 3600, abs=2)
+    assert is_trained_elsewhere(tmp_path)
+    owner = json.loads((tmp_path / "owner.json").read_text())
+    (tmp_path / "owner.json").write_text(json.dumps(owner | {"started": owner["started"] - 3600}))
+    assert not is_trained_elsewhere(tmp_path)  # its number was given to another process
+
+
 def test_ones_own_run_nobodys_and_that_of_another_machine_are_free(tmp_path):
     assert not is_trained_elsewhere(tmp_path)
     claim(tmp_path)

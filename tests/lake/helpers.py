@@ -1,0 +1,43 @@
+"""Runs and versions of tables for tests of what is kept and what is removed."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from pyspark.sql import functions as F
+
+from schemas import TABLES
+from schemas.spark import spark_schema
+
+
+def record(spark, lake, *runs):
+    """Runs in training_runs, each (run_id, status, age in days, input versions); successful ones get a package."""
+    table = TABLES["training_runs"]
+    rows = []
+    for run_id, status, days, versions in runs:
+        row = {"run_id": run_id, "status": status, "method": "mamdr", "model": "mlp", "config": ""}
+        row |= {"input_versions": versions, "started_at": datetime.now(UTC) - timedelta(days=days)}
+        rows.append(tuple(row.get(name) for name in table.column_names))
+        if status == "ok":
+            Path(lake.path_of("packages", run_id)).mkdir(parents=True)
+    lake.append(table, spark.createDataFrame(rows, spark_schema(table)))
+
+
+def examples_of(spark, domain, rows=4):
+    """Rows of examples, all in one split and shard."""
+    made = spark.range(rows, numPartitions=1).selectExpr("int(id) user", "0 item", "1 label", "'train' split", "id key")
+    columns = {"domain": domain, "shard": 0, "ds": None, "true_probability": None}
+    made = made.withColumns({name: F.lit(value) for name, value in columns.items()})
+    return made.withColumn("ds", F.lit("2026-01-01").cast("date"))
+
+
+def write_versions(spark, lake, domains):
+    """Overwrite examples once for each domain; returns the versions."""
+    versions = []
+    for domain in domains:
+        lake.overwrite("examples", examples_of(spark, domain))
+        versions.append(lake.version("examples"))
+    return versions
+
+
+def files_of(lake, table, version):
+    return {Path(name.removeprefix("file:")) for name in lake.read(table, version).inputFiles()}

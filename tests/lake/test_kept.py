@@ -1,0 +1,101 @@
+"""Which runs keep their inputs and what they wrote."""
+
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from mamdr_core.lake.kept import find_leftovers, kept_runs
+from mamdr_core.lake.maintenance import maintain_lake
+from mamdr_core.lake.tables import Lake
+from schemas import TABLES
+from schemas.spark import spark_schema
+from tests.lake.helpers import files_of, record, write_versions
+
+pytestmark = pytest.mark.slow
+
+
+def test_deleting_a_package_releases_the_runs_inputs(spark, lake_root, make_config, unchecked):
+    lake = Lake(spark, lake_root)
+    first, second, third = write_versions(spark, lake, [1, 2, 3])
+    record(
+        *(spark, lake),
+        ("released", "ok", 3, {"examples": first}),
+        ("failed", "failed", 2, {"examples": first}),
+        ("killed", "running", 15, {"examples": first}),
+        ("running", "running", 1, {"examples": second}),
+    )
+    shutil.rmtree(lake.path_of("packages", "released"))
+    unneeded, needed = files_of(lake, "examples", first), files_of(lake, "examples", second)
+    figures = maintain_lake(spark, make_config(maintain={"retention_days": 0}))
+    assert figures["kept_runs"] == 1
+    assert not any(path.exists() for path in unneeded)
+    assert all(path.exists() for path in needed | files_of(lake, "examples", third))
+
+
+def test_a_run_that_can_be_resumed_keeps_its_inputs_and_checkpoints_for_two_weeks(
+    spark, lake_root, make_config, unchecked
+):
+    lake = Lake(spark, lake_root)
+    first, second, _ = write_versions(spark, lake, [1, 2, 3])
+    record(
+        *(spark, lake),
+        ("stopped", "stopped", 3, {"examples": first}),
+        ("forgotten", "failed", 15, {"examples": second}),
+        ("ended", "ok", 15, {"examples": second}),
+    )
+    shutil.rmtree(lake.path_of("packages", "ended"))
+    left = [Path(lake.path_of("checkpoints", name, "1")) for name in ("stopped", "forgotten", "ended")]
+    left += [Path(lake.path_of("packages", f".{name}.part")) for name in ("stopped", "forgotten")]
+    for folder in left:
+        folder.mkdir(parents=True)
+    needed, unneeded = files_of(lake, "examples", first), files_of(lake, "examples", second)
+    figures = maintain_lake(spark, make_config(maintain={"retention_days": 0}))
+    assert (figures["kept_runs"], figures["leftovers_removed"]) == (1, 3)
+    assert [folder.exists() for folder in left] == [True, False, False, True, False]
+    assert all(path.exists() for path in needed)
+    assert not any(path.exists() for path in unneeded)
+
+
+def test_keep_runs_keeps_the_newest(spark, lake_root, make_config, unchecked):
+    lake = Lake(spark, lake_root)
+    versions = write_versions(spark, lake, [1, 2, 3, 4])
+    record(spark, lake, *((f"run{n}", "ok", 9 - n, {"examples": versions[n]}) for n in range(3)))
+    files = [files_of(lake, "examples", version) for version in versions]
+    figures = maintain_lake(spark, make_config(maintain={"retention_days": 0, "keep_runs": 2}))
+    assert figures["tables"]["examples"]["pinned_versions"] == versions[1:3]
+    assert [all(path.exists() for path in paths) for paths in files] == [False, True, True, True]
+
+
+def test_runs_that_have_served_keep_their_inputs_beside_the_newest(spark, lake_root, make_config):
+    lake = Lake(spark, lake_root)
+    record(spark, lake, *((f"run{n}", "ok", 9 - n, {"examples": n}) for n in range(6)))
+    table, now = TABLES["promotions"], datetime.now(UTC)
+    served = [(n, run_id, None, "promote", None, False, now) for n, run_id in enumerate(("run0", "run2", "run1"), 1)]
+    lake.append(table, spark.createDataFrame(served, spark_schema(table)))
+
+    def kept(*counts):
+        return [run["run_id"] for run in kept_runs(spark, lake, *counts)]
+
+    assert kept(1, 2) == ["run5", "run2", "run1"]
+    assert kept(2, 0) == ["run5", "run4", "run2", "run1", "run0"]
+    assert kept(5, 1) == ["run5", "run4", "run3", "run2", "run1"]
+    assert kept(0, 1) == ["run5", "run4", "run3", "run2", "run1", "run0"]
+
+
+def test_a_comparison_that_was_killed_leaves_what_is_removed_after_two_weeks(spark, lake_root):
+    """It has recorded nothing; what else lies there is not ours."""
+    old, young = (f"{datetime.now(UTC) - timedelta(days=days):%Y%m%dT%H%M%S}-dn_only-0123ab" for days in (15, 13))
+    lake, folders = Lake(spark, lake_root), ("checkpoints", "packages")
+    for name in (old, young, "20200101T000000-by-hand"):
+        Path(lake.path_of("checkpoints", name, "1")).mkdir(parents=True)
+        Path(lake.path_of("packages", f".{name}.part")).mkdir(parents=True)
+    expected = [("checkpoints", old), ("packages", f".{old}.part")]
+    assert find_leftovers(spark, lake) == expected
+    Path(lake.path_of("packages", old)).mkdir()
+    record(spark, lake, (young, "running", 0, {}))
+    assert find_leftovers(spark, lake) == [*expected, ("packages", old)]
+    Path(lake.path_of("packages", old, "manifest.json")).touch()
+    assert find_leftovers(spark, lake) == expected
+    assert [len(list(Path(lake_root, folder).iterdir())) for folder in folders] == [3, 4]
