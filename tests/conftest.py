@@ -13,13 +13,15 @@ from mamdr_core.lake.examples import build_examples
 from mamdr_core.lake.ingest import ingest_clicks
 from mamdr_core.lake.session import make_session
 
-# Quick compilation halves the CPU time of a small job, here and in what tests start; its code cache is too small for a
-# session that lives as long as the tests'.
-os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m")
+# Quick compilation halves the CPU time of the small jobs that tests start. The session lives long: there thorough
+# compilation takes a third of the time off after some minutes, and keeping the code of more than 100 queries a little.
+os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1")
+_SESSION_OPTS = "-XX:+UseSerialGC -XX:ReservedCodeCacheSize=400m"
 # MAMDR_TEST_MASTER puts the tests that are marked `cluster` on a cluster: make test-cluster.
 _SUBMIT = (
     f"--master {os.environ.get('MAMDR_TEST_MASTER', 'local[3]')} --driver-memory 2g "
-    "--conf spark.sql.shuffle.partitions=2 --conf spark.databricks.delta.snapshotPartitions=1 pyspark-shell"
+    "--conf spark.sql.shuffle.partitions=2 --conf spark.databricks.delta.snapshotPartitions=1 "
+    "--conf spark.sql.codegen.cache.maxEntries=5000 pyspark-shell"
 )
 
 _MINUTES = ("test_mamdr_daily.py", "test_resuming.py", "test_ranks.py", "test_kills.py", "test_maintenance.py")
@@ -36,13 +38,10 @@ def spark() -> Iterator[SparkSession]:
     """One small session with Delta for all tests; tests must not stop it."""
     # Comparing frames imports pandas-on-Spark, which warns of this where it is not set.
     os.environ.setdefault("PYARROW_IGNORE_TIMEZONE", "1")
-    before = os.environ.get("PYSPARK_SUBMIT_ARGS")
-    os.environ["PYSPARK_SUBMIT_ARGS"] = _SUBMIT
-    session = make_session("tests")
-    if before is None:
-        del os.environ["PYSPARK_SUBMIT_ARGS"]
-    else:
-        os.environ["PYSPARK_SUBMIT_ARGS"] = before
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYSPARK_SUBMIT_ARGS", _SUBMIT)
+        patched.setenv("SPARK_SUBMIT_OPTS", _SESSION_OPTS)
+        session = make_session("tests")
     yield session
     session.stop()
 
