@@ -86,7 +86,7 @@ def _start(name: str, kind: str, *arguments: str) -> None:
         command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment
     )
     noted = json.loads(PROCESSES.read_text()) if PROCESSES.exists() else []
-    noted.append({"name": name, "pid": process.pid, "started": psutil.Process(process.pid).create_time()})
+    noted.append({"name": name, "pid": process.pid, "started": _started(psutil.Process(process.pid))})
     PROCESSES.write_text(json.dumps(noted, indent=1))
 
 
@@ -111,10 +111,16 @@ def _process(noted: dict[str, object]) -> psutil.Process | None:
     """The process that was noted, if it still is the same one."""
     try:
         process = psutil.Process(noted["pid"])
-        alive = process.create_time() == noted["started"] and process.status() != psutil.STATUS_ZOMBIE
+        same = abs(_started(process) - noted["started"]) < 2  # the kernel rounds, anew at each reading
+        alive = same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return None
     return process if alive else None
+
+
+def _started(process: psutil.Process) -> float:
+    """Seconds from the machine's start to the process's: a clock that is set meanwhile does not change them."""
+    return process.create_time() - psutil.boot_time()
 
 
 def _running() -> list[psutil.Process]:
