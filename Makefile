@@ -32,8 +32,8 @@ demo: $(SETUP) ## Joint training against MAMDR on synthetic logs, per-domain AUC
 test: $(SETUP) $(AIRFLOW) ## Every test
 	@.venv/bin/python -m pytest -ra -n 2 --dist loadfile --no-loadscope-reorder
 
-test-fast: $(SETUP) ## The tests that start neither Spark, Horovod nor Airflow (within a minute)
-	@.venv/bin/python -m pytest -ra -m "not slow"
+test-fast: $(SETUP) ## The tests that start neither Spark, Horovod nor Airflow (a minute)
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -ra -n 2 -m "not slow"
 
 test-cluster: $(SETUP) ## The tests that are marked for it, on a Spark standalone cluster of this machine
 	@.venv/bin/python environment/cluster.py up
