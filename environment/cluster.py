@@ -20,6 +20,8 @@ from pathlib import Path
 
 import psutil
 
+from mamdr_core.processes import living, note_of
+
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".cluster"
 PROCESSES = FOLDER / "processes.json"
@@ -86,7 +88,7 @@ def _start(name: str, kind: str, *arguments: str) -> None:
         command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment
     )
     noted = json.loads(PROCESSES.read_text()) if PROCESSES.exists() else []
-    noted.append({"name": name, "pid": process.pid, "started": _started(psutil.Process(process.pid))})
+    noted.append({"name": name, **note_of(process.pid)})
     PROCESSES.write_text(json.dumps(noted, indent=1))
 
 
@@ -97,7 +99,7 @@ def _wait(name: str) -> str:
     while time.monotonic() < deadline:
         if found := re.search(pattern, log.read_text()):
             return found[1] if found.groups() else ""
-        if name not in {noted["name"] for noted in _noted() if _process(noted)}:
+        if name not in {noted["name"] for noted in _noted() if living(noted)}:
             break
         time.sleep(0.2)
     sys.exit(f"error: the {name} did not start: see {log}")
@@ -107,24 +109,8 @@ def _noted() -> list[dict[str, object]]:
     return json.loads(PROCESSES.read_text()) if PROCESSES.exists() else []
 
 
-def _process(noted: dict[str, object]) -> psutil.Process | None:
-    """The process that was noted, if it still is the same one."""
-    try:
-        process = psutil.Process(noted["pid"])
-        same = abs(_started(process) - noted["started"]) < 2  # the kernel rounds, anew at each reading
-        alive = same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return None
-    return process if alive else None
-
-
-def _started(process: psutil.Process) -> float:
-    """Seconds from the machine's start to the process's: a clock that is set meanwhile does not change them."""
-    return process.create_time() - psutil.boot_time()
-
-
 def _running() -> list[psutil.Process]:
-    return [process for noted in _noted() if (process := _process(noted))]
+    return [process for noted in _noted() if (process := living(noted))]
 
 
 def main() -> None:

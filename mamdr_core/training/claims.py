@@ -4,9 +4,8 @@ import json
 import os
 import socket
 
-import psutil
-
 from mamdr_core.object_store import Place
+from mamdr_core.processes import living, note_of
 
 _OWNER = "owner.json"
 
@@ -14,7 +13,7 @@ _OWNER = "owner.json"
 def claim(folder: Place) -> None:
     """Note in a run's folder of checkpoints that this process trains it."""
     folder.mkdir(parents=True, exist_ok=True)
-    owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(psutil.Process())}
+    owner = {"host": socket.gethostname(), **note_of(os.getpid())}
     (folder / _OWNER).write_text(json.dumps(owner), encoding="utf-8")
 
 
@@ -28,13 +27,6 @@ def is_trained_elsewhere(folder: Place) -> bool:
         owner = json.loads((folder / _OWNER).read_text(encoding="utf-8"))
         if owner["host"] != socket.gethostname() or owner["pid"] == os.getpid():
             return False
-        process = psutil.Process(owner["pid"])
-        same = abs(_started(process) - owner["started"]) < 2  # the kernel rounds, anew at each reading
-        return bool(same) and process.status() != psutil.STATUS_ZOMBIE
-    except (FileNotFoundError, ValueError, KeyError, TypeError, psutil.Error):
+        return living(owner) is not None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False
-
-
-def _started(process: psutil.Process) -> float:
-    """Seconds from the machine's start to the process's: a clock that is set meanwhile does not change them."""
-    return float(process.create_time() - psutil.boot_time())
