@@ -32,6 +32,7 @@ demo: $(SETUP) ## Joint training against MAMDR on synthetic logs, per-domain AUC
 test: $(SETUP) $(AIRFLOW) ## Every test
 	@.venv/bin/python -m pytest -ra -n 2 --dist loadfile --no-loadscope-reorder
 
+# Torch's threads of two processes would wait for each other.
 test-fast: $(SETUP) ## The tests that start neither Spark, Horovod nor Airflow (a minute)
 	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -ra -n 2 -m "not slow"
 

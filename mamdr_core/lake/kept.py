@@ -1,6 +1,5 @@
 """Which runs still need their inputs, and what runs left behind that nobody needs."""
 
-import re
 from datetime import UTC, datetime, timedelta
 
 from pyspark.sql import Column, Row, SparkSession
@@ -8,11 +7,10 @@ from pyspark.sql import functions as F
 
 from mamdr_core.lake.files import Files
 from mamdr_core.lake.tables import Lake
+from mamdr_core.run_ids import began_before
 
 UNFINISHED_DAYS = 14
 """A run that has not ended well pins its inputs, and keeps what it wrote, so long: it may be running, or be resumed."""
-_RUN = re.compile(r"\d{8}T\d{6}-\w+-[0-9a-f]{6}")
-"""The names that runs get, by when they began."""
 
 
 def kept_runs(spark: SparkSession, lake: Lake, keep: int, champions: int = 1) -> list[Row]:
@@ -62,8 +60,8 @@ def find_leftovers(spark: SparkSession, lake: Lake) -> list[tuple[str, str]]:
         recorded = {row["run_id"]: row for row in rows}
     well = {run_id for run_id, row in recorded.items() if row["status"] == "ok"}
     found = checkpoints | {name.removeprefix(".").removesuffix(".part") for name in packages}
-    began = f"{datetime.now(UTC) - timedelta(days=UNFINISHED_DAYS):%Y%m%dT%H%M%S}"
-    unknown = {name for name in found - recorded.keys() if _RUN.fullmatch(name) and name < began}
+    long_ago = datetime.now(UTC) - timedelta(days=UNFINISHED_DAYS)
+    unknown = {name for name in found - recorded.keys() if began_before(name, long_ago)}
     ended = sorted(well | unknown | {run_id for run_id, row in recorded.items() if not row["is_recent"]})
     # In an object store, which has no renames, a part lies where the package would, without its manifest.
     parts = [run_id for run_id in ended if run_id not in well and run_id in packages]

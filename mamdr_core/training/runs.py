@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import uuid
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +13,7 @@ from mamdr_core.config import Config, dump_config, plain_config
 from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.lake.tables import Lake
 from mamdr_core.object_store import Place, is_remote, place_of
+from mamdr_core.run_ids import make_run_id
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.claims import claim
 from mamdr_core.training.package import seal_package
@@ -183,7 +183,7 @@ def new_run(lake: Lake, config: Config, pinned: PinnedExamples, experiment: str 
     """
     now = datetime.now(UTC)
     row = {
-        "run_id": f"{now:%Y%m%dT%H%M%S}-{config.train.method}-{uuid.uuid4().hex[:6]}",
+        "run_id": make_run_id(now, config.train.method),
         "method": config.train.method,
         "model": config.model.name,
         "parent_run_id": config.train.warm_start or None,

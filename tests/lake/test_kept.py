@@ -9,6 +9,7 @@ import pytest
 from mamdr_core.lake.kept import find_leftovers, kept_runs
 from mamdr_core.lake.maintenance import maintain_lake
 from mamdr_core.lake.tables import Lake
+from mamdr_core.run_ids import make_run_id
 from schemas import TABLES
 from schemas.spark import spark_schema
 from tests.lake.helpers import files_of, record, write_versions
@@ -86,7 +87,7 @@ def test_runs_that_have_served_keep_their_inputs_beside_the_newest(spark, lake_r
 
 def test_a_comparison_that_was_killed_leaves_what_is_removed_after_two_weeks(spark, lake_root):
     """It has recorded nothing; what else lies there is not ours."""
-    old, young = (f"{datetime.now(UTC) - timedelta(days=days):%Y%m%dT%H%M%S}-dn_only-0123ab" for days in (15, 13))
+    old, young = (make_run_id(datetime.now(UTC) - timedelta(days=days), "dn") for days in (15, 13))
     lake, folders = Lake(spark, lake_root), ("checkpoints", "packages")
     for name in (old, young, "20200101T000000-by-hand"):
         Path(lake.path_of("checkpoints", name, "1")).mkdir(parents=True)
