@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Integers = NDArray[np.uint64]
-Counters = NDArray[np.int64] | Integers
+Ids = NDArray[np.int64]
+Counters = Ids | Integers
 Reals = NDArray[np.float64]
 Singles = NDArray[np.float32]
 

@@ -7,10 +7,10 @@ from mamdr_core.settings import settings
 
 @settings
 class SyntheticSettings:
-    """Synthetic logs with a known answer (docs/synthetic.md); written to `input.path` by generate_logs."""
+    """Synthetic logs with known click probabilities (docs/synthetic.md); generate_logs writes them to `input.path`."""
 
     rows: int = 100_000
-    """Impressions in all days together; a domain has at least one."""
+    """Number of impressions, all days together; a domain has at least one."""
     domains: int = 30
     """Number of domains; their sizes are heavy-tailed (log-normal)."""
     users: int = 5_000
@@ -18,20 +18,20 @@ class SyntheticSettings:
     items: int = 2_000
     """Number of items."""
     days: int = 1
-    """Days covered; a folder day=YYYY-MM-DD each."""
+    """Number of days; each has a folder day=YYYY-MM-DD."""
     first_day: date = date(2026, 1, 1)
     """The first day."""
     ctr: float = 0.2
-    """Mean click-through rate; domains lie around it."""
+    """Mean click-through rate; the rates of domains scatter around it."""
     conflict: float = 0.5
-    """c in [0, 1]: 0, all domains share one taste; 1, each domain has its own, which may oppose the others'."""
+    """c in [0, 1]. At 0 all domains share one taste; at 1 each domain has its own, which may oppose the others'."""
     drift: float = 0.0
-    """How far every domain's taste moves from a day to the next: the correlation of its scores on the two is 1 - drift.
-    Domains move together where they agree, so that `conflict` stays as it is."""
+    """Change of every domain's taste from one day to the next: the correlation of its scores on the two days is
+    1 - drift. The shared taste drifts as well, so that the agreement between domains does not change."""
     late_domains: int = 0
-    """So many domains, the last ones, have no row before the second day."""
+    """Number of domains, the last ones, that have no row before the second day."""
     overlap: float = 0.5
-    """Share of a domain's users and items that are drawn from all, the rest from the domain's own part."""
+    """Probability that a row's user (and its item) is drawn from all, not from the domain's own part."""
     size_spread: float = 1.5
     """Standard deviation of the logarithm of domain sizes; 0: all equal."""
     factors: int = 8
@@ -39,28 +39,48 @@ class SyntheticSettings:
     vectors: int = 0
     """Length of the published feature vectors of users and items (noisy factors); 0: none are written."""
     noise: float = 0.3
-    """Standard deviation of the noise in the published vectors, factors having 1."""
+    """Standard deviation of the noise in the published vectors; that of the factors is 1."""
+    rotate: bool = False
+    """Multiply the factors of items by a random orthogonal matrix before they are published, so that elementwise
+    products of user and item vectors are not the true model."""
+    rank: int = 0
+    """Dimension of the random subspace that contains the own tastes of all domains, at most `factors`;
+    0: own tastes are independent random directions."""
+    user_effect: float = 0.0
+    """Standard deviation of an effect of each user, added to the logit."""
+    item_effect: float = 0.0
+    """Standard deviation of an effect of each item, added to the logit."""
+    pair_effect: float = 0.0
+    """Standard deviation of an effect of each user in each domain, added to the logit."""
+    position_effect: float = 0.0
+    """Standard deviation of an effect of the slot in which a row was shown, added to the logit; the slot is drawn for
+    each row and is not written to the log."""
     seed: int = 0
-    """Same settings, same seed: same logs."""
+    """The same settings and seed give the same logs."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         for name in ("rows", "domains", "users", "items", "days", "factors"):
             if getattr(self, name) < 1:
                 raise ValueError(f"synthetic.{name} must be >= 1, got {getattr(self, name)}")
-        for name in ("size_spread", "vectors", "noise", "late_domains"):
+        effects = ("user_effect", "item_effect", "pair_effect", "position_effect")
+        for name in ("size_spread", "vectors", "noise", "late_domains", "rank", *effects):
             if getattr(self, name) < 0:
                 raise ValueError(f"synthetic.{name} must be >= 0, got {getattr(self, name)}")
         for name in ("conflict", "drift", "overlap"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"synthetic.{name} must lie in [0, 1], got {getattr(self, name)}")
+                raise ValueError(f"synthetic.{name} must be in [0, 1], got {getattr(self, name)}")
         if self.late_domains and (self.days < 2 or self.late_domains >= self.domains):
             raise ValueError(
                 "synthetic.late_domains needs a second day, and fewer than all domains: got "
                 f"{self.late_domains} of {self.domains} domains, {self.days} days"
             )
+        if self.rank > self.factors:
+            raise ValueError(f"synthetic.rank must be <= synthetic.factors = {self.factors}, got {self.rank}")
+        if self.rank == 1 and self.drift and self.days > 1:
+            raise ValueError("synthetic.rank must be 0 or >= 2 with drift: in one dimension a taste cannot turn; got 1")
         if not 0 < self.ctr < 1:
-            raise ValueError(f"synthetic.ctr must lie in (0, 1), got {self.ctr}")
+            raise ValueError(f"synthetic.ctr must be in (0, 1), got {self.ctr}")
 
 
 @settings

@@ -14,8 +14,9 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from mamdr_core.config import Config
+from mamdr_core.datasets.counters import Ids
 from mamdr_core.datasets.settings import SyntheticSettings
-from mamdr_core.datasets.world import DAY, Ids, World, draw_rows, make_world, published_vectors
+from mamdr_core.datasets.world import DAY, World, draw_rows, make_world, published_vectors
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.files import Files
 from mamdr_core.lake.progress import progress

@@ -1,6 +1,6 @@
 """The world behind synthetic logs: domains with sizes, click-through rates and tastes; users and items with factors.
 
-Shapes: D domains, N rows, K factors. Only arrays over domains are held; all else is a function of ids and the seed.
+Shapes: D domains, N rows, K factors. Only arrays over domains are held; the rest is a function of ids and the seed.
 """
 
 import math
@@ -10,21 +10,22 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from mamdr_core.datasets.counters import Reals, Singles, normal, uniform
+from mamdr_core.datasets.counters import Ids, Reals, Singles, normal, uniform
+from mamdr_core.datasets.effects import add_effects, effects_deviation, slot_effects
+from mamdr_core.datasets.orthonormal import multiply, orthonormal
 from mamdr_core.datasets.settings import SyntheticSettings
+from mamdr_core.datasets.tastes import mixed_tastes
 
 SCALE = 1.4
-"""Standard deviation of the logit within a domain; it puts the oracle's AUC near .8."""
+"""Standard deviation of the logit within a domain without effects; it puts the oracle's AUC near .8."""
 CTR_SPREAD = 0.5
 """Standard deviation of the logit of a domain's CTR."""
 SMALLEST_POOL = 20
 """Smallest number of own users, and of own items, of a domain."""
 GUIDES = 8
-"""Entries a domain of the table that finds a position's domain: at 8, one position in sixteen must be searched for."""
+"""Entries per domain of the table that maps positions to domains; at 8, one position in 16 needs a search."""
 DAY = 86_400_000_000
-"""Microseconds a day."""
-
-Ids = NDArray[np.int64]
+"""Microseconds per day."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ class Pools:
 
 @dataclass(frozen=True)
 class World:
-    """What every row is drawn from, about 180 bytes a domain; with drift the tastes, 64 of them, for every day.
+    """What every row is drawn from: about 180 bytes per domain, of which the tastes (64 bytes) are per day with drift.
 
-    `taste` and `leaning` are [D, K] on the one day, or [days * D, K], one day after the other, where tastes drift.
+    `taste` and `leaning` are [D, K] on the one day, or [days * D, K], one day after another, where tastes drift.
     """
 
     settings: SyntheticSettings
@@ -79,16 +80,16 @@ def make_world(settings: SyntheticSettings) -> World:
         offsets=offsets,
         guide=np.searchsorted(offsets, np.arange(0, offsets[-1], step), side="right") - 1,
         step=step,
-        bias=_solve_bias(_rates(settings, sizes)),
-        taste=_mixed(settings, "taste"),
-        leaning=_mixed(settings, "leaning"),
+        bias=_solve_bias(settings, _rates(settings, sizes)),
+        taste=mixed_tastes(settings, "taste"),
+        leaning=mixed_tastes(settings, "leaning"),
         users=_pools(settings.users, sizes),
         items=_pools(settings.items, sizes),
     )
 
 
 def domain_sizes(settings: SyntheticSettings) -> Ids:
-    """[D] rows a domain: log-normal, at least one each, `rows` together (or one each where rows < domains)."""
+    """[D] rows per domain: log-normal, at least one each, `rows` in total (or one each where rows < domains)."""
     spread = settings.size_spread * _spread(settings, "size")
     weight = np.exp(spread - spread.max())
     free = max(settings.rows - settings.domains, 0)
@@ -98,7 +99,7 @@ def domain_sizes(settings: SyntheticSettings) -> Ids:
 
 
 def draw_rows(world: World, rows: Ids) -> Rows:
-    """The rows with these numbers; each depends on its number and the settings alone."""
+    """Return the rows with these numbers; each depends only on its number and the settings."""
     settings = world.settings
     total = int(world.offsets[-1])
     user_rank, user_pool, item_rank, item_pool, time, luck = uniform(settings.seed, "row", rows, 6)
@@ -107,6 +108,7 @@ def draw_rows(world: World, rows: Ids) -> Rows:
     item = _draw(world.items, domain, item_rank, item_pool < settings.overlap)
     day = _day_of(settings, rows, domain, total)
     logit = np.take(world.bias, domain) + SCALE * score(world, user, item, domain, day)
+    add_effects(logit, settings, rows, user, item, domain)
     probability = 1.0 / (1.0 + np.exp(-logit))
     first_day = np.datetime64(settings.first_day, "us").astype(np.int64)
     return Rows(
@@ -125,17 +127,23 @@ def factors(settings: SyntheticSettings, of: str, ids: Ids) -> Singles:
 
 
 def published_vectors(settings: SyntheticSettings, of: str, ids: Ids) -> Singles:
-    """[N, vectors]: column k is factor k with noise; columns beyond the factors are noise alone."""
+    """[N, vectors]: column k is factor k with noise; columns beyond the factors are only noise.
+
+    With `rotate`, the factors of items are first multiplied by a random orthogonal matrix.
+    """
     vectors = settings.noise * normal(settings.seed, f"{of} noise", ids, settings.vectors)
     known = min(settings.vectors, settings.factors)
-    vectors[:, :known] += factors(settings, of, ids)[:, :known]
+    true = factors(settings, of, ids)
+    if settings.rotate and of == "item":
+        true = multiply(true, orthonormal(settings.seed, "item rotation", settings.factors, settings.factors))
+    vectors[:, :known] += true[:, :known]
     return vectors
 
 
 def score(world: World, user: Ids, item: Ids, domain: Ids, day: Ids | int = 0) -> Singles:
     """[N] how much a user likes an item in a domain: (sum_k taste_k x_k y_k + leaning . y) / sqrt(2), of variance 1.
 
-    On a day from 0, which matters where tastes drift.
+    Days count from 0 and matter only where tastes drift. Effects are not part of the score.
     """
     settings = world.settings
     x, y = factors(settings, "user", user), factors(settings, "item", item)
@@ -149,7 +157,7 @@ def score(world: World, user: Ids, item: Ids, domain: Ids, day: Ids | int = 0) -
 
 
 def _day_of(settings: SyntheticSettings, rows: Ids, domain: Ids, total: int) -> Ids:
-    """[N] the day of rows, from 0: equal shares in the order of their numbers; late domains' first day is dealt out."""
+    """[N] the day of rows, from 0: equal shares in the order of row numbers; late domains skip the first day."""
     day = rows * settings.days // total
     if settings.late_domains:
         too_early = (day == 0) & (domain >= settings.domains - settings.late_domains)
@@ -157,34 +165,8 @@ def _day_of(settings: SyntheticSettings, rows: Ids, domain: Ids, total: int) -> 
     return day
 
 
-def _mixed(settings: SyntheticSettings, stream: str) -> Singles:
-    """[D, K] or [days * D, K] unit vectors: the shared one at conflict 0, one of each domain's own at 1."""
-    shared = _drifting(settings, f"shared {stream}", 1)
-    own = _drifting(settings, f"own {stream}", settings.domains)
-    mixed = _unit(math.sqrt(1 - settings.conflict) * shared + math.sqrt(settings.conflict) * own)
-    return mixed.reshape(-1, settings.factors)
-
-
-def _drifting(settings: SyntheticSettings, stream: str, count: int) -> Singles:
-    """[1, count, K] unit vectors, or [days, count, K]: a day's has cosine 1 - drift with that of the day before."""
-    ids = np.arange(count)
-    days = [_unit(normal(settings.seed, stream, ids, settings.factors))]
-    keep = 1 - settings.drift
-    for day in range(1, settings.days if settings.drift else 1):
-        before = days[-1]
-        new = normal(settings.seed, f"{stream} of day {day}", ids, settings.factors)
-        across = _unit(new - (new * before).sum(-1, keepdims=True) * before)  # zero where there is but one factor
-        days.append(_unit(keep * before + math.sqrt(1 - keep**2) * across))
-    return np.stack(days)
-
-
-def _unit(vectors: Singles) -> Singles:
-    unit: Singles = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), np.float32(1e-12))
-    return unit
-
-
 def _spread(settings: SyntheticSettings, stream: str) -> Reals:
-    """[D] a number of N(0, 1) for each domain."""
+    """[D] numbers of N(0, 1)."""
     return normal(settings.seed, stream, np.arange(settings.domains), 1)[:, 0].astype(np.float64)
 
 
@@ -200,13 +182,19 @@ def _rates(settings: SyntheticSettings, sizes: Ids) -> Reals:
     return rates
 
 
-def _solve_bias(rates: Reals) -> Reals:
-    """[D] biases b with E[sigmoid(b + SCALE z)] = rate for z ~ N(0, 1), by bisection on Gauss-Hermite nodes."""
+def _solve_bias(settings: SyntheticSettings, rates: Reals) -> Reals:
+    """[D] biases b with E[sigmoid(b + scale z + slot)] = rate for z ~ N(0, 1), by bisection.
+
+    The mean over z is taken at Gauss-Hermite nodes, and the mean over slots one slot after the other to save memory.
+    """
     nodes, weights = np.polynomial.hermite_e.hermegauss(32)
+    nodes = math.hypot(SCALE, effects_deviation(settings)) * nodes
+    weights = weights / weights.sum()
+    slots = slot_effects(settings)
     low, high = np.full_like(rates, -40.0), np.full_like(rates, 40.0)
     for _ in range(60):
         middle = (low + high) / 2
-        mean = (1 / (1 + np.exp(-(middle[:, None] + SCALE * nodes)))) @ (weights / weights.sum())
+        mean = sum((1 / (1 + np.exp(-(middle[:, None] + (nodes + slot))))) @ weights for slot in slots) / len(slots)
         low, high = np.where(mean < rates, middle, low), np.where(mean < rates, high, middle)
     return low
 
@@ -225,7 +213,7 @@ def _domain_at(world: World, position: Ids) -> Ids:
 
 
 def _draw(pools: Pools, domain: Ids, chance: Reals, of_all: NDArray[np.bool_]) -> Ids:
-    """[N] ids, from all or from the domain's own, by rank floor(n u^1.5): low ranks are popular."""
+    """[N] ids, drawn from all or from the domain's own pool by rank floor(n u^1.5): low ranks are popular."""
     count = np.where(of_all, pools.total, np.take(pools.count, domain))
     rank = (chance * np.sqrt(chance) * count).astype(np.int64)
     own = np.take(pools.start, domain) + rank
@@ -234,7 +222,7 @@ def _draw(pools: Pools, domain: Ids, chance: Reals, of_all: NDArray[np.bool_]) -
 
 @cache
 def _stride(total: int) -> int:
-    """A number coprime to `total`: multiplied by it, 0..total-1 are permuted (modulo `total`) and neighbours parted."""
+    """A number coprime to `total`: multiplication by it modulo `total` permutes 0..total-1 and parts neighbours."""
     stride = max(1, min(int(total * 0.6180339887), 2**62 // total))
     while math.gcd(stride, total) != 1:
         stride -= 1

@@ -1,4 +1,4 @@
-"""generate_logs writes with Spark what the world says, and overwrites nothing but its own output."""
+"""generate_logs writes the rows of the world with Spark, and overwrites nothing but its own output."""
 
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from mamdr_core.errors import MamdrError
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
-SMALL = {"rows": 3000, "domains": 5, "users": 100, "items": 60, "days": 2, "vectors": 4}
+SMALL = {"rows": 3000, "domains": 5, "users": 100, "items": 60, "days": 2, "vectors": 4, "rotate": True}
+SMALL |= {"rank": 2, "user_effect": 0.3, "item_effect": 0.3, "pair_effect": 0.3, "position_effect": 0.3}
 
 
 @pytest.fixture

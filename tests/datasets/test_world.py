@@ -1,4 +1,6 @@
-"""The synthetic world is what its settings say: sizes, CTRs, tastes in conflict, an oracle worth reaching."""
+"""The synthetic world follows its settings: sizes, CTRs, tastes in conflict, effects, published vectors."""
+
+import zlib
 
 import numpy as np
 import pytest
@@ -95,10 +97,13 @@ def test_conflict_turns_one_taste_into_independent_and_partly_opposite_ones():
     assert agreement(1.0).min() < -0.2
 
 
-def test_a_log_without_drift_is_the_log_from_before_there_was_any():
-    rows = draw(settings(rows=2000))
-    assert (rows.user[:4].tolist(), rows.label[:6].tolist()) == ([100, 1699, 202, 1818], [0, 0, 0, 0, 1, 1])
-    assert rows.true_probability.sum() == pytest.approx(382.987979135, abs=1e-9)
+def test_defaults_give_the_same_log_as_before_there_were_drift_rotation_rank_and_effects():
+    chosen = settings(vectors=9)
+    rows = draw(chosen)
+    integers = (rows.user, rows.item, rows.domain, rows.label, rows.time)
+    assert [zlib.crc32(column) for column in integers] == [2925394574, 3103490405, 647347382, 189138956, 59948232]
+    assert rows.true_probability.sum() == pytest.approx(11543.6152717407, abs=1e-9)
+    assert zlib.crc32(published_vectors(chosen, "item", np.arange(800)).tobytes()) == 4251748664
 
 
 @pytest.mark.parametrize("conflict", [0.0, 0.5])
@@ -143,11 +148,59 @@ def test_late_domains_come_on_the_second_day_with_all_their_rows():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"drift": 1.1}, {"late_domains": -1}, {"late_domains": 12}, {"late_domains": 1, "days": 1}]
+    "wrong",
+    [
+        {"drift": 1.1},
+        {"late_domains": -1},
+        {"late_domains": 12},
+        {"late_domains": 1, "days": 1},
+        {"rank": -1},
+        {"rank": 9},
+        {"rank": 1, "drift": 0.1},
+        {"user_effect": -0.1},
+        {"position_effect": -0.1},
+    ],
 )
-def test_drift_and_late_domains_that_cannot_be_are_refused(wrong):
-    with pytest.raises(ValueError, match=f"synthetic.{next(iter(wrong))}"):
+def test_impossible_settings_are_refused(wrong):
+    with pytest.raises(ValueError, match=rf"synthetic.{next(iter(wrong))} .* got"):
         settings(**wrong)
+
+
+def test_own_tastes_of_a_rank_lie_in_one_subspace_on_all_days():
+    world = make_world(settings(conflict=1.0, rank=3, drift=0.2))
+    for tastes in (world.taste, world.leaning):
+        assert np.linalg.norm(tastes, axis=1) == pytest.approx(1.0, abs=1e-6)
+        strength = np.linalg.svd(tastes, compute_uv=False)
+        assert strength[2] > 1
+        assert strength[3] < 1e-5
+    both = np.linalg.svd(np.concatenate([world.taste, world.leaning]), compute_uv=False)
+    assert both[5] > 0.5, "the two subspaces differ"
+    free = make_world(settings(conflict=1.0))
+    assert np.linalg.svd(free.taste, compute_uv=False).min() > 0.2
+
+
+def test_rotation_separates_the_published_vectors_from_the_form_of_the_score():
+    users, items = np.arange(20_000) % 2000, np.arange(20_000) * 7 % 800
+
+    def explained(chosen):
+        """Share of the score's variance that is linear in elementwise products and item vectors."""
+        x, y = published_vectors(chosen, "user", users), published_vectors(chosen, "item", items)
+        known = np.concatenate([x * y, y], axis=1)
+        scores = score(make_world(chosen), users, items, np.full(20_000, 3))
+        rest = scores - known @ np.linalg.lstsq(known, scores, rcond=None)[0]
+        return 1 - rest.var() / scores.var()
+
+    plain, rotated = settings(vectors=8, noise=0.0), settings(vectors=8, noise=0.0, rotate=True)
+    assert explained(plain) == pytest.approx(1.0, abs=1e-6)
+    assert explained(rotated) < 0.7  # the item's part, one half, and little of the other half
+    ids = np.arange(800)
+    assert np.array_equal(published_vectors(plain, "user", ids), published_vectors(rotated, "user", ids))
+    vectors, true = published_vectors(rotated, "item", ids), factors(rotated, "item", ids)
+    linear_map = np.linalg.lstsq(vectors, true, rcond=None)[0]
+    assert vectors @ linear_map == pytest.approx(true, abs=1e-4)
+    assert linear_map @ linear_map.T == pytest.approx(np.eye(8), abs=1e-5)
+    assert np.array_equal(published_vectors(rotated, "item", ids[5:6]), vectors[5:6])
+    assert np.array_equal(draw(plain).true_probability, draw(rotated).true_probability)
 
 
 def test_overlap_decides_how_many_users_are_shared():

@@ -1,0 +1,25 @@
+"""Random matrices with orthonormal columns, and products with them that do not depend on the number of rows."""
+
+import numpy as np
+
+from mamdr_core.datasets.counters import Singles, normal
+
+
+def orthonormal(seed: int, stream: str, rows: int, columns: int) -> Singles:
+    """[rows, columns <= rows] a uniformly distributed matrix with orthonormal columns (QR of a normal matrix)."""
+    drawn = normal(seed, stream, np.arange(rows), columns).astype(np.float64)
+    q, r = np.linalg.qr(drawn)
+    # Only with a positive diagonal of r is q uniformly distributed (Mezzadri 2007).
+    uniform: Singles = (q * np.where(np.diag(r) < 0, -1.0, 1.0)).astype(np.float32)
+    return uniform
+
+
+def multiply(vectors: Singles, matrix: Singles) -> Singles:
+    """[..., J] the product of vectors [..., I] and a small matrix [I, J].
+
+    BLAS may round a row differently when the number of rows differs; here a row does not depend on the others.
+    """
+    product: Singles = vectors[..., :1] * matrix[0]
+    for column in range(1, len(matrix)):
+        product += vectors[..., column, None] * matrix[column]
+    return product
