@@ -1,7 +1,9 @@
 """Settings of the learning methods."""
 
+from dataclasses import dataclass, field
 from typing import Literal
 
+from mamdr_core.engine.settings import InnerSettings, OuterSettings
 from mamdr_core.settings import settings
 
 
@@ -47,3 +49,26 @@ class DRSettings:
                 raise ValueError(f"dr.{name} must be >= {least}, got {getattr(self, name)}")
         if self.schedule == "settled" and self.every > 1:
             raise ValueError(f"dr.every is for dr.schedule rounds, and it is settled: got {self.every}")
+
+
+@dataclass(frozen=True)
+class LearningSettings:
+    """All settings that a learning method uses; `Method.settle` completes them for one method.
+
+    Attributes:
+        inner: theta_S's inner loop.
+        outer: the outer update.
+        dr: Domain Regularization.
+        meta_lr: learning rate of the virtual step of MAML and MLDG.
+    """
+
+    inner: InnerSettings = field(default_factory=InnerSettings)
+    outer: OuterSettings = field(default_factory=OuterSettings)
+    dr: DRSettings = field(default_factory=DRSettings)
+    meta_lr: float = 0.01
+
+    @property
+    def alpha(self) -> float:
+        """Learning rate of theta_S's inner steps."""
+        assert self.inner.lr is not None, "Method.settle sets the rate"
+        return self.inner.lr

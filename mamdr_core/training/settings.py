@@ -5,7 +5,7 @@ from typing import Literal
 
 from mamdr_core.domain_id import DomainId
 from mamdr_core.engine.settings import InnerSettings, OuterSettings
-from mamdr_core.learning.settings import DRSettings
+from mamdr_core.learning.settings import DRSettings, LearningSettings
 from mamdr_core.settings import settings
 
 
@@ -37,7 +37,7 @@ class TrainSettings:
     """A training run."""
 
     method: str = "mamdr"
-    """Learning method: joint, alternate, separate, finetune, weighted, pcgrad, maml, reptile, mldg, dn, dr or mamdr."""
+    """Learning method: docs/learning.md lists them."""
     seed: int = 0
     """Decides initialisation, round plan, dropout and support draws."""
     ranks: int = 1
@@ -64,7 +64,7 @@ class TrainSettings:
     dr: DRSettings = field(default_factory=DRSettings)
     """Domain Regularization."""
     meta_lr: float = 0.01
-    """maml, mldg: learning rate of the virtual step (plain gradient descent) that they differentiate through."""
+    """Learning rate of the virtual step (plain gradient descent) that meta-learning differentiates through."""
     tables: Literal["replicated", "sharded"] = "replicated"
     """Trainable embedding tables: whole on every rank, or sharded by row over ranks. Choose sharded where tables with
     their moments (with Adam three times their size) do not fit a rank's memory. A rank then holds its part and the rows
@@ -120,6 +120,11 @@ class TrainSettings:
         for name in (*counts, "smallest_slice", "start_timeout"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be >= 1, got {getattr(self, name)}")
+
+    @property
+    def learning(self) -> LearningSettings:
+        """What the learning method uses of it, as configured: `Method.settle` completes it."""
+        return LearningSettings(self.inner, self.outer, self.dr, self.meta_lr)
 
 
 @settings

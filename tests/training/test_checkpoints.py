@@ -82,8 +82,8 @@ def test_stopped_and_resumed_every_method_gives_the_undisturbed_run_bit_for_bit(
 
     undisturbed, stopped = make(), make()
     expected = train_rank(undisturbed, SingleProcess())
-    last = (8 if METHODS[method].move_shared else 0) + expected.dr_passes
-    for stop_after in (0, 2, 1):  # rounds between a start and a stop: mid-epoch, mid-DR, in the settled phase
+    last = (8 if METHODS[method].shared else 0) + expected.dr_passes
+    for stop_after in (0, 2, 1):  # rounds between a start and a stop: mid-epoch, mid-DR, in the settled stage
         if stop_after + 1 < last:
             run(stopped, 1, place, monkeypatch, stop_after)
             place = find_checkpoint(Path(place.folder))
@@ -186,10 +186,10 @@ def test_a_disk_that_is_full_costs_a_checkpoint_and_not_the_run(make_task, monke
     calls = itertools.count()
     real = module.write
 
-    def write(folder, rank, taken):
+    def write(folder, rank, snapshot):
         if next(calls) == 3:
             raise OSError(28, "No space left on device")
-        return real(folder, rank, taken)
+        return real(folder, rank, snapshot)
 
     monkeypatch.setattr(module, "write", write)
     run(make_task(2), 2, place, monkeypatch, 4)
@@ -207,7 +207,7 @@ def test_what_a_rank_that_is_ahead_has_begun_stays(make_task, monkeypatch, place
     at = find_checkpoint(folder)
     ahead = folder / str(at.next_number + 1)
     ahead.mkdir()
-    (ahead / "shared-00001.safetensors").touch()
+    (ahead / "rows-00001.safetensors").touch()
     kept = Checkpoints(at, CheckpointSettings(keep=1), SingleProcess(), StopRequest())
     kept._remove_others(folder)
     assert sorted(folder.iterdir()) == sorted([folder / str(at.newest), ahead])
@@ -215,7 +215,7 @@ def test_what_a_rank_that_is_ahead_has_begun_stays(make_task, monkeypatch, place
 
 
 def test_a_run_that_stops_without_a_checkpoint_does_not_say_that_it_can_be_resumed(make_task, monkeypatch, place):  # noqa: F811
-    def write(folder, rank, taken):
+    def write(folder, rank, snapshot):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, "write", write)

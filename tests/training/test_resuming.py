@@ -142,7 +142,7 @@ def test_sigterm_saves_a_checkpoint_ends_in_good_order_and_the_job_resumes(spark
     out, log = again.communicate(timeout=LIMIT)
     said = json.loads(out.splitlines()[-1])
     assert (said["status"], said["run_id"], said["attempts"]) == ("ok", folder.name, 2)
-    assert "goes on from checkpoint" in log
+    assert "resumes from checkpoint" in log
     assert_same_package(said["package"], undisturbed["package"])
 
 
