@@ -19,7 +19,7 @@ from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.object_store import Place, place_of
 from mamdr_core.parallel.collective import Collective, gather_texts
 from mamdr_core.stopping import StopRequest
-from mamdr_core.training.intact import check_checkpoint
+from mamdr_core.training.checkpoint_files import check_checkpoint
 from mamdr_core.training.sealed import MANIFEST, Facts, check, facts_of, seal, write_texts
 from mamdr_core.training.settings import CheckpointSettings
 from mamdr_core.training.state import STATE, RunState, Snapshot, restore, take, write
@@ -118,7 +118,7 @@ class Checkpoints:
                 self._begin(run)
                 number = self._number
                 if self._agree([self._finish(run.specific)]).all():
-                    where = f": it is in checkpoint {number}, --resume goes on from there"
+                    where = f": it is in checkpoint {number}, --resume continues from there"
             raise StoppedError(
                 f"stopped by {self._request.reason or 'another rank'} after round {run.position.done}{where}"
             )
@@ -176,7 +176,7 @@ class Checkpoints:
             with staged(folder, self._place.scratch) as local:
                 seal(local, facts | write_texts(local, {STATE: json.dumps({"ranks": [own["state"] for own in parts]})}))
             with contextlib.suppress(OSError):
-                self._remove_others(folder.parent)
+                self.remove_others(folder.parent)
         except OSError as error:  # a full disk must not end a run
             logger.warning("checkpoint %d is not written, the one before it stays: %s", self._number, error)
             remove(folder)
@@ -184,10 +184,13 @@ class Checkpoints:
         logger.info("checkpoint %d is written", self._number)
         return True
 
-    def _remove_others(self, folder: Place) -> None:
+    def remove_others(self, folder: Place) -> None:
         """Keep the newest ones that are whole; those after the one that this attempt began with are not.
 
-        A later one is there where another rank is ahead and has begun it.
+        A later one exists if another rank is ahead and has begun it.
+
+        Args:
+            folder: of all of them.
         """
         assert self._place
         began = range((self._place.newest or 0) + 1, self._place.next_number)

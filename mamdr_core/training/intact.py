@@ -1,12 +1,12 @@
 """Whether saved files hold what they should, by JSON's types and the headers of safetensors: no tensor is read."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from mamdr_core.errors import MamdrError
@@ -17,48 +17,6 @@ Header = dict[str, tuple[str, tuple[int, ...]]]
 M = TypeVar("M", bound=BaseModel)
 Count = Annotated[int, Field(ge=0)]
 _FLOATS = ("F32", "F64")
-
-
-class ValidationFacts(BaseModel):
-    """A point of a run's curve, in a checkpoint."""
-
-    model_config = ConfigDict(extra="forbid")
-    phase: str
-    round: Count
-    epoch: Count
-    rows: Count
-    seconds: float
-    val_auc: float | None
-    weighted_val_auc: float | None
-    best: bool
-
-
-class PositionFacts(BaseModel):
-    """Where a rank was, in a checkpoint."""
-
-    stage: Annotated[int, Field(ge=0, le=1)]
-    done: Count
-    rounds: Count
-    best_round: Count
-    inner_seconds: float
-    waited_seconds: float
-    seconds: float
-    rows_descended: Count
-    skipped_steps: Count
-    curve: list[ValidationFacts]
-
-
-class RankFacts(BaseModel):
-    """A rank's part of a checkpoint's state.json."""
-
-    position: PositionFacts
-    counters: dict[str, Count]
-
-
-class CheckpointFacts(BaseModel):
-    """A checkpoint's state.json."""
-
-    ranks: Annotated[list[RankFacts], Field(min_length=1)]
 
 
 class PinnedFacts(BaseModel):
@@ -104,36 +62,6 @@ def check_facts(kind: type[M], values: Mapping[str, Any], file: str | Path) -> M
         raise MamdrError(one_line(f"{file} is damaged: {where}: {found['msg']}")) from None
 
 
-def check_checkpoint(folder: Path, names: Iterable[str], state: str) -> None:
-    """Check that a checkpoint's files are all there and of the shapes that belong together.
-
-    Whether they are of the model that is trained is checked by the objects that take over their tensors.
-
-    Args:
-        folder: the checkpoint, its hashes checked before.
-        names: of its files.
-        state: name of the JSON file.
-
-    Raises:
-        MamdrError: one is not.
-    """
-    listed = set(names)
-    facts = check_facts(CheckpointFacts, read_object(folder / state), folder / state)
-    groups = ("rows", "domains", "own")
-    files = {group: [f"{group}-{rank:05d}.safetensors" for rank in range(len(facts.ranks))] for group in groups}
-    needed = {"shared.safetensors", *(name for group in groups for name in files[group])}
-    if missing := sorted(needed - listed):
-        raise MamdrError(f"checkpoint {folder}: its manifest lists no {missing[0]}")
-    for name in ("shared.safetensors", *files["own"]):
-        read_header(folder / name)
-    _check_row_parts([folder / name for name in files["rows"]])
-    _check_domain_rows([folder / name for name in files["domains"]])
-    dense = None
-    for name in sorted(listed):
-        if name.startswith(("best-", "now-")):
-            dense = check_specific(folder / name, dense)
-
-
 @dataclass(frozen=True)
 class Dense:
     """Dense parameters: their type, which is that of all others, and how many they are."""
@@ -149,12 +77,12 @@ def check_shared(file: Path) -> Dense:
         MamdrError: it is damaged.
     """
     header = read_header(file)
-    (size,) = _expect(file, header, "dense", _FLOATS, (None,))
+    (size,) = expect(file, header, "dense", _FLOATS, (None,))
     dense = Dense(header["dense"][0], size)
     for name in header:
         if name != "dense" and not name.startswith("table."):
-            _damaged(file, name)
-        _expect(file, header, name, dense.type, (size,) if name == "dense" else (None, None))
+            raise_damaged(file, name)
+        expect(file, header, name, dense.type, (size,) if name == "dense" else (None, None))
     return dense
 
 
@@ -164,9 +92,9 @@ def check_shards(files: Sequence[Path]) -> None:
     Raises:
         MamdrError: they do not.
     """
-    for name in _check_row_parts(files):
+    for name in check_row_parts(files):
         if not name.startswith("table."):
-            _damaged(files[0], name)
+            raise_damaged(files[0], name)
 
 
 def check_specific(file: Path, dense: Dense | None) -> Dense:
@@ -183,15 +111,15 @@ def check_specific(file: Path, dense: Dense | None) -> Dense:
         MamdrError: it is damaged.
     """
     header = read_header(file)
-    (domains,) = _expect(file, header, "domains", "I64", (None,))
-    _, size = _expect(file, header, "dense", dense.type if dense else _FLOATS, (domains, dense.size if dense else None))
+    (domains,) = expect(file, header, "domains", "I64", (None,))
+    _, size = expect(file, header, "dense", dense.type if dense else _FLOATS, (domains, dense.size if dense else None))
     dense = Dense(header["dense"][0], size)
     for name in header:
         table, _, part = name.rpartition(".")
         if table and part in ("owner", "ids", "values"):
-            (rows,) = _expect(file, header, f"{table}.owner", "I64", (None,))
-            _expect(file, header, f"{table}.ids", "I64", (rows,))
-            _expect(file, header, f"{table}.values", dense.type, (rows, None))
+            (rows,) = expect(file, header, f"{table}.owner", "I64", (None,))
+            expect(file, header, f"{table}.ids", "I64", (rows,))
+            expect(file, header, f"{table}.values", dense.type, (rows, None))
     return dense
 
 
@@ -209,52 +137,47 @@ def read_header(file: Path) -> Header:
         raise MamdrError(f"{file} is no file of tensors, or a damaged one ({one_line(error)})") from None
 
 
-def _check_row_parts(files: Sequence[Path]) -> list[str]:
-    """Check that W files hold rows r, r + W, ... of the same tables; returns the names of the tables."""
+def check_row_parts(files: Sequence[Path]) -> list[str]:
+    """Check that W files hold rows r, r + W, ... of the same tables; returns the names of the tables.
+
+    Raises:
+        MamdrError: they do not.
+    """
     headers = [read_header(file) for file in files]
     for file, header in zip(files, headers, strict=True):
         for name in header:
-            _expect(file, header, name, _FLOATS, (None, None))
+            expect(file, header, name, _FLOATS, (None, None))
         if header.keys() != headers[0].keys():
             raise MamdrError(f"{file} is damaged: it has other tables than {files[0].name}")
     for name in headers[0] if headers else ():
         rows = sum(header[name][1][0] for header in headers)
         for rank, (file, header) in enumerate(zip(files, headers, strict=True)):
             kind, width = headers[0][name][0], headers[0][name][1][1]
-            _expect(file, header, name, kind, (len(range(rank, rows, len(files))), width))
+            expect(file, header, name, kind, (len(range(rank, rows, len(files))), width))
     return list(headers[0]) if headers else []
 
 
-def _check_domain_rows(files: Sequence[Path]) -> None:
-    """Check that every name has domains and values, and that a name's rows are alike in all files."""
-    kinds: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for file in files:
-        header = read_header(file)
-        for key, (kind, shape) in header.items():
-            name, _, part = key.rpartition(".")
-            if part not in ("domain", "values"):
-                _damaged(file, key)
-            (rows,) = _expect(file, header, f"{name}.domain", "I64", (None,))
-            if part == "values" and (
-                shape[:1] != (rows,) or kinds.setdefault(name, (kind, shape[1:])) != (kind, shape[1:])
-            ):
-                _damaged(file, key)
-            if f"{name}.values" not in header:
-                _damaged(file, key)
-
-
-def _expect(
+def expect(
     file: Path, header: Header, name: str, types: str | tuple[str, ...], shape: tuple[int | None, ...]
 ) -> tuple[int, ...]:
-    """The shape of a tensor, which must be there, of one of the types, and as wanted where that is not None."""
+    """The shape of a tensor, if it is there, of one of the types and, where that is not None, of the shape `shape`.
+
+    Raises:
+        MamdrError: it is not.
+    """
     if name not in header:
         raise MamdrError(one_line(f"{file} is damaged: it has no tensor {name}"))
     found_type, found = header[name]
     fits = len(found) == len(shape) and all(want in (None, have) for want, have in zip(shape, found, strict=True))
     if found_type not in ((types,) if isinstance(types, str) else types) or not fits:
-        _damaged(file, name)
+        raise_damaged(file, name)
     return found
 
 
-def _damaged(file: Path, name: str) -> NoReturn:
+def raise_damaged(file: Path, name: str) -> NoReturn:
+    """Report a tensor that has another type or shape than it should.
+
+    Raises:
+        MamdrError: always.
+    """
     raise MamdrError(one_line(f"{file} is damaged: its tensor {name} has another type or shape than belongs there"))

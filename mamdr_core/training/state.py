@@ -25,7 +25,7 @@ from torch import Tensor
 from mamdr_core.engine.specific_store import SpecificStore, Stored
 from mamdr_core.errors import MamdrError
 from mamdr_core.stateful import DomainRows, State, Stateful
-from mamdr_core.training.intact import Dense, check_specific
+from mamdr_core.training.intact import Dense, check_specific, read_header
 from mamdr_core.training.position import Position
 from mamdr_core.training.specific_files import SavedSpecific, save_specific
 
@@ -133,8 +133,8 @@ def _rows_of_rank(folder: Path, rank: int, ranks: int, wrote: int) -> dict[str, 
         return load_file(files[rank])
     counts: dict[str, int] = {}
     for file in files:
-        for name, part in load_file(file).items():
-            counts[name] = counts.get(name, 0) + len(part)
+        for name, (_, shape) in read_header(file).items():
+            counts[name] = counts.get(name, 0) + shape[0]
     rows: dict[str, Tensor] = {}
     for number, file in enumerate(files):
         for name, part in load_file(file).items():
