@@ -24,8 +24,8 @@ from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.plan import RoundPlan
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.sql import literal
+from mamdr_core.learning.domain_negotiation import DomainNegotiation
 from mamdr_core.learning.learner import Learner
-from mamdr_core.learning.shared import negotiate
 from mamdr_core.object_store import place_of
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.training.building import make_learner, place_columns
@@ -122,8 +122,9 @@ def _negotiate(learner: Learner, trained: Trained, settings: ConflictSettings) -
     plan = RoundPlan(counts, train.rounds_per_epoch, train.smallest_slice, settings.seed)
     epochs = range(-(-settings.dn_rounds // train.rounds_per_epoch))
     rounds = (round_ for epoch in epochs for round_ in deal_rounds(plan, epoch, learner.train, 0, trained.share.arrays))
+    negotiate = DomainNegotiation(learner)
     for round_ in islice(rounds, settings.dn_rounds):
-        negotiate(learner, round_)
+        negotiate(round_)
 
 
 def _measure(learner: Learner, train: Columns, pairs: Pairs, settings: ConflictSettings) -> Agreement:

@@ -1,12 +1,14 @@
 """Inner optimizers on flat dense parameters and on touched embedding rows; the outer optimizer of theta_S."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from mamdr_core.engine.parameter_state import held_rows, parameters_of, parameters_state, sharded_tables
 from mamdr_core.engine.parameters import Change, Rows, Shared
 from mamdr_core.engine.settings import OuterSettings
+from mamdr_core.stateful import State
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
@@ -107,6 +109,27 @@ class OuterOptimizer:
             place_U = rows.ids if isinstance(table, Tensor) else table.places(rows.ids)
             table.index_add_(0, place_U, self._update(rows.values, name, place_U))
 
+    def state_dict(self) -> State:
+        """The number of steps, and the momenta so far."""
+        momenta = {"first": self.first, "second": self.second}
+        parts = {name: own.state_dict() for name, own in momenta.items() if own is not None}
+        return replace(State.join(parts), counters={"steps": self.step_count})
+
+    def load_state_dict(self, state: State, like: Shared) -> None:
+        """Take over a state.
+
+        Args:
+            state: to take over.
+            like: theta_S, which the momenta must fit.
+
+        Raises:
+            MamdrError: it is of another model.
+        """
+        self.step_count = state.counter("steps")
+        parts = {name: state.part(name) for name in ("first", "second")}
+        momenta = {name: None if part.is_empty() else Momenta.of_state(part, like) for name, part in parts.items()}
+        self.first, self.second = momenta["first"], momenta["second"]
+
     def _update(self, change: Tensor, table: str | None, place: Tensor | slice) -> Tensor:
         beta, momentum = self.settings.beta, self.settings.momentum
         if self.first is None:
@@ -127,13 +150,29 @@ class OuterOptimizer:
 
 @dataclass
 class Momenta:
-    """One number for each of this rank's parameters: dense [P], and by embedding table those of the rows it holds."""
+    """One number for each of this rank's parameters.
+
+    Attributes:
+        dense: of dense parameters, [P].
+        tables: by embedding table, of the rows that the rank holds.
+        sharded: names of the tables whose rows are divided over ranks.
+    """
 
     dense: Tensor
     tables: dict[str, Tensor]
+    sharded: frozenset[str]
 
     @classmethod
     def zeros_like(cls, shared: Shared) -> "Momenta":
         """Before the first step."""
-        held = {name: table if isinstance(table, Tensor) else table.own for name, table in shared.tables.items()}
-        return cls(torch.zeros_like(shared.dense), {name: torch.zeros_like(rows) for name, rows in held.items()})
+        rows = {name: torch.zeros_like(held) for name, held in held_rows(shared).items()}
+        return cls(torch.zeros_like(shared.dense), rows, sharded_tables(shared))
+
+    @classmethod
+    def of_state(cls, state: State, like: Shared) -> "Momenta":
+        """As `state_dict` gave them, to fit theta_S `like`."""
+        return cls(*parameters_of(state, like), sharded_tables(like))
+
+    def state_dict(self) -> State:
+        """All of them."""
+        return parameters_state(self.dense, self.tables, self.sharded)

@@ -12,8 +12,7 @@ class InnerSettings:
     optimizer: Literal["sgd", "adam"] = "adam"
     """sgd, or adam (lazy on embedding rows: only touched rows move)."""
     lr: float | None = None
-    """Learning rate alpha; null: 1e-3 for methods whose steps mix domains (joint, finetune, weighted, pcgrad, maml,
-    mldg) and for separate, 3e-4 for those with smaller steps of one domain (alternate, reptile, dn, dr, mamdr)."""
+    """Learning rate alpha; null: the learning method's own."""
     state: Literal["carried", "fresh"] = "carried"
     """Adam's moments of theta_S: carried from one inner loop to the next, or fresh in each."""
 

@@ -1,7 +1,9 @@
 """Settings of the learning methods."""
 
+from dataclasses import dataclass, field
 from typing import Literal
 
+from mamdr_core.engine.settings import InnerSettings, OuterSettings
 from mamdr_core.settings import settings
 
 
@@ -24,20 +26,21 @@ class DRSettings:
     include_target: bool = False
     """Also draw the target itself as a support domain (the released reference code)."""
     support_rows: int = 1024
-    """Rows kept of each support domain for other domains' use, drawn anew every epoch."""
+    """Rows sampled of each support domain for the other domains, drawn anew every epoch."""
     support_ratio: float = 0.25
-    """A support visit has at most so many times the target visit's rows, so that a giant cannot swamp a dwarf."""
+    """Largest number of rows of a support visit, as a multiple of the target visit's rows, so that large domains do not
+    dominate small ones."""
     schedule: Literal["rounds", "settled"] = "settled"
-    """rounds: beside theta_S from the first round on (Alg. 3); settled: once theta_S is trained, with the best theta_S
-    fixed, by passes over all of T^i until the mean validation AUC stops rising."""
+    """rounds: alongside theta_S from the first round on (Alg. 3); settled: once theta_S is trained, with the best
+    theta_S fixed, by passes over all of T^i until the mean validation AUC stops rising."""
     every: int = 1
-    """rounds: rounds between two passes of DR; a pass visits what the domain was dealt since the last one."""
+    """rounds: rounds between two passes of DR; a pass visits the rows dealt to the domain since the last one."""
     epochs: int = 20
-    """settled: passes over T^i at most."""
+    """settled: largest number of passes over T^i."""
     patience: int = 3
-    """settled: stop after so many passes in a row without a better mean validation AUC."""
+    """settled: stop after this number of passes in a row without a better mean validation AUC."""
     batch_size: int = 64
-    """Rows of one of DR's inner steps at most; 0: train.batch_size."""
+    """Largest number of rows of one of DR's inner steps; 0: train.batch_size."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -47,3 +50,26 @@ class DRSettings:
                 raise ValueError(f"dr.{name} must be >= {least}, got {getattr(self, name)}")
         if self.schedule == "settled" and self.every > 1:
             raise ValueError(f"dr.every is for dr.schedule rounds, and it is settled: got {self.every}")
+
+
+@dataclass(frozen=True)
+class LearningSettings:
+    """All settings that a learning method uses; `Method.settle` completes them for one method.
+
+    Attributes:
+        inner: theta_S's inner loop.
+        outer: the outer update.
+        dr: Domain Regularization.
+        meta_lr: learning rate of the virtual step of MAML and MLDG.
+    """
+
+    inner: InnerSettings = field(default_factory=InnerSettings)
+    outer: OuterSettings = field(default_factory=OuterSettings)
+    dr: DRSettings = field(default_factory=DRSettings)
+    meta_lr: float = 0.01
+
+    @property
+    def alpha(self) -> float:
+        """Learning rate of theta_S's inner steps."""
+        assert self.inner.lr is not None, "Method.settle sets the rate"
+        return self.inner.lr

@@ -32,7 +32,7 @@ from mamdr_core.serving.requests import (
 from mamdr_core.serving.scorer import index_of, score_batches
 from mamdr_core.serving.served import Served
 from mamdr_core.serving.settings import ScoreSettings
-from mamdr_core.training.phases import Clock
+from mamdr_core.training.clock import Clock
 from schemas import TABLES
 from schemas.spark import spark_schema
 

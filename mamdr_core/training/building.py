@@ -1,4 +1,4 @@
-"""What a rank trains with: its columns in reach of the device, the engine, and the learner."""
+"""What a rank trains with: its columns, the engine, and the learner."""
 
 import logging
 import os
@@ -19,13 +19,12 @@ from mamdr_core.engine.drawing import initial_shared, start_rows
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.hashing import derive_seed
-from mamdr_core.engine.optimizers import OuterOptimizer
 from mamdr_core.engine.parameters import Change, Rows
 from mamdr_core.engine.slots import slots_for
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.errors import MamdrError
 from mamdr_core.learning.learner import Learner
-from mamdr_core.learning.methods import find_method, settle
+from mamdr_core.learning.methods import find_method
 from mamdr_core.models import build_model, declare_inputs
 from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import Collective, most
@@ -83,9 +82,9 @@ def make_engine(
 def _rows_planned(config: Config, train_rows: int) -> int:
     """Row-descents of a run of all its epochs at most: in DR a row k times, and its share of support rows as often."""
     method = find_method(config.train.method)
-    _, dr = settle(method, config.train.inner, config.train.dr)
-    passes = float(config.train.epochs if method.move_shared else 0)
-    if method.move_specific:
+    dr = method.settle(config.train.learning).dr
+    passes = float(config.train.epochs if method.shared else 0)
+    if method.specific:
         epochs = dr.epochs if dr.schedule == "settled" else config.train.epochs
         passes += epochs * (dr.k * (1 + dr.support_ratio) if dr.k else 1)
     return round(passes * train_rows)
@@ -108,14 +107,14 @@ def make_learner(
         own: by domain, whether the rank owns it, [n].
         collective: the ranks.
         train: the rank's training rows.
-        heritage: what a parent can hand down: its theta_i have a place here, also those of domains that do not learn.
+        heritage: what a parent can hand down: there are slots for its theta_i, also those of domains that do not learn.
     """
     engine = make_engine(config, pinned, share, device, most(collective, max(1, _rows_planned(config, len(train)))))
     drawn = (engine.flat.module, engine.tables, config.train.seed, device)
     method = find_method(config.train.method)
-    inner, dr = settle(method, config.train.inner, config.train.dr)
+    settings = method.settle(config.train.learning)
     if config.train.only_domains:  # theta_S has settled
-        dr = replace(dr, schedule="settled", every=1)
+        settings = replace(settings, dr=replace(settings.dr, schedule="settled", every=1))
     sharded = config.train.tables == "sharded"
     if sharded and method.combines_gradients:
         raise MamdrError(
@@ -123,7 +122,7 @@ def make_learner(
         )
     shared = initial_sharded(*drawn, collective) if sharded else initial_shared(*drawn)
     with_specific = np.zeros_like(own)
-    if method.move_specific:
+    if method.specific:
         inherited = heritage.having_specific(len(own)) if heritage else with_specific
         with_specific = own & ((part_of(config, pinned).rows(pinned) > 0) | inherited)
     learner = Learner(
@@ -134,16 +133,13 @@ def make_learner(
         specific=make_store(config.train, shared.dense, np.flatnonzero(with_specific).tolist()),
         average=partial(mean_change, collective, sharded=sharded),
         most=partial(most, collective),
-        outer=OuterOptimizer(config.train.outer),
-        inner=inner,
-        dr=dr,
-        meta_lr=config.train.meta_lr,
+        settings=settings,
         seed=config.train.seed,
         rank=collective.rank,
     )
     if config.train.dr.start == "random":
         for domain in learner.specific:
-            learner.specific[domain] = _random_start(learner, config, pinned, domain)
+            learner.specific[domain] = random_start(learner, config, pinned, domain)
     return learner
 
 
@@ -161,15 +157,15 @@ def make_store(settings: TrainSettings, like: Tensor, domains: Sequence[int]) ->
     slots = slots_for(like, vectors, memory, settings.scratch)
     if slots.where == "file":
         logger.info(
-            "theta_i of %d domains takes up to %.3g GB with the best and what a checkpoint writes: it lies in a file",
+            "theta_i of %d domains takes up to %.3g GB with the best and what a checkpoint writes: in a file",
             len(domains), vectors * like.nbytes / 1e9,
         )  # fmt: skip
         warn_if_in_memory(settings.scratch, "train.specific_memory")
     return SpecificStore(domains, slots, like)
 
 
-def _random_start(learner: Learner, config: Config, pinned: PinnedExamples, domain: int) -> Change:
-    """theta_i before training as the released reference code has it: a fresh random initialisation of its own.
+def random_start(learner: Learner, config: Config, pinned: PinnedExamples, domain: int) -> Change:
+    """theta_i before training as the released reference code has it: a fresh random initialisation for each domain.
 
     Of dense parameters, and of the domain's own row of every table that is looked up by domain.
     """

@@ -1,4 +1,4 @@
-"""Checkpoints: written between rounds while training goes on, valid once every rank's part is on disk.
+"""Checkpoints: written between rounds while training continues, valid once every rank's part is on disk.
 
 <lake.root>/checkpoints/<run_id>/<number>/   a checkpoint, see `mamdr_core.training.state`; its manifest is written last
 <lake.root>/checkpoints/<run_id>/stop        while it is there, ranks save a checkpoint and stop
@@ -8,22 +8,21 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.errors import MamdrError, StoppedError
-from mamdr_core.learning.learner import Learner
 from mamdr_core.object_store import Place, place_of
 from mamdr_core.parallel.collective import Collective, gather_texts
 from mamdr_core.stopping import StopRequest
-from mamdr_core.training.intact import check_checkpoint
+from mamdr_core.training.checkpoint_files import check_checkpoint
 from mamdr_core.training.sealed import MANIFEST, Facts, check, facts_of, seal, write_texts
 from mamdr_core.training.settings import CheckpointSettings
-from mamdr_core.training.state import STATE, Position, Taken, restore, take, write
+from mamdr_core.training.state import STATE, RunState, Snapshot, restore, take, write
 from mamdr_core.training.storage import fetched, remove, staged
 
 logger = logging.getLogger(__name__)
@@ -34,11 +33,11 @@ STOP = "stop"
 
 @dataclass(frozen=True)
 class CheckpointPlace:
-    """Where a run's checkpoints lie.
+    """Where a run's checkpoints are stored.
 
     Attributes:
         folder: of the run.
-        newest: number of the checkpoint to go on from; None: from the start.
+        newest: number of the checkpoint to resume from; None: from the start.
         next_number: of the next one.
         scratch: folder of local copies, where they are in an object store; empty: the system's temporary folder.
     """
@@ -50,7 +49,7 @@ class CheckpointPlace:
 
 
 def find_checkpoint(folder: Place, scratch: str = "") -> CheckpointPlace:
-    """The newest intact checkpoint of a run; damaged ones are told of and passed over."""
+    """The newest intact checkpoint of a run; damaged ones are logged and passed over."""
     numbers = _numbers(folder)
     for number in numbers:
         if not (folder / str(number) / MANIFEST).exists():
@@ -72,7 +71,7 @@ class Checkpoints:
     theirs, and whether to stop.
 
     Args:
-        place: where they lie; None: nothing is ever written.
+        place: where they are stored; None: nothing is ever written.
         settings: how often.
         collective: the ranks.
         request: whether this rank is to stop.
@@ -88,93 +87,96 @@ class Checkpoints:
         self._began = time.monotonic()
         self._rounds = 0
 
-    def restore(self, learner: Learner, patience: Mapping[int, int]) -> Position | None:
-        """Put the newest checkpoint into a learner that has just been made; None: there is none."""
+    def restore(self, run: RunState) -> bool:
+        """Put the newest checkpoint into objects that have just been made; returns whether there is one."""
         if not self._place or self._place.newest is None:
-            return None
+            return False
         folder = place_of(self._place.folder) / str(self._place.newest)
         with fetched(folder, "checkpoint", self._place.scratch) as local:
-            at = restore(local, learner, self._collective.rank, self._collective.size, patience)
+            restore(local, run, self._collective.rank, self._collective.size)
         if self._collective.rank == 0:
-            logger.info("goes on from checkpoint %d, after round %d of phase %d", self._place.newest, at.done, at.phase)
-        return at
+            at = run.position
+            logger.info("resumes from checkpoint %d, after round %d of stage %d", self._place.newest, at.done, at.stage)
+        return True
 
-    def after_round(self, learner: Learner, at: Position) -> None:
+    def after_round(self, run: RunState) -> None:
         """Begin, seal or drop a checkpoint; every rank calls it after every round.
 
         Raises:
             StoppedError: a rank was asked to stop; a checkpoint has been written if there is a place for it.
         """
         self._rounds += 1
-        said = [self._request.made(), self._is_due(), self._writing is not None and self._writing.done()]
-        stop, due, written = self._agree(said)
+        own = [self._request.made(), self._is_due(), self._writing is not None and self._writing.done()]
+        stop, due, written = self._agree(own)
         if self._writing and written.all():
-            self._finish(learner)
+            self._finish(run.specific)
         if stop.any():
             where = ""
             if self._place:
                 if self._writing:
-                    self._finish(learner)
-                self._begin(learner, at)
+                    self._finish(run.specific)
+                self._begin(run)
                 number = self._number
-                if self._agree([self._finish(learner)]).all():
-                    where = f": it is in checkpoint {number}, --resume goes on from there"
-            raise StoppedError(f"stopped by {self._request.reason or 'another rank'} after round {at.done}{where}")
+                if self._agree([self._finish(run.specific)]).all():
+                    where = f": it is in checkpoint {number}, --resume continues from there"
+            raise StoppedError(
+                f"stopped by {self._request.reason or 'another rank'} after round {run.position.done}{where}"
+            )
         if due[0] and not self._writing:
-            self._begin(learner, at)
+            self._begin(run)
 
-    def close(self, learner: Learner) -> None:
+    def close(self, specific: SpecificStore) -> None:
         """Wait for what is being written, and drop it: the run's package takes its place."""
         if self._writing:
             self._writing.exception()
-            learner.specific.release()
+            specific.release()
         self._pool.shutdown()
 
-    def _agree(self, said: list[bool]) -> torch.Tensor:
-        return self._collective.all_gather(torch.tensor([said], dtype=torch.int32)).T
+    def _agree(self, own: list[bool]) -> torch.Tensor:
+        return self._collective.all_gather(torch.tensor([own], dtype=torch.int32)).T
 
     def _is_due(self) -> bool:
         by_rounds, minutes = self._settings.rounds, self._settings.minutes
         passed = time.monotonic() - self._began
         return bool(self._place) and (0 < by_rounds <= self._rounds or 0 < minutes * 60 <= passed)
 
-    def _begin(self, learner: Learner, at: Position) -> None:
-        """Take the state, and write it beside training."""
+    def _begin(self, run: RunState) -> None:
+        """Take the state, and write it while training continues."""
         assert self._place
         self._began, self._rounds = time.monotonic(), 0
         folder = place_of(self._place.folder) / str(self._number)
-        self._writing = self._pool.submit(_write, folder, self._place.scratch, self._collective.rank, take(learner, at))
+        self._writing = self._pool.submit(_write, folder, self._place.scratch, self._collective.rank, take(run))
 
-    def _finish(self, learner: Learner) -> bool:
-        """Seal what all ranks have written, or tell of a rank that could not; waits for it.
+    def _finish(self, specific: SpecificStore) -> bool:
+        """Seal what all ranks have written, or log which rank could not write; waits for it.
 
         Returns:
-            Whether this rank knows of no error: rank 0 of none at all, others of none of their own.
+            Whether there was no error: on rank 0 on any rank, on others on this rank.
         """
         assert self._place
         assert self._writing
         error = self._writing.exception()
         facts, state = ({}, {}) if error else self._writing.result()
         self._writing = None
-        learner.specific.release()
+        specific.release()
         own = {"error": str(error) if error else "", "facts": facts, "state": state}
-        said = [json.loads(text) for text in gather_texts(self._collective, json.dumps(own))]
-        written = self._seal(said) if self._collective.rank == 0 else not error
+        parts = [json.loads(text) for text in gather_texts(self._collective, json.dumps(own))]
+        written = self._seal(parts) if self._collective.rank == 0 else not error
         self._number += 1
         return written
 
-    def _seal(self, said: list[dict[str, Any]]) -> bool:
+    def _seal(self, parts: list[dict[str, Any]]) -> bool:
         assert self._place
         folder = place_of(self._place.folder) / str(self._number)
         try:
-            errors = [f"rank {rank}: {own['error']}" for rank, own in enumerate(said) if own["error"]]
+            errors = [f"rank {rank}: {own['error']}" for rank, own in enumerate(parts) if own["error"]]
             if errors:
                 raise OSError("; ".join(errors))
-            facts = {name: tuple(fact) for own in said for name, fact in own["facts"].items()}
+            facts = {name: tuple(fact) for own in parts for name, fact in own["facts"].items()}
             with staged(folder, self._place.scratch) as local:
-                seal(local, facts | write_texts(local, {STATE: json.dumps({"ranks": [own["state"] for own in said]})}))
+                seal(local, facts | write_texts(local, {STATE: json.dumps({"ranks": [own["state"] for own in parts]})}))
             with contextlib.suppress(OSError):
-                self._remove_others(folder.parent)
+                self.remove_others(folder.parent)
         except OSError as error:  # a full disk must not end a run
             logger.warning("checkpoint %d is not written, the one before it stays: %s", self._number, error)
             remove(folder)
@@ -182,10 +184,13 @@ class Checkpoints:
         logger.info("checkpoint %d is written", self._number)
         return True
 
-    def _remove_others(self, folder: Place) -> None:
+    def remove_others(self, folder: Place) -> None:
         """Keep the newest ones that are whole; those after the one that this attempt began with are not.
 
-        A later one is there where another rank is ahead and has begun it.
+        A later one exists if another rank is ahead and has begun it.
+
+        Args:
+            folder: of all of them.
         """
         assert self._place
         began = range((self._place.newest or 0) + 1, self._place.next_number)
@@ -195,10 +200,10 @@ class Checkpoints:
             remove(folder / str(number))
 
 
-def _write(folder: Place, scratch: str, rank: int, taken: Taken) -> tuple[Facts, dict[str, Any]]:
+def _write(folder: Place, scratch: str, rank: int, snapshot: Snapshot) -> tuple[Facts, dict[str, Any]]:
     """Write a rank's part and flush it to disk; returns its files' facts, and its part of `STATE`."""
     with staged(folder, scratch) as local:
-        return facts_of(local, write(local, rank, taken)), taken.facts
+        return facts_of(local, write(local, rank, snapshot)), snapshot.facts
 
 
 def _numbers(folder: Place) -> list[int]:

@@ -1,4 +1,4 @@
-"""A run's curve: what each validation found, and what had been spent by then."""
+"""A run's curve: what each validation found, and what the run had spent by then."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -12,14 +12,15 @@ class Validation:
     """One validation of a run.
 
     Attributes:
-        phase: shared (rounds of theta_S, and of theta_i where it moves beside), or specific (passes of DR after it).
-        round: rounds, or passes, of the phase before it.
-        epoch: begun of the phase, from 1; 0 before the first round.
+        phase: its stage: shared (rounds of theta_S, and of theta_i where it moves alongside), or specific (passes of DR
+            after it).
+        round: rounds, or passes, of the stage before it.
+        epoch: begun of the stage, from 1; 0 before the first round.
         rows: that all ranks have descended on.
-        seconds: since rank 0 began; attempts before count up to the checkpoint that was gone on from.
+        seconds: since rank 0 began; attempts before count up to the checkpoint that was resumed from.
         val_auc: mean over domains; None where no domain has one.
         weighted_val_auc: the same weighted by rows.
-        best: whether it is the best of its phase so far, so that these parameters were kept.
+        best: whether it is the best of its stage so far, so that these parameters were kept.
     """
 
     phase: str
@@ -32,7 +33,7 @@ class Validation:
     best: bool
 
     def plain(self) -> dict[str, Any]:
-        """As JSON knows it; `Validation(**plain)` reads it back."""
+        """The values as JSON has them; `Validation(**plain)` reads them back."""
         return asdict(self)
 
 

@@ -1,30 +1,79 @@
 """Early stop on the mean validation AUC over domains, and the best parameters seen."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
+import torch
+
+from mamdr_core.engine.parameter_state import shared_of, shared_state
 from mamdr_core.engine.parameters import Shared
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.stateful import State
+
+
+class Parameters(Protocol):
+    """Parameters in training: a learner's."""
+
+    shared: Shared
+    specific: SpecificStore
 
 
 @dataclass
 class EarlyStop:
     """Keeps the best parameters; training stops after `patience` validations in a row without a better AUC.
 
-    Without any measurable domain every validation counts as the best, so that the last parameters are kept.
+    Without any measurable domain every validation counts as the best, so that the last parameters are kept. The store
+    of theta_i keeps and checkpoints its own best.
+
+    Attributes:
+        patience: validations.
+        parameters: are trained.
+        best: best mean AUC so far; not a number if there is none.
+        best_round: of the best.
+        waited: validations since the best.
+        shared: theta_S of the best; None before the first validation.
     """
 
     patience: int
+    parameters: Parameters = field(repr=False)
     best: float = float("nan")
     best_round: int = 0
     waited: int = 0
     shared: Shared | None = field(default=None, repr=False)
 
-    def validated(self, auc: float, round_number: int, shared: Shared, specific: SpecificStore) -> bool:
-        """Take note of a validation; returns whether training should stop. `specific` keeps its own best."""
+    def record(self, auc: float, round_number: int) -> bool:
+        """Record a validation of the parameters; returns whether training should stop."""
         if auc > self.best or self.shared is None or auc != auc:
             self.best, self.best_round, self.waited = auc, round_number, 0
-            self.shared = shared.copy()
-            specific.keep()
+            self.shared = self.parameters.shared.copy()
+            self.parameters.specific.keep()
             return False
         self.waited += 1
         return self.waited >= self.patience
+
+    def restore_best(self) -> None:
+        """Replace the parameters by the best ones."""
+        assert self.shared is not None, "no validation was recorded"
+        self.parameters.shared = self.shared
+        self.parameters.specific.restore()
+
+    def state_dict(self) -> State:
+        """The best AUC and theta_S of it, and the counts."""
+        counters = {"best_round": self.best_round, "waited": self.waited}
+        if self.shared is None:
+            return State(counters=counters)
+        kept = State.join({"shared": shared_state(self.shared)})
+        best = torch.tensor(self.best, dtype=torch.float64)
+        return replace(kept, counters=counters, same={"best": best, **kept.same})
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over a state.
+
+        Raises:
+            MamdrError: it is of another model.
+        """
+        self.best_round, self.waited = state.counter("best_round"), state.counter("waited")
+        kept = state.part("shared")
+        if not kept.is_empty():
+            self.best = float(state.tensor(state.same, "best", torch.tensor(0.0, dtype=torch.float64)))
+            self.shared = shared_of(kept, self.parameters.shared)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from mamdr_core.config import Config
 from mamdr_core.engine.hashing import derive_seed
 from mamdr_core.errors import MamdrError
-from mamdr_core.learning.methods import METHODS, find_method, settle
+from mamdr_core.learning.methods import METHODS, find_method
 from mamdr_core.shards.pinned import PinnedExamples
 
 
@@ -57,7 +57,7 @@ def part_of(config: Config, pinned: PinnedExamples) -> Part:
             f"train.only_domains: {where} has no row to train on of domain {', '.join(map(repr, empty))}: it is served "
             "with theta_S"
         )
-    _, dr = settle(find_method(train.method), train.inner, train.dr)
+    dr = find_method(train.method).settle(train.learning).dr
     others = np.flatnonzero(trainable & ~named)
     random = np.random.default_rng(derive_seed(train.seed, 11))
     reads = named.copy()
@@ -71,8 +71,8 @@ def check_only_domains(config: Config) -> None:
     Raises:
         MamdrError: it does not.
     """
-    if config.train.only_domains and not find_method(config.train.method).move_specific:
-        able = ", ".join(name for name, method in METHODS.items() if method.move_specific)
+    if config.train.only_domains and not find_method(config.train.method).specific:
+        able = ", ".join(name for name, method in METHODS.items() if method.specific)
         raise MamdrError(
             f"train.only_domains learns theta_i alone, and train.method {config.train.method} has none: choose {able}"
         )

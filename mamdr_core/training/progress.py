@@ -10,30 +10,30 @@ logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """Logs one line a validation on rank 0.
+    """Logs one line for each validation on rank 0.
 
     Args:
-        rounds: rounds that the run has at most.
-        speaks: whether this rank logs.
+        rounds: largest number of rounds.
+        logs: whether this rank logs.
         before: rounds that an earlier attempt did.
     """
 
-    def __init__(self, rounds: int, speaks: bool, before: int = 0) -> None:
+    def __init__(self, rounds: int, logs: bool, before: int = 0) -> None:
         self.rounds = rounds
-        self.speaks = speaks
+        self.logs = logs
         self.before = before
         self.started = time.perf_counter()
 
-    def say(self, found: Validation, inner_seconds: float, waited: float, stop: EarlyStop) -> None:
+    def log(self, found: Validation, inner_seconds: float, waited: float, stop: EarlyStop) -> None:
         """Log where the run is.
 
         Args:
             found: by the validation.
             inner_seconds: wall time of inner loops.
             waited: seconds of it that steps waited for their rows.
-            stop: knows the best so far.
+            stop: has the best so far.
         """
-        if not self.speaks:
+        if not self.logs:
             return
         done, auc = found.round, float("nan") if found.val_auc is None else found.val_auc
         left = (time.perf_counter() - self.started) / (done - self.before) * (self.rounds - done)

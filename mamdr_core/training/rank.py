@@ -22,12 +22,13 @@ from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.stopping import StopRequest, on_sigterm
 from mamdr_core.training.building import make_learner, place_columns
 from mamdr_core.training.checkpoints import STOP, CheckpointPlace, Checkpoints
+from mamdr_core.training.clock import Clock
 from mamdr_core.training.curve import Validation
 from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.package import save_rank
 from mamdr_core.training.part import part_of
-from mamdr_core.training.phases import Clock, Training
 from mamdr_core.training.sealed import Facts
+from mamdr_core.training.trainer import Trainer
 from mamdr_core.training.warm_start import Heritage
 from schemas import SPLITS
 
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RankTask:
-    """What the driver tells every rank.
+    """What the driver sends to every rank.
 
     Attributes:
         config: the resolved configuration.
@@ -57,9 +58,9 @@ class RankTask:
 
 @dataclass(frozen=True)
 class RankResult:
-    """What a rank reports: figures of all ranks together, but `seconds`, and `saved`, the files it wrote, are its own.
+    """What a rank reports: figures of all ranks together, except `seconds` and `saved`, the files that it wrote.
 
-    Only rank 0 tells the `curve`.
+    Only rank 0 reports the `curve`.
     """
 
     metrics: dict[str, DomainMetrics]
@@ -89,7 +90,6 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     """
     clock = Clock()
     settings = task.config.train
-    method = find_method(settings.method)
     device = choose_device(settings.device)
     with clock.phase("read"):
         own, part = task.owner == collective.rank, part_of(task.config, task.pinned)
@@ -105,8 +105,11 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     request = StopRequest(
         place_of(task.checkpoints.folder) / STOP if task.checkpoints and collective.rank == 0 else None
     )
-    training = Training(
+    trainer = Trainer(
         settings=settings,
+        learner=learner,
+        method=find_method(settings.method),
+        owned_n=own,
         counts_n=part.rows(task.pinned),
         collective=collective,
         val=columns["val"],
@@ -116,7 +119,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         warm=heritage is not None,
     )
     with on_sigterm(request.ask), _domain_named(task.pinned):
-        trained = training.run(learner, method)
+        outcome = trainer.train()
     with clock.phase("evaluate"):
         metrics = {
             split: evaluate_columns(learner.engine, learner.shared, learner.specific, rows, collective)
@@ -133,10 +136,10 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     inner_seconds, data_wait_seconds = collective.all_gather(waited).max(0).values.tolist()
     return RankResult(
         metrics=metrics,
-        epochs=trained.epochs,
-        rounds=trained.rounds,
-        best_round=trained.best_round,
-        dr_passes=trained.dr_passes,
+        epochs=outcome.epochs,
+        rounds=outcome.rounds,
+        best_round=outcome.best_round,
+        dr_passes=outcome.dr_passes,
         rows_descended=sums[0],
         read_bytes=sums[1],
         skipped_steps=sums[2],
@@ -148,7 +151,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         seconds=clock.seconds,
         device=str(device),
         saved=saved,
-        curve=trained.curve,
+        curve=outcome.curve,
     )
 
 
@@ -159,7 +162,7 @@ def _share(task: RankTask, own: NDArray[np.bool_]) -> Share:
 
 @contextmanager
 def _domain_named(pinned: PinnedExamples) -> Iterator[None]:
-    """Tell of a step that went wrong with the id of its domain, which the engine does not know."""
+    """Report a step that went wrong with the id of its domain, which the engine does not know."""
     try:
         yield
     except DivergedError as error:

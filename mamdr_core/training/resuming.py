@@ -1,4 +1,4 @@
-"""Unfinished runs: finding the one that a job is to go on with."""
+"""Unfinished runs: finding the one that a job is to resume."""
 
 import logging
 from datetime import UTC, datetime
@@ -69,7 +69,7 @@ def _check_that_it_is_free(folder: Place, run_id: str) -> None:
 
 
 def _resumed(spark: SparkSession, lake: Lake, config: Config, row: Row) -> Run:
-    logger.info("goes on with run %s (%s)", row["run_id"], row["status"])
+    logger.info("resumes run %s (%s)", row["run_id"], row["status"])
     pinned = pin_examples(spark, config.lake.root, config.features, row["input_versions"])
     begins = {"ranks": config.train.ranks, "error": None, "started_at": datetime.now(UTC), "finished_at": None}
     known = {**row.asDict(), **begins}

@@ -120,7 +120,7 @@ def _attempts(spark: SparkSession, run: Run, request: StopRequest) -> list[RankR
         remove(run.scratch)  # what an attempt that was lost may have written of its package
         checkpoints = find_checkpoint(run.checkpoints, train.scratch)
         if request.made():
-            where = "" if checkpoints.newest is None else f": --resume goes on from checkpoint {checkpoints.newest}"
+            where = "" if checkpoints.newest is None else f": --resume continues from checkpoint {checkpoints.newest}"
             raise StoppedError(f"stopped by {request.reason} while no rank ran{where}")
         part = partial(train_rank, task_of(run, checkpoints))
         try:

@@ -5,13 +5,13 @@ from typing import Literal
 
 from mamdr_core.domain_id import DomainId
 from mamdr_core.engine.settings import InnerSettings, OuterSettings
-from mamdr_core.learning.settings import DRSettings
+from mamdr_core.learning.settings import DRSettings, LearningSettings
 from mamdr_core.settings import settings
 
 
 @settings
 class CheckpointSettings:
-    """How often a run writes a checkpoint; what was done since the newest is done again after a loss."""
+    """How often a run writes a checkpoint; the work since the newest one is repeated after a loss."""
 
     minutes: float = 5.0
     """Minutes between two checkpoints; 0: not by time."""
@@ -28,7 +28,7 @@ class CheckpointSettings:
 
     @property
     def is_regular(self) -> bool:
-        """Whether any is written but that of a run which is stopped."""
+        """Whether checkpoints are written apart from that of a run which is stopped."""
         return bool(self.minutes or self.rounds)
 
 
@@ -37,18 +37,18 @@ class TrainSettings:
     """A training run."""
 
     method: str = "mamdr"
-    """Learning method: joint, alternate, separate, finetune, weighted, pcgrad, maml, reptile, mldg, dn, dr or mamdr."""
+    """Learning method: docs/learning.md lists them."""
     seed: int = 0
     """Decides initialisation, round plan, dropout and support draws."""
     ranks: int = 1
     """Processes that train together; 1 runs in the driver, without a launcher."""
     launcher: Literal["horovod", "torch"] = "horovod"
-    """What starts ranks and carries what they say to each other: Horovod, or torch.distributed in a barrier stage of
-    Spark (docs/clusters.md says when to prefer which)."""
+    """What starts ranks and connects them: Horovod, or torch.distributed in a barrier stage of Spark (docs/clusters.md
+    compares them)."""
     batch_size: int = 1024
-    """Rows of an inner step at most."""
+    """Largest number of rows of an inner step."""
     epochs: int = 20
-    """Times that every row is visited at most."""
+    """Largest number of times that every row is visited."""
     rounds_per_epoch: int = 64
     """R: outer updates an epoch; 1 is the released reference code's reading (full passes)."""
     smallest_slice: int = 32
@@ -56,7 +56,7 @@ class TrainSettings:
     validate_every: int = 16
     """Rounds between two validations."""
     patience: int = 10
-    """Stop after so many validations in a row without a better mean AUC."""
+    """Stop after this number of validations in a row without a better mean AUC."""
     inner: InnerSettings = field(default_factory=InnerSettings)
     """Inner loop."""
     outer: OuterSettings = field(default_factory=OuterSettings)
@@ -64,11 +64,11 @@ class TrainSettings:
     dr: DRSettings = field(default_factory=DRSettings)
     """Domain Regularization."""
     meta_lr: float = 0.01
-    """maml, mldg: learning rate of the virtual step (plain gradient descent) that they differentiate through."""
+    """Learning rate of the virtual step (plain gradient descent) that meta-learning differentiates through."""
     tables: Literal["replicated", "sharded"] = "replicated"
     """Trainable embedding tables: whole on every rank, or sharded by row over ranks. Choose sharded where tables with
     their moments (with Adam three times their size) do not fit a rank's memory. A rank then holds its part and the rows
-    that it meets in a round (more rounds an epoch, fewer rows), and Adam's moments of rows are fresh in each round."""
+    that it reads in a round (more rounds an epoch, fewer rows), and Adam's moments of rows are fresh in each round."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where torch can use it."""
     engine: Literal["auto", "eager", "fast"] = "auto"
@@ -78,7 +78,7 @@ class TrainSettings:
     group_memory: float = 0.0
     """GB that domains which run at once may take; 0: what a CPU's cache holds, or half of a GPU's free memory."""
     on_nan: Literal["stop", "skip"] = "stop"
-    """A step whose loss is not finite: stop the run, naming it, or pass over its rows and count it."""
+    """If the loss of a step is not finite: stop the run and name the step, or skip its rows and count it."""
     examples_version: int | None = None
     """Delta version of examples to train on, with the vocabularies that it was encoded by; null: the newest."""
     warm_start: str = ""
@@ -90,7 +90,7 @@ class TrainSettings:
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     """Checkpoints."""
     resume: str = ""
-    """Go on from the newest checkpoint of the run of this id, or of the `newest` unfinished run of the same day
+    """Resume from the newest checkpoint of the run of this id, or of the `newest` unfinished run of the same day
     (`examples.until`) that computes the same (other numbers of ranks allowed); where there is none of the latter, start
     anew. Empty: always start anew."""
     restarts: int = 3
@@ -103,7 +103,7 @@ class TrainSettings:
     host_memory: float = 0.0
     """GB of rows and feature vectors that a rank keeps in memory; a larger share is memory-mapped. 0: no bound."""
     specific_memory: float = 0.0
-    """GB of theta_i that a rank keeps in memory; more lies in a file. 0: a share of half of what is free at first."""
+    """GB of theta_i that a rank keeps in memory; more goes to a file. 0: a share of half of what is free at first."""
     scratch: str = ""
     """Folder of such files, on a local disk of each rank; empty: the system's temporary folder."""
 
@@ -121,20 +121,25 @@ class TrainSettings:
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be >= 1, got {getattr(self, name)}")
 
+    @property
+    def learning(self) -> LearningSettings:
+        """What the learning method uses of it, as configured: `Method.settle` completes it."""
+        return LearningSettings(self.inner, self.outer, self.dr, self.meta_lr)
+
 
 @settings
 class TrackingSettings:
-    """Trackers that are told of a run once it has ended; none of them has to be up for a run to succeed."""
+    """Trackers that a run is reported to once it has ended; none of them has to be up for a run to succeed."""
 
     mlflow: str = ""
-    """Where MLflow keeps runs: a server's URL, or sqlite:///FILE; empty: it is not told. Credentials belong in its
+    """Where MLflow keeps runs: a server's URL, or sqlite:///FILE; empty: not used. Credentials belong in its
     environment variables (MLFLOW_TRACKING_USERNAME, _PASSWORD, _TOKEN)."""
     experiment: str = "mamdr"
     """MLflow's experiment, made where it is missing."""
     tensorboard: str = ""
     """Folder of TensorBoard's event files, a subfolder a run, on the driver's machine. Empty: none."""
     seconds: float = 60.0
-    """A tracker that takes longer is given up with a warning."""
+    """A tracker that takes longer is abandoned with a warning."""
 
     def __post_init__(self) -> None:
         """Check where they are."""

@@ -157,7 +157,7 @@ def test_cells_of_several_ranks_run_under_horovod_one_by_one(spark, config, firs
 
 def test_sigterm_ends_a_comparison_of_several_ranks_at_the_cell_that_it_is_in(spark, config, first, monkeypatch):
     def train(*arguments):
-        raise StoppedError("stopped by SIGTERM after round 3: it is in checkpoint 2, --resume goes on from there")
+        raise StoppedError("stopped by SIGTERM after round 3: it is in checkpoint 2, --resume continues from there")
 
     monkeypatch.setattr("mamdr_core.comparing.running.train_on_ranks", train)
     with pytest.raises(StoppedError, match="it keeps the cells that have finished"):

@@ -100,7 +100,9 @@ def _edit_tensors(data: Any, folder: Path) -> None:
     if changed is not None:
         tensors[name] = changed.contiguous()
     if change == "renamed":
-        others = st.text(max_size=5) | st.sampled_from(["pending.x", "pending.999", "a.owner", "adam.x", "best.dense"])
+        others = st.text(max_size=5) | st.sampled_from(
+            ["x.domain", "x.values", "a.owner", "theta_S.x", "early_stop.best"]
+        )
         tensors[data.draw(others)] = tensor
     save_file(tensors, file)
     _reseal(folder)

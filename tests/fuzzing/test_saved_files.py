@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,17 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mamdr_core.errors import MamdrError
+from mamdr_core.learning.domain_negotiation import DomainNegotiation
+from mamdr_core.learning.domain_regularization import DomainRegularization
+from mamdr_core.learning.learner import Round
+from mamdr_core.learning.settings import DRSettings
+from mamdr_core.learning.weighted_loss import Uncertainty
 from mamdr_core.training.checkpoints import find_checkpoint
 from mamdr_core.training.early_stop import EarlyStop
 from mamdr_core.training.package import load_package, save_rank, seal_package
+from mamdr_core.training.position import Position
 from mamdr_core.training.sealed import facts_of, seal, write_texts
-from mamdr_core.training.state import STATE, Position, restore, take, write
+from mamdr_core.training.state import STATE, RunState, restore, take, write
 from tests.fuzzing.damage import damage
 from tests.fuzzing.examples import examples
 from tests.learning.test_structures import make_learner, run_one_round
 
 STRUCTURE = "shared_bottom"  # its towers give theta_i rows of tables
-PATIENCE = {0: 3, 1: 3}
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +34,12 @@ def learner():
     learner = make_learner(STRUCTURE, 3)
     run_one_round(learner, "mamdr")
     return learner
+
+
+@pytest.fixture(scope="module")
+def first(learner):
+    """theta_S of the first checkpoint."""
+    return learner.shared.copy()
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +54,37 @@ def package(tmp_path_factory, learner):
     return Path(f"{folder}-sealed")
 
 
+def state_of(learner, done=0):
+    """A run of MAMDR that has dealt a round to DR, before its first validation."""
+    learner.settings = replace(learner.settings, dr=DRSettings(schedule="rounds", every=3))
+    negotiate, regularize = DomainNegotiation(learner), DomainRegularization(learner)
+    stateful = {
+        "theta_S": learner,
+        "early_stop": EarlyStop(3, learner),
+        "shared": negotiate,
+        "specific": regularize,
+        "weights": Uncertainty(torch.zeros(3)),
+    }
+    return RunState(Position(done=done), stateful, learner.specific, torch.ones(3).bool(), learner.shared.dense)
+
+
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory, learner):
+def checkpoints(tmp_path_factory, learner, first):
     """Two intact checkpoints of one rank, the second with a best."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    stop = EarlyStop(3)
+    run = state_of(learner)
+    round_ = Round(0, 0, {1: torch.arange(9, 13), 0: torch.arange(2)}, torch.arange(6))
     for number in (1, 2):
-        taken = take(learner, Position(stop, done=number))
-        own = folder / str(number)
-        facts = facts_of(own, write(own, 0, taken)) | write_texts(own, {STATE: json.dumps({"ranks": [taken.facts]})})
-        seal(own, facts)
+        run.position.done = number
+        snapshot, own = take(run), folder / str(number)
+        texts = {STATE: json.dumps({"ranks": [snapshot.facts]})}
+        seal(own, facts_of(own, write(own, 0, snapshot)) | write_texts(own, texts))
         learner.specific.release()
-        stop.validated(0.5, number, learner.shared, learner.specific)
+        if number == 1:
+            for name in ("shared", "specific"):
+                run.stateful[name](round_)
+            run.stateful["weights"].step(1, 0.5, 0.01)
+            run.stateful["early_stop"].record(0.5, number)
     return folder
 
 
@@ -89,30 +120,39 @@ def test_a_damaged_package_is_one_line_or_still_whole(tmp_path_factory, package,
 
 @examples(60)
 @given(data=st.data())
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path_factory, checkpoints, learner, data):
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path_factory, checkpoints, first, data):
     folder = copied(checkpoints, tmp_path_factory)
     damage(data, folder / "2")
     found = find_checkpoint(folder)
     assert found.newest in (1, 2)
     assert found.next_number == 3
     fresh = make_learner(STRUCTURE, 3)
+    run = state_of(fresh)
     try:
-        at = restore(folder / str(found.newest), fresh, 0, 1, PATIENCE)
+        restore(folder / str(found.newest), run, 0, 1)
     except MamdrError as error:
         assert found.newest == 2
         is_one_line(error)
         return
     if found.newest == 1:
-        assert at.done == 1
-        assert torch.equal(fresh.shared.dense, learner.shared.dense)
+        assert run.position.done == 1
+        assert torch.equal(fresh.shared.dense, first.dense)
 
 
 def test_intact_ones_are_taken(package, checkpoints, learner):
     assert load_package(str(package)).specific.keys() == {0, 1, 2}
     assert find_checkpoint(checkpoints).newest == 2
     fresh = make_learner(STRUCTURE, 3)
-    assert restore(checkpoints / "2", fresh, 0, 1, PATIENCE).done == 2
+    run = state_of(fresh)
+    restore(checkpoints / "2", run, 0, 1)
+    assert run.position.done == 2
     assert torch.equal(fresh.shared.dense, learner.shared.dense)
+    assert run.stateful["early_stop"].best_round == 1
+    assert {domain: torch.cat(rows).tolist() for domain, rows in run.stateful["specific"].pending.items()} == {
+        0: [0, 1],
+        1: [9, 10, 11, 12],
+    }
+    assert run.stateful["weights"].counts_n.tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "..", "a/b"])

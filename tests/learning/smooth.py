@@ -4,12 +4,11 @@ import torch
 from torch.func import functional_call
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from mamdr_core.engine.optimizers import OuterOptimizer
 from mamdr_core.engine.settings import InnerSettings, OuterSettings
 from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.learning.learner import Learner, Round
-from mamdr_core.learning.settings import DRSettings
+from mamdr_core.learning.settings import LearningSettings
 from tests.engine.helpers import as_double, random_columns, small_engine
 
 COUNTS = [6, 10, 8]
@@ -27,10 +26,11 @@ def smooth_learner() -> Learner:
         shared=shared,
         specific=SpecificStore([], MemorySlots(shared.dense), shared.dense),
         average=lambda change, weight: change,
-        outer=OuterOptimizer(OuterSettings(optimizer="sgd", beta=0.5)),
-        inner=InnerSettings(optimizer="sgd", lr=ALPHA),
-        dr=DRSettings(),
-        meta_lr=META,
+        settings=LearningSettings(
+            inner=InnerSettings(optimizer="sgd", lr=ALPHA),
+            outer=OuterSettings(optimizer="sgd", beta=0.5),
+            meta_lr=META,
+        ),
         seed=3,
     )
 

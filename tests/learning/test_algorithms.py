@@ -5,15 +5,15 @@ import pytest
 import torch
 
 from mamdr_core.engine.columns import Columns, offsets_of
-from mamdr_core.engine.optimizers import OuterOptimizer
 from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.engine.settings import InnerSettings, OuterSettings
 from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.learning.domain_regularization import DomainRegularization
 from mamdr_core.learning.learner import Learner, Round
-from mamdr_core.learning.methods import METHODS
-from mamdr_core.learning.settings import DRSettings
-from mamdr_core.learning.specific import _draw_supports
+from mamdr_core.learning.mamdr import mamdr
+from mamdr_core.learning.methods import METHODS, find_method
+from mamdr_core.learning.settings import DRSettings, LearningSettings
 
 CENTRES = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, 1.0]], dtype=torch.float64)
 ALPHA, BETA, GAMMA, K = 0.1, 0.5, 0.3, 2
@@ -50,9 +50,11 @@ def make_learner(**dr):
         shared=Shared(torch.tensor([0.5, -0.5], dtype=torch.float64), {}),
         specific=zeros_of(range(3)),
         average=lambda change, weight: change,
-        outer=OuterOptimizer(OuterSettings(optimizer="sgd", beta=BETA)),
-        inner=InnerSettings(optimizer="sgd", lr=ALPHA),
-        dr=DRSettings(**{"k": K, "gamma": GAMMA, "lr": ALPHA, "optimizer": "sgd", "schedule": "rounds"} | dr),
+        settings=LearningSettings(
+            inner=InnerSettings(optimizer="sgd", lr=ALPHA),
+            outer=OuterSettings(optimizer="sgd", beta=BETA),
+            dr=DRSettings(**{"k": K, "gamma": GAMMA, "lr": ALPHA, "optimizer": "sgd", "schedule": "rounds"} | dr),
+        ),
         seed=3,
     )
 
@@ -88,28 +90,28 @@ def reference_dr(shared, specific, target, supports):
 def drawn(learner, round_, target):
     """The support domains that the learner draws for a target."""
     offsets = [0, 2, 5, 9]
-    steps = _draw_supports(learner, round_, target, len(round_.slices[target]))
+    steps = DomainRegularization(learner).draw_supports(round_, target, len(round_.slices[target]))
     return [int(np.searchsorted(offsets, int(visits[0].rows[0]), side="right")) - 1 for visits in steps]
 
 
 def test_dn_is_algorithm_1():
     learner = make_learner()
     start = learner.shared.dense.clone()
-    METHODS["dn"].move_shared(learner, make_round())
+    METHODS["dn"].shared(learner)(make_round())
     torch.testing.assert_close(learner.shared.dense, reference_dn(start, (2, 0, 1), BETA))
 
 
 def test_alternate_training_is_dn_with_beta_one():
     learner = make_learner()
     start = learner.shared.dense.clone()
-    METHODS["alternate"].move_shared(learner, make_round())
+    METHODS["alternate"].shared(learner)(make_round())
     torch.testing.assert_close(learner.shared.dense, reference_dn(start, (2, 0, 1), 1.0))
 
 
 def test_joint_training_descends_on_the_mixture():
     learner = make_learner()
     start = learner.shared.dense.clone()
-    METHODS["joint"].move_shared(learner, make_round())
+    METHODS["joint"].shared(learner)(make_round())
     mixture = (2 * CENTRES[0] + 3 * CENTRES[1] + 4 * CENTRES[2]) / 9
     torch.testing.assert_close(learner.shared.dense, start - ALPHA * (start - mixture))
 
@@ -117,7 +119,7 @@ def test_joint_training_descends_on_the_mixture():
 def test_dr_is_algorithm_2_for_every_domain():
     learner, round_ = make_learner(), make_round()
     supports = {target: drawn(learner, round_, target) for target in range(3)}
-    METHODS["dr"].move_specific(learner, round_)
+    DomainRegularization(learner)(round_)
     for target in range(3):
         assert len(supports[target]) == K
         assert target not in supports[target]
@@ -127,14 +129,14 @@ def test_dr_is_algorithm_2_for_every_domain():
 
 
 def test_mamdr_is_algorithm_3_over_several_rounds():
-    learner = make_learner()
+    learner, method = make_learner(), METHODS["mamdr"]
     shared = learner.shared.dense.clone()
     specific = {target: torch.zeros(2, dtype=torch.float64) for target in range(3)}
-    for number, order in enumerate([(2, 0, 1), (1, 2, 0), (0, 1, 2)]):
-        round_ = make_round(number, order)
+    orders = [(2, 0, 1), (1, 2, 0), (0, 1, 2)]
+    rounds = [make_round(number, order) for number, order in enumerate(orders)]
+    mamdr(rounds, method.shared(learner), method.specific(learner), lambda: False)
+    for order, round_ in zip(orders, rounds, strict=True):
         supports = {target: drawn(learner, round_, target) for target in range(3)}
-        METHODS["mamdr"].move_shared(learner, round_)
-        METHODS["mamdr"].move_specific(learner, round_)
         shared = reference_dn(shared, order, BETA)
         specific = {t: reference_dr(shared, specific[t], t, supports[t]) for t in range(3)}
     torch.testing.assert_close(learner.shared.dense, shared)
@@ -142,43 +144,55 @@ def test_mamdr_is_algorithm_3_over_several_rounds():
         torch.testing.assert_close(learner.specific[target].dense, specific[target])
 
 
+def test_the_settled_schedule_is_algorithm_3_without_line_2_once_theta_s_has_settled():
+    learner, method = make_learner(), METHODS["mamdr"]
+    shared = reference_dn(learner.shared.dense.clone(), (2, 0, 1), BETA)
+    rounds, passes = [make_round(0), make_round(1)], iter([True])
+    mamdr(rounds, method.shared(learner), None, lambda: next(passes))  # stops after one round
+    supports = {target: drawn(learner, rounds[0], target) for target in range(3)}
+    mamdr(rounds[:1], None, method.specific(learner), lambda: False)
+    torch.testing.assert_close(learner.shared.dense, shared)
+    for target in range(3):
+        expected = reference_dr(shared, torch.zeros(2, dtype=torch.float64), target, supports[target])
+        torch.testing.assert_close(learner.specific[target].dense, expected)
+
+
 def test_the_result_of_dr_does_not_depend_on_which_other_domains_the_rank_owns():
     whole, part = make_learner(), make_learner()
     part.specific = zeros_of([1])
-    METHODS["dr"].move_specific(whole, make_round())
-    METHODS["dr"].move_specific(part, make_round(order=(1,)))
+    DomainRegularization(whole)(make_round())
+    DomainRegularization(part)(make_round(order=(1,)))
     assert torch.equal(whole.specific[1].dense, part.specific[1].dense)
 
 
 def test_k_zero_finetunes_on_the_target_alone():
-    learner = make_learner()
-    learner.dr = DRSettings(k=0, gamma=GAMMA, lr=ALPHA, optimizer="sgd")
-    METHODS["dr"].move_specific(learner, make_round())
+    learner = make_learner(k=0)
+    DomainRegularization(learner)(make_round())
     expected = -GAMMA * ALPHA * gradient(learner.shared.dense, 1)
     torch.testing.assert_close(learner.specific[1].dense, expected)
 
 
 def test_dr_every_n_rounds_visits_what_was_dealt_since():
     learner = make_learner(every=2)
-    METHODS["dr"].move_specific(learner, make_round(0))
+    regularize = DomainRegularization(learner)
+    regularize(make_round(0))
     assert not learner.specific[0].dense.any()
-    METHODS["dr"].move_specific(learner, make_round(1))
+    regularize(make_round(1))
     assert learner.specific[0].dense.any()
-    assert not learner.pending
+    assert not regularize.pending
     first = learner.specific[0].dense.clone()
-    METHODS["dr"].move_specific(learner, make_round(0))  # the next epoch: rounds are counted on
+    regularize(make_round(0))  # the next epoch: rounds are counted on
     assert torch.equal(learner.specific[0].dense, first)
 
 
 def test_the_released_codes_query_domain_can_be_drawn():
-    learner = make_learner(include_target=True)
-    learner.dr = DRSettings(k=3, include_target=True, gamma=GAMMA, lr=ALPHA, optimizer="sgd")
+    learner = make_learner(include_target=True, k=3)
     assert sorted(drawn(learner, make_round(), 1)) == [0, 1, 2]
 
 
 def test_a_support_visit_is_bounded_by_the_targets():
     learner = make_learner(support_ratio=0.5)
-    steps = _draw_supports(learner, make_round(), 0, 2)
+    steps = DomainRegularization(learner).draw_supports(make_round(), 0, 2)
     assert [len(visits[0].rows) for visits in steps] == [1, 1]
     assert all(visits[0].as_domain == 0 for visits in steps)
 
@@ -206,7 +220,5 @@ def test_dn_raises_the_agreement_of_gradients_as_equation_23_says():
 
 
 def test_an_unknown_method_lists_the_known_ones():
-    from mamdr_core.learning.methods import find_method
-
     with pytest.raises(ValueError, match=r"train.method is 'mamd'; known: joint, .*mamdr"):
         find_method("mamd")

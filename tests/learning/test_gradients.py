@@ -10,10 +10,11 @@ from mamdr_core.engine.settings import InnerSettings
 from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.engine.stacked_changes import StackedChanges
-from mamdr_core.learning.gradients import deal_steps, projection
+from mamdr_core.learning.combined_steps import deal_steps
 from mamdr_core.learning.learner import Round
-from mamdr_core.learning.methods import METHODS, settle
-from mamdr_core.learning.settings import DRSettings
+from mamdr_core.learning.methods import METHODS
+from mamdr_core.learning.pcgrad import projection
+from mamdr_core.learning.settings import DRSettings, LearningSettings
 from tests.engine.helpers import random_columns
 from tests.learning.smooth import ALPHA, META, gradients, loss_at, parameters_of, round_of, smooth_learner
 
@@ -37,7 +38,7 @@ def test_maml_descends_on_the_query_loss_after_a_step_on_the_support_rows(learne
         to_support = gradients(loss_at(learner, start, support), start, create_graph=True)
         adapted = [p - META * g for p, g in zip(start, to_support, strict=True)]
         total = total + loss_at(learner, adapted, query) / 3
-    METHODS["maml"].move_shared(learner, round_)
+    METHODS["maml"].shared(learner)(round_)
     assert_moved_along(learner, start, gradients(total, start))
 
 
@@ -48,7 +49,7 @@ def test_maml_of_a_domain_with_one_row_takes_it_for_support_and_query(learner):
         p - META * g
         for p, g in zip(start, gradients(loss_at(learner, start, row), start, create_graph=True), strict=True)
     ]
-    METHODS["maml"].move_shared(learner, Round(0, 0, {1: row}, row))
+    METHODS["maml"].shared(learner)(Round(0, 0, {1: row}, row))
     assert_moved_along(learner, start, gradients(loss_at(learner, adapted, row), start))
 
 
@@ -58,28 +59,29 @@ def test_mldg_asks_of_a_step_on_some_domains_that_it_helps_the_others(learner):
     known = sum(loss_at(learner, start, visit.rows) for visit in visits[:2]) / 2
     stepped = [p - META * g for p, g in zip(start, gradients(known, start, create_graph=True), strict=True)]
     total = known + loss_at(learner, stepped, visits[2].rows)
-    METHODS["mldg"].move_shared(learner, round_)
+    METHODS["mldg"].shared(learner)(round_)
     assert_moved_along(learner, start, gradients(total, start))
 
 
 def test_mldg_of_one_domain_is_gradient_descent(learner):
     start = parameters_of(learner)
     rows = torch.arange(6)
-    METHODS["mldg"].move_shared(learner, Round(0, 0, {0: rows}, rows))
+    METHODS["mldg"].shared(learner)(Round(0, 0, {0: rows}, rows))
     assert_moved_along(learner, start, gradients(loss_at(learner, start, rows), start))
 
 
 def test_the_weighted_loss_learns_theta_and_the_weights_together(learner):
     start, round_ = parameters_of(learner), round_of(learner)
-    learner.uncertainty.values_n[:] = torch.tensor([0.3, -0.2, 0.1])
-    s_n = learner.uncertainty.values_n.clone().requires_grad_()
+    update = METHODS["weighted"].shared(learner)
+    update.uncertainty.values_n[:] = torch.tensor([0.3, -0.2, 0.1])
+    s_n = update.uncertainty.values_n.clone().requires_grad_()
     losses = {d: loss_at(learner, start, rows) for d, rows in round_.slices.items()}
     total = sum(torch.exp(-s_n[d]) * loss + s_n[d] / 2 for d, loss in losses.items())
     to_s = gradients(total, [s_n], retain_graph=True)[0]
-    METHODS["weighted"].move_shared(learner, round_)
+    update(round_)
     assert_moved_along(learner, start, gradients(total / 3, start))
     # Adam's first step is lr against the gradient's sign.
-    torch.testing.assert_close(learner.uncertainty.values_n, s_n.detach() - ALPHA * to_s.sign(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(update.uncertainty.values_n, s_n.detach() - ALPHA * to_s.sign(), rtol=1e-5, atol=1e-6)
 
 
 def test_pcgrad_removes_what_opposes_and_nothing_else():
@@ -102,18 +104,19 @@ def test_pcgrad_sums_the_projected_gradients_of_a_step(learner):
     total = flat[0] + flat[1] - product / (flat[1] @ flat[1]) * flat[1] - product / (flat[0] @ flat[0]) * flat[0]
     sizes = [p.numel() for p in start]
     expected = [part.view_as(p) for part, p in zip(total.split(sizes), start, strict=True)]
-    METHODS["pcgrad"].move_shared(learner, round_)
+    METHODS["pcgrad"].shared(learner)(round_)
     assert_moved_along(learner, start, expected)
 
 
 def test_a_domain_whose_loss_is_not_a_number_is_left_out_of_its_weight(learner):
     learner.engine.on_nan = "skip"
     learner.train.numeric[0] = float("nan")  # of domain 0
+    update = METHODS["weighted"].shared(learner)
     for number in range(3):
-        METHODS["weighted"].move_shared(learner, replace(round_of(learner), number=number))
+        update(replace(round_of(learner), number=number))
     assert learner.engine.skipped == 3
-    assert learner.uncertainty.values_n[0] == 0
-    assert (learner.uncertainty.values_n[1:] != 0).all()
+    assert update.uncertainty.values_n[0] == 0
+    assert (update.uncertainty.values_n[1:] != 0).all()
     assert learner.shared.dense.isfinite().all()
 
 
@@ -121,7 +124,7 @@ def test_reptile_moves_towards_the_mean_end_of_each_domains_steps(learner):
     """Dense parameters over all domains, an embedding row over those that touched it."""
     start, round_ = parameters_of(learner), round_of(learner)
     moves = [[-ALPHA * g for g in gradients(loss_at(learner, start, r), start)] for r in round_.slices.values()]
-    METHODS["reptile"].move_shared(learner, round_)
+    METHODS["reptile"].shared(learner)(round_)
     now = parameters_of(learner)
     for place, (before, *reached) in enumerate(zip(start, *moves, strict=True)):
         touched = sum((move != 0).any(-1, keepdim=True).double() for move in reached).clamp(min=1) if place else 3
@@ -132,9 +135,10 @@ def test_reptile_moves_towards_the_mean_end_of_each_domains_steps(learner):
 def test_separate_models_leave_theta_s_alone_and_learn_on_their_own_rows(learner):
     start, round_ = parameters_of(learner), round_of(learner)
     learner.specific = SpecificStore(range(3), MemorySlots(learner.shared.dense), learner.shared.dense)
-    learner.dr = METHODS["separate"].dr(DRSettings(optimizer="sgd"), 1e-3)
-    assert METHODS["separate"].move_shared is None
-    METHODS["separate"].move_specific(learner, round_)
+    dr = METHODS["separate"].dr(DRSettings(optimizer="sgd"), 1e-3)
+    learner.settings = replace(learner.settings, dr=dr)
+    assert METHODS["separate"].shared is None
+    METHODS["separate"].specific(learner)(round_)
     assert_moved_along(learner, start, [torch.zeros_like(p) for p in start])
     for domain, rows in round_.slices.items():
         dense, *tables = gradients(loss_at(learner, start, rows), start)
@@ -146,9 +150,9 @@ def test_separate_models_leave_theta_s_alone_and_learn_on_their_own_rows(learner
 
 def test_separate_models_learn_at_the_inner_rate_the_methods_own_where_none_is_set():
     for lr, expected in ((None, 1e-3), (0.02, 0.02)):
-        inner, dr = settle(METHODS["separate"], InnerSettings(lr=lr), DRSettings())
-        assert inner.lr == dr.lr == expected
-    assert settle(METHODS["mamdr"], InnerSettings(), DRSettings())[0].lr == 3e-4
+        settings = METHODS["separate"].settle(LearningSettings(inner=InnerSettings(lr=lr)))
+        assert settings.alpha == settings.dr.lr == expected
+    assert METHODS["mamdr"].settle(LearningSettings()).alpha == 3e-4
 
 
 def test_finetuning_moves_in_a_pass_as_far_as_k_steps_of_dr_would():
@@ -159,13 +163,13 @@ def test_finetuning_moves_in_a_pass_as_far_as_k_steps_of_dr_would():
 
 @pytest.mark.parametrize("method", ["weighted", "pcgrad", "maml", "mldg"])
 def test_adam_moves_every_touched_parameter_by_lr_in_its_first_step(learner, method):
-    learner.inner = InnerSettings(lr=1e-3)
-    start = parameters_of(learner)
-    METHODS[method].move_shared(learner, round_of(learner))
+    learner.settings = replace(learner.settings, inner=InnerSettings(lr=1e-3))
+    start, update = parameters_of(learner), METHODS[method].shared(learner)
+    update(round_of(learner))
     moved = (learner.shared.dense - start[0].detach()).abs()
     assert moved.max() <= 1e-3 * (1 + 1e-9)
     assert moved.median() == pytest.approx(1e-3, rel=1e-4)  # all but those of no gradient to speak of
-    assert learner.adam.step == 1
+    assert update.state_dict().counters == {"inner.steps": 1}
 
 
 def test_steps_hold_every_row_once_and_spread_each_domain():
@@ -195,5 +199,5 @@ def test_inner_products_of_changes_meet_where_their_rows_do():
 def test_rounds_without_rows_move_nothing(learner):
     start = parameters_of(learner)
     for name in ("weighted", "pcgrad", "maml", "mldg", "reptile"):
-        METHODS[name].move_shared(learner, Round(0, 0, {}, torch.arange(0)))
+        METHODS[name].shared(learner)(Round(0, 0, {}, torch.arange(0)))
     assert_moved_along(learner, start, [torch.zeros_like(p) for p in start])

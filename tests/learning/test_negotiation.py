@@ -1,11 +1,11 @@
 """What section 4.3 says of DN, on a small network: Eq. 20 to 23 in numbers."""
 
+from dataclasses import replace
 from itertools import permutations
 
 import torch
 
 from mamdr_core.engine.columns import Visit
-from mamdr_core.engine.optimizers import OuterOptimizer
 from mamdr_core.engine.parameters import Theta
 from mamdr_core.engine.settings import InnerSettings, OuterSettings
 from mamdr_core.engine.stacked_changes import StackedChanges
@@ -25,9 +25,9 @@ def agreement(learner):
 
 def after_a_round_of_dn(order, beta=1.0):
     learner = smooth_learner()
-    learner.inner = InnerSettings(optimizer="sgd", lr=RATE)
-    learner.outer = OuterOptimizer(OuterSettings(optimizer="sgd", beta=beta))
-    METHODS["dn"].move_shared(learner, round_of(learner, order))
+    inner, outer = InnerSettings(optimizer="sgd", lr=RATE), OuterSettings(optimizer="sgd", beta=beta)
+    learner.settings = replace(learner.settings, inner=inner, outer=outer)
+    METHODS["dn"].shared(learner)(round_of(learner, order))
     return learner
 
 

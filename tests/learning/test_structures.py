@@ -4,14 +4,13 @@ import pytest
 import torch
 
 from mamdr_core.engine.columns import Visit
-from mamdr_core.engine.optimizers import OuterOptimizer
 from mamdr_core.engine.parameters import Theta
 from mamdr_core.engine.settings import InnerSettings, OuterSettings
 from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.methods import METHODS
-from mamdr_core.learning.settings import DRSettings
+from mamdr_core.learning.settings import DRSettings, LearningSettings
 from mamdr_core.models import MODELS
 from mamdr_core.training.package import load_package, save_rank, seal_package
 from tests.models.helpers import MULTI_DOMAIN, featured_columns, small_engine, small_settings
@@ -29,9 +28,9 @@ def make_learner(structure: str, domains: int) -> Learner:
         shared=shared,
         specific=SpecificStore(range(domains), MemorySlots(shared.dense), shared.dense),
         average=lambda change, weight: change,
-        outer=OuterOptimizer(OuterSettings(beta=0.5)),
-        inner=InnerSettings(lr=0.01),
-        dr=DRSettings(k=2, lr=0.01, gamma=0.5),
+        settings=LearningSettings(
+            inner=InnerSettings(lr=0.01), outer=OuterSettings(beta=0.5), dr=DRSettings(k=2, lr=0.01, gamma=0.5)
+        ),
         seed=3,
     )
 
@@ -45,10 +44,9 @@ def run_one_round(learner: Learner, name: str) -> None:
     order = torch.randperm(len(learner.train), generator=torch.Generator().manual_seed(1))
     slices = {domain: rows_of(learner, domain).rows for domain in reversed(range(domains))}
     method, round_ = METHODS[name], Round(0, 0, slices, order)
-    if method.move_shared:
-        method.move_shared(learner, round_)
-    if method.move_specific:
-        method.move_specific(learner, round_)
+    for make_update in (method.shared, method.specific):
+        if make_update:
+            make_update(learner)(round_)
 
 
 def logits(learner: Learner, domain: int, **parameters) -> torch.Tensor:
@@ -76,7 +74,7 @@ def test_a_round_of_any_method_moves_any_structure(method, structure, domains):
     for domain, own in learner.specific.items():
         for name in per_domain & own.rows.keys():
             assert own.rows[name].ids.tolist() == [domain + 1]
-        if METHODS[method].move_specific:
+        if METHODS[method].specific:
             assert per_domain <= own.rows.keys()
             assert (logits(learner, domain, specific=None) - logits(learner, domain)).abs().max() > 1e-6
 

@@ -14,9 +14,11 @@ from mamdr_core.engine.parameters import Change, Rows, Shared, Theta
 from mamdr_core.engine.settings import InnerSettings, OuterSettings
 from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.learning.domain_negotiation import DomainNegotiation
+from mamdr_core.learning.inner_loop import TAKE_END, InnerLoop
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.methods import METHODS
-from mamdr_core.learning.settings import DRSettings
+from mamdr_core.learning.settings import DRSettings, LearningSettings
 from mamdr_core.models.tables import Table
 from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import SingleProcess, most, run_simulated
@@ -161,9 +163,13 @@ class Case:
             shared=shared.copy(),
             specific=SpecificStore(self.owned(rank).tolist(), MemorySlots(shared.dense), shared.dense),
             average=partial(mean_change, collective, sharded=sharded),
-            outer=OuterOptimizer(OuterSettings(optimizer=self.outer, beta=0.3, momentum=0.6)),
-            inner=InnerSettings(lr=0.05, state=self.state),
-            dr=METHODS[self.method].dr(DRSettings(k=2, gamma=0.4, lr=0.05, rows=self.rows), 0.05),
+            settings=METHODS[self.method].settle(
+                LearningSettings(
+                    inner=InnerSettings(lr=0.05, state=self.state),
+                    outer=OuterSettings(optimizer=self.outer, beta=0.3, momentum=0.6),
+                    dr=DRSettings(k=2, gamma=0.4, lr=0.05, rows=self.rows),
+                )
+            ),
             seed=3,
             most=partial(most, collective),
             rank=collective.rank,
@@ -173,13 +179,11 @@ class Case:
         """What a rank has after some rounds: theta_S, its theta_i, and the figures measured in between."""
         method = METHODS[self.method]
         learner = self.learner(collective.rank, small_engine(5)[1], collective, sharded)
+        updates = [make_update(learner) for make_update in (method.shared, method.specific) if make_update]
         figures = []
         for number in range(ROUNDS):
-            round_ = self.round(number, collective.rank)
-            if method.move_shared:
-                method.move_shared(learner, round_)
-            if method.move_specific:
-                method.move_specific(learner, round_)
+            for update in updates:
+                update(self.round(number, collective.rank))
             measured = evaluate_columns(learner.engine, learner.shared, learner.specific, learner.train, collective)
             figures.append(measured.logloss)
         return learner.shared, learner.specific, figures
@@ -263,7 +267,9 @@ def test_the_fast_engine_trains_what_the_eager_one_trains(sharded, state, rows):
 def in_one_process(case: Case) -> tuple[Shared, dict[int, Change]]:
     """The same trajectories one after another from the same theta_S, averaged row by row with dense arrays."""
     alone = case.learner(None, small_engine(5)[1])
-    outer = OuterOptimizer(OuterSettings(optimizer="sgd", beta=1.0)) if case.method == "joint" else alone.outer
+    method = METHODS[case.method]
+    outer = OuterOptimizer(TAKE_END if case.method == "joint" else alone.settings.outer)
+    regularize = method.specific(alone) if method.specific else None
     for number in range(ROUNDS):
         steps, weights = [], []
         for rank in range(case.ranks):
@@ -274,8 +280,8 @@ def in_one_process(case: Case) -> tuple[Shared, dict[int, Change]]:
             visits = [Visit(train, own) for own in rows]
             steps.append(alone.engine.descend(Theta(alone.shared), visits, 0.05, seed=seed))
         outer.step(alone.shared, averaged_by_hand(steps, weights, alone.shared))
-        if METHODS[case.method].move_specific:
-            METHODS[case.method].move_specific(alone, case.round(number, None))
+        if regularize:
+            regularize(case.round(number, None))
     return alone.shared, alone.specific
 
 
@@ -298,10 +304,12 @@ def test_carried_moments_are_those_of_dense_parameters_and_rows_start_afresh_in_
     def task(collective):
         case = Case("dn", state="carried")
         learner = case.learner(collective.rank, small_engine(5)[1], collective, sharded=True)
-        METHODS["dn"].move_shared(learner, case.round(0, collective.rank))
+        negotiate, inner = DomainNegotiation(learner), InnerLoop(learner)
+        negotiate(case.round(0, collective.rank))
+        inner.load_state_dict(negotiate.state_dict().part("inner"))
         visit = Visit(learner.train, torch.arange(3))
         learner.reach([visit])
-        state = learner.carried_state()
+        state = inner.carried_moments()
         assert state.step > 0
         change = learner.engine.descend(Theta(learner.shared), [visit], lr=0.05, state=state)
         return state.tables, change

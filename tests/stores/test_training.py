@@ -71,7 +71,7 @@ def test_a_run_stopped_by_sigterm_goes_on_from_its_checkpoint_in_the_store(spark
 
     stopper = threading.Thread(target=stop)
     stopper.start()
-    with pytest.raises(StoppedError, match="--resume goes on from there"):
+    with pytest.raises(StoppedError, match="--resume continues from there"):
         train_mamdr(spark, remote)
     stopper.join()
     assert not list(place_of(f"{remote.lake.root}/packages").iterdir())

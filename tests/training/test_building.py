@@ -8,23 +8,23 @@ import torch
 from mamdr_core.config import Config
 from mamdr_core.engine.hashing import derive_seed
 from mamdr_core.models import build_model, declare_inputs
-from mamdr_core.training.building import _random_start
+from mamdr_core.training.building import random_start
 from mamdr_core.training.settings import TrainSettings
 from tests.models.helpers import CITIES, FEATURES, ITEMS, USERS, small_engine, small_settings
 
 PINNED = SimpleNamespace(sizes={"user": USERS, "item": ITEMS, "domain": 4, "city": CITIES})
 
 
-def random_start(name: str, domain: int):
+def start_of(name: str, domain: int):
     model = small_settings(name)
     engine, shared = small_engine(model, domains=4)
     config = Config(features=FEATURES, model=model, train=TrainSettings(seed=7))
-    return engine, _random_start(SimpleNamespace(engine=engine, shared=shared), config, PINNED, domain)
+    return engine, random_start(SimpleNamespace(engine=engine, shared=shared), config, PINNED, domain)
 
 
 @pytest.mark.parametrize("name", ["mlp", "wdl", "mmoe", "star"])
-def test_a_random_start_is_a_fresh_model_and_the_domains_own_rows(name):
-    engine, start = random_start(name, 2)
+def test_arandom_start_is_a_fresh_model_and_the_domains_own_rows(name):
+    engine, start = start_of(name, 2)
     seed = derive_seed(7, 2, 1)
     inputs = declare_inputs(small_settings(name), FEATURES, PINNED.sizes)
     fresh = build_model(small_settings(name), inputs, seed)
@@ -38,5 +38,5 @@ def test_a_random_start_is_a_fresh_model_and_the_domains_own_rows(name):
             values = start.rows[table.name].values
             assert values.shape == (1, table.width)
             assert values.abs().max() < 5 * table.std + 1e-9  # zero where it starts at zero
-    other = random_start(name, 1)[1]
+    other = start_of(name, 1)[1]
     assert not torch.equal(other.rows["domain"].values, drawn)

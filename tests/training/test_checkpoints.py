@@ -45,14 +45,14 @@ def place(tmp_path):
     return CheckpointPlace(str(tmp_path / "checkpoints"))
 
 
-def run(task, ranks, place, monkeypatch=None, stop_after=None, told="--resume goes on"):
-    """Train as that many ranks of one process, with checkpoints; stopped after some rounds, of which `told` is told."""
+def run(task, ranks, place, monkeypatch=None, stop_after=None, reported="--resume continues"):
+    """Train as that many ranks of one process, with checkpoints; if stopped, the error must match `reported`."""
     settings = replace(task.config.train, checkpoint=EVERY_ROUND)
     task = replace(task, config=replace(task.config, train=settings), checkpoints=place)
     if stop_after is not None:
         with monkeypatch.context() as patch:
             patch.setattr("mamdr_core.training.rank.StopRequest", lambda file: StopAfter(stop_after))
-            with pytest.raises(StoppedError, match=told):
+            with pytest.raises(StoppedError, match=reported):
                 run_simulated(partial(train_rank, task), ranks)
         return None
     if ranks == 1:
@@ -82,8 +82,8 @@ def test_stopped_and_resumed_every_method_gives_the_undisturbed_run_bit_for_bit(
 
     undisturbed, stopped = make(), make()
     expected = train_rank(undisturbed, SingleProcess())
-    last = (8 if METHODS[method].move_shared else 0) + expected.dr_passes
-    for stop_after in (0, 2, 1):  # rounds between a start and a stop: mid-epoch, mid-DR, in the settled phase
+    last = (8 if METHODS[method].shared else 0) + expected.dr_passes
+    for stop_after in (0, 2, 1):  # rounds between a start and a stop: mid-epoch, mid-DR, in the settled stage
         if stop_after + 1 < last:
             run(stopped, 1, place, monkeypatch, stop_after)
             place = find_checkpoint(Path(place.folder))
@@ -168,7 +168,7 @@ def test_damaged_and_unfinished_ones_do_not_count_as_kept(make_task, monkeypatch
     run(make_task(1), 1, place, monkeypatch, 5)
     newest = damage_newest(folder)
     kept = Checkpoints(find_checkpoint(folder), CheckpointSettings(keep=2), SingleProcess(), StopRequest())
-    kept._remove_others(folder)
+    kept.remove_others(folder)
     assert sorted(int(child.name) for child in folder.iterdir()) == [newest - 3, newest - 2]
 
 
@@ -186,10 +186,10 @@ def test_a_disk_that_is_full_costs_a_checkpoint_and_not_the_run(make_task, monke
     calls = itertools.count()
     real = module.write
 
-    def write(folder, rank, taken):
+    def write(folder, rank, snapshot):
         if next(calls) == 3:
             raise OSError(28, "No space left on device")
-        return real(folder, rank, taken)
+        return real(folder, rank, snapshot)
 
     monkeypatch.setattr(module, "write", write)
     run(make_task(2), 2, place, monkeypatch, 4)
@@ -207,22 +207,22 @@ def test_what_a_rank_that_is_ahead_has_begun_stays(make_task, monkeypatch, place
     at = find_checkpoint(folder)
     ahead = folder / str(at.next_number + 1)
     ahead.mkdir()
-    (ahead / "shared-00001.safetensors").touch()
+    (ahead / "rows-00001.safetensors").touch()
     kept = Checkpoints(at, CheckpointSettings(keep=1), SingleProcess(), StopRequest())
-    kept._remove_others(folder)
+    kept.remove_others(folder)
     assert sorted(folder.iterdir()) == sorted([folder / str(at.newest), ahead])
     assert list(ahead.iterdir())
 
 
 def test_a_run_that_stops_without_a_checkpoint_does_not_say_that_it_can_be_resumed(make_task, monkeypatch, place):  # noqa: F811
-    def write(folder, rank, taken):
+    def write(folder, rank, snapshot):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, "write", write)
-    run(make_task(1), 1, place, monkeypatch, 1, told=r"after round \d+$")
+    run(make_task(1), 1, place, monkeypatch, 1, reported=r"after round \d+$")
 
 
-def test_a_checkpoint_whose_manifest_lists_nothing_is_told_of(make_task, monkeypatch, place):  # noqa: F811
+def test_a_checkpoint_whose_manifest_lists_nothing_is_an_error(make_task, monkeypatch, place):  # noqa: F811
     run(make_task(1), 1, place, monkeypatch, 1)
     (Path(place.folder) / "1" / MANIFEST).write_text("{}")
     with pytest.raises(MamdrError, match="cannot be read"):

@@ -1,5 +1,7 @@
 """Early stop keeps the best parameters."""
 
+from types import SimpleNamespace
+
 import torch
 
 from mamdr_core.engine.parameters import Shared
@@ -7,21 +9,39 @@ from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.training.early_stop import EarlyStop
 
-STORE = SpecificStore([], MemorySlots(torch.zeros(1)), torch.zeros(1))
+
+def parameters():
+    store = SpecificStore([], MemorySlots(torch.zeros(1)), torch.zeros(1))
+    return SimpleNamespace(shared=Shared(torch.zeros(1), {}), specific=store)
+
+
+def record(stop, auc, number):
+    stop.parameters.shared = Shared(torch.tensor([float(number)]), {})
+    return stop.record(auc, number)
 
 
 def test_training_stops_after_patience_and_the_best_is_kept():
-    stop = EarlyStop(patience=2)
-    stopped = [
-        stop.validated(auc, number, Shared(torch.tensor([float(number)]), {}), STORE)
-        for number, auc in enumerate([0.5, 0.7, 0.6, 0.7])
-    ]
+    stop = EarlyStop(patience=2, parameters=parameters())
+    stopped = [record(stop, auc, number) for number, auc in enumerate([0.5, 0.7, 0.6, 0.7])]
     assert stopped == [False, False, False, True]
     assert (stop.best, stop.best_round, stop.shared.dense.item()) == (0.7, 1, 1.0)
+    stop.restore_best()
+    assert stop.parameters.shared.dense.item() == 1.0
+
+
+def test_an_early_stop_resumes_where_it_was():
+    stop, resumed = (EarlyStop(patience=2, parameters=parameters()) for _ in range(2))
+    resumed.load_state_dict(stop.state_dict())
+    assert resumed.shared is None
+    for number, auc in enumerate([0.7, 0.6]):
+        record(stop, auc, number)
+    resumed.load_state_dict(stop.state_dict())
+    assert (resumed.best, resumed.best_round, resumed.shared.dense.item()) == (0.7, 0, 0.0)
+    assert record(resumed, 0.6, 2)
 
 
 def test_without_a_measurable_domain_the_last_parameters_are_kept():
-    stop = EarlyStop(patience=1)
+    stop = EarlyStop(patience=1, parameters=parameters())
     for number in range(3):
-        assert not stop.validated(float("nan"), number, Shared(torch.tensor([float(number)]), {}), STORE)
+        assert not record(stop, float("nan"), number)
     assert stop.shared.dense.item() == 2.0

@@ -3,13 +3,11 @@
 import pytest
 import torch
 
-from mamdr_core.engine.optimizers import OuterOptimizer
 from mamdr_core.engine.parameters import Change, Rows, Shared
-from mamdr_core.engine.settings import InnerSettings, OuterSettings
 from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.learning.learner import Learner
-from mamdr_core.learning.settings import DRSettings
+from mamdr_core.learning.settings import LearningSettings
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from mamdr_core.parallel.sharded import ShardedTable
 from mamdr_core.training import package as module
@@ -36,9 +34,7 @@ def make_learner(structure, domains, specific, collective=None):
         shared=shared,
         specific=SpecificStore(specific, MemorySlots(shared.dense), shared.dense),
         average=lambda change, weight: change,
-        outer=OuterOptimizer(OuterSettings()),
-        inner=InnerSettings(),
-        dr=DRSettings(),
+        settings=LearningSettings(),
         seed=3,
     )
 

@@ -135,14 +135,14 @@ def test_sigterm_saves_a_checkpoint_ends_in_good_order_and_the_job_resumes(spark
     assert process.returncode == 2
     said = json.loads(out.splitlines()[-1])
     assert said["status"] == "stopped"
-    assert "--resume goes on from there" in said["error"]
+    assert "--resume continues from there" in said["error"]
     assert "Traceback" not in log
     assert row_of(spark, config, folder.name)["status"] == "stopped"
     again = job("--resume")
     out, log = again.communicate(timeout=LIMIT)
     said = json.loads(out.splitlines()[-1])
     assert (said["status"], said["run_id"], said["attempts"]) == ("ok", folder.name, 2)
-    assert "goes on from checkpoint" in log
+    assert "resumes from checkpoint" in log
     assert_same_package(said["package"], undisturbed["package"])
 
 
@@ -224,7 +224,7 @@ def test_sigterm_has_ranks_save_a_checkpoint_and_stop(spark, on_two, undisturbed
         os.kill(os.getpid(), signal.SIGTERM)
         return folder, ranks_below(psutil.Process())
 
-    with in_time(on_two, terminate) as done, pytest.raises(StoppedError, match="--resume goes on from there"):
+    with in_time(on_two, terminate) as done, pytest.raises(StoppedError, match="--resume continues from there"):
         train_mamdr(spark, on_two)
     folder, ranks = done[0]
     assert psutil.wait_procs(ranks.values(), timeout=5)[1] == []

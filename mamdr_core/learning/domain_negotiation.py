@@ -1,0 +1,50 @@
+"""Domain Negotiation: Algorithm 1, the update of theta_S in MAMDR."""
+
+from mamdr_core.engine.columns import Visit
+from mamdr_core.engine.optimizers import OuterOptimizer
+from mamdr_core.engine.settings import OuterSettings
+from mamdr_core.learning.inner_loop import InnerLoop
+from mamdr_core.learning.learner import Learner, Round
+from mamdr_core.learning.method import Method
+from mamdr_core.stateful import State
+
+
+class DomainNegotiation:
+    """Algorithm 1 (Eq. 3 and 4). A call is one iteration of its outer loop, lines 2 to 7.
+
+    On several ranks each does lines 2 to 6 over its own domains, and line 7 takes the mean over ranks of
+    theta~ - theta, weighted by rows.
+
+    Args:
+        learner: has theta_S.
+        outer: the outer update; None: the learner's.
+    """
+
+    def __init__(self, learner: Learner, outer: OuterSettings | None = None) -> None:
+        self._learner = learner
+        self._inner = InnerLoop(learner)
+        self._outer = OuterOptimizer(outer or learner.settings.outer)
+
+    def __call__(self, round_: Round) -> None:
+        """Visit the domains of a round one after another, then move theta_S towards where that has led."""
+        learner = self._learner
+        visits = [Visit(learner.train, rows) for rows in round_.slices.values()]  # line 3: the round has shuffled them
+        change = self._inner.descend(visits, round_)  # lines 2 and 4-6: theta~ - theta
+        rows = learner.count(visits)
+        self._outer.step(learner.shared, learner.average(change, float(rows)))  # line 7
+
+    def state_dict(self) -> State:
+        """The state of both optimizers."""
+        return State.join({"inner": self._inner.state_dict(), "outer": self._outer.state_dict()})
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over the state of both optimizers.
+
+        Raises:
+            MamdrError: it is of another model.
+        """
+        self._inner.load_state_dict(state.part("inner"))
+        self._outer.load_state_dict(state.part("outer"), self._learner.shared)
+
+
+METHOD = Method(DomainNegotiation)

@@ -1,0 +1,185 @@
+"""Domain Regularization: Algorithm 2, the update of every theta_i in MAMDR; without support domains, finetuning."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mamdr_core.engine.columns import Visit
+from mamdr_core.engine.parameters import Scope, Theta
+from mamdr_core.engine.plan import parts_in_step
+from mamdr_core.learning.alternate import alternate
+from mamdr_core.learning.learner import Learner, Round
+from mamdr_core.learning.method import Method
+from mamdr_core.stateful import DomainRows, State
+
+PART_ROWS = 1 << 20
+"""Rows of targets, about, whose embedding rows are prefetched at once."""
+
+
+class DomainRegularization:
+    """Algorithm 2 for every i (Alg. 3, lines 3 to 5). A call is a round; every `dr.every` rounds make one pass.
+
+    Targets of similar size take a step of line 2's loop together, as independent trajectories. A target's visit is what
+    it was dealt since the last pass; a support's visit is a part of its sample, at most `dr.support_ratio` times the
+    target's. The result does not depend, except for rounding, on which rank owns a domain. With k = 0, or if there is
+    no other domain, theta_i learns on T^i alone.
+
+    Args:
+        learner: has theta_S and the theta_i of this rank's domains.
+
+    Attributes:
+        pending: by domain, rows dealt since the last pass.
+    """
+
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
+        self.pending: dict[int, list[Tensor]] = {}
+        self._rounds_since = 0
+        self._scopes: dict[int, Scope] = {}
+
+    def __call__(self, round_: Round) -> None:
+        """Count a round's rows as pending and, if a pass is due, move the theta_i of this rank's domains."""
+        learner, targets = self._learner, self._dealt_since(round_)
+        if targets is None:
+            return
+
+        def draw(target: int) -> list[list[Visit]]:
+            return self.draw_supports(round_, target, len(targets[target]))
+
+        own = {target: Visit(learner.train, rows, None, learner.settings.dr.batch_size)
+               for target, rows in targets.items()}  # fmt: skip
+        alike = sorted(targets, key=lambda target: len(targets[target]))
+        ends = np.cumsum([0, *(len(targets[target]) for target in alike)])
+        for first, last in parts_in_step(ends, PART_ROWS, learner.most):
+            part = alike[first:last]
+            read = (visit for target in part for step in draw(target) for visit in step)
+            learner.reach(chain(read, (own[target] for target in part)))
+            self._regularize(round_, part, own, draw)
+
+    def _regularize(
+        self,
+        round_: Round,
+        part: Sequence[int],
+        own: Mapping[int, Visit],
+        draw: Callable[[int], list[list[Visit]]],
+    ) -> None:
+        """Algorithm 2 for some targets, whose embedding rows have been prefetched."""
+        learner, dr = self._learner, self._learner.settings.dr
+        for group in learner.specific.groups(part):
+            scopes = {target: self._scope(target) for target in group}
+            supports = {target: draw(target) for target in group}  # line 1
+            for place in range(max(len(supports[target]) for target in group)):  # line 2
+                domains = [target for target in group if place < len(supports[target])]
+                visits = [[*supports[target][place], own[target]] for target in domains]
+                changes = learner.engine.descend_many(  # lines 3-5: theta~_i - theta_i
+                    [Theta(learner.shared, group[target]) for target in domains],
+                    visits,
+                    dr.lr,
+                    dr.optimizer,
+                    [scopes[target] for target in domains],
+                    [learner.round_seed(round_, target, place) for target in domains],
+                )
+                for target, change, own_visits in zip(domains, changes, visits, strict=True):
+                    group[target].move(change, dr.gamma)  # line 6
+                    learner.count(own_visits)
+
+    def draw_supports(self, round_: Round, target: int, target_rows: int) -> list[list[Visit]]:
+        """Draw the support domains of a target (Alg. 2, line 1), and rows of each.
+
+        Args:
+            round_: decides the draw, with the seed.
+            target: index of the target domain.
+            target_rows: number of rows of its visit.
+
+        Returns:
+            By step of line 2's loop, the visit to a support domain; one step without a visit if there is none to draw.
+        """
+        learner, dr = self._learner, self._learner.settings.dr
+        if dr.k == 0 or learner.supports is None:
+            return [[]]
+        offsets = learner.supports.offsets.numpy()
+        candidates = learner.supports.occupied
+        place = np.searchsorted(candidates, target)
+        leaves_out = not dr.include_target and place < len(candidates) and candidates[place] == target
+        count = len(candidates) - leaves_out
+        if not count:
+            return [[]]
+        random = np.random.default_rng(learner.round_seed(round_, target))
+        chosen = random.choice(count, size=min(dr.k, count), replace=False)
+        if leaves_out:
+            chosen += chosen >= place
+        most = max(1, round(dr.support_ratio * target_rows))
+        steps = []
+        for support in candidates[chosen]:
+            start, stop = offsets[support : support + 2]
+            size = min(most, stop - start)
+            first = int(random.integers(start, stop - size + 1))
+            rows = torch.arange(first, first + size, device=learner.train.labels.device)
+            steps.append([Visit(learner.supports, rows, target, dr.batch_size)])
+        return steps
+
+    def _dealt_since(self, round_: Round) -> dict[int, Tensor] | None:
+        """By domain, the rows dealt since the last pass; None if it is not time for the next one."""
+        for domain, rows in round_.slices.items():
+            self.pending.setdefault(domain, []).append(rows)
+        self._rounds_since += 1
+        if self._rounds_since < self._learner.settings.dr.every:
+            return None
+        self._rounds_since = 0
+        targets = {domain: torch.cat(parts) for domain, parts in sorted(self.pending.items())}
+        self.pending.clear()
+        return targets
+
+    def _scope(self, domain: int) -> Scope:
+        """What theta_i covers beyond dense parameters; the same in every pass, so found once.
+
+        The domain's own row of every table looked up by domain (its embedding, its towers in multi-tower models), never
+        another domain's; and embedding rows of T^i's ids if so set.
+        """
+        if domain not in self._scopes:
+            self._scopes[domain] = self._find_scope(domain)
+        return self._scopes[domain]
+
+    def _find_scope(self, domain: int) -> Scope:
+        learner = self._learner
+        tables = learner.engine.trained_tables
+        device = learner.shared.dense.device
+        row = torch.tensor([domain + 1], device=device)
+        own = {table.name: row for table in tables if table.column == "domain"}
+        if learner.settings.dr.rows == "none":
+            return Scope(frozenset(own), own)
+        start, stop = learner.train.offsets[domain : domain + 2].tolist()
+        rows = torch.arange(start, stop, device=learner.train.labels.device)
+        for table in tables:
+            if table.name not in own:
+                own[table.name] = learner.train.ids[table.column][rows].long().unique().to(device)
+        return Scope(None, own)
+
+    def state_dict(self) -> State:
+        """Rounds since the last pass, and pending rows as places within their domain."""
+        dealt = {domain: torch.cat(parts) for domain, parts in sorted(self.pending.items())}
+        nothing = torch.zeros(0, dtype=torch.long)
+        domain_R = [torch.full((len(rows),), domain) for domain, rows in dealt.items()]
+        places = [rows.cpu() - int(self._learner.train.offsets[domain]) for domain, rows in dealt.items()]
+        pending = DomainRows(torch.cat([nothing, *domain_R]), torch.cat([nothing, *places]))
+        return State(counters={"rounds_since": self._rounds_since}, domains={"pending": pending})
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over the rounds since the last pass, and the pending rows of this rank's domains.
+
+        Raises:
+            MamdrError: it is of another model.
+        """
+        self._rounds_since = state.counter("rounds_since")
+        train = self._learner.train
+        pending = state.domain_rows("pending", torch.zeros((), dtype=torch.long, device=train.labels.device))
+        domains, counts = pending.domain_R.unique_consecutive(return_counts=True)
+        for domain, places in zip(domains.tolist(), pending.values.split(counts.tolist()), strict=True):
+            self.pending.setdefault(domain, []).append(places + int(train.offsets[domain]))
+
+
+METHOD = Method(alternate, DomainRegularization)
+"""MAMDR without DN: the paper's ablation."""

@@ -1,0 +1,17 @@
+"""Finetuning: joint training, then theta_i on T^i alone (appendix A.3)."""
+
+from dataclasses import replace
+
+from mamdr_core.learning.domain_regularization import DomainRegularization
+from mamdr_core.learning.joint import JointTraining
+from mamdr_core.learning.method import MIXED_LR, Method
+from mamdr_core.learning.settings import DRSettings
+
+
+def _afterwards(dr: DRSettings, alpha: float) -> DRSettings:
+    """theta_i learns on T^i alone once theta_S is trained; a pass moves it as far as k moves by gamma would."""
+    gamma = 1 - (1 - dr.gamma) ** max(dr.k, 1)
+    return replace(dr, k=0, gamma=gamma, schedule="settled", every=1)
+
+
+METHOD = Method(JointTraining, DomainRegularization, dr=_afterwards, lr=MIXED_LR)

@@ -1,0 +1,42 @@
+"""Joint training: mini-batches of all domains mixed (appendix A.3)."""
+
+from mamdr_core.engine.columns import Visit
+from mamdr_core.engine.optimizers import OuterOptimizer
+from mamdr_core.learning.inner_loop import TAKE_END, InnerLoop
+from mamdr_core.learning.learner import Learner, Round
+from mamdr_core.learning.method import MIXED_LR, Method
+from mamdr_core.stateful import State
+
+
+class JointTraining:
+    """One trajectory of theta_S over the mixed rows of a round.
+
+    Args:
+        learner: has theta_S.
+    """
+
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
+        self._inner = InnerLoop(learner)
+
+    def __call__(self, round_: Round) -> None:
+        """Descend on the round's mixed rows."""
+        learner = self._learner
+        visits = [Visit(learner.train, round_.mixed)]
+        change = self._inner.descend(visits, round_)
+        OuterOptimizer(TAKE_END).step(learner.shared, learner.average(change, float(learner.count(visits))))
+
+    def state_dict(self) -> State:
+        """The inner optimizer's."""
+        return self._inner.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over the inner optimizer's state.
+
+        Raises:
+            MamdrError: it is of another model.
+        """
+        self._inner.load_state_dict(state)
+
+
+METHOD = Method(JointTraining, lr=MIXED_LR)

@@ -1,0 +1,47 @@
+"""What a learning method is: its updates of theta_S and theta_i, and the settings that they run with."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from mamdr_core.learning.learner import Learner, Round
+from mamdr_core.learning.settings import DRSettings, LearningSettings
+from mamdr_core.stateful import Stateful
+
+MIXED_LR = 1e-3
+"""Inner rate of steps that mix domains, the paper's."""
+PURE_LR = 3e-4
+"""Inner rate of steps on one domain, which are smaller and more."""
+
+
+class Update(Stateful, Protocol):
+    """Moves theta_S, or every theta_i, of the learner that it was made with."""
+
+    def __call__(self, round_: Round) -> None:
+        """Do this rank's part of a round; every rank takes part in every round, also one without rows."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A learning method. Its file declares it, and `mamdr_core.learning.methods` registers it under its name.
+
+    Attributes:
+        shared: makes the update that moves theta_S in a round; None: theta_S keeps its initial values.
+        specific: makes the update that moves every theta_i in a round, or in a pass once theta_S has settled; None:
+            there is no theta_i.
+        dr: the method's variation of DR's settings, from those that are set and the inner rate alpha.
+        lr: inner learning rate alpha if none is set.
+        combines_gradients: whether its steps combine gradients of several domains: with the eager engine, on whole
+            embedding tables.
+    """
+
+    shared: Callable[[Learner], Update] | None
+    specific: Callable[[Learner], Update] | None = None
+    dr: Callable[[DRSettings, float], DRSettings] = lambda dr, alpha: dr
+    lr: float = PURE_LR
+    combines_gradients: bool = False
+
+    def settle(self, settings: LearningSettings) -> LearningSettings:
+        """The settings that the method runs with: its inner rate if none is set, and its variation of DR."""
+        alpha = self.lr if settings.inner.lr is None else settings.inner.lr
+        return replace(settings, inner=replace(settings.inner, lr=alpha), dr=self.dr(settings.dr, alpha))

@@ -1,0 +1,65 @@
+"""Reptile, batch version (Nichol et al. 2018): the outer update takes the mean of every domain's own change."""
+
+from mamdr_core.engine.columns import Visit
+from mamdr_core.engine.optimizers import OuterOptimizer
+from mamdr_core.engine.parameters import EVERYTHING, Theta
+from mamdr_core.engine.stacked_changes import ChangeSum
+from mamdr_core.learning.learner import Learner, Round
+from mamdr_core.learning.method import Method
+from mamdr_core.stateful import State
+
+TOGETHER = 256
+"""Trajectories whose changes are in memory at once."""
+
+
+class Reptile:
+    """The outer optimizer on the mean over domains of theta~ - theta.
+
+    An embedding row takes the mean over the domains that touched it. A domain's k inner steps are the batches of its
+    slice, with a fresh optimizer state: the number of rounds decides k, and full passes (R = 1) give the largest.
+
+    Args:
+        learner: has theta_S.
+    """
+
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
+        self._outer = OuterOptimizer(learner.settings.outer)
+
+    def __call__(self, round_: Round) -> None:
+        """Descend on every domain of a round from the same theta_S, then move it by the mean change."""
+        learner, settings = self._learner, self._learner.settings
+        visits = {domain: Visit(learner.train, rows) for domain, rows in round_.slices.items()}
+        learner.reach(visits.values())
+        domains = list(visits)
+        total = ChangeSum()
+        for first in range(0, len(domains), TOGETHER):
+            group = domains[first : first + TOGETHER]
+            changes = learner.engine.descend_many(
+                [Theta(learner.shared)] * len(group),
+                [[visits[domain]] for domain in group],
+                settings.alpha,
+                settings.inner.optimizer,
+                [EVERYTHING] * len(group),
+                [learner.round_seed(round_, domain) for domain in group],
+            )
+            for change in changes:
+                total.add(change)
+        learner.count(list(visits.values()))
+        mean = total.mean_of_touched() if domains else learner.no_change()
+        self._outer.step(learner.shared, learner.average(mean, float(len(domains))))
+
+    def state_dict(self) -> State:
+        """The outer optimizer's."""
+        return self._outer.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over the outer optimizer's state.
+
+        Raises:
+            MamdrError: it is of another model.
+        """
+        self._outer.load_state_dict(state, self._learner.shared)
+
+
+METHOD = Method(Reptile)

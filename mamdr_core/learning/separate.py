@@ -1,0 +1,15 @@
+"""Separate models: every domain has its own model, trained on T^i alone (Figure 1 (b))."""
+
+from dataclasses import replace
+
+from mamdr_core.learning.domain_regularization import DomainRegularization
+from mamdr_core.learning.method import MIXED_LR, Method
+from mamdr_core.learning.settings import DRSettings
+
+
+def _alone(dr: DRSettings, alpha: float) -> DRSettings:
+    """theta_i, embeddings included, learns on T^i alone; Adam's moments are fresh in each pass."""
+    return replace(dr, k=0, gamma=1.0, rows="touched", lr=alpha, schedule="settled", every=1)
+
+
+METHOD = Method(None, DomainRegularization, dr=_alone, lr=MIXED_LR)

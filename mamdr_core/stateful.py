@@ -1,0 +1,146 @@
+"""The protocol by which an object's state is checkpointed beside the code that owns it, on any number of ranks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from mamdr_core.errors import MamdrError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DomainRows:
+    """Values that belong to domains: row r of `values` [R, ...] to the domain of index `domain_R[r]`, int64 [R].
+
+    A domain may have any number of rows; a restart keeps their order.
+    """
+
+    domain_R: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class State:
+    """What one rank must know of an object to resume; the group of a value says who restores it on other ranks.
+
+    Attributes:
+        counters: whole numbers of this rank, >= 0; a rank takes those of one of the ranks that wrote.
+        same: tensors that are equal on all ranks.
+        rows: of tables whose row r belongs to rank r mod W, this rank's rows r, r + W, ...: [rows, width].
+        domains: values of this rank's domains; the new owner of a domain takes them.
+        own: tensors of this rank; a rank takes those of one of the ranks that wrote, the same as with `counters`.
+        name: where the object stands among all that are saved; for error messages.
+
+    Example:
+        >>> whole = State.join({"outer": State(counters={"steps": 3}), "inner": State()})
+        >>> whole.counters
+        {'outer.steps': 3}
+        >>> whole.part("outer").counter("steps")
+        3
+    """
+
+    counters: dict[str, int] = field(default_factory=dict)
+    same: dict[str, Tensor] = field(default_factory=dict)
+    rows: dict[str, Tensor] = field(default_factory=dict)
+    domains: dict[str, DomainRows] = field(default_factory=dict)
+    own: dict[str, Tensor] = field(default_factory=dict)
+    name: str = ""
+
+    @classmethod
+    def join(cls, parts: "Mapping[str, State]") -> "State":
+        """One state of several objects; a value is named "<part>.<name>"."""
+        return cls(
+            counters=_prefixed({name: part.counters for name, part in parts.items()}),
+            same=_prefixed({name: part.same for name, part in parts.items()}),
+            rows=_prefixed({name: part.rows for name, part in parts.items()}),
+            domains=_prefixed({name: part.domains for name, part in parts.items()}),
+            own=_prefixed({name: part.own for name, part in parts.items()}),
+        )
+
+    def part(self, name: str) -> "State":
+        """The state of one of the objects that were joined; without values if there is none of that name."""
+        prefix = f"{name}."
+        return State(
+            counters=_of_part(self.counters, prefix),
+            same=_of_part(self.same, prefix),
+            rows=_of_part(self.rows, prefix),
+            domains=_of_part(self.domains, prefix),
+            own=_of_part(self.own, prefix),
+            name=f"{self.name}{prefix}",
+        )
+
+    def is_empty(self) -> bool:
+        """Whether it has no value."""
+        return not (self.counters or self.same or self.rows or self.domains or self.own)
+
+    def counter(self, name: str) -> int:
+        """A counter.
+
+        Raises:
+            MamdrError: there is none of that name.
+        """
+        if name not in self.counters:
+            raise MamdrError(f"the checkpoint is of another model: it has no counter {self.name}{name}")
+        return self.counters[name]
+
+    def tensor(self, group: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
+        """A tensor of one of this state's groups, on the device of `like`.
+
+        Raises:
+            MamdrError: there is none of that name, or it has another shape or type than `like`.
+        """
+        found = group.get(name)
+        if found is None or found.shape != like.shape or found.dtype != like.dtype:
+            wanted = f"{str(like.dtype).removeprefix('torch.')} of the shape {list(like.shape)}"
+            raise MamdrError(f"the checkpoint is of another model: its {self.name}{name} is not {wanted}")
+        return found.to(like.device)
+
+    def domain_rows(self, name: str, like: Tensor) -> DomainRows:
+        """Values of domains; without rows if there are none of that name.
+
+        Args:
+            name: of the values.
+            like: has the shape and the type of a row, and is where the values are wanted.
+
+        Raises:
+            MamdrError: the rows have another shape or type than `like`.
+        """
+        found = self.domains.get(name)
+        if found is None:
+            return DomainRows(torch.zeros(0, dtype=torch.long), like.new_zeros(0, *like.shape))
+        if found.values.shape[1:] != like.shape or found.values.dtype != like.dtype:
+            raise MamdrError(f"the checkpoint is of another model: its {self.name}{name} has rows of another kind")
+        return DomainRows(found.domain_R, found.values.to(like.device))
+
+
+class Stateful(Protocol):
+    """An object whose state is checkpointed.
+
+    A later `load_state_dict` may run on another number of ranks; which rank takes what follows from the groups of
+    `State`. Nothing else has to know the object.
+    """
+
+    def state_dict(self) -> State:
+        """What the object must know to resume; the tensors may be the object's own, and are copied before it changes.
+
+        Every rank has the same names in every group, `domains` excepted.
+        """
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over a state, as an object that has just been made.
+
+        Raises:
+            MamdrError: it is of another model.
+        """
+
+
+def _prefixed(groups: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
+    return {f"{part}.{name}": value for part, group in groups.items() for name, value in group.items()}
+
+
+def _of_part(group: Mapping[str, T], prefix: str) -> dict[str, T]:
+    return {name.removeprefix(prefix): value for name, value in group.items() if name.startswith(prefix)}

@@ -1,0 +1,214 @@
+"""The training loop of a rank: stages of rounds with validations, early stop and checkpoints."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mamdr_core.engine.columns import Columns
+from mamdr_core.engine.hashing import derive_seed
+from mamdr_core.engine.plan import RoundPlan
+from mamdr_core.errors import MamdrError
+from mamdr_core.learning.learner import Learner, Round
+from mamdr_core.learning.mamdr import mamdr
+from mamdr_core.learning.method import Method, Update
+from mamdr_core.parallel.collective import Collective
+from mamdr_core.parallel.supports import exchange_supports
+from mamdr_core.shards.arrays import Arrays
+from mamdr_core.stateful import Stateful
+from mamdr_core.training.checkpoints import Checkpoints
+from mamdr_core.training.clock import Clock
+from mamdr_core.training.curve import Validation, aucs_of
+from mamdr_core.training.early_stop import EarlyStop
+from mamdr_core.training.evaluation import evaluate_columns
+from mamdr_core.training.position import Position
+from mamdr_core.training.progress import Progress
+from mamdr_core.training.rounds import deal_rounds
+from mamdr_core.training.settings import TrainSettings
+from mamdr_core.training.stages import Stage, make_stages
+from mamdr_core.training.state import RunState
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """What training did.
+
+    Attributes:
+        epochs: begun, of theta_S, and passes of DR after it.
+        rounds: outer updates of theta_S.
+        best_round: the one whose theta_S was kept.
+        dr_passes: passes of DR once theta_S had settled.
+        curve: on rank 0, every validation.
+    """
+
+    epochs: int
+    rounds: int
+    best_round: int
+    dr_passes: int
+    curve: list[Validation]
+
+
+@dataclass
+class Trainer:
+    """Trains a learner by a method on one rank; every rank does the same at the same time.
+
+    Args:
+        settings: of the run.
+        learner: is trained.
+        method: how.
+        counts_n: training rows by domain, of all ranks.
+        owned_n: by domain, whether this rank owns it.
+        collective: the ranks.
+        val: this rank's validation rows.
+        arrays: makes an epoch's order of rows.
+        clock: counts seconds.
+        checkpoints: of the run.
+        warm: whether the run started from another's parameters, which are kept unless it finds better ones.
+    """
+
+    settings: TrainSettings
+    learner: Learner
+    method: Method
+    counts_n: NDArray[np.int64]
+    owned_n: NDArray[np.bool_]
+    collective: Collective
+    val: Columns
+    arrays: Arrays
+    clock: Clock
+    checkpoints: Checkpoints
+    warm: bool = False
+    position: Position = field(init=False, default_factory=Position)
+
+    def __post_init__(self) -> None:
+        """Make the method's updates of the learner, and the stages that they run in."""
+        updates = {"shared": self.method.shared, "specific": self.method.specific}
+        self._updates = {name: make(self.learner) for name, make in updates.items() if make}
+        self.stages = make_stages(
+            self.settings, self.learner, self._updates.get("shared"), self._updates.get("specific")
+        )
+        self.early_stop = EarlyStop(self.stages[0].patience, self.learner)
+
+    def train(self) -> TrainingOutcome:
+        """Train, from the newest checkpoint if there is one; the learner is left with the best parameters.
+
+        Raises:
+            StoppedError: asked to stop.
+        """
+        at, passes = self.position, 0
+        self._resume()
+        while at.stage < len(self.stages):
+            stage = self.stages[at.stage]
+            self._train_stage(stage)
+            if stage.update_shared:
+                at.rounds, at.best_round = at.done, self.early_stop.best_round
+            else:
+                passes = at.done
+            at.stage, at.done = at.stage + 1, 0
+            if at.stage < len(self.stages):
+                self.early_stop = EarlyStop(self.stages[at.stage].patience, self.learner)
+        self.checkpoints.close(self.learner.specific)
+        epochs = -(-at.rounds // self.settings.rounds_per_epoch) + passes
+        return TrainingOutcome(epochs, at.rounds, at.best_round, passes, at.curve)
+
+    def _train_stage(self, stage: Stage) -> None:
+        """Rounds until early stop or the last epoch; the learner is left with the best parameters.
+
+        Every rank takes part in the same collectives in every round, whatever rows it has.
+        """
+        at = self.position
+        progress = Progress(stage.most_rounds, self.collective.rank == 0, at.done)
+        if (self.warm or not stage.update_shared) and self.early_stop.shared is None:
+            self._validate(stage)  # what a stage starts with is kept, unless it finds better
+        mamdr(
+            self._rounds(stage),
+            self._timed(stage.update_shared),
+            self._timed(stage.update_specific),
+            lambda: self._after_round(stage, progress),
+        )
+        self.early_stop.restore_best()
+
+    def _after_round(self, stage: Stage, progress: Progress) -> bool:
+        """Validate and write a checkpoint if they are due; returns whether the stage is over.
+
+        Raises:
+            StoppedError: asked to stop.
+        """
+        at = self.position
+        at.done += 1
+        if at.done % stage.validate_every == 0 or at.done == stage.most_rounds:
+            found, stops = self._validate(stage)
+            progress.log(found, self.clock.seconds["inner"], self.learner.engine.waited, self.early_stop)
+            if stops:
+                return True
+        with self.clock.phase("checkpoint"):
+            self.checkpoints.after_round(self._run_state())
+        return False
+
+    def _validate(self, stage: Stage) -> tuple[Validation, bool]:
+        """What a validation finds, the same on every rank but for the seconds, and whether to stop."""
+        at, learner = self.position, self.learner
+        with self.clock.phase("validate"):
+            specific = learner.specific if stage.update_specific else {}
+            measured = evaluate_columns(learner.engine, learner.shared, specific, self.val, self.collective)
+            if not learner.shared.dense.isfinite().all():
+                raise MamdrError(f"theta_S is not finite after round {at.done}: lower train.inner.lr")
+            stops = self.early_stop.record(measured.mean_auc(), at.done)
+            descended = torch.tensor([learner.rows_descended], dtype=torch.float64)
+            found = Validation(
+                phase=stage.name,
+                round=at.done,
+                epoch=-(-at.done // stage.rounds_per_epoch),
+                rows=int(self.collective.all_reduce(descended)),
+                seconds=round(self.clock.passed, 3),
+                **aucs_of(measured),
+                best=self.early_stop.best_round == at.done,
+            )
+            if self.collective.rank == 0:
+                at.curve.append(found)
+            return found, stops
+
+    def _rounds(self, stage: Stage) -> Iterator[Round]:
+        """The rounds of a stage that are not done yet."""
+        settings, learner = self.settings, self.learner
+        plan = RoundPlan(self.counts_n, stage.rounds_per_epoch, settings.smallest_slice, settings.seed)
+        begun, within = divmod(self.position.done, stage.rounds_per_epoch)
+        for epoch in range(stage.first_epoch + begun, stage.first_epoch + stage.epochs):
+            if stage.update_specific and learner.settings.dr.k > 0:
+                with self.clock.phase("exchange"):
+                    seed = derive_seed(settings.seed, epoch, 7)
+                    rows = learner.settings.dr.support_rows
+                    learner.supports = exchange_supports(self.collective, learner.train, rows, seed)
+            yield from deal_rounds(plan, epoch, learner.train, self.collective.rank, self.arrays, within)
+            within = 0
+
+    def _timed(self, update: Update | None) -> Callable[[Round], None] | None:
+        """The same update, whose seconds are counted."""
+        if update is None:
+            return None
+
+        def timed(round_: Round) -> None:
+            with self.clock.phase("inner"):
+                update(round_)
+
+        return timed
+
+    def _resume(self) -> None:
+        """Restore the newest checkpoint, if there is one, and what earlier attempts have spent."""
+        at, learner = self.position, self.learner
+        self.clock.seconds["inner"] = 0.0
+        if self.checkpoints.restore(self._run_state()):
+            self.early_stop.patience = self.stages[at.stage].patience
+            learner.rows_descended, learner.engine.skipped = at.rows_descended, at.skipped_steps
+            learner.engine.waited, self.clock.seconds["inner"] = at.waited_seconds, at.inner_seconds
+            self.clock.add_attempt(at.seconds)
+
+    def _run_state(self) -> RunState:
+        """All that a checkpoint holds, with what has been spent so far."""
+        at, learner = self.position, self.learner
+        at.inner_seconds, at.seconds = self.clock.seconds["inner"], self.clock.passed
+        at.rows_descended, at.skipped_steps = learner.rows_descended, learner.engine.skipped
+        at.waited_seconds = learner.engine.waited
+        stateful: dict[str, Stateful] = {"theta_S": learner, "early_stop": self.early_stop, **self._updates}
+        return RunState(at, stateful, learner.specific, torch.from_numpy(self.owned_n), learner.shared.dense)
