@@ -54,7 +54,7 @@ class CombinedSteps(ABC):
         """Descend on the steps of a round."""
         learner = self.learner
         steps = deal_steps(learner.train, round_.slices, learner.engine.batch_size)
-        learner.reach(visit for visits in steps for visit in visits)
+        learner.prefetch(visit for visits in steps for visit in visits)
         state = self.inner.moments()
         moved = learner.no_change()
         rows = 0

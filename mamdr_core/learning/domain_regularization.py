@@ -56,7 +56,7 @@ class DomainRegularization:
         for first, last in parts_in_step(ends, PART_ROWS, learner.most):
             part = alike[first:last]
             read = (visit for target in part for step in draw(target) for visit in step)
-            learner.reach(chain(read, (own[target] for target in part)))
+            learner.prefetch(chain(read, (own[target] for target in part)))
             self._regularize(round_, part, own, draw)
 
     def _regularize(

@@ -28,7 +28,7 @@ class InnerLoop:
     def descend(self, visits: Sequence[Visit], round_: Round) -> Change:
         """theta~ - theta after inner steps on visit after visit (Alg. 1, lines 2 and 4 to 6)."""
         learner = self._learner
-        learner.reach(visits)
+        learner.prefetch(visits)
         return learner.engine.descend(
             Theta(learner.shared),
             visits,

@@ -72,7 +72,7 @@ class Learner:
         }
         return Change(torch.zeros_like(self.shared.dense), rows)
 
-    def reach(self, visits: Iterable[Visit]) -> None:
+    def prefetch(self, visits: Iterable[Visit]) -> None:
         """Prefetch theta_S's embedding rows that `visits` read; see `Shared.reach`."""
         self.shared.reach(visits)
 

@@ -30,7 +30,7 @@ class Reptile:
         """Descend on every domain of a round from the same theta_S, then move it by the mean change."""
         learner, settings = self._learner, self._learner.settings
         visits = {domain: Visit(learner.train, rows) for domain, rows in round_.slices.items()}
-        learner.reach(visits.values())
+        learner.prefetch(visits.values())
         domains = list(visits)
         total = ChangeSum()
         for first in range(0, len(domains), TOGETHER):

@@ -308,7 +308,7 @@ def test_carried_moments_are_those_of_dense_parameters_and_rows_start_afresh_in_
         negotiate(case.round(0, collective.rank))
         inner.load_state_dict(negotiate.state_dict().part("inner"))
         visit = Visit(learner.train, torch.arange(3))
-        learner.reach([visit])
+        learner.prefetch([visit])
         state = inner.carried_moments()
         assert state.step > 0
         change = learner.engine.descend(Theta(learner.shared), [visit], lr=0.05, state=state)
