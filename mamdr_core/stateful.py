@@ -99,6 +99,11 @@ class State:
             raise MamdrError(f"the checkpoint is of another model: its {self.name}{name} is not {wanted}")
         return found.to(like.device)
 
+    def domains_of(self, name: str) -> list[int]:
+        """The domains that have values of that name, ascending."""
+        found = self.domains.get(name)
+        return [] if found is None else found.domain_R.unique().tolist()
+
     def domain_rows(self, name: str, like: Tensor) -> DomainRows:
         """Values of domains; without rows if there are none of that name.
 

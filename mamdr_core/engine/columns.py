@@ -22,6 +22,7 @@ class Columns:
         labels: 0. or 1., float32 [N].
         offsets: int64 [n + 1]; rows offsets[d] to offsets[d + 1] belong to the domain of index d.
         true_probability: float64 [N] where the log knows it, for the oracle's AUC.
+        base_logits: float32 [N], the logits of a mixed model, which the network's are added to; None: zeros.
     """
 
     ids: dict[str, Tensor]
@@ -29,6 +30,7 @@ class Columns:
     labels: Tensor
     offsets: Tensor
     true_probability: Tensor | None = None
+    base_logits: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of rows N."""
@@ -47,7 +49,8 @@ class Columns:
     @property
     def nbytes(self) -> int:
         """Bytes of what a device would hold."""
-        return sum(column.nbytes for column in (*self.ids.values(), self.numeric, self.labels))
+        columns = [*self.ids.values(), self.numeric, self.labels]
+        return sum(column.nbytes for column in (columns if self.base_logits is None else [*columns, self.base_logits]))
 
     def take(self, rows: Tensor) -> "Columns":
         """The given rows in their order; they must be sorted by domain.
@@ -63,6 +66,7 @@ class Columns:
             labels=self.labels[rows],
             offsets=offsets_of(counts),
             true_probability=None if self.true_probability is None else self.true_probability[rows.cpu()],
+            base_logits=None if self.base_logits is None else self.base_logits[rows],
         )
 
     def to(self, device: torch.device | str) -> "Columns":
@@ -73,6 +77,7 @@ class Columns:
             labels=self.labels.to(device),
             offsets=self.offsets,
             true_probability=self.true_probability,
+            base_logits=None if self.base_logits is None else self.base_logits.to(device),
         )
 
 
@@ -103,6 +108,11 @@ class Visit:
         if column == "domain" and self.as_domain is not None:
             return torch.full_like(self.rows, self.as_domain + 1)
         return self.columns.ids[column][self.rows].long()
+
+    def add_base(self, logits_B: Tensor, places: slice | Tensor = slice(None)) -> Tensor:
+        """The network's logits of some places of the visit plus the base logits of these rows, if there are any."""
+        base_logits = self.columns.base_logits
+        return logits_B if base_logits is None else logits_B + base_logits[self.rows[places]].to(logits_B)
 
     def batches(self, batch_size: int) -> list[slice]:
         """Slices of near-equal size that cover the visit, each of at most so many rows, the engine's `batch_size`."""

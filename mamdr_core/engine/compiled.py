@@ -40,6 +40,7 @@ class PaddedBatch:
         embedded: trained fields by name, [G, B, D].
         constant: all other fields by name, [G, B, D].
         labels: [G, B].
+        base: base logits [G, B].
         weights: [G, B]; of one trajectory they sum to 1, 0 for padding.
         keys: dropout's, int32 [G].
     """
@@ -47,6 +48,7 @@ class PaddedBatch:
     embedded: Fields
     constant: Fields
     labels: Tensor
+    base: Tensor
     weights: Tensor
     keys: Tensor
 
@@ -97,7 +99,7 @@ class DenseStep:
         if not self._flat.module.training:
             self._flat.module.train()
         loss, gradient, to_fields = self._differentiate(
-            state.values, batch.embedded, batch.constant, batch.labels, batch.weights, batch.keys
+            state.values, batch.embedded, batch.constant, batch.labels, batch.base, batch.weights, batch.keys
         )
         if not state.adam:
             state.values.sub_(gradient, alpha=lr)
@@ -109,7 +111,14 @@ class DenseStep:
         return loss, to_fields
 
     def _gradients(
-        self, values: Tensor, embedded: Fields, constant: Fields, labels: Tensor, weights: Tensor, keys: Tensor
+        self,
+        values: Tensor,
+        embedded: Fields,
+        constant: Fields,
+        labels: Tensor,
+        base: Tensor,
+        weights: Tensor,
+        keys: Tensor,
     ) -> tuple[Tensor, Tensor, Fields]:
         """Losses [G], gradients of dense parameters [G, P] and of trained fields; zero where a loss is not finite."""
         # The flat tensor is cut before differentiating: the backward pass of a cut inside vmap fixes the number of
@@ -117,25 +126,32 @@ class DenseStep:
         named = self._flat.named(values)
         if len(values) == 1:  # plain matrix products, not batched ones
             (to_named, to_fields), loss = self._one(
-                _only(named), _only(embedded), _only(constant), labels[0], weights[0], keys[0]
+                _only(named), _only(embedded), _only(constant), labels[0], base[0], weights[0], keys[0]
             )
             to_named, to_fields, loss = _as_stack(to_named), _as_stack(to_fields), loss[None]
         else:
-            (to_named, to_fields), loss = self._many(named, embedded, constant, labels, weights, keys)
+            (to_named, to_fields), loss = self._many(named, embedded, constant, labels, base, weights, keys)
         gradient = torch.cat([to_named[name].flatten(1) for name in named], dim=1)
         good = loss.isfinite()
         gradient = torch.where(good[:, None], gradient, 0)
         return loss, gradient, {name: torch.where(good[:, None, None], field, 0) for name, field in to_fields.items()}
 
     def _loss(
-        self, named: Fields, embedded: Fields, constant: Fields, labels_B: Tensor, weights_B: Tensor, key: Tensor
+        self,
+        named: Fields,
+        embedded: Fields,
+        constant: Fields,
+        labels_B: Tensor,
+        base_B: Tensor,
+        weights_B: Tensor,
+        key: Tensor,
     ) -> Tensor:
         fields = {**embedded, **constant}
         if self._bf16:
             named = {name: values.bfloat16() for name, values in named.items()}
             fields = {name: field.bfloat16() for name, field in fields.items()}
         state = {**named, **self._flat.keyed(key)}
-        logits_B = functional_call(self._flat.module, state, (fields,)).to(labels_B.dtype)
+        logits_B = functional_call(self._flat.module, state, (fields,)).to(labels_B.dtype) + base_B
         return (binary_cross_entropy_with_logits(logits_B, labels_B, reduction="none") * weights_B).sum()
 
 

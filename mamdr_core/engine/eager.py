@@ -195,7 +195,7 @@ class EagerEngine:
 
     @torch.no_grad()
     def predict(self, theta: Theta, visit: Visit) -> Tensor:
-        """Logits of a visit's rows at `theta`, float32 [M], dropout off."""
+        """Logits of a visit's rows at `theta`, base logits included, float32 [M], dropout off."""
         self.flat.load(theta.dense, training=False)
         logits = []
         for rows in visit.rows.split(PREDICT_ROWS):
@@ -209,7 +209,7 @@ class EagerEngine:
                     for table in self.trained_tables
                 }
                 logits_B[part.places] = self.flat.module(self._fields(batch, part.places, fields))
-            logits.append(logits_B)
+            logits.append(batch.add_base(logits_B))
         return torch.cat(logits) if logits else torch.zeros(0, device=self.device)
 
     def _parts(self, visit: Visit, rows: slice) -> list[Part]:
@@ -241,7 +241,7 @@ class EagerEngine:
             }
             for buffer in self.flat.keys:
                 buffer.fill_(part_key(key, place))
-            logits_B = self.flat.module(self._fields(visit, part.places, fields))
+            logits_B = visit.add_base(self.flat.module(self._fields(visit, part.places, fields)), part.places)
             labels_B = visit.columns.labels[visit.rows[part.places]].to(self.device)
             loss = binary_cross_entropy_with_logits(logits_B, labels_B) * part.share
             loss.backward()

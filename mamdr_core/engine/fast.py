@@ -238,7 +238,9 @@ class FastEngine(EagerEngine):
             constant[name] = embedding(ids[number], stack.lookups[name])  # several times as fast as indexing
         if layout.numeric:
             constant["numeric"] = layout.numeric[number]
-        return PaddedBatch(embedded, constant, layout.labels[number], layout.weights[number], keys_G)
+        return PaddedBatch(
+            embedded, constant, layout.labels[number], layout.base[number], layout.weights[number], keys_G
+        )
 
     def _check(self, stack: Stack, losses: list[Tensor], before: int) -> None:
         """Meet what was not finite, in the order of the steps."""

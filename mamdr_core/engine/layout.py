@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mamdr_core.engine.columns import FrozenTables
+from mamdr_core.engine.columns import Columns, FrozenTables
 from mamdr_core.engine.optimizers import AdamState
 from mamdr_core.engine.parameters import Theta
 from mamdr_core.engine.stacking import Trajectory
@@ -45,7 +45,7 @@ class Layout:
         touched: by embedding table.
         looked_up: by other table, ids, int64 [G, B], or [G, 1] of a table per domain.
         numeric: float [G, B, K], or no list without numeric features.
-        labels, weights: [G, B]; a trajectory's weights sum to 1, padding has 0.
+        labels, base, weights: [G, B]; a trajectory's weights sum to 1, padding has 0.
     """
 
     steps: Steps
@@ -53,6 +53,7 @@ class Layout:
     looked_up: dict[str, list[Tensor]]
     numeric: list[Tensor]
     labels: list[Tensor]
+    base: list[Tensor]
     weights: list[Tensor]
 
 
@@ -154,9 +155,14 @@ def lay_out(stack: Stack, tables: Sequence[Table], device: torch.device, dtype: 
             },
             numeric=layout.pad(numeric_N) if numeric_N.shape[1] else [],
             labels=layout.pad(reader.read(lambda columns: columns.labels)),
+            base=layout.pad(reader.read(_base_logits)),
             weights=layout.pad(weight_N),
         )
         row, batch = next_row, next_batch
+
+
+def _base_logits(columns: Columns) -> Tensor:
+    return torch.zeros_like(columns.labels) if columns.base_logits is None else columns.base_logits
 
 
 @dataclass(frozen=True)

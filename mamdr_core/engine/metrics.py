@@ -4,7 +4,6 @@ Shape suffixes: N rows, n domains.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,21 +12,11 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mamdr_core.engine.plan import domain_parts
+from mamdr_core.engine.threads import one_thread
 
 PART_ROWS = {"cpu": 1 << 17, "cuda": 1 << 22}
 """Rows measured at once, unless one domain has more: on the CPU what caches hold, on CUDA what takes less than 1 GB."""
 _SEGMENT_BIT = 33  # below it in a key: 32 bits of score and one of label
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch's threads wait for one another at every operation: little is gained, and on a busy machine much is lost."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @dataclass
@@ -65,7 +54,7 @@ class DomainMetrics:
         return ((self.auc * self.rows)[known].sum() / self.rows[known].sum()).item()
 
 
-@_one_thread()
+@one_thread()
 def domain_metrics(
     logits_N: Tensor, labels_N: Tensor, offsets: Tensor, true_probability_N: Tensor | None
 ) -> DomainMetrics:
@@ -103,7 +92,7 @@ def domain_metrics(
     )
 
 
-@_one_thread()
+@one_thread()
 def segmented_auc(scores_N: Tensor, labels_N: Tensor, offsets: Tensor) -> Tensor:
     """Exact AUC of every segment: the statistic of Mann and Whitney (1947), counted in integers, ties counted half.
 

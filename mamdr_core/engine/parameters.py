@@ -124,6 +124,14 @@ class Shared:
         """A copy that shares no memory."""
         return Shared(self.dense.clone(), {name: table.clone() for name, table in self.tables.items()})
 
+    def zeros_like(self) -> "Shared":
+        """Parameters of zeros: a network of zeros gives the logit 0, whatever its structure."""
+        tables = {
+            name: torch.zeros_like(table) if isinstance(table, Tensor) else table.with_rows(torch.zeros_like(table.own))
+            for name, table in self.tables.items()
+        }
+        return Shared(torch.zeros_like(self.dense), tables)
+
     def reach(self, visits: Iterable[Visit]) -> None:
         """Fetch the rows of sharded tables that `visits` meet, in place of those before (section 4.5's static cache).
 

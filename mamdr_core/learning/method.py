@@ -30,6 +30,7 @@ class Method:
         specific: makes the update that moves every theta_i in a round, or in a pass once theta_S has settled; None:
             there is no theta_i.
         dr: the method's variation of DR's settings, from those that are set and the inner rate alpha.
+        mixed: whether a mixed model is fitted first, and the network learns what it leaves (`mamdr_core.mixed`).
         lr: inner learning rate alpha if none is set.
         combines_gradients: whether its steps combine gradients of several domains: with the eager engine, on whole
             embedding tables.
@@ -38,6 +39,7 @@ class Method:
     shared: Callable[[Learner], Update] | None
     specific: Callable[[Learner], Update] | None = None
     dr: Callable[[DRSettings, float], DRSettings] = lambda dr, alpha: dr
+    mixed: bool = False
     lr: float = PURE_LR
     combines_gradients: bool = False
 

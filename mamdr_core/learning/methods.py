@@ -8,6 +8,7 @@ from mamdr_core.learning import (
     joint,
     mamdr,
     maml,
+    mixed,
     mldg,
     pcgrad,
     reptile,
@@ -29,6 +30,7 @@ METHODS: dict[str, Method] = {
     "dr": domain_regularization.METHOD,
     "mamdr": mamdr.METHOD,
     "finetune": finetune.METHOD,
+    "mixed": mixed.METHOD,
 }
 
 

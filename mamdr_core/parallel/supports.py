@@ -32,9 +32,17 @@ def exchange_supports(collective: Collective, train: Columns, rows_per_domain: i
         return sample
     names = sorted(sample.ids)
     ids = collective.all_gather(torch.stack([sample.ids[name] for name in names], dim=1))
-    values = collective.all_gather(torch.cat([sample.numeric, sample.labels[:, None]], dim=1))
+    values = collective.all_gather(torch.cat([sample.numeric, _single(sample)], dim=1))
     by_domain: Tensor = ids[:, names.index("domain")].sort(stable=True).indices
     ids, values = ids[by_domain], values[by_domain]
     columns = {name: ids[:, place].contiguous() for place, name in enumerate(names)}
     counts = torch.bincount(columns["domain"].long() - 1, minlength=len(train.offsets) - 1).cpu()
-    return Columns(columns, values[:, :-1].contiguous(), values[:, -1].contiguous(), offsets_of(counts))
+    numeric, single = values[:, : sample.numeric.shape[1]].contiguous(), values[:, sample.numeric.shape[1] :]
+    labels, *base_logits = (column.contiguous() for column in single.unbind(1))
+    return Columns(columns, numeric, labels, offsets_of(counts), None, *base_logits)
+
+
+def _single(columns: Columns) -> Tensor:
+    """The columns of one number a row, [N, 1] or, with base logits, [N, 2]."""
+    single = [columns.labels] if columns.base_logits is None else [columns.labels, columns.base_logits]
+    return torch.stack(single, dim=1)

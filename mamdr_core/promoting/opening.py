@@ -53,7 +53,8 @@ class Scorer:
 def open_challenger(trained: Trained) -> Scorer:
     """The challenger's model on the test split of its own examples."""
     columns = place_columns({SPLIT: trained.share.columns(SPLIT)}, trained.device)[SPLIT]
-    return Scorer(trained.package, make_engine(trained.config, trained.pinned, trained.share, trained.device), columns)
+    engine = make_engine(trained.config, trained.pinned, trained.share, trained.device)
+    return Scorer(trained.package, engine, trained.package.under_mixed(columns, engine, trained.config.train.mixed))
 
 
 def open_champion(trained: Trained, config: Config, run_id: str) -> Scorer:
@@ -78,7 +79,8 @@ def open_champion(trained: Trained, config: Config, run_id: str) -> Scorer:
     everything = np.ones(len(pinned.domain_ids), dtype=np.bool_)
     share = Share(pinned, theirs.features, everything, config.train.host_memory, config.train.scratch)
     columns = place_columns({SPLIT: known_alone(share.columns(SPLIT), sizes)}, trained.device)[SPLIT]
-    return Scorer(package, make_engine(theirs, replace(pinned, sizes=sizes), share, trained.device), columns)
+    engine = make_engine(theirs, replace(pinned, sizes=sizes), share, trained.device)
+    return Scorer(package, engine, package.under_mixed(columns, engine, theirs.train.mixed))
 
 
 def known_alone(columns: Columns, sizes: Mapping[str, int]) -> Columns:

@@ -44,6 +44,7 @@ class Scorer:
     ) -> None:
         self._served = served
         self._engine = served.engine(vectors)
+        self._mixed = served.mixed(self._engine)
         self._shared = served.shared()
         self._specific = served.specific() if specific is None else specific
         self._having = frozenset(self._specific)
@@ -59,6 +60,8 @@ class Scorer:
         ids = {name: torch.from_numpy(column + np.int32(1)) for name, column in indices.items()}
         rows = len(ids["domain"])
         columns = Columns(ids, torch.from_numpy(numeric_BK), torch.zeros(rows), torch.zeros(1, dtype=torch.long))
+        if self._mixed:
+            columns = self._mixed.under(columns)
         logits_B = torch.empty(rows)
         edges = np.flatnonzero(np.diff(indices["domain"])) + 1
         for start, stop in pairwise((0, *edges.tolist(), rows)):

@@ -11,8 +11,10 @@ from mamdr_core.config import Config
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.features import Feature
+from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.models import build_model, declare_inputs
 from mamdr_core.object_store import place_of
+from mamdr_core.training.package import MIXED, load_mixed
 from mamdr_core.training.specific_files import SavedSpecific
 from mamdr_core.training.storage import fetched
 
@@ -57,6 +59,19 @@ class Served:
         """theta_i by domain index, each read when it is asked for."""
         with fetched(place_of(self.folder), "model package", only="specific-") as folder:
             return SavedSpecific([folder / name for name in self.files if name.startswith("specific-")])
+
+    def mixed(self, engine: EagerEngine) -> MixedModel | None:
+        """The mixed model; None: the run has none.
+
+        Args:
+            engine: the run's, see `engine`.
+        """
+        with fetched(place_of(self.folder), "model package", only=MIXED) as folder:
+            state = load_mixed(folder, self.sizes["domain"])
+        if state is None:
+            return None
+        settings, numeric = self.config.train.mixed, len(self.numeric)
+        return MixedModel.from_state(settings, engine.tables, engine.frozen, numeric, self.sizes, state)
 
     def engine(self, vectors: Mapping[str, Tensor]) -> EagerEngine:
         """What predicts.

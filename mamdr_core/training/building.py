@@ -25,6 +25,7 @@ from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.errors import MamdrError
 from mamdr_core.learning.learner import Learner
 from mamdr_core.learning.methods import find_method
+from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.models import build_model, declare_inputs
 from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import Collective, most
@@ -141,6 +142,22 @@ def make_learner(
         for domain in learner.specific:
             learner.specific[domain] = random_start(learner, config, pinned, domain)
     return learner
+
+
+def make_mixed(
+    config: Config, engine: EagerEngine, pinned: PinnedExamples, train: Columns, collective: Collective
+) -> MixedModel:
+    """The mixed model of a run before it is fitted.
+
+    Args:
+        config, pinned: see there.
+        engine: has the tables and the fixed vectors.
+        train: this rank's training rows.
+        collective: the ranks.
+    """
+    domains = train.occupied.tolist()
+    numeric = len(pinned.numeric)
+    return MixedModel(config.train.mixed, engine.tables, engine.frozen, numeric, pinned.sizes, domains, collective)
 
 
 def make_store(settings: TrainSettings, like: Tensor, domains: Sequence[int]) -> SpecificStore:

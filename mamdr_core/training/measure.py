@@ -27,6 +27,7 @@ def evaluate_package(spark: SparkSession, config: Config) -> dict[str, Any]:
     split, pinned, package = config.evaluate.split, trained.pinned, trained.package
     columns = place_columns({split: trained.share.columns(split)}, trained.device)[split]
     engine = make_engine(trained.config, pinned, trained.share, trained.device)
+    columns = package.under_mixed(columns, engine, trained.config.train.mixed)
     with torch.no_grad():
         measured = evaluate_columns(
             engine, package.shared, package.specific, columns, pace=Pace(f"measuring {split}", len(columns))

@@ -6,6 +6,7 @@ pinned.json              Delta versions of what was read, vocabulary sizes, nume
 metrics.json             mean AUCs
 shared.safetensors       theta_S: "dense" [P] and, where tables are whole on every rank, "table.<name>" [rows, D]
 shared-<rank>.safetensors  where they are sharded: "table.<name>" with the rank's rows r, r + W, ... of W ranks
+mixed-*.safetensors      the mixed model, where there is one, see `mamdr_core.training.state_files`
 specific-<rank>-<part>.safetensors  theta_i of some of a rank's domains, see `mamdr_core.training.specific_files`
 """
 
@@ -19,26 +20,48 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mamdr_core.engine.columns import Columns
+from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.errors import MamdrError
+from mamdr_core.mixed.mixed_model import MixedModel
+from mamdr_core.mixed.settings import MixedSettings
 from mamdr_core.object_store import place_of
+from mamdr_core.stateful import State, Stateful
 from mamdr_core.training.intact import check_shards, check_shared, check_specific, read_object
 from mamdr_core.training.sealed import Facts, check, facts_of, flush_folder, seal, write_texts
 from mamdr_core.training.specific_files import SavedSpecific, save_specific
+from mamdr_core.training.state_files import read_state, write_state
 from mamdr_core.training.storage import fetched, staged
 
+MIXED = "mixed-"
+"""How the names of the mixed model's files begin."""
 CHUNK_ROWS = 1 << 20
 """Rows of a table that are read at a time."""
 
 
-def save_rank(folder: str, rank: int, shared: Shared, specific: SpecificStore, scratch: str = "") -> Facts:
-    """Write a rank's parameters: rank 0 theta_S, every rank its shards and theta_i. Returns its files' facts."""
+def save_rank(
+    folder: str,
+    rank: int,
+    shared: Shared,
+    specific: SpecificStore,
+    mixed: Stateful | None = None,
+    scratch: str = "",
+) -> Facts:
+    """Write a rank's parameters: rank 0 theta_S, every rank its shards, theta_i and part of the mixed model.
+
+    Returns:
+        Its files' facts.
+    """
     with staged(place_of(folder), scratch) as path:
-        return _save_rank(path, rank, shared, specific)
+        saved = _save_rank(path, rank, shared, specific)
+        if mixed:
+            saved += write_state(path, rank, mixed.state_dict(), MIXED)
+        return facts_of(path, saved)
 
 
-def _save_rank(path: Path, rank: int, shared: Shared, specific: SpecificStore) -> Facts:
+def _save_rank(path: Path, rank: int, shared: Shared, specific: SpecificStore) -> list[str]:
     saved = []
     whole = {f"table.{name}": table.cpu() for name, table in shared.tables.items() if isinstance(table, Tensor)}
     parts = {f"table.{name}": table.own.cpu() for name, table in shared.tables.items() if not isinstance(table, Tensor)}
@@ -48,8 +71,7 @@ def _save_rank(path: Path, rank: int, shared: Shared, specific: SpecificStore) -
     if parts:
         saved.append(f"shared-{rank:05d}.safetensors")
         save_file(parts, path / saved[-1])
-    saved += save_specific(path, f"specific-{rank:05d}", specific.now())
-    return facts_of(path, saved)
+    return saved + save_specific(path, f"specific-{rank:05d}", specific.now())
 
 
 def seal_package(folder: str, final: str, saved: Facts, texts: Mapping[str, str]) -> None:
@@ -93,6 +115,10 @@ class Package:
         config, pinned, metrics: see `PackageFacts`.
         shared: theta_S.
         specific: theta_i by domain index.
+        mixed: state of the mixed model; None: there is none.
+
+    Example:
+        ``columns = package.under_mixed(columns, engine, trained.config.train.mixed)`` before anything is predicted.
     """
 
     config: str
@@ -100,6 +126,24 @@ class Package:
     metrics: dict[str, Any]
     shared: Shared
     specific: Mapping[int, Change]
+    mixed: State | None = None
+
+    def under_mixed(self, columns: Columns, engine: EagerEngine, settings: MixedSettings) -> Columns:
+        """Columns with the mixed model's predictions as base logits, or as they are where there is none.
+
+        Args:
+            columns: of any split.
+            engine: of the package's model: has the tables and the fixed vectors.
+            settings: of the mixed model.
+
+        Raises:
+            MamdrError: its state is of another model.
+        """
+        if self.mixed is None:
+            return columns
+        numeric, sizes = len(self.pinned["numeric"]), self.pinned["sizes"]
+        model = MixedModel.from_state(settings, engine.tables, engine.frozen, numeric, sizes, self.mixed)
+        return model.under(columns)
 
 
 def load_package(folder: str, device: torch.device | str = "cpu", scratch: str = "") -> Package:
@@ -121,6 +165,7 @@ def load_package(folder: str, device: torch.device | str = "cpu", scratch: str =
             metrics=facts.metrics,
             shared=load_shared(path).to(device),
             specific=SavedSpecific([path / name for name in facts.files if name.startswith("specific-")], device),
+            mixed=load_mixed(path, facts.pinned["sizes"]["domain"]),
         )
 
 
@@ -150,6 +195,21 @@ def _read_facts(path: Path) -> PackageFacts:
         metrics=read_object(path / "metrics.json"),
         files=names,
     )
+
+
+def load_mixed(path: Path, domains: int, rank: int = 0, ranks: int = 1, owned_n: Tensor | None = None) -> State | None:
+    """The mixed model's state as the ranks saved it in a folder; None: there is none.
+
+    Args:
+        path: the folder.
+        domains: number n of domains.
+        rank, ranks: whose state it is to be.
+        owned_n: by domain, whether the rank owns it, bool [n]; None: it owns all.
+    """
+    if not (path / f"{MIXED}shared.safetensors").is_file():
+        return None
+    owned_n = torch.ones(domains, dtype=torch.bool) if owned_n is None else owned_n
+    return read_state(path, rank, ranks, owned_n, prefix=MIXED)
 
 
 def load_shared(path: Path) -> Shared:

@@ -20,7 +20,7 @@ from mamdr_core.parallel.collective import Collective
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.stopping import StopRequest, on_sigterm
-from mamdr_core.training.building import make_learner, place_columns
+from mamdr_core.training.building import make_learner, make_mixed, place_columns
 from mamdr_core.training.checkpoints import STOP, CheckpointPlace, Checkpoints
 from mamdr_core.training.clock import Clock
 from mamdr_core.training.curve import Validation
@@ -105,10 +105,12 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     request = StopRequest(
         place_of(task.checkpoints.folder) / STOP if task.checkpoints and collective.rank == 0 else None
     )
+    method = find_method(settings.method)
+    mixed = make_mixed(task.config, learner.engine, task.pinned, train, collective) if method.mixed else None
     trainer = Trainer(
         settings=settings,
         learner=learner,
-        method=find_method(settings.method),
+        method=method,
         owned_n=own,
         counts_n=part.rows(task.pinned),
         collective=collective,
@@ -117,20 +119,24 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         clock=clock,
         checkpoints=Checkpoints(task.checkpoints, settings.checkpoint, collective, request),
         warm=heritage is not None,
+        mixed=mixed,
     )
     with on_sigterm(request.ask), _domain_named(task.pinned):
         outcome = trainer.train()
     with clock.phase("evaluate"):
+        if mixed:
+            columns = {split: mixed.under(rows) for split, rows in columns.items()}
         metrics = {
             split: evaluate_columns(learner.engine, learner.shared, learner.specific, rows, collective)
             for split, rows in columns.items()
         }
     with clock.phase("save"):
-        saved = save_rank(task.package, collective.rank, learner.shared, learner.specific, settings.scratch)
+        saved = save_rank(task.package, collective.rank, learner.shared, learner.specific, mixed, settings.scratch)
     engine, store = learner.engine, learner.specific
     fast = isinstance(engine, FastEngine)
     read_bytes = share.figures.read_bytes + (0 if part.is_whole else measured.figures.read_bytes)
-    counted = [learner.rows_descended, read_bytes, engine.skipped, store.dense_bytes, store.row_bytes]
+    mixed_bytes = mixed.nbytes if mixed else 0
+    counted = [learner.rows_descended, read_bytes, engine.skipped, store.dense_bytes + mixed_bytes, store.row_bytes]
     sums = [int(total) for total in collective.all_reduce(torch.tensor(counted, dtype=torch.float64)).tolist()]
     waited = torch.tensor([[clock.seconds.get("inner", 0.0), engine.waited]], dtype=torch.float64)
     inner_seconds, data_wait_seconds = collective.all_gather(waited).max(0).values.tolist()

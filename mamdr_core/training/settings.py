@@ -6,6 +6,7 @@ from typing import Literal
 from mamdr_core.domain_id import DomainId
 from mamdr_core.engine.settings import InnerSettings, OuterSettings
 from mamdr_core.learning.settings import DRSettings, LearningSettings
+from mamdr_core.mixed.settings import MixedSettings
 from mamdr_core.settings import settings
 
 
@@ -63,6 +64,8 @@ class TrainSettings:
     """Outer update."""
     dr: DRSettings = field(default_factory=DRSettings)
     """Domain Regularization."""
+    mixed: MixedSettings = field(default_factory=MixedSettings)
+    """The mixed model of the method mixed."""
     meta_lr: float = 0.01
     """Learning rate of the virtual step (plain gradient descent) that meta-learning differentiates through."""
     tables: Literal["replicated", "sharded"] = "replicated"

@@ -3,12 +3,9 @@
 It knows none of the objects whose state it is: see `mamdr_core.stateful`. Nothing random is in it: every draw follows
 from the seed, the epoch and the round.
 
-state.json                   by rank, its position and its counters
-shared.safetensors           tensors that are the same on all ranks (`State.same`), from rank 0
-rows-<rank>.safetensors      of tables that are sharded by row, the rank's rows r, r + W, ... of W ranks (`State.rows`)
-domains-<rank>.safetensors   values that belong to the rank's domains (`State.domains`): "<name>.domain" int64 [R], and
-                             "<name>.values" [R, ...]
-own-<rank>.safetensors       tensors of the rank (`State.own`)
+state.json              by rank, its position and its counters
+shared.safetensors, rows-<rank>.safetensors, domains-<rank>.safetensors, own-<rank>.safetensors
+                        the state of all stateful objects, see `mamdr_core.training.state_files`
 best-<rank>-<part>, now-<rank>-<part>.safetensors  theta_i, the best and, where it differs, the present one
 """
 
@@ -19,15 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mamdr_core.engine.specific_store import SpecificStore, Stored
-from mamdr_core.errors import MamdrError
 from mamdr_core.stateful import DomainRows, State, Stateful
-from mamdr_core.training.intact import Dense, check_specific, read_header
+from mamdr_core.training.intact import Dense, check_specific
 from mamdr_core.training.position import Position
 from mamdr_core.training.specific_files import SavedSpecific, save_specific
+from mamdr_core.training.state_files import read_state, write_state
 
 STATE = "state.json"
 
@@ -84,15 +80,7 @@ def take(run: RunState) -> Snapshot:
 def write(folder: Path, rank: int, snapshot: Snapshot) -> list[str]:
     """Write a rank's part of a checkpoint; returns the names of its files."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = snapshot.state
-    domains = {f"{name}.domain": rows.domain_R for name, rows in state.domains.items()}
-    domains |= {f"{name}.values": rows.values for name, rows in state.domains.items()}
-    files = {"rows": state.rows, "domains": domains, "own": state.own}
-    named = {f"{group}-{rank:05d}.safetensors": tensors for group, tensors in files.items()}
-    if rank == 0:
-        named["shared.safetensors"] = state.same
-    for name, tensors in named.items():
-        save_file(tensors, folder / name)
+    named = write_state(folder, rank, snapshot.state)
     names = save_specific(folder, f"best-{rank:05d}", snapshot.best)
     return [*named, *names, *save_specific(folder, f"now-{rank:05d}", snapshot.now)]
 
@@ -112,58 +100,11 @@ def restore(folder: Path, run: RunState, rank: int, ranks: int) -> None:
         MamdrError: it is of another model.
     """
     facts = json.loads((folder / STATE).read_text(encoding="utf-8"))["ranks"]
-    wrote = len(facts)
-    state = State(
-        counters=facts[rank % wrote]["counters"],
-        same=load_file(folder / "shared.safetensors"),
-        rows=_rows_of_rank(folder, rank, ranks, wrote),
-        domains=_values_of_domains(folder, run.owned_n, wrote),
-        own=load_file(folder / f"own-{rank % wrote:05d}.safetensors"),
-    )
+    state = read_state(folder, rank, ranks, run.owned_n, [own["counters"] for own in facts])
     for name, each in run.stateful.items():
         each.load_state_dict(state.part(name))
     run.specific.load(*(_saved_specific(folder, of, run.dense_P) for of in ("best", "now")))
     run.position.load([own["position"] for own in facts], rank)
-
-
-def _rows_of_rank(folder: Path, rank: int, ranks: int, wrote: int) -> dict[str, Tensor]:
-    """This rank's rows rank, rank + ranks, ... of sharded tables, from the files of the ranks that wrote them."""
-    files = [folder / f"rows-{number:05d}.safetensors" for number in range(wrote)]
-    if wrote == ranks:
-        return load_file(files[rank])
-    counts: dict[str, int] = {}
-    for file in files:
-        for name, (_, shape) in read_header(file).items():
-            counts[name] = counts.get(name, 0) + shape[0]
-    rows: dict[str, Tensor] = {}
-    for number, file in enumerate(files):
-        for name, part in load_file(file).items():
-            own = torch.arange(rank, counts[name], ranks)
-            here = own % wrote == number
-            if name not in rows:
-                rows[name] = part.new_empty(len(own), part.shape[1])
-            rows[name][here] = part[own[here] // wrote]
-    return rows
-
-
-def _values_of_domains(folder: Path, owned_n: Tensor, wrote: int) -> dict[str, DomainRows]:
-    """The values of this rank's domains, from the files of the ranks that owned them."""
-    found: dict[str, list[DomainRows]] = {}
-    for number in range(wrote):
-        tensors = load_file(folder / f"domains-{number:05d}.safetensors")
-        for key, values in tensors.items():
-            name, _, part = key.rpartition(".")
-            if part != "values":
-                continue
-            domain_R = tensors[f"{name}.domain"]
-            if ((domain_R < 0) | (domain_R >= len(owned_n))).any():
-                raise MamdrError(f"the checkpoint is of another lake: its {name} is of a domain beyond {len(owned_n)}")
-            own_R = owned_n[domain_R]
-            found.setdefault(name, []).append(DomainRows(domain_R[own_R], values[own_R]))
-    return {
-        name: DomainRows(torch.cat([rows.domain_R for rows in parts]), torch.cat([rows.values for rows in parts]))
-        for name, parts in found.items()
-    }
 
 
 def _saved_specific(folder: Path, of: str, dense_P: Tensor) -> SavedSpecific:

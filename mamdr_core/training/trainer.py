@@ -14,6 +14,7 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.mamdr import mamdr
 from mamdr_core.learning.method import Method, Update
+from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.parallel.collective import Collective
 from mamdr_core.parallel.supports import exchange_supports
 from mamdr_core.shards.arrays import Arrays
@@ -66,6 +67,7 @@ class Trainer:
         clock: counts seconds.
         checkpoints: of the run.
         warm: whether the run started from another's parameters, which are kept unless it finds better ones.
+        mixed: the mixed model of a method that has one; it is fitted first.
     """
 
     settings: TrainSettings
@@ -79,6 +81,7 @@ class Trainer:
     clock: Clock
     checkpoints: Checkpoints
     warm: bool = False
+    mixed: MixedModel | None = None
     position: Position = field(init=False, default_factory=Position)
 
     def __post_init__(self) -> None:
@@ -97,7 +100,9 @@ class Trainer:
             StoppedError: asked to stop.
         """
         at, passes = self.position, 0
-        self._resume()
+        resumed = self._resume()
+        if self.mixed:
+            self._put_on(self.mixed, fits=not resumed)
         while at.stage < len(self.stages):
             stage = self.stages[at.stage]
             self._train_stage(stage)
@@ -121,6 +126,8 @@ class Trainer:
         progress = Progress(stage.most_rounds, self.collective.rank == 0, at.done)
         if (self.warm or not stage.update_shared) and self.early_stop.shared is None:
             self._validate(stage)  # what a stage starts with is kept, unless it finds better
+        if self.mixed and self.early_stop.shared is None:
+            self._validate_alone(stage)
         mamdr(
             self._rounds(stage),
             self._timed(stage.update_shared),
@@ -128,6 +135,21 @@ class Trainer:
             lambda: self._after_round(stage, progress),
         )
         self.early_stop.restore_best()
+
+    def _put_on(self, mixed: MixedModel, fits: bool) -> None:
+        """Have the network learn what the mixed model leaves: on training rows, what it leaves of rows left out."""
+        with self.clock.phase("mixed"):
+            if fits:
+                mixed.fit(self.learner.train)
+            self.learner.train = mixed.under_left_out(self.learner.train)
+            self.val = mixed.under(self.val)
+
+    def _validate_alone(self, stage: Stage) -> None:
+        """Validate the mixed model alone, with theta_S of zeros, which is kept if no round does better."""
+        started = self.learner.shared.copy()
+        self.learner.shared = self.learner.shared.zeros_like()
+        self._validate(stage)
+        self.learner.shared = started
 
     def _after_round(self, stage: Stage, progress: Progress) -> bool:
         """Validate and write a checkpoint if they are due; returns whether the stage is over.
@@ -194,15 +216,17 @@ class Trainer:
 
         return timed
 
-    def _resume(self) -> None:
-        """Restore the newest checkpoint, if there is one, and what earlier attempts have spent."""
+    def _resume(self) -> bool:
+        """Restore the newest checkpoint and what earlier attempts have spent; returns whether there is one."""
         at, learner = self.position, self.learner
         self.clock.seconds["inner"] = 0.0
-        if self.checkpoints.restore(self._run_state()):
+        restored = self.checkpoints.restore(self._run_state())
+        if restored:
             self.early_stop.patience = self.stages[at.stage].patience
             learner.rows_descended, learner.engine.skipped = at.rows_descended, at.skipped_steps
             learner.engine.waited, self.clock.seconds["inner"] = at.waited_seconds, at.inner_seconds
             self.clock.add_attempt(at.seconds)
+        return restored
 
     def _run_state(self) -> RunState:
         """All that a checkpoint holds, with what has been spent so far."""
@@ -211,4 +235,6 @@ class Trainer:
         at.rows_descended, at.skipped_steps = learner.rows_descended, learner.engine.skipped
         at.waited_seconds = learner.engine.waited
         stateful: dict[str, Stateful] = {"theta_S": learner, "early_stop": self.early_stop, **self._updates}
+        if self.mixed:
+            stateful["mixed"] = self.mixed
         return RunState(at, stateful, learner.specific, torch.from_numpy(self.owned_n), learner.shared.dense)

@@ -1,0 +1,6 @@
+"""The mixed-effects part of the logit: w_i of every domain and random effects of ids, by empirical Bayes.
+
+    logit(x) = theta_S's logit + w_i . phi(x) + b_user + b_item + b_(user in domain i)
+
+Open `mixed_model.py` first: it fits and predicts. Needs torch alone: no Spark, no Horovod.
+"""

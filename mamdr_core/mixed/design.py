@@ -1,0 +1,96 @@
+"""phi(x): what the specific parameters of a domain weigh, standardised over all training rows.
+
+Shape suffixes: M rows, F entries of phi.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mamdr_core.engine.columns import Columns, FrozenTables
+from mamdr_core.models.tables import Table
+from mamdr_core.parallel.collective import Collective
+from mamdr_core.stateful import State
+
+PART_ROWS = 1 << 16
+"""Rows whose moments are summed at once."""
+_LEAST_DEVIATION = 1e-6
+
+
+class Design:
+    """phi(x) = [1, products u * v, fixed vectors, numeric features] of a row, each entry standardised.
+
+    Args:
+        tables: the model's inputs; the fixed vectors among them are entries of phi.
+        frozen: the fixed vectors.
+        numeric: number of numeric features.
+        products: whether to add elementwise products of users' and items' vectors of one length.
+
+    Attributes:
+        names: of the entries, F of them; "bias" is the first.
+        mean_F, scale_F: an entry is (x - mean) * scale; the scale of one that never varies is 0.
+    """
+
+    def __init__(self, tables: Sequence[Table], frozen: FrozenTables, numeric: int, products: bool = True) -> None:
+        self._vectors = [table for table in tables if not table.trainable]
+        self._frozen = {table.name: frozen[table.name].cpu() for table in self._vectors}
+        users, items = ([table for table in self._vectors if table.column == column] for column in ("user", "item"))
+        self._pairs = [(user, item) for user in users for item in items if products and user.width == item.width]
+        widths = {f"{user.name}*{item.name}": user.width for user, item in self._pairs}
+        widths |= {table.name: table.width for table in self._vectors}
+        widths |= {"numeric": numeric} if numeric else {}
+        self.names = ("bias", *(f"{name}.{place}" for name, width in widths.items() for place in range(width)))
+        self.mean_F = torch.zeros(len(self.names), dtype=torch.float64)
+        self.scale_F = torch.ones(len(self.names), dtype=torch.float64)
+
+    def __len__(self) -> int:
+        """F."""
+        return len(self.names)
+
+    def standardise(self, columns: Columns, collective: Collective) -> None:
+        """Learn means and scales from the training rows of all ranks.
+
+        Args:
+            columns: this rank's training rows.
+            collective: the ranks.
+        """
+        sums_3F = torch.zeros(3, len(self), dtype=torch.float64)
+        for places in torch.arange(len(columns)).split(PART_ROWS) if len(columns) else ():
+            raw_MF = self._raw(columns, places).double()
+            sums_3F += torch.stack([raw_MF.sum(0), raw_MF.square().sum(0), torch.full_like(raw_MF[0], len(places))])
+        total_F, squares_F, rows_F = collective.all_reduce(sums_3F)
+        self.mean_F = total_F / rows_F.clamp_min(1)
+        deviation_F = (squares_F / rows_F.clamp_min(1) - self.mean_F.square()).clamp_min(0).sqrt()
+        self.scale_F = torch.where(deviation_F > _LEAST_DEVIATION, 1 / deviation_F.clamp_min(_LEAST_DEVIATION), 0)
+        self.mean_F[0], self.scale_F[0] = 0, 1
+
+    def rows(self, columns: Columns, places_M: Tensor) -> Tensor:
+        """The values phi of some rows, float32 [M, F]."""
+        standard_MF: Tensor = (self._raw(columns, places_M) - self.mean_F.float()) * self.scale_F.float()
+        return standard_MF
+
+    def _raw(self, columns: Columns, places_M: Tensor) -> Tensor:
+        read = {
+            table.name: self._frozen[table.name][columns.ids[table.column][places_M].long().cpu()]
+            for table in self._vectors
+        }
+        parts = [torch.ones(len(places_M), 1)]
+        parts += [read[user.name] * read[item.name] for user, item in self._pairs]
+        parts += list(read.values())
+        if columns.numeric.shape[1]:
+            parts.append(columns.numeric[places_M].cpu())
+        return torch.cat(parts, 1)
+
+    def state_dict(self) -> State:
+        """Means and scales."""
+        return State(same={"mean": self.mean_F, "scale": self.scale_F})
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over means and scales.
+
+        Raises:
+            MamdrError: they are of another model.
+        """
+        self.mean_F = state.tensor(state.same, "mean", self.mean_F)
+        self.scale_F = state.tensor(state.same, "scale", self.scale_F)

@@ -1,0 +1,244 @@
+"""Specific parameters w_i of every domain, with a prior that is learned from all domains (empirical Bayes).
+
+Shape suffixes: n domains, D domains of this rank that have rows, N rows, G domains of a batch, M their rows (padded),
+F entries of phi.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mamdr_core.engine.columns import Columns
+from mamdr_core.engine.threads import one_thread
+from mamdr_core.mixed.design import Design
+from mamdr_core.mixed.newton import Posterior, Prior, fit_domains, leverages
+from mamdr_core.parallel.collective import Collective
+from mamdr_core.stateful import DomainRows, State
+
+BATCH_NUMBERS = 1 << 21
+"""Numbers of phi in a batch of domains, unless one domain alone has more."""
+PADDING = 1.25
+"""Padded rows of a batch over its real ones, at most."""
+FIRST_STEPS, NEXT_STEPS = 5, 2
+"""Newton steps of the first sweep, and of every later one, which starts at the mode of the sweep before."""
+LEAST_TAU = 1e-3
+"""Smallest standard deviation of the prior: here w_i equals the prior's mean, whatever the rows of the domain."""
+FASTEST = 25.0
+"""Largest factor by which a variance of the prior changes in a sweep."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Domains that are fitted together.
+
+    Attributes:
+        places_G: of the domains in this rank's list.
+        rows_GM: positions of their rows, 0 for padding.
+        real_GM: whether a row is real.
+    """
+
+    places_G: Tensor
+    rows_GM: Tensor
+    real_GM: Tensor
+
+
+class DomainWeights:
+    """w_i ~ N(mean, diag(tau^2)) for every domain i, by EM over domains.
+
+    The M-step maximises the Laplace approximation of the marginal likelihood as MacKay (1992) does, with the effective
+    number of observed domains: where plain EM moves a variance by the share that the rows explain, and so takes
+    hundreds of sweeps if domains are small, this takes ten.
+
+    Args:
+        design: gives phi.
+        domains: index of every domain of this rank that has training rows, ascending.
+        total: number n of domains.
+        variance: of every entry of w_i before the first sweep.
+
+    Attributes:
+        domains_D: the domains.
+        prior: mean and standard deviations, the same on all ranks.
+        weights_DF: modes.
+        variances_DF: diagonals of the inverse Hessians.
+    """
+
+    def __init__(self, design: Design, domains: Sequence[int], total: int, variance: float) -> None:
+        self._design = design
+        self._total = total
+        self.domains_D = torch.tensor(list(domains), dtype=torch.long)
+        features = len(design)
+        self.prior = Prior(torch.zeros(features), torch.full((features,), variance**0.5))
+        self.weights_DF = torch.zeros(len(self.domains_D), features)
+        self.variances_DF = torch.zeros(len(self.domains_D), features)
+        self._is_first = True
+        self._threads = torch.get_num_threads()
+
+    def sweep(self, columns: Columns, base_N: Tensor, collective: Collective, learns_prior: bool = True) -> Tensor:
+        """Fit every w_i under the prior, then the prior to them.
+
+        Args:
+            columns: this rank's training rows.
+            base_N: logits of the rows without w_i . phi, float32.
+            collective: the ranks.
+            learns_prior: whether to fit the prior too.
+
+        Returns:
+            w_i . phi of the rows, float32 [N], under the prior before this call's.
+        """
+        steps = FIRST_STEPS if self._is_first else NEXT_STEPS
+        self._is_first = False
+        logits_N = torch.empty(len(columns))
+        features = len(self._design)
+        sums = torch.zeros(features + 2, features, dtype=torch.float64)
+
+        def fit(batch: Batch) -> tuple[Batch, Posterior]:
+            return batch, self._fit(batch, columns, base_N, steps)[1]
+
+        for batch, posterior in _in_threads(fit, self._batches(columns), self._threads):
+            logits_N[batch.rows_GM[batch.real_GM]] = posterior.logits_GM[batch.real_GM]
+            white_GF = posterior.white_GF
+            self.weights_DF[batch.places_G] = self.prior.mean_F + self.prior.tau_F * white_GF
+            diagonal_GF = posterior.covariance_GFF.diagonal(dim1=1, dim2=2)
+            self.variances_DF[batch.places_G] = self.prior.tau_F.square() * diagonal_GF
+            unit_FF = torch.eye(features, dtype=torch.float64) * len(white_GF)
+            sums[0] += white_GF.double().sum(0)
+            sums[1] += white_GF.double().square().sum(0)
+            sums[2:] += unit_FF - posterior.covariance_GFF.double().sum(0)
+        count = collective.all_reduce(torch.tensor([float(len(self.domains_D))], dtype=torch.float64))
+        total = collective.all_reduce(sums)
+        if learns_prior and count[0]:
+            self.prior = _fitted(self.prior, total[0], total[1], total[2:], float(count[0]))
+        return logits_N
+
+    def leverages(self, columns: Columns, base_N: Tensor) -> tuple[Tensor, Tensor]:
+        """w_i . phi of the training rows, and the variance of it by the posterior of w_i, both float32 [N].
+
+        Args:
+            columns: this rank's training rows.
+            base_N: logits of the rows without w_i . phi, float32.
+        """
+        logits_N, variance_N = torch.empty(len(columns)), torch.empty(len(columns))
+
+        def find(batch: Batch) -> tuple[Batch, Posterior, Tensor]:
+            phi_GMF, posterior = self._fit(batch, columns, base_N, 0)
+            return batch, posterior, leverages(phi_GMF, self.prior, posterior.covariance_GFF)
+
+        for batch, posterior, leverage_GM in _in_threads(find, self._batches(columns), self._threads):
+            rows = batch.rows_GM[batch.real_GM]
+            logits_N[rows] = posterior.logits_GM[batch.real_GM]
+            variance_N[rows] = leverage_GM[batch.real_GM]
+        return logits_N, variance_N
+
+    def predict(self, columns: Columns) -> tuple[Tensor, Tensor]:
+        """w_i . phi of any rows, and its variance with the diagonal of the posterior alone, both float32 [N].
+
+        A domain without training rows has the prior's mean and variance.
+        """
+        place_n = torch.full((self._total + 1,), len(self.domains_D))
+        place_n[self.domains_D + 1] = torch.arange(len(self.domains_D))
+        weights_DF = torch.cat([self.weights_DF, self.prior.mean_F[None]])
+        variances_DF = torch.cat([self.variances_DF, self.prior.tau_F.square()[None]])
+        logits_N, variance_N = torch.empty(len(columns)), torch.empty(len(columns))
+        for rows in torch.arange(len(columns)).split(max(1, BATCH_NUMBERS // len(self._design))):
+            phi_MF = self._design.rows(columns, rows)
+            place_M = place_n[columns.ids["domain"][rows].long().cpu()]
+            logits_N[rows] = (phi_MF * weights_DF[place_M]).sum(1)
+            variance_N[rows] = (phi_MF.square() * variances_DF[place_M]).sum(1)
+        return logits_N, variance_N
+
+    def _fit(self, batch: Batch, columns: Columns, base_N: Tensor, steps: int) -> tuple[Tensor, Posterior]:
+        shape = batch.rows_GM.shape
+        rows = batch.rows_GM.flatten()
+        phi_GMF = self._design.rows(columns, rows).view(*shape, len(self._design))
+        labels_GM, base_GM = columns.labels[rows].cpu().view(shape), base_N[rows].view(shape)
+        start_GF = (self.weights_DF[batch.places_G] - self.prior.mean_F) / self.prior.tau_F
+        real_GM = batch.real_GM.to(phi_GMF.dtype)
+        return phi_GMF, fit_domains(phi_GMF, labels_GM, base_GM, real_GM, self.prior, start_GF, steps)
+
+    def _batches(self, columns: Columns) -> Iterator[Batch]:
+        offsets = columns.offsets.numpy()
+        domains_D = self.domains_D.numpy()
+        counts_D = offsets[domains_D + 1] - offsets[domains_D]
+        by_size_D = np.argsort(counts_D, kind="stable")
+        most_rows = max(1, BATCH_NUMBERS // len(self._design))
+        for first, last in _cut(counts_D[by_size_D], most_rows):
+            places_G = by_size_D[first:last]
+            within_M = np.arange(counts_D[places_G[-1]])
+            real_GM = within_M < counts_D[places_G][:, None]
+            rows_GM = np.where(real_GM, offsets[domains_D[places_G]][:, None] + within_M, 0)
+            yield Batch(torch.from_numpy(places_G), torch.from_numpy(rows_GM), torch.from_numpy(real_GM))
+
+    def state_dict(self) -> State:
+        """The prior, and mode and variances of this rank's domains."""
+        values = {"weights": self.weights_DF, "variances": self.variances_DF}
+        return State(
+            same={"mean": self.prior.mean_F, "tau": self.prior.tau_F},
+            domains={name: DomainRows(self.domains_D, values_DF) for name, values_DF in values.items()},
+        )
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over the prior, and mode and variances of the domains that are this rank's; others have the prior's.
+
+        Raises:
+            MamdrError: they are of another model.
+        """
+        like_F = self.prior.mean_F
+        self.prior = Prior(*(state.tensor(state.same, name, like_F) for name in ("mean", "tau")))
+        self.weights_DF = self.prior.mean_F.repeat(len(self.domains_D), 1)
+        self.variances_DF = self.prior.tau_F.square().repeat(len(self.domains_D), 1)
+        for name, own_DF in (("weights", self.weights_DF), ("variances", self.variances_DF)):
+            saved = state.domain_rows(name, like_F)
+            place_R = torch.searchsorted(self.domains_D, saved.domain_R)
+            known_R = torch.isin(saved.domain_R, self.domains_D)
+            own_DF[place_R[known_R]] = saved.values[known_R]
+        self._is_first = False
+
+
+def _fitted(prior: Prior, sum_F: Tensor, squares_F: Tensor, observed_FF: Tensor, count: float) -> Prior:
+    """The prior that maximises the approximate marginal likelihood, by one step from `prior`.
+
+    Args:
+        prior: under which the posteriors were found.
+        sum_F, squares_F: over domains, of the modes in the prior's units and of their squares.
+        observed_FF: over domains, I less the posterior's covariance in these units: how much rows tell of w_i.
+        count: number of domains.
+    """
+    tau_F = prior.tau_F.double()
+    ridge_FF = 1e-6 * observed_FF.diagonal().clamp_min(1e-6).diag()
+    shift_F = torch.linalg.solve(observed_FF + ridge_FF, sum_F)
+    centred_F = (squares_F - 2 * shift_F * sum_F + count * shift_F.square()).clamp_min(0)
+    factor_F = (centred_F / observed_FF.diagonal().clamp_min(1e-9)).clamp(1 / FASTEST, FASTEST)
+    mean_F = prior.mean_F.double() + tau_F * shift_F
+    return Prior(mean_F.to(prior.mean_F), (tau_F * factor_F.sqrt()).clamp_min(LEAST_TAU).to(prior.tau_F))
+
+
+def _cut(counts_D: NDArray[np.int64], most_rows: int) -> Iterator[tuple[int, int]]:
+    """First and last + 1 of neighbours that are padded to one size, from counts in ascending order."""
+    first = 0
+    real = np.concatenate([[0], counts_D.cumsum()])
+    while first < len(counts_D):
+        size = np.arange(1, len(counts_D) - first + 1)
+        widest = counts_D[first:]
+        fits = (size * widest <= most_rows) & (size * widest <= PADDING * (real[first + 1 :] - real[first]) + 64 * size)
+        last = first + max(1, int(np.argmin(fits)) if not fits.all() else len(fits))
+        yield first, last
+        first = last
+
+
+def _in_threads(task: Callable[[Batch], T], batches: Iterator[Batch], threads: int) -> Iterator[T]:
+    """Results in order, some batches at a time; each batch on one thread, since small products gain nothing by two."""
+    with one_thread(), ThreadPoolExecutor(threads) as pool:
+        waiting = []
+        for batch in batches:
+            waiting.append(pool.submit(task, batch))
+            if len(waiting) > threads:
+                yield waiting.pop(0).result()
+        for future in waiting:
+            yield future.result()

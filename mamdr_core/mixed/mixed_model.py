@@ -1,0 +1,183 @@
+"""The mixed-effects model: specific parameters of domains and random effects of ids, fitted by turns.
+
+A generalised linear mixed model as in GLMix (Zhang et al., KDD 2016), with variances learned by empirical Bayes.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from mamdr_core.engine.columns import Columns, FrozenTables
+from mamdr_core.engine.threads import one_thread
+from mamdr_core.mixed.design import Design
+from mamdr_core.mixed.domain_weights import DomainWeights
+from mamdr_core.mixed.intercepts import RandomIntercepts
+from mamdr_core.mixed.settings import MixedSettings
+from mamdr_core.models.tables import Table
+from mamdr_core.parallel.collective import Collective, SingleProcess
+from mamdr_core.stateful import State
+
+logger = logging.getLogger(__name__)
+
+MOST_LEVERAGE = 0.9
+"""Largest leverage of a row: beyond it the row alone decides its prediction, and leaving it out is not approximated."""
+
+
+class MixedModel:
+    """logit = w_i . phi(x) + sum of random effects.
+
+    Args:
+        settings: what it consists of.
+        tables, frozen, numeric: the model's tables, fixed vectors and number of numeric features; see `Design`.
+        sizes: vocabulary size by id column.
+        domains: index of every domain of this rank that has training rows, ascending.
+        collective: the ranks.
+
+    Attributes:
+        design: phi.
+        weights: w_i of this rank's domains.
+        effects: the random effects, of each this rank's part.
+    """
+
+    def __init__(
+        self,
+        settings: MixedSettings,
+        tables: Sequence[Table],
+        frozen: FrozenTables,
+        numeric: int,
+        sizes: Mapping[str, int],
+        domains: Sequence[int],
+        collective: Collective,
+    ) -> None:
+        self._settings, self._collective = settings, collective
+        self.design = Design(tables, frozen, numeric, settings.products)
+        self.weights = DomainWeights(self.design, domains, sizes["domain"], settings.variance)
+        self.effects = [
+            RandomIntercepts(name, sizes["item" if name == "item" else "user"] + 1, collective, settings.variance)
+            for name in settings.effects
+        ]
+
+    @classmethod
+    def from_state(
+        cls,
+        settings: MixedSettings,
+        tables: Sequence[Table],
+        frozen: FrozenTables,
+        numeric: int,
+        sizes: Mapping[str, int],
+        state: State,
+    ) -> "MixedModel":
+        """A fitted model in one process, of all domains that its state has.
+
+        Raises:
+            MamdrError: the state is of another model.
+        """
+        domains = state.part("weights").domains_of("weights")
+        model = cls(settings, tables, frozen, numeric, sizes, domains, SingleProcess())
+        model.load_state_dict(state)
+        return model
+
+    @one_thread()
+    def fit(self, train: Columns) -> int:
+        """Fit everything by EM; every rank takes part.
+
+        In a sweep, w_i is fitted with the effects fixed, then each kind of effect with all else fixed; after each the
+        variances follow. Its state before the call is where it starts: zeros, or those of another day.
+
+        Args:
+            train: this rank's training rows.
+
+        Returns:
+            Number of sweeps.
+        """
+        self.design.standardise(train, self._collective)
+        for effect in self.effects:
+            effect.prepare(train)
+        labels_N = train.labels.cpu().double()
+        effects_N = self._effects(train)[0].double()
+        for number in range(1, self._settings.sweeps + 1):
+            before_V = self._variances()
+            logits_N = effects_N + self.weights.sweep(train, effects_N.float(), self._collective).double()
+            for effect in self.effects:
+                probability_N = logits_N.sigmoid()
+                moved_N = effect.sweep(labels_N - probability_N, probability_N * (1 - probability_N))
+                logits_N, effects_N = logits_N + moved_N, effects_N + moved_N
+            change = float((self._variances() / before_V - 1).abs().max())
+            if self._collective.rank == 0:
+                named = ", ".join(f"{effect.name} {effect.variance:.3g}" for effect in self.effects)
+                logger.info("mixed model, sweep %d: variances %s, largest change %.0f%%", number, named, 100 * change)
+            if change <= self._settings.tolerance:
+                break
+        # Once more under the prior that the last sweep has learned.
+        self.weights.sweep(train, effects_N.float(), self._collective, learns_prior=False)
+        return number
+
+    @one_thread()
+    def leave_one_out(self, train: Columns) -> Tensor:
+        """Logits of the training rows, each as if the row itself had not been there, float32 [N]; all ranks take part.
+
+        z + l (p - y) / (1 - l p (1 - p)), where l is the variance of the row's logit by the posterior: one Newton step
+        back. What is trained on top of the plain logits would see rows that these have seen.
+        """
+        effects_N, variances_N = self._effects(train)
+        own_N, leverages_N = self.weights.leverages(train, effects_N)
+        logits_N, variance_N = (effects_N + own_N).double(), (variances_N + leverages_N).double()
+        probability_N = logits_N.sigmoid()
+        share_N = (variance_N * probability_N * (1 - probability_N)).clamp_max(MOST_LEVERAGE)
+        return (logits_N + variance_N * (probability_N - train.labels.cpu().double()) / (1 - share_N)).float()
+
+    @one_thread()
+    def predict(self, columns: Columns) -> Tensor:
+        """Logits of any rows, float32 [N]; every rank takes part."""
+        return self.weights.predict(columns)[0] + self._effects(columns)[0]
+
+    @one_thread()
+    def variance(self, columns: Columns) -> Tensor:
+        """Variance of the logits of any rows, without covariances, float32 [N]; every rank takes part."""
+        return self.weights.predict(columns)[1] + self._effects(columns)[1]
+
+    def under(self, columns: Columns) -> Columns:
+        """Columns whose base logits are this model's predictions."""
+        return replace(columns, base_logits=self.predict(columns).to(columns.labels.device))
+
+    def under_left_out(self, train: Columns) -> Columns:
+        """Training columns whose base logits are this model's leave-one-out predictions."""
+        return replace(train, base_logits=self.leave_one_out(train).to(train.labels.device))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of this rank's parameters, posterior variances included."""
+        tensors = [self.weights.weights_DF, self.weights.variances_DF]
+        tensors += [each for effect in self.effects for each in (effect.keys_K, effect.values_K, effect.variances_K)]
+        return sum(tensor.nbytes for tensor in tensors)
+
+    def _effects(self, columns: Columns) -> tuple[Tensor, Tensor]:
+        """Sums over effects of values and of variances, float32 [N]."""
+        total_N, variance_N = torch.zeros(len(columns)), torch.zeros(len(columns))
+        for effect in self.effects:
+            values_N, variances_N = effect.predict(columns)
+            total_N, variance_N = total_N + values_N, variance_N + variances_N
+        return total_N, variance_N
+
+    def _variances(self) -> Tensor:
+        tau_F = self.weights.prior.tau_F[self.design.scale_F > 0].double()
+        return torch.cat([tau_F.square(), torch.tensor([effect.variance for effect in self.effects])])
+
+    def state_dict(self) -> State:
+        """The state of all its parts."""
+        parts = {"design": self.design.state_dict(), "weights": self.weights.state_dict()}
+        return State.join(parts | {effect.name: effect.state_dict() for effect in self.effects})
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over a state.
+
+        Raises:
+            MamdrError: it is of another model.
+        """
+        self.design.load_state_dict(state.part("design"))
+        self.weights.load_state_dict(state.part("weights"))
+        for effect in self.effects:
+            effect.load_state_dict(state.part(effect.name))

@@ -1,0 +1,33 @@
+"""Settings of the mixed-effects part of a model."""
+
+from typing import Literal
+
+from mamdr_core.settings import settings
+
+Effect = Literal["user", "item", "user_in_domain"]
+
+
+@settings
+class MixedSettings:
+    """Specific parameters w_i of every domain and random effects of ids, by empirical Bayes (docs/mixed.md)."""
+
+    products: bool = True
+    """phi(x) also holds elementwise products of the user's and the item's fixed vectors, where they have one length."""
+    effects: tuple[Effect, ...] = ("user", "item", "user_in_domain")
+    """Random effects: one number for each user, item, and user within a domain."""
+    sweeps: int = 20
+    """Sweeps of EM at most; it ends earlier once variances and prior means have settled."""
+    tolerance: float = 0.02
+    """EM has settled when no variance changes by more than this share in a sweep."""
+    variance: float = 0.05
+    """Variance of every effect and of every entry of w_i before the first sweep."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if len(set(self.effects)) < len(self.effects):
+            raise ValueError(f"mixed.effects must differ, got {list(self.effects)}")
+        if self.sweeps < 1:
+            raise ValueError(f"mixed.sweeps must be >= 1, got {self.sweeps}")
+        for name in ("tolerance", "variance"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"mixed.{name} must be > 0, got {getattr(self, name)}")

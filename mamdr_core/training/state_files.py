@@ -1,0 +1,98 @@
+"""The state of stateful objects in files of ranks, read back on as many ranks or on another number of them.
+
+<prefix>shared.safetensors         tensors that are the same on all ranks (`State.same`), from rank 0
+<prefix>rows-<rank>.safetensors    of tables that are sharded by row, the rank's rows r, r + W, ... of W ranks
+                                   (`State.rows`)
+<prefix>domains-<rank>.safetensors values of the rank's domains (`State.domains`): "<name>.domain" int64 [R],
+                                   and "<name>.values" [R, ...]
+<prefix>own-<rank>.safetensors     tensors of the rank (`State.own`)
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.stateful import DomainRows, State
+from mamdr_core.training.intact import read_header
+
+
+def write_state(folder: Path, rank: int, state: State, prefix: str = "") -> list[str]:
+    """Write a rank's state; returns the names of its files."""
+    domains = {f"{name}.domain": rows.domain_R for name, rows in state.domains.items()}
+    domains |= {f"{name}.values": rows.values for name, rows in state.domains.items()}
+    groups = {"rows": state.rows, "domains": domains, "own": state.own}
+    named = {f"{prefix}{group}-{rank:05d}.safetensors": tensors for group, tensors in groups.items()}
+    if rank == 0:
+        named[f"{prefix}shared.safetensors"] = state.same
+    for name, tensors in named.items():
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / name)
+    return list(named)
+
+
+def read_state(
+    folder: Path, rank: int, ranks: int, owned_n: Tensor, counters: Sequence[Mapping[str, int]] = (), prefix: str = ""
+) -> State:
+    """The state of one rank, from the files of all ranks that wrote.
+
+    Args:
+        folder: holds the files.
+        rank, ranks: this rank, and how many there are now.
+        owned_n: by domain, whether this rank owns it now, bool [n].
+        counters: of the ranks that wrote, which their files do not hold.
+        prefix: of the names of the files.
+
+    Raises:
+        MamdrError: it is of domains beyond n.
+    """
+    wrote = len(list(folder.glob(f"{prefix}rows-*.safetensors")))
+    return State(
+        counters=dict(counters[rank % wrote]) if counters else {},
+        same=load_file(folder / f"{prefix}shared.safetensors"),
+        rows=_rows_of_rank(folder, prefix, rank, ranks, wrote),
+        domains=_values_of_domains(folder, prefix, owned_n, wrote),
+        own=load_file(folder / f"{prefix}own-{rank % wrote:05d}.safetensors"),
+    )
+
+
+def _rows_of_rank(folder: Path, prefix: str, rank: int, ranks: int, wrote: int) -> dict[str, Tensor]:
+    """This rank's rows rank, rank + ranks, ... of sharded tables, from the files of the ranks that wrote them."""
+    files = [folder / f"{prefix}rows-{number:05d}.safetensors" for number in range(wrote)]
+    if wrote == ranks:
+        return load_file(files[rank])
+    counts: dict[str, int] = {}
+    for file in files:
+        for name, (_, shape) in read_header(file).items():
+            counts[name] = counts.get(name, 0) + shape[0]
+    rows: dict[str, Tensor] = {}
+    for number, file in enumerate(files):
+        for name, part in load_file(file).items():
+            own = torch.arange(rank, counts[name], ranks)
+            here = own % wrote == number
+            if name not in rows:
+                rows[name] = part.new_empty(len(own), part.shape[1])
+            rows[name][here] = part[own[here] // wrote]
+    return rows
+
+
+def _values_of_domains(folder: Path, prefix: str, owned_n: Tensor, wrote: int) -> dict[str, DomainRows]:
+    """The values of this rank's domains, from the files of the ranks that owned them."""
+    found: dict[str, list[DomainRows]] = {}
+    for number in range(wrote):
+        tensors = load_file(folder / f"{prefix}domains-{number:05d}.safetensors")
+        for key, values in tensors.items():
+            name, _, part = key.rpartition(".")
+            if part != "values":
+                continue
+            domain_R = tensors[f"{name}.domain"]
+            if ((domain_R < 0) | (domain_R >= len(owned_n))).any():
+                raise MamdrError(f"the checkpoint is of another lake: its {name} is of a domain beyond {len(owned_n)}")
+            own_R = owned_n[domain_R]
+            found.setdefault(name, []).append(DomainRows(domain_R[own_R], values[own_R]))
+    return {
+        name: DomainRows(torch.cat([rows.domain_R for rows in parts]), torch.cat([rows.values for rows in parts]))
+        for name, parts in found.items()
+    }
