@@ -59,6 +59,8 @@ def measure_conflict(spark: SparkSession, config: Config) -> dict[str, Any]:
     domains = np.flatnonzero(trained.pinned.counts["train"])
     pairs = draw_pairs(domains, settings.max_pairs, settings.seed)
     learner = _dn_learner(trained, train, settings)
+    train = trained.package.under_mixed(train, learner.engine, trained.config.train.mixed, left_out=True)
+    learner.train = train
     stages = {"before": _measure(learner, train, pairs, settings)}
     if settings.dn_rounds:
         _negotiate(learner, trained, settings)

@@ -3,7 +3,7 @@
 Shape suffixes: M rows, F entries of phi.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -75,12 +75,19 @@ class Design:
             table.name: self._frozen[table.name][columns.ids[table.column][places_M].long().cpu()]
             for table in self._vectors
         }
-        parts = [torch.ones(len(places_M), 1)]
-        parts += [read[user.name] * read[item.name] for user, item in self._pairs]
-        parts += list(read.values())
-        if columns.numeric.shape[1]:
-            parts.append(columns.numeric[places_M].cpu())
-        return torch.cat(parts, 1)
+        return self.join(read, columns.numeric[places_M].cpu())
+
+    def join(self, vectors: Mapping[str, Tensor], numeric_MK: Tensor) -> Tensor:
+        """The entries of phi before they are standardised, [M, F].
+
+        Args:
+            vectors: the fixed vectors of the rows by table, [M, D].
+            numeric_MK: standardised numeric features; K may be 0.
+        """
+        parts = [numeric_MK.new_ones(numeric_MK.shape[0], 1)]
+        parts += [vectors[user.name] * vectors[item.name] for user, item in self._pairs]
+        parts += [vectors[table.name] for table in self._vectors]
+        return torch.cat([*parts, numeric_MK], 1)
 
     def state_dict(self) -> State:
         """Means and scales."""

@@ -34,6 +34,7 @@ class RandomIntercepts:
         variance: before the first sweep.
 
     Attributes:
+        size: number of keys, see above.
         variance: of the effects, learned; the same on all ranks.
         keys_K: for user_in_domain, the keys domain * size + user that are held, ascending; else nothing.
         values_K, variances_K: effects and their posterior variances, float32.
@@ -41,7 +42,7 @@ class RandomIntercepts:
 
     def __init__(self, name: Effect, size: int, collective: Collective, variance: float) -> None:
         self.name, self.variance = name, variance
-        self._size = size
+        self.size = size
         self._collective = collective
         self._is_pair = name == "user_in_domain"
         held = 0 if self._is_pair else len(range(collective.rank, size, collective.size))
@@ -72,7 +73,7 @@ class RandomIntercepts:
         assert self._prepared, "prepare comes first"
         keys_U, place_N, exchange = self._prepared
         sums = [torch.bincount(place_N, weights, minlength=len(keys_U)) for weights in (residual_N, curvature_N)]
-        known_U = (keys_U % self._size != 0).double()
+        known_U = (keys_U % self.size != 0).double()
         sums_U3 = torch.stack([sums[0] * known_U, sums[1] * known_U, known_U], 1)
         slope_K, curvature_K, rows_K = exchange.sum_at_owner(sums_U3, len(self.values_K)).unbind(1)
         before_K, precision = self.values_K.double(), 1 / self.variance
@@ -110,7 +111,7 @@ class RandomIntercepts:
 
     def _keys_of(self, columns: Columns) -> Tensor:
         ids = {name: columns.ids[name].long().cpu() for name in ("user", "item", "domain")}
-        return ids["domain"] * self._size + ids["user"] if self._is_pair else ids[self.name]
+        return ids["domain"] * self.size + ids["user"] if self._is_pair else ids[self.name]
 
     def _find(self, keys_U: Tensor, values_K: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Whether keys are held, and their values where they are."""
@@ -130,7 +131,7 @@ class RandomIntercepts:
         same = {"variance": torch.tensor(self.variance, dtype=torch.float64)}
         if not self._is_pair:
             return State(same=same, rows={"effects": torch.stack([self.values_K, self.variances_K], 1)})
-        domain_K, user_K = self.keys_K // self._size - 1, self.keys_K % self._size
+        domain_K, user_K = self.keys_K // self.size - 1, self.keys_K % self.size
         values = {"user": user_K, "value": self.values_K, "variance": self.variances_K}
         return State(same=same, domains={name: DomainRows(domain_K, values_K) for name, values_K in values.items()})
 
@@ -146,7 +147,7 @@ class RandomIntercepts:
             self.values_K, self.variances_K = state.tensor(state.rows, "effects", like_K2).unbind(1)
             return
         user = state.domain_rows("user", torch.zeros((), dtype=torch.long))
-        keys_K, order_K = ((user.domain_R + 1) * self._size + user.values).sort()
+        keys_K, order_K = ((user.domain_R + 1) * self.size + user.values).sort()
         self.keys_K = keys_K
         self.values_K, self.variances_K = (
             state.domain_rows(name, torch.zeros(())).values[order_K] for name in ("value", "variance")

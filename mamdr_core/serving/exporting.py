@@ -53,9 +53,10 @@ def export_model(spark: SparkSession, config: Config) -> dict[str, Any]:
     specific = _choose(lake, served, config.export.domains)
     with fetched(place_of(served.folder), "model package", only="shared") as package:
         shared = load_shared(package)
-    gb = _check_size(served, shared, specific, vectors, config.export.max_gb)
+    mixed = served.mixed(served.engine(vectors))
+    gb = _check_size(served, shared, specific, vectors, mixed.nbytes if mixed else 0, config.export.max_gb)
     folder = _folder(lake, config, served.run_id)
-    network = ServedNetwork(served, shared, specific, vectors).eval()
+    network = ServedNetwork(served, shared, specific, vectors, mixed).eval()
     aside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -98,7 +99,12 @@ def _choose(lake: Lake, served: Served, ids: tuple[str, ...]) -> Mapping[int, Ch
 
 
 def _check_size(
-    served: Served, shared: Shared, specific: Mapping[int, Change], vectors: Mapping[str, Tensor], most: float
+    served: Served,
+    shared: Shared,
+    specific: Mapping[int, Change],
+    vectors: Mapping[str, Tensor],
+    mixed_bytes: int,
+    most: float,
 ) -> float:
     """GB of the file's parameters."""
     inputs = declare_inputs(served.config.model, served.features, served.sizes)
@@ -113,7 +119,7 @@ def _check_size(
         )
     tables = sum(table.shape[0] * table.shape[1] * 4 for table in shared.tables.values())
     fixed = sum(vectors_VD.nbytes for vectors_VD in vectors.values())
-    gb = (shared.dense.nbytes * (len(specific) + 2) + tables + fixed) / 1e9
+    gb = (shared.dense.nbytes * (len(specific) + 2) + tables + fixed + mixed_bytes) / 1e9
     if gb > most:
         raise MamdrError(
             f"run {served.run_id} takes {gb:.3g} GB with theta_i of {len(specific)} domains, and export.max_gb is "

@@ -7,8 +7,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mamdr_core.engine.parameters import Change, Shared
+from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.models import build_model, declare_inputs
 from mamdr_core.models.tables import Table
+from mamdr_core.serving.mixed_network import MixedNetwork
 from mamdr_core.serving.served import Served
 
 
@@ -23,6 +25,7 @@ class ServedNetwork(nn.Module):
         shared: theta_S, whole tables.
         specific: theta_i by domain index.
         vectors: fixed vectors by feature.
+        mixed: the mixed model, whose logits are added; None: there is none.
 
     Raises:
         ValueError: a theta_i holds rows of other tables.
@@ -33,7 +36,12 @@ class ServedNetwork(nn.Module):
     place_of_domain: Tensor
 
     def __init__(
-        self, served: Served, shared: Shared, specific: Mapping[int, Change], vectors: Mapping[str, Tensor]
+        self,
+        served: Served,
+        shared: Shared,
+        specific: Mapping[int, Change],
+        vectors: Mapping[str, Tensor],
+        mixed: MixedModel | None = None,
     ) -> None:
         super().__init__()
         inputs = declare_inputs(served.config.model, served.features, served.sizes)
@@ -52,6 +60,7 @@ class ServedNetwork(nn.Module):
                 if rows.ids.tolist() != [domain + 1] or name not in own_tables(inputs.tables):
                     raise ValueError(f"theta_i of domain {domain} holds rows of {name}")
                 held[name][domain + 1] += rows.values[0]
+        self._mixed = MixedNetwork(mixed, served.sizes["domain"]) if mixed else None
         for number, table in enumerate(inputs.tables):
             self.register_buffer(f"table_{number}", held[table.name])
 
@@ -82,6 +91,9 @@ class ServedNetwork(nn.Module):
             named[name] = theta_P[start : start + parameter.numel()].view(parameter.shape)
             start += parameter.numel()
         logits_B: Tensor = functional_call(structure, named, (fields,))
+        if self._mixed:
+            numeric_BK = fields.get("numeric", logits_B.new_zeros(rows, 0))
+            logits_B = logits_B + self._mixed(ids, fields, numeric_BK, ids["domain"])
         return logits_B.sigmoid()
 
     def _row_of(self, column: str, index_B: Tensor) -> Tensor:

@@ -128,13 +128,16 @@ class Package:
     specific: Mapping[int, Change]
     mixed: State | None = None
 
-    def under_mixed(self, columns: Columns, engine: EagerEngine, settings: MixedSettings) -> Columns:
+    def under_mixed(
+        self, columns: Columns, engine: EagerEngine, settings: MixedSettings, left_out: bool = False
+    ) -> Columns:
         """Columns with the mixed model's predictions as base logits, or as they are where there is none.
 
         Args:
             columns: of any split.
             engine: of the package's model: has the tables and the fixed vectors.
             settings: of the mixed model.
+            left_out: the columns are those that it was fitted to: predict every row as if it had not been there.
 
         Raises:
             MamdrError: its state is of another model.
@@ -143,7 +146,7 @@ class Package:
             return columns
         numeric, sizes = len(self.pinned["numeric"]), self.pinned["sizes"]
         model = MixedModel.from_state(settings, engine.tables, engine.frozen, numeric, sizes, self.mixed)
-        return model.under(columns)
+        return model.under_left_out(columns) if left_out else model.under(columns)
 
 
 def load_package(folder: str, device: torch.device | str = "cpu", scratch: str = "") -> Package:

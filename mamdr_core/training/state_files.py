@@ -22,7 +22,8 @@ from mamdr_core.training.intact import read_header
 
 def write_state(folder: Path, rank: int, state: State, prefix: str = "") -> list[str]:
     """Write a rank's state; returns the names of its files."""
-    domains = {f"{name}.domain": rows.domain_R for name, rows in state.domains.items()}
+    # Copies: several values of an object may share their domains, and a file takes no tensor twice.
+    domains = {f"{name}.domain": rows.domain_R.clone() for name, rows in state.domains.items()}
     domains |= {f"{name}.values": rows.values for name, rows in state.domains.items()}
     groups = {"rows": state.rows, "domains": domains, "own": state.own}
     named = {f"{prefix}{group}-{rank:05d}.safetensors": tensors for group, tensors in groups.items()}
