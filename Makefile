@@ -29,10 +29,10 @@ demo: $(SETUP) ## Joint training against MAMDR on synthetic logs, per-domain AUC
 	@.venv/bin/spark-submit jobs/train_mamdr.py --config conf/demo.yaml
 	@echo "The Delta tables lie in .demo/lake." >&2
 
+# Two processes share the cores: torch's threads of one would wait for those of the other.
 test: $(SETUP) $(AIRFLOW) ## Every test
-	@.venv/bin/python -m pytest -ra -n 2 --dist loadfile --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -ra -n 2 --dist loadfile --no-loadscope-reorder
 
-# Torch's threads of two processes would wait for each other.
 test-fast: $(SETUP) ## The tests that start neither Spark, Horovod nor Airflow (a minute)
 	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -ra -n 2 -m "not slow"
 

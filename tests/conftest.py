@@ -13,9 +13,10 @@ from mamdr_core.lake.examples import build_examples
 from mamdr_core.lake.ingest import ingest_clicks
 from mamdr_core.lake.session import make_session
 
-# Quick compilation halves the CPU time of the small jobs that tests start. The session lives long: there thorough
-# compilation takes a third of the time off after some minutes, and keeping the code of more than 100 queries a little.
-os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1")
+# Quick compilation halves the CPU time of the small jobs that tests start, and a collector of one thread takes a tenth
+# off. The session lives long: there thorough compilation takes a third of the time off after some minutes, and keeping
+# the code of more than 100 queries a little.
+os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 _SESSION_OPTS = "-XX:+UseSerialGC -XX:ReservedCodeCacheSize=400m"
 # MAMDR_TEST_MASTER puts the tests that are marked `cluster` on a cluster: make test-cluster.
 _SUBMIT = (

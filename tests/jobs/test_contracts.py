@@ -40,7 +40,7 @@ def launch_gateway(*arguments, **named):
 pyspark.java_gateway.launch_gateway = pyspark.core.context.launch_gateway = launch_gateway
 told = []
 for script in sys.argv[1:]:
-    for arguments in (["--help"], ["--set", "lake.rot=x"]):
+    for arguments in (["--help"], ["--set", "lake.rot=x"], ["--set", "lake.root=elsewhere", "--print-config"]):
         out, err, sys.argv, code = io.StringIO(), io.StringIO(), [script, *arguments], 0
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
@@ -53,10 +53,10 @@ print(json.dumps(told))
 
 
 @pytest.mark.slow
-def test_help_and_a_mistake_of_every_job_need_no_spark():
+def test_help_a_mistake_and_the_configuration_of_every_job_need_no_spark():
     told = figures(run(sys.executable, "-c", CALL_JOBS, *(ROOT / f"jobs/{job}.py" for job in JOBS)))
-    assert len(told) == 2 * len(JOBS) > 20
-    for job, (code, out, err), mistake in zip(JOBS, told[::2], told[1::2], strict=True):
+    assert len(told) == 3 * len(JOBS) > 30
+    for job, (code, out, err), mistake, printed in zip(JOBS, told[::3], told[1::3], told[2::3], strict=True):
         assert code == 0, err
         assert f"spark-submit jobs/{job}.py --config" in " ".join(out.split())
         code, out, err = mistake
@@ -67,6 +67,9 @@ def test_help_and_a_mistake_of_every_job_need_no_spark():
             "status": "failed",
             "error": "unknown config key lake.rot; did you mean lake.root?",
         }
+        code, out, err = printed
+        assert code == 0, err
+        assert "root: elsewhere" in out
 
 
 @pytest.mark.slow

@@ -100,13 +100,6 @@ def test_a_mistake_is_one_clear_line_and_exit_code_2(tmp_path: Path):
     assert not (tmp_path / "lake").exists()
 
 
-@pytest.mark.parametrize("name", DATA_JOBS)
-def test_a_job_prints_its_configuration_without_starting_spark(name):
-    done = run_program(name, "--set", "lake.root=elsewhere", "--print-config")
-    assert done.returncode == 0
-    assert "root: elsewhere" in done.stdout
-
-
 def run_program(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(ROOT / "jobs" / f"{name}.py"), *arguments],

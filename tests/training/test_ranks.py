@@ -151,6 +151,24 @@ def test_two_identical_horovod_runs_are_the_same_bit_for_bit(spark, make_task):
     assert_same(parameters(tasks[0]), parameters(tasks[1]), exactly=True)
 
 
+@pytest.fixture
+def two_threads():
+    """A process of `make test` has one; a user's has several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("method", ["joint", "mamdr"])
+def test_two_identical_runs_on_two_threads_are_the_same_bit_for_bit(make_task, two_threads, method):
+    """With batches large enough for torch to divide them among threads."""
+    tasks = [make_task(1, method=method, batch_size=4096) for _ in range(2)]
+    for task in tasks:
+        train_rank(task, SingleProcess())
+    assert_same(parameters(tasks[0]), parameters(tasks[1]), exactly=True)
+
+
 def test_theta_i_does_not_depend_on_the_number_of_ranks_where_theta_s_is_the_same(make_task):
     """With an inner rate of zero theta_S stays at its start; DR then sees the same rows and draws everywhere."""
     tasks = []

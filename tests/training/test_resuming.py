@@ -61,7 +61,9 @@ def job(config, tmp_path):
 
     def start(*more, program=sys.executable, master="local[1]"):
         command = [program, str(ROOT / "jobs" / "train_mamdr.py"), "--config", str(file), *more]
-        environment = os.environ | {"PYSPARK_SUBMIT_ARGS": f"--master {master} {QUICK}", "OMP_NUM_THREADS": "2"}
+        # With as many threads as this process, whose packages it is compared with: sums have one order then.
+        threads = str(torch.get_num_threads())
+        environment = os.environ | {"PYSPARK_SUBMIT_ARGS": f"--master {master} {QUICK}", "OMP_NUM_THREADS": threads}
         process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
