@@ -1,7 +1,16 @@
 """Mixed: a mixed model of domains and ids, then joint training of the network on what it leaves."""
 
+from dataclasses import replace
+
 from mamdr_core.learning.joint import JointTraining
 from mamdr_core.learning.method import MIXED_LR, Method
+from mamdr_core.learning.settings import DRSettings
 
-METHOD = Method(JointTraining, mixed=True, lr=MIXED_LR)
+
+def _without_supports(dr: DRSettings, alpha: float) -> DRSettings:
+    """Domains that are refitted alone read no rows of others: the prior holds what they share."""
+    return replace(dr, k=0)
+
+
+METHOD = Method(JointTraining, dr=_without_supports, mixed=True, lr=MIXED_LR)
 """logit = theta_S's network + w_i . phi(x) + random effects of ids (GLMix, Zhang et al. 2016; docs/mixed.md)."""

@@ -67,6 +67,7 @@ class DomainWeights:
         prior: mean and standard deviations, the same on all ranks.
         weights_DF: modes.
         variances_DF: diagonals of the inverse Hessians.
+        own_prior_DF: where the posterior of a parent is the prior, each domain's; else None.
     """
 
     def __init__(self, design: Design, domains: Sequence[int], total: int, variance: float) -> None:
@@ -77,6 +78,7 @@ class DomainWeights:
         self.prior = Prior(torch.zeros(features), torch.full((features,), variance**0.5))
         self.weights_DF = torch.zeros(len(self.domains_D), features)
         self.variances_DF = torch.zeros(len(self.domains_D), features)
+        self.own_prior_DF: Prior | None = None
         self._is_first = True
         self._threads = torch.get_num_threads()
 
@@ -96,24 +98,25 @@ class DomainWeights:
         self._is_first = False
         logits_N = torch.empty(len(columns))
         features = len(self._design)
-        sums = torch.zeros(features + 2, features, dtype=torch.float64)
+        sums, counted = torch.zeros(features + 2, features, dtype=torch.float64), 0
 
         def fit(batch: Batch) -> tuple[Batch, Posterior]:
             return batch, self._fit(batch, columns, base_N, steps)[1]
 
         for batch, posterior in _in_threads(fit, self._batches(columns), self._threads):
             logits_N[batch.rows_GM[batch.real_GM]] = posterior.logits_GM[batch.real_GM]
-            white_GF = posterior.white_GF
-            self.weights_DF[batch.places_G] = self.prior.mean_F + self.prior.tau_F * white_GF
+            white_GF, prior = posterior.white_GF, self._prior_of(batch)
+            self.weights_DF[batch.places_G] = prior.mean_F + prior.tau_F * white_GF
             diagonal_GF = posterior.covariance_GFF.diagonal(dim1=1, dim2=2)
-            self.variances_DF[batch.places_G] = self.prior.tau_F.square() * diagonal_GF
+            self.variances_DF[batch.places_G] = prior.tau_F.square() * diagonal_GF
+            counted += len(white_GF)
             unit_FF = torch.eye(features, dtype=torch.float64) * len(white_GF)
             sums[0] += white_GF.double().sum(0)
             sums[1] += white_GF.double().square().sum(0)
             sums[2:] += unit_FF - posterior.covariance_GFF.double().sum(0)
-        count = collective.all_reduce(torch.tensor([float(len(self.domains_D))], dtype=torch.float64))
+        count = collective.all_reduce(torch.tensor([float(counted)], dtype=torch.float64))
         total = collective.all_reduce(sums)
-        if learns_prior and count[0]:
+        if learns_prior and count[0] and not self.own_prior_DF:
             self.prior = _fitted(self.prior, total[0], total[1], total[2:], float(count[0]))
         return logits_N
 
@@ -128,7 +131,7 @@ class DomainWeights:
 
         def find(batch: Batch) -> tuple[Batch, Posterior, Tensor]:
             phi_GMF, posterior = self._fit(batch, columns, base_N, 0)
-            return batch, posterior, leverages(phi_GMF, self.prior, posterior.covariance_GFF)
+            return batch, posterior, leverages(phi_GMF, self._prior_of(batch), posterior.covariance_GFF)
 
         for batch, posterior, leverage_GM in _in_threads(find, self._batches(columns), self._threads):
             rows = batch.rows_GM[batch.real_GM]
@@ -158,15 +161,21 @@ class DomainWeights:
         rows = batch.rows_GM.flatten()
         phi_GMF = self._design.rows(columns, rows).view(*shape, len(self._design))
         labels_GM, base_GM = columns.labels[rows].cpu().view(shape), base_N[rows].view(shape)
-        start_GF = (self.weights_DF[batch.places_G] - self.prior.mean_F) / self.prior.tau_F
+        prior = self._prior_of(batch)
+        start_GF = (self.weights_DF[batch.places_G] - prior.mean_F) / prior.tau_F
         real_GM = batch.real_GM.to(phi_GMF.dtype)
-        return phi_GMF, fit_domains(phi_GMF, labels_GM, base_GM, real_GM, self.prior, start_GF, steps)
+        return phi_GMF, fit_domains(phi_GMF, labels_GM, base_GM, real_GM, prior, start_GF, steps)
+
+    def _prior_of(self, batch: Batch) -> Prior:
+        own = self.own_prior_DF
+        return self.prior if own is None else Prior(own.mean_F[batch.places_G], own.tau_F[batch.places_G])
 
     def _batches(self, columns: Columns) -> Iterator[Batch]:
         offsets = columns.offsets.numpy()
         domains_D = self.domains_D.numpy()
         counts_D = offsets[domains_D + 1] - offsets[domains_D]
         by_size_D = np.argsort(counts_D, kind="stable")
+        by_size_D = by_size_D[counts_D[by_size_D] > 0]  # domains of a parent may have no rows now
         most_rows = max(1, BATCH_NUMBERS // len(self._design))
         for first, last in _cut(counts_D[by_size_D], most_rows):
             places_G = by_size_D[first:last]
@@ -175,9 +184,16 @@ class DomainWeights:
             rows_GM = np.where(real_GM, offsets[domains_D[places_G]][:, None] + within_M, 0)
             yield Batch(torch.from_numpy(places_G), torch.from_numpy(rows_GM), torch.from_numpy(real_GM))
 
+    def take_posterior_as_prior(self) -> None:
+        """Make the present mode and variances of every domain its prior."""
+        tau_DF = self.variances_DF.sqrt().clamp_min(LEAST_TAU)
+        self.own_prior_DF = Prior(self.weights_DF.clone(), tau_DF)
+
     def state_dict(self) -> State:
         """The prior, and mode and variances of this rank's domains."""
         values = {"weights": self.weights_DF, "variances": self.variances_DF}
+        if self.own_prior_DF:
+            values |= {"prior_mean": self.own_prior_DF.mean_F, "prior_tau": self.own_prior_DF.tau_F}
         return State(
             same={"mean": self.prior.mean_F, "tau": self.prior.tau_F},
             domains={name: DomainRows(self.domains_D, values_DF) for name, values_DF in values.items()},
@@ -193,7 +209,12 @@ class DomainWeights:
         self.prior = Prior(*(state.tensor(state.same, name, like_F) for name in ("mean", "tau")))
         self.weights_DF = self.prior.mean_F.repeat(len(self.domains_D), 1)
         self.variances_DF = self.prior.tau_F.square().repeat(len(self.domains_D), 1)
-        for name, own_DF in (("weights", self.weights_DF), ("variances", self.variances_DF)):
+        loaded = {"weights": self.weights_DF, "variances": self.variances_DF}
+        if "prior_mean" in state.domains:
+            self.take_posterior_as_prior()
+            assert self.own_prior_DF
+            loaded |= {"prior_mean": self.own_prior_DF.mean_F, "prior_tau": self.own_prior_DF.tau_F}
+        for name, own_DF in loaded.items():
             saved = state.domain_rows(name, like_F)
             place_R = torch.searchsorted(self.domains_D, saved.domain_R)
             known_R = torch.isin(saved.domain_R, self.domains_D)

@@ -49,23 +49,40 @@ class RandomIntercepts:
         self.keys_K = torch.zeros(0, dtype=torch.long)
         self.values_K = torch.zeros(held)
         self.variances_K = torch.full((held,), variance)
+        self._prior_mean_K = torch.zeros(())
+        self._prior_precision_K: Tensor | None = None
         self._prepared: tuple[Tensor, Tensor, _Exchange] | None = None
 
-    def prepare(self, columns: Columns) -> None:
-        """Find the keys of the training rows, before sweeps; every rank takes part."""
+    def prepare(self, columns: Columns, posterior_is_prior: bool = False) -> None:
+        """Find the keys of the training rows, before sweeps; every rank takes part.
+
+        Of a parent, keys of users in a domain that has rows are forgotten where the rows have them no more.
+
+        Args:
+            columns: this rank's training rows.
+            posterior_is_prior: whether the effects and variances that are held are the prior; nothing is forgotten.
+        """
         keys_U, place_N = self._keys_of(columns).unique(return_inverse=True)
         if self._is_pair:
-            known_U, values_U = self._find(keys_U)
-            self.keys_K, self.values_K = keys_U, torch.where(known_U, values_U, 0)
-            self.variances_K = torch.full_like(self.values_K, self.variance)
+            stays_K = torch.ones_like(self.keys_K, dtype=torch.bool)
+            if not posterior_is_prior:
+                stays_K = ~torch.isin(self.keys_K // self.size, (columns.counts > 0).nonzero().squeeze(1) + 1)
+            keys_K = torch.cat([self.keys_K[stays_K], keys_U]).unique()
+            known_K, values_K = self._find(keys_K)
+            variances_K = torch.where(known_K, self._find(keys_K, self.variances_K)[1], self.variance)
+            self.keys_K, self.values_K, self.variances_K = keys_K, torch.where(known_K, values_K, 0), variances_K
+        if posterior_is_prior:
+            self._prior_mean_K = self.values_K.double()
+            self._prior_precision_K = 1 / self.variances_K.double().clamp_min(LEAST_VARIANCE)
         self._prepared = keys_U, place_N, self._exchange(keys_U)
 
-    def sweep(self, residual_N: Tensor, curvature_N: Tensor) -> Tensor:
+    def sweep(self, residual_N: Tensor, curvature_N: Tensor, learns_variance: bool = True) -> Tensor:
         """One Newton step of every effect, then the variance; every rank takes part.
 
         Args:
             residual_N: label less probability of the training rows, at all effects as they are, float64.
             curvature_N: p (1 - p), float64.
+            learns_variance: whether to fit the variance too.
 
         Returns:
             By how much the rows' logits have moved, float64 [N].
@@ -76,12 +93,16 @@ class RandomIntercepts:
         known_U = (keys_U % self.size != 0).double()
         sums_U3 = torch.stack([sums[0] * known_U, sums[1] * known_U, known_U], 1)
         slope_K, curvature_K, rows_K = exchange.sum_at_owner(sums_U3, len(self.values_K)).unbind(1)
-        before_K, precision = self.values_K.double(), 1 / self.variance
-        step_K = (slope_K - before_K * precision) / (curvature_K + precision)
+        before_K = self.values_K.double()
+        precision_K = self._prior_precision_K
+        if precision_K is None:
+            precision_K = torch.full_like(before_K, 1 / self.variance)
+        step_K = (slope_K - (before_K - self._prior_mean_K) * precision_K) / (curvature_K + precision_K)
         values_K = before_K + step_K.clamp(-LARGEST_STEP, LARGEST_STEP)
         self.values_K = values_K.float()
-        self.variances_K = (1 / (curvature_K + precision)).float()
-        self._fit_variance(rows_K > 0)
+        self.variances_K = (1 / (curvature_K + precision_K)).float()
+        if learns_variance and self._prior_precision_K is None:
+            self._fit_variance(rows_K > 0)
         moved_K = self.values_K.double() - before_K
         return exchange.read(moved_K)[place_N]
 
@@ -123,7 +144,7 @@ class RandomIntercepts:
 
     def _exchange(self, keys_U: Tensor) -> "_Exchange":
         if self._is_pair:
-            return _Exchange(torch.arange(len(keys_U)), SingleProcess())
+            return _Exchange(torch.searchsorted(self.keys_K, keys_U), SingleProcess())
         return _Exchange(keys_U, self._collective)
 
     def state_dict(self) -> State:
@@ -144,7 +165,8 @@ class RandomIntercepts:
         self.variance = float(state.tensor(state.same, "variance", torch.tensor(0.0, dtype=torch.float64)))
         if not self._is_pair:
             like_K2 = torch.stack([self.values_K, self.variances_K], 1)
-            self.values_K, self.variances_K = state.tensor(state.rows, "effects", like_K2).unbind(1)
+            like_K2[:, 1] = self.variance
+            self.values_K, self.variances_K = _grown(state, like_K2).unbind(1)
             return
         user = state.domain_rows("user", torch.zeros((), dtype=torch.long))
         keys_K, order_K = ((user.domain_R + 1) * self.size + user.values).sort()
@@ -152,6 +174,17 @@ class RandomIntercepts:
         self.values_K, self.variances_K = (
             state.domain_rows(name, torch.zeros(())).values[order_K] for name in ("value", "variance")
         )
+
+
+def _grown(state: State, like_K2: Tensor) -> Tensor:
+    """Effects and variances of a vocabulary that may have grown since: the first keys' those of the state.
+
+    Raises:
+        MamdrError: they are of another model.
+    """
+    held = state.rows["effects"].shape[0] if "effects" in state.rows else 0
+    like_K2[:held] = state.tensor(state.rows, "effects", like_K2[:held])
+    return like_K2
 
 
 class _Exchange:

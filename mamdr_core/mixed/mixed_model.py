@@ -22,6 +22,8 @@ from mamdr_core.stateful import State
 
 logger = logging.getLogger(__name__)
 
+SETTLED = 0.01
+"""Mean distance that effects' logits may move in the last sweep."""
 MOST_LEVERAGE = 0.9
 """Largest leverage of a row: beyond it the row alone decides its prediction, and leaving it out is not approximated."""
 
@@ -53,6 +55,7 @@ class MixedModel:
         collective: Collective,
     ) -> None:
         self._settings, self._collective = settings, collective
+        self._inherited = False
         self.design = Design(tables, frozen, numeric, settings.products)
         self.weights = DomainWeights(self.design, domains, sizes["domain"], settings.variance)
         self.effects = [
@@ -93,27 +96,55 @@ class MixedModel:
         Returns:
             Number of sweeps.
         """
-        self.design.standardise(train, self._collective)
+        anchored = self._inherited and self._settings.prior == "parent"
+        if anchored:
+            self.weights.take_posterior_as_prior()
+        else:
+            self.design.standardise(train, self._collective)
         for effect in self.effects:
-            effect.prepare(train)
+            effect.prepare(train, anchored)
         labels_N = train.labels.cpu().double()
         effects_N = self._effects(train)[0].double()
         for number in range(1, self._settings.sweeps + 1):
-            before_V = self._variances()
+            before_V, before_N = self._variances(), effects_N
             logits_N = effects_N + self.weights.sweep(train, effects_N.float(), self._collective).double()
             for effect in self.effects:
                 probability_N = logits_N.sigmoid()
                 moved_N = effect.sweep(labels_N - probability_N, probability_N * (1 - probability_N))
                 logits_N, effects_N = logits_N + moved_N, effects_N + moved_N
             change = float((self._variances() / before_V - 1).abs().max())
+            moved = self._mean((effects_N - before_N).abs())
             if self._collective.rank == 0:
                 named = ", ".join(f"{effect.name} {effect.variance:.3g}" for effect in self.effects)
                 logger.info("mixed model, sweep %d: variances %s, largest change %.0f%%", number, named, 100 * change)
-            if change <= self._settings.tolerance:
+            if change <= self._settings.tolerance and moved <= SETTLED:
                 break
         # Once more under the prior that the last sweep has learned.
         self.weights.sweep(train, effects_N.float(), self._collective, learns_prior=False)
         return number
+
+    @one_thread()
+    def refit(self, train: Columns) -> None:
+        """Fit w_i, and effects of users within the domain, of some domains alone; the rest, priors included, stays.
+
+        Args:
+            train: rows of these domains alone.
+        """
+        pairs = [effect for effect in self.effects if effect.name == "user_in_domain"]
+        for effect in pairs:
+            effect.prepare(train)
+        labels_N = train.labels.cpu().double()
+        effects_N = self._effects(train)[0].double()
+        for _ in range(self._settings.sweeps):
+            before_N = effects_N
+            logits_N = effects_N + self.weights.sweep(train, effects_N.float(), self._collective, False).double()
+            for effect in pairs:
+                probability_N = logits_N.sigmoid()
+                moved_N = effect.sweep(labels_N - probability_N, probability_N * (1 - probability_N), False)
+                logits_N, effects_N = logits_N + moved_N, effects_N + moved_N
+            if self._mean((effects_N - before_N).abs()) <= SETTLED:
+                break
+        self.weights.sweep(train, effects_N.float(), self._collective, learns_prior=False)
 
     @one_thread()
     def leave_one_out(self, train: Columns) -> Tensor:
@@ -162,6 +193,12 @@ class MixedModel:
             total_N, variance_N = total_N + values_N, variance_N + variances_N
         return total_N, variance_N
 
+    def _mean(self, values_N: Tensor) -> float:
+        """Mean over the rows of all ranks."""
+        sums = torch.tensor([float(values_N.sum()), float(len(values_N))], dtype=torch.float64)
+        total, rows = self._collective.all_reduce(sums).tolist()
+        return float(total) / max(float(rows), 1.0)
+
     def _variances(self) -> Tensor:
         tau_F = self.weights.prior.tau_F[self.design.scale_F > 0].double()
         return torch.cat([tau_F.square(), torch.tensor([effect.variance for effect in self.effects])])
@@ -170,6 +207,19 @@ class MixedModel:
         """The state of all its parts."""
         parts = {"design": self.design.state_dict(), "weights": self.weights.state_dict()}
         return State.join(parts | {effect.name: effect.state_dict() for effect in self.effects})
+
+    def inherit(self, state: State) -> None:
+        """Start from the posterior of another run; kinds of effects that it lacks start from zero.
+
+        Raises:
+            MamdrError: it is of another model.
+        """
+        self._inherited = True
+        self.design.load_state_dict(state.part("design"))
+        self.weights.load_state_dict(state.part("weights"))
+        for effect in self.effects:
+            if not state.part(effect.name).is_empty():
+                effect.load_state_dict(state.part(effect.name))
 
     def load_state_dict(self, state: State) -> None:
         """Take over a state.

@@ -18,7 +18,7 @@ HALVINGS = 12
 
 @dataclass(frozen=True)
 class Prior:
-    """N(mean, diag(tau^2)) of every domain's weights, both [F]."""
+    """N(mean, diag(tau^2)) of weights, both [F] for all domains alike, or [G, F] for each of some domains."""
 
     mean_F: Tensor
     tau_F: Tensor
@@ -59,9 +59,9 @@ def fit_domains(
         start_GF: where to start, in the prior's units.
         steps: of Newton's method; 0: take `start_GF` for the mode.
     """
-    white_GMF = phi_GMF * prior.tau_F
-    fixed_GM = base_GM + phi_GMF @ prior.mean_F
-    unit_FF = torch.eye(len(prior.mean_F), dtype=phi_GMF.dtype)
+    white_GMF = phi_GMF * prior.tau_F.unsqueeze(-2)
+    fixed_GM = base_GM + (phi_GMF @ prior.mean_F.unsqueeze(-1)).squeeze(2)
+    unit_FF = torch.eye(phi_GMF.shape[2], dtype=phi_GMF.dtype)
 
     def evaluate(at_GF: Tensor) -> tuple[Tensor, Tensor]:
         logits_GM = fixed_GM + (white_GMF @ at_GF.unsqueeze(2)).squeeze(2)
@@ -93,5 +93,5 @@ def fit_domains(
 
 def leverages(phi_GMF: Tensor, prior: Prior, covariance_GFF: Tensor) -> Tensor:
     """The variance of every row's logit, phi' H^-1 phi, [G, M]."""
-    white_GMF = phi_GMF * prior.tau_F
+    white_GMF = phi_GMF * prior.tau_F.unsqueeze(-2)
     return ((white_GMF @ covariance_GFF) * white_GMF).sum(2)

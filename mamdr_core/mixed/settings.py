@@ -18,7 +18,10 @@ class MixedSettings:
     sweeps: int = 20
     """Sweeps of EM at most; it ends earlier once variances and prior means have settled."""
     tolerance: float = 0.02
-    """EM has settled when no variance changes by more than this share in a sweep."""
+    """EM has settled when no variance changes by more than this share in a sweep, and logits hardly move."""
+    prior: Literal["learned", "parent"] = "learned"
+    """With train.warm_start: learned = the parent's values are where EM starts, and priors are learned from the rows;
+    parent = the parent's posterior is the prior, for training rows that the parent has not seen."""
     variance: float = 0.05
     """Variance of every effect and of every entry of w_i before the first sweep."""
 

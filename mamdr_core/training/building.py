@@ -33,6 +33,7 @@ from mamdr_core.parallel.sharded import initial_sharded
 from mamdr_core.shards.arrays import warn_if_in_memory
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples
+from mamdr_core.stateful import State
 from mamdr_core.training.part import part_of
 from mamdr_core.training.settings import TrainSettings
 from mamdr_core.training.warm_start import Heritage
@@ -145,7 +146,12 @@ def make_learner(
 
 
 def make_mixed(
-    config: Config, engine: EagerEngine, pinned: PinnedExamples, train: Columns, collective: Collective
+    config: Config,
+    engine: EagerEngine,
+    pinned: PinnedExamples,
+    train: Columns,
+    collective: Collective,
+    inherited: State | None = None,
 ) -> MixedModel:
     """The mixed model of a run before it is fitted.
 
@@ -154,10 +160,15 @@ def make_mixed(
         engine: has the tables and the fixed vectors.
         train: this rank's training rows.
         collective: the ranks.
+        inherited: this rank's part of a parent's mixed model, which it starts from.
     """
-    domains = train.occupied.tolist()
+    known = inherited.part("weights").domains_of("weights") if inherited else []
+    domains = sorted({*train.occupied.tolist(), *known})
     numeric = len(pinned.numeric)
-    return MixedModel(config.train.mixed, engine.tables, engine.frozen, numeric, pinned.sizes, domains, collective)
+    mixed = MixedModel(config.train.mixed, engine.tables, engine.frozen, numeric, pinned.sizes, domains, collective)
+    if inherited:
+        mixed.inherit(inherited)
+    return mixed
 
 
 def make_store(settings: TrainSettings, like: Tensor, domains: Sequence[int]) -> SpecificStore:

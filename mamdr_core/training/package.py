@@ -168,7 +168,9 @@ def load_package(folder: str, device: torch.device | str = "cpu", scratch: str =
             metrics=facts.metrics,
             shared=load_shared(path).to(device),
             specific=SavedSpecific([path / name for name in facts.files if name.startswith("specific-")], device),
-            mixed=load_mixed(path, facts.pinned["sizes"]["domain"]),
+            mixed=load_mixed(path, facts.pinned["sizes"]["domain"])
+            if f"{MIXED}shared.safetensors" in facts.files
+            else None,
         )
 
 

@@ -71,8 +71,9 @@ def check_only_domains(config: Config) -> None:
     Raises:
         MamdrError: it does not.
     """
-    if config.train.only_domains and not find_method(config.train.method).specific:
-        able = ", ".join(name for name, method in METHODS.items() if method.specific)
+    method = find_method(config.train.method)
+    if config.train.only_domains and not (method.specific or method.mixed):
+        able = ", ".join(name for name, method in METHODS.items() if method.specific or method.mixed)
         raise MamdrError(
             f"train.only_domains learns theta_i alone, and train.method {config.train.method} has none: choose {able}"
         )

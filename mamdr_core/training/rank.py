@@ -106,7 +106,10 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         place_of(task.checkpoints.folder) / STOP if task.checkpoints and collective.rank == 0 else None
     )
     method = find_method(settings.method)
-    mixed = make_mixed(task.config, learner.engine, task.pinned, train, collective) if method.mixed else None
+    mixed = None
+    if method.mixed:
+        inherited = heritage.mixed_state(collective, own) if heritage else None
+        mixed = make_mixed(task.config, learner.engine, task.pinned, train, collective, inherited)
     trainer = Trainer(
         settings=settings,
         learner=learner,

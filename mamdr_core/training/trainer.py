@@ -91,7 +91,7 @@ class Trainer:
         self.stages = make_stages(
             self.settings, self.learner, self._updates.get("shared"), self._updates.get("specific")
         )
-        self.early_stop = EarlyStop(self.stages[0].patience, self.learner)
+        self.early_stop = EarlyStop(self.stages[0].patience if self.stages else 1, self.learner)
 
     def train(self) -> TrainingOutcome:
         """Train, from the newest checkpoint if there is one; the learner is left with the best parameters.
@@ -139,7 +139,9 @@ class Trainer:
     def _put_on(self, mixed: MixedModel, fits: bool) -> None:
         """Have the network learn what the mixed model leaves: on training rows, what it leaves of rows left out."""
         with self.clock.phase("mixed"):
-            if fits:
+            if fits and self.settings.only_domains:
+                mixed.refit(self.learner.train)
+            elif fits:
                 mixed.fit(self.learner.train)
             self.learner.train = mixed.under_left_out(self.learner.train)
             self.val = mixed.under(self.val)

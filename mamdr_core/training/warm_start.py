@@ -8,7 +8,8 @@ from torch import Tensor
 from mamdr_core.learning.learner import Learner
 from mamdr_core.object_store import place_of
 from mamdr_core.parallel.collective import Collective
-from mamdr_core.training.package import SavedShared
+from mamdr_core.stateful import State
+from mamdr_core.training.package import MIXED, SavedShared, load_mixed
 from mamdr_core.training.specific_files import SavedSpecific
 from mamdr_core.training.storage import fetched
 
@@ -23,6 +24,7 @@ class Heritage:
     """
 
     def __init__(self, package: str, device: torch.device | str = "cpu", scratch: str = "") -> None:
+        self._package, self._scratch = package, scratch
         with fetched(place_of(package), "model package", scratch) as folder:
             self._shared = SavedShared(folder)
             self._specific = SavedSpecific(sorted(folder.glob("specific-*.safetensors")), device)
@@ -32,6 +34,16 @@ class Heritage:
         having = np.zeros(domains, dtype=np.bool_)
         having[list(self._specific)] = True
         return having
+
+    def mixed_state(self, collective: Collective, owned_n: NDArray[np.bool_]) -> State | None:
+        """The part of the parent's mixed model that a rank takes; None: it has none.
+
+        Args:
+            collective: the ranks.
+            owned_n: by domain, whether this rank owns it.
+        """
+        with fetched(place_of(self._package), "model package", self._scratch, only=MIXED) as folder:
+            return load_mixed(folder, len(owned_n), collective.rank, collective.size, torch.from_numpy(owned_n))
 
     def hand_down(self, learner: Learner, collective: Collective) -> None:
         """Put the parent's parameters in place of those that a new learner starts with.
