@@ -178,6 +178,12 @@ class MixedModel:
         """Training columns whose base logits are this model's leave-one-out predictions."""
         return replace(train, base_logits=self.leave_one_out(train).to(train.labels.device))
 
+    def variances(self) -> dict[str, float]:
+        """Learned variances by name: of every entry of w_i, named as in `Design.names`, and of every kind of effect."""
+        tau_F = self.weights.prior.tau_F.double()
+        own = {f"w.{name}": tau**2 for name, tau in zip(self.design.names, tau_F.tolist(), strict=True)}
+        return own | {effect.name: effect.variance for effect in self.effects}
+
     @property
     def nbytes(self) -> int:
         """Bytes of this rank's parameters, posterior variances included."""

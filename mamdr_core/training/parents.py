@@ -13,6 +13,7 @@ from mamdr_core.config import Config, plain_config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.champion import CHAMPION, find_champion, resolve_run
 from mamdr_core.lake.tables import Lake
+from mamdr_core.learning.methods import find_method
 from mamdr_core.models import MODELS
 from mamdr_core.object_store import place_of
 from mamdr_core.shards.pinned import PinnedExamples
@@ -114,6 +115,7 @@ def _check_fit(run_id: str, config: Config, pinned: PinnedExamples, facts: Packa
     differing = differences(_structure(config), _structure(theirs))
     if differing:
         raise MamdrError(f"train.warm_start: run {run_id} has another model ({'; '.join(differing[:3])}); {cold}")
+    _check_kind(run_id, config, theirs)
     known = facts.pinned["sizes"]
     beyond = [f"{known[name]} {name}s, not {size}" for name, size in pinned.sizes.items() if known[name] > size]
     if beyond:
@@ -121,6 +123,23 @@ def _check_fit(run_id: str, config: Config, pinned: PinnedExamples, facts: Packa
             f"train.warm_start: run {run_id} knows more than examples version {pinned.versions['examples']}: "
             f"{', '.join(beyond)}; name a newer train.examples_version, or an older run"
         )
+
+
+def _check_kind(run_id: str, config: Config, theirs: Config) -> None:
+    """Check that domains which learn alone have specific parameters of the kind that the others have.
+
+    Raises:
+        MamdrError: they would not.
+    """
+    kinds = [find_method(each.train.method).mixed for each in (config, theirs)]
+    if config.train.only_domains and kinds[0] != kinds[1]:
+        has = "has a mixed model" if kinds[1] else "has no mixed model"
+        raise MamdrError(
+            f"train.only_domains: run {run_id} {has}, which train.method {config.train.method} would not keep: "
+            f"set train.method to {theirs.train.method}"
+        )
+    if config.train.only_domains and config.train.mixed != theirs.train.mixed and kinds[0]:
+        raise MamdrError(f"train.only_domains: run {run_id} has another train.mixed: take its settings over")
 
 
 def _structure(config: Config) -> Mapping[str, Any]:

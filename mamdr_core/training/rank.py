@@ -73,6 +73,8 @@ class RankResult:
     skipped_steps: int
     specific_bytes: int
     specific_row_bytes: int
+    specific_kind: str
+    variances: dict[str, float]
     inner_seconds: float
     data_wait_seconds: float | None
     engine: str
@@ -154,6 +156,8 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         skipped_steps=sums[2],
         specific_bytes=sums[3],
         specific_row_bytes=sums[4],
+        specific_kind="mixed" if mixed else "dense" if method.specific else "none",
+        variances=mixed.variances() if mixed else {},
         inner_seconds=inner_seconds,
         data_wait_seconds=data_wait_seconds if fast else None,
         engine="fast" if fast else "eager",

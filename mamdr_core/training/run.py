@@ -42,9 +42,11 @@ def train_mamdr(spark: SparkSession, config: Config) -> dict[str, Any]:
         run_id, method, model, ranks, device, engine, precision, epochs, rounds, best_round, dr_passes, parent_run_id,
         domains (that learned), domains_measured, train_rows (of those), val_auc, test_auc, weighted_test_auc,
         samples_per_second (compiling included), data_wait_seconds (of inner loops, on the rank that waits most; null
-        with the eager engine), skipped_steps, specific_bytes (theta_i's dense parameters, the best kept aside
-        included), specific_row_bytes (its embedding rows with their ids), read_bytes (by all ranks, compressed),
-        seconds by phase, examples_version, attempts, package.
+        with the eager engine), skipped_steps, specific_kind (none; dense: theta_i of DR; mixed: a mixed model),
+        specific_bytes (theta_i's dense parameters, the best kept aside included, or the mixed model),
+        specific_row_bytes (theta_i's embedding rows with their ids), variances (learned by a mixed model, by kind of
+        effect and entry of w_i), read_bytes (by all ranks, compressed), seconds by phase, examples_version, attempts,
+        package.
 
     Raises:
         MamdrError: no examples and no raw log, an unknown method or model, too few slots, no run to resume, or none to
