@@ -25,6 +25,7 @@ from mamdr_core.training.checkpoints import STOP, CheckpointPlace, Checkpoints
 from mamdr_core.training.clock import Clock
 from mamdr_core.training.curve import Validation
 from mamdr_core.training.evaluation import evaluate_columns
+from mamdr_core.training.last_layer import refit_last_layer
 from mamdr_core.training.package import save_rank
 from mamdr_core.training.part import part_of
 from mamdr_core.training.sealed import Facts
@@ -132,9 +133,14 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         if mixed:
             columns = {split: mixed.under(rows) for split, rows in columns.items()}
         metrics = {
-            split: evaluate_columns(learner.engine, learner.shared, learner.specific, rows, collective)
-            for split, rows in columns.items()
+            "val": evaluate_columns(learner.engine, learner.shared, learner.specific, columns["val"], collective)
         }
+        if settings.refit_last_layer and not settings.only_domains:  # after `val` was measured, which it learns from
+            refit_last_layer(learner.engine, learner.shared, columns["val"], collective, settings.seed)
+        for split in ("train", "test"):
+            metrics[split] = evaluate_columns(
+                learner.engine, learner.shared, learner.specific, columns[split], collective
+            )
     with clock.phase("save"):
         saved = save_rank(task.package, collective.rank, learner.shared, learner.specific, mixed, settings.scratch)
     engine, store = learner.engine, learner.specific

@@ -66,6 +66,9 @@ class TrainSettings:
     """Domain Regularization."""
     mixed: MixedSettings = field(default_factory=MixedSettings)
     """The mixed model of the method mixed."""
+    refit_last_layer: bool = False
+    """Once theta_S is trained, fit the network's last layer again to validation rows, which it has not memorised, if
+    that is better on validation rows left out (docs/mixed.md)."""
     meta_lr: float = 0.01
     """Learning rate of the virtual step (plain gradient descent) that meta-learning differentiates through."""
     tables: Literal["replicated", "sharded"] = "replicated"

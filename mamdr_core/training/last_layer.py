@@ -1,0 +1,166 @@
+"""The last layer fitted again to held-out rows: rows that the network has not memorised.
+
+Shape suffixes: N sampled validation rows, H inputs of the last layer and 1 for its bias.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from mamdr_core.engine.columns import Columns, Visit
+from mamdr_core.engine.eager import EagerEngine
+from mamdr_core.engine.hashing import derive_seed
+from mamdr_core.engine.metrics import segmented_auc
+from mamdr_core.engine.parameters import Shared, Theta
+from mamdr_core.engine.threads import one_thread
+from mamdr_core.mixed.newton import Prior, fit_domains
+from mamdr_core.parallel.collective import Collective
+
+logger = logging.getLogger(__name__)
+
+MOST_ROWS = 200_000
+"""Validation rows of all ranks together that are used."""
+FOLDS = 5
+ROUNDS, STEPS = 8, 3
+"""Updates of the prior's variance, and Newton steps between two of them."""
+START_TAU, LEAST_TAU, MOST_TAU = 0.1, 1e-4, 10.0
+"""Standard deviation of the prior at the start, and its bounds."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Validation rows of all ranks, sorted by domain, the same on all of them.
+
+    Attributes:
+        hidden_NH: inputs of the last layer, standardised, and 1.
+        logits_N: of the network and its base, float32.
+        labels_N: 0. or 1.
+        offsets: where each domain's rows begin, int64 [n + 1].
+        fold_N: of the cross-fit.
+    """
+
+    hidden_NH: Tensor
+    logits_N: Tensor
+    labels_N: Tensor
+    offsets: Tensor
+    fold_N: Tensor
+
+
+def refit_last_layer(engine: EagerEngine, shared: Shared, val: Columns, collective: Collective, seed: int) -> bool:
+    """Fit the last layer's weights to validation rows, if that is better on rows left out; every rank takes part.
+
+    The change of the weights is logistic regression on the layer's inputs, with the network's logits fixed and a
+    Gaussian prior around no change whose variance is learned (empirical Bayes). It is kept if, cross-fitted over five
+    folds, it improves both the mean AUC over domains and the logloss.
+
+    Args:
+        engine: predicts.
+        shared: theta_S, changed in place.
+        val: this rank's validation rows.
+        collective: the ranks.
+        seed: decides the sample and the folds.
+
+    Returns:
+        Whether the layer was changed; it never is where the model has no last layer of one output.
+    """
+    layer = find_last_layer(engine.flat.module)
+    if layer is None:
+        return False
+    held, mean_H, scale_H = _gather(engine, layer, shared, val, collective, seed)
+    if len(torch.unique(held.labels_N)) < 2:
+        return False
+    with one_thread():
+        left_out_N = held.logits_N.clone()
+        for fold in range(FOLDS):
+            kept_N, here_N = held.fold_N != fold, held.fold_N == fold
+            left_out_N[here_N] += held.hidden_NH[here_N] @ _fit(held, kept_N)
+        before, after = _figures(held, held.logits_N), _figures(held, left_out_N)
+        improves = after[0] > before[0] and after[1] < before[1]
+        if collective.rank == 0:
+            logger.info(
+                "last layer fitted again to %d held-out rows: cross-fitted AUC %.4f (before %.4f), logloss %.4f "
+                "(before %.4f): %s",
+                len(held.labels_N), after[0], before[0], after[1], before[1], "kept" if improves else "not kept",
+            )  # fmt: skip
+        if not improves:
+            return False
+        change_H = _fit(held, torch.ones_like(held.fold_N, dtype=torch.bool))
+    weight_H = change_H[:-1] * scale_H
+    bias = change_H[-1] - (weight_H * mean_H).sum()
+    engine.flat.load(shared.dense, training=False)
+    with torch.no_grad():
+        layer.weight.add_(weight_H.to(layer.weight))
+        layer.bias.add_(bias.to(layer.bias))
+    shared.dense.copy_(engine.flat.values_P)
+    return True
+
+
+def find_last_layer(module: nn.Module) -> nn.Linear | None:
+    """The last fully connected layer with one output and a bias; None: there is none."""
+    found = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+    last = found[-1] if found else None
+    return last if last is not None and last.out_features == 1 and last.bias is not None else None
+
+
+def _gather(
+    engine: EagerEngine, layer: nn.Linear, shared: Shared, val: Columns, collective: Collective, seed: int
+) -> tuple[HeldOut, Tensor, Tensor]:
+    """A sample of all ranks' validation rows, and mean and scale of the layer's inputs."""
+    total = int(collective.all_reduce(torch.tensor([len(val)], dtype=torch.float64)))
+    generator = torch.Generator().manual_seed(derive_seed(seed, 12, collective.rank))
+    share = min(1.0, MOST_ROWS / max(1, total))
+    rows = (torch.rand(len(val), generator=generator) < share).nonzero().squeeze(1).to(val.labels.device)
+    visit = Visit(val, rows)
+    shared.reach([visit])
+    with _inputs_of(layer) as seen:
+        logits_N = engine.predict(Theta(shared), visit)
+    hidden_NH = torch.cat(seen).float() if seen else torch.zeros(0, layer.in_features)
+    fold_N = torch.randint(FOLDS, (len(rows),), generator=generator)
+    domain_N = val.ids["domain"][rows].long() - 1
+    own = [logits_N[:, None], val.labels[rows][:, None], domain_N[:, None], fold_N[:, None], hidden_NH]
+    gathered = collective.all_gather(torch.cat([part.cpu().double() for part in own], 1))
+    gathered = gathered[gathered[:, 2].sort(stable=True).indices]
+    hidden_NH = gathered[:, 4:]
+    mean_H, scale_H = hidden_NH.mean(0), 1 / hidden_NH.std(0).clamp_min(1e-6)
+    counts = torch.bincount(gathered[:, 2].long(), minlength=len(val.offsets) - 1)
+    standard_NH = torch.cat([(hidden_NH - mean_H) * scale_H, torch.ones(len(gathered), 1, dtype=torch.float64)], 1)
+    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    logits_N, labels_N = gathered[:, 0].float(), gathered[:, 1].float()
+    return HeldOut(standard_NH.float(), logits_N, labels_N, offsets, gathered[:, 3].long()), mean_H, scale_H
+
+
+@contextmanager
+def _inputs_of(layer: nn.Linear) -> Iterator[list[Tensor]]:
+    """What the layer is called with inside the block."""
+    seen: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().cpu()))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def _fit(held: HeldOut, chosen_N: Tensor) -> Tensor:
+    """The change of the weights [H] by some of the rows, with MacKay's update of the prior's variance."""
+    hidden, labels, base = (each[chosen_N][None] for each in (held.hidden_NH, held.labels_N, held.logits_N))
+    size, real = hidden.shape[2], torch.ones_like(labels)
+    tau, change_H = START_TAU, torch.zeros(hidden.shape[2])
+    for _ in range(ROUNDS):
+        prior = Prior(torch.zeros(size), torch.full((size,), tau))
+        posterior = fit_domains(hidden, labels, base, real, prior, change_H[None] / tau, STEPS)
+        change_H = posterior.white_GF[0] * tau
+        observed = size - float(posterior.covariance_GFF.diagonal(dim1=1, dim2=2).sum())
+        factor = float(posterior.white_GF.square().sum()) / max(observed, 1e-6)
+        tau = min(max(tau * min(max(factor, 0.04), 25.0) ** 0.5, LEAST_TAU), MOST_TAU)
+    return change_H
+
+
+def _figures(held: HeldOut, logits_N: Tensor) -> tuple[float, float]:
+    """Mean AUC over domains, and logloss."""
+    auc_n = segmented_auc(logits_N, held.labels_N, held.offsets)
+    return float(auc_n[~auc_n.isnan()].mean()), float(binary_cross_entropy_with_logits(logits_N, held.labels_N))
