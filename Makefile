@@ -23,11 +23,11 @@ doctor: ## What is installed, and what to do; with CONFIG=FILE, MASTER=URL also 
 	@python=python3; if [ -x .venv/bin/python ]; then python=.venv/bin/python; fi; \
 		$$python environment/doctor.py --config "$(CONFIG)" --master "$(MASTER)"
 
-demo: $(SETUP) ## Joint training against MAMDR on synthetic logs, per-domain AUC beside the oracle's
+demo: $(SETUP) ## Four methods compared on synthetic logs, then the recommended one's AUC by domain next to the oracle's
 	@rm -rf .demo
-	@.venv/bin/spark-submit jobs/train_mamdr.py --config conf/demo.yaml --set train.method=joint
-	@.venv/bin/spark-submit jobs/train_mamdr.py --config conf/demo.yaml
-	@echo "The Delta tables lie in .demo/lake." >&2
+	@.venv/bin/spark-submit jobs/compare_methods.py --config conf/demo.yaml --set train.ranks=1
+	@.venv/bin/spark-submit jobs/train_mamdr.py --config conf/demo.yaml --set train.method=mixed
+	@echo "The comparison is .demo/lake/reports/demo/comparison.md; the Delta tables are in .demo/lake." >&2
 
 # Two processes share the cores: torch's threads of one would wait for those of the other.
 test: $(SETUP) $(AIRFLOW) ## Every test
@@ -60,8 +60,8 @@ docs: $(SETUP) ## The documentation as a site in site/; a warning is an error
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 	@echo "The site is site/index.html." >&2
 
-bench: $(SETUP) ## Every benchmark
-	@for script in benchmarks/bench_*.py; do echo "== $$script"; .venv/bin/python "$$script"; done
+bench: $(SETUP) ## Every benchmark but bench_recipe.py, the quality suite, which takes many hours
+	@for script in $(filter-out %/bench_recipe.py,$(wildcard benchmarks/bench_*.py)); do echo "== $$script"; .venv/bin/python "$$script"; done
 
 airflow: $(AIRFLOW) ## Make .venv-airflow, which runs airflow_dags/
 

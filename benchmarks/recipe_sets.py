@@ -1,0 +1,192 @@
+"""What bench_recipe.py runs: data sets and methods as data, and the configuration of each.
+
+A run has a seed. It is the seed of training; the seed of the generator and of the split (the world) is 0 for every run,
+or, for final figures, 100 + seed, on which no choice was ever made.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mamdr_core.config import Config, load_config, plain_config, with_values
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF = ROOT / "conf"
+FIRST_FINAL_WORLD = 100
+
+SETTINGS: dict[str, Any] = {
+    "model.embedding_dim": 16,
+    "model.hidden": [64, 32],
+    "train.ranks": 1,
+    "train.batch_size": 512,
+    "train.dr.rows": "touched",
+}
+"""What all runs have in common, as in conf/recipe.yaml."""
+
+ONE_PASS: dict[str, Any] = {"train.epochs": 1, "train.dr.epochs": 1}
+"""Every row is read once by theta_S, and once more by the theta_i of a method that trains them afterwards."""
+
+PRODUCTION_ROWS = 489_852_853
+"""Of conf/production.yaml, which its users and items are in proportion to."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set.
+
+    Attributes:
+        conf: its file in conf/.
+        values: config keys over the file.
+        limits: config keys over those of the method.
+    """
+
+    conf: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    limits: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A learning method with its settings.
+
+    Attributes:
+        name: train.method.
+        values: config keys; only those of `train` and `model`.
+        model: model.name.
+    """
+
+    name: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    model: str = "mlp"
+
+
+def _vectors(**synthetic: Any) -> DataSet:
+    return DataSet("synthetic", {f"synthetic.{key}": value for key, value in synthetic.items()})
+
+
+def _production(domains: int, rows_a_domain: int) -> DataSet:
+    """conf/production.yaml with fewer rows, and users and items in proportion."""
+    rows = domains * rows_a_domain
+    shape = plain_config(load_config(str(CONF / "production.yaml")))["synthetic"]
+    ids = {f"synthetic.{of}": max(1, round(shape[of] * rows / PRODUCTION_ROWS)) for of in ("users", "items")}
+    values = {"synthetic.rows": rows, "synthetic.domains": domains, "synthetic.size_spread": 1.5, **ids}
+    return DataSet("production", {**values, "synthetic.ctr": 0.047, "model.dropout": 0.0}, ONE_PASS)
+
+
+SETS: dict[str, DataSet] = {
+    "amazon5": DataSet("amazon5"),
+    "ciao": DataSet("ciao"),
+    "ciao_positives": DataSet("ciao_positives"),
+    "conflict_0": _vectors(conflict=0.0),
+    "conflict_0.5": _vectors(conflict=0.5),
+    "conflict_1": _vectors(conflict=1.0),
+    "rotated_0.5": _vectors(conflict=0.5, rotate=True),
+    "rotated_1": _vectors(conflict=1.0, rotate=True),
+    # No model class is the true model (docs/synthetic.md); effects of ids can only be learned from trained ids.
+    "mixed_world": DataSet(
+        "synthetic",
+        {
+            "synthetic.rotate": True,
+            "synthetic.rank": 2,
+            "synthetic.user_effect": 0.5,
+            "synthetic.item_effect": 0.5,
+            "synthetic.pair_effect": 0.5,
+            "synthetic.position_effect": 0.5,
+            "model.train_ids": True,
+        },
+    ),
+    "ids_alone": DataSet("synthetic", {"synthetic.vectors": 0, "features": [], "model.train_ids": True}),
+    "production_small": _production(domains=69_102, rows_a_domain=50),
+    # 18 of 21 days are trained on: 6,079 training rows a domain are about 7,088 rows.
+    "production": _production(domains=691, rows_a_domain=7_088),
+    # AUC on the next day, under a taste that changes from day to day.
+    "days": DataSet(
+        "synthetic",
+        {
+            "synthetic.days": 10,
+            "synthetic.drift": 0.05,
+            "examples.split": {"kind": "time", "val_from": "2026-01-09", "test_from": "2026-01-10"},
+        },
+    ),
+}
+
+
+def _train_of(conf: str) -> dict[str, Any]:
+    """The keys of `train` that a file of conf/ sets, method and ranks aside, by their dotted names."""
+    found: dict[str, Any] = {}
+
+    def flatten(prefix: str, values: Mapping[str, Any]) -> None:
+        for key, value in values.items():
+            if isinstance(value, dict):
+                flatten(f"{prefix}.{key}", value)
+            else:
+                found[f"{prefix}.{key}"] = value
+
+    flatten("train", yaml.safe_load((CONF / f"{conf}.yaml").read_text())["train"])
+    return {key: value for key, value in found.items() if key not in ("train.method", "train.ranks")}
+
+
+METHODS: dict[str, Method] = {
+    "joint": Method("joint"),
+    "joint_products": Method("joint", model="neurfm"),
+    "finetune": Method("finetune", {"train.dr.k": 0, "train.dr.gamma": 0.27}),
+    "finetune_1": Method("finetune", {"train.dr.k": 0, "train.dr.gamma": 1.0}),
+    "alternate": Method("alternate"),
+    "dn": Method("dn"),
+    "dr": Method("dr"),
+    "mamdr_paper": Method("mamdr", _train_of("paper")),
+    "mamdr": Method("mamdr"),
+    "mixed": Method("mixed"),
+    "mixed_deepfm": Method("mixed", model="deepfm"),
+}
+"""By label: the rows of the table."""
+
+BASELINE = "joint"
+
+
+def world_of(seed: int, final: bool) -> int:
+    """The seed of the generator and of the split for a run's seed."""
+    return FIRST_FINAL_WORLD + seed if final else 0
+
+
+def config_of(name: str, world: int, scale: float, folder: Path) -> Config:
+    """The configuration of a set: its own lake and logs, and settings that all methods have in common.
+
+    Args:
+        name: of `SETS`.
+        world: seed of the generator and of the split.
+        scale: share of the rows, domains, users and items of synthetic logs.
+        folder: of lakes and logs.
+    """
+    data = SETS[name]
+    config = with_values(load_config(str(CONF / f"{data.conf}.yaml")), {**SETTINGS, **data.values})
+    own = folder / f"{name}-{world}-{scale:g}"
+    changes: dict[str, Any] = {"lake.root": str(own / "lake"), "examples.seed": world}
+    if config.synthetic is None:
+        changes["input.path"] = str((ROOT / config.input.path).resolve())
+        return with_values(config, changes)
+    changes |= {"input.path": str(own / "raw"), "synthetic.seed": world}
+    changes |= {
+        f"synthetic.{key}": max(1, round(getattr(config.synthetic, key) * scale))
+        for key in ("rows", "domains", "users", "items")
+    }
+    features = plain_config(config)["features"]
+    changes["features"] = [{**each, "path": str(own / "raw_vectors" / f"{each['of']}s")} for each in features]
+    return with_values(config, changes)
+
+
+def waves_of(labels: list[str]) -> list[dict[str, Method]]:
+    """Methods by label in groups that one comparison can run, as it knows rows by their model and method alone."""
+    waves: list[dict[str, Method]] = []
+    for label in labels:
+        method = METHODS[label]
+        pair = (method.model, method.name)
+        free = (wave for wave in waves if pair not in [(each.model, each.name) for each in wave.values()])
+        wave = next(free, None)
+        if wave is None:
+            waves.append(wave := {})
+        wave[label] = method
+    return waves
