@@ -88,6 +88,7 @@ def trained_config(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory
             "examples": {"shards": {"count": 2}},
             "model": {"embedding_dim": 4, "hidden": [8], "dropout": 0.3},
             "train": {
+                "method": "mamdr",
                 "epochs": 2,
                 "rounds_per_epoch": 4,
                 "validate_every": 2,

@@ -37,8 +37,8 @@ class CheckpointSettings:
 class TrainSettings:
     """A training run."""
 
-    method: str = "mamdr"
-    """Learning method: docs/learning.md lists them."""
+    method: str = "mixed"
+    """Learning method: docs/learning.md lists them, docs/recipe.md compares them."""
     seed: int = 0
     """Decides initialisation, round plan, dropout and support draws."""
     ranks: int = 1

@@ -94,7 +94,7 @@ def test_the_demo_command_goes_from_nothing_to_a_measured_model_by_plain_spark_s
     arguments = [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
     done = run(SUBMIT, ROOT / "jobs/train_mamdr.py", "--config", ROOT / "conf/demo.yaml", *arguments, cwd=tmp_path)
     said = figures(done)
-    assert (said["job"], said["status"], said["method"], said["ranks"]) == ("train_mamdr", "ok", "mamdr", 2)
+    assert (said["job"], said["status"], said["method"], said["ranks"]) == ("train_mamdr", "ok", "mixed", 2)
     assert said["domains"] == 6
     assert (tmp_path / "lake/domain_stats/_delta_log").is_dir()
     for noise in ("Traceback", "WARN", "Warning", "Exception", "\tat "):

@@ -19,7 +19,7 @@ def pinned():
 
 
 def config(*overrides):
-    return load_config(overrides=overrides)
+    return load_config(overrides=["train.method=mamdr", *overrides])
 
 
 def test_a_run_is_about_all_domains_unless_some_are_named(pinned):
@@ -46,6 +46,8 @@ def test_named_domains_learn_and_as_many_others_are_read_as_can_be_supports(pinn
 def test_finetuning_reads_no_support(pinned):
     part = part_of(config("train.only_domains=[d7]", "train.method=finetune"), pinned)
     assert np.array_equal(part.reads, part.learns)
+    mixed = part_of(config("train.only_domains=[d7]", "train.method=mixed"), pinned)
+    assert np.array_equal(mixed.reads, part.reads)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,8 @@ def test_domains_that_cannot_learn_are_named(pinned, named, message):
 def test_the_method_must_learn_theta_i():
     check_only_domains(config("train.method=dn"))
     check_only_domains(config("train.only_domains=[d0]"))
-    with pytest.raises(MamdrError, match=r"train\.method dn has none: choose separate, dr, mamdr, finetune"):
+    check_only_domains(config("train.only_domains=[d0]", "train.method=mixed"))
+    with pytest.raises(MamdrError, match=r"train\.method dn has none: choose separate, dr, mamdr, finetune, mixed"):
         check_only_domains(config("train.only_domains=[d0]", "train.method=dn"))
 
 

@@ -110,7 +110,7 @@ def test_mlflow_gets_parameters_figures_curves_versions_and_files(store, tmp_pat
     client, (run,) = known_runs(store, "daily")
     assert (run.info.run_name, run.info.status) == ("r-1", "FINISHED")
     assert run.info.end_time - run.info.start_time == 9 * 60 * 1000
-    assert (run.data.params["train.dr.k"], run.data.params["train.method"]) == ("4", "mamdr")
+    assert (run.data.params["train.dr.k"], run.data.params["train.method"]) == ("4", "mixed")
     assert not [name for name in run.data.params if name.startswith(("input", "lake", "tracking"))]
     expected = {"delta.examples": "7", "delta.domains": "2", "mamdr.run_id": "r-1", "mamdr.parent_run_id": "r-0"}
     assert expected.items() <= run.data.tags.items()
