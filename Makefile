@@ -26,7 +26,7 @@ doctor: ## What is installed, and what to do; with CONFIG=FILE, MASTER=URL also 
 demo: $(SETUP) ## Four methods compared on synthetic logs, then the recommended one's AUC by domain next to the oracle's
 	@rm -rf .demo
 	@.venv/bin/spark-submit jobs/compare_methods.py --config conf/demo.yaml --set train.ranks=1
-	@.venv/bin/spark-submit jobs/train_mamdr.py --config conf/demo.yaml --set train.method=mixed
+	@.venv/bin/spark-submit jobs/train_mamdr.py --config conf/demo.yaml
 	@echo "The comparison is .demo/lake/reports/demo/comparison.md; the Delta tables are in .demo/lake." >&2
 
 # Two processes share the cores: torch's threads of one would wait for those of the other.

@@ -110,4 +110,4 @@ def test_the_reference_in_docs_is_the_codes():
 def test_the_demo_runs_mamdr_with_the_papers_settings():
     demo = load_config(str(ROOT / "conf/demo.yaml"))
     paper = load_config([str(ROOT / "conf/demo.yaml"), str(ROOT / "conf/paper.yaml")])
-    assert with_values(demo, demo.compare.overrides["mamdr"]).train == paper.train
+    assert with_values(demo, {**demo.compare.overrides["mamdr"], "train.method": "mamdr"}).train == paper.train

@@ -61,7 +61,8 @@ def two_days(spark, tmp_path_factory) -> TwoDays:
             "features": [{"name": "taste", "kind": "numeric"}],
             "model": {"embedding_dim": 4, "hidden": [8], "dropout": 0.0, "train_ids": False},
             "train": {
-                "method": "mamdr", "epochs": 10, "rounds_per_epoch": 8, "validate_every": 8, "batch_size": 64, "device": "cpu",
+                "method": "mamdr", "epochs": 10, "rounds_per_epoch": 8, "validate_every": 8,
+                "batch_size": 64, "device": "cpu",
                 "inner": {"lr": 0.02}, "dr": {"k": 1, "support_rows": 64, "epochs": 1},
             },
         }
