@@ -100,6 +100,10 @@ class RandomIntercepts:
             values_U, variances_U = exchange.read(self.values_K), exchange.read(self.variances_K)
         return values_U[place_N], variances_U[place_N]
 
+    def is_known(self, columns: Columns) -> Tensor:
+        """Whether rows have an effect to learn: not those of the unknown id, bool [N]."""
+        return self._keys_of(columns) % self.size != 0
+
     def _fit_variance(self, has_rows_K: Tensor) -> None:
         """MacKay's update of the variance, over the keys that have rows; see `DomainWeights`."""
         squares = self.values_K.double().square()[has_rows_K].sum()

@@ -122,7 +122,7 @@ class MixedModel:
         z + l (p - y) / (1 - l p (1 - p)), where l is the variance of the row's logit by the posterior: one Newton step
         back. What is trained on top of the plain logits would see rows that these have seen.
         """
-        effects_N, variances_N = self._effects(train)
+        effects_N, variances_N = self._effects(train, only_learned=True)
         own_N, leverages_N = self.weights.leverages(train, effects_N)
         logits_N, variance_N = (effects_N + own_N).double(), (variances_N + leverages_N).double()
         probability_N = logits_N.sigmoid()
@@ -154,11 +154,18 @@ class MixedModel:
         tensors += [each for effect in self.effects for each in (effect.keys_K, effect.values_K, effect.variances_K)]
         return sum(tensor.nbytes for tensor in tensors)
 
-    def _effects(self, columns: Columns) -> tuple[Tensor, Tensor]:
-        """Sums over effects of values and of variances, float32 [N]."""
+    def _effects(self, columns: Columns, only_learned: bool = False) -> tuple[Tensor, Tensor]:
+        """Sums over effects of values and of variances, float32 [N].
+
+        Args:
+            columns: any rows.
+            only_learned: leave out the variances of effects of the unknown id, which no row tells anything of.
+        """
         total_N, variance_N = torch.zeros(len(columns)), torch.zeros(len(columns))
         for effect in self.effects:
             values_N, variances_N = effect.predict(columns)
+            if only_learned:
+                variances_N = torch.where(effect.is_known(columns), variances_N, 0)
             total_N, variance_N = total_N + values_N, variance_N + variances_N
         return total_N, variance_N
 

@@ -39,7 +39,7 @@ def make_task(spark, trained_config, tmp_path_factory):
 
 
 def parameters(task):
-    """Everything that the ranks of a task saved, theta_i by domain."""
+    """Everything that the ranks of a task saved, theta_i by domain and the mixed model by file."""
     shared = load_shared(Path(task.package))
     found = {"dense": shared.dense, **shared.tables}
     for file in sorted(Path(task.package).glob("specific-*")):
@@ -47,6 +47,8 @@ def parameters(task):
         found |= {
             f"theta_{domain}": dense for domain, dense in zip(saved["domains"].tolist(), saved["dense"], strict=True)
         }
+    for file in sorted(Path(task.package).glob("mixed-*")):
+        found |= {f"{file.stem}.{name}": values for name, values in load_file(file).items()}
     return found
 
 
@@ -70,7 +72,9 @@ def test_every_method_trains_and_measures_every_domain(make_task, method):
     assert 0.4 < test.mean_auc() < 1
     assert test.oracle_auc.nanmean() > test.mean_auc()
     assert result.rows_descended >= 2 * task.pinned.counts["train"].sum()
-    assert (len(parameters(task)) > 5) == (method in ("separate", "dr", "mamdr", "finetune"))
+    saved = parameters(task)
+    assert any(name.startswith("theta_") for name in saved) == (method in ("separate", "dr", "mamdr", "finetune"))
+    assert any(name.startswith("mixed-") for name in saved) == (method == "mixed")
 
 
 @pytest.mark.parametrize(
