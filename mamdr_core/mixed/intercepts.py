@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mamdr_core.engine.columns import Columns
+from mamdr_core.errors import MamdrError
 from mamdr_core.mixed.settings import Effect
 from mamdr_core.parallel.collective import Collective, SingleProcess
 from mamdr_core.parallel.sharded import by_owner
@@ -143,7 +144,7 @@ class RandomIntercepts:
         """Take over the variance, and the effects that this rank holds.
 
         Raises:
-            MamdrError: they are of another model.
+            MamdrError: they are of another model, or do not fit together.
         """
         self.variance = float(state.tensor(state.same, "variance", torch.tensor(0.0, dtype=torch.float64)))
         if not self._is_pair:
@@ -153,9 +154,10 @@ class RandomIntercepts:
         user = state.domain_rows("user", torch.zeros((), dtype=torch.long))
         keys_K, order_K = ((user.domain_R + 1) * self.size + user.values).sort()
         self.keys_K = keys_K
-        self.values_K, self.variances_K = (
-            state.domain_rows(name, torch.zeros(())).values[order_K] for name in ("value", "variance")
-        )
+        saved = [state.domain_rows(name, torch.zeros(())).values for name in ("value", "variance")]
+        if any(len(values) != len(keys_K) for values in saved):
+            raise MamdrError(f"the checkpoint is damaged: its {state.name}value and variance are not of as many users")
+        self.values_K, self.variances_K = (values[order_K] for values in saved)
 
 
 class _Exchange:

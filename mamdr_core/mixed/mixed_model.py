@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mamdr_core.engine.columns import Columns, FrozenTables
 from mamdr_core.engine.threads import one_thread
+from mamdr_core.errors import MamdrError
 from mamdr_core.mixed.design import Design
 from mamdr_core.mixed.domain_weights import DomainWeights
 from mamdr_core.mixed.intercepts import RandomIntercepts
@@ -76,6 +77,8 @@ class MixedModel:
             MamdrError: the state is of another model.
         """
         domains = state.part("weights").domains_of("weights")
+        if domains and not 0 <= domains[0] <= domains[-1] < sizes["domain"]:
+            raise MamdrError(f"the mixed model is damaged: it has a domain beyond {sizes['domain']}")
         model = cls(settings, tables, frozen, numeric, sizes, domains, SingleProcess())
         model.load_state_dict(state)
         return model

@@ -1,5 +1,7 @@
 """Newton's method for many domains at once, against plain Newton in float64."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -121,7 +123,7 @@ def test_a_step_that_would_raise_the_objective_is_halved(start):
     for steps in range(12):
         white_F = fit([domain], prior, start, steps).white_GF[0]
         objectives.append(objective_of(domain, prior, mean_F + tau_F * white_F.double().numpy()))
-    for before, after in zip(objectives, objectives[1:], strict=False):
+    for before, after in pairwise(objectives):
         assert after <= before + 2e-5 * (1 + before)
     w_F = reference(domain, prior)[0]
     assert objectives[-1] == pytest.approx(objective_of(domain, prior, w_F), rel=1e-5)
