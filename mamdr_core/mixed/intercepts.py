@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mamdr_core.engine.columns import Columns
+from mamdr_core.errors import MamdrError
 from mamdr_core.mixed.settings import Effect
 from mamdr_core.parallel.collective import Collective, SingleProcess
 from mamdr_core.parallel.sharded import by_owner
@@ -121,6 +122,10 @@ class RandomIntercepts:
             values_U, variances_U = exchange.read(self.values_K), exchange.read(self.variances_K)
         return values_U[place_N], variances_U[place_N]
 
+    def is_known(self, columns: Columns) -> Tensor:
+        """Whether rows have an effect to learn: not those of the unknown id, bool [N]."""
+        return self._keys_of(columns) % self.size != 0
+
     def _fit_variance(self, has_rows_K: Tensor) -> None:
         """MacKay's update of the variance, over the keys that have rows; see `DomainWeights`."""
         squares = self.values_K.double().square()[has_rows_K].sum()
@@ -160,7 +165,7 @@ class RandomIntercepts:
         """Take over the variance, and the effects that this rank holds.
 
         Raises:
-            MamdrError: they are of another model.
+            MamdrError: they are of another model, or do not fit together.
         """
         self.variance = float(state.tensor(state.same, "variance", torch.tensor(0.0, dtype=torch.float64)))
         if not self._is_pair:
@@ -171,9 +176,10 @@ class RandomIntercepts:
         user = state.domain_rows("user", torch.zeros((), dtype=torch.long))
         keys_K, order_K = ((user.domain_R + 1) * self.size + user.values).sort()
         self.keys_K = keys_K
-        self.values_K, self.variances_K = (
-            state.domain_rows(name, torch.zeros(())).values[order_K] for name in ("value", "variance")
-        )
+        saved = [state.domain_rows(name, torch.zeros(())).values for name in ("value", "variance")]
+        if any(len(values) != len(keys_K) for values in saved):
+            raise MamdrError(f"the checkpoint is damaged: its {state.name}value and variance are not of as many users")
+        self.values_K, self.variances_K = (values[order_K] for values in saved)
 
 
 def _grown(state: State, like_K2: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mamdr_core.engine.columns import Columns, FrozenTables
 from mamdr_core.engine.threads import one_thread
+from mamdr_core.errors import MamdrError
 from mamdr_core.mixed.design import Design
 from mamdr_core.mixed.domain_weights import DomainWeights
 from mamdr_core.mixed.intercepts import RandomIntercepts
@@ -79,6 +80,8 @@ class MixedModel:
             MamdrError: the state is of another model.
         """
         domains = state.part("weights").domains_of("weights")
+        if domains and not 0 <= domains[0] <= domains[-1] < sizes["domain"]:
+            raise MamdrError(f"the mixed model is damaged: it has a domain beyond {sizes['domain']}")
         model = cls(settings, tables, frozen, numeric, sizes, domains, SingleProcess())
         model.load_state_dict(state)
         return model
@@ -153,7 +156,7 @@ class MixedModel:
         z + l (p - y) / (1 - l p (1 - p)), where l is the variance of the row's logit by the posterior: one Newton step
         back. What is trained on top of the plain logits would see rows that these have seen.
         """
-        effects_N, variances_N = self._effects(train)
+        effects_N, variances_N = self._effects(train, only_learned=True)
         own_N, leverages_N = self.weights.leverages(train, effects_N)
         logits_N, variance_N = (effects_N + own_N).double(), (variances_N + leverages_N).double()
         probability_N = logits_N.sigmoid()
@@ -191,11 +194,18 @@ class MixedModel:
         tensors += [each for effect in self.effects for each in (effect.keys_K, effect.values_K, effect.variances_K)]
         return sum(tensor.nbytes for tensor in tensors)
 
-    def _effects(self, columns: Columns) -> tuple[Tensor, Tensor]:
-        """Sums over effects of values and of variances, float32 [N]."""
+    def _effects(self, columns: Columns, only_learned: bool = False) -> tuple[Tensor, Tensor]:
+        """Sums over effects of values and of variances, float32 [N].
+
+        Args:
+            columns: any rows.
+            only_learned: leave out the variances of effects of the unknown id, which no row tells anything of.
+        """
         total_N, variance_N = torch.zeros(len(columns)), torch.zeros(len(columns))
         for effect in self.effects:
             values_N, variances_N = effect.predict(columns)
+            if only_learned:
+                variances_N = torch.where(effect.is_known(columns), variances_N, 0)
             total_N, variance_N = total_N + values_N, variance_N + variances_N
         return total_N, variance_N
 

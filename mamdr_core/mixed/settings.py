@@ -16,7 +16,7 @@ class MixedSettings:
     effects: tuple[Effect, ...] = ("user", "item", "user_in_domain")
     """Random effects: one number for each user, item, and user within a domain."""
     sweeps: int = 20
-    """Sweeps of EM at most; it ends earlier once variances and prior means have settled."""
+    """Sweeps of EM at most; EM ends earlier once the variances have settled."""
     tolerance: float = 0.02
     """EM has settled when no variance changes by more than this share in a sweep, and logits hardly move."""
     prior: Literal["learned", "parent"] = "learned"

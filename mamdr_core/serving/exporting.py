@@ -39,7 +39,7 @@ def export_model(spark: SparkSession, config: Config) -> dict[str, Any]:
     """Write a run as files that need neither this code nor a lake, and check what they predict.
 
     Returns:
-        run_id, folder, files (name to bytes), domains (with a theta_i in the file), gb (of parameters), rows (of a
+        run_id, folder, files (name to bytes), domains (with parameters in the file), gb (of parameters), rows (of a
         request), latency_ms (by file: median and p99 of a request, one thread), largest_difference (by file, of a
         probability from ours).
 
@@ -63,7 +63,7 @@ def export_model(spark: SparkSession, config: Config) -> dict[str, Any]:
     try:
         called = write_files(network, served, aside, config.export.onnx)
         scorer = Scorer(served, vectors, specific)
-        domains = [-1, *islice(specific, CHECKED_DOMAINS)]
+        domains = [-1, *islice(sorted(scorer.domains), CHECKED_DOMAINS)]
         differences = {name: compare(call, scorer, served, domains) for name, call in called.items()}
         if not max(differences.values()) <= TOLERANCE:
             raise RuntimeError(f"exported files predict otherwise than the run itself: {differences}")
@@ -77,7 +77,7 @@ def export_model(spark: SparkSession, config: Config) -> dict[str, Any]:
         "run_id": served.run_id,
         "folder": str(folder),
         "files": {file.name: file.stat().st_size for file in sorted(folder.iterdir())},
-        "domains": len(specific),
+        "domains": len(scorer.domains),
         "gb": round(gb, 6),
         "rows": ROWS,
         "latency_ms": latency,

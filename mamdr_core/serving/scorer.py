@@ -37,6 +37,9 @@ class Scorer:
         served: the run.
         vectors: fixed vectors by feature.
         specific: theta_i by domain index; None: all that the run has.
+
+    Attributes:
+        domains: indices of those with specific parameters: theta_i, or w_i of a mixed model.
     """
 
     def __init__(
@@ -47,7 +50,8 @@ class Scorer:
         self._mixed = served.mixed(self._engine)
         self._shared = served.shared()
         self._specific = served.specific() if specific is None else specific
-        self._having = frozenset(self._specific)
+        weighted = self._mixed.weights.domains_D.tolist() if self._mixed else ()
+        self.domains = frozenset((*self._specific, *weighted))
         self._last: tuple[int, Change | None] = (UNKNOWN_INDEX, None)
 
     def predict(self, indices: Mapping[str, NDArray[np.int32]], numeric_BK: NDArray[np.float32]) -> Tensor:
@@ -77,9 +81,9 @@ class Scorer:
         return self._last[1]
 
     def has_specific(self, domains: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """Whether there is a theta_i, by domain index [B]."""
+        """Whether there are specific parameters, by domain index [B]."""
         distinct, place = np.unique(domains, return_inverse=True)
-        found: NDArray[np.bool_] = np.array([int(domain) in self._having for domain in distinct], dtype=np.bool_)
+        found: NDArray[np.bool_] = np.array([int(domain) in self.domains for domain in distinct], dtype=np.bool_)
         return found[place]
 
 

@@ -67,7 +67,7 @@ class Served:
             engine: the run's, see `engine`.
         """
         with fetched(place_of(self.folder), "model package", only=MIXED) as folder:
-            state = load_mixed(folder, self.sizes["domain"])
+            state = load_mixed(folder)
         if state is None:
             return None
         settings, numeric = self.config.train.mixed, len(self.numeric)

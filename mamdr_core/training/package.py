@@ -32,7 +32,7 @@ from mamdr_core.stateful import State, Stateful
 from mamdr_core.training.intact import check_shards, check_shared, check_specific, read_object
 from mamdr_core.training.sealed import Facts, check, facts_of, flush_folder, seal, write_texts
 from mamdr_core.training.specific_files import SavedSpecific, save_specific
-from mamdr_core.training.state_files import read_state, write_state
+from mamdr_core.training.state_files import check_state, read_state, write_state
 from mamdr_core.training.storage import fetched, staged
 
 MIXED = "mixed-"
@@ -168,9 +168,7 @@ def load_package(folder: str, device: torch.device | str = "cpu", scratch: str =
             metrics=facts.metrics,
             shared=load_shared(path).to(device),
             specific=SavedSpecific([path / name for name in facts.files if name.startswith("specific-")], device),
-            mixed=load_mixed(path, facts.pinned["sizes"]["domain"])
-            if f"{MIXED}shared.safetensors" in facts.files
-            else None,
+            mixed=load_mixed(path),
         )
 
 
@@ -194,6 +192,10 @@ def _read_facts(path: Path) -> PackageFacts:
     for name in names:
         if name.startswith("specific-"):
             check_specific(path / name, dense)
+    if mixed := [name for name in names if name.startswith(MIXED)]:
+        check_state(
+            path, names, max(1, sum(name.startswith(f"{MIXED}rows-") for name in mixed)), MIXED, "model package"
+        )
     return PackageFacts(
         config=(path / "config.yaml").read_text(encoding="utf-8", errors="replace"),
         pinned=read_object(path / "pinned.json"),
@@ -202,18 +204,16 @@ def _read_facts(path: Path) -> PackageFacts:
     )
 
 
-def load_mixed(path: Path, domains: int, rank: int = 0, ranks: int = 1, owned_n: Tensor | None = None) -> State | None:
+def load_mixed(path: Path, rank: int = 0, ranks: int = 1, owned_n: Tensor | None = None) -> State | None:
     """The mixed model's state as the ranks saved it in a folder; None: there is none.
 
     Args:
         path: the folder.
-        domains: number n of domains.
         rank, ranks: whose state it is to be.
         owned_n: by domain, whether the rank owns it, bool [n]; None: it owns all.
     """
     if not (path / f"{MIXED}shared.safetensors").is_file():
         return None
-    owned_n = torch.ones(domains, dtype=torch.bool) if owned_n is None else owned_n
     return read_state(path, rank, ranks, owned_n, prefix=MIXED)
 
 

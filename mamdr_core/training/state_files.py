@@ -8,7 +8,7 @@
 <prefix>own-<rank>.safetensors     tensors of the rank (`State.own`)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +17,10 @@ from torch import Tensor
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.stateful import DomainRows, State
-from mamdr_core.training.intact import read_header
+from mamdr_core.training.intact import check_row_parts, expect, raise_damaged, read_header
+
+GROUPS = ("rows", "domains", "own")
+"""Of files that every rank writes."""
 
 
 def write_state(folder: Path, rank: int, state: State, prefix: str = "") -> list[str]:
@@ -35,14 +38,19 @@ def write_state(folder: Path, rank: int, state: State, prefix: str = "") -> list
 
 
 def read_state(
-    folder: Path, rank: int, ranks: int, owned_n: Tensor, counters: Sequence[Mapping[str, int]] = (), prefix: str = ""
+    folder: Path,
+    rank: int,
+    ranks: int,
+    owned_n: Tensor | None,
+    counters: Sequence[Mapping[str, int]] = (),
+    prefix: str = "",
 ) -> State:
     """The state of one rank, from the files of all ranks that wrote.
 
     Args:
         folder: holds the files.
         rank, ranks: this rank, and how many there are now.
-        owned_n: by domain, whether this rank owns it now, bool [n].
+        owned_n: by domain, whether this rank owns it now, bool [n]; None: it owns all.
         counters: of the ranks that wrote, which their files do not hold.
         prefix: of the names of the files.
 
@@ -57,6 +65,47 @@ def read_state(
         domains=_values_of_domains(folder, prefix, owned_n, wrote),
         own=load_file(folder / f"{prefix}own-{rank % wrote:05d}.safetensors"),
     )
+
+
+def check_state(folder: Path, names: Collection[str], ranks: int, prefix: str = "", kind: str = "checkpoint") -> None:
+    """Check that the files of all ranks are there and fit together; no tensor is read.
+
+    Args:
+        folder: holds the files.
+        names: of the files in its manifest.
+        ranks: how many wrote them.
+        prefix: of the names of the files.
+        kind: what the folder is, for error messages.
+
+    Raises:
+        MamdrError: a file is missing or damaged.
+    """
+    files = {group: [f"{prefix}{group}-{rank:05d}.safetensors" for rank in range(ranks)] for group in GROUPS}
+    shared = f"{prefix}shared.safetensors"
+    if missing := sorted({shared, *(name for group in GROUPS for name in files[group])} - set(names)):
+        raise MamdrError(f"{kind} {folder}: its manifest lists no {missing[0]}")
+    for name in (shared, *files["own"]):
+        read_header(folder / name)
+    check_row_parts([folder / name for name in files["rows"]])
+    _check_domain_rows([folder / name for name in files["domains"]])
+
+
+def _check_domain_rows(files: Sequence[Path]) -> None:
+    """Check that every name has domains and values, and that a name's rows are alike in all files."""
+    kinds: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for file in files:
+        header = read_header(file)
+        for key, (kind, shape) in header.items():
+            name, _, part = key.rpartition(".")
+            if part not in ("domain", "values"):
+                raise_damaged(file, key)
+            (rows,) = expect(file, header, f"{name}.domain", "I64", (None,))
+            if part == "values" and (
+                shape[:1] != (rows,) or kinds.setdefault(name, (kind, shape[1:])) != (kind, shape[1:])
+            ):
+                raise_damaged(file, key)
+            if f"{name}.values" not in header:
+                raise_damaged(file, key)
 
 
 def _rows_of_rank(folder: Path, prefix: str, rank: int, ranks: int, wrote: int) -> dict[str, Tensor]:
@@ -79,7 +128,7 @@ def _rows_of_rank(folder: Path, prefix: str, rank: int, ranks: int, wrote: int) 
     return rows
 
 
-def _values_of_domains(folder: Path, prefix: str, owned_n: Tensor, wrote: int) -> dict[str, DomainRows]:
+def _values_of_domains(folder: Path, prefix: str, owned_n: Tensor | None, wrote: int) -> dict[str, DomainRows]:
     """The values of this rank's domains, from the files of the ranks that owned them."""
     found: dict[str, list[DomainRows]] = {}
     for number in range(wrote):
@@ -89,6 +138,9 @@ def _values_of_domains(folder: Path, prefix: str, owned_n: Tensor, wrote: int) -
             if part != "values":
                 continue
             domain_R = tensors[f"{name}.domain"]
+            if owned_n is None:
+                found.setdefault(name, []).append(DomainRows(domain_R, values))
+                continue
             if ((domain_R < 0) | (domain_R >= len(owned_n))).any():
                 raise MamdrError(f"the checkpoint is of another lake: its {name} is of a domain beyond {len(owned_n)}")
             own_R = owned_n[domain_R]

@@ -10,6 +10,7 @@ from mamdr_core.config import Config, parse_config
 from mamdr_core.engine.device import choose_device
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.tables import Lake
+from mamdr_core.learning.methods import find_method
 from mamdr_core.models import build_model, declare_inputs
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples, pin_examples
@@ -106,5 +107,24 @@ def _check_fits(package: Package, config: Config, pinned: PinnedExamples, folder
         raise MamdrError(
             f"package {folder} is damaged: its parameters are not of the shapes of its config.yaml's model"
         )
+    check_mixed(config, package.mixed is not None, folder)
     if any(not 0 <= domain < len(pinned.domain_ids) for domain in package.specific):
         raise MamdrError(f"package {folder} is damaged: it has theta_i of a domain beyond {len(pinned.domain_ids)}")
+
+
+def check_mixed(config: Config, found: bool, folder: str) -> None:
+    """Check that a package has a mixed model if, and only if, its method has one.
+
+    Args:
+        config: the package's.
+        found: whether it has files of a mixed model.
+        folder: the package, for the error message.
+
+    Raises:
+        MamdrError: it has not.
+    """
+    if find_method(config.train.method).mixed != found:
+        raise MamdrError(
+            f"package {folder} is damaged: it has {'a' if found else 'no'} mixed model, which is not what its method "
+            f"{config.train.method} makes"
+        )

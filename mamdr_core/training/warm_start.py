@@ -43,7 +43,7 @@ class Heritage:
             owned_n: by domain, whether this rank owns it.
         """
         with fetched(place_of(self._package), "model package", self._scratch, only=MIXED) as folder:
-            return load_mixed(folder, len(owned_n), collective.rank, collective.size, torch.from_numpy(owned_n))
+            return load_mixed(folder, collective.rank, collective.size, torch.from_numpy(owned_n))
 
     def hand_down(self, learner: Learner, collective: Collective) -> None:
         """Put the parent's parameters in place of those that a new learner starts with.

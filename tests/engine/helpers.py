@@ -1,5 +1,7 @@
 """Small columns and models that several test modules share."""
 
+from dataclasses import replace
+
 import torch
 
 from mamdr_core.engine.columns import Columns, offsets_of
@@ -48,3 +50,9 @@ def as_double(columns: Columns) -> Columns:
     """The same rows in float64."""
     columns.numeric, columns.labels = columns.numeric.double(), columns.labels.double()
     return columns
+
+
+def with_base(columns: Columns, seed: int = 0) -> Columns:
+    """The same rows with random base logits."""
+    generator = torch.Generator().manual_seed(seed)
+    return replace(columns, base_logits=torch.randn(len(columns), generator=generator))

@@ -10,7 +10,7 @@ from mamdr_core.engine.optimizers import AdamState
 from mamdr_core.engine.parameters import Change, Rows, Scope, Theta
 from mamdr_core.models import build_model
 from mamdr_core.models.settings import ModelSettings
-from tests.engine.helpers import as_double, random_columns, small_engine, small_inputs
+from tests.engine.helpers import as_double, random_columns, small_engine, small_inputs, with_base
 
 
 class Plain:
@@ -23,16 +23,22 @@ class Plain:
 
     def loss(self, columns, rows):
         fields = {name: table(columns.ids[name][rows].long()) for name, table in self.tables.items()}
-        return binary_cross_entropy_with_logits(
-            self.net({**fields, "numeric": columns.numeric[rows]}), columns.labels[rows]
-        )
+        logits = self.net({**fields, "numeric": columns.numeric[rows]})
+        base_logits = 0 if columns.base_logits is None else columns.base_logits[rows]
+        return binary_cross_entropy_with_logits(logits + base_logits, columns.labels[rows])
 
     def dense(self):
         return torch.cat([p.detach().reshape(-1) for p in self.net.parameters()])
 
 
-def test_the_gradient_equals_autograds():
-    columns = as_double(random_columns([4, 6, 5]))
+def columns_of(counts, has_base=False, **options):
+    columns = as_double(random_columns(counts, **options))
+    return with_base(columns) if has_base else columns
+
+
+@pytest.mark.parametrize("has_base", [False, True])
+def test_the_gradient_equals_autograds(has_base):
+    columns = columns_of([4, 6, 5], has_base)
     engine, shared = small_engine(3)
     rows = torch.arange(3, 11)
     plain = Plain(shared)
@@ -43,10 +49,11 @@ def test_the_gradient_equals_autograds():
         torch.testing.assert_close(found.rows[name].values, table.weight.grad[found.rows[name].ids])
 
 
+@pytest.mark.parametrize("has_base", [False, True])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_a_trajectory_equals_a_plain_training_loop(optimizer):
+def test_a_trajectory_equals_a_plain_training_loop(optimizer, has_base):
     """Adam: one batch that touches every row at each step, where lazy and dense moments are the same."""
-    columns = as_double(random_columns([40, 60, 50], users=3, items=2))
+    columns = columns_of([40, 60, 50], has_base, users=3, items=2)
     engine, shared = small_engine(3, batch_size=1000)
     visits = [Visit(columns, torch.randperm(150)) for _ in range(4)]
     change = engine.descend(Theta(shared), visits, lr=0.05, optimizer=optimizer)
@@ -116,7 +123,11 @@ def test_prediction_at_theta_s_plus_theta_i_adds_only_touched_rows():
     moved.dense += 0.1
     moved.tables["item"][[2, 3]] += 1
     visit = Visit(columns, torch.arange(15))
-    torch.testing.assert_close(engine.predict(Theta(shared, specific), visit), engine.predict(Theta(moved), visit))
+    expected = engine.predict(Theta(moved), visit)
+    torch.testing.assert_close(engine.predict(Theta(shared, specific), visit), expected)
+    based = with_base(columns)
+    found = engine.predict(Theta(shared, specific), Visit(based, torch.arange(15).flip(0)))
+    torch.testing.assert_close(found, (expected + based.base_logits).flip(0))
 
 
 def test_no_visit_is_no_change():

@@ -19,7 +19,7 @@ from mamdr_core.errors import DivergedError, MamdrError
 from mamdr_core.models import build_model
 from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.tables import Inputs, Table
-from tests.engine.helpers import as_double, random_columns, small_engine, small_inputs
+from tests.engine.helpers import as_double, random_columns, small_engine, small_inputs, with_base
 
 COUNTS = [9, 1, 13, 0, 30, 7]
 DOMAINS = range(len(COUNTS))
@@ -39,8 +39,9 @@ def eager_engine(dropout: float = 0.5, **options) -> tuple[EagerEngine, Shared]:
     return engine, shared
 
 
-def columns_of(counts: list[int] = COUNTS) -> Columns:
-    return as_double(random_columns(counts))
+def columns_of(counts: list[int] = COUNTS, has_base: bool = False) -> Columns:
+    columns = as_double(random_columns(counts))
+    return with_base(columns) if has_base else columns
 
 
 def visit(columns: Columns, domain: int, as_domain: int | None = None) -> Visit:
@@ -58,7 +59,7 @@ def assert_same(found: Change, expected: Change, atol: float = 1e-10) -> None:
 
 def trajectories(columns: Columns, shared: Shared) -> tuple[list[Theta], list[list[Visit]]]:
     """DR's: a support of another set of columns, shown as the target, then the target; theta_i is not zero."""
-    supports = columns_of([6] * len(COUNTS))
+    supports = columns_of([6] * len(COUNTS), columns.base_logits is not None)
     generator = torch.Generator().manual_seed(4)
     like = {"generator": generator, "dtype": shared.dense.dtype}
     thetas = [
@@ -82,13 +83,17 @@ SCOPES = {
 }
 
 
+@pytest.mark.parametrize("has_base", [False, True])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_a_trajectory_over_many_domains_is_the_eager_one(optimizer):
-    columns, (eager, shared) = columns_of(), eager_engine()
+def test_a_trajectory_over_many_domains_is_the_eager_one(optimizer, has_base):
+    columns, (eager, shared) = columns_of(has_base=has_base), eager_engine()
     visits = [visit(columns, d) for d in (4, 0, 2, 1, 3, 5)]
     expected = eager.descend(Theta(shared), visits, 0.05, optimizer, seed=3)
-    assert_same(fast_engine().descend(Theta(shared), visits, 0.05, optimizer, seed=3), expected)
+    engine = fast_engine()
+    assert_same(engine.descend(Theta(shared), visits, 0.05, optimizer, seed=3), expected)
     assert expected.dense.abs().max() > 0.01
+    both = [each.predict(Theta(shared, expected), visits[0]) for each in (engine, eager)]
+    torch.testing.assert_close(*both, rtol=0, atol=1e-10)
 
 
 def test_carried_moments_go_on_as_in_the_eager_engine():
@@ -105,11 +110,12 @@ def test_carried_moments_go_on_as_in_the_eager_engine():
         torch.testing.assert_close(moments.second, states[1].tables[name].second)
 
 
+@pytest.mark.parametrize("has_base", [False, True])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("scopes", SCOPES)
-def test_stacked_trajectories_are_the_eager_ones_whatever_may_move(scopes, optimizer):
+def test_stacked_trajectories_are_the_eager_ones_whatever_may_move(scopes, optimizer, has_base):
     """Domains of 0, 1, 7, 9, 13 and 30 rows in batches of 4: stacks are padded, one row beside four, and cut."""
-    columns, (eager, shared) = columns_of(), eager_engine()
+    columns, (eager, shared) = columns_of(has_base=has_base), eager_engine()
     thetas, visits = trajectories(columns, shared)
     told = (thetas, visits, 0.05, optimizer, SCOPES[scopes], [11 + d for d in DOMAINS])
     for found, expected in zip(fast_engine().descend_many(*told), eager.descend_many(*told), strict=True):

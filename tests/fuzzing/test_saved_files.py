@@ -16,6 +16,8 @@ from mamdr_core.learning.domain_regularization import DomainRegularization
 from mamdr_core.learning.learner import Round
 from mamdr_core.learning.settings import DRSettings
 from mamdr_core.learning.weighted_loss import Uncertainty
+from mamdr_core.mixed.mixed_model import MixedModel
+from mamdr_core.mixed.settings import MixedSettings
 from mamdr_core.training.checkpoints import find_checkpoint
 from mamdr_core.training.early_stop import EarlyStop
 from mamdr_core.training.package import load_package, save_rank, seal_package
@@ -25,7 +27,9 @@ from mamdr_core.training.state import STATE, RunState, restore, take, write
 from tests.fuzzing.damage import damage
 from tests.fuzzing.examples import examples
 from tests.learning.test_structures import make_learner, run_one_round
+from tests.mixed.helpers import ITEMS, USERS, draw_columns, make_model
 
+ROWS = draw_columns([6, 4, 5], [0.0, 0.5], [0.5, 0.5])[0]
 STRUCTURE = "shared_bottom"  # its towers give theta_i rows of tables
 
 
@@ -47,11 +51,22 @@ def package(tmp_path_factory, learner):
     folder = tmp_path_factory.mktemp("package")
     texts = {
         "config.yaml": "model: {name: mlp}\n",
-        "pinned.json": json.dumps({"versions": {"examples": 1}, "sizes": {"user": 9}, "numeric": {"age": [0.0, 1.0]}}),
+        "pinned.json": json.dumps(
+            {"versions": {"examples": 1}, "sizes": {"user": 9, "domain": 3}, "numeric": {"age": [0.0, 1.0]}}
+        ),
         "metrics.json": json.dumps({"run_id": "r", "test_auc": 0.7, "seconds": {"inner": 1.0}}),
     }
-    seal_package(str(folder), f"{folder}-sealed", save_rank(str(folder), 0, learner.shared, learner.specific), texts)
+    mixed = make_model(ROWS)
+    mixed.fit(ROWS)
+    files = save_rank(str(folder), 0, learner.shared, learner.specific, mixed)
+    seal_package(str(folder), f"{folder}-sealed", files, texts)
     return Path(f"{folder}-sealed")
+
+
+def predict_mixed(loaded):
+    """Logits of the mixed model of a package."""
+    model = MixedModel.from_state(MixedSettings(), (), {}, 1, {"user": USERS, "item": ITEMS, "domain": 3}, loaded.mixed)
+    return model.predict(ROWS)
 
 
 def state_of(learner, done=0):
@@ -109,6 +124,7 @@ def test_a_damaged_package_is_one_line_or_still_whole(tmp_path_factory, package,
     damage(data, folder)
     try:
         loaded = load_package(str(folder))
+        found_N = predict_mixed(loaded) if loaded.mixed else None
     except MamdrError as error:
         is_one_line(error)
         return
@@ -116,6 +132,19 @@ def test_a_damaged_package_is_one_line_or_still_whole(tmp_path_factory, package,
     assert loaded.shared.dense.shape == expected.shared.dense.shape
     for change in loaded.specific.values():
         assert change.dense.shape == expected.shared.dense.shape
+    assert found_N is None or found_N.shape == (len(ROWS),)
+
+
+@pytest.mark.parametrize("name", ["shared", "rows-00000", "domains-00000", "own-00000"])
+def test_a_package_that_lacks_a_file_of_its_mixed_model_is_an_error(tmp_path_factory, package, name):
+    folder = copied(package, tmp_path_factory)
+    (folder / f"mixed-{name}.safetensors").unlink()
+    with pytest.raises(MamdrError, match=rf"mixed-{name}\.safetensors is missing"):
+        load_package(str(folder))
+    left = [file.name for file in folder.iterdir() if file.name != "manifest.json"]
+    seal(folder, facts_of(folder, left))
+    with pytest.raises(MamdrError, match=rf"model package .*: its manifest lists no mixed-{name}\.safetensors"):
+        load_package(str(folder))
 
 
 @examples(60)
@@ -140,7 +169,9 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path_factory, chec
 
 
 def test_intact_ones_are_taken(package, checkpoints, learner):
-    assert load_package(str(package)).specific.keys() == {0, 1, 2}
+    loaded = load_package(str(package))
+    assert loaded.specific.keys() == {0, 1, 2}
+    assert predict_mixed(loaded).abs().max() > 0.1
     assert find_checkpoint(checkpoints).newest == 2
     fresh = make_learner(STRUCTURE, 3)
     run = state_of(fresh)

@@ -59,6 +59,18 @@ def test_a_row_is_scored_alike_whatever_stands_beside_it(name):
     torch.testing.assert_close(model(alone)[0], model(fields)[4])
 
 
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_parameters_and_tables_of_zeros_give_the_logit_zero(name):
+    """So a mixed model alone is a package whose theta_S is zeros; features still vary."""
+    settings = small_settings(name)
+    inputs = small_inputs(settings, domains=3)
+    model, fields = build_model(settings, inputs).eval(), random_fields(inputs, 6)
+    fields |= {table.name: torch.zeros_like(fields[table.name]) for table in inputs.tables if table.trainable}
+    zeros = {key: torch.zeros_like(value) for key, value in model.named_parameters()}
+    logits = torch.func.functional_call(model, zeros, (fields,))
+    assert logits.tolist() == [0.0] * 6
+
+
 def formula(name: str) -> tuple[int, int, int]:
     """Dense parameters, parameters of each domain, first-order weights of each id; as docs/models.md has them."""
     mlp = fully_connected(384, 256, 128, 64, 1)

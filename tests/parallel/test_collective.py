@@ -9,7 +9,7 @@ from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from mamdr_core.parallel.placement import place_domains
 from mamdr_core.parallel.supports import exchange_supports
-from tests.engine.helpers import random_columns
+from tests.engine.helpers import random_columns, with_base
 
 
 def test_simulated_ranks_speak_as_a_collective():
@@ -81,8 +81,10 @@ def test_small_domains_that_lie_together_go_to_one_rank_and_loads_stay_even():
     assert np.count_nonzero(np.diff(in_files)) == 2  # three stretches; the rank of the first domain is full
 
 
-def test_support_samples_are_the_same_whatever_rank_owns_a_domain():
+@pytest.mark.parametrize("has_base", [False, True])
+def test_support_samples_are_the_same_whatever_rank_owns_a_domain(has_base):
     columns = random_columns([40, 3, 25, 10])
+    columns = with_base(columns) if has_base else columns
     whole = exchange_supports(SingleProcess(), columns, 8, seed=4)
     assert whole.counts.tolist() == [8, 3, 8, 8]
     owner = np.array([1, 0, 1, 0])
@@ -97,3 +99,7 @@ def test_support_samples_are_the_same_whatever_rank_owns_a_domain():
         assert all(torch.equal(part.ids[name], whole.ids[name]) for name in whole.ids)
         assert torch.equal(part.labels, whole.labels)
         assert torch.equal(part.numeric, whole.numeric)
+        assert part.base_logits is None if not has_base else torch.equal(part.base_logits, whole.base_logits)
+    if has_base:
+        taken = set(zip(whole.numeric[:, 0].tolist(), whole.base_logits.tolist(), strict=True))
+        assert taken < set(zip(columns.numeric[:, 0].tolist(), columns.base_logits.tolist(), strict=True))

@@ -5,12 +5,14 @@ from pathlib import Path
 import torch
 
 from mamdr_core.config import parse_config
+from mamdr_core.engine.columns import Columns, offsets_of
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.parameters import Change, Rows, Shared
 from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.models import build_model, declare_inputs
-from mamdr_core.parallel.collective import run_simulated
+from mamdr_core.parallel.collective import Collective, run_simulated
 from mamdr_core.parallel.sharded import ShardedTable
 from mamdr_core.serving.served import Served
 from mamdr_core.training.package import save_rank
@@ -19,10 +21,11 @@ SIZES = {"user": 50, "item": 40, "domain": 6, "weekday": 7}
 VECTORS = {"user_vector": torch.randn(51, 6, generator=torch.Generator().manual_seed(1))}
 
 
-def make_served(folder: Path, ranks: int = 1, touched: bool = False, **model) -> Served:
-    """A run of four domains out of six with drawn parameters, saved by its ranks."""
+def make_served(folder: Path, ranks: int = 1, touched: bool = False, method: str = "mamdr", **model) -> Served:
+    """A run of four domains out of six with drawn parameters, saved by its ranks; mixed has w_i, and no theta_i."""
     config = parse_config(
         {
+            "train": {"method": method},
             "model": {"embedding_dim": 8, "hidden": [16, 8], "dropout": 0.3, **model},
             "features": [
                 {"name": "hour", "kind": "numeric"},
@@ -44,7 +47,7 @@ def make_served(folder: Path, ranks: int = 1, touched: bool = False, **model) ->
                 if table.trainable and (table.column == "domain" or touched)
             },
         )
-        for domain in range(4)
+        for domain in range(0 if method == "mixed" else 4)
     }
 
     def save(collective):
@@ -55,7 +58,28 @@ def make_served(folder: Path, ranks: int = 1, touched: bool = False, **model) ->
         store = SpecificStore(specific if collective.rank == 0 else [], MemorySlots(shared.dense), shared.dense)
         for domain in store:
             store[domain] = specific[domain]
-        return save_rank(str(folder), collective.rank, Shared(shared.dense, tables), store)
+        mixed = None
+        if method == "mixed":
+            train = mixed_rows(collective)
+            told = (inputs.tables, VECTORS, 1, SIZES, train.occupied.tolist(), collective)
+            mixed = MixedModel(config.train.mixed, *told)
+            mixed.fit(train)
+        return save_rank(str(folder), collective.rank, Shared(shared.dense, tables), store, mixed)
 
     files = {name for saved in run_simulated(save, ranks) for name in saved}
     return Served("run", str(folder), tuple(sorted(files)), config, {}, SIZES, {"hour": (11.0, 5.0)})
+
+
+def mixed_rows(collective: Collective) -> Columns:
+    """A rank's rows of four domains, whose labels depend on the user within the domain."""
+    random = torch.Generator().manual_seed(2)
+    domain_N = torch.arange(4).repeat_interleave(500)
+    ids = {name: torch.randint(0, size + 1, (2000,), generator=random) for name, size in SIZES.items()}
+    ids["domain"] = domain_N + 1
+    columns = Columns(
+        ids={name: column.int() for name, column in ids.items()},
+        numeric=torch.randn(2000, 1, generator=random),
+        labels=((7 * ids["user"] + 3 * domain_N) % 5 < 2).float(),
+        offsets=offsets_of(torch.tensor([500, 500, 500, 500, 0, 0])),
+    )
+    return columns.take((domain_N % collective.size == collective.rank).nonzero().squeeze(1))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mamdr_core.models import MODELS
-from mamdr_core.serving.files import compare
+from mamdr_core.serving.files import compare, write_files
 from mamdr_core.serving.network import ServedNetwork
 from mamdr_core.serving.scorer import Scorer
 from mamdr_core.training.package import load_shared
@@ -17,6 +17,34 @@ def test_the_network_predicts_as_the_run_does_in_known_and_unknown_domains(tmp_p
     network = ServedNetwork(served, load_shared(tmp_path), served.specific(), VECTORS).eval()
     difference = compare(network, Scorer(served, VECTORS), served, [-1, 0, 3, 5])
     assert difference < 1e-6
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_the_mixed_model_of_a_run_is_served_wherever_its_parts_were_saved(tmp_path, ranks):
+    """w_i, effects of users and items, and those of a user within a domain; domain 5 has no rows."""
+    served = make_served(tmp_path, ranks, method="mixed")
+    mixed = served.mixed(served.engine(VECTORS))
+    assert mixed.effects[2].variance > 0.1
+    scorer = Scorer(served, VECTORS)
+    assert scorer.domains == {0, 1, 2, 3}
+    shared = load_shared(tmp_path)
+    network = ServedNetwork(served, shared, {}, VECTORS, mixed).eval()
+    assert compare(network, scorer, served, [-1, 0, 3, 5]) < 1e-6
+    mixed.effects[2].values_K.zero_()
+    without = ServedNetwork(served, shared, {}, VECTORS, mixed).eval()
+    assert compare(without, scorer, served, [0]) > 0.1
+    assert compare(without, scorer, served, [-1, 5]) < 1e-6
+    alone = ServedNetwork(served, shared, {}, VECTORS).eval()
+    assert compare(alone, scorer, served, [5]) > 1e-2
+
+
+@pytest.mark.slow
+def test_exported_files_of_a_mixed_model_predict_as_the_run_does(tmp_path):
+    served = make_served(tmp_path, method="mixed")
+    mixed = served.mixed(served.engine(VECTORS))
+    network = ServedNetwork(served, load_shared(tmp_path), {}, VECTORS, mixed).eval()
+    for call in write_files(network, served, tmp_path, onnx=True).values():
+        assert compare(call, Scorer(served, VECTORS), served, [-1, 0, 3, 5]) < 1e-5
 
 
 def test_theta_i_and_the_domain_make_a_difference(tmp_path):

@@ -92,9 +92,11 @@ def test_stopped_and_resumed_every_method_gives_the_undisturbed_run_bit_for_bit(
     assert_same_result(found, expected)
 
 
-@pytest.mark.parametrize("tables", ["replicated", "sharded"])
-def test_stopped_and_resumed_two_ranks_give_the_undisturbed_run_bit_for_bit(make_task, monkeypatch, place, tables):  # noqa: F811
-    undisturbed, stopped = make_task(2, tables=tables), make_task(2, tables=tables)
+@pytest.mark.parametrize(("method", "tables"), [("mamdr", "replicated"), ("mamdr", "sharded"), ("mixed", "sharded")])
+def test_stopped_and_resumed_two_ranks_give_the_undisturbed_run_bit_for_bit(
+    make_task, monkeypatch, place, method, tables  # noqa: F811
+):  # fmt: skip
+    undisturbed, stopped = (make_task(2, method=method, tables=tables) for _ in range(2))
     expected = run_simulated(partial(train_rank, undisturbed), 2)[0]
     for stop_after in (2, 3):
         run(stopped, 2, place, monkeypatch, stop_after)

@@ -39,7 +39,7 @@ def make_task(spark, trained_config, tmp_path_factory):
 
 
 def parameters(task):
-    """Everything that the ranks of a task saved, theta_i by domain."""
+    """Everything that the ranks of a task saved, theta_i by domain and the mixed model by file."""
     shared = load_shared(Path(task.package))
     found = {"dense": shared.dense, **shared.tables}
     for file in sorted(Path(task.package).glob("specific-*")):
@@ -47,6 +47,8 @@ def parameters(task):
         found |= {
             f"theta_{domain}": dense for domain, dense in zip(saved["domains"].tolist(), saved["dense"], strict=True)
         }
+    for file in sorted(Path(task.package).glob("mixed-*")):
+        found |= {f"{file.stem}.{name}": values for name, values in load_file(file).items()}
     return found
 
 
@@ -70,7 +72,9 @@ def test_every_method_trains_and_measures_every_domain(make_task, method):
     assert 0.4 < test.mean_auc() < 1
     assert test.oracle_auc.nanmean() > test.mean_auc()
     assert result.rows_descended >= 2 * task.pinned.counts["train"].sum()
-    assert (len(parameters(task)) > 5) == (method in ("separate", "dr", "mamdr", "finetune"))
+    saved = parameters(task)
+    assert any(name.startswith("theta_") for name in saved) == (method in ("separate", "dr", "mamdr", "finetune"))
+    assert any(name.startswith("mixed-") for name in saved) == (method == "mixed")
 
 
 @pytest.mark.parametrize(
@@ -95,10 +99,10 @@ def test_launched_ranks_give_what_the_same_ranks_give_in_one_process(spark, make
     assert_same(parameters(launched), parameters(simulated))
 
 
-@pytest.mark.parametrize(("method", "on_horovod"), [("mamdr", True), ("finetune", False)])
+@pytest.mark.parametrize(("method", "on_horovod"), [("mamdr", True), ("finetune", False), ("mixed", False)])
 def test_sharded_tables_train_what_whole_tables_train(spark, make_task, method, on_horovod):
     """With fresh moments, which alone differ; theta_i also covers rows. One rank owns no domain."""
-    owner = [0, 0, 1, 1, 0] if method == "mamdr" else [1, 1, 1, 1, 1]
+    owner = [1, 1, 1, 1, 1] if method == "finetune" else [0, 0, 1, 1, 0]
     tasks = []
     for tables in ("replicated", "sharded"):
         task = make_task(2, owner, method=method, tables=tables)
@@ -249,6 +253,22 @@ def test_a_run_that_diverges_names_the_domain_by_its_id(make_task):
         train_rank(task, SingleProcess())
     skipping = replace(task, config=replace(task.config, train=replace(task.config.train, on_nan="skip")))
     assert train_rank(skipping, SingleProcess()).skipped_steps > 0
+
+
+def test_the_mixed_model_does_not_depend_on_the_number_of_ranks(make_task):
+    """Where theta_S stays as it was drawn; the sums of several ranks are rounded otherwise."""
+    results = []
+    for ranks in (1, 2):
+        task = make_task(ranks, method="mixed")
+        train = replace(task.config.train, inner=replace(task.config.train.inner, lr=0.0))
+        task = replace(task, config=replace(task.config, train=train))
+        results.append(run_simulated(partial(train_rank, task), ranks)[0])
+    alone, shared = results
+    assert alone.specific_bytes == shared.specific_bytes
+    assert [each.round for each in alone.curve] == [each.round for each in shared.curve]
+    for split, measured in alone.metrics.items():
+        torch.testing.assert_close(shared.metrics[split].logloss, measured.logloss, rtol=0, atol=1e-4)
+        torch.testing.assert_close(shared.metrics[split].auc, measured.auc, rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize(("rows", "start"), [("touched", "zeros"), ("none", "random")])

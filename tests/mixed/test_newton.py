@@ -1,0 +1,159 @@
+"""Newton's method for many domains at once, against plain Newton in float64."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from mamdr_core.mixed.newton import Prior, fit_domains, leverages
+
+BOUND = 2e-5
+"""Of a weight, a variance or a logit in float32, relative to the largest of its kind where that is above 1."""
+MEAN, TAU = [-0.5, 0.3, 0.0], [0.8, 2.0, 0.5]
+SIZES = {"ordinary": 40, "separable": 25, "of one class": 9, "of one row": 1, "of no row": 0}
+
+
+def prior_of(mean=MEAN, tau=TAU):
+    return Prior(torch.tensor(mean), torch.tensor(tau))
+
+
+def draw_domain(name, scale=1.0):
+    """phi, labels and base logits of a domain."""
+    rows = SIZES[name]
+    random = np.random.default_rng(rows)
+    phi_MF = np.concatenate([np.ones((rows, 1)), scale * random.normal(size=(rows, 2))], 1)
+    drawn_M = random.random(rows) < 1 / (1 + np.exp(-phi_MF @ np.array([0.2, 1.0, -0.5])))
+    labels_M = {"separable": phi_MF[:, 1] > 0, "of one class": np.ones(rows)}.get(name, drawn_M)
+    made = (phi_MF, labels_M, random.normal(size=rows))
+    return tuple(torch.tensor(np.array(each), dtype=torch.float32) for each in made)
+
+
+def stack(domains, padding=0.0):
+    """Domains padded to the longest: phi, labels, base logits and which rows are real."""
+    most = max(len(phi_MF) for phi_MF, _, _ in domains)
+    phi_GMF = torch.full((len(domains), most, 3), padding)
+    labels_GM, base_GM = torch.full((len(domains), most), padding), torch.full((len(domains), most), padding)
+    real_GM = torch.zeros(len(domains), most)
+    for place, (phi_MF, labels_M, base_M) in enumerate(domains):
+        rows = len(phi_MF)
+        phi_GMF[place, :rows], labels_GM[place, :rows], base_GM[place, :rows] = phi_MF, labels_M, base_M
+        real_GM[place, :rows] = 1
+    return phi_GMF, labels_GM, base_GM, real_GM
+
+
+def fit(domains, prior, start=0.0, steps=12, padding=0.0):
+    phi_GMF, labels_GM, base_GM, real_GM = stack(domains, padding)
+    start_GF = torch.full((len(domains), 3), start)
+    return fit_domains(phi_GMF, labels_GM, base_GM, real_GM, prior, start_GF, steps)
+
+
+def reference(domain, prior, steps=60):
+    """Mode and covariance of w by damped Newton in w itself, float64."""
+    phi_MF, labels_M, base_M = (each.double().numpy() for each in domain)
+    mean_F, precision_F = prior.mean_F.double().numpy(), 1 / prior.tau_F.double().numpy() ** 2
+
+    def objective(w_F):
+        return objective_of(domain, prior, w_F)
+
+    w_F = mean_F.copy()
+    for _ in range(steps):
+        p_M = 1 / (1 + np.exp(-(base_M + phi_MF @ w_F)))
+        hessian_FF = (phi_MF.T * (p_M * (1 - p_M))) @ phi_MF + np.diag(precision_F)
+        step_F = np.linalg.solve(hessian_FF, phi_MF.T @ (p_M - labels_M) + (w_F - mean_F) * precision_F)
+        share = 1.0
+        while objective(w_F - share * step_F) > objective(w_F) + 1e-12:
+            share /= 2
+        w_F = w_F - share * step_F
+    return w_F, np.linalg.inv(hessian_FF)
+
+
+def objective_of(domain, prior, w_F):
+    """Negative log-posterior of w, float64."""
+    phi_MF, labels_M, base_M = (each.double().numpy() for each in domain)
+    z_M = base_M + phi_MF @ w_F
+    white_F = (w_F - prior.mean_F.double().numpy()) / prior.tau_F.double().numpy()
+    return (np.logaddexp(0, z_M) - labels_M * z_M).sum() + (white_F**2).sum() / 2
+
+
+def assert_near(found, expected):
+    expected = torch.as_tensor(expected, dtype=torch.float64)
+    atol = BOUND * max(1.0, float(expected.abs().max()) if expected.numel() else 0.0)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=atol)
+
+
+def test_mode_and_covariance_are_those_of_plain_newton_in_float64():
+    """Also of domains that are separable, of one class, of one row, and without rows, all in one padded batch."""
+    domains, prior = [draw_domain(name) for name in SIZES], prior_of()
+    posterior = fit(domains, prior)
+    for place, domain in enumerate(domains):
+        w_F, covariance_FF = reference(domain, prior)
+        assert_near(prior.mean_F + prior.tau_F * posterior.white_GF[place], w_F)
+        assert_near(prior.tau_F[:, None] * posterior.covariance_GFF[place] * prior.tau_F, covariance_FF)
+        phi_MF = domain[0].double().numpy()
+        assert_near(posterior.logits_GM[place, : len(phi_MF)], phi_MF @ w_F)
+    assert posterior.white_GF[list(SIZES).index("separable")].abs().max() > 1  # the data speak, the prior bounds
+
+
+def test_the_variance_of_a_rows_logit_is_that_of_the_posterior():
+    domain, prior = draw_domain("ordinary"), prior_of()
+    covariance_FF = reference(domain, prior)[1]
+    phi_MF = domain[0].double().numpy()
+    found_GM = leverages(domain[0][None], prior, fit([domain], prior).covariance_GFF)
+    assert_near(found_GM[0], ((phi_MF @ covariance_FF) * phi_MF).sum(1))
+
+
+def test_what_padding_holds_does_not_matter():
+    domains, prior = [draw_domain(name) for name in ("of one row", "ordinary", "of no row")], prior_of()
+    together, odd = fit(domains, prior), fit(domains, prior, padding=100.0)
+    assert torch.equal(together.white_GF, odd.white_GF)
+    assert torch.equal(together.covariance_GFF, odd.covariance_GFF)
+    for place, domain in enumerate(domains):
+        alone = fit([domain], prior)
+        assert_near(together.white_GF[place], alone.white_GF[0])
+        assert_near(together.covariance_GFF[place], alone.covariance_GFF[0])
+
+
+@pytest.mark.parametrize("start", [-12.0, 12.0])
+def test_a_step_that_would_raise_the_objective_is_halved(start):
+    """Far from the mode the curvature vanishes, and Newton's own step goes beyond it."""
+    domain, prior = draw_domain("ordinary", scale=3.0), prior_of(tau=[3.0, 3.0, 3.0])
+    mean_F, tau_F = prior.mean_F.double().numpy(), prior.tau_F.double().numpy()
+    objectives = []
+    for steps in range(12):
+        white_F = fit([domain], prior, start, steps).white_GF[0]
+        objectives.append(objective_of(domain, prior, mean_F + tau_F * white_F.double().numpy()))
+    for before, after in pairwise(objectives):
+        assert after <= before + 2e-5 * (1 + before)
+    w_F = reference(domain, prior)[0]
+    assert objectives[-1] == pytest.approx(objective_of(domain, prior, w_F), rel=1e-5)
+    assert objective_of(domain, prior, mean_F + tau_F * full_step(domain, prior, start)) > 2 * objectives[0]
+
+
+def full_step(domain, prior, start):
+    """Where Newton's undamped step leads from a point in the prior's units, float64."""
+    phi_MF, labels_M, base_M = (each.double().numpy() for each in domain)
+    white_MF = phi_MF * prior.tau_F.double().numpy()
+    at_F = np.full(3, start)
+    p_M = 1 / (1 + np.exp(-(base_M + phi_MF @ prior.mean_F.double().numpy() + white_MF @ at_F)))
+    hessian_FF = np.eye(3) + (white_MF.T * (p_M * (1 - p_M))) @ white_MF
+    return at_F - np.linalg.solve(hessian_FF, white_MF.T @ (p_M - labels_M) + at_F)
+
+
+@pytest.mark.parametrize("tau", [0.0, 1e-3])
+def test_a_prior_without_spread_gives_its_mean(tau):
+    domains, prior = [draw_domain(name) for name in SIZES], prior_of(tau=[tau] * 3)
+    posterior = fit(domains, prior)
+    weights_GF = prior.mean_F + prior.tau_F * posterior.white_GF
+    assert (weights_GF - prior.mean_F).abs().max() <= 25 * tau**2  # a gradient of 40 rows at most, times tau^2
+    unit_GFF = torch.eye(3).expand(len(domains), 3, 3)
+    torch.testing.assert_close(posterior.covariance_GFF, unit_GFF, rtol=0, atol=40 * tau**2)
+
+
+def test_without_a_step_the_start_is_taken_for_the_mode():
+    domain, prior = draw_domain("ordinary"), prior_of()
+    fitted = fit([domain], prior)
+    phi_GMF, labels_GM, base_GM, real_GM = stack([domain])
+    again = fit_domains(phi_GMF, labels_GM, base_GM, real_GM, prior, fitted.white_GF, 0)
+    assert torch.equal(again.white_GF, fitted.white_GF)
+    torch.testing.assert_close(again.covariance_GFF, fitted.covariance_GFF, rtol=0, atol=BOUND)

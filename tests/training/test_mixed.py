@@ -1,0 +1,72 @@
+"""The method mixed from end to end: what a run reports, records, saves, and what its package predicts elsewhere."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from pyspark.sql import functions as F
+
+from mamdr_core.config import with_values
+from mamdr_core.lake.tables import Lake
+from mamdr_core.serving.exporting import export_model
+from mamdr_core.serving.scoring import score
+from mamdr_core.training.building import make_engine
+from mamdr_core.training.evaluation import predict_domains
+from mamdr_core.training.measure import evaluate_package
+from mamdr_core.training.run import train_mamdr
+from mamdr_core.training.trained import open_trained
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def config(trained_config):
+    return with_values(trained_config, {"train.method": "mixed"})
+
+
+@pytest.fixture(scope="module")
+def figures(spark, config):
+    """What one run on one rank reports."""
+    return train_mamdr(spark, config)
+
+
+def test_a_run_reports_its_figures_and_first_validates_the_mixed_model_alone(spark, config, figures):
+    assert (figures["method"], figures["domains"], figures["domains_measured"]) == ("mixed", 5, 5)
+    assert figures["epochs"] == 2
+    assert 0.55 < figures["test_auc"] < 1
+    assert 0.5 < figures["val_auc"] < 1
+    assert figures["seconds"]["mixed"] > 0
+    assert figures["specific_bytes"] > 5 * 20 * 4  # w_i over 1 + 3 * 6 + 1 entries of five domains at least
+    curve = Lake(spark, config.lake.root).read("training_curves").where(F.col("run_id") == figures["run_id"])
+    rows = curve.orderBy("rows", "round").collect()
+    assert [row["round"] for row in rows] == [0, 2, 4, 6, 8]
+    assert (rows[0]["rows"], rows[0]["best"]) == (0, True)
+    assert figures["val_auc"] == pytest.approx(max(row["val_auc"] for row in rows), abs=1e-12)
+
+
+def test_evaluating_the_package_gives_the_figures_of_training(spark, config, figures):
+    measured = evaluate_package(spark, replace(config, evaluate=replace(config.evaluate, run_id=figures["run_id"])))
+    assert measured["auc"] == pytest.approx(figures["test_auc"], abs=1e-12)
+    assert measured["weighted_auc"] == pytest.approx(figures["weighted_test_auc"], abs=1e-12)
+
+
+def test_scores_and_exported_files_are_the_predictions_of_evaluation(spark, config, figures, tmp_path):
+    trained = open_trained(spark, config, figures["run_id"])
+    engine = make_engine(trained.config, trained.pinned, trained.share, trained.device)
+    columns = trained.package.under_mixed(trained.share.columns("test"), engine, trained.config.train.mixed)
+    assert columns.base_logits.std() > 0.1
+    logits = predict_domains(engine, trained.package.shared, {}, columns, range(5))
+    scored = score(spark, with_values(config, {"score.run_id": figures["run_id"]}))
+    assert scored["specific_rows"] == scored["rows"] == len(columns)
+    batch = Lake(spark, config.lake.root).read("scores").where(F.col("batch") == figures["run_id"]).toPandas()
+    place = {domain: number for number, domain in enumerate(trained.pinned.domain_ids)}
+    batch = batch.assign(place=batch["domain"].map(place), number=batch["key"].astype("int64"))
+    found = batch.sort_values(["place", "number"])["score"]
+    np.testing.assert_allclose(found, logits.double().sigmoid().numpy(), rtol=0, atol=1e-6)
+    assert torch.isfinite(logits).all()
+    values = {"export.run_id": figures["run_id"], "export.folder": str(tmp_path / "model")}
+    exported = export_model(spark, with_values(config, values))
+    assert set(exported["files"]) == {"model.pt2", "model.onnx", "signature.json"}
+    assert exported["domains"] == 5
+    assert max(exported["largest_difference"].values()) < 1e-5
