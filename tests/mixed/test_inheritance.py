@@ -1,0 +1,89 @@
+"""A mixed model that starts from another run's, and one of which some domains are fitted alone."""
+
+import pytest
+import torch
+
+from tests.mixed.helpers import draw_columns, fitted, make_model
+
+COUNTS = [400, 300, 200, 0, 500]
+MEAN, TAU = (0.2, 0.8), (0.5, 0.4)
+
+
+@pytest.fixture(scope="module")
+def days():
+    """Two days of the same world, whose fourth domain has rows on the second alone."""
+    both, _ = draw_columns([800, 600, 400, 300, 1000], MEAN, TAU, user=0.5, seed=5)
+    rows = torch.arange(len(both))
+    within = rows - both.offsets[both.ids["domain"].long() - 1]
+    first = within < torch.tensor(COUNTS)[both.ids["domain"].long() - 1]
+    return both.take(rows[first]), both.take(rows[~first]), both
+
+
+def test_a_parents_values_make_em_settle_sooner_at_the_same_place(days):
+    first, _, both = days
+    parent, cold = fitted(first), make_model(both)
+    cold_sweeps = cold.fit(both)
+    warm = make_model(both)
+    warm.inherit(parent.state_dict())
+    assert warm.fit(both) <= cold_sweeps
+    assert torch.allclose(warm.predict(both), cold.predict(both), atol=0.05)
+
+
+def test_a_parents_posterior_as_the_prior_learns_a_day_as_all_days_would(days):
+    first, second, both = days
+    parent, whole = fitted(first), fitted(both)
+    child = make_model(second, prior="parent")
+    child.inherit(parent.state_dict())
+    child.fit(second)
+    alone = fitted(second)
+    gaps = {name: float((model.predict(both) - whole.predict(both)).abs().mean())
+            for name, model in {"child": child, "first day": parent, "second day": alone}.items()}  # fmt: skip
+    assert gaps["child"] < 0.15
+    assert gaps["child"] < 0.9 * min(gaps["first day"], gaps["second day"])
+    assert (child.weights.variances_DF[:3] < parent.weights.variances_DF[:3]).all()
+    # The new domain has the parent's prior; the variances of the prior stay as the parent has learned them.
+    assert child.weights.domains_D.tolist() == [0, 1, 2, 3, 4]
+    assert torch.equal(child.weights.prior.tau_F, parent.weights.prior.tau_F)
+
+
+def test_domains_that_no_longer_have_rows_keep_the_parents_weights(days):
+    first, _, _ = days
+    parent = fitted(first)
+    some = first.take(torch.arange(400, 700))  # of the second domain
+    child = make_model(first)
+    child.inherit(parent.state_dict())
+    child.fit(some)
+    assert torch.equal(child.weights.weights_DF[0], parent.weights.weights_DF[0])
+    assert not torch.equal(child.weights.weights_DF[1], parent.weights.weights_DF[1])
+    pairs = next(effect for effect in child.effects if effect.name == "user_in_domain")
+    held = torch.isin(pairs.keys_K // pairs.size - 1, torch.tensor([0, 2, 4]))
+    before = next(effect for effect in parent.effects if effect.name == "user_in_domain")
+    assert int(held.sum()) == int(torch.isin(before.keys_K // before.size - 1, torch.tensor([0, 2, 4])).sum())
+
+
+def test_one_domain_is_refitted_and_everything_else_stays(days):
+    first, _, both = days
+    parent = fitted(first)
+    new_rows = both.take(torch.arange(int(both.offsets[3]), int(both.offsets[4])))
+    child = make_model(both)
+    child.inherit(parent.state_dict())
+    child.refit(new_rows)
+    place = {domain: place for place, domain in enumerate(child.weights.domains_D.tolist())}
+    for other, domain in enumerate(parent.weights.domains_D.tolist()):
+        assert torch.equal(child.weights.weights_DF[place[domain]], parent.weights.weights_DF[other])
+    assert not torch.allclose(child.weights.weights_DF[place[3]], parent.weights.prior.mean_F, atol=0.05)
+    for effect, before in zip(child.effects[:2], parent.effects[:2], strict=True):
+        assert torch.equal(effect.values_K, before.values_K)
+        assert effect.variance == before.variance
+
+
+def test_a_vocabulary_that_has_grown_starts_new_ids_at_zero(days):
+    first, _, _ = days
+    parent = fitted(first)
+    grown = make_model(first, sizes={"user": 300, "item": 150, "domain": 5})
+    grown.inherit(parent.state_dict())
+    users = grown.effects[0]
+    assert torch.equal(users.values_K[:251], parent.effects[0].values_K)
+    assert torch.equal(users.values_K[251:], torch.zeros(50))
+    assert torch.allclose(users.variances_K[251:], torch.tensor(users.variance, dtype=torch.float32))
+    assert torch.allclose(grown.predict(first), parent.predict(first), atol=1e-5)
