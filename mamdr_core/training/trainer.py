@@ -124,10 +124,11 @@ class Trainer:
         """
         at = self.position
         progress = Progress(stage.most_rounds, self.collective.rank == 0, at.done)
-        if (self.warm or not stage.update_shared) and self.early_stop.shared is None:
-            self._validate(stage)  # what a stage starts with is kept, unless it finds better
-        if self.mixed and self.early_stop.shared is None:
-            self._validate_alone(stage)
+        if self.early_stop.shared is None:  # not resumed: what a stage starts with is kept, unless it finds better
+            if self.warm or not stage.update_shared:
+                self._validate(stage)
+            if self.mixed:
+                self._validate_alone(stage)
         mamdr(
             self._rounds(stage),
             self._timed(stage.update_shared),
