@@ -162,7 +162,8 @@ def lay_out(stack: Stack, tables: Sequence[Table], device: torch.device, dtype: 
 
 
 def _base_logits(columns: Columns) -> Tensor:
-    return torch.zeros_like(columns.labels) if columns.base_logits is None else columns.base_logits
+    nothing = columns.labels.new_zeros(1).expand_as(columns.labels)  # takes no memory
+    return nothing if columns.base_logits is None else columns.base_logits
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mamdr_core.engine.columns import Columns, FrozenTables
+from mamdr_core.errors import MamdrError
 from mamdr_core.models.tables import Table
 from mamdr_core.parallel.collective import Collective
 from mamdr_core.stateful import State
@@ -54,6 +55,9 @@ class Design:
         Args:
             columns: this rank's training rows.
             collective: the ranks.
+
+        Raises:
+            MamdrError: an entry is not finite.
         """
         sums_3F = torch.zeros(3, len(self), dtype=torch.float64)
         for places in torch.arange(len(columns)).split(PART_ROWS) if len(columns) else ():
@@ -64,6 +68,10 @@ class Design:
         deviation_F = (squares_F / rows_F.clamp_min(1) - self.mean_F.square()).clamp_min(0).sqrt()
         self.scale_F = torch.where(deviation_F > _LEAST_DEVIATION, 1 / deviation_F.clamp_min(_LEAST_DEVIATION), 0)
         self.mean_F[0], self.scale_F[0] = 0, 1
+        finite_F = self.mean_F.isfinite() & self.scale_F.isfinite()
+        if not finite_F.all():
+            name = self.names[int((~finite_F).nonzero()[0])]
+            raise MamdrError(f"{name} of the training rows is not finite: look at that feature's values")
 
     def rows(self, columns: Columns, places_M: Tensor) -> Tensor:
         """The values phi of some rows, float32 [M, F]."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.threads import one_thread
+from mamdr_core.heartbeat import beat
 from mamdr_core.mixed.design import Design
 from mamdr_core.mixed.newton import Posterior, Prior, fit_domains, leverages
 from mamdr_core.parallel.collective import Collective
@@ -29,6 +30,8 @@ FIRST_STEPS, NEXT_STEPS = 5, 2
 """Newton steps of the first sweep, and of every later one, which starts at the mode of the sweep before."""
 LEAST_TAU = 1e-3
 """Smallest standard deviation of the prior: here w_i equals the prior's mean, whatever the rows of the domain."""
+MOST_TAU = 10.0
+"""Largest one: standardised entries with weights beyond it are all but separable."""
 FASTEST = 25.0
 """Largest factor by which a variance of the prior changes in a sweep."""
 T = TypeVar("T")
@@ -59,7 +62,6 @@ class DomainWeights:
     Args:
         design: gives phi.
         domains: index of every domain of this rank that has training rows, ascending.
-        total: number n of domains.
         variance: of every entry of w_i before the first sweep.
 
     Attributes:
@@ -70,9 +72,8 @@ class DomainWeights:
         own_prior_DF: where the posterior of a parent is the prior, each domain's; else None.
     """
 
-    def __init__(self, design: Design, domains: Sequence[int], total: int, variance: float) -> None:
+    def __init__(self, design: Design, domains: Sequence[int], variance: float) -> None:
         self._design = design
-        self._total = total
         self.domains_D = torch.tensor(list(domains), dtype=torch.long)
         features = len(design)
         self.prior = Prior(torch.zeros(features), torch.full((features,), variance**0.5))
@@ -98,7 +99,7 @@ class DomainWeights:
         self._is_first = False
         logits_N = torch.empty(len(columns))
         features = len(self._design)
-        sums, counted = torch.zeros(features + 2, features, dtype=torch.float64), 0
+        sums, counted = torch.zeros(features + 4, features, dtype=torch.float64), 0
 
         def fit(batch: Batch) -> tuple[Batch, Posterior]:
             return batch, self._fit(batch, columns, base_N, steps)[1]
@@ -111,13 +112,16 @@ class DomainWeights:
             self.variances_DF[batch.places_G] = prior.tau_F.square() * diagonal_GF
             counted += len(white_GF)
             unit_FF = torch.eye(features, dtype=torch.float64) * len(white_GF)
+            observed_GF = 1 - diagonal_GF.double()
             sums[0] += white_GF.double().sum(0)
             sums[1] += white_GF.double().square().sum(0)
-            sums[2:] += unit_FF - posterior.covariance_GFF.double().sum(0)
+            sums[2] += (observed_GF * white_GF).sum(0)
+            sums[3] += observed_GF.square().sum(0)
+            sums[4:] += unit_FF - posterior.covariance_GFF.double().sum(0)
         count = collective.all_reduce(torch.tensor([float(counted)], dtype=torch.float64))
         total = collective.all_reduce(sums)
         if learns_prior and count[0] and not self.own_prior_DF:
-            self.prior = _fitted(self.prior, total[0], total[1], total[2:], float(count[0]))
+            self.prior = _fitted(self.prior, total[:4], total[4:])
         return logits_N
 
     def leverages(self, columns: Columns, base_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,7 +131,7 @@ class DomainWeights:
             columns: this rank's training rows.
             base_N: logits of the rows without w_i . phi, float32.
         """
-        logits_N, variance_N = torch.empty(len(columns)), torch.empty(len(columns))
+        logits_N, variance_N = self.predict(columns), self.variance(columns)  # of domains that have no w_i
 
         def find(batch: Batch) -> tuple[Batch, Posterior, Tensor]:
             phi_GMF, posterior = self._fit(batch, columns, base_N, 0)
@@ -139,22 +143,28 @@ class DomainWeights:
             variance_N[rows] = leverage_GM[batch.real_GM]
         return logits_N, variance_N
 
-    def predict(self, columns: Columns) -> tuple[Tensor, Tensor]:
-        """w_i . phi of any rows, and its variance with the diagonal of the posterior alone, both float32 [N].
+    def predict(self, columns: Columns) -> Tensor:
+        """w_i . phi of any rows, float32 [N]; a domain without training rows has the prior's mean."""
+        return self._weigh(columns, self.weights_DF, self.prior.mean_F, squared=False)
 
-        A domain without training rows has the prior's mean and variance.
-        """
-        place_n = torch.full((self._total + 1,), len(self.domains_D))
-        place_n[self.domains_D + 1] = torch.arange(len(self.domains_D))
-        weights_DF = torch.cat([self.weights_DF, self.prior.mean_F[None]])
-        variances_DF = torch.cat([self.variances_DF, self.prior.tau_F.square()[None]])
-        logits_N, variance_N = torch.empty(len(columns)), torch.empty(len(columns))
+    def variance(self, columns: Columns) -> Tensor:
+        """The variance of it, by the diagonal of the posterior alone, float32 [N]; else the prior's variance."""
+        return self._weigh(columns, self.variances_DF, self.prior.tau_F.square(), squared=True)
+
+    def _weigh(self, columns: Columns, values_DF: Tensor, otherwise_F: Tensor, squared: bool) -> Tensor:
+        """phi, or its squares, of any rows times the values of their domains."""
+        total_N = torch.empty(len(columns))
         for rows in torch.arange(len(columns)).split(max(1, BATCH_NUMBERS // len(self._design))):
             phi_MF = self._design.rows(columns, rows)
-            place_M = place_n[columns.ids["domain"][rows].long().cpu()]
-            logits_N[rows] = (phi_MF * weights_DF[place_M]).sum(1)
-            variance_N[rows] = (phi_MF.square() * variances_DF[place_M]).sum(1)
-        return logits_N, variance_N
+            domain_M = columns.ids["domain"][rows].long().cpu() - 1
+            values_MF = otherwise_F
+            if len(self.domains_D):
+                place_M = torch.searchsorted(self.domains_D, domain_M).clamp(max=len(self.domains_D) - 1)
+                known_M = self.domains_D[place_M] == domain_M
+                values_MF = torch.where(known_M[:, None], values_DF[place_M], otherwise_F)
+            total_N[rows] = ((phi_MF.square() if squared else phi_MF) * values_MF).sum(1)
+            beat()
+        return total_N
 
     def _fit(self, batch: Batch, columns: Columns, base_N: Tensor, steps: int) -> tuple[Tensor, Posterior]:
         shape = batch.rows_GM.shape
@@ -176,13 +186,31 @@ class DomainWeights:
         counts_D = offsets[domains_D + 1] - offsets[domains_D]
         by_size_D = np.argsort(counts_D, kind="stable")
         by_size_D = by_size_D[counts_D[by_size_D] > 0]  # domains of a parent may have no rows now
-        most_rows = max(1, BATCH_NUMBERS // len(self._design))
-        for first, last in _cut(counts_D[by_size_D], most_rows):
+        for first, last in _cut(counts_D[by_size_D], len(self._design)):
             places_G = by_size_D[first:last]
             within_M = np.arange(counts_D[places_G[-1]])
             real_GM = within_M < counts_D[places_G][:, None]
             rows_GM = np.where(real_GM, offsets[domains_D[places_G]][:, None] + within_M, 0)
             yield Batch(torch.from_numpy(places_G), torch.from_numpy(rows_GM), torch.from_numpy(real_GM))
+
+    def change_units(self, before: tuple[Tensor, Tensor]) -> None:
+        """Express prior, modes and variances in the units that the design has now; a prior of each domain is dropped.
+
+        Args:
+            before: means and scales of phi that they are expressed in.
+        """
+        mean_F, scale_F = before
+        known_F = self._design.scale_F > 0
+        ratio_F = torch.where(known_F, scale_F / self._design.scale_F.where(known_F, torch.ones(())), 0)
+        shift_F = scale_F * (self._design.mean_F - mean_F)  # the bias, which is first, has none
+        self.own_prior_DF = None
+        for weights_F in (self.prior.mean_F, self.weights_DF):
+            bias = (weights_F.double() * shift_F).sum(-1)
+            weights_F.mul_(ratio_F)
+            weights_F[..., 0] += bias
+        self.variances_DF.mul_(ratio_F.square())
+        tau_F = torch.where(ratio_F > 0, self.prior.tau_F * ratio_F, self.prior.tau_F)
+        self.prior = Prior(self.prior.mean_F, tau_F.to(self.prior.tau_F).clamp_min(LEAST_TAU))
 
     def take_posterior_as_prior(self) -> None:
         """Make the present mode and variances of every domain its prior."""
@@ -222,32 +250,41 @@ class DomainWeights:
         self._is_first = False
 
 
-def _fitted(prior: Prior, sum_F: Tensor, squares_F: Tensor, observed_FF: Tensor, count: float) -> Prior:
+def _fitted(prior: Prior, sums_4F: Tensor, observed_FF: Tensor) -> Prior:
     """The prior that maximises the approximate marginal likelihood, by one step from `prior`.
 
     Args:
         prior: under which the posteriors were found.
-        sum_F, squares_F: over domains, of the modes in the prior's units and of their squares.
-        observed_FF: over domains, I less the posterior's covariance in these units: how much rows tell of w_i.
-        count: number of domains.
+        sums_4F: sums over domains, in the prior's units, of the modes a, of a^2, of o a and of o^2, where o = 1 less
+            the posterior's variance: how much of an entry the rows of the domain determine.
+        observed_FF: the sum over domains of I less the posterior's covariance.
     """
+    sum_F, squares_F, observed_sum_F, observed_squares_F = sums_4F
     tau_F = prior.tau_F.double()
     ridge_FF = 1e-6 * observed_FF.diagonal().clamp_min(1e-6).diag()
     shift_F = torch.linalg.solve(observed_FF + ridge_FF, sum_F)
-    centred_F = (squares_F - 2 * shift_F * sum_F + count * shift_F.square()).clamp_min(0)
+    # Under the new mean the modes are a - o m: what is left of them is the variance between domains.
+    centred_F = squares_F - 2 * shift_F * observed_sum_F + observed_squares_F * shift_F.square()
+    centred_F = centred_F.clamp_min(0)
     factor_F = (centred_F / observed_FF.diagonal().clamp_min(1e-9)).clamp(1 / FASTEST, FASTEST)
     mean_F = prior.mean_F.double() + tau_F * shift_F
-    return Prior(mean_F.to(prior.mean_F), (tau_F * factor_F.sqrt()).clamp_min(LEAST_TAU).to(prior.tau_F))
+    return Prior(mean_F.to(prior.mean_F), (tau_F * factor_F.sqrt()).clamp(LEAST_TAU, MOST_TAU).to(prior.tau_F))
 
 
-def _cut(counts_D: NDArray[np.int64], most_rows: int) -> Iterator[tuple[int, int]]:
-    """First and last + 1 of neighbours that are padded to one size, from counts in ascending order."""
+def _cut(counts_D: NDArray[np.int64], features: int) -> Iterator[tuple[int, int]]:
+    """First and last + 1 of neighbours that are padded to one size, from counts in ascending order.
+
+    A batch has at most `BATCH_NUMBERS` numbers of phi, and as many of its Hessians.
+    """
     first = 0
     real = np.concatenate([[0], counts_D.cumsum()])
     while first < len(counts_D):
-        size = np.arange(1, len(counts_D) - first + 1)
-        widest = counts_D[first:]
-        fits = (size * widest <= most_rows) & (size * widest <= PADDING * (real[first + 1 :] - real[first]) + 64 * size)
+        most = max(1, BATCH_NUMBERS // (features * max(features, int(counts_D[first]))))
+        widest = counts_D[first : first + most]
+        size = np.arange(1, len(widest) + 1)
+        rows = real[first + 1 : first + 1 + len(widest)] - real[first]
+        fits = size * np.maximum(widest, features) * features <= BATCH_NUMBERS
+        fits &= size * widest <= PADDING * rows + 64 * size
         last = first + max(1, int(np.argmin(fits)) if not fits.all() else len(fits))
         yield first, last
         first = last
@@ -261,5 +298,7 @@ def _in_threads(task: Callable[[Batch], T], batches: Iterator[Batch], threads: i
             waiting.append(pool.submit(task, batch))
             if len(waiting) > threads:
                 yield waiting.pop(0).result()
+                beat()
         for future in waiting:
             yield future.result()
+            beat()

@@ -57,7 +57,7 @@ class RandomIntercepts:
     def prepare(self, columns: Columns, posterior_is_prior: bool = False) -> None:
         """Find the keys of the training rows, before sweeps; every rank takes part.
 
-        Of a parent, keys of users in a domain that has rows are forgotten where the rows have them no more.
+        An inherited effect of a user within a domain is dropped if the domain has rows and none is of this user.
 
         Args:
             columns: this rank's training rows.
@@ -99,9 +99,11 @@ class RandomIntercepts:
         if precision_K is None:
             precision_K = torch.full_like(before_K, 1 / self.variance)
         step_K = (slope_K - (before_K - self._prior_mean_K) * precision_K) / (curvature_K + precision_K)
-        values_K = before_K + step_K.clamp(-LARGEST_STEP, LARGEST_STEP)
+        # Inherited effects of users within domains that have no rows now stay; those of users and items fade to 0.
+        fitted_K = rows_K > 0 if self._is_pair else torch.ones_like(rows_K, dtype=torch.bool)
+        values_K = torch.where(fitted_K, before_K + step_K.clamp(-LARGEST_STEP, LARGEST_STEP), before_K)
         self.values_K = values_K.float()
-        self.variances_K = (1 / (curvature_K + precision_K)).float()
+        self.variances_K = torch.where(fitted_K, 1 / (curvature_K + precision_K), self.variances_K.double()).float()
         if learns_variance and self._prior_precision_K is None:
             self._fit_variance(rows_K > 0)
         moved_K = self.values_K.double() - before_K

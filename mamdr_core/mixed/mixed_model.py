@@ -24,7 +24,7 @@ from mamdr_core.stateful import State
 logger = logging.getLogger(__name__)
 
 SETTLED = 0.01
-"""Mean distance that effects' logits may move in the last sweep."""
+"""Mean distance that logits may move in the last sweep."""
 MOST_LEVERAGE = 0.9
 """Largest leverage of a row: beyond it the row alone decides its prediction, and leaving it out is not approximated."""
 
@@ -58,7 +58,7 @@ class MixedModel:
         self._settings, self._collective = settings, collective
         self._inherited = False
         self.design = Design(tables, frozen, numeric, settings.products)
-        self.weights = DomainWeights(self.design, domains, sizes["domain"], settings.variance)
+        self.weights = DomainWeights(self.design, domains, settings.variance)
         self.effects = [
             RandomIntercepts(name, sizes["item" if name == "item" else "user"] + 1, collective, settings.variance)
             for name in settings.effects
@@ -103,20 +103,22 @@ class MixedModel:
         if anchored:
             self.weights.take_posterior_as_prior()
         else:
+            before = self.design.mean_F, self.design.scale_F
             self.design.standardise(train, self._collective)
+            self.weights.change_units(before)
         for effect in self.effects:
             effect.prepare(train, anchored)
         labels_N = train.labels.cpu().double()
-        effects_N = self._effects(train)[0].double()
+        logits_N = effects_N = self._effects(train)[0].double()
         for number in range(1, self._settings.sweeps + 1):
-            before_V, before_N = self._variances(), effects_N
+            before_V, before_N = self._variances(), logits_N
             logits_N = effects_N + self.weights.sweep(train, effects_N.float(), self._collective).double()
             for effect in self.effects:
                 probability_N = logits_N.sigmoid()
                 moved_N = effect.sweep(labels_N - probability_N, probability_N * (1 - probability_N))
                 logits_N, effects_N = logits_N + moved_N, effects_N + moved_N
             change = float((self._variances() / before_V - 1).abs().max())
-            moved = self._mean((effects_N - before_N).abs())
+            moved = self._mean((logits_N - before_N).abs())
             if self._collective.rank == 0:
                 named = ", ".join(f"{effect.name} {effect.variance:.3g}" for effect in self.effects)
                 logger.info("mixed model, sweep %d: variances %s, largest change %.0f%%", number, named, 100 * change)
@@ -166,12 +168,12 @@ class MixedModel:
     @one_thread()
     def predict(self, columns: Columns) -> Tensor:
         """Logits of any rows, float32 [N]; every rank takes part."""
-        return self.weights.predict(columns)[0] + self._effects(columns)[0]
+        return self.weights.predict(columns) + self._effects(columns)[0]
 
     @one_thread()
     def variance(self, columns: Columns) -> Tensor:
         """Variance of the logits of any rows, without covariances, float32 [N]; every rank takes part."""
-        return self.weights.predict(columns)[1] + self._effects(columns)[1]
+        return self.weights.variance(columns) + self._effects(columns)[1]
 
     def under(self, columns: Columns) -> Columns:
         """Columns whose base logits are this model's predictions."""

@@ -68,16 +68,15 @@ def fit_domains(
         losses_GM = real_GM * (softplus(logits_GM) - labels_GM * logits_GM)
         return logits_GM, losses_GM.sum(1) + at_GF.square().sum(1) / 2
 
-    def hessian(logits_GM: Tensor) -> Tensor:
+    def factor(logits_GM: Tensor) -> Tensor:
         curvature_GM = real_GM * logits_GM.sigmoid() * (-logits_GM).sigmoid()
-        return unit_FF + white_GMF.mT @ (white_GMF * curvature_GM.unsqueeze(2))
+        return _cholesky(unit_FF + white_GMF.mT @ (white_GMF * curvature_GM.unsqueeze(2)))
 
     at_GF = start_GF
     logits_GM, objective_G = evaluate(at_GF)
     for _ in range(steps):
         slope_GF = (white_GMF.mT @ (real_GM * (logits_GM.sigmoid() - labels_GM)).unsqueeze(2)).squeeze(2) + at_GF
-        factor_GFF = torch.linalg.cholesky(hessian(logits_GM))
-        step_GF = torch.cholesky_solve(slope_GF.unsqueeze(2), factor_GFF).squeeze(2)
+        step_GF = torch.cholesky_solve(slope_GF.unsqueeze(2), factor(logits_GM)).squeeze(2)
         share_G = torch.ones_like(objective_G)
         for halving in range(HALVINGS + 1):
             tried_GF = at_GF - share_G.unsqueeze(1) * step_GF
@@ -87,8 +86,25 @@ def fit_domains(
                 break
             share_G = torch.where(raised_G, share_G / 2 if halving < HALVINGS - 1 else 0, share_G)
         at_GF, logits_GM, objective_G = tried_GF, tried_GM, tried_G
-    covariance_GFF = torch.cholesky_inverse(torch.linalg.cholesky(hessian(logits_GM)))
+    covariance_GFF = torch.cholesky_inverse(factor(logits_GM))
     return Posterior(at_GF, covariance_GFF, logits_GM - base_GM)
+
+
+def _cholesky(hessian_GFF: Tensor) -> Tensor:
+    """Cholesky factors; where rounding has made a Hessian indefinite, of one with a larger diagonal.
+
+    That takes collinear entries and a prior so wide, or rows so many, that 1 is lost beside X' D X.
+    """
+    factor_GFF: Tensor
+    factor_GFF, failed_G = torch.linalg.cholesky_ex(hessian_GFF)
+    relative = 4 * torch.finfo(hessian_GFF.dtype).eps
+    while failed_G.any() and relative < 1:
+        largest_GF = hessian_GFF.diagonal(dim1=1, dim2=2).amax(1, keepdim=True).expand(hessian_GFF.shape[:2])
+        added_GF = largest_GF * relative * (failed_G > 0).unsqueeze(1)
+        again_GFF, failed_G = torch.linalg.cholesky_ex(hessian_GFF + torch.diag_embed(added_GF))
+        factor_GFF = torch.where((added_GF > 0).unsqueeze(2), again_GFF, factor_GFF)
+        relative *= 4
+    return factor_GFF
 
 
 def leverages(phi_GMF: Tensor, prior: Prior, covariance_GFF: Tensor) -> Tensor:

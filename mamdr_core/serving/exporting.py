@@ -16,6 +16,7 @@ from mamdr_core.config import Config
 from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.tables import Lake
+from mamdr_core.learning.methods import find_method
 from mamdr_core.models import declare_inputs
 from mamdr_core.object_store import place_of
 from mamdr_core.serving.files import ROWS, compare, measure_latency, signature_of, write_files
@@ -90,6 +91,10 @@ def _choose(lake: Lake, served: Served, ids: tuple[str, ...]) -> Mapping[int, Ch
     specific = served.specific()
     if not ids:
         return specific
+    if find_method(served.config.train.method).mixed:
+        raise MamdrError(
+            f"export.domains: run {served.run_id} has a mixed model, which is exported whole: leave it out"
+        )
     found = lake.read("domains").where(F.col("id").isin(*ids)).select("id", "index").collect()
     index = {row["id"]: row["index"] for row in found}
     having = set(specific)

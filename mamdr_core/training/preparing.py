@@ -23,15 +23,20 @@ logger = logging.getLogger(__name__)
 
 
 def check_names(config: Config) -> None:
-    """Check the names of the method and the model.
+    """Check the names of the method and the model, and what does not go together.
 
     Raises:
-        MamdrError: there is none of that name; the known ones are listed.
+        MamdrError: there is none of that name; the known ones are listed. Or theta_S's last layer is to be fitted
+            again under theta_i that were fitted to the layer as it was.
     """
     try:
-        find_method(config.train.method)
+        method = find_method(config.train.method)
     except ValueError as error:
         raise MamdrError(str(error)) from None
+    if config.train.refit_last_layer and method.specific:
+        raise MamdrError(
+            f"train.refit_last_layer is for methods without theta_i, and train.method is {config.train.method}"
+        )
     if config.model.name not in MODELS:
         raise MamdrError(f"model.name is {config.model.name!r}; known: {', '.join(sorted(MODELS))}")
 

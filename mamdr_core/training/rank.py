@@ -93,7 +93,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     """
     clock = Clock()
     settings = task.config.train
-    device = choose_device(settings.device)
+    method, device = find_method(settings.method), choose_device(settings.device)
     with clock.phase("read"):
         own, part = task.owner == collective.rank, part_of(task.config, task.pinned)
         share = _share(task, own & part.reads)
@@ -103,12 +103,11 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         heritage = Heritage(task.parent, device, settings.scratch) if task.parent else None
         learner = make_learner(task.config, task.pinned, own, collective, share, train, device, heritage)
         if heritage and not (task.checkpoints and task.checkpoints.newest):
-            heritage.hand_down(learner, collective)
+            heritage.hand_down(learner, collective, method.mixed)
     logger.info("rank %d read %s", collective.rank, share.figures.told())
     request = StopRequest(
         place_of(task.checkpoints.folder) / STOP if task.checkpoints and collective.rank == 0 else None
     )
-    method = find_method(settings.method)
     mixed = None
     if method.mixed:
         inherited = heritage.mixed_state(collective, own) if heritage else None

@@ -206,8 +206,9 @@ def make_run(lake: Lake, config: Config, pinned: PinnedExamples, row: dict[str, 
     the parent's day, whose place it takes where it is promoted.
     """
     parent = open_parent(lake, config, pinned)
-    if parent and config.train.only_domains:
+    if parent and (config.train.only_domains or config.train.mixed.prior == "parent"):
         pinned = replace(pinned, numeric=parent.numeric)
+    if parent and config.train.only_domains:
         row = {**row, "ds": row["ds"] or parent.ds}
     run = Run(lake, config, pinned, row, parent)
     _ = run.part  # domains that cannot learn are told of before anything begins

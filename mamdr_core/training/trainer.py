@@ -149,10 +149,11 @@ class Trainer:
 
     def _validate_alone(self, stage: Stage) -> None:
         """Validate the mixed model alone, with theta_S of zeros, which is kept if no round does better."""
-        started = self.learner.shared.copy()
-        self.learner.shared = self.learner.shared.zeros_like()
+        started = self.learner.shared
+        self.learner.shared = started.zeros_like()
         self._validate(stage)
         self.learner.shared = started
+        self.early_stop.waited = 0  # a choice before the first round, not a round without progress
 
     def _after_round(self, stage: Stage, progress: Progress) -> bool:
         """Validate and write a checkpoint if they are due; returns whether the stage is over.

@@ -1,5 +1,7 @@
 """A learner that starts where another run ended: theta_S and theta_i from that run's package."""
 
+import logging
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,6 +14,8 @@ from mamdr_core.stateful import State
 from mamdr_core.training.package import MIXED, SavedShared, load_mixed
 from mamdr_core.training.specific_files import SavedSpecific
 from mamdr_core.training.storage import fetched
+
+logger = logging.getLogger(__name__)
 
 
 class Heritage:
@@ -27,6 +31,7 @@ class Heritage:
         self._package, self._scratch = package, scratch
         with fetched(place_of(package), "model package", scratch) as folder:
             self._shared = SavedShared(folder)
+            self._has_mixed = (folder / f"{MIXED}shared.safetensors").is_file()
             self._specific = SavedSpecific(sorted(folder.glob("specific-*.safetensors")), device)
 
     def having_specific(self, domains: int) -> NDArray[np.bool_]:
@@ -45,7 +50,7 @@ class Heritage:
         with fetched(place_of(self._package), "model package", self._scratch, only=MIXED) as folder:
             return load_mixed(folder, collective.rank, collective.size, torch.from_numpy(owned_n))
 
-    def hand_down(self, learner: Learner, collective: Collective) -> None:
+    def hand_down(self, learner: Learner, collective: Collective, is_mixed: bool = False) -> None:
         """Put the parent's parameters in place of those that a new learner starts with.
 
         Vocabularies only grow and an index never changes: the parent's rows of a table are the first of the learner's,
@@ -55,7 +60,17 @@ class Heritage:
         Args:
             learner: as it is before training.
             collective: the ranks, over which its tables may be sharded.
+            is_mixed: whether this run has a mixed model. What a network has learned on top of one is of no use without
+                it, nor the other way round.
         """
+        if self._has_mixed != is_mixed:
+            if collective.rank == 0:
+                logger.warning("theta_S starts cold: of the parent and this run, one has a mixed model alone")
+            return
+        if not self._shared.dense.any():
+            if collective.rank == 0:
+                logger.info("theta_S starts cold: the parent's network is zero, its mixed model served alone")
+            return
         shared = learner.shared
         shared.dense.copy_(self._shared.dense)
         for name, table in shared.tables.items():

@@ -82,6 +82,20 @@ def assert_near(found, expected):
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=atol)
 
 
+def test_collinear_entries_under_a_wide_prior_do_not_fail():
+    generator = torch.Generator().manual_seed(1)
+    one_MF = torch.randn(20_000, 3, generator=generator)
+    phi_GMF = torch.cat([one_MF, one_MF[:, :2], one_MF.sum(1, keepdim=True)], 1)[None]
+    labels_GM = (torch.rand(1, 20_000, generator=generator) < one_MF.sum(1).sigmoid()).float()
+    prior = Prior(torch.zeros(6), torch.full((6,), 100.0))
+    posterior = fit_domains(
+        phi_GMF, labels_GM, torch.zeros(1, 20_000), torch.ones(1, 20_000), prior, torch.zeros(1, 6), 6
+    )
+    assert posterior.white_GF.isfinite().all()
+    right_GM = one_MF.sum(1)[None]
+    assert (posterior.logits_GM - right_GM).abs().mean() < 0.1
+
+
 def test_mode_and_covariance_are_those_of_plain_newton_in_float64():
     """Also of domains that are separable, of one class, of one row, and without rows, all in one padded batch."""
     domains, prior = [draw_domain(name) for name in SIZES], prior_of()

@@ -74,6 +74,17 @@ def test_what_the_parent_knew_is_taken_over_and_the_rest_is_as_the_model_starts_
     assert not warm.specific[2].dense.any()
 
 
+@pytest.mark.parametrize("is_zero", [False, True])
+def test_a_network_of_another_kind_or_of_zeros_is_not_taken_over(tmp_path, is_zero):
+    """On top of a mixed model a network has learned what that leaves; one of zeros would have no gradient."""
+    learner = make_learner("mlp", 3, [])
+    learner.shared.dense.mul_(0.0 if is_zero else 2.0)
+    save_rank(str(tmp_path), 0, learner.shared, learner.specific)
+    cold, warm = (make_learner("mlp", 3, []) for _ in range(2))
+    Heritage(str(tmp_path)).hand_down(warm, SingleProcess(), is_mixed=not is_zero)
+    assert torch.equal(warm.shared.dense, cold.shared.dense)
+
+
 @pytest.mark.parametrize(("wrote", "reads"), [(1, 3), (3, 2), (2, 2), (4, 1)])
 def test_sharded_tables_are_taken_over_by_other_numbers_of_ranks(tmp_path, monkeypatch, wrote, reads):
     """Files are read three rows at a time."""
