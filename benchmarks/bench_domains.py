@@ -27,15 +27,12 @@ from mamdr_core.datasets.world import domain_sizes
 from mamdr_core.engine.columns import Columns, offsets_of
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.fast import FastEngine
-from mamdr_core.engine.optimizers import OuterOptimizer
 from mamdr_core.engine.plan import RoundPlan
-from mamdr_core.engine.settings import InnerSettings, OuterSettings
 from mamdr_core.engine.slots import FileSlots, MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.learning.learner import Learner
-from mamdr_core.learning.settings import DRSettings
-from mamdr_core.learning.shared import negotiate
-from mamdr_core.learning.specific import regularize
+from mamdr_core.learning.mamdr import METHOD
+from mamdr_core.learning.settings import DRSettings, LearningSettings
 from mamdr_core.models import build_model, declare_inputs
 from mamdr_core.models.settings import ModelSettings
 from mamdr_core.parallel.averaging import mean_change
@@ -63,7 +60,9 @@ def draw_columns(rows: int, domains: int) -> tuple[Columns, dict[str, int]]:
     return Columns(ids, torch.zeros(rows, 0), labels, offsets_of(torch.from_numpy(counts))), sizes
 
 
-def make_learner(columns: Columns, sizes: dict[str, int], folder: str | None) -> Learner:
+def make_learner(
+    columns: Columns, sizes: dict[str, int], folder: str | None, k: int = K, every: int = ROUNDS
+) -> Learner:
     settings = ModelSettings()
     inputs = declare_inputs(settings, (), sizes)
     engine = FastEngine(build_model(settings, inputs), inputs.tables, {}, 1024)
@@ -76,9 +75,7 @@ def make_learner(columns: Columns, sizes: dict[str, int], folder: str | None) ->
         shared=shared,
         specific=SpecificStore(range(sizes["domain"]), slots, shared.dense),
         average=partial(mean_change, SingleProcess()),
-        outer=OuterOptimizer(OuterSettings()),
-        inner=InnerSettings(),
-        dr=DRSettings(k=K, every=ROUNDS),
+        settings=METHOD.settle(LearningSettings(dr=DRSettings(k=k, every=every, schedule="rounds"))),
         seed=0,
     )
 
@@ -88,13 +85,13 @@ def warm_up(learner: Learner) -> float:
     started = time.perf_counter()
     few, sizes = draw_columns(5_000, 40)
     small = make_learner(
-        few, {**sizes, **{name: len(learner.shared.tables[name]) - 1 for name in ("user", "item")}}, None
+        few, {**sizes, **{name: len(learner.shared.tables[name]) - 1 for name in ("user", "item")}}, None, 1, 1
     )
     small.engine, small.shared, small.train = learner.engine, learner.shared.copy(), few
-    small.dr = DRSettings(k=1)
+    negotiate, regularize = METHOD.shared(small), METHOD.specific(small)
     for round_ in deal_rounds(RoundPlan(np.diff(few.offsets.numpy()), 1, 32, 0), 0, few, 0, Arrays()):
-        negotiate(small, round_)
-        regularize(small, round_)
+        negotiate(round_)
+        regularize(round_)
     return time.perf_counter() - started
 
 
@@ -108,11 +105,12 @@ def measure(rows: int, domains: int, folder: str | None) -> dict[str, float]:
     engine.waited = 0.0
     plan = RoundPlan(np.diff(columns.offsets.numpy()), ROUNDS, 32, 0)
     figures = {"dn": 0.0, "dr": 0.0, "dn_rows": 0, "dr_rows": 0}
+    updates = {"dn": METHOD.shared(learner), "dr": METHOD.specific(learner)}
     started = time.perf_counter()
     for number, round_ in enumerate(deal_rounds(plan, 0, columns, 0, Arrays())):
-        for name, move in (("dn", negotiate), ("dr", regularize)):
+        for name, update in updates.items():
             before, rows_before = time.perf_counter(), learner.rows_descended
-            move(learner, round_)
+            update(round_)
             figures[name] += time.perf_counter() - before
             figures[f"{name}_rows"] += learner.rows_descended - rows_before
         print(
