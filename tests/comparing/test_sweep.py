@@ -122,7 +122,7 @@ def test_a_search_measures_its_best_over_the_seeds_and_resumes(spark, experiment
         ({"sweep.grid": {"train.dr.kk": [1]}}, "unknown config key train.dr.kk; did you mean train.dr.k"),
         ({"sweep.trials": 2, "sweep.space": {"train.dr.kk": {"low": 1, "high": 2}}}, "unknown config key train.dr.kk"),
         ({"sweep.trials": 2}, "sweep.trials needs sweep.space"),
-        ({"sweep.trials": 2, "sweep.method_space": {"dn": {}}}, "dn is not among sweep.methods: mixed"),
+        ({"sweep.trials": 2, "sweep.method_space": {"dn": {}}}, "dn is not among sweep.methods: mamdr"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_read(spark, experiment_config, tmp_path, changes, message):
