@@ -177,9 +177,8 @@ def test_a_compiled_step_takes_the_fields_gradients_before_it_moves_parameters(t
     generator = torch.Generator().manual_seed(0)
     shape = (trajectories_at_once, 104)
     fields = {table.name: torch.randn(*shape, table.width, generator=generator) for table in tables}
-    batch = PaddedBatch(
-        fields, {}, torch.ones(shape), torch.ones(shape) / 104, torch.zeros(shape[:1], dtype=torch.int32)
-    )
+    labels, weights, keys = torch.ones(shape), torch.ones(shape) / 104, torch.zeros(shape[:1], dtype=torch.int32)
+    batch = PaddedBatch(fields, {}, labels, torch.zeros(shape), weights, keys)
     results = []
     for compiles in (False, True):
         values = flat.values_P.repeat(trajectories_at_once, 1)
