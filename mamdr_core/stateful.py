@@ -1,4 +1,4 @@
-"""The protocol by which an object's state is checkpointed beside the code that owns it, on any number of ranks."""
+"""The protocol by which an object's state is checkpointed next to the code that owns it, on any number of ranks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Batch:
+class DomainBatch:
     """Domains that are fitted together.
 
     Attributes:
@@ -56,8 +56,8 @@ class DomainWeights:
     """w_i ~ N(mean, diag(tau^2)) for every domain i, by EM over domains.
 
     The M-step maximises the Laplace approximation of the marginal likelihood as MacKay (1992) does, with the effective
-    number of observed domains: where plain EM moves a variance by the share that the rows explain, and so takes
-    hundreds of sweeps if domains are small, this takes ten.
+    number of observed domains: plain EM moves a variance by the share that the rows explain, which is little if domains
+    are small.
 
     Args:
         design: gives phi.
@@ -101,7 +101,7 @@ class DomainWeights:
         features = len(self._design)
         sums, counted = torch.zeros(features + 4, features, dtype=torch.float64), 0
 
-        def fit(batch: Batch) -> tuple[Batch, Posterior]:
+        def fit(batch: DomainBatch) -> tuple[DomainBatch, Posterior]:
             return batch, self._fit(batch, columns, base_N, steps)[1]
 
         for batch, posterior in _in_threads(fit, self._batches(columns), self._threads):
@@ -131,9 +131,11 @@ class DomainWeights:
             columns: this rank's training rows.
             base_N: logits of the rows without w_i . phi, float32.
         """
-        logits_N, variance_N = self.predict(columns), self.variance(columns)  # of domains that have no w_i
+        logits_N, variance_N = torch.empty(len(columns)), torch.empty(len(columns))
+        if not np.isin(columns.occupied, self.domains_D.numpy()).all():  # some domains have no w_i
+            logits_N, variance_N = self.predict(columns), self.variance(columns)
 
-        def find(batch: Batch) -> tuple[Batch, Posterior, Tensor]:
+        def find(batch: DomainBatch) -> tuple[DomainBatch, Posterior, Tensor]:
             phi_GMF, posterior = self._fit(batch, columns, base_N, 0)
             return batch, posterior, leverages(phi_GMF, self._prior_of(batch), posterior.covariance_GFF)
 
@@ -166,7 +168,7 @@ class DomainWeights:
             beat()
         return total_N
 
-    def _fit(self, batch: Batch, columns: Columns, base_N: Tensor, steps: int) -> tuple[Tensor, Posterior]:
+    def _fit(self, batch: DomainBatch, columns: Columns, base_N: Tensor, steps: int) -> tuple[Tensor, Posterior]:
         shape = batch.rows_GM.shape
         rows = batch.rows_GM.flatten()
         phi_GMF = self._design.rows(columns, rows).view(*shape, len(self._design))
@@ -176,11 +178,11 @@ class DomainWeights:
         real_GM = batch.real_GM.to(phi_GMF.dtype)
         return phi_GMF, fit_domains(phi_GMF, labels_GM, base_GM, real_GM, prior, start_GF, steps)
 
-    def _prior_of(self, batch: Batch) -> Prior:
+    def _prior_of(self, batch: DomainBatch) -> Prior:
         own = self.own_prior_DF
         return self.prior if own is None else Prior(own.mean_F[batch.places_G], own.tau_F[batch.places_G])
 
-    def _batches(self, columns: Columns) -> Iterator[Batch]:
+    def _batches(self, columns: Columns) -> Iterator[DomainBatch]:
         offsets = columns.offsets.numpy()
         domains_D = self.domains_D.numpy()
         counts_D = offsets[domains_D + 1] - offsets[domains_D]
@@ -191,7 +193,7 @@ class DomainWeights:
             within_M = np.arange(counts_D[places_G[-1]])
             real_GM = within_M < counts_D[places_G][:, None]
             rows_GM = np.where(real_GM, offsets[domains_D[places_G]][:, None] + within_M, 0)
-            yield Batch(torch.from_numpy(places_G), torch.from_numpy(rows_GM), torch.from_numpy(real_GM))
+            yield DomainBatch(torch.from_numpy(places_G), torch.from_numpy(rows_GM), torch.from_numpy(real_GM))
 
     def change_units(self, before: tuple[Tensor, Tensor]) -> None:
         """Express prior, modes and variances in the units that the design has now; a prior of each domain is dropped.
@@ -204,13 +206,16 @@ class DomainWeights:
         ratio_F = torch.where(known_F, scale_F / self._design.scale_F.where(known_F, torch.ones(())), 0)
         shift_F = scale_F * (self._design.mean_F - mean_F)  # the bias, which is first, has none
         self.own_prior_DF = None
-        for weights_F in (self.prior.mean_F, self.weights_DF):
-            bias = (weights_F.double() * shift_F).sum(-1)
-            weights_F.mul_(ratio_F)
-            weights_F[..., 0] += bias
-        self.variances_DF.mul_(ratio_F.square())
+
+        def changed(weights_F: Tensor) -> Tensor:
+            made_F = weights_F * ratio_F
+            made_F[..., 0] += (weights_F * shift_F).sum(-1)
+            return made_F.float()
+
+        self.weights_DF = changed(self.weights_DF)
+        self.variances_DF = (self.variances_DF * ratio_F.square()).float()
         tau_F = torch.where(ratio_F > 0, self.prior.tau_F * ratio_F, self.prior.tau_F)
-        self.prior = Prior(self.prior.mean_F, tau_F.to(self.prior.tau_F).clamp_min(LEAST_TAU))
+        self.prior = Prior(changed(self.prior.mean_F), tau_F.float().clamp_min(LEAST_TAU))
 
     def take_posterior_as_prior(self) -> None:
         """Make the present mode and variances of every domain its prior."""
@@ -290,7 +295,7 @@ def _cut(counts_D: NDArray[np.int64], features: int) -> Iterator[tuple[int, int]
         first = last
 
 
-def _in_threads(task: Callable[[Batch], T], batches: Iterator[Batch], threads: int) -> Iterator[T]:
+def _in_threads(task: Callable[[DomainBatch], T], batches: Iterator[DomainBatch], threads: int) -> Iterator[T]:
     """Results in order, some batches at a time; each batch on one thread, since small products gain nothing by two."""
     with one_thread(), ThreadPoolExecutor(threads) as pool:
         waiting = []

@@ -105,18 +105,15 @@ class MixedModel:
         else:
             before = self.design.mean_F, self.design.scale_F
             self.design.standardise(train, self._collective)
-            self.weights.change_units(before)
+            if self._inherited:  # the values before the first fit are in standardised units already
+                self.weights.change_units(before)
         for effect in self.effects:
             effect.prepare(train, anchored)
         labels_N = train.labels.cpu().double()
         logits_N = effects_N = self._effects(train)[0].double()
         for number in range(1, self._settings.sweeps + 1):
             before_V, before_N = self._variances(), logits_N
-            logits_N = effects_N + self.weights.sweep(train, effects_N.float(), self._collective).double()
-            for effect in self.effects:
-                probability_N = logits_N.sigmoid()
-                moved_N = effect.sweep(labels_N - probability_N, probability_N * (1 - probability_N))
-                logits_N, effects_N = logits_N + moved_N, effects_N + moved_N
+            logits_N, effects_N = self._sweep(train, labels_N, effects_N, self.effects, learns=True)
             change = float((self._variances() / before_V - 1).abs().max())
             moved = self._mean((logits_N - before_N).abs())
             if self._collective.rank == 0:
@@ -142,14 +139,28 @@ class MixedModel:
         effects_N = self._effects(train)[0].double()
         for _ in range(self._settings.sweeps):
             before_N = effects_N
-            logits_N = effects_N + self.weights.sweep(train, effects_N.float(), self._collective, False).double()
-            for effect in pairs:
-                probability_N = logits_N.sigmoid()
-                moved_N = effect.sweep(labels_N - probability_N, probability_N * (1 - probability_N), False)
-                logits_N, effects_N = logits_N + moved_N, effects_N + moved_N
+            _, effects_N = self._sweep(train, labels_N, effects_N, pairs, learns=False)
             if self._mean((effects_N - before_N).abs()) <= SETTLED:
                 break
         self.weights.sweep(train, effects_N.float(), self._collective, learns_prior=False)
+
+    def _sweep(
+        self, train: Columns, labels_N: Tensor, effects_N: Tensor, effects: Sequence[RandomIntercepts], learns: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Fit w_i, then each kind of effect; returns the logits of the rows and the effects' part, float64 [N].
+
+        Args:
+            train, labels_N: training rows and their labels, float64.
+            effects_N: the effects' part before, float64.
+            effects: the kinds that are fitted.
+            learns: whether priors and variances are learned too.
+        """
+        logits_N = effects_N + self.weights.sweep(train, effects_N.float(), self._collective, learns).double()
+        for effect in effects:
+            probability_N = logits_N.sigmoid()
+            moved_N = effect.sweep(labels_N - probability_N, probability_N * (1 - probability_N), learns)
+            logits_N, effects_N = logits_N + moved_N, effects_N + moved_N
+        return logits_N, effects_N
 
     @one_thread()
     def leave_one_out(self, train: Columns) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from mamdr_core.engine.columns import Columns, Visit
+from mamdr_core.engine.columns import Columns, Visit, offsets_of
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.hashing import derive_seed
 from mamdr_core.engine.metrics import segmented_auc
@@ -129,9 +129,8 @@ def _gather(
     mean_H, scale_H = hidden_NH.mean(0), 1 / hidden_NH.std(0).clamp_min(1e-6)
     counts = torch.bincount(gathered[:, 2].long(), minlength=len(val.offsets) - 1)
     standard_NH = torch.cat([(hidden_NH - mean_H) * scale_H, torch.ones(len(gathered), 1, dtype=torch.float64)], 1)
-    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     logits_N, labels_N = gathered[:, 0].float(), gathered[:, 1].float()
-    return HeldOut(standard_NH.float(), logits_N, labels_N, offsets, gathered[:, 3].long()), mean_H, scale_H
+    return HeldOut(standard_NH.float(), logits_N, labels_N, offsets_of(counts), gathered[:, 3].long()), mean_H, scale_H
 
 
 @contextmanager

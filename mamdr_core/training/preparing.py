@@ -27,7 +27,7 @@ def check_names(config: Config) -> None:
 
     Raises:
         MamdrError: there is none of that name; the known ones are listed. Or theta_S's last layer is to be fitted
-            again under theta_i that were fitted to the layer as it was.
+            again although theta_i were fitted to the unchanged layer.
     """
     try:
         method = find_method(config.train.method)

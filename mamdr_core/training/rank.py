@@ -1,7 +1,7 @@
 """A training run as every rank does it: read, train, measure, save."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,10 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from mamdr_core.config import Config
+from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.device import choose_device
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.metrics import DomainMetrics
 from mamdr_core.errors import DivergedError, MamdrError
+from mamdr_core.learning.learner import Learner
 from mamdr_core.learning.methods import find_method
 from mamdr_core.object_store import place_of
 from mamdr_core.parallel.collective import Collective
@@ -131,15 +133,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     with clock.phase("evaluate"):
         if mixed:
             columns = {split: mixed.under(rows) for split, rows in columns.items()}
-        metrics = {
-            "val": evaluate_columns(learner.engine, learner.shared, learner.specific, columns["val"], collective)
-        }
-        if settings.refit_last_layer and not settings.only_domains:  # after `val` was measured, which it learns from
-            refit_last_layer(learner.engine, learner.shared, columns["val"], collective, settings.seed)
-        for split in ("train", "test"):
-            metrics[split] = evaluate_columns(
-                learner.engine, learner.shared, learner.specific, columns[split], collective
-            )
+        metrics = _measure(learner, columns, collective, settings.refit_last_layer and not settings.only_domains)
     with clock.phase("save"):
         saved = save_rank(task.package, collective.rank, learner.shared, learner.specific, mixed, settings.scratch)
     engine, store = learner.engine, learner.specific
@@ -171,6 +165,20 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         saved=saved,
         curve=outcome.curve,
     )
+
+
+def _measure(
+    learner: Learner, columns: Mapping[str, Columns], collective: Collective, refits: bool
+) -> dict[str, DomainMetrics]:
+    """Figures by split; `val` before the last layer is fitted to its rows, where it is."""
+
+    def measure(split: str) -> DomainMetrics:
+        return evaluate_columns(learner.engine, learner.shared, learner.specific, columns[split], collective)
+
+    metrics = {"val": measure("val")}
+    if refits:
+        refit_last_layer(learner.engine, learner.shared, columns["val"], collective, learner.seed)
+    return metrics | {split: measure(split) for split in ("train", "test")}
 
 
 def _share(task: RankTask, own: NDArray[np.bool_]) -> Share:
