@@ -93,7 +93,7 @@ def fit_domains(
 def _cholesky(hessian_GFF: Tensor) -> Tensor:
     """Cholesky factors; where rounding has made a Hessian indefinite, of one with a larger diagonal.
 
-    That takes collinear entries and a prior so wide, or a number of rows so large, that adding 1 to X' D X rounds to nothing.
+    That takes collinear entries and a prior so wide, or a number of rows so large, that X' D X + I loses the 1.
     """
     factor_GFF: Tensor
     factor_GFF, failed_G = torch.linalg.cholesky_ex(hessian_GFF)
