@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mamdr_core.engine.columns import Columns, FrozenTables
 from mamdr_core.errors import MamdrError
+from mamdr_core.mixed.products import Sample, learn_products, plain_map, project, sampled_rows
 from mamdr_core.models.tables import Table
 from mamdr_core.parallel.collective import Collective
 from mamdr_core.stateful import State
@@ -20,27 +21,30 @@ _LEAST_DEVIATION = 1e-6
 
 
 class Design:
-    """phi(x) = [1, products u * v, fixed vectors, numeric features] of a row, each entry standardised.
+    """phi(x) = [1, products of vectors, fixed vectors, numeric features] of a row, each entry standardised.
 
     Args:
         tables: the model's inputs; the fixed vectors among them are entries of phi.
         frozen: the fixed vectors.
         numeric: number of numeric features.
-        products: whether to add elementwise products of users' and items' vectors of one length.
+        factors: number of products of users' and items' vectors, at most the smaller width; 0: none.
 
     Attributes:
+        user_map, item_map: of vectors to what is multiplied, [width + 1, R]; see `mamdr_core.mixed.products`.
         names: of the entries, F of them; "bias" is the first.
         mean_F, scale_F: an entry is (x - mean) * scale; the scale of one that never varies is 0.
     """
 
-    def __init__(self, tables: Sequence[Table], frozen: FrozenTables, numeric: int, products: bool = True) -> None:
+    def __init__(self, tables: Sequence[Table], frozen: FrozenTables, numeric: int, factors: int) -> None:
         self._vectors = [table for table in tables if not table.trainable]
         self._frozen = {table.name: frozen[table.name].cpu() for table in self._vectors}
-        users, items = ([table for table in self._vectors if table.column == column] for column in ("user", "item"))
-        self._pairs = [(user, item) for user in users for item in items if products and user.width == item.width]
-        widths = {f"{user.name}*{item.name}": user.width for user, item in self._pairs}
-        widths |= {table.name: table.width for table in self._vectors}
-        widths |= {"numeric": numeric} if numeric else {}
+        self._users, self._items = (
+            [table for table in self._vectors if table.column == column] for column in ("user", "item")
+        )
+        user_width, item_width = (sum(table.width for table in tables) for tables in (self._users, self._items))
+        factors = min(factors, user_width, item_width)
+        self.user_map, self.item_map = plain_map(user_width, factors), plain_map(item_width, factors)
+        widths = {"product": factors, **{table.name: table.width for table in self._vectors}, "numeric": numeric}
         self.names = ("bias", *(f"{name}.{place}" for name, width in widths.items() for place in range(width)))
         self.mean_F = torch.zeros(len(self.names), dtype=torch.float64)
         self.scale_F = torch.ones(len(self.names), dtype=torch.float64)
@@ -48,6 +52,22 @@ class Design:
     def __len__(self) -> int:
         """F."""
         return len(self.names)
+
+    def learn_products(self, columns: Columns, collective: Collective) -> None:
+        """Learn which products phi has from the training rows of all ranks; every rank takes part.
+
+        Args:
+            columns: this rank's training rows.
+            collective: the ranks.
+        """
+        factors = self.user_map.shape[1]
+        if not factors:
+            return
+        rows_M = sampled_rows(columns, collective)
+        vectors = self._read(columns, rows_M)
+        domain_M, labels_M = columns.ids["domain"][rows_M].cpu(), columns.labels[rows_M].cpu()
+        sample = Sample(*self._sides(vectors), domain_M, labels_M)
+        self.user_map, self.item_map = learn_products(sample, factors, collective)
 
     def standardise(self, columns: Columns, collective: Collective) -> None:
         """Learn means and scales from the training rows of all ranks.
@@ -79,11 +99,19 @@ class Design:
         return standard_MF
 
     def _raw(self, columns: Columns, places_M: Tensor) -> Tensor:
-        read = {
+        return self.join(self._read(columns, places_M), columns.numeric[places_M].cpu())
+
+    def _read(self, columns: Columns, places_M: Tensor) -> dict[str, Tensor]:
+        """The fixed vectors of some rows by table."""
+        return {
             table.name: self._frozen[table.name][columns.ids[table.column][places_M].long().cpu()]
             for table in self._vectors
         }
-        return self.join(read, columns.numeric[places_M].cpu())
+
+    def _sides(self, vectors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """All fixed vectors of users, and all of items, [M, U] and [M, V]."""
+        users, items = ([vectors[table.name] for table in tables] for tables in (self._users, self._items))
+        return torch.cat(users, 1), torch.cat(items, 1)
 
     def join(self, vectors: Mapping[str, Tensor], numeric_MK: Tensor) -> Tensor:
         """The entries of phi before they are standardised, [M, F].
@@ -93,19 +121,24 @@ class Design:
             numeric_MK: standardised numeric features; K may be 0.
         """
         parts = [numeric_MK.new_ones(numeric_MK.shape[0], 1)]
-        parts += [vectors[user.name] * vectors[item.name] for user, item in self._pairs]
+        if self.user_map.shape[1]:
+            user_MU, item_MV = self._sides(vectors)
+            parts.append(project(user_MU, self.user_map) * project(item_MV, self.item_map))
         parts += [vectors[table.name] for table in self._vectors]
         return torch.cat([*parts, numeric_MK], 1)
 
     def state_dict(self) -> State:
-        """Means and scales."""
-        return State(same={"mean": self.mean_F, "scale": self.scale_F})
+        """Maps, means and scales."""
+        maps = {"user_map": self.user_map, "item_map": self.item_map}
+        return State(same={"mean": self.mean_F, "scale": self.scale_F, **maps})
 
     def load_state_dict(self, state: State) -> None:
-        """Take over means and scales.
+        """Take over maps, means and scales.
 
         Raises:
             MamdrError: they are of another model.
         """
         self.mean_F = state.tensor(state.same, "mean", self.mean_F)
         self.scale_F = state.tensor(state.same, "scale", self.scale_F)
+        self.user_map = state.tensor(state.same, "user_map", self.user_map)
+        self.item_map = state.tensor(state.same, "item_map", self.item_map)

@@ -57,7 +57,7 @@ class MixedModel:
     ) -> None:
         self._settings, self._collective = settings, collective
         self._inherited = False
-        self.design = Design(tables, frozen, numeric, settings.products)
+        self.design = Design(tables, frozen, numeric, settings.factors if settings.products else 0)
         self.weights = DomainWeights(self.design, domains, settings.variance)
         self.effects = [
             RandomIntercepts(name, sizes["item" if name == "item" else "user"] + 1, collective, settings.variance)
@@ -104,6 +104,8 @@ class MixedModel:
             self.weights.take_posterior_as_prior()
         else:
             before = self.design.mean_F, self.design.scale_F
+            if not self._inherited:  # inherited weights are of the parent's products
+                self.design.learn_products(train, self._collective)
             self.design.standardise(train, self._collective)
             if self._inherited:  # the values before the first fit are in standardised units already
                 self.weights.change_units(before)

@@ -12,7 +12,9 @@ class MixedSettings:
     """Specific parameters w_i of every domain and random effects of ids, by empirical Bayes (docs/mixed.md)."""
 
     products: bool = True
-    """phi(x) also holds elementwise products of the user's and the item's fixed vectors, where they have one length."""
+    """phi(x) also holds products of what the user's and the item's fixed vectors are along learned directions."""
+    factors: int = 16
+    """Number of these products, at most the width of the vectors."""
     effects: tuple[Effect, ...] = ("user", "item", "user_in_domain")
     """Random effects: one number for each user, item, and user within a domain."""
     sweeps: int = 20
@@ -29,8 +31,9 @@ class MixedSettings:
         """Check the ranges."""
         if len(set(self.effects)) < len(self.effects):
             raise ValueError(f"mixed.effects must differ, got {list(self.effects)}")
-        if self.sweeps < 1:
-            raise ValueError(f"mixed.sweeps must be >= 1, got {self.sweeps}")
+        for name in ("sweeps", "factors"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"mixed.{name} must be >= 1, got {getattr(self, name)}")
         for name in ("tolerance", "variance"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"mixed.{name} must be > 0, got {getattr(self, name)}")

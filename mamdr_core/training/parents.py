@@ -138,11 +138,13 @@ def _check_kind(run_id: str, config: Config, theirs: Config) -> None:
             f"train.only_domains: run {run_id} {has}, which train.method {config.train.method} would not keep: "
             f"set train.method to {theirs.train.method}"
         )
-    if all(kinds) and config.train.mixed.products != theirs.train.mixed.products:
-        raise MamdrError(
-            f"train.warm_start: run {run_id} has train.mixed.products {theirs.train.mixed.products}: set the same, or "
-            "set train.warm_start to '' to start cold"
-        )
+    for name in ("products", "factors") if all(kinds) else ():
+        value = getattr(theirs.train.mixed, name)
+        if getattr(config.train.mixed, name) != value:
+            raise MamdrError(
+                f"train.warm_start: run {run_id} has train.mixed.{name} {value}: set the same, or set train.warm_start "
+                "to '' to start cold"
+            )
     if config.train.only_domains and config.train.mixed != theirs.train.mixed and kinds[0]:
         raise MamdrError(f"train.only_domains: run {run_id} has another train.mixed: take its settings over")
 
