@@ -26,8 +26,8 @@ BATCH_NUMBERS = 1 << 21
 """Numbers of phi in a batch of domains, unless one domain alone has more."""
 PADDING = 1.25
 """Padded rows of a batch over its real ones, at most."""
-FIRST_STEPS, NEXT_STEPS = 5, 2
-"""Newton steps of the first sweep, and of every later one, which starts at the mode of the sweep before."""
+FIRST_STEPS, NEXT_STEPS = 5, 1
+"""Newton steps of the first sweep, and of every later one, which starts where the sweep before has ended."""
 LEAST_TAU = 1e-3
 """Smallest standard deviation of the prior: here w_i equals the prior's mean, whatever the rows of the domain."""
 MOST_TAU = 10.0

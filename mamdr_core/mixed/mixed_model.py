@@ -114,13 +114,13 @@ class MixedModel:
         labels_N = train.labels.cpu().double()
         logits_N = effects_N = self._effects(train)[0].double()
         for number in range(1, self._settings.sweeps + 1):
-            before_V, before_N = self._variances(), logits_N
+            before_V, before_N = self._deviations(), logits_N
             logits_N, effects_N = self._sweep(train, labels_N, effects_N, self.effects, learns=True)
-            change = float((self._variances() / before_V - 1).abs().max())
+            change = float((self._deviations() - before_V).abs().max())
             moved = self._mean((logits_N - before_N).abs())
             if self._collective.rank == 0:
                 named = ", ".join(f"{effect.name} {effect.variance:.3g}" for effect in self.effects)
-                logger.info("mixed model, sweep %d: variances %s, largest change %.0f%%", number, named, 100 * change)
+                logger.info("mixed model, sweep %d: variances %s; deviations moved by %.3f", number, named, change)
             if change <= self._settings.tolerance and moved <= SETTLED:
                 break
         # Once more under the prior that the last sweep has learned.
@@ -230,9 +230,10 @@ class MixedModel:
         total, rows = self._collective.all_reduce(sums).tolist()
         return float(total) / max(float(rows), 1.0)
 
-    def _variances(self) -> Tensor:
+    def _deviations(self) -> Tensor:
+        """Standard deviations of all priors, in logits."""
         tau_F = self.weights.prior.tau_F[self.design.scale_F > 0].double()
-        return torch.cat([tau_F.square(), torch.tensor([effect.variance for effect in self.effects])])
+        return torch.cat([tau_F, torch.tensor([effect.variance for effect in self.effects]).sqrt()])
 
     def state_dict(self) -> State:
         """The state of all its parts."""

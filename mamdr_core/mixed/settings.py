@@ -19,8 +19,9 @@ class MixedSettings:
     """Random effects: one number for each user, item, and user within a domain."""
     sweeps: int = 20
     """Sweeps of EM at most; EM ends earlier once the variances have settled."""
-    tolerance: float = 0.02
-    """EM has settled when no variance changes by more than this share in a sweep, and logits hardly move."""
+    tolerance: float = 0.01
+    """EM has settled when no prior's standard deviation moves by more than this in a sweep, in logits, and the rows'
+    logits hardly move."""
     prior: Literal["learned", "parent"] = "learned"
     """With train.warm_start: learned = the parent's values are where EM starts, and priors are learned from the rows;
     parent = the parent's posterior is the prior, for training rows that the parent has not seen."""

@@ -21,9 +21,10 @@ def days():
 
 def test_a_parents_values_make_em_settle_sooner_at_the_same_place(days):
     first, _, both = days
-    parent, cold = fitted(first), make_model(both)
+    exact = {"tolerance": 1e-3, "sweeps": 100}
+    parent, cold = fitted(first, **exact), make_model(both, **exact)
     cold_sweeps = cold.fit(both)
-    warm = make_model(both)
+    warm = make_model(both, **exact)
     warm.inherit(parent.state_dict())
     assert warm.fit(both) <= cold_sweeps
     assert torch.allclose(warm.predict(both), cold.predict(both), atol=0.05)
