@@ -84,7 +84,7 @@ class State:
             MamdrError: there is none of that name.
         """
         if name not in self.counters:
-            raise MamdrError(f"the checkpoint is of another model: it has no counter {self.name}{name}")
+            raise MamdrError(f"the saved state is of another model: it has no counter {self.name}{name}")
         return self.counters[name]
 
     def tensor(self, group: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ class State:
         found = group.get(name)
         if found is None or found.shape != like.shape or found.dtype != like.dtype:
             wanted = f"{str(like.dtype).removeprefix('torch.')} of the shape {list(like.shape)}"
-            raise MamdrError(f"the checkpoint is of another model: its {self.name}{name} is not {wanted}")
+            raise MamdrError(f"the saved state is of another model: its {self.name}{name} is not {wanted}")
         return found.to(like.device)
 
     def domains_of(self, name: str) -> list[int]:
@@ -118,7 +118,7 @@ class State:
         if found is None:
             return DomainRows(torch.zeros(0, dtype=torch.long), like.new_zeros(0, *like.shape))
         if found.values.shape[1:] != like.shape or found.values.dtype != like.dtype:
-            raise MamdrError(f"the checkpoint is of another model: its {self.name}{name} has rows of another kind")
+            raise MamdrError(f"the saved state is of another model: its {self.name}{name} has rows of another kind")
         return DomainRows(found.domain_R, found.values.to(like.device))
 
 

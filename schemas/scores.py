@@ -18,8 +18,16 @@ SCORES = Table(
         Column("user_known", "boolean", "the model has a row of the user; else that of unknown users was used"),
         Column("item_known", "boolean", "the model has a row of the item; else that of unknown items was used"),
         Column("domain_known", "boolean", "the model has a row of the domain; else that of unknown domains was used"),
-        Column("specific", "boolean", "scored with theta_S + theta_i of the domain; else with theta_S alone"),
+        Column(
+            "specific", "boolean", "the model has specific parameters of the domain: theta_i, or w_i of a mixed model"
+        ),
         Column("score", "double", "probability of a click; null: the model's answer is no number", nullable=True),
+        Column(
+            "logit_deviation",
+            "double",
+            "posterior standard deviation of the mixed model's part of the logit, with score.deviation; else null",
+            nullable=True,
+        ),
     ),
     rules=(Rule("score_in_range", "score IS NULL OR score BETWEEN 0 AND 1", "a probability lies in [0, 1]"),),
     partition_by=("batch",),

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from mamdr_core.learning.domain_regularization import DomainRegularization
 from mamdr_core.learning.joint import JointTraining
-from mamdr_core.learning.method import MIXED_LR, Method
+from mamdr_core.learning.method import JOINT_LR, Method
 from mamdr_core.learning.settings import DRSettings
 
 
@@ -14,4 +14,4 @@ def _afterwards(dr: DRSettings, alpha: float) -> DRSettings:
     return replace(dr, k=0, gamma=gamma, schedule="settled", every=1)
 
 
-METHOD = Method(JointTraining, DomainRegularization, dr=_afterwards, lr=MIXED_LR)
+METHOD = Method(JointTraining, DomainRegularization, dr=_afterwards, lr=JOINT_LR)

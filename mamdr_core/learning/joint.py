@@ -4,7 +4,7 @@ from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.optimizers import OuterOptimizer
 from mamdr_core.learning.inner_loop import TAKE_END, InnerLoop
 from mamdr_core.learning.learner import Learner, Round
-from mamdr_core.learning.method import MIXED_LR, Method
+from mamdr_core.learning.method import JOINT_LR, Method
 from mamdr_core.stateful import State
 
 
@@ -22,7 +22,7 @@ class JointTraining:
     def __call__(self, round_: Round) -> None:
         """Descend on the round's mixed rows."""
         learner = self._learner
-        visits = [Visit(learner.train, round_.mixed)]
+        visits = [Visit(learner.train, round_.shuffled)]
         change = self._inner.descend(visits, round_)
         OuterOptimizer(TAKE_END).step(learner.shared, learner.average(change, float(learner.count(visits))))
 
@@ -39,4 +39,4 @@ class JointTraining:
         self._inner.load_state_dict(state)
 
 
-METHOD = Method(JointTraining, lr=MIXED_LR)
+METHOD = Method(JointTraining, lr=JOINT_LR)

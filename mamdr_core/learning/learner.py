@@ -24,13 +24,13 @@ class Round:
         epoch: from 0.
         number: round within the epoch, from 0.
         slices: by domain, in the round's random order: positions of its rows of this round in `Learner.train`.
-        mixed: positions of as many rows of all own domains, shuffled together (joint training).
+        shuffled: positions of as many rows of all own domains, shuffled together (joint training).
     """
 
     epoch: int
     number: int
     slices: dict[int, Tensor]
-    mixed: Tensor
+    shuffled: Tensor
 
 
 @dataclass

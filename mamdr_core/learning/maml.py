@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.parameters import Change, Theta
 from mamdr_core.learning.combined_steps import CombinedSteps, hessian_product, mean_of, moved
-from mamdr_core.learning.method import MIXED_LR, Method
+from mamdr_core.learning.method import JOINT_LR, Method
 
 
 class MAML(CombinedSteps):
@@ -31,4 +31,4 @@ def _halves(visit: Visit) -> tuple[Visit, Visit]:
     return Visit(visit.columns, visit.rows[:half]), Visit(visit.columns, visit.rows[half:])
 
 
-METHOD = Method(MAML, lr=MIXED_LR, combines_gradients=True)
+METHOD = Method(MAML, lr=JOINT_LR, combines_gradients=True)

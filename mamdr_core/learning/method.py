@@ -8,9 +8,9 @@ from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.settings import DRSettings, LearningSettings
 from mamdr_core.stateful import Stateful
 
-MIXED_LR = 1e-3
-"""Inner rate of steps that mix domains, the paper's."""
-PURE_LR = 3e-4
+JOINT_LR = 1e-3
+"""Inner rate of steps on rows of all domains, the paper's."""
+DOMAIN_LR = 3e-4
 """Inner rate of steps on one domain, which are smaller and more."""
 
 
@@ -40,7 +40,7 @@ class Method:
     specific: Callable[[Learner], Update] | None = None
     dr: Callable[[DRSettings, float], DRSettings] = lambda dr, alpha: dr
     mixed: bool = False
-    lr: float = PURE_LR
+    lr: float = DOMAIN_LR
     combines_gradients: bool = False
 
     def settle(self, settings: LearningSettings) -> LearningSettings:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from mamdr_core.learning.joint import JointTraining
-from mamdr_core.learning.method import MIXED_LR, Method
+from mamdr_core.learning.method import JOINT_LR, Method
 from mamdr_core.learning.settings import DRSettings
 
 
@@ -12,5 +12,5 @@ def _without_supports(dr: DRSettings, alpha: float) -> DRSettings:
     return replace(dr, k=0)
 
 
-METHOD = Method(JointTraining, dr=_without_supports, mixed=True, lr=MIXED_LR)
+METHOD = Method(JointTraining, dr=_without_supports, mixed=True, lr=JOINT_LR)
 """logit = theta_S's network + w_i . phi(x) + random effects of ids (GLMix, Zhang et al. 2016; docs/mixed.md)."""

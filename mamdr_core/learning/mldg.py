@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.parameters import Change, Theta
 from mamdr_core.learning.combined_steps import CombinedSteps, gradients_of, hessian_product, mean_of, moved
-from mamdr_core.learning.method import MIXED_LR, Method
+from mamdr_core.learning.method import JOINT_LR, Method
 
 
 class MLDG(CombinedSteps):
@@ -24,4 +24,4 @@ class MLDG(CombinedSteps):
         return to_known.add(to_unseen, 1.0).add(bent, -alpha)
 
 
-METHOD = Method(MLDG, lr=MIXED_LR, combines_gradients=True)
+METHOD = Method(MLDG, lr=JOINT_LR, combines_gradients=True)

@@ -9,7 +9,7 @@ from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.parameters import Change, Theta
 from mamdr_core.engine.stacked_changes import StackedChanges
 from mamdr_core.learning.combined_steps import CombinedSteps, gradients_of
-from mamdr_core.learning.method import MIXED_LR, Method
+from mamdr_core.learning.method import JOINT_LR, Method
 
 
 class PCGrad(CombinedSteps):
@@ -44,4 +44,4 @@ def projection(products_MM: Tensor, order: torch.Generator) -> Tensor:
     return combined_MM
 
 
-METHOD = Method(PCGrad, lr=MIXED_LR, combines_gradients=True)
+METHOD = Method(PCGrad, lr=JOINT_LR, combines_gradients=True)

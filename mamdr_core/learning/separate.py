@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from mamdr_core.learning.domain_regularization import DomainRegularization
-from mamdr_core.learning.method import MIXED_LR, Method
+from mamdr_core.learning.method import JOINT_LR, Method
 from mamdr_core.learning.settings import DRSettings
 
 
@@ -12,4 +12,4 @@ def _alone(dr: DRSettings, alpha: float) -> DRSettings:
     return replace(dr, k=0, gamma=1.0, rows="touched", lr=alpha, schedule="settled", every=1)
 
 
-METHOD = Method(None, DomainRegularization, dr=_alone, lr=MIXED_LR)
+METHOD = Method(None, DomainRegularization, dr=_alone, lr=JOINT_LR)

@@ -12,7 +12,7 @@ from mamdr_core.engine.parameters import Change, Theta
 from mamdr_core.engine.stacked_changes import ChangeSum
 from mamdr_core.learning.combined_steps import CombinedSteps
 from mamdr_core.learning.learner import Learner
-from mamdr_core.learning.method import MIXED_LR, Method
+from mamdr_core.learning.method import JOINT_LR, Method
 from mamdr_core.stateful import DomainRows, State
 
 
@@ -104,4 +104,4 @@ class WeightedLoss(CombinedSteps):
         self.uncertainty.load_state_dict(state.part("uncertainty"))
 
 
-METHOD = Method(WeightedLoss, lr=MIXED_LR, combines_gradients=True)
+METHOD = Method(WeightedLoss, lr=JOINT_LR, combines_gradients=True)

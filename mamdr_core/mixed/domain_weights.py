@@ -18,7 +18,7 @@ from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.threads import one_thread
 from mamdr_core.heartbeat import beat
 from mamdr_core.mixed.design import Design
-from mamdr_core.mixed.newton import Posterior, Prior, fit_domains, leverages
+from mamdr_core.mixed.newton import Posterior, Prior, fit_domains, leverages, variance_factor
 from mamdr_core.parallel.collective import Collective
 from mamdr_core.stateful import DomainRows, State
 
@@ -32,8 +32,6 @@ LEAST_TAU = 1e-3
 """Smallest standard deviation of the prior: here w_i equals the prior's mean, whatever the rows of the domain."""
 MOST_TAU = 10.0
 """Largest one: standardised entries with weights beyond it are all but separable."""
-FASTEST = 25.0
-"""Largest factor by which a variance of the prior changes in a sweep."""
 T = TypeVar("T")
 
 
@@ -270,8 +268,7 @@ def _fitted(prior: Prior, sums_4F: Tensor, observed_FF: Tensor) -> Prior:
     shift_F = torch.linalg.solve(observed_FF + ridge_FF, sum_F)
     # Under the new mean the modes are a - o m: what is left of them is the variance between domains.
     centred_F = squares_F - 2 * shift_F * observed_sum_F + observed_squares_F * shift_F.square()
-    centred_F = centred_F.clamp_min(0)
-    factor_F = (centred_F / observed_FF.diagonal().clamp_min(1e-9)).clamp(1 / FASTEST, FASTEST)
+    factor_F = variance_factor(centred_F.clamp_min(0), observed_FF.diagonal())
     mean_F = prior.mean_F.double() + tau_F * shift_F
     return Prior(mean_F.to(prior.mean_F), (tau_F * factor_F.sqrt()).clamp(LEAST_TAU, MOST_TAU).to(prior.tau_F))
 

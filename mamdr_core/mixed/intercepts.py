@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mamdr_core.engine.columns import Columns
 from mamdr_core.errors import MamdrError
+from mamdr_core.mixed.newton import variance_factor
 from mamdr_core.mixed.settings import Effect
 from mamdr_core.parallel.collective import Collective, SingleProcess
 from mamdr_core.parallel.sharded import by_owner
@@ -15,8 +16,6 @@ from mamdr_core.stateful import DomainRows, State
 
 LARGEST_STEP = 2.0
 """Largest change of an effect in a sweep, in logits."""
-FASTEST = 25.0
-"""Largest factor by which a variance changes in a sweep."""
 LEAST_VARIANCE = 1e-6
 """Smallest variance: effects are then 0 as far as matters."""
 
@@ -132,10 +131,8 @@ class RandomIntercepts:
         """MacKay's update of the variance, over the keys that have rows; see `DomainWeights`."""
         squares = self.values_K.double().square()[has_rows_K].sum()
         observed = (1 - self.variances_K.double() / self.variance)[has_rows_K].sum()
-        squares, observed = self._collective.all_reduce(torch.stack([squares, observed])).tolist()
-        wanted = float(squares) / max(float(observed), 1e-9)
-        slowest, fastest = self.variance / FASTEST, self.variance * FASTEST
-        self.variance = max(LEAST_VARIANCE, min(max(wanted, slowest), fastest))
+        squares, observed = self._collective.all_reduce(torch.stack([squares, observed]))
+        self.variance = max(LEAST_VARIANCE, self.variance * float(variance_factor(squares / self.variance, observed)))
 
     def _keys_of(self, columns: Columns) -> Tensor:
         ids = {name: columns.ids[name].long().cpu() for name in ("user", "item", "domain")}
@@ -180,7 +177,7 @@ class RandomIntercepts:
         self.keys_K = keys_K
         saved = [state.domain_rows(name, torch.zeros(())).values for name in ("value", "variance")]
         if any(len(values) != len(keys_K) for values in saved):
-            raise MamdrError(f"the checkpoint is damaged: its {state.name}value and variance are not of as many users")
+            raise MamdrError(f"the saved state is damaged: its {state.name}value and variance are not of as many users")
         self.values_K, self.variances_K = (values[order_K] for values in saved)
 
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+FASTEST = 25.0
+"""Largest factor by which a variance changes in one update."""
 HALVINGS = 12
 """Times that a step which does not lower the objective is halved, at most; after that the domain stays where it is."""
 
@@ -105,6 +107,16 @@ def _cholesky(hessian_GFF: Tensor) -> Tensor:
         factor_GFF = torch.where((added_GF > 0).unsqueeze(2), again_GFF, factor_GFF)
         relative *= 4
     return factor_GFF
+
+
+def variance_factor(squares: Tensor, observed: Tensor) -> Tensor:
+    """By what MacKay's update (1992) multiplies the variance of a prior, or of several.
+
+    Args:
+        squares: sum over observations of (mode - mean)^2, in units of the variance before.
+        observed: their effective number, the sum of 1 - posterior variance / variance before.
+    """
+    return (squares / observed.clamp_min(1e-9)).clamp(1 / FASTEST, FASTEST)
 
 
 def leverages(phi_GMF: Tensor, prior: Prior, covariance_GFF: Tensor) -> Tensor:

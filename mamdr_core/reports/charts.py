@@ -1,5 +1,6 @@
 """The report's charts, from its facts."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -146,6 +147,25 @@ def time_chart(seconds: Mapping[str, float] | None) -> Markup | None:
     css = ["bar-b" if name in IN_RANKS else "bar-a" for name, _ in spent]
     told = "; ".join(f"{name} {value:,.1f} s" for name, value in spent)
     return bars([name for name, _ in spent], values, [f"{value:,.1f} s" for value in values], css, told)
+
+
+def variance_chart(variances: Mapping[str, float] | None, listed: int) -> Markup | None:
+    """Standard deviations that a mixed model has learned: of effects, and the largest of w_i; None without any.
+
+    Args:
+        variances: by name, as in training_runs.
+        listed: entries of w_i at most.
+    """
+    of_effects, of_w = (
+        [each for each in (variances or {}).items() if each[0].startswith("w.") == own] for own in (0, 1)
+    )
+    shown = [*of_effects, *sorted(of_w, key=lambda each: -each[1])[:listed]]
+    if not shown:
+        return None
+    values = [math.sqrt(value) for _, value in shown]
+    css = ["bar-b" if name.startswith("w.") else "bar-a" for name, _ in shown]
+    told = "; ".join(f"{name} {value:.3f}" for (name, _), value in zip(shown, values, strict=True))
+    return bars([name for name, _ in shown], values, [f"{value:.3f}" for value in values], css, told)
 
 
 def _marks(sizes: Array, means: Array, form: str) -> list[str]:

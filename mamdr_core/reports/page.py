@@ -108,6 +108,7 @@ def _context(facts: Facts, listed: int) -> dict[str, Any]:
         "calibration_chart": charts.calibration_chart(figures, facts.ids),
         "conflict_charts": charts.conflict_charts(facts.pairs) if facts.pairs else {},
         "time_chart": charts.time_chart(facts.run["seconds"]),
+        "variance_chart": charts.variance_chart(facts.run["variances"], listed),
         "made_at": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         "table": embedded(table),
         "columns": table["columns"],

@@ -61,18 +61,23 @@ class Scorer:
             indices: by id column, index in the vocabulary or UNKNOWN_INDEX, int32 [B].
             numeric_BK: standardised numeric features.
         """
-        ids = {name: torch.from_numpy(column + np.int32(1)) for name, column in indices.items()}
-        rows = len(ids["domain"])
-        columns = Columns(ids, torch.from_numpy(numeric_BK), torch.zeros(rows), torch.zeros(1, dtype=torch.long))
+        columns = _columns_of(indices, numeric_BK)
         if self._mixed:
             columns = self._mixed.under(columns)
-        logits_B = torch.empty(rows)
+        logits_B = torch.empty(len(columns))
         edges = np.flatnonzero(np.diff(indices["domain"])) + 1
-        for start, stop in pairwise((0, *edges.tolist(), rows)):
+        for start, stop in pairwise((0, *edges.tolist(), len(columns))):
             theta = Theta(self._shared, self.specific(int(indices["domain"][start])))
             for places in torch.arange(start, stop).split(PIECE_ROWS):
                 logits_B[places[0] : places[-1] + 1] = self._engine.predict(theta, Visit(columns, places))
         return logits_B
+
+    def deviation(self, indices: Mapping[str, NDArray[np.int32]], numeric_BK: NDArray[np.float32]) -> Tensor | None:
+        """Posterior standard deviation of the mixed model's part of the logits, float32 [B]; None without one.
+
+        Args: as of `predict`.
+        """
+        return self._mixed.variance(_columns_of(indices, numeric_BK)).sqrt() if self._mixed else None
 
     def specific(self, domain: int) -> Change | None:
         """theta_i of a domain by its index; the last one that was asked for is kept."""
@@ -85,6 +90,12 @@ class Scorer:
         distinct, place = np.unique(domains, return_inverse=True)
         found: NDArray[np.bool_] = np.array([int(domain) in self.domains for domain in distinct], dtype=np.bool_)
         return found[place]
+
+
+def _columns_of(indices: Mapping[str, NDArray[np.int32]], numeric_BK: NDArray[np.float32]) -> Columns:
+    ids = {name: torch.from_numpy(column + np.int32(1)) for name, column in indices.items()}
+    unlabelled_B = torch.zeros(len(ids["domain"]))
+    return Columns(ids, torch.from_numpy(numeric_BK), unlabelled_B, torch.zeros(1, dtype=torch.long))
 
 
 def open_scorer(served: Served, vectors: str) -> Scorer:
@@ -101,12 +112,15 @@ def open_scorer(served: Served, vectors: str) -> Scorer:
     return _opened[key]
 
 
-def score_batches(served: Served, vectors: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def score_batches(
+    served: Served, vectors: str, deviation: bool, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
     """Scores of encoded rows: key, user, item, domain, what of them is known, and the probability of a click.
 
     Args:
         served: the run.
         vectors: the file of the fixed vectors.
+        deviation: whether to write the deviation of the logits too.
         batches: of rows as `encode_requests` makes them, the rows of a domain together.
     """
     scorer = open_scorer(served, vectors)
@@ -119,6 +133,7 @@ def score_batches(served: Served, vectors: str, batches: Iterator[pa.RecordBatch
         numeric = [standardise(read[name], *moments) for name, moments in served.numeric.items()]
         numeric_BK = np.stack(numeric, 1).astype(np.float32) if numeric else np.zeros((len(batch), 0), np.float32)
         score = scorer.predict(indices, numeric_BK).double().sigmoid().numpy()
+        deviation_B = scorer.deviation(indices, numeric_BK) if deviation else None
         known = {f"{name}_known": pa.array(indices[name] != UNKNOWN_INDEX) for name in ("user", "item", "domain")}
         yield pa.RecordBatch.from_pydict(
             {
@@ -126,5 +141,8 @@ def score_batches(served: Served, vectors: str, batches: Iterator[pa.RecordBatch
                 **known,
                 "specific": pa.array(scorer.has_specific(indices["domain"])),
                 "score": pa.array(score, mask=np.isnan(score)),
+                "logit_deviation": pa.nulls(len(batch), pa.float64())
+                if deviation_B is None
+                else pa.array(deviation_B.double().numpy()),
             }
         )

@@ -78,7 +78,7 @@ def score(spark: SparkSession, config: Config) -> dict[str, Any]:
         settings = {**shuffles_of(spark, count, TASK_ROWS), **_SETTINGS}
         with clock.phase("write"), overriding(spark, settings), progress(spark, "scores"):
             vectors = send_vectors(spark, read_vectors(lake, served))
-            scored = score_rows(spread_by_domain(rows), served, vectors)
+            scored = score_rows(spread_by_domain(rows), served, vectors, config.score.deviation)
             before = lake.version("scores") if lake.exists("scores") else 0
             scored = scored.withColumns({"run_id": F.lit(served.run_id), "batch": F.lit(batch)})
             lake.overwrite_where("scores", scored, f"batch = '{batch}'", {"job": "score", "run_id": served.run_id})
@@ -111,11 +111,13 @@ def spread_by_domain(rows: DataFrame) -> DataFrame:
     return rows.hint("rebalance", domain).sortWithinPartitions(domain)
 
 
-def score_rows(rows: DataFrame, served: Served, vectors: str) -> DataFrame:
+def score_rows(rows: DataFrame, served: Served, vectors: str, deviation: bool = False) -> DataFrame:
     """Scores of encoded rows, see `mamdr_core.serving.scorer.score_batches`."""
     names = [name for name in TABLES["scores"].column_names if name not in ("run_id", "batch")]
     schema = spark_schema(TABLES["scores"])
-    return rows.mapInArrow(partial(score_batches, served, vectors), T.StructType([schema[name] for name in names]))
+    return rows.mapInArrow(
+        partial(score_batches, served, vectors, deviation), T.StructType([schema[name] for name in names])
+    )
 
 
 def _rows_to_score(

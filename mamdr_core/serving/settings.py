@@ -56,6 +56,8 @@ class ScoreSettings:
     """Names the rows, e.g. a day; what the table scores holds of the same batch is replaced. Empty: the run's id."""
     input: ScoreInput = field(default_factory=ScoreInput)
     """The rows."""
+    deviation: bool = False
+    """Also write how uncertain a mixed model's part of the logit is (logit_deviation in the table scores)."""
 
 
 @settings

@@ -18,7 +18,7 @@ from mamdr_core.engine.hashing import derive_seed
 from mamdr_core.engine.metrics import segmented_auc
 from mamdr_core.engine.parameters import Shared, Theta
 from mamdr_core.engine.threads import one_thread
-from mamdr_core.mixed.newton import Prior, fit_domains
+from mamdr_core.mixed.newton import Prior, fit_domains, variance_factor
 from mamdr_core.parallel.collective import Collective
 
 logger = logging.getLogger(__name__)
@@ -153,9 +153,9 @@ def _fit(held: HeldOut, chosen_N: Tensor) -> Tensor:
         prior = Prior(torch.zeros(size), torch.full((size,), tau))
         posterior = fit_domains(hidden, labels, base, real, prior, change_H[None] / tau, STEPS)
         change_H = posterior.white_GF[0] * tau
-        observed = size - float(posterior.covariance_GFF.diagonal(dim1=1, dim2=2).sum())
-        factor = float(posterior.white_GF.square().sum()) / max(observed, 1e-6)
-        tau = min(max(tau * min(max(factor, 0.04), 25.0) ** 0.5, LEAST_TAU), MOST_TAU)
+        observed = size - posterior.covariance_GFF.diagonal(dim1=1, dim2=2).sum()
+        factor = float(variance_factor(posterior.white_GF.square().sum(), observed))
+        tau = min(max(tau * factor**0.5, LEAST_TAU), MOST_TAU)
     return change_H
 
 

@@ -21,20 +21,20 @@ def deal_rounds(
         plan: deals all domains' rows to rounds.
         epoch: from 0.
         train: this rank's rows.
-        rank: decides the mixed order.
+        rank: decides the order of rows of all domains together.
         arrays: makes the epoch's two orders, 16 bytes a row.
         skipped: rounds at its start that are left out.
     """
     offsets = train.offsets.numpy()
     counts = np.diff(offsets)
     device = train.labels.device
-    shuffled = arrays.empty(len(train), np.int64)
+    within_domains = arrays.empty(len(train), np.int64)
     for first, part in shuffled_parts(offsets, derive_seed(plan.seed, epoch, 3)):
-        shuffled[first : first + len(part)] = part
-    order = torch.from_numpy(shuffled).to(device)
+        within_domains[first : first + len(part)] = part
+    order = torch.from_numpy(within_domains).to(device)
     generator = torch.Generator().manual_seed(derive_seed(plan.seed, epoch, 4, rank))
-    mixed = torch.from_numpy(arrays.empty(len(train), np.int64))
-    mixed = torch.randperm(len(train), generator=generator, out=mixed).to(device)
+    shuffled = torch.from_numpy(arrays.empty(len(train), np.int64))
+    shuffled = torch.randperm(len(train), generator=generator, out=shuffled).to(device)
     for number in range(skipped, plan.rounds):
         start, stop = plan.slices(epoch, number)
         visited = plan.order(epoch, number)
@@ -47,5 +47,5 @@ def deal_rounds(
                 int(domain): order[offsets[domain] + start[domain] : offsets[domain] + stop[domain]]
                 for domain in visited
             },
-            mixed=mixed[first:last],
+            shuffled=shuffled[first:last],
         )

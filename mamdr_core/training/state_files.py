@@ -142,7 +142,7 @@ def _values_of_domains(folder: Path, prefix: str, owned_n: Tensor | None, wrote:
                 found.setdefault(name, []).append(DomainRows(domain_R, values))
                 continue
             if ((domain_R < 0) | (domain_R >= len(owned_n))).any():
-                raise MamdrError(f"the checkpoint is of another lake: its {name} is of a domain beyond {len(owned_n)}")
+                raise MamdrError(f"the saved state is of another lake: its {name} is of a domain beyond {len(owned_n)}")
             own_R = owned_n[domain_R]
             found.setdefault(name, []).append(DomainRows(domain_R[own_R], values[own_R]))
     return {

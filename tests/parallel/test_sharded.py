@@ -274,7 +274,7 @@ def in_one_process(case: Case) -> tuple[Shared, dict[int, Change]]:
         steps, weights = [], []
         for rank in range(case.ranks):
             train, round_ = case.columns(rank), case.round(number, rank)
-            rows = [round_.mixed] if case.method == "joint" else list(round_.slices.values())
+            rows = [round_.shuffled] if case.method == "joint" else list(round_.slices.values())
             weights.append(float(sum(map(len, rows))))
             seed = alone.round_seed(round_, rank)
             visits = [Visit(train, own) for own in rows]

@@ -39,6 +39,20 @@ def test_a_run_reports_its_figures_and_first_validates_the_mixed_model_alone(spa
     assert figures["seconds"]["mixed"] > 0
     assert figures["specific_bytes"] > 5 * 20 * 4  # w_i over 1 + 3 * 6 + 1 entries of five domains at least
     curve = Lake(spark, config.lake.root).read("training_curves").where(F.col("run_id") == figures["run_id"])
+    row = Lake(spark, config.lake.root).read("training_runs").where(F.col("run_id") == figures["run_id"]).first()
+    assert row["specific_kind"] == figures["specific_kind"] == "mixed"
+    assert row["variances"] == figures["variances"]
+    effects = {"user", "item", "user_in_domain"}
+    assert (
+        effects
+        < set(figures["variances"])
+        == effects
+        | {
+            f"w.{name}"
+            for name in ("bias", *(f"{of}.{n}" for of in ("product", "user_vector", "item_vector") for n in range(6)))
+        }
+        | {"w.numeric.0"}
+    )
     rows = curve.orderBy("rows", "round").collect()
     assert [row["round"] for row in rows] == [0, 2, 4, 6, 8]
     assert (rows[0]["rows"], rows[0]["best"]) == (0, True)
@@ -57,13 +71,15 @@ def test_scores_and_exported_files_are_the_predictions_of_evaluation(spark, conf
     columns = trained.package.under_mixed(trained.share.columns("test"), engine, trained.config.train.mixed)
     assert columns.base_logits.std() > 0.1
     logits = predict_domains(engine, trained.package.shared, {}, columns, range(5))
-    scored = score(spark, with_values(config, {"score.run_id": figures["run_id"]}))
+    scored = score(spark, with_values(config, {"score.run_id": figures["run_id"], "score.deviation": True}))
     assert scored["specific_rows"] == scored["rows"] == len(columns)
     batch = Lake(spark, config.lake.root).read("scores").where(F.col("batch") == figures["run_id"]).toPandas()
     place = {domain: number for number, domain in enumerate(trained.pinned.domain_ids)}
     batch = batch.assign(place=batch["domain"].map(place), number=batch["key"].astype("int64"))
     found = batch.sort_values(["place", "number"])["score"]
     np.testing.assert_allclose(found, logits.double().sigmoid().numpy(), rtol=0, atol=1e-6)
+    deviation = batch["logit_deviation"]
+    assert 0 < deviation.min() < deviation.max() < 3
     assert torch.isfinite(logits).all()
     values = {"export.run_id": figures["run_id"], "export.folder": str(tmp_path / "model")}
     exported = export_model(spark, with_values(config, values))
