@@ -6,11 +6,11 @@ Each set has a lake in --folder, which is built where it is missing. Runs are ce
 that a second start runs only what has not finished. Choices are made on the default seeds of generator and split;
 --final measures on others, each run on its own.
 
-Reported by set and method: test AUC, mean over domains, with its standard deviation over runs; the same less that of joint
-training on the same log; the mean over the third of domains with fewest training rows; the mean weighted by test rows;
-calibration, the sum of predictions over clicks; rows descended on until the early stop; seconds of a run, which shares
-the machine with the runs alongside it. A domain with one class in the test split has no AUC and counts nowhere but in
-calibration.
+The table has, by set and method: test AUC, mean over domains, with its standard deviation over runs; the same less that
+of joint training on the same log; the mean over the third of domains with fewest training rows; the mean weighted by
+test rows; calibration, the sum of predictions over clicks; rows descended on until the early stop; seconds of a run,
+which shares the machine with the runs alongside it. A domain with one class in the test split has no AUC and counts
+nowhere but in calibration.
 """
 
 import argparse

@@ -90,7 +90,8 @@ class Design:
         self.mean_F[0], self.scale_F[0] = 0, 1
         finite_F = self.mean_F.isfinite() & self.scale_F.isfinite()
         if not finite_F.all():
-            name = self.names[int((~finite_F).nonzero()[0])]
+            bad = [name for name, finite in zip(self.names, finite_F.tolist(), strict=True) if not finite]
+            name = next((name for name in bad if not name.startswith("product.")), bad[0])  # products follow vectors
             raise MamdrError(f"{name} of the training rows is not finite: look at that feature's values")
 
     def rows(self, columns: Columns, places_M: Tensor) -> Tensor:

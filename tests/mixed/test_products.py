@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mamdr_core.engine.columns import Columns, offsets_of
+from mamdr_core.errors import MamdrError
 from mamdr_core.mixed import products
 from mamdr_core.mixed.design import Design
 from mamdr_core.mixed.mixed_model import MixedModel
@@ -111,6 +112,16 @@ def test_rows_that_tell_nothing_leave_the_directions_where_they_start(planted):
     one_class = columns.take(torch.arange(600, 1800))
     one_class.labels.zero_()
     assert learned(planted, one_class).user_map.isfinite().all()
+
+
+def test_an_entry_that_is_not_finite_is_named(planted):
+    columns, tables, frozen, _ = planted
+    changed = {**frozen, "item_vector": frozen["item_vector"].clone()}
+    changed["item_vector"][7, 2] = float("nan")
+    design = Design(tables, changed, 0, FACTORS)
+    design.learn_products(columns, SingleProcess())
+    with pytest.raises(MamdrError, match=r"item_vector\.2 of the training rows is not finite"):
+        design.standardise(columns, SingleProcess())
 
 
 def test_an_entry_that_never_varies_is_left_out(planted):
