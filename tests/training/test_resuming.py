@@ -22,6 +22,7 @@ from mamdr_core.config import dump_config, with_values
 from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.lake.tables import Lake
 from mamdr_core.parallel.launch import LAUNCHERS
+from mamdr_core.training.checkpoints import find_checkpoint
 from mamdr_core.training.resuming import find_unfinished
 from mamdr_core.training.run import train_mamdr
 from mamdr_core.training.sealed import MANIFEST
@@ -113,12 +114,28 @@ def resumed(spark, config, run_id="newest"):
     return train_mamdr(spark, replace(config, train=replace(config.train, resume=run_id)))
 
 
-def test_killed_with_all_its_processes_and_resumed_it_gives_the_undisturbed_package(spark, config, undisturbed, job):
+def test_a_living_run_is_left_alone_and_killed_with_all_its_processes_it_resumes_to_the_undisturbed_package(
+    spark, config, undisturbed, job
+):
+    """Only by a run that computes the same."""
     process = job()
-    folder = wait_for_checkpoint(config, 3, process)
+    folder = wait_for_checkpoint(config, 2, process)
+    with pytest.raises(MamdrError, match="another process of this machine trains run"):
+        resumed(spark, config, folder.name)
+    newest = replace(config, train=replace(config.train, resume="newest"))
+    with pytest.raises(MamdrError, match=r"another process of this machine trains run .* try again later"):
+        find_unfinished(spark, newest)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(LIMIT)
     assert row_of(spark, config, folder.name)["status"] == "running"
+    assert find_unfinished(spark, newest).id == folder.name
+    assert find_unfinished(spark, with_values(newest, {"examples.until": "2026-01-02"})) is None  # another day's
+    other = replace(config, train=replace(config.train, seed=9))
+    with pytest.raises(MamdrError, match=r"computes something else: train\.seed is 9, and was 0"):
+        resumed(spark, other, folder.name)
+    figures = resumed(spark, replace(other, train=replace(other.train, epochs=1)))
+    assert (figures["run_id"] != folder.name, figures["attempts"]) == (True, 1)
+    assert folder.exists()
     figures = resumed(spark, config)
     assert figures["run_id"] == folder.name
     assert figures["attempts"] == 2
@@ -129,37 +146,34 @@ def test_killed_with_all_its_processes_and_resumed_it_gives_the_undisturbed_pack
     assert not folder.exists()
 
 
-def test_sigterm_saves_a_checkpoint_ends_in_good_order_and_the_job_resumes(spark, config, undisturbed, job):
+def test_sigterm_or_a_killed_spark_submit_saves_a_checkpoint_and_the_run_resumes_each_time(
+    spark, config, undisturbed, job
+):
+    """One run, stopped three times. Spark's JVM is what a cluster or a user kills; Python is its child."""
     process = job()
     folder = wait_for_checkpoint(config, 2, process)
     os.kill(process.pid, signal.SIGTERM)
     out, log = process.communicate(timeout=LIMIT)
     assert process.returncode == 2
-    said = json.loads(out.splitlines()[-1])
+    (line,) = out.splitlines()
+    said = json.loads(line)
     assert said["status"] == "stopped"
     assert "--resume continues from there" in said["error"]
     assert "Traceback" not in log
     assert row_of(spark, config, folder.name)["status"] == "stopped"
-    again = job("--resume")
-    out, log = again.communicate(timeout=LIMIT)
-    said = json.loads(out.splitlines()[-1])
-    assert (said["status"], said["run_id"], said["attempts"]) == ("ok", folder.name, 2)
-    assert "resumes from checkpoint" in log
-    assert_same_package(said["package"], undisturbed["package"])
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_when_spark_submit_is_killed_its_python_saves_a_checkpoint_and_ends(spark, config, undisturbed, job, number):
-    """Spark's JVM is what a cluster or a user kills; Python is its child, and trains on one rank."""
-    process = job(program=str(Path(sys.executable).parent / "spark-submit"))
-    folder = wait_for_checkpoint(config, 2, process)
-    children = psutil.Process(process.pid).children(recursive=True)
-    assert any("train_mamdr" in command_of(child) for child in children)
-    os.kill(process.pid, number)
-    process.communicate(timeout=LIMIT)
-    assert psutil.wait_procs(children, timeout=20)[1] == []
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        before = find_checkpoint(folder).newest
+        process = job("--resume", program=str(Path(sys.executable).parent / "spark-submit"))
+        assert wait_for_checkpoint(config, before + 2, process) == folder
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert any("train_mamdr" in command_of(child) for child in children)
+        os.kill(process.pid, number)
+        _, log = process.communicate(timeout=LIMIT)
+        assert psutil.wait_procs(children, timeout=20)[1] == []
+        assert f"resumes from checkpoint {before}" in log
+        assert find_checkpoint(folder).newest >= before + 2
     figures = resumed(spark, config)
-    assert (figures["run_id"], figures["attempts"]) == (folder.name, 2)
+    assert (figures["run_id"], figures["attempts"]) == (folder.name, 4)
     assert_same_package(figures["package"], undisturbed["package"])
 
 
@@ -271,23 +285,3 @@ def test_resuming_what_cannot_be_resumed_is_a_clear_error(spark, config, undistu
         resumed(spark, config, undisturbed["run_id"])
     with pytest.raises(MamdrError, match="has no run nobody"):
         resumed(spark, config, "nobody")
-
-
-def test_only_a_run_that_computes_the_same_is_resumed_and_a_living_one_never(spark, config, job):
-    process = job()
-    folder = wait_for_checkpoint(config, 2, process)
-    with pytest.raises(MamdrError, match="another process of this machine trains run"):
-        resumed(spark, config, folder.name)
-    newest = replace(config, train=replace(config.train, resume="newest"))
-    with pytest.raises(MamdrError, match=r"another process of this machine trains run .* try again later"):
-        find_unfinished(spark, newest)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait(LIMIT)
-    assert find_unfinished(spark, newest).id == folder.name
-    assert find_unfinished(spark, with_values(newest, {"examples.until": "2026-01-02"})) is None  # another day's
-    other = replace(config, train=replace(config.train, seed=9))
-    with pytest.raises(MamdrError, match=r"computes something else: train\.seed is 9, and was 0"):
-        resumed(spark, other, folder.name)
-    figures = resumed(spark, other)
-    assert (figures["run_id"] != folder.name, figures["attempts"]) == (True, 1)
-    assert folder.exists()
