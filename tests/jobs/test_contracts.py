@@ -110,13 +110,13 @@ def test_the_demo_command_goes_from_nothing_to_a_measured_model_by_plain_spark_s
 @pytest.mark.skipif(
     not CIAO.exists(), reason="no shared/data/ciao beside the checkout: the real set is not in the repo"
 )
-def test_ciao_end_to_end_on_two_ranks(tmp_path):
+def test_ciao_end_to_end_on_two_ranks(tmp_path, run_in_session):
     """Above chance by far; the figures of full runs stand in benchmarks/README.md."""
-    done = run(
-        SUBMIT, ROOT / "jobs/train_mamdr.py", "--config", ROOT / "conf/ciao.yaml", "--set", f"input.path={CIAO}",
+    code, said, _ = run_in_session(
+        "train_mamdr", "--config", str(ROOT / "conf/ciao.yaml"), "--set", f"input.path={CIAO}",
         "--set", f"lake.root={tmp_path}/lake", "--set", "train.epochs=3",
     )  # fmt: skip
-    said = figures(done)
+    assert code == 0
     assert said["domains"] == 28
     assert said["test_auc"] > 0.62
     assert said["weighted_test_auc"] > 0.66

@@ -1,39 +1,18 @@
 """The data jobs: each is a command with a JSON last line, one clear line on bad input, and the same figures again."""
 
-import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mamdr_core.cli import run_job
 from mamdr_core.lake.tables import Lake
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 DATA_JOBS = ("generate_logs", "ingest_clicks", "build_examples", "domain_stats")
-
-
-@pytest.fixture
-def run_in_session(spark, monkeypatch, capsys) -> Callable[..., tuple[int, dict[str, Any], str]]:
-    """Run a job in the tests' session: exit code, the JSON object, and stderr."""
-
-    def run(name: str, *arguments: str) -> tuple[int, dict[str, Any], str]:
-        spec = importlib.util.spec_from_file_location(f"job_{name}", ROOT / "jobs" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        monkeypatch.setattr(module, "spark_session", lambda _: nullcontext(spark))
-        code = run_job(getattr(module, name), list(arguments))
-        printed = capsys.readouterr()
-        return code, json.loads(printed.out.splitlines()[-1]), printed.err
-
-    return run
 
 
 def demo(tmp_path: Path) -> list[str]:
@@ -71,16 +50,6 @@ def test_the_demo_goes_from_synthetic_logs_to_statistics(spark, run_in_session, 
     assert lake.read("examples").where("true_probability IS NULL").count() == 0
 
 
-def test_a_job_is_a_program_with_one_json_line_on_stdout(tmp_path: Path):
-    done = run_program("generate_logs", *demo(tmp_path))
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert len(lines) == 1
-    assert json.loads(lines[0])["rows"] == 2000
-    assert "Traceback" not in done.stderr
-    assert "\tat " not in done.stderr
-
-
 def test_a_mistake_is_one_clear_line_and_exit_code_2(tmp_path: Path):
     raw = tmp_path / "raw.csv"
     raw.write_text("uid,pid,theme\nu1,i1,t1\n")
@@ -90,21 +59,11 @@ def test_a_mistake_is_one_clear_line_and_exit_code_2(tmp_path: Path):
         "options": {"header": "true"},
         "columns": {"user": "uid", "item": "item"},
     }
-    done = run_program(
-        "ingest_clicks", "--set", f"lake.root={tmp_path / 'lake'}", "--set", f"input={json.dumps(source)}"
-    )
+    sets = ("--set", f"lake.root={tmp_path / 'lake'}", "--set", f"input={json.dumps(source)}")
+    command = [sys.executable, str(ROOT / "jobs/ingest_clicks.py"), *sets]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     message = "input.columns.item: 'item' names no existing column: item; columns of the log: uid, pid, theme"
     assert done.returncode == 2
     assert done.stderr.strip().splitlines() == [f"error: {message}"]
     assert json.loads(done.stdout.splitlines()[-1]) == {"job": "ingest_clicks", "status": "failed", "error": message}
     assert not (tmp_path / "lake").exists()
-
-
-def run_program(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "jobs" / f"{name}.py"), *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )

@@ -1,0 +1,30 @@
+"""Jobs called as their command line calls them, in the tests' session."""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mamdr_core.cli import run_job
+
+JOBS = Path(__file__).parents[2] / "jobs"
+
+
+@pytest.fixture
+def run_in_session(spark, monkeypatch, capsys) -> Callable[..., tuple[int, dict[str, Any], str]]:
+    """Run a job in the tests' session: exit code, the JSON object, and stderr."""
+
+    def run(name: str, *arguments: str) -> tuple[int, dict[str, Any], str]:
+        spec = importlib.util.spec_from_file_location(f"job_{name}", JOBS / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(module, "spark_session", lambda _: nullcontext(spark))
+        code = run_job(getattr(module, name), list(arguments))
+        printed = capsys.readouterr()
+        return code, json.loads(printed.out.splitlines()[-1]), printed.err
+
+    return run
