@@ -70,11 +70,14 @@ def assert_same_result(found, expected):
     assert [replace(each, seconds=0) for each in found.curve] == [replace(each, seconds=0) for each in expected.curve]
 
 
-@pytest.mark.parametrize("schedule", ["rounds", "settled"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "schedule"), [*((method, "settled") for method in METHODS), ("dr", "rounds"), ("mamdr", "rounds")]
+)
 def test_stopped_and_resumed_every_method_gives_the_undisturbed_run_bit_for_bit(
     make_task, monkeypatch, place, method, schedule  # noqa: F811
 ):  # fmt: skip
+    """The other methods have no DR, or settle its schedule themselves."""
+
     def make():
         task = make_task(1, method=method)
         dr = replace(task.config.train.dr, schedule=schedule, every=3 if schedule == "rounds" else 1, epochs=3)
