@@ -148,13 +148,6 @@ def test_a_structures_own_tables_sharded_over_ranks_train_what_whole_ones_train(
         assert all(torch.equal(rows[name] + 1, rows[name.replace("owner", "ids")]) for name in own)
 
 
-def test_two_identical_horovod_runs_are_the_same_bit_for_bit(spark, make_task):
-    tasks = [make_task(2), make_task(2)]
-    for task in tasks:
-        run_ranks(spark, partial(train_rank, task), 2, start_timeout=120)
-    assert_same(parameters(tasks[0]), parameters(tasks[1]), exactly=True)
-
-
 @pytest.fixture
 def two_threads():
     """A process of `make test` has one; a user's has several."""
