@@ -33,8 +33,8 @@ from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.learning.learner import Learner
 from mamdr_core.learning.mamdr import METHOD
 from mamdr_core.learning.settings import DRSettings, LearningSettings
-from mamdr_core.models import build_model, declare_inputs
 from mamdr_core.models.settings import ModelSettings
+from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.parallel.supports import exchange_supports

@@ -33,8 +33,8 @@ from mamdr_core.engine.metrics import segmented_auc
 from mamdr_core.engine.optimizers import AdamState, OuterOptimizer
 from mamdr_core.engine.parameters import Change, Scope, Theta
 from mamdr_core.engine.settings import OuterSettings
-from mamdr_core.models import build_model
 from mamdr_core.models.settings import ModelSettings
+from mamdr_core.models.structures import build_model
 from mamdr_core.models.tables import Inputs, Table
 
 BATCH = 1024

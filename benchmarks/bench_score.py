@@ -40,7 +40,7 @@ from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.lake.session import make_session, overriding
 from mamdr_core.lake.tables import Lake
 from mamdr_core.lake.vocabularies import update_vocabulary
-from mamdr_core.models import build_model, declare_inputs
+from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.serving.exporting import export_model
 from mamdr_core.serving.scorer import PIECE_ROWS
 from mamdr_core.serving.scoring import BATCH_ROWS, score

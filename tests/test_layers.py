@@ -1,10 +1,12 @@
-"""Dependencies point one way: what runs on a machine with torch alone imports nothing else."""
+"""Dependencies point one way: what runs on a machine with torch alone imports nothing else, data jobs no torch."""
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+JOBS = Path(__file__).parents[1] / "jobs"
 BLOCKED = ("pyspark", "delta", "petastorm", "horovod", "pyarrow", "pandas", "pydantic", "yaml", "safetensors")
 CHECK = """
 import sys
@@ -23,5 +25,29 @@ for module in pkgutil.iter_modules(package.__path__):
 @pytest.mark.parametrize("package", ["mamdr_core.learning", "mamdr_core.engine", "mamdr_core.models"])
 def test_the_layer_needs_torch_alone(package):
     code = CHECK.format(blocked=BLOCKED, package=package)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+DATA_JOBS = (
+    "build_examples",
+    "convert_amazon",
+    "convert_taobao",
+    "domain_stats",
+    "generate_logs",
+    "ingest_clicks",
+    "maintain_lake",
+)
+
+
+def test_data_jobs_start_without_torch():
+    """Importing it takes seconds at every start of a job that does not need it."""
+    code = f"""
+import importlib, sys
+sys.path.insert(0, {str(JOBS)!r})
+for job in {DATA_JOBS!r}:
+    importlib.import_module(job)
+    assert "torch" not in sys.modules, job
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,7 @@ from mamdr_core.comparing.settings import CompareSettings
 from mamdr_core.config import Config, with_values
 from mamdr_core.errors import MamdrError
 from mamdr_core.learning.methods import METHODS
-from mamdr_core.models import MODELS
+from mamdr_core.models.structures import MODELS
 
 _OWN = ("model.name", "train.method", "train.seed")
 

@@ -8,7 +8,7 @@ from torch.func import functional_call
 
 from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.mixed.mixed_model import MixedModel
-from mamdr_core.models import build_model, declare_inputs
+from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.models.tables import Table
 from mamdr_core.serving.mixed_network import MixedNetwork
 from mamdr_core.serving.served import Served

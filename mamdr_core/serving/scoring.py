@@ -20,7 +20,7 @@ from mamdr_core.lake.session import overriding, shuffles_of
 from mamdr_core.lake.sources import readable
 from mamdr_core.lake.tables import Lake
 from mamdr_core.lake.versions import still_there
-from mamdr_core.models import declare_inputs
+from mamdr_core.models.structures import declare_inputs
 from mamdr_core.serving.opening import find_served, read_vectors, send_vectors
 from mamdr_core.serving.requests import (
     MALFORMED,

@@ -12,7 +12,7 @@ from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.features import Feature
 from mamdr_core.mixed.mixed_model import MixedModel
-from mamdr_core.models import build_model, declare_inputs
+from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.object_store import place_of
 from mamdr_core.training.package import MIXED, load_mixed
 from mamdr_core.training.specific_files import SavedSpecific

@@ -26,7 +26,7 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.learning.learner import Learner
 from mamdr_core.learning.methods import find_method
 from mamdr_core.mixed.mixed_model import MixedModel
-from mamdr_core.models import build_model, declare_inputs
+from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import Collective, most
 from mamdr_core.parallel.sharded import initial_sharded

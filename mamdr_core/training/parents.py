@@ -14,7 +14,7 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.lake.champion import CHAMPION, find_champion, resolve_run
 from mamdr_core.lake.tables import Lake
 from mamdr_core.learning.methods import find_method
-from mamdr_core.models import MODELS
+from mamdr_core.models.structures import MODELS
 from mamdr_core.object_store import place_of
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.differences import differences

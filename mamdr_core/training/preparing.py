@@ -14,7 +14,7 @@ from mamdr_core.lake.stats import domain_stats
 from mamdr_core.lake.tables import Lake
 from mamdr_core.lake.versions import versions_of
 from mamdr_core.learning.methods import find_method
-from mamdr_core.models import MODELS
+from mamdr_core.models.structures import MODELS
 from mamdr_core.object_store import is_remote
 from mamdr_core.shards.pinned import PinnedExamples, pin_examples
 from mamdr_core.training.tracking import check_trackers

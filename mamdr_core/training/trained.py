@@ -11,7 +11,7 @@ from mamdr_core.engine.device import choose_device
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.tables import Lake
 from mamdr_core.learning.methods import find_method
-from mamdr_core.models import build_model, declare_inputs
+from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples, pin_examples
 from mamdr_core.training.intact import MetricsFacts, PinnedFacts, check_facts

@@ -5,7 +5,7 @@ import torch
 
 from mamdr_core.engine import drawing
 from mamdr_core.engine.drawing import draw_rows, initial_shared
-from mamdr_core.models import build_model
+from mamdr_core.models.structures import build_model
 from mamdr_core.models.tables import Table
 from tests.models.helpers import small_inputs, small_settings
 

@@ -16,8 +16,8 @@ from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.optimizers import AdamState
 from mamdr_core.engine.parameters import Change, Rows, Scope, Shared, Theta
 from mamdr_core.errors import DivergedError, MamdrError
-from mamdr_core.models import build_model
 from mamdr_core.models.settings import ModelSettings
+from mamdr_core.models.structures import build_model
 from mamdr_core.models.tables import Inputs, Table
 from tests.engine.helpers import as_double, random_columns, small_engine, small_inputs, with_base
 

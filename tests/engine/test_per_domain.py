@@ -10,7 +10,7 @@ from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.optimizers import AdamState
 from mamdr_core.engine.parameters import Change, Rows, Scope, Shared, Theta
-from mamdr_core.models import MODELS, build_model
+from mamdr_core.models.structures import MODELS, build_model
 from tests.models.helpers import MULTI_DOMAIN, featured_columns, small_engine, small_inputs, small_settings
 
 COUNTS = [9, 1, 13, 0, 30, 7]

@@ -11,7 +11,7 @@ from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.methods import METHODS
 from mamdr_core.learning.settings import DRSettings, LearningSettings
-from mamdr_core.models import MODELS
+from mamdr_core.models.structures import MODELS
 from mamdr_core.training.package import load_package, save_rank, seal_package
 from tests.models.helpers import MULTI_DOMAIN, featured_columns, small_engine, small_settings
 

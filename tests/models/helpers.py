@@ -7,7 +7,6 @@ from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Shared
 from mamdr_core.features import Feature
-from mamdr_core.models import build_model, declare_inputs
 from mamdr_core.models.settings import (
     AutoIntSettings,
     CGCSettings,
@@ -18,6 +17,7 @@ from mamdr_core.models.settings import (
     SharedBottomSettings,
     STARSettings,
 )
+from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.models.tables import Inputs
 
 FEATURES = (

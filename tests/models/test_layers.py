@@ -5,11 +5,11 @@ from itertools import combinations
 import torch
 from torch.nn.functional import relu, softmax
 
-from mamdr_core.models import build_model
 from mamdr_core.models.autoint import InteractingLayer
 from mamdr_core.models.deepfm import pair_products
 from mamdr_core.models.fields import FieldEmbeddings, FirstOrder
 from mamdr_core.models.star import PartitionedNormalization, StarLinear
+from mamdr_core.models.structures import build_model
 from tests.models.helpers import small_inputs, small_settings
 from tests.models.test_structures import random_fields
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mamdr_core.features import Feature
-from mamdr_core.models import build_model, declare_inputs
 from mamdr_core.models.settings import ModelSettings
+from mamdr_core.models.structures import build_model, declare_inputs
 
 FEATURES = (
     Feature(name="age", kind="numeric"),

@@ -9,8 +9,8 @@ from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.metrics import domain_metrics
 from mamdr_core.engine.parameters import Scope, Shared, Theta
 from mamdr_core.features import Feature
-from mamdr_core.models import build_model, declare_inputs
 from mamdr_core.models.settings import AutoIntSettings, CGCSettings, ModelSettings, PLESettings, SharedBottomSettings
+from mamdr_core.models.structures import build_model, declare_inputs
 from tests.models.helpers import MULTI_DOMAIN
 
 pytestmark = pytest.mark.slow  # minutes of training

@@ -11,10 +11,10 @@ import torch
 from mamdr_core.config import load_config
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
-from mamdr_core.models import MODELS, build_model, declare_inputs
 from mamdr_core.models.fields import join_fields
 from mamdr_core.models.layers import DomainPerceptron, tables_of
 from mamdr_core.models.settings import ModelSettings
+from mamdr_core.models.structures import MODELS, build_model, declare_inputs
 from mamdr_core.models.tables import Inputs
 from tests.models.helpers import MULTI_DOMAIN, small_inputs, small_settings
 

@@ -11,7 +11,7 @@ from mamdr_core.engine.parameters import Change, Rows, Shared
 from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.mixed.mixed_model import MixedModel
-from mamdr_core.models import build_model, declare_inputs
+from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.parallel.collective import Collective, run_simulated
 from mamdr_core.parallel.sharded import ShardedTable
 from mamdr_core.serving.served import Served

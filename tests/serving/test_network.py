@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mamdr_core.models import MODELS
+from mamdr_core.models.structures import MODELS
 from mamdr_core.serving.files import compare, write_files
 from mamdr_core.serving.network import ServedNetwork
 from mamdr_core.serving.scorer import Scorer

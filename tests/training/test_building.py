@@ -7,7 +7,7 @@ import torch
 
 from mamdr_core.config import Config
 from mamdr_core.engine.hashing import derive_seed
-from mamdr_core.models import build_model, declare_inputs
+from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.training.building import random_start
 from mamdr_core.training.settings import TrainSettings
 from tests.models.helpers import CITIES, FEATURES, ITEMS, USERS, small_engine, small_settings
