@@ -56,7 +56,7 @@ def prepare_examples(spark: SparkSession, config: Config) -> tuple[Lake, PinnedE
     lake = Lake(spark, config.lake.root)
     is_remote(lake.root)  # or on a disk: no other store can hold packages
     wanted = config.train.examples_version
-    if wanted is None and not lake.exists("examples"):
+    if wanted is None and not _is_filled(lake, "examples"):
         started = time.perf_counter()
         _build(spark, config)
         seconds["prepare"] = time.perf_counter() - started
@@ -69,11 +69,16 @@ def prepare_examples(spark: SparkSession, config: Config) -> tuple[Lake, PinnedE
     return lake, pinned, seconds
 
 
+def _is_filled(lake: Lake, table: str) -> bool:
+    """Whether a table has been written to; a job that is killed early leaves it as it was created, without rows."""
+    return lake.exists(table) and not (lake.version(table) == 0 and lake.read(table).isEmpty())
+
+
 def _build(spark: SparkSession, config: Config) -> None:
     """From the raw log to examples, in this session; synthetic logs are made where `synthetic` declares them."""
     lake = Lake(spark, config.lake.root)
     logger.info("lake %s has no examples yet: building them", lake.root)
-    if not lake.exists("clicks"):
+    if not _is_filled(lake, "clicks"):
         if config.synthetic is not None:
             generate_logs(spark, config)
         ingest_clicks(spark, config)

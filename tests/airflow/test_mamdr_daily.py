@@ -7,6 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from mamdr_core.config import load_config
+from mamdr_core.datasets.synthetic import generate_logs
+from mamdr_core.lake.tables import Lake
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = [
@@ -16,7 +22,6 @@ TASKS = [
 AT_LAST = ["report", "score"]
 DAY = "2026-01-02"
 RUN_DAY = ("-m", "airflow", "dags", "test", "mamdr_daily", DAY, "--conf")
-SUBMIT = ROOT / ".venv/bin/spark-submit"
 
 pytestmark = pytest.mark.slow
 Airflow = Callable[..., subprocess.CompletedProcess[str]]
@@ -106,50 +111,27 @@ def test_a_jobs_exit_code_2_fails_the_run_stops_what_follows_and_is_told_to_a_co
     assert (tmp_path / "told").read_text() == f"domain_stats of {DAY}\n"
 
 
-def test_one_real_day_leaves_its_rows_in_every_table(airflow: Airflow, tmp_path: Path) -> None:
+def test_one_real_day_leaves_its_rows_in_every_table(airflow: Airflow, spark: SparkSession, tmp_path: Path) -> None:
     config_path = tmp_path / "daily.yaml"
     config = yaml.safe_load((ROOT / "conf/demo.yaml").read_text())
     config["lake"]["root"] = str(tmp_path / "lake")
     config["input"]["path"] = str(tmp_path / "raw")
     config["synthetic"] |= {"rows": 6000, "domains": 4, "users": 300, "items": 120, "days": 2, "vectors": 0}
     config["features"] = []
-    config["train"] = {**config.get("train", {}), "ranks": 2, "epochs": 1}
+    config["train"] = {**config.get("train", {}), "ranks": 1, "epochs": 1}
     config_path.write_text(yaml.safe_dump(config))
-    subprocess.run([SUBMIT, ROOT / "jobs/generate_logs.py", "--config", config_path], check=True)
+    generate_logs(spark, load_config(str(config_path)))
 
     params = {"project": str(ROOT), "config": str(config_path), "raw": str(tmp_path / "raw")}
     done = airflow(*RUN_DAY, json.dumps(params))
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
 
-    rows = count_rows(tmp_path)
-    assert rows["clicks"] == rows["examples"] > 0
-    assert rows["clicks_of_other_days"] == 0
-    assert rows["domain_stats"] == 4
-    assert rows["training_runs"] == 1
-    assert rows["domain_metrics"] > 0
-    assert rows["gate_decisions"] == 1
-    assert rows["scores"] > 0
-
-
-COUNT = """
-import json, sys
-from pyspark.sql import functions as F
-from mamdr_core.lake.session import spark_session
-root, day = sys.argv[1:]
-with spark_session("count") as spark:
-    read = lambda table: spark.read.format("delta").load(f"{root}/{table}")
-    whole = ("examples", "training_runs", "domain_metrics", "gate_decisions", "scores")
-    counts = {table: read(table).count() for table in whole}
-    counts |= {table: read(table).where(F.col("ds") == day).count() for table in ("clicks", "domain_stats")}
-    counts["clicks_of_other_days"] = read("clicks").where(F.col("ds") != day).count()
-print(json.dumps(counts))
-"""
-
-
-def count_rows(folder: Path) -> dict[str, int]:
-    """Rows of each table, read the way an analyst would."""
-    script = folder / "count.py"
-    script.write_text(COUNT)
-    done = subprocess.run([SUBMIT, script, folder / "lake", DAY], check=True, capture_output=True, text=True)
-    counts: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
-    return counts
+    lake = Lake(spark, str(tmp_path / "lake"))
+    clicks = lake.read("clicks")
+    assert clicks.count() == lake.read("examples").count() > 0
+    assert clicks.where(F.col("ds") != DAY).count() == 0
+    assert lake.read("domain_stats").where(F.col("ds") == DAY).count() == 4
+    assert lake.read("training_runs").count() == 1
+    assert lake.read("domain_metrics").count() > 0
+    assert lake.read("gate_decisions").count() == 1
+    assert lake.read("scores").count() > 0

@@ -58,8 +58,10 @@ def test_two_ingests_of_different_days_do_not_meet(spark, make_log, make_config,
 def test_two_ingests_of_the_same_day_keep_both_and_an_event_of_both_once(
     spark, make_log, make_config, lake_root, monkeypatch
 ):
+    """Half of the later one's events turn out to be the other's: checks that passed before do not stop it then."""
     ingest_clicks(spark, make_config(make_log(rows_of("2026-01-01", "before"), "raw0")))
-    configs = [make_config(make_log(rows_of("2026-01-01", "both", own), own)) for own in ("first", "second")]
+    strict = {"quality": {"max_rejected": 0.1}}
+    configs = [make_config(make_log(rows_of("2026-01-01", "both", own), own), **strict) for own in ("first", "second")]
     meeting(monkeypatch, ingest_module, "publish")
     figures = at_once(spark, ingest_clicks, *configs)
     lake = Lake(spark, lake_root)
@@ -67,18 +69,6 @@ def test_two_ingests_of_the_same_day_keep_both_and_an_event_of_both_once(
     assert sorted(each["clicks"] for each in figures) == [1, 2]
     assert [row["rule"] for row in lake.read("clicks_rejected").collect()] == ["new_event"]
     assert lake.read("clicks").groupBy(*EVENT).count().where("count > 1").isEmpty()
-
-
-def test_checks_that_passed_before_a_load_was_published_do_not_stop_it_afterwards(
-    spark, make_log, make_config, lake_root, monkeypatch
-):
-    """Half of the later one's events turn out to be the other's: none of them is there twice."""
-    ingest_clicks(spark, make_config(make_log(rows_of("2026-01-01", "before"), "raw0")))
-    strict = {"quality": {"max_rejected": 0.1}}
-    configs = [make_config(make_log(rows_of("2026-01-01", "both", own), own), **strict) for own in ("first", "second")]
-    meeting(monkeypatch, ingest_module, "publish")
-    at_once(spark, ingest_clicks, *configs)
-    assert users_in(Lake(spark, lake_root)) == ["before", "both", "first", "second"]
 
 
 def test_the_same_load_twice_at_once_is_there_once(spark, make_log, make_config, lake_root, monkeypatch):

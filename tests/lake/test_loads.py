@@ -1,6 +1,5 @@
 """A load replaces its own rows, or whole days where that is asked for, and leaves all others alone."""
 
-import threading
 from collections import Counter
 from pathlib import Path
 
@@ -95,23 +94,3 @@ def test_a_lake_of_an_earlier_version_is_refused(spark, make_log, make_config, l
     old.write.format("delta").save(f"{lake_root}/clicks")
     with pytest.raises(MamdrError, match=r"has no column load: name a new lake.root and ingest again"):
         ingest_clicks(spark, make_config(make_log(rows(DAY_1, ["a"]))))
-
-
-def test_jobs_that_write_the_same_day_wait_for_each_other(spark, make_log, make_config, lake_root):
-    configs = [make_config(make_log(rows(DAY_1, [name]), name)) for name in ("start", "a", "b")]
-    ingest_clicks(spark, configs[0])
-    failures = []
-
-    def run(config):
-        try:
-            ingest_clicks(spark, config)
-        except Exception as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=run, args=(config,)) for config in configs[1:]]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-    assert clicks_of(spark, lake_root) == [("a", DAY_1), ("b", DAY_1), ("start", DAY_1)]

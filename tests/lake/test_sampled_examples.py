@@ -8,8 +8,10 @@ from pyspark.sql import functions as F
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.examples import build_examples
 from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.vocabularies import update_vocabulary
+from schemas import TABLES
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 COLUMNS = ("user_id", "item_id", "domain_id", "label", "split")
 
@@ -71,8 +73,13 @@ def test_negatives_are_exact_and_no_triple_is_in_two_splits(build, clicked, rati
     assert isinstance(ratio, tuple) or figures["negatives_missing"] == missing
 
 
-def test_neither_order_partitions_nor_shards_change_a_split_or_a_negative(spark, build, clicked):
+def test_neither_order_partitions_shards_nor_earlier_days_change_a_split_or_a_negative(
+    spark, build, clicked, make_clicks, tmp_path
+):
     _, first = build(clicked, "first")
+    for name in ("users", "items", "domains"):
+        rows = make_clicks([("u39", "i30", "d2"), ("zed", "i0", "other")])
+        update_vocabulary(Lake(spark, str(tmp_path / "second")), TABLES[name], rows, name.removesuffix("s"))
     figures, second = build(
         clicked[::-1], "second", lambda clicks: clicks.orderBy(F.rand(4)).repartition(5), shards={"rows": 200}
     )

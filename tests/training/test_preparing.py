@@ -1,0 +1,24 @@
+"""What is made before a run where the lake does not have it."""
+
+import pytest
+
+from mamdr_core.config import parse_config
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.tables import Lake
+from mamdr_core.training import preparing
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_lake_whose_tables_a_killed_job_left_without_rows_is_filled(spark, lake_root, monkeypatch):
+    called = []
+    for name in ("generate_logs", "ingest_clicks", "build_examples", "domain_stats"):
+        monkeypatch.setattr(preparing, name, lambda spark, config, name=name: called.append(name))
+    lake = Lake(spark, lake_root)
+    config = parse_config({"lake": {"root": lake_root}, "synthetic": {"rows": 10}})
+    for table in ("clicks", "examples"):
+        lake.create(table)
+        with pytest.raises(MamdrError, match="has no table"):
+            preparing.prepare_examples(spark, config)
+        assert called == ["generate_logs", "ingest_clicks", "build_examples", "domain_stats"]
+        called.clear()
