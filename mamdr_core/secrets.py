@@ -13,6 +13,13 @@ _SECRET_NAME = re.compile(r"secret|passw|pwd|token|credential|key|auth|sig", re.
 # stores, and a token elsewhere.
 _IN_URL = re.compile(r"([\w+.-]+://)[^\s/@:]*:(?!\d+(?:/|$))[^\s@]*@|((?:s3[an]?|https?)://)[^\s/@]+@", re.IGNORECASE)
 
+# Of a signed URL: ?sig=, &X-Amz-Signature=, &access_token=.
+_IN_QUERY = re.compile(
+    r"([?&](?:[\w-]*[-_])?(?:sig|signature|token|secret|passwd|password|pwd|(?:aws)?(?:access|api)?key(?:id)?|credential|auth)=)"
+    r"[^&#\s]+",
+    re.IGNORECASE,
+)
+
 
 def without_secrets(values: Any) -> Any:
     """A tree of a configuration's values in which readers' options that look secret are hidden.
@@ -30,10 +37,13 @@ def without_secrets(values: Any) -> Any:
 
 
 def _hidden(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: HIDDEN if _SECRET_NAME.search(name) else _IN_URL.sub(rf"\1\2{HIDDEN}@", str(value))
-        for name, value in options.items()
-    }
+    return {name: HIDDEN if _SECRET_NAME.search(name) else _redacted(str(value)) for name, value in options.items()}
+
+
+def _redacted(value: str) -> str:
+    """A value without the credentials of the URLs in it."""
+    shown = _IN_URL.sub(rf"\1\2{HIDDEN}@", value)
+    return _IN_QUERY.sub(rf"\1{HIDDEN}", shown) if "://" in shown else shown
 
 
 def refuse_secrets(values: Any, path: str = "") -> None:
@@ -49,8 +59,7 @@ def refuse_secrets(values: Any, path: str = "") -> None:
     elif isinstance(values, list | tuple):
         for number, value in enumerate(values):
             refuse_secrets(value, f"{path}.{number}")
-    elif isinstance(values, str) and _IN_URL.search(values):
-        shown = _IN_URL.sub(rf"\1\2{HIDDEN}@", values)
+    elif isinstance(values, str) and (shown := _redacted(values)) != values:
         raise MamdrError(
             f"{path}: {shown} holds credentials, and would be stored with every run; give them to Spark by environment "
             "variables or --conf (docs/object_stores.md)"

@@ -14,6 +14,7 @@ OPTIONS = {
     "sessionToken": "hunter2",
     "pwd": "hunter2",
     "url": "jdbc:postgresql://reader:hunter2@db/logs",
+    "endpoint": "https://store/logs?sv=2024&X-Amz-Credential=hunter2&X-Amz-Signature=hunter2#part",
 }
 
 
@@ -29,6 +30,7 @@ def test_secret_looking_options_are_hidden_in_what_is_stored_and_usable_by_the_j
         "sessionToken": "***",
         "pwd": "***",
         "url": "jdbc:postgresql://***@db/logs",
+        "endpoint": "https://store/logs?sv=2024&X-Amz-Credential=***&X-Amz-Signature=***#part",
     }
     assert parse_config(yaml.safe_load(text)).input.path == "raw"
 
@@ -43,6 +45,12 @@ def test_secret_looking_options_are_hidden_in_what_is_stored_and_usable_by_the_j
         ({"tracking": {"mlflow": "https://:hunter2@mlflow"}}, "tracking.mlflow: https://\\*\\*\\*@mlflow"),
         ({"tracking": {"mlflow": "https://hunter2@mlflow"}}, "tracking.mlflow: https://\\*\\*\\*@mlflow"),
         (
+            {"input": {"path": "https://store/logs?sv=1&sig=hunter2"}},
+            "input.path: https://store/logs\\?sv=1&sig=\\*\\*\\*",
+        ),
+        ({"input": {"path": "https://store/logs?access_token=hunter2"}}, "input.path: https://store/logs"),
+        ({"input": {"path": "https://store/logs?AWSAccessKeyId=hunter2"}}, "input.path: https://store/logs"),
+        (
             {"features": [{"name": "v", "kind": "vector", "of": "user", "size": 2, "path": "s3a://a:hunter2@b/v"}]},
             "features.0.path: s3a",
         ),
@@ -56,7 +64,13 @@ def test_credentials_in_a_url_are_refused_without_repeating_them(values, key):
 
 @pytest.mark.parametrize(
     "root",
-    ["abfss://container@account.dfs.core.windows.net/lake", "hdfs://name:8020/of@night/lake", "/lakes/at:home@night"],
+    [
+        "https://store/lake?author=me&keys=3&design=2",
+        "/logs/day?key=1",
+        "abfss://container@account.dfs.core.windows.net/lake",
+        "hdfs://name:8020/of@night/lake",
+        "/lakes/at:home@night",
+    ],
 )
 def test_urls_without_a_password_are_taken(root):
     assert parse_config({"lake": {"root": root}}).lake.root == root
