@@ -35,9 +35,11 @@ def share(before: Column, weight: Column, whole: Column, amount: Column) -> Colu
     """The part of `amount` that a weight gets of a `whole` of weights, as integers that add up to `amount` exactly.
 
     Systematic allocation: with running totals c of the weights, floor(c_after * amount / whole) less the same before.
-    No weight gets more than it weighs if amount <= whole.
+    No weight gets more than it weighs if amount <= whole. The products are decimals: clicks times pairs of users and
+    items exceed 2^63.
     """
-    return divide((before + weight) * amount, whole) - divide(before * amount, whole)
+    before, after, whole, amount = (each.cast("decimal(18,0)") for each in (before, before + weight, whole, amount))
+    return divide(after * amount, whole) - divide(before * amount, whole)
 
 
 def share_out(groups: DataFrame, keep: Keep) -> DataFrame:
