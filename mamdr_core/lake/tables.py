@@ -268,6 +268,8 @@ class Lake:
         known = set(self.read(declared).columns)
         if not known.issuperset(declared.column_names):
             writer = writer.option("mergeSchema", "true")
+        if mode == "overwrite":  # of all partitions, whatever the cluster's spark.sql.sources.partitionOverwriteMode
+            writer = writer.option("partitionOverwriteMode", "static")
         return writer.option("userMetadata", json.dumps(note)) if note else writer
 
     def _appears(self, table: Table) -> bool:

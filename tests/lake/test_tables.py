@@ -13,6 +13,7 @@ from pyspark.testing import assertDataFrameEqual
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
 from mamdr_core.lake import tables
+from mamdr_core.lake.session import overriding
 from mamdr_core.lake.tables import Lake
 from mamdr_core.training.records import record_run
 from schemas import TABLES, clicks_table
@@ -83,6 +84,14 @@ def test_overwrite_where_replaces_only_what_it_names(spark, lake_root, make_clic
     lake.overwrite_where("clicks", make_clicks([("v", "i", "d", 0, "2026-01-02")]), "ds = DATE'2026-01-02'")
     rows = lake.read("clicks").select("user", "label", F.col("ds").cast("string")).orderBy("ds").collect()
     assert [tuple(row) for row in rows] == [("u", 1, "2026-01-01"), ("v", 0, "2026-01-02")]
+
+
+def test_an_overwrite_replaces_all_partitions_whatever_the_clusters_default_is(spark, lake_root, make_clicks):
+    lake = Lake(spark, lake_root)
+    lake.append("clicks", make_clicks([("a", "i", "d", 1, "2026-01-01"), ("b", "i", "d", 1, "2026-01-02")]))
+    with overriding(spark, {"spark.sql.sources.partitionOverwriteMode": "dynamic"}):
+        lake.overwrite("clicks", make_clicks([("c", "i", "d", 1, "2026-01-02")]))
+    assert [row["user"] for row in lake.read("clicks").collect()] == ["c"]
 
 
 def test_a_newly_declared_feature_becomes_a_column_and_old_rows_keep_null(spark, lake_root, make_clicks):
