@@ -10,13 +10,15 @@ from torch import Tensor
 
 from mamdr_core.engine.columns import Columns, FrozenTables
 from mamdr_core.errors import MamdrError
-from mamdr_core.mixed.products import Sample, learn_products, plain_map, project, sampled_rows
+from mamdr_core.mixed.products import Projection, Sample, learn_products, sampled_rows
 from mamdr_core.models.tables import Table
 from mamdr_core.parallel.collective import Collective
 from mamdr_core.stateful import State
 
 PART_ROWS = 1 << 16
 """Rows whose moments are summed at once."""
+PRODUCT = "user*item"
+"""How the names of products begin; no feature can be called so."""
 _LEAST_DEVIATION = 1e-6
 
 
@@ -30,7 +32,7 @@ class Design:
         factors: number of products of users' and items' vectors, at most the smaller width; 0: none.
 
     Attributes:
-        user_map, item_map: of vectors to what is multiplied, [width + 1, R]; see `mamdr_core.mixed.products`.
+        users, items: projections of vectors on what is multiplied; see `mamdr_core.mixed.products`.
         names: of the entries, F of them; "bias" is the first.
         mean_F, scale_F: an entry is (x - mean) * scale; the scale of one that never varies is 0.
     """
@@ -42,10 +44,11 @@ class Design:
             [table for table in self._vectors if table.column == column] for column in ("user", "item")
         )
         user_width, item_width = (sum(table.width for table in tables) for tables in (self._users, self._items))
-        factors = min(factors, user_width, item_width)
-        self.user_map, self.item_map = plain_map(user_width, factors), plain_map(item_width, factors)
-        widths = {"product": factors, **{table.name: table.width for table in self._vectors}, "numeric": numeric}
-        self.names = ("bias", *(f"{name}.{place}" for name, width in widths.items() for place in range(width)))
+        self._factors = factors = min(factors, user_width, item_width)
+        self.users, self.items = Projection.plain(user_width, factors), Projection.plain(item_width, factors)
+        vectors = [(table.name, table.width) for table in self._vectors]
+        widths = [(PRODUCT, factors), *vectors, ("numeric", numeric)]
+        self.names = ("bias", *(f"{name}.{place}" for name, width in widths for place in range(width)))
         self.mean_F = torch.zeros(len(self.names), dtype=torch.float64)
         self.scale_F = torch.ones(len(self.names), dtype=torch.float64)
 
@@ -60,14 +63,11 @@ class Design:
             columns: this rank's training rows.
             collective: the ranks.
         """
-        factors = self.user_map.shape[1]
-        if not factors:
+        if not self._factors:
             return
-        rows_M = sampled_rows(columns, collective)
-        vectors = self._read(columns, rows_M)
-        domain_M, labels_M = columns.ids["domain"][rows_M].cpu(), columns.labels[rows_M].cpu()
-        sample = Sample(*self._sides(vectors), domain_M, labels_M)
-        self.user_map, self.item_map = learn_products(sample, factors, collective)
+        rows_M, place_M = sampled_rows(columns, collective)
+        sample = Sample(*self._sides(self._read(columns, rows_M)), place_M, columns.labels[rows_M].cpu())
+        self.users, self.items = learn_products(sample, self._factors, collective)
 
     def standardise(self, columns: Columns, collective: Collective) -> None:
         """Learn means and scales from the training rows of all ranks.
@@ -91,7 +91,7 @@ class Design:
         finite_F = self.mean_F.isfinite() & self.scale_F.isfinite()
         if not finite_F.all():
             bad = [name for name, finite in zip(self.names, finite_F.tolist(), strict=True) if not finite]
-            name = next((name for name in bad if not name.startswith("product.")), bad[0])  # products follow vectors
+            name = next((name for name in bad if not name.startswith(PRODUCT)), bad[0])  # products follow vectors
             raise MamdrError(f"{name} of the training rows is not finite: look at that feature's values")
 
     def rows(self, columns: Columns, places_M: Tensor) -> Tensor:
@@ -122,24 +122,32 @@ class Design:
             numeric_MK: standardised numeric features; K may be 0.
         """
         parts = [numeric_MK.new_ones(numeric_MK.shape[0], 1)]
-        if self.user_map.shape[1]:
+        if self._factors:
             user_MU, item_MV = self._sides(vectors)
-            parts.append(project(user_MU, self.user_map) * project(item_MV, self.item_map))
+            parts.append(self.users(user_MU) * self.items(item_MV))
         parts += [vectors[table.name] for table in self._vectors]
         return torch.cat([*parts, numeric_MK], 1)
 
     def state_dict(self) -> State:
-        """Maps, means and scales."""
-        maps = {"user_map": self.user_map, "item_map": self.item_map}
-        return State(same={"mean": self.mean_F, "scale": self.scale_F, **maps})
+        """Projections, means and scales."""
+        projections = {"users": self.users, "items": self.items}
+        shifts = {f"{name}_shift": each.shift_D for name, each in projections.items()}
+        directions = {f"{name}_directions": each.directions_DR for name, each in projections.items()}
+        return State(same={"mean": self.mean_F, "scale": self.scale_F, **shifts, **directions})
 
     def load_state_dict(self, state: State) -> None:
-        """Take over maps, means and scales.
+        """Take over projections, means and scales; a state without projections has elementwise products.
 
         Raises:
             MamdrError: they are of another model.
         """
         self.mean_F = state.tensor(state.same, "mean", self.mean_F)
         self.scale_F = state.tensor(state.same, "scale", self.scale_F)
-        self.user_map = state.tensor(state.same, "user_map", self.user_map)
-        self.item_map = state.tensor(state.same, "item_map", self.item_map)
+        if "users_shift" in state.same:
+            self.users, self.items = (
+                Projection(
+                    state.tensor(state.same, f"{name}_shift", like.shift_D),
+                    state.tensor(state.same, f"{name}_directions", like.directions_DR),
+                )
+                for name, like in (("users", self.users), ("items", self.items))
+            )

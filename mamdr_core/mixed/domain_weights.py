@@ -26,8 +26,6 @@ BATCH_NUMBERS = 1 << 21
 """Numbers of phi in a batch of domains, unless one domain alone has more."""
 PADDING = 1.25
 """Padded rows of a batch over its real ones, at most."""
-FIRST_STEPS, NEXT_STEPS = 5, 1
-"""Newton steps of the first sweep, and of every later one, which starts where the sweep before has ended."""
 LEAST_TAU = 1e-3
 """Smallest standard deviation of the prior: here w_i equals the prior's mean, whatever the rows of the domain."""
 MOST_TAU = 10.0
@@ -78,23 +76,23 @@ class DomainWeights:
         self.weights_DF = torch.zeros(len(self.domains_D), features)
         self.variances_DF = torch.zeros(len(self.domains_D), features)
         self.own_prior_DF: Prior | None = None
-        self._is_first = True
         self._threads = torch.get_num_threads()
 
-    def sweep(self, columns: Columns, base_N: Tensor, collective: Collective, learns_prior: bool = True) -> Tensor:
+    def sweep(
+        self, columns: Columns, base_N: Tensor, collective: Collective, steps: int = 1, learns_prior: bool = True
+    ) -> Tensor:
         """Fit every w_i under the prior, then the prior to them.
 
         Args:
             columns: this rank's training rows.
             base_N: logits of the rows without w_i . phi, float32.
             collective: the ranks.
+            steps: of Newton's method.
             learns_prior: whether to fit the prior too.
 
         Returns:
             w_i . phi of the rows, float32 [N], under the prior before this call's.
         """
-        steps = FIRST_STEPS if self._is_first else NEXT_STEPS
-        self._is_first = False
         logits_N = torch.empty(len(columns))
         features = len(self._design)
         sums, counted = torch.zeros(features + 4, features, dtype=torch.float64), 0
@@ -250,7 +248,6 @@ class DomainWeights:
             place_R = torch.searchsorted(self.domains_D, saved.domain_R)
             known_R = torch.isin(saved.domain_R, self.domains_D)
             own_DF[place_R[known_R]] = saved.values[known_R]
-        self._is_first = False
 
 
 def _fitted(prior: Prior, sums_4F: Tensor, observed_FF: Tensor) -> Prior:

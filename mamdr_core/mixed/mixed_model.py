@@ -23,6 +23,8 @@ from mamdr_core.stateful import State
 
 logger = logging.getLogger(__name__)
 
+FIRST_STEPS = 5
+"""Newton steps of the first sweep; later ones take one, from where the sweep before has ended."""
 SETTLED = 0.01
 """Mean distance that logits may move in the last sweep."""
 MOST_LEVERAGE = 0.9
@@ -115,7 +117,8 @@ class MixedModel:
         logits_N = effects_N = self._effects(train)[0].double()
         for number in range(1, self._settings.sweeps + 1):
             before_V, before_N = self._deviations(), logits_N
-            logits_N, effects_N = self._sweep(train, labels_N, effects_N, self.effects, learns=True)
+            steps = FIRST_STEPS if number == 1 else 1
+            logits_N, effects_N = self._sweep(train, labels_N, effects_N, self.effects, steps)
             change = float((self._deviations() - before_V).abs().max())
             moved = self._mean((logits_N - before_N).abs())
             if self._collective.rank == 0:
@@ -138,16 +141,22 @@ class MixedModel:
         for effect in pairs:
             effect.prepare(train)
         labels_N = train.labels.cpu().double()
-        effects_N = self._effects(train)[0].double()
+        logits_N = effects_N = self._effects(train)[0].double()
         for _ in range(self._settings.sweeps):
-            before_N = effects_N
-            _, effects_N = self._sweep(train, labels_N, effects_N, pairs, learns=False)
-            if self._mean((effects_N - before_N).abs()) <= SETTLED:
+            before_N = logits_N
+            logits_N, effects_N = self._sweep(train, labels_N, effects_N, pairs, FIRST_STEPS, learns=False)
+            if self._mean((logits_N - before_N).abs()) <= SETTLED:
                 break
         self.weights.sweep(train, effects_N.float(), self._collective, learns_prior=False)
 
     def _sweep(
-        self, train: Columns, labels_N: Tensor, effects_N: Tensor, effects: Sequence[RandomIntercepts], learns: bool
+        self,
+        train: Columns,
+        labels_N: Tensor,
+        effects_N: Tensor,
+        effects: Sequence[RandomIntercepts],
+        steps: int,
+        learns: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """Fit w_i, then each kind of effect; returns the logits of the rows and the effects' part, float64 [N].
 
@@ -155,9 +164,11 @@ class MixedModel:
             train, labels_N: training rows and their labels, float64.
             effects_N: the effects' part before, float64.
             effects: the kinds that are fitted.
+            steps: of Newton's method for w_i.
             learns: whether priors and variances are learned too.
         """
-        logits_N = effects_N + self.weights.sweep(train, effects_N.float(), self._collective, learns).double()
+        own_N = self.weights.sweep(train, effects_N.float(), self._collective, steps, learns)
+        logits_N = effects_N + own_N.double()
         for effect in effects:
             probability_N = logits_N.sigmoid()
             moved_N = effect.sweep(labels_N - probability_N, probability_N * (1 - probability_N), learns)

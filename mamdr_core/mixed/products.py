@@ -8,10 +8,12 @@ of the tensor of all W_i, Kolda and Bader 2009, section 3) the domain has R numb
 
 The directions are learned here, by a trilinear model of the largest domains; `DomainWeights` learns the weights.
 
-Shape suffixes: N rows of the sample, S domains of it, U and V entries of the vectors, R products, B rows of a batch.
+Shape suffixes: N rows of the sample, H of them held out, S domains, U and V entries of the vectors, R products, B rows
+of a batch.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mamdr_core.engine.columns import Columns
+from mamdr_core.engine.optimizers import AdamMoments, adam_change
 from mamdr_core.heartbeat import beat
 from mamdr_core.parallel.collective import Collective
 
@@ -27,7 +30,7 @@ logger = logging.getLogger(__name__)
 MOST_ROWS, MOST_DOMAINS, ROWS_A_DOMAIN = 300_000, 2_000, 2_000
 """Rows of the sample, its domains, and rows of one domain, at most."""
 HELD_OUT = 5
-"""One row of so many is held out: it decides when to stop."""
+"""One row of so many is held out: it decides when to stop, and whether directions are learned at all."""
 EPOCHS, PATIENCE = 20, 3
 LR = 0.01
 PRECISION = 50.0
@@ -37,18 +40,31 @@ LEAST_BATCH, MOST_BATCH, STEPS = 64, 2048, 100
 _LEAST_DEVIATION = 1e-6
 
 
-def sampled_rows(columns: Columns, collective: Collective) -> Tensor:
-    """Positions of this rank's rows in the sample: of the largest domains of all ranks, spread over each evenly."""
-    counts_n = columns.counts
-    limited_n = collective.all_reduce(counts_n.double()).clamp_max(ROWS_A_DOMAIN)
-    largest = limited_n.sort(descending=True, stable=True).indices[:MOST_DOMAINS]
-    chosen = largest[limited_n[largest].cumsum(0) <= MOST_ROWS].sort().values
-    places = [torch.zeros(0, dtype=torch.long)]
-    for domain in chosen[counts_n[chosen] > 0].tolist():
-        rows = int(counts_n[domain])
-        taken = min(rows, ROWS_A_DOMAIN)
-        places.append(columns.offsets[domain] + torch.arange(taken) * rows // taken)
-    return torch.cat(places)
+@dataclass(frozen=True)
+class Projection:
+    """Vectors along R directions: (v - shift) @ directions.
+
+    Attributes:
+        shift_D, directions_DR: of vectors of D numbers.
+    """
+
+    shift_D: Tensor
+    directions_DR: Tensor
+
+    @classmethod
+    def plain(cls, width: int, factors: int) -> "Projection":
+        """Where learning starts: the vectors' own entries where there are R of them, else random directions.
+
+        Those of users and items of one width are the same: products of what agrees, if the vectors share a space.
+        """
+        if width == factors:
+            return cls(torch.zeros(width), torch.eye(width))
+        drawn = torch.randn(width, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        return cls(torch.zeros(width), torch.linalg.qr(drawn).Q[:, :factors].float())
+
+    def __call__(self, vectors_MD: Tensor) -> Tensor:
+        """Projected vectors, [M, R]."""
+        return (vectors_MD - self.shift_D) @ self.directions_DR
 
 
 @dataclass(frozen=True)
@@ -57,7 +73,7 @@ class Sample:
 
     Attributes:
         users_NU, items_NV: fixed vectors.
-        domain_N: what the rows' domains are called; any numbers.
+        domain_N: place of each row's domain among those of the sample.
         labels_N: 0. or 1.
     """
 
@@ -67,7 +83,27 @@ class Sample:
     labels_N: Tensor
 
 
-def learn_products(own: Sample, factors: int, collective: Collective) -> tuple[Tensor, Tensor]:
+def sampled_rows(columns: Columns, collective: Collective) -> tuple[Tensor, Tensor]:
+    """This rank's rows in the sample: of the largest domains of all ranks, spread evenly over each domain's rows.
+
+    Returns:
+        Positions of the rows, and the place of each row's domain among those of the sample.
+    """
+    counts_n = columns.counts
+    limited_n = collective.all_reduce(counts_n.double()).clamp_max(ROWS_A_DOMAIN)
+    largest = limited_n.sort(descending=True, stable=True).indices[:MOST_DOMAINS]
+    chosen = largest[limited_n[largest].cumsum(0) <= MOST_ROWS].sort().values
+    rows, places = [torch.zeros(0, dtype=torch.long)], [torch.zeros(0, dtype=torch.long)]
+    for place in (counts_n[chosen] > 0).nonzero().squeeze(1).tolist():
+        domain = int(chosen[place])
+        count = int(counts_n[domain])
+        taken = min(count, ROWS_A_DOMAIN)
+        rows.append(columns.offsets[domain] + torch.arange(taken) * count // taken)
+        places.append(torch.full((taken,), place))
+    return torch.cat(rows), torch.cat(places)
+
+
+def learn_products(own: Sample, factors: int, collective: Collective) -> tuple[Projection, Projection]:
     """Directions a_r and b_r from the sampled rows of all ranks; every rank takes part and gets the same.
 
     Args:
@@ -76,19 +112,23 @@ def learn_products(own: Sample, factors: int, collective: Collective) -> tuple[T
         collective: the ranks.
 
     Returns:
-        Maps [U + 1, R] and [V + 1, R] of vectors to a_r . u and b_r . v, the last row added: see `project`.
+        Projections of users' and of items' vectors.
     """
     sample = _gather(own, collective)
-    users, items = (_shift_and_scale(vectors) for vectors in (sample.users_NU, sample.items_NV))
+    start = [Projection.plain(vectors.shape[1], factors) for vectors in (sample.users_NU, sample.items_NV)]
+    moments = [_moments(vectors) for vectors in (sample.users_NU, sample.items_NV)]
     standard = replace(
         sample,
-        users_NU=(sample.users_NU - users[0]) * users[1],
-        items_NV=(sample.items_NV - items[0]) * items[1],
-        domain_N=sample.domain_N.unique(return_inverse=True)[1],
+        users_NU=(sample.users_NU - moments[0][0]) * moments[0][1],
+        items_NV=(sample.items_NV - moments[1][0]) * moments[1][1],
     )
-    start = [_directions(vectors.shape[1], factors) for vectors in (sample.users_NU, sample.items_NV)]
-    users_UR, items_VR = _learn(standard, *start)
-    return _unstandardised(users_UR, *users), _unstandardised(items_VR, *items)
+    directions = _learn(standard, [each.directions_DR for each in start], collective.rank == 0)
+    users, items = (
+        # Sums may differ in the last bit between kinds of processors.
+        Projection(collective.broadcast(mean_D), collective.broadcast(scale_D[:, None] * own_DR))
+        for own_DR, (mean_D, scale_D) in zip(directions, moments, strict=True)
+    )
+    return users, items
 
 
 def _gather(own: Sample, collective: Collective) -> Sample:
@@ -97,57 +137,52 @@ def _gather(own: Sample, collective: Collective) -> Sample:
     gathered = collective.all_gather(torch.cat(parts, 1))
     gathered = gathered[gathered[:, -2].sort(stable=True).indices]
     users_NU, items_NV, domain_N1, labels_N1 = gathered.split([part.shape[1] for part in parts], 1)
-    return Sample(users_NU, items_NV, domain_N1.squeeze(1), labels_N1.squeeze(1))
+    return Sample(users_NU, items_NV, domain_N1.squeeze(1).long(), labels_N1.squeeze(1))
 
 
-def _unstandardised(directions_DR: Tensor, shift_D: Tensor, scale_D: Tensor) -> Tensor:
-    """The map of plain vectors that does what the directions do to standardised ones, [D + 1, R]."""
-    return torch.cat([scale_D[:, None] * directions_DR, -(shift_D * scale_D)[None] @ directions_DR])
-
-
-def project(vectors_MD: Tensor, map_DR: Tensor) -> Tensor:
-    """Vectors along R directions, [M, R]; the map's last row is added."""
-    return vectors_MD @ map_DR[:-1] + map_DR[-1]
-
-
-def plain_map(width: int, factors: int) -> Tensor:
-    """The map of the directions that learning starts at, [width + 1, R]."""
-    return torch.cat([_directions(width, factors), torch.zeros(1, factors)])
-
-
-def _directions(width: int, factors: int) -> Tensor:
-    """Orthonormal directions [width, R]: the entries themselves where there are as many, else random ones.
-
-    Those of users and items of one space are the same, so that products of what agrees are where learning starts.
-    """
-    if width == factors:
-        return torch.eye(width)
-    drawn = torch.randn(width, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    directions: Tensor = torch.linalg.qr(drawn).Q[:, :factors].float()
-    return directions
-
-
-def _shift_and_scale(vectors_ND: Tensor) -> tuple[Tensor, Tensor]:
-    """Means, and 1 over standard deviations, or 0 for an entry that never varies."""
+def _moments(vectors_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """Means, and 1 over standard deviations, or 0 for an entry that never varies; of no rows 0 and 1."""
     if not len(vectors_ND):
         return torch.zeros(vectors_ND.shape[1]), torch.ones(vectors_ND.shape[1])
-    deviation = vectors_ND.std(0, correction=0)
-    return vectors_ND.mean(0), torch.where(deviation > _LEAST_DEVIATION, 1 / deviation.clamp_min(_LEAST_DEVIATION), 0)
+    mean_D, deviation_D = vectors_ND.double().mean(0), vectors_ND.double().std(0, correction=0)
+    varies_D = deviation_D > _LEAST_DEVIATION * mean_D.abs().clamp_min(1)
+    return mean_D.float(), torch.where(varies_D, 1 / deviation_D.clamp_min(1e-30), 0).float()
+
+
+def _learn(sample: Sample, start: Sequence[Tensor], logs: bool) -> Sequence[Tensor]:
+    """The directions that the trilinear model learns, if its held-out logloss is surely lower than with those given."""
+    if len(sample.labels_N) < 2 * HELD_OUT:
+        return start
+    given_H, _ = _train(sample, start, moves=False)
+    learned_H, directions = _train(sample, start, moves=True)
+    gain_H = given_H - learned_H
+    surely = float(gain_H.mean()) > 2 * float(gain_H.std()) / len(gain_H) ** 0.5
+    if logs:
+        logger.info(
+            "directions of %d products by %d rows of %d domains: held-out logloss %.4f learned, %.4f plain: %s",
+            start[0].shape[1], len(sample.labels_N), int(sample.domain_N.max()) + 1,
+            float(learned_H.mean()), float(given_H.mean()), "learned" if surely else "plain",
+        )  # fmt: skip
+    return directions if surely else start
 
 
 @torch.enable_grad()
-def _learn(sample: Sample, users_UR: Tensor, items_VR: Tensor) -> tuple[Tensor, Tensor]:
-    """Directions of the trilinear model with the best held-out logloss, by Adam; those given if none are better.
+def _train(sample: Sample, start: Sequence[Tensor], moves: bool) -> tuple[Tensor, Sequence[Tensor]]:
+    """Train the trilinear model by Adam; its best losses of held-out rows [H], and the directions of these.
 
-    Its logit is b_i + l_i . [u, v] + sum over r of w_ir (a_r . u) (b_r . v), with a Gaussian prior of l_i and w_i.
+    The logit is b_i + l_i . [u, v] + sum over r of w_ir (a_r . u) (b_r . v), with a Gaussian prior of l_i and w_i.
+
+    Args:
+        sample: vectors are standardised.
+        start: directions [U, R] and [V, R].
+        moves: whether the directions are trained too.
     """
-    domains = int(sample.domain_N.max()) + 1 if len(sample.domain_N) else 0
-    users_UR, items_VR = (each.clone().requires_grad_() for each in (users_UR, items_VR))
+    domains = int(sample.domain_N.max()) + 1
+    users_UR, items_VR = (each.clone().requires_grad_(moves) for each in start)
     weights_SR = torch.zeros(domains, users_UR.shape[1], requires_grad=True)
     linear_SL = torch.zeros(domains, len(users_UR) + len(items_VR), requires_grad=True)
-    clicks_S, rows_S = (
-        torch.bincount(sample.domain_N, weights, minlength=domains) for weights in (sample.labels_N, None)
-    )
+    clicks_S = torch.bincount(sample.domain_N, sample.labels_N, minlength=domains)
+    rows_S = torch.bincount(sample.domain_N, minlength=domains)
     bias_S = ((clicks_S + 0.5) / (rows_S + 1)).logit().float().requires_grad_()
 
     def logits(rows_B: Tensor) -> Tensor:
@@ -157,35 +192,29 @@ def _learn(sample: Sample, users_UR: Tensor, items_VR: Tensor) -> tuple[Tensor, 
         return bias_S[domain_B] + linear_B + (products_BR * weights_SR[domain_B]).sum(1)
 
     @torch.no_grad()
-    def held_out_loss() -> float:
-        parts = [(logits(rows_B), sample.labels_N[rows_B]) for rows_B in held_out.split(1 << 16)]
-        logits_N, labels_N = (torch.cat(part) for part in zip(*parts, strict=True))
-        return float(binary_cross_entropy_with_logits(logits_N, labels_N))
+    def held_out_losses() -> Tensor:
+        logits_H = torch.cat([logits(rows_B) for rows_B in held_out.split(1 << 16)])
+        return binary_cross_entropy_with_logits(logits_H, sample.labels_N[held_out], reduction="none").double()
 
     every_N = torch.arange(len(sample.labels_N))
     held_out, train = every_N[every_N % HELD_OUT == 0], every_N[every_N % HELD_OUT != 0]
-    best = users_UR.detach().clone(), items_VR.detach().clone()
-    if not len(train):
-        return best
-    optimizer = torch.optim.Adam([users_UR, items_VR, weights_SR, linear_SL, bias_S], LR)
+    trained = [each for each in (users_UR, items_VR, weights_SR, linear_SL, bias_S) if each.requires_grad]
+    moments = [AdamMoments.zeros_like(each) for each in trained]
     generator = torch.Generator().manual_seed(0)
     batch = min(max(len(train) // STEPS, LEAST_BATCH), MOST_BATCH)
-    losses = [held_out_loss()]
+    best_H, best, best_epoch, step = held_out_losses(), list(start), 0, 0
     for epoch in range(1, EPOCHS + 1):
         for rows_B in train[torch.randperm(len(train), generator=generator)].split(batch):
+            step += 1
             squares = weights_SR.square().sum() + linear_SL.square().sum()
             loss = binary_cross_entropy_with_logits(logits(rows_B), sample.labels_N[rows_B])
-            optimizer.zero_grad()
-            (loss + PRECISION / 2 / len(train) * squares).backward()
-            optimizer.step()
-        losses.append(held_out_loss())
+            gradients = torch.autograd.grad(loss + PRECISION / 2 / len(train) * squares, trained)
+            with torch.no_grad():
+                for each, gradient, own in zip(trained, gradients, moments, strict=True):
+                    each -= adam_change(gradient, own.first, own.second, step, LR)
         beat()
-        if losses[-1] == min(losses):
-            best = users_UR.detach().clone(), items_VR.detach().clone()
-        elif epoch - losses.index(min(losses)) >= PATIENCE:
+        if (found_H := held_out_losses()).mean() < best_H.mean():
+            best_H, best, best_epoch = found_H, [users_UR.detach().clone(), items_VR.detach().clone()], epoch
+        elif epoch - best_epoch >= PATIENCE:
             break
-    logger.info(
-        "directions of %d products by %d rows of %d domains: held-out logloss %.4f, before %.4f",
-        users_UR.shape[1], len(every_N), domains, min(losses), losses[0],
-    )  # fmt: skip
-    return best
+    return best_H, best

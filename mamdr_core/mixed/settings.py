@@ -12,7 +12,7 @@ class MixedSettings:
     """Specific parameters w_i of every domain and random effects of ids, by empirical Bayes (docs/mixed.md)."""
 
     products: bool = True
-    """phi(x) also holds products of what the user's and the item's fixed vectors are along learned directions."""
+    """phi(x) also holds products of the user's and the item's fixed vectors, each projected on learned directions."""
     factors: int = 16
     """Number of these products, at most the width of the vectors."""
     effects: tuple[Effect, ...] = ("user", "item", "user_in_domain")

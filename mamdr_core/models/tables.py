@@ -76,7 +76,7 @@ class Inputs:
 
 
 def declare_features(settings: ModelSettings, features: Sequence[Feature], sizes: Mapping[str, int]) -> Inputs:
-    """The declared features as inputs, without weights of a structure; see `mamdr_core.models.declare_inputs`.
+    """The declared features as inputs, without weights of a structure; see `structures.declare_inputs`.
 
     Args:
         settings: embedding sizes, and whether users and items have embeddings of their own.

@@ -143,6 +143,6 @@ def score_batches(
                 "score": pa.array(score, mask=np.isnan(score)),
                 "logit_deviation": pa.nulls(len(batch), pa.float64())
                 if deviation_B is None
-                else pa.array(deviation_B.double().numpy()),
+                else pa.array(deviation_B.double().numpy(), mask=deviation_B.isnan().numpy()),
             }
         )

@@ -138,15 +138,22 @@ def _check_kind(run_id: str, config: Config, theirs: Config) -> None:
             f"train.only_domains: run {run_id} {has}, which train.method {config.train.method} would not keep: "
             f"set train.method to {theirs.train.method}"
         )
-    for name in ("products", "factors") if all(kinds) else ():
-        value = getattr(theirs.train.mixed, name)
-        if getattr(config.train.mixed, name) != value:
-            raise MamdrError(
-                f"train.warm_start: run {run_id} has train.mixed.{name} {value}: set the same, or set train.warm_start "
-                "to '' to start cold"
-            )
+    products = [_products(each) for each in (config, theirs)]
+    if all(kinds) and products[0] != products[1]:
+        raise MamdrError(
+            f"train.warm_start: run {run_id} has {products[1]} products of vectors, and train.mixed.products and "
+            f"train.mixed.factors give {products[0]}: set the same, or set train.warm_start to '' to start cold"
+        )
     if config.train.only_domains and config.train.mixed != theirs.train.mixed and kinds[0]:
         raise MamdrError(f"train.only_domains: run {run_id} has another train.mixed: take its settings over")
+
+
+def _products(config: Config) -> int:
+    """Number of products of vectors in a mixed model."""
+    settings = config.train.mixed
+    vectors = [feature for feature in config.features if feature.kind == "vector"]
+    widths = (sum(feature.size for feature in vectors if feature.of == of) for of in ("user", "item"))
+    return min(settings.factors, *widths) if settings.products else 0
 
 
 def _structure(config: Config) -> Mapping[str, Any]:

@@ -45,11 +45,20 @@ def wait_until(process: subprocess.Popen[bytes], happened: Callable[[], bool]) -
 def freeze(process: subprocess.Popen[bytes]) -> None:
     """Stop all processes of the job, so that the disk holds what it would hold had they been killed now."""
     os.killpg(process.pid, signal.SIGSTOP)
-    below = psutil.Process(process.pid).children(recursive=True)
-    group = [each for each in below if os.getpgid(each.pid) == process.pid]  # Python workers are groups of their own
-    still = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
-    while any(each.status() not in still for each in (psutil.Process(process.pid), *group)):
+    top = psutil.Process(process.pid)
+    deadline = time.monotonic() + LIMIT
+    while any(runs(each, process.pid) for each in (top, *top.children(recursive=True))):
+        assert time.monotonic() < deadline
         time.sleep(0.002)
+
+
+def runs(process: psutil.Process, group: int) -> bool:
+    """Whether a process of a group is not stopped; Python workers are groups of their own."""
+    try:
+        stopped = process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+        return not stopped and os.getpgid(process.pid) == group
+    except (psutil.NoSuchProcess, ProcessLookupError):
+        return False
 
 
 def data_files(root: Path, table: str) -> set[Path]:
@@ -61,7 +70,7 @@ def commits(root: Path, table: str) -> set[Path]:
 
 
 def kill_in_every_write(job: str, root: Path, sources: dict[str, object]) -> list[Path]:
-    """Lakes as a job leaves them that is killed in one of its writes; in the last one it is killed indeed."""
+    """The lakes that a job leaves if it is killed in one of its writes: copies of the frozen job's, one a write."""
     process, lakes = start(job, root, sources), []
     for table in WRITES[job]:
         files, before = data_files(root, table), commits(root, table)

@@ -97,6 +97,23 @@ def test_one_domain_is_refitted_and_everything_else_stays(days):
         assert effect.variance == before.variance
 
 
+@pytest.mark.parametrize("effects", [[], ["user", "item"], ["user", "item", "user_in_domain"]])
+def test_a_refitted_domain_is_at_the_mode_whatever_effects_there_are(effects):
+    """Of a new domain whose CTR is far from the others': the slope of its log-posterior by its bias is 0."""
+    columns, _ = draw_columns([300] * 8 + [3000], [0.0, 0.5], [0.3, 0.3], seed=3)
+    rows = columns.take(torch.arange(2400, 5400))
+    rows.labels.zero_()
+    rows.labels[::100] = 1
+    parent = fitted(columns.take(torch.arange(2400)), effects=effects)
+    child = make_model(columns, effects=effects)
+    child.inherit(parent.state_dict())
+    child.refit(rows)
+    excess = float(child.predict(rows).sigmoid().sum()) - 30
+    prior, bias = child.weights.prior, child.weights.weights_DF[-1, 0]
+    assert bias < prior.mean_F[0] - 1
+    assert excess == pytest.approx(float((prior.mean_F[0] - bias) / prior.tau_F[0] ** 2), abs=2)
+
+
 def test_a_vocabulary_that_has_grown_starts_new_ids_at_zero(days):
     first, _, _ = days
     parent = fitted(first)

@@ -126,7 +126,7 @@ def test_phi_joins_products_of_vectors_the_vectors_and_numeric_features():
     ids = {"user": torch.tensor([1, 2]), "item": torch.tensor([2, 0]), "domain": torch.tensor([1, 1])}
     columns = Columns(ids, torch.tensor([[9.0], [9.0]]), torch.zeros(2), torch.tensor([0, 2]))
     design = Design(tables, frozen, 1, factors=2)
-    assert design.names[:3] == ("bias", "product.0", "product.1")
+    assert design.names[:3] == ("bias", "user*item.0", "user*item.1")
     assert design.names[3:] == ("user_vector.0", "user_vector.1", "item_vector.0", "item_vector.1", "numeric.0")
     expected = [[1.0, 7.0, 16.0, 1.0, 2.0, 7.0, 8.0, 9.0], [1.0, 0.0, 0.0, 3.0, 4.0, 0.0, 0.0, 9.0]]
     assert design.rows(columns, torch.tensor([0, 1])).tolist() == expected

@@ -1,14 +1,17 @@
 """Directions of products, learned from rows whose domains weigh planted ones."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mamdr_core.engine.columns import Columns, offsets_of
 from mamdr_core.errors import MamdrError
 from mamdr_core.mixed import products
 from mamdr_core.mixed.design import Design
 from mamdr_core.mixed.mixed_model import MixedModel
-from mamdr_core.mixed.products import plain_map, sampled_rows
+from mamdr_core.mixed.products import Projection, sampled_rows
 from mamdr_core.mixed.settings import MixedSettings
 from mamdr_core.models.tables import Table
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
@@ -54,29 +57,61 @@ def learned(planted, columns=None, collective=None, factors=FACTORS):
 
 def unexplained(design, directions):
     """Share of each planted matrix a_r b_r' that no sum of the design's has."""
-    basis = torch.linalg.qr(torch.einsum("ur,vr->uvr", design.user_map[:-1], design.item_map[:-1]).flatten(0, 1)).Q
+    own = torch.einsum("ur,vr->uvr", design.users.directions_DR, design.items.directions_DR)
+    basis = torch.linalg.qr(own.flatten(0, 1)).Q
     planted = torch.einsum("ur,vr->uvr", *directions).flatten(0, 1)
     return (planted - basis @ (basis.T @ planted)).square().sum(0)
 
 
+def fit_loss(planted, train, test):
+    """Logloss on `test` of a mixed model that was fitted to `train`, and the model."""
+    _, tables, frozen, _ = planted
+    sizes = {"user": USERS, "item": ITEMS, "domain": 40}
+    settings = MixedSettings(effects=(), sweeps=8)
+    model = MixedModel(settings, tables, frozen, 0, sizes, train.occupied.tolist(), SingleProcess())
+    model.fit(train)
+    return float(binary_cross_entropy_with_logits(model.predict(test), test.labels)), model
+
+
 def test_the_directions_that_domains_weigh_are_found(planted):
     directions = planted[3]
-    assert unexplained(Design(*planted[1:3], 0, FACTORS), directions).min() > 0.5
+    assert unexplained(Design(*planted[1:3], 0, FACTORS), directions).min() > 0.3
     assert unexplained(learned(planted), directions).max() < 0.03
 
 
-def test_a_model_with_them_predicts_better_than_with_plain_products(planted):
+def test_a_model_with_learned_directions_predicts_better_than_with_plain_ones(planted, monkeypatch):
+    rows = torch.arange(len(planted[0]))
+    train, test = planted[0].take(rows[rows % 4 != 0]), planted[0].take(rows[rows % 4 == 0])
+    loss, _ = fit_loss(planted, train, test)
+    monkeypatch.setattr(Design, "learn_products", lambda *_: None)
+    plain_loss, _ = fit_loss(planted, train, test)
+    assert loss < plain_loss - 0.05
+
+
+def test_a_child_keeps_its_parents_directions_since_its_weights_are_of_them(planted):
     columns, tables, frozen, _ = planted
+    half = torch.arange(len(columns)) % 2 == 0
+    days = [columns.take(chosen.nonzero().squeeze(1)) for chosen in (half, ~half)]
+    _, parent = fit_loss(planted, days[0], days[1])
     sizes = {"user": USERS, "item": ITEMS, "domain": 40}
-    rows = torch.arange(len(columns))
-    train, test = columns.take(rows[rows % 4 != 0]), columns.take(rows[rows % 4 == 0])
-    losses = {}
-    for products_ in (False, True):
-        settings = MixedSettings(products=products_, effects=(), sweeps=8)
-        model = MixedModel(settings, tables, frozen, 0, sizes, train.occupied.tolist(), SingleProcess())
-        model.fit(train)
-        losses[products_] = torch.nn.functional.binary_cross_entropy_with_logits(model.predict(test), test.labels)
-    assert losses[True] < losses[False] - 0.1
+    child = MixedModel(MixedSettings(effects=()), tables, frozen, 0, sizes, columns.occupied.tolist(), SingleProcess())
+    child.inherit(parent.state_dict())
+    child.fit(days[1])
+    assert torch.equal(child.design.users.directions_DR, parent.design.users.directions_DR)
+    assert torch.equal(child.design.items.shift_D, parent.design.items.shift_D)
+
+
+def test_a_state_from_before_directions_were_learned_has_elementwise_products(planted):
+    _, tables, frozen, _ = planted
+    tables = [replace(table, width=4) for table in tables]
+    frozen = {name: vectors[:, :4] for name, vectors in frozen.items()}
+    design = Design(tables, frozen, 0, factors=16)
+    state = design.state_dict()
+    old = replace(state, same={name: state.same[name] for name in ("mean", "scale")})
+    design.load_state_dict(old)
+    vectors = {name: each[1:4] for name, each in frozen.items()}
+    expected = vectors["user_vector"] * vectors["item_vector"]
+    assert torch.equal(design.join(vectors, torch.zeros(3, 0))[:, 1:5], expected)
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
@@ -88,8 +123,8 @@ def test_any_number_of_ranks_learns_the_same(planted, ranks):
         return learned(planted, of_rank(columns, owner_n, collective.rank), collective)
 
     for design in run_simulated(task, ranks):
-        assert torch.equal(design.user_map, alone.user_map)
-        assert torch.equal(design.item_map, alone.item_map)
+        for name, tensor in design.state_dict().same.items():
+            assert torch.equal(tensor, alone.state_dict().same[name])
 
 
 def test_the_sample_is_of_the_largest_domains_and_spread_over_their_rows(monkeypatch):
@@ -99,19 +134,37 @@ def test_the_sample_is_of_the_largest_domains_and_spread_over_their_rows(monkeyp
     rows = int(counts.sum())
     ids = {"domain": torch.repeat_interleave(torch.arange(1, 6), counts)}
     columns = Columns(ids, torch.zeros(rows, 0), torch.zeros(rows), offsets_of(counts))
-    assert sampled_rows(columns, SingleProcess()).tolist() == [2, 4, 6, 8, 10, 12, 13, 14, 15, 16]
+    sampled, places = sampled_rows(columns, SingleProcess())
+    assert sampled.tolist() == [2, 4, 6, 8, 10, 12, 13, 14, 15, 16]
+    assert places.tolist() == [0] * 5 + [1] * 5
     monkeypatch.setattr(products, "MOST_DOMAINS", 1)
-    assert sampled_rows(columns, SingleProcess()).tolist() == [2, 4, 6, 8, 10]
+    assert sampled_rows(columns, SingleProcess())[0].tolist() == [2, 4, 6, 8, 10]
 
 
-def test_rows_that_tell_nothing_leave_the_directions_where_they_start(planted):
-    columns = planted[0]
-    start = plain_map(5, FACTORS)
-    nothing = columns.take(torch.zeros(0, dtype=torch.long))
-    assert torch.equal(learned(planted, nothing).user_map, start)
-    one_class = columns.take(torch.arange(600, 1800))
+@pytest.mark.parametrize("rows", [0, 1, 9])
+def test_too_few_rows_leave_the_directions_where_they_start(planted, rows):
+    columns = planted[0].take(torch.arange(rows))
+    plain_DR = Projection.plain(5, FACTORS).directions_DR
+    directions_DR = learned(planted, columns).users.directions_DR
+    assert torch.equal(directions_DR, {0: plain_DR, 1: plain_DR * 0}.get(rows, directions_DR))
+    assert directions_DR.isfinite().all()
+
+
+def test_labels_without_interactions_leave_the_directions_where_they_start(planted):
+    columns, _, frozen, _ = planted
+    generator = torch.Generator().manual_seed(1)
+    linear_N = frozen["user_vector"][columns.ids["user"].long()].sum(1)
+    labels = (torch.rand(len(columns), generator=generator) < linear_N.sigmoid()).float()
+    design = learned(planted, replace(columns, labels=labels))
+    seen = frozen["user_vector"][columns.ids["user"].long()]
+    plain = Projection.plain(5, FACTORS).directions_DR / seen.std(0, correction=0)[:, None]
+    assert torch.allclose(design.users.directions_DR, plain, atol=1e-5)
+
+
+def test_labels_of_one_class_do_no_harm(planted):
+    one_class = planted[0].take(torch.arange(600, 1800))
     one_class.labels.zero_()
-    assert learned(planted, one_class).user_map.isfinite().all()
+    assert learned(planted, one_class).users.directions_DR.isfinite().all()
 
 
 def test_an_entry_that_is_not_finite_is_named(planted):
@@ -130,6 +183,6 @@ def test_an_entry_that_never_varies_is_left_out(planted):
     changed["user_vector"][:, 1] = 1e6
     design = Design(tables, changed, 0, FACTORS)
     design.learn_products(columns, SingleProcess())
-    assert not design.user_map[1].any()
+    assert not design.users.directions_DR[1].any()
     design.standardise(columns, SingleProcess())
     assert design.rows(columns, torch.arange(100)).isfinite().all()

@@ -49,7 +49,7 @@ def test_a_run_reports_its_figures_and_first_validates_the_mixed_model_alone(spa
         == effects
         | {
             f"w.{name}"
-            for name in ("bias", *(f"{of}.{n}" for of in ("product", "user_vector", "item_vector") for n in range(6)))
+            for name in ("bias", *(f"{of}.{n}" for of in ("user*item", "user_vector", "item_vector") for n in range(6)))
         }
         | {"w.numeric.0"}
     )

@@ -171,9 +171,12 @@ def test_sigterm_or_a_killed_spark_submit_saves_a_checkpoint_and_the_run_resumes
         _, log = process.communicate(timeout=LIMIT)
         assert psutil.wait_procs(children, timeout=20)[1] == []
         assert f"resumes from checkpoint {before}" in log
-        assert find_checkpoint(folder).newest >= before + 2
-    figures = resumed(spark, config)
-    assert (figures["run_id"], figures["attempts"]) == (folder.name, 4)
+    process = job("--resume")
+    out, _ = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0
+    (line,) = out.splitlines()
+    figures = json.loads(line)
+    assert (figures["status"], figures["run_id"], figures["attempts"]) == ("ok", folder.name, 4)
     assert_same_package(figures["package"], undisturbed["package"])
 
 
