@@ -67,7 +67,7 @@ def fit_loss(planted, train, test):
     """Logloss on `test` of a mixed model that was fitted to `train`, and the model."""
     _, tables, frozen, _ = planted
     sizes = {"user": USERS, "item": ITEMS, "domain": 40}
-    settings = MixedSettings(effects=(), sweeps=8)
+    settings = MixedSettings(effects=(), sweeps=4)
     model = MixedModel(settings, tables, frozen, 0, sizes, train.occupied.tolist(), SingleProcess())
     model.fit(train)
     return float(binary_cross_entropy_with_logits(model.predict(test), test.labels)), model
@@ -88,7 +88,8 @@ def test_a_model_with_learned_directions_predicts_better_than_with_plain_ones(pl
     assert loss < plain_loss - 0.05
 
 
-def test_a_child_keeps_its_parents_directions_since_its_weights_are_of_them(planted):
+def test_a_child_keeps_its_parents_directions_since_its_weights_are_of_them(planted, monkeypatch):
+    monkeypatch.setattr(products, "EPOCHS", 2)
     columns, tables, frozen, _ = planted
     half = torch.arange(len(columns)) % 2 == 0
     days = [columns.take(chosen.nonzero().squeeze(1)) for chosen in (half, ~half)]
@@ -115,7 +116,8 @@ def test_a_state_from_before_directions_were_learned_has_elementwise_products(pl
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_any_number_of_ranks_learns_the_same(planted, ranks):
+def test_any_number_of_ranks_learns_the_same(planted, ranks, monkeypatch):
+    monkeypatch.setattr(products, "EPOCHS", 1)
     columns, alone = planted[0], learned(planted)
     owner_n = torch.arange(40) * 7 % ranks
 
