@@ -31,8 +31,8 @@ from mamdr_core.training.settings import CheckpointSettings
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 QUICK = "--driver-memory 1g pyspark-shell"
-LIMIT = 300
-"""Seconds; on a slow machine two executors and their ranks took over 120 to three checkpoints, beside other tests."""
+LIMIT = 500
+"""Seconds; a test with two executors took 257 alongside one other test process, and over 300 once."""
 
 
 @pytest.fixture(scope="module")
