@@ -14,14 +14,10 @@ from mamdr_core.lake.ingest import ingest_clicks
 from mamdr_core.lake.session import make_session
 
 # Quick compilation halves the CPU time of the small jobs that tests start, and a collector of one thread takes a tenth
-# off. The session lives long: there thorough compilation pays after some minutes, of what is called ten times as often
-# as the JVM by itself asks for (by its own limits half of the first three minutes went to compiling), and keeping the
-# code of more than 100 queries pays a little.
+# off. The session lives long: there thorough compilation takes a third of the time off after some minutes, and keeping
+# the code of more than 100 queries a little.
 os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
-_SESSION_OPTS = (
-    "-XX:+UseSerialGC -XX:ReservedCodeCacheSize=400m -XX:Tier4InvocationThreshold=50000 "
-    "-XX:Tier4MinInvocationThreshold=6000 -XX:Tier4CompileThreshold=150000 -XX:Tier4BackEdgeThreshold=400000"
-)
+_SESSION_OPTS = "-XX:+UseSerialGC -XX:ReservedCodeCacheSize=400m"
 # MAMDR_TEST_MASTER puts the tests that are marked `cluster` on a cluster: make test-cluster.
 _SUBMIT = (
     f"--master {os.environ.get('MAMDR_TEST_MASTER', 'local[3]')} --driver-memory 2g "
