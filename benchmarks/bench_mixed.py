@@ -12,14 +12,12 @@ import argparse
 import resource
 import sys
 import time
-from dataclasses import replace
 
 import numpy as np
 import torch
 from machine import machine
-from recipe_sets import CONF, PRODUCTION_ROWS
+from recipe_sets import production_shape
 
-from mamdr_core.config import load_config
 from mamdr_core.datasets.settings import SyntheticSettings
 from mamdr_core.datasets.world import draw_rows, make_world, published_vectors
 from mamdr_core.engine.columns import Columns, offsets_of
@@ -34,7 +32,7 @@ from mamdr_core.parallel.collective import SingleProcess
 def main() -> int:
     options = _parse()
     torch.set_num_threads(options.threads)
-    log = _log(options)
+    log = SyntheticSettings(**production_shape(options.domains, options.rows), vectors=options.vectors)
     columns = _columns(log)
     sizes = {"user": log.users, "item": log.items, "domain": log.domains}
     of = ("user", "item") if options.vectors else ()
@@ -58,16 +56,6 @@ def main() -> int:
         f"threads: {seconds}; {memory} ({machine()})"
     )
     return 0
-
-
-def _log(options: argparse.Namespace) -> SyntheticSettings:
-    """The settings of a log of that many rows, users and items in proportion."""
-    production = load_config(str(CONF / "production.yaml")).synthetic
-    assert production
-    rows = options.rows
-    users, items = (max(1, round(each * rows / PRODUCTION_ROWS)) for each in (production.users, production.items))
-    shape = {"rows": rows, "domains": options.domains, "users": users, "items": items, "vectors": options.vectors}
-    return replace(production, **shape, size_spread=1.5, ctr=0.047, days=1)
 
 
 def _columns(log: SyntheticSettings) -> Columns:
@@ -98,7 +86,7 @@ def _parse() -> argparse.Namespace:
     add("--domains", type=int, default=69_102, help="default: 69,102")
     add("--rows", type=int, default=4_000_000, help="training rows; default: 4,000,000")
     add("--vectors", type=int, default=0, help="numbers of each user's and item's vector; default: 0, none")
-    add("--threads", type=int, default=2, help="domains are fitted on so many; default: 2")
+    add("--threads", type=int, default=2, help="threads that fit domains; default: 2")
     return parser.parse_args()
 
 

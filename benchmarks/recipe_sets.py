@@ -67,13 +67,17 @@ def _vectors(**synthetic: Any) -> DataSet:
     return DataSet("synthetic", {f"synthetic.{key}": value for key, value in synthetic.items()})
 
 
-def _production(domains: int, rows_a_domain: int) -> DataSet:
-    """conf/production.yaml with fewer rows, and users and items in proportion."""
-    rows = domains * rows_a_domain
+def production_shape(domains: int, rows: int) -> dict[str, Any]:
+    """The keys of `synthetic` for conf/production.yaml with fewer rows, and users and items in proportion."""
     shape = plain_config(load_config(str(CONF / "production.yaml")))["synthetic"]
-    ids = {f"synthetic.{of}": max(1, round(shape[of] * rows / PRODUCTION_ROWS)) for of in ("users", "items")}
-    values = {"synthetic.rows": rows, "synthetic.domains": domains, "synthetic.size_spread": 1.5, **ids}
-    return DataSet("production", {**values, "synthetic.ctr": 0.047, "model.dropout": 0.0}, ONE_PASS)
+    ids = {of: max(1, round(shape[of] * rows / PRODUCTION_ROWS)) for of in ("users", "items")}
+    return {"rows": rows, "domains": domains, "size_spread": 1.5, "ctr": 0.047, **ids}
+
+
+def _production(domains: int, rows_a_domain: int) -> DataSet:
+    shape = production_shape(domains, domains * rows_a_domain)
+    values = {f"synthetic.{key}": value for key, value in shape.items()}
+    return DataSet("production", {**values, "model.dropout": 0.0}, ONE_PASS)
 
 
 SETS: dict[str, DataSet] = {

@@ -67,7 +67,7 @@ class Design:
             return
         rows_M, place_M = sampled_rows(columns, collective)
         sample = Sample(*self._sides(self._read(columns, rows_M)), place_M, columns.labels[rows_M].cpu())
-        self.users, self.items = learn_products(sample, self._factors, collective)
+        self.users, self.items = learn_products(sample, (self.users, self.items), collective)
 
     def standardise(self, columns: Columns, collective: Collective) -> None:
         """Learn means and scales from the training rows of all ranks.

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 MOST_ROWS, MOST_DOMAINS, ROWS_A_DOMAIN = 300_000, 2_000, 2_000
 """Rows of the sample, its domains, and rows of one domain, at most."""
 HELD_OUT = 5
-"""One row of so many is held out: it decides when to stop, and whether directions are learned at all."""
+"""One row in this number is held out: these rows decide when to stop, and whether learned directions are used."""
 EPOCHS, PATIENCE = 20, 3
 LR = 0.01
 PRECISION = 50.0
@@ -103,19 +103,20 @@ def sampled_rows(columns: Columns, collective: Collective) -> tuple[Tensor, Tens
     return torch.cat(rows), torch.cat(places)
 
 
-def learn_products(own: Sample, factors: int, collective: Collective) -> tuple[Projection, Projection]:
+def learn_products(
+    own: Sample, start: tuple[Projection, Projection], collective: Collective
+) -> tuple[Projection, Projection]:
     """Directions a_r and b_r from the sampled rows of all ranks; every rank takes part and gets the same.
 
     Args:
         own: this rank's rows of the sample.
-        factors: R.
+        start: plain projections of users' and of items' vectors.
         collective: the ranks.
 
     Returns:
         Projections of users' and of items' vectors.
     """
     sample = _gather(own, collective)
-    start = [Projection.plain(vectors.shape[1], factors) for vectors in (sample.users_NU, sample.items_NV)]
     moments = [_moments(vectors) for vectors in (sample.users_NU, sample.items_NV)]
     standard = replace(
         sample,

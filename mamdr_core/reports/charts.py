@@ -156,16 +156,16 @@ def variance_chart(variances: Mapping[str, float] | None, listed: int) -> Markup
         variances: by name, as in training_runs.
         listed: entries of w_i at most.
     """
-    of_effects, of_w = (
-        [each for each in (variances or {}).items() if each[0].startswith("w.") == own] for own in (0, 1)
-    )
+    learned = (variances or {}).items()
+    of_effects = [(name, value) for name, value in learned if not name.startswith("w.")]
+    of_w = [(name, value) for name, value in learned if name.startswith("w.")]
     shown = [*of_effects, *sorted(of_w, key=lambda each: -each[1])[:listed]]
     if not shown:
         return None
     values = [math.sqrt(value) for _, value in shown]
     css = ["bar-b" if name.startswith("w.") else "bar-a" for name, _ in shown]
-    told = "; ".join(f"{name} {value:.3f}" for (name, _), value in zip(shown, values, strict=True))
-    return bars([name for name, _ in shown], values, [f"{value:.3f}" for value in values], css, told)
+    text = "; ".join(f"{name} {value:.3f}" for (name, _), value in zip(shown, values, strict=True))
+    return bars([name for name, _ in shown], values, [f"{value:.3f}" for value in values], css, text)
 
 
 def _marks(sizes: Array, means: Array, form: str) -> list[str]:

@@ -70,7 +70,7 @@ def prepare_examples(spark: SparkSession, config: Config) -> tuple[Lake, PinnedE
 
 
 def _is_filled(lake: Lake, table: str) -> bool:
-    """Whether a table has been written to; a job that is killed early leaves it as it was created, without rows."""
+    """Whether a table has been written to: a job that is killed early leaves it created but empty."""
     return lake.exists(table) and not (lake.version(table) == 0 and lake.read(table).isEmpty())
 
 

@@ -103,10 +103,10 @@ def test_every_section_has_a_heading_and_every_chart_a_text():
 
 
 def test_what_a_mixed_model_has_learned_is_drawn():
-    variances = {"user": 0.25, "w.bias": 0.36, "w.product.0": 0.01, "w.product.1": 0.04}
+    variances = {"user": 0.25, "w.bias": 0.36, "w.user*item.0": 0.01, "w.user*item.1": 0.04}
     page = render(make_facts(run=run_row(specific_kind="mixed", variances=variances)), 2)
-    assert "user 0.500; w.bias 0.600; w.product.1 0.200" in page
-    assert "w.product.0" not in page
+    assert "user 0.500; w.bias 0.600; w.user*item.1 0.200" in page
+    assert "w.user*item.0" not in page
     assert "What the mixed model has learned" not in render(make_facts(), 10)
 
 
