@@ -97,6 +97,15 @@ def command_of(process):
         return ""
 
 
+@contextlib.contextmanager
+def suspended(process):
+    """Suspend a process of this machine, for longer than it takes it to look at its parent again."""
+    process.suspend()
+    yield
+    time.sleep(1.5)
+    process.resume()
+
+
 def row_of(spark, config, run_id):
     return Lake(spark, config.lake.root).read("training_runs").where(F.col("run_id") == run_id).first()
 
@@ -166,8 +175,10 @@ def test_sigterm_or_a_killed_spark_submit_saves_a_checkpoint_and_the_run_resumes
         process = job("--resume", program=str(Path(sys.executable).parent / "spark-submit"))
         assert wait_for_checkpoint(config, before + 2, process) == folder
         children = psutil.Process(process.pid).children(recursive=True)
-        assert any("train_mamdr" in command_of(child) for child in children)
-        os.kill(process.pid, number)
+        (python,) = (child for child in children if "train_mamdr" in command_of(child))
+        with suspended(python):  # the run must not end while its JVM does
+            os.kill(process.pid, number)
+            process.wait(LIMIT)
         _, log = process.communicate(timeout=LIMIT)
         assert psutil.wait_procs(children, timeout=20)[1] == []
         assert f"resumes from checkpoint {before}" in log
