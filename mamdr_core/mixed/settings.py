@@ -27,6 +27,9 @@ class MixedSettings:
     parent = the parent's posterior is the prior, for training rows that the parent has not seen."""
     variance: float = 0.05
     """Variance of every effect and of every entry of w_i before the first sweep."""
+    alone_above: float = 0.005
+    """Where the network adds more than this to the mixed model's mean validation AUC, it is also trained without the
+    mixed model, and the better of the two is kept; 0.5: never."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -35,6 +38,8 @@ class MixedSettings:
         for name in ("sweeps", "factors"):
             if getattr(self, name) < 1:
                 raise ValueError(f"mixed.{name} must be >= 1, got {getattr(self, name)}")
+        if self.alone_above < 0:
+            raise ValueError(f"mixed.alone_above must be >= 0, got {self.alone_above}")
         for name in ("tolerance", "variance"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"mixed.{name} must be > 0, got {getattr(self, name)}")

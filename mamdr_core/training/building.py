@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from mamdr_core.config import Config
 from mamdr_core.engine.choice import choose_engine
@@ -19,7 +19,7 @@ from mamdr_core.engine.drawing import initial_shared, start_rows
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.hashing import derive_seed
-from mamdr_core.engine.parameters import Change, Rows
+from mamdr_core.engine.parameters import Change, Rows, Shared
 from mamdr_core.engine.slots import slots_for
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.errors import MamdrError
@@ -27,6 +27,7 @@ from mamdr_core.learning.learner import Learner
 from mamdr_core.learning.methods import find_method
 from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.models.structures import build_model, declare_inputs
+from mamdr_core.models.tables import Table
 from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import Collective, most
 from mamdr_core.parallel.sharded import initial_sharded
@@ -68,9 +69,8 @@ def make_engine(
         MamdrError: the engine or precision that is asked for cannot run here.
     """
     train = config.train
-    inputs = declare_inputs(config.model, config.features, pinned.sizes)
-    module = build_model(config.model, inputs, train.seed)
-    made = (module, inputs.tables, share.vectors(), train.batch_size, device, train.on_nan)
+    module, tables = _initial_model(config, pinned)
+    made = (module, tables, share.vectors(), train.batch_size, device, train.on_nan)
     eager = find_method(train.method).combines_gradients  # the fast engine is for trajectories
     if rows and not eager and choose_engine(train.engine, device, rows) == "fast":
         return FastEngine(*made, train.precision, train.group_memory)
@@ -112,7 +112,6 @@ def make_learner(
         heritage: what a parent can hand down: there are slots for its theta_i, also those of domains that do not learn.
     """
     engine = make_engine(config, pinned, share, device, most(collective, max(1, _rows_planned(config, len(train)))))
-    drawn = (engine.flat.module, engine.tables, config.train.seed, device)
     method = find_method(config.train.method)
     settings = method.settle(config.train.learning)
     if config.train.only_domains:  # theta_S has settled
@@ -122,7 +121,7 @@ def make_learner(
         raise MamdrError(
             f"train.method {config.train.method} keeps Adam's moments of whole tables: set train.tables to replicated"
         )
-    shared = initial_sharded(*drawn, collective) if sharded else initial_shared(*drawn)
+    shared = initial_theta(config, pinned, device, collective)
     with_specific = np.zeros_like(own)
     if method.specific:
         inherited = heritage.having_specific(len(own)) if heritage else with_specific
@@ -145,6 +144,18 @@ def make_learner(
     return learner
 
 
+def initial_theta(config: Config, pinned: PinnedExamples, device: torch.device, collective: Collective) -> Shared:
+    """theta_S before training, the same whenever it is made."""
+    drawn = (*_initial_model(config, pinned), config.train.seed, device)
+    return initial_sharded(*drawn, collective) if config.train.tables == "sharded" else initial_shared(*drawn)
+
+
+def _initial_model(config: Config, pinned: PinnedExamples) -> tuple[nn.Module, tuple[Table, ...]]:
+    """The structure with its initial parameters, and its tables."""
+    inputs = declare_inputs(config.model, config.features, pinned.sizes)
+    return build_model(config.model, inputs, config.train.seed), inputs.tables
+
+
 def make_mixed(
     config: Config,
     engine: EagerEngine,
@@ -161,6 +172,9 @@ def make_mixed(
         train: this rank's training rows.
         collective: the ranks.
         inherited: this rank's part of a parent's mixed model, which it starts from.
+
+    Raises:
+        MamdrError: domains are to be refitted of a parent whose mixed model is off.
     """
     known = inherited.part("weights").domains_of("weights") if inherited else []
     domains = sorted({*train.occupied.tolist(), *known})
@@ -168,6 +182,11 @@ def make_mixed(
     mixed = MixedModel(config.train.mixed, engine.tables, engine.frozen, numeric, pinned.sizes, domains, collective)
     if inherited:
         mixed.inherit(inherited)
+    if config.train.only_domains and mixed.is_off:
+        raise MamdrError(
+            "train.only_domains: the parent's network did better without a mixed model, so that no domain has "
+            "parameters of its own to refit: train a new run instead"
+        )
     return mixed
 
 

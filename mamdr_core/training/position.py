@@ -12,7 +12,7 @@ class Position:
     """Where a run is on one rank.
 
     Attributes:
-        stage: 0, or 1 for passes of DR once theta_S has settled.
+        stage: number of the stage, from 0.
         done: rounds of the stage, or passes.
         rounds: of the stages before.
         best_round: of the stages before.

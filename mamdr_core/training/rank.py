@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,12 +23,13 @@ from mamdr_core.parallel.collective import Collective
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.stopping import StopRequest, on_sigterm
-from mamdr_core.training.building import make_learner, make_mixed, place_columns
+from mamdr_core.training.building import initial_theta, make_learner, make_mixed, place_columns
 from mamdr_core.training.checkpoints import STOP, CheckpointPlace, Checkpoints
 from mamdr_core.training.clock import Clock
 from mamdr_core.training.curve import Validation
 from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.last_layer import refit_last_layer
+from mamdr_core.training.network_on_mixed import NetworkOnMixed
 from mamdr_core.training.package import save_rank
 from mamdr_core.training.part import part_of
 from mamdr_core.training.sealed import Facts
@@ -110,10 +112,12 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     request = StopRequest(
         place_of(task.checkpoints.folder) / STOP if task.checkpoints and collective.rank == 0 else None
     )
-    mixed = None
+    mixed = on_mixed = None
     if method.mixed:
         inherited = heritage.mixed_state(collective, own) if heritage else None
         mixed = make_mixed(task.config, learner.engine, task.pinned, train, collective, inherited)
+        initial = partial(initial_theta, task.config, task.pinned, device, collective)
+        on_mixed = NetworkOnMixed(mixed, learner, initial, settings.mixed.alone_above)
     trainer = Trainer(
         settings=settings,
         learner=learner,
@@ -126,7 +130,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         clock=clock,
         checkpoints=Checkpoints(task.checkpoints, settings.checkpoint, collective, request),
         warm=heritage is not None,
-        mixed=mixed,
+        mixed=on_mixed,
     )
     with on_sigterm(request.ask), _domain_named(task.pinned):
         outcome = trainer.train()
@@ -155,7 +159,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         skipped_steps=sums[2],
         specific_bytes=sums[3],
         specific_row_bytes=sums[4],
-        specific_kind="mixed" if mixed else "dense" if method.specific else "none",
+        specific_kind="mixed" if mixed and not mixed.is_off else "dense" if method.specific else "none",
         variances=mixed.variances() if mixed else {},
         inner_seconds=inner_seconds,
         data_wait_seconds=data_wait_seconds if fast else None,

@@ -1,33 +1,35 @@
 """The stages of a run: parts with their own early stop, as the method and the schedule of DR have them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from mamdr_core.learning.learner import Learner
-from mamdr_core.learning.method import Update
+from mamdr_core.learning.settings import DRSettings
 from mamdr_core.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a run with its own early stop; at least one of the updates is given.
+    """A part of a run with its own early stop, in which theta_S, every theta_i, or both learn.
 
     Attributes:
-        update_shared: moves theta_S in a round; None: theta_S stays.
-        update_specific: moves every theta_i in a round; None: they stay, and validations are without them.
+        learns_shared: whether theta_S learns in a round.
+        learns_specific: whether every theta_i does; else validations are without them.
         first_epoch: number of its first epoch, which with the seed decides its draws.
         epochs: times that every row is visited at most.
         rounds_per_epoch: R.
         validate_every: rounds between two validations.
         patience: of its early stop.
+        is_alone: whether theta_S starts again, without the mixed model that it has been trained on; its rounds continue
+            the count of the stage before.
     """
 
-    update_shared: Update | None
-    update_specific: Update | None
+    learns_shared: bool
+    learns_specific: bool
     first_epoch: int
     epochs: int
     rounds_per_epoch: int
     validate_every: int
     patience: int
+    is_alone: bool = False
 
     @property
     def most_rounds(self) -> int:
@@ -37,30 +39,31 @@ class Stage:
     @property
     def name(self) -> str:
         """What the curve calls it."""
-        return "shared" if self.update_shared else "specific"
+        return "shared" if self.learns_shared else "specific"
 
 
 def make_stages(
-    settings: TrainSettings, learner: Learner, update_shared: Update | None, update_specific: Update | None
+    settings: TrainSettings, dr: DRSettings, shared: bool, specific: bool, may_be_alone: bool = False
 ) -> list[Stage]:
     """The stages of a run.
 
     Args:
         settings: of the run.
-        learner: has the settings of DR.
-        update_shared, update_specific: of the method.
+        dr: settings of DR as the method has settled them.
+        shared, specific: whether the method updates theta_S, and theta_i.
+        may_be_alone: whether theta_S may be trained again without a mixed model.
 
     Returns:
-        With the schedule `rounds` one stage; with `settled` one for theta_S, if it moves, and one for theta_i.
+        With the schedule `rounds` one stage; with `settled` one for theta_S, if it learns, and one for theta_i. The
+        stage in which theta_S is alone follows that in which it is not.
     """
-    dr = learner.settings.dr
     settled = dr.schedule == "settled"
     stages = []
-    if update_shared and not settings.only_domains:
+    if shared and not settings.only_domains:
         stages.append(
             Stage(
-                update_shared=update_shared,
-                update_specific=None if settled else update_specific,
+                learns_shared=True,
+                learns_specific=specific and not settled,
                 first_epoch=0,
                 epochs=settings.epochs,
                 rounds_per_epoch=settings.rounds_per_epoch,
@@ -68,11 +71,13 @@ def make_stages(
                 patience=settings.patience,
             )
         )
-    if update_specific and settled:
+        if may_be_alone:
+            stages.append(replace(stages[0], is_alone=True))
+    if specific and settled:
         stages.append(
             Stage(
-                update_shared=None,
-                update_specific=update_specific,
+                learns_shared=False,
+                learns_specific=True,
                 first_epoch=settings.epochs,
                 epochs=dr.epochs,
                 rounds_per_epoch=1,

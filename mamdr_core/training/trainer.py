@@ -1,5 +1,6 @@
 """The training loop of a rank: stages of rounds with validations, early stop and checkpoints."""
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -13,8 +14,7 @@ from mamdr_core.engine.plan import RoundPlan
 from mamdr_core.errors import MamdrError
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.mamdr import mamdr
-from mamdr_core.learning.method import Method, Update
-from mamdr_core.mixed.mixed_model import MixedModel
+from mamdr_core.learning.method import Method
 from mamdr_core.parallel.collective import Collective
 from mamdr_core.parallel.supports import exchange_supports
 from mamdr_core.shards.arrays import Arrays
@@ -24,12 +24,15 @@ from mamdr_core.training.clock import Clock
 from mamdr_core.training.curve import Validation, aucs_of
 from mamdr_core.training.early_stop import EarlyStop
 from mamdr_core.training.evaluation import evaluate_columns
+from mamdr_core.training.network_on_mixed import NetworkOnMixed
 from mamdr_core.training.position import Position
 from mamdr_core.training.progress import Progress
 from mamdr_core.training.rounds import deal_rounds
 from mamdr_core.training.settings import TrainSettings
 from mamdr_core.training.stages import Stage, make_stages
 from mamdr_core.training.state import RunState
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Trainer:
         clock: counts seconds.
         checkpoints: of the run.
         warm: whether the run started from another's parameters, which are kept unless it finds better ones.
-        mixed: the mixed model of a method that has one; it is fitted first.
+        mixed: the mixed model of a method that has one; it is fitted first, and the network is trained on it.
     """
 
     settings: TrainSettings
@@ -81,15 +84,17 @@ class Trainer:
     clock: Clock
     checkpoints: Checkpoints
     warm: bool = False
-    mixed: MixedModel | None = None
+    mixed: NetworkOnMixed | None = None
     position: Position = field(init=False, default_factory=Position)
 
     def __post_init__(self) -> None:
         """Make the method's updates of the learner, and the stages that they run in."""
         updates = {"shared": self.method.shared, "specific": self.method.specific}
         self._updates = {name: make(self.learner) for name, make in updates.items() if make}
+        may_be_alone = self.mixed is not None and not self.warm
+        dr = self.learner.settings.dr
         self.stages = make_stages(
-            self.settings, self.learner, self._updates.get("shared"), self._updates.get("specific")
+            self.settings, dr, "shared" in self._updates, "specific" in self._updates, may_be_alone
         )
         self.early_stop = EarlyStop(self.stages[0].patience if self.stages else 1, self.learner)
 
@@ -101,21 +106,38 @@ class Trainer:
         """
         at, passes = self.position, 0
         resumed = self._resume()
-        if self.mixed:
+        if self.mixed and not (self.stages and self.stages[at.stage].is_alone):
             self._put_on(self.mixed, fits=not resumed)
         while at.stage < len(self.stages):
             stage = self.stages[at.stage]
-            self._train_stage(stage)
-            if stage.update_shared:
-                at.rounds, at.best_round = at.done, self.early_stop.best_round
-            else:
-                passes = at.done
+            if at.done or self._begin(stage):
+                self._train_stage(stage)
+                if not stage.learns_shared:
+                    passes = at.done
+                else:
+                    at.rounds += at.done
+                    if not (stage.is_alone and self.mixed) or self.mixed.keep_better(self.early_stop):
+                        at.best_round = self.early_stop.best_round
             at.stage, at.done = at.stage + 1, 0
-            if at.stage < len(self.stages):
-                self.early_stop = EarlyStop(self.stages[at.stage].patience, self.learner)
         self.checkpoints.close(self.learner.specific)
         epochs = -(-at.rounds // self.settings.rounds_per_epoch) + passes
         return TrainingOutcome(epochs, at.rounds, at.best_round, passes, at.curve)
+
+    def _begin(self, stage: Stage) -> bool:
+        """Prepare the start of a stage; returns whether it takes place."""
+        if stage.is_alone and self.mixed:
+            if not self.mixed.adds_much(self.early_stop):
+                return False
+            if self.collective.rank == 0:
+                logger.info(
+                    "the network raises the mixed model's AUC from %.4f to %.4f: it is also trained without it",
+                    *(self.mixed.auc, self.early_stop.best),
+                )
+            assert self.method.shared
+            self.val = self.mixed.take_off(self.val)
+            self._updates["shared"] = self.method.shared(self.learner)  # nor do optimizers remember anything
+        self.early_stop = EarlyStop(stage.patience, self.learner)
+        return True
 
     def _train_stage(self, stage: Stage) -> None:
         """Rounds until early stop or the last epoch; the learner is left with the best parameters.
@@ -123,35 +145,38 @@ class Trainer:
         Every rank takes part in the same collectives in every round, whatever rows it has.
         """
         at = self.position
-        progress = Progress(stage.most_rounds, self.collective.rank == 0, at.done)
+        before = self._rounds_before(stage)
+        progress = Progress(before + stage.most_rounds, self.collective.rank == 0, before + at.done)
         if self.early_stop.shared is None:  # not resumed: what a stage starts with is kept, unless it finds better
-            if self.warm or not stage.update_shared:
+            if self.warm or not stage.learns_shared:
                 self._validate(stage)
-            if self.mixed:
-                self._validate_alone(stage)
+            if self.mixed and not (self.mixed.is_off or stage.is_alone):
+                self._validate_mixed(stage, self.mixed)
         mamdr(
             self._rounds(stage),
-            self._timed(stage.update_shared),
-            self._timed(stage.update_specific),
+            self._timed("shared") if stage.learns_shared else None,
+            self._timed("specific") if stage.learns_specific else None,
             lambda: self._after_round(stage, progress),
         )
         self.early_stop.restore_best()
 
-    def _put_on(self, mixed: MixedModel, fits: bool) -> None:
-        """Have the network learn what the mixed model leaves: on training rows, what it leaves of rows left out."""
+    def _put_on(self, on: NetworkOnMixed, fits: bool) -> None:
+        """Fit the mixed model, and have the network learn what it leaves."""
+        if on.is_off:
+            return
         with self.clock.phase("mixed"):
             if fits and self.settings.only_domains:
-                mixed.refit(self.learner.train)
+                on.mixed.refit(self.learner.train)
             elif fits:
-                mixed.fit(self.learner.train)
-            self.learner.train = mixed.under_left_out(self.learner.train)
-            self.val = mixed.under(self.val)
+                on.mixed.fit(self.learner.train)
+            self.val = on.put_on(self.val)
 
-    def _validate_alone(self, stage: Stage) -> None:
+    def _validate_mixed(self, stage: Stage, on: NetworkOnMixed) -> None:
         """Validate the mixed model alone, with theta_S of zeros, which is kept if no round does better."""
         started = self.learner.shared
         self.learner.shared = started.zeros_like()
-        self._validate(stage)
+        found, _ = self._validate(stage)
+        on.auc = float("nan") if found.val_auc is None else found.val_auc
         self.learner.shared = started
         self.early_stop.waited = 0  # a choice before the first round, not a round without progress
 
@@ -176,24 +201,30 @@ class Trainer:
         """What a validation finds, the same on every rank but for the seconds, and whether to stop."""
         at, learner = self.position, self.learner
         with self.clock.phase("validate"):
-            specific = learner.specific if stage.update_specific else {}
+            specific = learner.specific if stage.learns_specific else {}
             measured = evaluate_columns(learner.engine, learner.shared, specific, self.val, self.collective)
             if not learner.shared.dense.isfinite().all():
                 raise MamdrError(f"theta_S is not finite after round {at.done}: lower train.inner.lr")
-            stops = self.early_stop.record(measured.mean_auc(), at.done)
+            number = self._rounds_before(stage) + at.done
+            stops = self.early_stop.record(measured.mean_auc(), number)
+            is_worse = stage.is_alone and self.mixed and not self.early_stop.best > self.mixed.best.best
             descended = torch.tensor([learner.rows_descended], dtype=torch.float64)
             found = Validation(
                 phase=stage.name,
-                round=at.done,
-                epoch=-(-at.done // stage.rounds_per_epoch),
+                round=number,
+                epoch=-(-number // stage.rounds_per_epoch),
                 rows=int(self.collective.all_reduce(descended)),
                 seconds=round(self.clock.passed, 3),
                 **aucs_of(measured),
-                best=self.early_stop.best_round == at.done,
+                best=self.early_stop.best_round == number and not is_worse,
             )
             if self.collective.rank == 0:
                 at.curve.append(found)
             return found, stops
+
+    def _rounds_before(self, stage: Stage) -> int:
+        """Rounds before the stage that count as its own."""
+        return self.position.rounds if stage.is_alone else 0
 
     def _rounds(self, stage: Stage) -> Iterator[Round]:
         """The rounds of a stage that are not done yet."""
@@ -201,7 +232,7 @@ class Trainer:
         plan = RoundPlan(self.counts_n, stage.rounds_per_epoch, settings.smallest_slice, settings.seed)
         begun, within = divmod(self.position.done, stage.rounds_per_epoch)
         for epoch in range(stage.first_epoch + begun, stage.first_epoch + stage.epochs):
-            if stage.update_specific and learner.settings.dr.k > 0:
+            if stage.learns_specific and learner.settings.dr.k > 0:
                 with self.clock.phase("exchange"):
                     seed = derive_seed(settings.seed, epoch, 7)
                     rows = learner.settings.dr.support_rows
@@ -209,14 +240,12 @@ class Trainer:
             yield from deal_rounds(plan, epoch, learner.train, self.collective.rank, self.arrays, within)
             within = 0
 
-    def _timed(self, update: Update | None) -> Callable[[Round], None] | None:
-        """The same update, whose seconds are counted."""
-        if update is None:
-            return None
+    def _timed(self, name: str) -> Callable[[Round], None]:
+        """The method's update of that name, whose seconds are counted."""
 
         def timed(round_: Round) -> None:
             with self.clock.phase("inner"):
-                update(round_)
+                self._updates[name](round_)
 
         return timed
 

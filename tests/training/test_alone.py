@@ -1,0 +1,79 @@
+"""A network that adds much to a mixed model is also trained without it, and the better of the two is kept."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.mixed.mixed_model import MixedModel
+from mamdr_core.mixed.settings import MixedSettings
+from mamdr_core.parallel.collective import SingleProcess, run_simulated
+from mamdr_core.training.checkpoints import find_checkpoint
+from mamdr_core.training.rank import train_rank
+from tests.training.test_checkpoints import assert_same_result, place, run  # noqa: F401 - a fixture
+from tests.training.test_ranks import assert_same, make_task, parameters  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.slow
+ALWAYS = MixedSettings(alone_above=0.0)
+
+
+@pytest.fixture
+def misled(monkeypatch):
+    """The mixed model predicts the opposite of what it has learned, so that the network on top of it cannot be good."""
+    predict = MixedModel.predict
+    monkeypatch.setattr(MixedModel, "predict", lambda self, columns: -predict(self, columns))
+
+
+def test_the_network_alone_is_what_joint_training_gives_and_the_mixed_model_is_off(make_task, misled):  # noqa: F811
+    task, joint = make_task(1, method="mixed", mixed=ALWAYS), make_task(1, method="joint")
+    found, expected = (train_rank(each, SingleProcess()) for each in (task, joint))
+    assert (found.specific_kind, set(found.variances.values())) == ("none", {0.0})
+    ours, theirs = parameters(task), parameters(joint)
+    assert_same({name: ours[name] for name in theirs}, theirs, exactly=True)
+    assert any(name.startswith("mixed-") for name in ours)
+    assert torch.equal(found.metrics["test"].auc, expected.metrics["test"].auc)
+    assert found.best_round == 8 + expected.best_round
+    assert [point.round for point in found.curve] == [0, 2, 4, 6, 8, 10, 12, 14, 16]
+    alone = found.curve[5:]
+    assert [point.val_auc for point in alone] == [point.val_auc for point in expected.curve]
+    assert max(point.val_auc for point in found.curve[:5]) < max(point.val_auc for point in alone)
+
+
+def test_on_the_mixed_model_the_network_is_kept_where_it_is_better(make_task):  # noqa: F811
+    usual, raced = (make_task(1, method="mixed", mixed=mixed) for mixed in (MixedSettings(alone_above=0.5), ALWAYS))
+    expected, found = (train_rank(task, SingleProcess()) for task in (usual, raced))
+    assert (expected.rounds, found.rounds) == (8, 16)
+    assert_same(parameters(raced), parameters(usual), exactly=True)
+    assert (found.specific_kind, found.best_round) == ("mixed", expected.best_round)
+    assert torch.equal(found.metrics["test"].auc, expected.metrics["test"].auc)
+    assert not any(point.best for point in found.curve[len(expected.curve) :])
+
+
+@pytest.mark.parametrize(("ranks", "tables"), [(1, "replicated"), (2, "sharded")])
+def test_stopped_while_the_network_trains_alone_a_run_resumes_bit_for_bit(
+    make_task, misled, monkeypatch, place, ranks, tables  # noqa: F811
+):  # fmt: skip
+    undisturbed, stopped = (make_task(ranks, method="mixed", mixed=ALWAYS, tables=tables) for _ in range(2))
+    expected = run_simulated(partial(train_rank, undisturbed), ranks)[0]
+    assert expected.rounds == 16
+    for stop_after in (4, 5, 3):  # in each stage, and at the end of the first one
+        run(stopped, ranks, place, monkeypatch, stop_after)
+        place = find_checkpoint(Path(place.folder))
+    found = run(stopped, ranks, place)
+    assert_same(parameters(stopped), parameters(undisturbed), exactly=True)
+    assert_same_result(found, expected)
+
+
+def test_a_child_of_a_network_that_does_better_alone_fits_no_mixed_model(make_task, misled):  # noqa: F811
+    task = make_task(1, method="mixed", mixed=ALWAYS)
+    train_rank(task, SingleProcess())
+    child = replace(make_task(1, method="mixed", mixed=ALWAYS), parent=task.package)
+    found = train_rank(child, SingleProcess())
+    assert (found.specific_kind, found.rounds, set(found.variances.values())) == ("none", 8, {0.0})
+    assert found.curve[0].round == 0  # the parent's parameters
+    refit = replace(make_task(1, method="mixed", mixed=ALWAYS, only_domains=("d0",)), parent=task.package)
+    with pytest.raises(MamdrError, match="the parent's network did better without a mixed model"):
+        train_rank(refit, SingleProcess())
