@@ -78,7 +78,7 @@ def main() -> int:
         for number, ((name, world), seeds) in enumerate(lakes.items(), start=1):
             config = config_of(name, world, options.scale, options.folder)
             try:
-                measured += run_lake(spark, config, name, world, seeds, options.methods)
+                measured += run_lake(spark, config, name, world, seeds, options.methods, options.ranks)
             except MamdrError as error:
                 failed.append(f"{name}, world {world}: {error}")
             seconds = time.perf_counter() - started
@@ -99,12 +99,19 @@ def main() -> int:
 
 
 def run_lake(
-    spark: SparkSession, config: Config, name: str, world: int, seeds: Sequence[int], labels: Sequence[str]
+    spark: SparkSession,
+    config: Config,
+    name: str,
+    world: int,
+    seeds: Sequence[int],
+    labels: Sequence[str],
+    ranks: int = 1,
 ) -> list[Measured]:
     """Run what is missing of some methods and seeds on one lake, and read the figures of all."""
     found = []
+    config = with_values(config, {"train.ranks": ranks})
     for number, wave in enumerate(waves_of(labels)):
-        comparison = f"recipe-{number}"
+        comparison = f"recipe-{number}" + (f"-{ranks}-ranks" if ranks > 1 else "")
         compare_methods(spark, with_values(config, comparison_of(comparison, wave, name, seeds)))
         found += read_runs(spark, config, comparison, {pair_of(each): label for label, each in wave.items()})
     return [Measured(data_set=name, world=world, **each) for each in found]
@@ -217,6 +224,7 @@ def _parse() -> argparse.Namespace:
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD",
         help=f"default: all of {', '.join(METHODS)}")  # fmt: skip
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="one run each; default: 0 1 2")
+    add("--ranks", type=int, default=1, help="of every run; default: 1")
     add("--final", action="store_true", help="every seed has its own log and split, on which no choice was made")
     add(
         "--scale", type=float, default=1.0, help="share of rows, domains, users and items of synthetic logs; default: 1"

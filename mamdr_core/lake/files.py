@@ -69,6 +69,19 @@ class Files:
             found = self._system.globStatus(self._make_path(self.root)) or ()
         return sorted(status.getPath().toString() for status in found)
 
+    def lines(self, *names: str) -> Iterator[str]:
+        """The lines of a text file, read as far as they are asked for; none if it does not exist."""
+        if not self.exists(*names):
+            return
+        jvm: Any = self._spark._jvm
+        stream = jvm.java.io.InputStreamReader(self._system.open(self._make_path(self.path(*names))), "UTF-8")
+        reader = jvm.java.io.BufferedReader(stream)
+        try:
+            while (line := reader.readLine()) is not None:
+                yield line
+        finally:
+            reader.close()
+
     def write_text(self, text: str, *names: str) -> None:
         """Write a small file, replacing one that is there."""
         stream = self._system.create(self._make_path(self.path(*names)), True)

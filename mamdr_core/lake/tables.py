@@ -126,11 +126,11 @@ class Lake:
         reader = self._spark.read.format("delta")
         return (reader if version is None else reader.option("versionAsOf", version)).load(path)
 
-    def create(self, table: str | Table) -> None:
-        """Make the table, without rows, unless it exists."""
+    def create(self, table: str | Table) -> bool:
+        """Make the table, without rows, unless it exists; returns whether it did not exist before."""
         table = _declared(table)
         if self.exists(table):
-            return
+            return False
         if not self._files.exists(MARKER):
             self._files.write_text("The Delta tables in this folder were made by MAMDR on Spark.\n", MARKER)
         try:
@@ -142,6 +142,7 @@ class Lake:
             if not self._appears(table):
                 self._files.delete(table.name, "_delta_log")
                 self._builder(table).execute()
+        return True
 
     def _builder(self, table: Table) -> DeltaTableBuilder:
         builder = (
@@ -164,16 +165,15 @@ class Lake:
 
         Delta remembers the number with the commit: of two jobs that saw the same one only one can write.
         """
-        mark = uuid.uuid4().hex
-        writer = self._writer(table, rows, "append", {"mark": mark})
+        note = {"mark": uuid.uuid4().hex}
+        writer = self._writer(table, rows, "append", note)
         writer = writer.option("txnAppId", _GROWTH).option("txnVersion", rows_before + 1)
         try:
             writer.save(self.path(table))
         except CONFLICTS:
             return False
         # Where the other job's commit was already there, Delta takes ours for a repetition and skips it in silence.
-        commits = DeltaTable.forPath(self._spark, self.path(table)).history(_RECENT).select("userMetadata")
-        return any(mark in (commit["userMetadata"] or "") for commit in commits.collect())
+        return self._find_commit(table, note) is not None
 
     def overwrite(self, table: str | Table, rows: DataFrame, note: dict[str, Any] | None = None) -> None:
         """Replace all rows, and the columns of features that are no longer declared; earlier versions stay readable."""
@@ -209,12 +209,25 @@ class Lake:
         Raises:
             LookupError: none of the newest commits has the note.
         """
-        history = DeltaTable.forPath(self._spark, self._require(table)).history(_RECENT)
-        found = history.where(F.col("userMetadata") == json.dumps(note)).orderBy("version", ascending=False).first()
+        found = self._find_commit(table, note)
         if found is None:
             raise LookupError(f"{self.path(table)} has no recent commit with the note {note}")
-        metrics = found["operationMetrics"]
-        return found["version"], int(metrics.get("numOutputRows", 0)) - int(metrics.get("numCopiedRows", 0))
+        version, commit = found
+        metrics = commit["operationMetrics"]
+        return version, int(metrics.get("numOutputRows", 0)) - int(metrics.get("numCopiedRows", 0))
+
+    def _find_commit(self, table: str | Table, note: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+        """The newest recent commit with a note: its version, and what its file of the log records of it.
+
+        Delta's `history()` would start a Spark job for it.
+        """
+        newest, name = self.version(table), _declared(table).name
+        for version in range(newest, max(newest - _RECENT, -1), -1):
+            actions = map(json.loads, self._files.lines(name, "_delta_log", f"{version:020}.json"))
+            commit: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+            if commit.get("userMetadata") == json.dumps(note):
+                return version, commit
+        return None
 
     def undo(self, table: str | Table, version: int) -> bool:
         """Take the newest commit back, which must be `version` + 1; false where another job has written since."""

@@ -54,11 +54,11 @@ def update_vocabulary(lake: Lake, table: Table, rows: DataFrame, column: str, mi
     Raises:
         MamdrError: other jobs kept adding ids at the same time.
     """
-    lake.create(table)
+    is_new = lake.create(table)
     for _ in range(TRIES):
         version = lake.version(table)
         known = lake.read(table, version)
-        before = known.count()
+        before = 0 if is_new and not version else known.count()  # what was created at this moment need not be read
         with kept_frames() as keep:
             numbered = keep(number_ids(seen_ids(rows, column), known if before else None, min_count))
             new, changed = _count(numbered)

@@ -141,11 +141,6 @@ class DomainWeights:
             variance_N[rows] = leverage_GM[batch.real_GM]
         return logits_N, variance_N
 
-    def turn_off(self) -> None:
-        """Set the prior's standard deviations and all posterior variances to 0; `MixedModel.turn_off` does the rest."""
-        self.prior = Prior(torch.zeros_like(self.prior.mean_F), torch.zeros_like(self.prior.tau_F))
-        self.weights_DF, self.variances_DF = (torch.zeros_like(each) for each in (self.weights_DF, self.variances_DF))
-
     def predict(self, columns: Columns) -> Tensor:
         """w_i . phi of any rows, float32 [N]; a domain without training rows has the prior's mean."""
         return self._weigh(columns, self.weights_DF, self.prior.mean_F, squared=False)

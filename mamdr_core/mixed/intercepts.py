@@ -123,11 +123,6 @@ class RandomIntercepts:
             values_U, variances_U = exchange.read(self.values_K), exchange.read(self.variances_K)
         return values_U[place_N], variances_U[place_N]
 
-    def turn_off(self) -> None:
-        """Make every effect 0, with variance 0."""
-        self.variance = 0.0
-        self.values_K, self.variances_K = torch.zeros_like(self.values_K), torch.zeros_like(self.variances_K)
-
     def is_known(self, columns: Columns) -> Tensor:
         """Whether rows have an effect to learn: not those of the unknown id, bool [N]."""
         return self._keys_of(columns) % self.size != 0

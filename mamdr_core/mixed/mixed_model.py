@@ -207,18 +207,6 @@ class MixedModel:
         """Training columns whose base logits are this model's leave-one-out predictions."""
         return replace(train, base_logits=self.leave_one_out(train).to(train.labels.device))
 
-    def turn_off(self) -> None:
-        """Make every prediction 0, with variance 0, for a network that does better alone."""
-        self.design.scale_F = torch.zeros_like(self.design.scale_F)
-        self.weights.turn_off()
-        for effect in self.effects:
-            effect.turn_off()
-
-    @property
-    def is_off(self) -> bool:
-        """Whether it, or the run that it is inherited from, has been turned off: phi is 0 then."""
-        return not bool(self.design.scale_F.any())
-
     def variances(self) -> dict[str, float]:
         """Learned variances by name: of every entry of w_i, named as in `Design.names`, and of every kind of effect."""
         tau_F = self.weights.prior.tau_F.double()

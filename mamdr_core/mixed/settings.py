@@ -28,8 +28,8 @@ class MixedSettings:
     variance: float = 0.05
     """Variance of every effect and of every entry of w_i before the first sweep."""
     alone_above: float = 0.005
-    """Where the network adds more than this to the mixed model's mean validation AUC, it is also trained without the
-    mixed model, and the better of the two is kept; 0.5: never."""
+    """In a run that starts cold: where the network adds more than this to the mixed model's mean validation AUC, it is
+    also trained without the mixed model, and the better of the two is kept; 1: never."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""

@@ -16,7 +16,6 @@ from mamdr_core.config import Config
 from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.tables import Lake
-from mamdr_core.learning.methods import find_method
 from mamdr_core.models.structures import declare_inputs
 from mamdr_core.object_store import place_of
 from mamdr_core.serving.files import ROWS, compare, measure_latency, signature_of, write_files
@@ -91,7 +90,7 @@ def _choose(lake: Lake, served: Served, ids: tuple[str, ...]) -> Mapping[int, Ch
     specific = served.specific()
     if not ids:
         return specific
-    if find_method(served.config.train.method).mixed:
+    if served.has_mixed:
         raise MamdrError(
             f"export.domains: run {served.run_id} has a mixed model, which is exported whole: leave it out"
         )

@@ -37,7 +37,7 @@ def find_served(lake: Lake, run_id: str) -> Served:
     facts = read_facts(package)
     config, sizes = config_of(facts.config, package), facts.pinned["sizes"]
     numeric = {name: (mean, deviation) for name, (mean, deviation) in facts.pinned["numeric"].items()}
-    check_mixed(config, f"{MIXED}shared.safetensors" in facts.files, package)
+    check_mixed(config, facts.metrics, f"{MIXED}shared.safetensors" in facts.files, package)
     for name in ("user", "item", "domain"):
         if (held := lake.read(f"{name}s").count()) < sizes[name]:
             raise MamdrError(

@@ -60,6 +60,11 @@ class Served:
         with fetched(place_of(self.folder), "model package", only="specific-") as folder:
             return SavedSpecific([folder / name for name in self.files if name.startswith("specific-")])
 
+    @property
+    def has_mixed(self) -> bool:
+        """Whether the run has a mixed model."""
+        return any(name.startswith(MIXED) for name in self.files)
+
     def mixed(self, engine: EagerEngine) -> MixedModel | None:
         """The mixed model; None: the run has none.
 

@@ -172,9 +172,6 @@ def make_mixed(
         train: this rank's training rows.
         collective: the ranks.
         inherited: this rank's part of a parent's mixed model, which it starts from.
-
-    Raises:
-        MamdrError: domains are to be refitted of a parent whose mixed model is off.
     """
     known = inherited.part("weights").domains_of("weights") if inherited else []
     domains = sorted({*train.occupied.tolist(), *known})
@@ -182,11 +179,6 @@ def make_mixed(
     mixed = MixedModel(config.train.mixed, engine.tables, engine.frozen, numeric, pinned.sizes, domains, collective)
     if inherited:
         mixed.inherit(inherited)
-    if config.train.only_domains and mixed.is_off:
-        raise MamdrError(
-            "train.only_domains: the parent's network did better without a mixed model, so that no domain has "
-            "parameters of its own to refit: train a new run instead"
-        )
     return mixed
 
 

@@ -27,7 +27,7 @@ class ValidationFacts(BaseModel):
 class PositionFacts(BaseModel):
     """Where a rank was, in a checkpoint."""
 
-    stage: Annotated[int, Field(ge=0, le=1)]
+    stage: Annotated[int, Field(ge=0, le=2)]
     done: Count
     rounds: Count
     best_round: Count

@@ -14,13 +14,15 @@ class Validation:
     Attributes:
         phase: its stage: shared (rounds of theta_S, and of theta_i where it moves alongside), or specific (passes of DR
             after it).
-        round: rounds, or passes, of the stage before it.
-        epoch: begun of the stage, from 1; 0 before the first round.
+        round: rounds, or passes, of the stage before it; where the network is trained again without a mixed model, the
+            count continues.
+        epoch: begun of the stage, from 1, counted in the same way; 0 before the first round.
         rows: that all ranks have descended on.
         seconds: since rank 0 began; attempts before count up to the checkpoint that was resumed from.
         val_auc: mean over domains; None where no domain has one.
         weighted_val_auc: the same weighted by rows.
-        best: whether it is the best of its stage so far, so that these parameters were kept.
+        best: whether it is the best of its stage so far, and better than one that came before on a mixed model, so that
+            these parameters were kept.
     """
 
     phase: str

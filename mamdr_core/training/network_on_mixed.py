@@ -15,7 +15,7 @@ from mamdr_core.training.early_stop import EarlyStop
 
 @dataclass
 class NetworkOnMixed:
-    """Puts a learner's network on a mixed model, and takes it off.
+    """Trains a learner's network on a mixed model, and without it.
 
     Args:
         mixed: the mixed model.
@@ -25,7 +25,8 @@ class NetworkOnMixed:
 
     Attributes:
         auc: mean validation AUC of the mixed model alone.
-        best: theta_S of the best validation on the mixed model, once the network is trained alone.
+        best: the best theta_S on the mixed model, once the network is trained alone.
+        is_kept: whether the mixed model is part of the result.
     """
 
     mixed: MixedModel
@@ -34,15 +35,11 @@ class NetworkOnMixed:
     alone_above: float
     auc: float = field(init=False, default=float("nan"))
     best: EarlyStop = field(init=False)
+    is_kept: bool = field(init=False, default=True)
 
     def __post_init__(self) -> None:
         """Make a place for the best."""
         self.best = EarlyStop(1, self.learner)
-
-    @property
-    def is_off(self) -> bool:
-        """Whether the mixed model is off: the parent's network did better without it."""
-        return self.mixed.is_off
 
     def put_on(self, val: Columns) -> Columns:
         """Have the network learn what the mixed model leaves of training rows left out; returns `val` on the model."""
@@ -50,41 +47,49 @@ class NetworkOnMixed:
         return self.mixed.under(val)
 
     def adds_much(self, on_mixed: EarlyStop) -> bool:
-        """Whether the network has added so much to the mixed model that it may do better without it.
+        """Whether the network's gain over the mixed model is so large that it may do better without it.
 
         Args:
-            on_mixed: has the best theta_S on the mixed model, which is kept if so.
+            on_mixed: has the best theta_S on the mixed model.
         """
-        if not on_mixed.best > self.auc + self.alone_above:
-            return False
-        self.best = on_mixed
-        return True
+        return on_mixed.best > self.auc + self.alone_above
 
-    def take_off(self, val: Columns) -> Columns:
-        """Put the network back to its start, without the mixed model; returns `val` without it."""
+    def start_alone(self, on_mixed: EarlyStop, val: Columns) -> Columns:
+        """Give the learner its initial theta_S and training rows without the mixed model; returns `val` without it.
+
+        Args:
+            on_mixed: has the best theta_S on the mixed model, which is kept aside.
+            val: validation rows.
+        """
+        self.best = on_mixed
         self.learner.shared = self.initial()
         self.learner.train = replace(self.learner.train, base_logits=None)
         return replace(val, base_logits=None)
 
-    def keep_better(self, alone: EarlyStop) -> bool:
-        """Keep the network of the better validation; returns whether it is the one alone."""
-        if alone.best > self.best.best:
-            self.mixed.turn_off()
-            return True
-        self.best.restore_best()
-        return False
+    def choose(self, alone: EarlyStop) -> EarlyStop:
+        """Leave the learner with the network of the better validation, and return its early stop.
+
+        Args:
+            alone: of the network without the mixed model, whose best theta_S the learner has.
+        """
+        on_mixed, self.best = self.best, EarlyStop(1, self.learner)  # the other one is released
+        self.is_kept = not alone.best > on_mixed.best
+        if self.is_kept:
+            on_mixed.restore_best()
+        return on_mixed if self.is_kept else alone
 
     def state_dict(self) -> State:
-        """The mixed model's, its AUC, and the best theta_S on it while the network is trained alone."""
-        parts = State.join({"model": self.mixed.state_dict(), "best": self.best.state_dict()})
-        return replace(parts, same={"auc": torch.tensor(self.auc, dtype=torch.float64), **parts.same})
+        """The AUC of the mixed model, and the best theta_S on it; the model itself has its own state."""
+        best = State.join({"best": self.best.state_dict()})
+        return replace(best, same={"auc": torch.tensor(self.auc, dtype=torch.float64), **best.same})
 
     def load_state_dict(self, state: State) -> None:
-        """Take over a state.
+        """Take over a state; an empty one is of a run that began before networks were trained alone.
 
         Raises:
             MamdrError: it is of another model.
         """
-        self.mixed.load_state_dict(state.part("model"))
+        if state.is_empty():
+            return
         self.best.load_state_dict(state.part("best"))
         self.auc = float(state.tensor(state.same, "auc", torch.tensor(0.0, dtype=torch.float64)))

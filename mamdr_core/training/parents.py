@@ -18,7 +18,7 @@ from mamdr_core.models.structures import MODELS
 from mamdr_core.object_store import place_of
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.differences import differences
-from mamdr_core.training.package import PackageFacts, read_facts
+from mamdr_core.training.package import MIXED, PackageFacts, read_facts
 from mamdr_core.training.records import find_run
 from mamdr_core.training.trained import config_of
 
@@ -115,7 +115,7 @@ def _check_fit(run_id: str, config: Config, pinned: PinnedExamples, facts: Packa
     differing = differences(_structure(config), _structure(theirs))
     if differing:
         raise MamdrError(f"train.warm_start: run {run_id} has another model ({'; '.join(differing[:3])}); {cold}")
-    _check_kind(run_id, config, theirs)
+    _check_kind(run_id, config, theirs, any(name.startswith(MIXED) for name in facts.files))
     known = facts.pinned["sizes"]
     beyond = [f"{known[name]} {name}s, not {size}" for name, size in pinned.sizes.items() if known[name] > size]
     if beyond:
@@ -125,13 +125,18 @@ def _check_fit(run_id: str, config: Config, pinned: PinnedExamples, facts: Packa
         )
 
 
-def _check_kind(run_id: str, config: Config, theirs: Config) -> None:
+def _check_kind(run_id: str, config: Config, theirs: Config, has_mixed: bool) -> None:
     """Check that domains which learn alone have specific parameters of the kind that the others have.
 
     Raises:
         MamdrError: they would not.
     """
-    kinds = [find_method(each.train.method).mixed for each in (config, theirs)]
+    kinds = [find_method(config.train.method).mixed, has_mixed]
+    if config.train.only_domains and kinds[0] and not has_mixed and theirs.train.method == config.train.method:
+        raise MamdrError(
+            f"train.only_domains: run {run_id} kept its network without a mixed model, as it did better so: no domain "
+            "has parameters of its own to fit; start a run of all domains"
+        )
     if config.train.only_domains and kinds[0] != kinds[1]:
         has = "has a mixed model" if kinds[1] else "has no mixed model"
         raise MamdrError(
@@ -144,7 +149,8 @@ def _check_kind(run_id: str, config: Config, theirs: Config) -> None:
             f"train.warm_start: run {run_id} has {products[1]} products of vectors, and train.mixed.products and "
             f"train.mixed.factors give {products[0]}: set the same, or set train.warm_start to '' to start cold"
         )
-    if config.train.only_domains and config.train.mixed != theirs.train.mixed and kinds[0]:
+    alike = replace(config.train.mixed, alone_above=theirs.train.mixed.alone_above) == theirs.train.mixed
+    if config.train.only_domains and kinds[0] and not alike:
         raise MamdrError(f"train.only_domains: run {run_id} has another train.mixed: take its settings over")
 
 

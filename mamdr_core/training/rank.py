@@ -129,11 +129,13 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         arrays=share.arrays,
         clock=clock,
         checkpoints=Checkpoints(task.checkpoints, settings.checkpoint, collective, request),
-        warm=heritage is not None,
+        warm=heritage is not None and heritage.has_mixed == method.mixed,
         mixed=on_mixed,
     )
     with on_sigterm(request.ask), _domain_named(task.pinned):
         outcome = trainer.train()
+    if on_mixed and not on_mixed.is_kept:
+        mixed = None
     with clock.phase("evaluate"):
         if mixed:
             columns = {split: mixed.under(rows) for split, rows in columns.items()}
@@ -159,7 +161,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         skipped_steps=sums[2],
         specific_bytes=sums[3],
         specific_row_bytes=sums[4],
-        specific_kind="mixed" if mixed and not mixed.is_off else "dense" if method.specific else "none",
+        specific_kind="mixed" if mixed else "dense" if method.specific else "none",
         variances=mixed.variances() if mixed else {},
         inner_seconds=inner_seconds,
         data_wait_seconds=data_wait_seconds if fast else None,

@@ -1,6 +1,8 @@
 """A trained run opened again: its package, and the rows that it was trained on, at their pinned versions."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -107,24 +109,25 @@ def _check_fits(package: Package, config: Config, pinned: PinnedExamples, folder
         raise MamdrError(
             f"package {folder} is damaged: its parameters are not of the shapes of its config.yaml's model"
         )
-    check_mixed(config, package.mixed is not None, folder)
+    check_mixed(config, package.metrics, package.mixed is not None, folder)
     if any(not 0 <= domain < len(pinned.domain_ids) for domain in package.specific):
         raise MamdrError(f"package {folder} is damaged: it has theta_i of a domain beyond {len(pinned.domain_ids)}")
 
 
-def check_mixed(config: Config, found: bool, folder: str) -> None:
-    """Check that a package has a mixed model if, and only if, its method has one.
+def check_mixed(config: Config, metrics: Mapping[str, Any], found: bool, folder: str) -> None:
+    """Check that a package has a mixed model if, and only if, its method makes one and the run has kept it.
 
     Args:
-        config: the package's.
+        config, metrics: the package's.
         found: whether it has files of a mixed model.
         folder: the package, for the error message.
 
     Raises:
         MamdrError: it has not.
     """
-    if find_method(config.train.method).mixed != found:
+    kept = metrics.get("specific_kind") != "none"
+    if (find_method(config.train.method).mixed and kept) != found:
         raise MamdrError(
-            f"package {folder} is damaged: it has {'a' if found else 'no'} mixed model, which is not what its method "
-            f"{config.train.method} makes"
+            f"package {folder} is damaged: it has {'a' if found else 'no'} mixed model, which is not what its run "
+            f"of {config.train.method} made"
         )

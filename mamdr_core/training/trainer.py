@@ -96,7 +96,7 @@ class Trainer:
         self.stages = make_stages(
             self.settings, dr, "shared" in self._updates, "specific" in self._updates, may_be_alone
         )
-        self.early_stop = EarlyStop(self.stages[0].patience if self.stages else 1, self.learner)
+        self.early_stop = EarlyStop(1, self.learner)  # every stage begins with its own
 
     def train(self) -> TrainingOutcome:
         """Train, from the newest checkpoint if there is one; the learner is left with the best parameters.
@@ -106,36 +106,37 @@ class Trainer:
         """
         at, passes = self.position, 0
         resumed = self._resume()
+        epochs = self._epochs(at.rounds)
         if self.mixed and not (self.stages and self.stages[at.stage].is_alone):
             self._put_on(self.mixed, fits=not resumed)
         while at.stage < len(self.stages):
             stage = self.stages[at.stage]
             if at.done or self._begin(stage):
                 self._train_stage(stage)
-                if not stage.learns_shared:
-                    passes = at.done
+                if stage.is_alone and self.mixed:
+                    self.early_stop = self.mixed.choose(self.early_stop)
+                    self._log("the network is kept %s the mixed model", "on" if self.mixed.is_kept else "without")
+                if stage.learns_shared:
+                    epochs += self._epochs(at.done)
+                    at.rounds, at.best_round = at.rounds + at.done, self.early_stop.best_round
                 else:
-                    at.rounds += at.done
-                    if not (stage.is_alone and self.mixed) or self.mixed.keep_better(self.early_stop):
-                        at.best_round = self.early_stop.best_round
+                    passes = at.done
             at.stage, at.done = at.stage + 1, 0
         self.checkpoints.close(self.learner.specific)
-        epochs = -(-at.rounds // self.settings.rounds_per_epoch) + passes
-        return TrainingOutcome(epochs, at.rounds, at.best_round, passes, at.curve)
+        return TrainingOutcome(epochs + passes, at.rounds, at.best_round, passes, at.curve)
 
     def _begin(self, stage: Stage) -> bool:
         """Prepare the start of a stage; returns whether it takes place."""
         if stage.is_alone and self.mixed:
             if not self.mixed.adds_much(self.early_stop):
                 return False
-            if self.collective.rank == 0:
-                logger.info(
-                    "the network raises the mixed model's AUC from %.4f to %.4f: it is also trained without it",
-                    *(self.mixed.auc, self.early_stop.best),
-                )
+            aucs = self.mixed.auc, self.early_stop.best
+            self._log(
+                "the network raises the mixed model's AUC from %.4f to %.4f: it is also trained without it", *aucs
+            )
             assert self.method.shared
-            self.val = self.mixed.take_off(self.val)
-            self._updates["shared"] = self.method.shared(self.learner)  # nor do optimizers remember anything
+            self.val = self.mixed.start_alone(self.early_stop, self.val)
+            self._updates["shared"] = self.method.shared(self.learner)  # with fresh optimizers
         self.early_stop = EarlyStop(stage.patience, self.learner)
         return True
 
@@ -150,7 +151,7 @@ class Trainer:
         if self.early_stop.shared is None:  # not resumed: what a stage starts with is kept, unless it finds better
             if self.warm or not stage.learns_shared:
                 self._validate(stage)
-            if self.mixed and not (self.mixed.is_off or stage.is_alone):
+            if self.mixed and not stage.is_alone:
                 self._validate_mixed(stage, self.mixed)
         mamdr(
             self._rounds(stage),
@@ -162,8 +163,6 @@ class Trainer:
 
     def _put_on(self, on: NetworkOnMixed, fits: bool) -> None:
         """Fit the mixed model, and have the network learn what it leaves."""
-        if on.is_off:
-            return
         with self.clock.phase("mixed"):
             if fits and self.settings.only_domains:
                 on.mixed.refit(self.learner.train)
@@ -212,7 +211,7 @@ class Trainer:
             found = Validation(
                 phase=stage.name,
                 round=number,
-                epoch=-(-number // stage.rounds_per_epoch),
+                epoch=self._epochs(number - at.done) + -(-at.done // stage.rounds_per_epoch),
                 rows=int(self.collective.all_reduce(descended)),
                 seconds=round(self.clock.passed, 3),
                 **aucs_of(measured),
@@ -221,6 +220,14 @@ class Trainer:
             if self.collective.rank == 0:
                 at.curve.append(found)
             return found, stops
+
+    def _epochs(self, rounds: int) -> int:
+        """Epochs of theta_S that so many rounds have begun."""
+        return -(-rounds // self.settings.rounds_per_epoch)
+
+    def _log(self, text: str, *values: object) -> None:
+        if self.collective.rank == 0:
+            logger.info(text, *values)
 
     def _rounds_before(self, stage: Stage) -> int:
         """Rounds before the stage that count as its own."""
@@ -269,5 +276,5 @@ class Trainer:
         at.waited_seconds = learner.engine.waited
         stateful: dict[str, Stateful] = {"theta_S": learner, "early_stop": self.early_stop, **self._updates}
         if self.mixed:
-            stateful["mixed"] = self.mixed
+            stateful |= {"mixed": self.mixed.mixed, "network_on_mixed": self.mixed}
         return RunState(at, stateful, learner.specific, torch.from_numpy(self.owned_n), learner.shared.dense)

@@ -31,7 +31,7 @@ class Heritage:
         self._package, self._scratch = package, scratch
         with fetched(place_of(package), "model package", scratch) as folder:
             self._shared = SavedShared(folder)
-            self._has_mixed = (folder / f"{MIXED}shared.safetensors").is_file()
+            self.has_mixed = (folder / f"{MIXED}shared.safetensors").is_file()
             self._specific = SavedSpecific(sorted(folder.glob("specific-*.safetensors")), device)
 
     def having_specific(self, domains: int) -> NDArray[np.bool_]:
@@ -63,7 +63,7 @@ class Heritage:
             is_mixed: whether this run has a mixed model. What a network has learned on top of one is of no use without
                 it, nor the other way round.
         """
-        if self._has_mixed != is_mixed:
+        if self.has_mixed != is_mixed:
             if collective.rank == 0:
                 logger.warning("theta_S starts cold: of the parent and this run, one has a mixed model alone")
             return
