@@ -8,7 +8,9 @@ import torch
 from pyspark.sql import functions as F
 
 from mamdr_core.config import with_values
+from mamdr_core.errors import MamdrError
 from mamdr_core.lake.tables import Lake
+from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.serving.exporting import export_model
 from mamdr_core.serving.scoring import score
 from mamdr_core.training.building import make_engine
@@ -86,3 +88,20 @@ def test_scores_and_exported_files_are_the_predictions_of_evaluation(spark, conf
     assert set(exported["files"]) == {"model.pt2", "model.onnx", "signature.json"}
     assert exported["domains"] == 5
     assert max(exported["largest_difference"].values()) < 1e-5
+
+
+def test_a_run_that_has_kept_no_mixed_model_is_read_as_a_run_of_joint(spark, config, monkeypatch):
+    """Its mixed model predicts the opposite of what it has learned."""
+    predict = MixedModel.predict
+    monkeypatch.setattr(MixedModel, "predict", lambda self, columns: -predict(self, columns))
+    config = with_values(config, {"train.mixed.alone_above": 0.0})
+    figures = train_mamdr(spark, config)
+    run_id = figures["run_id"]
+    assert (figures["specific_kind"], figures["specific_bytes"], figures["variances"]) == ("none", 0, {})
+    measured = evaluate_package(spark, with_values(config, {"evaluate.run_id": run_id}))
+    assert measured["auc"] == pytest.approx(figures["test_auc"], abs=1e-12)
+    scored = score(spark, with_values(config, {"score.run_id": run_id}))
+    assert (scored["specific_rows"], scored["rows"]) == (0, measured["rows"])
+    refit = with_values(config, {"train.warm_start": run_id, "train.only_domains": ["d0"]})
+    with pytest.raises(MamdrError, match="kept its network without a mixed model, as it did better so"):
+        train_mamdr(spark, refit)
