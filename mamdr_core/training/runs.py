@@ -104,9 +104,14 @@ class Run:
         record_run(spark, self.lake, {**self.row, "status": "running"})
 
     def lost(self, spark: SparkSession, error: BaseException, is_last: bool) -> None:
-        """Record that ranks were lost, and are started again unless that was the last attempt."""
+        """Record that ranks were lost, and are started again unless that was the last attempt.
+
+        A run of a comparison is recorded when it ends.
+        """
         self.row["causes"] = [*(self.row.get("causes") or []), str(error)[:10_000]]
-        self.row["attempts"] += 0 if is_last else 1
+        self.row["attempts"] = (self.row.get("attempts") or 1) + (0 if is_last else 1)
+        if self.row["experiment"]:
+            return
         with contextlib.suppress(Exception):  # going on matters more than the record of it
             record_run(spark, self.lake, {**self.row, "status": "running"})
 

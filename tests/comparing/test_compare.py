@@ -10,6 +10,7 @@ from mamdr_core.comparing.compare import compare_methods
 from mamdr_core.config import with_values
 from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.lake.tables import Lake
+from mamdr_core.parallel.launch import RankError, run_ranks
 from mamdr_core.training.run import train_mamdr
 from mamdr_core.training.runs import Run
 
@@ -147,12 +148,22 @@ def test_stopped_in_the_middle_it_leaves_no_half_written_record_and_goes_on_late
     assert (said["done"], said["skipped"], said["failed"]) == (1, 1, 0)
 
 
-def test_cells_of_several_ranks_run_under_horovod_one_by_one(spark, config, first):
+def test_cells_of_several_ranks_run_under_horovod_and_again_if_a_rank_is_lost(spark, config, first, monkeypatch):
+    calls = []
+
+    def lose_one(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise RankError("rank 1 of 2 was lost")
+        return run_ranks(*arguments)
+
+    monkeypatch.setattr("mamdr_core.training.run.run_ranks", lose_one)
     pair = with_values(config, {"train.ranks": 2, "compare.seeds": [0], "compare.name": "ranks"})
     pair = with_values(pair, {"compare.methods": ["joint"]})
     said = compare_methods(spark, pair)
     assert (said["done"], said["failed"]) == (1, 0)
-    assert runs_of(spark, config).where("experiment = 'ranks'").first()["ranks"] == 2
+    (run,) = runs_of(spark, config).where("experiment = 'ranks'").collect()
+    assert (run["ranks"], run["status"], run["attempts"], run["causes"]) == (2, "ok", 2, ["rank 1 of 2 was lost"])
 
 
 def test_sigterm_ends_a_comparison_of_several_ranks_at_the_cell_that_it_is_in(spark, config, first, monkeypatch):
