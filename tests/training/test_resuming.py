@@ -177,7 +177,7 @@ def test_sigterm_or_a_killed_spark_submit_saves_a_checkpoint_and_the_run_resumes
         process = job("--resume", program=str(Path(sys.executable).parent / "spark-submit"))
         assert wait_for_checkpoint(config, before + 2, process) == folder
         children = psutil.Process(process.pid).children(recursive=True)
-        (python,) = (child for child in children if command_of(child).startswith(sys.executable))
+        (python,) = (child for child in children if "train_mamdr" in command_of(child))
         with suspended(python):  # the run must not end while its JVM does
             os.kill(process.pid, number)
             process.wait(LIMIT)
