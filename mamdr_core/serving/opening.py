@@ -17,7 +17,7 @@ from mamdr_core.lake.tables import Lake
 from mamdr_core.serving.served import Served
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples
-from mamdr_core.training.package import MIXED, read_facts
+from mamdr_core.training.package import read_facts
 from mamdr_core.training.records import find_run
 from mamdr_core.training.trained import check_mixed, config_of
 
@@ -37,7 +37,7 @@ def find_served(lake: Lake, run_id: str) -> Served:
     facts = read_facts(package)
     config, sizes = config_of(facts.config, package), facts.pinned["sizes"]
     numeric = {name: (mean, deviation) for name, (mean, deviation) in facts.pinned["numeric"].items()}
-    check_mixed(config, facts.metrics, f"{MIXED}shared.safetensors" in facts.files, package)
+    check_mixed(config, facts.metrics, facts.has_mixed, package)
     for name in ("user", "item", "domain"):
         if (held := lake.read(f"{name}s").count()) < sizes[name]:
             raise MamdrError(

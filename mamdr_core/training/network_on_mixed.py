@@ -20,7 +20,7 @@ class NetworkOnMixed:
     Args:
         mixed: the mixed model.
         learner: has theta_S and the training rows.
-        initial: makes theta_S as it was before training.
+        initial: makes theta_S with its values before training.
         alone_above: see `MixedSettings`.
 
     Attributes:

@@ -106,6 +106,11 @@ class PackageFacts:
     metrics: dict[str, Any]
     files: list[str]
 
+    @property
+    def has_mixed(self) -> bool:
+        """Whether it contains a mixed model."""
+        return f"{MIXED}shared.safetensors" in self.files
+
 
 @dataclass(frozen=True)
 class Package:

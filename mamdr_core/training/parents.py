@@ -18,7 +18,7 @@ from mamdr_core.models.structures import MODELS
 from mamdr_core.object_store import place_of
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.differences import differences
-from mamdr_core.training.package import MIXED, PackageFacts, read_facts
+from mamdr_core.training.package import PackageFacts, read_facts
 from mamdr_core.training.records import find_run
 from mamdr_core.training.trained import config_of
 
@@ -115,7 +115,7 @@ def _check_fit(run_id: str, config: Config, pinned: PinnedExamples, facts: Packa
     differing = differences(_structure(config), _structure(theirs))
     if differing:
         raise MamdrError(f"train.warm_start: run {run_id} has another model ({'; '.join(differing[:3])}); {cold}")
-    _check_kind(run_id, config, theirs, any(name.startswith(MIXED) for name in facts.files))
+    _check_kind(run_id, config, theirs, facts.has_mixed)
     known = facts.pinned["sizes"]
     beyond = [f"{known[name]} {name}s, not {size}" for name, size in pinned.sizes.items() if known[name] > size]
     if beyond:

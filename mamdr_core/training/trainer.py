@@ -222,7 +222,7 @@ class Trainer:
             return found, stops
 
     def _epochs(self, rounds: int) -> int:
-        """Epochs of theta_S that so many rounds have begun."""
+        """Number of epochs of theta_S that a number of rounds has begun."""
         return -(-rounds // self.settings.rounds_per_epoch)
 
     def _log(self, text: str, *values: object) -> None:
