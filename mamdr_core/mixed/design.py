@@ -96,18 +96,18 @@ class Design:
 
     def rows(self, columns: Columns, places_M: Tensor) -> Tensor:
         """The values phi of some rows, float32 [M, F]."""
-        standard_MF: Tensor = (self._raw(columns, places_M) - self.mean_F.float()) * self.scale_F.float()
-        return standard_MF
+        return self._raw(columns, places_M).sub_(self.mean_F.float()).mul_(self.scale_F.float())
 
     def _raw(self, columns: Columns, places_M: Tensor) -> Tensor:
         return self.join(self._read(columns, places_M), columns.numeric[places_M].cpu())
 
     def _read(self, columns: Columns, places_M: Tensor) -> dict[str, Tensor]:
         """The fixed vectors of some rows by table."""
-        return {
-            table.name: self._frozen[table.name][columns.ids[table.column][places_M].long().cpu()]
-            for table in self._vectors
+        ids = {
+            column: columns.ids[column].index_select(0, places_M.to(columns.ids[column].device)).cpu()
+            for column in {table.column for table in self._vectors}
         }
+        return {table.name: self._frozen[table.name].index_select(0, ids[table.column]) for table in self._vectors}
 
     def _sides(self, vectors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """All fixed vectors of users, and all of items, [M, U] and [M, V]."""

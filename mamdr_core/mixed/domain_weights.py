@@ -18,14 +18,16 @@ from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.threads import one_thread
 from mamdr_core.heartbeat import beat
 from mamdr_core.mixed.design import Design
-from mamdr_core.mixed.newton import Posterior, Prior, fit_domains, leverages, variance_factor
+from mamdr_core.mixed.newton import Posterior, Prior, fit_domains, variance_factor
 from mamdr_core.parallel.collective import Collective
 from mamdr_core.stateful import DomainRows, State
 
 BATCH_NUMBERS = 1 << 21
 """Numbers of phi in a batch of domains, unless one domain alone has more."""
 PADDING = 1.25
-"""Padded rows of a batch over its real ones, at most."""
+"""Padded rows of a batch over its real ones, at most, but for a few a domain."""
+PADDED_ROWS = 2
+"""These few."""
 LEAST_TAU = 1e-3
 """Smallest standard deviation of the prior: here w_i equals the prior's mean, whatever the rows of the domain."""
 MOST_TAU = 10.0
@@ -98,22 +100,20 @@ class DomainWeights:
         sums, counted = torch.zeros(features + 4, features, dtype=torch.float64), 0
 
         def fit(batch: DomainBatch) -> tuple[DomainBatch, Posterior]:
-            return batch, self._fit(batch, columns, base_N, steps)[1]
+            return batch, self._fit(batch, columns, base_N, steps)
 
         for batch, posterior in _in_threads(fit, self._batches(columns), self._threads):
             logits_N[batch.rows_GM[batch.real_GM]] = posterior.logits_GM[batch.real_GM]
             white_GF, prior = posterior.white_GF, self._prior_of(batch)
             self.weights_DF[batch.places_G] = prior.mean_F + prior.tau_F * white_GF
-            diagonal_GF = posterior.covariance_GFF.diagonal(dim1=1, dim2=2)
-            self.variances_DF[batch.places_G] = prior.tau_F.square() * diagonal_GF
+            observed_GF, observed_FF = posterior.hessian.observed()
+            self.variances_DF[batch.places_G] = prior.tau_F.square() * (1 - observed_GF).clamp_min(0)
             counted += len(white_GF)
-            unit_FF = torch.eye(features, dtype=torch.float64) * len(white_GF)
-            observed_GF = 1 - diagonal_GF.double()
             sums[0] += white_GF.double().sum(0)
             sums[1] += white_GF.double().square().sum(0)
-            sums[2] += (observed_GF * white_GF).sum(0)
-            sums[3] += observed_GF.square().sum(0)
-            sums[4:] += unit_FF - posterior.covariance_GFF.double().sum(0)
+            sums[2] += (observed_GF * white_GF).double().sum(0)
+            sums[3] += observed_GF.double().square().sum(0)
+            sums[4:] += observed_FF
         count = collective.all_reduce(torch.tensor([float(counted)], dtype=torch.float64))
         total = collective.all_reduce(sums)
         if learns_prior and count[0] and not self.own_prior_DF:
@@ -132,8 +132,8 @@ class DomainWeights:
             logits_N, variance_N = self.predict(columns), self.variance(columns)
 
         def find(batch: DomainBatch) -> tuple[DomainBatch, Posterior, Tensor]:
-            phi_GMF, posterior = self._fit(batch, columns, base_N, 0)
-            return batch, posterior, leverages(phi_GMF, self._prior_of(batch), posterior.covariance_GFF)
+            posterior = self._fit(batch, columns, base_N, 0)
+            return batch, posterior, posterior.hessian.leverages()
 
         for batch, posterior, leverage_GM in _in_threads(find, self._batches(columns), self._threads):
             rows = batch.rows_GM[batch.real_GM]
@@ -164,7 +164,7 @@ class DomainWeights:
             beat()
         return total_N
 
-    def _fit(self, batch: DomainBatch, columns: Columns, base_N: Tensor, steps: int) -> tuple[Tensor, Posterior]:
+    def _fit(self, batch: DomainBatch, columns: Columns, base_N: Tensor, steps: int) -> Posterior:
         shape = batch.rows_GM.shape
         rows = batch.rows_GM.flatten()
         phi_GMF = self._design.rows(columns, rows).view(*shape, len(self._design))
@@ -172,7 +172,7 @@ class DomainWeights:
         prior = self._prior_of(batch)
         start_GF = (self.weights_DF[batch.places_G] - prior.mean_F) / prior.tau_F
         real_GM = batch.real_GM.to(phi_GMF.dtype)
-        return phi_GMF, fit_domains(phi_GMF, labels_GM, base_GM, real_GM, prior, start_GF, steps)
+        return fit_domains(phi_GMF, labels_GM, base_GM, real_GM, prior, start_GF, steps)
 
     def _prior_of(self, batch: DomainBatch) -> Prior:
         own = self.own_prior_DF
@@ -273,17 +273,19 @@ def _fitted(prior: Prior, sums_4F: Tensor, observed_FF: Tensor) -> Prior:
 def _cut(counts_D: NDArray[np.int64], features: int) -> Iterator[tuple[int, int]]:
     """First and last + 1 of neighbours that are padded to one size, from counts in ascending order.
 
-    A batch has at most `BATCH_NUMBERS` numbers of phi, and as many of its Hessians.
+    A batch has at most `BATCH_NUMBERS` numbers of phi, and as many of its Hessians, which have a side of F or, where
+    that is fewer, of the rows.
     """
     first = 0
     real = np.concatenate([[0], counts_D.cumsum()])
     while first < len(counts_D):
-        most = max(1, BATCH_NUMBERS // (features * max(features, int(counts_D[first]))))
+        most = max(1, BATCH_NUMBERS // (features * int(counts_D[first])))
         widest = counts_D[first : first + most]
         size = np.arange(1, len(widest) + 1)
         rows = real[first + 1 : first + 1 + len(widest)] - real[first]
-        fits = size * np.maximum(widest, features) * features <= BATCH_NUMBERS
-        fits &= size * widest <= PADDING * rows + 64 * size
+        fits = size * widest * features <= BATCH_NUMBERS
+        fits &= size * widest <= PADDING * rows + PADDED_ROWS * size
+        fits &= (widest < features) == (widest[0] < features)
         last = first + max(1, int(np.argmin(fits)) if not fits.all() else len(fits))
         yield first, last
         first = last
