@@ -21,6 +21,10 @@ ColumnType = Literal[
 ]
 
 
+PRESENT = "required_present"
+"""The constraint that columns which are not nullable hold a value: a table's first rows cannot declare NOT NULL."""
+
+
 @dataclass(frozen=True)
 class Column:
     """One column of a table."""
@@ -29,6 +33,13 @@ class Column:
     type: ColumnType
     description: str
     nullable: bool = False
+    is_declared: bool = False
+    """Whether a config declares it, as a feature."""
+
+    @property
+    def is_required(self) -> bool:
+        """Whether Delta must refuse a row without it."""
+        return not (self.nullable or self.is_declared)
 
     def __post_init__(self) -> None:
         """Check the type."""
@@ -109,8 +120,13 @@ class Table:
         Raises:
             ValueError: a name is taken.
         """
-        return replace(self, columns=(*self.columns, *columns))
+        return replace(self, columns=(*self.columns, *(replace(column, is_declared=True) for column in columns)))
 
     def constraints(self) -> dict[str, str]:
-        """Name and condition of what Delta must enforce beyond NOT NULL."""
-        return {rule.name: rule.condition_sql for rule in self.rules if rule.enforced}
+        """Name and condition of what Delta must enforce: the rules, and that columns which are not nullable are there.
+
+        Columns that are added by `with_columns` come and go with a config, and have no constraint.
+        """
+        required = " AND ".join(f"`{column.name}` IS NOT NULL" for column in self.columns if column.is_required)
+        present = {PRESENT: required} if required else {}
+        return present | {rule.name: rule.condition_sql for rule in self.rules if rule.enforced}

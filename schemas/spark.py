@@ -27,7 +27,7 @@ def spark_schema(table: Table) -> T.StructType:
     Example:
         >>> from schemas import TABLES
         >>> spark_schema(TABLES["users"]).simpleString()
-        'struct<id:string,index:int,first_seen:date,last_seen:date>'
+        'struct<id:string,index:int,first_seen:date>'
     """
     return T.StructType(
         [

@@ -1,6 +1,6 @@
 """From clicks to encoded rows: indices for ids and features, and the hashes that decide splits and negatives."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -39,11 +39,17 @@ def first_of_pairs(clicks: DataFrame) -> DataFrame:
     return first.select(*IDS, *HASHES, *(F.col(f"_first.{name}").alias(name) for name in rest))
 
 
-def encode_ids(clicks: DataFrame, lake: Lake) -> DataFrame:
-    """Replace user, item and domain by their indices; their hashes stay."""
+def encode_ids(clicks: DataFrame, lake: Lake, sizes: Mapping[str, int]) -> DataFrame:
+    """Replace user, item and domain by their indices; their hashes stay.
+
+    Args:
+        clicks: with the hashes.
+        lake: has the vocabularies.
+        sizes: of the vocabularies, by "user", "item" and "domain".
+    """
     # A large vocabulary is joined by a shuffle: the fewer columns are still strings then, the better.
     for name in reversed(IDS):
-        clicks = encode(clicks.drop(name), f"{name}_hash", lake.read(f"{name}s"), to=name)
+        clicks = encode(clicks.drop(name), f"{name}_hash", lake.read(f"{name}s"), name, sizes[name])
     return clicks
 
 

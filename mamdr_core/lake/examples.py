@@ -2,6 +2,7 @@
 
 import logging
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -56,7 +57,7 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
         with overriding(spark, shuffles_of(spark, rows_in)):
             growth = _grow_vocabularies(lake, clicks, seen, config)
             update_vectors(spark, lake, config.features)
-            rows = _encode(clicks, lake, config)
+            rows = _encode(clicks, lake, growth, config)
             if config.examples.negatives.kind == "in_domain":
                 rows = keep(rows)
                 plans = plan_domains(count_domains(rows, config.examples))
@@ -72,17 +73,29 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
             note |= {"build": uuid.uuid4().hex}  # of two builds at once each finds its own
             with overriding(spark, writing(shards, packing.count)):
                 lake.overwrite(table, examples, note)
-        version, _ = lake.written(table, note)
-    figures = {**count_examples(lake.read("examples", version), plans), **_growth(growth), "shards": packing.count}
+        version = _verify(lake, note, plans)
+    figures = {**_count(lake, version, plans), **_growth(growth), "shards": packing.count}
     logger.info("%(examples)d examples in %(shards)d shards, %(domains)d domains", figures)
     return {**figures, "clicks_version": clicks_version, "examples_version": version}
 
 
-def count_examples(examples: DataFrame, plans: list[DomainPlan]) -> dict[str, int]:
-    """Rows by split, counted in the table; the rest, by label and domains that cannot be measured, from the plans."""
-    splits = dict.fromkeys(SPLITS, 0) | {
-        row["split"]: row["count"] for row in examples.groupBy("split").count().collect()
-    }
+def _verify(lake: Lake, note: dict[str, Any], plans: list[DomainPlan]) -> int:
+    """The version that was written, if it has as many rows as planned; else it is taken back.
+
+    Raises:
+        MamdrError: it has not.
+    """
+    version, written = lake.written("examples", note)
+    planned = sum(plan.rows for plan in plans)
+    if written != planned:
+        lake.undo("examples", version - 1)
+        raise MamdrError(f"examples: {planned} rows were planned and {written} written; nothing is published")
+    return version
+
+
+def _count(lake: Lake, version: int, plans: list[DomainPlan]) -> dict[str, int]:
+    """Rows by split, from the commit; the rest, by label and domains that cannot be measured, from the plans."""
+    splits = dict.fromkeys(SPLITS, 0) | lake.rows_added("examples", version, "split")
     positives = sum(plan.clicks for plan in plans)
     return {
         "examples": sum(splits.values()),
@@ -118,12 +131,11 @@ def select_clicks(lake: Lake, version: int, config: Config) -> DataFrame:
 
 
 def seen_domains(clicks: DataFrame) -> DataFrame:
-    """One row a domain: domain, rows, positives, first_seen, last_seen."""
+    """One row a domain: domain, rows, positives, and its first day as `ds`."""
     return clicks.groupBy("domain").agg(
         F.count("*").alias("rows"),
         F.sum(F.col("label").cast("long")).alias("positives"),
-        F.min("ds").alias("first_seen"),
-        F.max("ds").alias("last_seen"),
+        F.min("ds").alias("ds"),
     )
 
 
@@ -147,7 +159,7 @@ def _grow_vocabularies(lake: Lake, clicks: DataFrame, seen: DataFrame, config: C
     growth = {
         "user": update_vocabulary(lake, TABLES["users"], clicks, "user", settings.users.min_count),
         "item": update_vocabulary(lake, TABLES["items"], clicks, "item", settings.items.min_count),
-        "domain": update_vocabulary(lake, TABLES["domains"], _days_seen(seen), "domain"),
+        "domain": update_vocabulary(lake, TABLES["domains"], seen, "domain"),
     }
     for feature in config.features:
         if feature.kind == "categorical" and not feature.buckets:
@@ -155,16 +167,12 @@ def _grow_vocabularies(lake: Lake, clicks: DataFrame, seen: DataFrame, config: C
     return growth
 
 
-def _days_seen(seen: DataFrame) -> DataFrame:
-    """Each domain on its first and last day: all that its vocabulary needs of the log."""
-    return seen.select("domain", F.explode(F.array("first_seen", "last_seen")).alias("ds"))
-
-
-def _encode(clicks: DataFrame, lake: Lake, config: Config) -> DataFrame:
+def _encode(clicks: DataFrame, lake: Lake, growth: Mapping[str, Growth], config: Config) -> DataFrame:
     rows = with_hashes(clicks)
     if config.examples.negatives.kind == "in_domain":
         rows = first_of_pairs(rows)
-    rows = encode_features(encode_ids(rows, lake), lake, config.features)
+    sizes = {name: grown.total for name, grown in growth.items()}
+    rows = encode_features(encode_ids(rows, lake, sizes), lake, config.features)
     return rows.withColumn("key", row_key()).drop("event_time")
 
 

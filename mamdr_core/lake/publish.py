@@ -96,12 +96,12 @@ class _Check:
 def _all_or_nothing(to: Publication) -> Iterator[_Check]:
     """Undo this job's commits where anything goes wrong."""
     tables = ("clicks", "clicks_rejected")
-    before = {name: to.lake.version(name) if to.lake.exists(name) else 0 for name in tables}
+    before = {name: to.lake.newest(name) for name in tables}
     try:
         yield _Check(to.lake)
     except Exception:
         for name in tables:
-            if not to.lake.exists(name) or to.lake.version(name) == before[name]:
+            if to.lake.newest(name) == before[name]:
                 continue
             if not to.lake.undo(name, before[name]):
                 logger.warning("%s: other jobs have written it since; load %s again", name, to.load.source)

@@ -3,15 +3,14 @@
 import json
 import logging
 import random
-import re
 import time
 import uuid
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from delta.exceptions import captured as delta_exceptions
-from delta.tables import DeltaTable, DeltaTableBuilder
-from pyspark.errors import AnalysisException
+from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
 
@@ -36,9 +35,6 @@ CONFLICTS = (
     delta_exceptions.MetadataChangedException,
     delta_exceptions.ProtocolChangedException,
 )
-# What Delta says of a folder of a table that has no commit yet.
-_NO_COMMIT = re.compile("DELTA_CREATE_TABLE_WITH_NON_EMPTY_LOCATION|DELTA_TABLE_NOT_FOUND")
-_CREATION_SECONDS = 10
 _RECENT = 100
 TRIES = 8
 """How often a write is tried that another job's commit gets ahead of."""
@@ -52,9 +48,9 @@ _PROPERTIES = {
 class Lake:
     """Tables of one lake.
 
-    A table is named, or given as its declaration where features extend it. It is created on first write, with its
-    partitioning, NOT NULL columns and CHECK constraints. Writes select exactly the declared columns, in order, and
-    try again where another job's commit gets ahead (docs/concurrency.md).
+    A table is named, or given as its declaration where features extend it. Its first write creates it, in the same
+    commit, with its partitioning and CHECK constraints. Writes select exactly the declared columns, in order, and try
+    again where another job's commit gets ahead (docs/concurrency.md).
 
     Args:
         spark: a session with Delta.
@@ -92,8 +88,7 @@ class Lake:
 
     def exists(self, table: str | Table) -> bool:
         """Whether the table has been created."""
-        commits = self._files.children(_declared(table).name, "_delta_log")
-        return any(name.endswith(".json") for name in commits)
+        return self.newest(table) >= 0
 
     def tables(self) -> list[Table]:
         """The tables that exist, vocabularies of features among them, sorted by name."""
@@ -106,15 +101,18 @@ class Lake:
         known = TABLES | vocabularies
         return [known[name] for name in sorted(known) if self.exists(known[name])]
 
+    def newest(self, table: str | Table) -> int:
+        """The newest version; -1: the table does not exist."""
+        return int(self._snapshot(table).version())
+
     def version(self, table: str | Table) -> int:
         """The newest version.
 
         Raises:
             MamdrError: the table does not exist.
         """
-        jvm: Any = self._spark._jvm
-        log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self._spark._jsparkSession, self._require(table))
-        return int(log.update(False, jvm.scala.Option.empty(), jvm.scala.Option.empty()).version())
+        self._require(table)
+        return self.newest(table)
 
     def read(self, table: str | Table, version: int | None = None) -> DataFrame:
         """The table at a version; None: the newest.
@@ -126,35 +124,17 @@ class Lake:
         reader = self._spark.read.format("delta")
         return (reader if version is None else reader.option("versionAsOf", version)).load(path)
 
-    def create(self, table: str | Table) -> bool:
-        """Make the table, without rows, unless it exists; returns whether it did not exist before."""
-        table = _declared(table)
-        if self.exists(table):
-            return False
-        if not self._files.exists(MARKER):
-            self._files.write_text("The Delta tables in this folder were made by MAMDR on Spark.\n", MARKER)
+    def create(self, table: str | Table) -> None:
+        """Make the table, without rows, unless it exists."""
+        declared = _declared(table)
+        if self.exists(declared):
+            return
+        empty = self._spark.createDataFrame([], spark_schema(declared))
         try:
-            self._builder(table).execute()
-        except (*CONFLICTS, AnalysisException) as error:
-            if isinstance(error, AnalysisException) and not _NO_COMMIT.search(str(error)):
+            self._writer(declared, empty, "append", None).save(self.path(declared))
+        except CONFLICTS:  # another job has made it meanwhile
+            if not self.exists(declared):
                 raise
-            # Another job is making it at this moment; or one was killed as it did, and left a log without a commit.
-            if not self._appears(table):
-                self._files.delete(table.name, "_delta_log")
-                self._builder(table).execute()
-        return True
-
-    def _builder(self, table: Table) -> DeltaTableBuilder:
-        builder = (
-            DeltaTable.createIfNotExists(self._spark)
-            .location(self.path(table))
-            .comment(table.description)
-            .addColumns(spark_schema(table))
-        )
-        constraints = {f"delta.constraints.{name}": condition for name, condition in table.constraints().items()}
-        for name, value in {**constraints, **_PROPERTIES, **_skipping(table)}.items():
-            builder = builder.property(name, value)
-        return builder.partitionedBy(*table.partition_by) if table.partition_by else builder
 
     def append(self, table: str | Table, rows: DataFrame, note: dict[str, Any] | None = None) -> None:
         """Add rows. `note` is stamped on the commit (userMetadata in DESCRIBE HISTORY), here and below."""
@@ -181,7 +161,7 @@ class Lake:
 
         def write() -> None:
             writer = self._writer(declared, rows, "overwrite", note)
-            if set(self.read(declared).columns) != set(declared.column_names):
+            if self.exists(declared) and set(self._columns(declared)) != set(declared.column_names):
                 # Delta takes the layout from the write too when it replaces the columns.
                 writer = writer.option("overwriteSchema", "true").partitionBy(*declared.partition_by)
             writer.save(self.path(declared))
@@ -216,24 +196,51 @@ class Lake:
         metrics = commit["operationMetrics"]
         return version, int(metrics.get("numOutputRows", 0)) - int(metrics.get("numCopiedRows", 0))
 
+    def rows_added(self, table: str | Table, version: int, column: str) -> Counter[str]:
+        """Rows that a commit added, by the value of a partition column, from its file of the log.
+
+        Args:
+            table: the table.
+            version: that the commit made; recent, so that its file is still there.
+            column: one of `partition_by`.
+        """
+        rows = Counter[str]()
+        for action in self._actions(table, version):
+            if "add" in action:
+                rows[action["add"]["partitionValues"][column]] += json.loads(action["add"]["stats"])["numRecords"]
+        return rows
+
+    def _actions(self, table: str | Table, version: int) -> Iterator[dict[str, Any]]:
+        """What a commit's file of the log holds, in order; nothing where it is gone."""
+        return map(json.loads, self._files.lines(_declared(table).name, "_delta_log", f"{version:020}.json"))
+
     def _find_commit(self, table: str | Table, note: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
         """The newest recent commit with a note: its version, and what its file of the log records of it.
 
         Delta's `history()` would start a Spark job for it.
         """
-        newest, name = self.version(table), _declared(table).name
+        newest = self.version(table)
         for version in range(newest, max(newest - _RECENT, -1), -1):
-            actions = map(json.loads, self._files.lines(name, "_delta_log", f"{version:020}.json"))
-            commit: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+            infos = (action["commitInfo"] for action in self._actions(table, version) if "commitInfo" in action)
+            commit: dict[str, Any] = next(infos, {})
             if commit.get("userMetadata") == json.dumps(note):
                 return version, commit
         return None
 
     def undo(self, table: str | Table, version: int) -> bool:
-        """Take the newest commit back, which must be `version` + 1; false where another job has written since."""
+        """Take the newest commit back, which must be `version` + 1; false where another job has written since.
+
+        Args:
+            table: the table.
+            version: before the commit; -1: there was no table, and it becomes empty.
+        """
         if self.version(table) != version + 1:
             return False
-        DeltaTable.forPath(self._spark, self.path(table)).restoreToVersion(version)
+        written = DeltaTable.forPath(self._spark, self.path(table))
+        if version < 0:
+            written.delete()
+        else:
+            written.restoreToVersion(version)
         return True
 
     def merge(self, table: str | Table, rows: DataFrame, on: str, update: dict[str, str]) -> None:
@@ -258,7 +265,7 @@ class Lake:
             .whenMatchedUpdate(set={name: F.expr(expression) for name, expression in update.items()})
             .whenNotMatchedInsertAll()
         )
-        if not set(self.read(declared).columns).issuperset(declared.column_names):
+        if not set(self._columns(declared)).issuperset(declared.column_names):
             merge = merge.withSchemaEvolution()  # the table is older than some of its columns
         merge.execute()
 
@@ -276,21 +283,25 @@ class Lake:
 
     def _writer(self, table: str | Table, rows: DataFrame, mode: str, note: dict[str, Any] | None) -> DataFrameWriter:
         declared = _declared(table)
-        self.create(declared)
         writer = _declared_columns(declared, rows).write.format("delta").mode(mode)
-        known = set(self.read(declared).columns)
-        if not known.issuperset(declared.column_names):
+        if not self.exists(declared):
+            if not self._files.exists(MARKER):
+                self._files.write_text("The Delta tables in this folder were made by MAMDR on Spark.\n", MARKER)
+            writer = writer.options(**_properties(declared)).partitionBy(*declared.partition_by)
+        elif not set(self._columns(declared)).issuperset(declared.column_names):
             writer = writer.option("mergeSchema", "true")
         if mode == "overwrite":  # of all partitions, whatever the cluster's spark.sql.sources.partitionOverwriteMode
             writer = writer.option("partitionOverwriteMode", "static")
         return writer.option("userMetadata", json.dumps(note)) if note else writer
 
-    def _appears(self, table: Table) -> bool:
-        """Whether a table that another job may be making is there soon."""
-        deadline = time.monotonic() + _CREATION_SECONDS
-        while not self.exists(table) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        return self.exists(table)
+    def _snapshot(self, table: str | Table) -> Any:
+        """What Delta knows of the newest commit, from the log alone; of a table that is not there its version is -1."""
+        jvm: Any = self._spark._jvm
+        log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self._spark._jsparkSession, self.path(table))
+        return log.update(False, jvm.scala.Option.empty(), jvm.scala.Option.empty())
+
+    def _columns(self, table: str | Table) -> list[str]:
+        return list(self._snapshot(table).schema().fieldNames())
 
     def _require(self, table: str | Table) -> str:
         declared = _declared(table)
@@ -313,6 +324,11 @@ class Lake:
         )
 
 
+def _properties(table: Table) -> dict[str, str]:
+    constraints = {f"delta.constraints.{name}": condition for name, condition in table.constraints().items()}
+    return {**constraints, **_PROPERTIES, **_skipping(table)}
+
+
 def _skipping(table: Table) -> dict[str, str]:
     if table.skip_by:
         return {"delta.dataSkippingStatsColumns": ",".join(table.skip_by)}
@@ -325,4 +341,9 @@ def _declared(table: str | Table) -> Table:
 
 def _declared_columns(table: Table, rows: DataFrame) -> DataFrame:
     types = spark_schema(table)
-    return rows.select([F.col(f"`{name}`").cast(types[name].dataType).alias(name) for name in table.column_names])
+    return rows.select(
+        [
+            F.col(f"`{name}`").cast(types[name].dataType).alias(name, metadata=types[name].metadata)
+            for name in table.column_names
+        ]
+    )

@@ -79,7 +79,7 @@ def score(spark: SparkSession, config: Config) -> dict[str, Any]:
         with clock.phase("write"), overriding(spark, settings), progress(spark, "scores"):
             vectors = send_vectors(spark, read_vectors(lake, served))
             scored = score_rows(spread_by_domain(rows), served, vectors, config.score.deviation)
-            before = lake.version("scores") if lake.exists("scores") else 0
+            before = lake.newest("scores")
             scored = scored.withColumns({"run_id": F.lit(served.run_id), "batch": F.lit(batch)})
             lake.overwrite_where("scores", scored, f"batch = '{batch}'", {"job": "score", "run_id": served.run_id})
     figures = _count(lake, batch)

@@ -44,27 +44,24 @@ def test_a_second_day_keeps_every_index_and_numbers_new_ids_on(spark, lake_root,
     after = indices(lake)
     assert {name: after[name] for name in before} == before
     assert sorted(after.values()) == list(range(30))
-    seen = {row["id"]: (str(row["first_seen"]), str(row["last_seen"])) for row in lake.read("users").collect()}
-    assert seen["u3"] == ("2026-01-01", "2026-01-01")
-    assert seen["u17"] == ("2026-01-01", "2026-01-02")
-    assert seen["u29"] == ("2026-01-02", "2026-01-02")
+    seen = {row["id"]: str(row["first_seen"]) for row in lake.read("users").collect()}
+    assert (seen["u3"], seen["u17"], seen["u29"]) == ("2026-01-01", "2026-01-01", "2026-01-02")
 
 
-def test_a_late_day_moves_first_seen_back(spark, lake_root, make_clicks):
+def test_nothing_is_committed_where_no_id_is_new_though_its_days_are(spark, lake_root, make_clicks):
     lake = Lake(spark, lake_root)
-    for day in ("2026-01-05", "2026-01-02"):
-        update_vocabulary(lake, USERS, make_clicks([("u", "i", "d", 1, day)]), "user")
-    row = lake.read("users").first()
-    assert (str(row["first_seen"]), str(row["last_seen"]), row["index"]) == ("2026-01-02", "2026-01-05", 0)
+    update_vocabulary(lake, USERS, make_clicks([("u", "i", "d", 1, "2026-01-02"), ("v", "i", "d")]), "user")
+    late = make_clicks([("u", "i", "d", 1, "2026-01-01"), ("v", "i", "d", 1, "2026-01-05")])
+    assert update_vocabulary(lake, USERS, late, "user") == Growth(total=2, new=0)
+    assert lake.version("users") == 0
 
 
-def test_nothing_is_committed_where_nothing_changed(spark, lake_root, make_clicks):
+def test_a_vocabulary_that_an_earlier_version_of_the_project_made_is_refused(spark, lake_root, make_clicks):
     lake = Lake(spark, lake_root)
-    clicks = make_clicks([("u", "i", "d"), ("v", "i", "d")])
-    update_vocabulary(lake, USERS, clicks, "user")
-    version = lake.version("users")
-    assert update_vocabulary(lake, USERS, clicks, "user") == Growth(total=2, new=0)
-    assert lake.version("users") == version
+    lake.create(USERS)
+    spark.sql(f"ALTER TABLE delta.`{lake.path(USERS)}` ADD COLUMN last_seen DATE")
+    with pytest.raises(MamdrError, match=r"users of .* has a column last_seen, from an earlier version: name a new"):
+        update_vocabulary(lake, USERS, make_clicks([("u", "i", "d")]), "user")
 
 
 def test_ids_are_data_whatever_they_hold(spark, lake_root, make_clicks):

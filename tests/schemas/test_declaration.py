@@ -31,7 +31,13 @@ def test_a_table_laid_out_by_a_missing_column_is_refused():
 
 def test_rules_that_are_not_enforced_are_no_constraints():
     rules = (Rule("a", "x > 0", ""), Rule("b", "x > 1", "", enforced=False))
-    assert Table("t", "", (Column("x", "int", ""),), rules).constraints() == {"a": "x > 0"}
+    assert Table("t", "", (Column("x", "int", "", nullable=True),), rules).constraints() == {"a": "x > 0"}
+
+
+def test_columns_must_hold_a_value_unless_they_are_nullable_or_a_config_declares_them():
+    table = Table("t", "", (Column("x", "int", ""), Column("y", "int", "", nullable=True), Column("z", "int", "")))
+    assert table.constraints() == {"required_present": "`x` IS NOT NULL AND `z` IS NOT NULL"}
+    assert table.with_columns([Column("feature", "int", "")]).constraints() == table.constraints()
 
 
 def test_a_column_is_found_by_name():
