@@ -10,6 +10,9 @@ from mamdr_core.engine.parameters import Shared
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.stateful import State
 
+LEARNT_AUC = 0.51
+"""Best mean AUC up to which a network has not begun to learn: fresh parameters may reach .50 and a little by chance."""
+
 
 class Parameters(Protocol):
     """Parameters in training: a learner's."""
@@ -22,6 +25,7 @@ class Parameters(Protocol):
 class EarlyStop:
     """Keeps the best parameters; training stops after `patience` validations in a row without a better AUC.
 
+    Validations count from the first on whose best AUC exceeds `LEARNT_AUC`: a slow start is not the end of learning.
     Without any measurable domain every validation counts as the best, so that the last parameters are kept. The store
     of theta_i keeps and checkpoints its own best.
 
@@ -30,7 +34,7 @@ class EarlyStop:
         parameters: are trained.
         best: best mean AUC so far; not a number if there is none.
         best_round: of the best.
-        waited: validations since the best.
+        waited: validations since the best that count.
         shared: theta_S of the best; None before the first validation.
     """
 
@@ -48,7 +52,8 @@ class EarlyStop:
             self.shared = self.parameters.shared.copy()
             self.parameters.specific.keep()
             return False
-        self.waited += 1
+        if self.best > LEARNT_AUC:
+            self.waited += 1
         return self.waited >= self.patience
 
     def restore_best(self) -> None:

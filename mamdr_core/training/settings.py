@@ -57,7 +57,7 @@ class TrainSettings:
     validate_every: int = 16
     """Rounds between two validations."""
     patience: int = 10
-    """Stop after this number of validations in a row without a better mean AUC."""
+    """Stop after this number of validations in a row without a better mean AUC, once the best exceeds .51."""
     inner: InnerSettings = field(default_factory=InnerSettings)
     """Inner loop."""
     outer: OuterSettings = field(default_factory=OuterSettings)

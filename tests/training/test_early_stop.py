@@ -29,6 +29,13 @@ def test_training_stops_after_patience_and_the_best_is_kept():
     assert stop.parameters.shared.dense.item() == 1.0
 
 
+def test_a_network_that_has_not_begun_to_learn_is_not_stopped():
+    """Fresh parameters reach .499 by chance, and training takes a few validations to get there."""
+    stop = EarlyStop(patience=2, parameters=parameters())
+    aucs = [0.499, 0.48, 0.47, 0.48, 0.505, 0.5, 0.502, 0.6, 0.59, 0.59]
+    assert [record(stop, auc, number) for number, auc in enumerate(aucs)] == [False] * 9 + [True]
+
+
 def test_an_early_stop_resumes_where_it_was():
     stop, resumed = (EarlyStop(patience=2, parameters=parameters()) for _ in range(2))
     resumed.load_state_dict(stop.state_dict())
