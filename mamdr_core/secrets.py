@@ -37,7 +37,8 @@ def without_secrets(values: Any) -> Any:
 
 
 def _hidden(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: HIDDEN if _SECRET_NAME.search(name) else _redacted(str(value)) for name, value in options.items()}
+    shown = {name: _redacted(value) if isinstance(value, str) else value for name, value in options.items()}
+    return {name: HIDDEN if _SECRET_NAME.search(name) else value for name, value in shown.items()}
 
 
 def _redacted(value: str) -> str:

@@ -6,7 +6,7 @@ from schemas.curves import TRAINING_CURVES
 from schemas.declaration import Column, ColumnType, Rule, Table
 from schemas.examples import EXAMPLES, SPLITS
 from schemas.experiments import COMPARISONS, SWEEPS
-from schemas.features import clicks_table, examples_table, range_rules
+from schemas.features import clicks_table, examples_table, numeric_rules
 from schemas.loads import LOADS
 from schemas.promotions import GATE_DECISIONS, GATE_DOMAINS, PROMOTIONS
 from schemas.runs import DOMAIN_METRICS, STATUSES, TRAINING_RUNS
@@ -62,5 +62,5 @@ __all__ = [
     "clicks_table",
     "examples_table",
     "feature_vocabulary",
-    "range_rules",
+    "numeric_rules",
 ]

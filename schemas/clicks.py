@@ -51,8 +51,8 @@ NEW_EVENT = Rule("new_event", "", "no other load has put the event into clicks b
 CLICKS = Table(
     name="clicks",
     description=(
-        "A valid impression or click. Declared features follow as columns; a numeric one with `minimum` or `maximum` "
-        "has the rule `<feature>_in_range` (in ingest only; null passes)."
+        "A valid impression or click. Declared features follow as columns; a numeric one has the rule "
+        "`<feature>_readable` and, with `minimum` or `maximum`, `<feature>_in_range` (in ingest only; null passes)."
     ),
     made_by="ingest_clicks",
     columns=(

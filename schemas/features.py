@@ -1,6 +1,6 @@
 """How declared features extend clicks and examples."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from schemas.clicks import CLICKS
@@ -48,13 +48,22 @@ def examples_table(features: Iterable[DeclaredFeature]) -> Table:
     )
 
 
-def range_rules(features: Iterable[DeclaredFeature]) -> tuple[Rule, ...]:
-    """The rules `<feature>_in_range` of numeric features with a bound: null passes, NaN does not."""
-    return tuple(
-        Rule(f"{feature.name}_in_range", condition, f"{feature.name} lies in its range", enforced=False)
-        for feature in features
-        if (condition := _within(feature))
-    )
+def numeric_rules(features: Iterable[DeclaredFeature], unreadable: str) -> Iterator[Rule]:
+    """The rules of numeric features: `<feature>_readable` and, where it has a bound, `<feature>_in_range`.
+
+    Null passes both; NaN passes the first.
+
+    Args:
+        features: declared ones.
+        unreadable: column that names a row's first feature whose text is no number; null where there is none.
+    """
+    for feature in features:
+        if feature.kind != "numeric":
+            continue
+        readable = f"{unreadable} IS NULL OR {unreadable} <> '{feature.name}'"
+        yield Rule(f"{feature.name}_readable", readable, f"{feature.name} is a number", enforced=False)
+        if condition := _within(feature):
+            yield Rule(f"{feature.name}_in_range", condition, f"{feature.name} lies in its range", enforced=False)
 
 
 def _within(feature: DeclaredFeature) -> str:

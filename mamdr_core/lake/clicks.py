@@ -1,11 +1,12 @@
 """From raw rows to clicks and rejected rows: DataFrame to DataFrame."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
 from mamdr_core.lake.hashing import hash64
 from mamdr_core.lake.settings import InputColumns
@@ -14,7 +15,7 @@ from schemas import Rule
 from schemas.clicks import NOT_ANCIENT, NOT_FUTURE, RECORD_WELL_FORMED
 
 FIRST_DAY = "1970-01-01"
-RAW, MALFORMED, SOURCE_FILE = "_raw", "_malformed", "_source_file"
+RAW, MALFORMED, SOURCE_FILE, UNREADABLE = "_raw", "_malformed", "_source_file", "_unreadable"
 RULE, KEY, FILED = "_rule", "_key", "_filed"
 EVENT = ("user", "item", "domain", "event_time")
 _NEITHER = -1
@@ -28,10 +29,10 @@ def parse_rows(raw: DataFrame, columns: InputColumns, features: Sequence[Feature
     Returns:
         One row per raw row: the columns of clicks (without `load`) and the declared features, null where a value cannot
         be read (a label that is there but neither 0 nor 1 is -1); `_raw`, the raw row; `_malformed`, the line where it
-        is not a whole record; `_source_file`.
+        is not a whole record; `_source_file`; `_unreadable`, the first numeric feature whose text is no number.
 
     Raises:
-        MamdrError: an expression that cannot be resolved; the config key is named.
+        MamdrError: an expression that cannot be resolved, or ids that are fractions; the config key is named.
     """
     malformed = F.col(CORRUPT) if CORRUPT in raw.columns else F.lit(None).cast("string")
     return raw.select(
@@ -39,6 +40,7 @@ def parse_rows(raw: DataFrame, columns: InputColumns, features: Sequence[Feature
         F.struct(*(F.col(f"`{name}`") for name in raw_columns(raw))).alias(RAW),
         malformed.alias(MALFORMED),
         F.col("_metadata.file_path").alias(SOURCE_FILE),
+        F.coalesce(*_unreadable(raw, features), F.lit(None).cast("string")).alias(UNREADABLE),
     )
 
 
@@ -68,7 +70,7 @@ def judge_rows(parsed: DataFrame, rules: Sequence[Rule]) -> DataFrame:
 
 def select_clicks(judged: DataFrame, load: int) -> DataFrame:
     """The valid rows: the columns of clicks and the declared features."""
-    valid = judged.where(F.col(RULE).isNull()).drop(RULE, RAW, MALFORMED, SOURCE_FILE, KEY, FILED)
+    valid = judged.where(F.col(RULE).isNull()).drop(RULE, RAW, MALFORMED, SOURCE_FILE, UNREADABLE, KEY, FILED)
     return valid.withColumn("load", F.lit(load).cast("bigint"))
 
 
@@ -91,10 +93,7 @@ def raw_json() -> Column:
 
 def _declared(raw: DataFrame, columns: InputColumns, features: Sequence[Feature]) -> list[Column]:
     """The columns of clicks and the declared features as expressions over the raw log."""
-    ids = (
-        resolve(raw, f"input.columns.{name}", getattr(columns, name)).cast("string").alias(name)
-        for name in ("user", "item", "domain")
-    )
+    ids = (_id(raw, name, getattr(columns, name)).alias(name) for name in ("user", "item", "domain"))
     event_time = _optional(raw, "event_time", columns.event_time, "timestamp")
     return [
         *ids,
@@ -110,19 +109,34 @@ def _declared(raw: DataFrame, columns: InputColumns, features: Sequence[Feature]
     ]
 
 
+def _id(raw: DataFrame, name: str, expression: str) -> Column:
+    found = resolve(raw, f"input.columns.{name}", expression)
+    kind = _kind(raw, found)
+    if isinstance(kind, T.FractionalType) and not (isinstance(kind, T.DecimalType) and not kind.scale):
+        raise MamdrError(
+            f"input.columns.{name}: {expression!r} is of type {kind.simpleString()}, so that the id 123 would become "
+            f"'123.0'; write cast({expression} as bigint)"
+        )
+    return found.cast("string")
+
+
+def _kind(raw: DataFrame, column: Column) -> T.DataType:
+    return raw.select(column).schema[0].dataType
+
+
 def _label(raw: DataFrame, expression: str) -> Column:
     if not expression:
         return F.lit(1)
     label = resolve(raw, "input.columns.label", expression)
-    kind = raw.select(label).schema[0].dataType
+    kind = _kind(raw, label)
     if isinstance(kind, T.BooleanType):
         return label.cast("int")
     if isinstance(kind, T.NumericType):
         return F.when(label.isin(0, 1), label.cast("int")).when(label.isNotNull(), _NEITHER)
-    text = label.cast("string")
-    number = F.coalesce(text.try_cast("double"), text.try_cast("boolean").cast("double"))
-    binary = F.when(number == 1, 1).when(number == 0, 0).otherwise(_NEITHER)
-    return F.when(F.trim(text) != "", binary)
+    text = F.lower(F.trim(label.cast("string")))
+    number = text.try_cast("double")
+    is_click, is_none = (number == 1) | (text == "true"), (number == 0) | (text == "false")
+    return F.when(text != "", F.when(is_click, 1).when(is_none, 0).otherwise(_NEITHER))
 
 
 def _optional(raw: DataFrame, name: str, expression: str, kind: str) -> Column:
@@ -137,6 +151,17 @@ def _day(raw: DataFrame, columns: InputColumns, event_time: Column) -> Column:
     day = _optional(raw, "ds", columns.ds, "date") if columns.ds else F.to_date(event_time)
     first, last = (F.lit(limit).cast("date") for limit in _PLAUSIBLE_DAYS)
     return F.when(day.between(first, last), day)
+
+
+def _unreadable(raw: DataFrame, features: Sequence[Feature]) -> Iterator[Column]:
+    """By numeric feature of text: its name where the text is neither blank nor a number."""
+    for number, feature in enumerate(features):
+        expression = feature.expression or feature.name
+        if feature.kind != "numeric" or (feature.optional and lacks_columns(raw, expression)):
+            continue
+        found = resolve(raw, f"features.{number}.expression", expression)
+        if isinstance(_kind(raw, found), T.StringType):
+            yield F.when((F.trim(found) != "") & found.try_cast("double").isNull(), feature.name)
 
 
 def declared_feature(raw: DataFrame, number: int, feature: Feature) -> Column:

@@ -30,6 +30,6 @@ def declared_examples(features: Sequence[Feature]) -> Table:
 def _check_names(features: Sequence[Feature]) -> None:
     taken = {*clicks_table(()).column_names, *examples_table(()).column_names}
     for number, feature in enumerate(features):
-        if feature.name in taken:
+        if feature.name.lower() in taken:  # Spark tells columns apart without regard to case
             raise MamdrError(f"features.{number}.name: {feature.name!r} is taken; choose another (see `expression`)")
-        taken.add(feature.name)
+        taken.add(feature.name.lower())

@@ -25,10 +25,12 @@ from mamdr_core.lake.progress import progress
 from mamdr_core.lake.publish import Publication, publish
 from mamdr_core.lake.repeats import in_spans, settle_events, times_of
 from mamdr_core.lake.rules import rules_for
+from mamdr_core.lake.settings import InputSettings
 from mamdr_core.lake.sources import read_input, readable
 from mamdr_core.lake.survey import Survey, survey_rows
 from mamdr_core.lake.tables import Lake
 from mamdr_core.lake.tally import Tally
+from schemas.clicks import RECORD_WELL_FORMED
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +68,7 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
         with progress(spark, "counting"):
             survey = survey_rows(rows, rules, bool(config.input.columns.event_time), keep)
         _warn_of_many_days(survey.tally)
+        _warn_of_pieces(survey.tally, config.input)
         whole_days = config.input.replace == "days"
         tasks = raw._jdf.queryExecution().toRdd().getNumPartitions()
         for number in range(TRIES):
@@ -146,6 +149,16 @@ def _warn_of_undeclared(columns: list[str]) -> None:
             "the log's columns %s are not used: to keep one, declare it under `features`, e.g. "
             "{name: %s, kind: categorical, optional: true}",
             *(", ".join(columns), columns[0]),
+        )
+
+
+def _warn_of_pieces(tally: Tally, settings: InputSettings) -> None:
+    pieces = tally.by_rule.get(RECORD_WELL_FORMED.name, 0)
+    if pieces and settings.format == "csv" and not any(name.lower() == "multiline" for name in settings.options):
+        logger.warning(
+            "%d lines of CSV are not whole records; where quoted fields hold line breaks, set "
+            "input.options.multiLine: true, or rows that follow a break may be read wrongly",
+            pieces,
         )
 
 

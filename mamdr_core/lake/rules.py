@@ -5,9 +5,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from mamdr_core.features import Feature
-from mamdr_core.lake.clicks import MALFORMED
+from mamdr_core.lake.clicks import MALFORMED, UNREADABLE
 from mamdr_core.lake.settings import InputSettings
-from schemas import TABLES, Rule, range_rules
+from schemas import TABLES, Rule, numeric_rules
 from schemas.clicks import (
     EVENT_TIME_PRESENT,
     IDS_READABLE,
@@ -25,10 +25,10 @@ def rules_for(settings: InputSettings, features: Sequence[Feature], started_at: 
 
     Args:
         settings: of the log.
-        features: declared ones; those with bounds add a rule each.
+        features: declared ones; numeric ones add rules.
         started_at: start of the job (UTC), for `input.latest`.
     """
-    return (*_of_clicks(settings, started_at), *range_rules(features))
+    return (*_of_clicks(settings, started_at), *numeric_rules(features, UNREADABLE))
 
 
 def _of_clicks(settings: InputSettings, started_at: datetime) -> Iterator[Rule]:

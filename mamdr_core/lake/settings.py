@@ -44,8 +44,8 @@ class InputSettings:
     """File, folder or glob of the raw log."""
     format: Literal["parquet", "json", "csv", "delta"] = "parquet"
     """Spark format of the raw log."""
-    options: dict[str, str] = field(default_factory=dict)
-    """Options of the Spark reader, e.g. {header: 'true'}."""
+    options: dict[str, str | bool | int | float] = field(default_factory=dict)
+    """Options of the Spark reader, e.g. {header: true}."""
     columns: InputColumns = field(default_factory=InputColumns)
     """The columns of a click."""
     replace: Literal["load", "days"] = "load"

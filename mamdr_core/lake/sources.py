@@ -28,6 +28,7 @@ _UNREADABLE = re.compile(
 _HEADER = re.compile(r"CSV header does not conform|Number of column in CSV header is not equal")
 _OPTION = re.compile(r"UnsupportedCharset|INVALID_PARAMETER_VALUE|INVALID_OPTION")
 _OVERFLOW = re.compile(r"ArithmeticException: (?:long|integer) overflow")
+_UNNAMED, _SEPARATOR = re.compile(r"_c\d+"), re.compile(r"[;\t|,]")
 _GLOB = re.compile(r"[*?{\[]")
 # Spark takes the word `user` for the account that runs the job where the log has no such column.
 _NO_USER = "current_user()"
@@ -51,7 +52,7 @@ def read_input(spark: SparkSession, settings: InputSettings) -> DataFrame:
     paths = files.matches() if _GLOB.search(settings.path) else [settings.path]
     if not paths:
         raise MamdrError(f"input.path: {one_line(settings.path)} matches nothing")
-    if any(key.lower() == "mode" and value.upper() == "DROPMALFORMED" for key, value in settings.options.items()):
+    if any(key.lower() == "mode" and str(value).upper() == "DROPMALFORMED" for key, value in settings.options.items()):
         raise MamdrError(
             "input.options.mode: DROPMALFORMED loses rows uncounted; leave it out, and they are kept apart"
         )
@@ -163,7 +164,17 @@ def resolve(raw: DataFrame, key: str, expression: str) -> Column:
             reason = "does not give one value for each row"
         else:
             return F.expr(expression)
-    raise MamdrError(f"{key}: {expression!r} {reason}; columns of the log: {', '.join(raw_columns(raw))}") from None
+    names = raw_columns(raw)
+    raise MamdrError(f"{key}: {expression!r} {reason}; columns of the log: {', '.join(names)}{_hint(names)}") from None
+
+
+def _hint(names: Sequence[str]) -> str:
+    """What the names of a CSV log's columns say of options that are missing."""
+    if all(_UNNAMED.fullmatch(name) for name in names):
+        return "; they have no names: if the first line holds them, set input.options.header: true"
+    if len(names) == 1 and (found := _SEPARATOR.search(names[0])):
+        return f"; if {found.group()!r} separates the fields, set input.options.sep: {found.group()!r}"
+    return ""
 
 
 def _is_by_row(raw: DataFrame, analyzed: Any) -> bool:

@@ -39,8 +39,8 @@ class ScoreInput:
     """File, folder or glob; empty: the test split of the examples that the run was trained on."""
     format: Literal["parquet", "json", "csv", "delta"] = "parquet"
     """Spark format of the rows."""
-    options: dict[str, str] = field(default_factory=dict)
-    """Options of the Spark reader, e.g. {header: 'true'}."""
+    options: dict[str, str | bool | int | float] = field(default_factory=dict)
+    """Options of the Spark reader, e.g. {header: true}."""
     columns: ScoreColumns = field(default_factory=ScoreColumns)
     """The columns of a row."""
 

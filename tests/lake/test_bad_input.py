@@ -20,7 +20,7 @@ STRANGE = ["9223372036854775808", "😀", "'; DROP TABLE clicks; --", 'a "quoted
 @pytest.fixture
 def csv_config(make_config, tmp_path):
     def make(**options):
-        source = {"path": str(tmp_path / "raw"), "format": "csv", "options": {"header": "true", **options}}
+        source = {"path": str(tmp_path / "raw"), "format": "csv", "options": {"header": True, **options}}
         return make_config(input=source)
 
     (tmp_path / "raw").mkdir()
@@ -54,6 +54,15 @@ def test_broken_csv_files_among_good_ones_are_named(spark, csv_config, tmp_path:
             spark, csv_config(), f"input.path: the header of file://{tmp_path}/raw/", ".csv differs from another file's"
         )
     stops_at(spark, csv_config(mode="DROPMALFORMED"), "input.options.mode: DROPMALFORMED loses rows uncounted")
+
+
+def test_options_that_a_csv_log_needs_are_named(spark, csv_config, make_config, tmp_path: Path, caplog):
+    stops_at(spark, csv_config(header=False), "'user' names no existing column: user", "set input.options.header: true")
+    stops_at(spark, csv_config(sep=";"), "if ',' separates the fields, set input.options.sep: ','")
+    (tmp_path / "raw" / "broken.csv").write_text(HEADER + '"a\nb",i1,d1,1,2026-01-01 10:00:00\n')
+    assert ingest_clicks(spark, csv_config())["rejected_by_rule"] == {"record_well_formed": 1}
+    assert "1 lines of CSV are not whole records" in caplog.text
+    assert ingest_clicks(spark, csv_config(multiLine=True))["clicks"] == 3
 
 
 def test_broken_parquet_files_among_good_ones_are_named(spark, make_log, make_config):

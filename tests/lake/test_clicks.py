@@ -40,6 +40,7 @@ FAULTS = [
     (("u", "i", "d", "2", TIME), "label_binary"),
     (("u", "i", "d", "0.5", TIME), "label_binary"),
     (("u", "i", "d", "perhaps", TIME), "label_binary"),
+    (("u", "i", "d", "yes", TIME), "label_binary"),
     (("u", "i", "d", "1", None), "event_time_present"),
     (("u", "i", "d", "1", "yesterday"), "event_time_present"),
     (("u", "i", "d", "1", "1989-12-31 23:59:59"), "event_time_not_ancient"),
@@ -98,6 +99,31 @@ def test_a_numeric_feature_is_held_to_its_range_and_null_passes(spark, tmp_path)
     half_open = judge(spark, path, features=[Feature(name="age", kind="numeric", minimum=0)])
     assert len(rejections(half_open)) == 2, "-0.5 and NaN"
     assert rejections(judge(spark, path, features=[Feature(name="age", kind="numeric")])) == []
+
+
+def test_text_that_is_no_number_is_rejected_and_blank_text_is_null(spark, tmp_path):
+    path = str(tmp_path / "raw")
+    columns = "'u' user, 'i' item, 'd' domain, 'TRUE ' label, '2026-01-01 10:00:00' ts"
+    values = "array('47,22', '1,234.50', 'N/A', ' ', '', ' 7e1', null)"
+    spark.sql(f"SELECT {columns}, explode({values}) age, '1' size").coalesce(1).write.parquet(path)
+    features = [Feature(name="size", kind="numeric"), Feature(name="age", kind="numeric", minimum=0)]
+    judged = judge(spark, path, features=features)
+    assert [(row["age"], row["label"]) for row in select_clicks(judged, LOAD).collect()] == [
+        *[(None, 1)] * 2,
+        (70.0, 1),
+        (None, 1),
+    ]
+    assert [row["rule"] for row in rejections(judged)] == ["age_readable"] * 3
+    lenient = [Feature(name="age", kind="numeric", expression="try_cast(age as double)")]
+    assert rejections(judge(spark, path, features=lenient)) == []
+
+
+def test_ids_that_are_fractions_are_refused_with_the_expression_to_write(spark):
+    raw = spark.sql("SELECT 123.0D user, 5BD item, 'd' domain")
+    with pytest.raises(MamdrError, match=r"user: 'user' is of type double, .* write cast\(user as bigint\)"):
+        parse_rows(raw, InputColumns())
+    with pytest.raises(MamdrError, match=r"item: 'item \* 1.5' is of type decimal"):
+        parse_rows(raw, InputColumns(user="cast(user as bigint)", item="item * 1.5"))
 
 
 def test_an_optional_feature_is_null_where_the_log_lacks_it_and_another_is_an_error(spark, make_log):

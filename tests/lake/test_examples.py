@@ -1,6 +1,7 @@
 """Examples are the same however the clicks are ordered, packed or partitioned, and lie as declared."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -8,6 +9,7 @@ from pyspark.sql import functions as F
 from pyspark.testing import assertDataFrameEqual
 
 from mamdr_core.errors import MamdrError
+from mamdr_core.lake import examples as examples_module
 from mamdr_core.lake.examples import build_examples
 from mamdr_core.lake.features import declared_clicks
 from mamdr_core.lake.tables import Lake
@@ -62,15 +64,31 @@ def test_figures_add_up_and_a_second_build_makes_the_same_rows(spark, make_click
         "shards": 1,
         "one_class_domains": 1,
         "one_row_domains": 1,
-        "clicks_version": 1,
-        "examples_version": 1,
+        "clicks_version": 0,
+        "examples_version": 0,
     }
     small = by_ids(spark, lake_root).where(F.col("domain_id").isin("tiny", "one"))
     assert {row["split"] for row in small.collect()} == {"train"}
     second = build_examples(spark, make_config())
-    assert (second["new_users"], second["users"], second["examples_version"]) == (0, 40, 2)
+    assert (second["new_users"], second["users"], second["examples_version"]) == (0, 40, 1)
     lake = Lake(spark, lake_root)
-    assertDataFrameEqual(lake.read("examples"), lake.read("examples", 1))
+    assertDataFrameEqual(lake.read("examples"), lake.read("examples", 0))
+
+
+def test_rows_that_are_not_as_planned_are_taken_back(
+    spark, make_clicks, make_config, lake_root, impressions, monkeypatch
+):
+    fill(spark, lake_root, make_clicks(impressions))
+    plan = examples_module.plan_impressions
+
+    def plan_one_more(seen, domains):
+        first, *rest = plan(seen, domains)
+        return [replace(first, clicks=first.clicks + 1), *rest]
+
+    monkeypatch.setattr(examples_module, "plan_impressions", plan_one_more)
+    with pytest.raises(MamdrError, match="examples: 301 rows were planned and 300 written; nothing is published"):
+        build_examples(spark, make_config())
+    assert Lake(spark, lake_root).read("examples").isEmpty()
 
 
 def test_there_is_one_file_a_split_and_shard_sorted_by_domain_and_key(

@@ -6,6 +6,8 @@ import pytest
 
 from mamdr_core.config import load_config
 from mamdr_core.errors import MamdrError
+from mamdr_core.features import Feature
+from mamdr_core.lake.features import declared_clicks
 from mamdr_core.lake.ingest import ingest_clicks
 from mamdr_core.lake.maintenance import maintain_lake
 from mamdr_core.lake.sql import literal
@@ -30,6 +32,13 @@ def test_a_lake_whose_path_is_strange_is_a_lake(spark, make_log, make_config, tm
     assert maintain_lake(spark, config)["tables"].keys() >= {"clicks", "loads"}
     create_views(spark, Lake(spark, root))
     assert spark.sql("SELECT count(*) AS rows FROM clicks").first()["rows"] == 1
+
+
+@pytest.mark.parametrize("names", [("age", "Age"), ("Label",)])
+def test_features_whose_names_differ_from_others_in_case_alone_are_refused(names):
+    features = [Feature(name=name, kind="numeric") for name in names]
+    with pytest.raises(MamdrError, match=rf"features.{len(names) - 1}.name: '{names[-1]}' is taken"):
+        declared_clicks(features)
 
 
 @pytest.mark.parametrize("name", ["..", ".", "", "a/b", "../x", "a\\b", "a\0"])
