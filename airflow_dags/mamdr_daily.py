@@ -12,14 +12,15 @@ Values from params, the calendar and XComs reach bash as environment variables, 
 Two gates: ingest_clicks publishes no load that looks wrong (`quality.*`), and fails; gate lets no model pass that is
 worse than the champion (`gate.*`): then promote is skipped, the champion serves on, and the report says why. A day can
 be run again: it trains on the examples that build_examples made for it, replaces no champion of a later day, and is
-scored with the run that served then. The report waits for no scores.
+scored with the run that served then. The report waits for no scores. After that of a Sunday, maintain_lake removes what
+the lake no longer needs (`maintain.*`).
 """
 
 import json
 import logging
 import os
 import subprocess
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,11 @@ def passed(ti: Any) -> bool:
     return bool(decision["passed"])
 
 
+def ends_week(ds: str) -> bool:
+    """Whether the logical date is a Sunday."""
+    return date.fromisoformat(ds).isoweekday() == 7
+
+
 def alert(context: Any) -> None:
     """Tell of a task that has failed for good: in the log, and by the command $MAMDR_ON_FAILURE where there is one.
 
@@ -168,7 +174,12 @@ def mamdr_daily() -> None:
         before=IF_A_RUN_SERVES,
         after_skipped=True,
     )
-    promote >> submit("report", '--set "report.run_id=$RUN"', after_skipped=True)
+    (
+        promote
+        >> submit("report", '--set "report.run_id=$RUN"', after_skipped=True)
+        >> ShortCircuitOperator(task_id="weekly", python_callable=ends_week)
+        >> submit("maintain_lake")
+    )
 
 
 mamdr_daily()

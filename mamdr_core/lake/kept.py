@@ -1,5 +1,6 @@
 """Which runs still need their inputs, and what runs left behind that nobody needs."""
 
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 
 from pyspark.sql import Column, Row, SparkSession
@@ -70,6 +71,21 @@ def find_leftovers(spark: SparkSession, lake: Lake) -> list[tuple[str, str]]:
         *(("packages", f".{run_id}.part") for run_id in ended if f".{run_id}.part" in packages),
         *(("packages", run_id) for run_id in parts if not files.exists("packages", run_id, "manifest.json")),
     ]
+
+
+def find_packages(lake: Lake, files: Files, kept: Collection[str]) -> list[tuple[str, str]]:
+    """Folders below the root of packages of successful runs that began long ago and are not kept.
+
+    Args:
+        lake: the lake.
+        files: below its root.
+        kept: run_id of the runs that keep theirs.
+    """
+    if not lake.exists("training_runs"):
+        return []
+    old = lake.read("training_runs").where((F.col("status") == "ok") & ~_is_recent()).select("run_id").collect()
+    packages = set(files.children("packages"))
+    return [("packages", run_id) for run_id in sorted({row["run_id"] for row in old} & packages - set(kept))]
 
 
 def _is_recent() -> Column:

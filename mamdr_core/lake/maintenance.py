@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.files import Files
-from mamdr_core.lake.kept import find_leftovers, kept_runs
+from mamdr_core.lake.kept import find_leftovers, find_packages, kept_runs
 from mamdr_core.lake.settings import MaintainSettings
 from mamdr_core.lake.sql import table_at
 from mamdr_core.lake.tables import CONFLICTS, Lake
@@ -40,13 +40,14 @@ def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
 
     Kept are: the newest version of every table, every version not older than `maintain.retention_days`, and the input
     versions of kept runs: successful ones whose package exists (the newest `maintain.keep_runs` of them, and the newest
-    `maintain.keep_champions` that have served), and those of the last two weeks that run or can be resumed. To release
-    a run's inputs, delete its package or its checkpoints.
+    `maintain.keep_champions` that have served), and those of the last two weeks that run or can be resumed. Packages
+    of other successful runs are removed two weeks after they began. To release a run's inputs earlier, delete its
+    package or its checkpoints.
     Of runs that did not end well or were never recorded, checkpoints and parts of packages are removed after two weeks.
 
     Returns:
-        dry_run, kept_runs, leftovers_removed, files_deleted, bytes_freed, and `tables`: by name, files and bytes before
-        and after, small files that were joined, files_deleted, bytes_freed, and pinned_versions.
+        dry_run, kept_runs, packages_removed, leftovers_removed, files_deleted, bytes_freed, and `tables`: by name,
+        files and bytes before and after, small files that were joined, files_deleted, bytes_freed, and pinned_versions.
 
     Raises:
         MamdrError: a retention below a week while Delta's safety check is on. Nothing has been changed then.
@@ -59,13 +60,16 @@ def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
     tables = {}
     for table in lake.tables():
         tables[table.name] = _maintain_table(spark, lake, table, pinned.get(table.name, set()), settings)
+    files = Files(spark, lake.root)
+    packages = find_packages(lake, files, {run["run_id"] for run in runs}) if settings.keep_runs else []
     leftovers = find_leftovers(spark, lake)
     if not settings.dry_run:
-        for parts in leftovers:
-            Files(spark, lake.root).delete(*parts)
+        for parts in packages + leftovers:
+            files.delete(*parts)
     return {
         "dry_run": settings.dry_run,
         "kept_runs": len(runs),
+        "packages_removed": len(packages),
         "leftovers_removed": len(leftovers),
         "files_deleted": sum(figures["files_deleted"] for figures in tables.values()),
         "bytes_freed": sum(figures["bytes_freed"] for figures in tables.values()),

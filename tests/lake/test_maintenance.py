@@ -120,8 +120,7 @@ def test_small_files_are_joined_but_never_across_the_order_of_examples(spark, la
         lake.append("examples", examples_of(spark, number))
     clicks, laid_out = lake.read("clicks").collect(), files_of(lake, "examples", lake.version("examples"))
     figures = maintain_lake(spark, make_config())
-    joined = len(lake.read("clicks", 0).inputFiles()) + figures["tables"]["clicks"]["files_compacted"]
-    assert joined == figures["tables"]["clicks"]["files_before"]
+    assert figures["tables"]["clicks"]["files_compacted"] == figures["tables"]["clicks"]["files_before"] == 8
     assert len(lake.read("clicks").inputFiles()) == 2
     assert sorted(lake.read("clicks").collect()) == sorted(clicks)
     assert files_of(lake, "examples", lake.version("examples")) == laid_out
@@ -221,7 +220,7 @@ def test_the_log_of_a_pinned_version_outlives_deltas_own_clean_up(spark, lake_ro
     for each in (lake, lost):
         write_versions(spark, each, [3, 4, 5])
     assert lake.read("examples", first).count() == 4
-    with pytest.raises(Exception, match="Cannot time travel Delta table to version 1"):
+    with pytest.raises(Exception, match="Cannot time travel Delta table to version 0"):
         lost.read("examples", first)
 
 
