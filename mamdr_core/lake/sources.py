@@ -14,6 +14,7 @@ from pyspark.sql import types as T
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.files import Files
+from mamdr_core.lake.log import Log
 from mamdr_core.lake.session import store_kept
 from mamdr_core.lake.settings import InputSettings
 from mamdr_core.yaml_values import one_line
@@ -40,6 +41,8 @@ _FILE = re.compile(r"((?:file|s3a?|hdfs|abfss?|gs):/[^\s\"]+?)[.,']?(?=[\s\"]|$)
 
 def read_input(spark: SparkSession, settings: InputSettings) -> DataFrame:
     """The raw log as it is; of CSV and JSON also the column CORRUPT, the line where that is not a whole record.
+
+    A Delta table is read at its present version, in every scan of what is returned.
 
     Raises:
         MamdrError: `input.path` is empty or matches nothing, or holds nothing in the declared format, or an option
@@ -72,8 +75,12 @@ def read_input(spark: SparkSession, settings: InputSettings) -> DataFrame:
 
 
 def _load(spark: SparkSession, settings: InputSettings, paths: list[str]) -> DataFrame:
+    options = dict(settings.options)
+    if settings.format == "delta" and not {"versionasof", "timestampasof"} & {name.lower() for name in options}:
+        version = Log(spark, paths[0]).version()
+        options |= {"versionAsOf": version} if version >= 0 else {}
     try:
-        return spark.read.format(settings.format).options(**settings.options).load(paths)
+        return spark.read.format(settings.format).options(**options).load(paths)
     except (SparkRuntimeException, Py4JJavaError) as error:  # some options are not checked before a file is looked at
         if not settings.options or _UNREADABLE.search(str(error)):
             raise

@@ -6,7 +6,7 @@ import random
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from delta.exceptions import captured as delta_exceptions
@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.files import Files, reaching
+from mamdr_core.lake.log import Log
 from mamdr_core.yaml_values import shorten
 from schemas import TABLES, Table, feature_vocabulary
 from schemas.spark import spark_schema
@@ -35,7 +36,6 @@ CONFLICTS = (
     delta_exceptions.MetadataChangedException,
     delta_exceptions.ProtocolChangedException,
 )
-_RECENT = 100
 TRIES = 8
 """How often a write is tried that another job's commit gets ahead of."""
 # By default Delta drops its log after 30 days and forgets after 7 which files left; maintain_lake adjusts both.
@@ -103,7 +103,7 @@ class Lake:
 
     def newest(self, table: str | Table) -> int:
         """The newest version; -1: the table does not exist."""
-        return int(self._snapshot(table).version())
+        return self._log(table).version()
 
     def version(self, table: str | Table) -> int:
         """The newest version.
@@ -153,7 +153,7 @@ class Lake:
         except CONFLICTS:
             return False
         # Where the other job's commit was already there, Delta takes ours for a repetition and skips it in silence.
-        return self._find_commit(table, note) is not None
+        return self._log(table).find(note) is not None
 
     def overwrite(self, table: str | Table, rows: DataFrame, note: dict[str, Any] | None = None) -> None:
         """Replace all rows, and the columns of features that are no longer declared; earlier versions stay readable."""
@@ -161,7 +161,7 @@ class Lake:
 
         def write() -> None:
             writer = self._writer(declared, rows, "overwrite", note)
-            if self.exists(declared) and set(self._columns(declared)) != set(declared.column_names):
+            if self.exists(declared) and set(self._log(declared).columns()) != set(declared.column_names):
                 # Delta takes the layout from the write too when it replaces the columns.
                 writer = writer.option("overwriteSchema", "true").partitionBy(*declared.partition_by)
             writer.save(self.path(declared))
@@ -189,7 +189,7 @@ class Lake:
         Raises:
             LookupError: none of the newest commits has the note.
         """
-        found = self._find_commit(table, note)
+        found = self._log(table).find(note)
         if found is None:
             raise LookupError(f"{self.path(table)} has no recent commit with the note {note}")
         version, commit = found
@@ -197,35 +197,8 @@ class Lake:
         return version, int(metrics.get("numOutputRows", 0)) - int(metrics.get("numCopiedRows", 0))
 
     def rows_added(self, table: str | Table, version: int, column: str) -> Counter[str]:
-        """Rows that a commit added, by the value of a partition column, from its file of the log.
-
-        Args:
-            table: the table.
-            version: that the commit made; recent, so that its file is still there.
-            column: one of `partition_by`.
-        """
-        rows = Counter[str]()
-        for action in self._actions(table, version):
-            if "add" in action:
-                rows[action["add"]["partitionValues"][column]] += json.loads(action["add"]["stats"])["numRecords"]
-        return rows
-
-    def _actions(self, table: str | Table, version: int) -> Iterator[dict[str, Any]]:
-        """What a commit's file of the log holds, in order; nothing where it is gone."""
-        return map(json.loads, self._files.lines(_declared(table).name, "_delta_log", f"{version:020}.json"))
-
-    def _find_commit(self, table: str | Table, note: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
-        """The newest recent commit with a note: its version, and what its file of the log records of it.
-
-        Delta's `history()` would start a Spark job for it.
-        """
-        newest = self.version(table)
-        for version in range(newest, max(newest - _RECENT, -1), -1):
-            infos = (action["commitInfo"] for action in self._actions(table, version) if "commitInfo" in action)
-            commit: dict[str, Any] = next(infos, {})
-            if commit.get("userMetadata") == json.dumps(note):
-                return version, commit
-        return None
+        """Rows that a recent commit, which made the version, added, by the value of a partition column."""
+        return self._log(table).rows_added(version, column)
 
     def undo(self, table: str | Table, version: int) -> bool:
         """Take the newest commit back, which must be `version` + 1; false where another job has written since.
@@ -265,7 +238,7 @@ class Lake:
             .whenMatchedUpdate(set={name: F.expr(expression) for name, expression in update.items()})
             .whenNotMatchedInsertAll()
         )
-        if not set(self._columns(declared)).issuperset(declared.column_names):
+        if not set(self._log(declared).columns()).issuperset(declared.column_names):
             merge = merge.withSchemaEvolution()  # the table is older than some of its columns
         merge.execute()
 
@@ -288,20 +261,14 @@ class Lake:
             if not self._files.exists(MARKER):
                 self._files.write_text("The Delta tables in this folder were made by MAMDR on Spark.\n", MARKER)
             writer = writer.options(**_properties(declared)).partitionBy(*declared.partition_by)
-        elif not set(self._columns(declared)).issuperset(declared.column_names):
+        elif not set(self._log(declared).columns()).issuperset(declared.column_names):
             writer = writer.option("mergeSchema", "true")
         if mode == "overwrite":  # of all partitions, whatever the cluster's spark.sql.sources.partitionOverwriteMode
             writer = writer.option("partitionOverwriteMode", "static")
         return writer.option("userMetadata", json.dumps(note)) if note else writer
 
-    def _snapshot(self, table: str | Table) -> Any:
-        """What Delta knows of the newest commit, from the log alone; of a table that is not there its version is -1."""
-        jvm: Any = self._spark._jvm
-        log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self._spark._jsparkSession, self.path(table))
-        return log.update(False, jvm.scala.Option.empty(), jvm.scala.Option.empty())
-
-    def _columns(self, table: str | Table) -> list[str]:
-        return list(self._snapshot(table).schema().fieldNames())
+    def _log(self, table: str | Table) -> Log:
+        return Log(self._spark, self.path(table))
 
     def _require(self, table: str | Table) -> str:
         declared = _declared(table)

@@ -35,6 +35,17 @@ def test_a_folder_that_is_no_delta_table_is_named(spark, make_log):
         read_input(spark, InputSettings(path=path, format="delta"))
 
 
+def test_a_delta_table_that_grows_meanwhile_is_read_at_one_version(spark, tmp_path: Path):
+    path = str(tmp_path / "raw")
+    spark.range(2).write.format("delta").save(path)
+    raw = read_input(spark, InputSettings(path=path, format="delta"))
+    spark.range(5).write.format("delta").mode("append").save(path)
+    assert raw.count() == 2
+    newest = read_input(spark, InputSettings(path=path, format="delta"))
+    at_first = read_input(spark, InputSettings(path=path, format="delta", options={"versionAsOf": 0}))
+    assert (newest.count(), at_first.count()) == (7, 2)
+
+
 def test_a_corrupt_parquet_file_is_named(spark, make_log):
     path = make_log([("u", "i", "d", "1", None)])
     bad = Path(path) / "part-x.parquet"

@@ -1,0 +1,64 @@
+"""The log of a Delta table, read without a Spark job: DeltaTable.history() and a count would each start some."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from mamdr_core.lake.files import Files
+
+_RECENT = 100
+
+
+class Log:
+    """The log of one table.
+
+    Args:
+        spark: a session with Delta.
+        path: of the table, which need not exist.
+    """
+
+    def __init__(self, spark: SparkSession, path: str) -> None:
+        self._spark, self._path = spark, path
+
+    def version(self) -> int:
+        """The newest version; -1: there is no table."""
+        return int(self._snapshot().version())
+
+    def columns(self) -> list[str]:
+        """The columns of the newest version."""
+        return list(self._snapshot().schema().fieldNames())
+
+    def find(self, note: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+        """The newest recent commit with a note: its version, and what its file of the log records of it."""
+        newest = self.version()
+        for version in range(newest, max(newest - _RECENT, -1), -1):
+            infos = (action["commitInfo"] for action in self._actions(version) if "commitInfo" in action)
+            commit: dict[str, Any] = next(infos, {})
+            if commit.get("userMetadata") == json.dumps(note):
+                return version, commit
+        return None
+
+    def rows_added(self, version: int, column: str) -> Counter[str]:
+        """Rows that a commit added, by the value of a partition column.
+
+        Args:
+            version: that the commit made; recent, so that its file is still there.
+            column: the table is partitioned by it.
+        """
+        rows = Counter[str]()
+        for action in self._actions(version):
+            if "add" in action:
+                rows[action["add"]["partitionValues"][column]] += json.loads(action["add"]["stats"])["numRecords"]
+        return rows
+
+    def _snapshot(self) -> Any:
+        jvm: Any = self._spark._jvm
+        log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self._spark._jsparkSession, self._path)
+        return log.update(False, jvm.scala.Option.empty(), jvm.scala.Option.empty())
+
+    def _actions(self, version: int) -> Iterator[dict[str, Any]]:
+        """What a commit's file holds, in order; nothing where it is gone."""
+        return map(json.loads, Files(self._spark, self._path).lines("_delta_log", f"{version:020}.json"))
