@@ -33,12 +33,17 @@ class Log:
 
     def find(self, note: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
         """The newest recent commit with a note: its version, and what its file of the log records of it."""
-        newest = self.version()
-        for version in range(newest, max(newest - _RECENT, -1), -1):
-            infos = (action["commitInfo"] for action in self._actions(version) if "commitInfo" in action)
-            commit: dict[str, Any] = next(infos, {})
+        for version, commit in self._commits():
             if commit.get("userMetadata") == json.dumps(note):
                 return version, commit
+        return None
+
+    def newest_note(self, key: str) -> dict[str, Any] | None:
+        """The note of the newest recent commit whose note has the key."""
+        for _, commit in self._commits():
+            note = read_note(commit.get("userMetadata"))
+            if key in note:
+                return note
         return None
 
     def rows_added(self, version: int, column: str) -> Counter[str]:
@@ -54,6 +59,13 @@ class Log:
                 rows[action["add"]["partitionValues"][column]] += json.loads(action["add"]["stats"])["numRecords"]
         return rows
 
+    def _commits(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The recent commits, the newest first: version, and what is recorded of it."""
+        newest = self.version()
+        for version in range(newest, max(newest - _RECENT, -1), -1):
+            infos = (action["commitInfo"] for action in self._actions(version) if "commitInfo" in action)
+            yield version, next(infos, {})
+
     def _snapshot(self) -> Any:
         jvm: Any = self._spark._jvm
         log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self._spark._jsparkSession, self._path)
@@ -62,3 +74,12 @@ class Log:
     def _actions(self, version: int) -> Iterator[dict[str, Any]]:
         """What a commit's file holds, in order; nothing where it is gone."""
         return map(json.loads, Files(self._spark, self._path).lines("_delta_log", f"{version:020}.json"))
+
+
+def read_note(text: str | None) -> dict[str, Any]:
+    """The note that was stamped on a commit; empty where there is none, or another tool's."""
+    try:
+        note = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return note if isinstance(note, dict) else {}

@@ -1,5 +1,6 @@
 """Reading the raw log: whatever Spark reads, with a clear error where it cannot."""
 
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -86,6 +87,16 @@ def _load(spark: SparkSession, settings: InputSettings, paths: list[str]) -> Dat
             raise
         told = str(error.java_exception.getMessage()) if isinstance(error, Py4JJavaError) else str(error)
         raise MamdrError(f"input.options: Spark does not take them: {one_line(told)[:200]}") from None
+
+
+def state_of(raw: DataFrame) -> str:
+    """A text that changes when the files of a log do: their paths, sizes and times, hashed without reading them."""
+    location = raw._jdf.queryExecution().analyzed().collectLeaves().head().relation().location()
+    paths = sorted(location.inputFiles())
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path} {Files(raw.sparkSession, path).stamp()}\n".encode())
+    return digest.hexdigest()
 
 
 def raw_columns(raw: DataFrame) -> list[str]:

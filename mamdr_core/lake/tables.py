@@ -200,6 +200,10 @@ class Lake:
         """Rows that a recent commit, which made the version, added, by the value of a partition column."""
         return self._log(table).rows_added(version, column)
 
+    def newest_note(self, table: str | Table, key: str) -> dict[str, Any] | None:
+        """The note of the newest recent commit whose note has the key; None where there is none."""
+        return self._log(table).newest_note(key)
+
     def undo(self, table: str | Table, version: int) -> bool:
         """Take the newest commit back, which must be `version` + 1; false where another job has written since.
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import reduce
 
 from pyspark.sql import DataFrame, SparkSession
@@ -10,38 +11,74 @@ from pyspark.sql import types as T
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
-from mamdr_core.lake.hashing import hash64
 from mamdr_core.lake.settings import InputSettings
-from mamdr_core.lake.sources import read_input, readable
+from mamdr_core.lake.sources import read_input, readable, state_of
 from mamdr_core.lake.tables import Lake
 
 logger = logging.getLogger(__name__)
 
 
+TRIES = 5
+"""Times that vectors are written again because ids, or rows by another job, were added meanwhile."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A declared vector's source.
+
+    Attributes:
+        feature: the vector.
+        settings: of its reader.
+        vectors: id, vector.
+        state: changes when its files or the declared size do.
+    """
+
+    feature: Feature
+    settings: InputSettings
+    vectors: DataFrame
+    state: str
+
+
 def update_vectors(spark: SparkSession, lake: Lake, features: Sequence[Feature]) -> None:
-    """Make user_features and item_features hold the declared vectors of all known ids; no commit if they do already.
+    """Make user_features and item_features hold the declared vectors of all known ids.
+
+    Where no source's files have changed, the vectors of new ids alone are added, and without new ids there is no
+    commit; else the table is rewritten.
 
     Raises:
         MamdrError: a source that cannot be read, lacks `id` or `vector`, or holds a vector of another length or with an
-            element that is no number.
+            element that is no number; other jobs kept writing.
     """
     for of in ("user", "item"):
         declared = [feature for feature in features if feature.kind == "vector" and feature.of == of]
-        table = f"{of}_features"
-        if not declared:
-            continue
-        sources = {feature.name: _read(spark, feature) for feature in declared}
-        vocabulary = None
-        # A job that adds ids meanwhile writes their vectors too, and what is written here must not lack them.
-        while vocabulary != lake.version(f"{of}s"):
-            vocabulary = lake.version(f"{of}s")
-            indices = lake.read(f"{of}s", vocabulary)
-            frames = [indexed_vectors(source, indices, name) for name, source in sources.items()]
-            wanted = reduce(DataFrame.unionByName, frames)
-            if lake.exists(table) and _fingerprint(lake.read(table)) == _fingerprint(wanted):
-                break
-            lake.overwrite(table, wanted, {"job": "build_examples"})
-            logger.info("%s: %s", table, ", ".join(sources))
+        if declared:
+            _update(lake, f"{of}s", f"{of}_features", [_open(spark, feature) for feature in declared])
+
+
+def _update(lake: Lake, vocabulary: str, table: str, sources: Sequence[Source]) -> None:
+    states, overtaken = {source.feature.name: source.state for source in sources}, False
+    for _ in range(TRIES):
+        base, before = lake.newest(table), lake.newest_note(table, "sources")
+        indices = lake.read(vocabulary)
+        ids = indices.count()
+        note = {"job": "build_examples", "sources": states, "ids": ids}
+        if before and before["sources"] == states and not overtaken:
+            if before["ids"] >= ids:
+                return
+            new = indices.where(F.col("index").between(before["ids"], ids - 1))
+            lake.append(table, _indexed(sources, new), note)
+            overtaken = lake.newest(table) != base + 1  # by a job that may have added the same
+        else:
+            _check(sources)
+            lake.overwrite(table, _indexed(sources, indices.where(F.col("index") < ids)), note)
+            overtaken = False
+        logger.info("%s: %s of %d ids", table, ", ".join(states), ids)
+    raise MamdrError(f"{table}: other jobs kept writing it; run again when they have ended")
+
+
+def _indexed(sources: Sequence[Source], indices: DataFrame) -> DataFrame:
+    frames = [indexed_vectors(source.vectors, indices, source.feature.name) for source in sources]
+    return reduce(DataFrame.unionByName, frames)
 
 
 def indexed_vectors(source: DataFrame, indices: DataFrame, name: str) -> DataFrame:
@@ -53,41 +90,45 @@ def indexed_vectors(source: DataFrame, indices: DataFrame, name: str) -> DataFra
         name: the feature's name.
     """
     return (
-        source.groupBy("id")
+        source.join(indices.select("id", "index"), "id", "inner")
+        .groupBy("index")
         .agg(F.max("vector").alias("vector"))
-        .join(indices.select("id", "index"), "id", "inner")
         .select("index", F.lit(name).alias("name"), "vector")
     )
 
 
-def _read(spark: SparkSession, feature: Feature) -> DataFrame:
+def _open(spark: SparkSession, feature: Feature) -> Source:
     settings = InputSettings(path=feature.path, format=feature.format)  # type: ignore[arg-type]
-    where = f"feature {feature.name}: {feature.path}"
     try:
         raw = read_input(spark, settings)
     except MamdrError as error:
         raise MamdrError(f"feature {feature.name}: {str(error).removeprefix('input.')}") from None
     missing = [name for name in ("id", "vector") if name not in raw.columns]
     if missing or not isinstance(raw.schema["vector"].dataType, T.ArrayType):
-        raise MamdrError(f"{where} needs columns id and vector (an array of numbers), has {', '.join(raw.columns)}")
-    source = raw.select(F.col("id").cast("string").alias("id"), F.col("vector").cast("array<float>").alias("vector"))
-    source = source.where(F.col("id").isNotNull() & F.col("vector").isNotNull())
-    strange = F.exists("vector", lambda element: element.isNull() | F.isnan(element))
-    with readable(settings):
-        bad = source.where((F.size("vector") != feature.size) | strange).first()
-    if bad:
-        values = bad["vector"]
-        what = (
-            f"{len(values)} numbers, not {feature.size}"
-            if len(values) != feature.size
-            else "an element that is no number"
+        raise MamdrError(
+            f"feature {feature.name}: {feature.path} needs columns id and vector (an array of numbers), has "
+            f"{', '.join(raw.columns)}"
         )
-        raise MamdrError(f"{where}: the vector of {bad['id']!r} has {what}; mend it or the feature's `size`")
-    return source
+    vectors = raw.select(F.col("id").cast("string").alias("id"), F.col("vector").cast("array<float>").alias("vector"))
+    vectors = vectors.where("id IS NOT NULL AND vector IS NOT NULL")
+    return Source(feature, settings, vectors, f"{feature.size} {state_of(raw)}")
 
 
-def _fingerprint(vectors: DataFrame) -> tuple[int, int]:
-    hashed = hash64(F.col("index"), F.col("name"), F.col("vector"))
-    # Summed as decimals: a sum of 64-bit hashes would overflow.
-    row = vectors.agg(F.count("*"), F.sum(hashed.cast("decimal(20,0)"))).first()
-    return (int(row[0]), int(row[1] or 0)) if row else (0, 0)
+def _check(sources: Sequence[Source]) -> None:
+    """Look at every vector of sources that have changed.
+
+    Raises:
+        MamdrError: one has another length than declared, or an element that is no number.
+    """
+    strange = F.exists("vector", lambda element: element.isNull() | F.isnan(element))
+    for source in sources:
+        size = source.feature.size
+        with readable(source.settings):
+            bad = source.vectors.where((F.size("vector") != size) | strange).first()
+        if bad:
+            length = len(bad["vector"])
+            what = f"{length} numbers, not {size}" if length != size else "an element that is no number"
+            raise MamdrError(
+                f"feature {source.feature.name}: {source.feature.path}: the vector of {bad['id']!r} has {what}; mend "
+                "it or the feature's `size`"
+            )

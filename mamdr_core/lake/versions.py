@@ -1,10 +1,8 @@
 """Which Delta versions belong together: an examples version, and what it was encoded by."""
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from delta.tables import DeltaTable
 from py4j.protocol import Py4JJavaError
@@ -14,6 +12,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
+from mamdr_core.lake.log import read_note
 from mamdr_core.lake.tables import Lake
 from schemas import Table, feature_vocabulary
 
@@ -51,7 +50,7 @@ def versions_of(spark: SparkSession, lake: Lake, features: Sequence[Feature], ve
         raise MamdrError(
             f"train.examples_version: examples of {lake.root} has no version {version}, {newest} is newest"
         )
-    notes = [_read_note(commit["userMetadata"]) for commit in commits]
+    notes = [read_note(commit["userMetadata"]) for commit in commits]
     noted = next((note["versions"] for note in notes if "versions" in note), None)
     if noted is None:
         raise MamdrError(
@@ -83,14 +82,6 @@ def still_there(what: str) -> Iterator[None]:
             f"{what} cannot be read any more: its files were removed after maintain.retention_days, or never were in "
             "this lake"
         ) from None
-
-
-def _read_note(text: str | None) -> dict[str, Any]:
-    try:
-        note = json.loads(text or "{}")
-    except ValueError:  # another tool's
-        return {}
-    return note if isinstance(note, dict) else {}
 
 
 def _name(table: Table | str) -> str:

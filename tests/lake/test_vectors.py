@@ -1,4 +1,4 @@
-"""Fixed vectors are checked, joined by index, and rewritten only where they changed."""
+"""Fixed vectors are checked, joined by index, and read again only where they changed."""
 
 import pytest
 from pyspark.sql import functions as F
@@ -52,14 +52,39 @@ def test_several_vectors_lie_in_one_table(spark, lake, vectors):
     assert found(lake) == {("u1", "gnn"): [1.0, 2.0], ("u1", "text"): [9.0]}
 
 
-def test_they_are_rewritten_only_where_they_changed(spark, lake, vectors):
-    update_vectors(spark, lake, [feature(vectors([("u1", [1.0, 2.0]), ("u2", [3.0, 4.0])]))])
-    version = lake.version("user_features")
-    update_vectors(spark, lake, [feature(vectors([("u2", [3.0, 4.0]), ("u1", [1.0, 2.0])], "again"))])
-    assert lake.version("user_features") == version
-    update_vectors(spark, lake, [feature(vectors([("u1", [1.0, 2.5])], "new"))])
-    assert lake.version("user_features") == version + 1
-    assert found(lake) == {("u1", "gnn"): [1.0, 2.5]}
+def test_nothing_new_is_no_commit_new_ids_are_added_and_a_changed_source_is_read_again(
+    spark, lake, vectors, make_clicks
+):
+    path = vectors([("u1", [1.0, 2.0]), ("u4", [7.0, 8.0]), ("u4", [5.0, 6.0])])
+    update_vectors(spark, lake, [feature(path)])
+    update_vectors(spark, lake, [feature(path)])
+    assert lake.version("user_features") == 0
+    update_vocabulary(lake, TABLES["users"], make_clicks([("u4", "i1", "d"), ("u5", "i1", "d")]), "user")
+    update_vectors(spark, lake, [feature(path)])
+    assert found(lake) == {("u1", "gnn"): [1.0, 2.0], ("u4", "gnn"): [7.0, 8.0]}
+    assert set(lake.read("user_features", 0).inputFiles()) < set(lake.read("user_features").inputFiles())
+    update_vectors(spark, lake, [feature(vectors([("u4", [1.0, 2.5])]))])
+    assert found(lake) == {("u4", "gnn"): [1.0, 2.5]}
+    assert lake.version("user_features") == 2
+
+
+def test_a_job_that_another_has_overtaken_writes_all_again(spark, lake, vectors, make_clicks, monkeypatch):
+    """Both add the vector of the same new id."""
+    path = vectors([("u1", [1.0, 2.0]), ("u4", [7.0, 8.0])])
+    update_vectors(spark, lake, [feature(path)])
+    update_vocabulary(lake, TABLES["users"], make_clicks([("u4", "i1", "d")]), "user")
+    append, others = Lake.append, []
+
+    def overtaken(self, *arguments):
+        if not others:
+            others.append(True)
+            update_vectors(spark, lake, [feature(path)])
+        append(self, *arguments)
+
+    monkeypatch.setattr(Lake, "append", overtaken)
+    update_vectors(spark, lake, [feature(path)])
+    assert lake.read("user_features").count() == 2
+    assert lake.version("user_features") == 3
 
 
 def test_item_vectors_have_their_own_table(spark, lake, vectors):
