@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from mamdr_core.config import Config
@@ -20,6 +20,7 @@ from mamdr_core.lake.encoding import (
     with_hashes,
 )
 from mamdr_core.lake.features import declared_examples
+from mamdr_core.lake.hashing import hash64
 from mamdr_core.lake.layout import assign_shards, lay_out, writing
 from mamdr_core.lake.negatives import sample_negatives
 from mamdr_core.lake.packing import pack_domains
@@ -29,7 +30,7 @@ from mamdr_core.lake.session import overriding, shuffles_of
 from mamdr_core.lake.tables import Lake
 from mamdr_core.lake.vectors import update_vectors
 from mamdr_core.lake.versions import newest_versions
-from mamdr_core.lake.vocabularies import Growth, id_column, update_vocabulary
+from mamdr_core.lake.vocabularies import Growth, id_column, update_domains, update_vocabulary
 from schemas import SPLITS, TABLES, feature_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -51,11 +52,12 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
     clicks_version = lake.version("clicks")
     clicks = select_clicks(lake, clicks_version, config)
     with kept_frames() as keep, progress(spark, "build_examples"):
-        seen = keep(seen_domains(clicks))
+        seen = seen_domains(clicks)
         rows_in = _check(seen, lake, config)
-        check_ratios(seen, config.examples)
+        check_ratios({row["domain"] for row in seen}, config.examples)
         with overriding(spark, shuffles_of(spark, rows_in)):
-            growth = _grow_vocabularies(lake, clicks, seen, config)
+            growth = _grow_vocabularies(lake, clicks, config)
+            growth["domain"], domains = update_domains(lake, spark, seen)
             update_vectors(spark, lake, config.features)
             rows = _encode(clicks, lake, growth, config)
             if config.examples.negatives.kind == "in_domain":
@@ -63,7 +65,7 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
                 plans = plan_domains(count_domains(rows, config.examples))
                 rows = rows.unionByName(_negatives(rows, plans, config, keep), allowMissingColumns=True)
             else:
-                plans = plan_impressions(seen, lake.read("domains"))
+                plans = plan_impressions(seen, domains)
             shards = config.examples.shards
             packing = pack_domains({plan.domain: plan.rows for plan in plans}, shards.rows, shards.count)
             examples = lay_out(assign_shards(rows, plans, packing, config.examples), packing.count)
@@ -130,19 +132,20 @@ def select_clicks(lake: Lake, version: int, config: Config) -> DataFrame:
     return clicks.select(*ids, "domain", "label", "event_time", "ds", "true_probability", *features)
 
 
-def seen_domains(clicks: DataFrame) -> DataFrame:
-    """One row a domain: domain, rows, positives, and its first day as `ds`."""
-    return clicks.groupBy("domain").agg(
+def seen_domains(clicks: DataFrame) -> list[Row]:
+    """Every domain: its id, `hash` of it, rows, positives, and its first day as `ds`."""
+    counted = clicks.groupBy("domain").agg(
         F.count("*").alias("rows"),
         F.sum(F.col("label").cast("long")).alias("positives"),
         F.min("ds").alias("ds"),
     )
+    return counted.withColumn("hash", hash64(F.col("domain"))).collect()
 
 
-def _check(seen: DataFrame, lake: Lake, config: Config) -> int:
+def _check(seen: list[Row], lake: Lake, config: Config) -> int:
     """The number of rows, if they can be built from."""
     settings = config.examples
-    rows, positives = seen.agg(F.coalesce(F.sum("rows"), F.lit(0)), F.sum("positives")).collect()[0]
+    rows, positives = (sum(row[name] for row in seen) for name in ("rows", "positives"))
     if not rows:
         days = f"from {settings.since or 'the first day'} to {settings.until or 'the last'}"
         raise MamdrError(f"clicks of {lake.root} holds no row {days} (examples.since, examples.until)")
@@ -154,12 +157,11 @@ def _check(seen: DataFrame, lake: Lake, config: Config) -> int:
     return int(rows)
 
 
-def _grow_vocabularies(lake: Lake, clicks: DataFrame, seen: DataFrame, config: Config) -> dict[str, Growth]:
+def _grow_vocabularies(lake: Lake, clicks: DataFrame, config: Config) -> dict[str, Growth]:
     settings = config.examples
     growth = {
         "user": update_vocabulary(lake, TABLES["users"], clicks, "user", settings.users.min_count),
         "item": update_vocabulary(lake, TABLES["items"], clicks, "item", settings.items.min_count),
-        "domain": update_vocabulary(lake, TABLES["domains"], seen, "domain"),
     }
     for feature in config.features:
         if feature.kind == "categorical" and not feature.buckets:

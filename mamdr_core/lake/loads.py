@@ -26,7 +26,9 @@ class Load:
 def identify_load(spark: SparkSession, path: str) -> Load:
     """The load of `input.path`, however the path is written (relative, with a trailing slash, as a URI)."""
     source = Files(spark, path).root
-    found = spark.sql("SELECT xxhash64(:source) AS id", args={"source": source}).collect()
+    # Of a table of values, which Spark computes as it plans, without a job.
+    query = "SELECT xxhash64(source) AS id FROM VALUES (:source) AS one (source)"
+    found = spark.sql(query, args={"source": source}).collect()
     return Load(found[0]["id"], source)
 
 

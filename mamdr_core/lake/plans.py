@@ -1,7 +1,7 @@
 """What becomes of each domain: its rows, and how many negatives it gets. Counts over domains on the driver."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 from pyspark.sql import DataFrame, Row, SparkSession
@@ -33,7 +33,7 @@ class DomainPlan:
         return self.clicks + self.negatives
 
 
-def check_ratios(clicks: DataFrame, settings: ExamplesSettings) -> None:
+def check_ratios(domains: Set[str], settings: ExamplesSettings) -> None:
     """Compare the domains of clicks, by their raw ids, with those that ctr_ratio maps, where it is a mapping.
 
     Domains that are mapped and have no click are logged.
@@ -44,7 +44,6 @@ def check_ratios(clicks: DataFrame, settings: ExamplesSettings) -> None:
     ratios = settings.negatives.ctr_ratio
     if settings.negatives.kind == "none" or not isinstance(ratios, dict):
         return
-    domains = {row["domain"] for row in clicks.select("domain").distinct().collect()}
     if lacking := domains - ratios.keys():
         raise _without_ratio(lacking)
     if unused := ratios.keys() - domains:
@@ -66,16 +65,16 @@ def count_domains(rows: DataFrame, settings: ExamplesSettings) -> list[Row]:
     return _with_ratio(joined, settings).select("domain", "rows", "users", "items", "ratio").collect()
 
 
-def plan_impressions(seen: DataFrame, domains: DataFrame) -> list[DomainPlan]:
+def plan_impressions(seen: Iterable[Row], indices: Mapping[str, int]) -> list[DomainPlan]:
     """The plans of a log with impressions, to which nothing is added.
 
     Args:
         seen: domain (its id), rows, positives.
-        domains: the vocabulary.
+        indices: by the domain's id.
     """
-    indices = domains.select(F.col("id").alias("domain"), "index")
-    counted = seen.join(F.broadcast(indices), "domain", "inner").select("index", "rows", "positives").collect()
-    return [DomainPlan(row["index"], row["positives"], negatives=row["rows"] - row["positives"]) for row in counted]
+    return [
+        DomainPlan(indices[row["domain"]], row["positives"], negatives=row["rows"] - row["positives"]) for row in seen
+    ]
 
 
 def plan_domains(counts: list[Row]) -> list[DomainPlan]:

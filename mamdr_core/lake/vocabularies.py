@@ -5,11 +5,11 @@ share an index, and nothing else would go wrong.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
@@ -18,7 +18,8 @@ from mamdr_core.lake.hashing import bucket, hash64
 from mamdr_core.lake.session import memory_of
 from mamdr_core.lake.settings import IdSettings
 from mamdr_core.lake.tables import Lake
-from schemas import UNKNOWN_INDEX, Table
+from schemas import TABLES, UNKNOWN_INDEX, Table
+from schemas.spark import spark_schema
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,45 @@ def update_vocabulary(lake: Lake, table: Table, rows: DataFrame, column: str, mi
         growth = Growth(total=before + sum(new.values()), new=sum(new.values()))
         logger.info("%s: %d, %d of them new", table.name, growth.total, growth.new)
         return growth
-    raise MamdrError(f"{table.name}: other jobs kept adding ids at the same time; run again when they have ended")
+    raise _overtaken(table)
+
+
+def update_domains(lake: Lake, spark: SparkSession, seen: Iterable[Row]) -> tuple[Growth, dict[str, int]]:
+    """Give every domain an index, as `update_vocabulary` does, on the driver: it holds a few numbers of each anyway.
+
+    Args:
+        lake: where the vocabulary is.
+        spark: the session.
+        seen: domain (its id), `hash` of it, and its first day `ds`.
+
+    Returns:
+        What was done, and every index by id.
+
+    Raises:
+        MamdrError: other jobs kept adding domains at the same time, or an earlier version of this project made the
+            table.
+    """
+    table = TABLES["domains"]
+    # In the order of `update_vocabulary`: that of the hash without its sign.
+    ordered = sorted(seen, key=lambda row: (row["hash"] % (1 << 64), row["domain"]))
+    for _ in range(TRIES):
+        known = _known(lake, table)
+        indices = {row["id"]: row["index"] for row in known.collect()} if known is not None else {}
+        before = len(indices)
+        new = [row for row in ordered if row["domain"] not in indices]
+        entries = [(row["domain"], before + place, row["ds"]) for place, row in enumerate(new)]
+        rows = spark.createDataFrame(entries, spark_schema(table)).coalesce(1)
+        if new and not lake.append_to(table, rows, rows_before=before):
+            logger.info("domains: another job was first; numbering again")
+            continue
+        logger.info("domains: %d, %d of them new", before + len(new), len(new))
+        indices |= {name: index for name, index, _ in entries}
+        return Growth(total=len(indices), new=len(new)), indices
+    raise _overtaken(table)
+
+
+def _overtaken(table: Table) -> MamdrError:
+    return MamdrError(f"{table.name}: other jobs kept adding ids at the same time; run again when they have ended")
 
 
 def number_new_ids(rows: DataFrame, column: str, known: DataFrame | None, min_count: int = 1) -> DataFrame:

@@ -57,7 +57,7 @@ def test_broken_csv_files_among_good_ones_are_named(spark, csv_config, tmp_path:
 
 
 def test_options_that_a_csv_log_needs_are_named(spark, csv_config, make_config, tmp_path: Path, caplog):
-    stops_at(spark, csv_config(header=False), "'user' names no existing column: user", "set input.options.header: true")
+    stops_at(spark, csv_config(header=False), "names no existing column", "_c4; they have no names", "header: true")
     stops_at(spark, csv_config(sep=";"), "if ',' separates the fields, set input.options.sep: ','")
     (tmp_path / "raw" / "broken.csv").write_text(HEADER + '"a\nb",i1,d1,1,2026-01-01 10:00:00\n')
     assert ingest_clicks(spark, csv_config())["rejected_by_rule"] == {"record_well_formed": 1}
