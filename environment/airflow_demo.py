@@ -74,7 +74,6 @@ def airflow_environment() -> dict[str, str]:
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
         "MAMDR_RETRIES": "0",
-        "SPARK_SUBMIT_OPTS": "-XX:TieredStopAtLevel=1",  # small jobs: a JVM that compiles quickly spends half the time
     }
 
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 LIMIT = 180
 """Seconds after which a job hangs."""
 QUICK = (
-    *("--master", "local[2]", "--driver-memory", "1g", "--driver-java-options", "-XX:TieredStopAtLevel=1"),
+    *("--master", "local[2]", "--driver-memory", "1g"),
     *("--conf", "spark.sql.shuffle.partitions=2", "--conf", "spark.databricks.delta.snapshotPartitions=1"),
 )
 VICTIMS = ("all", "jvm", "driver", "worker")
