@@ -12,15 +12,17 @@ Values from params, the calendar and XComs reach bash as environment variables, 
 Two gates: ingest_clicks publishes no load that looks wrong (`quality.*`), and fails; gate lets no model pass that is
 worse than the champion (`gate.*`): then promote is skipped, the champion serves on, and the report says why. A day can
 be run again: it trains on the examples that build_examples made for it, replaces no champion of a later day, and is
-scored with the run that served then. The report waits for no scores. After that of a Sunday, maintain_lake removes what
-the lake no longer needs (`maintain.*`).
+scored with the run that served then, as long as maintain_lake keeps it. The report waits for no scores.
+
+A second DAG, mamdr_weekly, has maintain_lake remove what the lake no longer needs (`maintain.*`), whatever becomes of
+the days.
 """
 
 import json
 import logging
 import os
 import subprocess
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +115,6 @@ def passed(ti: Any) -> bool:
     return bool(decision["passed"])
 
 
-def ends_week(ds: str) -> bool:
-    """Whether the logical date is a Sunday."""
-    return date.fromisoformat(ds).isoweekday() == 7
-
-
 def alert(context: Any) -> None:
     """Tell of a task that has failed for good: in the log, and by the command $MAMDR_ON_FAILURE where there is one.
 
@@ -131,14 +128,10 @@ def alert(context: Any) -> None:
         subprocess.run(["/bin/sh", "-c", command], env=os.environ | facts, timeout=60, check=False)
 
 
-@dag(
-    # A data interval makes the logical date the day that has just ended; plain "@daily" means, since Airflow 3, the day
-    # that is just beginning, of which there are no clicks yet.
-    schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
-    start_date=datetime(2020, 1, 1, tzinfo=UTC),
-    catchup=False,
-    max_active_runs=1,  # a day starts from the champion of the day before
-    default_args={
+COMMON: dict[str, Any] = {
+    "start_date": datetime(2020, 1, 1, tzinfo=UTC),
+    "catchup": False,
+    "default_args": {
         # Also for errors that a user must mend: a day's log may only be late.
         "retries": int(os.environ.get("MAMDR_RETRIES", "2")),
         "retry_delay": timedelta(minutes=5),
@@ -146,9 +139,18 @@ def alert(context: Any) -> None:
         "max_retry_delay": timedelta(hours=1),
         "on_failure_callback": alert,
     },
-    params=PARAMS,
-    tags=["mamdr"],
-    doc_md=__doc__,
+    "params": PARAMS,
+    "tags": ["mamdr"],
+    "doc_md": __doc__,
+}
+
+
+@dag(
+    # A data interval makes the logical date the day that has just ended; plain "@daily" means, since Airflow 3, the day
+    # that is just beginning, of which there are no clicks yet.
+    schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
+    max_active_runs=1,  # a day starts from the champion of the day before
+    **COMMON,
 )
 def mamdr_daily() -> None:
     """Ingest, build examples, count, train, measure, decide, promote, score and report, for the logical date."""
@@ -174,12 +176,14 @@ def mamdr_daily() -> None:
         before=IF_A_RUN_SERVES,
         after_skipped=True,
     )
-    (
-        promote
-        >> submit("report", '--set "report.run_id=$RUN"', after_skipped=True)
-        >> ShortCircuitOperator(task_id="weekly", python_callable=ends_week)
-        >> submit("maintain_lake")
-    )
+    promote >> submit("report", '--set "report.run_id=$RUN"', after_skipped=True)
+
+
+@dag(schedule=CronDataIntervalTimetable("@weekly", timezone="UTC"), max_active_runs=1, **COMMON)
+def mamdr_weekly() -> None:
+    """Join small files and remove what the lake no longer needs."""
+    submit("maintain_lake")
 
 
 mamdr_daily()
+mamdr_weekly()

@@ -6,11 +6,10 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
 from mamdr_core.lake.hashing import hash64
 from mamdr_core.lake.settings import InputColumns
-from mamdr_core.lake.sources import CORRUPT, lacks_columns, raw_columns, resolve, undeclared_columns
+from mamdr_core.lake.sources import CORRUPT, as_id, lacks_columns, raw_columns, resolve, undeclared_columns
 from schemas import Rule
 from schemas.clicks import NOT_ANCIENT, NOT_FUTURE, RECORD_WELL_FORMED
 
@@ -93,7 +92,8 @@ def raw_json() -> Column:
 
 def _declared(raw: DataFrame, columns: InputColumns, features: Sequence[Feature]) -> list[Column]:
     """The columns of clicks and the declared features as expressions over the raw log."""
-    ids = (_id(raw, name, getattr(columns, name)).alias(name) for name in ("user", "item", "domain"))
+    keys = {name: f"input.columns.{name}" for name in ("user", "item", "domain")}
+    ids = (as_id(raw, key, resolve(raw, key, getattr(columns, name))).alias(name) for name, key in keys.items())
     event_time = _optional(raw, "event_time", columns.event_time, "timestamp")
     return [
         *ids,
@@ -107,17 +107,6 @@ def _declared(raw: DataFrame, columns: InputColumns, features: Sequence[Feature]
             if feature.kind != "vector"
         ),
     ]
-
-
-def _id(raw: DataFrame, name: str, expression: str) -> Column:
-    found = resolve(raw, f"input.columns.{name}", expression)
-    kind = _kind(raw, found)
-    if isinstance(kind, T.FractionalType) and not (isinstance(kind, T.DecimalType) and not kind.scale):
-        raise MamdrError(
-            f"input.columns.{name}: {expression!r} is of type {kind.simpleString()}, so that the id 123 would become "
-            f"'123.0'; write cast({expression} as bigint)"
-        )
-    return found.cast("string")
 
 
 def _kind(raw: DataFrame, column: Column) -> T.DataType:

@@ -22,6 +22,7 @@ from mamdr_core.lake.encoding import (
 from mamdr_core.lake.features import declared_examples
 from mamdr_core.lake.hashing import hash64
 from mamdr_core.lake.layout import assign_shards, lay_out, writing
+from mamdr_core.lake.log import COUNTED
 from mamdr_core.lake.negatives import sample_negatives
 from mamdr_core.lake.packing import pack_domains
 from mamdr_core.lake.plans import DomainPlan, check_ratios, count_domains, plan_domains, plan_frame, plan_impressions
@@ -45,7 +46,8 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
 
     Raises:
         MamdrError: no clicks, none in the declared days, a declared feature that clicks lacks, sampled negatives for a
-            log with impressions, or a faulty source of vectors. examples is as it was then.
+            log with impressions, a faulty source of vectors, or other rows written than planned. examples is as it was
+            then, or empty where there was none.
     """
     table = declared_examples(config.features)
     lake = Lake(spark, config.lake.root)
@@ -73,7 +75,7 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
             versions = newest_versions(lake, config.features)
             note = {"job": "build_examples", "clicks_version": clicks_version, "versions": versions}
             note |= {"build": uuid.uuid4().hex}  # of two builds at once each finds its own
-            with overriding(spark, writing(shards, packing.count)):
+            with overriding(spark, {**writing(shards, packing.count), **COUNTED}):
                 lake.overwrite(table, examples, note)
         version = _verify(lake, note, plans)
     figures = {**_count(lake, version, plans), **_growth(growth), "shards": packing.count}
@@ -90,8 +92,10 @@ def _verify(lake: Lake, note: dict[str, Any], plans: list[DomainPlan]) -> int:
     version, written = lake.written("examples", note)
     planned = sum(plan.rows for plan in plans)
     if written != planned:
-        lake.undo("examples", version - 1)
-        raise MamdrError(f"examples: {planned} rows were planned and {written} written; nothing is published")
+        outcome = (
+            "that version is taken back" if lake.undo("examples", version - 1) else f"do not use version {version}"
+        )
+        raise MamdrError(f"examples: {planned} rows were planned and {written} written; {outcome}")
     return version
 
 

@@ -57,11 +57,6 @@ class Files:
         path = self._make_path(self.path(*names))
         return bool(self._system.exists(path) and self._system.getFileStatus(path).isFile())
 
-    def stamp(self) -> str:
-        """Size and time of change of the root, which is a file."""
-        status = self._system.getFileStatus(self._make_path(self.root))
-        return f"{status.getLen()} {status.getModificationTime()}"
-
     def children(self, *names: str) -> list[str]:
         """Names of the files and folders in a folder; none if it does not exist."""
         if not self.exists(*names):

@@ -10,6 +10,7 @@ from mamdr_core.lake.files import Files
 from mamdr_core.lake.tables import Lake
 from mamdr_core.run_ids import began_before
 
+_COLUMNS = ("run_id", "status", "package", "input_versions", "experiment")
 UNFINISHED_DAYS = 14
 """A run that has not ended well pins its inputs, and keeps what it wrote, so long: it may be running, or be resumed."""
 
@@ -20,13 +21,14 @@ def kept_runs(spark: SparkSession, lake: Lake, keep: int, champions: int = 1) ->
     Args:
         spark: the session.
         lake: the lake.
-        keep: how many of the successful runs; 0: all that have their package.
+        keep: how many of the successful runs, and as many of those of comparisons and sweeps; 0: all that have their
+            package.
         champions: how many of those that have served, the champion first, besides; 0: all.
     """
     if not lake.exists("training_runs"):
         return []
     runs = lake.read("training_runs").where((F.col("status") == "ok") | _is_recent())
-    chosen = runs.orderBy(F.desc("started_at")).select("run_id", "status", "package", "input_versions").collect()
+    chosen = runs.orderBy(F.desc("started_at")).select(*_COLUMNS).collect()
     done = [run for run in chosen if run["status"] == "ok" and _has_package(spark, lake, run)]
     resumable = set(Files(spark, lake.root).children("checkpoints"))
     unfinished = [
@@ -34,8 +36,14 @@ def kept_runs(spark: SparkSession, lake: Lake, keep: int, champions: int = 1) ->
     ]
     if keep:
         served = _served(lake)[: champions or None]
-        done = [run for place, run in enumerate(done) if place < keep or run["run_id"] in served]
+        newest = {run["run_id"] for own in (True, False) for run in _of(done, own)[:keep]}
+        done = [run for run in done if run["run_id"] in newest | set(served)]
     return unfinished + done
+
+
+def _of(runs: list[Row], own: bool) -> list[Row]:
+    """Those that were trained by themselves, or those of comparisons and sweeps."""
+    return [run for run in runs if (run["experiment"] is None) == own]
 
 
 def _served(lake: Lake) -> list[str]:

@@ -10,6 +10,8 @@ from pyspark.sql import SparkSession
 from mamdr_core.lake.files import Files
 
 _RECENT = 100
+COUNTED = {"spark.databricks.delta.stats.collect": "true"}
+"""Setting of the session under which a write records its rows by file, whatever the cluster's default is."""
 
 
 class Log:
@@ -38,19 +40,25 @@ class Log:
                 return version, commit
         return None
 
-    def newest_note(self, key: str) -> dict[str, Any] | None:
-        """The note of the newest recent commit whose note has the key."""
-        for _, commit in self._commits():
+    def newest_note(self, key: str) -> tuple[int, dict[str, Any]] | None:
+        """The newest recent commit whose note has the key: its version, and the note."""
+        for version, commit in self._commits():
             note = read_note(commit.get("userMetadata"))
             if key in note:
-                return note
+                return version, note
         return None
+
+    def note_at(self, version: int) -> str | None:
+        """The note of a commit as it was stamped."""
+        infos = (action["commitInfo"] for action in self._actions(version) if "commitInfo" in action)
+        commit: dict[str, Any] = next(infos, {})
+        return commit.get("userMetadata")
 
     def rows_added(self, version: int, column: str) -> Counter[str]:
         """Rows that a commit added, by the value of a partition column.
 
         Args:
-            version: that the commit made; recent, so that its file is still there.
+            version: that the commit, under `COUNTED`, made; recent, so that its file is still there.
             column: the table is partitioned by it.
         """
         rows = Counter[str]()

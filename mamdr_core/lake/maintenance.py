@@ -61,7 +61,7 @@ def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
     for table in lake.tables():
         tables[table.name] = _maintain_table(spark, lake, table, pinned.get(table.name, set()), settings)
     files = Files(spark, lake.root)
-    packages = find_packages(lake, files, {run["run_id"] for run in runs}) if settings.keep_runs else []
+    packages = _old_packages(spark, lake, files, settings)
     leftovers = find_leftovers(spark, lake)
     if not settings.dry_run:
         for parts in packages + leftovers:
@@ -75,6 +75,18 @@ def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
         "bytes_freed": sum(figures["bytes_freed"] for figures in tables.values()),
         "tables": tables,
     }
+
+
+def _old_packages(spark: SparkSession, lake: Lake, files: Files, settings: MaintainSettings) -> list[tuple[str, str]]:
+    """Packages that no kept run has; a run that has been promoted meanwhile is kept."""
+    if not settings.keep_runs:
+        return []
+    kept = {run["run_id"] for run in kept_runs(spark, lake, settings.keep_runs, settings.keep_champions)}
+    packages = find_packages(lake, files, kept)
+    if packages:
+        outcome = "would be removed" if settings.dry_run else "are removed"
+        logger.info("packages of %s %s", ", ".join(run_id for _, run_id in packages), outcome)
+    return packages
 
 
 def _pinned_versions(runs: list[Row]) -> dict[str, set[int]]:

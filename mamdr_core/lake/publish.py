@@ -59,7 +59,7 @@ def publish(spark: SparkSession, to: Publication, judged: Judged) -> int:
     note = {"job": "ingest_clicks", "source": to.load.source, "started_at": to.started_at.isoformat()}
     days: set[date | None] = set(judged.tally.valid_by_day)
     held_rejected = days_held(to.lake, "clicks_rejected", to.load).keys()
-    with _all_or_nothing(to) as check:
+    with _all_or_nothing(to, note) as check:
         rejected = judged.rejected
         where = _predicate(to, days, judged.tally.rejected_days | held_rejected)
         if rejected is not None or _has_rows(to.lake, "clicks_rejected", where):
@@ -93,17 +93,14 @@ class _Check:
 
 
 @contextmanager
-def _all_or_nothing(to: Publication) -> Iterator[_Check]:
-    """Undo this job's commits where anything goes wrong."""
-    tables = ("clicks", "clicks_rejected")
-    before = {name: to.lake.newest(name) for name in tables}
+def _all_or_nothing(to: Publication, note: dict[str, str]) -> Iterator[_Check]:
+    """Undo the commits with the note, which are this job's, where anything goes wrong."""
     try:
         yield _Check(to.lake)
     except Exception:
-        for name in tables:
-            if to.lake.newest(name) == before[name]:
-                continue
-            if not to.lake.undo(name, before[name]):
+        for name in ("clicks", "clicks_rejected"):
+            made = to.lake.made(name, note)
+            if made is not None and not to.lake.undo(name, made - 1):
                 logger.warning("%s: other jobs have written it since; load %s again", name, to.load.source)
         raise
 

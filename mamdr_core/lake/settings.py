@@ -218,7 +218,8 @@ class MaintainSettings:
     """Removed files are kept so long: every version of that age stays readable. Written to the tables' properties."""
     keep_runs: int = 30
     """Of the successful runs that still have their package, this many of the newest keep it, and the versions that they
-    were trained on; the packages of others are removed two weeks after they began; 0: all are kept."""
+    were trained on, and as many of comparisons and sweeps; the packages of others are removed two weeks after they
+    began; 0: all are kept."""
     keep_champions: int = 5
     """This many of the runs that have served, the champion first, keep theirs besides, to go back to; 0: all."""
     dry_run: bool = False

@@ -89,14 +89,36 @@ def _load(spark: SparkSession, settings: InputSettings, paths: list[str]) -> Dat
         raise MamdrError(f"input.options: Spark does not take them: {one_line(told)[:200]}") from None
 
 
-def state_of(raw: DataFrame) -> str:
-    """A text that changes when the files of a log do: their paths, sizes and times, hashed without reading them."""
-    location = raw._jdf.queryExecution().analyzed().collectLeaves().head().relation().location()
-    paths = sorted(location.inputFiles())
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(f"{path} {Files(raw.sparkSession, path).stamp()}\n".encode())
-    return digest.hexdigest()
+def state_of(spark: SparkSession, settings: InputSettings) -> str:
+    """A text that changes when a log's files do, without reading them: a Delta version, or paths, sizes and times."""
+    if settings.format == "delta":
+        return f"version {Log(spark, settings.path).version()}"
+    with readable(settings):
+        raw = spark.read.format("binaryFile").load(settings.path)
+        files = raw._jdf.queryExecution().analyzed().collectLeaves().head().relation().location().allFiles()
+    statuses = [files.apply(number) for number in range(files.size())]
+    listed = sorted(f"{each.getPath().toString()} {each.getLen()} {each.getModificationTime()}" for each in statuses)
+    return hashlib.sha256("\n".join(listed).encode()).hexdigest()
+
+
+def as_id(raw: DataFrame, key: str, column: Column) -> Column:
+    """A column of ids as text.
+
+    Args:
+        raw: has the column.
+        key: where it was configured, for the error.
+        column: the ids.
+
+    Raises:
+        MamdrError: they are fractions.
+    """
+    kind = raw.select(column).schema[0].dataType
+    if isinstance(kind, T.FractionalType) and not (isinstance(kind, T.DecimalType) and not kind.scale):
+        raise MamdrError(
+            f"{key} is of type {kind.simpleString()}, so that the id 123 would become '123.0'; write "
+            "try_cast(<expression> as bigint)"
+        )
+    return column.cast("string")
 
 
 def raw_columns(raw: DataFrame) -> list[str]:

@@ -17,6 +17,7 @@ from pyspark.sql import functions as F
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.files import Files, reaching
 from mamdr_core.lake.log import Log
+from mamdr_core.lake.session import overriding
 from mamdr_core.yaml_values import shorten
 from schemas import TABLES, Table, feature_vocabulary
 from schemas.spark import spark_schema
@@ -24,6 +25,7 @@ from schemas.spark import spark_schema
 logger = logging.getLogger(__name__)
 
 MARKER = "_mamdr_lake"
+_NOTE = "spark.databricks.delta.commitInfo.userMetadata"
 _GROWTH = "mamdr growth"
 # Delta's exceptions reach Python by name only where this module of it has been imported, and share no base class.
 CONFLICTS = (
@@ -200,23 +202,31 @@ class Lake:
         """Rows that a recent commit, which made the version, added, by the value of a partition column."""
         return self._log(table).rows_added(version, column)
 
-    def newest_note(self, table: str | Table, key: str) -> dict[str, Any] | None:
-        """The note of the newest recent commit whose note has the key; None where there is none."""
+    def newest_note(self, table: str | Table, key: str) -> tuple[int, dict[str, Any]] | None:
+        """The newest recent commit whose note has the key: its version, and the note; None where there is none."""
         return self._log(table).newest_note(key)
+
+    def made(self, table: str | Table, note: dict[str, Any]) -> int | None:
+        """The version that a recent write with this note made; None where there is none."""
+        found = self._log(table).find(note)
+        return found[0] if found else None
 
     def undo(self, table: str | Table, version: int) -> bool:
         """Take the newest commit back, which must be `version` + 1; false where another job has written since.
 
         Args:
             table: the table.
-            version: before the commit; -1: there was no table, and it becomes empty.
+            version: before the commit, whose note is stamped again; -1: there was no table, and it becomes empty.
         """
-        if self.version(table) != version + 1:
+        log = self._log(table)
+        if log.version() != version + 1:
             return False
         written = DeltaTable.forPath(self._spark, self.path(table))
         if version < 0:
             written.delete()
-        else:
+            return True
+        note = log.note_at(version)
+        with overriding(self._spark, {_NOTE: note} if note else {}):
             written.restoreToVersion(version)
         return True
 

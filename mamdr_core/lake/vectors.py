@@ -12,7 +12,7 @@ from pyspark.sql import types as T
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
 from mamdr_core.lake.settings import InputSettings
-from mamdr_core.lake.sources import read_input, readable, state_of
+from mamdr_core.lake.sources import as_id, read_input, readable, state_of
 from mamdr_core.lake.tables import Lake
 
 logger = logging.getLogger(__name__)
@@ -56,50 +56,49 @@ def update_vectors(spark: SparkSession, lake: Lake, features: Sequence[Feature])
 
 
 def _update(lake: Lake, vocabulary: str, table: str, sources: Sequence[Source]) -> None:
-    states, overtaken = {source.feature.name: source.state for source in sources}, False
+    states = {source.feature.name: source.state for source in sources}
     for _ in range(TRIES):
-        base, before = lake.newest(table), lake.newest_note(table, "sources")
+        base, known = lake.newest(table), _known_ids(lake, table, states)
         indices = lake.read(vocabulary)
         ids = indices.count()
-        note = {"job": "build_examples", "sources": states, "ids": ids}
-        if before and before["sources"] == states and not overtaken:
-            if before["ids"] >= ids:
-                return
-            new = indices.where(F.col("index").between(before["ids"], ids - 1))
-            lake.append(table, _indexed(sources, new), note)
-            overtaken = lake.newest(table) != base + 1  # by a job that may have added the same
-        else:
+        if known is not None and known >= ids:
+            return
+        wanted = F.col("index").between(known or 0, ids - 1)
+        rows = reduce(DataFrame.unionByName, (_indexed(source, indices.where(wanted)) for source in sources))
+        note = {"job": "build_examples", "sources": states, "ids": ids, "base": base}
+        if known is None:
             _check(sources)
-            lake.overwrite(table, _indexed(sources, indices.where(F.col("index") < ids)), note)
-            overtaken = False
+            lake.overwrite(table, rows, note)
+        else:
+            lake.append(table, rows, note)
         logger.info("%s: %s of %d ids", table, ", ".join(states), ids)
     raise MamdrError(f"{table}: other jobs kept writing it; run again when they have ended")
 
 
-def _indexed(sources: Sequence[Source], indices: DataFrame) -> DataFrame:
-    frames = [indexed_vectors(source.vectors, indices, source.feature.name) for source in sources]
-    return reduce(DataFrame.unionByName, frames)
+def _known_ids(lake: Lake, table: str, states: dict[str, str]) -> int | None:
+    """How many ids the table has been joined with, from these states of the sources; None: it must be rewritten."""
+    found = lake.newest_note(table, "sources")
+    if found is None or found[1]["sources"] != states:
+        return None
+    version, note = found
+    # Else another job wrote between what the commit was made from and the commit itself.
+    return int(note["ids"]) if version == note["base"] + 1 else None
 
 
-def indexed_vectors(source: DataFrame, indices: DataFrame, name: str) -> DataFrame:
-    """Vectors joined to the vocabulary by id: index, name, vector. An id without a vector has no row.
-
-    Args:
-        source: id, vector; of an id that repeats, the largest vector counts.
-        indices: a vocabulary.
-        name: the feature's name.
-    """
+def _indexed(source: Source, indices: DataFrame) -> DataFrame:
+    """Vectors joined to ids of a vocabulary: index, name, vector; of an id that repeats, the largest vector counts."""
     return (
-        source.join(indices.select("id", "index"), "id", "inner")
+        source.vectors.join(indices.select("id", "index"), "id", "inner")
         .groupBy("index")
         .agg(F.max("vector").alias("vector"))
-        .select("index", F.lit(name).alias("name"), "vector")
+        .select("index", F.lit(source.feature.name).alias("name"), "vector")
     )
 
 
 def _open(spark: SparkSession, feature: Feature) -> Source:
     settings = InputSettings(path=feature.path, format=feature.format)  # type: ignore[arg-type]
     try:
+        state = state_of(spark, settings)  # before: files that change meanwhile are then read again
         raw = read_input(spark, settings)
     except MamdrError as error:
         raise MamdrError(f"feature {feature.name}: {str(error).removeprefix('input.')}") from None
@@ -109,9 +108,10 @@ def _open(spark: SparkSession, feature: Feature) -> Source:
             f"feature {feature.name}: {feature.path} needs columns id and vector (an array of numbers), has "
             f"{', '.join(raw.columns)}"
         )
-    vectors = raw.select(F.col("id").cast("string").alias("id"), F.col("vector").cast("array<float>").alias("vector"))
+    ids = as_id(raw, f"feature {feature.name}: id", F.col("id"))
+    vectors = raw.select(ids.alias("id"), F.col("vector").cast("array<float>").alias("vector"))
     vectors = vectors.where("id IS NOT NULL AND vector IS NOT NULL")
-    return Source(feature, settings, vectors, f"{feature.size} {state_of(raw)}")
+    return Source(feature, settings, vectors, f"{feature.size} {state}")
 
 
 def _check(sources: Sequence[Source]) -> None:

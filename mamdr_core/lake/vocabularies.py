@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
-from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
+from pyspark.sql import Column as SparkColumn
+from pyspark.sql import DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
@@ -18,7 +19,7 @@ from mamdr_core.lake.hashing import bucket, hash64
 from mamdr_core.lake.session import memory_of
 from mamdr_core.lake.settings import IdSettings
 from mamdr_core.lake.tables import Lake
-from schemas import TABLES, UNKNOWN_INDEX, Table
+from schemas import TABLES, UNKNOWN_INDEX, Column, Table
 from schemas.spark import spark_schema
 
 logger = logging.getLogger(__name__)
@@ -55,17 +56,17 @@ def update_vocabulary(lake: Lake, table: Table, rows: DataFrame, column: str, mi
         min_count: an id without an index gets one only if so many of the rows hold it.
 
     Raises:
-        MamdrError: other jobs kept adding ids at the same time, or an earlier version of this project made the table.
+        MamdrError: other jobs kept adding ids at the same time.
     """
     for _ in range(TRIES):
-        known = _known(lake, table)
+        table, known = _known(lake, table)
         before = known.count() if known is not None else 0
         with kept_frames() as keep:
             numbered = keep(number_new_ids(rows, column, known if before else None, min_count))
             new = _count(numbered)
             if not new:
                 lake.create(table)
-            elif not lake.append_to(table, _entries(numbered, new, before), rows_before=before):
+            elif not lake.append_to(table, _dated(_entries(numbered, new, before)), rows_before=before):
                 logger.info("%s: another job was first; numbering again", table.name)
                 continue
         growth = Growth(total=before + sum(new.values()), new=sum(new.values()))
@@ -75,7 +76,7 @@ def update_vocabulary(lake: Lake, table: Table, rows: DataFrame, column: str, mi
 
 
 def update_domains(lake: Lake, spark: SparkSession, seen: Iterable[Row]) -> tuple[Growth, dict[str, int]]:
-    """Give every domain an index, as `update_vocabulary` does, on the driver: it holds a few numbers of each anyway.
+    """Give every domain an index on the driver, which holds a few numbers of each anyway, in the order of ids' hashes.
 
     Args:
         lake: where the vocabulary is.
@@ -86,26 +87,24 @@ def update_domains(lake: Lake, spark: SparkSession, seen: Iterable[Row]) -> tupl
         What was done, and every index by id.
 
     Raises:
-        MamdrError: other jobs kept adding domains at the same time, or an earlier version of this project made the
-            table.
+        MamdrError: other jobs kept adding domains at the same time.
     """
-    table = TABLES["domains"]
-    # In the order of `update_vocabulary`: that of the hash without its sign.
+    # As `update_vocabulary` does: in the order of the hash without its sign.
     ordered = sorted(seen, key=lambda row: (row["hash"] % (1 << 64), row["domain"]))
     for _ in range(TRIES):
-        known = _known(lake, table)
+        table, known = _known(lake, TABLES["domains"])
         indices = {row["id"]: row["index"] for row in known.collect()} if known is not None else {}
         before = len(indices)
         new = [row for row in ordered if row["domain"] not in indices]
         entries = [(row["domain"], before + place, row["ds"]) for place, row in enumerate(new)]
-        rows = spark.createDataFrame(entries, spark_schema(table)).coalesce(1)
-        if new and not lake.append_to(table, rows, rows_before=before):
+        rows = spark.createDataFrame(entries, spark_schema(TABLES["domains"])).coalesce(1)
+        if new and not lake.append_to(table, _dated(rows), rows_before=before):
             logger.info("domains: another job was first; numbering again")
             continue
         logger.info("domains: %d, %d of them new", before + len(new), len(new))
         indices |= {name: index for name, index, _ in entries}
         return Growth(total=len(indices), new=len(new)), indices
-    raise _overtaken(table)
+    raise _overtaken(TABLES["domains"])
 
 
 def _overtaken(table: Table) -> MamdrError:
@@ -157,7 +156,7 @@ def encode(rows: DataFrame, hashed: str, vocabulary: DataFrame, to: str, size: i
     return joined.withColumn(to, F.coalesce("_index", F.lit(UNKNOWN_INDEX))).drop("_key", "_index")
 
 
-def id_column(column: str, settings: IdSettings) -> Column:
+def id_column(column: str, settings: IdSettings) -> SparkColumn:
     """The ids that a vocabulary counts: those of the log or, where they are hashed, `bucket <number>`."""
     if not settings.buckets:
         return F.col(column)
@@ -165,17 +164,19 @@ def id_column(column: str, settings: IdSettings) -> Column:
     return F.when(F.col(column).isNotNull(), F.concat(F.lit("bucket "), number.cast("string")))
 
 
-def _known(lake: Lake, table: Table) -> DataFrame | None:
-    """The vocabulary as it is; None where there is none."""
+def _known(lake: Lake, table: Table) -> tuple[Table, DataFrame | None]:
+    """The vocabulary as it is, None where there is none; declared with last_seen if earlier code made it so."""
     if not lake.exists(table):
-        return None
+        return table, None
     known = lake.read(table, lake.version(table))
     if "last_seen" in known.columns:
-        raise MamdrError(
-            f"{table.name} of {lake.root} has a column last_seen, from an earlier version: name a new lake.root, "
-            "ingest and build again"
-        )
-    return known
+        table = table.with_columns([Column("last_seen", "date", "nothing keeps it up: equal to first_seen")])
+    return table, known
+
+
+def _dated(entries: DataFrame) -> DataFrame:
+    """With last_seen too, which only an old vocabulary takes."""
+    return entries.withColumn("last_seen", F.col("first_seen"))
 
 
 def _count(numbered: DataFrame) -> dict[int, int]:

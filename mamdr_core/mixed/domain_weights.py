@@ -25,9 +25,8 @@ from mamdr_core.stateful import DomainRows, State
 BATCH_NUMBERS = 1 << 21
 """Numbers of phi in a batch of domains, unless one domain alone has more."""
 PADDING = 1.25
-"""Padded rows of a batch over its real ones, at most, but for a few a domain."""
+"""Rows of a batch, padding included, over its real ones, at most; besides, each domain may have `PADDED_ROWS`."""
 PADDED_ROWS = 2
-"""These few."""
 LEAST_TAU = 1e-3
 """Smallest standard deviation of the prior: here w_i equals the prior's mean, whatever the rows of the domain."""
 MOST_TAU = 10.0
@@ -106,13 +105,14 @@ class DomainWeights:
             logits_N[batch.rows_GM[batch.real_GM]] = posterior.logits_GM[batch.real_GM]
             white_GF, prior = posterior.white_GF, self._prior_of(batch)
             self.weights_DF[batch.places_G] = prior.mean_F + prior.tau_F * white_GF
-            observed_GF, observed_FF = posterior.hessian.observed()
-            self.variances_DF[batch.places_G] = prior.tau_F.square() * (1 - observed_GF).clamp_min(0)
+            variance_GF, observed_FF = posterior.hessian.posterior()
+            self.variances_DF[batch.places_G] = prior.tau_F.square() * variance_GF
+            observed_GF = 1 - variance_GF.double()
             counted += len(white_GF)
             sums[0] += white_GF.double().sum(0)
             sums[1] += white_GF.double().square().sum(0)
-            sums[2] += (observed_GF * white_GF).double().sum(0)
-            sums[3] += observed_GF.double().square().sum(0)
+            sums[2] += (observed_GF * white_GF).sum(0)
+            sums[3] += observed_GF.square().sum(0)
             sums[4:] += observed_FF
         count = collective.all_reduce(torch.tensor([float(counted)], dtype=torch.float64))
         total = collective.all_reduce(sums)

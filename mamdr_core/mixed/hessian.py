@@ -35,19 +35,20 @@ class Hessian:
         inner_GM1 = torch.cholesky_solve(self._root_GMF @ slope_GF.unsqueeze(2), self._factor)
         return slope_GF - (self._root_GMF.mT @ inner_GM1).squeeze(2)
 
-    def observed(self) -> tuple[Tensor, Tensor]:
-        """I less the inverse, which is the posterior's covariance: how much of the weights the rows determine.
+    def posterior(self) -> tuple[Tensor, Tensor]:
+        """What the inverse, the posterior's covariance, is like.
 
         Returns:
-            Its diagonal [G, F], and its sum over the domains, float64 [F, F].
+            Its diagonal [G, F], and the sum over the domains of I less it, float64 [F, F]: how much of the weights the
+            rows determine.
         """
         weights = self._root_GMF.shape[2]
         half_GRF = self._half(self._root_GMF if self._is_by_rows else torch.eye(weights))
         product_GF, rows_RF = half_GRF.square().sum(1), half_GRF.flatten(0, 1)
         product_FF = (rows_RF.T @ rows_RF).double()
         if self._is_by_rows:
-            return product_GF, product_FF
-        return 1 - product_GF, len(product_GF) * torch.eye(weights, dtype=torch.float64) - product_FF
+            return (1 - product_GF).clamp_min(0), product_FF
+        return product_GF, len(product_GF) * torch.eye(weights, dtype=torch.float64) - product_FF
 
     def leverages(self) -> Tensor:
         """The variance of every row's logit, x' H^-1 x, [G, M]."""

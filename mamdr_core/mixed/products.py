@@ -64,7 +64,7 @@ class Projection:
 
     def __call__(self, vectors_MD: Tensor) -> Tensor:
         """Projected vectors, [M, R]."""
-        return torch.addmm(-self.shift_D @ self.directions_DR, vectors_MD, self.directions_DR)
+        return (vectors_MD - self.shift_D) @ self.directions_DR
 
 
 @dataclass(frozen=True)

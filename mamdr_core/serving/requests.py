@@ -9,7 +9,7 @@ from mamdr_core.lake.clicks import declared_feature
 from mamdr_core.lake.encoding import IDS, encode_features
 from mamdr_core.lake.hashing import hash64
 from mamdr_core.lake.settings import ExamplesSettings, InputSettings
-from mamdr_core.lake.sources import CORRUPT, read_input, resolve
+from mamdr_core.lake.sources import CORRUPT, as_id, read_input, resolve
 from mamdr_core.lake.tables import Lake
 from mamdr_core.lake.vocabularies import encode, id_column
 from mamdr_core.serving.scorer import index_of
@@ -37,7 +37,8 @@ def read_requests(spark: SparkSession, settings: ScoreInput, served: Served) -> 
     """
     raw = read_input(spark, source_of(settings))
     columns = settings.columns
-    ids = [resolve(raw, f"input.columns.{name}", getattr(columns, name)).cast("string").alias(name) for name in IDS]
+    keys = {name: f"input.columns.{name}" for name in IDS}
+    ids = [as_id(raw, key, resolve(raw, key, getattr(columns, name))).alias(name) for name, key in keys.items()]
     key = resolve(raw, "input.columns.key", columns.key) if columns.key else F.lit(None)
     features = [
         declared_feature(raw, number, feature)

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -79,12 +80,13 @@ def score(spark: SparkSession, config: Config) -> dict[str, Any]:
         with clock.phase("write"), overriding(spark, settings), progress(spark, "scores"):
             vectors = send_vectors(spark, read_vectors(lake, served))
             scored = score_rows(spread_by_domain(rows), served, vectors, config.score.deviation)
-            before = lake.newest("scores")
+            note = {"job": "score", "run_id": served.run_id, "attempt": uuid.uuid4().hex}
             scored = scored.withColumns({"run_id": F.lit(served.run_id), "batch": F.lit(batch)})
-            lake.overwrite_where("scores", scored, f"batch = '{batch}'", {"job": "score", "run_id": served.run_id})
+            lake.overwrite_where("scores", scored, f"batch = '{batch}'", note)
     figures = _count(lake, batch)
     if figures["rows"] != count:
-        lake.undo("scores", before)
+        if (made := lake.made("scores", note)) is not None:
+            lake.undo("scores", made - 1)
         raise MamdrError(
             f"score.input.path: {config.score.input.path or 'examples'} changed while it was read: {count} rows were "
             f"counted, {figures['rows']} scored; run again when it is complete"

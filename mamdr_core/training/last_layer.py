@@ -153,7 +153,7 @@ def _fit(held: HeldOut, chosen_N: Tensor) -> Tensor:
         prior = Prior(torch.zeros(size), torch.full((size,), tau))
         posterior = fit_domains(hidden, labels, base, real, prior, change_H[None] / tau, STEPS)
         change_H = posterior.white_GF[0] * tau
-        observed = posterior.hessian.observed()[0].sum()
+        observed = size - posterior.hessian.posterior()[0].sum()
         factor = float(variance_factor(posterior.white_GF.square().sum(), observed))
         tau = min(max(tau * factor**0.5, LEAST_TAU), MOST_TAU)
     return change_H

@@ -70,9 +70,8 @@ def prepare_examples(spark: SparkSession, config: Config) -> tuple[Lake, PinnedE
 
 
 def _is_filled(lake: Lake, table: str) -> bool:
-    """Whether a table has been written to: a first write that was taken back leaves it empty."""
-    newest = lake.newest(table)
-    return newest > 1 or (newest >= 0 and not lake.read(table).isEmpty())
+    """Whether a table holds rows: a first write that was taken back leaves it empty."""
+    return lake.exists(table) and not lake.read(table).isEmpty()
 
 
 def _build(spark: SparkSession, config: Config) -> None:

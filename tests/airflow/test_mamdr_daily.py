@@ -19,8 +19,8 @@ TASKS = [
     *("ingest_clicks", "build_examples", "domain_stats", "train_mamdr", "evaluate"),
     *("gate", "passed", "promote"),
 ]
-AT_LAST = {"report": ["weekly"], "score": [], "weekly": ["maintain_lake"], "maintain_lake": []}
-DAY, SUNDAY = "2026-01-02", "2026-01-04"
+AT_LAST = ["report", "score"]
+DAY = "2026-01-02"
 RUN_DAY = ("-m", "airflow", "dags", "test", "mamdr_daily", DAY, "--conf")
 
 pytestmark = pytest.mark.slow
@@ -51,9 +51,11 @@ def stub_project(tmp_path: Path) -> Path:
 
 DESCRIBE = """
 import json, runpy
-dag = runpy.run_path("airflow_dags/mamdr_daily.py")["mamdr_daily"]()
+dags = runpy.run_path("airflow_dags/mamdr_daily.py")
+dag, weekly = dags["mamdr_daily"](), dags["mamdr_weekly"]()
 tasks = {task.task_id: sorted(task.downstream_task_ids) for task in dag.topological_sort()}
-print(json.dumps({"tasks": tasks, "catchup": dag.catchup, "max_active_runs": dag.max_active_runs}))
+print(json.dumps({"tasks": tasks, "catchup": dag.catchup, "max_active_runs": dag.max_active_runs,
+                  "weekly": weekly.task_ids, "schedules": [each.timetable.summary for each in (dag, weekly)]}))
 """
 
 
@@ -62,23 +64,21 @@ def test_the_dag_loads_without_errors_and_runs_the_jobs_in_order(airflow: Airflo
     assert json.loads(errors.stdout.splitlines()[-1]) == []
     dag = json.loads(airflow("-c", DESCRIBE).stdout.splitlines()[-1])
     assert list(dag["tasks"])[: len(TASKS)] == TASKS
-    following = dict(zip(TASKS, [[name] for name in TASKS[1:]] + [["report", "score"]], strict=True))
-    assert dag["tasks"] == following | AT_LAST
+    assert list(dag["tasks"].values()) == [[name] for name in TASKS[1:]] + [AT_LAST, [], []]
     assert (dag["catchup"], dag["max_active_runs"]) == (False, 1)
+    assert (dag["weekly"], dag["schedules"]) == (["maintain_lake"], ["0 0 * * *", "0 0 * * 0"])
 
 
 def test_a_jobs_json_line_is_its_xcom_and_names_the_run_to_evaluate(airflow: Airflow, stub_project: Path) -> None:
-    """The day is a Sunday, on which the lake is maintained too."""
     params = {"project": str(stub_project), "raw": "/raw logs", "lake": "/a lake; false", "requests": "/to score"}
-    done = airflow(*RUN_DAY[:-2], SUNDAY, "--conf", json.dumps(params))
+    done = airflow(*RUN_DAY, json.dumps(params))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "jobs/maintain_lake.py" in done.stdout
     run = "run_id=run-of-train_mamdr"
-    for setting in (f"input.path=/raw logs/day={SUNDAY}", f"examples.until={SUNDAY}", f"stats.ds={SUNDAY}",
+    for setting in (f"input.path=/raw logs/day={DAY}", f"examples.until={DAY}", f"stats.ds={DAY}",
                     "lake.root=/a lake; false",
                     "train.examples_version=7", "train.warm_start=champion", f"evaluate.{run}", f"gate.{run}",
-                    f"promote.{run}", f"score.run_id=champion@{SUNDAY}", f"score.batch={SUNDAY}",
-                    f"score.input.path=/to score/day={SUNDAY}", f"report.{run}"):  # fmt: skip
+                    f"promote.{run}", f"score.run_id=champion@{DAY}", f"score.batch={DAY}",
+                    f"score.input.path=/to score/day={DAY}", f"report.{run}"):  # fmt: skip
         assert f"argument=<{setting}>" in done.stdout, setting
 
 
@@ -90,7 +90,6 @@ def test_what_the_gate_stops_is_not_promoted_and_is_reported(airflow: Airflow, s
     assert "jobs/promote.py" not in done.stdout
     for job in ("score", "report"):
         assert f"jobs/{job}.py" in done.stdout
-    assert "jobs/maintain_lake.py" not in done.stdout  # it is a Friday
     assert "argument=<score.input.path" not in done.stdout
 
 

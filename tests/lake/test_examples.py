@@ -86,7 +86,7 @@ def test_rows_that_are_not_as_planned_are_taken_back(
         return [replace(first, clicks=first.clicks + 1), *rest]
 
     monkeypatch.setattr(examples_module, "plan_impressions", plan_one_more)
-    with pytest.raises(MamdrError, match="examples: 301 rows were planned and 300 written; nothing is published"):
+    with pytest.raises(MamdrError, match="examples: 301 rows were planned and 300 written; that version is taken back"):
         build_examples(spark, make_config())
     assert Lake(spark, lake_root).read("examples").isEmpty()
 

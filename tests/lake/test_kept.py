@@ -73,7 +73,7 @@ def test_keep_runs_keeps_the_newest_and_removes_the_packages_of_old_ones(spark, 
     assert [all(path.exists() for path in paths) for paths in files] == [False, False, True, True]
     assert figures["packages_removed"] == planned["packages_removed"] == 1
     kept = [Path(lake.path_of("packages", f"run{n}")).exists() for n in range(4)]
-    assert kept == [False, True, True, True]  # run1 may still be compared by hand: it is no two weeks old
+    assert kept == [False, True, True, True]  # run1 began less than two weeks ago
 
 
 def test_runs_that_have_served_keep_their_inputs_beside_the_newest(spark, lake_root, make_config):

@@ -55,7 +55,7 @@ def test_several_vectors_lie_in_one_table(spark, lake, vectors):
 def test_nothing_new_is_no_commit_new_ids_are_added_and_a_changed_source_is_read_again(
     spark, lake, vectors, make_clicks
 ):
-    path = vectors([("u1", [1.0, 2.0]), ("u4", [7.0, 8.0]), ("u4", [5.0, 6.0])])
+    path = vectors([("u1", [1.0, 2.0]), ("u4", [7.0, 8.0]), ("u4", [5.0, 6.0])], "vectors é 10%3A00")
     update_vectors(spark, lake, [feature(path)])
     update_vectors(spark, lake, [feature(path)])
     assert lake.version("user_features") == 0
@@ -85,6 +85,8 @@ def test_a_job_that_another_has_overtaken_writes_all_again(spark, lake, vectors,
     update_vectors(spark, lake, [feature(path)])
     assert lake.read("user_features").count() == 2
     assert lake.version("user_features") == 3
+    update_vectors(spark, lake, [feature(path)])
+    assert lake.version("user_features") == 3
 
 
 def test_item_vectors_have_their_own_table(spark, lake, vectors):
@@ -111,6 +113,12 @@ def test_a_faulty_vector_is_named_and_nothing_is_written(spark, lake, vectors, r
 def test_a_source_without_its_columns_is_named(spark, lake, tmp_path):
     spark.range(1).select(F.col("id"), F.lit(1).alias("embedding")).write.parquet(str(tmp_path / "x"))
     with pytest.raises(MamdrError, match=r"needs columns id and vector \(an array of numbers\), has id, embedding"):
+        update_vectors(spark, lake, [feature(str(tmp_path / "x"))])
+
+
+def test_ids_that_are_fractions_are_refused(spark, lake, tmp_path):
+    spark.sql("SELECT 1.0D id, array(1.0D, 2.0D) vector").write.parquet(str(tmp_path / "x"))
+    with pytest.raises(MamdrError, match=r"feature gnn: id is of type double, .* write try_cast"):
         update_vectors(spark, lake, [feature(str(tmp_path / "x"))])
 
 

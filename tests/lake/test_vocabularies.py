@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from pyspark.sql import functions as F
@@ -13,7 +14,7 @@ from mamdr_core.lake.hashing import hash64
 from mamdr_core.lake.settings import IdSettings
 from mamdr_core.lake.tables import Lake
 from mamdr_core.lake.vocabularies import Growth, encode, id_column, update_vocabulary
-from schemas import TABLES
+from schemas import TABLES, Column
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -56,12 +57,12 @@ def test_nothing_is_committed_where_no_id_is_new_though_its_days_are(spark, lake
     assert lake.version("users") == 0
 
 
-def test_a_vocabulary_that_an_earlier_version_of_the_project_made_is_refused(spark, lake_root, make_clicks):
-    lake = Lake(spark, lake_root)
-    lake.create(USERS)
-    spark.sql(f"ALTER TABLE delta.`{lake.path(USERS)}` ADD COLUMN last_seen DATE")
-    with pytest.raises(MamdrError, match=r"users of .* has a column last_seen, from an earlier version: name a new"):
-        update_vocabulary(lake, USERS, make_clicks([("u", "i", "d")]), "user")
+def test_a_vocabulary_that_an_earlier_version_of_the_project_made_goes_on_growing(spark, lake_root, make_clicks):
+    """It has a column last_seen, which had to hold a value."""
+    lake, old = Lake(spark, lake_root), replace(USERS, columns=(*USERS.columns, Column("last_seen", "date", "")))
+    lake.append(old, spark.sql("SELECT 'u' id, 0 `index`, DATE'2026-01-01' first_seen, DATE'2026-01-01' last_seen"))
+    assert update_vocabulary(lake, USERS, make_clicks([("u", "i", "d"), ("v", "i", "d")]), "user") == Growth(2, 1)
+    assert indices(lake) == {"u": 0, "v": 1}
 
 
 def test_ids_are_data_whatever_they_hold(spark, lake_root, make_clicks):

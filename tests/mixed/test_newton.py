@@ -78,12 +78,12 @@ def objective_of(domain, prior, w_F):
 
 def variances_of(posterior):
     """Posterior variances in the prior's units, [G, F]."""
-    return 1 - posterior.hessian.observed()[0]
+    return posterior.hessian.posterior()[0]
 
 
 def covariance_of(posterior):
     """The covariance of a batch of one domain in the prior's units."""
-    return torch.eye(posterior.white_GF.shape[1], dtype=torch.float64) - posterior.hessian.observed()[1]
+    return torch.eye(posterior.white_GF.shape[1], dtype=torch.float64) - posterior.hessian.posterior()[1]
 
 
 def assert_near(found, expected):
@@ -133,12 +133,29 @@ def test_the_variance_of_a_rows_logit_is_that_of_the_posterior(name):
     assert_near(found_GM[0], ((phi_MF @ covariance_FF) * phi_MF).sum(1))
 
 
+@pytest.mark.parametrize("rows", [20, 40])
+def test_a_wide_prior_and_collinear_entries_are_fitted_by_rows_as_by_weights(rows):
+    """30 entries, of which 15 are nearly those of the others: 20 rows are fewer than entries, 40 are more."""
+    generator = torch.Generator().manual_seed(0)
+    half_MF = torch.randn(rows, 15, generator=generator)
+    phi_MF = torch.cat([half_MF, half_MF + 0.01 * torch.randn(rows, 15, generator=generator)], 1)
+    labels_M = (torch.rand(rows, generator=generator) < half_MF.sum(1).sigmoid()).float()
+    prior = Prior(torch.zeros(30), torch.full((30,), 10.0))
+    ones_GM, zeros_GM = torch.ones(1, rows), torch.zeros(1, rows)
+    posterior = fit_domains(phi_MF[None], labels_M[None], zeros_GM, ones_GM, prior, torch.zeros(1, 30), 20)
+    w_F, covariance_FF = reference((phi_MF, labels_M, torch.zeros(rows)), prior)
+    phi = phi_MF.double().numpy()
+    torch.testing.assert_close(posterior.logits_GM[0].double(), torch.tensor(phi @ w_F), rtol=0, atol=2e-3)
+    variances_F = prior.tau_F.double() ** 2 * variances_of(posterior)[0].double()
+    torch.testing.assert_close(variances_F, torch.tensor(covariance_FF.diagonal().copy()), rtol=1e-2, atol=0)
+
+
 def test_what_the_rows_determine_is_summed_over_domains():
     """Factored by weights, and, as one row is less than three weights, by rows."""
     prior = prior_of()
     for domains in ([draw_domain("ordinary"), draw_domain("separable")], [draw_domain("of one row")] * 2):
-        total_FF = sum(fit([each], prior).hessian.observed()[1] for each in domains)
-        assert_near(fit(domains, prior).hessian.observed()[1], total_FF)
+        total_FF = sum(fit([each], prior).hessian.posterior()[1] for each in domains)
+        assert_near(fit(domains, prior).hessian.posterior()[1], total_FF)
 
 
 def test_what_padding_holds_does_not_matter():
