@@ -55,7 +55,7 @@ dags = runpy.run_path("airflow_dags/mamdr_daily.py")
 dag, weekly = dags["mamdr_daily"](), dags["mamdr_weekly"]()
 tasks = {task.task_id: sorted(task.downstream_task_ids) for task in dag.topological_sort()}
 print(json.dumps({"tasks": tasks, "catchup": dag.catchup, "max_active_runs": dag.max_active_runs,
-                  "weekly": weekly.task_ids, "schedules": [each.timetable.summary for each in (dag, weekly)]}))
+                  "weekly": weekly.task_ids, "schedules": [each.timetable.expression for each in (dag, weekly)]}))
 """
 
 
