@@ -27,7 +27,7 @@ from mamdr_core.lake.negatives import sample_negatives
 from mamdr_core.lake.packing import pack_domains
 from mamdr_core.lake.plans import DomainPlan, check_ratios, count_domains, plan_domains, plan_frame, plan_impressions
 from mamdr_core.lake.progress import progress
-from mamdr_core.lake.session import overriding, shuffles_of
+from mamdr_core.lake.session import overriding, settings_for
 from mamdr_core.lake.tables import Lake
 from mamdr_core.lake.vectors import update_vectors
 from mamdr_core.lake.versions import newest_versions
@@ -57,7 +57,7 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
         seen = seen_domains(clicks)
         rows_in = _check(seen, lake, config)
         check_ratios({row["domain"] for row in seen}, config.examples)
-        with overriding(spark, shuffles_of(spark, rows_in)):
+        with overriding(spark, settings_for(spark, rows_in)):
             growth = _grow_vocabularies(lake, clicks, config)
             growth["domain"], domains = update_domains(lake, spark, seen)
             update_vectors(spark, lake, config.features)

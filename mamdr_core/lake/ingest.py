@@ -25,9 +25,10 @@ from mamdr_core.lake.progress import progress
 from mamdr_core.lake.publish import Publication, publish
 from mamdr_core.lake.repeats import in_spans, settle_events, times_of
 from mamdr_core.lake.rules import rules_for
+from mamdr_core.lake.session import FEW, FEW_BYTES, overriding
 from mamdr_core.lake.settings import InputSettings
 from mamdr_core.lake.sources import read_input, readable
-from mamdr_core.lake.survey import Survey, survey_rows
+from mamdr_core.lake.survey import Survey, bytes_of, survey_rows
 from mamdr_core.lake.tables import Lake
 from mamdr_core.lake.tally import Tally
 from schemas.clicks import RECORD_WELL_FORMED
@@ -64,7 +65,8 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
     _warn_of_undeclared(undeclared)
     rules = rules_for(config.input, config.features, started_at)
     rows = judge_rows(parsed, rules)
-    with kept_frames() as keep, readable(config.input):
+    few = FEW if bytes_of(raw) <= FEW_BYTES else {}
+    with kept_frames() as keep, readable(config.input), overriding(spark, few):
         with progress(spark, "counting"):
             survey = survey_rows(rows, rules, bool(config.input.columns.event_time), keep)
         _warn_of_many_days(survey.tally)

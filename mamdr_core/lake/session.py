@@ -31,6 +31,10 @@ _LOCAL_SETTINGS = {
     "spark.sql.shuffle.partitions": "8",
     "spark.databricks.delta.snapshotPartitions": "2",
 }
+FEW_ROWS, FEW_BYTES = 100_000, 8 << 20
+"""Rows, or bytes of a log, that one task shuffles sooner than several are started."""
+FEW: Mapping[str, str | int] = {"spark.sql.shuffle.partitions": 1, "spark.sql.adaptive.enabled": "false"}
+"""Settings for few rows: adaptive execution plans a query again after each of its shuffles, and starts a job for it."""
 ROWS_A_TASK = 1_500_000
 """Rows of a shuffle's task, so that its hash tables and sorts stay in memory; Spark joins what turns out smaller."""
 # PySpark prints the JVM's stack traces of every error in an expression, also of those that are caught and explained.
@@ -96,6 +100,11 @@ def shuffles_of(spark: SparkSession, rows: int, a_task: int = ROWS_A_TASK) -> di
     """Settings for a job that shuffles so many rows: more partitions than the session has where it is large."""
     name = "spark.sql.shuffle.partitions"
     return {name: max(int(str(spark.conf.get(name))), -(-rows // a_task))}
+
+
+def settings_for(spark: SparkSession, rows: int) -> Mapping[str, str | int]:
+    """Settings for a job that shuffles this many rows."""
+    return FEW if rows <= FEW_ROWS else {**shuffles_of(spark, rows)}
 
 
 def memory_of(spark: SparkSession) -> int:

@@ -140,6 +140,10 @@ def _record(schema: pa.Schema, columns: Mapping[str, Sized]) -> pa.RecordBatch:
 
 
 def _tasks(judged: DataFrame) -> int:
-    log = judged._jdf.queryExecution().optimizedPlan().collectLeaves().head()
-    size = int(log.stats().sizeInBytes())
-    return min(max(-(-size // TASK_BYTES), 1), 4096)
+    return min(max(-(-bytes_of(judged) // TASK_BYTES), 1), 4096)
+
+
+def bytes_of(rows: DataFrame) -> int:
+    """Bytes of the files that rows come from."""
+    log = rows._jdf.queryExecution().optimizedPlan().collectLeaves().head()
+    return int(log.stats().sizeInBytes())

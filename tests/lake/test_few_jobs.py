@@ -1,0 +1,31 @@
+"""How many Spark jobs an ingest and a build start: starting them takes most of the time where a day is small."""
+
+from itertools import pairwise
+
+import pytest
+
+from mamdr_core.lake.examples import build_examples
+from mamdr_core.lake.ingest import ingest_clicks
+
+pytestmark = pytest.mark.slow
+
+INGEST, BUILD, SECOND_BUILD = 10, 39, 28
+"""Jobs at most; the aim is 10 and 20. Lower these with every job that goes."""
+
+
+def test_a_clean_day_starts_few_jobs(spark, make_log, make_config, tmp_path):
+    vectors = str(tmp_path / "vectors")
+    rows = [(f"u{number}", [float(number), 1.0]) for number in range(30)]
+    spark.createDataFrame(rows, "id string, vector array<float>").write.parquet(vectors)
+    source = {"name": "text", "kind": "vector", "of": "user", "size": 2, "path": vectors}
+    log = [(f"u{n % 30}", f"i{n % 7}", f"d{n % 3}", str(n % 2), f"2026-01-01 10:00:{n:02d}") for n in range(60)]
+    config = make_config(make_log(log), features=[source])
+    started = spark.sparkContext._jsc.sc().dagScheduler().numTotalJobs
+    counts = [started()]
+    for job in (ingest_clicks, build_examples, build_examples):
+        job(spark, config)
+        counts.append(started())
+    ingest, build, second = (after - before for before, after in pairwise(counts))
+    assert ingest <= INGEST
+    assert build <= BUILD
+    assert second <= SECOND_BUILD, "nothing is new"
