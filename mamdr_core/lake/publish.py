@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from datetime import date, datetime
 
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.clicks import select_clicks, select_rejected
+from mamdr_core.lake.hashing import hash64
 from mamdr_core.lake.loads import Load, days_held
 from mamdr_core.lake.progress import progress
 from mamdr_core.lake.repeats import Judged
@@ -70,7 +72,7 @@ def publish(spark: SparkSession, to: Publication, judged: Judged) -> int:
                 to.lake.overwrite_where("clicks_rejected", rows, where, note)
             check("clicks_rejected", judged.tally.rejected, note)
         to.lake.create("clicks_rejected")
-        rows = _by_day(select_clicks(judged.valid, to.load.id), to, judged)
+        rows = _by_day(spark, select_clicks(judged.valid, to.load.id), to, judged)
         with progress(spark, "clicks"), overriding(spark, _WRITING):
             to.lake.overwrite_where(to.clicks, rows, _predicate(to, days, days | to.held), note)
         return check("clicks", judged.tally.valid, note)
@@ -105,10 +107,16 @@ def _all_or_nothing(to: Publication, note: dict[str, str]) -> Iterator[_Check]:
         raise
 
 
-def _by_day(rows: DataFrame, to: Publication, judged: Judged) -> DataFrame:
+def _by_day(spark: SparkSession, rows: DataFrame, to: Publication, judged: Judged) -> DataFrame:
     files = to.tasks * len(judged.tally.valid_by_day)
     is_direct = to.tasks == 1 or judged.tally.valid >= FILE_ROWS * files
-    return rows if is_direct and not judged.shuffled else rows.hint("rebalance", "ds")
+    if is_direct and not judged.shuffled:
+        return rows
+    if str(spark.conf.get("spark.sql.adaptive.enabled")).lower() == "true":
+        return rows.hint("rebalance", "ds")
+    # Spark passes over the hint then. A large day is several tasks' here too.
+    parts = -(-max(judged.tally.valid_by_day.values()) // FILE_ROWS)
+    return rows.repartition("ds", F.pmod(hash64(F.col("user")), F.lit(parts)))
 
 
 def _predicate(to: Publication, days: set[date | None], touched: set[date | None]) -> str:
