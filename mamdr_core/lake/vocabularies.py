@@ -59,14 +59,14 @@ def update_vocabulary(lake: Lake, table: Table, rows: DataFrame, column: str, mi
         MamdrError: other jobs kept adding ids at the same time.
     """
     for _ in range(TRIES):
-        table, known = _known(lake, table)
+        declared, known = _known(lake, table)
         before = known.count() if known is not None else 0
         with kept_frames() as keep:
             numbered = keep(number_new_ids(rows, column, known if before else None, min_count))
             new = _count(numbered)
             if not new:
                 lake.create(table)
-            elif not lake.append_to(table, _dated(_entries(numbered, new, before)), rows_before=before):
+            elif not lake.append_to(declared, _dated(_entries(numbered, new, before)), rows_before=before):
                 logger.info("%s: another job was first; numbering again", table.name)
                 continue
         growth = Growth(total=before + sum(new.values()), new=sum(new.values()))

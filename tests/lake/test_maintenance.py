@@ -181,6 +181,7 @@ def test_a_lake_without_runs_or_tables_is_maintained(spark, lake_root, make_conf
     assert maintain_lake(spark, make_config()) == {
         "dry_run": False,
         "kept_runs": 0,
+        "packages_removed": 0,
         "leftovers_removed": 0,
         "files_deleted": 0,
         "bytes_freed": 0,
