@@ -27,8 +27,8 @@ doctor: ## What is installed, and what to do; with CONFIG=FILE, MASTER=URL also 
 
 demo: $(SETUP) ## Four methods compared on synthetic logs, then the recommended one's AUC by domain next to the oracle's
 	@rm -rf .demo
-	@SPARK_SUBMIT_OPTS="$(QUICK_JVM) $$SPARK_SUBMIT_OPTS" .venv/bin/spark-submit jobs/compare_methods.py --config conf/demo.yaml --set train.ranks=1
-	@SPARK_SUBMIT_OPTS="$(QUICK_JVM) $$SPARK_SUBMIT_OPTS" .venv/bin/spark-submit jobs/train_mamdr.py --config conf/demo.yaml
+	@SPARK_SUBMIT_OPTS="$(QUICK_JVM) $${SPARK_SUBMIT_OPTS:-}" .venv/bin/spark-submit jobs/compare_methods.py --config conf/demo.yaml --set train.ranks=1
+	@SPARK_SUBMIT_OPTS="$(QUICK_JVM) $${SPARK_SUBMIT_OPTS:-}" .venv/bin/spark-submit jobs/train_mamdr.py --config conf/demo.yaml
 	@echo "The comparison is .demo/lake/reports/demo/comparison.md; the Delta tables are in .demo/lake." >&2
 
 # Two processes share the cores: torch's threads of one would wait for those of the other.
@@ -71,7 +71,7 @@ $(AIRFLOW): environment/airflow.lock environment/bootstrap.lock environment/setu
 	@environment/setup_airflow.sh
 
 airflow-demo: $(SETUP) $(AIRFLOW) ## Three days of the daily DAG on synthetic logs, the last of which the gate must stop (some 18 minutes)
-	@SPARK_SUBMIT_OPTS="$(QUICK_JVM) $$SPARK_SUBMIT_OPTS" .venv/bin/python environment/airflow_demo.py
+	@SPARK_SUBMIT_OPTS="$(QUICK_JVM) $${SPARK_SUBMIT_OPTS:-}" .venv/bin/python environment/airflow_demo.py
 
 lock: $(SETUP) ## Resolve the lock files anew from environment/*.in
 	@environment/lock.sh
