@@ -63,7 +63,7 @@ def numeric_rules(features: Iterable[DeclaredFeature], unreadable: str) -> Itera
         readable = f"{unreadable} IS NULL OR {unreadable} <> '{feature.name}'"
         yield Rule(f"{feature.name}_readable", readable, f"{feature.name} is a number", enforced=False)
         if condition := _within(feature):
-            yield Rule(f"{feature.name}_in_range", condition, f"{feature.name} lies in its range", enforced=False)
+            yield Rule(f"{feature.name}_in_range", condition, f"{feature.name} is within its range", enforced=False)
 
 
 def _within(feature: DeclaredFeature) -> str:

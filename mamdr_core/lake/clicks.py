@@ -9,7 +9,7 @@ from pyspark.sql import types as T
 from mamdr_core.features import Feature
 from mamdr_core.lake.hashing import hash64
 from mamdr_core.lake.settings import InputColumns
-from mamdr_core.lake.sources import CORRUPT, as_id, lacks_columns, raw_columns, resolve, undeclared_columns
+from mamdr_core.lake.sources import CORRUPT, as_id, kind_of, lacks_columns, raw_columns, resolve, undeclared_columns
 from schemas import Rule
 from schemas.clicks import NOT_ANCIENT, NOT_FUTURE, RECORD_WELL_FORMED
 
@@ -109,15 +109,11 @@ def _declared(raw: DataFrame, columns: InputColumns, features: Sequence[Feature]
     ]
 
 
-def _kind(raw: DataFrame, column: Column) -> T.DataType:
-    return raw.select(column).schema[0].dataType
-
-
 def _label(raw: DataFrame, expression: str) -> Column:
     if not expression:
         return F.lit(1)
     label = resolve(raw, "input.columns.label", expression)
-    kind = _kind(raw, label)
+    kind = kind_of(raw, label)
     if isinstance(kind, T.BooleanType):
         return label.cast("int")
     if isinstance(kind, T.NumericType):
@@ -149,7 +145,7 @@ def _unreadable(raw: DataFrame, features: Sequence[Feature]) -> Iterator[Column]
         if feature.kind != "numeric" or (feature.optional and lacks_columns(raw, expression)):
             continue
         found = resolve(raw, f"features.{number}.expression", expression)
-        if isinstance(_kind(raw, found), T.StringType):
+        if isinstance(kind_of(raw, found), T.StringType):
             yield F.when((F.trim(found) != "") & found.try_cast("double").isNull(), feature.name)
 
 

@@ -49,10 +49,8 @@ class Log:
         return None
 
     def note_at(self, version: int) -> str | None:
-        """The note of a commit as it was stamped."""
-        infos = (action["commitInfo"] for action in self._actions(version) if "commitInfo" in action)
-        commit: dict[str, Any] = next(infos, {})
-        return commit.get("userMetadata")
+        """The text of a commit's note."""
+        return self._commit(version).get("userMetadata")
 
     def rows_added(self, version: int, column: str) -> Counter[str]:
         """Rows that a commit added, by the value of a partition column.
@@ -71,8 +69,11 @@ class Log:
         """The recent commits, the newest first: version, and what is recorded of it."""
         newest = self.version()
         for version in range(newest, max(newest - _RECENT, -1), -1):
-            infos = (action["commitInfo"] for action in self._actions(version) if "commitInfo" in action)
-            yield version, next(infos, {})
+            yield version, self._commit(version)
+
+    def _commit(self, version: int) -> dict[str, Any]:
+        infos = (action["commitInfo"] for action in self._actions(version) if "commitInfo" in action)
+        return next(infos, {})
 
     def _snapshot(self) -> Any:
         jvm: Any = self._spark._jvm

@@ -101,6 +101,11 @@ def state_of(spark: SparkSession, settings: InputSettings) -> str:
     return hashlib.sha256("\n".join(listed).encode()).hexdigest()
 
 
+def kind_of(raw: DataFrame, column: Column) -> T.DataType:
+    """The type that a column of `raw` has."""
+    return raw.select(column).schema[0].dataType
+
+
 def as_id(raw: DataFrame, key: str, column: Column) -> Column:
     """A column of ids as text.
 
@@ -112,7 +117,7 @@ def as_id(raw: DataFrame, key: str, column: Column) -> Column:
     Raises:
         MamdrError: they are fractions.
     """
-    kind = raw.select(column).schema[0].dataType
+    kind = kind_of(raw, column)
     if isinstance(kind, T.FractionalType) and not (isinstance(kind, T.DecimalType) and not kind.scale):
         raise MamdrError(
             f"{key} is of type {kind.simpleString()}, so that the id 123 would become '123.0'; write "

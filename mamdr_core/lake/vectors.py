@@ -96,6 +96,7 @@ def _indexed(source: Source, indices: DataFrame) -> DataFrame:
 
 
 def _open(spark: SparkSession, feature: Feature) -> Source:
+    # The format of a feature is declared as plain text.
     settings = InputSettings(path=feature.path, format=feature.format)  # type: ignore[arg-type]
     try:
         state = state_of(spark, settings)  # before: files that change meanwhile are then read again

@@ -3,7 +3,7 @@
 Shape suffixes: G domains, M rows (padded), F weights.
 
 With S = D^(1/2) X, the matrix inversion lemma (I + S'S)^-1 = I - S' (I + S S')^-1 S replaces F x F matrices by M x M
-ones where a domain has fewer rows than weights, as most domains have.
+ones where a domain has fewer rows than weights.
 """
 
 import torch
