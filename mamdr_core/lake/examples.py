@@ -46,8 +46,8 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
 
     Raises:
         MamdrError: no clicks, none in the declared days, a declared feature that clicks lacks, sampled negatives for a
-            log with impressions, a faulty source of vectors, or other rows written than planned. Then examples keeps its
-            rows, or has none where there was no table.
+            log with impressions, a faulty source of vectors, or other rows written than planned. Then examples keeps
+            its rows, or has none where there was no table.
     """
     table = declared_examples(config.features)
     lake = Lake(spark, config.lake.root)
