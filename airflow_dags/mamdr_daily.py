@@ -56,6 +56,13 @@ PARAMS = {
         type=["null", "string"],
         description="The lake's root; empty for the config file's own.",
     ),
+    "training": Param(
+        os.environ.get("MAMDR_TRAINING", "warm"),
+        type="string",
+        pattern="^(warm|cold|[1-9][0-9]*)$",
+        description="warm: learn all days of the window, from the champion's parameters; cold: from fresh ones; "
+        "a number: learn the newest so many days alone, from the champion's (train.days).",
+    ),
     "requests": Param(
         os.environ.get("MAMDR_REQUESTS"),
         type=["null", "string"],
@@ -69,6 +76,8 @@ ENVIRONMENT = {
     "LAKE": "{{ params.lake or '' }}",
     "REQUESTS": "{{ params.requests or '' }}",
     "DAY": "{{ ds }}",
+    "WARM_START": "{{ '' if params.training == 'cold' else 'champion' }}",
+    "TRAIN_DAYS": "{{ '' if params.training in ('warm', 'cold') else params.training }}",
     "EXAMPLES": "{{ (ti.xcom_pull(task_ids='build_examples') or {}).get('examples_version', '') }}",
     "RUN": "{{ (ti.xcom_pull(task_ids='train_mamdr') or {}).get('run_id', '') }}",
     "SERVES": "{{ (ti.xcom_pull(task_ids='gate') or {}).get('serves') or '' }}",
@@ -162,7 +171,8 @@ def mamdr_daily() -> None:
         >> submit(
             "train_mamdr",
             "--resume",
-            '--set "examples.until=$DAY" --set "train.examples_version=$EXAMPLES" --set train.warm_start=champion',
+            '--set "examples.until=$DAY" --set "train.examples_version=$EXAMPLES" --set "train.warm_start=$WARM_START" '
+            '${TRAIN_DAYS:+--set "train.days=$TRAIN_DAYS"}',
         )
         >> submit("evaluate", '--set "evaluate.run_id=$RUN"')
         >> submit("gate", '--set "gate.run_id=$RUN"')

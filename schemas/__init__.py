@@ -4,7 +4,7 @@ from schemas.clicks import CLICKS, CLICKS_REJECTED
 from schemas.conflict import CONFLICTS, DOMAIN_CONFLICTS
 from schemas.curves import TRAINING_CURVES
 from schemas.declaration import Column, ColumnType, Rule, Table
-from schemas.examples import EXAMPLES, SPLITS
+from schemas.examples import EXAMPLES, SPLITS, without_split
 from schemas.experiments import COMPARISONS, SWEEPS
 from schemas.features import clicks_table, examples_table, numeric_rules
 from schemas.loads import LOADS
@@ -63,4 +63,5 @@ __all__ = [
     "examples_table",
     "feature_vocabulary",
     "numeric_rules",
+    "without_split",
 ]

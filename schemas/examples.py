@@ -1,5 +1,7 @@
 """Gold table: encoded examples, packed into shards."""
 
+from dataclasses import replace
+
 from schemas.declaration import Column, Rule, Table
 
 SPLITS = ("train", "val", "test")
@@ -13,10 +15,11 @@ EXAMPLES = Table(
         Column("item", "int", "index in items; -1: unknown"),
         Column("domain", "int", "index in domains; -1: unknown"),
         Column("label", "int", "1: clicked, 0: shown and not clicked, or a sampled negative"),
-        Column("split", "string", "train, val or test"),
+        Column("split", "string", "train, val or test; absent where windows decide it: see examples_view"),
         Column("shard", "int", "shard from 0; a shard holds whole domains, or a part of a giant one"),
         Column("key", "bigint", "hash of the row's identity; decides the order inside a domain"),
         Column("ds", "date", "the day of the click; of a sampled negative, that of one of the user's clicks"),
+        Column("load", "bigint", "the load that filed the click; of a sampled negative, as `ds`"),
         Column("true_probability", "double", "the click's true probability (synthetic logs only)", nullable=True),
     ),
     rules=(
@@ -27,5 +30,12 @@ EXAMPLES = Table(
     ),
     partition_by=("split", "shard"),
     sort_by=("domain", "key"),
-    skip_by=("domain",),
+    skip_by=("domain", "ds", "load"),
 )
+
+
+def without_split(table: Table) -> Table:
+    """The table where windows of days decide the split, which then is no column of it."""
+    rules = tuple(rule for rule in table.rules if rule.name != "split_known")
+    columns = tuple(column for column in table.columns if column.name != "split")
+    return replace(table, columns=columns, rules=rules, partition_by=("shard",))

@@ -22,7 +22,11 @@ DOMAIN_STATS = Table(
         Column("items", "bigint", "distinct items"),
         Column("shared_users", "double", "share of its users seen in another domain on that day"),
         Column("shared_items", "double", "share of its items seen in another domain on that day"),
-        Column("new_users", "bigint", "its users whose first day in clicks, in any domain, is this one"),
+        Column(
+            "new_users",
+            "bigint",
+            "its users whose first day, in any domain, is this one; of one day by the vocabulary users, where it knows",
+        ),
         Column("rows_ratio", "double", "rows / rows of the day before; null where it had none", nullable=True),
         Column("ctr_difference", "double", "ctr - ctr of the day before; null where it had no rows", nullable=True),
         Column(

@@ -3,6 +3,8 @@
 import logging
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from pyspark.sql import DataFrame, Row, SparkSession
@@ -21,70 +23,172 @@ from mamdr_core.lake.encoding import (
 )
 from mamdr_core.lake.features import declared_examples
 from mamdr_core.lake.hashing import hash64
-from mamdr_core.lake.layout import assign_shards, lay_out, writing
-from mamdr_core.lake.log import COUNTED
+from mamdr_core.lake.increments import STATE, Increment, built_with, find_increment
+from mamdr_core.lake.layout import assign_shards, held_rows, lay_out, writing
 from mamdr_core.lake.negatives import sample_negatives
-from mamdr_core.lake.packing import pack_domains
+from mamdr_core.lake.packing import pack_domains, pack_more
 from mamdr_core.lake.plans import DomainPlan, check_ratios, count_domains, plan_domains, plan_frame, plan_impressions
 from mamdr_core.lake.progress import progress
 from mamdr_core.lake.session import overriding, settings_for
 from mamdr_core.lake.tables import Lake
 from mamdr_core.lake.vectors import update_vectors
 from mamdr_core.lake.versions import newest_versions
-from mamdr_core.lake.vocabularies import Growth, id_column, update_domains, update_vocabulary
+from mamdr_core.lake.vocabularies import Growth, grown, id_column, update_domains, update_vocabulary
+from mamdr_core.lake.windows import Window, read_window, window_of
 from schemas import SPLITS, TABLES, feature_vocabulary
+from schemas.spark import spark_schema
 
 logger = logging.getLogger(__name__)
 
+TRIES = 5
+"""Times that what is new is looked up again because another job's build was first."""
+
+
+@dataclass(frozen=True)
+class _News:
+    """What a build encodes.
+
+    Attributes:
+        increment: how it is found, and what it replaces.
+        clicks: to encode.
+        all_clicks: of the declared days.
+        seen: from `seen_domains` of what is to be encoded.
+    """
+
+    increment: Increment
+    clicks: DataFrame
+    all_clicks: DataFrame
+    seen: list[Row]
+
+    @property
+    def rows(self) -> int:
+        """Clicks to encode."""
+        return sum(row["rows"] for row in self.seen)
+
+    @property
+    def newest(self) -> date:
+        """The newest day of what is encoded, or was before."""
+        days: list[date] = [row["newest"] for row in self.seen]
+        if noted := self.increment.state.get("newest"):
+            days.append(date.fromisoformat(noted))
+        return max(days)
+
+
+@dataclass(frozen=True)
+class _Built:
+    """What a build did: the version of examples that it wrote or found, its window, and what is told of it."""
+
+    version: int
+    window: Window
+    growth: Mapping[str, Growth]
+    shards: int
+    missing: int = 0
+
 
 def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
-    """Rebuild examples from one version of clicks; grow the vocabularies and refresh the feature vectors.
+    """Encode the clicks that examples lack; grow the vocabularies and refresh the feature vectors.
+
+    Loads that came or changed since the last build are added and replaced. Where the result would not be that of
+    encoding all clicks, all are encoded again, with a warning (docs/data.md). Without anything new there is no commit.
 
     Returns:
-        examples, their rows by split, positives, negatives, negatives_missing, users, items, domains and how many of
-        them are new, shards, one_class_domains, one_row_domains, clicks_version, examples_version.
+        Of the window: examples, their rows by split, positives, negatives, one_class_domains, one_row_domains; of what
+        was encoded now: encoded_rows, negatives_missing, rebuilt (why all clicks were encoded; empty: they were not);
+        users, items, domains and how many of them are new, shards, clicks_version, examples_version.
 
     Raises:
         MamdrError: no clicks, none in the declared days, a declared feature that clicks lacks, sampled negatives for a
-            log with impressions, a faulty source of vectors, or other rows written than planned. Then examples keeps
-            its rows, or has none where there was no table.
+            log with impressions, a faulty source of vectors, other rows written than planned, all clicks to be encoded
+            though examples.rebuild is false, or other jobs that kept building. Then examples keeps its rows, or has
+            none where there was no table.
     """
-    table = declared_examples(config.features)
     lake = Lake(spark, config.lake.root)
     clicks_version = lake.version("clicks")
     clicks = select_clicks(lake, clicks_version, config)
-    with kept_frames() as keep, progress(spark, "build_examples"):
-        seen = seen_domains(clicks)
-        rows_in = _check(seen, lake, config)
-        check_ratios({row["domain"] for row in seen}, config.examples)
-        with overriding(spark, settings_for(spark, rows_in)):
-            growth = _grow_vocabularies(lake, clicks, config)
-            growth["domain"], domains = update_domains(lake, spark, seen)
-            update_vectors(spark, lake, config.features)
-            rows = _encode(clicks, lake, growth, config)
-            if config.examples.negatives.kind == "in_domain":
-                rows = keep(rows)
-                plans = plan_domains(count_domains(rows, config.examples))
-                rows = rows.unionByName(_negatives(rows, plans, config, keep), allowMissingColumns=True)
-            else:
-                plans = plan_impressions(seen, domains)
-            shards = config.examples.shards
-            packing = pack_domains({plan.domain: plan.rows for plan in plans}, shards.rows, shards.count)
-            examples = lay_out(assign_shards(rows, plans, packing, config.examples), packing.count)
-            # All vocabularies were opened above, and they only grow: these versions know every index of the rows.
-            versions = newest_versions(lake, config.features)
-            note = {"job": "build_examples", "clicks_version": clicks_version, "versions": versions}
-            note |= {"build": uuid.uuid4().hex}  # of two builds at once each finds its own
-            with overriding(spark, {**writing(shards, packing.count), **COUNTED}):
-                lake.overwrite(table, examples, note)
-        version = _verify(lake, note, plans)
-    figures = {**_count(lake, version, plans), **_growth(growth), "shards": packing.count}
-    logger.info("%(examples)d examples in %(shards)d shards, %(domains)d domains", figures)
-    return {**figures, "clicks_version": clicks_version, "examples_version": version}
+    for _ in range(TRIES):
+        increment = find_increment(lake, config, clicks_version)
+        _tell(increment, config)
+        chosen = clicks.where(increment.wanted)
+        news = _News(increment, chosen, clicks, seen_domains(chosen))
+        _check(news, lake, config)
+        with (
+            progress(spark, "build_examples"),
+            overriding(spark, settings_for(spark, news.rows)),
+            kept_frames() as keep,
+        ):
+            built = _build(spark, lake, config, clicks_version, news, keep)
+            if built is not None:
+                figures = _figures(lake, news, built)
+                break
+        logger.info("examples: another job was first; looking again for what is new")
+    else:
+        raise MamdrError("examples: other jobs kept building them; run again when they have ended")
+    logger.info("%(encoded_rows)d rows encoded; %(examples)d examples, %(shards)d shards, %(domains)d domains", figures)
+    return {**figures, "clicks_version": clicks_version, "examples_version": built.version}
+
+
+def _tell(increment: Increment, config: Config) -> None:
+    if not increment.reason or increment.is_first:
+        return
+    if config.examples.rebuild is False:
+        raise MamdrError(f"examples.rebuild is false, and all clicks would have to be encoded: {increment.reason}")
+    logger.warning("all clicks are encoded again: %s", increment.reason)
+
+
+def _build(
+    spark: SparkSession, lake: Lake, config: Config, clicks_version: int, news: _News, keep: Keep
+) -> _Built | None:
+    """Encode what is new and write it; None: another job's build was first."""
+    increment, base = news.increment, lake.newest("examples")
+    growth, domains = _grow_vocabularies(spark, lake, news, config)
+    update_vectors(spark, lake, config.features)
+    window = window_of(config.examples, news.newest)
+    table = declared_examples(config.features, has_split=not window.decides_split)
+    shards = increment.state.get("shards", 0)
+    rows, plans = spark.createDataFrame([], spark_schema(table)), list[DomainPlan]()
+    if news.seen:
+        encoded, plans = _encode(news, lake, growth, domains, config, keep)
+        new_n = {plan.domain: plan.rows for plan in plans}
+        if increment.replaced is None:
+            held_n, packing = {}, pack_domains(new_n, config.examples.shards.rows, config.examples.shards.count)
+        else:
+            held_n = held_rows(lake.read("examples", base), increment.replaced)
+            packing = pack_more(shards, held_n, new_n)
+        shards = packing.count
+        rows_n = {domain: rows + sum(held_n.get(domain, {}).values()) for domain, rows in new_n.items()}
+        rows = lay_out(assign_shards(encoded, rows_n, packing, config.examples, window), shards, table)
+    # All vocabularies were opened above, and they only grow: these versions know every index of the rows.
+    note: dict[str, Any] = {
+        "job": "build_examples",
+        "versions": newest_versions(lake, config.features),
+        "window": window.noted(),
+    }
+    note |= {"clicks_version": clicks_version, STATE: _state(news, config, shards)}
+    if not plans and not increment.replaced and _tells_the_same(note, increment.before):
+        return _Built(base, window, growth, shards)
+    note["build"] = uuid.uuid4().hex  # of two builds at once each finds its own
+    with overriding(spark, writing(config.examples.shards, shards)):
+        if not lake.write_next(table, rows, note, increment.number, increment.replaced):
+            return None
+    return _Built(_verify(lake, note, plans), window, growth, shards, sum(plan.missing for plan in plans))
+
+
+def _state(news: _News, config: Config, shards: int) -> dict[str, Any]:
+    """What the next build needs to know, see `mamdr_core.lake.increments`."""
+    settings = config.examples
+    users, until = settings.users, settings.until
+    return {
+        "number": news.increment.number,
+        "built_with": built_with(config),
+        "until": until.isoformat() if until else None,
+        "newest": news.newest.isoformat(),
+        "shards": shards,
+        "knows_users": users.min_count == 1 and not (users.buckets or settings.since or settings.retired),
+    }
 
 
 def _verify(lake: Lake, note: dict[str, Any], plans: list[DomainPlan]) -> int:
-    """The version that was written, if it has as many rows as planned; else it is taken back.
+    """The version that was written, if it has as many new rows as planned; else it is taken back.
 
     Raises:
         MamdrError: it has not.
@@ -99,18 +203,29 @@ def _verify(lake: Lake, note: dict[str, Any], plans: list[DomainPlan]) -> int:
     return version
 
 
-def _count(lake: Lake, version: int, plans: list[DomainPlan]) -> dict[str, int]:
-    """Rows by split, from the commit; the rest, by label and domains that cannot be measured, from the plans."""
-    splits = dict.fromkeys(SPLITS, 0) | lake.rows_added("examples", version, "split")
-    positives = sum(plan.clicks for plan in plans)
+def _figures(lake: Lake, news: _News, built: _Built) -> dict[str, Any]:
+    """What is told of a build, the rows of its window counted in the table."""
+    counted = read_window(lake, built.version, built.window).groupBy("domain", "split")
+    found = counted.agg(F.count("*").alias("rows"), F.sum("label").alias("positives")).collect()
+    splits, domains = dict.fromkeys(SPLITS, 0), dict[int, tuple[int, int]]()
+    for row in found:
+        splits[row["split"]] += row["rows"]
+        rows, positives = domains.get(row["domain"], (0, 0))
+        domains[row["domain"]] = rows + row["rows"], positives + row["positives"]
+    total, clicked = (sum(figures) for figures in zip(*domains.values(), strict=True)) if domains else (0, 0)
     return {
-        "examples": sum(splits.values()),
+        "examples": total,
         **{f"{split}_rows": count for split, count in splits.items()},
-        "positives": positives,
-        "negatives": sum(plan.rows for plan in plans) - positives,
-        "negatives_missing": sum(plan.missing for plan in plans),
-        "one_class_domains": sum(plan.clicks in (0, plan.rows) for plan in plans),
-        "one_row_domains": sum(plan.rows == 1 for plan in plans),
+        "positives": clicked,
+        "negatives": total - clicked,
+        "negatives_missing": built.missing,
+        "one_class_domains": sum(positives in (0, rows) for rows, positives in domains.values()),
+        "one_row_domains": sum(rows == 1 for rows, _ in domains.values()),
+        "encoded_rows": news.rows,
+        "rebuilt": news.increment.reason,
+        **{f"{name}s": grown.total for name, grown in built.growth.items()},
+        **{f"new_{name}s": grown.new for name, grown in built.growth.items()},
+        "shards": built.shards,
     }
 
 
@@ -133,24 +248,25 @@ def select_clicks(lake: Lake, version: int, config: Config) -> DataFrame:
     if settings.retired:
         clicks = clicks.where(~F.col("domain").isin(*settings.retired))
     ids = (id_column("user", settings.users).alias("user"), id_column("item", settings.items).alias("item"))
-    return clicks.select(*ids, "domain", "label", "event_time", "ds", "true_probability", *features)
+    return clicks.select(*ids, "domain", "label", "event_time", "ds", "load", "true_probability", *features)
 
 
 def seen_domains(clicks: DataFrame) -> list[Row]:
-    """Every domain: its id, `hash` of it, rows, positives, and its first day as `ds`."""
+    """Every domain: its id, `hash` of it, rows, positives, its first day as `ds`, and its last as `newest`."""
     counted = clicks.groupBy("domain").agg(
         F.count("*").alias("rows"),
         F.sum(F.col("label").cast("long")).alias("positives"),
         F.min("ds").alias("ds"),
+        F.max("ds").alias("newest"),
     )
     return counted.withColumn("hash", hash64(F.col("domain"))).collect()
 
 
-def _check(seen: list[Row], lake: Lake, config: Config) -> int:
-    """The number of rows, if they can be built from."""
+def _check(news: _News, lake: Lake, config: Config) -> None:
+    """Check that clicks are there and of the kind that the settings name."""
     settings = config.examples
-    rows, positives = (sum(row[name] for row in seen) for name in ("rows", "positives"))
-    if not rows:
+    rows, positives = news.rows, sum(row["positives"] for row in news.seen)
+    if not rows and news.increment.replaced is None:
         days = f"from {settings.since or 'the first day'} to {settings.until or 'the last'}"
         raise MamdrError(f"clicks of {lake.root} holds no row {days} (examples.since, examples.until)")
     if rows > positives and settings.negatives.kind == "in_domain":
@@ -158,37 +274,55 @@ def _check(seen: list[Row], lake: Lake, config: Config) -> int:
             f"examples.negatives.kind in_domain is for logs of positives only, but {rows - positives} of {rows} clicks "
             "have label 0: set it to none, or leave input.columns.label empty"
         )
-    return int(rows)
+    check_ratios({row["domain"] for row in news.seen}, settings)
 
 
-def _grow_vocabularies(lake: Lake, clicks: DataFrame, config: Config) -> dict[str, Growth]:
-    settings = config.examples
-    growth = {
-        "user": update_vocabulary(lake, TABLES["users"], clicks, "user", settings.users.min_count),
-        "item": update_vocabulary(lake, TABLES["items"], clicks, "item", settings.items.min_count),
-    }
+def _grow_vocabularies(
+    spark: SparkSession, lake: Lake, news: _News, config: Config
+) -> tuple[dict[str, Growth], dict[str, int]]:
+    """Give new ids an index; returns what was done, and the index of every domain by its id.
+
+    Of ids that need several rows to get one, the rows of all days are counted.
+    """
+    settings, growth = config.examples, dict[str, Growth]()
+    for name, ids in (("user", settings.users), ("item", settings.items)):
+        rows = news.clicks if ids.min_count == 1 else news.all_clicks
+        table = TABLES[f"{name}s"]
+        growth[name] = update_vocabulary(lake, table, rows, name, ids.min_count) if news.seen else grown(lake, table)
     for feature in config.features:
-        if feature.kind == "categorical" and not feature.buckets:
-            update_vocabulary(lake, feature_vocabulary(feature.name), clicks, feature.name)
-    return growth
+        if feature.kind == "categorical" and not feature.buckets and news.seen:
+            update_vocabulary(lake, feature_vocabulary(feature.name), news.clicks, feature.name)
+    growth["domain"], domains = update_domains(lake, spark, news.seen)
+    return growth, domains
 
 
-def _encode(clicks: DataFrame, lake: Lake, growth: Mapping[str, Growth], config: Config) -> DataFrame:
-    rows = with_hashes(clicks)
-    if config.examples.negatives.kind == "in_domain":
+def _encode(
+    news: _News, lake: Lake, growth: Mapping[str, Growth], domains: Mapping[str, int], config: Config, keep: Keep
+) -> tuple[DataFrame, list[DomainPlan]]:
+    """The new rows, sampled negatives among them, and what was planned of each domain."""
+    in_domain = config.examples.negatives.kind == "in_domain"
+    rows = with_hashes(news.clicks)
+    if in_domain:
         rows = first_of_pairs(rows)
     sizes = {name: grown.total for name, grown in growth.items()}
     rows = encode_features(encode_ids(rows, lake, sizes), lake, config.features)
-    return rows.withColumn("key", row_key()).drop("event_time")
+    rows = rows.withColumn("key", row_key()).drop("event_time")
+    if not in_domain:
+        return rows, plan_impressions(news.seen, domains)
+    rows = keep(rows)
+    plans = plan_domains(count_domains(rows, config.examples))
+    return rows.unionByName(_negatives(rows, plans, config, keep), allowMissingColumns=True), plans
 
 
 def _negatives(pairs: DataFrame, plans: list[DomainPlan], config: Config, keep: Keep) -> DataFrame:
-    carried = ["ds", *(feature.name for feature in config.features if feature.kind != "vector")]
+    carried = ["ds", "load", *(feature.name for feature in config.features if feature.kind != "vector")]
     plan = plan_frame(pairs.sparkSession, plans)
     negatives = sample_negatives(pairs, plan, config.examples.seed, carried, keep)
     return negatives.withColumn("label", F.lit(0)).withColumn("key", sampled_key())
 
 
-def _growth(growth: dict[str, Growth]) -> dict[str, int]:
-    total = {f"{name}s": grown.total for name, grown in growth.items()}
-    return {**total, **{f"new_{name}s": grown.new for name, grown in growth.items()}}
+def _tells_the_same(note: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether a build without rows has nothing to note either: neither days nor vocabularies moved."""
+    number = {"number": before.get(STATE, {}).get("number")}
+    same = all(note[key] == before.get(key) for key in ("versions", "window"))
+    return same and note[STATE] | number == before[STATE]

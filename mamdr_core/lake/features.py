@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
-from schemas import Table, clicks_table, examples_table
+from schemas import Table, clicks_table, examples_table, without_split
 
 
 def declared_clicks(features: Sequence[Feature]) -> Table:
@@ -17,14 +17,15 @@ def declared_clicks(features: Sequence[Feature]) -> Table:
     return clicks_table(features)
 
 
-def declared_examples(features: Sequence[Feature]) -> Table:
-    """The table examples with the declared features.
+def declared_examples(features: Sequence[Feature], has_split: bool = True) -> Table:
+    """The table examples with the declared features, and without `split` where windows decide it.
 
     Raises:
         MamdrError: a feature has the name of a column or of another feature.
     """
     _check_names(features)
-    return examples_table(features)
+    table = examples_table(features)
+    return table if has_split else without_split(table)
 
 
 def _check_names(features: Sequence[Feature]) -> None:

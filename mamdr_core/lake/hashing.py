@@ -1,5 +1,9 @@
 """Decisions by hash: what a row becomes depends on its keys and the seed, never on row order or partitions."""
 
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
@@ -19,3 +23,34 @@ def uniform(hashed: Column) -> Column:
 def bucket(hashed: Column, count: Column | int) -> Column:
     """A hash as a bucket 0..count-1, int, rising with `uniform(hashed)`: buckets are ranges of the hash's order."""
     return F.floor(uniform(hashed) * count).cast("int")
+
+
+def partition_keys(count: int) -> list[int]:
+    """For each of `count` partitions the least int >= 0 that Spark's hash partitioning sends there.
+
+    Numbers 0..count-1 themselves would share partitions and leave a third of them empty.
+    """
+    keys = np.full(count, -1)
+    first = 0
+    while (keys < 0).any():
+        tried = np.arange(first, first + 4 * count + 64)
+        place, at = np.unique(_murmur3(tried.astype(np.uint32)) % count, return_index=True)
+        fresh = keys[place] < 0
+        keys[place[fresh]] = tried[at[fresh]]
+        first = int(tried[-1]) + 1
+    return [int(key) for key in keys]
+
+
+def _murmur3(values: NDArray[np.uint32]) -> NDArray[Any]:
+    """Spark's hash of ints, which partitions rows: MurmurHash3_x86_32 (Appleby 2011) of 4 bytes with the seed 42."""
+    with np.errstate(over="ignore"):
+        mixed = _rotated(values * np.uint32(0xCC9E2D51), 15) * np.uint32(0x1B873593)
+        hashed = _rotated(np.uint32(42) ^ mixed, 13) * np.uint32(5) + np.uint32(0xE6546B64)
+        hashed = (hashed ^ np.uint32(4)) ^ ((hashed ^ np.uint32(4)) >> np.uint32(16))
+        hashed = hashed * np.uint32(0x85EBCA6B)
+        hashed = (hashed ^ (hashed >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+        return (hashed ^ (hashed >> np.uint32(16))).astype(np.int32).astype(np.int64)
+
+
+def _rotated(values: NDArray[np.uint32], bits: int) -> NDArray[np.uint32]:
+    return (values << np.uint32(bits)) | (values >> np.uint32(32 - bits))

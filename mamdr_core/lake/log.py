@@ -1,7 +1,6 @@
 """The log of a Delta table, read without a Spark job: DeltaTable.history() and a count would each start some."""
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,9 +8,9 @@ from pyspark.sql import SparkSession
 
 from mamdr_core.lake.files import Files
 
+CHECK = "delta.constraints."
+"""Before a constraint's name, a property of the table."""
 _RECENT = 100
-COUNTED = {"spark.databricks.delta.stats.collect": "true"}
-"""Setting of the session under which a write records its rows by file, whatever the cluster's default is."""
 
 
 class Log:
@@ -35,43 +34,42 @@ class Log:
 
     def find(self, note: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
         """The newest recent commit with a note: its version, and what its file of the log records of it."""
-        for version, commit in self._commits():
+        for version, commit in self.commits():
             if commit.get("userMetadata") == json.dumps(note):
                 return version, commit
         return None
 
-    def newest_note(self, key: str) -> tuple[int, dict[str, Any]] | None:
-        """The newest recent commit whose note has the key: its version, and the note."""
-        for version, commit in self._commits():
+    def newest_note(self, key: str, version: int | None = None) -> tuple[int, dict[str, Any]] | None:
+        """The newest recent commit whose note has the key, up to a version: its own version, and the note."""
+        for number, commit in self.commits(version):
             note = read_note(commit.get("userMetadata"))
             if key in note:
-                return version, note
+                return number, note
         return None
+
+    def commits_after(self, version: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The commits after a version, the oldest first: version, and what is recorded of it."""
+        for number in range(version + 1, self.version() + 1):
+            yield number, self.commit(number)
+
+    def constraints(self) -> dict[str, str]:
+        """Name and condition of the table's CHECK constraints."""
+        jvm: Any = self._spark._jvm
+        properties = jvm.scala.jdk.javaapi.CollectionConverters.asJava(self._snapshot().metadata().configuration())
+        return {name.removeprefix(CHECK): text for name, text in properties.items() if name.startswith(CHECK)}
 
     def note_at(self, version: int) -> str | None:
         """The text of a commit's note."""
-        return self._commit(version).get("userMetadata")
+        return self.commit(version).get("userMetadata")
 
-    def rows_added(self, version: int, column: str) -> Counter[str]:
-        """Rows that a commit added, by the value of a partition column.
-
-        Args:
-            version: that the commit, under `COUNTED`, made; recent, so that its file is still there.
-            column: the table is partitioned by it.
-        """
-        rows = Counter[str]()
-        for action in self._actions(version):
-            if "add" in action:
-                rows[action["add"]["partitionValues"][column]] += json.loads(action["add"]["stats"])["numRecords"]
-        return rows
-
-    def _commits(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The recent commits, the newest first: version, and what is recorded of it."""
-        newest = self.version()
+    def commits(self, newest: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The recent commits up to a version, the newest first: version, and what is recorded of it."""
+        newest = self.version() if newest is None else newest
         for version in range(newest, max(newest - _RECENT, -1), -1):
-            yield version, self._commit(version)
+            yield version, self.commit(version)
 
-    def _commit(self, version: int) -> dict[str, Any]:
+    def commit(self, version: int) -> dict[str, Any]:
+        """What is recorded of the commit that made a version; nothing where it is gone."""
         infos = (action["commitInfo"] for action in self._actions(version) if "commitInfo" in action)
         return next(infos, {})
 

@@ -12,6 +12,7 @@ from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.files import Files
 from mamdr_core.lake.kept import find_leftovers, find_packages, kept_runs
+from mamdr_core.lake.merging import merge_examples
 from mamdr_core.lake.settings import MaintainSettings
 from mamdr_core.lake.sql import table_at
 from mamdr_core.lake.tables import CONFLICTS, Lake
@@ -36,7 +37,7 @@ _YEAR, _DAY_MS = 365, 86_400_000
 
 
 def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
-    """Compact every table that is not laid out by us, then remove the files that nothing needs any more.
+    """Join small files of every table, sorted where the table is, then remove the files that nothing needs any more.
 
     Kept are: the newest version of every table, every version not older than `maintain.retention_days`, and the input
     versions of kept runs: successful ones whose package exists (the newest `maintain.keep_runs` of them, and the newest
@@ -59,7 +60,7 @@ def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
     pinned = _pinned_versions(runs)
     tables = {}
     for table in lake.tables():
-        tables[table.name] = _maintain_table(spark, lake, table, pinned.get(table.name, set()), settings)
+        tables[table.name] = _maintain_table(spark, lake, table, pinned.get(table.name, set()), config)
     files = Files(spark, lake.root)
     packages = _old_packages(spark, lake, files, settings)
     leftovers = find_leftovers(spark, lake)
@@ -106,15 +107,17 @@ def _check_retention(spark: SparkSession, settings: MaintainSettings) -> None:
         )
 
 
-def _maintain_table(
-    spark: SparkSession, lake: Lake, table: Table, pinned: set[int], settings: MaintainSettings
-) -> dict[str, Any]:
+def _maintain_table(spark: SparkSession, lake: Lake, table: Table, pinned: set[int], config: Config) -> dict[str, Any]:
+    settings = config.maintain
     path, days = lake.path(table), settings.retention_days
     before = after = list_files(spark, path)
     compacted = 0
     if not settings.dry_run:
         _keep_history(spark, path, pinned, days)
-        compacted = _compact(spark, lake, table)
+        if table.name == "examples":
+            compacted = merge_examples(spark, lake, config.examples.shards)
+        elif not table.sort_by:
+            compacted = _compact(spark, lake, table)
     spared = files_of(lake, table, pinned | {lake.version(table)})
     candidates = {name: file for name, file in before.items() if name not in spared}
     removed = would_vacuum(spark, path, candidates, days)
@@ -170,8 +173,7 @@ def _keep_history(spark: SparkSession, path: str, pinned: set[int], days: int) -
 def _compact(spark: SparkSession, lake: Lake, table: Table) -> int:
     """Join small files within their partitions; returns how many were joined."""
     by_partition = Counter(file.rpartition("/")[0] for file in lake.read(table).inputFiles())
-    # A table that is sorted inside its files is left as its job wrote it: joined files would be sorted in parts only.
-    if table.sort_by or max(by_partition.values(), default=0) <= 1:
+    if max(by_partition.values(), default=0) <= 1:
         return 0
     try:
         done = DeltaTable.forPath(spark, lake.path(table)).optimize().executeCompaction()

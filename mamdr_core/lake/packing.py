@@ -44,6 +44,35 @@ def pack_domains(rows: Mapping[int, int], target: int, count: int = 0) -> Packin
     return Packing(shards, {domain: tuple(of_domain) for domain, of_domain in sorted(placed.items())})
 
 
+def pack_more(count: int, held_n: Mapping[int, Mapping[int, int]], more_n: Mapping[int, int]) -> Packing:
+    """Keep domains where they are, and assign each new one to the least loaded shard, largest first.
+
+    Args:
+        count: number of shards.
+        held_n: rows by domain and shard.
+        more_n: rows that come by domain.
+
+    Example:
+        >>> pack_more(2, {0: {0: 10}, 1: {1: 6}}, {0: 2, 2: 5}).shards
+        {0: (0,), 1: (1,), 2: (1,)}
+    """
+    loads = [0] * count
+    shards = {domain: tuple(sorted(of_domain)) for domain, of_domain in held_n.items()}
+    for of_domain in held_n.values():
+        for shard, rows in of_domain.items():
+            loads[shard] += rows
+    for domain, rows in more_n.items():
+        for shard in shards.get(domain, ()):
+            loads[shard] += rows // len(shards[domain])
+    heap = [(load, shard) for shard, load in enumerate(loads)]
+    heapq.heapify(heap)
+    for domain in sorted(more_n.keys() - shards.keys(), key=lambda domain: (-more_n[domain], domain)):
+        load, shard = heapq.heappop(heap)
+        shards[domain] = (shard,)
+        heapq.heappush(heap, (load + more_n[domain], shard))
+    return Packing(count, dict(sorted(shards.items())))
+
+
 def _place(rows: Mapping[int, int], shards: int, limit: int) -> tuple[dict[int, list[int]], list[float]]:
     """Longest processing time first, in parts of at most `limit` rows: shards by domain, rows by shard."""
     parts: list[tuple[float, int]] = []

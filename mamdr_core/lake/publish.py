@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
+from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -12,6 +13,7 @@ from pyspark.sql import functions as F
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.clicks import select_clicks, select_rejected
 from mamdr_core.lake.hashing import hash64
+from mamdr_core.lake.increments import load_note
 from mamdr_core.lake.loads import Load, days_held
 from mamdr_core.lake.progress import progress
 from mamdr_core.lake.repeats import Judged
@@ -58,8 +60,9 @@ def publish(spark: SparkSession, to: Publication, judged: Judged) -> int:
     Raises:
         MamdrError: not as many rows were written as were counted: the log changed meanwhile. The tables are as before.
     """
-    note = {"job": "ingest_clicks", "source": to.load.source, "started_at": to.started_at.isoformat()}
     days: set[date | None] = set(judged.tally.valid_by_day)
+    note = {"job": "ingest_clicks", "source": to.load.source, "started_at": to.started_at.isoformat()}
+    note |= load_note(to.load.id, days | to.held, bool(to.held), to.whole_days)
     held_rejected = days_held(to.lake, "clicks_rejected", to.load).keys()
     with _all_or_nothing(to, note) as check:
         rejected = judged.rejected
@@ -84,7 +87,7 @@ class _Check:
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
 
-    def __call__(self, table: str, rows: int, note: dict[str, str]) -> int:
+    def __call__(self, table: str, rows: int, note: dict[str, Any]) -> int:
         version, written = self._lake.written(table, note)
         if written != rows:
             raise MamdrError(
@@ -95,7 +98,7 @@ class _Check:
 
 
 @contextmanager
-def _all_or_nothing(to: Publication, note: dict[str, str]) -> Iterator[_Check]:
+def _all_or_nothing(to: Publication, note: dict[str, Any]) -> Iterator[_Check]:
     """Undo the commits with the note, which are this job's, where anything goes wrong."""
     try:
         yield _Check(to.lake)

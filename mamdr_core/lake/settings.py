@@ -109,6 +109,10 @@ class SplitSettings:
     """time: first day of val; earlier days are train."""
     test_from: date | None = None
     """time: first day of test."""
+    val_days: int = 0
+    """time, instead of dates: so many days before those of test are val. They move with `examples.until`."""
+    test_days: int = 0
+    """time, instead of dates: the newest so many days, up to `examples.until`, are test."""
     smallest_domain: int = 10
     """random: a domain with fewer examples is all train; it is too small to be measured."""
 
@@ -116,8 +120,21 @@ class SplitSettings:
         """Check that the parts make a whole."""
         if abs(sum(self.fractions) - 1) > 1e-9 or min(self.fractions) < 0 or self.fractions[0] == 0:
             raise ValueError(f"fractions must be >= 0, sum to 1 and leave something to train, got {self.fractions}")
-        if self.kind == "time" and not (self.val_from and self.test_from and self.val_from <= self.test_from):
-            raise ValueError(f"a time split needs val_from <= test_from, got {self.val_from} and {self.test_from}")
+        if min(self.val_days, self.test_days) < 0:
+            raise ValueError(f"val_days and test_days must be >= 0, got {self.val_days} and {self.test_days}")
+        if self.moves and (self.kind != "time" or self.val_from or self.test_from):
+            raise ValueError("val_days and test_days are for a time split, and stand instead of val_from and test_from")
+        dated = self.val_from and self.test_from and self.val_from <= self.test_from
+        if self.kind == "time" and not (self.moves or dated):
+            raise ValueError(
+                f"a time split needs val_from <= test_from, got {self.val_from} and {self.test_from}; or val_days and "
+                "test_days"
+            )
+
+    @property
+    def moves(self) -> bool:
+        """Whether the newest day decides the split of a row, so that it is not stored with it."""
+        return bool(self.val_days or self.test_days)
 
 
 @settings
@@ -200,6 +217,16 @@ class ExamplesSettings:
     """First day of clicks to use; none: all."""
     until: date | None = None
     """Last day of clicks to use (the logical date of a daily run); none: all."""
+    days: int = 0
+    """Use the newest so many days, up to `until`: a window that moves with it; 0: all."""
+    rebuild: bool | None = None
+    """true: encode all clicks again; null: only where new loads cannot be added to the examples (docs/data.md), with a
+    warning; false: that is an error instead."""
+
+    def __post_init__(self) -> None:
+        """Check the window."""
+        if self.days < 0:
+            raise ValueError(f"days must be >= 0, got {self.days}")
 
 
 @settings

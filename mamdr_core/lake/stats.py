@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.caching import kept_frames
+from mamdr_core.lake.increments import STATE, last_build
 from mamdr_core.lake.tables import Lake
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def domain_stats(spark: SparkSession, config: Config) -> dict[str, Any]:
     version = lake.version("clicks")
     day = config.stats.ds
     with kept_frames() as keep:
-        stats = keep(summarize_domains(lake.read("clicks", version), day))
+        stats = keep(summarize_domains(lake.read("clicks", version), day, known_first_days(lake, version, day)))
         counted = stats.agg(F.count("*"), F.count_distinct("ds")).first()
         rows, days = counted if counted else (0, 0)
         predicate = f"ds = DATE'{day.isoformat()}'" if day else "true"
@@ -54,17 +55,33 @@ def _has_statistics(lake: Lake, predicate: str) -> bool:
     return lake.exists("domain_stats") and not lake.read("domain_stats").where(predicate).isEmpty()
 
 
-def summarize_domains(clicks: DataFrame, day: date | None = None) -> DataFrame:
-    """The columns of domain_stats from those of clicks, for one day or all.
+def known_first_days(lake: Lake, clicks_version: int, day: date | None) -> DataFrame | None:
+    """The first day of every user, as the vocabulary noted it; None where that does not know every user of the day."""
+    built = last_build(lake)
+    if not day or built.reason or built.note["clicks_version"] != clicks_version:
+        return None
+    state = built.note[STATE]
+    if not state["knows_users"] or (state["until"] or str(day)) < str(day):
+        return None
+    return lake.read("users").select(F.col("id").alias("user"), F.col("first_seen").alias("_first"))
 
-    Everything is looked up in clicks itself, never in earlier statistics. One day costs a pass over its rows, over ds,
-    domain and label of the week before, and over the users of all earlier days.
+
+def summarize_domains(clicks: DataFrame, day: date | None = None, first_days: DataFrame | None = None) -> DataFrame:
+    """The columns of domain_stats from those of clicks, for one day or all, never from earlier statistics.
+
+    One day costs a pass over its rows, and over ds, domain and label of the week before.
+
+    Args:
+        clicks: of all days.
+        day: None: all.
+        first_days: the first day (`_first`) of every user of the day; None: the users of all earlier days are read.
     """
     counted, wanted, history = clicks, clicks, clicks
     if day:
         counted = clicks.where(F.col("ds").between(day - timedelta(days=WEEK), day))
         wanted, history = clicks.where(F.col("ds") == day), clicks.where(F.col("ds") <= day)
-    first_days = history.groupBy("user").agg(F.min("ds").alias("_first"))
+    if first_days is None:
+        first_days = history.groupBy("user").agg(F.min("ds").alias("_first"))
     users = _pairs(wanted, "user").join(first_days, "user", "inner")
     new_users = F.count_if(F.col("ds") == F.col("_first")).alias("new_users")
     # The inner joins leave the wanted days.

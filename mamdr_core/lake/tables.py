@@ -5,7 +5,6 @@ import logging
 import random
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +15,9 @@ from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.files import Files, reaching
-from mamdr_core.lake.log import Log
+from mamdr_core.lake.log import CHECK, Log
 from mamdr_core.lake.session import overriding
+from mamdr_core.lake.sql import table_at
 from mamdr_core.yaml_values import shorten
 from schemas import TABLES, Table, feature_vocabulary
 from schemas.spark import spark_schema
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 MARKER = "_mamdr_lake"
 _NOTE = "spark.databricks.delta.commitInfo.userMetadata"
-_GROWTH = "mamdr growth"
+_NUMBERED = "mamdr growth"
 # Delta's exceptions reach Python by name only where this module of it has been imported, and share no base class.
 CONFLICTS = (
     delta_exceptions.ConcurrentAppendException,
@@ -88,6 +88,10 @@ class Lake:
                 raise MamdrError(f"{shorten(name)} is not the name of a file or folder of {self.root}")
         return self._files.path(*names)
 
+    def log(self, table: str | Table) -> Log:
+        """The log of the table, which need not exist."""
+        return Log(self._spark, self.path(table))
+
     def exists(self, table: str | Table) -> bool:
         """Whether the table has been created."""
         return self.newest(table) >= 0
@@ -105,7 +109,7 @@ class Lake:
 
     def newest(self, table: str | Table) -> int:
         """The newest version; -1: the table does not exist."""
-        return self._log(table).version()
+        return self.log(table).version()
 
     def version(self, table: str | Table) -> int:
         """The newest version.
@@ -143,19 +147,38 @@ class Lake:
         self._insist(table, lambda: self._writer(table, rows, "append", note).save(self.path(table)))
 
     def append_to(self, table: str | Table, rows: DataFrame, rows_before: int) -> bool:
-        """Add rows to a table that only ever grows, if it still holds `rows_before` rows; whether it did.
+        """Add rows to a table that only ever grows, if it still holds `rows_before` rows; whether it did."""
+        return self.write_next(table, rows, {"mark": uuid.uuid4().hex}, rows_before + 1, "")
 
-        Delta remembers the number with the commit: of two jobs that saw the same one only one can write.
+    def write_next(
+        self, table: str | Table, rows: DataFrame, note: dict[str, Any], number: int, replaced: str | None
+    ) -> bool:
+        """Write as the commit of a number, unless another job has written one of that number or a later one.
+
+        Delta remembers the number with the commit: of two jobs that saw the same table only one can write.
+
+        Args:
+            table: what is written.
+            rows: that are added.
+            note: of this write alone.
+            number: that rises with every such write, whatever is taken back.
+            replaced: condition of rows that they replace; empty: none, None: all, with the columns too.
+
+        Returns:
+            Whether it was written.
         """
-        note = {"mark": uuid.uuid4().hex}
-        writer = self._writer(table, rows, "append", note)
-        writer = writer.option("txnAppId", _GROWTH).option("txnVersion", rows_before + 1)
+        declared = _declared(table)
+        writer = self._writer(declared, rows, "append" if replaced == "" else "overwrite", note)
+        if replaced is None:
+            writer = self._with_columns(writer, declared)
+        elif replaced:
+            writer = writer.option("replaceWhere", replaced)
         try:
-            writer.save(self.path(table))
+            writer.option("txnAppId", _NUMBERED).option("txnVersion", number).save(self.path(declared))
         except CONFLICTS:
             return False
         # Where the other job's commit was already there, Delta takes ours for a repetition and skips it in silence.
-        return self._log(table).find(note) is not None
+        return self.log(declared).find(note) is not None
 
     def overwrite(self, table: str | Table, rows: DataFrame, note: dict[str, Any] | None = None) -> None:
         """Replace all rows, and the columns of features that are no longer declared; earlier versions stay readable."""
@@ -163,10 +186,7 @@ class Lake:
 
         def write() -> None:
             writer = self._writer(declared, rows, "overwrite", note)
-            if self.exists(declared) and set(self._log(declared).columns()) != set(declared.column_names):
-                # Delta takes the layout from the write too when it replaces the columns.
-                writer = writer.option("overwriteSchema", "true").partitionBy(*declared.partition_by)
-            writer.save(self.path(declared))
+            self._with_columns(writer, declared).save(self.path(declared))
 
         self._insist(table, write)
 
@@ -191,24 +211,16 @@ class Lake:
         Raises:
             LookupError: none of the newest commits has the note.
         """
-        found = self._log(table).find(note)
+        found = self.log(table).find(note)
         if found is None:
             raise LookupError(f"{self.path(table)} has no recent commit with the note {note}")
         version, commit = found
         metrics = commit["operationMetrics"]
         return version, int(metrics.get("numOutputRows", 0)) - int(metrics.get("numCopiedRows", 0))
 
-    def rows_added(self, table: str | Table, version: int, column: str) -> Counter[str]:
-        """Rows that a recent commit, which made the version, added, by the value of a partition column."""
-        return self._log(table).rows_added(version, column)
-
-    def newest_note(self, table: str | Table, key: str) -> tuple[int, dict[str, Any]] | None:
-        """The newest recent commit whose note has the key: its version, and the note; None where there is none."""
-        return self._log(table).newest_note(key)
-
     def made(self, table: str | Table, note: dict[str, Any]) -> int | None:
         """The version that a recent write with this note made; None where there is none."""
-        found = self._log(table).find(note)
+        found = self.log(table).find(note)
         return found[0] if found else None
 
     def undo(self, table: str | Table, version: int) -> bool:
@@ -218,7 +230,7 @@ class Lake:
             table: the table.
             version: before the commit, whose note is stamped again; -1: there was no table, and it becomes empty.
         """
-        log = self._log(table)
+        log = self.log(table)
         if log.version() != version + 1:
             return False
         written = DeltaTable.forPath(self._spark, self.path(table))
@@ -252,7 +264,7 @@ class Lake:
             .whenMatchedUpdate(set={name: F.expr(expression) for name, expression in update.items()})
             .whenNotMatchedInsertAll()
         )
-        if not set(self._log(declared).columns()).issuperset(declared.column_names):
+        if not set(self.log(declared).columns()).issuperset(declared.column_names):
             merge = merge.withSchemaEvolution()  # the table is older than some of its columns
         merge.execute()
 
@@ -275,14 +287,22 @@ class Lake:
             if not self._files.exists(MARKER):
                 self._files.write_text("The Delta tables in this folder were made by MAMDR on Spark.\n", MARKER)
             writer = writer.options(**_properties(declared)).partitionBy(*declared.partition_by)
-        elif not set(self._log(declared).columns()).issuperset(declared.column_names):
+        elif not set(self.log(declared).columns()).issuperset(declared.column_names):
             writer = writer.option("mergeSchema", "true")
         if mode == "overwrite":  # of all partitions, whatever the cluster's spark.sql.sources.partitionOverwriteMode
             writer = writer.option("partitionOverwriteMode", "static")
         return writer.option("userMetadata", json.dumps(note)) if note else writer
 
-    def _log(self, table: str | Table) -> Log:
-        return Log(self._spark, self.path(table))
+    def _with_columns(self, writer: DataFrameWriter, declared: Table) -> DataFrameWriter:
+        """The writer of all rows, which replaces the table's columns too where others are declared."""
+        if not self.exists(declared) or set(self.log(declared).columns()) == set(declared.column_names):
+            return writer
+        wanted = declared.constraints()
+        for name, condition in self.log(declared).constraints().items():
+            if wanted.get(name) != condition:  # it may be of a column that goes
+                self._spark.sql(f"ALTER TABLE {table_at(self.path(declared))} DROP CONSTRAINT {name}")
+        # Delta takes the layout from the write too when it replaces the columns.
+        return writer.option("overwriteSchema", "true").partitionBy(*declared.partition_by)
 
     def _require(self, table: str | Table) -> str:
         declared = _declared(table)
@@ -306,7 +326,7 @@ class Lake:
 
 
 def _properties(table: Table) -> dict[str, str]:
-    constraints = {f"delta.constraints.{name}": condition for name, condition in table.constraints().items()}
+    constraints = {f"{CHECK}{name}": condition for name, condition in table.constraints().items()}
     return {**constraints, **_PROPERTIES, **_skipping(table)}
 
 

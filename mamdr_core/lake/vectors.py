@@ -77,7 +77,7 @@ def _update(lake: Lake, vocabulary: str, table: str, sources: Sequence[Source]) 
 
 def _known_ids(lake: Lake, table: str, states: dict[str, str]) -> int | None:
     """How many ids the table has been joined with, from these states of the sources; None: it must be rewritten."""
-    found = lake.newest_note(table, "sources")
+    found = lake.log(table).newest_note("sources")
     if found is None or found[1]["sources"] != states:
         return None
     version, note = found

@@ -4,15 +4,11 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from delta.tables import DeltaTable
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
-from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
-from mamdr_core.lake.log import read_note
 from mamdr_core.lake.tables import Lake
 from schemas import Table, feature_vocabulary
 
@@ -35,7 +31,7 @@ def newest_versions(lake: Lake, features: Sequence[Feature]) -> dict[str, int]:
     return {_name(table): lake.version(table) for table in tables_beside(features)}
 
 
-def versions_of(spark: SparkSession, lake: Lake, features: Sequence[Feature], version: int) -> dict[str, int]:
+def versions_of(lake: Lake, features: Sequence[Feature], version: int) -> dict[str, int]:
     """The versions that build_examples noted with a version of the examples, and that version itself.
 
     Commits without a note, such as a change of the table's properties, leave the rows as they were.
@@ -44,19 +40,17 @@ def versions_of(spark: SparkSession, lake: Lake, features: Sequence[Feature], ve
         MamdrError: no such version, one from before this note, or one without the features.
     """
     newest = lake.version("examples")
-    history = DeltaTable.forPath(spark, lake.path("examples")).history().where(F.col("version") <= version)
-    commits = history.orderBy(F.desc("version")).select("version", "userMetadata").collect()
-    if not commits or commits[0]["version"] != version:
+    if version > newest or not lake.log("examples").commit(version):
         raise MamdrError(
             f"train.examples_version: examples of {lake.root} has no version {version}, {newest} is newest"
         )
-    notes = [read_note(commit["userMetadata"]) for commit in commits]
-    noted = next((note["versions"] for note in notes if "versions" in note), None)
-    if noted is None:
+    found = lake.log("examples").newest_note("versions", version)
+    if found is None:
         raise MamdrError(
             f"train.examples_version: examples version {version} does not say which vocabularies it was encoded by: "
             "run build_examples again"
         )
+    noted = found[1]["versions"]
     names = [_name(table) for table in tables_beside(features)]
     if missing := [name for name in names if name not in noted]:
         raise MamdrError(

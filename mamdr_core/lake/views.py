@@ -14,6 +14,7 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.lake.session import spark_session
 from mamdr_core.lake.sql import table_at
 from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.windows import window_at, window_sql
 
 
 @dataclass(frozen=True)
@@ -134,12 +135,22 @@ def view_statements(lake: Lake) -> list[str]:
         f"SET lake = {lake.root}",
         "SET spark.sql.session.timeZone = UTC",
         *(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM {table_at(f'{lake.root}/{name}')}" for name in tables),
+        *([_examples_view(lake)] if "examples" in tables else []),
         *(
             f"CREATE OR REPLACE TEMP VIEW {view.name} COMMENT '{view.description}' AS {view.sql.strip()}"
             for view in VIEWS
             if set(view.tables).issubset(tables)
         ),
     ]
+
+
+def _examples_view(lake: Lake) -> str:
+    split, chosen = window_sql(window_at(lake, lake.version("examples")))
+    columns = f"*, {split} AS split" if split else "*"
+    return (
+        "CREATE OR REPLACE TEMP VIEW examples_view COMMENT 'an example of the newest window, with its split' AS "
+        f"SELECT {columns} FROM examples WHERE {chosen}"
+    )
 
 
 def main(arguments: list[str]) -> int:

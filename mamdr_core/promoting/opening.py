@@ -13,6 +13,7 @@ from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.plan import domain_parts
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
+from mamdr_core.lake.windows import read_window
 from mamdr_core.promoting.intervals import Ints
 from mamdr_core.shards.loading import Share
 from mamdr_core.training.building import make_engine, place_columns
@@ -104,7 +105,7 @@ def days_of_rows(trained: Trained, offsets: Ints) -> tuple[Ints, Ints]:
     Returns:
         Distinct days ascending, as days since 1970, and each row's place among them, int64 [N].
     """
-    examples = trained.lake.read("examples", trained.pinned.versions["examples"]).where(F.col("split") == SPLIT)
+    examples = read_window(trained.lake, trained.pinned.versions["examples"]).where(F.col("split") == SPLIT)
     rows = examples.select("domain", "key", F.unix_date("ds").alias("day"))
     parts = [np.zeros(0, dtype=np.int64)]
     # Some domains at a time: what Spark brings to the driver at once is bounded.

@@ -12,6 +12,7 @@ from mamdr_core.lake.settings import ExamplesSettings, InputSettings
 from mamdr_core.lake.sources import CORRUPT, as_id, read_input, resolve
 from mamdr_core.lake.tables import Lake
 from mamdr_core.lake.vocabularies import encode, id_column
+from mamdr_core.lake.windows import read_window
 from mamdr_core.serving.scorer import index_of
 from mamdr_core.serving.served import Served
 from mamdr_core.serving.settings import ScoreInput
@@ -72,7 +73,7 @@ def read_test_split(lake: Lake, served: Served) -> DataFrame:
     have them, null where an example's id has no index.
     """
     features = [feature.name for feature in served.features if feature.kind != "vector"]
-    rows = lake.read("examples", served.versions["examples"]).where(F.col("split") == "test")
+    rows = read_window(lake, served.versions["examples"]).where(F.col("split") == "test")
     rows = rows.select(
         F.col("key").cast("string").alias("key"), *(F.col(name).alias(index_of(name)) for name in IDS), *features
     )

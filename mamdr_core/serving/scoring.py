@@ -21,6 +21,7 @@ from mamdr_core.lake.session import overriding, shuffles_of
 from mamdr_core.lake.sources import readable
 from mamdr_core.lake.tables import Lake
 from mamdr_core.lake.versions import still_there
+from mamdr_core.lake.windows import read_window
 from mamdr_core.models.structures import declare_inputs
 from mamdr_core.serving.opening import find_served, read_vectors, send_vectors
 from mamdr_core.serving.requests import (
@@ -127,7 +128,7 @@ def _rows_to_score(
 ) -> tuple[DataFrame, int, int]:
     """Encoded rows, how many they are, and how many lines are left out since they are no whole records."""
     if not settings.input.path:
-        examples = lake.read("examples", served.versions["examples"])
+        examples = read_window(lake, served.versions["examples"])
         return read_test_split(lake, served), examples.where(F.col("split") == "test").count(), 0
     requests = read_requests(spark, settings.input, served)
     malformed, count = F.sum(F.col(MALFORMED).cast("long")), F.count("*")

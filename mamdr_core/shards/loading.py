@@ -59,6 +59,8 @@ class Share:
         self._pinned, self._features, self._own = pinned, features, own
         self._ids = ["user", "item", "domain", *(f.name for f in features if f.kind == "categorical")]
         self.column_names = [*self._ids, "label", "key", "true_probability", *pinned.numeric]
+        if any(file.days for file in pinned.files):
+            self.column_names.append("ds")
         self.figures = ReadFigures()
         needed = self.needed_bytes() / GB
         self.arrays = Arrays(bool(host_memory) and needed > host_memory, scratch)
@@ -100,7 +102,8 @@ class Share:
             places[file.url] = filler.open_file(file.domains[mine], file.rows[mine])
         found = sum(file.expected for file in places.values())
         if filler.reserved:
-            self._fill(filler, places, self.row_groups(split))
+            days = {file.url: file.days for file in self._files(split)}
+            self._fill(filler, places, days, self.row_groups(split))
             found = sum(file.taken for file in places.values())
         if not (filler.reserved and all(file.complete for file in places.values())):
             raise MamdrError(
@@ -109,7 +112,13 @@ class Share:
             )
         return filler.finish()
 
-    def _fill(self, filler: ColumnsFiller, places: Mapping[str, FilePlaces], groups: Sequence[RowGroup]) -> None:
+    def _fill(
+        self,
+        filler: ColumnsFiller,
+        places: Mapping[str, FilePlaces],
+        days: Mapping[str, tuple[int, int] | None],
+        groups: Sequence[RowGroup],
+    ) -> None:
         """Read row groups, each thread those of some files."""
         threads = min(MOST_THREADS, pa.cpu_count(), len(places)) or 1
         part_of = {url: number % threads for number, url in enumerate(places)}
@@ -120,8 +129,11 @@ class Share:
             mine = [group for group in groups if part_of[group.url] == part]
             for group, batch in read_batches(mine, table, self.column_names):
                 file = places[group.url]
+                if chosen := days[group.url]:
+                    batch = _of_days(batch, *chosen)
                 before = file.taken
-                filler.add(file, batch)
+                if len(batch):
+                    filler.add(file, batch)
                 pace.add(file.taken - before)
 
         with ThreadPoolExecutor(threads) as pool:
@@ -157,6 +169,13 @@ class Share:
                         "again"
                     )
         return {name: torch.from_numpy(vectors) for name, vectors in tables.items()}
+
+
+def _of_days(batch: pa.RecordBatch, first: int, last: int) -> pa.RecordBatch:
+    """The rows of some days (days since 1970), without `ds`."""
+    day = batch.column("ds").cast(pa.int32())
+    chosen = pc.and_(pc.greater_equal(day, first), pc.less_equal(day, last))
+    return batch.select([name for name in batch.schema.names if name != "ds"]).filter(chosen)
 
 
 def _put_vectors(read: pa.RecordBatch, table_VD: NDArray[Any]) -> bool:

@@ -1,7 +1,8 @@
 """What one Delta version of the examples holds, resolved on the driver: files, domains, rows, vocabulary sizes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,10 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
 from mamdr_core.lake.tables import Lake
 from mamdr_core.lake.versions import newest_versions, still_there
+from mamdr_core.lake.windows import Limits, read_window, window_at
 from schemas import SPLITS, feature_vocabulary
+
+_EPOCH = date(1970, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -24,12 +28,14 @@ class PinnedFile:
         split: the split of its rows.
         domains: indices of the domains that it holds, ascending, int32 [d].
         rows: of each of them, int64 [d].
+        days: first and last day of the rows that count (days since 1970); None: all do.
     """
 
     url: str
     split: str
     domains: NDArray[np.int32]
     rows: NDArray[np.int64]
+    days: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,11 @@ class PinnedExamples:
 
 
 def pin_examples(
-    spark: SparkSession, root: str, features: Sequence[Feature], versions: dict[str, int] | None = None
+    spark: SparkSession,
+    root: str,
+    features: Sequence[Feature],
+    versions: dict[str, int] | None = None,
+    newest_days: int = 0,
 ) -> PinnedExamples:
     """Resolve the newest version of every table that training reads, or the given ones.
 
@@ -75,6 +85,7 @@ def pin_examples(
         root: of the lake.
         features: the declared features.
         versions: by table; of a version of the examples see `mamdr_core.lake.versions`.
+        newest_days: see `Window.limits` in `mamdr_core.lake.windows`; 0: the whole window.
 
     Raises:
         MamdrError: a table is missing, a declared feature is not in the examples, or a version's files were removed.
@@ -82,14 +93,15 @@ def pin_examples(
     lake = Lake(spark, root)
     versions = versions or {"examples": lake.version("examples")} | newest_versions(lake, features)
     with still_there(f"examples version {versions['examples']} of {root}"):
-        return _pin(lake, features, versions)
+        return _pin(lake, features, versions, newest_days)
 
 
-def _pin(lake: Lake, features: Sequence[Feature], versions: dict[str, int]) -> PinnedExamples:
+def _pin(lake: Lake, features: Sequence[Feature], versions: dict[str, int], newest_days: int) -> PinnedExamples:
     vectors: set[str] = {feature.of for feature in features if feature.kind == "vector"}
     vocabularies = {name: f"{name}s" for name in ("user", "item", "domain")}
     indexed = [f for f in features if f.kind == "categorical" and not f.buckets]
-    examples = lake.read("examples", versions["examples"])
+    window = window_at(lake, versions["examples"])
+    examples = read_window(lake, versions["examples"], window, newest_days)
     missing = [f.name for f in features if f.kind != "vector" and f.name not in examples.columns]
     if missing:
         raise MamdrError(f"examples has no column {', '.join(missing)}: run build_examples again with these features")
@@ -101,7 +113,8 @@ def _pin(lake: Lake, features: Sequence[Feature], versions: dict[str, int]) -> P
         sizes[feature.name] = lake.read(vocabulary, versions[vocabulary.name]).count()
     domains = lake.read("domains", versions["domains"]).select("index", "id").orderBy("index").collect()
 
-    files, counts = _count_files(examples, len(domains))
+    days = {split: _numbers(window.limits(split, newest_days)) for split in SPLITS}
+    files, counts = _count_files(examples, len(domains), days)
     numeric = _moments(examples, [f.name for f in features if f.kind == "numeric"])
     vector_files = {
         of: tuple(sorted(lake.read(f"{of}_features", versions[f"{of}_features"]).inputFiles())) for of in vectors
@@ -109,8 +122,18 @@ def _pin(lake: Lake, features: Sequence[Feature], versions: dict[str, int]) -> P
     return PinnedExamples(versions, files, tuple(row["id"] for row in domains), counts, sizes, vector_files, numeric)
 
 
-def _count_files(examples: DataFrame, domains: int) -> tuple[tuple[PinnedFile, ...], dict[str, NDArray[np.int64]]]:
-    """The live files with their domains, and by split the rows by domain; reads the column `domain` alone."""
+def _numbers(limits: Limits) -> tuple[int, int] | None:
+    """Days since 1970 of the first and last day; None: all days."""
+    if limits == (None, None):
+        return None
+    first, last = limits[0] or date.min, limits[1] or date.max
+    return (first - _EPOCH).days, (last - _EPOCH).days
+
+
+def _count_files(
+    examples: DataFrame, domains: int, days: Mapping[str, tuple[int, int] | None]
+) -> tuple[tuple[PinnedFile, ...], dict[str, NDArray[np.int64]]]:
+    """The live files with their domains, once for each split of their rows, and by split the rows by domain."""
     url = F.col("_metadata.file_path").alias("url")
     # As Arrow: at 10^5 domains in 10^3 files the driver would hold a Row for each pair.
     counted = examples.groupBy("split", "domain", url).agg(F.count("*").alias("rows")).toArrow()
@@ -121,13 +144,16 @@ def _count_files(examples: DataFrame, domains: int) -> tuple[tuple[PinnedFile, .
         name: np.bincount(domain[split == name], rows[split == name], domains).astype(np.int64) for name in SPLITS
     }
     encoded = counted["url"].combine_chunks().dictionary_encode()
-    file = encoded.indices.to_numpy()
-    order = np.lexsort((domain, file))
-    edges = np.flatnonzero(np.diff(file[order], prepend=-1))
     names = encoded.dictionary.to_pylist()
-    parts = np.split(order, edges[1:]) if len(order) else []
-    files = [PinnedFile(names[file[part[0]]], str(split[part[0]]), domain[part], rows[part]) for part in parts]
-    return tuple(sorted(files, key=lambda pinned: pinned.url)), counts
+    file = encoded.indices.to_numpy()
+    order = np.lexsort((domain, split.astype(str), file))
+    same = (file[order][1:] == file[order][:-1]) & (split[order][1:] == split[order][:-1])
+    parts = np.split(order, np.flatnonzero(~same) + 1) if len(order) else []
+    files = [
+        PinnedFile(names[file[part[0]]], str(split[part[0]]), domain[part], rows[part], days[str(split[part[0]])])
+        for part in parts
+    ]
+    return tuple(sorted(files, key=lambda pinned: (pinned.url, pinned.split))), counts
 
 
 def _moments(examples: DataFrame, names: Sequence[str]) -> dict[str, tuple[float, float]]:

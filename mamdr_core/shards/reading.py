@@ -44,6 +44,7 @@ _NUMPY_TYPES = {
     "bigint": np.int64,
     "float": np.float32,
     "double": np.float64,
+    "date": np.datetime64,
 }
 
 

@@ -85,9 +85,9 @@ def _rows_planned(config: Config, train_rows: int) -> int:
     """Row-descents of a run of all its epochs at most: in DR a row k times, and its share of support rows as often."""
     method = find_method(config.train.method)
     dr = method.settle(config.train.learning).dr
-    passes = float(config.train.epochs if method.shared else 0)
+    passes = float(config.train.most_epochs if method.shared else 0)
     if method.specific:
-        epochs = dr.epochs if dr.schedule == "settled" else config.train.epochs
+        epochs = dr.epochs if dr.schedule == "settled" else config.train.most_epochs
         passes += epochs * (dr.k * (1 + dr.support_ratio) if dr.k else 1)
     return round(passes * train_rows)
 

@@ -49,21 +49,26 @@ def settle_parent(spark: SparkSession, config: Config) -> Config:
     """The configuration with a run's id in `train.warm_start`; empty: the run starts cold.
 
     The champion is the one of the days before `examples.until`, so that a day that is run again starts from the same
-    parent. With `train.only_domains` it is the one that serves now, and without one the newest run.
+    parent. With `train.only_domains` it is the one that serves now, and without one the newest run. A run of the newest
+    days (`train.days`) starts from the champion too and, where there is none, is one of the whole window.
 
     Raises:
         MamdrError: domains are named and no run is there to start from.
     """
     train = config.train
-    if not train.warm_start and not train.only_domains:
+    if not (train.warm_start or train.only_domains or train.days):
         return config
     lake = Lake(spark, config.lake.root)
     if train.only_domains:
         default = CHAMPION if find_champion(lake) else ""
         parent = resolve_run(lake, train.warm_start or default)
     else:
-        parent = _champion_before(lake, config) if train.warm_start == CHAMPION else train.warm_start
-    return replace(config, train=replace(train, warm_start=parent))
+        wanted = train.warm_start or CHAMPION
+        parent = _champion_before(lake, config) if wanted == CHAMPION else wanted
+    days = train.days if parent else 0
+    if days != train.days:
+        logger.warning("train.days: there is no champion to start from, so all days of the window are learned")
+    return replace(config, train=replace(train, warm_start=parent, days=days))
 
 
 def _champion_before(lake: Lake, config: Config) -> str:

@@ -61,8 +61,8 @@ def prepare_examples(spark: SparkSession, config: Config) -> tuple[Lake, PinnedE
         _build(spark, config)
         seconds["prepare"] = time.perf_counter() - started
     started = time.perf_counter()
-    versions = None if wanted is None else versions_of(spark, lake, config.features, wanted)
-    pinned = pin_examples(spark, config.lake.root, config.features, versions)
+    versions = None if wanted is None else versions_of(lake, config.features, wanted)
+    pinned = pin_examples(spark, config.lake.root, config.features, versions, config.train.days)
     if not pinned.counts["train"].sum():
         raise MamdrError(f"examples version {pinned.versions['examples']} has no row to train on")
     seconds["pin"] = time.perf_counter() - started

@@ -70,7 +70,7 @@ def _check_that_it_is_free(folder: Place, run_id: str) -> None:
 
 def _resumed(spark: SparkSession, lake: Lake, config: Config, row: Row) -> Run:
     logger.info("resumes run %s (%s)", row["run_id"], row["status"])
-    pinned = pin_examples(spark, config.lake.root, config.features, row["input_versions"])
+    pinned = pin_examples(spark, config.lake.root, config.features, row["input_versions"], config.train.days)
     begins = {"ranks": config.train.ranks, "error": None, "started_at": datetime.now(UTC), "finished_at": None}
     known = {**row.asDict(), **begins}
     return make_run(lake, config, pinned, known)

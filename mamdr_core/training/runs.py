@@ -38,6 +38,10 @@ def cell_of(config: Config, pinned: PinnedExamples) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+_OF_SOME = ("warm_start", "only_domains", "days")
+"""Settings that only some runs have."""
+
+
 def deciding(config: Config) -> dict[str, Any]:
     """The settings that decide what a run computes on given examples.
 
@@ -50,7 +54,7 @@ def deciding(config: Config) -> dict[str, Any]:
         "features": [{**feature, "path": ""} for feature in values["features"]],
         "model": values["model"],
         # What only some runs have is left out of the others, which so stay the cells that they were.
-        "train": {name: value for name, value in train.items() if value or name not in ("warm_start", "only_domains")},
+        "train": {name: value for name, value in train.items() if value or name not in _OF_SOME},
     }
 
 

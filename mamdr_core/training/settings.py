@@ -48,8 +48,11 @@ class TrainSettings:
     compares them)."""
     batch_size: int = 1024
     """Largest number of rows of an inner step."""
-    epochs: int = 20
-    """Largest number of times that every row is visited."""
+    epochs: int | None = None
+    """Largest number of times that every row is visited; null: 20 or, with `days`, 1."""
+    days: int = 0
+    """Learn from the newest so many days alone, from the parameters of `warm_start` or, where that is empty, of the
+    champion; where there is none, from the whole window (docs/warm_start.md). 0: the whole window."""
     rounds_per_epoch: int = 64
     """R: outer updates an epoch; 1 is the released reference code's reading (full passes)."""
     smallest_slice: int = 32
@@ -122,10 +125,17 @@ class TrainSettings:
             raise ValueError(f"train.examples_version must be >= 0, got {self.examples_version}")
         if len(set(self.only_domains)) < len(self.only_domains):
             raise ValueError(f"train.only_domains must differ, got {list(self.only_domains)}")
+        if self.days < 0:
+            raise ValueError(f"train.days must be >= 0, got {self.days}")
         counts = ("ranks", "batch_size", "epochs", "rounds_per_epoch", "validate_every", "patience")
         for name in (*counts, "smallest_slice", "start_timeout"):
-            if getattr(self, name) < 1:
+            if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"train.{name} must be >= 1, got {getattr(self, name)}")
+
+    @property
+    def most_epochs(self) -> int:
+        """Largest number of times that every row is visited."""
+        return self.epochs or (1 if self.days else 20)
 
     @property
     def learning(self) -> LearningSettings:

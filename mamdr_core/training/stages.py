@@ -65,7 +65,7 @@ def make_stages(
                 learns_shared=True,
                 learns_specific=specific and not settled,
                 first_epoch=0,
-                epochs=settings.epochs,
+                epochs=settings.most_epochs,
                 rounds_per_epoch=settings.rounds_per_epoch,
                 validate_every=min(settings.validate_every, settings.rounds_per_epoch),
                 patience=settings.patience,
@@ -78,7 +78,7 @@ def make_stages(
             Stage(
                 learns_shared=False,
                 learns_specific=True,
-                first_epoch=settings.epochs,
+                first_epoch=settings.most_epochs,
                 epochs=dr.epochs,
                 rounds_per_epoch=1,
                 validate_every=1,

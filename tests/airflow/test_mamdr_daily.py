@@ -71,13 +71,14 @@ def test_the_dag_loads_without_errors_and_runs_the_jobs_in_order(airflow: Airflo
 
 def test_a_jobs_json_line_is_its_xcom_and_names_the_run_to_evaluate(airflow: Airflow, stub_project: Path) -> None:
     params = {"project": str(stub_project), "raw": "/raw logs", "lake": "/a lake; false", "requests": "/to score"}
+    params["training"] = "3"
     done = airflow(*RUN_DAY, json.dumps(params))
     assert done.returncode == 0, done.stdout + done.stderr
     run = "run_id=run-of-train_mamdr"
     for setting in (f"input.path=/raw logs/day={DAY}", f"examples.until={DAY}", f"stats.ds={DAY}",
                     "lake.root=/a lake; false",
-                    "train.examples_version=7", "train.warm_start=champion", f"evaluate.{run}", f"gate.{run}",
-                    f"promote.{run}", f"score.run_id=champion@{DAY}", f"score.batch={DAY}",
+                    "train.examples_version=7", "train.warm_start=champion", "train.days=3", f"evaluate.{run}",
+                    f"gate.{run}", f"promote.{run}", f"score.run_id=champion@{DAY}", f"score.batch={DAY}",
                     f"score.input.path=/to score/day={DAY}", f"report.{run}"):  # fmt: skip
         assert f"argument=<{setting}>" in done.stdout, setting
 
@@ -94,8 +95,10 @@ def test_what_the_gate_stops_is_not_promoted_and_is_reported(airflow: Airflow, s
 
 
 def test_where_nothing_serves_yet_nothing_is_scored_and_the_day_ends_well(airflow: Airflow, stub_project: Path) -> None:
-    done = airflow(*RUN_DAY, json.dumps({"project": str(stub_project)}), PASSES="false")
+    done = airflow(*RUN_DAY, json.dumps({"project": str(stub_project), "training": "cold"}), PASSES="false")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "argument=<train.warm_start=>" in done.stdout
+    assert "argument=<train.days" not in done.stdout
     assert "no run serves on" in done.stdout
     assert "argument=<score.run_id" not in done.stdout
     assert "jobs/report.py" in done.stdout

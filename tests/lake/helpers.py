@@ -25,7 +25,7 @@ def record(spark, lake, *runs):
 def examples_of(spark, domain, rows=4):
     """Rows of examples, all in one split and shard."""
     made = spark.range(rows, numPartitions=1).selectExpr("int(id) user", "0 item", "1 label", "'train' split", "id key")
-    columns = {"domain": domain, "shard": 0, "ds": None, "true_probability": None}
+    columns = {"domain": domain, "shard": 0, "ds": None, "load": 0, "true_probability": None}
     made = made.withColumns({name: F.lit(value) for name, value in columns.items()})
     return made.withColumn("ds", F.lit("2026-01-01").cast("date"))
 

@@ -12,6 +12,7 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.lake import examples as examples_module
 from mamdr_core.lake.examples import build_examples
 from mamdr_core.lake.features import declared_clicks
+from mamdr_core.lake.layout import lay_out
 from mamdr_core.lake.tables import Lake
 from schemas import TABLES, feature_vocabulary
 
@@ -66,11 +67,16 @@ def test_figures_add_up_and_a_second_build_makes_the_same_rows(spark, make_click
         "one_row_domains": 1,
         "clicks_version": 0,
         "examples_version": 0,
+        "encoded_rows": 300,
+        "rebuilt": "there are no examples yet",
     }
     small = by_ids(spark, lake_root).where(F.col("domain_id").isin("tiny", "one"))
     assert {row["split"] for row in small.collect()} == {"train"}
     second = build_examples(spark, make_config())
-    assert (second["new_users"], second["users"], second["examples_version"]) == (0, 40, 1)
+    assert (second["new_users"], second["users"], second["examples_version"]) == (0, 40, 0)
+    assert (second["encoded_rows"], second["examples"], second["rebuilt"]) == (0, 300, "")
+    third = build_examples(spark, make_config(examples={"rebuild": True}))
+    assert (third["encoded_rows"], third["examples_version"]) == (300, 1)
     lake = Lake(spark, lake_root)
     assertDataFrameEqual(lake.read("examples"), lake.read("examples", 0))
 
@@ -107,6 +113,8 @@ def test_there_is_one_file_a_split_and_shard_sorted_by_domain_and_key(
         order = list(zip(table["domain"].to_pylist(), table["key"].to_pylist(), strict=True))
         assert order == sorted(order)
         sizes[file.split("shard=")[1].split("/")[0]] += len(order)
+    laid_out = lay_out(examples, 8, TABLES["examples"]).select(F.spark_partition_id())
+    assert laid_out.distinct().count() == places > 20, "each file has a task of its own"
     # Two domains of 145 rows are spread over four shards each.
     assert len(sizes) == 8
     assert max(sizes.values()) < 1.5 * 300 / 8

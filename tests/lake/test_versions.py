@@ -66,9 +66,9 @@ def test_a_version_that_cannot_be_pinned_is_a_clear_error(spark, make_clicks, ma
         prepare_examples(spark, with_values(config, {"train.examples_version": 99}))
     lake, city = Lake(spark, lake_root), Feature(name="city", kind="categorical")
     with pytest.raises(MamdrError, match="was built without vocabulary_city"):
-        versions_of(spark, lake, (city,), version)
+        versions_of(lake, (city,), version)
     lake.overwrite("examples", lake.read("examples").limit(5), {"job": "another"})
-    assert versions_of(spark, lake, (), version + 1)["users"] == lake.version("users")
+    assert versions_of(lake, (), version + 1)["users"] == lake.version("users")
     DeltaTable.forPath(spark, f"{lake_root}/examples").delete()
     with pytest.raises(MamdrError, match="has no row to train on"):
         prepare_examples(spark, with_values(config, {"train.examples_version": version + 2}))

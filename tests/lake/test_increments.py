@@ -1,0 +1,157 @@
+"""A day is encoded once: whatever comes, late rows and corrections too, the examples are those of encoding all."""
+
+import random
+from datetime import date, timedelta
+
+import pytest
+from pyspark.sql import functions as F
+from pyspark.testing import assertDataFrameEqual
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake import merging
+from mamdr_core.lake.examples import build_examples
+from mamdr_core.lake.increments import load_note
+from mamdr_core.lake.ingest import ingest_clicks
+from mamdr_core.lake.maintenance import maintain_lake
+from mamdr_core.lake.stats import known_first_days, summarize_domains
+from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.windows import read_window
+from mamdr_core.shards.loading import Share
+from mamdr_core.shards.pinned import pin_examples
+from schemas import SPLITS
+
+pytestmark = pytest.mark.slow
+
+FIRST = date(2026, 1, 26)
+RANDOM = {"split": {"smallest_domain": 1}, "shards": {"count": 2}}
+MOVING = {"split": {"kind": "time", "val_days": 1, "test_days": 2}, "days": 9, "shards": {"count": 2}}
+EVENTS = {
+    2: (100, (0, 1), 9),  # late rows of days that were built
+    3: (1, (0, 2), 20),  # a correction, on other days too
+    4: (4, (4,), 25),  # a repeated day
+    5: (101, (4,), 12, True),  # input.replace: days
+    6: (0, (9,), 5),  # all rows of a load move to a day ahead
+}
+"""What comes beside the load of a day, by the day's number: a load, its days, its rows."""
+BUILDS = {0: 30, 2: 69, 3: 50, 5: 97, 7: 60}
+"""Days of which examples are built, and the rows that came since the build before."""
+
+
+class Log:
+    """A log that random loads come from: what ingest_clicks would file of them, with its notes."""
+
+    def __init__(self, spark, lake, seed):
+        self.spark, self.lake, self.random, self.held = spark, lake, random.Random(seed), {}
+
+    def rows(self, load, days, count):
+        rows = []
+        for _ in range(count):
+            user, item, domain = (f"{kind}{self.random.randrange(of)}" for kind, of in (("u", 9), ("i", 7), ("d", 5)))
+            day = self.random.choice(days)
+            time = f"{day} {self.random.randrange(24):02d}:{self.random.randrange(60):02d}:00"
+            rows.append((user, item, domain, self.random.randrange(2), time, None, load, day))
+        strings = (
+            "user string, item string, domain string, label int, time string, true_probability double, load bigint"
+        )
+        return self.spark.createDataFrame(rows, f"{strings}, ds date").selectExpr(
+            *("user", "item", "domain", "label", "timestamp(time) event_time", "true_probability", "load", "ds")
+        )
+
+    def bring(self, load, days, count, whole_days=False):
+        """File a load, or file it again; with `whole_days` nothing else stays on its days."""
+        before = self.held.get(load, set())
+        note = load_note(load, {*days, *before}, bool(before), whole_days)
+        listed = ", ".join(f"DATE'{day}'" for day in days)
+        where = f"ds IN ({listed})" if whole_days else f"load = {load}"
+        self.lake.overwrite_where("clicks", self.rows(load, days, count), where, note)
+        self.held[load] = set(days)
+
+
+def contents(examples):
+    return examples.drop("shard").orderBy("domain", "key", "load", "label")
+
+
+@pytest.mark.parametrize(("settings", "seed"), [(RANDOM, 1), (MOVING, 2)])
+def test_what_is_built_day_by_day_is_what_a_build_of_everything_gives(
+    spark, lake_root, make_config, monkeypatch, settings, seed
+):
+    monkeypatch.setattr(merging, "MANY", 2)
+    lake = Lake(spark, lake_root)
+    log = Log(spark, lake, seed)
+    for number in range(8):
+        today = FIRST + timedelta(number)
+        log.bring(number, [today], 30)
+        if number in EVENTS:
+            load, days, *rest = EVENTS[number]
+            log.bring(load, [FIRST + timedelta(day) for day in days], *rest)
+        if number not in BUILDS:
+            continue
+        config = make_config(examples={**settings, "until": str(today), "rebuild": False})
+        built = build_examples(spark, config)
+        assert built["rebuilt"] == ("" if number else "there are no examples yet")
+        assert built["encoded_rows"] <= BUILDS[number]
+    assert maintain_lake(spark, config)["tables"]["examples"]["files_compacted"] > 0
+    daily = lake.version("examples")
+    everything = build_examples(spark, make_config(examples={**settings, "until": str(today), "rebuild": True}))
+    assert everything.pop("encoded_rows") > built.pop("encoded_rows")
+    different = ("rebuilt", "clicks_version", "examples_version")
+    assert {**everything, **dict.fromkeys(different)} == {**built, **dict.fromkeys(different)}
+    version = everything["examples_version"]
+    assertDataFrameEqual(contents(lake.read("examples", daily)), contents(lake.read("examples", version)))
+    assertDataFrameEqual(contents(read_window(lake, daily)), contents(read_window(lake, version)))
+    rows = read_window(lake, version).count()
+    assert 0 < rows <= lake.read("examples").count()
+    assert rows == everything["examples"] == sum(everything[f"{split}_rows"] for split in SPLITS)
+    pinned = pin_examples(spark, lake_root, ())
+    share = Share(pinned, (), pinned.counts["train"] >= 0)
+    assert {split: len(share.columns(split)) for split in SPLITS} == {
+        split: everything[f"{split}_rows"] for split in SPLITS
+    }
+    if settings is RANDOM:
+        return
+    back = build_examples(spark, make_config(examples={**settings, "until": str(FIRST + timedelta(3))}))
+    assert (back["rebuilt"], back["encoded_rows"]) == ("", 0)
+    assert lake.read("examples").agg(F.max("ds")).first()[0] == FIRST + timedelta(3)
+    again = build_examples(spark, make_config(examples={**settings, "until": str(today)}))
+    assert again["rebuilt"] == ""
+    assertDataFrameEqual(contents(lake.read("examples", version)), contents(lake.read("examples")))
+
+
+def test_loads_of_the_job_are_encoded_once_and_what_needs_a_rebuild_says_so(spark, make_log, make_config, lake_root):
+    def rows(day, users):
+        return [(f"u{n}", f"i{n % 3}", "d", str(n % 2), f"2026-01-0{day} 10:00:{n:02d}") for n in users]
+
+    first, second = make_log(rows(1, range(20)), "one"), make_log(rows(2, range(15, 25)), "two")
+    ingest_clicks(spark, make_config(first))
+    build_examples(spark, make_config(first))
+    ingest_clicks(spark, make_config(second))
+    second_build = build_examples(spark, make_config(second))
+    told = ("encoded_rows", "examples", "new_users", "rebuilt")
+    assert [second_build[name] for name in told] == [10, 30, 5, ""]
+    lake = Lake(spark, lake_root)
+    clicks, day = lake.read("clicks"), date(2026, 1, 2)
+    known = known_first_days(lake, lake.version("clicks"), day)
+    assertDataFrameEqual(summarize_domains(clicks, day, known), summarize_domains(clicks, day))
+    make_log(rows(1, range(12)), "one")
+    ingest_clicks(spark, make_config(first))
+    corrected = build_examples(spark, make_config(first))
+    assert [corrected[name] for name in told] == [12, 22, 0, ""]
+    assert lake.read("examples").select("load").distinct().count() == 2
+    lake.append("clicks", lake.read("clicks").limit(1))
+    with pytest.raises(MamdrError, match=r"examples.rebuild is false.*version 3 of clicks \(WRITE\) does not say"):
+        build_examples(spark, make_config(examples={"rebuild": False}))
+    assert build_examples(spark, make_config())["examples"] == 23
+    reseeded = build_examples(spark, make_config(examples={"seed": 3}))
+    assert (reseeded["rebuilt"], reseeded["encoded_rows"]) == ("examples.seed changed", 23)
+
+
+def test_a_domain_that_grows_moves_no_trained_row_into_test(spark, make_config, lake_root):
+    lake = Lake(spark, lake_root)
+    log = Log(spark, lake, 0)
+    log.bring(0, [FIRST], 9)
+    config = make_config(examples={"split": {"smallest_domain": 30}})
+    assert build_examples(spark, config)["train_rows"] == 9
+    log.bring(1, [FIRST + timedelta(1)], 400)
+    grown = build_examples(spark, config)
+    assert grown["test_rows"] > 0
+    assert {row["split"] for row in lake.read("examples").where("load = 0").collect()} == {"train"}
