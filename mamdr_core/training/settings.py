@@ -8,6 +8,7 @@ from mamdr_core.engine.settings import InnerSettings, OuterSettings
 from mamdr_core.learning.settings import DRSettings, LearningSettings
 from mamdr_core.mixed.settings import MixedSettings
 from mamdr_core.settings import settings
+from mamdr_core.shards.settings import ReaderName
 
 
 @settings
@@ -106,6 +107,9 @@ class TrainSettings:
     stall_limit: float = 600.0
     """Seconds after which a rank that makes no progress is ended, with what it was doing in the cause, and the ranks
     are restarted; 0: never. A step, with its compilation, must take less; rounds and passes may take longer."""
+    reader: ReaderName = "petastorm"
+    """What reads the row groups of a rank's share: Petastorm, or arrow: pyarrow alone, which needs no Petastorm and
+    reads the same rows (docs/reading.md)."""
     host_memory: float = 0.0
     """GB of rows and feature vectors that a rank keeps in memory; a larger share is memory-mapped. 0: no bound."""
     specific_memory: float = 0.0
