@@ -3,10 +3,10 @@
 from dataclasses import field
 from typing import Literal
 
-from mamdr_core.domain_id import DomainId
 from mamdr_core.engine.settings import InnerSettings, OuterSettings
 from mamdr_core.learning.settings import DRSettings, LearningSettings
 from mamdr_core.mixed.settings import MixedSettings
+from mamdr_core.raw_id import RawId
 from mamdr_core.settings import settings
 from mamdr_core.shards.settings import ReaderName
 
@@ -91,7 +91,7 @@ class TrainSettings:
     warm_start: str = ""
     """Start from the parameters of the run of this id, or of the `champion` of the days before `examples.until` (where
     there is none yet: cold). Empty: start cold (docs/warm_start.md)."""
-    only_domains: tuple[DomainId, ...] = ()
+    only_domains: tuple[RawId, ...] = ()
     """Learn theta_i of these domains alone; theta_S and every other theta_i stay those of `warm_start` or, where that
     is empty, of the champion, else of the newest run (docs/warm_start.md)."""
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
