@@ -46,6 +46,9 @@ class InputSettings:
     """Spark format of the raw log."""
     options: dict[str, str | bool | int | float] = field(default_factory=dict)
     """Options of the Spark reader, e.g. {header: true}."""
+    schema: str = ""
+    """The log's columns and types as Spark DDL, e.g. `user string, item string, ts timestamp`; empty: inferred from the
+    files (delta: always the table's)."""
     columns: InputColumns = field(default_factory=InputColumns)
     """The columns of a click."""
     replace: Literal["load", "days"] = "load"
@@ -58,9 +61,11 @@ class InputSettings:
     start of the job."""
 
     def __post_init__(self) -> None:
-        """Check the limits."""
+        """Check the limits, and where a schema may be."""
         if self.latest and not self.earliest <= self.latest < date.max:
             raise ValueError(f"latest {self.latest} is before earliest {self.earliest}, or has no day after it")
+        if self.schema and self.format == "delta":
+            raise ValueError("schema is set, but a Delta table has its own: leave it out")
 
 
 @settings
