@@ -18,6 +18,7 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
 from mamdr_core.lake.settings import (
     ExamplesSettings,
+    ForgetSettings,
     InputSettings,
     LakeSettings,
     MaintainSettings,
@@ -56,6 +57,8 @@ class Config:
     """Statistics (domain_stats)."""
     maintain: MaintainSettings = field(default_factory=MaintainSettings)
     """Compaction and removal of old files (maintain_lake)."""
+    forget: ForgetSettings = field(default_factory=ForgetSettings)
+    """Removal of users' rows (forget_users)."""
     model: ModelSettings = field(default_factory=ModelSettings)
     """Model structure."""
     train: TrainSettings = field(default_factory=TrainSettings)

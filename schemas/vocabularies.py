@@ -20,7 +20,10 @@ def vocabulary_table(name: str, what: str) -> Table:
     return Table(name, f"{what}: id to index; append-only.", _COLUMNS, _RULES, made_by="build_examples")
 
 
-USERS = vocabulary_table("users", "Users")
+USERS = replace(
+    vocabulary_table("users", "Users"),
+    description="Users: id to index; append-only, except that forget_users replaces an id by `forgotten <index>`.",
+)
 ITEMS = vocabulary_table("items", "Items")
 DOMAINS = vocabulary_table("domains", "Domains")
 

@@ -34,6 +34,7 @@ DATA_JOBS = (
     "convert_amazon",
     "convert_taobao",
     "domain_stats",
+    "forget_users",
     "generate_logs",
     "ingest_clicks",
     "maintain_lake",

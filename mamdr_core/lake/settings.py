@@ -4,7 +4,7 @@ from dataclasses import field
 from datetime import date
 from typing import Literal
 
-from mamdr_core.domain_id import DomainId
+from mamdr_core.raw_id import RawId
 from mamdr_core.settings import settings
 
 
@@ -46,6 +46,9 @@ class InputSettings:
     """Spark format of the raw log."""
     options: dict[str, str | bool | int | float] = field(default_factory=dict)
     """Options of the Spark reader, e.g. {header: true}."""
+    schema: str = ""
+    """The log's columns and types as Spark DDL, e.g. `user string, item string, ts timestamp`; empty: inferred from the
+    files (delta: always the table's)."""
     columns: InputColumns = field(default_factory=InputColumns)
     """The columns of a click."""
     replace: Literal["load", "days"] = "load"
@@ -58,9 +61,11 @@ class InputSettings:
     start of the job."""
 
     def __post_init__(self) -> None:
-        """Check the limits."""
+        """Check the limits, and where a schema may be."""
         if self.latest and not self.earliest <= self.latest < date.max:
             raise ValueError(f"latest {self.latest} is before earliest {self.earliest}, or has no day after it")
+        if self.schema and self.format == "delta":
+            raise ValueError("schema is set, but a Delta table has its own: leave it out")
 
 
 @settings
@@ -143,7 +148,7 @@ class NegativeSettings:
 
     kind: Literal["none", "in_domain"] = "none"
     """none: the log has impressions; in_domain: items of the domain that the user never clicked there."""
-    ctr_ratio: float | tuple[float, float] | dict[DomainId, float] = (0.2, 0.5)
+    ctr_ratio: float | tuple[float, float] | dict[RawId, float] = (0.2, 0.5)
     """Positives per negative in a domain (Eq. 25): a number, a range to draw each domain's from, or {domain: ratio}."""
 
     def __post_init__(self) -> None:
@@ -211,7 +216,7 @@ class ExamplesSettings:
     """Which users get an index."""
     items: IdSettings = field(default_factory=IdSettings)
     """Which items get an index."""
-    retired: tuple[DomainId, ...] = ()
+    retired: tuple[RawId, ...] = ()
     """Domains whose rows are left out; their indices stay."""
     since: date | None = None
     """First day of clicks to use; none: all."""
@@ -257,3 +262,23 @@ class MaintainSettings:
         for name in ("retention_days", "keep_runs", "keep_champions"):
             if not 0 <= getattr(self, name) <= 100_000:
                 raise ValueError(f"maintain.{name} must lie in [0, 100000], got {getattr(self, name)}")
+
+
+@settings
+class ForgetSettings:
+    """Whose rows forget_users removes."""
+
+    users: tuple[RawId, ...] = ()
+    """Ids of users, as in the log."""
+    path: str = ""
+    """File with one more id per line."""
+    release: bool = False
+    """Also drop the inputs that hold rows of forgotten users, now or earlier, from the records of successful runs, so
+    that maintain_lake removes their files; these runs cannot be measured again (docs/forgetting.md)."""
+    dry_run: bool = False
+    """Count the rows, and change nothing."""
+
+    def __post_init__(self) -> None:
+        """Check the ids."""
+        if any(not user.strip() for user in self.users):
+            raise ValueError("forget.users holds a blank id")

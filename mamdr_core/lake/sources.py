@@ -47,7 +47,7 @@ def read_input(spark: SparkSession, settings: InputSettings) -> DataFrame:
 
     Raises:
         MamdrError: `input.path` is empty or matches nothing, or holds nothing in the declared format, or an option
-            would lose rows uncounted.
+            would lose rows uncounted; `input.schema` is not DDL.
     """
     if not settings.path:
         raise MamdrError("input.path is not set: name the file, folder or glob of the raw log")
@@ -80,8 +80,17 @@ def _load(spark: SparkSession, settings: InputSettings, paths: list[str]) -> Dat
     if settings.format == "delta" and not {"versionasof", "timestampasof"} & {name.lower() for name in options}:
         version = Log(spark, paths[0]).version()
         options |= {"versionAsOf": version} if version >= 0 else {}
+    reader = spark.read.format(settings.format).options(**options)
+    if settings.schema:
+        try:
+            reader = reader.schema(settings.schema)
+        except PySparkException as error:
+            raise MamdrError(
+                f"input.schema: {one_line(settings.schema)[:200]!r} is not Spark DDL, such as 'user string, ts "
+                f"timestamp' ({one_line(str(error))[:200]})"
+            ) from None
     try:
-        return spark.read.format(settings.format).options(**options).load(paths)
+        return reader.load(paths)
     except (SparkRuntimeException, Py4JJavaError) as error:  # some options are not checked before a file is looked at
         if not settings.options or _UNREADABLE.search(str(error)):
             raise
@@ -170,6 +179,8 @@ def _explain(settings: InputSettings, text: str) -> str:
     where = unquote(file.group(1)) if file else settings.path
     if "FILE_NOT_EXIST" in text:
         return f"input.path: {where} went away while the log was read; run again when the log is complete"
+    if _HEADER.search(text) and settings.schema:
+        return f"input.path: the header of {where} differs from input.schema; declare its columns in their order"
     if _HEADER.search(text):
         return f"input.path: the header of {where} differs from another file's; load such files apart"
     if "DATA_TYPE_MISMATCH" in text:

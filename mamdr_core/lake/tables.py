@@ -242,6 +242,20 @@ class Lake:
             written.restoreToVersion(version)
         return True
 
+    def change(self, table: str | Table, change: Callable[[DeltaTable], None], note: dict[str, Any]) -> None:
+        """Change rows of a table by a command of Delta, in one commit, whose text Delta's log keeps.
+
+        Raises:
+            MamdrError: the table does not exist, or other jobs kept writing what the command reads.
+        """
+        path = self._require(table)
+
+        def write() -> None:
+            with overriding(self._spark, {_NOTE: json.dumps(note)}):
+                change(DeltaTable.forPath(self._spark, path))
+
+        self._insist(table, write)
+
     def merge(self, table: str | Table, rows: DataFrame, on: str, update: dict[str, str]) -> None:
         """Insert rows that match none and update those that do, in one commit.
 

@@ -78,7 +78,8 @@ def open_champion(trained: Trained, config: Config, run_id: str) -> Scorer:
     scales = {name: (float(mean), float(deviation)) for name, (mean, deviation) in package.pinned["numeric"].items()}
     pinned, sizes = replace(trained.pinned, numeric=scales), package.pinned["sizes"]
     everything = np.ones(len(pinned.domain_ids), dtype=np.bool_)
-    share = Share(pinned, theirs.features, everything, config.train.host_memory, config.train.scratch)
+    train = config.train
+    share = Share(pinned, theirs.features, everything, train.host_memory, train.scratch, train.reader)
     columns = place_columns({SPLIT: known_alone(share.columns(SPLIT), sizes)}, trained.device)[SPLIT]
     engine = make_engine(theirs, replace(pinned, sizes=sizes), share, trained.device)
     return Scorer(package, engine, package.under_mixed(columns, engine, theirs.train.mixed))

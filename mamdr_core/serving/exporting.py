@@ -49,7 +49,7 @@ def export_model(spark: SparkSession, config: Config) -> dict[str, Any]:
     """
     lake = Lake(spark, config.lake.root)
     served = find_served(lake, config.export.run_id)
-    vectors = read_vectors(lake, served)
+    vectors = read_vectors(lake, served, config.train)
     specific = _choose(lake, served, config.export.domains)
     with fetched(place_of(served.folder), "model package", only="shared") as package:
         shared = load_shared(package)

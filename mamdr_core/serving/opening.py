@@ -19,6 +19,7 @@ from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.package import read_facts
 from mamdr_core.training.records import find_run
+from mamdr_core.training.settings import TrainSettings
 from mamdr_core.training.trained import check_mixed, config_of
 
 
@@ -48,8 +49,13 @@ def find_served(lake: Lake, run_id: str) -> Served:
     return Served(row["run_id"], package, files, config, facts.pinned["versions"], sizes, numeric)
 
 
-def read_vectors(lake: Lake, served: Served) -> dict[str, Tensor]:
+def read_vectors(lake: Lake, served: Served, train: TrainSettings) -> dict[str, Tensor]:
     """The fixed vectors that a run was trained with, by feature, float32 [vocabulary + 1, size].
+
+    Args:
+        lake: that the run was recorded in.
+        served: the run.
+        train: of the reading job: what reads, and what bounds its memory.
 
     Raises:
         MamdrError: the lake holds no vectors of that name and length, or their files are gone.
@@ -60,8 +66,8 @@ def read_vectors(lake: Lake, served: Served) -> dict[str, Tensor]:
         name: tuple(sorted(lake.read(table, served.versions[table]).inputFiles())) for name, table in tables.items()
     }
     pinned = PinnedExamples(dict(served.versions), (), (), {}, dict(served.sizes), files, {})
-    train = served.config.train
-    return Share(pinned, served.features, np.zeros(0, dtype=np.bool_), train.host_memory, train.scratch).vectors()
+    nothing = np.zeros(0, dtype=np.bool_)
+    return Share(pinned, served.features, nothing, train.host_memory, train.scratch, train.reader).vectors()
 
 
 def send_vectors(spark: SparkSession, vectors: Mapping[str, Tensor]) -> str:

@@ -79,7 +79,7 @@ def score(spark: SparkSession, config: Config) -> dict[str, Any]:
         logger.info("run %s scores %d rows as batch %s", served.run_id, count, batch)
         settings = {**shuffles_of(spark, count, TASK_ROWS), **_SETTINGS}
         with clock.phase("write"), overriding(spark, settings), progress(spark, "scores"):
-            vectors = send_vectors(spark, read_vectors(lake, served))
+            vectors = send_vectors(spark, read_vectors(lake, served, config.train))
             scored = score_rows(spread_by_domain(rows), served, vectors, config.score.deviation)
             note = {"job": "score", "run_id": served.run_id, "attempt": uuid.uuid4().hex}
             scored = scored.withColumns({"run_id": F.lit(served.run_id), "batch": F.lit(batch)})

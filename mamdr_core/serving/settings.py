@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from mamdr_core.domain_id import DomainId
+from mamdr_core.raw_id import RawId
 from mamdr_core.settings import settings
 
 BatchName = Annotated[
@@ -70,7 +70,7 @@ class ExportSettings:
     """Folder of the files; empty: `exports/<run id>` in the lake."""
     max_gb: float = 4.0
     """GB that theta_S and all theta_i may take in the file; a larger run is not exported whole."""
-    domains: tuple[DomainId, ...] = ()
+    domains: tuple[RawId, ...] = ()
     """Ids of the domains whose theta_i go into the file; others are served with theta_S. None: all that have one."""
     onnx: bool = True
     """Write model.onnx too, and check it with onnxruntime."""

@@ -1,1 +1,1 @@
-"""From one pinned Delta version to columns in memory; the only importer of Petastorm."""
+"""From one pinned Delta version to columns in memory."""

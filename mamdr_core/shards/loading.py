@@ -21,6 +21,7 @@ from mamdr_core.shards.filling import ColumnsFiller, FilePlaces
 from mamdr_core.shards.pinned import PinnedExamples, PinnedFile
 from mamdr_core.shards.reading import RowGroup, read_batches
 from mamdr_core.shards.row_groups import ReadFigures, all_row_groups, find_row_groups
+from mamdr_core.shards.settings import ReaderName
 from schemas import TABLES, examples_table
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class Share:
         own: by domain, whether its rows belong to the rank, [n].
         host_memory: GB that rows and vectors may take in memory; a larger share is memory-mapped. 0: no bound.
         scratch: folder of the mapped files; empty: the system's temporary folder.
+        reader: what reads the row groups.
 
     Attributes:
         column_names: what is read of the examples.
@@ -55,8 +57,9 @@ class Share:
         own: NDArray[np.bool_],
         host_memory: float = 0.0,
         scratch: str = "",
+        reader: ReaderName = "petastorm",
     ) -> None:
-        self._pinned, self._features, self._own = pinned, features, own
+        self._pinned, self._features, self._own, self._reader = pinned, features, own, reader
         self._ids = ["user", "item", "domain", *(f.name for f in features if f.kind == "categorical")]
         self.column_names = [*self._ids, "label", "key", "true_probability", *pinned.numeric]
         if any(file.days for file in pinned.files):
@@ -127,7 +130,7 @@ class Share:
 
         def read(part: int) -> None:
             mine = [group for group in groups if part_of[group.url] == part]
-            for group, batch in read_batches(mine, table, self.column_names):
+            for group, batch in read_batches(mine, table, self.column_names, self._reader):
                 file = places[group.url]
                 if chosen := days[group.url]:
                     batch = _of_days(batch, *chosen)
@@ -157,7 +160,8 @@ class Share:
             declared = TABLES[f"{of}_features"]
             wanted = [feature for feature in self._features if feature.kind == "vector" and feature.of == of]
             found = set()
-            for _, read in read_batches(all_row_groups(urls, self.figures), declared, ["index", "name", "vector"]):
+            groups = all_row_groups(urls, self.figures)
+            for _, read in read_batches(groups, declared, ["index", "name", "vector"], self._reader):
                 for feature in wanted:
                     mine = read.filter(pc.equal(read.column("name"), feature.name))
                     if len(mine) and _put_vectors(mine, tables[feature.name]):

@@ -189,7 +189,7 @@ def _measure(
 
 def _share(task: RankTask, own: NDArray[np.bool_]) -> Share:
     train = task.config.train
-    return Share(task.pinned, task.config.features, own, train.host_memory, train.scratch)
+    return Share(task.pinned, task.config.features, own, train.host_memory, train.scratch, train.reader)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from mamdr_core.training.storage import remove
 from mamdr_core.training.tracking import Ended, track
 
 _ELSEWHERE = (
-    *("scratch", "host_memory", "specific_memory", "group_memory", "device"),
+    *("reader", "scratch", "host_memory", "specific_memory", "group_memory", "device"),
     *("launcher", "start_timeout", "stall_limit", "checkpoint", "resume", "restarts", "examples_version"),
 )
 """Keys of `train` that say where and how safely a run happens, not what it computes; and one of the pinned versions."""

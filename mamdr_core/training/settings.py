@@ -3,11 +3,12 @@
 from dataclasses import field
 from typing import Literal
 
-from mamdr_core.domain_id import DomainId
 from mamdr_core.engine.settings import InnerSettings, OuterSettings
 from mamdr_core.learning.settings import DRSettings, LearningSettings
 from mamdr_core.mixed.settings import MixedSettings
+from mamdr_core.raw_id import RawId
 from mamdr_core.settings import settings
+from mamdr_core.shards.settings import ReaderName
 
 
 @settings
@@ -93,7 +94,7 @@ class TrainSettings:
     warm_start: str = ""
     """Start from the parameters of the run of this id, or of the `champion` of the days before `examples.until` (where
     there is none yet: cold). Empty: start cold (docs/warm_start.md)."""
-    only_domains: tuple[DomainId, ...] = ()
+    only_domains: tuple[RawId, ...] = ()
     """Learn theta_i of these domains alone; theta_S and every other theta_i stay those of `warm_start` or, where that
     is empty, of the champion, else of the newest run (docs/warm_start.md)."""
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
@@ -109,6 +110,9 @@ class TrainSettings:
     stall_limit: float = 600.0
     """Seconds after which a rank that makes no progress is ended, with what it was doing in the cause, and the ranks
     are restarted; 0: never. A step, with its compilation, must take less; rounds and passes may take longer."""
+    reader: ReaderName = "petastorm"
+    """What reads the row groups of a rank's share: Petastorm, or arrow: pyarrow alone, which needs no Petastorm and
+    reads the same rows (docs/reading.md)."""
     host_memory: float = 0.0
     """GB of rows and feature vectors that a rank keeps in memory; a larger share is memory-mapped. 0: no bound."""
     specific_memory: float = 0.0

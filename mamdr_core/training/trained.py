@@ -81,7 +81,8 @@ def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str =
     # Where theta_S stayed its parent's, so did the scales of numeric features.
     pinned = replace(pinned, numeric=facts.numeric)
     everything = np.ones(len(pinned.domain_ids), dtype=np.bool_)
-    share = Share(pinned, trained.features, everything, config.train.host_memory, config.train.scratch)
+    train = config.train
+    share = Share(pinned, trained.features, everything, train.host_memory, train.scratch, train.reader)
     return Trained(lake, folder, package, trained, pinned, share, device)
 
 

@@ -1,13 +1,15 @@
 """What cannot be read or resolved is said in one line that names what to mend."""
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.settings import InputSettings
-from mamdr_core.lake.sources import read_input, readable, resolve
+from mamdr_core.lake.sources import CORRUPT, read_input, readable, resolve
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +46,28 @@ def test_a_delta_table_that_grows_meanwhile_is_read_at_one_version(spark, tmp_pa
     newest = read_input(spark, InputSettings(path=path, format="delta"))
     at_first = read_input(spark, InputSettings(path=path, format="delta", options={"versionAsOf": 0}))
     assert (newest.count(), at_first.count()) == (7, 2)
+
+
+def test_a_declared_schema_takes_the_place_of_inference(spark, tmp_path: Path):
+    path = tmp_path / "raw.json"
+    path.write_text('{"user": 7, "ts": "2026-01-01 10:00:00", "more": 1}\n{"user": "u", "ts": "never"}\n')
+    raw = read_input(
+        spark, InputSettings(path=str(path), format="json", schema="user string, ts timestamp, age double")
+    )
+    assert [kind for name, kind in raw.dtypes if name != CORRUPT] == ["string", "timestamp", "double"]
+    whole, corrupt = raw.orderBy(F.col(CORRUPT).isNotNull()).collect()
+    assert (whole["user"], whole["age"], whole[CORRUPT]) == ("7", None, None)
+    assert corrupt[CORRUPT] == '{"user": "u", "ts": "never"}'
+    csv = InputSettings(path=str(tmp_path / "raw.csv"), format="csv", options={"header": True}, schema="a int, b date")
+    Path(csv.path).write_text("a,b\n1,2026-01-01\nx,2026-01-02\n")
+    assert [row[CORRUPT] for row in read_input(spark, csv).orderBy("b").collect()] == [None, "x,2026-01-02"]
+    turned = replace(csv, schema="b date, a int")
+    with pytest.raises(MamdrError, match=r"raw\.csv differs from input\.schema"), readable(turned):
+        read_input(spark, turned).collect()
+    with pytest.raises(MamdrError, match=r"^input\.schema: 'user strin g' is not Spark DDL"):
+        read_input(spark, InputSettings(path=str(path), format="json", schema="user strin g"))
+    with pytest.raises(ValueError, match="a Delta table has its own"):
+        InputSettings(path=str(path), format="delta", schema="user string")
 
 
 def test_a_corrupt_parquet_file_is_named(spark, make_log):

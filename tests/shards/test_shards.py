@@ -10,8 +10,8 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.lake.examples import build_examples
 from mamdr_core.lake.tables import Lake
 from mamdr_core.shards.loading import Share
+from mamdr_core.shards.petastorm_reader import unischema
 from mamdr_core.shards.pinned import pin_examples
-from mamdr_core.shards.reading import unischema
 from schemas import TABLES
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]

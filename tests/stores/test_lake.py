@@ -15,6 +15,7 @@ from mamdr_core.lake.stats import domain_stats
 from mamdr_core.lake.tables import Lake
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import pin_examples
+from mamdr_core.shards.settings import ReaderName
 from schemas import SPLITS
 from tests.stores.conftest import client, configure
 from tests.stores.proxy import Proxy
@@ -64,14 +65,15 @@ def lake(spark, make_config):
     return Lake(spark, make_config(1).lake.root)
 
 
-def test_examples_are_built_and_read_back_by_a_rank(spark, make_config, lake):
+def test_examples_are_built_and_read_back_by_a_rank_with_either_reader(spark, make_config, lake):
     assert build_examples(spark, make_config(1))["examples"] == 60
     pinned = pin_examples(spark, lake.root, ())
     assert pinned.files[0].url.startswith(f"s3a://{CUT}/my%20lake/examples/")
-    share = Share(pinned, (), own=np.ones(2, dtype=np.bool_))
-    read = [share.columns(split) for split in SPLITS]
-    assert sum(len(columns.labels) for columns in read) == 60
-    assert sum(int(columns.labels.sum()) for columns in read) == 20
+    for reader in ReaderName.__args__:
+        share = Share(pinned, (), np.ones(2, dtype=np.bool_), reader=reader)
+        read = [share.columns(split) for split in SPLITS]
+        assert sum(len(columns.labels) for columns in read) == 60
+        assert sum(int(columns.labels.sum()) for columns in read) == 20
 
 
 @pytest.mark.parametrize(

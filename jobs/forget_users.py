@@ -1,0 +1,26 @@
+"""Every table of the lake, without the rows of some users."""
+
+import sys
+from typing import Any
+
+from mamdr_core.cli import run_job
+from mamdr_core.config import Config
+from mamdr_core.lake.forget import forget_users as forget
+from mamdr_core.lake.progress import progress
+from mamdr_core.lake.session import spark_session
+
+
+def forget_users(config: Config) -> dict[str, Any]:
+    """Remove the rows of given users from every table, and report which versions still hold them.
+
+    Examples:
+        spark-submit jobs/forget_users.py --config my.yaml --set 'forget.users=[u17, u42]' --set forget.dry_run=true
+        spark-submit jobs/forget_users.py --config my.yaml --set forget.path=/data/forget/2026-01.txt
+        spark-submit jobs/forget_users.py --config my.yaml --set forget.release=true
+    """
+    with spark_session("forget_users") as spark, progress(spark, "forget_users"):
+        return forget(spark, config)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(forget_users))

@@ -1,0 +1,178 @@
+"""Row groups read through Petastorm's batch reader; the one module that imports Petastorm."""
+
+import logging
+import queue
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs
+
+from mamdr_core.shards.reading import RowGroup, locate, read_row_group
+from schemas import Table
+
+with warnings.catch_warnings():
+    # Petastorm's own import of deprecated names; nothing that a user can mend.
+    warnings.simplefilter("ignore")
+    from petastorm.arrow_reader_worker import ArrowReaderWorker
+    from petastorm.reader import Reader
+    from petastorm.unischema import Unischema, UnischemaField
+    from petastorm.workers_pool import EmptyResultError
+    from pyarrow.filesystem import FileSystem
+
+# Petastorm notes at every reader that it did not write the files itself.
+logging.getLogger("petastorm").setLevel(logging.WARNING)
+
+_QUIET = threading.Lock()  # which warnings are shown is a matter of the process, not of a thread
+
+_NUMPY_TYPES = {
+    "string": np.str_,
+    "int": np.int32,
+    "bigint": np.int64,
+    "float": np.float32,
+    "double": np.float64,
+    "date": np.datetime64,
+}
+
+
+def unischema(table: Table, columns: Sequence[str]) -> Unischema:
+    """The Petastorm schema of some columns of a declared table.
+
+    Raises:
+        KeyError: a column is not declared.
+    """
+    fields = []
+    for name in columns:
+        column = table.column(name)
+        vector = column.type == "array<float>"
+        kind = np.float32 if vector else _NUMPY_TYPES[column.type]
+        fields.append(UnischemaField(name, kind, (None,) if vector else (), nullable=column.nullable))
+    return Unischema(table.name, fields)
+
+
+def read_row_groups(
+    groups: Sequence[RowGroup], table: Table, columns: Sequence[str]
+) -> Iterator[Iterator[pa.RecordBatch]]:
+    """Read columns of some row groups, in the given order and in the caller's thread.
+
+    Args:
+        groups: at least one; all files are on a disk, or all in one bucket.
+        table: their declaration.
+        columns: names of columns.
+    """
+    with _RowGroupReader(groups, unischema(table, columns)) as reader:
+        yield from reader
+
+
+class _RowGroupReader(Reader):  # type: ignore[misc]
+    """The reader that make_batch_reader makes, over chosen row groups, each as an iterator of Arrow record batches.
+
+    make_batch_reader has no argument for row groups, and its selectors need an index that only Petastorm writes.
+    """
+
+    def __init__(self, groups: Sequence[RowGroup], schema: Unischema) -> None:
+        located = {group.url: locate(group.url) for group in groups}
+        self._chosen = [(located[group.url][1], group.number) for group in groups]
+        with _QUIET, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning)  # pyarrow calls the ParquetDataset it uses old
+            super().__init__(
+                _PinnedFiles(located[groups[0].url][0]),
+                [path for _, path in located.values()],
+                schema_fields=list(schema.fields.values()),
+                worker_class=_BatchWorker,
+                reader_pool=_CallersThread(len(groups)),
+                shuffle_row_groups=False,
+                is_batched_reader=True,
+            )
+
+    def _filter_row_groups(self, dataset: Any, row_groups: Sequence[Any], *rest: Any) -> tuple[list[int], None]:
+        place = {(piece.path, piece.row_group): number for number, piece in enumerate(row_groups)}
+        return [place[chosen] for chosen in self._chosen], None
+
+    def cleanup_cache(self) -> None:
+        """There is no cache; Petastorm would say on stdout that it is clean."""
+
+
+class _BatchWorker(ArrowReaderWorker):  # type: ignore[misc]
+    """Petastorm's worker, without its copy of the whole row group and its way through pandas."""
+
+    @staticmethod
+    def new_results_queue_reader() -> "_Results":
+        return _Results()
+
+    def process(self, piece_index: int, worker_predicate: None, shuffle_row_drop_partition: tuple[int, int]) -> None:
+        piece = self._split_pieces[piece_index]
+        self.publish_func(read_row_group(self._filesystem.system, piece.path, piece.row_group, self._schema.fields))
+
+
+class _Results:
+    batched_output = True
+
+    def read_next(self, workers_pool: "_CallersThread", schema: Unischema, ngram: None) -> Iterator[pa.RecordBatch]:
+        try:
+            return workers_pool.get_results()
+        except EmptyResultError:
+            raise StopIteration from None
+
+
+class _CallersThread:
+    """A pool in Petastorm's sense, without threads, that loses no row group.
+
+    Petastorm's own pools end when their queue is empty and all is dealt, and look at the one before the other: what is
+    dealt in between is lost. They also sleep while they wait.
+
+    Args:
+        count: number of row groups that will be dealt.
+    """
+
+    workers_count = 1
+
+    def __init__(self, count: int) -> None:
+        self.diagnostics: dict[str, Any] = {}
+        self._left = count
+        self._dealt: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._published: list[Iterator[pa.RecordBatch]] = []
+
+    def start(self, worker_class: Any, worker_args: Any, ventilator: Any) -> None:
+        self._worker = worker_class(0, self._published.append, worker_args)
+        self._ventilator = ventilator
+        ventilator.start()
+
+    def ventilate(self, **item: Any) -> None:
+        self._dealt.put(item)
+
+    def get_results(self) -> Iterator[pa.RecordBatch]:
+        if not self._left:
+            raise EmptyResultError
+        self._left -= 1
+        self._worker.process(**self._dealt.get())
+        self._ventilator.processed_item()
+        return self._published.pop()
+
+    def stop(self) -> None:
+        self._ventilator.stop()
+
+    def join(self) -> None:
+        """Nothing runs."""
+
+
+class _PinnedFiles(FileSystem):  # type: ignore[misc]
+    """A file system as pyarrow's old API, which Petastorm calls, knows one.
+
+    Only files of a pinned version are asked for; one that is gone is noticed when it is opened.
+    """
+
+    def __init__(self, system: pyarrow.fs.FileSystem) -> None:
+        self.system = system
+
+    def open(self, path: str, mode: str = "rb") -> pa.NativeFile:
+        return self.system.open_input_file(path)
+
+    def isfile(self, path: str) -> bool:
+        return True
+
+    def isdir(self, path: str) -> bool:
+        return False

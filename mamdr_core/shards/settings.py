@@ -1,0 +1,5 @@
+"""Settings of reading shards."""
+
+from typing import Literal
+
+ReaderName = Literal["petastorm", "arrow"]

@@ -1,0 +1,72 @@
+"""Both readers give the same batches, and the arrow reader does without Petastorm."""
+
+import ast
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mamdr_core
+from mamdr_core.shards.reading import RowGroup, read_batches
+from mamdr_core.shards.settings import ReaderName
+from schemas import TABLES
+
+COUNTS = [7, 25, 3, 0, 40]  # 75 rows in row groups of 10
+WITHOUT_PETASTORM = """
+import pickle, sys
+sys.modules["petastorm"] = None  # as where it is not installed
+import numpy as np
+from mamdr_core.errors import MamdrError
+from mamdr_core.shards.loading import Share
+
+with open(sys.argv[1], "rb") as file:
+    pinned, features = pickle.load(file)
+share = Share(pinned, features, np.ones(len(pinned.domain_ids), dtype=bool), reader="arrow")
+print(share.columns("train").ids["user"].sum().item(), share.vectors()["taste"].count_nonzero().item())
+try:
+    Share(pinned, features, np.ones(len(pinned.domain_ids), dtype=bool)).columns("train")
+except MamdrError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("reader", ReaderName.__args__)
+def test_chosen_row_groups_are_read_in_the_given_order(make_rows, make_pinned, reader):
+    rows = make_rows(COUNTS)
+    pinned = make_pinned([rows[:50], rows[50:]], len(COUNTS))
+    groups = [RowGroup(pinned.files[file].url, number) for file, number in ((1, 2), (0, 3), (0, 0))]
+    read = list(read_batches(groups, TABLES["examples"], ["user", "domain", "key"], reader))
+    assert [group for group, _ in read] == groups
+    for (_, batch), places in zip(read, (slice(70, 75), slice(30, 40), slice(0, 10)), strict=True):
+        expected = rows[places][["user", "domain", "key"]].reset_index(drop=True)
+        assert batch.to_pandas().equals(expected)
+
+
+def test_training_reads_where_petastorm_is_not_installed(make_rows, make_pinned, features, tmp_path):
+    rows = make_rows(COUNTS)
+    task = tmp_path / "task.pickle"
+    task.write_bytes(pickle.dumps((make_pinned([rows], len(COUNTS)), features)))
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PETASTORM, str(task)], capture_output=True, text=True, check=True
+    )
+    read, error = done.stdout.splitlines()
+    assert read == f"{int((rows['user'].astype(np.int64) + 1).sum())} 9"
+    assert error.startswith("train.reader is petastorm, and Petastorm cannot be imported")
+    assert "set train.reader: arrow" in error
+
+
+def test_one_module_imports_petastorm():
+    package = Path(mamdr_core.__file__).parent
+
+    def imports(path: Path) -> set[str]:
+        found = [
+            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)
+        ]
+        names = [node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name for node in found]
+        return {name.partition(".")[0] for name in names}
+
+    importers = [path.name for path in package.rglob("*.py") if "petastorm" in imports(path)]
+    assert importers == ["petastorm_reader.py"]
