@@ -171,7 +171,7 @@ class ShardSettings:
     """Target number of examples a shard; a domain with more is spread over several shards."""
     count: int = 0
     """Number of shards; 0: from `rows`."""
-    row_group_mb: int = 8
+    row_group_mb: int = 1
     """Size of a row group, MB in memory: the least that a rank reads for one of its domains."""
 
     def __post_init__(self) -> None:

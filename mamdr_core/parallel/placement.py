@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
-_LARGE = 16
+_LARGE = 4
 """A domain of more than a rank's mean load divided by this is placed by itself."""
 
 

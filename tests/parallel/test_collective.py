@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mamdr_core.engine.parameters import Change, Rows
+from mamdr_core.lake.packing import pack_domains
 from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from mamdr_core.parallel.placement import place_domains
@@ -79,6 +80,27 @@ def test_small_domains_that_lie_together_go_to_one_rank_and_loads_stay_even():
     in_files = owner[np.argsort(positions)]
     in_files = in_files[np.isin(np.argsort(positions), (0, 1, 2), invert=True)]
     assert np.count_nonzero(np.diff(in_files)) == 2  # three stretches; the rank of the first domain is full
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ranks_read_few_row_groups_but_their_own(seed):
+    """Of files as examples.shards makes them of 10 M rows: their train rows, in row groups of 30,000."""
+    sizes = np.exp(np.random.default_rng(seed).normal(0, 1.5, 1000))
+    rows = np.maximum(1, sizes / sizes.sum() * 6e6).astype(np.int64)
+    packing = pack_domains(dict(enumerate(rows.tolist())), target=600_000)
+    files = [[d for d in range(1000) if shard in packing.shards[d]] for shard in range(packing.count)]
+    positions = np.array([packing.shards[d][0] * 1000 + d for d in range(1000)])
+    owner = place_domains(rows, 8, positions)
+    read = 0
+    for file in files:
+        begins = np.cumsum([0, *(rows[d] // len(packing.shards[d]) for d in file)])
+        owners = owner[file]
+        for first in range(0, begins[-1], 30_000):
+            held = (begins[:-1] < first + 30_000) & (begins[1:] > first)
+            read += 30_000 * len(np.unique(owners[held]))
+    assert read < 1.15 * rows.sum()
+    loads = np.bincount(owner, rows)
+    assert loads.max() < 1.1 * max(loads.mean(), rows.max())
 
 
 @pytest.mark.parametrize("has_base", [False, True])
