@@ -16,9 +16,11 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from machine import machine
 from pyspark.sql import SparkSession
@@ -27,6 +29,7 @@ from mamdr_core.config import Config, parse_config, with_values
 from mamdr_core.datasets.synthetic import generate_logs
 from mamdr_core.lake.examples import build_examples
 from mamdr_core.lake.ingest import ingest_clicks
+from mamdr_core.lake.maintenance import maintain_lake
 from mamdr_core.lake.session import spark_session
 from mamdr_core.lake.stats import domain_stats
 from mamdr_core.lake.tables import Lake
@@ -42,7 +45,9 @@ def main() -> None:
     options = _parse()
     with spark_session("bench_days") as spark, tempfile.TemporaryDirectory() as folder:
         if options.what == "cost":
-            tell_cost(measure_cost(spark, configure(folder, options, 0), options.days), options)
+            config = configure(folder, options, 0)
+            tell_cost(measure_cost(spark, config, options.days), options)
+            tell_size(spark, config, options.days)
         else:
             pairs = []
             for seed in options.seeds:
@@ -129,6 +134,29 @@ def tell_cost(costs: list[Cost], options: argparse.Namespace) -> None:
             cells += [f"{early:.1f}", f"{late:.1f}", f"{late / early:.2f}" if early else ""]
         print(f"| {job} | {' | '.join(cells[:3])} | {cells[3]}, {cells[4]} | {cells[5]} | "
               f"{cells[6]}, {cells[7]} | {cells[8]} |")  # fmt: skip
+
+
+def tell_size(spark: SparkSession, config: Config, days: int) -> None:
+    """Bytes of the tables that grow by the day, before and after their files are joined, beside those of live files."""
+    lake = Lake(spark, config.lake.root)
+    before = {name: _size(lake, name) for name in ("clicks", "examples")}
+    maintain_lake(spark, config)
+    print("\n| table | MB, live | MB, all files | after maintain_lake: live | all files | files before, after |")
+    print("|---|---|---|---|---|---|")
+    for name, (live, every, files) in before.items():
+        after = _size(lake, name)
+        print(f"| {name} | {live:.1f} | {every:.1f} | {after[0]:.1f} | {after[1]:.1f} | {files}, {after[2]} |")
+
+
+def _size(lake: Lake, table: str) -> tuple[float, float, int]:
+    """MB of the newest version's files, MB of all files, and how many files the newest version has."""
+    live = [Path(unquote(file.removeprefix("file:"))) for file in lake.read(table).inputFiles()]
+    every = Path(lake.path(table)).rglob("*.parquet")
+    return _megabytes(live), _megabytes(path for path in every if "_delta_log" not in path.parts), len(live)
+
+
+def _megabytes(paths: Iterable[Path]) -> float:
+    return sum(path.stat().st_size for path in paths) / 1e6
 
 
 def measure_quality(spark: SparkSession, config: Config, days: int) -> list[tuple[int, dict[str, Any], dict[str, Any]]]:
