@@ -47,7 +47,7 @@ def main() -> None:
         if options.what == "cost":
             config = configure(folder, options, 0)
             tell_cost(measure_cost(spark, config, options.days), options)
-            tell_size(spark, config, options.days)
+            tell_size(spark, config)
         else:
             pairs = []
             for seed in options.seeds:
@@ -136,7 +136,7 @@ def tell_cost(costs: list[Cost], options: argparse.Namespace) -> None:
               f"{cells[6]}, {cells[7]} | {cells[8]} |")  # fmt: skip
 
 
-def tell_size(spark: SparkSession, config: Config, days: int) -> None:
+def tell_size(spark: SparkSession, config: Config) -> None:
     """Bytes of the tables that grow by the day, before and after their files are joined, beside those of live files."""
     lake = Lake(spark, config.lake.root)
     before = {name: _size(lake, name) for name in ("clicks", "examples")}

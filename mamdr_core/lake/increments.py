@@ -24,8 +24,8 @@ STATE = "state"
 user of the clicks that it read has an index, and so a first day)."""
 NO_EXAMPLES = "there are no examples yet"
 _SAME_ROWS = {"OPTIMIZE", "SET TBLPROPERTIES", "VACUUM START", "VACUUM END", "ADD CONSTRAINT", "DROP CONSTRAINT"}
-MERGED = "merged"
-"""In a commit's note: it only wrote rows anew that were there."""
+MERGED, EXPIRED = "merged", "expired"
+"""In a commit's note: it wrote rows anew that were there; it removed days from clicks and examples alike."""
 _FORGOTTEN = "forget_users"
 """A job that removes rows from clicks and examples alike."""
 
@@ -180,7 +180,7 @@ def _collect(lake: Lake, after: int, to: int, changes: _Changes) -> str:
 
 
 def _needs_no_encoding(operation: str, note: dict[str, Any]) -> bool:
-    return operation in _SAME_ROWS or MERGED in note or note.get("job") == _FORGOTTEN
+    return operation in _SAME_ROWS or not {MERGED, EXPIRED}.isdisjoint(note) or note.get("job") == _FORGOTTEN
 
 
 def _conditions(changes: _Changes, until: str | None, settings: ExamplesSettings) -> tuple[Column, str]:

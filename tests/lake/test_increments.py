@@ -7,6 +7,7 @@ import pytest
 from pyspark.sql import functions as F
 from pyspark.testing import assertDataFrameEqual
 
+from mamdr_core.config import with_values
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake import merging
 from mamdr_core.lake.examples import build_examples
@@ -90,8 +91,13 @@ def test_what_is_built_day_by_day_is_what_a_build_of_everything_gives(
         built = build_examples(spark, config)
         assert built["rebuilt"] == ("" if number else "there are no examples yet")
         assert built["encoded_rows"] <= BUILDS[number]
-    assert maintain_lake(spark, config)["tables"]["examples"]["files_compacted"] > 0
+    old = with_values(config, {"maintain.history_days": 7})
+    assert maintain_lake(spark, old)["tables"]["examples"]["files_compacted"] > 0
+    first = lake.read("examples").agg(F.min("ds")).first()[0]
+    assert lake.read("clicks").agg(F.min("ds")).first()[0] == first == FIRST + timedelta(3)
     daily = lake.version("examples")
+    built = build_examples(spark, config)
+    assert (built["encoded_rows"], built["rebuilt"], built["examples_version"]) == (0, "", daily)
     everything = build_examples(spark, make_config(examples={**settings, "until": str(today), "rebuild": True}))
     assert everything.pop("encoded_rows") > built.pop("encoded_rows")
     different = ("rebuilt", "clicks_version", "examples_version")
