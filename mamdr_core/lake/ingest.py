@@ -24,6 +24,7 @@ from mamdr_core.lake.loads import (
 from mamdr_core.lake.progress import progress
 from mamdr_core.lake.publish import Publication, publish
 from mamdr_core.lake.repeats import in_spans, settle_events, times_of
+from mamdr_core.lake.restorable import count_restorable
 from mamdr_core.lake.rules import rules_for
 from mamdr_core.lake.session import FEW, FEW_BYTES, overriding
 from mamdr_core.lake.settings import InputSettings
@@ -45,7 +46,8 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
     """Read `input`, judge every row, and replace what an earlier load of the same path (or of the same days) filed.
 
     Returns:
-        rows_in, clicks, rejected, rejected_by_rule, days, clicks_version, undeclared_columns; clicks + rejected =
+        rows_in, clicks, rejected, rejected_by_rule, days, clicks_version, undeclared_columns, and restorable, the
+        events that only the rejected rows of other loads still hold after this one was replaced; clicks + rejected =
         rows_in.
 
     Raises:
@@ -73,6 +75,7 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
         _warn_of_pieces(survey.tally, config.input)
         whole_days = config.input.replace == "days"
         tasks = raw._jdf.queryExecution().toRdd().getNumPartitions()
+        before = None
         for number in range(TRIES):
             seen = lake.version("clicks") if lake.exists("clicks") else None
             others = _overlapping(config, lake, load, rows, survey, seen)
@@ -82,6 +85,7 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
             held = days_held(lake, "clicks", load)
             if not number:  # afterwards it is published, and what is found then is only that others filed the same
                 _pass_gate(spark, config, lake, load, tally, held, started_at)
+                before = seen if held or whole_days else None
             version = publish(spark, Publication(lake, load, table, whole_days, held.keys(), tasks, started_at), judged)
             # What another job filed between the two versions has not been compared: of two jobs, by the later one.
             if _files(_overlapping(config, lake, load, rows, survey, version)) <= _files(others):
@@ -93,9 +97,11 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
                 "some of its events may be there twice: run it again"
             )
     record_load(spark, lake, load, tally, started_at, clicks_version=version)
+    replaced = list(tally.valid_by_day) if whole_days else []
+    restorable = 0 if before is None else count_restorable(lake, load, before, version, replaced)
     figures = _figures(tally)
     logger.info("%(rows_in)d rows in = %(clicks)d clicks + %(rejected)d rejected, %(days)d days", figures)
-    return {**figures, "clicks_version": version, "undeclared_columns": undeclared}
+    return {**figures, "clicks_version": version, "undeclared_columns": undeclared, "restorable": restorable}
 
 
 def _overlapping(
