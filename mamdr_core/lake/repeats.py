@@ -10,12 +10,13 @@ from datetime import date
 from functools import reduce
 from operator import or_
 
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame, Row, Window
 from pyspark.sql import functions as F
 
 from mamdr_core.lake.caching import Keep
 from mamdr_core.lake.clicks import EVENT, KEY, RULE, SOURCE_FILE, raw_json
 from mamdr_core.lake.hashing import hash64
+from mamdr_core.lake.session import ROWS_A_TASK, overriding, shuffles_of
 from mamdr_core.lake.survey import Survey
 from mamdr_core.lake.tally import Tally
 from schemas.clicks import NEW_EVENT, UNIQUE_EVENT
@@ -35,7 +36,7 @@ class Judged:
 
     Attributes:
         settled: rows whose rule is decided by themselves.
-        contested: rows that were compared with others, few; None: there are none.
+        contested: rows that were compared with others, in tasks of ROWS_A_TASK on average; None: there are none.
         tally: of all of them.
         faulty: whether some of the settled rows are rejected.
         shuffled: whether settled rows come out of a shuffle, and not straight from the log.
@@ -81,9 +82,13 @@ def settle_events(judged: DataFrame, survey: Survey, others: DataFrame | None, k
     small = count <= SMALL
     keys = F.broadcast(keys) if small else keys
     rows = judged.where(F.col(KEY).isNotNull()).join(keys, KEY, "left_semi")
-    decided = keep(_decide(rows, None if others is None else others.join(keys, KEY, "left_semi")))
-    tally = _correct(survey.tally, decided)
-    contested = decided.select(*judged.columns).coalesce(1)
+    # A key has two rows at least, one of which may be another load's; Spark plans a frame when it is marked as kept.
+    with overriding(judged.sparkSession, shuffles_of(judged.sparkSession, 2 * count, ROWS_A_TASK)):
+        decided = keep(_decide(rows, None if others is None else others.join(keys, KEY, "left_semi")))
+    counted = decided.groupBy("ds", RULE).agg(F.count("*").alias("rows"), F.sum("label").alias("clicks")).collect()
+    tasks = -(-sum(row["rows"] for row in counted) // ROWS_A_TASK)
+    contested = decided.select(*judged.columns).coalesce(max(tasks, 1))
+    tally = _correct(survey.tally, counted)
     return Judged(judged.join(keys, KEY, "left_anti"), contested, tally, faulty, shuffled=not small)
 
 
@@ -125,11 +130,10 @@ def _decide(rows: DataFrame, others: DataFrame | None) -> DataFrame:
     return rows.withColumn(RULE, rule)
 
 
-def _correct(tally: Tally, decided: DataFrame) -> Tally:
+def _correct(tally: Tally, counted: Collection[Row]) -> Tally:
     """The tally with contested rows counted as decided; all were counted as valid."""
     corrected = Tally(tally.rows.copy(), tally.clicks)
-    counted = decided.groupBy("ds", RULE).agg(F.count("*").alias("rows"), F.sum("label").alias("clicks"))
-    for row in counted.collect():
+    for row in counted:
         corrected.add((row["ds"], None), -row["rows"], -row["clicks"])
         corrected.add((row["ds"], row[RULE]), row["rows"], row["clicks"])
     return corrected
