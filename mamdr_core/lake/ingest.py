@@ -23,7 +23,7 @@ from mamdr_core.lake.loads import (
 )
 from mamdr_core.lake.progress import progress
 from mamdr_core.lake.publish import Publication, publish
-from mamdr_core.lake.repeats import in_spans, settle_events, times_of
+from mamdr_core.lake.repeats import in_spans, settle_events
 from mamdr_core.lake.restorable import count_restorable
 from mamdr_core.lake.rules import rules_for
 from mamdr_core.lake.session import FEW, FEW_BYTES, overriding
@@ -78,7 +78,7 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
         before = None
         for number in range(TRIES):
             seen = lake.version("clicks") if lake.exists("clicks") else None
-            others = _overlapping(config, lake, load, rows, survey, seen)
+            others = _overlapping(config, lake, load, survey, seen)
             with progress(spark, "repeated events"):
                 judged = settle_events(rows, survey, others, keep)
             tally = judged.tally
@@ -88,7 +88,7 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
                 before = seen if held or whole_days else None
             version = publish(spark, Publication(lake, load, table, whole_days, held.keys(), tasks, started_at), judged)
             # What another job filed between the two versions has not been compared: of two jobs, by the later one.
-            if _files(_overlapping(config, lake, load, rows, survey, version)) <= _files(others):
+            if _files(_overlapping(config, lake, load, survey, version)) <= _files(others):
                 break
             logger.info("another load of the same time was published meanwhile; its events are compared too")
         else:
@@ -104,15 +104,13 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
     return {**figures, "clicks_version": version, "undeclared_columns": undeclared, "restorable": restorable}
 
 
-def _overlapping(
-    config: Config, lake: Lake, load: Load, rows: DataFrame, survey: Survey, version: int | None
-) -> DataFrame | None:
+def _overlapping(config: Config, lake: Lake, load: Load, survey: Survey, version: int | None) -> DataFrame | None:
     """Clicks of other loads, in a version, from the times of this one; None where no file can hold any."""
-    columns, days = config.input.columns, list(survey.tally.valid_by_day)
+    days = list(survey.tally.valid_by_day)
     others = clicks_of_others(lake, load, days if config.input.replace == "days" else [], version)
-    if others is None or not days or not columns.event_time:
+    if others is None or not survey.times:
         return None
-    others = others.where(in_spans(times_of(rows, days, bool(columns.ds))))
+    others = others.where(in_spans(survey.times.values()))
     return others if others.inputFiles() else None
 
 

@@ -4,9 +4,8 @@ Only rows with a *contested* key, one that the survey found more than once or th
 compared by their true columns and decided; all others are never shuffled nor kept.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import date
 from functools import reduce
 from operator import or_
 
@@ -17,17 +16,13 @@ from mamdr_core.lake.caching import Keep
 from mamdr_core.lake.clicks import EVENT, KEY, RULE, SOURCE_FILE, raw_json
 from mamdr_core.lake.hashing import hash64
 from mamdr_core.lake.session import ROWS_A_TASK, overriding, shuffles_of
-from mamdr_core.lake.survey import Survey
+from mamdr_core.lake.survey import Span, Survey
 from mamdr_core.lake.tally import Tally
 from schemas.clicks import NEW_EVENT, UNIQUE_EVENT
 
 SMALL = 4_000_000
 """So many contested keys are sent to every task; with more, rows are shuffled to them."""
 _MANY_DAYS = 64
-_EPOCH, _DAY = date(1970, 1, 1), 86_400_000_000
-
-Span = tuple[int, int]
-"""First and last event_time, in microseconds since 1970 (UTC)."""
 
 
 @dataclass(frozen=True)
@@ -92,22 +87,7 @@ def settle_events(judged: DataFrame, survey: Survey, others: DataFrame | None, k
     return Judged(judged.join(keys, KEY, "left_anti"), contested, tally, faulty, shuffled=not small)
 
 
-def times_of(judged: DataFrame, days: Collection[date], has_ds: bool) -> list[Span]:
-    """Spans of time that hold every event of a load.
-
-    Args:
-        judged: from `judge_rows`.
-        days: of its valid rows.
-        has_ds: whether the log declares the day of a row; else that is the day of its time.
-    """
-    if not has_ds:
-        return [((number := (day - _EPOCH).days) * _DAY, (number + 1) * _DAY - 1) for day in days]
-    time = F.unix_micros("event_time")
-    spans = judged.where(F.col(RULE).isNull()).groupBy("ds").agg(F.min(time), F.max(time)).collect()
-    return [(first, last) for _, first, last in spans]
-
-
-def in_spans(spans: Sequence[Span]) -> Column:
+def in_spans(spans: Collection[Span]) -> Column:
     """Whether an event_time lies in one of the spans; of many, between the first and the last."""
     if len(spans) > _MANY_DAYS:
         spans = [(min(first for first, _ in spans), max(last for _, last in spans))]
