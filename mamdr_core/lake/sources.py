@@ -16,7 +16,7 @@ from pyspark.sql import types as T
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.files import Files
 from mamdr_core.lake.log import Log
-from mamdr_core.lake.session import store_kept
+from mamdr_core.lake.session import storage_errors
 from mamdr_core.lake.settings import InputSettings
 from mamdr_core.yaml_values import one_line
 
@@ -143,9 +143,9 @@ def undeclared_columns(raw: DataFrame, used: Sequence[Column]) -> list[str]:
 
 @contextmanager
 def readable(settings: InputSettings) -> Iterator[None]:
-    """Turn Spark's errors about the input's files and a store into MamdrError; wrap every action on the input in it."""
+    """Turn Spark's errors about the input's files and storage into MamdrError; wrap every action on the input in it."""
     try:
-        with store_kept():
+        with storage_errors():
             yield
     except (PySparkException, Py4JJavaError) as error:
         text = str(error)
