@@ -1,7 +1,9 @@
 """ingest_clicks: the raw log becomes clicks and clicks_rejected, load by load."""
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -32,6 +34,7 @@ from mamdr_core.lake.sources import read_input, readable
 from mamdr_core.lake.survey import Survey, bytes_of, survey_rows
 from mamdr_core.lake.tables import Lake
 from mamdr_core.lake.tally import Tally
+from mamdr_core.lake.unparsed import explain_times
 from schemas.clicks import RECORD_WELL_FORMED
 
 logger = logging.getLogger(__name__)
@@ -84,7 +87,8 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
             tally = judged.tally
             held = days_held(lake, "clicks", load)
             if not number:  # afterwards it is published, and what is found then is only that others filed the same
-                _pass_gate(spark, config, lake, load, tally, held, started_at)
+                times = partial(explain_times, raw, rows, config.input.columns.event_time)
+                _pass_gate(spark, config, lake, load, tally, held, started_at, times)
                 before = seen if held or whole_days else None
             version = publish(spark, Publication(lake, load, table, whole_days, held.keys(), tasks, started_at), judged)
             # What another job filed between the two versions has not been compared: of two jobs, by the later one.
@@ -126,13 +130,14 @@ def _pass_gate(
     tally: Tally,
     held: dict[date | None, int],
     started_at: datetime,
+    explain: Callable[[], str],
 ) -> None:
     """Record the load as stopped, and raise, where a check fails."""
     days = list(tally.valid_by_day)
     others = rows_by_day(clicks_of_others(lake, load), days[0] - timedelta(days=WEEK), days[-1]) if days else {}
     vanished = {day: rows for day, rows in held.items() if day and day not in tally.days}
     shared_days, has_label = config.input.replace == "load", bool(config.input.columns.label)
-    failed = failed_checks(tally, config.quality, has_label, others, shared_days, vanished)
+    failed = failed_checks(tally, config.quality, has_label, others, shared_days, vanished, explain)
     if failed:
         reason = "; ".join(failed)
         record_load(spark, lake, load, tally, started_at, reason=reason)

@@ -133,12 +133,16 @@ def raw_columns(raw: DataFrame) -> list[str]:
 
 def undeclared_columns(raw: DataFrame, used: Sequence[Column]) -> list[str]:
     """The log's columns that none of the resolved expressions uses, sorted; partition columns do not count."""
-    analyzed = raw.select(*used)._jdf.queryExecution().analyzed()
-    references = analyzed.references().toSeq()
-    seen = {references.apply(number).name() for number in range(references.size())}
     leaf = raw._jdf.queryExecution().analyzed().collectLeaves().head()
     partitions = set(leaf.relation().partitionSchema().fieldNames())
-    return sorted(set(raw_columns(raw)) - seen - partitions)
+    return sorted(set(raw_columns(raw)) - set(columns_of(raw, used)) - partitions)
+
+
+def columns_of(raw: DataFrame, used: Sequence[Column]) -> list[str]:
+    """The log's columns that some resolved expressions use, sorted."""
+    references = raw.select(*used)._jdf.queryExecution().analyzed().references().toSeq()
+    seen = {references.apply(number).name() for number in range(references.size())}
+    return sorted(seen & set(raw_columns(raw)))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,21 @@ def test_malformed_csv_lines_are_kept_as_they_are(spark, csv_config, tmp_path, l
     long = next(json.loads(row["row"]) for row in rejected if row["rule"] == "ids_short")
     assert long["user"] == "x" * 10_000_000
     assert set(long) == {"user", "item", "domain", "label", "ts"}
+
+
+def test_a_time_that_cannot_be_read_is_shown_with_the_expression_to_write(spark, csv_config, tmp_path):
+    lines = ["u1,i1,d1,1,31/12/2025 10:00", "u1,i1,d1,1,", "u2,i1,d1,1,x"]
+    (tmp_path / "raw" / "good.csv").write_text(HEADER + "".join(f"{line}\n" for line in lines))
+    with pytest.raises(MamdrError) as error:
+        ingest_clicks(spark, csv_config())
+    written = "to_timestamp(ts, 'dd/MM/yyyy HH:mm')"
+    assert str(error.value).endswith(
+        "rows failed event_time_present 3; see input.columns; input.columns.event_time: 'timestamp(ts)' reads no time "
+        f"from ts '31/12/2025 10:00': write the format of the log, e.g. {written}"
+    )
+    config = csv_config()
+    columns = replace(config.input.columns, event_time=written)
+    assert ingest_clicks(spark, replace(config, input=replace(config.input, columns=columns)))["clicks"] == 1
 
 
 def test_a_declared_encoding_is_read(spark, csv_config, tmp_path, lake_root):
