@@ -23,13 +23,13 @@ from mamdr_core.lake.loads import (
     record_load,
     rows_by_day,
 )
+from mamdr_core.lake.pieces import refuse_pieces
 from mamdr_core.lake.progress import progress
 from mamdr_core.lake.publish import Publication, publish
 from mamdr_core.lake.repeats import in_spans, settle_events
 from mamdr_core.lake.restorable import count_restorable
 from mamdr_core.lake.rules import rules_for
 from mamdr_core.lake.session import FEW, FEW_BYTES, overriding
-from mamdr_core.lake.settings import InputSettings
 from mamdr_core.lake.sources import read_input, readable
 from mamdr_core.lake.survey import Survey, bytes_of, survey_rows
 from mamdr_core.lake.tables import Lake
@@ -75,7 +75,8 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
         with progress(spark, "counting"):
             survey = survey_rows(rows, rules, bool(config.input.columns.event_time), keep)
         _warn_of_many_days(survey.tally)
-        _warn_of_pieces(survey.tally, config.input)
+        if RECORD_WELL_FORMED.name in survey.tally.by_rule:
+            refuse_pieces(spark, config.input, raw, rows)
         whole_days = config.input.replace == "days"
         tasks = raw._jdf.queryExecution().toRdd().getNumPartitions()
         before = None
@@ -160,16 +161,6 @@ def _warn_of_undeclared(columns: list[str]) -> None:
             "the log's columns %s are not used: to keep one, declare it under `features`, e.g. "
             "{name: %s, kind: categorical, optional: true}",
             *(", ".join(columns), columns[0]),
-        )
-
-
-def _warn_of_pieces(tally: Tally, settings: InputSettings) -> None:
-    pieces = tally.by_rule.get(RECORD_WELL_FORMED.name, 0)
-    if pieces and settings.format == "csv" and not any(name.lower() == "multiline" for name in settings.options):
-        logger.warning(
-            "%d lines of CSV are not whole records; where quoted fields hold line breaks, set "
-            "input.options.multiLine: true, or rows that follow a break may be read wrongly",
-            pieces,
         )
 
 
