@@ -95,6 +95,12 @@ CLICKS_REJECTED = Table(
         Column("load", "bigint", "the load that brought the row; see loads"),
         Column("source", "string", "input.path of the load"),
         Column("source_file", "string", "the file that held the row", nullable=True),
+        Column(
+            "event",
+            "bigint",
+            "xxhash64 of user, item, domain and event_time; null where a rule before unique_event failed",
+            nullable=True,
+        ),
         Column("ds", "date", "the day that the row would be filed under; null where it has none", nullable=True),
     ),
     partition_by=("ds",),

@@ -81,6 +81,7 @@ def select_rejected(judged: DataFrame, load: int, source: str) -> DataFrame:
         F.lit(load).cast("bigint").alias("load"),
         F.lit(source).alias("source"),
         F.col(SOURCE_FILE).alias("source_file"),
+        F.col(KEY).alias("event"),
         F.col(FILED).alias("ds"),
     )
 

@@ -1,11 +1,11 @@
 """The quality gate: what a load must be like to be published."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import date, timedelta
 
 from mamdr_core.lake.settings import QualitySettings
 from mamdr_core.lake.tally import Tally
-from schemas.clicks import NEW_EVENT, UNIQUE_EVENT
+from schemas.clicks import EVENT_TIME_PRESENT, NEW_EVENT, UNIQUE_EVENT
 
 WEEK = 7
 _NAMED = 3
@@ -18,6 +18,7 @@ def failed_checks(
     others: Mapping[date, int],
     shared_days: bool,
     vanished: Mapping[date, int],
+    explain_times: Callable[[], str] = str,
 ) -> list[str]:
     """What is wrong with a load, each with its figures and the setting; nothing: it may be published.
 
@@ -28,13 +29,14 @@ def failed_checks(
         others: rows of other loads by day, from a week before the load's first day to its last.
         shared_days: whether other loads' rows of the load's days stay beside its own.
         vanished: rows by day that an earlier run of the load filed on days which it no longer holds.
+        explain_times: finds what to add where most of the rejected rows have no time that can be read.
     """
     if not tally.rows_in:
         return ["it holds no rows"]
     if not tally.valid:
-        return [f"it holds no valid row; rows failed {_rules(tally)}; see input.columns{_hint(tally)}"]
+        return [f"it holds no valid row; rows failed {_rules(tally)}; see input.columns{_hint(tally, explain_times)}"]
     checks = (
-        _check_rejected(tally, settings),
+        _check_rejected(tally, settings, explain_times),
         _check_ctr(tally, settings) if has_label else iter(()),
         _check_rows(tally, settings, others, shared_days),
         _check_vanished(settings, vanished),
@@ -42,14 +44,14 @@ def failed_checks(
     return [failure for check in checks for failure in check]
 
 
-def _check_rejected(tally: Tally, settings: QualitySettings) -> Iterator[str]:
+def _check_rejected(tally: Tally, settings: QualitySettings, explain_times: Callable[[], str]) -> Iterator[str]:
     # Of rows that repeat each other one is kept: nothing is lost with the others.
     lost = tally.rejected - tally.by_rule.get(UNIQUE_EVENT.name, 0)
     share = lost / tally.rows_in
     if share > settings.max_rejected:
         yield (
             f"{lost} of {tally.rows_in} rows ({share:.2%}) are rejected, more than quality.max_rejected "
-            f"{settings.max_rejected:g}: {_rules(tally)}{_hint(tally)}"
+            f"{settings.max_rejected:g}: {_rules(tally)}{_hint(tally, explain_times)}"
         )
 
 
@@ -98,10 +100,10 @@ def _rules(tally: Tally) -> str:
     return ", ".join(f"{rule} {rows}" for rule, rows in tally.by_rule.items())
 
 
-def _hint(tally: Tally) -> str:
-    if 2 * tally.by_rule.get(NEW_EVENT.name, 0) < tally.rejected:
-        return ""
-    return "; most are in clicks already, from other loads: to replace their days, set input.replace=days"
+def _hint(tally: Tally, explain_times: Callable[[], str]) -> str:
+    if 2 * tally.by_rule.get(NEW_EVENT.name, 0) >= tally.rejected:
+        return "; most are in clicks already, from other loads: to replace their days, set input.replace=days"
+    return explain_times() if 2 * tally.by_rule.get(EVENT_TIME_PRESENT.name, 0) >= tally.rejected else ""
 
 
 def _some(figures: Collection[str]) -> str:

@@ -1,7 +1,9 @@
 """ingest_clicks: the raw log becomes clicks and clicks_rejected, load by load."""
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -21,16 +23,18 @@ from mamdr_core.lake.loads import (
     record_load,
     rows_by_day,
 )
+from mamdr_core.lake.pieces import refuse_pieces
 from mamdr_core.lake.progress import progress
 from mamdr_core.lake.publish import Publication, publish
-from mamdr_core.lake.repeats import in_spans, settle_events, times_of
+from mamdr_core.lake.repeats import in_spans, settle_events
+from mamdr_core.lake.restorable import count_restorable
 from mamdr_core.lake.rules import rules_for
 from mamdr_core.lake.session import FEW, FEW_BYTES, overriding
-from mamdr_core.lake.settings import InputSettings
 from mamdr_core.lake.sources import read_input, readable
 from mamdr_core.lake.survey import Survey, bytes_of, survey_rows
 from mamdr_core.lake.tables import Lake
 from mamdr_core.lake.tally import Tally
+from mamdr_core.lake.unparsed import explain_times
 from schemas.clicks import RECORD_WELL_FORMED
 
 logger = logging.getLogger(__name__)
@@ -45,7 +49,8 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
     """Read `input`, judge every row, and replace what an earlier load of the same path (or of the same days) filed.
 
     Returns:
-        rows_in, clicks, rejected, rejected_by_rule, days, clicks_version, undeclared_columns; clicks + rejected =
+        rows_in, clicks, rejected, rejected_by_rule, days, clicks_version, undeclared_columns, and restorable, the
+        events that only the rejected rows of other loads still hold after this one was replaced; clicks + rejected =
         rows_in.
 
     Raises:
@@ -70,21 +75,25 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
         with progress(spark, "counting"):
             survey = survey_rows(rows, rules, bool(config.input.columns.event_time), keep)
         _warn_of_many_days(survey.tally)
-        _warn_of_pieces(survey.tally, config.input)
+        if RECORD_WELL_FORMED.name in survey.tally.by_rule:
+            refuse_pieces(spark, config.input, raw, rows)
         whole_days = config.input.replace == "days"
         tasks = raw._jdf.queryExecution().toRdd().getNumPartitions()
+        before = None
         for number in range(TRIES):
             seen = lake.version("clicks") if lake.exists("clicks") else None
-            others = _overlapping(config, lake, load, rows, survey, seen)
+            others = _overlapping(config, lake, load, survey, seen)
             with progress(spark, "repeated events"):
                 judged = settle_events(rows, survey, others, keep)
             tally = judged.tally
             held = days_held(lake, "clicks", load)
             if not number:  # afterwards it is published, and what is found then is only that others filed the same
-                _pass_gate(spark, config, lake, load, tally, held, started_at)
+                times = partial(explain_times, raw, rows, config.input.columns.event_time)
+                _pass_gate(spark, config, lake, load, tally, held, started_at, times)
+                before = seen if held or whole_days else None
             version = publish(spark, Publication(lake, load, table, whole_days, held.keys(), tasks, started_at), judged)
             # What another job filed between the two versions has not been compared: of two jobs, by the later one.
-            if _files(_overlapping(config, lake, load, rows, survey, version)) <= _files(others):
+            if _files(_overlapping(config, lake, load, survey, version)) <= _files(others):
                 break
             logger.info("another load of the same time was published meanwhile; its events are compared too")
         else:
@@ -93,20 +102,20 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
                 "some of its events may be there twice: run it again"
             )
     record_load(spark, lake, load, tally, started_at, clicks_version=version)
+    replaced = list(tally.valid_by_day) if whole_days else []
+    restorable = 0 if before is None else count_restorable(lake, load, before, version, replaced)
     figures = _figures(tally)
     logger.info("%(rows_in)d rows in = %(clicks)d clicks + %(rejected)d rejected, %(days)d days", figures)
-    return {**figures, "clicks_version": version, "undeclared_columns": undeclared}
+    return {**figures, "clicks_version": version, "undeclared_columns": undeclared, "restorable": restorable}
 
 
-def _overlapping(
-    config: Config, lake: Lake, load: Load, rows: DataFrame, survey: Survey, version: int | None
-) -> DataFrame | None:
+def _overlapping(config: Config, lake: Lake, load: Load, survey: Survey, version: int | None) -> DataFrame | None:
     """Clicks of other loads, in a version, from the times of this one; None where no file can hold any."""
-    columns, days = config.input.columns, list(survey.tally.valid_by_day)
+    days = list(survey.tally.valid_by_day)
     others = clicks_of_others(lake, load, days if config.input.replace == "days" else [], version)
-    if others is None or not days or not columns.event_time:
+    if others is None or not survey.times:
         return None
-    others = others.where(in_spans(times_of(rows, days, bool(columns.ds))))
+    others = others.where(in_spans(survey.times.values()))
     return others if others.inputFiles() else None
 
 
@@ -122,13 +131,14 @@ def _pass_gate(
     tally: Tally,
     held: dict[date | None, int],
     started_at: datetime,
+    explain: Callable[[], str],
 ) -> None:
     """Record the load as stopped, and raise, where a check fails."""
     days = list(tally.valid_by_day)
     others = rows_by_day(clicks_of_others(lake, load), days[0] - timedelta(days=WEEK), days[-1]) if days else {}
     vanished = {day: rows for day, rows in held.items() if day and day not in tally.days}
     shared_days, has_label = config.input.replace == "load", bool(config.input.columns.label)
-    failed = failed_checks(tally, config.quality, has_label, others, shared_days, vanished)
+    failed = failed_checks(tally, config.quality, has_label, others, shared_days, vanished, explain)
     if failed:
         reason = "; ".join(failed)
         record_load(spark, lake, load, tally, started_at, reason=reason)
@@ -151,16 +161,6 @@ def _warn_of_undeclared(columns: list[str]) -> None:
             "the log's columns %s are not used: to keep one, declare it under `features`, e.g. "
             "{name: %s, kind: categorical, optional: true}",
             *(", ".join(columns), columns[0]),
-        )
-
-
-def _warn_of_pieces(tally: Tally, settings: InputSettings) -> None:
-    pieces = tally.by_rule.get(RECORD_WELL_FORMED.name, 0)
-    if pieces and settings.format == "csv" and not any(name.lower() == "multiline" for name in settings.options):
-        logger.warning(
-            "%d lines of CSV are not whole records; where quoted fields hold line breaks, set "
-            "input.options.multiLine: true, or rows that follow a break may be read wrongly",
-            pieces,
         )
 
 

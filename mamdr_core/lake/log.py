@@ -7,6 +7,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from mamdr_core.lake.files import Files
+from mamdr_core.lake.session import storage_errors
 
 CHECK = "delta.constraints."
 """Before a constraint's name, a property of the table."""
@@ -19,6 +20,9 @@ class Log:
     Args:
         spark: a session with Delta.
         path: of the table, which need not exist.
+
+    Raises:
+        MamdrError: in all methods, the log is damaged.
     """
 
     def __init__(self, spark: SparkSession, path: str) -> None:
@@ -75,8 +79,9 @@ class Log:
 
     def _snapshot(self) -> Any:
         jvm: Any = self._spark._jvm
-        log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self._spark._jsparkSession, self._path)
-        return log.update(False, jvm.scala.Option.empty(), jvm.scala.Option.empty())
+        with storage_errors(self._path):
+            log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self._spark._jsparkSession, self._path)
+            return log.update(False, jvm.scala.Option.empty(), jvm.scala.Option.empty())
 
     def _actions(self, version: int) -> Iterator[dict[str, Any]]:
         """What a commit's file holds, in order; nothing where it is gone."""

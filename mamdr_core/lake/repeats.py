@@ -4,29 +4,25 @@ Only rows with a *contested* key, one that the survey found more than once or th
 compared by their true columns and decided; all others are never shuffled nor kept.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import date
 from functools import reduce
 from operator import or_
 
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame, Row, Window
 from pyspark.sql import functions as F
 
 from mamdr_core.lake.caching import Keep
 from mamdr_core.lake.clicks import EVENT, KEY, RULE, SOURCE_FILE, raw_json
 from mamdr_core.lake.hashing import hash64
-from mamdr_core.lake.survey import Survey
+from mamdr_core.lake.session import ROWS_A_TASK, overriding, shuffles_of
+from mamdr_core.lake.survey import Span, Survey
 from mamdr_core.lake.tally import Tally
 from schemas.clicks import NEW_EVENT, UNIQUE_EVENT
 
 SMALL = 4_000_000
 """So many contested keys are sent to every task; with more, rows are shuffled to them."""
 _MANY_DAYS = 64
-_EPOCH, _DAY = date(1970, 1, 1), 86_400_000_000
-
-Span = tuple[int, int]
-"""First and last event_time, in microseconds since 1970 (UTC)."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,7 @@ class Judged:
 
     Attributes:
         settled: rows whose rule is decided by themselves.
-        contested: rows that were compared with others, few; None: there are none.
+        contested: rows that were compared with others, in tasks of ROWS_A_TASK on average; None: there are none.
         tally: of all of them.
         faulty: whether some of the settled rows are rejected.
         shuffled: whether settled rows come out of a shuffle, and not straight from the log.
@@ -81,28 +77,17 @@ def settle_events(judged: DataFrame, survey: Survey, others: DataFrame | None, k
     small = count <= SMALL
     keys = F.broadcast(keys) if small else keys
     rows = judged.where(F.col(KEY).isNotNull()).join(keys, KEY, "left_semi")
-    decided = keep(_decide(rows, None if others is None else others.join(keys, KEY, "left_semi")))
-    tally = _correct(survey.tally, decided)
-    contested = decided.select(*judged.columns).coalesce(1)
+    # A key has two rows at least, one of which may be another load's; Spark plans a frame when it is marked as kept.
+    with overriding(judged.sparkSession, shuffles_of(judged.sparkSession, 2 * count, ROWS_A_TASK)):
+        decided = keep(_decide(rows, None if others is None else others.join(keys, KEY, "left_semi")))
+    counted = decided.groupBy("ds", RULE).agg(F.count("*").alias("rows"), F.sum("label").alias("clicks")).collect()
+    tasks = -(-sum(row["rows"] for row in counted) // ROWS_A_TASK)
+    contested = decided.select(*judged.columns).coalesce(max(tasks, 1))
+    tally = _correct(survey.tally, counted)
     return Judged(judged.join(keys, KEY, "left_anti"), contested, tally, faulty, shuffled=not small)
 
 
-def times_of(judged: DataFrame, days: Collection[date], has_ds: bool) -> list[Span]:
-    """Spans of time that hold every event of a load.
-
-    Args:
-        judged: from `judge_rows`.
-        days: of its valid rows.
-        has_ds: whether the log declares the day of a row; else that is the day of its time.
-    """
-    if not has_ds:
-        return [((number := (day - _EPOCH).days) * _DAY, (number + 1) * _DAY - 1) for day in days]
-    time = F.unix_micros("event_time")
-    spans = judged.where(F.col(RULE).isNull()).groupBy("ds").agg(F.min(time), F.max(time)).collect()
-    return [(first, last) for _, first, last in spans]
-
-
-def in_spans(spans: Sequence[Span]) -> Column:
+def in_spans(spans: Collection[Span]) -> Column:
     """Whether an event_time lies in one of the spans; of many, between the first and the last."""
     if len(spans) > _MANY_DAYS:
         spans = [(min(first for first, _ in spans), max(last for _, last in spans))]
@@ -125,11 +110,10 @@ def _decide(rows: DataFrame, others: DataFrame | None) -> DataFrame:
     return rows.withColumn(RULE, rule)
 
 
-def _correct(tally: Tally, decided: DataFrame) -> Tally:
+def _correct(tally: Tally, counted: Collection[Row]) -> Tally:
     """The tally with contested rows counted as decided; all were counted as valid."""
     corrected = Tally(tally.rows.copy(), tally.clicks)
-    counted = decided.groupBy("ds", RULE).agg(F.count("*").alias("rows"), F.sum("label").alias("clicks"))
-    for row in counted.collect():
+    for row in counted:
         corrected.add((row["ds"], None), -row["rows"], -row["clicks"])
         corrected.add((row["ds"], row[RULE]), row["rows"], row["clicks"])
     return corrected

@@ -40,6 +40,13 @@ ROWS_A_TASK = 1_500_000
 # PySpark prints the JVM's stack traces of every error in an expression, also of those that are caught and explained.
 _LOUD_LOGGERS = ("DataFrameQueryContextLogger", "SQLQueryContextLogger")
 _STORE_LOST = re.compile(r"AWSClientIOException|SdkClientException|HttpChannelEOFException")
+_DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded")
+_WRITTEN = re.compile(r"while writing rows to (\S+?)\.? SQLSTATE")
+_LOG_DAMAGED = re.compile(
+    r"DELTA_VERSIONS_NOT_CONTIGUOUS\] (?P<gap>Versions \([\d, ]+\) are not contiguous)|DELTA_TRUNCATED_TRANSACTION_LOG|"
+    r"DELTA_MISSING_PART_FILES|(?:FAILED_READ_FILE|CANNOT_READ_FILE_FOOTER)[^\n]*/_delta_log/"
+)
+_LOG_FILE = re.compile(r"[^\s:]+:/\S+/_delta_log/[\w.-]*\w")
 
 
 def make_session(name: str) -> SparkSession:
@@ -122,24 +129,42 @@ def spark_session(name: str) -> Iterator[SparkSession]:
     """A session for the length of a job, stopped at its end whatever happens.
 
     Raises:
-        MamdrError: as `make_session`; or an object store was lost.
+        MamdrError: as `make_session` and `storage_errors`.
     """
     spark = make_session(name)
     try:
-        with store_kept():
+        with storage_errors():
             yield spark
     finally:
         spark.stop()
 
 
 @contextmanager
-def store_kept() -> Iterator[None]:
-    """Turn Spark's errors about an object store that no longer answers into MamdrError."""
+def storage_errors(table: str = "") -> Iterator[None]:
+    """Turn Spark's errors about storage into MamdrError: a lost object store, a full disk, a damaged log of a table.
+
+    Args:
+        table: path of the table that the block reads; where it reads several, the error may not name the table.
+    """
     try:
         yield
     except (PySparkException, Py4JJavaError) as error:
-        text = str(error)
-        if not (lost := _STORE_LOST.search(text)):
+        if not (reason := _explain(str(error), table)):
             raise
-        told = one_line(text[max(text.rfind("\n", 0, lost.start()), 0) :])[:200]
-        raise MamdrError(f"the connection to an object store was lost; run it again ({told})") from None
+        raise MamdrError(reason) from None
+
+
+def _explain(text: str, table: str) -> str | None:
+    if lost := _STORE_LOST.search(text):
+        found = one_line(text[max(text.rfind("\n", 0, lost.start()), 0) :])[:200]
+        return f"the connection to an object store was lost; run it again ({found})"
+    if _DISK_FULL.search(text):
+        written = _WRITTEN.search(text)
+        where = f" while {written.group(1)} was written" if written else ""
+        return f"the disk is full{where}: free some space (docs/operations.md, The disk is full) and run it again"
+    if damaged := _LOG_DAMAGED.search(text):
+        file = _LOG_FILE.search(text)
+        where = file.group() if file else f"{table or 'a table'}/_delta_log"
+        found = damaged.group("gap") or "a file is missing or cannot be read"
+        return f"{where}: the log of the table is damaged ({found}); restore its files from a backup of the lake"
+    return None

@@ -16,7 +16,7 @@ from pyspark.sql import types as T
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.files import Files
 from mamdr_core.lake.log import Log
-from mamdr_core.lake.session import store_kept
+from mamdr_core.lake.session import storage_errors
 from mamdr_core.lake.settings import InputSettings
 from mamdr_core.yaml_values import one_line
 
@@ -40,10 +40,15 @@ CORRUPT = "_corrupt_record"
 _FILE = re.compile(r"((?:file|s3a?|hdfs|abfss?|gs):/[^\s\"]+?)[.,']?(?=[\s\"]|$)")
 
 
-def read_input(spark: SparkSession, settings: InputSettings) -> DataFrame:
+def read_input(spark: SparkSession, settings: InputSettings, schema: T.StructType | None = None) -> DataFrame:
     """The raw log as it is; of CSV and JSON also the column CORRUPT, the line where that is not a whole record.
 
     A Delta table is read at its present version, in every scan of what is returned.
+
+    Args:
+        spark: the session.
+        settings: of the log.
+        schema: of CSV or JSON that has been read before, with CORRUPT; None: it is inferred.
 
     Raises:
         MamdrError: `input.path` is empty or matches nothing, or holds nothing in the declared format, or an option
@@ -61,13 +66,14 @@ def read_input(spark: SparkSession, settings: InputSettings) -> DataFrame:
             "input.options.mode: DROPMALFORMED loses rows uncounted; leave it out, and they are kept apart"
         )
     with readable(settings):
-        raw = _load(spark, settings, paths)
-        found = [column for column in raw.schema.fields if column.name != CORRUPT]
-        if not found:
-            raise MamdrError(f"input.path: {one_line(settings.path)} holds no {settings.format} data")
-        if settings.format not in _OF_LINES:
-            return raw
-        schema = T.StructType([*found, T.StructField(CORRUPT, T.StringType())])
+        if schema is None:
+            raw = _load(spark, settings, paths)
+            found = [column for column in raw.schema.fields if column.name != CORRUPT]
+            if not found:
+                raise MamdrError(f"input.path: {one_line(settings.path)} holds no {settings.format} data")
+            if settings.format not in _OF_LINES:
+                return raw
+            schema = T.StructType([*found, T.StructField(CORRUPT, T.StringType())])
         # With pruned columns Spark takes a line of too few or too many fields for whole; with enforceSchema it reads a
         # file whose header differs from the first file's as if it did not.
         strict = {"columnPruning": "false", "enforceSchema": "false"} if settings.format == "csv" else {}
@@ -142,19 +148,23 @@ def raw_columns(raw: DataFrame) -> list[str]:
 
 def undeclared_columns(raw: DataFrame, used: Sequence[Column]) -> list[str]:
     """The log's columns that none of the resolved expressions uses, sorted; partition columns do not count."""
-    analyzed = raw.select(*used)._jdf.queryExecution().analyzed()
-    references = analyzed.references().toSeq()
-    seen = {references.apply(number).name() for number in range(references.size())}
     leaf = raw._jdf.queryExecution().analyzed().collectLeaves().head()
     partitions = set(leaf.relation().partitionSchema().fieldNames())
-    return sorted(set(raw_columns(raw)) - seen - partitions)
+    return sorted(set(raw_columns(raw)) - set(columns_of(raw, used)) - partitions)
+
+
+def columns_of(raw: DataFrame, used: Sequence[Column]) -> list[str]:
+    """The log's columns that some resolved expressions use, sorted."""
+    references = raw.select(*used)._jdf.queryExecution().analyzed().references().toSeq()
+    seen = {references.apply(number).name() for number in range(references.size())}
+    return sorted(seen & set(raw_columns(raw)))
 
 
 @contextmanager
 def readable(settings: InputSettings) -> Iterator[None]:
-    """Turn Spark's errors about the input's files and a store into MamdrError; wrap every action on the input in it."""
+    """Turn Spark's errors about the input's files and storage into MamdrError; wrap every action on the input in it."""
     try:
-        with store_kept():
+        with storage_errors():
             yield
     except (PySparkException, Py4JJavaError) as error:
         text = str(error)

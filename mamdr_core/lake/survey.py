@@ -1,11 +1,10 @@
-"""What one scan of a load finds: rows by day and rule, and the keys (64-bit hashes) of events that occur repeatedly.
+"""What one scan of a load finds: rows and times by day, and the keys (64-bit hashes) of events that occur repeatedly.
 
 Every event is compared with every other, so this decides how long ingest takes. The keys travel as arrays: a task sorts
 its own and sends each range of them as one row, and whoever gets a range sorts what came and looks for neighbours that
 are equal. A shuffle and a hash table of single rows took 1.6 times as long (benchmarks/README.md).
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -27,16 +26,22 @@ TASK_BYTES = 32 << 20
 """Bytes of the log whose events one task compares."""
 PACKED_KEYS = 1 << 20
 """Keys that a task gathers, 8 MB, before it sends them in ranges."""
-_CELL, _ROWS = "cell", "rows"
-_COUNTS = pa.schema([(_CELL, pa.int64()), (_ROWS, pa.int64())])
+_CELL, _ROWS, _FIRST, _LAST = "cell", "rows", "first", "last"
+_COUNTS = pa.schema([(name, pa.int64()) for name in (_CELL, _ROWS, _FIRST, _LAST)])
 _SENT = pa.schema([*_COUNTS, pa.field("range", pa.int32()), pa.field("keys", pa.binary())])
 _FOUND = pa.schema([*_COUNTS, pa.field(KEY, pa.int64())])
+# A row's number is ((day * _RULES + rule) * 2 + label) * _HOURS + hour, below 2^60; hours count from the year 1.
 _RULES = 1 << 10
-_NO_DAY = -(1 << 30)
+_HOURS = 1 << 27
+_NO_DAY = -(1 << 22)
 _EPOCH = date(1970, 1, 1)
+_EPOCH_HOUR = (_EPOCH - date.min).days * 24
+_HOUR = 3_600_000_000
 
 Keys = NDArray[np.int64]
 Batches = Iterable[pa.RecordBatch]
+Span = tuple[int, int]
+"""First and last event_time, in microseconds since 1970 (UTC)."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,13 @@ class Survey:
 
     Attributes:
         tally: rows by day and rule, before events are compared: of repeated ones all count as valid.
+        times: whole hours that hold the times of a day's valid rows; empty where the log has no times.
         repeated: column `_key` of events that occur more than once.
         repeats: how many keys those are.
     """
 
     tally: Tally
+    times: Mapping[date, Span]
     repeated: DataFrame
     repeats: int
 
@@ -67,22 +74,27 @@ def survey_rows(judged: DataFrame, rules: Sequence[Rule], has_times: bool, keep:
     names = [rule.name for rule in rules]
     key = F.col(KEY) if has_times else F.lit(None).cast("bigint")
     # Two numbers a row: each further column would cost as much again on its way.
-    facts = judged.select(key.alias(KEY), _cell(names).alias(_CELL))
+    hour = F.when(key.isNotNull(), F.floor(F.unix_seconds("event_time") / 3600) + _EPOCH_HOUR).otherwise(0)
+    facts = judged.select(key.alias(KEY), (_cell(names) * _HOURS + hour).alias(_CELL))
     sent = facts.mapInArrow(_send(tasks), from_arrow_schema(_SENT))
     found = keep(sent.repartition(tasks, "range").mapInArrow(_find_repeats, from_arrow_schema(_FOUND)))
-    tally = Tally()
-    counted = found.where(F.col(_CELL).isNotNull()).groupBy(_CELL).agg(F.sum(_ROWS).alias(_ROWS))
-    for cell, rows in counted.collect():
+    tally, times = Tally(), dict[date, Span]()
+    counted = found.where(F.col(_CELL).isNotNull()).groupBy(_CELL).agg(F.sum(_ROWS), F.min(_FIRST), F.max(_LAST))
+    for cell, rows, *hours in counted.collect():
         place, label = divmod(cell, 2)
         day, rule = divmod(place, _RULES)
         when = None if day == _NO_DAY else _EPOCH + timedelta(days=day)
         tally.add((when, names[rule - 1] if rule else None), rows, rows * label)
+        if has_times and when and not rule:
+            first, last = ((hour - _EPOCH_HOUR) * _HOUR for hour in hours)
+            before = times.get(when, (first, last))
+            times[when] = min(first, before[0]), max(last + _HOUR - 1, before[1])
     repeated = found.where(F.col(KEY).isNotNull()).select(KEY)
-    return Survey(tally, repeated, repeated.count())
+    return Survey(tally, times, repeated, repeated.count())
 
 
 def _cell(rules: Sequence[str]) -> Column:
-    """A row's day, failed rule (0: none) and label as one number."""
+    """A row's day, failed rule (0: none) and label as one number, its cell."""
     day = F.coalesce(F.unix_date(FILED), F.lit(_NO_DAY)).cast("bigint")
     failed = F.array_position(F.array(*map(F.lit, rules)), F.col(RULE))
     rule = F.when(F.col(RULE).isNull(), F.lit(0)).otherwise(failed)
@@ -90,24 +102,38 @@ def _cell(rules: Sequence[str]) -> Column:
 
 
 def _send(ranges: int) -> Callable[[Batches], Iterator[pa.RecordBatch]]:
-    """Counts of a task's rows by cell, and its keys in ranges of the 64-bit numbers."""
+    """A task's rows by cell, with their first and last hour, and its keys in ranges of the 64-bit numbers."""
     edges = np.linspace(-(2.0**63), 2.0**63, ranges + 1)[1:-1].astype(np.int64)
 
     def send(batches: Batches) -> Iterator[pa.RecordBatch]:
-        counts = Counter[int]()
+        counts: dict[int, tuple[int, int, int]] = {}
         gathered: list[Keys] = []
         for batch in batches:
-            cells, rows = np.unique(batch.column(_CELL).to_numpy(), return_counts=True)
-            counts.update(dict(zip(cells.tolist(), rows.tolist(), strict=True)))
+            for cell, rows, first, last in _by_cell(batch.column(_CELL).to_numpy()):
+                before = counts.get(cell, (0, first, last))
+                counts[cell] = before[0] + rows, min(first, before[1]), max(last, before[2])
             gathered.append(pc.drop_null(batch.column(KEY)).to_numpy())
             if sum(map(len, gathered)) >= PACKED_KEYS:
                 yield _ranges(gathered, edges)
                 gathered = []
         if gathered:
             yield _ranges(gathered, edges)
-        yield _record(_SENT, {_CELL: list(counts), _ROWS: list(counts.values())})
+        facts = [(cell, *found) for cell, found in counts.items()]
+        yield _record(_SENT, {name: [row[place] for row in facts] for place, name in enumerate(_COUNTS.names)})
 
     return send
+
+
+def _by_cell(numbers: Keys) -> Iterator[tuple[int, int, int, int]]:
+    """Cell, rows, first and last hour of the numbers of some rows."""
+    if not len(numbers):
+        return iter(())
+    found, rows = np.unique(numbers, return_counts=True)
+    cells, hours = np.divmod(found, _HOURS)
+    firsts = np.flatnonzero(np.diff(cells, prepend=cells[0] - 1))
+    lasts = np.append(firsts[1:], len(cells)) - 1
+    columns = (cells[firsts], np.add.reduceat(rows, firsts), hours[firsts], hours[lasts])
+    return zip(*(column.tolist() for column in columns), strict=True)
 
 
 def _ranges(gathered: list[Keys], edges: Keys) -> pa.RecordBatch:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,12 +57,13 @@ def test_broken_csv_files_among_good_ones_are_named(spark, csv_config, tmp_path:
     stops_at(spark, csv_config(mode="DROPMALFORMED"), "input.options.mode: DROPMALFORMED loses rows uncounted")
 
 
-def test_options_that_a_csv_log_needs_are_named(spark, csv_config, make_config, tmp_path: Path, caplog):
+def test_options_that_a_csv_log_needs_are_named(spark, csv_config, tmp_path: Path):
     stops_at(spark, csv_config(header=False), "names no existing column", "_c4; they have no names", "header: true")
     stops_at(spark, csv_config(sep=";"), "if ',' separates the fields, set input.options.sep: ','")
-    (tmp_path / "raw" / "broken.csv").write_text(HEADER + '"a\nb",i1,d1,1,2026-01-01 10:00:00\n')
-    assert ingest_clicks(spark, csv_config())["rejected_by_rule"] == {"record_well_formed": 1}
-    assert "1 lines of CSV are not whole records" in caplog.text
+    broken = HEADER + 'short\n"a\nb",i1,d1,1,2026-01-01 10:00:00\n'
+    (tmp_path / "raw" / "it's broken.csv").write_bytes(broken.replace("\n", "\r\n").encode())
+    spans = "raw/it's broken.csv has records that span several lines, which would be read in pieces: set input.options"
+    stops_at(spark, csv_config(), spans)
     assert ingest_clicks(spark, csv_config(multiLine=True))["clicks"] == 3
 
 
@@ -86,7 +88,9 @@ def test_broken_parquet_files_among_good_ones_are_named(spark, make_log, make_co
 
 
 def test_malformed_csv_lines_are_kept_as_they_are(spark, csv_config, tmp_path, lake_root):
-    lines = ["u3,i1,d1", "u4,i1,d1,1,2026-01-01 10:00:02,more", '"u5,i1,d1,1,2026-01-01 10:00:03']
+    """Two quotes that are not closed are no record that spans lines."""
+    lost = '"u6,i1,d1,1,2026-01-01 10:00:03'
+    lines = [lost, "u3,i1,d1", "u4,i1,d1,1,2026-01-01 10:00:02,more", '"u5,i1,d1,1,2026-01-01 10:00:03']
     (tmp_path / "raw" / "mixed.csv").write_text(HEADER + "".join(f"{line}\n" for line in lines))
     (tmp_path / "raw" / "empty.csv").write_text("")
     (tmp_path / "raw" / "empty.csv.gz").write_bytes(b"")
@@ -94,8 +98,8 @@ def test_malformed_csv_lines_are_kept_as_they_are(spark, csv_config, tmp_path, l
     (tmp_path / "raw" / "latin.csv").write_bytes(latin.encode("latin-1"))
     (tmp_path / "raw" / "long.csv").write_text(HEADER + "x" * 10_000_000 + ",i1,d1,1,2026-01-01 10:00:05\n")
     figures = ingest_clicks(spark, csv_config())
-    assert (figures["rows_in"], figures["clicks"]) == (7, 2)
-    assert figures["rejected_by_rule"] == {"ids_readable": 1, "ids_short": 1, "record_well_formed": 3}
+    assert (figures["rows_in"], figures["clicks"]) == (8, 2)
+    assert figures["rejected_by_rule"] == {"ids_readable": 1, "ids_short": 1, "record_well_formed": 4}
     assert figures["undeclared_columns"] == []
     rejected = Lake(spark, lake_root).read("clicks_rejected").collect()
     malformed = [row for row in rejected if row["rule"] == "record_well_formed"]
@@ -104,6 +108,21 @@ def test_malformed_csv_lines_are_kept_as_they_are(spark, csv_config, tmp_path, l
     long = next(json.loads(row["row"]) for row in rejected if row["rule"] == "ids_short")
     assert long["user"] == "x" * 10_000_000
     assert set(long) == {"user", "item", "domain", "label", "ts"}
+
+
+def test_a_time_that_cannot_be_read_is_shown_with_the_expression_to_write(spark, csv_config, tmp_path):
+    lines = ["u1,i1,d1,1,31/12/2025 10:00", "u1,i1,d1,1,", "u2,i1,d1,1,x"]
+    (tmp_path / "raw" / "good.csv").write_text(HEADER + "".join(f"{line}\n" for line in lines))
+    with pytest.raises(MamdrError) as error:
+        ingest_clicks(spark, csv_config())
+    written = "to_timestamp(ts, 'dd/MM/yyyy HH:mm')"
+    assert str(error.value).endswith(
+        "rows failed event_time_present 3; see input.columns; input.columns.event_time: 'timestamp(ts)' reads no time "
+        f"from ts '31/12/2025 10:00': write the format of the log, e.g. {written}"
+    )
+    config = csv_config()
+    columns = replace(config.input.columns, event_time=written)
+    assert ingest_clicks(spark, replace(config, input=replace(config.input, columns=columns)))["clicks"] == 1
 
 
 def test_a_declared_encoding_is_read(spark, csv_config, tmp_path, lake_root):

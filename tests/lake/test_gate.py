@@ -25,7 +25,7 @@ def check(valid=None, rejected=None, clicks=0, others=(), shared_days=True, vani
         tally.add((DAY, rule), rows)
     tally.clicks = clicks
     limits = QualitySettings(**settings)
-    return failed_checks(tally, limits, has_label, dict(others), shared_days, dict(vanished))
+    return failed_checks(tally, limits, has_label, dict(others), shared_days, dict(vanished), lambda: "; a time")
 
 
 def test_an_ordinary_day_passes():
@@ -37,6 +37,7 @@ def test_too_many_rejected_rows_are_named_by_rule():
         "25 of 125 rows (20.00%) are rejected, more than quality.max_rejected 0.1: label_binary 5, user_present 20"
     ]
     assert check(rejected={"user_present": 25}, max_rejected=0.2) == []
+    assert check(rejected={"event_time_present": 90})[0].endswith("event_time_present 90; a time")
     assert check(rejected={"user_present": 5, "unique_event": 100}) == [], "one of each is kept"
 
 

@@ -50,15 +50,22 @@ def test_late_rows_are_added_to_their_day_and_reruns_change_nothing(spark, make_
 
 
 def test_a_corrected_source_replaces_what_it_brought_also_on_days_that_it_no_longer_holds(
-    spark, make_log, make_config, lake_root
+    spark, make_log, make_config, lake_root, caplog
 ):
+    """What only a rejected row of another load holds then is reported, and loading that one again restores it."""
     ingest_clicks(spark, make_config(make_log([*rows(DAY_1, ["a"]), *rows(DAY_2, ["b"]), ("x", "i", "d", "7", "?")])))
+    other = make_config(make_log([*rows(DAY_1, ["a"]), *rows(DAY_2, ["b", "o"])], "other"))
+    assert ingest_clicks(spark, other)["rejected_by_rule"] == {"new_event": 2}
     corrected = make_log(rows(DAY_2, ["b", "c"]))
     with pytest.raises(MamdrError, match=r"1 days that this path held before are gone .*removed: 2026-01-01 1"):
         ingest_clicks(spark, make_config(corrected))
-    ingest_clicks(spark, make_config(f"{corrected}/", quality={"max_vanished_days": 1}))
-    assert clicks_of(spark, lake_root) == [("b", DAY_2), ("c", DAY_2)]
-    assert rejected_of(spark, lake_root) == {}
+    figures = ingest_clicks(spark, make_config(f"{corrected}/", quality={"max_vanished_days": 1}))
+    assert clicks_of(spark, lake_root) == [("b", DAY_2), ("c", DAY_2), ("o", DAY_2)]
+    assert rejected_of(spark, lake_root) == {"new_event": 2}
+    assert figures["restorable"] == 1
+    assert f"load these again: {other.input.path} (1 events)" in caplog.text
+    assert ingest_clicks(spark, other)["rejected_by_rule"] == {"new_event": 1}
+    assert clicks_of(spark, lake_root) == [("a", DAY_1), ("b", DAY_2), ("c", DAY_2), ("o", DAY_2)]
 
 
 def test_whole_days_are_replaced_whoever_filed_them(spark, make_log, make_config, lake_root):

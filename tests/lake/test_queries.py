@@ -87,7 +87,7 @@ def lake(spark, trained_config, tmp_path_factory):
     )
     lake.append("clicks", frame)
     rejected = [
-        (rule, "{}", 7, "raw", "raw/part-0", date.fromisoformat(ds) if ds else None)
+        (rule, "{}", 7, "raw", "raw/part-0", None, date.fromisoformat(ds) if ds else None)
         for ds, rule, rows in REJECTED
         for _ in range(rows)
     ]

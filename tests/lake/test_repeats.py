@@ -1,5 +1,6 @@
 """Events that repeat are found in one pass, decided by their true columns, and counted as decided."""
 
+from dataclasses import replace
 from datetime import UTC, date, datetime
 
 import pytest
@@ -8,8 +9,9 @@ from pyspark.sql import functions as F
 from mamdr_core.lake import clicks, repeats, survey
 from mamdr_core.lake.caching import kept_frames
 from mamdr_core.lake.clicks import judge_rows, parse_rows, raw_json, select_clicks
-from mamdr_core.lake.repeats import in_spans, settle_events, times_of
+from mamdr_core.lake.repeats import in_spans, settle_events
 from mamdr_core.lake.rules import rules_for
+from mamdr_core.lake.session import overriding
 from mamdr_core.lake.settings import InputColumns, InputSettings
 from mamdr_core.lake.survey import survey_rows
 
@@ -32,11 +34,13 @@ def judge(spark, make_log):
     return make
 
 
-def settle(judged, others=None, has_times=True):
+def settle(judged, others=None, has_times=True, tasks=1):
     """(rule, label, raw row) of every row, sorted; and the tally by rule (None: valid)."""
     with kept_frames() as keep:
         found = survey_rows(judged, rules_of(), has_times, keep)
         settled = settle_events(judged, found, others, keep)
+        if settled.contested is not None:
+            assert settled.contested._jdf.queryExecution().toRdd().getNumPartitions() == tasks
         rows = settled.valid.select("_rule", "label", raw_json()).collect()
         found = sorted(((row[0], row[1], row[2]) for row in rows), key=str)
         tally = {None: settled.tally.valid, **settled.tally.by_rule}
@@ -98,11 +102,13 @@ def test_events_whose_hashes_collide_are_all_kept(judge, monkeypatch):
     assert settle(judge([*rows, rows[0]]), others)[1] == {None: 4, "new_event": 1, "unique_event": 1}
 
 
-def test_many_contested_keys_are_decided_alike(judge, monkeypatch):
+def test_many_contested_keys_are_decided_alike_by_several_tasks(spark, judge, monkeypatch):
     rows = [(f"u{n % 20}", "i", "d", str(n % 2), TIME) for n in range(30)]
     few = settle(judge(rows))
     monkeypatch.setattr(repeats, "SMALL", 0)
-    assert settle(judge(rows)) == few
+    monkeypatch.setattr(repeats, "ROWS_A_TASK", 7)
+    with overriding(spark, {"spark.sql.adaptive.enabled": False}):  # which joins tasks of few bytes
+        assert settle(judge(rows), tasks=3) == few
     assert few[1] == {None: 20, "unique_event": 10}
 
 
@@ -113,11 +119,20 @@ def test_other_loads_are_asked_about_the_times_of_each_day_alone(spark, judge):
     assert [row["micros"] for row in times.where(in_spans([(5, 9), (100, 120)])).collect()] == [5, 9, 100]
     assert [row["micros"] for row in times.where(in_spans([(n, n) for n in range(5, 101)])).collect()] == [5, 9, 100]
     assert times.where(in_spans([])).count() == 0
-    judged = judge([("u", "i", "d", "1", TIME), ("u", "i", "d", "1", LATER)])
-    day, hour = 86_400_000_000, 3_600_000_000
-    start = (date(2026, 1, 1) - date(1970, 1, 1)).days * day
-    assert times_of(judged, [date(2026, 1, 1)], has_ds=False) == [(start, start + day - 1)]
-    assert times_of(judged, [date(2026, 1, 1)], has_ds=True) == [(start + 10 * hour, start + 11 * hour)]
+    hour = 3_600_000_000
+    start = (date(2026, 1, 1) - date(1970, 1, 1)).days * 24 * hour
+    old = ("u", "i", "d", "0", "1969-12-31 22:30:00")
+    rows = [("u", "i", "d", "1", TIME), ("u", "i", "d", "0", LATER), ("u", "i", "d", "7", "2026-01-01 20:00:00"), old]
+    settings = replace(SETTINGS, earliest=date(1960, 1, 1))
+    with kept_frames() as keep:
+        times = survey_rows(judge(rows, settings), rules_of(settings), True, keep).times
+        none = survey_rows(judge(rows, settings), rules_of(settings), False, keep).times
+        filed = replace(SETTINGS.columns, ds="date'2026-01-03'")
+        by_ds = survey_rows(judge(rows, replace(settings, columns=filed)), rules_of(settings), True, keep).times
+    limits = (start + 10 * hour, start + 12 * hour - 1)
+    assert times == {date(2026, 1, 1): limits, date(1969, 12, 31): (-2 * hour, -hour - 1)}
+    assert by_ds == {date(2026, 1, 3): (-2 * hour, limits[1])}
+    assert none == {}
 
 
 def test_a_survey_of_many_tasks_and_rounds_finds_the_same(judge, monkeypatch):

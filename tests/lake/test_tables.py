@@ -1,5 +1,6 @@
 """A lake creates tables as declared, keeps their rules, and touches nothing that is not its own."""
 
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ from pyspark.testing import assertDataFrameEqual
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
 from mamdr_core.lake import tables
-from mamdr_core.lake.session import overriding
+from mamdr_core.lake.session import overriding, storage_errors
 from mamdr_core.lake.tables import Lake
 from mamdr_core.training.records import record_run
 from schemas import TABLES, clicks_table
@@ -172,6 +173,46 @@ def test_a_first_write_that_is_taken_back_leaves_an_empty_table(spark, lake_root
     assert lake.undo("clicks", -1)
     assert lake.read("clicks").isEmpty()
     assert not lake.undo("clicks", -1)
+
+
+def test_a_damaged_log_is_one_line_that_names_it(spark, lake_root, make_clicks):
+    for user in "abc":
+        Lake(spark, lake_root).append("clicks", make_clicks([(user, "i", "d")]))
+    file = Path(lake_root) / "clicks" / "_delta_log" / f"{1:020}.json"
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    spark._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
+    damaged = r"\S+{}: the log of the table is damaged \({}\); restore its files from a backup of the lake"
+    with pytest.raises(MamdrError, match=damaged.format(file, "a file is missing or cannot be read")), storage_errors():
+        Lake(spark, lake_root).read("clicks").count()
+    file.unlink()
+    spark._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
+    gap = r"Versions \(0, 2\) are not contiguous"
+    with pytest.raises(MamdrError, match=damaged.format(file.parent, gap).removeprefix(r"\S+")):
+        Lake(spark, lake_root).exists("clicks")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A folder that is a disk of 256 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], check=False).returncode:
+        pytest.skip("only root may mount a disk")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_table_as_it_was(spark, small_disk, make_clicks):
+    lake = Lake(spark, str(small_disk / "lake"))
+    lake.append("clicks", make_clicks([("a", "i", "d")]))
+    with pytest.raises(OSError, match="No space left"):
+        (small_disk / "rest").write_bytes(bytes(1 << 18))
+    with pytest.raises(MamdrError, match=r"the disk is full while \S+/lake/clicks was written: free"), storage_errors():
+        lake.append("clicks", make_clicks([("b", "i", "d")]))
+    (small_disk / "rest").unlink()
+    lake.append("clicks", make_clicks([("c", "i", "d")]))
+    assert {row["user"] for row in lake.read("clicks").collect()} == {"a", "c"}
 
 
 def test_a_relative_root_and_a_uri_name_the_same_lake(spark, lake_root, make_clicks):

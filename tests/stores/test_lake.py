@@ -10,7 +10,7 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.lake.examples import build_examples
 from mamdr_core.lake.ingest import ingest_clicks
 from mamdr_core.lake.maintenance import maintain_lake
-from mamdr_core.lake.session import store_kept
+from mamdr_core.lake.session import storage_errors
 from mamdr_core.lake.stats import domain_stats
 from mamdr_core.lake.tables import Lake
 from mamdr_core.shards.loading import Share
@@ -102,7 +102,7 @@ def test_a_build_that_loses_the_store_says_so_and_leaves_the_examples_as_they_we
     before = lake.version("examples"), lake.read("examples").count()
     proxy.cut_at(b"PUT /mamdr-cut/my%20lake/examples/")
     try:
-        with pytest.raises(MamdrError, match=r"^the connection to an object store was lost"), store_kept():
+        with pytest.raises(MamdrError, match=r"^the connection to an object store was lost"), storage_errors():
             build_examples(spark, make_config(2))
     finally:
         proxy.restore()
