@@ -10,7 +10,7 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.learning.methods import METHODS
 from mamdr_core.models.structures import MODELS
 
-_OWN = ("model.name", "train.method", "train.seed")
+_OWN = ("model.name", "train.method", "train.seed", "train.days")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """build_examples: clicks become vocabularies and encoded examples in shards."""
 
 import logging
+import sys
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -65,12 +66,17 @@ class _News:
         """Clicks to encode."""
         return sum(row["rows"] for row in self.seen)
 
-    @property
-    def newest(self) -> date:
-        """The newest day of what is encoded, or was before."""
+    def newest(self, lake: Lake) -> date:
+        """The newest day of what is encoded and of what stays."""
         days: list[date] = [row["newest"] for row in self.seen]
-        if noted := self.increment.state.get("newest"):
+        increment = self.increment
+        if increment.replaced:
+            kept = lake.read("examples").where(~F.expr(increment.replaced)).agg(F.max("ds")).collect()[0][0]
+            days += [kept] if kept else []
+        elif noted := increment.state.get("newest"):
             days.append(date.fromisoformat(noted))
+        if not days:
+            raise MamdrError(f"clicks of {lake.root} holds no row any more that examples could be made of")
         return max(days)
 
 
@@ -103,9 +109,9 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
             none where there was no table.
     """
     lake = Lake(spark, config.lake.root)
-    clicks_version = lake.version("clicks")
-    clicks = select_clicks(lake, clicks_version, config)
     for _ in range(TRIES):
+        clicks_version = lake.version("clicks")
+        clicks = select_clicks(lake, clicks_version, config)
         increment = find_increment(lake, config, clicks_version)
         _tell(increment, config)
         chosen = clicks.where(increment.wanted)
@@ -113,7 +119,7 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
         _check(news, lake, config)
         with (
             progress(spark, "build_examples"),
-            overriding(spark, settings_for(spark, news.rows)),
+            overriding(spark, settings_for(spark, news.rows, _bytes_held(lake))),
             kept_frames() as keep,
         ):
             built = _build(spark, lake, config, clicks_version, news, keep)
@@ -127,8 +133,13 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
     return {**figures, "clicks_version": clicks_version, "examples_version": built.version}
 
 
+def _bytes_held(lake: Lake) -> int:
+    """Bytes of what a build reads beside the new rows."""
+    return sum(lake.log(table).size() for table in ("users", "items", "examples"))
+
+
 def _tell(increment: Increment, config: Config) -> None:
-    if not increment.reason or increment.is_first:
+    if increment.is_expected:
         return
     if config.examples.rebuild is False:
         raise MamdrError(f"examples.rebuild is false, and all clicks would have to be encoded: {increment.reason}")
@@ -142,7 +153,8 @@ def _build(
     increment, base = news.increment, lake.newest("examples")
     growth, domains = _grow_vocabularies(spark, lake, news, config)
     update_vectors(spark, lake, config.features)
-    window = window_of(config.examples, news.newest)
+    newest = news.newest(lake)
+    window = window_of(config.examples, newest)
     table = declared_examples(config.features, has_split=not window.decides_split)
     shards = increment.state.get("shards", 0)
     rows, plans = spark.createDataFrame([], spark_schema(table)), list[DomainPlan]()
@@ -153,7 +165,8 @@ def _build(
             held_n, packing = {}, pack_domains(new_n, config.examples.shards.rows, config.examples.shards.count)
         else:
             held_n = held_rows(lake.read("examples", base), increment.replaced)
-            packing = pack_more(shards, held_n, new_n)
+            target = sys.maxsize if config.examples.shards.count else config.examples.shards.rows
+            packing = pack_more(shards, held_n, new_n, target)
         shards = packing.count
         rows_n = {domain: rows + sum(held_n.get(domain, {}).values()) for domain, rows in new_n.items()}
         rows = lay_out(assign_shards(encoded, rows_n, packing, config.examples, window), shards, table)
@@ -163,7 +176,8 @@ def _build(
         "versions": newest_versions(lake, config.features),
         "window": window.noted(),
     }
-    note |= {"clicks_version": clicks_version, STATE: _state(news, config, shards)}
+    state = {"newest": newest.isoformat(), "shards": shards, "clicks_id": lake.log("clicks").table_id()}
+    note |= {"clicks_version": clicks_version, STATE: state | _state(news, growth["user"], config)}
     if not plans and not increment.replaced and _tells_the_same(note, increment.before):
         return _Built(base, window, growth, shards)
     note["build"] = uuid.uuid4().hex  # of two builds at once each finds its own
@@ -173,17 +187,16 @@ def _build(
     return _Built(_verify(lake, note, plans), window, growth, shards, sum(plan.missing for plan in plans))
 
 
-def _state(news: _News, config: Config, shards: int) -> dict[str, Any]:
+def _state(news: _News, users: Growth, config: Config) -> dict[str, Any]:
     """What the next build needs to know, see `mamdr_core.lake.increments`."""
-    settings = config.examples
-    users, until = settings.users, settings.until
+    settings, before = config.examples, news.increment.before.get(STATE, {})
+    # A user whose first rows were not read has a later first day, or none, for ever.
+    all_read = not (settings.users.buckets or settings.since or settings.retired) and settings.users.min_count == 1
     return {
         "number": news.increment.number,
         "built_with": built_with(config),
-        "until": until.isoformat() if until else None,
-        "newest": news.newest.isoformat(),
-        "shards": shards,
-        "knows_users": users.min_count == 1 and not (users.buckets or settings.since or settings.retired),
+        "until": settings.until.isoformat() if settings.until else None,
+        "knows_users": all_read and before.get("knows_users", users.new == users.total),
     }
 
 

@@ -18,6 +18,7 @@ from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.files import Files
 from mamdr_core.lake.hashing import hash64
+from mamdr_core.lake.increments import INCOMPLETE
 from mamdr_core.lake.kept import kept_runs
 from mamdr_core.lake.raw_rows import plain_column, users_of
 from mamdr_core.lake.session import overriding
@@ -60,9 +61,10 @@ def forget_users(spark: SparkSession, config: Config) -> dict[str, Any]:
 
     Returns:
         dry_run, users (requested), unknown_users (of which no table holds a row), rows_removed (by table; in users, ids
-        replaced), rebuild_examples (whether examples may hold rows of users without an index, which only a build with
-        examples.rebuild removes), pinned_versions (by table, those with rows of forgotten users that kept runs pin),
-        pinned_by (these runs), released_runs, and readable_until (the day until which earlier versions stay readable).
+        replaced), rebuild_examples (whether examples may hold rows of users without an index: the next build removes
+        them, as it encodes all clicks), pinned_versions (by table, those with rows of forgotten users that kept runs
+        pin), pinned_by (these runs), released_runs, and readable_until (the day until which earlier versions stay
+        readable).
 
     Raises:
         MamdrError: no user is named, or none exists and there is nothing to release.
@@ -80,10 +82,10 @@ def forget_users(spark: SparkSession, config: Config) -> dict[str, Any]:
     rebuild = lake.exists("examples") and bool(_users(matches, "clicks") - _users(matches, "users"))
     if rebuild:
         logger.warning(
-            "some users have no index of their own: run build_examples with examples.rebuild: true to remove their rows"
+            "some users have no index of their own: the next build_examples encodes all clicks, to remove their rows"
         )
     if not settings.dry_run:
-        _remove(spark, lake, {name: matches[name] for name in rows}, len(users))
+        _remove(spark, lake, {name: matches[name] for name in rows}, len(users), rebuild)
     cleaned = _cleaned_versions(lake, rows if settings.dry_run else ())
     released = _release(lake, cleaned, settings.dry_run) if settings.release else 0
     pins = _pins(kept_runs(spark, lake, retention.keep_runs, retention.keep_champions), cleaned)
@@ -188,12 +190,14 @@ def _delete_matching(table: DeltaTable, rows: DataFrame, on: str) -> None:
     table.alias("old").merge(rows.alias("new"), on).whenMatchedDelete().execute()
 
 
-def _remove(spark: SparkSession, lake: Lake, matches: Mapping[str, Match], users: int) -> None:
+def _remove(spark: SparkSession, lake: Lake, matches: Mapping[str, Match], users: int, incomplete: bool) -> None:
+    """Remove the rows; the next build of examples learns from the log of clicks if it must encode all of them."""
     for name, match in matches.items():
+        note = {"job": "forget_users", _FORGOTTEN: users} | ({INCOMPLETE: True} if incomplete else {})
         # A file of examples is rewritten in its order, unless its writer sorts by split and shard first.
         files = len(SPLITS) * _shards(lake) if name == "examples" else 0
         with overriding(spark, {"spark.sql.maxConcurrentOutputFileWriters": files}):
-            lake.change(name, match.remove, {"job": "forget_users", _FORGOTTEN: users})
+            lake.change(name, match.remove, note)
         logger.info("%s: %d rows removed", name, match.rows)
 
 

@@ -1,12 +1,11 @@
-"""What a build has to encode: all clicks or, where the one before it went as far, the loads that came since.
+"""What a build has to encode: the loads that came since the build before it, or all clicks where those are not enough.
 
 A build notes with its commit which version of clicks it read, up to which day, and what its rows depend on;
-ingest_clicks notes with its own which load it brought and what it replaced. So two logs tell what is new, without a
-query.
+ingest_clicks notes with its own which load it filed. So two logs show what is new, without a query.
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from typing import Any
@@ -15,19 +14,21 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from mamdr_core.config import Config
-from mamdr_core.lake.log import read_note
+from mamdr_core.lake.log import Log, read_note, restored_version
 from mamdr_core.lake.settings import ExamplesSettings
 from mamdr_core.lake.tables import Lake
 
 STATE = "state"
-"""In a build's note: number (of the build), built_with, until, newest (day), shards, and knows_users (whether every
-user of the clicks that it read has an index, and so a first day)."""
-NO_EXAMPLES = "there are no examples yet"
+"""In a build's note: number (of the build), built_with, until, newest (day), shards, clicks_id (of the table), and
+knows_users (whether every user of the clicks that it read has an index, and so a first day)."""
+MERGED, EXPIRED, INCOMPLETE = "merged", "expired", "incomplete"
+"""In a commit's note: it wrote rows anew that were there; it removed days from clicks and examples alike; it removed
+rows from clicks whose examples cannot be told from others."""
 _SAME_ROWS = {"OPTIMIZE", "SET TBLPROPERTIES", "VACUUM START", "VACUUM END", "ADD CONSTRAINT", "DROP CONSTRAINT"}
-MERGED, EXPIRED = "merged", "expired"
-"""In a commit's note: it wrote rows anew that were there; it removed days from clicks and examples alike."""
-_FORGOTTEN = "forget_users"
+_FORGET = "forget_users"
 """A job that removes rows from clicks and examples alike."""
+_IN_DOMAIN = "a negative of in_domain depends on all clicks of its user and domain"
+_WANTED, _NO_EXAMPLES = "examples.rebuild is set", "there are no examples yet"
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,9 @@ class Increment:
     replaced: str | None = None
 
     @property
-    def is_first(self) -> bool:
-        """Whether there are no examples yet."""
-        return self.reason == NO_EXAMPLES
+    def is_expected(self) -> bool:
+        """Whether all clicks are encoded because the settings ask for it, or there are no examples yet."""
+        return not self.reason or self.reason in (_WANTED, _IN_DOMAIN, _NO_EXAMPLES)
 
     @property
     def state(self) -> dict[str, Any]:
@@ -60,44 +61,39 @@ class Increment:
 
 
 @dataclass
-class _Changes:
-    """Loads that came or were replaced, and days of which all rows were."""
+class Changes:
+    """What came to clicks: loads, those of them that replaced rows, and days of which all rows were replaced."""
 
     loads: set[int] = field(default_factory=set)
     replaced: set[int] = field(default_factory=set)
-    replaced_days: set[str] = field(default_factory=set)
     whole_days: set[str] = field(default_factory=set)
 
     def add(self, note: dict[str, Any], replaces: bool) -> None:
-        """Take in what ingest_clicks noted."""
+        """Take in a commit of ingest_clicks."""
         self.loads.add(note["load"])
         if replaces:
             self.replaced.add(note["load"])
-            self.replaced_days.update(note["days"])
-        if note["whole_days"]:
-            self.whole_days.update(note["days"])
+        self.whole_days.update(note["whole_days"])
 
 
-def load_note(load: int, days: Collection[date | None], replaces: bool, whole_days: bool) -> dict[str, Any]:
+def load_note(load: int, whole_days: Collection[date | None]) -> dict[str, Any]:
     """What ingest_clicks notes with its commit of clicks.
 
     Args:
         load: its number.
-        days: with rows of the load, before or after.
-        replaces: whether clicks held rows of the load before.
-        whole_days: whether all rows of the days were replaced, whoever filed them.
+        whole_days: days of which all rows were replaced, whoever filed them.
     """
-    named = sorted(day.isoformat() for day in days if day)
-    return {"load": load, "days": named, "replaces": replaces, "whole_days": whole_days}
+    return {"load": load, "whole_days": sorted(day.isoformat() for day in whole_days if day)}
 
 
 def find_increment(lake: Lake, config: Config, clicks_version: int) -> Increment:
     """What the next build of the examples has to do, from that version of clicks."""
-    last, changes = last_build(lake), _Changes()
+    last, changes = last_build(lake.log("examples")), Changes()
     reason = (
         last.reason
         or _reason_in_settings(last.note[STATE]["built_with"], config)
-        or _collect(lake, last.note["clicks_version"], clicks_version, changes)
+        or _reason_in_table(last.note[STATE]["clicks_id"], lake)
+        or collect_changes(lake.log("clicks"), last.note["clicks_version"], clicks_version, changes)
     )
     if reason:
         return Increment(last.number + 1, reason, last.note)
@@ -126,71 +122,101 @@ def built_with(config: Config) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class LastBuild:
-    """The build that examples hold: its note, and why that is of no use, if so; `number`: the greatest one given."""
+    """The build whose rows examples hold.
+
+    Attributes:
+        number: the greatest number that a commit has, those that were taken back among them.
+        note: of the build.
+        reason: why the note is of no use; empty: it is.
+    """
 
     number: int
     note: dict[str, Any]
     reason: str
 
 
-def last_build(lake: Lake) -> LastBuild:
-    """The last build of the examples, from the log."""
-    number, note, reason = 0, None, NO_EXAMPLES
-    for version, commit in lake.log("examples").commits():
-        found, operation = read_note(commit.get("userMetadata")), commit.get("operation", "")
-        number = max(number, found.get(STATE, {}).get("number", 0))
-        if _needs_no_encoding(operation, found):
+def last_build(log: Log) -> LastBuild:
+    """The last build of the examples, from their log."""
+    number = _greatest_number(log)
+    for version, commit in log.lineage():
+        note = read_note(commit.get("userMetadata"))
+        if _changes_no_row(commit, note):
             continue
-        if note is None:
-            note = found
-            reason = "" if STATE in found else f"version {version} of examples does not say what it was built from"
-        if number and operation != "RESTORE":
-            break  # what was taken back has a greater number than what was restored; no older commit has
-    return LastBuild(number, note or {}, reason)
+        reason = (
+            "" if STATE in note else f"version {version} of examples was not written by a build that noted its state"
+        )
+        return LastBuild(number, note, reason)
+    return LastBuild(number, {}, _NO_EXAMPLES)
+
+
+def _greatest_number(log: Log) -> int:
+    """Numbers rise with the versions; what took a commit back has none, or that of the commit which it restored."""
+    for _, commit in log.commits():
+        number = read_note(commit.get("userMetadata")).get(STATE, {}).get("number")
+        if number is not None and restored_version(commit) is None:
+            return int(number)
+    return 0
 
 
 def _reason_in_settings(before: dict[str, Any], config: Config) -> str:
     if config.examples.rebuild:
-        return "examples.rebuild is set"
-    if config.examples.negatives.kind == "in_domain":
-        return "a negative of in_domain depends on all clicks of its user and domain"
+        return _WANTED
     now = built_with(config)
     changed = [key for key, value in now.items() if before.get(key) != value]
-    return f"{', '.join(changed)} changed" if changed else ""
+    if changed:
+        return f"{', '.join(changed)} changed"
+    return _IN_DOMAIN if config.examples.negatives.kind == "in_domain" else ""
 
 
-def _collect(lake: Lake, after: int, to: int, changes: _Changes) -> str:
-    """Gather what happened to clicks between two versions; a reason where that cannot be told."""
-    log = lake.log("clicks")
-    for version, commit in log.commits_after(after):
-        if version > to:
-            break
-        note, operation = read_note(commit.get("userMetadata")), commit.get("operation", "")
-        if _needs_no_encoding(operation, note):
+def _reason_in_table(clicks_id: str, lake: Lake) -> str:
+    return "" if lake.log("clicks").table_id() == clicks_id else "clicks is another table than before"
+
+
+def collect_changes(log: Log, after: int, to: int, changes: Changes) -> str:
+    """Add what happened to clicks between two versions; a reason where that cannot be known."""
+    if to < after:
+        return f"examples were built from version {after} of clicks, and this is version {to}"
+    for version, commit, was_read in _lasting(log, after, to):
+        note = read_note(commit.get("userMetadata"))
+        if INCOMPLETE in note:
+            return f"version {version} of clicks removed rows of users without an index"
+        if _changes_no_row(commit, note):
             continue
         if "load" not in note:
-            return f"version {version} of clicks ({operation or 'its log is gone'}) does not say which load it changed"
-        restored = operation == "RESTORE"
-        if restored:  # of a load whose publication failed: its rows of before are back, which were built from or not
-            taken_back = read_note(log.commit(version - 1).get("userMetadata"))
-            if "load" in taken_back:
-                changes.add(taken_back, replaces=True)
-        changes.add(note, replaces=note["replaces"] or restored)
+            what = commit.get("operation", "its log is gone")
+            return f"version {version} of clicks ({what}) was not written by a load"
+        # Delta's own figure, as what was there before may have changed while the load was counted.
+        removed = int(commit.get("operationMetrics", {}).get("numRemovedFiles", 0))
+        changes.add(note, replaces=was_read or removed > 0)
     return ""
 
 
-def _needs_no_encoding(operation: str, note: dict[str, Any]) -> bool:
-    return operation in _SAME_ROWS or not {MERGED, EXPIRED}.isdisjoint(note) or note.get("job") == _FORGOTTEN
+def _lasting(log: Log, after: int, to: int) -> Iterator[tuple[int, dict[str, Any], bool]]:
+    """The commits after a version whose rows last, and those up to it that were taken back since: these were read."""
+    lasting: list[tuple[int, dict[str, Any], bool]] = []
+    for version in range(after + 1, to + 1):
+        commit = log.commit(version)
+        restored = restored_version(commit)
+        if restored is None:
+            lasting.append((version, commit, False))
+            continue
+        lasting = [entry for entry in lasting if entry[0] <= restored or entry[2]]
+        lasting += [(read, log.commit(read), True) for read in range(restored + 1, after + 1)]
+    return iter(lasting)
 
 
-def _conditions(changes: _Changes, until: str | None, settings: ExamplesSettings) -> tuple[Column, str]:
+def _changes_no_row(commit: dict[str, Any], note: dict[str, Any]) -> bool:
+    """Whether a commit leaves the rows as they are, or removes the same from clicks and examples."""
+    alike = not {MERGED, EXPIRED}.isdisjoint(note) or note.get("job") == _FORGET
+    return alike or commit.get("operation") in _SAME_ROWS
+
+
+def _conditions(changes: Changes, until: str | None, settings: ExamplesSettings) -> tuple[Column, str]:
     """Conditions of the clicks to encode, and of the examples to take away."""
     wanted = F.col("load").isin(sorted(changes.loads))
     parts = []
-    if changes.replaced and changes.replaced_days:
-        loads = ", ".join(map(str, sorted(changes.replaced)))
-        first, last = min(changes.replaced_days), max(changes.replaced_days)
-        parts.append(f"(load IN ({loads}) AND ds BETWEEN DATE'{first}' AND DATE'{last}')")
+    if changes.replaced:
+        parts.append(f"load IN ({', '.join(map(str, sorted(changes.replaced)))})")
     if changes.whole_days:
         wanted |= F.col("ds").isin([date.fromisoformat(day) for day in changes.whole_days])
         listed = ", ".join(f"DATE'{day}'" for day in sorted(changes.whole_days))

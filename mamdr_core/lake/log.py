@@ -9,8 +9,10 @@ from pyspark.sql import SparkSession
 from mamdr_core.lake.files import Files
 from mamdr_core.lake.session import storage_errors
 
-CHECK = "delta.constraints."
+CONSTRAINT = "delta.constraints."
 """Before a constraint's name, a property of the table."""
+EMPTIED = "emptied"
+"""In the note of a commit that took a table's first write back."""
 _RECENT = 100
 
 
@@ -44,23 +46,42 @@ class Log:
         return None
 
     def newest_note(self, key: str, version: int | None = None) -> tuple[int, dict[str, Any]] | None:
-        """The newest recent commit whose note has the key, up to a version: its own version, and the note."""
-        for number, commit in self.commits(version):
+        """The newest commit whose note has the key, of those that a version consists of: its version, and the note."""
+        for number, commit in self.lineage(version):
             note = read_note(commit.get("userMetadata"))
             if key in note:
                 return number, note
         return None
 
-    def commits_after(self, version: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The commits after a version, the oldest first: version, and what is recorded of it."""
-        for number in range(version + 1, self.version() + 1):
-            yield number, self.commit(number)
+    def lineage(self, version: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The commits that a version (None: the newest) consists of, the newest first, without those taken back.
+
+        It ends at a commit that emptied the table, and at one that is gone.
+        """
+        number = self.version() if version is None else version
+        while number >= 0 and (commit := self.commit(number)):
+            restored = restored_version(commit)
+            if restored is not None:
+                number = restored
+                continue
+            if EMPTIED in read_note(commit.get("userMetadata")):
+                return
+            yield number, commit
+            number -= 1
+
+    def table_id(self) -> str:
+        """Delta's id of the table, which a table made anew in its place does not have."""
+        return str(self._snapshot().metadata().id())
+
+    def size(self) -> int:
+        """Bytes of the files of the newest version; 0: there is no table."""
+        return int(self._snapshot().sizeInBytes()) if self.version() >= 0 else 0
 
     def constraints(self) -> dict[str, str]:
         """Name and condition of the table's CHECK constraints."""
         jvm: Any = self._spark._jvm
         properties = jvm.scala.jdk.javaapi.CollectionConverters.asJava(self._snapshot().metadata().configuration())
-        return {name.removeprefix(CHECK): text for name, text in properties.items() if name.startswith(CHECK)}
+        return {name.removeprefix(CONSTRAINT): text for name, text in properties.items() if name.startswith(CONSTRAINT)}
 
     def note_at(self, version: int) -> str | None:
         """The text of a commit's note."""
@@ -95,3 +116,10 @@ def read_note(text: str | None) -> dict[str, Any]:
     except ValueError:
         return {}
     return note if isinstance(note, dict) else {}
+
+
+def restored_version(commit: dict[str, Any]) -> int | None:
+    """The version that a commit restored; None: it is no RESTORE."""
+    if commit.get("operation") != "RESTORE":
+        return None
+    return int(commit["operationParameters"]["version"])

@@ -1,6 +1,8 @@
 """Joining the small files of examples that days leave: those of a week, later of a month, without changing a row."""
 
 import logging
+import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -25,7 +27,7 @@ MANY = 4
 
 @dataclass(frozen=True)
 class Period:
-    """Days that are over: first, last, how many files hold rows of them, shards, and their rows."""
+    """Days that are over, and their rows: first and last day, files with such rows, shards, rows."""
 
     first: date
     last: date
@@ -33,53 +35,66 @@ class Period:
     shards: int
     rows: int
 
-    def __str__(self) -> str:
-        return f"{self.first} to {self.last}"
+    @property
+    def condition(self) -> str:
+        """The rows of the days, in SQL."""
+        return f"ds BETWEEN DATE'{self.first}' AND DATE'{self.last}'"
 
 
 def merge_examples(spark: SparkSession, lake: Lake, settings: ShardSettings) -> int:
-    """Write each week or month of many small files anew, in files of at most `rows` rows; returns how many were joined.
+    """Write weeks and months of many small files anew, in files of at most `rows` rows; returns how many were joined.
 
-    Each is one commit, which changes no row: readers, pinned versions and the next build are not concerned. Days that
-    another job is writing stay as they are until the next time.
+    It is one commit, which changes no row: readers and pinned versions are not concerned, and a build that runs
+    meanwhile begins again. Where a build is first, the files stay until the next time.
 
     Raises:
         MamdrError: another job came between in a way that cannot be taken back.
     """
-    joined = 0
-    for period in find_periods(lake.read("examples")):
-        with progress(spark, "examples"), overriding(spark, settings_for(spark, period.rows)):
-            if _write(spark, lake, period, settings):
-                joined += period.files
-            else:
-                logger.warning("examples: another job is writing them; %s stays in its files", period)
-    return joined
+    periods = find_periods(lake.read("examples"), settings.rows)
+    if not periods:
+        return 0
+    rows = sum(period.rows for period in periods)
+    with progress(spark, "examples"), overriding(spark, settings_for(spark, rows)):
+        if _write(spark, lake, periods, settings):
+            return sum(period.files for period in periods)
+    logger.warning("examples: another job is writing them; their small files stay until the next run")
+    return 0
 
 
-def find_periods(examples: DataFrame) -> list[Period]:
-    """The months before that of the newest day, and the weeks before its week, whose rows lie in many files."""
-    found = examples.agg(F.max("ds")).first()
-    newest = found[0] if found else None
+def find_periods(examples: DataFrame, file_rows: int) -> list[Period]:
+    """The months before that of the newest day, and the weeks before its week, whose rows lie in many files.
+
+    Args:
+        examples: as they are.
+        file_rows: rows of a file that is written anew: a place whose rows need so many files is left as it is.
+    """
+    newest = examples.agg(F.max("ds")).collect()[0][0]
     if newest is None:
         return []
     week, month = newest - timedelta(newest.weekday()), newest.replace(day=1)
     of_week = F.greatest(F.trunc("ds", "week"), F.lit(month))
     period = F.when(F.col("ds") < F.lit(month), F.trunc("ds", "month")).otherwise(of_week)
-    places = [name for name in ("split", "shard") if name in examples.columns]
+    place = [name for name in ("split", "shard") if name in examples.columns]
+    needed = 2 * F.ceil(F.col("rows") / file_rows)
     files = (
         examples.where(F.col("ds") < F.lit(max(week, month)))
-        .groupBy(period.alias("first"), *places, F.col("_metadata.file_path").alias("file"))
+        .groupBy(period.alias("first"), *place, F.col("_metadata.file_path").alias("file"))
         .agg(F.count("*").alias("rows"))
-        .groupBy("first", *places)
+        .groupBy("first", *place)
         .agg(F.count("*").alias("files"), F.sum("rows").alias("rows"))
         .groupBy("first")
-        .agg(F.sum("files"), F.max("files"), F.max("shard"), F.sum("rows"))
+        .agg(
+            F.sum("files").alias("files"),
+            (F.max("shard") + 1).alias("shards"),
+            F.sum("rows").alias("rows"),
+            F.count_if((F.col("files") >= MANY) & (F.col("files") > needed)).alias("scattered"),
+        )
+        .where("scattered > 0")
         .orderBy("first")
     )
     return [
-        Period(first, _last_day(first, month), files, shard + 1, rows)
-        for first, files, most, shard, rows in files.collect()
-        if most >= MANY
+        Period(row["first"], _last_day(row["first"], month), row["files"], row["shards"], row["rows"])
+        for row in files.collect()
     ]
 
 
@@ -89,20 +104,20 @@ def _last_day(first: date, month: date) -> date:
     return first + timedelta(6 - first.weekday())
 
 
-def _write(spark: SparkSession, lake: Lake, period: Period, settings: ShardSettings) -> bool:
-    """Write the rows of a period anew; whether no other job came between."""
-    number, version = last_build(lake).number + 1, lake.version("examples")
+def _write(spark: SparkSession, lake: Lake, periods: Sequence[Period], settings: ShardSettings) -> bool:
+    """Write the rows of periods anew; whether no other job came between."""
+    number, version = last_build(lake.log("examples")).number + 1, lake.version("examples")
     examples = lake.read("examples", version)
-    days = f"ds BETWEEN DATE'{period.first}' AND DATE'{period.last}'"
+    days, shards = " OR ".join(period.condition for period in periods), max(period.shards for period in periods)
     table = _declared(examples.schema)
-    note = {"job": "maintain_lake", MERGED: days, STATE: {"number": number}}
+    note = {"job": "maintain_lake", MERGED: len(periods), STATE: {"number": number}, "merge": uuid.uuid4().hex}
     files = {"spark.sql.files.maxRecordsPerFile": settings.rows}
-    with overriding(spark, {**writing(settings, period.shards), **files}):
-        rows = lay_out(examples.where(days), period.shards, table)
+    with overriding(spark, {**writing(settings, shards), **files}):
+        rows = lay_out(examples.where(days), shards, table)
         if not lake.write_next(table, rows, note, number, days):
             return False
     made, written = lake.written("examples", note)
-    if (made, written) == (version + 1, period.rows):
+    if (made, written) == (version + 1, sum(period.rows for period in periods)):
         return True
     if not lake.undo("examples", made - 1):
         raise MamdrError(f"examples: version {made} was made while another job wrote; set examples.rebuild: true")

@@ -44,33 +44,43 @@ def pack_domains(rows: Mapping[int, int], target: int, count: int = 0) -> Packin
     return Packing(shards, {domain: tuple(of_domain) for domain, of_domain in sorted(placed.items())})
 
 
-def pack_more(count: int, held_n: Mapping[int, Mapping[int, int]], more_n: Mapping[int, int]) -> Packing:
-    """Keep domains where they are, and assign each new one to the least loaded shard, largest first.
+def pack_more(count: int, held_n: Mapping[int, Mapping[int, int]], more_n: Mapping[int, int], target: int) -> Packing:
+    """Assign rows that come: a domain stays in its shards and gets more as it outgrows them; new shards take the rest.
 
     Args:
-        count: number of shards.
+        count: number of shards so far.
         held_n: rows by domain and shard.
         more_n: rows that come by domain.
+        target: rows of a shard, and of a domain in a shard, from which on there are more.
 
     Example:
-        >>> pack_more(2, {0: {0: 10}, 1: {1: 6}}, {0: 2, 2: 5}).shards
+        >>> pack_more(2, {0: {0: 10}, 1: {1: 6}}, {0: 2, 2: 5}, 100).shards
         {0: (0,), 1: (1,), 2: (1,)}
     """
+    shards = {domain: list(of_domain) for domain, of_domain in held_n.items()}
+    rows_n = {domain: sum(of_domain.values()) for domain, of_domain in held_n.items()}
     loads = [0] * count
-    shards = {domain: tuple(sorted(of_domain)) for domain, of_domain in held_n.items()}
     for of_domain in held_n.values():
         for shard, rows in of_domain.items():
             loads[shard] += rows
-    for domain, rows in more_n.items():
-        for shard in shards.get(domain, ()):
-            loads[shard] += rows // len(shards[domain])
+    total = sum(loads) + sum(more_n.values())
+    loads += [0] * (-(-total // target) - count)
     heap = [(load, shard) for shard, load in enumerate(loads)]
     heapq.heapify(heap)
-    for domain in sorted(more_n.keys() - shards.keys(), key=lambda domain: (-more_n[domain], domain)):
-        load, shard = heapq.heappop(heap)
-        shards[domain] = (shard,)
-        heapq.heappush(heap, (load + more_n[domain], shard))
-    return Packing(count, dict(sorted(shards.items())))
+    for domain, rows in sorted(more_n.items(), key=lambda item: (-item[1], item[0])):
+        mine = shards.setdefault(domain, [])
+        wanted = min(len(loads), max(1, -(-(rows_n.get(domain, 0) + rows) // target)))
+        passed = []
+        while len(mine) < wanted:
+            load, shard = heapq.heappop(heap)
+            if shard in mine:
+                passed.append((load, shard))
+            else:
+                mine.append(shard)
+                passed.append((load + rows // wanted, shard))
+        for entry in passed:
+            heapq.heappush(heap, entry)
+    return Packing(len(loads), {domain: tuple(sorted(of_domain)) for domain, of_domain in sorted(shards.items())})
 
 
 def _place(rows: Mapping[int, int], shards: int, limit: int) -> tuple[dict[int, list[int]], list[float]]:

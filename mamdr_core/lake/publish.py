@@ -62,7 +62,7 @@ def publish(spark: SparkSession, to: Publication, judged: Judged) -> int:
     """
     days: set[date | None] = set(judged.tally.valid_by_day)
     note = {"job": "ingest_clicks", "source": to.load.source, "started_at": to.started_at.isoformat()}
-    note |= load_note(to.load.id, days | to.held, bool(to.held), to.whole_days)
+    note |= load_note(to.load.id, days if to.whole_days else ())
     held_rejected = days_held(to.lake, "clicks_rejected", to.load).keys()
     with _all_or_nothing(to, note) as check:
         rejected = judged.rejected

@@ -33,6 +33,10 @@ _LOCAL_SETTINGS = {
 }
 FEW_ROWS, FEW_BYTES = 100_000, 8 << 20
 """Rows, or bytes of a log, that one task shuffles sooner than several are started."""
+FEW_HELD = 64 << 20
+"""Bytes of tables that few rows are compared with."""
+_ROW_BYTES = 16
+"""Bytes of a row of a vocabulary at least."""
 FEW: Mapping[str, str | int] = {"spark.sql.shuffle.partitions": 1, "spark.sql.adaptive.enabled": "false"}
 """Settings for few rows: adaptive execution plans a query again after each of its shuffles, and starts a job for it."""
 ROWS_A_TASK = 1_500_000
@@ -109,9 +113,10 @@ def shuffles_of(spark: SparkSession, rows: int, a_task: int = ROWS_A_TASK) -> di
     return {name: max(int(str(spark.conf.get(name))), -(-rows // a_task))}
 
 
-def settings_for(spark: SparkSession, rows: int) -> Mapping[str, str | int]:
-    """Settings for a job that shuffles this many rows."""
-    return FEW if rows <= FEW_ROWS else {**shuffles_of(spark, rows)}
+def settings_for(spark: SparkSession, rows: int, held: int = 0) -> Mapping[str, str | int]:
+    """Settings for a job that shuffles this many rows, and tables of `held` bytes."""
+    few = rows <= FEW_ROWS and held <= FEW_HELD
+    return FEW if few else {**shuffles_of(spark, max(rows, held // _ROW_BYTES))}
 
 
 def memory_of(spark: SparkSession) -> int:

@@ -57,7 +57,7 @@ def _has_statistics(lake: Lake, predicate: str) -> bool:
 
 def known_first_days(lake: Lake, clicks_version: int, day: date | None) -> DataFrame | None:
     """The first day of every user, as the vocabulary noted it; None where that does not know every user of the day."""
-    built = last_build(lake)
+    built = last_build(lake.log("examples"))
     if not day or built.reason or built.note["clicks_version"] != clicks_version:
         return None
     state = built.note[STATE]

@@ -5,7 +5,7 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from delta.exceptions import captured as delta_exceptions
@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.files import Files, reaching
-from mamdr_core.lake.log import CHECK, Log
+from mamdr_core.lake.log import CONSTRAINT, EMPTIED, Log
 from mamdr_core.lake.session import overriding
 from mamdr_core.lake.sql import table_at
 from mamdr_core.yaml_values import shorten
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 MARKER = "_mamdr_lake"
 _NOTE = "spark.databricks.delta.commitInfo.userMetadata"
-_NUMBERED = "mamdr growth"
+_NUMBERED = "mamdr growth"  # the name that lakes have known since there were vocabularies
 # Delta's exceptions reach Python by name only where this module of it has been imported, and share no base class.
 CONFLICTS = (
     delta_exceptions.ConcurrentAppendException,
@@ -168,13 +168,13 @@ class Lake:
             Whether it was written.
         """
         declared = _declared(table)
-        writer = self._writer(declared, rows, "append" if replaced == "" else "overwrite", note)
-        if replaced is None:
-            writer = self._with_columns(writer, declared)
-        elif replaced:
-            writer = writer.option("replaceWhere", replaced)
+        options: dict[str, str | int] = {"txnAppId": _NUMBERED, "txnVersion": number}
         try:
-            writer.option("txnAppId", _NUMBERED).option("txnVersion", number).save(self.path(declared))
+            if replaced is None:
+                self._overwrite(declared, rows, note, **options)
+            else:
+                writer = self._writer(declared, rows, "overwrite" if replaced else "append", note).options(**options)
+                (writer.option("replaceWhere", replaced) if replaced else writer).save(self.path(declared))
         except CONFLICTS:
             return False
         # Where the other job's commit was already there, Delta takes ours for a repetition and skips it in silence.
@@ -182,13 +182,7 @@ class Lake:
 
     def overwrite(self, table: str | Table, rows: DataFrame, note: dict[str, Any] | None = None) -> None:
         """Replace all rows, and the columns of features that are no longer declared; earlier versions stay readable."""
-        declared = _declared(table)
-
-        def write() -> None:
-            writer = self._writer(declared, rows, "overwrite", note)
-            self._with_columns(writer, declared).save(self.path(declared))
-
-        self._insist(table, write)
+        self._insist(table, lambda: self._overwrite(_declared(table), rows, note))
 
     def overwrite_where(
         self, table: str | Table, rows: DataFrame, predicate: str, note: dict[str, Any] | None = None
@@ -235,7 +229,8 @@ class Lake:
             return False
         written = DeltaTable.forPath(self._spark, self.path(table))
         if version < 0:
-            written.delete()
+            with overriding(self._spark, {_NOTE: json.dumps({EMPTIED: True})}):
+                written.delete()
             return True
         note = log.note_at(version)
         with overriding(self._spark, {_NOTE: note} if note else {}):
@@ -307,16 +302,29 @@ class Lake:
             writer = writer.option("partitionOverwriteMode", "static")
         return writer.option("userMetadata", json.dumps(note)) if note else writer
 
-    def _with_columns(self, writer: DataFrameWriter, declared: Table) -> DataFrameWriter:
-        """The writer of all rows, which replaces the table's columns too where others are declared."""
+    def _overwrite(self, declared: Table, rows: DataFrame, note: dict[str, Any] | None, **options: Any) -> None:
+        """Replace all rows and, where others are declared, the columns with all that depends on them."""
+        writer = self._writer(declared, rows, "overwrite", note).options(**options)
         if not self.exists(declared) or set(self.log(declared).columns()) == set(declared.column_names):
-            return writer
+            writer.save(self.path(declared))
+            return
+        # The conditions of columns that go would fail; until the end of the write the table is checked for less.
         wanted = declared.constraints()
-        for name, condition in self.log(declared).constraints().items():
-            if wanted.get(name) != condition:  # it may be of a column that goes
-                self._spark.sql(f"ALTER TABLE {table_at(self.path(declared))} DROP CONSTRAINT {name}")
+        self._alter(declared, (f"DROP CONSTRAINT {name}" for name in self._other_constraints(declared, wanted)))
         # Delta takes the layout from the write too when it replaces the columns.
-        return writer.option("overwriteSchema", "true").partitionBy(*declared.partition_by)
+        writer.option("overwriteSchema", "true").partitionBy(*declared.partition_by).save(self.path(declared))
+        listed = ", ".join(f"'{name}' = '{value}'" for name, value in _skipping(declared).items())
+        there = self.log(declared).constraints()
+        added = (f"ADD CONSTRAINT {name} CHECK ({text})" for name, text in wanted.items() if name not in there)
+        self._alter(declared, (f"SET TBLPROPERTIES ({listed})", *added))
+
+    def _other_constraints(self, declared: Table, wanted: dict[str, str]) -> list[str]:
+        found = self.log(declared).constraints()
+        return [name for name, condition in found.items() if wanted.get(name) != condition]
+
+    def _alter(self, declared: Table, changes: Iterable[str]) -> None:
+        for change in changes:
+            self._spark.sql(f"ALTER TABLE {table_at(self.path(declared))} {change}")
 
     def _require(self, table: str | Table) -> str:
         declared = _declared(table)
@@ -340,7 +348,7 @@ class Lake:
 
 
 def _properties(table: Table) -> dict[str, str]:
-    constraints = {f"{CHECK}{name}": condition for name, condition in table.constraints().items()}
+    constraints = {f"{CONSTRAINT}{name}": condition for name, condition in table.constraints().items()}
     return {**constraints, **_PROPERTIES, **_skipping(table)}
 
 

@@ -37,21 +37,21 @@ class Window:
         """Whether a row's day decides its split, which is then no column of the table."""
         return self.test_from is not None
 
-    def limits(self, split: str, newest: int = 0) -> Limits:
+    def limits(self, split: str, train_days: int = 0) -> Limits:
         """The days of a split; no row of the table lies behind `last`.
 
         Args:
             split: train, val or test.
-            newest: of train alone or, where a row's split is stored, of each split, the newest so many days; 0: all.
+            train_days: where the window decides the split, the newest so many days of train alone; 0: all of them.
         """
-        first, last, end = self.first, None, self.last
-        if self.val_from and self.test_from:
-            first = {"train": first, "val": self.val_from, "test": self.test_from}[split]
-            end = last = {"train": self.val_from - _DAY, "val": self.test_from - _DAY, "test": None}[split]
-        if newest and end and (split == "train" or not self.decides_split):
-            newer = end - timedelta(newest - 1)
-            first = max(first or newer, newer)
-        return first, last
+        if not (self.val_from and self.test_from):
+            return self.first, None
+        if split == "test":
+            return self.test_from, None
+        if split == "val":
+            return self.val_from, self.test_from - _DAY
+        newest = self.val_from - timedelta(train_days) if train_days else None
+        return max(filter(None, (self.first, newest)), default=None), self.val_from - _DAY
 
     def noted(self) -> dict[str, str | None]:
         """As a commit's note holds it."""
@@ -85,25 +85,25 @@ def noted_window(note: dict[str, Any]) -> Window:
     return Window(**{name: date.fromisoformat(day) if day else None for name, day in note["window"].items()})
 
 
-def read_window(lake: Lake, version: int, window: Window | None = None, newest: int = 0) -> DataFrame:
+def read_window(lake: Lake, version: int, window: Window | None = None, train_days: int = 0) -> DataFrame:
     """The rows of a version's window, with `split`.
 
     Args:
         lake: the lake.
         version: of the examples.
         window: another one than that of the version.
-        newest: see `Window.limits`.
+        train_days: see `Window.limits`.
     """
-    split, chosen = window_sql(window_at(lake, version) if window is None else window, newest)
+    split, chosen = window_sql(window_at(lake, version) if window is None else window, train_days)
     examples = lake.read("examples", version).where(chosen)
     return examples.withColumn("split", F.expr(split)) if split else examples
 
 
-def window_sql(window: Window, newest: int = 0) -> tuple[str, str]:
+def window_sql(window: Window, train_days: int = 0) -> tuple[str, str]:
     """SQL over examples: the split of a row, empty where it is a column, and the condition of a window's rows."""
     if not window.decides_split:
-        return "", _in_days(window.limits("train", newest))
-    within = {split: _in_days(window.limits(split, newest)) for split in SPLITS}
+        return "", _in_days(window.limits("train"))
+    within = {split: _in_days(window.limits(split, train_days)) for split in SPLITS}
     cases = " ".join(f"WHEN {condition} THEN '{split}'" for split, condition in within.items())
     return f"CASE {cases} END", " OR ".join(within.values())
 

@@ -20,6 +20,7 @@ from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.differences import differences
 from mamdr_core.training.package import PackageFacts, read_facts
 from mamdr_core.training.records import find_run
+from mamdr_core.training.settings import TrainSettings
 from mamdr_core.training.trained import config_of
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,8 @@ def settle_parent(spark: SparkSession, config: Config) -> Config:
 
     The champion is the one of the days before `examples.until`, so that a day that is run again starts from the same
     parent. With `train.only_domains` it is the one that serves now, and without one the newest run. A run of the newest
-    days (`train.days`) starts from the champion too and, where there is none, is one of the whole window.
+    days (`train.days`) starts from the champion too, learns also the days since that one's and, where there is none,
+    all days of the window.
 
     Raises:
         MamdrError: domains are named and no run is there to start from.
@@ -61,14 +63,25 @@ def settle_parent(spark: SparkSession, config: Config) -> Config:
     lake = Lake(spark, config.lake.root)
     if train.only_domains:
         default = CHAMPION if find_champion(lake) else ""
-        parent = resolve_run(lake, train.warm_start or default)
-    else:
-        wanted = train.warm_start or CHAMPION
-        parent = _champion_before(lake, config) if wanted == CHAMPION else wanted
-    days = train.days if parent else 0
-    if days != train.days:
+        return replace(config, train=replace(train, warm_start=resolve_run(lake, train.warm_start or default)))
+    wanted = train.warm_start or CHAMPION
+    parent = _champion_before(lake, config) if wanted == CHAMPION else wanted
+    return replace(config, train=_of_new_days(replace(train, warm_start=parent), lake, config.examples.until))
+
+
+def _of_new_days(train: TrainSettings, lake: Lake, until: date | None) -> TrainSettings:
+    """What `train.days` comes to: days that the parent has not learned are not passed over."""
+    if not train.days:
+        return train
+    if not train.warm_start:
         logger.warning("train.days: there is no champion to start from, so all days of the window are learned")
-    return replace(config, train=replace(train, warm_start=parent, days=days))
+        return replace(train, days=0)
+    since = find_run(lake, train.warm_start)["ds"]
+    days = max(train.days, (until - since).days) if until and since else train.days
+    if days > train.days:
+        logger.info("run %s is of %s: the newest %d days are learned", train.warm_start, since, days)
+    # Few rows are of few users and items: the others keep what the parent knows of them.
+    return replace(train, days=days, mixed=replace(train.mixed, prior="parent"))
 
 
 def _champion_before(lake: Lake, config: Config) -> str:

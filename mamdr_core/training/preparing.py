@@ -37,6 +37,11 @@ def check_names(config: Config) -> None:
         raise MamdrError(
             f"train.refit_last_layer is for methods without theta_i, and train.method is {config.train.method}"
         )
+    if config.train.days and not config.examples.split.moves:
+        raise MamdrError(
+            "train.days is for examples whose val and test days are the newest: set examples.split.kind to time, and "
+            "examples.split.val_days and test_days"
+        )
     if config.model.name not in MODELS:
         raise MamdrError(f"model.name is {config.model.name!r}; known: {', '.join(sorted(MODELS))}")
 

@@ -50,6 +50,7 @@ def deciding(config: Config) -> dict[str, Any]:
     """
     values = plain_config(config)
     train = {name: value for name, value in values["train"].items() if name not in _ELSEWHERE}
+    train["epochs"] = config.train.most_epochs
     return {
         "features": [{**feature, "path": ""} for feature in values["features"]],
         "model": values["model"],

@@ -23,7 +23,7 @@ from schemas import SPLITS
 
 pytestmark = pytest.mark.slow
 
-FIRST = date(2026, 1, 26)
+FIRST = date(2026, 1, 29)
 RANDOM = {"split": {"smallest_domain": 1}, "shards": {"count": 2}}
 MOVING = {"split": {"kind": "time", "val_days": 1, "test_days": 2}, "days": 9, "shards": {"count": 2}}
 EVENTS = {
@@ -42,7 +42,7 @@ class Log:
     """A log that random loads come from: what ingest_clicks would file of them, with its notes."""
 
     def __init__(self, spark, lake, seed):
-        self.spark, self.lake, self.random, self.held = spark, lake, random.Random(seed), {}
+        self.spark, self.lake, self.random = spark, lake, random.Random(seed)
 
     def rows(self, load, days, count):
         rows = []
@@ -60,12 +60,10 @@ class Log:
 
     def bring(self, load, days, count, whole_days=False):
         """File a load, or file it again; with `whole_days` nothing else stays on its days."""
-        before = self.held.get(load, set())
-        note = load_note(load, {*days, *before}, bool(before), whole_days)
+        note = load_note(load, days if whole_days else ())
         listed = ", ".join(f"DATE'{day}'" for day in days)
         where = f"ds IN ({listed})" if whole_days else f"load = {load}"
         self.lake.overwrite_where("clicks", self.rows(load, days, count), where, note)
-        self.held[load] = set(days)
 
 
 def contents(examples):
@@ -91,10 +89,11 @@ def test_what_is_built_day_by_day_is_what_a_build_of_everything_gives(
         built = build_examples(spark, config)
         assert built["rebuilt"] == ("" if number else "there are no examples yet")
         assert built["encoded_rows"] <= BUILDS[number]
-    old = with_values(config, {"maintain.history_days": 7})
-    assert maintain_lake(spark, old)["tables"]["examples"]["files_compacted"] > 0
+        if number == 5:  # a build follows files that were joined
+            assert maintain_lake(spark, config)["tables"]["examples"]["files_compacted"] > 0
+    maintain_lake(spark, with_values(config, {"maintain.history_days": 9}))
     first = lake.read("examples").agg(F.min("ds")).first()[0]
-    assert lake.read("clicks").agg(F.min("ds")).first()[0] == first == FIRST + timedelta(3)
+    assert lake.read("clicks").agg(F.min("ds")).first()[0] == first == FIRST + timedelta(1)
     daily = lake.version("examples")
     built = build_examples(spark, config)
     assert (built["encoded_rows"], built["rebuilt"], built["examples_version"]) == (0, "", daily)
