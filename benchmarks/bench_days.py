@@ -13,6 +13,7 @@ that day, and the rows that they descended on.
 """
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -43,6 +44,8 @@ Cost = dict[str, tuple[float, int, int]]
 
 def main() -> None:
     options = _parse()
+    # Spark forgets the bytes of all but the last 1,000 stages otherwise.
+    os.environ["PYSPARK_SUBMIT_ARGS"] = "--conf spark.ui.retainedStages=1000000 pyspark-shell"
     with spark_session("bench_days") as spark, tempfile.TemporaryDirectory() as folder:
         if options.what == "cost":
             config = configure(folder, options, 0)

@@ -114,6 +114,10 @@ def test_what_is_built_day_by_day_is_what_a_build_of_everything_gives(
     }
     if settings is RANDOM:
         return
+    newest = pin_examples(spark, lake_root, (), train_days=1)
+    day = today - timedelta(3)
+    assert newest.counts["train"].sum() == lake.read("examples").where(F.col("ds") == day).count() > 0
+    assert newest.counts["test"].tolist() == pinned.counts["test"].tolist()
     back = build_examples(spark, make_config(examples={**settings, "until": str(FIRST + timedelta(3))}))
     assert (back["rebuilt"], back["encoded_rows"]) == ("", 0)
     assert lake.read("examples").agg(F.max("ds")).first()[0] == FIRST + timedelta(3)
