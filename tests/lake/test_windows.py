@@ -21,7 +21,7 @@ def test_a_moving_split_ends_at_until_or_the_newest_day():
     assert window.limits("train", train_days=99) == limits["train"], "the window has no more days"
     assert window.limits("val", train_days=1) == limits["val"]
     earlier = window_of(ExamplesSettings(split=MOVING, until=date(2026, 3, 5)), NEWEST)
-    assert (earlier.limits("train"), earlier.limits("test")) == ((None, date(2026, 3, 1)), (date(2026, 3, 4), None))
+    assert (earlier.limits("train"), earlier.limits("test")) == ((None, date(2026, 3, 2)), (date(2026, 3, 4), None))
     assert noted_window({"window": window.noted()}) == window
 
 
