@@ -5,6 +5,7 @@ from typing import Any
 
 from mamdr_core.cli import run_job
 from mamdr_core.config import Config
+from mamdr_core.lake.arrivals import ingest_arrived
 from mamdr_core.lake.ingest import ingest_clicks as ingest
 from mamdr_core.lake.session import spark_session
 
@@ -15,9 +16,10 @@ def ingest_clicks(config: Config) -> dict[str, Any]:
     Examples:
         spark-submit jobs/ingest_clicks.py --config my.yaml
         spark-submit jobs/ingest_clicks.py --config my.yaml --set input.path=/data/logs/day=2026-01-31
+        spark-submit jobs/ingest_clicks.py --config my.yaml --set input.path=/data/inbox --set input.arriving=true
     """
     with spark_session("ingest_clicks") as spark:
-        return ingest(spark, config)
+        return (ingest_arrived if config.input.arriving else ingest)(spark, config)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,9 @@ class InputSettings:
     files (delta: always the table's)."""
     columns: InputColumns = field(default_factory=InputColumns)
     """The columns of a click."""
+    arriving: bool = False
+    """Each file or folder that `path` (a folder or glob) has is a load of its own, and is loaded once: those that the
+    table loads has as published are passed over, and so are names that begin with _ or a dot."""
     replace: Literal["load", "days"] = "load"
     """load: replace what an earlier load of the same `path` filed, so that rows for an old day are added to it and a
     rerun changes nothing; days: replace the days that the input holds wholly, whoever filed them."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mamdr_core.errors import MamdrError
+from mamdr_core.lake.arrivals import ingest_arrived
 from mamdr_core.lake.ingest import ingest_clicks
 from mamdr_core.lake.loads import identify_load
 from mamdr_core.lake.tables import Lake
@@ -66,6 +67,22 @@ def test_a_corrected_source_replaces_what_it_brought_also_on_days_that_it_no_lon
     assert f"load these again: {other.input.path} (1 events)" in caplog.text
     assert ingest_clicks(spark, other)["rejected_by_rule"] == {"new_event": 1}
     assert clicks_of(spark, lake_root) == [("a", DAY_1), ("b", DAY_2), ("c", DAY_2), ("o", DAY_2)]
+
+
+def test_files_that_arrive_are_loaded_once(spark, make_log, make_config, lake_root, tmp_path):
+    make_log(rows(DAY_1, ["a", "b"]), "inbox/one")
+    unfinished = Path(make_log(rows(DAY_2, ["b", "c"]), "inbox/_two"))
+    config = make_config(str(tmp_path / "inbox"), input={"arriving": True})
+    first = ingest_arrived(spark, config)
+    unfinished.rename(tmp_path / "inbox" / "two")
+    second, third = ingest_arrived(spark, config), ingest_arrived(spark, config)
+    told = ("loads", "rows_in", "clicks", "clicks_version")
+    assert [[each[name] for name in told] for each in (first, second, third)] == [
+        [1, 2, 2, 0], [1, 2, 2, 1], [0, 0, 0, 1]
+    ]  # fmt: skip
+    assert clicks_of(spark, lake_root) == [("a", DAY_1), ("b", DAY_1), ("b", DAY_2), ("c", DAY_2)]
+    with pytest.raises(MamdrError, match="no file or folder has arrived there"):
+        ingest_arrived(spark, make_config(str(tmp_path / "nowhere*"), input={"arriving": True}))
 
 
 def test_whole_days_are_replaced_whoever_filed_them(spark, make_log, make_config, lake_root):
