@@ -10,6 +10,7 @@ import numpy as np
 PROGRAM = """
 import json, pickle, sys, threading
 import numpy as np
+import mamdr_core.shards.petastorm_reader  # otherwise imported, with its memory, as the first row group is read
 from mamdr_core.shards.loading import Share
 
 def anonymous():
