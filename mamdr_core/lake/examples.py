@@ -5,79 +5,34 @@ import sys
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
 from typing import Any
 
-from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.caching import Keep, kept_frames
-from mamdr_core.lake.encoding import (
-    encode_features,
-    encode_ids,
-    first_of_pairs,
-    row_key,
-    sampled_key,
-    with_hashes,
-)
 from mamdr_core.lake.features import declared_examples
-from mamdr_core.lake.hashing import hash64
 from mamdr_core.lake.increments import STATE, Increment, built_with, find_increment
 from mamdr_core.lake.layout import assign_shards, held_rows, lay_out, writing
-from mamdr_core.lake.negatives import sample_negatives
+from mamdr_core.lake.news import News, check_news, encode_news, grow_vocabularies, seen_domains, select_clicks
 from mamdr_core.lake.packing import pack_domains, pack_more
-from mamdr_core.lake.plans import DomainPlan, check_ratios, count_domains, plan_domains, plan_frame, plan_impressions
+from mamdr_core.lake.plans import DomainPlan
 from mamdr_core.lake.progress import progress
 from mamdr_core.lake.session import overriding, settings_for
 from mamdr_core.lake.tables import Lake
 from mamdr_core.lake.vectors import update_vectors
 from mamdr_core.lake.versions import newest_versions
-from mamdr_core.lake.vocabularies import Growth, grown, id_column, update_domains, update_vocabulary
+from mamdr_core.lake.vocabularies import Growth
 from mamdr_core.lake.windows import Window, read_window, window_of
-from schemas import SPLITS, TABLES, feature_vocabulary
+from schemas import SPLITS
 from schemas.spark import spark_schema
 
 logger = logging.getLogger(__name__)
 
 TRIES = 5
 """Times that what is new is looked up again because another job's build was first."""
-
-
-@dataclass(frozen=True)
-class _News:
-    """What a build encodes.
-
-    Attributes:
-        increment: how it is found, and what it replaces.
-        clicks: to encode.
-        all_clicks: of the declared days.
-        seen: from `seen_domains` of what is to be encoded.
-    """
-
-    increment: Increment
-    clicks: DataFrame
-    all_clicks: DataFrame
-    seen: list[Row]
-
-    @property
-    def rows(self) -> int:
-        """Clicks to encode."""
-        return sum(row["rows"] for row in self.seen)
-
-    def newest(self, lake: Lake) -> date:
-        """The newest day of what is encoded and of what stays."""
-        days: list[date] = [row["newest"] for row in self.seen]
-        increment = self.increment
-        if increment.replaced:
-            kept = lake.read("examples").where(~F.expr(increment.replaced)).agg(F.max("ds")).collect()[0][0]
-            days += [kept] if kept else []
-        elif noted := increment.state.get("newest"):
-            days.append(date.fromisoformat(noted))
-        if not days:
-            raise MamdrError(f"clicks of {lake.root} holds no row any more that examples could be made of")
-        return max(days)
 
 
 @dataclass(frozen=True)
@@ -115,8 +70,8 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
         increment = find_increment(lake, config, clicks_version)
         _tell(increment, config)
         chosen = clicks.where(increment.wanted)
-        news = _News(increment, chosen, clicks, seen_domains(chosen))
-        _check(news, lake, config)
+        news = News(increment, chosen, clicks, seen_domains(chosen))
+        check_news(news, lake, config)
         with (
             progress(spark, "build_examples"),
             overriding(spark, settings_for(spark, news.rows, _bytes_held(lake))),
@@ -147,11 +102,11 @@ def _tell(increment: Increment, config: Config) -> None:
 
 
 def _build(
-    spark: SparkSession, lake: Lake, config: Config, clicks_version: int, news: _News, keep: Keep
+    spark: SparkSession, lake: Lake, config: Config, clicks_version: int, news: News, keep: Keep
 ) -> _Built | None:
     """Encode what is new and write it; None: another job's build was first."""
     increment, base = news.increment, lake.newest("examples")
-    growth, domains = _grow_vocabularies(spark, lake, news, config)
+    growth, domains = grow_vocabularies(spark, lake, news, config)
     update_vectors(spark, lake, config.features)
     newest = news.newest(lake)
     window = window_of(config.examples, newest)
@@ -159,7 +114,7 @@ def _build(
     shards = increment.state.get("shards", 0)
     rows, plans = spark.createDataFrame([], spark_schema(table)), list[DomainPlan]()
     if news.seen:
-        encoded, plans = _encode(news, lake, growth, domains, config, keep)
+        encoded, plans = encode_news(news, lake, growth, domains, config, keep)
         new_n = {plan.domain: plan.rows for plan in plans}
         if increment.replaced is None:
             held_n, packing = {}, pack_domains(new_n, config.examples.shards.rows, config.examples.shards.count)
@@ -187,7 +142,7 @@ def _build(
     return _Built(_verify(lake, note, plans), window, growth, shards, sum(plan.missing for plan in plans))
 
 
-def _state(news: _News, users: Growth, config: Config) -> dict[str, Any]:
+def _state(news: News, users: Growth, config: Config) -> dict[str, Any]:
     """What the next build needs to know, see `mamdr_core.lake.increments`."""
     settings, before = config.examples, news.increment.before.get(STATE, {})
     # A user whose first rows were not read has a later first day, or none, for ever.
@@ -216,7 +171,7 @@ def _verify(lake: Lake, note: dict[str, Any], plans: list[DomainPlan]) -> int:
     return version
 
 
-def _figures(lake: Lake, news: _News, built: _Built) -> dict[str, Any]:
+def _figures(lake: Lake, news: News, built: _Built) -> dict[str, Any]:
     """What is told of a build, the rows of its window counted in the table."""
     counted = read_window(lake, built.version, built.window).groupBy("domain", "split")
     found = counted.agg(F.count("*").alias("rows"), F.sum("label").alias("positives")).collect()
@@ -240,98 +195,6 @@ def _figures(lake: Lake, news: _News, built: _Built) -> dict[str, Any]:
         **{f"new_{name}s": grown.new for name, grown in built.growth.items()},
         "shards": built.shards,
     }
-
-
-def select_clicks(lake: Lake, version: int, config: Config) -> DataFrame:
-    """The clicks to encode: of the declared days, without retired domains, huge id spaces hashed.
-
-    Raises:
-        MamdrError: a declared feature that clicks lacks.
-    """
-    settings = config.examples
-    features = [feature.name for feature in config.features if feature.kind != "vector"]
-    clicks = lake.read("clicks", version)
-    missing = [name for name in features if name not in clicks.columns]
-    if missing:
-        raise MamdrError(f"clicks has no column {', '.join(missing)}: run ingest_clicks again with these features")
-    if settings.since:
-        clicks = clicks.where(F.col("ds") >= settings.since)
-    if settings.until:
-        clicks = clicks.where(F.col("ds") <= settings.until)
-    if settings.retired:
-        clicks = clicks.where(~F.col("domain").isin(*settings.retired))
-    ids = (id_column("user", settings.users).alias("user"), id_column("item", settings.items).alias("item"))
-    return clicks.select(*ids, "domain", "label", "event_time", "ds", "load", "true_probability", *features)
-
-
-def seen_domains(clicks: DataFrame) -> list[Row]:
-    """Every domain: its id, `hash` of it, rows, positives, its first day as `ds`, and its last as `newest`."""
-    counted = clicks.groupBy("domain").agg(
-        F.count("*").alias("rows"),
-        F.sum(F.col("label").cast("long")).alias("positives"),
-        F.min("ds").alias("ds"),
-        F.max("ds").alias("newest"),
-    )
-    return counted.withColumn("hash", hash64(F.col("domain"))).collect()
-
-
-def _check(news: _News, lake: Lake, config: Config) -> None:
-    """Check that clicks are there and of the kind that the settings name."""
-    settings = config.examples
-    rows, positives = news.rows, sum(row["positives"] for row in news.seen)
-    if not rows and news.increment.replaced is None:
-        days = f"from {settings.since or 'the first day'} to {settings.until or 'the last'}"
-        raise MamdrError(f"clicks of {lake.root} holds no row {days} (examples.since, examples.until)")
-    if rows > positives and settings.negatives.kind == "in_domain":
-        raise MamdrError(
-            f"examples.negatives.kind in_domain is for logs of positives only, but {rows - positives} of {rows} clicks "
-            "have label 0: set it to none, or leave input.columns.label empty"
-        )
-    check_ratios({row["domain"] for row in news.seen}, settings)
-
-
-def _grow_vocabularies(
-    spark: SparkSession, lake: Lake, news: _News, config: Config
-) -> tuple[dict[str, Growth], dict[str, int]]:
-    """Give new ids an index; returns what was done, and the index of every domain by its id.
-
-    Of ids that need several rows to get one, the rows of all days are counted.
-    """
-    settings, growth = config.examples, dict[str, Growth]()
-    for name, ids in (("user", settings.users), ("item", settings.items)):
-        rows = news.clicks if ids.min_count == 1 else news.all_clicks
-        table = TABLES[f"{name}s"]
-        growth[name] = update_vocabulary(lake, table, rows, name, ids.min_count) if news.seen else grown(lake, table)
-    for feature in config.features:
-        if feature.kind == "categorical" and not feature.buckets and news.seen:
-            update_vocabulary(lake, feature_vocabulary(feature.name), news.clicks, feature.name)
-    growth["domain"], domains = update_domains(lake, spark, news.seen)
-    return growth, domains
-
-
-def _encode(
-    news: _News, lake: Lake, growth: Mapping[str, Growth], domains: Mapping[str, int], config: Config, keep: Keep
-) -> tuple[DataFrame, list[DomainPlan]]:
-    """The new rows, sampled negatives among them, and what was planned of each domain."""
-    in_domain = config.examples.negatives.kind == "in_domain"
-    rows = with_hashes(news.clicks)
-    if in_domain:
-        rows = first_of_pairs(rows)
-    sizes = {name: grown.total for name, grown in growth.items()}
-    rows = encode_features(encode_ids(rows, lake, sizes), lake, config.features)
-    rows = rows.withColumn("key", row_key()).drop("event_time")
-    if not in_domain:
-        return rows, plan_impressions(news.seen, domains)
-    rows = keep(rows)
-    plans = plan_domains(count_domains(rows, config.examples))
-    return rows.unionByName(_negatives(rows, plans, config, keep), allowMissingColumns=True), plans
-
-
-def _negatives(pairs: DataFrame, plans: list[DomainPlan], config: Config, keep: Keep) -> DataFrame:
-    carried = ["ds", "load", *(feature.name for feature in config.features if feature.kind != "vector")]
-    plan = plan_frame(pairs.sparkSession, plans)
-    negatives = sample_negatives(pairs, plan, config.examples.seed, carried, keep)
-    return negatives.withColumn("label", F.lit(0)).withColumn("key", sampled_key())
 
 
 def _tells_the_same(note: dict[str, Any], before: dict[str, Any]) -> bool:

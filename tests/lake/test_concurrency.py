@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mamdr_core.config import with_values
-from mamdr_core.lake import examples as examples_module
 from mamdr_core.lake import ingest as ingest_module
+from mamdr_core.lake import news as news_module
 from mamdr_core.lake.examples import build_examples
 from mamdr_core.lake.ingest import ingest_clicks
 from mamdr_core.lake.maintenance import maintain_lake
@@ -100,7 +100,7 @@ def test_two_builds_share_vocabularies_and_each_finds_its_own_examples(
     configs = [
         with_values(config, {"examples.since": day, "examples.until": day}) for day in ("2026-01-01", "2026-01-02")
     ]
-    meeting(monkeypatch, examples_module, "update_vocabulary")
+    meeting(monkeypatch, news_module, "update_vocabulary")
     figures = at_once(spark, build_examples, *configs)
     lake = Lake(spark, lake_root)
     indices = {row["id"]: row["index"] for row in lake.read("users").collect()}

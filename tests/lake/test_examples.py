@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 from pyspark.testing import assertDataFrameEqual
 
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake import examples as examples_module
+from mamdr_core.lake import news as news_module
 from mamdr_core.lake.examples import build_examples
 from mamdr_core.lake.features import declared_clicks
 from mamdr_core.lake.layout import lay_out
@@ -85,13 +85,13 @@ def test_rows_that_are_not_as_planned_are_taken_back(
     spark, make_clicks, make_config, lake_root, impressions, monkeypatch
 ):
     fill(spark, lake_root, make_clicks(impressions))
-    plan = examples_module.plan_impressions
+    plan = news_module.plan_impressions
 
     def plan_one_more(seen, domains):
         first, *rest = plan(seen, domains)
         return [replace(first, clicks=first.clicks + 1), *rest]
 
-    monkeypatch.setattr(examples_module, "plan_impressions", plan_one_more)
+    monkeypatch.setattr(news_module, "plan_impressions", plan_one_more)
     with pytest.raises(MamdrError, match="examples: 301 rows were planned and 300 written; that version is taken back"):
         build_examples(spark, make_config())
     assert Lake(spark, lake_root).read("examples").isEmpty()
