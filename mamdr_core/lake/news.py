@@ -117,13 +117,15 @@ def grow_vocabularies(
 
     Of ids that need several rows to get one, the rows of all days are counted.
     """
-    settings, growth = config.examples, dict[str, Growth]()
+    settings = config.examples
+    if not news.seen:
+        return {name: grown(lake, TABLES[f"{name}s"]) for name in ("user", "item", "domain")}, {}
+    growth = {}
     for name, ids in (("user", settings.users), ("item", settings.items)):
         rows = news.clicks if ids.min_count == 1 else news.all_clicks
-        table = TABLES[f"{name}s"]
-        growth[name] = update_vocabulary(lake, table, rows, name, ids.min_count) if news.seen else grown(lake, table)
+        growth[name] = update_vocabulary(lake, TABLES[f"{name}s"], rows, name, ids.min_count)
     for feature in config.features:
-        if feature.kind == "categorical" and not feature.buckets and news.seen:
+        if feature.kind == "categorical" and not feature.buckets:
             update_vocabulary(lake, feature_vocabulary(feature.name), news.clicks, feature.name)
     growth["domain"], domains = update_domains(lake, spark, news.seen)
     return growth, domains
