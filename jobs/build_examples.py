@@ -5,8 +5,8 @@ from typing import Any
 
 from mamdr_core.cli import run_job
 from mamdr_core.config import Config
+from mamdr_core.lake.catalog import job_session
 from mamdr_core.lake.examples import build_examples as build
-from mamdr_core.lake.session import spark_session
 
 
 def build_examples(config: Config) -> dict[str, Any]:
@@ -16,7 +16,7 @@ def build_examples(config: Config) -> dict[str, Any]:
         spark-submit jobs/build_examples.py --config my.yaml
         spark-submit jobs/build_examples.py --config my.yaml --set examples.until=2026-01-31
     """
-    with spark_session("build_examples") as spark:
+    with job_session("build_examples", config) as spark:
         return build(spark, config)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from mamdr_core.cli import run_job
 from mamdr_core.comparing import compare
 from mamdr_core.config import Config
-from mamdr_core.lake.session import spark_session
+from mamdr_core.lake.catalog import job_session
 
 
 def compare_methods(config: Config) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def compare_methods(config: Config) -> dict[str, Any]:
         spark-submit jobs/compare_methods.py --config my.yaml --set 'compare.methods=[joint, dn, mamdr]'
         spark-submit jobs/compare_methods.py --config conf/amazon6.yaml --config conf/table5.yaml
     """
-    with spark_session("compare_methods") as spark:
+    with job_session("compare_methods", config) as spark:
         return compare.compare_methods(spark, config)
 
 

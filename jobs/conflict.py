@@ -6,7 +6,7 @@ from typing import Any
 from mamdr_core.cli import run_job
 from mamdr_core.comparing.conflict import measure_conflict
 from mamdr_core.config import Config
-from mamdr_core.lake.session import spark_session
+from mamdr_core.lake.catalog import job_session
 
 
 def conflict(config: Config) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def conflict(config: Config) -> dict[str, Any]:
         spark-submit jobs/conflict.py --config my.yaml
         spark-submit jobs/conflict.py --config my.yaml --set conflict.run_id=20260101T120000-mamdr-0123ab
     """
-    with spark_session("conflict") as spark:
+    with job_session("conflict", config) as spark:
         return measure_conflict(spark, config)
 
 

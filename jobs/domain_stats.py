@@ -5,8 +5,8 @@ from typing import Any
 
 from mamdr_core.cli import run_job
 from mamdr_core.config import Config
+from mamdr_core.lake.catalog import job_session
 from mamdr_core.lake.progress import progress
-from mamdr_core.lake.session import spark_session
 from mamdr_core.lake.stats import domain_stats as count
 
 
@@ -17,7 +17,7 @@ def domain_stats(config: Config) -> dict[str, Any]:
         spark-submit jobs/domain_stats.py --config my.yaml
         spark-submit jobs/domain_stats.py --config my.yaml --set stats.ds=2026-01-31
     """
-    with spark_session("domain_stats") as spark, progress(spark, "domain_stats"):
+    with job_session("domain_stats", config) as spark, progress(spark, "domain_stats"):
         return count(spark, config)
 
 

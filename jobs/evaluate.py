@@ -5,7 +5,7 @@ from typing import Any
 
 from mamdr_core.cli import run_job
 from mamdr_core.config import Config
-from mamdr_core.lake.session import spark_session
+from mamdr_core.lake.catalog import job_session
 from mamdr_core.training.measure import evaluate_package
 
 
@@ -16,7 +16,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         spark-submit jobs/evaluate.py --config my.yaml
         spark-submit jobs/evaluate.py --config my.yaml --set evaluate.split=val
     """
-    with spark_session("evaluate") as spark:
+    with job_session("evaluate", config) as spark:
         return evaluate_package(spark, config)
 
 

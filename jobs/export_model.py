@@ -5,7 +5,7 @@ from typing import Any
 
 from mamdr_core.cli import run_job
 from mamdr_core.config import Config
-from mamdr_core.lake.session import spark_session
+from mamdr_core.lake.catalog import job_session
 from mamdr_core.serving.exporting import export_model as export
 
 
@@ -19,7 +19,7 @@ def export_model(config: Config) -> dict[str, Any]:
         spark-submit jobs/export_model.py --config conf/demo.yaml
         spark-submit jobs/export_model.py --config conf/demo.yaml --set export.run_id=champion --set export.folder=model
     """
-    with spark_session("export_model") as spark:
+    with job_session("export_model", config) as spark:
         return export(spark, config)
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from mamdr_core.cli import run_job
 from mamdr_core.config import Config
+from mamdr_core.lake.catalog import job_session
 from mamdr_core.lake.forget import forget_users as forget
 from mamdr_core.lake.progress import progress
-from mamdr_core.lake.session import spark_session
 
 
 def forget_users(config: Config) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def forget_users(config: Config) -> dict[str, Any]:
         spark-submit jobs/forget_users.py --config my.yaml --set forget.path=/data/forget/2026-01.txt
         spark-submit jobs/forget_users.py --config my.yaml --set forget.release=true
     """
-    with spark_session("forget_users") as spark, progress(spark, "forget_users"):
+    with job_session("forget_users", config) as spark, progress(spark, "forget_users"):
         return forget(spark, config)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from mamdr_core.cli import run_job
 from mamdr_core.config import Config
-from mamdr_core.lake.session import spark_session
+from mamdr_core.lake.catalog import job_session
 from mamdr_core.promoting.gate import decide
 
 
@@ -20,7 +20,7 @@ def gate(config: Config) -> dict[str, Any]:
         spark-submit jobs/gate.py --config my.yaml --set gate.run_id=20260101T120000-mamdr-0123ab
         spark-submit jobs/gate.py --config my.yaml --set gate.max_auc_drop=0.01
     """
-    with spark_session("gate") as spark:
+    with job_session("gate", config) as spark:
         return decide(spark, config)
 
 

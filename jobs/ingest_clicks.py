@@ -6,8 +6,8 @@ from typing import Any
 from mamdr_core.cli import run_job
 from mamdr_core.config import Config
 from mamdr_core.lake.arrivals import ingest_arrived
+from mamdr_core.lake.catalog import job_session
 from mamdr_core.lake.ingest import ingest_clicks as ingest
-from mamdr_core.lake.session import spark_session
 
 
 def ingest_clicks(config: Config) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def ingest_clicks(config: Config) -> dict[str, Any]:
         spark-submit jobs/ingest_clicks.py --config my.yaml --set input.path=/data/logs/day=2026-01-31
         spark-submit jobs/ingest_clicks.py --config my.yaml --set input.path=/data/inbox --set input.arriving=true
     """
-    with spark_session("ingest_clicks") as spark:
+    with job_session("ingest_clicks", config) as spark:
         return (ingest_arrived if config.input.arriving else ingest)(spark, config)
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from mamdr_core.cli import run_job
 from mamdr_core.config import Config
+from mamdr_core.lake.catalog import job_session
 from mamdr_core.lake.maintenance import maintain_lake as maintain
 from mamdr_core.lake.progress import progress
-from mamdr_core.lake.session import spark_session
 
 
 def maintain_lake(config: Config) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def maintain_lake(config: Config) -> dict[str, Any]:
         spark-submit jobs/maintain_lake.py --config my.yaml --set maintain.dry_run=true
         spark-submit jobs/maintain_lake.py --config my.yaml --set maintain.retention_days=14
     """
-    with spark_session("maintain_lake") as spark, progress(spark, "maintain_lake"):
+    with job_session("maintain_lake", config) as spark, progress(spark, "maintain_lake"):
         return maintain(spark, config)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from mamdr_core.cli import Option, run_job
 from mamdr_core.config import Config
-from mamdr_core.lake.session import spark_session
+from mamdr_core.lake.catalog import job_session
 from mamdr_core.promoting.promote import promote as move_champion
 
 
@@ -21,7 +21,7 @@ def promote(config: Config) -> dict[str, Any]:
         spark-submit jobs/promote.py --config my.yaml --rollback
         spark-submit jobs/promote.py --config my.yaml --rollback 20260101T120000-mamdr-0123ab
     """
-    with spark_session("promote") as spark:
+    with job_session("promote", config) as spark:
         return move_champion(spark, config)
 
 

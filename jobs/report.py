@@ -5,7 +5,7 @@ from typing import Any
 
 from mamdr_core.cli import run_job
 from mamdr_core.config import Config
-from mamdr_core.lake.session import spark_session
+from mamdr_core.lake.catalog import job_session
 from mamdr_core.reports.report import write_report
 
 
@@ -19,7 +19,7 @@ def report(config: Config) -> dict[str, Any]:
         spark-submit jobs/report.py --config my.yaml
         spark-submit jobs/report.py --config my.yaml --set report.run_id=champion
     """
-    with spark_session("report") as spark:
+    with job_session("report", config) as spark:
         return write_report(spark, config)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from mamdr_core.cli import run_job
 from mamdr_core.config import Config
-from mamdr_core.lake.session import spark_session
+from mamdr_core.lake.catalog import job_session
 from mamdr_core.serving.scoring import score as score_rows
 
 
@@ -20,7 +20,7 @@ def score(config: Config) -> dict[str, Any]:
         spark-submit jobs/score.py --config conf/demo.yaml --set score.run_id=champion --set score.batch=today
         spark-submit jobs/score.py --config conf/demo.yaml --set score.input.path=requests/day=2026-01-02
     """
-    with spark_session("score") as spark:
+    with job_session("score", config) as spark:
         return score_rows(spark, config)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from mamdr_core.cli import run_job
 from mamdr_core.comparing.sweep import sweep as try_settings
 from mamdr_core.config import Config
-from mamdr_core.lake.session import spark_session
+from mamdr_core.lake.catalog import job_session
 
 
 def sweep(config: Config) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def sweep(config: Config) -> dict[str, Any]:
         spark-submit jobs/sweep.py --config my.yaml --config conf/search.yaml
         spark-submit jobs/sweep.py --config my.yaml --config conf/table10.yaml
     """
-    with spark_session("sweep") as spark:
+    with job_session("sweep", config) as spark:
         return try_settings(spark, config)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from mamdr_core.cli import Option, run_job
 from mamdr_core.config import Config
-from mamdr_core.lake.session import spark_session
+from mamdr_core.lake.catalog import job_session
 from mamdr_core.training import run
 
 
@@ -21,7 +21,7 @@ def train_mamdr(config: Config) -> dict[str, Any]:
         spark-submit jobs/train_mamdr.py --config my.yaml --set train.ranks=8 --set model.name=star
         spark-submit jobs/train_mamdr.py --config my.yaml --resume
     """
-    with spark_session("train_mamdr") as spark:
+    with job_session("train_mamdr", config) as spark:
         return run.train_mamdr(spark, config)
 
 

@@ -24,7 +24,11 @@ knows_users (whether every user of the clicks that it read has an index, and so 
 MERGED, EXPIRED, INCOMPLETE = "merged", "expired", "incomplete"
 """In a commit's note: it wrote rows anew that were there; it removed days from clicks and examples alike; it removed
 rows from clicks whose examples cannot be told from others."""
-_SAME_ROWS = {"OPTIMIZE", "SET TBLPROPERTIES", "VACUUM START", "VACUUM END", "ADD CONSTRAINT", "DROP CONSTRAINT"}
+_SAME_ROWS = {
+    *("OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "UNSET TBLPROPERTIES", "UPGRADE PROTOCOL"),
+    *("ADD CONSTRAINT", "DROP CONSTRAINT", "ADD COLUMNS", "CHANGE COLUMN"),
+}
+"""Operations of Delta that leave rows as they are."""
 _FORGET = "forget_users"
 """A job that removes rows from clicks and examples alike."""
 _IN_DOMAIN = "a negative of in_domain depends on all clicks of its user and domain"

@@ -14,6 +14,9 @@ class LakeSettings:
 
     root: str = "lake"
     """Folder of the Delta tables: <root>/<table>."""
+    catalog: str = ""
+    """Schema in which the tables also have names, such as mamdr or unity.mamdr, in a catalog that Spark is set up with;
+    each job adds those that it made. Empty: none."""
 
 
 @settings

@@ -156,6 +156,22 @@ def test_loads_of_the_job_are_encoded_once_and_what_needs_a_rebuild_says_so(spar
     assert (reseeded["rebuilt"], reseeded["encoded_rows"]) == ("examples.seed changed", 23)
 
 
+def test_another_kind_of_split_and_a_table_of_older_code_are_taken_over(spark, make_config, lake_root):
+    lake = Lake(spark, lake_root)
+    Log(spark, lake, 0).bring(0, [FIRST, FIRST + timedelta(1), FIRST + timedelta(2), FIRST + timedelta(3)], 40)
+    build_examples(spark, make_config())
+    old = lake.read("examples").drop("load")
+    old.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(lake.path("examples"))
+    log = lake.log("examples")
+    for settings, reason in (({}, "was not written by a build"), (MOVING, "examples.split"), ({}, "examples.split")):
+        built = build_examples(spark, make_config(examples=settings))
+        assert reason in built["rebuilt"]
+        assert (built["examples"], "load" in log.columns()) == (40, True)
+        assert ("split" in log.columns(), "split_known" in log.constraints()) == (settings == {},) * 2
+        assert "IS NOT NULL" in log.constraints()["required_present"]
+    assert build_examples(spark, make_config())["rebuilt"] == ""
+
+
 def test_a_domain_that_grows_moves_no_trained_row_into_test(spark, make_config, lake_root):
     lake = Lake(spark, lake_root)
     log = Log(spark, lake, 0)
