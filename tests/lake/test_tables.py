@@ -200,7 +200,7 @@ def small_disk(tmp_path: Path):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], check=False).returncode:
         pytest.skip("only root may mount a disk")
     yield folder
-    subprocess.run(["umount", folder], check=True)
+    subprocess.run(["umount", "--lazy", folder], check=True)  # Spark may still hold a file open
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_table_as_it_was(spark, small_disk, make_clicks):
