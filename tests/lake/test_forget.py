@@ -45,7 +45,7 @@ def test_a_users_rows_leave_every_table_after_a_killed_job_too(spark, config, mo
     user = clicks.groupBy("user").count().orderBy(F.desc("count")).first()["user"]
     row = clicks.where(F.col("user") == user).limit(1)
     rejected = row.selectExpr(
-        "'label_binary' rule", "to_json(struct(*)) row", "load", "'' source", "'' source_file", "ds"
+        "'label_binary' rule", "to_json(struct(*)) row", "load", "'' source", "'' source_file", "0L event", "ds"
     )
     lake.append("clicks_rejected", rejected)
     index = lake.read("users").where(F.col("id") == user).first()["index"]

@@ -160,6 +160,11 @@ def test_another_kind_of_split_and_a_table_of_older_code_are_taken_over(spark, m
     lake = Lake(spark, lake_root)
     Log(spark, lake, 0).bring(0, [FIRST, FIRST + timedelta(1), FIRST + timedelta(2), FIRST + timedelta(3)], 40)
     build_examples(spark, make_config())
+    for older in (
+        "SET TBLPROPERTIES ('delta.dataSkippingStatsColumns' = 'domain')",
+        "DROP CONSTRAINT required_present",
+    ):
+        spark.sql(f"ALTER TABLE delta.`{lake.path('examples')}` {older}")
     old = lake.read("examples").drop("load")
     old.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(lake.path("examples"))
     log = lake.log("examples")
