@@ -120,7 +120,10 @@ def _bytes(spark: SparkSession) -> tuple[int, int]:
     """Bytes that tasks have read from files, and written to files, so far."""
     jvm: Any = spark._jvm
     java: Any = spark._jsc
-    stages = java.sc().statusStore().stageList(None, False, False, jvm.PythonUtils.toArray([]), None)
+    gateway: Any = spark.sparkContext._gateway
+    quantiles = gateway.new_array(gateway.jvm.double, 0)
+    arguments = (jvm.java.util.ArrayList(), False, False, quantiles, jvm.java.util.ArrayList())
+    stages = java.sc().statusStore().stageList(*arguments)
     found = [stages.apply(number) for number in range(stages.size())]
     return sum(stage.inputBytes() for stage in found), sum(stage.outputBytes() for stage in found)
 

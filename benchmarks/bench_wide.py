@@ -65,7 +65,10 @@ def _stages(spark: SparkSession) -> list[Any]:
     """Stages that have ended, in their order."""
     jvm: Any = spark._jvm
     java: Any = spark._jsc
-    found = java.sc().statusStore().stageList(None, False, False, jvm.PythonUtils.toArray([]), None)
+    gateway: Any = spark.sparkContext._gateway
+    quantiles = gateway.new_array(gateway.jvm.double, 0)
+    arguments = (jvm.java.util.ArrayList(), False, False, quantiles, jvm.java.util.ArrayList())
+    found = java.sc().statusStore().stageList(*arguments)
     return sorted((found.apply(number) for number in range(found.size())), key=lambda stage: stage.stageId())
 
 
