@@ -4,8 +4,8 @@
     .venv/bin/python benchmarks/bench_days.py quality --days 10 --rows 20000 --seeds 0 1 2
 
 cost: every day its log is ingested, examples are built (a time split whose val and test days move), domain_stats counts
-the day and, on the days that are compared, a run learns the newest day from the parameters of a run of the second day.
-Told: seconds, and bytes that Spark read from and wrote to tables, of the median of days 3 to 5 and of the last three.
+the day and, on the days that are compared, a run learns the newest day from the parameters of the day before.
+Told: seconds, and bytes that Spark read from and wrote to tables, of the median of days 4 to 6 and of the last three.
 
 quality: logs whose taste drifts. Each day a run learns all days of the window from fresh parameters, and another the
 newest day alone from the run before it; both predict the next day, which neither has learned. Told: the AUC of both on
@@ -28,6 +28,7 @@ from pyspark.sql import SparkSession
 
 from mamdr_core.config import Config, parse_config, with_values
 from mamdr_core.datasets.synthetic import generate_logs
+from mamdr_core.lake.champion import resolve_run
 from mamdr_core.lake.examples import build_examples
 from mamdr_core.lake.ingest import ingest_clicks
 from mamdr_core.lake.maintenance import maintain_lake
@@ -37,7 +38,7 @@ from mamdr_core.lake.tables import Lake
 from mamdr_core.training.run import train_mamdr
 
 FIRST, COMPARED = 3, 3
-"""The first day that is compared, and how many days are a median."""
+"""The day before those that are compared first, and how many days are a median."""
 Cost = dict[str, tuple[float, int, int]]
 """By job: seconds, bytes read, bytes written."""
 
@@ -90,11 +91,13 @@ def measure_cost(spark: SparkSession, config: Config, days: int) -> list[Cost]:
             name: _measure(spark, job, on_day)
             for name, job in (("ingest", ingest_clicks), ("build", build_examples), ("stats", domain_stats))
         }
-        if day + 1 == FIRST:
+        begins = day + 1 in (FIRST, days - COMPARED)
+        if begins:  # days since the parent's are learned too, so that it must be of the day before
             parent = train_mamdr(spark, with_values(on_day, {"train.epochs": 2}))["run_id"]
-        if parent and (day + 1 < FIRST + COMPARED or day + 1 > days - COMPARED):
+        elif FIRST < day + 1 <= FIRST + COMPARED or day + 1 > days - COMPARED:
             newest = with_values(on_day, {"train.days": 1, "train.warm_start": parent})
             cost["train"] = _measure(spark, train_mamdr, newest)
+            parent = resolve_run(Lake(spark, config.lake.root), "")
         costs.append(cost)
         print(f"day {day + 1}: " + ", ".join(f"{name} {cost[name][0]:.1f} s" for name in cost), flush=True)
     return costs
@@ -129,9 +132,9 @@ def _bytes(spark: SparkSession) -> tuple[int, int]:
 
 
 def tell_cost(costs: list[Cost], options: argparse.Namespace) -> None:
-    first, last = costs[FIRST - 1 : FIRST - 1 + COMPARED], costs[-COMPARED:]
+    first, last = costs[FIRST : FIRST + COMPARED], costs[-COMPARED:]
     print(f"\n{machine()}; {options.rows:,} rows a day, {options.domains} domains, two cores, session up.\n")
-    print(f"| job | s, day {FIRST} | s, day {options.days} | ratio | MB read | ratio | MB written | ratio |")
+    print(f"| job | s, day {FIRST + 1} | s, day {options.days} | ratio | MB read | ratio | MB written | ratio |")
     print("|---|---|---|---|---|---|---|---|")
     for job in costs[-1]:
         cells = []
