@@ -33,6 +33,7 @@ def demo(tmp_path: Path) -> list[str]:
         }
         for of in ("user", "item")
     ]
+    changes["lake.catalog"] = "demo_of_a_test"
     pairs = [f"{key}={value}" for key, value in changes.items()] + [f"features={json.dumps(vectors)}"]
     return ["--config", str(ROOT / "conf" / "demo.yaml"), *(word for pair in pairs for word in ("--set", pair))]
 
@@ -48,6 +49,8 @@ def test_the_demo_goes_from_synthetic_logs_to_statistics(spark, run_in_session, 
     lake = Lake(spark, str(tmp_path / "lake"))
     assert lake.read("user_features").count() == results["build_examples"]["users"]
     assert lake.read("examples").where("true_probability IS NULL").count() == 0
+    assert spark.table("demo_of_a_test.examples").count() == 2000
+    spark.sql("DROP SCHEMA demo_of_a_test CASCADE")
 
 
 def test_a_mistake_is_one_clear_line_and_exit_code_2(tmp_path: Path):
