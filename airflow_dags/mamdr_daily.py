@@ -61,7 +61,7 @@ PARAMS = {
         type="string",
         pattern="^(warm|cold|[1-9][0-9]*)$",
         description="warm: learn all days of the window, from the champion's parameters; cold: from fresh ones; "
-        "a number: learn the newest so many days alone, from the champion's (train.days).",
+        "a number N: learn the newest N days alone, from the champion's (train.days).",
     ),
     "requests": Param(
         os.environ.get("MAMDR_REQUESTS"),

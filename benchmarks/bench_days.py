@@ -5,11 +5,11 @@
 
 cost: every day its log is ingested, examples are built (a time split whose val and test days move), domain_stats counts
 the day and, on the days that are compared, a run learns the newest day from the parameters of the day before.
-Told: seconds, and bytes that Spark read from and wrote to tables, of the median of days 4 to 6 and of the last three.
+Printed: seconds, and bytes that tasks read from and wrote to files, as medians of days 4 to 6 and of the last three.
 
 quality: logs whose taste drifts. Each day a run learns all days of the window from fresh parameters, and another the
-newest day alone from the run before it; both predict the next day, which neither has learned. Told: the AUC of both on
-that day, and the rows that they descended on.
+newest day alone from the run before it; both predict the next day, which neither has learned. Printed: the AUC of both
+on that day, and the rows that they descended on.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from urllib.parse import unquote
 
 from machine import machine
 from pyspark.sql import SparkSession
+from spark_stages import stages_of
 
 from mamdr_core.config import Config, parse_config, with_values
 from mamdr_core.datasets.synthetic import generate_logs
@@ -114,20 +115,14 @@ def _measure(spark: SparkSession, job: Callable[[SparkSession, Config], Any], co
     started = time.perf_counter()
     job(spark, config)
     seconds = time.perf_counter() - started
-    time.sleep(0.2)  # the store hears of a stage's end a little later
+    time.sleep(0.2)  # until the store has the last stage
     read, written = (after - earlier for after, earlier in zip(_bytes(spark), before, strict=True))
     return seconds, read, written
 
 
 def _bytes(spark: SparkSession) -> tuple[int, int]:
     """Bytes that tasks have read from files, and written to files, so far."""
-    jvm: Any = spark._jvm
-    java: Any = spark._jsc
-    gateway: Any = spark.sparkContext._gateway
-    quantiles = gateway.new_array(gateway.jvm.double, 0)
-    arguments = (jvm.java.util.ArrayList(), False, False, quantiles, jvm.java.util.ArrayList())
-    stages = java.sc().statusStore().stageList(*arguments)
-    found = [stages.apply(number) for number in range(stages.size())]
+    found = stages_of(spark)
     return sum(stage.inputBytes() for stage in found), sum(stage.outputBytes() for stage in found)
 
 
@@ -146,7 +141,7 @@ def tell_cost(costs: list[Cost], options: argparse.Namespace) -> None:
 
 
 def tell_size(spark: SparkSession, config: Config) -> None:
-    """Bytes of the tables that grow by the day, before and after their files are joined, beside those of live files."""
+    """Bytes of the tables that grow by the day, before and after their files are joined: of live files, and of all."""
     lake = Lake(spark, config.lake.root)
     before = {name: _size(lake, name) for name in ("clicks", "examples")}
     maintain_lake(spark, config)

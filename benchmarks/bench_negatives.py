@@ -20,6 +20,7 @@ from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from spark_stages import doubles, stages_of, store_of
 
 from mamdr_core.lake.caching import kept_frames
 from mamdr_core.lake.hashing import hash64, uniform
@@ -77,7 +78,7 @@ def measure(spark: SparkSession, folder: Path, rows: int, options: argparse.Name
         # The store learns of a task's end a little later than the driver.
         time.sleep(1)
         stages.append(_stages(spark, after=before))
-        processor.append(sum(stage.executorCpuTime() for stage in _all_stages(spark, after=before)) / 1e9)
+        processor.append(sum(stage.executorCpuTime() for stage in _stages_after(spark, before)) / 1e9)
         print(f"{rows} rows: {seconds[-1]:.1f} s, {processor[-1]:.1f} s of processor", file=sys.stderr, flush=True)
     positives = sum(plan.clicks for plan in plans)
     compared = [stage for run in stages for stage in run]
@@ -139,22 +140,19 @@ def faults(spark: SparkSession, source: Path, target: Path, plans: list[DomainPl
 
 
 def _last_stage(spark: SparkSession) -> int:
-    return max((stage.stageId() for stage in _all_stages(spark)), default=-1)
+    return max((stage.stageId() for stage in stages_of(spark)), default=-1)
 
 
-def _all_stages(spark: SparkSession, after: int = -1) -> list[Any]:
-    store = spark._jsc.sc().statusStore()  # type: ignore[union-attr]
-    found = store.stageList(None, False, False, _quantiles(spark), spark._jvm.java.util.ArrayList())  # type: ignore[union-attr]
-    stages = [found.apply(index) for index in range(found.size())]
-    return [stage for stage in stages if stage.numCompleteTasks() and stage.stageId() > after]
+def _stages_after(spark: SparkSession, after: int) -> list[Any]:
+    return [stage for stage in stages_of(spark) if stage.numCompleteTasks() and stage.stageId() > after]
 
 
 def _stages(spark: SparkSession, after: int) -> list[dict[str, Any]]:
     """Tasks of the stages since `after` whose median task is long enough for a comparison."""
-    store = spark._jsc.sc().statusStore()  # type: ignore[union-attr]
+    store, median_and_most = store_of(spark), doubles(spark, (0.5, 1.0))
     found = []
-    for stage in _all_stages(spark, after):
-        tasks = store.taskSummary(stage.stageId(), stage.attemptId(), _quantiles(spark)).get()
+    for stage in _stages_after(spark, after):
+        tasks = store.taskSummary(stage.stageId(), stage.attemptId(), median_and_most).get()
         times, processor = (
             [each.apply(n) for n in (0, 1)] for each in (tasks.executorRunTime(), tasks.executorCpuTime())
         )
@@ -171,15 +169,7 @@ def _stages(spark: SparkSession, after: int) -> list[dict[str, Any]]:
                     "processor_ratio": round(processor[1] / processor[0], 2),
                 }
             )
-    return sorted(found, key=lambda stage: stage["stage"])
-
-
-def _quantiles(spark: SparkSession) -> Any:
-    """Median and maximum, as the JVM's array of doubles."""
-    gateway = spark.sparkContext._gateway
-    quantiles = gateway.new_array(gateway.jvm.double, 2)  # type: ignore[union-attr]
-    quantiles[0], quantiles[1] = 0.5, 1.0
-    return quantiles
+    return found
 
 
 def _line(found: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/bench_wide.py --rows 3e6 --domains 5000 --shards 100
 
-Synthetic logs of domains of log-normal sizes are ingested and built into so many shards, of three files. Printed for
+Synthetic logs of domains of log-normal sizes are ingested and built into a number of shards of three files. Printed for
 every stage with at least as many tasks as files: its tasks, those that read or wrote rows, rows of the heaviest, and
 these over the mean of all tasks; and the peak memory of the driver's two processes.
 """
@@ -16,6 +16,7 @@ from typing import Any
 
 from machine import machine
 from pyspark.sql import SparkSession
+from spark_stages import stages_of, store_of
 
 from mamdr_core.config import Config, parse_config
 from mamdr_core.datasets.synthetic import generate_logs
@@ -26,7 +27,7 @@ from mamdr_core.lake.session import spark_session
 
 def main() -> None:
     options = _parse()
-    # A stage of so many tasks is remembered as a whole.
+    # Spark keeps fewer tasks of a stage otherwise.
     wide = f"--conf spark.sql.shuffle.partitions={3 * options.shards}"
     kept = "--conf spark.ui.retainedTasks=1000000 --conf spark.ui.retainedStages=100000"
     os.environ["PYSPARK_SUBMIT_ARGS"] = f"{wide} {kept} pyspark-shell"
@@ -34,13 +35,14 @@ def main() -> None:
         config = configure(folder, options)
         generate_logs(spark, config)
         ingest_clicks(spark, config)
-        before = len(_stages(spark))
+        before = len(stages_of(spark))
         build_examples(spark, config)
         print(f"{machine()}; {options.rows:,.0f} rows, {options.domains} domains, {options.shards} shards\n")
         print("| stage | tasks | with rows | rows, heaviest task | over the mean of all tasks |\n|---|---|---|---|---|")
-        for stage in _stages(spark)[before:]:
+        for stage in stages_of(spark)[before:]:
             tell(spark, stage, 3 * options.shards)
-        pid = int(spark._jvm.java.lang.ProcessHandle.current().pid())  # type: ignore[union-attr]
+        jvm: Any = spark._jvm
+        pid = int(jvm.java.lang.ProcessHandle.current().pid())
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(f"\ndriver: JVM {_peak(pid):.2f} GB, Python {own:.2f} GB")
 
@@ -61,22 +63,10 @@ def configure(folder: str, options: argparse.Namespace) -> Config:
     )
 
 
-def _stages(spark: SparkSession) -> list[Any]:
-    """Stages that have ended, in their order."""
-    jvm: Any = spark._jvm
-    java: Any = spark._jsc
-    gateway: Any = spark.sparkContext._gateway
-    quantiles = gateway.new_array(gateway.jvm.double, 0)
-    arguments = (jvm.java.util.ArrayList(), False, False, quantiles, jvm.java.util.ArrayList())
-    found = java.sc().statusStore().stageList(*arguments)
-    return sorted((found.apply(number) for number in range(found.size())), key=lambda stage: stage.stageId())
-
-
 def tell(spark: SparkSession, stage: Any, files: int) -> None:
     if stage.numTasks() < files:
         return
-    java: Any = spark._jsc
-    tasks = java.sc().statusStore().taskList(stage.stageId(), stage.attemptId(), stage.numTasks())
+    tasks = store_of(spark).taskList(stage.stageId(), stage.attemptId(), stage.numTasks())
     rows = []
     for number in range(tasks.size()):
         metrics = tasks.apply(number).taskMetrics().get()

@@ -37,7 +37,7 @@ TRIES = 5
 
 @dataclass(frozen=True)
 class _Built:
-    """What a build did: the version of examples that it wrote or found, its window, and what is told of it."""
+    """What a build did: the version of examples that it wrote or found, its window, and its figures."""
 
     version: int
     window: Window
@@ -68,7 +68,7 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
         clicks_version = lake.version("clicks")
         clicks = select_clicks(lake, clicks_version, config)
         increment = find_increment(lake, config, clicks_version)
-        _tell(increment, config)
+        _warn_or_refuse(increment, config)
         chosen = clicks.where(increment.wanted)
         news = News(increment, chosen, clicks, seen_domains(chosen))
         check_news(news, lake, config)
@@ -89,11 +89,11 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
 
 
 def _bytes_held(lake: Lake) -> int:
-    """Bytes of what a build reads beside the new rows."""
+    """Bytes of the tables that the new rows are joined with or added to."""
     return sum(lake.log(table).size() for table in ("users", "items", "examples"))
 
 
-def _tell(increment: Increment, config: Config) -> None:
+def _warn_or_refuse(increment: Increment, config: Config) -> None:
     if increment.is_expected:
         return
     if config.examples.rebuild is False:
@@ -133,7 +133,7 @@ def _build(
     }
     state = {"newest": newest.isoformat(), "shards": shards, "clicks_id": lake.log("clicks").table_id()}
     note |= {"clicks_version": clicks_version, STATE: state | _state(news, growth["user"], config)}
-    if not plans and not increment.replaced and _tells_the_same(note, increment.before):
+    if not plans and not increment.replaced and _has_nothing_to_note(note, increment.before):
         return _Built(base, window, growth, shards)
     note["build"] = uuid.uuid4().hex  # of two builds at once each finds its own
     with overriding(spark, writing(config.examples.shards, shards)):
@@ -172,7 +172,7 @@ def _verify(lake: Lake, note: dict[str, Any], plans: list[DomainPlan]) -> int:
 
 
 def _figures(lake: Lake, news: News, built: _Built) -> dict[str, Any]:
-    """What is told of a build, the rows of its window counted in the table."""
+    """The figures of a build; the rows of its window are counted in the table."""
     counted = read_window(lake, built.version, built.window).groupBy("domain", "split")
     found = counted.agg(F.count("*").alias("rows"), F.sum("label").alias("positives")).collect()
     splits, domains = dict.fromkeys(SPLITS, 0), dict[int, tuple[int, int]]()
@@ -197,7 +197,7 @@ def _figures(lake: Lake, news: News, built: _Built) -> dict[str, Any]:
     }
 
 
-def _tells_the_same(note: dict[str, Any], before: dict[str, Any]) -> bool:
+def _has_nothing_to_note(note: dict[str, Any], before: dict[str, Any]) -> bool:
     """Whether a build without rows has nothing to note either: neither days nor vocabularies moved."""
     number = {"number": before.get(STATE, {}).get("number")}
     same = all(note[key] == before.get(key) for key in ("versions", "window"))

@@ -5,7 +5,7 @@ ingest_clicks notes with its own which load it filed. So two logs show what is n
 """
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from typing import Any
@@ -23,7 +23,7 @@ STATE = "state"
 knows_users (whether every user of the clicks that it read has an index, and so a first day)."""
 MERGED, EXPIRED, INCOMPLETE = "merged", "expired", "incomplete"
 """In a commit's note: it wrote rows anew that were there; it removed days from clicks and examples alike; it removed
-rows from clicks whose examples cannot be told from others."""
+rows from clicks whose examples cannot be found."""
 _SAME_ROWS = {
     *("OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "UNSET TBLPROPERTIES", "UPGRADE PROTOCOL"),
     *("ADD CONSTRAINT", "DROP CONSTRAINT", "ADD COLUMNS", "CHANGE COLUMN"),
@@ -66,8 +66,12 @@ class Increment:
 
 @dataclass
 class Changes:
-    """What came to clicks: loads, those of them that replaced rows, and days of which all rows were replaced."""
+    """What came to clicks: loads, those of them that replaced rows, and days of which all rows were replaced.
 
+    `reason`: why that cannot be known; empty: it is.
+    """
+
+    reason: str = ""
     loads: set[int] = field(default_factory=set)
     replaced: set[int] = field(default_factory=set)
     whole_days: set[str] = field(default_factory=set)
@@ -92,15 +96,17 @@ def load_note(load: int, whole_days: Collection[date | None]) -> dict[str, Any]:
 
 def find_increment(lake: Lake, config: Config, clicks_version: int) -> Increment:
     """What the next build of the examples has to do, from that version of clicks."""
-    last, changes = last_build(lake.log("examples")), Changes()
+    last = last_build(lake.log("examples"))
     reason = (
         last.reason
         or _reason_in_settings(last.note[STATE]["built_with"], config)
         or _reason_in_table(last.note[STATE]["clicks_id"], lake)
-        or collect_changes(lake.log("clicks"), last.note["clicks_version"], clicks_version, changes)
     )
     if reason:
         return Increment(last.number + 1, reason, last.note)
+    changes = find_changes(lake.log("clicks"), last.note["clicks_version"], clicks_version)
+    if changes.reason:
+        return Increment(last.number + 1, changes.reason, last.note)
     conditions = _conditions(changes, last.note[STATE]["until"], config.examples)
     return Increment(last.number + 1, "", last.note, *conditions)
 
@@ -154,12 +160,9 @@ def last_build(log: Log) -> LastBuild:
 
 
 def _greatest_number(log: Log) -> int:
-    """Numbers rise with the versions; what took a commit back has none, or that of the commit which it restored."""
-    for _, commit in log.commits():
-        number = read_note(commit.get("userMetadata")).get(STATE, {}).get("number")
-        if number is not None and restored_version(commit) is None:
-            return int(number)
-    return 0
+    """Numbers rise with the versions, those of commits that were taken back among them."""
+    numbers = (read_note(commit.get("userMetadata")).get(STATE, {}).get("number") for _, commit in log.commits())
+    return next((int(number) for number in numbers if number is not None), 0)
 
 
 def _reason_in_settings(before: dict[str, Any], config: Config) -> str:
@@ -176,26 +179,27 @@ def _reason_in_table(clicks_id: str, lake: Lake) -> str:
     return "" if lake.log("clicks").table_id() == clicks_id else "clicks is another table than before"
 
 
-def collect_changes(log: Log, after: int, to: int, changes: Changes) -> str:
-    """Add what happened to clicks between two versions; a reason where that cannot be known."""
+def find_changes(log: Log, after: int, to: int) -> Changes:
+    """What happened to clicks between two versions, from their log."""
     if to < after:
-        return f"examples were built from version {after} of clicks, and this is version {to}"
+        return Changes(f"examples were built from version {after} of clicks, and this is version {to}")
+    changes = Changes()
     for version, commit, was_read in _lasting(log, after, to):
         note = read_note(commit.get("userMetadata"))
         if INCOMPLETE in note:
-            return f"version {version} of clicks removed rows of users without an index"
+            return Changes(f"version {version} of clicks removed rows of users without an index")
         if _changes_no_row(commit, note):
             continue
         if "load" not in note:
             what = commit.get("operation", "its log is gone")
-            return f"version {version} of clicks ({what}) was not written by a load"
+            return Changes(f"version {version} of clicks ({what}) was not written by a load")
         # Delta's own figure, as what was there before may have changed while the load was counted.
         removed = int(commit.get("operationMetrics", {}).get("numRemovedFiles", 0))
         changes.add(note, replaces=was_read or removed > 0)
-    return ""
+    return changes
 
 
-def _lasting(log: Log, after: int, to: int) -> Iterator[tuple[int, dict[str, Any], bool]]:
+def _lasting(log: Log, after: int, to: int) -> list[tuple[int, dict[str, Any], bool]]:
     """The commits after a version whose rows last, and those up to it that were taken back since: these were read."""
     lasting: list[tuple[int, dict[str, Any], bool]] = []
     for version in range(after + 1, to + 1):
@@ -206,7 +210,7 @@ def _lasting(log: Log, after: int, to: int) -> Iterator[tuple[int, dict[str, Any
             continue
         lasting = [entry for entry in lasting if entry[0] <= restored or entry[2]]
         lasting += [(read, log.commit(read), True) for read in range(restored + 1, after + 1)]
-    return iter(lasting)
+    return lasting
 
 
 def _changes_no_row(commit: dict[str, Any], note: dict[str, Any]) -> bool:

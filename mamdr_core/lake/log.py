@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -40,7 +41,7 @@ class Log:
 
     def find(self, note: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
         """The newest recent commit with a note: its version, and what its file of the log records of it."""
-        for version, commit in self.commits():
+        for version, commit in islice(self.commits(), _RECENT):
             if commit.get("userMetadata") == json.dumps(note):
                 return version, commit
         return None
@@ -75,7 +76,8 @@ class Log:
 
     def size(self) -> int:
         """Bytes of the files of the newest version; 0: there is no table."""
-        return int(self._snapshot().sizeInBytes()) if self.version() >= 0 else 0
+        snapshot = self._snapshot()
+        return int(snapshot.sizeInBytes()) if snapshot.version() >= 0 else 0
 
     def constraints(self) -> dict[str, str]:
         """Name and condition of the table's CHECK constraints."""
@@ -83,15 +85,12 @@ class Log:
         properties = jvm.scala.jdk.javaapi.CollectionConverters.asJava(self._snapshot().metadata().configuration())
         return {name.removeprefix(CONSTRAINT): text for name, text in properties.items() if name.startswith(CONSTRAINT)}
 
-    def note_at(self, version: int) -> str | None:
-        """The text of a commit's note."""
-        return self.commit(version).get("userMetadata")
-
-    def commits(self, newest: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The recent commits up to a version, the newest first: version, and what is recorded of it."""
-        newest = self.version() if newest is None else newest
-        for version in range(newest, max(newest - _RECENT, -1), -1):
-            yield version, self.commit(version)
+    def commits(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """All commits, the newest first, as far back as they are there: version, and what is recorded of it."""
+        number = self.version()
+        while number >= 0 and (commit := self.commit(number)):
+            yield number, commit
+            number -= 1
 
     def commit(self, version: int) -> dict[str, Any]:
         """What is recorded of the commit that made a version; nothing where it is gone."""

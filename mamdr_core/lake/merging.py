@@ -22,7 +22,7 @@ from schemas import TABLES, Column, Table, without_split
 logger = logging.getLogger(__name__)
 
 MANY = 4
-"""A week or month whose rows of a split and shard lie in so many files is written anew."""
+"""A week or month is written anew where the rows of one split and shard are in this many files."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ def merge_examples(spark: SparkSession, lake: Lake, settings: ShardSettings) -> 
 
 
 def find_periods(examples: DataFrame, file_rows: int) -> list[Period]:
-    """The months before that of the newest day, and the weeks before its week, whose rows lie in many files.
+    """The months before that of the newest day, and the weeks before its week, whose rows are in many files.
 
     Args:
         examples: as they are.
-        file_rows: rows of a file that is written anew: a place whose rows need so many files is left as it is.
+        file_rows: rows of a file that is written anew: where the rows need that many files, they are left as they are.
     """
     newest = examples.agg(F.max("ds")).collect()[0][0]
     if newest is None:

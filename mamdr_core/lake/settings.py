@@ -121,9 +121,9 @@ class SplitSettings:
     test_from: date | None = None
     """time: first day of test."""
     val_days: int = 0
-    """time, instead of dates: so many days before those of test are val. They move with `examples.until`."""
+    """time, instead of dates: the number of val days, those before test. They move with `examples.until`."""
     test_days: int = 0
-    """time, instead of dates: the newest so many days, up to `examples.until`, are test."""
+    """time, instead of dates: the number of test days, the newest up to `examples.until`."""
     smallest_domain: int = 10
     """random: a domain with fewer examples is all train; it is too small to be measured."""
 
@@ -229,7 +229,7 @@ class ExamplesSettings:
     until: date | None = None
     """Last day of clicks to use (the logical date of a daily run); none: all."""
     days: int = 0
-    """Use the newest so many days, up to `until`: a window that moves with it; 0: all."""
+    """Number of days to use, the newest up to `until`: a window that moves with it; 0: all."""
     rebuild: bool | None = None
     """true: encode all clicks again; null: only where new loads cannot be added to the examples (docs/data.md), with a
     warning; false: that is an error instead."""

@@ -14,8 +14,9 @@ from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
+from mamdr_core.lake.declared import declared_columns, skipping_properties, table_properties
 from mamdr_core.lake.files import Files, reaching
-from mamdr_core.lake.log import CONSTRAINT, EMPTIED, Log
+from mamdr_core.lake.log import EMPTIED, Log
 from mamdr_core.lake.session import overriding
 from mamdr_core.lake.sql import table_at
 from mamdr_core.yaml_values import shorten
@@ -40,11 +41,6 @@ CONFLICTS = (
 )
 TRIES = 8
 """How often a write is tried that another job's commit gets ahead of."""
-# By default Delta drops its log after 30 days and forgets after 7 which files left; maintain_lake adjusts both.
-_PROPERTIES = {
-    "delta.logRetentionDuration": "interval 730 days",
-    "delta.deletedFileRetentionDuration": "interval 30 days",
-}
 
 
 class Lake:
@@ -222,19 +218,16 @@ class Lake:
 
         Args:
             table: the table.
-            version: before the commit, whose note is stamped again; -1: there was no table, and it becomes empty.
+            version: before the commit; -1: there was no table, and it becomes empty.
         """
-        log = self.log(table)
-        if log.version() != version + 1:
+        if self.newest(table) != version + 1:
             return False
         written = DeltaTable.forPath(self._spark, self.path(table))
         if version < 0:
             with overriding(self._spark, {_NOTE: json.dumps({EMPTIED: True})}):
                 written.delete()
             return True
-        note = log.note_at(version)
-        with overriding(self._spark, {_NOTE: note} if note else {}):
-            written.restoreToVersion(version)
+        written.restoreToVersion(version)
         return True
 
     def change(self, table: str | Table, change: Callable[[DeltaTable], None], note: dict[str, Any]) -> None:
@@ -269,7 +262,7 @@ class Lake:
         self.create(declared)
         target = DeltaTable.forPath(self._spark, self.path(declared)).alias("old")
         merge = (
-            target.merge(_declared_columns(declared, rows).alias("new"), on)
+            target.merge(declared_columns(declared, rows).alias("new"), on)
             .whenMatchedUpdate(set={name: F.expr(expression) for name, expression in update.items()})
             .whenNotMatchedInsertAll()
         )
@@ -291,11 +284,11 @@ class Lake:
 
     def _writer(self, table: str | Table, rows: DataFrame, mode: str, note: dict[str, Any] | None) -> DataFrameWriter:
         declared = _declared(table)
-        writer = _declared_columns(declared, rows).write.format("delta").mode(mode)
+        writer = declared_columns(declared, rows).write.format("delta").mode(mode)
         if not self.exists(declared):
             if not self._files.exists(MARKER):
                 self._files.write_text("The Delta tables in this folder were made by MAMDR on Spark.\n", MARKER)
-            writer = writer.options(**_properties(declared)).partitionBy(*declared.partition_by)
+            writer = writer.options(**table_properties(declared)).partitionBy(*declared.partition_by)
         elif not set(self.log(declared).columns()).issuperset(declared.column_names):
             writer = writer.option("mergeSchema", "true")
         if mode == "overwrite":  # of all partitions, whatever the cluster's spark.sql.sources.partitionOverwriteMode
@@ -313,7 +306,7 @@ class Lake:
         self._alter(declared, (f"DROP CONSTRAINT {name}" for name in self._other_constraints(declared, wanted)))
         # Delta takes the layout from the write too when it replaces the columns.
         writer.option("overwriteSchema", "true").partitionBy(*declared.partition_by).save(self.path(declared))
-        listed = ", ".join(f"'{name}' = '{value}'" for name, value in _skipping(declared).items())
+        listed = ", ".join(f"'{name}' = '{value}'" for name, value in skipping_properties(declared).items())
         there = self.log(declared).constraints()
         added = (f"ADD CONSTRAINT {name} CHECK ({text})" for name, text in wanted.items() if name not in there)
         self._alter(declared, (f"SET TBLPROPERTIES ({listed})", *added))
@@ -347,26 +340,5 @@ class Lake:
         )
 
 
-def _properties(table: Table) -> dict[str, str]:
-    constraints = {f"{CONSTRAINT}{name}": condition for name, condition in table.constraints().items()}
-    return {**constraints, **_PROPERTIES, **_skipping(table)}
-
-
-def _skipping(table: Table) -> dict[str, str]:
-    if table.skip_by:
-        return {"delta.dataSkippingStatsColumns": ",".join(table.skip_by)}
-    return {"delta.dataSkippingNumIndexedCols": "0"}
-
-
 def _declared(table: str | Table) -> Table:
     return TABLES[table] if isinstance(table, str) else table
-
-
-def _declared_columns(table: Table, rows: DataFrame) -> DataFrame:
-    types = spark_schema(table)
-    return rows.select(
-        [
-            F.col(f"`{name}`").cast(types[name].dataType).alias(name, metadata=types[name].metadata)
-            for name in table.column_names
-        ]
-    )

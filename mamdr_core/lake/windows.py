@@ -22,13 +22,11 @@ class Window:
 
     Attributes:
         first: of its days; None: no limit.
-        last: of its days; None: unknown.
         val_from: first day of val, where the window decides the split.
         test_from: first day of test; None: the table has a column `split`.
     """
 
     first: date | None = None
-    last: date | None = None
     val_from: date | None = None
     test_from: date | None = None
 
@@ -38,11 +36,11 @@ class Window:
         return self.test_from is not None
 
     def limits(self, split: str, train_days: int = 0) -> Limits:
-        """The days of a split; no row of the table lies behind `last`.
+        """The days of a split; the last one has no end, as the table has no row after `examples.until`.
 
         Args:
             split: train, val or test.
-            train_days: where the window decides the split, the newest so many days of train alone; 0: all of them.
+            train_days: where the window decides the split, how many of the newest days of train; 0: all.
         """
         if not (self.val_from and self.test_from):
             return self.first, None
@@ -55,7 +53,7 @@ class Window:
 
     def noted(self) -> dict[str, str | None]:
         """As a commit's note holds it."""
-        days = {"first": self.first, "last": self.last, "val_from": self.val_from, "test_from": self.test_from}
+        days = {"first": self.first, "val_from": self.val_from, "test_from": self.test_from}
         return {name: day.isoformat() if day else None for name, day in days.items()}
 
 
@@ -69,9 +67,9 @@ def window_of(settings: ExamplesSettings, newest: date) -> Window:
     last = settings.until or newest
     first = last - timedelta(settings.days - 1) if settings.days else None
     if not settings.split.moves:
-        return Window(first, last)
+        return Window(first)
     test_from = last - timedelta(settings.split.test_days - 1)
-    return Window(first, last, test_from - timedelta(settings.split.val_days), test_from)
+    return Window(first, test_from - timedelta(settings.split.val_days), test_from)
 
 
 def window_at(lake: Lake, version: int) -> Window:

@@ -52,8 +52,8 @@ class TrainSettings:
     epochs: int | None = None
     """Largest number of times that every row is visited; null: 20 or, with `days`, 1."""
     days: int = 0
-    """Learn from the newest so many days alone, from the parameters of `warm_start` or, where that is empty, of the
-    champion; where there is none, from the whole window (docs/warm_start.md). 0: the whole window."""
+    """Number of days to learn from, the newest alone, starting from the parameters of `warm_start` or, where that is
+    empty, of the champion; where there is none, all days are learned (docs/warm_start.md). 0: all days."""
     rounds_per_epoch: int = 64
     """R: outer updates an epoch; 1 is the released reference code's reading (full passes)."""
     smallest_slice: int = 32

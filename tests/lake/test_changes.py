@@ -4,16 +4,7 @@ import json
 
 import pytest
 
-from mamdr_core.lake.increments import (
-    EXPIRED,
-    INCOMPLETE,
-    MERGED,
-    STATE,
-    Changes,
-    collect_changes,
-    last_build,
-    load_note,
-)
+from mamdr_core.lake.increments import EXPIRED, INCOMPLETE, MERGED, STATE, find_changes, last_build, load_note
 from mamdr_core.lake.log import EMPTIED, Log
 
 
@@ -45,13 +36,12 @@ def load(number, removed=0, days=()):
 
 def changed(*commits, after=0, to=None):
     """Loads, replaced loads and days that came after a version, or the reason why all must be encoded."""
-    changes = Changes()
     log = MadeLog(*commits)
-    reason = collect_changes(log, after, log.version() if to is None else to, changes)
-    return reason or (sorted(changes.loads), sorted(changes.replaced), sorted(changes.whole_days))
+    changes = find_changes(log, after, log.version() if to is None else to)
+    return changes.reason or (sorted(changes.loads), sorted(changes.replaced), sorted(changes.whole_days))
 
 
-def test_loads_that_came_and_those_that_replaced_rows_are_told_apart():
+def test_loads_that_came_and_those_that_replaced_rows_are_distinguished():
     assert changed(load(1), load(2), load(1, removed=3)) == ([1, 2], [1], [])
     assert changed(load(1), load(2), after=1) == ([], [], [])
     assert changed(load(1), load(2), load(3), to=1) == ([2], [], [])
@@ -96,7 +86,7 @@ MERGE = commit({MERGED: 2, STATE: {"number": 2}})
     [
         ((build(1),), 1, 1),
         ((build(1), MERGE, commit(operation="OPTIMIZE")), 2, 1),
-        ((build(1), MERGE, build(3), commit({MERGED: 2, STATE: {"number": 2}}, restored=1)), 3, 1),
+        ((build(1), MERGE, build(3), commit(restored=1)), 3, 1),
         ((build(1), build(2), commit(restored=0)), 2, 1),
         ((build(1), build(2), commit(restored=0), build(3)), 3, 3),
         ((build(1), commit({"job": "forget_users"}, "DELETE")), 1, 1),

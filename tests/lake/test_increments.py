@@ -34,7 +34,7 @@ EVENTS = {
     5: (101, (4,), 12, True),  # input.replace: days
     6: (0, (9,), 5),  # all rows of a load move to a day ahead
 }
-"""What comes beside the load of a day, by the day's number: a load, its days, its rows."""
+"""What comes on the same day as its own load, by the day's number: a load, its days, its rows."""
 BUILDS = {0: 30, 2: 69, 3: 50, 5: 97, 7: 60}
 """Days of which examples are built, and the rows that came since the build before."""
 
@@ -137,8 +137,8 @@ def test_loads_of_the_job_are_encoded_once_and_what_needs_a_rebuild_says_so(spar
     build_examples(spark, make_config(first))
     ingest_clicks(spark, make_config(second))
     second_build = build_examples(spark, make_config(second))
-    told = ("encoded_rows", "examples", "new_users", "rebuilt")
-    assert [second_build[name] for name in told] == [10, 30, 5, ""]
+    names = ("encoded_rows", "examples", "new_users", "rebuilt")
+    assert [second_build[name] for name in names] == [10, 30, 5, ""]
     lake = Lake(spark, lake_root)
     clicks, day = lake.read("clicks"), date(2026, 1, 2)
     known = known_first_days(lake, lake.version("clicks"), day)
@@ -146,7 +146,7 @@ def test_loads_of_the_job_are_encoded_once_and_what_needs_a_rebuild_says_so(spar
     make_log(rows(1, range(12)), "one")
     ingest_clicks(spark, make_config(first))
     corrected = build_examples(spark, make_config(first))
-    assert [corrected[name] for name in told] == [12, 22, 0, ""]
+    assert [corrected[name] for name in names] == [12, 22, 0, ""]
     assert lake.read("examples").select("load").distinct().count() == 2
     lake.append("clicks", lake.read("clicks").limit(1))
     with pytest.raises(MamdrError, match=r"examples.rebuild is false.*version 3 of clicks \(WRITE\) was not"):

@@ -76,8 +76,8 @@ def test_files_that_arrive_are_loaded_once(spark, make_log, make_config, lake_ro
     first = ingest_arrived(spark, config)
     unfinished.rename(tmp_path / "inbox" / "two")
     second, third = ingest_arrived(spark, config), ingest_arrived(spark, config)
-    told = ("loads", "rows_in", "clicks", "clicks_version")
-    assert [[each[name] for name in told] for each in (first, second, third)] == [
+    names = ("loads", "rows_in", "clicks", "clicks_version")
+    assert [[each[name] for name in names] for each in (first, second, third)] == [
         [1, 2, 2, 0], [1, 2, 2, 1], [0, 0, 0, 1]
     ]  # fmt: skip
     assert clicks_of(spark, lake_root) == [("a", DAY_1), ("b", DAY_1), ("b", DAY_2), ("c", DAY_2)]

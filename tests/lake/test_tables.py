@@ -149,7 +149,7 @@ def test_a_table_that_another_job_makes_at_the_same_moment_is_written_to(
 ):
     """The other's first commit is there after this job has found no table."""
     other, ours = Lake(spark, lake_root), Lake(spark, lake_root)
-    properties, found = tables._properties, []
+    properties, found = tables.table_properties, []
 
     def overtaken(table):
         if not found:
@@ -157,7 +157,7 @@ def test_a_table_that_another_job_makes_at_the_same_moment_is_written_to(
             other.append("clicks", make_clicks([("a", "i", "d")]))
         return properties(table)
 
-    monkeypatch.setattr(tables, "_properties", overtaken)
+    monkeypatch.setattr(tables, "table_properties", overtaken)
     rows = make_clicks([("b", "i", "d")])
     if mode == "create":
         ours.create("clicks")
