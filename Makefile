@@ -31,12 +31,13 @@ demo: $(SETUP) ## Four methods compared on synthetic logs, then the recommended 
 	@SPARK_SUBMIT_OPTS="$(QUICK_JVM) $${SPARK_SUBMIT_OPTS:-}" .venv/bin/spark-submit jobs/train_mamdr.py --config conf/demo.yaml
 	@echo "The comparison is .demo/lake/reports/demo/comparison.md; the Delta tables are in .demo/lake." >&2
 
-# Two processes share the cores: torch's threads of one would wait for those of the other.
+# Two processes share the cores: torch's threads of one would wait for those of the other. The many processes that tests
+# start keep the compiled code of this repository.
 test: $(SETUP) $(AIRFLOW) ## Every test
-	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -ra -n 2 --dist loadfile --no-loadscope-reorder
+	@env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 .venv/bin/python -m pytest -ra -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(SETUP) ## The tests that start neither Spark, Horovod nor Airflow (a minute)
-	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -ra -n 2 -m "not slow"
+	@env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 .venv/bin/python -m pytest -ra -n 2 -m "not slow"
 
 test-cluster: $(SETUP) ## The tests that are marked for it, on a Spark standalone cluster of this machine
 	@.venv/bin/python environment/cluster.py up
