@@ -26,7 +26,7 @@ from machine import machine
 from pyspark.sql import SparkSession
 
 from mamdr_core.config import Config, parse_config
-from mamdr_core.lake.session import spark_session
+from mamdr_core.lake.core.session import spark_session
 from mamdr_core.training.preparing import prepare_examples
 from mamdr_core.training.run import train_mamdr
 from mamdr_core.training.sealed import MANIFEST

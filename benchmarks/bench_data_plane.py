@@ -21,9 +21,9 @@ from pyspark.sql import SparkSession
 
 from mamdr_core.config import Config, parse_config
 from mamdr_core.datasets.synthetic import generate_logs
-from mamdr_core.lake.examples import build_examples
-from mamdr_core.lake.ingest import ingest_clicks
-from mamdr_core.lake.session import make_session
+from mamdr_core.lake.core.session import make_session
+from mamdr_core.lake.examples.job import build_examples
+from mamdr_core.lake.ingest.job import ingest_clicks
 
 LARGEST = 100_000_000
 

@@ -30,12 +30,12 @@ from spark_stages import stages_of
 from mamdr_core.config import Config, parse_config, with_values
 from mamdr_core.datasets.synthetic import generate_logs
 from mamdr_core.lake.champion import resolve_run
-from mamdr_core.lake.examples import build_examples
-from mamdr_core.lake.ingest import ingest_clicks
-from mamdr_core.lake.maintenance import maintain_lake
-from mamdr_core.lake.session import spark_session
+from mamdr_core.lake.core.session import spark_session
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.job import build_examples
+from mamdr_core.lake.ingest.job import ingest_clicks
+from mamdr_core.lake.maintenance.job import maintain_lake
 from mamdr_core.lake.stats import domain_stats
-from mamdr_core.lake.tables import Lake
 from mamdr_core.training.run import train_mamdr
 
 FIRST, COMPARED = 3, 3

@@ -24,7 +24,7 @@ from pyspark.sql import SparkSession
 
 from mamdr_core.config import Config, load_config
 from mamdr_core.datasets.synthetic import generate_logs, write_logs
-from mamdr_core.lake.session import make_session
+from mamdr_core.lake.core.session import make_session
 
 ROOT = Path(__file__).parents[1]
 WARM_UP_ROWS = 200_000

@@ -32,8 +32,8 @@ from typing import Any
 from machine import machine
 from pyspark.sql import SparkSession
 
-from mamdr_core.lake.session import spark_session
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.session import spark_session
+from mamdr_core.lake.core.tables import Lake
 from schemas import Table
 from tests.jobs.killing import LIMIT, VICTIMS, content, digest, ends, kill_orphans, make_sources, start, strike
 

@@ -75,9 +75,9 @@ def build(folder: Path, rows: int, pinned: Path) -> None:
     """Raw log to examples with the project's own jobs, and the version that will be read."""
     from mamdr_core.config import parse_config
     from mamdr_core.datasets.synthetic import generate_logs
-    from mamdr_core.lake.examples import build_examples
-    from mamdr_core.lake.ingest import ingest_clicks
-    from mamdr_core.lake.session import make_session
+    from mamdr_core.lake.core.session import make_session
+    from mamdr_core.lake.examples.job import build_examples
+    from mamdr_core.lake.ingest.job import ingest_clicks
     from mamdr_core.shards.pinned import pin_examples
 
     raw = str(folder / f"raw_{rows}")

@@ -36,8 +36,8 @@ from mamdr_core.comparing.figures import smallest_third, spread
 from mamdr_core.comparing.measured import read_measured
 from mamdr_core.config import Config, with_values
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.session import spark_session
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.session import spark_session
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.shards.pinned import pin_examples
 
 REPORT = Path(__file__).with_name("recipe.md")

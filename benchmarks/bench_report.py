@@ -20,8 +20,8 @@ from machine import machine
 from playwright.sync_api import Page, sync_playwright
 
 from mamdr_core.config import load_config
-from mamdr_core.lake.session import spark_session
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.session import spark_session
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.reports.report import write_report
 from tests.reports.helpers import make_facts
 from tests.reports.lake import write_facts

@@ -37,9 +37,9 @@ from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.parameters import Change, Rows, Shared
 from mamdr_core.engine.slots import FileSlots
 from mamdr_core.engine.specific_store import SpecificStore
-from mamdr_core.lake.session import make_session, overriding
-from mamdr_core.lake.tables import Lake
-from mamdr_core.lake.vocabularies import update_vocabulary
+from mamdr_core.lake.core.session import make_session, overriding
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.vocabularies import update_vocabulary
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.serving.exporting import export_model
 from mamdr_core.serving.scorer import PIECE_ROWS

@@ -20,9 +20,9 @@ from spark_stages import stages_of, store_of
 
 from mamdr_core.config import Config, parse_config
 from mamdr_core.datasets.synthetic import generate_logs
-from mamdr_core.lake.examples import build_examples
-from mamdr_core.lake.ingest import ingest_clicks
-from mamdr_core.lake.session import spark_session
+from mamdr_core.lake.core.session import spark_session
+from mamdr_core.lake.examples.job import build_examples
+from mamdr_core.lake.ingest.job import ingest_clicks
 
 
 def main() -> None:

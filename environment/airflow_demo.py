@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from mamdr_core.lake.session import spark_session
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.session import spark_session
+from mamdr_core.lake.core.tables import Lake
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / ".airflow-demo"

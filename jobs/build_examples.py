@@ -5,8 +5,8 @@ from typing import Any
 
 from mamdr_core.cli import run_job
 from mamdr_core.config import Config
-from mamdr_core.lake.catalog import job_session
-from mamdr_core.lake.examples import build_examples as build
+from mamdr_core.lake.core.catalog import job_session
+from mamdr_core.lake.examples.job import build_examples as build
 
 
 def build_examples(config: Config) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 from mamdr_core.cli import run_job
 from mamdr_core.comparing import compare
 from mamdr_core.config import Config
-from mamdr_core.lake.catalog import job_session
+from mamdr_core.lake.core.catalog import job_session
 
 
 def compare_methods(config: Config) -> dict[str, Any]:

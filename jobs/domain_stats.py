@@ -5,8 +5,8 @@ from typing import Any
 
 from mamdr_core.cli import run_job
 from mamdr_core.config import Config
-from mamdr_core.lake.catalog import job_session
-from mamdr_core.lake.progress import progress
+from mamdr_core.lake.core.catalog import job_session
+from mamdr_core.lake.core.progress import progress
 from mamdr_core.lake.stats import domain_stats as count
 
 

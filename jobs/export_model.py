@@ -5,7 +5,7 @@ from typing import Any
 
 from mamdr_core.cli import run_job
 from mamdr_core.config import Config
-from mamdr_core.lake.catalog import job_session
+from mamdr_core.lake.core.catalog import job_session
 from mamdr_core.serving.exporting import export_model as export
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from mamdr_core.cli import run_job
 from mamdr_core.config import Config
 from mamdr_core.datasets.synthetic import generate_logs as write_logs
-from mamdr_core.lake.session import spark_session
+from mamdr_core.lake.core.session import spark_session
 
 
 def generate_logs(config: Config) -> dict[str, Any]:

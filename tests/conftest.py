@@ -9,9 +9,9 @@ from pyspark.sql import SparkSession
 
 from mamdr_core.config import Config, parse_config
 from mamdr_core.datasets.synthetic import generate_logs
-from mamdr_core.lake.examples import build_examples
-from mamdr_core.lake.ingest import ingest_clicks
-from mamdr_core.lake.session import make_session
+from mamdr_core.lake.core.session import make_session
+from mamdr_core.lake.examples.job import build_examples
+from mamdr_core.lake.ingest.job import ingest_clicks
 
 # Quick compilation halves the CPU time of the small jobs that tests start, a collector of one thread takes a tenth off,
 # and not verifying the byte code of Spark's JARs a quarter (22.5 s against 16.5 of an empty job). The session lives

@@ -1,5 +1,6 @@
 """Dependencies point one way: what runs on a machine with torch alone imports nothing else, data jobs no torch."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,18 @@ def test_the_layer_needs_torch_alone(package):
     code = CHECK.format(blocked=BLOCKED, package=package)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_packages_of_the_lake_import_those_below_them_alone():
+    below = {"core": "core", "ingest": "core|ingest", "examples": "core|examples",
+             "maintenance": "core|examples|maintenance"}  # fmt: skip
+    lake = Path(__file__).parents[1] / "mamdr_core" / "lake"
+    for package, allowed in below.items():
+        files = sorted((lake / package).glob("*.py"))
+        assert len(files) > 5
+        for file in files:
+            others = re.findall(rf"mamdr_core\.lake\.(?!settings\b)(?!(?:{allowed})\.)\w+", file.read_text())
+            assert not others, file
 
 
 DATA_JOBS = (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mamdr_core.lake.sql import identifier, literal
+from mamdr_core.lake.core.sql import identifier, literal
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(file for folder in ("mamdr_core", "jobs", "schemas") for file in (ROOT / folder).rglob("*.py"))

@@ -16,8 +16,8 @@ from mamdr_core.comparing.report import latex, markdown, sheets_of
 from mamdr_core.comparing.running import Ended, Runner
 from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.sql import literal
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.sql import literal
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.object_store import place_of
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.parents import settle_parent

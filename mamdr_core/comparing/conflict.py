@@ -23,7 +23,7 @@ from mamdr_core.config import Config, with_values
 from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.plan import RoundPlan
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.sql import literal
+from mamdr_core.lake.core.sql import literal
 from mamdr_core.learning.domain_negotiation import DomainNegotiation
 from mamdr_core.learning.learner import Learner
 from mamdr_core.object_store import place_of

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pyspark.sql import functions as F
 
 from mamdr_core.comparing.figures import Floats
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
 
 
 @dataclass(frozen=True)

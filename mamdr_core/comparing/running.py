@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.comparing.cells import Cell
 from mamdr_core.errors import MamdrError, StoppedError
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.rank import RankResult, RankTask, train_rank

@@ -19,8 +19,8 @@ from mamdr_core.comparing.search import search_points, space_of
 from mamdr_core.comparing.sheets import sweep_sheets
 from mamdr_core.config import Config, plain_config
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.sql import literal
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.sql import literal
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.object_store import place_of
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.parents import settle_parent

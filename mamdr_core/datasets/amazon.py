@@ -20,9 +20,9 @@ from mamdr_core.datasets.conversion import (
 from mamdr_core.datasets.paper_tables import LogCounts, find_paper_set
 from mamdr_core.datasets.settings import ConvertSettings
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.caching import kept_frames
+from mamdr_core.lake.core.caching import kept_frames
+from mamdr_core.lake.core.sources import readable
 from mamdr_core.lake.settings import InputSettings
-from mamdr_core.lake.sources import readable
 
 logger = logging.getLogger(__name__)
 

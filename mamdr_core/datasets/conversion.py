@@ -13,7 +13,7 @@ from mamdr_core.config import Config
 from mamdr_core.datasets.paper_tables import DomainCounts, LogCounts, PaperSet, compare
 from mamdr_core.datasets.settings import ConvertSettings
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.files import Files
+from mamdr_core.lake.core.files import Files
 
 logger = logging.getLogger(__name__)
 

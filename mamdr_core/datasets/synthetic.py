@@ -18,9 +18,9 @@ from mamdr_core.datasets.counters import Ids
 from mamdr_core.datasets.settings import SyntheticSettings
 from mamdr_core.datasets.world import DAY, World, draw_rows, make_world, published_vectors
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.files import Files
-from mamdr_core.lake.progress import progress
-from mamdr_core.lake.session import overriding
+from mamdr_core.lake.core.files import Files
+from mamdr_core.lake.core.progress import progress
+from mamdr_core.lake.core.session import overriding
 
 logger = logging.getLogger(__name__)
 

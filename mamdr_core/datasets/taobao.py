@@ -19,8 +19,8 @@ from mamdr_core.datasets.conversion import (
 )
 from mamdr_core.datasets.paper_tables import find_paper_set
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.caching import kept_frames
-from mamdr_core.lake.files import Files
+from mamdr_core.lake.core.caching import kept_frames
+from mamdr_core.lake.core.files import Files
 
 logger = logging.getLogger(__name__)
 

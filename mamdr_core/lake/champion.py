@@ -6,7 +6,7 @@ from pyspark.sql import Row
 from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
 
 CHAMPION = "champion"
 """Names, where a run's id is expected, whichever run serves; champion@2026-01-02 the one that does from that day on."""

@@ -9,9 +9,9 @@ from pyspark.sql import functions as F
 
 from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.caching import kept_frames
-from mamdr_core.lake.increments import STATE, last_build
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.caching import kept_frames
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.increments import STATE, last_build
 
 logger = logging.getLogger(__name__)
 

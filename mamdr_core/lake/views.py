@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pyspark.sql import SparkSession
 
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.session import spark_session
-from mamdr_core.lake.sql import table_at
-from mamdr_core.lake.tables import Lake
-from mamdr_core.lake.windows import window_at, window_sql
+from mamdr_core.lake.core.session import spark_session
+from mamdr_core.lake.core.sql import table_at
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.windows import window_at, window_sql
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import numpy as np
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
-from mamdr_core.lake.sql import literal
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.sql import literal
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.promoting.intervals import Floats
 from mamdr_core.promoting.judging import Judged, calibration, mean_auc, weighted_auc
 from mamdr_core.promoting.measuring import Measured

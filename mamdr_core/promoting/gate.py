@@ -9,7 +9,7 @@ from pyspark.sql import Row, SparkSession
 from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.champion import day_after, find_champion, resolve_run
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.promoting.decisions import Decision, figures_of, find_decision, record_decision, record_domains
 from mamdr_core.promoting.intervals import Ints
 from mamdr_core.promoting.judging import Judged, judge, mean_auc, told, weighted_auc

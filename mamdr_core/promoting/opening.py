@@ -13,7 +13,7 @@ from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.plan import domain_parts
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
-from mamdr_core.lake.windows import read_window
+from mamdr_core.lake.examples.windows import read_window
 from mamdr_core.promoting.intervals import Ints
 from mamdr_core.shards.loading import Share
 from mamdr_core.training.building import make_engine, place_columns

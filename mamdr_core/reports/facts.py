@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.champion import find_champion, resolve_run
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.reports.settings import ReportSettings
 from schemas import TABLES
 

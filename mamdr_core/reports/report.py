@@ -7,8 +7,8 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from mamdr_core.config import Config
-from mamdr_core.lake.files import Files
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.files import Files
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.reports.facts import read_facts
 from mamdr_core.reports.page import render
 from mamdr_core.training.tracking import attach

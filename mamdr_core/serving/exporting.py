@@ -15,7 +15,7 @@ from torch import Tensor
 from mamdr_core.config import Config
 from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.models.structures import declare_inputs
 from mamdr_core.object_store import place_of
 from mamdr_core.serving.files import ROWS, compare, measure_latency, signature_of, write_files

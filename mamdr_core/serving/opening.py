@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.champion import resolve_run
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.serving.served import Served
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples

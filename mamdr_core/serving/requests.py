@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from mamdr_core.lake.clicks import declared_feature
-from mamdr_core.lake.encoding import IDS, encode_features
-from mamdr_core.lake.hashing import hash64
+from mamdr_core.lake.core.hashing import hash64
+from mamdr_core.lake.core.sources import CORRUPT, as_id, read_input, resolve
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.encoding import IDS, encode_features
+from mamdr_core.lake.examples.vocabularies import encode, id_column
+from mamdr_core.lake.examples.windows import read_window
+from mamdr_core.lake.ingest.clicks import declared_feature
 from mamdr_core.lake.settings import ExamplesSettings, InputSettings
-from mamdr_core.lake.sources import CORRUPT, as_id, read_input, resolve
-from mamdr_core.lake.tables import Lake
-from mamdr_core.lake.vocabularies import encode, id_column
-from mamdr_core.lake.windows import read_window
 from mamdr_core.serving.scorer import index_of
 from mamdr_core.serving.served import Served
 from mamdr_core.serving.settings import ScoreInput
@@ -22,7 +22,7 @@ MALFORMED = "_malformed"
 
 
 def source_of(settings: ScoreInput) -> InputSettings:
-    """The rows to score as what `mamdr_core.lake.sources` reads."""
+    """The rows to score as what `mamdr_core.lake.core.sources` reads."""
     return InputSettings(path=settings.path, format=settings.format, options=settings.options)
 
 

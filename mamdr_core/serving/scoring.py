@@ -15,13 +15,13 @@ from pyspark.sql import types as T
 
 from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.encoding import IDS
-from mamdr_core.lake.progress import progress
-from mamdr_core.lake.session import overriding, shuffles_of
-from mamdr_core.lake.sources import readable
-from mamdr_core.lake.tables import Lake
-from mamdr_core.lake.versions import still_there
-from mamdr_core.lake.windows import read_window
+from mamdr_core.lake.core.progress import progress
+from mamdr_core.lake.core.session import overriding, shuffles_of
+from mamdr_core.lake.core.sources import readable
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.encoding import IDS
+from mamdr_core.lake.examples.versions import still_there
+from mamdr_core.lake.examples.windows import read_window
 from mamdr_core.models.structures import declare_inputs
 from mamdr_core.serving.opening import find_served, read_vectors, send_vectors
 from mamdr_core.serving.requests import (

@@ -11,9 +11,9 @@ from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
-from mamdr_core.lake.tables import Lake
-from mamdr_core.lake.versions import newest_versions, still_there
-from mamdr_core.lake.windows import Limits, read_window, window_at
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.versions import newest_versions, still_there
+from mamdr_core.lake.examples.windows import Limits, read_window, window_at
 from schemas import SPLITS, feature_vocabulary
 
 _EPOCH = date(1970, 1, 1)
@@ -84,8 +84,8 @@ def pin_examples(
         spark: the session.
         root: of the lake.
         features: the declared features.
-        versions: by table; of a version of the examples see `mamdr_core.lake.versions`.
-        train_days: see `Window.limits` in `mamdr_core.lake.windows`; 0: the whole window.
+        versions: by table; of a version of the examples see `mamdr_core.lake.examples.versions`.
+        train_days: see `Window.limits` in `mamdr_core.lake.examples.windows`; 0: the whole window.
 
     Raises:
         MamdrError: a table is missing, a declared feature is not in the examples, or a version's files were removed.

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from mamdr_core.config import Config, plain_config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.champion import CHAMPION, find_champion, resolve_run
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.learning.methods import find_method
 from mamdr_core.models.structures import MODELS
 from mamdr_core.object_store import place_of

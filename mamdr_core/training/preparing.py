@@ -8,11 +8,11 @@ from pyspark.sql import SparkSession
 from mamdr_core.config import Config
 from mamdr_core.datasets.synthetic import generate_logs
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.examples import build_examples
-from mamdr_core.lake.ingest import ingest_clicks
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.job import build_examples
+from mamdr_core.lake.examples.versions import versions_of
+from mamdr_core.lake.ingest.job import ingest_clicks
 from mamdr_core.lake.stats import domain_stats
-from mamdr_core.lake.tables import Lake
-from mamdr_core.lake.versions import versions_of
 from mamdr_core.learning.methods import find_method
 from mamdr_core.models.structures import MODELS
 from mamdr_core.object_store import is_remote

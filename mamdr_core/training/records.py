@@ -12,8 +12,8 @@ from pyspark.sql import functions as F
 
 from mamdr_core.engine.metrics import DomainMetrics
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.sql import literal
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.sql import literal
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.training.curve import Validation
 from schemas import TABLES
 from schemas.spark import spark_schema

@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.config import Config, parse_config
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.object_store import Place, place_of
 from mamdr_core.shards.pinned import pin_examples
 from mamdr_core.training.claims import is_trained_elsewhere

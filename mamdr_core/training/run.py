@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from mamdr_core.config import Config, parse_config, plain_config
 from mamdr_core.errors import StoppedError
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.parallel.launch import RankError, run_ranks
 from mamdr_core.parallel.placement import place_domains
 from mamdr_core.secrets import without_secrets

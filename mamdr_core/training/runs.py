@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from mamdr_core.config import Config, dump_config, plain_config
 from mamdr_core.errors import MamdrError, StoppedError
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.object_store import Place, is_remote, place_of
 from mamdr_core.run_ids import make_run_id
 from mamdr_core.shards.pinned import PinnedExamples

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
 
 LARGEST = 30
 

@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 from mamdr_core.config import Config, parse_config
 from mamdr_core.engine.device import choose_device
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.learning.methods import find_method
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.shards.loading import Share

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.config import load_config
 from mamdr_core.datasets.synthetic import generate_logs
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = [

@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 from mamdr_core.comparing.compare import compare_methods
 from mamdr_core.config import with_values
 from mamdr_core.errors import MamdrError, StoppedError
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.parallel.launch import RankError, run_ranks
 from mamdr_core.training.run import train_mamdr
 from mamdr_core.training.runs import Run

@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 from mamdr_core.comparing.conflict import measure_conflict
 from mamdr_core.config import with_values
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.training.run import train_mamdr
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 from mamdr_core.comparing.sweep import sweep
 from mamdr_core.config import with_values
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
 
 pytestmark = pytest.mark.slow
 

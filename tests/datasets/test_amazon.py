@@ -13,7 +13,7 @@ from mamdr_core.datasets import paper_tables
 from mamdr_core.datasets.amazon import convert_amazon
 from mamdr_core.datasets.paper_tables import PAPER_SETS, PaperSet
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.ingest import ingest_clicks
+from mamdr_core.lake.ingest.job import ingest_clicks
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from mamdr_core.config import parse_config
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.ingest import ingest_clicks
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.ingest.job import ingest_clicks
 from tests.fuzzing.examples import examples
 
 pytestmark = pytest.mark.slow

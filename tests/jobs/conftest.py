@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mamdr_core.cli import run_job
-from mamdr_core.lake import catalog
+from mamdr_core.lake.core import catalog
 
 JOBS = Path(__file__).parents[2] / "jobs"
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
 from schemas import Table
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
 
 pytestmark = pytest.mark.slow
 

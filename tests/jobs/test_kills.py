@@ -13,9 +13,9 @@ import pytest
 from pyspark.sql import DataFrame, Row
 
 from mamdr_core.config import Config, with_values
-from mamdr_core.lake.examples import build_examples
-from mamdr_core.lake.ingest import ingest_clicks
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.job import build_examples
+from mamdr_core.lake.ingest.job import ingest_clicks
 from tests.jobs.killing import LIMIT, content, make_sources, start
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from mamdr_core.config import Config, parse_config
-from mamdr_core.lake.vacuum import CHECK
+from mamdr_core.lake.maintenance.vacuum import CHECK
 
 LOG = "user string, item string, domain string, label string, ts string"
 

@@ -3,7 +3,7 @@
 import pytest
 from pyspark.sql import functions as F
 
-from mamdr_core.lake.allocation import running_total, share
+from mamdr_core.lake.examples.allocation import running_total, share
 
 
 @pytest.mark.slow

@@ -3,8 +3,8 @@
 import pytest
 
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.catalog import register_tables
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.catalog import register_tables
+from mamdr_core.lake.core.tables import Lake
 
 pytestmark = pytest.mark.slow
 

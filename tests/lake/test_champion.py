@@ -6,7 +6,7 @@ import pytest
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.champion import find_champion, resolve_run
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
 from schemas import TABLES
 from schemas.spark import spark_schema
 

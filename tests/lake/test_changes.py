@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from mamdr_core.lake.increments import EXPIRED, INCOMPLETE, MERGED, STATE, find_changes, last_build, load_note
-from mamdr_core.lake.log import EMPTIED, Log
+from mamdr_core.lake.core.log import EMPTIED, Log
+from mamdr_core.lake.core.notes import EXPIRED, INCOMPLETE, MERGED, load_note
+from mamdr_core.lake.examples.increments import STATE, find_changes, last_build
 
 
 class MadeLog(Log):

@@ -8,8 +8,8 @@ from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
-from mamdr_core.lake.clicks import find_undeclared, judge_rows, parse_rows, select_clicks, select_rejected
-from mamdr_core.lake.rules import rules_for
+from mamdr_core.lake.ingest.clicks import find_undeclared, judge_rows, parse_rows, select_clicks, select_rejected
+from mamdr_core.lake.ingest.rules import rules_for
 from mamdr_core.lake.settings import InputColumns, InputSettings
 
 pytestmark = pytest.mark.slow

@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mamdr_core.config import with_values
-from mamdr_core.lake import ingest as ingest_module
-from mamdr_core.lake import news as news_module
-from mamdr_core.lake.examples import build_examples
-from mamdr_core.lake.ingest import ingest_clicks
-from mamdr_core.lake.maintenance import maintain_lake
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples import news as news_module
+from mamdr_core.lake.examples.job import build_examples
+from mamdr_core.lake.ingest import job as ingest_module
+from mamdr_core.lake.ingest.job import ingest_clicks
+from mamdr_core.lake.maintenance.job import maintain_lake
 
 pytestmark = pytest.mark.slow
 EVENT = ["user", "item", "domain", "event_time"]

@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from mamdr_core.lake.examples import build_examples
-from mamdr_core.lake.ingest import ingest_clicks
+from mamdr_core.lake.examples.job import build_examples
+from mamdr_core.lake.ingest.job import ingest_clicks
 
 pytestmark = pytest.mark.slow
 

@@ -10,9 +10,9 @@ from pyspark.sql import functions as F
 
 from mamdr_core.config import with_values
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.forget import BY_ID, BY_INDEX, forget_users
-from mamdr_core.lake.tables import Lake
-from mamdr_core.lake.vocabularies import Growth, update_vocabulary
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.vocabularies import Growth, update_vocabulary
+from mamdr_core.lake.maintenance.forget import BY_ID, BY_INDEX, forget_users
 from mamdr_core.shards.pinned import pin_examples
 from schemas import TABLES
 from tests.lake.helpers import files_of, record

@@ -6,11 +6,11 @@ from datetime import date, timedelta
 import pytest
 
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.gate import failed_checks
-from mamdr_core.lake.ingest import ingest_clicks
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.ingest.gate import failed_checks
+from mamdr_core.lake.ingest.job import ingest_clicks
+from mamdr_core.lake.ingest.tally import Tally
 from mamdr_core.lake.settings import QualitySettings
-from mamdr_core.lake.tables import Lake
-from mamdr_core.lake.tally import Tally
 
 DAY = date(2026, 1, 8)
 WEEK_BEFORE = {DAY - timedelta(days=n): 100 for n in range(1, 8)}

@@ -9,15 +9,15 @@ from pyspark.testing import assertDataFrameEqual
 
 from mamdr_core.config import with_values
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake import merging
-from mamdr_core.lake.examples import build_examples
-from mamdr_core.lake.increments import load_note
-from mamdr_core.lake.ingest import ingest_clicks
-from mamdr_core.lake.maintenance import maintain_lake
-from mamdr_core.lake.merging import merge_examples
+from mamdr_core.lake.core.notes import load_note
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.job import build_examples
+from mamdr_core.lake.examples.windows import read_window
+from mamdr_core.lake.ingest.job import ingest_clicks
+from mamdr_core.lake.maintenance import merging
+from mamdr_core.lake.maintenance.job import maintain_lake
+from mamdr_core.lake.maintenance.merging import merge_examples
 from mamdr_core.lake.stats import known_first_days, summarize_domains
-from mamdr_core.lake.tables import Lake
-from mamdr_core.lake.windows import read_window
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import pin_examples
 from schemas import SPLITS

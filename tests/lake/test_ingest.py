@@ -9,8 +9,8 @@ from pyspark.sql import functions as F
 from pyspark.testing import assertDataFrameEqual
 
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.ingest import ingest_clicks
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.ingest.job import ingest_clicks
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -171,7 +171,7 @@ def test_a_feature_must_not_take_the_name_of_a_column(spark, make_log, make_conf
 
 
 def test_many_tiny_days_are_warned_of(spark, make_log, make_config, caplog, monkeypatch):
-    monkeypatch.setattr("mamdr_core.lake.ingest.MANY_DAYS", 1)
+    monkeypatch.setattr("mamdr_core.lake.ingest.job.MANY_DAYS", 1)
     with caplog.at_level(logging.WARNING):
         ingest_clicks(spark, make_config(make_log([*rows(DAY_1), *rows(DAY_2)])))
     assert "2 days of about 6 rows make 2 small files: file them by month or year with input.columns.ds" in caplog.text

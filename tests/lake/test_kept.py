@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mamdr_core.lake.kept import find_leftovers, kept_runs
-from mamdr_core.lake.maintenance import maintain_lake
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.maintenance.job import maintain_lake
+from mamdr_core.lake.maintenance.kept import find_leftovers, kept_runs
 from mamdr_core.run_ids import make_run_id
 from schemas import TABLES
 from schemas.spark import spark_schema

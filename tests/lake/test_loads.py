@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.arrivals import ingest_arrived
-from mamdr_core.lake.ingest import ingest_clicks
-from mamdr_core.lake.loads import identify_load
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.ingest.arrivals import ingest_arrived
+from mamdr_core.lake.ingest.job import ingest_clicks
+from mamdr_core.lake.ingest.loads import identify_load
 
 pytestmark = pytest.mark.slow
 

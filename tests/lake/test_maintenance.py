@@ -12,11 +12,11 @@ import torch
 from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake import maintenance
-from mamdr_core.lake.examples import build_examples
-from mamdr_core.lake.features import declared_examples
-from mamdr_core.lake.maintenance import maintain_lake
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.features import declared_examples
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.job import build_examples
+from mamdr_core.lake.maintenance import job as maintenance
+from mamdr_core.lake.maintenance.job import maintain_lake
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import pin_examples
 from schemas import SPLITS, TABLES

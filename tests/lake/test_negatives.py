@@ -7,10 +7,10 @@ import pytest
 from pyspark.sql import functions as F
 from pyspark.testing import assertDataFrameEqual
 
-from mamdr_core.lake import negatives as module
-from mamdr_core.lake.caching import kept_frames
-from mamdr_core.lake.encoding import with_hashes
-from mamdr_core.lake.negatives import sample_negatives
+from mamdr_core.lake.core.caching import kept_frames
+from mamdr_core.lake.examples import negatives as module
+from mamdr_core.lake.examples.encoding import with_hashes
+from mamdr_core.lake.examples.negatives import sample_negatives
 
 SEED = 3
 

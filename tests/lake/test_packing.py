@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mamdr_core.lake.packing import pack_domains
+from mamdr_core.lake.examples.packing import pack_domains
 
 
 def loads(rows, packing):

@@ -5,8 +5,8 @@ from pyspark.sql import Row
 from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.hashing import hash64
-from mamdr_core.lake.plans import DomainPlan, check_ratios, count_domains, plan_domains, plan_impressions
+from mamdr_core.lake.core.hashing import hash64
+from mamdr_core.lake.examples.plans import DomainPlan, check_ratios, count_domains, plan_domains, plan_impressions
 from mamdr_core.lake.settings import ExamplesSettings, NegativeSettings
 
 

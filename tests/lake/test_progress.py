@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from mamdr_core.lake import progress as module
-from mamdr_core.lake.progress import progress
+from mamdr_core.lake.core import progress as module
+from mamdr_core.lake.core.progress import progress
 
 pytestmark = pytest.mark.slow
 

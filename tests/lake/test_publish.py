@@ -7,10 +7,11 @@ import pytest
 from pyspark.testing import assertDataFrameEqual
 
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake import ingest, publish
-from mamdr_core.lake.ingest import ingest_clicks
-from mamdr_core.lake.maintenance import maintain_lake
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.ingest import job as ingest
+from mamdr_core.lake.ingest import publish
+from mamdr_core.lake.ingest.job import ingest_clicks
+from mamdr_core.lake.maintenance.job import maintain_lake
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 

@@ -13,10 +13,10 @@ import torch
 
 from mamdr_core.engine.metrics import DomainMetrics
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.loads import Load, record_load
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.ingest.loads import Load, record_load
+from mamdr_core.lake.ingest.tally import Tally
 from mamdr_core.lake.stats import domain_stats
-from mamdr_core.lake.tables import Lake
-from mamdr_core.lake.tally import Tally
 from mamdr_core.lake.views import VIEWS, create_views, view_statements
 from mamdr_core.training.records import record_metrics
 from schemas import TABLES

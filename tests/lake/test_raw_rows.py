@@ -2,7 +2,7 @@
 
 import pytest
 
-from mamdr_core.lake.raw_rows import plain_column, users_of
+from mamdr_core.lake.maintenance.raw_rows import plain_column, users_of
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from mamdr_core.config import load_config
-from mamdr_core.lake.examples import build_examples
-from mamdr_core.lake.ingest import ingest_clicks
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.job import build_examples
+from mamdr_core.lake.ingest.job import ingest_clicks
 from mamdr_core.lake.stats import domain_stats
-from mamdr_core.lake.tables import Lake
 
 pytestmark = pytest.mark.slow
 

@@ -6,14 +6,14 @@ from datetime import UTC, date, datetime
 import pytest
 from pyspark.sql import functions as F
 
-from mamdr_core.lake import clicks, repeats, survey
-from mamdr_core.lake.caching import kept_frames
-from mamdr_core.lake.clicks import judge_rows, parse_rows, raw_json, select_clicks
-from mamdr_core.lake.repeats import in_spans, settle_events
-from mamdr_core.lake.rules import rules_for
-from mamdr_core.lake.session import overriding
+from mamdr_core.lake.core.caching import kept_frames
+from mamdr_core.lake.core.session import overriding
+from mamdr_core.lake.ingest import clicks, repeats, survey
+from mamdr_core.lake.ingest.clicks import judge_rows, parse_rows, raw_json, select_clicks
+from mamdr_core.lake.ingest.repeats import in_spans, settle_events
+from mamdr_core.lake.ingest.rules import rules_for
+from mamdr_core.lake.ingest.survey import survey_rows
 from mamdr_core.lake.settings import InputColumns, InputSettings
-from mamdr_core.lake.survey import survey_rows
 
 pytestmark = pytest.mark.slow
 

@@ -6,9 +6,9 @@ import pytest
 from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.examples import build_examples
-from mamdr_core.lake.tables import Lake
-from mamdr_core.lake.vocabularies import update_vocabulary
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.job import build_examples
+from mamdr_core.lake.examples.vocabularies import update_vocabulary
 from schemas import TABLES
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]

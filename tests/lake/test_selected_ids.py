@@ -3,8 +3,8 @@
 import pytest
 from pyspark.sql import functions as F
 
-from mamdr_core.lake.examples import build_examples
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.job import build_examples
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,8 @@ import pytest
 from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
+from mamdr_core.lake.core.sources import CORRUPT, read_input, readable, resolve
 from mamdr_core.lake.settings import InputSettings
-from mamdr_core.lake.sources import CORRUPT, read_input, readable, resolve
 
 pytestmark = pytest.mark.slow
 

@@ -2,7 +2,7 @@
 
 from datetime import date
 
-from mamdr_core.lake.tally import Tally
+from mamdr_core.lake.ingest.tally import Tally
 
 DAYS = [date(2026, 1, day) for day in (10, 2, 30)]
 

@@ -5,9 +5,9 @@ from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
-from mamdr_core.lake.tables import Lake
-from mamdr_core.lake.vectors import update_vectors
-from mamdr_core.lake.vocabularies import update_vocabulary
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.vectors import update_vectors
+from mamdr_core.lake.examples.vocabularies import update_vocabulary
 from schemas import TABLES
 
 pytestmark = pytest.mark.slow

@@ -9,9 +9,9 @@ from delta.tables import DeltaTable
 from mamdr_core.config import with_values
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
-from mamdr_core.lake.examples import build_examples
-from mamdr_core.lake.tables import Lake
-from mamdr_core.lake.versions import versions_of
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.job import build_examples
+from mamdr_core.lake.examples.versions import versions_of
 from mamdr_core.training.preparing import prepare_examples
 from mamdr_core.training.runs import cell_of
 

@@ -9,11 +9,11 @@ from pyspark.sql import functions as F
 from pyspark.testing import assertDataFrameEqual
 
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake import vocabularies
-from mamdr_core.lake.hashing import hash64
+from mamdr_core.lake.core.hashing import hash64
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples import vocabularies
+from mamdr_core.lake.examples.vocabularies import Growth, encode, id_column, update_vocabulary
 from mamdr_core.lake.settings import IdSettings
-from mamdr_core.lake.tables import Lake
-from mamdr_core.lake.vocabularies import Growth, encode, id_column, update_vocabulary
 from schemas import TABLES, Column
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]

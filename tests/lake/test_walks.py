@@ -5,7 +5,7 @@ from math import gcd
 import pytest
 from pyspark.sql import functions as F
 
-from mamdr_core.lake.walks import prime_steps, walk
+from mamdr_core.lake.examples.walks import prime_steps, walk
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mamdr_core.engine.parameters import Change, Rows
-from mamdr_core.lake.packing import pack_domains
+from mamdr_core.lake.examples.packing import pack_domains
 from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from mamdr_core.parallel.placement import place_domains

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from mamdr_core.config import Config, parse_config, with_values
-from mamdr_core.lake.examples import build_examples
-from mamdr_core.lake.ingest import ingest_clicks
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.job import build_examples
+from mamdr_core.lake.ingest.job import ingest_clicks
 from mamdr_core.training.run import train_mamdr
 
 DAYS = ("2026-01-01", "2026-01-02")

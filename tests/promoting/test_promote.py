@@ -9,7 +9,7 @@ import pytest
 from mamdr_core.config import parse_config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.champion import find_champion
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.promoting import promote as promoting
 from mamdr_core.promoting.decisions import Decision, record_decision
 from mamdr_core.promoting.promote import promote

@@ -9,7 +9,7 @@ import pytest
 
 from mamdr_core.config import Config, with_values
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.reports.facts import read_facts
 from mamdr_core.reports.report import write_report
 from mamdr_core.reports.settings import ReportSettings

@@ -13,8 +13,8 @@ from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.metrics import domain_metrics
 from mamdr_core.engine.parameters import Theta
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.session import overriding
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.session import overriding
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.serving import scoring
 from mamdr_core.serving.opening import find_served
 from mamdr_core.serving.requests import encode_requests, read_requests

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.examples import build_examples
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.petastorm_reader import unischema
 from mamdr_core.shards.pinned import pin_examples

@@ -7,12 +7,12 @@ import pytest
 
 from mamdr_core.config import parse_config
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.examples import build_examples
-from mamdr_core.lake.ingest import ingest_clicks
-from mamdr_core.lake.maintenance import maintain_lake
-from mamdr_core.lake.session import storage_errors
+from mamdr_core.lake.core.session import storage_errors
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.job import build_examples
+from mamdr_core.lake.ingest.job import ingest_clicks
+from mamdr_core.lake.maintenance.job import maintain_lake
 from mamdr_core.lake.stats import domain_stats
-from mamdr_core.lake.tables import Lake
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import pin_examples
 from mamdr_core.shards.settings import ReaderName

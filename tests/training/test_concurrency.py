@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 import pytest
 
 from mamdr_core.config import load_config, with_values
-from mamdr_core.lake.examples import build_examples
-from mamdr_core.lake.maintenance import maintain_lake
-from mamdr_core.lake.tables import Lake
-from mamdr_core.lake.vacuum import CHECK
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.job import build_examples
+from mamdr_core.lake.maintenance.job import maintain_lake
+from mamdr_core.lake.maintenance.vacuum import CHECK
 from mamdr_core.promoting import promote as promoting
 from mamdr_core.training import run as run_module
 from mamdr_core.training.package import save_rank, seal_package

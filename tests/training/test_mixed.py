@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.config import with_values
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.serving.exporting import export_model
 from mamdr_core.serving.scoring import score

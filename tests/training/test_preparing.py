@@ -4,7 +4,7 @@ import pytest
 
 from mamdr_core.config import parse_config
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.training import preparing
 
 pytestmark = pytest.mark.slow

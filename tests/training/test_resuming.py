@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from mamdr_core.config import dump_config, with_values
 from mamdr_core.errors import MamdrError, StoppedError
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.parallel.launch import LAUNCHERS
 from mamdr_core.training.checkpoints import find_checkpoint
 from mamdr_core.training.resuming import find_unfinished

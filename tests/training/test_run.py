@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.config import with_values
 from mamdr_core.errors import MamdrError, StoppedError
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.parallel.launch import RankError
 from mamdr_core.training.measure import evaluate_package
 from mamdr_core.training.package import load_package

@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 from mamdr_core.config import load_config
 from mamdr_core.engine.metrics import DomainMetrics
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.training.curve import Validation
 from mamdr_core.training.run import train_mamdr
 from mamdr_core.training.settings import TrackingSettings

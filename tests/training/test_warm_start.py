@@ -13,9 +13,9 @@ from pyspark.sql import functions as F
 from mamdr_core.config import with_values
 from mamdr_core.datasets.synthetic import generate_logs
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.examples import build_examples
-from mamdr_core.lake.ingest import ingest_clicks
-from mamdr_core.lake.tables import Lake
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.job import build_examples
+from mamdr_core.lake.ingest.job import ingest_clicks
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from mamdr_core.training.checkpoints import CheckpointPlace, find_checkpoint
 from mamdr_core.training.measure import evaluate_package

@@ -1,0 +1,124 @@
+"""The log of a Delta table, read without a Spark job: DeltaTable.history() and a count would each start some."""
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from mamdr_core.lake.core.files import Files
+from mamdr_core.lake.core.session import storage_errors
+
+CONSTRAINT = "delta.constraints."
+"""Before a constraint's name, a property of the table."""
+EMPTIED = "emptied"
+"""In the note of a commit that took a table's first write back."""
+_RECENT = 100
+
+
+class Log:
+    """The log of one table.
+
+    Args:
+        spark: a session with Delta.
+        path: of the table, which need not exist.
+
+    Raises:
+        MamdrError: in all methods, the log is damaged.
+    """
+
+    def __init__(self, spark: SparkSession, path: str) -> None:
+        self._spark, self._path = spark, path
+
+    def version(self) -> int:
+        """The newest version; -1: there is no table."""
+        return int(self._snapshot().version())
+
+    def columns(self) -> list[str]:
+        """The columns of the newest version."""
+        return list(self._snapshot().schema().fieldNames())
+
+    def find(self, note: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+        """The newest recent commit with a note: its version, and what its file of the log records of it."""
+        for version, commit in islice(self.commits(), _RECENT):
+            if commit.get("userMetadata") == json.dumps(note):
+                return version, commit
+        return None
+
+    def newest_note(self, key: str, version: int | None = None) -> tuple[int, dict[str, Any]] | None:
+        """The newest commit whose note has the key, of those that a version consists of: its version, and the note."""
+        for number, commit in self.lineage(version):
+            note = read_note(commit.get("userMetadata"))
+            if key in note:
+                return number, note
+        return None
+
+    def lineage(self, version: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The commits that a version (None: the newest) consists of, the newest first, without those taken back.
+
+        It ends at a commit that emptied the table, and at one that is gone.
+        """
+        number = self.version() if version is None else version
+        while number >= 0 and (commit := self.commit(number)):
+            restored = restored_version(commit)
+            if restored is not None:
+                number = restored
+                continue
+            if EMPTIED in read_note(commit.get("userMetadata")):
+                return
+            yield number, commit
+            number -= 1
+
+    def table_id(self) -> str:
+        """Delta's id of the table, which a table made anew in its place does not have."""
+        return str(self._snapshot().metadata().id())
+
+    def size(self) -> int:
+        """Bytes of the files of the newest version; 0: there is no table."""
+        snapshot = self._snapshot()
+        return int(snapshot.sizeInBytes()) if snapshot.version() >= 0 else 0
+
+    def constraints(self) -> dict[str, str]:
+        """Name and condition of the table's CHECK constraints."""
+        jvm: Any = self._spark._jvm
+        properties = jvm.scala.jdk.javaapi.CollectionConverters.asJava(self._snapshot().metadata().configuration())
+        return {name.removeprefix(CONSTRAINT): text for name, text in properties.items() if name.startswith(CONSTRAINT)}
+
+    def commits(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """All commits, the newest first, as far back as they are there: version, and what is recorded of it."""
+        number = self.version()
+        while number >= 0 and (commit := self.commit(number)):
+            yield number, commit
+            number -= 1
+
+    def commit(self, version: int) -> dict[str, Any]:
+        """What is recorded of the commit that made a version; nothing where it is gone."""
+        infos = (action["commitInfo"] for action in self._actions(version) if "commitInfo" in action)
+        return next(infos, {})
+
+    def _snapshot(self) -> Any:
+        jvm: Any = self._spark._jvm
+        with storage_errors(self._path):
+            log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self._spark._jsparkSession, self._path)
+            return log.update(False, jvm.scala.Option.empty(), jvm.scala.Option.empty())
+
+    def _actions(self, version: int) -> Iterator[dict[str, Any]]:
+        """What a commit's file holds, in order; nothing where it is gone."""
+        return map(json.loads, Files(self._spark, self._path).lines("_delta_log", f"{version:020}.json"))
+
+
+def read_note(text: str | None) -> dict[str, Any]:
+    """The note that was stamped on a commit; empty where there is none, or another tool's."""
+    try:
+        note = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def restored_version(commit: dict[str, Any]) -> int | None:
+    """The version that a commit restored; None: it is no RESTORE."""
+    if commit.get("operation") != "RESTORE":
+        return None
+    return int(commit["operationParameters"]["version"])

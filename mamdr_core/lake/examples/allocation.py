@@ -1,0 +1,73 @@
+"""Dividing a domain's negatives among its users, exact to the row: running totals without a domain on one task."""
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from mamdr_core.lake.core.caching import Keep
+from mamdr_core.lake.core.hashing import bucket, uniform
+
+_PART = "_part"
+
+
+def running_total(rows: DataFrame, order: str, weight: str, to: str) -> DataFrame:
+    """Add `to`: the sum of `weight` over the rows of the same domain that come before, by the hash `order`.
+
+    A domain is summed in `parts` ranges of the hash, so that a large one is not sorted on one task; the result does not
+    depend on their number.
+    """
+    parted = rows.withColumn(_PART, bucket(F.col(order), F.col("parts")))
+    before = Window.partitionBy("domain").orderBy(_PART).rowsBetween(Window.unboundedPreceding, -1)
+    # Parts are ranges of the hash read without its sign, so that is how rows are ordered inside them.
+    ordered = Window.partitionBy("domain", _PART).orderBy(uniform(F.col(order)), order)
+    inside = ordered.rowsBetween(Window.unboundedPreceding, -1)
+    offsets = (
+        parted.groupBy("domain", _PART)
+        .agg(F.sum(weight).alias("_sum"))
+        .select("domain", _PART, F.coalesce(F.sum("_sum").over(before), F.lit(0)).alias("_offset"))
+    )
+    total = F.col("_offset") + F.coalesce(F.sum(weight).over(inside), F.lit(0))
+    # There are few parts, a row each.
+    joined = parted.join(F.broadcast(offsets), ["domain", _PART], "inner")
+    return joined.withColumn(to, total).drop(_PART, "_offset")
+
+
+def share(before: Column, weight: Column, whole: Column, amount: Column) -> Column:
+    """The part of `amount` that a weight gets of a `whole` of weights, as integers that add up to `amount` exactly.
+
+    Systematic allocation: with running totals c of the weights, floor(c_after * amount / whole) less the same before.
+    No weight gets more than it weighs if amount <= whole. The products are decimals: clicks times pairs of users and
+    items exceed 2^63.
+    """
+    before, after, whole, amount = (each.cast("decimal(18,0)") for each in (before, before + weight, whole, amount))
+    return divide(after * amount, whole) - divide(before * amount, whole)
+
+
+def share_out(groups: DataFrame, keep: Keep) -> DataFrame:
+    """Add `take`, how many negatives each group of clicks gets: by clicks; what finds no room goes to others by room.
+
+    Args:
+        groups: domain, group_hash (its own in the domain), clicks, room; of the domain positives, negatives, parts.
+        keep: keeps what is used twice.
+    """
+    placed = running_total(groups, "group_hash", "clicks", "before")
+    wanted = share(F.col("before"), F.col("clicks"), F.col("positives"), F.col("negatives"))
+    placed = placed.withColumn("wanted", wanted).withColumn("take", F.least("wanted", "room"))
+    placed = keep(placed.withColumn("spare", F.col("room") - F.col("take")).drop("before"))
+    lacking = (
+        placed.groupBy("domain")
+        .agg(F.sum(F.col("wanted") - F.col("take")).alias("lacking"), F.sum("spare").alias("all_spare"))
+        .where(F.col("lacking") > 0)
+    )
+    short = lacking.collect()
+    if not short:
+        return placed
+    domains = F.broadcast(groups.sparkSession.createDataFrame(short, lacking.schema))
+    more = running_total(placed.join(domains, "domain", "inner"), "group_hash", "spare", "before")
+    extra = share(F.col("before"), F.col("spare"), F.col("all_spare"), F.least("lacking", "all_spare"))
+    topped = more.withColumn("take", F.col("take") + extra).select(placed.columns)
+    return placed.join(domains.select("domain"), "domain", "left_anti").unionByName(topped)
+
+
+def divide(number: Column, by: Column) -> Column:
+    """The integer part of a quotient of integers >= 0."""
+    return F.call_function("div", number, by)

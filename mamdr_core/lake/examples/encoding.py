@@ -1,0 +1,69 @@
+"""From clicks to encoded rows: indices for ids and features, and the hashes that decide splits and negatives."""
+
+from collections.abc import Mapping, Sequence
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from mamdr_core.features import Feature
+from mamdr_core.lake.core.hashing import hash64
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.vocabularies import encode
+from schemas import UNKNOWN_INDEX, feature_vocabulary
+
+IDS = ("user", "item", "domain")
+HASHES = tuple(f"{name}_hash" for name in IDS)
+_VALUE = "_value_hash"
+
+
+def with_hashes(clicks: DataFrame) -> DataFrame:
+    """Add user_hash, item_hash and domain_hash, hashes of the ids themselves: the same in every lake."""
+    return clicks.withColumns({f"{name}_hash": hash64(F.col(name)) for name in IDS})
+
+
+def row_key() -> Column:
+    """`key` of a row: a hash of its ids, time, day and label, which orders rows inside a domain."""
+    return hash64("key", *(F.col(name) for name in (*HASHES, "event_time", "ds", "label")))
+
+
+def sampled_key() -> Column:
+    """`key` of a sampled negative, which has no time."""
+    return hash64("negative", *(F.col(name) for name in HASHES))
+
+
+def first_of_pairs(clicks: DataFrame) -> DataFrame:
+    """One row per user, item and domain: the earliest, ties decided by its day, then by its other columns."""
+    times = ("event_time", "ds")
+    rest = (*times, *(name for name in clicks.columns if name not in (*IDS, *HASHES, *times)))
+    first = clicks.groupBy(*IDS, *HASHES).agg(F.min(F.struct(*rest)).alias("_first"))
+    return first.select(*IDS, *HASHES, *(F.col(f"_first.{name}").alias(name) for name in rest))
+
+
+def encode_ids(clicks: DataFrame, lake: Lake, sizes: Mapping[str, int]) -> DataFrame:
+    """Replace user, item and domain by their indices; their hashes stay.
+
+    Args:
+        clicks: with the hashes.
+        lake: has the vocabularies.
+        sizes: of the vocabularies, by "user", "item" and "domain".
+    """
+    # A large vocabulary is joined by a shuffle: the fewer columns are still strings then, the better.
+    for name in reversed(IDS):
+        clicks = encode(clicks.drop(name), f"{name}_hash", lake.read(f"{name}s"), name, sizes[name])
+    return clicks
+
+
+def encode_features(clicks: DataFrame, lake: Lake, features: Sequence[Feature]) -> DataFrame:
+    """Replace declared features by what examples hold: categorical as int (-1: null or unknown), numeric as float."""
+    for feature in features:
+        if feature.kind == "numeric":
+            clicks = clicks.withColumn(feature.name, F.col(feature.name).cast("float"))
+        elif feature.kind == "categorical" and feature.buckets:
+            hashed = F.pmod(hash64(F.col(feature.name)), F.lit(feature.buckets)).cast("int")
+            known = F.when(F.col(feature.name).isNotNull(), hashed)
+            clicks = clicks.withColumn(feature.name, F.coalesce(known, F.lit(UNKNOWN_INDEX)))
+        elif feature.kind == "categorical":
+            values = lake.read(feature_vocabulary(feature.name))
+            clicks = clicks.withColumn(_VALUE, hash64(F.col(feature.name))).drop(feature.name)
+            clicks = encode(clicks, _VALUE, values, to=feature.name).drop(_VALUE)
+    return clicks

@@ -1,0 +1,223 @@
+"""What a build has to encode: the loads that came since the build before it, or all clicks where those are not enough.
+
+A build notes with its commit which version of clicks it read, up to which day, and what its rows depend on;
+ingest_clicks notes with its own which load it filed. So two logs show what is new, without a query.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from typing import Any
+
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+
+from mamdr_core.config import Config
+from mamdr_core.lake.core.log import Log, read_note, restored_version
+from mamdr_core.lake.core.notes import EXPIRED, INCOMPLETE, MERGED
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.settings import ExamplesSettings
+
+STATE = "state"
+"""In a build's note: number (of the build), built_with, until, newest (day), shards, clicks_id (of the table), and
+knows_users (whether every user of the clicks that it read has an index, and so a first day)."""
+_SAME_ROWS = {
+    *("OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "UNSET TBLPROPERTIES", "UPGRADE PROTOCOL"),
+    *("ADD CONSTRAINT", "DROP CONSTRAINT", "ADD COLUMNS", "CHANGE COLUMN"),
+}
+"""Operations of Delta that leave rows as they are."""
+_FORGET = "forget_users"
+"""A job that removes rows from clicks and examples alike."""
+_IN_DOMAIN = "a negative of in_domain depends on all clicks of its user and domain"
+_WANTED, _NO_EXAMPLES = "examples.rebuild is set", "there are no examples yet"
+
+
+@dataclass(frozen=True)
+class Increment:
+    """What a build adds to the examples, and what it takes away from them first.
+
+    Attributes:
+        number: of the build, higher than those of all earlier ones.
+        reason: why all clicks are encoded and all rows replaced; empty: only what is new.
+        before: the note of the last build; empty where there is none of use.
+        wanted: condition of the clicks to encode.
+        replaced: condition of the examples to take away; empty: none. None: all.
+    """
+
+    number: int
+    reason: str
+    before: dict[str, Any]
+    wanted: Column = field(default_factory=lambda: F.lit(True))
+    replaced: str | None = None
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether all clicks are encoded because the settings ask for it, or there are no examples yet."""
+        return not self.reason or self.reason in (_WANTED, _IN_DOMAIN, _NO_EXAMPLES)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the last build noted of itself, where its rows are kept; empty otherwise."""
+        return {} if self.reason else dict(self.before[STATE])
+
+
+@dataclass
+class Changes:
+    """What came to clicks: loads, those of them that replaced rows, and days of which all rows were replaced.
+
+    `reason`: why that cannot be known; empty: it is.
+    """
+
+    reason: str = ""
+    loads: set[int] = field(default_factory=set)
+    replaced: set[int] = field(default_factory=set)
+    whole_days: set[str] = field(default_factory=set)
+
+    def add(self, note: dict[str, Any], replaces: bool) -> None:
+        """Take in a commit of ingest_clicks."""
+        self.loads.add(note["load"])
+        if replaces:
+            self.replaced.add(note["load"])
+        self.whole_days.update(note["whole_days"])
+
+
+def find_increment(lake: Lake, config: Config, clicks_version: int) -> Increment:
+    """What the next build of the examples has to do, from that version of clicks."""
+    last = last_build(lake.log("examples"))
+    reason = (
+        last.reason
+        or _reason_in_settings(last.note[STATE]["built_with"], config)
+        or _reason_in_table(last.note[STATE]["clicks_id"], lake)
+    )
+    if reason:
+        return Increment(last.number + 1, reason, last.note)
+    changes = find_changes(lake.log("clicks"), last.note["clicks_version"], clicks_version)
+    if changes.reason:
+        return Increment(last.number + 1, changes.reason, last.note)
+    conditions = _conditions(changes, last.note[STATE]["until"], config.examples)
+    return Increment(last.number + 1, "", last.note, *conditions)
+
+
+def built_with(config: Config) -> dict[str, Any]:
+    """What the rows of examples depend on, by configuration key, as JSON holds it."""
+    settings = config.examples
+    split = {"moves": True} if settings.split.moves else asdict(settings.split)
+    found = {
+        "features": [[f.name, f.kind, f.buckets] for f in config.features if f.kind != "vector"],
+        "examples.split": split,
+        "examples.negatives": settings.negatives.kind,
+        "examples.seed": settings.seed,
+        "examples.users.buckets": settings.users.buckets,
+        "examples.items.buckets": settings.items.buckets,
+        "examples.retired": sorted(settings.retired),
+        "examples.since": settings.since,
+        "examples.shards.count": settings.shards.count,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
+    return plain
+
+
+@dataclass(frozen=True)
+class LastBuild:
+    """The build whose rows examples hold.
+
+    Attributes:
+        number: the greatest number that a commit has, those that were taken back among them.
+        note: of the build.
+        reason: why the note is of no use; empty: it is.
+    """
+
+    number: int
+    note: dict[str, Any]
+    reason: str
+
+
+def last_build(log: Log) -> LastBuild:
+    """The last build of the examples, from their log."""
+    number = _greatest_number(log)
+    for version, commit in log.lineage():
+        note = read_note(commit.get("userMetadata"))
+        if _changes_no_row(commit, note):
+            continue
+        reason = (
+            "" if STATE in note else f"version {version} of examples was not written by a build that noted its state"
+        )
+        return LastBuild(number, note, reason)
+    return LastBuild(number, {}, _NO_EXAMPLES)
+
+
+def _greatest_number(log: Log) -> int:
+    """Numbers rise with the versions, those of commits that were taken back among them."""
+    numbers = (read_note(commit.get("userMetadata")).get(STATE, {}).get("number") for _, commit in log.commits())
+    return next((int(number) for number in numbers if number is not None), 0)
+
+
+def _reason_in_settings(before: dict[str, Any], config: Config) -> str:
+    if config.examples.rebuild:
+        return _WANTED
+    now = built_with(config)
+    changed = [key for key, value in now.items() if before.get(key) != value]
+    if changed:
+        return f"{', '.join(changed)} changed"
+    return _IN_DOMAIN if config.examples.negatives.kind == "in_domain" else ""
+
+
+def _reason_in_table(clicks_id: str, lake: Lake) -> str:
+    return "" if lake.log("clicks").table_id() == clicks_id else "clicks is another table than before"
+
+
+def find_changes(log: Log, after: int, to: int) -> Changes:
+    """What happened to clicks between two versions, from their log."""
+    if to < after:
+        return Changes(f"examples were built from version {after} of clicks, and this is version {to}")
+    changes = Changes()
+    for version, commit, was_read in _lasting(log, after, to):
+        note = read_note(commit.get("userMetadata"))
+        if INCOMPLETE in note:
+            return Changes(f"version {version} of clicks removed rows of users without an index")
+        if _changes_no_row(commit, note):
+            continue
+        if "load" not in note:
+            what = commit.get("operation", "its log is gone")
+            return Changes(f"version {version} of clicks ({what}) was not written by a load")
+        # Delta's own figure, as what was there before may have changed while the load was counted.
+        removed = int(commit.get("operationMetrics", {}).get("numRemovedFiles", 0))
+        changes.add(note, replaces=was_read or removed > 0)
+    return changes
+
+
+def _lasting(log: Log, after: int, to: int) -> list[tuple[int, dict[str, Any], bool]]:
+    """The commits after a version whose rows last, and those up to it that were taken back since: these were read."""
+    lasting: list[tuple[int, dict[str, Any], bool]] = []
+    for version in range(after + 1, to + 1):
+        commit = log.commit(version)
+        restored = restored_version(commit)
+        if restored is None:
+            lasting.append((version, commit, False))
+            continue
+        lasting = [entry for entry in lasting if entry[0] <= restored or entry[2]]
+        lasting += [(read, log.commit(read), True) for read in range(restored + 1, after + 1)]
+    return lasting
+
+
+def _changes_no_row(commit: dict[str, Any], note: dict[str, Any]) -> bool:
+    """Whether a commit leaves the rows as they are, or removes the same from clicks and examples."""
+    alike = not {MERGED, EXPIRED}.isdisjoint(note) or note.get("job") == _FORGET
+    return alike or commit.get("operation") in _SAME_ROWS
+
+
+def _conditions(changes: Changes, until: str | None, settings: ExamplesSettings) -> tuple[Column, str]:
+    """Conditions of the clicks to encode, and of the examples to take away."""
+    wanted = F.col("load").isin(sorted(changes.loads))
+    parts = []
+    if changes.replaced:
+        parts.append(f"load IN ({', '.join(map(str, sorted(changes.replaced)))})")
+    if changes.whole_days:
+        wanted |= F.col("ds").isin([date.fromisoformat(day) for day in changes.whole_days])
+        listed = ", ".join(f"DATE'{day}'" for day in sorted(changes.whole_days))
+        parts.append(f"ds IN ({listed})")
+    if until and (settings.until is None or settings.until.isoformat() > until):
+        wanted |= F.col("ds") > date.fromisoformat(until)  # of loads that were encoded up to then
+    if settings.until and (until is None or settings.until.isoformat() < until):
+        parts.append(f"ds > DATE'{settings.until.isoformat()}'")
+    return wanted, " OR ".join(parts)

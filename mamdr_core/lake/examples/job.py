@@ -1,0 +1,204 @@
+"""build_examples: clicks become vocabularies and encoded examples in shards."""
+
+import logging
+import sys
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from mamdr_core.config import Config
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.core.caching import Keep, kept_frames
+from mamdr_core.lake.core.features import declared_examples
+from mamdr_core.lake.core.progress import progress
+from mamdr_core.lake.core.session import overriding, settings_for
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.increments import STATE, Increment, built_with, find_increment
+from mamdr_core.lake.examples.layout import assign_shards, held_rows, lay_out, writing
+from mamdr_core.lake.examples.news import News, check_news, encode_news, grow_vocabularies, seen_domains, select_clicks
+from mamdr_core.lake.examples.packing import pack_domains, pack_more
+from mamdr_core.lake.examples.plans import DomainPlan
+from mamdr_core.lake.examples.vectors import update_vectors
+from mamdr_core.lake.examples.versions import newest_versions
+from mamdr_core.lake.examples.vocabularies import Growth
+from mamdr_core.lake.examples.windows import Window, read_window, window_of
+from schemas import SPLITS
+from schemas.spark import spark_schema
+
+logger = logging.getLogger(__name__)
+
+TRIES = 5
+"""Times that what is new is looked up again because another job's build was first."""
+
+
+@dataclass(frozen=True)
+class _Built:
+    """What a build did: the version of examples that it wrote or found, its window, and its figures."""
+
+    version: int
+    window: Window
+    growth: Mapping[str, Growth]
+    shards: int
+    missing: int = 0
+
+
+def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
+    """Encode the clicks that examples lack; grow the vocabularies and refresh the feature vectors.
+
+    Loads that came or changed since the last build are added and replaced. Where the result would not be that of
+    encoding all clicks, all are encoded again, with a warning (docs/data.md). Without anything new there is no commit.
+
+    Returns:
+        Of the window: examples, their rows by split, positives, negatives, one_class_domains, one_row_domains; of what
+        was encoded now: encoded_rows, negatives_missing, rebuilt (why all clicks were encoded; empty: they were not);
+        users, items, domains and how many of them are new, shards, clicks_version, examples_version.
+
+    Raises:
+        MamdrError: no clicks, none in the declared days, a declared feature that clicks lacks, sampled negatives for a
+            log with impressions, a faulty source of vectors, other rows written than planned, all clicks to be encoded
+            though examples.rebuild is false, or other jobs that kept building. Then examples keeps its rows, or has
+            none where there was no table.
+    """
+    lake = Lake(spark, config.lake.root)
+    for _ in range(TRIES):
+        clicks_version = lake.version("clicks")
+        clicks = select_clicks(lake, clicks_version, config)
+        increment = find_increment(lake, config, clicks_version)
+        _warn_or_refuse(increment, config)
+        chosen = clicks.where(increment.wanted)
+        news = News(increment, chosen, clicks, seen_domains(chosen))
+        check_news(news, lake, config)
+        with (
+            progress(spark, "build_examples"),
+            overriding(spark, settings_for(spark, news.rows, _bytes_held(lake))),
+            kept_frames() as keep,
+        ):
+            built = _build(spark, lake, config, clicks_version, news, keep)
+            if built is not None:
+                figures = _figures(lake, news, built)
+                break
+        logger.info("examples: another job was first; looking again for what is new")
+    else:
+        raise MamdrError("examples: other jobs kept building them; run again when they have ended")
+    logger.info("%(encoded_rows)d rows encoded; %(examples)d examples, %(shards)d shards, %(domains)d domains", figures)
+    return {**figures, "clicks_version": clicks_version, "examples_version": built.version}
+
+
+def _bytes_held(lake: Lake) -> int:
+    """Bytes of the tables that the new rows are joined with or added to."""
+    return sum(lake.log(table).size() for table in ("users", "items", "examples"))
+
+
+def _warn_or_refuse(increment: Increment, config: Config) -> None:
+    if increment.is_expected:
+        return
+    if config.examples.rebuild is False:
+        raise MamdrError(f"examples.rebuild is false, and all clicks would have to be encoded: {increment.reason}")
+    logger.warning("all clicks are encoded again: %s", increment.reason)
+
+
+def _build(
+    spark: SparkSession, lake: Lake, config: Config, clicks_version: int, news: News, keep: Keep
+) -> _Built | None:
+    """Encode what is new and write it; None: another job's build was first."""
+    increment, base = news.increment, lake.newest("examples")
+    growth, domains = grow_vocabularies(spark, lake, news, config)
+    update_vectors(spark, lake, config.features)
+    newest = news.newest(lake)
+    window = window_of(config.examples, newest)
+    table = declared_examples(config.features, has_split=not window.decides_split)
+    shards = increment.state.get("shards", 0)
+    rows, plans = spark.createDataFrame([], spark_schema(table)), list[DomainPlan]()
+    if news.seen:
+        encoded, plans = encode_news(news, lake, growth, domains, config, keep)
+        new_n = {plan.domain: plan.rows for plan in plans}
+        if increment.replaced is None:
+            held_n, packing = {}, pack_domains(new_n, config.examples.shards.rows, config.examples.shards.count)
+        else:
+            held_n = held_rows(lake.read("examples", base), increment.replaced)
+            target = sys.maxsize if config.examples.shards.count else config.examples.shards.rows
+            packing = pack_more(shards, held_n, new_n, target)
+        shards = packing.count
+        rows_n = {domain: rows + sum(held_n.get(domain, {}).values()) for domain, rows in new_n.items()}
+        rows = lay_out(assign_shards(encoded, rows_n, packing, config.examples, window), shards, table)
+    # All vocabularies were opened above, and they only grow: these versions know every index of the rows.
+    note: dict[str, Any] = {
+        "job": "build_examples",
+        "versions": newest_versions(lake, config.features),
+        "window": window.noted(),
+    }
+    state = {"newest": newest.isoformat(), "shards": shards, "clicks_id": lake.log("clicks").table_id()}
+    note |= {"clicks_version": clicks_version, STATE: state | _state(news, growth["user"], config)}
+    if not plans and not increment.replaced and _has_nothing_to_note(note, increment.before):
+        return _Built(base, window, growth, shards)
+    note["build"] = uuid.uuid4().hex  # of two builds at once each finds its own
+    with overriding(spark, writing(config.examples.shards, shards)):
+        if not lake.write_next(table, rows, note, increment.number, increment.replaced):
+            return None
+    return _Built(_verify(lake, note, plans), window, growth, shards, sum(plan.missing for plan in plans))
+
+
+def _state(news: News, users: Growth, config: Config) -> dict[str, Any]:
+    """What the next build needs to know, see `mamdr_core.lake.examples.increments`."""
+    settings, before = config.examples, news.increment.before.get(STATE, {})
+    # A user whose first rows were not read has a later first day, or none, for ever.
+    all_read = not (settings.users.buckets or settings.since or settings.retired) and settings.users.min_count == 1
+    return {
+        "number": news.increment.number,
+        "built_with": built_with(config),
+        "until": settings.until.isoformat() if settings.until else None,
+        "knows_users": all_read and before.get("knows_users", users.new == users.total),
+    }
+
+
+def _verify(lake: Lake, note: dict[str, Any], plans: list[DomainPlan]) -> int:
+    """The version that was written, if it has as many new rows as planned; else it is taken back.
+
+    Raises:
+        MamdrError: it has not.
+    """
+    version, written = lake.written("examples", note)
+    planned = sum(plan.rows for plan in plans)
+    if written != planned:
+        outcome = (
+            "that version is taken back" if lake.undo("examples", version - 1) else f"do not use version {version}"
+        )
+        raise MamdrError(f"examples: {planned} rows were planned and {written} written; {outcome}")
+    return version
+
+
+def _figures(lake: Lake, news: News, built: _Built) -> dict[str, Any]:
+    """The figures of a build; the rows of its window are counted in the table."""
+    counted = read_window(lake, built.version, built.window).groupBy("domain", "split")
+    found = counted.agg(F.count("*").alias("rows"), F.sum("label").alias("positives")).collect()
+    splits, domains = dict.fromkeys(SPLITS, 0), dict[int, tuple[int, int]]()
+    for row in found:
+        splits[row["split"]] += row["rows"]
+        rows, positives = domains.get(row["domain"], (0, 0))
+        domains[row["domain"]] = rows + row["rows"], positives + row["positives"]
+    total, clicked = (sum(figures) for figures in zip(*domains.values(), strict=True)) if domains else (0, 0)
+    return {
+        "examples": total,
+        **{f"{split}_rows": count for split, count in splits.items()},
+        "positives": clicked,
+        "negatives": total - clicked,
+        "negatives_missing": built.missing,
+        "one_class_domains": sum(positives in (0, rows) for rows, positives in domains.values()),
+        "one_row_domains": sum(rows == 1 for rows, _ in domains.values()),
+        "encoded_rows": news.rows,
+        "rebuilt": news.increment.reason,
+        **{f"{name}s": grown.total for name, grown in built.growth.items()},
+        **{f"new_{name}s": grown.new for name, grown in built.growth.items()},
+        "shards": built.shards,
+    }
+
+
+def _has_nothing_to_note(note: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether a build without rows has nothing to note either: neither days nor vocabularies moved."""
+    number = {"number": before.get(STATE, {}).get("number")}
+    same = all(note[key] == before.get(key) for key in ("versions", "window"))
+    return same and note[STATE] | number == before[STATE]

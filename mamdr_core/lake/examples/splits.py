@@ -1,0 +1,34 @@
+"""Which split an example belongs to: decided by hashes or days, never by row order."""
+
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+
+from mamdr_core.lake.core.hashing import hash64, uniform
+from mamdr_core.lake.settings import SplitSettings
+from schemas import SPLITS
+
+
+def split_column(settings: SplitSettings, seed: int, domain_rows: Column) -> Column:
+    """The split of a row.
+
+    Args:
+        settings: kind and limits.
+        seed: decides a random split, together with the hashes of the row's ids.
+        domain_rows: examples in the row's domain.
+
+    Returns:
+        'train', 'val' or 'test', from columns user_hash, item_hash, domain_hash (random) or ds (time). A pair of user
+        and item in a domain is in one random split only, and a domain below `smallest_domain` is all train.
+    """
+    train, val, test = SPLITS
+    if settings.val_from and settings.test_from and settings.kind == "time":
+        return (
+            F.when(F.col("ds") < settings.val_from, train).when(F.col("ds") < settings.test_from, val).otherwise(test)
+        )
+    drawn = uniform(hash64("split", seed, F.col("user_hash"), F.col("item_hash"), F.col("domain_hash")))
+    to_train, to_val, _ = settings.fractions
+    in_train = (drawn < to_train) | (domain_rows < settings.smallest_domain)
+    in_val = drawn < to_train + to_val
+    # Without a test fraction the sum may fall short of 1 by rounding; the last split that is wanted takes the rest.
+    last = test if settings.fractions[2] else (val if to_val else train)
+    return F.when(in_train, train).when(in_val, val).otherwise(last)

@@ -1,0 +1,135 @@
+"""Fixed feature vectors of users and items, from their sources to user_features and item_features."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.features import Feature
+from mamdr_core.lake.core.sources import as_id, read_input, readable, state_of
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.settings import InputSettings
+
+logger = logging.getLogger(__name__)
+
+
+TRIES = 5
+"""Times that vectors are written again because ids, or rows by another job, were added meanwhile."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A declared vector's source.
+
+    Attributes:
+        feature: the vector.
+        settings: of its reader.
+        vectors: id, vector.
+        state: changes when its files or the declared size do.
+    """
+
+    feature: Feature
+    settings: InputSettings
+    vectors: DataFrame
+    state: str
+
+
+def update_vectors(spark: SparkSession, lake: Lake, features: Sequence[Feature]) -> None:
+    """Make user_features and item_features hold the declared vectors of all known ids.
+
+    Where no source's files have changed, the vectors of new ids alone are added, and without new ids there is no
+    commit; else the table is rewritten.
+
+    Raises:
+        MamdrError: a source that cannot be read, lacks `id` or `vector`, or holds a vector of another length or with an
+            element that is no number; other jobs kept writing.
+    """
+    for of in ("user", "item"):
+        declared = [feature for feature in features if feature.kind == "vector" and feature.of == of]
+        if declared:
+            _update(lake, f"{of}s", f"{of}_features", [_open(spark, feature) for feature in declared])
+
+
+def _update(lake: Lake, vocabulary: str, table: str, sources: Sequence[Source]) -> None:
+    states = {source.feature.name: source.state for source in sources}
+    for _ in range(TRIES):
+        base, known = lake.newest(table), _known_ids(lake, table, states)
+        indices = lake.read(vocabulary)
+        ids = indices.count()
+        if known is not None and known >= ids:
+            return
+        wanted = F.col("index").between(known or 0, ids - 1)
+        rows = reduce(DataFrame.unionByName, (_indexed(source, indices.where(wanted)) for source in sources))
+        note = {"job": "build_examples", "sources": states, "ids": ids, "base": base}
+        if known is None:
+            _check(sources)
+            lake.overwrite(table, rows, note)
+        else:
+            lake.append(table, rows, note)
+        logger.info("%s: %s of %d ids", table, ", ".join(states), ids)
+    raise MamdrError(f"{table}: other jobs kept writing it; run again when they have ended")
+
+
+def _known_ids(lake: Lake, table: str, states: dict[str, str]) -> int | None:
+    """How many ids the table has been joined with, from these states of the sources; None: it must be rewritten."""
+    found = lake.log(table).newest_note("sources")
+    if found is None or found[1]["sources"] != states:
+        return None
+    version, note = found
+    # Else another job wrote between what the commit was made from and the commit itself.
+    return int(note["ids"]) if version == note["base"] + 1 else None
+
+
+def _indexed(source: Source, indices: DataFrame) -> DataFrame:
+    """Vectors joined to ids of a vocabulary: index, name, vector; of an id that repeats, the largest vector counts."""
+    return (
+        source.vectors.join(indices.select("id", "index"), "id", "inner")
+        .groupBy("index")
+        .agg(F.max("vector").alias("vector"))
+        .select("index", F.lit(source.feature.name).alias("name"), "vector")
+    )
+
+
+def _open(spark: SparkSession, feature: Feature) -> Source:
+    # The format of a feature is declared as plain text.
+    settings = InputSettings(path=feature.path, format=feature.format)  # type: ignore[arg-type]
+    try:
+        state = state_of(spark, settings)  # before: files that change meanwhile are then read again
+        raw = read_input(spark, settings)
+    except MamdrError as error:
+        raise MamdrError(f"feature {feature.name}: {str(error).removeprefix('input.')}") from None
+    missing = [name for name in ("id", "vector") if name not in raw.columns]
+    if missing or not isinstance(raw.schema["vector"].dataType, T.ArrayType):
+        raise MamdrError(
+            f"feature {feature.name}: {feature.path} needs columns id and vector (an array of numbers), has "
+            f"{', '.join(raw.columns)}"
+        )
+    ids = as_id(raw, f"feature {feature.name}: id", F.col("id"))
+    vectors = raw.select(ids.alias("id"), F.col("vector").cast("array<float>").alias("vector"))
+    vectors = vectors.where("id IS NOT NULL AND vector IS NOT NULL")
+    return Source(feature, settings, vectors, f"{feature.size} {state}")
+
+
+def _check(sources: Sequence[Source]) -> None:
+    """Look at every vector of sources that have changed.
+
+    Raises:
+        MamdrError: one has another length than declared, or an element that is no number.
+    """
+    strange = F.exists("vector", lambda element: element.isNull() | F.isnan(element))
+    for source in sources:
+        size = source.feature.size
+        with readable(source.settings):
+            bad = source.vectors.where((F.size("vector") != size) | strange).first()
+        if bad:
+            length = len(bad["vector"])
+            what = f"{length} numbers, not {size}" if length != size else "an element that is no number"
+            raise MamdrError(
+                f"feature {source.feature.name}: {source.feature.path}: the vector of {bad['id']!r} has {what}; mend "
+                "it or the feature's `size`"
+            )

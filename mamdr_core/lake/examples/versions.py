@@ -1,0 +1,82 @@
+"""Which Delta versions belong together: an examples version, and what it was encoded by."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.features import Feature
+from mamdr_core.lake.core.tables import Lake
+from schemas import Table, feature_vocabulary
+
+_GONE = re.compile("FILE_NOT_EXIST|Cannot time travel Delta table to version")
+
+
+def tables_beside(features: Sequence[Feature]) -> list[Table | str]:
+    """The tables that examples with these features are read with: vocabularies, and fixed vectors."""
+    vectors = sorted({f"{feature.of}_features" for feature in features if feature.kind == "vector"})
+    indexed = [feature_vocabulary(f.name) for f in features if f.kind == "categorical" and not f.buckets]
+    return ["users", "items", "domains", *vectors, *indexed]
+
+
+def newest_versions(lake: Lake, features: Sequence[Feature]) -> dict[str, int]:
+    """The newest version of every table beside examples, by name.
+
+    Raises:
+        MamdrError: a table is missing.
+    """
+    return {_name(table): lake.version(table) for table in tables_beside(features)}
+
+
+def versions_of(lake: Lake, features: Sequence[Feature], version: int) -> dict[str, int]:
+    """The versions that build_examples noted with a version of the examples, and that version itself.
+
+    Commits without a note, such as a change of the table's properties, leave the rows as they were.
+
+    Raises:
+        MamdrError: no such version, one from before this note, or one without the features.
+    """
+    newest = lake.version("examples")
+    if version > newest or not lake.log("examples").commit(version):
+        raise MamdrError(
+            f"train.examples_version: examples of {lake.root} has no version {version}, {newest} is newest"
+        )
+    found = lake.log("examples").newest_note("versions", version)
+    if found is None:
+        raise MamdrError(
+            f"train.examples_version: examples version {version} does not say which vocabularies it was encoded by: "
+            "run build_examples again"
+        )
+    noted = found[1]["versions"]
+    names = [_name(table) for table in tables_beside(features)]
+    if missing := [name for name in names if name not in noted]:
+        raise MamdrError(
+            f"train.examples_version: examples version {version} was built without {', '.join(missing)}: run "
+            "build_examples again with these features"
+        )
+    return {"examples": version} | {name: int(noted[name]) for name in names}
+
+
+@contextmanager
+def still_there(what: str) -> Iterator[None]:
+    """Turn Spark's errors about a version whose files or log were removed into MamdrError; wrap its reads in it.
+
+    Args:
+        what: the version, for the error.
+    """
+    try:
+        yield
+    except (PySparkException, Py4JJavaError) as error:
+        if not _GONE.search(str(error)):
+            raise
+        raise MamdrError(
+            f"{what} cannot be read any more: its files were removed after maintain.retention_days, or never were in "
+            "this lake"
+        ) from None
+
+
+def _name(table: Table | str) -> str:
+    return table if isinstance(table, str) else table.name

@@ -1,0 +1,71 @@
+"""Logs that arrive file by file: each is a load of its own, and is loaded once."""
+
+import logging
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from mamdr_core.config import Config
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.core.files import Files
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.ingest.job import ingest_clicks
+
+logger = logging.getLogger(__name__)
+
+UNFINISHED = ("_", ".")
+"""Names begin with these while, by the convention of Hadoop's tools, something is written to them."""
+_SUMS = ("rows_in", "clicks", "rejected", "restorable", "days")
+
+
+def ingest_arrived(spark: SparkSession, config: Config) -> dict[str, Any]:
+    """Load each file or folder that `input.path` (a folder or glob) has and `loads` does not know as published.
+
+    They are loaded in the order of their names. Where one is stopped, those before it stay and the next run begins with
+    it. One that a killed run had published without recording it is loaded again, which replaces its rows.
+
+    Returns:
+        What `ingest_clicks` returns, added up over the loads (days too), and loads: how many there were.
+
+    Raises:
+        MamdrError: nothing matches the path; or as `ingest_clicks`.
+    """
+    found = _arrived(spark, config.input.path)
+    lake = Lake(spark, config.lake.root)
+    known = set()
+    if lake.exists("loads"):
+        published = lake.read("loads").where("status = 'published'").select("source").distinct()
+        known = {row["source"] for row in published.collect()}
+    new = [path for path in found if path not in known]
+    logger.info("%s: %d of %d files and folders are new", config.input.path, len(new), len(found))
+    sums, rules, undeclared = Counter[str](), Counter[str](), set[str]()
+    version = lake.newest("clicks")
+    for number, path in enumerate(new, 1):
+        logger.info("load %d of %d: %s", number, len(new), path)
+        figures = ingest_clicks(spark, replace(config, input=replace(config.input, path=path)))
+        sums.update({name: figures[name] for name in _SUMS})
+        rules.update(figures["rejected_by_rule"])
+        undeclared.update(figures["undeclared_columns"])
+        version = figures["clicks_version"]
+    return {
+        **{name: sums[name] for name in _SUMS},
+        "rejected_by_rule": dict(rules),
+        "undeclared_columns": sorted(undeclared),
+        "clicks_version": version if version >= 0 else None,
+        "loads": len(new),
+    }
+
+
+def _arrived(spark: SparkSession, path: str) -> list[str]:
+    """The files and folders of a folder, or that a glob matches, each as `loads` names it."""
+    files = Files(spark, path)
+    if files.is_file() or not files.exists():
+        paths = files.matches()
+    else:
+        paths = [files.path(name) for name in files.children()]
+    finished = sorted(path for path in paths if not path.rpartition("/")[2].startswith(UNFINISHED))
+    if not finished:
+        raise MamdrError(f"input.path: {path}: no file or folder has arrived there")
+    return [Files(spark, path).root for path in finished]

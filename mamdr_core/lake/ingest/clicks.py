@@ -1,0 +1,171 @@
+"""From raw rows to clicks and rejected rows: DataFrame to DataFrame."""
+
+from collections.abc import Iterator, Sequence
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from mamdr_core.features import Feature
+from mamdr_core.lake.core.hashing import hash64
+from mamdr_core.lake.core.sources import (
+    CORRUPT,
+    as_id,
+    kind_of,
+    lacks_columns,
+    raw_columns,
+    resolve,
+    undeclared_columns,
+)
+from mamdr_core.lake.settings import InputColumns
+from schemas import Rule
+from schemas.clicks import NOT_ANCIENT, NOT_FUTURE, RECORD_WELL_FORMED
+
+FIRST_DAY = "1970-01-01"
+RAW, MALFORMED, SOURCE_FILE, UNREADABLE = "_raw", "_malformed", "_source_file", "_unreadable"
+RULE, KEY, FILED = "_rule", "_key", "_filed"
+EVENT = ("user", "item", "domain", "event_time")
+_NEITHER = -1
+# Days beyond these have no Python date; no rule lets one pass, but they are counted.
+_PLAUSIBLE_DAYS = ("0001-01-01", "9999-12-31")
+
+
+def parse_rows(raw: DataFrame, columns: InputColumns, features: Sequence[Feature] = ()) -> DataFrame:
+    """Evaluate the configured expressions over the raw log.
+
+    Returns:
+        One row per raw row: the columns of clicks (without `load`) and the declared features, null where a value cannot
+        be read (a label that is there but neither 0 nor 1 is -1); `_raw`, the raw row; `_malformed`, the line where it
+        is not a whole record; `_source_file`; `_unreadable`, the first numeric feature whose text is no number.
+
+    Raises:
+        MamdrError: an expression that cannot be resolved, or ids that are fractions; the config key is named.
+    """
+    malformed = F.col(CORRUPT) if CORRUPT in raw.columns else F.lit(None).cast("string")
+    return raw.select(
+        *_declared(raw, columns, features),
+        F.struct(*(F.col(f"`{name}`") for name in raw_columns(raw))).alias(RAW),
+        malformed.alias(MALFORMED),
+        F.col("_metadata.file_path").alias(SOURCE_FILE),
+        F.coalesce(*_unreadable(raw, features), F.lit(None).cast("string")).alias(UNREADABLE),
+    )
+
+
+def find_undeclared(raw: DataFrame, columns: InputColumns, features: Sequence[Feature]) -> list[str]:
+    """The log's columns that no configured expression uses, sorted."""
+    return undeclared_columns(raw, _declared(raw, columns, features))
+
+
+def judge_rows(parsed: DataFrame, rules: Sequence[Rule]) -> DataFrame:
+    """Name the first rule that each row fails by itself.
+
+    Args:
+        parsed: from `parse_rows`.
+        rules: from `rules_for`: conditions, in order.
+
+    Returns:
+        `parsed` with `_rule` (null: valid), `_key`, a 64-bit hash of a valid row's event, null for other rows, and
+        `_filed`, the day that it is filed under.
+    """
+    failed = [F.when(~F.coalesce(F.expr(rule.condition_sql), F.lit(False)), rule.name) for rule in rules]
+    judged = parsed.withColumn(RULE, F.coalesce(*failed, F.lit(None).cast("string")))
+    # A line in pieces, or a time that cannot be, has no day to be filed under.
+    without_day = [rule.name for rule in (RECORD_WELL_FORMED, NOT_ANCIENT, NOT_FUTURE)]
+    filed = F.when(F.col(RULE).isin(without_day), F.lit(None)).otherwise(F.col("ds"))
+    return judged.withColumns({FILED: filed, KEY: F.when(F.col(RULE).isNull(), hash64(*map(F.col, EVENT)))})
+
+
+def select_clicks(judged: DataFrame, load: int) -> DataFrame:
+    """The valid rows: the columns of clicks and the declared features."""
+    valid = judged.where(F.col(RULE).isNull()).drop(RULE, RAW, MALFORMED, SOURCE_FILE, UNREADABLE, KEY, FILED)
+    return valid.withColumn("load", F.lit(load).cast("bigint"))
+
+
+def select_rejected(judged: DataFrame, load: int, source: str) -> DataFrame:
+    """The rejected rows: the columns of clicks_rejected."""
+    return judged.where(F.col(RULE).isNotNull()).select(
+        F.col(RULE).alias("rule"),
+        F.coalesce(F.col(MALFORMED), raw_json()).alias("row"),
+        F.lit(load).cast("bigint").alias("load"),
+        F.lit(source).alias("source"),
+        F.col(SOURCE_FILE).alias("source_file"),
+        F.col(KEY).alias("event"),
+        F.col(FILED).alias("ds"),
+    )
+
+
+def raw_json() -> Column:
+    """The raw row as JSON, nulls included."""
+    return F.to_json(RAW, {"ignoreNullFields": "false"})
+
+
+def _declared(raw: DataFrame, columns: InputColumns, features: Sequence[Feature]) -> list[Column]:
+    """The columns of clicks and the declared features as expressions over the raw log."""
+    keys = {name: f"input.columns.{name}" for name in ("user", "item", "domain")}
+    ids = (as_id(raw, key, resolve(raw, key, getattr(columns, name))).alias(name) for name, key in keys.items())
+    event_time = _optional(raw, "event_time", columns.event_time, "timestamp")
+    return [
+        *ids,
+        _label(raw, columns.label).alias("label"),
+        event_time.alias("event_time"),
+        _optional(raw, "true_probability", columns.true_probability, "double").alias("true_probability"),
+        _day(raw, columns, event_time).alias("ds"),
+        *(
+            declared_feature(raw, number, feature)
+            for number, feature in enumerate(features)
+            if feature.kind != "vector"
+        ),
+    ]
+
+
+def _label(raw: DataFrame, expression: str) -> Column:
+    if not expression:
+        return F.lit(1)
+    label = resolve(raw, "input.columns.label", expression)
+    kind = kind_of(raw, label)
+    if isinstance(kind, T.BooleanType):
+        return label.cast("int")
+    if isinstance(kind, T.NumericType):
+        return F.when(label.isin(0, 1), label.cast("int")).when(label.isNotNull(), _NEITHER)
+    text = F.lower(F.trim(label.cast("string")))
+    number = text.try_cast("double")
+    is_click, is_none = (number == 1) | (text == "true"), (number == 0) | (text == "false")
+    return F.when(text != "", F.when(is_click, 1).when(is_none, 0).otherwise(_NEITHER))
+
+
+def _optional(raw: DataFrame, name: str, expression: str, kind: str) -> Column:
+    if not expression:
+        return F.lit(None).cast(kind)
+    return resolve(raw, f"input.columns.{name}", expression).try_cast(kind)
+
+
+def _day(raw: DataFrame, columns: InputColumns, event_time: Column) -> Column:
+    if not (columns.ds or columns.event_time):
+        return F.lit(FIRST_DAY).cast("date")
+    day = _optional(raw, "ds", columns.ds, "date") if columns.ds else F.to_date(event_time)
+    first, last = (F.lit(limit).cast("date") for limit in _PLAUSIBLE_DAYS)
+    return F.when(day.between(first, last), day)
+
+
+def _unreadable(raw: DataFrame, features: Sequence[Feature]) -> Iterator[Column]:
+    """By numeric feature of text: its name where the text is neither blank nor a number."""
+    for number, feature in enumerate(features):
+        expression = feature.expression or feature.name
+        if feature.kind != "numeric" or (feature.optional and lacks_columns(raw, expression)):
+            continue
+        found = resolve(raw, f"features.{number}.expression", expression)
+        if isinstance(kind_of(raw, found), T.StringType):
+            yield F.when((F.trim(found) != "") & found.try_cast("double").isNull(), feature.name)
+
+
+def declared_feature(raw: DataFrame, number: int, feature: Feature) -> Column:
+    """The `number`-th declared feature, categorical or numeric, as an expression over a raw log.
+
+    Raises:
+        MamdrError: it cannot be resolved, and is not optional.
+    """
+    expression = feature.expression or feature.name
+    kind = "string" if feature.kind == "categorical" else "double"
+    if feature.optional and lacks_columns(raw, expression):
+        return F.lit(None).cast(kind).alias(feature.name)
+    return resolve(raw, f"features.{number}.expression", expression).try_cast(kind).alias(feature.name)

@@ -1,0 +1,111 @@
+"""The quality gate: what a load must be like to be published."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from datetime import date, timedelta
+
+from mamdr_core.lake.ingest.tally import Tally
+from mamdr_core.lake.settings import QualitySettings
+from schemas.clicks import EVENT_TIME_PRESENT, NEW_EVENT, UNIQUE_EVENT
+
+WEEK = 7
+_NAMED = 3
+
+
+def failed_checks(
+    tally: Tally,
+    settings: QualitySettings,
+    has_label: bool,
+    others: Mapping[date, int],
+    shared_days: bool,
+    vanished: Mapping[date, int],
+    explain_times: Callable[[], str] = str,
+) -> list[str]:
+    """What is wrong with a load, each with its figures and the setting; nothing: it may be published.
+
+    Args:
+        tally: the load's rows.
+        settings: the limits.
+        has_label: whether the log tells impressions from clicks.
+        others: rows of other loads by day, from a week before the load's first day to its last.
+        shared_days: whether other loads' rows of the load's days stay beside its own.
+        vanished: rows by day that an earlier run of the load filed on days which it no longer holds.
+        explain_times: finds what to add where most of the rejected rows have no time that can be read.
+    """
+    if not tally.rows_in:
+        return ["it holds no rows"]
+    if not tally.valid:
+        return [f"it holds no valid row; rows failed {_rules(tally)}; see input.columns{_hint(tally, explain_times)}"]
+    checks = (
+        _check_rejected(tally, settings, explain_times),
+        _check_ctr(tally, settings) if has_label else iter(()),
+        _check_rows(tally, settings, others, shared_days),
+        _check_vanished(settings, vanished),
+    )
+    return [failure for check in checks for failure in check]
+
+
+def _check_rejected(tally: Tally, settings: QualitySettings, explain_times: Callable[[], str]) -> Iterator[str]:
+    # Of rows that repeat each other one is kept: nothing is lost with the others.
+    lost = tally.rejected - tally.by_rule.get(UNIQUE_EVENT.name, 0)
+    share = lost / tally.rows_in
+    if share > settings.max_rejected:
+        yield (
+            f"{lost} of {tally.rows_in} rows ({share:.2%}) are rejected, more than quality.max_rejected "
+            f"{settings.max_rejected:g}: {_rules(tally)}{_hint(tally, explain_times)}"
+        )
+
+
+def _check_ctr(tally: Tally, settings: QualitySettings) -> Iterator[str]:
+    ctr = tally.clicks / tally.valid
+    figures = f"the CTR {ctr:.4g} ({tally.clicks} of {tally.valid})"
+    if ctr < settings.min_ctr:
+        yield f"{figures} is below quality.min_ctr {settings.min_ctr:g}"
+    if ctr > settings.max_ctr:
+        yield f"{figures} is above quality.max_ctr {settings.max_ctr:g}"
+
+
+def _check_rows(
+    tally: Tally, settings: QualitySettings, others: Mapping[date, int], shared_days: bool
+) -> Iterator[str]:
+    valid = tally.valid_by_day
+    whole = settings.min_rows_ratio * max(valid.values())
+    few, many = [], []
+    for day, brought in valid.items():
+        before = [others[day - timedelta(days=n)] for n in range(1, WEEK + 1) if day - timedelta(days=n) in others]
+        if not before:
+            continue
+        rows, mean = brought + (others.get(day, 0) if shared_days else 0), sum(before) / len(before)
+        figures = f"{day} {rows} ({rows / mean:.3g} of {mean:.6g})"
+        if brought >= whole and rows < settings.min_rows_ratio * mean:
+            few.append(figures)
+        if settings.max_rows_ratio and rows > settings.max_rows_ratio * mean:
+            many.append(figures)
+    what = "rows against the mean of the days of the week before"
+    if few:
+        yield f"too few {what}, quality.min_rows_ratio {settings.min_rows_ratio:g}: {_some(few)}"
+    if many:
+        yield f"too many {what}, quality.max_rows_ratio {settings.max_rows_ratio:g}: {_some(many)}"
+
+
+def _check_vanished(settings: QualitySettings, vanished: Mapping[date, int]) -> Iterator[str]:
+    if len(vanished) > settings.max_vanished_days:
+        days = _some([f"{day} {rows}" for day, rows in sorted(vanished.items())])
+        yield (
+            f"{len(vanished)} days that this path held before are gone from it, more than quality.max_vanished_days "
+            f"{settings.max_vanished_days}, and their rows would be removed: {days}; give each day a path of its own"
+        )
+
+
+def _rules(tally: Tally) -> str:
+    return ", ".join(f"{rule} {rows}" for rule, rows in tally.by_rule.items())
+
+
+def _hint(tally: Tally, explain_times: Callable[[], str]) -> str:
+    if 2 * tally.by_rule.get(NEW_EVENT.name, 0) >= tally.rejected:
+        return "; most are in clicks already, from other loads: to replace their days, set input.replace=days"
+    return explain_times() if 2 * tally.by_rule.get(EVENT_TIME_PRESENT.name, 0) >= tally.rejected else ""
+
+
+def _some(figures: Collection[str]) -> str:
+    shown = list(figures)[:_NAMED]
+    return ", ".join(shown) + (f" and {len(figures) - _NAMED} more" if len(figures) > _NAMED else "")

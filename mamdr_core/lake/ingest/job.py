@@ -1,0 +1,174 @@
+"""ingest_clicks: the raw log becomes clicks and clicks_rejected, load by load."""
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+
+from mamdr_core.config import Config
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.core.caching import kept_frames
+from mamdr_core.lake.core.features import declared_clicks
+from mamdr_core.lake.core.progress import progress
+from mamdr_core.lake.core.session import FEW, FEW_BYTES, overriding
+from mamdr_core.lake.core.sources import read_input, readable
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.ingest.clicks import find_undeclared, judge_rows, parse_rows
+from mamdr_core.lake.ingest.gate import WEEK, failed_checks
+from mamdr_core.lake.ingest.loads import (
+    Load,
+    check_loads,
+    clicks_of_others,
+    days_held,
+    identify_load,
+    record_load,
+    rows_by_day,
+)
+from mamdr_core.lake.ingest.pieces import refuse_pieces
+from mamdr_core.lake.ingest.publish import Publication, publish
+from mamdr_core.lake.ingest.repeats import in_spans, settle_events
+from mamdr_core.lake.ingest.restorable import count_restorable
+from mamdr_core.lake.ingest.rules import rules_for
+from mamdr_core.lake.ingest.survey import Survey, bytes_of, survey_rows
+from mamdr_core.lake.ingest.tally import Tally
+from mamdr_core.lake.ingest.unparsed import explain_times
+from schemas.clicks import RECORD_WELL_FORMED
+
+logger = logging.getLogger(__name__)
+
+MANY_DAYS = 400
+FEW_ROWS_A_DAY = 1000
+TRIES = 5
+"""Times that a load is compared again because another job filed events of the same time."""
+
+
+def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
+    """Read `input`, judge every row, and replace what an earlier load of the same path (or of the same days) filed.
+
+    Returns:
+        rows_in, clicks, rejected, rejected_by_rule, days, clicks_version, undeclared_columns, and restorable, the
+        events that only the rejected rows of other loads still hold after this one was replaced; clicks + rejected =
+        rows_in.
+
+    Raises:
+        MamdrError: an input that cannot be read, changed meanwhile, holds no valid row or fails the quality gate, an
+            expression that names no column, a lake root that holds something else, another job writing the same days.
+            The tables are as they were then, but that `loads` tells of a load that the gate stopped, and where other
+            jobs kept filing events of the same time: the message says so.
+    """
+    started_at = datetime.now(UTC)
+    table = declared_clicks(config.features)
+    lake = Lake(spark, config.lake.root)
+    check_loads(lake)
+    raw = read_input(spark, config.input)
+    load = identify_load(spark, config.input.path)
+    parsed = parse_rows(raw, config.input.columns, config.features)
+    undeclared = find_undeclared(raw, config.input.columns, config.features)
+    _warn_of_undeclared(undeclared)
+    rules = rules_for(config.input, config.features, started_at)
+    rows = judge_rows(parsed, rules)
+    few = FEW if bytes_of(raw) <= FEW_BYTES else {}
+    with kept_frames() as keep, readable(config.input), overriding(spark, few):
+        with progress(spark, "counting"):
+            survey = survey_rows(rows, rules, bool(config.input.columns.event_time), keep)
+        _warn_of_many_days(survey.tally)
+        if RECORD_WELL_FORMED.name in survey.tally.by_rule:
+            refuse_pieces(spark, config.input, raw, rows)
+        whole_days = config.input.replace == "days"
+        tasks = raw._jdf.queryExecution().toRdd().getNumPartitions()
+        before = None
+        for number in range(TRIES):
+            seen = lake.version("clicks") if lake.exists("clicks") else None
+            others = _overlapping(config, lake, load, survey, seen)
+            with progress(spark, "repeated events"):
+                judged = settle_events(rows, survey, others, keep)
+            tally = judged.tally
+            held = days_held(lake, "clicks", load)
+            if not number:  # afterwards it is published, and what is found then is only that others filed the same
+                times = partial(explain_times, raw, rows, config.input.columns.event_time)
+                _pass_gate(spark, config, lake, load, tally, held, started_at, times)
+                before = seen if held or whole_days else None
+            version = publish(spark, Publication(lake, load, table, whole_days, held.keys(), tasks, started_at), judged)
+            # What another job filed between the two versions has not been compared: of two jobs, by the later one.
+            if _files(_overlapping(config, lake, load, survey, version)) <= _files(others):
+                break
+            logger.info("another load of the same time was published meanwhile; its events are compared too")
+        else:
+            raise MamdrError(
+                f"input.path: {load.source}: other jobs kept filing events of the same time; it is published, but "
+                "some of its events may be there twice: run it again"
+            )
+    record_load(spark, lake, load, tally, started_at, clicks_version=version)
+    replaced = list(tally.valid_by_day) if whole_days else []
+    restorable = 0 if before is None else count_restorable(lake, load, before, version, replaced)
+    figures = _figures(tally)
+    logger.info("%(rows_in)d rows in = %(clicks)d clicks + %(rejected)d rejected, %(days)d days", figures)
+    return {**figures, "clicks_version": version, "undeclared_columns": undeclared, "restorable": restorable}
+
+
+def _overlapping(config: Config, lake: Lake, load: Load, survey: Survey, version: int | None) -> DataFrame | None:
+    """Clicks of other loads, in a version, from the times of this one; None where no file can hold any."""
+    days = list(survey.tally.valid_by_day)
+    others = clicks_of_others(lake, load, days if config.input.replace == "days" else [], version)
+    if others is None or not survey.times:
+        return None
+    others = others.where(in_spans(survey.times.values()))
+    return others if others.inputFiles() else None
+
+
+def _files(clicks: DataFrame | None) -> set[str]:
+    return set() if clicks is None else set(clicks.inputFiles())
+
+
+def _pass_gate(
+    spark: SparkSession,
+    config: Config,
+    lake: Lake,
+    load: Load,
+    tally: Tally,
+    held: dict[date | None, int],
+    started_at: datetime,
+    explain: Callable[[], str],
+) -> None:
+    """Record the load as stopped, and raise, where a check fails."""
+    days = list(tally.valid_by_day)
+    others = rows_by_day(clicks_of_others(lake, load), days[0] - timedelta(days=WEEK), days[-1]) if days else {}
+    vanished = {day: rows for day, rows in held.items() if day and day not in tally.days}
+    shared_days, has_label = config.input.replace == "load", bool(config.input.columns.label)
+    failed = failed_checks(tally, config.quality, has_label, others, shared_days, vanished, explain)
+    if failed:
+        reason = "; ".join(failed)
+        record_load(spark, lake, load, tally, started_at, reason=reason)
+        raise MamdrError(f"input.path: {config.input.path} is not published: {reason}")
+
+
+def _figures(tally: Tally) -> dict[str, Any]:
+    return {
+        "rows_in": tally.rows_in,
+        "clicks": tally.valid,
+        "rejected": tally.rejected,
+        "rejected_by_rule": tally.by_rule,
+        "days": len(tally.valid_by_day),
+    }
+
+
+def _warn_of_undeclared(columns: list[str]) -> None:
+    if columns:
+        logger.warning(
+            "the log's columns %s are not used: to keep one, declare it under `features`, e.g. "
+            "{name: %s, kind: categorical, optional: true}",
+            *(", ".join(columns), columns[0]),
+        )
+
+
+def _warn_of_many_days(tally: Tally) -> None:
+    days, rows = len(tally.valid_by_day), tally.rows_in
+    if days > MANY_DAYS and rows < FEW_ROWS_A_DAY * days:
+        logger.warning(
+            "%d days of about %d rows make %d small files: file them by month or year with input.columns.ds, "
+            "e.g. trunc(event_time, 'month')",
+            *(days, rows // days, days),
+        )

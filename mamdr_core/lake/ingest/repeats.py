@@ -1,0 +1,123 @@
+"""Events that occur more than once: in a load, or in clicks from another load.
+
+Only rows with a *contested* key, one that the survey found more than once or that another load's clicks have, are
+compared by their true columns and decided; all others are never shuffled nor kept.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+
+from pyspark.sql import Column, DataFrame, Row, Window
+from pyspark.sql import functions as F
+
+from mamdr_core.lake.core.caching import Keep
+from mamdr_core.lake.core.hashing import hash64
+from mamdr_core.lake.core.session import ROWS_A_TASK, overriding, shuffles_of
+from mamdr_core.lake.ingest.clicks import EVENT, KEY, RULE, SOURCE_FILE, raw_json
+from mamdr_core.lake.ingest.survey import Span, Survey
+from mamdr_core.lake.ingest.tally import Tally
+from schemas.clicks import NEW_EVENT, UNIQUE_EVENT
+
+SMALL = 4_000_000
+"""So many contested keys are sent to every task; with more, rows are shuffled to them."""
+_MANY_DAYS = 64
+
+
+@dataclass(frozen=True)
+class Judged:
+    """All rows of a load, judged.
+
+    Attributes:
+        settled: rows whose rule is decided by themselves.
+        contested: rows that were compared with others, in tasks of ROWS_A_TASK on average; None: there are none.
+        tally: of all of them.
+        faulty: whether some of the settled rows are rejected.
+        shuffled: whether settled rows come out of a shuffle, and not straight from the log.
+    """
+
+    settled: DataFrame
+    contested: DataFrame | None
+    tally: Tally
+    faulty: bool
+    shuffled: bool
+
+    @property
+    def valid(self) -> DataFrame:
+        """The valid rows, and others."""
+        return self.settled if self.contested is None else self.settled.unionByName(self.contested)
+
+    @property
+    def rejected(self) -> DataFrame | None:
+        """The rejected rows, and others; None: there are none."""
+        parts = [self.settled] if self.faulty else []
+        parts += [] if self.contested is None else [self.contested]
+        return reduce(DataFrame.unionByName, parts) if parts else None
+
+
+def settle_events(judged: DataFrame, survey: Survey, others: DataFrame | None, keep: Keep) -> Judged:
+    """Decide the rules unique_event and new_event.
+
+    Args:
+        judged: from `judge_rows`.
+        survey: of the same rows.
+        others: clicks of other loads that may hold the same events, or None.
+        keep: for the contested keys and rows.
+    """
+    faulty = survey.tally.rejected > 0
+    keys, count = survey.repeated, survey.repeats
+    if others is not None:
+        others = _with_key(others)
+        shared = judged.where(F.col(KEY).isNotNull()).select(KEY).join(others.select(KEY), KEY, "left_semi")
+        keys = keep(keys.unionByName(shared).distinct())
+        count = keys.count()
+    if not count:
+        return Judged(judged, None, survey.tally, faulty, shuffled=False)
+    small = count <= SMALL
+    keys = F.broadcast(keys) if small else keys
+    rows = judged.where(F.col(KEY).isNotNull()).join(keys, KEY, "left_semi")
+    # A key has two rows at least, one of which may be another load's; Spark plans a frame when it is marked as kept.
+    with overriding(judged.sparkSession, shuffles_of(judged.sparkSession, 2 * count, ROWS_A_TASK)):
+        decided = keep(_decide(rows, None if others is None else others.join(keys, KEY, "left_semi")))
+    counted = decided.groupBy("ds", RULE).agg(F.count("*").alias("rows"), F.sum("label").alias("clicks")).collect()
+    tasks = -(-sum(row["rows"] for row in counted) // ROWS_A_TASK)
+    contested = decided.select(*judged.columns).coalesce(max(tasks, 1))
+    tally = _correct(survey.tally, counted)
+    return Judged(judged.join(keys, KEY, "left_anti"), contested, tally, faulty, shuffled=not small)
+
+
+def in_spans(spans: Collection[Span]) -> Column:
+    """Whether an event_time lies in one of the spans; of many, between the first and the last."""
+    if len(spans) > _MANY_DAYS:
+        spans = [(min(first for first, _ in spans), max(last for _, last in spans))]
+    limits = ([F.timestamp_micros(F.lit(limit)) for limit in span] for span in spans)
+    return reduce(or_, (F.col("event_time").between(first, last) for first, last in limits), F.lit(False))
+
+
+def _decide(rows: DataFrame, others: DataFrame | None) -> DataFrame:
+    """Judge contested rows."""
+    # Not the hash but the true columns, so that two events of one hash are both kept.
+    # By content before file: in which file a row lies says nothing of it, and changes when a log is written anew.
+    order = (F.col("label").desc(), hash64(raw_json()), F.col(SOURCE_FILE))
+    place = F.row_number().over(Window.partitionBy(*EVENT).orderBy(*order))
+    rows = rows.withColumn("place", place)
+    known = F.lit(False)
+    if others is not None:
+        events = others.select(*EVENT).distinct().withColumn("known", F.lit(True))
+        rows, known = rows.join(events, list(EVENT), "left"), F.coalesce(F.col("known"), F.lit(False))
+    rule = F.when(F.col("place") > 1, UNIQUE_EVENT.name).when(known, NEW_EVENT.name)
+    return rows.withColumn(RULE, rule)
+
+
+def _correct(tally: Tally, counted: Collection[Row]) -> Tally:
+    """The tally with contested rows counted as decided; all were counted as valid."""
+    corrected = Tally(tally.rows.copy(), tally.clicks)
+    for row in counted:
+        corrected.add((row["ds"], None), -row["rows"], -row["clicks"])
+        corrected.add((row["ds"], row[RULE]), row["rows"], row["clicks"])
+    return corrected
+
+
+def _with_key(clicks: DataFrame) -> DataFrame:
+    return clicks.withColumn(KEY, hash64(*map(F.col, EVENT)))

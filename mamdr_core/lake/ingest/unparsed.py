@@ -1,0 +1,44 @@
+"""A value of the log from which input.columns.event_time reads no time, and an expression to write instead."""
+
+import re
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from mamdr_core.lake.core.sources import columns_of
+from mamdr_core.lake.ingest.clicks import RAW, RULE
+from mamdr_core.yaml_values import shorten
+from schemas.clicks import EVENT_TIME_PRESENT
+
+_SECONDS, _MILLISECONDS = re.compile(r"\d{9,10}"), re.compile(r"\d{12,13}")
+
+
+def explain_times(raw: DataFrame, judged: DataFrame, expression: str) -> str:
+    """Show one of the values that failed the rule event_time_present; empty where all of those are missing.
+
+    Args:
+        raw: the log.
+        judged: from `judge_rows`.
+        expression: input.columns.event_time.
+    """
+    used = columns_of(raw, [F.expr(expression)])
+    filled = [F.when(F.trim(F.col(RAW)[column].cast("string")) != "", F.lit(column)) for column in used]
+    first_filled = F.coalesce(*filled, F.lit(None).cast("string")).alias("column")
+    failed = judged.where(F.col(RULE) == EVENT_TIME_PRESENT.name).select(first_filled, RAW)
+    found = failed.where(F.col("column").isNotNull()).first()
+    if found is None:
+        return ""
+    column, value = found["column"], found[RAW][found["column"]]
+    return (
+        f"; input.columns.event_time: {expression!r} reads no time from {column} {shorten(value)}: write the format "
+        f"of the log, e.g. {_suggest(column, str(value).strip())}"
+    )
+
+
+def _suggest(name: str, text: str) -> str:
+    column = name if name.isidentifier() else f"`{name}`"
+    if _SECONDS.fullmatch(text):
+        return f"timestamp(bigint({column}))"
+    if _MILLISECONDS.fullmatch(text):
+        return f"timestamp_millis(bigint({column}))"
+    return f"to_timestamp({column}, 'dd/MM/yyyy HH:mm')"

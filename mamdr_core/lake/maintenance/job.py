@@ -1,0 +1,205 @@
+"""maintain_lake: join small files, and remove those that neither a young version nor a kept run's inputs need."""
+
+import logging
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+
+from delta.tables import DeltaTable
+from pyspark.sql import Row, SparkSession
+from pyspark.sql import functions as F
+
+from mamdr_core.config import Config
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.core.files import Files
+from mamdr_core.lake.core.notes import EXPIRED
+from mamdr_core.lake.core.sql import table_at
+from mamdr_core.lake.core.tables import CONFLICTS, Lake
+from mamdr_core.lake.maintenance.kept import find_leftovers, find_packages, kept_runs
+from mamdr_core.lake.maintenance.merging import merge_examples
+from mamdr_core.lake.maintenance.vacuum import (
+    CHECK,
+    DataFiles,
+    files_of,
+    list_files,
+    total_bytes,
+    vacuum,
+    would_vacuum,
+)
+from mamdr_core.lake.settings import MaintainSettings
+from schemas import Table
+
+logger = logging.getLogger(__name__)
+
+SAFE_DAYS = 7
+"""Delta's own least retention: a job that runs for less never loses a file that it reads or is writing."""
+_CHECKPOINT = 10
+"""Commits between two checkpoints: a version is put together from the checkpoint before it."""
+_YEAR, _DAY_MS = 365, 86_400_000
+
+
+def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
+    """Join small files of every table, sorted where the table is, then remove the files that nothing needs any more.
+
+    Where `maintain.history_days` is set, events of older days leave clicks, clicks_rejected and examples first.
+
+    Kept are: the newest version of every table, every version not older than `maintain.retention_days`, and the input
+    versions of kept runs: successful ones whose package exists (the newest `maintain.keep_runs` of them, and the newest
+    `maintain.keep_champions` that have served), and those of the last two weeks that run or can be resumed. Packages
+    of other successful runs are removed two weeks after they began. To release a run's inputs earlier, delete its
+    package or its checkpoints.
+    Of runs that did not end well or were never recorded, checkpoints and parts of packages are removed after two weeks.
+
+    Returns:
+        dry_run, kept_runs, packages_removed, leftovers_removed, files_deleted, bytes_freed, and `tables`: by name,
+        files and bytes before and after, small files that were joined, files_deleted, bytes_freed, and pinned_versions.
+
+    Raises:
+        MamdrError: a retention below a week while Delta's safety check is on. Nothing has been changed then.
+    """
+    settings = config.maintain
+    _check_retention(spark, settings)
+    lake = Lake(spark, config.lake.root)
+    runs = kept_runs(spark, lake, settings.keep_runs, settings.keep_champions)
+    pinned = _pinned_versions(runs)
+    if settings.history_days and not settings.dry_run:
+        _expire(lake, settings.history_days)
+    tables = {}
+    for table in lake.tables():
+        tables[table.name] = _maintain_table(spark, lake, table, pinned.get(table.name, set()), config)
+    files = Files(spark, lake.root)
+    packages = _old_packages(spark, lake, files, settings)
+    leftovers = find_leftovers(spark, lake)
+    if not settings.dry_run:
+        for parts in packages + leftovers:
+            files.delete(*parts)
+    return {
+        "dry_run": settings.dry_run,
+        "kept_runs": len(runs),
+        "packages_removed": len(packages),
+        "leftovers_removed": len(leftovers),
+        "files_deleted": sum(figures["files_deleted"] for figures in tables.values()),
+        "bytes_freed": sum(figures["bytes_freed"] for figures in tables.values()),
+        "tables": tables,
+    }
+
+
+def _expire(lake: Lake, days: int) -> None:
+    """Remove the rows of all days but the newest from the tables of events; versions of before stay as long as ever."""
+    if not lake.exists("clicks"):
+        return
+    found = lake.read("clicks").agg(F.max("ds")).first()
+    if not found or found[0] is None:
+        return
+    first = found[0] - timedelta(days - 1)
+    old = f"ds < DATE'{first}'"
+    for name in ("clicks", "clicks_rejected", "examples"):
+        if lake.exists(name) and not lake.read(name).where(old).isEmpty():
+            lake.change(name, lambda table: table.delete(old), {"job": "maintain_lake", EXPIRED: str(first)})
+            logger.info("%s: rows of days before %s removed", name, first)
+
+
+def _old_packages(spark: SparkSession, lake: Lake, files: Files, settings: MaintainSettings) -> list[tuple[str, str]]:
+    """Packages that no kept run has; a run that has been promoted meanwhile is kept."""
+    if not settings.keep_runs:
+        return []
+    kept = {run["run_id"] for run in kept_runs(spark, lake, settings.keep_runs, settings.keep_champions)}
+    packages = find_packages(lake, files, kept)
+    if packages:
+        outcome = "would be removed" if settings.dry_run else "are removed"
+        logger.info("packages of %s %s", ", ".join(run_id for _, run_id in packages), outcome)
+    return packages
+
+
+def _pinned_versions(runs: list[Row]) -> dict[str, set[int]]:
+    pinned: dict[str, set[int]] = {}
+    for run in runs:
+        for table, version in run["input_versions"].items():
+            pinned.setdefault(table, set()).add(version)
+    return pinned
+
+
+def _check_retention(spark: SparkSession, settings: MaintainSettings) -> None:
+    checked = str(spark.conf.get(CHECK, "true")).lower() != "false"
+    if settings.retention_days < SAFE_DAYS and checked:
+        raise MamdrError(
+            f"maintain.retention_days {settings.retention_days}: running jobs may still need files that young; give "
+            f"{SAFE_DAYS} or more or, when no job runs, submit with --conf {CHECK}=false"
+        )
+
+
+def _maintain_table(spark: SparkSession, lake: Lake, table: Table, pinned: set[int], config: Config) -> dict[str, Any]:
+    settings = config.maintain
+    path, days = lake.path(table), settings.retention_days
+    before = after = list_files(spark, path)
+    compacted = 0
+    if not settings.dry_run:
+        _keep_history(spark, path, pinned, days)
+        if table.name == "examples":
+            compacted = merge_examples(spark, lake, config.examples.shards)
+        elif not table.sort_by:
+            compacted = _compact(spark, lake, table)
+    spared = files_of(lake, table, pinned | {lake.version(table)})
+    candidates = {name: file for name, file in before.items() if name not in spared}
+    removed = would_vacuum(spark, path, candidates, days)
+    if not settings.dry_run:
+        if removed:
+            vacuum(spark, path, candidates, days)
+        after = list_files(spark, path)
+        removed = {name: file for name, file in removed.items() if name not in after}
+    return _report(table, compacted, before, removed, after, settings) | {"pinned_versions": sorted(pinned)}
+
+
+def _report(
+    table: Table, compacted: int, before: DataFiles, removed: DataFiles, after: DataFiles, settings: MaintainSettings
+) -> dict[str, Any]:
+    figures = {
+        "files_before": len(before),
+        "bytes_before": total_bytes(before),
+        "files_compacted": compacted,
+        "files_deleted": len(removed),
+        "bytes_freed": total_bytes(removed),
+        "files_after": len(after),
+        "bytes_after": total_bytes(after),
+    }
+    logger.info(
+        "%s: %d small files joined, %d files of %d bytes %s; %d files of %d bytes before, %d of %d after",
+        *(table.name, compacted, figures["files_deleted"], figures["bytes_freed"]),
+        "would be removed" if settings.dry_run else "removed",
+        *(figures[name] for name in ("files_before", "bytes_before", "files_after", "bytes_after")),
+    )
+    return figures
+
+
+def _keep_history(spark: SparkSession, path: str, pinned: set[int], days: int) -> None:
+    """Have Delta itself keep removed files for `days`, and its log for a year longer than pinned versions need it."""
+    age = 0
+    if pinned:
+        history = DeltaTable.forPath(spark, path).history().where(F.col("version") >= min(pinned) - _CHECKPOINT)
+        found = history.agg(F.max(F.date_diff(F.current_timestamp(), "timestamp"))).first()
+        age = found[0] if found and found[0] else 0
+    delta: Any = spark._jvm.org.apache.spark.sql.delta.DeltaLog  # type: ignore[union-attr]
+    log = delta.forTable(spark._jsparkSession, path)
+    metadata = log.unsafeVolatileSnapshot().metadata()
+    properties = {}
+    if log.deltaRetentionMillis(metadata) < (age + _YEAR) * _DAY_MS:
+        properties["delta.logRetentionDuration"] = f"interval {(age // _YEAR + 2) * _YEAR} days"
+    if delta.tombstoneRetentionMillis(metadata) != max(days, SAFE_DAYS) * _DAY_MS:
+        properties["delta.deletedFileRetentionDuration"] = f"interval {max(days, SAFE_DAYS)} days"
+    if properties:
+        listed = ", ".join(f"'{name}' = '{value}'" for name, value in properties.items())
+        spark.sql(f"ALTER TABLE {table_at(path)} SET TBLPROPERTIES ({listed})")
+
+
+def _compact(spark: SparkSession, lake: Lake, table: Table) -> int:
+    """Join small files within their partitions; returns how many were joined."""
+    by_partition = Counter(file.rpartition("/")[0] for file in lake.read(table).inputFiles())
+    if max(by_partition.values(), default=0) <= 1:
+        return 0
+    try:
+        done = DeltaTable.forPath(spark, lake.path(table)).optimize().executeCompaction()
+        joined = done.select("metrics.numFilesRemoved").first()
+    except CONFLICTS:
+        logger.warning("%s: another job is writing it; its small files stay until the next run", table.name)
+        return 0
+    return int(joined[0]) if joined else 0

@@ -1,0 +1,135 @@
+"""Joining the small files of examples that days leave: those of a week, later of a month, without changing a row."""
+
+import logging
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.core.notes import MERGED
+from mamdr_core.lake.core.progress import progress
+from mamdr_core.lake.core.session import overriding, settings_for
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.increments import STATE, last_build
+from mamdr_core.lake.examples.layout import lay_out, writing
+from mamdr_core.lake.settings import ShardSettings
+from schemas import TABLES, Column, Table, without_split
+
+logger = logging.getLogger(__name__)
+
+MANY = 4
+"""A week or month is written anew where the rows of one split and shard are in this many files."""
+
+
+@dataclass(frozen=True)
+class Period:
+    """Days that are over, and their rows: first and last day, files with such rows, shards, rows."""
+
+    first: date
+    last: date
+    files: int
+    shards: int
+    rows: int
+
+    @property
+    def condition(self) -> str:
+        """The rows of the days, in SQL."""
+        return f"ds BETWEEN DATE'{self.first}' AND DATE'{self.last}'"
+
+
+def merge_examples(spark: SparkSession, lake: Lake, settings: ShardSettings) -> int:
+    """Write weeks and months of many small files anew, in files of at most `rows` rows; returns how many were joined.
+
+    It is one commit, which changes no row: readers and pinned versions are not concerned, and a build that runs
+    meanwhile begins again. Where a build is first, the files stay until the next time.
+
+    Raises:
+        MamdrError: another job came between in a way that cannot be taken back.
+    """
+    periods = find_periods(lake.read("examples"), settings.rows)
+    if not periods:
+        return 0
+    rows = sum(period.rows for period in periods)
+    with progress(spark, "examples"), overriding(spark, settings_for(spark, rows)):
+        if _write(spark, lake, periods, settings):
+            return sum(period.files for period in periods)
+    logger.warning("examples: another job is writing them; their small files stay until the next run")
+    return 0
+
+
+def find_periods(examples: DataFrame, file_rows: int) -> list[Period]:
+    """The months before that of the newest day, and the weeks before its week, whose rows are in many files.
+
+    Args:
+        examples: as they are.
+        file_rows: rows of a file that is written anew: where the rows need that many files, they are left as they are.
+    """
+    newest = examples.agg(F.max("ds")).collect()[0][0]
+    if newest is None:
+        return []
+    week, month = newest - timedelta(newest.weekday()), newest.replace(day=1)
+    of_week = F.greatest(F.trunc("ds", "week"), F.lit(month))
+    period = F.when(F.col("ds") < F.lit(month), F.trunc("ds", "month")).otherwise(of_week)
+    place = [name for name in ("split", "shard") if name in examples.columns]
+    needed = 2 * F.ceil(F.col("rows") / file_rows)
+    files = (
+        examples.where(F.col("ds") < F.lit(max(week, month)))
+        .groupBy(period.alias("first"), *place, F.col("_metadata.file_path").alias("file"))
+        .agg(F.count("*").alias("rows"))
+        .groupBy("first", *place)
+        .agg(F.count("*").alias("files"), F.sum("rows").alias("rows"))
+        .groupBy("first")
+        .agg(
+            F.sum("files").alias("files"),
+            (F.max("shard") + 1).alias("shards"),
+            F.sum("rows").alias("rows"),
+            F.count_if((F.col("files") >= MANY) & (F.col("files") > needed)).alias("scattered"),
+        )
+        .where("scattered > 0")
+        .orderBy("first")
+    )
+    return [
+        Period(row["first"], _last_day(row["first"], month), row["files"], row["shards"], row["rows"])
+        for row in files.collect()
+    ]
+
+
+def _last_day(first: date, month: date) -> date:
+    if first < month:
+        return (first + timedelta(31)).replace(day=1) - timedelta(1)
+    return first + timedelta(6 - first.weekday())
+
+
+def _write(spark: SparkSession, lake: Lake, periods: Sequence[Period], settings: ShardSettings) -> bool:
+    """Write the rows of periods anew; whether no other job came between."""
+    number, version = last_build(lake.log("examples")).number + 1, lake.version("examples")
+    examples = lake.read("examples", version)
+    days, shards = " OR ".join(period.condition for period in periods), max(period.shards for period in periods)
+    table = _declared(examples.schema)
+    note = {"job": "maintain_lake", MERGED: len(periods), STATE: {"number": number}, "merge": uuid.uuid4().hex}
+    files = {"spark.sql.files.maxRecordsPerFile": settings.rows}
+    with overriding(spark, {**writing(settings, shards), **files}):
+        rows = lay_out(examples.where(days), shards, table)
+        if not lake.write_next(table, rows, note, number, days):
+            return False
+    made, written = lake.written("examples", note)
+    if (made, written) == (version + 1, sum(period.rows for period in periods)):
+        return True
+    if not lake.undo("examples", made - 1):
+        raise MamdrError(f"examples: version {made} was made while another job wrote; set examples.rebuild: true")
+    return False
+
+
+def _declared(schema: T.StructType) -> Table:
+    """The declaration of examples as they are, with the features that they were built with."""
+    base = TABLES["examples"] if "split" in schema.names else without_split(TABLES["examples"])
+    features = [field for field in schema if field.name not in base.column_names]
+    return base.with_columns(
+        Column(field.name, "int" if isinstance(field.dataType, T.IntegerType) else "float", "declared feature", True)
+        for field in features
+    )
