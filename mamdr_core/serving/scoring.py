@@ -86,8 +86,7 @@ def score(spark: SparkSession, config: Config) -> dict[str, Any]:
             lake.overwrite_where("scores", scored, f"batch = '{batch}'", note)
     figures = _count(lake, batch)
     if figures["rows"] != count:
-        if (made := lake.made("scores", note)) is not None:
-            lake.undo("scores", made - 1)
+        lake.undo("scores", note)
         raise MamdrError(
             f"score.input.path: {config.score.input.path or 'examples'} changed while it was read: {count} rows were "
             f"counted, {figures['rows']} scored; run again when it is complete"

@@ -169,10 +169,11 @@ def test_a_table_that_another_job_makes_at_the_same_moment_is_written_to(
 
 def test_a_first_write_that_is_taken_back_leaves_an_empty_table(spark, lake_root, make_clicks):
     lake = Lake(spark, lake_root)
-    lake.append("clicks", make_clicks([("a", "i", "d")]))
-    assert lake.undo("clicks", -1)
+    assert lake.undo("clicks", {"by": "nobody"})
+    lake.append("clicks", make_clicks([("a", "i", "d")]), {"by": "us"})
+    assert lake.undo("clicks", {"by": "us"})
     assert lake.read("clicks").isEmpty()
-    assert not lake.undo("clicks", -1)
+    assert not lake.undo("clicks", {"by": "us"}), "another commit, the emptying, is newer"
 
 
 def test_a_damaged_log_is_one_line_that_names_it(spark, lake_root, make_clicks):

@@ -208,26 +208,23 @@ class Lake:
         metrics = commit["operationMetrics"]
         return version, int(metrics.get("numOutputRows", 0)) - int(metrics.get("numCopiedRows", 0))
 
-    def made(self, table: str | Table, note: dict[str, Any]) -> int | None:
-        """The version that a recent write with this note made; None where there is none."""
-        found = self.log(table).find(note)
-        return found[0] if found else None
+    def undo(self, table: str | Table, note: dict[str, Any]) -> bool:
+        """Take back the recent write with this note, if there was one; false where another job has written since.
 
-    def undo(self, table: str | Table, version: int) -> bool:
-        """Take the newest commit back, which must be `version` + 1; false where another job has written since.
-
-        Args:
-            table: the table.
-            version: before the commit; -1: there was no table, and it becomes empty.
+        A table that the write made becomes empty.
         """
-        if self.newest(table) != version + 1:
+        found = self.log(table).find(note)
+        if found is None:
+            return True
+        before = found[0] - 1
+        if self.newest(table) > found[0]:
             return False
         written = DeltaTable.forPath(self._spark, self.path(table))
-        if version < 0:
-            with overriding(self._spark, {_NOTE: json.dumps({EMPTIED: True})}):
-                written.delete()
+        if before >= 0:
+            written.restoreToVersion(before)
             return True
-        written.restoreToVersion(version)
+        with overriding(self._spark, {_NOTE: json.dumps({EMPTIED: True})}):
+            written.delete()
         return True
 
     def change(self, table: str | Table, change: Callable[[DeltaTable], None], note: dict[str, Any]) -> None:

@@ -104,8 +104,7 @@ def _all_or_nothing(to: Publication, note: dict[str, Any]) -> Iterator[_Check]:
         yield _Check(to.lake)
     except Exception:
         for name in ("clicks", "clicks_rejected"):
-            made = to.lake.made(name, note)
-            if made is not None and not to.lake.undo(name, made - 1):
+            if not to.lake.undo(name, note):
                 logger.warning("%s: other jobs have written it since; load %s again", name, to.load.source)
         raise
 

@@ -120,7 +120,7 @@ def _write(spark: SparkSession, lake: Lake, periods: Sequence[Period], settings:
     made, written = lake.written("examples", note)
     if (made, written) == (version + 1, sum(period.rows for period in periods)):
         return True
-    if not lake.undo("examples", made - 1):
+    if not lake.undo("examples", note):
         raise MamdrError(f"examples: version {made} was made while another job wrote; set examples.rebuild: true")
     return False
 
