@@ -11,10 +11,10 @@ adopt_pip_index() {
     if [ -n "$UV_DEFAULT_INDEX" ]; then export UV_DEFAULT_INDEX; else unset UV_DEFAULT_INDEX; fi
 }
 
-# install_locked VENV LOCK: exactly the lock's packages, each file checked against its hash, and compiled: where
-# PYTHONDONTWRITEBYTECODE is set (as in many images), every process would compile torch and Spark anew (5 s).
+# install_locked VENV LOCK: exactly the lock's packages, each file checked against its hash. Where
+# PYTHONDONTWRITEBYTECODE is set (as in many images) they are compiled: every process would compile torch and Spark anew.
 install_locked() {
     "$1/bin/python" -m pip --quiet --disable-pip-version-check install --require-hashes -r environment/bootstrap.lock
     adopt_pip_index "$1"
-    UV_SYSTEM_CERTS=1 "$1/bin/uv" --quiet pip sync --compile-bytecode --python "$1/bin/python" --require-hashes "$2"
+    UV_SYSTEM_CERTS=1 "$1/bin/uv" --quiet pip sync ${PYTHONDONTWRITEBYTECODE:+--compile-bytecode} --python "$1/bin/python" --require-hashes "$2"
 }
