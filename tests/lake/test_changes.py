@@ -76,26 +76,28 @@ def test_a_load_that_was_taken_back_counts_only_where_it_was_read():
 
 
 def build(number):
-    return commit({STATE: {"number": number}})
+    return commit({STATE: {"number": number}, "build": f"b{number}"})
 
 
 MERGE = commit({MERGED: 2, STATE: {"number": 2}})
 
 
 @pytest.mark.parametrize(
-    ("commits", "number", "built"),
+    ("commits", "number", "built", "counted_by"),
     [
-        ((build(1),), 1, 1),
-        ((build(1), MERGE, commit(operation="OPTIMIZE")), 2, 1),
-        ((build(1), MERGE, build(3), commit(restored=1)), 3, 1),
-        ((build(1), build(2), commit(restored=0)), 2, 1),
-        ((build(1), build(2), commit(restored=0), build(3)), 3, 3),
-        ((build(1), commit({"job": "forget_users"}, "DELETE")), 1, 1),
+        ((build(1),), 1, 1, "b1"),
+        ((build(1), MERGE, commit(operation="OPTIMIZE")), 2, 1, "b1"),
+        ((build(1), MERGE, build(3), commit(restored=1)), 3, 1, "b1"),
+        ((build(1), build(2), commit(restored=0)), 2, 1, "b1"),
+        ((build(1), build(2), commit(restored=0), build(3)), 3, 3, "b3"),
+        ((build(1), commit({"job": "forget_users"}, "DELETE")), 1, 1, ""),
+        ((build(1), commit({EXPIRED: "2026-01-01"}, "DELETE"), MERGE), 2, 1, ""),
     ],
 )
-def test_the_build_whose_rows_examples_hold_is_found(commits, number, built):
+def test_the_build_whose_rows_examples_hold_is_found(commits, number, built, counted_by):
     found = last_build(MadeLog(*commits))
     assert (found.number, found.note[STATE]["number"], found.reason) == (number, built, "")
+    assert found.counted_by == counted_by, "the build whose counts are still right"
 
 
 def test_where_no_build_can_be_continued_the_reason_is_given():

@@ -2,6 +2,7 @@
 
 import random
 from datetime import date, timedelta
+from pathlib import Path
 
 import pytest
 from pyspark.sql import functions as F
@@ -11,6 +12,8 @@ from mamdr_core.config import with_values
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.notes import load_note
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples import job
+from mamdr_core.lake.examples.counts import FOLDER, count_examples
 from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.examples.windows import read_window
 from mamdr_core.lake.ingest.job import ingest_clicks
@@ -128,7 +131,12 @@ def test_what_is_built_day_by_day_is_what_a_build_of_everything_gives(
     assertDataFrameEqual(contents(lake.read("examples", version)), contents(lake.read("examples")))
 
 
-def test_loads_of_the_job_are_encoded_once_and_what_needs_a_rebuild_says_so(spark, make_log, make_config, lake_root):
+def test_loads_of_the_job_are_encoded_once_and_what_needs_a_rebuild_says_so(
+    spark, make_log, make_config, lake_root, monkeypatch
+):
+    scans = []
+    monkeypatch.setattr(job, "count_examples", lambda examples: scans.append(examples) or count_examples(examples))
+
     def rows(day, users):
         return [(f"u{n}", f"i{n % 3}", "d", str(n % 2), f"2026-01-0{day} 10:00:{n:02d}") for n in users]
 
@@ -139,6 +147,7 @@ def test_loads_of_the_job_are_encoded_once_and_what_needs_a_rebuild_says_so(spar
     second_build = build_examples(spark, make_config(second))
     names = ("encoded_rows", "examples", "new_users", "rebuilt")
     assert [second_build[name] for name in names] == [10, 30, 5, ""]
+    assert not scans, "counts of the build before were kept"
     lake = Lake(spark, lake_root)
     clicks, day = lake.read("clicks"), date(2026, 1, 2)
     known = known_first_days(lake, lake.version("clicks"), day)
@@ -147,6 +156,13 @@ def test_loads_of_the_job_are_encoded_once_and_what_needs_a_rebuild_says_so(spar
     ingest_clicks(spark, make_config(first))
     corrected = build_examples(spark, make_config(first))
     assert [corrected[name] for name in names] == [12, 22, 0, ""]
+    assert len(scans) == 2
+    kept = sorted((Path(lake_root) / FOLDER).glob("*.parquet"), key=lambda file: file.stat().st_mtime)
+    assert len(kept) == 2
+    for lose in (lambda: kept[-1].write_bytes(b"PAR1"), kept[-1].unlink):
+        lose()
+        assert build_examples(spark, make_config(first)) == corrected | {"encoded_rows": 0}
+    assert len(scans) == 4
     assert lake.read("examples").select("load").distinct().count() == 2
     lake.append("clicks", lake.read("clicks").limit(1))
     with pytest.raises(MamdrError, match=r"examples.rebuild is false.*version 3 of clicks \(WRITE\) was not"):
@@ -187,3 +203,61 @@ def test_a_domain_that_grows_moves_no_trained_row_into_test(spark, make_config, 
     grown = build_examples(spark, config)
     assert grown["test_rows"] > 0
     assert {row["split"] for row in lake.read("examples").where("load = 0").collect()} == {"train"}
+
+
+def test_a_build_while_files_are_joined_and_a_joining_that_is_killed_lose_no_row(
+    spark, make_config, lake_root, monkeypatch
+):
+    monkeypatch.setattr(merging, "MANY", 2)
+    lake, config = Lake(spark, lake_root), make_config(examples=RANDOM)
+    log = Log(spark, lake, 0)
+    loads = iter(range(100))
+
+    def build_more(day):
+        log.bring(next(loads), [FIRST + timedelta(day)], 10)
+        assert build_examples(spark, config)["encoded_rows"] == 10
+
+    def join():
+        return merge_examples(spark, lake, config.examples.shards)
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    write, written = Lake.write_next, Lake.written
+
+    def before_the_write(act):
+        """Act between what a job reads of examples and its write of them, once."""
+
+        def act_and_write(self, table, *rest):
+            if getattr(table, "name", table) == "examples":
+                monkeypatch.setattr(Lake, "write_next", write)
+                act()
+            return write(self, table, *rest)
+
+        monkeypatch.setattr(Lake, "write_next", act_and_write)
+
+    for day in range(4):  # the newest is the first of a month, whose days before are joined
+        build_more(day)
+    before = lake.version("examples")
+    before_the_write(die)
+    with pytest.raises(KeyboardInterrupt):
+        join()
+    assert lake.version("examples") == before
+    monkeypatch.setattr(Lake, "written", die)
+    with pytest.raises(KeyboardInterrupt):
+        join()
+    monkeypatch.setattr(Lake, "written", written)
+    assert (lake.version("examples"), join()) == (before + 1, 0), "its one commit had been made"
+    build_more(0)
+    build_more(1)
+    before_the_write(lambda: build_more(2))
+    assert join() == 0, "the build was first"
+    joined = []
+    before_the_write(lambda: joined.append(join()))
+    build_more(0)
+    assert joined[0] > 3
+    assert build_examples(spark, config)["encoded_rows"] == 0
+    daily = lake.version("examples")
+    rebuilt = build_examples(spark, make_config(examples={**RANDOM, "rebuild": True}))
+    assert rebuilt["encoded_rows"] == 80
+    assertDataFrameEqual(contents(lake.read("examples", daily)), contents(lake.read("examples")))

@@ -82,13 +82,27 @@ class Files:
         finally:
             reader.close()
 
-    def write_text(self, text: str, *names: str) -> None:
-        """Write a small file, replacing one that is there."""
-        stream = self._system.create(self._make_path(self.path(*names)), True)
+    def read_bytes(self, *names: str) -> bytes | None:
+        """What a file holds; None if it does not exist."""
+        if not self.exists(*names):
+            return None
+        stream = self._system.open(self._make_path(self.path(*names)))
         try:
-            stream.write(bytearray(text.encode("utf-8")))
+            return bytes(stream.readAllBytes())
         finally:
             stream.close()
+
+    def write_bytes(self, content: bytes, *names: str) -> None:
+        """Write a file that fits into memory, replacing one that is there."""
+        stream = self._system.create(self._make_path(self.path(*names)), True)
+        try:
+            stream.write(bytearray(content))
+        finally:
+            stream.close()
+
+    def write_text(self, text: str, *names: str) -> None:
+        """Write a small text file, replacing one that is there."""
+        self.write_bytes(text.encode("utf-8"), *names)
 
     def delete(self, *names: str) -> None:
         """Delete a file, or a folder with all that it holds."""

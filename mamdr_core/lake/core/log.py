@@ -92,6 +92,10 @@ class Log:
             yield number, commit
             number -= 1
 
+    def added_files(self, version: int) -> list[str]:
+        """The files that the commit of a version added, as its file of the log names them: quoted, below the table."""
+        return [action["add"]["path"] for action in self._actions(version) if "add" in action]
+
     def commit(self, version: int) -> dict[str, Any]:
         """What is recorded of the commit that made a version; nothing where it is gone."""
         infos = (action["commitInfo"] for action in self._actions(version) if "commitInfo" in action)

@@ -19,8 +19,8 @@ from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.settings import ExamplesSettings
 
 STATE = "state"
-"""In a build's note: number (of the build), built_with, until, newest (day), shards, clicks_id (of the table), and
-knows_users (whether every user of the clicks that it read has an index, and so a first day)."""
+"""In a build's note: number (of the build), built_with, until, shards, clicks_id (of the table), and knows_users
+(whether every user of the clicks that it read has an index, and so a first day)."""
 _SAME_ROWS = {
     *("OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "UNSET TBLPROPERTIES", "UPGRADE PROTOCOL"),
     *("ADD CONSTRAINT", "DROP CONSTRAINT", "ADD COLUMNS", "CHANGE COLUMN"),
@@ -42,6 +42,8 @@ class Increment:
         before: the note of the last build; empty where there is none of use.
         wanted: condition of the clicks to encode.
         replaced: condition of the examples to take away; empty: none. None: all.
+        base: version of the examples that this is about.
+        counted_by: the build whose counts are those of that version; empty: none.
     """
 
     number: int
@@ -49,6 +51,8 @@ class Increment:
     before: dict[str, Any]
     wanted: Column = field(default_factory=lambda: F.lit(True))
     replaced: str | None = None
+    base: int = -1
+    counted_by: str = ""
 
     @property
     def is_expected(self) -> bool:
@@ -83,19 +87,20 @@ class Changes:
 
 def find_increment(lake: Lake, config: Config, clicks_version: int) -> Increment:
     """What the next build of the examples has to do, from that version of clicks."""
-    last = last_build(lake.log("examples"))
+    base = lake.newest("examples")
+    last = last_build(lake.log("examples"), base)
     reason = (
         last.reason
         or _reason_in_settings(last.note[STATE]["built_with"], config)
         or _reason_in_table(last.note[STATE]["clicks_id"], lake)
     )
     if reason:
-        return Increment(last.number + 1, reason, last.note)
+        return Increment(last.number + 1, reason, last.note, base=base)
     changes = find_changes(lake.log("clicks"), last.note["clicks_version"], clicks_version)
     if changes.reason:
-        return Increment(last.number + 1, changes.reason, last.note)
+        return Increment(last.number + 1, changes.reason, last.note, base=base)
     conditions = _conditions(changes, last.note[STATE]["until"], config.examples)
-    return Increment(last.number + 1, "", last.note, *conditions)
+    return Increment(last.number + 1, "", last.note, *conditions, base, last.counted_by)
 
 
 def built_with(config: Config) -> dict[str, Any]:
@@ -125,24 +130,27 @@ class LastBuild:
         number: the greatest number that a commit has, those that were taken back among them.
         note: of the build.
         reason: why the note is of no use; empty: it is.
+        counted_by: the build's name where no rows have been removed since; empty otherwise.
     """
 
     number: int
     note: dict[str, Any]
     reason: str
+    counted_by: str = ""
 
 
-def last_build(log: Log) -> LastBuild:
-    """The last build of the examples, from their log."""
-    number = _greatest_number(log)
-    for version, commit in log.lineage():
+def last_build(log: Log, at: int | None = None) -> LastBuild:
+    """The last build of the examples as a version (None: the newest) has them, from their log."""
+    number, same_rows = _greatest_number(log), True
+    for version, commit in log.lineage(at):
         note = read_note(commit.get("userMetadata"))
         if _changes_no_row(commit, note):
+            same_rows = same_rows and not _removes_alike(note)
             continue
         reason = (
             "" if STATE in note else f"version {version} of examples was not written by a build that noted its state"
         )
-        return LastBuild(number, note, reason)
+        return LastBuild(number, note, reason, note.get("build", "") if same_rows else "")
     return LastBuild(number, {}, _NO_EXAMPLES)
 
 
@@ -202,8 +210,11 @@ def _lasting(log: Log, after: int, to: int) -> list[tuple[int, dict[str, Any], b
 
 def _changes_no_row(commit: dict[str, Any], note: dict[str, Any]) -> bool:
     """Whether a commit leaves the rows as they are, or removes the same from clicks and examples."""
-    alike = not {MERGED, EXPIRED}.isdisjoint(note) or note.get("job") == _FORGET
-    return alike or commit.get("operation") in _SAME_ROWS
+    return MERGED in note or _removes_alike(note) or commit.get("operation") in _SAME_ROWS
+
+
+def _removes_alike(note: dict[str, Any]) -> bool:
+    return EXPIRED in note or note.get("job") == _FORGET
 
 
 def _conditions(changes: Changes, until: str | None, settings: ExamplesSettings) -> tuple[Column, str]:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -17,16 +19,25 @@ from mamdr_core.lake.core.features import declared_examples
 from mamdr_core.lake.core.progress import progress
 from mamdr_core.lake.core.session import overriding, settings_for
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.counts import (
+    NOTHING,
+    add_counts,
+    count_added,
+    count_examples,
+    counts_in,
+    read_counts,
+    rows_by_shard,
+    write_counts,
+)
 from mamdr_core.lake.examples.increments import STATE, Increment, built_with, find_increment
-from mamdr_core.lake.examples.layout import assign_shards, held_rows, lay_out, writing
+from mamdr_core.lake.examples.layout import assign_shards, lay_out, writing
 from mamdr_core.lake.examples.news import News, check_news, encode_news, grow_vocabularies, seen_domains, select_clicks
 from mamdr_core.lake.examples.packing import pack_domains, pack_more
 from mamdr_core.lake.examples.plans import DomainPlan
 from mamdr_core.lake.examples.vectors import update_vectors
 from mamdr_core.lake.examples.versions import newest_versions
 from mamdr_core.lake.examples.vocabularies import Growth
-from mamdr_core.lake.examples.windows import Window, read_window, window_of
-from schemas import SPLITS
+from mamdr_core.lake.examples.windows import Window, window_of
 from schemas.spark import spark_schema
 
 logger = logging.getLogger(__name__)
@@ -37,9 +48,10 @@ TRIES = 5
 
 @dataclass(frozen=True)
 class _Built:
-    """What a build did: the version of examples that it wrote or found, its window, and its figures."""
+    """What a build did: the version of examples that it wrote or found, its counts and window, and figures."""
 
     version: int
+    counts: pa.Table
     window: Window
     growth: Mapping[str, Growth]
     shards: int
@@ -74,12 +86,12 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
         check_news(news, lake, config)
         with (
             progress(spark, "build_examples"),
-            overriding(spark, settings_for(spark, news.rows, _bytes_held(lake))),
+            overriding(spark, settings_for(spark, news.rows, _bytes_held(lake) if news.rows else 0)),
             kept_frames() as keep,
         ):
             built = _build(spark, lake, config, clicks_version, news, keep)
             if built is not None:
-                figures = _figures(lake, news, built)
+                figures = _figures(news, built)
                 break
         logger.info("examples: another job was first; looking again for what is new")
     else:
@@ -105,21 +117,21 @@ def _build(
     spark: SparkSession, lake: Lake, config: Config, clicks_version: int, news: News, keep: Keep
 ) -> _Built | None:
     """Encode what is new and write it; None: another job's build was first."""
-    increment, base = news.increment, lake.newest("examples")
+    increment = news.increment
+    kept = _count_kept(spark, lake, increment)
     growth, domains = grow_vocabularies(spark, lake, news, config)
     update_vectors(spark, lake, config.features)
-    newest = news.newest(lake)
-    window = window_of(config.examples, newest)
+    window = window_of(config.examples, news.newest(kept, lake.root))
     table = declared_examples(config.features, has_split=not window.decides_split)
     shards = increment.state.get("shards", 0)
     rows, plans = spark.createDataFrame([], spark_schema(table)), list[DomainPlan]()
     if news.seen:
         encoded, plans = encode_news(news, lake, growth, domains, config, keep)
         new_n = {plan.domain: plan.rows for plan in plans}
+        held_n = rows_by_shard(kept)
         if increment.replaced is None:
-            held_n, packing = {}, pack_domains(new_n, config.examples.shards.rows, config.examples.shards.count)
+            packing = pack_domains(new_n, config.examples.shards.rows, config.examples.shards.count)
         else:
-            held_n = held_rows(lake.read("examples", base), increment.replaced)
             target = sys.maxsize if config.examples.shards.count else config.examples.shards.rows
             packing = pack_more(shards, held_n, new_n, target)
         shards = packing.count
@@ -131,15 +143,31 @@ def _build(
         "versions": newest_versions(lake, config.features),
         "window": window.noted(),
     }
-    state = {"newest": newest.isoformat(), "shards": shards, "clicks_id": lake.log("clicks").table_id()}
+    state = {"shards": shards, "clicks_id": lake.log("clicks").table_id()}
     note |= {"clicks_version": clicks_version, STATE: state | _state(news, growth["user"], config)}
     if not plans and not increment.replaced and _has_nothing_to_note(note, increment.before):
-        return _Built(base, window, growth, shards)
+        return _Built(increment.base, kept, window, growth, shards)
     note["build"] = uuid.uuid4().hex  # of two builds at once each finds its own
     with overriding(spark, writing(config.examples.shards, shards)):
         if not lake.write_next(table, rows, note, increment.number, increment.replaced):
             return None
-    return _Built(_verify(lake, note, plans), window, growth, shards, sum(plan.missing for plan in plans))
+    version = _verify(lake, note, plans)
+    if increment.replaced or version != increment.base + 1:  # then rows went that are counted among those kept
+        counts = count_examples(lake.read("examples", version))
+    else:
+        counts = add_counts(kept, count_added(spark, lake, table, version))
+    write_counts(spark, lake, note["build"], counts, increment.before.get("build", ""))
+    return _Built(version, counts, window, growth, shards, sum(plan.missing for plan in plans))
+
+
+def _count_kept(spark: SparkSession, lake: Lake, increment: Increment) -> pa.Table:
+    """Count the examples that a build leaves as they are."""
+    if increment.replaced is None:
+        return NOTHING
+    if increment.replaced:
+        return count_examples(lake.read("examples", increment.base).where(~F.expr(increment.replaced)))
+    counts = read_counts(spark, lake, increment.counted_by)
+    return count_examples(lake.read("examples", increment.base)) if counts is None else counts
 
 
 def _state(news: News, users: Growth, config: Config) -> dict[str, Any]:
@@ -170,24 +198,19 @@ def _verify(lake: Lake, note: dict[str, Any], plans: list[DomainPlan]) -> int:
     return version
 
 
-def _figures(lake: Lake, news: News, built: _Built) -> dict[str, Any]:
-    """The figures of a build; the rows of its window are counted in the table."""
-    counted = read_window(lake, built.version, built.window).groupBy("domain", "split")
-    found = counted.agg(F.count("*").alias("rows"), F.sum("label").alias("positives")).collect()
-    splits, domains = dict.fromkeys(SPLITS, 0), dict[int, tuple[int, int]]()
-    for row in found:
-        splits[row["split"]] += row["rows"]
-        rows, positives = domains.get(row["domain"], (0, 0))
-        domains[row["domain"]] = rows + row["rows"], positives + row["positives"]
-    total, clicked = (sum(figures) for figures in zip(*domains.values(), strict=True)) if domains else (0, 0)
+def _figures(news: News, built: _Built) -> dict[str, Any]:
+    """The figures of a build and of the examples in its window."""
+    splits = counts_in(built.counts, built.window)
+    domains = pa.concat_tables(splits.values()).group_by("domain").aggregate([("rows", "sum"), ("positives", "sum")])
+    rows, positives = domains["rows_sum"].to_numpy(), domains["positives_sum"].to_numpy()
     return {
-        "examples": total,
-        **{f"{split}_rows": count for split, count in splits.items()},
-        "positives": clicked,
-        "negatives": total - clicked,
+        "examples": int(rows.sum()),
+        **{f"{split}_rows": pc.sum(counts["rows"]).as_py() or 0 for split, counts in splits.items()},
+        "positives": int(positives.sum()),
+        "negatives": int((rows - positives).sum()),
         "negatives_missing": built.missing,
-        "one_class_domains": sum(positives in (0, rows) for rows, positives in domains.values()),
-        "one_row_domains": sum(rows == 1 for rows, _ in domains.values()),
+        "one_class_domains": int(((positives == 0) | (positives == rows)).sum()),
+        "one_row_domains": int((rows == 1).sum()),
         "encoded_rows": news.rows,
         "rebuilt": news.increment.reason,
         **{f"{name}s": grown.total for name, grown in built.growth.items()},

@@ -39,21 +39,6 @@ def assign_shards(
     return rows.drop("domain_rows", "shards")
 
 
-def held_rows(examples: DataFrame, replaced: str) -> dict[int, dict[int, int]]:
-    """Rows by domain and shard that a build keeps: of the columns, the sorted `domain` alone is read.
-
-    Args:
-        examples: before the build.
-        replaced: condition of the rows that it takes away; empty: none.
-    """
-    kept = examples.where(~F.expr(replaced)) if replaced else examples
-    found = kept.groupBy("domain", "shard").agg(F.count("*").alias("rows")).collect()
-    held_n: dict[int, dict[int, int]] = {}
-    for row in found:
-        held_n.setdefault(row["domain"], {})[row["shard"]] = row["rows"]
-    return held_n
-
-
 def lay_out(examples: DataFrame, shards: int, table: Table) -> DataFrame:
     """All rows of a split and shard on one task, in the order in which the table is declared to be sorted.
 

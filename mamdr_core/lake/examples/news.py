@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
@@ -55,17 +57,18 @@ class News:
         """Clicks to encode."""
         return sum(row["rows"] for row in self.seen)
 
-    def newest(self, lake: Lake) -> date:
-        """The newest day of what is encoded and of what stays."""
+    def newest(self, kept: pa.Table, root: str) -> date:
+        """The newest day of what is encoded and of what stays.
+
+        Args:
+            kept: counts of the examples that stay.
+            root: of the lake, for an error.
+        """
         days: list[date] = [row["newest"] for row in self.seen]
-        increment = self.increment
-        if increment.replaced:
-            kept = lake.read("examples").where(~F.expr(increment.replaced)).agg(F.max("ds")).collect()[0][0]
-            days += [kept] if kept else []
-        elif noted := increment.state.get("newest"):
-            days.append(date.fromisoformat(noted))
+        if kept.num_rows:
+            days.append(pc.max(kept["ds"]).as_py())
         if not days:
-            raise MamdrError(f"clicks of {lake.root} holds no row any more that examples could be made of")
+            raise MamdrError(f"clicks of {root} holds no row any more that examples could be made of")
         return max(days)
 
 
