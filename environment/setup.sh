@@ -25,9 +25,14 @@ make_venv() {
 # shellcheck source=environment/uv.sh
 . environment/uv.sh
 
+# Without byte code where Python may not write it, every process compiles torch and Spark anew.
+is_compiled() {
+    [ -z "${PYTHONDONTWRITEBYTECODE:-}" ] || [ -d .venv/lib/python3.11/site-packages/torch/__pycache__ ]
+}
+
 install_packages() {
     # Synchronising removes what the lock does not name (Horovod among it), so it is done for a new lock only.
-    if ! cmp -s environment/requirements.lock .venv/requirements.lock; then
+    if ! cmp -s environment/requirements.lock .venv/requirements.lock || ! is_compiled; then
         say 'Python packages (about 7 GB, one to three minutes)'
         rm -f .venv/requirements.lock
         install_locked .venv environment/requirements.lock

@@ -100,6 +100,11 @@ def test_the_build_whose_rows_examples_hold_is_found(commits, number, built, cou
     assert found.counted_by == counted_by, "the build whose counts are still right"
 
 
+def test_a_build_that_has_not_seen_another_ones_rows_gets_its_number_and_not_a_later_one():
+    found = last_build(MadeLog(build(1), build(2)), at=0)
+    assert (found.number, found.note[STATE]["number"]) == (1, 1)
+
+
 def test_where_no_build_can_be_continued_the_reason_is_given():
     assert last_build(MadeLog()).reason == "there are no examples yet"
     emptied = last_build(MadeLog(build(1), commit({EMPTIED: True}, "DELETE")))

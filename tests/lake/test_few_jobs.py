@@ -19,9 +19,10 @@ def test_a_clean_day_starts_few_jobs(spark, make_log, make_config, tmp_path):
     spark.createDataFrame(rows, "id string, vector array<float>").write.parquet(vectors)
     source = {"name": "text", "kind": "vector", "of": "user", "size": 2, "path": vectors}
     log = [(f"u{n % 30}", f"i{n % 7}", f"d{n % 3}", str(n % 2), f"2026-01-01 10:00:{n:02d}") for n in range(60)]
-    config = make_config(make_log(log), features=[source])
+    lake = {"root": str(tmp_path / "a [lake] {1}%20")}  # what would be a pattern elsewhere
+    config = make_config(make_log(log), features=[source], lake=lake)
     log = [(*row, ts.replace(" 10:", " 11:")) for *row, ts in log]
-    later = make_config(make_log(log, "later"), features=[source])
+    later = make_config(make_log(log, "later"), features=[source], lake=lake)
     started = spark.sparkContext._jsc.sc().dagScheduler().numTotalJobs
     counts = [started()]
     steps = (

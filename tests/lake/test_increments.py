@@ -13,9 +13,10 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.notes import load_note
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples import job
-from mamdr_core.lake.examples.counts import FOLDER, count_examples
+from mamdr_core.lake.examples.counts import FOLDER, NOTHING, count_examples, read_counts
+from mamdr_core.lake.examples.increments import last_build
 from mamdr_core.lake.examples.job import build_examples
-from mamdr_core.lake.examples.windows import read_window
+from mamdr_core.lake.examples.windows import read_window, window_at
 from mamdr_core.lake.ingest.job import ingest_clicks
 from mamdr_core.lake.maintenance import merging
 from mamdr_core.lake.maintenance.job import maintain_lake
@@ -70,6 +71,13 @@ class Log:
         self.lake.overwrite_where("clicks", self.rows(load, days, count), where, note)
 
 
+def assert_counted(spark, lake):
+    """The last build has left the right counts."""
+    window, keys = window_at(lake, lake.version("examples")), [(name, "ascending") for name in NOTHING.column_names]
+    left = read_counts(spark, lake, last_build(lake.log("examples")).counted_by, window)
+    assert left.sort_by(keys).to_pylist() == count_examples(lake.read("examples"), window).sort_by(keys).to_pylist()
+
+
 def contents(examples):
     return examples.drop("shard").orderBy("domain", "key", "load", "label")
 
@@ -93,6 +101,7 @@ def test_what_is_built_day_by_day_is_what_a_build_of_everything_gives(
         built = build_examples(spark, config)
         assert built["rebuilt"] == ("" if number else "there are no examples yet")
         assert built["encoded_rows"] <= BUILDS[number]
+        assert_counted(spark, lake)
         if number == 5:  # a build follows files that were joined
             assert merge_examples(spark, lake, config.examples.shards) > 0
     if settings is MOVING:
@@ -135,7 +144,7 @@ def test_loads_of_the_job_are_encoded_once_and_what_needs_a_rebuild_says_so(
     spark, make_log, make_config, lake_root, monkeypatch
 ):
     scans = []
-    monkeypatch.setattr(job, "count_examples", lambda examples: scans.append(examples) or count_examples(examples))
+    monkeypatch.setattr(job, "count_examples", lambda *given: scans.append(given) or count_examples(*given))
 
     def rows(day, users):
         return [(f"u{n}", f"i{n % 3}", "d", str(n % 2), f"2026-01-0{day} 10:00:{n:02d}") for n in users]
@@ -157,12 +166,16 @@ def test_loads_of_the_job_are_encoded_once_and_what_needs_a_rebuild_says_so(
     corrected = build_examples(spark, make_config(first))
     assert [corrected[name] for name in names] == [12, 22, 0, ""]
     assert len(scans) == 2
-    kept = sorted((Path(lake_root) / FOLDER).glob("*.parquet"), key=lambda file: file.stat().st_mtime)
-    assert len(kept) == 2
-    for lose in (lambda: kept[-1].write_bytes(b"PAR1"), kept[-1].unlink):
-        lose()
+    files = [file for file in (Path(lake_root) / FOLDER).iterdir() if not file.name.startswith(".")]
+    newest = max(files, key=lambda file: file.stat().st_mtime)
+    content = newest.read_bytes()
+    for number, damaged in enumerate((content[:-1], bytes([*content[:99], content[99] ^ 1, *content[100:]]), None)):
+        if number:  # Hadoop's own check, which object stores do not have
+            newest.with_name(f".{newest.name}.crc").unlink(missing_ok=True)
+        newest.write_bytes(damaged) if damaged else newest.unlink()
         assert build_examples(spark, make_config(first)) == corrected | {"encoded_rows": 0}
-    assert len(scans) == 4
+        assert len(scans) == 3 + number
+    assert len(files) == 2
     assert lake.read("examples").select("load").distinct().count() == 2
     lake.append("clicks", lake.read("clicks").limit(1))
     with pytest.raises(MamdrError, match=r"examples.rebuild is false.*version 3 of clicks \(WRITE\) was not"):
@@ -205,7 +218,7 @@ def test_a_domain_that_grows_moves_no_trained_row_into_test(spark, make_config, 
     assert {row["split"] for row in lake.read("examples").where("load = 0").collect()} == {"train"}
 
 
-def test_a_build_while_files_are_joined_and_a_joining_that_is_killed_lose_no_row(
+def test_a_build_during_a_merge_and_a_merge_that_is_killed_lose_no_row(
     spark, make_config, lake_root, monkeypatch
 ):
     monkeypatch.setattr(merging, "MANY", 2)
@@ -216,6 +229,7 @@ def test_a_build_while_files_are_joined_and_a_joining_that_is_killed_lose_no_row
     def build_more(day):
         log.bring(next(loads), [FIRST + timedelta(day)], 10)
         assert build_examples(spark, config)["encoded_rows"] == 10
+        assert_counted(spark, lake)
 
     def join():
         return merge_examples(spark, lake, config.examples.shards)
@@ -256,8 +270,12 @@ def test_a_build_while_files_are_joined_and_a_joining_that_is_killed_lose_no_row
     before_the_write(lambda: joined.append(join()))
     build_more(0)
     assert joined[0] > 3
-    assert build_examples(spark, config)["encoded_rows"] == 0
-    daily = lake.version("examples")
+    daily = build_examples(spark, config)
     rebuilt = build_examples(spark, make_config(examples={**RANDOM, "rebuild": True}))
-    assert rebuilt["encoded_rows"] == 80
-    assertDataFrameEqual(contents(lake.read("examples", daily)), contents(lake.read("examples")))
+    assert (daily["encoded_rows"], rebuilt["encoded_rows"]) == (0, 80)
+    different = ("encoded_rows", "rebuilt", "examples_version")
+    assert {**daily, **dict.fromkeys(different)} == {**rebuilt, **dict.fromkeys(different)}
+    examples = lake.read("examples", daily["examples_version"])
+    assertDataFrameEqual(contents(examples), contents(lake.read("examples")))
+    before_the_write(lambda: lake.change("examples", lambda table: table.delete("user = 0"), {"job": "forget_users"}))
+    build_more(0)

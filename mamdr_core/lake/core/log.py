@@ -85,9 +85,13 @@ class Log:
         properties = jvm.scala.jdk.javaapi.CollectionConverters.asJava(self._snapshot().metadata().configuration())
         return {name.removeprefix(CONSTRAINT): text for name, text in properties.items() if name.startswith(CONSTRAINT)}
 
-    def commits(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """All commits, the newest first, as far back as they are there: version, and what is recorded of it."""
-        number = self.version()
+    def commits(self, at: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+        """All commits up to a version (None: the newest), the newest first, as far back as they are there.
+
+        Yields:
+            The version, and what is recorded of it.
+        """
+        number = self.version() if at is None else at
         while number >= 0 and (commit := self.commit(number)):
             yield number, commit
             number -= 1

@@ -1,10 +1,12 @@
 """How many examples there are by split, shard, domain and day: kept in a file, so that a build need not read them all.
 
-A build leaves them beside the tables under its own name. The file only saves a scan: where it is missing or damaged, or
-other jobs have removed rows since, the table is counted.
+A build leaves the file beside the tables, under its own name. It only saves a scan: where it is missing or damaged,
+where a window needs days that it does not tell apart, or where rows have been removed since, the table is counted.
 """
 
+import hashlib
 import logging
+from datetime import date
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -23,6 +25,8 @@ from schemas.spark import spark_schema
 logger = logging.getLogger(__name__)
 
 FOLDER = "example_counts"
+EARLIER = date(1970, 1, 1)
+"""Stands for all days that need not be told apart, so that the counts do not grow with the history."""
 _KEYS = ("split", "shard", "domain", "ds")
 _SUMS = ("rows", "positives")
 NOTHING = pa.schema(
@@ -31,55 +35,81 @@ NOTHING = pa.schema(
         *((name, pa.int64()) for name in _SUMS),
     ]
 ).empty_table()
-"""Counts of no example; `split` is null where days decide it."""
+"""Counts of no example; `split` is empty where days decide it."""
+_DISTINCT_FROM = b"days are distinct from"
+_DIGEST = hashlib.sha256().digest_size
 
 
-def count_examples(examples: DataFrame) -> pa.Table:
-    """Count rows and positives of examples."""
-    split = F.col("split") if "split" in examples.columns else F.lit(None).cast("string")
-    counted = examples.groupBy(split.alias("split"), *_KEYS[1:]).agg(
+def count_examples(examples: DataFrame, window: Window) -> pa.Table:
+    """Count rows and positives of examples, by as many days as the window and later ones need."""
+    first = _distinct_from(window)
+    split = F.col("split") if "split" in examples.columns else F.lit("")
+    ds = F.when(F.col("ds") >= first, F.col("ds")).otherwise(EARLIER)
+    counted = examples.groupBy(split.alias("split"), "shard", "domain", ds.alias("ds")).agg(
         F.count("*").alias("rows"), F.sum(F.col("label").cast("bigint")).alias("positives")
     )
     return counted.toArrow().cast(NOTHING.schema)
 
 
-def count_added(spark: SparkSession, lake: Lake, declared: Table, version: int) -> pa.Table:
+def count_added(spark: SparkSession, lake: Lake, declared: Table, version: int, window: Window) -> pa.Table:
     """Count the rows in the files that the commit of a version of the examples added."""
     root = lake.path(declared)
     files = [f"{root}/{unquote(name)}" for name in lake.log(declared).added_files(version)]
     if not files:
         return NOTHING
-    reader = spark.read.schema(spark_schema(declared)).option("basePath", root)
-    return count_examples(reader.parquet(*files))
+    # Spark's own name for it: else a lake's path with brackets would be a pattern.
+    options = {"basePath": root, "__globPaths__": "false"}
+    return count_examples(spark.read.schema(spark_schema(declared)).options(**options).parquet(*files), window)
 
 
 def add_counts(first: pa.Table, second: pa.Table) -> pa.Table:
-    """Counts of both."""
+    """The sums of both."""
     grouped = pa.concat_tables([first, second]).group_by(_KEYS)
     summed = grouped.aggregate([(name, "sum") for name in _SUMS])
     return summed.select([*_KEYS, *(f"{name}_sum" for name in _SUMS)]).rename_columns(NOTHING.column_names)
 
 
-def read_counts(spark: SparkSession, lake: Lake, build: str) -> pa.Table | None:
-    """What a build left; None where that cannot be read."""
+def read_counts(spark: SparkSession, lake: Lake, build: str, window: Window) -> pa.Table | None:
+    """The counts that a build left; None where they cannot be read, or do not tell the window's days apart."""
     if not build:
         return None
     try:
-        content = Files(spark, lake.root).read_bytes(FOLDER, f"{build}.parquet")
-        return None if content is None else pq.read_table(pa.BufferReader(content)).cast(NOTHING.schema)
-    except (pa.ArrowException, ValueError, Py4JJavaError) as error:
-        logger.warning("%s/%s.parquet cannot be read, so examples are counted: %s", FOLDER, build, type(error).__name__)
+        content = Files(spark, lake.root).read_bytes(FOLDER, build)
+    except Py4JJavaError as error:
+        logger.warning("%s/%s cannot be read, so examples are counted: %s", FOLDER, build, error.java_exception)
         return None
+    if content is None:
+        return None
+    if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
+        logger.warning("%s/%s is damaged, so examples are counted", FOLDER, build)
+        return None
+    found = pq.read_table(pa.BufferReader(content[_DIGEST:]))
+    if _distinct_from(window) < date.fromisoformat(found.schema.metadata[_DISTINCT_FROM].decode()):
+        return None
+    counts = found.cast(NOTHING.schema)
+    is_later = pc.greater_equal(counts["ds"], pa.scalar(_distinct_from(window)))
+    days = pc.if_else(is_later, counts["ds"], pa.scalar(EARLIER))
+    return add_counts(counts.set_column(_KEYS.index("ds"), "ds", days), NOTHING)
 
 
-def write_counts(spark: SparkSession, lake: Lake, build: str, counts: pa.Table, before: str) -> None:
+def write_counts(spark: SparkSession, lake: Lake, build: str, counts: pa.Table, window: Window, before: str) -> None:
     """Leave the counts for the next build, and remove those of builds earlier than the one before."""
     files, sink = Files(spark, lake.root), pa.BufferOutputStream()
-    pq.write_table(counts.sort_by([(name, "ascending") for name in _KEYS]), sink, compression="zstd")
-    files.write_bytes(sink.getvalue().to_pybytes(), FOLDER, f"{build}.parquet")
-    for name in files.children(FOLDER):
-        if name.removesuffix(".parquet") not in (build, before):
-            files.delete(FOLDER, name)
+    told = counts.replace_schema_metadata({_DISTINCT_FROM: _distinct_from(window).isoformat()})
+    pq.write_table(told, sink, compression="zstd")
+    content = sink.getvalue().to_pybytes()
+    try:
+        files.write_bytes(hashlib.sha256(content).digest() + content, FOLDER, build)
+        for name in files.children(FOLDER):
+            if name not in (build, before):
+                files.delete(FOLDER, name)
+    except Py4JJavaError as error:  # the examples are written: only the next build takes longer
+        logger.warning("%s cannot be written, so the next build counts all examples: %s", FOLDER, error.java_exception)
+
+
+def _distinct_from(window: Window) -> date:
+    """The first day that must be told from the one before: the earliest limit of a window, which only moves ahead."""
+    return min(filter(None, (window.first, window.val_from)), default=date.max)
 
 
 def rows_by_shard(counts: pa.Table) -> dict[int, dict[int, int]]:

@@ -19,8 +19,8 @@ from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.settings import ExamplesSettings
 
 STATE = "state"
-"""In a build's note: number (of the build), built_with, until, shards, clicks_id (of the table), and knows_users
-(whether every user of the clicks that it read has an index, and so a first day)."""
+"""In a build's note: number (of the build), built_with, until, newest (day), shards, clicks_id (of the table), and
+knows_users (whether every user of the clicks that it read has an index, and so a first day)."""
 _SAME_ROWS = {
     *("OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "UNSET TBLPROPERTIES", "UPGRADE PROTOCOL"),
     *("ADD CONSTRAINT", "DROP CONSTRAINT", "ADD COLUMNS", "CHANGE COLUMN"),
@@ -42,8 +42,8 @@ class Increment:
         before: the note of the last build; empty where there is none of use.
         wanted: condition of the clicks to encode.
         replaced: condition of the examples to take away; empty: none. None: all.
-        base: version of the examples that this is about.
-        counted_by: the build whose counts are those of that version; empty: none.
+        base: version of the examples that was looked at.
+        counted_by: the build whose counts hold for that version; empty: none.
     """
 
     number: int
@@ -141,7 +141,7 @@ class LastBuild:
 
 def last_build(log: Log, at: int | None = None) -> LastBuild:
     """The last build of the examples as a version (None: the newest) has them, from their log."""
-    number, same_rows = _greatest_number(log), True
+    number, same_rows = _greatest_number(log, at), True
     for version, commit in log.lineage(at):
         note = read_note(commit.get("userMetadata"))
         if _changes_no_row(commit, note):
@@ -154,9 +154,12 @@ def last_build(log: Log, at: int | None = None) -> LastBuild:
     return LastBuild(number, {}, _NO_EXAMPLES)
 
 
-def _greatest_number(log: Log) -> int:
-    """Numbers rise with the versions, those of commits that were taken back among them."""
-    numbers = (read_note(commit.get("userMetadata")).get(STATE, {}).get("number") for _, commit in log.commits())
+def _greatest_number(log: Log, at: int | None) -> int:
+    """Numbers rise with the versions, those of commits that were taken back among them.
+
+    Later versions do not count: a build that has not seen another one's rows must not get a number after its.
+    """
+    numbers = (read_note(commit.get("userMetadata")).get(STATE, {}).get("number") for _, commit in log.commits(at))
     return next((int(number) for number in numbers if number is not None), 0)
 
 

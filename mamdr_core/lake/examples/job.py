@@ -86,7 +86,7 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
         check_news(news, lake, config)
         with (
             progress(spark, "build_examples"),
-            overriding(spark, settings_for(spark, news.rows, _bytes_held(lake) if news.rows else 0)),
+            overriding(spark, settings_for(spark, news.rows, _bytes_read(lake, news))),
             kept_frames() as keep,
         ):
             built = _build(spark, lake, config, clicks_version, news, keep)
@@ -100,8 +100,10 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
     return {**figures, "clicks_version": clicks_version, "examples_version": built.version}
 
 
-def _bytes_held(lake: Lake) -> int:
-    """Bytes of the tables that the new rows are joined with or added to."""
+def _bytes_read(lake: Lake, news: News) -> int:
+    """Bytes, at most, of the tables that are counted or that the new rows are joined with."""
+    if not news.rows and news.increment.replaced == "" and news.increment.counted_by:
+        return 0
     return sum(lake.log(table).size() for table in ("users", "items", "examples"))
 
 
@@ -117,11 +119,11 @@ def _build(
     spark: SparkSession, lake: Lake, config: Config, clicks_version: int, news: News, keep: Keep
 ) -> _Built | None:
     """Encode what is new and write it; None: another job's build was first."""
-    increment = news.increment
-    kept = _count_kept(spark, lake, increment)
+    increment, newest = news.increment, news.newest(lake)
+    window = window_of(config.examples, newest)
+    kept = _count_kept(spark, lake, increment, window)
     growth, domains = grow_vocabularies(spark, lake, news, config)
     update_vectors(spark, lake, config.features)
-    window = window_of(config.examples, news.newest(kept, lake.root))
     table = declared_examples(config.features, has_split=not window.decides_split)
     shards = increment.state.get("shards", 0)
     rows, plans = spark.createDataFrame([], spark_schema(table)), list[DomainPlan]()
@@ -143,7 +145,7 @@ def _build(
         "versions": newest_versions(lake, config.features),
         "window": window.noted(),
     }
-    state = {"shards": shards, "clicks_id": lake.log("clicks").table_id()}
+    state = {"newest": newest.isoformat(), "shards": shards, "clicks_id": lake.log("clicks").table_id()}
     note |= {"clicks_version": clicks_version, STATE: state | _state(news, growth["user"], config)}
     if not plans and not increment.replaced and _has_nothing_to_note(note, increment.before):
         return _Built(increment.base, kept, window, growth, shards)
@@ -152,22 +154,23 @@ def _build(
         if not lake.write_next(table, rows, note, increment.number, increment.replaced):
             return None
     version = _verify(lake, note, plans)
-    if increment.replaced or version != increment.base + 1:  # then rows went that are counted among those kept
-        counts = count_examples(lake.read("examples", version))
-    else:
-        counts = add_counts(kept, count_added(spark, lake, table, version))
-    write_counts(spark, lake, note["build"], counts, increment.before.get("build", ""))
+    if increment.replaced == "" and version == increment.base + 1:
+        counts = add_counts(kept, count_added(spark, lake, table, version, window))
+    else:  # rows went that are counted among those kept, or may have gone with another job's commit in between
+        counts = count_examples(lake.read("examples", version), window)
+    write_counts(spark, lake, note["build"], counts, window, increment.before.get("build", ""))
     return _Built(version, counts, window, growth, shards, sum(plan.missing for plan in plans))
 
 
-def _count_kept(spark: SparkSession, lake: Lake, increment: Increment) -> pa.Table:
+def _count_kept(spark: SparkSession, lake: Lake, increment: Increment, window: Window) -> pa.Table:
     """Count the examples that a build leaves as they are."""
     if increment.replaced is None:
         return NOTHING
-    if increment.replaced:
-        return count_examples(lake.read("examples", increment.base).where(~F.expr(increment.replaced)))
-    counts = read_counts(spark, lake, increment.counted_by)
-    return count_examples(lake.read("examples", increment.base)) if counts is None else counts
+    counts = None if increment.replaced else read_counts(spark, lake, increment.counted_by, window)
+    if counts is not None:
+        return counts
+    examples = lake.read("examples", increment.base)
+    return count_examples(examples.where(~F.expr(increment.replaced)) if increment.replaced else examples, window)
 
 
 def _state(news: News, users: Growth, config: Config) -> dict[str, Any]:

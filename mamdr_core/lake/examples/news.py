@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
@@ -57,18 +55,18 @@ class News:
         """Clicks to encode."""
         return sum(row["rows"] for row in self.seen)
 
-    def newest(self, kept: pa.Table, root: str) -> date:
-        """The newest day of what is encoded and of what stays.
-
-        Args:
-            kept: counts of the examples that stay.
-            root: of the lake, for an error.
-        """
+    def newest(self, lake: Lake) -> date:
+        """The newest day of what is encoded and of what stays."""
         days: list[date] = [row["newest"] for row in self.seen]
-        if kept.num_rows:
-            days.append(pc.max(kept["ds"]).as_py())
+        increment = self.increment
+        if increment.replaced:
+            examples = lake.read("examples", increment.base)
+            kept = examples.where(~F.expr(increment.replaced)).agg(F.max("ds")).collect()[0][0]
+            days += [kept] if kept else []
+        elif noted := increment.state.get("newest"):
+            days.append(date.fromisoformat(noted))
         if not days:
-            raise MamdrError(f"clicks of {root} holds no row any more that examples could be made of")
+            raise MamdrError(f"clicks of {lake.root} holds no row any more that examples could be made of")
         return max(days)
 
 

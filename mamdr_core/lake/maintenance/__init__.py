@@ -1,1 +1,1 @@
-"""maintain_lake and forget_users: files are joined and removed, and rows of users taken out. Read job.py."""
+"""maintain_lake and forget_users: files are joined and removed (job.py), rows of users taken out (forget.py)."""
