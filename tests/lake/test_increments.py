@@ -218,9 +218,7 @@ def test_a_domain_that_grows_moves_no_trained_row_into_test(spark, make_config, 
     assert {row["split"] for row in lake.read("examples").where("load = 0").collect()} == {"train"}
 
 
-def test_a_build_during_a_merge_and_a_merge_that_is_killed_lose_no_row(
-    spark, make_config, lake_root, monkeypatch
-):
+def test_a_build_during_a_merge_and_a_merge_that_is_killed_lose_no_row(spark, make_config, lake_root, monkeypatch):
     monkeypatch.setattr(merging, "MANY", 2)
     lake, config = Lake(spark, lake_root), make_config(examples=RANDOM)
     log = Log(spark, lake, 0)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 from pyspark.testing import assertDataFrameEqual
 
@@ -174,6 +175,12 @@ def test_a_first_write_that_is_taken_back_leaves_an_empty_table(spark, lake_root
     assert lake.undo("clicks", {"by": "us"})
     assert lake.read("clicks").isEmpty()
     assert not lake.undo("clicks", {"by": "us"}), "another commit, the emptying, is newer"
+
+
+def test_a_connection_that_breaks_off_is_one_line():
+    text = "Task failed\nCaused by: org.apache.http.ConnectionClosedException: Premature end of the message body"
+    with pytest.raises(MamdrError, match=r"^the connection to an object store was lost; run it"), storage_errors():
+        raise PySparkException(text)
 
 
 def test_a_damaged_log_is_one_line_that_names_it(spark, lake_root, make_clicks):

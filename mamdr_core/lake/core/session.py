@@ -43,7 +43,7 @@ ROWS_A_TASK = 1_500_000
 """Rows of a shuffle's task, so that its hash tables and sorts stay in memory; Spark joins what turns out smaller."""
 # PySpark prints the JVM's stack traces of every error in an expression, also of those that are caught and explained.
 _LOUD_LOGGERS = ("DataFrameQueryContextLogger", "SQLQueryContextLogger")
-_STORE_LOST = re.compile(r"AWSClientIOException|SdkClientException|HttpChannelEOFException")
+_STORE_LOST = re.compile(r"AWSClientIOException|SdkClientException|HttpChannelEOFException|ConnectionClosedException")
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded")
 _WRITTEN = re.compile(r"while writing rows to (\S+?)\.? SQLSTATE")
 _LOG_DAMAGED = re.compile(
