@@ -152,6 +152,7 @@ def test_loads_of_the_job_are_encoded_once_and_what_needs_a_rebuild_says_so(
     first, second = make_log(rows(1, range(20)), "one"), make_log(rows(2, range(15, 25)), "two")
     ingest_clicks(spark, make_config(first))
     build_examples(spark, make_config(first))
+    scans.clear()
     ingest_clicks(spark, make_config(second))
     second_build = build_examples(spark, make_config(second))
     names = ("encoded_rows", "examples", "new_users", "rebuilt")
