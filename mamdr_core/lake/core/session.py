@@ -74,9 +74,10 @@ def make_session(name: str) -> SparkSession:
     if os.environ.get("AWS_ENDPOINT_URL") and spark.sparkContext.getConf().get(f"spark.hadoop.{path_style}") is None:
         # A server of one's own, to which Spark goes by that variable, seldom has a host name for each bucket.
         spark._jsc.hadoopConfiguration().set(path_style, "true")
+    jvm: Any = spark._jvm
     try:
         # The class loader of JARs given by --jars, --packages or spark.jars, which Class.forName does not ask.
-        loader = spark._jvm.java.lang.Thread.currentThread().getContextClassLoader()  # type: ignore[union-attr]
+        loader = jvm.java.lang.Thread.currentThread().getContextClassLoader()
         loader.loadClass("io.delta.tables.DeltaTable")
     except Py4JJavaError:
         raise MamdrError(

@@ -1,7 +1,7 @@
 """How many examples there are by split, shard, domain and day: kept in a file, so that a build need not read them all.
 
-A build leaves the file beside the tables, under its own name. It only saves a scan: where it is missing or damaged,
-where a window needs days that it does not tell apart, or where rows have been removed since, the table is counted.
+A build leaves the file in the lake under its own name. It only saves a scan: where it is missing or damaged, where a
+window needs single days of which it has the sum, or where rows have been removed since, the table is counted.
 """
 
 import hashlib
@@ -25,8 +25,8 @@ from schemas.spark import spark_schema
 logger = logging.getLogger(__name__)
 
 FOLDER = "example_counts"
-EARLIER = date(1970, 1, 1)
-"""Stands for all days that need not be told apart, so that the counts do not grow with the history."""
+_EARLIER = date(1970, 1, 1)
+"""Stands for all days before those that a window needs singly, so that the counts do not grow with the history."""
 _KEYS = ("split", "shard", "domain", "ds")
 _SUMS = ("rows", "positives")
 NOTHING = pa.schema(
@@ -44,7 +44,7 @@ def count_examples(examples: DataFrame, window: Window) -> pa.Table:
     """Count rows and positives of examples, by as many days as the window and later ones need."""
     first = _distinct_from(window)
     split = F.col("split") if "split" in examples.columns else F.lit("")
-    ds = F.when(F.col("ds") >= first, F.col("ds")).otherwise(EARLIER)
+    ds = F.when(F.col("ds") >= first, F.col("ds")).otherwise(_EARLIER)
     counted = examples.groupBy(split.alias("split"), "shard", "domain", ds.alias("ds")).agg(
         F.count("*").alias("rows"), F.sum(F.col("label").cast("bigint")).alias("positives")
     )
@@ -70,7 +70,7 @@ def add_counts(first: pa.Table, second: pa.Table) -> pa.Table:
 
 
 def read_counts(spark: SparkSession, lake: Lake, build: str, window: Window) -> pa.Table | None:
-    """The counts that a build left; None where they cannot be read, or do not tell the window's days apart."""
+    """The counts that a build left; None where they cannot be read, or have only sums of days that the window needs."""
     if not build:
         return None
     try:
@@ -88,15 +88,15 @@ def read_counts(spark: SparkSession, lake: Lake, build: str, window: Window) -> 
         return None
     counts = found.cast(NOTHING.schema)
     is_later = pc.greater_equal(counts["ds"], pa.scalar(_distinct_from(window)))
-    days = pc.if_else(is_later, counts["ds"], pa.scalar(EARLIER))
+    days = pc.if_else(is_later, counts["ds"], pa.scalar(_EARLIER))
     return add_counts(counts.set_column(_KEYS.index("ds"), "ds", days), NOTHING)
 
 
 def write_counts(spark: SparkSession, lake: Lake, build: str, counts: pa.Table, window: Window, before: str) -> None:
     """Leave the counts for the next build, and remove those of builds earlier than the one before."""
     files, sink = Files(spark, lake.root), pa.BufferOutputStream()
-    told = counts.replace_schema_metadata({_DISTINCT_FROM: _distinct_from(window).isoformat()})
-    pq.write_table(told, sink, compression="zstd")
+    metadata = {_DISTINCT_FROM: _distinct_from(window).isoformat()}
+    pq.write_table(counts.replace_schema_metadata(metadata), sink, compression="zstd")
     content = sink.getvalue().to_pybytes()
     try:
         files.write_bytes(hashlib.sha256(content).digest() + content, FOLDER, build)
@@ -108,7 +108,7 @@ def write_counts(spark: SparkSession, lake: Lake, build: str, counts: pa.Table, 
 
 
 def _distinct_from(window: Window) -> date:
-    """The first day that must be told from the one before: the earliest limit of a window, which only moves ahead."""
+    """The first day that is counted by itself: the earliest limit of a window, which only moves ahead."""
     return min(filter(None, (window.first, window.val_from)), default=date.max)
 
 

@@ -99,8 +99,8 @@ def find_increment(lake: Lake, config: Config, clicks_version: int) -> Increment
     changes = find_changes(lake.log("clicks"), last.note["clicks_version"], clicks_version)
     if changes.reason:
         return Increment(last.number + 1, changes.reason, last.note, base=base)
-    conditions = _conditions(changes, last.note[STATE]["until"], config.examples)
-    return Increment(last.number + 1, "", last.note, *conditions, base, last.counted_by)
+    wanted, replaced = _conditions(changes, last.note[STATE]["until"], config.examples)
+    return Increment(last.number + 1, "", last.note, wanted, replaced, base, last.counted_by)
 
 
 def built_with(config: Config) -> dict[str, Any]:

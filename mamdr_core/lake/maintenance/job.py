@@ -178,7 +178,8 @@ def _keep_history(spark: SparkSession, path: str, pinned: set[int], days: int) -
         history = DeltaTable.forPath(spark, path).history().where(F.col("version") >= min(pinned) - _CHECKPOINT)
         found = history.agg(F.max(F.date_diff(F.current_timestamp(), "timestamp"))).first()
         age = found[0] if found and found[0] else 0
-    delta: Any = spark._jvm.org.apache.spark.sql.delta.DeltaLog  # type: ignore[union-attr]
+    jvm: Any = spark._jvm
+    delta = jvm.org.apache.spark.sql.delta.DeltaLog
     log = delta.forTable(spark._jsparkSession, path)
     metadata = log.unsafeVolatileSnapshot().metadata()
     properties = {}
