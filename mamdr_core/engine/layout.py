@@ -9,7 +9,6 @@ from torch import Tensor
 
 from mamdr_core.engine.columns import Columns, FrozenTables
 from mamdr_core.engine.optimizers import AdamState
-from mamdr_core.engine.parameters import Theta
 from mamdr_core.engine.stacking import Trajectory
 from mamdr_core.engine.steps import ReadPlaces, RowReader, Steps, lay_steps
 from mamdr_core.engine.working import StackedTable, TouchedRows
@@ -181,15 +180,3 @@ class _Padding:
         shapes = [(len(batches), rows) for batches, rows in zip(self.steps.batches, self.steps.rows_S, strict=True)]
         parts = padded.split(sizes)
         return [part.view(*shape, *padded.shape[1:]) for part, shape in zip(parts, shapes, strict=True)]
-
-
-def stacked_dense(thetas: Sequence[Theta]) -> Tensor:
-    """Dense parameters of points with one theta_S, [G, P]."""
-    shared_P = thetas[0].shared.dense
-    dense_GP = shared_P.new_empty(len(thetas), len(shared_P))
-    for theta, dense_P in zip(thetas, dense_GP, strict=True):
-        if theta.specific is None:
-            dense_P.copy_(shared_P)
-        else:
-            torch.add(shared_P, theta.specific.dense, out=dense_P)
-    return dense_GP

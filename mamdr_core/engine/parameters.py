@@ -1,7 +1,7 @@
 """Points and steps in parameter space: theta_S, theta_i, theta~ - theta, without ever copying an embedding table."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mamdr_core.engine.columns import Visit
+from mamdr_core.models.tables import Table
 
 
 @dataclass
@@ -167,6 +168,37 @@ class Theta:
         if self.specific is None or table not in self.specific.rows:
             return start_UD
         return self.specific.rows[table].add_to(start_UD, ids_U)
+
+
+def stacked_dense(thetas: Sequence[Theta]) -> Tensor:
+    """Dense parameters of points with one theta_S, [G, P]."""
+    shared_P = thetas[0].shared.dense
+    dense_GP = shared_P.new_empty(len(thetas), len(shared_P))
+    for theta, dense_P in zip(thetas, dense_GP, strict=True):
+        if theta.specific is None:
+            dense_P.copy_(shared_P)
+        else:
+            torch.add(shared_P, theta.specific.dense, out=dense_P)
+    return dense_GP
+
+
+def stacked_rows(thetas: Sequence[Theta], table: Table, ids_N: Tensor, of_N: Tensor) -> Tensor:
+    """Rows of an embedding table at points with one theta_S, float32 [N, D].
+
+    Args:
+        thetas: the points.
+        table: which.
+        ids_N: rows, int64 [N].
+        of_N: place of the point in `thetas` at which each row is read, int64 [N].
+    """
+    start_ND = thetas[0].shared_rows(table.name, ids_N)
+    own = {place: theta.specific.rows for place, theta in enumerate(thetas) if theta.specific is not None}
+    own = {place: rows for place, rows in own.items() if table.name in rows}
+    if not own:
+        return start_ND
+    ids = torch.cat([place * table.rows + rows[table.name].ids for place, rows in own.items()])
+    values = torch.cat([rows[table.name].values for rows in own.values()])
+    return Rows(ids, values).add_to(start_ND, of_N * table.rows + ids_N)
 
 
 @dataclass(frozen=True)

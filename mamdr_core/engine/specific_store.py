@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,8 +12,32 @@ from mamdr_core.engine.slots import Slots
 
 T = TypeVar("T")
 
+READ_DOMAINS = 256
+"""Domains whose theta_i are read at a time where a mapping does not read them by groups."""
 GROUP_BYTES = {"cpu": 1 << 26, "cuda": 1 << 30}
 """Dense parameters of a group, about: on a GPU enough for stacks of some hundred domains."""
+
+
+@runtime_checkable
+class ReadsGroups(Protocol):
+    """theta_i of many domains that are read by groups faster than one by one."""
+
+    def read_groups(self, domains: Sequence[int]) -> Iterator[Mapping[int, Change]]:
+        """theta_i of some domains at a time, in any order; a group is valid until the next one is requested."""
+
+
+def read_groups(specific: Mapping[int, Change], domains: Sequence[int]) -> Iterator[Mapping[int, Change]]:
+    """theta_i of some domains at a time, in any order, to be read alone; a group is valid until the next one.
+
+    Args:
+        specific: has all of the domains.
+        domains: distinct.
+    """
+    if isinstance(specific, ReadsGroups):
+        yield from specific.read_groups(domains)
+        return
+    for first in range(0, len(domains), READ_DOMAINS):
+        yield {domain: specific[domain] for domain in domains[first : first + READ_DOMAINS]}
 
 
 class SpecificStore(Mapping[int, Change]):
@@ -92,6 +116,10 @@ class SpecificStore(Mapping[int, Change]):
                     writing = start(self._write, group)
             if writing:
                 writing.result()
+
+    def read_groups(self, domains: Sequence[int]) -> Iterator[dict[int, Change]]:
+        """`groups` that are only read."""
+        return self.groups(domains, changes=False)
 
     def keep(self) -> None:
         """Take what is here now for the best."""

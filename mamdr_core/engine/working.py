@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mamdr_core.engine.optimizers import AdamMoments, AdamState, adam_change
-from mamdr_core.engine.parameters import Change, Rows, Scope, Theta
+from mamdr_core.engine.parameters import Change, Rows, Scope, Theta, stacked_rows
 from mamdr_core.engine.steps import ReadPlaces
 from mamdr_core.models.tables import Table
 
@@ -64,13 +64,7 @@ class StackedTable:
         self._ids_T = keys_T % table.rows
         self._of_T = keys_T // table.rows
         self.trains = trains
-        start_TD = thetas[0].shared_rows(table.name, self._ids_T)
-        own = {g: theta.specific.rows for g, theta in enumerate(thetas) if theta.specific is not None}
-        own = {g: rows for g, rows in own.items() if table.name in rows}
-        if own:
-            ids = torch.cat([g * table.rows + rows[table.name].ids for g, rows in own.items()])
-            values = torch.cat([rows[table.name].values for rows in own.values()])
-            start_TD = Rows(ids, values).add_to(start_TD, keys_T)
+        start_TD = stacked_rows(thetas, table, self._ids_T, self._of_T)
         # One row more, which padding reads.
         self._dynamic = torch.cat([start_TD, start_TD.new_zeros(1, start_TD.shape[1])])
         self._static = start_TD

@@ -1,6 +1,6 @@
 """Predictions of a model with theta_S and every theta_i, and their figures by domain, gathered over ranks."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import astuple
 from functools import partial
 
@@ -10,9 +10,9 @@ from torch import Tensor
 from mamdr_core.engine.columns import Columns, Visit
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.metrics import DomainMetrics, domain_metrics
-from mamdr_core.engine.parameters import Change, Shared, Theta
+from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.engine.plan import parts_in_step
-from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.engine.prediction import predict_runs
 from mamdr_core.pace import Pace
 from mamdr_core.parallel.collective import Collective, SingleProcess, most
 
@@ -23,24 +23,8 @@ def predict_domains(
     engine: EagerEngine, shared: Shared, specific: Mapping[int, Change], columns: Columns, domains: range
 ) -> Tensor:
     """Logits of some domains' rows, float32: domain i's at theta_S + theta_i (Eq. 5), or at theta_S without theta_i."""
-    logits: dict[int, Tensor] = {}
-    having = [domain for domain in domains if columns.offsets[domain + 1] > columns.offsets[domain]]
-    # Domain by domain also without theta_i, so that a prediction depends on no other domain of the rank.
-    for domain, own in _read(specific, having):
-        rows = torch.arange(*columns.offsets[domain : domain + 2].tolist(), device=columns.labels.device)
-        logits[domain] = engine.predict(Theta(shared, own), Visit(columns, rows))
-    return torch.cat([logits[domain] for domain in having]) if having else torch.zeros(0)
-
-
-def _read(specific: Mapping[int, Change], domains: Sequence[int]) -> Iterator[tuple[int, Change | None]]:
-    """theta_i of some domains, None where there is none; from a store by groups, in any order."""
-    known = [domain for domain in domains if domain in specific]
-    if isinstance(specific, SpecificStore):
-        for group in specific.groups(known, changes=False):
-            yield from group.items()
-    else:
-        yield from ((domain, specific[domain]) for domain in known)
-    yield from ((domain, None) for domain in domains if domain not in specific)
+    edges = columns.offsets[domains.start : domains.stop + 1].numpy()
+    return predict_runs(engine, shared, specific, columns, domains, edges)
 
 
 def evaluate_columns(

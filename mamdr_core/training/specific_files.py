@@ -5,15 +5,17 @@ A file holds "domains" int64 [m] ascending, "dense" [m, P], and by embedding tab
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mamdr_core.engine.parameters import Change, Rows
-from mamdr_core.engine.specific_store import Stored
+from mamdr_core.engine.specific_store import READ_DOMAINS, Stored
 from mamdr_core.heartbeat import beat
 
 PART_BYTES = 1 << 29
@@ -77,6 +79,32 @@ class SavedSpecific(Mapping[int, Change]):
         number, row = self._place[domain]
         dense = self._files[number].get_slice("dense")[row : row + 1]
         return Change(dense[0].to(self._device), dict(self._rows.get(domain, {})))
+
+    def read_groups(self, domains: Sequence[int]) -> Iterator[dict[int, Change]]:
+        """theta_i of some domains at a time, in the order of the files; consecutive ones are read at once.
+
+        Args:
+            domains: distinct, of those that the files hold.
+        """
+        ordered = sorted(domains, key=self._place.__getitem__)
+        for first in range(0, len(ordered), READ_DOMAINS):
+            part = ordered[first : first + READ_DOMAINS]
+            number_G, row_G = np.array([self._place[domain] for domain in part]).T
+            begins = np.flatnonzero((np.diff(row_G, prepend=-2) != 1) | (np.diff(number_G, prepend=-1) != 0))
+            stretches = [
+                self._files[number].get_slice("dense")[row : row + size].to(self._device)
+                for number, row, size in zip(
+                    number_G[begins].tolist(),
+                    row_G[begins].tolist(),
+                    np.diff([*begins, len(part)]).tolist(),
+                    strict=True,
+                )
+            ]
+            dense = chain.from_iterable(stretches)
+            yield {
+                domain: Change(dense_P, dict(self._rows.get(domain, {})))
+                for domain, dense_P in zip(part, dense, strict=True)
+            }
 
     def __iter__(self) -> Iterator[int]:
         """The domains."""
