@@ -81,7 +81,26 @@ def shuffled_within(offsets: Ints, domains: Ints, seed: int) -> Ints:
     within = (np.arange(len(domains)) - offsets[domains]).astype(np.uint64)
     start = np.uint64(derive_seed(seed, 0))
     keys = splitmix64(splitmix64(domains.astype(np.uint64) ^ start) ^ within)
-    order: Ints = np.lexsort((keys, domains))
+    return order_within(domains, keys)
+
+
+def order_within(domains: Ints, keys: NDArray[np.uint64]) -> Ints:
+    """`np.lexsort((keys, domains))` of ascending domains, many times as fast: one integer a row is sorted in place.
+
+    It holds the domain, as many bits of the key as there is room for, and the row; rows that agree in these bits, which
+    are few, are sorted again.
+    """
+    row_bits = np.uint64(len(domains).bit_length())
+    first, last = (int(domains[place]) if len(domains) else 0 for place in (0, -1))
+    key_bits = np.uint64(64 - int(row_bits) - (last - first).bit_length())
+    packed = ((domains - first).astype(np.uint64) << key_bits) | (keys >> (np.uint64(64) - key_bits))
+    packed = (packed << row_bits) | np.arange(len(domains), dtype=np.uint64)
+    packed.sort()
+    order: Ints = (packed & ((np.uint64(1) << row_bits) - np.uint64(1))).astype(np.int64)
+    tied = np.diff(packed >> row_bits) == 0
+    again = np.flatnonzero(np.append(tied, False) | np.insert(tied, 0, False)) if tied.any() else order[:0]
+    rows = order[again]
+    order[again] = rows[np.lexsort((keys[rows], domains[rows]))]
     return order
 
 

@@ -1,10 +1,12 @@
 """The round plan deals every row once and depends on nothing but sizes, seed and epoch."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mamdr_core.engine import plan as plans
+from mamdr_core.engine.hashing import splitmix64
 from mamdr_core.engine.plan import RoundPlan, domain_parts, shuffled_parts, shuffled_within
 
 
@@ -62,6 +64,15 @@ def test_rows_shuffled_in_parts_are_those_shuffled_at_once(monkeypatch):
     parts = list(shuffled_parts(offsets, seed=3))
     assert [first for first, _ in parts] == [0, 9, 12, 42]
     assert np.concatenate([rows for _, rows in parts]).tolist() == whole.tolist()
+
+
+@pytest.mark.parametrize(("domains", "rows"), [(1, 1), (1, 70_000), (40_000, 70_000), (3, 0), (70_000, 70_000)])
+def test_the_order_is_that_of_domain_and_hash_also_where_few_bits_of_the_hash_have_room(domains, rows):
+    random = np.random.default_rng(0)
+    domain_N = np.sort(random.integers(0, domains, rows))
+    key_N = splitmix64(np.arange(rows, dtype=np.uint64))
+    key_N[::3] >>= np.uint64(40)  # ties in the leading bits
+    assert plans.order_within(domain_N, key_N).tolist() == np.lexsort((key_N, domain_N)).tolist()
 
 
 def test_parts_are_whole_domains_of_bounded_rows_or_one_larger():

@@ -1,6 +1,7 @@
 """Many domains predicted in stacks are what they are one after another, by both engines and for every structure."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def test_stacks_predict_what_one_domain_after_another_does(monkeypatch, name, ki
         expected = torch.cat(
             [
                 engine.predict(Theta(shared, specific.get(domain)), Visit(columns, torch.arange(start, stop)))
-                for domain, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True))
+                for domain, (start, stop) in enumerate(pairwise(edges))
             ]
         )
         for most in (1, 8, 4096):

@@ -27,6 +27,12 @@ def test_figures_do_not_depend_on_the_rows_measured_at_once(monkeypatch, most):
     found = evaluation.evaluate_columns(engine, shared, specific, columns)
     for figure, wanted in zip(astuple(found), astuple(expected), strict=True):
         np.testing.assert_allclose(figure, wanted, rtol=1e-6)
-    assert expected.auc[2] != domain_metrics(
-        engine.predict(Theta(shared), Visit(columns, torch.arange(len(columns)))), columns.labels, columns.offsets, None
-    ).auc[2]
+    assert (
+        expected.auc[2]
+        != domain_metrics(
+            engine.predict(Theta(shared), Visit(columns, torch.arange(len(columns)))),
+            columns.labels,
+            columns.offsets,
+            None,
+        ).auc[2]
+    )
