@@ -1,5 +1,6 @@
-"""How many Spark jobs an ingest and a build start: starting them takes most of the time where a day is small."""
+"""How many Spark jobs an ingest and a build start, most of the time of a small day, and how many rows a build reads."""
 
+import time
 from itertools import pairwise
 
 import pytest
@@ -41,3 +42,30 @@ def test_a_clean_day_starts_few_jobs(spark, make_log, make_config, tmp_path):
     assert second <= SECOND_BUILD, "nothing is new"
     assert increment <= INCREMENT
     assert hour <= LATER_HOUR, "no event of the day is compared with another hour's"
+
+
+def test_a_build_reads_the_clicks_of_new_loads_alone(spark, make_log, make_config):
+    read = []
+    for day in range(1, 5):
+        log = [
+            (f"u{n % 30}", f"i{n % 7}", "d", str(n % 2), f"2026-01-0{day} 10:{n // 60:02d}:{n % 60:02d}")
+            for n in range(900)
+        ]
+        examples = {"until": f"2026-01-0{day}", "split": {"kind": "time", "val_days": 1, "test_days": 1}}
+        config = make_config(make_log(log, f"day{day}"), examples=examples)
+        ingest_clicks(spark, config)
+        before = records_read(spark)
+        assert build_examples(spark, config)["encoded_rows"] == 900
+        read.append(records_read(spark) - before)
+    assert 900 < read[2] <= read[1] + 90
+    assert read[3] <= read[1] + 90
+
+
+def records_read(spark):
+    """Rows that all tasks of the session have read from files so far."""
+    time.sleep(0.3)  # until the store has the last stage
+    jvm, gateway = spark._jvm, spark.sparkContext._gateway
+    none = jvm.java.util.ArrayList()
+    quantiles = gateway.new_array(gateway.jvm.double, 0)
+    stages = spark.sparkContext._jsc.sc().statusStore().stageList(none, False, False, quantiles, none)
+    return sum(stages.apply(number).inputRecords() for number in range(stages.size()))

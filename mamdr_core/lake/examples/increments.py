@@ -7,6 +7,8 @@ ingest_clicks notes with its own which load it filed. So two logs show what is n
 import json
 from dataclasses import asdict, dataclass, field
 from datetime import date
+from functools import reduce
+from operator import and_
 from typing import Any
 
 from pyspark.sql import Column
@@ -40,7 +42,8 @@ class Increment:
         number: of the build, higher than those of all earlier ones.
         reason: why all clicks are encoded and all rows replaced; empty: only what is new.
         before: the note of the last build; empty where there is none of use.
-        wanted: condition of the clicks to encode.
+        wanted: conditions of the clicks to encode; no row meets two of them. Delta skips files by each on its own, and
+            by none where one condition is of a partition's day or of a column's statistics.
         replaced: condition of the examples to take away; empty: none. None: all.
         base: version of the examples that was looked at.
         counted_by: the build whose counts hold for that version; empty: none.
@@ -49,7 +52,7 @@ class Increment:
     number: int
     reason: str
     before: dict[str, Any]
-    wanted: Column = field(default_factory=lambda: F.lit(True))
+    wanted: tuple[Column, ...] = field(default_factory=lambda: (F.lit(True),))
     replaced: str | None = None
     base: int = -1
     counted_by: str = ""
@@ -220,18 +223,22 @@ def _removes_alike(note: dict[str, Any]) -> bool:
     return EXPIRED in note or note.get("job") == _FORGET
 
 
-def _conditions(changes: Changes, until: str | None, settings: ExamplesSettings) -> tuple[Column, str]:
+def _conditions(changes: Changes, until: str | None, settings: ExamplesSettings) -> tuple[tuple[Column, ...], str]:
     """Conditions of the clicks to encode, and of the examples to take away."""
-    wanted = F.col("load").isin(sorted(changes.loads))
-    parts = []
+    parts, days = [], F.lit(False)
     if changes.replaced:
         parts.append(f"load IN ({', '.join(map(str, sorted(changes.replaced)))})")
     if changes.whole_days:
-        wanted |= F.col("ds").isin([date.fromisoformat(day) for day in changes.whole_days])
+        days |= F.col("ds").isin([date.fromisoformat(day) for day in changes.whole_days])
         listed = ", ".join(f"DATE'{day}'" for day in sorted(changes.whole_days))
         parts.append(f"ds IN ({listed})")
-    if until and (settings.until is None or settings.until.isoformat() > until):
-        wanted |= F.col("ds") > date.fromisoformat(until)  # of loads that were encoded up to then
+    is_extended = bool(until) and (settings.until is None or settings.until.isoformat() > str(until))
+    if is_extended:
+        days |= F.col("ds") > date.fromisoformat(str(until))  # of loads that were encoded up to then
     if settings.until and (until is None or settings.until.isoformat() < until):
         parts.append(f"ds > DATE'{settings.until.isoformat()}'")
-    return wanted, " OR ".join(parts)
+    wanted = [F.col("load").isin(sorted(changes.loads))] if changes.loads else []
+    if changes.whole_days or is_extended:
+        others = [F.col("load") != load for load in sorted(changes.loads)]  # files are skipped by these, not by NOT IN
+        wanted.append(days & (F.col("load").isNull() | reduce(and_, others, F.lit(True))))
+    return tuple(wanted) or (F.lit(False),), " OR ".join(parts)

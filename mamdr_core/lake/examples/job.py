@@ -5,11 +5,12 @@ import sys
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mamdr_core.config import Config
@@ -81,7 +82,7 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
         clicks = select_clicks(lake, clicks_version, config)
         increment = find_increment(lake, config, clicks_version)
         _warn_or_refuse(increment, config)
-        chosen = clicks.where(increment.wanted)
+        chosen = reduce(DataFrame.union, (clicks.where(condition) for condition in increment.wanted))
         news = News(increment, chosen, clicks, seen_domains(chosen))
         check_news(news, lake, config)
         with (
