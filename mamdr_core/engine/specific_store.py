@@ -16,6 +16,11 @@ GROUP_BYTES = {"cpu": 1 << 26, "cuda": 1 << 30}
 """Dense parameters of a group, about: on a GPU enough for stacks of some hundred domains."""
 
 
+def group_size(device: str, vector_bytes: int) -> int:
+    """Number of domains whose theta_i is read and written together, on a type of device."""
+    return max(1, GROUP_BYTES[device] // max(1, vector_bytes))
+
+
 class SpecificStore(Mapping[int, Change]):
     """theta_i by domain index; a domain's is zero until it is first written.
 
@@ -48,7 +53,7 @@ class SpecificStore(Mapping[int, Change]):
         self._room = 0
         self.slots = slots
         self._like = like
-        self._group = max(1, GROUP_BYTES[like.device.type] // max(1, like.nbytes))
+        self._group = group_size(like.device.type, like.nbytes)
 
     def groups(self, domains: Sequence[int], changes: bool = True) -> Iterator[dict[int, Change]]:
         """theta_i of some domains at a time, in the given order.
