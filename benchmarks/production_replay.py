@@ -18,7 +18,7 @@ from mamdr_core.learning.domain_regularization import DomainRegularization
 from mamdr_core.learning.learner import Round
 from mamdr_core.parallel.placement import place_domains
 
-FEW_TARGETS = 10_000
+FEW_TARGETS = 5_000
 """Of a rank, so many that all their trajectories are cut."""
 
 
