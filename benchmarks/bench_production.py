@@ -129,10 +129,10 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{machine()}, torch {torch.__version__}", flush=True)
     run = {"replay": run_replay, "sample": run_one, "estimate": run_estimate}[options.command]
     found = run(options)
-    if options.command != "estimate":
-        {"replay": print_replay, "sample": print_sample}[options.command](found)
     if options.out:
         options.out.write_text(json.dumps(found, indent=1))
+    if options.command != "estimate":
+        {"replay": print_replay, "sample": print_sample}[options.command](found)
 
 
 if __name__ == "__main__":
