@@ -4,9 +4,8 @@
 
 Rows are drawn here and trained with the paper's network (three trained embeddings of 128, 256-128-64, dropout .5)
 through the learner, as a rank does: DN in 16 rounds, then DR with k = 5 over all domains once, theta_i in a file of
-`--folder` (39 GB at 69,102 domains). Every number of domains runs in a process of its own. Prints a table,
-writes a plot, and estimates the paper's production epoch on H100s from terms measured here and the rates of
-shared/design.md.
+`--folder` (39 GB at 69,102 domains). Every number of domains runs in a process of its own. Prints a table and
+writes a plot. Domains are smaller than in production, which bench_production.py estimates.
 """
 
 import argparse
@@ -42,10 +41,6 @@ from mamdr_core.shards.arrays import Arrays
 from mamdr_core.training.rounds import deal_rounds
 
 ROUNDS, K = 16, 5
-H100_DN, H100_DR, DISK = 5.5e6, 70e6, 3e9
-"""Rows a second of captured steps and of compiled stacks on one H100 (shared/design.md, section 5); bytes a second of a
-local NVMe disk."""
-PRODUCTION_ROWS, PRODUCTION_DOMAINS = 420e6, 69_102
 
 
 def draw_columns(rows: int, domains: int) -> tuple[Columns, dict[str, int]]:
@@ -128,20 +123,6 @@ def measure(rows: int, domains: int, folder: str | None) -> dict[str, float]:
     }
 
 
-def estimate(figures: dict[str, float], gpus: int) -> str:
-    """The production epoch: row-descents at the GPU's rates, theta_i from and to disk once, and laying out rows.
-
-    Laying out is bounded from above by what it takes here, a row, on CPU threads; a GPU sorts and gathers itself.
-    """
-    dn, dr = PRODUCTION_ROWS / H100_DN / gpus, 2 * K * PRODUCTION_ROWS / H100_DR / gpus
-    disk = 2 * PRODUCTION_DOMAINS * figures["vector_bytes"] / DISK / gpus
-    laying = (2 * K + 1) * PRODUCTION_ROWS * figures["wait"] / (figures["dn_rows"] + figures["dr_rows"]) / gpus
-    least = dn + max(dr, disk)
-    return (
-        f"| {gpus} | {dn:.0f} | {dr:.0f} | {disk:.0f} | {laying:.0f} | {least / 60:.1f} | {(least + laying) / 60:.0f} |"
-    )
-
-
 def plot(measured: list[dict[str, float]], path: Path) -> None:
     import matplotlib as mpl
 
@@ -189,10 +170,6 @@ def main() -> None:
         )
     each = [(m["dn"] + m["dr"]) / (m["dn_rows"] + m["dr_rows"]) for m in measured]
     print(f"\ntime a row-descent, most domains over fewest: {each[-1] / each[0]:.2f}\n")
-    print("| H100s | DN s | DR s | theta_i's disk s | laying out s, at most | epoch, minutes, at least | at most |")
-    print("|---|---|---|---|---|---|---|")
-    for gpus in (1, 8):
-        print(estimate(measured[-1], gpus))
     if options.plot:
         plot(measured, options.plot)
 

@@ -17,12 +17,17 @@ from mamdr_core.engine.columns import FrozenTables, Visit
 from mamdr_core.engine.compiled import DenseState, DenseStep, Fields, PaddedBatch, adam_scales
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.hashing import step_keys
+<<<<<<< HEAD
 from mamdr_core.engine.layout import Layout, Stack, lay_out, open_stack
 from mamdr_core.engine.memory import NoMemoryError, bytes_per_row, keep_freed_memory, no_memory_for, stack_memory
+=======
+from mamdr_core.engine.layout import Layout, Stack, lay_out, open_stack, stacked_dense
+from mamdr_core.engine.memory import NoMemoryError, bytes_per_row, keep_freed_memory, no_memory_for, stack_limits
+>>>>>>> h19a
 from mamdr_core.engine.optimizers import AdamState
 from mamdr_core.engine.parameters import EVERYTHING, Change, Scope, Theta, stacked_dense
 from mamdr_core.engine.parts import holds_one_domain
-from mamdr_core.engine.stacking import PADDING, StackLimits, Trajectory, cut_stacks
+from mamdr_core.engine.stacking import Trajectory, cut_stacks, line_up
 from mamdr_core.errors import MamdrError
 from mamdr_core.models.tables import Table
 
@@ -60,16 +65,7 @@ class FastEngine(EagerEngine):
             raise MamdrError(f"train.precision tf32 needs CUDA, and this rank runs on the {self.device}: use fp32")
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
         self._step = DenseStep(self.flat, precision == "bf16", compiles)
-        parameters = self.flat.values_P.numel() + sum(table.width for table in self.tables if table.per_domain)
-        self._limits = StackLimits(
-            budget=group_memory * 1e9 or stack_memory(self.device),
-            # Start, values, moments, gradient, and two in between.
-            trajectory_bytes=7 * parameters * self.flat.values_P.element_size(),
-            row_bytes=0,
-            padding=PADDING[self.device.type],
-            size=1 << 20,
-            multiple=torch.get_num_threads() if self.device.type == "cpu" else 1,
-        )
+        self._limits = stack_limits(self.flat, self.tables, self.device, group_memory)
         keep_freed_memory()
         self.reads_ahead = self.device.type == "cuda"  # on a CPU the steps themselves keep all cores busy
 
@@ -114,12 +110,7 @@ class FastEngine(EagerEngine):
         """
         if self._must_cut(visits):
             return super().descend_many(thetas, visits, lr, optimizer, scopes, seeds)
-        told = zip(thetas, visits, scopes, seeds, strict=True)
-        waiting = [
-            Trajectory(place, theta, own, scope, seed, self._rows_of(own))
-            for place, (theta, own, scope, seed) in enumerate(told)
-        ]
-        waiting.sort(key=lambda trajectory: trajectory.likeness)
+        waiting = line_up(thetas, visits, scopes, seeds, self.batch_size)
         self._know_row_bytes(visits)
         done: dict[int, Change] = {}
         while waiting:
@@ -134,9 +125,6 @@ class FastEngine(EagerEngine):
     def _must_cut(self, visits: Sequence[Sequence[Visit]]) -> bool:
         """Whether batches must be cut by domain, which stacks cannot."""
         return self.per_domain and not all(holds_one_domain(visit) for own in visits for visit in own)
-
-    def _rows_of(self, visits: Sequence[Visit]) -> tuple[int, ...]:
-        return tuple(batch.stop - batch.start for visit in visits for batch in visit.batches(self.batch_size))
 
     def _know_row_bytes(self, visits: Sequence[Sequence[Visit]]) -> None:
         if not self._limits.row_bytes:

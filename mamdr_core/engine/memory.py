@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mamdr_core.engine.flat import FlatModule
+from mamdr_core.engine.stacking import PADDING, StackLimits
 from mamdr_core.models.tables import Table
 
 CPU_BYTES = 4.8e7
@@ -22,6 +23,29 @@ def stack_memory(device: torch.device) -> float:
         return CPU_BYTES
     free, _ = torch.cuda.mem_get_info(device)
     return free / 2
+
+
+def stack_limits(
+    flat: FlatModule, tables: Sequence[Table], device: torch.device, group_memory: float = 0.0
+) -> StackLimits:
+    """What a stack of trajectories may take on a device, before it is known how much a row takes.
+
+    Args:
+        flat: the model.
+        tables: what feeds it.
+        device: where stacks run.
+        group_memory: GB of a stack; 0: see `stack_memory`.
+    """
+    parameters = flat.values_P.numel() + sum(table.width for table in tables if table.per_domain)
+    return StackLimits(
+        budget=group_memory * 1e9 or stack_memory(device),
+        # Start, values, moments, gradient, and two in between.
+        trajectory_bytes=7 * parameters * flat.values_P.element_size(),
+        row_bytes=0,
+        padding=PADDING[device.type],
+        size=1 << 20,
+        multiple=torch.get_num_threads() if device.type == "cpu" else 1,
+    )
 
 
 def keep_freed_memory() -> None:

@@ -40,6 +40,11 @@ def read_groups(specific: Mapping[int, Change], domains: Sequence[int]) -> Itera
         yield {domain: specific[domain] for domain in domains[first : first + READ_DOMAINS]}
 
 
+def group_size(device: str, vector_bytes: int) -> int:
+    """Number of domains whose theta_i is read and written together, on a type of device."""
+    return max(1, GROUP_BYTES[device] // max(1, vector_bytes))
+
+
 class SpecificStore(Mapping[int, Change]):
     """theta_i by domain index; a domain's is zero until it is first written.
 
@@ -72,7 +77,7 @@ class SpecificStore(Mapping[int, Change]):
         self._room = 0
         self.slots = slots
         self._like = like
-        self._group = max(1, GROUP_BYTES[like.device.type] // max(1, like.nbytes))
+        self._group = group_size(like.device.type, like.nbytes)
 
     def groups(self, domains: Sequence[int], changes: bool = True) -> Iterator[dict[int, Change]]:
         """theta_i of some domains at a time, in the given order.

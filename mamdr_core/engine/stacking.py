@@ -57,6 +57,30 @@ class StackLimits:
     multiple: int
 
 
+def line_up(
+    thetas: Sequence[Theta],
+    visits: Sequence[Sequence[Visit]],
+    scopes: Sequence[Scope],
+    seeds: Sequence[int],
+    batch_size: int,
+) -> list[Trajectory]:
+    """Trajectories in the order in which `cut_stacks` makes stacks with little padding of them.
+
+    Args:
+        thetas, visits, scopes, seeds: of each, see `EagerEngine.descend_many`.
+        batch_size: rows of a step at most, of visits that set no other number.
+    """
+    trajectories = [
+        Trajectory(place, theta, own, scope, seed, _rows_of(own, batch_size))
+        for place, (theta, own, scope, seed) in enumerate(zip(thetas, visits, scopes, seeds, strict=True))
+    ]
+    return sorted(trajectories, key=lambda trajectory: trajectory.likeness)
+
+
+def _rows_of(visits: Sequence[Visit], batch_size: int) -> tuple[int, ...]:
+    return tuple(batch.stop - batch.start for visit in visits for batch in visit.batches(batch_size))
+
+
 def cut_stacks(trajectories: Sequence[Trajectory], limits: StackLimits) -> Iterator[list[Trajectory]]:
     """Stacks of neighbours within the limits; a trajectory that exceeds them alone is a stack of its own.
 

@@ -1,0 +1,121 @@
+"""A learner that counts what it is asked to do and computes nothing, as long as nobody reads a parameter."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from production_shape import empty_columns, inputs_of, rows_by_domain
+
+from mamdr_core.config import Config
+from mamdr_core.engine.columns import Visit
+from mamdr_core.engine.eager import EagerEngine
+from mamdr_core.engine.memory import bytes_per_row, stack_limits
+from mamdr_core.engine.parameters import Change, Scope, Shared, Theta
+from mamdr_core.engine.specific_store import group_size
+from mamdr_core.engine.stacking import Trajectory, cut_stacks, line_up
+from mamdr_core.engine.steps import ROWS_MULTIPLE
+from mamdr_core.learning.learner import Learner
+from mamdr_core.learning.methods import find_method
+from mamdr_core.models.structures import build_model
+
+H100_MEMORY = 40.0
+"""GB of a stack on a GPU where `train.group_memory` is 0: half of an H100's memory."""
+
+
+@dataclass
+class StackCount:
+    """What stacks add up to: `steps` run one after another, each of one stack."""
+
+    stacks: int = 0
+    trajectories: int = 0
+    steps: int = 0
+    rows: int = 0
+    padded: int = 0
+    grouped: int = 0
+    """Rows times the trajectories of their stack."""
+
+    def add(self, stack: Sequence[Trajectory]) -> None:
+        """Count a stack's steps as `lay_steps` pads them."""
+        widest_S = np.array([trajectory.rows_S for trajectory in stack]).max(0, initial=0)
+        rows = sum(sum(trajectory.rows_S) for trajectory in stack)
+        self.stacks += 1
+        self.trajectories += len(stack)
+        self.steps += len(widest_S)
+        self.rows += rows
+        self.padded += len(stack) * int((-(-widest_S // ROWS_MULTIPLE) * ROWS_MULTIPLE).sum())
+        self.grouped += len(stack) * rows
+
+
+class CountingEngine(EagerEngine):
+    """Cuts trajectories into stacks as `FastEngine` does on a type of device, and counts them."""
+
+    def __init__(self, config: Config, device: str) -> None:
+        inputs = inputs_of(config)
+        super().__init__(build_model(config.model, inputs), inputs.tables, {}, config.train.batch_size)
+        memory = config.train.group_memory or (H100_MEMORY if device == "cuda" else 0.0)
+        limits = stack_limits(self.flat, self.tables, torch.device(device), memory)
+        self.limits = replace(limits, row_bytes=bytes_per_row(self.flat, self.tables, inputs.numeric))
+        self.count = StackCount()
+
+    def descend(self, theta: Theta, *_: object, **__: object) -> Change:
+        return Change(torch.zeros_like(theta.shared.dense))
+
+    def descend_many(
+        self,
+        thetas: Sequence[Theta],
+        visits: Sequence[Sequence[Visit]],
+        lr: float,
+        optimizer: str,
+        scopes: Sequence[Scope],
+        seeds: Sequence[int],
+    ) -> list[Change]:
+        for stack in cut_stacks(line_up(thetas, visits, scopes, seeds, self.batch_size), self.limits):
+            self.count.add(stack)
+        return [NOTHING] * len(thetas)
+
+
+class _Nothing(Change):
+    def move(self, other: Change, scale: float) -> None:
+        """theta_i is not kept."""
+
+
+NOTHING = _Nothing(torch.zeros(0))
+
+
+class NoStore:
+    """theta_i in the groups of a real store, without values."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def groups(self, domains: Sequence[int]) -> Iterator[dict[int, Change]]:
+        for first in range(0, len(domains), self._size):
+            yield dict.fromkeys(domains[first : first + self._size], NOTHING)
+
+    def keep(self) -> None:
+        """There is nothing to keep."""
+
+
+def counting_learner(config: Config, device: str, shared: Shared | None = None) -> Learner:
+    """A learner that counts what it is asked to do, with all domains' rows and support rows.
+
+    Args:
+        config: of the run.
+        device: type of device whose stacks are cut.
+        shared: theta_S; None: without tables.
+    """
+    counts_n, _ = rows_by_domain(config)
+    engine = CountingEngine(config, device)
+    settings = find_method(config.train.method).settle(config.train.learning)
+    dense = engine.flat.values_P
+    return Learner(
+        engine=engine,
+        train=empty_columns(counts_n),
+        supports=empty_columns(np.minimum(counts_n, settings.dr.support_rows)),
+        shared=shared or Shared(dense, {}),
+        specific=NoStore(group_size(device, dense.nbytes)),
+        average=lambda change, weight: change,
+        settings=settings,
+        seed=config.train.seed,
+    )

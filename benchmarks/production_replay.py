@@ -1,0 +1,148 @@
+"""What a production epoch asks of each rank, by the product's own plan, placement and stacking; nothing is computed.
+
+Rows and steps are those of all ranks. Stacks are those of some ranks: DomainRegularization runs there with an engine
+that cuts stacks and computes nothing.
+"""
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from production_counting import counting_learner
+from production_shape import Ints, rows_by_domain, stages_of
+
+from mamdr_core.config import Config
+from mamdr_core.engine.plan import RoundPlan
+from mamdr_core.learning.domain_regularization import DomainRegularization
+from mamdr_core.learning.learner import Round
+from mamdr_core.parallel.placement import place_domains
+
+FEW_TARGETS = 5_000
+"""Of a rank, so many that all their trajectories are cut."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What DR does for each domain in a pass, [n]: rows and steps of all its trajectories, support rows of them."""
+
+    rows_n: Ints
+    steps_n: Ints
+    support_n: Ints
+
+
+def pass_of(config: Config, owned: Ints | slice = slice(None)) -> Round:
+    """The round in which DR makes a pass over all rows of some domains, whose positions nobody reads."""
+    counts_n, _ = rows_by_domain(config)
+    stage = stages_of(config.train)[1]
+    plan = RoundPlan(counts_n, stage.rounds_per_epoch, config.train.smallest_slice, config.train.seed)
+    start_n, stop_n = plan.slices(stage.first_epoch, 0)
+    rows_n = stop_n - start_n
+    visited = np.arange(len(rows_n))[owned]
+    nothing = torch.zeros(1, dtype=torch.int8)
+    slices = {int(domain): nothing.expand(rows_n[domain]) for domain in visited if rows_n[domain]}
+    return Round(stage.first_epoch, 0, slices, nothing[:0])
+
+
+def targets_of(config: Config) -> Targets:
+    """What DR does for each domain, from the supports that it draws."""
+    learner = counting_learner(config, "cpu")
+    regularize, pass_ = DomainRegularization(learner), pass_of(config)
+    batch_size = learner.settings.dr.batch_size or config.train.batch_size
+    figures = np.zeros((3, len(learner.train.offsets) - 1), dtype=np.int64)
+    for target, rows in pass_.slices.items():
+        drawn = regularize.draw_supports(pass_, target, len(rows))
+        support = [sum(len(visit.rows) for visit in step) for step in drawn]
+        steps = sum(-(-size // batch_size) for size in support) - (-len(rows) // batch_size) * len(drawn)
+        figures[:, target] = sum(support) + len(drawn) * len(rows), steps, sum(support)
+    return Targets(*figures)
+
+
+def count_rounds(config: Config, owner_n: Ints, ranks: int) -> dict[str, object]:
+    """DN over an epoch, on every rank: what `Visit.batches` cuts of each slice."""
+    train, stage = config.train, stages_of(config.train)[0]
+    plan = RoundPlan(rows_by_domain(config)[0], stage.rounds_per_epoch, train.smallest_slice, train.seed)
+    started = time.perf_counter()
+    sizes_Rn = []
+    for number in range(plan.rounds):
+        start_n, stop_n = plan.slices(stage.first_epoch, number)
+        order = plan.order(stage.first_epoch, number)
+        sizes_Rn.append((stop_n - start_n)[order[np.argsort(order)]])
+    planned = time.perf_counter() - started
+    owned = {"rows": [], "steps": [], "visits": []}
+    for sizes_n in sizes_Rn:
+        for name, each_n in (("rows", sizes_n), ("steps", -(-sizes_n // train.batch_size)), ("visits", sizes_n > 0)):
+            owned[name].append(np.bincount(owner_n, weights=each_n, minlength=ranks))
+    counted = {name: np.array(each) for name, each in owned.items()}
+    rows = np.concatenate([sizes_n[sizes_n > 0] for sizes_n in sizes_Rn])
+    return {
+        "rounds": plan.rounds,
+        "rows": int(rows.sum()),
+        "visits": len(rows),
+        "steps": int(counted["steps"].sum()),
+        "median_visit": float(np.median(rows)),
+        "below_500": float((rows < 500).mean()),
+        "rows_below_500": float(rows[rows < 500].sum() / max(rows.sum(), 1)),
+        "planning_seconds": planned / plan.rounds,
+        "slowest_rows": float(counted["rows"].max(1).sum()),
+        "slowest_steps": float(counted["steps"].max(1).sum()),
+        "largest_round": float(counted["rows"].max(initial=0)),
+        "round_imbalance": {name: float((each.max(1) / each.mean(1)).mean()) for name, each in counted.items()},
+        "epoch_imbalance": {name: float(each.sum(0).max() / each.sum(0).mean()) for name, each in counted.items()},
+    }
+
+
+def count_stacks(config: Config, owned: Ints, device: str) -> dict[str, float]:
+    """DR's stacks of a pass on a rank that owns some domains.
+
+    Of many targets, one of the k trajectories of each is cut and counts k times: they differ by their support alone.
+    """
+    k = config.train.dr.k
+    times = k if len(owned) > FEW_TARGETS and k > 1 else 1
+    if times > 1:
+        config = replace(config, train=replace(config.train, dr=replace(config.train.dr, k=1)))
+    learner = counting_learner(config, device)
+    DomainRegularization(learner)(pass_of(config, owned))
+    counted = {name: times * each for name, each in vars(learner.engine.count).items()}
+    return counted | {"descended": times * learner.rows_descended, "counted_for": times}
+
+
+def count_pass(config: Config, targets: Targets, owner_n: Ints, ranks: int) -> dict[str, object]:
+    """A pass of DR, on every rank."""
+    owned = {
+        name: np.bincount(owner_n, weights=each_n, minlength=ranks)
+        for name, each_n in (("rows", targets.rows_n), ("steps", targets.steps_n), ("targets", targets.rows_n > 0))
+    }
+    return {
+        **{name: int(each.sum()) for name, each in owned.items()},
+        **{f"slowest_{name}": float(each.max()) for name, each in owned.items()},
+        "support_rows": int(targets.support_n.sum()),
+        "longest_target": int(targets.steps_n.max()),
+        "imbalance": {name: float(each.max() / each.mean()) for name, each in owned.items()},
+    }
+
+
+def replay(config: Config, ranks: int, targets: Targets, stack_ranks: int, devices: list[str]) -> dict[str, object]:
+    """An epoch of DN and a pass of DR on so many ranks.
+
+    Args:
+        config: of the run.
+        ranks: W.
+        targets: see there.
+        stack_ranks: ranks whose stacks are cut: the one with most rows, and others evenly down to the median, or all.
+        devices: types of device whose stacks are cut.
+    """
+    owner_n = place_domains(rows_by_domain(config)[0], ranks)
+    rows_W = np.bincount(owner_n, weights=targets.rows_n, minlength=ranks)
+    last = ranks - 1 if stack_ranks >= ranks else ranks // 2
+    chosen = np.argsort(-rows_W, kind="stable")[np.linspace(0, last, min(stack_ranks, ranks)).astype(int)]
+    return {
+        "ranks": ranks,
+        "dn": count_rounds(config, owner_n, ranks),
+        "dr": count_pass(config, targets, owner_n, ranks),
+        "stack_ranks": [int(rank) for rank in chosen],
+        "stacks": {
+            device: [count_stacks(config, np.flatnonzero(owner_n == rank), device) for rank in chosen]
+            for device in devices
+        },
+    }
