@@ -44,6 +44,9 @@ class Learner:
         shared: theta_S, the same on all ranks after every round.
         specific: theta_i by domain index, of this rank's domains.
         average: mean over ranks of changes, weighted by a number.
+        average_gradient: the gradient of the mean loss over the rows of all ranks, from each rank's own gradient and
+            number of rows.
+        gather: all ranks' numbers, in rank order.
         settings: of the method.
         seed: of the run.
         most: the largest over ranks of a number.
@@ -60,6 +63,8 @@ class Learner:
     settings: LearningSettings
     seed: int
     most: Callable[[int], int] = int
+    average_gradient: Callable[[Change, float], Change] = lambda gradient, rows: gradient
+    gather: Callable[[int], list[int]] = lambda number: [number]
     rank: int = 0
     rows_descended: int = 0
 

@@ -55,6 +55,21 @@ def test_changes_are_averaged_by_rows_and_embedding_rows_over_the_ranks_that_tou
         torch.testing.assert_close(mean.rows["user"].values, torch.tensor([[1.0], [5.0], [7.0]]))
 
 
+def test_the_gradient_of_the_mean_loss_of_all_ranks_is_over_all_of_their_rows():
+    """A row that the second rank alone touched moves by its part of the whole batch."""
+    gradients = [
+        Change(torch.tensor([1.0]), {"user": Rows(torch.tensor([0, 2]), torch.tensor([[3.0], [6.0]]))}),
+        Change(torch.tensor([4.0]), {"user": Rows(torch.tensor([2, 5]), torch.tensor([[6.0], [9.0]]))}),
+        Change(torch.tensor([0.0]), {"user": Rows(torch.zeros(0).long(), torch.zeros(0, 1))}),
+    ]
+    rows = [10.0, 20.0, 0.0]
+    means = run_simulated(lambda c: mean_change(c, gradients[c.rank], rows[c.rank], touched_only=False), 3)
+    for mean in means:
+        torch.testing.assert_close(mean.dense, torch.tensor([3.0]))
+        assert mean.rows["user"].ids.tolist() == [0, 2, 5]
+        torch.testing.assert_close(mean.rows["user"].values, torch.tensor([[1.0], [6.0], [6.0]]))
+
+
 def test_a_round_in_which_nobody_has_rows_changes_nothing():
     means = run_simulated(lambda c: mean_change(c, Change(torch.zeros(2)), 0.0), 2)
     assert means[0].dense.tolist() == [0.0, 0.0]

@@ -21,7 +21,7 @@ from mamdr_core.learning.methods import METHODS
 from mamdr_core.learning.settings import DRSettings, LearningSettings
 from mamdr_core.models.tables import Table
 from mamdr_core.parallel.averaging import mean_change
-from mamdr_core.parallel.collective import SingleProcess, most, run_simulated
+from mamdr_core.parallel.collective import SingleProcess, gather_numbers, most, run_simulated
 from mamdr_core.parallel.sharded import ShardedTable, initial_sharded
 from mamdr_core.training import evaluation
 from mamdr_core.training.evaluation import evaluate_columns
@@ -172,6 +172,8 @@ class Case:
             ),
             seed=3,
             most=partial(most, collective),
+            average_gradient=partial(mean_change, collective, touched_only=False),
+            gather=partial(gather_numbers, collective),
             rank=collective.rank,
         )
 
@@ -348,7 +350,9 @@ def test_a_copy_shares_no_memory_and_has_fetched_nothing():
             copy.tables["user"][ids(1)]
 
 
-@pytest.mark.parametrize("method", ["joint", "reptile", "weighted", "pcgrad", "maml", "mldg", "mamdr"])
+@pytest.mark.parametrize(
+    "method", ["joint", "joint_data_parallel", "reptile", "weighted", "pcgrad", "maml", "mldg", "mamdr"]
+)
 def test_a_rank_without_rows_takes_part_in_every_average(method):
     """All domains are the first rank's: it goes on as if alone, and the other follows."""
     case = Case(method, owner=(0, 0, 0, 0, 0), ranks=2)
