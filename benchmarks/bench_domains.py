@@ -36,7 +36,7 @@ from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import SingleProcess
-from mamdr_core.parallel.supports import exchange_supports
+from mamdr_core.parallel.supports import SupportSample
 from mamdr_core.shards.arrays import Arrays
 from mamdr_core.training.rounds import deal_rounds
 
@@ -66,7 +66,7 @@ def make_learner(
     return Learner(
         engine=engine,
         train=columns,
-        supports=exchange_supports(SingleProcess(), columns, 1024, 0),
+        supports=SupportSample(SingleProcess(), columns, 1024, 0),
         shared=shared,
         specific=SpecificStore(range(sizes["domain"]), slots, shared.dense),
         average=partial(mean_change, SingleProcess()),

@@ -1,6 +1,6 @@
 """Domain Regularization: Algorithm 2, the update of every theta_i in MAMDR; without support domains, finetuning."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 
 import numpy as np
@@ -11,12 +11,12 @@ from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.parameters import Scope, Theta
 from mamdr_core.engine.plan import parts_in_step
 from mamdr_core.learning.alternate import alternate
-from mamdr_core.learning.learner import Learner, Round
+from mamdr_core.learning.learner import Draw, Learner, Round
 from mamdr_core.learning.method import Method
 from mamdr_core.stateful import DomainRows, State
 
 PART_ROWS = 1 << 20
-"""Rows of targets, about, whose embedding rows are prefetched at once."""
+"""Rows of targets and their supports, about, that are fetched at once, with their embedding rows."""
 
 
 class DomainRegularization:
@@ -45,35 +45,44 @@ class DomainRegularization:
         learner, targets = self._learner, self._dealt_since(round_)
         if targets is None:
             return
-
-        def draw(target: int) -> list[list[Visit]]:
-            return self.draw_supports(round_, target, len(targets[target]))
-
-        own = {target: Visit(learner.train, rows, None, learner.settings.dr.batch_size)
-               for target, rows in targets.items()}  # fmt: skip
+        dr = learner.settings.dr
         alike = sorted(targets, key=lambda target: len(targets[target]))
-        ends = np.cumsum([0, *(len(targets[target]) for target in alike)])
-        for first, last in parts_in_step(ends, PART_ROWS, learner.most):
+        drawn = {target: self.draw_supports(round_, target, len(targets[target])) for target in alike}  # line 1
+        rows = [len(targets[target]) + sum(size for _, _, size in drawn[target]) for target in alike]
+        for first, last in parts_in_step(np.cumsum([0, *rows]), PART_ROWS, learner.most):
             part = alike[first:last]
-            read = (visit for target in part for step in draw(target) for visit in step)
-            learner.prefetch(chain(read, (own[target] for target in part)))
-            self._regularize(round_, part, own, draw)
+            own = {target: Visit(learner.train, targets[target], None, dr.batch_size) for target in part}
+            supports = self._fetch({target: drawn[target] for target in part})
+            learner.prefetch(chain(own.values(), *supports.values()))
+            self._regularize(round_, own, supports)
 
-    def _regularize(
-        self,
-        round_: Round,
-        part: Sequence[int],
-        own: Mapping[int, Visit],
-        draw: Callable[[int], list[list[Visit]]],
-    ) -> None:
-        """Algorithm 2 for some targets, whose embedding rows have been prefetched."""
+    def _fetch(self, drawn: Mapping[int, Sequence[Draw]]) -> dict[int, list[Visit]]:
+        """By target, the visits to what was drawn for it."""
+        learner = self._learner
+        if learner.supports is None:
+            return {target: [] for target in drawn}
+        columns, found = learner.supports.fetch([draw for draws in drawn.values() for draw in draws])
+        rows = iter(found)
+        batch_size = learner.settings.dr.batch_size
+        return {
+            target: [Visit(columns, next(rows), target, batch_size) for _ in draws] for target, draws in drawn.items()
+        }
+
+    def _regularize(self, round_: Round, own: Mapping[int, Visit], supports: Mapping[int, Sequence[Visit]]) -> None:
+        """Algorithm 2 for some targets, whose embedding rows have been prefetched.
+
+        Args:
+            round_: decides dropout.
+            own: by target, the visit to it.
+            supports: by target, visits to its supports; a target without any learns on its own rows in one step.
+        """
         learner, dr = self._learner, self._learner.settings.dr
-        for group in learner.specific.groups(part):
+        steps = {target: [[visit] for visit in supports[target]] or [[]] for target in own}
+        for group in learner.specific.groups(list(own)):
             scopes = {target: self._scope(target) for target in group}
-            supports = {target: draw(target) for target in group}  # line 1
-            for place in range(max(len(supports[target]) for target in group)):  # line 2
-                domains = [target for target in group if place < len(supports[target])]
-                visits = [[*supports[target][place], own[target]] for target in domains]
+            for place in range(max(len(steps[target]) for target in group)):  # line 2
+                domains = [target for target in group if place < len(steps[target])]
+                visits = [[*steps[target][place], own[target]] for target in domains]
                 changes = learner.engine.descend_many(  # lines 3-5: theta~_i - theta_i
                     [Theta(learner.shared, group[target]) for target in domains],
                     visits,
@@ -86,8 +95,8 @@ class DomainRegularization:
                     group[target].move(change, dr.gamma)  # line 6
                     learner.count(own_visits)
 
-    def draw_supports(self, round_: Round, target: int, target_rows: int) -> list[list[Visit]]:
-        """Draw the support domains of a target (Alg. 2, line 1), and rows of each.
+    def draw_supports(self, round_: Round, target: int, target_rows: int) -> list[Draw]:
+        """Draw the support domains of a target (Alg. 2, line 1), and of each a block of its sample.
 
         Args:
             round_: decides the draw, with the seed.
@@ -95,31 +104,28 @@ class DomainRegularization:
             target_rows: number of rows of its visit.
 
         Returns:
-            By step of line 2's loop, the visit to a support domain; one step without a visit if there is none to draw.
+            By step of line 2's loop, what is drawn of a support domain; nothing if there is none to draw.
         """
         learner, dr = self._learner, self._learner.settings.dr
         if dr.k == 0 or learner.supports is None:
-            return [[]]
-        offsets = learner.supports.offsets.numpy()
+            return []
         candidates = learner.supports.occupied
         place = np.searchsorted(candidates, target)
         leaves_out = not dr.include_target and place < len(candidates) and candidates[place] == target
         count = len(candidates) - leaves_out
         if not count:
-            return [[]]
+            return []
         random = np.random.default_rng(learner.round_seed(round_, target))
         chosen = random.choice(count, size=min(dr.k, count), replace=False)
         if leaves_out:
             chosen += chosen >= place
         most = max(1, round(dr.support_ratio * target_rows))
-        steps = []
-        for support in candidates[chosen]:
-            start, stop = offsets[support : support + 2]
-            size = min(most, stop - start)
-            first = int(random.integers(start, stop - size + 1))
-            rows = torch.arange(first, first + size, device=learner.train.labels.device)
-            steps.append([Visit(learner.supports, rows, target, dr.batch_size)])
-        return steps
+        draws = []
+        for support in candidates[chosen].tolist():
+            sampled = int(learner.supports.counts_n[support])
+            size = min(most, sampled)
+            draws.append((support, int(random.integers(sampled - size + 1)), size))
+        return draws
 
     def _dealt_since(self, round_: Round) -> dict[int, Tensor] | None:
         """By domain, the rows dealt since the last pass; None if it is not time for the next one."""

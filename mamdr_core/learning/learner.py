@@ -2,8 +2,11 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mamdr_core.engine.columns import Columns, Visit
@@ -33,6 +36,22 @@ class Round:
     shuffled: Tensor
 
 
+Draw = tuple[int, int, int]
+"""Some rows of a domain's sample: the domain, the first row within the sample, and how many rows."""
+
+
+class Supports(Protocol):
+    """A sample of every domain's rows that DR draws from; `mamdr_core.parallel.supports` implements it."""
+
+    counts_n: NDArray[np.int64]
+    """Rows of each domain's sample, [n], the same on all ranks."""
+    occupied: NDArray[np.int64]
+    """Domains with rows, ascending, the same on all ranks."""
+
+    def fetch(self, draws: Sequence[Draw]) -> tuple[Columns, list[Tensor]]:
+        """Columns, and for each draw the positions of its rows there; every rank takes part."""
+
+
 @dataclass
 class Learner:
     """The parameters and tools of a run on one rank, whatever the learning method; its state is theta_S.
@@ -40,10 +59,13 @@ class Learner:
     Attributes:
         engine: the three primitives.
         train: this rank's training rows.
-        supports: a sample of every domain's rows, the same on all ranks, that DR draws from.
+        supports: what DR draws support rows from.
         shared: theta_S, the same on all ranks after every round.
         specific: theta_i by domain index, of this rank's domains.
         average: mean over ranks of changes, weighted by a number.
+        average_gradient: the gradient of the mean loss over the rows of all ranks, from each rank's own gradient and
+            number of rows.
+        gather: all ranks' numbers, in rank order.
         settings: of the method.
         seed: of the run.
         most: the largest over ranks of a number.
@@ -53,13 +75,15 @@ class Learner:
 
     engine: EagerEngine
     train: Columns
-    supports: Columns | None
+    supports: Supports | None
     shared: Shared
     specific: SpecificStore
     average: Callable[[Change, float], Change]
     settings: LearningSettings
     seed: int
     most: Callable[[int], int] = int
+    average_gradient: Callable[[Change, float], Change] = lambda gradient, rows: gradient
+    gather: Callable[[int], list[int]] = lambda number: [number]
     rank: int = 0
     rows_descended: int = 0
 

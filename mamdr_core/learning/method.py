@@ -32,8 +32,8 @@ class Method:
         dr: the method's variation of DR's settings, from those that are set and the inner rate alpha.
         mixed: whether a mixed model is fitted first, and the network learns what it leaves (`mamdr_core.mixed`).
         lr: inner learning rate alpha if none is set.
-        combines_gradients: whether its steps combine gradients of several domains: with the eager engine, on whole
-            embedding tables.
+        combines_gradients: whether its steps combine gradients, of several domains or ranks: with the eager engine, on
+            whole embedding tables.
     """
 
     shared: Callable[[Learner], Update] | None

@@ -6,6 +6,7 @@ from mamdr_core.learning import (
     domain_regularization,
     finetune,
     joint,
+    joint_data_parallel,
     mamdr,
     maml,
     mixed,
@@ -19,6 +20,7 @@ from mamdr_core.learning.method import Method
 
 METHODS: dict[str, Method] = {
     "joint": joint.METHOD,
+    "joint_data_parallel": joint_data_parallel.METHOD,
     "alternate": alternate.METHOD,
     "separate": separate.METHOD,
     "weighted": weighted_loss.METHOD,

@@ -8,17 +8,21 @@ from mamdr_core.parallel.collective import Collective
 from mamdr_core.parallel.sharded import by_owner
 
 
-def mean_change(collective: Collective, change: Change, weight: float, sharded: bool = False) -> Change:
+def mean_change(
+    collective: Collective, change: Change, weight: float, sharded: bool = False, touched_only: bool = True
+) -> Change:
     """Weighted mean over ranks, the same on all of them; of sharded tables each rank has the mean of its own rows.
 
-    Dense parameters: one all-reduce of one flat buffer. An embedding row is averaged over the ranks that touched it: a
-    rank without rows of an item knows nothing of it and must not hold it back. All ranks' weights zero: no change.
+    Dense parameters: one all-reduce of one flat buffer. All ranks' weights zero: no change.
 
     Args:
         collective: the ranks.
-        change: this rank's theta~ - theta.
+        change: this rank's theta~ - theta, or a gradient.
         weight: its weight, in rows; a rank without rows says 0.
         sharded: embedding rows go to their owners alone, by all-to-all.
+        touched_only: an embedding row's mean is over the ranks that touched it, since a rank without rows of an item
+            knows nothing of it and must not hold it back; else over all ranks, with zero where a rank lacks it: the
+            gradient of the mean loss over all ranks' rows, from the gradients of their own mean losses.
     """
     if collective.size == 1:
         return change
@@ -33,7 +37,7 @@ def mean_change(collective: Collective, change: Change, weight: float, sharded: 
         ids, said = _send(collective, own.ids, weighted, to_owners=sharded)
         distinct, place = ids.unique(return_inverse=True)
         summed = said.new_zeros(len(distinct), said.shape[1]).index_add_(0, place, said)
-        rows[table] = Rows(distinct, summed[:, :-1] / summed[:, -1:])
+        rows[table] = Rows(distinct, summed[:, :-1] / (summed[:, -1:] if touched_only else flat[-1]))
     return Change(flat[:-1] / flat[-1], rows)
 
 

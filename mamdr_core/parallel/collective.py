@@ -39,7 +39,13 @@ class Collective(Protocol):
 
 def most(collective: Collective, number: int) -> int:
     """The largest over ranks of a number."""
-    return int(collective.all_gather(torch.tensor([number])).max())
+    return max(gather_numbers(collective, number))
+
+
+def gather_numbers(collective: Collective, number: int) -> list[int]:
+    """All ranks' numbers, in rank order."""
+    numbers: list[int] = collective.all_gather(torch.tensor([number])).tolist()
+    return numbers
 
 
 def gather_texts(collective: Collective, text: str) -> list[str]:

@@ -16,7 +16,7 @@ from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.mamdr import mamdr
 from mamdr_core.learning.method import Method
 from mamdr_core.parallel.collective import Collective
-from mamdr_core.parallel.supports import exchange_supports
+from mamdr_core.parallel.supports import SupportSample
 from mamdr_core.shards.arrays import Arrays
 from mamdr_core.stateful import Stateful
 from mamdr_core.training.checkpoints import Checkpoints
@@ -243,7 +243,7 @@ class Trainer:
                 with self.clock.phase("exchange"):
                     seed = derive_seed(settings.seed, epoch, 7)
                     rows = learner.settings.dr.support_rows
-                    learner.supports = exchange_supports(self.collective, learner.train, rows, seed)
+                    learner.supports = SupportSample(self.collective, learner.train, rows, seed)
             yield from deal_rounds(plan, epoch, learner.train, self.collective.rank, self.arrays, within)
             within = 0
 

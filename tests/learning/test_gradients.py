@@ -198,6 +198,6 @@ def test_inner_products_of_changes_meet_where_their_rows_do():
 
 def test_rounds_without_rows_move_nothing(learner):
     start = parameters_of(learner)
-    for name in ("weighted", "pcgrad", "maml", "mldg", "reptile"):
+    for name in ("joint_data_parallel", "weighted", "pcgrad", "maml", "mldg", "reptile"):
         METHODS[name].shared(learner)(Round(0, 0, {}, torch.arange(0)))
     assert_moved_along(learner, start, [torch.zeros_like(p) for p in start])

@@ -12,6 +12,8 @@ from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.methods import METHODS
 from mamdr_core.learning.settings import DRSettings, LearningSettings
 from mamdr_core.models.structures import MODELS
+from mamdr_core.parallel.collective import SingleProcess
+from mamdr_core.parallel.supports import SupportSample
 from mamdr_core.training.package import load_package, save_rank, seal_package
 from tests.models.helpers import MULTI_DOMAIN, featured_columns, small_engine, small_settings
 
@@ -24,7 +26,7 @@ def make_learner(structure: str, domains: int) -> Learner:
     return Learner(
         engine=engine,
         train=columns,
-        supports=columns,
+        supports=SupportSample(SingleProcess(), columns, 1024, seed=1),
         shared=shared,
         specific=SpecificStore(range(domains), MemorySlots(shared.dense), shared.dense),
         average=lambda change, weight: change,

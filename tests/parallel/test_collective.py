@@ -1,4 +1,4 @@
-"""Simulated ranks, averaging, placement and support exchange."""
+"""Simulated ranks, averaging and placement."""
 
 import numpy as np
 import pytest
@@ -7,10 +7,8 @@ import torch
 from mamdr_core.engine.parameters import Change, Rows
 from mamdr_core.lake.examples.packing import pack_domains
 from mamdr_core.parallel.averaging import mean_change
-from mamdr_core.parallel.collective import SingleProcess, run_simulated
+from mamdr_core.parallel.collective import run_simulated
 from mamdr_core.parallel.placement import place_domains
-from mamdr_core.parallel.supports import exchange_supports
-from tests.engine.helpers import random_columns, with_base
 
 
 def test_simulated_ranks_speak_as_a_collective():
@@ -53,6 +51,21 @@ def test_changes_are_averaged_by_rows_and_embedding_rows_over_the_ranks_that_tou
         torch.testing.assert_close(mean.dense, torch.tensor([3.0, 2.0]))
         assert mean.rows["user"].ids.tolist() == [0, 2, 5]
         torch.testing.assert_close(mean.rows["user"].values, torch.tensor([[1.0], [5.0], [7.0]]))
+
+
+def test_the_gradient_of_the_mean_loss_of_all_ranks_is_over_all_of_their_rows():
+    """A row that the second rank alone touched moves by its part of the whole batch."""
+    gradients = [
+        Change(torch.tensor([1.0]), {"user": Rows(torch.tensor([0, 2]), torch.tensor([[3.0], [6.0]]))}),
+        Change(torch.tensor([4.0]), {"user": Rows(torch.tensor([2, 5]), torch.tensor([[6.0], [9.0]]))}),
+        Change(torch.tensor([0.0]), {"user": Rows(torch.zeros(0).long(), torch.zeros(0, 1))}),
+    ]
+    rows = [10.0, 20.0, 0.0]
+    means = run_simulated(lambda c: mean_change(c, gradients[c.rank], rows[c.rank], touched_only=False), 3)
+    for mean in means:
+        torch.testing.assert_close(mean.dense, torch.tensor([3.0]))
+        assert mean.rows["user"].ids.tolist() == [0, 2, 5]
+        torch.testing.assert_close(mean.rows["user"].values, torch.tensor([[1.0], [6.0], [6.0]]))
 
 
 def test_a_round_in_which_nobody_has_rows_changes_nothing():
@@ -101,27 +114,3 @@ def test_ranks_read_few_row_groups_but_their_own(seed):
     assert read < 1.15 * rows.sum()
     loads = np.bincount(owner, rows)
     assert loads.max() < 1.1 * max(loads.mean(), rows.max())
-
-
-@pytest.mark.parametrize("has_base", [False, True])
-def test_support_samples_are_the_same_whatever_rank_owns_a_domain(has_base):
-    columns = random_columns([40, 3, 25, 10])
-    columns = with_base(columns) if has_base else columns
-    whole = exchange_supports(SingleProcess(), columns, 8, seed=4)
-    assert whole.counts.tolist() == [8, 3, 8, 8]
-    owner = np.array([1, 0, 1, 0])
-
-    def task(collective):
-        domains = columns.ids["domain"].long() - 1
-        rows = torch.from_numpy(owner)[domains] == collective.rank
-        return exchange_supports(collective, columns.take(rows.nonzero().squeeze(1)), 8, seed=4)
-
-    for part in run_simulated(task, 2):
-        assert torch.equal(part.offsets, whole.offsets)
-        assert all(torch.equal(part.ids[name], whole.ids[name]) for name in whole.ids)
-        assert torch.equal(part.labels, whole.labels)
-        assert torch.equal(part.numeric, whole.numeric)
-        assert part.base_logits is None if not has_base else torch.equal(part.base_logits, whole.base_logits)
-    if has_base:
-        taken = set(zip(whole.numeric[:, 0].tolist(), whole.base_logits.tolist(), strict=True))
-        assert taken < set(zip(columns.numeric[:, 0].tolist(), columns.base_logits.tolist(), strict=True))

@@ -14,6 +14,7 @@ from mamdr_core.engine.parameters import Change, Rows, Shared, Theta
 from mamdr_core.engine.settings import InnerSettings, OuterSettings
 from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.learning import domain_regularization
 from mamdr_core.learning.domain_negotiation import DomainNegotiation
 from mamdr_core.learning.inner_loop import TAKE_END, InnerLoop
 from mamdr_core.learning.learner import Learner, Round
@@ -21,8 +22,9 @@ from mamdr_core.learning.methods import METHODS
 from mamdr_core.learning.settings import DRSettings, LearningSettings
 from mamdr_core.models.tables import Table
 from mamdr_core.parallel.averaging import mean_change
-from mamdr_core.parallel.collective import SingleProcess, most, run_simulated
+from mamdr_core.parallel.collective import SingleProcess, gather_numbers, most, run_simulated
 from mamdr_core.parallel.sharded import ShardedTable, initial_sharded
+from mamdr_core.parallel.supports import SupportSample
 from mamdr_core.training import evaluation
 from mamdr_core.training.evaluation import evaluate_columns
 from tests.engine.helpers import as_double, random_columns, small_engine
@@ -159,7 +161,7 @@ class Case:
         return Learner(
             engine=engine,
             train=self.columns(rank),
-            supports=COLUMNS,
+            supports=SupportSample(collective, self.columns(rank), 1024, seed=3),
             shared=shared.copy(),
             specific=SpecificStore(self.owned(rank).tolist(), MemorySlots(shared.dense), shared.dense),
             average=partial(mean_change, collective, sharded=sharded),
@@ -172,6 +174,8 @@ class Case:
             ),
             seed=3,
             most=partial(most, collective),
+            average_gradient=partial(mean_change, collective, touched_only=False),
+            gather=partial(gather_numbers, collective),
             rank=collective.rank,
         )
 
@@ -337,6 +341,18 @@ def test_ranks_with_different_numbers_of_parts_measure_in_step(monkeypatch):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=0, equal_nan=True)
 
 
+def test_dr_in_parts_that_ranks_have_different_numbers_of_gives_what_one_part_gives(monkeypatch):
+    """Supports and embedding rows are fetched by parts of one target; the first rank has the most of them."""
+    case = Case("mamdr", ranks=3, owner=(0, 0, 0, 0, 1))
+    at_once = run_simulated(partial(case.run, sharded=True), 3)
+    monkeypatch.setattr(domain_regularization, "PART_ROWS", 1)
+    in_parts = run_simulated(partial(case.run, sharded=True), 3)
+    for (_, expected, _), (_, found, _) in zip(at_once, in_parts, strict=True):
+        assert found.keys() == expected.keys()
+        for domain, change in found.items():
+            assert_close(change, expected[domain])
+
+
 def test_a_copy_shares_no_memory_and_has_fetched_nothing():
     shared = Shared(torch.zeros(1), {"user": shard(WHOLE, USER, SingleProcess())})
     shared.tables["user"].fetch(ids(1))
@@ -348,7 +364,9 @@ def test_a_copy_shares_no_memory_and_has_fetched_nothing():
             copy.tables["user"][ids(1)]
 
 
-@pytest.mark.parametrize("method", ["joint", "reptile", "weighted", "pcgrad", "maml", "mldg", "mamdr"])
+@pytest.mark.parametrize(
+    "method", ["joint", "joint_data_parallel", "reptile", "weighted", "pcgrad", "maml", "mldg", "mamdr"]
+)
 def test_a_rank_without_rows_takes_part_in_every_average(method):
     """All domains are the first rank's: it goes on as if alone, and the other follows."""
     case = Case(method, owner=(0, 0, 0, 0, 0), ranks=2)

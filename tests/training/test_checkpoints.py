@@ -95,7 +95,14 @@ def test_stopped_and_resumed_every_method_gives_the_undisturbed_run_bit_for_bit(
     assert_same_result(found, expected)
 
 
-@pytest.mark.parametrize(("method", "tables"), [("mamdr", "replicated"), ("mamdr", "sharded"), ("mixed", "sharded")])
+@pytest.mark.parametrize(
+    ("method", "tables"),
+    [
+        *((method, "replicated") for method in ("mamdr", "joint_data_parallel")),
+        ("mamdr", "sharded"),
+        ("mixed", "sharded"),
+    ],
+)
 def test_stopped_and_resumed_two_ranks_give_the_undisturbed_run_bit_for_bit(
     make_task, monkeypatch, place, method, tables  # noqa: F811
 ):  # fmt: skip

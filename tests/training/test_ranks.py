@@ -238,6 +238,12 @@ def test_a_precision_that_the_engine_has_not_is_an_error(make_task):
         train_rank(make_task(1, precision="bf16"), SingleProcess())
 
 
+def test_methods_that_combine_gradients_refuse_sharded_tables(make_task):
+    told = r"^train\.method joint_data_parallel keeps Adam's moments of whole tables: set train\.tables to replicated$"
+    with pytest.raises(MamdrError, match=told):
+        train_rank(make_task(1, method="joint_data_parallel", tables="sharded"), SingleProcess())
+
+
 def test_a_run_that_diverges_names_the_domain_by_its_id(make_task):
     task = make_task(1, method="dn")
     inner = replace(task.config.train.inner, lr=1e30)

@@ -1,0 +1,58 @@
+"""Joint training by synchronous data parallelism: every step averages the gradients of all ranks."""
+
+from mamdr_core.engine.columns import Visit
+from mamdr_core.engine.optimizers import OuterOptimizer, inner_step
+from mamdr_core.engine.parameters import Theta
+from mamdr_core.learning.inner_loop import TAKE_END, InnerLoop
+from mamdr_core.learning.learner import Learner, Round
+from mamdr_core.learning.method import JOINT_LR, Method
+from mamdr_core.stateful import State
+
+
+class JointDataParallel:
+    """The steps of one process on mini-batches of all domains mixed, each computed by all ranks together.
+
+    The rows of all ranks are dealt in turn to steps of at most `batch_size` rows, so a rank's part of every step is in
+    proportion to its rows. Every rank then makes the same inner step along the gradient of the mean loss over the whole
+    step: theta_S and Adam's moments are equal on all ranks after every step.
+
+    Args:
+        learner: has theta_S, with whole embedding tables.
+    """
+
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
+        self._inner = InnerLoop(learner)
+
+    def __call__(self, round_: Round) -> None:
+        """Descend on the round's mixed rows."""
+        learner, rows = self._learner, round_.shuffled
+        counts_W = learner.gather(len(rows))
+        steps = -(-sum(counts_W) // learner.engine.batch_size)
+        before = sum(counts_W[: learner.rank])
+        state = self._inner.moments()
+        for step in range(steps):
+            visit = Visit(learner.train, rows[(step - before) % steps :: steps])
+            gradient = learner.no_change()  # of a rank without rows in the step
+            if len(visit.rows):
+                seed = learner.round_seed(round_, learner.rank, step)
+                gradient = learner.engine.gradient(Theta(learner.shared), visit, seed)
+            moved = learner.no_change()
+            mean = learner.average_gradient(gradient, float(learner.count([visit])))
+            inner_step(moved, mean, state, learner.settings.alpha)
+            OuterOptimizer(TAKE_END).step(learner.shared, moved)
+
+    def state_dict(self) -> State:
+        """The inner optimizer's."""
+        return self._inner.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over the inner optimizer's state.
+
+        Raises:
+            MamdrError: it is of another model.
+        """
+        self._inner.load_state_dict(state)
+
+
+METHOD = Method(JointDataParallel, lr=JOINT_LR, combines_gradients=True)
