@@ -17,13 +17,8 @@ from mamdr_core.engine.columns import FrozenTables, Visit
 from mamdr_core.engine.compiled import DenseState, DenseStep, Fields, PaddedBatch, adam_scales
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.hashing import step_keys
-<<<<<<< HEAD
 from mamdr_core.engine.layout import Layout, Stack, lay_out, open_stack
-from mamdr_core.engine.memory import NoMemoryError, bytes_per_row, keep_freed_memory, no_memory_for, stack_memory
-=======
-from mamdr_core.engine.layout import Layout, Stack, lay_out, open_stack, stacked_dense
 from mamdr_core.engine.memory import NoMemoryError, bytes_per_row, keep_freed_memory, no_memory_for, stack_limits
->>>>>>> h19a
 from mamdr_core.engine.optimizers import AdamState
 from mamdr_core.engine.parameters import EVERYTHING, Change, Scope, Theta, stacked_dense
 from mamdr_core.engine.parts import holds_one_domain
