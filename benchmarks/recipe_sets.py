@@ -143,6 +143,8 @@ METHODS: dict[str, Method] = {
     "dn_sgd": Method("dn", {"train.outer.optimizer": "sgd", "train.outer.beta": 0.7}),
     "dn_sgd_1": Method("dn", {"train.outer.optimizer": "sgd", "train.outer.beta": 1.0}),
     "dn_nesterov": Method("dn", {"train.outer.optimizer": "nesterov", "train.outer.beta": 0.5}),
+    "dn_slices_128": Method("dn", {"train.smallest_slice": 128}),
+    "dn_slices_512": Method("dn", {"train.smallest_slice": 512}),
     "dr": Method("dr"),
     "mamdr_paper": Method("mamdr", _train_of("paper")),
     "mamdr": Method("mamdr"),
