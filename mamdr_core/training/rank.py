@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from mamdr_core.config import Config
 from mamdr_core.engine.columns import Columns
-from mamdr_core.engine.device import choose_device
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.metrics import DomainMetrics
 from mamdr_core.errors import DivergedError, MamdrError
@@ -23,8 +22,9 @@ from mamdr_core.parallel.collective import Collective
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.stopping import StopRequest, on_sigterm
-from mamdr_core.training.building import initial_theta, make_learner, make_mixed, place_columns
+from mamdr_core.training.building import initial_theta, make_learner, make_mixed, rows_planned
 from mamdr_core.training.checkpoints import STOP, CheckpointPlace, Checkpoints
+from mamdr_core.training.choices import choose_together, place_columns
 from mamdr_core.training.clock import Clock
 from mamdr_core.training.curve import Validation
 from mamdr_core.training.evaluation import evaluate_columns
@@ -97,15 +97,20 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     """
     clock = Clock()
     settings = task.config.train
-    method, device = find_method(settings.method), choose_device(settings.device)
+    method = find_method(settings.method)
+    own, part = task.owner == collective.rank, part_of(task.config, task.pinned)
+    rows_by_rank = np.bincount(task.owner[part.reads], task.pinned.counts["train"][part.reads])
+    choices = choose_together(settings, rows_planned(task.config, int(rows_by_rank.max())), collective)
+    device = choices.device
     with clock.phase("read"):
-        own, part = task.owner == collective.rank, part_of(task.config, task.pinned)
         share = _share(task, own & part.reads)
         measured = share if part.is_whole else _share(task, own & part.learns)  # support domains only train
-        columns = place_columns({split: measured.columns(split) for split in SPLITS}, device)
-        train = columns["train"] if part.is_whole else place_columns({"": share.columns("train")}, device)[""]
+        columns = {split: measured.columns(split) for split in SPLITS}
+        own_train = {} if part.is_whole else {"learned": share.columns("train")}
+        columns = place_columns(columns | own_train, device, collective)
+        train = columns.pop("learned", columns["train"])
         heritage = Heritage(task.parent, device, settings.scratch) if task.parent else None
-        learner = make_learner(task.config, task.pinned, own, collective, share, train, device, heritage)
+        learner = make_learner(task.config, task.pinned, own, collective, share, train, choices, heritage)
         if heritage and not (task.checkpoints and task.checkpoints.newest):
             heritage.hand_down(learner, collective, method.mixed)
     logger.info("rank %d read %s", collective.rank, share.figures.told())
