@@ -10,6 +10,15 @@ def cuda_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
+def use_cuda() -> None:
+    """Make this process's CUDA device the current one if torch can use it.
+
+    Before it joins other ranks: otherwise what libraries allocate for all ranks of a machine is on its first device.
+    """
+    if not cuda_trouble():
+        torch.cuda.set_device(cuda_device())
+
+
 def cuda_trouble() -> str:
     """Why this process cannot compute on CUDA; empty: it can."""
     if not torch.version.cuda:

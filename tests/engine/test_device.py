@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mamdr_core.engine.device import cuda_device, cuda_trouble
+from mamdr_core.engine.device import cuda_device, cuda_trouble, use_cuda
 
 WHEEL = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_120", "compute_120"]
 
@@ -32,9 +32,15 @@ def test_ranks_of_one_machine_take_its_cards_in_turn(devices, monkeypatch, local
         monkeypatch.setenv("LOCAL_RANK", local_rank)
     assert not cuda_trouble()
     assert cuda_device() == torch.device("cuda", index)
+    used = []
+    monkeypatch.setattr(torch.cuda, "set_device", used.append)
+    use_cuda()
+    assert used == [cuda_device()]
 
 
-def test_without_a_card_none_is_used(devices):
+def test_without_a_card_none_is_used(devices, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: pytest.fail("there is none"))
+    use_cuda()
     assert cuda_trouble().startswith("torch finds no CUDA device here")
 
 
