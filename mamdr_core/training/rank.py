@@ -63,9 +63,15 @@ class RankTask:
 
 @dataclass(frozen=True)
 class RankResult:
-    """What a rank reports: figures of all ranks together, except `seconds` and `saved`, the files that it wrote.
+    """What a rank returns: figures of all ranks together, except `seconds` and `saved`.
 
-    Only rank 0 reports the `curve`.
+    What grows with domains or validations is returned by rank 0 alone: the driver collects the results of all ranks,
+    whose total size Spark bounds (`spark.driver.maxResultSize`).
+
+    Attributes:
+        metrics: figures of all domains, by split; empty on other ranks than 0.
+        saved: the files that this rank wrote, one for each half GB of its theta_i and a few others.
+        curve: the validations; empty on other ranks than 0.
     """
 
     metrics: dict[str, DomainMetrics]
@@ -156,7 +162,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     waited = torch.tensor([[clock.seconds.get("inner", 0.0), engine.waited]], dtype=torch.float64)
     inner_seconds, data_wait_seconds = collective.all_gather(waited).max(0).values.tolist()
     return RankResult(
-        metrics=metrics,
+        metrics=metrics if collective.rank == 0 else {},
         epochs=outcome.epochs,
         rounds=outcome.rounds,
         best_round=outcome.best_round,
