@@ -28,7 +28,8 @@ from mamdr_core.learning.domain_negotiation import DomainNegotiation
 from mamdr_core.learning.learner import Learner
 from mamdr_core.object_store import place_of
 from mamdr_core.parallel.collective import SingleProcess
-from mamdr_core.training.building import make_learner, place_columns
+from mamdr_core.training.building import make_learner
+from mamdr_core.training.choices import Choices, place_columns
 from mamdr_core.training.rounds import deal_rounds
 from mamdr_core.training.storage import staged
 from mamdr_core.training.trained import Trained, open_trained
@@ -55,7 +56,7 @@ def measure_conflict(spark: SparkSession, config: Config) -> dict[str, Any]:
     """
     settings = config.conflict
     trained = open_trained(spark, config, settings.run_id)
-    train = place_columns({"train": trained.share.columns("train")}, trained.device)["train"]
+    train = place_columns({"train": trained.share.columns("train")}, trained.device, SingleProcess())["train"]
     domains = np.flatnonzero(trained.pinned.counts["train"])
     pairs = draw_pairs(domains, settings.max_pairs, settings.seed)
     learner = _dn_learner(trained, train, settings)
@@ -102,17 +103,14 @@ def _dn_learner(trained: Trained, train: Columns, settings: ConflictSettings) ->
             "train.warm_start": "",
             "train.only_domains": (),
             "train.seed": settings.seed,
-            "train.engine": "eager",
-            "train.precision": "fp32",
             "train.tables": "replicated",
             "train.inner": {"optimizer": "sgd", "lr": settings.lr},
             "train.outer": {"optimizer": "sgd", "beta": settings.beta},
         },
     )
     everything = np.ones(len(trained.pinned.domain_ids), dtype=np.bool_)
-    learner = make_learner(
-        config, trained.pinned, everything, SingleProcess(), trained.share, train, trained.device
-    )  # fmt: skip
+    choices = Choices(trained.device, "eager")
+    learner = make_learner(config, trained.pinned, everything, SingleProcess(), trained.share, train, choices)
     learner.shared = trained.package.shared
     return learner
 

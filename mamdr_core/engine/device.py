@@ -1,47 +1,31 @@
-"""The device of a rank: the CPU, or the CUDA device that its place on the machine gives it."""
+"""The CUDA device of this process: which one it is, and whether torch can use it."""
 
-import logging
 import os
 
 import torch
 
-from mamdr_core.errors import MamdrError
 
-logger = logging.getLogger(__name__)
+def cuda_device() -> torch.device:
+    """The CUDA device of this process; ranks on one machine take its devices in turn, by their local rank."""
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of this process; several ranks on one machine take its CUDA devices in turn, by local rank.
+def use_cuda() -> None:
+    """Make this process's CUDA device the current one if torch can use it.
 
-    Args:
-        name: "cpu"; "cuda"; or "auto": CUDA where torch can use it, else the CPU.
-
-    Raises:
-        MamdrError: "cuda" is asked for and this torch can use none here.
+    Before it joins other ranks: otherwise what libraries allocate for all ranks of a machine is on its first device.
     """
-    if name == "cpu":
-        return torch.device(name)
-    trouble = _trouble()
-    if not trouble:
-        return torch.device("cuda", _index())
-    if name == "cuda":
-        raise MamdrError(f"train.device is cuda, but {trouble}: use auto or cpu")
-    logger.info("training runs on the CPU: %s", trouble)
-    return torch.device("cpu")
+    if not cuda_trouble():
+        torch.cuda.set_device(cuda_device())
 
 
-def _index() -> int:
-    """The CUDA device of this rank; launchers tell every process its local rank."""
-    return int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
-
-
-def _trouble() -> str:
-    """Why this rank cannot compute on CUDA; empty: it can."""
+def cuda_trouble() -> str:
+    """Why this process cannot compute on CUDA; empty: it can."""
     if not torch.version.cuda:
         return f"torch {torch.__version__} is built without CUDA"
     if not torch.cuda.is_available():  # also where the driver is too old, on which torch itself warns
         return f"torch finds no CUDA device here, or none whose driver is new enough for CUDA {torch.version.cuda}"
-    index, built = _index(), torch.cuda.get_arch_list()
+    index, built = cuda_device().index, torch.cuda.get_arch_list()
     major, minor = torch.cuda.get_device_capability(index)
     if _runs_on(built, major, minor):
         return ""

@@ -50,7 +50,7 @@ def gather_numbers(collective: Collective, number: int) -> list[int]:
 
 def gather_texts(collective: Collective, text: str) -> list[str]:
     """All ranks' texts, in rank order."""
-    own = torch.frombuffer(bytearray(text, "utf-8"), dtype=torch.uint8)
+    own = torch.tensor(bytearray(text, "utf-8"), dtype=torch.uint8)
     sizes = collective.all_gather(torch.tensor([len(own)])).tolist()
     return [part.numpy().tobytes().decode("utf-8") for part in collective.all_gather(own).split(sizes)]
 

@@ -31,6 +31,7 @@ def run_ranks(
     start_timeout: int,
     launcher: Literal["horovod", "torch"] = "horovod",
     stall_limit: float = 0.0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> list[T]:
     """Run `task` on every rank and return the results in rank order.
 
@@ -45,6 +46,7 @@ def run_ranks(
         launcher: starts them.
         stall_limit: seconds after which a rank that makes no progress is ended (see `mamdr_core.parallel.watch`); 0:
             never. One rank, which runs here, is not watched.
+        device: that the task will use, see `RankJob`.
 
     Raises:
         MamdrError: fewer slots than ranks, the ranks did not start in time, or a rank raised it.
@@ -57,7 +59,7 @@ def run_ranks(
     conf = spark.sparkContext.getConf()
     host = conf.get("spark.driver.host", "localhost") or "localhost"
     with RankOutput(ranks, conf.get("spark.driver.bindAddress", host) or host, host) as output:
-        job = RankJob(task, output.address, threads_of_rank(spark, ranks), stall_limit)
+        job = RankJob(task, output.address, threads_of_rank(spark, ranks), device, stall_limit)
         try:
             results = LAUNCHERS[launcher](spark, job, ranks, start_timeout, output)
         except TimeoutError:

@@ -26,12 +26,14 @@ class RankJob(Generic[T]):
         task: takes the rank's Collective; picklable.
         driver: hears them.
         threads: of the CPU that a rank computes with.
+        device: that the task will use: "cpu", "cuda", or "auto", which is CUDA if all ranks can use it.
         stall_limit: seconds without progress after which a rank ends; 0: never.
     """
 
     task: Callable[[Collective], T]
     driver: DriverAddress
     threads: int
+    device: str
     stall_limit: float
 
 
@@ -49,6 +51,8 @@ def run_rank(job: RankJob[T], rank: int, gpus: Sequence[str], join: Callable[[],
     """
     import torch
 
+    from mamdr_core.engine.device import use_cuda
+
     die_with_parents()
     speak_to_driver(job.driver, rank)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -58,6 +62,8 @@ def run_rank(job: RankJob[T], rank: int, gpus: Sequence[str], join: Callable[[],
         logger.info("Spark gave this rank GPU %s", ",".join(gpus))
     result: T | StoppedError
     try:
+        if job.device != "cpu":
+            use_cuda()
         with Watch(job.stall_limit) as watch:
             result = job.task(watch.joined(join))
     except StoppedError as stopped:

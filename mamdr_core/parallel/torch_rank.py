@@ -33,19 +33,22 @@ def main(place: dict[str, Any], result_fd: int) -> None:
         result_fd: takes the pickled result.
     """
     job: RankJob[object] = pickle.loads(sys.stdin.buffer.read())  # noqa: S301
-    result = run_rank(job, place["rank"], place["gpus"], partial(_join, place, job.stall_limit))
+    result = run_rank(job, place["rank"], place["gpus"], partial(_join, place, job))
     with open(result_fd, "wb") as results:
         results.write(CloudPickleSerializer().dumps(result))  # type: ignore[no-untyped-call]
     dist.destroy_process_group()
 
 
-def _join(place: dict[str, Any], stall_limit: float) -> Collective:
-    """Meet the other ranks; CPU tensors go through Gloo, CUDA tensors through NCCL."""
+def _join(place: dict[str, Any], job: RankJob[object]) -> Collective:
+    """Join the other ranks: CPU tensors go through Gloo on all ranks, CUDA tensors, where all ranks have them, by NCCL.
+
+    Ranks without CUDA join the same Gloo group as those with it.
+    """
     host, port, listener = place["store"]
-    longest = timedelta(seconds=PATIENCE * stall_limit + 60 if stall_limit else _LONGEST)
+    longest = timedelta(seconds=PATIENCE * job.stall_limit + 60 if job.stall_limit else _LONGEST)
     first = place["rank"] == 0
     store = TCPStore(host, port, place["ranks"], first, longest, False, False, listener)
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if job.device != "cpu" and torch.cuda.is_available() else "cpu:gloo"
     dist.init_process_group(backend, store=store, rank=place["rank"], world_size=place["ranks"], timeout=longest)
     return TorchCollective()
 

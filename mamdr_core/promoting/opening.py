@@ -14,9 +14,11 @@ from mamdr_core.engine.plan import domain_parts
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
 from mamdr_core.lake.examples.windows import read_window
+from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.promoting.intervals import Ints
 from mamdr_core.shards.loading import Share
-from mamdr_core.training.building import make_engine, place_columns
+from mamdr_core.training.building import make_engine
+from mamdr_core.training.choices import place_columns
 from mamdr_core.training.package import Package, load_package
 from mamdr_core.training.records import find_run
 from mamdr_core.training.trained import Trained, config_of
@@ -53,7 +55,7 @@ class Scorer:
 
 def open_challenger(trained: Trained) -> Scorer:
     """The challenger's model on the test split of its own examples."""
-    columns = place_columns({SPLIT: trained.share.columns(SPLIT)}, trained.device)[SPLIT]
+    columns = place_columns({SPLIT: trained.share.columns(SPLIT)}, trained.device, SingleProcess())[SPLIT]
     engine = make_engine(trained.config, trained.pinned, trained.share, trained.device)
     return Scorer(trained.package, engine, trained.package.under_mixed(columns, engine, trained.config.train.mixed))
 
@@ -80,7 +82,7 @@ def open_champion(trained: Trained, config: Config, run_id: str) -> Scorer:
     everything = np.ones(len(pinned.domain_ids), dtype=np.bool_)
     train = config.train
     share = Share(pinned, theirs.features, everything, train.host_memory, train.scratch, train.reader)
-    columns = place_columns({SPLIT: known_alone(share.columns(SPLIT), sizes)}, trained.device)[SPLIT]
+    columns = place_columns({SPLIT: known_alone(share.columns(SPLIT), sizes)}, trained.device, SingleProcess())[SPLIT]
     engine = make_engine(theirs, replace(pinned, sizes=sizes), share, trained.device)
     return Scorer(package, engine, package.under_mixed(columns, engine, theirs.train.mixed))
 

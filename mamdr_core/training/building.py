@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mamdr_core.config import Config
-from mamdr_core.engine.choice import choose_engine
 from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.drawing import initial_shared, start_rows
 from mamdr_core.engine.eager import EagerEngine
@@ -35,6 +34,7 @@ from mamdr_core.shards.arrays import warn_if_in_memory
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.stateful import State
+from mamdr_core.training.choices import Choices, EngineName
 from mamdr_core.training.part import part_of
 from mamdr_core.training.settings import TrainSettings
 from mamdr_core.training.warm_start import Heritage
@@ -42,47 +42,28 @@ from mamdr_core.training.warm_start import Heritage
 logger = logging.getLogger(__name__)
 
 
-def place_columns(columns: Mapping[str, Columns], device: torch.device) -> dict[str, Columns]:
-    """Columns on the device if all fit into half of its free memory; else they stay here, and steps fetch their rows.
-
-    Args:
-        columns: by split.
-        device: where they are used.
-    """
-    needed = sum(own.nbytes for own in columns.values())
-    if device.type == "cuda" and needed > torch.cuda.mem_get_info(device)[0] / 2:
-        logger.info("rows take %.3g GB and stay in the host's memory: rounds fetch theirs", needed / 1e9)
-        return dict(columns)
-    return {split: own.to(device) for split, own in columns.items()}
-
-
 def make_engine(
-    config: Config, pinned: PinnedExamples, share: Share, device: torch.device, rows: int = 0
+    config: Config, pinned: PinnedExamples, share: Share, device: torch.device, name: EngineName = "eager"
 ) -> EagerEngine:
     """The engine of a config over a version of the examples; the model has its initial parameters.
 
     Args:
         config, pinned, share, device: see there.
-        rows: rows that it may descend on at most; 0: it predicts alone.
-
-    Raises:
-        MamdrError: the engine or precision that is asked for cannot run here.
+        name: which of the engines; the eager one where it only predicts.
     """
     train = config.train
     module, tables = _initial_model(config, pinned)
     made = (module, tables, share.vectors(), train.batch_size, device, train.on_nan)
-    eager = find_method(train.method).combines_gradients  # the fast engine is for trajectories
-    if rows and not eager and choose_engine(train.engine, device, rows) == "fast":
-        return FastEngine(*made, train.precision, train.group_memory)
-    if rows and train.precision != "fp32":
-        raise MamdrError(
-            f"train.precision {train.precision} needs the fast engine, and the eager one runs: set train.engine to fast"
-        )
-    return EagerEngine(*made)
+    return FastEngine(*made, train.precision, train.group_memory) if name == "fast" else EagerEngine(*made)
 
 
-def _rows_planned(config: Config, train_rows: int) -> int:
-    """Row-descents of a run of all its epochs at most: in DR a row k times, and its share of support rows as often."""
+def rows_planned(config: Config, train_rows: int) -> int:
+    """Row-descents of a run of all its epochs at most: in DR a row k times, and its share of support rows as often.
+
+    Args:
+        config: of the run.
+        train_rows: training rows of a rank.
+    """
     method = find_method(config.train.method)
     dr = method.settle(config.train.learning).dr
     passes = float(config.train.most_epochs if method.shared else 0)
@@ -99,19 +80,19 @@ def make_learner(
     collective: Collective,
     share: Share,
     train: Columns,
-    device: torch.device,
+    choices: Choices,
     heritage: Heritage | None = None,
 ) -> Learner:
     """A rank's learner at the start of a run.
 
     Args:
-        config, pinned, share, device: see there.
+        config, pinned, share, choices: see there.
         own: by domain, whether the rank owns it, [n].
         collective: the ranks.
         train: the rank's training rows.
         heritage: what a parent can hand down: there are slots for its theta_i, also those of domains that do not learn.
     """
-    engine = make_engine(config, pinned, share, device, most(collective, max(1, _rows_planned(config, len(train)))))
+    engine = make_engine(config, pinned, share, choices.device, choices.engine)
     method = find_method(config.train.method)
     settings = method.settle(config.train.learning)
     if config.train.only_domains:  # theta_S has settled
@@ -121,7 +102,7 @@ def make_learner(
         raise MamdrError(
             f"train.method {config.train.method} keeps Adam's moments of whole tables: set train.tables to replicated"
         )
-    shared = initial_theta(config, pinned, device, collective)
+    shared = initial_theta(config, pinned, choices.device, collective)
     with_specific = np.zeros_like(own)
     if method.specific:
         inherited = heritage.having_specific(len(own)) if heritage else with_specific

@@ -44,6 +44,7 @@ class RankFacts(BaseModel):
 
     position: PositionFacts
     counters: dict[str, Count]
+    domains: list[Annotated[int, Field(ge=0, strict=True)]]
 
 
 class CheckpointFacts(BaseModel):

@@ -22,7 +22,7 @@ from mamdr_core.stopping import StopRequest
 from mamdr_core.training.checkpoint_files import check_checkpoint
 from mamdr_core.training.sealed import MANIFEST, Facts, check, facts_of, seal, write_texts
 from mamdr_core.training.settings import CheckpointSettings
-from mamdr_core.training.state import STATE, RunState, Snapshot, restore, take, write
+from mamdr_core.training.state import STATE, RunState, Snapshot, files_to_restore, restore, take, write
 from mamdr_core.training.storage import fetched, remove, staged
 
 logger = logging.getLogger(__name__)
@@ -92,8 +92,11 @@ class Checkpoints:
         if not self._place or self._place.newest is None:
             return False
         folder = place_of(self._place.folder) / str(self._place.newest)
-        with fetched(folder, "checkpoint", self._place.scratch) as local:
-            restore(local, run, self._collective.rank, self._collective.size)
+        rank, ranks, scratch = self._collective.rank, self._collective.size, self._place.scratch
+        with fetched(folder, "checkpoint", scratch, only=STATE) as local:
+            needed = files_to_restore(local, run, rank, ranks)
+        with fetched(folder, "checkpoint", scratch, only=needed) as local:
+            restore(local, run, rank, ranks)
         if self._collective.rank == 0:
             at = run.position
             logger.info("resumes from checkpoint %d, after round %d of stage %d", self._place.newest, at.done, at.stage)

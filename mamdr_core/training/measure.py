@@ -7,7 +7,9 @@ from pyspark.sql import SparkSession
 
 from mamdr_core.config import Config
 from mamdr_core.pace import Pace
-from mamdr_core.training.building import make_engine, place_columns
+from mamdr_core.parallel.collective import SingleProcess
+from mamdr_core.training.building import make_engine
+from mamdr_core.training.choices import place_columns
 from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.records import record_metrics
 from mamdr_core.training.trained import open_trained
@@ -25,7 +27,7 @@ def evaluate_package(spark: SparkSession, config: Config) -> dict[str, Any]:
     """
     trained = open_trained(spark, config, config.evaluate.run_id, config.evaluate.package)
     split, pinned, package = config.evaluate.split, trained.pinned, trained.package
-    columns = place_columns({split: trained.share.columns(split)}, trained.device)[split]
+    columns = place_columns({split: trained.share.columns(split)}, trained.device, SingleProcess())[split]
     engine = make_engine(trained.config, pinned, trained.share, trained.device)
     columns = package.under_mixed(columns, engine, trained.config.train.mixed)
     with torch.no_grad():

@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 
 from mamdr_core.config import Config
 from mamdr_core.engine.columns import Columns
-from mamdr_core.engine.device import choose_device
-from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.metrics import DomainMetrics
 from mamdr_core.errors import DivergedError, MamdrError
 from mamdr_core.learning.learner import Learner
 from mamdr_core.learning.methods import find_method
+from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.object_store import place_of
 from mamdr_core.parallel.collective import Collective
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.stopping import StopRequest, on_sigterm
-from mamdr_core.training.building import initial_theta, make_learner, make_mixed, place_columns
+from mamdr_core.training.building import initial_theta, make_learner, make_mixed, rows_planned
 from mamdr_core.training.checkpoints import STOP, CheckpointPlace, Checkpoints
+from mamdr_core.training.choices import Choices, choose_together, place_columns
 from mamdr_core.training.clock import Clock
 from mamdr_core.training.curve import Validation
 from mamdr_core.training.evaluation import evaluate_columns
@@ -33,7 +33,7 @@ from mamdr_core.training.network_on_mixed import NetworkOnMixed
 from mamdr_core.training.package import save_rank
 from mamdr_core.training.part import part_of
 from mamdr_core.training.sealed import Facts
-from mamdr_core.training.trainer import Trainer
+from mamdr_core.training.trainer import Trainer, TrainingOutcome
 from mamdr_core.training.warm_start import Heritage
 from schemas import SPLITS
 
@@ -63,9 +63,15 @@ class RankTask:
 
 @dataclass(frozen=True)
 class RankResult:
-    """What a rank reports: figures of all ranks together, except `seconds` and `saved`, the files that it wrote.
+    """What a rank returns: figures of all ranks together, except `seconds` and `saved`.
 
-    Only rank 0 reports the `curve`.
+    What grows with domains or validations is returned by rank 0 alone: the driver collects the results of all ranks,
+    whose total size Spark bounds (`spark.driver.maxResultSize`).
+
+    Attributes:
+        metrics: figures of all domains, by split; empty on other ranks than 0.
+        saved: the files that this rank wrote, one for each half GB of its theta_i and a few others.
+        curve: the validations; empty on other ranks than 0.
     """
 
     metrics: dict[str, DomainMetrics]
@@ -97,15 +103,20 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     """
     clock = Clock()
     settings = task.config.train
-    method, device = find_method(settings.method), choose_device(settings.device)
+    method = find_method(settings.method)
+    own, part = task.owner == collective.rank, part_of(task.config, task.pinned)
+    rows_by_rank = np.bincount(task.owner[part.reads], task.pinned.counts["train"][part.reads])
+    choices = choose_together(settings, rows_planned(task.config, int(rows_by_rank.max())), collective)
+    device = choices.device
     with clock.phase("read"):
-        own, part = task.owner == collective.rank, part_of(task.config, task.pinned)
         share = _share(task, own & part.reads)
         measured = share if part.is_whole else _share(task, own & part.learns)  # support domains only train
-        columns = place_columns({split: measured.columns(split) for split in SPLITS}, device)
-        train = columns["train"] if part.is_whole else place_columns({"": share.columns("train")}, device)[""]
+        columns = {split: measured.columns(split) for split in SPLITS}
+        own_train = {} if part.is_whole else {"learned": share.columns("train")}
+        columns = place_columns(columns | own_train, device, collective)
+        train = columns.pop("learned", columns["train"])
         heritage = Heritage(task.parent, device, settings.scratch) if task.parent else None
-        learner = make_learner(task.config, task.pinned, own, collective, share, train, device, heritage)
+        learner = make_learner(task.config, task.pinned, own, collective, share, train, choices, heritage)
         if heritage and not (task.checkpoints and task.checkpoints.newest):
             heritage.hand_down(learner, collective, method.mixed)
     logger.info("rank %d read %s", collective.rank, share.figures.told())
@@ -142,16 +153,32 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         metrics = _measure(learner, columns, collective, settings.refit_last_layer and not settings.only_domains)
     with clock.phase("save"):
         saved = save_rank(task.package, collective.rank, learner.shared, learner.specific, mixed, settings.scratch)
-    engine, store = learner.engine, learner.specific
-    fast = isinstance(engine, FastEngine)
     read_bytes = share.figures.read_bytes + (0 if part.is_whole else measured.figures.read_bytes)
-    mixed_bytes = mixed.nbytes if mixed else 0
-    counted = [learner.rows_descended, read_bytes, engine.skipped, store.dense_bytes + mixed_bytes, store.row_bytes]
+    specific_kind = "mixed" if mixed else "dense" if method.specific else "none"
+    return _result(learner, mixed, specific_kind, outcome, choices, read_bytes, clock, collective, metrics, saved)
+
+
+def _result(
+    learner: Learner,
+    mixed: MixedModel | None,
+    specific_kind: str,
+    outcome: TrainingOutcome,
+    choices: Choices,
+    read_bytes: int,
+    clock: Clock,
+    collective: Collective,
+    metrics: dict[str, DomainMetrics],
+    saved: Facts,
+) -> RankResult:
+    """What this rank returns, with sums and maxima over all ranks; every rank calls it."""
+    engine, store = learner.engine, learner.specific
+    specific_bytes = store.dense_bytes + (mixed.nbytes if mixed else 0)
+    counted = [learner.rows_descended, read_bytes, engine.skipped, specific_bytes, store.row_bytes]
     sums = [int(total) for total in collective.all_reduce(torch.tensor(counted, dtype=torch.float64)).tolist()]
     waited = torch.tensor([[clock.seconds.get("inner", 0.0), engine.waited]], dtype=torch.float64)
     inner_seconds, data_wait_seconds = collective.all_gather(waited).max(0).values.tolist()
     return RankResult(
-        metrics=metrics,
+        metrics=metrics if collective.rank == 0 else {},
         epochs=outcome.epochs,
         rounds=outcome.rounds,
         best_round=outcome.best_round,
@@ -161,13 +188,13 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         skipped_steps=sums[2],
         specific_bytes=sums[3],
         specific_row_bytes=sums[4],
-        specific_kind="mixed" if mixed else "dense" if method.specific else "none",
+        specific_kind=specific_kind,
         variances=mixed.variances() if mixed else {},
         inner_seconds=inner_seconds,
-        data_wait_seconds=data_wait_seconds if fast else None,
-        engine="fast" if fast else "eager",
+        data_wait_seconds=data_wait_seconds if choices.engine == "fast" else None,
+        engine=choices.engine,
         seconds=clock.seconds,
-        device=str(device),
+        device=str(choices.device),
         saved=saved,
         curve=outcome.curve,
     )

@@ -126,7 +126,9 @@ def _attempts(spark: SparkSession, run: Run, request: StopRequest) -> list[RankR
             raise StoppedError(f"stopped by {request.reason} while no rank ran{where}")
         part = partial(train_rank, task_of(run, checkpoints))
         try:
-            return run_ranks(spark, part, train.ranks, train.start_timeout, train.launcher, train.stall_limit)
+            return run_ranks(
+                spark, part, train.ranks, train.start_timeout, train.launcher, train.stall_limit, train.device
+            )
         except RankError as error:
             is_last = request.made() or failures == train.restarts
             run.lost(spark, error, is_last)

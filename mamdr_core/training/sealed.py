@@ -52,13 +52,13 @@ def flush_folder(folder: Path) -> None:
     os.close(descriptor)
 
 
-def check(folder: Path, kind: str, only: str = "") -> list[str]:
+def check(folder: Path, kind: str, only: str | tuple[str, ...] = "") -> list[str]:
     """The names of a folder's files, each found to be as its manifest says.
 
     Args:
         folder: to check.
         kind: what it should be, for the error.
-        only: how the names of those begin that matter.
+        only: how the names of those begin that matter; one or several beginnings.
 
     Raises:
         MamdrError: it has no manifest, or one that names something outside the folder, or a file is missing or damaged

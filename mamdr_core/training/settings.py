@@ -80,7 +80,7 @@ class TrainSettings:
     their moments (with Adam three times their size) do not fit a rank's memory. A rank then holds its part and the rows
     that it reads in a round (more rounds an epoch, fewer rows), and Adam's moments of rows are fresh in each round."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: CUDA where torch can use it."""
+    """auto: CUDA if torch can use it on every rank."""
     engine: Literal["auto", "eager", "fast"] = "auto"
     """fast: compiled steps of many domains at once, with eager's numbers; auto: where it pays (docs/engine.md)."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"

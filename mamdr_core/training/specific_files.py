@@ -47,7 +47,7 @@ def _packed(specific: Stored, domains: Sequence[int]) -> dict[str, Tensor]:
 
 
 class SavedSpecific(Mapping[int, Change]):
-    """theta_i by domain as files hold it; dense parameters are read when they are asked for, embedding rows at once.
+    """theta_i by domain as files hold it; a domain's values are read when they are asked for.
 
     Args:
         files: as `save_specific` wrote them.
@@ -58,27 +58,37 @@ class SavedSpecific(Mapping[int, Change]):
         self._device = device
         self._files = [safe_open(file, "pt") for file in files]
         self._place: dict[int, tuple[int, int]] = {}
-        self._rows: dict[int, dict[str, Rows]] = {}
+        self._rows: dict[int, dict[str, slice]] = {}
         for number, file in enumerate(self._files):
             domains = file.get_tensor("domains").tolist()
             self._place |= {domain: (number, row) for row, domain in enumerate(domains)}
             for key in file.keys():  # noqa: SIM118 - not a mapping
                 table, _, part = key.rpartition(".")
                 if part == "owner":
-                    self._take_rows(table, *(file.get_tensor(f"{table}.{name}") for name in ("owner", "ids", "values")))
+                    self._place_rows(table, file.get_tensor(key))
 
-    def _take_rows(self, table: str, owner: Tensor, ids: Tensor, values: Tensor) -> None:
-        domains, counts = owner.unique_consecutive(return_counts=True)
-        parts = zip(domains.tolist(), ids.split(counts.tolist()), values.split(counts.tolist()), strict=True)
-        for domain, own_ids, own_values in parts:
-            rows = Rows(own_ids.to(self._device), own_values.to(self._device))
-            self._rows.setdefault(domain, {})[table] = rows
+    def _place_rows(self, table: str, owner_U: Tensor) -> None:
+        """Note where each domain's rows of a table are in its file."""
+        domains, counts = owner_U.unique_consecutive(return_counts=True)
+        ends = counts.cumsum(0)
+        for domain, start, stop in zip(domains.tolist(), (ends - counts).tolist(), ends.tolist(), strict=True):
+            self._rows.setdefault(domain, {})[table] = slice(start, stop)
 
     def __getitem__(self, domain: int) -> Change:
         """A domain's theta_i."""
         number, row = self._place[domain]
-        dense = self._files[number].get_slice("dense")[row : row + 1]
-        return Change(dense[0].to(self._device), dict(self._rows.get(domain, {})))
+        file = self._files[number]
+
+        def read(name: str, rows: slice) -> Tensor:
+            values: Tensor = file.get_slice(name)[rows]
+            return values.to(self._device)
+
+        dense = read("dense", slice(row, row + 1))[0]
+        tables = self._rows.get(domain, {})
+        return Change(
+            dense,
+            {table: Rows(read(f"{table}.ids", own), read(f"{table}.values", own)) for table, own in tables.items()},
+        )
 
     def read_groups(self, domains: Sequence[int]) -> Iterator[dict[int, Change]]:
         """theta_i of some domains at a time, in the order of the files; consecutive ones are read at once.

@@ -3,14 +3,14 @@
 It knows none of the objects whose state it is: see `mamdr_core.stateful`. Nothing random is in it: every draw follows
 from the seed, the epoch and the round.
 
-state.json              by rank, its position and its counters
+state.json              by rank, its position, its counters and its domains
 shared.safetensors, rows-<rank>.safetensors, domains-<rank>.safetensors, own-<rank>.safetensors
                         the state of all stateful objects, see `mamdr_core.training.state_files`
 best-<rank>-<part>, now-<rank>-<part>.safetensors  theta_i, the best and, where it differs, the present one
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from mamdr_core.engine.specific_store import SpecificStore, Stored
+from mamdr_core.errors import MamdrError
 from mamdr_core.stateful import DomainRows, State, Stateful
 from mamdr_core.training.intact import Dense, check_specific
 from mamdr_core.training.position import Position
@@ -74,7 +75,9 @@ def take(run: RunState) -> Snapshot:
         own=_copies(state.own),
     )
     best, now = run.specific.hold()
-    return Snapshot({"position": run.position.plain(), "counters": state.counters}, copied, best, now)
+    domains = run.owned_n.nonzero().flatten().tolist()
+    facts = {"position": run.position.plain(), "counters": state.counters, "domains": domains}
+    return Snapshot(facts, copied, best, now)
 
 
 def write(folder: Path, rank: int, snapshot: Snapshot) -> list[str]:
@@ -85,6 +88,23 @@ def write(folder: Path, rank: int, snapshot: Snapshot) -> list[str]:
     return [*named, *names, *save_specific(folder, f"now-{rank:05d}", snapshot.now)]
 
 
+def files_to_restore(folder: Path, run: RunState, rank: int, ranks: int) -> tuple[str, ...]:
+    """How the names of those files begin that `restore` reads on a rank: with as many ranks as wrote them, its own.
+
+    Args:
+        folder: holds `STATE`.
+        run, rank, ranks: see `restore`.
+
+    Raises:
+        MamdrError: the checkpoint is of another lake.
+    """
+    facts = _read_facts(folder)
+    wrote = len(facts)
+    rows = f"rows-{rank:05d}." if wrote == ranks else "rows-"
+    of_domains = [f"{of}-{holder:05d}" for holder in _holders(facts, run.owned_n) for of in ("domains", "best", "now")]
+    return (STATE, "shared.", rows, f"own-{rank % wrote:05d}.", *of_domains)
+
+
 def restore(folder: Path, run: RunState, rank: int, ranks: int) -> None:
     """Put a checkpoint's state into objects that have just been made.
 
@@ -92,23 +112,41 @@ def restore(folder: Path, run: RunState, rank: int, ranks: int) -> None:
     sharded tables, and what is a rank's own of one of the ranks that were.
 
     Args:
-        folder: a checkpoint, checked before.
+        folder: a checkpoint, checked before; only the files of `files_to_restore` have to be there.
         run: of this rank.
         rank, ranks: this rank, and how many there are now.
 
     Raises:
-        MamdrError: it is of another model.
+        MamdrError: it is of another model or lake.
     """
-    facts = json.loads((folder / STATE).read_text(encoding="utf-8"))["ranks"]
-    state = read_state(folder, rank, ranks, run.owned_n, [own["counters"] for own in facts])
+    facts = _read_facts(folder)
+    holders = _holders(facts, run.owned_n)
+    state = read_state(folder, rank, ranks, run.owned_n, [own["counters"] for own in facts], holders=holders)
     for name, each in run.stateful.items():
         each.load_state_dict(state.part(name))
-    run.specific.load(*(_saved_specific(folder, of, run.dense_P) for of in ("best", "now")))
+    run.specific.load(*(_saved_specific(folder, of, holders, run.dense_P) for of in ("best", "now")))
     run.position.load([own["position"] for own in facts], rank)
 
 
-def _saved_specific(folder: Path, of: str, dense_P: Tensor) -> SavedSpecific:
-    files = sorted(folder.glob(f"{of}-*.safetensors"))
+def _read_facts(folder: Path) -> list[dict[str, Any]]:
+    """What `STATE` holds of each rank that wrote the checkpoint."""
+    facts: list[dict[str, Any]] = json.loads((folder / STATE).read_text(encoding="utf-8"))["ranks"]
+    return facts
+
+
+def _holders(facts: Sequence[Mapping[str, Any]], owned_n: Tensor) -> list[int]:
+    """Which of the ranks that wrote a checkpoint had domains that this rank owns now.
+
+    Raises:
+        MamdrError: they had domains beyond n.
+    """
+    if any(max(own["domains"], default=-1) >= len(owned_n) for own in facts):
+        raise MamdrError(f"the saved state is of another lake: it has a domain beyond {len(owned_n)}")
+    return [number for number, own in enumerate(facts) if owned_n[own["domains"]].any()]
+
+
+def _saved_specific(folder: Path, of: str, holders: Sequence[int], dense_P: Tensor) -> SavedSpecific:
+    files = [file for holder in holders for file in sorted(folder.glob(f"{of}-{holder:05d}-*.safetensors"))]
     for file in files:
         check_specific(file, Dense({torch.float32: "F32", torch.float64: "F64"}[dense_P.dtype], len(dense_P)))
     return SavedSpecific(files, dense_P.device)

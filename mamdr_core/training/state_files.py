@@ -44,8 +44,9 @@ def read_state(
     owned_n: Tensor | None,
     counters: Sequence[Mapping[str, int]] = (),
     prefix: str = "",
+    holders: Sequence[int] | None = None,
 ) -> State:
-    """The state of one rank, from the files of all ranks that wrote.
+    """The state of one rank, from the files of the ranks that wrote.
 
     Args:
         folder: holds the files.
@@ -53,16 +54,17 @@ def read_state(
         owned_n: by domain, whether this rank owns it now, bool [n]; None: it owns all.
         counters: of the ranks that wrote, which their files do not hold.
         prefix: of the names of the files.
+        holders: ranks among those that wrote, outside of which none had a domain of this rank; None: unknown.
 
     Raises:
         MamdrError: it is of domains beyond n.
     """
-    wrote = len(list(folder.glob(f"{prefix}rows-*.safetensors")))
+    wrote = len(counters) or len(list(folder.glob(f"{prefix}rows-*.safetensors")))
     return State(
         counters=dict(counters[rank % wrote]) if counters else {},
         same=load_file(folder / f"{prefix}shared.safetensors"),
         rows=_rows_of_rank(folder, prefix, rank, ranks, wrote),
-        domains=_values_of_domains(folder, prefix, owned_n, wrote),
+        domains=_values_of_domains(folder, prefix, owned_n, range(wrote) if holders is None else holders),
         own=load_file(folder / f"{prefix}own-{rank % wrote:05d}.safetensors"),
     )
 
@@ -128,10 +130,12 @@ def _rows_of_rank(folder: Path, prefix: str, rank: int, ranks: int, wrote: int) 
     return rows
 
 
-def _values_of_domains(folder: Path, prefix: str, owned_n: Tensor | None, wrote: int) -> dict[str, DomainRows]:
+def _values_of_domains(
+    folder: Path, prefix: str, owned_n: Tensor | None, holders: Sequence[int]
+) -> dict[str, DomainRows]:
     """The values of this rank's domains, from the files of the ranks that owned them."""
     found: dict[str, list[DomainRows]] = {}
-    for number in range(wrote):
+    for number in holders:
         tensors = load_file(folder / f"{prefix}domains-{number:05d}.safetensors")
         for key, values in tensors.items():
             name, _, part = key.rpartition(".")

@@ -41,7 +41,7 @@ def staged(folder: Place, scratch: str = "") -> Iterator[Path]:
 
 
 @contextmanager
-def fetched(folder: Place, kind: str, scratch: str = "", only: str = "") -> Iterator[Path]:
+def fetched(folder: Place, kind: str, scratch: str = "", only: str | tuple[str, ...] = "") -> Iterator[Path]:
     """A sealed folder where it can be read: itself, or a local copy, checked, for the length of the block.
 
     Files of the copy that are open when the block ends can be read on.
@@ -50,7 +50,7 @@ def fetched(folder: Place, kind: str, scratch: str = "", only: str = "") -> Iter
         folder: complete.
         kind: what it should be, for the error.
         scratch: folder of the copy; empty: the system's temporary folder.
-        only: how the names of the files begin that are copied.
+        only: how the names of the files begin that are copied; one or several beginnings.
 
     Raises:
         MamdrError: the copy is not as its manifest says.

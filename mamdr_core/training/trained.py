@@ -9,13 +9,14 @@ import torch
 from pyspark.sql import SparkSession
 
 from mamdr_core.config import Config, parse_config
-from mamdr_core.engine.device import choose_device
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.learning.methods import find_method
 from mamdr_core.models.structures import build_model, declare_inputs
+from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples, pin_examples
+from mamdr_core.training.choices import choose_device
 from mamdr_core.training.intact import MetricsFacts, PinnedFacts, check_facts
 from mamdr_core.training.package import Package, load_package
 from mamdr_core.training.records import find_run
@@ -64,7 +65,7 @@ def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str =
     """
     lake = Lake(spark, config.lake.root)
     folder = folder or str(find_run(lake, run_id)["package"])
-    device = choose_device(config.train.device)
+    device = choose_device(config.train.device, SingleProcess())
     package = load_package(folder, device, config.train.scratch)
     trained = config_of(package.config, folder)
     facts = check_facts(PinnedFacts, package.pinned, f"{folder}/pinned.json")

@@ -1,10 +1,9 @@
-"""The device follows the setting, what torch can use, and the rank's place on its machine."""
+"""Which CUDA device is a rank's own, and whether torch can use it."""
 
 import pytest
 import torch
 
-from mamdr_core.engine.device import choose_device
-from mamdr_core.errors import MamdrError
+from mamdr_core.engine.device import cuda_device, cuda_trouble, use_cuda
 
 WHEEL = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_120", "compute_120"]
 
@@ -26,39 +25,33 @@ def devices(monkeypatch):
     return find
 
 
-def test_cpu_is_the_cpu_also_beside_a_usable_card(devices):
-    devices((9, 0))
-    assert choose_device("cpu") == torch.device("cpu")
-
-
-@pytest.mark.parametrize("name", ["auto", "cuda"])
 @pytest.mark.parametrize(("local_rank", "index"), [(None, 0), ("0", 0), ("1", 1), ("5", 2)])
-def test_ranks_of_one_machine_take_its_cards_in_turn(devices, monkeypatch, name, local_rank, index):
+def test_ranks_of_one_machine_take_its_cards_in_turn(devices, monkeypatch, local_rank, index):
     devices((9, 0), (9, 0), (9, 0))
     if local_rank:
         monkeypatch.setenv("LOCAL_RANK", local_rank)
-    assert choose_device(name) == torch.device("cuda", index)
+    assert not cuda_trouble()
+    assert cuda_device() == torch.device("cuda", index)
+    used = []
+    monkeypatch.setattr(torch.cuda, "set_device", used.append)
+    use_cuda()
+    assert used == [cuda_device()]
 
 
-def test_without_a_card_auto_is_the_cpu_and_cuda_an_error(devices):
-    assert choose_device("auto") == torch.device("cpu")
-    with pytest.raises(MamdrError, match=r"train.device is cuda, but torch finds no CUDA device .* use auto or cpu"):
-        choose_device("cuda")
+def test_without_a_card_none_is_used(devices, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: pytest.fail("there is none"))
+    use_cuda()
+    assert cuda_trouble().startswith("torch finds no CUDA device here")
 
 
 def test_a_torch_without_cuda_says_so(devices, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
-    with pytest.raises(MamdrError, match=r"torch .* is built without CUDA"):
-        choose_device("cuda")
+    assert cuda_trouble() == f"torch {torch.__version__} is built without CUDA"
 
 
-def test_a_card_that_torch_is_not_built_for_is_named_and_auto_leaves_it_alone(devices, caplog):
+def test_a_card_that_torch_is_not_built_for_is_named(devices):
     devices((6, 1))
-    with pytest.raises(MamdrError, match=r"CUDA device 0 \(Card 0, sm_61\) is not among .*sm_75, sm_80"):
-        choose_device("cuda")
-    with caplog.at_level("INFO"):
-        assert choose_device("auto") == torch.device("cpu")
-    assert "training runs on the CPU: CUDA device 0 (Card 0, sm_61)" in caplog.text
+    assert cuda_trouble().startswith("CUDA device 0 (Card 0, sm_61) is not among those that this torch is built for")
 
 
 @pytest.mark.parametrize(
@@ -76,4 +69,4 @@ def test_a_card_that_torch_is_not_built_for_is_named_and_auto_leaves_it_alone(de
 )
 def test_a_card_runs_code_of_its_own_generation_and_ptx_of_earlier_ones(devices, capability, built, runs):
     devices(capability, built=built)
-    assert choose_device("auto").type == ("cuda" if runs else "cpu")
+    assert (not cuda_trouble()) == runs

@@ -1,6 +1,7 @@
 """The same training on one process, on simulated ranks and on Horovod ranks in Spark."""
 
 import itertools
+import pickle
 from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
@@ -91,11 +92,9 @@ def test_launched_ranks_give_what_the_same_ranks_give_in_one_process(spark, make
     expected = run_simulated(partial(train_rank, simulated), ranks)
     found = run_ranks(spark, partial(train_rank, launched), ranks, start_timeout=120, launcher=launcher)
     assert len(found) == ranks
-    for result in found:
-        assert result.rounds == expected[0].rounds
-        torch.testing.assert_close(
-            result.metrics["test"].auc, expected[0].metrics["test"].auc, rtol=0, atol=2e-3, equal_nan=True
-        )
+    assert {result.rounds for result in found} == {expected[0].rounds}
+    auc = [result.metrics["test"].auc for result in (found[0], expected[0])]
+    torch.testing.assert_close(*auc, rtol=0, atol=2e-3, equal_nan=True)
     assert_same(parameters(launched), parameters(simulated))
 
 
@@ -231,6 +230,28 @@ def test_theta_i_in_a_file_is_theta_i_in_memory(make_task, tmp_path):
     assert results[0][0].specific_bytes == results[1][0].specific_bytes > 0
     assert results[0][0].specific_row_bytes == 5 * 4 * 4 + 5 * 8  # each domain's embedding row and its id
     assert not list(tmp_path.iterdir())
+
+
+def test_only_rank_0_returns_what_grows_with_domains(make_task):
+    """The driver collects the results of all ranks."""
+    sizes = []
+    for domains in (5, 10_000):
+        task = make_task(2, method="dn", epochs=1)
+        more = domains - 5  # without rows
+        pinned = replace(
+            task.pinned,
+            domain_ids=(*task.pinned.domain_ids, *(f"empty {number}" for number in range(more))),
+            counts={split: np.pad(counts, (0, more)) for split, counts in task.pinned.counts.items()},
+            sizes={**task.pinned.sizes, "domain": domains},
+        )
+        task = replace(task, pinned=pinned, owner=np.pad(task.owner, (0, more), constant_values=1))
+        first, other = run_simulated(partial(train_rank, task), 2)
+        assert len(first.metrics["test"].auc) == domains
+        assert first.curve
+        assert len(pickle.dumps(first.metrics)) < 3 * 6 * 8 * domains + 10_000  # three splits of six figures
+        sizes.append(len(pickle.dumps(other)))
+    assert (other.metrics, other.curve) == ({}, [])
+    assert max(sizes) < min(sizes) + 100 < 2000
 
 
 def test_a_precision_that_the_engine_has_not_is_an_error(make_task):

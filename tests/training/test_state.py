@@ -1,10 +1,13 @@
 """Any object that implements `Stateful` is checkpointed, and restored on another number of ranks."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
+from mamdr_core.engine.parameters import Change, Rows
 from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.errors import MamdrError
@@ -12,7 +15,7 @@ from mamdr_core.stateful import DomainRows, State
 from mamdr_core.training.checkpoint_files import check_checkpoint
 from mamdr_core.training.position import Position
 from mamdr_core.training.sealed import facts_of, seal, write_texts
-from mamdr_core.training.state import STATE, RunState, restore, take, write
+from mamdr_core.training.state import STATE, RunState, files_to_restore, restore, take, write
 
 DOMAINS, ROWS, WIDTH = 7, 10, 3
 
@@ -57,7 +60,7 @@ def run_of(model, **position):
     owned_n = torch.zeros(DOMAINS, dtype=torch.bool)
     owned_n[model.owned] = True
     dense_P = torch.zeros(2)
-    store = SpecificStore([], MemorySlots(dense_P), dense_P)
+    store = SpecificStore(model.owned.tolist(), MemorySlots(dense_P), dense_P)
     return RunState(Position(**position), {"mixed": model}, store, owned_n, dense_P)
 
 
@@ -68,7 +71,12 @@ def checkpoint(tmp_path):
     for rank in range(2):
         model = Mixed(rank, 2)
         model.train(rank, 2)
-        snapshot = take(run_of(model, done=4, rows_descended=100, inner_seconds=1.0 + rank))
+        run = run_of(model, done=4, rows_descended=100, inner_seconds=1.0 + rank)
+        for domain in run.specific:
+            rows = Rows(torch.arange(domain), torch.full((domain, WIDTH), float(domain)))
+            run.specific[domain] = Change(torch.full((2,), float(domain)), {"user": rows} if domain else {})
+        run.specific.keep()
+        snapshot = take(run)
         files |= facts_of(tmp_path, write(tmp_path, rank, snapshot))
         facts.append(snapshot.facts)
     seal(tmp_path, files | write_texts(tmp_path, {STATE: json.dumps({"ranks": facts})}))
@@ -88,6 +96,46 @@ def test_every_group_of_a_state_is_restored_on_any_number_of_ranks(checkpoint, r
         assert (model.moments[0].item(), model.steps) == (rank % 2, 10 + rank % 2)  # of one of the two ranks that wrote
         assert (run.position.done, run.position.inner_seconds) == (4, 2.0)
         assert run.position.rows_descended == (200 if rank == 0 else 0)
+        for domain in model.owned.tolist():
+            theta = run.specific[domain]
+            assert theta.dense.tolist() == [domain, domain]
+            assert {name: rows.ids.tolist() for name, rows in theta.rows.items()} == (
+                {"user": list(range(domain))} if domain else {}
+            )
+            assert all((rows.values == domain).all() for rows in theta.rows.values())
+
+
+@pytest.mark.parametrize(
+    ("rank", "ranks", "wrote"),
+    [
+        (0, 2, {"rows": [0], "own": [0], "domains": [0], "best": [0]}),
+        (1, 2, {"rows": [1], "own": [1], "domains": [1], "best": [1]}),
+        (1, 4, {"rows": [0, 1], "own": [1], "domains": [1], "best": [1]}),  # domains 1 and 5, which rank 1 owned
+        (0, 1, {"rows": [0, 1], "own": [0], "domains": [0, 1], "best": [0, 1]}),
+    ],
+)
+def test_a_rank_reads_the_files_of_those_ranks_that_held_its_domains(checkpoint, tmp_path_factory, rank, ranks, wrote):
+    """By the rank that wrote them; the others need not be there."""
+    model = Mixed(rank, ranks)
+    run = run_of(model)
+    only, read = files_to_restore(checkpoint, run, rank, ranks), tmp_path_factory.mktemp("read")
+    for file in checkpoint.iterdir():
+        if file.name.startswith(only):
+            shutil.copy(file, read)
+    found = {}
+    for file in sorted(read.glob("*-*")):
+        group, writer = file.stem.split("-")[:2]
+        found.setdefault(group, []).append(int(writer))
+    assert found == wrote
+    restore(read, run, rank, ranks)
+    assert model.coefficients[:, 0].tolist() == model.owned.tolist()
+    assert [run.specific[domain].dense[0].item() for domain in run.specific] == model.owned.tolist()
+
+
+def test_a_checkpoint_of_more_domains_is_an_error(checkpoint):
+    run = replace(run_of(Mixed(0, 1)), owned_n=torch.ones(DOMAINS - 1, dtype=torch.bool))
+    with pytest.raises(MamdrError, match="of another lake: it has a domain beyond 6"):
+        restore(checkpoint, run, 0, 1)
 
 
 def test_a_checkpoint_of_another_model_is_an_error_that_names_the_tensor(checkpoint):

@@ -1,0 +1,25 @@
+"""Whether torch.compile can work on this machine."""
+
+import importlib.util
+import os
+import shlex
+import shutil
+import sysconfig
+from pathlib import Path
+
+import torch
+
+
+def compiler_trouble(device: torch.device) -> str:
+    """Why torch.compile cannot work for a device of this machine; empty: nothing is known to be missing."""
+    if device.type == "cuda":
+        if not importlib.util.find_spec("triton"):
+            return "Triton is not installed"
+        compilers = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"]  # Triton builds its launcher
+    else:
+        compilers = [os.environ.get("CXX") or "g++"]
+    if not any(shutil.which(shlex.split(compiler)[0]) for compiler in compilers):
+        return f"there is no compiler {' or '.join(compilers)}"
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
+        return "Python's header files (Python.h) are not installed"
+    return ""
