@@ -5,10 +5,9 @@ A file holds "domains" int64 [m] ascending, "dense" [m, P], and by embedding tab
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -77,18 +76,7 @@ class SavedSpecific(Mapping[int, Change]):
     def __getitem__(self, domain: int) -> Change:
         """A domain's theta_i."""
         number, row = self._place[domain]
-        file = self._files[number]
-
-        def read(name: str, rows: slice) -> Tensor:
-            values: Tensor = file.get_slice(name)[rows]
-            return values.to(self._device)
-
-        dense = read("dense", slice(row, row + 1))[0]
-        tables = self._rows.get(domain, {})
-        return Change(
-            dense,
-            {table: Rows(read(f"{table}.ids", own), read(f"{table}.values", own)) for table, own in tables.items()},
-        )
+        return self._read([domain], number, row)[domain]
 
     def read_groups(self, domains: Sequence[int]) -> Iterator[dict[int, Change]]:
         """theta_i of some domains at a time, in the order of the files; consecutive ones are read at once.
@@ -99,22 +87,31 @@ class SavedSpecific(Mapping[int, Change]):
         ordered = sorted(domains, key=self._place.__getitem__)
         for first in range(0, len(ordered), READ_DOMAINS):
             part = ordered[first : first + READ_DOMAINS]
-            number_G, row_G = np.array([self._place[domain] for domain in part]).T
-            begins = np.flatnonzero((np.diff(row_G, prepend=-2) != 1) | (np.diff(number_G, prepend=-1) != 0))
-            stretches = [
-                self._files[number].get_slice("dense")[row : row + size].to(self._device)
-                for number, row, size in zip(
-                    number_G[begins].tolist(),
-                    row_G[begins].tolist(),
-                    np.diff([*begins, len(part)]).tolist(),
-                    strict=True,
-                )
-            ]
-            dense = chain.from_iterable(stretches)
-            yield {
-                domain: Change(dense_P, dict(self._rows.get(domain, {})))
-                for domain, dense_P in zip(part, dense, strict=True)
-            }
+            places = [self._place[domain] for domain in part]
+            follows = [(number, row + 1) == after for (number, row), after in pairwise(places)]
+            begins = [0, *(place + 1 for place, is_next in enumerate(follows) if not is_next)]
+            group: dict[int, Change] = {}
+            for begin, end in pairwise([*begins, len(part)]):
+                group |= self._read(part[begin:end], *places[begin])
+            yield group
+
+    def _read(self, domains: Sequence[int], number: int, row: int) -> dict[int, Change]:
+        """theta_i of domains that follow one another in file `number` from `row` on."""
+
+        def read(name: str, start: int, stop: int) -> Tensor:
+            values: Tensor = self._files[number].get_slice(name)[start:stop]
+            return values.to(self._device)
+
+        dense = read("dense", row, row + len(domains))
+        found = {domain: Change(dense_P) for domain, dense_P in zip(domains, dense, strict=True)}
+        for table in {name for domain in domains for name in self._rows.get(domain, ())}:
+            own = {domain: self._rows[domain][table] for domain in domains if table in self._rows.get(domain, ())}
+            first, last = next(iter(own.values())).start, next(reversed(own.values())).stop
+            ids, values = (read(f"{table}.{of}", first, last) for of in ("ids", "values"))
+            for domain, rows in own.items():
+                places = slice(rows.start - first, rows.stop - first)
+                found[domain].rows[table] = Rows(ids[places], values[places])
+        return found
 
     def __iter__(self) -> Iterator[int]:
         """The domains."""
