@@ -113,6 +113,10 @@ class SavedSpecific(Mapping[int, Change]):
                 found[domain].rows[table] = Rows(ids[places], values[places])
         return found
 
+    def __contains__(self, domain: object) -> bool:
+        """Whether the files hold a domain's theta_i; nothing is read."""
+        return domain in self._place
+
     def __iter__(self) -> Iterator[int]:
         """The domains."""
         return iter(self._place)
