@@ -87,17 +87,17 @@ def count_bytes(config: Config, ranks: int, targets: Targets, largest_round: flo
 
 
 def _support_bytes(config: Config, targets: Targets, counts_n: Ints, owner_n: Ints, ranks: int) -> dict[str, object]:
-    """Of the exchange at the start of a pass: what every rank receives, and what its targets read of it."""
+    """Of the samples that supports are drawn from: what a rank holds, and what it receives in a pass, at most."""
     sizes = np.minimum(counts_n, config.train.dr.support_rows)
+    held_W = np.bincount(owner_n, weights=sizes, minlength=ranks)
     inputs = inputs_of(config)
     columns = len({"user", "item", "domain"} | {table.column for table in inputs.tables})
     row = 4 * (columns + inputs.numeric + 1)  # ids and numbers of four bytes, and the label
     drawn_W = np.bincount(owner_n, weights=targets.support_n, minlength=ranks)
     return {
         "support_rows": int(sizes.sum()),
-        "support_received": row * int(sizes.sum()) if ranks > 1 else 0,
-        "support_held": row * int(sizes.sum()),
-        "support_drawn": row * int(drawn_W.max()),
+        "support_received": row * int(drawn_W.max()) if ranks > 1 else 0,
+        "support_held": 8 * int(held_W.max()),  # positions
     }
 
 

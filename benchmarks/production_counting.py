@@ -5,17 +5,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from production_shape import empty_columns, inputs_of, rows_by_domain
+from production_shape import Ints, empty_columns, inputs_of, rows_by_domain
 
 from mamdr_core.config import Config
-from mamdr_core.engine.columns import Visit
+from mamdr_core.engine.columns import Columns, Visit
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.memory import bytes_per_row, stack_limits
 from mamdr_core.engine.parameters import Change, Scope, Shared, Theta
 from mamdr_core.engine.specific_store import group_size
 from mamdr_core.engine.stacking import Trajectory, cut_stacks, line_up
 from mamdr_core.engine.steps import ROWS_MULTIPLE
-from mamdr_core.learning.learner import Learner
+from mamdr_core.learning.learner import Draw, Learner
 from mamdr_core.learning.methods import find_method
 from mamdr_core.models.structures import build_model
 
@@ -97,6 +97,17 @@ class NoStore:
         """There is nothing to keep."""
 
 
+class NoSupports:
+    """Samples of all domains, which give away positions without rows."""
+
+    def __init__(self, counts_n: Ints) -> None:
+        self.counts_n, self.occupied = counts_n, np.flatnonzero(counts_n)
+        self._columns, self._position = empty_columns(counts_n), torch.zeros(1, dtype=torch.int8)
+
+    def fetch(self, draws: Sequence[Draw]) -> tuple[Columns, list[torch.Tensor]]:
+        return self._columns, [self._position.expand(size) for _, _, size in draws]
+
+
 def counting_learner(config: Config, device: str, shared: Shared | None = None) -> Learner:
     """A learner that counts what it is asked to do, with all domains' rows and support rows.
 
@@ -112,7 +123,7 @@ def counting_learner(config: Config, device: str, shared: Shared | None = None) 
     return Learner(
         engine=engine,
         train=empty_columns(counts_n),
-        supports=empty_columns(np.minimum(counts_n, settings.dr.support_rows)),
+        supports=NoSupports(np.minimum(counts_n, settings.dr.support_rows)),
         shared=shared or Shared(dense, {}),
         specific=NoStore(group_size(device, dense.nbytes)),
         average=lambda change, weight: change,

@@ -52,7 +52,7 @@ def targets_of(config: Config) -> Targets:
     figures = np.zeros((3, len(learner.train.offsets) - 1), dtype=np.int64)
     for target, rows in pass_.slices.items():
         drawn = regularize.draw_supports(pass_, target, len(rows))
-        support = [sum(len(visit.rows) for visit in step) for step in drawn]
+        support = [size for _, _, size in drawn]
         steps = sum(-(-size // batch_size) for size in support) - (-len(rows) // batch_size) * len(drawn)
         figures[:, target] = sum(support) + len(drawn) * len(rows), steps, sum(support)
     return Targets(*figures)

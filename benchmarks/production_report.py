@@ -89,18 +89,18 @@ def _print_bytes(found: dict) -> None:
     print(
         "\nBytes: theta_S with its best copy and the moments, of a rank; checkpoint: of all ranks, after a pass, with "
         "theta_i and its best; local rows: of sharded tables, that a round reads, at most (every row another user and "
-        "item); fixed: without the vectors themselves. Support "
-        "rows: received by every rank at the start of a pass, and what the rank that draws most reads."
+        "item); fixed: without the vectors themselves. Support rows: the positions that a rank holds, and what the "
+        "rank that draws most receives in a pass, each draw counted."
     )
     rows = [
         [ranks, kind, gb(own["theta_i"]), gb(own["theta_i_rank"]), gb(own["replicated"]["rank"]),
-         gb(own["sharded"]["rank"]), gb(own["local_rows"]), gb(own["support_received"]), gb(own["support_drawn"]),
+         gb(own["sharded"]["rank"]), gb(own["local_rows"]), gb(own["support_held"]), gb(own["support_received"]),
          gb(own["replicated"]["checkpoint"]), gb(own["sharded"]["checkpoint"])]
         for kind, each in found["bytes"].items() for ranks, own in each.items()
     ]  # fmt: skip
     print_table(
         "W | fields | theta_i | of a rank, most | replicated, a rank | sharded, a rank | local rows, at most "
-        "| support received | drawn | checkpoint, replicated | sharded",
+        "| support positions | support received | checkpoint, replicated | sharded",
         rows,
     )
 

@@ -9,7 +9,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mamdr_core.engine.flat import FlatModule
-from mamdr_core.engine.optimizers import BETA1, BETA2, EPSILON
+from mamdr_core.engine.optimizers import BETA1, BETA2, EPSILON, move_by_adam
 from mamdr_core.heartbeat import beat
 
 Fields = dict[str, Tensor]
@@ -72,16 +72,14 @@ class DenseStep:
         self._one, self._many = gradient, vmap(gradient)
         self._differentiate: Callable[..., tuple[Tensor, Tensor, Fields]] = self._gradients
         self._begin: Callable[..., tuple[Tensor, Tensor]] = _begin_adam
-        self._update: Callable[..., None] = _update_adam
         if compiles:
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
             # As many threads as the process has: what is compiled is cached, and a rank among others has fewer.
             options: dict[str, str | int | bool | Callable[..., object]] = {"cpp.dynamic_threads": True}
             self._differentiate = torch.compile(self._gradients, dynamic=True, options=options)
             self._begin = torch.compile(_begin_adam, dynamic=True, options=options)
-            self._update = torch.compile(_update_adam, dynamic=True, options=options)
 
-    def __call__(self, state: DenseState, batch: PaddedBatch, scales_2: Tensor, lr: float) -> tuple[Tensor, Fields]:
+    def __call__(self, state: DenseState, batch: PaddedBatch, count: Tensor, lr: float) -> tuple[Tensor, Fields]:
         """Move `state`.
 
         A trajectory whose loss is not finite counts as one of zero gradient.
@@ -89,8 +87,8 @@ class DenseStep:
         Args:
             state: moved in place.
             batch: the rows.
-            scales_2: of Adam at this step, see `adam_scales`.
-            lr: learning rate of plain gradient descent.
+            count: 1 at the first step, a float32 scalar on the device.
+            lr: learning rate.
 
         Returns:
             Losses [G], and gradients of the trained fields, [G, B, D].
@@ -105,9 +103,10 @@ class DenseStep:
             state.values.sub_(gradient, alpha=lr)
             return loss, to_fields
         if state.first is None:
-            state.first, state.second = self._begin(state.values, gradient, scales_2)
+            state.first, state.second = self._begin(state.values, gradient, lr)
         else:
-            self._update(state.values, state.first, state.second, gradient, scales_2)
+            assert state.second is not None
+            move_by_adam(state.values, gradient, state.first, state.second, count, lr)
         return loss, to_fields
 
     def _gradients(
@@ -155,27 +154,14 @@ class DenseStep:
         return (binary_cross_entropy_with_logits(logits_B, labels_B, reduction="none") * weights_B).sum()
 
 
-def adam_scales(before: int, steps: int, lr: float) -> Tensor:
-    """Lr over the first moment's bias correction, and 1 over the second's, at steps after `before`, float64 [S, 2]."""
-    count_S = torch.arange(before + 1, before + steps + 1, dtype=torch.float64)
-    return torch.stack([lr / (1 - BETA1**count_S), 1 / (1 - BETA2**count_S)], dim=1)
+def _begin_adam(values: Tensor, gradient: Tensor, lr: float) -> tuple[Tensor, Tensor]:
+    """Adam's first step: moments of zero need be neither filled nor read. Returns the moments after it.
 
-
-# Elementwise and in place: nothing can be read after it has been moved.
-
-
-def _begin_adam(values: Tensor, gradient: Tensor, scales_2: Tensor) -> tuple[Tensor, Tensor]:
-    """Adam's step from moments of zero, which need be neither filled nor read; returns them as they are after it."""
+    Elementwise and in place: nothing can be read after it has been moved.
+    """
     first, second = gradient * (1 - BETA1), gradient * gradient * (1 - BETA2)
-    values.sub_(first / ((second * scales_2[1]).sqrt() + EPSILON) * scales_2[0])
+    values.sub_(gradient / (gradient.abs() + EPSILON) * lr)  # without their bias the moments are g and g^2
     return first, second
-
-
-def _update_adam(values: Tensor, first: Tensor, second: Tensor, gradient: Tensor, scales_2: Tensor) -> None:
-    """Adam's step."""
-    first.lerp_(gradient, 1 - BETA1)
-    second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
-    values.sub_(first / ((second * scales_2[1]).sqrt() + EPSILON) * scales_2[0])
 
 
 def _only(stacked: Fields) -> Fields:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from mamdr_core.engine.columns import FrozenTables, Visit
-from mamdr_core.engine.compiled import DenseState, DenseStep, Fields, PaddedBatch, adam_scales
+from mamdr_core.engine.compiled import DenseState, DenseStep, Fields, PaddedBatch
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.hashing import step_keys
 from mamdr_core.engine.layout import Layout, Stack, lay_out, open_stack
@@ -186,18 +186,18 @@ class FastEngine(EagerEngine):
         seeds_G = [trajectory.seed for trajectory in stack.trajectories]
         keys_SG = torch.from_numpy(step_keys(seeds_G, len(stack.steps))).to(self.device)
         before = state.step if state else 0
-        scales_S2 = adam_scales(before, len(stack.steps), lr).to(start_GP)
+        count_S = torch.arange(before + 1, before + 1 + len(stack.steps), dtype=torch.float32, device=self.device)
         losses: list[Tensor] = []
         for layout in layouts:
             for number in range(len(layout.steps)):
                 done = len(losses)
                 batch = self._batch(stack, layout, number, keys_SG[done])
-                loss_G, gradients = self._step(dense, batch, scales_S2[done], lr)
+                loss_G, gradients = self._step(dense, batch, count_S[done], lr)
                 losses.append(loss_G)
                 for name, gradient in gradients.items():
                     touched = layout.touched[name]
                     distinct, inverse = touched.distinct[number], touched.inverse[number]
-                    stack.tables[name].update(distinct, inverse, gradient.flatten(0, 1), before + done + 1, lr)
+                    stack.tables[name].update(distinct, inverse, gradient.flatten(0, 1), count_S[done], lr)
         self._check(stack, losses, before)
         if state:
             state.step = before + len(losses)

@@ -61,6 +61,20 @@ def adam_change(gradient: Tensor, first: Tensor, second: Tensor, step: int, lr: 
     return (first / denominator).mul_(lr / (1 - beta1**step))
 
 
+def move_by_adam(values: Tensor, gradient: Tensor, first: Tensor, second: Tensor, count: Tensor, lr: float) -> None:
+    """Kingma and Ba's update in one pass, in place, by the kernel of `torch.optim.Adam(fused=True)`.
+
+    Args:
+        values, gradient, first, second: same shape.
+        count: 1 for the first update, a float32 scalar on their device.
+        lr: learning rate.
+    """
+    torch._fused_adam_(
+        [values], [gradient], [first], [second], [], [count],
+        lr=lr, beta1=BETA1, beta2=BETA2, weight_decay=0.0, eps=EPSILON, amsgrad=False, maximize=False,
+    )  # fmt: skip
+
+
 def inner_step(moved: Change, gradient: Change, state: AdamState | None, lr: float) -> None:
     """One step of the inner optimizer along a gradient: by Adam (lazy on embedding rows), or plain descent.
 

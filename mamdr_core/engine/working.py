@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mamdr_core.engine.optimizers import AdamMoments, AdamState, adam_change
+from mamdr_core.engine.optimizers import AdamMoments, AdamState, move_by_adam
 from mamdr_core.engine.parameters import Change, Rows, Scope, Theta, stacked_rows
 from mamdr_core.engine.steps import ReadPlaces
 from mamdr_core.models.tables import Table
@@ -100,13 +100,13 @@ class StackedTable:
         """Rows of the stacked table, [len(places), D]."""
         return self._dynamic.index_select(0, places)
 
-    def update(self, distinct_V: Tensor, inverse: Tensor, gradient: Tensor, step: int, lr: float) -> None:
+    def update(self, distinct_V: Tensor, inverse: Tensor, gradient: Tensor, count: Tensor, lr: float) -> None:
         """A step's update of the rows that it touched; a row that occurs twice moves once, by the summed gradient.
 
         Args:
             distinct_V, inverse: see `TouchedRows`.
             gradient: of the padded rows, [G * B_s, D].
-            step: Adam's count, from 1.
+            count: Adam's, from 1, a float32 scalar on the device.
             lr: learning rate.
         """
         summed = gradient.new_zeros(len(distinct_V) + 1, gradient.shape[1])
@@ -114,12 +114,12 @@ class StackedTable:
         if self._moments is None:
             self._dynamic.index_add_(0, distinct_V, gradient_VD, alpha=-lr)
             return
-        first, second = self._moments.first, self._moments.second
-        first_VD, second_VD = first.index_select(0, distinct_V), second.index_select(0, distinct_V)
-        change_VD = adam_change(gradient_VD, first_VD, second_VD, step - self._step_before, lr)
-        self._dynamic.index_add_(0, distinct_V, change_VD, alpha=-1)
-        first.index_copy_(0, distinct_V, first_VD)
-        second.index_copy_(0, distinct_V, second_VD)
+        whole = (self._dynamic, self._moments.first, self._moments.second)
+        values_VD, first_VD, second_VD = (each.index_select(0, distinct_V) for each in whole)
+        own_count = count - self._step_before if self._step_before else count
+        move_by_adam(values_VD, gradient_VD, first_VD, second_VD, own_count, lr)
+        for each, moved_VD in zip(whole, (values_VD, first_VD, second_VD), strict=True):
+            each.index_copy_(0, distinct_V, moved_VD)
 
     def write_moments(self, state: AdamState) -> None:
         """Leave a single trajectory's moments in `state`."""

@@ -9,7 +9,7 @@ import torch
 from mamdr_core.engine import fast as fast_module
 from mamdr_core.engine import layout
 from mamdr_core.engine.columns import Columns, Visit
-from mamdr_core.engine.compiled import DenseState, DenseStep, PaddedBatch, adam_scales
+from mamdr_core.engine.compiled import DenseState, DenseStep, PaddedBatch
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.flat import FlatModule
@@ -183,9 +183,7 @@ def test_a_compiled_step_takes_the_fields_gradients_before_it_moves_parameters(t
     for compiles in (False, True):
         values = flat.values_P.repeat(trajectories_at_once, 1)
         state = DenseState(values, True, torch.zeros_like(values), torch.zeros_like(values))
-        results.append(
-            (*DenseStep(flat, False, compiles)(state, batch, adam_scales(0, 1, 1e-2)[0].float(), 1e-2), state.values)
-        )
+        results.append((*DenseStep(flat, False, compiles)(state, batch, torch.tensor(1.0), 1e-2), state.values))
     (loss, gradients, values), (found_loss, found_gradients, found_values) = results
     torch.testing.assert_close(found_loss, loss)
     torch.testing.assert_close(found_values, values, rtol=0, atol=1e-6)
