@@ -1,6 +1,7 @@
 """The CUDA device of this process: which one it is, and whether torch can use it."""
 
 import os
+from contextlib import suppress
 
 import torch
 
@@ -16,7 +17,8 @@ def use_cuda() -> None:
     Before it joins other ranks: otherwise what libraries allocate for all ranks of a machine is on its first device.
     """
     if not cuda_trouble():
-        torch.cuda.set_device(cuda_device())
+        with suppress(RuntimeError):  # of a device that others hold alone: found again where ranks agree on devices
+            torch.cuda.set_device(cuda_device())
 
 
 def cuda_trouble() -> str:

@@ -186,7 +186,8 @@ class FastEngine(EagerEngine):
         seeds_G = [trajectory.seed for trajectory in stack.trajectories]
         keys_SG = torch.from_numpy(step_keys(seeds_G, len(stack.steps))).to(self.device)
         before = state.step if state else 0
-        count_S = torch.arange(before + 1, before + 1 + len(stack.steps), dtype=torch.float32, device=self.device)
+        own_S = torch.arange(1, len(stack.steps) + 1, device=self.device)
+        count_S, own_S = (own_S + before).float(), own_S.float()
         losses: list[Tensor] = []
         for layout in layouts:
             for number in range(len(layout.steps)):
@@ -197,7 +198,10 @@ class FastEngine(EagerEngine):
                 for name, gradient in gradients.items():
                     touched = layout.touched[name]
                     distinct, inverse = touched.distinct[number], touched.inverse[number]
-                    stack.tables[name].update(distinct, inverse, gradient.flatten(0, 1), count_S[done], lr)
+                    table = stack.tables[name]
+                    table.update(
+                        distinct, inverse, gradient.flatten(0, 1), (own_S if table.is_fresh else count_S)[done], lr
+                    )
         self._check(stack, losses, before)
         if state:
             state.step = before + len(losses)

@@ -65,8 +65,8 @@ def move_by_adam(values: Tensor, gradient: Tensor, first: Tensor, second: Tensor
     """Kingma and Ba's update in one pass, in place, by the kernel of `torch.optim.Adam(fused=True)`.
 
     Args:
-        values, gradient, first, second: same shape.
-        count: 1 for the first update, a float32 scalar on their device.
+        values, gradient, first, second: contiguous, of one shape.
+        count: 1 for the first update, a float32 scalar on their device, which is not advanced.
         lr: learning rate.
     """
     torch._fused_adam_(

@@ -191,6 +191,8 @@ def stacked_rows(thetas: Sequence[Theta], table: Table, ids_N: Tensor, of_N: Ten
         ids_N: rows, int64 [N].
         of_N: place of the point in `thetas` at which each row is read, int64 [N].
     """
+    if len(thetas) == 1:
+        return thetas[0].gather(table.name, ids_N)
     start_ND = thetas[0].shared_rows(table.name, ids_N)
     own = {place: theta.specific.rows for place, theta in enumerate(thetas) if theta.specific is not None}
     own = {place: rows for place, rows in own.items() if table.name in rows}

@@ -25,7 +25,8 @@ from mamdr_core.engine.specific_store import read_groups
 from mamdr_core.engine.threads import one_thread
 from mamdr_core.heartbeat import beat
 
-PIECE_ROWS = {"cpu": 1 << 12, "cuda": 1 << 16}
+PIECE_ROWS = 1 << 12
+STACK_ROWS = {"cpu": 1 << 12, "cuda": 1 << 16}
 """Padded rows of a stack at most: on a CPU hidden layers then stay in a core's cache, twice as fast as 16,384."""
 PADDING, MARGIN = 1.25, 8
 """Padded rows of a stack are at most `PADDING` times its rows, and `MARGIN` more for each piece."""
@@ -37,7 +38,7 @@ class Pieces:
 
     Attributes:
         start, length: rows, int64 [G].
-        owner: place of the piece's theta_i among those that were read; -1: the piece is predicted at theta_S.
+        owner: place of the piece's theta_i among those that were read; nobody looks where there are none.
     """
 
     start: NDArray[np.int64]
@@ -93,12 +94,12 @@ def _without_specific(edges: NDArray[np.int64], has_own_R: NDArray[np.bool_], pe
     if not per_domain and len(runs):
         begins = np.concatenate([[True], start[1:] != stop[:-1]])
         start, stop = start[begins], stop[np.concatenate([begins[1:], [True]])]
-    return _cut(start, stop, np.full(len(start), -1))
+    return _cut(start, stop, np.zeros(len(start), dtype=np.int64))
 
 
 def _cut(start: NDArray[np.int64], stop: NDArray[np.int64], owner: NDArray[np.int64]) -> Pieces:
     """Ranges of rows as pieces of at most `PIECE_ROWS` rows."""
-    most = PIECE_ROWS["cpu"]
+    most = PIECE_ROWS
     count = -(-(stop - start) // most)
     which = np.repeat(np.arange(len(start)), count)
     number = np.arange(len(which)) - (count.cumsum() - count)[which]
@@ -107,24 +108,21 @@ def _cut(start: NDArray[np.int64], stop: NDArray[np.int64], owner: NDArray[np.in
 
 
 def cut_pieces(pieces: Pieces, most_rows: int, most_pieces: int) -> Iterator[Pieces]:
-    """Stacks of pieces of similar length; each has theta_i of all of its pieces, or of none.
+    """Stacks of pieces of similar length.
 
     Args:
         pieces: in any order.
         most_rows: padded rows of a stack, unless one piece has more.
         most_pieces: of a stack.
     """
-    ordered = pieces[np.lexsort((pieces.length, pieces.owner < 0))]
-    lengths, is_plain = ordered.length.tolist(), (ordered.owner < 0).tolist()
+    ordered = pieces[np.argsort(pieces.length, kind="stable")]
+    lengths = ordered.length.tolist()
     first = rows = 0
     for place, length in enumerate(lengths):
         size = place - first + 1
         padded = size * length
         if place > first and (
-            padded > most_rows
-            or size > most_pieces
-            or padded > PADDING * (rows + length) + MARGIN * size
-            or is_plain[place] != is_plain[first]
+            padded > most_rows or size > most_pieces or padded > PADDING * (rows + length) + MARGIN * size
         ):
             yield ordered[slice(first, place)]
             first, rows = place, 0
@@ -134,7 +132,7 @@ def cut_pieces(pieces: Pieces, most_rows: int, most_pieces: int) -> Iterator[Pie
 
 
 class _Workers:
-    """Threads that predict stacks, each with a model of its own and no threads within an operation.
+    """Threads that predict stacks, each with its own copy of the model; no operation uses several threads.
 
     Operations on few rows gain nothing from threads, and on a busy machine these wait for one another in each. A GPU
     has one worker.
@@ -150,7 +148,7 @@ class _Workers:
         self._engine, self._columns, self._logits_N, self._first = engine, columns, logits_N, first
         kind = engine.device.type
         self._count = torch.get_num_threads() if kind == "cpu" else 1
-        self._most_rows = PIECE_ROWS[kind]
+        self._most_rows = STACK_ROWS[kind]
         bytes_each = 2 * engine.flat.values_P.nbytes
         self._most_pieces = max(1, int(stack_memory(engine.device) / self._count / max(1, bytes_each)))
         self._local = threading.local()
@@ -168,7 +166,13 @@ class _Workers:
             self._one_thread.__exit__(None, None, None)
 
     def predict(self, shared: Shared, specific: Sequence[Change], pieces: Pieces) -> None:
-        """Fill in the logits of some pieces; returns when all are there."""
+        """Fill in the logits of some pieces.
+
+        Args:
+            shared: theta_S.
+            specific: theta_i of the pieces' owners; none: all pieces are predicted at theta_S.
+            pieces: are predicted when this returns.
+        """
         stacks = cut_pieces(pieces, self._most_rows, self._most_pieces)
         for done in [self._pool.submit(self._predict_stack, shared, specific, stack) for stack in stacks]:
             done.result()
@@ -180,8 +184,7 @@ class _Workers:
         start_G1, length_G1 = (torch.from_numpy(each).to(device)[:, None] for each in (stack.start, stack.length))
         within_B = torch.arange(int(stack.length.max()), device=device)
         rows_GB = start_G1 + torch.minimum(within_B, length_G1 - 1)  # padding reads the last row again
-        own = [specific[owner] for owner in stack.owner.tolist() if owner >= 0]
-        thetas = [Theta(shared, each) for each in own] or [Theta(shared)]
+        thetas = [Theta(shared, specific[owner]) for owner in stack.owner.tolist()] if specific else [Theta(shared)]
         fields = self._fields(thetas, rows_GB)
         if len(thetas) > 1:
             named = self._engine.flat.named(stacked_dense(thetas))

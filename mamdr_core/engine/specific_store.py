@@ -12,7 +12,7 @@ from mamdr_core.engine.slots import Slots
 
 T = TypeVar("T")
 
-READ_DOMAINS = 256
+READ_DOMAINS = 64
 """Domains whose theta_i are read at a time where a mapping does not read them by groups."""
 GROUP_BYTES = {"cpu": 1 << 26, "cuda": 1 << 30}
 """Dense parameters of a group, about: on a GPU enough for stacks of some hundred domains."""
@@ -27,7 +27,7 @@ class ReadsGroups(Protocol):
 
 
 def read_groups(specific: Mapping[int, Change], domains: Sequence[int]) -> Iterator[Mapping[int, Change]]:
-    """theta_i of some domains at a time, in any order, to be read alone; a group is valid until the next one.
+    """theta_i of some domains at a time, in any order, read-only; a group is valid until the next one.
 
     Args:
         specific: has all of the domains.

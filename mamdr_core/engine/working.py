@@ -46,6 +46,7 @@ class StackedTable:
     Attributes:
         local_N: the place of each row of all steps in the stacked table.
         trains: whether trajectories may change it.
+        is_fresh: whether its moments start at zero.
     """
 
     def __init__(
@@ -69,11 +70,10 @@ class StackedTable:
         self._dynamic = torch.cat([start_TD, start_TD.new_zeros(1, start_TD.shape[1])])
         self._static = start_TD
         self._moments = AdamMoments.zeros_like(start_TD) if trains and adam else None
-        self._step_before = state.step if state else 0  # of Adam when the moments were zero
-        if self._moments and state and table.name in state.tables:
+        self.is_fresh = state is None or table.name not in state.tables
+        if self._moments and state and not self.is_fresh:
             whole = state.tables[table.name]
             self._moments = AdamMoments(whole.first[self._ids_T], whole.second[self._ids_T])
-            self._step_before = 0
         self._may_move_T = _may_move(table, scopes, keys_T) if trains else None
 
     def touch(self, read: ReadPlaces) -> TouchedRows:
@@ -106,7 +106,7 @@ class StackedTable:
         Args:
             distinct_V, inverse: see `TouchedRows`.
             gradient: of the padded rows, [G * B_s, D].
-            count: Adam's, from 1, a float32 scalar on the device.
+            count: Adam's since the moments were zero, from 1, a float32 scalar on the device.
             lr: learning rate.
         """
         summed = gradient.new_zeros(len(distinct_V) + 1, gradient.shape[1])
@@ -116,8 +116,7 @@ class StackedTable:
             return
         whole = (self._dynamic, self._moments.first, self._moments.second)
         values_VD, first_VD, second_VD = (each.index_select(0, distinct_V) for each in whole)
-        own_count = count - self._step_before if self._step_before else count
-        move_by_adam(values_VD, gradient_VD, first_VD, second_VD, own_count, lr)
+        move_by_adam(values_VD, gradient_VD, first_VD, second_VD, count, lr)
         for each, moved_VD in zip(whole, (values_VD, first_VD, second_VD), strict=True):
             each.index_copy_(0, distinct_V, moved_VD)
 

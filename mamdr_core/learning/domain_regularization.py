@@ -55,6 +55,7 @@ class DomainRegularization:
             supports = self._fetch({target: drawn[target] for target in part})
             learner.prefetch(chain(own.values(), *supports.values()))
             self._regularize(round_, own, supports)
+            del supports  # before the next part is fetched
 
     def _fetch(self, drawn: Mapping[int, Sequence[Draw]]) -> dict[int, list[Visit]]:
         """By target, the visits to what was drawn for it."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from mamdr_core.engine.columns import Columns, offsets_of
 from mamdr_core.engine.plan import shuffled_parts
 from mamdr_core.engine.steps import ranges
+from mamdr_core.learning.learner import Draw
 from mamdr_core.parallel.collective import Collective
 
 
@@ -47,7 +48,7 @@ class SupportSample:
         self.counts_n, self._owner_n = collective.all_reduce(torch.from_numpy(known)).numpy()
         self.occupied = np.flatnonzero(self.counts_n)
 
-    def fetch(self, draws: Sequence[tuple[int, int, int]]) -> tuple[Columns, list[Tensor]]:
+    def fetch(self, draws: Sequence[Draw]) -> tuple[Columns, list[Tensor]]:
         """Get rows of samples from their owners; every rank calls this equally often.
 
         One process reads its own rows where they are. Several ranks exchange each distinct draw once, by all-to-all.

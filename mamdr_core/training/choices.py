@@ -6,6 +6,7 @@ whatever devices there are, so that all ranks draw the same conclusion or raise 
 """
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -128,7 +129,7 @@ def choose_engine(name: str, device: torch.device, rows: int, collective: Collec
 
 
 def place_columns(columns: Mapping[str, Columns], device: torch.device, collective: Collective) -> dict[str, Columns]:
-    """Columns on the device if on every rank all fit into half of its free memory; else on the host on every rank.
+    """Columns on the device if on every rank all fit into its share of half of the free memory; else on the host.
 
     From the host steps fetch their rows.
 
@@ -139,7 +140,8 @@ def place_columns(columns: Mapping[str, Columns], device: torch.device, collecti
     """
     if device.type == "cuda":
         needed, free = sum(own.nbytes for own in columns.values()), torch.cuda.mem_get_info(device)[0]
-        fits = needed <= free / 2
+        sharing = -(-int(os.environ.get("LOCAL_WORLD_SIZE", "1")) // max(1, torch.cuda.device_count()))
+        fits = needed <= free / 2 / sharing  # no rank has copied yet
         trouble = _gather_trouble(
             collective, "" if fits else f"rows take {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free"
         )

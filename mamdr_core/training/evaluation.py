@@ -38,7 +38,7 @@ def evaluate_columns(
     """Figures of all domains, the same on every rank.
 
     Each domain is measured by the rank that holds its rows: ranks exchange figures by domain, never scores, and an AUC
-    is exact however many ranks there are.
+    is exact however many ranks there are. Logits depend on the rank's other domains and its threads by rounding alone.
 
     Args:
         engine: predicts.

@@ -1,4 +1,4 @@
-"""theta_i of many domains in safetensors files, written by groups and read back one domain at a time.
+"""theta_i of many domains in safetensors files, written by groups and read back by domain or by groups.
 
 A file holds "domains" int64 [m] ascending, "dense" [m, P], and by embedding table "<name>.owner" int64 [U] ascending,
 "<name>.ids" [U] and "<name>.values" [U, D].
@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mamdr_core.engine.parameters import Change, Rows
-from mamdr_core.engine.specific_store import READ_DOMAINS, Stored
+from mamdr_core.engine.specific_store import Stored, group_size
 from mamdr_core.heartbeat import beat
 
 PART_BYTES = 1 << 29
@@ -85,8 +85,10 @@ class SavedSpecific(Mapping[int, Change]):
             domains: distinct, of those that the files hold.
         """
         ordered = sorted(domains, key=self._place.__getitem__)
-        for first in range(0, len(ordered), READ_DOMAINS):
-            part = ordered[first : first + READ_DOMAINS]
+        vector_bytes = 4 * self._files[0].get_slice("dense").get_shape()[1] if ordered else 0
+        size = group_size(torch.device(self._device).type, vector_bytes)
+        for first in range(0, len(ordered), size):
+            part = ordered[first : first + size]
             places = [self._place[domain] for domain in part]
             follows = [(number, row + 1) == after for (number, row), after in pairwise(places)]
             begins = [0, *(place + 1 for place, is_next in enumerate(follows) if not is_next)]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mamdr_core.engine.optimizers import OuterOptimizer
+from mamdr_core.engine.optimizers import OuterOptimizer, move_by_adam
 from mamdr_core.engine.parameters import Change, Rows, Shared
 from mamdr_core.engine.settings import OuterSettings
 
@@ -38,3 +38,20 @@ def test_untouched_rows_stay():
         outer.step(shared, Change(torch.zeros(1), {"user": Rows(torch.tensor([1]), torch.ones(1, 1))}))
     assert shared.tables["user"][[0, 2]].tolist() == [[0.0], [0.0]]
     assert shared.tables["user"][1].item() > 1.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [0, 1, 37])
+def test_adam_moves_as_torchs_optimizer_does_and_leaves_the_count(dtype, rows):
+    start = torch.randn(rows, 5, dtype=dtype)
+    values, first, second = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
+    parameter = torch.nn.Parameter(start.clone())
+    optimizer = torch.optim.Adam([parameter], lr=0.01, fused=False)
+    for step in range(1, 6):
+        parameter.grad = torch.randn(rows, 5, dtype=dtype)
+        count = torch.tensor(float(step))
+        move_by_adam(values, parameter.grad, first, second, count, 0.01)
+        optimizer.step()
+        assert count == step
+    torch.testing.assert_close(values, parameter.data)
+    assert not rows or (values - start).abs().max() > 0.02

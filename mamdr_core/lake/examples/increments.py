@@ -28,6 +28,7 @@ _SAME_ROWS = {
     *("ADD CONSTRAINT", "DROP CONSTRAINT", "ADD COLUMNS", "CHANGE COLUMN"),
 }
 """Operations of Delta that leave rows as they are."""
+MOST_INEQUALITIES = 64
 _FORGET = "forget_users"
 """A job that removes rows from clicks and examples alike."""
 _IN_DOMAIN = "a negative of in_domain depends on all clicks of its user and domain"
@@ -42,8 +43,8 @@ class Increment:
         number: of the build, higher than those of all earlier ones.
         reason: why all clicks are encoded and all rows replaced; empty: only what is new.
         before: the note of the last build; empty where there is none of use.
-        wanted: conditions of the clicks to encode; no row meets two of them. Delta skips files by each on its own, and
-            by none where one condition is of a partition's day or of a column's statistics.
+        wanted: disjoint conditions of the clicks to encode. They are separate because Delta skips no file by a
+            disjunction of a partition column and a column with statistics.
         replaced: condition of the examples to take away; empty: none. None: all.
         base: version of the examples that was looked at.
         counted_by: the build whose counts hold for that version; empty: none.
@@ -239,6 +240,12 @@ def _conditions(changes: Changes, until: str | None, settings: ExamplesSettings)
         parts.append(f"ds > DATE'{settings.until.isoformat()}'")
     wanted = [F.col("load").isin(sorted(changes.loads))] if changes.loads else []
     if changes.whole_days or is_extended:
-        others = [F.col("load") != load for load in sorted(changes.loads)]  # files are skipped by these, not by NOT IN
-        wanted.append(days & (F.col("load").isNull() | reduce(and_, others, F.lit(True))))
+        wanted.append(days & (F.col("load").isNull() | _not_in(changes.loads)))
     return tuple(wanted) or (F.lit(False),), " OR ".join(parts)
+
+
+def _not_in(loads: set[int]) -> Column:
+    """Condition of the clicks of other loads; files are skipped by inequalities, of which Spark takes only so many."""
+    if len(loads) > MOST_INEQUALITIES:
+        return ~F.col("load").isin(sorted(loads))
+    return reduce(and_, (F.col("load") != load for load in sorted(loads)), F.lit(True))
