@@ -20,7 +20,6 @@ from mamdr_core.learning.method import Method
 
 METHODS: dict[str, Method] = {
     "joint": joint.METHOD,
-    "joint_data_parallel": joint_data_parallel.METHOD,
     "alternate": alternate.METHOD,
     "separate": separate.METHOD,
     "weighted": weighted_loss.METHOD,
@@ -33,6 +32,7 @@ METHODS: dict[str, Method] = {
     "mamdr": mamdr.METHOD,
     "finetune": finetune.METHOD,
     "mixed": mixed.METHOD,
+    "joint_data_parallel": joint_data_parallel.METHOD,
 }
 
 

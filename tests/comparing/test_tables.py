@@ -43,7 +43,7 @@ def test_a_sweep_of_the_paper_is_a_grid_over_settings_that_its_method_uses(name,
 def test_the_search_gives_every_method_the_same_budget_and_a_rate_of_its_own():
     config = load_config([str(CONF / "ciao.yaml"), str(CONF / "search.yaml")])
     _check(config, config.sweep.methods)
-    assert set(config.sweep.methods) == set(METHODS)
+    assert set(config.sweep.methods) == set(METHODS) - {"joint_data_parallel"}  # on one rank the same as joint
     assert "train.inner.lr" in config.sweep.space
 
 

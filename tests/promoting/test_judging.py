@@ -5,8 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from mamdr_core.engine.columns import Columns, offsets_of
+from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.metrics import domain_metrics
 from mamdr_core.engine.parameters import Shared
 from mamdr_core.promoting import measuring
@@ -19,11 +21,15 @@ KNOWN = {"user": 0.0, "item": 0.0}
 ROWS = (900, 0, 600, 300, 2400, 40)
 
 
-class Echo:
-    """An engine whose logits are a row's only numeric feature."""
+class Echo(nn.Module):
+    """A model whose logits are a row's only numeric feature."""
 
-    def predict(self, theta, visit):
-        return visit.columns.numeric[visit.rows, 0]
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, fields):
+        return self.scale * fields["numeric"][:, 0]
 
 
 class Rows:
@@ -47,7 +53,8 @@ class Rows:
             labels=torch.from_numpy(self.labels),
             offsets=offsets_of(self.counts),
         )
-        return Scorer(SimpleNamespace(shared=Shared(torch.zeros(1), {}), specific={}), Echo(), columns)
+        engine = EagerEngine(Echo(), (), {}, batch_size=1024)
+        return Scorer(SimpleNamespace(shared=Shared(torch.ones(1), {}), specific={}), engine, columns)
 
     def judge(self, challenger, champion=None, unseen=KNOWN, **limits):
         measured = measure(challenger, champion, self.newest)
