@@ -51,7 +51,7 @@ def state_of(config: Config, ranks: int, sharded: bool) -> State:
 
 
 def count_bytes(config: Config, ranks: int, targets: Targets, largest_round: float) -> dict[str, object]:
-    """Bytes of a run on so many ranks.
+    """Bytes of a run, by the number of ranks.
 
     Args:
         config: of the run.

@@ -19,7 +19,7 @@ from mamdr_core.learning.learner import Round
 from mamdr_core.parallel.placement import place_domains
 
 FEW_TARGETS = 5_000
-"""Of a rank, so many that all their trajectories are cut."""
+"""Targets of a rank up to which all of their trajectories are cut."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def count_pass(config: Config, targets: Targets, owner_n: Ints, ranks: int) -> d
 
 
 def replay(config: Config, ranks: int, targets: Targets, stack_ranks: int, devices: list[str]) -> dict[str, object]:
-    """An epoch of DN and a pass of DR on so many ranks.
+    """An epoch of DN and a pass of DR on W ranks.
 
     Args:
         config: of the run.

@@ -72,7 +72,7 @@ def stages_of(train: TrainSettings) -> tuple[Stage, Stage]:
 
 
 def empty_columns(counts_n: Ints) -> Columns:
-    """Columns of so many rows by domain that have a length and no content: they take no memory."""
+    """Columns with given rows by domain that have a length and no content: they take no memory."""
     return Columns(
         {}, torch.zeros(1, 0), torch.zeros(1).expand(int(counts_n.sum())), offsets_of(torch.tensor(counts_n))
     )

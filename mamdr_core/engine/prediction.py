@@ -26,6 +26,7 @@ from mamdr_core.engine.threads import one_thread
 from mamdr_core.heartbeat import beat
 
 PIECE_ROWS = 1 << 12
+"""Rows of a piece at most."""
 STACK_ROWS = {"cpu": 1 << 12, "cuda": 1 << 16}
 """Padded rows of a stack at most: on a CPU hidden layers then stay in a core's cache, twice as fast as 16,384."""
 PADDING, MARGIN = 1.25, 8
@@ -76,12 +77,14 @@ def predict_runs(
     runs_of: dict[int, list[int]] = {}
     for run in np.flatnonzero(has_own_R & (np.diff(edges) > 0)).tolist():
         runs_of.setdefault(domains[run], []).append(run)
-    with _Workers(engine, columns, logits_N, first) as workers:
-        workers.predict(shared, [], _without_specific(edges, has_own_R, engine.per_domain))
+    threads = torch.get_num_threads() if engine.device.type == "cpu" else 1
+    with one_thread(), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        stacks = _Stacks(engine, columns, logits_N, first, pool, threads)
+        stacks.predict(shared, [], _without_specific(edges, has_own_R, engine.per_domain))
         for group in read_groups(specific, list(runs_of)):
             runs = np.array([run for domain in group for run in runs_of[domain]])
             owner = np.repeat(np.arange(len(group)), [len(runs_of[domain]) for domain in group])
-            workers.predict(shared, list(group.values()), _cut(edges[runs], edges[runs + 1], owner))
+            stacks.predict(shared, list(group.values()), _cut(edges[runs], edges[runs + 1], owner))
     if columns.base_logits is not None:
         logits_N += columns.base_logits[first:last].to(logits_N)
     return logits_N
@@ -131,39 +134,34 @@ def cut_pieces(pieces: Pieces, most_rows: int, most_pieces: int) -> Iterator[Pie
         yield ordered[slice(first, len(lengths))]
 
 
-class _Workers:
-    """Threads that predict stacks, each with its own copy of the model; no operation uses several threads.
+class _Stacks:
+    """Predicts stacks in the threads of a pool, each with its own copy of the model; no operation uses several threads.
 
-    Operations on few rows gain nothing from threads, and on a busy machine these wait for one another in each. A GPU
-    has one worker.
+    Operations on few rows gain nothing from threads, and on a busy machine these wait for one another in each.
 
     Args:
         engine: has the model.
         columns: have the rows.
         logits_N: is filled.
         first: row of `columns` that is the first of `logits_N`.
+        pool: has `threads` threads.
     """
 
-    def __init__(self, engine: EagerEngine, columns: Columns, logits_N: Tensor, first: int) -> None:
+    def __init__(
+        self,
+        engine: EagerEngine,
+        columns: Columns,
+        logits_N: Tensor,
+        first: int,
+        pool: ThreadPoolExecutor,
+        threads: int,
+    ) -> None:
         self._engine, self._columns, self._logits_N, self._first = engine, columns, logits_N, first
-        kind = engine.device.type
-        self._count = torch.get_num_threads() if kind == "cpu" else 1
-        self._most_rows = STACK_ROWS[kind]
+        self._pool = pool
+        self._most_rows = STACK_ROWS[engine.device.type]
         bytes_each = 2 * engine.flat.values_P.nbytes
-        self._most_pieces = max(1, int(stack_memory(engine.device) / self._count / max(1, bytes_each)))
+        self._most_pieces = max(1, int(stack_memory(engine.device) / threads / max(1, bytes_each)))
         self._local = threading.local()
-        self._one_thread = one_thread()
-
-    def __enter__(self) -> "_Workers":
-        if self._engine.device.type == "cpu":
-            self._one_thread.__enter__()
-        self._pool = ThreadPoolExecutor(self._count, initializer=torch.set_num_threads, initargs=(1,))
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._pool.shutdown()
-        if self._engine.device.type == "cpu":
-            self._one_thread.__exit__(None, None, None)
 
     def predict(self, shared: Shared, specific: Sequence[Change], pieces: Pieces) -> None:
         """Fill in the logits of some pieces.

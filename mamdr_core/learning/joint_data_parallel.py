@@ -3,13 +3,13 @@
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.optimizers import OuterOptimizer, inner_step
 from mamdr_core.engine.parameters import Theta
-from mamdr_core.learning.inner_loop import TAKE_END, InnerLoop
-from mamdr_core.learning.learner import Learner, Round
+from mamdr_core.learning.inner_loop import TAKE_END
+from mamdr_core.learning.joint import JointTraining
+from mamdr_core.learning.learner import Round
 from mamdr_core.learning.method import JOINT_LR, Method
-from mamdr_core.stateful import State
 
 
-class JointDataParallel:
+class JointDataParallel(JointTraining):
     """The steps of one process on mini-batches of all domains mixed, each computed by all ranks together.
 
     The rows of all ranks are dealt in turn to steps of at most `batch_size` rows, so a rank's part of every step is in
@@ -20,17 +20,13 @@ class JointDataParallel:
         learner: has theta_S, with whole embedding tables.
     """
 
-    def __init__(self, learner: Learner) -> None:
-        self._learner = learner
-        self._inner = InnerLoop(learner)
-
     def __call__(self, round_: Round) -> None:
         """Descend on the round's mixed rows."""
         learner, rows = self._learner, round_.shuffled
         counts_W = learner.gather(len(rows))
         steps = -(-sum(counts_W) // learner.engine.batch_size)
         before = sum(counts_W[: learner.rank])
-        state = self._inner.moments()
+        state, outer = self._inner.moments(), OuterOptimizer(TAKE_END)
         for step in range(steps):
             visit = Visit(learner.train, rows[(step - before) % steps :: steps])
             gradient = learner.no_change()  # of a rank without rows in the step
@@ -40,19 +36,7 @@ class JointDataParallel:
             moved = learner.no_change()
             mean = learner.average_gradient(gradient, float(learner.count([visit])))
             inner_step(moved, mean, state, learner.settings.alpha)
-            OuterOptimizer(TAKE_END).step(learner.shared, moved)
-
-    def state_dict(self) -> State:
-        """The inner optimizer's."""
-        return self._inner.state_dict()
-
-    def load_state_dict(self, state: State) -> None:
-        """Take over the inner optimizer's state.
-
-        Raises:
-            MamdrError: it is of another model.
-        """
-        self._inner.load_state_dict(state)
+            outer.step(learner.shared, moved)
 
 
 METHOD = Method(JointDataParallel, lr=JOINT_LR, combines_gradients=True)

@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 EngineName = Literal["eager", "fast"]
 FAST_ROWS = 3_000_000
-"""Row-descents of a rank from which `auto` takes the fast engine: compiling takes 10 to 40 s, and so many rows of the
-paper's network take the eager engine half a minute in full batches, longer in small ones (benchmarks/README.md)."""
+"""Row-descents of a rank from which `auto` takes the fast engine. Compiling takes 10 to 40 s; on the paper's network
+the eager engine takes half a minute for this number of rows in full batches, longer in small ones."""
 _MOST_REASONS, _MOST_RANKS = 3, 8
 """Named in a message at most."""
 
@@ -99,7 +99,7 @@ def choose_device(name: str, collective: Collective) -> torch.device:
         return cuda_device()
     if name == "cuda":
         raise MamdrError(f"train.device is cuda, but {trouble.text}: use auto or cpu")
-    _log(collective, trouble, "training runs on the CPU")
+    _log(collective, trouble, "the CPU is used")
     return torch.device("cpu")
 
 

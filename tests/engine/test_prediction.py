@@ -83,7 +83,7 @@ def test_stacks_keep_their_bounds_and_hold_every_piece_once():
     assert len(stacks) < 60
 
 
-def test_ids_of_columns_that_lack_a_domain_fail_as_one_prediction_does():
+def test_an_id_beyond_a_table_is_an_error_and_not_a_wrong_row():
     engine, shared = small_engine(small_settings("mlp"), len(COUNTS))
     columns = featured_columns(COUNTS)
     beyond = replace(columns, ids={**columns.ids, "user": columns.ids["user"] + 1000})

@@ -82,20 +82,20 @@ def test_without_cuda_auto_is_the_cpu_and_cuda_an_error(monkeypatch, caplog):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with caplog.at_level("INFO"):
         assert choose_device("auto", ALONE) == CPU
-    assert f"training runs on the CPU: {cuda_trouble()}" in caplog.text
+    assert f"the CPU is used: {cuda_trouble()}" in caplog.text
     with pytest.raises(MamdrError, match=r"^train.device is cuda, but torch .* CUDA.*: use auto or cpu$"):
         choose_device("cuda", ALONE)
 
 
 @pytest.mark.parametrize(
-    ("train", "told"),
+    ("train", "message"),
     [
         ({"method": "pcgrad", "precision": "bf16"}, "bf16 needs the fast engine, and the eager one runs"),
         ({"engine": "fast", "precision": "tf32"}, "tf32 needs CUDA, and training runs on the cpu: use fp32"),
     ],
 )
-def test_a_precision_that_the_device_or_engine_does_not_have_is_an_error(train, told):
-    with pytest.raises(MamdrError, match=told):
+def test_a_precision_that_the_device_or_engine_does_not_have_is_an_error(train, message):
+    with pytest.raises(MamdrError, match=message):
         choosing(device="cpu", **train)(ALONE)
 
 
@@ -103,7 +103,7 @@ def test_ranks_with_and_without_a_gpu_all_use_the_cpu_and_rank_0_warns_once(run_
     found = run_on(choosing(), cuda=("", NO_CARD, NO_CARD))
     assert found == [Choices(CPU, "fast")] * 3
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
-        f"training runs on the CPU: {NO_CARD} (ranks 1, 2)"
+        f"the CPU is used: {NO_CARD} (ranks 1, 2)"
     ]
 
 
@@ -114,21 +114,21 @@ def test_ranks_that_all_have_a_gpu_use_their_own(run_on):
 
 def test_cuda_that_some_ranks_cannot_use_is_the_same_error_on_all_ranks(run_on):
     found = run_on(choosing(device="cuda"), cuda=(NO_CARD, "", "the driver is too old"))
-    told = f"train.device is cuda, but {NO_CARD} (rank 0); the driver is too old (rank 2): use auto or cpu"
-    assert found == [told] * 3
+    message = f"train.device is cuda, but {NO_CARD} (rank 0); the driver is too old (rank 2): use auto or cpu"
+    assert found == [message] * 3
 
 
 def test_tf32_where_a_rank_has_no_gpu_is_the_same_error_on_all_ranks(run_on):
-    (told,) = set(run_on(choosing(precision="tf32"), cuda=("", NO_CARD, "")))
-    assert "train.precision tf32 needs CUDA, and training runs on the cpu" in told
+    (message,) = set(run_on(choosing(precision="tf32"), cuda=("", NO_CARD, "")))
+    assert "train.precision tf32 needs CUDA, and training runs on the cpu" in message
 
 
 def test_a_rank_without_a_compiler_makes_auto_eager_on_all_ranks_and_fast_the_same_error(run_on, caplog):
     compiler = ("", "", NO_COMPILER)
     assert run_on(choosing(device="cpu"), compiler=compiler) == [Choices(CPU, "eager")] * 3
     assert f"the eager engine runs: {NO_COMPILER} (rank 2)" in caplog.text
-    told = f"train.engine is fast, but {NO_COMPILER} (rank 2): use auto or eager"
-    assert run_on(choosing(device="cpu", engine="fast"), compiler=compiler) == [told] * 3
+    message = f"train.engine is fast, but {NO_COMPILER} (rank 2): use auto or eager"
+    assert run_on(choosing(device="cpu", engine="fast"), compiler=compiler) == [message] * 3
 
 
 def test_a_message_names_few_of_many_ranks(monkeypatch):
@@ -139,9 +139,9 @@ def test_a_message_names_few_of_many_ranks(monkeypatch):
         return str(caught.value)
 
     reasons = ["", *[NO_CARD] * 10, "a", "b", "c", "d"]
-    (told,) = set(run_simulated(task, len(reasons)))
+    (message,) = set(run_simulated(task, len(reasons)))
     ranks = "ranks 1, 2, 3, 4, 5, 6, 7, 8 and 2 more"
-    assert f"{NO_CARD} ({ranks}); a (rank 11); b (rank 12); and similarly on 2 other ranks" in told
+    assert f"{NO_CARD} ({ranks}); a (rank 11); b (rank 12); and similarly on 2 other ranks" in message
 
 
 def test_rows_are_on_the_gpu_only_where_those_of_every_rank_fit(run_on, monkeypatch, caplog):

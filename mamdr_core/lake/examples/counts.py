@@ -108,7 +108,7 @@ def write_counts(spark: SparkSession, lake: Lake, build: str, counts: pa.Table, 
 
 
 def _distinct_from(window: Window) -> date:
-    """The first day that is counted by itself: the earliest limit of a window, which only moves ahead."""
+    """The first day that is counted on its own: the earliest limit of a window, which only moves ahead."""
     return min(filter(None, (window.first, window.val_from)), default=date.max)
 
 

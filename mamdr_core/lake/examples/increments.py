@@ -245,7 +245,7 @@ def _conditions(changes: Changes, until: str | None, settings: ExamplesSettings)
 
 
 def _not_in(loads: set[int]) -> Column:
-    """Condition of the clicks of other loads; files are skipped by inequalities, of which Spark takes only so many."""
+    """Condition of the clicks of other loads: inequalities, by which files are skipped, unless the chain gets long."""
     if len(loads) > MOST_INEQUALITIES:
         return ~F.col("load").isin(sorted(loads))
     return reduce(and_, (F.col("load") != load for load in sorted(loads)), F.lit(True))
