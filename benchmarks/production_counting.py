@@ -13,7 +13,7 @@ from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.memory import bytes_per_row, stack_limits
 from mamdr_core.engine.parameters import Change, Scope, Shared, Theta
 from mamdr_core.engine.specific_store import group_size
-from mamdr_core.engine.stacking import Trajectory, cut_stacks, line_up
+from mamdr_core.engine.stacking import PaddedSteps, Trajectory, cut_stacks, line_up
 from mamdr_core.engine.steps import ROWS_MULTIPLE
 from mamdr_core.learning.learner import Draw, Learner
 from mamdr_core.learning.methods import find_method
@@ -37,14 +37,15 @@ class StackCount:
 
     def add(self, stack: Sequence[Trajectory]) -> None:
         """Count a stack's steps as `lay_steps` pads them."""
-        widest_S = np.array([trajectory.rows_S for trajectory in stack]).max(0, initial=0)
-        rows = sum(sum(trajectory.rows_S) for trajectory in stack)
+        padded = PaddedSteps.none()
+        for trajectory in stack:
+            padded = padded.with_one(trajectory.rows_S)
         self.stacks += 1
         self.trajectories += len(stack)
-        self.steps += len(widest_S)
-        self.rows += rows
-        self.padded += len(stack) * int((-(-widest_S // ROWS_MULTIPLE) * ROWS_MULTIPLE).sum())
-        self.grouped += len(stack) * rows
+        self.steps += len(padded.widest_S)
+        self.rows += padded.rows
+        self.padded += int(padded.running_S @ (-(-padded.widest_S // ROWS_MULTIPLE) * ROWS_MULTIPLE))
+        self.grouped += sum(int(padded.running_S[: len(own.rows_S)] @ own.rows_S) for own in stack)
 
 
 class CountingEngine(EagerEngine):

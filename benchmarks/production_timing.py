@@ -139,8 +139,7 @@ class Parts:
     def _counting(self, lay_steps: Callable[..., Steps]) -> Callable[..., Steps]:
         def counted(*arguments: object) -> Steps:
             steps = lay_steps(*arguments)
-            shapes = [(len(batches), rows) for batches, rows in zip(steps.batches, steps.rows_S, strict=True)]
-            self.shapes[self._update].update(shapes)
+            self.shapes[self._update].update(steps.shapes)
             self.rows[self._update] += sum(map(len, steps.flat()))
             return steps
 

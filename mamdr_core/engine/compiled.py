@@ -23,7 +23,7 @@ class DenseState:
 
     Attributes:
         adam: by Adam; false: by plain gradient descent.
-        first, second: Adam's moments; None: zero, before the first step.
+        first, second: Adam's moments, of the trajectories that have a step; None: zero, before the first step.
     """
 
     values: Tensor
@@ -34,7 +34,7 @@ class DenseState:
 
 @dataclass(frozen=True)
 class PaddedBatch:
-    """A step's rows.
+    """The rows of a step of G trajectories.
 
     Attributes:
         embedded: trained fields by name, [G, B, D].
@@ -85,7 +85,7 @@ class DenseStep:
         A trajectory whose loss is not finite counts as one of zero gradient.
 
         Args:
-            state: moved in place.
+            state: moved in place, of the first trajectories: as many as the batch has.
             batch: the rows.
             count: 1 at the first step, a float32 scalar on the device.
             lr: learning rate.
@@ -96,17 +96,18 @@ class DenseStep:
         beat()
         if not self._flat.module.training:
             self._flat.module.train()
+        values = state.values[: len(batch.keys)]
         loss, gradient, to_fields = self._differentiate(
-            state.values, batch.embedded, batch.constant, batch.labels, batch.base, batch.weights, batch.keys
+            values, batch.embedded, batch.constant, batch.labels, batch.base, batch.weights, batch.keys
         )
         if not state.adam:
-            state.values.sub_(gradient, alpha=lr)
+            values.sub_(gradient, alpha=lr)
             return loss, to_fields
         if state.first is None:
-            state.first, state.second = self._begin(state.values, gradient, lr)
+            state.first, state.second = self._begin(values, gradient, lr)
         else:
             assert state.second is not None
-            move_by_adam(state.values, gradient, state.first, state.second, count, lr)
+            move_by_adam(values, gradient, state.first[: len(values)], state.second[: len(values)], count, lr)
         return loss, to_fields
 
     def _gradients(

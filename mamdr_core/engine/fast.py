@@ -96,7 +96,7 @@ class FastEngine(EagerEngine):
         scopes: Sequence[Scope],
         seeds: Sequence[int],
     ) -> list[Change]:
-        """Independent trajectories from one theta_S, in stacks of alike ones; see `EagerEngine.descend_many`.
+        """Independent trajectories from one theta_S, in stacks of similar ones; see `EagerEngine.descend_many`.
 
         Where a stack does not fit memory, it and those after it are run in stacks of half its size.
 
@@ -192,7 +192,7 @@ class FastEngine(EagerEngine):
         for layout in layouts:
             for number in range(len(layout.steps)):
                 done = len(losses)
-                batch = self._batch(stack, layout, number, keys_SG[done])
+                batch = self._batch(stack, layout, number, keys_SG[done, : len(layout.labels[number])])
                 loss_G, gradients = self._step(dense, batch, count_S[done], lr)
                 losses.append(loss_G)
                 for name, gradient in gradients.items():
@@ -233,6 +233,8 @@ class FastEngine(EagerEngine):
         """Meet what was not finite, in the order of the steps."""
         if not losses:
             return
-        for step, trajectory in (~torch.stack(losses).isfinite()).nonzero().tolist():
-            batch = stack.steps.batches[step][trajectory]
-            self.meet_divergence(batch.visit, batch.number, batch.place, before + step + 1)
+        diverged = (~torch.cat(losses).isfinite()).nonzero().flatten().tolist()
+        if diverged:
+            numbered = [(step, batch) for step, own in enumerate(stack.steps.batches, before + 1) for batch in own]
+            for step, batch in (numbered[place] for place in diverged):
+                self.meet_divergence(batch.visit, batch.number, batch.place, step)

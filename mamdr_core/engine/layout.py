@@ -23,7 +23,7 @@ class Stack:
     """Trajectories that run together.
 
     Attributes:
-        trajectories: G of them, with as many steps each.
+        trajectories: G of them, those with more steps first.
         steps: all of them.
         tables: by name, the embedding rows that they meet, of tables that they may change.
         lookups: by name, all other tables, which steps read as they are.
@@ -42,9 +42,9 @@ class Layout:
     Attributes:
         steps: the steps.
         touched: by embedding table.
-        looked_up: by other table, ids, int64 [G, B], or [G, 1] of a table per domain.
-        numeric: float [G, B, K], or no list without numeric features.
-        labels, base, weights: [G, B]; a trajectory's weights sum to 1, padding has 0.
+        looked_up: by other table, ids, int64 [G_s, B_s], or [G_s, 1] of a table per domain.
+        numeric: float [G_s, B_s, K], or no list without numeric features.
+        labels, base, weights: [G_s, B_s]; a trajectory's weights sum to 1, padding has 0.
     """
 
     steps: Steps
@@ -68,7 +68,7 @@ def open_stack(
     """Gather the embedding rows that trajectories meet.
 
     Args:
-        trajectories: with as many steps each, from one theta_S, over one set of tables.
+        trajectories: those with more steps first, from one theta_S, over one set of tables.
         tables: embedding tables and fixed vectors.
         frozen: the fixed vectors.
         batch_size: rows of a step at most.
@@ -124,17 +124,18 @@ def lay_out(stack: Stack, tables: Sequence[Table], device: torch.device, dtype: 
         dtype: of weights.
     """
     row = batch = 0
-    together = len(stack.trajectories)
     for steps in stack.steps.segments(SEGMENT_ROWS):
         batches = steps.flat()
         reader = RowReader(batches, device)
         lengths = np.array(reader.lengths)
+        running = [len(own) for own in steps.batches]
         number = torch.arange(len(batches), device=device)
+        step = np.repeat(np.arange(len(steps)), running)
         place_N = torch.from_numpy(steps.places()).to(device)
-        step_N = torch.from_numpy(np.repeat(np.arange(len(batches)) // together, lengths)).to(device)
+        step_N = torch.from_numpy(np.repeat(step, lengths)).to(device)
         next_row, next_batch = row + sum(reader.lengths), batch + len(batches)
         by_row = ReadPlaces(steps.sizes, place_N, step_N, slice(row, next_row))
-        by_batch = ReadPlaces([together] * len(steps), number, number // together, slice(batch, next_batch))
+        by_batch = ReadPlaces(running, number, torch.from_numpy(step).to(device), slice(batch, next_batch))
         weight_N = torch.from_numpy(np.repeat(1 / np.maximum(lengths, 1), lengths)).to(device, dtype)
         layout = _Padding(steps, place_N)
         numeric_N = reader.read(lambda columns: columns.numeric)
@@ -146,7 +147,7 @@ def lay_out(stack: Stack, tables: Sequence[Table], device: torch.device, dtype: 
                 if table.name in stack.tables
             },
             looked_up={
-                table.name: list(reader.first_ids(table.column).view(-1, together, 1))
+                table.name: list(reader.first_ids(table.column)[:, None].split(running))
                 if table.per_domain
                 else layout.pad(reader.ids(table.column))
                 for table in tables
@@ -173,10 +174,9 @@ class _Padding:
     place_N: Tensor
 
     def pad(self, values_N: Tensor) -> list[Tensor]:
-        """By step [G, B, ...], zeros where there is no row."""
+        """By step [G_s, B_s, ...], zeros where there is no row."""
         sizes = self.steps.sizes
         padded = values_N.new_zeros(sum(sizes), *values_N.shape[1:])
         padded[self.place_N] = values_N
-        shapes = [(len(batches), rows) for batches, rows in zip(self.steps.batches, self.steps.rows_S, strict=True)]
         parts = padded.split(sizes)
-        return [part.view(*shape, *padded.shape[1:]) for part, shape in zip(parts, shapes, strict=True)]
+        return [part.view(*shape, *padded.shape[1:]) for part, shape in zip(parts, self.steps.shapes, strict=True)]

@@ -1,8 +1,15 @@
-"""Which trajectories run side by side: alike ones, as many as memory holds."""
+"""Which trajectories run side by side: those of similar lengths and batches, as many as memory holds.
+
+In a stack, trajectories with more steps come first, so that those which still run at a step are its first ones: a
+finished trajectory takes no further time.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import log2
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.parameters import Scope, Theta
@@ -13,10 +20,10 @@ PADDING = {"cpu": 1.15, "cuda": 2.0}
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One trajectory as `descend_many` is told of it.
+    """One of the trajectories that `descend_many` is called with.
 
     Attributes:
-        place: among those that it was told of.
+        place: among them.
         theta, visits, scope, seed: see `EagerEngine.descend`.
         rows_S: rows of each of its batches.
     """
@@ -89,36 +96,52 @@ def cut_stacks(trajectories: Sequence[Trajectory], limits: StackLimits) -> Itera
         limits: of every stack.
     """
     stack: list[Trajectory] = []
-    widest_S: tuple[int, ...] = ()
-    real = 0
+    steps = PaddedSteps.none()
     for trajectory in trajectories:
-        if stack and not _fits(trajectory, stack, widest_S, real, limits):
+        wider = steps.with_one(trajectory.rows_S)
+        if stack and not (stack[0].scope.tables == trajectory.scope.tables and _fits(wider, len(stack) + 1, limits)):
             yield stack
-            stack, real = [], 0
-        if not stack:
-            widest_S = trajectory.rows_S
+            stack, wider = [], PaddedSteps.none().with_one(trajectory.rows_S)
         stack.append(trajectory)
-        widest_S = _widened(widest_S, trajectory.rows_S)
-        real += sum(trajectory.rows_S)
+        steps = wider
     if stack:
         yield stack
 
 
-def _fits(
-    trajectory: Trajectory, stack: list[Trajectory], widest_S: tuple[int, ...], real: int, limits: StackLimits
-) -> bool:
-    size = len(stack) + 1
-    widest_S = _widened(widest_S, trajectory.rows_S)
-    most = int(limits.budget / (limits.trajectory_bytes + max(widest_S, default=0) * limits.row_bytes))
+@dataclass(frozen=True)
+class PaddedSteps:
+    """The steps of a stack's trajectories, those with more steps first.
+
+    Attributes:
+        widest_S: rows of the largest batch of each step.
+        running_S: trajectories that have each step.
+        rows: of all batches, without padding.
+    """
+
+    widest_S: NDArray[np.int64]
+    running_S: NDArray[np.int64]
+    rows: int
+
+    @classmethod
+    def none(cls) -> "PaddedSteps":
+        """Of no trajectory."""
+        return cls(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), 0)
+
+    def with_one(self, rows_S: Sequence[int]) -> "PaddedSteps":
+        """With another trajectory, which has no more steps than those before."""
+        own_S = np.asarray(rows_S, dtype=np.int64)
+        if not self.rows:
+            return PaddedSteps(own_S, np.ones_like(own_S), int(own_S.sum()))
+        widest_S, running_S = self.widest_S.copy(), self.running_S.copy()
+        np.maximum(widest_S[: len(own_S)], own_S, out=widest_S[: len(own_S)])
+        running_S[: len(own_S)] += 1
+        return PaddedSteps(widest_S, running_S, self.rows + int(own_S.sum()))
+
+
+def _fits(steps: PaddedSteps, size: int, limits: StackLimits) -> bool:
+    widest = int(steps.widest_S.max(initial=0))
+    most = int(limits.budget / (limits.trajectory_bytes + widest * limits.row_bytes))
     if most > limits.multiple:
         most -= most % limits.multiple
-    return (
-        size <= min(most, limits.size)
-        and stack[0].scope.tables == trajectory.scope.tables
-        and len(stack[0].rows_S) == len(trajectory.rows_S)
-        and size * sum(widest_S) <= limits.padding * (real + sum(trajectory.rows_S)) + 8 * size * len(widest_S)
-    )
-
-
-def _widened(widest_S: tuple[int, ...], rows_S: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(map(max, widest_S, rows_S))
+    padded = int(steps.widest_S @ steps.running_S)
+    return size <= min(most, limits.size) and padded <= limits.padding * steps.rows + 8 * int(steps.running_S.sum())

@@ -1,11 +1,12 @@
 """The steps of several trajectories side by side, and the rows that they read, padded to common shapes.
 
-Step s of a stack is a batch of each of its G trajectories, padded to B_s rows with rows of weight zero.
+Step s of a stack is a batch of each of the trajectories that still run, the first G_s of them, padded to B_s rows with
+rows of weight zero.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, zip_longest
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ class Steps:
     """Consecutive steps of a stack.
 
     Attributes:
-        batches: by step, of every trajectory.
+        batches: by step, of every trajectory that still runs.
         rows_S: by step, padded rows B_s.
     """
 
@@ -52,8 +53,13 @@ class Steps:
 
     @property
     def sizes(self) -> list[int]:
-        """By step, all padded rows G * B_s."""
-        return [len(batches) * rows for batches, rows in zip(self.batches, self.rows_S, strict=True)]
+        """By step, all padded rows G_s * B_s."""
+        return [trajectories * rows for trajectories, rows in self.shapes]
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """By step, trajectories G_s and padded rows B_s."""
+        return [(len(batches), rows) for batches, rows in zip(self.batches, self.rows_S, strict=True)]
 
     def flat(self) -> list[Batch]:
         """All batches, step by step."""
@@ -98,7 +104,7 @@ class ReadPlaces:
 
 
 def lay_steps(visits: Sequence[Sequence[Visit]], batch_size: int) -> Steps:
-    """The steps of trajectories that all have as many."""
+    """The steps of trajectories, of which those with more steps come first."""
     own = [
         [
             Batch(trajectory, visit, number, place, rows)
@@ -107,7 +113,7 @@ def lay_steps(visits: Sequence[Sequence[Visit]], batch_size: int) -> Steps:
         ]
         for trajectory, visits_of_one in enumerate(visits)
     ]
-    steps = [list(batches) for batches in zip(*own, strict=True)]
+    steps = [[batch for batch in batches if batch is not None] for batches in zip_longest(*own)]
     return Steps(steps, [-(-max(map(len, batches)) // ROWS_MULTIPLE) * ROWS_MULTIPLE for batches in steps])
 
 

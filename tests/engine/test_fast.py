@@ -280,13 +280,12 @@ def test_a_stack_that_does_not_fit_memory_is_halved_and_that_is_said(monkeypatch
     columns, (eager, shared) = columns_of([9, 5, 5, 5, 5, 5]), eager_engine()
     engine = fast_engine()
     engine.reads_ahead = ahead
-    sizes = limited(monkeypatch, 2, error)
+    sizes = limited(monkeypatch, 3, error)
     told = ([Theta(shared)] * 6, [[visit(columns, d)] for d in DOMAINS], 0.05, "adam", SCOPES["everything"], [0] * 6)
     for found, expected in zip(engine.descend_many(*told), eager.descend_many(*told), strict=True):
         assert_same(found, expected)
-    assert sizes[:2] == [1, 5]  # the domain of 9 rows has three steps and runs alone
-    assert max(sizes[2:]) == 2
-    assert "5 trajectories at once do not fit memory: at most 2 from now on" in caplog.text
+    assert sizes[:3] == [6, 3, 3]
+    assert "6 trajectories at once do not fit memory: at most 3 from now on" in caplog.text
 
 
 def test_a_trajectory_that_does_not_fit_memory_alone_is_a_clear_error(monkeypatch):
