@@ -1,7 +1,6 @@
 """Domain Regularization: Algorithm 2, the update of every theta_i in MAMDR; without support domains, finetuning."""
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from mamdr_core.engine.plan import parts_in_step
 from mamdr_core.learning.alternate import alternate
 from mamdr_core.learning.learner import Draw, Learner, Round
 from mamdr_core.learning.method import Method
+from mamdr_core.learning.settings import DRSettings
 from mamdr_core.stateful import DomainRows, State
 
 PART_ROWS = 1 << 20
@@ -23,9 +23,9 @@ class DomainRegularization:
     """Algorithm 2 for every i (Alg. 3, lines 3 to 5). A call is a round; every `dr.every` rounds make one pass.
 
     Targets of similar size take a step of line 2's loop together, as independent trajectories. A target's visit is what
-    it was dealt since the last pass; a support's visit is a part of its sample, at most `dr.support_ratio` times the
-    target's. The result does not depend, except for rounding, on which rank owns a domain. With k = 0, or if there is
-    no other domain, theta_i learns on T^i alone.
+    it was dealt since the last pass, or a part of it; a support's visit is a part of its sample, at most
+    `dr.support_ratio` times the target's. The result does not depend, except for rounding, on which rank owns a domain.
+    With k = 0, or if there is no other domain, theta_i learns on T^i alone.
 
     Args:
         learner: has theta_S and the theta_i of this rank's domains.
@@ -42,48 +42,57 @@ class DomainRegularization:
 
     def __call__(self, round_: Round) -> None:
         """Count a round's rows as pending and, if a pass is due, move the theta_i of this rank's domains."""
-        learner, targets = self._learner, self._dealt_since(round_)
+        learner, dr, targets = self._learner, self._learner.settings.dr, self._dealt_since(round_)
         if targets is None:
             return
-        dr = learner.settings.dr
         alike = sorted(targets, key=lambda target: len(targets[target]))
-        drawn = {target: self.draw_supports(round_, target, len(targets[target])) for target in alike}  # line 1
+        drawn = {target: self.draw_supports(round_, target, visit_rows(dr, len(targets[target]))) for target in alike}
         rows = [len(targets[target]) + sum(size for _, _, size in drawn[target]) for target in alike]
         for first, last in parts_in_step(np.cumsum([0, *rows]), PART_ROWS, learner.most):
             part = alike[first:last]
-            own = {target: Visit(learner.train, targets[target], None, dr.batch_size) for target in part}
-            supports = self._fetch({target: drawn[target] for target in part})
-            learner.prefetch(chain(own.values(), *supports.values()))
-            self._regularize(round_, own, supports)
-            del supports  # before the next part is fetched
+            steps = self._visits({target: targets[target] for target in part}, drawn)
+            learner.prefetch(visit for own in steps.values() for visits in own for visit in visits)
+            self._regularize(round_, steps)
+            del steps  # before the next part's rows are fetched
 
-    def _fetch(self, drawn: Mapping[int, Sequence[Draw]]) -> dict[int, list[Visit]]:
-        """By target, the visits to what was drawn for it."""
-        learner = self._learner
-        if learner.supports is None:
-            return {target: [] for target in drawn}
-        columns, found = learner.supports.fetch([draw for draws in drawn.values() for draw in draws])
-        rows = iter(found)
-        batch_size = learner.settings.dr.batch_size
-        return {
-            target: [Visit(columns, next(rows), target, batch_size) for _ in draws] for target, draws in drawn.items()
-        }
+    def _visits(
+        self, targets: Mapping[int, Tensor], drawn: Mapping[int, Sequence[Draw]]
+    ) -> dict[int, list[list[Visit]]]:
+        """By target and step of line 2's loop, the visits to a support domain and to the target, or to the target alone.
 
-    def _regularize(self, round_: Round, own: Mapping[int, Visit], supports: Mapping[int, Sequence[Visit]]) -> None:
+        Args:
+            targets: by domain, the rows dealt to it.
+            drawn: by target, its support rows.
+        """
+        learner, dr = self._learner, self._learner.settings.dr
+        columns, rows = learner.train, []
+        if learner.supports is not None:
+            columns, rows = learner.supports.fetch([draw for target in targets for draw in drawn[target]])
+        fetched = iter(rows)
+        steps: dict[int, list[list[Visit]]] = {}
+        for target, dealt in targets.items():
+            most = visit_rows(dr, len(dealt))
+            size = step_rows(dr, most, learner.engine.batch_size)
+            supports = [[Visit(columns, next(fetched), target, size)] for _ in drawn[target]] or [[]]
+            steps[target] = [
+                [*support, Visit(learner.train, _part(dealt, place * len(dealt) // len(supports), most), None, size)]
+                for place, support in enumerate(supports)
+            ]
+        return steps
+
+    def _regularize(self, round_: Round, steps: Mapping[int, Sequence[Sequence[Visit]]]) -> None:
         """Algorithm 2 for some targets, whose embedding rows have been prefetched.
 
         Args:
             round_: decides dropout.
-            own: by target, the visit to it.
-            supports: by target, visits to its supports; a target without any learns on its own rows in one step.
+            steps: by target and step of line 2's loop, its visits.
         """
         learner, dr = self._learner, self._learner.settings.dr
-        steps = {target: [[visit] for visit in supports[target]] or [[]] for target in own}
-        for group in learner.specific.groups(list(own)):
+        for group in learner.specific.groups(list(steps)):
             scopes = {target: self._scope(target) for target in group}
             for place in range(max(len(steps[target]) for target in group)):  # line 2
                 domains = [target for target in group if place < len(steps[target])]
-                visits = [[*steps[target][place], own[target]] for target in domains]
+                visits = [steps[target][place] for target in domains]
                 changes = learner.engine.descend_many(  # lines 3-5: theta~_i - theta_i
                     [Theta(learner.shared, group[target]) for target in domains],
                     visits,
@@ -186,6 +195,32 @@ class DomainRegularization:
         domains, counts = pending.domain_R.unique_consecutive(return_counts=True)
         for domain, places in zip(domains.tolist(), pending.values.split(counts.tolist()), strict=True):
             self.pending.setdefault(domain, []).append(places + int(train.offsets[domain]))
+
+
+def visit_rows(dr: DRSettings, dealt: int) -> int:
+    """Rows of a visit to a target, of those dealt to it."""
+    return min(dealt, dr.target_rows or dealt)
+
+
+def step_rows(dr: DRSettings, rows: int, batch_size: int) -> int:
+    """Largest number of rows of a step on a target and its supports.
+
+    Args:
+        dr: the settings.
+        rows: of the visit to the target.
+        batch_size: train.batch_size.
+    """
+    least = dr.batch_size or batch_size
+    if not dr.most_steps:
+        return least
+    return max(least, min(batch_size, -(-rows // dr.most_steps)))
+
+
+def _part(rows: Tensor, start: int, most: int) -> Tensor:
+    """All rows, or `most` of them from a place on, continued at the beginning."""
+    if most == len(rows):
+        return rows
+    return torch.cat([rows[start : start + most], rows[: max(0, start + most - len(rows))]])
 
 
 METHOD = Method(alternate, DomainRegularization)

@@ -40,12 +40,19 @@ class DRSettings:
     patience: int = 3
     """settled: stop after this number of passes in a row without a better mean validation AUC."""
     batch_size: int = 64
-    """Largest number of rows of one of DR's inner steps; 0: train.batch_size."""
+    """Largest number of rows of one of DR's inner steps, unless `most_steps` makes them larger; 0: train.batch_size."""
+    most_steps: int = 0
+    """Inner steps of a target's visit at most: domains with more rows than so many steps of batch_size take larger
+    steps, of up to train.batch_size rows, on their supports too. 0: steps do not grow."""
+    target_rows: int = 0
+    """Rows of a target's visit at most: of a larger domain, each of the k trajectories of a pass visits another part.
+    0: no bound."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        counts = {"k": 0, "batch_size": 0, "support_rows": 1, "every": 1, "epochs": 1, "patience": 1}
-        for name, least in {**counts, "gamma": 0, "lr": 0, "support_ratio": 0}.items():
+        zero_or_more = ("k", "batch_size", "most_steps", "target_rows", "gamma", "lr", "support_ratio")
+        one_or_more = ("support_rows", "every", "epochs", "patience")
+        for name, least in {**dict.fromkeys(zero_or_more, 0), **dict.fromkeys(one_or_more, 1)}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"dr.{name} must be >= {least}, got {getattr(self, name)}")
         if self.schedule == "settled" and self.every > 1:

@@ -24,6 +24,7 @@ class QuadraticEngine:
     """Plain gradient descent, a step a visit; a row's domain says which quadratic it belongs to."""
 
     trained_tables = ()
+    batch_size = 4
 
     def descend(self, theta, visits, lr, optimizer="sgd", state=None, scope=None, seed=0):
         point = theta.dense.clone()
