@@ -14,7 +14,7 @@ from production_shape import Ints, rows_by_domain, stages_of
 
 from mamdr_core.config import Config
 from mamdr_core.engine.plan import RoundPlan
-from mamdr_core.learning.domain_regularization import DomainRegularization
+from mamdr_core.learning.domain_regularization import DomainRegularization, step_rows, visit_rows
 from mamdr_core.learning.learner import Round
 from mamdr_core.parallel.placement import place_domains
 
@@ -48,13 +48,14 @@ def targets_of(config: Config) -> Targets:
     """What DR does for each domain, from the supports that it draws."""
     learner = counting_learner(config, "cpu")
     regularize, pass_ = DomainRegularization(learner), pass_of(config)
-    batch_size = learner.settings.dr.batch_size or config.train.batch_size
+    dr, batch_size = learner.settings.dr, config.train.batch_size
     figures = np.zeros((3, len(learner.train.offsets) - 1), dtype=np.int64)
-    for target, rows in pass_.slices.items():
-        drawn = regularize.draw_supports(pass_, target, len(rows))
-        support = [size for _, _, size in drawn]
-        steps = sum(-(-size // batch_size) for size in support) - (-len(rows) // batch_size) * len(drawn)
-        figures[:, target] = sum(support) + len(drawn) * len(rows), steps, sum(support)
+    for target, dealt in pass_.slices.items():
+        rows = visit_rows(dr, len(dealt))
+        largest = step_rows(dr, rows, batch_size)
+        support = [size for _, _, size in regularize.draw_supports(pass_, target, rows)]
+        steps = sum(-(-size // largest) for size in support) - (-rows // largest) * len(support)
+        figures[:, target] = sum(support) + len(support) * rows, steps, sum(support)
     return Targets(*figures)
 
 

@@ -116,8 +116,10 @@ class Visit:
 
     def batches(self, batch_size: int) -> list[slice]:
         """Slices of near-equal size that cover the visit, each of at most so many rows, the engine's `batch_size`."""
-        size = len(self.rows)
+        size = self.rows.shape[0]
         parts = -(-size // (self.batch_size or batch_size))
+        if parts == 1:  # most visits
+            return [slice(0, size)]
         edges = [part * size // parts for part in range(parts + 1)] if parts else []
         return [slice(start, stop) for start, stop in pairwise(edges)]
 

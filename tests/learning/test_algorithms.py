@@ -129,6 +129,48 @@ def test_dr_is_algorithm_2_for_every_domain():
         torch.testing.assert_close(learner.specific[target].dense, expected)
 
 
+class RecordingEngine(QuadraticEngine):
+    """Keeps, by target, the rows of its visits and how many of them make a step."""
+
+    def __init__(self):
+        self.visits = {}
+
+    def descend_many(self, thetas, visits, *more):
+        for own in visits:
+            target = own[-1].columns.ids["domain"][own[-1].rows[0]].item() - 1
+            sizes = [[part.stop - part.start for part in visit.batches(self.batch_size)] for visit in own]
+            self.visits.setdefault(target, []).append((own[-1].rows.tolist(), sizes))
+        return super().descend_many(thetas, visits, *more)
+
+
+def test_steps_grow_with_the_domain_up_to_the_batch_size():
+    learner = make_learner(batch_size=1, most_steps=2, support_ratio=1.0, include_target=False)
+    learner.engine = RecordingEngine()
+    DomainRegularization(learner)(make_round())
+    assert [sizes[-1] for _, sizes in learner.engine.visits[0]] == [[1, 1]] * K
+    assert [sizes[-1] for _, sizes in learner.engine.visits[1]] == [[1, 2]] * K
+    assert [sizes[-1] for _, sizes in learner.engine.visits[2]] == [[2, 2]] * K
+    assert {tuple(sizes[0]) for _, sizes in learner.engine.visits[2]} == {(2,), (1, 2)}  # supports of 2 and 3 rows
+    learner = make_learner(batch_size=1, most_steps=1)
+    learner.engine = RecordingEngine()
+    learner.engine.batch_size = 2
+    DomainRegularization(learner)(make_round())
+    assert [sizes[-1] for _, sizes in learner.engine.visits[2]] == [[2, 2]] * K  # no step has more than train.batch_size
+
+
+def test_each_trajectory_of_a_large_domain_visits_another_part_of_its_rows():
+    learner = make_learner(target_rows=3, support_ratio=1.0)
+    learner.engine = RecordingEngine()
+    regularize = DomainRegularization(learner)
+    regularize(make_round())
+    assert [rows for rows, _ in learner.engine.visits[1]] == [[2, 3, 4]] * K
+    assert [rows for rows, _ in learner.engine.visits[2]] == [[5, 6, 7], [7, 8, 5]]
+    assert max(size for _, _, size in regularize.draw_supports(make_round(), 0, 3)) == 3
+    assert learner.rows_descended == sum(
+        len(rows) + sum(sizes[0]) for own in learner.engine.visits.values() for rows, sizes in own
+    )
+
+
 def test_mamdr_is_algorithm_3_over_several_rounds():
     learner, method = make_learner(), METHODS["mamdr"]
     shared = learner.shared.dense.clone()
