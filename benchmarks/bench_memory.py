@@ -34,6 +34,7 @@ from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.shards.arrays import Arrays
 from mamdr_core.stopping import StopRequest
+from mamdr_core.training import checkpoints
 from mamdr_core.training.building import make_store
 from mamdr_core.training.checkpoints import CheckpointPlace, Checkpoints
 from mamdr_core.training.clock import Clock
@@ -142,7 +143,10 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--checkpoints", action="store_true", help="write a checkpoint after every round")
+    parser.add_argument("--no-room", action="store_true", help="as if no memory were available for copies of it")
     arguments = parser.parse_args()
+    if arguments.no_room:
+        checkpoints.available_memory = lambda: 0
     with tempfile.TemporaryDirectory() as folder:
         print(json.dumps({"machine": machine(), **run(arguments, Path(folder))}, indent=1))
 

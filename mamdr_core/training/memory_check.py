@@ -124,7 +124,7 @@ def check_memory(
     trouble = ""
     if shape.touched and rest_here > available:
         trouble = (
-            f"embedding rows of theta_i, {sum(shape.touched.values()):,} ids, take up to {rows_of_specific / GB:.3g} GB "
+            f"embedding rows of theta_i, of {sum(shape.touched.values()):,} ids, take {rows_of_specific / GB:.3g} GB "
             f"with the best and a checkpoint, the {here} ranks of the machine need {rest_here / GB:.3g} GB in all "
             f"beyond their rows, and {available / GB:.3g} GB are available"
         )

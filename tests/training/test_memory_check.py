@@ -69,7 +69,7 @@ def test_touched_rows_that_do_not_fit_are_the_same_error_on_all_ranks(check_with
     touched = DRSettings(rows="touched")
     found = check_with(20_000, method="mamdr", dr=touched)
     assert len(set(found)) == 1
-    assert found[0].startswith("train.dr.rows touched does not fit memory: embedding rows of theta_i, ")
+    assert found[0].startswith("train.dr.rows touched does not fit memory: embedding rows of theta_i, of ")
     assert "GB are available" in found[0]
     assert "set train.dr.rows to none, raise train.ranks on more machines" in found[0]
     assert check_with(20_000, method="mamdr") == [""] * 3
