@@ -33,6 +33,8 @@ class State:
         rows: of tables whose row r belongs to rank r mod W, this rank's rows r, r + W, ...: [rows, width].
         domains: values of this rank's domains; the new owner of a domain takes them.
         own: tensors of this rank; a rank takes those of one of the ranks that wrote, the same as with `counters`.
+        constant: names of those in `same` and `rows` that their object may replace but never changes in place, so that
+            a snapshot needs no copy of them.
         name: where the object stands among all that are saved; for error messages.
 
     Example:
@@ -48,6 +50,7 @@ class State:
     rows: dict[str, Tensor] = field(default_factory=dict)
     domains: dict[str, DomainRows] = field(default_factory=dict)
     own: dict[str, Tensor] = field(default_factory=dict)
+    constant: frozenset[str] = frozenset()
     name: str = ""
 
     @classmethod
@@ -59,6 +62,7 @@ class State:
             rows=_prefixed({name: part.rows for name, part in parts.items()}),
             domains=_prefixed({name: part.domains for name, part in parts.items()}),
             own=_prefixed({name: part.own for name, part in parts.items()}),
+            constant=frozenset(f"{name}.{own}" for name, part in parts.items() for own in part.constant),
         )
 
     def part(self, name: str) -> "State":

@@ -47,4 +47,4 @@ class DomainNegotiation:
         self._outer.load_state_dict(state.part("outer"), self._learner.shared)
 
 
-METHOD = Method(DomainNegotiation)
+METHOD = Method(DomainNegotiation, has_outer=True)

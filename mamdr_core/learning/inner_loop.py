@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.optimizers import AdamMoments, AdamState
 from mamdr_core.engine.parameters import Change, Theta
@@ -70,10 +72,11 @@ class InnerLoop:
         if state.is_empty():
             return
 
-        def moments(name: str, like: AdamMoments) -> AdamMoments:
-            first, second = (state.tensor(state.own, f"{of}.{name}", like.first) for of in ("first", "second"))
+        def moments(name: str, like: Tensor) -> AdamMoments:
+            first, second = (state.tensor(state.own, f"{of}.{name}", like) for of in ("first", "second"))
             return AdamMoments(first, second)
 
-        like = AdamState.zeros_like(self._learner.shared)
-        tables = {name: moments(f"table.{name}", table) for name, table in like.tables.items()}
-        self._adam = AdamState(moments("dense", like.dense), tables, state.counter("steps"))
+        shared = self._learner.shared
+        whole = {name: table for name, table in shared.tables.items() if isinstance(table, Tensor)}
+        tables = {name: moments(f"table.{name}", table) for name, table in whole.items()}
+        self._adam = AdamState(moments("dense", shared.dense), tables, state.counter("steps"))

@@ -7,7 +7,7 @@ from mamdr_core.learning.domain_regularization import DomainRegularization
 from mamdr_core.learning.learner import Round
 from mamdr_core.learning.method import Method
 
-METHOD = Method(shared=DomainNegotiation, specific=DomainRegularization)
+METHOD = Method(shared=DomainNegotiation, specific=DomainRegularization, has_outer=True)
 
 
 def mamdr(

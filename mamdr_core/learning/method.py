@@ -34,6 +34,8 @@ class Method:
         lr: inner learning rate alpha if none is set.
         combines_gradients: whether its steps combine gradients, of several domains or ranks: with the eager engine, on
             whole embedding tables.
+        has_outer: whether theta_S moves by the outer update that is set, with its momenta.
+        carries_moments: whether its inner loops may carry Adam's moments from one to the next.
     """
 
     shared: Callable[[Learner], Update] | None
@@ -42,6 +44,8 @@ class Method:
     mixed: bool = False
     lr: float = DOMAIN_LR
     combines_gradients: bool = False
+    has_outer: bool = False
+    carries_moments: bool = True
 
     def settle(self, settings: LearningSettings) -> LearningSettings:
         """The settings that the method runs with: its inner rate if none is set, and its variation of DR."""

@@ -62,4 +62,4 @@ class Reptile:
         self._outer.load_state_dict(state, self._learner.shared)
 
 
-METHOD = Method(Reptile)
+METHOD = Method(Reptile, has_outer=True, carries_moments=False)

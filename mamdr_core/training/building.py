@@ -1,13 +1,11 @@
 """What a rank trains with: its columns, the engine, and the learner."""
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -22,6 +20,7 @@ from mamdr_core.engine.parameters import Change, Rows, Shared
 from mamdr_core.engine.slots import slots_for
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.errors import MamdrError
+from mamdr_core.host_memory import available_memory, ranks_here
 from mamdr_core.learning.learner import Learner
 from mamdr_core.learning.methods import find_method
 from mamdr_core.mixed.mixed_model import MixedModel
@@ -173,8 +172,7 @@ def make_store(settings: TrainSettings, like: Tensor, domains: Sequence[int]) ->
         like: dense parameters [P] of theta_S.
         domains: the rank's that have theta_i.
     """
-    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    memory = settings.specific_memory * 1e9 or psutil.virtual_memory().available / 2 / ranks_here
+    memory = settings.specific_memory * 1e9 or available_memory() / 2 / ranks_here()
     vectors = len(domains) * (4 if settings.checkpoint.is_regular else 2)
     slots = slots_for(like, vectors, memory, settings.scratch)
     if slots.where == "file":

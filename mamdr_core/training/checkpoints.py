@@ -8,7 +8,7 @@ import contextlib
 import json
 import logging
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.errors import MamdrError, StoppedError
+from mamdr_core.host_memory import available_memory, ranks_here
 from mamdr_core.object_store import Place, place_of
 from mamdr_core.parallel.collective import Collective, gather_texts
 from mamdr_core.stopping import StopRequest
@@ -144,11 +145,14 @@ class Checkpoints:
         return bool(self._place) and (0 < by_rounds <= self._rounds or 0 < minutes * 60 <= passed)
 
     def _begin(self, run: RunState) -> None:
-        """Take the state, and write it while training continues."""
+        """Take the state, and write it while training continues, or before that if memory has no room for copies."""
         assert self._place
         self._began, self._rounds = time.monotonic(), 0
         folder = place_of(self._place.folder) / str(self._number)
-        self._writing = self._pool.submit(_write, folder, self._place.scratch, self._collective.rank, take(run))
+        snapshot = take(run, self._collective.rank, available_memory() / 2 / ranks_here())
+        self._writing = self._pool.submit(_write, folder, self._place.scratch, self._collective.rank, snapshot)
+        if snapshot.is_live:
+            wait([self._writing])
 
     def _finish(self, specific: SpecificStore) -> bool:
         """Seal what all ranks have written, or log which rank could not write; waits for it.

@@ -45,7 +45,7 @@ class Choices:
 
 
 @dataclass(frozen=True)
-class _Trouble:
+class Trouble:
     """What prevents a choice on some ranks: the same on all ranks.
 
     Attributes:
@@ -94,7 +94,7 @@ def choose_device(name: str, collective: Collective) -> torch.device:
     """
     if name == "cpu":
         return torch.device(name)
-    trouble = _gather_trouble(collective, cuda_trouble())
+    trouble = gather_trouble(collective, cuda_trouble())
     if not trouble.text:
         return cuda_device()
     if name == "cuda":
@@ -117,11 +117,11 @@ def choose_engine(name: str, device: torch.device, rows: int, collective: Collec
     """
     if name == "eager":
         return "eager"
-    trouble = _gather_trouble(collective, compiler_trouble(device))
+    trouble = gather_trouble(collective, compiler_trouble(device))
     if name == "fast" and trouble.text:
         raise MamdrError(f"train.engine is fast, but {trouble.text}: use auto or eager")
     if name == "auto" and not trouble.text and rows < FAST_ROWS:
-        trouble = _Trouble(f"{rows:,} row-descents at most do not repay compiling ({FAST_ROWS:,} do)", False)
+        trouble = Trouble(f"{rows:,} row-descents at most do not repay compiling ({FAST_ROWS:,} do)", False)
     if not trouble.text:
         return "fast"
     _log(collective, trouble, "the eager engine runs")
@@ -142,7 +142,7 @@ def place_columns(columns: Mapping[str, Columns], device: torch.device, collecti
         needed, free = sum(own.nbytes for own in columns.values()), torch.cuda.mem_get_info(device)[0]
         sharing = -(-int(os.environ.get("LOCAL_WORLD_SIZE", "1")) // max(1, torch.cuda.device_count()))
         fits = needed <= free / 2 / sharing  # no rank has copied yet
-        trouble = _gather_trouble(
+        trouble = gather_trouble(
             collective, "" if fits else f"rows take {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free"
         )
         if trouble.text:
@@ -151,7 +151,7 @@ def place_columns(columns: Mapping[str, Columns], device: torch.device, collecti
     return {split: own.to(device) for split, own in columns.items()}
 
 
-def _gather_trouble(collective: Collective, own: str) -> _Trouble:
+def gather_trouble(collective: Collective, own: str) -> Trouble:
     """All ranks' trouble; every rank calls it.
 
     Args:
@@ -164,12 +164,12 @@ def _gather_trouble(collective: Collective, own: str) -> _Trouble:
         if reason:
             ranks_by_reason.setdefault(reason, []).append(rank)
     if len(ranks_by_reason) == 1 and all(texts):
-        return _Trouble(texts[0], False)
+        return Trouble(texts[0], False)
     reasons = [f"{reason} ({_named(ranks)})" for reason, ranks in ranks_by_reason.items()]
     if len(reasons) > _MOST_REASONS:
         others = sum(map(len, list(ranks_by_reason.values())[_MOST_REASONS:]))
         reasons = [*reasons[:_MOST_REASONS], f"and similarly on {others} other ranks"]
-    return _Trouble("; ".join(reasons), not all(texts))
+    return Trouble("; ".join(reasons), not all(texts))
 
 
 def _named(ranks: Sequence[int]) -> str:
@@ -180,7 +180,7 @@ def _named(ranks: Sequence[int]) -> str:
     return f"ranks {', '.join(map(str, ranks[:_MOST_RANKS]))}{more}"
 
 
-def _log(collective: Collective, trouble: _Trouble, outcome: str) -> None:
+def _log(collective: Collective, trouble: Trouble, outcome: str) -> None:
     """Have rank 0 log what follows from trouble: a warning where it is that of some ranks only."""
     if collective.rank == 0:
         logger.log(logging.WARNING if trouble.is_partial else logging.INFO, "%s: %s", outcome, trouble.text)

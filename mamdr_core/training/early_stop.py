@@ -32,6 +32,7 @@ class EarlyStop:
     Attributes:
         patience: validations.
         parameters: are trained.
+        moves_shared: whether theta_S is changed in place between validations, so that the best needs a copy.
         best: best mean AUC so far; not a number if there is none.
         best_round: of the best.
         waited: validations since the best that count.
@@ -40,6 +41,7 @@ class EarlyStop:
 
     patience: int
     parameters: Parameters = field(repr=False)
+    moves_shared: bool = True
     best: float = float("nan")
     best_round: int = 0
     waited: int = 0
@@ -49,7 +51,8 @@ class EarlyStop:
         """Record a validation of the parameters; returns whether training should stop."""
         if auc > self.best or self.shared is None or auc != auc:
             self.best, self.best_round, self.waited = auc, round_number, 0
-            self.shared = self.parameters.shared.copy()
+            self.shared = None  # the best before is released before there is another
+            self.shared = self.parameters.shared.copy() if self.moves_shared else self.parameters.shared
             self.parameters.specific.keep()
             return False
         if self.best > LEARNT_AUC:
@@ -69,7 +72,8 @@ class EarlyStop:
             return State(counters=counters)
         kept = State.join({"shared": shared_state(self.shared)})
         best = torch.tensor(self.best, dtype=torch.float64)
-        return replace(kept, counters=counters, same={"best": best, **kept.same})
+        constant = frozenset((*kept.same, *kept.rows))
+        return replace(kept, counters=counters, same={"best": best, **kept.same}, constant=constant)
 
     def load_state_dict(self, state: State) -> None:
         """Take over a state.

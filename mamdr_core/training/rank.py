@@ -29,6 +29,7 @@ from mamdr_core.training.clock import Clock
 from mamdr_core.training.curve import Validation
 from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.last_layer import refit_last_layer
+from mamdr_core.training.memory_check import check_memory, shape_of
 from mamdr_core.training.network_on_mixed import NetworkOnMixed
 from mamdr_core.training.package import save_rank
 from mamdr_core.training.part import part_of
@@ -115,6 +116,8 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         own_train = {} if part.is_whole else {"learned": share.columns("train")}
         columns = place_columns(columns | own_train, device, collective)
         train = columns.pop("learned", columns["train"])
+        shape = shape_of(task.config, task.pinned, own & part.learns, columns, train, collective)
+        check_memory(task.config, shape, device, collective, share.arrays.mapped)
         heritage = Heritage(task.parent, device, settings.scratch) if task.parent else None
         learner = make_learner(task.config, task.pinned, own, collective, share, train, choices, heritage)
         if heritage and not (task.checkpoints and task.checkpoints.newest):

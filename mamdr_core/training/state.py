@@ -10,7 +10,8 @@ best-<rank>-<part>, now-<rank>-<part>.safetensors  theta_i, the best and, where 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,27 +58,39 @@ class Snapshot:
         state: of all stateful objects, on the CPU.
         best: theta_i of the best.
         now: theta_i where it is another.
+        is_live: whether the state is not copied: it must be written before training continues.
     """
 
     facts: dict[str, Any]
     state: State
     best: Stored
     now: Stored
+    is_live: bool = False
 
 
-def take(run: RunState) -> Snapshot:
-    """Copy what the next round changes; theta_i is held in its store, which must be released."""
+def take(run: RunState, rank: int = 0, room: float = math.inf) -> Snapshot:
+    """Copy what the next round changes; theta_i is held in its store, which must be released.
+
+    Args:
+        run: of this rank.
+        rank: this rank; what is the same on all ranks is rank 0's to write.
+        room: bytes that copies may take; where they take more, nothing is copied.
+    """
     state = State.join({name: each.state_dict() for name, each in run.stateful.items()})
+    same = state.same if rank == 0 else {}
+    changing = [tensor for name, tensor in (same | state.rows).items() if name not in state.constant]
+    is_live = sum(tensor.nbytes for tensor in (*changing, *state.own.values())) > room
+    kept = frozenset((*same, *state.rows, *state.own)) if is_live else state.constant
     copied = State(
-        same=_copies(state.same),
-        rows=_copies(state.rows),
+        same=_copies(same, kept),
+        rows=_copies(state.rows, kept),
         domains={name: DomainRows(_copy(own.domain_R), _copy(own.values)) for name, own in state.domains.items()},
-        own=_copies(state.own),
+        own=_copies(state.own, kept if is_live else frozenset()),
     )
     best, now = run.specific.hold()
     domains = run.owned_n.nonzero().flatten().tolist()
     facts = {"position": run.position.plain(), "counters": state.counters, "domains": domains}
-    return Snapshot(facts, copied, best, now)
+    return Snapshot(facts, copied, best, now, is_live)
 
 
 def write(folder: Path, rank: int, snapshot: Snapshot) -> list[str]:
@@ -152,8 +165,15 @@ def _saved_specific(folder: Path, of: str, holders: Sequence[int], dense_P: Tens
     return SavedSpecific(files, dense_P.device)
 
 
-def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: _copy(tensor) for name, tensor in tensors.items()}
+def _copies(tensors: Mapping[str, Tensor], kept: Collection[str]) -> dict[str, Tensor]:
+    """Copies, but for those that are kept; a file takes no tensor twice, so of one with two names one is copied."""
+    found: dict[str, Tensor] = {}
+    there: set[int] = set()
+    for name, tensor in tensors.items():
+        as_is = name in kept and tensor.data_ptr() not in there
+        found[name] = tensor.detach().cpu().contiguous() if as_is else _copy(tensor)
+        there.add(found[name].data_ptr())
+    return found
 
 
 def _copy(tensor: Tensor) -> Tensor:

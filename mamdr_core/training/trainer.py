@@ -117,6 +117,8 @@ class Trainer:
                     self.early_stop = self.mixed.choose(self.early_stop)
                     self._log("the network is kept %s the mixed model", "on" if self.mixed.is_kept else "without")
                 if stage.learns_shared:
+                    assert self.method.shared
+                    self._updates["shared"] = self.method.shared(self.learner)  # fresh: the moments are released
                     epochs += self._epochs(at.done)
                     at.rounds, at.best_round = at.rounds + at.done, self.early_stop.best_round
                 else:
@@ -134,10 +136,8 @@ class Trainer:
             self._log(
                 "the network raises the mixed model's AUC from %.4f to %.4f: it is also trained without it", *aucs
             )
-            assert self.method.shared
             self.val = self.mixed.start_alone(self.early_stop, self.val)
-            self._updates["shared"] = self.method.shared(self.learner)  # with fresh optimizers
-        self.early_stop = EarlyStop(stage.patience, self.learner)
+        self.early_stop = EarlyStop(stage.patience, self.learner, stage.learns_shared)
         return True
 
     def _train_stage(self, stage: Stage) -> None:
@@ -262,7 +262,8 @@ class Trainer:
         self.clock.seconds["inner"] = 0.0
         restored = self.checkpoints.restore(self._run_state())
         if restored:
-            self.early_stop.patience = self.stages[at.stage].patience
+            stage = self.stages[at.stage]
+            self.early_stop.patience, self.early_stop.moves_shared = stage.patience, stage.learns_shared
             learner.rows_descended, learner.engine.skipped = at.rows_descended, at.skipped_steps
             learner.engine.waited, self.clock.seconds["inner"] = at.waited_seconds, at.inner_seconds
             self.clock.add_attempt(at.seconds)

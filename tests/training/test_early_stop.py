@@ -52,3 +52,19 @@ def test_without_a_measurable_domain_the_last_parameters_are_kept():
     for number in range(3):
         assert not record(stop, float("nan"), number)
     assert stop.shared.dense.item() == 2.0
+
+
+def test_the_best_is_a_copy_only_where_theta_s_moves():
+    for moves in (True, False):
+        stop = EarlyStop(1, parameters(), moves_shared=moves)
+        stop.record(0.6, 1)
+        assert (stop.shared is stop.parameters.shared) == (not moves)
+
+
+def test_a_snapshot_need_not_copy_the_best_which_a_better_one_leaves_unchanged():
+    stop = EarlyStop(1, parameters())
+    record(stop, 0.6, 1)
+    state = stop.state_dict()
+    assert state.constant == {"shared.dense"}
+    record(stop, 0.7, 2)
+    assert (state.same["shared.dense"].item(), stop.shared.dense.item()) == (1.0, 2.0)

@@ -132,6 +132,38 @@ def test_a_rank_reads_the_files_of_those_ranks_that_held_its_domains(checkpoint,
     assert [run.specific[domain].dense[0].item() for domain in run.specific] == model.owned.tolist()
 
 
+class WithBest(Mixed):
+    """Also keeps its best prior, which it never changes in place; now that it has settled, the prior is the best."""
+
+    def state_dict(self):
+        state = super().state_dict()
+        return replace(state, same={**state.same, "best": self.prior}, constant=frozenset({"best"}))
+
+
+def test_a_snapshot_copies_what_changes_and_on_other_ranks_than_0_nothing_that_is_the_same():
+    model = WithBest(0, 2)
+    model.train(0, 2)
+    first, second = (take(run_of(model), rank).state for rank in range(2))
+    model.prior += 1
+    assert first.same["mixed.prior"].tolist() == [0.5] * WIDTH
+    assert first.same["mixed.best"] is not first.same["mixed.prior"]
+    assert first.same["mixed.best"].data_ptr() == model.prior.data_ptr()
+    assert (second.same, list(second.rows)) == ({}, ["mixed.table"])
+
+
+def test_where_copies_have_no_room_the_snapshot_is_live_and_no_tensor_is_in_it_twice():
+    model = WithBest(0, 2)
+    model.train(0, 2)
+    copied = 4 * (WIDTH + len(model.table) * WIDTH + WIDTH)  # the prior, the table and the moments
+    assert not take(run_of(model), 0, copied).is_live
+    snapshot = take(run_of(model), 0, copied - 1)
+    assert snapshot.is_live
+    same, own = snapshot.state.same, snapshot.state.own
+    assert own["mixed.moments"].data_ptr() == model.moments.data_ptr()
+    assert same["mixed.prior"].data_ptr() == model.prior.data_ptr() != same["mixed.best"].data_ptr()
+    assert torch.equal(same["mixed.best"], model.prior)
+
+
 def test_a_checkpoint_of_more_domains_is_an_error(checkpoint):
     run = replace(run_of(Mixed(0, 1)), owned_n=torch.ones(DOMAINS - 1, dtype=torch.bool))
     with pytest.raises(MamdrError, match="of another lake: it has a domain beyond 6"):

@@ -1,0 +1,171 @@
+"""Whether a rank's memory fits its machine: agreed by all ranks before training, and reported on rank 0."""
+
+import logging
+import socket
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mamdr_core.config import Config
+from mamdr_core.engine.columns import Columns
+from mamdr_core.errors import MamdrError
+from mamdr_core.host_memory import available_memory, ranks_here, total_memory
+from mamdr_core.learning.methods import find_method
+from mamdr_core.models.structures import build_model, declare_inputs
+from mamdr_core.models.tables import Table
+from mamdr_core.parallel.collective import Collective
+from mamdr_core.shards.pinned import PinnedExamples
+from mamdr_core.training.choices import gather_trouble
+from mamdr_core.training.rank_memory import RankMemory, RankShape, rank_memory
+
+logger = logging.getLogger(__name__)
+
+GB = 1e9
+ON_DEVICE = ("theta_S", "inner", "outer", "best", "vectors", "round")
+"""Parts that are in a GPU's memory where training runs on one."""
+PART_ROWS = 1 << 22
+"""Rows, about, whose distinct ids are counted at once."""
+
+
+def shape_of(
+    config: Config,
+    pinned: PinnedExamples,
+    own: NDArray[np.bool_],
+    columns: Mapping[str, Columns],
+    train: Columns,
+    collective: Collective,
+) -> RankShape:
+    """What a rank trains, in numbers, once it has read its rows.
+
+    Args:
+        config, pinned: of the run.
+        own: by domain, whether the rank has its theta_i, [n].
+        columns: of this rank, by split.
+        train: the rank's training rows, those of support domains included.
+        collective: the ranks.
+    """
+    inputs = declare_inputs(config.model, config.features, pinned.sizes)
+    with torch.device("meta"):  # shapes alone
+        dense = sum(parameter.numel() for parameter in build_model(config.model, inputs).parameters())
+    method = find_method(config.train.method)
+    dr = method.settle(config.train.learning).dr
+    counts_n = train.counts.numpy()
+    touched: dict[str, int] = {}
+    if method.specific and dr.rows == "touched":
+        tables = [table for table in inputs.tables if table.trainable and table.column != "domain"]
+        touched = {table.name: count_distinct(train, table, own) for table in tables}
+    others = sum(len(rows) for split, rows in columns.items() if split != "train")
+    return RankShape(
+        ranks=collective.size,
+        tables=inputs.tables,
+        dense=dense,
+        columns=len(train.ids) + train.numeric.shape[1],
+        train_rows=len(train),
+        rows=others + len(train),
+        all_train_rows=int(pinned.counts["train"].sum()),
+        domains=int((own & (counts_n > 0)).sum()) if method.specific else 0,
+        sampled_rows=int(np.minimum(counts_n, dr.support_rows).sum()) if method.specific and dr.k else 0,
+        touched=touched,
+    )
+
+
+def count_distinct(train: Columns, table: Table, own: NDArray[np.bool_]) -> int:
+    """The sum over domains of the distinct ids of a table in their rows; rows of a few million are sorted at a time.
+
+    Args:
+        train: rows.
+        table: which.
+        own: by domain, whether it counts, [n].
+    """
+    offsets, total = train.offsets.numpy(), 0
+    first = 0
+    while first < len(own):
+        last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + PART_ROWS, side="right")) - 1)
+        last = min(last, len(own))
+        rows = slice(int(offsets[first]), int(offsets[last]))
+        domain_N, id_N = (train.ids[name][rows].cpu().numpy().astype(np.int64) for name in ("domain", table.column))
+        total += len(np.unique((domain_N * table.rows + id_N)[own[domain_N - 1]]))
+        first = last
+    return total
+
+
+def check_memory(
+    config: Config, shape: RankShape, device: torch.device, collective: Collective, is_mapped: bool = False
+) -> None:
+    """Raise on all ranks what does not fit the memory of one of them; rank 0 logs what it needs, by part.
+
+    Every rank calls it once all have read their rows, before anything else is made.
+
+    Args:
+        config: of the run.
+        shape: of this rank.
+        device: where training runs.
+        collective: the ranks.
+        is_mapped: whether rows and vectors are memory-mapped.
+
+    Raises:
+        MamdrError: theta_i with `dr.rows: touched` does not fit, or the tables certainly do not; the same on all ranks.
+    """
+    train = config.train
+    room = train.specific_memory * GB or available_memory() / 2 / ranks_here()
+    needs = rank_memory(train, shape, room, is_mapped)
+    on_device = set(ON_DEVICE) if device.type == "cuda" else set()
+    rows_of_specific = needs.parts.get("rows of theta_i", 0) + needs.parts.get("a group's rows", 0)
+    rest = needs.total - needs.always["rows"] - sum(needs.parts.get(name, 0) for name in on_device)
+    tables = 0 if on_device else needs.tables
+    here, (rest_here, tables_here) = _of_machine(collective, [max(0, rest), tables])
+    available = available_memory()
+    if collective.rank == 0:
+        logger.info("%s; %.3g GB are available to the %d ranks of its machine", told(needs), available / GB, here)
+    _raise_together(collective, _tables_trouble(needs, device, tables_here, here))
+    trouble = ""
+    if shape.touched and rest_here > available:
+        trouble = (
+            f"embedding rows of theta_i, of {sum(shape.touched.values()):,} ids, take {rows_of_specific / GB:.3g} GB "
+            f"with the best and a checkpoint, the {here} ranks of the machine need {rest_here / GB:.3g} GB in all "
+            f"beyond their rows, and {available / GB:.3g} GB are available"
+        )
+    _raise_together(
+        collective, trouble, "train.dr.rows touched",
+        "set train.dr.rows to none, raise train.ranks on more machines, or give ranks more memory (docs/memory.md)",
+    )  # fmt: skip
+
+
+def told(needs: RankMemory) -> str:
+    """What a rank needs, as a line of the log."""
+    named = ", ".join(f"{name} {size / GB:.2g}" for name, size in needs.parts.items() if size)
+    return f"rank 0 needs about {needs.total / GB:.3g} GB beyond the interpreter's: {named}"
+
+
+def _tables_trouble(needs: RankMemory, device: torch.device, tables_here: int, here: int) -> str:
+    """Why tables cannot fit, whatever else is in memory; empty: they may."""
+    each = f"theta_S with its moments and the best copy takes {needs.tables / GB:.3g} GB a rank"
+    if device.type == "cuda":
+        whole, sharing = torch.cuda.mem_get_info(device)[1], -(-here // max(1, torch.cuda.device_count()))
+        fits = needs.tables * sharing <= whole
+        return "" if fits else f"{each}, {sharing} of them share a GPU of {whole / GB:.3g} GB"
+    whole = total_memory()
+    return "" if tables_here <= whole else f"{each}, and {here} ranks share a machine of {whole / GB:.3g} GB"
+
+
+def _of_machine(collective: Collective, own: Sequence[int]) -> tuple[int, list[int]]:
+    """Ranks on this rank's machine, and sums over them; processes that are no ranks of this run count like these."""
+    host = zlib.crc32(socket.gethostname().encode())
+    all_WK = collective.all_gather(torch.tensor([[host, *own]], dtype=torch.int64))
+    here_RK = all_WK[all_WK[:, 0] == host, 1:]
+    ranks = max(len(here_RK), ranks_here())
+    return ranks, [round(total * ranks / len(here_RK)) for total in here_RK.sum(0).tolist()]
+
+
+def _raise_together(
+    collective: Collective,
+    own: str,
+    what: str = "train.tables",
+    advice: str = "set train.tables to sharded, or run fewer ranks on a machine (docs/memory.md)",
+) -> None:
+    trouble = gather_trouble(collective, own)
+    if trouble.text:
+        raise MamdrError(f"{what} does not fit memory: {trouble.text}: {advice}")

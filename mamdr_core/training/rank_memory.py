@@ -1,0 +1,170 @@
+"""The formula for the memory of a rank, in bytes by part (docs/memory.md); a test compares it with what is measured."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mamdr_core.engine.specific_store import group_size
+from mamdr_core.learning.domain_regularization import PART_ROWS
+from mamdr_core.learning.methods import find_method
+from mamdr_core.models.tables import Table
+from mamdr_core.training.settings import TrainSettings
+
+NUMBER, INDEX = 4, 8
+"""Bytes of a parameter, and of a row's id or position."""
+OBJECT_BYTES = 700
+"""Of the two tensors that hold a domain's rows of a table, without their values."""
+
+
+@dataclass(frozen=True)
+class RankShape:
+    """What a rank trains, in numbers.
+
+    Attributes:
+        ranks: W.
+        tables: embedding tables and fixed vectors, whole.
+        dense: dense parameters P of theta_S.
+        columns: id columns and numeric features of a row.
+        train_rows: training rows of this rank.
+        rows: rows of this rank, of all splits.
+        all_train_rows: training rows of all ranks.
+        domains: of this rank, those that have theta_i.
+        sampled_rows: of this rank's training rows, those that DR's samples hold at most.
+        touched: by embedding table, the sum over these domains of the distinct ids in their rows; only for
+            `dr.rows: touched`.
+    """
+
+    ranks: int
+    tables: Sequence[Table]
+    dense: int
+    columns: int
+    train_rows: int
+    rows: int
+    all_train_rows: int
+    domains: int
+    sampled_rows: int = 0
+    touched: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RankMemory:
+    """What a rank needs, in bytes by part.
+
+    Attributes:
+        always: from reading to the end of the run.
+        shared: in addition while theta_S learns.
+        specific: in addition while theta_i learns, where that is a stage after it (`dr.schedule: settled`).
+    """
+
+    always: dict[str, int]
+    shared: dict[str, int]
+    specific: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """Bytes of the stage that needs most; of each part its largest."""
+        return sum(self.always.values()) + max(sum(self.shared.values()), sum(self.specific.values()))
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """All parts together."""
+        return self.always | self.shared | self.specific
+
+    @property
+    def tables(self) -> int:
+        """theta_S with moments and the best copy: what takes its full size from the first validation on."""
+        return self.always["theta_S"] + sum(self.shared.get(name, 0) for name in ("inner", "outer", "best"))
+
+
+def rank_memory(train: TrainSettings, shape: RankShape, specific_bytes: float, is_mapped: bool = False) -> RankMemory:
+    """What a rank needs at most, apart from the interpreter, the fast engine's stacks and a mixed model.
+
+    Args:
+        train: the settings.
+        shape: of the rank.
+        specific_bytes: up to which theta_i is kept in memory.
+        is_mapped: whether rows and vectors are memory-mapped.
+    """
+    method = find_method(train.method)
+    trained = [table for table in shape.tables if table.trainable]
+    is_sharded = train.tables == "sharded"
+    held = NUMBER * (shape.dense + sum(_held_rows(table, shape, is_sharded) * table.width for table in trained))
+    vectors = sum(NUMBER * table.rows * table.width for table in shape.tables if not table.trainable)
+    always = {
+        "rows": 0 if is_mapped else shape.rows * (NUMBER * shape.columns + 12),
+        "orders": 0 if is_mapped else shape.train_rows * 2 * INDEX,
+        "vectors": 0 if is_mapped else vectors,
+        "theta_S": held,
+        "step": min(train.batch_size, shape.train_rows)
+        * NUMBER
+        * sum(table.width for table in shape.tables)
+        * (len(shape.tables) + 4),  # fields, each padded to the width of all, their sum, and gradients
+    }
+    shared: dict[str, int] = {}
+    if method.shared and not train.only_domains:
+        whole = NUMBER * (shape.dense + (0 if is_sharded else sum(table.rows * table.width for table in trained)))
+        fresh = whole if method.combines_gradients else NUMBER * shape.dense
+        keeps = method.carries_moments and train.inner.optimizer == "adam"
+        inner = 2 * (whole if train.inner.state == "carried" else fresh) if keeps else 0
+        outer = {"sgd": 0, "nesterov": 1, "adam": 2}[train.outer.optimizer] * held if method.has_outer else 0
+        shared = {
+            "inner": inner,
+            "outer": outer,
+            "best": held * (2 if method.mixed else 1),  # the mixed model's network and, trained alone, another
+            "round": _round_bytes(train, shape, trained, is_sharded),
+        }
+    specific = _specific_memory(train, shape, trained, specific_bytes) if method.specific else {}
+    if method.specific and method.settle(train.learning).dr.schedule == "rounds":
+        return RankMemory(always, shared | specific, {})
+    return RankMemory(always, shared, specific)
+
+
+def _held_rows(table: Table, shape: RankShape, is_sharded: bool) -> int:
+    """Rows of a table that a rank holds."""
+    return -(-table.rows // shape.ranks) if is_sharded else table.rows
+
+
+def _round_bytes(train: TrainSettings, shape: RankShape, trained: Sequence[Table], is_sharded: bool) -> int:
+    """The rows that a round touches: values, moments and change of a trajectory, what is fetched, and the averaging."""
+    rounds = train.rounds_per_epoch
+    own_rows, all_rows = -(-shape.train_rows // rounds), -(-shape.all_train_rows // rounds)
+    total = 0
+    for table in trained:
+        touched, width = min(table.rows, own_rows), NUMBER * table.width
+        total += touched * (7 * width + 2 * INDEX) + own_rows * 6 * INDEX
+        if is_sharded:
+            total += touched * (width + INDEX)
+        if shape.ranks > 1:
+            share = shape.ranks if is_sharded else 1
+            received = min(all_rows, shape.ranks * table.rows) // share
+            distinct = min(received, table.rows // share)
+            total += (received + touched + 2 * distinct) * (width + NUMBER) + received * 4 * INDEX
+    return total
+
+
+def _specific_memory(
+    train: TrainSettings, shape: RankShape, trained: Sequence[Table], specific_bytes: float
+) -> dict[str, int]:
+    """theta_i with the best and, while one is written, a checkpoint's two; DR's samples and support rows."""
+    dr = find_method(train.method).settle(train.learning).dr
+    copies = 4 if train.checkpoint.is_regular else 2
+    vector = NUMBER * shape.dense
+    dense = copies * shape.domains * vector
+    together = min(group_size("cpu", vector), shape.domains)
+    buffers = 3 * together * vector  # see SpecificStore.groups
+    dense = buffers + (dense if dense <= specific_bytes else 0)
+    ids = {table.name: shape.domains for table in trained if table.column == "domain"} | dict(shape.touched)
+    values = sum(ids[table.name] * NUMBER * table.width for table in trained if table.name in ids)
+    positions = sum(ids.values()) * INDEX
+    support = INDEX * shape.sampled_rows
+    if shape.ranks > 1 and dr.k:
+        support += (
+            2
+            * min(PART_ROWS, round(shape.train_rows * (1 + dr.k * dr.support_ratio)))
+            * (NUMBER * shape.columns + 12 + INDEX)
+        )
+    return {
+        "theta_i": dense,
+        "rows of theta_i": copies * values + 2 * positions + OBJECT_BYTES * copies * shape.domains * len(ids),
+        "a group's rows": (2 * values + positions) * together // max(1, shape.domains),  # their changes and new values
+        "support": support,
+    }

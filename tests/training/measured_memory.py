@@ -1,0 +1,98 @@
+"""One rank's training in a process that then prints what it needed, by the formula and by the kernel, in bytes.
+
+python -m tests.training.measured_memory replicated|touched
+"""
+
+import gc
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from mamdr_core.config import Config
+from mamdr_core.engine.columns import Columns, offsets_of
+from mamdr_core.engine.memory import keep_freed_memory
+from mamdr_core.learning.methods import find_method
+from mamdr_core.learning.settings import DRSettings
+from mamdr_core.models.settings import ModelSettings
+from mamdr_core.parallel.collective import SingleProcess
+from mamdr_core.shards.arrays import Arrays
+from mamdr_core.stopping import StopRequest
+from mamdr_core.training.building import make_learner
+from mamdr_core.training.checkpoints import Checkpoints
+from mamdr_core.training.choices import Choices
+from mamdr_core.training.clock import Clock
+from mamdr_core.training.memory_check import shape_of
+from mamdr_core.training.rank_memory import rank_memory
+from mamdr_core.training.settings import CheckpointSettings, TrainSettings
+from mamdr_core.training.trainer import Trainer
+
+TRAIN = TrainSettings(
+    method="dn", batch_size=4096, epochs=1, rounds_per_epoch=4, validate_every=2, engine="eager",
+    checkpoint=CheckpointSettings(minutes=0), dr=DRSettings(epochs=2, batch_size=4096, rows="touched"),
+)  # fmt: skip
+RUNS = {  # settings, domains, rows, users, width of embeddings
+    "replicated": (TRAIN, 10, 100_000, 600_000, 16),
+    "touched": (replace(TRAIN, method="separate"), 40, 100_000, 60_000, 64),
+}
+
+
+def resident(name: str) -> int:
+    """Bytes of VmRSS or of the peak, VmHWM."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
+
+
+def random_rows(domains: int, rows: int, users: int) -> Columns:
+    """Rows of equal domains."""
+    domain = torch.arange(rows) * domains // rows
+    ids = {"user": torch.randint(1, users + 1, (rows,)).int(), "item": torch.ones(rows).int()}
+    return Columns(
+        ids | {"domain": (domain + 1).int()},
+        torch.zeros(rows, 0),
+        torch.randint(0, 2, (rows,)).float(),
+        offsets_of(torch.bincount(domain, minlength=domains)),
+    )
+
+
+def train(settings: TrainSettings, domains: int, rows: int, users: int, width: int) -> int:
+    """Train; returns the bytes that the formula gives."""
+    config = Config(train=settings, model=ModelSettings(embedding_dim=width, hidden=(8,)))
+    columns = {split: random_rows(domains, size, users) for split, size in (("train", rows), ("val", 2000))}
+    own, counts = np.ones(domains, dtype=np.bool_), {"train": columns["train"].counts.numpy()}
+    sizes = {"user": users, "item": 1, "domain": domains}
+    pinned = SimpleNamespace(sizes=sizes, counts=counts, domain_ids=("x",) * domains, numeric={})
+    share = SimpleNamespace(vectors=dict)
+    choices = Choices(torch.device("cpu"), "eager")
+    one = SingleProcess()
+    learner = make_learner(config, pinned, own, one, share, columns["train"], choices)
+    checkpoints = Checkpoints(None, settings.checkpoint, one, StopRequest())
+    trainer = Trainer(
+        settings, learner, find_method(settings.method), counts["train"], own, one, columns["val"], Arrays(), Clock(),
+        checkpoints,
+    )  # fmt: skip
+    trainer.train()
+    shape = shape_of(config, pinned, own, columns, columns["train"], one)
+    needs = rank_memory(settings, shape, 1e12)
+    print(needs.parts, file=sys.stderr)
+    return needs.total
+
+
+def main() -> None:
+    """Print both figures as JSON; a small run first brings in what every process needs."""
+    keep_freed_memory()  # as the fast engine does: a quarter of the CPU time
+    settings, domains, *sizes = RUNS[sys.argv[1]]
+    train(settings, 2, 300, 50, 4)
+    gc.collect()
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    needed = train(settings, domains, *sizes)
+    print(json.dumps({"formula": needed, "measured": resident("VmHWM") - before}))
+
+
+if __name__ == "__main__":
+    main()

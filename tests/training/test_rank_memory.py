@@ -1,0 +1,98 @@
+"""The formula for a rank's memory, against what the kernel measured, and by hand."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from mamdr_core.engine.settings import InnerSettings, OuterSettings
+from mamdr_core.learning.settings import DRSettings
+from mamdr_core.models.tables import Table
+from mamdr_core.training.rank_memory import RankShape, rank_memory
+from mamdr_core.training.settings import CheckpointSettings, TrainSettings
+
+USER = Table("user", "user", rows=1000, width=16)
+DOMAIN = Table("domain", "domain", rows=11, width=16)
+VECTORS = Table("pixels", "item", rows=500, width=8, trainable=False)
+SHAPE = RankShape(
+    ranks=1, tables=(USER, DOMAIN, VECTORS), dense=100, columns=3, train_rows=600, rows=800, all_train_rows=600,
+    domains=10,
+)  # fmt: skip
+HELD = 4 * (100 + 1011 * 16)
+NO_CHECKPOINTS = CheckpointSettings(minutes=0)
+
+
+def needs(shape=SHAPE, specific_bytes=1e9, **train):
+    return rank_memory(replace(TrainSettings(), **train), shape, specific_bytes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", ["replicated", "touched"])
+def test_the_formula_is_within_a_quarter_of_the_measured_resident_size(run):
+    command = [sys.executable, "-m", "tests.training.measured_memory", run]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["measured"] > 100e6
+    assert found["formula"] == pytest.approx(found["measured"], rel=0.25)
+
+
+def test_rows_and_vectors_are_held_once_or_memory_mapped():
+    parts = needs(method="joint").always
+    assert (parts["rows"], parts["orders"], parts["vectors"]) == (800 * (3 * 4 + 12), 600 * 16, 500 * 8 * 4)
+    mapped = rank_memory(TrainSettings(method="joint"), SHAPE, 1e9, is_mapped=True).always
+    assert (mapped["rows"], mapped["orders"], mapped["vectors"], mapped["theta_S"]) == (0, 0, 0, HELD)
+
+
+@pytest.mark.parametrize(
+    ("train", "copies"),
+    [
+        ({"method": "dn"}, 6),
+        ({"method": "dn", "outer": OuterSettings(optimizer="nesterov")}, 5),
+        ({"method": "dn", "outer": OuterSettings(optimizer="sgd")}, 4),
+        ({"method": "alternate"}, 4),
+        ({"method": "reptile"}, 4),
+        ({"method": "joint"}, 4),
+        ({"method": "joint", "inner": InnerSettings(optimizer="sgd")}, 2),
+        ({"method": "mixed"}, 5),
+        ({"method": "separate"}, 1),
+    ],
+)
+def test_copies_of_replicated_tables_follow_from_the_optimizers(train, copies):
+    assert needs(**train).tables == copies * HELD
+
+
+def test_fresh_moments_are_of_touched_rows_alone_but_where_steps_combine_gradients():
+    fresh = InnerSettings(state="fresh")
+    assert needs(method="dn", inner=fresh).shared["inner"] == 2 * 4 * 100
+    assert needs(method="pcgrad", inner=fresh).shared["inner"] == 2 * HELD
+
+
+def test_of_sharded_tables_a_rank_holds_its_rows_and_no_inner_moments():
+    sharded = needs(replace(SHAPE, ranks=4), method="dn", tables="sharded")
+    held = 4 * (100 + (250 + 3) * 16)
+    assert (sharded.always["theta_S"], sharded.shared["outer"], sharded.shared["best"]) == (held, 2 * held, held)
+    assert sharded.shared["inner"] == 2 * 4 * 100
+
+
+def test_specific_parameters_take_two_copies_and_two_more_while_a_checkpoint_is_written():
+    found = needs(method="mamdr", checkpoint=NO_CHECKPOINTS).specific
+    buffers = 3 * 10 * 400
+    assert found["theta_i"] == buffers + 2 * 10 * 400
+    assert needs(method="mamdr").specific["theta_i"] == buffers + 4 * 10 * 400
+    assert needs(method="mamdr", specific_bytes=0).specific["theta_i"] == buffers  # in a file
+
+
+def test_touched_rows_count_by_distinct_id_and_copy():
+    shape, touched = replace(SHAPE, touched={"user": 500}), DRSettings(rows="touched")
+    few, many = (needs(each, method="mamdr", dr=touched, checkpoint=NO_CHECKPOINTS) for each in (SHAPE, shape))
+    added = many.specific["rows of theta_i"] - few.specific["rows of theta_i"]
+    assert added == 500 * (2 * 8 + 2 * 16 * 4) + 700 * 2 * 10
+
+
+def test_settled_stages_do_not_add_up_and_those_of_rounds_do():
+    settled = needs(method="mamdr")
+    assert settled.total == sum(settled.always.values()) + sum(settled.shared.values())
+    rounds = needs(method="mamdr", dr=DRSettings(schedule="rounds"))
+    assert rounds.total == settled.total + sum(settled.specific.values())
