@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -128,9 +129,9 @@ def _negotiate(learner: Learner, trained: Trained, settings: ConflictSettings) -
 
 
 def _measure(learner: Learner, train: Columns, pairs: Pairs, settings: ConflictSettings) -> Agreement:
-    gradient = domain_gradients(learner.engine, learner.shared, train, settings.rows, settings.seed)
+    gradients = partial(domain_gradients, learner.engine, learner.shared, train, settings.rows, settings.seed)
     keep = max(2, int(KEPT_BYTES / learner.shared.dense.nbytes))
-    return measure_pairs(gradient, pairs, keep)
+    return measure_pairs(gradients, pairs, keep)
 
 
 def _record(spark: SparkSession, trained: Trained, settings: ConflictSettings, stages: Mapping[str, Agreement]) -> None:
