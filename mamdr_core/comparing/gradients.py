@@ -186,7 +186,7 @@ def inner_products(left_AP: Tensor, right_BP: Tensor, row_K: Ints, column_K: Int
             inner_K[which] = product[row_place, column_place].numpy()
             continue
         for some in np.split(which, range(few, len(which), few)):
-            inner_K[some] = (left_AP[row_K[some]].double() * right_BP[column_K[some]]).sum(1).numpy()
+            inner_K[some] = (left_AP[row_K[some]].double() * right_BP[column_K[some]].double()).sum(1).numpy()
     return inner_K
 
 
@@ -221,12 +221,11 @@ def domain_gradients(
 
 def _draw_rows(columns: Columns, domain: int, rows: int, seed: int) -> Tensor:
     """Positions of some of a domain's rows, ascending, on the host."""
-    start, stop = columns.offsets[domain : domain + 2].tolist()
+    start, stop = (int(edge) for edge in columns.offsets[domain : domain + 2])
     if stop - start <= rows:
         return torch.arange(start, stop)
     generator = torch.Generator().manual_seed(derive_seed(seed, domain, 12))
-    drawn: Tensor = torch.randperm(stop - start, generator=generator)[:rows].sort().values
-    return drawn + start
+    return torch.randperm(stop - start, generator=generator)[:rows].sort().values + start
 
 
 def cosine_matrix(agreement: Agreement, domains: Sequence[int]) -> Floats:
