@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -29,7 +30,7 @@ from mamdr_core.learning.learner import Learner
 from mamdr_core.object_store import place_of
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.training.building import make_learner
-from mamdr_core.training.choices import Choices, place_columns
+from mamdr_core.training.choices import Choices, choose_engine, place_columns
 from mamdr_core.training.rounds import deal_rounds
 from mamdr_core.training.storage import staged
 from mamdr_core.training.trained import Trained, open_trained
@@ -59,12 +60,13 @@ def measure_conflict(spark: SparkSession, config: Config) -> dict[str, Any]:
     train = place_columns({"train": trained.share.columns("train")}, trained.device, SingleProcess())["train"]
     domains = np.flatnonzero(trained.pinned.counts["train"])
     pairs = draw_pairs(domains, settings.max_pairs, settings.seed)
-    learner = _dn_learner(trained, train, settings)
+    plan = _plan(trained, settings)
+    learner = _dn_learner(trained, train, settings, _choose(config, trained, plan))
     train = trained.package.under_mixed(train, learner.engine, trained.config.train.mixed, left_out=True)
     learner.train = train
     stages = {"before": _measure(learner, train, pairs, settings)}
     if settings.dn_rounds:
-        _negotiate(learner, trained, settings)
+        _negotiate(learner, trained, plan, settings)
         stages["after"] = _measure(learner, train, pairs, settings)
     for stage, agreement in stages.items():
         if not agreement.known.any():
@@ -94,7 +96,24 @@ def measure_conflict(spark: SparkSession, config: Config) -> dict[str, Any]:
     }
 
 
-def _dn_learner(trained: Trained, train: Columns, settings: ConflictSettings) -> Learner:
+def _plan(trained: Trained, settings: ConflictSettings) -> RoundPlan:
+    """Rounds of DN, sliced as the run's were."""
+    train = trained.config.train
+    return RoundPlan(trained.pinned.counts["train"], train.rounds_per_epoch, train.smallest_slice, settings.seed)
+
+
+def _choose(config: Config, trained: Trained, plan: RoundPlan) -> Choices:
+    """The run's device, and for the rounds of DN the engine that suits their number of steps."""
+    rows = steps = 0
+    for number in range(config.conflict.dn_rounds):
+        start_n, stop_n = plan.slices(*divmod(number, plan.rounds))
+        rows += int((stop_n - start_n).sum())
+        steps += int(-(-(stop_n - start_n) // trained.config.train.batch_size).sum())
+    name = config.train.engine if steps else "eager"
+    return Choices(trained.device, choose_engine(name, trained.device, rows, SingleProcess(), steps))
+
+
+def _dn_learner(trained: Trained, train: Columns, settings: ConflictSettings, choices: Choices) -> Learner:
     """A learner of DN that starts from theta_S of the run, with small plain steps."""
     config = with_values(
         trained.config,
@@ -104,23 +123,20 @@ def _dn_learner(trained: Trained, train: Columns, settings: ConflictSettings) ->
             "train.only_domains": (),
             "train.seed": settings.seed,
             "train.tables": "replicated",
+            "train.precision": "fp32",
             "train.inner": {"optimizer": "sgd", "lr": settings.lr},
             "train.outer": {"optimizer": "sgd", "beta": settings.beta},
         },
     )
     everything = np.ones(len(trained.pinned.domain_ids), dtype=np.bool_)
-    choices = Choices(trained.device, "eager")
     learner = make_learner(config, trained.pinned, everything, SingleProcess(), trained.share, train, choices)
     learner.shared = trained.package.shared
     return learner
 
 
-def _negotiate(learner: Learner, trained: Trained, settings: ConflictSettings) -> None:
-    """Rounds of DN (Alg. 1), sliced as the run's were."""
-    train = trained.config.train
-    counts = trained.pinned.counts["train"]
-    plan = RoundPlan(counts, train.rounds_per_epoch, train.smallest_slice, settings.seed)
-    epochs = range(-(-settings.dn_rounds // train.rounds_per_epoch))
+def _negotiate(learner: Learner, trained: Trained, plan: RoundPlan, settings: ConflictSettings) -> None:
+    """Rounds of DN (Alg. 1)."""
+    epochs = range(-(-settings.dn_rounds // plan.rounds))
     rounds = (round_ for epoch in epochs for round_ in deal_rounds(plan, epoch, learner.train, 0, trained.share.arrays))
     negotiate = DomainNegotiation(learner)
     for round_ in islice(rounds, settings.dn_rounds):
@@ -128,9 +144,9 @@ def _negotiate(learner: Learner, trained: Trained, settings: ConflictSettings) -
 
 
 def _measure(learner: Learner, train: Columns, pairs: Pairs, settings: ConflictSettings) -> Agreement:
-    gradient = domain_gradients(learner.engine, learner.shared, train, settings.rows, settings.seed)
+    gradients = partial(domain_gradients, learner.engine, learner.shared, train, settings.rows, settings.seed)
     keep = max(2, int(KEPT_BYTES / learner.shared.dense.nbytes))
-    return measure_pairs(gradient, pairs, keep)
+    return measure_pairs(gradients, pairs, keep)
 
 
 def _record(spark: SparkSession, trained: Trained, settings: ConflictSettings, stages: Mapping[str, Agreement]) -> None:

@@ -1,6 +1,6 @@
 """Agreement of domains' gradients: cosines and inner products of all pairs, or of a random sample of them.
 
-Shape suffixes: n domains, m domains that are measured, K pairs, P dense parameters.
+Shape suffixes: m domains that are measured, K pairs, A and B vectors of which pairs are made, P dense parameters.
 """
 
 import math
@@ -12,16 +12,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mamdr_core.engine.columns import Columns, Visit
+from mamdr_core.engine.columns import Columns
+from mamdr_core.engine.dense_gradients import dense_gradients
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.hashing import derive_seed
-from mamdr_core.engine.parameters import Shared, Theta
+from mamdr_core.engine.parameters import Shared
 from mamdr_core.pace import Pace
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+TILE_BYTES, ROWS_BYTES = 1 << 26, 1 << 19
+"""Of gradients in float64 on one side of a matrix product, and of a product row by row, which then stays in a core's
+cache."""
+DENSE = 50
+"""A matrix product of up to this many times the inner products that are wanted takes less time than these alone."""
 
 
 @dataclass(frozen=True)
@@ -106,56 +112,120 @@ class Agreement:
         return float(known_K.mean()), float(error)
 
 
-def measure_pairs(gradient: Callable[[int], Tensor], pairs: Pairs, keep: int) -> Agreement:
+def measure_pairs(gradients: Callable[[Ints], Tensor], pairs: Pairs, keep: int) -> Agreement:
     """Cosines and inner products of pairs.
 
+    Where not all gradients can be kept, domains are measured in blocks: a block's gradients are kept, and those of its
+    domains' partners in later blocks computed some at a time.
+
     Args:
-        gradient: a domain's, [P].
+        gradients: of some domains, [m, P].
         pairs: what to measure.
-        keep: gradients kept in memory at a time; a domain's is computed again where it had to go.
+        keep: gradients kept in memory at a time, at least 2.
     """
-    inner_K, cosine_K = np.zeros(len(pairs.first)), np.full(len(pairs.first), np.nan)
-    kept: dict[int, tuple[Tensor, float]] = {}
-    pace = Pace("cosines", len(pairs.first), "pairs")
+    domains, place = np.unique(np.concatenate([pairs.first, pairs.second]), return_inverse=True)
+    low_K, high_K = place.reshape(2, -1)
+    aside = max(1, keep // 8)  # gradients of partners in later blocks at a time
+    size = len(domains) if len(domains) <= keep else keep - aside
+    norm_m, inner_K = np.zeros(len(domains)), np.zeros(len(low_K))
+    pace = Pace("cosines", len(low_K), "pairs")
 
-    def lookup(domain: int) -> tuple[Tensor, float]:
-        if domain not in kept:
-            if len(kept) >= keep:
-                kept.pop(next(iter(kept)))
-            vector = gradient(domain)
-            kept[domain] = vector, float(vector.double().norm())
-        return kept[domain]
+    def compute(places: Ints) -> Tensor:
+        vectors_AP = gradients(domains[places])
+        norm_m[places] = _norms(vectors_AP)
+        return vectors_AP
 
-    for number, (one, other) in enumerate(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)):
-        (first, first_norm), (second, second_norm) = lookup(one), lookup(other)
-        inner_K[number] = float(first.double() @ second.double())
-        if first_norm and second_norm:
-            cosine_K[number] = inner_K[number] / (first_norm * second_norm)
-        pace.add(1)
+    def multiply(which: Ints, rows: tuple[Ints, Tensor], columns: tuple[Ints, Tensor]) -> None:
+        """Inner products of some pairs, whose gradients are given with their places, ascending."""
+        (low_A, low_AP), (high_B, high_BP) = rows, columns
+        row, column = np.searchsorted(low_A, low_K[which]), np.searchsorted(high_B, high_K[which])
+        inner_K[which] = inner_products(low_AP, high_BP, row, column)
+        pace.add(len(which))
+
+    def measure_block(first: int) -> None:
+        """All pairs whose lower place is in a block."""
+        own = np.flatnonzero((low_K >= first) & (low_K < first + size))
+        if not len(own):
+            return
+        within = high_K[own] < first + size
+        block = np.unique(np.concatenate([low_K[own], high_K[own[within]]]))
+        kept = block, compute(block)
+        multiply(own[within], kept, kept)
+        outside = own[~within]
+        partners = np.unique(high_K[outside])
+        for start in range(0, len(partners), aside):
+            some = partners[start : start + aside]
+            meets = outside[(high_K[outside] >= some[0]) & (high_K[outside] <= some[-1])]
+            multiply(meets, kept, (some, compute(some)))
+
+    for first in range(0, len(domains), max(1, size)):
+        measure_block(first)
+    product_K = norm_m[low_K] * norm_m[high_K]
+    cosine_K = np.divide(inner_K, product_K, out=np.full(len(low_K), np.nan), where=product_K > 0)
     return Agreement(pairs, cosine_K, inner_K)
 
 
-def domain_gradients(
-    engine: EagerEngine, shared: Shared, columns: Columns, rows: int, seed: int
-) -> Callable[[int], Tensor]:
-    """By domain, the gradient of its mean loss at theta_S over dense parameters [P], dropout off.
+def inner_products(left_AP: Tensor, right_BP: Tensor, row_K: Ints, column_K: Ints) -> Floats:
+    """left_AP[row_K] and right_BP[column_K] multiplied row by row in float64, [K].
+
+    By tiles: a matrix product where many of a tile's pairs are wanted, else these alone.
 
     Args:
-        engine: computes it.
+        left_AP, right_BP: vectors.
+        row_K, column_K: places in them, int64 [K].
+    """
+    side, few = _at_once(TILE_BYTES, left_AP), _at_once(ROWS_BYTES, left_AP)
+    inner_K = np.zeros(len(row_K))
+    tile_K = row_K // side * (len(right_BP) // side + 1) + column_K // side
+    order = np.argsort(tile_K, kind="stable")
+    for which in np.split(order, np.flatnonzero(np.diff(tile_K[order])) + 1) if len(order) else ():
+        row, row_place = np.unique(row_K[which], return_inverse=True)
+        column, column_place = np.unique(column_K[which], return_inverse=True)
+        if len(row) * len(column) <= DENSE * len(which):
+            product = left_AP[row].double() @ right_BP[column].double().T
+            inner_K[which] = product[row_place, column_place].numpy()
+            continue
+        for some in np.split(which, range(few, len(which), few)):
+            inner_K[some] = (left_AP[row_K[some]].double() * right_BP[column_K[some]].double()).sum(1).numpy()
+    return inner_K
+
+
+def _norms(vectors_AP: Tensor) -> Floats:
+    """Lengths in float64, [A]."""
+    parts = [part.double().norm(dim=1).numpy() for part in vectors_AP.split(_at_once(ROWS_BYTES, vectors_AP))]
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _at_once(most_bytes: int, vectors_AP: Tensor) -> int:
+    """Number of vectors that take at most these bytes in float64; at least 1, at most 1024."""
+    return max(1, min(1024, most_bytes // (8 * max(1, vectors_AP.shape[1]))))
+
+
+def domain_gradients(
+    engine: EagerEngine, shared: Shared, columns: Columns, rows: int, seed: int, domains: Ints
+) -> Tensor:
+    """Some domains' gradients of their mean losses at theta_S over dense parameters, dropout off, on the host [m, P].
+
+    Args:
+        engine: computes them.
         shared: theta_S.
         columns: rows of all domains.
         rows: of a domain at most, drawn at random: the same ones for the same seed.
         seed: of the draw.
+        domains: their indices, int64 [m].
     """
-    theta = Theta(shared)
+    drawn = [_draw_rows(columns, domain, rows, seed) for domain in domains.tolist()]
+    edges = np.cumsum([0, *map(len, drawn)])
+    return dense_gradients(engine, shared, columns, torch.cat(drawn), edges).cpu()
 
-    def gradient(domain: int) -> Tensor:
-        start, stop = columns.offsets[domain : domain + 2].tolist()
-        generator = torch.Generator().manual_seed(derive_seed(seed, domain, 12))
-        drawn = torch.randperm(stop - start, generator=generator)[:rows].sort().values + start
-        return engine.gradient(theta, Visit(columns, drawn.to(columns.labels.device))).dense.cpu()
 
-    return gradient
+def _draw_rows(columns: Columns, domain: int, rows: int, seed: int) -> Tensor:
+    """Positions of some of a domain's rows, ascending, on the host."""
+    start, stop = (int(edge) for edge in columns.offsets[domain : domain + 2])
+    if stop - start <= rows:
+        return torch.arange(start, stop)
+    generator = torch.Generator().manual_seed(derive_seed(seed, domain, 12))
+    return torch.randperm(stop - start, generator=generator)[:rows].sort().values + start
 
 
 def cosine_matrix(agreement: Agreement, domains: Sequence[int]) -> Floats:

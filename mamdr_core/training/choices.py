@@ -27,6 +27,9 @@ EngineName = Literal["eager", "fast"]
 FAST_ROWS = 3_000_000
 """Row-descents of a rank from which `auto` takes the fast engine. Compiling takes 10 to 40 s; on the paper's network
 the eager engine takes half a minute for this number of rows in full batches, longer in small ones."""
+FAST_STEPS = 25_000
+"""Likewise steps, of few rows: the eager engine takes about half a millisecond more for each
+(benchmarks/bench_conflict.py)."""
 _MOST_REASONS, _MOST_RANKS = 3, 8
 """Named in a message at most."""
 
@@ -103,7 +106,7 @@ def choose_device(name: str, collective: Collective) -> torch.device:
     return torch.device("cpu")
 
 
-def choose_engine(name: str, device: torch.device, rows: int, collective: Collective) -> EngineName:
+def choose_engine(name: str, device: torch.device, rows: int, collective: Collective, steps: int = 0) -> EngineName:
     """Eager or fast, the same on all ranks.
 
     Args:
@@ -111,6 +114,7 @@ def choose_engine(name: str, device: torch.device, rows: int, collective: Collec
         device: where steps run.
         rows: rows that the largest rank may descend on at most, every visit counted.
         collective: the ranks.
+        steps: of a rank, where they are known.
 
     Raises:
         MamdrError: fast is asked for and some ranks cannot compile steps.
@@ -120,7 +124,7 @@ def choose_engine(name: str, device: torch.device, rows: int, collective: Collec
     trouble = gather_trouble(collective, compiler_trouble(device))
     if name == "fast" and trouble.text:
         raise MamdrError(f"train.engine is fast, but {trouble.text}: use auto or eager")
-    if name == "auto" and not trouble.text and rows < FAST_ROWS:
+    if name == "auto" and not trouble.text and rows < FAST_ROWS and steps < FAST_STEPS:
         trouble = Trouble(f"{rows:,} row-descents at most do not repay compiling ({FAST_ROWS:,} do)", False)
     if not trouble.text:
         return "fast"

@@ -59,6 +59,13 @@ def test_the_same_run_measured_again_gives_the_same_and_replaces_its_rows(spark,
     assert (lake.read("conflicts").count(), lake.read("domain_conflicts").count()) == (2, 20)
 
 
+def test_compiled_rounds_give_the_same_figures(spark, config, figures):
+    found = measure_conflict(spark, with_values(config, {"train.engine": "fast"}))
+    for stage in ("before", "after"):
+        assert found[stage] == pytest.approx(figures[stage], abs=1e-5)
+    assert found["after"] != found["before"]
+
+
 def test_a_sample_of_pairs_states_its_error_and_has_the_same_cosines(spark, config, figures):
     lake = Lake(spark, config.lake.root)
     whole = {

@@ -1,5 +1,7 @@
 """Agreement of gradients: planted cosines, a sample's estimate within its error, and real gradients that oppose."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,14 +9,15 @@ import torch
 from mamdr_core.comparing.gradients import cosine_matrix, domain_gradients, draw_pairs, measure_pairs
 from mamdr_core.comparing.plots import cluster_order
 from mamdr_core.engine.columns import Visit
+from mamdr_core.engine.hashing import derive_seed
 from mamdr_core.engine.parameters import Theta
 from tests.engine.helpers import as_double, random_columns, small_engine
 
 PLANTED = {3: [2.0, 0.0], 5: [0.0, 3.0], 6: [-1.0, 0.0], 9: [1.0, 1.0]}
 
 
-def planted(domain):
-    return torch.tensor(PLANTED[domain])
+def planted(domains):
+    return torch.tensor([PLANTED[domain] for domain in domains.tolist()]).view(-1, 2)
 
 
 def test_cosines_and_inner_products_of_planted_gradients_are_exact():
@@ -33,9 +36,35 @@ def test_cosines_and_inner_products_of_planted_gradients_are_exact():
     assert again.cosine_K.tolist() == found.cosine_K.tolist()
 
 
+@pytest.mark.parametrize("keep", [2, 9, 40, 100])
+@pytest.mark.parametrize(("most", "tile"), [(60, 1024), (1_000, 13), (10_000, 1024)])
+def test_pairs_in_blocks_of_domains_are_measured_as_they_are_one_by_one(monkeypatch, most, tile, keep):
+    monkeypatch.setattr("mamdr_core.comparing.gradients.TILE_BYTES", tile * 7 * 8)
+    vectors = torch.randn(100, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    vectors[17] = 0
+    pairs = draw_pairs(np.arange(100), most, seed=0)
+    computed = []
+
+    def gradients(domains):
+        assert len(domains) <= keep
+        computed.extend(domains.tolist())
+        return vectors[domains]
+
+    found = measure_pairs(gradients, pairs, keep)
+    both = (vectors[pairs.first] * vectors[pairs.second]).sum(1).numpy()
+    length = vectors.norm(dim=1).numpy()
+    with np.errstate(invalid="ignore"):
+        cosine = both / (length[pairs.first] * length[pairs.second])
+    np.testing.assert_allclose(found.inner_K, both, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found.cosine_K, cosine, rtol=0, atol=1e-12)
+    distinct = len(np.unique([pairs.first, pairs.second]))
+    blocks = 1 if keep == 100 else -(-distinct // (keep - max(1, keep // 8)))
+    assert distinct <= len(computed) <= min(distinct * (blocks + 1) / 2, distinct + len(pairs.first))
+
+
 def test_a_gradient_of_zero_has_no_cosine_and_is_left_out():
     pairs = draw_pairs(np.arange(3), 100, seed=0)
-    found = measure_pairs(lambda domain: torch.tensor([float(domain), 0.0]), pairs, keep=3)
+    found = measure_pairs(lambda domains: torch.from_numpy(np.outer(domains, [1.0, 0.0])), pairs, keep=3)
     assert found.known.sum() == 1
     assert found.mean_cosine()[0] == 1.0
 
@@ -89,8 +118,8 @@ def test_domains_with_the_same_rows_agree_and_with_opposite_labels_conflict():
             column[80:] = column[:40]
     columns.labels[40:80] = columns.labels[:40]
     columns.labels[80:] = 1 - columns.labels[:40]
-    gradient = domain_gradients(engine, shared, columns, rows=100, seed=0)
-    found = measure_pairs(gradient, draw_pairs(np.arange(3), 10, 0), keep=3)
+    gradients = partial(domain_gradients, engine, shared, columns, 100, 0)
+    found = measure_pairs(gradients, draw_pairs(np.arange(3), 10, 0), keep=3)
     assert cosine_matrix(found, [0, 1, 2]) == pytest.approx(
         np.array([[1.0, 1.0, -1.0], [1.0, 1.0, -1.0], [-1.0, -1.0, 1.0]]), abs=1e-9
     )
@@ -99,13 +128,19 @@ def test_domains_with_the_same_rows_agree_and_with_opposite_labels_conflict():
 def test_a_gradient_is_of_the_drawn_rows_and_the_draw_follows_from_the_seed():
     columns = as_double(random_columns([50, 30]))
     engine, shared = small_engine(2)
-    whole = domain_gradients(engine, shared, columns, rows=1000, seed=0)(1)
-    expected = engine.gradient(Theta(shared), Visit(columns, torch.arange(50, 80))).dense
-    assert torch.equal(whole, expected)
-    part = domain_gradients(engine, shared, columns, rows=10, seed=0)
-    assert torch.equal(part(1), domain_gradients(engine, shared, columns, rows=10, seed=0)(1))
-    assert not torch.equal(part(1), domain_gradients(engine, shared, columns, rows=10, seed=1)(1))
-    assert not torch.equal(part(1), whole)
+
+    def gradient(rows, seed, domains=(1,)):
+        return domain_gradients(engine, shared, columns, rows, seed, np.array(domains))[-1]
+
+    whole = engine.gradient(Theta(shared), Visit(columns, torch.arange(50, 80))).dense
+    for domains in ((1,), (0, 1)):
+        torch.testing.assert_close(gradient(1000, 0, domains), whole, rtol=0, atol=1e-10)
+        torch.testing.assert_close(gradient(10, 0, domains), gradient(10, 0), rtol=0, atol=1e-10)
+    drawn = torch.randperm(30, generator=torch.Generator().manual_seed(derive_seed(0, 1, 12)))[:10] + 50
+    expected = engine.gradient(Theta(shared), Visit(columns, drawn)).dense
+    torch.testing.assert_close(gradient(10, 0), expected, rtol=0, atol=1e-10)
+    assert (gradient(10, 0) - gradient(10, 1)).abs().max() > 1e-3
+    assert (gradient(10, 0) - whole).abs().max() > 1e-3
 
 
 def test_clusters_stand_together():

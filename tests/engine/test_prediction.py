@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from mamdr_core.engine import prediction
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.parameters import Change, Rows, Theta
-from mamdr_core.engine.prediction import Pieces, cut_pieces, predict_runs
+from mamdr_core.engine.pieces import MARGIN, PADDING, Pieces, cut_pieces
+from mamdr_core.engine.prediction import predict_runs
 from mamdr_core.models.structures import MODELS
 from tests.engine.helpers import with_base
 from tests.models.helpers import featured_columns, small_engine, small_settings
@@ -52,8 +52,8 @@ def test_stacks_predict_what_one_domain_after_another_does(monkeypatch, name, ki
             ]
         )
         for most in (1, 8, 4096):
-            monkeypatch.setattr(prediction, "PIECE_ROWS", most)
-            monkeypatch.setattr(prediction, "STACK_ROWS", {"cpu": 2 * most})
+            monkeypatch.setattr("mamdr_core.engine.pieces.PIECE_ROWS", most)
+            monkeypatch.setattr("mamdr_core.engine.pieces.STACK_ROWS", {"cpu": 2 * most})
             found = predict_runs(engine, shared, specific, columns, range(len(COUNTS)), edges)
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
     assert expected.std() > 0.01
@@ -79,7 +79,7 @@ def test_stacks_keep_their_bounds_and_hold_every_piece_once():
         padded = len(stack.length) * stack.length.max()
         assert len(stack.length) <= 20
         assert padded <= 256
-        assert padded <= prediction.PADDING * stack.length.sum() + prediction.MARGIN * len(stack.length)
+        assert padded <= PADDING * stack.length.sum() + MARGIN * len(stack.length)
     assert len(stacks) < 60
 
 

@@ -12,6 +12,7 @@ from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from mamdr_core.training import choices
 from mamdr_core.training.choices import (
     FAST_ROWS,
+    FAST_STEPS,
     Choices,
     choose_device,
     choose_engine,
@@ -67,6 +68,7 @@ def test_auto_compiles_where_the_run_is_long_enough_to_repay_it(caplog):
     assert choose_engine("auto", CPU, FAST_ROWS, ALONE) == "fast"
     assert choose_engine("auto", CPU, FAST_ROWS - 1, ALONE) == "eager"
     assert "the eager engine runs: 2,999,999 row-descents at most do not repay compiling" in caplog.text
+    assert choose_engine("auto", CPU, FAST_ROWS - 1, ALONE, steps=FAST_STEPS) == "fast"
     assert choose_engine("fast", CPU, 1, ALONE) == "fast"
     assert choose_engine("eager", CPU, 10 * FAST_ROWS, ALONE) == "eager"
 

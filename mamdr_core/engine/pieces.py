@@ -1,0 +1,171 @@
+"""Rows of many domains for one call of a model: pieces of similar length, stacked, one thread for each stack.
+
+Shape suffixes: G pieces of a stack, B rows of its longest piece, D width of a field.
+"""
+
+import copy
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+
+from mamdr_core.engine.columns import Columns
+from mamdr_core.engine.eager import EagerEngine
+from mamdr_core.engine.memory import stack_memory
+from mamdr_core.engine.parameters import Theta, stacked_rows
+from mamdr_core.engine.threads import one_thread
+from mamdr_core.heartbeat import beat
+
+PIECE_ROWS = 1 << 12
+"""Rows of a piece at most."""
+STACK_ROWS = {"cpu": 1 << 12, "cuda": 1 << 16}
+"""Padded rows of a stack at most: on a CPU hidden layers then stay in a core's cache, twice as fast as 16,384."""
+PADDING, MARGIN = 1.25, 8
+"""Padded rows of a stack are at most `PADDING` times its rows, and `MARGIN` more for each piece."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Consecutive rows of one domain each, or of any domains where all have the same parameters.
+
+    Attributes:
+        start, length: rows, int64 [G].
+        owner: what the piece belongs to, its place in a list that the caller has, int64 [G].
+    """
+
+    start: NDArray[np.int64]
+    length: NDArray[np.int64]
+    owner: NDArray[np.int64]
+
+    def __getitem__(self, places: NDArray[np.int64] | slice) -> "Pieces":
+        """Some of the pieces."""
+        return Pieces(self.start[places], self.length[places], self.owner[places])
+
+    def padded(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Their rows, int64 [G, B], and which of them are not padding, which reads a piece's last row again, [G, B]."""
+        start_G1, length_G1 = (torch.from_numpy(each).to(device)[:, None] for each in (self.start, self.length))
+        within_B = torch.arange(int(self.length.max()), device=device)
+        return start_G1 + torch.minimum(within_B, length_G1 - 1), within_B < length_G1
+
+
+def cut_ranges(start: NDArray[np.int64], stop: NDArray[np.int64], owner: NDArray[np.int64]) -> Pieces:
+    """Ranges of rows as pieces of at most `PIECE_ROWS` rows; empty ranges have none.
+
+    Args:
+        start, stop: of each range, int64 [R].
+        owner: of each range, int64 [R].
+    """
+    most = PIECE_ROWS
+    count = -(-(stop - start) // most)
+    which = np.repeat(np.arange(len(start)), count)
+    number = np.arange(len(which)) - (count.cumsum() - count)[which]
+    begin = start[which] + number * most
+    return Pieces(begin, np.minimum(begin + most, stop[which]) - begin, owner[which])
+
+
+def cut_pieces(pieces: Pieces, most_rows: int, most_pieces: int) -> Iterator[Pieces]:
+    """Stacks of pieces of similar length.
+
+    Args:
+        pieces: in any order.
+        most_rows: padded rows of a stack, unless one piece has more.
+        most_pieces: of a stack.
+    """
+    ordered = pieces[np.argsort(pieces.length, kind="stable")]
+    lengths = ordered.length.tolist()
+    first = rows = 0
+    for place, length in enumerate(lengths):
+        size = place - first + 1
+        padded = size * length
+        if place > first and (
+            padded > most_rows or size > most_pieces or padded > PADDING * (rows + length) + MARGIN * size
+        ):
+            yield ordered[slice(first, place)]
+            first, rows = place, 0
+        rows += length
+    if lengths:
+        yield ordered[slice(first, len(lengths))]
+
+
+class StackPool:
+    """Threads that run stacks, each with its own copy of the model; see `stack_pool`.
+
+    Args:
+        engine: has the model; dropout is off.
+        threads: run the stacks.
+        most_pieces: of a stack.
+    """
+
+    def __init__(self, engine: EagerEngine, threads: ThreadPoolExecutor, most_pieces: int) -> None:
+        self._engine, self._threads, self._most_pieces = engine, threads, most_pieces
+        self._local = threading.local()
+
+    def run(self, task: Callable[[Pieces], T], pieces: Pieces) -> Iterator[T]:
+        """What `task` returns for each stack of some pieces, in an order that follows from the pieces alone."""
+
+        def run(stack: Pieces) -> T:
+            beat()
+            return task(stack)
+
+        yield from self._threads.map(run, cut_pieces(pieces, STACK_ROWS[self._engine.device.type], self._most_pieces))
+
+    @property
+    def module(self) -> nn.Module:
+        """This thread's copy of the model: a functional call replaces the parameters of a module."""
+        if not hasattr(self._local, "module"):
+            self._local.module = copy.deepcopy(self._engine.flat.module).eval()
+        module: nn.Module = self._local.module
+        return module
+
+
+@contextmanager
+def stack_pool(engine: EagerEngine, vectors: int) -> Iterator[StackPool]:
+    """Open a pool: no operation uses several threads.
+
+    Operations on few rows gain nothing from threads, and on a busy machine these wait for one another in each.
+
+    Args:
+        engine: has the model.
+        vectors: of the size of the dense parameters that a piece takes in memory.
+    """
+    threads = torch.get_num_threads() if engine.device.type == "cpu" else 1
+    bytes_each = max(1, vectors * engine.flat.values_P.nbytes)
+    most_pieces = max(1, int(stack_memory(engine.device) / threads / bytes_each))
+    with one_thread(), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as executor:
+        yield StackPool(engine, executor, most_pieces)
+
+
+def stacked_fields(
+    engine: EagerEngine, columns: Columns, thetas: Sequence[Theta], rows_GB: Tensor
+) -> dict[str, Tensor]:
+    """What the model reads of some rows, by name [G, B, D], or [G, 1, D] of a table per domain.
+
+    Args:
+        engine: has the tables and the fixed vectors.
+        columns: have the rows.
+        thetas: of each piece, or one of all.
+        rows_GB: positions in `columns`.
+    """
+    fields = {}
+    for table in engine.tables:
+        places = rows_GB[:, :1] if table.per_domain else rows_GB
+        ids = columns.ids[table.column][places].long().to(engine.device)
+        if table.trainable:
+            of_N = torch.arange(len(ids), device=ids.device).repeat_interleave(ids.shape[1])
+            field = stacked_rows(thetas, table, ids.flatten(), of_N).unflatten(0, tuple(ids.shape))
+        else:
+            field = embedding(ids, engine.frozen[table.name])  # several times as fast as indexing
+        fields[table.name] = field
+    if columns.numeric.shape[1]:
+        fields["numeric"] = columns.numeric[rows_GB].to(engine.device)
+    return fields
