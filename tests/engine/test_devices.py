@@ -176,3 +176,15 @@ def test_a_step_that_waits_would_be_found(monkeypatch):
     monkeypatch.setattr(DenseStep, "__call__", waiting)
     more, fewer = (steps_waits("SGD", batch_size).total() for batch_size in (1, 30))
     assert more - fewer == 60 - 2
+
+
+def test_the_eager_engine_leaves_nothing_on_the_cpu():
+    """Its numbers are not compared: a pretended tensor that torch sets as a parameter's data keeps its own values."""
+    with pretended_device():
+        setting = Setting(DEVICE, kind=EagerEngine)
+        for run in (Setting.negotiate, Setting.regularize):
+            assert all(isinstance(change.dense, OnDevice) for change in run(setting))
+        assert isinstance(setting.engine.predict(Theta(setting.shared), setting.visit(4)), OnDevice)
+        loss, gradient = setting.engine.loss_and_gradient(Theta(setting.shared), setting.visit(2))
+        assert loss > 0
+        assert isinstance(gradient.dense, OnDevice)
