@@ -49,6 +49,7 @@ def run_without_packages(folder: Path, *options: str) -> subprocess.CompletedPro
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, env=environment)
 
 
+@pytest.mark.slow
 def test_all_parts_run_with_torch_and_numpy_alone_and_give_the_cpus_numbers(tmp_path):
     options = ("--device", "cpu", "--scale", ".001", "--no-compile", "--minutes", "60")
     done = run_without_packages(tmp_path, *options)
