@@ -89,9 +89,11 @@ class StackedTable:
             moves_N = self._may_move_T[local_N]
             local_N, place_N, step_N = local_N[moves_N], place_N[moves_N], step_N[moves_N]
         keys, inverse_N = (step_N * (nowhere + 1) + local_N).unique(return_inverse=True)
-        counts_S = torch.bincount(keys // (nowhere + 1), minlength=len(sizes))
-        before_S = counts_S.cumsum(0) - counts_S
-        inverse = torch.repeat_interleave(counts_S, torch.tensor(sizes, device=keys.device))
+        # Neither bincount nor a sum of sizes on the device: for both the host would wait for a GPU.
+        before_S = torch.searchsorted(keys, torch.arange(len(sizes) + 1, device=keys.device) * (nowhere + 1))
+        counts_S = before_S.diff()
+        sizes_S = torch.tensor(sizes, device=keys.device)
+        inverse = torch.repeat_interleave(counts_S, sizes_S, output_size=sum(sizes))
         inverse[place_N] = inverse_N - before_S[step_N]
         distinct = (keys % (nowhere + 1)).split(counts_S.tolist())
         return TouchedRows(list(places.split(sizes)), list(distinct), list(inverse.split(sizes)))
