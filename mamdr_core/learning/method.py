@@ -34,6 +34,8 @@ class Method:
         lr: inner learning rate alpha if none is set.
         combines_gradients: whether its steps combine gradients, of several domains or ranks: with the eager engine, on
             whole embedding tables.
+        mixes: whether the update of theta_S learns from `Round.mixed`, rows of all domains shuffled together, and not
+            from `Round.visits`.
     """
 
     shared: Callable[[Learner], Update] | None
@@ -42,6 +44,7 @@ class Method:
     mixed: bool = False
     lr: float = DOMAIN_LR
     combines_gradients: bool = False
+    mixes: bool = False
 
     def settle(self, settings: LearningSettings) -> LearningSettings:
         """The settings that the method runs with: its inner rate if none is set, and its variation of DR."""

@@ -133,7 +133,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         settings=settings,
         learner=learner,
         method=method,
-        owned_n=own,
+        owner_n=task.owner,
         counts_n=part.rows(task.pinned),
         collective=collective,
         val=columns["val"],

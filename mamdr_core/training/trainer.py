@@ -16,6 +16,7 @@ from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.mamdr import mamdr
 from mamdr_core.learning.method import Method
 from mamdr_core.parallel.collective import Collective
+from mamdr_core.parallel.lending import Lending
 from mamdr_core.parallel.supports import SupportSample
 from mamdr_core.shards.arrays import Arrays
 from mamdr_core.stateful import Stateful
@@ -27,7 +28,7 @@ from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.network_on_mixed import NetworkOnMixed
 from mamdr_core.training.position import Position
 from mamdr_core.training.progress import Progress
-from mamdr_core.training.rounds import deal_rounds
+from mamdr_core.training.rounds import deal_rounds, shuffle_rows
 from mamdr_core.training.settings import TrainSettings
 from mamdr_core.training.stages import Stage, make_stages
 from mamdr_core.training.state import RunState
@@ -63,7 +64,7 @@ class Trainer:
         learner: is trained.
         method: how.
         counts_n: training rows by domain, of all ranks.
-        owned_n: by domain, whether this rank owns it.
+        owner_n: rank of each domain, int64 [n].
         collective: the ranks.
         val: this rank's validation rows.
         arrays: makes an epoch's order of rows.
@@ -77,7 +78,7 @@ class Trainer:
     learner: Learner
     method: Method
     counts_n: NDArray[np.int64]
-    owned_n: NDArray[np.bool_]
+    owner_n: NDArray[np.int64]
     collective: Collective
     val: Columns
     arrays: Arrays
@@ -237,15 +238,32 @@ class Trainer:
         """The rounds of a stage that are not done yet."""
         settings, learner = self.settings, self.learner
         plan = RoundPlan(self.counts_n, stage.rounds_per_epoch, settings.smallest_slice, settings.seed)
+        lending = self._lending(stage)
         begun, within = divmod(self.position.done, stage.rounds_per_epoch)
         for epoch in range(stage.first_epoch + begun, stage.first_epoch + stage.epochs):
+            order = shuffle_rows(learner.train, derive_seed(settings.seed, epoch, 3), self.arrays)
             if stage.learns_specific and learner.settings.dr.k > 0:
                 with self.clock.phase("exchange"):
-                    seed = derive_seed(settings.seed, epoch, 7)
                     rows = learner.settings.dr.support_rows
-                    learner.supports = SupportSample(self.collective, learner.train, rows, seed)
-            yield from deal_rounds(plan, epoch, learner.train, self.collective.rank, self.arrays, within)
+                    learner.supports = SupportSample(self.collective, learner.train, rows, order)
+            yield from deal_rounds(
+                plan,
+                epoch,
+                learner.train,
+                self.collective.rank,
+                self.arrays,
+                within,
+                order,
+                stage.learns_shared and self.method.mixes,
+                lending,
+            )
             within = 0
+
+    def _lending(self, stage: Stage) -> Lending | None:
+        """What balances the ranks where theta_S learns from slices of domains on several ranks."""
+        if not stage.learns_shared or self.method.mixes or self.collective.size == 1 or not self.settings.balance_ranks:
+            return None
+        return Lending(self.collective, self.owner_n, self.settings.batch_size)
 
     def _timed(self, name: str) -> Callable[[Round], None]:
         """The method's update of that name, whose seconds are counted."""
@@ -277,4 +295,5 @@ class Trainer:
         stateful: dict[str, Stateful] = {"theta_S": learner, "early_stop": self.early_stop, **self._updates}
         if self.mixed:
             stateful |= {"mixed": self.mixed.mixed, "network_on_mixed": self.mixed}
-        return RunState(at, stateful, learner.specific, torch.from_numpy(self.owned_n), learner.shared.dense)
+        owned_n = self.owner_n == self.collective.rank
+        return RunState(at, stateful, learner.specific, torch.from_numpy(owned_n), learner.shared.dense)
