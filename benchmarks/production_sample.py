@@ -135,7 +135,7 @@ class Sample:
             learner=learner,
             method=replace(find_method(settings.method), **parts.updates()),
             counts_n=train.counts.numpy(),
-            owner_n=np.zeros(len(train.offsets) - 1, dtype=np.int64),
+            owned_n=np.ones(len(train.offsets) - 1, dtype=bool),
             collective=SingleProcess(),
             val=val.to(self.device),
             arrays=Arrays(),

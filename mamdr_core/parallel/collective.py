@@ -108,7 +108,7 @@ class _Board:
     def __init__(self, ranks: int) -> None:
         self.slots: list[object] = [None] * ranks
         self._turn = 0
-        self._turns = [threading.Semaphore(int(rank == 0)) for rank in range(ranks)]  # wakes one of hundreds of threads
+        self._turns = [threading.Semaphore(int(rank == 0)) for rank in range(ranks)]  # passing one wakes one thread
         self._failed = False
 
     def wait_for_turn(self, rank: int) -> None:

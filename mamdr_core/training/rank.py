@@ -133,7 +133,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         settings=settings,
         learner=learner,
         method=method,
-        owner_n=task.owner,
+        owned_n=own,
         counts_n=part.rows(task.pinned),
         collective=collective,
         val=columns["val"],

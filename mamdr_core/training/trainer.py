@@ -64,7 +64,7 @@ class Trainer:
         learner: is trained.
         method: how.
         counts_n: training rows by domain, of all ranks.
-        owner_n: rank of each domain, int64 [n].
+        owned_n: by domain, whether this rank owns it.
         collective: the ranks.
         val: this rank's validation rows.
         arrays: makes an epoch's order of rows.
@@ -78,7 +78,7 @@ class Trainer:
     learner: Learner
     method: Method
     counts_n: NDArray[np.int64]
-    owner_n: NDArray[np.int64]
+    owned_n: NDArray[np.bool_]
     collective: Collective
     val: Columns
     arrays: Arrays
@@ -263,7 +263,8 @@ class Trainer:
         """What balances the ranks where theta_S learns from slices of domains on several ranks."""
         if not stage.learns_shared or self.method.mixes or self.collective.size == 1 or not self.settings.balance_ranks:
             return None
-        return Lending(self.collective, self.owner_n, self.settings.batch_size)
+        own_n = torch.from_numpy(np.where(self.owned_n, self.collective.rank, 0))
+        return Lending(self.collective, self.collective.all_reduce(own_n).numpy(), self.settings.batch_size)
 
     def _timed(self, name: str) -> Callable[[Round], None]:
         """The method's update of that name, whose seconds are counted."""
@@ -295,5 +296,4 @@ class Trainer:
         stateful: dict[str, Stateful] = {"theta_S": learner, "early_stop": self.early_stop, **self._updates}
         if self.mixed:
             stateful |= {"mixed": self.mixed.mixed, "network_on_mixed": self.mixed}
-        owned_n = self.owner_n == self.collective.rank
-        return RunState(at, stateful, learner.specific, torch.from_numpy(owned_n), learner.shared.dense)
+        return RunState(at, stateful, learner.specific, torch.from_numpy(self.owned_n), learner.shared.dense)
