@@ -38,7 +38,7 @@ from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.parallel.supports import SupportSample
 from mamdr_core.shards.arrays import Arrays
-from mamdr_core.training.rounds import deal_rounds
+from mamdr_core.training.rounds import deal_rounds, shuffle_rows
 
 ROUNDS, K = 16, 5
 
@@ -66,7 +66,7 @@ def make_learner(
     return Learner(
         engine=engine,
         train=columns,
-        supports=SupportSample(SingleProcess(), columns, 1024, 0),
+        supports=SupportSample(SingleProcess(), columns, 1024, shuffle_rows(columns, 0, Arrays())),
         shared=shared,
         specific=SpecificStore(range(sizes["domain"]), slots, shared.dense),
         average=partial(mean_change, SingleProcess()),

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from production_counting import counting_learner
 from production_replay import Targets
-from production_shape import Ints, inputs_of, rows_by_domain
+from production_shape import Ints, inputs_of, row_bytes, rows_by_domain
 
 from mamdr_core.config import Config
 from mamdr_core.engine.parameters import Shared
@@ -44,7 +44,7 @@ def state_of(config: Config, ranks: int, sharded: bool) -> State:
     learner = counting_learner(config, "cpu", theta_without_storage(config, ranks, sharded))
     learner.prefetch = lambda visits: None
     negotiate, early_stop = DomainNegotiation(learner), EarlyStop(1, learner)
-    negotiate(Round(0, 0, {}, torch.zeros(0)))
+    negotiate(Round(0, 0, {}))
     early_stop.record(float("nan"), 1)
     parts = {"theta_S": learner, "early_stop": early_stop, "shared": negotiate}
     return State.join({name: each.state_dict() for name, each in parts.items()})
@@ -90,13 +90,10 @@ def _support_bytes(config: Config, targets: Targets, counts_n: Ints, owner_n: In
     """Of the samples that supports are drawn from: what a rank holds, and what it receives in a pass, at most."""
     sizes = np.minimum(counts_n, config.train.dr.support_rows)
     held_W = np.bincount(owner_n, weights=sizes, minlength=ranks)
-    inputs = inputs_of(config)
-    columns = len({"user", "item", "domain"} | {table.column for table in inputs.tables})
-    row = 4 * (columns + inputs.numeric + 1)  # ids and numbers of four bytes, and the label
     drawn_W = np.bincount(owner_n, weights=targets.support_n, minlength=ranks)
     return {
         "support_rows": int(sizes.sum()),
-        "support_received": row * int(drawn_W.max()) if ranks > 1 else 0,
+        "support_received": row_bytes(config) * int(drawn_W.max()) if ranks > 1 else 0,
         "support_held": 8 * int(held_W.max()),  # positions
     }
 

@@ -109,13 +109,13 @@ def _beyond(stacks: dict) -> float:
 def _host(dn: dict, dr: dict, sample: dict, ranks: int, val_rows: int, source: str) -> list[Term]:
     seconds, rows = sample["seconds"], sample["rows"]
     # The sample deals rows for an epoch and for a pass, and the slowest rank has `imbalance` of the mean rows.
-    own, imbalance = dn["slowest_rows"], dn["epoch_imbalance"]["rows"]
+    own, imbalance = dn["rows"] / ranks * dn["owned"]["epoch_imbalance"]["rows"], dn["owned"]["epoch_imbalance"]["rows"]
     deal = seconds["dealing rows"] / (2 * rows["train"])
     measured = sum(sample["validations"].values())
     validate = seconds["validate"] / (measured * rows["val"])
     targets = dr["slowest_targets"]
     return [
-        Term.of("DN", "outer update", own, "rows", seconds["outer update"] / rows["dn"], source),
+        Term.of("DN", "outer update", dn["slowest_rows"], "rows", seconds["outer update"] / rows["dn"], source),
         Term.of("DN", "the plan", dn["rounds"], "rounds", dn["planning_seconds"], "measured by the replay"),
         Term.of("DN", "dealing rows", own, "rows", deal, source),
         Term.of("DR", "dealing rows", own, "rows", deal, source),
@@ -137,6 +137,7 @@ def _network(dn: dict, bytes_: dict, sample: dict, network: float) -> list[Term]
         for part, name, amount in (
             ("DN", "averaging dense parameters", dense),
             ("DN", "embedding rows fetched and averaged, at most", rows),
+            ("DN", "rows borrowed", dn["lent"]["most_received"]),
             ("DR", "support rows received", bytes_["support_received"]),
         )
     ]

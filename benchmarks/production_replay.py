@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from production_counting import counting_learner
-from production_shape import Ints, rows_by_domain, stages_of
+from production_shape import Ints, row_bytes, rows_by_domain, stages_of
 
 from mamdr_core.config import Config
 from mamdr_core.engine.plan import RoundPlan
 from mamdr_core.learning.domain_regularization import DomainRegularization, step_rows, visit_rows
 from mamdr_core.learning.learner import Round
+from mamdr_core.parallel.balance import Batches, balance_ranks
 from mamdr_core.parallel.placement import place_domains
 
 FEW_TARGETS = 5_000
@@ -41,7 +42,7 @@ def pass_of(config: Config, owned: Ints | slice = slice(None)) -> Round:
     visited = np.arange(len(rows_n))[owned]
     nothing = torch.zeros(1, dtype=torch.int8)
     slices = {int(domain): nothing.expand(rows_n[domain]) for domain in visited if rows_n[domain]}
-    return Round(stage.first_epoch, 0, slices, nothing[:0])
+    return Round(stage.first_epoch, 0, slices)
 
 
 def targets_of(config: Config) -> Targets:
@@ -59,35 +60,71 @@ def targets_of(config: Config) -> Targets:
     return Targets(*figures)
 
 
+@dataclass(frozen=True)
+class Visits:
+    """DN's visits of a round on all ranks, [V]: the rank, and the rows."""
+
+    rank_V: Ints
+    rows_V: Ints
+
+    def count(self, ranks: int, batch_size: int) -> Ints:
+        """Rows, steps (what `Visit.batches` cuts) and visits of each rank, [3, W]."""
+        each = (self.rows_V, -(-self.rows_V // batch_size), np.ones_like(self.rows_V))
+        return np.array([np.bincount(self.rank_V, each_V, ranks) for each_V in each]).astype(np.int64)
+
+
+def visits_of(batches: Batches) -> Visits:
+    """A rank visits the batches of a domain that it holds together."""
+    n = int(batches.domain_U.max(initial=0)) + 1
+    pairs, place_U = np.unique(batches.holder_U * n + batches.domain_U, return_inverse=True)
+    return Visits(pairs // n, np.bincount(place_U, batches.sizes, len(pairs)).astype(np.int64))
+
+
 def count_rounds(config: Config, owner_n: Ints, ranks: int) -> dict[str, object]:
-    """DN over an epoch, on every rank: what `Visit.batches` cuts of each slice."""
+    """DN over an epoch, on every rank: what it visits with lending, and the owners' part alone."""
     train, stage = config.train, stages_of(config.train)[0]
     plan = RoundPlan(rows_by_domain(config)[0], stage.rounds_per_epoch, train.smallest_slice, train.seed)
-    started = time.perf_counter()
-    sizes_Rn = []
+    lends = train.balance_ranks and ranks > 1
+    owned, held, slices, planned = [], [], [], 0.0
+    received_W = np.zeros(ranks)
     for number in range(plan.rounds):
+        started = time.process_time()  # of this core, whatever else the machine does
         start_n, stop_n = plan.slices(stage.first_epoch, number)
         plan.order(stage.first_epoch, number)  # for its time alone
-        sizes_Rn.append(stop_n - start_n)
-    planned = time.perf_counter() - started
-    owned = {"rows": [], "steps": [], "visits": []}
-    for sizes_n in sizes_Rn:
-        for name, each_n in (("rows", sizes_n), ("steps", -(-sizes_n // train.batch_size)), ("visits", sizes_n > 0)):
-            owned[name].append(np.bincount(owner_n, weights=each_n, minlength=ranks))
-    counted = {name: np.array(each) for name, each in owned.items()}
-    rows = np.concatenate([sizes_n[sizes_n > 0] for sizes_n in sizes_Rn])
+        batches = balance_ranks(start_n, stop_n, owner_n, ranks, train.batch_size) if lends else None
+        planned += time.process_time() - started
+        visited = np.flatnonzero(stop_n > start_n)
+        slices.append((stop_n - start_n)[visited])
+        own = Visits(owner_n[visited], slices[-1])
+        owned.append(own.count(ranks, train.batch_size))
+        held.append((visits_of(batches) if batches else own).count(ranks, train.batch_size))
+        if batches:
+            received_W += np.bincount(batches.holder_U[batches.lent], batches.sizes[batches.lent], ranks)
+    rows = np.concatenate(slices)
+    counted = dict(zip(("rows", "steps", "visits"), np.stack(held, axis=1), strict=True))
     return {
         "rounds": plan.rounds,
-        "rows": int(rows.sum()),
-        "visits": len(rows),
-        "steps": int(counted["steps"].sum()),
+        **{name: int(each.sum()) for name, each in counted.items()},
         "median_visit": float(np.median(rows)),
         "below_500": float((rows < 500).mean()),
         "rows_below_500": float(rows[rows < 500].sum() / max(rows.sum(), 1)),
         "planning_seconds": planned / plan.rounds,
+        "largest_round": float(counted["rows"].max(initial=0)),
+        **_imbalance(counted),
+        "owned": _imbalance(dict(zip(("rows", "steps", "visits"), np.stack(owned, axis=1), strict=True))),
+        "lent": {
+            "rows": int(received_W.sum()),
+            "bytes": row_bytes(config) * int(received_W.sum()),
+            "most_received": row_bytes(config) * int(received_W.max()),
+        },
+    }
+
+
+def _imbalance(counted: dict[str, Ints]) -> dict[str, object]:
+    """The ranks that rounds wait for, of figures [R, W]."""
+    return {
         "slowest_rows": float(counted["rows"].max(1).sum()),
         "slowest_steps": float(counted["steps"].max(1).sum()),
-        "largest_round": float(counted["rows"].max(initial=0)),
         "round_imbalance": {name: float((each.max(1) / each.mean(1)).mean()) for name, each in counted.items()},
         "epoch_imbalance": {name: float(each.sum(0).max() / each.sum(0).mean()) for name, each in counted.items()},
     }

@@ -22,12 +22,12 @@ def print_replay(found: dict) -> None:
         f"\nDN: {first['visits']:,} visits in {first['rounds']} rounds, {first['rows'] / first['visits']:.0f} rows "
         f"each, median {first['median_visit']:.0f}; {first['below_500']:.1%} of them below 500 rows, with "
         f"{first['rows_below_500']:.0%} of the rows; {first['rows'] / first['steps']:.0f} rows a step. Imbalance is "
-        "the largest of all ranks over the mean; planning a round takes each rank "
-        f"{1e3 * first['planning_seconds']:.1f} ms."
+        "the largest of all ranks over the mean."
     )
     print_table(
         "W | visits a round and rank | rows a round and rank | imbalance of a round: rows | steps | of an epoch: rows "
-        "| steps | steps of the slowest ranks, all rounds",
+        "| steps | of a round without lending: rows | steps | rows lent an epoch | of all | received by a rank at most "
+        "| steps of the slowest ranks, all rounds | planning a round",
         [_dn(own) for own in each],
     )
     some = next(iter(each))["dr"]
@@ -66,7 +66,12 @@ def _dn(own: dict) -> list[object]:
         f"{dn['visits'] / dn['rounds'] / ranks:,.0f}",
         f"{dn['rows'] / dn['rounds'] / ranks:,.0f}",
         *(f"{dn[f'{of}_imbalance'][what]:.2f}" for of in ("round", "epoch") for what in ("rows", "steps")),
+        *(f"{dn['owned']['round_imbalance'][what]:.2f}" for what in ("rows", "steps")),
+        f"{dn['lent']['rows']:,} ({dn['lent']['bytes'] / 1e6:,.0f} MB)",
+        f"{dn['lent']['rows'] / dn['rows']:.1%}",
+        f"{dn['lent']['most_received'] / 1e6:,.1f} MB",
         f"{dn['slowest_steps']:,.0f}",
+        f"{1e3 * dn['planning_seconds']:.0f} ms",
     ]
 
 

@@ -63,6 +63,13 @@ def inputs_of(config: Config) -> Inputs:
     return declare_inputs(config.model, config.features, sizes_of(config))
 
 
+def row_bytes(config: Config) -> int:
+    """Bytes of a row that ranks send: ids and numbers of four bytes, and the label."""
+    inputs = inputs_of(config)
+    columns = len({"user", "item", "domain"} | {table.column for table in inputs.tables})
+    return 4 * (columns + inputs.numeric + 1)
+
+
 def stages_of(train: TrainSettings) -> tuple[Stage, Stage]:
     """The stage of theta_S, and that of theta_i."""
     if train.dr.schedule != "settled":

@@ -1,17 +1,16 @@
 """Updates of theta_S whose every inner step combines the gradients of several domains; what such methods share.
 
 The rows of a round are dealt to inner steps so that every step reads many domains (`deal_steps`); a step combines their
-gradients and hands the result to the inner optimizer. On several ranks each does so over its own domains, and the ends
-are averaged as in joint training.
+gradients and hands the result to the inner optimizer. On several ranks each does so over its part of the round, and the
+ends are averaged as in joint training.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
 
-from mamdr_core.engine.columns import Columns, Visit
+from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.optimizers import OuterOptimizer, inner_step
 from mamdr_core.engine.parameters import Change, Theta
 from mamdr_core.engine.stacked_changes import ChangeSum
@@ -53,7 +52,7 @@ class CombinedSteps(ABC):
     def __call__(self, round_: Round) -> None:
         """Descend on the steps of a round."""
         learner = self.learner
-        steps = deal_steps(learner.train, round_.slices, learner.engine.batch_size)
+        steps = deal_steps(round_.visits(learner.train), learner.engine.batch_size)
         learner.prefetch(visit for visits in steps for visit in visits)
         state = self.inner.moments()
         moved = learner.no_change()
@@ -78,27 +77,26 @@ class CombinedSteps(ABC):
         self.inner.load_state_dict(state.part("inner"))
 
 
-def deal_steps(train: Columns, slices: Mapping[int, Tensor], batch_size: int) -> list[list[Visit]]:
+def deal_steps(visits: Mapping[int, Visit], batch_size: int) -> list[list[Visit]]:
     """A round's rows in steps of about `batch_size` rows, each with as many domains as there are.
 
     A domain of m rows takes part in min(steps, m / PART_ROWS) steps, evenly spread, with equal parts.
 
     Args:
-        train: has the rows.
-        slices: by domain, in the round's random order, its rows.
+        visits: by domain, in the round's random order, to its rows.
         batch_size: rows of a step, about.
 
     Returns:
         By step, a visit of each of its domains; steps without rows are left out.
     """
-    count = max(1, round(sum(map(len, slices.values())) / batch_size))
+    count = max(1, round(sum(len(visit.rows) for visit in visits.values()) / batch_size))
     steps: list[list[Visit]] = [[] for _ in range(count)]
-    for place, rows in enumerate(slices.values()):
-        parts = min(count, max(1, len(rows) // PART_ROWS))
-        shift = (place + 0.5) / len(slices)
-        for part, own in enumerate(rows.tensor_split(parts)):
-            steps[int((part + shift) * count / parts)].append(Visit(train, own))
-    return [visits for visits in steps if visits]
+    for place, visit in enumerate(visits.values()):
+        parts = min(count, max(1, len(visit.rows) // PART_ROWS))
+        shift = (place + 0.5) / len(visits)
+        for part, own in enumerate(visit.rows.tensor_split(parts)):
+            steps[int((part + shift) * count / parts)].append(Visit(visit.columns, own))
+    return [step for step in steps if step]
 
 
 def gradients_of(learner: Learner, theta: Theta, visits: Sequence[Visit], seeds: Sequence[int]) -> list[Change]:

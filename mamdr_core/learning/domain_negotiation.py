@@ -1,6 +1,5 @@
 """Domain Negotiation: Algorithm 1, the update of theta_S in MAMDR."""
 
-from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.optimizers import OuterOptimizer
 from mamdr_core.engine.settings import OuterSettings
 from mamdr_core.learning.inner_loop import InnerLoop
@@ -12,7 +11,7 @@ from mamdr_core.stateful import State
 class DomainNegotiation:
     """Algorithm 1 (Eq. 3 and 4). A call is one iteration of its outer loop, lines 2 to 7.
 
-    On several ranks each does lines 2 to 6 over its own domains, and line 7 takes the mean over ranks of
+    On several ranks each does lines 2 to 6 over its part of the round, and line 7 takes the mean over ranks of
     theta~ - theta, weighted by rows.
 
     Args:
@@ -28,7 +27,7 @@ class DomainNegotiation:
     def __call__(self, round_: Round) -> None:
         """Visit the domains of a round one after another, then move theta_S towards where that has led."""
         learner = self._learner
-        visits = [Visit(learner.train, rows) for rows in round_.slices.values()]  # line 3: the round has shuffled them
+        visits = list(round_.visits(learner.train).values())  # line 3: the round has shuffled them
         change = self._inner.descend(visits, round_)  # lines 2 and 4-6: theta~ - theta
         rows = learner.count(visits)
         self._outer.step(learner.shared, learner.average(change, float(rows)))  # line 7

@@ -58,7 +58,7 @@ class DomainRegularization:
     def _visits(
         self, targets: Mapping[int, Tensor], drawn: Mapping[int, Sequence[Draw]]
     ) -> dict[int, list[list[Visit]]]:
-        """By target and step of line 2's loop, the visits to a support domain and to the target, or to the target alone.
+        """By target and step of line 2's loop, the visits to a support domain and to the target, or to the latter alone.
 
         Args:
             targets: by domain, the rows dealt to it.

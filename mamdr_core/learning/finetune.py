@@ -14,4 +14,4 @@ def _afterwards(dr: DRSettings, alpha: float) -> DRSettings:
     return replace(dr, k=0, gamma=gamma, schedule="settled", every=1)
 
 
-METHOD = Method(JointTraining, DomainRegularization, dr=_afterwards, lr=JOINT_LR)
+METHOD = Method(JointTraining, DomainRegularization, dr=_afterwards, lr=JOINT_LR, mixes=True)

@@ -1,6 +1,5 @@
 """Joint training: mini-batches of all domains mixed (appendix A.3)."""
 
-from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.optimizers import OuterOptimizer
 from mamdr_core.learning.inner_loop import TAKE_END, InnerLoop
 from mamdr_core.learning.learner import Learner, Round
@@ -22,7 +21,7 @@ class JointTraining:
     def __call__(self, round_: Round) -> None:
         """Descend on the round's mixed rows."""
         learner = self._learner
-        visits = [Visit(learner.train, round_.shuffled)]
+        visits = [round_.mixed(learner.train)]
         change = self._inner.descend(visits, round_)
         OuterOptimizer(TAKE_END).step(learner.shared, learner.average(change, float(learner.count(visits))))
 
@@ -39,4 +38,4 @@ class JointTraining:
         self._inner.load_state_dict(state)
 
 
-METHOD = Method(JointTraining, lr=JOINT_LR)
+METHOD = Method(JointTraining, lr=JOINT_LR, mixes=True)

@@ -22,7 +22,7 @@ class JointDataParallel(JointTraining):
 
     def __call__(self, round_: Round) -> None:
         """Descend on the round's mixed rows."""
-        learner, rows = self._learner, round_.shuffled
+        learner, rows = self._learner, round_.mixed(self._learner.train).rows
         counts_W = learner.gather(len(rows))
         steps = -(-sum(counts_W) // learner.engine.batch_size)
         before = sum(counts_W[: learner.rank])
@@ -39,4 +39,4 @@ class JointDataParallel(JointTraining):
             outer.step(learner.shared, moved)
 
 
-METHOD = Method(JointDataParallel, lr=JOINT_LR, combines_gradients=True)
+METHOD = Method(JointDataParallel, lr=JOINT_LR, combines_gradients=True, mixes=True)

@@ -26,14 +26,39 @@ class Round:
     Attributes:
         epoch: from 0.
         number: round within the epoch, from 0.
-        slices: by domain, in the round's random order: positions of its rows of this round in `Learner.train`.
-        shuffled: positions of as many rows of all own domains, shuffled together (joint training).
+        slices: by own domain, in the round's random order: positions of its rows of this round in `Learner.train`.
+        shuffled: positions of as many rows of all own domains, shuffled together; None unless `Method.mixes`.
+        balanced: where ranks lend rows to others, by domain, what this rank visits for theta_S; None: its own slices.
     """
 
     epoch: int
     number: int
     slices: dict[int, Tensor]
-    shuffled: Tensor
+    shuffled: Tensor | None = None
+    balanced: dict[int, Visit] | None = None
+
+    def visits(self, train: Columns) -> dict[int, Visit]:
+        """What theta_S learns from, by domain in the round's random order: own slices, or what is left and borrowed.
+
+        Args:
+            train: `Learner.train`.
+        """
+        if self.balanced is not None:
+            return self.balanced
+        return {domain: Visit(train, rows) for domain, rows in self.slices.items()}
+
+    def mixed(self, train: Columns) -> Visit:
+        """The round's rows of all own domains, shuffled together.
+
+        Args:
+            train: `Learner.train`.
+
+        Raises:
+            ValueError: the method does not declare that it mixes rows, a bug.
+        """
+        if self.shuffled is None:
+            raise ValueError("this round has no mixed rows: the method must declare mixes=True")
+        return Visit(train, self.shuffled)
 
 
 Draw = tuple[int, int, int]

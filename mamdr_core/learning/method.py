@@ -36,6 +36,8 @@ class Method:
             whole embedding tables.
         has_outer: whether theta_S moves by the outer update that is set, with its momenta.
         carries_moments: whether its inner loops may carry Adam's moments from one to the next.
+        mixes: whether the update of theta_S learns from `Round.mixed`, rows of all domains shuffled together, and not
+            from `Round.visits`.
     """
 
     shared: Callable[[Learner], Update] | None
@@ -46,6 +48,7 @@ class Method:
     combines_gradients: bool = False
     has_outer: bool = False
     carries_moments: bool = True
+    mixes: bool = False
 
     def settle(self, settings: LearningSettings) -> LearningSettings:
         """The settings that the method runs with: its inner rate if none is set, and its variation of DR."""

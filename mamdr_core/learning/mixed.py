@@ -12,5 +12,5 @@ def _without_supports(dr: DRSettings, alpha: float) -> DRSettings:
     return replace(dr, k=0)
 
 
-METHOD = Method(JointTraining, dr=_without_supports, mixed=True, lr=JOINT_LR)
+METHOD = Method(JointTraining, dr=_without_supports, mixed=True, lr=JOINT_LR, mixes=True)
 """logit = theta_S's network + w_i . phi(x) + random effects of ids (GLMix, Zhang et al. 2016; docs/mixed.md)."""

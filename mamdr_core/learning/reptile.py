@@ -1,6 +1,5 @@
 """Reptile, batch version (Nichol et al. 2018): the outer update takes the mean of every domain's own change."""
 
-from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.optimizers import OuterOptimizer
 from mamdr_core.engine.parameters import EVERYTHING, Theta
 from mamdr_core.engine.stacked_changes import ChangeSum
@@ -29,7 +28,7 @@ class Reptile:
     def __call__(self, round_: Round) -> None:
         """Descend on every domain of a round from the same theta_S, then move it by the mean change."""
         learner, settings = self._learner, self._learner.settings
-        visits = {domain: Visit(learner.train, rows) for domain, rows in round_.slices.items()}
+        visits = round_.visits(learner.train)
         learner.prefetch(visits.values())
         domains = list(visits)
         total = ChangeSum()

@@ -36,15 +36,16 @@ def place_domains(rows_n: Ints, ranks: int, positions_n: Ints | None = None) -> 
     small = np.flatnonzero(~large_n)
     if positions_n is not None:
         small = small[np.argsort(positions_n[small], kind="stable")]
-    room_W = _room(np.array([rows for rows, _ in sorted(load, key=lambda item: item[1])]), int(weight_n[small].sum()))
+    load_W = np.array([rows for rows, _ in sorted(load, key=lambda item: item[1])], dtype=np.float64)
+    room_W = room_below_level(load_W, float(weight_n[small].sum()))
     middle = weight_n[small].cumsum() - weight_n[small] / 2
     owner_n[small] = np.minimum(np.searchsorted(room_W.cumsum(), middle), ranks - 1)
     return owner_n
 
 
-def _room(load_W: Ints, rows: int) -> NDArray[np.float64]:
-    """How many of `rows` each rank takes so that the least loaded end level, float64 [W]."""
+def room_below_level(load_W: NDArray[np.float64], amount: float) -> NDArray[np.float64]:
+    """How much of an amount each rank takes so that the least loaded end level, float64 [W]."""
     ascending = np.sort(load_W)
-    levels = (rows + ascending.cumsum()) / np.arange(1, len(load_W) + 1)  # if the first, the first two, ... take them
+    levels = (amount + ascending.cumsum()) / np.arange(1, len(load_W) + 1)  # if the first, the first two, ... take them
     room_W: NDArray[np.float64] = np.maximum(levels.min() - load_W, 0.0)
     return room_W

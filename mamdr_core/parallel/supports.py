@@ -7,43 +7,49 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mamdr_core.engine.columns import Columns, offsets_of
-from mamdr_core.engine.plan import shuffled_parts
+from mamdr_core.engine.columns import Columns
+from mamdr_core.engine.plan import PART_ROWS, domain_parts
 from mamdr_core.engine.steps import ranges
 from mamdr_core.learning.learner import Draw
 from mamdr_core.parallel.collective import Collective
+from mamdr_core.parallel.row_exchange import exchange_rows
+
+GOLDEN_SECTION = (5**0.5 - 1) / 2
 
 
 class SupportSample:
     """An epoch's sample of every domain's training rows, of which other ranks fetch what their targets have drawn.
 
-    A domain's sample is uniform without replacement and in random order; it depends on the seed and the domain's own
-    rows alone, not on the rank that owns them. A rank holds the places of its own domains' samples, 8 bytes a row.
-    Every rank makes it at the same time.
+    A domain's sample is uniform without replacement and in random order; it depends on the order of the domain's own
+    rows alone, not on the rank that owns them. The rounds' slices are cut from the same order, over which the sample,
+    and every block of it, is spread evenly (`spread_places`): a block has as large a part of each slice as an
+    independent draw has on average. A rank holds the places of its own domains' samples, 8 bytes a row. Every rank
+    makes it at the same time.
 
     Args:
         collective: the ranks.
         train: this rank's rows; every domain has one owner.
         rows_per_domain: bound of a domain's sample.
-        seed: of the run and epoch.
+        order: of the epoch, random within each domain: positions in `train`, int64 [N].
 
     Attributes:
         counts_n: rows of each domain's sample, [n], the same on all ranks.
         occupied: domains with rows, ascending, the same on all ranks.
     """
 
-    def __init__(self, collective: Collective, train: Columns, rows_per_domain: int, seed: int) -> None:
+    def __init__(self, collective: Collective, train: Columns, rows_per_domain: int, order: Tensor) -> None:
         self._collective = collective
         self._train = train
         offsets = train.offsets.numpy()
-        chosen = [np.zeros(0, dtype=np.int64)]
-        for first, order in shuffled_parts(offsets, seed):
-            rows = np.arange(first, first + len(order))
-            within = rows - offsets[np.searchsorted(offsets, rows, side="right") - 1]
-            chosen.append(order[within < rows_per_domain])
-        self._places = torch.from_numpy(np.concatenate(chosen)).to(train.labels.device)
-        own_n = np.minimum(np.diff(offsets), rows_per_domain)
-        self._starts_n = own_n.cumsum() - own_n
+        counts_n = np.diff(offsets)
+        own_n = np.minimum(counts_n, rows_per_domain)
+        starts_n = np.append(0, own_n.cumsum())
+        self._places = torch.empty(int(starts_n[-1]), dtype=torch.long, device=order.device)
+        for first, last in domain_parts(starts_n, PART_ROWS):
+            part = slice(first, last)
+            places = np.repeat(offsets[part], own_n[part]) + spread_places(counts_n[part], own_n[part])
+            self._places[starts_n[first] : starts_n[last]] = order[torch.from_numpy(places).to(order.device)]
+        self._starts_n = starts_n[:-1]
         known = np.stack([own_n, np.where(own_n > 0, collective.rank, 0)])
         self.counts_n, self._owner_n = collective.all_reduce(torch.from_numpy(known)).numpy()
         self.occupied = np.flatnonzero(self.counts_n)
@@ -70,7 +76,7 @@ class SupportSample:
         return columns, [rows_U[place] for place in place_D.tolist()]
 
     def _exchange(self, wanted_U3: NDArray[np.int64]) -> Columns:
-        """The rows of draws, in their order, which is by domain."""
+        """The rows of draws in their order, which is by domain: owners are asked for them, and send them."""
         collective, train, ranks = self._collective, self._train, self._collective.size
         owner_U = self._owner_n[wanted_U3[:, 0]]
         order_U = owner_U.argsort(kind="stable")
@@ -79,23 +85,22 @@ class SupportSample:
         domains, firsts, sizes = asked.numpy().T
         own = self._places[torch.from_numpy(ranges(self._starts_n[domains] + firsts, sizes)).to(self._places.device)]
         sent = [int(part[:, 2].sum()) for part in asked.split(asked_counts)]
-        names = sorted(train.ids)
-        ids, _ = collective.all_to_all(torch.stack([train.ids[name][own] for name in names], dim=1), sent)
-        values, _ = collective.all_to_all(_values(train, own), sent)
-        sizes_U = wanted_U3[:, 2]
-        starts_U = np.empty_like(sizes_U)
-        starts_U[order_U] = sizes_U[order_U].cumsum() - sizes_U[order_U]
-        by_domain = torch.from_numpy(ranges(starts_U, sizes_U)).to(ids.device)
-        ids, values = ids[by_domain], values[by_domain]
-        counts_n = np.zeros_like(self.counts_n)
-        np.add.at(counts_n, wanted_U3[:, 0], sizes_U)
-        numeric, single = values[:, : train.numeric.shape[1]].contiguous(), values[:, train.numeric.shape[1] :]
-        labels, *base_logits = (column.contiguous() for column in single.unbind(1))
-        columns = {name: ids[:, place].contiguous() for place, name in enumerate(names)}
-        return Columns(columns, numeric, labels, offsets_of(torch.from_numpy(counts_n)), None, *base_logits)
+        return exchange_rows(collective, train, own, sent)
 
 
-def _values(columns: Columns, rows: Tensor) -> Tensor:
-    """Numeric features, the label and, where there are any, the base logit of some rows, [M, K + 1] or [M, K + 2]."""
-    single = [columns.labels] if columns.base_logits is None else [columns.labels, columns.base_logits]
-    return torch.cat([columns.numeric[rows], *(column[rows, None] for column in single)], dim=1)
+def spread_places(rows_n: NDArray[np.int64], sampled_n: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Distinct places of each domain's sample within its rows, int64 [sum of `sampled_n`].
+
+    Place s is s a mod m with a next to the golden section of m and coprime to it: consecutive ones are far apart, and
+    any block of them is spread evenly.
+
+    Args:
+        rows_n: rows m of each domain.
+        sampled_n: of which are sampled.
+    """
+    stride_n = np.maximum(np.rint(rows_n * GOLDEN_SECTION).astype(np.int64), 1)
+    while (divides_n := np.gcd(stride_n, rows_n) > 1).any():
+        stride_n += divides_n
+    number = ranges(np.zeros_like(sampled_n), sampled_n)
+    places: NDArray[np.int64] = number * np.repeat(stride_n, sampled_n) % np.repeat(rows_n, sampled_n)
+    return places

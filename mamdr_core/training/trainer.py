@@ -16,6 +16,7 @@ from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.mamdr import mamdr
 from mamdr_core.learning.method import Method
 from mamdr_core.parallel.collective import Collective
+from mamdr_core.parallel.lending import Lending
 from mamdr_core.parallel.supports import SupportSample
 from mamdr_core.shards.arrays import Arrays
 from mamdr_core.stateful import Stateful
@@ -27,7 +28,7 @@ from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.network_on_mixed import NetworkOnMixed
 from mamdr_core.training.position import Position
 from mamdr_core.training.progress import Progress
-from mamdr_core.training.rounds import deal_rounds
+from mamdr_core.training.rounds import deal_rounds, shuffle_rows
 from mamdr_core.training.settings import TrainSettings
 from mamdr_core.training.stages import Stage, make_stages
 from mamdr_core.training.state import RunState
@@ -237,15 +238,33 @@ class Trainer:
         """The rounds of a stage that are not done yet."""
         settings, learner = self.settings, self.learner
         plan = RoundPlan(self.counts_n, stage.rounds_per_epoch, settings.smallest_slice, settings.seed)
+        lending = self._lending(stage)
         begun, within = divmod(self.position.done, stage.rounds_per_epoch)
         for epoch in range(stage.first_epoch + begun, stage.first_epoch + stage.epochs):
+            order = shuffle_rows(learner.train, derive_seed(settings.seed, epoch, 3), self.arrays)
             if stage.learns_specific and learner.settings.dr.k > 0:
                 with self.clock.phase("exchange"):
-                    seed = derive_seed(settings.seed, epoch, 7)
                     rows = learner.settings.dr.support_rows
-                    learner.supports = SupportSample(self.collective, learner.train, rows, seed)
-            yield from deal_rounds(plan, epoch, learner.train, self.collective.rank, self.arrays, within)
+                    learner.supports = SupportSample(self.collective, learner.train, rows, order)
+            yield from deal_rounds(
+                plan,
+                epoch,
+                learner.train,
+                self.collective.rank,
+                self.arrays,
+                within,
+                order,
+                stage.learns_shared and self.method.mixes,
+                lending,
+            )
             within = 0
+
+    def _lending(self, stage: Stage) -> Lending | None:
+        """What balances the ranks where theta_S learns from slices of domains on several ranks."""
+        if not stage.learns_shared or self.method.mixes or self.collective.size == 1 or not self.settings.balance_ranks:
+            return None
+        own_n = torch.from_numpy(np.where(self.owned_n, self.collective.rank, 0))
+        return Lending(self.collective, self.collective.all_reduce(own_n).numpy(), self.settings.batch_size)
 
     def _timed(self, name: str) -> Callable[[Round], None]:
         """The method's update of that name, whose seconds are counted."""

@@ -8,6 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from mamdr_core.engine.plan import RoundPlan
+from mamdr_core.parallel.collective import run_simulated
+from mamdr_core.parallel.lending import Lending
+from mamdr_core.parallel.placement import place_domains
+from mamdr_core.shards.arrays import Arrays
+from mamdr_core.training.rounds import deal_rounds
+from tests.engine.helpers import random_columns
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = [
     "synthetic.rows=2800", "synthetic.users=50", "synthetic.items=30", "synthetic.domains=12",
@@ -59,6 +67,32 @@ def test_ranks_share_out_all_rows_and_steps(load):
     assert sum(stacks["rows"] for stacks in three["stacks"]["cpu"]) == one["dr"]["rows"]
     assert one["dr"]["steps"] == targets.steps_n.sum()
     assert one["dn"]["epoch_imbalance"]["rows"] == 1 < three["dn"]["round_imbalance"]["rows"]
+
+
+def test_the_replay_counts_what_ranks_visit_with_lending(load):
+    """Three ranks deal the rounds of an epoch of 40 domains, and of each visit the engine's batches are counted."""
+    shape, replay = load("production_shape"), load("production_replay")
+    config = shape.production_config(["train.batch_size=64", "train.rounds_per_epoch=4"], domains=40)
+    counts_n, _ = shape.rows_by_domain(config)
+    owner_n, columns = place_domains(counts_n, 3), random_columns(counts_n.tolist())
+    plan = RoundPlan(counts_n, 4, config.train.smallest_slice, config.train.seed)
+
+    def task(collective):
+        train = columns.take(
+            (torch.from_numpy(owner_n)[columns.ids["domain"].long() - 1] == collective.rank).nonzero()[:, 0]
+        )
+        lending = Lending(collective, owner_n, 64)
+        rounds = deal_rounds(plan, 0, train, collective.rank, Arrays(), lending=lending)
+        visits = [list(round_.visits(train).values()) for round_ in rounds]
+        return [(sum(len(v.rows) for v in own), sum(len(v.batches(64)) for v in own), len(own)) for own in visits]
+
+    found = np.array(run_simulated(task, 3))  # [rank, round, figure]
+    counted = replay.count_rounds(config, owner_n, 3)
+    assert [counted[of] for of in ("rows", "steps", "visits")] == found.sum((0, 1)).tolist()
+    assert counted["slowest_rows"] == found[..., 0].max(0).sum()
+    assert counted["slowest_steps"] == found[..., 1].max(0).sum()
+    assert counted["slowest_steps"] < counted["owned"]["slowest_steps"]
+    assert 0 < counted["lent"]["rows"] < counted["rows"] / 2
 
 
 def test_of_many_targets_one_trajectory_stands_for_all(load, monkeypatch):

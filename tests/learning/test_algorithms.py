@@ -15,6 +15,8 @@ from mamdr_core.learning.methods import METHODS, find_method
 from mamdr_core.learning.settings import DRSettings, LearningSettings
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.parallel.supports import SupportSample
+from mamdr_core.shards.arrays import Arrays
+from mamdr_core.training.rounds import shuffle_rows
 
 CENTRES = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, 1.0]], dtype=torch.float64)
 ALPHA, BETA, GAMMA, K = 0.1, 0.5, 0.3, 2
@@ -48,7 +50,7 @@ def make_learner(**dr):
     return Learner(
         engine=QuadraticEngine(),
         train=columns,
-        supports=SupportSample(SingleProcess(), columns, 1024, seed=1),
+        supports=SupportSample(SingleProcess(), columns, 1024, shuffle_rows(columns, 1, Arrays())),
         shared=Shared(torch.tensor([0.5, -0.5], dtype=torch.float64), {}),
         specific=zeros_of(range(3)),
         average=lambda change, weight: change,
@@ -155,7 +157,8 @@ def test_steps_grow_with_the_domain_up_to_the_batch_size():
     learner.engine = RecordingEngine()
     learner.engine.batch_size = 2
     DomainRegularization(learner)(make_round())
-    assert [sizes[-1] for _, sizes in learner.engine.visits[2]] == [[2, 2]] * K  # no step has more than train.batch_size
+    sizes_of_two = [sizes[-1] for _, sizes in learner.engine.visits[2]]
+    assert sizes_of_two == [[2, 2]] * K  # no step has more than train.batch_size
 
 
 def test_each_trajectory_of_a_large_domain_visits_another_part_of_its_rows():

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.parameters import Change
 from mamdr_core.engine.settings import InnerSettings
 from mamdr_core.engine.slots import MemorySlots
@@ -55,7 +56,7 @@ def test_maml_of_a_domain_with_one_row_takes_it_for_support_and_query(learner):
 
 def test_mldg_asks_of_a_step_on_some_domains_that_it_helps_the_others(learner):
     start, round_ = parameters_of(learner), round_of(learner)
-    (visits,) = deal_steps(learner.train, round_.slices, 64)
+    (visits,) = deal_steps(round_.visits(learner.train), 64)
     known = sum(loss_at(learner, start, visit.rows) for visit in visits[:2]) / 2
     stepped = [p - META * g for p, g in zip(start, gradients(known, start, create_graph=True), strict=True)]
     total = known + loss_at(learner, stepped, visits[2].rows)
@@ -175,8 +176,8 @@ def test_adam_moves_every_touched_parameter_by_lr_in_its_first_step(learner, met
 def test_steps_hold_every_row_once_and_spread_each_domain():
     train = random_columns([300, 40, 5])
     offsets = train.offsets.tolist()
-    slices = {d: torch.arange(offsets[d], offsets[d + 1]) for d in (1, 0, 2)}
-    steps = deal_steps(train, slices, batch_size=100)
+    slices = {d: Visit(train, torch.arange(offsets[d], offsets[d + 1])) for d in (1, 0, 2)}
+    steps = deal_steps(slices, batch_size=100)
     assert len(steps) == 3
     assert sorted(torch.cat([visit.rows for visits in steps for visit in visits]).tolist()) == list(range(345))
     assert [sum(visit.rows[0] < 300 for visit in visits) for visits in steps] == [1, 1, 1]

@@ -14,7 +14,9 @@ from mamdr_core.learning.settings import DRSettings, LearningSettings
 from mamdr_core.models.structures import MODELS
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.parallel.supports import SupportSample
+from mamdr_core.shards.arrays import Arrays
 from mamdr_core.training.package import load_package, save_rank, seal_package
+from mamdr_core.training.rounds import shuffle_rows
 from tests.models.helpers import MULTI_DOMAIN, featured_columns, small_engine, small_settings
 
 COUNTS = {1: [12], 3: [9, 4, 6]}
@@ -26,7 +28,7 @@ def make_learner(structure: str, domains: int) -> Learner:
     return Learner(
         engine=engine,
         train=columns,
-        supports=SupportSample(SingleProcess(), columns, 1024, seed=1),
+        supports=SupportSample(SingleProcess(), columns, 1024, shuffle_rows(columns, 1, Arrays())),
         shared=shared,
         specific=SpecificStore(range(domains), MemorySlots(shared.dense), shared.dense),
         average=lambda change, weight: change,

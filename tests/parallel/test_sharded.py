@@ -25,8 +25,10 @@ from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import SingleProcess, gather_numbers, most, run_simulated
 from mamdr_core.parallel.sharded import ShardedTable, initial_sharded
 from mamdr_core.parallel.supports import SupportSample
+from mamdr_core.shards.arrays import Arrays
 from mamdr_core.training import evaluation
 from mamdr_core.training.evaluation import evaluate_columns
+from mamdr_core.training.rounds import shuffle_rows
 from tests.engine.helpers import as_double, random_columns, small_engine
 
 USER = Table("user", "user", rows=7, width=2)
@@ -157,11 +159,11 @@ class Case:
             named = {table.name: table for table in engine.trained_tables}
             tables = {name: shard(whole, named[name], collective) for name, whole in shared.tables.items()}
             shared = Shared(shared.dense, tables)
-        collective = collective or SingleProcess()
+        collective, train = collective or SingleProcess(), self.columns(rank)
         return Learner(
             engine=engine,
-            train=self.columns(rank),
-            supports=SupportSample(collective, self.columns(rank), 1024, seed=3),
+            train=train,
+            supports=SupportSample(collective, train, 1024, shuffle_rows(train, 3, Arrays())),
             shared=shared.copy(),
             specific=SpecificStore(self.owned(rank).tolist(), MemorySlots(shared.dense), shared.dense),
             average=partial(mean_change, collective, sharded=sharded),

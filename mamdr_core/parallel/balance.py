@@ -1,0 +1,104 @@
+"""Which rank descends on which part of a round's slices, so that all ranks have about as many steps and rows."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mamdr_core.engine.steps import ranges
+from mamdr_core.parallel.placement import room_below_level
+
+Ints = NDArray[np.int64]
+SLACK = 0.03
+"""A rank keeps this much more than the mean of a round: what exceeds the mean by less is not worth sending."""
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches that a round's slices are cut into, by domain and in the order of its rows; U of them.
+
+    Attributes:
+        domain_U: whose rows they are.
+        start_U, stop_U: where they begin and end within the domain's rows.
+        owner_U: rank that owns the domain.
+        holder_U: rank that descends on the batch.
+    """
+
+    domain_U: Ints
+    start_U: Ints
+    stop_U: Ints
+    owner_U: Ints
+    holder_U: Ints
+
+    @property
+    def sizes(self) -> Ints:
+        """Rows of each batch, int64 [U]."""
+        return self.stop_U - self.start_U
+
+    @property
+    def lent(self) -> NDArray[np.bool_]:
+        """Which batches another rank than the owner descends on, [U]."""
+        lent_U: NDArray[np.bool_] = self.owner_U != self.holder_U
+        return lent_U
+
+
+def balance_ranks(start_n: Ints, stop_n: Ints, owner_n: Ints, ranks: int, batch_size: int) -> Batches:
+    """Cut the slices of a round into batches and move some from ranks with more than the mean to those with less.
+
+    Steps are evened out by the smallest batches, which have a step each and the fewest rows to send; rows by the
+    largest, which add the fewest steps. As each upsets the other a little, they take turns. A rank keeps the mean and
+    `SLACK`, or one batch.
+
+    Args:
+        start_n, stop_n: each domain's slice of the round (`RoundPlan.slices`), int64 [n].
+        owner_n: rank of each domain, int64 [n].
+        ranks: world size W.
+        batch_size: rows of a step at most.
+
+    Returns:
+        All batches of the round. The same input gives the same batches on every machine.
+    """
+    visited_V = np.flatnonzero(stop_n > start_n)
+    size_V = (stop_n - start_n)[visited_V]
+    count_V = -(-size_V // batch_size)
+    domain_U, size_U, count_U = (np.repeat(each_V, count_V) for each_V in (visited_V, size_V, count_V))
+    number_U = ranges(np.zeros_like(count_V), count_V)
+    begin_U = start_n[domain_U]
+    start_U, stop_U = (begin_U + number * size_U // count_U for number in (number_U, number_U + 1))
+    owner_U = owner_n[domain_U]
+    holder_U = owner_U.copy()
+    rows_U = stop_U - start_U
+    one_U = np.ones_like(rows_U)
+    by_steps, by_rows = (one_U, rows_U), (rows_U, -rows_U)
+    for cost_U, preference_U in (by_steps, by_rows, by_steps, by_rows, by_steps):
+        _even_out(holder_U, cost_U, preference_U, ranks)
+    return Batches(domain_U, start_U, stop_U, owner_U, holder_U)
+
+
+def _even_out(holder_U: Ints, cost_U: Ints, preference_U: Ints, ranks: int) -> None:
+    """Give the batches that ranks hold beyond the mean to ranks below it, in place.
+
+    Args:
+        holder_U: rank of each batch.
+        cost_U: what is evened out.
+        preference_U: of a rank's batches those with the smallest move.
+        ranks: world size W.
+    """
+    if not len(holder_U):
+        return
+    load_W: NDArray[np.float64] = np.bincount(holder_U, weights=cost_U, minlength=ranks).astype(np.float64)
+    excess_W = np.maximum(load_W - max(load_W.mean() * (1 + SLACK), float(cost_U.max())), 0.0)
+    candidates = np.flatnonzero(excess_W[holder_U] > 0)
+    if not len(candidates):
+        return
+    candidates = candidates[np.lexsort((preference_U[candidates], holder_U[candidates]))]  # stable: alike on all ranks
+    cost_C, holder_C = cost_U[candidates].astype(np.float64), holder_U[candidates]
+    before_C = cost_C.cumsum() - cost_C
+    first_of_rank = np.searchsorted(holder_C, holder_C)
+    moves_C = before_C - before_C[first_of_rank] < excess_W[holder_C]
+    moved, cost_M = candidates[moves_C], cost_C[moves_C]
+    takers = np.flatnonzero(excess_W == 0)
+    room = room_below_level(load_W[takers], cost_M.sum())
+    takers, room = takers[room > 0], room[room > 0]
+    middle_M = cost_M.cumsum() - cost_M / 2
+    holder_U[moved] = takers[np.minimum(np.searchsorted(room.cumsum(), middle_M), len(takers) - 1)]
