@@ -14,8 +14,9 @@ from production_shape import Ints, row_bytes, rows_by_domain, stages_of
 
 from mamdr_core.config import Config
 from mamdr_core.engine.plan import RoundPlan
-from mamdr_core.learning.domain_regularization import DomainRegularization, step_rows, visit_rows
+from mamdr_core.learning.domain_regularization import DomainRegularization
 from mamdr_core.learning.learner import Round
+from mamdr_core.learning.step_sizes import step_rows, visit_rows
 from mamdr_core.parallel.balance import Batches, balance_ranks
 from mamdr_core.parallel.placement import place_domains
 

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from mamdr_core.engine.columns import Visit
-from mamdr_core.engine.parameters import Scope, Theta
+from mamdr_core.engine.parameters import Change, Scope, Theta
 from mamdr_core.engine.plan import parts_in_step
 from mamdr_core.learning.alternate import alternate
 from mamdr_core.learning.learner import Draw, Learner, Round
 from mamdr_core.learning.method import Method
-from mamdr_core.learning.settings import DRSettings
+from mamdr_core.learning.step_sizes import part_of, scaled_rate, step_rows, visit_rows
 from mamdr_core.stateful import DomainRows, State
 
 PART_ROWS = 1 << 20
@@ -58,14 +58,15 @@ class DomainRegularization:
     def _visits(
         self, targets: Mapping[int, Tensor], drawn: Mapping[int, Sequence[Draw]]
     ) -> dict[int, list[list[Visit]]]:
-        """By target and step of line 2's loop, the visits to a support domain and to the target, or to the latter alone.
+        """By target and step of line 2's loop, visits to a support domain and to the target, or to the target alone.
 
         Args:
             targets: by domain, the rows dealt to it.
             drawn: by target, its support rows.
         """
         learner, dr = self._learner, self._learner.settings.dr
-        columns, rows = learner.train, []
+        columns = learner.train
+        rows: Sequence[Tensor] = ()
         if learner.supports is not None:
             columns, rows = learner.supports.fetch([draw for target in targets for draw in drawn[target]])
         fetched = iter(rows)
@@ -75,7 +76,7 @@ class DomainRegularization:
             size = step_rows(dr, most, learner.engine.batch_size)
             supports = [[Visit(columns, next(fetched), target, size)] for _ in drawn[target]] or [[]]
             steps[target] = [
-                [*support, Visit(learner.train, _part(dealt, place * len(dealt) // len(supports), most), None, size)]
+                [*support, Visit(learner.train, part_of(dealt, place * len(dealt) // len(supports), most), None, size)]
                 for place, support in enumerate(supports)
             ]
         return steps
@@ -87,23 +88,43 @@ class DomainRegularization:
             round_: decides dropout.
             steps: by target and step of line 2's loop, its visits.
         """
-        learner, dr = self._learner, self._learner.settings.dr
-        for group in learner.specific.groups(list(steps)):
-            scopes = {target: self._scope(target) for target in group}
+        for group in self._learner.specific.groups(list(steps)):
             for place in range(max(len(steps[target]) for target in group)):  # line 2
-                domains = [target for target in group if place < len(steps[target])]
-                visits = [steps[target][place] for target in domains]
-                changes = learner.engine.descend_many(  # lines 3-5: theta~_i - theta_i
-                    [Theta(learner.shared, group[target]) for target in domains],
-                    visits,
-                    dr.lr,
-                    dr.optimizer,
-                    [scopes[target] for target in domains],
-                    [learner.round_seed(round_, target, place) for target in domains],
-                )
-                for target, change, own_visits in zip(domains, changes, visits, strict=True):
-                    group[target].move(change, dr.gamma)  # line 6
-                    learner.count(own_visits)
+                by_rate: dict[float, dict[int, Sequence[Visit]]] = {}
+                for target in group:
+                    if place < len(steps[target]):
+                        visits = steps[target][place]
+                        by_rate.setdefault(self._rate(visits), {})[target] = visits
+                for rate, own in by_rate.items():
+                    self._step(round_, place, group, own, rate)
+
+    def _step(
+        self, round_: Round, place: int, group: Mapping[int, Change], visits: Mapping[int, Sequence[Visit]], rate: float
+    ) -> None:
+        """Lines 3 to 6 of Algorithm 2 for some targets at the same inner rate.
+
+        Args:
+            round_, place: the round, and the step of line 2's loop; they decide dropout.
+            group: theta_i by target, moved in place.
+            visits: by target, those of the step.
+            rate: of the inner steps.
+        """
+        learner, dr = self._learner, self._learner.settings.dr
+        changes = learner.engine.descend_many(  # lines 3-5: theta~_i - theta_i
+            [Theta(learner.shared, group[target]) for target in visits],
+            list(visits.values()),
+            rate,
+            dr.optimizer,
+            [self._scope(target) for target in visits],
+            [learner.round_seed(round_, target, place) for target in visits],
+        )
+        for (target, own_visits), change in zip(visits.items(), changes, strict=True):
+            group[target].move(change, dr.gamma)  # line 6
+            learner.count(own_visits)
+
+    def _rate(self, visits: Sequence[Visit]) -> float:
+        """Inner rate of a target's visits."""
+        return scaled_rate(self._learner.settings.dr, visits[-1].batch_size, self._learner.engine.batch_size)
 
     def draw_supports(self, round_: Round, target: int, target_rows: int) -> list[Draw]:
         """Draw the support domains of a target (Alg. 2, line 1), and of each a block of its sample.
@@ -195,32 +216,6 @@ class DomainRegularization:
         domains, counts = pending.domain_R.unique_consecutive(return_counts=True)
         for domain, places in zip(domains.tolist(), pending.values.split(counts.tolist()), strict=True):
             self.pending.setdefault(domain, []).append(places + int(train.offsets[domain]))
-
-
-def visit_rows(dr: DRSettings, dealt: int) -> int:
-    """Rows of a visit to a target, of those dealt to it."""
-    return min(dealt, dr.target_rows or dealt)
-
-
-def step_rows(dr: DRSettings, rows: int, batch_size: int) -> int:
-    """Largest number of rows of a step on a target and its supports.
-
-    Args:
-        dr: the settings.
-        rows: of the visit to the target.
-        batch_size: train.batch_size.
-    """
-    least = dr.batch_size or batch_size
-    if not dr.most_steps:
-        return least
-    return max(least, min(batch_size, -(-rows // dr.most_steps)))
-
-
-def _part(rows: Tensor, start: int, most: int) -> Tensor:
-    """All rows, or `most` of them from a place on, continued at the beginning."""
-    if most == len(rows):
-        return rows
-    return torch.cat([rows[start : start + most], rows[: max(0, start + most - len(rows))]])
 
 
 METHOD = Method(alternate, DomainRegularization)

@@ -42,8 +42,9 @@ class DRSettings:
     batch_size: int = 64
     """Largest number of rows of one of DR's inner steps, unless `most_steps` makes them larger; 0: train.batch_size."""
     most_steps: int = 0
-    """Inner steps of a target's visit at most: domains with more rows than so many steps of batch_size take larger
-    steps, of up to train.batch_size rows, on their supports too. 0: steps do not grow."""
+    """Inner steps of a target's visit from which steps grow: their rows are doubled, for the target's supports too,
+    until there are no more steps than this or steps have train.batch_size rows; their rate grows with the square root
+    of their rows (sgd: with their rows). 0: steps do not grow."""
     target_rows: int = 0
     """Rows of a target's visit at most: of a larger domain, each of the k trajectories of a pass visits another part.
     0: no bound."""

@@ -13,6 +13,7 @@ from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.mamdr import mamdr
 from mamdr_core.learning.methods import METHODS, find_method
 from mamdr_core.learning.settings import DRSettings, LearningSettings
+from mamdr_core.learning.step_sizes import scaled_rate, step_rows
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.parallel.supports import SupportSample
 from mamdr_core.shards.arrays import Arrays
@@ -136,29 +137,41 @@ class RecordingEngine(QuadraticEngine):
 
     def __init__(self):
         self.visits = {}
+        self.rates = {}
 
-    def descend_many(self, thetas, visits, *more):
+    def descend_many(self, thetas, visits, lr, *more):
         for own in visits:
             target = own[-1].columns.ids["domain"][own[-1].rows[0]].item() - 1
             sizes = [[part.stop - part.start for part in visit.batches(self.batch_size)] for visit in own]
             self.visits.setdefault(target, []).append((own[-1].rows.tolist(), sizes))
-        return super().descend_many(thetas, visits, *more)
+            self.rates.setdefault(target, set()).add(lr)
+        return super().descend_many(thetas, visits, lr, *more)
 
 
-def test_steps_grow_with_the_domain_up_to_the_batch_size():
-    learner = make_learner(batch_size=1, most_steps=2, support_ratio=1.0, include_target=False)
+def test_steps_grow_with_the_domain_up_to_the_batch_size_and_their_rate_with_them():
+    learner = make_learner(batch_size=1, most_steps=2, support_ratio=1.0)
     learner.engine = RecordingEngine()
     DomainRegularization(learner)(make_round())
     assert [sizes[-1] for _, sizes in learner.engine.visits[0]] == [[1, 1]] * K
     assert [sizes[-1] for _, sizes in learner.engine.visits[1]] == [[1, 2]] * K
     assert [sizes[-1] for _, sizes in learner.engine.visits[2]] == [[2, 2]] * K
     assert {tuple(sizes[0]) for _, sizes in learner.engine.visits[2]} == {(2,), (1, 2)}  # supports of 2 and 3 rows
+    assert learner.engine.rates == {0: {ALPHA}, 1: {2 * ALPHA}, 2: {2 * ALPHA}}
     learner = make_learner(batch_size=1, most_steps=1)
     learner.engine = RecordingEngine()
     learner.engine.batch_size = 2
     DomainRegularization(learner)(make_round())
     sizes_of_two = [sizes[-1] for _, sizes in learner.engine.visits[2]]
     assert sizes_of_two == [[2, 2]] * K  # no step has more than train.batch_size
+
+
+def test_adams_rate_grows_with_the_square_root_of_a_steps_rows():
+    dr = DRSettings(batch_size=64, most_steps=32, lr=0.003)
+    sizes = [step_rows(dr, rows, 1000) for rows in (0, 64, 2048, 2049, 5000, 10**6)]
+    assert sizes == [64, 64, 64, 128, 256, 1000]
+    assert scaled_rate(dr, 256, 1000) == pytest.approx(0.006)
+    assert scaled_rate(dr, 64, 1000) == 0.003
+    assert step_rows(DRSettings(batch_size=0, most_steps=32), 10**6, 1000) == 1000
 
 
 def test_each_trajectory_of_a_large_domain_visits_another_part_of_its_rows():
