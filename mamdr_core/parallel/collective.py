@@ -108,24 +108,22 @@ class _Board:
     def __init__(self, ranks: int) -> None:
         self.slots: list[object] = [None] * ranks
         self._turn = 0
-        self._changed = threading.Condition()
+        self._turns = [threading.Semaphore(int(rank == 0)) for rank in range(ranks)]  # passing one wakes one thread
         self._failed = False
 
     def wait_for_turn(self, rank: int) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._turn == rank or self._failed)
-            if self._failed:
-                raise RuntimeError("another simulated rank failed")
+        self._turns[rank].acquire()
+        if self._failed:
+            raise RuntimeError("another simulated rank failed")
 
     def pass_turn(self) -> None:
-        with self._changed:
-            self._turn = (self._turn + 1) % len(self.slots)
-            self._changed.notify_all()
+        self._turn = (self._turn + 1) % len(self.slots)
+        self._turns[self._turn].release()
 
     def fail(self) -> None:
-        with self._changed:
-            self._failed = True
-            self._changed.notify_all()
+        self._failed = True
+        for turn in self._turns:
+            turn.release()
 
     def exchange(self, rank: int, value: T) -> list[T]:
         self.slots[rank] = value
