@@ -65,6 +65,9 @@ LABELS: dict[str, Label] = {
 }
 POINTS: dict[str, tuple[str, ...]] = {"default": (), "inner": (LR,), "outer": (BETA,), "both": (LR, BETA)}
 """Rates that are raised."""
+TIMES_RANKS = "times_ranks"
+"""Another point: beta is W times the default one, since the mean over W ranks of their changes is W times as short as
+their sum. Not for Adam, which scales the mean itself."""
 
 
 @dataclass(frozen=True)
@@ -96,17 +99,29 @@ def trials_of(options: argparse.Namespace) -> Iterator[Trial]:
         options.seeds, options.kinds, options.labels, options.points, options.placements, sorted(options.ranks)
     )
     for seed, kind, label, point, placement, ranks in asked:
-        is_known = set(POINTS[point]) <= set(LABELS[label].raised)
-        if is_known and (placement == "static" or ranks > 1):
+        if is_known(label, point) and (ranks > 1 or (placement == "static" and point != TIMES_RANKS)):
             yield Trial(kind, label, point, placement, ranks, seed, first + seed)
+
+
+def is_known(label: str, point: str) -> bool:
+    """Whether a label has the rates that a point raises."""
+    if point == TIMES_RANKS:
+        return label in ("dn sgd", "dn nesterov")
+    return set(POINTS[point]) <= set(LABELS[label].raised)
+
+
+def rates_of(trial: Trial) -> dict[str, Any]:
+    """Config keys of the trial's method and rates."""
+    label = LABELS[trial.label]
+    if trial.point == TIMES_RANKS:
+        return {**label.values, BETA: trial.ranks * label.values[BETA]}
+    return {**label.values, **{key: label.raised[key] for key in POINTS[trial.point]}}
 
 
 def run_trial(trial: Trial, values: Mapping[str, Any] | None = None) -> Trained:
     """Train and measure; `values` are config keys over those of the world's kind."""
     log = draw_log(trial.kind, trial.world, values)
-    label = LABELS[trial.label]
-    raised = {key: label.raised[key] for key in POINTS[trial.point]}
-    config = with_values(log.config, {**label.values, **raised, "train.seed": trial.seed})
+    config = with_values(log.config, {**rates_of(trial), "train.seed": trial.seed})
     return train_ranks(log, config, trial.ranks, trial.placement == "reshuffled")
 
 
@@ -120,7 +135,7 @@ def report(runs: Mapping[Trial, Trained]) -> str:
         rows = "; ".join(f"{rows:,}" for rows in sorted({run.rows for run in own.values()}))
         lines += ["", f"{kind}{', for choices' if choosing else ''}: {rows} rows descended on", ""]
         lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-        for label, point, placement in product(LABELS, POINTS, ("static", "reshuffled")):
+        for label, point, placement in product(LABELS, (*POINTS, TIMES_RANKS), ("static", "reshuffled")):
             row = {
                 at: run for at, run in own.items() if (at.label, at.point, at.placement) == (label, point, placement)
             }
@@ -132,10 +147,9 @@ def report(runs: Mapping[Trial, Trained]) -> str:
 def _cells(row: Mapping[Trial, Trained], own: Mapping[Trial, Trained], all_ranks: Sequence[int]) -> Iterator[str]:
     """AUC on one rank, differences from it by W; then by W validation AUCs, and after which share of rounds."""
     first = next(iter(row))
+    point = "default" if first.point == TIMES_RANKS else first.point
     one = {
-        at.seed: run.test_auc
-        for at, run in own.items()
-        if (at.label, at.point, at.ranks) == (first.label, first.point, 1)
+        at.seed: run.test_auc for at, run in own.items() if (at.label, at.point, at.ranks) == (first.label, point, 1)
     }
     for ranks in all_ranks:
         found = {at.seed: run.test_auc for at, run in row.items() if at.ranks == ranks}
@@ -187,7 +201,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     for name, known in (("kinds", KINDS), ("labels", LABELS)):
         add(f"--{name}", nargs="+", choices=known, default=list(known), metavar="NAME",
             help=f"default: all of {', '.join(known)}")  # fmt: skip
-    add("--points", nargs="+", choices=POINTS, default=["default"], help="default: default")
+    add("--points", nargs="+", choices=[*POINTS, TIMES_RANKS], default=["default"], help="default: default")
     add("--placements", nargs="+", choices=["static", "reshuffled"], default=["static"], help="default: static")
     add("--ranks", nargs="+", type=int, default=[1, 8], help="W; default: 1 8")
     add("--seeds", nargs="+", type=int, default=[0], help="default: 0")
