@@ -65,9 +65,11 @@ LABELS: dict[str, Label] = {
 }
 POINTS: dict[str, tuple[str, ...]] = {"default": (), "inner": (LR,), "outer": (BETA,), "both": (LR, BETA)}
 """Rates that are raised."""
-TIMES_RANKS = "times_ranks"
-"""Another point: beta is W times the default one, since the mean over W ranks of their changes is W times as short as
-their sum. Not for Adam, which scales the mean itself."""
+TIMES_RANKS, DENSE_TIMES_RANKS = "times_ranks", "dense_times_ranks"
+SCALED = {TIMES_RANKS: ("dn sgd", "dn nesterov"), DENSE_TIMES_RANKS: ("dn sgd", "dn nesterov", "joint")}
+"""Two more points, with the labels that have them: beta is W times the default one, as the mean over W ranks of their
+changes is W times as short as their sum; or the mean change of dense parameters alone is W times as long. Not for the
+outer Adam, which scales the mean itself."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +101,14 @@ def trials_of(options: argparse.Namespace) -> Iterator[Trial]:
         options.seeds, options.kinds, options.labels, options.points, options.placements, sorted(options.ranks)
     )
     for seed, kind, label, point, placement, ranks in asked:
-        if is_known(label, point) and (ranks > 1 or (placement == "static" and point != TIMES_RANKS)):
+        if is_known(label, point) and (ranks > 1 or (placement == "static" and point not in SCALED)):
             yield Trial(kind, label, point, placement, ranks, seed, first + seed)
 
 
 def is_known(label: str, point: str) -> bool:
     """Whether a label has the rates that a point raises."""
-    if point == TIMES_RANKS:
-        return label in ("dn sgd", "dn nesterov")
+    if point in SCALED:
+        return label in SCALED[point]
     return set(POINTS[point]) <= set(LABELS[label].raised)
 
 
@@ -115,14 +117,15 @@ def rates_of(trial: Trial) -> dict[str, Any]:
     label = LABELS[trial.label]
     if trial.point == TIMES_RANKS:
         return {**label.values, BETA: trial.ranks * label.values[BETA]}
-    return {**label.values, **{key: label.raised[key] for key in POINTS[trial.point]}}
+    return {**label.values, **{key: label.raised[key] for key in POINTS.get(trial.point, ())}}
 
 
 def run_trial(trial: Trial, values: Mapping[str, Any] | None = None) -> Trained:
     """Train and measure; `values` are config keys over those of the world's kind."""
     log = draw_log(trial.kind, trial.world, values)
     config = with_values(log.config, {**rates_of(trial), "train.seed": trial.seed})
-    return train_ranks(log, config, trial.ranks, trial.placement == "reshuffled")
+    dense_scale = trial.ranks if trial.point == DENSE_TIMES_RANKS else 1.0
+    return train_ranks(log, config, trial.ranks, trial.placement == "reshuffled", dense_scale)
 
 
 def report(runs: Mapping[Trial, Trained]) -> str:
@@ -135,7 +138,7 @@ def report(runs: Mapping[Trial, Trained]) -> str:
         rows = "; ".join(f"{rows:,}" for rows in sorted({run.rows for run in own.values()}))
         lines += ["", f"{kind}{', for choices' if choosing else ''}: {rows} rows descended on", ""]
         lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-        for label, point, placement in product(LABELS, (*POINTS, TIMES_RANKS), ("static", "reshuffled")):
+        for label, point, placement in product(LABELS, (*POINTS, *SCALED), ("static", "reshuffled")):
             row = {
                 at: run for at, run in own.items() if (at.label, at.point, at.placement) == (label, point, placement)
             }
@@ -147,7 +150,7 @@ def report(runs: Mapping[Trial, Trained]) -> str:
 def _cells(row: Mapping[Trial, Trained], own: Mapping[Trial, Trained], all_ranks: Sequence[int]) -> Iterator[str]:
     """AUC on one rank, differences from it by W; then by W validation AUCs, and after which share of rounds."""
     first = next(iter(row))
-    point = "default" if first.point == TIMES_RANKS else first.point
+    point = "default" if first.point in SCALED else first.point
     one = {
         at.seed: run.test_auc for at, run in own.items() if (at.label, at.point, at.ranks) == (first.label, point, 1)
     }
@@ -201,7 +204,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     for name, known in (("kinds", KINDS), ("labels", LABELS)):
         add(f"--{name}", nargs="+", choices=known, default=list(known), metavar="NAME",
             help=f"default: all of {', '.join(known)}")  # fmt: skip
-    add("--points", nargs="+", choices=[*POINTS, TIMES_RANKS], default=["default"], help="default: default")
+    add("--points", nargs="+", choices=[*POINTS, *SCALED], default=["default"], help="default: default")
     add("--placements", nargs="+", choices=["static", "reshuffled"], default=["static"], help="default: static")
     add("--ranks", nargs="+", type=int, default=[1, 8], help="W; default: 1 8")
     add("--seeds", nargs="+", type=int, default=[0], help="default: 0")

@@ -15,6 +15,7 @@ from mamdr_core.config import Config
 from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.eager import EagerEngine
+from mamdr_core.engine.parameters import Change
 from mamdr_core.engine.plan import RoundPlan
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.method import Method, Update
@@ -122,6 +123,16 @@ class Reshuffled:
         self._update.load_state_dict(state)
 
 
+def mean_of_ranks(collective: Collective, dense_scale: float, change: Change, weight: float) -> Change:
+    """The product's mean over ranks of changes, its dense parameters multiplied by a number.
+
+    The mean over W ranks of changes of dense parameters is W times as short as their sum; that of an embedding row is
+    over the ranks that touched it.
+    """
+    mean = mean_change(collective, change, weight)
+    return Change(mean.dense * dense_scale, mean.rows)
+
+
 def without_stop(config: Config) -> Config:
     """All epochs are run, so that every run descends on as many rows; four validations an epoch."""
     train = config.train
@@ -130,7 +141,7 @@ def without_stop(config: Config) -> Config:
     return replace(config, train=replace(train, validate_every=every, patience=validations + 1))
 
 
-def train_ranks(log: Log, config: Config, ranks: int, reshuffles: bool = False) -> Trained:
+def train_ranks(log: Log, config: Config, ranks: int, reshuffles: bool = False, dense_scale: float = 1.0) -> Trained:
     """Train on simulated ranks; one rank is one process.
 
     Args:
@@ -138,6 +149,7 @@ def train_ranks(log: Log, config: Config, ranks: int, reshuffles: bool = False) 
         config: of the run, `log.config` with other settings of `train`.
         ranks: W.
         reshuffles: place domains anew in every epoch.
+        dense_scale: see `mean_of_ranks`.
     """
     started = time.perf_counter()
     config = without_stop(config)
@@ -146,13 +158,19 @@ def train_ranks(log: Log, config: Config, ranks: int, reshuffles: bool = False) 
     module = build_model(config.model, log.inputs, config.train.seed)
     # Ranks take turns, so that one engine serves them all.
     engine = EagerEngine(module, log.inputs.tables, log.frozen, config.train.batch_size)
-    task = partial(_train_rank, log, config, engine, place, reshuffles)
+    task = partial(_train_rank, log, config, engine, place, reshuffles, dense_scale)
     val_auc, test_auc, best, rows = (run_simulated(task, ranks) if ranks > 1 else [task(SingleProcess())])[0]
     return Trained(val_auc, test_auc, best, rows, time.perf_counter() - started)
 
 
 def _train_rank(
-    log: Log, config: Config, engine: EagerEngine, place: Placement, reshuffles: bool, collective: Collective
+    log: Log,
+    config: Config,
+    engine: EagerEngine,
+    place: Placement,
+    reshuffles: bool,
+    dense_scale: float,
+    collective: Collective,
 ) -> tuple[float, float, float, int]:
     settings, rank = config.train, collective.rank
     owner_n = place(0)
@@ -166,7 +184,7 @@ def _train_rank(
         supports=None,
         shared=shared,
         specific=make_store(settings, shared.dense, []),
-        average=partial(mean_change, collective),
+        average=partial(mean_of_ranks, collective, dense_scale),
         average_gradient=partial(mean_change, collective, touched_only=False),
         gather=partial(gather_numbers, collective),
         most=partial(most, collective),

@@ -11,6 +11,7 @@ import torch
 from mamdr_core.config import with_values
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.eager import EagerEngine
+from mamdr_core.engine.parameters import Change, Rows
 from mamdr_core.engine.plan import RoundPlan
 from mamdr_core.learning.learner import Learner
 from mamdr_core.learning.methods import METHODS
@@ -97,6 +98,16 @@ def test_reshuffled_ranks_differ_from_static_ones_from_the_second_epoch_on(load,
         config = with_values(log.config, {"train.method": "dn", "train.epochs": epochs, **rates})
         static, reshuffled = (train_ranks(log, config, 3, reshuffles).val_auc for reshuffles in (False, True))
         assert (static == reshuffled) == (epochs == 1)
+
+
+def test_rates_are_scaled_by_the_number_of_ranks(load):
+    bench = load("bench_ranks")
+    trials = [bench.Trial("conflict_1", "dn sgd", point, "static", 4, 0, 200) for point in ("default", *bench.SCALED)]
+    assert [bench.rates_of(trial)["train.outer.beta"] for trial in trials] == [0.7, 4 * 0.7, 0.7]
+    change = Change(torch.ones(2), {"user": Rows(torch.tensor([3]), torch.ones(1, 2))})
+    scaled = load("ranks_training").mean_of_ranks(SingleProcess(), 4.0, change, 5.0)
+    assert scaled.dense.tolist() == [4, 4]
+    assert scaled.rows["user"].values.tolist() == [[1, 1]]
 
 
 def test_a_reshuffled_placement_is_new_in_every_epoch_and_as_even(load):
