@@ -42,7 +42,6 @@ def _conflict(conflict: float, epochs: int) -> Kind:
 
 KINDS: dict[str, Kind] = {
     "conflict_0.5": _conflict(0.5, 3),
-    "conflict_0.5_long": _conflict(0.5, 12),
     "conflict_1": _conflict(1, 12),
     # 69 domains of 6,079 training rows on average. One pass, as in the set.
     "production": Kind("production", 0.1, {"train.epochs": 1}),
