@@ -134,11 +134,12 @@ def mean_of_ranks(collective: Collective, dense_scale: float, change: Change, we
 
 
 def without_stop(config: Config) -> Config:
-    """All epochs are run, so that every run descends on as many rows; four validations an epoch."""
+    """All epochs are run, so that every run descends on as many rows; four validations an epoch; ranks lend nothing."""
     train = config.train
     every = max(1, train.rounds_per_epoch // 4)
     validations = train.most_epochs * train.rounds_per_epoch // every
-    return replace(config, train=replace(train, validate_every=every, patience=validations + 1))
+    lasting = replace(train, validate_every=every, patience=validations + 1, balance_ranks=False)
+    return replace(config, train=lasting)
 
 
 def train_ranks(log: Log, config: Config, ranks: int, reshuffles: bool = False, dense_scale: float = 1.0) -> Trained:
@@ -220,7 +221,7 @@ def _reshuffled(method: Method, log: Log, config: Config, place: Placement, rank
 
     def deal(epoch: int) -> tuple[Columns, Iterator[Round]]:
         own = held_by(whole, place(epoch), rank)
-        return own, deal_rounds(plan, epoch, own, rank, Arrays())
+        return own, deal_rounds(plan, epoch, own, rank, Arrays(), mixes=method.mixes)
 
     def make(learner: Learner) -> Update:
         assert method.shared

@@ -170,7 +170,7 @@ class RowReader:
 
 def _pinned(values: Tensor, device: torch.device) -> Tensor:
     """On the device; from host memory through pinned pages, so that the copy does not hold up this thread."""
-    if values.device == device or device.type == "cpu":
+    if values.device.type != "cpu" or device.type == "cpu":
         return values
     return values.pin_memory().to(device, non_blocking=True)
 

@@ -119,7 +119,7 @@ def check_memory(
     here, (rest_here, tables_here) = _of_machine(collective, [max(0, rest), tables])
     available = available_memory()
     if collective.rank == 0:
-        logger.info("%s; %.3g GB are available to the %d ranks of its machine", told(needs), available / GB, here)
+        logger.info("%s; %.3g GB are available to the %d ranks of its machine", summary(needs), available / GB, here)
     _raise_together(collective, _tables_trouble(needs, device, tables_here, here))
     trouble = ""
     if shape.touched and rest_here > available:
@@ -134,7 +134,7 @@ def check_memory(
     )  # fmt: skip
 
 
-def told(needs: RankMemory) -> str:
+def summary(needs: RankMemory) -> str:
     """What a rank needs, as a line of the log."""
     named = ", ".join(f"{name} {size / GB:.2g}" for name, size in needs.parts.items() if size)
     return f"rank 0 needs about {needs.total / GB:.3g} GB beyond the interpreter's: {named}"

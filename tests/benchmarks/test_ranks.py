@@ -66,7 +66,7 @@ def one_process(log, config) -> tuple[float, float]:
     update, best = method.shared(learner), (-1.0, -1.0)
     plan = RoundPlan(train.counts.numpy(), settings.rounds_per_epoch, settings.smallest_slice, settings.seed)
     for epoch in range(EPOCHS):
-        for round_ in deal_rounds(plan, epoch, train, 0, Arrays()):
+        for round_ in deal_rounds(plan, epoch, train, 0, Arrays(), mixes=method.mixes):
             update(round_)
             found = [
                 evaluate_columns(engine, learner.shared, {}, log.columns[split]).mean_auc() for split in ("val", "test")

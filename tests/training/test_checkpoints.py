@@ -119,7 +119,7 @@ def test_checkpoints_that_memory_has_no_room_to_copy_are_written_before_training
 def test_stopped_and_resumed_two_ranks_give_the_undisturbed_run_bit_for_bit(
     make_task, monkeypatch, place, method, tables  # noqa: F811
 ):  # fmt: skip
-    undisturbed, stopped = (make_task(2, method=method, tables=tables) for _ in range(2))
+    undisturbed, stopped = (make_task(2, method=method, tables=tables, balance_ranks=True) for _ in range(2))
     expected = run_simulated(partial(train_rank, undisturbed), 2)[0]
     for stop_after in (2, 3):
         run(stopped, 2, place, monkeypatch, stop_after)
