@@ -74,9 +74,9 @@ class TrainSettings:
     """Once theta_S is trained, fit the network's last layer again to validation rows, which it has not memorised, if
     that is better on validation rows left out (docs/mixed.md)."""
     balance_ranks: bool = False
-    """Ranks with more steps or rows of a round than the mean lend slices, or parts of them, to ranks with fewer, so that
-    none waits (not for methods that mix rows of all domains). For many ranks, or domains larger than a rank's share
-    (docs/learning.md)."""
+    """Ranks with more steps or rows of a round than the mean lend slices, or parts of them, to ranks with fewer, so
+    that none waits (not for methods that mix rows of all domains): for many ranks, or domains larger than a rank's
+    share (docs/learning.md)."""
     meta_lr: float = 0.01
     """Learning rate of the virtual step (plain gradient descent) that meta-learning differentiates through."""
     tables: Literal["replicated", "sharded"] = "replicated"
