@@ -41,7 +41,7 @@ class DRSettings:
     """settled: stop after this number of passes in a row without a better mean validation AUC."""
     batch_size: int = 64
     """Largest number of rows of one of DR's inner steps, unless `most_steps` makes them larger; 0: train.batch_size."""
-    most_steps: int = 0
+    most_steps: int = 64
     """Inner steps of a target's visit from which steps grow: their rows are doubled, for the target's supports too,
     until there are no more steps than this or steps have train.batch_size rows; their rate grows with the square root
     of their rows (sgd: with their rows). 0: steps do not grow."""

@@ -6,8 +6,7 @@ tensors of two devices is an error. Every operation for which the host would wai
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from mamdr_core.engine import prediction, specific_store, stacking
+from mamdr_core.engine import pieces, specific_store, stacking
 
 DEVICE = torch.device("meta")
 WAITS = {
@@ -132,11 +131,9 @@ class Inline:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def submit(self, call: Callable[..., object], *arguments: object) -> Future:
-        """Done already."""
-        future: Future = Future()
-        future.set_result(call(*arguments))
-        return future
+    def map(self, call: Callable[..., object], *arguments: Iterable[object]) -> Iterator[object]:
+        """One after another, when it is asked for."""
+        return map(call, *arguments)
 
 
 @contextmanager
@@ -147,12 +144,12 @@ def pretended_device() -> Iterator[Dispatch]:
         made = make_tensor(data, **named)
         return made if device is None else made.to(device)
 
-    like_cuda = [stacking.PADDING, prediction.STACK_ROWS, specific_store.GROUP_BYTES]
+    like_cuda = [stacking.PADDING, pieces.STACK_ROWS, specific_store.GROUP_BYTES]
     with (
         patch.dict(like_cuda[0], {DEVICE.type: like_cuda[0]["cuda"]}),
         patch.dict(like_cuda[1], {DEVICE.type: like_cuda[1]["cuda"]}),
         patch.dict(like_cuda[2], {DEVICE.type: like_cuda[2]["cuda"]}),
-        patch.object(prediction, "ThreadPoolExecutor", Inline),
+        patch.object(pieces, "ThreadPoolExecutor", Inline),
         patch.object(torch, "tensor", tensor),
         patch.object(Tensor, "pin_memory", lambda self: self.as_subclass(Pinned)),
         patch.object(torch.cuda, "mem_get_info", lambda device: (1 << 33, 1 << 34)),
