@@ -13,6 +13,7 @@ from mamdr_core.engine.parameters import Shared
 from mamdr_core.learning.domain_negotiation import DomainNegotiation
 from mamdr_core.learning.learner import Round
 from mamdr_core.parallel.placement import place_domains
+from mamdr_core.training.building import load_of
 from mamdr_core.parallel.sharded import ShardedTable
 from mamdr_core.stateful import State
 from mamdr_core.training.early_stop import EarlyStop
@@ -60,7 +61,7 @@ def count_bytes(config: Config, ranks: int, targets: Targets, largest_round: flo
         largest_round: rows of the rank and round that has most.
     """
     counts_n, _ = rows_by_domain(config)
-    owner_n = place_domains(counts_n, ranks)
+    owner_n = place_domains(load_of(config.train, counts_n), ranks)
     inputs, parameters = inputs_of(config), len(counting_learner(config, "cpu").engine.flat.values_P)
     # Of every table that is looked up by domain, theta_i has one row with its id.
     own_rows = sum(4 * table.width + 8 for table in inputs.tables if table.trainable and table.column == "domain")

@@ -19,6 +19,7 @@ from mamdr_core.learning.learner import Round
 from mamdr_core.learning.step_sizes import step_rows, visit_rows
 from mamdr_core.parallel.balance import Batches, balance_ranks
 from mamdr_core.parallel.placement import place_domains
+from mamdr_core.training.building import load_of
 
 FEW_TARGETS = 5_000
 """Targets of a rank up to which all of their trajectories are cut."""
@@ -171,7 +172,7 @@ def replay(config: Config, ranks: int, targets: Targets, stack_ranks: int, devic
         stack_ranks: ranks whose stacks are cut: the one with most rows, and others evenly down to the median, or all.
         devices: types of device whose stacks are cut.
     """
-    owner_n = place_domains(rows_by_domain(config)[0], ranks)
+    owner_n = place_domains(load_of(config.train, rows_by_domain(config)[0]), ranks)
     rows_W = np.bincount(owner_n, weights=targets.rows_n, minlength=ranks)
     last = ranks - 1 if stack_ranks >= ranks else ranks // 2
     chosen = np.argsort(-rows_W, kind="stable")[np.linspace(0, last, min(stack_ranks, ranks)).astype(int)]

@@ -72,6 +72,20 @@ def rows_planned(config: Config, train_rows: int) -> int:
     return round(passes * train_rows)
 
 
+def load_of(train: TrainSettings, rows_n: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The load that each domain puts on its owner, as placement counts it: its rows, or those that DR visits of it.
+
+    Ranks that lend rows share the work on theta_S, so that DR's decides, which `dr.target_rows` bounds.
+
+    Args:
+        train: the settings.
+        rows_n: training rows by domain, [n].
+    """
+    if find_method(train.method).specific and train.balance_ranks and train.dr.target_rows:
+        return np.minimum(rows_n, train.dr.target_rows)
+    return rows_n
+
+
 def make_learner(
     config: Config,
     pinned: PinnedExamples,

@@ -16,6 +16,7 @@ from mamdr_core.parallel.launch import RankError, run_ranks
 from mamdr_core.parallel.placement import place_domains
 from mamdr_core.secrets import without_secrets
 from mamdr_core.stopping import StopRequest, on_sigterm
+from mamdr_core.training.building import load_of
 from mamdr_core.training.checkpoints import STOP, CheckpointPlace, find_checkpoint
 from mamdr_core.training.parents import settle_parent
 from mamdr_core.training.part import check_only_domains
@@ -147,7 +148,7 @@ def _attempts(spark: SparkSession, run: Run, request: StopRequest) -> list[RankR
 def task_of(run: Run, checkpoints: CheckpointPlace | None = None) -> RankTask:
     """What a run's ranks are told."""
     read = np.where(run.part.reads, run.pinned.counts["train"], 0)
-    owner = place_domains(read, run.config.train.ranks, run.pinned.positions())
+    owner = place_domains(load_of(run.config.train, read), run.config.train.ranks, run.pinned.positions())
     config = parse_config(without_secrets(plain_config(run.config)))  # ranks do not read the raw log
     parent = run.parent.package if run.parent else ""
     return RankTask(config, run.pinned, owner, str(run.scratch), checkpoints, parent)
