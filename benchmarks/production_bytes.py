@@ -13,9 +13,9 @@ from mamdr_core.engine.parameters import Shared
 from mamdr_core.learning.domain_negotiation import DomainNegotiation
 from mamdr_core.learning.learner import Round
 from mamdr_core.parallel.placement import place_domains
-from mamdr_core.training.building import load_of
 from mamdr_core.parallel.sharded import ShardedTable
 from mamdr_core.stateful import State
+from mamdr_core.training.building import load_of
 from mamdr_core.training.early_stop import EarlyStop
 
 LOCAL_COPIES = 5
