@@ -15,11 +15,15 @@ from mamdr_core.engine.prediction import predict_runs
 from mamdr_core.models.dropout import Dropout
 
 BOUNDS = {"fp64": 1e-9, "fp32": 1e-3, "tf32": 0.1, "bf16": 0.5}
-"""Largest relative difference of a change, |x - cpu| / |cpu| of the dense parameters or of a table's rows."""
+"""Largest relative difference of a change, |x - cpu| / |cpu| of the dense parameters or of a table's rows.
+
+Those of tf32 and bf16 find gross errors alone: rounding turns a trajectory with Adam a long way."""
 ROWS = [33, 1, 137, 30, 9, 64]
 STEP_ROWS = 32
 CPU = torch.device("cpu")
 WAYS = "DN", "DR", "prediction"
+PREDICTS = "eager, fp64", "fast, fp32", "fast, tf32"
+"""Of these engines prediction is compared; it does not depend on anything else that differs between them."""
 
 
 def equality(machine: Machine, cases: Cases, report: Report) -> None:
@@ -34,7 +38,7 @@ def equality(machine: Machine, cases: Cases, report: Report) -> None:
     wanted = cache(lambda way: changes(cpu, way, None, torch.float64, False))
     for name, (precision, dtype, compiles) in tried.items():
         bound = BOUNDS["fp64" if dtype == torch.float64 else str(precision)]
-        for way in WAYS:
+        for way in WAYS if name in PREDICTS else WAYS[:2]:
             find = partial(changes, machine, way, precision, dtype, compiles)
             case = partial(compared, report, way, name, find, partial(wanted, way), bound)
             passed.append(cases.run(f"{way}, {name}", case))

@@ -90,7 +90,7 @@ class Parts:
             (DomainRegularization, "draw_supports", "drawing supports"),
             (EarlyStop, "record", "keeping the best"),
             (Checkpoints, "close", "checkpoint, waited for at the end"),
-            (training.trainer, "shuffle_rows", "dealing rows"),
+            (training.trainer, "epoch_order", "dealing rows"),
             (training.checkpoints, "write", "checkpoint, written in the background"),
             (training.checkpoints, "facts_of", "checkpoint, hashed in the background"),
         ]

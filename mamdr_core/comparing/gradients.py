@@ -155,8 +155,8 @@ def measure_pairs(gradients: Callable[[Ints], Tensor], pairs: Pairs, keep: int) 
         partners = np.unique(high_K[outside])
         for start in range(0, len(partners), aside):
             some = partners[start : start + aside]
-            meets = outside[(high_K[outside] >= some[0]) & (high_K[outside] <= some[-1])]
-            multiply(meets, kept, (some, compute(some)))
+            theirs = outside[(high_K[outside] >= some[0]) & (high_K[outside] <= some[-1])]
+            multiply(theirs, kept, (some, compute(some)))
 
     for first in range(0, len(domains), max(1, size)):
         measure_block(first)

@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.parameters import Scope, Theta
+from mamdr_core.engine.steps import ROWS_MULTIPLE
 
 PADDING = {"cpu": 1.15, "cuda": 2.0}
-"""Padded rows of a stack over its real ones, at most: on a CPU every row costs, on a GPU every step does."""
+"""Padded rows of a stack over its real ones, at most: on a CPU every row costs, on a GPU every step does.
+
+Each batch may have `ROWS_MULTIPLE` rows more."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class StackLimits:
 
     Attributes:
         budget: bytes.
-        trajectory_bytes: of one trajectory, beside its rows.
+        trajectory_bytes: of one trajectory, without its rows.
         row_bytes: of a row of its largest step.
         padding: padded rows over real ones.
         size: trajectories.
@@ -89,7 +92,7 @@ def _rows_of(visits: Sequence[Visit], batch_size: int) -> tuple[int, ...]:
 
 
 def cut_stacks(trajectories: Sequence[Trajectory], limits: StackLimits) -> Iterator[list[Trajectory]]:
-    """Stacks of neighbours within the limits; a trajectory that exceeds them alone is a stack of its own.
+    """Stacks of neighbours within the limits; a trajectory that exceeds them alone is a stack.
 
     Args:
         trajectories: sorted by likeness.
@@ -144,4 +147,6 @@ def _fits(steps: PaddedSteps, size: int, limits: StackLimits) -> bool:
     if most > limits.multiple:
         most -= most % limits.multiple
     padded = int(steps.widest_S @ steps.running_S)
-    return size <= min(most, limits.size) and padded <= limits.padding * steps.rows + 8 * int(steps.running_S.sum())
+    return size <= min(most, limits.size) and padded <= limits.padding * steps.rows + ROWS_MULTIPLE * int(
+        steps.running_S.sum()
+    )

@@ -91,8 +91,8 @@ class SupportSample:
 def spread_places(rows_n: NDArray[np.int64], sampled_n: NDArray[np.int64]) -> NDArray[np.int64]:
     """Distinct places of each domain's sample within its rows, int64 [sum of `sampled_n`].
 
-    Place s is s a mod m with a next to the golden section of m and coprime to it: consecutive ones are far apart, and
-    any block of them is spread evenly.
+    Place s is s a mod m with a next to the golden section of m and coprime to it: of more than a few rows, consecutive
+    places are far apart, and any block of them is spread evenly.
 
     Args:
         rows_n: rows m of each domain.

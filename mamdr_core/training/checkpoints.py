@@ -16,6 +16,7 @@ import torch
 
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.errors import MamdrError, StoppedError
+from mamdr_core.heartbeat import beat
 from mamdr_core.host_memory import available_memory, ranks_here
 from mamdr_core.object_store import Place, place_of
 from mamdr_core.parallel.collective import Collective, gather_texts
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 STOP = "stop"
 """Name of the file that asks ranks to stop."""
+BEAT_SECONDS = 10.0
+"""Between signs of progress while the main thread waits for a checkpoint to be written."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +154,8 @@ class Checkpoints:
         folder = place_of(self._place.folder) / str(self._number)
         snapshot = take(run, self._collective.rank, available_memory() / 2 / ranks_here())
         self._writing = self._pool.submit(_write, folder, self._place.scratch, self._collective.rank, snapshot)
-        if snapshot.is_live:
-            wait([self._writing])
+        while snapshot.is_live and not wait([self._writing], BEAT_SECONDS).done:
+            beat()  # a large state may take longer to write than a rank may be without signs of progress
 
     def _finish(self, specific: SpecificStore) -> bool:
         """Seal what all ranks have written, or log which rank could not write; waits for it.

@@ -6,7 +6,6 @@ whatever devices there are, so that all ranks draw the same conclusion or raise 
 """
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +16,7 @@ from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.compiler import compiler_trouble
 from mamdr_core.engine.device import cuda_device, cuda_trouble
 from mamdr_core.errors import MamdrError
+from mamdr_core.host_memory import ranks_here
 from mamdr_core.learning.methods import find_method
 from mamdr_core.parallel.collective import Collective, gather_texts
 from mamdr_core.training.settings import TrainSettings
@@ -144,8 +144,7 @@ def place_columns(columns: Mapping[str, Columns], device: torch.device, collecti
     """
     if device.type == "cuda":
         needed, free = sum(own.nbytes for own in columns.values()), torch.cuda.mem_get_info(device)[0]
-        sharing = -(-int(os.environ.get("LOCAL_WORLD_SIZE", "1")) // max(1, torch.cuda.device_count()))
-        fits = needed <= free / 2 / sharing  # no rank has copied yet
+        fits = needed <= free / 2 / ranks_per_device(ranks_here())  # no rank has copied yet
         trouble = gather_trouble(
             collective, "" if fits else f"rows take {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free"
         )
@@ -153,6 +152,11 @@ def place_columns(columns: Mapping[str, Columns], device: torch.device, collecti
             _log(collective, trouble, "rows stay in the host's memory, and rounds fetch theirs")
             return dict(columns)
     return {split: own.to(device) for split, own in columns.items()}
+
+
+def ranks_per_device(ranks: int) -> int:
+    """The most ranks that share a GPU, of so many on this machine."""
+    return -(-ranks // max(1, torch.cuda.device_count()))
 
 
 def gather_trouble(collective: Collective, own: str) -> Trouble:

@@ -18,13 +18,13 @@ from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.models.tables import Table
 from mamdr_core.parallel.collective import Collective
 from mamdr_core.shards.pinned import PinnedExamples
-from mamdr_core.training.choices import gather_trouble
+from mamdr_core.training.choices import gather_trouble, ranks_per_device
 from mamdr_core.training.rank_memory import RankMemory, RankShape, rank_memory
 
 logger = logging.getLogger(__name__)
 
 GB = 1e9
-ON_DEVICE = ("theta_S", "inner", "outer", "best", "vectors", "round")
+ON_DEVICE = ("theta_S", "inner", "outer", "best", "vectors", "round", "step")
 """Parts that are in a GPU's memory where training runs on one."""
 PART_ROWS = 1 << 22
 """Rows, about, whose distinct ids are counted at once."""
@@ -33,7 +33,8 @@ PART_ROWS = 1 << 22
 def shape_of(
     config: Config,
     pinned: PinnedExamples,
-    own: NDArray[np.bool_],
+    learns: NDArray[np.bool_],
+    inherited: NDArray[np.bool_],
     columns: Mapping[str, Columns],
     train: Columns,
     collective: Collective,
@@ -42,7 +43,8 @@ def shape_of(
 
     Args:
         config, pinned: of the run.
-        own: by domain, whether the rank has its theta_i, [n].
+        learns: by domain, whether the rank trains its theta_i if it has rows, [n].
+        inherited: by domain, whether the rank takes its theta_i from a parent, [n].
         columns: of this rank, by split.
         train: the rank's training rows, those of support domains included.
         collective: the ranks.
@@ -56,7 +58,7 @@ def shape_of(
     touched: dict[str, int] = {}
     if method.specific and dr.rows == "touched":
         tables = [table for table in inputs.tables if table.trainable and table.column != "domain"]
-        touched = {table.name: count_distinct(train, table, own) for table in tables}
+        touched = {table.name: count_distinct(train, table, learns) for table in tables}
     others = sum(len(rows) for split, rows in columns.items() if split != "train")
     return RankShape(
         ranks=collective.size,
@@ -66,7 +68,7 @@ def shape_of(
         train_rows=len(train),
         rows=others + len(train),
         all_train_rows=int(pinned.counts["train"].sum()),
-        domains=int((own & (counts_n > 0)).sum()) if method.specific else 0,
+        domains=int((learns & (counts_n > 0) | inherited).sum()) if method.specific else 0,
         sampled_rows=int(np.minimum(counts_n, dr.support_rows).sum()) if method.specific and dr.k else 0,
         touched=touched,
     )
@@ -112,11 +114,10 @@ def check_memory(
     train = config.train
     room = train.specific_memory * GB or available_memory() / 2 / ranks_here()
     needs = rank_memory(train, shape, room, is_mapped)
-    on_device = set(ON_DEVICE) if device.type == "cuda" else set()
+    on_device = ON_DEVICE if device.type == "cuda" else ()
     rows_of_specific = needs.parts.get("rows of theta_i", 0) + needs.parts.get("a group's rows", 0)
-    rest = needs.total - needs.always["rows"] - sum(needs.parts.get(name, 0) for name in on_device)
     tables = 0 if on_device else needs.tables
-    here, (rest_here, tables_here) = _of_machine(collective, [max(0, rest), tables])
+    here, (rest_here, tables_here) = _of_machine(collective, [needs.on_host(on_device), tables])
     available = available_memory()
     if collective.rank == 0:
         logger.info("%s; %.3g GB are available to the %d ranks of its machine", summary(needs), available / GB, here)
@@ -144,7 +145,7 @@ def _tables_trouble(needs: RankMemory, device: torch.device, tables_here: int, h
     """Why tables cannot fit, whatever else is in memory; empty: they may."""
     each = f"theta_S with its moments and the best copy takes {needs.tables / GB:.3g} GB a rank"
     if device.type == "cuda":
-        whole, sharing = torch.cuda.mem_get_info(device)[1], -(-here // max(1, torch.cuda.device_count()))
+        whole, sharing = torch.cuda.mem_get_info(device)[1], ranks_per_device(here)
         fits = needs.tables * sharing <= whole
         return "" if fits else f"{each}, {sharing} of them share a GPU of {whole / GB:.3g} GB"
     whole = total_memory()

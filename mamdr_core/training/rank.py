@@ -116,9 +116,10 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         own_train = {} if part.is_whole else {"learned": share.columns("train")}
         columns = place_columns(columns | own_train, device, collective)
         train = columns.pop("learned", columns["train"])
-        shape = shape_of(task.config, task.pinned, own & part.learns, columns, train, collective)
-        check_memory(task.config, shape, device, collective, share.arrays.mapped)
         heritage = Heritage(task.parent, device, settings.scratch) if task.parent else None
+        inherited = heritage.having_specific(len(own)) & own if heritage else np.zeros_like(own)
+        shape = shape_of(task.config, task.pinned, own & part.learns, inherited, columns, train, collective)
+        check_memory(task.config, shape, device, collective, share.arrays.mapped)
         learner = make_learner(task.config, task.pinned, own, collective, share, train, choices, heritage)
         if heritage and not (task.checkpoints and task.checkpoints.newest):
             heritage.hand_down(learner, collective, method.mixed)

@@ -1,6 +1,6 @@
 """The formula for the memory of a rank, in bytes by part (docs/memory.md); a test compares it with what is measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mamdr_core.engine.specific_store import group_size
@@ -64,6 +64,18 @@ class RankMemory:
         """Bytes of the stage that needs most; of each part its largest."""
         return sum(self.always.values()) + max(sum(self.shared.values()), sum(self.specific.values()))
 
+    def on_host(self, on_device: Collection[str]) -> int:
+        """Bytes in the host's memory of the stage that needs most there, without rows.
+
+        Args:
+            on_device: names of parts that are in a GPU's memory.
+        """
+
+        def sum_of(parts: Mapping[str, int]) -> int:
+            return sum(size for name, size in parts.items() if name not in on_device and name != "rows")
+
+        return sum_of(self.always) + max(sum_of(self.shared), sum_of(self.specific))
+
     @property
     def parts(self) -> dict[str, int]:
         """All parts together."""
@@ -91,7 +103,8 @@ def rank_memory(train: TrainSettings, shape: RankShape, specific_bytes: float, i
     vectors = sum(NUMBER * table.rows * table.width for table in shape.tables if not table.trainable)
     always = {
         "rows": 0 if is_mapped else shape.rows * (NUMBER * shape.columns + 12),
-        "orders": 0 if is_mapped else shape.train_rows * 2 * INDEX,
+        # An epoch's order is made while the round before still refers to the last one; mixed rows have their own.
+        "orders": 0 if is_mapped else shape.train_rows * (4 if method.mixes else 2) * INDEX,
         "vectors": 0 if is_mapped else vectors,
         "theta_S": held,
         "step": min(train.batch_size, shape.train_rows)
@@ -128,6 +141,10 @@ def _round_bytes(train: TrainSettings, shape: RankShape, trained: Sequence[Table
     rounds = train.rounds_per_epoch
     own_rows, all_rows = -(-shape.train_rows // rounds), -(-shape.all_train_rows // rounds)
     total = 0
+    if train.balance_ranks and shape.ranks > 1:  # a rank below the mean borrows what it lacks
+        borrowed = max(0, -(-all_rows // shape.ranks) - own_rows)
+        own_rows += borrowed
+        total += borrowed * (NUMBER * shape.columns + 12)
     for table in trained:
         touched, width = min(table.rows, own_rows), NUMBER * table.width
         total += touched * (7 * width + 2 * INDEX) + own_rows * 6 * INDEX

@@ -31,6 +31,11 @@ def shuffle_rows(train: Columns, seed: int, arrays: Arrays) -> Tensor:
     return torch.from_numpy(within_domains).to(train.labels.device)
 
 
+def epoch_order(plan: RoundPlan, epoch: int, train: Columns, arrays: Arrays) -> Tensor:
+    """`shuffle_rows` of an epoch of a plan."""
+    return shuffle_rows(train, derive_seed(plan.seed, epoch, 3), arrays)
+
+
 def deal_rounds(
     plan: RoundPlan,
     epoch: int,
@@ -51,14 +56,14 @@ def deal_rounds(
         rank: decides the order of rows of all domains together.
         arrays: makes the epoch's orders, 8 bytes a row each.
         skipped: rounds at its start that are left out.
-        order: of the epoch's rows within domains, if it has been made (`shuffle_rows`).
+        order: of the epoch's rows within domains, if it has been made (`epoch_order`).
         mixes: also make `Round.shuffled`.
         lending: balances the ranks, which then deal the rounds at the same time; None: each visits its own domains.
     """
     offsets = train.offsets.numpy()
     counts = np.diff(offsets)
     if order is None:
-        order = shuffle_rows(train, derive_seed(plan.seed, epoch, 3), arrays)
+        order = epoch_order(plan, epoch, train, arrays)
     shuffled = _mix_rows(train, derive_seed(plan.seed, epoch, 4, rank), arrays) if mixes else None
     for number in range(skipped, plan.rounds):
         start, stop = plan.slices(epoch, number)

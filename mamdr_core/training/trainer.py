@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 
 from mamdr_core.engine.columns import Columns
-from mamdr_core.engine.hashing import derive_seed
 from mamdr_core.engine.plan import RoundPlan
 from mamdr_core.errors import MamdrError
 from mamdr_core.learning.learner import Learner, Round
@@ -28,7 +27,7 @@ from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.network_on_mixed import NetworkOnMixed
 from mamdr_core.training.position import Position
 from mamdr_core.training.progress import Progress
-from mamdr_core.training.rounds import deal_rounds, shuffle_rows
+from mamdr_core.training.rounds import deal_rounds, epoch_order
 from mamdr_core.training.settings import TrainSettings
 from mamdr_core.training.stages import Stage, make_stages
 from mamdr_core.training.state import RunState
@@ -241,23 +240,28 @@ class Trainer:
         lending = self._lending(stage)
         begun, within = divmod(self.position.done, stage.rounds_per_epoch)
         for epoch in range(stage.first_epoch + begun, stage.first_epoch + stage.epochs):
-            order = shuffle_rows(learner.train, derive_seed(settings.seed, epoch, 3), self.arrays)
+            with self.clock.phase("deal"):
+                order = epoch_order(plan, epoch, learner.train, self.arrays)
             if stage.learns_specific and learner.settings.dr.k > 0:
                 with self.clock.phase("exchange"):
                     rows = learner.settings.dr.support_rows
                     learner.supports = SupportSample(self.collective, learner.train, rows, order)
-            yield from deal_rounds(
-                plan,
-                epoch,
-                learner.train,
-                self.collective.rank,
-                self.arrays,
-                within,
-                order,
-                stage.learns_shared and self.method.mixes,
-                lending,
+            mixes = stage.learns_shared and self.method.mixes
+            yield from self._dealt(
+                deal_rounds(
+                    plan, epoch, learner.train, self.collective.rank, self.arrays, within, order, mixes, lending
+                )
             )
             within = 0
+
+    def _dealt(self, rounds: Iterator[Round]) -> Iterator[Round]:
+        """The rounds; making each, and what ranks lend for it, is counted."""
+        while True:
+            with self.clock.phase("deal"):
+                round_ = next(rounds, None)
+            if round_ is None:
+                return
+            yield round_
 
     def _lending(self, stage: Stage) -> Lending | None:
         """What balances the ranks where theta_S learns from slices of domains on several ranks."""
@@ -283,6 +287,8 @@ class Trainer:
         if restored:
             stage = self.stages[at.stage]
             self.early_stop.patience, self.early_stop.moves_shared = stage.patience, stage.learns_shared
+            if not stage.learns_shared and self.early_stop.shared is not None:
+                learner.shared = self.early_stop.shared  # the same values, held once
             learner.rows_descended, learner.engine.skipped = at.rows_descended, at.skipped_steps
             learner.engine.waited, self.clock.seconds["inner"] = at.waited_seconds, at.inner_seconds
             self.clock.add_attempt(at.seconds)

@@ -53,7 +53,7 @@ class OnDevice(Tensor):
 
 
 class Pinned(Tensor):
-    """A tensor in the host's pinned memory, which the device copies while the host goes on."""
+    """A tensor in the host's pinned memory, from which the device copies while the host works."""
 
 
 class Dispatch(TorchDispatchMode):

@@ -151,7 +151,7 @@ def test_a_tensor_of_the_cpu_among_those_of_the_device_would_be_found(place):
 
 
 def steps_waits(run: str, batch_size: int) -> Counter[tuple[str, str]]:
-    """How often the host waits, by place, with steps of so many rows: one stack, laid out in one segment."""
+    """How often the host waits, by place, with steps of a number of rows: one stack, laid out in one segment."""
     with pretended_device() as dispatch:
         setting = Setting(DEVICE, batch_size=batch_size, counts=[30] * 6)
         dispatch.waits.clear()

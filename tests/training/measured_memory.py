@@ -76,7 +76,7 @@ def train(settings: TrainSettings, domains: int, rows: int, users: int, width: i
         checkpoints,
     )  # fmt: skip
     trainer.train()
-    shape = shape_of(config, pinned, own, columns, columns["train"], one)
+    shape = shape_of(config, pinned, own, np.zeros_like(own), columns, columns["train"], one)
     needs = rank_memory(settings, shape, 1e12)
     print(needs.parts, file=sys.stderr)
     return needs.total

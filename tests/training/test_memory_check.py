@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 def check_with(monkeypatch):
     """Check a config on three ranks of a machine with that much memory; returns each rank's error, empty: none."""
 
-    def check(available, total=1e12, users=9, **train):
+    def check(available, total=1e12, users=9, device=CPU, inherited=(), **train):
         monkeypatch.setattr(memory_check, "available_memory", lambda: int(available))
         monkeypatch.setattr(memory_check, "total_memory", lambda: int(total))
         config = Config(train=TrainSettings(**train), model=ModelSettings(hidden=(4,), embedding_dim=8))
@@ -39,9 +39,11 @@ def check_with(monkeypatch):
             rows = random_columns([n * (1 + collective.rank) for n in COUNTS], seed=collective.rank)
             rows = replace(rows, numeric=rows.numeric[:, :0])
             columns = {"train": rows, "val": random_columns([5, 5, 5, 5])}
-            shape = shape_of(config, pinned, np.ones(4, dtype=np.bool_), columns, rows, collective)
+            handed_down = np.isin(np.arange(4), inherited)
+            shape = shape_of(config, pinned, np.ones(4, dtype=np.bool_), handed_down, columns, rows, collective)
+            assert shape.domains == (3 + len(inherited) if train["method"] == "mamdr" else 0)
             try:
-                check_memory(config, shape, CPU, collective)
+                check_memory(config, shape, device, collective)
             except MamdrError as error:
                 found = str(error)
             else:
@@ -76,6 +78,17 @@ def test_touched_rows_that_do_not_fit_are_the_same_error_on_all_ranks(check_with
     assert check_with(1e9, method="mamdr", dr=touched) == [""] * 3
 
 
+def test_next_to_a_gpu_touched_rows_count_and_what_the_gpu_holds_does_not(check_with, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(1e11), int(1e11)))
+    large = {"users": 1_000_000, "method": "mamdr", "device": torch.device("cuda")}
+    assert "dr.rows touched does not fit" in check_with(20_000, dr=DRSettings(rows="touched"), **large)[0]
+    assert check_with(1e6, dr=DRSettings(rows="touched"), **large) == [""] * 3  # tables of 32 MB are on the GPU
+
+
+def test_inherited_theta_i_count_also_of_domains_without_rows(check_with):
+    assert check_with(1e9, method="mamdr", inherited=[1]) == [""] * 3
+
+
 def test_tables_that_cannot_fit_the_machine_are_an_error_that_names_sharded_tables(check_with):
     users = 1_000_000  # 32 MB, six times, on three ranks: 576 MB
     assert check_with(1e6, total=580e6, users=users, method="dn") == [""] * 3
@@ -85,7 +98,7 @@ def test_tables_that_cannot_fit_the_machine_are_an_error_that_names_sharded_tabl
 
 
 def test_the_ranks_that_share_a_machine_are_the_launchers_where_it_counts_more(check_with, monkeypatch):
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "6")  # trials of a comparison, say
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "6")  # such as trials of a comparison
     found = check_with(1e6, total=580e6, users=1_000_000, method="dn")
     assert "6 ranks share a machine" in found[0]
 

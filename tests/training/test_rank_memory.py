@@ -40,7 +40,7 @@ def test_the_formula_is_within_a_quarter_of_the_measured_resident_size(run):
 
 def test_rows_and_vectors_are_held_once_or_memory_mapped():
     parts = needs(method="joint").always
-    assert (parts["rows"], parts["orders"], parts["vectors"]) == (800 * (3 * 4 + 12), 600 * 16, 500 * 8 * 4)
+    assert (parts["rows"], parts["orders"], parts["vectors"]) == (800 * (3 * 4 + 12), 600 * 32, 500 * 8 * 4)
     mapped = rank_memory(TrainSettings(method="joint"), SHAPE, 1e9, is_mapped=True).always
     assert (mapped["rows"], mapped["orders"], mapped["vectors"], mapped["theta_S"]) == (0, 0, 0, HELD)
 
@@ -89,6 +89,24 @@ def test_touched_rows_count_by_distinct_id_and_copy():
     few, many = (needs(each, method="mamdr", dr=touched, checkpoint=NO_CHECKPOINTS) for each in (SHAPE, shape))
     added = many.specific["rows of theta_i"] - few.specific["rows of theta_i"]
     assert added == 500 * (2 * 8 + 2 * 16 * 4) + 700 * 2 * 10
+
+
+def test_what_is_on_a_gpu_is_left_out_of_each_stage_before_the_larger_one_is_taken():
+    """theta_S's stage is the larger one on a CPU; next to a GPU theta_i's is."""
+    found = needs(replace(SHAPE, touched={"user": 500}), method="mamdr", dr=DRSettings(rows="touched"))
+    assert sum(found.shared.values()) > sum(found.specific.values())
+    assert found.on_host(()) == found.total - found.always["rows"]
+    on_device = ("theta_S", "vectors", "step", *found.shared)
+    assert found.on_host(on_device) == found.always["orders"] + sum(found.specific.values())
+
+
+def test_a_rank_below_the_mean_borrows_rows_where_ranks_lend():
+    below, mean = (replace(SHAPE, ranks=2, all_train_rows=128_000, train_rows=rows) for rows in (600, 64_000))
+    lending, alone, at_mean = (
+        needs(shape, method="dn", balance_ranks=lends).shared["round"]
+        for shape, lends in ((below, True), (below, False), (mean, True))
+    )
+    assert alone < lending == at_mean + (1000 - 10) * (3 * 4 + 12)
 
 
 def test_settled_stages_do_not_add_up_and_those_of_rounds_do():
