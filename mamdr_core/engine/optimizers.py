@@ -61,17 +61,26 @@ def adam_change(gradient: Tensor, first: Tensor, second: Tensor, step: int, lr: 
     return (first / denominator).mul_(lr / (1 - beta1**step))
 
 
-def move_by_adam(values: Tensor, gradient: Tensor, first: Tensor, second: Tensor, count: Tensor, lr: float) -> None:
+def move_by_adam(
+    values: Tensor,
+    gradient: Tensor,
+    first: Tensor,
+    second: Tensor,
+    count: Tensor,
+    lr: float,
+    beta1: float = BETA1,
+) -> None:
     """Kingma and Ba's update in one pass, in place, by the kernel of `torch.optim.Adam(fused=True)`.
 
     Args:
         values, gradient, first, second: contiguous, of one shape.
         count: 1 for the first update, a float32 scalar on their device, which is not advanced.
         lr: learning rate.
+        beta1: decay of the first moment.
     """
     torch._fused_adam_(
         [values], [gradient], [first], [second], [], [count],
-        lr=lr, beta1=BETA1, beta2=BETA2, weight_decay=0.0, eps=EPSILON, amsgrad=False, maximize=False,
+        lr=lr, beta1=beta1, beta2=BETA2, weight_decay=0.0, eps=EPSILON, amsgrad=False, maximize=False,
     )  # fmt: skip
 
 
@@ -149,17 +158,32 @@ class OuterOptimizer:
         if self.first is None:
             return beta * change
         first_all = self.first.dense if table is None else self.first.tables[table]
-        first = first_all[place]
+        first = _taken(first_all, place)
         if self.settings.optimizer == "nesterov":
             first = momentum * first + change
-            first_all[place] = first
+            _put(first_all, place, first)
             return beta * (change + momentum * first)
         assert self.second is not None
         second_all = self.second.dense if table is None else self.second.tables[table]
-        second = second_all[place]
-        update = adam_change(change, first, second, self.step_count, beta, momentum)
-        first_all[place], second_all[place] = first, second
-        return update
+        second = _taken(second_all, place)
+        update, count = torch.zeros_like(change), torch.tensor(float(self.step_count), device=change.device)
+        move_by_adam(update, change, first, second, count, beta, momentum)
+        _put(first_all, place, first)
+        _put(second_all, place, second)
+        return update.neg_()
+
+
+def _taken(whole: Tensor, place: Tensor | slice) -> Tensor:
+    """All of a tensor, or some of its rows: several times as fast as by indexing."""
+    return whole if isinstance(place, slice) else whole.index_select(0, place)
+
+
+def _put(whole: Tensor, place: Tensor | slice, values: Tensor) -> None:
+    """Put back what was taken."""
+    if isinstance(place, slice):
+        whole.copy_(values)
+    else:
+        whole.index_copy_(0, place, values)
 
 
 @dataclass

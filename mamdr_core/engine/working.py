@@ -73,7 +73,7 @@ class StackedTable:
         self.is_fresh = state is None or table.name not in state.tables
         if self._moments and state and not self.is_fresh:
             whole = state.tables[table.name]
-            self._moments = AdamMoments(whole.first[self._ids_T], whole.second[self._ids_T])
+            self._moments = AdamMoments(*(each.index_select(0, self._ids_T) for each in (whole.first, whole.second)))
         self._may_move_T = _may_move(table, scopes, keys_T) if trains else None
 
     def touch(self, read: ReadPlaces) -> TouchedRows:
@@ -125,8 +125,9 @@ class StackedTable:
     def write_moments(self, state: AdamState) -> None:
         """Leave a single trajectory's moments in `state`."""
         if self._moments is not None and self._table.name in state.tables:
-            state.tables[self._table.name].first[self._ids_T] = self._moments.first
-            state.tables[self._table.name].second[self._ids_T] = self._moments.second
+            whole = state.tables[self._table.name]
+            whole.first.index_copy_(0, self._ids_T, self._moments.first)
+            whole.second.index_copy_(0, self._ids_T, self._moments.second)
 
     def write_changes(self, changes: Sequence[Change]) -> None:
         """Add dynamic - static to each trajectory's change, of the rows that may move."""
