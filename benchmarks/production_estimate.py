@@ -110,7 +110,7 @@ def _host(dn: dict, dr: dict, sample: dict, ranks: int, val_rows: int, source: s
     seconds, rows = sample["seconds"], sample["rows"]
     # The sample deals rows for an epoch and for a pass, and the slowest rank has `imbalance` of the mean rows.
     own, imbalance = dn["rows"] / ranks * dn["owned"]["epoch_imbalance"]["rows"], dn["owned"]["epoch_imbalance"]["rows"]
-    deal = seconds["dealing rows"] / (2 * rows["train"])
+    deal = seconds["deal"] / (2 * rows["train"])
     measured = sum(sample["validations"].values())
     validate = seconds["validate"] / (measured * rows["val"])
     targets = dr["slowest_targets"]

@@ -3,7 +3,7 @@
 from production_estimate import Term
 from production_shape import gb, print_table
 
-PARTS = ("dn", "dr", "exchange", "dealing rows", "validate", "checkpoint", "checkpoint, waited for at the end")
+PARTS = ("dn", "dr", "exchange", "deal", "validate", "checkpoint", "checkpoint, waited for at the end")
 """Of training; none is inside another."""
 INSIDE = ("theta_i, read", "theta_i, write", "theta_i, validation", "keeping the best", "theta_i, read for checkpoints",
           "checkpoint, written in the background", "checkpoint, hashed in the background")  # fmt: skip

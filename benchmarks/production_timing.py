@@ -15,7 +15,6 @@ from torch import Tensor
 
 import mamdr_core.engine.layout
 import mamdr_core.training.checkpoints
-import mamdr_core.training.trainer
 from mamdr_core.engine.optimizers import OuterOptimizer
 from mamdr_core.engine.steps import Steps
 from mamdr_core.learning.domain_negotiation import DomainNegotiation
@@ -90,15 +89,12 @@ class Parts:
             (DomainRegularization, "draw_supports", "drawing supports"),
             (EarlyStop, "record", "keeping the best"),
             (Checkpoints, "close", "checkpoint, waited for at the end"),
-            (training.trainer, "epoch_order", "dealing rows"),
             (training.checkpoints, "write", "checkpoint, written in the background"),
             (training.checkpoints, "facts_of", "checkpoint, hashed in the background"),
         ]
         with ExitStack() as stack:
             for owner, name, part in calls:
                 stack.enter_context(patch.object(owner, name, self.call(getattr(owner, name), part)))
-            deal = self.items(training.trainer.deal_rounds, lambda *_: "dealing rows")
-            stack.enter_context(patch.object(training.trainer, "deal_rounds", deal))
             groups = self.items(store.groups, lambda _, changes=True: f"theta_i, {'DR' if changes else 'validation'}")
             stack.enter_context(patch.object(store, "groups", groups))
             for name in ("read", "write"):

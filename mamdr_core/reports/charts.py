@@ -13,7 +13,7 @@ from mamdr_core.reports.plot import Plot, Scale, bars, heat_map, spanning
 FEW = 10
 """Domains below which there are no groups of them."""
 PHASE_NAMES = {"shared": "rounds", "specific": "passes of DR"}
-IN_RANKS = ("read", "inner", "exchange", "validate", "checkpoint", "evaluate", "save")
+IN_RANKS = ("read", "deal", "inner", "exchange", "validate", "checkpoint", "evaluate", "save")
 """Phases of rank 0 within the time of `ranks`."""
 
 
