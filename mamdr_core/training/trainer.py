@@ -1,7 +1,7 @@
 """The training loop of a rank: stages of rounds with validations, early stop and checkpoints."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,25 +9,22 @@ import torch
 from numpy.typing import NDArray
 
 from mamdr_core.engine.columns import Columns
-from mamdr_core.engine.plan import RoundPlan
 from mamdr_core.errors import MamdrError
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.mamdr import mamdr
 from mamdr_core.learning.method import Method
 from mamdr_core.parallel.collective import Collective
-from mamdr_core.parallel.lending import Lending
-from mamdr_core.parallel.supports import SupportSample
 from mamdr_core.shards.arrays import Arrays
 from mamdr_core.stateful import Stateful
 from mamdr_core.training.checkpoints import Checkpoints
 from mamdr_core.training.clock import Clock
 from mamdr_core.training.curve import Validation, aucs_of
+from mamdr_core.training.dealer import Dealer
 from mamdr_core.training.early_stop import EarlyStop
 from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.network_on_mixed import NetworkOnMixed
 from mamdr_core.training.position import Position
 from mamdr_core.training.progress import Progress
-from mamdr_core.training.rounds import deal_rounds, epoch_order
 from mamdr_core.training.settings import TrainSettings
 from mamdr_core.training.stages import Stage, make_stages
 from mamdr_core.training.state import RunState
@@ -96,6 +93,8 @@ class Trainer:
         self.stages = make_stages(
             self.settings, dr, "shared" in self._updates, "specific" in self._updates, may_be_alone
         )
+        of_rank = self.counts_n, self.owned_n, self.collective, self.arrays, self.clock
+        self._dealer = Dealer(self.settings, self.learner, self.method, *of_rank)
         self.early_stop = EarlyStop(1, self.learner)  # every stage begins with its own
 
     def train(self) -> TrainingOutcome:
@@ -154,7 +153,7 @@ class Trainer:
             if self.mixed and not stage.is_alone:
                 self._validate_mixed(stage, self.mixed)
         mamdr(
-            self._rounds(stage),
+            self._dealer.rounds(stage, self.position.done),
             self._timed("shared") if stage.learns_shared else None,
             self._timed("specific") if stage.learns_specific else None,
             lambda: self._after_round(stage, progress),
@@ -232,43 +231,6 @@ class Trainer:
     def _rounds_before(self, stage: Stage) -> int:
         """Rounds before the stage that count as its own."""
         return self.position.rounds if stage.is_alone else 0
-
-    def _rounds(self, stage: Stage) -> Iterator[Round]:
-        """The rounds of a stage that are not done yet."""
-        settings, learner = self.settings, self.learner
-        plan = RoundPlan(self.counts_n, stage.rounds_per_epoch, settings.smallest_slice, settings.seed)
-        lending = self._lending(stage)
-        begun, within = divmod(self.position.done, stage.rounds_per_epoch)
-        for epoch in range(stage.first_epoch + begun, stage.first_epoch + stage.epochs):
-            with self.clock.phase("deal"):
-                order = epoch_order(plan, epoch, learner.train, self.arrays)
-            if stage.learns_specific and learner.settings.dr.k > 0:
-                with self.clock.phase("exchange"):
-                    rows = learner.settings.dr.support_rows
-                    learner.supports = SupportSample(self.collective, learner.train, rows, order)
-            mixes = stage.learns_shared and self.method.mixes
-            yield from self._dealt(
-                deal_rounds(
-                    plan, epoch, learner.train, self.collective.rank, self.arrays, within, order, mixes, lending
-                )
-            )
-            within = 0
-
-    def _dealt(self, rounds: Iterator[Round]) -> Iterator[Round]:
-        """The rounds; making each, and what ranks lend for it, is counted."""
-        while True:
-            with self.clock.phase("deal"):
-                round_ = next(rounds, None)
-            if round_ is None:
-                return
-            yield round_
-
-    def _lending(self, stage: Stage) -> Lending | None:
-        """What balances the ranks where theta_S learns from slices of domains on several ranks."""
-        if not stage.learns_shared or self.method.mixes or self.collective.size == 1 or not self.settings.balance_ranks:
-            return None
-        own_n = torch.from_numpy(np.where(self.owned_n, self.collective.rank, 0))
-        return Lending(self.collective, self.collective.all_reduce(own_n).numpy(), self.settings.batch_size)
 
     def _timed(self, name: str) -> Callable[[Round], None]:
         """The method's update of that name, whose seconds are counted."""

@@ -1,0 +1,74 @@
+"""Deals a rank's rows to the rounds of a stage, with what an epoch needs: its order, support samples, rows lent."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mamdr_core.engine.plan import RoundPlan
+from mamdr_core.learning.learner import Learner, Round
+from mamdr_core.learning.method import Method
+from mamdr_core.parallel.collective import Collective
+from mamdr_core.parallel.lending import Lending
+from mamdr_core.parallel.supports import SupportSample
+from mamdr_core.shards.arrays import Arrays
+from mamdr_core.training.clock import Clock
+from mamdr_core.training.rounds import deal_rounds, epoch_order
+from mamdr_core.training.settings import TrainSettings
+from mamdr_core.training.stages import Stage
+
+
+@dataclass(frozen=True)
+class Dealer:
+    """Makes the rounds of a rank; every rank deals at the same time. See `Trainer` for what it takes."""
+
+    settings: TrainSettings
+    learner: Learner
+    method: Method
+    counts_n: NDArray[np.int64]
+    owned_n: NDArray[np.bool_]
+    collective: Collective
+    arrays: Arrays
+    clock: Clock
+
+    def rounds(self, stage: Stage, done: int) -> Iterator[Round]:
+        """The rounds of a stage; at the start of each epoch the learner gets its support samples.
+
+        Args:
+            stage: of the run.
+            done: rounds of it that are left out.
+        """
+        learner, settings = self.learner, self.settings
+        plan = RoundPlan(self.counts_n, stage.rounds_per_epoch, settings.smallest_slice, settings.seed)
+        lending = self._lending(stage)
+        mixes = stage.learns_shared and self.method.mixes
+        begun, skipped = divmod(done, stage.rounds_per_epoch)
+        for epoch in range(stage.first_epoch + begun, stage.first_epoch + stage.epochs):
+            with self.clock.phase("deal"):
+                order = epoch_order(plan, epoch, learner.train, self.arrays)
+            if stage.learns_specific and learner.settings.dr.k > 0:
+                with self.clock.phase("exchange"):
+                    rows = learner.settings.dr.support_rows
+                    learner.supports = SupportSample(self.collective, learner.train, rows, order)
+            rank = self.collective.rank
+            dealt = deal_rounds(plan, epoch, learner.train, rank, self.arrays, skipped, order, mixes, lending)
+            yield from self._timed(dealt)
+            skipped = 0
+
+    def _timed(self, rounds: Iterator[Round]) -> Iterator[Round]:
+        """The rounds; the time of making each, and of what ranks lend for it, is counted."""
+        while True:
+            with self.clock.phase("deal"):
+                round_ = next(rounds, None)
+            if round_ is None:
+                return
+            yield round_
+
+    def _lending(self, stage: Stage) -> Lending | None:
+        """What balances the ranks where theta_S learns from slices of domains on several ranks."""
+        if not stage.learns_shared or self.method.mixes or self.collective.size == 1 or not self.settings.balance_ranks:
+            return None
+        own_n = torch.from_numpy(np.where(self.owned_n, self.collective.rank, 0))
+        return Lending(self.collective, self.collective.all_reduce(own_n).numpy(), self.settings.batch_size)
