@@ -76,7 +76,7 @@ def measure_conflict(spark: SparkSession, config: Config) -> dict[str, Any]:
             stage, *agreement.mean_cosine(), 100 * agreement.negative_share()[0], int(agreement.known.sum()),
         )  # fmt: skip
     _record(spark, trained, settings, stages)
-    told = {
+    by_stage = {
         stage: {
             "mean_cosine": agreement.mean_cosine()[0],
             "std_error": agreement.mean_cosine()[1],
@@ -92,7 +92,7 @@ def measure_conflict(spark: SparkSession, config: Config) -> dict[str, Any]:
         "pairs_total": pairs.total,
         "dn_rounds": settings.dn_rounds,
         "figures": _draw(trained, stages),
-        **told,
+        **by_stage,
     }
 
 

@@ -67,7 +67,7 @@ def draw_pairs(domains: Ints, most: int, seed: int) -> Pairs:
 
 @dataclass(frozen=True)
 class Agreement:
-    """What pairs' gradients say.
+    """How far pairs' gradients agree.
 
     Attributes:
         pairs: the pairs.

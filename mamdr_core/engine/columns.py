@@ -115,7 +115,7 @@ class Visit:
         return logits_B if base_logits is None else logits_B + base_logits[self.rows[places]].to(logits_B)
 
     def batches(self, batch_size: int) -> list[slice]:
-        """Slices of near-equal size that cover the visit, each of at most so many rows, the engine's `batch_size`."""
+        """Slices of near-equal size that cover the visit, of its `batch_size` rows at most, or else the engine's."""
         size = self.rows.shape[0]
         parts = -(-size // (self.batch_size or batch_size))
         if parts == 1:  # most visits

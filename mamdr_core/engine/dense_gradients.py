@@ -47,7 +47,7 @@ def dense_gradients(
             gradients_RP.index_add_(0, owner, gradient_GP)
             losses_R.index_add_(0, owner, loss_G)
     for run in (~losses_R.isfinite()).nonzero()[:, 0].tolist():
-        engine.meet_divergence(Visit(columns, rows_N[edges[run] : edges[run + 1]]), 0, 0, 1)
+        engine.handle_divergence(Visit(columns, rows_N[edges[run] : edges[run + 1]]), 0, 0, 1)
         gradients_RP[run] = 0
     return gradients_RP
 

@@ -95,7 +95,7 @@ class EagerEngine:
         loss, embedded = self._backward(visit, 0, everything, working, key)
         good = math.isfinite(loss)
         if not good:
-            self.meet_divergence(visit, 0, 0, 1)
+            self.handle_divergence(visit, 0, 0, 1)
             self.flat.gradients_P.zero_()
         rows = {}
         for name, table in working.items():
@@ -120,7 +120,7 @@ class EagerEngine:
 
         Args:
             theta: where it starts; not changed.
-            visits: what it meets, in order.
+            visits: what it reads, in order.
             lr: inner learning rate alpha.
             optimizer: "adam" or "sgd".
             state: Adam's moments to carry on and advance in place; None, or a table that it lacks: fresh ones.
@@ -148,7 +148,7 @@ class EagerEngine:
                 step += 1
                 loss, embedded = self._backward(visit, number, rows, working, key)
                 if not math.isfinite(loss):
-                    self.meet_divergence(visit, number, batch, step)
+                    self.handle_divergence(visit, number, batch, step)
                     self.flat.gradients_P.zero_()
                     embedded = {name: (places, torch.zeros_like(grad)) for name, (places, grad) in embedded.items()}
                 self.flat.values_P -= _update(self.flat.gradients_P, moments, step, lr)
@@ -176,7 +176,7 @@ class EagerEngine:
             for theta, own_visits, scope, seed in zip(thetas, visits, scopes, seeds, strict=True)
         ]
 
-    def meet_divergence(self, visit: Visit, number: int, batch: int, step: int) -> None:
+    def handle_divergence(self, visit: Visit, number: int, batch: int, step: int) -> None:
         """Stop at a step whose loss is not finite, or count it as skipped.
 
         Args:
@@ -191,7 +191,7 @@ class EagerEngine:
             raise error
         self.skipped += 1
         if self.skipped == 1:
-            logger.warning("%s (said once; the run's figures count such steps)", error)
+            logger.warning("%s (logged once; the run's figures count such steps)", error)
 
     @torch.no_grad()
     def predict(self, theta: Theta, visit: Visit) -> Tensor:

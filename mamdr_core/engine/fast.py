@@ -61,6 +61,8 @@ class FastEngine(EagerEngine):
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
         self._step = DenseStep(self.flat, precision == "bf16", compiles)
         self._limits = stack_limits(self.flat, self.tables, self.device, group_memory)
+        if compiles and not getattr(module, "compiles_in_stacks", True):
+            self._limits = replace(self._limits, size=1)
         keep_freed_memory()
         self.reads_ahead = self.device.type == "cuda"  # on a CPU the steps themselves keep all cores busy
 
@@ -230,11 +232,11 @@ class FastEngine(EagerEngine):
         )
 
     def _check(self, stack: Stack, losses: list[Tensor], before: int) -> None:
-        """Meet what was not finite, in the order of the steps."""
+        """Handle losses that are not finite, in the order of the steps."""
         if not losses:
             return
         diverged = (~torch.cat(losses).isfinite()).nonzero().flatten().tolist()
         if diverged:
             numbered = [(step, batch) for step, own in enumerate(stack.steps.batches, before + 1) for batch in own]
             for step, batch in (numbered[place] for place in diverged):
-                self.meet_divergence(batch.visit, batch.number, batch.place, step)
+                self.handle_divergence(batch.visit, batch.number, batch.place, step)

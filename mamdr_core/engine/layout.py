@@ -25,7 +25,7 @@ class Stack:
     Attributes:
         trajectories: G of them, those with more steps first.
         steps: all of them.
-        tables: by name, the embedding rows that they meet, of tables that they may change.
+        tables: by name, the embedding rows that they read, of tables that they may change.
         lookups: by name, all other tables, which steps read as they are.
     """
 
@@ -65,7 +65,7 @@ def open_stack(
     adam: bool,
     state: AdamState | None,
 ) -> Stack:
-    """Gather the embedding rows that trajectories meet.
+    """Gather the embedding rows that trajectories read.
 
     Args:
         trajectories: those with more steps first, from one theta_S, over one set of tables.

@@ -73,7 +73,7 @@ def bytes_per_row(flat: FlatModule, tables: Sequence[Table], numeric: int) -> in
 
 
 def _kept_bytes(flat: FlatModule, tables: Sequence[Table], numeric: int, rows: int) -> int:
-    """Bytes of the fields of so many rows, and twice what autograd keeps, parameters included."""
+    """Bytes of the fields of a number of rows, and twice what autograd keeps, parameters included."""
     kept = 0
 
     def count(tensor: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ def _kept_bytes(flat: FlatModule, tables: Sequence[Table], numeric: int, rows: i
 
 
 class NoMemoryError(Exception):
-    """A stack of `size` trajectories does not fit memory; the cause is what torch or Python said."""
+    """A stack of `size` trajectories does not fit memory; the cause is torch's or Python's error."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
@@ -103,7 +103,7 @@ class NoMemoryError(Exception):
 
 @contextmanager
 def no_memory_for(size: int) -> Iterator[None]:
-    """Turn what torch, on any device, or Python says where there is no memory into `NoMemoryError`."""
+    """Turn what torch, on any device, or Python raises where there is no memory into `NoMemoryError`."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

@@ -20,7 +20,7 @@ class Rows:
     values: Tensor
 
     def add_to(self, start_UD: Tensor, ids_U: Tensor) -> Tensor:
-        """`start_UD`, the table's rows `ids_U`, plus this where the ids meet."""
+        """`start_UD`, the table's rows `ids_U`, plus this where both have an id."""
         if not len(self.ids):
             return start_UD
         place_U = torch.searchsorted(self.ids, ids_U).clamp_(max=len(self.ids) - 1)
@@ -95,7 +95,7 @@ class TableShard(Protocol):
         """Fetched rows [U, D]."""
 
     def places(self, ids: Tensor) -> Tensor:
-        """Where rows of this rank lie in `own`."""
+        """Where rows of this rank are in `own`."""
 
     def index_add_(self, dim: int, places: Tensor, values: Tensor) -> object:
         """Add to `own` in place."""
@@ -134,7 +134,7 @@ class Shared:
         return Shared(torch.zeros_like(self.dense), tables)
 
     def reach(self, visits: Iterable[Visit]) -> None:
-        """Fetch the rows of sharded tables that `visits` meet, in place of those before (section 4.5's static cache).
+        """Fetch the rows of sharded tables that `visits` read, in place of those before (section 4.5's static cache).
 
         With sharded tables every rank calls this equally often, without visits too; whole tables are always in reach.
         """
@@ -142,8 +142,8 @@ class Shared:
         visits = list(visits) if sharded else []
         nothing = torch.zeros(0, dtype=torch.long, device=self.dense.device)
         for table in sharded:
-            met = [visit.ids(table.column).to(nothing.device) for visit in visits]
-            table.fetch(torch.cat([nothing, *met]))
+            read = [visit.ids(table.column).to(nothing.device) for visit in visits]
+            table.fetch(torch.cat([nothing, *read]))
 
 
 @dataclass

@@ -76,7 +76,7 @@ class Steps:
         return ranges(first, [len(batch) for batch in self.flat()])
 
     def segments(self, most_rows: int) -> Iterator["Steps"]:
-        """Consecutive steps of at most so many padded rows together, or one step with more."""
+        """Consecutive steps of at most `most_rows` padded rows together, or one step with more."""
         first = 0
         ends = np.cumsum([0, *self.sizes])
         while first < len(self):
@@ -121,7 +121,7 @@ class RowReader:
     """Reads columns at the rows of some batches, one after another in their order.
 
     Args:
-        batches: whose visits may lie in several `Columns`.
+        batches: whose visits may be to several `Columns`.
         device: where the rows are wanted.
     """
 

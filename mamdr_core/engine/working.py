@@ -1,4 +1,4 @@
-"""Embedding rows of a stack of trajectories: compact copies of what they meet, updated where a step touches them.
+"""Embedding rows of a stack of trajectories: compact copies of what they read, updated where a step touches them.
 
 The paper's static and dynamic cache (section 4.5), for G trajectories at once: their tables stand one after another.
 """
@@ -144,8 +144,8 @@ class StackedTable:
 
 def _may_move(table: Table, scopes: Sequence[Scope], keys_T: Tensor) -> Tensor | None:
     """By row of the stacked table, whether its trajectory may move it; None: all may."""
-    told = ((g, (scope.only or {}).get(table.name)) for g, scope in enumerate(scopes))
-    only = {g: ids for g, ids in told if ids is not None}
+    limits = ((g, (scope.only or {}).get(table.name)) for g, scope in enumerate(scopes))
+    only = {g: ids for g, ids in limits if ids is not None}
     if not only:
         return None
     may_move_T = torch.isin(keys_T, torch.cat([g * table.rows + ids for g, ids in only.items()]))

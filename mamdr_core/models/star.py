@@ -17,12 +17,15 @@ from mamdr_core.models.tables import Inputs
 class STAR(nn.Module):
     """Partitioned normalisation, a star-topology network, and an auxiliary network whose logit is added.
 
-    The auxiliary network reads the domain's embedding beside all other features (Sheng et al. 2021, section 3.4).
+    The auxiliary network reads the domain's embedding and all other features (Sheng et al. 2021, section 3.4).
 
     Args:
         inputs: the fields.
         settings: `hidden` widths of the shared and the specific network, `star.auxiliary`, `dropout`.
     """
+
+    compiles_in_stacks = False
+    """torch 2.9 cannot compile the gradients of several of these networks side by side with sizes left open."""
 
     def __init__(self, inputs: Inputs, settings: ModelSettings) -> None:
         super().__init__()

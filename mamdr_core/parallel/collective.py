@@ -1,4 +1,4 @@
-"""Collective: what ranks say to each other; for one process alone, and for several ranks simulated in one process."""
+"""Collective: what ranks exchange; for one process alone, and for several ranks simulated in one process."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -93,8 +93,8 @@ class _SimulatedRank:
         return torch.cat(self._board.exchange(self.rank, tensor))
 
     def all_to_all(self, tensor: Tensor, splits: Sequence[int]) -> tuple[Tensor, list[int]]:
-        said = self._board.exchange(self.rank, tensor.split(list(splits)))
-        received = [parts[self.rank] for parts in said]
+        parts_of_all = self._board.exchange(self.rank, tensor.split(list(splits)))
+        received = [parts[self.rank] for parts in parts_of_all]
         return torch.cat(received), [len(part) for part in received]
 
     def broadcast(self, tensor: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class _SimulatedRank:
 
 
 class _Board:
-    """Where simulated ranks leave what they say; a rank waits for its turn, so that global state is never shared."""
+    """Where simulated ranks leave what they exchange; each waits for its turn, so that global state is never shared."""
 
     def __init__(self, ranks: int) -> None:
         self.slots: list[object] = [None] * ranks
@@ -129,10 +129,10 @@ class _Board:
         self.slots[rank] = value
         self.pass_turn()
         self.wait_for_turn(rank)  # all others have spoken
-        said = list(self.slots)
+        values = list(self.slots)
         self.pass_turn()
         self.wait_for_turn(rank)  # all others have listened
-        return said  # type: ignore[return-value]
+        return values  # type: ignore[return-value]
 
 
 def run_simulated(task: Callable[[Collective], T], ranks: int) -> list[T]:

@@ -7,19 +7,19 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 _LARGE = 4
-"""A domain of more than a rank's mean load divided by this is placed by itself."""
+"""A domain of more than a rank's mean load divided by this is placed on its own."""
 
 
 def place_domains(rows_n: Ints, ranks: int, positions_n: Ints | None = None) -> Ints:
     """Give each domain an owner: ranks have nearly equal rows, and small domains that lie together stay together.
 
     Large domains go first, longest processing time first on rows (Graham 1969). The others, in the order in which they
-    lie in the files, are cut into one stretch a rank that fills it up: so a rank reads few row groups but its own.
+    stand in the files, are cut into one stretch a rank that fills it up: so a rank reads few row groups but its own.
 
     Args:
         rows_n: training rows by domain.
         ranks: world size W; with more ranks than domains some own none.
-        positions_n: where each domain lies in the files; None: in the order of their indices.
+        positions_n: where each domain begins in the files; None: in the order of their indices.
 
     Returns:
         The rank of each domain, int64 [n]. The same input gives the same placement.

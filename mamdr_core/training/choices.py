@@ -155,7 +155,7 @@ def place_columns(columns: Mapping[str, Columns], device: torch.device, collecti
 
 
 def ranks_per_device(ranks: int) -> int:
-    """The most ranks that share a GPU, of so many on this machine."""
+    """The most ranks that share a GPU, of a number of them on this machine."""
     return -(-ranks // max(1, torch.cuda.device_count()))
 
 

@@ -146,7 +146,7 @@ def _attempts(spark: SparkSession, run: Run, request: StopRequest) -> list[RankR
 
 
 def task_of(run: Run, checkpoints: CheckpointPlace | None = None) -> RankTask:
-    """What a run's ranks are told."""
+    """What the driver sends to a run's ranks."""
     read = np.where(run.part.reads, run.pinned.counts["train"], 0)
     owner = place_domains(load_of(run.config.train, read), run.config.train.ranks, run.pinned.positions())
     config = parse_config(without_secrets(plain_config(run.config)))  # ranks do not read the raw log

@@ -60,8 +60,9 @@ def test_all_parts_run_with_torch_and_numpy_alone_and_give_the_cpus_numbers(tmp_
     assert list(found["parts"]) == ["facts", *PARTS]
     compared = {(row["what"], row["engine"]): row for row in found["parts"]["equality"]}
     engines = ["eager, fp64", "fast, fp64", "fast, fp32", "fast, bf16"]
-    ways = ["DN", "DR", "prediction"]
-    assert list(compared) == [("dropout masks", "layer"), *((way, engine) for engine in engines for way in ways)]
+    ways = [(way, engine) for engine in engines for way in ("DN", "DR", "prediction")]
+    ways = [each for each in ways if each not in (("prediction", "fast, fp64"), ("prediction", "fast, bf16"))]
+    assert list(compared) == [("dropout masks", "layer"), *ways]
     assert compared["DN", "fast, bf16"]["difference"] > compared["DN", "fast, fp32"]["difference"] > 1e-9
     for part in ("DN", "DR"):
         ran = [(row["engine"], row["precision"], row["fields"]) for row in found["parts"][part]]
@@ -83,7 +84,7 @@ def test_a_part_without_time_is_skipped_with_a_reason_and_equality_that_is_not_s
     for part in PARTS:
         assert found["parts"][part] == []
         assert "skipped, the time of this part is over" in found["notes"][part][0]
-    assert found["differences"] == ["13 comparisons did not run, see the notes of this part"]
+    assert found["differences"] == ["11 comparisons did not run, see the notes of this part"]
 
 
 def test_an_error_of_one_case_is_noted_and_the_next_one_runs(load, tmp_path):
