@@ -37,6 +37,8 @@ def scaled_rate(dr: DRSettings, size: int, batch_size: int) -> float:
 
 def part_of(rows: Tensor, start: int, most: int) -> Tensor:
     """All rows, or `most` of them from a place on, continued at the beginning."""
+    if start + most <= len(rows):
+        return rows[start : start + most]
     if most == len(rows):
         return rows
     return torch.cat([rows[start : start + most], rows[: max(0, start + most - len(rows))]])
