@@ -87,7 +87,8 @@ def _even_out(holder_U: Ints, cost_U: Ints, preference_U: Ints, ranks: int) -> N
     if not len(holder_U):
         return
     load_W: NDArray[np.float64] = np.bincount(holder_U, weights=cost_U, minlength=ranks).astype(np.float64)
-    excess_W = np.maximum(load_W - max(load_W.mean() * (1 + SLACK), float(cost_U.max())), 0.0)
+    kept = np.ceil(max(load_W.mean() * (1 + SLACK), cost_U.max()))  # whole steps: ranks of 2 at a mean of 1.5 keep both
+    excess_W = np.maximum(load_W - kept, 0.0)
     candidates = np.flatnonzero(excess_W[holder_U] > 0)
     if not len(candidates):
         return

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mamdr_core.engine.plan import RoundPlan
-from mamdr_core.parallel.balance import balance_ranks
+from mamdr_core.parallel.balance import SLACK, balance_ranks
 from mamdr_core.parallel.placement import place_domains
 
 
@@ -37,11 +37,12 @@ def test_every_row_of_a_slice_is_in_one_batch_and_no_rank_gains_what_it_lacks_th
         assert covered == list(range(start_n[domain], stop_n[domain]))
     if len(batches.sizes):
         steps = np.bincount(batches.holder_U, minlength=ranks)
-        assert steps.max() <= max(np.bincount(batches.owner_U, minlength=ranks).max(), np.ceil(steps.mean()) + 1)
+        assert steps.max() <= np.ceil(steps.mean() * (1 + SLACK))
 
 
 def test_balanced_ranks_and_a_single_rank_move_nothing():
     start_n, stop_n = np.zeros(4, dtype=np.int64), np.array([40, 40, 5, 5])
+    assert not balance_ranks(start_n, np.full(4, 10), np.array([0, 0, 1, 2]), 3, 10).lent.any()  # 2, 1 and 1 steps
     assert not balance_ranks(start_n, stop_n, np.array([0, 1, 0, 1]), 2, 10).lent.any()
     assert not balance_ranks(start_n, stop_n, np.zeros(4, dtype=np.int64), 1, 10).lent.any()
     assert len(balance_ranks(start_n, start_n, np.zeros(4, dtype=np.int64), 2, 10).domain_U) == 0
@@ -75,7 +76,7 @@ def test_small_batches_are_moved_for_steps_and_large_ones_for_rows():
     rows, steps = loads(batches, 2)
     assert np.abs(rows - 140).max() <= 10
     assert np.abs(steps - 30).max() <= 2
-    assert batches.sizes[batches.lent].sum() == 140  # the fewest: 20 small ones of 2 rows, and 10 of 10 in return
+    assert batches.sizes[batches.lent].sum() == 126  # the fewest: 18 small ones of 2 rows, and 9 of 10 in return
 
 
 def test_400_ranks_have_nearly_equal_steps_in_production(monkeypatch):
