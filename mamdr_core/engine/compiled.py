@@ -37,7 +37,8 @@ class PaddedBatch:
     """The rows of a step of G trajectories.
 
     Attributes:
-        embedded: trained fields by name, [G, B, D].
+        embedded: trained fields of one width one after another, [G, F * B, D], or [G, F, D] of tables per domain.
+        names: of each of these tensors, its F fields.
         constant: all other fields by name, [G, B, D].
         labels: [G, B].
         base: base logits [G, B].
@@ -45,7 +46,8 @@ class PaddedBatch:
         keys: dropout's, int32 [G].
     """
 
-    embedded: Fields
+    embedded: list[Tensor]
+    names: list[tuple[str, ...]]
     constant: Fields
     labels: Tensor
     base: Tensor
@@ -70,7 +72,7 @@ class DenseStep:
         self._bf16 = bf16
         gradient = grad_and_value(self._loss, argnums=(0, 1))
         self._one, self._many = gradient, vmap(gradient)
-        self._differentiate: Callable[..., tuple[Tensor, Tensor, Fields]] = self._gradients
+        self._differentiate: Callable[..., tuple[Tensor, Tensor, list[Tensor]]] = self._gradients
         self._begin: Callable[..., tuple[Tensor, Tensor]] = _begin_adam
         if compiles:
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
@@ -79,7 +81,7 @@ class DenseStep:
             self._differentiate = torch.compile(self._gradients, dynamic=True, options=options)
             self._begin = torch.compile(_begin_adam, dynamic=True, options=options)
 
-    def __call__(self, state: DenseState, batch: PaddedBatch, count: Tensor, lr: float) -> tuple[Tensor, Fields]:
+    def __call__(self, state: DenseState, batch: PaddedBatch, count: Tensor, lr: float) -> tuple[Tensor, list[Tensor]]:
         """Move `state`.
 
         A trajectory whose loss is not finite counts as one of zero gradient.
@@ -91,14 +93,14 @@ class DenseStep:
             lr: learning rate.
 
         Returns:
-            Losses [G], and gradients of the trained fields, [G, B, D].
+            Losses [G], and gradients of `batch.embedded`.
         """
         beat()
         if not self._flat.module.training:
             self._flat.module.train()
         values = state.values[: len(batch.keys)]
         loss, gradient, to_fields = self._differentiate(
-            values, batch.embedded, batch.constant, batch.labels, batch.base, batch.weights, batch.keys
+            values, batch.embedded, batch.names, batch.constant, batch.labels, batch.base, batch.weights, batch.keys
         )
         if not state.adam:
             values.sub_(gradient, alpha=lr)
@@ -113,28 +115,33 @@ class DenseStep:
     def _gradients(
         self,
         values: Tensor,
-        embedded: Fields,
+        embedded: list[Tensor],
+        names: list[tuple[str, ...]],
         constant: Fields,
         labels: Tensor,
         base: Tensor,
         weights: Tensor,
         keys: Tensor,
-    ) -> tuple[Tensor, Tensor, Fields]:
-        """Losses [G], gradients of dense parameters [G, P] and of trained fields; zero where a loss is not finite."""
-        # The flat tensor is cut before differentiating: the backward pass of a cut inside vmap fixes the number of
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Losses [G], gradients of dense parameters [G, P] and of `embedded`; zero where a loss is not finite."""
+        # What is flat is cut before differentiating: the backward pass of a cut inside vmap fixes the number of
         # trajectories in what is compiled (torch 2.9).
         named = self._flat.named(values)
+        fields: Fields = {}
+        for own, together in zip(names, embedded, strict=True):
+            fields |= dict(zip(own, together.unflatten(1, (len(own), -1)).unbind(1), strict=True))
         if len(values) == 1:  # plain matrix products, not batched ones
             (to_named, to_fields), loss = self._one(
-                _only(named), _only(embedded), _only(constant), labels[0], base[0], weights[0], keys[0]
+                _only(named), _only(fields), _only(constant), labels[0], base[0], weights[0], keys[0]
             )
             to_named, to_fields, loss = _as_stack(to_named), _as_stack(to_fields), loss[None]
         else:
-            (to_named, to_fields), loss = self._many(named, embedded, constant, labels, base, weights, keys)
+            (to_named, to_fields), loss = self._many(named, fields, constant, labels, base, weights, keys)
         gradient = torch.cat([to_named[name].flatten(1) for name in named], dim=1)
         good = loss.isfinite()
         gradient = torch.where(good[:, None], gradient, 0)
-        return loss, gradient, {name: torch.where(good[:, None, None], field, 0) for name, field in to_fields.items()}
+        to_embedded = [torch.stack([to_fields[name] for name in own], dim=1).flatten(1, 2) for own in names]
+        return loss, gradient, [torch.where(good[:, None, None], each, 0) for each in to_embedded]
 
     def _loss(
         self,

@@ -197,38 +197,39 @@ class FastEngine(EagerEngine):
                 batch = self._batch(stack, layout, number, keys_SG[done, : len(layout.labels[number])])
                 loss_G, gradients = self._step(dense, batch, count_S[done], lr)
                 losses.append(loss_G)
-                for name, gradient in gradients.items():
-                    touched = layout.touched[name]
-                    distinct, inverse = touched.distinct[number], touched.inverse[number]
-                    table = stack.tables[name]
-                    table.update(
-                        distinct, inverse, gradient.flatten(0, 1), (own_S if table.is_fresh else count_S)[done], lr
-                    )
+                trained = [pair for pair in zip(stack.tables, layout.touched, strict=True) if pair[0].trains]
+                for (tables, touched), gradient in zip(trained, gradients, strict=True):
+                    count = (own_S if tables.is_fresh else count_S)[done]
+                    tables.update(touched.distinct[number], touched.inverse[number], gradient.flatten(0, 1), count, lr)
         self._check(stack, losses, before)
         if state:
             state.step = before + len(losses)
-            for table in stack.tables.values():
-                table.write_moments(state)
+            for tables in stack.tables:
+                tables.write_moments(state)
         changes = [Change(difference_P) for difference_P in dense.values.sub_(start_GP)]
-        for table in stack.tables.values():
-            table.write_changes(changes)
+        for tables in stack.tables:
+            tables.write_changes(changes)
         return changes
 
     def _batch(self, stack: Stack, layout: Layout, number: int, keys_G: Tensor) -> PaddedBatch:
         """The rows of a step, with its embeddings as they are now."""
         shape = layout.labels[number].shape
-        embedded: Fields = {}
+        embedded: list[Tensor] = []
+        names: list[tuple[str, ...]] = []
         constant: Fields = {}
-        for name, touched in layout.touched.items():
-            table = stack.tables[name]
-            field = table.read(touched.places[number]).unflatten(0, (shape[0], -1))
-            (embedded if table.trains else constant)[name] = field
+        for tables, touched in zip(stack.tables, layout.touched, strict=True):
+            fields = tables.read(touched.places[number]).unflatten(0, (shape[0], -1))
+            if tables.trains:
+                embedded.append(fields)
+                names.append(tables.names)
+            else:
+                constant |= dict(zip(tables.names, fields.chunk(len(tables.names), dim=1), strict=True))
         for name, ids in layout.looked_up.items():
             constant[name] = embedding(ids[number], stack.lookups[name])  # several times as fast as indexing
         if layout.numeric:
             constant["numeric"] = layout.numeric[number]
         return PaddedBatch(
-            embedded, constant, layout.labels[number], layout.base[number], layout.weights[number], keys_G
+            embedded, names, constant, layout.labels[number], layout.base[number], layout.weights[number], keys_G
         )
 
     def _check(self, stack: Stack, losses: list[Tensor], before: int) -> None:

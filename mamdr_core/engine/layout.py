@@ -9,9 +9,10 @@ from torch import Tensor
 
 from mamdr_core.engine.columns import Columns, FrozenTables
 from mamdr_core.engine.optimizers import AdamState
+from mamdr_core.engine.parameters import Scope
 from mamdr_core.engine.stacking import Trajectory
-from mamdr_core.engine.steps import ReadPlaces, RowReader, Steps, lay_steps
-from mamdr_core.engine.working import StackedTable, TouchedRows
+from mamdr_core.engine.steps import ReadPlaces, RowReader, Steps, lay_steps, ranges
+from mamdr_core.engine.working import StackedTables, TouchedRows
 from mamdr_core.models.tables import Table
 
 SEGMENT_ROWS = 1 << 16
@@ -25,13 +26,13 @@ class Stack:
     Attributes:
         trajectories: G of them, those with more steps first.
         steps: all of them.
-        tables: by name, the embedding rows that they read, of tables that they may change.
+        tables: the embedding rows that they read, of tables that they may change, alike ones together.
         lookups: by name, all other tables, which steps read as they are.
     """
 
     trajectories: Sequence[Trajectory]
     steps: Steps
-    tables: dict[str, StackedTable]
+    tables: list[StackedTables]
     lookups: dict[str, Tensor]
 
 
@@ -41,14 +42,14 @@ class Layout:
 
     Attributes:
         steps: the steps.
-        touched: by embedding table.
+        touched: of each of the stack's `tables`.
         looked_up: by other table, ids, int64 [G_s, B_s], or [G_s, 1] of a table per domain.
         numeric: float [G_s, B_s, K], or no list without numeric features.
         labels, base, weights: [G_s, B_s]; a trajectory's weights sum to 1, padding has 0.
     """
 
     steps: Steps
-    touched: dict[str, TouchedRows]
+    touched: list[TouchedRows]
     looked_up: dict[str, list[Tensor]]
     numeric: list[Tensor]
     labels: list[Tensor]
@@ -84,21 +85,29 @@ def open_stack(
     trajectory_of_batch = torch.from_numpy(of_batch).to(device)
     scopes = [trajectory.scope for trajectory in trajectories]
     lookups = {**frozen, **_read_only(trajectories, tables)}
-    stacked = {
-        table.name: StackedTable(
-            table,
+    stacked = [
+        StackedTables(
+            alike,
             [trajectory.theta for trajectory in trajectories],
             scopes,
-            reader.first_ids(table.column) if table.per_domain else reader.ids(table.column),
-            trajectory_of_batch if table.per_domain else trajectory_N,
-            trains=scopes[0].covers(table.name),
+            [reader.first_ids(table.column) if table.per_domain else reader.ids(table.column) for table in alike],
+            trajectory_of_batch if alike[0].per_domain else trajectory_N,
+            trains=scopes[0].covers(alike[0].name),
             adam=adam,
-            state=state,
+            state=state if state and alike[0].name in state.tables else None,
         )
-        for table in tables
-        if table.name not in lookups
-    }
+        for alike in _alike([table for table in tables if table.name not in lookups], scopes[0], state)
+    ]
     return Stack(trajectories, steps, stacked, lookups)
+
+
+def _alike(tables: Sequence[Table], scope: Scope, state: AdamState | None) -> list[list[Table]]:
+    """Tables that one matrix can hold: of one width, read alike, all trained or none, all with moments or none."""
+    groups: dict[tuple[object, ...], list[Table]] = {}
+    for table in tables:
+        carries_on = state is not None and table.name in state.tables
+        groups.setdefault((table.width, table.per_domain, scope.covers(table.name), carries_on), []).append(table)
+    return list(groups.values())
 
 
 def _read_only(trajectories: Sequence[Trajectory], tables: Sequence[Table]) -> dict[str, Tensor]:
@@ -131,21 +140,27 @@ def lay_out(stack: Stack, tables: Sequence[Table], device: torch.device, dtype: 
         running = [len(own) for own in steps.batches]
         number = torch.arange(len(batches), device=device)
         step = np.repeat(np.arange(len(steps)), running)
-        place_N = torch.from_numpy(steps.places()).to(device)
-        step_N = torch.from_numpy(np.repeat(step, lengths)).to(device)
+        begins, width = steps.begins(), np.repeat(steps.rows_S, running)
+        place_N = torch.from_numpy(ranges(begins, lengths)).to(device)
+        begin_N, width_N, step_N = (
+            torch.from_numpy(np.repeat(by_batch, lengths)).to(device) for by_batch in (begins, width, step)
+        )
         next_row, next_batch = row + sum(reader.lengths), batch + len(batches)
-        by_row = ReadPlaces(steps.sizes, place_N, step_N, slice(row, next_row))
-        by_batch = ReadPlaces(running, number, torch.from_numpy(step).to(device), slice(batch, next_batch))
+        by_row = ReadPlaces(steps.sizes, begin_N, place_N, width_N, step_N, slice(row, next_row))
+        by_batch = ReadPlaces(
+            running,
+            number,
+            number,
+            torch.ones_like(number),
+            torch.from_numpy(step).to(device),
+            slice(batch, next_batch),
+        )
         weight_N = torch.from_numpy(np.repeat(1 / np.maximum(lengths, 1), lengths)).to(device, dtype)
         layout = _Padding(steps, place_N)
         numeric_N = reader.read(lambda columns: columns.numeric)
         yield Layout(
             steps=steps,
-            touched={
-                table.name: stack.tables[table.name].touch(by_batch if table.per_domain else by_row)
-                for table in tables
-                if table.name in stack.tables
-            },
+            touched=[alike.touch(by_batch if alike.per_domain else by_row) for alike in stack.tables],
             looked_up={
                 table.name: list(reader.first_ids(table.column)[:, None].split(running))
                 if table.per_domain

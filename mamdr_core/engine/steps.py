@@ -65,15 +65,15 @@ class Steps:
         """All batches, step by step."""
         return list(chain.from_iterable(self.batches))
 
-    def places(self) -> NDArray[np.int64]:
-        """Where each row of `flat()` stands among all padded rows, int64 [N]."""
+    def begins(self) -> NDArray[np.int64]:
+        """Where the rows of each batch of `flat()` begin among all padded rows, int64."""
         starts = np.cumsum([0, *self.sizes])
         first = [
             start + trajectory * rows
             for start, rows, batches in zip(starts, self.rows_S, self.batches, strict=False)
             for trajectory in range(len(batches))
         ]
-        return ranges(first, [len(batch) for batch in self.flat()])
+        return np.array(first, dtype=np.int64)
 
     def segments(self, most_rows: int) -> Iterator["Steps"]:
         """Consecutive steps of at most `most_rows` padded rows together, or one step with more."""
@@ -92,15 +92,24 @@ class ReadPlaces:
 
     Attributes:
         sizes: by step, places among padded ones.
-        place_N: where what is read stands among them, int64 [N].
+        begin_N: where the batch of what is read begins among them, int64 [N].
+        place_N: where it stands itself, int64 [N].
+        width_N: places that its batch has, int64 [N].
         step_N: its step, int64 [N].
         span: of all that a stack reads, the part that these steps read.
     """
 
     sizes: list[int]
+    begin_N: Tensor
     place_N: Tensor
+    width_N: Tensor
     step_N: Tensor
     span: slice
+
+    def of_fields(self, count: int) -> Tensor:
+        """Places where each batch has those of its first field, then those of the next one, int64 [count, N]."""
+        number_F1 = torch.arange(count, device=self.place_N.device)[:, None]
+        return self.begin_N * count + number_F1 * self.width_N + (self.place_N - self.begin_N)
 
 
 def lay_steps(visits: Sequence[Sequence[Visit]], batch_size: int) -> Steps:

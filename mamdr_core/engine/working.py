@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mamdr_core.engine.optimizers import AdamMoments, AdamState, move_by_adam
+from mamdr_core.engine.optimizers import AdamState, move_by_adam
 from mamdr_core.engine.parameters import Change, Rows, Scope, Theta, stacked_rows
 from mamdr_core.engine.steps import ReadPlaces
 from mamdr_core.models.tables import Table
@@ -17,12 +17,13 @@ from mamdr_core.models.tables import Table
 
 @dataclass(frozen=True)
 class TouchedRows:
-    """What the steps of a segment touch of one table.
+    """What the steps of a segment touch of some tables, which are F fields.
 
     Attributes:
-        places: by step, the row of the stacked table that each padded row reads, int64 [G * B_s].
-        distinct: by step, those of them that it moves, ascending, int64 [V]; no list where the table does not train.
-        inverse: by step, of each padded row its place in `distinct`, V for rows that do not move, int64 [G * B_s].
+        places: by step, the row of the stack that each padded row of each field reads, int64 [G_s * F * B_s].
+        distinct: by step, those of them that it moves, ascending, int64 [V], followed by those of their moments, if
+            they have any, [3 V]; no list where the tables do not train.
+        inverse: by step, of each place its own among the V, or V for rows that do not move, int64 [G_s * F * B_s].
     """
 
     places: list[Tensor]
@@ -30,124 +31,169 @@ class TouchedRows:
     inverse: list[Tensor]
 
 
-class StackedTable:
-    """One embedding table of G trajectories.
+@dataclass(frozen=True)
+class _Part:
+    """One table's rows in the stack: by row its id and its trajectory, int64 [T], and where they stand."""
+
+    table: Table
+    ids_T: Tensor
+    of_T: Tensor
+    span: slice
+
+
+class StackedTables:
+    """Embedding tables of one width of G trajectories, in one matrix: a step moves the rows of all in one update.
 
     Args:
-        table: which.
+        tables: F of them, which all have moments to carry on, or none.
         thetas: where each trajectory starts.
         scopes: what each may change.
-        ids_N: the id that each row of all steps reads, int64 [N]; of a table per domain each batch reads one.
+        ids_FN: by table, the id that each row of all steps reads, int64 [N]; of tables per domain each batch reads one.
         trajectory_N: the row's trajectory, int64 [N].
-        trains: whether trajectories may change it.
+        trains: whether trajectories may change them.
         adam: keep moments.
-        state: moments of a single trajectory to carry on, where it has some of the table; None: zeros.
+        state: moments of a single trajectory to carry on; None: zeros.
 
     Attributes:
-        local_N: the place of each row of all steps in the stacked table.
-        trains: whether trajectories may change it.
-        is_fresh: whether its moments start at zero.
+        names: of the tables.
+        per_domain: each batch reads one row of each.
+        trains: whether trajectories may change them.
+        is_fresh: whether their moments start at zero.
     """
 
     def __init__(
         self,
-        table: Table,
+        tables: Sequence[Table],
         thetas: Sequence[Theta],
         scopes: Sequence[Scope],
-        ids_N: Tensor,
+        ids_FN: Sequence[Tensor],
         trajectory_N: Tensor,
         trains: bool,
         adam: bool,
         state: AdamState | None,
     ) -> None:
-        keys_T, self.local_N = (trajectory_N * table.rows + ids_N).unique(return_inverse=True)
-        self._table = table
-        self._ids_T = keys_T % table.rows
-        self._of_T = keys_T // table.rows
+        self.names = tuple(table.name for table in tables)
+        self.per_domain = tables[0].per_domain
         self.trains = trains
-        start_TD = stacked_rows(thetas, table, self._ids_T, self._of_T)
-        # One row more, which padding reads.
-        self._dynamic = torch.cat([start_TD, start_TD.new_zeros(1, start_TD.shape[1])])
-        self._static = start_TD
-        self._moments = AdamMoments.zeros_like(start_TD) if trains and adam else None
-        self.is_fresh = state is None or table.name not in state.tables
-        if self._moments and state and not self.is_fresh:
-            whole = state.tables[table.name]
-            self._moments = AdamMoments(*(each.index_select(0, self._ids_T) for each in (whole.first, whole.second)))
-        self._may_move_T = _may_move(table, scopes, keys_T) if trains else None
+        self.is_fresh = state is None
+        self._parts: list[_Part] = []
+        local_FN, start_TD, may_move_T = [], [], []
+        self._count = 0
+        for table, ids_N in zip(tables, ids_FN, strict=True):
+            keys_T, local_N = (trajectory_N * table.rows + ids_N).unique(return_inverse=True)
+            span = slice(self._count, self._count + len(keys_T))
+            part = _Part(table, keys_T % table.rows, keys_T // table.rows, span)
+            self._parts.append(part)
+            local_FN.append(local_N + self._count)
+            start_TD.append(stacked_rows(thetas, table, part.ids_T, part.of_T))
+            may_move_T.append(_may_move(table, scopes, keys_T))
+            self._count = span.stop
+        self._local_FN = torch.stack(local_FN)
+        self._static = torch.cat(start_TD)
+        # One row more, which padding reads; moments, each with such a row too, follow.
+        self._copies = 3 if trains and adam else 1
+        self._rows = self._static.new_zeros(self._copies * (self._count + 1), self._static.shape[1])
+        self._rows[: self._count] = self._static
+        if state and self._copies > 1:
+            for part in self._parts:
+                whole = state.tables[part.table.name]
+                for own, moment in zip(self._moments(part), (whole.first, whole.second), strict=True):
+                    own.copy_(moment.index_select(0, part.ids_T))
+        limits = trains and any(scope.only for scope in scopes)
+        self._may_move_T = torch.cat(may_move_T) if limits else None
 
     def touch(self, read: ReadPlaces) -> TouchedRows:
         """What each of some steps touches."""
-        nowhere = len(self._ids_T)
-        sizes, place_N, step_N = read.sizes, read.place_N, read.step_N
-        local_N = self.local_N[read.span]
-        places = place_N.new_full((sum(sizes),), nowhere)
-        places[place_N] = local_N
+        nowhere, count = self._count, len(self._parts)
+        sizes = [count * size for size in read.sizes]
+        local_M, place_M = self._local_FN[:, read.span].flatten(), read.of_fields(count).flatten()
+        step_M = read.step_N.repeat(count)
+        places = place_M.new_full((sum(sizes),), nowhere)
+        places[place_M] = local_M
         if not self.trains:
             return TouchedRows(list(places.split(sizes)), [], [])
         if self._may_move_T is not None:
-            moves_N = self._may_move_T[local_N]
-            local_N, place_N, step_N = local_N[moves_N], place_N[moves_N], step_N[moves_N]
-        keys, inverse_N = (step_N * (nowhere + 1) + local_N).unique(return_inverse=True)
+            moves_M = self._may_move_T[local_M]
+            local_M, place_M, step_M = local_M[moves_M], place_M[moves_M], step_M[moves_M]
+        keys, inverse_M = (step_M * (nowhere + 1) + local_M).unique(return_inverse=True)
         # Neither bincount nor a sum of sizes on the device: for both the host would wait for a GPU.
         before_S = torch.searchsorted(keys, torch.arange(len(sizes) + 1, device=keys.device) * (nowhere + 1))
         counts_S = before_S.diff()
         sizes_S = torch.tensor(sizes, device=keys.device)
         inverse = torch.repeat_interleave(counts_S, sizes_S, output_size=sum(sizes))
-        inverse[place_N] = inverse_N - before_S[step_N]
-        distinct = (keys % (nowhere + 1)).split(counts_S.tolist())
+        inverse[place_M] = inverse_M - before_S[step_M]
+        moved = self._with_moments(keys % (nowhere + 1), before_S, keys // (nowhere + 1))
+        distinct = moved.split([self._copies * size for size in counts_S.tolist()])
         return TouchedRows(list(places.split(sizes)), list(distinct), list(inverse.split(sizes)))
 
     def read(self, places: Tensor) -> Tensor:
-        """Rows of the stacked table, [len(places), D]."""
-        return self._dynamic.index_select(0, places)
+        """Rows of the stack, [len(places), D]."""
+        return self._rows.index_select(0, places)
 
-    def update(self, distinct_V: Tensor, inverse: Tensor, gradient: Tensor, count: Tensor, lr: float) -> None:
+    def update(self, distinct: Tensor, inverse: Tensor, gradient: Tensor, count: Tensor, lr: float) -> None:
         """A step's update of the rows that it touched; a row that occurs twice moves once, by the summed gradient.
 
         Args:
-            distinct_V, inverse: see `TouchedRows`.
-            gradient: of the padded rows, [G * B_s, D].
+            distinct, inverse: see `TouchedRows`.
+            gradient: of the places, [G_s * F * B_s, D].
             count: Adam's since the moments were zero, from 1, a float32 scalar on the device.
             lr: learning rate.
         """
-        summed = gradient.new_zeros(len(distinct_V) + 1, gradient.shape[1])
+        size = len(distinct) // self._copies
+        summed = gradient.new_zeros(size + 1, gradient.shape[1])
         gradient_VD = summed.index_add_(0, inverse, gradient)[:-1]
-        if self._moments is None:
-            self._dynamic.index_add_(0, distinct_V, gradient_VD, alpha=-lr)
+        if self._copies == 1:
+            self._rows.index_add_(0, distinct, gradient_VD, alpha=-lr)
             return
-        whole = (self._dynamic, self._moments.first, self._moments.second)
-        values_VD, first_VD, second_VD = (each.index_select(0, distinct_V) for each in whole)
+        moved = self._rows.index_select(0, distinct)
+        values_VD, first_VD, second_VD = moved.split(size)
         move_by_adam(values_VD, gradient_VD, first_VD, second_VD, count, lr)
-        for each, moved_VD in zip(whole, (values_VD, first_VD, second_VD), strict=True):
-            each.index_copy_(0, distinct_V, moved_VD)
+        self._rows.index_copy_(0, distinct, moved)
 
     def write_moments(self, state: AdamState) -> None:
-        """Leave a single trajectory's moments in `state`."""
-        if self._moments is not None and self._table.name in state.tables:
-            whole = state.tables[self._table.name]
-            whole.first.index_copy_(0, self._ids_T, self._moments.first)
-            whole.second.index_copy_(0, self._ids_T, self._moments.second)
+        """Leave a single trajectory's moments in `state`, of tables that it has."""
+        for part in self._parts if self._copies > 1 and not self.is_fresh else []:
+            whole = state.tables[part.table.name]
+            for own, moment in zip(self._moments(part), (whole.first, whole.second), strict=True):
+                moment.index_copy_(0, part.ids_T, own)
 
     def write_changes(self, changes: Sequence[Change]) -> None:
         """Add dynamic - static to each trajectory's change, of the rows that may move."""
         if not self.trains:
             return
-        difference_TD = self._dynamic[:-1] - self._static
-        ids_T, of_T = self._ids_T, self._of_T
-        if self._may_move_T is not None:
-            difference_TD, ids_T, of_T = (part[self._may_move_T] for part in (difference_TD, ids_T, of_T))
-        sizes = torch.bincount(of_T, minlength=len(changes)).tolist()
-        for change, ids, values in zip(changes, ids_T.split(sizes), difference_TD.split(sizes), strict=True):
-            change.rows[self._table.name] = Rows(ids, values)
+        difference_TD = self._rows[: self._count] - self._static
+        for part in self._parts:
+            values, ids, of = difference_TD[part.span], part.ids_T, part.of_T
+            if self._may_move_T is not None:
+                moves = self._may_move_T[part.span]
+                values, ids, of = values[moves], ids[moves], of[moves]
+            sizes = torch.bincount(of, minlength=len(changes)).tolist()
+            for change, own_ids, own in zip(changes, ids.split(sizes), values.split(sizes), strict=True):
+                change.rows[part.table.name] = Rows(own_ids, own)
+
+    def _moments(self, part: _Part) -> tuple[Tensor, Tensor]:
+        """First and second moments of one table's rows, views."""
+        first, second = (self._rows[copy * (self._count + 1) :][part.span] for copy in (1, 2))
+        return first, second
+
+    def _with_moments(self, distinct_U: Tensor, before_S: Tensor, step_U: Tensor) -> Tensor:
+        """Step by step the rows that it moves, and behind them their moments' rows, int64 [copies * U]."""
+        if self._copies == 1:
+            return distinct_U
+        begin_U, size_U = before_S[step_U], before_S.diff()[step_U]
+        place_U = torch.arange(len(distinct_U), device=distinct_U.device) + (self._copies - 1) * begin_U
+        copy_C1 = torch.arange(self._copies, device=distinct_U.device)[:, None]
+        moved = distinct_U.new_empty(self._copies * len(distinct_U))
+        moved[place_U + copy_C1 * size_U] = distinct_U + copy_C1 * (self._count + 1)
+        return moved
 
 
-def _may_move(table: Table, scopes: Sequence[Scope], keys_T: Tensor) -> Tensor | None:
-    """By row of the stacked table, whether its trajectory may move it; None: all may."""
+def _may_move(table: Table, scopes: Sequence[Scope], keys_T: Tensor) -> Tensor:
+    """By row of a table in the stack, whether its trajectory may move it."""
     limits = ((g, (scope.only or {}).get(table.name)) for g, scope in enumerate(scopes))
     only = {g: ids for g, ids in limits if ids is not None}
     if not only:
-        return None
+        return torch.ones_like(keys_T, dtype=torch.bool)
     may_move_T = torch.isin(keys_T, torch.cat([g * table.rows + ids for g, ids in only.items()]))
     if len(only) < len(scopes):
         limited_T = torch.isin(keys_T // table.rows, torch.tensor(list(only), device=keys_T.device))

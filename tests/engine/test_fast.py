@@ -176,9 +176,9 @@ def test_a_compiled_step_takes_the_fields_gradients_before_it_moves_parameters(t
     flat = FlatModule(build_model(ModelSettings(hidden=(8,), dropout=0.0), Inputs(tables), 1))
     generator = torch.Generator().manual_seed(0)
     shape = (trajectories_at_once, 104)
-    fields = {table.name: torch.randn(*shape, table.width, generator=generator) for table in tables}
+    fields = [torch.randn(shape[0], count * shape[1], width, generator=generator) for count, width in ((2, 4), (1, 3))]
     labels, weights, keys = torch.ones(shape), torch.ones(shape) / 104, torch.zeros(shape[:1], dtype=torch.int32)
-    batch = PaddedBatch(fields, {}, labels, torch.zeros(shape), weights, keys)
+    batch = PaddedBatch(fields, [("user", "item"), ("domain",)], {}, labels, torch.zeros(shape), weights, keys)
     results = []
     for compiles in (False, True):
         values = flat.values_P.repeat(trajectories_at_once, 1)
@@ -187,8 +187,8 @@ def test_a_compiled_step_takes_the_fields_gradients_before_it_moves_parameters(t
     (loss, gradients, values), (found_loss, found_gradients, found_values) = results
     torch.testing.assert_close(found_loss, loss)
     torch.testing.assert_close(found_values, values, rtol=0, atol=1e-6)
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(found_gradients[name], gradient, rtol=1e-4, atol=1e-7)
+    for found_gradient, gradient in zip(found_gradients, gradients, strict=True):
+        torch.testing.assert_close(found_gradient, gradient, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.slow
