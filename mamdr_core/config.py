@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mamdr_core.comparing.settings import CompareSettings, ConflictSettings, SweepSettings
 from mamdr_core.datasets.settings import ConvertSettings, SyntheticSettings
+from mamdr_core.engine.settings import MetricsSettings
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
 from mamdr_core.lake.settings import (
@@ -67,6 +68,8 @@ class Config:
     """MLflow and TensorBoard (train_mamdr, compare_methods, sweep)."""
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     """Evaluation (evaluate)."""
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    """What a trained model is measured by (train_mamdr, evaluate, gate)."""
     gate: GateSettings = field(default_factory=GateSettings)
     """What a run must be like to be promoted (gate)."""
     promote: PromoteSettings = field(default_factory=PromoteSettings)
@@ -83,6 +86,12 @@ class Config:
     """Conflict between domains' gradients (conflict)."""
     report: ReportSettings = field(default_factory=ReportSettings)
     """The report of a run (report)."""
+
+    def __post_init__(self) -> None:
+        """Check what one section says of another."""
+        groups = ["user", *(feature.name for feature in self.features if feature.kind == "categorical")]
+        if self.metrics.group not in groups:
+            raise ValueError(f"metrics.group is {self.metrics.group!r}, expected one of {', '.join(groups)}")
 
 
 _ADAPTER = TypeAdapter(Config)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mamdr_core.comparing.cells import baseline_of
 from mamdr_core.comparing.figures import Floats, compare_domains, mean_ranks, smallest_third, spread
-from mamdr_core.comparing.measured import Measured, RunFigures
+from mamdr_core.comparing.measured import OVERALL, Measured, RunFigures
 
 Pair = tuple[str, str]
 
@@ -87,7 +87,7 @@ def compare(entries: Sequence[Entry], measured: Measured, train_rows_n: NDArray[
             "runs": list(entry.runs.values()),
         }
         if own and len(domains):
-            row |= _aucs(own, domains, measured.test_rows_n)
+            row |= _aucs(own, domains, measured.test_rows_n) | _overall(own)
             row["smallest_third_test_auc"] = float(auc_Mm[number][small_m].mean())
         row |= _against(entry, by_pair.get(base), measured, domains)
         rows.append(row)
@@ -107,6 +107,23 @@ def _aucs(runs: Sequence[RunFigures], domains: NDArray[np.int64], test_rows_n: N
         "val_auc": None if np.isnan(val) else val,
         "seconds": float(np.mean([run.seconds for run in runs])),
     }
+
+
+def _overall(runs: Sequence[RunFigures]) -> dict[str, Any]:
+    """Means over seeds of what every run has measured; of figures by cutoff, at the cutoffs that all have."""
+    found: dict[str, Any] = {}
+    for name in OVERALL:
+        values_S: list[Any] = [run.overall.get(name) for run in runs]
+        if any(value is None for value in values_S):
+            continue
+        if isinstance(values_S[0], Mapping):
+            shared = [k for k in values_S[0] if all(value.get(k) is not None for value in values_S)]
+            found[name] = {k: float(np.mean([value[k] for value in values_S])) for k in shared}
+        else:
+            found[name] = float(np.mean(values_S))
+            if name == "test_gauc":
+                found["test_gauc_std"] = spread(np.array(values_S))
+    return found
 
 
 def _ranks(entries: Sequence[Entry], measured: Measured, domains: NDArray[np.int64]) -> Mapping[Pair, float]:

@@ -3,8 +3,9 @@
 Shape suffixes: n domains.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,9 @@ from pyspark.sql import functions as F
 
 from mamdr_core.comparing.figures import Floats
 from mamdr_core.lake.core.tables import Lake
+
+OVERALL = ("test_gauc", "test_ndcg", "test_hit_rate", "test_pcoc", "test_calibration_error")
+"""Columns of training_runs that a comparison averages over seeds."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class RunFigures:
         weighted_test_auc: the same, weighted by rows.
         val_auc: mean validation AUC.
         seconds: of training, measuring and saving.
+        overall: other figures of the test split, by column of training_runs; None where the run has none.
     """
 
     run_id: str
@@ -35,6 +40,7 @@ class RunFigures:
     weighted_test_auc: float
     val_auc: float
     seconds: float
+    overall: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,8 @@ def read_measured(lake: Lake, run_ids: Sequence[str], domains: int) -> Measured:
             weighted_test_auc=_number(row["weighted_test_auc"]),
             val_auc=_number(row["val_auc"]),
             seconds=_number((row["seconds"] or {}).get("ranks")),
+            # A lake may be older than these columns.
+            overall={name: row.asDict().get(name) for name in OVERALL},
         )
     return Measured(runs, test_rows_n, oracle_n)
 

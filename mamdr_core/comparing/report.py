@@ -62,7 +62,9 @@ def _grid(rows: Sequence[Figures], models: Sequence[str], methods: Sequence[str]
 def _figures(rows: Sequence[Figures]) -> Sheet:
     head = ["Method", "AUC", "weighted AUC", "val AUC", "RANK", "W/T/L", "difference", "p", "smallest third"]
     with_oracle = any(row.get("oracle_test_auc") is not None for row in rows)
-    head += [*(["oracle"] if with_oracle else []), "seeds", "s/run"]
+    cutoff = _cutoff(rows)
+    head += [*(["oracle"] if with_oracle else []), "GAUC", *([f"NDCG@{cutoff}"] if cutoff else []), "PCOC", "ECE"]
+    head += ["seeds", "s/run"]
     body = []
     for row in rows:
         decided = "-" if row.get("wins") is None else f"{row['wins']}/{row['ties']}/{row['losses']}"
@@ -79,6 +81,10 @@ def _figures(rows: Sequence[Figures]) -> Sheet:
                 "-" if p_value is None else f"{p_value:.2g}",
                 shown(row.get("smallest_third_test_auc")),
                 *([shown(row.get("oracle_test_auc"))] if with_oracle else []),
+                with_spread(row.get("test_gauc"), row.get("test_gauc_std")),
+                *([shown((row.get("test_ndcg") or {}).get(cutoff))] if cutoff else []),
+                shown(row.get("test_pcoc")),
+                shown(row.get("test_calibration_error")),
                 f"{row['seeds']}" + (f" ({row['failed']} failed)" if row["failed"] else ""),
                 "-" if seconds is None else f"{seconds:.0f}",
             ]
@@ -88,6 +94,12 @@ def _figures(rows: Sequence[Figures]) -> Sheet:
     title = f"{domains} domains" + (f", {left_out} left out for want of an AUC" if left_out else "")
     baselines = ", ".join(dict.fromkeys(row["baseline"] for row in rows))
     return Sheet(f"{title}; against {baselines}", head, body, frozenset(best))
+
+
+def _cutoff(rows: Sequence[Figures]) -> str:
+    """The greatest k that a row has NDCG@k of; empty: there is none."""
+    found = {k for row in rows for k in row.get("test_ndcg") or {}}
+    return max(found, key=int, default="")
 
 
 def _domains(comparison: Comparison, domain_ids: Sequence[str], train_rows_n: NDArray[np.int64], largest: int) -> Sheet:

@@ -1,22 +1,69 @@
 """Exact AUC, logloss, mean prediction and calibration of all domains in one segmented pass, on the scores' device.
 
-Shape suffixes: N rows, n domains.
+After training also what users' rows are ordered like, and the calibration error: `DetailedMetrics`.
+
+Shape suffixes: N rows, n domains, K cutoffs.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from mamdr_core.engine.plan import domain_parts
+from mamdr_core.engine.calibration import Cells, calibration_error
+from mamdr_core.engine.ranking import group_figures, groups_of
+from mamdr_core.engine.segments import PART_ROWS as PART_ROWS
+from mamdr_core.engine.segments import parts, runs_of
+from mamdr_core.engine.settings import MetricsSettings
 from mamdr_core.engine.threads import one_thread
 
-PART_ROWS = {"cpu": 1 << 17, "cuda": 1 << 22}
-"""Rows measured at once, unless one domain has more: on the CPU what caches hold, on CUDA what takes less than 1 GB."""
-_SEGMENT_BIT = 33  # below it in a key: 32 bits of score and one of label
+
+@dataclass
+class DetailedMetrics:
+    """Figures of (domain, user) groups with rows of both classes, and calibration errors, after training.
+
+    Attributes:
+        settings: that they were measured by.
+        figures: by name in `names`, float64 [4 + 2 K, n]; NaN where a figure is not defined.
+        cells: counted rows, from which the calibration error of all domains together follows.
+    """
+
+    settings: MetricsSettings
+    figures: Tensor
+    cells: Cells = field(default_factory=Cells)
+
+    @property
+    def gauc(self) -> Tensor:
+        """AUC by group, averaged over the domain's groups weighted by their rows (impressions), float64 [n]."""
+        return self.figures[0]
+
+    @property
+    def gauc_rows(self) -> Tensor:
+        """Rows of these groups, float64 [n]."""
+        return self.figures[1]
+
+    @property
+    def groups(self) -> Tensor:
+        """Number of these groups, float64 [n]."""
+        return self.figures[2]
+
+    @property
+    def calibration_error(self) -> Tensor:
+        """Expected calibration error of the domain's rows, float64 [n]."""
+        return self.figures[3]
+
+    @property
+    def ndcg(self) -> Tensor:
+        """NDCG at each cutoff, averaged over groups, float64 [K, n]."""
+        return self.figures[4 : 4 + len(self.settings.cutoffs)]
+
+    @property
+    def hit_rate(self) -> Tensor:
+        """Share of groups with a click among the k highest, float64 [K, n]."""
+        return self.figures[4 + len(self.settings.cutoffs) :]
 
 
 @dataclass
@@ -30,6 +77,7 @@ class DomainMetrics:
         logloss: mean negative log-likelihood.
         mean_prediction: mean predicted probability.
         oracle_auc: AUC of the true probabilities, where the log knows them.
+        detail: what is measured after training alone; None: it was not.
     """
 
     rows: Tensor
@@ -38,9 +86,10 @@ class DomainMetrics:
     logloss: Tensor
     mean_prediction: Tensor
     oracle_auc: Tensor
+    detail: DetailedMetrics | None = None
 
     @property
-    def calibration(self) -> Tensor:
+    def pcoc(self) -> Tensor:
         """Mean prediction over CTR, float64 [n]: above 1 the model promises too much; NaN without a click."""
         return torch.where(self.clicks > 0, self.mean_prediction * self.rows / self.clicks, torch.nan)
 
@@ -50,13 +99,49 @@ class DomainMetrics:
 
     def weighted_auc(self) -> float:
         """Mean AUC over the same domains, weighted by their rows."""
-        known = ~self.auc.isnan()
-        return ((self.auc * self.rows)[known].sum() / self.rows[known].sum()).item()
+        return _weighted(self.auc, self.rows)
+
+    def overall(self) -> dict[str, Any]:
+        """Figures of all domains together: gauc, ndcg and hit_rate (by cutoff), pcoc and calibration_error.
+
+        GAUC is weighted by rows over all (domain, user) groups, NDCG and hit rate are means over them; PCOC and
+        calibration error are of all rows. NaN where one is not defined; without `detail` PCOC alone.
+        """
+        known = ~self.mean_prediction.isnan()
+        promised = (self.mean_prediction * self.rows)[known].sum()
+        pcoc = (promised / self.clicks.sum()).item() if self.clicks.any() else float("nan")
+        if self.detail is None:
+            return {"pcoc": pcoc}
+        detail = self.detail
+        by_cutoff = {
+            name: {
+                str(k): _weighted(figure, detail.groups)
+                for k, figure in zip(detail.settings.cutoffs, figures, strict=True)
+            }
+            for name, figures in (("ndcg", detail.ndcg), ("hit_rate", detail.hit_rate))
+        }
+        return {
+            "gauc": _weighted(detail.gauc, detail.gauc_rows),
+            **by_cutoff,
+            "pcoc": pcoc,
+            "calibration_error": detail.cells.error(detail.settings.bins),
+        }
+
+
+def _weighted(figure_n: Tensor, weights_n: Tensor) -> float:
+    """Mean of what is known; NaN where nothing is."""
+    known = ~figure_n.isnan()
+    return ((figure_n * weights_n)[known].sum() / weights_n[known].sum()).item()
 
 
 @one_thread()
 def domain_metrics(
-    logits_N: Tensor, labels_N: Tensor, offsets: Tensor, true_probability_N: Tensor | None
+    logits_N: Tensor,
+    labels_N: Tensor,
+    offsets: Tensor,
+    true_probability_N: Tensor | None,
+    ids_N: Tensor | None = None,
+    settings: MetricsSettings | None = None,
 ) -> DomainMetrics:
     """Measure rows that are sorted by domain, where the logits lie; a domain's figures depend on its own rows alone.
 
@@ -65,21 +150,34 @@ def domain_metrics(
         labels_N: 0. or 1., [N].
         offsets: where each domain's rows begin, int64 [n + 1].
         true_probability_N: float64 [N], or None.
+        ids_N: of users, or of what `settings.group` names, [N]; 0 is the unknown one.
+        settings: with `ids_N`, measure `DetailedMetrics` too, by these.
 
     Returns:
-        Figures on the CPU.
+        Figures on the CPU, but for the cells of `detail`.
     """
     device = logits_N.device
     figures = [torch.zeros(5, 0, dtype=torch.float64, device=device)]
-    for rows, counts_n in _parts(offsets, device):
+    detail = None
+    if settings is not None and ids_N is not None:
+        nothing = torch.zeros(4 + 2 * len(settings.cutoffs), 0, dtype=torch.float64)
+        detail = DetailedMetrics(settings, nothing, Cells(device))
+    for rows, counts_n in parts(offsets, device):
         x_N, y_N = logits_N[rows].double(), labels_N[rows].to(device).double()
         losses_N = binary_cross_entropy_with_logits(x_N, y_N, reduction="none")
         # Not index_add_, whose order of adding varies on CUDA.
         sums = [torch.segment_reduce(each_N, "sum", lengths=counts_n) for each_N in (y_N, losses_N, x_N.sigmoid())]
         oracle_n = torch.full_like(sums[0], torch.nan)
         if true_probability_N is not None:
-            oracle_n = _part_auc(true_probability_N[rows].to(device), y_N, counts_n)
-        figures.append(torch.stack([*sums, _part_auc(logits_N[rows], y_N, counts_n), oracle_n]))
+            oracle_n = runs_of(true_probability_N[rows].to(device), y_N, counts_n).auc()
+        runs = runs_of(logits_N[rows], y_N, counts_n)
+        figures.append(torch.stack([*sums, runs.auc(), oracle_n]))
+        if detail is not None and ids_N is not None:
+            detail.cells.add(runs)
+            errors_n = calibration_error(runs, detail.settings.bins)
+            of_groups = _by_domain(logits_N[rows], y_N, ids_N[rows].to(device), counts_n, detail.settings.cutoffs)
+            more = torch.cat([of_groups[:3], errors_n[None], of_groups[3:]]).cpu()
+            detail.figures = torch.cat([detail.figures, more], 1)
     clicks_n, loss_n, prediction_n, auc_n, oracle_n = torch.cat(figures, 1).cpu()
     rows_n = offsets.diff().double().cpu()
     return DomainMetrics(
@@ -89,14 +187,26 @@ def domain_metrics(
         logloss=loss_n / rows_n,
         mean_prediction=prediction_n / rows_n,
         oracle_auc=oracle_n,
+        detail=detail,
     )
+
+
+def _by_domain(scores_N: Tensor, labels_N: Tensor, ids_N: Tensor, counts_n: Tensor, cutoffs: Sequence[int]) -> Tensor:
+    """GAUC, its rows, groups, NDCG and hit rate at each cutoff by domain, float64 [3 + 2 K, n]."""
+    found = group_figures(scores_N, labels_N, groups_of(ids_N, counts_n), cutoffs)
+    groups_n = torch.bincount(found.domain_G, minlength=len(counts_n))
+
+    def total(figure_G: Tensor) -> Tensor:
+        return torch.segment_reduce(figure_G, "sum", lengths=groups_n)
+
+    rows_n = total(found.rows_G)
+    means = [total(figure_G) / groups_n for figure_G in (*found.ndcg_KG, *found.hit_KG)]
+    return torch.stack([total(found.auc_G * found.rows_G) / rows_n, rows_n, groups_n.double(), *means])
 
 
 @one_thread()
 def segmented_auc(scores_N: Tensor, labels_N: Tensor, offsets: Tensor) -> Tensor:
-    """Exact AUC of every segment: the statistic of Mann and Whitney (1947), counted in integers, ties counted half.
-
-    Rows are sorted by one integer of segment, score and label, so that nothing but this key is moved.
+    """Exact AUC of every segment, see `Runs.auc`.
 
     Args:
         scores_N: sorted by segment, any float [N].
@@ -107,66 +217,6 @@ def segmented_auc(scores_N: Tensor, labels_N: Tensor, offsets: Tensor) -> Tensor
         float64 [n], on the CPU; NaN for a segment of one class, or with a score that is not finite.
     """
     auc_n = [torch.zeros(0, dtype=torch.float64, device=scores_N.device)]
-    for rows, counts_n in _parts(offsets, scores_N.device):
-        auc_n.append(_part_auc(scores_N[rows], labels_N[rows].to(scores_N.device), counts_n))
+    for rows, counts_n in parts(offsets, scores_N.device):
+        auc_n.append(runs_of(scores_N[rows], labels_N[rows].to(scores_N.device), counts_n).auc())
     return torch.cat(auc_n).cpu()
-
-
-def _parts(offsets: Tensor, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
-    """The rows of some segments at a time, and their number by segment, on `device`."""
-    offsets = offsets.cpu()
-    for first, last in domain_parts(offsets.numpy(), PART_ROWS[device.type]):
-        start, stop = offsets[[first, last]].tolist()
-        yield slice(start, stop), offsets[first : last + 1].diff().to(device)
-
-
-def _part_auc(scores_N: Tensor, labels_N: Tensor, counts_n: Tensor) -> Tensor:
-    """`segmented_auc` of rows that are sorted at once."""
-    segments_N = torch.repeat_interleave(counts_n)
-    key_N = _sort((segments_N << _SEGMENT_BIT) + (_ordinal(scores_N) << 1) + labels_N.long())
-    positives_N = _prefix(key_N & 1)
-    # A run is of equal scores in one segment; one begins at row 0, and the last one ends at row N.
-    value_N = key_N >> 1
-    edge = torch.ones(len(key_N) + 1, dtype=torch.bool, device=key_N.device)
-    torch.ne(value_N[1:], value_N[:-1], out=edge[1:-1])
-    edges_R = edge.nonzero().squeeze(1)
-    positives_R = positives_N[edges_R]
-    negatives_R = edges_R - positives_R
-    # A positive beats the negatives before its run and half of those in it: twice that, summed over all runs so far.
-    # Negatives of earlier segments are counted too, and taken off below.
-    twice_R = _prefix(positives_R.diff() * (negatives_R[1:] + negatives_R[:-1]))
-    bounds_n1 = _prefix(counts_n)
-    run_n1 = torch.searchsorted(edges_R, bounds_n1)
-    before_n1 = positives_R[run_n1]
-    positives_n = before_n1.diff()
-    twice_n = twice_R[run_n1].diff() - 2 * positives_n * (bounds_n1 - before_n1)[:-1]
-    auc_n = twice_n.double() / (2 * positives_n * (counts_n - positives_n)).double()  # 0 / 0 where there is one class
-    auc_n[segments_N[~scores_N.isfinite()]] = torch.nan
-    return auc_n
-
-
-def _ordinal(scores_N: Tensor) -> Tensor:
-    """Integers of at most 32 bits, int64 [N], that are ordered and equal as the scores are."""
-    if scores_N.dtype == torch.float64:  # places among the distinct scores
-        known_N = scores_N.nan_to_num()  # a NaN, which has no place, must not upset the order of other segments
-        if known_N.device.type == "cpu":
-            return torch.from_numpy(np.unique(known_N.numpy(), return_inverse=True)[1])
-        places_N: Tensor = torch.unique(known_N, return_inverse=True)[1]
-        return places_N
-    bits_N = (scores_N.float() + 0.0).view(torch.int32)  # adding 0 makes -0. a 0., which it equals
-    return (bits_N ^ ((bits_N >> 31) & 0x7FFFFFFF)).long()  # a greater magnitude is less where the sign is minus
-
-
-def _sort(key_N: Tensor) -> Tensor:
-    """Ascending, in place where that is possible; on the CPU by numpy, seven times as fast as torch at this."""
-    if key_N.device.type == "cpu":
-        key_N.numpy().sort()
-        return key_N
-    return torch.sort(key_N).values
-
-
-def _prefix(counts: Tensor) -> Tensor:
-    """Sums of the values before each position and of all, int64 [len + 1]."""
-    sums = counts.new_zeros(len(counts) + 1)
-    torch.cumsum(counts, 0, out=sums[1:])
-    return sums

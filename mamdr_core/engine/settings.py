@@ -1,4 +1,4 @@
-"""Settings of the optimizers."""
+"""Settings of the optimizers, and of what is measured."""
 
 from typing import Literal
 
@@ -37,3 +37,23 @@ class OuterSettings:
         """Check the ranges."""
         if self.beta < 0 or not 0 <= self.momentum < 1:
             raise ValueError(f"need outer.beta >= 0 and momentum in [0, 1), got {self.beta} and {self.momentum}")
+
+
+@settings
+class MetricsSettings:
+    """What is measured after training, by evaluate and by the gate (docs/metrics.md)."""
+
+    group: str = "user"
+    """Whose rows of a domain are ordered against one another in GAUC, NDCG and hit rate: user, or a categorical
+    feature, such as one that names the request or the session."""
+    cutoffs: tuple[int, ...] = (5, 10)
+    """k of NDCG@k and hit rate@k."""
+    bins: int = 10
+    """Bins of equal count of the calibration error."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if any(not 1 <= k <= 1000 for k in self.cutoffs) or list(self.cutoffs) != sorted(set(self.cutoffs)):
+            raise ValueError(f"metrics.cutoffs must differ, ascend and lie in [1, 1000], got {list(self.cutoffs)}")
+        if not 1 <= self.bins <= 1000:
+            raise ValueError(f"metrics.bins must lie in [1, 1000], got {self.bins}")

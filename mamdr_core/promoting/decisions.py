@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from mamdr_core.lake.core.sql import literal
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.promoting.intervals import Floats
-from mamdr_core.promoting.judging import Judged, calibration, mean_auc, weighted_auc
+from mamdr_core.promoting.judging import Judged, calibration, gauc, mean_auc, weighted_auc
 from mamdr_core.promoting.measuring import Measured
 from schemas import TABLES
 from schemas.spark import spark_schema
@@ -60,7 +60,7 @@ def find_decision(lake: Lake, run_id: str) -> Decision | None:
         ds=row["ds"],
         passed=row["passed"],
         reasons=row["reasons"],
-        figures={name: row[name] for name in _MEASURED},
+        figures={name: row.asDict().get(name) for name in _MEASURED},  # a table may be older than some columns
     )
 
 
@@ -94,6 +94,13 @@ def figures_of(measured: Measured, judged: Judged, unseen: dict[str, float]) -> 
         "champion_weighted_auc": weighted_auc(other) if other else None,
         "calibration": calibration(own),
         "champion_calibration": calibration(other) if other else None,
+        "calibration_error": own.calibration_error,
+        "champion_calibration_error": other.calibration_error if other else None,
+        "gauc": gauc(measured, own),
+        "champion_gauc": gauc(measured, other) if other else None,
+        "gauc_difference": judged.gauc.value if judged.gauc else None,
+        "gauc_low": judged.gauc.low if judged.gauc else None,
+        "gauc_high": judged.gauc.high if judged.gauc else None,
         "day_auc": lead.day if lead else None,
         "earlier_auc": lead.earlier if lead else None,
         "champion_day_auc": other_lead.day if other_lead else None,

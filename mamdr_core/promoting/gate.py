@@ -16,6 +16,7 @@ from mamdr_core.promoting.judging import Judged, judge, mean_auc, told, weighted
 from mamdr_core.promoting.measuring import Measured, measure
 from mamdr_core.promoting.opening import Scorer, days_of_rows, open_challenger, open_champion
 from mamdr_core.promoting.settings import GateSettings
+from mamdr_core.training.evaluation import check_group
 from mamdr_core.training.records import find_run
 from mamdr_core.training.trained import Trained, open_trained
 
@@ -76,10 +77,11 @@ def _by_measuring(spark: SparkSession, config: Config, run: dict[str, Any], cham
     trained = open_trained(spark, config, run["run_id"])
     own = open_challenger(trained)
     other, absent = _champions_scorer(trained, config, champion)
+    check_group(own.columns, config.metrics)
     days, place_N = days_of_rows(trained, own.columns.offsets.numpy())
     newest_N = place_N == len(days) - 1
     unseen = {name: (other or own).unseen(name, newest_N) for name in ("user", "item")}
-    measured = measure(own, other, newest_N)
+    measured = measure(own, other, newest_N, config.metrics)
     judged = judge(measured, unseen, config.gate)
     champion_id = champion["run_id"] if champion else None
     record_domains(spark, trained.lake, trained.run_id, champion_id, trained.pinned.domain_ids, measured, judged)

@@ -1,11 +1,12 @@
 """From figures to a decision: every limit that is broken is a sentence with its numbers.
 
-Shape suffixes: n domains.
+Shape suffixes: n domains, G groups: rows of one user in one domain.
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from statistics import NormalDist
 
 import numpy as np
@@ -50,7 +51,7 @@ class Judged:
 
     Attributes:
         faults: the broken limits, a sentence each.
-        mean, weighted: the difference of the mean and of the weighted AUC; None without a champion.
+        mean, weighted, gauc: the difference of the mean and of the weighted AUC, and of GAUC; None without a champion.
         low_n, high_n: the intervals by domain, [n].
         judged_n, worse_n: which domains are judged one by one, and which of them are worse, [n].
         challenger_lead, champion_lead: on the newest day; None where there is one day, or no champion.
@@ -59,6 +60,7 @@ class Judged:
     faults: list[str]
     mean: Interval | None
     weighted: Interval | None
+    gauc: Interval | None
     low_n: Floats
     high_n: Floats
     judged_n: NDArray[np.bool_]
@@ -79,6 +81,13 @@ def weighted_auc(figures: Figures) -> float:
     return float(np.average(figures.auc[known], weights=figures.rows[known])) if known.any() else math.nan
 
 
+def gauc(measured: Measured, figures: Figures) -> float:
+    """AUC by group, weighted by rows, over the groups that have one; NaN if none has."""
+    known = ~np.isnan(figures.group_auc)
+    weights = measured.group_rows[known]
+    return float(np.average(figures.group_auc[known], weights=weights)) if known.any() else math.nan
+
+
 def calibration(figures: Figures) -> float:
     """Sum of the predicted probabilities over clicks; infinite without a click."""
     clicks = figures.clicks.sum()
@@ -95,7 +104,7 @@ def judge(measured: Measured, unseen: dict[str, float], settings: GateSettings) 
     """
     z = NormalDist().inv_cdf((1 + settings.confidence) / 2)
     own, other = measured.challenger, measured.champion
-    mean = weighted = None
+    mean = weighted = by_group = None
     margin_n = z * np.sqrt(measured.variance)
     low_n, high_n = measured.difference - margin_n, measured.difference + margin_n
     judged_n = (own.clicks >= settings.domain_clicks) & (own.rows - own.clicks >= settings.domain_clicks)
@@ -104,13 +113,14 @@ def judge(measured: Measured, unseen: dict[str, float], settings: GateSettings) 
     if other is not None:
         mean = _mean(measured, np.ones_like(own.rows), z)
         weighted = _mean(measured, own.rows, z)
+        by_group = _gauc_difference(measured, own, other, z)
     lead = _lead(own, settings.least_day_lead, z)
     other_lead = _lead(other, settings.least_day_lead, z) if other else None
-    judged = Judged([], mean, weighted, low_n, high_n, judged_n, worse_n, lead, other_lead)
+    judged = Judged([], mean, weighted, by_group, low_n, high_n, judged_n, worse_n, lead, other_lead)
     judged.faults.extend(_absolute(own, unseen, settings))
     judged.faults.extend(_labels(judged, settings))
     if other is not None:
-        judged.faults.extend(_compared(own, other, judged, settings))
+        judged.faults.extend(_compared(measured, own, other, judged, settings))
     return judged
 
 
@@ -124,6 +134,23 @@ def _mean(measured: Measured, weights_n: Floats, z: float) -> Interval | None:
     variance_n = np.nan_to_num(measured.variance[known], nan=1.0)
     value = float((share_n * measured.difference[known]).sum())
     margin = z * math.sqrt(float((share_n**2 * variance_n).sum()))
+    return Interval(value, value - margin, value + margin)
+
+
+def _gauc_difference(measured: Measured, own: Figures, other: Figures, z: float) -> Interval | None:
+    """The difference of GAUC over the groups that have an AUC by both models, with its interval from their spread."""
+    difference_G = own.group_auc - other.group_auc
+    known = ~np.isnan(difference_G)
+    count = int(known.sum())
+    if not count:
+        return None
+    share_G = measured.group_rows[known] / measured.group_rows[known].sum()
+    value = float((share_G * difference_G[known]).sum())
+    # Of one group the spread is not known: an AUC's difference has 1 at most.
+    variance = (
+        float((share_G**2 * (difference_G[known] - value) ** 2).sum()) * count / (count - 1) if count > 1 else 1.0
+    )
+    margin = z * math.sqrt(variance)
     return Interval(value, value - margin, value + margin)
 
 
@@ -180,13 +207,16 @@ def _labels(judged: Judged, settings: GateSettings) -> Iterator[str]:
         )
 
 
-def _compared(own: Figures, other: Figures, judged: Judged, settings: GateSettings) -> Iterator[str]:
+def _compared(
+    measured: Measured, own: Figures, other: Figures, judged: Judged, settings: GateSettings
+) -> Iterator[str]:
     checks = (
         ("mean AUC", mean_auc, judged.mean, settings.max_auc_drop, "max_auc_drop"),
         ("weighted AUC", weighted_auc, judged.weighted, settings.max_weighted_auc_drop, "max_weighted_auc_drop"),
+        ("GAUC", partial(gauc, measured), judged.gauc, settings.max_gauc_drop, "max_gauc_drop"),
     )
     for name, figure, difference, limit, key in checks:
-        if difference and difference.is_drop(limit):
+        if difference and limit is not None and difference.is_drop(limit):
             yield (
                 f"its {name} {figure(own):.4f} is {-difference.value:.4f} below the champion's {figure(other):.4f} "
                 f"({told(difference, settings)}): more than gate.{key} {limit:g}"

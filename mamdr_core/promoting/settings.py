@@ -17,6 +17,8 @@ class GateSettings:
     """How far its mean AUC over domains may lie below the champion's, on the same rows."""
     max_weighted_auc_drop: float = 0.005
     """Likewise its mean AUC weighted by rows."""
+    max_gauc_drop: float | None = None
+    """Likewise its AUC by user (`metrics.group`) weighted by rows; null: it is measured, and stops nothing."""
     domain_drop: float = 0.02
     """A domain whose AUC drops by more than this counts as worse."""
     domain_clicks: int = 20
@@ -41,6 +43,8 @@ class GateSettings:
         for name in ("max_auc_drop", "max_weighted_auc_drop", "domain_drop", "least_auc", "least_day_lead"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"gate.{name} must be in [0, 1], got {getattr(self, name)}")
+        if self.max_gauc_drop is not None and not 0 <= self.max_gauc_drop <= 1:
+            raise ValueError(f"gate.max_gauc_drop must be in [0, 1], got {self.max_gauc_drop}")
         for name in ("max_worse_share", "max_unseen"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"gate.{name} is a share in [0, 1], got {getattr(self, name)}")

@@ -48,7 +48,7 @@ class Facts:
         run: row of training_runs.
         ids: the domains' ids, n of them.
         figures: by name, [n]: train_rows, and of the test split rows, clicks, auc, logloss, mean_prediction,
-            oracle_auc.
+            oracle_auc, gauc, calibration_error.
         joint: the newest run of method joint on the same examples, of the same model if there is one.
         before: what served before, or what the run started from.
         days: a row a day of the log, the oldest first: ds, rows, clicks, domains, new_users.
@@ -153,13 +153,18 @@ def _domains(lake: Lake, run_id: str) -> tuple[list[str], list[int], dict[str, A
     """Ids, indices and figures of a run's domains."""
     wanted = [("train_rows", "train", "rows")]
     wanted += [(name, "test", name) for name in ("rows", "clicks", "auc", "logloss", "mean_prediction", "oracle_auc")]
+    wanted += [(name, "test", name) for name in ("gauc", "calibration_error")]
     rows: list[Figures] = []
     if lake.exists("domain_metrics"):
         own = lake.read("domain_metrics").where(F.col("run_id") == run_id)
-        each = [F.max(F.when(F.col("split") == split, F.col(of))).alias(name) for name, split, of in wanted]
+        each = [
+            F.max(F.when(F.col("split") == split, F.col(of))).alias(name)
+            for name, split, of in wanted
+            if of in own.columns  # a table may be older than some columns
+        ]
         pivot = own.groupBy("domain").agg(F.first("domain_id").alias("domain_id"), *each).orderBy("domain")
         rows = [row.asDict() for row in pivot.collect()]
-    figures = {name: _array([row[name] for row in rows]) for name, _, _ in wanted}
+    figures = {name: _array([row.get(name) for row in rows]) for name, _, _ in wanted}
     return [row["domain_id"] for row in rows], [row["domain"] for row in rows], figures
 
 

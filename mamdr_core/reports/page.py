@@ -94,6 +94,7 @@ def _context(facts: Facts, listed: int) -> dict[str, Any]:
         "before": before,
         "before_name": _name_before(facts),
         "total_calibration": _total_calibration(facts),
+        "cutoff": max(facts.run["test_ndcg"] or (), key=int, default=""),
         "worst": lines(worst),
         "best": lines(best),
         "sure": sure,

@@ -26,7 +26,9 @@ def table_of(facts: Facts, joint: Difference | None, before: Difference | None) 
         _column("vs joint", "AUC minus that of joint training", "signed", 4, joint.by_domain if joint else None),
         _column("vs before", "AUC minus that of the run before", "signed", 4, before.by_domain if before else None),
         _column("oracle", "AUC of the true probabilities", "decimal", 4, figures["oracle_auc"]),
-        _column("calibration", "mean prediction over CTR", "decimal", 2, calibration(figures)),
+        _column("GAUC", "AUC by user, weighted by their rows", "decimal", 4, figures["gauc"]),
+        _column("calibration", "mean prediction over CTR (PCOC)", "decimal", 2, calibration(figures)),
+        _column("ECE", "expected calibration error", "decimal", 4, figures["calibration_error"]),
         _column("logloss", "mean negative log-likelihood on the test split", "decimal", 4, figures["logloss"]),
     ]
     return {"ids": list(facts.ids), "columns": [column for column in columns if column]}

@@ -1,18 +1,21 @@
 """Predictions of a model with theta_S and every theta_i, and their figures by domain, gathered over ranks."""
 
-from collections.abc import Mapping
-from dataclasses import astuple
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from mamdr_core.engine.calibration import Cells
 from mamdr_core.engine.columns import Columns, Visit
 from mamdr_core.engine.eager import EagerEngine
-from mamdr_core.engine.metrics import DomainMetrics, domain_metrics
+from mamdr_core.engine.metrics import DetailedMetrics, DomainMetrics, domain_metrics
 from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.engine.plan import parts_in_step
 from mamdr_core.engine.prediction import predict_runs
+from mamdr_core.engine.settings import MetricsSettings
+from mamdr_core.errors import MamdrError
 from mamdr_core.pace import Pace
 from mamdr_core.parallel.collective import Collective, SingleProcess, most
 
@@ -34,6 +37,7 @@ def evaluate_columns(
     columns: Columns,
     collective: Collective | None = None,
     pace: Pace | None = None,
+    detail: MetricsSettings | None = None,
 ) -> DomainMetrics:
     """Figures of all domains, the same on every rank.
 
@@ -47,9 +51,15 @@ def evaluate_columns(
         columns: this rank's rows of a split.
         collective: the ranks; None: this process alone.
         pace: is told of rows that are measured.
+        detail: measure `DetailedMetrics` too, by these settings.
+
+    Raises:
+        MamdrError: the rows have no ids of `detail.group`.
     """
     collective = collective or SingleProcess()
-    parts = []
+    if detail:
+        check_group(columns, detail)
+    parts, cells = [], Cells()
     # Some domains at a time, so that the logits of a large split never lie in memory together.
     for first, last in parts_in_step(columns.offsets.numpy(), PART_ROWS, partial(most, collective)):
         start, stop = columns.offsets[[first, last]].tolist()
@@ -60,18 +70,45 @@ def evaluate_columns(
         offsets = columns.offsets[first : last + 1]
         rows = slice(*offsets[[0, -1]].tolist())
         known = None if columns.true_probability is None else columns.true_probability[rows]
-        parts.append(domain_metrics(logits, columns.labels[rows], offsets - offsets[0], known))
+        ids = columns.ids[detail.group][rows] if detail else None
+        part = domain_metrics(logits, columns.labels[rows], offsets - offsets[0], known, ids, detail)
+        if part.detail:
+            cells.sums += part.detail.cells.sums.cpu()
+            part.detail.cells = cells
+        parts.append(part)
         if pace:
             pace.add(stop - start)
-    own = DomainMetrics(*(torch.cat(figure) for figure in zip(*map(astuple, parts), strict=True)))
-    return _gather(own, collective)
+    return _gather(parts, detail, collective)
 
 
-def _gather(own: DomainMetrics, collective: Collective) -> DomainMetrics:
+def check_group(columns: Columns, settings: MetricsSettings) -> None:
+    """Check that rows have ids of `metrics.group`.
+
+    Raises:
+        MamdrError: they have none.
+    """
+    if settings.group not in columns.ids:
+        known = ", ".join(name for name in columns.ids if name != "domain")
+        raise MamdrError(f"metrics.group is {settings.group!r}, which these examples lack: expected one of {known}")
+
+
+_FIGURES = [item.name for item in fields(DomainMetrics) if item.name != "detail"]
+
+
+def _gather(parts: Sequence[DomainMetrics], detail: MetricsSettings | None, collective: Collective) -> DomainMetrics:
     """Every domain's rows lie on one rank, so a sum over ranks of what is known is that rank's figure, bit for bit."""
-    figures = torch.stack(astuple(own))
+    figures = torch.cat([torch.stack([getattr(part, name) for name in _FIGURES]) for part in parts], 1)
+    details = [part.detail for part in parts if part.detail]
+    if details:
+        figures = torch.cat([figures, torch.cat([each.figures for each in details], 1)])
     known = ~figures.isnan()
     both = torch.stack([figures.nan_to_num(0.0), known.double()])
     values, counted = collective.all_reduce(both)
-    # Pickling a tensor writes all of its storage: a view of one figure would be sent with all six.
-    return DomainMetrics(*(figure.clone() for figure in torch.where(counted > 0, values, torch.nan)))
+    gathered = torch.where(counted > 0, values, torch.nan)
+    # Pickling a tensor writes all of its storage: a view of one figure would be sent with all of them.
+    measured = DomainMetrics(*(figure.clone() for figure in gathered[: len(_FIGURES)]))
+    if detail:
+        cells = Cells()
+        cells.sums = collective.all_reduce(details[-1].cells.sums)
+        measured.detail = DetailedMetrics(detail, gathered[len(_FIGURES) :].clone(), cells)
+    return measured

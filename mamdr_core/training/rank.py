@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mamdr_core.config import Config
 from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.metrics import DomainMetrics
+from mamdr_core.engine.settings import MetricsSettings
 from mamdr_core.errors import DivergedError, MamdrError
 from mamdr_core.learning.learner import Learner
 from mamdr_core.learning.methods import find_method
@@ -154,7 +155,8 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     with clock.phase("evaluate"):
         if mixed:
             columns = {split: mixed.under(rows) for split, rows in columns.items()}
-        metrics = _measure(learner, columns, collective, settings.refit_last_layer and not settings.only_domains)
+        refits = settings.refit_last_layer and not settings.only_domains
+        metrics = _measure(learner, columns, collective, refits, task.config.metrics)
     with clock.phase("save"):
         saved = save_rank(task.package, collective.rank, learner.shared, learner.specific, mixed, settings.scratch)
     read_bytes = share.figures.read_bytes + (0 if part.is_whole else measured.figures.read_bytes)
@@ -205,12 +207,13 @@ def _result(
 
 
 def _measure(
-    learner: Learner, columns: Mapping[str, Columns], collective: Collective, refits: bool
+    learner: Learner, columns: Mapping[str, Columns], collective: Collective, refits: bool, detail: MetricsSettings
 ) -> dict[str, DomainMetrics]:
     """Figures by split; `val` before the last layer is fitted to its rows, where it is."""
 
     def measure(split: str) -> DomainMetrics:
-        return evaluate_columns(learner.engine, learner.shared, learner.specific, columns[split], collective)
+        specific = learner.specific
+        return evaluate_columns(learner.engine, learner.shared, specific, columns[split], collective, detail=detail)
 
     metrics = {"val": measure("val")}
     if refits:

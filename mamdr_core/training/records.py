@@ -10,7 +10,7 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from mamdr_core.engine.metrics import DomainMetrics
+from mamdr_core.engine.metrics import DetailedMetrics, DomainMetrics
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.sql import literal
 from mamdr_core.lake.core.tables import Lake
@@ -53,13 +53,34 @@ def record_curve(spark: SparkSession, lake: Lake, run_id: str, curve: Sequence[V
 
 
 def _figures(measured: DomainMetrics, domain: int) -> tuple[Any, ...]:
-    named = (measured.auc, measured.logloss, measured.mean_prediction, measured.oracle_auc)
-    values = (float(figure[domain]) for figure in named)
-    return (
-        int(measured.rows[domain]),
-        int(measured.clicks[domain]),
-        *(None if math.isnan(value) else value for value in values),
-    )
+    named = (measured.auc, measured.logloss, measured.mean_prediction, measured.oracle_auc, measured.pcoc)
+    values = (known(float(figure[domain])) for figure in named)
+    return int(measured.rows[domain]), int(measured.clicks[domain]), *values, *_details(measured.detail, domain)
+
+
+def _details(detail: DetailedMetrics | None, domain: int) -> tuple[Any, ...]:
+    """calibration_error, gauc, gauc_rows, groups, ndcg and hit_rate; null where there are none."""
+    if detail is None:
+        return (None,) * 6
+    gauc, rows, groups, error, *by_cutoff = detail.figures[:, domain].tolist()
+    names = [str(k) for k in detail.settings.cutoffs]
+    maps: list[dict[str, float] | None] = [None, None]
+    if groups:
+        maps = [dict(zip(names, each, strict=True)) for each in (by_cutoff[: len(names)], by_cutoff[len(names) :])]
+    return known(error), known(gauc), int(rows), int(groups), *maps
+
+
+def overall_figures(measured: DomainMetrics, prefix: str = "") -> dict[str, Any]:
+    """`DomainMetrics.overall` as JSON and SQL have it, None for NaN, each name with a prefix."""
+    return {
+        prefix + name: {k: known(each) for k, each in value.items()} if isinstance(value, dict) else known(value)
+        for name, value in measured.overall().items()
+    }
+
+
+def known(value: float) -> float | None:
+    """JSON and SQL have no NaN."""
+    return None if math.isnan(value) else value
 
 
 def find_run(lake: Lake, run_id: str) -> dict[str, Any]:

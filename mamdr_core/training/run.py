@@ -42,6 +42,7 @@ def train_mamdr(spark: SparkSession, config: Config) -> dict[str, Any]:
     Returns:
         run_id, method, model, ranks, device, engine, precision, epochs, rounds, best_round, dr_passes, parent_run_id,
         domains (that learned), domains_measured, train_rows (of those), val_auc, test_auc, weighted_test_auc,
+        test_gauc, test_ndcg and test_hit_rate (by cutoff), test_pcoc, test_calibration_error (docs/metrics.md),
         samples_per_second (compiling included), data_wait_seconds (of inner loops, on the rank that waits most; null
         with the eager engine), skipped_steps, specific_kind (none; dense: theta_i of DR; mixed: a mixed model),
         specific_bytes (theta_i's dense parameters, the best kept aside included, or the mixed model),

@@ -20,7 +20,7 @@ from mamdr_core.training.package import seal_package
 from mamdr_core.training.parents import Parent, open_parent
 from mamdr_core.training.part import Part, part_of
 from mamdr_core.training.rank import RankResult
-from mamdr_core.training.records import code_version, record_curve, record_metrics, record_run
+from mamdr_core.training.records import code_version, known, overall_figures, record_curve, record_metrics, record_run
 from mamdr_core.training.sealed import MANIFEST
 from mamdr_core.training.storage import remove
 from mamdr_core.training.tracking import Ended, track
@@ -243,10 +243,11 @@ def _figures(run: Run, result: RankResult, seconds: dict[str, float]) -> dict[st
         "domains": int((run.part.rows(pinned) > 0).sum()),
         "domains_measured": int((~test.auc.isnan()).sum()),
         "train_rows": int(run.part.rows(pinned).sum()),
-        "val_auc": _known(result.metrics["val"].mean_auc()),
-        "test_auc": _known(test.mean_auc()),
-        "weighted_test_auc": _known(test.weighted_auc()),
-        "oracle_test_auc": _known(_mean_oracle(result)),
+        "val_auc": known(result.metrics["val"].mean_auc()),
+        "test_auc": known(test.mean_auc()),
+        "weighted_test_auc": known(test.weighted_auc()),
+        **overall_figures(test, "test_"),
+        "oracle_test_auc": known(_mean_oracle(result)),
         "samples_per_second": round(result.rows_descended / max(result.inner_seconds, 1e-9), 1),
         "data_wait_seconds": None if result.data_wait_seconds is None else round(result.data_wait_seconds, 3),
         "skipped_steps": result.skipped_steps,
@@ -264,8 +265,3 @@ def _figures(run: Run, result: RankResult, seconds: dict[str, float]) -> dict[st
 def _mean_oracle(result: RankResult) -> float:
     oracle = result.metrics["test"].oracle_auc
     return float(oracle[~oracle.isnan()].mean())
-
-
-def _known(value: float) -> float | None:
-    """JSON and SQL have no NaN."""
-    return None if value != value else value

@@ -64,10 +64,16 @@ class Ended:
 
     @property
     def scalars(self) -> dict[str, float]:
-        """The figures that are numbers, seconds by phase, and quantiles of the domains' AUC by split."""
+        """Figures that are numbers, seconds by phase, NDCG and hit rate by cutoff, quantiles of AUC by split."""
         numbers = {name: value for name, value in self.figures.items() if isinstance(value, int | float)}
         phases = {f"seconds/{phase}": value for phase, value in self.figures.get("seconds", {}).items()}
-        return numbers | phases | self._quantiles()
+        by_cutoff = {
+            f"{name}_at_{k}": value
+            for name in ("test_ndcg", "test_hit_rate")
+            for k, value in (self.figures.get(name) or {}).items()
+            if value is not None
+        }
+        return numbers | phases | by_cutoff | self._quantiles()
 
     @property
     def points(self) -> list[tuple[str, int, float]]:

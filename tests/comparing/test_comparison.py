@@ -15,9 +15,12 @@ NAN = float("nan")
 def measured(**aucs):
     """Runs by name with their AUCs in the four domains; the third has no test rows."""
     runs = {
-        name: RunFigures(name, "v", np.array(auc), NAN, NAN, 0.6, 2.0 + number)
+        name: RunFigures(
+            name, "v", np.array(auc), NAN, NAN, 0.6, 2.0 + number,
+            {"test_gauc": 0.6 + number / 10, "test_ndcg": {"5": 0.4, str(10 + number % 2): 0.5}, "test_pcoc": None},
+        )
         for number, (name, auc) in enumerate(aucs.items())
-    }
+    }  # fmt: skip
     return Measured(runs, TEST_ROWS, np.array([0.9, 0.8, NAN, 0.7]))
 
 
@@ -45,6 +48,8 @@ def test_means_are_over_domains_then_seeds(comparison):
     assert mamdr["smallest_third_test_auc"] == pytest.approx(0.7, abs=1e-12)  # domain 1, of ten training rows
     assert mamdr["oracle_test_auc"] == pytest.approx(0.8, abs=1e-12)
     assert (joint["seconds"], mamdr["seconds"]) == (2.5, 4.5)
+    assert (joint["test_gauc"], joint["test_gauc_std"]) == (pytest.approx(0.65), pytest.approx(0.1 / 2**0.5))
+    assert (joint["test_ndcg"], "test_pcoc" in joint) == ({"5": pytest.approx(0.4)}, False)
     assert (mamdr["seeds"], mamdr["failed"], mamdr["domains"], mamdr["domains_left_out"]) == (2, 1, 3, 0)
 
 

@@ -103,10 +103,10 @@ def test_logloss_and_mean_prediction_equal_scikit_learns():
     assert measured.mean_prediction.item() == pytest.approx(logits.sigmoid().mean().item(), abs=1e-12)
 
 
-def test_calibration_is_the_mean_prediction_over_the_ctr_and_unknown_without_a_click():
+def test_pcoc_is_the_mean_prediction_over_the_ctr_and_unknown_without_a_click():
     logits, labels = torch.zeros(9), torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0])
     measured = domain_metrics(logits, labels, torch.tensor([0, 4, 7, 9, 9]), None)
-    np.testing.assert_array_equal(measured.calibration, [2.0, 0.5, NAN, NAN])
+    np.testing.assert_array_equal(measured.pcoc, [2.0, 0.5, NAN, NAN])
 
 
 def test_the_oracles_auc_is_that_of_the_true_probabilities():

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mamdr_core.engine.metrics import DomainMetrics
+from mamdr_core.engine.metrics import DetailedMetrics, DomainMetrics
+from mamdr_core.engine.settings import MetricsSettings
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.ingest.loads import Load, record_load
@@ -58,7 +59,8 @@ def metrics(aucs):
     rows = torch.arange(1, len(aucs) + 1) * 100
     auc = torch.tensor([float("nan") if value is None else value for value in aucs], dtype=torch.float64)
     fields = {name: torch.full_like(auc, 0.15) for name in ("logloss", "mean_prediction", "oracle_auc")}
-    return DomainMetrics(rows=rows, clicks=rows // 10, auc=auc, **fields)
+    detail = DetailedMetrics(MetricsSettings(), torch.full((8, len(aucs)), 0.5, dtype=torch.float64))
+    return DomainMetrics(rows=rows, clicks=rows // 10, auc=auc, **fields, detail=detail)
 
 
 def record_loads(spark, lake):

@@ -10,6 +10,7 @@ import pytest
 from delta.tables import DeltaTable
 from pyspark.sql import functions as F
 
+from mamdr_core.engine.settings import MetricsSettings
 from mamdr_core.lake.views import create_views
 from mamdr_core.promoting import opening
 from mamdr_core.promoting.decisions import find_decision
@@ -46,6 +47,8 @@ def test_the_first_run_is_held_against_absolute_limits_with_the_figures_of_its_t
     assert first["serves"] is None
     assert first["auc"] == pytest.approx(run["test_auc"], abs=1e-9)
     assert first["weighted_auc"] == pytest.approx(run["weighted_test_auc"], abs=1e-9)
+    assert first["gauc"] == pytest.approx(run["test_gauc"], abs=1e-9)
+    assert first["calibration_error"] == pytest.approx(run["test_calibration_error"], abs=1e-6)
     assert (first["domains"], first["champion_auc"], first["day_auc"]) == (3, None, None)
     assert first["reasons"] == [
         f"it holds the absolute limits: mean AUC {first['auc']:.4f}; it was compared with no champion"
@@ -78,7 +81,7 @@ def test_the_challenger_is_compared_on_the_same_rows_with_a_champion_that_lacks_
 def test_a_champion_on_its_own_rows_has_the_figures_of_its_training(spark, two_days):
     trained = open_trained(spark, two_days.configs[0], two_days.ids[0])
     own, other = open_challenger(trained), open_champion(trained, two_days.configs[0], two_days.ids[0])
-    measured = measure(own, other, np.arange(len(own.columns)) % 2 == 0)
+    measured = measure(own, other, np.arange(len(own.columns)) % 2 == 0, MetricsSettings())
     np.testing.assert_array_equal(measured.champion.auc, measured.challenger.auc)
     np.testing.assert_array_equal(measured.difference, np.zeros(3))
 

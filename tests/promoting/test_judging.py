@@ -11,8 +11,9 @@ from mamdr_core.engine.columns import Columns, offsets_of
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.metrics import domain_metrics
 from mamdr_core.engine.parameters import Shared
+from mamdr_core.engine.settings import MetricsSettings
 from mamdr_core.promoting import measuring
-from mamdr_core.promoting.judging import calibration, judge, mean_auc, weighted_auc
+from mamdr_core.promoting.judging import calibration, gauc, judge, mean_auc, weighted_auc
 from mamdr_core.promoting.measuring import measure
 from mamdr_core.promoting.opening import Scorer, known_alone
 from mamdr_core.promoting.settings import GateSettings
@@ -57,7 +58,7 @@ class Rows:
         return Scorer(SimpleNamespace(shared=Shared(torch.ones(1), {}), specific={}), engine, columns)
 
     def judge(self, challenger, champion=None, unseen=KNOWN, **limits):
-        measured = measure(challenger, champion, self.newest)
+        measured = measure(challenger, champion, self.newest, MetricsSettings())
         return measured, judge(measured, unseen, GateSettings(**limits))
 
 
@@ -70,7 +71,8 @@ def test_figures_are_those_of_evaluation_and_do_not_depend_on_the_rows_measured_
     challenger, champion = rows.scorer(), rows.scorer(noise=1.0)
     measured, judged = rows.judge(challenger, champion)
     columns = challenger.columns
-    expected = domain_metrics(columns.numeric[:, 0], columns.labels, columns.offsets, None)
+    ids = columns.ids["user"]
+    expected = domain_metrics(columns.numeric[:, 0], columns.labels, columns.offsets, None, ids, MetricsSettings())
     np.testing.assert_allclose(measured.challenger.auc, expected.auc, rtol=0, atol=1e-12)
     assert mean_auc(measured.challenger) == pytest.approx(expected.mean_auc(), abs=1e-12)
     assert weighted_auc(measured.challenger) == pytest.approx(expected.weighted_auc(), abs=1e-12)
@@ -78,10 +80,16 @@ def test_figures_are_those_of_evaluation_and_do_not_depend_on_the_rows_measured_
     assert calibration(measured.challenger) == pytest.approx(total, abs=1e-9)
     assert judged.mean.value == pytest.approx(mean_auc(measured.challenger) - mean_auc(measured.champion), abs=1e-12)
     assert judged.mean.low < judged.mean.value < judged.mean.high
+    overall = expected.overall()
+    assert gauc(measured, measured.challenger) == pytest.approx(overall["gauc"], abs=1e-12)
+    assert measured.challenger.calibration_error == pytest.approx(overall["calibration_error"], abs=1e-9)
+    assert judged.gauc.value == pytest.approx(overall["gauc"] - gauc(measured, measured.champion), abs=1e-12)
+    assert judged.gauc.low < judged.gauc.value < judged.gauc.high
     monkeypatch.setattr(measuring, "PART_ROWS", 700)
     again, _ = rows.judge(challenger, champion)
     np.testing.assert_array_equal(again.difference, measured.difference)
     np.testing.assert_array_equal(again.variance, measured.variance)
+    np.testing.assert_array_equal(again.challenger.group_auc, measured.challenger.group_auc)
 
 
 def test_an_equal_and_a_better_model_pass(rows):
@@ -101,6 +109,21 @@ def test_a_worse_model_is_stopped_with_the_figures(rows):
     assert "weighted AUC" in judged.faults[1]
     assert "of 4 domains are worse by more than gate.domain_drop 0.02" in judged.faults[2]
     assert not judged.judged_n[5]  # too few clicks
+
+
+def test_a_drop_of_gauc_stops_where_it_has_a_limit(rows):
+    loose = {"max_auc_drop": 1, "max_weighted_auc_drop": 1, "domain_drop": 1}
+    worse, better = rows.scorer(noise=2.0), rows.scorer(noise=0.2)
+    assert rows.judge(worse, better, **loose)[1].faults == []
+    (fault,) = rows.judge(worse, better, **loose, max_gauc_drop=0.01)[1].faults
+    assert "its GAUC 0." in fault
+    assert "more than gate.max_gauc_drop 0.01" in fault
+    one = Rows(5, (30, 0))
+    for users in (0, 1):  # no group, and one, whose noise is not known
+        scorers = [one.scorer(noise=noise) for noise in (3.0, 0.1)]
+        for scorer in scorers:
+            scorer.columns.ids["user"][:] = users
+        assert one.judge(*scorers, **loose, least_auc=0, max_calibration=9, max_gauc_drop=0)[1].faults == []
 
 
 def test_a_drop_within_its_limit_or_within_noise_stops_nothing(rows):

@@ -47,6 +47,9 @@ def run_row(run_id="20260107T031500-mamdr-1f0c2a", **values):
             "val_auc": 0.7301,
             "test_auc": 0.7312,
             "weighted_test_auc": 0.7455,
+            "test_gauc": 0.6411,
+            "test_ndcg": {"5": 0.4123, "10": 0.4567},
+            "test_calibration_error": 0.0123,
             "samples_per_second": 61_234.5,
             "skipped_steps": 0,
             "seconds": {"prepare": 31.2, "ranks": 412.7, "read": 6.1, "inner": 351.2, "validate": 22.4, "save": 1.2},
@@ -74,6 +77,8 @@ def make_facts(domains=300, ids=None, seed=0, **changes):
         "logloss": random.gamma(4, 0.05, n),
         "mean_prediction": ctr * random.lognormal(0.02, 0.15, n),
         "oracle_auc": np.full(n, np.nan),
+        "gauc": np.full(n, 0.64),
+        "calibration_error": np.full(n, 0.021),
     }
     joint = np.clip(auc - random.normal(0.006, 0.01, n), 0, 1)
     champion = np.clip(auc + random.normal(0.001, 0.008, n), 0, 1)

@@ -58,7 +58,8 @@ def _metrics(facts):
         at = {figure: values[domain] for figure, values in facts.figures.items()}
         of = {"run_id": facts.run["run_id"], "domain": domain, "domain_id": name}
         rows.append(row_of("domain_metrics", **of, split="train", rows=int(at["train_rows"]), clicks=0))
-        test = {figure: plain(at[figure]) for figure in ("auc", "logloss", "mean_prediction", "oracle_auc")}
+        measured = ("auc", "logloss", "mean_prediction", "oracle_auc", "gauc", "calibration_error")
+        test = {figure: plain(at[figure]) for figure in measured}
         of |= {"split": "test", "rows": int(at["rows"]), "clicks": int(at["clicks"])}
         rows.append(row_of("domain_metrics", **of, **test))
         rows += [

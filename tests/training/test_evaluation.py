@@ -1,7 +1,5 @@
 """Evaluation in parts of bounded rows measures what it measures at once."""
 
-from dataclasses import astuple
-
 import numpy as np
 import pytest
 import torch
@@ -9,6 +7,8 @@ import torch
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.metrics import domain_metrics
 from mamdr_core.engine.parameters import Change, Theta
+from mamdr_core.engine.settings import MetricsSettings
+from mamdr_core.errors import MamdrError
 from mamdr_core.training import evaluation
 from tests.engine.helpers import random_columns, small_engine
 
@@ -22,11 +22,17 @@ def test_figures_do_not_depend_on_the_rows_measured_at_once(monkeypatch, most):
     specific = {2: Change(torch.full_like(shared.dense, 0.3))}
     parts = [torch.arange(start, stop) for start, stop in zip(columns.offsets[:-1], columns.offsets[1:], strict=True)]
     logits = [engine.predict(Theta(shared, specific.get(d)), Visit(columns, rows)) for d, rows in enumerate(parts)]
-    expected = domain_metrics(torch.cat(logits), columns.labels, columns.offsets, columns.true_probability)
+    of_users = (columns.ids["user"], MetricsSettings(cutoffs=(1, 3)))
+    expected = domain_metrics(torch.cat(logits), columns.labels, columns.offsets, columns.true_probability, *of_users)
     monkeypatch.setattr(evaluation, "PART_ROWS", most)
-    found = evaluation.evaluate_columns(engine, shared, specific, columns)
-    for figure, wanted in zip(astuple(found), astuple(expected), strict=True):
-        np.testing.assert_allclose(figure, wanted, rtol=1e-6)
+    found = evaluation.evaluate_columns(engine, shared, specific, columns, detail=of_users[1])
+    for name in ("rows", "clicks", "auc", "logloss", "mean_prediction", "oracle_auc"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-6)
+    assert evaluation.evaluate_columns(engine, shared, specific, columns).detail is None
+    np.testing.assert_allclose(found.detail.figures, expected.detail.figures, rtol=1e-4)
+    assert found.overall()["calibration_error"] == pytest.approx(expected.overall()["calibration_error"], abs=1e-4)
+    with pytest.raises(MamdrError, match="'session', which these examples lack: expected one of user"):
+        evaluation.evaluate_columns(engine, shared, specific, columns, detail=MetricsSettings(group="session"))
     assert (
         expected.auc[2]
         != domain_metrics(

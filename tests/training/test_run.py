@@ -9,15 +9,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import torch
 from pyspark.sql import functions as F
 
+from mamdr_core.comparing.measured import OVERALL
 from mamdr_core.config import with_values
+from mamdr_core.engine.metrics import domain_metrics
+from mamdr_core.engine.settings import MetricsSettings
 from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.parallel.launch import RankError
 from mamdr_core.training.measure import evaluate_package
 from mamdr_core.training.package import load_package
-from mamdr_core.training.records import record_run
+from mamdr_core.training.records import record_metrics, record_run
 from mamdr_core.training.run import train_mamdr
 from schemas import TABLES
 
@@ -52,6 +56,15 @@ def test_the_run_is_recorded_with_its_inputs(spark, trained_config, figures):
     metrics = lake.read("domain_metrics").where((F.col("run_id") == figures["run_id"]) & (F.col("split") == "test"))
     assert metrics.count() == 5
     assert metrics.agg(F.mean("auc")).first()[0] == pytest.approx(figures["test_auc"], abs=1e-12)
+    assert {name: row[name] for name in OVERALL} == {name: figures[name] for name in OVERALL}
+    assert set(row["test_ndcg"]) == set(row["test_hit_rate"]) == {"5", "10"}
+    gauc = metrics.agg(F.sum(F.col("gauc") * F.col("gauc_rows")) / F.sum("gauc_rows")).first()[0]
+    assert gauc == pytest.approx(figures["test_gauc"], abs=1e-12)
+    assert figures["test_gauc"] > 0.5
+    ndcg = metrics.agg(F.sum(F.col("ndcg")["10"] * F.col("groups")) / F.sum("groups")).first()[0]
+    assert ndcg == pytest.approx(figures["test_ndcg"]["10"], abs=1e-12)
+    pcoc = metrics.agg(F.sum(F.col("mean_prediction") * F.col("rows")) / F.sum("clicks")).first()[0]
+    assert pcoc == pytest.approx(figures["test_pcoc"], abs=1e-12)
 
 
 def test_its_curve_is_recorded(spark, trained_config, figures):
@@ -74,6 +87,8 @@ def test_evaluating_the_package_gives_trainings_figures(spark, trained_config, f
     measured = evaluate_package(spark, config)
     assert measured["auc"] == pytest.approx(figures["test_auc"], abs=1e-12)
     assert measured["weighted_auc"] == pytest.approx(figures["weighted_test_auc"], abs=1e-12)
+    for name in OVERALL:
+        assert measured[name.removeprefix("test_")] == figures[name]
     after = {row["domain"]: row for row in lake.read("domain_metrics").where(chosen).collect()}
     assert after == before
 
@@ -88,12 +103,26 @@ def test_a_package_of_sharded_tables_gives_trainings_figures(spark, trained_conf
 
 def test_runs_are_recorded_in_a_table_from_before_a_column_was_declared(spark, tmp_path):
     lake, table = Lake(spark, str(tmp_path / "lake")), TABLES["training_runs"]
-    new = ("engine", "precision", "skipped_steps")
-    lake.create(replace(table, columns=tuple(column for column in table.columns if column.name not in new)))
+    new = ("engine", "precision", "skipped_steps", *OVERALL, "pcoc", "calibration_error", "gauc", "gauc_rows", "groups")
+    new += ("ndcg", "hit_rate")
+    for each in (table, TABLES["domain_metrics"]):
+        lake.create(replace(each, columns=tuple(column for column in each.columns if column.name not in new)))
     run = {"run_id": "r", "status": "ok", "method": "dn", "model": "mlp", "config": "", "input_versions": {}}
     record_run(spark, lake, {**run, "engine": "fast", "started_at": datetime(2026, 1, 1, tzinfo=UTC)})
     row = lake.read("training_runs").first()
     assert (row["run_id"], row["engine"], row["skipped_steps"]) == ("r", "fast", None)
+    scores, users = torch.tensor([0.1, 0.3, 0.2, 0.4]), torch.tensor([1, 1, 2, 2])
+    labels, offsets = torch.tensor([0.0, 1.0, 1.0, 0.0]), torch.tensor([0, 4])
+    measured = domain_metrics(scores, labels, offsets, None, users, MetricsSettings(cutoffs=(1,)))
+    record_metrics(spark, lake, "r", ("d",), {"test": measured})
+    row = lake.read("domain_metrics").first()
+    assert (row["gauc"], row["gauc_rows"], row["groups"], row["ndcg"], row["hit_rate"]) == (
+        0.5,
+        4,
+        2,
+        {"1": 0.5},
+        {"1": 0.5},
+    )
 
 
 def test_a_damaged_package_is_named(spark, trained_config, figures, tmp_path):
