@@ -68,7 +68,7 @@ def test_the_run_is_recorded_with_the_sources_of_both(spark, trained, own_config
     }
     assert (trained["model"], trained["method"], trained["ranks"]) == (MODEL, METHOD, 2)
     assert trained["plugins"] == sources
-    assert "-method-" in trained["run_id"]
+    assert "-click_models_largest_first_method-" in trained["run_id"]
     lake = Lake(spark, own_config.lake.root)
     row = lake.read("training_runs").where(F.col("run_id") == trained["run_id"]).first()
     assert row["plugins"] == sources
