@@ -7,7 +7,8 @@ from typing import Any
 from mamdr_core.errors import MamdrError
 
 HIDDEN = "***"
-_OPTIONS = "options"
+_OPTIONS, _OWN = "options", ("model", "train")
+"""Where the options of a reader or writer are, and the sections whose options are those of users' own code instead."""
 _SECRET_NAME = re.compile(r"secret|passw|pwd|token|credential|key|auth|sig", re.IGNORECASE)
 # user:secret@, where a secret may have slashes but is no port; what stands alone before @ is a container's name in some
 # stores, and a token elsewhere.
@@ -21,7 +22,7 @@ _IN_QUERY = re.compile(
 )
 
 
-def without_secrets(values: Any) -> Any:
+def without_secrets(values: Any, section: str = "") -> Any:
     """A tree of a configuration's values in which readers' options that look secret are hidden.
 
     Example:
@@ -31,9 +32,13 @@ def without_secrets(values: Any) -> Any:
     if not isinstance(values, Mapping):
         return values
     return {
-        key: _hidden(value) if key == _OPTIONS and isinstance(value, Mapping) else without_secrets(value)
+        key: _hidden(value) if _is_readers(key, section) and isinstance(value, Mapping) else without_secrets(value, key)
         for key, value in values.items()
     }
+
+
+def _is_readers(key: str, section: str) -> bool:
+    return key == _OPTIONS and section not in _OWN
 
 
 def _hidden(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,7 +60,7 @@ def refuse_secrets(values: Any, path: str = "") -> None:
     """
     if isinstance(values, Mapping):
         for key, value in values.items():
-            if key != _OPTIONS:
+            if not _is_readers(key, path):
                 refuse_secrets(value, f"{path}.{key}" if path else str(key))
     elif isinstance(values, list | tuple):
         for number, value in enumerate(values):

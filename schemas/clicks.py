@@ -1,6 +1,7 @@
 """Silver tables: valid impressions and clicks, and the rows that failed a rule."""
 
-from schemas.declaration import Column, Rule, Table
+from schemas.declaration import Column, Rule, Table, one_of
+from schemas.examples import SPLITS
 
 LONGEST_ID = 1024
 """Characters of an id at most; what is longer is a field that ran away."""
@@ -39,6 +40,12 @@ NOT_FUTURE = Rule(
     "the time is not after input.latest; without it, at most a day after the job's start, for clocks that are ahead",
     enforced=False,
 )
+SPLIT_KNOWN = Rule(
+    "split_known",
+    one_of("split", SPLITS),
+    "the split is train, val or test (where input.columns.split is set)",
+    enforced=False,
+)
 UNIQUE_EVENT = Rule(
     "unique_event",
     "",
@@ -51,7 +58,8 @@ NEW_EVENT = Rule("new_event", "", "no other load has put the event into clicks b
 CLICKS = Table(
     name="clicks",
     description=(
-        "A valid impression or click. Declared features follow as columns; a numeric one has the rule "
+        "A valid impression or click. `split` follows where input.columns.split declares it, and declared features as "
+        "columns; a numeric one has the rule "
         "`<feature>_readable` and, with `minimum` or `maximum`, `<feature>_in_range` (in ingest only; null passes)."
     ),
     made_by="ingest_clicks",
@@ -74,6 +82,7 @@ CLICKS = Table(
         IDS_READABLE,
         Rule("label_present", "label IS NOT NULL", "the label is there"),
         Rule("label_binary", "label IN (0, 1)", "the label is 0 or 1 (or false or true)"),
+        SPLIT_KNOWN,
         EVENT_TIME_PRESENT,
         NOT_ANCIENT,
         NOT_FUTURE,

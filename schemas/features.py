@@ -28,9 +28,15 @@ class DeclaredFeature(Protocol):
         """Greatest value of a numeric feature."""
 
 
-def clicks_table(features: Iterable[DeclaredFeature]) -> Table:
-    """The table clicks with declared features: categorical string, numeric double; vectors have tables of their own."""
-    return CLICKS.with_columns(
+def clicks_table(features: Iterable[DeclaredFeature], has_split: bool = False) -> Table:
+    """The table clicks with declared features: categorical string, numeric double; vectors have tables of their own.
+
+    Args:
+        features: declared ones.
+        has_split: whether the log gives the split of a row.
+    """
+    split = [Column("split", "string", "train, val or test, as the log gives it", nullable=True)] if has_split else []
+    return CLICKS.with_columns(split).with_columns(
         Column(feature.name, "string" if feature.kind == "categorical" else "double", "declared feature", nullable=True)
         for feature in features
         if feature.kind != "vector"

@@ -18,6 +18,12 @@ TRAINING_RUNS = Table(
         Column("parent_run_id", "string", "the run that it started from", nullable=True),
         Column("code_version", "string", "git version of the code, with + where files were changed", nullable=True),
         Column("config", "string", "the resolved configuration, YAML"),
+        Column(
+            "plugins",
+            "map<string,string>",
+            "the user's own structure and method (module:name) to the SHA-256 of their source; null: none",
+            nullable=True,
+        ),
         Column("experiment", "string", "the comparison or sweep that made it", nullable=True),
         Column(
             "cell",

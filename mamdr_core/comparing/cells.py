@@ -7,8 +7,9 @@ from typing import Any
 from mamdr_core.comparing.settings import CompareSettings
 from mamdr_core.config import Config, with_values
 from mamdr_core.errors import MamdrError
-from mamdr_core.learning.methods import METHODS
-from mamdr_core.models.structures import MODELS
+from mamdr_core.learning.methods import METHODS, find_method
+from mamdr_core.models.structures import MODELS, find_structure
+from mamdr_core.plugins import is_plugin
 
 _OWN = ("model.name", "train.method", "train.seed", "train.days")
 
@@ -87,9 +88,15 @@ def check_pairs(section: str, pairs: Sequence[tuple[str, str]]) -> None:
         ("model", sorted(MODELS), [model for model, _ in pairs]),
         ("method", list(METHODS), [method for _, method in pairs]),
     ):
-        unknown = list(dict.fromkeys(name for name in names if name not in known))
+        unknown = list(dict.fromkeys(name for name in names if name not in known and not is_plugin(name)))
         if unknown:
             raise MamdrError(f"{section}: unknown {kind} {', '.join(unknown)}; known: {', '.join(known)}")
+    for model, method in pairs:
+        try:
+            find_structure(model)
+            find_method(method)
+        except MamdrError as error:
+            raise MamdrError(f"{section}: {error}") from error
 
 
 def check_overrides(where: str, overrides: Mapping[str, dict[str, Any]], pairs: Sequence[tuple[str, str]]) -> None:

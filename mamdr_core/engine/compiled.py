@@ -1,5 +1,6 @@
 """One inner step of the dense parameters for G trajectories at once, compiled."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,7 +12,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.optimizers import BETA1, BETA2, EPSILON, move_by_adam
 from mamdr_core.heartbeat import beat
+from mamdr_core.models.checking import is_tried
 
+logger = logging.getLogger(__name__)
 Fields = dict[str, Tensor]
 RECOMPILE_LIMIT = 64
 """Graphs of one function in a process: some for each engine, where torch stops at 8."""
@@ -84,7 +87,8 @@ class DenseStep:
     def __call__(self, state: DenseState, batch: PaddedBatch, count: Tensor, lr: float) -> tuple[Tensor, list[Tensor]]:
         """Move `state`.
 
-        A trajectory whose loss is not finite counts as one of zero gradient.
+        A trajectory whose loss is not finite counts as one of zero gradient. A user's own structure that torch cannot
+        compile runs the same operations one by one from then on, with a warning.
 
         Args:
             state: moved in place, of the first trajectories: as many as the batch has.
@@ -99,9 +103,20 @@ class DenseStep:
         if not self._flat.module.training:
             self._flat.module.train()
         values = state.values[: len(batch.keys)]
-        loss, gradient, to_fields = self._differentiate(
-            values, batch.embedded, batch.names, batch.constant, batch.labels, batch.base, batch.weights, batch.keys
-        )
+        arguments = (
+            values, batch.embedded, batch.names, batch.constant, batch.labels, batch.base, batch.weights, batch.keys,
+        )  # fmt: skip
+        try:
+            loss, gradient, to_fields = self._differentiate(*arguments)
+        except Exception as error:
+            if not (is_tried(self._flat.module) and _is_of_compiler(error)):
+                raise
+            logger.warning(
+                "torch cannot compile %s, whose steps run one operation after another instead: %s",
+                type(self._flat.module).__name__, " ".join(str(error).split())[:300],
+            )  # fmt: skip
+            self._differentiate = self._gradients
+            loss, gradient, to_fields = self._differentiate(*arguments)
         if not state.adam:
             values.sub_(gradient, alpha=lr)
             return loss, to_fields
@@ -170,6 +185,12 @@ def _begin_adam(values: Tensor, gradient: Tensor, lr: float) -> tuple[Tensor, Te
     first, second = gradient * (1 - BETA1), gradient * gradient * (1 - BETA2)
     values.sub_(gradient / (gradient.abs() + EPSILON) * lr)  # without their bias the moments are g and g^2
     return first, second
+
+
+def _is_of_compiler(error: Exception) -> bool:
+    from torch._dynamo.exc import TorchDynamoException  # a second to import, and only needed once it has been used
+
+    return isinstance(error, TorchDynamoException)
 
 
 def _only(stacked: Fields) -> Fields:

@@ -16,7 +16,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from mamdr_core.engine.columns import Columns, Visit
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Shared, Theta
-from mamdr_core.engine.pieces import Pieces, StackPool, cut_ranges, stack_pool, stacked_fields
+from mamdr_core.engine.pieces import Pieces, StackPool, cut_ranges, one_by_one, stack_pool, stacked_fields
+from mamdr_core.models.checking import stack_trouble
 
 
 def dense_gradients(
@@ -77,6 +78,7 @@ def _differentiate(
         return (binary_cross_entropy_with_logits(logits_B, labels_B, reduction="none") * weights_B).sum()
 
     named = engine.flat.named(shared.dense)
-    differentiate = vmap(grad_and_value(loss), in_dims=(None, 0, 0, 0, 0))
+    side_by_side = one_by_one if stack_trouble(pool.module) else vmap
+    differentiate = side_by_side(grad_and_value(loss), in_dims=(None, 0, 0, 0, 0))
     by_name, loss_G = differentiate(named, fields, labels_GB, base_GB, weights_GB)
     return stack, (torch.cat([by_name[name].flatten(1) for name in named], dim=1), loss_G)

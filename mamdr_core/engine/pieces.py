@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -169,3 +169,42 @@ def stacked_fields(
     if columns.numeric.shape[1]:
         fields["numeric"] = columns.numeric[rows_GB].to(engine.device)
     return fields
+
+
+def one_by_one(function: Callable[..., Any], in_dims: int | tuple[int | None, ...] = 0) -> Callable[..., Any]:
+    """What `torch.func.vmap` of a function computes, call after call: for structures that vmap cannot compute.
+
+    Args:
+        function: takes tensors and dicts of them; returns a tensor, or a dict or tuple of them.
+        in_dims: 0 for arguments that differ by call, along their first dimension, None for others; or 0 for all.
+    """
+
+    def call(*arguments: Any) -> Any:
+        dims = (in_dims,) * len(arguments) if isinstance(in_dims, int) else in_dims
+        calls = next(_length(argument) for argument, dim in zip(arguments, dims, strict=True) if dim is not None)
+        results = [
+            function(
+                *(_at(each, place) if dim is not None else each for each, dim in zip(arguments, dims, strict=True))
+            )
+            for place in range(calls)
+        ]
+        return _stacked(results)
+
+    return call
+
+
+def _length(tree: Any) -> int:
+    return len(next(iter(tree.values())) if isinstance(tree, dict) else tree)
+
+
+def _at(tree: Any, place: int) -> Any:
+    return {name: values[place] for name, values in tree.items()} if isinstance(tree, dict) else tree[place]
+
+
+def _stacked(results: Sequence[Any]) -> Any:
+    first = results[0]
+    if isinstance(first, dict):
+        return {name: torch.stack([result[name] for result in results]) for name in first}
+    if isinstance(first, tuple):
+        return tuple(_stacked(parts) for parts in zip(*results, strict=True))
+    return torch.stack(list(results))

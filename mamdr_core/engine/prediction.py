@@ -15,8 +15,9 @@ from torch.func import functional_call, vmap
 from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Change, Shared, Theta, stacked_dense
-from mamdr_core.engine.pieces import Pieces, StackPool, cut_ranges, stack_pool, stacked_fields
+from mamdr_core.engine.pieces import Pieces, StackPool, cut_ranges, one_by_one, stack_pool, stacked_fields
 from mamdr_core.engine.specific_store import read_groups
+from mamdr_core.models.checking import stack_trouble
 
 
 def predict_runs(
@@ -81,6 +82,8 @@ class _Stacks:
     def __init__(self, engine: EagerEngine, columns: Columns, logits_N: Tensor, first: int, pool: StackPool) -> None:
         self._engine, self._columns, self._logits_N, self._first = engine, columns, logits_N, first
         self._pool = pool
+        # A user's own structure that vmap cannot compute is called piece by piece.
+        self._side_by_side = vmap if not stack_trouble(engine.flat.module) else one_by_one
 
     def predict(self, shared: Shared, specific: Sequence[Change], pieces: Pieces) -> None:
         """Fill in the logits of some pieces.
@@ -100,9 +103,10 @@ class _Stacks:
         fields = stacked_fields(self._engine, self._columns, thetas, rows_GB)
         if len(thetas) > 1:
             named = self._engine.flat.named(stacked_dense(thetas))
-            logits_GB = vmap(self._call)(named, fields)
+            logits_GB = self._side_by_side(self._call)(named, fields)
         elif len(rows_GB) > 1:
-            logits_GB = vmap(self._call, in_dims=(None, 0))(self._engine.flat.named(shared.dense), fields)
+            named = self._engine.flat.named(shared.dense)
+            logits_GB = self._side_by_side(self._call, in_dims=(None, 0))(named, fields)
         else:
             only = {name: field[0] for name, field in fields.items()}
             logits_GB = self._call(self._engine.flat.named(thetas[0].dense), only)[None]

@@ -37,6 +37,9 @@ class InputColumns:
     """The day that the row is filed under; empty: the day of event_time, or 1970-01-01 where that is not declared."""
     true_probability: str = ""
     """The click's true probability, which synthetic logs know; gives the oracle's AUC. Empty: unknown."""
+    split: str = ""
+    """train, val or test, for `examples.split.kind: given`, e.g. `if(fold = 5, 'test', 'train')`; a row with another
+    value, or null, is rejected under split_known. Empty: the log gives none."""
 
 
 @settings
@@ -110,10 +113,11 @@ class QualitySettings:
 
 @settings
 class SplitSettings:
-    """How examples are divided into train, val and test; always decided by hashes or days, never by row order."""
+    """How examples are divided into train, val and test: by hashes, days or the log itself, never by row order."""
 
-    kind: Literal["random", "time"] = "random"
-    """random: by a hash of (user, item, domain), so that a pair is in one split only; time: by the day `ds`."""
+    kind: Literal["random", "time", "given"] = "random"
+    """random: by a hash of (user, item, domain), so that a pair is in one split only; time: by the day `ds`; given: as
+    `input.columns.split` says, for published splits."""
     fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
     """random: shares of train, val and test (the paper's 60/20/20)."""
     val_from: date | None = None
@@ -135,6 +139,8 @@ class SplitSettings:
             raise ValueError(f"val_days and test_days must be >= 0, got {self.val_days} and {self.test_days}")
         if self.moves and (self.kind != "time" or self.val_from or self.test_from):
             raise ValueError("val_days and test_days are for a time split, and stand instead of val_from and test_from")
+        if self.kind == "given" and (self.val_from or self.test_from or self.fractions != (0.6, 0.2, 0.2)):
+            raise ValueError("kind given takes the split of each row from the log: leave out fractions and dates")
         dated = self.val_from and self.test_from and self.val_from <= self.test_from
         if self.kind == "time" and not (self.moves or dated):
             raise ValueError(

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.settings import DRSettings, LearningSettings
+from mamdr_core.plugins import parse_options
 from mamdr_core.stateful import Stateful
 
 JOINT_LR = 1e-3
@@ -38,6 +39,8 @@ class Method:
         carries_moments: whether its inner loops may carry Adam's moments from one to the next.
         mixes: whether the update of theta_S learns from `Round.mixed`, rows of all domains shuffled together, and not
             from `Round.visits`.
+        options: class of the method's own settings, made by `mamdr_core.settings.settings`: `train.options` as such an
+            instance is `Learner.settings.options`. None: it has none.
     """
 
     shared: Callable[[Learner], Update] | None
@@ -49,8 +52,15 @@ class Method:
     has_outer: bool = False
     carries_moments: bool = True
     mixes: bool = False
+    options: type | None = None
 
     def settle(self, settings: LearningSettings) -> LearningSettings:
-        """The settings that the method runs with: its inner rate if none is set, and its variation of DR."""
+        """The settings that the method runs with: its inner rate if none is set, its variation of DR, its own options.
+
+        Raises:
+            MamdrError: options that the method does not declare, or of the wrong kind.
+        """
         alpha = self.lr if settings.inner.lr is None else settings.inner.lr
-        return replace(settings, inner=replace(settings.inner, lr=alpha), dr=self.dr(settings.dr, alpha))
+        options = parse_options("train.options", self.options, settings.options)
+        inner = replace(settings.inner, lr=alpha)
+        return replace(settings, inner=inner, dr=self.dr(settings.dr, alpha), options=options)

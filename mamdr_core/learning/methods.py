@@ -17,6 +17,7 @@ from mamdr_core.learning import (
     weighted_loss,
 )
 from mamdr_core.learning.method import Method
+from mamdr_core.plugins import Plugin, is_plugin
 
 METHODS: dict[str, Method] = {
     "joint": joint.METHOD,
@@ -37,11 +38,15 @@ METHODS: dict[str, Method] = {
 
 
 def find_method(name: str) -> Method:
-    """The method of that name.
+    """The method of that name, registered here or of the user's own.
 
     Raises:
         ValueError: there is none; the known ones are listed.
+        MamdrError: one of the user's own cannot be imported, or is no `Method`.
     """
+    if is_plugin(name):
+        found: Method = Plugin("train.method", name).load_instance(Method)
+        return found
     if name not in METHODS:
         raise ValueError(f"train.method is {name!r}; known: {', '.join(METHODS)}")
     return METHODS[name]

@@ -1,7 +1,7 @@
 """Settings of the learning methods."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from mamdr_core.engine.settings import InnerSettings, OuterSettings
 from mamdr_core.settings import settings
@@ -69,12 +69,14 @@ class LearningSettings:
         outer: the outer update.
         dr: Domain Regularization.
         meta_lr: learning rate of the virtual step of MAML and MLDG.
+        options: a method's own settings: a mapping as configured; once settled, what the method declares.
     """
 
     inner: InnerSettings = field(default_factory=InnerSettings)
     outer: OuterSettings = field(default_factory=OuterSettings)
     dr: DRSettings = field(default_factory=DRSettings)
     meta_lr: float = 0.01
+    options: Any = field(default_factory=dict)
 
     @property
     def alpha(self) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import field
+from typing import Any
 
 from mamdr_core.settings import settings
 
@@ -154,7 +155,10 @@ class ModelSettings:
     """A model structure by name and its sizes."""
 
     name: str = "mlp"
-    """Structure: mlp, wdl, neurfm, autoint, deepfm, shared_bottom, mmoe, cgc, ple, star or raw (docs/models.md)."""
+    """Structure: mlp, wdl, neurfm, autoint, deepfm, shared_bottom, mmoe, cgc, ple, star or raw (docs/models.md); or
+    your own class, my_package.my_module:MyModel (docs/extending.md)."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Settings of your own structure, as its class declares them (docs/extending.md)."""
     embedding_dim: int = 128
     """Width of the embeddings of users, items, domains and categorical features."""
     hidden: tuple[int, ...] = (256, 128, 64)

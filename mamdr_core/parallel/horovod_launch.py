@@ -98,7 +98,8 @@ def _shipped(spark: "SparkSession") -> str:
     # An executor keeps them in its working folder, where ranks start; in local mode they lie in the driver's.
     folders = ("", f"{SparkFiles.getRootDirectory()}/")
     also = (os.environ.get("PYTHONPATH"), spark.sparkContext.getConf().get("spark.executorEnv.PYTHONPATH"))
-    return os.pathsep.join([*(folder + name for name in names for folder in folders), *filter(None, also)])
+    # What came last is first, as in Spark's workers: a package that is sent again has changed.
+    return os.pathsep.join([*(folder + name for name in reversed(names) for folder in folders), *filter(None, also)])
 
 
 @contextmanager

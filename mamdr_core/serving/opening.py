@@ -17,6 +17,7 @@ from mamdr_core.lake.core.tables import Lake
 from mamdr_core.serving.served import Served
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples
+from mamdr_core.training.own_code import check_served
 from mamdr_core.training.package import read_facts
 from mamdr_core.training.records import find_run
 from mamdr_core.training.settings import TrainSettings
@@ -31,7 +32,8 @@ def find_served(lake: Lake, run_id: str) -> Served:
         run_id: an id; champion: the run that serves; empty: the newest that ended well.
 
     Raises:
-        MamdrError: no such run or package, a damaged one, or one of another lake.
+        MamdrError: no such run or package, a damaged one, one of another lake, or of a user's own structure that cannot
+            be imported.
     """
     row = find_run(lake, resolve_run(lake, run_id))
     package = str(row["package"])
@@ -39,6 +41,7 @@ def find_served(lake: Lake, run_id: str) -> Served:
     config, sizes = config_of(facts.config, package), facts.pinned["sizes"]
     numeric = {name: (mean, deviation) for name, (mean, deviation) in facts.pinned["numeric"].items()}
     check_mixed(config, facts.metrics, facts.has_mixed, package)
+    check_served(config, facts.metrics, package)
     for name in ("user", "item", "domain"):
         if (held := lake.read(f"{name}s").count()) < sizes[name]:
             raise MamdrError(

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -23,6 +24,8 @@ from mamdr_core.lake.examples.encoding import IDS
 from mamdr_core.lake.examples.versions import still_there
 from mamdr_core.lake.examples.windows import read_window
 from mamdr_core.models.structures import declare_inputs
+from mamdr_core.parallel.shipping import ship_modules
+from mamdr_core.plugins import PluginImportError
 from mamdr_core.serving.opening import find_served, read_vectors, send_vectors
 from mamdr_core.serving.requests import (
     MALFORMED,
@@ -35,6 +38,7 @@ from mamdr_core.serving.scorer import index_of, score_batches
 from mamdr_core.serving.served import Served
 from mamdr_core.serving.settings import ScoreSettings
 from mamdr_core.training.clock import Clock
+from mamdr_core.training.own_code import plugins_of
 from schemas import TABLES
 from schemas.spark import spark_schema
 
@@ -44,6 +48,7 @@ BATCH_ROWS = 1 << 15
 """Rows that a task hands to Python at a time."""
 TASK_ROWS = 250_000
 """Rows that a task scores, about."""
+_NOT_IMPORTED = re.compile(rf"{PluginImportError.__module__}.{PluginImportError.__name__}: ([^\n]+)")
 _SETTINGS: dict[str, str | int] = {
     # Without, Spark passes over the hint of `spread_by_domain`; with it, what is more than TASK_ROWS rows of short ids,
     # compressed, is split.
@@ -76,6 +81,7 @@ def score(spark: SparkSession, config: Config) -> dict[str, Any]:
             rows, count, malformed = _rows_to_score(spark, config.score, lake, served)
         if not count:
             raise MamdrError(f"score.input.path: {config.score.input.path or 'the test split'} holds no row to score")
+        ship_modules(spark, [plugin.module for plugin in plugins_of(served.config) if plugin.key == "model.name"])
         logger.info("run %s scores %d rows as batch %s", served.run_id, count, batch)
         settings = {**shuffles_of(spark, count, TASK_ROWS), **_SETTINGS}
         with clock.phase("write"), overriding(spark, settings), progress(spark, "scores"):
@@ -185,7 +191,9 @@ def _of_score(settings: ScoreSettings) -> Iterator[None]:
 def _workers_alive() -> Iterator[None]:
     try:
         yield
-    except Py4JJavaError as error:
+    except (Py4JJavaError, PySparkException) as error:
+        if missing := _NOT_IMPORTED.search(str(error)):
+            raise MamdrError(f"on an executor, {missing.group(1)}") from None
         if "Python worker exited unexpectedly" not in str(error):
             raise
         raise MamdrError(

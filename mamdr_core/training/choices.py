@@ -60,13 +60,14 @@ class Trouble:
     is_partial: bool
 
 
-def choose_together(train: TrainSettings, rows: int, collective: Collective) -> Choices:
+def choose_together(train: TrainSettings, rows: int, collective: Collective, trouble: str = "") -> Choices:
     """The device and the engine of a run; every rank calls it with the same arguments.
 
     Args:
         train: the settings.
         rows: rows that the largest rank may descend on at most, every visit counted.
         collective: the ranks.
+        trouble: why the fast engine cannot run the model; empty: it can.
 
     Raises:
         MamdrError: some ranks do not have what is asked for, or the precision needs another device or engine; the same
@@ -75,7 +76,7 @@ def choose_together(train: TrainSettings, rows: int, collective: Collective) -> 
     device = choose_device(train.device, collective)
     # The fast engine is for trajectories.
     name = "eager" if find_method(train.method).combines_gradients else train.engine
-    engine = choose_engine(name, device, rows, collective)
+    engine = choose_engine(name, device, rows, collective, trouble=trouble)
     if train.precision != "fp32" and engine == "eager":
         raise MamdrError(
             f"train.precision {train.precision} needs the fast engine, and the eager one runs: set train.engine to fast"
@@ -106,7 +107,9 @@ def choose_device(name: str, collective: Collective) -> torch.device:
     return torch.device("cpu")
 
 
-def choose_engine(name: str, device: torch.device, rows: int, collective: Collective, steps: int = 0) -> EngineName:
+def choose_engine(
+    name: str, device: torch.device, rows: int, collective: Collective, steps: int = 0, trouble: str = ""
+) -> EngineName:
     """Eager or fast, the same on all ranks.
 
     Args:
@@ -115,20 +118,21 @@ def choose_engine(name: str, device: torch.device, rows: int, collective: Collec
         rows: rows that the largest rank may descend on at most, every visit counted.
         collective: the ranks.
         steps: of a rank, where they are known.
+        trouble: why it cannot run the model; empty: it can.
 
     Raises:
-        MamdrError: fast is asked for and some ranks cannot compile steps.
+        MamdrError: fast is asked for and some ranks cannot compile steps, or not those of the model.
     """
     if name == "eager":
         return "eager"
-    trouble = gather_trouble(collective, compiler_trouble(device))
-    if name == "fast" and trouble.text:
-        raise MamdrError(f"train.engine is fast, but {trouble.text}: use auto or eager")
-    if name == "auto" and not trouble.text and rows < FAST_ROWS and steps < FAST_STEPS:
-        trouble = Trouble(f"{rows:,} row-descents at most do not repay compiling ({FAST_ROWS:,} do)", False)
-    if not trouble.text:
+    found = gather_trouble(collective, trouble or compiler_trouble(device))
+    if name == "fast" and found.text:
+        raise MamdrError(f"train.engine is fast, but {found.text}: use auto or eager")
+    if name == "auto" and not found.text and rows < FAST_ROWS and steps < FAST_STEPS:
+        found = Trouble(f"{rows:,} row-descents at most do not repay compiling ({FAST_ROWS:,} do)", False)
+    if not found.text:
         return "fast"
-    _log(collective, trouble, "the eager engine runs")
+    _log(collective, found, "the eager engine runs")
     return "eager"
 
 

@@ -18,6 +18,7 @@ from mamdr_core.models.structures import MODELS
 from mamdr_core.object_store import place_of
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.differences import differences
+from mamdr_core.training.own_code import check_served
 from mamdr_core.training.package import PackageFacts, read_facts
 from mamdr_core.training.records import find_run
 from mamdr_core.training.settings import TrainSettings
@@ -133,6 +134,7 @@ def _check_fit(run_id: str, config: Config, pinned: PinnedExamples, facts: Packa
     differing = differences(_structure(config), _structure(theirs))
     if differing:
         raise MamdrError(f"train.warm_start: run {run_id} has another model ({'; '.join(differing[:3])}); {cold}")
+    check_served(theirs, facts.metrics, run_id)
     _check_kind(run_id, config, theirs, facts.has_mixed)
     known = facts.pinned["sizes"]
     beyond = [f"{known[name]} {name}s, not {size}" for name, size in pinned.sizes.items() if known[name] > size]

@@ -14,9 +14,9 @@ from mamdr_core.lake.examples.versions import versions_of
 from mamdr_core.lake.ingest.job import ingest_clicks
 from mamdr_core.lake.stats import domain_stats
 from mamdr_core.learning.methods import find_method
-from mamdr_core.models.structures import MODELS
 from mamdr_core.object_store import is_remote
 from mamdr_core.shards.pinned import PinnedExamples, pin_examples
+from mamdr_core.training.own_code import check_own_names
 from mamdr_core.training.tracking import check_trackers
 
 logger = logging.getLogger(__name__)
@@ -26,13 +26,12 @@ def check_names(config: Config) -> None:
     """Check the names of the method and the model, and what does not go together.
 
     Raises:
-        MamdrError: there is none of that name; the known ones are listed. Or theta_S's last layer is to be fitted
+        MamdrError: there is none of that name; the known ones are listed. A user's own that cannot be imported, is of
+            another kind, or has other options. Or theta_S's last layer is to be fitted
             again although theta_i were fitted to the unchanged layer.
     """
-    try:
-        method = find_method(config.train.method)
-    except ValueError as error:
-        raise MamdrError(str(error)) from None
+    check_own_names(config)
+    method = find_method(config.train.method)
     if config.train.refit_last_layer and method.specific:
         raise MamdrError(
             f"train.refit_last_layer is for methods without theta_i, and train.method is {config.train.method}"
@@ -42,8 +41,6 @@ def check_names(config: Config) -> None:
             "train.days is for examples whose val and test days are the newest: set examples.split.kind to time, and "
             "examples.split.val_days and test_days"
         )
-    if config.model.name not in MODELS:
-        raise MamdrError(f"model.name is {config.model.name!r}; known: {', '.join(sorted(MODELS))}")
 
 
 def prepare_examples(spark: SparkSession, config: Config) -> tuple[Lake, PinnedExamples, dict[str, float]]:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -32,6 +32,7 @@ from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.last_layer import refit_last_layer
 from mamdr_core.training.memory_check import check_memory, shape_of
 from mamdr_core.training.network_on_mixed import NetworkOnMixed
+from mamdr_core.training.own_code import check_on_ranks, try_structure
 from mamdr_core.training.package import save_rank
 from mamdr_core.training.part import part_of
 from mamdr_core.training.sealed import Facts
@@ -53,6 +54,7 @@ class RankTask:
         package: folder that the ranks write their parameters to.
         checkpoints: where they write checkpoints; None: nowhere.
         parent: the package that parameters are taken from at the start; empty: a cold start.
+        plugins: by name of a user's own structure or method, the SHA-256 of its source on the driver.
     """
 
     config: Config
@@ -61,6 +63,7 @@ class RankTask:
     package: str
     checkpoints: CheckpointPlace | None = None
     parent: str = ""
+    plugins: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -105,10 +108,12 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     """
     clock = Clock()
     settings = task.config.train
+    check_on_ranks(task.config, task.plugins, collective)
     method = find_method(settings.method)
     own, part = task.owner == collective.rank, part_of(task.config, task.pinned)
     rows_by_rank = np.bincount(task.owner[part.reads], task.pinned.counts["train"][part.reads])
-    choices = choose_together(settings, rows_planned(task.config, int(rows_by_rank.max())), collective)
+    trouble = try_structure(task.config, task.pinned)
+    choices = choose_together(settings, rows_planned(task.config, int(rows_by_rank.max())), collective, trouble)
     device = choices.device
     with clock.phase("read"):
         share = _share(task, own & part.reads)

@@ -13,6 +13,7 @@ from mamdr_core.object_store import Place, place_of
 from mamdr_core.shards.pinned import pin_examples
 from mamdr_core.training.claims import is_trained_elsewhere
 from mamdr_core.training.differences import differences
+from mamdr_core.training.own_code import sources_of
 from mamdr_core.training.runs import Run, deciding, make_run
 from mamdr_core.yaml_values import parse_yaml
 
@@ -83,6 +84,7 @@ def _differing(config: Config, row: Row) -> list[str]:
     except MamdrError as error:
         return [f"its configuration is of another version of this code ({error})"]
     ours = deciding(config)
+    ours["plugins"], theirs["plugins"] = sources_of(config), row.asDict().get("plugins") or {}
     theirs["train"]["ranks"] = ours["train"]["ranks"]
     if config.train.examples_version is not None:
         ours["train"]["examples_version"] = config.train.examples_version

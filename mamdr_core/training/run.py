@@ -14,10 +14,12 @@ from mamdr_core.errors import StoppedError
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.parallel.launch import RankError, run_ranks
 from mamdr_core.parallel.placement import place_domains
+from mamdr_core.parallel.shipping import ship_modules
 from mamdr_core.secrets import without_secrets
 from mamdr_core.stopping import StopRequest, on_sigterm
 from mamdr_core.training.building import load_of
 from mamdr_core.training.checkpoints import STOP, CheckpointPlace, find_checkpoint
+from mamdr_core.training.own_code import plugins_of
 from mamdr_core.training.parents import settle_parent
 from mamdr_core.training.part import check_only_domains
 from mamdr_core.training.preparing import check_names, prepare_examples
@@ -48,11 +50,12 @@ def train_mamdr(spark: SparkSession, config: Config) -> dict[str, Any]:
         specific_bytes (theta_i's dense parameters, the best kept aside included, or the mixed model),
         specific_row_bytes (theta_i's embedding rows with their ids), variances (learned by a mixed model, by kind of
         effect and entry of w_i), read_bytes (by all ranks, compressed), seconds by phase, examples_version, attempts,
-        package.
+        package, plugins (by name, the SHA-256 of the source of the user's own structure and method; null: none).
 
     Raises:
-        MamdrError: no examples and no raw log, an unknown method or model, too few slots, no run to resume, or none to
-            start from that fits.
+        MamdrError: no examples and no raw log, an unknown method or model, one of the user's own that cannot be
+            imported here or on a rank, or whose forward returns another shape, too few slots, no run to resume, or
+            none to start from that fits.
         StoppedError: SIGTERM; the run is recorded as stopped, and can be resumed.
         RankError: a rank failed more than `train.restarts` times; the run is recorded as failed, and can be resumed.
     """
@@ -87,6 +90,7 @@ def train_on_ranks(spark: SparkSession, run: Run, seconds: dict[str, float]) -> 
         The run's figures, see `train_mamdr`.
     """
     train, rows = run.config.train, run.part.rows(run.pinned)
+    ship_modules(spark, [plugin.module for plugin in plugins_of(run.config)])
     owning = len(np.unique(task_of(run).owner[rows > 0]))
     logger.info(
         "run %s: %s of %s on %d domains, %d training rows, examples version %d, %d ranks, starts %s",
@@ -152,4 +156,5 @@ def task_of(run: Run, checkpoints: CheckpointPlace | None = None) -> RankTask:
     owner = place_domains(load_of(run.config.train, read), run.config.train.ranks, run.pinned.positions())
     config = parse_config(without_secrets(plain_config(run.config)))  # ranks do not read the raw log
     parent = run.parent.package if run.parent else ""
-    return RankTask(config, run.pinned, owner, str(run.scratch), checkpoints, parent)
+    sources = run.row.get("plugins") or {}
+    return RankTask(config, run.pinned, owner, str(run.scratch), checkpoints, parent, sources)

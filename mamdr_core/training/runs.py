@@ -16,6 +16,7 @@ from mamdr_core.object_store import Place, is_remote, place_of
 from mamdr_core.run_ids import make_run_id
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.claims import claim
+from mamdr_core.training.own_code import sources_of, try_structure
 from mamdr_core.training.package import seal_package
 from mamdr_core.training.parents import Parent, open_parent
 from mamdr_core.training.part import Part, part_of
@@ -35,10 +36,12 @@ _ELSEWHERE = (
 def cell_of(config: Config, pinned: PinnedExamples) -> str:
     """What a run computes, as 16 hexadecimal digits: the same for the same features, model, training and inputs."""
     facts = deciding(config) | {"versions": pinned.versions}
+    if sources := sources_of(config):
+        facts["plugins"] = sources
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-_OF_SOME = ("warm_start", "only_domains", "days")
+_OF_SOME = ("warm_start", "only_domains", "days", "options")
 """Settings that only some runs have."""
 
 
@@ -53,7 +56,7 @@ def deciding(config: Config) -> dict[str, Any]:
     train["epochs"] = config.train.most_epochs
     return {
         "features": [{**feature, "path": ""} for feature in values["features"]],
-        "model": values["model"],
+        "model": {name: value for name, value in values["model"].items() if value or name != "options"},
         # What only some runs have is left out of the others, which so stay the cells that they were.
         "train": {name: value for name, value in train.items() if value or name not in _OF_SOME},
     }
@@ -199,6 +202,7 @@ def new_run(lake: Lake, config: Config, pinned: PinnedExamples, experiment: str 
         "parent_run_id": config.train.warm_start or None,
         "code_version": code_version(),
         "config": dump_config(config),
+        "plugins": sources_of(config) or None,
         "input_versions": pinned.versions,
         "ds": config.examples.until,
         "ranks": config.train.ranks,
@@ -221,7 +225,9 @@ def make_run(lake: Lake, config: Config, pinned: PinnedExamples, row: dict[str, 
     if parent and config.train.only_domains:
         row = {**row, "ds": row["ds"] or parent.ds}
     run = Run(lake, config, pinned, row, parent)
-    _ = run.part  # domains that cannot learn are told of before anything begins
+    # Domains that cannot learn, and a structure that cannot be trained, are reported before anything begins.
+    _ = run.part
+    try_structure(config, pinned)
     return run
 
 
@@ -240,6 +246,7 @@ def _figures(run: Run, result: RankResult, seconds: dict[str, float]) -> dict[st
         "best_round": result.best_round,
         "dr_passes": result.dr_passes,
         "parent_run_id": run.row["parent_run_id"],
+        "plugins": run.row.get("plugins"),
         "domains": int((run.part.rows(pinned) > 0).sum()),
         "domains_measured": int((~test.auc.isnan()).sum()),
         "train_rows": int(run.part.rows(pinned).sum()),

@@ -1,7 +1,7 @@
 """Settings of a training run and of evaluation."""
 
 from dataclasses import field
-from typing import Literal
+from typing import Any, Literal
 
 from mamdr_core.engine.settings import InnerSettings, OuterSettings
 from mamdr_core.learning.settings import DRSettings, LearningSettings
@@ -39,7 +39,10 @@ class TrainSettings:
     """A training run."""
 
     method: str = "mixed"
-    """Learning method: docs/learning.md lists them, docs/recipe.md compares them."""
+    """Learning method: docs/learning.md lists them, docs/recipe.md compares them; or your own,
+    my_package.my_module:method (docs/extending.md)."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Settings of your own method, as it declares them (docs/extending.md)."""
     seed: int = 0
     """Decides initialisation, round plan, dropout and support draws."""
     ranks: int = 1
@@ -148,7 +151,7 @@ class TrainSettings:
     @property
     def learning(self) -> LearningSettings:
         """What the learning method uses of it, as configured: `Method.settle` completes it."""
-        return LearningSettings(self.inner, self.outer, self.dr, self.meta_lr)
+        return LearningSettings(self.inner, self.outer, self.dr, self.meta_lr, self.options)
 
 
 @settings

@@ -14,10 +14,12 @@ from mamdr_core.lake.core.tables import Lake
 from mamdr_core.learning.methods import find_method
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.parallel.collective import SingleProcess
+from mamdr_core.plugins import is_plugin
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples, pin_examples
 from mamdr_core.training.choices import choose_device
 from mamdr_core.training.intact import MetricsFacts, PinnedFacts, check_facts
+from mamdr_core.training.own_code import check_served
 from mamdr_core.training.package import Package, load_package
 from mamdr_core.training.records import find_run
 from mamdr_core.yaml_values import one_line, parse_yaml
@@ -78,6 +80,7 @@ def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str =
         ) from None
     if pinned.sizes != facts.sizes:
         raise MamdrError(f"package {folder} was trained on another lake than {lake.root}: vocabulary sizes differ")
+    check_served(trained, package.metrics, folder)
     _check_fits(package, trained, pinned, folder)
     # Where theta_S stayed its parent's, so did the scales of numeric features.
     pinned = replace(pinned, numeric=facts.numeric)
@@ -127,8 +130,10 @@ def check_mixed(config: Config, metrics: Mapping[str, Any], found: bool, folder:
     Raises:
         MamdrError: it has not.
     """
-    kept = metrics.get("specific_kind") != "none"
-    if (find_method(config.train.method).mixed and kept) != found:
+    kind = metrics.get("specific_kind")
+    # Whoever serves a run need not have its user's own method.
+    mixed = kind == "mixed" if is_plugin(config.train.method) else find_method(config.train.method).mixed
+    if (mixed and kind != "none") != found:
         raise MamdrError(
             f"package {folder} is damaged: it has {'a' if found else 'no'} mixed model, which is not what its run "
             f"of {config.train.method} made"

@@ -18,6 +18,8 @@ from tests.docs.pages import BLOCKS, PAGES, ROOT, blocks_of, prose_of
 
 RUN_ELSEWHERE = {("queries.md", "sql"), ("operations.md", "sql")}
 """Pages whose blocks of a language another test runs, all of them: lake/test_queries.py, promoting/test_gate.py."""
+OWN_PACKAGE = ROOT / "tests/plugin_package"
+"""The package of docs/extending.md."""
 SHELL = ("", "bash", "sh")
 
 
@@ -66,9 +68,15 @@ def test_blocks_are_fenced(page):
 @pytest.mark.parametrize("script", list(scripts()))
 def test_python_runs(script, folder):
     (folder / "page.py").write_text(script)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(OWN_PACKAGE)])}
     done = subprocess.run([sys.executable, "page.py"], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_the_files_of_the_example_package_are_shown_as_they_are():
+    shown = [block.text for block in blocks_of(ROOT / "docs/extending.md")]
+    for file in ("residual.py", "largest_first.py"):
+        assert (OWN_PACKAGE / "click_models" / file).read_text() in shown, file
 
 
 @of_language("yaml")

@@ -159,3 +159,12 @@ def test_rows_are_on_the_gpu_only_where_those_of_every_rank_fit(run_on, monkeypa
     assert all(found is columns for found in run_on(task, memory=(enough, enough - 1, enough)))
     assert "rows stay in the host's memory, and rounds fetch theirs: rows take" in caplog.text
     assert "are free (rank 1)" in caplog.text
+
+
+def test_a_model_that_cannot_be_stacked_runs_with_the_eager_engine_and_the_log_says_why(caplog):
+    train, trouble = TrainSettings(method="dn", device="cpu"), "mine:Model runs one trajectory at a time: it branches"
+    with caplog.at_level("INFO"):
+        assert choose_together(train, FAST_ROWS, ALONE, trouble).engine == "eager"
+    assert f"the eager engine runs: {trouble}" in caplog.text
+    with pytest.raises(MamdrError, match=f"train.engine is fast, but {trouble}: use auto or eager"):
+        choose_together(replace(train, engine="fast"), FAST_ROWS, ALONE, trouble)

@@ -7,14 +7,14 @@ from mamdr_core.features import Feature
 from schemas import Table, clicks_table, examples_table, without_split
 
 
-def declared_clicks(features: Sequence[Feature]) -> Table:
-    """The table clicks with the declared features.
+def declared_clicks(features: Sequence[Feature], has_split: bool = False) -> Table:
+    """The table clicks with the declared features, and with `split` where the log gives it.
 
     Raises:
         MamdrError: a feature has the name of a column or of another feature.
     """
     _check_names(features)
-    return clicks_table(features)
+    return clicks_table(features, has_split)
 
 
 def declared_examples(features: Sequence[Feature], has_split: bool = True) -> Table:

@@ -1,5 +1,6 @@
 """The clicks that a build encodes: which they are, what grows with them, and the examples that they become."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -32,6 +33,11 @@ from mamdr_core.lake.examples.plans import (
 )
 from mamdr_core.lake.examples.vocabularies import Growth, grown, id_column, update_domains, update_vocabulary
 from schemas import TABLES, feature_vocabulary
+
+logger = logging.getLogger(__name__)
+
+SPLIT = "split"
+"""The column of clicks that gives the split of a row, where the log does."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,13 @@ def select_clicks(lake: Lake, version: int, config: Config) -> DataFrame:
     """
     settings = config.examples
     features = [feature.name for feature in config.features if feature.kind != "vector"]
+    split = [SPLIT] if settings.split.kind == "given" else []
     clicks = lake.read("clicks", version)
+    if split and SPLIT not in clicks.columns:
+        raise MamdrError(
+            "examples.split.kind is given, and clicks has no column split: run ingest_clicks again with "
+            "input.columns.split"
+        )
     missing = [name for name in features if name not in clicks.columns]
     if missing:
         raise MamdrError(f"clicks has no column {', '.join(missing)}: run ingest_clicks again with these features")
@@ -89,16 +101,21 @@ def select_clicks(lake: Lake, version: int, config: Config) -> DataFrame:
     if settings.retired:
         clicks = clicks.where(~F.col("domain").isin(*settings.retired))
     ids = (id_column("user", settings.users).alias("user"), id_column("item", settings.items).alias("item"))
-    return clicks.select(*ids, "domain", "label", "event_time", "ds", "load", "true_probability", *features)
+    return clicks.select(*ids, "domain", "label", "event_time", "ds", "load", "true_probability", *split, *features)
 
 
 def seen_domains(clicks: DataFrame) -> list[Row]:
-    """Every domain: its id, `hash` of it, rows, positives, its first day as `ds`, and its last as `newest`."""
+    """Every domain: its id, `hash` of it, rows, positives, its first day as `ds`, and its last as `newest`.
+
+    Where the log gives the split, also `unsplit`: rows without one.
+    """
+    unsplit = [F.count_if(F.col(SPLIT).isNull()).alias("unsplit")] if SPLIT in clicks.columns else []
     counted = clicks.groupBy("domain").agg(
         F.count("*").alias("rows"),
         F.sum(F.col("label").cast("long")).alias("positives"),
         F.min("ds").alias("ds"),
         F.max("ds").alias("newest"),
+        *unsplit,
     )
     return counted.withColumn("hash", hash64(F.col("domain"))).collect()
 
@@ -115,6 +132,13 @@ def check_news(news: News, lake: Lake, config: Config) -> None:
             f"examples.negatives.kind in_domain is for logs of positives only, but {rows - positives} of {rows} clicks "
             "have label 0: set it to none, or leave input.columns.label empty"
         )
+    if settings.split.kind == "given" and (unsplit := sum(row["unsplit"] for row in news.seen)):
+        raise MamdrError(
+            f"examples.split.kind is given, and {unsplit} of {rows} clicks have no split: ingest them again with "
+            "input.columns.split"
+        )
+    if config.input.columns.split and settings.split.kind != "given":
+        logger.warning("input.columns.split is not used: examples.split.kind is %s, not given", settings.split.kind)
     check_ratios({row["domain"] for row in news.seen}, settings)
 
 
@@ -158,7 +182,8 @@ def encode_news(
 
 
 def _negatives(pairs: DataFrame, plans: list[DomainPlan], config: Config, keep: Keep) -> DataFrame:
-    carried = ["ds", "load", *(feature.name for feature in config.features if feature.kind != "vector")]
+    split = [SPLIT] if SPLIT in pairs.columns else []
+    carried = ["ds", "load", *split, *(feature.name for feature in config.features if feature.kind != "vector")]
     plan = plan_frame(pairs.sparkSession, plans)
     negatives = sample_negatives(pairs, plan, config.examples.seed, carried, keep)
     return negatives.withColumn("label", F.lit(0)).withColumn("key", sampled_key())

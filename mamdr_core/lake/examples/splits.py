@@ -1,4 +1,4 @@
-"""Which split an example belongs to: decided by hashes or days, never by row order."""
+"""Which split an example belongs to: decided by hashes, days or the log itself, never by row order."""
 
 from pyspark.sql import Column
 from pyspark.sql import functions as F
@@ -17,9 +17,12 @@ def split_column(settings: SplitSettings, seed: int, domain_rows: Column) -> Col
         domain_rows: examples in the row's domain.
 
     Returns:
-        'train', 'val' or 'test', from columns user_hash, item_hash, domain_hash (random) or ds (time). A pair of user
-        and item in a domain is in one random split only, and a domain below `smallest_domain` is all train.
+        'train', 'val' or 'test', from columns user_hash, item_hash, domain_hash (random), ds (time) or split (given).
+        A pair of user and item in a domain is in one random split only, and a domain below `smallest_domain` is all
+        train there.
     """
+    if settings.kind == "given":
+        return F.col("split")
     train, val, test = SPLITS
     if settings.val_from and settings.test_from and settings.kind == "time":
         return (

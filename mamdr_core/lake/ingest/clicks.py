@@ -110,6 +110,7 @@ def _declared(raw: DataFrame, columns: InputColumns, features: Sequence[Feature]
         event_time.alias("event_time"),
         _optional(raw, "true_probability", columns.true_probability, "double").alias("true_probability"),
         _day(raw, columns, event_time).alias("ds"),
+        *([_optional(raw, "split", columns.split, "string").alias("split")] if columns.split else []),
         *(
             declared_feature(raw, number, feature)
             for number, feature in enumerate(features)

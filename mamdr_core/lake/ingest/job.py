@@ -60,7 +60,9 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
             jobs kept filing events of the same time: the message says so.
     """
     started_at = datetime.now(UTC)
-    table = declared_clicks(config.features)
+    if config.examples.split.kind == "given" and not config.input.columns.split:
+        raise MamdrError("examples.split.kind is given: set input.columns.split to the expression that gives it")
+    table = declared_clicks(config.features, has_split=bool(config.input.columns.split))
     lake = Lake(spark, config.lake.root)
     check_loads(lake)
     raw = read_input(spark, config.input)

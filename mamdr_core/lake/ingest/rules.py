@@ -15,6 +15,7 @@ from schemas.clicks import (
     NOT_ANCIENT,
     NOT_FUTURE,
     RECORD_WELL_FORMED,
+    SPLIT_KNOWN,
 )
 
 CLOCKS_AHEAD = timedelta(days=1)
@@ -38,6 +39,8 @@ def _of_clicks(settings: InputSettings, started_at: datetime) -> Iterator[Rule]:
         NOT_FUTURE: f"event_time < {_latest(settings, started_at)}",
     }
     applies = {RECORD_WELL_FORMED, IDS_SHORT, IDS_READABLE}
+    if settings.columns.split:
+        applies.add(SPLIT_KNOWN)
     if settings.columns.event_time:
         applies |= {EVENT_TIME_PRESENT, NOT_ANCIENT, NOT_FUTURE}
     for rule in TABLES["clicks"].rules:

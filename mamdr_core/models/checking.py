@@ -1,0 +1,91 @@
+"""A user's own structure tried on two rows, before anything is trained with it or predicted by it."""
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.models.tables import Inputs
+
+ROWS = 2
+_TROUBLE = "stack_trouble"
+
+
+def check_structure(name: str, module: nn.Module, inputs: Inputs) -> None:
+    """Try a structure on two rows, and note with it whether it works in stacks (see `stack_trouble`).
+
+    What its `forward` raises is passed on. On torch's meta device nothing is tried.
+
+    Args:
+        name: of the structure, for errors.
+        module: the structure.
+        inputs: what it was made of.
+
+    Raises:
+        MamdrError: it has no parameter, a layer whose randomness or state the engines cannot keep, or returns
+            anything but a logit for each row.
+    """
+    parameters = list(module.parameters())
+    if not parameters:
+        raise MamdrError(f"model.name {name}: it has no parameter that could learn")
+    if any(parameter.is_meta for parameter in parameters):
+        return
+    for layer_name, layer in module.named_modules():
+        if isinstance(layer, nn.modules.dropout._DropoutNd):
+            raise MamdrError(
+                f"model.name {name}: layer {layer_name} is torch's {layer}: use mamdr_core.models.dropout.Dropout"
+            )
+    before = {key: buffer.clone() for key, buffer in module.named_buffers()}
+    with torch.no_grad():
+        logits = module(_draw_fields(inputs, parameters[0]))
+    if not (isinstance(logits, Tensor) and logits.shape == (ROWS,) and logits.is_floating_point()):
+        found = f"{list(logits.shape)} {logits.dtype}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise MamdrError(
+            f"model.name {name}: forward of {ROWS} rows returned {found}, expected [{ROWS}] logits, one for each row"
+        )
+    if changed := [key for key, buffer in module.named_buffers() if not torch.equal(buffer, before[key])]:
+        raise MamdrError(
+            f"model.name {name}: forward changes {', '.join(changed)}, as batch normalisation does, and trajectories "
+            "that run side by side cannot share such state: use a layer without, as layer normalisation"
+        )
+    module.__dict__[_TROUBLE] = _try_in_stacks(module, inputs)
+
+
+def stack_trouble(module: nn.Module) -> str:
+    """Why several copies of a structure cannot be computed side by side by `torch.func.vmap`; empty: they can.
+
+    The structures of this package can. A structure that cannot runs with the eager engine, and predicts domain by
+    domain.
+    """
+    trouble: str = module.__dict__.get(_TROUBLE, "")
+    return trouble
+
+
+def is_tried(module: nn.Module) -> bool:
+    """Whether it is a user's own structure, tried by `check_structure`."""
+    return _TROUBLE in module.__dict__
+
+
+def _try_in_stacks(module: nn.Module, inputs: Inputs) -> str:
+    """Differentiate two copies of the structure side by side, as the fast engine does."""
+
+    def total(named: dict[str, Tensor], fields: dict[str, Tensor]) -> Tensor:
+        logits_B: Tensor = functional_call(module, named, (fields,))
+        return logits_B.sum()
+
+    fields = {name: torch.stack([field] * 2) for name, field in _draw_fields(inputs, next(module.parameters())).items()}
+    named = {name: torch.stack([parameter.detach()] * 2) for name, parameter in module.named_parameters()}
+    try:
+        vmap(grad(total, argnums=(0, 1)))(named, fields)
+    except Exception as error:  # alone it works, so that whatever this is concerns stacks
+        return f"its forward fails inside torch.func.vmap ({' '.join(str(error).split())[:200]})"
+    return ""
+
+
+def _draw_fields(inputs: Inputs, like: Tensor) -> dict[str, Tensor]:
+    """Fields of two rows."""
+    random = torch.Generator().manual_seed(0)
+    shapes = {table.name: (1 if table.per_domain else ROWS, table.width) for table in inputs.tables}
+    if inputs.numeric:
+        shapes["numeric"] = (ROWS, inputs.numeric)
+    return {name: torch.randn(shape, generator=random).to(like) for name, shape in shapes.items()}

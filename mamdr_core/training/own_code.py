@@ -1,0 +1,113 @@
+"""Users' own structures and methods in a run: checked on the driver and on every rank, and recorded by their source."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from mamdr_core.config import Config
+from mamdr_core.errors import MamdrError
+from mamdr_core.learning.methods import find_method
+from mamdr_core.models.checking import stack_trouble
+from mamdr_core.models.structures import build_model, declare_inputs, find_structure
+from mamdr_core.parallel.collective import Collective
+from mamdr_core.plugins import Plugin, PluginImportError, is_plugin
+from mamdr_core.shards.pinned import PinnedExamples
+from mamdr_core.training.choices import gather_trouble
+
+logger = logging.getLogger(__name__)
+
+
+def plugins_of(config: Config) -> list[Plugin]:
+    """The plug-ins that a configuration names."""
+    names = {"model.name": config.model.name, "train.method": config.train.method}
+    return [Plugin(key, name) for key, name in names.items() if is_plugin(name)]
+
+
+def sources_of(config: Config) -> dict[str, str]:
+    """By plug-in's name, the SHA-256 of the source file that defines it here.
+
+    Raises:
+        MamdrError: one that cannot be imported, or has no source file.
+    """
+    return {plugin.name: plugin.source_hash() for plugin in plugins_of(config)}
+
+
+def check_own_names(config: Config) -> None:
+    """Check the names of the structure and the method, and the method's options.
+
+    Raises:
+        MamdrError: an unknown one, a plug-in that cannot be imported or is of another kind, or an unknown option.
+    """
+    try:
+        find_method(config.train.method).settle(config.train.learning)
+        find_structure(config.model.name)
+    except PluginImportError as error:
+        raise MamdrError(f"{error}, on the driver") from error
+    except ValueError as error:
+        raise MamdrError(str(error)) from None
+
+
+def try_structure(config: Config, pinned: PinnedExamples) -> str:
+    """Try a structure of the user's own on two rows; returns why the fast engine cannot run it, empty if it can.
+
+    Raises:
+        MamdrError: it does not return a logit for each row, or has layers that no engine can run, or unknown options.
+    """
+    if not is_plugin(config.model.name):
+        return ""
+    inputs = declare_inputs(config.model, config.features, pinned.sizes)
+    trouble = stack_trouble(build_model(config.model, inputs))
+    return f"{config.model.name} runs one trajectory at a time: {trouble}" if trouble else ""
+
+
+def check_on_ranks(config: Config, sources: Mapping[str, str], collective: Collective) -> None:
+    """Check that every rank imports the plug-ins, from the source that the driver has; every rank calls it.
+
+    Args:
+        config: of the run.
+        sources: the driver's, see `sources_of`.
+        collective: the ranks.
+
+    Raises:
+        MamdrError: some rank does not; the same error on all ranks.
+    """
+    if not plugins_of(config):
+        return
+    own = ""
+    try:
+        found = sources_of(config)
+        if differing := [name for name, source in sources.items() if found[name] != source]:
+            own = f"{', '.join(differing)} is of another source than on the driver: install the same everywhere"
+    except MamdrError as error:
+        own = str(error)
+    trouble = gather_trouble(collective, own)
+    if trouble.text:
+        raise MamdrError(trouble.text if trouble.is_partial else f"{trouble.text} (every rank)")
+
+
+def check_served(config: Config, metrics: Mapping[str, Any], folder: str) -> None:
+    """Check that a package's structure, where it is a user's own, can be imported here.
+
+    Another source than the one that was trained is logged: the structure may have been corrected since. What the
+    package's method is does not matter any more.
+
+    Args:
+        config, metrics: of the package.
+        folder: of it, for errors.
+
+    Raises:
+        MamdrError: it cannot be imported, or is no structure.
+    """
+    if not is_plugin(config.model.name):
+        return
+    try:
+        find_structure(config.model.name)
+        found = Plugin("model.name", config.model.name).source_hash()
+    except MamdrError as error:
+        raise MamdrError(f"package {folder} needs your own code: {error}") from error
+    trained = (metrics.get("plugins") or {}).get(config.model.name)
+    if trained and trained != found:
+        logger.warning(
+            "package %s was trained with another source of %s (SHA-256 %s, here %s): predictions may differ",
+            folder, config.model.name, trained[:12], found[:12],
+        )  # fmt: skip
