@@ -12,7 +12,6 @@ from pyspark.sql import SparkSession
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.session import spark_session
-from mamdr_core.lake.core.sql import table_at
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.windows import window_at, window_sql
 
@@ -134,7 +133,7 @@ def view_statements(lake: Lake) -> list[str]:
     return [
         f"SET lake = {lake.root}",
         "SET spark.sql.session.timeZone = UTC",
-        *(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM {table_at(f'{lake.root}/{name}')}" for name in tables),
+        *(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM {lake.sql_name(name)}" for name in tables),
         *([_examples_view(lake)] if "examples" in tables else []),
         *(
             f"CREATE OR REPLACE TEMP VIEW {view.name} COMMENT '{view.description}' AS {view.sql.strip()}"

@@ -61,7 +61,7 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
     """
     started_at = datetime.now(UTC)
     table = declared_clicks(config.features)
-    lake = Lake(spark, config.lake.root)
+    lake = Lake(spark, config.lake)
     check_loads(lake)
     raw = read_input(spark, config.input)
     load = identify_load(spark, config.input.path)
