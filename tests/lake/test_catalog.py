@@ -56,15 +56,17 @@ def test_managed_tables_are_written_in_one_commit_and_found_by_their_schema_alon
     assert lake.undo("clicks", second)
     assert users_of(Lake(spark, settings).read("clicks")) == ["u", "v"]
     for other in (LakeSettings(root=settings.root), LakeSettings(root=settings.root, catalog="another")):
-        with pytest.raises(MamdrError, match="are managed in spark_catalog.managed: set lake.catalog: spark_catalog.m"):
+        with pytest.raises(
+            MamdrError, match=r"are managed in spark_catalog.managed: set lake.catalog: spark_catalog.m"
+        ):
             Lake(spark, other)
-    with pytest.raises(MamdrError, match="managed.clicks is stored in .*, not in lake.root"):
+    with pytest.raises(MamdrError, match=r"managed.clicks is stored in .*, not in lake.root"):
         Lake(spark, LakeSettings(root=str(tmp_path / "new"), catalog="managed", managed=True)).tables()
     spark.sql("DROP TABLE managed.clicks")
-    with pytest.raises(MamdrError, match="has no table clicks yet: run jobs/ingest_clicks.py first"):
+    with pytest.raises(MamdrError, match=r"has no table clicks yet: run jobs/ingest_clicks.py first"):
         Lake(spark, settings).read("clicks")
     spark.sql("DROP SCHEMA managed CASCADE")
-    with pytest.raises(MamdrError, match="no schema spark_catalog.managed, which has the tables of .* metastore"):
+    with pytest.raises(MamdrError, match=r"no schema spark_catalog.managed, which has the tables of .* metastore"):
         Lake(spark, settings)
 
 

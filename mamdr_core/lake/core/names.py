@@ -70,7 +70,7 @@ class Names:
         if found != below and not self.tables_elsewhere:
             raise MamdrError(
                 f"lake.catalog: {self.schema}.{table} is stored in {found}, not in lake.root, so it belongs to another "
-                "lake: name another schema, or that lake's root"
+                "lake (or lake.root lost its file _mamdr_lake): name another schema, or that lake's root"
             )
         self._locations[table] = found
         return found
