@@ -98,7 +98,7 @@ def measure_cost(spark: SparkSession, config: Config, days: int) -> list[Cost]:
         elif FIRST < day + 1 <= FIRST + COMPARED or day + 1 > days - COMPARED:
             newest = with_values(on_day, {"train.days": 1, "train.warm_start": parent})
             cost["train"] = _measure(spark, train_mamdr, newest)
-            parent = resolve_run(Lake(spark, config.lake.root), "")
+            parent = resolve_run(Lake(spark, config.lake), "")
         costs.append(cost)
         print(f"day {day + 1}: " + ", ".join(f"{name} {cost[name][0]:.1f} s" for name in cost), flush=True)
     return costs
@@ -142,7 +142,7 @@ def tell_cost(costs: list[Cost], options: argparse.Namespace) -> None:
 
 def tell_size(spark: SparkSession, config: Config) -> None:
     """Bytes of the tables that grow by the day, before and after their files are joined: of live files, and of all."""
-    lake = Lake(spark, config.lake.root)
+    lake = Lake(spark, config.lake)
     before = {name: _size(lake, name) for name in ("clicks", "examples")}
     maintain_lake(spark, config)
     print("\n| table | MB, live | MB, all files | after maintain_lake: live | all files | files before, after |")
@@ -184,7 +184,7 @@ def measure_quality(spark: SparkSession, config: Config, days: int) -> list[tupl
 
 def _train(spark: SparkSession, config: Config) -> dict[str, Any]:
     figures = train_mamdr(spark, config)
-    curve = Lake(spark, config.lake.root).read("training_curves")
+    curve = Lake(spark, config.lake).read("training_curves")
     rows = curve.where(curve.run_id == figures["run_id"]).agg({"rows": "max"}).collect()[0][0]
     return {"run_id": figures["run_id"], "auc": figures["test_auc"], "rows": rows or 0}
 

@@ -101,7 +101,7 @@ def build(folder: Path, rows: int, pinned: Path) -> None:
     for job in (generate_logs, ingest_clicks, build_examples):
         job(spark, config)
     started = time.perf_counter()
-    version = pin_examples(spark, config.lake.root, config.features)
+    version = pin_examples(spark, config.lake, config.features)
     print(f"pin_examples: {time.perf_counter() - started:.1f} s, {len(pickle.dumps(version)) / 1e6:.1f} MB")
     pinned.write_bytes(pickle.dumps((version, config.features)))
     spark.stop()

@@ -137,10 +137,10 @@ def pair_of(method: Method) -> str:
 
 def read_runs(spark: SparkSession, config: Config, comparison: str, labels: Mapping[str, str]) -> list[dict[str, Any]]:
     """Figures of each finished run of a comparison; `labels` by model/method."""
-    lake = Lake(spark, config.lake.root)
+    lake = Lake(spark, config.lake)
     rows = lake.read("comparisons").where(F.col("comparison") == comparison).collect()
     label_of = {run: labels[f"{row['model']}/{row['method']}"] for row in rows for run in row["runs"]}
-    pinned = pin_examples(spark, config.lake.root, config.features)
+    pinned = pin_examples(spark, config.lake, config.features)
     measured = read_measured(lake, sorted(label_of), len(pinned.domain_ids))
     of_runs = F.col("run_id").isin(list(label_of))
     clicked = lake.read("domain_metrics").where(of_runs & (F.col("split") == "test")).groupBy("run_id")

@@ -74,7 +74,7 @@ def main() -> None:
 def measure(spark: SparkSession, folder: Path, rows: int, domains: int, repeats: int) -> dict[str, Any]:
     """Both jobs in turns, and the export."""
     config = make_config(folder, rows, domains)
-    lake = Lake(spark, config.lake.root)
+    lake = Lake(spark, config.lake)
     requests = make_requests(spark, lake, config, rows, domains)
     save_run(spark, lake, config, {"user": rows // 5, "item": rows // 26, "domain": domains})
     bare, ours, writes = [], [], []

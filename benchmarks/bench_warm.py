@@ -107,7 +107,7 @@ def measure(spark: SparkSession, config: Config, days: int) -> list[tuple[int, M
 
 def train(spark: SparkSession, config: Config) -> Made:
     figures = train_mamdr(spark, config)
-    curves = Lake(spark, config.lake.root).read("training_curves")
+    curves = Lake(spark, config.lake).read("training_curves")
     found = curves.where(curves.run_id == figures["run_id"]).collect()
     shared = {row["rows"]: row["val_auc"] for row in found if row["phase"] == "shared"}
     return Made(figures, shared, max(row["rows"] for row in found))

@@ -33,6 +33,9 @@ class Feature:
     """vector: folder or file with columns `id` and `vector`."""
     format: str = "parquet"
     """vector: Spark format of `path`."""
+    schema: str = ""
+    """vector: columns and types of `path` as Spark DDL, e.g. `id string, vector array<float>`; empty: inferred, of JSON
+    by reading the files once more."""
     optional: bool = False
     """The log may lack the columns of the expression; the feature is null then. Otherwise that is an error."""
     minimum: float | None = None
@@ -46,6 +49,10 @@ class Feature:
             raise ValueError(f"feature name {self.name!r} is not an identifier (letters, digits and _)")
         if self.kind == "vector" and (self.size < 1 or not self.path):
             raise ValueError(f"feature {self.name!r} is a vector: it needs `size` (its length) and `path`")
+        if self.schema and (self.kind != "vector" or self.format == "delta"):
+            raise ValueError(
+                f"feature {self.name!r}: schema is for vectors, and not of a Delta table, which has its own"
+            )
         if not 0 <= self.size <= WIDEST or not 0 <= self.buckets < 1 << 31:
             raise ValueError(
                 f"feature {self.name!r}: size must lie in [0, {WIDEST}] and buckets in [0, 2^31), got {self.size}, "

@@ -80,7 +80,9 @@ class Plugin:
         """
         found = self.load()
         if not (isinstance(found, type) and issubclass(found, base)):
-            raise MamdrError(f"{self.key} is {self.name}: expected a class of {_full_name(base)}, found {_described(found)}")
+            raise MamdrError(
+                f"{self.key} is {self.name}: expected a class of {_full_name(base)}, found {_what_is(found)}"
+            )
         return found
 
     def load_instance(self, kind: type) -> Any:
@@ -94,7 +96,7 @@ class Plugin:
         """
         found = self.load()
         if not isinstance(found, kind):
-            raise MamdrError(f"{self.key} is {self.name}: expected a {_full_name(kind)}, found {_described(found)}")
+            raise MamdrError(f"{self.key} is {self.name}: expected a {_full_name(kind)}, found {_what_is(found)}")
         return found
 
     def source_hash(self) -> str:
@@ -159,7 +161,7 @@ def _is_defined_in(module: ModuleType, value: Any) -> bool:
     return getattr(value, "__module__", None) == module.__name__ and hasattr(value, "__qualname__")
 
 
-def _described(found: Any) -> str:
+def _what_is(found: Any) -> str:
     """What an object is, for an error."""
     return f"the class {_full_name(found)}" if isinstance(found, type) else f"an object of {_full_name(type(found))}"
 

@@ -15,8 +15,18 @@ class LakeSettings:
     root: str = "lake"
     """Folder of the Delta tables: <root>/<table>."""
     catalog: str = ""
-    """Schema in which the tables also have names, such as mamdr or unity.mamdr, in a catalog that Spark is set up with;
-    each job adds those that it made. Empty: none."""
+    """Schema in which the tables have names, such as mamdr or unity.mamdr, in a catalog that Spark is set up with; jobs
+    then address tables by these names (docs/queries.md). Empty: by their paths."""
+    managed: bool = False
+    """With `catalog`: new tables are managed, stored where the catalog decides and removed with their names; false:
+    they are external tables, stored in `root`."""
+
+    def __post_init__(self) -> None:
+        """Check the name of the schema."""
+        if self.catalog and (self.catalog.count(".") > 1 or not all(map(str.strip, self.catalog.split(".")))):
+            raise ValueError(f"catalog must be a schema or catalog.schema, such as unity.mamdr, got {self.catalog!r}")
+        if self.managed and not self.catalog:
+            raise ValueError("managed is set without catalog: name the schema of the tables")
 
 
 @settings

@@ -30,7 +30,7 @@ def domain_stats(spark: SparkSession, config: Config) -> dict[str, Any]:
     Raises:
         MamdrError: no clicks at all, or none on `stats.ds`, and no earlier statistics of them to remove.
     """
-    lake = Lake(spark, config.lake.root)
+    lake = Lake(spark, config.lake)
     version = lake.version("clicks")
     day = config.stats.ds
     with kept_frames() as keep:

@@ -2,7 +2,7 @@
 
     .venv/bin/python -m mamdr_core.lake.views .demo/lake > views.sql
 
-A lake is a folder without a metastore, so views are temporary: docs/queries.md shows both uses.
+A lake may be a folder without a metastore, so views are temporary: docs/queries.md shows both uses.
 """
 
 import sys
@@ -12,9 +12,9 @@ from pyspark.sql import SparkSession
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.session import spark_session
-from mamdr_core.lake.core.sql import table_at
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.windows import window_at, window_sql
+from mamdr_core.lake.settings import LakeSettings
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def view_statements(lake: Lake) -> list[str]:
     return [
         f"SET lake = {lake.root}",
         "SET spark.sql.session.timeZone = UTC",
-        *(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM {table_at(f'{lake.root}/{name}')}" for name in tables),
+        *(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM {lake.sql_name(name)}" for name in tables),
         *([_examples_view(lake)] if "examples" in tables else []),
         *(
             f"CREATE OR REPLACE TEMP VIEW {view.name} COMMENT '{view.description}' AS {view.sql.strip()}"
@@ -154,14 +154,15 @@ def _examples_view(lake: Lake) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the statements for the lake whose root is the one argument."""
-    if len(arguments) != 1:
-        print("usage: python -m mamdr_core.lake.views ROOT > views.sql", file=sys.stderr)
+    """Print the statements for the lake of a root and, where `lake.catalog` is set, that schema."""
+    if len(arguments) not in (1, 2):
+        print("usage: python -m mamdr_core.lake.views ROOT [SCHEMA] > views.sql", file=sys.stderr)
         return 2
     try:
+        settings = LakeSettings(*arguments)
         with spark_session("views") as spark:
-            statements = view_statements(Lake(spark, arguments[0]))
-    except MamdrError as error:
+            statements = view_statements(Lake(spark, settings))
+    except (MamdrError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print("".join(f"{statement};\n" for statement in statements), end="")

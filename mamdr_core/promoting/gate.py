@@ -38,7 +38,7 @@ def decide(spark: SparkSession, config: Config) -> dict[str, Any]:
     Raises:
         MamdrError: no such run, or its package is gone or damaged.
     """
-    lake = Lake(spark, config.lake.root)
+    lake = Lake(spark, config.lake)
     run = find_run(lake, resolve_run(lake, config.gate.run_id))
     champion = find_champion(lake)
     decision = _without_measuring(lake, run, champion) or _by_measuring(spark, config, run, champion)

@@ -44,7 +44,7 @@ def promote(spark: SparkSession, config: Config) -> dict[str, Any]:
             to has not served, or its package is gone or damaged.
     """
     settings = config.promote
-    lake = Lake(spark, config.lake.root)
+    lake = Lake(spark, config.lake)
     run_id = "" if settings.rollback else resolve_run(lake, settings.run_id)
     for number in range(TRIES):
         history = _history(lake)

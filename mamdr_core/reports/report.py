@@ -26,7 +26,7 @@ def write_report(spark: SparkSession, config: Config) -> dict[str, Any]:
         MamdrError: no such run, none that has ended well, or none that has been promoted.
     """
     started = time.perf_counter()
-    lake = Lake(spark, config.lake.root)
+    lake = Lake(spark, config.lake)
     facts = read_facts(lake, config.report)
     read = time.perf_counter()
     page = render(facts, config.report.listed)

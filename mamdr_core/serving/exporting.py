@@ -47,7 +47,7 @@ def export_model(spark: SparkSession, config: Config) -> dict[str, Any]:
         MamdrError: no such run or package, a folder that holds something else, parameters beyond `export.max_gb`, a
             domain that has no theta_i, or theta_i with rows of users or items.
     """
-    lake = Lake(spark, config.lake.root)
+    lake = Lake(spark, config.lake)
     served = find_served(lake, config.export.run_id)
     vectors = read_vectors(lake, served, config.train)
     specific = _choose(lake, served, config.export.domains)

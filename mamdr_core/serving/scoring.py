@@ -69,7 +69,7 @@ def score(spark: SparkSession, config: Config) -> dict[str, Any]:
     Raises:
         MamdrError: no such run or package, rows that cannot be read or lack a column, or none at all.
     """
-    lake = Lake(spark, config.lake.root)
+    lake = Lake(spark, config.lake)
     clock = Clock()
     with clock.phase("open"):
         served = find_served(lake, config.score.run_id)

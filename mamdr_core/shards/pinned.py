@@ -14,6 +14,7 @@ from mamdr_core.features import Feature
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.versions import newest_versions, still_there
 from mamdr_core.lake.examples.windows import Limits, read_window, window_at
+from mamdr_core.lake.settings import LakeSettings
 from schemas import SPLITS, feature_vocabulary
 
 _EPOCH = date(1970, 1, 1)
@@ -71,7 +72,7 @@ class PinnedExamples:
 
 def pin_examples(
     spark: SparkSession,
-    root: str,
+    where: str | LakeSettings,
     features: Sequence[Feature],
     versions: dict[str, int] | None = None,
     train_days: int = 0,
@@ -82,7 +83,7 @@ def pin_examples(
 
     Args:
         spark: the session.
-        root: of the lake.
+        where: settings of the lake, or its root alone.
         features: the declared features.
         versions: by table; of a version of the examples see `mamdr_core.lake.examples.versions`.
         train_days: see `Window.limits` in `mamdr_core.lake.examples.windows`; 0: the whole window.
@@ -90,9 +91,9 @@ def pin_examples(
     Raises:
         MamdrError: a table is missing, a declared feature is not in the examples, or a version's files were removed.
     """
-    lake = Lake(spark, root)
+    lake = Lake(spark, where)
     versions = versions or {"examples": lake.version("examples")} | newest_versions(lake, features)
-    with still_there(f"examples version {versions['examples']} of {root}"):
+    with still_there(f"examples version {versions['examples']} of {lake.root}"):
         return _pin(lake, features, versions, train_days)
 
 

@@ -61,7 +61,7 @@ def settle_parent(spark: SparkSession, config: Config) -> Config:
     train = config.train
     if not (train.warm_start or train.only_domains or train.days):
         return config
-    lake = Lake(spark, config.lake.root)
+    lake = Lake(spark, config.lake)
     if train.only_domains:
         default = CHAMPION if find_champion(lake) else ""
         return replace(config, train=replace(train, warm_start=resolve_run(lake, train.warm_start or default)))

@@ -55,7 +55,7 @@ def prepare_examples(spark: SparkSession, config: Config) -> tuple[Lake, PinnedE
     """
     check_trackers(config.tracking)
     seconds: dict[str, float] = {}
-    lake = Lake(spark, config.lake.root)
+    lake = Lake(spark, config.lake)
     is_remote(lake.root)  # or on a disk: no other store can hold packages
     wanted = config.train.examples_version
     if wanted is None and not _is_filled(lake, "examples"):
@@ -64,7 +64,7 @@ def prepare_examples(spark: SparkSession, config: Config) -> tuple[Lake, PinnedE
         seconds["prepare"] = time.perf_counter() - started
     started = time.perf_counter()
     versions = None if wanted is None else versions_of(lake, config.features, wanted)
-    pinned = pin_examples(spark, config.lake.root, config.features, versions, config.train.days)
+    pinned = pin_examples(spark, config.lake, config.features, versions, config.train.days)
     if not pinned.counts["train"].sum():
         raise MamdrError(f"examples version {pinned.versions['examples']} has no row to train on")
     seconds["pin"] = time.perf_counter() - started
@@ -78,7 +78,7 @@ def _is_filled(lake: Lake, table: str) -> bool:
 
 def _build(spark: SparkSession, config: Config) -> None:
     """From the raw log to examples, in this session; synthetic logs are made where `synthetic` declares them."""
-    lake = Lake(spark, config.lake.root)
+    lake = Lake(spark, config.lake)
     logger.info("lake %s has no examples yet: building them", lake.root)
     if not _is_filled(lake, "clicks"):
         if config.synthetic is not None:

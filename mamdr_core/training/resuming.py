@@ -30,7 +30,7 @@ def find_unfinished(spark: SparkSession, config: Config) -> Run | None:
         MamdrError: the run that is named does not exist, has ended well or computes something else; or the run is
             being trained.
     """
-    lake, wanted = Lake(spark, config.lake.root), config.train.resume
+    lake, wanted = Lake(spark, config.lake), config.train.resume
     if wanted != NEWEST:
         return _resumed(spark, lake, config, _find_named(lake, config, wanted))
     for row in _unfinished(lake) if lake.exists("training_runs") else ():
@@ -71,7 +71,7 @@ def _check_that_it_is_free(folder: Place, run_id: str) -> None:
 
 def _resumed(spark: SparkSession, lake: Lake, config: Config, row: Row) -> Run:
     logger.info("resumes run %s (%s)", row["run_id"], row["status"])
-    pinned = pin_examples(spark, config.lake.root, config.features, row["input_versions"], config.train.days)
+    pinned = pin_examples(spark, config.lake, config.features, row["input_versions"], config.train.days)
     begins = {"ranks": config.train.ranks, "error": None, "started_at": datetime.now(UTC), "finished_at": None}
     known = {**row.asDict(), **begins}
     return make_run(lake, config, pinned, known)

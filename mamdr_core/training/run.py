@@ -74,7 +74,7 @@ def train_mamdr(spark: SparkSession, config: Config) -> dict[str, Any]:
     except BaseException as error:
         run.fail(spark, error)
         raise
-    log_summary(Lake(spark, config.lake.root), run.id, run.pinned.versions["examples"])
+    log_summary(Lake(spark, config.lake), run.id, run.pinned.versions["examples"])
     return figures
 
 

@@ -65,7 +65,7 @@ def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str =
     Raises:
         MamdrError: no such run or package, a damaged one, or one of another lake, model or version.
     """
-    lake = Lake(spark, config.lake.root)
+    lake = Lake(spark, config.lake)
     folder = folder or str(find_run(lake, run_id)["package"])
     device = choose_device(config.train.device, SingleProcess())
     package = load_package(folder, device, config.train.scratch)
@@ -73,7 +73,7 @@ def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str =
     facts = check_facts(PinnedFacts, package.pinned, f"{folder}/pinned.json")
     check_facts(MetricsFacts, package.metrics, f"{folder}/metrics.json")
     try:
-        pinned = pin_examples(spark, config.lake.root, trained.features, facts.versions)
+        pinned = pin_examples(spark, config.lake, trained.features, facts.versions)
     except (KeyError, MamdrError) as error:
         raise MamdrError(
             f"package {folder} was trained on versions that {lake.root} does not have ({one_line(error)[:200]})"

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.settings import LakeSettings
+from mamdr_core.lake.views import create_views
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-DATA_JOBS = ("generate_logs", "ingest_clicks", "build_examples", "domain_stats")
+DATA_JOBS = ("generate_logs", "ingest_clicks", "build_examples", "domain_stats", "maintain_lake")
 
 
 def demo(tmp_path: Path) -> list[str]:
@@ -33,12 +35,13 @@ def demo(tmp_path: Path) -> list[str]:
         }
         for of in ("user", "item")
     ]
-    changes["lake.catalog"] = "demo_of_a_test"
+    changes |= {"lake.catalog": "demo_of_a_test", "lake.managed": "true"}
     pairs = [f"{key}={value}" for key, value in changes.items()] + [f"features={json.dumps(vectors)}"]
     return ["--config", str(ROOT / "conf" / "demo.yaml"), *(word for pair in pairs for word in ("--set", pair))]
 
 
 def test_the_demo_goes_from_synthetic_logs_to_statistics(spark, run_in_session, tmp_path: Path):
+    spark.sql(f"CREATE SCHEMA demo_of_a_test LOCATION '{tmp_path}/warehouse'")
     results = {}
     for name in DATA_JOBS:
         code, results[name], _ = run_in_session(name, *demo(tmp_path))
@@ -46,10 +49,15 @@ def test_the_demo_goes_from_synthetic_logs_to_statistics(spark, run_in_session, 
     assert results["ingest_clicks"]["clicks"] == results["generate_logs"]["rows"] == 2000
     assert results["build_examples"]["positives"] == results["generate_logs"]["clicks"]
     assert results["domain_stats"]["days"] == results["generate_logs"]["days"] == 2
-    lake = Lake(spark, str(tmp_path / "lake"))
+    lake = Lake(spark, LakeSettings(root=str(tmp_path / "lake"), catalog="demo_of_a_test", managed=True))
     assert lake.read("user_features").count() == results["build_examples"]["users"]
     assert lake.read("examples").where("true_probability IS NULL").count() == 0
     assert spark.table("demo_of_a_test.examples").count() == 2000
+    assert {path.name for path in (tmp_path / "warehouse").iterdir()} == results["maintain_lake"]["tables"].keys()
+    create_views(spark, lake)
+    assert spark.sql("SELECT sum(rows) FROM domain_stats").first()[0] == 2000
+    for view in spark.catalog.listTables():
+        spark.catalog.dropTempView(view.name)
     spark.sql("DROP SCHEMA demo_of_a_test CASCADE")
 
 

@@ -51,23 +51,56 @@ def test_a_delta_table_that_grows_meanwhile_is_read_at_one_version(spark, tmp_pa
 def test_a_declared_schema_takes_the_place_of_inference(spark, tmp_path: Path):
     path = tmp_path / "raw.json"
     path.write_text('{"user": 7, "ts": "2026-01-01 10:00:00", "more": 1}\n{"user": "u", "ts": "never"}\n')
-    raw = read_input(
-        spark, InputSettings(path=str(path), format="json", schema="user string, ts timestamp, age double")
-    )
+    json = InputSettings(path=str(path), format="json", schema="user string, ts timestamp, age double")
+    csv = InputSettings(path=str(tmp_path / "raw.csv"), format="csv", options={"header": True}, schema="a int, b date")
+    Path(csv.path).write_text("a,b\n1,2026-01-01\nx,2026-01-02\n")
+    parquet = InputSettings(path=str(tmp_path / "raw.parquet"), schema="A bigint, b string")
+    spark.sql("SELECT 1L a").write.parquet(f"{parquet.path}/one")
+    spark.sql("SELECT 2L a, 'x' b").write.parquet(f"{parquet.path}/two")
+    parquet = replace(parquet, path=f"{parquet.path}/*")
+
+    def jobs():
+        return len(spark.sparkContext.statusTracker().getJobIdsForGroup(None))
+
+    before = jobs()
+    raw, of_csv, of_parquet = (read_input(spark, settings) for settings in (json, csv, parquet))
+    assert jobs() == before, "nothing is inferred"
+    read_input(spark, replace(json, schema=""))
+    assert jobs() > before
     assert [kind for name, kind in raw.dtypes if name != CORRUPT] == ["string", "timestamp", "double"]
     whole, corrupt = raw.orderBy(F.col(CORRUPT).isNotNull()).collect()
     assert (whole["user"], whole["age"], whole[CORRUPT]) == ("7", None, None)
     assert corrupt[CORRUPT] == '{"user": "u", "ts": "never"}'
-    csv = InputSettings(path=str(tmp_path / "raw.csv"), format="csv", options={"header": True}, schema="a int, b date")
-    Path(csv.path).write_text("a,b\n1,2026-01-01\nx,2026-01-02\n")
-    assert [row[CORRUPT] for row in read_input(spark, csv).orderBy("b").collect()] == [None, "x,2026-01-02"]
+    assert [row[CORRUPT] for row in of_csv.orderBy("b").collect()] == [None, "x,2026-01-02"]
+    assert of_parquet.orderBy("A").collect() == [(1, None), (2, "x")]
     turned = replace(csv, schema="b date, a int")
-    with pytest.raises(MamdrError, match=r"raw\.csv differs from input\.schema"), readable(turned):
+    differs = r"raw\.csv differs from input\.schema \(Expected: b but found: a\)"
+    with pytest.raises(MamdrError, match=differs), readable(turned):
         read_input(spark, turned).collect()
-    with pytest.raises(MamdrError, match=r"^input\.schema: 'user strin g' is not Spark DDL"):
-        read_input(spark, InputSettings(path=str(path), format="json", schema="user strin g"))
+    wrong = replace(parquet, schema="a string")
+    mismatch = r"^input\.schema: a is of type string, but INT64 in file:.*/raw\.parquet/.*; declare what the file has"
+    with pytest.raises(MamdrError, match=mismatch), readable(wrong):
+        read_input(spark, wrong).collect()
+
+
+@pytest.mark.parametrize(
+    ("kind", "schema", "message"),
+    [
+        ("json", "user strin g", "'user strin g' is not Spark DDL"),
+        ("csv", "user strin", "'user strin' is not Spark DDL"),
+        ("csv", "string", "'string' names a type without a column"),
+        ("json", "user string, User int", "'user string, User int' declares user twice"),
+        ("json", " ", "'' declares no column"),
+        ("csv", "user string, tags array<string>", r"CSV has no columns of type array<string>; declare tags string"),
+        ("parquet", "user string, usr int", "no file of .*raw has a column usr; its last one has user, item, domain"),
+    ],
+)
+def test_a_schema_that_cannot_be_right_is_refused_before_data_is_read(spark, make_log, kind, schema, message):
+    path = make_log([("u", "i", "d", "1", None)])
+    with pytest.raises(MamdrError, match=f"^input.schema: {message}"):
+        read_input(spark, InputSettings(path=path, format=kind, schema=schema))
     with pytest.raises(ValueError, match="a Delta table has its own"):
-        InputSettings(path=str(path), format="delta", schema="user string")
+        InputSettings(path=path, format="delta", schema="user string")
 
 
 def test_a_corrupt_parquet_file_is_named(spark, make_log):

@@ -125,3 +125,21 @@ def test_ids_that_are_fractions_are_refused(spark, lake, tmp_path):
 def test_a_missing_source_is_named(spark, lake, tmp_path):
     with pytest.raises(MamdrError, match=r"feature gnn: path: .*nowhere matches nothing"):
         update_vectors(spark, lake, [feature(str(tmp_path / "nowhere"))])
+
+
+def test_a_schema_spares_json_vectors_inference_and_a_malformed_line_is_named(spark, lake, tmp_path):
+    path = tmp_path / "vectors.json"
+    path.write_text('{"id": "u1", "vector": [1, 2]}\n')
+    declared = feature(str(path), format="json", schema="id string, vector array<float>")
+    update_vectors(spark, lake, [declared])
+    assert found(lake) == {("u1", "gnn"): [1.0, 2.0]}
+    path.write_text('{"id": "u1", "vector": [1, 2]}\n{"id": "u2", "vector": [1, "x"]}\n')
+    line = (
+        r"""feature gnn: .*vectors.json: '{"id": "u2", "vector": \[1, "x"\]}' is not a whole record of id string, vec"""
+    )
+    with pytest.raises(MamdrError, match=line):
+        update_vectors(spark, lake, [declared])
+    with pytest.raises(MamdrError, match="feature gnn: schema: 'id strin' is not Spark DDL"):
+        update_vectors(spark, lake, [feature(str(path), format="json", schema="id strin")])
+    with pytest.raises(ValueError, match="schema is for vectors, and not of a Delta table"):
+        feature(str(path), format="delta", schema="id string")

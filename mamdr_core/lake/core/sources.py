@@ -1,8 +1,10 @@
 """Reading the raw log: whatever Spark reads, with a clear error where it cannot."""
 
 import hashlib
+import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote
@@ -20,6 +22,8 @@ from mamdr_core.lake.core.session import storage_errors
 from mamdr_core.lake.settings import InputSettings
 from mamdr_core.yaml_values import one_line
 
+logger = logging.getLogger(__name__)
+
 # Error conditions and exceptions of Spark and Hadoop that mean "this file is not what you say it is".
 _UNREADABLE = re.compile(
     r"FAILED_READ_FILE|CANNOT_READ_FILE_FOOTER|UNABLE_TO_INFER_SCHEMA|PATH_NOT_FOUND|DELTA_TABLE_NOT_FOUND|"
@@ -28,6 +32,8 @@ _UNREADABLE = re.compile(
     r"ChecksumException|MALFORMED_RECORD_IN_PARSING"
 )
 _HEADER = re.compile(r"CSV header does not conform|Number of column in CSV header is not equal")
+_HEADER_DIFFERS = re.compile(r"Header length: \d+, schema size: \d+|Expected: .*? but found: [^\n]*")
+_TYPE_DIFFERS = re.compile(r"column \[?([^\]\n]+?)\]?\. Expected Spark type (.+?), actual Parquet type (\w+)")
 _OPTION = re.compile(r"UnsupportedCharset|INVALID_PARAMETER_VALUE|INVALID_OPTION")
 _OVERFLOW = re.compile(r"ArithmeticException: (?:long|integer) overflow")
 _UNNAMED, _SEPARATOR = re.compile(r"_c\d+"), re.compile(r"[;\t|,]")
@@ -35,6 +41,9 @@ _GLOB = re.compile(r"[*?{\[]")
 # Spark takes the word `user` for the account that runs the job where the log has no such column.
 _NO_USER = "current_user()"
 _OF_LINES = ("csv", "json")
+_IN_CSV = (T.StringType, T.NumericType, T.BooleanType, T.DateType, T.TimestampType, T.TimestampNTZType)
+CHECKED_FOOTERS = 20
+"""Parquet files at most whose columns are compared with `input.schema`."""
 CORRUPT = "_corrupt_record"
 """The column that holds a line that is not a whole record; null for one that is."""
 _FILE = re.compile(r"((?:file|s3a?|hdfs|abfss?|gs):/[^\s\"]+?)[.,']?(?=[\s\"]|$)")
@@ -68,6 +77,8 @@ def read_input(spark: SparkSession, settings: InputSettings, schema: T.StructTyp
     with readable(settings):
         if schema is None:
             raw = _load(spark, settings, paths)
+            if settings.schema and settings.format == "parquet":
+                _check_columns(spark, settings, raw)
             found = [column for column in raw.schema.fields if column.name != CORRUPT]
             if not found:
                 raise MamdrError(f"input.path: {one_line(settings.path)} holds no {settings.format} data")
@@ -87,14 +98,7 @@ def _load(spark: SparkSession, settings: InputSettings, paths: list[str]) -> Dat
         version = Log(spark, paths[0]).version()
         options |= {"versionAsOf": version} if version >= 0 else {}
     reader = spark.read.format(settings.format).options(**options)
-    if settings.schema:
-        try:
-            reader = reader.schema(settings.schema)
-        except PySparkException as error:
-            raise MamdrError(
-                f"input.schema: {one_line(settings.schema)[:200]!r} is not Spark DDL, such as 'user string, ts "
-                f"timestamp' ({one_line(str(error))[:200]})"
-            ) from None
+    reader = reader.schema(_declared_schema(settings)) if settings.schema else reader
     try:
         return reader.load(paths)
     except (SparkRuntimeException, Py4JJavaError) as error:  # some options are not checked before a file is looked at
@@ -104,14 +108,79 @@ def _load(spark: SparkSession, settings: InputSettings, paths: list[str]) -> Dat
         raise MamdrError(f"input.options: Spark does not take them: {one_line(told)[:200]}") from None
 
 
+def _declared_schema(settings: InputSettings) -> T.StructType:
+    """`input.schema`, which must name columns that a file of the format can have."""
+    text = one_line(settings.schema)[:200]
+    try:
+        schema = T.StructType.fromDDL(settings.schema)
+    except PySparkException as error:
+        raise MamdrError(
+            f"input.schema: {text!r} is not Spark DDL, such as 'user string, ts timestamp' "
+            f"({one_line(str(error))[:200]})"
+        ) from None
+    if not isinstance(schema, T.StructType):  # DDL of a type alone
+        raise MamdrError(f"input.schema: {text!r} names a type without a column, such as 'user string, ts timestamp'")
+    repeated = [name for name, count in Counter(name.lower() for name in schema.names).items() if count > 1]
+    if repeated or not schema.fields:
+        raise MamdrError(f"input.schema: {text!r} declares {f'{repeated[0]} twice' if repeated else 'no column'}")
+    for field in schema:
+        if settings.format == "csv" and not isinstance(field.dataType, _IN_CSV):
+            raise MamdrError(
+                f"input.schema: CSV has no columns of type {field.dataType.simpleString()}; declare {field.name} string"
+            )
+    return schema
+
+
+def _check_columns(spark: SparkSession, settings: InputSettings, raw: DataFrame) -> None:
+    """Refuse a declared column that none of the Parquet files has, by their footers: Spark would read nulls.
+
+    Footers are read until all columns are found; a column that is in none of `CHECKED_FOOTERS` of more files may be in
+    another one.
+    """
+    relation = raw._jdf.queryExecution().analyzed().collectLeaves().head().relation()
+    files = _listed_files(relation)
+    sensitive = str(spark.conf.get("spark.sql.caseSensitive")) == "true"
+    same: Callable[[str], str] = str if sensitive else str.lower
+    missing = {same(name): name for name in raw.columns}
+    for name in relation.partitionSchema().fieldNames():
+        missing.pop(same(name), None)
+    footers = spark._jvm.org.apache.parquet.hadoop  # type: ignore[union-attr]
+    step = -(-len(files) // CHECKED_FOOTERS) if files else 1
+    for status in files[::step]:
+        file = footers.util.HadoopInputFile.fromStatus(status, spark._jsc.hadoopConfiguration())
+        reader = footers.ParquetFileReader.open(file)
+        try:
+            fields = reader.getFooter().getFileMetaData().getSchema().getFields()
+            for field in fields:
+                missing.pop(same(field.getName()), None)
+        finally:
+            reader.close()
+        if not missing:
+            return
+    if not files:
+        return
+    names = ", ".join(missing.values())
+    if step == 1:
+        raise MamdrError(
+            f"input.schema: no file of {one_line(settings.path)} has a column {names}; its last one has "
+            f"{', '.join(field.getName() for field in fields)}"
+        )
+    logger.warning("input.schema: none of %d files that were looked at has a column %s", CHECKED_FOOTERS, names)
+
+
+def _listed_files(relation: Any) -> list[Any]:
+    """The statuses of a relation's files, as Hadoop has them."""
+    files = relation.location().allFiles()
+    return [files.apply(number) for number in range(files.size())]
+
+
 def state_of(spark: SparkSession, settings: InputSettings) -> str:
     """A text that changes when a log's files do, without reading them: a Delta version, or paths, sizes and times."""
     if settings.format == "delta":
         return f"version {Log(spark, settings.path).version()}"
     with readable(settings):
         raw = spark.read.format("binaryFile").load(settings.path)
-        files = raw._jdf.queryExecution().analyzed().collectLeaves().head().relation().location().allFiles()
-    statuses = [files.apply(number) for number in range(files.size())]
+        statuses = _listed_files(raw._jdf.queryExecution().analyzed().collectLeaves().head().relation())
     listed = sorted(f"{each.getPath().toString()} {each.getLen()} {each.getModificationTime()}" for each in statuses)
     return hashlib.sha256("\n".join(listed).encode()).hexdigest()
 
@@ -190,9 +259,17 @@ def _explain(settings: InputSettings, text: str) -> str:
     if "FILE_NOT_EXIST" in text:
         return f"input.path: {where} went away while the log was read; run again when the log is complete"
     if _HEADER.search(text) and settings.schema:
-        return f"input.path: the header of {where} differs from input.schema; declare its columns in their order"
+        differs = one_line(found.group()) if (found := _HEADER_DIFFERS.search(text)) else "see its first line"
+        return (
+            f"input.path: the header of {where} differs from input.schema ({differs}); declare its columns in their "
+            "order"
+        )
     if _HEADER.search(text):
         return f"input.path: the header of {where} differs from another file's; load such files apart"
+    if settings.schema and (mismatch := _TYPE_DIFFERS.search(text)):
+        return "input.schema: {1} is of type {2}, but {3} in {0}; declare what the file has".format(
+            where, *mismatch.groups()
+        )
     if "DATA_TYPE_MISMATCH" in text:
         return f"input.path: {where} has a column of another type than the other files; load it apart"
     return f"input.path: {where} cannot be read as {settings.format}; mend or remove the file, or set input.format"

@@ -5,11 +5,13 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from delta.exceptions import captured as delta_exceptions
 from delta.tables import DeltaTable
+from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
 
@@ -17,17 +19,28 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.declared import declared_columns, skipping_properties, table_properties
 from mamdr_core.lake.core.files import Files, reaching
 from mamdr_core.lake.core.log import EMPTIED, Log
+from mamdr_core.lake.core.names import Names
 from mamdr_core.lake.core.session import overriding
 from mamdr_core.lake.core.sql import table_at
-from mamdr_core.yaml_values import shorten
+from mamdr_core.lake.settings import LakeSettings
+from mamdr_core.yaml_values import one_line, shorten
 from schemas import TABLES, Table, feature_vocabulary
 from schemas.spark import spark_schema
 
 logger = logging.getLogger(__name__)
 
 MARKER = "_mamdr_lake"
+_MADE = "The Delta tables in this folder were made by MAMDR on Spark.\n"
+_MANAGED = "Tables are stored where this schema has them: "
+"""Before a schema's name, a line of the marker of a lake that has managed tables."""
 _NOTE = "spark.databricks.delta.commitInfo.userMetadata"
 _NUMBERED = "mamdr growth"  # the name that lakes have known since there were vocabularies
+
+
+class MadeMeanwhileError(Exception):
+    """Another job has made the managed table that this one was about to make."""
+
+
 # Delta's exceptions reach Python by name only where this module of it has been imported, and share no base class.
 CONFLICTS = (
     delta_exceptions.ConcurrentAppendException,
@@ -38,6 +51,7 @@ CONFLICTS = (
     delta_exceptions.DeltaConcurrentModificationException,
     delta_exceptions.MetadataChangedException,
     delta_exceptions.ProtocolChangedException,
+    MadeMeanwhileError,
 )
 TRIES = 8
 """How often a write is tried that another job's commit gets ahead of."""
@@ -50,28 +64,57 @@ class Lake:
     commit, with its partitioning and CHECK constraints. Writes select exactly the declared columns, in order, and try
     again where another job's commit gets ahead (docs/concurrency.md).
 
+    This class alone decides how a table is addressed: by its path below the root or, where `lake.catalog` is set, by
+    its name in the catalog, which knows where the table is stored.
+
     Args:
         spark: a session with Delta.
-        root: folder or URI.
+        where: settings of the lake, or its root alone, a folder or URI.
 
     Raises:
-        MamdrError: the root is a file, or a folder that holds something else. Nothing has been written then.
+        MamdrError: the root is a file, or a folder that holds something else; or as `Names`, and where managed tables
+            of the lake are in another schema than `lake.catalog`. Nothing has been written then.
 
     Example:
         >>> Lake(spark, "lake").read("clicks").groupBy("ds").count()  # doctest: +SKIP
     """
 
-    def __init__(self, spark: SparkSession, root: str) -> None:
+    def __init__(self, spark: SparkSession, where: str | LakeSettings) -> None:
+        settings = LakeSettings(root=where) if isinstance(where, str) else where
         self._spark = spark
-        self._files = Files(spark, root)
+        self._managed = settings.managed
+        self._files = Files(spark, settings.root)
         self.root = self._files.root
         self._files.share_settings()
         with reaching(self.root):
             self._check_root()
+            elsewhere = self._schema_of_managed()
+        self._names: Names | None = None
+        if settings.catalog:
+            self._names = Names(spark, settings.catalog, self.root, bool(elsewhere))
+        if elsewhere:
+            self._check_managed(elsewhere)
 
     def path(self, table: str | Table) -> str:
-        """Where the table lies."""
-        return self._files.path(_declared(table).name)
+        """Where the table is stored."""
+        name = _declared(table).name
+        return self._names.location(name) if self._names else self._files.path(name)
+
+    def sql_name(self, table: str | Table) -> str:
+        """The table as SQL addresses it: its name in the catalog, or its path."""
+        path = self.path(table)  # first: a table that has no name yet is given one
+        return self._names.sql(_declared(table).name) if self._names else table_at(path)
+
+    def delta(self, table: str | Table) -> DeltaTable:
+        """The table, for commands of Delta.
+
+        Raises:
+            MamdrError: it does not exist.
+        """
+        path = self._require(table)
+        if self._names:
+            return DeltaTable.forName(self._spark, self.sql_name(table))
+        return DeltaTable.forPath(self._spark, path)
 
     def path_of(self, *names: str) -> str:
         """The path of something else in the lake, such as a model package.
@@ -95,10 +138,10 @@ class Lake:
     def tables(self) -> list[Table]:
         """The tables that exist, vocabularies of features among them, sorted by name."""
         prefix = feature_vocabulary("").name
+        found = {name.lower(): name for name in self._names.tables()} if self._names else {}
+        found |= {name.lower(): name for name in self._files.children()}  # a catalog may write all names small
         vocabularies = {
-            name: feature_vocabulary(name.removeprefix(prefix))
-            for name in self._files.children()
-            if name.startswith(prefix)
+            name: feature_vocabulary(name.removeprefix(prefix)) for name in found.values() if name.startswith(prefix)
         }
         known = TABLES | vocabularies
         return [known[name] for name in sorted(known) if self.exists(known[name])]
@@ -124,7 +167,8 @@ class Lake:
         """
         path = self._require(table)
         reader = self._spark.read.format("delta")
-        return (reader if version is None else reader.option("versionAsOf", version)).load(path)
+        reader = reader if version is None else reader.option("versionAsOf", version)
+        return reader.table(self.sql_name(table)) if self._names else reader.load(path)
 
     def create(self, table: str | Table) -> None:
         """Make the table, without rows, unless it exists."""
@@ -133,14 +177,14 @@ class Lake:
             return
         empty = self._spark.createDataFrame([], spark_schema(declared))
         try:
-            self._writer(declared, empty, "append", None).save(self.path(declared))
+            self._save(declared, self._writer(declared, empty, "append", None))
         except CONFLICTS:  # another job has made it meanwhile
             if not self.exists(declared):
                 raise
 
     def append(self, table: str | Table, rows: DataFrame, note: dict[str, Any] | None = None) -> None:
         """Add rows. `note` is stamped on the commit (userMetadata in DESCRIBE HISTORY), here and below."""
-        self._insist(table, lambda: self._writer(table, rows, "append", note).save(self.path(table)))
+        self._insist(table, lambda: self._save(table, self._writer(table, rows, "append", note), note))
 
     def append_to(self, table: str | Table, rows: DataFrame, rows_before: int) -> bool:
         """Add rows to a table that only ever grows, if it still holds `rows_before` rows; whether it did."""
@@ -170,7 +214,7 @@ class Lake:
                 self._overwrite(declared, rows, note, **options)
             else:
                 writer = self._writer(declared, rows, "overwrite" if replaced else "append", note).options(**options)
-                (writer.option("replaceWhere", replaced) if replaced else writer).save(self.path(declared))
+                self._save(declared, writer.option("replaceWhere", replaced) if replaced else writer, note)
         except CONFLICTS:
             return False
         # Where the other job's commit was already there, Delta takes ours for a repetition and skips it in silence.
@@ -191,7 +235,7 @@ class Lake:
 
         def write() -> None:
             writer = self._writer(table, rows, "overwrite", note)
-            writer.option("replaceWhere", predicate).save(self.path(table))
+            self._save(table, writer.option("replaceWhere", predicate), note)
 
         self._insist(table, write)
 
@@ -219,7 +263,7 @@ class Lake:
         before = found[0] - 1
         if self.newest(table) > found[0]:
             return False
-        written = DeltaTable.forPath(self._spark, self.path(table))
+        written = self.delta(table)
         if before >= 0:
             written.restoreToVersion(before)
             return True
@@ -233,11 +277,11 @@ class Lake:
         Raises:
             MamdrError: the table does not exist, or other jobs kept writing what the command reads.
         """
-        path = self._require(table)
+        self._require(table)
 
         def write() -> None:
             with overriding(self._spark, {_NOTE: json.dumps(note)}):
-                change(DeltaTable.forPath(self._spark, path))
+                change(self.delta(table))
 
         self._insist(table, write)
 
@@ -257,7 +301,7 @@ class Lake:
 
     def _merge(self, declared: Table, rows: DataFrame, on: str, update: dict[str, str]) -> None:
         self.create(declared)
-        target = DeltaTable.forPath(self._spark, self.path(declared)).alias("old")
+        target = self.delta(declared).alias("old")
         merge = (
             target.merge(declared_columns(declared, rows).alias("new"), on)
             .whenMatchedUpdate(set={name: F.expr(expression) for name, expression in update.items()})
@@ -283,8 +327,7 @@ class Lake:
         declared = _declared(table)
         writer = declared_columns(declared, rows).write.format("delta").mode(mode)
         if not self.exists(declared):
-            if not self._files.exists(MARKER):
-                self._files.write_text("The Delta tables in this folder were made by MAMDR on Spark.\n", MARKER)
+            self._mark()
             writer = writer.options(**table_properties(declared)).partitionBy(*declared.partition_by)
         elif not set(self.log(declared).columns()).issuperset(declared.column_names):
             writer = writer.option("mergeSchema", "true")
@@ -292,17 +335,52 @@ class Lake:
             writer = writer.option("partitionOverwriteMode", "static")
         return writer.option("userMetadata", json.dumps(note)) if note else writer
 
+    def _save(self, table: str | Table, writer: DataFrameWriter, note: dict[str, Any] | None = None) -> None:
+        """Write what `_writer` has prepared to the table, which has a name afterwards where it should have one."""
+        declared = _declared(table)
+        if self._names is None:
+            writer.save(self.path(declared))
+        elif self.exists(declared):
+            writer.saveAsTable(self.sql_name(declared))
+        elif self._managed:
+            self._names.make_schema()
+            # Delta does not stamp the option of a table that a name makes.
+            with overriding(self._spark, {_NOTE: json.dumps(note)} if note else {}), self._making(declared):
+                writer.saveAsTable(self._names.sql(declared.name))
+        else:
+            writer.save(self.path(declared))
+            self._names.add(declared.name)
+
+    @contextmanager
+    def _making(self, declared: Table) -> Iterator[None]:
+        """Turn what Spark raises where a managed table, or its folder, is there already."""
+        try:
+            yield
+        except AnalysisException as error:
+            if "ALREADY_EXISTS" in str(error):
+                raise MadeMeanwhileError from None
+            if "NON_EMPTY_LOCATION" not in str(error):
+                raise
+            found = one_line(str(error).rpartition("location")[2])[:200]
+            raise MamdrError(
+                f"lake.catalog: {declared.name} cannot be made: its folder {found}; another job is making it, or was "
+                "killed: run again, or remove the folder when no job runs"
+            ) from None
+
     def _overwrite(self, declared: Table, rows: DataFrame, note: dict[str, Any] | None, **options: Any) -> None:
         """Replace all rows and, where others are declared, the columns with all that depends on them."""
         writer = self._writer(declared, rows, "overwrite", note).options(**options)
-        if not self.exists(declared) or set(self.log(declared).columns()) == set(declared.column_names):
-            writer.save(self.path(declared))
+        exists = self.exists(declared)
+        if not exists or set(self.log(declared).columns()) == set(declared.column_names):
+            # By name, Spark would make another table in its place.
+            whole = {"replaceWhere": "true"} if exists and self._names else {}
+            self._save(declared, writer.options(**whole), note)
             return
         # The conditions of columns that go would fail; until the end of the write the table is checked for less.
         wanted = declared.constraints()
         self._alter(declared, (f"DROP CONSTRAINT {name}" for name in self._other_constraints(declared, wanted)))
         # Delta takes the layout from the write too when it replaces the columns.
-        writer.option("overwriteSchema", "true").partitionBy(*declared.partition_by).save(self.path(declared))
+        self._save(declared, writer.option("overwriteSchema", "true").partitionBy(*declared.partition_by), note)
         listed = ", ".join(f"'{name}' = '{value}'" for name, value in skipping_properties(declared).items())
         there = self.log(declared).constraints()
         added = (f"ADD CONSTRAINT {name} CHECK ({text})" for name, text in wanted.items() if name not in there)
@@ -314,7 +392,7 @@ class Lake:
 
     def _alter(self, declared: Table, changes: Iterable[str]) -> None:
         for change in changes:
-            self._spark.sql(f"ALTER TABLE {table_at(self.path(declared))} {change}")
+            self._spark.sql(f"ALTER TABLE {self.sql_name(declared)} {change}")
 
     def _require(self, table: str | Table) -> str:
         declared = _declared(table)
@@ -322,6 +400,28 @@ class Lake:
             hint = f": run jobs/{declared.made_by}.py first" if declared.made_by else ""
             raise MamdrError(f"lake {self.root} has no table {declared.name} yet{hint}")
         return self.path(declared)
+
+    def _mark(self) -> None:
+        """Mark the root as a lake's, and where its tables are."""
+        managed = f"{_MANAGED}{self._names.schema}\n" if self._names and self._managed else ""
+        if not self._files.exists(MARKER) or (managed and not self._schema_of_managed()):
+            self._files.write_text(_MADE + managed, MARKER)
+        if managed and self._names:
+            self._names.tables_elsewhere = True
+
+    def _schema_of_managed(self) -> str:
+        """The schema that has managed tables of this lake; empty: all tables are below the root."""
+        found = (line.removeprefix(_MANAGED) for line in self._files.lines(MARKER) if line.startswith(_MANAGED))
+        return next(found, "")
+
+    def _check_managed(self, schema: str) -> None:
+        if self._names is None or self._names.schema != schema:
+            raise MamdrError(f"lake.catalog: tables of {self.root} are managed in {schema}: set lake.catalog: {schema}")
+        if not self._names.exists():
+            raise MamdrError(
+                f"lake.catalog: Spark's catalog has no schema {schema}, which has the tables of {self.root}: is this "
+                "the metastore that they were made with? (spark.sql.catalogImplementation=hive, docs/queries.md)"
+            )
 
     def _check_root(self) -> None:
         if self._files.is_file():

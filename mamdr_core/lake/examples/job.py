@@ -76,7 +76,7 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
             though examples.rebuild is false, or other jobs that kept building. Then examples keeps its rows, or has
             none where there was no table.
     """
-    lake = Lake(spark, config.lake.root)
+    lake = Lake(spark, config.lake)
     for _ in range(TRIES):
         clicks_version = lake.version("clicks")
         clicks = select_clicks(lake, clicks_version, config)

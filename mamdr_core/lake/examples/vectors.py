@@ -11,9 +11,10 @@ from pyspark.sql import types as T
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
-from mamdr_core.lake.core.sources import as_id, read_input, readable, state_of
+from mamdr_core.lake.core.sources import CORRUPT, as_id, read_input, readable, state_of
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.settings import InputSettings
+from mamdr_core.yaml_values import shorten
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class Source:
     Attributes:
         feature: the vector.
         settings: of its reader.
-        vectors: id, vector.
+        vectors: id, vector; malformed, the line where that is not a whole record.
         state: changes when its files or the declared size do.
     """
 
@@ -88,7 +89,8 @@ def _known_ids(lake: Lake, table: str, states: dict[str, str]) -> int | None:
 def _indexed(source: Source, indices: DataFrame) -> DataFrame:
     """Vectors joined to ids of a vocabulary: index, name, vector; of an id that repeats, the largest vector counts."""
     return (
-        source.vectors.join(indices.select("id", "index"), "id", "inner")
+        source.vectors.where("id IS NOT NULL AND vector IS NOT NULL")
+        .join(indices.select("id", "index"), "id", "inner")
         .groupBy("index")
         .agg(F.max("vector").alias("vector"))
         .select("index", F.lit(source.feature.name).alias("name"), "vector")
@@ -97,7 +99,7 @@ def _indexed(source: Source, indices: DataFrame) -> DataFrame:
 
 def _open(spark: SparkSession, feature: Feature) -> Source:
     # The format of a feature is declared as plain text.
-    settings = InputSettings(path=feature.path, format=feature.format)  # type: ignore[arg-type]
+    settings = InputSettings(path=feature.path, format=feature.format, schema=feature.schema)  # type: ignore[arg-type]
     try:
         state = state_of(spark, settings)  # before: files that change meanwhile are then read again
         raw = read_input(spark, settings)
@@ -110,22 +112,32 @@ def _open(spark: SparkSession, feature: Feature) -> Source:
             f"{', '.join(raw.columns)}"
         )
     ids = as_id(raw, f"feature {feature.name}: id", F.col("id"))
-    vectors = raw.select(ids.alias("id"), F.col("vector").cast("array<float>").alias("vector"))
-    vectors = vectors.where("id IS NOT NULL AND vector IS NOT NULL")
-    return Source(feature, settings, vectors, f"{feature.size} {state}")
+    malformed = F.col(CORRUPT) if CORRUPT in raw.columns else F.lit(None).cast("string")
+    vectors = raw.select(
+        ids.alias("id"), F.col("vector").cast("array<float>").alias("vector"), malformed.alias("malformed")
+    )
+    declared = f"{feature.size} {feature.schema} " if feature.schema else f"{feature.size} "
+    return Source(feature, settings, vectors, declared + state)
 
 
 def _check(sources: Sequence[Source]) -> None:
     """Look at every vector of sources that have changed.
 
     Raises:
-        MamdrError: one has another length than declared, or an element that is no number.
+        MamdrError: one has another length than declared, or an element that is no number, or a line is malformed.
     """
     strange = F.exists("vector", lambda element: element.isNull() | F.isnan(element))
     for source in sources:
         size = source.feature.size
         with readable(source.settings):
-            bad = source.vectors.where((F.size("vector") != size) | strange).first()
+            counts = F.expr("id IS NOT NULL AND vector IS NOT NULL")
+            wrong = counts & ((F.size("vector") != size) | strange)
+            bad = source.vectors.where(wrong | F.col("malformed").isNotNull()).first()
+        if bad and bad["malformed"] is not None:
+            raise MamdrError(
+                f"feature {source.feature.name}: {source.feature.path}: {shorten(bad['malformed'])} is not a whole "
+                f"record{f' of {source.feature.schema}' if source.feature.schema else ''}; mend it"
+            )
         if bad:
             length = len(bad["vector"])
             what = f"{length} numbers, not {size}" if length != size else "an element that is no number"

@@ -33,7 +33,7 @@ def ingest_arrived(spark: SparkSession, config: Config) -> dict[str, Any]:
         MamdrError: nothing matches the path; or as `ingest_clicks`.
     """
     found = _arrived(spark, config.input.path)
-    lake = Lake(spark, config.lake.root)
+    lake = Lake(spark, config.lake)
     known = set()
     if lake.exists("loads"):
         published = lake.read("loads").where("status = 'published'").select("source").distinct()

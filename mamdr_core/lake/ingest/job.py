@@ -63,7 +63,7 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
     if config.examples.split.kind == "given" and not config.input.columns.split:
         raise MamdrError("examples.split.kind is given: set input.columns.split to the expression that gives it")
     table = declared_clicks(config.features, has_split=bool(config.input.columns.split))
-    lake = Lake(spark, config.lake.root)
+    lake = Lake(spark, config.lake)
     check_loads(lake)
     raw = read_input(spark, config.input)
     load = identify_load(spark, config.input.path)

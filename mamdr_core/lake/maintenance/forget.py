@@ -70,7 +70,7 @@ def forget_users(spark: SparkSession, config: Config) -> dict[str, Any]:
         MamdrError: no user is named, or none exists and there is nothing to release.
     """
     settings, retention = config.forget, config.maintain
-    lake = Lake(spark, config.lake.root)
+    lake = Lake(spark, config.lake)
     users = _read_users(spark, settings)
     matches = _find(spark, lake, users, config)
     rows = {name: match.rows for name, match in matches.items() if match.rows}

@@ -5,7 +5,6 @@ from collections import Counter
 from datetime import timedelta
 from typing import Any
 
-from delta.tables import DeltaTable
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
@@ -13,7 +12,6 @@ from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.notes import EXPIRED
-from mamdr_core.lake.core.sql import table_at
 from mamdr_core.lake.core.tables import CONFLICTS, Lake
 from mamdr_core.lake.maintenance.kept import find_leftovers, find_packages, kept_runs
 from mamdr_core.lake.maintenance.merging import merge_examples
@@ -59,7 +57,7 @@ def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
     """
     settings = config.maintain
     _check_retention(spark, settings)
-    lake = Lake(spark, config.lake.root)
+    lake = Lake(spark, config.lake)
     runs = kept_runs(spark, lake, settings.keep_runs, settings.keep_champions)
     pinned = _pinned_versions(runs)
     if settings.history_days and not settings.dry_run:
@@ -130,21 +128,21 @@ def _check_retention(spark: SparkSession, settings: MaintainSettings) -> None:
 
 def _maintain_table(spark: SparkSession, lake: Lake, table: Table, pinned: set[int], config: Config) -> dict[str, Any]:
     settings = config.maintain
-    path, days = lake.path(table), settings.retention_days
+    path, name, days = lake.path(table), lake.sql_name(table), settings.retention_days
     before = after = list_files(spark, path)
     compacted = 0
     if not settings.dry_run:
-        _keep_history(spark, path, pinned, days)
+        _keep_history(spark, lake, table, pinned, days)
         if table.name == "examples":
             compacted = merge_examples(spark, lake, config.examples.shards)
         elif not table.sort_by:
-            compacted = _compact(spark, lake, table)
+            compacted = _compact(lake, table)
     spared = files_of(lake, table, pinned | {lake.version(table)})
     candidates = {name: file for name, file in before.items() if name not in spared}
-    removed = would_vacuum(spark, path, candidates, days)
+    removed = would_vacuum(spark, name, candidates, days)
     if not settings.dry_run:
         if removed:
-            vacuum(spark, path, candidates, days)
+            vacuum(spark, name, candidates, days)
         after = list_files(spark, path)
         removed = {name: file for name, file in removed.items() if name not in after}
     return _report(table, compacted, before, removed, after, settings) | {"pinned_versions": sorted(pinned)}
@@ -171,16 +169,16 @@ def _report(
     return figures
 
 
-def _keep_history(spark: SparkSession, path: str, pinned: set[int], days: int) -> None:
+def _keep_history(spark: SparkSession, lake: Lake, table: Table, pinned: set[int], days: int) -> None:
     """Have Delta itself keep removed files for `days`, and its log for a year longer than pinned versions need it."""
     age = 0
     if pinned:
-        history = DeltaTable.forPath(spark, path).history().where(F.col("version") >= min(pinned) - _CHECKPOINT)
+        history = lake.delta(table).history().where(F.col("version") >= min(pinned) - _CHECKPOINT)
         found = history.agg(F.max(F.date_diff(F.current_timestamp(), "timestamp"))).first()
         age = found[0] if found and found[0] else 0
     jvm: Any = spark._jvm
     delta = jvm.org.apache.spark.sql.delta.DeltaLog
-    log = delta.forTable(spark._jsparkSession, path)
+    log = delta.forTable(spark._jsparkSession, lake.path(table))
     metadata = log.unsafeVolatileSnapshot().metadata()
     properties = {}
     if log.deltaRetentionMillis(metadata) < (age + _YEAR) * _DAY_MS:
@@ -189,16 +187,16 @@ def _keep_history(spark: SparkSession, path: str, pinned: set[int], days: int) -
         properties["delta.deletedFileRetentionDuration"] = f"interval {max(days, SAFE_DAYS)} days"
     if properties:
         listed = ", ".join(f"'{name}' = '{value}'" for name, value in properties.items())
-        spark.sql(f"ALTER TABLE {table_at(path)} SET TBLPROPERTIES ({listed})")
+        spark.sql(f"ALTER TABLE {lake.sql_name(table)} SET TBLPROPERTIES ({listed})")
 
 
-def _compact(spark: SparkSession, lake: Lake, table: Table) -> int:
+def _compact(lake: Lake, table: Table) -> int:
     """Join small files within their partitions; returns how many were joined."""
     by_partition = Counter(file.rpartition("/")[0] for file in lake.read(table).inputFiles())
     if max(by_partition.values(), default=0) <= 1:
         return 0
     try:
-        done = DeltaTable.forPath(spark, lake.path(table)).optimize().executeCompaction()
+        done = lake.delta(table).optimize().executeCompaction()
         joined = done.select("metrics.numFilesRemoved").first()
     except CONFLICTS:
         logger.warning("%s: another job is writing it; its small files stay until the next run", table.name)

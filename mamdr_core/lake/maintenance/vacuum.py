@@ -16,7 +16,6 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from mamdr_core.lake.core.sql import table_at
 from mamdr_core.lake.core.tables import Lake
 from schemas import Table
 
@@ -76,8 +75,8 @@ def files_of(lake: Lake, table: Table, versions: Collection[int]) -> set[str]:
     return names
 
 
-def would_vacuum(spark: SparkSession, path: str, listed: DataFiles, days: int) -> DataFiles:
-    """Those of the listed files that `vacuum` would remove."""
+def would_vacuum(spark: SparkSession, table: str, listed: DataFiles, days: int) -> DataFiles:
+    """Those of the listed files that `vacuum` would remove from the table of a name in SQL."""
     # Most days there is no file of that age, and nothing to ask Delta.
     before = time.time() * 1000 - days * _DAY_MS + _HOUR_MS
     old = {name: file for name, file in listed.items() if file.modified < before}
@@ -85,21 +84,21 @@ def would_vacuum(spark: SparkSession, path: str, listed: DataFiles, days: int) -
         return {}
     # Without Delta's check of the retention: a dry run removes nothing.
     with _unchecked(spark):
-        found = _run_vacuum(spark, path, old, f"RETAIN {days * 24} HOURS DRY RUN").collect()
+        found = _run_vacuum(spark, table, old, f"RETAIN {days * 24} HOURS DRY RUN").collect()
     names = {_name(row["path"]) for row in found}
     return {name: file for name, file in old.items() if name in names}
 
 
-def vacuum(spark: SparkSession, path: str, listed: DataFiles, days: int) -> None:
+def vacuum(spark: SparkSession, table: str, listed: DataFiles, days: int) -> None:
     """Remove the listed files that left the table more than `days` ago, or never were in it."""
-    _run_vacuum(spark, path, listed, f"RETAIN {days * 24} HOURS")
+    _run_vacuum(spark, table, listed, f"RETAIN {days * 24} HOURS")
 
 
-def _run_vacuum(spark: SparkSession, path: str, listed: DataFiles, options: str) -> DataFrame:
+def _run_vacuum(spark: SparkSession, table: str, listed: DataFiles, options: str) -> DataFrame:
     rows = [(file.path, file.length, False, file.modified) for file in listed.values()]
     spark.createDataFrame(rows, _INVENTORY).createOrReplaceTempView(_VIEW)
     try:
-        return spark.sql(f"VACUUM {table_at(path)} USING INVENTORY (SELECT * FROM {_VIEW}) {options}")
+        return spark.sql(f"VACUUM {table} USING INVENTORY (SELECT * FROM {_VIEW}) {options}")
     finally:
         spark.catalog.dropTempView(_VIEW)
 
