@@ -128,13 +128,14 @@ def view_statements(lake: Lake) -> list[str]:
     Raises:
         MamdrError: the lake holds no table.
     """
-    tables = [table.name for table in lake.tables()]
+    found = lake.tables()
+    tables = [table.name for table in found]
     if not tables:
         raise MamdrError(f"lake {lake.root} holds no table yet: run jobs/ingest_clicks.py first")
     return [
         f"SET lake = {lake.root}",
         "SET spark.sql.session.timeZone = UTC",
-        *(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM {lake.sql_name(name)}" for name in tables),
+        *(f"CREATE OR REPLACE TEMP VIEW {table.name} AS SELECT * FROM {lake.sql_name(table)}" for table in found),
         *([_examples_view(lake)] if "examples" in tables else []),
         *(
             f"CREATE OR REPLACE TEMP VIEW {view.name} COMMENT '{view.description}' AS {view.sql.strip()}"
@@ -159,7 +160,7 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m mamdr_core.lake.views ROOT [SCHEMA] > views.sql", file=sys.stderr)
         return 2
     try:
-        settings = LakeSettings(*arguments)
+        settings = LakeSettings(root=arguments[0], catalog="".join(arguments[1:]))
         with spark_session("views") as spark:
             statements = view_statements(Lake(spark, settings))
     except (MamdrError, ValueError) as error:
