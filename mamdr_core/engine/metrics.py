@@ -1,6 +1,6 @@
 """Exact AUC, logloss, mean prediction and calibration of all domains in one segmented pass, on the scores' device.
 
-After training also what users' rows are ordered like, and the calibration error: `DetailedMetrics`.
+After training also how well each user's rows are ordered, and calibration errors: `DetailedMetrics`.
 
 Shape suffixes: N rows, n domains, K cutoffs.
 """
@@ -15,7 +15,6 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mamdr_core.engine.calibration import Cells, calibration_error
 from mamdr_core.engine.ranking import group_figures, groups_of
-from mamdr_core.engine.segments import PART_ROWS as PART_ROWS
 from mamdr_core.engine.segments import parts, runs_of
 from mamdr_core.engine.settings import MetricsSettings
 from mamdr_core.engine.threads import one_thread
@@ -27,7 +26,7 @@ class DetailedMetrics:
 
     Attributes:
         settings: that they were measured by.
-        figures: by name in `names`, float64 [4 + 2 K, n]; NaN where a figure is not defined.
+        figures: what the properties name, in their order, float64 [4 + 2 K, n]; NaN where one is not defined.
         cells: counted rows, from which the calibration error of all domains together follows.
     """
 
@@ -109,7 +108,8 @@ class DomainMetrics:
         """
         known = ~self.mean_prediction.isnan()
         promised = (self.mean_prediction * self.rows)[known].sum()
-        pcoc = (promised / self.clicks.sum()).item() if self.clicks.any() else float("nan")
+        clicks = self.clicks[known].sum()
+        pcoc = (promised / clicks).item() if clicks else float("nan")
         if self.detail is None:
             return {"pcoc": pcoc}
         detail = self.detail

@@ -5,9 +5,9 @@ import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
-from mamdr_core.engine import metrics
 from mamdr_core.engine.columns import offsets_of
 from mamdr_core.engine.metrics import domain_metrics, segmented_auc
+from mamdr_core.engine.segments import PART_ROWS
 
 NAN, INF = float("nan"), float("inf")
 
@@ -37,7 +37,7 @@ def test_auc_equals_scikit_learns_with_and_without_ties(levels, dtype):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("most", [1, 7, 1 << 20])
 def test_many_tiny_segments_are_exact_however_many_are_sorted_at_once(monkeypatch, dtype, most):
-    monkeypatch.setitem(metrics.PART_ROWS, "cpu", most)
+    monkeypatch.setitem(PART_ROWS, "cpu", most)
     random = np.random.default_rng(1)
     counts = torch.from_numpy(random.integers(0, 5, 300))
     rows = int(counts.sum())

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score, roc_auc_score
 
-from mamdr_core.engine import metrics
 from mamdr_core.engine.calibration import CELLS
 from mamdr_core.engine.columns import offsets_of
 from mamdr_core.engine.metrics import domain_metrics
+from mamdr_core.engine.segments import PART_ROWS
 from mamdr_core.engine.settings import MetricsSettings
 
 NAN = float("nan")
@@ -76,7 +76,7 @@ def test_figures_equal_loops_with_ties_users_of_one_class_and_of_one_row(dtype, 
     logits = (random.integers(-levels, levels, rows) / levels * 3).astype(dtype)
     labels, users = random.integers(0, 2, rows).astype(np.float32), random.integers(0, 7, rows)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(metrics.PART_ROWS, "cpu", most)
+        patch.setitem(PART_ROWS, "cpu", most)
         measured = measure(logits, labels, users, counts, cutoffs=(1, 3, 10), bins=4)
     parts = [np.split(values, counts.cumsum()[:-1]) for values in (logits, labels, users)]
     expected = np.array([loop(*part, (1, 3, 10), 4) for part in zip(*parts, strict=True)]).T
