@@ -37,9 +37,10 @@ from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.parameters import Change, Rows, Shared
 from mamdr_core.engine.slots import FileSlots
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.lake.core.caching import kept_frames
 from mamdr_core.lake.core.session import make_session, overriding
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.lake.examples.vocabularies import update_vocabulary
+from mamdr_core.lake.examples.vocabularies import Ids, add_new_ids, find_new_ids
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.serving.exporting import export_model
 from mamdr_core.serving.scorer import PIECE_ROWS
@@ -131,7 +132,8 @@ def make_requests(spark: SparkSession, lake: Lake, config: Config, rows: int, do
         ids = spark.range(count).select(
             F.concat(F.lit(name[0]), "id").alias(name), F.lit("2026-01-01").cast("date").alias("ds")
         )
-        update_vocabulary(lake, TABLES[f"{name}s"], ids, name)
+        with kept_frames() as keep:
+            add_new_ids(lake, find_new_ids(lake, [Ids(TABLES[f"{name}s"], name)], ids, keep), keep)
     return spark.read.parquet(str(path))
 
 

@@ -8,15 +8,15 @@ from pyspark.sql import functions as F
 from mamdr_core.lake.core.hashing import hash64
 from mamdr_core.lake.core.sources import CORRUPT, as_id, read_input, resolve
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.lake.examples.encoding import IDS, encode_features
-from mamdr_core.lake.examples.vocabularies import encode, id_column
+from mamdr_core.lake.examples.encoding import IDS, encode_features, indexed_features
+from mamdr_core.lake.examples.vocabularies import encode, grown, id_column
 from mamdr_core.lake.examples.windows import read_window
 from mamdr_core.lake.ingest.clicks import declared_feature
 from mamdr_core.lake.settings import ExamplesSettings, InputSettings
 from mamdr_core.serving.scorer import index_of
 from mamdr_core.serving.served import Served
 from mamdr_core.serving.settings import ScoreInput
-from schemas import UNKNOWN_INDEX
+from schemas import UNKNOWN_INDEX, feature_vocabulary
 
 MALFORMED = "_malformed"
 
@@ -61,7 +61,8 @@ def encode_requests(requests: DataFrame, lake: Lake, served: Served) -> DataFram
         hashed = f"_{name}_hash"
         rows = rows.withColumn(hashed, hash64(_looked_up(name, examples)))
         rows = encode(rows, hashed, lake.read(f"{name}s"), to=index_of(name)).drop(hashed)
-    rows = encode_features(rows, lake, served.features)
+    values = {name: grown(lake, feature_vocabulary(name)) for name in indexed_features(served.features)}
+    rows = encode_features(rows, values, served.features)
     names = [f.name for f in served.features if f.kind == "categorical"]
     return _within(
         rows, {**{index_of(name): served.sizes[name] for name in IDS}, **{n: served.sizes[n] for n in names}}

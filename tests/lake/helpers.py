@@ -1,10 +1,13 @@
-"""Runs and versions of tables for tests of what is kept and what is removed."""
+"""Runs and versions of tables for tests of what is kept and what is removed; growing one vocabulary."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from pyspark.sql import functions as F
 
+from mamdr_core.lake.core.caching import kept_frames
+from mamdr_core.lake.examples.vocabularies import Ids, add_new_ids, find_new_ids
 from schemas import TABLES
 from schemas.spark import spark_schema
 
@@ -41,3 +44,17 @@ def write_versions(spark, lake, domains):
 
 def files_of(lake, table, version):
     return {Path(name.removeprefix("file:")) for name in lake.read(table, version).inputFiles()}
+
+
+class Growth(NamedTuple):
+    """Ids of a vocabulary, and how many of them are new."""
+
+    total: int
+    new: int
+
+
+def update_vocabulary(lake, table, rows, column, min_count=1):
+    """Give every id of a column an index, as a build does for all vocabularies at once."""
+    with kept_frames() as keep:
+        grown = add_new_ids(lake, find_new_ids(lake, [Ids(table, column, min_count)], rows, keep), keep)[column]
+    return Growth(grown.total, grown.new)

@@ -100,7 +100,7 @@ def test_two_builds_share_vocabularies_and_each_finds_its_own_examples(
     configs = [
         with_values(config, {"examples.since": day, "examples.until": day}) for day in ("2026-01-01", "2026-01-02")
     ]
-    meeting(monkeypatch, news_module, "update_vocabulary")
+    meeting(monkeypatch, news_module, "add_new_ids")
     figures = at_once(spark, build_examples, *configs)
     lake = Lake(spark, lake_root)
     indices = {row["id"]: row["index"] for row in lake.read("users").collect()}

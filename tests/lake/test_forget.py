@@ -11,11 +11,10 @@ from pyspark.sql import functions as F
 from mamdr_core.config import with_values
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.lake.examples.vocabularies import Growth, update_vocabulary
 from mamdr_core.lake.maintenance.forget import BY_ID, BY_INDEX, forget_users
 from mamdr_core.shards.pinned import pin_examples
 from schemas import TABLES
-from tests.lake.helpers import files_of, record
+from tests.lake.helpers import Growth, files_of, record, update_vocabulary
 
 SCORE = "'r' run_id, 'b' batch, '1' key, user, item, domain, true user_known, true item_known, true domain_known"
 

@@ -8,8 +8,8 @@ from pyspark.sql import functions as F
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.job import build_examples
-from mamdr_core.lake.examples.vocabularies import update_vocabulary
 from schemas import TABLES
+from tests.lake.helpers import update_vocabulary
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 

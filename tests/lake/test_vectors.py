@@ -6,9 +6,10 @@ from pyspark.sql import functions as F
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.lake.examples.vectors import update_vectors
-from mamdr_core.lake.examples.vocabularies import update_vocabulary
+from mamdr_core.lake.examples import vectors as vectors_module
+from mamdr_core.lake.examples.vocabularies import grown
 from schemas import TABLES
+from tests.lake.helpers import update_vocabulary
 
 pytestmark = pytest.mark.slow
 
@@ -30,6 +31,11 @@ def vectors(spark, tmp_path):
         return path
 
     return write
+
+
+def update_vectors(spark, lake, features):
+    vocabularies = {of: grown(lake, TABLES[f"{of}s"]) for of in ("user", "item")}
+    vectors_module.update_vectors(spark, lake, features, vocabularies)
 
 
 def feature(path, **other):

@@ -12,9 +12,10 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.hashing import hash64
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples import vocabularies
-from mamdr_core.lake.examples.vocabularies import Growth, encode, id_column, update_vocabulary
+from mamdr_core.lake.examples.vocabularies import encode, id_column
 from mamdr_core.lake.settings import IdSettings
 from schemas import TABLES, Column
+from tests.lake.helpers import Growth, update_vocabulary
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -125,16 +126,15 @@ def test_a_job_that_another_overtook_numbers_its_ids_behind(spark, lake_root, ma
     update_vocabulary(lake, USERS, make_clicks([("old", "i", "d")]), "user")
     other = make_clicks([(f"b{n}", "i", "d") for n in range(30)] + [("both", "i", "d")])
     ours = make_clicks([(f"a{n}", "i", "d") for n in range(20)] + [("both", "i", "d")])
-    count, overtaken = vocabularies._count, []
+    entries, overtaken = vocabularies._entries, []
 
-    def overtake(numbered):
-        counted = count(numbered)
+    def overtake(*arguments):
         if not overtaken:
             overtaken.append(True)
             update_vocabulary(Lake(spark, lake_root), USERS, other, "user")
-        return counted
+        return entries(*arguments)
 
-    monkeypatch.setattr(vocabularies, "_count", overtake)
+    monkeypatch.setattr(vocabularies, "_entries", overtake)
     assert update_vocabulary(lake, USERS, ours, "user") == Growth(total=52, new=20)
     found = indices(lake)
     assert sorted(found.values()) == list(range(52))

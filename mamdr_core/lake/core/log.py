@@ -77,7 +77,10 @@ class Log:
     def size(self) -> int:
         """Bytes of the files of the newest version; 0: there is no table."""
         snapshot = self._snapshot()
-        return int(snapshot.sizeInBytes()) if snapshot.version() >= 0 else 0
+        if snapshot.version() < 0:
+            return 0
+        noted = snapshot.checksumOpt()  # with the commit; without it Delta adds up the log, in Spark jobs
+        return int(noted.get().tableSizeBytes() if noted.isDefined() else snapshot.sizeInBytes())
 
     def constraints(self) -> dict[str, str]:
         """Name and condition of the table's CHECK constraints."""

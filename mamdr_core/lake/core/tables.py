@@ -17,6 +17,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.declared import declared_columns, skipping_properties, table_properties
+from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.files import Files, reaching
 from mamdr_core.lake.core.log import EMPTIED, Log
 from mamdr_core.lake.core.names import Names
@@ -175,7 +176,7 @@ class Lake:
         declared = _declared(table)
         if self.exists(declared):
             return
-        empty = self._spark.createDataFrame([], spark_schema(declared))
+        empty = local_frame(self._spark, [], spark_schema(declared))
         try:
             self._save(declared, self._writer(declared, empty, "append", None))
         except CONFLICTS:  # another job has made it meanwhile
@@ -210,7 +211,7 @@ class Lake:
         declared = _declared(table)
         options: dict[str, str | int] = {"txnAppId": _NUMBERED, "txnVersion": number}
         try:
-            if replaced is None:
+            if replaced is None and self.exists(declared):
                 self._overwrite(declared, rows, note, **options)
             else:
                 writer = self._writer(declared, rows, "overwrite" if replaced else "append", note).options(**options)

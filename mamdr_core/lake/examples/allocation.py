@@ -4,6 +4,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from mamdr_core.lake.core.caching import Keep
+from mamdr_core.lake.core.few import local_frame, small
 from mamdr_core.lake.core.hashing import bucket, uniform
 
 _PART = "_part"
@@ -27,7 +28,7 @@ def running_total(rows: DataFrame, order: str, weight: str, to: str) -> DataFram
     )
     total = F.col("_offset") + F.coalesce(F.sum(weight).over(inside), F.lit(0))
     # There are few parts, a row each.
-    joined = parted.join(F.broadcast(offsets), ["domain", _PART], "inner")
+    joined = parted.join(small(offsets), ["domain", _PART], "inner")
     return joined.withColumn(to, total).drop(_PART, "_offset")
 
 
@@ -61,7 +62,7 @@ def share_out(groups: DataFrame, keep: Keep) -> DataFrame:
     short = lacking.collect()
     if not short:
         return placed
-    domains = F.broadcast(groups.sparkSession.createDataFrame(short, lacking.schema))
+    domains = small(local_frame(groups.sparkSession, short, lacking.schema))
     more = running_total(placed.join(domains, "domain", "inner"), "group_hash", "spare", "before")
     extra = share(F.col("before"), F.col("spare"), F.col("all_spare"), F.least("lacking", "all_spare"))
     topped = more.withColumn("take", F.col("take") + extra).select(placed.columns)

@@ -7,9 +7,8 @@ from pyspark.sql import functions as F
 
 from mamdr_core.features import Feature
 from mamdr_core.lake.core.hashing import hash64
-from mamdr_core.lake.core.tables import Lake
-from mamdr_core.lake.examples.vocabularies import encode
-from schemas import UNKNOWN_INDEX, feature_vocabulary
+from mamdr_core.lake.examples.vocabularies import Growth, encode
+from schemas import UNKNOWN_INDEX
 
 IDS = ("user", "item", "domain")
 HASHES = tuple(f"{name}_hash" for name in IDS)
@@ -39,22 +38,33 @@ def first_of_pairs(clicks: DataFrame) -> DataFrame:
     return first.select(*IDS, *HASHES, *(F.col(f"_first.{name}").alias(name) for name in rest))
 
 
-def encode_ids(clicks: DataFrame, lake: Lake, sizes: Mapping[str, int]) -> DataFrame:
+def encode_ids(clicks: DataFrame, vocabularies: Mapping[str, Growth]) -> DataFrame:
     """Replace user, item and domain by their indices; their hashes stay.
 
     Args:
         clicks: with the hashes.
-        lake: has the vocabularies.
-        sizes: of the vocabularies, by "user", "item" and "domain".
+        vocabularies: by "user", "item" and "domain".
     """
     # A large vocabulary is joined by a shuffle: the fewer columns are still strings then, the better.
     for name in reversed(IDS):
-        clicks = encode(clicks.drop(name), f"{name}_hash", lake.read(f"{name}s"), name, sizes[name])
+        known = vocabularies[name]
+        clicks = encode(clicks.drop(name), f"{name}_hash", known.indices, name, known.total)
     return clicks
 
 
-def encode_features(clicks: DataFrame, lake: Lake, features: Sequence[Feature]) -> DataFrame:
-    """Replace declared features by what examples hold: categorical as int (-1: null or unknown), numeric as float."""
+def indexed_features(features: Sequence[Feature]) -> list[str]:
+    """The features whose values have a vocabulary."""
+    return [feature.name for feature in features if feature.kind == "categorical" and not feature.buckets]
+
+
+def encode_features(clicks: DataFrame, vocabularies: Mapping[str, Growth], features: Sequence[Feature]) -> DataFrame:
+    """Replace declared features by what examples hold: categorical as int (-1: null or unknown), numeric as float.
+
+    Args:
+        clicks: with the features.
+        vocabularies: of categorical features without buckets, by their names.
+        features: that are declared; vectors are no columns.
+    """
     for feature in features:
         if feature.kind == "numeric":
             clicks = clicks.withColumn(feature.name, F.col(feature.name).cast("float"))
@@ -63,7 +73,7 @@ def encode_features(clicks: DataFrame, lake: Lake, features: Sequence[Feature]) 
             known = F.when(F.col(feature.name).isNotNull(), hashed)
             clicks = clicks.withColumn(feature.name, F.coalesce(known, F.lit(UNKNOWN_INDEX)))
         elif feature.kind == "categorical":
-            values = lake.read(feature_vocabulary(feature.name))
+            values = vocabularies[feature.name]
             clicks = clicks.withColumn(_VALUE, hash64(F.col(feature.name))).drop(feature.name)
-            clicks = encode(clicks, _VALUE, values, to=feature.name).drop(_VALUE)
+            clicks = encode(clicks, _VALUE, values.indices, feature.name, values.total).drop(_VALUE)
     return clicks

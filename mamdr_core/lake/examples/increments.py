@@ -43,8 +43,8 @@ class Increment:
         number: of the build, higher than those of all earlier ones.
         reason: why all clicks are encoded and all rows replaced; empty: only what is new.
         before: the note of the last build; empty where there is none of use.
-        wanted: disjoint conditions of the clicks to encode. They are separate because Delta skips no file by a
-            disjunction of a partition column and a column with statistics.
+        wanted: disjoint conditions of the clicks to encode; none: there are none. They are separate because Delta skips
+            no file by a disjunction of a partition column and a column with statistics.
         replaced: condition of the examples to take away; empty: none. None: all.
         base: version of the examples that was looked at.
         counted_by: the build whose counts hold for that version; empty: none.
@@ -241,7 +241,7 @@ def _conditions(changes: Changes, until: str | None, settings: ExamplesSettings)
     wanted = [F.col("load").isin(sorted(changes.loads))] if changes.loads else []
     if changes.whole_days or is_extended:
         wanted.append(days & (F.col("load").isNull() | _not_in(changes.loads)))
-    return tuple(wanted) or (F.lit(False),), " OR ".join(parts)
+    return tuple(wanted), " OR ".join(parts)
 
 
 def _not_in(loads: set[int]) -> Column:

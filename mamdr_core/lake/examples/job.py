@@ -17,8 +17,9 @@ from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.caching import Keep, kept_frames
 from mamdr_core.lake.core.features import declared_examples
+from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.progress import progress
-from mamdr_core.lake.core.session import overriding, settings_for
+from mamdr_core.lake.core.session import FEW, FEW_BYTES, FEW_HELD, overriding, settings_for
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.counts import (
     NOTHING,
@@ -32,7 +33,7 @@ from mamdr_core.lake.examples.counts import (
 )
 from mamdr_core.lake.examples.increments import STATE, Increment, built_with, find_increment
 from mamdr_core.lake.examples.layout import assign_shards, lay_out, writing
-from mamdr_core.lake.examples.news import News, check_news, encode_news, grow_vocabularies, seen_domains, select_clicks
+from mamdr_core.lake.examples.news import News, check_news, encode_news, find_ids, grow_vocabularies, select_clicks
 from mamdr_core.lake.examples.packing import pack_domains, pack_more
 from mamdr_core.lake.examples.plans import DomainPlan
 from mamdr_core.lake.examples.vectors import update_vectors
@@ -82,15 +83,17 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
         clicks = select_clicks(lake, clicks_version, config)
         increment = find_increment(lake, config, clicks_version)
         _warn_or_refuse(increment, config)
-        chosen = reduce(DataFrame.union, (clicks.where(condition) for condition in increment.wanted))
-        news = News(increment, chosen, clicks, seen_domains(chosen))
-        check_news(news, lake, config)
-        with (
-            progress(spark, "build_examples"),
-            overriding(spark, settings_for(spark, news.rows, _bytes_read(lake, news))),
-            kept_frames() as keep,
-        ):
-            built = _build(spark, lake, config, clicks_version, news, keep)
+        chosen = [clicks.where(condition) for condition in increment.wanted]
+        with progress(spark, "build_examples"), kept_frames() as keep:
+            if chosen:
+                encoded = reduce(DataFrame.union, chosen)
+                with overriding(spark, _settings_of_survey(lake)):
+                    news = News(increment, find_ids(lake, encoded, config, keep), clicks)
+            else:
+                news = News(increment, None, clicks)
+            check_news(news, lake, config)
+            with overriding(spark, settings_for(spark, news.rows, _bytes_read(lake, news))):
+                built = _build(spark, lake, config, clicks_version, news, keep)
             if built is not None:
                 figures = _figures(news, built)
                 break
@@ -99,6 +102,12 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
         raise MamdrError("examples: other jobs kept building them; run again when they have ended")
     logger.info("%(encoded_rows)d rows encoded; %(examples)d examples, %(shards)d shards, %(domains)d domains", figures)
     return {**figures, "clicks_version": clicks_version, "examples_version": built.version}
+
+
+def _settings_of_survey(lake: Lake) -> Mapping[str, str | int]:
+    """Settings of the first query, before which no row has been counted."""
+    held = sum(lake.log(table).size() for table in ("users", "items"))
+    return FEW if lake.log("clicks").size() <= FEW_BYTES and held <= FEW_HELD else {}
 
 
 def _bytes_read(lake: Lake, news: News) -> int:
@@ -123,13 +132,13 @@ def _build(
     increment, newest = news.increment, news.newest(lake)
     window = window_of(config.examples, newest)
     kept = _count_kept(spark, lake, increment, window)
-    growth, domains = grow_vocabularies(spark, lake, news, config)
-    update_vectors(spark, lake, config.features)
+    growth, domains = grow_vocabularies(spark, lake, news, config, keep)
+    update_vectors(spark, lake, config.features, growth)
     table = declared_examples(config.features, has_split=not window.decides_split)
     shards = increment.state.get("shards", 0)
-    rows, plans = spark.createDataFrame([], spark_schema(table)), list[DomainPlan]()
-    if news.seen:
-        encoded, plans = encode_news(news, lake, growth, domains, config, keep)
+    rows, plans = local_frame(spark, [], spark_schema(table)), list[DomainPlan]()
+    if news.ids and news.seen:
+        encoded, plans = encode_news(news, news.ids.rows, growth, domains, config, keep)
         new_n = {plan.domain: plan.rows for plan in plans}
         held_n = rows_by_shard(kept)
         if increment.replaced is None:
@@ -157,6 +166,8 @@ def _build(
     version = _verify(lake, note, plans)
     if increment.replaced == "" and version == increment.base + 1:
         counts = add_counts(kept, count_added(spark, lake, table, version, window))
+    elif increment.replaced is None:  # nothing was kept
+        counts = count_added(spark, lake, table, version, window)
     else:  # rows went that are counted among those kept, or may have gone with another job's commit in between
         counts = count_examples(lake.read("examples", version), window)
     write_counts(spark, lake, note["build"], counts, window, increment.before.get("build", ""))

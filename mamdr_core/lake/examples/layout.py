@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from mamdr_core.lake.core.few import local_frame, small
 from mamdr_core.lake.core.hashing import hash64, partition_keys
 from mamdr_core.lake.examples.packing import Packing
 from mamdr_core.lake.examples.splits import split_column
@@ -31,9 +32,9 @@ def assign_shards(
         window: of the examples.
     """
     placed = [(domain, rows_n[domain], list(shards)) for domain, shards in packing.shards.items() if domain in rows_n]
-    domains = rows.sparkSession.createDataFrame(placed, "domain int, domain_rows bigint, shards array<int>")
+    domains = local_frame(rows.sparkSession, placed, "domain int, domain_rows bigint, shards array<int>")
     part = F.pmod(hash64("shard", F.col("key")), F.size("shards")).cast("int")
-    rows = rows.join(F.broadcast(domains), "domain", "inner").withColumn("shard", F.get("shards", part))
+    rows = rows.join(small(domains), "domain", "inner").withColumn("shard", F.get("shards", part))
     if not window.decides_split:
         rows = rows.withColumn("split", split_column(settings.split, settings.seed, F.col("domain_rows")))
     return rows.drop("domain_rows", "shards")

@@ -16,6 +16,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from mamdr_core.lake.core.caching import Keep
+from mamdr_core.lake.core.few import small
 from mamdr_core.lake.examples.allocation import divide, running_total, share_out
 from mamdr_core.lake.examples.walks import walk
 
@@ -44,7 +45,7 @@ def sample_negatives(pairs: DataFrame, plan: DataFrame, seed: int, carried: Sequ
     Returns:
         user, item, domain, their hashes, and `carried`; exactly `negatives` rows a domain, none clicked, none twice.
     """
-    plan = F.broadcast(plan.select(*PLAN, _copies().alias("copies")))
+    plan = small(plan.select(*PLAN, _copies().alias("copies")))
     catalogue = keep(rank_items(pairs, plan))
     copied = catalogue.join(plan.select("domain", "copies"), "domain", "inner").select(
         *catalogue.columns, F.explode(F.sequence(F.lit(0).cast("long"), F.col("copies") - 1)).alias("copy")
@@ -61,7 +62,7 @@ def rank_items(pairs: DataFrame, plan: DataFrame) -> DataFrame:
     """The items of each domain in an order decided by their hashes: domain, item, item_hash, item_rank from 0."""
     items = pairs.select("domain", "item", "item_hash").distinct().withColumn("one", F.lit(1))
     parts = plan.select("domain", "parts")
-    ranked = running_total(items.join(F.broadcast(parts), "domain", "inner"), "item_hash", "one", "item_rank")
+    ranked = running_total(items.join(small(parts), "domain", "inner"), "item_hash", "one", "item_rank")
     return ranked.select("domain", "item", "item_hash", "item_rank")
 
 
@@ -89,7 +90,7 @@ def _group_clicks(pairs: DataFrame, catalogue: DataFrame, plan: DataFrame) -> Da
     ranked = pairs.join(domains, "domain", "inner").withColumn("copy", _copy())
     ranked = ranked.join(catalogue.drop("item"), ["domain", "item_hash", "copy"], "inner")
     return (
-        ranked.join(F.broadcast(divided), ["user_hash", "domain"], "left")
+        ranked.join(small(divided), ["user_hash", "domain"], "left")
         .withColumn("groups", F.coalesce("groups", F.lit(1).cast("long")))
         .withColumn("group", divide(F.col("item_rank") * F.col("groups"), F.col("items")))
         .drop("item", "item_hash", "items", "copies", "copy", "per_click")

@@ -11,12 +11,14 @@ from pyspark.sql import functions as F
 from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.caching import Keep
-from mamdr_core.lake.core.hashing import hash64
+from mamdr_core.lake.core.few import gathered
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.encoding import (
+    IDS,
     encode_features,
     encode_ids,
     first_of_pairs,
+    indexed_features,
     row_key,
     sampled_key,
     with_hashes,
@@ -31,7 +33,16 @@ from mamdr_core.lake.examples.plans import (
     plan_frame,
     plan_impressions,
 )
-from mamdr_core.lake.examples.vocabularies import Growth, grown, id_column, update_domains, update_vocabulary
+from mamdr_core.lake.examples.vocabularies import (
+    Growth,
+    Ids,
+    NewIds,
+    add_new_ids,
+    find_new_ids,
+    grown,
+    id_column,
+    update_domains,
+)
 from schemas import TABLES, feature_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -46,15 +57,18 @@ class News:
 
     Attributes:
         increment: how it is found, and what it replaces.
-        clicks: to encode.
+        ids: from `find_ids`, of the clicks to encode; None: there are none.
         all_clicks: of the declared days.
-        seen: from `seen_domains` of what is to be encoded.
     """
 
     increment: Increment
-    clicks: DataFrame
+    ids: NewIds | None
     all_clicks: DataFrame
-    seen: list[Row]
+
+    @property
+    def seen(self) -> list[Row]:
+        """Every domain: its id, `hash` of it, rows, positives, its first day as `ds`, and its last as `newest`."""
+        return self.ids.domains if self.ids else []
 
     @property
     def rows(self) -> int:
@@ -104,20 +118,23 @@ def select_clicks(lake: Lake, version: int, config: Config) -> DataFrame:
     return clicks.select(*ids, "domain", "label", "event_time", "ds", "load", "true_probability", *split, *features)
 
 
-def seen_domains(clicks: DataFrame) -> list[Row]:
-    """Every domain: its id, `hash` of it, rows, positives, its first day as `ds`, and its last as `newest`.
+def find_ids(lake: Lake, clicks: DataFrame, config: Config, keep: Keep) -> NewIds:
+    """The domains of the clicks to encode, and the ids that vocabularies lack, in one query.
 
-    Where the log gives the split, also `unsplit`: rows without one.
+    Not among them are ids that need several rows to get an index: of these the rows of all days are counted.
     """
-    unsplit = [F.count_if(F.col(SPLIT).isNull()).alias("unsplit")] if SPLIT in clicks.columns else []
-    counted = clicks.groupBy("domain").agg(
-        F.count("*").alias("rows"),
-        F.sum(F.col("label").cast("long")).alias("positives"),
-        F.min("ds").alias("ds"),
-        F.max("ds").alias("newest"),
-        *unsplit,
-    )
-    return counted.withColumn("hash", hash64(F.col("domain"))).collect()
+    return find_new_ids(lake, _vocabularies(config)[0], clicks, keep, domains=True)
+
+
+def _vocabularies(config: Config) -> tuple[list[Ids], list[Ids]]:
+    """The vocabularies, without that of domains, whose ids need one row, and those whose ids need several."""
+    settings = config.examples
+    wanted = [
+        Ids(TABLES["users"], "user", settings.users.min_count),
+        Ids(TABLES["items"], "item", settings.items.min_count),
+        *(Ids(feature_vocabulary(name), name) for name in indexed_features(config.features)),
+    ]
+    return [ids for ids in wanted if ids.min_count == 1], [ids for ids in wanted if ids.min_count > 1]
 
 
 def check_news(news: News, lake: Lake, config: Config) -> None:
@@ -143,36 +160,27 @@ def check_news(news: News, lake: Lake, config: Config) -> None:
 
 
 def grow_vocabularies(
-    spark: SparkSession, lake: Lake, news: News, config: Config
+    spark: SparkSession, lake: Lake, news: News, config: Config, keep: Keep
 ) -> tuple[dict[str, Growth], dict[str, int]]:
-    """Give new ids an index; returns what was done, and the index of every domain by its id.
-
-    Of ids that need several rows to get one, the rows of all days are counted.
-    """
-    settings = config.examples
-    if not news.seen:
-        return {name: grown(lake, TABLES[f"{name}s"]) for name in ("user", "item", "domain")}, {}
-    growth = {}
-    for name, ids in (("user", settings.users), ("item", settings.items)):
-        rows = news.clicks if ids.min_count == 1 else news.all_clicks
-        growth[name] = update_vocabulary(lake, TABLES[f"{name}s"], rows, name, ids.min_count)
-    for feature in config.features:
-        if feature.kind == "categorical" and not feature.buckets:
-            update_vocabulary(lake, feature_vocabulary(feature.name), news.clicks, feature.name)
+    """Give new ids an index; returns what was done by column, and the index of every domain by its id."""
+    if not news.ids or not news.seen:
+        return {name: grown(lake, TABLES[f"{name}s"]) for name in IDS}, {}
+    growth = add_new_ids(lake, news.ids, keep)
+    if rare := _vocabularies(config)[1]:
+        growth |= add_new_ids(lake, find_new_ids(lake, rare, news.all_clicks, keep), keep)
     growth["domain"], domains = update_domains(lake, spark, news.seen)
     return growth, domains
 
 
 def encode_news(
-    news: News, lake: Lake, growth: Mapping[str, Growth], domains: Mapping[str, int], config: Config, keep: Keep
+    news: News, clicks: DataFrame, growth: Mapping[str, Growth], domains: Mapping[str, int], config: Config, keep: Keep
 ) -> tuple[DataFrame, list[DomainPlan]]:
     """The new rows, sampled negatives among them, and what was planned of each domain."""
     in_domain = config.examples.negatives.kind == "in_domain"
-    rows = with_hashes(news.clicks)
+    rows = gathered(with_hashes(clicks))
     if in_domain:
         rows = first_of_pairs(rows)
-    sizes = {name: grown.total for name, grown in growth.items()}
-    rows = encode_features(encode_ids(rows, lake, sizes), lake, config.features)
+    rows = encode_features(encode_ids(rows, growth), growth, config.features)
     rows = rows.withColumn("key", row_key()).drop("event_time")
     if not in_domain:
         return rows, plan_impressions(news.seen, domains)

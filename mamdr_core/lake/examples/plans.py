@@ -8,6 +8,7 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
+from mamdr_core.lake.core.few import local_frame, small
 from mamdr_core.lake.core.hashing import hash64, uniform
 from mamdr_core.lake.settings import ExamplesSettings
 
@@ -90,16 +91,16 @@ def plan_domains(counts: list[Row]) -> list[DomainPlan]:
 def plan_frame(spark: SparkSession, plans: list[DomainPlan]) -> DataFrame:
     """The plan as `sample_negatives` takes it."""
     rows = [(plan.domain, plan.clicks, plan.items, plan.negatives, 1 + plan.clicks // ROWS_A_PART) for plan in plans]
-    return spark.createDataFrame(rows, "domain int, positives bigint, items bigint, negatives bigint, parts int")
+    return local_frame(spark, rows, "domain int, positives bigint, items bigint, negatives bigint, parts int")
 
 
 def _with_ratio(domains: DataFrame, settings: ExamplesSettings) -> DataFrame:
     ratio = settings.negatives.ctr_ratio
     if isinstance(ratio, dict):
-        mapped = domains.sparkSession.createDataFrame(list(ratio.items()), "id string, ratio double")
+        mapped = local_frame(domains.sparkSession, list(ratio.items()), "id string, ratio double")
         # Encoded rows have lost the id and kept its hash.
         hashed = mapped.select(hash64(F.col("id")).alias("domain_hash"), "ratio")
-        return domains.join(F.broadcast(hashed), "domain_hash", "left")
+        return domains.join(small(hashed), "domain_hash", "left")
     low, high = ratio if isinstance(ratio, tuple) else (ratio, ratio)
     drawn = uniform(hash64("ratio", settings.seed, F.col("domain_hash")))
     return domains.withColumn("ratio", low + (high - low) * drawn)

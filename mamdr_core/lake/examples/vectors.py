@@ -1,7 +1,7 @@
 """Fixed feature vectors of users and items, from their sources to user_features and item_features."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -11,10 +11,14 @@ from pyspark.sql import types as T
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
+from mamdr_core.lake.core.few import bytes_of, gathered, is_few, small
+from mamdr_core.lake.core.session import FEW_BYTES, memory_of
 from mamdr_core.lake.core.sources import CORRUPT, as_id, read_input, readable, state_of
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.vocabularies import BROADCAST_BYTES, Growth, grown
 from mamdr_core.lake.settings import InputSettings
 from mamdr_core.yaml_values import shorten
+from schemas import TABLES
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +43,25 @@ class Source:
     vectors: DataFrame
     state: str
 
+    @property
+    def is_small(self) -> bool:
+        """Whether one task reads it sooner than several are started."""
+        return bytes_of(self.vectors) <= FEW_BYTES
 
-def update_vectors(spark: SparkSession, lake: Lake, features: Sequence[Feature]) -> None:
+
+def update_vectors(
+    spark: SparkSession, lake: Lake, features: Sequence[Feature], vocabularies: Mapping[str, Growth]
+) -> None:
     """Make user_features and item_features hold the declared vectors of all known ids.
 
     Where no source's files have changed, the vectors of new ids alone are added, and without new ids there is no
     commit; else the table is rewritten.
+
+    Args:
+        spark: the session.
+        lake: the lake.
+        features: that are declared.
+        vocabularies: by "user" and "item".
 
     Raises:
         MamdrError: a source that cannot be read, lacks `id` or `vector`, or holds a vector of another length or with an
@@ -53,26 +70,28 @@ def update_vectors(spark: SparkSession, lake: Lake, features: Sequence[Feature])
     for of in ("user", "item"):
         declared = [feature for feature in features if feature.kind == "vector" and feature.of == of]
         if declared:
-            _update(lake, f"{of}s", f"{of}_features", [_open(spark, feature) for feature in declared])
+            _update(lake, of, vocabularies[of], [_open(spark, feature) for feature in declared])
 
 
-def _update(lake: Lake, vocabulary: str, table: str, sources: Sequence[Source]) -> None:
-    states = {source.feature.name: source.state for source in sources}
-    for _ in range(TRIES):
+def _update(lake: Lake, of: str, vocabulary: Growth, sources: Sequence[Source]) -> None:
+    table, states = f"{of}_features", {source.feature.name: source.state for source in sources}
+    for number in range(TRIES):
         base, known = lake.newest(table), _known_ids(lake, table, states)
-        indices = lake.read(vocabulary)
-        ids = indices.count()
-        if known is not None and known >= ids:
+        if number and known is None:  # another job wrote it, perhaps for ids that it had added itself
+            vocabulary = grown(lake, TABLES[f"{of}s"])
+        if known is not None and known >= vocabulary.total:
             return
-        wanted = F.col("index").between(known or 0, ids - 1)
-        rows = reduce(DataFrame.unionByName, (_indexed(source, indices.where(wanted)) for source in sources))
-        note = {"job": "build_examples", "sources": states, "ids": ids, "base": base}
+        wanted = F.col("index").between(known or 0, vocabulary.total - 1)
+        indices, ids = vocabulary.indices.where(wanted), vocabulary.total - (known or 0)
+        rows = reduce(DataFrame.unionByName, (_indexed(source, indices, ids) for source in sources))
+        note = {"job": "build_examples", "sources": states, "ids": vocabulary.total, "base": base}
         if known is None:
             _check(sources)
+        if known is None and base >= 0:
             lake.overwrite(table, rows, note)
         else:
             lake.append(table, rows, note)
-        logger.info("%s: %s of %d ids", table, ", ".join(states), ids)
+        logger.info("%s: %s of %d ids", table, ", ".join(states), vocabulary.total)
     raise MamdrError(f"{table}: other jobs kept writing it; run again when they have ended")
 
 
@@ -86,11 +105,17 @@ def _known_ids(lake: Lake, table: str, states: dict[str, str]) -> int | None:
     return int(note["ids"]) if version == note["base"] + 1 else None
 
 
-def _indexed(source: Source, indices: DataFrame) -> DataFrame:
+def _indexed(source: Source, indices: DataFrame, ids: int) -> DataFrame:
     """Vectors joined to ids of a vocabulary: index, name, vector; of an id that repeats, the largest vector counts."""
+    spark = indices.sparkSession
+    vectors, indices = source.vectors, indices.select("id", "index")
+    if source.is_small:
+        vectors, indices = gathered(vectors), small(indices) if is_few(spark) else indices
+    elif ids * BROADCAST_BYTES <= memory_of(spark):
+        indices = F.broadcast(indices)  # few clicks, whose shuffles have one task, may come with many vectors
     return (
-        source.vectors.where("id IS NOT NULL AND vector IS NOT NULL")
-        .join(indices.select("id", "index"), "id", "inner")
+        vectors.where("id IS NOT NULL AND vector IS NOT NULL")
+        .join(indices, "id", "inner")
         .groupBy("index")
         .agg(F.max("vector").alias("vector"))
         .select("index", F.lit(source.feature.name).alias("name"), "vector")
@@ -132,7 +157,8 @@ def _check(sources: Sequence[Source]) -> None:
         with readable(source.settings):
             counts = F.expr("id IS NOT NULL AND vector IS NOT NULL")
             wrong = counts & ((F.size("vector") != size) | strange)
-            bad = source.vectors.where(wrong | F.col("malformed").isNotNull()).first()
+            faulty = source.vectors.where(wrong | F.col("malformed").isNotNull())
+            bad = (gathered(faulty) if source.is_small else faulty).first()
         if bad and bad["malformed"] is not None:
             raise MamdrError(
                 f"feature {source.feature.name}: {source.feature.path}: {shorten(bad['malformed'])} is not a whole "

@@ -12,6 +12,7 @@ from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.caching import kept_frames
 from mamdr_core.lake.core.features import declared_clicks
+from mamdr_core.lake.core.few import bytes_of
 from mamdr_core.lake.core.progress import progress
 from mamdr_core.lake.core.session import FEW, FEW_BYTES, overriding
 from mamdr_core.lake.core.sources import read_input, readable
@@ -32,7 +33,7 @@ from mamdr_core.lake.ingest.publish import Publication, publish
 from mamdr_core.lake.ingest.repeats import in_spans, settle_events
 from mamdr_core.lake.ingest.restorable import count_restorable
 from mamdr_core.lake.ingest.rules import rules_for
-from mamdr_core.lake.ingest.survey import Survey, bytes_of, survey_rows
+from mamdr_core.lake.ingest.survey import Survey, survey_rows
 from mamdr_core.lake.ingest.tally import Tally
 from mamdr_core.lake.ingest.unparsed import explain_times
 from schemas.clicks import RECORD_WELL_FORMED

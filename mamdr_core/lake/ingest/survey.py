@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from mamdr_core.lake.core.caching import Keep
+from mamdr_core.lake.core.few import bytes_of
 from mamdr_core.lake.ingest.clicks import FILED, KEY, RULE
 from mamdr_core.lake.ingest.tally import Tally
 from schemas import Rule
@@ -167,9 +168,3 @@ def _record(schema: pa.Schema, columns: Mapping[str, Sized]) -> pa.RecordBatch:
 
 def _tasks(judged: DataFrame) -> int:
     return min(max(-(-bytes_of(judged) // TASK_BYTES), 1), 4096)
-
-
-def bytes_of(rows: DataFrame) -> int:
-    """Bytes of the files that rows come from."""
-    log = rows._jdf.queryExecution().optimizedPlan().collectLeaves().head()
-    return int(log.stats().sizeInBytes())
