@@ -79,11 +79,15 @@ class Log:
         snapshot = self._snapshot()
         return int(snapshot.sizeInBytes()) if snapshot.version() >= 0 else 0
 
+    def properties(self) -> dict[str, str]:
+        """The properties of the table."""
+        jvm: Any = self._spark._jvm
+        return dict(jvm.scala.jdk.javaapi.CollectionConverters.asJava(self._snapshot().metadata().configuration()))
+
     def constraints(self) -> dict[str, str]:
         """Name and condition of the table's CHECK constraints."""
-        jvm: Any = self._spark._jvm
-        properties = jvm.scala.jdk.javaapi.CollectionConverters.asJava(self._snapshot().metadata().configuration())
-        return {name.removeprefix(CONSTRAINT): text for name, text in properties.items() if name.startswith(CONSTRAINT)}
+        found = self.properties().items()
+        return {name.removeprefix(CONSTRAINT): text for name, text in found if name.startswith(CONSTRAINT)}
 
     def commits(self, at: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
         """All commits up to a version (None: the newest), the newest first, as far back as they are there.
