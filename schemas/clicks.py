@@ -110,8 +110,17 @@ CLICKS_REJECTED = Table(
             "xxhash64 of user, item, domain and event_time; null where a rule before unique_event failed",
             nullable=True,
         ),
+        Column("known_load", "bigint", "where it failed new_event: the load whose click has the event", nullable=True),
+        Column("known_ds", "date", "where it failed new_event: the day of that click", nullable=True),
+        Column(
+            "click",
+            "string",
+            "where it failed new_event: the row as clicks would hold it, in JSON (event_time in microseconds since "
+            "1970), which is filed when no other load has the event any more",
+            nullable=True,
+        ),
         Column("ds", "date", "the day that the row would be filed under; null where it has none", nullable=True),
     ),
     partition_by=("ds",),
-    skip_by=("load",),
+    skip_by=("load", "known_ds"),
 )

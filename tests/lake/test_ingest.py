@@ -39,6 +39,7 @@ def test_every_row_is_counted_and_kept_once_and_a_second_run_changes_none(
         "days": 2,
         "clicks_version": 0,
         "undeclared_columns": [],
+        "restored": 0,
         "restorable": 0,
     }
     lake = Lake(spark, lake_root)

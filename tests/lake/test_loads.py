@@ -53,20 +53,32 @@ def test_late_rows_are_added_to_their_day_and_reruns_change_nothing(spark, make_
 def test_a_corrected_source_replaces_what_it_brought_also_on_days_that_it_no_longer_holds(
     spark, make_log, make_config, lake_root, caplog
 ):
-    """What only a rejected row of another load holds then is reported, and loading that one again restores it."""
+    """What only a rejected row of another load holds then is filed; older rows of that kind are reported."""
     ingest_clicks(spark, make_config(make_log([*rows(DAY_1, ["a"]), *rows(DAY_2, ["b"]), ("x", "i", "d", "7", "?")])))
     other = make_config(make_log([*rows(DAY_1, ["a"]), *rows(DAY_2, ["b", "o"])], "other"))
     assert ingest_clicks(spark, other)["rejected_by_rule"] == {"new_event": 2}
     corrected = make_log(rows(DAY_2, ["b", "c"]))
     with pytest.raises(MamdrError, match=r"1 days that this path held before are gone .*removed: 2026-01-01 1"):
         ingest_clicks(spark, make_config(corrected))
-    figures = ingest_clicks(spark, make_config(f"{corrected}/", quality={"max_vanished_days": 1}))
-    assert clicks_of(spark, lake_root) == [("b", DAY_2), ("c", DAY_2), ("o", DAY_2)]
-    assert rejected_of(spark, lake_root) == {"new_event": 2}
-    assert figures["restorable"] == 1
+    before = {name: Lake(spark, lake_root).version(name) for name in ("clicks", "clicks_rejected")}
+    expected = [("a", DAY_1), ("b", DAY_2), ("c", DAY_2), ("o", DAY_2)]
+    with_loss = make_config(f"{corrected}/", quality={"max_vanished_days": 1})
+    figures = ingest_clicks(spark, with_loss)
+    assert clicks_of(spark, lake_root) == expected
+    assert rejected_of(spark, lake_root) == {"new_event": 1}
+    assert (figures["restored"], figures["restorable"]) == (1, 0)
+    for name, version in before.items():
+        spark.sql(f"RESTORE delta.`{Lake(spark, lake_root).path(name)}` TO VERSION AS OF {version}")
+    path = Lake(spark, lake_root).path("clicks_rejected")  # as an earlier version of this project left it
+    spark.sql(f"ALTER TABLE delta.`{path}` SET TBLPROPERTIES ('delta.dataSkippingStatsColumns' = 'load')")
+    old = spark.read.format("delta").load(path).drop("known_load", "known_ds", "click")
+    old.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(path)
+    figures = ingest_clicks(spark, with_loss)
+    assert clicks_of(spark, lake_root) == [user for user in expected if user[0] != "a"]
+    assert (figures["restored"], figures["restorable"]) == (0, 1)
     assert f"load these again: {other.input.path} (1 events)" in caplog.text
     assert ingest_clicks(spark, other)["rejected_by_rule"] == {"new_event": 1}
-    assert clicks_of(spark, lake_root) == [("a", DAY_1), ("b", DAY_2), ("c", DAY_2), ("o", DAY_2)]
+    assert clicks_of(spark, lake_root) == expected
 
 
 def test_files_that_arrive_are_loaded_once(spark, make_log, make_config, lake_root, tmp_path):

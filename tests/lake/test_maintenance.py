@@ -129,6 +129,23 @@ def test_small_files_are_joined_but_never_across_the_order_of_examples(spark, la
     assert again["tables"]["clicks"]["files_compacted"] == 0
 
 
+def test_the_driver_handles_no_file_by_itself(spark, tmp_path, make_config, make_clicks, unchecked, jvm_calls):
+    """Files of ten times as many days, as many of them removed, are no more calls and rows of the driver's Python."""
+    found = []
+    for days in (2, 20):
+        lake = Lake(spark, str(tmp_path / f"{days} days"))
+        clicks = make_clicks([("u", "i", "d", 1, f"2026-01-{day + 1:02d}") for day in range(days)])
+        lake.overwrite("clicks", clicks)
+        lake.overwrite("clicks", clicks)
+        record(spark, lake, ("kept", "ok", 0, {"clicks": 1}))
+        config = make_config(lake={"root": lake.root}, maintain={"retention_days": 0})
+        with jvm_calls() as counts:
+            figures = maintain_lake(spark, config)["tables"]["clicks"]
+        assert (figures["files_before"], figures["files_deleted"], figures["files_after"]) == (2 * days, days, days)
+        found.append(counts)
+    assert found[1] <= found[0]
+
+
 def test_young_versions_stay_and_what_a_killed_write_left_goes(spark, lake_root, make_config):
     lake = Lake(spark, lake_root)
     first, _ = write_versions(spark, lake, [1, 2])

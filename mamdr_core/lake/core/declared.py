@@ -7,6 +7,8 @@ from mamdr_core.lake.core.log import CONSTRAINT
 from schemas import Table
 from schemas.spark import spark_schema
 
+SKIP_BY = "delta.dataSkippingStatsColumns"
+"""Property of a table: the columns by which files are skipped."""
 # By default Delta drops its log after 30 days and forgets after 7 which files left; maintain_lake adjusts both.
 _PROPERTIES = {
     "delta.logRetentionDuration": "interval 730 days",
@@ -23,7 +25,7 @@ def table_properties(table: Table) -> dict[str, str]:
 def skipping_properties(table: Table) -> dict[str, str]:
     """The columns whose least and greatest value in each file Delta keeps."""
     if table.skip_by:
-        return {"delta.dataSkippingStatsColumns": ",".join(table.skip_by)}
+        return {SKIP_BY: ",".join(table.skip_by)}
     return {"delta.dataSkippingNumIndexedCols": "0"}
 
 

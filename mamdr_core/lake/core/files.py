@@ -61,13 +61,27 @@ class Files:
         """Names of the files and folders in a folder; none if it does not exist."""
         if not self.exists(*names):
             return []
-        return [status.getPath().getName() for status in self._system.listStatus(self._make_path(self.path(*names)))]
+        return [path.rpartition("/")[2] for path in self._paths(self._make_path(self.path(*names)), "listStatus")]
+
+    def modified(self, *names: str) -> int | None:
+        """When a file was last written, in milliseconds since 1970; None if it does not exist."""
+        if not self.exists(*names):
+            return None
+        return int(self._system.getFileStatus(self._make_path(self.path(*names))).getModificationTime())
 
     def matches(self) -> list[str]:
         """Paths that the root, as a glob, matches, sorted."""
         with reaching(self.root):
-            found = self._system.globStatus(self._make_path(self.root)) or ()
-        return sorted(status.getPath().toString() for status in found)
+            return sorted(self._paths(self._make_path(self.root), "globStatus"))
+
+    def _paths(self, path: Any, listing: str) -> list[str]:
+        """What the file system lists of a path, in one answer of the JVM rather than one for each file."""
+        found = getattr(self._system, listing)(path)
+        if not found:
+            return []
+        jvm: Any = self._spark._jvm
+        paths = jvm.org.apache.hadoop.fs.FileUtil.stat2Paths(found)
+        return str(jvm.scala.collection.immutable.ArraySeq.unsafeWrapArray(paths).mkString("\0")).split("\0")
 
     def lines(self, *names: str) -> Iterator[str]:
         """The lines of a text file, read as far as they are asked for; none if it does not exist."""

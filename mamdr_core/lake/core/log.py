@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.session import storage_errors
@@ -14,7 +15,9 @@ CONSTRAINT = "delta.constraints."
 """Before a constraint's name, a property of the table."""
 EMPTIED = "emptied"
 """In the note of a commit that took a table's first write back."""
-_RECENT = 100
+RECENT = 100
+"""Commits that are read one by one, the newest first; older ones by Spark."""
+_COMMIT = "commitInfo struct<operation: string, operationParameters: struct<version: string>, userMetadata: string>"
 
 
 class Log:
@@ -41,17 +44,46 @@ class Log:
 
     def find(self, note: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
         """The newest recent commit with a note: its version, and what its file of the log records of it."""
-        for version, commit in islice(self.commits(), _RECENT):
+        for version, commit in islice(self.commits(), RECENT):
             if commit.get("userMetadata") == json.dumps(note):
                 return version, commit
         return None
 
     def newest_note(self, key: str, version: int | None = None) -> tuple[int, dict[str, Any]] | None:
         """The newest commit whose note has the key, of those that a version consists of: its version, and the note."""
-        for number, commit in self.lineage(version):
+        left = RECENT
+        for number, commit in islice(self.lineage(version), RECENT):
             note = read_note(commit.get("userMetadata"))
             if key in note:
                 return number, note
+            left -= 1
+        return None if left else self._older_note(key, number - 1)
+
+    def _older_note(self, key: str, number: int) -> tuple[int, dict[str, Any]] | None:
+        """As `newest_note`, of all commits up to a number; Spark reads them, and returns those that decide."""
+        if not self.commit(number):
+            return None
+        files = self._spark.read.schema(_COMMIT).option("pathGlobFilter", "*.json")
+        told = files.json(Files(self._spark, self._path).path("_delta_log")).select(
+            F.regexp_extract("_metadata.file_name", r"^(\d{20})\.json$", 1).cast("bigint").alias("number"),
+            "commitInfo.*",
+        )
+        notes = told.where(
+            F.col("operation").eqNullSafe("RESTORE")
+            | F.contains("userMetadata", F.lit(f'"{key}"'))
+            | F.contains("userMetadata", F.lit(EMPTIED))
+        )
+        for row in notes.where(F.col("number") <= number).orderBy(F.desc("number")).collect():
+            commit = row.asDict(recursive=True)
+            note = read_note(commit["userMetadata"])
+            if commit["number"] > number:  # taken back
+                continue
+            if (restored := restored_version(commit)) is not None:
+                number = restored
+            elif EMPTIED in note:
+                return None
+            elif key in note:
+                return commit["number"], note
         return None
 
     def lineage(self, version: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -82,11 +114,29 @@ class Log:
         noted = snapshot.checksumOpt()  # with the commit; without it Delta adds up the log, in Spark jobs
         return int(noted.get().tableSizeBytes() if noted.isDefined() else snapshot.sizeInBytes())
 
+    def properties(self) -> dict[str, str]:
+        """The properties of the table."""
+        jvm: Any = self._spark._jvm
+        return dict(jvm.scala.jdk.javaapi.CollectionConverters.asJava(self._snapshot().metadata().configuration()))
+
+    def written_at(self, version: int) -> int | None:
+        """When a commit's file was written, in milliseconds since 1970; None where it is gone."""
+        return Files(self._spark, self._path).modified("_delta_log", f"{version:020}.json")
+
+    def files(self, version: int) -> DataFrame:
+        """The data files of a version: `path`, as the log has it (quoted, below the table); no file is opened.
+
+        Raises:
+            AnalysisException: Delta can no longer put the version together.
+        """
+        table = self._spark.read.format("delta").option("versionAsOf", version).load(self._path)
+        index = table._jdf.queryExecution().analyzed().collectLeaves().head().relation().location()
+        return DataFrame(index.getSnapshot().allFiles().toDF(), self._spark).select("path")
+
     def constraints(self) -> dict[str, str]:
         """Name and condition of the table's CHECK constraints."""
-        jvm: Any = self._spark._jvm
-        properties = jvm.scala.jdk.javaapi.CollectionConverters.asJava(self._snapshot().metadata().configuration())
-        return {name.removeprefix(CONSTRAINT): text for name, text in properties.items() if name.startswith(CONSTRAINT)}
+        found = self.properties().items()
+        return {name.removeprefix(CONSTRAINT): text for name, text in found if name.startswith(CONSTRAINT)}
 
     def commits(self, at: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
         """All commits up to a version (None: the newest), the newest first, as far back as they are there.

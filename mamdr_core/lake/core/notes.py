@@ -7,6 +7,8 @@ from typing import Any
 MERGED, EXPIRED, INCOMPLETE = "merged", "expired", "incomplete"
 """In a commit's note: it wrote rows anew that were there; it removed days from clicks and examples alike; it removed
 rows from clicks whose examples cannot be found."""
+RESTORED = "restored"
+"""In the note of a commit of clicks: the loads to which it added rows that had been rejected as another load's."""
 
 
 def load_note(load: int, whole_days: Collection[date | None]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.config import Config
 from mamdr_core.lake.core.log import Log, read_note, restored_version
-from mamdr_core.lake.core.notes import EXPIRED, INCOMPLETE, MERGED
+from mamdr_core.lake.core.notes import EXPIRED, INCOMPLETE, MERGED, RESTORED
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.settings import ExamplesSettings
 
@@ -83,6 +83,10 @@ class Changes:
 
     def add(self, note: dict[str, Any], replaces: bool) -> None:
         """Take in a commit of ingest_clicks."""
+        if RESTORED in note:
+            self.loads.update(note[RESTORED])
+            self.replaced.update(note[RESTORED])
+            return
         self.loads.add(note["load"])
         if replaces:
             self.replaced.add(note["load"])
@@ -192,7 +196,7 @@ def find_changes(log: Log, after: int, to: int) -> Changes:
             return Changes(f"version {version} of clicks removed rows of users without an index")
         if _changes_no_row(commit, note):
             continue
-        if "load" not in note:
+        if not {"load", RESTORED} & note.keys():
             what = commit.get("operation", "its log is gone")
             return Changes(f"version {version} of clicks ({what}) was not written by a load")
         # Delta's own figure, as what was there before may have changed while the load was counted.

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 UNFINISHED = ("_", ".")
 """Names begin with these while, by the convention of Hadoop's tools, something is written to them."""
-_SUMS = ("rows_in", "clicks", "rejected", "restorable", "days")
+_SUMS = ("rows_in", "clicks", "rejected", "restored", "restorable", "days")
 
 
 def ingest_arrived(spark: SparkSession, config: Config) -> dict[str, Any]:

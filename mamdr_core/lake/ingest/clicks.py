@@ -23,8 +23,10 @@ from schemas.clicks import NOT_ANCIENT, NOT_FUTURE, RECORD_WELL_FORMED
 
 FIRST_DAY = "1970-01-01"
 RAW, MALFORMED, SOURCE_FILE, UNREADABLE = "_raw", "_malformed", "_source_file", "_unreadable"
-RULE, KEY, FILED = "_rule", "_key", "_filed"
+RULE, KEY, FILED, KNOWN = "_rule", "_key", "_filed", "_known"
 EVENT = ("user", "item", "domain", "event_time")
+_JUDGEMENT = (RAW, MALFORMED, SOURCE_FILE, UNREADABLE, RULE, KEY, FILED, KNOWN)
+"""Columns of judged rows that are not columns of clicks."""
 _NEITHER = -1
 # Days beyond these have no Python date; no rule lets one pass, but they are counted.
 _PLAUSIBLE_DAYS = ("0001-01-01", "9999-12-31")
@@ -64,20 +66,24 @@ def judge_rows(parsed: DataFrame, rules: Sequence[Rule]) -> DataFrame:
         rules: from `rules_for`: conditions, in order.
 
     Returns:
-        `parsed` with `_rule` (null: valid), `_key`, a 64-bit hash of a valid row's event, null for other rows, and
-        `_filed`, the day that it is filed under.
+        `parsed` with `_rule` (null: valid), `_key`, a 64-bit hash of a valid row's event, null for other rows,
+        `_filed`, the day that it is filed under, and `_known`, null: load and day of the click that it repeats.
     """
     failed = [F.when(~F.coalesce(F.expr(rule.condition_sql), F.lit(False)), rule.name) for rule in rules]
     judged = parsed.withColumn(RULE, F.coalesce(*failed, F.lit(None).cast("string")))
     # A line in pieces, or a time that cannot be, has no day to be filed under.
     without_day = [rule.name for rule in (RECORD_WELL_FORMED, NOT_ANCIENT, NOT_FUTURE)]
     filed = F.when(F.col(RULE).isin(without_day), F.lit(None)).otherwise(F.col("ds"))
-    return judged.withColumns({FILED: filed, KEY: F.when(F.col(RULE).isNull(), hash64(*map(F.col, EVENT)))})
+    key, known = (
+        F.when(F.col(RULE).isNull(), hash64(*map(F.col, EVENT))),
+        F.lit(None).cast("struct<load:bigint,ds:date>"),
+    )
+    return judged.withColumns({FILED: filed, KEY: key, KNOWN: known})
 
 
 def select_clicks(judged: DataFrame, load: int) -> DataFrame:
     """The valid rows: the columns of clicks and the declared features."""
-    valid = judged.where(F.col(RULE).isNull()).drop(RULE, RAW, MALFORMED, SOURCE_FILE, UNREADABLE, KEY, FILED)
+    valid = judged.where(F.col(RULE).isNull()).drop(*_JUDGEMENT)
     return valid.withColumn("load", F.lit(load).cast("bigint"))
 
 
@@ -90,6 +96,9 @@ def select_rejected(judged: DataFrame, load: int, source: str) -> DataFrame:
         F.lit(source).alias("source"),
         F.col(SOURCE_FILE).alias("source_file"),
         F.col(KEY).alias("event"),
+        F.col(f"{KNOWN}.load").alias("known_load"),
+        F.col(f"{KNOWN}.ds").alias("known_ds"),
+        F.when(F.col(KNOWN).isNotNull(), _click_json(judged)).alias("click"),
         F.col(FILED).alias("ds"),
     )
 
@@ -97,6 +106,34 @@ def select_rejected(judged: DataFrame, load: int, source: str) -> DataFrame:
 def raw_json() -> Column:
     """The raw row as JSON, nulls included."""
     return F.to_json(RAW, {"ignoreNullFields": "false"})
+
+
+def read_copies(rejected: DataFrame, clicks: T.StructType) -> DataFrame:
+    """Rejected rows as clicks would hold them, from the column `click`.
+
+    Args:
+        rejected: rows of clicks_rejected that repeat another load's event.
+        clicks: the columns of clicks, features among them.
+
+    Returns:
+        These columns, and `_click`, `_known_load` and `_known_ds`, which are those of clicks_rejected.
+    """
+    fields = [field for field in clicks if field.name not in ("load", "ds")]
+    # A time is a number here: as text JSON would keep its milliseconds only.
+    kinds = [T.LongType() if field.name == "event_time" else field.dataType for field in fields]
+    read = T.StructType([T.StructField(field.name, kind) for field, kind in zip(fields, kinds, strict=True)])
+    parsed = rejected.withColumn("_read", F.from_json("click", read))
+    values = {field.name: F.col("_read").getField(field.name) for field in fields}
+    values |= {"event_time": F.timestamp_micros(values["event_time"]), "load": F.col("load"), "ds": F.col("ds")}
+    kept = [F.col(name).alias(f"_{name}") for name in ("click", "known_load", "known_ds")]
+    return parsed.select(*(values[name].alias(name) for name in clicks.names), *kept)
+
+
+def _click_json(judged: DataFrame) -> Column:
+    """A row as clicks would hold it, but for its load and day."""
+    names = [name for name in judged.columns if name not in (*_JUDGEMENT, "ds")]
+    values = (F.unix_micros("event_time") if name == "event_time" else F.col(f"`{name}`") for name in names)
+    return F.to_json(F.struct(*(value.alias(name) for name, value in zip(names, values, strict=True))))
 
 
 def _declared(raw: DataFrame, columns: InputColumns, features: Sequence[Feature]) -> list[Column]:

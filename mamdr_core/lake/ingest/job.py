@@ -24,6 +24,7 @@ from mamdr_core.lake.ingest.loads import (
     check_loads,
     clicks_of_others,
     days_held,
+    days_recorded,
     identify_load,
     record_load,
     rows_by_day,
@@ -31,7 +32,7 @@ from mamdr_core.lake.ingest.loads import (
 from mamdr_core.lake.ingest.pieces import refuse_pieces
 from mamdr_core.lake.ingest.publish import Publication, publish
 from mamdr_core.lake.ingest.repeats import in_spans, settle_events
-from mamdr_core.lake.ingest.restorable import count_restorable
+from mamdr_core.lake.ingest.restore import count_restorable, restore_events
 from mamdr_core.lake.ingest.rules import rules_for
 from mamdr_core.lake.ingest.survey import Survey, survey_rows
 from mamdr_core.lake.ingest.tally import Tally
@@ -50,9 +51,9 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
     """Read `input`, judge every row, and replace what an earlier load of the same path (or of the same days) filed.
 
     Returns:
-        rows_in, clicks, rejected, rejected_by_rule, days, clicks_version, undeclared_columns, and restorable, the
-        events that only the rejected rows of other loads still hold after this one was replaced; clicks + rejected =
-        rows_in.
+        rows_in, clicks, rejected, rejected_by_rule, days, clicks_version, undeclared_columns; restored, the events
+        that this load no longer brings and that were filed from other loads' rejected rows; and restorable, those whose
+        rejected rows are of an earlier version of this project, and must be loaded again; clicks + rejected = rows_in.
 
     Raises:
         MamdrError: an input that cannot be read, changed meanwhile, holds no valid row or fails the quality gate, an
@@ -93,7 +94,7 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
             if not number:  # afterwards it is published, and what is found then is only that others filed the same
                 times = partial(explain_times, raw, rows, config.input.columns.event_time)
                 _pass_gate(spark, config, lake, load, tally, held, started_at, times)
-                before = seen if held or whole_days else None
+                before, held_before = (seen if held or whole_days else None), held.keys()
             version = publish(spark, Publication(lake, load, table, whole_days, held.keys(), tasks, started_at), judged)
             # What another job filed between the two versions has not been compared: of two jobs, by the later one.
             if _files(_overlapping(config, lake, load, survey, version)) <= _files(others):
@@ -104,12 +105,24 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
                 f"input.path: {load.source}: other jobs kept filing events of the same time; it is published, but "
                 "some of its events may be there twice: run it again"
             )
+        restored = restorable = 0
+        if before is not None:
+            replaced = list(tally.valid_by_day) if whole_days else []
+            days = {*(day for day in held_before if day), *tally.valid_by_day, *days_recorded(lake, load)}
+            with progress(spark, "restored events"):
+                restored = restore_events(lake, load, days, replaced, keep)
+            restorable = count_restorable(lake, load, before, version, replaced)
+    # Last, so that a load whose job was killed is not yet known as published to the folder of arriving files.
     record_load(spark, lake, load, tally, started_at, clicks_version=version)
-    replaced = list(tally.valid_by_day) if whole_days else []
-    restorable = 0 if before is None else count_restorable(lake, load, before, version, replaced)
     figures = _figures(tally)
     logger.info("%(rows_in)d rows in = %(clicks)d clicks + %(rejected)d rejected, %(days)d days", figures)
-    return {**figures, "clicks_version": version, "undeclared_columns": undeclared, "restorable": restorable}
+    return {
+        **figures,
+        "clicks_version": version,
+        "undeclared_columns": undeclared,
+        "restored": restored,
+        "restorable": restorable,
+    }
 
 
 def _overlapping(config: Config, lake: Lake, load: Load, survey: Survey, version: int | None) -> DataFrame | None:

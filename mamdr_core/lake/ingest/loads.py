@@ -50,6 +50,14 @@ def days_held(lake: Lake, table: str, load: Load) -> dict[date | None, int]:
     return {row["ds"]: row["count"] for row in counted}
 
 
+def days_recorded(lake: Lake, load: Load) -> set[date]:
+    """First and last day of clicks of every time that the load was published."""
+    if not lake.exists("loads"):
+        return set()
+    own = lake.read("loads").where((F.col("load") == load.id) & (F.col("status") == "published"))
+    return {day for row in own.select("first_ds", "last_ds").distinct().collect() for day in row}
+
+
 def clicks_of_others(
     lake: Lake, load: Load, replaced: Collection[date] = (), version: int | None = None
 ) -> DataFrame | None:

@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 from mamdr_core.lake.core.caching import Keep
 from mamdr_core.lake.core.hashing import hash64
 from mamdr_core.lake.core.session import ROWS_A_TASK, overriding, shuffles_of
-from mamdr_core.lake.ingest.clicks import EVENT, KEY, RULE, SOURCE_FILE, raw_json
+from mamdr_core.lake.ingest.clicks import EVENT, KEY, KNOWN, RULE, SOURCE_FILE, raw_json
 from mamdr_core.lake.ingest.survey import Span, Survey
 from mamdr_core.lake.ingest.tally import Tally
 from schemas.clicks import NEW_EVENT, UNIQUE_EVENT
@@ -102,12 +102,12 @@ def _decide(rows: DataFrame, others: DataFrame | None) -> DataFrame:
     order = (F.col("label").desc(), hash64(raw_json()), F.col(SOURCE_FILE))
     place = F.row_number().over(Window.partitionBy(*EVENT).orderBy(*order))
     rows = rows.withColumn("place", place)
-    known = F.lit(False)
     if others is not None:
-        events = others.select(*EVENT).distinct().withColumn("known", F.lit(True))
-        rows, known = rows.join(events, list(EVENT), "left"), F.coalesce(F.col("known"), F.lit(False))
-    rule = F.when(F.col("place") > 1, UNIQUE_EVENT.name).when(known, NEW_EVENT.name)
-    return rows.withColumn(RULE, rule)
+        events = others.groupBy(*EVENT).agg(F.min(F.struct("load", "ds")).alias(KNOWN))
+        rows = rows.drop(KNOWN).join(events, list(EVENT), "left")
+    is_first, is_known = F.col("place") == 1, F.col(KNOWN).isNotNull()
+    rule = F.when(~is_first, UNIQUE_EVENT.name).when(is_known, NEW_EVENT.name)
+    return rows.withColumns({RULE: rule, KNOWN: F.when(is_first, F.col(KNOWN))})
 
 
 def _correct(tally: Tally, counted: Collection[Row]) -> Tally:

@@ -176,7 +176,11 @@ def _rejected(spark: SparkSession, rejected: DataFrame, users: Sequence[str], ex
         )
     # In Python: Spark's functions read JSON of a known schema, and a rejected row has any or none.
     read = F.udf(lambda row: users_of(row, column, wanted), "array<string>")
-    theirs = rejected.select(hash64(F.col("row")).alias("_id"), read("row").alias("users")).where(F.size("users") > 0)
+    found = read("row")
+    if "click" in rejected.columns:  # by the id that was made of the row too
+        own = F.get_json_object("click", "$.user")
+        found = F.array_union(found, F.when(own.isin(*wanted), F.array(own)).otherwise(F.array().cast("array<string>")))
+    theirs = rejected.select(hash64(F.col("row")).alias("_id"), found.alias("users")).where(F.size("users") > 0)
     held = theirs.groupBy("_id").agg(F.count("*").alias("rows"), F.first("users").alias("users")).collect()
     hashes = spark.createDataFrame([(row["_id"],) for row in held], "_id bigint")
     return Match(

@@ -1,7 +1,7 @@
 """maintain_lake: join small files, and remove those that neither a young version nor a kept run's inputs need."""
 
 import logging
-from collections import Counter
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
+from mamdr_core.lake.core.caching import kept_frames
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.notes import EXPIRED
 from mamdr_core.lake.core.tables import CONFLICTS, Lake
@@ -17,10 +18,11 @@ from mamdr_core.lake.maintenance.kept import find_leftovers, find_packages, kept
 from mamdr_core.lake.maintenance.merging import merge_examples
 from mamdr_core.lake.maintenance.vacuum import (
     CHECK,
-    DataFiles,
-    files_of,
+    Total,
     list_files,
-    total_bytes,
+    names_of,
+    old_files,
+    total_of,
     vacuum,
     would_vacuum,
 )
@@ -129,36 +131,42 @@ def _check_retention(spark: SparkSession, settings: MaintainSettings) -> None:
 def _maintain_table(spark: SparkSession, lake: Lake, table: Table, pinned: set[int], config: Config) -> dict[str, Any]:
     settings = config.maintain
     path, name, days = lake.path(table), lake.sql_name(table), settings.retention_days
-    before = after = list_files(spark, path)
-    compacted = 0
-    if not settings.dry_run:
-        _keep_history(spark, lake, table, pinned, days)
-        if table.name == "examples":
-            compacted = merge_examples(spark, lake, config.examples.shards)
-        elif not table.sort_by:
-            compacted = _compact(lake, table)
-    spared = files_of(lake, table, pinned | {lake.version(table)})
-    candidates = {name: file for name, file in before.items() if name not in spared}
-    removed = would_vacuum(spark, name, candidates, days)
-    if not settings.dry_run:
-        if removed:
-            vacuum(spark, name, candidates, days)
-        after = list_files(spark, path)
-        removed = {name: file for name, file in removed.items() if name not in after}
+    with kept_frames() as keep:
+        listed = keep(list_files(spark, path))
+        before = after = total_of(listed)
+        compacted = 0
+        if not settings.dry_run:
+            _keep_history(spark, lake, table, pinned, days)
+            if table.name == "examples":
+                compacted = merge_examples(spark, lake, config.examples.shards)
+            elif not table.sort_by:
+                compacted = _compact(lake, table)
+        removed = Total(0, 0)
+        # Most days there is no file of that age, and nothing to ask Delta.
+        if not (old := old_files(listed, days)).isEmpty():
+            spared = names_of(lake, table, pinned | {lake.version(table)})
+            unneeded = keep(old.join(spared, "name", "left_anti"))
+            going = keep(would_vacuum(spark, name, unneeded, days))
+            removed = total_of(going)
+            if removed.files and not settings.dry_run:
+                vacuum(spark, name, unneeded, days)
+                removed = total_of(going.join(list_files(spark, path).select("name"), "name", "left_anti"))
+        if not settings.dry_run and (compacted or removed.files):
+            after = total_of(list_files(spark, path))
     return _report(table, compacted, before, removed, after, settings) | {"pinned_versions": sorted(pinned)}
 
 
 def _report(
-    table: Table, compacted: int, before: DataFiles, removed: DataFiles, after: DataFiles, settings: MaintainSettings
+    table: Table, compacted: int, before: Total, removed: Total, after: Total, settings: MaintainSettings
 ) -> dict[str, Any]:
     figures = {
-        "files_before": len(before),
-        "bytes_before": total_bytes(before),
+        "files_before": before.files,
+        "bytes_before": before.bytes,
         "files_compacted": compacted,
-        "files_deleted": len(removed),
-        "bytes_freed": total_bytes(removed),
-        "files_after": len(after),
-        "bytes_after": total_bytes(after),
+        "files_deleted": removed.files,
+        "bytes_freed": removed.bytes,
+        "files_after": after.files,
+        "bytes_after": after.bytes,
     }
     logger.info(
         "%s: %d small files joined, %d files of %d bytes %s; %d files of %d bytes before, %d of %d after",
@@ -171,19 +179,18 @@ def _report(
 
 def _keep_history(spark: SparkSession, lake: Lake, table: Table, pinned: set[int], days: int) -> None:
     """Have Delta itself keep removed files for `days`, and its log for a year longer than pinned versions need it."""
-    age = 0
-    if pinned:
-        history = lake.delta(table).history().where(F.col("version") >= min(pinned) - _CHECKPOINT)
-        found = history.agg(F.max(F.date_diff(F.current_timestamp(), "timestamp"))).first()
-        age = found[0] if found and found[0] else 0
+    path, log = lake.path(table), lake.log(table)
+    needed = range(max(min(pinned) - _CHECKPOINT, 0), min(pinned) + 1) if pinned else ()
+    # By the age of its files Delta cleans the log; where it has begun to, the oldest that is left counts.
+    oldest = next((written for version in needed if (written := log.written_at(version)) is not None), None)
+    age = 0 if oldest is None else max(int(time.time() * 1000 - oldest) // _DAY_MS, 0)
     jvm: Any = spark._jvm
-    delta = jvm.org.apache.spark.sql.delta.DeltaLog
-    log = delta.forTable(spark._jsparkSession, lake.path(table))
-    metadata = log.unsafeVolatileSnapshot().metadata()
+    delta_log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, path)
+    metadata = delta_log.unsafeVolatileSnapshot().metadata()
     properties = {}
-    if log.deltaRetentionMillis(metadata) < (age + _YEAR) * _DAY_MS:
+    if delta_log.deltaRetentionMillis(metadata) < (age + _YEAR) * _DAY_MS:
         properties["delta.logRetentionDuration"] = f"interval {(age // _YEAR + 2) * _YEAR} days"
-    if delta.tombstoneRetentionMillis(metadata) != max(days, SAFE_DAYS) * _DAY_MS:
+    if delta_log.tombstoneRetentionMillis(metadata) != max(days, SAFE_DAYS) * _DAY_MS:
         properties["delta.deletedFileRetentionDuration"] = f"interval {max(days, SAFE_DAYS)} days"
     if properties:
         listed = ", ".join(f"'{name}' = '{value}'" for name, value in properties.items())
@@ -192,8 +199,9 @@ def _keep_history(spark: SparkSession, lake: Lake, table: Table, pinned: set[int
 
 def _compact(lake: Lake, table: Table) -> int:
     """Join small files within their partitions; returns how many were joined."""
-    by_partition = Counter(file.rpartition("/")[0] for file in lake.read(table).inputFiles())
-    if max(by_partition.values(), default=0) <= 1:
+    folder = F.regexp_extract("path", "^(.*?)[^/]*$", 1)
+    most = lake.log(table).files(lake.version(table)).groupBy(folder).count().agg(F.max("count")).collect()[0][0]
+    if (most or 0) <= 1:
         return 0
     try:
         done = lake.delta(table).optimize().executeCompaction()

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 
-from pyspark.sql import Column, Row, SparkSession
+from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
 from mamdr_core.lake.core.files import Files
@@ -27,33 +27,25 @@ def kept_runs(spark: SparkSession, lake: Lake, keep: int, champions: int = 1) ->
     """
     if not lake.exists("training_runs"):
         return []
-    runs = lake.read("training_runs").where((F.col("status") == "ok") | _is_recent())
-    chosen = runs.orderBy(F.desc("started_at")).select(*_COLUMNS).collect()
-    done = [run for run in chosen if run["status"] == "ok" and _has_package(spark, lake, run)]
-    resumable = set(Files(spark, lake.root).children("checkpoints"))
-    unfinished = [
-        run for run in chosen if run["status"] == "running" or (run["status"] != "ok" and run["run_id"] in resumable)
-    ]
+    files, runs = Files(spark, lake.root), lake.read("training_runs")
+    is_ok = F.col("status") == "ok"
+    done = runs.where(is_ok & _has_package(spark, files, runs.where(is_ok)))
     if keep:
-        served = _served(lake)[: champions or None]
-        newest = {run["run_id"] for own in (True, False) for run in _of(done, own)[:keep]}
-        done = [run for run in done if run["run_id"] in newest | set(served)]
-    return unfinished + done
+        newest = Window.partitionBy(F.col("experiment").isNull()).orderBy(F.desc("started_at"))
+        served = F.col("run_id").isin(_served(lake, champions))
+        done = done.withColumn("_place", F.row_number().over(newest)).where((F.col("_place") <= keep) | served)
+    resumable = F.col("run_id").isin(files.children("checkpoints"))
+    unfinished = runs.where(~is_ok & _is_recent() & ((F.col("status") == "running") | resumable))
+    chosen = unfinished.select(*_COLUMNS, "started_at").unionByName(done.select(*_COLUMNS, "started_at"))
+    return chosen.orderBy(is_ok, F.desc("started_at")).select(*_COLUMNS).collect()
 
 
-def _of(runs: list[Row], own: bool) -> list[Row]:
-    """Those that were trained by themselves, or those of comparisons and sweeps."""
-    return [run for run in runs if (run["experiment"] is None) == own]
-
-
-def _served(lake: Lake) -> list[str]:
-    """The runs that have served, the champion first."""
+def _served(lake: Lake, most: int) -> list[str]:
+    """The newest runs that have served, the champion first; 0: all."""
     if not lake.exists("promotions"):
         return []
-    rows = (
-        lake.read("promotions").groupBy("run_id").agg(F.max("number").alias("last")).orderBy(F.desc("last")).collect()
-    )
-    return [row["run_id"] for row in rows]
+    served = lake.read("promotions").groupBy("run_id").agg(F.max("number").alias("last")).orderBy(F.desc("last"))
+    return [row["run_id"] for row in (served.limit(most) if most else served).collect()]
 
 
 def find_leftovers(spark: SparkSession, lake: Lake) -> list[tuple[str, str]]:
@@ -63,15 +55,15 @@ def find_leftovers(spark: SparkSession, lake: Lake) -> list[tuple[str, str]]:
     """
     files = Files(spark, lake.root)
     checkpoints, packages = (set(files.children(folder)) for folder in ("checkpoints", "packages"))
-    recorded = {}
-    if lake.exists("training_runs"):
-        rows = lake.read("training_runs").select("run_id", "status", _is_recent().alias("is_recent")).collect()
-        recorded = {row["run_id"]: row for row in rows}
-    well = {run_id for run_id, row in recorded.items() if row["status"] == "ok"}
     found = checkpoints | {name.removeprefix(".").removesuffix(".part") for name in packages}
+    recorded = {}
+    if found and lake.exists("training_runs"):
+        runs = lake.read("training_runs").where(F.col("run_id").isin(sorted(found)))
+        recorded = {row["run_id"]: row for row in runs.select("run_id", "status", _is_recent().alias("new")).collect()}
+    well = {run_id for run_id, row in recorded.items() if row["status"] == "ok"}
     long_ago = datetime.now(UTC) - timedelta(days=UNFINISHED_DAYS)
     unknown = {name for name in found - recorded.keys() if began_before(name, long_ago)}
-    ended = sorted(well | unknown | {run_id for run_id, row in recorded.items() if not row["is_recent"]})
+    ended = sorted(well | unknown | {run_id for run_id, row in recorded.items() if not row["new"]})
     # In an object store, which has no renames, a part lies where the package would, without its manifest.
     parts = [run_id for run_id in ended if run_id not in well and run_id in packages]
     return [
@@ -91,16 +83,25 @@ def find_packages(lake: Lake, files: Files, kept: Collection[str]) -> list[tuple
     """
     if not lake.exists("training_runs"):
         return []
-    old = lake.read("training_runs").where((F.col("status") == "ok") & ~_is_recent()).select("run_id").collect()
-    packages = set(files.children("packages"))
-    return [("packages", run_id) for run_id in sorted({row["run_id"] for row in old} & packages - set(kept))]
+    packages = sorted({*files.children("packages")} - {*kept})
+    old = (F.col("status") == "ok") & ~_is_recent() & F.col("run_id").isin(packages)
+    found = lake.read("training_runs").where(old).select("run_id").distinct().orderBy("run_id").collect()
+    return [("packages", row["run_id"]) for row in found]
 
 
 def _is_recent() -> Column:
     return F.col("started_at") > F.current_timestamp() - F.make_dt_interval(days=F.lit(UNFINISHED_DAYS))
 
 
-def _has_package(spark: SparkSession, lake: Lake, run: Row) -> bool:
-    # A lake that was moved has its packages still, not where they were recorded.
-    places = (lake.path_of("packages", run["run_id"]), run["package"])
-    return any(place and Files(spark, place).exists() for place in places)
+def _has_package(spark: SparkSession, files: Files, runs: DataFrame) -> Column:
+    """Whether the package of a run is in the lake or, of a lake that was moved, where it was recorded.
+
+    Folders are listed, of which there are few, rather than packages looked up.
+    """
+    recorded = F.regexp_extract("package", "^(.*)/+[^/]+/*$", 1)
+    there = F.col("run_id").isin(files.children("packages"))
+    for row in runs.where(F.length("package") > 0).select(recorded.alias("folder")).distinct().collect():
+        if row["folder"] and row["folder"] != files.path("packages"):
+            names = Files(spark, row["folder"]).children()
+            there |= (recorded == row["folder"]) & F.regexp_extract("package", "([^/]+)/*$", 1).isin(names)
+    return there

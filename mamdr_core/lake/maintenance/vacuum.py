@@ -4,16 +4,19 @@ Delta's VACUUM decides by age alone: it removes every file that left the table l
 that an older version names. Raising the retention to that version's age does not help: a table forgets which files left
 it after delta.deletedFileRetentionDuration, and what it has forgotten is removed. So VACUUM is handed an inventory of
 the table's files that lacks those to be spared.
+
+Files are rows of DataFrames throughout: the driver's Python sees their number and bytes.
 """
 
 import logging
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import reduce
+from typing import NamedTuple
 
 from pyspark.errors import AnalysisException
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mamdr_core.lake.core.tables import Lake
@@ -24,79 +27,85 @@ logger = logging.getLogger(__name__)
 CHECK = "spark.databricks.delta.retentionDurationCheck.enabled"
 """Spark's setting without which Delta refuses to remove files that are younger than the table's retention."""
 _LOST = "Cannot time travel Delta table to version"
-_INVENTORY = "path string, length bigint, isDir boolean, modificationTime bigint"
 _VIEW = "maintain_inventory"
 _DAY_MS, _HOUR_MS = 86_400_000, 3_600_000
 
 
-@dataclass(frozen=True)
-class DataFile:
-    """A file below a table's folder: its URI, bytes, and when it was written (ms since 1970)."""
+class Total(NamedTuple):
+    """How many files, and their bytes."""
 
-    path: str
-    length: int
-    modified: int
+    files: int
+    bytes: int
 
 
-DataFiles = dict[str, DataFile]
-"""Data files by name; Delta gives every file a name of its own."""
+def list_files(spark: SparkSession, path: str) -> DataFrame:
+    """The data files below a table's folder, whoever wrote them; executors list, and open none.
 
-
-def total_bytes(files: DataFiles) -> int:
-    """Bytes of all of them."""
-    return sum(file.length for file in files.values())
-
-
-def list_files(spark: SparkSession, path: str) -> DataFiles:
-    """The data files below a table's folder, whoever wrote them; executors list, and open none."""
+    Returns:
+        name (Delta gives every file a name of its own), path (URI), length in bytes, modified (ms since 1970).
+    """
     found = spark.read.format("binaryFile").option("recursiveFileLookup", "true").load(path)
-    listed = found.where(F.col("path").endswith(".parquet")).select(
-        "path", "length", F.unix_millis("modificationTime").alias("modified")
+    return found.where(F.col("path").endswith(".parquet")).select(
+        _name("path").alias("name"), "path", "length", F.unix_millis("modificationTime").alias("modified")
     )
-    return {_name(row["path"]): DataFile(*row) for row in listed.collect()}
 
 
-def files_of(lake: Lake, table: Table, versions: Collection[int]) -> set[str]:
-    """Names of the data files of some versions.
+def total_of(files: DataFrame) -> Total:
+    """The total of listed files."""
+    found = files.agg(F.count("*"), F.coalesce(F.sum("length"), F.lit(0))).collect()[0]
+    return Total(found[0], found[1])
+
+
+def names_of(lake: Lake, table: Table, versions: Collection[int]) -> DataFrame:
+    """Column `name`: the data files of some versions of a table.
 
     A version that Delta can no longer put together is skipped with a warning; any other failure is raised, so that
     nothing is removed in ignorance.
+
+    Args:
+        lake: the lake.
+        table: of it.
+        versions: the newest one among them, which can be read.
     """
-    names: set[str] = set()
+    found = []
     for version in sorted(versions):
         try:
-            files = lake.read(table, version).inputFiles()
+            found.append(lake.log(table).files(version))
         except AnalysisException as error:
             if _LOST not in str(error):
                 raise
             logger.warning("%s version %d, an input of a kept run, was lost before: %s", table.name, version, error)
-            continue
-        names.update(_name(file) for file in files)
-    return names
+    return reduce(DataFrame.union, found).select(_name("path").alias("name")).distinct()
 
 
-def would_vacuum(spark: SparkSession, table: str, listed: DataFiles, days: int) -> DataFiles:
+def old_files(listed: DataFrame, days: int) -> DataFrame:
+    """Those of the listed files that are old enough for `vacuum` to remove them."""
+    return listed.where(F.col("modified") < F.lit(int(time.time() * 1000 - days * _DAY_MS + _HOUR_MS)))
+
+
+def would_vacuum(spark: SparkSession, table: str, listed: DataFrame, days: int) -> DataFrame:
     """Those of the listed files that `vacuum` would remove from the table of a name in SQL."""
-    # Most days there is no file of that age, and nothing to ask Delta.
-    before = time.time() * 1000 - days * _DAY_MS + _HOUR_MS
-    old = {name: file for name, file in listed.items() if file.modified < before}
-    if not old:
-        return {}
     # Without Delta's check of the retention: a dry run removes nothing.
     with _unchecked(spark):
-        found = _run_vacuum(spark, table, old, f"RETAIN {days * 24} HOURS DRY RUN").collect()
-    names = {_name(row["path"]) for row in found}
-    return {name: file for name, file in old.items() if name in names}
+        found = _run_vacuum(spark, table, listed, f"RETAIN {days * 24} HOURS DRY RUN")
+    return listed.join(found.select(_name("path").alias("name")), "name", "left_semi")
 
 
-def vacuum(spark: SparkSession, table: str, listed: DataFiles, days: int) -> None:
+def vacuum(spark: SparkSession, table: str, listed: DataFrame, days: int) -> None:
     """Remove the listed files that left the table more than `days` ago, or never were in it."""
     _run_vacuum(spark, table, listed, f"RETAIN {days * 24} HOURS")
 
 
-def _run_vacuum(spark: SparkSession, table: str, listed: DataFiles, options: str) -> DataFrame:
-    rows = [(file.path, file.length, False, file.modified) for file in listed.values()]
-    spark.createDataFrame(rows, _INVENTORY).createOrReplaceTempView(_VIEW)
+def _run_vacuum(spark: SparkSession, table: str, listed: DataFrame, options: str) -> DataFrame:
+    values = {
+        "path": F.col("path"),
+        "length": F.col("length"),
+        "isDir": F.lit(False),
+        "modificationTime": F.col("modified"),
+    }
+    # Delta compares the schema whole, and its columns may be null.
+    inventory = listed.select(*(F.when(F.col("path").isNotNull(), value).alias(name) for name, value in values.items()))
+    inventory.createOrReplaceTempView(_VIEW)
     try:
         return spark.sql(f"VACUUM {table} USING INVENTORY (SELECT * FROM {_VIEW}) {options}")
     finally:
@@ -116,5 +125,5 @@ def _unchecked(spark: SparkSession) -> Iterator[None]:
             spark.conf.set(CHECK, before)
 
 
-def _name(path: str) -> str:
-    return path.rpartition("/")[2]
+def _name(path: str) -> Column:
+    return F.substring_index(path, "/", -1)

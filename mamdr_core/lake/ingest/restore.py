@@ -1,0 +1,176 @@
+"""Events that a replaced load took out of clicks, filed again from the rows that other loads brought of them.
+
+A row that fails new_event names the click that it repeats (known_load, known_ds) and holds itself as clicks would
+(click). So the rows that a load's correction concerns are found by the days of that load, and what becomes of them
+follows from clicks alone: a job that was killed in between is finished by the next run of it.
+"""
+
+import logging
+from collections.abc import Collection
+from datetime import UTC, date, datetime, timedelta
+from functools import reduce
+from operator import and_
+
+from delta.tables import DeltaTable
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from mamdr_core.lake.core.caching import Keep
+from mamdr_core.lake.core.declared import SKIP_BY
+from mamdr_core.lake.core.hashing import hash64
+from mamdr_core.lake.core.notes import RESTORED
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.ingest.clicks import EVENT, read_copies
+from mamdr_core.lake.ingest.loads import Load
+from mamdr_core.lake.ingest.repeats import SMALL, in_spans
+from mamdr_core.lake.ingest.survey import Span
+from schemas.clicks import NEW_EVENT
+
+logger = logging.getLogger(__name__)
+
+NAMING = "known_ds"
+"""Column of clicks_rejected, by which files are skipped where the table was made with it."""
+_NAMED = 3
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def restore_events(lake: Lake, load: Load, days: Collection[date], replaced: Collection[date], keep: Keep) -> int:
+    """File events that only rejected rows hold, after a load or whole days were replaced; returns how many there were.
+
+    An event is filed under the load that was published first of those that brought it, as if the replaced click had
+    never been there. Rejected rows of events that clicks still has name the load that holds them now.
+
+    Args:
+        lake: the lake.
+        load: the load that was replaced.
+        days: of clicks that it held before, or holds now.
+        replaced: days on which the clicks of all loads were replaced.
+        keep: for the rows that name the load.
+
+    Raises:
+        MamdrError: other jobs kept filing events of the same time.
+    """
+    rejected = lake.read("clicks_rejected", lake.version("clicks_rejected"))
+    concerned = {*days, *replaced}
+    if not concerned or "known_ds" not in rejected.columns:  # the table is older than the column
+        return 0
+    limits = min(concerned), max(concerned)
+    named = (F.col("known_load") == load.id) | F.col("known_ds").isin(list(replaced))
+    named &= F.col("known_ds").between(*limits)
+    version = lake.version("clicks")
+    copies = keep(read_copies(rejected.where(named), lake.read("clicks", version).schema))
+    micros = F.unix_micros("event_time")
+    by_day = copies.groupBy("_known_ds").agg(F.min(micros), F.max(micros), F.count("*").alias("rows")).collect()
+    if not by_day:
+        return 0
+    spans, is_small = [(row[1], row[2]) for row in by_day], sum(row["rows"] for row in by_day) <= SMALL
+    held = _holders(lake, version, copies, spans, is_small)
+    lost = keep(_first_of_each(lake, copies.join(held, list(EVENT), "left_anti")))
+    counts = {row["load"]: row["count"] for row in lost.groupBy("load").count().collect()}
+    if counts:
+        _file(lake, lost, spans, sorted(counts))
+        held = _holders(lake, lake.version("clicks"), copies, spans, is_small)
+    _settle(lake, copies, held, load, limits)
+    if counts:
+        logger.info(
+            "%d events that %s no longer brings are filed from rejected rows of %d other loads",
+            *(sum(counts.values()), load.source, len(counts)),
+        )
+    return sum(counts.values())
+
+
+def count_restorable(lake: Lake, load: Load, before: int, version: int, replaced: Collection[date] = ()) -> int:
+    """Count the events that loading other sources again would bring back, and warn with the names of the sources.
+
+    They are in rows that were rejected before rejected rows named the click that they repeat.
+
+    Args:
+        lake: the lake.
+        load: the load that was replaced.
+        before: version of clicks before that.
+        version: version of clicks that replaced it.
+        replaced: days on which the rows of all loads were replaced.
+    """
+    rejected = lake.read("clicks_rejected")
+    if "event" not in rejected.columns or NAMING in lake.log("clicks_rejected").properties().get(SKIP_BY, "").split(
+        ","
+    ):
+        return 0
+    of_others = (F.col("rule") == NEW_EVENT.name) & (F.col("load") != load.id) & F.col("event").isNotNull()
+    if NAMING in rejected.columns:
+        of_others &= F.col(NAMING).isNull()
+    # An event that several sources hold is counted for one of them: loading that one again is enough.
+    copies = rejected.where(of_others).groupBy("event").agg(F.min("source").alias("source"))
+    count = copies.count()
+    if not count:
+        return 0
+    copies = F.broadcast(copies) if count <= SMALL else copies
+    event, own = hash64(*map(F.col, EVENT)).alias("event"), F.col("load") == load.id
+    removed = lake.read("clicks", before).where(own | F.col("ds").isin(list(replaced))).select(event)
+    there = lake.read("clicks", version).where(own).select(event)
+    lost = removed.join(copies, "event").join(there, "event", "left_anti").distinct()
+    sources = {row["source"]: row["count"] for row in lost.groupBy("source").count().collect()}
+    if sources:
+        named = ", ".join(f"{source} ({events} events)" for source, events in sorted(sources.items())[:_NAMED])
+        logger.warning(
+            "events that %s no longer brings were rejected as known when other sources brought them; to have them in "
+            "clicks, load these again: %s%s",
+            *(load.source, named, f" and {len(sources) - _NAMED} more" if len(sources) > _NAMED else ""),
+        )
+    return sum(sources.values())
+
+
+def _holders(lake: Lake, version: int, copies: DataFrame, spans: list[Span], is_small: bool) -> DataFrame:
+    """The clicks that have the events of some copies: the event, `_holder` (their load) and `_holder_ds`."""
+    events = copies.select(*EVENT)
+    clicks = lake.read("clicks", version).where(in_spans(spans))
+    clicks = clicks.select(*EVENT, F.col("load").alias("_holder"), F.col("ds").alias("_holder_ds"))
+    return clicks.join(F.broadcast(events) if is_small else events, list(EVENT), "left_semi")
+
+
+def _first_of_each(lake: Lake, copies: DataFrame) -> DataFrame:
+    """Of each event the copy of the load that was published first."""
+    first = F.lit(None).cast("timestamp")
+    if lake.exists("loads"):
+        published = lake.read("loads").where("status = 'published'").groupBy("load")
+        copies = copies.join(F.broadcast(published.agg(F.min("finished_at").alias("_first"))), "load", "left")
+        first = F.col("_first")
+    place = F.row_number().over(Window.partitionBy(*EVENT).orderBy(first.asc_nulls_last(), F.col("load")))
+    return copies.withColumn("_place", place).where("_place = 1")
+
+
+def _file(lake: Lake, lost: DataFrame, spans: list[Span], loads: list[int]) -> None:
+    """Add rows to clicks unless their events are there, since another job may have filed some meanwhile."""
+    first, last = min(first for first, _ in spans), max(last for _, last in spans)
+    # As literals, by which Delta skips files.
+    in_time = F.col("old.event_time").between(*(F.lit(_EPOCH + timedelta(microseconds=at)) for at in (first, last)))
+    values: dict[str, str | Column] = {name: F.col(f"new.`{name}`") for name in lake.log("clicks").columns()}
+
+    def insert(table: DeltaTable) -> None:
+        merge = table.alias("old").merge(lost.alias("new"), in_time & _same(EVENT))
+        merge.whenNotMatchedInsert(values=values).execute()
+
+    lake.change("clicks", insert, {"job": "ingest_clicks", RESTORED: loads})
+
+
+def _settle(lake: Lake, copies: DataFrame, held: DataFrame, load: Load, days: tuple[date, date]) -> None:
+    """Remove the copies that clicks holds under their own load, and have the others name the holder of their event."""
+    now = F.min(F.struct(F.col("_holder") != F.col("load"), "_holder", "_holder_ds"))
+    holders = copies.join(held, list(EVENT), "inner").groupBy("load", "ds", "_click", "_known_load", "_known_ds")
+    found = holders.agg(now.alias("_now")).select("*", "_now._holder", "_now._holder_ds")
+    changed = found.where("_holder <> _known_load OR _holder_ds <> _known_ds").drop("_now")
+    if changed.isEmpty():
+        return
+    same = F.col("old.known_ds").between(*days) & _same(("load", "ds")) & (F.col("old.click") == F.col("new._click"))
+    moved: dict[str, str | Column] = {"known_load": F.col("new._holder"), "known_ds": F.col("new._holder_ds")}
+
+    def settle(table: DeltaTable) -> None:
+        merge = table.alias("old").merge(changed.alias("new"), same)
+        merge.whenMatchedDelete("new._holder = new.load").whenMatchedUpdate(set=moved).execute()
+
+    lake.change("clicks_rejected", settle, {"job": "ingest_clicks", "restored_from": load.id})
+
+
+def _same(columns: Collection[str]) -> Column:
+    """Whether rows of `old` and `new` agree."""
+    return reduce(and_, (F.col(f"old.{name}") == F.col(f"new.{name}") for name in columns))

@@ -1,0 +1,152 @@
+"""An event that a corrected load no longer brings comes from another load's rejected row, as if it always had."""
+
+import random
+from itertools import count
+
+import pytest
+from pyspark.sql import functions as F
+from pyspark.testing import assertDataFrameEqual
+
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.job import build_examples
+from mamdr_core.lake.ingest.job import ingest_clicks
+from mamdr_core.lake.ingest.loads import identify_load
+
+pytestmark = pytest.mark.slow
+
+FEATURES = [
+    {"name": "share", "kind": "numeric", "expression": "if(user = 'u1', double('NaN'), 1 / 3D)"},
+    {"name": "place", "kind": "categorical", "expression": "concat(user, ' \"quoted\" é')", "buckets": 9},
+]
+SPLIT = {"split": {"smallest_domain": 1}, "shards": {"count": 2}}
+LOADS = ("a", "b", "c", "d")
+
+
+@pytest.fixture
+def ingest(spark, make_log, make_config):
+    """A function that ingests a load of some users, one event each (the first one's twice); the job's figures."""
+
+    def bring(load, users, **keys):
+        rows = [
+            (f"u{n}", "i", "d", str(LOADS.index(load) % 2), f"2026-01-0{1 + n % 3} 10:00:00.00000{n}") for n in users
+        ]
+        quality = {"max_vanished_days": 9, "min_rows_ratio": 0, "max_rows_ratio": 0}
+        config = make_config(make_log([*rows, rows[0]], load), features=FEATURES, quality=quality, **keys)
+        return ingest_clicks(spark, config)
+
+    return bring
+
+
+@pytest.fixture
+def found(spark, tmp_path):
+    """A function that reads a lake: by user the load in clicks; and (load, user, rule, known load) of rejected rows."""
+    names = {identify_load(spark, str(tmp_path / name)).id: name for name in LOADS}
+
+    def read(lake):
+        clicks = lake.read("clicks").select("user", "load").collect()
+        user = F.get_json_object("row", "$.user").alias("user")
+        rejected = lake.read("clicks_rejected").select("load", user, "rule", "known_load").collect()
+        by_user = {row["user"]: names[row["load"]] for row in clicks}
+        assert len(by_user) == len(clicks)
+        return by_user, sorted((names[r[0]], r[1], r[2], names.get(r[3])) for r in rejected)
+
+    return read
+
+
+class Expected:
+    """What clicks and clicks_rejected hold after some loads, event by event."""
+
+    def __init__(self):
+        self.clicks, self.copies, self.first, self.published = {}, {}, {}, []
+
+    def bring(self, load, users):
+        """File a load; returns how many events other loads get back by it."""
+        self.published += [] if load in self.published else [load]
+        users = [f"u{n}" for n in users]
+        self.first[load] = users[0]
+        for user in [user for user, holder in self.clicks.items() if holder == load]:
+            del self.clicks[user]
+        self.copies = {(name, user): holder for (name, user), holder in self.copies.items() if name != load}
+        for user in users:
+            if user in self.clicks:
+                self.copies[load, user] = self.clicks[user]
+            else:
+                self.clicks[user] = load
+        lost = {user for _, user in self.copies} - self.clicks.keys()
+        for user in lost:
+            self.clicks[user] = min((name for name, of in self.copies if of == user), key=self.published.index)
+            del self.copies[self.clicks[user], user]
+        for name, user in self.copies:
+            self.copies[name, user] = self.clicks[user]
+        return len(lost)
+
+    def tables(self):
+        repeated = [(load, user, "unique_event", None) for load, user in self.first.items()]
+        known = [(load, user, "new_event", holder) for (load, user), holder in self.copies.items()]
+        return self.clicks, sorted([*repeated, *known], key=str)
+
+
+def killed_in(monkeypatch, number, job, *given):
+    """Run a job that dies before its `number`-th change of a table."""
+    numbers, change = count(1), Lake.change
+
+    def change_or_die(*args):
+        if next(numbers) == number:
+            raise KeyboardInterrupt
+        change(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Lake, "change", change_or_die)
+        with pytest.raises(KeyboardInterrupt):
+            job(*given)
+
+
+def contents(examples):
+    return examples.drop("shard").orderBy("domain", "key", "load")
+
+
+def test_of_the_loads_that_brought_an_event_the_next_has_it_whenever_the_job_was_killed(
+    spark, ingest, found, make_config, lake_root, monkeypatch
+):
+    lake, expected = Lake(spark, lake_root), Expected()
+    config = make_config(features=FEATURES, examples=SPLIT)
+    for load, users in (("a", [1, 2]), ("b", [1, 3]), ("c", [3, 1, 4])):
+        ingest(load, users)
+        expected.bring(load, users)
+    build_examples(spark, config)
+    copy = lake.read("clicks").where("user = 'u1'").drop("load", "label").collect()
+    killed_in(monkeypatch, 1, ingest, "a", [2])
+    assert "u1" not in found(lake)[0]
+    killed_in(monkeypatch, 2, ingest, "a", [2])
+    assert found(lake)[0]["u1"] == "b"
+    assert ingest("a", [2])["restored"] == 0, "that had been done before it was killed"
+    assert expected.bring("a", [2]) == 1
+    assert found(lake) == expected.tables()
+    assert repr(lake.read("clicks").where("user = 'u1'").drop("load", "label").collect()) == repr(copy)
+    built = build_examples(spark, config)
+    assert (built["rebuilt"], built["examples"]) == ("", 4)
+    draw = random.Random(166)
+    restored = 0
+    for number in range(3):
+        load, users = draw.choice(LOADS), sorted(draw.sample(range(1, 6), draw.randrange(1, 4)))
+        users.append(6 + LOADS.index(load))  # a load without an event of its own is stopped
+        figures = ingest(load, users)
+        assert figures["restored"] == expected.bring(load, users), (number, load, users)
+        assert found(lake) == expected.tables(), (number, load, users)
+        restored += figures["restored"]
+    assert restored > 2
+    built = build_examples(spark, config)
+    everything = build_examples(spark, make_config(features=FEATURES, examples={**SPLIT, "rebuild": True}))
+    assert (built["rebuilt"], built["examples"]) == ("", everything["examples"])
+    daily, rebuilt = (lake.read("examples", each["examples_version"]) for each in (built, everything))
+    assertDataFrameEqual(contents(daily), contents(rebuilt))
+
+
+def test_a_day_that_is_replaced_whole_gives_events_back_to_other_days(ingest, found, spark, lake_root):
+    ingest("a", [3])
+    ingest("b", [3, 1], columns={"ds": "date'2026-01-09'"})
+    figures = ingest("c", [6], input={"replace": "days"})
+    assert figures["restored"] == 1
+    clicks, rejected = found(Lake(spark, lake_root))
+    assert clicks == {"u3": "b", "u1": "b", "u6": "c"}
+    assert [row[2] for row in rejected] == ["unique_event"] * 2
