@@ -73,7 +73,7 @@ def test_help_a_mistake_and_the_configuration_of_every_job_need_no_spark():
 
 
 @pytest.mark.slow
-def test_the_demo_command_goes_from_nothing_to_a_measured_model_by_plain_spark_submit(tmp_path):
+def test_the_demo_command_goes_from_nothing_to_a_measured_model_by_plain_spark_submit(tmp_path, run_in_session):
     """Two ranks under Horovod, from another folder; stderr holds nothing that a user cannot act on."""
     vectors = [
         {"name": f"{of}_vector", "kind": "vector", "of": of, "size": 4, "path": f"raw_vectors/{of}s"}
@@ -102,21 +102,33 @@ def test_the_demo_command_goes_from_nothing_to_a_measured_model_by_plain_spark_s
     assert "val AUC" in done.stderr
     assert "oracle" in done.stderr
 
-    measured = run(SUBMIT, ROOT / "jobs/evaluate.py", "--set", "lake.root=lake", cwd=tmp_path)
-    assert figures(measured)["auc"] == pytest.approx(said["test_auc"], abs=1e-12)
+    code, measured, _ = run_in_session("evaluate", "--set", f"lake.root={tmp_path}/lake")
+    assert (code, measured["status"]) == (0, "ok")
+    assert measured["auc"] == pytest.approx(said["test_auc"], abs=1e-12)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(
     not CIAO.exists(), reason="no shared/data/ciao beside the checkout: the real set is not in the repo"
 )
-def test_ciao_end_to_end_on_two_ranks(tmp_path, run_in_session):
+def test_ciao_with_ratings_as_labels_end_to_end_on_two_ranks(tmp_path, run_in_session):
     """Above chance by far; the figures of full runs stand in benchmarks/README.md."""
-    code, said, _ = run_in_session(
-        "train_mamdr", "--config", str(ROOT / "conf/ciao.yaml"), "--set", f"input.path={CIAO}",
-        "--set", f"lake.root={tmp_path}/lake", "--set", "train.epochs=3",
-    )  # fmt: skip
-    assert code == 0
-    assert said["domains"] == 28
-    assert said["test_auc"] > 0.62
-    assert said["weighted_test_auc"] > 0.66
+
+    def run_job(name, *more):
+        sets = ("--set", f"input.path={CIAO}", "--set", f"lake.root={tmp_path}/lake")
+        code, said, _ = run_in_session(name, "--config", str(ROOT / "conf/ciao.yaml"), *sets, *more)
+        assert code == 0
+        return said
+
+    loaded = run_job("ingest_clicks")
+    assert loaded["rows_in"] == loaded["clicks"] + loaded["rejected"] == 284_086
+    assert (loaded["rejected_by_rule"], loaded["days"]) == ({"unique_event": 355}, 12)
+    built = run_job("build_examples")
+    assert (built["users"], built["items"], built["domains"]) == (7_375, 105_114, 28)
+    assert built["positives"] / built["examples"] == pytest.approx(0.80, abs=0.005)
+    assert built["train_rows"] / built["examples"] == pytest.approx(0.6, abs=0.005)
+    assert run_job("domain_stats")["days"] == 12
+    trained = run_job("train_mamdr", "--set", "train.epochs=3")
+    assert trained["domains"] == 28
+    assert trained["test_auc"] > 0.62
+    assert trained["weighted_test_auc"] > 0.66

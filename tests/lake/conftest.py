@@ -1,11 +1,15 @@
 """Small logs and configurations for the tests of the lake."""
 
+import shutil
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.classic import dataframe
@@ -13,7 +17,16 @@ from pyspark.sql.classic import dataframe
 from mamdr_core.config import Config, parse_config
 from mamdr_core.lake.maintenance.vacuum import CHECK
 
-LOG = "user string, item string, domain string, label string, ts string"
+STRING = pa.string()
+LOG = dict.fromkeys(("user", "item", "domain", "label", "ts"), STRING)
+CLICKS = {**LOG, "label": pa.int32(), "true_probability": pa.float64(), "day": STRING}
+
+
+def arrow_table(rows: Iterable[tuple[Any, ...]], types: dict[str, pa.DataType]) -> pa.Table:
+    """Rows as a table with columns of these types."""
+    listed = list(rows)
+    columns = ([row[at] for row in listed] for at in range(len(types)))
+    return pa.table([pa.array(column, kind) for column, kind in zip(columns, types.values(), strict=True)], list(types))
 
 
 @pytest.fixture
@@ -26,10 +39,10 @@ def make_clicks(spark: SparkSession) -> Callable[..., DataFrame]:
             label, ds = (*rest, *(1, "2026-01-01")[len(rest) :])
             time = f"{ds} {number // 60 % 24:02d}:{number % 60:02d}:00"
             filled.append((user, item, domain, label, time, None, ds))
-        strings = "user string, item string, domain string, label int, time string, true_probability double, day string"
-        frame = spark.createDataFrame(filled, strings)
+        # Rows given by Arrow are part of the plan, where a list would be tasks that unpickle it at every query.
+        frame = spark.createDataFrame(arrow_table(filled, CLICKS))
         return frame.selectExpr(
-            *("user", "item", "domain", "label", "timestamp(time) event_time", "true_probability"),
+            *("user", "item", "domain", "label", "timestamp(ts) event_time", "true_probability"),
             *("0L load", "date(day) ds"),
         )
 
@@ -37,13 +50,17 @@ def make_clicks(spark: SparkSession) -> Callable[..., DataFrame]:
 
 
 @pytest.fixture
-def make_log(spark: SparkSession, tmp_path: Path) -> Callable[..., str]:
+def make_log(tmp_path: Path) -> Callable[..., str]:
     """A raw log in Parquet from (user, item, domain, label, ts), all strings; returns its path."""
 
     def make(rows: Iterable[tuple[Any, ...]], name: str = "raw") -> str:
-        path = str(tmp_path / name)
-        spark.createDataFrame(list(rows), LOG).coalesce(1).write.mode("overwrite").parquet(path)
-        return path
+        path = tmp_path / name
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        # Under a new name each time, as Spark writes it: no file changes while a frame may still read it.
+        file = path / f"part-00000-{uuid.uuid4()}.snappy.parquet"
+        pq.write_table(arrow_table(rows, LOG), file)
+        return str(path)
 
     return make
 

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, date, datetime
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -112,10 +113,10 @@ def lake(spark, trained_config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ask(spark, lake):
-    """The rows that answer a question of the docs, under ANSI SQL as in spark-sql."""
+    """The rows that answer a question of the docs, under ANSI SQL as in spark-sql; each is asked once."""
     create_views(spark, lake)
     spark.conf.set("spark.sql.ansi.enabled", "true")
-    yield lambda question: [row.asDict() for row in spark.sql(QUERIES[question]).collect()]
+    yield cache(lambda question: [row.asDict() for row in spark.sql(QUERIES[question]).collect()])
     spark.conf.set("spark.sql.ansi.enabled", "false")
     for name in [*(view.name for view in VIEWS), *(table.name for table in lake.tables())]:
         spark.catalog.dropTempView(name)

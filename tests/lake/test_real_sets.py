@@ -1,4 +1,7 @@
-"""The public sets that ship beside the project, from raw files to examples; skipped where they are absent."""
+"""The public sets that ship beside the project, from raw files to examples; skipped where they are absent.
+
+Ciao's are in tests/jobs/test_contracts.py, where a model is trained on them.
+"""
 
 from pathlib import Path
 
@@ -8,7 +11,6 @@ from mamdr_core.config import load_config
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.ingest.job import ingest_clicks
-from mamdr_core.lake.stats import domain_stats
 
 pytestmark = pytest.mark.slow
 
@@ -21,20 +23,6 @@ def load(name, path, lake_root):
         pytest.skip(f"{path} is absent: the real sets are not part of this project")
     conf = str(ROOT / "conf" / f"{name}.yaml")
     return load_config(conf, [f"input.path={path}", f"lake.root={lake_root}"])
-
-
-def test_ciao_with_ratings_as_labels(spark, lake_root):
-    config = load("ciao", DATA / "ciao" / "ratings.csv.gz", lake_root)
-    figures = ingest_clicks(spark, config)
-    assert figures["rows_in"] == 284_086
-    assert figures["clicks"] + figures["rejected"] == 284_086
-    assert figures["rejected_by_rule"] == {"unique_event": 355}
-    assert figures["days"] == 12
-    built = build_examples(spark, config)
-    assert (built["users"], built["items"], built["domains"]) == (7_375, 105_114, 28)
-    assert built["positives"] / built["examples"] == pytest.approx(0.80, abs=0.005)
-    assert built["train_rows"] / built["examples"] == pytest.approx(0.6, abs=0.005)
-    assert domain_stats(spark, config)["days"] == 12
 
 
 def test_amazon_with_a_file_per_domain_and_sampled_negatives(spark, lake_root):

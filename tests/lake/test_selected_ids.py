@@ -23,7 +23,9 @@ def domains(spark, root):
     return index, rows
 
 
-def test_a_retired_domain_leaves_the_examples_and_keeps_its_index(spark, make_clicks, make_config, lake_root):
+def test_domains_that_are_retired_or_renamed_to_one_that_exists_keep_their_index(
+    spark, make_clicks, make_config, lake_root
+):
     build(spark, lake_root, make_config(), make_clicks(ROWS))
     before, _ = domains(spark, lake_root)
     figures = build(spark, lake_root, make_config(examples={"retired": ["d1", "never"]}), make_clicks(ROWS))
@@ -31,13 +33,6 @@ def test_a_retired_domain_leaves_the_examples_and_keeps_its_index(spark, make_cl
     assert index == before
     assert rows == {index["d0"]: 40, index["d2"]: 40}
     assert (figures["examples"], figures["domains"], figures["new_domains"]) == (80, 3, 0)
-
-
-def test_a_domain_renamed_to_one_that_exists_joins_it_and_its_old_index_stays_unused(
-    spark, make_clicks, make_config, lake_root
-):
-    build(spark, lake_root, make_config(), make_clicks(ROWS))
-    before, _ = domains(spark, lake_root)
     renamed = make_clicks(ROWS).withColumn("domain", F.when(F.col("domain") == "d2", "d0").otherwise(F.col("domain")))
     build(spark, lake_root, make_config(), renamed)
     index, rows = domains(spark, lake_root)

@@ -1,6 +1,7 @@
 """The same training on one process, on simulated ranks and on Horovod ranks in Spark."""
 
 import itertools
+import os
 import pickle
 from dataclasses import astuple, replace
 from functools import partial
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 from mamdr_core.errors import MamdrError
 from mamdr_core.learning.methods import METHODS
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
-from mamdr_core.parallel.launch import run_ranks
+from mamdr_core.parallel.launch import LAUNCHERS, run_ranks
 from mamdr_core.parallel.placement import place_domains
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import pin_examples
@@ -22,6 +23,7 @@ from mamdr_core.training.package import load_shared
 from mamdr_core.training.rank import RankTask, train_rank
 
 pytestmark = pytest.mark.slow
+ON_CLUSTER = "MAMDR_TEST_MASTER" in os.environ
 numbers = itertools.count()
 
 
@@ -78,16 +80,11 @@ def test_every_method_trains_and_measures_every_domain(make_task, method):
     assert any(name.startswith("mixed-") for name in saved) == (method == "mixed")
 
 
-@pytest.mark.parametrize(
-    ("launcher", "ranks", "owner"),
-    [
-        pytest.param("horovod", 2, None, marks=pytest.mark.cluster),
-        pytest.param("torch", 2, None, marks=pytest.mark.cluster),
-        ("horovod", 3, [0, 0, 1, 1, 0]),
-    ],
-)
-def test_launched_ranks_give_what_the_same_ranks_give_in_one_process(spark, make_task, launcher, ranks, owner):
-    """On three ranks the last owns no domain, and still takes part in every collective."""
+@pytest.mark.cluster
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_launched_ranks_give_what_the_same_ranks_give_in_one_process(spark, make_task, launcher):
+    """Of three ranks the last owns no domain, and still takes part in every collective. A cluster has two slots."""
+    ranks, owner = (2, None) if launcher == "torch" or ON_CLUSTER else (3, [0, 0, 1, 1, 0])
     simulated, launched = make_task(ranks, owner), make_task(ranks, owner)
     expected = run_simulated(partial(train_rank, simulated), ranks)
     found = run_ranks(spark, partial(train_rank, launched), ranks, start_timeout=120, launcher=launcher)

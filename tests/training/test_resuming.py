@@ -21,7 +21,6 @@ from safetensors.torch import load_file
 from mamdr_core.config import dump_config, with_values
 from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.parallel.launch import LAUNCHERS
 from mamdr_core.training.checkpoints import find_checkpoint
 from mamdr_core.training.resuming import find_unfinished
 from mamdr_core.training.run import train_mamdr
@@ -37,10 +36,10 @@ LIMIT = 500
 
 @pytest.fixture(scope="module")
 def config(trained_config):
-    """Forty rounds with a checkpoint after each, then passes of DR, so that there is time to kill it."""
+    """Rounds with a checkpoint after each, then passes of DR: there is time to kill it several times."""
     train = replace(
         trained_config.train,
-        epochs=10,
+        epochs=20,
         patience=100,
         checkpoint=CheckpointSettings(rounds=1, minutes=0),
         dr=replace(trained_config.train.dr, schedule="settled", epochs=3),
@@ -125,44 +124,42 @@ def resumed(spark, config, run_id="newest"):
     return train_mamdr(spark, replace(config, train=replace(config.train, resume=run_id)))
 
 
-def test_a_living_run_is_left_alone_and_killed_with_all_its_processes_it_resumes_to_the_undisturbed_package(
-    spark, config, undisturbed, job
-):
-    """Only by a run that computes the same."""
-    process = job()
-    folder = wait_for_checkpoint(config, 2, process)
+def refuse_to_resume(spark, config, run_id):
+    """A run that lives is left alone."""
     with pytest.raises(MamdrError, match="another process of this machine trains run"):
-        resumed(spark, config, folder.name)
-    newest = replace(config, train=replace(config.train, resume="newest"))
+        resumed(spark, config, run_id)
     with pytest.raises(MamdrError, match=r"another process of this machine trains run .* try again later"):
-        find_unfinished(spark, newest)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait(LIMIT)
-    assert row_of(spark, config, folder.name)["status"] == "running"
-    assert find_unfinished(spark, newest).id == folder.name
+        find_unfinished(spark, with_values(config, {"train.resume": "newest"}))
+
+
+def refuse_other_computations(spark, config, run_id):
+    """A killed run is resumed only by one that computes the same."""
+    newest = with_values(config, {"train.resume": "newest"})
+    assert find_unfinished(spark, newest).id == run_id
     assert find_unfinished(spark, with_values(newest, {"examples.until": "2026-01-02"})) is None  # another day's
     other = replace(config, train=replace(config.train, seed=9))
     with pytest.raises(MamdrError, match=r"computes something else: train\.seed is 9, and was 0"):
-        resumed(spark, other, folder.name)
+        resumed(spark, other, run_id)
     figures = resumed(spark, replace(other, train=replace(other.train, epochs=1)))
-    assert (figures["run_id"] != folder.name, figures["attempts"]) == (True, 1)
-    assert folder.exists()
-    figures = resumed(spark, config)
-    assert figures["run_id"] == folder.name
-    assert figures["attempts"] == 2
-    assert figures["test_auc"] == undisturbed["test_auc"]
-    assert_same_package(figures["package"], undisturbed["package"])
-    row = row_of(spark, config, folder.name)
-    assert (row["status"], row["attempts"], row["rounds"]) == ("ok", 2, 40)
-    assert not folder.exists()
+    assert (figures["run_id"] != run_id, figures["attempts"]) == (True, 1)
 
 
-def test_sigterm_or_a_killed_spark_submit_saves_a_checkpoint_and_the_run_resumes_each_time(
+def test_a_run_that_is_killed_and_stopped_again_and_again_resumes_to_the_undisturbed_package(
     spark, config, undisturbed, job
 ):
-    """One run, stopped three times. Spark's JVM is what a cluster or a user kills; Python is its child."""
+    """Killed with all its processes, then by SIGTERM, then its spark-submit by either signal: Spark's JVM is what a
+    cluster or a user kills, and Python is its child.
+    """
     process = job()
     folder = wait_for_checkpoint(config, 2, process)
+    refuse_to_resume(spark, config, folder.name)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(LIMIT)
+    assert row_of(spark, config, folder.name)["status"] == "running"
+    refuse_other_computations(spark, config, folder.name)
+    before = find_checkpoint(folder).newest
+    process = job("--resume")
+    assert wait_for_checkpoint(config, before + 2, process) == folder
     os.kill(process.pid, signal.SIGTERM)
     out, log = process.communicate(timeout=LIMIT)
     assert process.returncode == 2
@@ -184,13 +181,13 @@ def test_sigterm_or_a_killed_spark_submit_saves_a_checkpoint_and_the_run_resumes
         _, log = process.communicate(timeout=LIMIT)
         assert psutil.wait_procs(children, timeout=20)[1] == []
         assert f"resumes from checkpoint {before}" in log
-    process = job("--resume")
-    out, _ = process.communicate(timeout=LIMIT)
-    assert process.returncode == 0
-    (line,) = out.splitlines()
-    figures = json.loads(line)
-    assert (figures["status"], figures["run_id"], figures["attempts"]) == ("ok", folder.name, 4)
+    figures = resumed(spark, config)
+    assert (figures["run_id"], figures["attempts"]) == (folder.name, 5)
+    assert figures["test_auc"] == undisturbed["test_auc"]
     assert_same_package(figures["package"], undisturbed["package"])
+    row = row_of(spark, config, folder.name)
+    assert (row["status"], row["attempts"], row["rounds"]) == ("ok", 5, 80)
+    assert not folder.exists()
 
 
 @pytest.fixture(scope="module")
@@ -216,41 +213,46 @@ def ranks_below(process):
 
 
 @contextlib.contextmanager
-def in_time(config, act):
-    """Act once a run that begins in the block has three checkpoints; gives what it returned, afterwards."""
-    known = {child.name for child in (Path(config.lake.root) / "checkpoints").glob("*")}
+def in_time(config, act, folder=None):
+    """Act once a run has three checkpoints more, that of a folder or a new one; gives what it returned, afterwards."""
+    known = {child.name for child in (Path(config.lake.root) / "checkpoints").glob("*")} - {folder and folder.name}
+    number = 3 + (find_checkpoint(folder).newest if folder else 0)
     done = []
-    actor = threading.Thread(target=lambda: done.append(act(wait_for_checkpoint(config, 3, known=known))))
+    actor = threading.Thread(target=lambda: done.append(act(wait_for_checkpoint(config, number, known=known))))
     actor.start()
     yield done
     actor.join()
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_rank_that_is_killed_costs_a_restart_and_changes_nothing(spark, on_two, undisturbed_on_two, launcher):
-    """Two summands have one order: both launchers give the same package."""
-    on_two = with_values(on_two, {"train.launcher": launcher})
+def kill_rank_1(folder):
+    ranks = ranks_below(psutil.Process())
+    ranks["1"].kill()
+    return ranks
 
-    def kill(folder):
-        ranks = ranks_below(psutil.Process())
-        ranks["1"].kill()
-        return ranks
 
-    started = time.monotonic()
-    with in_time(on_two, kill) as done:
-        figures = train_mamdr(spark, on_two)
-    assert figures["attempts"] == 2
-    assert psutil.wait_procs(done[0].values(), timeout=0)[1] == []
-    assert_same_package(figures["package"], undisturbed_on_two["package"])
-    row = row_of(spark, on_two, figures["run_id"])
-    assert (row["status"], row["attempts"]) == ("ok", 2)
+def assert_restarted(spark, config, run_id, ranks, attempts):
+    assert psutil.wait_procs(ranks.values(), timeout=0)[1] == []
+    row = row_of(spark, config, run_id)
+    assert (row["status"], row["attempts"]) == ("ok", attempts)
     assert [cause.splitlines()[0] for cause in row["causes"]] == [
         "rank 1 of 2 was lost: killed, out of memory, or gone with its executor"
     ]
-    assert time.monotonic() - started < LIMIT
 
 
-def test_sigterm_has_ranks_save_a_checkpoint_and_stop(spark, on_two, undisturbed_on_two):
+def test_a_rank_of_torch_that_is_killed_costs_a_restart_and_changes_nothing(spark, on_two, undisturbed_on_two):
+    """Two summands have one order: both launchers give the same package."""
+    with in_time(on_two, kill_rank_1) as done:
+        figures = train_mamdr(spark, with_values(on_two, {"train.launcher": "torch"}))
+    assert figures["attempts"] == 2
+    assert_same_package(figures["package"], undisturbed_on_two["package"])
+    assert_restarted(spark, on_two, figures["run_id"], done[0], attempts=2)
+
+
+def test_sigterm_has_horovods_ranks_save_a_checkpoint_and_a_killed_rank_costs_a_restart(
+    spark, on_two, undisturbed_on_two
+):
+    """The run that SIGTERM stopped is resumed, and loses a rank then."""
+
     def terminate(folder):
         assert signal.getsignal(signal.SIGTERM).__module__ == "mamdr_core.stopping"  # not Horovod's launcher's
         os.kill(os.getpid(), signal.SIGTERM)
@@ -261,8 +263,10 @@ def test_sigterm_has_ranks_save_a_checkpoint_and_stop(spark, on_two, undisturbed
     folder, ranks = done[0]
     assert psutil.wait_procs(ranks.values(), timeout=5)[1] == []
     assert row_of(spark, on_two, folder.name)["status"] == "stopped"
-    figures = resumed(spark, on_two, folder.name)
+    with in_time(on_two, kill_rank_1, folder) as done:
+        figures = resumed(spark, on_two, folder.name)
     assert_same_package(figures["package"], undisturbed_on_two["package"])
+    assert_restarted(spark, on_two, folder.name, done[0], attempts=3)
 
 
 def test_an_executor_that_is_killed_costs_a_restart_and_changes_nothing(
@@ -285,8 +289,10 @@ def test_an_executor_that_is_killed_costs_a_restart_and_changes_nothing(
     assert (len(executors), sorted(ranks)) == (2, ["0", "1"])
     executors[0].kill()
     out, log = process.communicate(timeout=LIMIT)
-    said = json.loads(out.splitlines()[-1])
-    assert (said["status"], said.get("attempts")) == ("ok", 2), log
+    assert process.returncode == 0, log
+    (line,) = out.splitlines()
+    said = json.loads(line)
+    assert (said["status"], said["attempts"]) == ("ok", 2), log
     assert_same_package(said["package"], undisturbed_on_two["package"])
     assert "[rank 1] " in log
     assert log.count("Spark gave this rank GPU 7") == 4
