@@ -9,9 +9,10 @@ import torch
 from mamdr_core.engine.columns import Columns, Visit
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.fast import FastEngine
+from mamdr_core.engine.metrics import DomainMetrics
 from mamdr_core.engine.optimizers import OuterOptimizer
 from mamdr_core.engine.parameters import Change, Rows, Shared, Theta
-from mamdr_core.engine.settings import InnerSettings, OuterSettings
+from mamdr_core.engine.settings import InnerSettings, MetricsSettings, OuterSettings
 from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.learning import domain_regularization
@@ -194,6 +195,12 @@ class Case:
             figures.append(measured.logloss)
         return learner.shared, learner.specific, figures
 
+    def measure(self, collective) -> DomainMetrics:
+        """Figures of all ranks' rows at the start."""
+        learner = self.learner(collective.rank, small_engine(5)[1], collective, sharded=True)
+        detail = MetricsSettings()
+        return evaluate_columns(learner.engine, learner.shared, {}, learner.train, collective, detail=detail)
+
 
 def gathered(parts: list[Shared]) -> Shared:
     """One theta_S from the shards of all ranks."""
@@ -331,16 +338,19 @@ def test_ranks_with_different_numbers_of_parts_measure_in_step(monkeypatch):
     """Evaluation in parts of one domain each; the first rank has more of them than the others."""
     case = Case("mamdr", ranks=3, owner=(0, 0, 0, 0, 1))
 
-    def task(collective):
-        learner = case.learner(collective.rank, small_engine(5)[1], collective, sharded=True)
-        return evaluate_columns(learner.engine, learner.shared, {}, learner.train, collective).logloss
-
-    at_once = run_simulated(task, 3)
+    at_once = run_simulated(case.measure, 3)
     monkeypatch.setattr(evaluation, "PART_ROWS", 8)
-    in_parts = run_simulated(task, 3)
+    in_parts = run_simulated(case.measure, 3)
+    (alone,) = run_simulated(Case("mamdr", ranks=1, owner=(0,) * 5).measure, 1)
     for one, other in zip(at_once, in_parts, strict=True):
-        assert one[[0, 1, 3, 4]].isfinite().all()
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=0, equal_nan=True)
+        assert one.logloss[[0, 1, 3, 4]].isfinite().all()
+        for measured in (other, alone):
+            torch.testing.assert_close(one.logloss, measured.logloss, rtol=1e-12, atol=0, equal_nan=True)
+            torch.testing.assert_close(
+                one.detail.figures, measured.detail.figures, rtol=1e-12, atol=1e-12, equal_nan=True
+            )
+            for name in ("gauc", "pcoc", "calibration_error"):
+                assert one.overall()[name] == pytest.approx(measured.overall()[name], abs=1e-12)
 
 
 def test_dr_in_parts_that_ranks_have_different_numbers_of_gives_what_one_part_gives(monkeypatch):
