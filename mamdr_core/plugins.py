@@ -99,20 +99,33 @@ class Plugin:
             raise MamdrError(f"{self.key} is {self.name}: expected a {_full_name(kind)}, found {_what_is(found)}")
         return found
 
-    def source_hash(self) -> str:
-        """SHA-256 of the source file that defines it, also inside a zip file; of a class, that of the class.
+    def defining(self) -> list[str]:
+        """Names of the modules that define it: a class's own, or those of the functions that an object holds.
 
         Raises:
-            MamdrError: as `load`, or the module has no source file, so that no other process could import it.
+            MamdrError: as `load`.
         """
-        found, module = self.load(), self._import()
+        found = self.load()
         if isinstance(found, type):
-            module = sys.modules.get(found.__module__, module)
-        loader: Any = getattr(module.__spec__, "loader", None)
-        file = getattr(module, "__file__", None)
-        if not (file and hasattr(loader, "get_data")):
-            raise MamdrError(f"{self.key} is {self.name}: module {module.__name__} has no source file; put it into one")
-        return hashlib.sha256(loader.get_data(file)).hexdigest()
+            return [found.__module__]
+        held = {getattr(value, "__module__", None) for value in vars(found).values() if callable(value)}
+        return sorted({name for name in held if name and name.partition(".")[0] != "mamdr_core"} or {self.module})
+
+    def source_hash(self) -> str:
+        """SHA-256 of the source files of `defining`, one after another, also inside a zip file.
+
+        Raises:
+            MamdrError: as `load`, or a module has no source file, so that no other process could import it.
+        """
+        digest = hashlib.sha256()
+        for name in self.defining():
+            module = sys.modules[name]
+            loader: Any = getattr(module.__spec__, "loader", None)
+            file = getattr(module, "__file__", None)
+            if not (file and hasattr(loader, "get_data")):
+                raise MamdrError(f"{self.key} is {self.name}: module {name} has no source file; put it into one")
+            digest.update(loader.get_data(file))
+        return digest.hexdigest()
 
     def _import(self) -> ModuleType:
         try:

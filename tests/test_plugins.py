@@ -25,7 +25,7 @@ from mamdr_core.models.checking import stack_trouble
 from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.plugins import Plugin, PluginImportError
-from mamdr_core.training.own_code import check_own_names, check_served, sources_of
+from mamdr_core.training.own_code import check_own_names, check_served, modules_of, sources_of
 
 PACKAGE = Path(__file__).parent / "plugin_package"
 SIZES = {"user": 5, "item": 4, "domain": 3}
@@ -197,6 +197,11 @@ def test_a_source_is_known_by_its_hash_also_inside_a_zip_file(tmp_path, monkeypa
     (tmp_path / "short_name.py").write_text("from click_models.residual import Residual\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert Plugin("model.name", "short_name:Residual").source_hash() == hashlib.sha256(source).hexdigest()
+    (tmp_path / "short_method.py").write_text("from click_models.largest_first import method\n")
+    method = (PACKAGE / "click_models/largest_first.py").read_bytes()
+    short = Plugin("train.method", "short_method:method")
+    assert short.source_hash() == hashlib.sha256(method).hexdigest()
+    assert modules_of([short]) == ["short_method", "click_models.largest_first"]
 
 
 def test_a_package_names_the_module_that_it_needs(package, caplog):

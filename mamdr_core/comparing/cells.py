@@ -54,7 +54,11 @@ def make_cell(
         MamdrError: an unknown key, or a value of the wrong kind.
     """
     model, method = pair
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {}  # options are those of the configured structure and method
+    if model != config.model.name:
+        changes["model.options"] = {}
+    if method != config.train.method:
+        changes["train.options"] = {}
     for name in (model, method, f"{model}/{method}"):
         changes |= overrides.get(name, {})
     own = {"model.name": model, "train.method": method, "train.seed": seed}

@@ -119,6 +119,7 @@ def _dn_learner(trained: Trained, train: Columns, settings: ConflictSettings, ch
         trained.config,
         {
             "train.method": "dn",
+            "train.options": {},
             "train.warm_start": "",
             "train.only_domains": (),
             "train.seed": settings.seed,

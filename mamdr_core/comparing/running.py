@@ -20,7 +20,9 @@ from mamdr_core.comparing.cells import Cell
 from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.parallel.collective import SingleProcess
+from mamdr_core.parallel.shipping import ship_modules
 from mamdr_core.shards.pinned import PinnedExamples
+from mamdr_core.training.own_code import modules_of, plugins_of, try_structure
 from mamdr_core.training.rank import RankResult, RankTask, train_rank
 from mamdr_core.training.run import task_of, train_on_ranks
 from mamdr_core.training.runs import Run, cell_of, new_run
@@ -97,6 +99,9 @@ class Runner:
         Args:
             cells: any number; equal ones run once.
             known: how cells ended before; these are passed over.
+
+        Raises:
+            MamdrError: a structure of the user's own that does not return a logit for each row; nothing has begun then.
         """
         wanted = {cell_of(cell.config, self._pinned): cell for cell in cells}
         if known:
@@ -104,6 +109,9 @@ class Runner:
         ended = Ended(runs=finished_runs(self._lake, list(wanted)))
         ended.skipped = len(ended.runs)
         left = {key: cell for key, cell in wanted.items() if key not in ended.runs}
+        for cell in left.values():
+            try_structure(cell.config, self._pinned)
+            ship_modules(self._spark, modules_of(plugins_of(cell.config)))
         if ended.skipped:
             logger.info("%s: %d of %d cells are done already", self._experiment, ended.skipped, len(wanted))
         alone = {key: cell for key, cell in left.items() if cell.config.train.ranks == 1}

@@ -47,7 +47,7 @@ def balance_ranks(start_n: Ints, stop_n: Ints, owner_n: Ints, ranks: int, batch_
 
     Steps are evened out by the smallest batches, which have a step each and the fewest rows to send; rows by the
     largest, which add the fewest steps. As each upsets the other a little, they take turns. A rank keeps the mean and
-    `SLACK`, or one batch.
+    `SLACK`, rounded up to whole steps, or one batch.
 
     Args:
         start_n, stop_n: each domain's slice of the round (`RoundPlan.slices`), int64 [n].

@@ -29,7 +29,7 @@ def ship_modules(spark: "SparkSession", modules: Iterable[str]) -> None:
 
     Args:
         spark: the session.
-        modules: their names.
+        modules: their names; of other packages that these import nothing is sent.
     """
     shipped = spark.sparkContext._python_includes or []
     for package in sorted({name.partition(".")[0] for name in modules}):

@@ -10,6 +10,7 @@ from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.champion import day_after, find_champion, resolve_run
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.plugins import PluginImportError
 from mamdr_core.promoting.decisions import Decision, figures_of, find_decision, record_decision, record_domains
 from mamdr_core.promoting.intervals import Ints
 from mamdr_core.promoting.judging import Judged, judge, mean_auc, told, weighted_auc
@@ -99,6 +100,8 @@ def _champions_scorer(trained: Trained, config: Config, champion: Row | None) ->
         return None, ""
     try:
         return open_champion(trained, config, champion["run_id"]), ""
+    except PluginImportError:  # the gate was started without it: the champion itself may be whole
+        raise
     except MamdrError as error:
         logger.warning("the champion cannot be measured: %s", error)
         return None, f"it was held against the absolute limits alone: the champion cannot be measured: {error}"

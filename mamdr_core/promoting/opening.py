@@ -19,6 +19,7 @@ from mamdr_core.promoting.intervals import Ints
 from mamdr_core.shards.loading import Share
 from mamdr_core.training.building import make_engine
 from mamdr_core.training.choices import place_columns
+from mamdr_core.training.own_code import check_served
 from mamdr_core.training.package import Package, load_package
 from mamdr_core.training.records import find_run
 from mamdr_core.training.trained import Trained, config_of
@@ -71,11 +72,13 @@ def open_champion(trained: Trained, config: Config, run_id: str) -> Scorer:
         run_id: the champion.
 
     Raises:
-        MamdrError: its package is gone or damaged, or reads features that the challenger's examples do not have.
+        MamdrError: its package is gone or damaged, reads features that the challenger's examples do not have, or is of
+            a user's own structure that cannot be imported.
     """
     folder = str(find_run(trained.lake, run_id)["package"])
     package = load_package(folder, trained.device)
     theirs = config_of(package.config, folder)
+    check_served(theirs, package.metrics, folder)
     _check_features(run_id, theirs.features, trained.config.features)
     scales = {name: (float(mean), float(deviation)) for name, (mean, deviation) in package.pinned["numeric"].items()}
     pinned, sizes = replace(trained.pinned, numeric=scales), package.pinned["sizes"]

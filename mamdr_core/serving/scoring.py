@@ -38,7 +38,7 @@ from mamdr_core.serving.scorer import index_of, score_batches
 from mamdr_core.serving.served import Served
 from mamdr_core.serving.settings import ScoreSettings
 from mamdr_core.training.clock import Clock
-from mamdr_core.training.own_code import plugins_of
+from mamdr_core.training.own_code import modules_of, plugins_of
 from schemas import TABLES
 from schemas.spark import spark_schema
 
@@ -81,7 +81,7 @@ def score(spark: SparkSession, config: Config) -> dict[str, Any]:
             rows, count, malformed = _rows_to_score(spark, config.score, lake, served)
         if not count:
             raise MamdrError(f"score.input.path: {config.score.input.path or 'the test split'} holds no row to score")
-        ship_modules(spark, [plugin.module for plugin in plugins_of(served.config) if plugin.key == "model.name"])
+        ship_modules(spark, modules_of(own for own in plugins_of(served.config) if own.key == "model.name"))
         logger.info("run %s scores %d rows as batch %s", served.run_id, count, batch)
         settings = {**shuffles_of(spark, count, TASK_ROWS), **_SETTINGS}
         with clock.phase("write"), overriding(spark, settings), progress(spark, "scores"):

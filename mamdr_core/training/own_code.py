@@ -1,7 +1,7 @@
 """Users' own structures and methods in a run: checked on the driver and on every rank, and recorded by their source."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mamdr_core.config import Config
@@ -10,7 +10,7 @@ from mamdr_core.learning.methods import find_method
 from mamdr_core.models.checking import stack_trouble
 from mamdr_core.models.structures import build_model, declare_inputs, find_structure
 from mamdr_core.parallel.collective import Collective
-from mamdr_core.plugins import Plugin, PluginImportError, is_plugin
+from mamdr_core.plugins import Plugin, PluginImportError, is_plugin, parse_options
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.choices import gather_trouble
 
@@ -23,6 +23,15 @@ def plugins_of(config: Config) -> list[Plugin]:
     return [Plugin(key, name) for key, name in names.items() if is_plugin(name)]
 
 
+def modules_of(plugins: Iterable[Plugin]) -> list[str]:
+    """Names of the modules that plug-ins are found in and defined in.
+
+    Raises:
+        MamdrError: one that cannot be imported.
+    """
+    return [name for plugin in plugins for name in (plugin.module, *plugin.defining())]
+
+
 def sources_of(config: Config) -> dict[str, str]:
     """By plug-in's name, the SHA-256 of the source file that defines it here.
 
@@ -33,14 +42,16 @@ def sources_of(config: Config) -> dict[str, str]:
 
 
 def check_own_names(config: Config) -> None:
-    """Check the names of the structure and the method, and the method's options.
+    """Check the names of the structure and the method, and their options.
 
     Raises:
         MamdrError: an unknown one, a plug-in that cannot be imported or is of another kind, or an unknown option.
     """
     try:
         find_method(config.train.method).settle(config.train.learning)
-        find_structure(config.model.name)
+        parse_options(
+            "model.options", getattr(find_structure(config.model.name), "Options", None), config.model.options
+        )
     except PluginImportError as error:
         raise MamdrError(f"{error}, on the driver") from error
     except ValueError as error:
@@ -103,6 +114,8 @@ def check_served(config: Config, metrics: Mapping[str, Any], folder: str) -> Non
     try:
         find_structure(config.model.name)
         found = Plugin("model.name", config.model.name).source_hash()
+    except PluginImportError as error:
+        raise PluginImportError(f"package {folder} needs your own code: {error}") from error
     except MamdrError as error:
         raise MamdrError(f"package {folder} needs your own code: {error}") from error
     trained = (metrics.get("plugins") or {}).get(config.model.name)

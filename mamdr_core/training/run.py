@@ -19,7 +19,7 @@ from mamdr_core.secrets import without_secrets
 from mamdr_core.stopping import StopRequest, on_sigterm
 from mamdr_core.training.building import load_of
 from mamdr_core.training.checkpoints import STOP, CheckpointPlace, find_checkpoint
-from mamdr_core.training.own_code import plugins_of
+from mamdr_core.training.own_code import modules_of, plugins_of
 from mamdr_core.training.parents import settle_parent
 from mamdr_core.training.part import check_only_domains
 from mamdr_core.training.preparing import check_names, prepare_examples
@@ -90,7 +90,7 @@ def train_on_ranks(spark: SparkSession, run: Run, seconds: dict[str, float]) -> 
         The run's figures, see `train_mamdr`.
     """
     train, rows = run.config.train, run.part.rows(run.pinned)
-    ship_modules(spark, [plugin.module for plugin in plugins_of(run.config)])
+    ship_modules(spark, modules_of(plugins_of(run.config)))
     owning = len(np.unique(task_of(run).owner[rows > 0]))
     logger.info(
         "run %s: %s of %s on %d domains, %d training rows, examples version %d, %d ranks, starts %s",

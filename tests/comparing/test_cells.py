@@ -13,6 +13,16 @@ def test_pairs_are_models_by_methods_or_those_given():
     assert compared_pairs(config) == [("mlp", "dn"), ("mlp", "joint")]
 
 
+def test_options_stay_with_the_structure_and_the_method_that_they_were_configured_for():
+    own = load_config(
+        None, ["model.name=a.b:C", "model.options.scale=2", "train.method=a.b:m", "train.options.rounds=1"]
+    )
+    cell = make_cell(own, ("a.b:C", "joint"), 0, {}, {}).config
+    assert (cell.model.options, cell.train.options) == ({"scale": 2}, {})
+    cell = make_cell(own, ("mlp", "a.b:m"), 0, {}, {}).config
+    assert (cell.model.options, cell.train.options) == ({}, {"rounds": 1})
+
+
 def test_overrides_of_a_pair_go_over_its_methods_and_these_over_its_models():
     overrides = {
         "mlp/dn": {"train.dr.k": 3},
