@@ -18,9 +18,9 @@ def is_few(spark: SparkSession) -> bool:
 
 
 def bytes_of(rows: DataFrame) -> int:
-    """Bytes of the files that rows come from."""
-    log = rows._jdf.queryExecution().optimizedPlan().collectLeaves().head()
-    return int(log.stats().sizeInBytes())
+    """Bytes of the files that rows come from, of each as often as it is read."""
+    leaves = rows._jdf.queryExecution().optimizedPlan().collectLeaves()
+    return sum(int(leaves.apply(number).stats().sizeInBytes()) for number in range(leaves.size()))
 
 
 def gathered(rows: DataFrame) -> DataFrame:

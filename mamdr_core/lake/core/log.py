@@ -64,11 +64,11 @@ class Log:
         if not self.commit(number):
             return None
         files = self._spark.read.schema(_COMMIT).option("pathGlobFilter", "*.json")
-        told = files.json(Files(self._spark, self._path).path("_delta_log")).select(
+        infos = files.json(Files(self._spark, self._path).path("_delta_log")).select(
             F.regexp_extract("_metadata.file_name", r"^(\d{20})\.json$", 1).cast("bigint").alias("number"),
             "commitInfo.*",
         )
-        notes = told.where(
+        notes = infos.where(
             F.col("operation").eqNullSafe("RESTORE")
             | F.contains("userMetadata", F.lit(f'"{key}"'))
             | F.contains("userMetadata", F.lit(EMPTIED))

@@ -38,8 +38,8 @@ FEW_ROWS, FEW_BYTES = 250_000, 8 << 20
 """Rows, or bytes of a log, that one task shuffles sooner than several are started."""
 FEW_HELD = 64 << 20
 """Bytes of tables that few rows are compared with."""
-_ROW_BYTES = 16
-"""Bytes of a row of a vocabulary at least."""
+ROW_BYTES = 16
+"""Bytes of a row of a vocabulary, or of clicks, at least."""
 FEW: Mapping[str, str | int] = {"spark.sql.shuffle.partitions": 1, "spark.sql.adaptive.enabled": "false"}
 """Settings for few rows: adaptive execution plans a query again after each of its shuffles, and starts a job for it."""
 ROWS_A_TASK = 1_500_000
@@ -120,7 +120,7 @@ def shuffles_of(spark: SparkSession, rows: int, a_task: int = ROWS_A_TASK) -> di
 def settings_for(spark: SparkSession, rows: int, held: int = 0) -> Mapping[str, str | int]:
     """Settings for a job that shuffles this many rows, and tables of `held` bytes."""
     few = rows <= FEW_ROWS and held <= FEW_HELD
-    return FEW if few else {**shuffles_of(spark, max(rows, held // _ROW_BYTES))}
+    return FEW if few else {**shuffles_of(spark, max(rows, held // ROW_BYTES))}
 
 
 def memory_of(spark: SparkSession) -> int:

@@ -146,7 +146,8 @@ def _check_columns(spark: SparkSession, settings: InputSettings, raw: DataFrame)
         missing.pop(same(name), None)
     footers = spark._jvm.org.apache.parquet.hadoop  # type: ignore[union-attr]
     step = -(-len(files) // CHECKED_FOOTERS) if files else 1
-    for status in files[::step]:
+    looked_at = files[::step]
+    for status in looked_at:
         file = footers.util.HadoopInputFile.fromStatus(status, spark._jsc.hadoopConfiguration())
         reader = footers.ParquetFileReader.open(file)
         try:
@@ -165,7 +166,7 @@ def _check_columns(spark: SparkSession, settings: InputSettings, raw: DataFrame)
             f"input.schema: no file of {one_line(settings.path)} has a column {names}; its last one has "
             f"{', '.join(field.getName() for field in fields)}"
         )
-    logger.warning("input.schema: none of %d files that were looked at has a column %s", CHECKED_FOOTERS, names)
+    logger.warning("input.schema: none of %d files that were looked at has a column %s", len(looked_at), names)
 
 
 def _listed_files(relation: Any) -> list[Any]:

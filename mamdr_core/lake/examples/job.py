@@ -17,9 +17,9 @@ from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.caching import Keep, kept_frames
 from mamdr_core.lake.core.features import declared_examples
-from mamdr_core.lake.core.few import local_frame
+from mamdr_core.lake.core.few import bytes_of, local_frame
 from mamdr_core.lake.core.progress import progress
-from mamdr_core.lake.core.session import FEW, FEW_BYTES, FEW_HELD, overriding, settings_for
+from mamdr_core.lake.core.session import FEW, FEW_BYTES, FEW_HELD, ROW_BYTES, overriding, settings_for, shuffles_of
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.counts import (
     NOTHING,
@@ -87,7 +87,7 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
         with progress(spark, "build_examples"), kept_frames() as keep:
             if chosen:
                 encoded = reduce(DataFrame.union, chosen)
-                with overriding(spark, _settings_of_survey(lake)):
+                with overriding(spark, _settings_of_survey(spark, lake, encoded)):
                     news = News(increment, find_ids(lake, encoded, config, keep), clicks)
             else:
                 news = News(increment, None, clicks)
@@ -104,10 +104,12 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
     return {**figures, "clicks_version": clicks_version, "examples_version": built.version}
 
 
-def _settings_of_survey(lake: Lake) -> Mapping[str, str | int]:
+def _settings_of_survey(spark: SparkSession, lake: Lake, clicks: DataFrame) -> Mapping[str, str | int]:
     """Settings of the first query, before which no row has been counted."""
     held = sum(lake.log(table).size() for table in ("users", "items"))
-    return FEW if lake.log("clicks").size() <= FEW_BYTES and held <= FEW_HELD else {}
+    if lake.log("clicks").size() <= FEW_BYTES and held <= FEW_HELD:
+        return FEW
+    return shuffles_of(spark, max(bytes_of(clicks), held) // ROW_BYTES)
 
 
 def _bytes_read(lake: Lake, news: News) -> int:

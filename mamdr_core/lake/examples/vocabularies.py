@@ -169,7 +169,7 @@ def update_domains(lake: Lake, spark: SparkSession, seen: Iterable[Row]) -> tupl
     Raises:
         MamdrError: other jobs kept adding domains at the same time.
     """
-    # As `update_vocabulary` does: in the order of the hash without its sign.
+    # As other vocabularies: in the order of the hash without its sign.
     ordered = sorted(seen, key=lambda row: (row["hash"] % (1 << 64), row["domain"]))
     for _ in range(TRIES):
         table, known = _known(lake, TABLES["domains"])

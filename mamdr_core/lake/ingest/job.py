@@ -1,7 +1,7 @@
 """ingest_clicks: the raw log becomes clicks and clicks_rejected, load by load."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -105,24 +105,52 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
                 f"input.path: {load.source}: other jobs kept filing events of the same time; it is published, but "
                 "some of its events may be there twice: run it again"
             )
-        restored = restorable = 0
-        if before is not None:
-            replaced = list(tally.valid_by_day) if whole_days else []
-            days = {*(day for day in held_before if day), *tally.valid_by_day, *days_recorded(lake, load)}
-            with progress(spark, "restored events"):
-                restored = restore_events(lake, load, days, replaced, keep)
-            restorable = count_restorable(lake, load, before, version, replaced)
+    restored = restorable = 0
+    if before is not None:
+        replaced = list(tally.valid_by_day) if whole_days else []
+        days = {*(day for day in held_before if day), *tally.valid_by_day, *days_recorded(lake, load)}
+        restored, restorable = _give_back(spark, lake, load, (before, version), days, replaced)
     # Last, so that a load whose job was killed is not yet known as published to the folder of arriving files.
     record_load(spark, lake, load, tally, started_at, clicks_version=version)
     figures = _figures(tally)
     logger.info("%(rows_in)d rows in = %(clicks)d clicks + %(rejected)d rejected, %(days)d days", figures)
     return {
         **figures,
-        "clicks_version": version,
+        "clicks_version": lake.version("clicks") if restored else version,
         "undeclared_columns": undeclared,
         "restored": restored,
         "restorable": restorable,
     }
+
+
+def _give_back(
+    spark: SparkSession,
+    lake: Lake,
+    load: Load,
+    versions: tuple[int, int],
+    days: Collection[date],
+    replaced: Collection[date],
+) -> tuple[int, int]:
+    """File what other loads brought and this one no longer does; how many events that were, and could be.
+
+    Args:
+        spark: the session.
+        lake: the lake.
+        load: the load that was replaced.
+        versions: of clicks before and after that.
+        days, replaced: see `restore_events`.
+    """
+    # Not by the size of this log: the clicks of its times may be many.
+    few = FEW if lake.log("clicks").size() + lake.log("clicks_rejected").size() <= FEW_BYTES else {}
+    try:
+        with kept_frames() as keep, overriding(spark, few), progress(spark, "restored events"):
+            restored = restore_events(lake, load, days, replaced, keep)
+            return restored, count_restorable(lake, load, *versions, replaced)
+    except MamdrError as error:
+        raise MamdrError(
+            f"input.path: {load.source} is published, but events that it no longer brings were not given back to other "
+            f"loads: {error}; run it again"
+        ) from error
 
 
 def _overlapping(config: Config, lake: Lake, load: Load, survey: Survey, version: int | None) -> DataFrame | None:
