@@ -49,6 +49,7 @@ logger = logging.getLogger(__name__)
 
 SPLIT = "split"
 """The column of clicks that gives the split of a row, where the log does."""
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -151,12 +152,21 @@ def check_news(news: News, lake: Lake, config: Config) -> None:
         )
     if settings.split.kind == "given" and (unsplit := sum(row["unsplit"] for row in news.seen)):
         raise MamdrError(
-            f"examples.split.kind is given, and {unsplit} of {rows} clicks have no split: ingest them again with "
-            "input.columns.split"
+            f"examples.split.kind is given, and {unsplit} of {rows} clicks have no split: ingest again with "
+            f"input.columns.split {', '.join(_sources_without_split(lake, news))}"
         )
     if config.input.columns.split and settings.split.kind != "given":
         logger.warning("input.columns.split is not used: examples.split.kind is %s, not given", settings.split.kind)
     check_ratios({row["domain"] for row in news.seen}, settings)
+
+
+def _sources_without_split(lake: Lake, news: News) -> list[str]:
+    """Sources of loads that brought clicks without a split, some of them."""
+    if not news.ids or not lake.exists("loads"):
+        return []
+    clicks = news.ids.rows.where(F.col(SPLIT).isNull()).select("load").distinct()
+    sources = lake.read("loads").join(clicks, "load", "left_semi").select("source").distinct()
+    return [row["source"] for row in sources.orderBy("source").limit(_NAMED).collect()]
 
 
 def grow_vocabularies(
