@@ -43,14 +43,15 @@ def test_a_users_rows_leave_every_table_after_a_killed_job_too(spark, config, mo
     lake.append("scores", clicks.selectExpr(*SCORE.split(", "), "true specific", "0.5D score", "null logit_deviation"))
     user = clicks.groupBy("user").count().orderBy(F.desc("count")).first()["user"]
     row = clicks.where(F.col("user") == user).limit(1)
-    rejected = row.selectExpr(
-        "'label_binary' rule", "to_json(struct(*)) row", "load", "'' source", "'' source_file", "0L event", "ds"
-    )
-    lake.append("clicks_rejected", rejected)
+    source = ("load", "'' source", "'' source_file", "0L event")
+    plain = ("'label_binary' rule", "to_json(struct(*)) row", *source, "null known_load", "null known_ds", "null click")
+    # The id is not in the raw row, but was made of it.
+    repeats = ("'new_event' rule", "'{}' row", *source, "0L known_load", "ds known_ds", "to_json(struct(user)) click")
+    lake.append("clicks_rejected", row.selectExpr(*plain, "ds").union(row.selectExpr(*repeats, "ds")))
     index = lake.read("users").where(F.col("id") == user).first()["index"]
     holds = {
         **{name: F.col("user") == user for name in ("clicks", "scores")},
-        "clicks_rejected": F.expr(f"contains(row, '\"{user}\"')"),
+        "clicks_rejected": F.expr(f"contains(concat_ws(',', row, click), '\"{user}\"')"),
         "users": F.col("id") == user,
         "examples": F.col("user") == index,
         "user_features": F.col("index") == index,
