@@ -94,7 +94,12 @@ def lake(spark, trained_config, tmp_path_factory):
         for ds, rule, rows in REJECTED
         for _ in range(rows)
     ]
-    lake.append("clicks_rejected", spark.createDataFrame(rejected, spark_schema(TABLES["clicks_rejected"])))
+    lake.append(
+        "clicks_rejected",
+        spark.createDataFrame(
+            [(*row[:6], None, None, None, *row[6:]) for row in rejected], spark_schema(TABLES["clicks_rejected"])
+        ),
+    )
     record_loads(spark, lake)
     domain_stats(spark, replace(trained_config, lake=replace(trained_config.lake, root=root)))
     runs = []

@@ -75,13 +75,11 @@ class Files:
             return sorted(self._paths(self._make_path(self.root), "globStatus"))
 
     def _paths(self, path: Any, listing: str) -> list[str]:
-        """What the file system lists of a path, in one answer of the JVM rather than one for each file."""
+        """What the file system lists of a path."""
         found = getattr(self._system, listing)(path)
         if not found:
             return []
-        jvm: Any = self._spark._jvm
-        paths = jvm.org.apache.hadoop.fs.FileUtil.stat2Paths(found)
-        return str(jvm.scala.collection.immutable.ArraySeq.unsafeWrapArray(paths).mkString("\0")).split("\0")
+        return [status.getPath().toString() for status in found]
 
     def lines(self, *names: str) -> Iterator[str]:
         """The lines of a text file, read as far as they are asked for; none if it does not exist."""
