@@ -2,11 +2,10 @@
 
     .venv/bin/python benchmarks/bench_maintain.py --files 1000 100000
 
-The table clicks has so many files in the days of a year: entries of its log, and files of a byte, since none is opened.
+The table clicks has that many files, spread over a year: entries of its log, and files of a byte, since none is opened.
 They are 40 days old, as most of a lake's files are, and too large to be joined; one in a hundred more is no longer
-needed. Printed: seconds of
-maintain_lake, the peak of what the driver's Python allocated, its calls to the JVM, and rows that came to it. Another
-version of the project is measured with PYTHONPATH on that one.
+needed. Printed: seconds of maintain_lake, the peak of what the driver's Python allocated, its calls to the JVM, and
+rows that came to it. Another version of the project is measured with PYTHONPATH on that one.
 """
 
 import argparse
@@ -15,16 +14,13 @@ import os
 import tempfile
 import time
 import tracemalloc
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+from jvm_calls import counting
 from machine import machine
 from pyspark.sql import SparkSession
-from pyspark.sql.classic.dataframe import DataFrame
 
 from mamdr_core.config import parse_config
 from mamdr_core.lake.core.session import spark_session
@@ -78,29 +74,6 @@ def _make_table(spark: SparkSession, lake: Lake, files: int) -> None:
     log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, str(root))
     log.update(False, jvm.scala.Option.empty(), jvm.scala.Option.empty())
     log.checkpoint()
-
-
-@contextmanager
-def counting(spark: SparkSession) -> Iterator[Counter[str]]:
-    """Counts calls to the JVM and rows that are collected while it is open."""
-    counts = Counter[str]()
-    client, collect = type(spark.sparkContext._gateway._gateway_client), DataFrame.collect
-    send = client.send_command
-
-    def counted(self: Any, command: str, *args: Any, **named: Any) -> Any:
-        counts["calls"] += command.startswith("c\n")
-        return send(self, command, *args, **named)
-
-    def collected(self: DataFrame) -> Any:
-        rows = collect(self)
-        counts["rows"] += len(rows)
-        return rows
-
-    client.send_command, DataFrame.collect = counted, collected
-    try:
-        yield counts
-    finally:
-        client.send_command, DataFrame.collect = send, collect
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def main() -> None:
 def compare_groups(scores_N: Tensor, labels_N: Tensor, offsets: Tensor, groups: int, repeats: int) -> None:
     """Print the times of both, and how far their figures are apart."""
     domain_N = np.repeat(np.arange(len(offsets) - 1), offsets.diff().numpy())
-    # As many users of a domain as give so many groups, if few are drawn by no row.
+    # Users of a domain in proportion to its rows: about `groups` in all, less those that no row draws.
     users_n = np.maximum(1, offsets.diff().numpy() * groups // len(scores_N))
     ids = 1 + (np.random.default_rng(1).random(len(scores_N)) * users_n[domain_N]).astype(np.int32)
     ids_N, settings = torch.from_numpy(ids), MetricsSettings()

@@ -158,7 +158,8 @@ def save_run(spark: SparkSession, lake: Lake, config: Config, sizes: dict[str, i
 
 def write_bare(requests: DataFrame, config: Config, path: str) -> None:
     """The bare job."""
-    sizes = {"user": config.synthetic.users, "item": config.synthetic.items, "domain": config.synthetic.domains}  # type: ignore[union-attr]
+    synthetic = config.synthetic
+    sizes = {"user": synthetic.users, "item": synthetic.items, "domain": synthetic.domains}
     hashed = [F.pmod(F.xxhash64(name), F.lit(size)).cast("int").alias(f"{name}_row") for name, size in sizes.items()]
     kept = ", ".join(f"{name} string" for name in sizes)
     flags = ", ".join(f"{name}_known boolean" for name in sizes)

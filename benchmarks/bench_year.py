@@ -216,7 +216,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--domains", type=int, default=5)
     parser.add_argument("--history-days", type=int, default=0, help="maintain.history_days")
     parser.add_argument("--at", type=int, nargs="+", default=[30, 60, 90, 180, 365], help="days to print")
-    parser.add_argument("--minutes", type=float, default=1e9, help="stop after so many")
+    parser.add_argument("--minutes", type=float, default=1e9, help="stop after this time")
     return parser.parse_args()
 
 

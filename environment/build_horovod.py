@@ -24,7 +24,7 @@ import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 HOROVOD = "0.28.1"
 SOURCE_SHA256 = "92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0"
@@ -116,8 +116,8 @@ def download_source(folder: Path) -> Path:
     return folder / f"horovod-{HOROVOD}.tar.gz"
 
 
-def run_pip(*arguments: str, **options: object) -> None:
-    subprocess.run([sys.executable, "-m", "pip", "--quiet", *arguments], check=True, **options)  # type: ignore[call-overload]
+def run_pip(*arguments: str, **options: Any) -> None:
+    subprocess.run([sys.executable, "-m", "pip", "--quiet", *arguments], check=True, **options)
 
 
 def patch_standards(source: Path) -> None:

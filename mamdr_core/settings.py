@@ -1,7 +1,7 @@
 """The decorator that makes a class of settings: frozen, keyword-only, strict about unknown keys and NaN, documented."""
 
 from dataclasses import dataclass
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, TypeVar, cast, dataclass_transform
 
 T = TypeVar("T")
 
@@ -15,4 +15,4 @@ def settings(cls: type[T]) -> type[T]:
     """
     made: Any = dataclass(frozen=True, kw_only=True)(cls)
     made.__pydantic_config__ = {"extra": "forbid", "use_attribute_docstrings": True, "allow_inf_nan": False}
-    return made  # type: ignore[no-any-return]
+    return cast("type[T]", made)

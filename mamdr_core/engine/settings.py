@@ -54,6 +54,6 @@ class MetricsSettings:
     def __post_init__(self) -> None:
         """Check the ranges."""
         if any(not 1 <= k <= 1000 for k in self.cutoffs) or list(self.cutoffs) != sorted(set(self.cutoffs)):
-            raise ValueError(f"metrics.cutoffs must differ, ascend and lie in [1, 1000], got {list(self.cutoffs)}")
+            raise ValueError(f"metrics.cutoffs must differ, ascend and be within [1, 1000], got {list(self.cutoffs)}")
         if not 1 <= self.bins <= 100:
-            raise ValueError(f"metrics.bins must lie in [1, 100], got {self.bins}")
+            raise ValueError(f"metrics.bins must be within [1, 100], got {self.bins}")

@@ -78,6 +78,7 @@ class StackedTables:
         self.is_fresh = state is None
         self._parts: list[_Part] = []
         local_FN, start_TD, may_move_T = [], [], []
+        limits = trains and any(scope.only for scope in scopes)
         self._count = 0
         for table, ids_N in zip(tables, ids_FN, strict=True):
             keys_T, local_N = (trajectory_N * table.rows + ids_N).unique(return_inverse=True)
@@ -86,7 +87,8 @@ class StackedTables:
             self._parts.append(part)
             local_FN.append(local_N + self._count)
             start_TD.append(stacked_rows(thetas, table, part.ids_T, part.of_T))
-            may_move_T.append(_may_move(table, scopes, keys_T))
+            if limits:
+                may_move_T.append(_may_move(table, scopes, keys_T))
             self._count = span.stop
         self._local_FN = torch.stack(local_FN)
         self._static = torch.cat(start_TD)
@@ -99,7 +101,6 @@ class StackedTables:
                 whole = state.tables[part.table.name]
                 for own, moment in zip(self._moments(part), (whole.first, whole.second), strict=True):
                     own.copy_(moment.index_select(0, part.ids_T))
-        limits = trains and any(scope.only for scope in scopes)
         self._may_move_T = torch.cat(may_move_T) if limits else None
 
     def touch(self, read: ReadPlaces) -> TouchedRows:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -132,7 +132,7 @@ class _Board:
         values = list(self.slots)
         self.pass_turn()
         self.wait_for_turn(rank)  # all others have listened
-        return values  # type: ignore[return-value]
+        return cast("list[T]", values)
 
 
 def run_simulated(task: Callable[[Collective], T], ranks: int) -> list[T]:
@@ -164,4 +164,4 @@ def run_simulated(task: Callable[[Collective], T], ranks: int) -> list[T]:
         thread.join()
     if errors:
         raise errors[0]
-    return results  # type: ignore[return-value]
+    return cast("list[T]", results)

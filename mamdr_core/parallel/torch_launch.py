@@ -59,7 +59,8 @@ def run_on_torch(
             "set spark.dynamicAllocation.enabled to false, or train.launcher to horovod"
         )
     context, group = spark.sparkContext, f"mamdr-ranks-{uuid.uuid4().hex}"
-    pickled: bytes = CloudPickleSerializer().dumps(job)  # type: ignore[no-untyped-call]
+    serializer: Any = CloudPickleSerializer  # has no types
+    pickled: bytes = serializer().dumps(job)
     supervise = partial(_supervise, pickled, job.threads)
     told: dict[str, Any] = {}
 
@@ -84,8 +85,8 @@ def run_on_torch(
     results = {rank: result for rank, result in told.get("ended", ()) if result}
     if len(results) < ranks or output.failed.is_set():
         raise RuntimeError("a rank ended without a result") from told.get("error")
-    # Written by this run's own ranks, and brought here by Spark, which pickles what tasks return anyway.
-    return [pickle.loads(results[rank]) for rank in range(ranks)]  # noqa: S301
+    # Brought here by Spark, which pickles what tasks return anyway.
+    return [pickle.loads(results[rank]) for rank in range(ranks)]  # noqa: S301 - written by this run's own ranks
 
 
 def _wait(stage: threading.Thread, output: RankOutput, start_timeout: int) -> None:

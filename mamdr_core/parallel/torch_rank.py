@@ -32,10 +32,11 @@ def main(place: dict[str, Any], result_fd: int) -> None:
         place: rank, ranks (W), store (host, port and, on rank 0, file descriptor of the listener), gpus (addresses).
         result_fd: takes the pickled result.
     """
-    job: RankJob[object] = pickle.loads(sys.stdin.buffer.read())  # noqa: S301
+    job: RankJob[object] = pickle.loads(sys.stdin.buffer.read())  # noqa: S301 - written by the task that started this
     result = run_rank(job, place["rank"], place["gpus"], partial(_join, place, job))
+    serializer: Any = CloudPickleSerializer  # has no types
     with open(result_fd, "wb") as results:
-        results.write(CloudPickleSerializer().dumps(result))  # type: ignore[no-untyped-call]
+        results.write(serializer().dumps(result))
     dist.destroy_process_group()
 
 

@@ -12,7 +12,8 @@ from pyspark.sql import Row, SparkSession
 from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.champion import resolve_run
-from mamdr_core.lake.core.tables import TRIES, Lake
+from mamdr_core.lake.core.retries import TRIES
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.promoting.decisions import find_decision
 from mamdr_core.promoting.gate import is_older
 from mamdr_core.promoting.settings import PromoteSettings

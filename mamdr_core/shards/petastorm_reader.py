@@ -67,7 +67,7 @@ def read_row_groups(
         yield from reader
 
 
-class _RowGroupReader(Reader):  # type: ignore[misc]
+class _RowGroupReader(Reader):  # type: ignore[misc]  # petastorm has no types
     """The reader that make_batch_reader makes, over chosen row groups, each as an iterator of Arrow record batches.
 
     make_batch_reader has no argument for row groups, and its selectors need an index that only Petastorm writes.
@@ -96,7 +96,7 @@ class _RowGroupReader(Reader):  # type: ignore[misc]
         """There is no cache; Petastorm would say on stdout that it is clean."""
 
 
-class _BatchWorker(ArrowReaderWorker):  # type: ignore[misc]
+class _BatchWorker(ArrowReaderWorker):  # type: ignore[misc]  # petastorm has no types
     """Petastorm's worker, without its copy of the whole row group and its way through pandas."""
 
     @staticmethod

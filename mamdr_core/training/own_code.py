@@ -114,10 +114,8 @@ def check_served(config: Config, metrics: Mapping[str, Any], folder: str) -> Non
     try:
         find_structure(config.model.name)
         found = Plugin("model.name", config.model.name).source_hash()
-    except PluginImportError as error:
-        raise PluginImportError(f"package {folder} needs your own code: {error}") from error
-    except MamdrError as error:
-        raise MamdrError(f"package {folder} needs your own code: {error}") from error
+    except MamdrError as error:  # of its own class: a module that is missing here says nothing of the package
+        raise type(error)(f"package {folder} needs your own code: {error}") from error
     trained = (metrics.get("plugins") or {}).get(config.model.name)
     if trained and trained != found:
         logger.warning(

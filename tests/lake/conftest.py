@@ -1,10 +1,12 @@
 """Small logs and configurations for the tests of the lake."""
 
+import importlib
 import shutil
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.classic import dataframe
 
 from mamdr_core.config import Config, parse_config
 from mamdr_core.lake.maintenance.vacuum import CHECK
@@ -94,25 +95,6 @@ def jvm_calls(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], AbstractContextManager[Counter[str]]]:
     """A context in which Python's `calls` to the JVM are counted, and the `rows` that it collects."""
-
-    @contextmanager
-    def counting() -> Iterator[Counter[str]]:
-        counts = Counter[str]()
-        client, frame = type(spark.sparkContext._gateway._gateway_client), dataframe.DataFrame
-        send, collect = client.send_command, frame.collect
-
-        def counted(self: Any, command: str, *args: Any, **named: Any) -> Any:
-            counts["calls"] += command.startswith("c\n")
-            return send(self, command, *args, **named)
-
-        def collected(self: DataFrame) -> Any:
-            rows = collect(self)
-            counts["rows"] += len(rows)
-            return rows
-
-        with monkeypatch.context() as patched:
-            patched.setattr(client, "send_command", counted)
-            patched.setattr(frame, "collect", collected)
-            yield counts
-
-    return counting
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    counting = importlib.import_module("jvm_calls").counting
+    return partial(counting, spark)

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
+from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
+from mamdr_core.features import Feature
+from mamdr_core.lake.core.features import declared_clicks
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.settings import LakeSettings
 
@@ -55,6 +58,10 @@ def test_managed_tables_are_written_in_one_commit_and_found_by_their_schema_alon
     assert not lake.write_next("clicks", make_clicks([("x", "i", "d")]), {"write": 3}, 1, ""), "of a number passed"
     assert lake.undo("clicks", second)
     assert users_of(Lake(spark, settings).read("clicks")) == ["u", "v"]
+    before = lake.log("clicks").table_id(), lake.log("clicks").properties()
+    hour = Feature(name="hour", kind="numeric", expression="hour(event_time)")
+    lake.overwrite(declared_clicks([hour]), make_clicks([("w", "i", "d")]).withColumn("hour", F.lit(1.0)))
+    assert (lake.log("clicks").table_id(), lake.log("clicks").properties()) == before, "other columns, the same table"
     for other in (LakeSettings(root=settings.root), LakeSettings(root=settings.root, catalog="another")):
         with pytest.raises(
             MamdrError, match=r"are managed in spark_catalog.managed: set lake.catalog: spark_catalog.m"

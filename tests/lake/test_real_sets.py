@@ -1,4 +1,4 @@
-"""The public sets that ship beside the project, from raw files to examples; skipped where they are absent.
+"""The public sets that ship with the project, from raw files to examples; skipped where they are absent.
 
 Ciao's are in tests/jobs/test_contracts.py, where a model is trained on them.
 """

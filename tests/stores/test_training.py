@@ -13,7 +13,8 @@ from pyspark.sql import functions as F
 from safetensors.torch import load_file
 
 from mamdr_core.errors import StoppedError
-from mamdr_core.lake.core.tables import MARKER, Lake
+from mamdr_core.lake.core.marker import MARKER
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.object_store import place_of
 from mamdr_core.training.measure import evaluate_package
 from mamdr_core.training.run import train_mamdr

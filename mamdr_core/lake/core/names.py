@@ -1,11 +1,15 @@
 """Names of a lake's tables in one schema of a Spark catalog, such as Hive's metastore or Unity: `lake.catalog`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import SparkSession
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.log import Log
+from mamdr_core.lake.core.retries import MadeMeanwhileError
 from mamdr_core.lake.core.session import storage_errors
 from mamdr_core.lake.core.sql import identifier, literal
 from mamdr_core.yaml_values import one_line
@@ -85,6 +89,26 @@ class Names:
         """Make the schema, unless it exists."""
         if not self.exists():
             self._run(f"CREATE SCHEMA IF NOT EXISTS {self._quoted} COMMENT {literal(_COMMENT + self._root)}")
+
+    @contextmanager
+    def making(self, table: str) -> Iterator[None]:
+        """While a managed table is made, turn what Spark raises where it, or its folder, is there already.
+
+        Raises:
+            MadeMeanwhileError: another job has made the table.
+        """
+        try:
+            yield
+        except AnalysisException as error:
+            if "ALREADY_EXISTS" in str(error):
+                raise MadeMeanwhileError from None
+            if "NON_EMPTY_LOCATION" not in str(error):
+                raise
+            found = one_line(str(error).rpartition("location")[2])[:200]
+            raise MamdrError(
+                f"lake.catalog: {table} cannot be made: its folder {found}; another job is making it, or was killed: "
+                "run again, or remove the folder when no job runs"
+            ) from None
 
     def exists(self) -> bool:
         """Whether the schema exists."""

@@ -144,7 +144,8 @@ def _check_columns(spark: SparkSession, settings: InputSettings, raw: DataFrame)
     missing = {same(name): name for name in raw.columns}
     for name in relation.partitionSchema().fieldNames():
         missing.pop(same(name), None)
-    footers = spark._jvm.org.apache.parquet.hadoop  # type: ignore[union-attr]
+    jvm: Any = spark._jvm
+    footers = jvm.org.apache.parquet.hadoop
     step = -(-len(files) // CHECKED_FOOTERS) if files else 1
     looked_at = files[::step]
     for status in looked_at:

@@ -2,16 +2,11 @@
 
 import json
 import logging
-import random
-import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from delta.exceptions import captured as delta_exceptions
 from delta.tables import DeltaTable
-from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
 
@@ -20,42 +15,20 @@ from mamdr_core.lake.core.declared import declared_columns, skipping_properties,
 from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.files import Files, reaching
 from mamdr_core.lake.core.log import EMPTIED, Log
+from mamdr_core.lake.core.marker import Marker
 from mamdr_core.lake.core.names import Names
+from mamdr_core.lake.core.retries import CONFLICTS, insist
 from mamdr_core.lake.core.session import overriding
 from mamdr_core.lake.core.sql import table_at
 from mamdr_core.lake.settings import LakeSettings
-from mamdr_core.yaml_values import one_line, shorten
+from mamdr_core.yaml_values import shorten
 from schemas import TABLES, Table, feature_vocabulary
 from schemas.spark import spark_schema
 
 logger = logging.getLogger(__name__)
 
-MARKER = "_mamdr_lake"
-_MADE = "The Delta tables in this folder were made by MAMDR on Spark.\n"
-_MANAGED = "Tables are stored where this schema has them: "
-"""Before a schema's name, a line of the marker of a lake that has managed tables."""
 _NOTE = "spark.databricks.delta.commitInfo.userMetadata"
 _NUMBERED = "mamdr growth"  # the name that lakes have known since there were vocabularies
-
-
-class MadeMeanwhileError(Exception):
-    """Another job has made the managed table that this one was about to make."""
-
-
-# Delta's exceptions reach Python by name only where this module of it has been imported, and share no base class.
-CONFLICTS = (
-    delta_exceptions.ConcurrentAppendException,
-    delta_exceptions.ConcurrentDeleteDeleteException,
-    delta_exceptions.ConcurrentDeleteReadException,
-    delta_exceptions.ConcurrentTransactionException,
-    delta_exceptions.ConcurrentWriteException,
-    delta_exceptions.DeltaConcurrentModificationException,
-    delta_exceptions.MetadataChangedException,
-    delta_exceptions.ProtocolChangedException,
-    MadeMeanwhileError,
-)
-TRIES = 8
-"""How often a write is tried that another job's commit gets ahead of."""
 
 
 class Lake:
@@ -87,14 +60,15 @@ class Lake:
         self._files = Files(spark, settings.root)
         self.root = self._files.root
         self._files.share_settings()
+        self._marker = Marker(self._files)
         with reaching(self.root):
-            self._check_root()
-            elsewhere = self._schema_of_managed()
+            self._marker.check_root()
+            elsewhere = self._marker.schema()
         self._names: Names | None = None
         if settings.catalog:
             self._names = Names(spark, settings.catalog, self.root, bool(elsewhere))
         if elsewhere:
-            self._check_managed(elsewhere)
+            self._marker.check_managed(elsewhere, self._names)
 
     def path(self, table: str | Table) -> str:
         """Where the table is stored."""
@@ -313,22 +287,13 @@ class Lake:
         merge.execute()
 
     def _insist(self, table: str | Table, write: Callable[[], None]) -> None:
-        """Write again, after a pause that differs by writer, where another job's commit got ahead."""
-        for number in range(TRIES):
-            try:
-                return write()
-            except CONFLICTS as error:
-                logger.warning("%s: another job is writing it: %s", _declared(table).name, type(error).__name__)
-                time.sleep(random.uniform(0, min(2**number, 20)))
-        raise MamdrError(
-            f"{self.path(table)}: another job is writing the same part of it; run again when that has ended"
-        )
+        insist(write, _declared(table).name, lambda: self.path(table))
 
     def _writer(self, table: str | Table, rows: DataFrame, mode: str, note: dict[str, Any] | None) -> DataFrameWriter:
         declared = _declared(table)
         writer = declared_columns(declared, rows).write.format("delta").mode(mode)
         if not self.exists(declared):
-            self._mark()
+            self._marker.write(self._names, self._managed)
             writer = writer.options(**table_properties(declared)).partitionBy(*declared.partition_by)
         elif not set(self.log(declared).columns()).issuperset(declared.column_names):
             writer = writer.option("mergeSchema", "true")
@@ -346,27 +311,11 @@ class Lake:
         elif self._managed:
             self._names.make_schema()
             # Delta does not stamp the option of a table that a name makes.
-            with overriding(self._spark, {_NOTE: json.dumps(note)} if note else {}), self._making(declared):
+            with overriding(self._spark, {_NOTE: json.dumps(note)} if note else {}), self._names.making(declared.name):
                 writer.saveAsTable(self._names.sql(declared.name))
         else:
             writer.save(self.path(declared))
             self._names.add(declared.name)
-
-    @contextmanager
-    def _making(self, declared: Table) -> Iterator[None]:
-        """Turn what Spark raises where a managed table, or its folder, is there already."""
-        try:
-            yield
-        except AnalysisException as error:
-            if "ALREADY_EXISTS" in str(error):
-                raise MadeMeanwhileError from None
-            if "NON_EMPTY_LOCATION" not in str(error):
-                raise
-            found = one_line(str(error).rpartition("location")[2])[:200]
-            raise MamdrError(
-                f"lake.catalog: {declared.name} cannot be made: its folder {found}; another job is making it, or was "
-                "killed: run again, or remove the folder when no job runs"
-            ) from None
 
     def _overwrite(self, declared: Table, rows: DataFrame, note: dict[str, Any] | None, **options: Any) -> None:
         """Replace all rows and, where others are declared, the columns with all that depends on them."""
@@ -379,17 +328,14 @@ class Lake:
             return
         # The conditions of columns that go would fail; until the end of the write the table is checked for less.
         wanted = declared.constraints()
-        self._alter(declared, (f"DROP CONSTRAINT {name}" for name in self._other_constraints(declared, wanted)))
+        others = [name for name, text in self.log(declared).constraints().items() if wanted.get(name) != text]
+        self._alter(declared, (f"DROP CONSTRAINT {name}" for name in others))
         # Delta takes the layout from the write too when it replaces the columns.
         self._save(declared, writer.option("overwriteSchema", "true").partitionBy(*declared.partition_by), note)
         listed = ", ".join(f"'{name}' = '{value}'" for name, value in skipping_properties(declared).items())
         there = self.log(declared).constraints()
         added = (f"ADD CONSTRAINT {name} CHECK ({text})" for name, text in wanted.items() if name not in there)
         self._alter(declared, (f"SET TBLPROPERTIES ({listed})", *added))
-
-    def _other_constraints(self, declared: Table, wanted: dict[str, str]) -> list[str]:
-        found = self.log(declared).constraints()
-        return [name for name, condition in found.items() if wanted.get(name) != condition]
 
     def _alter(self, declared: Table, changes: Iterable[str]) -> None:
         for change in changes:
@@ -401,41 +347,6 @@ class Lake:
             hint = f": run jobs/{declared.made_by}.py first" if declared.made_by else ""
             raise MamdrError(f"lake {self.root} has no table {declared.name} yet{hint}")
         return self.path(declared)
-
-    def _mark(self) -> None:
-        """Mark the root as a lake's, and where its tables are."""
-        managed = f"{_MANAGED}{self._names.schema}\n" if self._names and self._managed else ""
-        if not self._files.exists(MARKER) or (managed and not self._schema_of_managed()):
-            self._files.write_text(_MADE + managed, MARKER)
-        if managed and self._names:
-            self._names.tables_elsewhere = True
-
-    def _schema_of_managed(self) -> str:
-        """The schema that has managed tables of this lake; empty: all tables are below the root."""
-        found = (line.removeprefix(_MANAGED) for line in self._files.lines(MARKER) if line.startswith(_MANAGED))
-        return next(found, "")
-
-    def _check_managed(self, schema: str) -> None:
-        if self._names is None or self._names.schema != schema:
-            raise MamdrError(f"lake.catalog: tables of {self.root} are managed in {schema}: set lake.catalog: {schema}")
-        if not self._names.exists():
-            raise MamdrError(
-                f"lake.catalog: Spark's catalog has no schema {schema}, which has the tables of {self.root}: is this "
-                "the metastore that they were made with? (spark.sql.catalogImplementation=hive, docs/queries.md)"
-            )
-
-    def _check_root(self) -> None:
-        if self._files.is_file():
-            raise MamdrError(f"lake.root: {self.root} is a file; name a folder for the tables")
-        children = self._files.children()
-        if not children or MARKER in children:
-            return
-        if any(name in TABLES and self._files.exists(name, "_delta_log") for name in children):
-            return
-        raise MamdrError(
-            f"lake.root: {self.root} holds something else ({', '.join(sorted(children)[:3])}); "
-            "name an empty or new folder, or an existing lake"
-        )
 
 
 def _declared(table: str | Table) -> Table:

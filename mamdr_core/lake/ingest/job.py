@@ -37,6 +37,7 @@ from mamdr_core.lake.ingest.rules import rules_for
 from mamdr_core.lake.ingest.survey import Survey, survey_rows
 from mamdr_core.lake.ingest.tally import Tally
 from mamdr_core.lake.ingest.unparsed import explain_times
+from schemas import Table
 from schemas.clicks import RECORD_WELL_FORMED
 
 logger = logging.getLogger(__name__)
@@ -62,9 +63,7 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
             jobs kept filing events of the same time: the message says so.
     """
     started_at = datetime.now(UTC)
-    if config.examples.split.kind == "given" and not config.input.columns.split:
-        raise MamdrError("examples.split.kind is given: set input.columns.split to the expression that gives it")
-    table = declared_clicks(config.features, has_split=bool(config.input.columns.split))
+    table = _declared_table(config)
     lake = Lake(spark, config.lake)
     check_loads(lake)
     raw = read_input(spark, config.input)
@@ -107,20 +106,22 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
             )
     restored = restorable = 0
     if before is not None:
+        days = {day for day in held_before if day} | tally.valid_by_day.keys()
         replaced = list(tally.valid_by_day) if whole_days else []
-        days = {*(day for day in held_before if day), *tally.valid_by_day, *days_recorded(lake, load)}
         restored, restorable = _give_back(spark, lake, load, (before, version), days, replaced)
     # Last, so that a load whose job was killed is not yet known as published to the folder of arriving files.
     record_load(spark, lake, load, tally, started_at, clicks_version=version)
     figures = _figures(tally)
     logger.info("%(rows_in)d rows in = %(clicks)d clicks + %(rejected)d rejected, %(days)d days", figures)
-    return {
-        **figures,
-        "clicks_version": lake.version("clicks") if restored else version,
-        "undeclared_columns": undeclared,
-        "restored": restored,
-        "restorable": restorable,
-    }
+    version = lake.version("clicks") if restored else version
+    more = {"undeclared_columns": undeclared, "restored": restored, "restorable": restorable}
+    return {**figures, "clicks_version": version, **more}
+
+
+def _declared_table(config: Config) -> Table:
+    if config.examples.split.kind == "given" and not config.input.columns.split:
+        raise MamdrError("examples.split.kind is given: set input.columns.split to the expression that gives it")
+    return declared_clicks(config.features, has_split=bool(config.input.columns.split))
 
 
 def _give_back(
@@ -138,13 +139,14 @@ def _give_back(
         lake: the lake.
         load: the load that was replaced.
         versions: of clicks before and after that.
-        days, replaced: see `restore_events`.
+        days: that the load held before, as far as that is known, or holds now.
+        replaced: see `restore_events`.
     """
     # Not by the size of this log: the clicks of its times may be many.
     few = FEW if lake.log("clicks").size() + lake.log("clicks_rejected").size() <= FEW_BYTES else {}
     try:
         with kept_frames() as keep, overriding(spark, few), progress(spark, "restored events"):
-            restored = restore_events(lake, load, days, replaced, keep)
+            restored = restore_events(lake, load, {*days, *days_recorded(lake, load)}, replaced, keep)
             return restored, count_restorable(lake, load, *versions, replaced)
     except MamdrError as error:
         raise MamdrError(

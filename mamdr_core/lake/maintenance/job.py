@@ -13,7 +13,8 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.caching import kept_frames
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.notes import EXPIRED
-from mamdr_core.lake.core.tables import CONFLICTS, Lake
+from mamdr_core.lake.core.retries import CONFLICTS
+from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.maintenance.kept import find_leftovers, find_packages, kept_runs
 from mamdr_core.lake.maintenance.merging import merge_examples
 from mamdr_core.lake.maintenance.vacuum import (
