@@ -120,17 +120,24 @@ class OuterOptimizer:
     first: "Momenta | None" = field(default=None)
     second: "Momenta | None" = field(default=None)
 
-    def step(self, shared: Shared, change: Change) -> None:
-        """Move `shared` in place."""
+    def step(self, shared: Shared, change: Change, factor: float = 1.0) -> None:
+        """Move `shared` in place.
+
+        Args:
+            shared: theta_S.
+            change: theta~ - theta.
+            factor: of beta in this step.
+        """
         self.step_count += 1
+        beta = self.settings.beta * factor
         if self.settings.optimizer != "sgd" and self.first is None:
             self.first = Momenta.zeros_like(shared)
             self.second = Momenta.zeros_like(shared) if self.settings.optimizer == "adam" else None
-        shared.dense += self._update(change.dense, None, slice(None))
+        shared.dense += self._update(change.dense, None, slice(None), beta)
         for name, rows in change.rows.items():
             table = shared.tables[name]
             place_U = rows.ids if isinstance(table, Tensor) else table.places(rows.ids)
-            table.index_add_(0, place_U, self._update(rows.values, name, place_U))
+            table.index_add_(0, place_U, self._update(rows.values, name, place_U, beta))
 
     def state_dict(self) -> State:
         """The number of steps, and the momenta so far."""
@@ -153,8 +160,8 @@ class OuterOptimizer:
         momenta = {name: None if part.is_empty() else Momenta.of_state(part, like) for name, part in parts.items()}
         self.first, self.second = momenta["first"], momenta["second"]
 
-    def _update(self, change: Tensor, table: str | None, place: Tensor | slice) -> Tensor:
-        beta, momentum = self.settings.beta, self.settings.momentum
+    def _update(self, change: Tensor, table: str | None, place: Tensor | slice, beta: float) -> Tensor:
+        momentum = self.settings.momentum
         if self.first is None:
             return beta * change
         first_all = self.first.dense if table is None else self.first.tables[table]

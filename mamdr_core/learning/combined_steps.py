@@ -60,7 +60,7 @@ class CombinedSteps(ABC):
         for number, visits in enumerate(steps):
             seeds = [learner.round_seed(round_, learner.rank, number, place) for place in range(len(visits))]
             gradient = self.direction(Theta(learner.shared, moved), visits, seeds)
-            inner_step(moved, gradient, state, learner.settings.alpha)
+            inner_step(moved, gradient, state, learner.alpha(round_))
             rows += learner.count(visits)
         OuterOptimizer(TAKE_END).step(learner.shared, learner.average(moved, float(rows)))
 

@@ -34,7 +34,7 @@ class InnerLoop:
         return learner.engine.descend(
             Theta(learner.shared),
             visits,
-            learner.settings.alpha,
+            learner.alpha(round_),
             learner.settings.inner.optimizer,
             self.carried_moments(),
             seed=learner.round_seed(round_, learner.rank),

@@ -35,7 +35,7 @@ class JointDataParallel(JointTraining):
                 gradient = learner.engine.gradient(Theta(learner.shared), visit, seed)
             moved = learner.no_change()
             mean = learner.average_gradient(gradient, float(learner.count([visit])))
-            inner_step(moved, mean, state, learner.settings.alpha)
+            inner_step(moved, mean, state, learner.alpha(round_))
             outer.step(learner.shared, moved)
 
 

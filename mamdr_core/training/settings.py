@@ -4,6 +4,7 @@ from dataclasses import field
 from typing import Any, Literal
 
 from mamdr_core.engine.settings import InnerSettings, OuterSettings
+from mamdr_core.learning.schedule import LrSchedule
 from mamdr_core.learning.settings import DRSettings, LearningSettings
 from mamdr_core.mixed.settings import MixedSettings
 from mamdr_core.raw_id import RawId
@@ -69,6 +70,8 @@ class TrainSettings:
     """Inner loop."""
     outer: OuterSettings = field(default_factory=OuterSettings)
     """Outer update."""
+    lr_schedule: LrSchedule = field(default_factory=LrSchedule)
+    """How theta_S's learning rates change from round to round (docs/learning.md#training-options)."""
     dr: DRSettings = field(default_factory=DRSettings)
     """Domain Regularization."""
     mixed: MixedSettings = field(default_factory=MixedSettings)
