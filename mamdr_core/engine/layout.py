@@ -1,6 +1,6 @@
 """The rows of a stack's steps laid out on the device, ready to be computed on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from mamdr_core.engine.columns import Columns, FrozenTables
 from mamdr_core.engine.optimizers import AdamState
 from mamdr_core.engine.parameters import Scope
 from mamdr_core.engine.stacking import Trajectory
+from mamdr_core.engine.step_options import RowRule
 from mamdr_core.engine.steps import ReadPlaces, RowReader, Steps, lay_steps, ranges
 from mamdr_core.engine.working import StackedTables, TouchedRows
 from mamdr_core.models.tables import Table
@@ -63,7 +64,7 @@ def open_stack(
     frozen: FrozenTables,
     batch_size: int,
     device: torch.device,
-    adam: bool,
+    rule: Callable[[Table], RowRule],
     state: AdamState | None,
 ) -> Stack:
     """Gather the embedding rows that trajectories read.
@@ -74,7 +75,7 @@ def open_stack(
         frozen: the fixed vectors.
         batch_size: rows of a step at most.
         device: where to.
-        adam: whether trained tables have moments.
+        rule: how the rows of a table move.
         state: moments of a single trajectory to carry on.
     """
     steps = lay_steps([trajectory.visits for trajectory in trajectories], batch_size)
@@ -93,20 +94,25 @@ def open_stack(
             [reader.first_ids(table.column) if table.per_domain else reader.ids(table.column) for table in alike],
             trajectory_of_batch if alike[0].per_domain else trajectory_N,
             trains=scopes[0].covers(alike[0].name),
-            adam=adam,
+            rule=rule(alike[0]),
             state=state if state and alike[0].name in state.tables else None,
         )
-        for alike in _alike([table for table in tables if table.name not in lookups], scopes[0], state)
+        for alike in _alike([table for table in tables if table.name not in lookups], scopes[0], state, rule)
     ]
     return Stack(trajectories, steps, stacked, lookups)
 
 
-def _alike(tables: Sequence[Table], scope: Scope, state: AdamState | None) -> list[list[Table]]:
-    """Tables that one matrix can hold: of one width, read alike, all trained or none, all with moments or none."""
+def _alike(
+    tables: Sequence[Table], scope: Scope, state: AdamState | None, rule: Callable[[Table], RowRule]
+) -> list[list[Table]]:
+    """Tables that one matrix can hold: of one width, read and moved alike, all trained or none, all carrying moments or
+    none.
+    """
     groups: dict[tuple[object, ...], list[Table]] = {}
     for table in tables:
         carries_on = state is not None and table.name in state.tables
-        groups.setdefault((table.width, table.per_domain, scope.covers(table.name), carries_on), []).append(table)
+        alike = table.width, table.per_domain, scope.covers(table.name), carries_on, rule(table)
+        groups.setdefault(alike, []).append(table)
     return list(groups.values())
 
 
