@@ -45,7 +45,7 @@ class PaddedBatch:
         constant: all other fields by name, [G, B, D].
         labels: [G, B].
         base: base logits [G, B].
-        weights: [G, B]; of one trajectory they sum to 1, 0 for padding.
+        weights: [G, B]; of one trajectory they sum to 1, or are all 0; 0 for padding.
         keys: dropout's, int32 [G].
     """
 

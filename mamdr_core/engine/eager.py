@@ -237,7 +237,7 @@ class EagerEngine:
     def _backward(
         self, visit: Visit, number: int, rows: slice, working: dict[str, CachedTable], key: int = 0
     ) -> tuple[float, dict[str, FieldGradient]]:
-        """Leave the dense gradient of a batch's mean loss in the flat buffer.
+        """Leave the dense gradient of a batch's mean loss in the flat buffer, weighted where rows have weights.
 
         Args:
             visit: the `number`-th of its trajectory.
@@ -251,6 +251,8 @@ class EagerEngine:
         beat()
         self.flat.gradients_P.zero_()
         total = 0.0
+        weights_B = visit.weights(rows, self.flat.values_P)
+        weight = None if weights_B is None else weights_B.sum().clamp_min(torch.finfo(weights_B.dtype).tiny)
         found: dict[str, list[FieldGradient]] = {}
         for place, part in enumerate(self._parts(visit, rows)):
             fields = {
@@ -261,7 +263,12 @@ class EagerEngine:
                 buffer.fill_(part_key(key, place))
             logits_B = visit.add_base(self.flat.module(self._fields(visit, part.places, fields)), part.places)
             labels_B = visit.columns.labels[visit.rows[part.places]].to(self.device)
-            loss = binary_cross_entropy_with_logits(logits_B, labels_B) * part.share
+            own_B = visit.weights(part.places, logits_B)
+            if own_B is None:
+                loss = binary_cross_entropy_with_logits(logits_B, labels_B) * part.share
+            else:
+                losses_B = binary_cross_entropy_with_logits(logits_B, labels_B, reduction="none")
+                loss = (losses_B * own_B).sum() / weight
             loss.backward()
             total += loss.item()
             for name, field in fields.items():

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mamdr_core.engine.columns import Columns, FrozenTables
+from mamdr_core.engine.columns import Columns, FrozenTables, shares_of
 from mamdr_core.engine.optimizers import AdamState
 from mamdr_core.engine.parameters import Scope
 from mamdr_core.engine.stacking import Trajectory
@@ -46,7 +46,8 @@ class Layout:
         touched: of each of the stack's `tables`.
         looked_up: by other table, ids, int64 [G_s, B_s], or [G_s, 1] of a table per domain.
         numeric: float [G_s, B_s, K], or no list without numeric features.
-        labels, base, weights: [G_s, B_s]; a trajectory's weights sum to 1, padding has 0.
+        labels, base, weights: [G_s, B_s]; a trajectory's weights sum to 1, or are all 0; padding
+            has 0.
     """
 
     steps: Steps
@@ -161,7 +162,13 @@ def lay_out(stack: Stack, tables: Sequence[Table], device: torch.device, dtype: 
             torch.from_numpy(step).to(device),
             slice(batch, next_batch),
         )
-        weight_N = torch.from_numpy(np.repeat(1 / np.maximum(lengths, 1), lengths)).to(device, dtype)
+        if any(held.visit.columns.weights is not None for held in batches):
+            batch_N = torch.repeat_interleave(
+                number, torch.from_numpy(lengths).to(device), output_size=int(lengths.sum())
+            )
+            weight_N = shares_of(reader.read(_weights).to(dtype), batch_N, len(batches))
+        else:
+            weight_N = torch.from_numpy(np.repeat(1 / np.maximum(lengths, 1), lengths)).to(device, dtype)
         layout = _Padding(steps, place_N)
         numeric_N = reader.read(lambda columns: columns.numeric)
         yield Layout(
@@ -185,6 +192,11 @@ def lay_out(stack: Stack, tables: Sequence[Table], device: torch.device, dtype: 
 def _base_logits(columns: Columns) -> Tensor:
     nothing = columns.labels.new_zeros(1).expand_as(columns.labels)  # takes no memory
     return nothing if columns.base_logits is None else columns.base_logits
+
+
+def _weights(columns: Columns) -> Tensor:
+    alike = columns.labels.new_ones(1, dtype=torch.float32).expand_as(columns.labels)  # takes no memory
+    return alike if columns.weights is None else columns.weights
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ class JointDataParallel(JointTraining):
                 seed = learner.round_seed(round_, learner.rank, step)
                 gradient = learner.engine.gradient(Theta(learner.shared), visit, seed)
             moved = learner.no_change()
-            mean = learner.average_gradient(gradient, float(learner.count([visit])))
+            learner.count([visit])
+            mean = learner.average_gradient(gradient, visit.total_weight)
             self._inner.step(moved, mean, state, round_)
             outer.step(learner.shared, moved)
 

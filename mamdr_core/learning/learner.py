@@ -92,7 +92,7 @@ class Learner:
         specific: theta_i by domain index, of this rank's domains.
         average: mean over ranks of changes, weighted by a number.
         average_gradient: the gradient of the mean loss over the rows of all ranks, from each rank's own gradient and
-            number of rows.
+            its rows' weights together.
         gather: all ranks' numbers, in rank order.
         settings: of the method.
         seed: of the run.
