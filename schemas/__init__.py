@@ -6,7 +6,7 @@ from schemas.curves import TRAINING_CURVES
 from schemas.declaration import Column, ColumnType, Rule, Table
 from schemas.examples import EXAMPLES, SPLITS, without_split
 from schemas.experiments import COMPARISONS, SWEEPS
-from schemas.features import clicks_table, examples_table, numeric_rules
+from schemas.features import SAMPLE_WEIGHT, clicks_table, examples_table, numeric_rules
 from schemas.loads import LOADS
 from schemas.promotions import GATE_DECISIONS, GATE_DOMAINS, PROMOTIONS
 from schemas.runs import DOMAIN_METRICS, STATUSES, TRAINING_RUNS
@@ -51,6 +51,7 @@ TABLES: dict[str, Table] = {
 """The lake's tables by name."""
 
 __all__ = [
+    "SAMPLE_WEIGHT",
     "SPLITS",
     "STATUSES",
     "TABLES",

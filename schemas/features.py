@@ -7,6 +7,9 @@ from schemas.clicks import CLICKS
 from schemas.declaration import Column, Rule, Table
 from schemas.examples import EXAMPLES
 
+SAMPLE_WEIGHT = "sample_weight"
+"""The column of clicks and examples that weighs a row, where the log declares it."""
+
 
 class DeclaredFeature(Protocol):
     """What a table needs to know of a feature; `mamdr_core.features.Feature` is one."""
@@ -28,24 +31,33 @@ class DeclaredFeature(Protocol):
         """Greatest value of a numeric feature."""
 
 
-def clicks_table(features: Iterable[DeclaredFeature], has_split: bool = False) -> Table:
+def clicks_table(features: Iterable[DeclaredFeature], has_split: bool = False, has_weight: bool = False) -> Table:
     """The table clicks with declared features: categorical string, numeric double; vectors have tables of their own.
 
     Args:
         features: declared ones.
         has_split: whether the log gives the split of a row.
+        has_weight: whether it gives the weight of a row.
     """
-    split = [Column("split", "string", "train, val or test, as the log gives it", nullable=True)] if has_split else []
-    return CLICKS.with_columns(split).with_columns(
+    given = [Column("split", "string", "train, val or test, as the log gives it", nullable=True)] if has_split else []
+    if has_weight:
+        given.append(Column(SAMPLE_WEIGHT, "double", "weight in training, as the log gives it; null: 1", nullable=True))
+    return CLICKS.with_columns(given).with_columns(
         Column(feature.name, "string" if feature.kind == "categorical" else "double", "declared feature", nullable=True)
         for feature in features
         if feature.kind != "vector"
     )
 
 
-def examples_table(features: Iterable[DeclaredFeature]) -> Table:
-    """The table examples with declared features: categorical int (-1: unknown), numeric float (null stays null)."""
-    return EXAMPLES.with_columns(
+def examples_table(features: Iterable[DeclaredFeature], has_weight: bool = False) -> Table:
+    """The table examples with declared features: categorical int (-1: unknown), numeric float (null stays null).
+
+    Args:
+        features: declared ones.
+        has_weight: whether rows have weights.
+    """
+    weight = [Column(SAMPLE_WEIGHT, "float", "weight in training; null: 1", nullable=True)] if has_weight else []
+    return EXAMPLES.with_columns(weight).with_columns(
         Column(feature.name, "int", "declared categorical feature; -1: unknown")
         if feature.kind == "categorical"
         else Column(feature.name, "float", "declared numeric feature", nullable=True)

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from mamdr_core.engine.columns import Visit
-from mamdr_core.engine.optimizers import AdamMoments, AdamState, adam_change
+from mamdr_core.engine.optimizers import ROW_STATES, AdamState, row_change
 from mamdr_core.engine.parameters import Rows, Scope, Theta
+from mamdr_core.engine.step_options import RowRule
 from mamdr_core.models.tables import Table
 
 
@@ -20,7 +21,7 @@ class CachedTable:
         visits: what it meets.
         scope: what it may change.
         state: Adam's moments to carry on, where it has some of the table; None: zeros.
-        adam: keep moments.
+        rule: how its rows move.
 
     Attributes:
         table: which.
@@ -32,7 +33,7 @@ class CachedTable:
     """
 
     def __init__(
-        self, theta: Theta, table: Table, visits: Sequence[Visit], scope: Scope, state: AdamState | None, adam: bool
+        self, theta: Theta, table: Table, visits: Sequence[Visit], scope: Scope, state: AdamState | None, rule: RowRule
     ) -> None:
         device = theta.shared.dense.device
         met = [visit.ids(table.column).to(device) for visit in visits]
@@ -45,40 +46,54 @@ class CachedTable:
         only = (scope.only or {}).get(table.name)
         self._may_move_U = None if only is None else torch.isin(self.ids_U, only)
         self.table = table
-        self._moments = AdamMoments.zeros_like(self.static_UD) if self.trains and adam else None
+        self._rule = rule
+        kept = ROW_STATES.get(rule.optimizer) if self.trains else None
+        self._moments = list(kept.zeros_like(self.static_UD).named().values()) if kept else []
         self._step_before = state.step if state else 0  # of Adam when the moments were zero
         if self._moments and state and table.name in state.tables:
-            whole = state.tables[table.name]
-            self._moments = AdamMoments(whole.first[self.ids_U], whole.second[self.ids_U])
+            self._moments = [whole[self.ids_U] for whole in state.tables[table.name].named().values()]
             self._step_before = 0
 
-    def step(self, visit: int, rows: slice | Tensor, gradient_BD: Tensor, count: int, lr: float) -> None:
-        """Update only the rows that a batch touched; one that occurs twice is updated once, with the summed gradient.
+    def touched(self, visit: int, rows: slice | Tensor, gradient_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows that a batch touches and may move, and their gradients, of one that occurs twice the sum.
 
         Args:
             visit: its number.
             rows: places of the visit at which the table was read.
             gradient_BD: of what was read there.
-            count: Adam's, from 1.
-            lr: learning rate.
+
+        Returns:
+            Places in `ids_U`, int64 [V], and gradients with that of the rows' L2 regularisation, [V, D].
         """
         place_V, inverse_B = self.local[visit][rows].unique(return_inverse=True)
         gradient_VD = gradient_BD.new_zeros(len(place_V), gradient_BD.shape[1]).index_add_(0, inverse_B, gradient_BD)
         if self._may_move_U is not None:
             moves_V = self._may_move_U[place_V]
             place_V, gradient_VD = place_V[moves_V], gradient_VD[moves_V]
-        if self._moments is None:
-            self.dynamic_UD[place_V] -= lr * gradient_VD
-            return
-        first_VD, second_VD = self._moments.first[place_V], self._moments.second[place_V]
-        self.dynamic_UD[place_V] -= adam_change(gradient_VD, first_VD, second_VD, count - self._step_before, lr)
-        self._moments.first[place_V], self._moments.second[place_V] = first_VD, second_VD
+        if self._rule.l2:
+            gradient_VD += self._rule.l2 * self.dynamic_UD[place_V]
+        return place_V, gradient_VD
+
+    def move(self, place_V: Tensor, gradient_VD: Tensor, count: int, lr: float) -> None:
+        """Update rows that a batch touched; see `touched`.
+
+        Args:
+            place_V, gradient_VD: which rows, and along what.
+            count: Adam's, from 1.
+            lr: learning rate of the dense weights.
+        """
+        if self._rule.decay:
+            self.dynamic_UD[place_V] *= 1 - lr * self._rule.decay
+        own = [moments[place_V] for moments in self._moments]
+        self.dynamic_UD[place_V] -= row_change(gradient_VD, own, self._rule, count - self._step_before, lr)
+        for moments, advanced in zip(self._moments, own, strict=True):
+            moments[place_V] = advanced
 
     def write_moments(self, state: AdamState) -> None:
         """Leave the moments in `state`, where it has some of the table."""
-        if self._moments is not None and self.table.name in state.tables:
-            state.tables[self.table.name].first[self.ids_U] = self._moments.first
-            state.tables[self.table.name].second[self.ids_U] = self._moments.second
+        if self._moments and self.table.name in state.tables:
+            for whole, own in zip(state.tables[self.table.name].named().values(), self._moments, strict=True):
+                whole[self.ids_U] = own
 
     def change(self) -> Rows:
         """Dynamic - static, of the rows that may move."""

@@ -23,6 +23,7 @@ class Columns:
         offsets: int64 [n + 1]; rows offsets[d] to offsets[d + 1] belong to the domain of index d.
         true_probability: float64 [N] where the log knows it, for the oracle's AUC.
         base_logits: float32 [N], the logits of a mixed model, which the network's are added to; None: zeros.
+        weights: sample weights, float32 [N]; None: rows count alike.
     """
 
     ids: dict[str, Tensor]
@@ -31,6 +32,7 @@ class Columns:
     offsets: Tensor
     true_probability: Tensor | None = None
     base_logits: Tensor | None = None
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of rows N."""
@@ -49,8 +51,8 @@ class Columns:
     @property
     def nbytes(self) -> int:
         """Bytes of what a device would hold."""
-        columns = [*self.ids.values(), self.numeric, self.labels]
-        return sum(column.nbytes for column in (columns if self.base_logits is None else [*columns, self.base_logits]))
+        columns = [*self.ids.values(), self.numeric, self.labels, self.base_logits, self.weights]
+        return sum(column.nbytes for column in columns if column is not None)
 
     def take(self, rows: Tensor) -> "Columns":
         """The given rows in their order; they must be sorted by domain.
@@ -67,6 +69,7 @@ class Columns:
             offsets=offsets_of(counts),
             true_probability=None if self.true_probability is None else self.true_probability[rows.cpu()],
             base_logits=None if self.base_logits is None else self.base_logits[rows],
+            weights=None if self.weights is None else self.weights[rows],
         )
 
     def to(self, device: torch.device | str) -> "Columns":
@@ -78,6 +81,7 @@ class Columns:
             offsets=self.offsets,
             true_probability=self.true_probability,
             base_logits=None if self.base_logits is None else self.base_logits.to(device),
+            weights=None if self.weights is None else self.weights.to(device),
         )
 
 
@@ -114,6 +118,22 @@ class Visit:
         base_logits = self.columns.base_logits
         return logits_B if base_logits is None else logits_B + base_logits[self.rows[places]].to(logits_B)
 
+    def weights(self, places: slice | Tensor, like: Tensor) -> Tensor | None:
+        """Sample weights of some places of the visit; None: rows count alike.
+
+        Args:
+            places: of the visit.
+            like: has their type and device.
+        """
+        weights = self.columns.weights
+        return None if weights is None else weights[self.rows[places]].to(like)
+
+    @property
+    def total_weight(self) -> float:
+        """The sum of the rows' weights."""
+        weights = self.columns.weights
+        return float(len(self.rows)) if weights is None else float(weights[self.rows].double().sum())
+
     def batches(self, batch_size: int) -> list[slice]:
         """Slices of near-equal size that cover the visit, of its `batch_size` rows at most, or else the engine's."""
         size = self.rows.shape[0]
@@ -126,3 +146,15 @@ class Visit:
 
 FrozenTables = Mapping[str, Tensor]
 """Fixed vectors by table name, float32 [rows, D]: row 0 belongs to the unknown id."""
+
+
+def shares_of(weights_N: Tensor, run_N: Tensor, runs: int) -> Tensor:
+    """Each row's share of its run's weights; zeros in a run whose weights are all zero.
+
+    Args:
+        weights_N: of the rows, floating.
+        run_N: the run of each, int64.
+        runs: number of runs.
+    """
+    total_R = weights_N.new_zeros(runs).index_add_(0, run_N, weights_N)
+    return weights_N / total_R.clamp_min(torch.finfo(weights_N.dtype).tiny)[run_N]

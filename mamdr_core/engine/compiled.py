@@ -45,7 +45,7 @@ class PaddedBatch:
         constant: all other fields by name, [G, B, D].
         labels: [G, B].
         base: base logits [G, B].
-        weights: [G, B]; of one trajectory they sum to 1, 0 for padding.
+        weights: [G, B]; of one trajectory they sum to 1, or are all 0; 0 for padding.
         keys: dropout's, int32 [G].
     """
 
@@ -84,20 +84,18 @@ class DenseStep:
             self._differentiate = torch.compile(self._gradients, dynamic=True, options=options)
             self._begin = torch.compile(_begin_adam, dynamic=True, options=options)
 
-    def __call__(self, state: DenseState, batch: PaddedBatch, count: Tensor, lr: float) -> tuple[Tensor, list[Tensor]]:
-        """Move `state`.
+    def gradients(self, state: DenseState, batch: PaddedBatch) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Gradients at `state`.
 
         A trajectory whose loss is not finite counts as one of zero gradient. A user's own structure that torch cannot
         compile runs the same operations one by one from then on, with a warning.
 
         Args:
-            state: moved in place, of the first trajectories: as many as the batch has.
+            state: of the first trajectories, as many as the batch has.
             batch: the rows.
-            count: 1 at the first step, a float32 scalar on the device.
-            lr: learning rate.
 
         Returns:
-            Losses [G], and gradients of `batch.embedded`.
+            Losses [G], gradients of the dense parameters [G, P], and of `batch.embedded`.
         """
         beat()
         if not self._flat.module.training:
@@ -107,7 +105,7 @@ class DenseStep:
             values, batch.embedded, batch.names, batch.constant, batch.labels, batch.base, batch.weights, batch.keys,
         )  # fmt: skip
         try:
-            loss, gradient, to_fields = self._differentiate(*arguments)
+            return self._differentiate(*arguments)
         except Exception as error:
             if not (is_tried(self._flat.module) and _is_of_compiler(error)):
                 raise
@@ -116,16 +114,28 @@ class DenseStep:
                 type(self._flat.module).__name__, " ".join(str(error).split())[:300],
             )  # fmt: skip
             self._differentiate = self._gradients
-            loss, gradient, to_fields = self._differentiate(*arguments)
+            return self._differentiate(*arguments)
+
+    def move(self, state: DenseState, gradient: Tensor, count: Tensor, lr: float, weight_decay: float = 0.0) -> None:
+        """Move `state` along gradients.
+
+        Args:
+            state: moved in place, of the first trajectories: as many as have a gradient.
+            gradient: [G, P].
+            count: 1 at the first step, a float32 scalar on the device.
+            lr: learning rate.
+            weight_decay: decoupled.
+        """
+        values = state.values[: len(gradient)]
+        if weight_decay:
+            values.mul_(1 - lr * weight_decay)
         if not state.adam:
             values.sub_(gradient, alpha=lr)
-            return loss, to_fields
-        if state.first is None:
+        elif state.first is None:
             state.first, state.second = self._begin(values, gradient, lr)
         else:
             assert state.second is not None
             move_by_adam(values, gradient, state.first[: len(values)], state.second[: len(values)], count, lr)
-        return loss, to_fields
 
     def _gradients(
         self,

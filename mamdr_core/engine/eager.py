@@ -19,6 +19,7 @@ from mamdr_core.engine.hashing import step_keys
 from mamdr_core.engine.optimizers import AdamMoments, AdamState, adam_change
 from mamdr_core.engine.parameters import EVERYTHING, Change, Rows, Scope, Theta
 from mamdr_core.engine.parts import FieldGradient, Part, by_domain, joined, part_key, whole
+from mamdr_core.engine.step_options import FOLLOW_GRADIENT, RowRule, StepOptions
 from mamdr_core.errors import DivergedError
 from mamdr_core.heartbeat import beat
 from mamdr_core.models.tables import Table
@@ -38,6 +39,7 @@ class EagerEngine:
         device: where to compute; columns may lie elsewhere.
         on_nan: what a step does whose loss is not finite: stop with an error, or skip its rows, as if their gradient
             were zero.
+        options: what a step does beyond following the gradient.
 
     Attributes:
         per_domain: whether the model has tables per domain, so that every call of it sees rows of one domain: a batch
@@ -54,8 +56,10 @@ class EagerEngine:
         batch_size: int,
         device: torch.device | str = "cpu",
         on_nan: Literal["stop", "skip"] = "stop",
+        options: StepOptions = FOLLOW_GRADIENT,
     ) -> None:
         self.flat = FlatModule(module, device)
+        self.options = options
         self.tables = tuple(tables)
         self.per_domain = any(table.per_domain for table in self.tables)
         self.frozen = {name: vectors.to(device) for name, vectors in frozen.items()}
@@ -88,8 +92,7 @@ class EagerEngine:
         self.flat.load(theta.dense, training=seed is not None)
         key = 0 if seed is None else int(step_keys([seed], 1)[0, 0])
         working = {
-            table.name: CachedTable(theta, table, [visit], EVERYTHING, None, adam=False)
-            for table in self.trained_tables
+            table.name: CachedTable(theta, table, [visit], EVERYTHING, None, RowRule()) for table in self.trained_tables
         }
         everything = slice(0, len(visit.rows))
         loss, embedded = self._backward(visit, 0, everything, working, key)
@@ -139,7 +142,10 @@ class EagerEngine:
         moments = None
         if adam:
             moments = state.dense if state else AdamMoments.zeros_like(start_P)
-        working = {table.name: CachedTable(theta, table, visits, scope, state, adam) for table in self.trained_tables}
+        working = {
+            table.name: CachedTable(theta, table, visits, scope, state, self.options.rule(table, optimizer))
+            for table in self.trained_tables
+        }
         before = step = state.step if state else 0
         keys_S = step_keys([seed], sum(len(visit.batches(self.batch_size)) for visit in visits))[:, 0]
         for number, visit in enumerate(visits):
@@ -151,9 +157,14 @@ class EagerEngine:
                     self.handle_divergence(visit, number, batch, step)
                     self.flat.gradients_P.zero_()
                     embedded = {name: (places, torch.zeros_like(grad)) for name, (places, grad) in embedded.items()}
+                touched = {name: working[name].touched(number, *gradient) for name, gradient in embedded.items()}
+                if self.options.clip_norm:
+                    self._clip([self.flat.gradients_P, *(gradient_VD for _, gradient_VD in touched.values())])
+                if self.options.weight_decay:
+                    self.flat.values_P *= 1 - lr * self.options.weight_decay
                 self.flat.values_P -= _update(self.flat.gradients_P, moments, step, lr)
-                for name, (places, gradient) in embedded.items():
-                    working[name].step(number, places, gradient, step, lr)
+                for name, (place_V, gradient_VD) in touched.items():
+                    working[name].move(place_V, gradient_VD, step, lr)
         if state:
             state.step = step
             for table in working.values():
@@ -212,6 +223,13 @@ class EagerEngine:
             logits.append(batch.add_base(logits_B))
         return torch.cat(logits) if logits else torch.zeros(0, device=self.device)
 
+    def _clip(self, gradients: Sequence[Tensor]) -> None:
+        """Shorten a step's gradients in place where their norm is above `options.clip_norm`."""
+        squares = torch.stack([gradient.square().sum() for gradient in gradients]).sum()
+        factor = self.options.clip_factor(squares)
+        for gradient in gradients:
+            gradient.mul_(factor)
+
     def _parts(self, visit: Visit, rows: slice) -> list[Part]:
         """What the model sees at once of a batch: all of it, or with tables per domain the rows of one domain."""
         return by_domain(visit, rows) if self.per_domain else [whole(rows)]
@@ -219,7 +237,7 @@ class EagerEngine:
     def _backward(
         self, visit: Visit, number: int, rows: slice, working: dict[str, CachedTable], key: int = 0
     ) -> tuple[float, dict[str, FieldGradient]]:
-        """Leave the dense gradient of a batch's mean loss in the flat buffer.
+        """Leave the dense gradient of a batch's mean loss in the flat buffer, weighted where rows have weights.
 
         Args:
             visit: the `number`-th of its trajectory.
@@ -233,6 +251,8 @@ class EagerEngine:
         beat()
         self.flat.gradients_P.zero_()
         total = 0.0
+        weights_B = visit.weights(rows, self.flat.values_P)
+        weight = None if weights_B is None else weights_B.sum().clamp_min(torch.finfo(weights_B.dtype).tiny)
         found: dict[str, list[FieldGradient]] = {}
         for place, part in enumerate(self._parts(visit, rows)):
             fields = {
@@ -243,7 +263,12 @@ class EagerEngine:
                 buffer.fill_(part_key(key, place))
             logits_B = visit.add_base(self.flat.module(self._fields(visit, part.places, fields)), part.places)
             labels_B = visit.columns.labels[visit.rows[part.places]].to(self.device)
-            loss = binary_cross_entropy_with_logits(logits_B, labels_B) * part.share
+            own_B = visit.weights(part.places, logits_B)
+            if own_B is None:
+                loss = binary_cross_entropy_with_logits(logits_B, labels_B) * part.share
+            else:
+                losses_B = binary_cross_entropy_with_logits(logits_B, labels_B, reduction="none")
+                loss = (losses_B * own_B).sum() / weight
             loss.backward()
             total += loss.item()
             for name, field in fields.items():

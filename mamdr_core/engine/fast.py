@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Literal, TypeVar
@@ -23,6 +24,8 @@ from mamdr_core.engine.optimizers import AdamState
 from mamdr_core.engine.parameters import EVERYTHING, Change, Scope, Theta, stacked_dense
 from mamdr_core.engine.parts import holds_one_domain
 from mamdr_core.engine.stacking import Trajectory, cut_stacks, line_up
+from mamdr_core.engine.step_options import FOLLOW_GRADIENT, StepOptions
+from mamdr_core.engine.working import StackedTables
 from mamdr_core.errors import MamdrError
 from mamdr_core.models.tables import Table
 
@@ -34,7 +37,7 @@ class FastEngine(EagerEngine):
     """Runs trajectories like `EagerEngine`, faster.
 
     Args:
-        module, tables, frozen, batch_size, device, on_nan: see `EagerEngine`.
+        module, tables, frozen, batch_size, device, on_nan, options: see `EagerEngine`.
         precision: of matrix products: fp32; tf32 (CUDA alone); bf16 (parameters and moments stay as they are).
         group_memory: GB that a stack of trajectories may take; 0: see `stack_memory`.
         compiles: run steps through torch.compile; false: the same operations one by one.
@@ -54,8 +57,9 @@ class FastEngine(EagerEngine):
         precision: Literal["fp32", "tf32", "bf16"] = "fp32",
         group_memory: float = 0.0,
         compiles: bool = True,
+        options: StepOptions = FOLLOW_GRADIENT,
     ) -> None:
-        super().__init__(module, tables, frozen, batch_size, device, on_nan)
+        super().__init__(module, tables, frozen, batch_size, device, on_nan, options)
         if precision == "tf32" and self.device.type != "cuda":
             raise MamdrError(f"train.precision tf32 needs CUDA, and this rank runs on the {self.device}: use fp32")
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
@@ -145,19 +149,20 @@ class FastEngine(EagerEngine):
         self, stacks: Sequence[Sequence[Trajectory]], lr: float, optimizer: str, state: AdamState | None
     ) -> Iterator[tuple[Sequence[Trajectory], list[Change]]]:
         """Run stacks one after another; yields each with its changes, in the order of its trajectories."""
-        laid_out = self._ahead(self._laid_out(stacks, optimizer == "adam", state))
+        laid_out = self._ahead(self._laid_out(stacks, optimizer, state))
         for stack, pairs in groupby(laid_out, key=itemgetter(0)):
             with no_memory_for(len(stack.trajectories)):
                 changes = self._descend(stack, (layout for _, layout in pairs if layout), lr, optimizer, state)
             yield stack.trajectories, changes
 
     def _laid_out(
-        self, stacks: Sequence[Sequence[Trajectory]], adam: bool, state: AdamState | None
+        self, stacks: Sequence[Sequence[Trajectory]], optimizer: str, state: AdamState | None
     ) -> Iterator[tuple[Stack, Layout | None]]:
         """What stacks compute on, part by part; without steps, one part that is None."""
+        rule = partial(self.options.rule, optimizer=optimizer)
         for trajectories in stacks:
             with no_memory_for(len(trajectories)):
-                stack = open_stack(trajectories, self.tables, self.frozen, self.batch_size, self.device, adam, state)
+                stack = open_stack(trajectories, self.tables, self.frozen, self.batch_size, self.device, rule, state)
                 layouts = lay_out(stack, self.tables, self.device, self.flat.values_P.dtype)
                 layout = next(layouts, None)
             yield stack, layout
@@ -195,12 +200,20 @@ class FastEngine(EagerEngine):
             for number in range(len(layout.steps)):
                 done = len(losses)
                 batch = self._batch(stack, layout, number, keys_SG[done, : len(layout.labels[number])])
-                loss_G, gradients = self._step(dense, batch, count_S[done], lr)
+                loss_G, gradient_GP, to_fields = self._step.gradients(dense, batch)
                 losses.append(loss_G)
                 trained = [pair for pair in zip(stack.tables, layout.touched, strict=True) if pair[0].trains]
-                for (tables, touched), gradient in zip(trained, gradients, strict=True):
-                    count = (own_S if tables.is_fresh else count_S)[done]
-                    tables.update(touched.distinct[number], touched.inverse[number], gradient.flatten(0, 1), count, lr)
+                rows = [
+                    (tables, touched.distinct[number], tables.summed(
+                        touched.distinct[number], touched.inverse[number], gradient.flatten(0, 1)
+                    ))
+                    for (tables, touched), gradient in zip(trained, to_fields, strict=True)
+                ]  # fmt: skip
+                if self.options.clip_norm:
+                    self._clip_each(gradient_GP, rows)
+                self._step.move(dense, gradient_GP, count_S[done], lr, self.options.weight_decay)
+                for tables, distinct, gradient_VD in rows:
+                    tables.move(distinct, gradient_VD, (own_S if tables.is_fresh else count_S)[done], lr)
         self._check(stack, losses, before)
         if state:
             state.step = before + len(losses)
@@ -210,6 +223,22 @@ class FastEngine(EagerEngine):
         for tables in stack.tables:
             tables.write_changes(changes)
         return changes
+
+    def _clip_each(self, gradient_GP: Tensor, rows: Sequence[tuple[StackedTables, Tensor, Tensor]]) -> None:
+        """Shorten each trajectory's gradients in place where their norm is above `options.clip_norm`.
+
+        Args:
+            gradient_GP: of dense parameters.
+            rows: of tables, the rows that the step moves, see `TouchedRows`, and their gradients.
+        """
+        squares_G = gradient_GP.square().sum(1)
+        owners = [tables.trajectory_of(distinct) for tables, distinct, _ in rows]
+        for owner_V, (_, _, gradient_VD) in zip(owners, rows, strict=True):
+            squares_G.index_add_(0, owner_V, gradient_VD.square().sum(1))
+        factor_G1 = self.options.clip_factor(squares_G)[:, None]
+        gradient_GP.mul_(factor_G1)
+        for owner_V, (_, _, gradient_VD) in zip(owners, rows, strict=True):
+            gradient_VD.mul_(factor_G1[owner_V])
 
     def _batch(self, stack: Stack, layout: Layout, number: int, keys_G: Tensor) -> PaddedBatch:
         """The rows of a step, with its embeddings as they are now."""

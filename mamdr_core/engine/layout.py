@@ -1,16 +1,17 @@
 """The rows of a stack's steps laid out on the device, ready to be computed on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mamdr_core.engine.columns import Columns, FrozenTables
+from mamdr_core.engine.columns import Columns, FrozenTables, shares_of
 from mamdr_core.engine.optimizers import AdamState
 from mamdr_core.engine.parameters import Scope
 from mamdr_core.engine.stacking import Trajectory
+from mamdr_core.engine.step_options import RowRule
 from mamdr_core.engine.steps import ReadPlaces, RowReader, Steps, lay_steps, ranges
 from mamdr_core.engine.working import StackedTables, TouchedRows
 from mamdr_core.models.tables import Table
@@ -45,7 +46,8 @@ class Layout:
         touched: of each of the stack's `tables`.
         looked_up: by other table, ids, int64 [G_s, B_s], or [G_s, 1] of a table per domain.
         numeric: float [G_s, B_s, K], or no list without numeric features.
-        labels, base, weights: [G_s, B_s]; a trajectory's weights sum to 1, padding has 0.
+        labels, base, weights: [G_s, B_s]; a trajectory's weights sum to 1, or are all 0; padding
+            has 0.
     """
 
     steps: Steps
@@ -63,7 +65,7 @@ def open_stack(
     frozen: FrozenTables,
     batch_size: int,
     device: torch.device,
-    adam: bool,
+    rule: Callable[[Table], RowRule],
     state: AdamState | None,
 ) -> Stack:
     """Gather the embedding rows that trajectories read.
@@ -74,7 +76,7 @@ def open_stack(
         frozen: the fixed vectors.
         batch_size: rows of a step at most.
         device: where to.
-        adam: whether trained tables have moments.
+        rule: how the rows of a table move.
         state: moments of a single trajectory to carry on.
     """
     steps = lay_steps([trajectory.visits for trajectory in trajectories], batch_size)
@@ -93,20 +95,25 @@ def open_stack(
             [reader.first_ids(table.column) if table.per_domain else reader.ids(table.column) for table in alike],
             trajectory_of_batch if alike[0].per_domain else trajectory_N,
             trains=scopes[0].covers(alike[0].name),
-            adam=adam,
+            rule=rule(alike[0]),
             state=state if state and alike[0].name in state.tables else None,
         )
-        for alike in _alike([table for table in tables if table.name not in lookups], scopes[0], state)
+        for alike in _alike([table for table in tables if table.name not in lookups], scopes[0], state, rule)
     ]
     return Stack(trajectories, steps, stacked, lookups)
 
 
-def _alike(tables: Sequence[Table], scope: Scope, state: AdamState | None) -> list[list[Table]]:
-    """Tables that one matrix can hold: of one width, read alike, all trained or none, all with moments or none."""
+def _alike(
+    tables: Sequence[Table], scope: Scope, state: AdamState | None, rule: Callable[[Table], RowRule]
+) -> list[list[Table]]:
+    """Tables that one matrix can hold: of one width, read and moved alike, all trained or none, all carrying moments or
+    none.
+    """
     groups: dict[tuple[object, ...], list[Table]] = {}
     for table in tables:
         carries_on = state is not None and table.name in state.tables
-        groups.setdefault((table.width, table.per_domain, scope.covers(table.name), carries_on), []).append(table)
+        alike = table.width, table.per_domain, scope.covers(table.name), carries_on, rule(table)
+        groups.setdefault(alike, []).append(table)
     return list(groups.values())
 
 
@@ -155,7 +162,13 @@ def lay_out(stack: Stack, tables: Sequence[Table], device: torch.device, dtype: 
             torch.from_numpy(step).to(device),
             slice(batch, next_batch),
         )
-        weight_N = torch.from_numpy(np.repeat(1 / np.maximum(lengths, 1), lengths)).to(device, dtype)
+        if any(held.visit.columns.weights is not None for held in batches):
+            batch_N = torch.repeat_interleave(
+                number, torch.from_numpy(lengths).to(device), output_size=int(lengths.sum())
+            )
+            weight_N = shares_of(reader.read(_weights).to(dtype), batch_N, len(batches))
+        else:
+            weight_N = torch.from_numpy(np.repeat(1 / np.maximum(lengths, 1), lengths)).to(device, dtype)
         layout = _Padding(steps, place_N)
         numeric_N = reader.read(lambda columns: columns.numeric)
         yield Layout(
@@ -179,6 +192,11 @@ def lay_out(stack: Stack, tables: Sequence[Table], device: torch.device, dtype: 
 def _base_logits(columns: Columns) -> Tensor:
     nothing = columns.labels.new_zeros(1).expand_as(columns.labels)  # takes no memory
     return nothing if columns.base_logits is None else columns.base_logits
+
+
+def _weights(columns: Columns) -> Tensor:
+    alike = columns.labels.new_ones(1, dtype=torch.float32).expand_as(columns.labels)  # takes no memory
+    return alike if columns.weights is None else columns.weights
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mamdr_core.engine.optimizers import AdamState, move_by_adam
+from mamdr_core.engine.optimizers import AdamState, adagrad_change, move_by_adam
 from mamdr_core.engine.parameters import Change, Rows, Scope, Theta, stacked_rows
+from mamdr_core.engine.step_options import RowRule
 from mamdr_core.engine.steps import ReadPlaces
 from mamdr_core.models.tables import Table
 
@@ -21,8 +22,8 @@ class TouchedRows:
 
     Attributes:
         places: by step, the row of the stack that each padded row of each field reads, int64 [G_s * F * B_s].
-        distinct: by step, those of them that it moves, ascending, int64 [V], followed by those of their moments, if
-            they have any, [3 V]; no list where the tables do not train.
+        distinct: by step, those of them that it moves, ascending, int64 [V], followed by those of their moments, with
+            Adam [3 V]; no list where the tables do not train.
         inverse: by step, of each place its own among the V, or V for rows that do not move, int64 [G_s * F * B_s].
     """
 
@@ -51,7 +52,7 @@ class StackedTables:
         ids_FN: by table, the id that each row of all steps reads, int64 [N]; of tables per domain each batch reads one.
         trajectory_N: the row's trajectory, int64 [N].
         trains: whether trajectories may change them.
-        adam: keep moments.
+        rule: how rows move.
         state: moments of a single trajectory to carry on; None: zeros.
 
     Attributes:
@@ -69,7 +70,7 @@ class StackedTables:
         ids_FN: Sequence[Tensor],
         trajectory_N: Tensor,
         trains: bool,
-        adam: bool,
+        rule: RowRule,
         state: AdamState | None,
     ) -> None:
         self.names = tuple(table.name for table in tables)
@@ -93,15 +94,17 @@ class StackedTables:
         self._local_FN = torch.stack(local_FN)
         self._static = torch.cat(start_TD)
         # One row more, which padding reads; moments, each with such a row too, follow.
-        self._copies = 3 if trains and adam else 1
+        self._rule, self._copies = rule, rule.copies if trains else 1
         self._rows = self._static.new_zeros(self._copies * (self._count + 1), self._static.shape[1])
         self._rows[: self._count] = self._static
         if state and self._copies > 1:
             for part in self._parts:
-                whole = state.tables[part.table.name]
-                for own, moment in zip(self._moments(part), (whole.first, whole.second), strict=True):
+                for own, moment in zip(
+                    self._moments(part), state.tables[part.table.name].named().values(), strict=True
+                ):
                     own.copy_(moment.index_select(0, part.ids_T))
         self._may_move_T = torch.cat(may_move_T) if limits else None
+        self._of_T: Tensor | None = None
 
     def touch(self, read: ReadPlaces) -> TouchedRows:
         """What each of some steps touches."""
@@ -131,32 +134,57 @@ class StackedTables:
         """Rows of the stack, [len(places), D]."""
         return self._rows.index_select(0, places)
 
-    def update(self, distinct: Tensor, inverse: Tensor, gradient: Tensor, count: Tensor, lr: float) -> None:
-        """A step's update of the rows that it touched; a row that occurs twice moves once, by the summed gradient.
+    def summed(self, distinct: Tensor, inverse: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient of the rows that a step moves, [V, D]: of one that occurs twice the sum, with that of its L2.
 
         Args:
             distinct, inverse: see `TouchedRows`.
             gradient: of the places, [G_s * F * B_s, D].
-            count: Adam's since the moments were zero, from 1, a float32 scalar on the device.
-            lr: learning rate.
         """
         size = len(distinct) // self._copies
         summed = gradient.new_zeros(size + 1, gradient.shape[1])
         gradient_VD = summed.index_add_(0, inverse, gradient)[:-1]
-        if self._copies == 1:
-            self._rows.index_add_(0, distinct, gradient_VD, alpha=-lr)
+        if self._rule.l2:
+            gradient_VD.add_(self._rows.index_select(0, distinct[:size]), alpha=self._rule.l2)
+        return gradient_VD
+
+    def trajectory_of(self, distinct: Tensor) -> Tensor:
+        """The trajectory of each of the rows that a step moves, int64 [V]."""
+        if self._of_T is None:
+            self._of_T = torch.cat([part.of_T for part in self._parts])
+        return self._of_T.index_select(0, distinct[: len(distinct) // self._copies])
+
+    def move(self, distinct: Tensor, gradient_VD: Tensor, count: Tensor, lr: float) -> None:
+        """A step's update of the rows that it touched.
+
+        Args:
+            distinct: see `TouchedRows`.
+            gradient_VD: see `summed`.
+            count: Adam's since the moments were zero, from 1, a float32 scalar on the device.
+            lr: learning rate of the dense weights.
+        """
+        rate = lr * self._rule.factor
+        if self._copies == 1 and not self._rule.decay:
+            self._rows.index_add_(0, distinct, gradient_VD, alpha=-rate)
             return
         moved = self._rows.index_select(0, distinct)
-        values_VD, first_VD, second_VD = moved.split(size)
-        move_by_adam(values_VD, gradient_VD, first_VD, second_VD, count, lr)
+        values_VD, *moments = moved.view(self._copies, *gradient_VD.shape).unbind(0)
+        if self._rule.decay:
+            values_VD.mul_(1 - lr * self._rule.decay)
+        if self._rule.optimizer == "adam":
+            first_VD, second_VD = moments
+            move_by_adam(values_VD, gradient_VD, first_VD, second_VD, count, rate)
+        elif self._rule.optimizer == "adagrad":
+            values_VD.sub_(adagrad_change(gradient_VD, moments[0], rate))
+        else:
+            values_VD.sub_(gradient_VD, alpha=rate)
         self._rows.index_copy_(0, distinct, moved)
 
     def write_moments(self, state: AdamState) -> None:
         """Leave a single trajectory's moments in `state`, of tables that it has."""
         for part in self._parts if self._copies > 1 and not self.is_fresh else []:
-            whole = state.tables[part.table.name]
-            for own, moment in zip(self._moments(part), (whole.first, whole.second), strict=True):
-                moment.index_copy_(0, part.ids_T, own)
+            for own, moment in zip(self._moments(part), state.tables[part.table.name].named().values(), strict=True):
+                moment.index_copy_(0, part.ids_T, own[:, : moment.shape[1]])
 
     def write_changes(self, changes: Sequence[Change]) -> None:
         """Add dynamic - static to each trajectory's change, of the rows that may move."""
@@ -172,10 +200,9 @@ class StackedTables:
             for change, own_ids, own in zip(changes, ids.split(sizes), values.split(sizes), strict=True):
                 change.rows[part.table.name] = Rows(own_ids, own)
 
-    def _moments(self, part: _Part) -> tuple[Tensor, Tensor]:
-        """First and second moments of one table's rows, views."""
-        first, second = (self._rows[copy * (self._count + 1) :][part.span] for copy in (1, 2))
-        return first, second
+    def _moments(self, part: _Part) -> list[Tensor]:
+        """What the optimizer keeps of one table's rows, views [T, D]; one number a row stands in all columns."""
+        return [self._rows[copy * (self._count + 1) :][part.span] for copy in range(1, self._copies)]
 
     def _with_moments(self, distinct_U: Tensor, before_S: Tensor, step_U: Tensor) -> Tensor:
         """Step by step the rows that it moves, and behind them their moments' rows, int64 [copies * U]."""

@@ -27,18 +27,23 @@ def exchange_rows(collective: Collective, columns: Columns, rows: Tensor, splits
     domains, by_domain = (ids[:, names.index("domain")].long() - 1).sort(stable=True)
     ids, values = ids[by_domain], values[by_domain]
     width = columns.numeric.shape[1]
-    labels, *base_logits = (column.contiguous() for column in values[:, width:].unbind(1))
+    named = [name for name, column in _single(columns).items() if column is not None]
+    single = {name: column.contiguous() for name, column in zip(named, values[:, width:].unbind(1), strict=True)}
     return Columns(
         {name: ids[:, place].contiguous() for place, name in enumerate(names)},
         values[:, :width].contiguous(),
-        labels,
+        single["labels"],
         offsets_of(torch.bincount(domains, minlength=len(columns.offsets) - 1).cpu()),
-        None,
-        *base_logits,
+        base_logits=single.get("base_logits"),
+        weights=single.get("weights"),
     )
 
 
 def _values(columns: Columns, rows: Tensor) -> Tensor:
-    """Numeric features, the label and, where there are any, the base logit of some rows, [M, K + 1] or [M, K + 2]."""
-    single = [columns.labels] if columns.base_logits is None else [columns.labels, columns.base_logits]
-    return torch.cat([columns.numeric[rows], *(column[rows, None] for column in single)], dim=1)
+    """Numeric features, the label and, where there are any, base logits and weights of some rows, [M, K + 1 to 3]."""
+    single = [column[rows, None] for column in _single(columns).values() if column is not None]
+    return torch.cat([columns.numeric[rows], *single], dim=1)
+
+
+def _single(columns: Columns) -> dict[str, Tensor | None]:
+    return {"labels": columns.labels, "base_logits": columns.base_logits, "weights": columns.weights}

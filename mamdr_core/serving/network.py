@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mamdr_core.engine.parameters import Change, Shared
+from mamdr_core.engine.platt import Calibration
 from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.models.tables import Table
@@ -26,6 +27,7 @@ class ServedNetwork(nn.Module):
         specific: theta_i by domain index.
         vectors: fixed vectors by feature.
         mixed: the mixed model, whose logits are added; None: there is none.
+        calibration: of the logits; None: there is none.
 
     Raises:
         ValueError: a theta_i holds rows of other tables.
@@ -34,6 +36,8 @@ class ServedNetwork(nn.Module):
     dense_P: Tensor
     stack_nP: Tensor
     place_of_domain: Tensor
+    slope_K: Tensor
+    shift_K: Tensor
 
     def __init__(
         self,
@@ -42,6 +46,7 @@ class ServedNetwork(nn.Module):
         specific: Mapping[int, Change],
         vectors: Mapping[str, Tensor],
         mixed: MixedModel | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         super().__init__()
         inputs = declare_inputs(served.config.model, served.features, served.sizes)
@@ -61,6 +66,10 @@ class ServedNetwork(nn.Module):
                     raise ValueError(f"theta_i of domain {domain} holds rows of {name}")
                 held[name][domain + 1] += rows.values[0]
         self._mixed = MixedNetwork(mixed, served.sizes["domain"]) if mixed else None
+        self._is_calibrated = calibration is not None
+        if calibration:
+            self.register_buffer("slope_K", calibration.slope_K.float())
+            self.register_buffer("shift_K", calibration.shift_K.float())
         for number, table in enumerate(inputs.tables):
             self.register_buffer(f"table_{number}", held[table.name])
 
@@ -94,6 +103,8 @@ class ServedNetwork(nn.Module):
         if self._mixed:
             numeric_BK = fields.get("numeric", logits_B.new_zeros(rows, 0))
             logits_B = logits_B + self._mixed(ids, fields, numeric_BK, ids["domain"])
+        if self._is_calibrated:
+            logits_B = logits_B * self.slope_K[ids["domain"]] + self.shift_K[ids["domain"]]
         return logits_B.sigmoid()
 
     def _row_of(self, column: str, index_B: Tensor) -> Tensor:

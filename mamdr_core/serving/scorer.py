@@ -47,12 +47,13 @@ class Scorer:
         self._engine = served.engine(vectors)
         self._mixed = served.mixed(self._engine)
         self._shared = served.shared()
+        self._calibration = served.calibration()
         self._specific = served.specific() if specific is None else specific
         weighted = self._mixed.weights.domains_D.tolist() if self._mixed else ()
         self.domains = frozenset((*self._specific, *weighted))
 
     def predict(self, indices: Mapping[str, NDArray[np.int32]], numeric_BK: NDArray[np.float32]) -> Tensor:
-        """Logits of rows, float32 [B]; the rows of a domain are best together.
+        """Logits of rows, calibrated where the run is, float [B]; the rows of a domain are best together.
 
         Args:
             indices: by id column, index in the vocabulary or UNKNOWN_INDEX, int32 [B].
@@ -63,14 +64,25 @@ class Scorer:
             columns = self._mixed.under(columns)
         domain_B = indices["domain"]
         edges = np.concatenate([[0], np.flatnonzero(np.diff(domain_B)) + 1, [len(domain_B)]])
-        return predict_runs(self._engine, self._shared, self._specific, columns, domain_B[edges[:-1]].tolist(), edges)
+        runs = domain_B[edges[:-1]].tolist()
+        logits_B = predict_runs(self._engine, self._shared, self._specific, columns, runs, edges)
+        if self._calibration:
+            return self._calibration.apply(logits_B, torch.from_numpy(domain_B))
+        return logits_B
 
     def deviation(self, indices: Mapping[str, NDArray[np.int32]], numeric_BK: NDArray[np.float32]) -> Tensor | None:
-        """Posterior standard deviation of the mixed model's part of the logits, float32 [B]; None without one.
+        """Posterior standard deviation of the mixed model's part of the logits, float [B]; None without one.
 
         Args: as of `predict`.
         """
-        return self._mixed.variance(_columns_of(indices, numeric_BK)).sqrt() if self._mixed else None
+        if not self._mixed:
+            return None
+        deviation_B = self._mixed.variance(_columns_of(indices, numeric_BK)).sqrt()
+        if self._calibration:
+            return (
+                deviation_B * self._calibration.slope_K[self._calibration.places(torch.from_numpy(indices["domain"]))]
+            )
+        return deviation_B
 
     def has_specific(self, domains: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Whether there are specific parameters, by domain index [B]."""

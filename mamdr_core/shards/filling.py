@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mamdr_core.engine.columns import Columns
 from mamdr_core.errors import MamdrError
 from mamdr_core.shards.arrays import Arrays
+from schemas import SAMPLE_WEIGHT
 
 Ints = NDArray[np.int64]
 Rows = slice | Ints
@@ -29,10 +30,16 @@ class ColumnsFiller:
         sizes: vocabulary size by id column.
         numeric: by numeric feature, mean and standard deviation.
         arrays: where the columns lie.
+        has_weights: whether rows have weights.
     """
 
     def __init__(
-        self, counts_n: Ints, sizes: Mapping[str, int], numeric: Mapping[str, tuple[float, float]], arrays: Arrays
+        self,
+        counts_n: Ints,
+        sizes: Mapping[str, int],
+        numeric: Mapping[str, tuple[float, float]],
+        arrays: Arrays,
+        has_weights: bool = False,
     ) -> None:
         rows = int(counts_n.sum())
         self._sizes, self._numeric = sizes, numeric
@@ -44,6 +51,7 @@ class ColumnsFiller:
         self._labels = arrays.empty(rows, np.float32)
         self._keys = arrays.empty(rows, np.int64)
         self._probability = arrays.empty(rows, np.float64)
+        self._weights = arrays.empty(rows, np.float32) if has_weights else None
         self._unknown = rows == 0  # no true probability, or not of every row
 
     @property
@@ -68,7 +76,7 @@ class ColumnsFiller:
 
         Args:
             places: of the file.
-            batch: the id columns, label, key, true_probability and the numeric features.
+            batch: the id columns, label, key, true_probability, weights if there are any, and the numeric features.
 
         Raises:
             MamdrError: an index beyond its vocabulary.
@@ -94,6 +102,9 @@ class ColumnsFiller:
                 self._standardised[there, place] = values[here]
             self._labels[there] = read["label"][here]
             self._keys[there] = read["key"][here]
+            if self._weights is not None:
+                weights = read[SAMPLE_WEIGHT][here]
+                self._weights[there] = np.where(np.isnan(weights), 1, weights)  # null is 1
             if not self._unknown:
                 self._probability[there] = probability[here]
 
@@ -102,6 +113,8 @@ class ColumnsFiller:
         columns = [*self._ids.values(), self._standardised, self._labels]
         if not self._unknown:
             columns.append(self._probability)
+        if self._weights is not None:
+            columns.append(self._weights)
         for domain in np.flatnonzero(self._unsorted_n):
             rows = slice(*self._offsets[domain : domain + 2])
             order = np.argsort(self._keys[rows], kind="stable")
@@ -113,6 +126,7 @@ class ColumnsFiller:
             labels=torch.from_numpy(self._labels),
             offsets=torch.from_numpy(self._offsets),
             true_probability=None if self._unknown else torch.from_numpy(self._probability),
+            weights=None if self._weights is None else torch.from_numpy(self._weights),
         )
 
 

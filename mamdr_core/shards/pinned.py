@@ -15,7 +15,7 @@ from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.versions import newest_versions, still_there
 from mamdr_core.lake.examples.windows import Limits, read_window, window_at
 from mamdr_core.lake.settings import LakeSettings
-from schemas import SPLITS, feature_vocabulary
+from schemas import SAMPLE_WEIGHT, SPLITS, feature_vocabulary
 
 _EPOCH = date(1970, 1, 1)
 
@@ -51,6 +51,7 @@ class PinnedExamples:
         sizes: vocabulary size by id column.
         vector_files: by "user" and "item", files of the fixed vectors.
         numeric: by numeric feature, mean and standard deviation over the train split.
+        has_weights: whether rows have weights.
     """
 
     versions: dict[str, int]
@@ -60,6 +61,7 @@ class PinnedExamples:
     sizes: dict[str, int]
     vector_files: dict[str, tuple[str, ...]]
     numeric: dict[str, tuple[float, float]]
+    has_weights: bool = False
 
     def positions(self) -> NDArray[np.int64]:
         """By domain, where its training rows begin in the files, int64 [n]; near numbers are in the same row groups."""
@@ -120,7 +122,8 @@ def _pin(lake: Lake, features: Sequence[Feature], versions: dict[str, int], trai
     vector_files = {
         of: tuple(sorted(lake.read(f"{of}_features", versions[f"{of}_features"]).inputFiles())) for of in vectors
     }
-    return PinnedExamples(versions, files, tuple(row["id"] for row in domains), counts, sizes, vector_files, numeric)
+    ids, has_weights = tuple(row["id"] for row in domains), SAMPLE_WEIGHT in examples.columns
+    return PinnedExamples(versions, files, ids, counts, sizes, vector_files, numeric, has_weights)
 
 
 def _numbers(limits: Limits) -> tuple[int, int] | None:

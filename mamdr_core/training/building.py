@@ -19,6 +19,7 @@ from mamdr_core.engine.hashing import derive_seed
 from mamdr_core.engine.parameters import Change, Rows, Shared
 from mamdr_core.engine.slots import slots_for
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.engine.step_options import StepOptions
 from mamdr_core.errors import MamdrError
 from mamdr_core.host_memory import available_memory, ranks_here
 from mamdr_core.learning.learner import Learner
@@ -53,7 +54,10 @@ def make_engine(
     train = config.train
     module, tables = _initial_model(config, pinned)
     made = (module, tables, share.vectors(), train.batch_size, device, train.on_nan)
-    return FastEngine(*made, train.precision, train.group_memory) if name == "fast" else EagerEngine(*made)
+    options = StepOptions.of(find_method(train.method).settle(train.learning).inner)
+    if name == "fast":
+        return FastEngine(*made, train.precision, train.group_memory, options=options)
+    return EagerEngine(*made, options)
 
 
 def rows_planned(config: Config, train_rows: int) -> int:

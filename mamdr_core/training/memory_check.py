@@ -64,7 +64,7 @@ def shape_of(
         ranks=collective.size,
         tables=inputs.tables,
         dense=dense,
-        columns=len(train.ids) + train.numeric.shape[1],
+        columns=len(train.ids) + train.numeric.shape[1] + (train.weights is not None),
         train_rows=len(train),
         rows=others + len(train),
         all_train_rows=int(pinned.counts["train"].sum()),

@@ -3,7 +3,9 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mamdr_core.engine.optimizers import ROW_STATES
 from mamdr_core.engine.specific_store import group_size
+from mamdr_core.engine.step_options import StepOptions
 from mamdr_core.learning.domain_regularization import PART_ROWS
 from mamdr_core.learning.methods import find_method
 from mamdr_core.models.tables import Table
@@ -23,7 +25,7 @@ class RankShape:
         ranks: W.
         tables: embedding tables and fixed vectors, whole.
         dense: dense parameters P of theta_S.
-        columns: id columns and numeric features of a row.
+        columns: id columns, numeric features and, where there is one, the weight of a row.
         train_rows: training rows of this rank.
         rows: rows of this rank, of all splits.
         all_train_rows: training rows of all ranks.
@@ -114,10 +116,9 @@ def rank_memory(train: TrainSettings, shape: RankShape, specific_bytes: float, i
     }
     shared: dict[str, int] = {}
     if method.shared and not train.only_domains:
-        whole = NUMBER * (shape.dense + (0 if is_sharded else sum(table.rows * table.width for table in trained)))
-        fresh = whole if method.combines_gradients else NUMBER * shape.dense
-        keeps = method.carries_moments and train.inner.optimizer == "adam"
-        inner = 2 * (whole if train.inner.state == "carried" else fresh) if keeps else 0
+        moments = _moment_bytes(train, shape, () if is_sharded else trained)
+        fresh = moments if method.combines_gradients else _moment_bytes(train, shape, ())
+        inner = (moments if train.inner.state == "carried" else fresh) if method.carries_moments else 0
         outer = {"sgd": 0, "nesterov": 1, "adam": 2}[train.outer.optimizer] * held if method.has_outer else 0
         shared = {
             "inner": inner,
@@ -129,6 +130,16 @@ def rank_memory(train: TrainSettings, shape: RankShape, specific_bytes: float, i
     if method.specific and method.settle(train.learning).dr.schedule == "rounds":
         return RankMemory(always, shared | specific, {})
     return RankMemory(always, shared, specific)
+
+
+def _moment_bytes(train: TrainSettings, shape: RankShape, tables: Sequence[Table]) -> int:
+    """What the inner optimizers keep of dense parameters and of tables."""
+    dense, options = train.inner.optimizer, StepOptions(sparse_optimizer=train.inner.sparse_optimizer)
+    rules = [(table, options.rule(table, dense).optimizer) for table in tables]
+    has_moments = dense == "adam" or train.inner.sparse_optimizer in ROW_STATES
+    kept = 2 * shape.dense if has_moments else 0
+    kept += sum(2 * table.rows * table.width for table, optimizer in rules if optimizer == "adam")
+    return NUMBER * (kept + sum(table.rows for table, optimizer in rules if optimizer == "adagrad"))
 
 
 def _held_rows(table: Table, shape: RankShape, is_sharded: bool) -> int:

@@ -8,6 +8,7 @@ from mamdr_core.config import parse_config
 from mamdr_core.engine.columns import Columns, offsets_of
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.parameters import Change, Rows, Shared
+from mamdr_core.engine.platt import Calibration
 from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.mixed.mixed_model import MixedModel
@@ -21,11 +22,19 @@ SIZES = {"user": 50, "item": 40, "domain": 6, "weekday": 7}
 VECTORS = {"user_vector": torch.randn(51, 6, generator=torch.Generator().manual_seed(1))}
 
 
-def make_served(folder: Path, ranks: int = 1, touched: bool = False, method: str = "mamdr", **model) -> Served:
+def make_served(
+    folder: Path,
+    ranks: int = 1,
+    touched: bool = False,
+    method: str = "mamdr",
+    calibration: Calibration | None = None,
+    negative_rate: float = 1.0,
+    **model,
+) -> Served:
     """A run of four domains out of six with drawn parameters, saved by its ranks; mixed has w_i, and no theta_i."""
     config = parse_config(
         {
-            "train": {"method": method},
+            "train": {"method": method, "negative_rate": negative_rate},
             "model": {"embedding_dim": 8, "hidden": [16, 8], "dropout": 0.3, **model},
             "features": [
                 {"name": "hour", "kind": "numeric"},
@@ -64,7 +73,8 @@ def make_served(folder: Path, ranks: int = 1, touched: bool = False, method: str
             told = (inputs.tables, VECTORS, 1, SIZES, train.occupied.tolist(), collective)
             mixed = MixedModel(config.train.mixed, *told)
             mixed.fit(train)
-        return save_rank(str(folder), collective.rank, Shared(shared.dense, tables), store, mixed)
+        parameters = (Shared(shared.dense, tables), store, mixed)
+        return save_rank(str(folder), collective.rank, *parameters, calibration=calibration)
 
     files = {name for saved in run_simulated(save, ranks) for name in saved}
     return Served("run", str(folder), tuple(sorted(files)), config, {}, SIZES, {"hour": (11.0, 5.0)})

@@ -75,6 +75,26 @@ def test_a_domain_between_others_of_its_row_group_is_cut_out(make_rows, make_pin
     assert_holds(Share(pinned, features, owning(2)).columns("train"), rows[rows["domain"] == 2], pinned)
 
 
+def test_weights_come_with_their_rows_null_is_one_and_domains_of_weight_zero_are_named(
+    make_rows, make_pinned, features, caplog
+):
+    rows = make_rows(COUNTS)
+    weights = np.random.default_rng(0).random(len(rows)).astype(np.float32)
+    weights[rows["domain"].isin([2, 6])] = 0
+    rows["sample_weight"] = np.where(np.arange(len(rows)) % 5 == 0, np.nan, weights).astype(np.float32)
+    rows.loc[rows["domain"] == 2, "sample_weight"] = 0
+    pinned = replace(make_pinned([rows[::2], rows[1::2]], len(COUNTS)), has_weights=True)
+    share = Share(pinned, features, owning(1, 2, 5))
+    columns = share.columns("train")
+    own = rows[rows["domain"].isin([1, 2, 5])]
+    assert_holds(columns, own, pinned)
+    assert columns.weights.tolist() == own["sample_weight"].fillna(1).tolist()
+    assert share.needed_bytes() == Share(
+        replace(pinned, has_weights=False), features, owning(1, 2, 5)
+    ).needed_bytes() + (4 * len(own))
+    assert "of 1 domains, such as d2, all have weight 0" in caplog.text
+
+
 def test_a_domain_without_statistics_is_found_by_reading_all(make_rows, make_pinned, features):
     rows = make_rows(COUNTS)
     pinned = make_pinned([rows], len(COUNTS))

@@ -63,6 +63,13 @@ def test_copies_of_replicated_tables_follow_from_the_optimizers(train, copies):
     assert needs(**train).tables == copies * HELD
 
 
+@pytest.mark.parametrize(("sparse", "numbers"), [("sgd", 0), ("adagrad", 1011), ("adam", 2 * 1011 * 16)])
+def test_what_optimizers_of_rows_keep_is_counted(sparse, numbers):
+    for dense in ("adam", "sgd"):
+        found = needs(method="joint", inner=InnerSettings(optimizer=dense, sparse_optimizer=sparse)).shared["inner"]
+        assert found == 4 * (numbers + (200 if {dense, sparse} != {"sgd"} else 0))
+
+
 def test_fresh_moments_are_of_touched_rows_alone_but_where_steps_combine_gradients():
     fresh = InnerSettings(state="fresh")
     assert needs(method="dn", inner=fresh).shared["inner"] == 2 * 4 * 100

@@ -126,6 +126,8 @@ def built_with(config: Config) -> dict[str, Any]:
         "examples.since": settings.since,
         "examples.shards.count": settings.shards.count,
     }
+    if config.input.columns.weight:  # a build that knew of no weights noted none
+        found["input.columns.weight"] = True
     plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
     return plain
 
@@ -175,7 +177,7 @@ def _reason_in_settings(before: dict[str, Any], config: Config) -> str:
     if config.examples.rebuild:
         return _WANTED
     now = built_with(config)
-    changed = [key for key, value in now.items() if before.get(key) != value]
+    changed = [key for key in [*now, *sorted(before.keys() - now.keys())] if before.get(key) != now.get(key)]
     if changed:
         return f"{', '.join(changed)} changed"
     return _IN_DOMAIN if config.examples.negatives.kind == "in_domain" else ""

@@ -136,7 +136,8 @@ def _build(
     kept = _count_kept(spark, lake, increment, window)
     growth, domains = grow_vocabularies(spark, lake, news, config, keep)
     update_vectors(spark, lake, config.features, growth)
-    table = declared_examples(config.features, has_split=not window.decides_split)
+    has_weight = bool(config.input.columns.weight)
+    table = declared_examples(config.features, not window.decides_split, has_weight)
     shards = increment.state.get("shards", 0)
     rows, plans = local_frame(spark, [], spark_schema(table)), list[DomainPlan]()
     if news.ids and news.seen:

@@ -43,7 +43,7 @@ from mamdr_core.lake.examples.vocabularies import (
     id_column,
     update_domains,
 )
-from schemas import TABLES, feature_vocabulary
+from schemas import SAMPLE_WEIGHT, TABLES, feature_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +106,11 @@ def select_clicks(lake: Lake, version: int, config: Config) -> DataFrame:
             "examples.split.kind is given, and clicks has no column split: run ingest_clicks again with "
             "input.columns.split"
         )
+    weight = [SAMPLE_WEIGHT] if config.input.columns.weight else []
+    if weight and SAMPLE_WEIGHT not in clicks.columns:
+        raise MamdrError(
+            f"input.columns.weight is set, and clicks has no column {SAMPLE_WEIGHT}: run ingest_clicks again with it"
+        )
     missing = [name for name in features if name not in clicks.columns]
     if missing:
         raise MamdrError(f"clicks has no column {', '.join(missing)}: run ingest_clicks again with these features")
@@ -116,7 +121,8 @@ def select_clicks(lake: Lake, version: int, config: Config) -> DataFrame:
     if settings.retired:
         clicks = clicks.where(~F.col("domain").isin(*settings.retired))
     ids = (id_column("user", settings.users).alias("user"), id_column("item", settings.items).alias("item"))
-    return clicks.select(*ids, "domain", "label", "event_time", "ds", "load", "true_probability", *split, *features)
+    given = ("domain", "label", "event_time", "ds", "load", "true_probability", *split, *weight)
+    return clicks.select(*ids, *given, *features)
 
 
 def find_ids(lake: Lake, clicks: DataFrame, config: Config, keep: Keep) -> NewIds:

@@ -18,7 +18,7 @@ from mamdr_core.lake.core.sources import (
     undeclared_columns,
 )
 from mamdr_core.lake.settings import InputColumns
-from schemas import Rule
+from schemas import SAMPLE_WEIGHT, Rule
 from schemas.clicks import NOT_ANCIENT, NOT_FUTURE, RECORD_WELL_FORMED
 
 FIRST_DAY = "1970-01-01"
@@ -148,6 +148,7 @@ def _declared(raw: DataFrame, columns: InputColumns, features: Sequence[Feature]
         _optional(raw, "true_probability", columns.true_probability, "double").alias("true_probability"),
         _day(raw, columns, event_time).alias("ds"),
         *([_optional(raw, "split", columns.split, "string").alias("split")] if columns.split else []),
+        *([_weight(raw, columns.weight).alias(SAMPLE_WEIGHT)] if columns.weight else []),
         *(
             declared_feature(raw, number, feature)
             for number, feature in enumerate(features)
@@ -175,6 +176,16 @@ def _optional(raw: DataFrame, name: str, expression: str, kind: str) -> Column:
     if not expression:
         return F.lit(None).cast(kind)
     return resolve(raw, f"input.columns.{name}", expression).try_cast(kind)
+
+
+def _weight(raw: DataFrame, expression: str) -> Column:
+    """The row's weight; infinite, which no rule lets pass, where it is NaN or text that is no number."""
+    found = resolve(raw, "input.columns.weight", expression)
+    weight = found.try_cast("double")
+    bad = F.isnan(weight)
+    if isinstance(kind_of(raw, found), T.StringType):
+        bad |= (F.trim(found) != "") & weight.isNull()
+    return F.when(bad, F.lit(float("inf"))).otherwise(weight)
 
 
 def _day(raw: DataFrame, columns: InputColumns, event_time: Column) -> Column:

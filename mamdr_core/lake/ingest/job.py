@@ -121,7 +121,8 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
 def _declared_table(config: Config) -> Table:
     if config.examples.split.kind == "given" and not config.input.columns.split:
         raise MamdrError("examples.split.kind is given: set input.columns.split to the expression that gives it")
-    return declared_clicks(config.features, has_split=bool(config.input.columns.split))
+    columns = config.input.columns
+    return declared_clicks(config.features, bool(columns.split), bool(columns.weight))
 
 
 def _give_back(

@@ -16,6 +16,7 @@ from schemas.clicks import (
     NOT_FUTURE,
     RECORD_WELL_FORMED,
     SPLIT_KNOWN,
+    WEIGHT_VALID,
 )
 
 CLOCKS_AHEAD = timedelta(days=1)
@@ -41,6 +42,8 @@ def _of_clicks(settings: InputSettings, started_at: datetime) -> Iterator[Rule]:
     applies = {RECORD_WELL_FORMED, IDS_SHORT, IDS_READABLE}
     if settings.columns.split:
         applies.add(SPLIT_KNOWN)
+    if settings.columns.weight:
+        applies.add(WEIGHT_VALID)
     if settings.columns.event_time:
         applies |= {EVENT_TIME_PRESENT, NOT_ANCIENT, NOT_FUTURE}
     for rule in TABLES["clicks"].rules:
