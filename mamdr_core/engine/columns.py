@@ -54,6 +54,11 @@ class Columns:
         columns = [*self.ids.values(), *self.bag_weights.values(), self.numeric, self.labels]
         return sum(column.nbytes for column in (columns if self.base_logits is None else [*columns, self.base_logits]))
 
+    def weights(self, bag: str, rows: Tensor) -> Tensor:
+        """The weights of a bag's or sequence's ids at some rows, float32 [M, L]: 1 where it has none, 0 of padding."""
+        weights_NL = self.bag_weights.get(bag)
+        return (self.ids[bag][rows] > 0).float() if weights_NL is None else weights_NL[rows]
+
     def take(self, rows: Tensor) -> "Columns":
         """The given rows in their order; they must be sorted by domain.
 

@@ -16,7 +16,12 @@ from mamdr_core.models.tables import Table
 
 
 @dataclass(frozen=True)
-class TouchedRows:
+class Touched:
+    """What the steps of a segment touch of some tables."""
+
+
+@dataclass(frozen=True)
+class TouchedRows(Touched):
     """What the steps of a segment touch of some tables, which are F fields.
 
     Attributes:
@@ -41,56 +46,52 @@ class _Part:
     span: slice
 
 
-class StackedTables:
-    """Embedding tables of one width of G trajectories, in one matrix: a step moves the rows of all in one update.
+class StackedRows:
+    """Rows of embedding tables of one width of G trajectories, in one matrix: a step moves all in one update.
 
     Args:
-        tables: F of them, which all have moments to carry on, or none.
+        tables: those with rows, which all have moments to carry on, or none.
+        keys: by table, the rows that are read, trajectory * rows + id, ascending and distinct, int64 [T].
         thetas: where each trajectory starts.
         scopes: what each may change.
-        ids_FN: by table, the id that each row of all steps reads, int64 [N]; of tables per domain each batch reads one.
-        trajectory_N: the row's trajectory, int64 [N].
         trains: whether trajectories may change them.
         adam: keep moments.
         state: moments of a single trajectory to carry on; None: zeros.
 
     Attributes:
-        names: of the tables.
+        names: of the fields that read them, see `mamdr_core.engine.compiled.PaddedBatch`.
         per_domain: each batch reads one row of each.
         trains: whether trajectories may change them.
         is_fresh: whether their moments start at zero.
     """
 
+    names: tuple[str, ...]
+
     def __init__(
         self,
         tables: Sequence[Table],
+        keys: Sequence[Tensor],
         thetas: Sequence[Theta],
         scopes: Sequence[Scope],
-        ids_FN: Sequence[Tensor],
-        trajectory_N: Tensor,
         trains: bool,
         adam: bool,
         state: AdamState | None,
     ) -> None:
-        self.names = tuple(table.name for table in tables)
         self.per_domain = tables[0].per_domain
         self.trains = trains
         self.is_fresh = state is None
         self._parts: list[_Part] = []
-        local_FN, start_TD, may_move_T = [], [], []
+        start_TD, may_move_T = [], []
         limits = trains and any(scope.only for scope in scopes)
         self._count = 0
-        for table, ids_N in zip(tables, ids_FN, strict=True):
-            keys_T, local_N = (trajectory_N * table.rows + ids_N).unique(return_inverse=True)
+        for table, keys_T in zip(tables, keys, strict=True):
             span = slice(self._count, self._count + len(keys_T))
             part = _Part(table, keys_T % table.rows, keys_T // table.rows, span)
             self._parts.append(part)
-            local_FN.append(local_N + self._count)
             start_TD.append(stacked_rows(thetas, table, part.ids_T, part.of_T))
             if limits:
                 may_move_T.append(_may_move(table, scopes, keys_T))
             self._count = span.stop
-        self._local_FN = torch.stack(local_FN)
         self._static = torch.cat(start_TD)
         # One row more, which padding reads; moments, each with such a row too, follow.
         self._copies = 3 if trains and adam else 1
@@ -103,51 +104,38 @@ class StackedTables:
                     own.copy_(moment.index_select(0, part.ids_T))
         self._may_move_T = torch.cat(may_move_T) if limits else None
 
-    def touch(self, read: ReadPlaces) -> TouchedRows:
+    def touch(self, read: ReadPlaces) -> Touched:
         """What each of some steps touches."""
-        nowhere, count = self._count, len(self._parts)
-        sizes = [count * size for size in read.sizes]
-        local_M, place_M = self._local_FN[:, read.span].flatten(), read.of_fields(count).flatten()
-        step_M = read.step_N.repeat(count)
-        places = place_M.new_full((sum(sizes),), nowhere)
-        places[place_M] = local_M
-        if not self.trains:
-            return TouchedRows(list(places.split(sizes)), [], [])
-        if self._may_move_T is not None:
-            moves_M = self._may_move_T[local_M]
-            local_M, place_M, step_M = local_M[moves_M], place_M[moves_M], step_M[moves_M]
-        keys, inverse_M = (step_M * (nowhere + 1) + local_M).unique(return_inverse=True)
-        # Neither bincount nor a sum of sizes on the device: for both the host would wait for a GPU.
-        before_S = torch.searchsorted(keys, torch.arange(len(sizes) + 1, device=keys.device) * (nowhere + 1))
-        counts_S = before_S.diff()
-        sizes_S = torch.tensor(sizes, device=keys.device)
-        inverse = torch.repeat_interleave(counts_S, sizes_S, output_size=sum(sizes))
-        inverse[place_M] = inverse_M - before_S[step_M]
-        moved = self._with_moments(keys % (nowhere + 1), before_S, keys // (nowhere + 1))
-        distinct = moved.split([self._copies * size for size in counts_S.tolist()])
-        return TouchedRows(list(places.split(sizes)), list(distinct), list(inverse.split(sizes)))
+        raise NotImplementedError
 
-    def read(self, places: Tensor) -> Tensor:
-        """Rows of the stack, [len(places), D]."""
-        return self._rows.index_select(0, places)
+    def read(self, touched: Touched, number: int) -> Tensor:
+        """What a step of a segment reads, its fields one after another, [rows, D]."""
+        raise NotImplementedError
 
-    def update(self, distinct: Tensor, inverse: Tensor, gradient: Tensor, count: Tensor, lr: float) -> None:
+    def update(self, touched: Touched, number: int, gradient: Tensor, count: Tensor, lr: float) -> None:
         """A step's update of the rows that it touched; a row that occurs twice moves once, by the summed gradient.
 
         Args:
-            distinct, inverse: see `TouchedRows`.
-            gradient: of the places, [G_s * F * B_s, D].
+            touched, number: the segment's, and the step in it.
+            gradient: of what was read, [rows, D].
+            count, lr: see `move`.
+        """
+        raise NotImplementedError
+
+    def move(self, distinct: Tensor, gradient_VD: Tensor, count: Tensor, lr: float) -> None:
+        """A step's update of the rows that it touched.
+
+        Args:
+            distinct: these V rows and, behind them, those of their moments.
+            gradient_VD: of each, summed.
             count: Adam's since the moments were zero, from 1, a float32 scalar on the device.
             lr: learning rate.
         """
-        size = len(distinct) // self._copies
-        summed = gradient.new_zeros(size + 1, gradient.shape[1])
-        gradient_VD = summed.index_add_(0, inverse, gradient)[:-1]
         if self._copies == 1:
             self._rows.index_add_(0, distinct, gradient_VD, alpha=-lr)
             return
         moved = self._rows.index_select(0, distinct)
-        values_VD, first_VD, second_VD = moved.split(size)
+        values_VD, first_VD, second_VD = moved.split(len(gradient_VD))
         move_by_adam(values_VD, gradient_VD, first_VD, second_VD, count, lr)
         self._rows.index_copy_(0, distinct, moved)
 
@@ -187,6 +175,77 @@ class StackedTables:
         moved = distinct_U.new_empty(self._copies * len(distinct_U))
         moved[place_U + copy_C1 * size_U] = distinct_U + copy_C1 * (self._count + 1)
         return moved
+
+
+class StackedTables(StackedRows):
+    """Tables of which each row of a batch, or each batch, reads one row.
+
+    Args:
+        tables: F of them.
+        thetas, scopes, trains, adam, state: see `StackedRows`.
+        ids_FN: by table, the id that each row of all steps reads, int64 [N]; of tables per domain each batch reads one.
+        trajectory_N: the row's trajectory, int64 [N].
+
+    Attributes:
+        names: of the tables.
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[Table],
+        thetas: Sequence[Theta],
+        scopes: Sequence[Scope],
+        ids_FN: Sequence[Tensor],
+        trajectory_N: Tensor,
+        trains: bool,
+        adam: bool,
+        state: AdamState | None,
+    ) -> None:
+        found = [
+            (trajectory_N * table.rows + ids_N).unique(return_inverse=True)
+            for table, ids_N in zip(tables, ids_FN, strict=True)
+        ]
+        super().__init__(tables, [keys_T for keys_T, _ in found], thetas, scopes, trains, adam, state)
+        self.names = tuple(table.name for table in tables)
+        self._local_FN = torch.stack(
+            [local_N + part.span.start for (_, local_N), part in zip(found, self._parts, strict=True)]
+        )
+
+    def touch(self, read: ReadPlaces) -> TouchedRows:
+        """What each of some steps touches."""
+        nowhere, count = self._count, len(self._parts)
+        sizes = [count * size for size in read.sizes]
+        local_M, place_M = self._local_FN[:, read.span].flatten(), read.of_fields(count).flatten()
+        step_M = read.step_N.repeat(count)
+        places = place_M.new_full((sum(sizes),), nowhere)
+        places[place_M] = local_M
+        if not self.trains:
+            return TouchedRows(list(places.split(sizes)), [], [])
+        if self._may_move_T is not None:
+            moves_M = self._may_move_T[local_M]
+            local_M, place_M, step_M = local_M[moves_M], place_M[moves_M], step_M[moves_M]
+        keys, inverse_M = (step_M * (nowhere + 1) + local_M).unique(return_inverse=True)
+        # Neither bincount nor a sum of sizes on the device: for both the host would wait for a GPU.
+        before_S = torch.searchsorted(keys, torch.arange(len(sizes) + 1, device=keys.device) * (nowhere + 1))
+        counts_S = before_S.diff()
+        sizes_S = torch.tensor(sizes, device=keys.device)
+        inverse = torch.repeat_interleave(counts_S, sizes_S, output_size=sum(sizes))
+        inverse[place_M] = inverse_M - before_S[step_M]
+        moved = self._with_moments(keys % (nowhere + 1), before_S, keys // (nowhere + 1))
+        distinct = moved.split([self._copies * size for size in counts_S.tolist()])
+        return TouchedRows(list(places.split(sizes)), list(distinct), list(inverse.split(sizes)))
+
+    def read(self, touched: Touched, number: int) -> Tensor:
+        """See `StackedRows.read`, [G_s * F * B_s, D]."""
+        assert isinstance(touched, TouchedRows)
+        return self._rows.index_select(0, touched.places[number])
+
+    def update(self, touched: Touched, number: int, gradient: Tensor, count: Tensor, lr: float) -> None:
+        """See `StackedRows.update`."""
+        assert isinstance(touched, TouchedRows)
+        distinct = touched.distinct[number]
+        summed = gradient.new_zeros(len(distinct) // self._copies + 1, gradient.shape[1])
+        self.move(distinct, summed.index_add_(0, touched.inverse[number], gradient)[:-1], count, lr)
 
 
 def _may_move(table: Table, scopes: Sequence[Scope], keys_T: Tensor) -> Tensor:
