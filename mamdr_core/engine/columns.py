@@ -1,7 +1,7 @@
 """The rows that a rank trains or measures on, as columnar tensors sorted by domain."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 
@@ -17,7 +17,8 @@ class Columns:
 
     Attributes:
         ids: by column, int32 [N]; 0 is the unknown id, a vocabulary index i is stored as i + 1. Holds at least "user",
-            "item" and "domain".
+            "item" and "domain". Of a bag or sequence [N, L], a row's known ids first and in order, then zeros.
+        bag_weights: by bag with weights, float32 [N, L]; 0 where `ids` are.
         numeric: standardised numeric features, float32 [N, K]; K may be 0.
         labels: 0. or 1., float32 [N].
         offsets: int64 [n + 1]; rows offsets[d] to offsets[d + 1] belong to the domain of index d.
@@ -33,6 +34,7 @@ class Columns:
     true_probability: Tensor | None = None
     base_logits: Tensor | None = None
     weights: Tensor | None = None
+    bag_weights: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of rows N."""
@@ -51,8 +53,13 @@ class Columns:
     @property
     def nbytes(self) -> int:
         """Bytes of what a device would hold."""
-        columns = [*self.ids.values(), self.numeric, self.labels, self.base_logits, self.weights]
-        return sum(column.nbytes for column in columns if column is not None)
+        columns = [*self.ids.values(), *self.bag_weights.values(), self.numeric, self.labels]
+        return sum(column.nbytes for column in (*columns, self.base_logits, self.weights) if column is not None)
+
+    def weights_of(self, bag: str, rows: Tensor) -> Tensor:
+        """The weights of a bag's or sequence's ids at some rows, float32 [M, L]: 1 where it has none, 0 of padding."""
+        weights_NL = self.bag_weights.get(bag)
+        return (self.ids[bag][rows] > 0).float() if weights_NL is None else weights_NL[rows]
 
     def take(self, rows: Tensor) -> "Columns":
         """The given rows in their order; they must be sorted by domain.
@@ -70,6 +77,7 @@ class Columns:
             true_probability=None if self.true_probability is None else self.true_probability[rows.cpu()],
             base_logits=None if self.base_logits is None else self.base_logits[rows],
             weights=None if self.weights is None else self.weights[rows],
+            bag_weights={name: weights[rows] for name, weights in self.bag_weights.items()},
         )
 
     def to(self, device: torch.device | str) -> "Columns":
@@ -82,6 +90,7 @@ class Columns:
             true_probability=self.true_probability,
             base_logits=None if self.base_logits is None else self.base_logits.to(device),
             weights=None if self.weights is None else self.weights.to(device),
+            bag_weights={name: weights.to(device) for name, weights in self.bag_weights.items()},
         )
 
 

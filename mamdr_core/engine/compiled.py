@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from mamdr_core.engine.bags import SEVERAL
 from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.optimizers import BETA1, BETA2, EPSILON, move_by_adam
 from mamdr_core.heartbeat import beat
@@ -41,7 +42,8 @@ class PaddedBatch:
 
     Attributes:
         embedded: trained fields of one width one after another, [G, F * B, D], or [G, F, D] of tables per domain.
-        names: of each of these tensors, its F fields.
+        names: of each of these tensors, its F fields; one that the model pools stands for as many as a row has ids,
+            with `SEVERAL` behind its name.
         constant: all other fields by name, [G, B, D].
         labels: [G, B].
         base: base logits [G, B].
@@ -154,7 +156,7 @@ class DenseStep:
         named = self._flat.named(values)
         fields: Fields = {}
         for own, together in zip(names, embedded, strict=True):
-            fields |= dict(zip(own, together.unflatten(1, (len(own), -1)).unbind(1), strict=True))
+            fields |= cut_fields(own, together)
         if len(values) == 1:  # plain matrix products, not batched ones
             (to_named, to_fields), loss = self._one(
                 _only(named), _only(fields), _only(constant), labels[0], base[0], weights[0], keys[0]
@@ -165,7 +167,7 @@ class DenseStep:
         gradient = torch.cat([to_named[name].flatten(1) for name in named], dim=1)
         good = loss.isfinite()
         gradient = torch.where(good[:, None], gradient, 0)
-        to_embedded = [torch.stack([to_fields[name] for name in own], dim=1).flatten(1, 2) for own in names]
+        to_embedded = [_join_fields(own, to_fields) for own in names]
         return loss, gradient, [torch.where(good[:, None, None], each, 0) for each in to_embedded]
 
     def _loss(
@@ -185,6 +187,35 @@ class DenseStep:
         state = {**named, **self._flat.keyed(key)}
         logits_B = functional_call(self._flat.module, state, (fields,)).to(labels_B.dtype) + base_B
         return (binary_cross_entropy_with_logits(logits_B, labels_B, reduction="none") * weights_B).sum()
+
+
+def cut_fields(names: tuple[str, ...], together: Tensor) -> Fields:
+    """Fields by name, [G, B, D] or [G, B, L, D], of what holds them one after another, [G, F * B, D].
+
+    Args:
+        names: see `PaddedBatch`.
+        together: the fields.
+    """
+    if not any(name.endswith(SEVERAL) for name in names):
+        return dict(zip(names, together.unflatten(1, (len(names), -1)).unbind(1), strict=True))
+    own = tuple(dict.fromkeys(names))
+    sizes = [names.count(name) for name in own]
+    fields: Fields = {}
+    for name, size, part in zip(own, sizes, together.unflatten(1, (len(names), -1)).split(sizes, dim=1), strict=True):
+        if name.endswith(SEVERAL):
+            fields[name.removesuffix(SEVERAL)] = part.flatten(1, 2).unflatten(1, (-1, size))
+        else:
+            fields[name] = part.squeeze(1)
+    return fields
+
+
+def _join_fields(names: tuple[str, ...], fields: Fields) -> Tensor:
+    """What `cut_fields` cuts."""
+    if not any(name.endswith(SEVERAL) for name in names):
+        return torch.stack([fields[name] for name in names], dim=1).flatten(1, 2)
+    own = tuple(dict.fromkeys(names))
+    parts = [fields[n.removesuffix(SEVERAL)].flatten(1, 2) if n.endswith(SEVERAL) else fields[n] for n in own]
+    return torch.cat(parts, dim=1)
 
 
 def _begin_adam(values: Tensor, gradient: Tensor, lr: float) -> tuple[Tensor, Tensor]:

@@ -19,10 +19,10 @@ from mamdr_core.engine.hashing import step_keys
 from mamdr_core.engine.optimizers import AdamMoments, AdamState, adam_change
 from mamdr_core.engine.parameters import EVERYTHING, Change, Rows, Scope, Theta
 from mamdr_core.engine.parts import FieldGradient, Part, by_domain, joined, part_key, whole
-from mamdr_core.engine.step_options import FOLLOW_GRADIENT, RowRule, StepOptions
+from mamdr_core.engine.step_options import FOLLOW_GRADIENT, StepOptions
 from mamdr_core.errors import DivergedError
 from mamdr_core.heartbeat import beat
-from mamdr_core.models.tables import Table
+from mamdr_core.models.tables import Table, owners, readers
 
 logger = logging.getLogger(__name__)
 PREDICT_ROWS = 16_384
@@ -62,7 +62,8 @@ class EagerEngine:
         self.options = options
         self.tables = tuple(tables)
         self.per_domain = any(table.per_domain for table in self.tables)
-        self.frozen = {name: vectors.to(device) for name, vectors in frozen.items()}
+        fixed = {table.name for table in self.tables if not table.trainable}
+        self.frozen = {name: vectors.to(device) for name, vectors in frozen.items() if name in fixed}
         self.batch_size = batch_size
         self.device = torch.device(device)
         self.on_nan = on_nan
@@ -71,8 +72,8 @@ class EagerEngine:
 
     @property
     def trained_tables(self) -> list[Table]:
-        """The embedding tables that learn."""
-        return [table for table in self.tables if table.trainable]
+        """The embedding tables that learn and have rows of their own."""
+        return [table for table in owners(self.tables) if table.trainable]
 
     def gradient(self, theta: Theta, visit: Visit, seed: int | None = None) -> Change:
         """The gradient of the mean loss over all of a visit's rows at `theta`; see `loss_and_gradient`."""
@@ -91,9 +92,7 @@ class EagerEngine:
         """
         self.flat.load(theta.dense, training=seed is not None)
         key = 0 if seed is None else int(step_keys([seed], 1)[0, 0])
-        working = {
-            table.name: CachedTable(theta, table, [visit], EVERYTHING, None, RowRule()) for table in self.trained_tables
-        }
+        working = self._working(theta, [visit], EVERYTHING, None, FOLLOW_GRADIENT, "sgd")
         everything = slice(0, len(visit.rows))
         loss, embedded = self._backward(visit, 0, everything, working, key)
         good = math.isfinite(loss)
@@ -103,9 +102,8 @@ class EagerEngine:
         rows = {}
         for name, table in working.items():
             values_UD = torch.zeros_like(table.static_UD)
-            if good and name in embedded:
-                places, gradient = embedded[name]
-                values_UD.index_add_(0, table.local[0][places], gradient)
+            if good and any(reader in embedded for reader in table.readers):
+                values_UD.index_add_(0, *table.together(0, embedded))
             rows[name] = Rows(table.ids_U, values_UD)
         return loss, Change(self.flat.gradients_P.clone(), rows)
 
@@ -142,10 +140,7 @@ class EagerEngine:
         moments = None
         if adam:
             moments = state.dense if state else AdamMoments.zeros_like(start_P)
-        working = {
-            table.name: CachedTable(theta, table, visits, scope, state, self.options.rule(table, optimizer))
-            for table in self.trained_tables
-        }
+        working = self._working(theta, visits, scope, state, self.options, optimizer)
         before = step = state.step if state else 0
         keys_S = step_keys([seed], sum(len(visit.batches(self.batch_size)) for visit in visits))[:, 0]
         for number, visit in enumerate(visits):
@@ -157,7 +152,11 @@ class EagerEngine:
                     self.handle_divergence(visit, number, batch, step)
                     self.flat.gradients_P.zero_()
                     embedded = {name: (places, torch.zeros_like(grad)) for name, (places, grad) in embedded.items()}
-                touched = {name: working[name].touched(number, *gradient) for name, gradient in embedded.items()}
+                touched = {
+                    name: table.touched(number, embedded)
+                    for name, table in working.items()
+                    if any(reader in embedded for reader in table.readers)
+                }
                 if self.options.clip_norm:
                     self._clip([self.flat.gradients_P, *(gradient_VD for _, gradient_VD in touched.values())])
                 if self.options.weight_decay:
@@ -212,12 +211,12 @@ class EagerEngine:
         for rows in visit.rows.split(PREDICT_ROWS):
             beat()
             batch = Visit(visit.columns, rows, visit.as_domain)
-            ids = {table.name: batch.ids(table.column).to(self.device) for table in self.trained_tables}
+            trained = [table for table in self.tables if table.trainable]
+            ids = {table.name: batch.ids(table.column).to(self.device) for table in trained}
             logits_B = torch.empty(len(rows), dtype=self.flat.values_P.dtype, device=self.device)
             for part in self._parts(batch, slice(0, len(rows))):
                 fields = {
-                    table.name: theta.gather(table.name, ids[table.name][part.read_by(table)])
-                    for table in self.trained_tables
+                    table.name: _gathered(theta, table, ids[table.name][part.read_by(table)]) for table in trained
                 }
                 logits_B[part.places] = self.flat.module(self._fields(batch, part.places, fields))
             logits.append(batch.add_base(logits_B))
@@ -229,6 +228,23 @@ class EagerEngine:
         factor = self.options.clip_factor(squares)
         for gradient in gradients:
             gradient.mul_(factor)
+
+    def _working(
+        self,
+        theta: Theta,
+        visits: Sequence[Visit],
+        scope: Scope,
+        state: AdamState | None,
+        options: StepOptions,
+        optimizer: str,
+    ) -> dict[str, CachedTable]:
+        """The trained tables of a trajectory by name."""
+        return {
+            table.name: CachedTable(
+                theta, table, readers(self.tables, table.name), visits, scope, state, options.rule(table, optimizer)
+            )
+            for table in self.trained_tables
+        }
 
     def _parts(self, visit: Visit, rows: slice) -> list[Part]:
         """What the model sees at once of a batch: all of it, or with tables per domain the rows of one domain."""
@@ -246,7 +262,7 @@ class EagerEngine:
             key: dropout's.
 
         Returns:
-            The loss, and by trained table the gradient of what was read of it.
+            The loss, and by field the gradient of what was read of a trained table.
         """
         beat()
         self.flat.gradients_P.zero_()
@@ -256,28 +272,31 @@ class EagerEngine:
         found: dict[str, list[FieldGradient]] = {}
         for place, part in enumerate(self._parts(visit, rows)):
             fields = {
-                name: cached.dynamic_UD[cached.local[number][part.read_by(cached.table)]].requires_grad_(cached.trains)
-                for name, cached in working.items()
+                name: cached.read(name, number, part.read_by(reader))
+                for cached in working.values()
+                for name, reader in cached.readers.items()
             }
             for buffer in self.flat.keys:
                 buffer.fill_(part_key(key, place))
             logits_B = visit.add_base(self.flat.module(self._fields(visit, part.places, fields)), part.places)
             labels_B = visit.columns.labels[visit.rows[part.places]].to(self.device)
             own_B = visit.weights(part.places, logits_B)
-            if own_B is None:
+            if own_B is None or weight is None:
                 loss = binary_cross_entropy_with_logits(logits_B, labels_B) * part.share
             else:
                 losses_B = binary_cross_entropy_with_logits(logits_B, labels_B, reduction="none")
                 loss = (losses_B * own_B).sum() / weight
             loss.backward()
             total += loss.item()
-            for name, field in fields.items():
-                if field.grad is not None:
-                    found.setdefault(name, []).append((part.read_by(working[name].table), field.grad))
+            for cached in working.values():
+                for name, reader in cached.readers.items():
+                    gradient = fields[name].grad
+                    if gradient is not None:
+                        found.setdefault(name, []).append((part.read_by(reader), gradient))
         return total, {name: joined(gradients) for name, gradients in found.items()}
 
     def _fields(self, visit: Visit, rows: slice | Tensor, embedded: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add fixed vectors and numeric features to the embedded fields of a batch."""
+        """Add fixed vectors, numeric features and the weights of several ids to the embedded fields of a batch."""
         columns: Columns = visit.columns
         places_B = visit.rows[rows]
         fields = dict(embedded)
@@ -285,9 +304,18 @@ class EagerEngine:
             if not table.trainable:
                 ids_B = columns.ids[table.column][places_B].to(self.device)
                 fields[table.name] = self.frozen[table.name][ids_B.long()]
+            if table.length and table.weight not in fields:
+                weights = columns.weights_of(table.column, places_B)
+                fields[table.weight] = weights.to(self.device, self.flat.values_P.dtype)
         if columns.numeric.shape[1]:
             fields["numeric"] = columns.numeric[places_B].to(self.device)
         return fields
+
+
+def _gathered(theta: Theta, table: Table, ids: Tensor) -> Tensor:
+    """What a trained table reads for ids [B] or [B, L], [B, D] or [B, L, D]."""
+    rows: Tensor = theta.gather(table.source, ids.flatten()).unflatten(0, ids.shape)
+    return rows
 
 
 def _update(gradient: Tensor, moments: AdamMoments | None, step: int, lr: float) -> Tensor:

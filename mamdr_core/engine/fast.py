@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from mamdr_core.engine.bags import pooled_rows
 from mamdr_core.engine.columns import FrozenTables, Visit
-from mamdr_core.engine.compiled import DenseState, DenseStep, Fields, PaddedBatch
+from mamdr_core.engine.compiled import DenseState, DenseStep, Fields, PaddedBatch, cut_fields
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.hashing import step_keys
 from mamdr_core.engine.layout import Layout, Stack, lay_out, open_stack
@@ -25,8 +26,9 @@ from mamdr_core.engine.parameters import EVERYTHING, Change, Scope, Theta, stack
 from mamdr_core.engine.parts import holds_one_domain
 from mamdr_core.engine.stacking import Trajectory, cut_stacks, line_up
 from mamdr_core.engine.step_options import FOLLOW_GRADIENT, StepOptions
-from mamdr_core.engine.working import StackedTables
+from mamdr_core.engine.working import StackedRows
 from mamdr_core.errors import MamdrError
+from mamdr_core.models.pooling import is_linear, linear_weights
 from mamdr_core.models.tables import Table
 
 logger = logging.getLogger(__name__)
@@ -63,6 +65,8 @@ class FastEngine(EagerEngine):
         if precision == "tf32" and self.device.type != "cuda":
             raise MamdrError(f"train.precision tf32 needs CUDA, and this rank runs on the {self.device}: use fp32")
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        self._by_name = {table.name: table for table in self.tables}
+        self._weights = {table.weight for table in self.tables if table.length and not is_linear(table)}
         self._step = DenseStep(self.flat, precision == "bf16", compiles)
         self._limits = stack_limits(self.flat, self.tables, self.device, group_memory)
         if compiles and not getattr(module, "compiles_in_stacks", True):
@@ -204,11 +208,9 @@ class FastEngine(EagerEngine):
                 losses.append(loss_G)
                 trained = [pair for pair in zip(stack.tables, layout.touched, strict=True) if pair[0].trains]
                 rows = [
-                    (tables, touched.distinct[number], tables.summed(
-                        touched.distinct[number], touched.inverse[number], gradient.flatten(0, 1)
-                    ))
+                    (tables, touched.distinct[number], tables.summed(touched, number, gradient.flatten(0, 1)))
                     for (tables, touched), gradient in zip(trained, to_fields, strict=True)
-                ]  # fmt: skip
+                ]
                 if self.options.clip_norm:
                     self._clip_each(gradient_GP, rows)
                 self._step.move(dense, gradient_GP, count_S[done], lr, self.options.weight_decay)
@@ -224,12 +226,12 @@ class FastEngine(EagerEngine):
             tables.write_changes(changes)
         return changes
 
-    def _clip_each(self, gradient_GP: Tensor, rows: Sequence[tuple[StackedTables, Tensor, Tensor]]) -> None:
+    def _clip_each(self, gradient_GP: Tensor, rows: Sequence[tuple[StackedRows, Tensor, Tensor]]) -> None:
         """Shorten each trajectory's gradients in place where their norm is above `options.clip_norm`.
 
         Args:
             gradient_GP: of dense parameters.
-            rows: of tables, the rows that the step moves, see `TouchedRows`, and their gradients.
+            rows: of tables, the rows that the step moves, see `Touched`, and their gradients.
         """
         squares_G = gradient_GP.square().sum(1)
         owners = [tables.trajectory_of(distinct) for tables, distinct, _ in rows]
@@ -247,14 +249,20 @@ class FastEngine(EagerEngine):
         names: list[tuple[str, ...]] = []
         constant: Fields = {}
         for tables, touched in zip(stack.tables, layout.touched, strict=True):
-            fields = tables.read(touched.places[number]).unflatten(0, (shape[0], -1))
+            fields = tables.read(touched, number).unflatten(0, (shape[0], -1))
             if tables.trains:
                 embedded.append(fields)
                 names.append(tables.names)
             else:
-                constant |= dict(zip(tables.names, fields.chunk(len(tables.names), dim=1), strict=True))
+                constant |= cut_fields(tables.names, fields)
         for name, ids in layout.looked_up.items():
-            constant[name] = embedding(ids[number], stack.lookups[name])  # several times as fast as indexing
+            table = self._by_name[name]
+            if is_linear(table):
+                weights = linear_weights(table, layout.several[table.weight][number])
+                constant[name] = pooled_rows(stack.lookups[table.source], ids[number], weights)
+            else:  # several times as fast as indexing
+                constant[name] = embedding(ids[number], stack.lookups[table.source])
+        constant |= {name: layout.several[name][number] for name in self._weights}
         if layout.numeric:
             constant["numeric"] = layout.numeric[number]
         return PaddedBatch(

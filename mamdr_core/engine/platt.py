@@ -110,7 +110,7 @@ def fit_platt(
     """
     good_N = rows.logits_N.isfinite()
     rows = HeldOut(
-        *(each[good_N] for each in (rows.logits_N, rows.labels_N, rows.weights_N, rows.domain_N)), rows.domains
+        rows.logits_N[good_N], rows.labels_N[good_N], rows.weights_N[good_N], rows.domain_N[good_N], rows.domains
     )
     if otherwise is None:
         together = HeldOut(rows.logits_N, rows.labels_N, rows.weights_N, torch.zeros_like(rows.domain_N), 1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from mamdr_core.serving.network import ServedNetwork
+from mamdr_core.serving.network import ServedNetwork, id_sizes, weights_input
 from mamdr_core.serving.scorer import Scorer
 from mamdr_core.serving.served import Served
 from mamdr_core.shards.filling import standardise
@@ -64,17 +64,25 @@ def _write_onnx(program: ExportedProgram, names: Sequence[str], file: Path) -> C
 def draw_request(served: Served, rows: int, seed: int = 0) -> dict[str, Tensor]:
     """Features of a request as `ServedNetwork` takes them, some unknown or missing."""
     random = np.random.default_rng(seed)
+    lengths = _lengths(served)
     ids = {
-        name: torch.from_numpy(random.integers(-1, size + 1, rows))
-        for name, size in served.sizes.items()
+        name: torch.from_numpy(random.integers(-1, size + 1, (rows, lengths[name]) if name in lengths else rows))
+        for name, size in id_sizes(served).items()
         if name != "domain"
+    }
+    for name in lengths:
+        ids[name][:: max(2, rows // 3)] = -1  # rows without any
+    weights = {
+        weights_input(feature.name): torch.from_numpy(random.random((rows, feature.length), dtype=np.float32))
+        for feature in served.features
+        if feature.weights
     }
     numeric = {}
     for name, (mean, deviation) in served.numeric.items():
         values = random.normal(mean, deviation, rows).astype(np.float32)
         values[:: max(2, rows // 3)] = np.nan
         numeric[name] = torch.from_numpy(values)
-    return {**ids, **numeric}
+    return {**ids, **weights, **numeric}
 
 
 def compare(call: Call, scorer: Scorer, served: Served, domains: Sequence[int]) -> float:
@@ -82,14 +90,24 @@ def compare(call: Call, scorer: Scorer, served: Served, domains: Sequence[int]) 
     differences = []
     for domain in domains:
         features = draw_request(served, ROWS, seed=domain + 1)
-        indices = {name: _known(features[name], size) for name, size in served.sizes.items() if name != "domain"}
+        indices = {name: _known(features[name], size) for name, size in id_sizes(served).items() if name != "domain"}
         indices["domain"] = np.full(ROWS, domain, dtype=np.int32)
         numeric = [standardise(features[name].numpy(), *moments) for name, moments in served.numeric.items()]
         numeric_BK = np.stack(numeric, 1).astype(np.float32) if numeric else np.zeros((ROWS, 0), np.float32)
+        weights = {
+            feature.name: features[weights_input(feature.name)].numpy() * (indices[feature.name] >= 0)
+            for feature in served.features
+            if feature.weights
+        }
         with torch.no_grad():
-            difference = call(features, torch.tensor([domain])) - scorer.predict(indices, numeric_BK).sigmoid()
+            difference = call(features, torch.tensor([domain])) - scorer.predict(indices, numeric_BK, weights).sigmoid()
         differences.append(float(difference.abs().max()))
     return max(differences)
+
+
+def _lengths(served: Served) -> dict[str, int]:
+    """Ids of a row by bag and sequence."""
+    return {feature.name: feature.length for feature in served.features if feature.kind in ("bag", "sequence")}
 
 
 def _known(index_B: Tensor, size: int) -> Any:
@@ -115,16 +133,26 @@ def measure_latency(call: Call, served: Served, domain: int) -> dict[str, float]
 
 def signature_of(served: Served) -> dict[str, Any]:
     """What a file takes and gives, for whoever serves it."""
+    lengths = _lengths(served)
     ids = {
-        name: {"type": "int64", "shape": ["rows"], "known": f"0 to {size - 1}; any other: unknown"}
-        for name, size in served.sizes.items()
+        name: {
+            "type": "int64",
+            "shape": ["rows", lengths[name]] if name in lengths else ["rows"],
+            "known": f"0 to {size - 1}; any other: {'none' if name in lengths else 'unknown'}",
+        }
+        for name, size in id_sizes(served).items()
         if name != "domain"
+    }
+    weights = {
+        weights_input(feature.name): {"type": "float32", "shape": ["rows", feature.length]}
+        for feature in served.features
+        if feature.weights
     }
     numeric = {name: {"type": "float32", "shape": ["rows"], "missing": "NaN"} for name in served.numeric}
     domain = {"type": "int64", "shape": [1], "known": f"0 to {served.sizes['domain'] - 1}; any other: a new domain"}
     return {
         "run_id": served.run_id,
-        "features": {**ids, **numeric},
+        "features": {**ids, **weights, **numeric},
         "domain": domain,
         "score": {"type": "float32", "shape": ["rows"], "meaning": "probability of a click"},
     }

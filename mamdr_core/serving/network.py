@@ -10,7 +10,7 @@ from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.engine.platt import Calibration
 from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.models.structures import build_model, declare_inputs
-from mamdr_core.models.tables import Table
+from mamdr_core.models.tables import Table, owners
 from mamdr_core.serving.mixed_network import MixedNetwork
 from mamdr_core.serving.served import Served
 
@@ -52,12 +52,15 @@ class ServedNetwork(nn.Module):
         inputs = declare_inputs(served.config.model, served.features, served.sizes)
         # Not a submodule: its own parameters are not used, and would be written to the file.
         self._structure = (build_model(served.config.model, inputs, served.config.train.seed).eval(),)
-        self._tables, self._sizes, self._numeric = inputs.tables, dict(served.sizes), dict(served.numeric)
+        self._tables, self._numeric = inputs.tables, dict(served.numeric)
+        self._sizes = id_sizes(served)
+        self._weighted = {feature.name for feature in served.features if feature.weights}
         self.register_buffer("dense_P", shared.dense)
         self.register_buffer("stack_nP", torch.zeros(len(specific) + 1, len(shared.dense)))
         self.register_buffer("place_of_domain", torch.zeros(served.sizes["domain"] + 1, dtype=torch.int64))
-        held = {table.name: _held(table, shared, vectors) for table in inputs.tables}
-        held |= {table.name: held[table.name].clone() for table in inputs.tables if table.column == "domain"}
+        with_rows = owners(inputs.tables)
+        held = {table.name: _held(table, shared, vectors) for table in with_rows}
+        held |= {table.name: held[table.name].clone() for table in with_rows if table.column == "domain"}
         for place, (domain, change) in enumerate(specific.items(), 1):
             self.stack_nP[place] = change.dense
             self.place_of_domain[domain + 1] = place
@@ -70,25 +73,31 @@ class ServedNetwork(nn.Module):
         if calibration:
             self.register_buffer("slope_K", calibration.slope_K.float())
             self.register_buffer("shift_K", calibration.shift_K.float())
-        for number, table in enumerate(inputs.tables):
-            self.register_buffer(f"table_{number}", held[table.name])
+        self._number_of = {table.name: number for number, table in enumerate(with_rows)}
+        for name, number in self._number_of.items():
+            self.register_buffer(f"table_{number}", held[name])
 
     def forward(self, features: dict[str, Tensor], domain: Tensor) -> Tensor:
         """Probabilities, float32 [B].
 
         Args:
             features: by id column, indices in its vocabulary, int64 [B], an unknown one being -1 or beyond the model's;
-                by numeric feature, values as in the log, float32 [B], NaN where missing.
+                of a bag or sequence [B, length], -1 where there is none; by bag with weights, `<name>_weights`, float32
+                [B, length]; by numeric feature, values as in the log, float32 [B], NaN where missing.
             domain: index of the rows' domain, int64 [1], or -1.
         """
         ids = {name: self._row_of(name, features[name]) for name in self._sizes if name != "domain"}
         ids["domain"] = self._row_of("domain", domain)
         rows = features["user"].shape[0]
         fields: dict[str, Tensor] = {}
-        for number, table in enumerate(self._tables):
-            read_BD = getattr(self, f"table_{number}")[ids[table.column]]
+        for table in self._tables:
+            read_BD = getattr(self, f"table_{self._number_of[table.source]}")[ids[table.column]]
             one_row = table.column == "domain" and not table.per_domain
             fields[table.name] = read_BD.expand(rows, table.width) if one_row else read_BD
+            if table.length:
+                known_BL = (ids[table.column] > 0).to(read_BD.dtype)
+                weighted = table.column in self._weighted
+                fields[table.weight] = known_BL * features[weights_input(table.column)] if weighted else known_BL
         if self._numeric:
             values = [_standardise(features[name], *moments) for name, moments in self._numeric.items()]
             fields["numeric"] = torch.stack(values, 1)
@@ -111,6 +120,17 @@ class ServedNetwork(nn.Module):
         """Rows of a table: 0 is that of unknown ids."""
         known_B = (index_B >= 0) & (index_B < self._sizes[column])
         return torch.where(known_B, index_B + 1, torch.zeros_like(index_B))
+
+
+def id_sizes(served: Served) -> dict[str, int]:
+    """Vocabulary size by id column, of bags and sequences too: theirs, or that of the table that they share."""
+    several = [feature for feature in served.features if feature.kind in ("bag", "sequence")]
+    return {**served.sizes, **{feature.name: served.sizes[feature.table or feature.name] for feature in several}}
+
+
+def weights_input(bag: str) -> str:
+    """The name under which a request has the weights of a bag's ids."""
+    return f"{bag}_weights"
 
 
 def own_tables(tables: Iterable[Table]) -> set[str]:

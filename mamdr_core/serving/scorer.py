@@ -52,14 +52,21 @@ class Scorer:
         weighted = self._mixed.weights.domains_D.tolist() if self._mixed else ()
         self.domains = frozenset((*self._specific, *weighted))
 
-    def predict(self, indices: Mapping[str, NDArray[np.int32]], numeric_BK: NDArray[np.float32]) -> Tensor:
+    def predict(
+        self,
+        indices: Mapping[str, NDArray[np.int32]],
+        numeric_BK: NDArray[np.float32],
+        weights: Mapping[str, NDArray[np.float32]] | None = None,
+    ) -> Tensor:
         """Logits of rows, calibrated where the run is, float [B]; the rows of a domain are best together.
 
         Args:
-            indices: by id column, index in the vocabulary or UNKNOWN_INDEX, int32 [B].
+            indices: by id column, index in the vocabulary or UNKNOWN_INDEX, int32 [B]; of a bag or sequence [B, L],
+                UNKNOWN_INDEX behind its known ids.
             numeric_BK: standardised numeric features.
+            weights: by bag with weights, float32 [B, L].
         """
-        columns = _columns_of(indices, numeric_BK)
+        columns = _columns_of(indices, numeric_BK, weights)
         if self._mixed:
             columns = self._mixed.under(columns)
         domain_B = indices["domain"]
@@ -91,10 +98,16 @@ class Scorer:
         return found[place]
 
 
-def _columns_of(indices: Mapping[str, NDArray[np.int32]], numeric_BK: NDArray[np.float32]) -> Columns:
+def _columns_of(
+    indices: Mapping[str, NDArray[np.int32]],
+    numeric_BK: NDArray[np.float32],
+    weights: Mapping[str, NDArray[np.float32]] | None = None,
+) -> Columns:
     ids = {name: torch.from_numpy(column + np.int32(1)) for name, column in indices.items()}
     unlabelled_B = torch.zeros(len(ids["domain"]))
-    return Columns(ids, torch.from_numpy(numeric_BK), unlabelled_B, torch.zeros(1, dtype=torch.long))
+    bag_weights = {name: torch.from_numpy(column) for name, column in (weights or {}).items()}
+    nowhere = torch.zeros(1, dtype=torch.long)
+    return Columns(ids, torch.from_numpy(numeric_BK), unlabelled_B, nowhere, bag_weights=bag_weights)
 
 
 def open_scorer(served: Served, vectors: str) -> Scorer:

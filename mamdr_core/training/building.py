@@ -119,7 +119,7 @@ def make_learner(
         raise MamdrError(
             f"train.method {config.train.method} keeps Adam's moments of whole tables: set train.tables to replicated"
         )
-    shared = initial_theta(config, pinned, choices.device, collective)
+    shared = initial_theta(config, pinned, choices.device, collective, share)
     with_specific = np.zeros_like(own)
     if method.specific:
         inherited = heritage.having_specific(len(own)) if heritage else with_specific
@@ -144,10 +144,15 @@ def make_learner(
     return learner
 
 
-def initial_theta(config: Config, pinned: PinnedExamples, device: torch.device, collective: Collective) -> Shared:
-    """theta_S before training, the same whenever it is made."""
+def initial_theta(
+    config: Config, pinned: PinnedExamples, device: torch.device, collective: Collective, share: Share
+) -> Shared:
+    """theta_S before training, the same whenever it is made; `share` has the vectors where trainable ones start."""
     drawn = (*_initial_model(config, pinned), config.train.seed, device)
-    return initial_sharded(*drawn, collective) if config.train.tables == "sharded" else initial_shared(*drawn)
+    starts = share.vectors() if any(feature.trainable for feature in config.features) else None
+    if config.train.tables == "sharded":
+        return initial_sharded(*drawn, collective, starts)
+    return initial_shared(*drawn, vectors=starts)
 
 
 def _initial_model(config: Config, pinned: PinnedExamples) -> tuple[nn.Module, tuple[Table, ...]]:

@@ -139,7 +139,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     if method.mixed:
         inherited = heritage.mixed_state(collective, own) if heritage else None
         mixed = make_mixed(task.config, learner.engine, task.pinned, train, collective, inherited)
-        initial = partial(initial_theta, task.config, task.pinned, device, collective)
+        initial = partial(initial_theta, task.config, task.pinned, device, collective, share)
         on_mixed = NetworkOnMixed(mixed, learner, initial, settings.mixed.alone_above)
     trainer = Trainer(
         settings=settings,

@@ -9,7 +9,7 @@ from mamdr_core.serving.files import compare, write_files
 from mamdr_core.serving.network import ServedNetwork
 from mamdr_core.serving.scorer import Scorer
 from mamdr_core.training.package import load_shared
-from tests.serving.helpers import VECTORS, make_served
+from tests.serving.helpers import LOOK, VECTORS, make_served
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
@@ -62,6 +62,22 @@ def test_calibration_and_thinned_negatives_change_probabilities_alike_in_batches
         return probability / (probability + (1 - probability) / rate)
 
     assert compare(by_hand, scorer, served, [-1, 0, 3, 5]) < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mlp", "deepfm"])
+def test_bags_sequences_and_vectors_are_exported_as_the_run_has_them(tmp_path, name):
+    """Some rows have no id at all in a bag or sequence, or ids beyond the vocabulary between known ones."""
+    served, vectors = make_served(tmp_path, several=True, name=name), VECTORS | LOOK
+    shared = load_shared(tmp_path)
+    network, scorer = ServedNetwork(served, shared, served.specific(), vectors).eval(), Scorer(served, vectors)
+    assert compare(network, scorer, served, [-1, 0, 3, 5]) < 1e-6
+    for call in write_files(network, served, tmp_path, onnx=True).values():
+        assert compare(call, scorer, served, [-1, 0, 3, 5]) < 1e-5
+    shared.tables["item"] += 1.0
+    shared.tables["taste"] += 1.0
+    changed = ServedNetwork(served, shared, served.specific(), vectors).eval()
+    assert compare(changed, scorer, served, [0]) > 1e-3
 
 
 @pytest.mark.slow

@@ -76,6 +76,17 @@ def test_fresh_moments_are_of_touched_rows_alone_but_where_steps_combine_gradien
     assert needs(method="pcgrad", inner=fresh).shared["inner"] == 2 * HELD
 
 
+def test_a_sequence_that_shares_a_table_adds_what_it_reads_and_no_rows():
+    history = replace(USER, name="history", column="history", length=5, shares="user")
+    with_sequence = replace(SHAPE, tables=(*SHAPE.tables, history), columns=8)
+    plain, found = needs(method="dn"), needs(with_sequence, method="dn")
+    assert found.tables == plain.tables
+    assert found.always["rows"] - plain.always["rows"] == 800 * 4 * 5
+    few, more = (needs(each, method="dn", rounds_per_epoch=60).shared["round"] for each in (SHAPE, with_sequence))
+    assert more - few == (60 - 10) * (7 * 64 + 16) + (60 - 10) * 48  # ten rows a round, of six ids each
+    assert found.always["step"] > plain.always["step"] + 4 * 600 * 4 * 5 * 16
+
+
 def test_of_sharded_tables_a_rank_holds_its_rows_and_no_inner_moments():
     sharded = needs(replace(SHAPE, ranks=4), method="dn", tables="sharded")
     held = 4 * (100 + (250 + 3) * 16)
