@@ -15,8 +15,9 @@ from mamdr_core.lake.core.features import declared_clicks
 from mamdr_core.lake.core.few import bytes_of
 from mamdr_core.lake.core.progress import progress
 from mamdr_core.lake.core.session import FEW, FEW_BYTES, overriding
-from mamdr_core.lake.core.sources import read_input, readable
+from mamdr_core.lake.core.sources import read_input
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.core.unreadable import readable
 from mamdr_core.lake.ingest.clicks import find_undeclared, judge_rows, parse_rows
 from mamdr_core.lake.ingest.gate import WEEK, failed_checks
 from mamdr_core.lake.ingest.loads import (
