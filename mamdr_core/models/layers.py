@@ -50,6 +50,14 @@ def domain_table(name: str, inputs: Inputs, width: int, std: float = 0.0) -> Tab
     return Table(name, "domain", inputs.domain_rows, width, feature=False, per_domain=True, std=std)
 
 
+def domain_vector(name: str, inputs: Inputs, width: int) -> Table:
+    """A vector of every domain that starts at zero, narrow enough to be read for every row, [B, width].
+
+    So a call may hold rows of many domains, which tables of `domain_table` do not allow.
+    """
+    return Table(name, "domain", inputs.domain_rows, width, feature=False, std=0.0)
+
+
 class DomainLinear(TableLayer):
     """A fully connected layer of which every domain has its own.
 
