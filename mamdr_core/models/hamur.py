@@ -5,11 +5,11 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, relu
+from torch.nn.functional import relu
 
 from mamdr_core.models.dropout import Dropout
 from mamdr_core.models.fields import join_fields
-from mamdr_core.models.layers import TableLayer, domain_vector, perceptron, start_uniform
+from mamdr_core.models.layers import TableLayer, domain_vector, normalize, perceptron, start_uniform
 from mamdr_core.models.settings import ModelSettings, check_sizes
 from mamdr_core.models.tables import Inputs
 from mamdr_core.settings import settings
@@ -104,8 +104,7 @@ class Adapter(TableLayer):
         inner_BA = (_times(h_BH @ self.left_HR, instance_BRR) @ self.right_RA + self.bias_A).sigmoid()
         out_BH = _times(inner_BA @ self.left_AR, instance_BRR) @ self.right_RH + self.bias_H
         scale_BH, shift_BH = (fields[table.name] for table in self.tables)
-        normal_BH = layer_norm(out_BH, out_BH.shape[1:])
-        return h_BH + normal_BH * (1 + self.scale_H) * (1 + scale_BH) + self.shift_H + shift_BH
+        return h_BH + normalize(out_BH) * (1 + self.scale_H) * (1 + scale_BH) + self.shift_H + shift_BH
 
 
 def _times(x_BR: Tensor, matrix_BRR: Tensor) -> Tensor:

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, relu
+from torch.nn.functional import relu
 
 from mamdr_core.models.fields import FieldEmbeddings, join_fields
-from mamdr_core.models.layers import perceptron
+from mamdr_core.models.layers import normalize, perceptron
 from mamdr_core.models.settings import ModelSettings, check_sizes
 from mamdr_core.models.tables import Inputs
 from mamdr_core.settings import settings
@@ -63,7 +63,7 @@ class MaskNet(nn.Module):
     def forward(self, fields: Mapping[str, Tensor]) -> Tensor:
         """Logits [B] of fields [B, D]."""
         x_BFD = self.embeddings(fields)
-        normal_BFD = layer_norm(x_BFD, x_BFD.shape[2:]) * self.scale_FD + self.shift_FD
+        normal_BFD = normalize(x_BFD) * self.scale_FD + self.shift_FD
         x_BI, normal_BI = x_BFD.flatten(1), normal_BFD.flatten(1)
         outputs = {name: block(x_BI, normal_BI) for name, block in self.blocks.items()}
         logits_B1: Tensor = self.layers(join_fields(outputs, tuple(outputs)))
@@ -83,8 +83,9 @@ class MaskBlock(nn.Module):
         super().__init__()
         self.mask = nn.Sequential(nn.Linear(width, aggregated), nn.ReLU(), nn.Linear(aggregated, width))
         self.hidden = nn.Linear(width, out, bias=False)
-        self.norm = nn.LayerNorm(out)
+        self.scale_H, self.shift_H = nn.Parameter(torch.ones(out)), nn.Parameter(torch.zeros(out))
 
     def forward(self, x_BI: Tensor, normal_BI: Tensor) -> Tensor:
         """Embeddings, and the same normalised, [B, width] each, to [B, out]."""
-        return relu(self.norm(self.hidden(self.mask(x_BI) * normal_BI)))
+        normal_BH = normalize(self.hidden(self.mask(x_BI) * normal_BI))
+        return relu(normal_BH * self.scale_H + self.shift_H)

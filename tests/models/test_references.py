@@ -57,9 +57,7 @@ def test_masknet_scales_normalised_embeddings_by_masks_of_the_instance():
     for block in model.blocks.values():
         mask = network(block.mask, e.flatten(1))
         assert block.mask[0].out_features == 2 * 7 * 4
-        outputs.append(
-            relu(layer_norm((mask * normal) @ block.hidden.weight.T, (4,), block.norm.weight, block.norm.bias))
-        )
+        outputs.append(relu(layer_norm((mask * normal) @ block.hidden.weight.T, (4,), block.scale_H, block.shift_H)))
     torch.testing.assert_close(model(fields), network(model.layers, torch.cat(outputs, 1))[:, 0])
 
 
