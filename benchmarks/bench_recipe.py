@@ -32,9 +32,10 @@ from pyspark.sql import functions as F
 from recipe_sets import (
     BASELINE,
     METHODS,
-    METHODS_WITH_OPTIONS,
+    NAMED,
     OPTIONS,
     SETS,
+    STRUCTURES,
     Method,
     config_of,
     waves_of,
@@ -231,9 +232,9 @@ def _parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--folder", type=Path, required=True, help="of lakes and logs, kept between calls")
     add("--sets", nargs="+", choices=SETS, default=list(SETS), metavar="SET", help=f"default: all of {', '.join(SETS)}")
-    add("--methods", nargs="+", choices=METHODS | METHODS_WITH_OPTIONS, default=list(METHODS), metavar="METHOD",
-        help=f"default: all of {', '.join(METHODS)}; one of joint, dn, mamdr and mixed with a training option is "
-        f"METHOD+OPTION: {', '.join(OPTIONS)}")  # fmt: skip
+    add("--methods", nargs="+", choices=NAMED, default=list(METHODS), metavar="METHOD",
+        help=f"default: all of {', '.join(METHODS)}; structures: {', '.join(STRUCTURES)}; one of joint, dn, mamdr and "
+        f"mixed with a training option is METHOD+OPTION: {', '.join(OPTIONS)}")  # fmt: skip
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="one run each; default: 0 1 2")
     add("--ranks", type=int, default=1, help="of every run; default: 1")
     add("--final", action="store_true", help="every seed has its own log and split, on which no choice was made")

@@ -176,6 +176,17 @@ METHODS_WITH_OPTIONS = {
     for label in ("joint", "dn", "mamdr", "mixed")
     for name, values in OPTIONS.items()
 }
+"""Methods with one training option more, by label."""
+
+STRUCTURES: dict[str, Method] = {
+    f"{model}_{method}": Method(method, model=model)
+    for model in ("dcnv2", "masknet", "pepnet", "adasparse", "hamur", "m3oe", "star", "ple")
+    for method in ("joint", "dn", "mixed")
+}
+"""Structures under the baseline, DN and the default method, by label; these run only where they are named."""
+
+NAMED = METHODS | METHODS_WITH_OPTIONS | STRUCTURES
+"""All of them, by label."""
 
 BASELINE = "joint"
 
@@ -215,7 +226,7 @@ def waves_of(labels: list[str]) -> list[dict[str, Method]]:
     """Methods by label in groups that one comparison can run, as it knows rows by their model and method alone."""
     waves: list[dict[str, Method]] = []
     for label in labels:
-        method = (METHODS | METHODS_WITH_OPTIONS)[label]
+        method = NAMED[label]
         pair = (method.model, method.name)
         free = (wave for wave in waves if pair not in [(each.model, each.name) for each in wave.values()])
         wave = next(free, None)

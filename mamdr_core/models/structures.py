@@ -7,14 +7,20 @@ import torch
 from torch import nn
 
 from mamdr_core.features import Feature
+from mamdr_core.models.adasparse import AdaSparse
 from mamdr_core.models.autoint import AutoInt
 from mamdr_core.models.cgc import CGC
 from mamdr_core.models.checking import check_structure
+from mamdr_core.models.dcnv2 import DCNv2
 from mamdr_core.models.deepfm import DeepFM
+from mamdr_core.models.hamur import HAMUR
 from mamdr_core.models.layers import tables_of
+from mamdr_core.models.m3oe import M3oE
+from mamdr_core.models.masknet import MaskNet
 from mamdr_core.models.mlp import MLP
 from mamdr_core.models.mmoe import MMOE
 from mamdr_core.models.neurfm import NeurFM
+from mamdr_core.models.pepnet import PEPNet
 from mamdr_core.models.ple import PLE
 from mamdr_core.models.pooling import PooledStructure
 from mamdr_core.models.raw import RAW
@@ -37,6 +43,12 @@ MODELS: dict[str, type[nn.Module]] = {
     "ple": PLE,
     "star": STAR,
     "raw": RAW,
+    "dcnv2": DCNv2,
+    "masknet": MaskNet,
+    "pepnet": PEPNet,
+    "adasparse": AdaSparse,
+    "hamur": HAMUR,
+    "m3oe": M3oE,
 }
 
 
