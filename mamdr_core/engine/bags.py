@@ -47,12 +47,10 @@ class TouchedBags(Touched):
 
     Attributes:
         read: rows of the stack, int64 [K], where each bag of them begins, and their weights.
-        distinct: rows that move, ascending, int64 [V], followed by those of their moments; no list where nothing does.
         moved: of each of the V rows, the bags that it is in, int64 [M], where they begin, and its weights there.
     """
 
     read: list[tuple[Tensor, Tensor, Tensor]]
-    distinct: list[Tensor]
     moved: list[tuple[Tensor, Tensor, Tensor]]
 
 
@@ -125,7 +123,7 @@ class StackedBags(StackedRows):
         local_K, bag_K, step_K, weight_K = (torch.cat(each) for each in (locals_, bags, steps, weights))
         read_by_step = _by_step(*_in_bags(local_K, bag_K, weight_K, torch.cat(within), total), sizes)
         if not self.trains:
-            return TouchedBags(read_by_step, [], [])
+            return TouchedBags([], read_by_step, [])
         if self._may_move_T is not None:
             moves_K = self._may_move_T[local_K]
             local_K, bag_K, step_K, weight_K = (each[moves_K] for each in (local_K, bag_K, step_K, weight_K))
@@ -139,23 +137,18 @@ class StackedBags(StackedRows):
             (bag_K - starts_S[step_K])[order_K], starts_U, weight_K[order_K], before_S.diff().tolist()
         )
         distinct = self._with_moments(rows_U % (self._count + 1), before_S, rows_U // (self._count + 1))
-        return TouchedBags(
-            read_by_step,
-            list(distinct.split([self._copies * size for size in before_S.diff().tolist()])),
-            moved_by_step,
-        )
+        moved_S = [self._copies * size for size in before_S.diff().tolist()]
+        return TouchedBags(list(distinct.split(moved_S)), read_by_step, moved_by_step)
 
     def read(self, touched: Touched, number: int) -> Tensor:
         """See `StackedRows.read`, [bags, D]."""
         assert isinstance(touched, TouchedBags)
         return _bags_of(self._rows, touched.read[number])
 
-    def update(self, touched: Touched, number: int, gradient: Tensor, count: Tensor, lr: float) -> None:
-        """See `StackedRows.update`; a row's gradient is the sum over the bags that it is in."""
+    def summed(self, touched: Touched, number: int, gradient: Tensor) -> Tensor:
+        """See `StackedRows.summed`; over the bags that a row is in."""
         assert isinstance(touched, TouchedBags)
-        if len(touched.distinct[number]):
-            gradient = gradient.to(self._rows.dtype)
-            self.move(touched.distinct[number], _bags_of(gradient, touched.moved[number]), count, lr)
+        return _bags_of(gradient.to(self._rows.dtype), touched.moved[number])
 
 
 def pooled_rows(table: Tensor, ids: Tensor, weights: Tensor) -> Tensor:

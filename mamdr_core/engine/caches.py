@@ -91,14 +91,15 @@ class CachedTable:
             place, gradient = place[known], gradient[known]
         return place, gradient
 
-    def step(self, visit: int, gradients: Mapping[str, FieldGradient], count: int, lr: float) -> None:
-        """Update only the rows that a batch touched; one that occurs twice is updated once, with the summed gradient.
+    def touched(self, visit: int, gradients: Mapping[str, FieldGradient]) -> tuple[Tensor, Tensor]:
+        """The rows that a batch touches and may move, and their gradients, of one that occurs twice the sum.
 
         Args:
             visit: its number.
             gradients: by reader, of what it read; of at least one.
-            count: Adam's, from 1.
-            lr: learning rate.
+
+        Returns:
+            Places in `ids_U`, int64 [V], and gradients [V, D].
         """
         place_B, gradient_BD = self.together(visit, gradients)
         place_V, inverse_B = place_B.unique(return_inverse=True)
@@ -106,6 +107,16 @@ class CachedTable:
         if self._may_move_U is not None:
             moves_V = self._may_move_U[place_V]
             place_V, gradient_VD = place_V[moves_V], gradient_VD[moves_V]
+        return place_V, gradient_VD
+
+    def move(self, place_V: Tensor, gradient_VD: Tensor, count: int, lr: float) -> None:
+        """Update rows that a batch touched; see `touched`.
+
+        Args:
+            place_V, gradient_VD: which rows, and along what.
+            count: Adam's, from 1.
+            lr: learning rate.
+        """
         if self._moments is None:
             self.dynamic_UD[place_V] -= lr * gradient_VD
             return

@@ -151,7 +151,7 @@ class EagerEngine:
                 self.flat.values_P -= _update(self.flat.gradients_P, moments, step, lr)
                 for table in working.values():
                     if any(reader in embedded for reader in table.readers):
-                        table.step(number, embedded, step, lr)
+                        table.move(*table.touched(number, embedded), step, lr)
         if state:
             state.step = step
             for table in working.values():

@@ -204,7 +204,8 @@ class FastEngine(EagerEngine):
                 trained = [pair for pair in zip(stack.tables, layout.touched, strict=True) if pair[0].trains]
                 for (tables, touched), gradient in zip(trained, gradients, strict=True):
                     count = (own_S if tables.is_fresh else count_S)[done]
-                    tables.update(touched, number, gradient.flatten(0, 1), count, lr)
+                    summed = tables.summed(touched, number, gradient.flatten(0, 1))
+                    tables.move(touched.distinct[number], summed, count, lr)
         self._check(stack, losses, before)
         if state:
             state.step = before + len(losses)

@@ -17,7 +17,14 @@ from mamdr_core.models.tables import Table
 
 @dataclass(frozen=True)
 class Touched:
-    """What the steps of a segment touch of some tables."""
+    """What the steps of a segment touch of some tables.
+
+    Attributes:
+        distinct: by step, rows of the stack that it moves, ascending, int64 [V], followed by those of their moments, if
+            they have any, [3 V]; no list where the tables do not train.
+    """
+
+    distinct: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -26,13 +33,10 @@ class TouchedRows(Touched):
 
     Attributes:
         places: by step, the row of the stack that each padded row of each field reads, int64 [G_s * F * B_s].
-        distinct: by step, those of them that it moves, ascending, int64 [V], followed by those of their moments, if
-            they have any, [3 V]; no list where the tables do not train.
         inverse: by step, of each place its own among the V, or V for rows that do not move, int64 [G_s * F * B_s].
     """
 
     places: list[Tensor]
-    distinct: list[Tensor]
     inverse: list[Tensor]
 
 
@@ -112,13 +116,12 @@ class StackedRows:
         """What a step of a segment reads, its fields one after another, [rows, D]."""
         raise NotImplementedError
 
-    def update(self, touched: Touched, number: int, gradient: Tensor, count: Tensor, lr: float) -> None:
-        """A step's update of the rows that it touched; a row that occurs twice moves once, by the summed gradient.
+    def summed(self, touched: Touched, number: int, gradient: Tensor) -> Tensor:
+        """The gradient of the rows that a step of a segment moves, [V, D]: of one that is read twice the sum.
 
         Args:
             touched, number: the segment's, and the step in it.
             gradient: of what was read, [rows, D].
-            count, lr: see `move`.
         """
         raise NotImplementedError
 
@@ -126,8 +129,8 @@ class StackedRows:
         """A step's update of the rows that it touched.
 
         Args:
-            distinct: these V rows and, behind them, those of their moments.
-            gradient_VD: of each, summed.
+            distinct: see `Touched`.
+            gradient_VD: see `summed`.
             count: Adam's since the moments were zero, from 1, a float32 scalar on the device.
             lr: learning rate.
         """
@@ -135,7 +138,7 @@ class StackedRows:
             self._rows.index_add_(0, distinct, gradient_VD, alpha=-lr)
             return
         moved = self._rows.index_select(0, distinct)
-        values_VD, first_VD, second_VD = moved.split(len(gradient_VD))
+        values_VD, first_VD, second_VD = moved.view(3, *gradient_VD.shape).unbind(0)
         move_by_adam(values_VD, gradient_VD, first_VD, second_VD, count, lr)
         self._rows.index_copy_(0, distinct, moved)
 
@@ -220,7 +223,7 @@ class StackedTables(StackedRows):
         places = place_M.new_full((sum(sizes),), nowhere)
         places[place_M] = local_M
         if not self.trains:
-            return TouchedRows(list(places.split(sizes)), [], [])
+            return TouchedRows([], list(places.split(sizes)), [])
         if self._may_move_T is not None:
             moves_M = self._may_move_T[local_M]
             local_M, place_M, step_M = local_M[moves_M], place_M[moves_M], step_M[moves_M]
@@ -233,19 +236,19 @@ class StackedTables(StackedRows):
         inverse[place_M] = inverse_M - before_S[step_M]
         moved = self._with_moments(keys % (nowhere + 1), before_S, keys // (nowhere + 1))
         distinct = moved.split([self._copies * size for size in counts_S.tolist()])
-        return TouchedRows(list(places.split(sizes)), list(distinct), list(inverse.split(sizes)))
+        return TouchedRows(list(distinct), list(places.split(sizes)), list(inverse.split(sizes)))
 
     def read(self, touched: Touched, number: int) -> Tensor:
         """See `StackedRows.read`, [G_s * F * B_s, D]."""
         assert isinstance(touched, TouchedRows)
         return self._rows.index_select(0, touched.places[number])
 
-    def update(self, touched: Touched, number: int, gradient: Tensor, count: Tensor, lr: float) -> None:
-        """See `StackedRows.update`."""
+    def summed(self, touched: Touched, number: int, gradient: Tensor) -> Tensor:
+        """See `StackedRows.summed`."""
         assert isinstance(touched, TouchedRows)
-        distinct = touched.distinct[number]
-        summed = gradient.new_zeros(len(distinct) // self._copies + 1, gradient.shape[1])
-        self.move(distinct, summed.index_add_(0, touched.inverse[number], gradient)[:-1], count, lr)
+        size = len(touched.distinct[number]) // self._copies
+        summed = gradient.new_zeros(size + 1, gradient.shape[1])
+        return summed.index_add_(0, touched.inverse[number], gradient)[:-1]
 
 
 def _may_move(table: Table, scopes: Sequence[Scope], keys_T: Tensor) -> Tensor:
