@@ -96,8 +96,8 @@ class StackedBags(StackedRows):
     def touch(self, at: ReadPlaces) -> TouchedBags:
         """What each of some steps touches."""
         sizes = [len(self.names) * size for size in at.sizes]
-        local_K, bag_K, step_K, weight_K, *laid_out = self._members(at, sum(sizes))
-        read_by_step = _by_step(*laid_out, sizes)
+        local_K, bag_K, step_K, weight_K, read_K, own_K, starts = self._members(at, sum(sizes))
+        read_by_step = _by_step(read_K, own_K, starts, sizes)
         if not self.trains:
             return TouchedBags([], read_by_step, [])
         if self._may_move_T is not None:
@@ -133,7 +133,7 @@ class StackedBags(StackedRows):
             bag_N = at.begin_N * count + first * at.width_N + (at.place_N - at.begin_N) * width
             row_K = _row_of(starts_N, places, end - begin)
             bag_K, number_K = bag_N.index_select(0, row_K), torch.zeros_like(row_K)
-            if end - begin != places or not pools:
+            if field.table.length:
                 number_K = torch.arange(begin, end, device=row_K.device) - starts_N.index_select(0, row_K)
             if pools:
                 sizes[bag_N] = starts_N.diff()
