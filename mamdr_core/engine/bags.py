@@ -48,8 +48,7 @@ class TouchedBags(Touched):
 
     Attributes:
         read: rows of the stack, int64 [K], where each bag of them begins, and their weights.
-        moved: of each row that moves, the bags that it is in, int64 [M], where they begin, and its weights there; no
-            list where nothing does.
+        moved: of each of the V rows, the bags that it is in, int64 [M], where they begin, and its weights there.
     """
 
     read: list[tuple[Tensor, Tensor, Tensor]]
@@ -81,69 +80,78 @@ class StackedBags(StackedRows):
         state: AdamState | None,
     ) -> None:
         keys: list[Tensor] = []
-        self._fields: list[tuple[Table, Tensor | None, Tensor]] = []
+        self._fields: list[_Field] = []
         begin = 0
         for table, own in zip(tables, reads, strict=True):
-            of = [_keys(read, trajectory_N * table.rows) for read in own]
-            known = [each >= 0 for each in of]
-            keys_T, local = _numbered(
-                torch.cat([each[here] for each, here in zip(of, known, strict=True)]), len(thetas) * table.rows
-            )
-            parts = local.split([int(here.sum()) for here in known])
-            for read, here, places in zip(own, known, parts, strict=True):
-                local_NL = torch.full(here.shape, -1, device=here.device, dtype=torch.int32)
-                local_NL.masked_scatter_(here, (places + begin).int())
-                self._fields.append((read.table, read.weights, local_NL.view(len(here), -1)))
+            packed = [_Packed.of(read.table, read.ids) for read in own]
+            rows = [trajectory_N.index_select(0, each.row_K) * table.rows + each.ids_K for each in packed]
+            keys_T, local = _numbered(torch.cat(rows), len(thetas) * table.rows)
+            for read, each, local_K in zip(own, packed, local.split([len(part) for part in rows]), strict=True):
+                weights_K = _weights(read, each, thetas[0].shared.dense.dtype)
+                self._fields.append(_Field(read.table, each.starts, (local_K + begin).int(), weights_K))
             keys.append(keys_T)
             begin += len(keys_T)
         super().__init__(tables, keys, thetas, scopes, trains, rule, state)
-        self.names = tuple(name for table, _, _ in self._fields for name in _names(table))
+        self.names = tuple(name for field in self._fields for name in _names(field.table))
 
     def touch(self, at: ReadPlaces) -> TouchedBags:
         """What each of some steps touches."""
-        count = len(self.names)
-        sizes = [count * size for size in at.sizes]
-        device, total = at.place_N.device, sum(sizes)
-        first = 0
-        locals_, bags, steps, weights, within = [], [], [], [], []
-        for table, given, local in self._fields:
-            local_NL, pools = local[at.span], is_linear(table)
-            width = 1 if pools else local_NL.shape[1]
-            known_NL = local_NL >= 0
-            row_K, number_K = known_NL.nonzero().unbind(1)
-            bag_N = at.begin_N * count + first * at.width_N + (at.place_N - at.begin_N) * width
-            locals_.append(local_NL[known_NL].long())
-            bags.append(bag_N[row_K] if pools else bag_N[row_K] + number_K)
-            steps.append(at.step_N[row_K])
-            if pools:
-                weight_NL = known_NL.to(self._rows.dtype) if given is None else given[at.span].to(self._rows.dtype)
-                weights.append(linear_weights(table, weight_NL)[known_NL])
-            else:
-                weights.append(self._rows.new_ones(len(row_K)))
-            within.append(number_K if pools else torch.zeros_like(number_K))  # known ids come first
-            first += width
-        local_K, bag_K, step_K, weight_K = (torch.cat(each) for each in (locals_, bags, steps, weights))
-        read_by_step = _by_step(*_in_bags(local_K, bag_K, weight_K, torch.cat(within), total), sizes)
+        sizes = [len(self.names) * size for size in at.sizes]
+        local_K, bag_K, step_K, weight_K, read_K, own_K, starts = self._members(at, sum(sizes))
+        read_by_step = _by_step(read_K, own_K, starts, sizes)
         if not self.trains:
             return TouchedBags([], read_by_step, [])
         if self._may_move_T is not None:
             moves_K = self._may_move_T[local_K]
             local_K, bag_K, step_K, weight_K = (each[moves_K] for each in (local_K, bag_K, step_K, weight_K))
-        starts_S = torch.tensor([0, *np.cumsum(sizes)[:-1]], device=device)
-        sorted_K, order_K = _sorted(step_K * (self._count + 1) + local_K)
+        device = bag_K.device
+        bits = self._count.bit_length()
+        sorted_K, order_K = _sorted(step_K << bits | local_K)
         rows_U, counts_U = sorted_K.unique_consecutive(return_counts=True)
-        ends_S = torch.arange(len(sizes) + 1, device=device) * (self._count + 1)
-        before_S = torch.searchsorted(rows_U, ends_S)
+        before_S = torch.searchsorted(rows_U, torch.arange(len(sizes) + 1, device=device) << bits)
+        rows_S = before_S.diff().tolist()
+        starts_S = torch.tensor([0, *np.cumsum(sizes)[:-1]], device=device)
         starts_U = torch.cat([counts_U.new_zeros(1), counts_U.cumsum(0)])
         moved_by_step = _by_step(
-            (bag_K - starts_S[step_K])[order_K], starts_U, weight_K[order_K], before_S.diff().tolist()
+            (bag_K - starts_S[step_K]).index_select(0, order_K), weight_K.index_select(0, order_K), starts_U, rows_S
         )
-        distinct = self._with_moments(rows_U % (self._count + 1), before_S, rows_U // (self._count + 1))
-        return TouchedBags(
-            list(distinct.split([self._copies * size for size in before_S.diff().tolist()])),
-            read_by_step,
-            moved_by_step,
-        )
+        distinct = self._with_moments(rows_U & (1 << bits) - 1, before_S, rows_U >> bits)
+        moved_S = [self._copies * size for size in rows_S]
+        return TouchedBags(list(distinct.split(moved_S)), read_by_step, moved_by_step)
+
+    def _members(self, at: ReadPlaces, bags: int) -> tuple[Tensor, ...]:
+        """What some steps read: of each id the row, the bag, the step and the weight; then rows and weights by bag, and
+        where each of the `bags` begins and the last one ends.
+        """
+        count, first, places = len(self.names), 0, len(at.place_N)
+        sizes = at.place_N.new_zeros(bags)
+        found: list[tuple[Tensor, ...]] = []
+        for field in self._fields:
+            starts_N = field.starts[at.span.start : at.span.stop + 1]
+            begin, end = starts_N[[0, -1]].tolist()
+            pools = not field.table.length or is_linear(field.table)
+            width = 1 if pools else field.table.length
+            bag_N = at.begin_N * count + first * at.width_N + (at.place_N - at.begin_N) * width
+            row_K = _row_of(starts_N, places, end - begin)
+            bag_K, number_K = bag_N.index_select(0, row_K), torch.zeros_like(row_K)
+            if field.table.length:
+                number_K = torch.arange(begin, end, device=row_K.device) - starts_N.index_select(0, row_K)
+            if pools:
+                sizes[bag_N] = starts_N.diff()
+            else:
+                bag_K, number_K = bag_K + number_K, torch.zeros_like(number_K)  # known ids come first
+                sizes[bag_K] = 1
+            weights_K = field.weights_K
+            own_K = self._rows.new_ones(end - begin) if weights_K is None else weights_K[begin:end]
+            local_K = field.local_K[begin:end].long()
+            found.append((local_K, bag_K, at.step_N.index_select(0, row_K), own_K, number_K))
+            first += width
+        local_K, bag_K, step_K, weight_K, number_K = (torch.cat(parts) for parts in zip(*found, strict=True))
+        starts = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+        place_K = starts.index_select(0, bag_K) + number_K
+        rows, weights = torch.empty_like(local_K), torch.empty_like(weight_K)
+        rows[place_K], weights[place_K] = local_K, weight_K
+        return local_K, bag_K, step_K, weight_K, rows, weights, starts
 
     def read(self, touched: Touched, number: int) -> Tensor:
         """See `StackedRows.read`, [bags, D]."""
@@ -151,12 +159,9 @@ class StackedBags(StackedRows):
         return _bags_of(self._rows, touched.read[number])
 
     def sum_by_row(self, touched: Touched, number: int, gradient: Tensor) -> Tensor:
-        """See `StackedRows.sum_by_row`; a row's gradient is the weighted sum over the bags that it is in."""
+        """See `StackedRows.sum_by_row`; over the bags that a row is in."""
         assert isinstance(touched, TouchedBags)
-        gradient = gradient.to(self._rows.dtype)
-        if not len(touched.distinct[number]):
-            return gradient.new_zeros(0, gradient.shape[1])
-        return _bags_of(gradient, touched.moved[number])
+        return _bags_of(gradient.to(self._rows.dtype), touched.moved[number])
 
 
 def pooled_rows(table: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
@@ -173,17 +178,66 @@ def _bags_of(rows_RD: Tensor, bags: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     return summed
 
 
+@dataclass(frozen=True)
+class _Packed:
+    """The known ids of some rows without padding.
+
+    Attributes:
+        ids_K: the ids, row by row.
+        row_K: the row of each.
+        starts: where each row's begin, and the end of the last one's, [N + 1].
+        flat_K: where they stand among padded ones; None: there is no padding.
+    """
+
+    ids_K: Tensor
+    row_K: Tensor
+    starts: Tensor
+    flat_K: Tensor | None
+
+    @classmethod
+    def of(cls, table: Table, ids: Tensor) -> "_Packed":
+        """Pack ids [N], or [N, L] of a column of several."""
+        if not table.length:
+            return cls(
+                ids, torch.arange(len(ids), device=ids.device), torch.arange(len(ids) + 1, device=ids.device), None
+            )
+        known_NL = ids.view(-1, table.length) > 0
+        starts = torch.cat([ids.new_zeros(1), known_NL.sum(1).cumsum(0)])
+        flat_K = known_NL.view(-1).nonzero().squeeze(1)
+        return cls(ids.reshape(-1).index_select(0, flat_K), _row_of(starts, len(known_NL), len(flat_K)), starts, flat_K)
+
+
+@dataclass(frozen=True)
+class _Field:
+    """What a field reads of the stack: its rows, their weights (None: 1 each), and where those of each row begin."""
+
+    table: Table
+    starts: Tensor
+    local_K: Tensor
+    weights_K: Tensor | None
+
+
+def _row_of(starts_N: Tensor, rows: int, size: int) -> Tensor:
+    """The row of each of `size` members, from where each row's begin, counted from the first."""
+    every = torch.arange(rows, device=starts_N.device)
+    return torch.repeat_interleave(every, starts_N.diff(), output_size=size)
+
+
+def _weights(read: Read, packed: _Packed, dtype: torch.dtype) -> Tensor | None:
+    """The weights by which a field that is pooled here sums; None: 1 each."""
+    if not is_linear(read.table) or packed.flat_K is None:
+        return None
+    if read.weights is not None:
+        return linear_weights(read.table, read.weights.to(dtype)).reshape(-1)[packed.flat_K]
+    if read.table.pooling == "sum":
+        return None
+    return (1 / packed.starts.diff().to(dtype)).index_select(0, packed.row_K)
+
+
 def _names(table: Table) -> list[str]:
     if not table.length or is_linear(table):
         return [table.name]
     return [table.name + SEVERAL] * table.length
-
-
-def _keys(read: Read, of_N: Tensor) -> Tensor:
-    """The rows that are read, `of_N` + id, [N] or [N, L]; -1 at padding."""
-    if not read.table.length:
-        return of_N + read.ids
-    return torch.where(read.ids > 0, of_N[:, None] + read.ids, -1)
 
 
 def _numbered(keys_K: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -201,36 +255,17 @@ def _numbered(keys_K: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 def _sorted(keys_K: Tensor) -> tuple[Tensor, Tensor]:
     """Keys ascending, and where each stood, of equal ones in their order."""
-    count = max(1, len(keys_K))
-    if keys_K.device.type != "cpu" or not len(keys_K) or (int(keys_K.max()) + 1) * count >= 1 << 63:
-        return keys_K.sort(stable=True)
+    bits = len(keys_K).bit_length()
+    if keys_K.device.type != "cpu" or not len(keys_K) or int(keys_K.max()) >> 62 - bits:
+        sorted_K, order_K = keys_K.sort(stable=True)
+        return sorted_K, order_K
     # numpy sorts plain numbers several times as fast as anything sorts places.
-    both = torch.from_numpy(np.sort((keys_K * count + torch.arange(count)).numpy()))
-    sorted_K = both.div(count, rounding_mode="floor")
-    return sorted_K, both - sorted_K * count
-
-
-def _in_bags(
-    local_K: Tensor, bag_K: Tensor, weight_K: Tensor, within_K: Tensor, bags: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows by bag, where the bags begin and the last one ends, and the rows' weights.
-
-    Args:
-        local_K, bag_K, weight_K: rows, the bag of each, and its weight there.
-        within_K: its place in the bag.
-        bags: number of bags.
-    """
-    ends = torch.zeros(bags, dtype=torch.long, device=bag_K.device)
-    ends.index_add_(0, bag_K, torch.ones_like(bag_K))
-    starts = torch.cat([ends.new_zeros(1), ends.cumsum(0)])
-    place_K = starts[bag_K] + within_K
-    rows, weights = torch.empty_like(local_K), torch.empty_like(weight_K)
-    rows[place_K], weights[place_K] = local_K, weight_K
-    return rows, starts, weights
+    both = torch.from_numpy(np.sort((keys_K << bits | torch.arange(len(keys_K))).numpy()))
+    return both >> bits, both & (1 << bits) - 1
 
 
 def _by_step(
-    members: Tensor, starts: Tensor, weights: Tensor, bags_S: Sequence[int]
+    members: Tensor, weights: Tensor, starts: Tensor, bags_S: Sequence[int]
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Bags cut by step, whose starts count from the step's first.
 

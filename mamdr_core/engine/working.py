@@ -152,8 +152,6 @@ class StackedRows:
             count: Adam's since the moments were zero, from 1, a float32 scalar on the device.
             lr: learning rate of the dense weights.
         """
-        if not len(distinct):
-            return
         rate = lr * self._rule.factor
         if self._copies == 1 and not self._rule.decay:
             self._rows.index_add_(0, distinct, gradient_VD, alpha=-rate)

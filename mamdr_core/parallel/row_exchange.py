@@ -40,7 +40,10 @@ def exchange_rows(collective: Collective, columns: Columns, rows: Tensor, splits
         offsets_of(torch.bincount(domains, minlength=len(columns.offsets) - 1).cpu()),
         base_logits=single.get("base_logits"),
         weights=single.get("weights"),
-        bag_weights={name: part.contiguous() for name, part in zip(bags, weights, strict=True)},
+        bag_weights={
+            name: part.to(columns.bag_weights[name].dtype).contiguous()
+            for name, part in zip(bags, weights, strict=True)
+        },
     )
 
 

@@ -100,11 +100,9 @@ def count_distinct(train: Columns, table: Table, own: NDArray[np.bool_], fields:
         counts_N = own[domain_N - 1]
         keys = []
         for field in fields or (table,):
-            ids = (
-                train.ids[field.column][rows].cpu().numpy().astype(np.int64)[counts_N].reshape(int(counts_N.sum()), -1)
-            )
-            read = domain_N[counts_N, None] * table.rows + ids
-            keys.append(read[ids > 0] if field.length else read.ravel())
+            ids = train.ids[field.column][rows].cpu().numpy().astype(np.int64)[counts_N]
+            first_id = domain_N[counts_N] * table.rows
+            keys.append((first_id[:, None] + ids)[ids > 0] if field.length else first_id + ids)
         total += len(np.unique(np.concatenate(keys)))
         first = last
     return total
