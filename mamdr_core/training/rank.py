@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -35,6 +35,7 @@ from mamdr_core.training.network_on_mixed import NetworkOnMixed
 from mamdr_core.training.own_code import check_on_ranks, try_structure
 from mamdr_core.training.package import save_rank
 from mamdr_core.training.part import part_of
+from mamdr_core.training.profiling import Profiler
 from mamdr_core.training.sealed import Facts
 from mamdr_core.training.trainer import Trainer, TrainingOutcome
 from mamdr_core.training.warm_start import Heritage
@@ -55,6 +56,7 @@ class RankTask:
         checkpoints: where they write checkpoints; None: nowhere.
         parent: the package that parameters are taken from at the start; empty: a cold start.
         plugins: by name of a user's own structure or method, the SHA-256 of its source on the driver.
+        profile: folder that rank 0 writes a profile to; empty: there is none.
     """
 
     config: Config
@@ -64,6 +66,7 @@ class RankTask:
     checkpoints: CheckpointPlace | None = None
     parent: str = ""
     plugins: Mapping[str, str] = field(default_factory=dict)
+    profile: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class RankResult:
         metrics: figures of all domains, by split; empty on other ranks than 0.
         saved: the files that this rank wrote, one for each half GB of its theta_i and a few others.
         curve: the validations; empty on other ranks than 0.
+        profile: files of the profile; empty on other ranks than 0.
     """
 
     metrics: dict[str, DomainMetrics]
@@ -98,6 +102,7 @@ class RankResult:
     device: str
     saved: Facts
     curve: list[Validation]
+    profile: list[str] = field(default_factory=list)
 
 
 def train_rank(task: RankTask, collective: Collective) -> RankResult:
@@ -106,7 +111,8 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     Raises:
         StoppedError: a rank was asked to stop.
     """
-    clock = Clock()
+    profiler = Profiler(task.profile) if task.profile and collective.rank == 0 else None
+    clock = Clock(profiler.mark if profiler else None)
     settings = task.config.train
     check_on_ranks(task.config, task.plugins, collective)
     method = find_method(settings.method)
@@ -116,8 +122,8 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     choices = choose_together(settings, rows_planned(task.config, int(rows_by_rank.max())), collective, trouble)
     device = choices.device
     with clock.phase("read"):
-        share = _share(task, own & part.reads)
-        measured = share if part.is_whole else _share(task, own & part.learns)  # support domains only train
+        share = share_of(task, own & part.reads)
+        measured = share if part.is_whole else share_of(task, own & part.learns)  # support domains only train
         columns = {split: measured.columns(split) for split in SPLITS}
         own_train = {} if part.is_whole else {"learned": share.columns("train")}
         columns = place_columns(columns | own_train, device, collective)
@@ -152,8 +158,9 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         checkpoints=Checkpoints(task.checkpoints, settings.checkpoint, collective, request),
         warm=heritage is not None and heritage.has_mixed == method.mixed,
         mixed=on_mixed,
+        profiler=profiler,
     )
-    with on_sigterm(request.ask), _domain_named(task.pinned):
+    with on_sigterm(request.ask), domain_named(task.pinned):
         outcome = trainer.train()
     if on_mixed and not on_mixed.is_kept:
         mixed = None
@@ -166,7 +173,8 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         saved = save_rank(task.package, collective.rank, learner.shared, learner.specific, mixed, settings.scratch)
     read_bytes = share.figures.read_bytes + (0 if part.is_whole else measured.figures.read_bytes)
     specific_kind = "mixed" if mixed else "dense" if method.specific else "none"
-    return _result(learner, mixed, specific_kind, outcome, choices, read_bytes, clock, collective, metrics, saved)
+    result = _result(learner, mixed, specific_kind, outcome, choices, read_bytes, clock, collective, metrics, saved)
+    return replace(result, profile=profiler.finish(clock.seconds)) if profiler else result
 
 
 def _result(
@@ -226,13 +234,19 @@ def _measure(
     return metrics | {split: measure(split) for split in ("train", "test")}
 
 
-def _share(task: RankTask, own: NDArray[np.bool_]) -> Share:
+def share_of(task: RankTask, own: NDArray[np.bool_]) -> Share:
+    """Reads the rows of some domains, as a rank of the task does.
+
+    Args:
+        task: of the ranks.
+        own: by domain, whether its rows are read, [n].
+    """
     train = task.config.train
     return Share(task.pinned, task.config.features, own, train.host_memory, train.scratch, train.reader)
 
 
 @contextmanager
-def _domain_named(pinned: PinnedExamples) -> Iterator[None]:
+def domain_named(pinned: PinnedExamples) -> Iterator[None]:
     """Report a step that went wrong with the id of its domain, which the engine does not know."""
     try:
         yield
