@@ -12,7 +12,7 @@ from mamdr_core.lake.core.catalog import job_session
 def feature_importance(config: Config) -> dict[str, Any]:
     """Measure how far a run's AUC drops where a feature's values are permuted within each domain.
 
-    Writes the table feature_importance, for all domains together and by domain (docs/metrics.md); see importance.* keys.
+    Writes the table feature_importance, for all domains together and by domain (docs/metrics.md). Keys: importance.*.
 
     Examples:
         spark-submit jobs/feature_importance.py --config my.yaml

@@ -7,6 +7,7 @@ R repeats.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,9 +43,13 @@ def permute_feature(columns: Columns, feature: str, numeric: Sequence[str], orde
         order_N: the row whose value each row gets, int64.
     """
     by_name = {each.name: getattr(columns, each.name) for each in fields(columns)}
-    with_feature = {name: held for name, held in by_name.items() if isinstance(held, dict) and feature in held}
-    if with_feature:
-        return replace(columns, **{n: {**held, feature: held[feature][order_N]} for n, held in with_feature.items()})
+    changed: dict[str, Any] = {
+        name: {**held, feature: held[feature][order_N]}
+        for name, held in by_name.items()
+        if isinstance(held, dict) and feature in held
+    }
+    if changed:
+        return replace(columns, **changed)
     place = list(numeric).index(feature)
     values_NK = columns.numeric.clone()
     values_NK[:, place] = columns.numeric[order_N, place]
