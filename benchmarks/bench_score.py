@@ -7,6 +7,12 @@ theta_i for every domain; a user per 5 rows, an item per 26, domains of heavy-ta
 the embeddings by a hash of the raw id, where score looks ids up in the lake's vocabularies; it has one theta for all
 rows, where score brings those of a domain together and adds its theta_i; it writes the same columns to a Delta table.
 Both run in one session, in turns. Then the latency of a request of 500 items by the exported files.
+
+    .venv/bin/python benchmarks/bench_score.py --rows 1e6 --domains 2000 --top-k 20 --candidates 500
+
+With --top-k the K best of so many candidates of each domain are chosen for users, as many as give `rows` pairs, in
+turns with score of the same pairs, which are written beforehand; the rates are those of the write phase, in which both
+look ids up, score and write.
 """
 
 import argparse
@@ -19,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +34,16 @@ import pyarrow as pa
 import pyarrow.parquet
 import torch
 from machine import machine
+from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from mamdr_core.config import Config, dump_config, parse_config
+from mamdr_core.config import Config, dump_config, parse_config, with_values
 from mamdr_core.datasets.settings import SyntheticSettings
 from mamdr_core.datasets.world import domain_sizes
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.parameters import Change, Rows, Shared
+from mamdr_core.engine.pieces import PIECE_ROWS
 from mamdr_core.engine.slots import FileSlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.lake.core.caching import kept_frames
@@ -43,7 +52,6 @@ from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.vocabularies import Ids, add_new_ids, find_new_ids
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.serving.exporting import export_model
-from mamdr_core.serving.scorer import PIECE_ROWS
 from mamdr_core.serving.scoring import BATCH_ROWS, score
 from mamdr_core.training.package import save_rank, seal_package
 from mamdr_core.training.records import record_run
@@ -60,11 +68,19 @@ def main() -> None:
     found = []
     try:
         for domains in options.domains:
-            found.append(measure(spark, folder / str(domains), int(options.rows), domains, options.repeats))
+            place, rows = folder / str(domains), int(options.rows)
+            if options.top_k:
+                candidates = min(options.candidates, rows // 26)
+                found.append(measure_top_k(spark, place, rows, domains, options.repeats, options.top_k, candidates))
+            else:
+                found.append(measure(spark, place, rows, domains, options.repeats))
     finally:
         spark.stop()
         if not options.folder:
             shutil.rmtree(folder)
+    if options.top_k:
+        _print_top_k(found, options)
+        return
     print(f"\n{machine()}, local[{options.cores}], {options.rows:.0e} rows, load {os.getloadavg()[0]:.1f}\n")
     print("| domains | bare s | score s | its write s | bare / score | rows a second |\n|---|---|---|---|---|---|")
     for each in found:
@@ -103,12 +119,72 @@ def measure(spark: SparkSession, folder: Path, rows: int, domains: int, repeats:
     }
 
 
+def measure_top_k(
+    spark: SparkSession, folder: Path, rows: int, domains: int, repeats: int, k: int, candidates: int
+) -> dict[str, Any]:
+    """top_k and score of the same pairs, in turns."""
+    config = make_config(folder, rows, domains)
+    lake = Lake(spark, config.lake)
+    make_requests(spark, lake, config, rows, domains)
+    save_run(spark, lake, config, {"user": rows // 5, "item": rows // 26, "domain": domains})
+    random = np.random.default_rng(1)
+    sizes = domain_sizes(SyntheticSettings(rows=max(domains, rows // candidates), domains=domains))
+    domain = np.repeat(np.arange(domains), sizes)
+    users = pa.table({"user": _named("u", random.integers(0, rows // 5, len(domain))), "domain": _named("d", domain)})
+    offered = np.stack([random.permutation(rows // 26)[:candidates] for _ in range(domains)])
+    of = np.repeat(np.arange(domains), candidates)
+    items = pa.table({"item": _named("i", offered.flatten()), "domain": _named("d", of)})
+    for name, table in (("users", users), ("candidates", items)):
+        (folder / name).mkdir()
+        edges = [part * len(table) // 8 for part in range(9)]
+        for part, (first, last) in enumerate(pairwise(edges)):
+            pa.parquet.write_table(table.slice(first, last - first), folder / name / f"{part}.parquet")
+    read = {name: spark.read.parquet(str(folder / name)) for name in ("users", "candidates")}
+    read["users"].join(read["candidates"], "domain").write.parquet(str(folder / "pairs"))
+    plain = with_values(config, {"score.input.path": str(folder / "pairs"), "score.batch": "pairs"})
+    values = {
+        "score.input.path": str(folder / "users"),
+        "score.candidates.path": str(folder / "candidates"),
+        "score.candidates.columns.domain": "domain",
+        "score.candidates.most": max(2_000_000, len(items)),
+        "score.top_k": k,
+    }
+    best = with_values(config, values)
+    writes: dict[str, list[float]] = {"pairs": [], "top_k": []}
+    for turn in range(repeats + 1):
+        for name, each in (("pairs", plain), ("top_k", best)):
+            figures = score(spark, each)
+            print(f"{domains} domains, turn {turn}, {name}: {figures['seconds']}", file=sys.stderr)
+            if turn:  # the first warms both up
+                writes[name].append(figures["seconds"]["write"])
+    pairs = figures["pairs"]
+    rates = {f"{name}_rate": pairs / statistics.median(seconds) for name, seconds in writes.items()}
+    ratio = statistics.median(one / other for one, other in zip(writes["pairs"], writes["top_k"], strict=True))
+    sizes = {"domains": domains, "users": figures["users"], "pairs": pairs, "rows": figures["rows"]}
+    return {**sizes, **rates, "ratio": ratio}
+
+
+def _named(letter: str, numbers: NDArray[np.int64]) -> list[str]:
+    return [f"{letter}{number}" for number in numbers.tolist()]
+
+
+def _print_top_k(found: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    print(f"\n{machine()}, local[{options.cores}], K = {options.top_k}, load {os.getloadavg()[0]:.1f}\n")
+    print("| domains | rows of users | pairs | score, pairs a second | top_k, pairs a second | top_k / score |")
+    print("|---|---|---|---|---|---|")
+    for each in found:
+        line = "| {domains} | {users:,} | {pairs:,} | {score:,.0f} | {top_k:,.0f} | {ratio:.2f} |"
+        print(line.format(**{**each, "score": each["pairs_rate"], "top_k": each["top_k_rate"]}))
+    print(json.dumps(found))
+
+
 def make_config(folder: Path, rows: int, domains: int) -> Config:
     return parse_config(
         {
             "lake": {"root": str(folder / "lake")},
             "synthetic": {"rows": rows, "domains": domains, "users": rows // 5, "items": rows // 26},
             "model": {"name": "mlp"},
+            "train": {"method": "mamdr"},
             "score": {"batch": "bench", "input": {"path": str(folder / "requests")}},
         }
     )
@@ -195,6 +271,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--domains", type=int, nargs="+", default=[42])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--top-k", type=int, default=0, help="K: measure score.top_k against score of the same pairs")
+    parser.add_argument("--candidates", type=int, default=500, help="of each domain, with --top-k")
     parser.add_argument("--folder", default="", help="for the lakes; default: a temporary one")
     return parser.parse_args()
 

@@ -13,12 +13,14 @@ def score(config: Config) -> dict[str, Any]:
     """Predict with a run (score.run_id), for rows of user, item and domain, how probable a click is; see score.* keys.
 
     Writes the table scores; a batch (score.batch) that is run again is replaced. Without score.input.path the test
-    split of the run's own examples is scored.
+    split of the run's own examples is scored. With score.top_k=K the rows are of users and domains, and each gets the K
+    best of score.candidates.
 
     Examples:
         spark-submit jobs/score.py --config conf/demo.yaml
         spark-submit jobs/score.py --config conf/demo.yaml --set score.run_id=champion --set score.batch=today
         spark-submit jobs/score.py --config conf/demo.yaml --set score.input.path=requests/day=2026-01-02
+        spark-submit jobs/score.py --set 'score={top_k: 20, input: {path: users}, candidates: {path: items}}'
     """
     with job_session("score", config) as spark:
         return score_rows(spark, config)

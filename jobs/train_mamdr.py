@@ -7,6 +7,7 @@ from mamdr_core.cli import Option, run_job
 from mamdr_core.config import Config
 from mamdr_core.lake.core.catalog import job_session
 from mamdr_core.training import run
+from mamdr_core.training.dry_run import dry_run
 
 
 def train_mamdr(config: Config) -> dict[str, Any]:
@@ -14,15 +15,17 @@ def train_mamdr(config: Config) -> dict[str, Any]:
 
     Reads one Delta version of examples, trains on `train.ranks` ranks, writes a model package and the tables
     training_runs and domain_metrics. Where the lake has no examples yet, they are first built from the raw log.
-    A run that was killed or stopped goes on from its newest checkpoint with --resume.
+    A run that was killed or stopped goes on from its newest checkpoint with --resume. With --dry-run everything that
+    the run needs is checked, up to one step on a few rows; nothing is written.
 
     Examples:
         spark-submit jobs/train_mamdr.py --config conf/demo.yaml
         spark-submit jobs/train_mamdr.py --config my.yaml --set train.ranks=8 --set model.name=star
         spark-submit jobs/train_mamdr.py --config my.yaml --resume
+        spark-submit jobs/train_mamdr.py --config my.yaml --dry-run
     """
     with job_session("train_mamdr", config) as spark:
-        return run.train_mamdr(spark, config)
+        return dry_run(spark, config) if config.train.dry_run else run.train_mamdr(spark, config)
 
 
 RESUME = Option(
@@ -34,5 +37,14 @@ RESUME = Option(
     "same, or start anew where there is none",
 )
 
+DRY_RUN = Option(
+    "--dry-run",
+    key="train.dry_run",
+    metavar="",
+    const="true",
+    help="check config, examples, slots and ranks, memory by its formula and one step on a few rows, and stop; nothing "
+    "is written to the lake",
+)
+
 if __name__ == "__main__":
-    sys.exit(run_job(train_mamdr, own=[RESUME]))
+    sys.exit(run_job(train_mamdr, own=[RESUME, DRY_RUN]))

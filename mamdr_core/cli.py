@@ -24,7 +24,7 @@ class Option:
     Args:
         flag: such as "--resume".
         key: the config key.
-        metavar: what a value is, in the help.
+        metavar: what a value is, in the help; empty: the option takes none.
         const: the key's value where none is given.
         help: its line in the help.
     """
@@ -106,8 +106,10 @@ def _parser(job: Callable[[Config], dict[str, Any]], own: Sequence[Option]) -> a
         "--set", metavar="a.b=value", action="append", default=[], help="set one key (may be repeated); value in YAML"
     )
     for option in own:
-        parser.add_argument(
-            option.flag, metavar=option.metavar, dest=option.key, nargs="?", const=option.const, help=option.help
-        )
+        named: dict[str, Any] = {"dest": option.key, "const": option.const, "help": option.help}
+        if option.metavar:
+            parser.add_argument(option.flag, metavar=option.metavar, nargs="?", **named)
+        else:
+            parser.add_argument(option.flag, action="store_const", **named)
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and stop")
     return parser

@@ -17,6 +17,7 @@ from mamdr_core.datasets.settings import ConvertSettings, SyntheticSettings
 from mamdr_core.engine.settings import MetricsSettings
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
+from mamdr_core.importance.settings import ImportanceSettings
 from mamdr_core.lake.settings import (
     ExamplesSettings,
     ForgetSettings,
@@ -84,6 +85,8 @@ class Config:
     """Settings tried on a grid or searched (sweep)."""
     conflict: ConflictSettings = field(default_factory=ConflictSettings)
     """Conflict between domains' gradients (conflict)."""
+    importance: ImportanceSettings = field(default_factory=ImportanceSettings)
+    """What each feature adds to the AUC (feature_importance)."""
     report: ReportSettings = field(default_factory=ReportSettings)
     """The report of a run (report)."""
 

@@ -7,6 +7,7 @@ from schemas.declaration import Column, ColumnType, Rule, Table
 from schemas.examples import EXAMPLES, SPLITS, without_split
 from schemas.experiments import COMPARISONS, SWEEPS
 from schemas.features import SAMPLE_WEIGHT, clicks_table, examples_table, numeric_rules
+from schemas.importance import FEATURE_IMPORTANCE
 from schemas.loads import LOADS
 from schemas.promotions import GATE_DECISIONS, GATE_DOMAINS, PROMOTIONS
 from schemas.runs import DOMAIN_METRICS, STATUSES, TRAINING_RUNS
@@ -46,6 +47,7 @@ TABLES: dict[str, Table] = {
         GATE_DOMAINS,
         PROMOTIONS,
         SCORES,
+        FEATURE_IMPORTANCE,
     )
 }
 """The lake's tables by name."""

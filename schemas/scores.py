@@ -4,7 +4,10 @@ from schemas.declaration import Column, Rule, Table
 
 SCORES = Table(
     name="scores",
-    description="A row that was scored: a user, an item and a domain, and how probable a click is.",
+    description=(
+        "A row that was scored: a user, an item and a domain, and how probable a click is. With score.top_k the best "
+        "candidates of each row of a user and a domain."
+    ),
     made_by="score",
     columns=(
         Column("run_id", "string", "run in training_runs whose parameters gave the score"),
@@ -28,8 +31,17 @@ SCORES = Table(
             "posterior standard deviation of the mixed model's part of the logit, with score.deviation; else null",
             nullable=True,
         ),
+        Column(
+            "rank",
+            "int",
+            "with score.top_k, the item's place among the candidates of its user's row, 1 is best; else null",
+            nullable=True,
+        ),
     ),
-    rules=(Rule("score_in_range", "score IS NULL OR score BETWEEN 0 AND 1", "a probability lies in [0, 1]"),),
+    rules=(
+        Rule("score_in_range", "score IS NULL OR score BETWEEN 0 AND 1", "a probability lies in [0, 1]"),
+        Rule("rank_from_one", "`rank` IS NULL OR `rank` >= 1", "the best place is 1"),
+    ),
     partition_by=("batch",),
     sort_by=("domain",),
     skip_by=("domain",),

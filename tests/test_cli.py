@@ -30,6 +30,18 @@ def test_a_jobs_own_option_sets_its_key(capsys, arguments, value):
     assert json.loads(capsys.readouterr().out)["resume"] == value
 
 
+def test_an_option_may_take_no_value(capsys):
+    flag = Option("--again", key="train.dry_run", metavar="", const="true", help="check")
+
+    def checked(config: Config):
+        """Tell what train.dry_run is."""
+        return {"dry_run": config.train.dry_run}
+
+    for arguments, value in (([], False), (["--again"], True)):
+        assert run_job(checked, arguments, own=[flag]) == 0
+        assert json.loads(capsys.readouterr().out)["dry_run"] is value
+
+
 def test_an_option_is_known_to_the_jobs_that_have_it_alone(capsys):
     with pytest.raises(SystemExit) as stopped:
         run_job(told, ["--resume"])

@@ -33,12 +33,14 @@ class Design:
 
     Attributes:
         users, items: projections of vectors on what is multiplied; see `mamdr_core.mixed.products`.
+        columns: by fixed vectors' name, the id column that selects their rows.
         names: of the entries, F of them; "bias" is the first.
         mean_F, scale_F: an entry is (x - mean) * scale; the scale of one that never varies is 0.
     """
 
     def __init__(self, tables: Sequence[Table], frozen: FrozenTables, numeric: int, factors: int) -> None:
         self._vectors = [table for table in tables if not table.trainable]
+        self.columns = {table.name: table.column for table in self._vectors}
         self._frozen = {table.name: frozen[table.name].cpu() for table in self._vectors}
         self._users, self._items = (
             [table for table in self._vectors if table.column == column] for column in ("user", "item")
@@ -105,9 +107,9 @@ class Design:
         """The fixed vectors of some rows by table."""
         ids = {
             column: columns.ids[column].index_select(0, places_M.to(columns.ids[column].device)).cpu()
-            for column in {table.column for table in self._vectors}
+            for column in set(self.columns.values())
         }
-        return {table.name: self._frozen[table.name].index_select(0, ids[table.column]) for table in self._vectors}
+        return {name: self._frozen[name].index_select(0, ids[column]) for name, column in self.columns.items()}
 
     def _sides(self, vectors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """All fixed vectors of users, and all of items, [M, U] and [M, V]."""

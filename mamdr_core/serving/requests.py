@@ -1,6 +1,6 @@
 """Rows to score: read by the configured expressions, or examples; encoded as training encodes them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -50,14 +50,20 @@ def read_requests(spark: SparkSession, settings: ScoreInput, served: Served) -> 
     return raw.select(key.cast("string").alias("key"), *ids, *features, malformed.alias(MALFORMED))
 
 
-def encode_requests(requests: DataFrame, lake: Lake, served: Served) -> DataFrame:
+def encode_requests(requests: DataFrame, lake: Lake, served: Served, ids: Sequence[str] = IDS) -> DataFrame:
     """Replace features by what examples hold, and add the indices of the ids, `_user_index` and so on.
 
     Vocabularies may have grown since the run was trained: what it does not know has the index UNKNOWN_INDEX.
+
+    Args:
+        requests: from `read_requests`.
+        lake: that the run was recorded in.
+        served: the run.
+        ids: which of user, item and domain get an index.
     """
     rows = requests
     examples = served.config.examples
-    for name in reversed(IDS):
+    for name in reversed(ids):
         hashed = f"_{name}_hash"
         rows = rows.withColumn(hashed, hash64(_looked_up(name, examples)))
         rows = encode(rows, hashed, lake.read(f"{name}s"), to=index_of(name)).drop(hashed)
@@ -65,7 +71,7 @@ def encode_requests(requests: DataFrame, lake: Lake, served: Served) -> DataFram
     rows = encode_features(rows, values, served.features)
     names = [f.name for f in served.features if f.kind == "categorical"]
     return _within(
-        rows, {**{index_of(name): served.sizes[name] for name in IDS}, **{n: served.sizes[n] for n in names}}
+        rows, {**{index_of(name): served.sizes[name] for name in ids}, **{n: served.sizes[n] for n in names}}
     )
 
 

@@ -137,24 +137,61 @@ def score_batches(
     """
     scorer = open_scorer(served, vectors)
     for batch in batches:
-        read = {
-            name: batch.column(name).to_numpy(zero_copy_only=False) for name in batch.schema.names if name not in KEPT
-        }
-        column_of = {name: index_of(name) if index_of(name) in read else name for name in served.sizes}
-        indices = {name: read[column] for name, column in column_of.items()}
-        numeric = [standardise(read[name], *moments) for name, moments in served.numeric.items()]
-        numeric_BK = np.stack(numeric, 1).astype(np.float32) if numeric else np.zeros((len(batch), 0), np.float32)
-        score = scorer.predict(indices, numeric_BK).double().sigmoid().numpy()
-        deviation_B = scorer.deviation(indices, numeric_BK) if deviation else None
-        known = {f"{name}_known": pa.array(indices[name] != UNKNOWN_INDEX) for name in ("user", "item", "domain")}
-        yield pa.RecordBatch.from_pydict(
-            {
-                **{name: batch.column(name) for name in KEPT},
-                **known,
-                "specific": pa.array(scorer.has_specific(indices["domain"])),
-                "score": pa.array(score, mask=np.isnan(score)),
-                "logit_deviation": pa.nulls(len(batch), pa.float64())
-                if deviation_B is None
-                else pa.array(deviation_B.double().numpy(), mask=deviation_B.isnan().numpy()),
-            }
+        indices, logits_B, deviation_B = predict_batch(scorer, served, batch, deviation)
+        unranked = pa.nulls(len(batch), pa.int32())
+        yield scored_batch(
+            scorer, {name: batch.column(name) for name in KEPT}, indices, logits_B, deviation_B, unranked
         )
+
+
+def predict_batch(
+    scorer: Scorer, served: Served, batch: pa.RecordBatch, deviation: bool = False
+) -> tuple[dict[str, NDArray[np.int32]], Tensor, Tensor | None]:
+    """What a scorer makes of encoded rows: the indices that it reads, logits [B], and, if asked for, deviations [B].
+
+    Args:
+        scorer: of the run.
+        served: the run.
+        batch: rows as `encode_requests` makes them; columns of KEPT are not read.
+        deviation: whether to compute deviations.
+    """
+    read = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in batch.schema.names if name not in KEPT}
+    column_of = {name: index_of(name) if index_of(name) in read else name for name in served.sizes}
+    indices = {name: read[column] for name, column in column_of.items()}
+    numeric = [standardise(read[name], *moments) for name, moments in served.numeric.items()]
+    numeric_BK = np.stack(numeric, 1).astype(np.float32) if numeric else np.zeros((len(batch), 0), np.float32)
+    logits_B = scorer.predict(indices, numeric_BK)
+    return indices, logits_B, scorer.deviation(indices, numeric_BK) if deviation else None
+
+
+def scored_batch(
+    scorer: Scorer,
+    kept: Mapping[str, pa.Array],
+    indices: Mapping[str, NDArray[np.int32]],
+    logits_B: Tensor,
+    deviation_B: Tensor | None,
+    rank_B: pa.Array,
+) -> pa.RecordBatch:
+    """Rows of the table scores, without run_id and batch.
+
+    Args:
+        scorer: of the run.
+        kept: columns of KEPT.
+        indices: at least of user, item and domain, [B].
+        logits_B, deviation_B: see `predict_batch`.
+        rank_B: int32 [B].
+    """
+    score = logits_B.double().sigmoid().numpy()
+    known = {f"{name}_known": pa.array(indices[name] != UNKNOWN_INDEX) for name in ("user", "item", "domain")}
+    return pa.RecordBatch.from_pydict(
+        {
+            **kept,
+            **known,
+            "specific": pa.array(scorer.has_specific(indices["domain"])),
+            "score": pa.array(score, mask=np.isnan(score)),
+            "logit_deviation": pa.nulls(len(score), pa.float64())
+            if deviation_B is None
+            else pa.array(deviation_B.double().numpy(), mask=deviation_B.isnan().numpy()),
+            "rank": rank_B,
+        }
+    )

@@ -3,8 +3,9 @@
 import logging
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,7 @@ from mamdr_core.models.structures import declare_inputs
 from mamdr_core.parallel.shipping import ship_modules
 from mamdr_core.plugins import PluginImportError
 from mamdr_core.serving.opening import find_served, read_vectors, send_vectors
+from mamdr_core.serving.recommending import plan_top_k, recommend
 from mamdr_core.serving.requests import (
     MALFORMED,
     encode_requests,
@@ -64,7 +66,9 @@ def score(spark: SparkSession, config: Config) -> dict[str, Any]:
     Returns:
         run_id, batch, rows, domains, unknown_users, unknown_items, unknown_domains (rows of them), specific_rows
         (scored with a theta_i), no_number (rows without a score), malformed (lines left out), mean_score,
-        rows_per_second (over `write`), seconds by phase, scores_version.
+        rows_per_second (over `write`), seconds by phase, scores_version. With `score.top_k` also users,
+        users_of_unknown_domains and users_without_candidates (rows of users that get no items), candidates (without
+        duplicates), candidates_left_out, pairs (scored) and pairs_per_second (over `write`).
 
     Raises:
         MamdrError: no such run or package, rows that cannot be read or lack a column, or none at all.
@@ -78,32 +82,34 @@ def score(spark: SparkSession, config: Config) -> dict[str, Any]:
             raise MamdrError(f"score.batch: {batch!r} must be of letters, digits, _, ., : and -")
     with _of_score(config.score):
         with clock.phase("count"):
-            rows, count, malformed = _rows_to_score(spark, config.score, lake, served)
-        if not count:
+            find = _top_k if config.score.top_k else _rows_to_score
+            work = find(spark, config.score, lake, served)
+        if not work.rows:
             raise MamdrError(f"score.input.path: {config.score.input.path or 'the test split'} holds no row to score")
         ship_modules(spark, modules_of(own for own in plugins_of(served.config) if own.key == "model.name"))
-        logger.info("run %s scores %d rows as batch %s", served.run_id, count, batch)
-        settings = {**shuffles_of(spark, count, TASK_ROWS), **_SETTINGS}
+        logger.info("run %s scores %d rows as batch %s", served.run_id, work.pairs, batch)
+        settings = {**shuffles_of(spark, work.rows, TASK_ROWS), **_SETTINGS}
         with clock.phase("write"), overriding(spark, settings), progress(spark, "scores"):
             vectors = send_vectors(spark, read_vectors(lake, served, config.train))
-            scored = score_rows(spread_by_domain(rows), served, vectors, config.score.deviation)
+            scored = work.score(vectors)
             note = {"job": "score", "run_id": served.run_id, "attempt": uuid.uuid4().hex}
             scored = scored.withColumns({"run_id": F.lit(served.run_id), "batch": F.lit(batch)})
             lake.overwrite_where("scores", scored, f"batch = '{batch}'", note)
     figures = _count(lake, batch)
-    if figures["rows"] != count:
+    if figures["rows"] != work.rows:
         lake.undo("scores", note)
         raise MamdrError(
-            f"score.input.path: {config.score.input.path or 'examples'} changed while it was read: {count} rows were "
-            f"counted, {figures['rows']} scored; run again when it is complete"
+            f"score.input.path: {config.score.input.path or 'examples'} changed while it was read: {work.rows} rows "
+            f"were counted, {figures['rows']} scored; run again when it is complete"
         )
     _warn_of_untrained(served, figures["unknown_domains"])
     return {
         "run_id": served.run_id,
         "batch": batch,
         **figures,
-        "malformed": malformed,
+        **work.figures,
         "rows_per_second": round(figures["rows"] / clock.seconds["write"], 1),
+        **({"pairs_per_second": round(work.pairs / clock.seconds["write"], 1)} if config.score.top_k else {}),
         "seconds": {name: round(value, 2) for name, value in clock.seconds.items()},
         "scores_version": lake.version("scores"),
     }
@@ -121,29 +127,69 @@ def spread_by_domain(rows: DataFrame) -> DataFrame:
 
 def score_rows(rows: DataFrame, served: Served, vectors: str, deviation: bool = False) -> DataFrame:
     """Scores of encoded rows, see `mamdr_core.serving.scorer.score_batches`."""
+    return rows.mapInArrow(partial(score_batches, served, vectors, deviation), _scored_schema())
+
+
+def _scored_schema() -> T.StructType:
+    """What tasks return."""
     names = [name for name in TABLES["scores"].column_names if name not in ("run_id", "batch")]
     schema = spark_schema(TABLES["scores"])
-    return rows.mapInArrow(
-        partial(score_batches, served, vectors, deviation), T.StructType([schema[name] for name in names])
-    )
+    return T.StructType([schema[name] for name in names])
 
 
-def _rows_to_score(
-    spark: SparkSession, settings: ScoreSettings, lake: Lake, served: Served
-) -> tuple[DataFrame, int, int]:
-    """Encoded rows, how many they are, and how many lines are left out since they are no whole records."""
+@dataclass(frozen=True)
+class _Work:
+    """What is to be scored.
+
+    Attributes:
+        rows: that will be written.
+        pairs: of a user and an item that are scored for them.
+        score: the rows, from the file of the fixed vectors.
+        figures: what the job reports of it.
+    """
+
+    rows: int
+    pairs: int
+    score: Callable[[str], DataFrame]
+    figures: dict[str, int]
+
+
+def _rows_to_score(spark: SparkSession, settings: ScoreSettings, lake: Lake, served: Served) -> _Work:
+    """Rows of the input, or the test split; lines that are no whole records are left out and counted."""
+
+    def work(rows: DataFrame, count: int, malformed: int) -> _Work:
+        def scored(vectors: str) -> DataFrame:
+            return score_rows(spread_by_domain(rows), served, vectors, settings.deviation)
+
+        return _Work(count, count, scored, {"malformed": malformed})
+
     if not settings.input.path:
         examples = read_window(lake, served.versions["examples"])
-        return read_test_split(lake, served), examples.where(F.col("split") == "test").count(), 0
+        return work(read_test_split(lake, served), examples.where(F.col("split") == "test").count(), 0)
     requests = read_requests(spark, settings.input, served)
     malformed, count = F.sum(F.col(MALFORMED).cast("long")), F.count("*")
     # Spark reads no malformed lines alone: some other column must be asked for too.
     found = requests.agg(count, malformed, F.count("user")).collect()[0]
     bad = int(found[1] or 0)
-    if bad:
-        logger.warning("score.input.path: %d lines are no whole records and are not scored", bad)
+    _warn_of_malformed(bad)
     whole = requests.where(~F.col(MALFORMED)).drop(MALFORMED)
-    return encode_requests(whole, lake, served), int(found[0]) - bad, bad
+    return work(encode_requests(whole, lake, served), int(found[0]) - bad, bad)
+
+
+def _top_k(spark: SparkSession, settings: ScoreSettings, lake: Lake, served: Served) -> _Work:
+    """The best candidates of rows of users."""
+    plan = plan_top_k(spark, settings, lake, served)
+    _warn_of_malformed(plan.malformed)
+
+    def scored(vectors: str) -> DataFrame:
+        return recommend(spark, plan, served, vectors, settings, _scored_schema())
+
+    return _Work(plan.rows, plan.figures["pairs"], scored, {"malformed": plan.malformed, **plan.figures})
+
+
+def _warn_of_malformed(lines: int) -> None:
+    if lines:
+        logger.warning("score.input.path: %d lines are no whole records and are not scored", lines)
 
 
 def _count(lake: Lake, batch: str) -> dict[str, Any]:
@@ -184,7 +230,7 @@ def _of_score(settings: ScoreSettings) -> Iterator[None]:
             yield
     except MamdrError as error:
         text = str(error)
-        raise MamdrError(f"score.{text}" if text.startswith("input.") else text) from None
+        raise MamdrError(f"score.{text}" if text.startswith(("input.", "candidates.")) else text) from None
 
 
 @contextmanager

@@ -46,6 +46,43 @@ class ScoreInput:
 
 
 @settings
+class CandidateColumns:
+    """Spark SQL expressions over the candidates."""
+
+    item: str = "item"
+    """The item's id."""
+    domain: str = ""
+    """The domain whose users may be shown the item; null: every domain's. Empty: all items are those of every
+    domain."""
+
+
+@settings
+class CandidateSettings:
+    """The items that `top_k` chooses from.
+
+    A declared feature is read from the candidates where its expression can be computed from their columns, else from
+    the rows of users.
+    """
+
+    path: str = ""
+    """File, folder or glob."""
+    format: Literal["parquet", "json", "csv", "delta"] = "parquet"
+    """Spark format of the candidates."""
+    options: dict[str, str | bool | int | float] = field(default_factory=dict)
+    """Options of the Spark reader, e.g. {header: true}."""
+    columns: CandidateColumns = field(default_factory=CandidateColumns)
+    """The columns of a candidate."""
+    most: int = 2_000_000
+    """Candidates at most, before duplicates are removed. The driver and every machine hold all of them: 20 bytes each,
+    4 for each feature, and the id (docs/serving.md)."""
+
+    def __post_init__(self) -> None:
+        """Check the bound."""
+        if self.most < 1:
+            raise ValueError(f"score.candidates.most must be >= 1, got {self.most}")
+
+
+@settings
 class ScoreSettings:
     """Which run scores which rows."""
 
@@ -58,6 +95,21 @@ class ScoreSettings:
     """The rows."""
     deviation: bool = False
     """Also write how uncertain a mixed model's part of the logit is (logit_deviation in the table scores)."""
+    top_k: int = 0
+    """K: instead of scoring rows, choose for each row of a user and a domain (`input`) the K best of `candidates`.
+    0: score rows."""
+    candidates: CandidateSettings = field(default_factory=CandidateSettings)
+    """What `top_k` chooses from."""
+
+    def __post_init__(self) -> None:
+        """Check what belongs together."""
+        if self.top_k < 0:
+            raise ValueError(f"score.top_k must be >= 0, got {self.top_k}")
+        if self.top_k and not (self.input.path and self.candidates.path):
+            missing = "input.path (rows of users and domains)" if not self.input.path else "candidates.path (items)"
+            raise ValueError(f"score.top_k is {self.top_k}: set score.{missing} too")
+        if self.candidates.path and not self.top_k:
+            raise ValueError("score.candidates is for score.top_k: set it to the number of items of a user")
 
 
 @settings

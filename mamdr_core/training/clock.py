@@ -1,18 +1,23 @@
 """Wall time of a job by phase."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 
 class Clock:
     """Seconds by phase, and since the clock was made or an earlier attempt's was.
 
+    Args:
+        mark: opens a context that marks a phase of that name in a profile; None: phases are not marked.
+
     Attributes:
         seconds: by phase.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mark: Callable[[str], AbstractContextManager[Any]] | None = None) -> None:
+        self._mark: Callable[[str], AbstractContextManager[Any]] = mark or nullcontext
         self.seconds: dict[str, float] = {}
         self._started = time.perf_counter()
 
@@ -30,6 +35,7 @@ class Clock:
         """Add the seconds of the block to a phase."""
         started = time.perf_counter()
         try:
-            yield
+            with self._mark(name):
+                yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started

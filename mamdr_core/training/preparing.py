@@ -43,8 +43,15 @@ def check_names(config: Config) -> None:
         )
 
 
-def prepare_examples(spark: SparkSession, config: Config) -> tuple[Lake, PinnedExamples, dict[str, float]]:
+def prepare_examples(
+    spark: SparkSession, config: Config, builds: bool = True
+) -> tuple[Lake, PinnedExamples, dict[str, float]]:
     """The newest examples, or those of `train.examples_version`; where the lake has none, the newest are built first.
+
+    Args:
+        spark: the session.
+        config: of the run.
+        builds: whether examples may be built; otherwise it is an error that there are none.
 
     Returns:
         The lake, the pinned version, and seconds by phase.
@@ -59,6 +66,10 @@ def prepare_examples(spark: SparkSession, config: Config) -> tuple[Lake, PinnedE
     is_remote(lake.root)  # or on a disk: no other store can hold packages
     wanted = config.train.examples_version
     if wanted is None and not _is_filled(lake, "examples"):
+        if not builds:
+            raise MamdrError(
+                f"lake {lake.root} has no examples yet, and a dry run builds none: run build_examples first"
+            )
         started = time.perf_counter()
         _build(spark, config)
         seconds["prepare"] = time.perf_counter() - started

@@ -35,6 +35,7 @@ from mamdr_core.training.network_on_mixed import NetworkOnMixed
 from mamdr_core.training.own_code import check_on_ranks, try_structure
 from mamdr_core.training.package import load_calibration, save_rank
 from mamdr_core.training.part import part_of
+from mamdr_core.training.profiling import Profiler
 from mamdr_core.training.sealed import Facts
 from mamdr_core.training.trainer import Trainer, TrainingOutcome
 from mamdr_core.training.warm_start import Heritage
@@ -55,6 +56,7 @@ class RankTask:
         checkpoints: where they write checkpoints; None: nowhere.
         parent: the package that parameters are taken from at the start; empty: a cold start.
         plugins: by name of a user's own structure or method, the SHA-256 of its source on the driver.
+        profile: folder that rank 0 writes a profile to; empty: there is none.
     """
 
     config: Config
@@ -64,6 +66,7 @@ class RankTask:
     checkpoints: CheckpointPlace | None = None
     parent: str = ""
     plugins: Mapping[str, str] = field(default_factory=dict)
+    profile: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class RankResult:
         saved: the files that this rank wrote, one for each half GB of its theta_i and a few others.
         curve: the validations; empty on other ranks than 0.
         uncalibrated: figures of the test split without the run's calibration; None: it has none, or on other ranks.
+        profile: files of the profile; empty on other ranks than 0.
     """
 
     metrics: dict[str, DomainMetrics]
@@ -100,6 +104,7 @@ class RankResult:
     saved: Facts
     curve: list[Validation]
     uncalibrated: DomainMetrics | None = None
+    profile: list[str] = field(default_factory=list)
 
 
 def train_rank(task: RankTask, collective: Collective) -> RankResult:
@@ -108,7 +113,8 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     Raises:
         StoppedError: a rank was asked to stop.
     """
-    clock = Clock()
+    profiler = Profiler(task.profile) if task.profile and collective.rank == 0 else None
+    clock = Clock(profiler.mark if profiler else None)
     settings = task.config.train
     check_on_ranks(task.config, task.plugins, collective)
     method = find_method(settings.method)
@@ -118,8 +124,8 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     choices = choose_together(settings, rows_planned(task.config, int(rows_by_rank.max())), collective, trouble)
     device = choices.device
     with clock.phase("read"):
-        share = _share(task, own & part.reads)
-        measured = share if part.is_whole else _share(task, own & part.learns)  # support domains only train
+        share = share_of(task, own & part.reads)
+        measured = share if part.is_whole else share_of(task, own & part.learns)  # support domains only train
         columns = {split: measured.columns(split) for split in SPLITS}
         own_train = {} if part.is_whole else {"learned": share.columns("train")}
         columns = place_columns(columns | own_train, device, collective)
@@ -154,8 +160,9 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         checkpoints=Checkpoints(task.checkpoints, settings.checkpoint, collective, request),
         warm=heritage is not None and heritage.has_mixed == method.mixed,
         mixed=on_mixed,
+        profiler=profiler,
     )
-    with on_sigterm(request.ask), _domain_named(task.pinned):
+    with on_sigterm(request.ask), domain_named(task.pinned):
         outcome = trainer.train()
     if on_mixed and not on_mixed.is_kept:
         mixed = None
@@ -168,8 +175,10 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         saved = save_rank(task.package, collective.rank, *written)
     read_bytes = share.figures.read_bytes + (0 if part.is_whole else measured.figures.read_bytes)
     specific_kind = "mixed" if mixed else "dense" if method.specific else "none"
-    made = _result(learner, mixed, specific_kind, outcome, choices, read_bytes, clock, collective, metrics, saved)
-    return replace(made, uncalibrated=uncalibrated) if collective.rank == 0 else made
+    result = _result(learner, mixed, specific_kind, outcome, choices, read_bytes, clock, collective, metrics, saved)
+    if collective.rank == 0:
+        result = replace(result, uncalibrated=uncalibrated)
+    return replace(result, profile=profiler.finish(clock.seconds)) if profiler else result
 
 
 def _result(
@@ -239,13 +248,19 @@ def _measure(
     return metrics, uncalibrated, calibration
 
 
-def _share(task: RankTask, own: NDArray[np.bool_]) -> Share:
+def share_of(task: RankTask, own: NDArray[np.bool_]) -> Share:
+    """Reads the rows of some domains, as a rank of the task does.
+
+    Args:
+        task: of the ranks.
+        own: by domain, whether its rows are read, [n].
+    """
     train = task.config.train
     return Share(task.pinned, task.config.features, own, train.host_memory, train.scratch, train.reader)
 
 
 @contextmanager
-def _domain_named(pinned: PinnedExamples) -> Iterator[None]:
+def domain_named(pinned: PinnedExamples) -> Iterator[None]:
     """Report a step that went wrong with the id of its domain, which the engine does not know."""
     try:
         yield

@@ -50,8 +50,9 @@ def train_mamdr(spark: SparkSession, config: Config) -> dict[str, Any]:
         specific_bytes (theta_i's dense parameters, the best kept aside included, or the mixed model),
         specific_row_bytes (theta_i's embedding rows with their ids), variances (learned by a mixed model, by kind of
         effect and entry of w_i), read_bytes (by all ranks, compressed), seconds by phase, examples_version, attempts,
-        package, plugins (by name, the SHA-256 of the source of the user's own structure and method; null: none); of a
-        calibrated run uncalibrated (pcoc and calibration_error on the test split without that).
+        package, plugins (by name, the SHA-256 of the source of the user's own structure and method; null: none),
+        profile (files of `train.profile`; null: none); of a calibrated run uncalibrated (pcoc and calibration_error on
+        the test split without that).
 
     Raises:
         MamdrError: no examples and no raw log, an unknown method or model, one of the user's own that cannot be
@@ -158,4 +159,5 @@ def task_of(run: Run, checkpoints: CheckpointPlace | None = None) -> RankTask:
     config = parse_config(without_secrets(plain_config(run.config)))  # ranks do not read the raw log
     parent = run.parent.package if run.parent else ""
     sources = run.row.get("plugins") or {}
-    return RankTask(config, run.pinned, owner, str(run.scratch), checkpoints, parent, sources)
+    profile = run.lake.path_of("reports", run.id) if run.config.train.profile else ""
+    return RankTask(config, run.pinned, owner, str(run.scratch), checkpoints, parent, sources, profile)

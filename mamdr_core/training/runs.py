@@ -29,6 +29,7 @@ from mamdr_core.training.tracking import Ended, track
 _ELSEWHERE = (
     *("reader", "scratch", "host_memory", "specific_memory", "group_memory", "device"),
     *("launcher", "start_timeout", "stall_limit", "checkpoint", "resume", "restarts", "examples_version"),
+    *("profile", "dry_run"),
 )
 """Keys of `train` that say where and how safely a run happens, not what it computes; and one of the pinned versions."""
 
@@ -271,6 +272,7 @@ def _figures(run: Run, result: RankResult, seconds: dict[str, float]) -> dict[st
         "examples_version": pinned.versions["examples"],
         "attempts": run.row.get("attempts") or 1,
         **calibrated,
+        "profile": result.profile or None,
     }
 
 

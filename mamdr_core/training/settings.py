@@ -136,6 +136,12 @@ class TrainSettings:
     """GB of theta_i that a rank keeps in memory; more goes to a file. 0: a share of half of what is free at first."""
     scratch: str = ""
     """Folder of such files, on a local disk of each rank; empty: the system's temporary folder."""
+    profile: bool = False
+    """Rank 0 records some rounds of each stage, after warm-up, with torch's profiler: traces for chrome://tracing or
+    Perfetto and a table of where time goes, in the lake's folder reports/RUN_ID (docs/operations.md)."""
+    dry_run: bool = False
+    """Check the run and stop (train_mamdr --dry-run): one step on a few rows, nothing is written (docs/operations.md).
+    Other jobs ignore it."""
 
     def __post_init__(self) -> None:
         """Check the counts."""

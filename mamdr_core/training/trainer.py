@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +25,7 @@ from mamdr_core.training.early_stop import EarlyStop
 from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.network_on_mixed import NetworkOnMixed
 from mamdr_core.training.position import Position
+from mamdr_core.training.profiling import Profiler
 from mamdr_core.training.progress import Progress
 from mamdr_core.training.settings import TrainSettings
 from mamdr_core.training.stages import Stage, make_stages
@@ -68,6 +70,7 @@ class Trainer:
         checkpoints: of the run.
         warm: whether the run started from another's parameters, which are kept unless it finds better ones.
         mixed: the mixed model of a method that has one; it is fitted first, and the network is trained on it.
+        profiler: records some rounds of every stage; None: nothing does.
     """
 
     settings: TrainSettings
@@ -82,6 +85,7 @@ class Trainer:
     checkpoints: Checkpoints
     warm: bool = False
     mixed: NetworkOnMixed | None = None
+    profiler: Profiler | None = None
     position: Position = field(init=False, default_factory=Position)
 
     def __post_init__(self) -> None:
@@ -152,12 +156,13 @@ class Trainer:
                 self._validate(stage)
             if self.mixed and not stage.is_alone:
                 self._validate_mixed(stage, self.mixed)
-        mamdr(
-            self._dealer.rounds(stage, self.position.done),
-            self._timed("shared") if stage.learns_shared else None,
-            self._timed("specific") if stage.learns_specific else None,
-            lambda: self._after_round(stage, progress),
-        )
+        with self.profiler.stage(stage) if self.profiler else nullcontext():
+            mamdr(
+                self._dealer.rounds(stage, self.position.done),
+                self._timed("shared") if stage.learns_shared else None,
+                self._timed("specific") if stage.learns_specific else None,
+                lambda: self._after_round(stage, progress),
+            )
         self.early_stop.restore_best()
 
     def _put_on(self, on: NetworkOnMixed, fits: bool) -> None:
@@ -186,6 +191,8 @@ class Trainer:
         """
         at = self.position
         at.done += 1
+        if self.profiler:
+            self.profiler.after_round()
         if at.done % stage.validate_every == 0 or at.done == stage.most_rounds:
             found, stops = self._validate(stage)
             progress.log(found, self.clock.seconds["inner"], self.learner.engine.waited, self.early_stop)

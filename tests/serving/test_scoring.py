@@ -196,6 +196,58 @@ def test_a_giant_domain_is_split_and_the_rows_of_a_domain_are_together(spark):
     assert len(runs) == len(set(runs)) < 30
 
 
+def score_all_pairs(spark, config, users, items):
+    """By key of users' rows, the score of each candidate by plain `score`."""
+    config = with_values(config, {"score.input.path": f"{config.score.input.path}_pairs", "score.batch": "pairs"})
+    write_requests(spark, config, [(who, item, of, time, n) for who, of, time, n in users for item in items[of]])
+    score(spark, config)
+    found = scored(spark, config, "pairs")
+    return {key: rows.set_index("item")["score"] for key, rows in found.groupby("key")}
+
+
+def test_the_best_candidates_of_a_user_are_those_of_scoring_all_pairs(spark, trained_config, run, requests):
+    config, (_, _, domain) = requests
+    lake = Lake(spark, config.lake.root)
+    ids = {name: [row["id"] for row in lake.read(f"{name}s").orderBy("index").collect()] for name in ("user", "item")}
+    other = next(row["id"] for row in lake.read("domains").collect() if row["id"] != domain)
+    empty = next(row["id"] for row in lake.read("domains").collect() if row["id"] not in (domain, other))
+    time = "2026-01-01 05:30:00"
+    users = [(who, domain, time, n) for n, who in enumerate([*ids["user"][:20], "nobody"])]
+    users += [(ids["user"][0], other, "2026-01-02 09:00:00", 90), (None, other, None, 91)]
+    own = {domain: [*ids["item"][:30], "new item"], other: ids["item"][40:43]}
+    rows = [(item, of) for of, items in own.items() for item in items]
+    rows += [rows[0], (ids["item"][3], "no such domain"), (None, domain)]
+    path = f"{config.score.input.path}_candidates"
+    spark.createDataFrame(rows, "item string, scene string").coalesce(1).write.parquet(path)
+    lost = [(ids["user"][0], empty, time, 92), (ids["user"][0], "a new domain", time, 93), ("u", None, time, 94)]
+    write_requests(spark, config, [(who, None, of, at, n) for who, of, at, n in [*users, *lost]])
+    values = {"score.top_k": 5, "score.candidates.path": path, "score.candidates.columns.domain": "scene"}
+    figures = score(spark, with_values(config, values))
+    names = ("users", "users_of_unknown_domains", "users_without_candidates", "candidates", "candidates_left_out")
+    assert [figures[name] for name in names] == [26, 2, 1, 34, 2]
+    assert (figures["pairs"], figures["rows"], figures["domains"]) == (21 * 31 + 2 * 3, 21 * 5 + 2 * 3, 2)
+    assert figures["pairs_per_second"] > 0
+    found = scored(spark, config, "requests").sort_values(["key", "rank"])
+    by_key = score_all_pairs(spark, config, users, own)
+    assert set(found["key"]) == set(by_key)
+    for key, rows in found.groupby("key"):
+        every = by_key[key]
+        assert rows["rank"].tolist() == list(range(1, min(5, len(every)) + 1))
+        best = every.sort_values(ascending=False).head(5)
+        np.testing.assert_allclose(rows["score"], best, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(rows["score"], every[rows["item"]], rtol=0, atol=1e-6)
+    assert found.loc[found["key"] == "20", "user"].tolist() == ["nobody"] * 5
+    assert found["user_known"].tolist() == (~found["key"].isin(["20", "91"])).tolist()
+    assert (found["domain_known"] & found["specific"]).all()
+    again = score(spark, with_values(config, values | {"score.top_k": 100, "score.candidates.columns.domain": ""}))
+    assert (again["candidates"], again["users_without_candidates"]) == (34, 0)
+    assert again["rows"] == again["pairs"] == 24 * again["candidates"]
+    with pytest.raises(MamdrError, match=r"^score\.candidates\.path: holds more than 3 rows, and every machine"):
+        score(spark, with_values(config, values | {"score.candidates.most": 3}))
+    with pytest.raises(MamdrError, match=r"^score\.candidates\.columns\.item: 'thing' names no existing column"):
+        score(spark, with_values(config, values | {"score.candidates.columns.item": "thing"}))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -9,6 +9,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.config import with_values
 from mamdr_core.errors import MamdrError
+from mamdr_core.importance.measuring import measure_features
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.serving.exporting import export_model
@@ -65,6 +66,32 @@ def test_evaluating_the_package_gives_the_figures_of_training(spark, config, fig
     measured = evaluate_package(spark, replace(config, evaluate=replace(config.evaluate, run_id=figures["run_id"])))
     assert measured["auc"] == pytest.approx(figures["test_auc"], abs=1e-12)
     assert measured["weighted_auc"] == pytest.approx(figures["weighted_test_auc"], abs=1e-12)
+
+
+def test_what_its_features_add_is_recorded_by_domain(spark, config, figures):
+    """Labels of synthetic logs follow from the vectors; hours are noise."""
+    asked = with_values(config, {"importance.run_id": figures["run_id"], "importance.repeats": 3})
+    found = measure_features(spark, asked)
+    assert (found["auc"], found["weighted_auc"]) == pytest.approx((figures["test_auc"], figures["weighted_test_auc"]))
+    drops = {each["feature"]: each["drop"] for each in found["features"]}
+    assert set(drops) == {"user", "item", "user_vector", "item_vector", "hour", "weekday"}
+    assert found["features"][0]["drop"] == max(drops.values())
+    assert min(drops["user_vector"], drops["item_vector"]) > 0.01 > abs(drops["hour"])
+    table = Lake(spark, config.lake.root).read("feature_importance").where(F.col("run_id") == figures["run_id"])
+    for feature, drop in drops.items():
+        rows = table.where(F.col("feature") == feature).collect()
+        (overall,) = [row for row in rows if row["domain"] is None]
+        domains = [row for row in rows if row["domain"] is not None]
+        assert len(domains) == found["domains_measured"] == 5
+        assert overall["drop"] == pytest.approx(drop, abs=1e-12)
+        assert np.mean([row["drop"] for row in domains]) == pytest.approx(drop, abs=1e-12)
+        weights = [row["rows"] for row in domains]
+        assert np.average([row["drop"] for row in domains], weights=weights) == pytest.approx(overall["weighted_drop"])
+    again = measure_features(spark, with_values(asked, {"importance.features": ["hour"]}))
+    assert again["features"] == [each for each in found["features"] if each["feature"] == "hour"]
+    assert table.select("feature").distinct().collect() == [("hour",)]
+    with pytest.raises(MamdrError, match=r"importance\.features: run .* has no feature 'price': expected some of user"):
+        measure_features(spark, with_values(asked, {"importance.features": ["price"]}))
 
 
 def test_scores_and_exported_files_are_the_predictions_of_evaluation(spark, config, figures, tmp_path):

@@ -1,5 +1,6 @@
 """train_mamdr and evaluate on the driver: figures, tables, package, and what bad input does."""
 
+import gzip
 import json
 import os
 import signal
@@ -30,8 +31,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 @pytest.fixture(scope="module")
 def figures(spark, trained_config):
-    """What one run of MAMDR on one rank says of itself."""
-    return train_mamdr(spark, trained_config)
+    """What one run of MAMDR on one rank says of itself, which is profiled."""
+    return train_mamdr(spark, with_values(trained_config, {"train.profile": True}))
 
 
 def test_the_run_reports_what_outside_scripts_rely_on(figures):
@@ -64,6 +65,16 @@ def test_the_run_is_recorded_with_its_inputs(spark, trained_config, figures):
     assert ndcg == pytest.approx(figures["test_ndcg"]["10"], abs=1e-12)
     pcoc = metrics.agg(F.sum(F.col("mean_prediction") * F.col("rows")) / F.sum("clicks")).first()[0]
     assert pcoc == pytest.approx(figures["test_pcoc"], abs=1e-12)
+
+
+def test_it_is_profiled_in_the_lake(trained_config, figures):
+    trace, table = map(Path, figures["profile"])
+    assert trace.parent == table.parent == Path(trained_config.lake.root, "reports", figures["run_id"])
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    assert {"inner", "validate", "aten::addmm"} <= {event["name"] for event in events if event.get("ph") == "X"}
+    text = table.read_text()
+    assert all(f"\n{phase} " in text for phase in figures["seconds"] if phase in ("inner", "read", "evaluate", "save"))
+    assert "Stage shared" in text
 
 
 def test_its_curve_is_recorded(spark, trained_config, figures):

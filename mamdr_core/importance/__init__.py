@@ -1,0 +1,1 @@
+"""What each feature adds to a run: permutation importance by domain."""

@@ -1,0 +1,267 @@
+"""score.top_k: for each row of a user and a domain the best of the domain's candidates; no cross product in Spark."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from pyspark import SparkFiles
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+from torch import Tensor
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.features import Feature
+from mamdr_core.lake.core.few import local_frame
+from mamdr_core.lake.core.sources import lacks_columns, read_input, readable
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.settings import InputSettings
+from mamdr_core.serving.candidates import ALIKE, ORDER, Candidates, open_candidates, read_candidates, send_candidates
+from mamdr_core.serving.ranking import Best, Piece, choose_best
+from mamdr_core.serving.requests import MALFORMED, encode_requests, read_requests, source_of
+from mamdr_core.serving.scorer import KEPT, Scorer, index_of, open_scorer, predict_batch, scored_batch
+from mamdr_core.serving.served import Served
+from mamdr_core.serving.settings import CandidateSettings, ScoreInput, ScoreSettings
+from schemas import UNKNOWN_INDEX
+
+TASK_PAIRS = 20_000_000
+"""Pairs that a task scores, about."""
+OUT_ROWS = 1 << 16
+"""Rows that a task hands back at a time, about."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What there is to do.
+
+    Attributes:
+        users: encoded rows of users, with `_task`, which spreads them.
+        candidates: see `read_candidates`.
+        tasks: number of them.
+        rows: that will be written.
+        figures: what the job reports of it.
+        malformed: lines of users left out.
+    """
+
+    users: DataFrame
+    candidates: pa.Table
+    tasks: int
+    rows: int
+    figures: dict[str, int]
+    malformed: int
+
+
+def plan_top_k(spark: SparkSession, settings: ScoreSettings, lake: Lake, served: Served) -> Plan:
+    """Read the candidates, and count the users of each domain.
+
+    Raises:
+        MamdrError: users or candidates cannot be read or lack a column, or no user has a candidate.
+    """
+    with _of_candidates(settings.candidates):
+        users_have, items_have = split_features(spark, settings.candidates, served)
+        table, left_out = read_candidates(spark, settings.candidates, lake, items_have)
+    candidates = Candidates(table)
+    columns = replace(settings.input.columns, item="null")
+    requests = read_requests(spark, replace(settings.input, columns=columns), users_have)
+    counted, malformed = _count_users(requests, lake, served)
+    by_domain = {domain: (users, candidates.count(domain)) for domain, users in counted.items()}
+    pairs = sum(users * of for users, of in by_domain.values())
+    figures = {
+        "users": sum(counted.values()),
+        "users_of_unknown_domains": counted.get(UNKNOWN_INDEX, 0),
+        "users_without_candidates": sum(n for d, (n, of) in by_domain.items() if d != UNKNOWN_INDEX and not of),
+        "candidates": len(candidates),
+        "candidates_left_out": left_out,
+        "pairs": pairs,
+    }
+    if not pairs:
+        raise MamdrError(
+            f"candidates.path: none of the {figures['users']} rows of score.input.path has a candidate: "
+            f"{figures['users_of_unknown_domains']} are of domains that run {served.run_id} does not know, "
+            f"{figures['users_without_candidates']} of domains without candidates"
+        )
+    whole = requests.where(~F.col(MALFORMED)).drop(MALFORMED, "item")
+    encoded = encode_requests(whole, lake, users_have, ("user", "domain"))
+    tasks, spread = _spread(spark, by_domain)
+    rows = sum(users * min(settings.top_k, of) for users, of in by_domain.values())
+    return Plan(_with_tasks(encoded, spread), table, tasks, rows, figures, malformed)
+
+
+def split_features(spark: SparkSession, settings: CandidateSettings, served: Served) -> tuple[Served, Served]:
+    """The run with the features that rows of users have, and with those of candidates.
+
+    A feature is of candidates if its expression can be computed from their columns; otherwise the rows of users must
+    have it. Vectors are looked up by ids.
+    """
+    raw = read_input(spark, _source(settings))
+    columns = [feature for feature in served.features if feature.kind != "vector"]
+    of_items = [feature for feature in columns if not lacks_columns(raw, feature.expression or feature.name)]
+    of_users = [feature for feature in columns if feature not in of_items]
+    return _having(served, of_users), _having(served, of_items)
+
+
+@contextmanager
+def _of_candidates(settings: CandidateSettings) -> Iterator[None]:
+    """Errors about the candidates name their keys."""
+    try:
+        with readable(_source(settings)):
+            yield
+    except MamdrError as error:
+        raise MamdrError(re.sub("^input[.]", "candidates.", str(error))) from None
+
+
+def _source(settings: CandidateSettings) -> InputSettings:
+    return source_of(ScoreInput(path=settings.path, format=settings.format, options=settings.options))
+
+
+def _having(served: Served, features: list[Feature]) -> Served:
+    return replace(served, config=replace(served.config, features=tuple(features)))
+
+
+def _count_users(requests: DataFrame, lake: Lake, served: Served) -> tuple[dict[int, int], int]:
+    """Rows by domain index, UNKNOWN_INDEX among them, and how many lines are no whole records."""
+    domains = lake.read("domains").where(F.col("index") < served.sizes["domain"]).select("id", "index")
+    counted = requests.groupBy("domain", MALFORMED).agg(F.count("*").alias("rows"))
+    joined = counted.join(F.broadcast(domains), F.col("domain") == F.col("id"), "left")
+    found = joined.groupBy("index", MALFORMED).agg(F.sum("rows").alias("rows")).collect()
+    rows: dict[int, int] = {}
+    for row in found:
+        if not row[MALFORMED]:
+            rows[UNKNOWN_INDEX if row["index"] is None else row["index"]] = row["rows"]
+    return rows, sum(row["rows"] for row in found if row[MALFORMED])
+
+
+def _spread(spark: SparkSession, by_domain: Mapping[int, tuple[int, int]]) -> tuple[int, DataFrame]:
+    """Number of tasks, and by domain with candidates its first task and on how many its users are.
+
+    Domains fill one task after another; one with more pairs than a task's has several of its own.
+    """
+    rows, task, filled = [], 0, 0
+    for domain, (users, of) in sorted(by_domain.items()):
+        pairs = users * of
+        if not pairs:
+            continue
+        if filled and filled + pairs > TASK_PAIRS:
+            task, filled = task + 1, 0
+        several = min(users, -(-pairs // TASK_PAIRS))
+        rows.append((domain, task, several))
+        if several > 1:
+            task, filled = task + several, 0
+        else:
+            filled += pairs
+    tasks = task + (1 if filled else 0)
+    return tasks, local_frame(spark, rows, "_of int, _first int, _several int")
+
+
+def _with_tasks(users: DataFrame, spread: DataFrame) -> DataFrame:
+    """Users that have candidates, with their `_task`."""
+    joined = users.join(F.broadcast(spread), F.col(index_of("domain")) == F.col("_of"), "inner")
+    place = F.pmod(F.xxhash64("user", "key"), F.col("_several"))
+    return joined.withColumn("_task", (F.col("_first") + place).cast("int")).drop("_of", "_first", "_several")
+
+
+def recommend(
+    spark: SparkSession, plan: Plan, served: Served, vectors: str, settings: ScoreSettings, schema: T.StructType
+) -> DataFrame:
+    """Rows of the table scores, without run_id and batch: the K best candidates of each row of users.
+
+    Args:
+        spark: the session.
+        plan: from `plan_top_k`.
+        served: the run.
+        vectors: the file of the fixed vectors.
+        settings: K, and whether deviations are written.
+        schema: of the rows.
+    """
+    file = send_candidates(spark, plan.candidates)
+    spread = plan.users.repartition(plan.tasks, "_task").sortWithinPartitions(index_of("domain"), "user", "key")
+    task = partial(recommend_batches, served, vectors, file, settings.top_k, settings.deviation)
+    return spread.drop("_task").mapInArrow(task, schema)
+
+
+def recommend_batches(
+    served: Served, vectors: str, file: str, k: int, deviation: bool, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """The K best candidates of users.
+
+    Args:
+        served: the run.
+        vectors: the file of the fixed vectors.
+        file: of the candidates.
+        k: how many.
+        deviation: whether to write deviations.
+        batches: of encoded users, those of a domain together.
+    """
+    pairing = Pairing(served, open_scorer(served, vectors), open_candidates(SparkFiles.get(file)), deviation)
+    for batch in batches:
+        yield from pairing.recommend(batch, k)
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Pairs of users and candidates as the scorer reads them.
+
+    Args:
+        served: the run.
+        scorer: of the run.
+        candidates: of all domains.
+        deviation: whether rows have deviations.
+    """
+
+    served: Served
+    scorer: Scorer
+    candidates: Candidates
+    deviation: bool = False
+
+    def recommend(self, users: pa.RecordBatch, k: int) -> Iterator[pa.RecordBatch]:
+        """Rows of the table scores: the K best candidates of each user of a batch; those of a domain are together."""
+        kept: list[Best] = []
+        for best in choose_best(self.runs(users), k, partial(self.predict, users), self.candidates.alike):
+            kept.append(best)
+            if sum(each.logits.numel() for each in kept) >= OUT_ROWS:
+                yield self.rows(users, kept)
+                kept = []
+        if kept:
+            yield self.rows(users, kept)
+
+    def runs(self, users: pa.RecordBatch) -> Iterator[Piece]:
+        """The users of a batch with their domains' candidates."""
+        domains = users.column(index_of("domain")).to_numpy(zero_copy_only=False)
+        for first, last in pairwise([0, *(np.flatnonzero(np.diff(domains)) + 1).tolist(), len(domains)]):
+            yield Piece(range(first, last), self.candidates.of(int(domains[first])))
+
+    def pairs(self, users: pa.RecordBatch, user_B: NDArray[np.int64], candidate_B: NDArray[np.int64]) -> pa.RecordBatch:
+        """Encoded rows of pairs; the domain is the user's."""
+        items = self.candidates.batch
+        taken: dict[str, pa.Array] = {}
+        own = (*KEPT, ORDER, ALIKE, index_of("domain"))
+        for side, place_B, left_out in ((users, pa.array(user_B), KEPT), (items, pa.array(candidate_B), own)):
+            names = [name for name in side.schema.names if name not in left_out]
+            taken |= {name: side.column(name).take(place_B) for name in names}
+        return pa.RecordBatch.from_pydict(taken)
+
+    def predict(self, users: pa.RecordBatch, user_B: NDArray[np.int64], candidate_B: NDArray[np.int64]) -> Tensor:
+        """Logits of pairs, float32 [B]."""
+        return predict_batch(self.scorer, self.served, self.pairs(users, user_B, candidate_B))[1]
+
+    def rows(self, users: pa.RecordBatch, kept: list[Best]) -> pa.RecordBatch:
+        """Rows of the table scores."""
+        user_B = np.concatenate([np.repeat(np.array(each.users), each.logits.shape[1]) for each in kept])
+        rank_B = np.concatenate([np.tile(np.arange(each.logits.shape[1]), len(each.users)) for each in kept]) + 1
+        candidate_B = torch.cat([each.candidates.flatten() for each in kept]).numpy()
+        chosen = self.pairs(users, user_B, candidate_B)
+        deviation_B = predict_batch(self.scorer, self.served, chosen, True)[2] if self.deviation else None
+        columns = {name: users.column(name).take(pa.array(user_B)) for name in ("key", "user", "domain")}
+        columns["item"] = self.candidates.batch.column("item").take(pa.array(candidate_B))
+        indices = {
+            name: chosen.column(index_of(name)).to_numpy(zero_copy_only=False) for name in ("user", "item", "domain")
+        }
+        logits_B = torch.cat([each.logits.flatten() for each in kept])
+        return scored_batch(self.scorer, columns, indices, logits_B, deviation_B, pa.array(rank_B.astype(np.int32)))

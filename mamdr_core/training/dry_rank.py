@@ -1,0 +1,194 @@
+"""A rank in a dry run: it reads a few rows, checks memory, and makes one step of the run's model and method."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from mamdr_core.config import Config
+from mamdr_core.engine.columns import Visit
+from mamdr_core.engine.hashing import derive_seed
+from mamdr_core.engine.parameters import Theta
+from mamdr_core.host_memory import available_memory, ranks_here
+from mamdr_core.learning.learner import Learner, Round
+from mamdr_core.learning.methods import find_method
+from mamdr_core.mixed.mixed_model import MixedModel
+from mamdr_core.models.tables import Table
+from mamdr_core.parallel.collective import Collective
+from mamdr_core.parallel.supports import SupportSample
+from mamdr_core.shards.arrays import Arrays
+from mamdr_core.training.building import make_learner, make_mixed, rows_planned
+from mamdr_core.training.choices import choose_together, place_columns
+from mamdr_core.training.clock import Clock
+from mamdr_core.training.memory_check import GB, check_memory, shape_of
+from mamdr_core.training.own_code import check_on_ranks, try_structure
+from mamdr_core.training.part import part_of
+from mamdr_core.training.rank import RankTask, domain_named, share_of
+from mamdr_core.training.rank_memory import RankMemory, RankShape, rank_memory
+from mamdr_core.training.rounds import shuffle_rows
+from mamdr_core.training.warm_start import Heritage
+from schemas import SPLITS
+
+FEW_DOMAINS, FEW_ROWS = 4, 100_000
+"""Domains that a rank reads at most, and their training rows, unless the smallest of them alone has more."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a rank found.
+
+    Attributes:
+        device, engine: that it would use.
+        domains, rows: read.
+        memory: that the whole run needs on this rank, by the formula.
+        available: bytes of memory available on its machine.
+        tables: of the model.
+        dense: dense parameters.
+        losses: mean loss on the step's rows before and after it, and these rows' number; without rows zeros.
+        seconds: by phase.
+    """
+
+    device: str
+    engine: str
+    domains: int
+    rows: int
+    memory: RankMemory
+    available: int
+    tables: tuple[Table, ...]
+    dense: int
+    losses: tuple[float, float, int]
+    seconds: dict[str, float]
+
+
+def try_rank(task: RankTask, collective: Collective) -> Tried:
+    """What a rank does in a dry run; see `train_rank`, whose steps up to the first round these are, on fewer rows."""
+    clock = Clock()
+    config, train, pinned = task.config, task.config.train, task.pinned
+    check_on_ranks(config, task.plugins, collective)
+    own, part = task.owner == collective.rank, part_of(config, pinned)
+    rows_by_rank = np.bincount(task.owner[part.reads], pinned.counts["train"][part.reads])
+    choices = choose_together(
+        train, rows_planned(config, int(rows_by_rank.max())), collective, try_structure(config, pinned)
+    )
+    few = few_domains(pinned.counts["train"], own & part.learns)
+    with clock.phase("read"):
+        share = share_of(task, few)
+        columns = {split: share.columns(split) for split in SPLITS}
+        columns = place_columns(columns, choices.device, collective)
+        heritage = Heritage(task.parent, choices.device, train.scratch) if task.parent else None
+        inherited = heritage.having_specific(len(own)) & own if heritage else np.zeros_like(own)
+        sample = shape_of(config, pinned, few, inherited, columns, columns["train"], collective)
+        shape = _whole_shape(task, sample, own, inherited)
+        mapped = share_of(task, own & part.reads).arrays.mapped
+        # How many distinct ids a domain has is known once its rows are read: as many as rows at most.
+        check_memory(config, replace(shape, touched={}), choices.device, collective, mapped)
+    with clock.phase("build"):
+        learner = make_learner(config, pinned, few, collective, share, columns["train"], choices, heritage)
+        method = find_method(train.method)
+        if heritage:
+            heritage.hand_down(learner, collective, method.mixed)
+        if method.mixed:
+            inherited_mixed = heritage.mixed_state(collective, few) if heritage else None
+            mixed = make_mixed(config, learner.engine, pinned, learner.train, collective, inherited_mixed)
+            _put_on(mixed, learner, bool(train.only_domains))
+    with clock.phase("step"), domain_named(pinned):
+        losses = _step(config, learner, collective, share.arrays)
+    room = train.specific_memory * GB or available_memory() / 2 / ranks_here()
+    return Tried(
+        device=str(choices.device),
+        engine=choices.engine,
+        domains=len(columns["train"].occupied),
+        rows=sum(len(split) for split in columns.values()),
+        memory=rank_memory(train, shape, room, mapped),
+        available=available_memory(),
+        tables=learner.engine.tables,
+        dense=shape.dense,
+        losses=losses,
+        seconds=clock.seconds,
+    )
+
+
+def few_domains(rows_n: NDArray[np.int64], own_n: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A few of a rank's domains, of about median size, [n].
+
+    Args:
+        rows_n: training rows by domain.
+        own_n: by domain, whether it is the rank's.
+    """
+    few_n = np.zeros_like(own_n)
+    occupied = np.flatnonzero(own_n & (rows_n > 0))
+    ordered = occupied[np.argsort(rows_n[occupied], kind="stable")]
+    middle = ordered[max(0, (len(ordered) - FEW_DOMAINS) // 2) :][:FEW_DOMAINS]
+    fit = rows_n[middle].cumsum() <= FEW_ROWS
+    fit[:1] = True
+    few_n[middle[fit]] = True
+    return few_n
+
+
+def _whole_shape(task: RankTask, sample: RankShape, own: NDArray[np.bool_], inherited: NDArray[np.bool_]) -> RankShape:
+    """The shape of all of a rank's rows, from that of a few and the counts of the pinned version.
+
+    How many distinct ids a domain has is known once its rows are read: here it is as many as rows, or the whole table.
+    """
+    config, counts = task.config, task.pinned.counts
+    part, method = part_of(config, task.pinned), find_method(config.train.method)
+    dr = method.settle(config.train.learning).dr
+    reads_n, learns_n = own & part.reads, own & part.learns
+    train_n = np.where(reads_n, counts["train"], 0)
+    others = sum(int(counts[split][learns_n].sum()) for split in SPLITS if split != "train")
+    learned_n = train_n[learns_n]
+    rows_of = {table.name: table.rows for table in sample.tables}
+    return replace(
+        sample,
+        train_rows=int(train_n.sum()),
+        rows=others + int(train_n.sum()),
+        domains=int((learns_n & (train_n > 0) | inherited).sum()) if method.specific else 0,
+        sampled_rows=int(np.minimum(train_n, dr.support_rows).sum()) if method.specific and dr.k else 0,
+        touched={name: int(np.minimum(learned_n, rows_of[name]).sum()) for name in sample.touched},
+    )
+
+
+def _put_on(mixed: MixedModel, learner: Learner, weights_alone: bool) -> None:
+    """Fit the mixed model to the few rows, and have the network learn what it leaves."""
+    if weights_alone:
+        mixed.refit(learner.train)
+    else:
+        mixed.fit(learner.train)
+    learner.train = mixed.under_left_out(learner.train)
+
+
+def _step(config: Config, learner: Learner, collective: Collective, arrays: Arrays) -> tuple[float, float, int]:
+    """One round of one visit, to the first of the rank's domains; see `Tried.losses`. Every rank takes part."""
+    method, train = find_method(config.train.method), learner.train
+    learner.settings = replace(learner.settings, dr=replace(learner.settings.dr, every=1))  # a pass in every round
+    order = shuffle_rows(train, derive_seed(config.train.seed, 0, 3), arrays)
+    visited = [int(domain) for domain in train.occupied[:1]]
+    slices = {}
+    for domain in visited:
+        start, stop = train.offsets[[domain, domain + 1]].tolist()
+        slices[domain] = order[start : min(stop, start + config.train.batch_size)]
+    rows = next(iter(slices.values()), order[:0])
+    round_ = Round(epoch=0, number=0, slices=slices, shuffled=rows if method.mixes else None)
+    before = _loss(learner, visited, rows)
+    if method.shared and not config.train.only_domains:
+        method.shared(learner)(round_)
+    if method.specific:
+        if learner.settings.dr.k > 0:
+            learner.supports = SupportSample(collective, train, learner.settings.dr.support_rows, order)
+        method.specific(learner)(round_)
+    return before, _loss(learner, visited, rows), len(rows)
+
+
+@torch.no_grad()
+def _loss(learner: Learner, visited: list[int], rows: torch.Tensor) -> float:
+    """Mean loss of the step's rows at theta_S + theta_i; every rank takes part."""
+    visit = Visit(learner.train, rows)
+    learner.prefetch([visit] if visited else [])
+    if not visited:
+        return 0.0
+    theta = Theta(learner.shared, learner.specific.get(visited[0]))
+    logits = learner.engine.predict(theta, visit)
+    labels = learner.train.labels[rows].to(logits)
+    return float(binary_cross_entropy_with_logits(logits, labels))
