@@ -20,8 +20,9 @@ from torch import Tensor
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
 from mamdr_core.lake.core.few import local_frame
-from mamdr_core.lake.core.sources import lacks_columns, read_input, readable
+from mamdr_core.lake.core.sources import lacks_columns, read_input
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.core.unreadable import readable
 from mamdr_core.lake.settings import InputSettings
 from mamdr_core.serving.candidates import ALIKE, ORDER, Candidates, open_candidates, read_candidates, send_candidates
 from mamdr_core.serving.ranking import Best, Piece, choose_best
