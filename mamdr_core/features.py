@@ -80,6 +80,11 @@ class Feature:
         """Whether a row has one id of it, or several, which embeddings are trained for."""
         return self.kind in ("categorical", "bag", "sequence")
 
+    @property
+    def has_vocabulary(self) -> bool:
+        """Whether its ids have a vocabulary of their own."""
+        return self.is_id and not (self.buckets or self.table or self.quantiles)
+
     def __post_init__(self) -> None:
         """Check what depends on the kind."""
         if not self.name.isidentifier():

@@ -6,7 +6,14 @@ from schemas.curves import TRAINING_CURVES
 from schemas.declaration import Column, ColumnType, Rule, Table
 from schemas.examples import EXAMPLES, SPLITS, without_split
 from schemas.experiments import COMPARISONS, SWEEPS
-from schemas.features import clicks_table, examples_table, numeric_rules
+from schemas.features import (
+    clicks_table,
+    columns_in_clicks,
+    columns_in_examples,
+    examples_table,
+    feature_rules,
+    weights_of,
+)
 from schemas.loads import LOADS
 from schemas.promotions import GATE_DECISIONS, GATE_DOMAINS, PROMOTIONS
 from schemas.runs import DOMAIN_METRICS, STATUSES, TRAINING_RUNS
@@ -60,8 +67,11 @@ __all__ = [
     "Rule",
     "Table",
     "clicks_table",
+    "columns_in_clicks",
+    "columns_in_examples",
     "examples_table",
+    "feature_rules",
     "feature_vocabulary",
-    "numeric_rules",
+    "weights_of",
     "without_split",
 ]

@@ -59,8 +59,9 @@ CLICKS = Table(
     name="clicks",
     description=(
         "A valid impression or click. `split` follows where input.columns.split declares it, and declared features as "
-        "columns; a numeric one has the rule "
-        "`<feature>_readable` and, with `minimum` or `maximum`, `<feature>_in_range` (in ingest only; null passes)."
+        "columns, bags and sequences as array<string>; a numeric one has the rule "
+        "`<feature>_readable` and, with `minimum` or `maximum`, `<feature>_in_range`, a bag with weights "
+        "`<feature>_weights_valid` (in ingest only; null passes)."
     ),
     made_by="ingest_clicks",
     columns=(

@@ -22,7 +22,7 @@ from mamdr_core.shards.pinned import PinnedExamples, PinnedFile
 from mamdr_core.shards.reading import RowGroup, read_batches
 from mamdr_core.shards.row_groups import ReadFigures, all_row_groups, find_row_groups
 from mamdr_core.shards.settings import ReaderName
-from schemas import TABLES, examples_table
+from schemas import TABLES, examples_table, weights_of
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +60,10 @@ class Share:
         reader: ReaderName = "petastorm",
     ) -> None:
         self._pinned, self._features, self._own, self._reader = pinned, features, own, reader
-        self._ids = ["user", "item", "domain", *(f.name for f in features if f.kind == "categorical")]
-        self.column_names = [*self._ids, "label", "key", "true_probability", *pinned.numeric]
+        self._ids = ["user", "item", "domain", *(f.name for f in features if f.is_id)]
+        self._several = [feature for feature in features if feature.is_multi]
+        weights = [weights_of(feature.name) for feature in self._several if feature.weights]
+        self.column_names = [*self._ids, *weights, "label", "key", "true_probability", *pinned.numeric]
         if any(file.days for file in pinned.files):
             self.column_names.append("ds")
         self.figures = ReadFigures()
@@ -76,7 +78,9 @@ class Share:
     def needed_bytes(self) -> int:
         """Bytes of the rows of all splits and of the vectors."""
         rows = sum(int(counts[self._own].sum()) for counts in self._pinned.counts.values())
-        width = 4 * len(self._ids) + 4 * len(self._pinned.numeric) + _ROW_BYTES
+        single = len(self._ids) - len(self._several) + len(self._pinned.numeric)
+        lists = sum(feature.length * (2 if feature.weights else 1) for feature in self._several)
+        width = 4 * (single + lists) + _ROW_BYTES
         vectors = sum((self._pinned.sizes[f.of] + 1) * f.size * 4 for f in self._features if f.kind == "vector")
         return rows * width + vectors
 
@@ -98,7 +102,8 @@ class Share:
         """
         pinned = self._pinned
         counts = np.where(self._own, pinned.counts[split], 0)
-        filler = ColumnsFiller(counts, {name: pinned.sizes[name] for name in self._ids}, pinned.numeric, self.arrays)
+        sizes = {name: pinned.sizes[name] for name in self._ids}
+        filler = ColumnsFiller(counts, sizes, pinned.numeric, self.arrays, self._several)
         places: dict[str, FilePlaces] = {}
         for file in self._files(split):
             mine = self._own[file.domains]
