@@ -15,7 +15,8 @@ from mamdr_core.engine.parameters import Change
 from mamdr_core.engine.prediction import predict_runs
 from mamdr_core.serving.served import Served
 from mamdr_core.shards.filling import standardise
-from schemas import UNKNOWN_INDEX
+from mamdr_core.shards.ragged import pad_lists
+from schemas import UNKNOWN_INDEX, weights_of
 
 KEPT = ("key", "user", "item", "domain")
 """What of a row stands beside its score."""
@@ -51,14 +52,21 @@ class Scorer:
         weighted = self._mixed.weights.domains_D.tolist() if self._mixed else ()
         self.domains = frozenset((*self._specific, *weighted))
 
-    def predict(self, indices: Mapping[str, NDArray[np.int32]], numeric_BK: NDArray[np.float32]) -> Tensor:
+    def predict(
+        self,
+        indices: Mapping[str, NDArray[np.int32]],
+        numeric_BK: NDArray[np.float32],
+        weights: Mapping[str, NDArray[np.float32]] | None = None,
+    ) -> Tensor:
         """Logits of rows, float32 [B]; the rows of a domain are best together.
 
         Args:
-            indices: by id column, index in the vocabulary or UNKNOWN_INDEX, int32 [B].
+            indices: by id column, index in the vocabulary or UNKNOWN_INDEX, int32 [B]; of a bag or sequence [B, L],
+                UNKNOWN_INDEX behind its known ids.
             numeric_BK: standardised numeric features.
+            weights: by bag with weights, float32 [B, L].
         """
-        columns = _columns_of(indices, numeric_BK)
+        columns = _columns_of(indices, numeric_BK, weights)
         if self._mixed:
             columns = self._mixed.under(columns)
         domain_B = indices["domain"]
@@ -79,10 +87,16 @@ class Scorer:
         return found[place]
 
 
-def _columns_of(indices: Mapping[str, NDArray[np.int32]], numeric_BK: NDArray[np.float32]) -> Columns:
+def _columns_of(
+    indices: Mapping[str, NDArray[np.int32]],
+    numeric_BK: NDArray[np.float32],
+    weights: Mapping[str, NDArray[np.float32]] | None = None,
+) -> Columns:
     ids = {name: torch.from_numpy(column + np.int32(1)) for name, column in indices.items()}
     unlabelled_B = torch.zeros(len(ids["domain"]))
-    return Columns(ids, torch.from_numpy(numeric_BK), unlabelled_B, torch.zeros(1, dtype=torch.long))
+    bag_weights = {name: torch.from_numpy(column) for name, column in (weights or {}).items()}
+    nowhere = torch.zeros(1, dtype=torch.long)
+    return Columns(ids, torch.from_numpy(numeric_BK), unlabelled_B, nowhere, bag_weights=bag_weights)
 
 
 def open_scorer(served: Served, vectors: str) -> Scorer:
@@ -111,15 +125,21 @@ def score_batches(
         batches: of rows as `encode_requests` makes them, the rows of a domain together.
     """
     scorer = open_scorer(served, vectors)
+    several = [feature for feature in served.features if feature.is_multi]
     for batch in batches:
+        padded = pad_lists(batch, several)
         read = {
-            name: batch.column(name).to_numpy(zero_copy_only=False) for name in batch.schema.names if name not in KEPT
+            name: batch.column(name).to_numpy(zero_copy_only=False)
+            for name in batch.schema.names
+            if name not in KEPT and name not in padded
         }
+        read |= padded
         column_of = {name: index_of(name) if index_of(name) in read else name for name in served.sizes}
         indices = {name: read[column] for name, column in column_of.items()}
         numeric = [standardise(read[name], *moments) for name, moments in served.numeric.items()]
         numeric_BK = np.stack(numeric, 1).astype(np.float32) if numeric else np.zeros((len(batch), 0), np.float32)
-        score = scorer.predict(indices, numeric_BK).double().sigmoid().numpy()
+        weights = {f.name: read[weights_of(f.name)] for f in several if f.weights}
+        score = scorer.predict(indices, numeric_BK, weights).double().sigmoid().numpy()
         deviation_B = scorer.deviation(indices, numeric_BK) if deviation else None
         known = {f"{name}_known": pa.array(indices[name] != UNKNOWN_INDEX) for name in ("user", "item", "domain")}
         yield pa.RecordBatch.from_pydict(

@@ -26,7 +26,7 @@ from mamdr_core.training.trained import config_of
 
 logger = logging.getLogger(__name__)
 
-_FEATURE_FACTS = ("kind", "expression", "size", "buckets", "of")
+_FEATURE_FACTS = ("kind", "expression", "size", "buckets", "of", "table", "weights", "history", "quantiles")
 """Of a feature, what a model's parameters depend on beside its name and place."""
 
 
