@@ -13,6 +13,10 @@ from schemas import UNKNOWN_INDEX, weights_of
 Ints = NDArray[np.int64]
 
 
+CHUNK = 1 << 18
+"""Values that are laid out at a time: they stay in a core's cache until they are copied to their rows."""
+
+
 class Ragged:
     """Where the values of some lists go in rows of a width; of a longer list the first stay, or the newest.
 
@@ -24,13 +28,14 @@ class Ragged:
 
     def __init__(self, lists: pa.ListArray, width: int, newest: bool) -> None:
         lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-        ends = lengths.cumsum()
-        self._size = int(lengths.sum())
-        self._rows = np.repeat(np.arange(len(lengths)), lengths)
-        left_out = np.maximum(lengths - width, 0) if newest else np.zeros_like(lengths)
-        self._places = np.arange(self._size) - np.repeat(ends - lengths + left_out, lengths)
-        fits = (self._places >= 0) & (self._places < width)
-        self._chosen = None if fits.all() else np.flatnonzero(fits)
+        self._size, self._width = int(lengths.sum()), width
+        self._kept = np.minimum(lengths, width)
+        self._chosen = None
+        if (lengths > width).any():
+            ends = lengths.cumsum()
+            first = ends - self._kept if newest else ends - lengths
+            kept_before = self._kept.cumsum() - self._kept
+            self._chosen = np.arange(self._kept.sum()) + np.repeat(first - kept_before, self._kept)
 
     def put(self, values: NDArray[Any], into: NDArray[Any], rows: Ints) -> None:
         """Put the lists' values into rows of `into`, and zeros behind them.
@@ -41,15 +46,19 @@ class Ragged:
             rows: the row of each list, [B]; -1: it is left out.
         """
         assert len(values) == self._size, "lists that belong together differ in length"
-        at, places = rows[self._rows], self._places
-        if self._chosen is not None:
-            at, places, values = at[self._chosen], places[self._chosen], values[self._chosen]
-        into[rows[rows >= 0]] = 0
-        wanted = at >= 0
-        if wanted.all():
-            into[at, places] = values
-        else:
-            into[at[wanted], places[wanted]] = values[wanted]
+        values = values if self._chosen is None else values[self._chosen]
+        edges = np.concatenate([[0], self._kept.cumsum()])
+        step = max(CHUNK // self._width, 1)
+        for start in range(0, len(rows), step):
+            there = rows[start : start + step]
+            laid = np.zeros((len(there), self._width), into.dtype)
+            is_held = np.arange(self._width) < self._kept[start : start + step, None]
+            laid[is_held] = values[edges[start] : edges[start + len(there)]]
+            wanted = there >= 0
+            if wanted.all():
+                into[there] = laid
+            else:
+                into[there[wanted]] = laid[wanted]
 
 
 def values_of(lists: pa.ListArray) -> NDArray[Any]:
