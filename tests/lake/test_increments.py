@@ -65,7 +65,7 @@ class Log:
         strings = (
             "user string, item string, domain string, label int, time string, true_probability double, load bigint"
         )
-        tags = "transform(sequence(0, minute(time) % 4), n -> concat('t', day(ds) + n))"
+        tags = "transform(sequence(0, minute(time) % 4), n -> concat('t', n))"
         return self.spark.createDataFrame(rows, f"{strings}, ds date").selectExpr(
             *("user", "item", "domain", "label", "timestamp(time) event_time", "true_probability", "load", "ds"),
             *(f"{tags} tags", f"transform({tags}, (_, n) -> float(n)) tags_weights", "array(item, 'i0', item) seen"),

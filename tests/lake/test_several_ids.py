@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from mamdr_core.config import with_values
+from mamdr_core.errors import MamdrError
+from mamdr_core.features import Feature
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.job import build_examples
+from mamdr_core.lake.ingest.features import declared_features
 from mamdr_core.lake.ingest.job import ingest_clicks
 from mamdr_core.serving.requests import encode_requests, read_requests
 from mamdr_core.serving.served import Served
@@ -188,3 +191,41 @@ def assert_requests(spark, config, lake, tmp_path, wanted):
         assert padded["tags_weights"][number].tolist() == [*(weights[place] for place in below), *(0.0 for _ in rest)]
         assert padded["viewed"][number].tolist() == [*values["viewed"], *[-1] * (3 - len(values["viewed"]))]
         assert padded["before"][number].tolist() == [items["i1"], items["i2"]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"expression": "'a,b'"},
+            r"features\.0\.expression: .* is string, expected an array; of text, set features",
+        ),
+        ({"expression": "array(1.5D)"}, r"features\.0\.expression is of type double, so that the id 123 would become"),
+        ({"expression": "array(array(1))"}, r"is array<array<int>>, expected an array of single values"),
+        ({"expression": "array(1)", "weights": "2"}, r"features\.0\.weights: '2' is int, expected an array"),
+        ({}, r"features\.0\.expression: 'ids' names no existing column: ids"),
+    ],
+)
+def test_what_is_no_array_of_ids_is_named(spark, settings, message):
+    with pytest.raises(MamdrError, match=message):
+        declared_features(spark.range(1), [Feature(name="ids", kind="bag", **settings)])
+
+
+def test_ids_of_any_type_and_text_with_any_separator_become_text(spark):
+    features = [
+        Feature(name="numbers", kind="sequence", length=2, expression="array(id, null, 7, -1)"),
+        Feature(name="dotted", kind="bag", length=2, expression="'a. b.. .c'", separator="."),
+        Feature(name="single", kind="bag", expression="id", separator="."),
+        Feature(name="heavy", kind="bag", expression="'a|b'", separator="|", weights="'1|0.5'"),
+        Feature(name="absent", kind="bag", weights="absent_too", optional=True),
+    ]
+    (found,) = spark.range(5, 6).select(*declared_features(spark.range(5, 6), features)).collect()
+    assert found.asDict() == {
+        "numbers": ["7", "-1"],
+        "dotted": ["a", " b"],
+        "single": ["5"],
+        "heavy": ["a", "b"],
+        "heavy_weights": [1.0, 0.5],
+        "absent": None,
+        "absent_weights": None,
+    }

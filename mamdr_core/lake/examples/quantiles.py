@@ -63,7 +63,7 @@ def noted_bounds(lake: Lake, version: int) -> Bounds:
 def _range_of(name: str, bounds: Sequence[float]) -> Column:
     value = F.col(name)
     below = F.size(F.filter(F.array(*map(F.lit, bounds)), lambda bound: bound < value)) if bounds else F.lit(0)
-    return F.coalesce(F.when(~F.isnan(value), below), F.lit(UNKNOWN_INDEX)).cast("int")
+    return F.coalesce(F.when(value.isNotNull() & ~F.isnan(value), below), F.lit(UNKNOWN_INDEX)).cast("int")
 
 
 def _in_days(window: Window) -> Column:
