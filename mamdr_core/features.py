@@ -3,6 +3,7 @@
 import math
 from typing import Literal
 
+from mamdr_core.feature_checks import wrong_kinds, wrong_together
 from mamdr_core.settings import settings
 
 WIDEST = 1 << 16
@@ -69,6 +70,21 @@ class Feature:
     maximum: float | None = None
     """numeric: a row with a greater value, or NaN, is rejected likewise."""
 
+    @property
+    def is_multi(self) -> bool:
+        """Whether a row has several ids of it."""
+        return self.kind in ("bag", "sequence")
+
+    @property
+    def is_id(self) -> bool:
+        """Whether a row has one id of it, or several, which embeddings are trained for."""
+        return self.kind in ("categorical", "bag", "sequence")
+
+    @property
+    def has_vocabulary(self) -> bool:
+        """Whether its ids have a vocabulary of their own."""
+        return self.is_id and not (self.buckets or self.table or self.quantiles)
+
     def __post_init__(self) -> None:
         """Check what depends on the kind."""
         if not self.name.isidentifier():
@@ -85,6 +101,8 @@ class Feature:
                 f"{self.buckets}"
             )
         self._check_bounds()
+        for message in (*wrong_kinds(self), *wrong_together(self)):
+            raise ValueError(f"feature {self.name!r}: {message}")
 
     def _check_bounds(self) -> None:
         bounds = [bound for bound in (self.minimum, self.maximum) if bound is not None]

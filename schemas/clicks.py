@@ -65,8 +65,9 @@ CLICKS = Table(
     name="clicks",
     description=(
         "A valid impression or click. `split` and `sample_weight` follow where input.columns.split and .weight declare "
-        "them, and declared features as columns; a numeric one has the rule "
-        "`<feature>_readable` and, with `minimum` or `maximum`, `<feature>_in_range` (in ingest only; null passes)."
+        "them, and declared features as columns, bags and sequences as array<string>; a numeric one has the rule "
+        "`<feature>_readable` and, with `minimum` or `maximum`, `<feature>_in_range`, a bag with weights "
+        "`<feature>_weights_valid` (in ingest only; null passes)."
     ),
     made_by="ingest_clicks",
     columns=(

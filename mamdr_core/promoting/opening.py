@@ -139,4 +139,7 @@ def _meaning(feature: Feature) -> tuple[object, ...]:
         feature.buckets,
         feature.of if feature.kind == "vector" else "",
         feature.size,
+        *((feature.table, feature.separator, feature.weights, feature.length) if feature.is_multi else ()),
+        *((feature.history_days,) if feature.history else ()),
+        feature.quantiles,
     )

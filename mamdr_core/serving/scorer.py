@@ -15,7 +15,8 @@ from mamdr_core.engine.parameters import Change
 from mamdr_core.engine.prediction import predict_runs
 from mamdr_core.serving.served import Served
 from mamdr_core.shards.filling import standardise
-from schemas import UNKNOWN_INDEX
+from mamdr_core.shards.ragged import pad_lists
+from schemas import UNKNOWN_INDEX, weights_of
 
 KEPT = ("key", "user", "item", "domain")
 """What of a row stands beside its score."""
@@ -155,12 +156,16 @@ def predict_batch(
         batch: rows as `encode_requests` makes them; columns of KEPT are not read.
         deviation: whether to compute deviations.
     """
-    read = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in batch.schema.names if name not in KEPT}
+    several = [feature for feature in served.features if feature.is_multi]
+    padded = pad_lists(batch, several)
+    single = [name for name in batch.schema.names if name not in KEPT and name not in padded]
+    read = padded | {name: batch.column(name).to_numpy(zero_copy_only=False) for name in single}
     column_of = {name: index_of(name) if index_of(name) in read else name for name in served.sizes}
     indices = {name: read[column] for name, column in column_of.items()}
     numeric = [standardise(read[name], *moments) for name, moments in served.numeric.items()]
     numeric_BK = np.stack(numeric, 1).astype(np.float32) if numeric else np.zeros((len(batch), 0), np.float32)
-    logits_B = scorer.predict(indices, numeric_BK)
+    weights = {feature.name: read[weights_of(feature.name)] for feature in several if feature.weights}
+    logits_B = scorer.predict(indices, numeric_BK, weights)
     return indices, logits_B, scorer.deviation(indices, numeric_BK) if deviation else None
 
 

@@ -22,7 +22,7 @@ from mamdr_core.shards.pinned import PinnedExamples, PinnedFile
 from mamdr_core.shards.reading import RowGroup, read_batches
 from mamdr_core.shards.row_groups import ReadFigures, all_row_groups, find_row_groups
 from mamdr_core.shards.settings import ReaderName
-from schemas import SAMPLE_WEIGHT, TABLES, examples_table
+from schemas import SAMPLE_WEIGHT, TABLES, examples_table, weights_of
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +60,10 @@ class Share:
         reader: ReaderName = "petastorm",
     ) -> None:
         self._pinned, self._features, self._own, self._reader = pinned, features, own, reader
-        self._ids = ["user", "item", "domain", *(f.name for f in features if f.kind == "categorical")]
-        self.column_names = [*self._ids, "label", "key", "true_probability", *pinned.numeric]
+        self._ids = ["user", "item", "domain", *(f.name for f in features if f.is_id)]
+        self._several = [feature for feature in features if feature.is_multi]
+        weights = [weights_of(feature.name) for feature in self._several if feature.weights]
+        self.column_names = [*self._ids, *weights, "label", "key", "true_probability", *pinned.numeric]
         if pinned.has_weights:
             self.column_names.append(SAMPLE_WEIGHT)
         if any(file.days for file in pinned.files):
@@ -78,7 +80,9 @@ class Share:
     def needed_bytes(self) -> int:
         """Bytes of the rows of all splits and of the vectors."""
         rows = sum(int(counts[self._own].sum()) for counts in self._pinned.counts.values())
-        width = 4 * (len(self._ids) + len(self._pinned.numeric) + self._pinned.has_weights) + _ROW_BYTES
+        single = len(self._ids) - len(self._several) + len(self._pinned.numeric) + self._pinned.has_weights
+        lists = sum(feature.length * (2 if feature.weights else 1) for feature in self._several)
+        width = 4 * (single + lists) + _ROW_BYTES
         vectors = sum((self._pinned.sizes[f.of] + 1) * f.size * 4 for f in self._features if f.kind == "vector")
         return rows * width + vectors
 
@@ -101,7 +105,7 @@ class Share:
         pinned = self._pinned
         counts = np.where(self._own, pinned.counts[split], 0)
         sizes = {name: pinned.sizes[name] for name in self._ids}
-        filler = ColumnsFiller(counts, sizes, pinned.numeric, self.arrays, pinned.has_weights)
+        filler = ColumnsFiller(counts, sizes, pinned.numeric, self.arrays, pinned.has_weights, self._several)
         places: dict[str, FilePlaces] = {}
         for file in self._files(split):
             mine = self._own[file.domains]

@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
+from mamdr_core.lake.core.features import names_in_examples
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.versions import newest_versions, still_there
 from mamdr_core.lake.examples.windows import Limits, read_window, window_at
@@ -48,7 +49,7 @@ class PinnedExamples:
         files: live files.
         domain_ids: raw id by domain index.
         counts: by split, rows by domain, int64 [n].
-        sizes: vocabulary size by id column.
+        sizes: vocabulary size by id column; of a bag or sequence that shares a table, that of the table.
         vector_files: by "user" and "item", files of the fixed vectors.
         numeric: by numeric feature, mean and standard deviation over the train split.
         has_weights: whether rows have weights.
@@ -102,18 +103,19 @@ def pin_examples(
 def _pin(lake: Lake, features: Sequence[Feature], versions: dict[str, int], train_days: int) -> PinnedExamples:
     vectors: set[str] = {feature.of for feature in features if feature.kind == "vector"}
     vocabularies = {name: f"{name}s" for name in ("user", "item", "domain")}
-    indexed = [f for f in features if f.kind == "categorical" and not f.buckets]
     window = window_at(lake, versions["examples"])
     examples = read_window(lake, versions["examples"], window, train_days)
-    missing = [f.name for f in features if f.kind != "vector" and f.name not in examples.columns]
+    missing = [name for name in names_in_examples(features) if name not in examples.columns]
     if missing:
         raise MamdrError(f"examples has no column {', '.join(missing)}: run build_examples again with these features")
 
     sizes = {column: lake.read(table, versions[table]).count() for column, table in vocabularies.items()}
-    sizes |= {f.name: f.buckets for f in features if f.kind == "categorical" and f.buckets}
-    for feature in indexed:
-        vocabulary = feature_vocabulary(feature.name)
-        sizes[feature.name] = lake.read(vocabulary, versions[vocabulary.name]).count()
+    sizes |= {f.name: f.buckets or f.quantiles for f in features if f.is_id and not (f.has_vocabulary or f.table)}
+    for feature in features:
+        if feature.has_vocabulary:
+            vocabulary = feature_vocabulary(feature.name)
+            sizes[feature.name] = lake.read(vocabulary, versions[vocabulary.name]).count()
+    sizes |= {feature.name: sizes[feature.table] for feature in features if feature.table}
     domains = lake.read("domains", versions["domains"]).select("index", "id").orderBy("index").collect()
 
     days = {split: _numbers(window.limits(split, train_days)) for split in SPLITS}

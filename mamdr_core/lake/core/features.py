@@ -4,7 +4,15 @@ from collections.abc import Sequence
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
-from schemas import Table, clicks_table, examples_table, without_split
+from schemas import (
+    Table,
+    clicks_table,
+    columns_in_clicks,
+    columns_in_examples,
+    examples_table,
+    weights_of,
+    without_split,
+)
 
 
 def declared_clicks(features: Sequence[Feature], has_split: bool = False, has_weight: bool = False) -> Table:
@@ -29,9 +37,20 @@ def declared_examples(features: Sequence[Feature], has_split: bool = True, has_w
     return table if has_split else without_split(table)
 
 
+def names_in_clicks(features: Sequence[Feature]) -> list[str]:
+    """The columns of clicks that the features are read from."""
+    return [column.name for feature in features for column in columns_in_clicks(feature)]
+
+
+def names_in_examples(features: Sequence[Feature]) -> list[str]:
+    """The columns of examples that hold the features."""
+    return [column.name for feature in features for column in columns_in_examples(feature)]
+
+
 def _check_names(features: Sequence[Feature]) -> None:
     taken = {*clicks_table((), has_weight=True).column_names, *examples_table(()).column_names}
     for number, feature in enumerate(features):
-        if feature.name.lower() in taken:  # Spark tells columns apart without regard to case
-            raise MamdrError(f"features.{number}.name: {feature.name!r} is taken; choose another (see `expression`)")
-        taken.add(feature.name.lower())
+        for name in (feature.name, *([weights_of(feature.name)] if feature.weights else [])):
+            if name.lower() in taken:  # Spark tells columns apart without regard to case
+                raise MamdrError(f"features.{number}.name: {name!r} is taken; choose another (see `expression`)")
+            taken.add(name.lower())

@@ -15,6 +15,7 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from mamdr_core.config import Config
+from mamdr_core.features import Feature
 from mamdr_core.lake.core.log import Log, read_note, restored_version
 from mamdr_core.lake.core.notes import EXPIRED, INCOMPLETE, MERGED, RESTORED
 from mamdr_core.lake.core.tables import Lake
@@ -116,7 +117,7 @@ def built_with(config: Config) -> dict[str, Any]:
     settings = config.examples
     split = {"moves": True} if settings.split.moves else asdict(settings.split)
     found = {
-        "features": [[f.name, f.kind, f.buckets] for f in config.features if f.kind != "vector"],
+        "features": [_identity(feature) for feature in config.features if feature.kind != "vector"],
         "examples.split": split,
         "examples.negatives": settings.negatives.kind,
         "examples.seed": settings.seed,
@@ -130,6 +131,15 @@ def built_with(config: Config) -> dict[str, Any]:
         found["input.columns.weight"] = True
     plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
     return plain
+
+
+def _identity(feature: Feature) -> list[Any]:
+    """What of a feature's declaration decides its values in examples."""
+    found: list[Any] = [feature.name, feature.kind, feature.buckets]
+    if feature.is_multi:
+        found += [feature.length, feature.table, bool(feature.weights)]
+        found += [feature.history_days] if feature.history else []
+    return [*found, feature.quantiles] if feature.quantiles else found
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from mamdr_core.features import Feature
 from mamdr_core.lake.ingest.clicks import MALFORMED, UNREADABLE
 from mamdr_core.lake.settings import InputSettings
-from schemas import TABLES, Rule, numeric_rules
+from schemas import TABLES, Rule, feature_rules
 from schemas.clicks import (
     EVENT_TIME_PRESENT,
     IDS_READABLE,
@@ -27,10 +27,10 @@ def rules_for(settings: InputSettings, features: Sequence[Feature], started_at: 
 
     Args:
         settings: of the log.
-        features: declared ones; numeric ones add rules.
+        features: declared ones; numeric ones and bags with weights add rules.
         started_at: start of the job (UTC), for `input.latest`.
     """
-    return (*_of_clicks(settings, started_at), *numeric_rules(features, UNREADABLE))
+    return (*_of_clicks(settings, started_at), *feature_rules(features, UNREADABLE))
 
 
 def _of_clicks(settings: InputSettings, started_at: datetime) -> Iterator[Rule]:
