@@ -107,7 +107,7 @@ def compare(call: Call, scorer: Scorer, served: Served, domains: Sequence[int]) 
 
 def _lengths(served: Served) -> dict[str, int]:
     """Ids of a row by bag and sequence."""
-    return {feature.name: feature.length for feature in served.features if feature.kind in ("bag", "sequence")}
+    return {feature.name: feature.length for feature in served.features if feature.is_multi}
 
 
 def _known(index_B: Tensor, size: int) -> Any:

@@ -124,7 +124,7 @@ class ServedNetwork(nn.Module):
 
 def id_sizes(served: Served) -> dict[str, int]:
     """Vocabulary size by id column, of bags and sequences too: theirs, or that of the table that they share."""
-    several = [feature for feature in served.features if feature.kind in ("bag", "sequence")]
+    several = [feature for feature in served.features if feature.is_multi]
     return {**served.sizes, **{feature.name: served.sizes[feature.table or feature.name] for feature in several}}
 
 
