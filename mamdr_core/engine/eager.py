@@ -264,7 +264,7 @@ class EagerEngine:
             logits_B = visit.add_base(self.flat.module(self._fields(visit, part.places, fields)), part.places)
             labels_B = visit.columns.labels[visit.rows[part.places]].to(self.device)
             own_B = visit.weights(part.places, logits_B)
-            if own_B is None:
+            if own_B is None or weight is None:
                 loss = binary_cross_entropy_with_logits(logits_B, labels_B) * part.share
             else:
                 losses_B = binary_cross_entropy_with_logits(logits_B, labels_B, reduction="none")

@@ -109,9 +109,10 @@ def fit_platt(
             rows is, and domains without rows take that.
     """
     good_N = rows.logits_N.isfinite()
-    rows = HeldOut(
-        *(each[good_N] for each in (rows.logits_N, rows.labels_N, rows.weights_N, rows.domain_N)), rows.domains
+    logits_N, labels_N, weights_N, domain_N = (
+        each[good_N] for each in (rows.logits_N, rows.labels_N, rows.weights_N, rows.domain_N)
     )
+    rows = HeldOut(logits_N, labels_N, weights_N, domain_N, rows.domains)
     if otherwise is None:
         together = HeldOut(rows.logits_N, rows.labels_N, rows.weights_N, torch.zeros_like(rows.domain_N), 1)
         start_2 = torch.tensor([[1.0], [0.0]], dtype=torch.float64)
