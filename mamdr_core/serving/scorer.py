@@ -190,7 +190,7 @@ def scored_batch(
     known = {f"{name}_known": pa.array(indices[name] != UNKNOWN_INDEX) for name in ("user", "item", "domain")}
     return pa.RecordBatch.from_pydict(
         {
-            **kept,
+            **{name: kept[name] for name in KEPT},  # Spark goes by the order of columns
             **known,
             "specific": pa.array(scorer.has_specific(indices["domain"])),
             "score": pa.array(score, mask=np.isnan(score)),

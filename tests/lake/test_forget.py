@@ -40,7 +40,10 @@ def test_every_table_with_a_column_of_users_is_named():
 def test_a_users_rows_leave_every_table_after_a_killed_job_too(spark, config, monkeypatch):
     lake = Lake(spark, config.lake.root)
     clicks = lake.read("clicks")
-    lake.append("scores", clicks.selectExpr(*SCORE.split(", "), "true specific", "0.5D score", "null logit_deviation"))
+    lake.append(
+        "scores",
+        clicks.selectExpr(*SCORE.split(", "), "true specific", "0.5D score", "null logit_deviation", "null rank"),
+    )
     user = clicks.groupBy("user").count().orderBy(F.desc("count")).first()["user"]
     row = clicks.where(F.col("user") == user).limit(1)
     source = ("load", "'' source", "'' source_file", "0L event")

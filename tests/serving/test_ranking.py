@@ -13,6 +13,7 @@ from mamdr_core.serving.candidates import EVERY, Candidates, sorted_candidates
 from mamdr_core.serving.ranking import Piece, choose_best, cut_blocks
 from mamdr_core.serving.recommending import Pairing
 from mamdr_core.serving.scorer import Scorer, score_batches
+from schemas import TABLES
 from tests.serving.helpers import SIZES, VECTORS, make_served
 
 
@@ -138,6 +139,7 @@ def test_users_get_the_best_of_scoring_all_of_their_pairs(tmp_path, monkeypatch,
     batches = list(Pairing(served, scorer, held, method == "mixed").recommend(users, 5))
     found = pa.Table.from_batches(batches).to_pylist()
     assert len(batches) > 1
+    assert ["run_id", "batch", *batches[0].schema.names] == list(TABLES["scores"].column_names)
     monkeypatch.setattr(scoring_worker, "open_scorer", lambda served, vectors: scorer)
     assert sorted({int(each["key"]) for each in found}) == np.flatnonzero(domain >= 0).tolist()
     for row in np.flatnonzero(domain >= 0).tolist():

@@ -212,7 +212,7 @@ def test_the_best_candidates_of_a_user_are_those_of_scoring_all_pairs(spark, tra
     other = next(row["id"] for row in lake.read("domains").collect() if row["id"] != domain)
     empty = next(row["id"] for row in lake.read("domains").collect() if row["id"] not in (domain, other))
     time = "2026-01-01 05:30:00"
-    users = [(who, domain, time, n) for n, who in enumerate([*ids["user"][:20], "nobody"])]
+    users = [(who, domain, time, n) for n, who in enumerate([*ids["user"][:20], "unheard of"])]
     users += [(ids["user"][0], other, "2026-01-02 09:00:00", 90), (None, other, None, 91)]
     own = {domain: [*ids["item"][:30], "new item"], other: ids["item"][40:43]}
     rows = [(item, of) for of, items in own.items() for item in items]
@@ -236,7 +236,7 @@ def test_the_best_candidates_of_a_user_are_those_of_scoring_all_pairs(spark, tra
         best = every.sort_values(ascending=False).head(5)
         np.testing.assert_allclose(rows["score"], best, rtol=0, atol=1e-6)
         np.testing.assert_allclose(rows["score"], every[rows["item"]], rtol=0, atol=1e-6)
-    assert found.loc[found["key"] == "20", "user"].tolist() == ["nobody"] * 5
+    assert found.loc[found["key"] == "20", "user"].tolist() == ["unheard of"] * 5
     assert found["user_known"].tolist() == (~found["key"].isin(["20", "91"])).tolist()
     assert (found["domain_known"] & found["specific"]).all()
     again = score(spark, with_values(config, values | {"score.top_k": 100, "score.candidates.columns.domain": ""}))
