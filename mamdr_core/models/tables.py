@@ -123,7 +123,7 @@ def declare_features(settings: ModelSettings, features: Sequence[Feature], sizes
             with a vocabulary of its own.
 
     Raises:
-        MamdrError: a bag or sequence shares a table that there is not, or that of domains.
+        MamdrError: a bag or sequence shares a table that there is not.
     """
     ids = ("user", "item", "domain") if settings.train_ids else ("domain",)
     tables = [Table(name, name, sizes[name] + 1, settings.embedding_dim) for name in ids]
@@ -165,11 +165,6 @@ def _sharing(feature: Feature, named: Mapping[str, Table]) -> Table:
         raise MamdrError(
             f"features.{feature.name}.table: there is no embedding table {feature.table}{left_out}: name an id column "
             "that has one, or leave it empty for embeddings of its own"
-        )
-    if feature.table == "domain" or (feature.pooling == "attention" and shared.length):
-        raise MamdrError(
-            f"features.{feature.name}.table: {feature.table} cannot be shared by a {feature.kind} with pooling "
-            f"{feature.pooling}: name user, item or a categorical feature"
         )
     return replace(
         shared,

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from mamdr_core.serving.network import ServedNetwork, id_sizes, weights_input
+from mamdr_core.serving.network import ServedNetwork
 from mamdr_core.serving.scorer import Scorer
 from mamdr_core.serving.served import Served
 from mamdr_core.shards.filling import standardise
+from schemas import weights_of
 
 TORCH_FILE, ONNX_FILE = "model.pt2", "model.onnx"
 ROWS = 500
@@ -67,13 +68,13 @@ def draw_request(served: Served, rows: int, seed: int = 0) -> dict[str, Tensor]:
     lengths = _lengths(served)
     ids = {
         name: torch.from_numpy(random.integers(-1, size + 1, (rows, lengths[name]) if name in lengths else rows))
-        for name, size in id_sizes(served).items()
+        for name, size in served.sizes.items()
         if name != "domain"
     }
     for name in lengths:
         ids[name][:: max(2, rows // 3)] = -1  # rows without any
     weights = {
-        weights_input(feature.name): torch.from_numpy(random.random((rows, feature.length), dtype=np.float32))
+        weights_of(feature.name): torch.from_numpy(random.random((rows, feature.length), dtype=np.float32))
         for feature in served.features
         if feature.weights
     }
@@ -90,12 +91,12 @@ def compare(call: Call, scorer: Scorer, served: Served, domains: Sequence[int]) 
     differences = []
     for domain in domains:
         features = draw_request(served, ROWS, seed=domain + 1)
-        indices = {name: _known(features[name], size) for name, size in id_sizes(served).items() if name != "domain"}
+        indices = {name: _known(features[name], size) for name, size in served.sizes.items() if name != "domain"}
         indices["domain"] = np.full(ROWS, domain, dtype=np.int32)
         numeric = [standardise(features[name].numpy(), *moments) for name, moments in served.numeric.items()]
         numeric_BK = np.stack(numeric, 1).astype(np.float32) if numeric else np.zeros((ROWS, 0), np.float32)
         weights = {
-            feature.name: features[weights_input(feature.name)].numpy() * (indices[feature.name] >= 0)
+            feature.name: features[weights_of(feature.name)].numpy() * (indices[feature.name] >= 0)
             for feature in served.features
             if feature.weights
         }
@@ -140,11 +141,11 @@ def signature_of(served: Served) -> dict[str, Any]:
             "shape": ["rows", lengths[name]] if name in lengths else ["rows"],
             "known": f"0 to {size - 1}; any other: {'none' if name in lengths else 'unknown'}",
         }
-        for name, size in id_sizes(served).items()
+        for name, size in served.sizes.items()
         if name != "domain"
     }
     weights = {
-        weights_input(feature.name): {"type": "float32", "shape": ["rows", feature.length]}
+        weights_of(feature.name): {"type": "float32", "shape": ["rows", feature.length]}
         for feature in served.features
         if feature.weights
     }

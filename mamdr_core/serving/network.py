@@ -13,6 +13,7 @@ from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.models.tables import Table, owners
 from mamdr_core.serving.mixed_network import MixedNetwork
 from mamdr_core.serving.served import Served
+from schemas import weights_of
 
 
 class ServedNetwork(nn.Module):
@@ -53,7 +54,7 @@ class ServedNetwork(nn.Module):
         # Not a submodule: its own parameters are not used, and would be written to the file.
         self._structure = (build_model(served.config.model, inputs, served.config.train.seed).eval(),)
         self._tables, self._numeric = inputs.tables, dict(served.numeric)
-        self._sizes = id_sizes(served)
+        self._sizes = served.sizes
         self._weighted = {feature.name for feature in served.features if feature.weights}
         self.register_buffer("dense_P", shared.dense)
         self.register_buffer("stack_nP", torch.zeros(len(specific) + 1, len(shared.dense)))
@@ -97,7 +98,7 @@ class ServedNetwork(nn.Module):
             if table.length:
                 known_BL = (ids[table.column] > 0).to(read_BD.dtype)
                 weighted = table.column in self._weighted
-                fields[table.weight] = known_BL * features[weights_input(table.column)] if weighted else known_BL
+                fields[table.weight] = known_BL * features[weights_of(table.column)] if weighted else known_BL
         if self._numeric:
             values = [_standardise(features[name], *moments) for name, moments in self._numeric.items()]
             fields["numeric"] = torch.stack(values, 1)
@@ -120,17 +121,6 @@ class ServedNetwork(nn.Module):
         """Rows of a table: 0 is that of unknown ids."""
         known_B = (index_B >= 0) & (index_B < self._sizes[column])
         return torch.where(known_B, index_B + 1, torch.zeros_like(index_B))
-
-
-def id_sizes(served: Served) -> dict[str, int]:
-    """Vocabulary size by id column, of bags and sequences too: theirs, or that of the table that they share."""
-    several = [feature for feature in served.features if feature.is_multi]
-    return {**served.sizes, **{feature.name: served.sizes[feature.table or feature.name] for feature in several}}
-
-
-def weights_input(bag: str) -> str:
-    """The name under which a request has the weights of a bag's ids."""
-    return f"{bag}_weights"
 
 
 def own_tables(tables: Iterable[Table]) -> set[str]:

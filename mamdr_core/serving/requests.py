@@ -8,6 +8,7 @@ from pyspark.sql import functions as F
 from mamdr_core.features import Feature
 from mamdr_core.lake.core.features import names_in_examples
 from mamdr_core.lake.core.hashing import hash64
+from mamdr_core.lake.core.several_ids import in_pairs
 from mamdr_core.lake.core.sources import CORRUPT, as_id, read_input, resolve
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.encoding import IDS, encode_features, indexed_features
@@ -15,7 +16,7 @@ from mamdr_core.lake.examples.quantiles import cut_features, cut_numbers, noted_
 from mamdr_core.lake.examples.several_ids import encode_several, hashed_ids
 from mamdr_core.lake.examples.vocabularies import encode, grown, id_column
 from mamdr_core.lake.examples.windows import read_window
-from mamdr_core.lake.ingest.features import declared_features, in_pairs
+from mamdr_core.lake.ingest.features import declared_features
 from mamdr_core.lake.settings import ExamplesSettings, InputSettings
 from mamdr_core.serving.scorer import index_of
 from mamdr_core.serving.served import Served

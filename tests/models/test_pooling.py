@@ -75,7 +75,6 @@ def test_a_sequence_reads_the_items_rows_and_a_bag_its_own():
     [
         ("item", False, r"features\.history\.table: there is no embedding table item \(model\.train_ids: false"),
         ("nothing", True, r"features\.history\.table: there is no embedding table nothing: name an id column"),
-        ("domain", True, r"features\.history\.table: domain cannot be shared by a sequence"),
     ],
 )
 def test_a_table_that_cannot_be_shared_is_named(table, train_ids, message):

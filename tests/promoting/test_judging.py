@@ -55,7 +55,7 @@ class Rows:
             offsets=offsets_of(self.counts),
         )
         engine = EagerEngine(Echo(), (), {}, batch_size=1024)
-        return Scorer(SimpleNamespace(shared=Shared(torch.ones(1), {}), specific={}), engine, columns)
+        return Scorer(SimpleNamespace(shared=Shared(torch.ones(1), {}), specific={}, calibration=None), engine, columns)
 
     def judge(self, challenger, champion=None, unseen=KNOWN, **limits):
         measured = measure(challenger, champion, self.newest, MetricsSettings())

@@ -27,7 +27,8 @@ SEVERAL = [
     {"name": "taste", "kind": "vector", "size": 6, "path": "x", "trainable": True},
     {"name": "look", "kind": "vector", "size": 6, "path": "x", "project": 4},
 ]
-""" Bags, sequences, and trained and projected vectors."""
+"""Bags, sequences, and trained and projected vectors."""
+SEVERAL_SIZES = {"tags": 11, "words": 12, "history": SIZES["item"], "seen": SIZES["item"]}
 VECTORS = {"user_vector": torch.randn(51, 6, generator=torch.Generator().manual_seed(1))}
 LOOK = {"look": torch.randn(51, 6, generator=torch.Generator().manual_seed(2))}
 
@@ -43,7 +44,7 @@ def make_served(
     **model,
 ) -> Served:
     """A run of four domains out of six with drawn parameters, saved by its ranks; mixed has w_i, and no theta_i."""
-    sizes = SIZES | {"tags": 11, "words": 12} if several else SIZES
+    sizes = SIZES | SEVERAL_SIZES if several else SIZES
     config = parse_config(
         {
             "train": {"method": method, "negative_rate": negative_rate},

@@ -14,8 +14,8 @@ from pyspark.sql import functions as F
 from mamdr_core.features import Feature
 from mamdr_core.lake.core.few import gathered
 from mamdr_core.lake.core.hashing import hash64
+from mamdr_core.lake.core.several_ids import newest_or_first
 from mamdr_core.lake.examples.vocabularies import Growth, encode
-from mamdr_core.lake.ingest.features import newest_or_first
 
 _AT, _CLICK, _NUMBER, _FOUND = "_at", "_click", "_number", "_found"
 

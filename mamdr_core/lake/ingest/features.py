@@ -9,6 +9,7 @@ from pyspark.sql import types as T
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
+from mamdr_core.lake.core.several_ids import in_pairs, newest_or_first
 from mamdr_core.lake.core.sources import as_id, kind_of, lacks_columns, resolve
 from schemas.features import weights_of
 
@@ -52,17 +53,6 @@ def unreadable_features(raw: DataFrame, features: Sequence[Feature]) -> Iterator
         found = resolve(raw, f"features.{number}.expression", expression)
         if isinstance(kind_of(raw, found), T.StringType):
             yield F.when((F.trim(found) != "") & found.try_cast("double").isNull(), feature.name)
-
-
-def newest_or_first(feature: Feature, values: Column) -> Column:
-    """At most `length` values: the first of a bag, the newest, which are the last, of a sequence."""
-    first = F.greatest(F.size(values) - feature.length + 1, F.lit(1)) if feature.kind == "sequence" else F.lit(1)
-    return F.slice(values, first, F.lit(feature.length))
-
-
-def in_pairs(ids: Column, weights: Column) -> Column:
-    """Ids, each with its weight (null where there are fewer weights), as an array of `id` and `weight`."""
-    return F.zip_with(ids, weights, lambda value, weight: F.struct(value.alias("id"), weight.alias("weight")))
 
 
 @dataclass(frozen=True)
