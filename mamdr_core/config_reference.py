@@ -36,7 +36,7 @@ def _markdown_rows(cls: Any, prefix: str) -> Iterator[str]:
         shown = "required" if default is MISSING else f"`{_plain(default)}`"
         text = " ".join(described[item.name].get("description", "").split()).replace("|", "\\|")
         yield f"| `{prefix}{item.name}` | {shown} | {text} |"
-        if item.name == "features":
+        if f"{prefix}{item.name}" == "features":
             yield from _markdown_rows(Feature, "features[].")
         if f"{prefix}{item.name}" == "model.options":
             for name, structure in MODELS.items():

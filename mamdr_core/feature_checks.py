@@ -57,6 +57,8 @@ def _wrong_ids(feature: "Feature") -> Iterator[str]:
         yield f"buckets and size are those of its table {feature.table!r}: leave them out"
     if feature.table == "domain":
         yield "table is 'domain', expected user, item or a categorical feature"
+    if feature.history_days != _UNSET["history_days"] and not feature.history:
+        yield "history_days is for a sequence with `history: true`"
     if feature.pooling == "attention" and not (feature.kind == "sequence" and feature.table):
         yield "pooling attention needs a sequence with `table`, the id that its ids are compared with"
 
@@ -68,6 +70,16 @@ def _wrong_history(feature: "Feature") -> Iterator[str]:
         yield "a history comes from clicks: leave expression and separator out"
     if feature.history_days < 1:
         yield f"history_days must be at least 1, got {feature.history_days}"
+
+
+def wrong_histories(features: Sequence["Feature"], user_buckets: int) -> Iterator[str]:
+    """What is wrong with histories next to how users are read."""
+    for number, feature in enumerate(features):
+        if feature.history and user_buckets:
+            yield (
+                f"features.{number}.history and examples.users.buckets exclude each other: users of a bucket would "
+                "share their clicks"
+            )
 
 
 def wrong_tables(features: Sequence["Feature"]) -> Iterator[str]:

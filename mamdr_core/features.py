@@ -14,8 +14,9 @@ WIDEST = 1 << 16
 class Feature:
     """One declared feature.
 
-    `categorical`, `bag`, `sequence` and `numeric` features are columns of the log; a `vector` is a fixed vector of each
-    user or item (a pre-trained embedding, the paper's Taobao setting), read from its own table and never trained.
+    `categorical`, `bag`, `sequence` and `numeric` features are columns of the log; a `vector` is a vector of each user
+    or item (a pre-trained embedding, the paper's Taobao setting), read from its own table, and fixed unless it is
+    `trainable`.
     """
 
     name: str

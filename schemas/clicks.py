@@ -48,8 +48,8 @@ SPLIT_KNOWN = Rule(
 )
 WEIGHT_VALID = Rule(
     "weight_valid",
-    "sample_weight IS NULL OR (sample_weight >= 0 AND sample_weight < double('Infinity'))",
-    "the weight is a finite number of at least 0 (where input.columns.weight is set; null passes)",
+    "sample_weight IS NULL OR (sample_weight >= 0 AND sample_weight <= 3.4e38D)",
+    "the weight is a number of at least 0 that a float can hold (where input.columns.weight is set; null passes)",
     enforced=False,
 )
 UNIQUE_EVENT = Rule(

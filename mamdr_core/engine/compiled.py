@@ -111,9 +111,10 @@ class DenseStep:
         except Exception as error:
             if not (is_tried(self._flat.module) and _is_of_compiler(error)):
                 raise
+            structure = getattr(self._flat.module, "structure", self._flat.module)
             logger.warning(
                 "torch cannot compile %s, whose steps run one operation after another instead: %s",
-                type(self._flat.module).__name__, " ".join(str(error).split())[:300],
+                type(structure).__name__, " ".join(str(error).split())[:300],
             )  # fmt: skip
             self._differentiate = self._gradients
             return self._differentiate(*arguments)

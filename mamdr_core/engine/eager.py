@@ -290,8 +290,9 @@ class EagerEngine:
             total += loss.item()
             for cached in working.values():
                 for name, reader in cached.readers.items():
-                    gradient = fields[name].grad
-                    if gradient is not None:
+                    if cached.trains:  # zeros of a field that the structure does not use
+                        gradient = fields[name].grad
+                        gradient = torch.zeros_like(fields[name]) if gradient is None else gradient
                         found.setdefault(name, []).append((part.read_by(reader), gradient))
         return total, {name: joined(gradients) for name, gradients in found.items()}
 

@@ -79,7 +79,7 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class CalibrationRows:
     """A rank's rows that a calibration is fitted to, on the CPU.
 
     Attributes:
@@ -98,7 +98,7 @@ class HeldOut:
 
 @one_thread()
 def fit_platt(
-    rows: HeldOut, all_reduce: Callable[[Tensor], Tensor], otherwise: Calibration | None = None
+    rows: CalibrationRows, all_reduce: Callable[[Tensor], Tensor], otherwise: Calibration | None = None
 ) -> Calibration:
     """The calibration of all domains, the same on every rank; each domain's rows are on one rank.
 
@@ -109,11 +109,11 @@ def fit_platt(
             rows is, and domains without rows take that.
     """
     good_N = rows.logits_N.isfinite()
-    rows = HeldOut(
+    rows = CalibrationRows(
         rows.logits_N[good_N], rows.labels_N[good_N], rows.weights_N[good_N], rows.domain_N[good_N], rows.domains
     )
     if otherwise is None:
-        together = HeldOut(rows.logits_N, rows.labels_N, rows.weights_N, torch.zeros_like(rows.domain_N), 1)
+        together = CalibrationRows(rows.logits_N, rows.labels_N, rows.weights_N, torch.zeros_like(rows.domain_N), 1)
         start_2 = torch.tensor([[1.0], [0.0]], dtype=torch.float64)
         mean_2, _ = _regression(together, start_2, torch.full_like(start_2, _WIDE), LEAST_SLOPE, all_reduce)
         made = Calibration(mean_2[0].expand(rows.domains + 1).clone(), mean_2[1].expand(rows.domains + 1).clone())
@@ -134,7 +134,9 @@ def fit_platt(
     return made
 
 
-def _fit_domains(rows: HeldOut, mean_2: Tensor, has_rows_n: Tensor, all_reduce: Callable[[Tensor], Tensor]) -> Tensor:
+def _fit_domains(
+    rows: CalibrationRows, mean_2: Tensor, has_rows_n: Tensor, all_reduce: Callable[[Tensor], Tensor]
+) -> Tensor:
     """Modes (a_i, b_i) [2, n] under the prior that all domains' rows give."""
     mean_2n, at_2n = mean_2.expand(2, rows.domains), None
     variance_21 = torch.full((2, 1), START_TAU**2, dtype=torch.float64)
@@ -151,7 +153,7 @@ def _fit_domains(rows: HeldOut, mean_2: Tensor, has_rows_n: Tensor, all_reduce: 
 
 
 def _regression(
-    rows: HeldOut,
+    rows: CalibrationRows,
     mean_2G: Tensor,
     precision_2G: Tensor,
     least: float,
@@ -175,7 +177,7 @@ def _regression(
 
 
 def _newton(
-    rows: HeldOut, mean_2G: Tensor, precision_2G: Tensor, all_reduce: Callable[[Tensor], Tensor], at_2G: Tensor
+    rows: CalibrationRows, mean_2G: Tensor, precision_2G: Tensor, all_reduce: Callable[[Tensor], Tensor], at_2G: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Newton's method for all groups at once; a step that would raise a group's objective is halved."""
 

@@ -51,8 +51,9 @@ class InputColumns:
     """train, val or test, for `examples.split.kind: given`, e.g. `if(fold = 5, 'test', 'train')`; a row with another
     value, or null, is rejected under split_known. Empty: the log gives none."""
     weight: str = ""
-    """Weight of the row in training, e.g. `if(label = 0, 10, 1)` where a tenth of the negatives were kept; null is 1. A
-    weight that is negative, not finite or no number is rejected under weight_valid. Empty: rows count alike."""
+    """Weight of the row in training, e.g. `if(action = 'click', 1, 10)` where a tenth of the negatives were kept; null
+    is 1. A weight that is negative, not finite or no number is rejected under weight_valid. Empty: rows count
+    alike."""
 
 
 @settings

@@ -79,7 +79,7 @@ class FirstOrder(TableLayer):
 
     The wide part of WDL without crossed features, and the first order of factorisation machines. Weights of ids are
     rows of tables of width 1; all start at zero but those of numbers. Those of several ids of a row are summed, each
-    times its weight; they are never shared, as an item that a user has clicked tells another thing than the item shown.
+    times its weight; they are never shared, as a clicked item carries different information from the item shown.
 
     Args:
         inputs: the fields.

@@ -70,7 +70,8 @@ class Inputs:
 
     Attributes:
         tables: embedding tables, fixed vectors and a structure's weights; each is a field [B, width], or [1, width] of
-            a table per domain, or [B, length, width] of a column of several ids.
+            a table per domain; of a column of several ids, the engine reads [B, length, width], and the structure sees
+            what was pooled of it, [B, width].
         numeric: number of numeric features; with any, a field "numeric" [B, K] follows.
     """
 
@@ -109,7 +110,9 @@ def readers(tables: Sequence[Table], owner: str) -> list[Table]:
 
 
 def as_seen(inputs: Inputs) -> Inputs:
-    """The inputs as structures see them: with the widths of projected fields."""
+    """The inputs as structures see them: with the widths of projected fields. A field of several ids arrives pooled,
+    [B, width].
+    """
     return replace(inputs, tables=tuple(replace(t, width=t.project or t.width, project=0) for t in inputs.tables))
 
 

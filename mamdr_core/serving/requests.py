@@ -31,8 +31,16 @@ def source_of(settings: ScoreInput) -> InputSettings:
     return InputSettings(path=settings.path, format=settings.format, options=settings.options)
 
 
-def read_requests(spark: SparkSession, settings: ScoreInput, served: Served) -> DataFrame:
+def read_requests(
+    spark: SparkSession, settings: ScoreInput, served: Served, features: Sequence[Feature] | None = None
+) -> DataFrame:
     """The rows of `settings.path`, with the run's declared features as clicks have them.
+
+    Args:
+        spark: the session.
+        settings: where the rows are.
+        served: the run.
+        features: those of its features that the rows have; None: all.
 
     Returns:
         key, user, item, domain (strings, null where not given), the features, and `_malformed`, whether the line is not
@@ -46,12 +54,18 @@ def read_requests(spark: SparkSession, settings: ScoreInput, served: Served) -> 
     keys = {name: f"input.columns.{name}" for name in IDS}
     ids = [as_id(raw, key, resolve(raw, key, getattr(columns, name))).alias(name) for name, key in keys.items()]
     key = resolve(raw, "input.columns.key", columns.key) if columns.key else F.lit(None)
-    features = declared_features(raw, served.features, keep_faulty=True)
+    declared = declared_features(raw, served.features, keep_faulty=True, only=features)
     malformed = F.col(CORRUPT).isNotNull() if CORRUPT in raw.columns else F.lit(False)
-    return raw.select(key.cast("string").alias("key"), *ids, *features, malformed.alias(MALFORMED))
+    return raw.select(key.cast("string").alias("key"), *ids, *declared, malformed.alias(MALFORMED))
 
 
-def encode_requests(requests: DataFrame, lake: Lake, served: Served, ids: Sequence[str] = IDS) -> DataFrame:
+def encode_requests(
+    requests: DataFrame,
+    lake: Lake,
+    served: Served,
+    ids: Sequence[str] = IDS,
+    features: Sequence[Feature] | None = None,
+) -> DataFrame:
     """Replace features by what examples hold, and add the indices of the ids, `_user_index` and so on.
 
     Vocabularies may have grown since the run was trained: what it does not know has the index UNKNOWN_INDEX.
@@ -61,16 +75,19 @@ def encode_requests(requests: DataFrame, lake: Lake, served: Served, ids: Sequen
         lake: that the run was recorded in.
         served: the run.
         ids: which of user, item and domain get an index.
+        features: as `read_requests` was given.
     """
-    examples, features = served.config.examples, served.features
-    values = {name: grown(lake, feature_vocabulary(name)) for name in indexed_features(features)}
-    shared = {feature.table for feature in features} & {"user", "item"}
+    examples, features = served.config.examples, served.features if features is None else features
+    shared = {feature.table for feature in features}
+    indexed = [name for name in indexed_features(served.features) if name in shared | {f.name for f in features}]
+    values = {name: grown(lake, feature_vocabulary(name)) for name in indexed}
+    shared &= {"user", "item"}
     values |= {name: grown(lake, TABLES[f"{name}s"]) for name in sorted(shared)}
     several = [feature for feature in features if feature.is_multi]
     rows = requests.withColumns(
         {name: column for feature in several for name, column in hashed_ids(feature, examples.users, examples.items)}
     )
-    rows = encode_several(rows, values, features)
+    rows = encode_several(rows, values, several, served.features)
     for name in reversed(ids):
         hashed = f"_{name}_hash"
         rows = rows.withColumn(hashed, hash64(_looked_up(name, examples)))

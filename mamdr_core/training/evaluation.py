@@ -13,7 +13,7 @@ from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.metrics import DetailedMetrics, DomainMetrics, domain_metrics
 from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.engine.plan import parts_in_step
-from mamdr_core.engine.platt import Calibration, HeldOut, fit_platt
+from mamdr_core.engine.platt import Calibration, CalibrationRows, fit_platt
 from mamdr_core.engine.prediction import predict_runs
 from mamdr_core.engine.settings import MetricsSettings
 from mamdr_core.errors import MamdrError
@@ -109,7 +109,7 @@ def calibrate(
     """
     logits = [logits.double().cpu() for *_, logits in _logits(engine, shared, specific, val, collective)]
     labels_N = val.labels.cpu().double()
-    rows = HeldOut(
+    rows = CalibrationRows(
         torch.cat(logits) if logits else labels_N,
         labels_N,
         torch.ones_like(labels_N) if val.weights is None else val.weights.cpu().double(),

@@ -166,6 +166,13 @@ def _check_kind(run_id: str, config: Config, theirs: Config, has_mixed: bool) ->
             f"train.only_domains: run {run_id} {has}, which train.method {config.train.method} would not keep: "
             f"set train.method to {theirs.train.method}"
         )
+    for name in ("calibration", "negative_rate"):
+        own, inherited = (getattr(each.train, name) for each in (config, theirs))
+        if config.train.only_domains and own != inherited:
+            raise MamdrError(
+                f"train.only_domains: run {run_id} has train.{name} {inherited}, which the domains that do not learn "
+                f"would lose: set it too, not {own}"
+            )
     products = [_products(each) for each in (config, theirs)]
     if all(kinds) and products[0] != products[1]:
         raise MamdrError(

@@ -117,6 +117,7 @@ def rank_memory(train: TrainSettings, shape: RankShape, specific_bytes: float, i
             sum(table.width for table in shape.tables)
             * (len(shape.tables) + 4)  # fields, each padded to the width of all, their sum, and gradients
             + sum(4 * table.length * (table.width + HIDDEN) for table in shape.tables)  # before they are pooled
+            + sum(2 * HIDDEN * table.width for table in shape.tables if table.pooling == "attention")
         ),
     }
     shared: dict[str, int] = {}

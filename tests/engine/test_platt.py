@@ -9,13 +9,13 @@ from sklearn.linear_model import LogisticRegression
 
 from mamdr_core.engine.columns import offsets_of
 from mamdr_core.engine.metrics import segmented_auc
-from mamdr_core.engine.platt import LEAST_SLOPE, Calibration, HeldOut, fit_platt
+from mamdr_core.engine.platt import LEAST_SLOPE, Calibration, CalibrationRows, fit_platt
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
 
 ALONE = SingleProcess().all_reduce
 
 
-def draw(counts: list[int], slopes, shifts, seed: int = 0) -> HeldOut:
+def draw(counts: list[int], slopes, shifts, seed: int = 0) -> CalibrationRows:
     """Logits, and labels whose log-odds are slope * logit + shift of the row's domain."""
     random = np.random.default_rng(seed)
     domain_N = np.repeat(np.arange(len(counts)), counts)
@@ -23,10 +23,10 @@ def draw(counts: list[int], slopes, shifts, seed: int = 0) -> HeldOut:
     odds_N = np.broadcast_to(slopes, len(counts))[domain_N] * logits_N + np.broadcast_to(shifts, len(counts))[domain_N]
     labels_N = (random.random(len(domain_N)) < 1 / (1 + np.exp(-odds_N))).astype(float)
     tensors = (torch.tensor(each) for each in (logits_N, labels_N, np.ones(len(domain_N)), domain_N))
-    return HeldOut(*tensors, len(counts))
+    return CalibrationRows(*tensors, len(counts))
 
 
-def regression(rows: HeldOut, chosen_N: torch.Tensor) -> tuple[float, float]:
+def regression(rows: CalibrationRows, chosen_N: torch.Tensor) -> tuple[float, float]:
     """Slope and shift by scikit-learn, without a penalty."""
     model = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000)
     weights = rows.weights_N[chosen_N].numpy()
@@ -109,8 +109,8 @@ def test_domains_without_rows_or_unknown_take_what_all_share_or_keep_what_they_h
 def test_a_row_of_weight_two_counts_as_two_rows():
     once = draw([60, 90], [0.5, 1.2], [1.0, -0.4])
     twice_N = torch.arange(150) % 3 == 0
-    weighted = HeldOut(once.logits_N, once.labels_N, 1.0 + twice_N, once.domain_N, 2)
-    repeated = HeldOut(
+    weighted = CalibrationRows(once.logits_N, once.labels_N, 1.0 + twice_N, once.domain_N, 2)
+    repeated = CalibrationRows(
         *(torch.cat([each, each[twice_N]]) for each in (once.logits_N, once.labels_N, once.weights_N, once.domain_N)), 2
     )
     found, expected = (fit_platt(rows, ALONE) for rows in (weighted, repeated))
@@ -125,7 +125,7 @@ def test_ranks_together_find_what_one_process_finds():
     def fit(collective, rows):
         mine_N = rows.domain_N % 3 == collective.rank
         tensors = (each[mine_N] for each in (rows.logits_N, rows.labels_N, rows.weights_N, rows.domain_N))
-        return fit_platt(HeldOut(*tensors, rows.domains), collective.all_reduce)
+        return fit_platt(CalibrationRows(*tensors, rows.domains), collective.all_reduce)
 
     for found in run_simulated(partial(fit, rows=rows), 3):
         torch.testing.assert_close(found.slope_K, expected.slope_K, rtol=0, atol=1e-9)

@@ -132,4 +132,19 @@ def test_ranks_get_the_weights_with_the_rows_and_average_gradients_by_them():
     expected = engine.gradient(Theta(shared), Visit(whole, torch.arange(len(whole))))
     assert_same(run_simulated(partial(mean, columns=whole), 2)[0], expected)
     nothing = replace(whole, weights=torch.zeros(len(whole)))
-    assert run_simulated(partial(mean, columns=nothing), 2)[0].norm() == 0
+    first, second = run_simulated(partial(mean, columns=nothing), 2)
+    assert first.norm() == 0
+    assert_same(first, second)  # the same rows, which L2 and moments may move
+    touched = run_simulated(partial(mean_touched, halves=halves), 2)[0]
+    assert touched.norm() > 0
+    assert all(rows.values.isfinite().all() for rows in touched.rows.values())
+
+
+def mean_touched(collective, halves):
+    """A rank whose rows all have weight 0 touches rows that the other one does not."""
+    columns = columns_of()
+    columns.weights = torch.ones(len(columns))
+    columns.weights[torch.from_numpy(halves[1])] = 0.0
+    engine, shared = eager_engine(dropout=0.0)
+    own = Visit(columns, torch.from_numpy(halves[collective.rank]))
+    return mean_change(collective, engine.gradient(Theta(shared), own), own.total_weight)

@@ -202,6 +202,7 @@ def test_a_lake_without_runs_or_tables_is_maintained(spark, lake_root, make_conf
         "kept_runs": 0,
         "packages_removed": 0,
         "leftovers_removed": 0,
+        "score_batches_removed": 0,
         "files_deleted": 0,
         "bytes_freed": 0,
         "tables": {},
@@ -226,9 +227,9 @@ def test_batches_of_scores_go_a_year_after_they_were_written(spark, lake_root, m
         commit.write_text(re.sub(r'("modificationTime":)\d+', rf"\g<1>{written}", commit.read_text()))
         commit.with_name(f".{commit.name}.crc").unlink()
         spark._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
-    maintain_lake(spark, make_config(maintain={"dry_run": True}))
+    assert maintain_lake(spark, make_config(maintain={"dry_run": True}))["score_batches_removed"] == 1
     assert lake.read("scores").count() == 3
-    maintain_lake(spark, make_config())
+    assert maintain_lake(spark, make_config())["score_batches_removed"] == 1
     assert {row["batch"] for row in lake.read("scores").collect()} == {"within a year", "today"}
     maintain_lake(spark, make_config(maintain={"scores_days": 0}))
     assert lake.read("scores").count() == 2

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from pyspark.sql import DataFrame
+
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
 from schemas import (
@@ -35,6 +37,22 @@ def declared_examples(features: Sequence[Feature], has_split: bool = True, has_w
     _check_names(features)
     table = examples_table(features, has_weight)
     return table if has_split else without_split(table)
+
+
+def check_types(clicks: DataFrame, features: Sequence[Feature]) -> None:
+    """Refuse features whose kind has changed since clicks were filed.
+
+    Raises:
+        MamdrError: a column of clicks has another type than a feature needs.
+    """
+    held = {field.name: field.dataType.simpleString() for field in clicks.schema}
+    for number, feature in enumerate(features):
+        for column in columns_in_clicks(feature):
+            if held.get(column.name, column.type) != column.type:
+                raise MamdrError(
+                    f"features.{number}.name: clicks holds {column.name} as {held[column.name]}, and a feature of kind "
+                    f"{feature.kind} is {column.type}: give the new one another name"
+                )
 
 
 def names_in_clicks(features: Sequence[Feature]) -> list[str]:

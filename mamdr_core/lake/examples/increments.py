@@ -65,6 +65,11 @@ class Increment:
         return not self.reason or self.reason in (_WANTED, _IN_DOMAIN, _NO_EXAMPLES)
 
     @property
+    def is_wanted(self) -> bool:
+        """Whether all clicks are encoded because `examples.rebuild` is set."""
+        return self.reason == _WANTED
+
+    @property
     def state(self) -> dict[str, Any]:
         """What the last build noted of itself, where its rows are kept; empty otherwise."""
         return {} if self.reason else dict(self.before[STATE])

@@ -36,7 +36,7 @@ from mamdr_core.lake.examples.layout import assign_shards, lay_out, writing
 from mamdr_core.lake.examples.news import News, check_news, encode_news, find_ids, grow_vocabularies, select_clicks
 from mamdr_core.lake.examples.packing import pack_domains, pack_more
 from mamdr_core.lake.examples.plans import DomainPlan
-from mamdr_core.lake.examples.quantiles import QUANTILES, cut_features, cut_numbers, learn_bounds
+from mamdr_core.lake.examples.quantiles import QUANTILES, cut_features, cut_numbers, kept_bounds, learn_bounds
 from mamdr_core.lake.examples.vectors import update_vectors
 from mamdr_core.lake.examples.versions import newest_versions
 from mamdr_core.lake.examples.vocabularies import Growth
@@ -139,7 +139,7 @@ def _build(
     update_vectors(spark, lake, config.features, growth)
     has_weight = bool(config.input.columns.weight)
     table = declared_examples(config.features, not window.decides_split, has_weight)
-    shards, bounds = increment.state.get("shards", 0), increment.state.get(QUANTILES)
+    shards, bounds = increment.state.get("shards", 0), kept_bounds(increment, config)
     rows, plans = local_frame(spark, [], spark_schema(table)), list[DomainPlan]()
     if news.ids and news.seen:
         encoded, plans = encode_news(news, news.ids.rows, growth, domains, config, keep)
@@ -154,7 +154,8 @@ def _build(
         rows_n = {domain: rows + sum(held_n.get(domain, {}).values()) for domain, rows in new_n.items()}
         placed = assign_shards(encoded, rows_n, packing, config.examples, window)
         if cut := cut_features(config.features):
-            bounds = bounds or learn_bounds(placed, cut, window)
+            if lacking := [feature for feature in cut if feature.name not in bounds]:
+                bounds |= learn_bounds(placed, lacking, window)
             placed = cut_numbers(placed, cut, bounds)
         rows = lay_out(placed, shards, table)
     # All vocabularies were opened above, and they only grow: these versions know every index of the rows.

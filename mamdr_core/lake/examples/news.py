@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.caching import Keep
-from mamdr_core.lake.core.features import names_in_clicks, names_in_examples
+from mamdr_core.lake.core.features import check_types, names_in_clicks, names_in_examples
 from mamdr_core.lake.core.few import gathered
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.encoding import (
@@ -114,6 +114,7 @@ def select_clicks(lake: Lake, version: int, config: Config) -> DataFrame:
         raise MamdrError(
             f"input.columns.weight is set, and clicks has no column {SAMPLE_WEIGHT}: run ingest_clicks again with it"
         )
+    check_types(clicks, config.features)
     missing = [name for name in features if name not in clicks.columns]
     if missing:
         raise MamdrError(f"clicks has no column {', '.join(missing)}: run ingest_clicks again with these features")
@@ -204,7 +205,7 @@ def encode_news(
     if in_domain:
         rows = first_of_pairs(rows)
     # Before all other look-ups, since it reads the rows twice.
-    rows = encode_several(rows, growth, [feature for feature in config.features if not feature.history])
+    rows = encode_several(rows, growth, [f for f in config.features if f.is_multi and not f.history], config.features)
     rows = encode_ids(rows, growth)
     if made := histories(config.features):
         days = min(row["ds"] for row in news.seen), max(row["newest"] for row in news.seen)

@@ -47,7 +47,9 @@ def buckets_of(feature: Feature, features: Sequence[Feature]) -> int:
     return feature.buckets or shared
 
 
-def encode_several(rows: DataFrame, vocabularies: Mapping[str, Growth], features: Sequence[Feature]) -> DataFrame:
+def encode_several(
+    rows: DataFrame, vocabularies: Mapping[str, Growth], several: Sequence[Feature], features: Sequence[Feature]
+) -> DataFrame:
     """Replace the ids of bags and sequences by the indices of those that are known, in order, and fit weights to them.
 
     A null array becomes an empty one. Where a bag has weights, null stands for 1 each.
@@ -55,9 +57,9 @@ def encode_several(rows: DataFrame, vocabularies: Mapping[str, Growth], features
     Args:
         rows: with the features.
         vocabularies: by column of single ids, or by the feature's name where the vocabulary is its own.
-        features: all that are declared; those that have been indices from the start, as histories, are left out.
+        several: the bags and sequences to encode.
+        features: all that are declared.
     """
-    several = [feature for feature in features if feature.is_multi]
     for feature in several:
         if feature.weights:
             given, ones = F.col(weights_of(feature.name)), F.transform(feature.name, lambda _: F.lit(1.0).cast("float"))

@@ -16,7 +16,9 @@ from schemas.features import weights_of
 _IDS, _WEIGHTS = "array<string>", "array<float>"
 
 
-def declared_features(raw: DataFrame, features: Sequence[Feature], keep_faulty: bool = False) -> list[Column]:
+def declared_features(
+    raw: DataFrame, features: Sequence[Feature], keep_faulty: bool = False, only: Sequence[Feature] | None = None
+) -> list[Column]:
     """What the declared features are in clicks, as expressions over a raw log.
 
     A history is read from a column of its name where the log is of requests to score (`keep_faulty`).
@@ -25,12 +27,15 @@ def declared_features(raw: DataFrame, features: Sequence[Feature], keep_faulty: 
         raw: the log.
         features: declared ones.
         keep_faulty: the rows will not be judged: faulty weights become null, so that each id weighs 1.
+        only: those of them that the log has; None: all.
 
     Raises:
         MamdrError: a feature cannot be resolved and is not optional, or its ids are no array.
     """
     found: list[Column] = []
     for number, feature in enumerate(features):
+        if only is not None and feature not in only:
+            continue
         if feature.is_multi and (keep_faulty or not feature.history):
             found += _several(raw, number, feature).columns(feature, keep_faulty)
         elif not (feature.kind == "vector" or feature.is_multi):

@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame, SparkSession
 from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.caching import kept_frames
-from mamdr_core.lake.core.features import declared_clicks
+from mamdr_core.lake.core.features import check_types, declared_clicks
 from mamdr_core.lake.core.few import bytes_of
 from mamdr_core.lake.core.progress import progress
 from mamdr_core.lake.core.session import FEW, FEW_BYTES, overriding
@@ -67,6 +67,8 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
     table = _declared_table(config)
     lake = Lake(spark, config.lake)
     check_loads(lake)
+    if lake.exists("clicks"):
+        check_types(lake.read("clicks"), config.features)
     raw = read_input(spark, config.input)
     load = identify_load(spark, config.input.path)
     parsed = parse_rows(raw, config.input.columns, config.features)
@@ -123,6 +125,9 @@ def _declared_table(config: Config) -> Table:
     if config.examples.split.kind == "given" and not config.input.columns.split:
         raise MamdrError("examples.split.kind is given: set input.columns.split to the expression that gives it")
     columns = config.input.columns
+    for number, feature in enumerate(config.features):
+        if feature.history and not (columns.event_time or columns.ds):
+            raise MamdrError(f"features.{number}.history: set input.columns.event_time or ds, which it is made by")
     return declared_clicks(config.features, bool(columns.split), bool(columns.weight))
 
 

@@ -13,9 +13,9 @@ from mamdr_core.lake.core.caching import kept_frames
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.retries import CONFLICTS
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.lake.maintenance.expiring import remove_old_rows
 from mamdr_core.lake.maintenance.kept import find_leftovers, find_packages, kept_runs
 from mamdr_core.lake.maintenance.merging import merge_examples
+from mamdr_core.lake.maintenance.retention import remove_events, remove_scores
 from mamdr_core.lake.maintenance.vacuum import (
     CHECK,
     Total,
@@ -51,8 +51,9 @@ def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
     Of runs that did not end well or were never recorded, checkpoints and parts of packages are removed after two weeks.
 
     Returns:
-        dry_run, kept_runs, packages_removed, leftovers_removed, files_deleted, bytes_freed, and `tables`: by name,
-        files and bytes before and after, small files that were joined, files_deleted, bytes_freed, and pinned_versions.
+        dry_run, kept_runs, packages_removed, leftovers_removed, score_batches_removed, files_deleted, bytes_freed, and
+        `tables`: by name, files and bytes before and after, small files that were joined, files_deleted, bytes_freed,
+        and pinned_versions.
 
     Raises:
         MamdrError: a retention below a week while Delta's safety check is on. Nothing has been changed then.
@@ -62,8 +63,9 @@ def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
     lake = Lake(spark, config.lake)
     runs = kept_runs(spark, lake, settings.keep_runs, settings.keep_champions)
     pinned = _pinned_versions(runs)
-    if not settings.dry_run:
-        remove_old_rows(lake, settings)
+    if settings.history_days and not settings.dry_run:
+        remove_events(lake, settings.history_days)
+    batches = remove_scores(lake, settings.scores_days, settings.dry_run) if settings.scores_days else 0
     tables = {}
     for table in lake.tables():
         tables[table.name] = _maintain_table(spark, lake, table, pinned.get(table.name, set()), config)
@@ -78,6 +80,7 @@ def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
         "kept_runs": len(runs),
         "packages_removed": len(packages),
         "leftovers_removed": len(leftovers),
+        "score_batches_removed": batches,
         "files_deleted": sum(figures["files_deleted"] for figures in tables.values()),
         "bytes_freed": sum(figures["bytes_freed"] for figures in tables.values()),
         "tables": tables,
