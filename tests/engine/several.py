@@ -11,6 +11,7 @@ from mamdr_core.features import Feature
 from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.models.tables import Inputs
+from tests.models.helpers import small_settings
 
 SIZES = {"user": 9, "item": 7, "tags": 5, "words": 6}
 LENGTHS = {"tags": 3, "words": 2, "history": 4}
@@ -71,7 +72,7 @@ def several_engine(
     **options,
 ) -> tuple[EagerEngine, Shared]:
     """An engine in float64, and theta_S at its start: tables well away from zero."""
-    settings = ModelSettings(name=name, embedding_dim=3, hidden=(5,), dropout=0.0)
+    settings = small_settings(name, embedding_dim=3, hidden=(5,))
     inputs = several_inputs(settings, pooling, domains, bag_pooling)
     dtype = torch.float64 if double else torch.float32
     module = build_model(settings, inputs, seed=1).to(dtype)

@@ -219,7 +219,7 @@ def test_every_structure_sees_pooled_fields_in_both_engines(name, options):
     fast, _ = several_engine("attention", 3, FastEngine, name=name, compiles=False, options=options)
     given = ([Theta(shared)] * 3, [[visit(columns, d)] for d in range(3)], 0.05, "adam", [Scope()] * 3, [0, 1, 2])
     for found, expected in zip(fast.descend_many(*given), eager.descend_many(*given), strict=True):
-        assert_same(found, expected, atol=1e-9)  # of the largest: Adam divides the rounding of gradients near 0
+        assert_same(found, expected)
         if name == "wdl":
             assert 0 not in found.rows["first_order.history"].ids
             assert found.rows["first_order.history"].values.abs().max() > 0
