@@ -133,6 +133,12 @@ def test_several_ids_of_a_row_arrive_at_ranks_and_scorers_as_a_plain_program_has
     wanted |= expected(FIRST, FIRST, items, tags)
     assert_columns(spark, config, lake, wanted, items)
     assert_requests(spark, config, lake, tmp_path, expected(FIRST[:1], [], items, tags))
+    changed = with_values(config, {"features": [{"name": "tags", "kind": "categorical"}]})
+    for job in (ingest_clicks, build_examples):
+        with pytest.raises(
+            MamdrError, match=r"features\.0\.name: clicks holds tags as array<string>, and .* is string"
+        ):
+            job(spark, changed)
 
 
 def assert_columns(spark, config, lake, wanted, items):

@@ -208,6 +208,16 @@ def test_ids_beyond_a_models_vocabulary_are_its_unknown_id(rows):
     assert unseen == pytest.approx(3 / 5, abs=1e-3)
 
 
+def test_ids_beyond_a_models_vocabulary_leave_bags_with_their_weights():
+    tags = torch.tensor([[3, 10, 1], [11, 4, 0], [12, 0, 0]], dtype=torch.int32)
+    weights = torch.tensor([[1.0, 9.0, 2.0], [5.0, 3.0, 0.0], [7.0, 0.0, 0.0]])
+    ids = {"domain": torch.ones(3, dtype=torch.int32), "tags": tags}
+    columns = Columns(ids, torch.zeros(3, 0), torch.zeros(3), torch.tensor([0, 3]), bag_weights={"tags": weights})
+    known = known_alone(columns, {"domain": 1, "tags": 9})
+    assert known.ids["tags"].tolist() == [[3, 1, 0], [4, 0, 0], [0, 0, 0]]
+    assert known.bag_weights["tags"].tolist() == [[1, 2, 0], [3, 0, 0], [0, 0, 0]]
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
