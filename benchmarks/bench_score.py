@@ -10,7 +10,7 @@ Both run in one session, in turns. Then the latency of a request of 500 items by
 
     .venv/bin/python benchmarks/bench_score.py --rows 1e6 --domains 2000 --top-k 20 --candidates 500
 
-With --top-k the K best of so many candidates of each domain are chosen for users, as many as give `rows` pairs, in
+With --top-k the K best of --candidates candidates of each domain are chosen for users, as many as give `rows` pairs, in
 turns with score of the same pairs, which are written beforehand; the rates are over the phases count and write: top_k
 reads its candidates and looks them up in the first, score looks ids up in the second.
 """

@@ -40,7 +40,7 @@ class PooledStructure(nn.Module):
         self.structure = structure  # behind these, so that its last layer is the module's
 
     def forward(self, fields: Mapping[str, Tensor]) -> Tensor:
-        """Logits [B] of fields [B, D], or [B, L, D] with their weights [B, L] beside them."""
+        """Logits [B] of fields [B, D], or [B, L, D] with their weights [B, L] in fields of their own."""
         seen = dict(fields)
         for table in self.several:
             field = fields[table.name]

@@ -125,8 +125,8 @@ def test_stacked_trajectories_are_the_eager_ones_each_clipped_alone(name, scopes
     eager.options = options_of(name)
     fast = fast_engine(options=options_of(name))
     thetas, visits = trajectories(columns, shared)
-    told = (thetas, visits, LR, "adam", SCOPES[scopes], [11 + d for d in DOMAINS])
-    for found, expected in zip(fast.descend_many(*told), eager.descend_many(*told), strict=True):
+    given = (thetas, visits, LR, "adam", SCOPES[scopes], [11 + d for d in DOMAINS])
+    for found, expected in zip(fast.descend_many(*given), eager.descend_many(*given), strict=True):
         assert_same(found, expected)
 
 
@@ -166,7 +166,7 @@ def test_weights_of_a_structure_that_are_rows_decay_with_the_network_and_have_it
     module = Tower().double()
     dense = torch.cat([p.detach().reshape(-1) for p in module.parameters()])
     shared = Shared(dense, {"user": torch.randn(10, 3).double(), "tower": torch.randn(7, 4).double()})
-    told = (
+    given = (
         [Theta(shared)] * 6,
         [[Visit(columns, torch.arange(*columns.offsets[d : d + 2].tolist()))] for d in DOMAINS],
         LR,
@@ -175,12 +175,12 @@ def test_weights_of_a_structure_that_are_rows_decay_with_the_network_and_have_it
         list(DOMAINS),
     )
     options = options_of("all of it")
-    fast = FastEngine(module, tables, {}, 4, compiles=False, options=options).descend_many(*told)
-    eager = EagerEngine(module, tables, {}, 4, options=options).descend_many(*told)
+    fast = FastEngine(module, tables, {}, 4, compiles=False, options=options).descend_many(*given)
+    eager = EagerEngine(module, tables, {}, 4, options=options).descend_many(*given)
     for found, expected in zip(fast, eager, strict=True):
         assert_same(found, expected)
     still = replace(options, weight_decay=0.0)
-    undecayed = EagerEngine(module, tables, {}, 4, options=still).descend_many(*told)
+    undecayed = EagerEngine(module, tables, {}, 4, options=still).descend_many(*given)
     decay = undecayed[1].rows["tower"].values - eager[1].rows["tower"].values  # of domain 1, which has one step
     torch.testing.assert_close(decay, LR * 0.3 * shared.tables["tower"][[2]])
     torch.testing.assert_close(undecayed[1].rows["user"].values, eager[1].rows["user"].values)

@@ -84,8 +84,8 @@ def test_weighted_trajectories_of_the_fast_engine_are_the_eager_ones(scopes, opt
     expected = eager.descend(Theta(shared), visits, 0.05, optimizer, seed=3)
     assert_same(fast_engine().descend(Theta(shared), visits, 0.05, optimizer, seed=3), expected)
     thetas, visits = trajectories(columns, shared)
-    told = (thetas, visits, 0.05, optimizer, SCOPES[scopes], [11 + d for d in DOMAINS])
-    for found, wanted in zip(fast_engine().descend_many(*told), eager.descend_many(*told), strict=True):
+    given = (thetas, visits, 0.05, optimizer, SCOPES[scopes], [11 + d for d in DOMAINS])
+    for found, wanted in zip(fast_engine().descend_many(*given), eager.descend_many(*given), strict=True):
         assert_same(found, wanted)
 
 
