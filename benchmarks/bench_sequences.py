@@ -2,7 +2,7 @@
 
 Ids alone are user, item, domain and two categorical features; to these come two bags of at most 5 ids and a sequence
 of at most 50 items, which reads the items' rows and is pooled by mean or by attention. Runs of all cases take turns;
-figures are medians. Lengths are uniform from 0 to the most, as the padded share is what a reader decides.
+figures are medians. Lengths are uniform from 0 to the most.
 
     python benchmarks/bench_sequences.py [--rows 120000] [--repeats 5] [--profile]
 """

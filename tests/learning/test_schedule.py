@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, ExponentialLR, LinearLR, SequentialLR
 
+from mamdr_core.config import load_config
+from mamdr_core.errors import MamdrError
 from mamdr_core.learning.methods import METHODS
 from mamdr_core.learning.schedule import LrSchedule
+from mamdr_core.training.preparing import check_names
 from tests.learning.test_algorithms import ALPHA, BETA, gradient, make_learner, make_round
 
 PLANNED, WARM = 20, 5
@@ -71,3 +74,10 @@ def test_the_rates_of_a_round_are_those_of_algorithm_1(rates, alpha, beta):
 def test_a_schedule_out_of_range_names_key_and_value(values, cause):
     with pytest.raises(ValueError, match=cause):
         LrSchedule(**values)
+
+
+def test_a_schedule_of_the_outer_rate_needs_a_method_with_an_outer_update():
+    values = ["train.lr_schedule.rates=outer", "train.lr_schedule.decay=cosine"]
+    check_names(load_config(overrides=[*values, "train.method=dn"]))
+    with pytest.raises(MamdrError, match=r"rates is outer, and train\.method joint has no outer update: use inner"):
+        check_names(load_config(overrides=[*values, "train.method=joint"]))
