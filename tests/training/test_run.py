@@ -231,7 +231,7 @@ def test_unknown_names_are_clear_errors_before_anything_is_read(spark, trained_c
     with pytest.raises(MamdrError, match="known: joint, alternate"):
         train_mamdr(spark, config)
     config = replace(trained_config, model=replace(trained_config.model, name="mpl"))
-    with pytest.raises(MamdrError, match="known: autoint"):
+    with pytest.raises(MamdrError, match="known: adasparse"):
         train_mamdr(spark, config)
 
 
