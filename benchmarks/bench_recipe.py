@@ -29,7 +29,18 @@ import yaml
 from machine import machine
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
-from recipe_sets import BASELINE, METHODS, SETS, Method, config_of, waves_of, world_of
+from recipe_sets import (
+    BASELINE,
+    METHODS,
+    NAMED,
+    OPTIONS,
+    SETS,
+    STRUCTURES,
+    Method,
+    config_of,
+    waves_of,
+    world_of,
+)
 
 from mamdr_core.comparing.compare import compare_methods
 from mamdr_core.comparing.figures import smallest_third, spread
@@ -221,8 +232,9 @@ def _parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--folder", type=Path, required=True, help="of lakes and logs, kept between calls")
     add("--sets", nargs="+", choices=SETS, default=list(SETS), metavar="SET", help=f"default: all of {', '.join(SETS)}")
-    add("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD",
-        help=f"default: all of {', '.join(METHODS)}")  # fmt: skip
+    add("--methods", nargs="+", choices=NAMED, default=list(METHODS), metavar="METHOD",
+        help=f"default: all of {', '.join(METHODS)}; structures: {', '.join(STRUCTURES)}; one of joint, dn, mamdr and "
+        f"mixed with a training option is METHOD+OPTION: {', '.join(OPTIONS)}")  # fmt: skip
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="one run each; default: 0 1 2")
     add("--ranks", type=int, default=1, help="of every run; default: 1")
     add("--final", action="store_true", help="every seed has its own log and split, on which no choice was made")

@@ -10,9 +10,9 @@ Both run in one session, in turns. Then the latency of a request of 500 items by
 
     .venv/bin/python benchmarks/bench_score.py --rows 1e6 --domains 2000 --top-k 20 --candidates 500
 
-With --top-k the K best of so many candidates of each domain are chosen for users, as many as give `rows` pairs, in
-turns with score of the same pairs, which are written beforehand; the rates are those of the write phase, in which both
-look ids up, score and write.
+With --top-k the K best of --candidates candidates of each domain are chosen for users, as many as give `rows` pairs, in
+turns with score of the same pairs, which are written beforehand; the rates are over the phases count and write: top_k
+reads its candidates and looks them up in the first, score looks ids up in the second.
 """
 
 import argparse
@@ -156,7 +156,7 @@ def measure_top_k(
             figures = score(spark, each)
             print(f"{domains} domains, turn {turn}, {name}: {figures['seconds']}", file=sys.stderr)
             if turn:  # the first warms both up
-                writes[name].append(figures["seconds"]["write"])
+                writes[name].append(figures["seconds"]["count"] + figures["seconds"]["write"])
     pairs = figures["pairs"]
     rates = {f"{name}_rate": pairs / statistics.median(seconds) for name, seconds in writes.items()}
     ratio = statistics.median(one / other for one, other in zip(writes["pairs"], writes["top_k"], strict=True))

@@ -5,7 +5,7 @@ or, for final figures, 100 + seed, on which no choice was ever made.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +153,41 @@ METHODS: dict[str, Method] = {
 }
 """By label: the rows of the table."""
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "warmup": {"train.lr_schedule.warmup_rounds": 32},
+    "cosine": {"train.lr_schedule.decay": "cosine", "train.lr_schedule.decay_rounds": 512},
+    "cosine_both": {
+        "train.lr_schedule.decay": "cosine",
+        "train.lr_schedule.decay_rounds": 512,
+        "train.lr_schedule.rates": "both",
+    },
+    "clip": {"train.inner.clip_norm": 1.0},
+    "weight_decay": {"train.inner.weight_decay": 0.01},
+    "embedding_l2": {"train.inner.embedding_l2": 1e-5},
+    "embedding_l2_1e-3": {"train.inner.embedding_l2": 1e-3},
+    "sparse_adagrad": {"train.inner.sparse_optimizer": "adagrad", "train.inner.sparse_lr": 0.02},
+    "sparse_lr": {"train.inner.sparse_lr": 3e-3},
+    "platt": {"train.calibration": "platt"},
+}
+"""By name: training options, one at a time; the label of a method with one is METHOD+OPTION."""
+
+METHODS_WITH_OPTIONS = {
+    f"{label}+{name}": replace(METHODS[label], values={**METHODS[label].values, **values})
+    for label in ("joint", "dn", "mamdr", "mixed")
+    for name, values in OPTIONS.items()
+}
+"""Methods with one training option more, by label."""
+
+STRUCTURES: dict[str, Method] = {
+    f"{model}_{method}": Method(method, model=model)
+    for model in ("dcnv2", "masknet", "pepnet", "adasparse", "hamur", "m3oe", "star", "ple")
+    for method in ("joint", "dn", "mixed")
+}
+"""Structures under the baseline, DN and the default method, by label; these run only where they are named."""
+
+NAMED = METHODS | METHODS_WITH_OPTIONS | STRUCTURES
+"""All of them, by label."""
+
 BASELINE = "joint"
 
 
@@ -191,7 +226,7 @@ def waves_of(labels: list[str]) -> list[dict[str, Method]]:
     """Methods by label in groups that one comparison can run, as it knows rows by their model and method alone."""
     waves: list[dict[str, Method]] = []
     for label in labels:
-        method = METHODS[label]
+        method = NAMED[label]
         pair = (method.model, method.name)
         free = (wave for wave in waves if pair not in [(each.model, each.name) for each in wave.values()])
         wave = next(free, None)

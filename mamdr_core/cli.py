@@ -48,7 +48,7 @@ def run_job(
         own: options that this job has besides those of every job; they override --set.
 
     Returns:
-        The exit code: 0, or 2 after one clear line for what a user can cause. A bug keeps its traceback.
+        The exit code: 0, or 2 with a one-line message for user errors. A bug keeps its traceback.
     """
     options = _parser(job, own).parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

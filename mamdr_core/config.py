@@ -16,6 +16,7 @@ from mamdr_core.comparing.settings import CompareSettings, ConflictSettings, Swe
 from mamdr_core.datasets.settings import ConvertSettings, SyntheticSettings
 from mamdr_core.engine.settings import MetricsSettings
 from mamdr_core.errors import MamdrError
+from mamdr_core.feature_checks import wrong_histories, wrong_tables
 from mamdr_core.features import Feature
 from mamdr_core.importance.settings import ImportanceSettings
 from mamdr_core.lake.settings import (
@@ -95,6 +96,9 @@ class Config:
         groups = ["user", *(feature.name for feature in self.features if feature.kind == "categorical")]
         if self.metrics.group not in groups:
             raise ValueError(f"metrics.group is {self.metrics.group!r}, expected one of {', '.join(groups)}")
+        buckets = self.examples.users.buckets
+        for message in (*wrong_tables(self.features), *wrong_histories(self.features, buckets)):
+            raise ValueError(message)
 
 
 _ADAPTER = TypeAdapter(Config)

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from mamdr_core.config import Config, section_of
 from mamdr_core.features import Feature
+from mamdr_core.models.structures import MODELS
 
 _ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 
@@ -35,8 +36,12 @@ def _markdown_rows(cls: Any, prefix: str) -> Iterator[str]:
         shown = "required" if default is MISSING else f"`{_plain(default)}`"
         text = " ".join(described[item.name].get("description", "").split()).replace("|", "\\|")
         yield f"| `{prefix}{item.name}` | {shown} | {text} |"
-        if item.name == "features":
+        if f"{prefix}{item.name}" == "features":
             yield from _markdown_rows(Feature, "features[].")
+        if f"{prefix}{item.name}" == "model.options":
+            for name, structure in MODELS.items():
+                if declared := getattr(structure, "Options", None):
+                    yield from _markdown_rows(declared, f"model.options[{name}].")
 
 
 def _plain(value: Any) -> str:

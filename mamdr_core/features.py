@@ -3,6 +3,7 @@
 import math
 from typing import Literal
 
+from mamdr_core.feature_checks import wrong_kinds, wrong_together
 from mamdr_core.settings import settings
 
 WIDEST = 1 << 16
@@ -13,20 +14,47 @@ WIDEST = 1 << 16
 class Feature:
     """One declared feature.
 
-    `categorical` and `numeric` features are columns of the log; a `vector` is a fixed vector of each user or item (a
-    pre-trained embedding, the paper's Taobao setting), read from its own table and never trained.
+    `categorical`, `bag`, `sequence` and `numeric` features are columns of the log; a `vector` is a vector of each user
+    or item (a pre-trained embedding, the paper's Taobao setting), read from its own table, and fixed unless it is
+    `trainable`.
     """
 
     name: str
-    """Column name in clicks and examples (categorical, numeric), or the name of the vector."""
-    kind: Literal["categorical", "numeric", "vector"]
-    """categorical: an id with a trained embedding; numeric: a number, standardised; vector: fixed numbers per id."""
+    """Column name in clicks and examples, or the name of the vector."""
+    kind: Literal["categorical", "bag", "sequence", "numeric", "vector"]
+    """categorical: an id with a trained embedding; bag: several ids without an order, their embeddings pooled;
+    sequence: several ids in the order of time, the newest last, their embeddings pooled; numeric: a number,
+    standardised; vector: fixed numbers per id."""
     expression: str = ""
     """Spark SQL expression over the raw log; empty: the column `name`. Not for vectors."""
     size: int = 0
     """Width of the embedding (categorical; 0: model.embedding_dim) or length of the vector (required there)."""
     buckets: int = 0
-    """categorical: hash values into so many buckets; 0: a growing vocabulary with contiguous indices."""
+    """categorical, bag, sequence: hash values into this number of buckets; 0: a growing vocabulary with contiguous
+    indices."""
+    length: int = 50
+    """bag, sequence: ids of a row at most; of a longer bag the first are kept, of a longer sequence the newest."""
+    pooling: Literal["mean", "sum", "max", "attention"] = "mean"
+    """bag, sequence: how the embeddings of a row's ids become one; attention (sequence with `table`): the sum weighted
+    by a small network that compares each with the row's own id of `table` (DIN, Zhou et al. 2018)."""
+    table: str = ""
+    """bag, sequence: the id column whose vocabulary and embeddings they share, e.g. item; empty: ones of their own."""
+    separator: str = ""
+    """bag, sequence: what separates the ids in a string; empty: the expression is an array."""
+    weights: str = ""
+    """bag: Spark SQL expression of an array with a weight for each id; empty: 1 each."""
+    history: bool = False
+    """sequence: the items that the row's user clicked before the row's time, newest last, from clicks; needs `table:
+    item` and no expression."""
+    history_days: int = 30
+    """sequence with history: days before a row's day from which its clicks are taken."""
+    quantiles: int = 0
+    """categorical: the expression is a number, replaced by its place among this number of equally frequent ranges,
+    learned on the train split of the first build; 0: its value is an id."""
+    trainable: bool = False
+    """vector: the vectors are where a trained embedding starts; false: fixed."""
+    project: int = 0
+    """vector: width that a learned matrix maps it to before the structure; 0: none."""
     of: Literal["user", "item"] = "user"
     """vector: whose vector it is."""
     path: str = ""
@@ -42,6 +70,21 @@ class Feature:
     """numeric: a row with a smaller value, or NaN, is rejected under `<name>_in_range`; null passes."""
     maximum: float | None = None
     """numeric: a row with a greater value, or NaN, is rejected likewise."""
+
+    @property
+    def is_multi(self) -> bool:
+        """Whether a row has several ids of it."""
+        return self.kind in ("bag", "sequence")
+
+    @property
+    def is_id(self) -> bool:
+        """Whether a row has one id of it, or several, which embeddings are trained for."""
+        return self.kind in ("categorical", "bag", "sequence")
+
+    @property
+    def has_vocabulary(self) -> bool:
+        """Whether its ids have a vocabulary of their own."""
+        return self.is_id and not (self.buckets or self.table or self.quantiles)
 
     def __post_init__(self) -> None:
         """Check what depends on the kind."""
@@ -59,6 +102,8 @@ class Feature:
                 f"{self.buckets}"
             )
         self._check_bounds()
+        for message in (*wrong_kinds(self), *wrong_together(self)):
+            raise ValueError(f"feature {self.name!r}: {message}")
 
     def _check_bounds(self) -> None:
         bounds = [bound for bound in (self.minimum, self.maximum) if bound is not None]

@@ -6,7 +6,15 @@ from schemas.curves import TRAINING_CURVES
 from schemas.declaration import Column, ColumnType, Rule, Table
 from schemas.examples import EXAMPLES, SPLITS, without_split
 from schemas.experiments import COMPARISONS, SWEEPS
-from schemas.features import clicks_table, examples_table, numeric_rules
+from schemas.features import (
+    SAMPLE_WEIGHT,
+    clicks_table,
+    columns_in_clicks,
+    columns_in_examples,
+    examples_table,
+    feature_rules,
+    weights_of,
+)
 from schemas.importance import FEATURE_IMPORTANCE
 from schemas.loads import LOADS
 from schemas.promotions import GATE_DECISIONS, GATE_DOMAINS, PROMOTIONS
@@ -53,6 +61,7 @@ TABLES: dict[str, Table] = {
 """The lake's tables by name."""
 
 __all__ = [
+    "SAMPLE_WEIGHT",
     "SPLITS",
     "STATUSES",
     "TABLES",
@@ -62,8 +71,11 @@ __all__ = [
     "Rule",
     "Table",
     "clicks_table",
+    "columns_in_clicks",
+    "columns_in_examples",
     "examples_table",
+    "feature_rules",
     "feature_vocabulary",
-    "numeric_rules",
+    "weights_of",
     "without_split",
 ]

@@ -8,8 +8,8 @@ _HEAD = """# Tables
 Made by `python -m schemas` from the declarations in schemas/; a test keeps it so. All are Delta tables at
 `<lake.root>/<table>`. Every rule below is a CHECK constraint of its table and, for clicks, a rule of ingest: a row is
 kept in clicks_rejected under the first rule that it fails, in this order; those marked so hold in ingest only. Columns
-must hold a value unless marked `null` (the constraint `required_present`). Besides these, a categorical feature without
-buckets has a table `vocabulary_<feature>` like users.
+must hold a value unless marked `null` (the constraint `required_present`). Besides these, a feature of ids
+(categorical, bag, sequence) without buckets or a shared table has a table `vocabulary_<feature>` like users.
 """
 
 

@@ -46,6 +46,12 @@ SPLIT_KNOWN = Rule(
     "the split is train, val or test (where input.columns.split is set)",
     enforced=False,
 )
+WEIGHT_VALID = Rule(
+    "weight_valid",
+    "sample_weight IS NULL OR (sample_weight >= 0 AND sample_weight <= 3.4e38D)",
+    "the weight is a number of at least 0 that a float can hold (where input.columns.weight is set; null passes)",
+    enforced=False,
+)
 UNIQUE_EVENT = Rule(
     "unique_event",
     "",
@@ -58,9 +64,10 @@ NEW_EVENT = Rule("new_event", "", "no other load has put the event into clicks b
 CLICKS = Table(
     name="clicks",
     description=(
-        "A valid impression or click. `split` follows where input.columns.split declares it, and declared features as "
-        "columns; a numeric one has the rule "
-        "`<feature>_readable` and, with `minimum` or `maximum`, `<feature>_in_range` (in ingest only; null passes)."
+        "A valid impression or click. `split` and `sample_weight` follow where input.columns.split and .weight declare "
+        "them, and declared features as columns, bags and sequences as array<string>; a numeric one has the rule "
+        "`<feature>_readable` and, with `minimum` or `maximum`, `<feature>_in_range`, a bag with weights "
+        "`<feature>_weights_valid` (in ingest only; null passes)."
     ),
     made_by="ingest_clicks",
     columns=(
@@ -83,6 +90,7 @@ CLICKS = Table(
         Rule("label_present", "label IS NOT NULL", "the label is there"),
         Rule("label_binary", "label IN (0, 1)", "the label is 0 or 1 (or false or true)"),
         SPLIT_KNOWN,
+        WEIGHT_VALID,
         EVENT_TIME_PRESENT,
         NOT_ANCIENT,
         NOT_FUTURE,

@@ -14,6 +14,7 @@ ColumnType = Literal[
     "timestamp",
     "boolean",
     "array<float>",
+    "array<int>",
     "array<string>",
     "map<string,bigint>",
     "map<string,double>",

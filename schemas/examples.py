@@ -8,7 +8,10 @@ SPLITS = ("train", "val", "test")
 
 EXAMPLES = Table(
     name="examples",
-    description="An encoded example. Declared features follow as columns: categorical int, numeric float.",
+    description=(
+        "An encoded example. Declared features follow as columns: categorical int, numeric float, bags and sequences "
+        "array<int>, weights array<float>."
+    ),
     made_by="build_examples",
     columns=(
         Column("user", "int", "index in users; -1: unknown"),

@@ -14,6 +14,7 @@ _TYPES: dict[ColumnType, T.DataType] = {
     "timestamp": T.TimestampType(),
     "boolean": T.BooleanType(),
     "array<float>": T.ArrayType(T.FloatType()),
+    "array<int>": T.ArrayType(T.IntegerType()),
     "array<string>": T.ArrayType(T.StringType()),
     "map<string,bigint>": T.MapType(T.StringType(), T.LongType()),
     "map<string,double>": T.MapType(T.StringType(), T.DoubleType()),

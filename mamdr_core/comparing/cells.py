@@ -51,8 +51,10 @@ def make_cell(
         overrides: by model, by method and by model/method, in this order.
 
     Raises:
-        MamdrError: an unknown key, or a value of the wrong kind.
+        MamdrError: an unknown key, a value of the wrong kind, or a dry run.
     """
+    if config.train.dry_run:
+        raise MamdrError("train.dry_run is for train_mamdr: comparisons and sweeps record their runs")
     model, method = pair
     changes: dict[str, Any] = {}  # options are those of the configured structure and method
     if model != config.model.name:

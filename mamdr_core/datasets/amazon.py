@@ -21,7 +21,7 @@ from mamdr_core.datasets.paper_tables import LogCounts, find_paper_set
 from mamdr_core.datasets.settings import ConvertSettings
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.caching import kept_frames
-from mamdr_core.lake.core.sources import readable
+from mamdr_core.lake.core.unreadable import readable
 from mamdr_core.lake.settings import InputSettings
 
 logger = logging.getLogger(__name__)

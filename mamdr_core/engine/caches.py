@@ -1,13 +1,15 @@
 """The rows of an embedding table that a trajectory meets: the paper's static and dynamic cache (section 4.5)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from mamdr_core.engine.columns import Visit
-from mamdr_core.engine.optimizers import AdamMoments, AdamState, adam_change
+from mamdr_core.engine.optimizers import ROW_STATES, AdamState, row_change
 from mamdr_core.engine.parameters import Rows, Scope, Theta
+from mamdr_core.engine.parts import FieldGradient
+from mamdr_core.engine.step_options import RowRule
 from mamdr_core.models.tables import Table
 
 
@@ -17,72 +19,137 @@ class CachedTable:
     Args:
         theta: where the trajectory starts.
         table: which.
+        readers: the tables that read its rows: itself, and those that share them.
         visits: what it meets.
         scope: what it may change.
         state: Adam's moments to carry on, where it has some of the table; None: zeros.
-        adam: keep moments.
+        rule: how its rows move.
 
     Attributes:
         table: which.
+        readers: by name, the tables that read its rows.
         ids_U: the distinct ids that it meets, ascending.
         static_UD: their rows at the start.
-        dynamic_UD: their rows now.
+        dynamic_UD: their rows now; where a column holds several ids of a row, one row of zeros more, which padding
+            reads.
         trains: whether it may change rows.
-        local: by visit, places in `ids_U`, int64 [M].
+        local: by reader and visit, places in `dynamic_UD`, int64 [M], or [M, L] of a column of several ids.
     """
 
     def __init__(
-        self, theta: Theta, table: Table, visits: Sequence[Visit], scope: Scope, state: AdamState | None, adam: bool
+        self,
+        theta: Theta,
+        table: Table,
+        readers: Sequence[Table],
+        visits: Sequence[Visit],
+        scope: Scope,
+        state: AdamState | None,
+        rule: RowRule,
     ) -> None:
         device = theta.shared.dense.device
-        met = [visit.ids(table.column).to(device) for visit in visits]
+        self.table = table
+        self.readers = {reader.name: reader for reader in readers}
+        met = {reader.name: [visit.ids(reader.column).to(device) for visit in visits] for reader in readers}
         nothing = torch.zeros(0, dtype=torch.long, device=device)
-        self.ids_U, local = torch.cat([nothing, *met]).unique(return_inverse=True)
-        self.local = list(local.split([len(ids) for ids in met]))
+        read = [known_ids(reader, ids) for reader in readers for ids in met[reader.name]]
+        self.ids_U, local = torch.cat([nothing, *read]).unique(return_inverse=True)
+        places = iter(local.split([len(ids) for ids in read]))
+        self.local = {
+            reader.name: [_placed(reader, ids, next(places), len(self.ids_U)) for ids in met[reader.name]]
+            for reader in readers
+        }
         self.static_UD = theta.gather(table.name, self.ids_U)
         self.trains = scope.covers(table.name)
         self.dynamic_UD = self.static_UD.clone() if self.trains else self.static_UD
+        if any(reader.length for reader in readers):
+            self.dynamic_UD = torch.cat([self.static_UD, self.static_UD.new_zeros(1, table.width)])
         only = (scope.only or {}).get(table.name)
         self._may_move_U = None if only is None else torch.isin(self.ids_U, only)
-        self.table = table
-        self._moments = AdamMoments.zeros_like(self.static_UD) if self.trains and adam else None
+        self._rule = rule
+        kept = ROW_STATES.get(rule.optimizer) if self.trains else None
+        self._moments = list(kept.zeros_like(self.static_UD).named().values()) if kept else []
         self._step_before = state.step if state else 0  # of Adam when the moments were zero
         if self._moments and state and table.name in state.tables:
-            whole = state.tables[table.name]
-            self._moments = AdamMoments(whole.first[self.ids_U], whole.second[self.ids_U])
+            self._moments = [whole[self.ids_U] for whole in state.tables[table.name].named().values()]
             self._step_before = 0
 
-    def step(self, visit: int, rows: slice | Tensor, gradient_BD: Tensor, count: int, lr: float) -> None:
-        """Update only the rows that a batch touched; one that occurs twice is updated once, with the summed gradient.
+    def read(self, reader: str, visit: int, rows: slice | Tensor) -> Tensor:
+        """What a table reads at some places of a visit, [M, D] or [M, L, D], ready to be differentiated."""
+        return self.dynamic_UD[self.local[reader][visit][rows]].requires_grad_(self.trains)
+
+    def together(self, visit: int, gradients: Mapping[str, FieldGradient]) -> tuple[Tensor, Tensor]:
+        """Places in `ids_U`, and the gradients of what was read there, of all readers and without padding.
 
         Args:
             visit: its number.
-            rows: places of the visit at which the table was read.
-            gradient_BD: of what was read there.
-            count: Adam's, from 1.
-            lr: learning rate.
+            gradients: by reader, some of them.
         """
-        place_V, inverse_B = self.local[visit][rows].unique(return_inverse=True)
+        own = [name for name in self.readers if name in gradients]
+        place_B = [self.local[name][visit][gradients[name][0]].flatten() for name in own]
+        gradient_BD = [gradients[name][1].flatten(0, -2) for name in own]
+        place, gradient = (parts[0] if len(own) == 1 else torch.cat(parts) for parts in (place_B, gradient_BD))
+        if any(self.readers[name].length for name in own):
+            known = place < len(self.ids_U)
+            place, gradient = place[known], gradient[known]
+        return place, gradient
+
+    def touched(self, visit: int, gradients: Mapping[str, FieldGradient]) -> tuple[Tensor, Tensor]:
+        """The rows that a batch touches and may move, and their gradients, of one that occurs twice the sum.
+
+        Args:
+            visit: its number.
+            gradients: by reader, of what it read; of at least one.
+
+        Returns:
+            Places in `ids_U`, int64 [V], and gradients with that of the rows' L2 regularisation, [V, D].
+        """
+        place_B, gradient_BD = self.together(visit, gradients)
+        place_V, inverse_B = place_B.unique(return_inverse=True)
         gradient_VD = gradient_BD.new_zeros(len(place_V), gradient_BD.shape[1]).index_add_(0, inverse_B, gradient_BD)
         if self._may_move_U is not None:
             moves_V = self._may_move_U[place_V]
             place_V, gradient_VD = place_V[moves_V], gradient_VD[moves_V]
-        if self._moments is None:
-            self.dynamic_UD[place_V] -= lr * gradient_VD
-            return
-        first_VD, second_VD = self._moments.first[place_V], self._moments.second[place_V]
-        self.dynamic_UD[place_V] -= adam_change(gradient_VD, first_VD, second_VD, count - self._step_before, lr)
-        self._moments.first[place_V], self._moments.second[place_V] = first_VD, second_VD
+        if self._rule.l2:
+            gradient_VD += self._rule.l2 * self.dynamic_UD[place_V]
+        return place_V, gradient_VD
+
+    def move(self, place_V: Tensor, gradient_VD: Tensor, count: int, lr: float) -> None:
+        """Update rows that a batch touched; see `touched`.
+
+        Args:
+            place_V, gradient_VD: which rows, and along what.
+            count: Adam's, from 1.
+            lr: learning rate of the dense weights.
+        """
+        if self._rule.decay:
+            self.dynamic_UD[place_V] *= 1 - lr * self._rule.decay
+        own = [moments[place_V] for moments in self._moments]
+        self.dynamic_UD[place_V] -= row_change(gradient_VD, own, self._rule, count - self._step_before, lr)
+        for moments, advanced in zip(self._moments, own, strict=True):
+            moments[place_V] = advanced
 
     def write_moments(self, state: AdamState) -> None:
         """Leave the moments in `state`, where it has some of the table."""
-        if self._moments is not None and self.table.name in state.tables:
-            state.tables[self.table.name].first[self.ids_U] = self._moments.first
-            state.tables[self.table.name].second[self.ids_U] = self._moments.second
+        if self._moments and self.table.name in state.tables:
+            for whole, own in zip(state.tables[self.table.name].named().values(), self._moments, strict=True):
+                whole[self.ids_U] = own
 
     def change(self) -> Rows:
         """Dynamic - static, of the rows that may move."""
+        difference_UD = self.dynamic_UD[: len(self.ids_U)] - self.static_UD
         if self._may_move_U is None:
-            return Rows(self.ids_U, self.dynamic_UD - self.static_UD)
+            return Rows(self.ids_U, difference_UD)
         moved = self._may_move_U
-        return Rows(self.ids_U[moved], self.dynamic_UD[moved] - self.static_UD[moved])
+        return Rows(self.ids_U[moved], difference_UD[moved])
+
+
+def known_ids(table: Table, ids: Tensor) -> Tensor:
+    """The ids that a table reads at some rows, int64 [M]: of several ids of a row not the zeros behind them."""
+    return ids[ids > 0] if table.length else ids
+
+
+def _placed(reader: Table, ids: Tensor, place_K: Tensor, nowhere: int) -> Tensor:
+    """The places of known ids where `ids` has them, and `nowhere` at padding."""
+    if not reader.length:
+        return place_K
+    return torch.full_like(ids, nowhere).masked_scatter_(ids > 0, place_K)

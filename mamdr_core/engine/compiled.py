@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from mamdr_core.engine.bags import SEVERAL
 from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.optimizers import BETA1, BETA2, EPSILON, move_by_adam
 from mamdr_core.heartbeat import beat
@@ -41,11 +42,12 @@ class PaddedBatch:
 
     Attributes:
         embedded: trained fields of one width one after another, [G, F * B, D], or [G, F, D] of tables per domain.
-        names: of each of these tensors, its F fields.
+        names: of each of these tensors, its F fields; one that the model pools stands for as many as a row has ids,
+            with `SEVERAL` behind its name.
         constant: all other fields by name, [G, B, D].
         labels: [G, B].
         base: base logits [G, B].
-        weights: [G, B]; of one trajectory they sum to 1, 0 for padding.
+        weights: [G, B]; of one trajectory they sum to 1, or are all 0; 0 for padding.
         keys: dropout's, int32 [G].
     """
 
@@ -84,20 +86,18 @@ class DenseStep:
             self._differentiate = torch.compile(self._gradients, dynamic=True, options=options)
             self._begin = torch.compile(_begin_adam, dynamic=True, options=options)
 
-    def __call__(self, state: DenseState, batch: PaddedBatch, count: Tensor, lr: float) -> tuple[Tensor, list[Tensor]]:
-        """Move `state`.
+    def gradients(self, state: DenseState, batch: PaddedBatch) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Gradients at `state`.
 
         A trajectory whose loss is not finite counts as one of zero gradient. A user's own structure that torch cannot
         compile runs the same operations one by one from then on, with a warning.
 
         Args:
-            state: moved in place, of the first trajectories: as many as the batch has.
+            state: of the first trajectories, as many as the batch has.
             batch: the rows.
-            count: 1 at the first step, a float32 scalar on the device.
-            lr: learning rate.
 
         Returns:
-            Losses [G], and gradients of `batch.embedded`.
+            Losses [G], gradients of the dense parameters [G, P], and of `batch.embedded`.
         """
         beat()
         if not self._flat.module.training:
@@ -107,25 +107,38 @@ class DenseStep:
             values, batch.embedded, batch.names, batch.constant, batch.labels, batch.base, batch.weights, batch.keys,
         )  # fmt: skip
         try:
-            loss, gradient, to_fields = self._differentiate(*arguments)
+            return self._differentiate(*arguments)
         except Exception as error:
             if not (is_tried(self._flat.module) and _is_of_compiler(error)):
                 raise
+            structure = getattr(self._flat.module, "structure", self._flat.module)
             logger.warning(
                 "torch cannot compile %s, whose steps run one operation after another instead: %s",
-                type(self._flat.module).__name__, " ".join(str(error).split())[:300],
+                type(structure).__name__, " ".join(str(error).split())[:300],
             )  # fmt: skip
             self._differentiate = self._gradients
-            loss, gradient, to_fields = self._differentiate(*arguments)
+            return self._differentiate(*arguments)
+
+    def move(self, state: DenseState, gradient: Tensor, count: Tensor, lr: float, weight_decay: float = 0.0) -> None:
+        """Move `state` along gradients.
+
+        Args:
+            state: moved in place, of the first trajectories: as many as have a gradient.
+            gradient: [G, P].
+            count: 1 at the first step, a float32 scalar on the device.
+            lr: learning rate.
+            weight_decay: decoupled.
+        """
+        values = state.values[: len(gradient)]
+        if weight_decay:
+            values.mul_(1 - lr * weight_decay)
         if not state.adam:
             values.sub_(gradient, alpha=lr)
-            return loss, to_fields
-        if state.first is None:
+        elif state.first is None:
             state.first, state.second = self._begin(values, gradient, lr)
         else:
             assert state.second is not None
             move_by_adam(values, gradient, state.first[: len(values)], state.second[: len(values)], count, lr)
-        return loss, to_fields
 
     def _gradients(
         self,
@@ -144,7 +157,7 @@ class DenseStep:
         named = self._flat.named(values)
         fields: Fields = {}
         for own, together in zip(names, embedded, strict=True):
-            fields |= dict(zip(own, together.unflatten(1, (len(own), -1)).unbind(1), strict=True))
+            fields |= cut_fields(own, together)
         if len(values) == 1:  # plain matrix products, not batched ones
             (to_named, to_fields), loss = self._one(
                 _only(named), _only(fields), _only(constant), labels[0], base[0], weights[0], keys[0]
@@ -155,7 +168,7 @@ class DenseStep:
         gradient = torch.cat([to_named[name].flatten(1) for name in named], dim=1)
         good = loss.isfinite()
         gradient = torch.where(good[:, None], gradient, 0)
-        to_embedded = [torch.stack([to_fields[name] for name in own], dim=1).flatten(1, 2) for own in names]
+        to_embedded = [_join_fields(own, to_fields) for own in names]
         return loss, gradient, [torch.where(good[:, None, None], each, 0) for each in to_embedded]
 
     def _loss(
@@ -175,6 +188,35 @@ class DenseStep:
         state = {**named, **self._flat.keyed(key)}
         logits_B = functional_call(self._flat.module, state, (fields,)).to(labels_B.dtype) + base_B
         return (binary_cross_entropy_with_logits(logits_B, labels_B, reduction="none") * weights_B).sum()
+
+
+def cut_fields(names: tuple[str, ...], together: Tensor) -> Fields:
+    """Fields by name, [G, B, D] or [G, B, L, D], of what holds them one after another, [G, F * B, D].
+
+    Args:
+        names: see `PaddedBatch`.
+        together: the fields.
+    """
+    if not any(name.endswith(SEVERAL) for name in names):
+        return dict(zip(names, together.unflatten(1, (len(names), -1)).unbind(1), strict=True))
+    own = tuple(dict.fromkeys(names))
+    sizes = [names.count(name) for name in own]
+    fields: Fields = {}
+    for name, size, part in zip(own, sizes, together.unflatten(1, (len(names), -1)).split(sizes, dim=1), strict=True):
+        if name.endswith(SEVERAL):
+            fields[name.removesuffix(SEVERAL)] = part.flatten(1, 2).unflatten(1, (-1, size))
+        else:
+            fields[name] = part.squeeze(1)
+    return fields
+
+
+def _join_fields(names: tuple[str, ...], fields: Fields) -> Tensor:
+    """What `cut_fields` cuts."""
+    if not any(name.endswith(SEVERAL) for name in names):
+        return torch.stack([fields[name] for name in names], dim=1).flatten(1, 2)
+    own = tuple(dict.fromkeys(names))
+    parts = [fields[n.removesuffix(SEVERAL)].flatten(1, 2) if n.endswith(SEVERAL) else fields[n] for n in own]
+    return torch.cat(parts, dim=1)
 
 
 def _begin_adam(values: Tensor, gradient: Tensor, lr: float) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from mamdr_core.engine.columns import Columns, Visit
+from mamdr_core.engine.columns import Columns, Visit, shares_of
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Shared, Theta
 from mamdr_core.engine.pieces import Pieces, StackPool, cut_ranges, one_by_one, stack_pool, stacked_fields
@@ -40,9 +40,13 @@ def dense_gradients(
     runs = len(edges) - 1
     like = engine.flat.values_P
     gradients_RP, losses_R = like.new_zeros(runs, len(like)), like.new_zeros(runs)
+    rows_N, lengths_R, shares_N = rows_N.to(columns.labels.device), np.diff(edges), None
+    if columns.weights is not None:
+        run_N = torch.from_numpy(np.repeat(np.arange(runs), lengths_R)).to(rows_N.device)
+        shares_N = shares_of(columns.weights[rows_N].to(like.dtype), run_N, runs)
     # A piece's gradient, by parameter and joined, and one more in between.
     with stack_pool(engine, vectors=3) as pool:
-        task = partial(_differentiate, engine, pool, shared, columns, rows_N.to(columns.labels.device), np.diff(edges))
+        task = partial(_differentiate, engine, pool, shared, columns, rows_N, lengths_R, shares_N)
         for stack, (gradient_GP, loss_G) in pool.run(task, cut_ranges(edges[:-1], edges[1:], np.arange(runs))):
             owner = torch.from_numpy(stack.owner).to(like.device)
             gradients_RP.index_add_(0, owner, gradient_GP)
@@ -60,14 +64,18 @@ def _differentiate(
     columns: Columns,
     rows_N: Tensor,
     lengths_R: NDArray[np.int64],
+    shares_N: Tensor | None,
     stack: Pieces,
 ) -> tuple[Pieces, tuple[Tensor, Tensor]]:
     """A stack's parts of its runs' gradients [G, P] and mean losses [G]."""
     places_GB, real_GB = stack.padded(rows_N.device)
     rows_GB = rows_N[places_GB]
     fields = stacked_fields(engine, columns, [Theta(shared)], rows_GB)
-    length_G1 = torch.from_numpy(lengths_R[stack.owner]).to(engine.device)[:, None]
-    weights_GB = real_GB.to(engine.device, shared.dense.dtype) / length_G1
+    if shares_N is None:
+        length_G1 = torch.from_numpy(lengths_R[stack.owner]).to(engine.device)[:, None]
+        weights_GB = real_GB.to(engine.device, shared.dense.dtype) / length_G1
+    else:
+        weights_GB = (real_GB * shares_N[places_GB]).to(engine.device)
     labels_GB = columns.labels[rows_GB].to(engine.device)
     base_GB = torch.zeros_like(labels_GB) if columns.base_logits is None else columns.base_logits[rows_GB].to(labels_GB)
 

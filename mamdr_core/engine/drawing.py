@@ -1,12 +1,12 @@
 """theta_S before training; a rank that keeps a part of a table draws the rows that the whole table would have."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from mamdr_core.engine.parameters import Shared
-from mamdr_core.models.tables import Table
+from mamdr_core.models.tables import Table, owners
 
 CHUNK_ROWS = 1 << 16
 _BLOCK = 16
@@ -53,6 +53,7 @@ def initial_shared(
     seed: int,
     device: torch.device | str = "cpu",
     part: tuple[int, int] = (0, 1),
+    vectors: Mapping[str, Tensor] | None = None,
 ) -> Shared:
     """theta_S before training: the module's own initial values, and tables drawn from N(0, std).
 
@@ -62,9 +63,18 @@ def initial_shared(
         seed: decides the embeddings.
         device: where theta_S is wanted.
         part: (r, W): only rows r, r + W, ... of each table, with the values that they have in the whole.
+        vectors: by table, where its rows start instead, float32 [rows, D]; rows of zeros, of ids without a vector, are
+            drawn like any other embedding.
     """
     first, step = part
     generator = torch.Generator().manual_seed(seed)
     dense = torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()])
-    drawn = {table.name: start_rows(table, generator, first, step).to(device) for table in tables if table.trainable}
+    drawn = {}
+    for table in owners(tables):
+        if table.trainable:
+            rows_KD = start_rows(table, generator, first, step)
+            if vectors and table.name in vectors:
+                given_KD = vectors[table.name][first::step].to(rows_KD)
+                rows_KD = torch.where(given_KD.any(1, keepdim=True), given_KD, rows_KD)
+            drawn[table.name] = rows_KD.to(device)
     return Shared(dense.clone().to(device), drawn)

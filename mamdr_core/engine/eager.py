@@ -19,9 +19,10 @@ from mamdr_core.engine.hashing import step_keys
 from mamdr_core.engine.optimizers import AdamMoments, AdamState, adam_change
 from mamdr_core.engine.parameters import EVERYTHING, Change, Rows, Scope, Theta
 from mamdr_core.engine.parts import FieldGradient, Part, by_domain, joined, part_key, whole
+from mamdr_core.engine.step_options import FOLLOW_GRADIENT, StepOptions
 from mamdr_core.errors import DivergedError
 from mamdr_core.heartbeat import beat
-from mamdr_core.models.tables import Table
+from mamdr_core.models.tables import Table, owners, readers
 
 logger = logging.getLogger(__name__)
 PREDICT_ROWS = 16_384
@@ -38,6 +39,7 @@ class EagerEngine:
         device: where to compute; columns may lie elsewhere.
         on_nan: what a step does whose loss is not finite: stop with an error, or skip its rows, as if their gradient
             were zero.
+        options: what a step does beyond following the gradient.
 
     Attributes:
         per_domain: whether the model has tables per domain, so that every call of it sees rows of one domain: a batch
@@ -54,11 +56,14 @@ class EagerEngine:
         batch_size: int,
         device: torch.device | str = "cpu",
         on_nan: Literal["stop", "skip"] = "stop",
+        options: StepOptions = FOLLOW_GRADIENT,
     ) -> None:
         self.flat = FlatModule(module, device)
+        self.options = options
         self.tables = tuple(tables)
         self.per_domain = any(table.per_domain for table in self.tables)
-        self.frozen = {name: vectors.to(device) for name, vectors in frozen.items()}
+        fixed = {table.name for table in self.tables if not table.trainable}
+        self.frozen = {name: vectors.to(device) for name, vectors in frozen.items() if name in fixed}
         self.batch_size = batch_size
         self.device = torch.device(device)
         self.on_nan = on_nan
@@ -67,8 +72,8 @@ class EagerEngine:
 
     @property
     def trained_tables(self) -> list[Table]:
-        """The embedding tables that learn."""
-        return [table for table in self.tables if table.trainable]
+        """The embedding tables that learn and have rows of their own."""
+        return [table for table in owners(self.tables) if table.trainable]
 
     def gradient(self, theta: Theta, visit: Visit, seed: int | None = None) -> Change:
         """The gradient of the mean loss over all of a visit's rows at `theta`; see `loss_and_gradient`."""
@@ -87,10 +92,7 @@ class EagerEngine:
         """
         self.flat.load(theta.dense, training=seed is not None)
         key = 0 if seed is None else int(step_keys([seed], 1)[0, 0])
-        working = {
-            table.name: CachedTable(theta, table, [visit], EVERYTHING, None, adam=False)
-            for table in self.trained_tables
-        }
+        working = self._working(theta, [visit], EVERYTHING, None, FOLLOW_GRADIENT, "sgd")
         everything = slice(0, len(visit.rows))
         loss, embedded = self._backward(visit, 0, everything, working, key)
         good = math.isfinite(loss)
@@ -100,9 +102,8 @@ class EagerEngine:
         rows = {}
         for name, table in working.items():
             values_UD = torch.zeros_like(table.static_UD)
-            if good and name in embedded:
-                places, gradient = embedded[name]
-                values_UD.index_add_(0, table.local[0][places], gradient)
+            if good and any(reader in embedded for reader in table.readers):
+                values_UD.index_add_(0, *table.together(0, embedded))
             rows[name] = Rows(table.ids_U, values_UD)
         return loss, Change(self.flat.gradients_P.clone(), rows)
 
@@ -139,7 +140,7 @@ class EagerEngine:
         moments = None
         if adam:
             moments = state.dense if state else AdamMoments.zeros_like(start_P)
-        working = {table.name: CachedTable(theta, table, visits, scope, state, adam) for table in self.trained_tables}
+        working = self._working(theta, visits, scope, state, self.options, optimizer)
         before = step = state.step if state else 0
         keys_S = step_keys([seed], sum(len(visit.batches(self.batch_size)) for visit in visits))[:, 0]
         for number, visit in enumerate(visits):
@@ -151,9 +152,18 @@ class EagerEngine:
                     self.handle_divergence(visit, number, batch, step)
                     self.flat.gradients_P.zero_()
                     embedded = {name: (places, torch.zeros_like(grad)) for name, (places, grad) in embedded.items()}
+                touched = {
+                    name: table.touched(number, embedded)
+                    for name, table in working.items()
+                    if any(reader in embedded for reader in table.readers)
+                }
+                if self.options.clip_norm:
+                    self._clip([self.flat.gradients_P, *(gradient_VD for _, gradient_VD in touched.values())])
+                if self.options.weight_decay:
+                    self.flat.values_P *= 1 - lr * self.options.weight_decay
                 self.flat.values_P -= _update(self.flat.gradients_P, moments, step, lr)
-                for name, (places, gradient) in embedded.items():
-                    working[name].step(number, places, gradient, step, lr)
+                for name, (place_V, gradient_VD) in touched.items():
+                    working[name].move(place_V, gradient_VD, step, lr)
         if state:
             state.step = step
             for table in working.values():
@@ -201,16 +211,40 @@ class EagerEngine:
         for rows in visit.rows.split(PREDICT_ROWS):
             beat()
             batch = Visit(visit.columns, rows, visit.as_domain)
-            ids = {table.name: batch.ids(table.column).to(self.device) for table in self.trained_tables}
+            trained = [table for table in self.tables if table.trainable]
+            ids = {table.name: batch.ids(table.column).to(self.device) for table in trained}
             logits_B = torch.empty(len(rows), dtype=self.flat.values_P.dtype, device=self.device)
             for part in self._parts(batch, slice(0, len(rows))):
                 fields = {
-                    table.name: theta.gather(table.name, ids[table.name][part.read_by(table)])
-                    for table in self.trained_tables
+                    table.name: _gathered(theta, table, ids[table.name][part.read_by(table)]) for table in trained
                 }
                 logits_B[part.places] = self.flat.module(self._fields(batch, part.places, fields))
             logits.append(batch.add_base(logits_B))
         return torch.cat(logits) if logits else torch.zeros(0, device=self.device)
+
+    def _clip(self, gradients: Sequence[Tensor]) -> None:
+        """Shorten a step's gradients in place where their norm is above `options.clip_norm`."""
+        squares = torch.stack([gradient.square().sum() for gradient in gradients]).sum()
+        factor = self.options.clip_factor(squares)
+        for gradient in gradients:
+            gradient.mul_(factor)
+
+    def _working(
+        self,
+        theta: Theta,
+        visits: Sequence[Visit],
+        scope: Scope,
+        state: AdamState | None,
+        options: StepOptions,
+        optimizer: str,
+    ) -> dict[str, CachedTable]:
+        """The trained tables of a trajectory by name."""
+        return {
+            table.name: CachedTable(
+                theta, table, readers(self.tables, table.name), visits, scope, state, options.rule(table, optimizer)
+            )
+            for table in self.trained_tables
+        }
 
     def _parts(self, visit: Visit, rows: slice) -> list[Part]:
         """What the model sees at once of a batch: all of it, or with tables per domain the rows of one domain."""
@@ -219,7 +253,7 @@ class EagerEngine:
     def _backward(
         self, visit: Visit, number: int, rows: slice, working: dict[str, CachedTable], key: int = 0
     ) -> tuple[float, dict[str, FieldGradient]]:
-        """Leave the dense gradient of a batch's mean loss in the flat buffer.
+        """Leave the dense gradient of a batch's mean loss in the flat buffer, weighted where rows have weights.
 
         Args:
             visit: the `number`-th of its trajectory.
@@ -228,31 +262,42 @@ class EagerEngine:
             key: dropout's.
 
         Returns:
-            The loss, and by trained table the gradient of what was read of it.
+            The loss, and by field the gradient of what was read of a trained table.
         """
         beat()
         self.flat.gradients_P.zero_()
         total = 0.0
+        weights_B = visit.weights(rows, self.flat.values_P)
+        weight = None if weights_B is None else weights_B.sum().clamp_min(torch.finfo(weights_B.dtype).tiny)
         found: dict[str, list[FieldGradient]] = {}
         for place, part in enumerate(self._parts(visit, rows)):
             fields = {
-                name: cached.dynamic_UD[cached.local[number][part.read_by(cached.table)]].requires_grad_(cached.trains)
-                for name, cached in working.items()
+                name: cached.read(name, number, part.read_by(reader))
+                for cached in working.values()
+                for name, reader in cached.readers.items()
             }
             for buffer in self.flat.keys:
                 buffer.fill_(part_key(key, place))
             logits_B = visit.add_base(self.flat.module(self._fields(visit, part.places, fields)), part.places)
             labels_B = visit.columns.labels[visit.rows[part.places]].to(self.device)
-            loss = binary_cross_entropy_with_logits(logits_B, labels_B) * part.share
+            own_B = visit.weights(part.places, logits_B)
+            if own_B is None or weight is None:
+                loss = binary_cross_entropy_with_logits(logits_B, labels_B) * part.share
+            else:
+                losses_B = binary_cross_entropy_with_logits(logits_B, labels_B, reduction="none")
+                loss = (losses_B * own_B).sum() / weight
             loss.backward()
             total += loss.item()
-            for name, field in fields.items():
-                if field.grad is not None:
-                    found.setdefault(name, []).append((part.read_by(working[name].table), field.grad))
+            for cached in working.values():
+                for name, reader in cached.readers.items():
+                    if cached.trains:  # zeros of a field that the structure does not use
+                        gradient = fields[name].grad
+                        gradient = torch.zeros_like(fields[name]) if gradient is None else gradient
+                        found.setdefault(name, []).append((part.read_by(reader), gradient))
         return total, {name: joined(gradients) for name, gradients in found.items()}
 
     def _fields(self, visit: Visit, rows: slice | Tensor, embedded: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add fixed vectors and numeric features to the embedded fields of a batch."""
+        """Add fixed vectors, numeric features and the weights of several ids to the embedded fields of a batch."""
         columns: Columns = visit.columns
         places_B = visit.rows[rows]
         fields = dict(embedded)
@@ -260,9 +305,18 @@ class EagerEngine:
             if not table.trainable:
                 ids_B = columns.ids[table.column][places_B].to(self.device)
                 fields[table.name] = self.frozen[table.name][ids_B.long()]
+            if table.length and table.weight not in fields:
+                weights = columns.weights_of(table.column, places_B)
+                fields[table.weight] = weights.to(self.device, self.flat.values_P.dtype)
         if columns.numeric.shape[1]:
             fields["numeric"] = columns.numeric[places_B].to(self.device)
         return fields
+
+
+def _gathered(theta: Theta, table: Table, ids: Tensor) -> Tensor:
+    """What a trained table reads for ids [B] or [B, L], [B, D] or [B, L, D]."""
+    rows: Tensor = theta.gather(table.source, ids.flatten()).unflatten(0, ids.shape)
+    return rows
 
 
 def _update(gradient: Tensor, moments: AdamMoments | None, step: int, lr: float) -> Tensor:

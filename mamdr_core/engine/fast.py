@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Literal, TypeVar
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from mamdr_core.engine.bags import pooled_rows
 from mamdr_core.engine.columns import FrozenTables, Visit
-from mamdr_core.engine.compiled import DenseState, DenseStep, Fields, PaddedBatch
+from mamdr_core.engine.compiled import DenseState, DenseStep, Fields, PaddedBatch, cut_fields
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.hashing import step_keys
 from mamdr_core.engine.layout import Layout, Stack, lay_out, open_stack
@@ -23,7 +25,10 @@ from mamdr_core.engine.optimizers import AdamState
 from mamdr_core.engine.parameters import EVERYTHING, Change, Scope, Theta, stacked_dense
 from mamdr_core.engine.parts import holds_one_domain
 from mamdr_core.engine.stacking import Trajectory, cut_stacks, line_up
+from mamdr_core.engine.step_options import FOLLOW_GRADIENT, StepOptions
+from mamdr_core.engine.working import StackedRows
 from mamdr_core.errors import MamdrError
+from mamdr_core.models.pooling import is_linear, linear_weights
 from mamdr_core.models.tables import Table
 
 logger = logging.getLogger(__name__)
@@ -34,7 +39,7 @@ class FastEngine(EagerEngine):
     """Runs trajectories like `EagerEngine`, faster.
 
     Args:
-        module, tables, frozen, batch_size, device, on_nan: see `EagerEngine`.
+        module, tables, frozen, batch_size, device, on_nan, options: see `EagerEngine`.
         precision: of matrix products: fp32; tf32 (CUDA alone); bf16 (parameters and moments stay as they are).
         group_memory: GB that a stack of trajectories may take; 0: see `stack_memory`.
         compiles: run steps through torch.compile; false: the same operations one by one.
@@ -54,11 +59,14 @@ class FastEngine(EagerEngine):
         precision: Literal["fp32", "tf32", "bf16"] = "fp32",
         group_memory: float = 0.0,
         compiles: bool = True,
+        options: StepOptions = FOLLOW_GRADIENT,
     ) -> None:
-        super().__init__(module, tables, frozen, batch_size, device, on_nan)
+        super().__init__(module, tables, frozen, batch_size, device, on_nan, options)
         if precision == "tf32" and self.device.type != "cuda":
             raise MamdrError(f"train.precision tf32 needs CUDA, and this rank runs on the {self.device}: use fp32")
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        self._by_name = {table.name: table for table in self.tables}
+        self._weights = {table.weight for table in self.tables if table.length and not is_linear(table)}
         self._step = DenseStep(self.flat, precision == "bf16", compiles)
         self._limits = stack_limits(self.flat, self.tables, self.device, group_memory)
         if compiles and not getattr(module, "compiles_in_stacks", True):
@@ -145,19 +153,20 @@ class FastEngine(EagerEngine):
         self, stacks: Sequence[Sequence[Trajectory]], lr: float, optimizer: str, state: AdamState | None
     ) -> Iterator[tuple[Sequence[Trajectory], list[Change]]]:
         """Run stacks one after another; yields each with its changes, in the order of its trajectories."""
-        laid_out = self._ahead(self._laid_out(stacks, optimizer == "adam", state))
+        laid_out = self._ahead(self._laid_out(stacks, optimizer, state))
         for stack, pairs in groupby(laid_out, key=itemgetter(0)):
             with no_memory_for(len(stack.trajectories)):
                 changes = self._descend(stack, (layout for _, layout in pairs if layout), lr, optimizer, state)
             yield stack.trajectories, changes
 
     def _laid_out(
-        self, stacks: Sequence[Sequence[Trajectory]], adam: bool, state: AdamState | None
+        self, stacks: Sequence[Sequence[Trajectory]], optimizer: str, state: AdamState | None
     ) -> Iterator[tuple[Stack, Layout | None]]:
         """What stacks compute on, part by part; without steps, one part that is None."""
+        rule = partial(self.options.rule, optimizer=optimizer)
         for trajectories in stacks:
             with no_memory_for(len(trajectories)):
-                stack = open_stack(trajectories, self.tables, self.frozen, self.batch_size, self.device, adam, state)
+                stack = open_stack(trajectories, self.tables, self.frozen, self.batch_size, self.device, rule, state)
                 layouts = lay_out(stack, self.tables, self.device, self.flat.values_P.dtype)
                 layout = next(layouts, None)
             yield stack, layout
@@ -195,12 +204,18 @@ class FastEngine(EagerEngine):
             for number in range(len(layout.steps)):
                 done = len(losses)
                 batch = self._batch(stack, layout, number, keys_SG[done, : len(layout.labels[number])])
-                loss_G, gradients = self._step(dense, batch, count_S[done], lr)
+                loss_G, gradient_GP, to_fields = self._step.gradients(dense, batch)
                 losses.append(loss_G)
                 trained = [pair for pair in zip(stack.tables, layout.touched, strict=True) if pair[0].trains]
-                for (tables, touched), gradient in zip(trained, gradients, strict=True):
-                    count = (own_S if tables.is_fresh else count_S)[done]
-                    tables.update(touched.distinct[number], touched.inverse[number], gradient.flatten(0, 1), count, lr)
+                rows = [
+                    (tables, touched.distinct[number], tables.summed(touched, number, gradient.flatten(0, 1)))
+                    for (tables, touched), gradient in zip(trained, to_fields, strict=True)
+                ]
+                if self.options.clip_norm:
+                    self._clip_each(gradient_GP, rows)
+                self._step.move(dense, gradient_GP, count_S[done], lr, self.options.weight_decay)
+                for tables, distinct, gradient_VD in rows:
+                    tables.move(distinct, gradient_VD, (own_S if tables.is_fresh else count_S)[done], lr)
         self._check(stack, losses, before)
         if state:
             state.step = before + len(losses)
@@ -211,6 +226,22 @@ class FastEngine(EagerEngine):
             tables.write_changes(changes)
         return changes
 
+    def _clip_each(self, gradient_GP: Tensor, rows: Sequence[tuple[StackedRows, Tensor, Tensor]]) -> None:
+        """Shorten each trajectory's gradients in place where their norm is above `options.clip_norm`.
+
+        Args:
+            gradient_GP: of dense parameters.
+            rows: of tables, the rows that the step moves, see `Touched`, and their gradients.
+        """
+        squares_G = gradient_GP.square().sum(1)
+        owners = [tables.trajectory_of(distinct) for tables, distinct, _ in rows]
+        for owner_V, (_, _, gradient_VD) in zip(owners, rows, strict=True):
+            squares_G.index_add_(0, owner_V, gradient_VD.square().sum(1))
+        factor_G1 = self.options.clip_factor(squares_G)[:, None]
+        gradient_GP.mul_(factor_G1)
+        for owner_V, (_, _, gradient_VD) in zip(owners, rows, strict=True):
+            gradient_VD.mul_(factor_G1[owner_V])
+
     def _batch(self, stack: Stack, layout: Layout, number: int, keys_G: Tensor) -> PaddedBatch:
         """The rows of a step, with its embeddings as they are now."""
         shape = layout.labels[number].shape
@@ -218,14 +249,20 @@ class FastEngine(EagerEngine):
         names: list[tuple[str, ...]] = []
         constant: Fields = {}
         for tables, touched in zip(stack.tables, layout.touched, strict=True):
-            fields = tables.read(touched.places[number]).unflatten(0, (shape[0], -1))
+            fields = tables.read(touched, number).unflatten(0, (shape[0], -1))
             if tables.trains:
                 embedded.append(fields)
                 names.append(tables.names)
             else:
-                constant |= dict(zip(tables.names, fields.chunk(len(tables.names), dim=1), strict=True))
+                constant |= cut_fields(tables.names, fields)
         for name, ids in layout.looked_up.items():
-            constant[name] = embedding(ids[number], stack.lookups[name])  # several times as fast as indexing
+            table = self._by_name[name]
+            if is_linear(table):
+                weights = linear_weights(table, layout.several[table.weight][number])
+                constant[name] = pooled_rows(stack.lookups[table.source], ids[number], weights)
+            else:  # several times as fast as indexing
+                constant[name] = embedding(ids[number], stack.lookups[table.source])
+        constant |= {name: layout.several[name][number] for name in self._weights}
         if layout.numeric:
             constant["numeric"] = layout.numeric[number]
         return PaddedBatch(

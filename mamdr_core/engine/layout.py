@@ -1,19 +1,22 @@
 """The rows of a stack's steps laid out on the device, ready to be computed on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mamdr_core.engine.columns import Columns, FrozenTables
+from mamdr_core.engine.bags import Read, StackedBags
+from mamdr_core.engine.columns import Columns, FrozenTables, shares_of
 from mamdr_core.engine.optimizers import AdamState
 from mamdr_core.engine.parameters import Scope
 from mamdr_core.engine.stacking import Trajectory
+from mamdr_core.engine.step_options import RowRule
 from mamdr_core.engine.steps import ReadPlaces, RowReader, Steps, lay_steps, ranges
-from mamdr_core.engine.working import StackedTables, TouchedRows
-from mamdr_core.models.tables import Table
+from mamdr_core.engine.working import StackedRows, StackedTables, Touched
+from mamdr_core.models.pooling import is_linear
+from mamdr_core.models.tables import Table, owners, readers
 
 SEGMENT_ROWS = 1 << 16
 """Padded rows of the steps that are laid out at a time."""
@@ -28,12 +31,14 @@ class Stack:
         steps: all of them.
         tables: the embedding rows that they read, of tables that they may change, alike ones together.
         lookups: by name, all other tables, which steps read as they are.
+        segment_rows: padded rows of the steps that are laid out at a time.
     """
 
     trajectories: Sequence[Trajectory]
     steps: Steps
-    tables: list[StackedTables]
+    tables: list[StackedRows]
     lookups: dict[str, Tensor]
+    segment_rows: int
 
 
 @dataclass(frozen=True)
@@ -43,14 +48,18 @@ class Layout:
     Attributes:
         steps: the steps.
         touched: of each of the stack's `tables`.
-        looked_up: by other table, ids, int64 [G_s, B_s], or [G_s, 1] of a table per domain.
+        looked_up: by other field, ids, int64 [G_s, B_s], or [G_s, 1] of a table per domain, or [G_s, B_s, L] of a
+            column of several ids.
+        several: by the name of their weights' field, the weights of several ids, [G_s, B_s, L].
         numeric: float [G_s, B_s, K], or no list without numeric features.
-        labels, base, weights: [G_s, B_s]; a trajectory's weights sum to 1, padding has 0.
+        labels, base, weights: [G_s, B_s]; a trajectory's weights sum to 1, or are all 0; padding
+            has 0.
     """
 
     steps: Steps
-    touched: list[TouchedRows]
+    touched: list[Touched]
     looked_up: dict[str, list[Tensor]]
+    several: dict[str, list[Tensor]]
     numeric: list[Tensor]
     labels: list[Tensor]
     base: list[Tensor]
@@ -63,7 +72,7 @@ def open_stack(
     frozen: FrozenTables,
     batch_size: int,
     device: torch.device,
-    adam: bool,
+    rule: Callable[[Table], RowRule],
     state: AdamState | None,
 ) -> Stack:
     """Gather the embedding rows that trajectories read.
@@ -74,7 +83,7 @@ def open_stack(
         frozen: the fixed vectors.
         batch_size: rows of a step at most.
         device: where to.
-        adam: whether trained tables have moments.
+        rule: how the rows of a table move.
         state: moments of a single trajectory to carry on.
     """
     steps = lay_steps([trajectory.visits for trajectory in trajectories], batch_size)
@@ -85,28 +94,48 @@ def open_stack(
     trajectory_of_batch = torch.from_numpy(of_batch).to(device)
     scopes = [trajectory.scope for trajectory in trajectories]
     lookups = {**frozen, **_read_only(trajectories, tables)}
-    stacked = [
-        StackedTables(
-            alike,
-            [trajectory.theta for trajectory in trajectories],
-            scopes,
-            [reader.first_ids(table.column) if table.per_domain else reader.ids(table.column) for table in alike],
-            trajectory_of_batch if alike[0].per_domain else trajectory_N,
-            trains=scopes[0].covers(alike[0].name),
-            adam=adam,
-            state=state if state and alike[0].name in state.tables else None,
-        )
-        for alike in _alike([table for table in tables if table.name not in lookups], scopes[0], state)
-    ]
-    return Stack(trajectories, steps, stacked, lookups)
+    stacked: list[StackedRows] = []
+    for alike in _alike([t for t in owners(tables) if t.name not in lookups], tables, scopes[0], state, rule):
+        thetas = [trajectory.theta for trajectory in trajectories]
+        trains = scopes[0].covers(alike[0].name)
+        carried = state if state and alike[0].name in state.tables else None
+        if _reads_several(alike, tables):
+            reads = [[_read(field, reader) for field in readers(tables, table.name)] for table in alike]
+            stacked.append(StackedBags(alike, reads, thetas, scopes, trajectory_N, trains, rule(alike[0]), carried))
+            continue
+        per_domain = alike[0].per_domain
+        ids = [reader.first_ids(table.column) if per_domain else reader.ids(table.column) for table in alike]
+        of = trajectory_of_batch if per_domain else trajectory_N
+        stacked.append(StackedTables(alike, thetas, scopes, ids, of, trains, rule(alike[0]), carried))
+    positions = sum(table.length for table in tables)
+    return Stack(trajectories, steps, stacked, lookups, max(1, SEGMENT_ROWS // (1 + positions // 8)))
 
 
-def _alike(tables: Sequence[Table], scope: Scope, state: AdamState | None) -> list[list[Table]]:
-    """Tables that one matrix can hold: of one width, read alike, all trained or none, all with moments or none."""
+def _read(field: Table, reader: RowReader) -> Read:
+    """What a field reads at the rows of some batches."""
+    return Read(field, reader.ids(field.column), reader.bag_weights(field.column) if field.length else None)
+
+
+def _reads_several(alike: Sequence[Table], tables: Sequence[Table]) -> bool:
+    return any(field.length for table in alike for field in readers(tables, table.name))
+
+
+def _alike(
+    tables: Sequence[Table],
+    fields: Sequence[Table],
+    scope: Scope,
+    state: AdamState | None,
+    rule: Callable[[Table], RowRule],
+) -> list[list[Table]]:
+    """Tables that one matrix can hold: of one width, read and moved alike, all trained or none, all carrying moments or
+    none.
+    """
     groups: dict[tuple[object, ...], list[Table]] = {}
     for table in tables:
         carries_on = state is not None and table.name in state.tables
-        groups.setdefault((table.width, table.per_domain, scope.covers(table.name), carries_on), []).append(table)
+        several = _reads_several([table], fields)
+        alike = (table.width, table.per_domain, scope.covers(table.name), carries_on, several, rule(table))
+        groups.setdefault(alike, []).append(table)
     return list(groups.values())
 
 
@@ -115,7 +144,7 @@ def _read_only(trajectories: Sequence[Trajectory], tables: Sequence[Table]) -> d
     shared = trajectories[0].theta.shared
     specific = [trajectory.theta.specific for trajectory in trajectories]
     found = {}
-    for table in tables:
+    for table in owners(tables):
         whole = shared.tables.get(table.name)
         covered = any(own is not None and table.name in own.rows for own in specific)
         if isinstance(whole, Tensor) and not covered and not trajectories[0].scope.covers(table.name):
@@ -133,7 +162,7 @@ def lay_out(stack: Stack, tables: Sequence[Table], device: torch.device, dtype: 
         dtype: of weights.
     """
     row = batch = 0
-    for steps in stack.steps.segments(SEGMENT_ROWS):
+    for steps in stack.steps.segments(stack.segment_rows):
         batches = steps.flat()
         reader = RowReader(batches, device)
         lengths = np.array(reader.lengths)
@@ -155,7 +184,13 @@ def lay_out(stack: Stack, tables: Sequence[Table], device: torch.device, dtype: 
             torch.from_numpy(step).to(device),
             slice(batch, next_batch),
         )
-        weight_N = torch.from_numpy(np.repeat(1 / np.maximum(lengths, 1), lengths)).to(device, dtype)
+        if any(held.visit.columns.weights is not None for held in batches):
+            batch_N = torch.repeat_interleave(
+                number, torch.from_numpy(lengths).to(device), output_size=int(lengths.sum())
+            )
+            weight_N = shares_of(reader.read(_weights).to(dtype), batch_N, len(batches))
+        else:
+            weight_N = torch.from_numpy(np.repeat(1 / np.maximum(lengths, 1), lengths)).to(device, dtype)
         layout = _Padding(steps, place_N)
         numeric_N = reader.read(lambda columns: columns.numeric)
         yield Layout(
@@ -166,7 +201,12 @@ def lay_out(stack: Stack, tables: Sequence[Table], device: torch.device, dtype: 
                 if table.per_domain
                 else layout.pad(reader.ids(table.column))
                 for table in tables
-                if table.name in stack.lookups
+                if table.source in stack.lookups
+            },
+            several={
+                table.weight: layout.pad(reader.weights(table.column).to(device, dtype))
+                for table in tables
+                if table.length and not (is_linear(table) and table.source not in stack.lookups)
             },
             numeric=layout.pad(numeric_N) if numeric_N.shape[1] else [],
             labels=layout.pad(reader.read(lambda columns: columns.labels)),
@@ -179,6 +219,11 @@ def lay_out(stack: Stack, tables: Sequence[Table], device: torch.device, dtype: 
 def _base_logits(columns: Columns) -> Tensor:
     nothing = columns.labels.new_zeros(1).expand_as(columns.labels)  # takes no memory
     return nothing if columns.base_logits is None else columns.base_logits
+
+
+def _weights(columns: Columns) -> Tensor:
+    alike = columns.labels.new_ones(1, dtype=torch.float32).expand_as(columns.labels)  # takes no memory
+    return alike if columns.weights is None else columns.weights
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.stacking import PADDING, StackLimits
+from mamdr_core.models.pooling import is_linear
 from mamdr_core.models.tables import Table
 
 CPU_BYTES = 4.8e7
@@ -82,9 +83,13 @@ def _kept_bytes(flat: FlatModule, tables: Sequence[Table], numeric: int, rows: i
         return tensor
 
     like = flat.values_P
-    fields = {
-        table.name: like.new_zeros(1 if table.per_domain else rows, table.width).requires_grad_() for table in tables
-    }
+    fields = {}
+    for table in tables:
+        if table.length and not is_linear(table):
+            fields[table.name] = like.new_zeros(rows, table.length, table.width).requires_grad_()
+            fields[table.weight] = like.new_zeros(rows, table.length)
+        else:
+            fields[table.name] = like.new_zeros(1 if table.per_domain else rows, table.width).requires_grad_()
     if numeric:
         fields["numeric"] = like.new_zeros(rows, numeric)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):

@@ -1,13 +1,15 @@
-"""Inner optimizers on flat dense parameters and on touched embedding rows; the outer optimizer of theta_S."""
+"""Updates of inner optimizers, on dense parameters and on touched embedding rows; the outer optimizer of theta_S."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from mamdr_core.engine.parameter_state import held_rows, parameters_of, parameters_state, sharded_tables
-from mamdr_core.engine.parameters import Change, Rows, Shared
+from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.engine.settings import OuterSettings
+from mamdr_core.engine.step_options import RowRule
 from mamdr_core.stateful import State
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
@@ -25,24 +27,58 @@ class AdamMoments:
         """Moments before the first step."""
         return cls(torch.zeros_like(tensor), torch.zeros_like(tensor))
 
+    def named(self) -> dict[str, Tensor]:
+        """Its tensors by attribute."""
+        return {"first": self.first, "second": self.second}
+
+
+@dataclass
+class AdagradSums:
+    """Row-wise Adagrad's state of a table: by row, the sum of its gradients' mean squares, [rows, 1]."""
+
+    sums: Tensor
+
+    @classmethod
+    def zeros_like(cls, table: Tensor) -> "AdagradSums":
+        """Sums before the first step."""
+        return cls(table.new_zeros(len(table), 1))
+
+    def named(self) -> dict[str, Tensor]:
+        """Its tensors by attribute."""
+        return {"sums": self.sums}
+
+
+RowState = AdamMoments | AdagradSums
+ROW_STATES: dict[str, type[RowState]] = {"adam": AdamMoments, "adagrad": AdagradSums}
+"""What optimizers of rows keep of a table."""
+
 
 @dataclass
 class AdamState:
-    """Adam's state of theta_S: the step count, moments of the dense parameters and of every embedding table.
+    """The inner optimizers' state of theta_S: the step count, moments of dense parameters and of every embedding table.
 
     The count is one for all; a table's moments move only where a row is touched (lazy Adam). Sharded tables have none
-    here: they would have to travel with the rows, so theirs are fresh in every trajectory.
+    here: they would have to travel with the rows, so theirs are fresh in every trajectory; nor have tables whose rows
+    move by plain descent.
     """
 
     dense: AdamMoments
-    tables: dict[str, AdamMoments]
+    tables: dict[str, RowState]
     step: int = 0
 
     @classmethod
-    def zeros_like(cls, shared: Shared) -> "AdamState":
-        """The state before the first step."""
-        whole = {name: table for name, table in shared.tables.items() if isinstance(table, Tensor)}
-        tables = {name: AdamMoments.zeros_like(table) for name, table in whole.items()}
+    def zeros_like(cls, shared: Shared, rules: Mapping[str, RowRule] | None = None) -> "AdamState":
+        """The state before the first step.
+
+        Args:
+            shared: theta_S.
+            rules: by table, how its rows move; None: all by Adam.
+        """
+        tables: dict[str, RowState] = {}
+        for name, table in shared.tables.items():
+            state = ROW_STATES.get(rules[name].optimizer if rules else "adam")
+            if isinstance(table, Tensor) and state:
+                tables[name] = state.zeros_like(table)
         return cls(AdamMoments.zeros_like(shared.dense), tables)
 
 
@@ -59,6 +95,39 @@ def adam_change(gradient: Tensor, first: Tensor, second: Tensor, step: int, lr: 
     second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
     denominator = (second / (1 - BETA2**step)).sqrt_().add_(EPSILON)
     return (first / denominator).mul_(lr / (1 - beta1**step))
+
+
+def row_change(gradient: Tensor, state: Sequence[Tensor], rule: RowRule, step: int, lr: float) -> Tensor:
+    """An update of embedding rows: advances their state in place and returns what is to be subtracted.
+
+    Args:
+        gradient: of the rows, [V, D].
+        state: of the rows, what the rule's optimizer keeps.
+        rule: how they move.
+        step: 1 for the first update.
+        lr: learning rate of the dense weights.
+    """
+    if rule.optimizer == "adam":
+        first, second = state
+        return adam_change(gradient, first, second, step, lr * rule.factor)
+    if rule.optimizer == "adagrad":
+        return adagrad_change(gradient, state[0], lr * rule.factor)
+    return lr * rule.factor * gradient
+
+
+def adagrad_change(gradient: Tensor, sums: Tensor, lr: float) -> Tensor:
+    """Row-wise Adagrad's update, FBGEMM's EXACT_ROWWISE_ADAGRAD.
+
+    Args:
+        gradient: [V, D].
+        sums: by row, of mean squares, [V, 1] or [V, D] with equal columns; advanced in place.
+        lr: learning rate.
+
+    Returns:
+        What is to be subtracted.
+    """
+    sums += gradient.square().mean(1, keepdim=True)
+    return gradient / sums.sqrt().add_(EPSILON) * lr
 
 
 def move_by_adam(
@@ -84,28 +153,6 @@ def move_by_adam(
     )  # fmt: skip
 
 
-def inner_step(moved: Change, gradient: Change, state: AdamState | None, lr: float) -> None:
-    """One step of the inner optimizer along a gradient: by Adam (lazy on embedding rows), or plain descent.
-
-    Args:
-        moved: the trajectory's theta~ - theta, moved in place.
-        gradient: where to.
-        state: Adam's moments, advanced in place; None: plain gradient descent.
-        lr: inner learning rate alpha.
-    """
-    if state is None:
-        moved.move(gradient, -lr)
-        return
-    state.step += 1
-    step = Change(adam_change(gradient.dense, state.dense.first, state.dense.second, state.step, lr))
-    for name, rows in gradient.rows.items():
-        moments = state.tables[name]
-        first_UD, second_UD = moments.first[rows.ids], moments.second[rows.ids]
-        step.rows[name] = Rows(rows.ids, adam_change(rows.values, first_UD, second_UD, state.step, lr))
-        moments.first[rows.ids], moments.second[rows.ids] = first_UD, second_UD
-    moved.move(step, -1.0)
-
-
 @dataclass
 class OuterOptimizer:
     """Applies theta~ - theta to theta_S (Alg. 1, line 7).
@@ -120,17 +167,24 @@ class OuterOptimizer:
     first: "Momenta | None" = field(default=None)
     second: "Momenta | None" = field(default=None)
 
-    def step(self, shared: Shared, change: Change) -> None:
-        """Move `shared` in place."""
+    def step(self, shared: Shared, change: Change, factor: float = 1.0) -> None:
+        """Move `shared` in place.
+
+        Args:
+            shared: theta_S.
+            change: theta~ - theta.
+            factor: of beta in this step.
+        """
         self.step_count += 1
+        beta = self.settings.beta * factor
         if self.settings.optimizer != "sgd" and self.first is None:
             self.first = Momenta.zeros_like(shared)
             self.second = Momenta.zeros_like(shared) if self.settings.optimizer == "adam" else None
-        shared.dense += self._update(change.dense, None, slice(None))
+        shared.dense += self._update(change.dense, None, slice(None), beta)
         for name, rows in change.rows.items():
             table = shared.tables[name]
             place_U = rows.ids if isinstance(table, Tensor) else table.places(rows.ids)
-            table.index_add_(0, place_U, self._update(rows.values, name, place_U))
+            table.index_add_(0, place_U, self._update(rows.values, name, place_U, beta))
 
     def state_dict(self) -> State:
         """The number of steps, and the momenta so far."""
@@ -153,8 +207,8 @@ class OuterOptimizer:
         momenta = {name: None if part.is_empty() else Momenta.of_state(part, like) for name, part in parts.items()}
         self.first, self.second = momenta["first"], momenta["second"]
 
-    def _update(self, change: Tensor, table: str | None, place: Tensor | slice) -> Tensor:
-        beta, momentum = self.settings.beta, self.settings.momentum
+    def _update(self, change: Tensor, table: str | None, place: Tensor | slice, beta: float) -> Tensor:
+        momentum = self.settings.momentum
         if self.first is None:
             return beta * change
         first_all = self.first.dense if table is None else self.first.tables[table]

@@ -79,8 +79,8 @@ class TableShard(Protocol):
     outer optimizer changes `own`.
     """
 
-    column: str
-    """The id column that selects its rows."""
+    columns: tuple[str, ...]
+    """The id columns that select its rows."""
     own: Tensor
     """This rank's rows, float32 [K, D]."""
 
@@ -142,7 +142,8 @@ class Shared:
         visits = list(visits) if sharded else []
         nothing = torch.zeros(0, dtype=torch.long, device=self.dense.device)
         for table in sharded:
-            read = [visit.ids(table.column).to(nothing.device) for visit in visits]
+            columns = table.columns
+            read = [visit.ids(column).flatten().to(nothing.device) for visit in visits for column in columns]
             table.fetch(torch.cat([nothing, *read]))
 
 

@@ -9,7 +9,7 @@ from mamdr_core.engine.columns import Visit
 from mamdr_core.models.tables import Table
 
 FieldGradient = tuple[slice | Tensor, Tensor]
-"""Places of a visit at which a table was read, and the gradient of what was read there [M, D]."""
+"""Places of a visit at which a table was read, and the gradient of what was read there [M, D] or [M, L, D]."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from mamdr_core.engine.bags import pooled_rows
 from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.memory import stack_memory
 from mamdr_core.engine.parameters import Theta, stacked_rows
 from mamdr_core.engine.threads import one_thread
 from mamdr_core.heartbeat import beat
+from mamdr_core.models.pooling import is_linear, linear_weights
 
 PIECE_ROWS = 1 << 12
 """Rows of a piece at most."""
@@ -117,7 +119,9 @@ class StackPool:
             beat()
             return task(stack)
 
-        yield from self._threads.map(run, cut_pieces(pieces, STACK_ROWS[self._engine.device.type], self._most_pieces))
+        held = sum(table.length for table in self._engine.tables if not is_linear(table))
+        most_rows = STACK_ROWS[self._engine.device.type] // (1 + held // 8)  # an embedding for each id takes memory
+        yield from self._threads.map(run, cut_pieces(pieces, most_rows, self._most_pieces))
 
     @property
     def module(self) -> nn.Module:
@@ -150,6 +154,8 @@ def stacked_fields(
 ) -> dict[str, Tensor]:
     """What the model reads of some rows, by name [G, B, D], or [G, 1, D] of a table per domain.
 
+    Of a column of several ids it is [G, B, L, D] with weights [G, B, L], or already pooled where that is cheaper.
+
     Args:
         engine: has the tables and the fixed vectors.
         columns: have the rows.
@@ -160,15 +166,30 @@ def stacked_fields(
     for table in engine.tables:
         places = rows_GB[:, :1] if table.per_domain else rows_GB
         ids = columns.ids[table.column][places].long().to(engine.device)
-        if table.trainable:
-            of_N = torch.arange(len(ids), device=ids.device).repeat_interleave(ids.shape[1])
-            field = stacked_rows(thetas, table, ids.flatten(), of_N).unflatten(0, tuple(ids.shape))
+        if table.length:
+            fields[table.weight] = columns.weights_of(table.column, places).to(
+                engine.device, engine.flat.values_P.dtype
+            )
+        if table.trainable and is_linear(table) and _is_whole(thetas, table.source):
+            whole = thetas[0].shared.tables[table.source]
+            assert isinstance(whole, Tensor)
+            field = pooled_rows(whole, ids, linear_weights(table, fields[table.weight]))
+        elif table.trainable:
+            owner = replace(table, name=table.source)
+            of_N = torch.arange(len(ids), device=ids.device).repeat_interleave(ids[0].numel())
+            field = stacked_rows(thetas, owner, ids.flatten(), of_N).unflatten(0, tuple(ids.shape))
         else:
             field = embedding(ids, engine.frozen[table.name])  # several times as fast as indexing
         fields[table.name] = field
     if columns.numeric.shape[1]:
         fields["numeric"] = columns.numeric[rows_GB].to(engine.device)
     return fields
+
+
+def _is_whole(thetas: Sequence[Theta], table: str) -> bool:
+    """Whether all of some points read a table's rows as one tensor has them."""
+    moved = any(theta.specific is not None and table in theta.specific.rows for theta in thetas)
+    return not moved and isinstance(thetas[0].shared.tables[table], Tensor)
 
 
 def one_by_one(function: Callable[..., Any], in_dims: int | tuple[int | None, ...] = 0) -> Callable[..., Any]:

@@ -15,11 +15,31 @@ class InnerSettings:
     """Learning rate alpha; null: the learning method's own."""
     state: Literal["carried", "fresh"] = "carried"
     """Adam's moments of theta_S: carried from one inner loop to the next, or fresh in each."""
+    clip_norm: float = 0.0
+    """Largest norm of the gradient of a step, over dense weights and touched embedding rows together, as torch's
+    clip_grad_norm_ has it: a longer one is shortened. 0: no limit. In DR's steps too."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of dense weights, as torch's AdamW has it: of all of them, biases included. In DR's steps
+    too, where it pulls theta_S + theta_i towards zero."""
+    embedding_l2: float = 0.0
+    """L2 regularisation of embedding rows: half of it, times the squares of the rows that a step touches, is added to
+    the step's loss. In DR's steps too."""
+    sparse_optimizer: Literal["sgd", "adam", "adagrad"] | None = None
+    """Optimizer of embedding rows: sgd, adam (lazy), or adagrad (row-wise: one sum of mean squares a row, as in
+    FBGEMM); null: that of the dense weights. In DR's steps too."""
+    sparse_lr: float | None = None
+    """Learning rate of embedding rows; null: that of the dense weights. Where that follows lr_schedule, and in DR,
+    which has its own, rows keep the ratio of sparse_lr to inner.lr."""
 
     def __post_init__(self) -> None:
-        """Check the rate."""
-        if self.lr is not None and self.lr < 0:
-            raise ValueError(f"inner.lr must be >= 0, got {self.lr}")
+        """Check the ranges."""
+        for name in ("lr", "sparse_lr", "clip_norm", "weight_decay", "embedding_l2"):
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise ValueError(f"inner.{name} must be >= 0, got {value}")
+        if self.lr == 0 and self.sparse_lr is not None:
+            raise ValueError(
+                f"inner.sparse_lr needs inner.lr > 0, whose changes it follows: got {self.sparse_lr} and 0"
+            )
 
 
 @settings

@@ -162,7 +162,7 @@ class RowReader:
         return whole
 
     def ids(self, column: str) -> Tensor:
-        """Indices of an id column, int64 [N]."""
+        """Indices of an id column, int64 [N], or [N, L] of one of several ids."""
         if not self.lengths:  # trajectories without a visit know of no columns
             return torch.zeros(0, dtype=torch.long, device=self._device)
         ids_N = self.read(lambda columns: columns.ids[column]).long()
@@ -170,6 +170,17 @@ class RowReader:
             shown_N = torch.from_numpy(np.repeat(self._as_domain, self.lengths)).to(self._device)
             ids_N = torch.where(shown_N >= 0, shown_N + 1, ids_N)
         return ids_N
+
+    def bag_weights(self, bag: str) -> Tensor | None:
+        """The weights of a bag's ids, float32 [N, L]; None: it has none, or there are no rows."""
+        if not self._sources or any(bag not in columns.bag_weights for columns, _, _ in self._sources):
+            return None
+        return self.read(lambda columns: columns.bag_weights[bag])
+
+    def weights(self, bag: str) -> Tensor:
+        """The weights of a bag's or sequence's ids, float32 [N, L]: 1 where it has none, 0 of padding."""
+        given = self.bag_weights(bag)
+        return (self.read(lambda columns: columns.ids[bag]) > 0).float() if given is None else given
 
     def first_ids(self, column: str) -> Tensor:
         """Index that each batch's first row has in an id column, int64 [batches]."""

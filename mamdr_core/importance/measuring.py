@@ -1,7 +1,7 @@
 """feature_importance on the driver: a run's features permuted one by one on a split of its examples."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -78,7 +78,7 @@ def measure_features(spark: SparkSession, config: Config) -> dict[str, Any]:
     }
 
 
-def _prepare(trained: Trained, columns: Columns) -> tuple[Columns, Any]:
+def _prepare(trained: Trained, columns: Columns) -> tuple[Columns, Callable[[Columns], DomainMetrics]]:
     """Columns in which vectors are looked up by id columns of their own, and what predicts and measures such columns.
 
     So a user's or item's vector is permuted without its id, and its id (embedding and random effect) without its
@@ -91,9 +91,12 @@ def _prepare(trained: Trained, columns: Columns) -> tuple[Columns, Any]:
         settings, numeric = trained.config.train.mixed, len(pinned.numeric)
         mixed = MixedModel.from_state(settings, engine.tables, engine.frozen, numeric, pinned.sizes, package.mixed)
         mixed.design.columns = {name: name for name in mixed.design.columns}
-    fixed = [table for table in engine.tables if not table.trainable]
-    engine.tables = tuple(table if table.trainable else replace(table, column=table.name) for table in engine.tables)
-    columns = replace(columns, ids={**columns.ids, **{table.name: columns.ids[table.column] for table in fixed}})
+    vectors = {feature.name for feature in trained.config.features if feature.kind == "vector"}
+    own_columns = {table.name: columns.ids[table.column] for table in engine.tables if table.name in vectors}
+    engine.tables = tuple(
+        replace(table, column=table.name) if table.name in vectors else table for table in engine.tables
+    )
+    columns = replace(columns, ids={**columns.ids, **own_columns})
     return columns, partial(_measure, trained, engine, mixed)
 
 

@@ -1,8 +1,7 @@
 """Permutation importance: the drop of every domain's AUC where one feature's values change rows within the domain.
 
-Breiman 2001, "Random Forests", section 10; here values stay in their domain, so that what is measured is what the
-feature tells of rows of one domain, which are those that a user is shown together. Shape suffixes: N rows, n domains,
-R repeats.
+Breiman 2001, "Random Forests", section 10; here values stay in their domain, so the drop measures how much the feature
+helps to rank rows of one domain, as in a list shown to a user. Shape suffixes: N rows, n domains, R repeats.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -50,6 +50,10 @@ class InputColumns:
     split: str = ""
     """train, val or test, for `examples.split.kind: given`, e.g. `if(fold = 5, 'test', 'train')`; a row with another
     value, or null, is rejected under split_known. Empty: the log gives none."""
+    weight: str = ""
+    """Weight of the row in training, e.g. `if(action = 'click', 1, 10)` where a tenth of the negatives were kept; null
+    is 1. A weight that is negative, not finite or no number is rejected under weight_valid. Empty: rows count
+    alike."""
 
 
 @settings
@@ -278,12 +282,14 @@ class MaintainSettings:
     """This many of the runs that have served, the champion first, keep theirs besides, to go back to; 0: all."""
     history_days: int = 0
     """Days of clicks, rejected rows and examples that are kept, up to the newest; 0: all."""
+    scores_days: int = 365
+    """Batches of scores are kept for this number of days after they were written; 0: for ever."""
     dry_run: bool = False
     """Say what would be removed, and change nothing."""
 
     def __post_init__(self) -> None:
         """Check the counts."""
-        for name in ("retention_days", "keep_runs", "keep_champions", "history_days"):
+        for name in ("retention_days", "keep_runs", "keep_champions", "history_days", "scores_days"):
             if not 0 <= getattr(self, name) <= 100_000:
                 raise ValueError(f"maintain.{name} must lie in [0, 100000], got {getattr(self, name)}")
 

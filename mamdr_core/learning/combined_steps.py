@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from mamdr_core.engine.columns import Visit
-from mamdr_core.engine.optimizers import OuterOptimizer, inner_step
+from mamdr_core.engine.optimizers import OuterOptimizer
 from mamdr_core.engine.parameters import Change, Theta
 from mamdr_core.engine.stacked_changes import ChangeSum
 from mamdr_core.learning.inner_loop import TAKE_END, InnerLoop
@@ -60,7 +60,7 @@ class CombinedSteps(ABC):
         for number, visits in enumerate(steps):
             seeds = [learner.round_seed(round_, learner.rank, number, place) for place in range(len(visits))]
             gradient = self.direction(Theta(learner.shared, moved), visits, seeds)
-            inner_step(moved, gradient, state, learner.settings.alpha)
+            self.inner.step(moved, gradient, state, round_)
             rows += learner.count(visits)
         OuterOptimizer(TAKE_END).step(learner.shared, learner.average(moved, float(rows)))
 

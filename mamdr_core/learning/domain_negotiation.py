@@ -30,7 +30,7 @@ class DomainNegotiation:
         visits = list(round_.visits(learner.train).values())  # line 3: the round has shuffled them
         change = self._inner.descend(visits, round_)  # lines 2 and 4-6: theta~ - theta
         rows = learner.count(visits)
-        self._outer.step(learner.shared, learner.average(change, float(rows)))  # line 7
+        self._outer.step(learner.shared, learner.average(change, float(rows)), round_.outer_factor)  # line 7
 
     def state_dict(self) -> State:
         """The state of both optimizers."""

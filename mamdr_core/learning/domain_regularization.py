@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mamdr_core.engine.caches import known_ids
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.parameters import Change, Scope, Theta
 from mamdr_core.engine.plan import parts_in_step
@@ -13,6 +14,7 @@ from mamdr_core.learning.alternate import alternate
 from mamdr_core.learning.learner import Draw, Learner, Round
 from mamdr_core.learning.method import Method
 from mamdr_core.learning.step_sizes import part_of, scaled_rate, step_rows, visit_rows
+from mamdr_core.models.tables import readers
 from mamdr_core.stateful import DomainRows, State
 
 PART_ROWS = 1 << 20
@@ -192,7 +194,9 @@ class DomainRegularization:
         rows = torch.arange(start, stop, device=learner.train.labels.device)
         for table in tables:
             if table.name not in own:
-                own[table.name] = learner.train.ids[table.column][rows].long().unique().to(device)
+                fields = readers(learner.engine.tables, table.name)
+                read = [known_ids(field, learner.train.ids[field.column][rows].long()) for field in fields]
+                own[table.name] = torch.cat(read).unique().to(device)
         return Scope(None, own)
 
     def state_dict(self) -> State:

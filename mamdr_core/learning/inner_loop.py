@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from mamdr_core.engine.columns import Visit
-from mamdr_core.engine.optimizers import AdamMoments, AdamState
+from mamdr_core.engine.inner_step import inner_step
+from mamdr_core.engine.optimizers import AdamState
 from mamdr_core.engine.parameters import Change, Theta
 from mamdr_core.engine.settings import OuterSettings
+from mamdr_core.engine.step_options import RowRule
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.stateful import State
 
@@ -34,7 +34,7 @@ class InnerLoop:
         return learner.engine.descend(
             Theta(learner.shared),
             visits,
-            learner.settings.alpha,
+            learner.alpha(round_),
             learner.settings.inner.optimizer,
             self.carried_moments(),
             seed=learner.round_seed(round_, learner.rank),
@@ -43,25 +43,49 @@ class InnerLoop:
     def carried_moments(self) -> AdamState | None:
         """Adam's moments from the rounds before, advanced in place; None if every inner loop starts with fresh ones."""
         inner = self._learner.settings.inner
-        if inner.optimizer != "adam" or inner.state != "carried":
+        if not self._has_moments or inner.state != "carried":
             return None
-        self._adam = self._adam or AdamState.zeros_like(self._learner.shared)
+        self._adam = self._adam or self._fresh_moments()
         return self._adam
 
     def moments(self) -> AdamState | None:
         """Adam's moments for the next inner loop, carried or fresh; None if the inner optimizer has none."""
-        if self._learner.settings.inner.optimizer != "adam":
+        if not self._has_moments:
             return None
-        return self.carried_moments() or AdamState.zeros_like(self._learner.shared)
+        return self.carried_moments() or self._fresh_moments()
+
+    def step(self, moved: Change, gradient: Change, state: AdamState | None, round_: Round) -> None:
+        """One step of a round along a gradient.
+
+        Args:
+            moved: the trajectory's theta~ - theta, moved in place.
+            gradient: where to.
+            state: see `moments`; advanced in place.
+            round_: decides the rate.
+        """
+        learner, optimizer = self._learner, self._learner.settings.inner.optimizer
+        alpha, options = learner.alpha(round_), learner.engine.options
+        inner_step(learner.shared, moved, gradient, state, alpha, optimizer, options, self._rules())
+
+    @property
+    def _has_moments(self) -> bool:
+        inner = self._learner.settings.inner
+        return not {inner.optimizer, inner.sparse_optimizer}.isdisjoint(("adam", "adagrad"))
+
+    def _rules(self) -> dict[str, RowRule]:
+        engine, optimizer = self._learner.engine, self._learner.settings.inner.optimizer
+        return {table.name: engine.options.rule(table, optimizer) for table in engine.trained_tables}
+
+    def _fresh_moments(self) -> AdamState:
+        return AdamState.zeros_like(self._learner.shared, self._rules())
 
     def state_dict(self) -> State:
         """Adam's moments, which are this rank's own."""
         if self._adam is None:
             return State()
         own = {"dense": self._adam.dense, **{f"table.{name}": table for name, table in self._adam.tables.items()}}
-        first = {f"first.{name}": moments.first for name, moments in own.items()}
-        second = {f"second.{name}": moments.second for name, moments in own.items()}
-        return State(counters={"steps": self._adam.step}, own=first | second)
+        tensors = {f"{of}.{name}": each for name, moments in own.items() for of, each in moments.named().items()}
+        return State(counters={"steps": self._adam.step}, own=tensors)
 
     def load_state_dict(self, state: State) -> None:
         """Take over the moments of one of the ranks that were.
@@ -72,11 +96,9 @@ class InnerLoop:
         if state.is_empty():
             return
 
-        def moments(name: str, like: Tensor) -> AdamMoments:
-            first, second = (state.tensor(state.own, f"{of}.{name}", like) for of in ("first", "second"))
-            return AdamMoments(first, second)
-
-        shared = self._learner.shared
-        whole = {name: table for name, table in shared.tables.items() if isinstance(table, Tensor)}
-        tables = {name: moments(f"table.{name}", table) for name, table in whole.items()}
-        self._adam = AdamState(moments("dense", shared.dense), tables, state.counter("steps"))
+        self._adam = self._fresh_moments()
+        self._adam.step = state.counter("steps")
+        own = {"dense": self._adam.dense, **{f"table.{name}": table for name, table in self._adam.tables.items()}}
+        for name, moments in own.items():
+            for of, like in moments.named().items():
+                setattr(moments, of, state.tensor(state.own, f"{of}.{name}", like))

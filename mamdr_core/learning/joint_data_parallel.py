@@ -1,7 +1,7 @@
 """Joint training by synchronous data parallelism: every step averages the gradients of all ranks."""
 
 from mamdr_core.engine.columns import Visit
-from mamdr_core.engine.optimizers import OuterOptimizer, inner_step
+from mamdr_core.engine.optimizers import OuterOptimizer
 from mamdr_core.engine.parameters import Theta
 from mamdr_core.learning.inner_loop import TAKE_END
 from mamdr_core.learning.joint import JointTraining
@@ -34,8 +34,9 @@ class JointDataParallel(JointTraining):
                 seed = learner.round_seed(round_, learner.rank, step)
                 gradient = learner.engine.gradient(Theta(learner.shared), visit, seed)
             moved = learner.no_change()
-            mean = learner.average_gradient(gradient, float(learner.count([visit])))
-            inner_step(moved, mean, state, learner.settings.alpha)
+            learner.count([visit])
+            mean = learner.average_gradient(gradient, visit.total_weight)
+            self._inner.step(moved, mean, state, round_)
             outer.step(learner.shared, moved)
 
 

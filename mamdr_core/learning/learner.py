@@ -29,6 +29,7 @@ class Round:
         slices: by own domain, in the round's random order: positions of its rows of this round in `Learner.train`.
         shuffled: positions of as many rows of all own domains, shuffled together; None unless `Method.mixes`.
         balanced: where ranks lend rows to others, by domain, what this rank visits for theta_S; None: its own slices.
+        inner_factor, outer_factor: of theta_S's learning rates alpha and beta in this round.
     """
 
     epoch: int
@@ -36,6 +37,8 @@ class Round:
     slices: dict[int, Tensor]
     shuffled: Tensor | None = None
     balanced: dict[int, Visit] | None = None
+    inner_factor: float = 1.0
+    outer_factor: float = 1.0
 
     def visits(self, train: Columns) -> dict[int, Visit]:
         """What theta_S learns from, by domain in the round's random order: own slices, or what is left and borrowed.
@@ -89,7 +92,7 @@ class Learner:
         specific: theta_i by domain index, of this rank's domains.
         average: mean over ranks of changes, weighted by a number.
         average_gradient: the gradient of the mean loss over the rows of all ranks, from each rank's own gradient and
-            number of rows.
+            its rows' weights together.
         gather: all ranks' numbers, in rank order.
         settings: of the method.
         seed: of the run.
@@ -130,6 +133,10 @@ class Learner:
         rows = sum(len(visit.rows) for visit in visits)
         self.rows_descended += rows
         return rows
+
+    def alpha(self, round_: Round) -> float:
+        """Learning rate of theta_S's inner steps in a round."""
+        return self.settings.alpha * round_.inner_factor
 
     def round_seed(self, round_: Round, *more: int) -> int:
         """A seed for this round, and whatever distinguishes trajectories."""

@@ -37,7 +37,7 @@ class Reptile:
             changes = learner.engine.descend_many(
                 [Theta(learner.shared)] * len(group),
                 [[visits[domain]] for domain in group],
-                settings.alpha,
+                learner.alpha(round_),
                 settings.inner.optimizer,
                 [EVERYTHING] * len(group),
                 [learner.round_seed(round_, domain) for domain in group],
@@ -46,7 +46,7 @@ class Reptile:
                 total.add(change)
         learner.count(list(visits.values()))
         mean = total.mean_of_touched() if domains else learner.no_change()
-        self._outer.step(learner.shared, learner.average(mean, float(len(domains))))
+        self._outer.step(learner.shared, learner.average(mean, float(len(domains))), round_.outer_factor)
 
     def state_dict(self) -> State:
         """The outer optimizer's."""

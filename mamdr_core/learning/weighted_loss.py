@@ -85,7 +85,7 @@ class WeightedLoss(CombinedSteps):
             loss, gradient = learner.engine.loss_and_gradient(theta, visit, seed)
             domain = int(visit.ids("domain")[0]) - 1
             weight = math.exp(-float(self.uncertainty.values_n[domain]))
-            if math.isfinite(loss):  # else the engine is set to skip it
+            if math.isfinite(loss) and visit.total_weight:  # else the engine is set to skip it, or no row counts
                 self.uncertainty.step(domain, 0.5 - weight * loss, learner.settings.alpha)
             total.add(gradient, weight / len(visits))
         return total.total()

@@ -80,7 +80,13 @@ class DomainWeights:
         self._threads = torch.get_num_threads()
 
     def sweep(
-        self, columns: Columns, base_N: Tensor, collective: Collective, steps: int = 1, learns_prior: bool = True
+        self,
+        columns: Columns,
+        base_N: Tensor,
+        collective: Collective,
+        steps: int = 1,
+        learns_prior: bool = True,
+        weight_N: Tensor | None = None,
     ) -> Tensor:
         """Fit every w_i under the prior, then the prior to them.
 
@@ -90,6 +96,7 @@ class DomainWeights:
             collective: the ranks.
             steps: of Newton's method.
             learns_prior: whether to fit the prior too.
+            weight_N: of the rows, 1 on average; None: all 1.
 
         Returns:
             w_i . phi of the rows, float32 [N], under the prior before this call's.
@@ -99,7 +106,7 @@ class DomainWeights:
         sums, counted = torch.zeros(features + 4, features, dtype=torch.float64), 0
 
         def fit(batch: DomainBatch) -> tuple[DomainBatch, Posterior]:
-            return batch, self._fit(batch, columns, base_N, steps)
+            return batch, self._fit(batch, columns, base_N, steps, weight_N)
 
         for batch, posterior in _in_threads(fit, self._batches(columns), self._threads):
             logits_N[batch.rows_GM[batch.real_GM]] = posterior.logits_GM[batch.real_GM]
@@ -120,19 +127,20 @@ class DomainWeights:
             self.prior = _fitted(self.prior, total[:4], total[4:])
         return logits_N
 
-    def leverages(self, columns: Columns, base_N: Tensor) -> tuple[Tensor, Tensor]:
+    def leverages(self, columns: Columns, base_N: Tensor, weight_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """w_i . phi of the training rows, and the variance of it by the posterior of w_i, both float32 [N].
 
         Args:
             columns: this rank's training rows.
             base_N: logits of the rows without w_i . phi, float32.
+            weight_N: of the rows; see `sweep`.
         """
         logits_N, variance_N = torch.empty(len(columns)), torch.empty(len(columns))
         if not np.isin(columns.occupied, self.domains_D.numpy()).all():  # some domains have no w_i
             logits_N, variance_N = self.predict(columns), self.variance(columns)
 
         def find(batch: DomainBatch) -> tuple[DomainBatch, Posterior, Tensor]:
-            posterior = self._fit(batch, columns, base_N, 0)
+            posterior = self._fit(batch, columns, base_N, 0, weight_N)
             return batch, posterior, posterior.hessian.leverages()
 
         for batch, posterior, leverage_GM in _in_threads(find, self._batches(columns), self._threads):
@@ -164,7 +172,9 @@ class DomainWeights:
             beat()
         return total_N
 
-    def _fit(self, batch: DomainBatch, columns: Columns, base_N: Tensor, steps: int) -> Posterior:
+    def _fit(
+        self, batch: DomainBatch, columns: Columns, base_N: Tensor, steps: int, weight_N: Tensor | None
+    ) -> Posterior:
         shape = batch.rows_GM.shape
         rows = batch.rows_GM.flatten()
         phi_GMF = self._design.rows(columns, rows).view(*shape, len(self._design))
@@ -172,6 +182,8 @@ class DomainWeights:
         prior = self._prior_of(batch)
         start_GF = (self.weights_DF[batch.places_G] - prior.mean_F) / prior.tau_F
         real_GM = batch.real_GM.to(phi_GMF.dtype)
+        if weight_N is not None:
+            real_GM *= weight_N[rows].view(shape)
         return fit_domains(phi_GMF, labels_GM, base_GM, real_GM, prior, start_GF, steps)
 
     def _prior_of(self, batch: DomainBatch) -> Prior:

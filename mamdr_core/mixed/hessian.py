@@ -15,7 +15,7 @@ class Hessian:
 
     Args:
         white_GMF: X, rows in the prior's units.
-        curvature_GM: the diagonal of D, p (1 - p) of every row; 0 for padding.
+        curvature_GM: the diagonal of D, p (1 - p) of every row, times its weight; 0 for padding.
     """
 
     def __init__(self, white_GMF: Tensor, curvature_GM: Tensor) -> None:

@@ -113,12 +113,12 @@ class MixedModel:
                 self.weights.change_units(before)
         for effect in self.effects:
             effect.prepare(train, anchored)
-        labels_N = train.labels.cpu().double()
+        weight_N = self._weights(train)
         logits_N = effects_N = self._effects(train)[0].double()
         for number in range(1, self._settings.sweeps + 1):
             before_V, before_N = self._deviations(), logits_N
             steps = FIRST_STEPS if number == 1 else 1
-            logits_N, effects_N = self._sweep(train, labels_N, effects_N, self.effects, steps)
+            logits_N, effects_N = self._sweep(train, weight_N, effects_N, self.effects, steps)
             change = float((self._deviations() - before_V).abs().max())
             moved = self._mean((logits_N - before_N).abs())
             if self._collective.rank == 0:
@@ -127,7 +127,7 @@ class MixedModel:
             if change <= self._settings.tolerance and moved <= SETTLED:
                 break
         # Once more under the prior that the last sweep has learned.
-        self.weights.sweep(train, effects_N.float(), self._collective, learns_prior=False)
+        self.weights.sweep(train, effects_N.float(), self._collective, learns_prior=False, weight_N=weight_N)
         return number
 
     @one_thread()
@@ -140,19 +140,19 @@ class MixedModel:
         pairs = [effect for effect in self.effects if effect.name == "user_in_domain"]
         for effect in pairs:
             effect.prepare(train)
-        labels_N = train.labels.cpu().double()
+        weight_N = self._weights(train)
         logits_N = effects_N = self._effects(train)[0].double()
         for _ in range(self._settings.sweeps):
             before_N = logits_N
-            logits_N, effects_N = self._sweep(train, labels_N, effects_N, pairs, FIRST_STEPS, learns=False)
+            logits_N, effects_N = self._sweep(train, weight_N, effects_N, pairs, FIRST_STEPS, learns=False)
             if self._mean((logits_N - before_N).abs()) <= SETTLED:
                 break
-        self.weights.sweep(train, effects_N.float(), self._collective, learns_prior=False)
+        self.weights.sweep(train, effects_N.float(), self._collective, learns_prior=False, weight_N=weight_N)
 
     def _sweep(
         self,
         train: Columns,
-        labels_N: Tensor,
+        weight_N: Tensor | None,
         effects_N: Tensor,
         effects: Sequence[RandomIntercepts],
         steps: int,
@@ -161,31 +161,50 @@ class MixedModel:
         """Fit w_i, then each kind of effect; returns the logits of the rows and the effects' part, float64 [N].
 
         Args:
-            train, labels_N: training rows and their labels, float64.
+            train, weight_N: training rows and their weights, see `_weights`.
             effects_N: the effects' part before, float64.
             effects: the kinds that are fitted.
             steps: of Newton's method for w_i.
             learns: whether priors and variances are learned too.
         """
-        own_N = self.weights.sweep(train, effects_N.float(), self._collective, steps, learns)
-        logits_N = effects_N + own_N.double()
+        own_N = self.weights.sweep(train, effects_N.float(), self._collective, steps, learns, weight_N)
+        logits_N, labels_N = effects_N + own_N.double(), train.labels.cpu().double()
         for effect in effects:
             probability_N = logits_N.sigmoid()
-            moved_N = effect.sweep(labels_N - probability_N, probability_N * (1 - probability_N), learns)
+            residual_N, curvature_N = labels_N - probability_N, probability_N * (1 - probability_N)
+            if weight_N is not None:
+                residual_N, curvature_N = weight_N * residual_N, weight_N * curvature_N
+            moved_N = effect.sweep(residual_N, curvature_N, learns)
             logits_N, effects_N = logits_N + moved_N, effects_N + moved_N
         return logits_N, effects_N
+
+    def _weights(self, train: Columns) -> Tensor | None:
+        """Sample weights of the training rows, 1 on average over all ranks, so that they add no evidence, float64 [N].
+
+        None: rows count alike. Every rank takes part.
+        """
+        if train.weights is None:
+            return None
+        weight_N = train.weights.cpu().double()
+        sums = torch.tensor([float(weight_N.sum()), float(len(weight_N))], dtype=torch.float64)
+        total, rows = self._collective.all_reduce(sums).tolist()
+        return weight_N * (rows / total) if total else weight_N
 
     @one_thread()
     def leave_one_out(self, train: Columns) -> Tensor:
         """Logits of the training rows, each as if the row itself had not been there, float32 [N]; all ranks take part.
 
-        z + l (p - y) / (1 - l p (1 - p)), where l is the variance of the row's logit by the posterior: one Newton step
-        back. What is trained on top of the plain logits would see rows that these have seen.
+        z + l (p - y) / (1 - l p (1 - p)), where l is the variance of the row's logit by the posterior, times the
+        row's weight: one Newton step back. What is trained on top of the plain logits would see rows that these have
+        seen.
         """
         effects_N, variances_N = self._effects(train, only_learned=True)
-        own_N, leverages_N = self.weights.leverages(train, effects_N)
+        weight_N = self._weights(train)
+        own_N, leverages_N = self.weights.leverages(train, effects_N, weight_N)
         logits_N, variance_N = (effects_N + own_N).double(), (variances_N + leverages_N).double()
         probability_N = logits_N.sigmoid()
+        if weight_N is not None:
+            variance_N *= weight_N
         share_N = (variance_N * probability_N * (1 - probability_N)).clamp_max(MOST_LEVERAGE)
         return (logits_N + variance_N * (probability_N - train.labels.cpu().double()) / (1 - share_N)).float()
 

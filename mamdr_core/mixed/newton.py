@@ -58,7 +58,7 @@ def fit_domains(
         phi_GMF: rows; padding may hold anything finite.
         labels_GM: 0. or 1.
         base_GM: logits that w . phi is added to.
-        real_GM: 1. for rows, 0. for padding.
+        real_GM: 1., or its weight, for a row, 0. for padding.
         prior: of the weights.
         start_GF: where to start, in the prior's units.
         steps: of Newton's method; 0: take `start_GF` for the mode.

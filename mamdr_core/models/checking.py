@@ -57,13 +57,12 @@ def stack_trouble(module: nn.Module) -> str:
     The structures of this package can. A structure that cannot runs with the eager engine, and predicts domain by
     domain.
     """
-    trouble: str = module.__dict__.get(_TROUBLE, "")
-    return trouble
+    return next((layer.__dict__[_TROUBLE] for layer in module.modules() if _TROUBLE in layer.__dict__), "")
 
 
 def is_tried(module: nn.Module) -> bool:
     """Whether it is a user's own structure, tried by `check_structure`."""
-    return _TROUBLE in module.__dict__
+    return any(_TROUBLE in layer.__dict__ for layer in module.modules())
 
 
 def _try_in_stacks(module: nn.Module, inputs: Inputs) -> str:
@@ -85,7 +84,11 @@ def _try_in_stacks(module: nn.Module, inputs: Inputs) -> str:
 def _draw_fields(inputs: Inputs, like: Tensor) -> dict[str, Tensor]:
     """Fields of two rows."""
     random = torch.Generator().manual_seed(0)
-    shapes = {table.name: (1 if table.per_domain else ROWS, table.width) for table in inputs.tables}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for table in inputs.tables:
+        shapes[table.name] = (1 if table.per_domain else ROWS, table.width)
+        if table.length:
+            shapes |= {table.name: (ROWS, table.length, table.width), table.weight: (ROWS, table.length)}
     if inputs.numeric:
         shapes["numeric"] = (ROWS, inputs.numeric)
     return {name: torch.randn(shape, generator=random).to(like) for name, shape in shapes.items()}

@@ -78,7 +78,8 @@ class FirstOrder(TableLayer):
     """A linear model of the features: a weight for each id, and for each number of vectors and numeric features.
 
     The wide part of WDL without crossed features, and the first order of factorisation machines. Weights of ids are
-    rows of tables of width 1; all start at zero but those of numbers.
+    rows of tables of width 1; all start at zero but those of numbers. Those of several ids of a row are summed, each
+    times its weight; they are never shared, as a clicked item carries different information from the item shown.
 
     Args:
         inputs: the fields.
@@ -87,7 +88,16 @@ class FirstOrder(TableLayer):
     def __init__(self, inputs: Inputs) -> None:
         super().__init__()
         self.tables = tuple(
-            Table(f"first_order.{table.name}", table.column, table.rows, 1, feature=False, std=0.0)
+            Table(
+                f"first_order.{table.name}",
+                table.column,
+                table.rows,
+                1,
+                feature=False,
+                std=0.0,
+                length=table.length,
+                pooling="sum",
+            )
             for table in inputs.features
             if table.trainable
         )

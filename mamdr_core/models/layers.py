@@ -10,6 +10,9 @@ from torch.nn.functional import linear, relu
 from mamdr_core.models.dropout import Dropout
 from mamdr_core.models.tables import Inputs, Table
 
+EPSILON = 1e-5
+"""Added to a variance, as torch.nn.LayerNorm does."""
+
 
 class TableLayer(nn.Module):
     """A layer that reads weights of its own from the batch's fields.
@@ -48,6 +51,14 @@ def default_std(width: int) -> float:
 def domain_table(name: str, inputs: Inputs, width: int, std: float = 0.0) -> Table:
     """Weights of every domain, that a structure's layer reads for one domain at a time, [1, width]."""
     return Table(name, "domain", inputs.domain_rows, width, feature=False, per_domain=True, std=std)
+
+
+def domain_vector(name: str, inputs: Inputs, width: int) -> Table:
+    """A vector of every domain that starts at zero, narrow enough to be read for every row, [B, width].
+
+    So a call may hold rows of many domains, which tables of `domain_table` do not allow.
+    """
+    return Table(name, "domain", inputs.domain_rows, width, feature=False, std=0.0)
 
 
 class DomainLinear(TableLayer):
@@ -104,3 +115,12 @@ class DomainPerceptron(nn.Module):
 def start_uniform(parameter: Tensor, width: int) -> nn.Parameter:
     """A parameter as `nn.Linear` of `width` inputs starts it."""
     return nn.Parameter(torch.nn.init.uniform_(parameter, -(width**-0.5), width**-0.5))
+
+
+def normalize(x: Tensor) -> Tensor:
+    """Layer normalisation over the last dimension, without scale and shift.
+
+    Written out: inside `torch.func.vmap`, torch's own makes torch 2.9 compile every number of trajectories anew.
+    """
+    centred = x - x.mean(-1, keepdim=True)
+    return centred * (centred.square().mean(-1, keepdim=True) + EPSILON).rsqrt()

@@ -10,7 +10,7 @@ WIDEST = 1 << 16
 """Of layers and embeddings; more is a slip of the keyboard, which would end in a failed allocation."""
 
 
-def _check_sizes(**sizes: int | Sequence[int]) -> None:
+def check_sizes(**sizes: int | Sequence[int]) -> None:
     """Raise ValueError for a size below 1 or beyond `WIDEST`."""
     for name, size in sizes.items():
         each = (size,) if isinstance(size, int) else size
@@ -20,7 +20,7 @@ def _check_sizes(**sizes: int | Sequence[int]) -> None:
             raise ValueError(f"{name} must be <= {WIDEST}, got {size}")
 
 
-def _check_layers(name: str, widths: Sequence[int]) -> None:
+def check_layers(name: str, widths: Sequence[int]) -> None:
     """Raise ValueError where there is no hidden layer at all."""
     if not widths:
         raise ValueError(f"{name} needs one hidden layer at least, got {list(widths)}")
@@ -39,7 +39,7 @@ class AutoIntSettings:
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        _check_sizes(heads=self.heads, layers=self.layers, width=self.width)
+        check_sizes(heads=self.heads, layers=self.layers, width=self.width)
 
 
 @settings
@@ -53,8 +53,8 @@ class SharedBottomSettings:
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        _check_sizes(hidden=self.hidden, tower=self.tower)
-        _check_layers("hidden", self.hidden)
+        check_sizes(hidden=self.hidden, tower=self.tower)
+        check_layers("hidden", self.hidden)
 
 
 @settings
@@ -72,8 +72,8 @@ class MMOESettings:
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        _check_sizes(experts=self.experts, expert_hidden=self.expert_hidden, gate=self.gate, tower=self.tower)
-        _check_layers("expert_hidden", self.expert_hidden)
+        check_sizes(experts=self.experts, expert_hidden=self.expert_hidden, gate=self.gate, tower=self.tower)
+        check_layers("expert_hidden", self.expert_hidden)
 
 
 @settings
@@ -93,14 +93,14 @@ class CGCSettings:
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        _check_sizes(
+        check_sizes(
             shared_experts=self.shared_experts,
             specific_experts=self.specific_experts,
             expert_hidden=self.expert_hidden,
             gate=self.gate,
             tower=self.tower,
         )
-        _check_layers("expert_hidden", self.expert_hidden)
+        check_layers("expert_hidden", self.expert_hidden)
 
 
 @settings
@@ -123,7 +123,7 @@ class PLESettings(CGCSettings):
     def __post_init__(self) -> None:
         """Check the sizes."""
         super().__post_init__()
-        _check_sizes(levels=self.levels)
+        check_sizes(levels=self.levels)
 
 
 @settings
@@ -135,7 +135,7 @@ class STARSettings:
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        _check_sizes(auxiliary=self.auxiliary)
+        check_sizes(auxiliary=self.auxiliary)
 
 
 @settings
@@ -147,7 +147,7 @@ class RAWSettings:
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        _check_sizes(gate=self.gate)
+        check_sizes(gate=self.gate)
 
 
 @settings
@@ -155,14 +155,17 @@ class ModelSettings:
     """A model structure by name and its sizes."""
 
     name: str = "mlp"
-    """Structure: mlp, wdl, neurfm, autoint, deepfm, shared_bottom, mmoe, cgc, ple, star or raw (docs/models.md); or
-    your own class, my_package.my_module:MyModel (docs/extending.md)."""
+    """Structure: mlp, wdl, neurfm, autoint, deepfm, dcnv2, masknet, shared_bottom, mmoe, cgc, ple, star, pepnet,
+    adasparse, hamur, m3oe or raw (docs/models.md); or your own class, my_package.my_module:MyModel
+    (docs/extending.md)."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Settings of your own structure, as its class declares them (docs/extending.md)."""
+    """Settings of dcnv2, masknet, pepnet, adasparse, hamur or m3oe (docs/models.md), or of your own structure, as its
+    class declares them (docs/extending.md)."""
     embedding_dim: int = 128
     """Width of the embeddings of users, items, domains and categorical features."""
     hidden: tuple[int, ...] = (256, 128, 64)
-    """Widths of the hidden layers of mlp, wdl, neurfm, autoint, deepfm, raw, and of both networks of star."""
+    """Widths of the hidden layers of mlp, wdl, neurfm, autoint, deepfm, dcnv2, masknet, pepnet, adasparse, hamur, raw,
+    and of both networks of star."""
     dropout: float = 0.5
     """Dropout rate after each hidden layer while training."""
     train_ids: bool = True
@@ -184,6 +187,6 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        _check_sizes(embedding_dim=self.embedding_dim, hidden=self.hidden)
+        check_sizes(embedding_dim=self.embedding_dim, hidden=self.hidden)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")

@@ -7,20 +7,27 @@ import torch
 from torch import nn
 
 from mamdr_core.features import Feature
+from mamdr_core.models.adasparse import AdaSparse
 from mamdr_core.models.autoint import AutoInt
 from mamdr_core.models.cgc import CGC
 from mamdr_core.models.checking import check_structure
+from mamdr_core.models.dcnv2 import DCNv2
 from mamdr_core.models.deepfm import DeepFM
+from mamdr_core.models.hamur import HAMUR
 from mamdr_core.models.layers import tables_of
+from mamdr_core.models.m3oe import M3oE
+from mamdr_core.models.masknet import MaskNet
 from mamdr_core.models.mlp import MLP
 from mamdr_core.models.mmoe import MMOE
 from mamdr_core.models.neurfm import NeurFM
+from mamdr_core.models.pepnet import PEPNet
 from mamdr_core.models.ple import PLE
+from mamdr_core.models.pooling import PooledStructure
 from mamdr_core.models.raw import RAW
 from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.shared_bottom import SharedBottom
 from mamdr_core.models.star import STAR
-from mamdr_core.models.tables import Inputs, declare_features
+from mamdr_core.models.tables import Inputs, as_seen, declare_features
 from mamdr_core.models.wdl import WDL
 from mamdr_core.plugins import Plugin, is_plugin, parse_options
 
@@ -36,6 +43,12 @@ MODELS: dict[str, type[nn.Module]] = {
     "ple": PLE,
     "star": STAR,
     "raw": RAW,
+    "dcnv2": DCNv2,
+    "masknet": MaskNet,
+    "pepnet": PEPNet,
+    "adasparse": AdaSparse,
+    "hamur": HAMUR,
+    "m3oe": M3oE,
 }
 
 
@@ -53,14 +66,15 @@ def declare_inputs(settings: ModelSettings, features: Sequence[Feature], sizes: 
     """
     inputs = declare_features(settings, features, sizes)
     with torch.device("meta"):  # shapes alone: nothing is drawn, nothing takes memory
-        module = _make(settings, inputs)
+        module = _make(settings, as_seen(inputs))
     return replace(inputs, tables=inputs.tables + tables_of(module))
 
 
 def build_model(settings: ModelSettings, inputs: Inputs, seed: int = 0) -> nn.Module:
     """The structure `settings.name` for these inputs, initialised from `seed`.
 
-    A structure of the user's own is tried on two rows, see `mamdr_core.models.checking.check_structure`.
+    With bags, sequences or projected vectors it is wrapped by what pools and projects them (`PooledStructure`). A
+    structure of the user's own is tried on two rows, see `mamdr_core.models.checking.check_structure`.
 
     Raises:
         ValueError: an unknown name, the known ones are listed; or inputs that lack tables of the structure.
@@ -69,7 +83,9 @@ def build_model(settings: ModelSettings, inputs: Inputs, seed: int = 0) -> nn.Mo
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = _make(settings, inputs)
+        module = _make(settings, as_seen(inputs))
+        if any(table.length or table.project for table in inputs.tables):
+            module = PooledStructure(module, inputs)
     if missing := [table.name for table in tables_of(module) if table not in inputs.tables]:
         raise ValueError(f"inputs of {settings.name} lack tables {', '.join(missing)}: make them by declare_inputs")
     if is_plugin(settings.name):

@@ -1,10 +1,14 @@
 """What feeds a model: embedding tables, fixed vectors and numeric features, from the declared features."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
+from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
 from mamdr_core.models.settings import ModelSettings
+
+Pooling = Literal["mean", "sum", "max", "attention"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,11 @@ class Table:
         per_domain: a row is weights of one domain and too wide to be read for every row of a batch: the field is
             [1, width], and whoever calls the model shows it rows of one domain at a time.
         std: of the normal numbers, of mean 0, that it starts from.
+        length: ids that a row of the batch has in a column of several, padding included; 0: the column holds one id of
+            each row.
+        pooling: how the embeddings of several ids become one; see `mamdr_core.models.pooling`.
+        shares: name of the table whose rows it reads and trains; empty: it has rows of its own.
+        project: width to which a learned matrix maps the field before the structure sees it; 0: none.
 
     Raises:
         ValueError: per_domain, but a feature or not looked up by domain.
@@ -34,11 +43,25 @@ class Table:
     feature: bool = True
     per_domain: bool = False
     std: float = 0.01
+    length: int = 0
+    pooling: Pooling = "mean"
+    shares: str = ""
+    project: int = 0
 
     def __post_init__(self) -> None:
         """Check what belongs together."""
         if self.per_domain and (self.feature or self.column != "domain"):
             raise ValueError(f"table {self.name} is per_domain: it must hold weights and be looked up by domain")
+
+    @property
+    def source(self) -> str:
+        """Name of the table whose rows it reads: its own, or that of the table that it shares."""
+        return self.shares or self.name
+
+    @property
+    def weight(self) -> str:
+        """The field of the weights of several ids, [B, length]; 0 of padding."""
+        return f"{self.column}.weight"
 
 
 @dataclass(frozen=True)
@@ -47,7 +70,8 @@ class Inputs:
 
     Attributes:
         tables: embedding tables, fixed vectors and a structure's weights; each is a field [B, width], or [1, width] of
-            a table per domain.
+            a table per domain; of a column of several ids, the engine reads [B, length, width], and the structure sees
+            what was pooled of it, [B, width].
         numeric: number of numeric features; with any, a field "numeric" [B, K] follows.
     """
 
@@ -75,13 +99,34 @@ class Inputs:
         return next(table.rows for table in self.features if table.column == "domain")
 
 
+def owners(tables: Sequence[Table]) -> list[Table]:
+    """The tables that have rows of their own."""
+    return [table for table in tables if not table.shares]
+
+
+def readers(tables: Sequence[Table], owner: str) -> list[Table]:
+    """The tables that read the rows of the one named `owner`, itself included."""
+    return [table for table in tables if table.source == owner]
+
+
+def as_seen(inputs: Inputs) -> Inputs:
+    """The inputs as structures see them: with the widths of projected fields. A field of several ids arrives pooled,
+    [B, width].
+    """
+    return replace(inputs, tables=tuple(replace(t, width=t.project or t.width, project=0) for t in inputs.tables))
+
+
 def declare_features(settings: ModelSettings, features: Sequence[Feature], sizes: Mapping[str, int]) -> Inputs:
     """The declared features as inputs, without weights of a structure; see `structures.declare_inputs`.
 
     Args:
         settings: embedding sizes, and whether users and items have embeddings of their own.
         features: the declared features.
-        sizes: vocabulary size by id column: "user", "item", "domain" and every categorical feature.
+        sizes: vocabulary size by id column: "user", "item", "domain" and every categorical feature, bag and sequence
+            with a vocabulary of its own.
+
+    Raises:
+        MamdrError: a bag or sequence shares a table that there is not.
     """
     ids = ("user", "item", "domain") if settings.train_ids else ("domain",)
     tables = [Table(name, name, sizes[name] + 1, settings.embedding_dim) for name in ids]
@@ -90,5 +135,45 @@ def declare_features(settings: ModelSettings, features: Sequence[Feature], sizes
             width = feature.size or settings.embedding_dim
             tables.append(Table(feature.name, feature.name, sizes[feature.name] + 1, width))
         elif feature.kind == "vector":
-            tables.append(Table(feature.name, feature.of, sizes[feature.of] + 1, feature.size, trainable=False))
+            tables.append(
+                Table(
+                    feature.name,
+                    feature.of,
+                    sizes[feature.of] + 1,
+                    feature.size,
+                    trainable=feature.trainable,
+                    project=feature.project,
+                )
+            )
+        elif feature.is_multi and not feature.table:
+            width = feature.size or settings.embedding_dim
+            rows = sizes[feature.name] + 1
+            tables.append(
+                Table(feature.name, feature.name, rows, width, length=feature.length, pooling=feature.pooling)
+            )
+    named = {table.name: table for table in tables if not table.project}
+    for feature in features:
+        if feature.is_multi and feature.table:
+            tables.append(_sharing(feature, named))
+    in_order = {feature.name: place for place, feature in enumerate(features)}
+    tables[len(ids) :] = sorted(tables[len(ids) :], key=lambda table: in_order[table.name])
     return Inputs(tuple(tables), sum(feature.kind == "numeric" for feature in features))
+
+
+def _sharing(feature: Feature, named: Mapping[str, Table]) -> Table:
+    """The table of a bag or sequence that reads the rows of another."""
+    shared = named.get(feature.table)
+    if shared is None or shared.column != feature.table:
+        left_out = " (model.train_ids: false leaves it out)" if feature.table in ("user", "item") else ""
+        raise MamdrError(
+            f"features.{feature.name}.table: there is no embedding table {feature.table}{left_out}: name an id column "
+            "that has one, or leave it empty for embeddings of its own"
+        )
+    return replace(
+        shared,
+        name=feature.name,
+        column=feature.name,
+        length=feature.length,
+        pooling=feature.pooling,
+        shares=shared.name,
+    )

@@ -13,12 +13,13 @@ def mean_change(
 ) -> Change:
     """Weighted mean over ranks, the same on all of them; of sharded tables each rank has the mean of its own rows.
 
-    Dense parameters: one all-reduce of one flat buffer. All ranks' weights zero: no change.
+    Dense parameters: one all-reduce of one flat buffer. All ranks' weights zero: changes of zero, of the rows that any
+    rank has.
 
     Args:
         collective: the ranks.
         change: this rank's theta~ - theta, or a gradient.
-        weight: its weight, in rows; a rank without rows says 0.
+        weight: its weight, such as the sum of its rows' sample weights; 0 without rows.
         sharded: embedding rows go to their owners alone, by all-to-all.
         touched_only: an embedding row's mean is over the ranks that touched it, since a rank without rows of an item
             knows nothing of it and must not hold it back; else over all ranks, with zero where a rank lacks it: the
@@ -28,8 +29,8 @@ def mean_change(
         return change
     dense = change.dense
     flat = collective.all_reduce(torch.cat([dense * weight, dense.new_tensor([weight])]))
-    if not flat[-1]:
-        return change  # no rank had rows, so nothing was touched
+    tiny = torch.finfo(flat.dtype).tiny  # of weights that are all zero, changes of zero are the mean
+    total = flat[-1].clamp_min(tiny)
     rows = {}
     for table in sorted(change.rows):
         own = change.rows[table]
@@ -37,8 +38,8 @@ def mean_change(
         ids, said = _send(collective, own.ids, weighted, to_owners=sharded)
         distinct, place = ids.unique(return_inverse=True)
         summed = said.new_zeros(len(distinct), said.shape[1]).index_add_(0, place, said)
-        rows[table] = Rows(distinct, summed[:, :-1] / (summed[:, -1:] if touched_only else flat[-1]))
-    return Change(flat[:-1] / flat[-1], rows)
+        rows[table] = Rows(distinct, summed[:, :-1] / (summed[:, -1:].clamp_min(tiny) if touched_only else total))
+    return Change(flat[:-1] / total, rows)
 
 
 def _send(collective: Collective, ids: Tensor, weighted: Tensor, to_owners: bool) -> tuple[Tensor, Tensor]:

@@ -21,24 +21,42 @@ def exchange_rows(collective: Collective, columns: Columns, rows: Tensor, splits
     Returns:
         The received rows, without true probabilities: sorted by domain, those of a domain by sender and as sent.
     """
-    names = sorted(columns.ids)
-    ids, _ = collective.all_to_all(torch.stack([columns.ids[name][rows] for name in names], dim=1), splits)
+    names, bags = sorted(columns.ids), sorted(columns.bag_weights)
+    sent = [_as_matrix(columns.ids[name][rows]) for name in names]
+    ids, _ = collective.all_to_all(torch.cat(sent, dim=1), splits)
     values, _ = collective.all_to_all(_values(columns, rows), splits)
-    domains, by_domain = (ids[:, names.index("domain")].long() - 1).sort(stable=True)
-    ids, values = ids[by_domain], values[by_domain]
+    own = dict(zip(names, ids.split([part.shape[1] for part in sent], dim=1), strict=True))
+    domains, by_domain = (own["domain"].squeeze(1).long() - 1).sort(stable=True)
+    values = values[by_domain]
     width = columns.numeric.shape[1]
-    labels, *base_logits = (column.contiguous() for column in values[:, width:].unbind(1))
+    kept = [name for name, column in _single(columns).items() if column is not None]
+    lengths = [columns.bag_weights[name].shape[1] for name in bags]
+    numeric, one_each, *weights = values.split([width, len(kept), *lengths], dim=1)
+    single = {name: column.contiguous() for name, column in zip(kept, one_each.unbind(1), strict=True)}
     return Columns(
-        {name: ids[:, place].contiguous() for place, name in enumerate(names)},
-        values[:, :width].contiguous(),
-        labels,
+        {name: own[name][by_domain].view(-1, *columns.ids[name].shape[1:]) for name in names},
+        numeric.contiguous(),
+        single["labels"],
         offsets_of(torch.bincount(domains, minlength=len(columns.offsets) - 1).cpu()),
-        None,
-        *base_logits,
+        base_logits=single.get("base_logits"),
+        weights=single.get("weights"),
+        bag_weights={
+            name: part.to(columns.bag_weights[name].dtype).contiguous()
+            for name, part in zip(bags, weights, strict=True)
+        },
     )
 
 
+def _as_matrix(column: Tensor) -> Tensor:
+    return column[:, None] if column.dim() == 1 else column
+
+
 def _values(columns: Columns, rows: Tensor) -> Tensor:
-    """Numeric features, the label and, where there are any, the base logit of some rows, [M, K + 1] or [M, K + 2]."""
-    single = [columns.labels] if columns.base_logits is None else [columns.labels, columns.base_logits]
-    return torch.cat([columns.numeric[rows], *(column[rows, None] for column in single)], dim=1)
+    """Numeric features, the label, and where there are any base logits, weights and the bags' weights of some rows."""
+    single = [column[rows, None] for column in _single(columns).values() if column is not None]
+    of_bags = [columns.bag_weights[name][rows].to(columns.labels) for name in sorted(columns.bag_weights)]
+    return torch.cat([columns.numeric[rows], *single, *of_bags], dim=1)
+
+
+def _single(columns: Columns) -> dict[str, Tensor | None]:
+    return {"labels": columns.labels, "base_logits": columns.base_logits, "weights": columns.weights}

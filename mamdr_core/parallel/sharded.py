@@ -1,13 +1,13 @@
 """Embedding tables sharded by row over ranks, looked up through the paper's static cache (section 4.5)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.parameters import Shared
-from mamdr_core.models.tables import Table
+from mamdr_core.models.tables import Table, readers
 from mamdr_core.parallel.collective import Collective
 
 
@@ -22,19 +22,20 @@ class ShardedTable:
         table: name, id column and shape of the whole table.
         own: this rank's rows r, r + W, ..., float32 [ceil((rows - r) / W), D].
         collective: the ranks.
+        columns: the id columns whose rows it has; by default the table's own.
 
     Raises:
         ValueError: `own` has not the shape of this rank's rows.
     """
 
-    def __init__(self, table: Table, own: Tensor, collective: Collective) -> None:
+    def __init__(self, table: Table, own: Tensor, collective: Collective, columns: Sequence[str] = ()) -> None:
         expected = (len(range(collective.rank, table.rows, collective.size)), table.width)
         if tuple(own.shape) != expected:
             raise ValueError(
                 f"rank {collective.rank} of {collective.size} owns {expected} of table {table.name}, got {own.shape}"
             )
         self.table = table
-        self.column = table.column
+        self.columns = tuple(columns) or (table.column,)
         self.own = own
         self.collective = collective
         self._forget()
@@ -97,7 +98,7 @@ class ShardedTable:
 
     def with_rows(self, own: Tensor) -> "ShardedTable":
         """The table with other values of this rank's rows."""
-        return ShardedTable(self.table, own, self.collective)
+        return ShardedTable(self.table, own, self.collective, self.columns)
 
     def _forget(self) -> None:
         self._ids_U = torch.zeros(0, dtype=torch.long, device=self.own.device)
@@ -119,13 +120,18 @@ def by_owner(ids_U: Tensor, ranks: int) -> tuple[Tensor, list[int]]:
 
 
 def initial_sharded(
-    module: nn.Module, tables: Sequence[Table], seed: int, device: torch.device | str, collective: Collective
+    module: nn.Module,
+    tables: Sequence[Table],
+    seed: int,
+    device: torch.device | str,
+    collective: Collective,
+    vectors: Mapping[str, Tensor] | None = None,
 ) -> Shared:
     """theta_S before training as `initial_shared` draws it, of which a rank keeps the dense part and its own rows."""
-    drawn = initial_shared(module, tables, seed, device, (collective.rank, collective.size))
+    drawn = initial_shared(module, tables, seed, device, (collective.rank, collective.size), vectors)
     named = {table.name: table for table in tables}
     sharded = {
-        name: ShardedTable(named[name], own, collective)
+        name: ShardedTable(named[name], own, collective, [field.column for field in readers(tables, name)])
         for name, own in drawn.tables.items()
         if isinstance(own, Tensor)
     }

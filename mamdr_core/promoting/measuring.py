@@ -21,6 +21,7 @@ from mamdr_core.training.evaluation import predict_domains
 
 PART_ROWS = 1 << 20
 """Rows measured at once, unless one domain has more."""
+Scores = NDArray[np.float32] | NDArray[np.float64]
 _BY_DOMAIN = (
     *("rows", "clicks", "auc", "promised"),
     *("day_auc", "day_variance", "earlier_auc", "earlier_variance", "day_rows"),
@@ -117,16 +118,18 @@ def _parts(offsets: Ints) -> Iterator[tuple[int, int, slice]]:
         yield first, last, slice(*offsets[[first, last]].tolist())
 
 
-def _scores(scorer: Scorer, domains: range) -> NDArray[np.float32]:
-    package = scorer.package
-    logits: NDArray[np.float32] = (
-        predict_domains(scorer.engine, package.shared, package.specific, scorer.columns, domains).cpu().numpy()
-    )
-    return logits
+def _scores(scorer: Scorer, domains: range) -> Scores:
+    package, columns = scorer.package, scorer.columns
+    logits = predict_domains(scorer.engine, package.shared, package.specific, columns, domains)
+    if package.calibration:
+        rows = slice(*columns.offsets[[domains.start, domains.stop]].tolist())
+        logits = package.calibration.apply(logits, columns.ids["domain"][rows] - 1)
+    scores: Scores = logits.cpu().numpy()
+    return scores
 
 
 def _figures(
-    scores_N: NDArray[np.float32],
+    scores_N: Scores,
     placed_N: Floats,
     labels_N: NDArray[np.float32],
     offsets: Ints,
@@ -148,7 +151,7 @@ def _figures(
 
 
 def _of_rows(
-    scores_N: NDArray[np.float32],
+    scores_N: Scores,
     labels_N: NDArray[np.float32],
     domain_N: Ints,
     chosen_N: NDArray[np.bool_],

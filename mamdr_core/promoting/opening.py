@@ -91,14 +91,21 @@ def open_champion(trained: Trained, config: Config, run_id: str) -> Scorer:
 
 
 def known_alone(columns: Columns, sizes: Mapping[str, int]) -> Columns:
-    """Columns in which ids beyond a model's vocabularies are the unknown id.
+    """Columns in which ids beyond a model's vocabularies are the unknown id, and are left out of bags and sequences.
 
     Args:
         columns: of whatever vocabularies, which only ever grow.
         sizes: vocabulary size by id column.
     """
     ids = {name: torch.where(column <= sizes[name], column, 0) for name, column in columns.ids.items()}
-    return replace(columns, ids=ids)
+    weights = dict(columns.bag_weights)
+    for name, column in ids.items():
+        if column.dim() == 2:  # the known ids first again, in their order
+            order_NL = (column == 0).byte().argsort(dim=1, stable=True)
+            ids[name] = column.gather(1, order_NL)
+            if name in weights:
+                weights[name] = weights[name].gather(1, order_NL) * (ids[name] > 0)
+    return replace(columns, ids=ids, bag_weights=weights)
 
 
 def days_of_rows(trained: Trained, offsets: Ints) -> tuple[Ints, Ints]:
@@ -139,4 +146,7 @@ def _meaning(feature: Feature) -> tuple[object, ...]:
         feature.buckets,
         feature.of if feature.kind == "vector" else "",
         feature.size,
+        *((feature.table, feature.separator, feature.weights, feature.length) if feature.is_multi else ()),
+        *((feature.history_days,) if feature.history else ()),
+        feature.quantiles,
     )

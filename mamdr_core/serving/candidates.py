@@ -2,6 +2,7 @@
 
 import atexit
 import shutil
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
+from mamdr_core.features import Feature
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.serving.requests import MALFORMED, encode_requests, read_requests
 from mamdr_core.serving.scorer import index_of
@@ -28,6 +30,8 @@ ORDER = "_order"
 """Column of an item's place among all items by their ids."""
 ALIKE = "_alike"
 """Column of the place of the first candidate that a model cannot tell from this one, such as of another unknown id."""
+_AS_TEXT = "_as_text"
+"""Behind the name of a column of lists: the same lists as text, which can be sorted."""
 _NOTHING = np.zeros(0, dtype=np.int64)
 
 
@@ -89,7 +93,7 @@ class Candidates:
 
 
 def read_candidates(
-    spark: SparkSession, settings: CandidateSettings, lake: Lake, served: Served
+    spark: SparkSession, settings: CandidateSettings, lake: Lake, served: Served, features: Sequence[Feature]
 ) -> tuple[pa.Table, int]:
     """The candidates on the driver, as `Candidates` takes them, and how many rows are left out.
 
@@ -99,15 +103,16 @@ def read_candidates(
         spark: the session.
         settings: where they are.
         lake: that the run was recorded in.
-        served: the run, with the features that candidates have.
+        served: the run.
+        features: those of its features that candidates have.
 
     Raises:
         MamdrError: they cannot be read, lack a column, or are more than `settings.most`.
     """
     columns = ScoreColumns(user="null", item=settings.columns.item, domain=settings.columns.domain or "null")
     read = ScoreInput(path=settings.path, format=settings.format, options=settings.options, columns=columns)
-    raw = read_requests(spark, read, served).drop("key", "user")
-    encoded = encode_requests(raw, lake, served, ("item", "domain"))
+    raw = read_requests(spark, read, served, features).drop("key", "user")
+    encoded = encode_requests(raw, lake, served, ("item", "domain"), features)
     unknown, every = F.col(index_of("domain")) == UNKNOWN_INDEX, F.col("domain").isNull()
     encoded = encoded.withColumn(index_of("domain"), F.when(every, EVERY).otherwise(F.col(index_of("domain"))))
     left_out = F.col(MALFORMED) | F.col("item").isNull() | (unknown & ~every)
@@ -132,8 +137,12 @@ def sorted_candidates(table: pa.Table) -> pa.Table:
     Args:
         table: `item`, index of the domain (EVERY: of all), and what is known of the item.
     """
-    domain = index_of("domain")
+    domain, names = index_of("domain"), table.schema.names
     # Of rows of the same item and domain the first by the other columns stays, whatever order they were read in.
+    for number, field in enumerate(table.schema):
+        if pa.types.is_nested(field.type):
+            text = pc.binary_join(pc.cast(table.column(number), pa.list_(pa.string())), ",")
+            table = table.append_column(f"{field.name}{_AS_TEXT}", text)
     others = [
         field.name
         for field in table.schema
@@ -148,9 +157,8 @@ def sorted_candidates(table: pa.Table) -> pa.Table:
     is_first = np.ones(len(table), dtype=np.bool_)
     is_first[1:] = (np.diff(domains) != 0) | (np.diff(order) != 0)
     table = table.append_column(ORDER, pa.array(order.astype(np.int32))).filter(pa.array(is_first))
-    several = any(pa.types.is_nested(field.type) for field in table.schema)
-    alike = np.arange(len(table)) if several else _first_alike(table.select(others))
-    return table.append_column(ALIKE, pa.array(alike.astype(np.int32)))
+    alike = _first_alike(table.select(others))
+    return table.select([*names, ORDER]).append_column(ALIKE, pa.array(alike.astype(np.int32)))
 
 
 def _first_alike(table: pa.Table) -> NDArray[np.int64]:

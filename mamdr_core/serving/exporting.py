@@ -56,7 +56,7 @@ def export_model(spark: SparkSession, config: Config) -> dict[str, Any]:
     mixed = served.mixed(served.engine(vectors))
     gb = _check_size(served, shared, specific, vectors, mixed.nbytes if mixed else 0, config.export.max_gb)
     folder = _folder(lake, config, served.run_id)
-    network = ServedNetwork(served, shared, specific, vectors, mixed).eval()
+    network = ServedNetwork(served, shared, specific, vectors, mixed, served.calibration()).eval()
     aside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)

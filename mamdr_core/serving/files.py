@@ -17,6 +17,7 @@ from mamdr_core.serving.network import ServedNetwork
 from mamdr_core.serving.scorer import Scorer
 from mamdr_core.serving.served import Served
 from mamdr_core.shards.filling import standardise
+from schemas import weights_of
 
 TORCH_FILE, ONNX_FILE = "model.pt2", "model.onnx"
 ROWS = 500
@@ -64,17 +65,25 @@ def _write_onnx(program: ExportedProgram, names: Sequence[str], file: Path) -> C
 def draw_request(served: Served, rows: int, seed: int = 0) -> dict[str, Tensor]:
     """Features of a request as `ServedNetwork` takes them, some unknown or missing."""
     random = np.random.default_rng(seed)
+    lengths = _lengths(served)
     ids = {
-        name: torch.from_numpy(random.integers(-1, size + 1, rows))
+        name: torch.from_numpy(random.integers(-1, size + 1, (rows, lengths[name]) if name in lengths else rows))
         for name, size in served.sizes.items()
         if name != "domain"
+    }
+    for name in lengths:
+        ids[name][:: max(2, rows // 3)] = -1  # rows without any
+    weights = {
+        weights_of(feature.name): torch.from_numpy(random.random((rows, feature.length), dtype=np.float32))
+        for feature in served.features
+        if feature.weights
     }
     numeric = {}
     for name, (mean, deviation) in served.numeric.items():
         values = random.normal(mean, deviation, rows).astype(np.float32)
         values[:: max(2, rows // 3)] = np.nan
         numeric[name] = torch.from_numpy(values)
-    return {**ids, **numeric}
+    return {**ids, **weights, **numeric}
 
 
 def compare(call: Call, scorer: Scorer, served: Served, domains: Sequence[int]) -> float:
@@ -86,10 +95,20 @@ def compare(call: Call, scorer: Scorer, served: Served, domains: Sequence[int]) 
         indices["domain"] = np.full(ROWS, domain, dtype=np.int32)
         numeric = [standardise(features[name].numpy(), *moments) for name, moments in served.numeric.items()]
         numeric_BK = np.stack(numeric, 1).astype(np.float32) if numeric else np.zeros((ROWS, 0), np.float32)
+        weights = {
+            feature.name: features[weights_of(feature.name)].numpy() * (indices[feature.name] >= 0)
+            for feature in served.features
+            if feature.weights
+        }
         with torch.no_grad():
-            difference = call(features, torch.tensor([domain])) - scorer.predict(indices, numeric_BK).sigmoid()
+            difference = call(features, torch.tensor([domain])) - scorer.predict(indices, numeric_BK, weights).sigmoid()
         differences.append(float(difference.abs().max()))
     return max(differences)
+
+
+def _lengths(served: Served) -> dict[str, int]:
+    """Ids of a row by bag and sequence."""
+    return {feature.name: feature.length for feature in served.features if feature.is_multi}
 
 
 def _known(index_B: Tensor, size: int) -> Any:
@@ -115,16 +134,26 @@ def measure_latency(call: Call, served: Served, domain: int) -> dict[str, float]
 
 def signature_of(served: Served) -> dict[str, Any]:
     """What a file takes and gives, for whoever serves it."""
+    lengths = _lengths(served)
     ids = {
-        name: {"type": "int64", "shape": ["rows"], "known": f"0 to {size - 1}; any other: unknown"}
+        name: {
+            "type": "int64",
+            "shape": ["rows", lengths[name]] if name in lengths else ["rows"],
+            "known": f"0 to {size - 1}; any other: {'none' if name in lengths else 'unknown'}",
+        }
         for name, size in served.sizes.items()
         if name != "domain"
+    }
+    weights = {
+        weights_of(feature.name): {"type": "float32", "shape": ["rows", feature.length]}
+        for feature in served.features
+        if feature.weights
     }
     numeric = {name: {"type": "float32", "shape": ["rows"], "missing": "NaN"} for name in served.numeric}
     domain = {"type": "int64", "shape": [1], "known": f"0 to {served.sizes['domain'] - 1}; any other: a new domain"}
     return {
         "run_id": served.run_id,
-        "features": {**ids, **numeric},
+        "features": {**ids, **weights, **numeric},
         "domain": domain,
         "score": {"type": "float32", "shape": ["rows"], "meaning": "probability of a click"},
     }

@@ -7,11 +7,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mamdr_core.engine.parameters import Change, Shared
+from mamdr_core.engine.platt import Calibration
 from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.models.structures import build_model, declare_inputs
-from mamdr_core.models.tables import Table
+from mamdr_core.models.tables import Table, owners
 from mamdr_core.serving.mixed_network import MixedNetwork
 from mamdr_core.serving.served import Served
+from schemas import weights_of
 
 
 class ServedNetwork(nn.Module):
@@ -26,6 +28,7 @@ class ServedNetwork(nn.Module):
         specific: theta_i by domain index.
         vectors: fixed vectors by feature.
         mixed: the mixed model, whose logits are added; None: there is none.
+        calibration: of the logits; None: there is none.
 
     Raises:
         ValueError: a theta_i holds rows of other tables.
@@ -34,6 +37,8 @@ class ServedNetwork(nn.Module):
     dense_P: Tensor
     stack_nP: Tensor
     place_of_domain: Tensor
+    slope_K: Tensor
+    shift_K: Tensor
 
     def __init__(
         self,
@@ -42,17 +47,21 @@ class ServedNetwork(nn.Module):
         specific: Mapping[int, Change],
         vectors: Mapping[str, Tensor],
         mixed: MixedModel | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         super().__init__()
         inputs = declare_inputs(served.config.model, served.features, served.sizes)
         # Not a submodule: its own parameters are not used, and would be written to the file.
         self._structure = (build_model(served.config.model, inputs, served.config.train.seed).eval(),)
-        self._tables, self._sizes, self._numeric = inputs.tables, dict(served.sizes), dict(served.numeric)
+        self._tables, self._numeric = inputs.tables, dict(served.numeric)
+        self._sizes = served.sizes
+        self._weighted = {feature.name for feature in served.features if feature.weights}
         self.register_buffer("dense_P", shared.dense)
         self.register_buffer("stack_nP", torch.zeros(len(specific) + 1, len(shared.dense)))
         self.register_buffer("place_of_domain", torch.zeros(served.sizes["domain"] + 1, dtype=torch.int64))
-        held = {table.name: _held(table, shared, vectors) for table in inputs.tables}
-        held |= {table.name: held[table.name].clone() for table in inputs.tables if table.column == "domain"}
+        with_rows = owners(inputs.tables)
+        held = {table.name: _held(table, shared, vectors) for table in with_rows}
+        held |= {table.name: held[table.name].clone() for table in with_rows if table.column == "domain"}
         for place, (domain, change) in enumerate(specific.items(), 1):
             self.stack_nP[place] = change.dense
             self.place_of_domain[domain + 1] = place
@@ -61,25 +70,35 @@ class ServedNetwork(nn.Module):
                     raise ValueError(f"theta_i of domain {domain} holds rows of {name}")
                 held[name][domain + 1] += rows.values[0]
         self._mixed = MixedNetwork(mixed, served.sizes["domain"]) if mixed else None
-        for number, table in enumerate(inputs.tables):
-            self.register_buffer(f"table_{number}", held[table.name])
+        self._is_calibrated = calibration is not None
+        if calibration:
+            self.register_buffer("slope_K", calibration.slope_K.float())
+            self.register_buffer("shift_K", calibration.shift_K.float())
+        self._number_of = {table.name: number for number, table in enumerate(with_rows)}
+        for name, number in self._number_of.items():
+            self.register_buffer(f"table_{number}", held[name])
 
     def forward(self, features: dict[str, Tensor], domain: Tensor) -> Tensor:
         """Probabilities, float32 [B].
 
         Args:
             features: by id column, indices in its vocabulary, int64 [B], an unknown one being -1 or beyond the model's;
-                by numeric feature, values as in the log, float32 [B], NaN where missing.
+                of a bag or sequence [B, length], -1 where there is none; by bag with weights, `<name>_weights`, float32
+                [B, length]; by numeric feature, values as in the log, float32 [B], NaN where missing.
             domain: index of the rows' domain, int64 [1], or -1.
         """
         ids = {name: self._row_of(name, features[name]) for name in self._sizes if name != "domain"}
         ids["domain"] = self._row_of("domain", domain)
         rows = features["user"].shape[0]
         fields: dict[str, Tensor] = {}
-        for number, table in enumerate(self._tables):
-            read_BD = getattr(self, f"table_{number}")[ids[table.column]]
+        for table in self._tables:
+            read_BD = getattr(self, f"table_{self._number_of[table.source]}")[ids[table.column]]
             one_row = table.column == "domain" and not table.per_domain
             fields[table.name] = read_BD.expand(rows, table.width) if one_row else read_BD
+            if table.length:
+                known_BL = (ids[table.column] > 0).to(read_BD.dtype)
+                weighted = table.column in self._weighted
+                fields[table.weight] = known_BL * features[weights_of(table.column)] if weighted else known_BL
         if self._numeric:
             values = [_standardise(features[name], *moments) for name, moments in self._numeric.items()]
             fields["numeric"] = torch.stack(values, 1)
@@ -94,6 +113,8 @@ class ServedNetwork(nn.Module):
         if self._mixed:
             numeric_BK = fields.get("numeric", logits_B.new_zeros(rows, 0))
             logits_B = logits_B + self._mixed(ids, fields, numeric_BK, ids["domain"])
+        if self._is_calibrated:
+            logits_B = logits_B * self.slope_K[ids["domain"]] + self.shift_K[ids["domain"]]
         return logits_B.sigmoid()
 
     def _row_of(self, column: str, index_B: Tensor) -> Tensor:

@@ -63,14 +63,15 @@ def read_vectors(lake: Lake, served: Served, train: TrainSettings) -> dict[str, 
     Raises:
         MamdrError: the lake holds no vectors of that name and length, or their files are gone.
     """
-    of: set[str] = {feature.of for feature in served.features if feature.kind == "vector"}
+    fixed = [feature for feature in served.features if feature.kind == "vector" and not feature.trainable]
+    of: set[str] = {feature.of for feature in fixed}
     tables = {name: f"{name}_features" for name in of}
     files = {
         name: tuple(sorted(lake.read(table, served.versions[table]).inputFiles())) for name, table in tables.items()
     }
     pinned = PinnedExamples(dict(served.versions), (), (), {}, dict(served.sizes), files, {})
     nothing = np.zeros(0, dtype=np.bool_)
-    return Share(pinned, served.features, nothing, train.host_memory, train.scratch, train.reader).vectors()
+    return Share(pinned, fixed, nothing, train.host_memory, train.scratch, train.reader).vectors()
 
 
 def send_vectors(spark: SparkSession, vectors: Mapping[str, Tensor]) -> str:

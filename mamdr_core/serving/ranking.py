@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 BLOCK_ROWS = 1 << 17
-"""Pairs of a user and a candidate that are predicted at once, about."""
+"""Pairs of a user and a candidate that are predicted at once, about, where features have one value each."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,17 @@ class Best:
     logits: Tensor
 
 
+def block_rows(ids: int) -> int:
+    """Pairs of a block where bags and sequences have this number of ids in a row: fewer, as each of them is copied."""
+    return max(1024, BLOCK_ROWS * 16 // (16 + ids))
+
+
 def choose_best(
     runs: Iterable[Piece],
     k: int,
     predict: Callable[[NDArray[np.int64], NDArray[np.int64]], Tensor],
     alike: NDArray[np.int32],
-    block_rows: int = BLOCK_ROWS,
+    most_pairs: int = BLOCK_ROWS,
 ) -> Iterator[Best]:
     """The K best candidates of every user that has any: by logit, equal ones by the order of candidates, NaN last.
 
@@ -65,10 +70,10 @@ def choose_best(
         k: how many are kept.
         predict: logits [B] of pairs, from places of users and of candidates, int64 [B]; pairs of a run are together.
         alike: by place of a candidate, that of the first one which is like it.
-        block_rows: pairs that are predicted at once, unless a run's few candidates end a block early.
+        most_pairs: that are predicted at once, unless a run's few candidates end a block early.
     """
     pending: tuple[range, Tensor, Tensor] | None = None
-    for block in cut_blocks(runs, block_rows):
+    for block in cut_blocks(runs, most_pairs):
         distinct = [np.unique(alike[piece.candidates], return_inverse=True) for piece in block]
         both = [
             (_places(piece.users), first.astype(np.int64)) for piece, (first, _) in zip(block, distinct, strict=True)
@@ -89,19 +94,19 @@ def choose_best(
         yield _ranked(*pending)
 
 
-def cut_blocks(runs: Iterable[Piece], block_rows: int) -> Iterator[list[Piece]]:
-    """Runs as blocks of pieces of about `block_rows` pairs; a user with more candidates has several pieces."""
+def cut_blocks(runs: Iterable[Piece], most_pairs: int) -> Iterator[list[Piece]]:
+    """Runs as blocks of pieces of about `most_pairs` pairs; a user with more candidates has several pieces."""
     block: list[Piece] = []
     size = 0
     for run in runs:
         if not run.pairs:
             continue
-        step = max(1, block_rows // len(run.candidates))
+        step = max(1, most_pairs // len(run.candidates))
         for first in range(run.users.start, run.users.stop, step):
             users = range(first, min(first + step, run.users.stop))
-            for begin in range(0, len(run.candidates), block_rows):
-                piece = Piece(users, run.candidates[begin : begin + block_rows])
-                if block and size + piece.pairs > block_rows:
+            for begin in range(0, len(run.candidates), most_pairs):
+                piece = Piece(users, run.candidates[begin : begin + most_pairs])
+                if block and size + piece.pairs > most_pairs:
                     yield block
                     block, size = [], 0
                 block.append(piece)

@@ -20,11 +20,12 @@ from torch import Tensor
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
 from mamdr_core.lake.core.few import local_frame
-from mamdr_core.lake.core.sources import lacks_columns, read_input, readable
+from mamdr_core.lake.core.sources import lacks_columns, read_input
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.core.unreadable import readable
 from mamdr_core.lake.settings import InputSettings
 from mamdr_core.serving.candidates import ALIKE, ORDER, Candidates, open_candidates, read_candidates, send_candidates
-from mamdr_core.serving.ranking import Best, Piece, choose_best
+from mamdr_core.serving.ranking import Best, Piece, block_rows, choose_best
 from mamdr_core.serving.requests import MALFORMED, encode_requests, read_requests, source_of
 from mamdr_core.serving.scorer import KEPT, Scorer, index_of, open_scorer, predict_batch, scored_batch
 from mamdr_core.serving.served import Served
@@ -66,10 +67,10 @@ def plan_top_k(spark: SparkSession, settings: ScoreSettings, lake: Lake, served:
     """
     with _of_candidates(settings.candidates):
         users_have, items_have = split_features(spark, settings.candidates, served)
-        table, left_out = read_candidates(spark, settings.candidates, lake, items_have)
+        table, left_out = read_candidates(spark, settings.candidates, lake, served, items_have)
     candidates = Candidates(table)
     columns = replace(settings.input.columns, item="null")
-    requests = read_requests(spark, replace(settings.input, columns=columns), users_have)
+    requests = read_requests(spark, replace(settings.input, columns=columns), served, users_have)
     counted, malformed = _count_users(requests, lake, served)
     by_domain = {domain: (users, candidates.count(domain)) for domain, users in counted.items()}
     pairs = sum(users * of for users, of in by_domain.values())
@@ -88,14 +89,16 @@ def plan_top_k(spark: SparkSession, settings: ScoreSettings, lake: Lake, served:
             f"{figures['users_without_candidates']} of domains without candidates"
         )
     whole = requests.where(~F.col(MALFORMED)).drop(MALFORMED, "item")
-    encoded = encode_requests(whole, lake, users_have, ("user", "domain"))
+    encoded = encode_requests(whole, lake, served, ("user", "domain"), users_have)
     tasks, spread = _spread(spark, by_domain)
     rows = sum(users * min(settings.top_k, of) for users, of in by_domain.values())
     return Plan(_with_tasks(encoded, spread), table, tasks, rows, figures, malformed)
 
 
-def split_features(spark: SparkSession, settings: CandidateSettings, served: Served) -> tuple[Served, Served]:
-    """The run with the features that rows of users have, and with those of candidates.
+def split_features(
+    spark: SparkSession, settings: CandidateSettings, served: Served
+) -> tuple[list[Feature], list[Feature]]:
+    """The features that rows of users have, and those of candidates.
 
     A feature is of candidates if its expression can be computed from their columns; otherwise the rows of users must
     have it. Vectors are looked up by ids.
@@ -104,7 +107,7 @@ def split_features(spark: SparkSession, settings: CandidateSettings, served: Ser
     columns = [feature for feature in served.features if feature.kind != "vector"]
     of_items = [feature for feature in columns if not lacks_columns(raw, feature.expression or feature.name)]
     of_users = [feature for feature in columns if feature not in of_items]
-    return _having(served, of_users), _having(served, of_items)
+    return of_users, of_items
 
 
 @contextmanager
@@ -119,10 +122,6 @@ def _of_candidates(settings: CandidateSettings) -> Iterator[None]:
 
 def _source(settings: CandidateSettings) -> InputSettings:
     return source_of(ScoreInput(path=settings.path, format=settings.format, options=settings.options))
-
-
-def _having(served: Served, features: list[Feature]) -> Served:
-    return replace(served, config=replace(served.config, features=tuple(features)))
 
 
 def _count_users(requests: DataFrame, lake: Lake, served: Served) -> tuple[dict[int, int], int]:
@@ -223,7 +222,8 @@ class Pairing:
     def recommend(self, users: pa.RecordBatch, k: int) -> Iterator[pa.RecordBatch]:
         """Rows of the table scores: the K best candidates of each user of a batch; those of a domain are together."""
         kept: list[Best] = []
-        for best in choose_best(self.runs(users), k, partial(self.predict, users), self.candidates.alike):
+        rows = block_rows(sum(feature.length for feature in self.served.features if feature.is_multi))
+        for best in choose_best(self.runs(users), k, partial(self.predict, users), self.candidates.alike, rows):
             kept.append(best)
             if sum(each.logits.numel() for each in kept) >= OUT_ROWS:
                 yield self.rows(users, kept)

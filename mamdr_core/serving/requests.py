@@ -5,18 +5,23 @@ from collections.abc import Mapping, Sequence
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from mamdr_core.features import Feature
+from mamdr_core.lake.core.features import names_in_examples
 from mamdr_core.lake.core.hashing import hash64
+from mamdr_core.lake.core.several_ids import in_pairs
 from mamdr_core.lake.core.sources import CORRUPT, as_id, read_input, resolve
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.encoding import IDS, encode_features, indexed_features
+from mamdr_core.lake.examples.quantiles import cut_features, cut_numbers, noted_bounds
+from mamdr_core.lake.examples.several_ids import encode_several, hashed_ids
 from mamdr_core.lake.examples.vocabularies import encode, grown, id_column
 from mamdr_core.lake.examples.windows import read_window
-from mamdr_core.lake.ingest.clicks import declared_feature
+from mamdr_core.lake.ingest.features import declared_features
 from mamdr_core.lake.settings import ExamplesSettings, InputSettings
 from mamdr_core.serving.scorer import index_of
 from mamdr_core.serving.served import Served
 from mamdr_core.serving.settings import ScoreInput
-from schemas import UNKNOWN_INDEX, feature_vocabulary
+from schemas import TABLES, UNKNOWN_INDEX, feature_vocabulary, weights_of
 
 MALFORMED = "_malformed"
 
@@ -26,8 +31,16 @@ def source_of(settings: ScoreInput) -> InputSettings:
     return InputSettings(path=settings.path, format=settings.format, options=settings.options)
 
 
-def read_requests(spark: SparkSession, settings: ScoreInput, served: Served) -> DataFrame:
+def read_requests(
+    spark: SparkSession, settings: ScoreInput, served: Served, features: Sequence[Feature] | None = None
+) -> DataFrame:
     """The rows of `settings.path`, with the run's declared features as clicks have them.
+
+    Args:
+        spark: the session.
+        settings: where the rows are.
+        served: the run.
+        features: those of its features that the rows have; None: all.
 
     Returns:
         key, user, item, domain (strings, null where not given), the features, and `_malformed`, whether the line is not
@@ -41,16 +54,18 @@ def read_requests(spark: SparkSession, settings: ScoreInput, served: Served) -> 
     keys = {name: f"input.columns.{name}" for name in IDS}
     ids = [as_id(raw, key, resolve(raw, key, getattr(columns, name))).alias(name) for name, key in keys.items()]
     key = resolve(raw, "input.columns.key", columns.key) if columns.key else F.lit(None)
-    features = [
-        declared_feature(raw, number, feature)
-        for number, feature in enumerate(served.features)
-        if feature.kind != "vector"
-    ]
+    declared = declared_features(raw, served.features, keep_faulty=True, only=features)
     malformed = F.col(CORRUPT).isNotNull() if CORRUPT in raw.columns else F.lit(False)
-    return raw.select(key.cast("string").alias("key"), *ids, *features, malformed.alias(MALFORMED))
+    return raw.select(key.cast("string").alias("key"), *ids, *declared, malformed.alias(MALFORMED))
 
 
-def encode_requests(requests: DataFrame, lake: Lake, served: Served, ids: Sequence[str] = IDS) -> DataFrame:
+def encode_requests(
+    requests: DataFrame,
+    lake: Lake,
+    served: Served,
+    ids: Sequence[str] = IDS,
+    features: Sequence[Feature] | None = None,
+) -> DataFrame:
     """Replace features by what examples hold, and add the indices of the ids, `_user_index` and so on.
 
     Vocabularies may have grown since the run was trained: what it does not know has the index UNKNOWN_INDEX.
@@ -60,26 +75,36 @@ def encode_requests(requests: DataFrame, lake: Lake, served: Served, ids: Sequen
         lake: that the run was recorded in.
         served: the run.
         ids: which of user, item and domain get an index.
+        features: as `read_requests` was given.
     """
-    rows = requests
-    examples = served.config.examples
+    examples, features = served.config.examples, served.features if features is None else features
+    shared = {feature.table for feature in features}
+    indexed = [name for name in indexed_features(served.features) if name in shared | {f.name for f in features}]
+    values = {name: grown(lake, feature_vocabulary(name)) for name in indexed}
+    shared &= {"user", "item"}
+    values |= {name: grown(lake, TABLES[f"{name}s"]) for name in sorted(shared)}
+    several = [feature for feature in features if feature.is_multi]
+    rows = requests.withColumns(
+        {name: column for feature in several for name, column in hashed_ids(feature, examples.users, examples.items)}
+    )
+    rows = encode_several(rows, values, several, served.features)
     for name in reversed(ids):
         hashed = f"_{name}_hash"
         rows = rows.withColumn(hashed, hash64(_looked_up(name, examples)))
         rows = encode(rows, hashed, lake.read(f"{name}s"), to=index_of(name)).drop(hashed)
-    values = {name: grown(lake, feature_vocabulary(name)) for name in indexed_features(served.features)}
-    rows = encode_features(rows, values, served.features)
-    names = [f.name for f in served.features if f.kind == "categorical"]
-    return _within(
-        rows, {**{index_of(name): served.sizes[name] for name in ids}, **{n: served.sizes[n] for n in names}}
-    )
+    rows = encode_features(rows, values, features)
+    if cut := cut_features(features):
+        rows = cut_numbers(rows, cut, noted_bounds(lake, served.versions["examples"]))
+    names = [feature.name for feature in features if feature.kind == "categorical"]
+    single = {**{index_of(name): served.sizes[name] for name in ids}, **{n: served.sizes[n] for n in names}}
+    return _several_within(_within(rows, single), several, served.sizes)
 
 
 def read_test_split(lake: Lake, served: Served) -> DataFrame:
     """The test split of the examples that a run was trained on, as `encode_requests` gives rows; ids as vocabularies
     have them, null where an example's id has no index.
     """
-    features = [feature.name for feature in served.features if feature.kind != "vector"]
+    features = names_in_examples(served.features)
     rows = read_window(lake, served.versions["examples"]).where(F.col("split") == "test")
     rows = rows.select(
         F.col("key").cast("string").alias("key"), *(F.col(name).alias(index_of(name)) for name in IDS), *features
@@ -90,9 +115,22 @@ def read_test_split(lake: Lake, served: Served) -> DataFrame:
     return rows
 
 
+def _several_within(rows: DataFrame, several: Sequence[Feature], sizes: Mapping[str, int]) -> DataFrame:
+    """Bags and sequences without the ids that the run does not know."""
+    for feature in several:
+        names = [feature.name, *([weights_of(feature.name)] if feature.weights else [])]
+        known = _those_below(in_pairs(F.col(names[0]), F.col(names[-1])), sizes[feature.name])
+        rows = rows.withColumns({name: known[part] for name, part in zip(names, ("id", "weight"), strict=False)})
+    return rows
+
+
+def _those_below(pairs: Column, size: int) -> Column:
+    return F.filter(pairs, lambda pair: pair["id"] < size)
+
+
 def _looked_up(name: str, examples: ExamplesSettings) -> Column:
     hashed_ids = {"user": examples.users, "item": examples.items}
-    return id_column(name, hashed_ids[name]) if name in hashed_ids else F.col(name)
+    return id_column(F.col(name), hashed_ids[name]) if name in hashed_ids else F.col(name)
 
 
 def _within(rows: DataFrame, sizes: Mapping[str, int]) -> DataFrame:

@@ -15,7 +15,8 @@ from mamdr_core.engine.parameters import Change
 from mamdr_core.engine.prediction import predict_runs
 from mamdr_core.serving.served import Served
 from mamdr_core.shards.filling import standardise
-from schemas import UNKNOWN_INDEX
+from mamdr_core.shards.ragged import pad_lists
+from schemas import UNKNOWN_INDEX, weights_of
 
 KEPT = ("key", "user", "item", "domain")
 """What of a row stands beside its score."""
@@ -47,30 +48,49 @@ class Scorer:
         self._engine = served.engine(vectors)
         self._mixed = served.mixed(self._engine)
         self._shared = served.shared()
+        self._calibration = served.calibration()
         self._specific = served.specific() if specific is None else specific
         weighted = self._mixed.weights.domains_D.tolist() if self._mixed else ()
         self.domains = frozenset((*self._specific, *weighted))
 
-    def predict(self, indices: Mapping[str, NDArray[np.int32]], numeric_BK: NDArray[np.float32]) -> Tensor:
-        """Logits of rows, float32 [B]; the rows of a domain are best together.
+    def predict(
+        self,
+        indices: Mapping[str, NDArray[np.int32]],
+        numeric_BK: NDArray[np.float32],
+        weights: Mapping[str, NDArray[np.float32]] | None = None,
+    ) -> Tensor:
+        """Logits of rows, calibrated where the run is, float [B]; the rows of a domain are best together.
 
         Args:
-            indices: by id column, index in the vocabulary or UNKNOWN_INDEX, int32 [B].
+            indices: by id column, index in the vocabulary or UNKNOWN_INDEX, int32 [B]; of a bag or sequence [B, L],
+                UNKNOWN_INDEX behind its known ids.
             numeric_BK: standardised numeric features.
+            weights: by bag with weights, float32 [B, L].
         """
-        columns = _columns_of(indices, numeric_BK)
+        columns = _columns_of(indices, numeric_BK, weights)
         if self._mixed:
             columns = self._mixed.under(columns)
         domain_B = indices["domain"]
         edges = np.concatenate([[0], np.flatnonzero(np.diff(domain_B)) + 1, [len(domain_B)]])
-        return predict_runs(self._engine, self._shared, self._specific, columns, domain_B[edges[:-1]].tolist(), edges)
+        runs = domain_B[edges[:-1]].tolist()
+        logits_B = predict_runs(self._engine, self._shared, self._specific, columns, runs, edges)
+        if self._calibration:
+            return self._calibration.apply(logits_B, torch.from_numpy(domain_B))
+        return logits_B
 
     def deviation(self, indices: Mapping[str, NDArray[np.int32]], numeric_BK: NDArray[np.float32]) -> Tensor | None:
-        """Posterior standard deviation of the mixed model's part of the logits, float32 [B]; None without one.
+        """Posterior standard deviation of the mixed model's part of the logits, float [B]; None without one.
 
         Args: as of `predict`.
         """
-        return self._mixed.variance(_columns_of(indices, numeric_BK)).sqrt() if self._mixed else None
+        if not self._mixed:
+            return None
+        deviation_B = self._mixed.variance(_columns_of(indices, numeric_BK)).sqrt()
+        if self._calibration:
+            return (
+                deviation_B * self._calibration.slope_K[self._calibration.places(torch.from_numpy(indices["domain"]))]
+            )
+        return deviation_B
 
     def has_specific(self, domains: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Whether there are specific parameters, by domain index [B]."""
@@ -79,10 +99,16 @@ class Scorer:
         return found[place]
 
 
-def _columns_of(indices: Mapping[str, NDArray[np.int32]], numeric_BK: NDArray[np.float32]) -> Columns:
+def _columns_of(
+    indices: Mapping[str, NDArray[np.int32]],
+    numeric_BK: NDArray[np.float32],
+    weights: Mapping[str, NDArray[np.float32]] | None = None,
+) -> Columns:
     ids = {name: torch.from_numpy(column + np.int32(1)) for name, column in indices.items()}
     unlabelled_B = torch.zeros(len(ids["domain"]))
-    return Columns(ids, torch.from_numpy(numeric_BK), unlabelled_B, torch.zeros(1, dtype=torch.long))
+    bag_weights = {name: torch.from_numpy(column) for name, column in (weights or {}).items()}
+    nowhere = torch.zeros(1, dtype=torch.long)
+    return Columns(ids, torch.from_numpy(numeric_BK), unlabelled_B, nowhere, bag_weights=bag_weights)
 
 
 def open_scorer(served: Served, vectors: str) -> Scorer:
@@ -130,12 +156,16 @@ def predict_batch(
         batch: rows as `encode_requests` makes them; columns of KEPT are not read.
         deviation: whether to compute deviations.
     """
-    read = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in batch.schema.names if name not in KEPT}
+    several = [feature for feature in served.features if feature.is_multi]
+    padded = pad_lists(batch, several)
+    single = [name for name in batch.schema.names if name not in KEPT and name not in padded]
+    read = padded | {name: batch.column(name).to_numpy(zero_copy_only=False) for name in single}
     column_of = {name: index_of(name) if index_of(name) in read else name for name in served.sizes}
     indices = {name: read[column] for name, column in column_of.items()}
     numeric = [standardise(read[name], *moments) for name, moments in served.numeric.items()]
     numeric_BK = np.stack(numeric, 1).astype(np.float32) if numeric else np.zeros((len(batch), 0), np.float32)
-    logits_B = scorer.predict(indices, numeric_BK)
+    weights = {feature.name: read[weights_of(feature.name)] for feature in several if feature.weights}
+    logits_B = scorer.predict(indices, numeric_BK, weights)
     return indices, logits_B, scorer.deviation(indices, numeric_BK) if deviation else None
 
 

@@ -19,8 +19,8 @@ from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.progress import progress
 from mamdr_core.lake.core.session import overriding, shuffles_of
-from mamdr_core.lake.core.sources import readable
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.core.unreadable import readable
 from mamdr_core.lake.examples.encoding import IDS
 from mamdr_core.lake.examples.versions import still_there
 from mamdr_core.lake.examples.windows import read_window

@@ -10,11 +10,12 @@ from torch import Tensor
 from mamdr_core.config import Config
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Change, Shared
+from mamdr_core.engine.platt import Calibration
 from mamdr_core.features import Feature
 from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.object_store import place_of
-from mamdr_core.training.package import MIXED, load_mixed
+from mamdr_core.training.package import MIXED, load_calibration, load_mixed
 from mamdr_core.training.specific_files import SavedSpecific
 from mamdr_core.training.storage import fetched
 
@@ -77,6 +78,13 @@ class Served:
             return None
         settings, numeric = self.config.train.mixed, len(self.numeric)
         return MixedModel.from_state(settings, engine.tables, engine.frozen, numeric, self.sizes, state)
+
+    def calibration(self) -> Calibration | None:
+        """What makes its logits those of the log's probabilities, thinned negatives included; None: nothing does."""
+        found, rate = load_calibration(self.folder), self.config.train.negative_rate
+        if rate == 1:
+            return found
+        return (found or Calibration.identity(self.sizes["domain"])).with_negatives_of(rate)
 
     def engine(self, vectors: Mapping[str, Tensor]) -> EagerEngine:
         """What predicts.

@@ -1,6 +1,6 @@
 """Rows put in their places as they are read: sorted by domain and key, without a copy of the whole."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 
 from mamdr_core.engine.columns import Columns
 from mamdr_core.errors import MamdrError
+from mamdr_core.features import Feature
 from mamdr_core.shards.arrays import Arrays
+from mamdr_core.shards.ragged import Ragged, values_of
+from schemas import SAMPLE_WEIGHT, weights_of
 
 Ints = NDArray[np.int64]
 Rows = slice | Ints
@@ -29,21 +32,32 @@ class ColumnsFiller:
         sizes: vocabulary size by id column.
         numeric: by numeric feature, mean and standard deviation.
         arrays: where the columns lie.
+        has_weights: whether rows have weights.
+        several: the bags and sequences, of which `sizes` has the sizes too.
     """
 
     def __init__(
-        self, counts_n: Ints, sizes: Mapping[str, int], numeric: Mapping[str, tuple[float, float]], arrays: Arrays
+        self,
+        counts_n: Ints,
+        sizes: Mapping[str, int],
+        numeric: Mapping[str, tuple[float, float]],
+        arrays: Arrays,
+        has_weights: bool = False,
+        several: Sequence[Feature] = (),
     ) -> None:
         rows = int(counts_n.sum())
-        self._sizes, self._numeric = sizes, numeric
+        widths = {feature.name: feature.length for feature in several}
+        self._sizes, self._numeric, self._several = sizes, numeric, several
         self._offsets = np.concatenate([[0], np.cumsum(counts_n)])
         self._next_n = self._offsets[:-1].copy()
         self._unsorted_n = np.zeros(len(counts_n), dtype=np.bool_)
-        self._ids = {name: arrays.empty(rows, np.int32) for name in sizes}
+        self._ids = {name: arrays.empty((rows, widths[name]) if name in widths else rows, np.int32) for name in sizes}
+        self._bag_weights = {f.name: arrays.empty((rows, f.length), np.float32) for f in several if f.weights}
         self._standardised = arrays.empty((rows, len(numeric)), np.float32)
         self._labels = arrays.empty(rows, np.float32)
         self._keys = arrays.empty(rows, np.int64)
         self._probability = arrays.empty(rows, np.float64)
+        self._weights = arrays.empty(rows, np.float32) if has_weights else None
         self._unknown = rows == 0  # no true probability, or not of every row
 
     @property
@@ -68,18 +82,22 @@ class ColumnsFiller:
 
         Args:
             places: of the file.
-            batch: the id columns, label, key, true_probability and the numeric features.
+            batch: the id columns, label, key, true_probability, sample weights if there are any, and the features.
 
         Raises:
             MamdrError: an index beyond its vocabulary.
         """
-        read = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in batch.schema.names}
-        if (read["domain"][1:] < read["domain"][:-1]).any():  # not as build_examples writes it: files put together?
-            order = np.argsort(read["domain"], kind="stable")
-            read = {name: values[order] for name, values in read.items()}
+        domains = batch.column("domain").to_numpy(zero_copy_only=False)
+        if (domains[1:] < domains[:-1]).any():  # not as build_examples writes it: files put together?
+            batch = batch.take(pa.array(np.argsort(domains, kind="stable")))
+        lists = [name for name in batch.schema.names if pa.types.is_list(batch.schema.field(name).type)]
+        read = {
+            name: values_of(batch.column(name)) if name in lists else batch.column(name).to_numpy(zero_copy_only=False)
+            for name in batch.schema.names
+        }
         for name, size in self._sizes.items():
-            least = 0 if name == "domain" else -1  # -1: unknown, which a domain never is
-            if not least <= read[name].min() <= read[name].max() < size:
+            least = 0 if name == "domain" or name in lists else -1  # -1: unknown, which neither ever is
+            if len(read[name]) and not least <= read[name].min() <= read[name].max() < size:
                 raise MamdrError(f"examples have a {name} beyond its {size} values: run build_examples again")
         moves, unsorted = places.take(read["domain"], read["key"])
         self._unsorted_n[unsorted] = True
@@ -87,21 +105,41 @@ class ColumnsFiller:
         probability = read["true_probability"]
         if np.isnan(probability.sum()) and any(np.isnan(probability[here]).any() for here, _ in moves):
             self._unknown = True
+        if self._several:
+            self._add_lists(batch, read, moves)
         for here, there in moves:
             for name, column in self._ids.items():
-                column[there] = read[name][here] + 1
+                if name not in lists:
+                    column[there] = read[name][here] + 1
             for place, values in enumerate(numeric):
                 self._standardised[there, place] = values[here]
             self._labels[there] = read["label"][here]
             self._keys[there] = read["key"][here]
+            if self._weights is not None:
+                weights = read[SAMPLE_WEIGHT][here]
+                self._weights[there] = np.where(np.isnan(weights), 1, weights)  # null is 1
             if not self._unknown:
                 self._probability[there] = probability[here]
 
+    def _add_lists(
+        self, batch: pa.RecordBatch, read: Mapping[str, NDArray[Any]], moves: Sequence[tuple[Rows, Rows]]
+    ) -> None:
+        rows = np.full(len(batch), -1)
+        for here, there in moves:
+            rows[here] = np.arange(there.start, there.stop) if isinstance(there, slice) else there
+        for feature in self._several:
+            lists = Ragged(batch.column(feature.name), feature.length, newest=feature.kind == "sequence")
+            lists.put(read[feature.name] + 1, self._ids[feature.name], rows)
+            if feature.weights:
+                lists.put(read[weights_of(feature.name)], self._bag_weights[feature.name], rows)
+
     def finish(self) -> Columns:
         """The columns; all files must be complete."""
-        columns = [*self._ids.values(), self._standardised, self._labels]
+        columns = [*self._ids.values(), *self._bag_weights.values(), self._standardised, self._labels]
         if not self._unknown:
             columns.append(self._probability)
+        if self._weights is not None:
+            columns.append(self._weights)
         for domain in np.flatnonzero(self._unsorted_n):
             rows = slice(*self._offsets[domain : domain + 2])
             order = np.argsort(self._keys[rows], kind="stable")
@@ -113,6 +151,8 @@ class ColumnsFiller:
             labels=torch.from_numpy(self._labels),
             offsets=torch.from_numpy(self._offsets),
             true_probability=None if self._unknown else torch.from_numpy(self._probability),
+            weights=None if self._weights is None else torch.from_numpy(self._weights),
+            bag_weights={name: torch.from_numpy(weights) for name, weights in self._bag_weights.items()},
         )
 
 

@@ -22,7 +22,7 @@ from mamdr_core.shards.pinned import PinnedExamples, PinnedFile
 from mamdr_core.shards.reading import RowGroup, read_batches
 from mamdr_core.shards.row_groups import ReadFigures, all_row_groups, find_row_groups
 from mamdr_core.shards.settings import ReaderName
-from schemas import TABLES, examples_table
+from schemas import SAMPLE_WEIGHT, TABLES, examples_table, weights_of
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +60,12 @@ class Share:
         reader: ReaderName = "petastorm",
     ) -> None:
         self._pinned, self._features, self._own, self._reader = pinned, features, own, reader
-        self._ids = ["user", "item", "domain", *(f.name for f in features if f.kind == "categorical")]
-        self.column_names = [*self._ids, "label", "key", "true_probability", *pinned.numeric]
+        self._ids = ["user", "item", "domain", *(f.name for f in features if f.is_id)]
+        self._several = [feature for feature in features if feature.is_multi]
+        weights = [weights_of(feature.name) for feature in self._several if feature.weights]
+        self.column_names = [*self._ids, *weights, "label", "key", "true_probability", *pinned.numeric]
+        if pinned.has_weights:
+            self.column_names.append(SAMPLE_WEIGHT)
         if any(file.days for file in pinned.files):
             self.column_names.append("ds")
         self.figures = ReadFigures()
@@ -76,7 +80,9 @@ class Share:
     def needed_bytes(self) -> int:
         """Bytes of the rows of all splits and of the vectors."""
         rows = sum(int(counts[self._own].sum()) for counts in self._pinned.counts.values())
-        width = 4 * len(self._ids) + 4 * len(self._pinned.numeric) + _ROW_BYTES
+        single = len(self._ids) - len(self._several) + len(self._pinned.numeric) + self._pinned.has_weights
+        lists = sum(feature.length * (2 if feature.weights else 1) for feature in self._several)
+        width = 4 * (single + lists) + _ROW_BYTES
         vectors = sum((self._pinned.sizes[f.of] + 1) * f.size * 4 for f in self._features if f.kind == "vector")
         return rows * width + vectors
 
@@ -98,7 +104,8 @@ class Share:
         """
         pinned = self._pinned
         counts = np.where(self._own, pinned.counts[split], 0)
-        filler = ColumnsFiller(counts, {name: pinned.sizes[name] for name in self._ids}, pinned.numeric, self.arrays)
+        sizes = {name: pinned.sizes[name] for name in self._ids}
+        filler = ColumnsFiller(counts, sizes, pinned.numeric, self.arrays, pinned.has_weights, self._several)
         places: dict[str, FilePlaces] = {}
         for file in self._files(split):
             mine = self._own[file.domains]
@@ -113,7 +120,22 @@ class Share:
                 f"read {found} {split} rows of examples version {pinned.versions['examples']}, expected "
                 f"{counts.sum()}: were its files removed? Run build_examples, or keep versions longer"
             )
-        return filler.finish()
+        columns = filler.finish()
+        if split == "train":
+            self._warn_of_zero_weights(columns)
+        return columns
+
+    def _warn_of_zero_weights(self, columns: Columns) -> None:
+        """Warn of domains whose training rows all have weight 0: they are read, and learn nothing."""
+        if columns.weights is None:
+            return
+        total_n = np.bincount(columns.ids["domain"].numpy() - 1, columns.weights.numpy(), len(columns.offsets) - 1)
+        unweighted = columns.occupied[total_n[columns.occupied] == 0]
+        if len(unweighted):
+            logger.warning(
+                "the training rows of %d domains, such as %s, all have weight 0: these domains learn nothing",
+                len(unweighted), self._pinned.domain_ids[unweighted[0]],
+            )  # fmt: skip
 
     def _fill(
         self,
@@ -125,7 +147,7 @@ class Share:
         """Read row groups, each thread those of some files."""
         threads = min(MOST_THREADS, pa.cpu_count(), len(places)) or 1
         part_of = {url: number % threads for number, url in enumerate(places)}
-        table = examples_table(self._features)
+        table = examples_table(self._features, self._pinned.has_weights)
         pace = Pace("reading", sum(file.expected for file in places.values()))
 
         def read(part: int) -> None:

@@ -47,9 +47,9 @@ def unischema(table: Table, columns: Sequence[str]) -> Unischema:
     fields = []
     for name in columns:
         column = table.column(name)
-        vector = column.type == "array<float>"
-        kind = np.float32 if vector else _NUMPY_TYPES[column.type]
-        fields.append(UnischemaField(name, kind, (None,) if vector else (), nullable=column.nullable))
+        kind = _NUMPY_TYPES[column.type.removeprefix("array<").removesuffix(">")]
+        shape = (None,) if column.type.startswith("array<") else ()
+        fields.append(UnischemaField(name, kind, shape, nullable=column.nullable))
     return Unischema(table.name, fields)
 
 

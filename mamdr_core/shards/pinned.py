@@ -11,11 +11,12 @@ from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
+from mamdr_core.lake.core.features import names_in_examples
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.versions import newest_versions, still_there
 from mamdr_core.lake.examples.windows import Limits, read_window, window_at
 from mamdr_core.lake.settings import LakeSettings
-from schemas import SPLITS, feature_vocabulary
+from schemas import SAMPLE_WEIGHT, SPLITS, feature_vocabulary
 
 _EPOCH = date(1970, 1, 1)
 
@@ -48,9 +49,10 @@ class PinnedExamples:
         files: live files.
         domain_ids: raw id by domain index.
         counts: by split, rows by domain, int64 [n].
-        sizes: vocabulary size by id column.
+        sizes: vocabulary size by id column; of a bag or sequence that shares a table, that of the table.
         vector_files: by "user" and "item", files of the fixed vectors.
         numeric: by numeric feature, mean and standard deviation over the train split.
+        has_weights: whether rows have weights.
     """
 
     versions: dict[str, int]
@@ -60,6 +62,7 @@ class PinnedExamples:
     sizes: dict[str, int]
     vector_files: dict[str, tuple[str, ...]]
     numeric: dict[str, tuple[float, float]]
+    has_weights: bool = False
 
     def positions(self) -> NDArray[np.int64]:
         """By domain, where its training rows begin in the files, int64 [n]; near numbers are in the same row groups."""
@@ -100,18 +103,19 @@ def pin_examples(
 def _pin(lake: Lake, features: Sequence[Feature], versions: dict[str, int], train_days: int) -> PinnedExamples:
     vectors: set[str] = {feature.of for feature in features if feature.kind == "vector"}
     vocabularies = {name: f"{name}s" for name in ("user", "item", "domain")}
-    indexed = [f for f in features if f.kind == "categorical" and not f.buckets]
     window = window_at(lake, versions["examples"])
     examples = read_window(lake, versions["examples"], window, train_days)
-    missing = [f.name for f in features if f.kind != "vector" and f.name not in examples.columns]
+    missing = [name for name in names_in_examples(features) if name not in examples.columns]
     if missing:
         raise MamdrError(f"examples has no column {', '.join(missing)}: run build_examples again with these features")
 
     sizes = {column: lake.read(table, versions[table]).count() for column, table in vocabularies.items()}
-    sizes |= {f.name: f.buckets for f in features if f.kind == "categorical" and f.buckets}
-    for feature in indexed:
-        vocabulary = feature_vocabulary(feature.name)
-        sizes[feature.name] = lake.read(vocabulary, versions[vocabulary.name]).count()
+    sizes |= {f.name: f.buckets or f.quantiles for f in features if f.is_id and not (f.has_vocabulary or f.table)}
+    for feature in features:
+        if feature.has_vocabulary:
+            vocabulary = feature_vocabulary(feature.name)
+            sizes[feature.name] = lake.read(vocabulary, versions[vocabulary.name]).count()
+    sizes |= {feature.name: sizes[feature.table] for feature in features if feature.table}
     domains = lake.read("domains", versions["domains"]).select("index", "id").orderBy("index").collect()
 
     days = {split: _numbers(window.limits(split, train_days)) for split in SPLITS}
@@ -120,7 +124,8 @@ def _pin(lake: Lake, features: Sequence[Feature], versions: dict[str, int], trai
     vector_files = {
         of: tuple(sorted(lake.read(f"{of}_features", versions[f"{of}_features"]).inputFiles())) for of in vectors
     }
-    return PinnedExamples(versions, files, tuple(row["id"] for row in domains), counts, sizes, vector_files, numeric)
+    ids, has_weights = tuple(row["id"] for row in domains), SAMPLE_WEIGHT in examples.columns
+    return PinnedExamples(versions, files, ids, counts, sizes, vector_files, numeric, has_weights)
 
 
 def _numbers(limits: Limits) -> tuple[int, int] | None:

@@ -67,7 +67,9 @@ def find_row_groups(
     urls = [url for url, domains in held.items() if len(domains)]
     groups = []
     for url, footer in zip(urls, read_footers(urls), strict=True):
-        places = {footer.row_group(0).column(place).path_in_schema: place for place in range(footer.num_columns)}
+        # A list's values have a path below the name of their column.
+        paths = [footer.row_group(0).column(place).path_in_schema for place in range(footer.num_columns)]
+        places = {path.partition(".")[0]: place for place, path in enumerate(paths)}
         for number in range(footer.num_row_groups):
             group = footer.row_group(number)
             size = sum(group.column(places[name]).total_compressed_size for name in columns)

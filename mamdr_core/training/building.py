@@ -19,6 +19,7 @@ from mamdr_core.engine.hashing import derive_seed
 from mamdr_core.engine.parameters import Change, Rows, Shared
 from mamdr_core.engine.slots import slots_for
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.engine.step_options import StepOptions
 from mamdr_core.errors import MamdrError
 from mamdr_core.host_memory import available_memory, ranks_here
 from mamdr_core.learning.learner import Learner
@@ -53,7 +54,10 @@ def make_engine(
     train = config.train
     module, tables = _initial_model(config, pinned)
     made = (module, tables, share.vectors(), train.batch_size, device, train.on_nan)
-    return FastEngine(*made, train.precision, train.group_memory) if name == "fast" else EagerEngine(*made)
+    options = StepOptions.of(find_method(train.method).settle(train.learning).inner)
+    if name == "fast":
+        return FastEngine(*made, train.precision, train.group_memory, options=options)
+    return EagerEngine(*made, options)
 
 
 def rows_planned(config: Config, train_rows: int) -> int:
@@ -115,7 +119,7 @@ def make_learner(
         raise MamdrError(
             f"train.method {config.train.method} keeps Adam's moments of whole tables: set train.tables to replicated"
         )
-    shared = initial_theta(config, pinned, choices.device, collective)
+    shared = initial_theta(config, pinned, choices.device, collective, share)
     with_specific = np.zeros_like(own)
     if method.specific:
         inherited = heritage.having_specific(len(own)) if heritage else with_specific
@@ -140,10 +144,15 @@ def make_learner(
     return learner
 
 
-def initial_theta(config: Config, pinned: PinnedExamples, device: torch.device, collective: Collective) -> Shared:
-    """theta_S before training, the same whenever it is made."""
+def initial_theta(
+    config: Config, pinned: PinnedExamples, device: torch.device, collective: Collective, share: Share
+) -> Shared:
+    """theta_S before training, the same whenever it is made; `share` has the vectors where trainable ones start."""
     drawn = (*_initial_model(config, pinned), config.train.seed, device)
-    return initial_sharded(*drawn, collective) if config.train.tables == "sharded" else initial_shared(*drawn)
+    starts = share.vectors() if any(feature.trainable for feature in config.features) else None
+    if config.train.tables == "sharded":
+        return initial_sharded(*drawn, collective, starts)
+    return initial_shared(*drawn, vectors=starts)
 
 
 def _initial_model(config: Config, pinned: PinnedExamples) -> tuple[nn.Module, tuple[Table, ...]]:

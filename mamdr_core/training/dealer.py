@@ -1,7 +1,7 @@
 """Deals a rank's rows to the rounds of a stage, with what an epoch needs: its order, support samples, rows lent."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -54,8 +54,15 @@ class Dealer:
                     learner.supports = SupportSample(self.collective, learner.train, rows, order)
             rank = self.collective.rank
             dealt = deal_rounds(plan, epoch, learner.train, rank, self.arrays, skipped, order, mixes, lending)
-            yield from self._timed(dealt)
+            for round_ in self._timed(dealt):
+                yield self._with_rates(round_, stage)
             skipped = 0
+
+    def _with_rates(self, round_: Round, stage: Stage) -> Round:
+        """The round with theta_S's rates, which follow from its number in the stage alone."""
+        number = (round_.epoch - stage.first_epoch) * stage.rounds_per_epoch + round_.number
+        inner, outer = self.settings.lr_schedule.factors(number, stage.most_rounds)
+        return replace(round_, inner_factor=inner, outer_factor=outer)
 
     def _timed(self, rounds: Iterator[Round]) -> Iterator[Round]:
         """The rounds; the time of making each, and of what ranks lend for it, is counted."""

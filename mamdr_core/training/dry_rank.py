@@ -43,7 +43,7 @@ class Tried:
         device, engine: that it would use.
         domains, rows: read.
         memory: that the whole run needs on this rank, by the formula.
-        available: bytes of memory available on its machine.
+        available: its share of the bytes of memory that were available on its machine at first.
         tables: of the model.
         dense: dense parameters.
         losses: mean loss on the step's rows before and after it, and these rows' number; without rows zeros.
@@ -65,6 +65,7 @@ class Tried:
 def try_rank(task: RankTask, collective: Collective) -> Tried:
     """What a rank does in a dry run; see `train_rank`, whose steps up to the first round these are, on fewer rows."""
     clock = Clock()
+    available = available_memory() // ranks_here()  # before this rank allocates what the formula counts
     config, train, pinned = task.config, task.config.train, task.pinned
     check_on_ranks(config, task.plugins, collective)
     own, part = task.owner == collective.rank, part_of(config, pinned)
@@ -95,14 +96,14 @@ def try_rank(task: RankTask, collective: Collective) -> Tried:
             _put_on(mixed, learner, bool(train.only_domains))
     with clock.phase("step"), domain_named(pinned):
         losses = _step(config, learner, collective, share.arrays)
-    room = train.specific_memory * GB or available_memory() / 2 / ranks_here()
+    room = train.specific_memory * GB or available / 2
     return Tried(
         device=str(choices.device),
         engine=choices.engine,
         domains=len(columns["train"].occupied),
         rows=sum(len(split) for split in columns.values()),
         memory=rank_memory(train, shape, room, mapped),
-        available=available_memory(),
+        available=available,
         tables=learner.engine.tables,
         dense=shape.dense,
         losses=losses,

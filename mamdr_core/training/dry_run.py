@@ -29,14 +29,15 @@ def dry_run(spark: SparkSession, config: Config) -> dict[str, Any]:
     """Check what a run of this configuration needs, as the run itself would, up to one step, and stop.
 
     Config, examples with vocabularies and features, the parent, slots and ranks (which are started), memory by its
-    formula, and one step of the real model and method: each rank visits one of its domains once. Neither the lake nor
-    a run's folder is written to. A run that would be resumed is not looked for.
+    formula, and one step of the real model and method: each rank visits one of its domains once. Neither the lake's
+    folder nor a run's is written to; with `lake.catalog`, existing tables may get their names. A run that would be
+    resumed is not looked for.
 
     Returns:
         status ("dry_run"), method, model, ranks, device, engine, parent_run_id, examples_version, rows (by split),
         domains (that would learn), domains_read and rows_read (of them, for the step), memory (bytes by part that the
-        rank that needs most would need, with `total`), memory_available (on its machine), tables (by name: rows, width,
-        bytes, trained), parameters (dense, of the trained tables, and of all theta_i's dense parts), loss and
+        rank with the least to spare would need, with `total`), memory_available (to that rank), tables (by name: rows,
+        width, bytes, trained), parameters (dense, of the trained tables, and of all theta_i's dense parts), loss and
         loss_after (of the step's rows, before and after it), seconds by phase.
 
     Raises:
@@ -55,7 +56,7 @@ def dry_run(spark: SparkSession, config: Config) -> dict[str, Any]:
         train.device,
     )  # fmt: skip
     seconds |= {"ranks": time.perf_counter() - started, **tried[0].seconds}
-    neediest = max(tried, key=lambda each: each.memory.total)
+    neediest = max(tried, key=lambda each: each.memory.total - each.available)
     first, rows = tried[0], sum(each.losses[2] for each in tried)
     before, after = (sum(each.losses[at] * each.losses[2] for each in tried) / max(1, rows) for at in (0, 1))
     logger.info(
@@ -63,6 +64,11 @@ def dry_run(spark: SparkSession, config: Config) -> dict[str, Any]:
         "%.3g GB available; nothing was written", rows, train.ranks, before, after, neediest.memory.total / GB,
         neediest.available / GB,
     )  # fmt: skip
+    if neediest.memory.total > neediest.available:
+        logger.warning(
+            "by the formula the rank needs more memory than is available to it: the run may be refused or killed "
+            "(docs/memory.md)"
+        )
     return {
         "status": "dry_run",
         "method": train.method,

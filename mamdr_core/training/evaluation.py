@@ -1,6 +1,6 @@
 """Predictions of a model with theta_S and every theta_i, and their figures by domain, gathered over ranks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 
@@ -13,6 +13,7 @@ from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.metrics import DetailedMetrics, DomainMetrics, domain_metrics
 from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.engine.plan import parts_in_step
+from mamdr_core.engine.platt import Calibration, CalibrationRows, fit_platt
 from mamdr_core.engine.prediction import predict_runs
 from mamdr_core.engine.settings import MetricsSettings
 from mamdr_core.errors import MamdrError
@@ -38,6 +39,7 @@ def evaluate_columns(
     collective: Collective | None = None,
     pace: Pace | None = None,
     detail: MetricsSettings | None = None,
+    calibration: Calibration | None = None,
 ) -> DomainMetrics:
     """Figures of all domains, the same on every rank.
 
@@ -52,6 +54,7 @@ def evaluate_columns(
         collective: the ranks; None: this process alone.
         pace: is told of rows that are measured.
         detail: measure `DetailedMetrics` too, by these settings.
+        calibration: of the logits; None: they are measured as they are.
 
     Raises:
         MamdrError: the rows have no ids of `detail.group`.
@@ -61,14 +64,11 @@ def evaluate_columns(
         check_group(columns, detail)
     parts, cells = [], Cells()
     # Some domains at a time, so that the logits of a large split never lie in memory together.
-    for first, last in parts_in_step(columns.offsets.numpy(), PART_ROWS, partial(most, collective)):
-        start, stop = columns.offsets[[first, last]].tolist()
-        shared.reach([Visit(columns, torch.arange(start, stop, device=columns.labels.device))])
-        if first == last:  # this rank is through; others still fetch rows from it
-            continue
-        logits = predict_domains(engine, shared, specific, columns, range(first, last))
+    for first, last, logits in _logits(engine, shared, specific, columns, collective):
         offsets = columns.offsets[first : last + 1]
         rows = slice(*offsets[[0, -1]].tolist())
+        if calibration:
+            logits = calibration.apply(logits, columns.ids["domain"][rows] - 1)
         known = None if columns.true_probability is None else columns.true_probability[rows]
         ids = columns.ids[detail.group][rows] if detail else None
         part = domain_metrics(logits, columns.labels[rows], offsets - offsets[0], known, ids, detail)
@@ -77,8 +77,46 @@ def evaluate_columns(
             part.detail.cells = cells
         parts.append(part)
         if pace:
-            pace.add(stop - start)
+            pace.add(rows.stop - rows.start)
     return _gather(parts, detail, collective)
+
+
+def _logits(
+    engine: EagerEngine, shared: Shared, specific: Mapping[int, Change], columns: Columns, collective: Collective
+) -> Iterator[tuple[int, int, Tensor]]:
+    """Logits of some domains at a time, with the first and the last + 1 of them; every rank goes through all."""
+    for first, last in parts_in_step(columns.offsets.numpy(), PART_ROWS, partial(most, collective)):
+        start, stop = columns.offsets[[first, last]].tolist()
+        shared.reach([Visit(columns, torch.arange(start, stop, device=columns.labels.device))])
+        if first < last:  # else this rank is through; others still fetch rows from it
+            yield first, last, predict_domains(engine, shared, specific, columns, range(first, last))
+
+
+def calibrate(
+    engine: EagerEngine,
+    shared: Shared,
+    specific: Mapping[int, Change],
+    val: Columns,
+    collective: Collective,
+    otherwise: Calibration | None = None,
+) -> Calibration:
+    """Platt scaling by domain, fitted to validation rows; the same on every rank.
+
+    Args:
+        engine, shared, specific, collective: see `evaluate_columns`.
+        val: this rank's validation rows.
+        otherwise: see `fit_platt`.
+    """
+    logits = [logits.double().cpu() for *_, logits in _logits(engine, shared, specific, val, collective)]
+    labels_N = val.labels.cpu().double()
+    rows = CalibrationRows(
+        torch.cat(logits) if logits else labels_N,
+        labels_N,
+        torch.ones_like(labels_N) if val.weights is None else val.weights.cpu().double(),
+        val.ids["domain"].cpu().long() - 1,
+        len(val.offsets) - 1,
+    )
+    return fit_platt(rows, collective.all_reduce, otherwise)
 
 
 def check_group(columns: Columns, settings: MetricsSettings) -> None:

@@ -123,6 +123,19 @@ def check_specific(file: Path, dense: Dense | None) -> Dense:
     return dense
 
 
+def check_calibration(file: Path) -> None:
+    """Check a package's calibration: a slope and a shift of each domain.
+
+    Raises:
+        MamdrError: it is damaged.
+    """
+    header = read_header(file)
+    (size,) = expect(file, header, "slope", "F64", (None,))
+    expect(file, header, "shift", "F64", (size,))
+    if not size:
+        raise_damaged(file, "slope")
+
+
 def read_header(file: Path) -> Header:
     """What a safetensors file says that it holds.
 

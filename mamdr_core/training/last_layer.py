@@ -40,6 +40,7 @@ class HeldOut:
         hidden_NH: inputs of the last layer, standardised, and 1.
         logits_N: of the network and its base, float32.
         labels_N: 0. or 1.
+        weights_N: sample weights, 1 on average.
         offsets: where each domain's rows begin, int64 [n + 1].
         fold_N: of the cross-fit.
     """
@@ -47,6 +48,7 @@ class HeldOut:
     hidden_NH: Tensor
     logits_N: Tensor
     labels_N: Tensor
+    weights_N: Tensor
     offsets: Tensor
     fold_N: Tensor
 
@@ -122,15 +124,20 @@ def _gather(
     hidden_NH = torch.cat(seen).float() if seen else torch.zeros(0, layer.in_features)
     fold_N = torch.randint(FOLDS, (len(rows),), generator=generator)
     domain_N = val.ids["domain"][rows].long() - 1
-    own = [logits_N[:, None], val.labels[rows][:, None], domain_N[:, None], fold_N[:, None], hidden_NH]
+    weights_N = torch.ones(len(rows)) if val.weights is None else val.weights[rows]
+    single = (logits_N, val.labels[rows], domain_N, fold_N, weights_N)
+    own = [*(column[:, None] for column in single), hidden_NH]
     gathered = collective.all_gather(torch.cat([part.cpu().double() for part in own], 1))
     gathered = gathered[gathered[:, 2].sort(stable=True).indices]
-    hidden_NH = gathered[:, 4:]
+    hidden_NH = gathered[:, 5:]
     mean_H, scale_H = hidden_NH.mean(0), 1 / hidden_NH.std(0).clamp_min(1e-6)
     counts = torch.bincount(gathered[:, 2].long(), minlength=len(val.offsets) - 1)
     standard_NH = torch.cat([(hidden_NH - mean_H) * scale_H, torch.ones(len(gathered), 1, dtype=torch.float64)], 1)
-    logits_N, labels_N = gathered[:, 0].float(), gathered[:, 1].float()
-    return HeldOut(standard_NH.float(), logits_N, labels_N, offsets_of(counts), gathered[:, 3].long()), mean_H, scale_H
+    logits_N, labels_N, weights_N = (gathered[:, place].float() for place in (0, 1, 4))
+    if len(gathered) and float(weights_N.sum()):
+        weights_N /= weights_N.mean()
+    fold_N, offsets = gathered[:, 3].long(), offsets_of(counts)
+    return HeldOut(standard_NH.float(), logits_N, labels_N, weights_N, offsets, fold_N), mean_H, scale_H
 
 
 @contextmanager
@@ -146,8 +153,9 @@ def _inputs_of(layer: nn.Linear) -> Iterator[list[Tensor]]:
 
 def _fit(held: HeldOut, chosen_N: Tensor) -> Tensor:
     """The change of the weights [H] by some of the rows, with MacKay's update of the prior's variance."""
-    hidden, labels, base = (each[chosen_N][None] for each in (held.hidden_NH, held.labels_N, held.logits_N))
-    size, real = hidden.shape[2], torch.ones_like(labels)
+    columns = (held.hidden_NH, held.labels_N, held.logits_N, held.weights_N)
+    hidden, labels, base, real = (each[chosen_N][None] for each in columns)
+    size = hidden.shape[2]
     tau, change_H = START_TAU, torch.zeros(hidden.shape[2])
     for _ in range(ROUNDS):
         prior = Prior(torch.zeros(size), torch.full((size,), tau))
@@ -162,4 +170,5 @@ def _fit(held: HeldOut, chosen_N: Tensor) -> Tensor:
 def _figures(held: HeldOut, logits_N: Tensor) -> tuple[float, float]:
     """Mean AUC over domains, and logloss."""
     auc_n = segmented_auc(logits_N, held.labels_N, held.offsets)
-    return float(auc_n[~auc_n.isnan()].mean()), float(binary_cross_entropy_with_logits(logits_N, held.labels_N))
+    logloss = binary_cross_entropy_with_logits(logits_N, held.labels_N, held.weights_N)
+    return float(auc_n[~auc_n.isnan()].mean()), float(logloss)

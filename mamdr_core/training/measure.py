@@ -20,7 +20,8 @@ def evaluate_package(spark: SparkSession, config: Config) -> dict[str, Any]:
 
     Returns:
         run_id, package, split, rows, domains_measured, auc (mean over domains), weighted_auc, gauc, ndcg and hit_rate
-        (by cutoff), pcoc, calibration_error, logloss, examples_version.
+        (by cutoff), pcoc, calibration_error, logloss, examples_version; of a calibrated run uncalibrated (its pcoc and
+        calibration_error without that).
 
     Raises:
         MamdrError: no such run or package, a damaged one, or examples without ids of `metrics.group`.
@@ -33,7 +34,9 @@ def evaluate_package(spark: SparkSession, config: Config) -> dict[str, Any]:
     with torch.no_grad():
         pace = Pace(f"measuring {split}", len(columns))
         specific = package.specific
-        measured = evaluate_columns(engine, package.shared, specific, columns, pace=pace, detail=config.metrics)
+        model, calibration = (engine, package.shared, specific, columns), package.calibration
+        measured = evaluate_columns(*model, pace=pace, detail=config.metrics, calibration=calibration)
+        before = overall_figures(evaluate_columns(*model, detail=config.metrics)) if calibration else {}
     record_metrics(spark, trained.lake, trained.run_id, pinned.domain_ids, {split: measured})
     has_rows = ~measured.logloss.isnan()
     return {
@@ -47,4 +50,5 @@ def evaluate_package(spark: SparkSession, config: Config) -> dict[str, Any]:
         **overall_figures(measured),
         "logloss": known(float((measured.logloss * measured.rows)[has_rows].sum() / measured.rows.sum())),
         "examples_version": pinned.versions["examples"],
+        **({"uncalibrated": {name: before[name] for name in ("pcoc", "calibration_error")}} if before else {}),
     }

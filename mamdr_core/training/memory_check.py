@@ -15,7 +15,7 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.host_memory import available_memory, ranks_here, total_memory
 from mamdr_core.learning.methods import find_method
 from mamdr_core.models.structures import build_model, declare_inputs
-from mamdr_core.models.tables import Table
+from mamdr_core.models.tables import Table, owners, readers
 from mamdr_core.parallel.collective import Collective
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.choices import gather_trouble, ranks_per_device
@@ -57,14 +57,16 @@ def shape_of(
     counts_n = train.counts.numpy()
     touched: dict[str, int] = {}
     if method.specific and dr.rows == "touched":
-        tables = [table for table in inputs.tables if table.trainable and table.column != "domain"]
-        touched = {table.name: count_distinct(train, table, learns) for table in tables}
+        tables = [table for table in owners(inputs.tables) if table.trainable and table.column != "domain"]
+        touched = {
+            table.name: count_distinct(train, table, learns, readers(inputs.tables, table.name)) for table in tables
+        }
     others = sum(len(rows) for split, rows in columns.items() if split != "train")
     return RankShape(
         ranks=collective.size,
         tables=inputs.tables,
         dense=dense,
-        columns=len(train.ids) + train.numeric.shape[1],
+        columns=sum(column[0].numel() if len(column) else 1 for column in _by_row(train)) + train.numeric.shape[1],
         train_rows=len(train),
         rows=others + len(train),
         all_train_rows=int(pinned.counts["train"].sum()),
@@ -74,13 +76,19 @@ def shape_of(
     )
 
 
-def count_distinct(train: Columns, table: Table, own: NDArray[np.bool_]) -> int:
+def _by_row(train: Columns) -> list[torch.Tensor]:
+    weights = [] if train.weights is None else [train.weights]
+    return [*train.ids.values(), *train.bag_weights.values(), *weights]
+
+
+def count_distinct(train: Columns, table: Table, own: NDArray[np.bool_], fields: Sequence[Table] | None = None) -> int:
     """The sum over domains of the distinct ids of a table in their rows; rows of a few million are sorted at a time.
 
     Args:
         train: rows.
         table: which.
         own: by domain, whether it counts, [n].
+        fields: the tables that read its rows; None: itself alone.
     """
     offsets, total = train.offsets.numpy(), 0
     first = 0
@@ -88,8 +96,14 @@ def count_distinct(train: Columns, table: Table, own: NDArray[np.bool_]) -> int:
         last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + PART_ROWS, side="right")) - 1)
         last = min(last, len(own))
         rows = slice(int(offsets[first]), int(offsets[last]))
-        domain_N, id_N = (train.ids[name][rows].cpu().numpy().astype(np.int64) for name in ("domain", table.column))
-        total += len(np.unique((domain_N * table.rows + id_N)[own[domain_N - 1]]))
+        domain_N = train.ids["domain"][rows].cpu().numpy().astype(np.int64)
+        counts_N = own[domain_N - 1]
+        keys = []
+        for field in fields or (table,):
+            ids = train.ids[field.column][rows].cpu().numpy().astype(np.int64)[counts_N]
+            first_id = domain_N[counts_N] * table.rows
+            keys.append((first_id[:, None] + ids)[ids > 0] if field.length else first_id + ids)
+        total += len(np.unique(np.concatenate(keys)))
         first = last
     return total
 

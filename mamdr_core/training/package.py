@@ -7,6 +7,7 @@ metrics.json             mean AUCs
 shared.safetensors       theta_S: "dense" [P] and, where tables are whole on every rank, "table.<name>" [rows, D]
 shared-<rank>.safetensors  where they are sharded: "table.<name>" with the rank's rows r, r + W, ... of W ranks
 mixed-*.safetensors      the mixed model, where there is one, see `mamdr_core.training.state_files`
+calibration.safetensors  where it is calibrated: "slope" and "shift" of the logits, [n + 1], row 0 for other domains
 specific-<rank>-<part>.safetensors  theta_i of some of a rank's domains, see `mamdr_core.training.specific_files`
 """
 
@@ -17,19 +18,20 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Change, Shared
+from mamdr_core.engine.platt import Calibration
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.errors import MamdrError
 from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.mixed.settings import MixedSettings
 from mamdr_core.object_store import place_of
 from mamdr_core.stateful import State, Stateful
-from mamdr_core.training.intact import check_shards, check_shared, check_specific, read_object
+from mamdr_core.training.intact import check_calibration, check_shards, check_shared, check_specific, read_object
 from mamdr_core.training.sealed import Facts, check, facts_of, flush_folder, seal, write_texts
 from mamdr_core.training.specific_files import SavedSpecific, save_specific
 from mamdr_core.training.state_files import check_state, read_state, write_state
@@ -37,6 +39,7 @@ from mamdr_core.training.storage import fetched, staged
 
 MIXED = "mixed-"
 """How the names of the mixed model's files begin."""
+CALIBRATION = "calibration.safetensors"
 CHUNK_ROWS = 1 << 20
 """Rows of a table that are read at a time."""
 
@@ -48,8 +51,11 @@ def save_rank(
     specific: SpecificStore,
     mixed: Stateful | None = None,
     scratch: str = "",
+    calibration: Calibration | None = None,
 ) -> Facts:
     """Write a rank's parameters: rank 0 theta_S, every rank its shards, theta_i and part of the mixed model.
+
+    Rank 0 also writes the calibration of all domains.
 
     Returns:
         Its files' facts.
@@ -58,6 +64,9 @@ def save_rank(
         saved = _save_rank(path, rank, shared, specific)
         if mixed:
             saved += write_state(path, rank, mixed.state_dict(), MIXED)
+        if calibration and rank == 0:
+            saved.append(CALIBRATION)
+            save_file({name: each.contiguous() for name, each in calibration.tensors().items()}, path / CALIBRATION)
         return facts_of(path, saved)
 
 
@@ -121,6 +130,7 @@ class Package:
         shared: theta_S.
         specific: theta_i by domain index.
         mixed: state of the mixed model; None: there is none.
+        calibration: of its logits; None: there is none.
 
     Example:
         ``columns = package.under_mixed(columns, engine, trained.config.train.mixed)`` before anything is predicted.
@@ -132,6 +142,7 @@ class Package:
     shared: Shared
     specific: Mapping[int, Change]
     mixed: State | None = None
+    calibration: Calibration | None = None
 
     def under_mixed(
         self, columns: Columns, engine: EagerEngine, settings: MixedSettings, left_out: bool = False
@@ -174,6 +185,7 @@ def load_package(folder: str, device: torch.device | str = "cpu", scratch: str =
             shared=load_shared(path).to(device),
             specific=SavedSpecific([path / name for name in facts.files if name.startswith("specific-")], device),
             mixed=load_mixed(path),
+            calibration=_read_calibration(path),
         )
 
 
@@ -197,6 +209,8 @@ def _read_facts(path: Path) -> PackageFacts:
     for name in names:
         if name.startswith("specific-"):
             check_specific(path / name, dense)
+    if CALIBRATION in names:
+        check_calibration(path / CALIBRATION)
     if mixed := [name for name in names if name.startswith(MIXED)]:
         check_state(
             path, names, max(1, sum(name.startswith(f"{MIXED}rows-") for name in mixed)), MIXED, "model package"
@@ -220,6 +234,22 @@ def load_mixed(path: Path, rank: int = 0, ranks: int = 1, owned_n: Tensor | None
     if not (path / f"{MIXED}shared.safetensors").is_file():
         return None
     return read_state(path, rank, ranks, owned_n, prefix=MIXED)
+
+
+def load_calibration(folder: str, scratch: str = "") -> Calibration | None:
+    """The calibration of a package's logits; None: it has none.
+
+    Args:
+        folder: of the package.
+        scratch: see `load_package`.
+    """
+    with fetched(place_of(folder), "model package", scratch, only=CALIBRATION) as path:
+        return _read_calibration(path)
+
+
+def _read_calibration(path: Path) -> Calibration | None:
+    file = path / CALIBRATION
+    return Calibration.of(load_file(file)) if file.is_file() else None
 
 
 def load_shared(path: Path) -> Shared:

@@ -26,7 +26,10 @@ from mamdr_core.training.trained import config_of
 
 logger = logging.getLogger(__name__)
 
-_FEATURE_FACTS = ("kind", "expression", "size", "buckets", "of")
+_FEATURE_FACTS = (
+    "kind", "expression", "size", "buckets", "of", "table", "pooling", "weights", "history", "quantiles", "trainable",
+    "project",
+)  # fmt: skip
 """Of a feature, what a model's parameters depend on beside its name and place."""
 
 
@@ -163,6 +166,13 @@ def _check_kind(run_id: str, config: Config, theirs: Config, has_mixed: bool) ->
             f"train.only_domains: run {run_id} {has}, which train.method {config.train.method} would not keep: "
             f"set train.method to {theirs.train.method}"
         )
+    for name in ("calibration", "negative_rate"):
+        own, inherited = (getattr(each.train, name) for each in (config, theirs))
+        if config.train.only_domains and own != inherited:
+            raise MamdrError(
+                f"train.only_domains: run {run_id} has train.{name} {inherited}, which the domains that do not learn "
+                f"would lose: set it too, not {own}"
+            )
     products = [_products(each) for each in (config, theirs)]
     if all(kinds) and products[0] != products[1]:
         raise MamdrError(
@@ -177,7 +187,7 @@ def _check_kind(run_id: str, config: Config, theirs: Config, has_mixed: bool) ->
 def _products(config: Config) -> int:
     """Number of products of vectors in a mixed model."""
     settings = config.train.mixed
-    vectors = [feature for feature in config.features if feature.kind == "vector"]
+    vectors = [feature for feature in config.features if feature.kind == "vector" and not feature.trainable]
     widths = (sum(feature.size for feature in vectors if feature.of == of) for of in ("user", "item"))
     return min(settings.factors, *widths) if settings.products else 0
 

@@ -36,6 +36,11 @@ def check_names(config: Config) -> None:
         raise MamdrError(
             f"train.refit_last_layer is for methods without theta_i, and train.method is {config.train.method}"
         )
+    schedule = config.train.lr_schedule
+    if schedule.rates == "outer" and not method.has_outer and (schedule.warmup_rounds or schedule.decay != "constant"):
+        raise MamdrError(
+            f"train.lr_schedule.rates is outer, and train.method {config.train.method} has no outer update: use inner"
+        )
     if config.train.days and not config.examples.split.moves:
         raise MamdrError(
             "train.days is for examples whose val and test days are the newest: set examples.split.kind to time, and "

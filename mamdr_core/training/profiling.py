@@ -83,7 +83,7 @@ class Profiler:
         return self._files
 
     def _step(self) -> None:
-        """Count a step that begins; other threads' signs are no steps."""
+        """Count a step that begins; beats of other threads are not steps."""
         if threading.get_ident() != self._thread:
             return
         self._steps += 1
@@ -122,7 +122,7 @@ class Profiler:
         try:
             with staged(place) as folder:
                 write(folder / name)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             logger.warning("train.profile: %s cannot be written: %s", place / name, error)
             return
         self._files.append(str(place / name))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mamdr_core.config import Config
 from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.metrics import DomainMetrics
-from mamdr_core.engine.settings import MetricsSettings
+from mamdr_core.engine.platt import Calibration
 from mamdr_core.errors import DivergedError, MamdrError
 from mamdr_core.learning.learner import Learner
 from mamdr_core.learning.methods import find_method
@@ -28,12 +28,12 @@ from mamdr_core.training.checkpoints import STOP, CheckpointPlace, Checkpoints
 from mamdr_core.training.choices import Choices, choose_together, place_columns
 from mamdr_core.training.clock import Clock
 from mamdr_core.training.curve import Validation
-from mamdr_core.training.evaluation import evaluate_columns
+from mamdr_core.training.evaluation import calibrate, evaluate_columns
 from mamdr_core.training.last_layer import refit_last_layer
 from mamdr_core.training.memory_check import check_memory, shape_of
 from mamdr_core.training.network_on_mixed import NetworkOnMixed
 from mamdr_core.training.own_code import check_on_ranks, try_structure
-from mamdr_core.training.package import save_rank
+from mamdr_core.training.package import load_calibration, save_rank
 from mamdr_core.training.part import part_of
 from mamdr_core.training.profiling import Profiler
 from mamdr_core.training.sealed import Facts
@@ -80,6 +80,7 @@ class RankResult:
         metrics: figures of all domains, by split; empty on other ranks than 0.
         saved: the files that this rank wrote, one for each half GB of its theta_i and a few others.
         curve: the validations; empty on other ranks than 0.
+        uncalibrated: figures of the test split without the run's calibration; None: it has none, or on other ranks.
         profile: files of the profile; empty on other ranks than 0.
     """
 
@@ -102,6 +103,7 @@ class RankResult:
     device: str
     saved: Facts
     curve: list[Validation]
+    uncalibrated: DomainMetrics | None = None
     profile: list[str] = field(default_factory=list)
 
 
@@ -143,7 +145,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     if method.mixed:
         inherited = heritage.mixed_state(collective, own) if heritage else None
         mixed = make_mixed(task.config, learner.engine, task.pinned, train, collective, inherited)
-        initial = partial(initial_theta, task.config, task.pinned, device, collective)
+        initial = partial(initial_theta, task.config, task.pinned, device, collective, share)
         on_mixed = NetworkOnMixed(mixed, learner, initial, settings.mixed.alone_above)
     trainer = Trainer(
         settings=settings,
@@ -167,13 +169,15 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     with clock.phase("evaluate"):
         if mixed:
             columns = {split: mixed.under(rows) for split, rows in columns.items()}
-        refits = settings.refit_last_layer and not settings.only_domains
-        metrics = _measure(learner, columns, collective, refits, task.config.metrics)
+        metrics, uncalibrated, calibration = _measure(task, learner, columns, collective)
     with clock.phase("save"):
-        saved = save_rank(task.package, collective.rank, learner.shared, learner.specific, mixed, settings.scratch)
+        written = (learner.shared, learner.specific, mixed, settings.scratch, calibration)
+        saved = save_rank(task.package, collective.rank, *written)
     read_bytes = share.figures.read_bytes + (0 if part.is_whole else measured.figures.read_bytes)
     specific_kind = "mixed" if mixed else "dense" if method.specific else "none"
     result = _result(learner, mixed, specific_kind, outcome, choices, read_bytes, clock, collective, metrics, saved)
+    if collective.rank == 0:
+        result = replace(result, uncalibrated=uncalibrated)
     return replace(result, profile=profiler.finish(clock.seconds)) if profiler else result
 
 
@@ -220,18 +224,28 @@ def _result(
 
 
 def _measure(
-    learner: Learner, columns: Mapping[str, Columns], collective: Collective, refits: bool, detail: MetricsSettings
-) -> dict[str, DomainMetrics]:
-    """Figures by split; `val` before the last layer is fitted to its rows, where it is."""
+    task: RankTask, learner: Learner, columns: Mapping[str, Columns], collective: Collective
+) -> tuple[dict[str, DomainMetrics], DomainMetrics | None, Calibration | None]:
+    """Figures by split, `val` before anything is fitted to its rows; those of `test` without calibration; and that."""
+    settings, detail = task.config.train, task.config.metrics
+    model = learner.engine, learner.shared, learner.specific
 
-    def measure(split: str) -> DomainMetrics:
-        specific = learner.specific
-        return evaluate_columns(learner.engine, learner.shared, specific, columns[split], collective, detail=detail)
+    def measure(split: str, calibration: Calibration | None = None) -> DomainMetrics:
+        return evaluate_columns(*model, columns[split], collective, detail=detail, calibration=calibration)
 
     metrics = {"val": measure("val")}
-    if refits:
+    if settings.refit_last_layer and not settings.only_domains:
         refit_last_layer(learner.engine, learner.shared, columns["val"], collective, learner.seed)
-    return metrics | {split: measure(split) for split in ("train", "test")}
+    calibration = uncalibrated = None
+    if settings.calibration == "platt":
+        otherwise = None
+        if settings.only_domains:  # the others keep the parent's, if it has any, and so does what domains share
+            otherwise = load_calibration(task.parent, settings.scratch) if task.parent else None
+            otherwise = otherwise or Calibration.identity(len(task.pinned.domain_ids))
+        calibration = calibrate(*model, columns["val"], collective, otherwise)
+        uncalibrated = measure("test")
+    metrics |= {split: measure(split, calibration) for split in ("train", "test")}
+    return metrics, uncalibrated, calibration
 
 
 def share_of(task: RankTask, own: NDArray[np.bool_]) -> Share:

@@ -3,10 +3,13 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mamdr_core.engine.optimizers import ROW_STATES
 from mamdr_core.engine.specific_store import group_size
+from mamdr_core.engine.step_options import StepOptions
 from mamdr_core.learning.domain_regularization import PART_ROWS
 from mamdr_core.learning.methods import find_method
-from mamdr_core.models.tables import Table
+from mamdr_core.models.pooling import HIDDEN
+from mamdr_core.models.tables import Table, owners, readers
 from mamdr_core.training.settings import TrainSettings
 
 NUMBER, INDEX = 4, 8
@@ -23,7 +26,8 @@ class RankShape:
         ranks: W.
         tables: embedding tables and fixed vectors, whole.
         dense: dense parameters P of theta_S.
-        columns: id columns and numeric features of a row.
+        columns: numbers of a row in id columns, those of bags and sequences with their lengths, numeric features and,
+            where there is one, the weight of a row.
         train_rows: training rows of this rank.
         rows: rows of this rank, of all splits.
         all_train_rows: training rows of all ranks.
@@ -97,7 +101,7 @@ def rank_memory(train: TrainSettings, shape: RankShape, specific_bytes: float, i
         is_mapped: whether rows and vectors are memory-mapped.
     """
     method = find_method(train.method)
-    trained = [table for table in shape.tables if table.trainable]
+    trained = [table for table in owners(shape.tables) if table.trainable]
     is_sharded = train.tables == "sharded"
     held = NUMBER * (shape.dense + sum(_held_rows(table, shape, is_sharded) * table.width for table in trained))
     vectors = sum(NUMBER * table.rows * table.width for table in shape.tables if not table.trainable)
@@ -109,15 +113,18 @@ def rank_memory(train: TrainSettings, shape: RankShape, specific_bytes: float, i
         "theta_S": held,
         "step": min(train.batch_size, shape.train_rows)
         * NUMBER
-        * sum(table.width for table in shape.tables)
-        * (len(shape.tables) + 4),  # fields, each padded to the width of all, their sum, and gradients
+        * (
+            sum(table.width for table in shape.tables)
+            * (len(shape.tables) + 4)  # fields, each padded to the width of all, their sum, and gradients
+            + sum(4 * table.length * (table.width + HIDDEN) for table in shape.tables)  # before they are pooled
+            + sum(2 * HIDDEN * table.width for table in shape.tables if table.pooling == "attention")
+        ),
     }
     shared: dict[str, int] = {}
     if method.shared and not train.only_domains:
-        whole = NUMBER * (shape.dense + (0 if is_sharded else sum(table.rows * table.width for table in trained)))
-        fresh = whole if method.combines_gradients else NUMBER * shape.dense
-        keeps = method.carries_moments and train.inner.optimizer == "adam"
-        inner = 2 * (whole if train.inner.state == "carried" else fresh) if keeps else 0
+        moments = _moment_bytes(train, shape, () if is_sharded else trained)
+        fresh = moments if method.combines_gradients else _moment_bytes(train, shape, ())
+        inner = (moments if train.inner.state == "carried" else fresh) if method.carries_moments else 0
         outer = {"sgd": 0, "nesterov": 1, "adam": 2}[train.outer.optimizer] * held if method.has_outer else 0
         shared = {
             "inner": inner,
@@ -129,6 +136,16 @@ def rank_memory(train: TrainSettings, shape: RankShape, specific_bytes: float, i
     if method.specific and method.settle(train.learning).dr.schedule == "rounds":
         return RankMemory(always, shared | specific, {})
     return RankMemory(always, shared, specific)
+
+
+def _moment_bytes(train: TrainSettings, shape: RankShape, tables: Sequence[Table]) -> int:
+    """What the inner optimizers keep of dense parameters and of tables."""
+    dense, options = train.inner.optimizer, StepOptions(sparse_optimizer=train.inner.sparse_optimizer)
+    rules = [(table, options.rule(table, dense).optimizer) for table in tables]
+    has_moments = dense == "adam" or train.inner.sparse_optimizer in ROW_STATES
+    kept = 2 * shape.dense if has_moments else 0
+    kept += sum(2 * table.rows * table.width for table, optimizer in rules if optimizer == "adam")
+    return NUMBER * (kept + sum(table.rows for table, optimizer in rules if optimizer == "adagrad"))
 
 
 def _held_rows(table: Table, shape: RankShape, is_sharded: bool) -> int:
@@ -146,13 +163,14 @@ def _round_bytes(train: TrainSettings, shape: RankShape, trained: Sequence[Table
         own_rows += borrowed
         total += borrowed * (NUMBER * shape.columns + 12)
     for table in trained:
-        touched, width = min(table.rows, own_rows), NUMBER * table.width
-        total += touched * (7 * width + 2 * INDEX) + own_rows * 6 * INDEX
+        reads = sum(field.length or 1 for field in readers(shape.tables, table.name))
+        touched, width = min(table.rows, own_rows * reads), NUMBER * table.width
+        total += touched * (7 * width + 2 * INDEX) + own_rows * reads * 6 * INDEX
         if is_sharded:
             total += touched * (width + INDEX)
         if shape.ranks > 1:
             share = shape.ranks if is_sharded else 1
-            received = min(all_rows, shape.ranks * table.rows) // share
+            received = min(all_rows * reads, shape.ranks * table.rows) // share
             distinct = min(received, table.rows // share)
             total += (received + touched + 2 * distinct) * (width + NUMBER) + received * 4 * INDEX
     return total

@@ -51,7 +51,8 @@ def train_mamdr(spark: SparkSession, config: Config) -> dict[str, Any]:
         specific_row_bytes (theta_i's embedding rows with their ids), variances (learned by a mixed model, by kind of
         effect and entry of w_i), read_bytes (by all ranks, compressed), seconds by phase, examples_version, attempts,
         package, plugins (by name, the SHA-256 of the source of the user's own structure and method; null: none),
-        profile (files of `train.profile`; null: none).
+        profile (files of `train.profile`; null: none); of a calibrated run uncalibrated (pcoc and calibration_error on
+        the test split without that).
 
     Raises:
         MamdrError: no examples and no raw log, an unknown method or model, one of the user's own that cannot be

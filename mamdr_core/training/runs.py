@@ -177,7 +177,7 @@ class Run:
         figures["package"] = str(package)
         record_metrics(spark, self.lake, self.id, self.pinned.domain_ids, result.metrics)
         record_curve(spark, self.lake, self.id, result.curve)
-        recorded = {name: value for name, value in figures.items() if name != "examples_version"}
+        recorded = {name: value for name, value in figures.items() if name not in ("examples_version", "uncalibrated")}
         row = {**self.row, **recorded, "status": "ok", "finished_at": datetime.now(UTC)}
         record_run(spark, self.lake, row)
         self.row["status"] = "ok"
@@ -234,6 +234,10 @@ def make_run(lake: Lake, config: Config, pinned: PinnedExamples, row: dict[str, 
 
 def _figures(run: Run, result: RankResult, seconds: dict[str, float]) -> dict[str, Any]:
     config, pinned, test = run.config, run.pinned, result.metrics["test"]
+    calibrated = {}
+    if result.uncalibrated:
+        before = overall_figures(result.uncalibrated)
+        calibrated = {"uncalibrated": {name: before[name] for name in ("pcoc", "calibration_error")}}
     return {
         "run_id": run.id,
         "method": config.train.method,
@@ -267,6 +271,7 @@ def _figures(run: Run, result: RankResult, seconds: dict[str, float]) -> dict[st
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "examples_version": pinned.versions["examples"],
         "attempts": run.row.get("attempts") or 1,
+        **calibrated,
         "profile": result.profile or None,
     }
 

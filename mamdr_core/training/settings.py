@@ -4,6 +4,7 @@ from dataclasses import field
 from typing import Any, Literal
 
 from mamdr_core.engine.settings import InnerSettings, OuterSettings
+from mamdr_core.learning.schedule import LrSchedule
 from mamdr_core.learning.settings import DRSettings, LearningSettings
 from mamdr_core.mixed.settings import MixedSettings
 from mamdr_core.raw_id import RawId
@@ -69,10 +70,19 @@ class TrainSettings:
     """Inner loop."""
     outer: OuterSettings = field(default_factory=OuterSettings)
     """Outer update."""
+    lr_schedule: LrSchedule = field(default_factory=LrSchedule)
+    """How theta_S's learning rates change from round to round (docs/learning.md#training-options)."""
     dr: DRSettings = field(default_factory=DRSettings)
     """Domain Regularization."""
     mixed: MixedSettings = field(default_factory=MixedSettings)
     """The mixed model of the method mixed."""
+    negative_rate: float = 1.0
+    """Share of the negatives that the log keeps, where it was thinned: score and export_model then give the probability
+    of the whole log, p / (p + (1 - p) / rate). Leave it at 1 where input.columns.weight makes up for them instead."""
+    calibration: Literal["none", "platt"] = "none"
+    """platt: once training has ended, fit a slope and a shift of the logits by domain to the validation rows, those of
+    small domains shrunk towards all domains'; evaluation, the gate, score and export_model apply it
+    (docs/serving.md#calibration)."""
     refit_last_layer: bool = False
     """Once theta_S is trained, fit the network's last layer again to validation rows, which it has not memorised, if
     that is better on validation rows left out (docs/mixed.md)."""
@@ -138,6 +148,8 @@ class TrainSettings:
         for name in ("host_memory", "group_memory", "specific_memory", "restarts", "stall_limit", "meta_lr"):
             if getattr(self, name) < 0:
                 raise ValueError(f"train.{name} must be >= 0, got {getattr(self, name)}")
+        if not 0 < self.negative_rate <= 1:
+            raise ValueError(f"train.negative_rate must be within (0, 1], got {self.negative_rate}")
         if self.examples_version is not None and self.examples_version < 0:
             raise ValueError(f"train.examples_version must be >= 0, got {self.examples_version}")
         if len(set(self.only_domains)) < len(self.only_domains):

@@ -13,6 +13,7 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.learning.methods import find_method
 from mamdr_core.models.structures import build_model, declare_inputs
+from mamdr_core.models.tables import owners
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.plugins import is_plugin
 from mamdr_core.shards.loading import Share
@@ -107,7 +108,7 @@ def _check_fits(package: Package, config: Config, pinned: PinnedExamples, folder
     inputs = declare_inputs(config.model, config.features, pinned.sizes)
     with torch.device("meta"):  # shapes alone
         module = build_model(config.model, inputs)
-    wanted = {table.name: (table.rows, table.width) for table in inputs.tables if table.trainable}
+    wanted = {table.name: (table.rows, table.width) for table in owners(inputs.tables) if table.trainable}
     found = {name: tuple(table.shape) for name, table in package.shared.tables.items()}
     dense = sum(parameter.numel() for parameter in module.parameters())
     if len(package.shared.dense) != dense or found != wanted:

@@ -23,6 +23,11 @@ def test_options_stay_with_the_structure_and_the_method_that_they_were_configure
     assert (cell.model.options, cell.train.options) == ({}, {"rounds": 1})
 
 
+def test_a_dry_run_is_for_train_mamdr():
+    with pytest.raises(MamdrError, match=r"train\.dry_run is for train_mamdr"):
+        make_cell(load_config(overrides=["train.dry_run=true"]), ("mlp", "dn"), 0, {}, {})
+
+
 def test_overrides_of_a_pair_go_over_its_methods_and_these_over_its_models():
     overrides = {
         "mlp/dn": {"train.dr.k": 3},

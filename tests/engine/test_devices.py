@@ -166,14 +166,14 @@ def test_the_host_does_not_wait_for_the_device_within_the_loop_over_steps(run):
 
 
 def test_a_step_that_waits_would_be_found(monkeypatch):
-    step = DenseStep.__call__
+    gradients_of = DenseStep.gradients
 
     def waiting(self, *arguments):
-        loss, gradients = step(self, *arguments)
-        loss.sum().item()
-        return loss, gradients
+        found = gradients_of(self, *arguments)
+        found[0].sum().item()
+        return found
 
-    monkeypatch.setattr(DenseStep, "__call__", waiting)
+    monkeypatch.setattr(DenseStep, "gradients", waiting)
     more, fewer = (steps_waits("SGD", batch_size).total() for batch_size in (1, 30))
     assert more - fewer == 60 - 2
 

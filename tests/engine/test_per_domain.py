@@ -209,12 +209,22 @@ def test_fp32_and_bf16_stay_near_fp64_for_every_structure(name, precision, least
     single = Shared(shared.dense.float(), {table: values.float() for table, values in shared.tables.items()})
     found = engine.descend(Theta(single), [visit(columns, d) for d in domains], 0.01, seed=3)
     assert found.dense.dtype == torch.float32
+    most *= 2 if name == "masknet" else 1  # normalising fields of four numbers magnifies what they are rounded by
     assert least <= (found.dense - expected.dense).norm() / expected.dense.norm() < most
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["autoint", "ple", "star"])
-def test_compiled_steps_are_the_eager_ones_and_not_compiled_anew_for_other_sizes(name):
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [("star", "inductor"), *((name, "aot_eager") for name in ("autoint", "ple", "masknet", "hamur"))],
+)
+def test_compiled_steps_are_the_eager_ones_and_not_compiled_anew_for_other_sizes(name, backend, monkeypatch):
+    """Both backends fix the same sizes in what they trace; generating code, which inductor adds, takes minutes."""
+    if backend != "inductor":
+        compiled = torch.compile
+        monkeypatch.setattr(
+            torch, "compile", lambda call, dynamic, options: compiled(call, dynamic=dynamic, backend=backend)
+        )
     columns = featured_columns(COUNTS)
     settings = small_settings(name, 0.5)
     eager, shared = small_engine(settings, 6)
@@ -222,7 +232,7 @@ def test_compiled_steps_are_the_eager_ones_and_not_compiled_anew_for_other_sizes
     visits = [visit(columns, d) for d in (4, 0, 2, 1, 5)]
     assert_same(fast.descend(Theta(shared), visits, 0.05, seed=3), eager.descend(Theta(shared), visits, 0.05, seed=3))
     torch._dynamo.utils.counters.clear()
-    for take in (2, 3, 6):  # other numbers of trajectories and rows
+    for take in (3, 5, 6):  # other numbers of trajectories and rows; 2 and 4 are widths of tables
         thetas = [theta_of(eager, shared, d) for d in range(take)]
         own = [[visit(columns, d)] for d in range(take)]
         told = (thetas, own, 0.05, "adam", [own_rows(eager, d) for d in range(take)], list(range(take)))

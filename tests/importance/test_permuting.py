@@ -33,6 +33,7 @@ def columns():
         torch.from_numpy(numeric),
         torch.from_numpy(label),
         torch.tensor([0, *COUNTS]).cumsum(0),
+        bag_weights={"history": torch.from_numpy(random.uniform(size=(rows, 3)).astype(np.float32))},
     )
 
 
@@ -65,6 +66,8 @@ def test_rows_take_the_values_of_rows_of_their_domain_in_one_feature_alone(colum
         permuted = permute_feature(columns, feature, ["price", "noise"], order)
         for name, before in columns.ids.items():
             assert torch.equal(permuted.ids[name], before[order] if name == feature else before)
+        weights = columns.bag_weights["history"]
+        assert torch.equal(permuted.bag_weights["history"], weights[order] if feature == "history" else weights)
         for place, name in enumerate(("price", "noise")):
             before = columns.numeric[:, place]
             assert torch.equal(permuted.numeric[:, place], before[order] if name == feature else before)

@@ -68,7 +68,7 @@ def test_options_that_a_csv_log_needs_are_named(spark, csv_config, tmp_path: Pat
 
 
 def test_broken_parquet_files_among_good_ones_are_named(spark, make_log, make_config, tmp_path):
-    path = tmp_path / "written_by_spark"
+    path = tmp_path / "written by Spark. x"
     log = make_log([(f"u{n}", "i", "d", "1", "2026-01-01 10:00:00") for n in range(1000)])
     spark.read.parquet(log).write.parquet(str(path))
     good = next(path.glob("*.parquet")).read_bytes()

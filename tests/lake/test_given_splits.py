@@ -12,6 +12,10 @@ from mamdr_core.lake.ingest.job import ingest_clicks
 from mamdr_core.lake.settings import SplitSettings
 
 SPLIT = "case fold when 1 then 'train' when 2 then 'val' when 3 then 'test' else fold end"
+WEIGHT = (
+    "case i when 'less' then '-1' when 'nan' then 'nan' when 'inf' then 'inf' when 'words' then 'much' "
+    "when 'i3' then '0.25' end"
+)
 GIVEN = {"split": {"kind": "given"}, "shards": {"count": 2}}
 ROWS = [(f"u{n % 7}", f"i{n}", f"d{n % 2}", 1 if n < 40 else 2 + n % 2) for n in range(60)]
 """User, item, domain, fold: each item once, so that a row is known by it."""
@@ -34,14 +38,15 @@ def expected(rows):
 
 
 @pytest.mark.slow
-def test_rows_stay_in_the_split_that_the_log_gives_and_negatives_follow_their_positives(
+def test_rows_keep_the_split_and_the_weight_that_the_log_gives_and_negatives_follow_their_positives(
     spark, make_config, lake_root, tmp_path
 ):
     lake, columns = Lake(spark, lake_root), {"user": "u", "item": "i", "domain": "d", "label": "", "event_time": ""}
 
     def config_of(path, **examples):
         source = {"format": "csv", "options": {"header": True}}
-        own = {**columns, "split": examples.pop("expression", SPLIT)}
+        weight = WEIGHT if examples.pop("weighed", True) else ""
+        own = {**columns, "split": examples.pop("expression", SPLIT), "weight": weight}
         return make_config(path, own, input=source, examples={**GIVEN, **examples})
 
     first = config_of(write_csv(tmp_path, "train.csv", ROWS[:40]))
@@ -49,8 +54,9 @@ def test_rows_stay_in_the_split_that_the_log_gives_and_negatives_follow_their_po
     assert build_examples(spark, first)["train_rows"] == 40
 
     wrong = [("u1", "other", "d0", "x"), ("u1", "blank", "d0", ""), ("u1", "capital", "d0", "TEST")]
+    wrong += [("u1", item, "d0", 1) for item in ("less", "nan", "inf", "words")]  # their weights are
     second = config_of(write_csv(tmp_path, "rest.csv", [*ROWS[40:], *wrong]))
-    assert ingest_clicks(spark, second)["rejected_by_rule"] == {"split_known": 3}
+    assert ingest_clicks(spark, second)["rejected_by_rule"] == {"split_known": 3, "weight_valid": 4}
     built = build_examples(spark, second)  # adds the second file's rows alone
     assert (built["encoded_rows"], built["rebuilt"]) == (20, "")
     assert splits_of(lake) == expected(ROWS)
@@ -68,6 +74,8 @@ def test_rows_stay_in_the_split_that_the_log_gives_and_negatives_follow_their_po
     assert splits_of(lake, label=1) == expected([*corrected, *ROWS[40:]])
     pairs = Counter((user, domain, fold) for user, _, domain, fold in [*corrected, *ROWS[40:]])
     given = {(user, domain, {1: "train", 2: "val", 3: "test"}[fold]) for user, domain, fold in pairs}
+    weights = lake.read("examples").groupBy("label", "sample_weight").count().collect()
+    assert {tuple(row) for row in weights} == {(1, 0.25, 1), (1, None, 59), (0, None, 120)}
     negatives = lake.read("examples").where("label = 0")
     for name in ("user", "domain"):
         ids = lake.read(f"{name}s").select(F.col("index").alias(name), F.col("id").alias(f"{name}_id"))
@@ -75,6 +83,10 @@ def test_rows_stay_in_the_split_that_the_log_gives_and_negatives_follow_their_po
     drawn = Counter((row["user_id"], row["domain_id"], row["split"]) for row in negatives.collect())
     assert set(drawn) <= given
     assert {split for _, _, split in drawn} == {"train", "val", "test"}
+
+    built = build_examples(spark, config_of("", weighed=False))
+    assert built["rebuilt"].startswith("examples.negatives, input.columns.weight changed")
+    assert "sample_weight" not in lake.read("examples").columns
 
     # Rows that were filed without a split cannot be built.
     other = config_of(write_csv(tmp_path, "more.csv", [("u1", "more", "d0", 1)]), split={}, expression="")

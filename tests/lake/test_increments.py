@@ -10,6 +10,8 @@ from pyspark.testing import assertDataFrameEqual
 
 from mamdr_core.config import with_values
 from mamdr_core.errors import MamdrError
+from mamdr_core.features import Feature
+from mamdr_core.lake.core.features import declared_clicks
 from mamdr_core.lake.core.notes import load_note
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples import job
@@ -39,6 +41,10 @@ EVENTS = {
     6: (0, (9,), 5),  # all rows of a load move to a day ahead
 }
 """What comes on the same day as its own load, by the day's number: a load, its days, its rows."""
+FEATURES = [
+    {"name": "tags", "kind": "bag", "length": 3, "weights": "tags_weights"},
+    {"name": "seen", "kind": "sequence", "length": 2, "table": "item"},
+]
 BUILDS = {0: 30, 2: 69, 3: 50, 5: 97, 7: 60}
 """Days of which examples are built, and the rows that came since the build before."""
 
@@ -59,8 +65,10 @@ class Log:
         strings = (
             "user string, item string, domain string, label int, time string, true_probability double, load bigint"
         )
+        tags = "transform(sequence(0, minute(time) % 4), n -> concat('t', n))"
         return self.spark.createDataFrame(rows, f"{strings}, ds date").selectExpr(
-            *("user", "item", "domain", "label", "timestamp(time) event_time", "true_probability", "load", "ds")
+            *("user", "item", "domain", "label", "timestamp(time) event_time", "true_probability", "load", "ds"),
+            *(f"{tags} tags", f"transform({tags}, (_, n) -> float(n)) tags_weights", "array(item, 'i0', item) seen"),
         )
 
     def bring(self, load, days, count, whole_days=False):
@@ -68,7 +76,8 @@ class Log:
         note = load_note(load, days if whole_days else ())
         listed = ", ".join(f"DATE'{day}'" for day in days)
         where = f"ds IN ({listed})" if whole_days else f"load = {load}"
-        self.lake.overwrite_where("clicks", self.rows(load, days, count), where, note)
+        clicks = declared_clicks([Feature(**feature) for feature in FEATURES])
+        self.lake.overwrite_where(clicks, self.rows(load, days, count), where, note)
 
 
 def assert_counted(spark, lake):
@@ -97,7 +106,7 @@ def test_what_is_built_day_by_day_is_what_a_build_of_everything_gives(
             log.bring(load, [FIRST + timedelta(day) for day in days], *rest)
         if number not in BUILDS:
             continue
-        config = make_config(examples={**settings, "until": str(today), "rebuild": False})
+        config = make_config(examples={**settings, "until": str(today), "rebuild": False}, features=FEATURES)
         built = build_examples(spark, config)
         assert built["rebuilt"] == ("" if number else "there are no examples yet")
         assert built["encoded_rows"] <= BUILDS[number]
@@ -111,10 +120,11 @@ def test_what_is_built_day_by_day_is_what_a_build_of_everything_gives(
     daily = lake.version("examples")
     built = build_examples(spark, config)
     assert (built["encoded_rows"], built["rebuilt"], built["examples_version"]) == (0, "", daily)
-    everything = build_examples(spark, make_config(examples={**settings, "until": str(today), "rebuild": True}))
+    everything = build_examples(spark, with_values(config, {"examples.rebuild": True}))
     assert everything.pop("encoded_rows") > built.pop("encoded_rows")
     different = ("rebuilt", "clicks_version", "examples_version")
-    assert {**everything, **dict.fromkeys(different)} == {**built, **dict.fromkeys(different)}
+    named = {name: everything[name] for name in built}  # a build without news has no figures of features' values
+    assert {**named, **dict.fromkeys(different)} == {**built, **dict.fromkeys(different)}
     version = everything["examples_version"]
     assertDataFrameEqual(contents(lake.read("examples", daily)), contents(lake.read("examples", version)))
     assertDataFrameEqual(contents(read_window(lake, daily)), contents(read_window(lake, version)))
@@ -132,10 +142,10 @@ def test_what_is_built_day_by_day_is_what_a_build_of_everything_gives(
     day = today - timedelta(3)
     assert newest.counts["train"].sum() == lake.read("examples").where(F.col("ds") == day).count() > 0
     assert newest.counts["test"].tolist() == pinned.counts["test"].tolist()
-    back = build_examples(spark, make_config(examples={**settings, "until": str(FIRST + timedelta(3))}))
+    back = build_examples(spark, with_values(config, {"examples.until": str(FIRST + timedelta(3))}))
     assert (back["rebuilt"], back["encoded_rows"]) == ("", 0)
     assert lake.read("examples").agg(F.max("ds")).first()[0] == FIRST + timedelta(3)
-    again = build_examples(spark, make_config(examples={**settings, "until": str(today)}))
+    again = build_examples(spark, config)
     assert again["rebuilt"] == ""
     assertDataFrameEqual(contents(lake.read("examples", version)), contents(lake.read("examples")))
 

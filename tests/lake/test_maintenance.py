@@ -1,6 +1,7 @@
 """maintain_lake frees what nobody needs, and never a file of a version that a kept run was trained on."""
 
 import os
+import re
 import shutil
 import threading
 import time
@@ -20,6 +21,7 @@ from mamdr_core.lake.maintenance.job import maintain_lake
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import pin_examples
 from schemas import SPLITS, TABLES
+from schemas.spark import spark_schema
 from tests.lake.helpers import examples_of, files_of, record, write_versions
 
 pytestmark = pytest.mark.slow
@@ -200,6 +202,7 @@ def test_a_lake_without_runs_or_tables_is_maintained(spark, lake_root, make_conf
         "kept_runs": 0,
         "packages_removed": 0,
         "leftovers_removed": 0,
+        "score_batches_removed": 0,
         "files_deleted": 0,
         "bytes_freed": 0,
         "tables": {},
@@ -209,6 +212,27 @@ def test_a_lake_without_runs_or_tables_is_maintained(spark, lake_root, make_conf
     figures = maintain_lake(spark, make_config())
     assert set(figures["tables"]) == {"clicks"}
     assert figures["tables"]["clicks"]["files_before"] == figures["tables"]["clicks"]["files_after"] == 1
+
+
+def test_batches_of_scores_go_a_year_after_they_were_written(spark, lake_root, make_config):
+    lake, table = Lake(spark, lake_root), TABLES["scores"]
+    log = Path(lake_root) / "scores" / "_delta_log"
+    for days, batch in ((366, "last year"), (364, "within a year"), (0, "today")):
+        row = {"run_id": "r", "batch": batch, "user_known": True, "item_known": True, "domain_known": True}
+        row |= {"specific": False, "score": 0.5}
+        values = [tuple(row.get(name) for name in table.column_names)]
+        lake.append(table, spark.createDataFrame(values, spark_schema(table)))
+        commit = max(log.glob("*.json"))
+        written = int((time.time() - days * DAY) * 1000)
+        commit.write_text(re.sub(r'("modificationTime":)\d+', rf"\g<1>{written}", commit.read_text()))
+        commit.with_name(f".{commit.name}.crc").unlink()
+        spark._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
+    assert maintain_lake(spark, make_config(maintain={"dry_run": True}))["score_batches_removed"] == 1
+    assert lake.read("scores").count() == 3
+    assert maintain_lake(spark, make_config())["score_batches_removed"] == 1
+    assert {row["batch"] for row in lake.read("scores").collect()} == {"within a year", "today"}
+    maintain_lake(spark, make_config(maintain={"scores_days": 0}))
+    assert lake.read("scores").count() == 2
 
 
 def test_a_version_that_was_lost_before_stops_nothing(spark, lake_root, make_config, unchecked, caplog):

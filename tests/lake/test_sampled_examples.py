@@ -14,6 +14,7 @@ from tests.lake.helpers import update_vocabulary
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 COLUMNS = ("user_id", "item_id", "domain_id", "label", "split")
+HISTORY = {"name": "before", "kind": "sequence", "table": "item", "history": True, "length": 3}
 
 
 @pytest.fixture
@@ -28,17 +29,19 @@ def clicked():
 def build(spark, make_clicks, make_config, tmp_path):
     """Build examples from clicks in a lake of their own; returns the figures and the rows by raw ids."""
 
-    def build(rows, name="lake", change=lambda clicks: clicks, ratio=(0.2, 0.5), **examples):
+    def build(rows, name="lake", change=lambda clicks: clicks, ratio=(0.2, 0.5), features=(), **examples):
         lake = Lake(spark, str(tmp_path / name))
         lake.overwrite("clicks", change(make_clicks(rows)))
         negatives = {"kind": "in_domain", "ctr_ratio": ratio}
-        config = make_config(lake={"root": lake.root}, examples={"negatives": negatives, **examples})
+        examples = {"negatives": negatives, **examples}
+        config = make_config(lake={"root": lake.root}, examples=examples, features=list(features))
         figures = build_examples(spark, config)
         found = lake.read("examples")
         for of in ("user", "item", "domain"):
             ids = lake.read(f"{of}s").select(F.col("index").alias(of), F.col("id").alias(f"{of}_id"))
             found = found.join(ids, of)
-        return figures, [tuple(row) for row in found.select(*COLUMNS).collect()]
+        columns = (*COLUMNS, *(feature["name"] for feature in features))
+        return figures, [tuple(row) for row in found.select(*columns).collect()]
 
     return build
 
@@ -46,8 +49,11 @@ def build(spark, make_clicks, make_config, tmp_path):
 @pytest.mark.parametrize(
     "ratio", [0.4, (0.2, 0.5), {"large": 0.5, **{f"d{n}": 0.2 + n / 20 for n in range(7)}}], ids=["one", "range", "map"]
 )
-def test_negatives_are_exact_and_no_triple_is_in_two_splits(build, clicked, ratio):
-    figures, rows = build(clicked, ratio=ratio)
+def test_negatives_are_exact_and_no_triple_is_in_two_splits(build, clicked, ratio, spark, tmp_path):
+    figures, rows = build(clicked, ratio=ratio, features=[HISTORY])
+    items = {row["index"]: row["id"] for row in Lake(spark, str(tmp_path / "lake")).read("items").collect()}
+    assert_histories([(*row, [items[index] for index in before]) for *row, before in rows], clicked)
+    rows = [tuple(row) for *row, _ in rows]
     splits = {}
     for *triple, _, split in rows:
         splits.setdefault(tuple(triple), []).append(split)
@@ -71,6 +77,19 @@ def test_negatives_are_exact_and_no_triple_is_in_two_splits(build, clicked, rati
         assert counts[domain] == min(wanted, possible)
         missing += wanted - counts[domain]
     assert isinstance(ratio, tuple) or figures["negatives_missing"] == missing
+
+
+def assert_histories(rows, clicked):
+    """A row has what its user clicked before the first click of the pair; a negative what a click of its user has."""
+    of_user, first = {}, {}
+    for *pair, before in ((user, item, domain, list(of_user.get(user, ()))) for user, item, domain in clicked):
+        first.setdefault(tuple(pair), before[-3:])
+        of_user.setdefault(pair[0], []).append(pair[1])
+    of_group = {}
+    for (user, _, domain), before in first.items():
+        of_group.setdefault((user, domain), []).append(before)
+    for user, item, domain, label, _, before in rows:
+        assert before in ([first[user, item, domain]] if label else of_group[user, domain])
 
 
 def test_neither_order_partitions_shards_nor_earlier_days_change_a_split_or_a_negative(

@@ -8,7 +8,8 @@ import pytest
 from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.core.sources import CORRUPT, read_input, readable, resolve
+from mamdr_core.lake.core.sources import CORRUPT, read_input, resolve
+from mamdr_core.lake.core.unreadable import readable
 from mamdr_core.lake.settings import InputSettings
 
 pytestmark = pytest.mark.slow

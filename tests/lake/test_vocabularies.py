@@ -105,7 +105,7 @@ def test_a_rare_id_gets_its_index_once_it_is_seen_often_enough(spark, lake_root,
 
 def test_hashed_ids_are_as_many_as_buckets_at_most(spark, lake_root, make_clicks):
     clicks = make_clicks([(f"u{n}", "i", "d") for n in range(200)] + [(None, "i", "d")])
-    hashed = clicks.withColumn("user", id_column("user", IdSettings(buckets=8)))
+    hashed = clicks.withColumn("user", id_column(F.col("user"), IdSettings(buckets=8)))
     lake = Lake(spark, lake_root)
     assert update_vocabulary(lake, USERS, hashed, "user") == Growth(total=8, new=8)
     assert set(indices(lake)) == {f"bucket {n}" for n in range(8)}

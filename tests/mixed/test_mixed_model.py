@@ -1,5 +1,7 @@
 """The mixed model: variances that it recovers, rows left out, what it does not know, and any number of ranks."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -228,3 +230,20 @@ def test_a_state_of_another_model_is_an_error_that_names_the_tensor(rows):
 def test_a_wrong_setting_is_named(settings, message):
     with pytest.raises(ValueError, match=message):
         MixedSettings(**settings)
+
+
+def test_weights_compare_rows_and_add_no_evidence():
+    """Weights that are all alike change nothing; labels of rows of weight zero are not looked at."""
+    columns, _ = draw_columns([40] * 20, MEAN, TAU, user=0.5)
+    plain = fitted(columns, effects=("user",))
+    alike = fitted(replace(columns, weights=torch.full((len(columns),), 3.0)), effects=("user",))
+    torch.testing.assert_close(alike.predict(columns), plain.predict(columns))
+    kept_N = torch.arange(len(columns)) % 2 == 0
+    weighted = replace(columns, weights=kept_N.float())
+    found = fitted(weighted, effects=("user",))
+    flipped = replace(weighted, labels=torch.where(kept_N, columns.labels, 1 - columns.labels))
+    torch.testing.assert_close(fitted(flipped, effects=("user",)).predict(columns), found.predict(columns))
+    assert (found.predict(columns) - plain.predict(columns)).abs().mean() > 0.1
+    moved_N = (found.leave_one_out(weighted) - found.predict(columns)).abs()
+    assert moved_N[~kept_N].max() < 1e-4
+    assert moved_N[kept_N].min() > 1e-3

@@ -211,3 +211,13 @@ def test_without_a_step_the_start_is_taken_for_the_mode():
     again = fit_domains(phi_GMF, labels_GM, base_GM, real_GM, prior, fitted.white_GF, 0)
     assert torch.equal(again.white_GF, fitted.white_GF)
     torch.testing.assert_close(variances_of(again), variances_of(fitted), rtol=0, atol=BOUND)
+
+
+def test_a_row_of_weight_two_counts_as_two_rows_and_one_of_weight_zero_as_none():
+    phi_MF, labels_M, base_M = draw_domain("ordinary")
+    twice = tuple(torch.cat([each[:30], each[:10]]) for each in (phi_MF, labels_M, base_M))
+    weights_M = torch.tensor([2.0] * 10 + [1.0] * 20 + [0.0] * 10)
+    expected = fit([twice], prior_of())
+    found = fit_domains(phi_MF[None], labels_M[None], base_M[None], weights_M[None], prior_of(), torch.zeros(1, 3), 12)
+    torch.testing.assert_close(found.white_GF, expected.white_GF, rtol=0, atol=BOUND)
+    torch.testing.assert_close(found.hessian.posterior()[0], expected.hessian.posterior()[0], rtol=0, atol=BOUND)

@@ -27,6 +27,12 @@ FEATURES = (
     Feature(name="values", kind="vector", of="user", size=5, path="x"),
 )
 USERS, ITEMS, CITIES = 9, 7, 4
+SMALL_OPTIONS = {
+    "masknet": {"blocks": 2, "width": 4},
+    "pepnet": {"gate": (3,)},
+    "hamur": {"adapters": 1, "rank": 2, "width": 3, "hyper": (4,)},
+    "m3oe": {"representation": 5, "shared_experts": 2, "domain_experts": 3, "expert_hidden": (4,), "tower": (3,)},
+}
 MULTI_DOMAIN = ("shared_bottom", "mmoe", "cgc", "ple", "star")
 
 
@@ -36,6 +42,7 @@ def small_settings(name: str, dropout: float = 0.0, **changes) -> ModelSettings:
     return ModelSettings(
         **{
             "name": name,
+            "options": SMALL_OPTIONS.get(name, {}),
             "embedding_dim": 4,
             "hidden": (5, 3),
             "dropout": dropout,

@@ -50,5 +50,5 @@ def test_one_seed_one_model():
 
 
 def test_an_unknown_structure_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"model.name is 'mpl'; known: autoint, cgc, .*wdl"):
+    with pytest.raises(ValueError, match=r"model.name is 'mpl'; known: adasparse, autoint, cgc, .*wdl"):
         build_model(ModelSettings(name="mpl"), declare_inputs(ModelSettings(), (), SIZES))

@@ -71,7 +71,7 @@ def interaction():
     return rows_of(600, 0, lambda user, item, domain, numbers: user % 2 == item % 2)
 
 
-@pytest.mark.parametrize("name", ["deepfm", "neurfm", "autoint"])
+@pytest.mark.parametrize("name", ["deepfm", "neurfm", "autoint", "dcnv2", "masknet"])
 def test_pairs_of_users_and_items_never_seen_are_told_by_their_product(name):
     assert auc_after(settings(name), interaction()) > 0.95
 
@@ -93,7 +93,7 @@ def without_domain_embedding(name, hidden):
     return auc_after(own, opposite(), NUMBERS, blank=("domain",), only=learn)
 
 
-@pytest.mark.parametrize("name", MULTI_DOMAIN)
+@pytest.mark.parametrize("name", [*MULTI_DOMAIN, "hamur", "m3oe"])
 def test_weights_of_its_own_let_a_domain_read_a_number_the_other_way_round(name):
     assert without_domain_embedding(name, (8,)) > 0.95
 
@@ -111,8 +111,10 @@ def test_the_wide_part_memorises_users_whose_embeddings_say_nothing(name, least,
     assert least <= auc <= most
 
 
-@pytest.mark.parametrize(("name", "least", "most"), [("raw", 0.93, 1.0), ("wdl", 0.0, 0.9)])
-def test_raws_gate_opens_features_by_domain(name, least, most):
+@pytest.mark.parametrize(
+    ("name", "least", "most"), [("raw", 0.93, 1.0), ("pepnet", 0.93, 1.0), ("adasparse", 0.93, 1.0), ("wdl", 0.0, 0.9)]
+)
+def test_a_gate_opens_features_by_domain(name, least, most):
     """One number counts in each domain, the other is noise; the layers after the gate are linear."""
     columns = rows_of(600, 2, lambda user, item, domain, numbers: numbers[torch.arange(1200), domain] > 0)
     assert least <= auc_after(settings(name), columns, NUMBERS, steps=300) <= most

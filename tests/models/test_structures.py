@@ -71,6 +71,13 @@ def test_parameters_and_tables_of_zeros_give_the_logit_zero(name):
     assert logits.tolist() == [0.0] * 6
 
 
+MASKED = fully_connected(384, 768, 384) + 384 * 64 + 2 * 64  # a block: mask, hidden layer, its normalisation
+PRUNERS = [(128 + width) * width + width for width in (256, 256, 128, 64)]  # the other features, and hidden layers
+ADAPTERS = sum(2 * 16 * (width + 32) + 32 + 3 * width for width in (128, 64))
+VECTORS = {"hamur": 2 * (128 + 64), "m3oe": 384 + 2 * 256 + 4}
+"""Numbers of a domain that are read for every row."""
+
+
 def formula(name: str) -> tuple[int, int, int]:
     """Dense parameters, parameters of each domain, first-order weights of each id; as docs/models.md has them."""
     mlp = fully_connected(384, 256, 128, 64, 1)
@@ -96,6 +103,28 @@ def formula(name: str) -> tuple[int, int, int]:
             10 * fully_connected(384, 64) + fully_connected(64, 256, 1) + fully_connected(*gate, 12),
             0,
         ),
+        "dcnv2": (mlp + 2 * (384 * 384 + 384) + 384, 0, 0),
+        "masknet": (3 * MASKED + 2 * 384 + fully_connected(3 * 64, 256, 128, 64, 1), 0, 0),
+        "pepnet": (
+            mlp
+            + fully_connected(128 + 384, 64, 384)
+            + sum(fully_connected(384 + 384, 64, width) for width in (256, 128, 64)),
+            0,
+            0,
+        ),
+        "adasparse": (mlp + sum(PRUNERS), 0, 0),
+        "hamur": (mlp + fully_connected(384, 64, 16 * 16) + ADAPTERS, 0, 0),
+        "m3oe": (
+            fully_connected(384, 256)
+            + 256 * 4
+            + 4
+            + 128 * 4  # representation; gate
+            + 8 * fully_connected(256, 128, 64)
+            + 2
+            + fully_connected(64, 64, 1),
+            0,
+            0,
+        ),
         "star": (fully_connected(*star) + 2 * 384 + fully_connected(384, 64, 1), fully_connected(*star) + 2 * 384, 0),
     }[name]
 
@@ -108,8 +137,12 @@ def test_with_the_papers_sizes_a_structure_has_the_parameters_of_its_formula(nam
     assert sum(p.numel() for p in build_model(settings, inputs).parameters()) == dense
     assert sum(table.width for table in inputs.tables if table.per_domain) == own
     weights = [table for table in inputs.tables if not table.feature and not table.per_domain]
-    assert [table.column for table in weights] == ["user", "item", "domain"] * by_id
-    assert {table.width for table in weights} <= {1}
+    by_domain = [table for table in weights if name in VECTORS]
+    assert {table.column for table in by_domain} <= {"domain"}
+    assert sum(table.width for table in by_domain) == VECTORS.get(name, 0)
+    by_row = [table for table in weights if table not in by_domain]
+    assert [table.column for table in by_row] == ["user", "item", "domain"] * by_id
+    assert {table.width for table in by_row} <= {1}
     assert inputs.width == 3 * 128
     assert (own > 0) == (name in MULTI_DOMAIN)
 
@@ -117,12 +150,18 @@ def test_with_the_papers_sizes_a_structure_has_the_parameters_of_its_formula(nam
 def test_what_each_structure_holds_at_the_papers_sizes():
     """Dense parameters and those of a domain, in numbers that docs/models.md repeats."""
     assert {name: formula(name)[:2] for name in sorted(MODELS)} == {
+        "adasparse": (382_145, 0),
         "autoint": (164_450, 0),
         "cgc": (361_344, 394_435),
+        "dcnv2": (435_841, 0),
         "deepfm": (139_777, 0),
+        "hamur": (189_889, 0),
+        "m3oe": (433_543, 0),
+        "masknet": (1_938_433, 0),
         "mlp": (139_777, 0),
         "mmoe": (722_688, 33_091),
         "neurfm": (74_241, 0),
+        "pepnet": (374_337, 0),
         "ple": (49_280, 288_717),
         "raw": (189_377, 0),
         "shared_bottom": (361_344, 8_321),

@@ -8,6 +8,7 @@ import torch
 
 from mamdr_core.engine.columns import Columns, Visit
 from mamdr_core.engine.drawing import initial_shared
+from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.metrics import DomainMetrics
 from mamdr_core.engine.optimizers import OuterOptimizer
@@ -21,7 +22,7 @@ from mamdr_core.learning.inner_loop import TAKE_END, InnerLoop
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.methods import METHODS
 from mamdr_core.learning.settings import DRSettings, LearningSettings
-from mamdr_core.models.tables import Table
+from mamdr_core.models.tables import Table, readers
 from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import SingleProcess, gather_numbers, most, run_simulated
 from mamdr_core.parallel.sharded import ShardedTable, initial_sharded
@@ -31,6 +32,7 @@ from mamdr_core.training import evaluation
 from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.rounds import shuffle_rows
 from tests.engine.helpers import as_double, random_columns, small_engine
+from tests.engine.several import several_columns, several_engine
 
 USER = Table("user", "user", rows=7, width=2)
 WHOLE = torch.arange(14.0, dtype=torch.float64).view(7, 2)
@@ -116,6 +118,7 @@ def test_the_start_is_that_of_whole_tables(ranks):
 
 
 COLUMNS = as_double(random_columns([8, 5, 0, 12, 7]))
+SEVERAL = several_columns([8, 5, 0, 12, 7])
 ROUNDS = 3
 
 
@@ -130,12 +133,18 @@ class Case:
     state: str = "fresh"
     rows: str = "none"
     fast: bool = False
+    several: str = ""
 
     def columns(self, rank: int | None) -> Columns:
         """A rank's rows; None: all."""
+        columns = SEVERAL if self.several else COLUMNS
         if rank is None:
-            return COLUMNS
-        return COLUMNS.take(torch.isin(COLUMNS.ids["domain"] - 1, self.owned(rank)).nonzero().squeeze(1))
+            return columns
+        return columns.take(torch.isin(columns.ids["domain"] - 1, self.owned(rank)).nonzero().squeeze(1))
+
+    def start(self) -> tuple[EagerEngine, Shared]:
+        """An engine, and theta_S; with a pooling in `several` that of bags and a sequence that shares the items."""
+        return several_engine(self.several, 5) if self.several else small_engine(5)
 
     def owned(self, rank: int | None) -> torch.Tensor:
         return torch.tensor([domain for domain in range(5) if rank in (None, self.owner[domain])]).int()
@@ -153,12 +162,20 @@ class Case:
         return Round(0, number, slices, rows[torch.randperm(len(rows), generator=generator)])
 
     def learner(self, rank: int | None, shared: Shared, collective=None, sharded: bool = False) -> Learner:
-        engine, _ = small_engine(5)
+        engine, _ = self.start()
         if self.fast:
             engine = FastEngine(engine.flat.module, engine.tables, {}, engine.batch_size, compiles=False)
         if sharded:
             named = {table.name: table for table in engine.trained_tables}
-            tables = {name: shard(whole, named[name], collective) for name, whole in shared.tables.items()}
+            tables = {
+                name: ShardedTable(
+                    named[name],
+                    whole[collective.rank :: collective.size].clone(),
+                    collective,
+                    [field.column for field in readers(engine.tables, name)],
+                )
+                for name, whole in shared.tables.items()
+            }
             shared = Shared(shared.dense, tables)
         collective, train = collective or SingleProcess(), self.columns(rank)
         return Learner(
@@ -185,7 +202,7 @@ class Case:
     def run(self, collective, sharded: bool) -> tuple[Shared, dict[int, Change], list]:
         """What a rank has after some rounds: theta_S, its theta_i, and the figures measured in between."""
         method = METHODS[self.method]
-        learner = self.learner(collective.rank, small_engine(5)[1], collective, sharded)
+        learner = self.learner(collective.rank, self.start()[1], collective, sharded)
         updates = [make_update(learner) for make_update in (method.shared, method.specific) if make_update]
         figures = []
         for number in range(ROUNDS):
@@ -231,14 +248,19 @@ CASES = [
     for outer in ("sgd", "nesterov", "adam")
     for ranks, owner in PLACES
 ]
-MORE = [Case("mamdr", rows="touched"), Case("finetune", rows="touched", ranks=3, owner=(1, 1, 1, 0, 1))]
+SHARED_ROWS = [Case("mamdr", several="attention", fast=fast) for fast in (False, True)]
+MORE = [
+    Case("mamdr", rows="touched"),
+    Case("finetune", rows="touched", ranks=3, owner=(1, 1, 1, 0, 1)),
+    Case("mamdr", rows="touched", several="mean"),
+]
 
 
-@pytest.mark.parametrize("case", CASES + MORE, ids=str)
+@pytest.mark.parametrize("case", CASES + MORE + SHARED_ROWS, ids=str)
 def test_sharded_tables_train_what_whole_tables_train(case):
     whole = run_simulated(partial(case.run, sharded=False), case.ranks)
     sharded = run_simulated(partial(case.run, sharded=True), case.ranks)
-    start = small_engine(5)[1]
+    start = case.start()[1]
     assert (whole[0][0].tables["user"] - start.tables["user"]).abs().max() > 1e-3
     assert_close(gathered([part for part, _, _ in sharded]), whole[0][0])
     for (_, expected, figures), (_, specific, found) in zip(whole, sharded, strict=True):
@@ -248,7 +270,7 @@ def test_sharded_tables_train_what_whole_tables_train(case):
         torch.testing.assert_close(found, figures, rtol=1e-9, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", CASES + SHARED_ROWS, ids=str)
 def test_ranks_with_sharded_tables_give_what_one_process_gives_that_averages_their_trajectories(case):
     sharded = run_simulated(partial(case.run, sharded=True), case.ranks)
     expected, specific = in_one_process(case)
@@ -279,7 +301,7 @@ def test_the_fast_engine_trains_what_the_eager_one_trains(sharded, state, rows):
 
 def in_one_process(case: Case) -> tuple[Shared, dict[int, Change]]:
     """The same trajectories one after another from the same theta_S, averaged row by row with dense arrays."""
-    alone = case.learner(None, small_engine(5)[1])
+    alone = case.learner(None, case.start()[1])
     method = METHODS[case.method]
     outer = OuterOptimizer(TAKE_END if case.method == "joint" else alone.settings.outer)
     regularize = method.specific(alone) if method.specific else None

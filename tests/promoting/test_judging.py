@@ -55,7 +55,7 @@ class Rows:
             offsets=offsets_of(self.counts),
         )
         engine = EagerEngine(Echo(), (), {}, batch_size=1024)
-        return Scorer(SimpleNamespace(shared=Shared(torch.ones(1), {}), specific={}), engine, columns)
+        return Scorer(SimpleNamespace(shared=Shared(torch.ones(1), {}), specific={}, calibration=None), engine, columns)
 
     def judge(self, challenger, champion=None, unseen=KNOWN, **limits):
         measured = measure(challenger, champion, self.newest, MetricsSettings())
@@ -206,6 +206,16 @@ def test_ids_beyond_a_models_vocabulary_are_its_unknown_id(rows):
     assert known.ids["domain"].unique().tolist() == [0, 1, 3, 4]
     unseen = Scorer(scorer.package, scorer.engine, known).unseen("user", torch.ones(len(known), dtype=torch.bool))
     assert unseen == pytest.approx(3 / 5, abs=1e-3)
+
+
+def test_ids_beyond_a_models_vocabulary_leave_bags_with_their_weights():
+    tags = torch.tensor([[3, 10, 1], [11, 4, 0], [12, 0, 0]], dtype=torch.int32)
+    weights = torch.tensor([[1.0, 9.0, 2.0], [5.0, 3.0, 0.0], [7.0, 0.0, 0.0]])
+    ids = {"domain": torch.ones(3, dtype=torch.int32), "tags": tags}
+    columns = Columns(ids, torch.zeros(3, 0), torch.zeros(3), torch.tensor([0, 3]), bag_weights={"tags": weights})
+    known = known_alone(columns, {"domain": 1, "tags": 9})
+    assert known.ids["tags"].tolist() == [[3, 1, 0], [4, 0, 0], [0, 0, 0]]
+    assert known.bag_weights["tags"].tolist() == [[1, 2, 0], [3, 0, 0], [0, 0, 0]]
 
 
 @pytest.mark.parametrize(

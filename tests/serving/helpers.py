@@ -8,6 +8,7 @@ from mamdr_core.config import parse_config
 from mamdr_core.engine.columns import Columns, offsets_of
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.parameters import Change, Rows, Shared
+from mamdr_core.engine.platt import Calibration
 from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.mixed.mixed_model import MixedModel
@@ -18,23 +19,45 @@ from mamdr_core.serving.served import Served
 from mamdr_core.training.package import save_rank
 
 SIZES = {"user": 50, "item": 40, "domain": 6, "weekday": 7}
+SEVERAL = [
+    {"name": "tags", "kind": "bag", "size": 3, "length": 4, "weights": "w"},
+    {"name": "words", "kind": "bag", "size": 3, "length": 2, "pooling": "max"},
+    {"name": "history", "kind": "sequence", "length": 5, "pooling": "attention", "table": "item"},
+    {"name": "seen", "kind": "sequence", "length": 5, "pooling": "sum", "table": "item"},
+    {"name": "taste", "kind": "vector", "size": 6, "path": "x", "trainable": True},
+    {"name": "look", "kind": "vector", "size": 6, "path": "x", "project": 4},
+]
+"""Bags, sequences, and trained and projected vectors."""
+SEVERAL_SIZES = {"tags": 11, "words": 12, "history": SIZES["item"], "seen": SIZES["item"]}
 VECTORS = {"user_vector": torch.randn(51, 6, generator=torch.Generator().manual_seed(1))}
+LOOK = {"look": torch.randn(51, 6, generator=torch.Generator().manual_seed(2))}
 
 
-def make_served(folder: Path, ranks: int = 1, touched: bool = False, method: str = "mamdr", **model) -> Served:
+def make_served(
+    folder: Path,
+    ranks: int = 1,
+    touched: bool = False,
+    method: str = "mamdr",
+    calibration: Calibration | None = None,
+    negative_rate: float = 1.0,
+    several: bool = False,
+    **model,
+) -> Served:
     """A run of four domains out of six with drawn parameters, saved by its ranks; mixed has w_i, and no theta_i."""
+    sizes = SIZES | SEVERAL_SIZES if several else SIZES
     config = parse_config(
         {
-            "train": {"method": method},
+            "train": {"method": method, "negative_rate": negative_rate},
             "model": {"embedding_dim": 8, "hidden": [16, 8], "dropout": 0.3, **model},
             "features": [
                 {"name": "hour", "kind": "numeric"},
                 {"name": "weekday", "kind": "categorical", "buckets": 7, "size": 3},
                 {"name": "user_vector", "kind": "vector", "size": 6, "path": "x"},
+                *(SEVERAL if several else ()),
             ],
         }
     )
-    inputs = declare_inputs(config.model, config.features, SIZES)
+    inputs = declare_inputs(config.model, config.features, sizes)
     shared = initial_shared(build_model(config.model, inputs), inputs.tables, 0)
     random = torch.Generator().manual_seed(0)
     named = {table.name: table for table in inputs.tables}
@@ -64,10 +87,11 @@ def make_served(folder: Path, ranks: int = 1, touched: bool = False, method: str
             told = (inputs.tables, VECTORS, 1, SIZES, train.occupied.tolist(), collective)
             mixed = MixedModel(config.train.mixed, *told)
             mixed.fit(train)
-        return save_rank(str(folder), collective.rank, Shared(shared.dense, tables), store, mixed)
+        parameters = (Shared(shared.dense, tables), store, mixed)
+        return save_rank(str(folder), collective.rank, *parameters, calibration=calibration)
 
     files = {name for saved in run_simulated(save, ranks) for name in saved}
-    return Served("run", str(folder), tuple(sorted(files)), config, {}, SIZES, {"hour": (11.0, 5.0)})
+    return Served("run", str(folder), tuple(sorted(files)), config, {}, sizes, {"hour": (11.0, 5.0)})
 
 
 def mixed_rows(collective: Collective) -> Columns:

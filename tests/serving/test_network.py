@@ -3,12 +3,13 @@
 import pytest
 import torch
 
+from mamdr_core.engine.platt import Calibration
 from mamdr_core.models.structures import MODELS
 from mamdr_core.serving.files import compare, write_files
 from mamdr_core.serving.network import ServedNetwork
 from mamdr_core.serving.scorer import Scorer
 from mamdr_core.training.package import load_shared
-from tests.serving.helpers import VECTORS, make_served
+from tests.serving.helpers import LOOK, VECTORS, make_served
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
@@ -38,11 +39,52 @@ def test_the_mixed_model_of_a_run_is_served_wherever_its_parts_were_saved(tmp_pa
     assert compare(alone, scorer, served, [5]) > 1e-2
 
 
+CALIBRATION = Calibration(torch.linspace(0.3, 2, 7).double(), torch.linspace(-2, 1, 7).double())
+
+
+@pytest.mark.parametrize(("calibration", "rate"), [(CALIBRATION, 1.0), (None, 0.1), (CALIBRATION, 0.1)])
+def test_calibration_and_thinned_negatives_change_probabilities_alike_in_batches_and_in_the_module(
+    tmp_path, calibration, rate
+):
+    plain, served = (make_served(tmp_path / name, **more) for name, more in (
+        ("plain", {}), ("served", {"calibration": calibration, "negative_rate": rate})
+    ))  # fmt: skip
+    shared, scorer = load_shared(tmp_path / "served"), Scorer(served, VECTORS)
+    network = ServedNetwork(served, shared, served.specific(), VECTORS, None, served.calibration()).eval()
+    assert compare(network, scorer, served, [-1, 0, 3, 5]) < 1e-6
+
+    def by_hand(features, domain):
+        before = ServedNetwork(plain, shared, plain.specific(), VECTORS).eval()(features, domain)
+        slope, shift = (
+            (each[domain + 1] for each in (CALIBRATION.slope_K, CALIBRATION.shift_K)) if calibration else (1, 0)
+        )
+        probability = (slope * before.logit() + shift).sigmoid()
+        return probability / (probability + (1 - probability) / rate)
+
+    assert compare(by_hand, scorer, served, [-1, 0, 3, 5]) < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mlp", "deepfm"])
+def test_bags_sequences_and_vectors_are_exported_as_the_run_has_them(tmp_path, name):
+    """Some rows have no id at all in a bag or sequence, or ids beyond the vocabulary between known ones."""
+    served, vectors = make_served(tmp_path, several=True, name=name), VECTORS | LOOK
+    shared = load_shared(tmp_path)
+    network, scorer = ServedNetwork(served, shared, served.specific(), vectors).eval(), Scorer(served, vectors)
+    assert compare(network, scorer, served, [-1, 0, 3, 5]) < 1e-6
+    for call in write_files(network, served, tmp_path, onnx=True).values():
+        assert compare(call, scorer, served, [-1, 0, 3, 5]) < 1e-5
+    shared.tables["item"] += 1.0
+    shared.tables["taste"] += 1.0
+    changed = ServedNetwork(served, shared, served.specific(), vectors).eval()
+    assert compare(changed, scorer, served, [0]) > 1e-3
+
+
 @pytest.mark.slow
 def test_exported_files_of_a_mixed_model_predict_as_the_run_does(tmp_path):
-    served = make_served(tmp_path, method="mixed")
+    served = make_served(tmp_path, method="mixed", calibration=CALIBRATION, negative_rate=0.5)
     mixed = served.mixed(served.engine(VECTORS))
-    network = ServedNetwork(served, load_shared(tmp_path), {}, VECTORS, mixed).eval()
+    network = ServedNetwork(served, load_shared(tmp_path), {}, VECTORS, mixed, served.calibration()).eval()
     for call in write_files(network, served, tmp_path, onnx=True).values():
         assert compare(call, Scorer(served, VECTORS), served, [-1, 0, 3, 5]) < 1e-5
 

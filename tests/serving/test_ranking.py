@@ -76,7 +76,11 @@ def test_candidates_without_a_difference_to_a_model_are_alike():
     }
     assert Candidates(sorted_candidates(pa.table(columns))).alike.tolist() == [0, 1, 0, 3, 1]
     several = columns | {"tags": [[1], [1], [1], [], [1]]}
+    assert Candidates(sorted_candidates(pa.table(several))).alike.tolist() == [0, 1, 0, 3, 1]
+    several["tags"] = [[1], [1], [1, 2], [], [12]]
     assert Candidates(sorted_candidates(pa.table(several))).alike.tolist() == [0, 1, 2, 3, 4]
+    twice = pa.table({"_domain_index": pa.array([0, 0], pa.int32()), "item": ["a", "a"], "tags": [[2], [1]]})
+    assert Candidates(sorted_candidates(twice)).batch.column("tags").to_pylist() == [[1]]  # whatever came first
 
 
 def candidates(rows):

@@ -22,6 +22,7 @@ from mamdr_core.serving.scorer import index_of
 from mamdr_core.serving.scoring import score
 from mamdr_core.training.building import make_engine
 from mamdr_core.training.evaluation import predict_domains
+from mamdr_core.training.measure import evaluate_package
 from mamdr_core.training.run import train_mamdr
 from mamdr_core.training.trained import open_trained
 
@@ -43,12 +44,21 @@ def by_domain_and_key(frame, trained):
 @pytest.mark.parametrize("tables", ["replicated", "sharded"])
 def test_the_test_split_gets_the_probabilities_and_aucs_of_evaluation(spark, trained_config, run, tables):
     if tables == "sharded":
-        run = train_mamdr(spark, with_values(trained_config, {"train.tables": tables, "train.epochs": 1}))
+        changed = {"train.tables": tables, "train.epochs": 1, "train.calibration": "platt", "train.negative_rate": 0.5}
+        run = train_mamdr(spark, with_values(trained_config, changed))
+        assert run["uncalibrated"]["pcoc"] != run["test_pcoc"]
     figures = score(spark, with_values(trained_config, {"score.run_id": run["run_id"]}))
     trained = open_trained(spark, trained_config, run["run_id"])
     columns = trained.share.columns("test")
     engine = make_engine(trained.config, trained.pinned, trained.share, trained.device)
     logits = predict_domains(engine, trained.package.shared, trained.package.specific, columns, range(5))
+    if tables == "sharded":  # of the log as it was before half of its negatives were left out
+        domains, calibration = columns.ids["domain"] - 1, trained.package.calibration
+        assert (calibration.slope_K > 0).all()
+        logits = calibration.apply(logits, domains) + np.log(0.5)
+        evaluated = evaluate_package(spark, with_values(trained_config, {"evaluate.run_id": run["run_id"]}))
+        assert evaluated["uncalibrated"] == pytest.approx(run["uncalibrated"], rel=1e-5)
+        assert evaluated["pcoc"] == pytest.approx(run["test_pcoc"], rel=1e-5)
     rows = by_domain_and_key(scored(spark, trained_config, run["run_id"]), trained)
     assert len(rows) == figures["rows"] == len(columns)
     np.testing.assert_allclose(rows["score"], logits.double().sigmoid().numpy(), rtol=0, atol=1e-6)

@@ -19,6 +19,7 @@ FEATURES = (
     Feature(name="taste", kind="vector", of="user", size=3, path="nowhere"),
 )
 USERS, ITEMS = 50, 20
+LISTS = {"tags": pa.int32(), "tags_weights": pa.float32(), "seen": pa.int32()}
 
 
 @pytest.fixture
@@ -59,7 +60,10 @@ def make_pinned(tmp_path: Path) -> Callable[..., PinnedExamples]:
         files = []
         for number, frame in enumerate(frames):
             path = tmp_path / f"part {number}.parquet"
-            table = pa.Table.from_pandas(frame, preserve_index=False)
+            table = pa.Table.from_pandas(frame.drop(columns=LISTS, errors="ignore"), preserve_index=False)
+            for name, kind in LISTS.items():
+                if name in frame:
+                    table = table.append_column(name, pa.array(frame[name].tolist(), pa.list_(kind)))
             pq.write_table(table, path, row_group_size=row_group)
             url = "file:" + str(path).replace(" ", "%20")  # as Spark gives it
             held, rows = np.unique(frame["domain"], return_counts=True)
@@ -77,7 +81,7 @@ def make_pinned(tmp_path: Path) -> Callable[..., PinnedExamples]:
         together = pd.concat(frames)
         counts = {split: np.zeros(domains, dtype=np.int64) for split in SPLITS}
         counts["train"] = np.bincount(together["domain"], minlength=domains)
-        sizes = {"user": USERS, "item": ITEMS, "domain": domains, "weekday": 7}
+        sizes = {"user": USERS, "item": ITEMS, "domain": domains, "weekday": 7, "tags": 9, "seen": ITEMS}
         known = together["hour"].dropna().astype(float)
         return PinnedExamples(
             versions={"examples": 3},

@@ -12,10 +12,32 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mamdr_core.errors import MamdrError
+from mamdr_core.features import Feature
 from mamdr_core.shards import arrays
 from mamdr_core.shards.loading import Share
+from mamdr_core.shards.settings import ReaderName
 
 COUNTS = [7, 25, 3, 0, 40, 12, 1, 12]  # 100 rows in row groups of 10; domain 4 lies in rows 35 to 74
+
+
+SEVERAL = (
+    Feature(name="tags", kind="bag", length=3, weights="w"),
+    Feature(name="seen", kind="sequence", length=4, table="item"),
+)
+
+
+def with_lists(rows, seed=0):
+    """The rows with a bag and a sequence: of no ids, of null, and of more than their length."""
+    random = np.random.default_rng(seed)
+    tags = [random.integers(0, 9, count).tolist() if count else None for count in random.integers(0, 6, len(rows))]
+    weights = [None if each is None else random.random(len(each)).astype(np.float32).tolist() for each in tags]
+    seen = [random.integers(0, 20, count).tolist() for count in random.integers(0, 8, len(rows))]
+    return rows.assign(tags=tags, tags_weights=weights, seen=seen)
+
+
+def padded(lists, length, newest, add=1):
+    kept = [(each or [])[-length:] if newest else (each or [])[:length] for each in lists]
+    return [[*(value + add for value in each), *[0] * (length - len(each))] for each in kept]
 
 
 def owning(*domains, of=8):
@@ -37,6 +59,11 @@ def assert_holds(columns, rows, pinned):
     hours = ((rows["hour"].astype(float) - mean) / deviation).fillna(0.0).astype(np.float32)
     assert columns.numeric[:, 0].tolist() == hours.tolist()
     assert columns.counts.tolist() == np.bincount(rows["domain"], minlength=len(pinned.domain_ids)).tolist()
+    if "tags" in columns.ids:
+        assert (columns.ids["tags"].dtype, columns.bag_weights["tags"].dtype) == (torch.int32, torch.float32)
+        assert columns.ids["tags"].tolist() == padded(rows["tags"], 3, newest=False)
+        assert columns.bag_weights["tags"].tolist() == padded(rows["tags_weights"], 3, newest=False, add=0)
+        assert columns.ids["seen"].tolist() == padded(rows["seen"], 4, newest=True)
     if columns.true_probability is not None:
         assert columns.true_probability.tolist() == rows["true_probability"].tolist()
 
@@ -75,6 +102,26 @@ def test_a_domain_between_others_of_its_row_group_is_cut_out(make_rows, make_pin
     assert_holds(Share(pinned, features, owning(2)).columns("train"), rows[rows["domain"] == 2], pinned)
 
 
+def test_weights_come_with_their_rows_null_is_one_and_domains_of_weight_zero_are_named(
+    make_rows, make_pinned, features, caplog
+):
+    rows = make_rows(COUNTS)
+    weights = np.random.default_rng(0).random(len(rows)).astype(np.float32)
+    weights[rows["domain"].isin([2, 6])] = 0
+    rows["sample_weight"] = np.where(np.arange(len(rows)) % 5 == 0, np.nan, weights).astype(np.float32)
+    rows.loc[rows["domain"] == 2, "sample_weight"] = 0
+    pinned = replace(make_pinned([rows[::2], rows[1::2]], len(COUNTS)), has_weights=True)
+    share = Share(pinned, features, owning(1, 2, 5))
+    columns = share.columns("train")
+    own = rows[rows["domain"].isin([1, 2, 5])]
+    assert_holds(columns, own, pinned)
+    assert columns.weights.tolist() == own["sample_weight"].fillna(1).tolist()
+    assert share.needed_bytes() == Share(
+        replace(pinned, has_weights=False), features, owning(1, 2, 5)
+    ).needed_bytes() + (4 * len(own))
+    assert "of 1 domains, such as d2, all have weight 0" in caplog.text
+
+
 def test_a_domain_without_statistics_is_found_by_reading_all(make_rows, make_pinned, features):
     rows = make_rows(COUNTS)
     pinned = make_pinned([rows], len(COUNTS))
@@ -106,21 +153,22 @@ def test_a_rank_without_domains_reads_nothing(make_rows, make_pinned, features):
     row_group=st.integers(1, 50),
     ranks=st.integers(1, 3),
     shuffled=st.booleans(),
+    reader=st.sampled_from(ReaderName.__args__),
     seed=st.integers(0, 9),
 )
 def test_ranks_read_every_row_once_in_the_same_order_however_files_are_cut(
-    make_rows, make_pinned, features, counts, files, row_group, ranks, shuffled, seed
+    make_rows, make_pinned, features, counts, files, row_group, ranks, shuffled, reader, seed
 ):
     """Also from files that nobody sorted."""
     random = np.random.default_rng(seed)
-    rows = make_rows(counts, seed)
+    rows = with_lists(make_rows(counts, seed), seed)
     laid = rows.sample(frac=1, random_state=seed) if shuffled else rows
     part = random.integers(0, files, len(rows))
     frames = [laid[part == number] for number in np.unique(part)]
     pinned = make_pinned(frames, len(counts), row_group)
     owner = random.integers(0, ranks, len(counts))
     for rank in range(ranks):
-        share = Share(pinned, features, owner == rank)
+        share = Share(pinned, (*features, *SEVERAL), owner == rank, reader=reader)
         assert_holds(share.columns("train"), rows[owner[rows["domain"]] == rank], pinned)
 
 
@@ -135,7 +183,7 @@ def test_true_probabilities_are_kept_where_all_of_the_ranks_rows_have_one(make_r
 
 
 def test_memory_mapped_columns_equal_those_in_memory(make_rows, make_pinned, features, tmp_path):
-    rows = make_rows(COUNTS)
+    rows, features = with_lists(make_rows(COUNTS)), (*features, *SEVERAL)
     parts = [rows[rows["key"] % 2 == part] for part in range(2)]
     pinned = make_pinned(parts, len(COUNTS))
     scratch = tmp_path / "scratch"
@@ -155,6 +203,7 @@ def test_a_share_within_the_bound_stays_in_memory(make_rows, make_pinned, featur
     pinned = make_pinned([make_rows(COUNTS)], len(COUNTS))
     needed = Share(pinned, features, owning(1, 2)).needed_bytes()
     assert needed == 28 * (4 * 4 + 4 + 28) + 51 * 3 * 4
+    assert Share(pinned, (*features, *SEVERAL), owning(1, 2)).needed_bytes() == needed + 28 * 4 * (3 + 3 + 4)
     assert not Share(pinned, features, owning(1, 2), needed / 1e9).arrays.mapped
     assert Share(pinned, features, owning(1, 2), (needed - 1) / 1e9).arrays.mapped
 
@@ -181,16 +230,16 @@ def test_a_scratch_folder_in_memory_is_told(make_rows, make_pinned, features, tm
 
 def test_files_that_are_gone_cut_short_or_not_as_counted_are_named(make_rows, make_pinned, features):
     rows = make_rows(COUNTS)
-    pinned = make_pinned([rows], len(COUNTS))
+    pinned = make_pinned([with_lists(rows)], len(COUNTS))
     everything = owning(*range(len(COUNTS)))
     for change in (-1, 1):
         counts = {**pinned.counts, "train": pinned.counts["train"] + change * owning(4)}
         with pytest.raises(MamdrError, match=rf"read 100 train rows of examples version 3, expected {100 + change}"):
             Share(replace(pinned, counts=counts), features, everything).columns("train")
-    for name, size in (("item", 19), ("domain", 7)):
+    for name, size in (("item", 19), ("domain", 7), ("tags", 8), ("seen", 5)):
         sizes = {**pinned.sizes, name: size}
         with pytest.raises(MamdrError, match=rf"examples have a {name} beyond its {size} values"):
-            Share(replace(pinned, sizes=sizes), features, everything).columns("train")
+            Share(replace(pinned, sizes=sizes), (*features, *SEVERAL), everything).columns("train")
     content = path_of(pinned).read_bytes()
     path_of(pinned).write_bytes(content[: len(content) // 2])
     with pytest.raises(MamdrError, match=r"part 0\.parquet cannot be read"):

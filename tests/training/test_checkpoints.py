@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from mamdr_core.engine.settings import InnerSettings
 from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.learning.methods import METHODS
+from mamdr_core.learning.schedule import LrSchedule
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from mamdr_core.stopping import StopRequest
 from mamdr_core.training import checkpoints as module
@@ -76,10 +78,12 @@ def assert_same_result(found, expected):
 def test_stopped_and_resumed_every_method_gives_the_undisturbed_run_bit_for_bit(
     make_task, monkeypatch, place, method, schedule  # noqa: F811
 ):  # fmt: skip
-    """The other methods have no DR, or settle its schedule themselves."""
+    """The other methods have no DR, or settle its schedule themselves. Steps have every option but one."""
+    rates = LrSchedule(warmup_rounds=2, decay="cosine", rates="both")
 
     def make():
-        task = make_task(1, method=method)
+        inner = InnerSettings(sparse_optimizer="adagrad", sparse_lr=0.01, clip_norm=1.0, embedding_l2=1e-3)
+        task = make_task(1, method=method, lr_schedule=rates, inner=inner)
         dr = replace(task.config.train.dr, schedule=schedule, every=3 if schedule == "rounds" else 1, epochs=3)
         return replace(task, config=replace(task.config, train=replace(task.config.train, dr=dr)))
 

@@ -29,17 +29,21 @@ def test_a_few_domains_of_median_size_are_read(rows, own, few):
 
 
 def files(root):
-    """Every file of a lake with its size."""
-    return {str(path): path.stat().st_size for path in Path(root).rglob("*") if path.is_file()}
+    """Every file of a lake with its size and time."""
+    states = {path: path.stat() for path in Path(root).rglob("*") if path.is_file()}
+    return {path: (state.st_size, state.st_mtime_ns) for path, state in states.items()}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "ranks"), [("mamdr", 1), ("mixed", 2)])
-def test_a_dry_run_reports_what_a_run_needs_and_writes_nothing(spark, trained_config, method, ranks):
-    config = with_values(trained_config, {"train.method": method, "train.ranks": ranks, "train.dr.rows": "touched"})
+def test_a_dry_run_reports_what_a_run_needs_and_writes_nothing(spark, trained_config, method, ranks, tmp_path):
+    trackers = {"tracking.tensorboard": str(tmp_path / "events"), "tracking.mlflow": f"sqlite:///{tmp_path}/runs.db"}
+    values = {"train.method": method, "train.ranks": ranks, "train.dr.rows": "touched"}
+    config = with_values(trained_config, values | trackers)
     before = files(config.lake.root)
     found = dry_run(spark, config)
     assert files(config.lake.root) == before
+    assert not list(tmp_path.iterdir())
     pinned = pin_examples(spark, config.lake, config.features)
     assert (found["status"], found["method"], found["ranks"], found["domains"]) == ("dry_run", method, ranks, 5)
     assert found["rows"] == {split: int(counts.sum()) for split, counts in pinned.counts.items()}

@@ -9,6 +9,7 @@ from mamdr_core.engine.metrics import domain_metrics
 from mamdr_core.engine.parameters import Change, Theta
 from mamdr_core.engine.settings import MetricsSettings
 from mamdr_core.errors import MamdrError
+from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.training import evaluation
 from tests.engine.helpers import random_columns, small_engine
 
@@ -41,4 +42,24 @@ def test_figures_do_not_depend_on_the_rows_measured_at_once(monkeypatch, most):
             columns.offsets,
             None,
         ).auc[2]
+    )
+
+
+def test_calibrated_figures_are_those_of_calibrated_logits_and_the_order_of_rows_stays():
+    counts = [300, 0, 400, 20]
+    engine, shared = small_engine(len(counts))
+    columns = random_columns(counts)
+    columns.labels = (torch.rand(len(columns), generator=torch.Generator().manual_seed(1)) < 0.2).float()
+    found = evaluation.calibrate(engine, shared, {}, columns, SingleProcess())
+    detail = MetricsSettings(cutoffs=(1,))
+    before = evaluation.evaluate_columns(engine, shared, {}, columns, detail=detail)
+    after = evaluation.evaluate_columns(engine, shared, {}, columns, detail=detail, calibration=found)
+    assert torch.equal(before.auc.nan_to_num(-1), after.auc.nan_to_num(-1))
+    assert abs(after.overall()["pcoc"] - 1) < 0.01 < abs(before.overall()["pcoc"] - 1)
+    assert after.overall()["calibration_error"] < before.overall()["calibration_error"]
+    logits = engine.predict(Theta(shared), Visit(columns, torch.arange(len(columns))))
+    domain = columns.ids["domain"].long() - 1
+    expected = found.slope_K[domain + 1] * logits + found.shift_K[domain + 1]
+    assert float((after.mean_prediction * after.rows).nan_to_num(0).sum()) == pytest.approx(
+        float(expected.sigmoid().sum())
     )

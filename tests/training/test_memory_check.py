@@ -12,12 +12,13 @@ from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.learning.settings import DRSettings
 from mamdr_core.models.settings import ModelSettings
-from mamdr_core.models.tables import Table
+from mamdr_core.models.tables import Table, readers
 from mamdr_core.parallel.collective import run_simulated
 from mamdr_core.training import memory_check
 from mamdr_core.training.memory_check import check_memory, count_distinct, shape_of
 from mamdr_core.training.settings import TrainSettings
 from tests.engine.helpers import random_columns
+from tests.engine.several import several_columns, several_inputs
 
 COUNTS = [40, 0, 7, 25]
 CPU = torch.device("cpu")
@@ -65,6 +66,17 @@ def test_distinct_ids_are_counted_by_domain_in_parts(monkeypatch):
     assert count_distinct(rows, table, own) == expected
     monkeypatch.setattr(memory_check, "PART_ROWS", 100)
     assert count_distinct(rows, table, own) == expected
+
+
+def test_distinct_ids_are_those_of_all_that_read_a_table_without_padding():
+    rows, own = several_columns([30, 0, 20]), np.ones(3, dtype=np.bool_)
+    tables = several_inputs(ModelSettings(embedding_dim=3), "mean", 3).tables
+    item = next(table for table in tables if table.name == "item")
+    expected = 0
+    for first, last in pairwise(rows.offsets.tolist()):
+        history = rows.ids["history"][first:last]
+        expected += len({*rows.ids["item"][first:last].tolist(), *history[history > 0].tolist()})
+    assert count_distinct(rows, item, own, readers(tables, "item")) == expected
 
 
 def test_touched_rows_that_do_not_fit_are_the_same_error_on_all_ranks(check_with):

@@ -71,6 +71,9 @@ def test_signs_of_other_threads_are_no_steps(tmp_path):
 def test_a_folder_that_cannot_be_written_costs_the_profile_alone(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     profiler = Profiler(str(tmp_path / "file" / "reports"))
+    with profiler.stage(STAGE):
+        for _ in range(WARM_STEPS + 5):
+            step()
     assert profiler.finish({"inner": 1.0}) == []
     assert "train.profile" in caplog.text
     assert heartbeat.listener is None

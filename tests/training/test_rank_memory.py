@@ -63,10 +63,28 @@ def test_copies_of_replicated_tables_follow_from_the_optimizers(train, copies):
     assert needs(**train).tables == copies * HELD
 
 
+@pytest.mark.parametrize(("sparse", "numbers"), [("sgd", 0), ("adagrad", 1011), ("adam", 2 * 1011 * 16)])
+def test_what_optimizers_of_rows_keep_is_counted(sparse, numbers):
+    for dense in ("adam", "sgd"):
+        found = needs(method="joint", inner=InnerSettings(optimizer=dense, sparse_optimizer=sparse)).shared["inner"]
+        assert found == 4 * (numbers + (200 if {dense, sparse} != {"sgd"} else 0))
+
+
 def test_fresh_moments_are_of_touched_rows_alone_but_where_steps_combine_gradients():
     fresh = InnerSettings(state="fresh")
     assert needs(method="dn", inner=fresh).shared["inner"] == 2 * 4 * 100
     assert needs(method="pcgrad", inner=fresh).shared["inner"] == 2 * HELD
+
+
+def test_a_sequence_that_shares_a_table_adds_what_it_reads_and_no_rows():
+    history = replace(USER, name="history", column="history", length=5, shares="user")
+    with_sequence = replace(SHAPE, tables=(*SHAPE.tables, history), columns=8)
+    plain, found = needs(method="dn"), needs(with_sequence, method="dn")
+    assert found.tables == plain.tables
+    assert found.always["rows"] - plain.always["rows"] == 800 * 4 * 5
+    few, more = (needs(each, method="dn", rounds_per_epoch=60).shared["round"] for each in (SHAPE, with_sequence))
+    assert more - few == (60 - 10) * (7 * 64 + 16) + (60 - 10) * 48  # ten rows a round, of six ids each
+    assert found.always["step"] > plain.always["step"] + 4 * 600 * 4 * 5 * 16
 
 
 def test_of_sharded_tables_a_rank_holds_its_rows_and_no_inner_moments():

@@ -20,7 +20,7 @@ from mamdr_core.parallel.launch import LAUNCHERS, run_ranks
 from mamdr_core.parallel.placement import place_domains
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import pin_examples
-from mamdr_core.training.package import load_shared
+from mamdr_core.training.package import load_calibration, load_shared
 from mamdr_core.training.rank import RankTask, train_rank
 
 pytestmark = pytest.mark.slow
@@ -327,3 +327,20 @@ def test_too_few_slots_are_an_error_before_launch(spark):
     told = r"train\.ranks is 9: need 9 slots, have [23](; .*\(--master 'local\[9\]'\)| of spark://.*)$"
     with pytest.raises(MamdrError, match=told):
         run_ranks(spark, lambda collective: None, 9, start_timeout=5)
+
+
+def test_the_calibration_of_a_run_does_not_depend_on_its_ranks_and_leaves_aucs(make_task):
+    """As far as its parameters do not."""
+    tasks = [make_task(ranks, method="joint", epochs=1, calibration="platt") for ranks in (1, 2)]
+    alone, together = train_rank(tasks[0], SingleProcess()), run_simulated(partial(train_rank, tasks[1]), 2)
+    for result in (alone, together[0]):
+        auc = [measured.auc.nan_to_num(-1) for measured in (result.metrics["test"], result.uncalibrated)]
+        assert torch.equal(*auc)
+        pcoc = [measured.overall()["pcoc"] for measured in (result.metrics["test"], result.uncalibrated)]
+        assert pcoc[0] != pcoc[1]
+        assert abs(pcoc[0] - 1) < 0.15
+    assert together[1].uncalibrated is None
+    for task in tasks:
+        calibration = load_calibration(task.package)
+        assert len(calibration.slope_K) == len(task.pinned.domain_ids) + 1
+        assert (calibration.slope_K > 0).all()

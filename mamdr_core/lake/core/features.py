@@ -2,35 +2,73 @@
 
 from collections.abc import Sequence
 
+from pyspark.sql import DataFrame
+
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
-from schemas import Table, clicks_table, examples_table, without_split
+from schemas import (
+    Table,
+    clicks_table,
+    columns_in_clicks,
+    columns_in_examples,
+    examples_table,
+    weights_of,
+    without_split,
+)
 
 
-def declared_clicks(features: Sequence[Feature], has_split: bool = False) -> Table:
-    """The table clicks with the declared features, and with `split` where the log gives it.
-
-    Raises:
-        MamdrError: a feature has the name of a column or of another feature.
-    """
-    _check_names(features)
-    return clicks_table(features, has_split)
-
-
-def declared_examples(features: Sequence[Feature], has_split: bool = True) -> Table:
-    """The table examples with the declared features, and without `split` where windows decide it.
+def declared_clicks(features: Sequence[Feature], has_split: bool = False, has_weight: bool = False) -> Table:
+    """The table clicks with the declared features, and with `split` and `sample_weight` where the log gives them.
 
     Raises:
         MamdrError: a feature has the name of a column or of another feature.
     """
     _check_names(features)
-    table = examples_table(features)
+    return clicks_table(features, has_split, has_weight)
+
+
+def declared_examples(features: Sequence[Feature], has_split: bool = True, has_weight: bool = False) -> Table:
+    """The table examples with the declared features, with `sample_weight` where declared, without `split` where windows
+    decide it.
+
+    Raises:
+        MamdrError: a feature has the name of a column or of another feature.
+    """
+    _check_names(features)
+    table = examples_table(features, has_weight)
     return table if has_split else without_split(table)
 
 
-def _check_names(features: Sequence[Feature]) -> None:
-    taken = {*clicks_table(()).column_names, *examples_table(()).column_names}
+def check_types(clicks: DataFrame, features: Sequence[Feature]) -> None:
+    """Refuse features whose kind has changed since clicks were filed.
+
+    Raises:
+        MamdrError: a column of clicks has another type than a feature needs.
+    """
+    held = {field.name: field.dataType.simpleString() for field in clicks.schema}
     for number, feature in enumerate(features):
-        if feature.name.lower() in taken:  # Spark tells columns apart without regard to case
-            raise MamdrError(f"features.{number}.name: {feature.name!r} is taken; choose another (see `expression`)")
-        taken.add(feature.name.lower())
+        for column in columns_in_clicks(feature):
+            if held.get(column.name, column.type) != column.type:
+                raise MamdrError(
+                    f"features.{number}.name: clicks holds {column.name} as {held[column.name]}, and a feature of kind "
+                    f"{feature.kind} is {column.type}: give the new one another name"
+                )
+
+
+def names_in_clicks(features: Sequence[Feature]) -> list[str]:
+    """The columns of clicks that the features are read from."""
+    return [column.name for feature in features for column in columns_in_clicks(feature)]
+
+
+def names_in_examples(features: Sequence[Feature]) -> list[str]:
+    """The columns of examples that hold the features."""
+    return [column.name for feature in features for column in columns_in_examples(feature)]
+
+
+def _check_names(features: Sequence[Feature]) -> None:
+    taken = {*clicks_table((), has_weight=True).column_names, *examples_table(()).column_names}
+    for number, feature in enumerate(features):
+        for name in (feature.name, *([weights_of(feature.name)] if feature.weights else [])):
+            if name.lower() in taken:  # Spark tells columns apart without regard to case
+                raise MamdrError(f"features.{number}.name: {name!r} is taken; choose another (see `expression`)")
+            taken.add(name.lower())

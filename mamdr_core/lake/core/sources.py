@@ -4,13 +4,11 @@ import hashlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import unquote
 
 from py4j.protocol import Py4JJavaError
-from pyspark.errors import IllegalArgumentException, PySparkException, SparkRuntimeException
+from pyspark.errors import PySparkException, SparkRuntimeException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -18,24 +16,12 @@ from pyspark.sql import types as T
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.log import Log
-from mamdr_core.lake.core.session import storage_errors
+from mamdr_core.lake.core.unreadable import UNREADABLE, readable
 from mamdr_core.lake.settings import InputSettings
 from mamdr_core.yaml_values import one_line
 
 logger = logging.getLogger(__name__)
 
-# Error conditions and exceptions of Spark and Hadoop that mean "this file is not what you say it is".
-_UNREADABLE = re.compile(
-    r"FAILED_READ_FILE|CANNOT_READ_FILE_FOOTER|UNABLE_TO_INFER_SCHEMA|PATH_NOT_FOUND|DELTA_TABLE_NOT_FOUND|"
-    r"DELTA_MISSING|DELTA_PATH_DOES_NOT_EXIST|is not a Delta table|EOFException|ZipException|"
-    r"not in GZIP format|incorrect header check|MalformedInput|is not a Parquet file|ParquetDecodingException|"
-    r"ChecksumException|MALFORMED_RECORD_IN_PARSING"
-)
-_HEADER = re.compile(r"CSV header does not conform|Number of column in CSV header is not equal")
-_HEADER_DIFFERS = re.compile(r"Header length: \d+, schema size: \d+|Expected: .*? but found: [^\n]*")
-_TYPE_DIFFERS = re.compile(r"column \[?([^\]\n]+?)\]?\. Expected Spark type (.+?), actual Parquet type (\w+)")
-_OPTION = re.compile(r"UnsupportedCharset|INVALID_PARAMETER_VALUE|INVALID_OPTION")
-_OVERFLOW = re.compile(r"ArithmeticException: (?:long|integer) overflow")
 _UNNAMED, _SEPARATOR = re.compile(r"_c\d+"), re.compile(r"[;\t|,]")
 _GLOB = re.compile(r"[*?{\[]")
 # Spark takes the word `user` for the account that runs the job where the log has no such column.
@@ -46,7 +32,6 @@ CHECKED_FOOTERS = 20
 """Parquet files at most whose columns are compared with `input.schema`."""
 CORRUPT = "_corrupt_record"
 """The column that holds a line that is not a whole record; null for one that is."""
-_FILE = re.compile(r"((?:file|s3a?|hdfs|abfss?|gs):/[^\s\"]+?)[.,']?(?=[\s\"]|$)")
 
 
 def read_input(spark: SparkSession, settings: InputSettings, schema: T.StructType | None = None) -> DataFrame:
@@ -102,7 +87,7 @@ def _load(spark: SparkSession, settings: InputSettings, paths: list[str]) -> Dat
     try:
         return reader.load(paths)
     except (SparkRuntimeException, Py4JJavaError) as error:  # some options are not checked before a file is looked at
-        if not settings.options or _UNREADABLE.search(str(error)):
+        if not settings.options or UNREADABLE.search(str(error)):
             raise
         told = str(error.java_exception.getMessage()) if isinstance(error, Py4JJavaError) else str(error)
         raise MamdrError(f"input.options: Spark does not take them: {one_line(told)[:200]}") from None
@@ -229,52 +214,6 @@ def columns_of(raw: DataFrame, used: Sequence[Column]) -> list[str]:
     references = raw.select(*used)._jdf.queryExecution().analyzed().references().toSeq()
     seen = {references.apply(number).name() for number in range(references.size())}
     return sorted(seen & set(raw_columns(raw)))
-
-
-@contextmanager
-def readable(settings: InputSettings) -> Iterator[None]:
-    """Turn Spark's errors about the input's files and storage into MamdrError; wrap every action on the input in it."""
-    try:
-        with storage_errors():
-            yield
-    except (PySparkException, Py4JJavaError) as error:
-        text = str(error)
-        if _OVERFLOW.search(text):
-            raise MamdrError(
-                "input.columns: a value of the log is too large for one of the expressions; where one is "
-                "timestamp_seconds(x), write timestamp(x): its rows are then rejected by name"
-            ) from None
-        if _UNREADABLE.search(text):
-            raise MamdrError(_explain(settings, text)) from None
-        if isinstance(error, IllegalArgumentException) or _OPTION.search(text):
-            raise MamdrError(f"input.options: Spark does not take them: {one_line(text)[:200]}") from None
-        raise
-
-
-def _explain(settings: InputSettings, text: str) -> str:
-    if "PATH_NOT_FOUND" in text or "DELTA_PATH_DOES_NOT_EXIST" in text:
-        return f"input.path: {one_line(settings.path)} matches nothing"
-    if "UNABLE_TO_INFER_SCHEMA" in text:
-        return f"input.path: {one_line(settings.path)} holds no {settings.format} data"
-    file = _FILE.search(text)
-    where = unquote(file.group(1)) if file else settings.path
-    if "FILE_NOT_EXIST" in text:
-        return f"input.path: {where} went away while the log was read; run again when the log is complete"
-    if _HEADER.search(text) and settings.schema:
-        differs = one_line(found.group()) if (found := _HEADER_DIFFERS.search(text)) else "see its first line"
-        return (
-            f"input.path: the header of {where} differs from input.schema ({differs}); declare its columns in their "
-            "order"
-        )
-    if _HEADER.search(text):
-        return f"input.path: the header of {where} differs from another file's; load such files apart"
-    if settings.schema and (mismatch := _TYPE_DIFFERS.search(text)):
-        return "input.schema: {1} is of type {2}, but {3} in {0}; declare what the file has".format(
-            where, *mismatch.groups()
-        )
-    if "DATA_TYPE_MISMATCH" in text:
-        return f"input.path: {where} has a column of another type than the other files; load it apart"
-    return f"input.path: {where} cannot be read as {settings.format}; mend or remove the file, or set input.format"
 
 
 def lacks_columns(raw: DataFrame, expression: str) -> bool:

@@ -53,15 +53,16 @@ def encode_ids(clicks: DataFrame, vocabularies: Mapping[str, Growth]) -> DataFra
 
 
 def indexed_features(features: Sequence[Feature]) -> list[str]:
-    """The features whose values have a vocabulary."""
-    return [feature.name for feature in features if feature.kind == "categorical" and not feature.buckets]
+    """The features whose values have a vocabulary of their own."""
+    return [feature.name for feature in features if feature.has_vocabulary]
 
 
 def encode_features(clicks: DataFrame, vocabularies: Mapping[str, Growth], features: Sequence[Feature]) -> DataFrame:
     """Replace declared features by what examples hold: categorical as int (-1: null or unknown), numeric as float.
 
     Args:
-        clicks: with the features.
+        clicks: with the features; bags and sequences are left as they are, see `several_ids`, and so are numbers with
+            `quantiles`.
         vocabularies: of categorical features without buckets, by their names.
         features: that are declared; vectors are no columns.
     """
@@ -72,7 +73,7 @@ def encode_features(clicks: DataFrame, vocabularies: Mapping[str, Growth], featu
             hashed = F.pmod(hash64(F.col(feature.name)), F.lit(feature.buckets)).cast("int")
             known = F.when(F.col(feature.name).isNotNull(), hashed)
             clicks = clicks.withColumn(feature.name, F.coalesce(known, F.lit(UNKNOWN_INDEX)))
-        elif feature.kind == "categorical":
+        elif feature.has_vocabulary and not feature.is_multi:
             values = vocabularies[feature.name]
             clicks = clicks.withColumn(_VALUE, hash64(F.col(feature.name))).drop(feature.name)
             clicks = encode(clicks, _VALUE, values.indices, feature.name, values.total).drop(_VALUE)

@@ -15,6 +15,7 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from mamdr_core.config import Config
+from mamdr_core.features import Feature
 from mamdr_core.lake.core.log import Log, read_note, restored_version
 from mamdr_core.lake.core.notes import EXPIRED, INCOMPLETE, MERGED, RESTORED
 from mamdr_core.lake.core.tables import Lake
@@ -62,6 +63,11 @@ class Increment:
     def is_expected(self) -> bool:
         """Whether all clicks are encoded because the settings ask for it, or there are no examples yet."""
         return not self.reason or self.reason in (_WANTED, _IN_DOMAIN, _NO_EXAMPLES)
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether all clicks are encoded because `examples.rebuild` is set."""
+        return self.reason == _WANTED
 
     @property
     def state(self) -> dict[str, Any]:
@@ -116,7 +122,7 @@ def built_with(config: Config) -> dict[str, Any]:
     settings = config.examples
     split = {"moves": True} if settings.split.moves else asdict(settings.split)
     found = {
-        "features": [[f.name, f.kind, f.buckets] for f in config.features if f.kind != "vector"],
+        "features": [_identity(feature) for feature in config.features if feature.kind != "vector"],
         "examples.split": split,
         "examples.negatives": settings.negatives.kind,
         "examples.seed": settings.seed,
@@ -126,8 +132,19 @@ def built_with(config: Config) -> dict[str, Any]:
         "examples.since": settings.since,
         "examples.shards.count": settings.shards.count,
     }
+    if config.input.columns.weight:  # a build that knew of no weights noted none
+        found["input.columns.weight"] = True
     plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
     return plain
+
+
+def _identity(feature: Feature) -> list[Any]:
+    """What of a feature's declaration decides its values in examples."""
+    found: list[Any] = [feature.name, feature.kind, feature.buckets]
+    if feature.is_multi:
+        found += [feature.length, feature.table, bool(feature.weights)]
+        found += [feature.history_days] if feature.history else []
+    return [*found, feature.quantiles] if feature.quantiles else found
 
 
 @dataclass(frozen=True)
@@ -175,7 +192,7 @@ def _reason_in_settings(before: dict[str, Any], config: Config) -> str:
     if config.examples.rebuild:
         return _WANTED
     now = built_with(config)
-    changed = [key for key, value in now.items() if before.get(key) != value]
+    changed = [key for key in [*now, *sorted(before.keys() - now.keys())] if before.get(key) != now.get(key)]
     if changed:
         return f"{', '.join(changed)} changed"
     return _IN_DOMAIN if config.examples.negatives.kind == "in_domain" else ""

@@ -36,6 +36,7 @@ from mamdr_core.lake.examples.layout import assign_shards, lay_out, writing
 from mamdr_core.lake.examples.news import News, check_news, encode_news, find_ids, grow_vocabularies, select_clicks
 from mamdr_core.lake.examples.packing import pack_domains, pack_more
 from mamdr_core.lake.examples.plans import DomainPlan
+from mamdr_core.lake.examples.quantiles import QUANTILES, cut_features, cut_numbers, kept_bounds, learn_bounds
 from mamdr_core.lake.examples.vectors import update_vectors
 from mamdr_core.lake.examples.versions import newest_versions
 from mamdr_core.lake.examples.vocabularies import Growth
@@ -136,8 +137,9 @@ def _build(
     kept = _count_kept(spark, lake, increment, window)
     growth, domains = grow_vocabularies(spark, lake, news, config, keep)
     update_vectors(spark, lake, config.features, growth)
-    table = declared_examples(config.features, has_split=not window.decides_split)
-    shards = increment.state.get("shards", 0)
+    has_weight = bool(config.input.columns.weight)
+    table = declared_examples(config.features, not window.decides_split, has_weight)
+    shards, bounds = increment.state.get("shards", 0), kept_bounds(increment, config)
     rows, plans = local_frame(spark, [], spark_schema(table)), list[DomainPlan]()
     if news.ids and news.seen:
         encoded, plans = encode_news(news, news.ids.rows, growth, domains, config, keep)
@@ -150,7 +152,12 @@ def _build(
             packing = pack_more(shards, held_n, new_n, target)
         shards = packing.count
         rows_n = {domain: rows + sum(held_n.get(domain, {}).values()) for domain, rows in new_n.items()}
-        rows = lay_out(assign_shards(encoded, rows_n, packing, config.examples, window), shards, table)
+        placed = assign_shards(encoded, rows_n, packing, config.examples, window)
+        if cut := cut_features(config.features):
+            if lacking := [feature for feature in cut if feature.name not in bounds]:
+                bounds |= learn_bounds(placed, lacking, window)
+            placed = cut_numbers(placed, cut, bounds)
+        rows = lay_out(placed, shards, table)
     # All vocabularies were opened above, and they only grow: these versions know every index of the rows.
     note: dict[str, Any] = {
         "job": "build_examples",
@@ -158,6 +165,7 @@ def _build(
         "window": window.noted(),
     }
     state = {"newest": newest.isoformat(), "shards": shards, "clicks_id": lake.log("clicks").table_id()}
+    state |= {QUANTILES: bounds} if bounds else {}
     note |= {"clicks_version": clicks_version, STATE: state | _state(news, growth["user"], config)}
     if not plans and not increment.replaced and _has_nothing_to_note(note, increment.before):
         return _Built(increment.base, kept, window, growth, shards)

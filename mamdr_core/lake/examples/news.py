@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.caching import Keep
+from mamdr_core.lake.core.features import check_types, names_in_clicks, names_in_examples
 from mamdr_core.lake.core.few import gathered
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.encoding import (
@@ -23,6 +24,7 @@ from mamdr_core.lake.examples.encoding import (
     sampled_key,
     with_hashes,
 )
+from mamdr_core.lake.examples.history import add_histories, histories
 from mamdr_core.lake.examples.increments import Increment
 from mamdr_core.lake.examples.negatives import sample_negatives
 from mamdr_core.lake.examples.plans import (
@@ -33,6 +35,7 @@ from mamdr_core.lake.examples.plans import (
     plan_frame,
     plan_impressions,
 )
+from mamdr_core.lake.examples.several_ids import encode_several, hashed_ids
 from mamdr_core.lake.examples.vocabularies import (
     Growth,
     Ids,
@@ -43,7 +46,7 @@ from mamdr_core.lake.examples.vocabularies import (
     id_column,
     update_domains,
 )
-from schemas import TABLES, feature_vocabulary
+from schemas import SAMPLE_WEIGHT, TABLES, feature_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +101,7 @@ def select_clicks(lake: Lake, version: int, config: Config) -> DataFrame:
         MamdrError: a declared feature that clicks lacks.
     """
     settings = config.examples
-    features = [feature.name for feature in config.features if feature.kind != "vector"]
+    features = names_in_clicks(config.features)
     split = [SPLIT] if settings.split.kind == "given" else []
     clicks = lake.read("clicks", version)
     if split and SPLIT not in clicks.columns:
@@ -106,6 +109,12 @@ def select_clicks(lake: Lake, version: int, config: Config) -> DataFrame:
             "examples.split.kind is given, and clicks has no column split: run ingest_clicks again with "
             "input.columns.split"
         )
+    weight = [SAMPLE_WEIGHT] if config.input.columns.weight else []
+    if weight and SAMPLE_WEIGHT not in clicks.columns:
+        raise MamdrError(
+            f"input.columns.weight is set, and clicks has no column {SAMPLE_WEIGHT}: run ingest_clicks again with it"
+        )
+    check_types(clicks, config.features)
     missing = [name for name in features if name not in clicks.columns]
     if missing:
         raise MamdrError(f"clicks has no column {', '.join(missing)}: run ingest_clicks again with these features")
@@ -115,8 +124,13 @@ def select_clicks(lake: Lake, version: int, config: Config) -> DataFrame:
         clicks = clicks.where(F.col("ds") <= settings.until)
     if settings.retired:
         clicks = clicks.where(~F.col("domain").isin(*settings.retired))
-    ids = (id_column("user", settings.users).alias("user"), id_column("item", settings.items).alias("item"))
-    return clicks.select(*ids, "domain", "label", "event_time", "ds", "load", "true_probability", *split, *features)
+    hashed = {"user": settings.users, "item": settings.items}
+    ids = [id_column(F.col(name), of).alias(name) for name, of in hashed.items()]
+    for feature in config.features:
+        if feature.is_multi and not feature.history:
+            clicks = clicks.withColumns(dict(hashed_ids(feature, settings.users, settings.items)))
+    given = ("domain", "label", "event_time", "ds", "load", "true_probability", *split, *weight)
+    return clicks.select(*ids, *given, *features)
 
 
 def find_ids(lake: Lake, clicks: DataFrame, config: Config, keep: Keep) -> NewIds:
@@ -190,7 +204,14 @@ def encode_news(
     rows = gathered(with_hashes(clicks))
     if in_domain:
         rows = first_of_pairs(rows)
-    rows = encode_features(encode_ids(rows, growth), growth, config.features)
+    # Before all other look-ups, since it reads the rows twice.
+    rows = encode_several(rows, growth, [f for f in config.features if f.is_multi and not f.history], config.features)
+    rows = encode_ids(rows, growth)
+    if made := histories(config.features):
+        days = min(row["ds"] for row in news.seen), max(row["newest"] for row in news.seen)
+        is_part = news.increment.replaced is not None
+        rows = add_histories(rows, news.all_clicks, growth["item"], made, days, few_users=is_part)
+    rows = encode_features(rows, growth, config.features)
     rows = rows.withColumn("key", row_key()).drop("event_time")
     if not in_domain:
         return rows, plan_impressions(news.seen, domains)
@@ -201,7 +222,7 @@ def encode_news(
 
 def _negatives(pairs: DataFrame, plans: list[DomainPlan], config: Config, keep: Keep) -> DataFrame:
     split = [SPLIT] if SPLIT in pairs.columns else []
-    carried = ["ds", "load", *split, *(feature.name for feature in config.features if feature.kind != "vector")]
+    carried = ["ds", "load", *split, *names_in_examples(config.features)]
     plan = plan_frame(pairs.sparkSession, plans)
     negatives = sample_negatives(pairs, plan, config.examples.seed, carried, keep)
     return negatives.withColumn("label", F.lit(0)).withColumn("key", sampled_key())

@@ -14,8 +14,9 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
 from mamdr_core.lake.core.few import bytes_of, gathered, is_few, small
 from mamdr_core.lake.core.session import FEW_BYTES, memory_of
-from mamdr_core.lake.core.sources import CORRUPT, as_id, read_input, readable, state_of
+from mamdr_core.lake.core.sources import CORRUPT, as_id, read_input, state_of
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.core.unreadable import readable
 from mamdr_core.lake.examples.vocabularies import BROADCAST_BYTES, Growth, grown
 from mamdr_core.lake.settings import InputSettings
 from mamdr_core.yaml_values import shorten

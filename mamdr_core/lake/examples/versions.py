@@ -18,7 +18,7 @@ _GONE = re.compile("FILE_NOT_EXIST|Cannot time travel Delta table to version")
 def tables_beside(features: Sequence[Feature]) -> list[Table | str]:
     """The tables that examples with these features are read with: vocabularies, and fixed vectors."""
     vectors = sorted({f"{feature.of}_features" for feature in features if feature.kind == "vector"})
-    indexed = [feature_vocabulary(f.name) for f in features if f.kind == "categorical" and not f.buckets]
+    indexed = [feature_vocabulary(f.name) for f in features if f.has_vocabulary]
     return ["users", "items", "domains", *vectors, *indexed]
 
 

@@ -14,6 +14,7 @@ from operator import or_
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.caching import Keep
@@ -233,6 +234,7 @@ def _seen(rows: DataFrame, columns: Sequence[str], domains: bool) -> DataFrame:
         found += [F.sum("label").alias("positives"), F.max("ds").alias("newest"), F.sum("unsplit").alias("unsplit")]
     is_unsplit = F.col("split").isNull() if "split" in rows.columns else F.lit(False)
     # One scan. Spark would not recognise what was kept of grouping sets, where a query reads it twice.
+    several = [column for column in columns if isinstance(rows.schema[column].dataType, T.ArrayType)]
     held = [
         F.struct(
             F.lit(column).alias("column"),
@@ -241,9 +243,25 @@ def _seen(rows: DataFrame, columns: Sequence[str], domains: bool) -> DataFrame:
             (is_unsplit if domains and column == "domain" else F.lit(False)).cast("bigint").alias("unsplit"),
         )
         for column in ([*columns, "domain"] if domains else columns)
+        if column not in several
     ]
-    ids = gathered(rows).select(F.inline(F.array(*held)), "ds").where(F.col("id").isNotNull())
+    ids = gathered(rows).select(F.inline(_listed(held, several)), "ds").where(F.col("id").isNotNull())
     return ids.groupBy("column", "id").agg(*found)
+
+
+def _listed(held: Sequence[SparkColumn], several: Sequence[str]) -> SparkColumn:
+    """A row's entries of single ids, and one entry for each id of its bags and sequences."""
+    if not several:
+        return F.array(*held)
+    entries = [_entries_of(column) for column in several]
+    empty = F.array().cast("array<struct<column:string,id:string,label:bigint,unsplit:bigint>>")
+    return F.concat(F.array(*held) if held else empty, *(F.coalesce(each, empty) for each in entries))
+
+
+def _entries_of(column: str) -> SparkColumn:
+    none = F.lit(0).cast("bigint")
+    named = [F.lit(column).alias("column"), none.alias("label"), none.alias("unsplit")]
+    return F.transform(f"`{column}`", lambda value: F.struct(named[0], value.alias("id"), *named[1:]))
 
 
 def encode(rows: DataFrame, hashed: str, vocabulary: DataFrame, to: str, size: int | None = None) -> DataFrame:
@@ -263,12 +281,12 @@ def encode(rows: DataFrame, hashed: str, vocabulary: DataFrame, to: str, size: i
     return joined.withColumn(to, F.coalesce("_index", F.lit(UNKNOWN_INDEX))).drop("_key", "_index")
 
 
-def id_column(column: str, settings: IdSettings) -> SparkColumn:
+def id_column(column: SparkColumn, settings: IdSettings) -> SparkColumn:
     """The ids that a vocabulary counts: those of the log or, where they are hashed, `bucket <number>`."""
     if not settings.buckets:
-        return F.col(column)
-    number = F.pmod(hash64("buckets", F.col(column)), F.lit(settings.buckets))
-    return F.when(F.col(column).isNotNull(), F.concat(F.lit("bucket "), number.cast("string")))
+        return column
+    number = F.pmod(hash64("buckets", column), F.lit(settings.buckets))
+    return F.when(column.isNotNull(), F.concat(F.lit("bucket "), number.cast("string")))
 
 
 def _known(lake: Lake, table: Table) -> tuple[Table, DataFrame | None]:

@@ -1,6 +1,6 @@
 """From raw rows to clicks and rejected rows: DataFrame to DataFrame."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -12,13 +12,13 @@ from mamdr_core.lake.core.sources import (
     CORRUPT,
     as_id,
     kind_of,
-    lacks_columns,
     raw_columns,
     resolve,
     undeclared_columns,
 )
+from mamdr_core.lake.ingest.features import declared_features, unreadable_features
 from mamdr_core.lake.settings import InputColumns
-from schemas import Rule
+from schemas import SAMPLE_WEIGHT, Rule
 from schemas.clicks import NOT_ANCIENT, NOT_FUTURE, RECORD_WELL_FORMED
 
 FIRST_DAY = "1970-01-01"
@@ -38,7 +38,7 @@ def parse_rows(raw: DataFrame, columns: InputColumns, features: Sequence[Feature
     Returns:
         One row per raw row: the columns of clicks (without `load`) and the declared features, null where a value cannot
         be read (a label that is there but neither 0 nor 1 is -1); `_raw`, the raw row; `_malformed`, the line where it
-        is not a whole record; `_source_file`; `_unreadable`, the first numeric feature whose text is no number.
+        is not a whole record; `_source_file`; `_unreadable`, the first feature that cannot be read.
 
     Raises:
         MamdrError: an expression that cannot be resolved, or ids that are fractions; the config key is named.
@@ -49,7 +49,7 @@ def parse_rows(raw: DataFrame, columns: InputColumns, features: Sequence[Feature
         F.struct(*(F.col(f"`{name}`") for name in raw_columns(raw))).alias(RAW),
         malformed.alias(MALFORMED),
         F.col("_metadata.file_path").alias(SOURCE_FILE),
-        F.coalesce(*_unreadable(raw, features), F.lit(None).cast("string")).alias(UNREADABLE),
+        F.coalesce(*unreadable_features(raw, features), F.lit(None).cast("string")).alias(UNREADABLE),
     )
 
 
@@ -148,11 +148,8 @@ def _declared(raw: DataFrame, columns: InputColumns, features: Sequence[Feature]
         _optional(raw, "true_probability", columns.true_probability, "double").alias("true_probability"),
         _day(raw, columns, event_time).alias("ds"),
         *([_optional(raw, "split", columns.split, "string").alias("split")] if columns.split else []),
-        *(
-            declared_feature(raw, number, feature)
-            for number, feature in enumerate(features)
-            if feature.kind != "vector"
-        ),
+        *([_weight(raw, columns.weight).alias(SAMPLE_WEIGHT)] if columns.weight else []),
+        *declared_features(raw, features),
     ]
 
 
@@ -177,33 +174,19 @@ def _optional(raw: DataFrame, name: str, expression: str, kind: str) -> Column:
     return resolve(raw, f"input.columns.{name}", expression).try_cast(kind)
 
 
+def _weight(raw: DataFrame, expression: str) -> Column:
+    """The row's weight; infinite, which no rule lets pass, where it is NaN or text that is no number."""
+    found = resolve(raw, "input.columns.weight", expression)
+    weight = found.try_cast("double")
+    bad = F.isnan(weight)
+    if isinstance(kind_of(raw, found), T.StringType):
+        bad |= (F.trim(found) != "") & weight.isNull()
+    return F.when(bad, F.lit(float("inf"))).otherwise(weight)
+
+
 def _day(raw: DataFrame, columns: InputColumns, event_time: Column) -> Column:
     if not (columns.ds or columns.event_time):
         return F.lit(FIRST_DAY).cast("date")
     day = _optional(raw, "ds", columns.ds, "date") if columns.ds else F.to_date(event_time)
     first, last = (F.lit(limit).cast("date") for limit in _PLAUSIBLE_DAYS)
     return F.when(day.between(first, last), day)
-
-
-def _unreadable(raw: DataFrame, features: Sequence[Feature]) -> Iterator[Column]:
-    """By numeric feature of text: its name where the text is neither blank nor a number."""
-    for number, feature in enumerate(features):
-        expression = feature.expression or feature.name
-        if feature.kind != "numeric" or (feature.optional and lacks_columns(raw, expression)):
-            continue
-        found = resolve(raw, f"features.{number}.expression", expression)
-        if isinstance(kind_of(raw, found), T.StringType):
-            yield F.when((F.trim(found) != "") & found.try_cast("double").isNull(), feature.name)
-
-
-def declared_feature(raw: DataFrame, number: int, feature: Feature) -> Column:
-    """The `number`-th declared feature, categorical or numeric, as an expression over a raw log.
-
-    Raises:
-        MamdrError: it cannot be resolved, and is not optional.
-    """
-    expression = feature.expression or feature.name
-    kind = "string" if feature.kind == "categorical" else "double"
-    if feature.optional and lacks_columns(raw, expression):
-        return F.lit(None).cast(kind).alias(feature.name)
-    return resolve(raw, f"features.{number}.expression", expression).try_cast(kind).alias(feature.name)

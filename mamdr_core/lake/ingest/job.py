@@ -11,12 +11,13 @@ from pyspark.sql import DataFrame, SparkSession
 from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.caching import kept_frames
-from mamdr_core.lake.core.features import declared_clicks
+from mamdr_core.lake.core.features import check_types, declared_clicks
 from mamdr_core.lake.core.few import bytes_of
 from mamdr_core.lake.core.progress import progress
 from mamdr_core.lake.core.session import FEW, FEW_BYTES, overriding
-from mamdr_core.lake.core.sources import read_input, readable
+from mamdr_core.lake.core.sources import read_input
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.core.unreadable import readable
 from mamdr_core.lake.ingest.clicks import find_undeclared, judge_rows, parse_rows
 from mamdr_core.lake.ingest.gate import WEEK, failed_checks
 from mamdr_core.lake.ingest.loads import (
@@ -66,6 +67,8 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
     table = _declared_table(config)
     lake = Lake(spark, config.lake)
     check_loads(lake)
+    if lake.exists("clicks"):
+        check_types(lake.read("clicks"), config.features)
     raw = read_input(spark, config.input)
     load = identify_load(spark, config.input.path)
     parsed = parse_rows(raw, config.input.columns, config.features)
@@ -121,7 +124,11 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
 def _declared_table(config: Config) -> Table:
     if config.examples.split.kind == "given" and not config.input.columns.split:
         raise MamdrError("examples.split.kind is given: set input.columns.split to the expression that gives it")
-    return declared_clicks(config.features, has_split=bool(config.input.columns.split))
+    columns = config.input.columns
+    for number, feature in enumerate(config.features):
+        if feature.history and not (columns.event_time or columns.ds):
+            raise MamdrError(f"features.{number}.history: set input.columns.event_time or ds, which it is made by")
+    return declared_clicks(config.features, bool(columns.split), bool(columns.weight))
 
 
 def _give_back(

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from mamdr_core.features import Feature
 from mamdr_core.lake.ingest.clicks import MALFORMED, UNREADABLE
 from mamdr_core.lake.settings import InputSettings
-from schemas import TABLES, Rule, numeric_rules
+from schemas import TABLES, Rule, feature_rules
 from schemas.clicks import (
     EVENT_TIME_PRESENT,
     IDS_READABLE,
@@ -16,6 +16,7 @@ from schemas.clicks import (
     NOT_FUTURE,
     RECORD_WELL_FORMED,
     SPLIT_KNOWN,
+    WEIGHT_VALID,
 )
 
 CLOCKS_AHEAD = timedelta(days=1)
@@ -26,10 +27,10 @@ def rules_for(settings: InputSettings, features: Sequence[Feature], started_at: 
 
     Args:
         settings: of the log.
-        features: declared ones; numeric ones add rules.
+        features: declared ones; numeric ones and bags with weights add rules.
         started_at: start of the job (UTC), for `input.latest`.
     """
-    return (*_of_clicks(settings, started_at), *numeric_rules(features, UNREADABLE))
+    return (*_of_clicks(settings, started_at), *feature_rules(features, UNREADABLE))
 
 
 def _of_clicks(settings: InputSettings, started_at: datetime) -> Iterator[Rule]:
@@ -41,6 +42,8 @@ def _of_clicks(settings: InputSettings, started_at: datetime) -> Iterator[Rule]:
     applies = {RECORD_WELL_FORMED, IDS_SHORT, IDS_READABLE}
     if settings.columns.split:
         applies.add(SPLIT_KNOWN)
+    if settings.columns.weight:
+        applies.add(WEIGHT_VALID)
     if settings.columns.event_time:
         applies |= {EVENT_TIME_PRESENT, NOT_ANCIENT, NOT_FUTURE}
     for rule in TABLES["clicks"].rules:

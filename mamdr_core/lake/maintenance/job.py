@@ -2,7 +2,6 @@
 
 import logging
 import time
-from datetime import timedelta
 from typing import Any
 
 from pyspark.sql import Row, SparkSession
@@ -12,11 +11,11 @@ from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.caching import kept_frames
 from mamdr_core.lake.core.files import Files
-from mamdr_core.lake.core.notes import EXPIRED
 from mamdr_core.lake.core.retries import CONFLICTS
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.maintenance.kept import find_leftovers, find_packages, kept_runs
 from mamdr_core.lake.maintenance.merging import merge_examples
+from mamdr_core.lake.maintenance.retention import remove_events, remove_scores
 from mamdr_core.lake.maintenance.vacuum import (
     CHECK,
     Total,
@@ -42,7 +41,7 @@ _YEAR, _DAY_MS = 365, 86_400_000
 def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
     """Join small files of every table, sorted where the table is, then remove the files that nothing needs any more.
 
-    Where `maintain.history_days` is set, events of older days leave clicks, clicks_rejected and examples first.
+    Rows that `maintain.history_days` and `maintain.scores_days` do not keep leave their tables first.
 
     Kept are: the newest version of every table, every version not older than `maintain.retention_days`, and the input
     versions of kept runs: successful ones whose package exists (the newest `maintain.keep_runs` of them, and the newest
@@ -52,8 +51,9 @@ def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
     Of runs that did not end well or were never recorded, checkpoints and parts of packages are removed after two weeks.
 
     Returns:
-        dry_run, kept_runs, packages_removed, leftovers_removed, files_deleted, bytes_freed, and `tables`: by name,
-        files and bytes before and after, small files that were joined, files_deleted, bytes_freed, and pinned_versions.
+        dry_run, kept_runs, packages_removed, leftovers_removed, score_batches_removed, files_deleted, bytes_freed, and
+        `tables`: by name, files and bytes before and after, small files that were joined, files_deleted, bytes_freed,
+        and pinned_versions.
 
     Raises:
         MamdrError: a retention below a week while Delta's safety check is on. Nothing has been changed then.
@@ -64,7 +64,8 @@ def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
     runs = kept_runs(spark, lake, settings.keep_runs, settings.keep_champions)
     pinned = _pinned_versions(runs)
     if settings.history_days and not settings.dry_run:
-        _expire(lake, settings.history_days)
+        remove_events(lake, settings.history_days)
+    batches = remove_scores(lake, settings.scores_days, settings.dry_run) if settings.scores_days else 0
     tables = {}
     for table in lake.tables():
         tables[table.name] = _maintain_table(spark, lake, table, pinned.get(table.name, set()), config)
@@ -79,25 +80,11 @@ def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
         "kept_runs": len(runs),
         "packages_removed": len(packages),
         "leftovers_removed": len(leftovers),
+        "score_batches_removed": batches,
         "files_deleted": sum(figures["files_deleted"] for figures in tables.values()),
         "bytes_freed": sum(figures["bytes_freed"] for figures in tables.values()),
         "tables": tables,
     }
-
-
-def _expire(lake: Lake, days: int) -> None:
-    """Remove the rows of all days but the newest from the tables of events; versions of before stay as long as ever."""
-    if not lake.exists("clicks"):
-        return
-    found = lake.read("clicks").agg(F.max("ds")).first()
-    if not found or found[0] is None:
-        return
-    first = found[0] - timedelta(days - 1)
-    old = f"ds < DATE'{first}'"
-    for name in ("clicks", "clicks_rejected", "examples"):
-        if lake.exists(name) and not lake.read(name).where(old).isEmpty():
-            lake.change(name, lambda table: table.delete(old), {"job": "maintain_lake", EXPIRED: str(first)})
-            logger.info("%s: rows of days before %s removed", name, first)
 
 
 def _old_packages(spark: SparkSession, lake: Lake, files: Files, settings: MaintainSettings) -> list[tuple[str, str]]:

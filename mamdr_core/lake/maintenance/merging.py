@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from typing import cast
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -18,7 +19,7 @@ from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.increments import STATE, last_build
 from mamdr_core.lake.examples.layout import lay_out, writing
 from mamdr_core.lake.settings import ShardSettings
-from schemas import TABLES, Column, Table, without_split
+from schemas import TABLES, Column, ColumnType, Table, without_split
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +131,6 @@ def _declared(schema: T.StructType) -> Table:
     base = TABLES["examples"] if "split" in schema.names else without_split(TABLES["examples"])
     features = [field for field in schema if field.name not in base.column_names]
     return base.with_columns(
-        Column(field.name, "int" if isinstance(field.dataType, T.IntegerType) else "float", "declared feature", True)
+        Column(field.name, cast(ColumnType, field.dataType.simpleString()), "declared feature", True)
         for field in features
     )

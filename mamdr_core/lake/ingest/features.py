@@ -1,0 +1,133 @@
+"""Declared features as expressions over a raw log: numbers, ids, and bags and sequences of ids."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.features import Feature
+from mamdr_core.lake.core.several_ids import in_pairs, newest_or_first
+from mamdr_core.lake.core.sources import as_id, kind_of, lacks_columns, resolve
+from schemas.features import weights_of
+
+_IDS, _WEIGHTS = "array<string>", "array<float>"
+
+
+def declared_features(
+    raw: DataFrame, features: Sequence[Feature], keep_faulty: bool = False, only: Sequence[Feature] | None = None
+) -> list[Column]:
+    """What the declared features are in clicks, as expressions over a raw log.
+
+    A history is read from a column of its name where the log is of requests to score (`keep_faulty`).
+
+    Args:
+        raw: the log.
+        features: declared ones.
+        keep_faulty: the rows will not be judged: faulty weights become null, so that each id weighs 1.
+        only: those of them that the log has; None: all.
+
+    Raises:
+        MamdrError: a feature cannot be resolved and is not optional, or its ids are no array.
+    """
+    found: list[Column] = []
+    for number, feature in enumerate(features):
+        if only is not None and feature not in only:
+            continue
+        if feature.is_multi and (keep_faulty or not feature.history):
+            found += _several(raw, number, feature).columns(feature, keep_faulty)
+        elif not (feature.kind == "vector" or feature.is_multi):
+            kind = "string" if feature.kind == "categorical" and not feature.quantiles else "double"
+            found.append(_single(raw, number, feature, kind).alias(feature.name))
+    return found
+
+
+def unreadable_features(raw: DataFrame, features: Sequence[Feature]) -> Iterator[Column]:
+    """By numeric feature of text, its name where the text is neither blank nor a number; by bag with weights, its name
+    where they are not one number >= 0 for each id.
+    """
+    for number, feature in enumerate(features):
+        if feature.weights:
+            yield F.when(_several(raw, number, feature).is_faulty, feature.name)
+        expression = feature.expression or feature.name
+        is_number = feature.kind == "numeric" or feature.quantiles
+        if not is_number or (feature.optional and lacks_columns(raw, expression)):
+            continue
+        found = resolve(raw, f"features.{number}.expression", expression)
+        if isinstance(kind_of(raw, found), T.StringType):
+            yield F.when((F.trim(found) != "") & found.try_cast("double").isNull(), feature.name)
+
+
+@dataclass(frozen=True)
+class _Several:
+    """The ids of a bag or sequence as the log has them, and the weights of a bag; null where there are none."""
+
+    ids: Column
+    weights: Column | None = None
+
+    def columns(self, feature: Feature, keep_faulty: bool) -> Iterator[Column]:
+        """The ids that are there, and their weights."""
+        yield newest_or_first(feature, F.filter(self.ids, _is_there)).alias(feature.name)
+        if self.weights is not None:
+            weights = F.filter(in_pairs(self.ids, self.weights), lambda pair: _is_there(pair["id"]))["weight"]
+            weights = F.when(~self.is_faulty, weights) if keep_faulty else weights
+            yield newest_or_first(feature, weights).alias(weights_of(feature.name))
+
+    @property
+    def is_faulty(self) -> Column:
+        """Whether there are not as many weights as ids, or one is missing, below 0, NaN or infinite; false for null."""
+        assert self.weights is not None
+        ids = F.coalesce(self.ids, F.array().cast(_IDS))
+        differs = F.size(self.weights) != F.size(ids)
+        wrong = F.exists(F.zip_with(ids, self.weights, _is_wrong), lambda value: value)
+        return F.coalesce(self.weights.isNotNull() & (differs | wrong), F.lit(False))
+
+
+def _is_there(value: Column) -> Column:
+    return F.coalesce(F.trim(value) != "", F.lit(False))
+
+
+def _is_wrong(value: Column, weight: Column) -> Column:
+    """Whether an id that is there has no weight, or one that is no number >= 0."""
+    is_number = F.coalesce((weight >= 0) & (weight < float("inf")), F.lit(False))  # Spark's NaN is above infinity
+    return _is_there(value) & ~is_number
+
+
+def _single(raw: DataFrame, number: int, feature: Feature, kind: str) -> Column:
+    expression = feature.expression or feature.name
+    if feature.optional and lacks_columns(raw, expression):
+        return F.lit(None).cast(kind)
+    return resolve(raw, f"features.{number}.expression", expression).try_cast(kind)
+
+
+def _several(raw: DataFrame, number: int, feature: Feature) -> _Several:
+    ids = _array(raw, number, feature, "expression")
+    return _Several(ids, _array(raw, number, feature, "weights") if feature.weights else None)
+
+
+def _array(raw: DataFrame, number: int, feature: Feature, name: str) -> Column:
+    """The array that one of a feature's expressions gives, or the parts of its text."""
+    key, kind = f"features.{number}.{name}", _WEIGHTS if name == "weights" else _IDS
+    expression = getattr(feature, name) or feature.name
+    if feature.optional and lacks_columns(raw, expression):
+        return F.lit(None).cast(kind)
+    found = resolve(raw, key, expression)
+    held = kind_of(raw, found)
+    if isinstance(held, T.ArrayType):
+        if isinstance(held.elementType, T.ArrayType | T.MapType | T.StructType):
+            raise MamdrError(f"{key}: {expression!r} is {held.simpleString()}, expected an array of single values")
+        if name == "expression":
+            as_id(raw, key, F.get(found, F.lit(0)))  # refuses fractions
+            return found.cast(kind)
+        return F.transform(found, lambda value: value.try_cast("float"))
+    if isinstance(held, T.NullType):
+        return F.lit(None).cast(kind)
+    if not feature.separator:
+        raise MamdrError(
+            f"{key}: {expression!r} is {held.simpleString()}, expected an array; of text, set "
+            f"features.{number}.separator to what separates its values"
+        )
+    parts = F.split(found.cast("string"), "".join(c if c.isalnum() else f"\\{c}" for c in feature.separator))
+    return F.transform(parts, lambda value: value.try_cast("float")) if name == "weights" else parts

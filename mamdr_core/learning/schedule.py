@@ -1,0 +1,68 @@
+"""How theta_S's learning rates change from round to round: linear warm-up, then decay."""
+
+import math
+from typing import Literal
+
+from mamdr_core.settings import settings
+
+
+@settings
+class LrSchedule:
+    """Learning rates of the rounds in which theta_S learns; in each of a run's stages rounds are counted from 0.
+
+    Factors are those of `torch.optim.lr_scheduler`: LinearLR, then LinearLR, CosineAnnealingLR or ExponentialLR.
+    """
+
+    decay: Literal["constant", "linear", "cosine", "exponential"] = "constant"
+    """How rates fall after the warm-up, from all of them to `end_factor` of them."""
+    warmup_rounds: int = 0
+    """Rounds in which rates rise linearly from `start_factor` of them; 0: no warm-up."""
+    start_factor: float = 0.1
+    """Factor of the rates in the first round of a warm-up."""
+    decay_rounds: int = 0
+    """Rounds after the warm-up at whose end `end_factor` is reached, which then stays; 0: all that are planned, which
+    are the rounds of train.epochs. Training often stops early: set it to the rounds that it takes."""
+    end_factor: float = 0.01
+    """Factor of the rates at the end of the decay."""
+    rates: Literal["inner", "outer", "both"] = "inner"
+    """Which rates: inner, of theta_S's inner steps (alpha); outer, of the outer update (beta), of methods that have
+    one; both. With outer.optimizer adam, whose steps hardly depend on the size of a change, a falling inner rate alone
+    does not make the outer steps smaller."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("warmup_rounds", "decay_rounds"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"lr_schedule.{name} must be >= 0, got {getattr(self, name)}")
+        for name in ("start_factor", "end_factor"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"lr_schedule.{name} must be within [0, 1], got {getattr(self, name)}")
+        if self.decay == "exponential" and not self.end_factor:
+            raise ValueError("lr_schedule.end_factor must be > 0 where lr_schedule.decay is exponential, got 0")
+
+    def factor(self, round_: int, planned: int) -> float:
+        """Factor of the rates in a round.
+
+        Args:
+            round_: number of the round, from 0.
+            planned: number of rounds that are planned.
+
+        Example:
+            >>> LrSchedule(decay="linear", end_factor=0.0).factor(3, planned=4)
+            0.25
+        """
+        if round_ < self.warmup_rounds:
+            return self.start_factor + (1 - self.start_factor) * round_ / self.warmup_rounds
+        if self.decay == "constant":
+            return 1.0
+        length = self.decay_rounds or max(1, planned - self.warmup_rounds)
+        part = min(1.0, (round_ - self.warmup_rounds) / length)
+        if self.decay == "exponential":
+            return float(self.end_factor**part)
+        left = (1 + math.cos(math.pi * part)) / 2 if self.decay == "cosine" else 1 - part
+        return self.end_factor + (1 - self.end_factor) * left
+
+    def factors(self, round_: int, planned: int) -> tuple[float, float]:
+        """Factors of the inner and of the outer rate in a round; see `factor`."""
+        factor = self.factor(round_, planned)
+        return (1.0 if self.rates == "outer" else factor), (1.0 if self.rates == "inner" else factor)

@@ -1,0 +1,33 @@
+"""Which bounds of quantiles a build keeps of the last one."""
+
+import pytest
+
+from mamdr_core.config import parse_config
+from mamdr_core.lake.examples.increments import STATE, Increment, built_with
+from mamdr_core.lake.examples.quantiles import QUANTILES, kept_bounds
+
+PRICE = {"name": "price", "kind": "categorical", "quantiles": 3}
+AGE = {"name": "age", "kind": "categorical", "quantiles": 4}
+BOUNDS = {"price": [1.0, 2.0], "age": [20.0, 30.0, 40.0]}
+
+
+@pytest.mark.parametrize(
+    ("reason", "features", "kept"),
+    [
+        ("", [PRICE, AGE], ["price", "age"]),
+        ("examples.seed is 1, and was 0", [PRICE, AGE], ["price", "age"]),
+        ("examples.rebuild is set", [PRICE, AGE], []),
+        ("features differ", [PRICE, {**AGE, "quantiles": 5}], ["price"]),
+        ("features differ", [AGE], ["age"]),
+    ],
+)
+def test_bounds_stay_unless_they_are_asked_for_or_their_feature_has_changed(reason, features, kept):
+    noted = {"built_with": built_with(parse_config({"features": [PRICE, AGE]})), QUANTILES: BOUNDS}
+    increment = Increment(2, reason, {STATE: noted}, wanted=())
+    assert kept_bounds(increment, parse_config({"features": features})) == {name: BOUNDS[name] for name in kept}
+
+
+def test_the_first_build_keeps_none():
+    assert (
+        kept_bounds(Increment(0, "there are no examples yet", {}, wanted=()), parse_config({"features": [PRICE]})) == {}
+    )
