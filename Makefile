@@ -63,8 +63,8 @@ docs: $(SETUP) ## The documentation as a site in site/; a warning is an error
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 	@echo "The site is site/index.html." >&2
 
-bench: $(SETUP) ## Every benchmark but those of quality: bench_recipe.py, bench_ranks.py, bench_steps.py
-	@for script in $(filter-out %/bench_recipe.py %/bench_ranks.py %/bench_steps.py,$(wildcard benchmarks/bench_*.py)); do echo "== $$script"; .venv/bin/python "$$script"; done
+bench: $(SETUP) ## Every benchmark but those of quality: bench_recipe.py, bench_ranks.py, bench_steps.py, bench_peers.py
+	@for script in $(filter-out %/bench_recipe.py %/bench_ranks.py %/bench_steps.py %/bench_peers.py,$(wildcard benchmarks/bench_*.py)); do echo "== $$script"; .venv/bin/python "$$script"; done
 
 airflow: $(AIRFLOW) ## Make .venv-airflow, which runs airflow_dags/
 
