@@ -15,7 +15,7 @@ def train_mamdr(config: Config) -> dict[str, Any]:
 
     Reads one Delta version of examples, trains on `train.ranks` ranks, writes a model package and the tables
     training_runs and domain_metrics. Where the lake has no examples yet, they are first built from the raw log.
-    A run that was killed or stopped goes on from its newest checkpoint with --resume. With --dry-run everything that
+    A run that was killed or stopped resumes from its newest checkpoint with --resume. With --dry-run everything that
     the run needs is checked, up to one step on a few rows; nothing is written.
 
     Examples:

@@ -16,8 +16,7 @@ from mamdr_core.comparing.settings import CompareSettings, ConflictSettings, Swe
 from mamdr_core.datasets.settings import ConvertSettings, SyntheticSettings
 from mamdr_core.engine.settings import MetricsSettings
 from mamdr_core.errors import MamdrError
-from mamdr_core.feature_checks import wrong_histories, wrong_tables
-from mamdr_core.features import Feature
+from mamdr_core.features import Feature, wrong_histories, wrong_tables
 from mamdr_core.importance.settings import ImportanceSettings
 from mamdr_core.lake.settings import (
     ExamplesSettings,

@@ -1,13 +1,31 @@
 """What a feature beyond the three ids is: declared once in the config, known to the lake, the shards and the models."""
 
 import math
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from typing import Literal
 
-from mamdr_core.feature_checks import wrong_kinds, wrong_together
 from mamdr_core.settings import settings
 
 WIDEST = 1 << 16
 """Of embeddings and vectors."""
+LONGEST = 10_000
+"""Ids of a row's bag or sequence at most."""
+MOST_QUANTILES = 1_000
+_MULTI = ("bag", "sequence")
+_KINDS = {
+    "pooling": _MULTI,
+    "length": _MULTI,
+    "table": _MULTI,
+    "separator": _MULTI,
+    "weights": ("bag",),
+    "history": ("sequence",),
+    "history_days": ("sequence",),
+    "quantiles": ("categorical",),
+    "trainable": ("vector",),
+    "project": ("vector",),
+}
+"""The kinds that a setting is for, which others leave at its default."""
 
 
 @settings
@@ -98,11 +116,11 @@ class Feature:
             )
         if not 0 <= self.size <= WIDEST or not 0 <= self.buckets < 1 << 31:
             raise ValueError(
-                f"feature {self.name!r}: size must lie in [0, {WIDEST}] and buckets in [0, 2^31), got {self.size}, "
+                f"feature {self.name!r}: size must be in [0, {WIDEST}] and buckets in [0, 2^31), got {self.size}, "
                 f"{self.buckets}"
             )
         self._check_bounds()
-        for message in (*wrong_kinds(self), *wrong_together(self)):
+        for message in (*_wrong_kinds(self), *_wrong_together(self)):
             raise ValueError(f"feature {self.name!r}: {message}")
 
     def _check_bounds(self) -> None:
@@ -111,3 +129,73 @@ class Feature:
             raise ValueError(f"feature {self.name!r} is {self.kind}: minimum and maximum are for numeric features")
         if bounds != sorted(bounds) or not all(map(math.isfinite, bounds)):
             raise ValueError(f"feature {self.name!r}: minimum and maximum must be finite and ordered, got {bounds}")
+
+
+def _wrong_kinds(feature: Feature) -> Iterator[str]:
+    """Settings that are for features of other kinds."""
+    for name, kinds in _KINDS.items():
+        if _is_set(feature, name) and feature.kind not in kinds:
+            yield f"{name} is for {' and '.join(kinds)} features, this one is {feature.kind}"
+
+
+def _is_set(feature: Feature, name: str) -> bool:
+    (default,) = (field.default for field in fields(feature) if field.name == name)
+    return bool(getattr(feature, name) != default)
+
+
+def _wrong_together(feature: Feature) -> Iterator[str]:
+    """Values out of their range, and settings that exclude one another or lack one another."""
+    if feature.is_multi:
+        yield from _wrong_ids(feature)
+    if feature.history:
+        yield from _wrong_history(feature)
+    if feature.quantiles:
+        if not 2 <= feature.quantiles <= MOST_QUANTILES:
+            yield f"quantiles must be in [2, {MOST_QUANTILES}], got {feature.quantiles}"
+        if feature.buckets:
+            yield "quantiles and buckets exclude each other: choose one"
+    if not 0 <= feature.project <= feature.size:
+        yield f"project must be in [0, size], got {feature.project} of {feature.size}"
+
+
+def _wrong_ids(feature: Feature) -> Iterator[str]:
+    if not 1 <= feature.length <= LONGEST:
+        yield f"length must be in [1, {LONGEST}], got {feature.length}"
+    if feature.table and (feature.buckets or feature.size):
+        yield f"buckets and size are those of its table {feature.table!r}: leave them out"
+    if feature.table == "domain":
+        yield "table is 'domain', expected user, item or a categorical feature"
+    if _is_set(feature, "history_days") and not feature.history:
+        yield "history_days is for a sequence with `history: true`"
+    if feature.pooling == "attention" and not (feature.kind == "sequence" and feature.table):
+        yield "pooling attention needs a sequence with `table`, the id that its ids are compared with"
+
+
+def _wrong_history(feature: Feature) -> Iterator[str]:
+    if feature.table != "item":
+        yield f"a history is of items: set table: item (it is {feature.table!r})"
+    if feature.expression or feature.separator:
+        yield "a history comes from clicks: leave expression and separator out"
+    if feature.history_days < 1:
+        yield f"history_days must be at least 1, got {feature.history_days}"
+
+
+def wrong_histories(features: Sequence[Feature], user_buckets: int) -> Iterator[str]:
+    """What is wrong with histories next to how users are read."""
+    for number, feature in enumerate(features):
+        if feature.history and user_buckets:
+            yield (
+                f"features.{number}.history and examples.users.buckets exclude each other: users of a bucket would "
+                "share their clicks"
+            )
+
+
+def wrong_tables(features: Sequence[Feature]) -> Iterator[str]:
+    """What is wrong with the tables that bags and sequences share with others."""
+    shared = {feature.name for feature in features if feature.kind == "categorical" and not feature.quantiles}
+    for number, feature in enumerate(features):
+        if feature.table and feature.table not in {"user", "item", *shared}:
+            yield (
+                f"features.{number}.table is {feature.table!r}, expected one of "
+                f"{', '.join(['user', 'item', *sorted(shared)])}"
+            )

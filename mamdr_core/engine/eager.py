@@ -62,8 +62,7 @@ class EagerEngine:
         self.options = options
         self.tables = tuple(tables)
         self.per_domain = any(table.per_domain for table in self.tables)
-        fixed = {table.name for table in self.tables if not table.trainable}
-        self.frozen = {name: vectors.to(device) for name, vectors in frozen.items() if name in fixed}
+        self.frozen = {name: vectors.to(device) for name, vectors in frozen.items()}
         self.batch_size = batch_size
         self.device = torch.device(device)
         self.on_nan = on_nan

@@ -3,6 +3,7 @@
 The paper's static and dynamic cache (section 4.5), for G trajectories at once: their tables stand one after another.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,7 +52,7 @@ class _Part:
     span: slice
 
 
-class StackedRows:
+class StackedRows(ABC):
     """Rows of embedding tables of one width of G trajectories, in one matrix: a step moves all in one update.
 
     Args:
@@ -111,13 +112,13 @@ class StackedRows:
         self._may_move_T = torch.cat(may_move_T) if limits else None
         self._of_T: Tensor | None = None
 
+    @abstractmethod
     def touch(self, read: ReadPlaces) -> Touched:
         """What each of some steps touches."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, touched: Touched, number: int) -> Tensor:
         """What a step of a segment reads, its fields one after another, [rows, D]."""
-        raise NotImplementedError
 
     def summed(self, touched: Touched, number: int, gradient: Tensor) -> Tensor:
         """The gradient of the rows that a step moves, [V, D]: of one that occurs twice the sum, with that of its L2.
@@ -133,9 +134,9 @@ class StackedRows:
             gradient_VD.add_(rows_VD, alpha=self._rule.l2)
         return gradient_VD
 
+    @abstractmethod
     def sum_by_row(self, touched: Touched, number: int, gradient: Tensor) -> Tensor:
         """The sum of a step's gradients of each row that it moves, [V, D]; see `summed`."""
-        raise NotImplementedError
 
     def trajectory_of(self, distinct: Tensor) -> Tensor:
         """The trajectory of each of the rows that a step moves, int64 [V]."""

@@ -33,7 +33,7 @@ class AdaSparseOptions:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
         if not 0 <= self.threshold < self.scale / 2:
-            raise ValueError(f"threshold must lie in [0, scale / 2), got {self.threshold}")
+            raise ValueError(f"threshold must be in [0, scale / 2), got {self.threshold}")
 
 
 class AdaSparse(nn.Module):

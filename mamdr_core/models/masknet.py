@@ -28,7 +28,7 @@ class MaskNetOptions:
         """Check the sizes."""
         check_sizes(blocks=self.blocks, width=self.width)
         if not 0 < self.reduction <= 16:
-            raise ValueError(f"reduction must lie in (0, 16], got {self.reduction}")
+            raise ValueError(f"reduction must be in (0, 16], got {self.reduction}")
 
 
 class MaskNet(nn.Module):

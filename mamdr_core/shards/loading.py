@@ -167,20 +167,26 @@ class Share:
     def _files(self, split: str) -> list[PinnedFile]:
         return [file for file in self._pinned.files if file.split == split and self._own[file.domains].any()]
 
-    def vectors(self) -> dict[str, Tensor]:
-        """The fixed vectors by feature, float32 [vocabulary + 1, size]; zeros for ids without one, and for row 0.
+    def vectors(self, trainable: bool | None = None) -> dict[str, Tensor]:
+        """The vectors by feature, float32 [vocabulary + 1, size]; zeros for ids without one, and for row 0.
+
+        Args:
+            trainable: those that are trained, or those that are fixed; None: all.
 
         Raises:
             MamdrError: the lake holds no vectors of that name and length.
         """
+        asked = [feature for feature in self._features if feature.kind == "vector"]
+        asked = [feature for feature in asked if trainable is None or feature.trainable == trainable]
         tables = {}
-        for feature in self._features:
-            if feature.kind == "vector":
-                tables[feature.name] = self.arrays.empty((self._pinned.sizes[feature.of] + 1, feature.size), np.float32)
-                tables[feature.name].fill(0.0)
+        for feature in asked:
+            tables[feature.name] = self.arrays.empty((self._pinned.sizes[feature.of] + 1, feature.size), np.float32)
+            tables[feature.name].fill(0.0)
         for of, urls in self._pinned.vector_files.items():
             declared = TABLES[f"{of}_features"]
-            wanted = [feature for feature in self._features if feature.kind == "vector" and feature.of == of]
+            wanted = [feature for feature in asked if feature.of == of]
+            if not wanted:
+                continue
             found = set()
             groups = all_row_groups(urls, self.figures)
             for _, read in read_batches(groups, declared, ["index", "name", "vector"], self._reader):

@@ -53,7 +53,7 @@ def make_engine(
     """
     train = config.train
     module, tables = _initial_model(config, pinned)
-    made = (module, tables, share.vectors(), train.batch_size, device, train.on_nan)
+    made = (module, tables, share.vectors(trainable=False), train.batch_size, device, train.on_nan)
     options = StepOptions.of(find_method(train.method).settle(train.learning).inner)
     if name == "fast":
         return FastEngine(*made, train.precision, train.group_memory, options=options)
@@ -149,7 +149,7 @@ def initial_theta(
 ) -> Shared:
     """theta_S before training, the same whenever it is made; `share` has the vectors where trainable ones start."""
     drawn = (*_initial_model(config, pinned), config.train.seed, device)
-    starts = share.vectors() if any(feature.trainable for feature in config.features) else None
+    starts = share.vectors(trainable=True)
     if config.train.tables == "sharded":
         return initial_sharded(*drawn, collective, starts)
     return initial_shared(*drawn, vectors=starts)

@@ -19,13 +19,13 @@ from mamdr_core.models.tables import Table
 from mamdr_core.parallel.collective import Collective
 from mamdr_core.parallel.supports import SupportSample
 from mamdr_core.shards.arrays import Arrays
-from mamdr_core.training.building import make_learner, make_mixed, rows_planned
-from mamdr_core.training.choices import choose_together, place_columns
+from mamdr_core.training.building import make_learner, make_mixed
+from mamdr_core.training.choices import place_columns
 from mamdr_core.training.clock import Clock
 from mamdr_core.training.memory_check import GB, check_memory, shape_of
-from mamdr_core.training.own_code import check_on_ranks, try_structure
+from mamdr_core.training.own_code import check_on_ranks
 from mamdr_core.training.part import part_of
-from mamdr_core.training.rank import RankTask, domain_named, share_of
+from mamdr_core.training.rank import RankTask, choices_of, domain_named, share_of
 from mamdr_core.training.rank_memory import RankMemory, RankShape, rank_memory
 from mamdr_core.training.rounds import shuffle_rows
 from mamdr_core.training.warm_start import Heritage
@@ -69,10 +69,7 @@ def try_rank(task: RankTask, collective: Collective) -> Tried:
     config, train, pinned = task.config, task.config.train, task.pinned
     check_on_ranks(config, task.plugins, collective)
     own, part = task.owner == collective.rank, part_of(config, pinned)
-    rows_by_rank = np.bincount(task.owner[part.reads], pinned.counts["train"][part.reads])
-    choices = choose_together(
-        train, rows_planned(config, int(rows_by_rank.max())), collective, try_structure(config, pinned)
-    )
+    choices = choices_of(task, collective)
     few = few_domains(pinned.counts["train"], own & part.learns)
     with clock.phase("read"):
         share = share_of(task, few)

@@ -41,7 +41,22 @@ def evaluate_columns(
     detail: MetricsSettings | None = None,
     calibration: Calibration | None = None,
 ) -> DomainMetrics:
-    """Figures of all domains, the same on every rank.
+    """Figures of all domains, the same on every rank; see `evaluate_calibrated`, of which this has one calibration."""
+    (measured,) = evaluate_calibrated(engine, shared, specific, columns, [calibration], collective, pace, detail)
+    return measured
+
+
+def evaluate_calibrated(
+    engine: EagerEngine,
+    shared: Shared,
+    specific: Mapping[int, Change],
+    columns: Columns,
+    calibrations: Sequence[Calibration | None],
+    collective: Collective | None = None,
+    pace: Pace | None = None,
+    detail: MetricsSettings | None = None,
+) -> list[DomainMetrics]:
+    """Figures of all domains by calibration, the same on every rank; rows are predicted once.
 
     Each domain is measured by the rank that holds its rows: ranks exchange figures by domain, never scores, and an AUC
     is exact however many ranks there are. Logits depend on the rank's other domains and its threads by rounding alone.
@@ -51,10 +66,10 @@ def evaluate_columns(
         shared: theta_S.
         specific: theta_i of this rank's domains.
         columns: this rank's rows of a split.
+        calibrations: of the logits; None: they are measured without one.
         collective: the ranks; None: this process alone.
-        pace: is told of rows that are measured.
+        pace: counts the rows that are measured.
         detail: measure `DetailedMetrics` too, by these settings.
-        calibration: of the logits; None: they are measured as they are.
 
     Raises:
         MamdrError: the rows have no ids of `detail.group`.
@@ -62,23 +77,23 @@ def evaluate_columns(
     collective = collective or SingleProcess()
     if detail:
         check_group(columns, detail)
-    parts, cells = [], Cells()
+    parts, cells = [list[DomainMetrics]() for _ in calibrations], [Cells() for _ in calibrations]
     # Some domains at a time, so that the logits of a large split never lie in memory together.
     for first, last, logits in _logits(engine, shared, specific, columns, collective):
         offsets = columns.offsets[first : last + 1]
         rows = slice(*offsets[[0, -1]].tolist())
-        if calibration:
-            logits = calibration.apply(logits, columns.ids["domain"][rows] - 1)
         known = None if columns.true_probability is None else columns.true_probability[rows]
         ids = columns.ids[detail.group][rows] if detail else None
-        part = domain_metrics(logits, columns.labels[rows], offsets - offsets[0], known, ids, detail)
-        if part.detail:
-            cells.sums += part.detail.cells.sums.cpu()
-            part.detail.cells = cells
-        parts.append(part)
+        for calibration, own_parts, own_cells in zip(calibrations, parts, cells, strict=True):
+            own = calibration.apply(logits, columns.ids["domain"][rows] - 1) if calibration else logits
+            part = domain_metrics(own, columns.labels[rows], offsets - offsets[0], known, ids, detail)
+            if part.detail:
+                own_cells.sums += part.detail.cells.sums.cpu()
+                part.detail.cells = own_cells
+            own_parts.append(part)
         if pace:
             pace.add(rows.stop - rows.start)
-    return _gather(parts, detail, collective)
+    return [_gather(own, detail, collective) for own in parts]
 
 
 def _logits(

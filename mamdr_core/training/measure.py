@@ -10,7 +10,7 @@ from mamdr_core.pace import Pace
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.training.building import make_engine
 from mamdr_core.training.choices import place_columns
-from mamdr_core.training.evaluation import evaluate_columns
+from mamdr_core.training.evaluation import evaluate_calibrated
 from mamdr_core.training.records import known, overall_figures, record_metrics
 from mamdr_core.training.trained import open_trained
 
@@ -34,9 +34,11 @@ def evaluate_package(spark: SparkSession, config: Config) -> dict[str, Any]:
     with torch.no_grad():
         pace = Pace(f"measuring {split}", len(columns))
         specific = package.specific
-        model, calibration = (engine, package.shared, specific, columns), package.calibration
-        measured = evaluate_columns(*model, pace=pace, detail=config.metrics, calibration=calibration)
-        before = overall_figures(evaluate_columns(*model, detail=config.metrics)) if calibration else {}
+        calibrations = [package.calibration, *([None] if package.calibration else [])]
+        measured, *plain = evaluate_calibrated(
+            engine, package.shared, specific, columns, calibrations, pace=pace, detail=config.metrics
+        )
+    before = overall_figures(plain[0]) if plain else {}
     record_metrics(spark, trained.lake, trained.run_id, pinned.domain_ids, {split: measured})
     has_rows = ~measured.logloss.isnan()
     return {

@@ -28,7 +28,7 @@ from mamdr_core.training.checkpoints import STOP, CheckpointPlace, Checkpoints
 from mamdr_core.training.choices import Choices, choose_together, place_columns
 from mamdr_core.training.clock import Clock
 from mamdr_core.training.curve import Validation
-from mamdr_core.training.evaluation import calibrate, evaluate_columns
+from mamdr_core.training.evaluation import calibrate, evaluate_calibrated
 from mamdr_core.training.last_layer import refit_last_layer
 from mamdr_core.training.memory_check import check_memory, shape_of
 from mamdr_core.training.network_on_mixed import NetworkOnMixed
@@ -119,9 +119,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     check_on_ranks(task.config, task.plugins, collective)
     method = find_method(settings.method)
     own, part = task.owner == collective.rank, part_of(task.config, task.pinned)
-    rows_by_rank = np.bincount(task.owner[part.reads], task.pinned.counts["train"][part.reads])
-    trouble = try_structure(task.config, task.pinned)
-    choices = choose_together(settings, rows_planned(task.config, int(rows_by_rank.max())), collective, trouble)
+    choices = choices_of(task, collective)
     device = choices.device
     with clock.phase("read"):
         share = share_of(task, own & part.reads)
@@ -176,9 +174,17 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     read_bytes = share.figures.read_bytes + (0 if part.is_whole else measured.figures.read_bytes)
     specific_kind = "mixed" if mixed else "dense" if method.specific else "none"
     result = _result(learner, mixed, specific_kind, outcome, choices, read_bytes, clock, collective, metrics, saved)
-    if collective.rank == 0:
-        result = replace(result, uncalibrated=uncalibrated)
-    return replace(result, profile=profiler.finish(clock.seconds)) if profiler else result
+    if collective.rank:
+        return result
+    return replace(result, uncalibrated=uncalibrated, profile=profiler.finish(clock.seconds) if profiler else [])
+
+
+def choices_of(task: RankTask, collective: Collective) -> Choices:
+    """The device and the engine of all ranks of a task; every rank calls it."""
+    reads, config = part_of(task.config, task.pinned).reads, task.config
+    rows_by_rank = np.bincount(task.owner[reads], task.pinned.counts["train"][reads])
+    trouble = try_structure(config, task.pinned)
+    return choose_together(config.train, rows_planned(config, int(rows_by_rank.max())), collective, trouble)
 
 
 def _result(
@@ -230,22 +236,22 @@ def _measure(
     settings, detail = task.config.train, task.config.metrics
     model = learner.engine, learner.shared, learner.specific
 
-    def measure(split: str, calibration: Calibration | None = None) -> DomainMetrics:
-        return evaluate_columns(*model, columns[split], collective, detail=detail, calibration=calibration)
+    def measure(split: str, *calibrations: Calibration | None) -> list[DomainMetrics]:
+        return evaluate_calibrated(*model, columns[split], calibrations, collective, detail=detail)
 
-    metrics = {"val": measure("val")}
+    metrics = {"val": measure("val", None)[0]}
     if settings.refit_last_layer and not settings.only_domains:
         refit_last_layer(learner.engine, learner.shared, columns["val"], collective, learner.seed)
-    calibration = uncalibrated = None
+    calibration = None
     if settings.calibration == "platt":
         otherwise = None
         if settings.only_domains:  # the others keep the parent's, if it has any, and so does what domains share
             otherwise = load_calibration(task.parent, settings.scratch) if task.parent else None
             otherwise = otherwise or Calibration.identity(len(task.pinned.domain_ids))
         calibration = calibrate(*model, columns["val"], collective, otherwise)
-        uncalibrated = measure("test")
-    metrics |= {split: measure(split, calibration) for split in ("train", "test")}
-    return metrics, uncalibrated, calibration
+    (metrics["train"],) = measure("train", calibration)
+    metrics["test"], *uncalibrated = measure("test", calibration, *([None] if calibration else []))
+    return metrics, uncalibrated[0] if uncalibrated else None, calibration
 
 
 def share_of(task: RankTask, own: NDArray[np.bool_]) -> Share:

@@ -52,7 +52,7 @@ def test_the_test_split_gets_the_probabilities_and_aucs_of_evaluation(spark, tra
     columns = trained.share.columns("test")
     engine = make_engine(trained.config, trained.pinned, trained.share, trained.device)
     logits = predict_domains(engine, trained.package.shared, trained.package.specific, columns, range(5))
-    if tables == "sharded":  # of the log as it was before half of its negatives were left out
+    if tables == "sharded":  # p of the whole log, of whose negatives half were left out
         domains, calibration = columns.ids["domain"] - 1, trained.package.calibration
         assert (calibration.slope_K > 0).all()
         logits = calibration.apply(logits, domains) + np.log(0.5)
