@@ -30,7 +30,7 @@ from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.metrics import segmented_auc
-from mamdr_core.engine.optimizers import AdamState, OuterOptimizer
+from mamdr_core.engine.optimizers import InnerState, OuterOptimizer
 from mamdr_core.engine.parameters import Change, Scope, Theta
 from mamdr_core.engine.settings import OuterSettings
 from mamdr_core.models.settings import ModelSettings
@@ -115,7 +115,7 @@ def bench_matmul(options) -> None:
         ]
         for kind in (FastEngine, EagerEngine):
             engine, shared = paper_engine(kind, 20_000, 5_000, domains, trains, options)
-            state = AdamState.zeros_like(shared)
+            state = InnerState.zeros_like(shared)
             thetas = [Theta(shared, Change(torch.zeros_like(shared.dense))) for _ in range(domains)]
             loops = {
                 "DN": (partial(engine.descend, Theta(shared), visits, 1e-3, "adam", state), len(columns)),
@@ -154,7 +154,7 @@ def bench_tables(options) -> None:
         spread = columns.ids["user"].long() * (size // sizes[0])  # the same batch, over the whole table
         own = Columns({**columns.ids, "user": spread.int()}, columns.numeric, columns.labels, columns.offsets)
         own_visits = [Visit(own, visit.rows) for visit in visits]
-        state = AdamState.zeros_like(shared)
+        state = InnerState.zeros_like(shared)
         engines[size] = partial(engine.descend, Theta(shared), own_visits, 1e-3, "adam", state)
     took = {size: [] for size in sizes}
     for _ in range(7):  # in turn, so that noise hits all alike
@@ -271,7 +271,7 @@ def train_ours(
     engine = kind(module, inputs.tables, {}, BATCH, **options)
     shared = initial_shared(module, inputs.tables, seed)
     engine.descend(Theta(shared), [Visit(train, torch.arange(2 * BATCH))], 1e-3)  # compiles
-    state, outer = AdamState.zeros_like(shared), OuterOptimizer(OuterSettings(beta=1.0))
+    state, outer = InnerState.zeros_like(shared), OuterOptimizer(OuterSettings(beta=1.0))
     started = time.perf_counter()
     for epoch, order in enumerate(orders(len(train), seed)):
         outer.step(shared, engine.descend(Theta(shared), [Visit(train, order)], 1e-3, "adam", state, seed=epoch))
@@ -288,7 +288,7 @@ def outer_rank(trains: bool, collective) -> tuple[float, float, int]:
     columns = draw_columns(50, rows // 50, 200_000, 40_000)
     visits = [Visit(columns, torch.arange(a, b)) for a, b in pairwise(columns.offsets.tolist())]
     engine, shared = paper_engine(FastEngine, 200_000, 40_000, 50, trains, options)
-    state, outer = AdamState.zeros_like(shared), OuterOptimizer(OuterSettings())
+    state, outer = InnerState.zeros_like(shared), OuterOptimizer(OuterSettings())
     inner = update = 0.0
     for number in range(rounds):
         started = time.perf_counter()

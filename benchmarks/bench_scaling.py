@@ -31,7 +31,7 @@ from torch import Tensor
 
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.fast import FastEngine
-from mamdr_core.engine.optimizers import AdamState, OuterOptimizer
+from mamdr_core.engine.optimizers import InnerState, OuterOptimizer
 from mamdr_core.engine.parameters import Theta
 from mamdr_core.engine.settings import OuterSettings
 from mamdr_core.parallel.averaging import mean_change
@@ -120,7 +120,7 @@ def rank(rows: int, rounds: int, core: int, network: Network, collective: Collec
     engine, shared = paper_engine(
         FastEngine, USERS, ITEMS, DOMAINS, False, argparse.Namespace(device="cpu", precision="fp32")
     )
-    state, outer = AdamState.zeros_like(shared), OuterOptimizer(OuterSettings())
+    state, outer = InnerState.zeros_like(shared), OuterOptimizer(OuterSettings())
 
     def do_round(number: int, speaking: Collective) -> tuple[float, float]:
         """Wall and CPU seconds of its exchange."""

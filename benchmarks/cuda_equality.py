@@ -9,7 +9,7 @@ from cuda_report import Cases, Report, Row
 
 from mamdr_core.engine.columns import Columns, Visit
 from mamdr_core.engine.eager import EagerEngine
-from mamdr_core.engine.optimizers import AdamState
+from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Change, Theta
 from mamdr_core.engine.prediction import predict_runs
 from mamdr_core.models.dropout import Dropout
@@ -114,6 +114,6 @@ def changes(machine: Machine, way: str, precision: str | None, dtype: torch.dtyp
 def negotiate(engine: EagerEngine, columns: Columns, theta: Theta) -> Change:
     """Two rounds of DN with carried moments; the sum of their changes."""
     visits: list[Visit] = visits_of(columns)
-    state = AdamState.zeros_like(theta.shared)
+    state = InnerState.zeros_like(theta.shared)
     first = engine.descend(theta, visits, 1e-3, "adam", state, seed=7)
     return first.add(engine.descend(theta, visits[::-1], 1e-3, "adam", state, seed=8), 1.0)

@@ -12,7 +12,7 @@ from cuda_report import Cases, Row
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from mamdr_core.engine.optimizers import AdamState
+from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Theta
 
 DN_STEPS, DN_ROWS, DR_DOMAINS, DR_ROWS, SUPPORTS = 64, 512, 128, 137, 5
@@ -27,7 +27,7 @@ def profiles(machine: Machine, cases: Cases) -> None:
     def prepare() -> Row:
         engine, shared = model.engine(machine, machine.precisions[-2]), model.shared(machine.device)
         columns = draw_columns([DN_ROWS] * machine.scaled(DN_STEPS), model.users, model.items).to(machine.device)
-        state = AdamState.zeros_like(shared)
+        state = InnerState.zeros_like(shared)
         loops["DN"] = partial(engine.descend, Theta(shared), visits_of(columns), 1e-3, "adam", state)
         own = draw_columns([DR_ROWS] * machine.scaled(DR_DOMAINS), model.users, model.items).to(machine.device)
         loops["DR"] = partial(engine.descend_many, *regularization(own, shared, SUPPORTS))

@@ -23,7 +23,7 @@ from cuda_report import Cases, Row
 
 from mamdr_core.engine.columns import Columns, Visit
 from mamdr_core.engine.eager import EagerEngine
-from mamdr_core.engine.optimizers import AdamState
+from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Shared, Theta
 from mamdr_core.engine.prediction import predict_runs
 
@@ -148,7 +148,7 @@ def negotiate(trial: Trial, rows: int, measured: Products) -> Row:
     """DN with steps of some rows."""
     steps = trial.machine.scaled(FAST_STEPS if trial.is_fast else EAGER_STEPS)
     columns, shared = trial.columns(rows, steps), trial.model.shared(trial.machine.device)
-    state = AdamState.zeros_like(shared)
+    state = InnerState.zeros_like(shared)
     loop = partial(trial.engine.descend, Theta(shared), visits_of(columns), 1e-3, "adam", state)
     return (
         trial.head() | {"rows a step": rows} | timed(trial, loop, len(columns), Counter({(1, rows): steps}), measured)

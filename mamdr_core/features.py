@@ -90,7 +90,7 @@ class Feature:
     """numeric: a row with a greater value, or NaN, is rejected likewise."""
 
     @property
-    def is_multi(self) -> bool:
+    def has_several_ids(self) -> bool:
         """Whether a row has several ids of it."""
         return self.kind in ("bag", "sequence")
 
@@ -145,7 +145,7 @@ def _is_set(feature: Feature, name: str) -> bool:
 
 def _wrong_together(feature: Feature) -> Iterator[str]:
     """Values out of their range, and settings that exclude one another or lack one another."""
-    if feature.is_multi:
+    if feature.has_several_ids:
         yield from _wrong_ids(feature)
     if feature.history:
         yield from _wrong_history(feature)

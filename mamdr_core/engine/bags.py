@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from mamdr_core.engine.optimizers import AdamState
+from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Scope, Theta
 from mamdr_core.engine.step_options import RowRule
 from mamdr_core.engine.steps import ReadPlaces
@@ -77,7 +77,7 @@ class StackedBags(StackedRows):
         trajectory_N: Tensor,
         trains: bool,
         rule: RowRule,
-        state: AdamState | None,
+        state: InnerState | None,
     ) -> None:
         keys: list[Tensor] = []
         self._fields: list[_Field] = []

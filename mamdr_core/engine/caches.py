@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mamdr_core.engine.columns import Visit
-from mamdr_core.engine.optimizers import ROW_STATES, AdamState, row_change
+from mamdr_core.engine.optimizers import ROW_STATES, InnerState, row_change
 from mamdr_core.engine.parameters import Rows, Scope, Theta
 from mamdr_core.engine.parts import FieldGradient
 from mamdr_core.engine.step_options import RowRule
@@ -43,7 +43,7 @@ class CachedTable:
         readers: Sequence[Table],
         visits: Sequence[Visit],
         scope: Scope,
-        state: AdamState | None,
+        state: InnerState | None,
         rule: RowRule,
     ) -> None:
         device = theta.shared.dense.device
@@ -128,7 +128,7 @@ class CachedTable:
         for moments, advanced in zip(self._moments, own, strict=True):
             moments[place_V] = advanced
 
-    def write_moments(self, state: AdamState) -> None:
+    def write_moments(self, state: InnerState) -> None:
         """Leave the moments in `state`, where it has some of the table."""
         if self._moments and self.table.name in state.tables:
             for whole, own in zip(state.tables[self.table.name].named().values(), self._moments, strict=True):

@@ -16,7 +16,7 @@ from mamdr_core.engine.caches import CachedTable
 from mamdr_core.engine.columns import Columns, FrozenTables, Visit
 from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.hashing import step_keys
-from mamdr_core.engine.optimizers import AdamMoments, AdamState, adam_change
+from mamdr_core.engine.optimizers import AdamMoments, InnerState, adam_change
 from mamdr_core.engine.parameters import EVERYTHING, Change, Rows, Scope, Theta
 from mamdr_core.engine.parts import FieldGradient, Part, by_domain, joined, part_key, whole
 from mamdr_core.engine.step_options import FOLLOW_GRADIENT, StepOptions
@@ -112,7 +112,7 @@ class EagerEngine:
         visits: Sequence[Visit],
         lr: float,
         optimizer: str = "adam",
-        state: AdamState | None = None,
+        state: InnerState | None = None,
         scope: Scope = EVERYTHING,
         seed: int = 0,
     ) -> Change:
@@ -233,7 +233,7 @@ class EagerEngine:
         theta: Theta,
         visits: Sequence[Visit],
         scope: Scope,
-        state: AdamState | None,
+        state: InnerState | None,
         options: StepOptions,
         optimizer: str,
     ) -> dict[str, CachedTable]:

@@ -21,7 +21,7 @@ from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.hashing import step_keys
 from mamdr_core.engine.layout import Layout, Stack, lay_out, open_stack
 from mamdr_core.engine.memory import NoMemoryError, bytes_per_row, keep_freed_memory, no_memory_for, stack_limits
-from mamdr_core.engine.optimizers import AdamState
+from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import EVERYTHING, Change, Scope, Theta, stacked_dense
 from mamdr_core.engine.parts import holds_one_domain
 from mamdr_core.engine.stacking import Trajectory, cut_stacks, line_up
@@ -80,7 +80,7 @@ class FastEngine(EagerEngine):
         visits: Sequence[Visit],
         lr: float,
         optimizer: str = "adam",
-        state: AdamState | None = None,
+        state: InnerState | None = None,
         scope: Scope = EVERYTHING,
         seed: int = 0,
     ) -> Change:
@@ -150,7 +150,7 @@ class FastEngine(EagerEngine):
         )
 
     def _run(
-        self, stacks: Sequence[Sequence[Trajectory]], lr: float, optimizer: str, state: AdamState | None
+        self, stacks: Sequence[Sequence[Trajectory]], lr: float, optimizer: str, state: InnerState | None
     ) -> Iterator[tuple[Sequence[Trajectory], list[Change]]]:
         """Run stacks one after another; yields each with its changes, in the order of its trajectories."""
         laid_out = self._ahead(self._laid_out(stacks, optimizer, state))
@@ -160,7 +160,7 @@ class FastEngine(EagerEngine):
             yield stack.trajectories, changes
 
     def _laid_out(
-        self, stacks: Sequence[Sequence[Trajectory]], optimizer: str, state: AdamState | None
+        self, stacks: Sequence[Sequence[Trajectory]], optimizer: str, state: InnerState | None
     ) -> Iterator[tuple[Stack, Layout | None]]:
         """What stacks compute on, part by part; without steps, one part that is None."""
         rule = partial(self.options.rule, optimizer=optimizer)
@@ -188,7 +188,7 @@ class FastEngine(EagerEngine):
                 yield item
 
     def _descend(
-        self, stack: Stack, layouts: Iterator[Layout], lr: float, optimizer: str, state: AdamState | None
+        self, stack: Stack, layouts: Iterator[Layout], lr: float, optimizer: str, state: InnerState | None
     ) -> list[Change]:
         """All steps of a stack."""
         start_GP = stacked_dense([trajectory.theta for trajectory in stack.trajectories])

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from mamdr_core.engine.optimizers import AdamState, adam_change, row_change
+from mamdr_core.engine.optimizers import InnerState, adam_change, row_change
 from mamdr_core.engine.parameters import Change, Rows, Shared, Theta
 from mamdr_core.engine.step_options import FOLLOW_GRADIENT, RowRule, StepOptions
 
@@ -11,7 +11,7 @@ def inner_step(
     shared: Shared,
     moved: Change,
     gradient: Change,
-    state: AdamState | None,
+    state: InnerState | None,
     lr: float,
     optimizer: str,
     options: StepOptions,

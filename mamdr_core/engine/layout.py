@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mamdr_core.engine.bags import Read, StackedBags
 from mamdr_core.engine.columns import Columns, FrozenTables, shares_of
-from mamdr_core.engine.optimizers import AdamState
+from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Scope
 from mamdr_core.engine.stacking import Trajectory
 from mamdr_core.engine.step_options import RowRule
@@ -73,7 +73,7 @@ def open_stack(
     batch_size: int,
     device: torch.device,
     rule: Callable[[Table], RowRule],
-    state: AdamState | None,
+    state: InnerState | None,
 ) -> Stack:
     """Gather the embedding rows that trajectories read.
 
@@ -124,7 +124,7 @@ def _alike(
     tables: Sequence[Table],
     fields: Sequence[Table],
     scope: Scope,
-    state: AdamState | None,
+    state: InnerState | None,
     rule: Callable[[Table], RowRule],
 ) -> list[list[Table]]:
     """Tables that one matrix can hold: of one width, read and moved alike, all trained or none, all carrying moments or

@@ -54,7 +54,7 @@ ROW_STATES: dict[str, type[RowState]] = {"adam": AdamMoments, "adagrad": Adagrad
 
 
 @dataclass
-class AdamState:
+class InnerState:
     """The inner optimizers' state of theta_S: the step count, moments of dense parameters and of every embedding table.
 
     The count is one for all; a table's moments move only where a row is touched (lazy Adam). Sharded tables have none
@@ -67,7 +67,7 @@ class AdamState:
     step: int = 0
 
     @classmethod
-    def zeros_like(cls, shared: Shared, rules: Mapping[str, RowRule] | None = None) -> "AdamState":
+    def zeros_like(cls, shared: Shared, rules: Mapping[str, RowRule] | None = None) -> "InnerState":
         """The state before the first step.
 
         Args:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mamdr_core.engine.optimizers import AdamState, adagrad_change, move_by_adam
+from mamdr_core.engine.optimizers import InnerState, adagrad_change, move_by_adam
 from mamdr_core.engine.parameters import Change, Rows, Scope, Theta, stacked_rows
 from mamdr_core.engine.step_options import RowRule
 from mamdr_core.engine.steps import ReadPlaces
@@ -81,7 +81,7 @@ class StackedRows(ABC):
         scopes: Sequence[Scope],
         trains: bool,
         rule: RowRule,
-        state: AdamState | None,
+        state: InnerState | None,
     ) -> None:
         self.per_domain = tables[0].per_domain
         self.trains = trains
@@ -170,7 +170,7 @@ class StackedRows(ABC):
             values_VD.sub_(gradient_VD, alpha=rate)
         self._rows.index_copy_(0, distinct, moved)
 
-    def write_moments(self, state: AdamState) -> None:
+    def write_moments(self, state: InnerState) -> None:
         """Leave a single trajectory's moments in `state`, of tables that it has."""
         for part in self._parts if self._copies > 1 and not self.is_fresh else []:
             for own, moment in zip(self._moments(part), state.tables[part.table.name].named().values(), strict=True):
@@ -228,7 +228,7 @@ class StackedTables(StackedRows):
         trajectory_N: Tensor,
         trains: bool,
         rule: RowRule,
-        state: AdamState | None,
+        state: InnerState | None,
     ) -> None:
         found = [
             (trajectory_N * table.rows + ids_N).unique(return_inverse=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.inner_step import inner_step
-from mamdr_core.engine.optimizers import AdamState
+from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Change, Theta
 from mamdr_core.engine.settings import OuterSettings
 from mamdr_core.engine.step_options import RowRule
@@ -25,7 +25,7 @@ class InnerLoop:
 
     def __init__(self, learner: Learner) -> None:
         self._learner = learner
-        self._adam: AdamState | None = None
+        self._adam: InnerState | None = None
 
     def descend(self, visits: Sequence[Visit], round_: Round) -> Change:
         """theta~ - theta after inner steps on visit after visit (Alg. 1, lines 2 and 4 to 6)."""
@@ -40,7 +40,7 @@ class InnerLoop:
             seed=learner.round_seed(round_, learner.rank),
         )
 
-    def carried_moments(self) -> AdamState | None:
+    def carried_moments(self) -> InnerState | None:
         """Adam's moments from the rounds before, advanced in place; None if every inner loop starts with fresh ones."""
         inner = self._learner.settings.inner
         if not self._has_moments or inner.state != "carried":
@@ -48,13 +48,13 @@ class InnerLoop:
         self._adam = self._adam or self._fresh_moments()
         return self._adam
 
-    def moments(self) -> AdamState | None:
+    def moments(self) -> InnerState | None:
         """Adam's moments for the next inner loop, carried or fresh; None if the inner optimizer has none."""
         if not self._has_moments:
             return None
         return self.carried_moments() or self._fresh_moments()
 
-    def step(self, moved: Change, gradient: Change, state: AdamState | None, round_: Round) -> None:
+    def step(self, moved: Change, gradient: Change, state: InnerState | None, round_: Round) -> None:
         """One step of a round along a gradient.
 
         Args:
@@ -76,8 +76,8 @@ class InnerLoop:
         engine, optimizer = self._learner.engine, self._learner.settings.inner.optimizer
         return {table.name: engine.options.rule(table, optimizer) for table in engine.trained_tables}
 
-    def _fresh_moments(self) -> AdamState:
-        return AdamState.zeros_like(self._learner.shared, self._rules())
+    def _fresh_moments(self) -> InnerState:
+        return InnerState.zeros_like(self._learner.shared, self._rules())
 
     def state_dict(self) -> State:
         """Adam's moments, which are this rank's own."""

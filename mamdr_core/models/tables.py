@@ -145,7 +145,7 @@ def declare_features(settings: ModelSettings, features: Sequence[Feature], sizes
                     project=feature.project,
                 )
             )
-        elif feature.is_multi and not feature.table:
+        elif feature.has_several_ids and not feature.table:
             width = feature.size or settings.embedding_dim
             rows = sizes[feature.name] + 1
             tables.append(
@@ -153,7 +153,7 @@ def declare_features(settings: ModelSettings, features: Sequence[Feature], sizes
             )
     named = {table.name: table for table in tables if not table.project}
     for feature in features:
-        if feature.is_multi and feature.table:
+        if feature.has_several_ids and feature.table:
             tables.append(_sharing(feature, named))
     in_order = {feature.name: place for place, feature in enumerate(features)}
     tables[len(ids) :] = sorted(tables[len(ids) :], key=lambda table: in_order[table.name])

@@ -146,7 +146,7 @@ def _meaning(feature: Feature) -> tuple[object, ...]:
         feature.buckets,
         feature.of if feature.kind == "vector" else "",
         feature.size,
-        *((feature.table, feature.separator, feature.weights, feature.length) if feature.is_multi else ()),
+        *((feature.table, feature.separator, feature.weights, feature.length) if feature.has_several_ids else ()),
         *((feature.history_days,) if feature.history else ()),
         feature.quantiles,
     )

@@ -108,7 +108,7 @@ def compare(call: Call, scorer: Scorer, served: Served, domains: Sequence[int]) 
 
 def _lengths(served: Served) -> dict[str, int]:
     """Ids of a row by bag and sequence."""
-    return {feature.name: feature.length for feature in served.features if feature.is_multi}
+    return {feature.name: feature.length for feature in served.features if feature.has_several_ids}
 
 
 def _known(index_B: Tensor, size: int) -> Any:

@@ -222,7 +222,7 @@ class Pairing:
     def recommend(self, users: pa.RecordBatch, k: int) -> Iterator[pa.RecordBatch]:
         """Rows of the table scores: the K best candidates of each user of a batch; those of a domain are together."""
         kept: list[Best] = []
-        rows = block_rows(sum(feature.length for feature in self.served.features if feature.is_multi))
+        rows = block_rows(sum(feature.length for feature in self.served.features if feature.has_several_ids))
         for best in choose_best(self.runs(users), k, partial(self.predict, users), self.candidates.alike, rows):
             kept.append(best)
             if sum(each.logits.numel() for each in kept) >= OUT_ROWS:

@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 from mamdr_core.features import Feature
 from mamdr_core.lake.core.features import names_in_examples
 from mamdr_core.lake.core.hashing import hash64
-from mamdr_core.lake.core.several_ids import in_pairs
+from mamdr_core.lake.core.id_arrays import in_pairs
 from mamdr_core.lake.core.sources import CORRUPT, as_id, read_input, resolve
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.encoding import IDS, encode_features, indexed_features
@@ -83,7 +83,7 @@ def encode_requests(
     values = {name: grown(lake, feature_vocabulary(name)) for name in indexed}
     shared &= {"user", "item"}
     values |= {name: grown(lake, TABLES[f"{name}s"]) for name in sorted(shared)}
-    several = [feature for feature in features if feature.is_multi]
+    several = [feature for feature in features if feature.has_several_ids]
     rows = requests.withColumns(
         {name: column for feature in several for name, column in hashed_ids(feature, examples.users, examples.items)}
     )

@@ -156,7 +156,7 @@ def predict_batch(
         batch: rows as `encode_requests` makes them; columns of KEPT are not read.
         deviation: whether to compute deviations.
     """
-    several = [feature for feature in served.features if feature.is_multi]
+    several = [feature for feature in served.features if feature.has_several_ids]
     padded = pad_lists(batch, several)
     single = [name for name in batch.schema.names if name not in KEPT and name not in padded]
     read = padded | {name: batch.column(name).to_numpy(zero_copy_only=False) for name in single}

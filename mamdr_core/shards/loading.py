@@ -61,7 +61,7 @@ class Share:
     ) -> None:
         self._pinned, self._features, self._own, self._reader = pinned, features, own, reader
         self._ids = ["user", "item", "domain", *(f.name for f in features if f.is_id)]
-        self._several = [feature for feature in features if feature.is_multi]
+        self._several = [feature for feature in features if feature.has_several_ids]
         weights = [weights_of(feature.name) for feature in self._several if feature.weights]
         self.column_names = [*self._ids, *weights, "label", "key", "true_probability", *pinned.numeric]
         if pinned.has_weights:

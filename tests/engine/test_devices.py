@@ -11,7 +11,7 @@ from mamdr_core.engine.columns import Columns, Visit
 from mamdr_core.engine.compiled import DenseStep
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.fast import FastEngine
-from mamdr_core.engine.optimizers import AdamState
+from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Change, Rows, Scope, Shared, Theta
 from mamdr_core.engine.prediction import predict_runs
 from mamdr_core.features import Feature
@@ -80,7 +80,7 @@ class Setting:
 
     def negotiate(self) -> list[Change]:
         """DN: two trajectories with carried moments."""
-        state = AdamState.zeros_like(self.shared)
+        state = InnerState.zeros_like(self.shared)
         visits = [self.visit(domain) for domain in (4, 0, 2, 1, 3, 5)]
         run = self.engine.descend
         return [run(Theta(self.shared), visits, 0.05, "adam", state, seed=seed) for seed in (3, 4)]

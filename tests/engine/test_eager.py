@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mamdr_core.engine.columns import Visit
-from mamdr_core.engine.optimizers import AdamState
+from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Change, Rows, Scope, Theta
 from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.structures import build_model
@@ -92,7 +92,7 @@ def test_carried_moments_continue_where_the_last_trajectory_ended():
     engine, shared = small_engine(3)
     visits = [Visit(columns, torch.arange(20 * d, 20 * d + 20)) for d in range(3)]
     whole = engine.descend(Theta(shared), visits, lr=0.01)
-    state = AdamState.zeros_like(shared)
+    state = InnerState.zeros_like(shared)
     first = engine.descend(Theta(shared), visits[:1], lr=0.01, state=state)
     second = engine.descend(Theta(shared, first), visits[1:], lr=0.01, state=state)
     both = first.add(second, 1.0)

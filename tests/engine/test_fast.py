@@ -13,7 +13,7 @@ from mamdr_core.engine.compiled import DenseState, DenseStep, PaddedBatch
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.flat import FlatModule
-from mamdr_core.engine.optimizers import AdamState
+from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Change, Rows, Scope, Shared, Theta
 from mamdr_core.errors import DivergedError, MamdrError
 from mamdr_core.models.settings import ModelSettings
@@ -98,7 +98,7 @@ def test_a_trajectory_over_many_domains_is_the_eager_one(optimizer, has_base):
 
 def test_carried_moments_go_on_as_in_the_eager_engine():
     columns, (eager, shared) = columns_of(), eager_engine()
-    fast, states = fast_engine(), [AdamState.zeros_like(shared), AdamState.zeros_like(shared)]
+    fast, states = fast_engine(), [InnerState.zeros_like(shared), InnerState.zeros_like(shared)]
     for seed, domain in enumerate((4, 0, 2)):
         visits = [visit(columns, domain)]
         expected = eager.descend(Theta(shared), visits, 0.05, "adam", states[0], seed=seed)
@@ -154,7 +154,7 @@ def test_compiled_steps_are_the_eager_ones_and_not_compiled_anew_for_other_sizes
     columns, (eager, shared) = columns_of(), eager_engine()
     engine = fast_engine(compiles=True)
     visits = [visit(columns, d) for d in (4, 0, 2, 1, 3, 5)]
-    states = [AdamState.zeros_like(shared), AdamState.zeros_like(shared)]
+    states = [InnerState.zeros_like(shared), InnerState.zeros_like(shared)]
     for optimizer, found_in, expected_in in (("adam", *states), ("adam", *states), ("sgd", None, None)):
         expected = eager.descend(Theta(shared), visits, 0.05, optimizer, expected_in, seed=3)
         assert_same(engine.descend(Theta(shared), visits, 0.05, optimizer, found_in, seed=3), expected)

@@ -8,7 +8,7 @@ import torch
 from mamdr_core.engine import layout
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.fast import FastEngine
-from mamdr_core.engine.optimizers import AdamState
+from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Change, Rows, Scope, Shared, Theta
 from mamdr_core.models.structures import MODELS, build_model
 from tests.models.helpers import MULTI_DOMAIN, featured_columns, small_engine, small_inputs, small_settings
@@ -81,7 +81,7 @@ def test_a_mixed_batch_is_one_step_of_the_optimizer(name):
     gradient = engine.gradient(Theta(shared), mixed(columns))
     step = engine.descend(Theta(shared), [mixed(columns)], 0.1, "sgd")
     assert_same(step, Change(torch.zeros_like(shared.dense)).add(gradient, -0.1))
-    state = AdamState.zeros_like(shared)
+    state = InnerState.zeros_like(shared)
     adam = engine.descend(Theta(shared), [mixed(columns)], 0.1, "adam", state)
     assert state.step == 1
     moves = gradient.dense.abs() > 1e-5  # Adam's first step is as long as the rate
@@ -160,7 +160,7 @@ def test_weights_of_domains_that_a_scope_leaves_alone_are_read_as_they_are(name)
 def test_carried_moments_and_mixed_visits_give_the_eager_numbers(name):
     columns = featured_columns(COUNTS)
     eager, fast, shared = both(name)
-    states = [AdamState.zeros_like(shared), AdamState.zeros_like(shared)]
+    states = [InnerState.zeros_like(shared), InnerState.zeros_like(shared)]
     for seed, visits in enumerate(([visit(columns, 4)], [mixed(columns), visit(columns, 0)], [visit(columns, 4)])):
         expected = eager.descend(Theta(shared), visits, 0.05, "adam", states[0], seed=seed)
         assert_same(fast.descend(Theta(shared), visits, 0.05, "adam", states[1], seed=seed), expected)

@@ -8,7 +8,7 @@ from mamdr_core.engine import layout
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.dense_gradients import dense_gradients
 from mamdr_core.engine.fast import FastEngine
-from mamdr_core.engine.optimizers import AdamState
+from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Change, Rows, Scope, Theta
 from mamdr_core.engine.prediction import predict_runs
 from mamdr_core.engine.step_options import FOLLOW_GRADIENT, StepOptions
@@ -190,7 +190,7 @@ def test_the_fast_engine_gives_the_eager_ones_numbers(pooling, bag_pooling, opti
     columns.ids["history"][columns.offsets[2] : columns.offsets[3]] = 0
     eager, shared = several_engine(pooling, 6, bag_pooling=bag_pooling)
     fast, _ = several_engine(pooling, 6, FastEngine, bag_pooling, compiles=compiles)
-    states = [AdamState.zeros_like(shared) if optimizer == "adam" else None for _ in range(2)]
+    states = [InnerState.zeros_like(shared) if optimizer == "adam" else None for _ in range(2)]
     for domains in ((4, 0, 2), (1, 3, 5)):
         visits = [visit(columns, d) for d in domains]
         found, expected = (

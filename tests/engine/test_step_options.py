@@ -11,7 +11,7 @@ from torch.nn.utils import clip_grad_norm_
 from mamdr_core.engine.columns import Columns, Visit
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.fast import FastEngine
-from mamdr_core.engine.optimizers import AdamState
+from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Change, Scope, Shared, Theta
 from mamdr_core.engine.settings import InnerSettings
 from mamdr_core.engine.slots import MemorySlots
@@ -137,7 +137,7 @@ def test_what_optimizers_of_rows_keep_is_carried_alike(name, optimizer):
     eager.options = options_of(name)
     fast = fast_engine(options=options_of(name))
     rules = {table.name: eager.options.rule(table, optimizer) for table in eager.trained_tables}
-    states = [AdamState.zeros_like(shared, rules) for _ in range(2)]
+    states = [InnerState.zeros_like(shared, rules) for _ in range(2)]
     offsets = columns.offsets.tolist()
     for seed, domain in enumerate((4, 0, 2)):
         visits = [Visit(columns, torch.arange(*offsets[domain : domain + 2]))]

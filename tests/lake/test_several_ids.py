@@ -182,7 +182,7 @@ def assert_requests(spark, config, lake, tmp_path, wanted):
     pinned = pin_examples(spark, config.lake, config.features)
     served = Served("run", "", (), config, pinned.versions, pinned.sizes | {"tags": max(values["tags"])}, {})
     rows = encode_requests(read_requests(spark, config.score.input, served), lake, served)
-    several = [feature for feature in config.features if feature.is_multi]
+    several = [feature for feature in config.features if feature.has_several_ids]
     read = rows.toArrow().sort_by("user").combine_chunks()
     assert read["price"].to_pylist() == [values["price"]] * 2
     crossed, unseen = read["cross"].to_pylist()

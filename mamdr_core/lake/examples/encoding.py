@@ -73,7 +73,7 @@ def encode_features(clicks: DataFrame, vocabularies: Mapping[str, Growth], featu
             hashed = F.pmod(hash64(F.col(feature.name)), F.lit(feature.buckets)).cast("int")
             known = F.when(F.col(feature.name).isNotNull(), hashed)
             clicks = clicks.withColumn(feature.name, F.coalesce(known, F.lit(UNKNOWN_INDEX)))
-        elif feature.has_vocabulary and not feature.is_multi:
+        elif feature.has_vocabulary and not feature.has_several_ids:
             values = vocabularies[feature.name]
             clicks = clicks.withColumn(_VALUE, hash64(F.col(feature.name))).drop(feature.name)
             clicks = encode(clicks, _VALUE, values.indices, feature.name, values.total).drop(_VALUE)

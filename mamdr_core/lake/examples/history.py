@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 from mamdr_core.features import Feature
 from mamdr_core.lake.core.few import gathered
 from mamdr_core.lake.core.hashing import hash64
-from mamdr_core.lake.core.several_ids import newest_or_first
+from mamdr_core.lake.core.id_arrays import newest_or_first
 from mamdr_core.lake.examples.vocabularies import Growth, encode
 
 _AT, _CLICK, _NUMBER, _FOUND = "_at", "_click", "_number", "_found"

@@ -141,7 +141,7 @@ def built_with(config: Config) -> dict[str, Any]:
 def _identity(feature: Feature) -> list[Any]:
     """What of a feature's declaration decides its values in examples."""
     found: list[Any] = [feature.name, feature.kind, feature.buckets]
-    if feature.is_multi:
+    if feature.has_several_ids:
         found += [feature.length, feature.table, bool(feature.weights)]
         found += [feature.history_days] if feature.history else []
     return [*found, feature.quantiles] if feature.quantiles else found

@@ -127,7 +127,7 @@ def select_clicks(lake: Lake, version: int, config: Config) -> DataFrame:
     hashed = {"user": settings.users, "item": settings.items}
     ids = [id_column(F.col(name), of).alias(name) for name, of in hashed.items()]
     for feature in config.features:
-        if feature.is_multi and not feature.history:
+        if feature.has_several_ids and not feature.history:
             clicks = clicks.withColumns(dict(hashed_ids(feature, settings.users, settings.items)))
     given = ("domain", "label", "event_time", "ds", "load", "true_probability", *split, *weight)
     return clicks.select(*ids, *given, *features)
@@ -205,7 +205,8 @@ def encode_news(
     if in_domain:
         rows = first_of_pairs(rows)
     # Before all other look-ups, since it reads the rows twice.
-    rows = encode_several(rows, growth, [f for f in config.features if f.is_multi and not f.history], config.features)
+    given = [feature for feature in config.features if feature.has_several_ids and not feature.history]
+    rows = encode_several(rows, growth, given, config.features)
     rows = encode_ids(rows, growth)
     if made := histories(config.features):
         days = min(row["ds"] for row in news.seen), max(row["newest"] for row in news.seen)

@@ -9,7 +9,7 @@ from pyspark.sql import types as T
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
-from mamdr_core.lake.core.several_ids import in_pairs, newest_or_first
+from mamdr_core.lake.core.id_arrays import in_pairs, newest_or_first
 from mamdr_core.lake.core.sources import as_id, kind_of, lacks_columns, resolve
 from schemas.features import weights_of
 
@@ -36,9 +36,9 @@ def declared_features(
     for number, feature in enumerate(features):
         if only is not None and feature not in only:
             continue
-        if feature.is_multi and (keep_faulty or not feature.history):
+        if feature.has_several_ids and (keep_faulty or not feature.history):
             found += _several(raw, number, feature).columns(feature, keep_faulty)
-        elif not (feature.kind == "vector" or feature.is_multi):
+        elif not (feature.kind == "vector" or feature.has_several_ids):
             kind = "string" if feature.kind == "categorical" and not feature.quantiles else "double"
             found.append(_single(raw, number, feature, kind).alias(feature.name))
     return found
