@@ -66,7 +66,7 @@ class DCNv2(nn.Module):
 
 
 class CrossLayer(nn.Module):
-    """x_0 * (W x_l + b) + x_l, elementwise; of low rank W = U V^T (Wang et al. 2021, Eq. 1 and 2).
+    """x_0 * (W x_l + b) + x_l, elementwise; of low rank W = U V^T (Wang et al. 2021).
 
     Args:
         width: D of x_0 and x_l.

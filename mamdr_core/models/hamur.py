@@ -38,8 +38,8 @@ class HAMUR(nn.Module):
 
     "HAMUR: Hyper Adapter for Multi-Domain Recommendation" (Li et al. 2023): a hyper-network, shared by all domains,
     maps all features of a row, the domain's embedding included, to a matrix I of rank x rank. An adapter's two matrices
-    are U_1 I V_1 and U_2 I V_2 (`Adapter`). The MLP is shared too: the authors' code has one for each domain, which
-    would be a whole network for each of many domains.
+    are U_1 I V_1 and U_2 I V_2 (`Adapter`). The MLP is shared too, where a public implementation
+    (Scenario-Wise-Rec) has one for each domain: that would be a whole network for each of many domains.
 
     Args:
         inputs: the fields.

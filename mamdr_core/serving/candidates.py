@@ -18,10 +18,10 @@ from pyspark.sql import functions as F
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.serving.requests import MALFORMED, encode_requests, read_requests
+from mamdr_core.serving.requests import MALFORMED, encode_requests, requests_of
 from mamdr_core.serving.scorer import index_of
 from mamdr_core.serving.served import Served
-from mamdr_core.serving.settings import CandidateSettings, ScoreColumns, ScoreInput
+from mamdr_core.serving.settings import CandidateSettings, ScoreColumns
 from schemas import UNKNOWN_INDEX
 
 EVERY = -2
@@ -93,15 +93,15 @@ class Candidates:
 
 
 def read_candidates(
-    spark: SparkSession, settings: CandidateSettings, lake: Lake, served: Served, features: Sequence[Feature]
+    raw: DataFrame, settings: CandidateSettings, lake: Lake, served: Served, features: Sequence[Feature]
 ) -> tuple[pa.Table, int]:
     """The candidates on the driver, as `Candidates` takes them, and how many rows are left out.
 
     Left out are rows without an item, of a domain that the run does not know, and lines that are no whole records.
 
     Args:
-        spark: the session.
-        settings: where they are.
+        raw: the rows.
+        settings: expressions of their ids, and how many are read at most.
         lake: that the run was recorded in.
         served: the run.
         features: those of its features that candidates have.
@@ -110,9 +110,8 @@ def read_candidates(
         MamdrError: they cannot be read, lack a column, or are more than `settings.most`.
     """
     columns = ScoreColumns(user="null", item=settings.columns.item, domain=settings.columns.domain or "null")
-    read = ScoreInput(path=settings.path, format=settings.format, options=settings.options, columns=columns)
-    raw = read_requests(spark, read, served, features).drop("key", "user")
-    encoded = encode_requests(raw, lake, served, ("item", "domain"), features)
+    requests = requests_of(raw, columns, served, features).drop("key", "user")
+    encoded = encode_requests(requests, lake, served, ("item", "domain"), features)
     unknown, every = F.col(index_of("domain")) == UNKNOWN_INDEX, F.col("domain").isNull()
     encoded = encoded.withColumn(index_of("domain"), F.when(every, EVERY).otherwise(F.col(index_of("domain"))))
     left_out = F.col(MALFORMED) | F.col("item").isNull() | (unknown & ~every)

@@ -26,7 +26,7 @@ from mamdr_core.lake.core.unreadable import readable
 from mamdr_core.lake.settings import InputSettings
 from mamdr_core.serving.candidates import ALIKE, ORDER, Candidates, open_candidates, read_candidates, send_candidates
 from mamdr_core.serving.ranking import Best, Piece, block_rows, choose_best
-from mamdr_core.serving.requests import MALFORMED, encode_requests, read_requests, source_of
+from mamdr_core.serving.requests import MALFORMED, encode_requests, requests_of, source_of
 from mamdr_core.serving.scorer import KEPT, Scorer, index_of, open_scorer, predict_batch, scored_batch
 from mamdr_core.serving.served import Served
 from mamdr_core.serving.settings import CandidateSettings, ScoreInput, ScoreSettings
@@ -66,11 +66,12 @@ def plan_top_k(spark: SparkSession, settings: ScoreSettings, lake: Lake, served:
         MamdrError: users or candidates cannot be read or lack a column, or no user has a candidate.
     """
     with _of_candidates(settings.candidates):
-        users_have, items_have = split_features(spark, settings.candidates, served)
-        table, left_out = read_candidates(spark, settings.candidates, lake, served, items_have)
+        items = read_input(spark, _source(settings.candidates))
+        users_have, items_have = split_features(items, served)
+        table, left_out = read_candidates(items, settings.candidates, lake, served, items_have)
     candidates = Candidates(table)
     columns = replace(settings.input.columns, item="null")
-    requests = read_requests(spark, replace(settings.input, columns=columns), served, users_have)
+    requests = requests_of(read_input(spark, source_of(settings.input)), columns, served, users_have)
     counted, malformed = _count_users(requests, lake, served)
     by_domain = {domain: (users, candidates.count(domain)) for domain, users in counted.items()}
     pairs = sum(users * of for users, of in by_domain.values())
@@ -95,17 +96,14 @@ def plan_top_k(spark: SparkSession, settings: ScoreSettings, lake: Lake, served:
     return Plan(_with_tasks(encoded, spread), table, tasks, rows, figures, malformed)
 
 
-def split_features(
-    spark: SparkSession, settings: CandidateSettings, served: Served
-) -> tuple[list[Feature], list[Feature]]:
-    """The features that rows of users have, and those of candidates.
+def split_features(items: DataFrame, served: Served) -> tuple[list[Feature], list[Feature]]:
+    """The features that rows of users have, and those of candidates, whose rows are `items`.
 
     A feature is of candidates if its expression can be computed from their columns; otherwise the rows of users must
     have it. Vectors are looked up by ids.
     """
-    raw = read_input(spark, _source(settings))
     columns = [feature for feature in served.features if feature.kind != "vector"]
-    of_items = [feature for feature in columns if not lacks_columns(raw, feature.expression or feature.name)]
+    of_items = [feature for feature in columns if not lacks_columns(items, feature.expression or feature.name)]
     of_users = [feature for feature in columns if feature not in of_items]
     return of_users, of_items
 

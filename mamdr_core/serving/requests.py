@@ -20,7 +20,7 @@ from mamdr_core.lake.ingest.features import declared_features
 from mamdr_core.lake.settings import ExamplesSettings, InputSettings
 from mamdr_core.serving.scorer import index_of
 from mamdr_core.serving.served import Served
-from mamdr_core.serving.settings import ScoreInput
+from mamdr_core.serving.settings import ScoreColumns, ScoreInput
 from schemas import TABLES, UNKNOWN_INDEX, feature_vocabulary, weights_of
 
 MALFORMED = "_malformed"
@@ -31,14 +31,23 @@ def source_of(settings: ScoreInput) -> InputSettings:
     return InputSettings(path=settings.path, format=settings.format, options=settings.options)
 
 
-def read_requests(
-    spark: SparkSession, settings: ScoreInput, served: Served, features: Sequence[Feature] | None = None
+def read_requests(spark: SparkSession, settings: ScoreInput, served: Served) -> DataFrame:
+    """The rows of `settings.path`; see `requests_of`.
+
+    Raises:
+        MamdrError: they cannot be read, or lack a column that an expression names.
+    """
+    return requests_of(read_input(spark, source_of(settings)), settings.columns, served)
+
+
+def requests_of(
+    raw: DataFrame, columns: ScoreColumns, served: Served, features: Sequence[Feature] | None = None
 ) -> DataFrame:
-    """The rows of `settings.path`, with the run's declared features as clicks have them.
+    """Rows to score, with the run's declared features as clicks have them.
 
     Args:
-        spark: the session.
-        settings: where the rows are.
+        raw: the rows.
+        columns: expressions of their ids and key.
         served: the run.
         features: those of its features that the rows have; None: all.
 
@@ -47,10 +56,8 @@ def read_requests(
         a whole record.
 
     Raises:
-        MamdrError: they cannot be read, or lack a column that an expression names.
+        MamdrError: the rows lack a column that an expression names.
     """
-    raw = read_input(spark, source_of(settings))
-    columns = settings.columns
     keys = {name: f"input.columns.{name}" for name in IDS}
     ids = [as_id(raw, key, resolve(raw, key, getattr(columns, name))).alias(name) for name, key in keys.items()]
     key = resolve(raw, "input.columns.key", columns.key) if columns.key else F.lit(None)
@@ -71,11 +78,11 @@ def encode_requests(
     Vocabularies may have grown since the run was trained: what it does not know has the index UNKNOWN_INDEX.
 
     Args:
-        requests: from `read_requests`.
+        requests: from `requests_of`.
         lake: that the run was recorded in.
         served: the run.
         ids: which of user, item and domain get an index.
-        features: as `read_requests` was given.
+        features: as `requests_of` was given.
     """
     examples, features = served.config.examples, served.features if features is None else features
     shared = {feature.table for feature in features}

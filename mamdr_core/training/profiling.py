@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 WARM_ROUNDS, WARM_STEPS = 1, 50
 """Recording begins after this number of rounds or of steps of a stage, whichever comes first."""
 ROUNDS, STEPS = 3, 200
-"""Recorded of a stage at most, which bounds a trace at about 100,000 events (some MB, compressed)."""
+"""Recorded of a stage at most, which bounds a trace; waits for other ranks count as steps."""
 SHOWN = 25
 """Operators in the table."""
 TABLE = "profile.txt"

@@ -13,7 +13,7 @@ from mamdr_core.learning.learner import Round
 from mamdr_core.learning.methods import METHODS
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from tests.engine.helpers import small_engine
-from tests.parallel.test_sharded import COLUMNS, ROUNDS, Case, assert_close
+from tests.parallel.sharded_cases import COLUMNS, ROUNDS, Case, assert_close
 
 NAME = "joint_data_parallel"
 OWNERS = {1: (0,) * 5, 2: (0, 1, 0, 1, 0), 3: (0, 1, 1, 0, 0)}
