@@ -66,7 +66,7 @@ def train(settings: TrainSettings, domains: int, rows: int, users: int, width: i
     own, counts = np.ones(domains, dtype=np.bool_), {"train": columns["train"].counts.numpy()}
     sizes = {"user": users, "item": 1, "domain": domains}
     pinned = SimpleNamespace(sizes=sizes, counts=counts, domain_ids=("x",) * domains, numeric={})
-    share = SimpleNamespace(vectors=dict)
+    share = SimpleNamespace(vectors=lambda trainable: {})
     choices = Choices(torch.device("cpu"), "eager")
     one = SingleProcess()
     learner = make_learner(config, pinned, own, one, share, columns["train"], choices)

@@ -32,7 +32,8 @@ def needs(shape=SHAPE, specific_bytes=1e9, **train):
 @pytest.mark.parametrize("run", ["replicated", "touched"])
 def test_the_formula_is_within_a_quarter_of_the_measured_resident_size(run):
     command = [sys.executable, "-m", "tests.training.measured_memory", run]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["measured"] > 100e6
     assert found["formula"] == pytest.approx(found["measured"], rel=0.25)
