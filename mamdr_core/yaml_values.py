@@ -9,8 +9,37 @@ import yaml
 from mamdr_core.errors import MamdrError
 
 DEPTH, NODES, WIDEST = 20, 200_000, 1 << 63
+WIDEST_MERGE = 10_000
+"""Keys that a mapping has at most once others are merged into it."""
 # PyYAML lets these through from values that are tagged or look like a date or a number, and are none.
 _SLIPS = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which refuses a key that is given twice, and merge keys (`<<`) that grow without bound."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._merged: set[int] = set()
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Check the keys of a mapping before other mappings are merged into it, and its size afterwards."""
+        seen = set()
+        # A mapping that others merge comes here again, with the keys that were merged into it before.
+        own = node.value if id(node) not in self._merged else ()
+        self._merged.add(id(node))
+        for key, _ in own:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if (key.tag, key.value) in seen:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"the key {shorten(key.value)} is given twice", problem_mark=key.start_mark
+                    )
+                seen.add((key.tag, key.value))
+        super().flatten_mapping(node)
+        if len(node.value) > WIDEST_MERGE:
+            raise yaml.constructor.ConstructorError(
+                problem=f"merge keys give more than {WIDEST_MERGE:,} keys", problem_mark=node.start_mark
+            )
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -28,7 +57,7 @@ def parse_yaml(text: str, where: str) -> Any:
         {'k': 5, 'since': datetime.date(2026, 1, 2)}
     """
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, _Loader)  # noqa: S506 (a subclass of the safe loader)
     except (yaml.YAMLError, *_SLIPS) as error:
         raise MamdrError(f"{where}: not valid YAML ({_problem(error)})") from None
     check_plain(values, where)

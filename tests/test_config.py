@@ -8,6 +8,7 @@ import yaml
 from mamdr_core.config import dump_config, load_config, parse_config, with_values
 from mamdr_core.config_reference import config_reference
 from mamdr_core.errors import MamdrError
+from mamdr_core.yaml_values import parse_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -126,3 +127,25 @@ def test_the_demo_runs_mamdr_with_the_papers_settings():
     demo = load_config(str(ROOT / "conf/demo.yaml"))
     paper = load_config([str(ROOT / "conf/demo.yaml"), str(ROOT / "conf/paper.yaml")])
     assert with_values(demo, {**demo.compare.overrides["mamdr"], "train.method": "mamdr"}).train == paper.train
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lake: {root: a}\ntrain: {}\nlake: {root: b}\n", r"the key 'lake' is given twice in line 3"),
+        ("train: {epochs: 1, lr: 2, epochs: 3}", r"the key 'epochs' is given twice in line 1"),
+        (
+            "a0: &a0 {x: 1}\n"
+            + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 9)),
+            r"merge keys give more than 10,000 keys",
+        ),
+    ],
+)
+def test_yaml_that_hides_a_key_or_grows_without_bound_is_refused(text, message):
+    with pytest.raises(MamdrError, match=message):
+        parse_yaml(text, "run.yaml")
+
+
+def test_a_mapping_that_others_merge_keeps_its_own_values():
+    found = parse_yaml("d: &d {a: 1, b: 2}\ne: &e {<<: *d, a: 3}\nf: {<<: [*e, *d]}\ng: {<<: *e, b: 4}", "run.yaml")
+    assert found == {"d": {"a": 1, "b": 2}, "e": {"a": 3, "b": 2}, "f": {"a": 3, "b": 2}, "g": {"a": 3, "b": 4}}
