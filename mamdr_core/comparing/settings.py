@@ -116,7 +116,7 @@ class ConflictSettings:
     """How much domains' gradients conflict at theta_S of a trained run, before and after rounds of DN."""
 
     run_id: str = ""
-    """The run whose package is measured; empty: the newest successful run in training_runs."""
+    """The run whose package is measured: an id, or champion, the run that serves; empty: the newest that ended well."""
     rows: int = 1024
     """Training rows of a domain that its gradient is computed on at most, drawn at random."""
     max_pairs: int = 5000

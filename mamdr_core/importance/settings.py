@@ -10,7 +10,7 @@ class ImportanceSettings:
     """Which features of which run are permuted, and how often."""
 
     run_id: str = ""
-    """The run that is measured; empty: the newest successful run in training_runs."""
+    """The run that is measured: an id, or champion, the run that serves; empty: the newest that ended well."""
     split: Literal["train", "val", "test"] = "test"
     """Split of examples, in the version that the run was trained on."""
     features: tuple[str, ...] = ()

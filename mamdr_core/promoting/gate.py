@@ -8,7 +8,7 @@ from pyspark.sql import Row, SparkSession
 
 from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.champion import day_after, find_champion, resolve_run
+from mamdr_core.lake.champion import day_after, find_champion
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.plugins import PluginImportError
 from mamdr_core.promoting.decisions import Decision, figures_of, find_decision, record_decision, record_domains
@@ -40,7 +40,7 @@ def decide(spark: SparkSession, config: Config) -> dict[str, Any]:
         MamdrError: no such run, or its package is gone or damaged.
     """
     lake = Lake(spark, config.lake)
-    run = find_run(lake, resolve_run(lake, config.gate.run_id))
+    run = find_run(lake, config.gate.run_id)
     champion = find_champion(lake)
     decision = _without_measuring(lake, run, champion) or _by_measuring(spark, config, run, champion)
     record_decision(spark, lake, decision)

@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mamdr_core.errors import MamdrError
-from mamdr_core.lake.champion import resolve_run
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.serving.served import Served
 from mamdr_core.shards.loading import Share
@@ -35,7 +34,7 @@ def find_served(lake: Lake, run_id: str) -> Served:
         MamdrError: no such run or package, a damaged one, one of another lake, or of a user's own structure that cannot
             be imported.
     """
-    row = find_run(lake, resolve_run(lake, run_id))
+    row = find_run(lake, run_id)
     package = str(row["package"])
     facts = read_facts(package)
     config, sizes = config_of(facts.config, package), facts.pinned["sizes"]

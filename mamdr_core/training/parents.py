@@ -20,7 +20,7 @@ from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.differences import differences
 from mamdr_core.training.own_code import check_served
 from mamdr_core.training.package import PackageFacts, read_facts
-from mamdr_core.training.records import find_run
+from mamdr_core.training.records import find_run, package_of
 from mamdr_core.training.settings import TrainSettings
 from mamdr_core.training.trained import config_of
 
@@ -97,7 +97,7 @@ def _champion_before(lake: Lake, config: Config) -> str:
         return ""
     run_id = str(champion["run_id"])
     row = lake.read("training_runs").where(F.col("run_id") == run_id).first()
-    if row is None or not row["package"] or not place_of(row["package"]).exists():
+    if row is None or not row["package"] or not place_of(package_of(lake, row)).exists():
         logger.warning("the package of the champion, run %s, was deleted: this run starts cold", run_id)
         return ""
     return run_id

@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from mamdr_core.engine.metrics import DetailedMetrics, DomainMetrics
 from mamdr_core.errors import MamdrError
+from mamdr_core.lake.champion import resolve_run
 from mamdr_core.lake.core.sql import literal
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.object_store import place_of
 from mamdr_core.training.curve import Validation
 from schemas import TABLES
 from schemas.spark import spark_schema
@@ -84,19 +86,29 @@ def known(value: float) -> float | None:
 
 
 def find_run(lake: Lake, run_id: str) -> dict[str, Any]:
-    """The row in training_runs of a run that has a package; with an empty id the newest that ended well.
+    """The row in training_runs of a run that has a package, which is in `package`.
+
+    Args:
+        lake: that it was recorded in.
+        run_id: an id; champion, or champion@2026-01-02, as `resolve_run` has them; empty: the newest that ended well.
 
     Raises:
         MamdrError: there is none, or it has no package.
     """
     runs: DataFrame = lake.read("training_runs")
-    chosen = runs.where(F.col("run_id") == run_id) if run_id else runs.where(F.col("status") == "ok")
-    row = chosen.orderBy(F.desc("started_at")).first()
+    is_it = F.col("run_id") == resolve_run(lake, run_id) if run_id else F.col("status") == "ok"
+    row = runs.where(is_it).orderBy(F.desc("started_at")).first()
     if row is None:
         raise MamdrError(f"training_runs of {lake.root} has no run {run_id or 'that ended well'}")
     if not row["package"]:
         raise MamdrError(f"run {row['run_id']} has no package: its status is {row['status']}")
-    return row.asDict()
+    return {**row.asDict(), "package": package_of(lake, row)}
+
+
+def package_of(lake: Lake, row: Row) -> str:
+    """The folder of a run's package: this lake's, which may be a copy, or else the one that was recorded."""
+    own = lake.path_of("packages", row["run_id"])
+    return own if place_of(own).exists() else str(row["package"])
 
 
 def code_version() -> str | None:

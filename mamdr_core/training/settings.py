@@ -204,7 +204,7 @@ class EvaluateSettings:
     """Which package is measured on what."""
 
     run_id: str = ""
-    """The run whose package is measured; empty: the newest successful run in training_runs."""
+    """The run whose package is measured: an id, or champion, the run that serves; empty: the newest that ended well."""
     package: str = ""
     """Folder of a package; overrides run_id."""
     split: Literal["train", "val", "test"] = "test"

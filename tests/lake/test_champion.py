@@ -1,12 +1,14 @@
 """The champion is the run of the last promotion, and goes by that name where a run is expected."""
 
 from datetime import UTC, date, datetime
+from pathlib import Path
 
 import pytest
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.champion import find_champion, resolve_run
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.training.records import find_run
 from schemas import TABLES
 from schemas.spark import spark_schema
 
@@ -42,6 +44,23 @@ def test_before_a_day_the_champion_is_the_last_one_of_an_earlier_day(spark, lake
     assert resolve_run(lake, f"champion@{DAYS[1]}") == "b"
     promote(spark, lake, (5, "a", DAYS[0]))
     assert find_champion(lake, DAYS[3]).run_id == "a"
+
+
+def test_a_run_is_found_as_the_champion_and_its_package_in_a_lake_that_was_copied(spark, lake):
+    promote(spark, lake, (1, "first", DAYS[0]))
+    run = {
+        "run_id": "first", "method": "joint", "model": "mlp", "config": "{}", "input_versions": {}, "status": "ok",
+        "started_at": NOW, "package": "/the/lake/before/packages/first",
+    }  # fmt: skip
+    table = TABLES["training_runs"]
+    filled = tuple(run.get(name) for name in table.column_names)
+    lake.append("training_runs", spark.createDataFrame([filled], spark_schema(table)))
+    for name in ("champion", "first", ""):
+        found = find_run(lake, name)
+        assert (found["run_id"], found["package"]) == ("first", run["package"]), name
+    own = Path(lake.path_of("packages", "first"))
+    own.mkdir(parents=True)
+    assert find_run(lake, "champion")["package"] == str(own)
 
 
 def test_without_a_promotion_there_is_no_champion(lake):
