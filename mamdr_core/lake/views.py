@@ -30,13 +30,13 @@ class View:
 VIEWS = (
     View(
         "latest_run",
-        "the newest run that ended well, as in training_runs",
+        "the newest successful run, as in training_runs",
         ("training_runs",),
         "SELECT * FROM training_runs WHERE status = 'ok' ORDER BY started_at DESC LIMIT 1",
     ),
     View(
         "domains_now",
-        "a domain on the newest day that has it, beside its test figures in the latest run",
+        "a domain on the newest day on which it occurs, with its test metrics in the latest run",
         ("domain_stats", "domain_metrics", "training_runs"),
         """
 SELECT stats.*, metrics.run_id, metrics.rows AS test_rows, metrics.auc AS test_auc, metrics.logloss AS test_logloss
@@ -48,7 +48,7 @@ LEFT JOIN (
     ),
     View(
         "drifting_domains",
-        "a domain that is off the day or week before: by 4 standard errors in CTR, or half or twice the rows",
+        "a domain that differs from the day or week before: by 4 standard errors in CTR, or half or twice the rows",
         ("domain_stats",),
         """
 SELECT * FROM domain_stats
@@ -67,7 +67,7 @@ LEFT JOIN (SELECT ds, count(*) AS rows FROM clicks GROUP BY ds) AS valid ON vali
     ),
     View(
         "worst_domains",
-        "a domain that the latest run could measure on the test split, the lowest AUC first",
+        "a domain with a test AUC in the latest run, the lowest AUC first",
         ("domain_metrics", "training_runs"),
         """
 SELECT domain_id AS domain, rows, clicks, auc, auc - avg(auc) OVER () AS against_mean, logloss,
@@ -78,7 +78,7 @@ ORDER BY auc, domain""",
     ),
     View(
         "auc_changes",
-        "a domain that the latest run and the one before both measured on the test split",
+        "a domain with a test AUC in both the latest run and the run before it",
         ("domain_metrics", "training_runs"),
         """
 WITH numbered AS (
@@ -93,7 +93,7 @@ WHERE now.age = 1 AND before.age = 2""",
     ),
     View(
         "run_comparison",
-        "a run that ended well: mean test AUC, and in how many domains no run on the same examples is better",
+        "a successful run: mean test AUC, and the number of domains in which no run on the same examples is better",
         ("domain_metrics", "training_runs"),
         """
 WITH measured AS (
