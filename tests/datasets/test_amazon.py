@@ -124,9 +124,7 @@ def test_a_truncated_file_is_named_and_changes_nothing(spark, make_config, write
     config = make_config("Software", "Gift_Cards")
     before = convert_amazon(spark, config)
     cut.write_bytes(cut.read_bytes()[:-2_000])
-    with pytest.raises(
-        MamdrError, match=r"convert\.path: .*Gift_Cards_5\.json\.gz cannot be read as json; it may be truncated"
-    ):
+    with pytest.raises(MamdrError, match=r"convert\.path: .*Gift_Cards_5\.json\.gz cannot be read as json; it may be"):
         convert_amazon(spark, config)
     assert before["clicks"] == spark.read.parquet(config.input.path).count() == 2_001
 
