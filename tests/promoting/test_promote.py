@@ -125,7 +125,9 @@ def test_rollbacks_reach_earlier_champions_one_by_one_or_by_id(shop):
     with pytest.raises(MamdrError, match="run d has never served; these have: c, a, b"):
         shop.promote(rollback="d")
     Path(shop.lake.path_of("packages", "b")).rmdir()
-    with pytest.raises(MamdrError, match=r"run b cannot serve: .*packages/b is not a model package; others .*: c, a"):
+    with pytest.raises(
+        MamdrError, match=r"run b cannot serve: .*packages/b is not a model package; other runs .*: c, a"
+    ):
         shop.promote(rollback="b")
     assert shop.history()[3:] == [("c", "b"), ("b", "a"), ("a", "c")]
     assert [row["kind"] for row in shop.lake.read("promotions").orderBy("number").collect()[2:4]] == [
