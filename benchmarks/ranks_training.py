@@ -22,7 +22,7 @@ from mamdr_core.learning.method import Method, Update
 from mamdr_core.learning.methods import find_method
 from mamdr_core.models.structures import build_model
 from mamdr_core.parallel.averaging import mean_change
-from mamdr_core.parallel.collective import Collective, SingleProcess, gather_numbers, most, run_simulated
+from mamdr_core.parallel.collective import Collective, SingleProcess, all_reduce_max, gather_numbers, run_simulated
 from mamdr_core.parallel.placement import place_domains
 from mamdr_core.shards.arrays import Arrays
 from mamdr_core.stateful import State
@@ -188,7 +188,7 @@ def _train_rank(
         average=partial(mean_of_ranks, collective, dense_scale),
         average_gradient=partial(mean_change, collective, touched_only=False),
         gather=partial(gather_numbers, collective),
-        most=partial(most, collective),
+        most=partial(all_reduce_max, collective),
         settings=method.settle(settings.learning),
         seed=settings.seed,
         rank=rank,

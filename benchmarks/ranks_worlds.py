@@ -12,7 +12,7 @@ from recipe_sets import config_of
 from torch import Tensor
 
 from mamdr_core.config import Config, with_values
-from mamdr_core.datasets.world import DAY, Rows, draw_rows, make_world, published_vectors
+from mamdr_core.datasets.world import DAY, LogRows, draw_rows, make_world, published_vectors
 from mamdr_core.engine.columns import Columns, offsets_of
 from mamdr_core.engine.hashing import derive_seed, splitmix64
 from mamdr_core.models.structures import declare_inputs
@@ -93,13 +93,13 @@ def draw_log(name: str, world: int, values: Mapping[str, Any] | None = None) -> 
     return Log(config, columns, frozen)
 
 
-def _days_split(config: Config, rows: Rows) -> NDArray[np.int64]:
+def _days_split(config: Config, rows: LogRows) -> NDArray[np.int64]:
     split, first = config.examples.split, config.synthetic.first_day
     day_N = (rows.time - np.datetime64(first, "us").astype(np.int64)) // DAY
     return np.searchsorted([(each - first).days for each in (split.val_from, split.test_from)], day_N, side="right")
 
 
-def _random_split(config: Config, rows: Rows) -> NDArray[np.int64]:
+def _random_split(config: Config, rows: LogRows) -> NDArray[np.int64]:
     """Number of each row's split; a pair of user and item in a domain is in one split only."""
     key_N = np.full(len(rows.user), derive_seed(config.examples.seed, 1), dtype=np.uint64)
     for ids_N in (rows.user, rows.item, rows.domain):
@@ -108,7 +108,7 @@ def _random_split(config: Config, rows: Rows) -> NDArray[np.int64]:
     return np.searchsorted(ends, key_N / 2.0**64, side="right")
 
 
-def _columns(rows: Rows, chosen_N: NDArray[np.bool_], domains: int) -> Columns:
+def _columns(rows: LogRows, chosen_N: NDArray[np.bool_], domains: int) -> Columns:
     part = np.flatnonzero(chosen_N)
     order = part[np.argsort(rows.domain[part], kind="stable")]
     ids = {

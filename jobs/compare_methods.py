@@ -12,7 +12,7 @@ from mamdr_core.lake.core.catalog import job_session
 def compare_methods(config: Config) -> dict[str, Any]:
     """Train every compared model and method with every seed, and tell their AUC, RANK and test; see compare.* keys.
 
-    Cells of one rank run side by side. Started again, a comparison runs only what has not finished. Writes the table
+    Trials with one rank run in parallel. Started again, a comparison runs only what has not finished. Writes the table
     comparisons, and comparison.md and comparison.tex below <lake.root>/reports/<name>/.
 
     Examples:

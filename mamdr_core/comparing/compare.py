@@ -1,4 +1,4 @@
-"""compare_methods on the driver: cells of one pinned version of the examples, then their table."""
+"""compare_methods on the driver: trials on one pinned version of the examples, then the table of results."""
 
 import hashlib
 import logging
@@ -9,11 +9,11 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from mamdr_core.comparing.cells import Cell, compared_pairs, make_cell
 from mamdr_core.comparing.comparison import Entry, compare
 from mamdr_core.comparing.measured import read_measured
 from mamdr_core.comparing.report import latex, markdown, sheets_of
-from mamdr_core.comparing.running import Ended, Runner
+from mamdr_core.comparing.running import Runner, TrialOutcomes
+from mamdr_core.comparing.trials import Trial, compared_pairs, make_trial
 from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.sql import literal
@@ -31,74 +31,75 @@ logger = logging.getLogger(__name__)
 
 
 def compare_methods(spark: SparkSession, config: Config) -> dict[str, Any]:
-    """Run every compared model and method with every seed, and tell their table.
+    """Run every compared model and method with every seed, and write the table of results.
 
-    Cells that an earlier, perhaps killed, comparison has finished on the same examples are not run again.
+    Trials that an earlier comparison has finished on the same examples are not repeated, even if it was killed.
 
     Returns:
-        comparison, cells, done (run now), skipped (finished before), failed, examples_version, report (the Markdown
-        file), and `rows`: by model/method, seeds, test_auc, test_auc_std, rank, difference, p_value.
+        comparison, cells (number of trials), done (run now), skipped (finished before), failed, examples_version,
+        report (the Markdown file), and `rows`: by model/method, seeds, test_auc, test_auc_std, rank, difference,
+        p_value.
 
     Raises:
-        MamdrError: an unknown name, before anything is read; no examples; no cell finished.
+        MamdrError: an unknown name, before anything is read; no examples; no trial finished.
     """
     config, settings = settle_parent(spark, config), config.compare
-    cells = [
-        make_cell(config, pair, seed, {}, settings.overrides)
+    trials = [
+        make_trial(config, pair, seed, {}, settings.overrides)
         for pair in compared_pairs(config)
         for seed in settings.seeds
     ]
     lake, pinned, _ = prepare_examples(spark, config)
-    name = settings.name or "comparison-" + digest([cell_of(cell.config, pinned) for cell in cells])
-    ended = Runner(spark, lake, pinned, name, settings.parallel).run(cells)
-    rows, path = tell_comparison(spark, lake, pinned, name, cells, ended, settings.baseline, settings.largest)
-    told = ("seeds", "test_auc", "test_auc_std", "rank", "difference", "p_value")
+    name = settings.name or "comparison-" + digest([cell_of(trial.config, pinned) for trial in trials])
+    outcomes = Runner(spark, lake, pinned, name, settings.parallel).run(trials)
+    rows, path = write_comparison(spark, lake, pinned, name, trials, outcomes, settings.baseline, settings.largest)
+    reported = ("seeds", "test_auc", "test_auc_std", "rank", "difference", "p_value")
     return {
         "comparison": name,
-        "cells": len(cells),
-        **ended.figures(),
+        "cells": len(trials),
+        **outcomes.figures(),
         "examples_version": pinned.versions["examples"],
         "report": path,
-        "rows": {f"{row['model']}/{row['method']}": {key: row.get(key) for key in told} for row in rows},
+        "rows": {f"{row['model']}/{row['method']}": {key: row.get(key) for key in reported} for row in rows},
     }
 
 
-def tell_comparison(
+def write_comparison(
     spark: SparkSession,
     lake: Lake,
     pinned: PinnedExamples,
     name: str,
-    cells: Sequence[Cell],
-    ended: Ended,
+    trials: Sequence[Trial],
+    outcomes: TrialOutcomes,
     baseline: str,
     largest: int,
 ) -> tuple[list[dict[str, Any]], str]:
-    """Write the table of some cells to comparisons, to stderr, and as Markdown and LaTeX to reports/<name>/.
+    """Write the results of trials to the table comparisons, to stderr, and as Markdown and LaTeX to reports/<name>/.
 
     Args:
         spark: the session.
-        lake: where it is written.
-        pinned: what the cells trained on.
-        name: of the comparison; what it wrote before is replaced.
-        cells: of models and methods, over seeds.
-        ended: how they ended.
+        lake: receives the table and the reports.
+        pinned: the examples that the trials were trained on.
+        name: of the comparison; its earlier output is replaced.
+        trials: models and methods with their seeds.
+        outcomes: of the trials.
         baseline: a method or a model/method.
-        largest: domains shown one by one.
+        largest: number of largest domains that are listed individually.
 
     Returns:
-        The rows by column, and the path of the Markdown.
+        The rows by column, and the path of the Markdown file.
 
     Raises:
-        MamdrError: no cell finished.
+        MamdrError: no trial finished.
     """
-    if not ended.runs:
-        raise nothing_finished(name, ended)
-    measured = read_measured(lake, sorted(set(ended.runs.values())), len(pinned.domain_ids))
+    if not outcomes.runs:
+        raise nothing_finished(name, outcomes)
+    measured = read_measured(lake, sorted(set(outcomes.runs.values())), len(pinned.domain_ids))
     versions = sorted({str(run.code_version) for run in measured.runs.values()})
     if len(versions) > 1:
-        logger.warning("%s: its runs were made by different versions of the code: %s", name, ", ".join(versions))
+        logger.warning("%s: runs of different code versions are compared: %s", name, ", ".join(versions))
     train_rows_n = pinned.counts["train"]
-    comparison = compare(_entries(cells, pinned, ended), measured, train_rows_n, baseline)
+    comparison = compare(_entries(trials, pinned, outcomes), measured, train_rows_n, baseline)
     made = {"comparison": name, "examples_version": pinned.versions["examples"], "made_at": datetime.now(UTC)}
     table = TABLES["comparisons"]
     values = [tuple((made | row).get(column) for column in table.column_names) for row in comparison.rows]
@@ -113,24 +114,24 @@ def tell_comparison(
     return comparison.rows, lake.path_of("reports", name, "comparison.md")
 
 
-def _entries(cells: Sequence[Cell], pinned: PinnedExamples, ended: Ended) -> list[Entry]:
+def _entries(trials: Sequence[Trial], pinned: PinnedExamples, outcomes: TrialOutcomes) -> list[Entry]:
     found: dict[tuple[str, str], tuple[dict[int, str], list[str]]] = {}
-    for cell in cells:
-        runs, failed = found.setdefault(cell.pair, ({}, []))
-        key = cell_of(cell.config, pinned)
-        if key in ended.runs:
-            runs[cell.config.train.seed] = ended.runs[key]
+    for trial in trials:
+        runs, failed = found.setdefault(trial.pair, ({}, []))
+        key = cell_of(trial.config, pinned)
+        if key in outcomes.runs:
+            runs[trial.config.train.seed] = outcomes.runs[key]
         else:
             failed.append(key)
     return [Entry(pair, runs, len(failed)) for pair, (runs, failed) in found.items()]
 
 
-def nothing_finished(name: str, ended: Ended) -> MamdrError:
-    """What to tell of an experiment none of whose cells finished."""
-    first = next(iter(ended.errors.values())).rstrip().rpartition("\n")[2]
-    return MamdrError(f"{name}: none of {len(ended.errors)} cells finished; the first error: {first}")
+def nothing_finished(name: str, outcomes: TrialOutcomes) -> MamdrError:
+    """The error of an experiment in which no trial finished."""
+    first = next(iter(outcomes.errors.values())).rstrip().rpartition("\n")[2]
+    return MamdrError(f"{name}: none of {len(outcomes.errors)} trials finished; the first error: {first}")
 
 
 def digest(keys: Sequence[str]) -> str:
-    """Eight hexadecimal digits for some texts in any order: what an experiment without a name is called."""
+    """Eight hexadecimal digits that do not depend on the order of the keys: the default name of an experiment."""
     return hashlib.sha256(" ".join(sorted(keys)).encode()).hexdigest()[:8]

@@ -1,4 +1,4 @@
-"""conflict on the driver: agreement of domains' gradients at theta_S of a run, before and after rounds of DN."""
+"""conflict on the driver: agreement of domain gradients at theta_S of a run, before and after rounds of DN."""
 
 import logging
 from collections.abc import Mapping
@@ -40,20 +40,20 @@ from schemas.spark import spark_schema
 logger = logging.getLogger(__name__)
 
 KEPT_BYTES = 1e9
-"""Of gradients in memory at a time, about."""
+"""Approximate size of the gradients that are kept in memory."""
 MOST_SHOWN = 500
-"""Domains of a heat map at most."""
+"""Largest number of domains in a heat map."""
 
 
 def measure_conflict(spark: SparkSession, config: Config) -> dict[str, Any]:
-    """Measure a run, and replace its rows in conflicts and domain_conflicts.
+    """Measure gradient conflict of a run and replace its rows in conflicts and domain_conflicts.
 
     Returns:
-        run_id, domains, pairs, pairs_total, dn_rounds, figures (files), and for the stages `before` and `after`:
+        run_id, domains, pairs, pairs_total, dn_rounds, figures (files), and for the stages `before` and `after`
         mean_cosine, std_error, negative_share, mean_inner_product.
 
     Raises:
-        MamdrError: no such run or package, or fewer than two domains with gradients.
+        MamdrError: unknown run, missing package, or fewer than two domains with nonzero gradients.
     """
     settings = config.conflict
     trained = open_trained(spark, config, settings.run_id)
@@ -70,7 +70,7 @@ def measure_conflict(spark: SparkSession, config: Config) -> dict[str, Any]:
         stages["after"] = _measure(learner, train, pairs, settings)
     for stage, agreement in stages.items():
         if not agreement.known.any():
-            raise MamdrError(f"run {trained.run_id}: no two domains have gradients that are not zero")
+            raise MamdrError(f"run {trained.run_id}: fewer than two domains have a nonzero gradient")
         logger.info(
             "%s: mean cosine %.4f (standard error %.4f), %.1f %% of %d pairs in conflict",
             stage, *agreement.mean_cosine(), 100 * agreement.negative_share()[0], int(agreement.known.sum()),
@@ -97,13 +97,13 @@ def measure_conflict(spark: SparkSession, config: Config) -> dict[str, Any]:
 
 
 def _plan(trained: Trained, settings: ConflictSettings) -> RoundPlan:
-    """Rounds of DN, sliced as the run's were."""
+    """Rounds of DN with the same slices as in the run."""
     train = trained.config.train
     return RoundPlan(trained.pinned.counts["train"], train.rounds_per_epoch, train.smallest_slice, settings.seed)
 
 
 def _choose(config: Config, trained: Trained, plan: RoundPlan) -> Choices:
-    """The run's device, and for the rounds of DN the engine that suits their number of steps."""
+    """The device of the run, and an engine that suits the number of steps in the rounds of DN."""
     rows = steps = 0
     for number in range(config.conflict.dn_rounds):
         start_n, stop_n = plan.slices(*divmod(number, plan.rounds))
@@ -114,7 +114,7 @@ def _choose(config: Config, trained: Trained, plan: RoundPlan) -> Choices:
 
 
 def _dn_learner(trained: Trained, train: Columns, settings: ConflictSettings, choices: Choices) -> Learner:
-    """A learner of DN that starts from theta_S of the run, with small plain steps."""
+    """A DN learner that starts from theta_S of the run and takes small SGD steps."""
     config = with_values(
         trained.config,
         {
@@ -136,7 +136,7 @@ def _dn_learner(trained: Trained, train: Columns, settings: ConflictSettings, ch
 
 
 def _negotiate(learner: Learner, trained: Trained, plan: RoundPlan, settings: ConflictSettings) -> None:
-    """Rounds of DN (Alg. 1)."""
+    """Run the rounds of DN (Alg. 1)."""
     epochs = range(-(-settings.dn_rounds // plan.rounds))
     rounds = (round_ for epoch in epochs for round_ in deal_rounds(plan, epoch, learner.train, 0, trained.share.arrays))
     negotiate = DomainNegotiation(learner)
@@ -176,7 +176,7 @@ def _record(spark: SparkSession, trained: Trained, settings: ConflictSettings, s
 
 
 def _draw(trained: Trained, stages: Mapping[str, Agreement]) -> list[str]:
-    """Heat maps of all pairs, all in the order of the first stage's clusters; none of a sample or of many domains."""
+    """Draw heat maps ordered by the clusters of the first stage; none for a sample of pairs or for many domains."""
     pairs = stages["before"].pairs
     domains = np.unique(np.concatenate([pairs.first, pairs.second])).tolist()
     if len(pairs.first) < pairs.total or len(domains) > MOST_SHOWN:

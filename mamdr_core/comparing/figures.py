@@ -1,4 +1,4 @@
-"""What a comparison says of its rows: RANK, wins and losses, and the paired test, from AUCs by domain.
+"""Statistics of a comparison from AUCs by domain: RANK, wins and losses, and the paired test.
 
 Shape suffixes: M rows of the comparison (a model with a method), S seeds, n domains.
 """
@@ -14,13 +14,13 @@ Ints = NDArray[np.int64]
 
 
 def mean_ranks(auc_MSn: Floats) -> Floats:
-    """RANK of every row: its rank by AUC in a domain among all rows, best first, averaged over domains and seeds.
+    """RANK of every row: the rank by AUC among all rows (1 is best), averaged over domains and seeds.
 
     Args:
-        auc_MSn: AUC of all rows in the same domains and with the same seeds; no NaN.
+        auc_MSn: AUC of all rows for the same domains and seeds, without NaN.
 
     Returns:
-        [M], from 1 (best in every domain) to M; rows of equal AUC in a domain share the mean of their ranks.
+        [M], from 1 (best in every domain) to M; ties share the mean of their ranks.
     """
     ranks_MSn: Floats = stats.rankdata(-auc_MSn, method="average", axis=0)
     means: Floats = ranks_MSn.mean((1, 2))
@@ -28,16 +28,15 @@ def mean_ranks(auc_MSn: Floats) -> Floats:
 
 
 @dataclass(frozen=True)
-class Against:
-    """A row against its baseline, domain by domain.
+class PairedTest:
+    """A row compared with its baseline domain by domain.
 
     Attributes:
-        wins: domains in which its AUC is higher.
-        ties: in which it is equal.
-        losses: in which it is lower.
-        difference: mean over domains of its AUC less the baseline's.
-        p_value: of Wilcoxon's signed-rank test, two-sided, that differences are symmetric about 0; None where no
-            domain differs.
+        wins: number of domains with a higher AUC.
+        ties: number of domains with an equal AUC.
+        losses: number of domains with a lower AUC.
+        difference: AUC minus that of the baseline, mean over domains.
+        p_value: of the two-sided Wilcoxon signed-rank test; None if no domain differs.
     """
 
     wins: int
@@ -47,16 +46,16 @@ class Against:
     p_value: float | None
 
 
-def compare_domains(own_n: Floats, baseline_n: Floats) -> Against:
-    """A row against its baseline; the test pairs domains (Wilcoxon 1945), those without a difference left out.
+def compare_domains(own_n: Floats, baseline_n: Floats) -> PairedTest:
+    """Compare a row with its baseline; the test (Wilcoxon 1945) pairs domains, except those without a difference.
 
     Args:
         own_n: AUC by domain, averaged over seeds.
-        baseline_n: the baseline's, of the same domains and seeds.
+        baseline_n: AUC of the baseline for the same domains and seeds.
     """
     difference_n = own_n - baseline_n
     p_value = float(stats.wilcoxon(difference_n[difference_n != 0]).pvalue) if difference_n.any() else None
-    return Against(
+    return PairedTest(
         wins=int((difference_n > 0).sum()),
         ties=int((difference_n == 0).sum()),
         losses=int((difference_n < 0).sum()),
@@ -66,12 +65,12 @@ def compare_domains(own_n: Floats, baseline_n: Floats) -> Against:
 
 
 def smallest_third(train_rows_n: Ints) -> NDArray[np.bool_]:
-    """Which domains are the third with fewest training rows, rounded down but at least one; of equal ones the first."""
+    """Mask of the third of the domains with the fewest training rows: rounded down, at least one, ties by index."""
     chosen_n = np.zeros(len(train_rows_n), dtype=np.bool_)
     chosen_n[np.argsort(train_rows_n, kind="stable")[: max(1, len(train_rows_n) // 3)]] = True
     return chosen_n
 
 
 def spread(values: Floats) -> float | None:
-    """Standard deviation over seeds, of the sample; None with one seed."""
+    """Sample standard deviation over seeds; None with one seed."""
     return float(values.std(ddof=1)) if len(values) > 1 else None

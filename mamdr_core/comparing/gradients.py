@@ -1,6 +1,6 @@
-"""Agreement of domains' gradients: cosines and inner products of all pairs, or of a random sample of them.
+"""Agreement of domain gradients: cosines and inner products of all pairs, or of a random sample.
 
-Shape suffixes: m domains that are measured, K pairs, A and B vectors of which pairs are made, P dense parameters.
+Shape suffixes: m measured domains, K pairs, A and B vectors on the two sides of pairs, P dense parameters.
 """
 
 import math
@@ -24,10 +24,10 @@ Ints = NDArray[np.int64]
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 TILE_BYTES, ROWS_BYTES = 1 << 26, 1 << 19
-"""Of gradients in float64 on one side of a matrix product, and of a product row by row, which then stays in a core's
-cache."""
+"""Bytes of float64 gradients on one side of a matrix product, and of a row-wise product, which fits into the cache of
+a core."""
 DENSE = 50
-"""A matrix product of up to this many times the inner products that are wanted takes less time than these alone."""
+"""A matrix product is faster than row-wise products while it computes at most this multiple of the wanted values."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Pairs:
     """Pairs of domains.
 
     Attributes:
-        first, second: their indices, first < second, int64 [K].
-        total: how many pairs there are; more than K where they are a sample.
+        first, second: domain indices, first < second, int64 [K].
+        total: number of all pairs; more than K for a sample.
     """
 
     first: Ints
@@ -45,33 +45,33 @@ class Pairs:
 
 
 def draw_pairs(domains: Ints, most: int, seed: int) -> Pairs:
-    """All pairs of some domains, or `most` of them drawn without replacement; memory does not grow with all pairs.
+    """All pairs of domains, or a sample of `most` pairs without replacement, in memory proportional to the sample.
 
     Args:
-        domains: their indices, ascending, int64 [m].
-        most: pairs at most.
-        seed: of the draw.
+        domains: domain indices, ascending, int64 [m].
+        most: maximum number of pairs.
+        seed: of the sample.
     """
     total = len(domains) * (len(domains) - 1) // 2
     if total <= most:
         number_K = np.arange(total)
     else:
         number_K = np.sort(np.random.default_rng(derive_seed(seed, 11)).choice(total, most, replace=False))
-    # Pair number s (s - 1) / 2 + f is of the places f < s.
+    # Pair number s (s - 1) / 2 + f consists of the positions f < s.
     second_K = ((1 + np.sqrt(1 + 8 * number_K.astype(np.float64))) / 2).astype(np.int64)
-    second_K -= second_K * (second_K - 1) // 2 > number_K  # where the root was rounded up
-    second_K += second_K * (second_K + 1) // 2 <= number_K  # or down
+    second_K -= second_K * (second_K - 1) // 2 > number_K  # the root was rounded up
+    second_K += second_K * (second_K + 1) // 2 <= number_K  # the root was rounded down
     first_K = number_K - second_K * (second_K - 1) // 2
     return Pairs(domains[first_K], domains[second_K], total)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far pairs' gradients agree.
+    """Agreement of the gradients of pairs.
 
     Attributes:
         pairs: the pairs.
-        cosine_K: NaN where a gradient is zero.
+        cosine_K: cosines; NaN where a gradient is zero.
         inner_K: inner products.
     """
 
@@ -81,7 +81,7 @@ class Agreement:
 
     @property
     def known(self) -> NDArray[np.bool_]:
-        """Which pairs have a cosine, [K]."""
+        """Mask of the pairs with a defined cosine, [K]."""
         return ~np.isnan(self.cosine_K)
 
     def mean_cosine(self) -> tuple[float, float]:
@@ -93,7 +93,7 @@ class Agreement:
         return self._mean((self.cosine_K < 0).astype(np.float64))
 
     def mean_inner_product(self) -> float:
-        """Mean over the same pairs."""
+        """Mean over the pairs with a cosine."""
         return self._mean(self.inner_K)[0]
 
     def quantiles(self) -> dict[str, float]:
@@ -113,19 +113,19 @@ class Agreement:
 
 
 def measure_pairs(gradients: Callable[[Ints], Tensor], pairs: Pairs, keep: int) -> Agreement:
-    """Cosines and inner products of pairs.
+    """Compute the cosines and inner products of pairs.
 
-    Where not all gradients can be kept, domains are measured in blocks: a block's gradients are kept, and those of its
-    domains' partners in later blocks computed some at a time.
+    If memory does not hold all gradients, domains are processed in blocks: the gradients of a block are kept, and those
+    of partners in later blocks are computed in chunks.
 
     Args:
-        gradients: of some domains, [m, P].
-        pairs: what to measure.
-        keep: gradients kept in memory at a time, at least 2.
+        gradients: computes the gradients of domains, [m, P].
+        pairs: the pairs to measure.
+        keep: number of gradients to keep in memory, at least 2.
     """
     domains, place = np.unique(np.concatenate([pairs.first, pairs.second]), return_inverse=True)
     low_K, high_K = place.reshape(2, -1)
-    aside = max(1, keep // 8)  # gradients of partners in later blocks at a time
+    aside = max(1, keep // 8)  # size of a chunk of partners in later blocks
     size = len(domains) if len(domains) <= keep else keep - aside
     norm_m, inner_K = np.zeros(len(domains)), np.zeros(len(low_K))
     pace = Pace("cosines", len(low_K), "pairs")
@@ -136,14 +136,14 @@ def measure_pairs(gradients: Callable[[Ints], Tensor], pairs: Pairs, keep: int) 
         return vectors_AP
 
     def multiply(which: Ints, rows: tuple[Ints, Tensor], columns: tuple[Ints, Tensor]) -> None:
-        """Inner products of some pairs, whose gradients are given with their places, ascending."""
+        """Compute inner products of pairs; gradients come with their positions in ascending order."""
         (low_A, low_AP), (high_B, high_BP) = rows, columns
         row, column = np.searchsorted(low_A, low_K[which]), np.searchsorted(high_B, high_K[which])
         inner_K[which] = inner_products(low_AP, high_BP, row, column)
         pace.add(len(which))
 
     def measure_block(first: int) -> None:
-        """All pairs whose lower place is in a block."""
+        """Measure all pairs whose lower position is in the block."""
         own = np.flatnonzero((low_K >= first) & (low_K < first + size))
         if not len(own):
             return
@@ -166,13 +166,13 @@ def measure_pairs(gradients: Callable[[Ints], Tensor], pairs: Pairs, keep: int) 
 
 
 def inner_products(left_AP: Tensor, right_BP: Tensor, row_K: Ints, column_K: Ints) -> Floats:
-    """left_AP[row_K] and right_BP[column_K] multiplied row by row in float64, [K].
+    """Inner products of left_AP[row_K] and right_BP[column_K] in float64, [K].
 
-    By tiles: a matrix product where many of a tile's pairs are wanted, else these alone.
+    Computed by tiles: a matrix product where many pairs of the tile are wanted, row-wise products elsewhere.
 
     Args:
         left_AP, right_BP: vectors.
-        row_K, column_K: places in them, int64 [K].
+        row_K, column_K: positions of vectors, int64 [K].
     """
     side, few = _at_once(TILE_BYTES, left_AP), _at_once(ROWS_BYTES, left_AP)
     inner_K = np.zeros(len(row_K))
@@ -191,28 +191,28 @@ def inner_products(left_AP: Tensor, right_BP: Tensor, row_K: Ints, column_K: Int
 
 
 def _norms(vectors_AP: Tensor) -> Floats:
-    """Lengths in float64, [A]."""
+    """Euclidean norms in float64, [A]."""
     parts = [part.double().norm(dim=1).numpy() for part in vectors_AP.split(_at_once(ROWS_BYTES, vectors_AP))]
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
 def _at_once(most_bytes: int, vectors_AP: Tensor) -> int:
-    """Number of vectors that take at most these bytes in float64; at least 1, at most 1024."""
+    """Number of vectors that fit into `most_bytes` in float64; at least 1, at most 1024."""
     return max(1, min(1024, most_bytes // (8 * max(1, vectors_AP.shape[1]))))
 
 
 def domain_gradients(
     engine: EagerEngine, shared: Shared, columns: Columns, rows: int, seed: int, domains: Ints
 ) -> Tensor:
-    """Some domains' gradients of their mean losses at theta_S over dense parameters, dropout off, on the host [m, P].
+    """Gradients of domain losses at theta_S with respect to dense parameters, without dropout, on the host [m, P].
 
     Args:
-        engine: computes them.
+        engine: computes the gradients.
         shared: theta_S.
         columns: rows of all domains.
-        rows: of a domain at most, drawn at random: the same ones for the same seed.
-        seed: of the draw.
-        domains: their indices, int64 [m].
+        rows: maximum number of rows per domain; more are sampled, with the same sample for the same seed.
+        seed: of the sample.
+        domains: domain indices, int64 [m].
     """
     drawn = [_draw_rows(columns, domain, rows, seed) for domain in domains.tolist()]
     edges = np.cumsum([0, *map(len, drawn)])
@@ -220,7 +220,7 @@ def domain_gradients(
 
 
 def _draw_rows(columns: Columns, domain: int, rows: int, seed: int) -> Tensor:
-    """Positions of some of a domain's rows, ascending, on the host."""
+    """Positions of sampled rows of a domain, ascending, on the host."""
     start, stop = (int(edge) for edge in columns.offsets[domain : domain + 2])
     if stop - start <= rows:
         return torch.arange(start, stop)
@@ -229,7 +229,7 @@ def _draw_rows(columns: Columns, domain: int, rows: int, seed: int) -> Tensor:
 
 
 def cosine_matrix(agreement: Agreement, domains: Sequence[int]) -> Floats:
-    """All pairs' cosines as a matrix with ones on its diagonal, [m, m]; 0 where a gradient is zero."""
+    """Cosines as a symmetric matrix with a unit diagonal, [m, m]; 0 where a gradient is zero."""
     place = {domain: number for number, domain in enumerate(domains)}
     first = [place[domain] for domain in agreement.pairs.first.tolist()]
     second = [place[domain] for domain in agreement.pairs.second.tolist()]

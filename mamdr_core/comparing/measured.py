@@ -1,4 +1,4 @@
-"""AUCs by domain of an experiment's runs, read from the lake.
+"""Figures of the runs of an experiment, read from the lake.
 
 Shape suffixes: n domains.
 """
@@ -20,17 +20,17 @@ OVERALL = ("test_gauc", "test_ndcg", "test_hit_rate", "test_pcoc", "test_calibra
 
 @dataclass(frozen=True)
 class RunFigures:
-    """A finished run.
+    """Figures of a finished run.
 
     Attributes:
-        run_id: names it.
-        code_version: that made it.
-        auc_n: test AUC by domain index; NaN where it has none.
-        test_auc: mean over the domains that have one; NaN if none has.
+        run_id: id of the run.
+        code_version: version of the code that trained it.
+        auc_n: test AUC by domain index; NaN where it is undefined.
+        test_auc: mean over the domains with an AUC; NaN if there are none.
         weighted_test_auc: the same, weighted by rows.
         val_auc: mean validation AUC.
-        seconds: of training, measuring and saving.
-        overall: other figures of the test split, by column of training_runs; None where the run has none.
+        seconds: of training, evaluation and saving.
+        overall: other figures of the test split, by column of training_runs; None where they are missing.
     """
 
     run_id: str
@@ -44,13 +44,13 @@ class RunFigures:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Runs on one version of the examples.
+class ComparedRuns:
+    """Figures of runs on one version of the examples.
 
     Attributes:
         runs: by run_id.
         test_rows_n: rows of the test split by domain index, int64.
-        oracle_n: the oracle's test AUC; NaN where it is not known.
+        oracle_n: test AUC of the true probabilities by domain index; NaN where they are unknown.
     """
 
     runs: dict[str, RunFigures]
@@ -58,11 +58,11 @@ class Measured:
     oracle_n: Floats
 
 
-def read_measured(lake: Lake, run_ids: Sequence[str], domains: int) -> Measured:
-    """Read the figures of some finished runs.
+def read_measured(lake: Lake, run_ids: Sequence[str], domains: int) -> ComparedRuns:
+    """Read the figures of finished runs.
 
     Args:
-        lake: that has recorded them.
+        lake: holds training_runs and domain_metrics.
         run_ids: of runs on the same examples.
         domains: number of domain indices n.
     """
@@ -89,10 +89,10 @@ def read_measured(lake: Lake, run_ids: Sequence[str], domains: int) -> Measured:
             weighted_test_auc=_number(row["weighted_test_auc"]),
             val_auc=_number(row["val_auc"]),
             seconds=_number((row["seconds"] or {}).get("ranks")),
-            # A lake may be older than these columns.
+            # A lake of an older version may lack these columns.
             overall={name: row.asDict().get(name) for name in OVERALL},
         )
-    return Measured(runs, test_rows_n, oracle_n)
+    return ComparedRuns(runs, test_rows_n, oracle_n)
 
 
 def _number(value: float | None) -> float:

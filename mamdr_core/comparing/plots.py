@@ -15,16 +15,16 @@ from mamdr_core.comparing.points import plain
 
 Row = Mapping[str, Any]
 _NAMED = 60
-"""Domains whose names a heat map has room for."""
+"""Largest number of domains whose names are shown in a heat map."""
 
 
 def plot_grid(rows: Sequence[Row], grid: Mapping[str, Sequence[Any]], folder: Path) -> list[Path]:
-    """Draw a grid of one key as a line for each method, and one of two keys as a heat map for each method.
+    """Draw a grid: a line per method for one key, a heat map per method for two keys.
 
     Args:
-        rows: by column of the table sweeps.
-        grid: config keys and their values; with none, or with more than two, nothing is drawn.
-        folder: where the files go.
+        rows: rows of the table sweeps.
+        grid: config keys and their values; nothing is drawn unless there are one or two.
+        folder: output folder.
 
     Returns:
         The files.
@@ -39,14 +39,14 @@ def plot_grid(rows: Sequence[Row], grid: Mapping[str, Sequence[Any]], folder: Pa
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as SVG; the same figure gives the same file."""
+    """Write a figure as SVG; equal figures give equal files."""
     with matplotlib.rc_context({"svg.hashsalt": "mamdr"}):
         figure.savefig(path, format="svg", metadata={"Date": None}, bbox_inches="tight")
     return path
 
 
 def _line(rows: Sequence[Row], key: str, values: Sequence[Any], path: Path) -> Path:
-    """Test AUC with its standard deviation over seeds, as in the paper's Figure 6; the chosen point is marked."""
+    """Test AUC with its standard deviation over seeds, as in Figure 6 of the paper; the chosen point is marked."""
     figure = Figure(figsize=(5, 3.2))
     axes = figure.subplots()
     places = [plain(value) for value in values]
@@ -64,7 +64,7 @@ def _line(rows: Sequence[Row], key: str, values: Sequence[Any], path: Path) -> P
 
 
 def _heat(rows: Sequence[Row], method: str, grid: Mapping[str, Sequence[Any]], path: Path) -> Path:
-    """Test AUC as in the paper's Figure 7: the first key across, the second down; the chosen point is marked."""
+    """Test AUC as in Figure 7 of the paper: first key across, second key down; the chosen point is marked."""
     across, down = grid
     columns, lines = ([plain(value) for value in grid[key]] for key in (across, down))
     auc: NDArray[np.float64] = np.full((len(lines), len(columns)), np.nan)
@@ -83,12 +83,12 @@ def _heat(rows: Sequence[Row], method: str, grid: Mapping[str, Sequence[Any]], p
 
 
 def plot_conflict(matrices: Mapping[str, NDArray[np.float64]], names: Sequence[str], path: Path) -> Path:
-    """Draw cosines between domains' gradients as heat maps side by side, domains in one order for all.
+    """Draw the cosines between domain gradients as heat maps with a common order of the domains.
 
     Args:
-        matrices: by stage, cosines [m, m]; the first decides the order.
+        matrices: stage to cosines [m, m]; the first determines the order.
         names: of the domains.
-        path: where the figure goes.
+        path: output file.
     """
     order = cluster_order(next(iter(matrices.values())))
     labels = [names[place].replace("$", r"\$") for place in order] if len(names) <= _NAMED else []
@@ -104,7 +104,7 @@ def plot_conflict(matrices: Mapping[str, NDArray[np.float64]], names: Sequence[s
 
 
 def cluster_order(cosines: NDArray[np.float64]) -> list[int]:
-    """Domains so that those whose gradients agree stand together: leaves of average linkage on 1 - cosine.
+    """Order the domains by similarity of gradients: leaves of average linkage on 1 - cosine.
 
     Args:
         cosines: symmetric, [m, m].

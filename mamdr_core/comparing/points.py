@@ -1,4 +1,4 @@
-"""The points of a sweep: what was tried with a method, over its seeds, and which is the best."""
+"""Points of a sweep: settings of a method with one trial per seed, and the choice of the best point."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mamdr_core.comparing.cells import Cell, make_cell
 from mamdr_core.comparing.figures import spread
 from mamdr_core.comparing.measured import RunFigures
-from mamdr_core.comparing.running import Ended
+from mamdr_core.comparing.running import TrialOutcomes
+from mamdr_core.comparing.trials import Trial, make_trial
 from mamdr_core.config import Config
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.runs import cell_of
@@ -19,36 +19,36 @@ from mamdr_core.training.runs import cell_of
 
 @dataclass
 class Point:
-    """Settings that are tried with a method.
+    """Settings of a method, evaluated over seeds.
 
     Attributes:
         method: the learning method.
         values: config key to value.
-        cells: its runs, one for each seed.
+        trials: one per seed.
     """
 
     method: str
     values: dict[str, Any]
-    cells: list[Cell] = field(default_factory=list)
+    trials: list[Trial] = field(default_factory=list)
 
-    def add_seeds(self, config: Config, seeds: Sequence[int]) -> list[Cell]:
-        """Add cells with the seeds that it lacks; returns these.
+    def add_seeds(self, config: Config, seeds: Sequence[int]) -> list[Trial]:
+        """Add and return trials for the seeds that are missing.
 
         Raises:
-            MamdrError: a value that its key does not take.
+            MamdrError: a value that its key does not accept.
         """
-        known = {cell.config.train.seed for cell in self.cells}
+        known = {trial.config.train.seed for trial in self.trials}
         pair = (config.model.name, self.method)
-        added = [make_cell(config, pair, seed, self.values, {}) for seed in seeds if seed not in known]
-        self.cells += added
+        added = [make_trial(config, pair, seed, self.values, {}) for seed in seeds if seed not in known]
+        self.trials += added
         return added
 
 
 def grid_points(config: Config, methods: Sequence[str]) -> list[Point]:
-    """Every combination of the grid's values with every method, each with all seeds.
+    """Every combination of the values in the grid with every method and all seeds.
 
     Raises:
-        MamdrError: a value that its key does not take.
+        MamdrError: a value that its key does not accept.
     """
     grid = config.sweep.grid
     points = [
@@ -60,32 +60,36 @@ def grid_points(config: Config, methods: Sequence[str]) -> list[Point]:
 
 
 def point_rows(
-    points: Sequence[Point], pinned: PinnedExamples, ended: Ended, runs: Mapping[str, RunFigures], searched: bool
+    points: Sequence[Point],
+    pinned: PinnedExamples,
+    outcomes: TrialOutcomes,
+    runs: Mapping[str, RunFigures],
+    searched: bool,
 ) -> list[dict[str, Any]]:
-    """The figures of each point by column of the table sweeps, in order.
+    """The columns of the table sweeps for each point, in order.
 
-    One point of a method is chosen, or none where every one has a failed seed: by its validation AUC, the mean over
-    seeds in a grid, that of the first seed in a search, which runs the others for what it has chosen alone.
+    For each method the point with the highest validation AUC is chosen among those without a failed seed. A grid uses
+    the mean over seeds; a search uses the first seed, since only its chosen points are run with the other seeds.
 
     Args:
-        points: what was tried.
-        pinned: what cells trained on.
-        ended: how cells ended.
-        runs: figures of those that finished, by run_id.
-        searched: whether the points are a search's.
+        points: the evaluated points.
+        pinned: the examples that the trials were trained on.
+        outcomes: of the trials.
+        runs: figures of the finished trials by run_id.
+        searched: whether the points come from a search.
 
     Returns:
-        Also with `score`, what points are chosen by; None for one that failed.
+        The rows, with the additional key `score`, by which points are chosen; None for a failed point.
     """
     rows: list[dict[str, Any]] = []
     numbers: dict[str, int] = {}
     for point in points:
-        keys = [cell_of(cell.config, pinned) for cell in point.cells]
-        found = [ended.runs[key] for key in keys if key in ended.runs]
-        error = next((ended.errors[key] for key in keys if key in ended.errors), None)
+        keys = [cell_of(trial.config, pinned) for trial in point.trials]
+        found = [outcomes.runs[key] for key in keys if key in outcomes.runs]
+        error = next((outcomes.errors[key] for key in keys if key in outcomes.errors), None)
         numbers[point.method] = numbers.get(point.method, -1) + 1
         row: dict[str, Any] = {
-            "model": point.cells[0].config.model.name,
+            "model": point.trials[0].config.model.name,
             "method": point.method,
             "point": numbers[point.method],
             "settings": {key: plain(value) for key, value in point.values.items()},
@@ -111,12 +115,12 @@ def point_rows(
 
 
 def best_place(rows: Sequence[Mapping[str, Any]], method: str) -> int | None:
-    """Where the method's row of the best score is, the first of equal ones; None: none has a score."""
+    """Index of the first row of the method with the highest score; None if no row has a score."""
     own = [place for place, row in enumerate(rows) if row["method"] == method and row["score"] is not None]
     return max(own, key=lambda place: float(rows[place]["score"]), default=None)
 
 
 def plain(value: Any) -> str:
-    """A value in YAML, on one line."""
+    """A value as YAML on one line."""
     text: str = yaml.safe_dump(value, default_flow_style=True, width=10_000)
     return text.removesuffix("...\n").strip()

@@ -1,7 +1,7 @@
 """A comparison as text: the paper's tables in Markdown and in LaTeX (booktabs).
 
-Models with several methods each are laid out as in the paper's Table 3, models by methods; one list of models and
-methods as in its Tables 2 and 4; the largest domains as in its Table 5.
+A full product of models and methods is laid out as in Table 3 of the paper, a list of pairs as in Tables 2 and 4, and
+the largest domains as in Table 5.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ Figures = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table to print: the first column is text, the others are figures; `best` are cells (row, column) in bold."""
+    """A printable table: text in the first column, figures in the others; `best` holds the bold (row, column) cells."""
 
     title: str
     head: list[str]
@@ -32,10 +32,10 @@ def sheets_of(
     """The tables of a comparison.
 
     Args:
-        comparison: what to tell.
+        comparison: the results.
         domain_ids: raw id by domain index.
         train_rows_n: training rows by domain index.
-        largest: how many domains are shown one by one.
+        largest: number of largest domains that are listed individually.
     """
     models = list(dict.fromkeys(row["model"] for row in comparison.rows))
     methods = list(dict.fromkeys(row["method"] for row in comparison.rows))
@@ -91,13 +91,13 @@ def _figures(rows: Sequence[Figures]) -> Sheet:
         )
     best = {(place, 1) for place in _highest([row.get("test_auc") for row in rows], first=0)}
     left_out, domains = rows[0]["domains_left_out"], rows[0]["domains"]
-    title = f"{domains} domains" + (f", {left_out} left out for want of an AUC" if left_out else "")
+    title = f"{domains} domains" + (f", {left_out} left out without an AUC in every run" if left_out else "")
     baselines = ", ".join(dict.fromkeys(row["baseline"] for row in rows))
     return Sheet(f"{title}; against {baselines}", head, body, frozenset(best))
 
 
 def _cutoff(rows: Sequence[Figures]) -> str:
-    """The greatest k that a row has NDCG@k of; empty: there is none."""
+    """The largest k for which a row has NDCG@k; empty if there is none."""
     found = {k for row in rows for k in row.get("test_ndcg") or {}}
     return max(found, key=int, default="")
 
@@ -118,28 +118,28 @@ def _domains(comparison: Comparison, domain_ids: Sequence[str], train_rows_n: ND
 
 
 def name_of(row: Figures) -> str:
-    """A row's name."""
+    """Name of a row: model and method."""
     return f"{row['model']} + {row['method']}"
 
 
 def shown(auc: float | None) -> str:
-    """An AUC with four digits, - where it is not known."""
+    """An AUC with four digits, or - if it is undefined."""
     return "-" if auc is None else f"{auc:.4f}"
 
 
 def with_spread(auc: float | None, deviation: float | None) -> str:
-    """An AUC with its standard deviation, where they are known."""
+    """An AUC with its standard deviation, where they are defined."""
     return shown(auc) + ("" if auc is None or deviation is None else f" ± {deviation:.4f}")
 
 
 def _highest(figures: Sequence[float | None], first: int) -> list[int]:
-    """Places of the highest figure, to four digits as it is shown, counted from `first`."""
+    """Positions, counted from `first`, of the figures that equal the highest in the four digits shown."""
     known = [shown(figure) for figure in figures if figure is not None]
     return [place for place, figure in enumerate(figures, first) if figure is not None and shown(figure) == max(known)]
 
 
 def markdown(title: str, sheets: Sequence[Sheet]) -> str:
-    """The tables in Markdown; the best in bold."""
+    """The tables in Markdown; the best figures are bold."""
     text = f"# {title}\n"
     for sheet in sheets:
         head = [_escape_markdown(cell) for cell in sheet.head]
@@ -149,7 +149,7 @@ def markdown(title: str, sheets: Sequence[Sheet]) -> str:
 
 
 def latex(title: str, sheets: Sequence[Sheet]) -> str:
-    """The tables in LaTeX for the package booktabs; the best in bold."""
+    """The tables in LaTeX with the package booktabs; the best figures are bold."""
     text = ""
     for sheet in sheets:
         head = " & ".join(escape_latex(cell) for cell in sheet.head)
@@ -185,5 +185,5 @@ _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
 
 
 def escape_latex(text: str) -> str:
-    """Text as LaTeX prints it."""
+    """Escape text for LaTeX."""
     return "".join(_LATEX.get(character, character) for character in text)

@@ -1,7 +1,7 @@
 """Bayesian search of settings (Optuna's TPE) with an equal number of trials for every method.
 
-A search is told validation AUCs alone. It draws the same again from the same seed and outcomes: started again, it asks
-for the trials of before, which are answered from their recorded runs.
+The search sees only validation AUCs. The same seed and outcomes give the same draws, so a search that is started again
+repeats its earlier trials, which are answered from the recorded runs.
 """
 
 import logging
@@ -20,14 +20,14 @@ logger = logging.getLogger(__name__)
 def search_points(
     settings: SweepSettings, methods: Sequence[str], evaluate: Callable[[list[Point]], list[float | None]]
 ) -> list[Point]:
-    """Search each method's space with `trials` trials.
+    """Search the space of each method with `trials` trials.
 
-    Methods advance together, so that their trials can run side by side, but learn from their own trials alone.
+    Methods advance together, so that their trials can run in parallel, but each search uses only its own trials.
 
     Args:
         settings: trials, spaces, batch and seed.
-        methods: what is searched.
-        evaluate: the validation AUC of each of some points; None for one that failed.
+        methods: the methods to search.
+        evaluate: returns the validation AUC of each point; None for a failed point.
 
     Returns:
         All points, by method, in the order in which they were drawn.
@@ -46,7 +46,7 @@ def search_points(
         for (method, trial), point, auc in zip(drawn, tried, evaluate(tried), strict=True):
             points[method].append(point)
             if auc is None:
-                # Not FAIL, which the sampler forgets: it ranks a pruned trial below all others and keeps away from it.
+                # Not FAIL: the sampler ignores failed trials, but ranks pruned ones below all others and avoids them.
                 studies[method].tell(trial, state=TrialState.PRUNED)
             else:
                 studies[method].tell(trial, auc)
@@ -60,7 +60,7 @@ def search_points(
 
 
 def space_of(settings: SweepSettings, method: str) -> Mapping[str, SpaceSettings]:
-    """What is searched for a method."""
+    """The search space of a method."""
     return {**settings.space, **settings.method_space.get(method, {})}
 
 

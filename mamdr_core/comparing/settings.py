@@ -9,27 +9,27 @@ from mamdr_core.settings import settings
 
 @settings
 class CompareSettings:
-    """Which cells are compared: models x methods x seeds."""
+    """Which trials are compared: models x methods x seeds."""
 
     name: str = ""
-    """Names the comparison in the table comparisons and its files; empty: made from what is compared."""
+    """Name of the comparison in the table comparisons and in its files; empty: derived from the trials."""
     models: tuple[str, ...] = ()
     """Model structures; empty: model.name."""
     methods: tuple[str, ...] = ("joint", "mamdr")
     """Learning methods."""
     pairs: tuple[str, ...] = ()
-    """model/method each: exactly these are compared, instead of every method on every model."""
+    """Pairs model/method: exactly these are compared, instead of every method with every model."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """train.seed of the runs of each model and method."""
+    """Values of train.seed for each model and method."""
     baseline: str = "joint"
-    """What the others are tested against: a method, each model's own, or one model/method for all."""
+    """Baseline of the paired tests: a method, applied per model, or one model/method for all."""
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By model, by method or by model/method, later kinds over earlier ones: config keys and their values, such as
-    `mamdr: {train.dr.k: 5}`."""
+    """Config keys and values by model, by method or by model/method, such as `mamdr: {train.dr.k: 5}`; method takes
+    precedence over model, and model/method over both."""
     parallel: int = 0
-    """Cells that run at once, if train.ranks is 1; 0: as many as Spark has slots."""
+    """Maximum number of trials that run in parallel if train.ranks is 1; 0: the number of Spark slots."""
     largest: int = 10
-    """Domains whose AUC the report shows one by one, those with most training rows."""
+    """Number of domains with the most training rows whose AUC the report lists individually."""
 
     def __post_init__(self) -> None:
         """Check names and counts."""
@@ -46,19 +46,19 @@ class CompareSettings:
 
 @settings
 class SpaceSettings:
-    """What the search may give a config key: a range, or one of some values."""
+    """Search space of a config key: a range or a list of values."""
 
     low: int | float | None = None
-    """Least value; with `high`. Both whole numbers: the value is one too."""
+    """Lower bound, together with `high`; if both are integers, the value is an integer."""
     high: int | float | None = None
-    """Greatest value."""
+    """Upper bound."""
     log: bool = False
-    """Search the logarithm."""
+    """Search on a logarithmic scale."""
     choices: tuple[Any, ...] = ()
-    """The values, instead of a range."""
+    """List of values, instead of a range."""
 
     def __post_init__(self) -> None:
-        """Check that it is one of the two."""
+        """Check that either a range or choices are given."""
         bounds = [bound for bound in (self.low, self.high) if bound is not None]
         if len(bounds) != (0 if self.choices else 2):
             raise ValueError("a space needs either low and high, or choices")
@@ -69,58 +69,58 @@ class SpaceSettings:
 
 @settings
 class SweepSettings:
-    """Which settings are tried: a grid, or a search with an equal budget for every method."""
+    """Which settings are tried: a grid, or a search with the same budget for every method."""
 
     name: str = ""
-    """Names the sweep in the tables sweeps and comparisons and its files; empty: made from what is tried."""
+    """Name of the sweep in the tables sweeps and comparisons and in its files; empty: derived from the settings."""
     methods: tuple[str, ...] = ()
     """Learning methods; empty: train.method."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """train.seed of the runs of every point of a grid, and of the best point that a search finds."""
+    """Values of train.seed for every point of a grid, and for the best point of a search."""
     grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-    """Config keys and the values that each takes: every combination is tried."""
+    """Config keys and their values: every combination is tried."""
     trials: int = 0
-    """Trials of the search for every method, each one run with the first seed; 0: try the grid."""
+    """Number of trials of the search per method, each one run with the first seed; 0: use the grid."""
     space: dict[str, SpaceSettings] = field(default_factory=dict)
-    """What the search may give each config key."""
+    """Search space by config key."""
     method_space: dict[str, dict[str, SpaceSettings]] = field(default_factory=dict)
-    """The same for one method, beside or instead of `space`."""
+    """Search space of a single method, in addition to `space` or replacing its keys."""
     batch: int = 1
-    """Trials of a method that are drawn at once; more run side by side, but are drawn knowing less."""
+    """Number of trials of a method that are drawn together; they can run in parallel, but use fewer results."""
     seed: int = 0
-    """Decides what the search draws."""
+    """Random seed of the search."""
     parallel: int = 0
-    """Cells that run at once, if train.ranks is 1; 0: as many as Spark has slots."""
+    """Maximum number of trials that run in parallel if train.ranks is 1; 0: the number of Spark slots."""
 
     def __post_init__(self) -> None:
         """Check names and counts."""
         check_name("sweep.name", self.name)
         check_distinct("sweep.seeds", self.seeds)
         if len(set(self.methods)) < len(self.methods):
-            raise ValueError(f"sweep.methods names something twice: {list(self.methods)}")
+            raise ValueError(f"sweep.methods has duplicates: {list(self.methods)}")
         if self.trials < 0 or self.parallel < 0 or self.batch < 1:
             raise ValueError(
                 f"need sweep.trials >= 0, parallel >= 0, batch >= 1: {self.trials}, {self.parallel}, {self.batch}"
             )
         if not 0 <= self.seed < 1 << 32:
-            raise ValueError(f"sweep.seed must lie in [0, 2^32), got {self.seed}")
+            raise ValueError(f"sweep.seed must be in [0, 2^32), got {self.seed}")
         if self.trials and self.grid:
-            raise ValueError("sweep has a grid and trials: give a grid, or trials with a space")
+            raise ValueError("sweep has both a grid and trials: give a grid, or trials with a space")
         for key, values in self.grid.items():
             if not values or len({repr(value) for value in values}) < len(values):
-                raise ValueError(f"sweep.grid.{key} must have values, and none twice: {list(values)}")
+                raise ValueError(f"sweep.grid.{key} needs distinct values, got {list(values)}")
 
 
 @settings
 class ConflictSettings:
-    """How much domains' gradients conflict at theta_S of a trained run, before and after rounds of DN."""
+    """Gradient conflict between domains at theta_S of a trained run, before and after rounds of DN."""
 
     run_id: str = ""
-    """The run whose package is measured: an id, or champion, the run that serves; empty: the newest that ended well."""
+    """The run to measure: an id, or champion, the run that serves; empty: the newest that ended well."""
     rows: int = 1024
-    """Training rows of a domain that its gradient is computed on at most, drawn at random."""
+    """Maximum number of training rows for the gradient of a domain, drawn at random."""
     max_pairs: int = 5000
-    """All pairs of domains are measured up to so many; of more a random sample of so many."""
+    """Maximum number of pairs of domains; with more pairs a random sample of this size is measured."""
     dn_rounds: int = 16
     """Rounds of DN between the two measurements; 0: measure once."""
     lr: float = 1e-3
@@ -128,7 +128,7 @@ class ConflictSettings:
     beta: float = 0.5
     """Outer learning rate beta of these rounds."""
     seed: int = 0
-    """Decides the drawn rows and pairs and the rounds."""
+    """Random seed of the rows, the pairs and the rounds."""
 
     def __post_init__(self) -> None:
         """Check the counts."""
@@ -142,20 +142,20 @@ class ConflictSettings:
 
 
 def check_name(key: str, name: str) -> None:
-    """Check that a name can be a folder's and stand in SQL.
+    """Check that a name is valid as a folder name and in SQL.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: it is not.
     """
     if name and not re.fullmatch(r"\w[\w.-]*", name):
         raise ValueError(f"{key} {name!r}: use letters, digits, _, . and - only")
 
 
 def check_distinct(key: str, values: tuple[object, ...]) -> None:
-    """Check that there are values, and none twice.
+    """Check that values are given and distinct.
 
     Raises:
-        ValueError: there are none, or one is there twice.
+        ValueError: there are none, or duplicates.
     """
     if not values or len(set(values)) < len(values):
-        raise ValueError(f"{key} must name something, and nothing twice: {list(values)}")
+        raise ValueError(f"{key} needs distinct values, got {list(values)}")

@@ -1,4 +1,4 @@
-"""A sweep as tables to print: its points, and for a grid of two keys the paper's Table 11."""
+"""Printable tables of a sweep: its points and, for a grid of two keys, the layout of Table 11 of the paper."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,10 +10,10 @@ Row = Mapping[str, Any]
 
 
 def sweep_sheets(rows: Sequence[Row], grid: Mapping[str, Sequence[Any]]) -> list[Sheet]:
-    """Tables of a sweep's points; the chosen ones are bold.
+    """Tables of the points of a sweep; the chosen points are bold.
 
     Args:
-        rows: by column of the table sweeps.
+        rows: rows of the table sweeps.
         grid: config keys and their values; empty for a search.
     """
     sheets = []

@@ -1,1 +1,4 @@
-"""Data sets: synthetic logs with a known answer, and converters for public sources."""
+"""Synthetic logs with known click probabilities, and converters of the public data sets of the paper to logs.
+
+Start with `synthetic.py`, `amazon.py` and `taobao.py`, the jobs.
+"""

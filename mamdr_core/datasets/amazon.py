@@ -1,4 +1,4 @@
-"""convert_amazon: Amazon 2018 review files (Ni et al. 2019) to a log of clicks (docs/public_sources.md)."""
+"""convert_amazon: converts Amazon 2018 review files (Ni et al. 2019) to a log of clicks (docs/public_sources.md)."""
 
 import logging
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from mamdr_core.datasets.conversion import (
     count_faults,
     count_log,
     describe,
-    own_folder,
+    output_folder,
     publish,
     source_folder,
 )
@@ -27,7 +27,7 @@ from mamdr_core.lake.settings import InputSettings
 logger = logging.getLogger(__name__)
 
 JOB = "convert_amazon"
-# Only the fields that are used are parsed, and no pass is spent on guessing types.
+# With a schema Spark parses only these fields and needs no pass to infer types.
 _SCHEMA = "reviewerID string, asin string, overall double, unixReviewTime bigint, _malformed string"
 
 
@@ -35,14 +35,15 @@ def convert_amazon(spark: SparkSession, config: Config) -> dict[str, Any]:
     """Write `input.path`: user, item, domain, event_time, one row per user, item and category.
 
     Returns:
-        rows_in = clicks + repeated + rejected, rejected_by_fault, path, and the figures of `conversion.describe`.
+        rows_in = clicks + repeated + rejected, rejected_by_fault, path, and the result of `conversion.describe`.
 
     Raises:
-        MamdrError: a category's file is missing, cut short or without a valid review; a folder that is not ours.
+        MamdrError: the file of a category is missing, truncated or without a valid review, or the output folder belongs
+            to something else.
     """
     settings = config.convert
     paths = category_files(spark, settings)
-    output = own_folder(spark, config, JOB)
+    output = output_folder(spark, config, JOB)
     with kept_frames() as keep:
         groups = keep(group_reviews(read_reviews(spark, paths)))
         with _readable(settings):
@@ -68,30 +69,28 @@ def convert_amazon(spark: SparkSession, config: Config) -> dict[str, Any]:
 
 
 def category_files(spark: SparkSession, settings: ConvertSettings) -> list[str]:
-    """Paths of the categories' files.
+    """Paths of the files of the categories.
 
     Raises:
-        MamdrError: no category is named, or a category's file is missing.
+        MamdrError: no category is given, or the file of a category is missing.
     """
     files = source_folder(spark, settings)
     if not settings.categories:
-        raise MamdrError("convert.categories is empty: name categories as in the files' names, e.g. [Gift_Cards]")
+        raise MamdrError("convert.categories is empty: list categories as in the file names, e.g. [Gift_Cards]")
     present = set(files.children())
     names = {category: f"{category}{_suffix(settings.five_core)}" for category in settings.categories}
     for category, name in names.items():
         if name not in present:
             other = f"{category}{_suffix(not settings.five_core)}"
-            there = (
-                f" ({other} is there: convert.five_core is {str(settings.five_core).lower()})"
-                if other in present
-                else ""
+            hint = (
+                f" but has {other} (convert.five_core is {str(settings.five_core).lower()})" if other in present else ""
             )
-            raise MamdrError(f"convert.path: {files.root} lacks {name}{there}; download it (docs/public_sources.md)")
+            raise MamdrError(f"convert.path: {files.root} lacks {name}{hint}; download it (docs/public_sources.md)")
     return [files.path(name) for name in names.values()]
 
 
 def read_reviews(spark: SparkSession, paths: list[str]) -> DataFrame:
-    """The reviews of the files: reviewerID, asin, overall, unixReviewTime, _malformed (the line), domain."""
+    """Read reviews: reviewerID, asin, overall, unixReviewTime, _malformed (a line that cannot be parsed), domain."""
     options = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": "_malformed"}
     reviews = spark.read.schema(_SCHEMA).options(**options).json(paths)
     domain = F.regexp_replace("_metadata.file_name", r"(_5)?\.json\.gz$", "")
@@ -102,8 +101,8 @@ def group_reviews(reviews: DataFrame) -> DataFrame:
     """One row per domain, user and item, and one per domain and fault.
 
     Returns:
-        domain; fault (null: none); user, item; event_time, of the first review; rows; clicks, the reviews that the
-        paper's preparation counts: those of the same user, item and number of stars are one.
+        domain; fault (null: none); user; item; event_time of the first review; rows; clicks, the number of reviews as
+        the paper counts them: reviews with the same user, item and number of stars count once.
     """
     fault = (
         F.when(F.col("_malformed").isNotNull(), "malformed_line")
@@ -111,10 +110,10 @@ def group_reviews(reviews: DataFrame) -> DataFrame:
         .when(_blank("asin"), "no_item")
         .when(F.col("unixReviewTime").isNull(), "no_time")
     )
-    judged = reviews.withColumn("fault", fault)
+    checked = reviews.withColumn("fault", fault)
     for name, field in (("user", "reviewerID"), ("item", "asin")):
-        judged = judged.withColumn(name, F.when(F.col("fault").isNull(), F.col(field)))
-    return judged.groupBy("domain", "fault", "user", "item").agg(
+        checked = checked.withColumn(name, F.when(F.col("fault").isNull(), F.col(field)))
+    return checked.groupBy("domain", "fault", "user", "item").agg(
         F.timestamp_seconds(F.min("unixReviewTime")).alias("event_time"),
         F.count("*").alias("rows"),
         F.count_distinct(F.coalesce("overall", F.lit(0))).alias("clicks"),
@@ -123,13 +122,13 @@ def group_reviews(reviews: DataFrame) -> DataFrame:
 
 @contextmanager
 def _readable(settings: ConvertSettings) -> Iterator[None]:
-    """Turn Spark's errors about the downloaded files into MamdrError; wrap the first action on them in it."""
+    """Turn errors of Spark about the downloaded files into MamdrError; must wrap the first action on them."""
     try:
         with readable(InputSettings(path=settings.path, format="json")):
             yield
     except MamdrError as error:
         what = str(error).partition(";")[0].removeprefix("input.path: ")
-        raise MamdrError(f"convert.path: {what}; is it cut short? download it again") from None
+        raise MamdrError(f"convert.path: {what}; it may be truncated: download it again") from None
 
 
 def _check(settings: ConvertSettings, counts: LogCounts, faults: dict[str, int]) -> None:
@@ -137,7 +136,7 @@ def _check(settings: ConvertSettings, counts: LogCounts, faults: dict[str, int])
         if category not in counts.domains:
             raise MamdrError(
                 f"convert.path: {category}{_suffix(settings.five_core)} holds no review with reviewerID, asin and "
-                f"unixReviewTime (rejected in all files: {faults or 'nothing'}); is it the review file?"
+                f"unixReviewTime (rejected in all files: {faults or 'nothing'}); use the review files"
             )
 
 

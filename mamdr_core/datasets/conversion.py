@@ -1,4 +1,4 @@
-"""What the converters of public sources share: their folders, and their counts beside the paper's."""
+"""Shared by the converters of public sources: input and output folders, and counts compared with the paper."""
 
 import json
 import logging
@@ -22,49 +22,58 @@ def source_folder(spark: SparkSession, settings: ConvertSettings) -> Files:
     """The folder of the downloaded files.
 
     Raises:
-        MamdrError: `convert.path` is not set or is no folder.
+        MamdrError: `convert.path` is not set or not a folder.
     """
     if not settings.path:
-        raise MamdrError("convert.path is not set: name the folder of the downloaded files (docs/public_sources.md)")
+        raise MamdrError(
+            "convert.path is not set: set it to the folder of the downloaded files (docs/public_sources.md)"
+        )
     files = Files(spark, settings.path)
     if not files.exists() or files.is_file():
-        raise MamdrError(f"convert.path: {files.root} is no folder; name the folder of the downloaded files")
+        raise MamdrError(f"convert.path: {files.root} is not a folder; set it to the folder of the downloaded files")
     return files
 
 
-def own_folder(spark: SparkSession, config: Config, job: str, suffix: str = "") -> Files:
-    """The folder to write to, `input.path` with a suffix: new, empty, or this job's earlier output.
+def output_folder(spark: SparkSession, config: Config, job: str, suffix: str = "", marker: str = "") -> Files:
+    """The output folder, `input.path` with a suffix: new, empty, or earlier output of the job.
+
+    Args:
+        spark: the session.
+        config: names the folder.
+        job: that writes it.
+        suffix: appended to `input.path`.
+        marker: file that marks output of the job; by default `_<job>.json`.
 
     Raises:
-        MamdrError: `input.path` is not set, is not for Parquet, or holds something that this job did not write.
+        MamdrError: `input.path` is not set, has a format other than Parquet, or holds something else.
     """
     if not config.input.path:
-        raise MamdrError("input.path is not set: name the folder for the converted log")
+        raise MamdrError(f"input.path is not set: set it to the output folder of {job}")
     if config.input.format != "parquet":
         raise MamdrError(f"input.format: {job} writes parquet, got {config.input.format}")
     files = Files(spark, f"{config.input.path.rstrip('/')}{suffix}")
     children = files.children()
-    if files.is_file() or (children and _marker(job) not in children):
-        raise MamdrError(f"input.path: {files.root} holds something that {job} did not write; name a new folder")
+    if files.is_file() or (children and (marker or _marker(job)) not in children):
+        raise MamdrError(f"input.path: {files.root} holds something that {job} did not write; use a new folder")
     return files
 
 
 def publish(rows: DataFrame, files: Files, job: str, settings: ConvertSettings) -> None:
-    """Replace the folder's earlier output; its files appear together, when all are written."""
+    """Replace earlier output of the folder; the files become visible together."""
     files.delete()
     files.write_text(json.dumps({"job": job, "convert": asdict(settings)}, indent=2), _marker(job))
-    # Spark writes to a folder that readers skip and moves the files when the last task has ended.
+    # Spark writes to a hidden folder and moves the files when the last task has finished.
     rows.write.mode("append").parquet(files.root)
 
 
 def count_faults(groups: DataFrame) -> dict[str, int]:
-    """Rejected rows by fault, of groups with `fault` (null: none) and `rows`."""
+    """Number of rejected rows by fault; `groups` has the columns `fault` (null: none) and `rows`."""
     faulty = groups.where(F.col("fault").isNotNull()).groupBy("fault").agg(F.sum("rows").alias("rows"))
     return {row["fault"]: row["rows"] for row in faulty.orderBy("fault").collect()}
 
 
 def count_log(pairs: DataFrame) -> LogCounts:
-    """Count a log of one row per user, item and domain; `clicks` is how often the paper counts the pair."""
+    """Count a log with one row per user, item and domain, whose column `clicks` is the count in the paper."""
     by_user = pairs.groupBy("domain", "user").agg(F.sum("clicks").alias("clicks"), F.count("*").alias("items"))
     users: dict[str, dict[tuple[int, int], int]] = {}
     for row in by_user.groupBy("domain", "clicks", "items").agg(F.count("*").alias("users")).collect():
@@ -78,12 +87,12 @@ def count_log(pairs: DataFrame) -> LogCounts:
 
 
 def describe(counts: LogCounts, domains: Iterable[str], paper: PaperSet | None) -> dict[str, Any]:
-    """A converted log in figures, compared with the paper's where it is the paper's set; says so in the log.
+    """Figures of a converted log, compared with the paper if it is a data set of the paper; logs the result.
 
     Args:
-        counts: of the log.
-        domains: in the order in which to list them.
-        paper: what the log must reproduce; None: nothing.
+        counts: counts of the log.
+        domains: domains in the order of the output.
+        paper: the data set that the log must reproduce; None: no comparison.
 
     Returns:
         clicks, users, items, domains, by_domain, paper_set, matches_paper (null: not compared), differences.
@@ -97,11 +106,11 @@ def describe(counts: LogCounts, domains: Iterable[str], paper: PaperSet | None) 
     differences = compare(counts, paper) if paper else {}
     if paper and differences:
         listed = ", ".join(f"{figure} {both['found']} (paper {both['paper']})" for figure, both in differences.items())
-        logger.warning("differs from the paper's %s: %s", paper.name, listed)
+        logger.warning("differs from %s of the paper: %s", paper.name, listed)
     elif paper:
-        logger.info("reproduces the paper's %s (Tables 1 and 6-8)", paper.name)
+        logger.info("reproduces %s of the paper (Tables 1 and 6-8)", paper.name)
     else:
-        logger.info("not compared with the paper: these are not exactly the domains of one of its data sets")
+        logger.info("not compared with the paper: the domains are not exactly those of one of its data sets")
     return {
         "clicks": sum(domain["clicks"] for domain in by_domain.values()),
         "users": counts.users,

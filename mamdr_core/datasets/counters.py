@@ -1,4 +1,4 @@
-"""Random numbers as a function of (seed, stream, counter): any part of a log can be made anywhere, in any order.
+"""Counter-based random numbers: a function of (seed, stream, counter), so rows can be generated in any order.
 
 Shapes: N counters, K numbers each.
 """
@@ -23,11 +23,11 @@ _LOW = np.uint64(0xFFFFFFFF)
 
 
 def hash_counters(seed: int, stream: str, counters: Counters) -> Integers:
-    """64 random bits a counter (SplitMix64, Steele et al. 2014).
+    """64 random bits per counter (SplitMix64, Steele et al. 2014).
 
     Args:
-        seed: of the whole log.
-        stream: names what is drawn; two streams are independent.
+        seed: seed of the log.
+        stream: name of a stream; streams are independent.
         counters: [N], e.g. row numbers.
     """
     start = np.zeros(1, dtype=np.uint64)
@@ -37,7 +37,7 @@ def hash_counters(seed: int, stream: str, counters: Counters) -> Integers:
 
 
 def uniform(seed: int, stream: str, counters: Counters, count: int) -> Reals:
-    """[K, N] numbers, uniform in [0, 1) in steps of 2^-32, K = `count` a counter."""
+    """[K, N] uniform numbers in [0, 1) with steps of 2^-32, K = `count` per counter."""
     words = [hash_counters(seed, f"{stream} {word}", counters) for word in range(-(-count // 2))]
     halves = [half for word in words for half in (word >> _HALF, word & _LOW)]
     numbers: Reals = np.stack(halves[:count]) * 2.0**-32
@@ -45,7 +45,7 @@ def uniform(seed: int, stream: str, counters: Counters, count: int) -> Reals:
 
 
 def normal(seed: int, stream: str, counters: Counters, count: int) -> Singles:
-    """[N, K] numbers, N(0, 1), K = `count` a counter: quantiles at 16 random bits, an eighth of Box-Muller's time."""
+    """[N, K] numbers from N(0, 1), K = `count` per counter: quantiles at 16 bits, 8 times as fast as Box-Muller."""
     words = -(-count // 4)
     wide = counters.astype(np.uint64)[:, None] * np.uint64(words) + np.arange(words, dtype=np.uint64)
     bits = hash_counters(seed, stream, wide.ravel())
@@ -55,7 +55,7 @@ def normal(seed: int, stream: str, counters: Counters, count: int) -> Singles:
 
 @cache
 def _quantiles() -> Singles:
-    """[65536] quantiles of N(0, 1) at the middles of equal steps, scaled to variance 1."""
+    """[65536] quantiles of N(0, 1) at the midpoints of equal steps, scaled to variance 1."""
     upper = [NormalDist().inv_cdf(0.5 + (step + 0.5) / 65_536) for step in range(32_768)]
     quantiles = np.concatenate([-np.array(upper[::-1]), upper])
     scaled: Singles = (quantiles / quantiles.std()).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What a conversion of the public sources must reproduce: the paper's Tables 1 and 6-8, and how they are counted."""
+"""Reference figures for converted public sources: Tables 1 and 6-8 of the paper, and how it counts samples."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DomainCounts:
-    """A converted domain.
+    """Counts of a converted domain.
 
     Attributes:
         items: distinct items.
-        users_by_clicks: number of users by (clicks, distinct items clicked); clicks are counted as the paper counts
-            them, which may be more than one an item.
+        users_by_clicks: number of users by (clicks, distinct items clicked); clicks are counted as in
+            the paper, which may count more than one per item.
     """
 
     items: int
@@ -28,10 +28,10 @@ class DomainCounts:
         return sum(distinct * users for (_, distinct), users in self.users_by_clicks.items())
 
     def samples(self, ctr_ratio: float) -> int:
-        """# Samples of Tables 6-8, as the released reference code makes them.
+        """# Samples of Tables 6-8, computed like the released reference code.
 
-        To the positives come int(n / ctr_ratio) negatives for each user of n positives, as far as the domain has items
-        that the user did not click.
+        A user with n positives adds int(n / ctr_ratio) negatives, limited by the number of items in the domain that the
+        user did not click.
         """
         total = 0
         for (clicks, distinct), users in self.users_by_clicks.items():
@@ -41,7 +41,7 @@ class DomainCounts:
 
 @dataclass(frozen=True)
 class LogCounts:
-    """A converted log: distinct users and items of all domains together, and its domains by name."""
+    """Counts of a converted log: distinct users and items over all domains, and domains by name."""
 
     users: int
     items: int
@@ -50,7 +50,7 @@ class LogCounts:
 
 @dataclass(frozen=True)
 class PaperSet:
-    """One of the paper's public data sets.
+    """One of the public data sets of the paper.
 
     Attributes:
         name: as in Table 1.
@@ -58,7 +58,7 @@ class PaperSet:
         items: Table 1.
         samples: Table 1, Train + Val + Test.
         domains: # Samples and CTR Ratio by domain, Tables 6-8.
-        doubtful: figures that contradict the paper's others, and so are not compared.
+        doubtful: figures that contradict other figures of the paper and are not compared.
     """
 
     name: str
@@ -129,13 +129,13 @@ PAPER_SETS = (
 
 
 def find_paper_set(domains: Iterable[str]) -> PaperSet | None:
-    """The paper's data set with exactly these domains."""
+    """The data set of the paper with exactly these domains; None if there is none."""
     names = set(domains)
     return next((paper for paper in PAPER_SETS if set(paper.domains) == names), None)
 
 
 def compare(counts: LogCounts, paper: PaperSet) -> dict[str, dict[str, int]]:
-    """Where a log of the paper's domains differs from the paper: {figure: {"found": ..., "paper": ...}}.
+    """Differences between a log and the paper: {figure: {"found": ..., "paper": ...}}.
 
     Example:
         >>> compare(counts, PAPER_SETS[0])  # doctest: +SKIP

@@ -14,10 +14,10 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from mamdr_core.config import Config
+from mamdr_core.datasets.conversion import output_folder
 from mamdr_core.datasets.counters import Ids
 from mamdr_core.datasets.settings import SyntheticSettings
 from mamdr_core.datasets.world import DAY, World, draw_rows, make_world, published_vectors
-from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.progress import progress
 from mamdr_core.lake.core.session import overriding
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 MARKER = "_synthetic.json"
 BLOCK = 65_536
 ROWS_A_TASK = 64 * BLOCK
-"""Rows of a task at most: each adds a file of about 130 MB."""
+"""Maximum number of rows per task, which writes about 130 MB."""
 _SCHEMA = pa.schema(
     [
         pa.field("user", pa.string(), nullable=False),
@@ -40,29 +40,29 @@ _SCHEMA = pa.schema(
     ]
 )
 _WRITING = {
-    # Rows are numbered in the order of days: a task keeps a file a day open, where Spark would sort the rows by day.
+    # Rows are numbered in the order of days, so a task can keep one file per day open and need not sort by day.
     "spark.sql.maxConcurrentOutputFileWriters": "32",
-    # Spark's default, the old INT96, takes more bytes and time.
+    # INT96, the default of Spark, takes more space and time.
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
 }
 
 
 def generate_logs(spark: SparkSession, config: Config) -> dict[str, Any]:
-    """Write the logs to `input.path`, a folder a day, and vectors if any to `<input.path>_vectors/{users,items}`.
+    """Write the logs to `input.path`, one folder per day, and vectors to `<input.path>_vectors/{users,items}`.
 
     Returns:
         rows, clicks, days, path, and vectors_path where vectors are written.
 
     Raises:
-        MamdrError: `input.path` is not set, is not for Parquet, or holds something that this job did not write.
+        MamdrError: `input.path` is not set, has a format other than Parquet, or holds something else.
     """
     settings = config.synthetic or SyntheticSettings()
-    files = _own_folder(spark, config, config.input.path)
-    vectors = _own_folder(spark, config, f"{config.input.path.rstrip('/')}_vectors") if settings.vectors else None
+    files = output_folder(spark, config, "generate_logs", marker=MARKER)
+    vectors = output_folder(spark, config, "generate_logs", "_vectors", MARKER) if settings.vectors else None
     _empty(files, settings)
     with progress(spark, "logs"):
         write_logs(spark, synthetic_logs(spark, settings), files.root)
-    # Counted from what was written; only the label column is read.
+    # Counted from the written files; only the label column is read.
     rows, clicks = spark.read.parquet(files.root).agg(F.count("label"), F.sum("label")).collect()[0]
     figures = {"rows": rows, "clicks": clicks, "days": settings.days, "path": files.root}
     if vectors:
@@ -82,9 +82,9 @@ def synthetic_logs(spark: SparkSession, settings: SyntheticSettings) -> DataFram
 
 
 def write_logs(spark: SparkSession, logs: DataFrame, path: str) -> None:
-    """Write Parquet, a folder a day, at the pace of Spark's writer (benchmarks/bench_generate.py)."""
+    """Write Parquet, one folder per day, as fast as the writer of Spark (benchmarks/bench_generate.py)."""
     with overriding(spark, _WRITING):
-        # Most ids of a file occur once or twice: a dictionary costs a fifth of the time and saves a tenth of the bytes.
+        # Most ids occur once or twice per file: a dictionary would cost 20 % of the time and save 10 % of the bytes.
         logs.write.option("parquet.enable.dictionary", "false").partitionBy("day").mode("append").parquet(path)
 
 
@@ -114,7 +114,7 @@ def _row_blocks(world: World) -> Callable[[Ids], pa.RecordBatch]:
 
 
 def _names(letter: str, ids: Ids) -> pa.Array:
-    """The strings letter + id; made here, since Spark takes twice the time for it."""
+    """The strings letter + id; twice as fast as in Spark."""
     return pc.utf8_replace_slice(pa.array(ids).cast(pa.string()), 0, 0, letter)
 
 
@@ -129,7 +129,7 @@ def _vector_blocks(settings: SyntheticSettings, of: str, schema: pa.Schema) -> C
 
 
 def _in_blocks(spark: SparkSession, total: int, schema: pa.Schema, make: Callable[[Ids], pa.RecordBatch]) -> DataFrame:
-    """`make` over the numbers 0..total-1 in blocks; contents do not depend on how blocks are dealt to tasks."""
+    """Apply `make` to the numbers 0..total-1 in blocks; the contents do not depend on the distribution over tasks."""
     blocks = -(-total // BLOCK)
     tasks = max(min(blocks, spark.sparkContext.defaultParallelism), -(-total // ROWS_A_TASK))
 
@@ -141,22 +141,7 @@ def _in_blocks(spark: SparkSession, total: int, schema: pa.Schema, make: Callabl
     return spark.range(0, blocks, 1, tasks).mapInArrow(fill, from_arrow_schema(schema))
 
 
-def _own_folder(spark: SparkSession, config: Config, path: str) -> Files:
-    """The folder to write to: new, empty, or this job's earlier output."""
-    if not config.input.path:
-        raise MamdrError("input.path is not set: name the folder for the synthetic logs")
-    if config.input.format != "parquet":
-        raise MamdrError(f"input.format: generate_logs writes parquet, got {config.input.format}")
-    files = Files(spark, path)
-    children = files.children()
-    if files.is_file() or (children and MARKER not in children):
-        raise MamdrError(
-            f"input.path: {files.root} holds something that generate_logs did not write; name a new folder"
-        )
-    return files
-
-
 def _empty(files: Files, settings: SyntheticSettings) -> None:
-    """Remove an earlier output, and mark the folder before anything is written to it."""
+    """Remove earlier output and mark the folder before anything is written."""
     files.delete()
     files.write_text(json.dumps(asdict(settings), default=str, indent=2), MARKER)

@@ -1,4 +1,4 @@
-"""convert_taobao: the Cloud Theme files (Du et al. 2019) to a log of clicks and vectors (docs/public_sources.md)."""
+"""convert_taobao: converts Cloud Theme files (Du et al. 2019) to a log and vectors (docs/public_sources.md)."""
 
 import logging
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from mamdr_core.datasets.conversion import (
     count_faults,
     count_log,
     describe,
-    own_folder,
+    output_folder,
     publish,
     source_folder,
 )
@@ -36,8 +36,8 @@ _SUMMARY = (
 
 
 @dataclass(frozen=True)
-class Tables:
-    """The downloaded files: the click log, embeddings of users and items, and the items of each theme if given."""
+class SourceTables:
+    """The downloaded files: click log, embeddings of users and items, and the items of each theme if present."""
 
     clicks: DataFrame
     vectors: dict[str, DataFrame]
@@ -54,13 +54,13 @@ def convert_taobao(spark: SparkSession, config: Config) -> dict[str, Any]:
         theme_item_pool.csv), themes (by domain), user_vectors, item_vectors, path, and those of `conversion.describe`.
 
     Raises:
-        MamdrError: a file is missing or lacks a column, no embedding can be read, fewer themes than asked for, a
-            folder that is not ours.
+        MamdrError: a file is missing or lacks a column, no embedding can be read, there are fewer themes than
+            `convert.themes`, or an output folder belongs to something else.
     """
     settings = config.convert
     tables = read_tables(spark, source_folder(spark, settings))
-    output = own_folder(spark, config, JOB)
-    vector_outputs = {of: own_folder(spark, config, JOB, f"_vectors/{of}s") for of in EMBEDDINGS}
+    output = output_folder(spark, config, JOB)
+    vector_outputs = {of: output_folder(spark, config, JOB, f"_vectors/{of}s") for of in EMBEDDINGS}
     with kept_frames() as keep:
         known = {of: keep(known_ids(vectors)) for of, vectors in tables.vectors.items()}
         vector_figures = {of: _count_vectors(tables.vectors[of], known[of], of) for of in EMBEDDINGS}
@@ -71,7 +71,7 @@ def convert_taobao(spark: SparkSession, config: Config) -> dict[str, Any]:
         pairs = keep(groups.where("domain IS NOT NULL AND fault IS NULL").withColumn("clicks", F.lit(1)))
         counts, rows = count_log(pairs), _count_rows(groups)
         outside = _count_outside(pairs, tables.pool) if tables.pool is not None else None
-        # Without its log, an earlier output cannot be taken for this one if the job is killed from here on.
+        # The log is deleted first: if the job is killed from here on, earlier output cannot be mistaken for new output.
         output.delete()
         for of, vectors in tables.vectors.items():
             publish(_used_vectors(vectors, pairs, of), vector_outputs[of], JOB, settings)
@@ -91,13 +91,13 @@ def convert_taobao(spark: SparkSession, config: Config) -> dict[str, Any]:
     return result
 
 
-def read_tables(spark: SparkSession, source: Files) -> Tables:
+def read_tables(spark: SparkSession, source: Files) -> SourceTables:
     """Open the downloaded files.
 
     Raises:
         MamdrError: one is missing, or lacks a column.
     """
-    return Tables(
+    return SourceTables(
         clicks=read_clicks(spark, source),
         vectors={of: read_vectors(spark, source, of) for of in EMBEDDINGS},
         pool=read_csv(spark, source, ITEM_POOL, ("theme_id", "item_id")) if source.exists(ITEM_POOL) else None,
@@ -105,10 +105,10 @@ def read_tables(spark: SparkSession, source: Files) -> Tables:
 
 
 def read_csv(spark: SparkSession, source: Files, name: str, columns: Sequence[str]) -> DataFrame:
-    """The file's columns as text, trimmed, under their names.
+    """Read columns of a CSV file as trimmed text.
 
     Raises:
-        MamdrError: no such file, or its first line does not name the columns.
+        MamdrError: the file is missing, or its header lacks a column.
     """
     if not source.is_file(name):
         raise MamdrError(f"convert.path: {source.root} lacks {name}; download it (docs/public_sources.md)")
@@ -116,17 +116,17 @@ def read_csv(spark: SparkSession, source: Files, name: str, columns: Sequence[st
     missing = [column for column in columns if column not in raw.columns]
     if missing:
         named = ", ".join(raw.columns)[:200]
-        raise MamdrError(f"convert.path: {name} has no column {', '.join(missing)}; its first line names {named}")
+        raise MamdrError(f"convert.path: {name} has no column {', '.join(missing)}; its header is {named}")
     return raw.select("_metadata", *(F.trim(column).alias(column) for column in columns))
 
 
 def read_clicks(spark: SparkSession, source: Files) -> DataFrame:
-    """The click log: user_id, item_id, theme_id, reach_time, as text."""
+    """Read the click log: user_id, item_id, theme_id, reach_time, as text."""
     return read_csv(spark, source, CLICK_LOG, ("user_id", "item_id", "theme_id", "reach_time"))
 
 
 def read_vectors(spark: SparkSession, source: Files, of: str) -> DataFrame:
-    """The embeddings of users or items (`of`: user, item): id, vector, valid (an id and 128 finite numbers)."""
+    """Read the embeddings of users or items (`of`: user, item): id, vector, valid (an id and 128 finite numbers)."""
     raw = read_csv(spark, source, EMBEDDINGS[of], (f"{of}_id", "emb"))
     vector = F.split("emb", " ").try_cast("array<float>")
     strange = F.exists("vector", lambda number: number.isNull() | F.isnan(number) | (F.abs(number) == _INFINITE))
@@ -137,7 +137,7 @@ def read_vectors(spark: SparkSession, source: Files, of: str) -> DataFrame:
 
 
 def known_ids(vectors: DataFrame) -> DataFrame:
-    """The ids of embeddings, valid and not: id, valid, rows."""
+    """Count embeddings: id, valid, rows."""
     return vectors.groupBy("id", "valid").agg(F.count("*").alias("rows"))
 
 
@@ -146,14 +146,14 @@ def group_clicks(clicks: DataFrame, users: DataFrame, items: DataFrame) -> DataF
 
     Args:
         clicks: user_id, item_id, theme_id, reach_time.
-        users: id, valid: whose embeddings there are.
-        items: likewise.
+        users: id, valid: the embeddings of users.
+        items: the same for items.
 
     Returns:
-        theme; fault (null: none); user, item; event_time, of the first click; rows; place, which orders rows as they
-        stand in the file.
+        theme; fault (null: none); user; item; event_time of the first click; rows; place, which orders rows as in the
+        file.
     """
-    # Parts of a file are dealt to tasks in any order; inside a part, rows are numbered as they come.
+    # Splits of a file go to tasks in any order; within a split, rows are numbered in the order of the file.
     place = F.struct("_metadata.file_block_start", F.monotonically_increasing_id())
     time = F.coalesce(
         F.try_to_timestamp("reach_time", F.lit("yyyyMMddHHmmss")), F.col("reach_time").try_cast("timestamp")
@@ -171,21 +171,21 @@ def group_clicks(clicks: DataFrame, users: DataFrame, items: DataFrame) -> DataF
         .when(F.col("user_known").isNull(), "no_user_embedding")
         .when(F.col("item_known").isNull(), "no_item_embedding")
     )
-    judged = placed.withColumn("fault", fault)
+    checked = placed.withColumn("fault", fault)
     for of in EMBEDDINGS:
-        judged = judged.withColumn(of, F.when(F.col("fault").isNull(), F.col(f"{of}_id")))
-    return judged.groupBy("theme", "fault", "user", "item").agg(
+        checked = checked.withColumn(of, F.when(F.col("fault").isNull(), F.col(f"{of}_id")))
+    return checked.groupBy("theme", "fault", "user", "item").agg(
         F.min("time").alias("event_time"), F.count("*").alias("rows"), F.min("place").alias("place")
     )
 
 
 def choose_themes(groups: DataFrame, count: int) -> dict[str, str]:
-    """The first `count` themes (0: all) as they appear in the log, of those with a click to keep: {"D1": theme, ...}.
+    """The first `count` themes (0: all) with a valid click, by first appearance in the log: {"D1": theme, ...}.
 
-    Table 8's domains are in this order: the released reference code numbers themes so and takes the first ones.
+    This is the order of the domains in Table 8: the released reference code numbers the themes in the same way.
 
     Raises:
-        MamdrError: there are fewer, or none.
+        MamdrError: there are fewer themes, or none.
     """
     kept = F.sum(F.when(F.col("fault").isNull(), F.col("rows")))
     by_theme = groups.where("theme IS NOT NULL").groupBy("theme").agg(F.min("place").alias("place"), kept.alias("kept"))
@@ -193,7 +193,7 @@ def choose_themes(groups: DataFrame, count: int) -> dict[str, str]:
     if len(ordered) < max(count, 1):
         faults = count_faults(groups) or "none"
         raise MamdrError(
-            f"convert.themes is {count}, but {CLICK_LOG} has {len(ordered)} themes with a click to keep (rejected: "
+            f"convert.themes is {count}, but {CLICK_LOG} has {len(ordered)} themes with a valid click (rejected: "
             f"{faults})"
         )
     return {f"D{number}": theme for number, theme in enumerate(ordered[: count or None], start=1)}
@@ -204,7 +204,7 @@ def _count_vectors(vectors: DataFrame, known: DataFrame, of: str) -> dict[str, i
     if True not in counts:
         first = vectors.select(F.size("vector").alias("size")).first()
         raise MamdrError(
-            f"convert.path: {EMBEDDINGS[of]} holds no embedding of {VECTOR_SIZE} numbers with spaces between them; its "
+            f"convert.path: {EMBEDDINGS[of]} holds no embedding of {VECTOR_SIZE} numbers separated by spaces; its "
             f"first has {max(first['size'], 0) if first else 0}"
         )
     rows, ids = counts[True][1], counts[True][2]
@@ -213,7 +213,7 @@ def _count_vectors(vectors: DataFrame, known: DataFrame, of: str) -> dict[str, i
 
 
 def _count_rows(groups: DataFrame) -> dict[str, Any]:
-    """rows_in, other_themes, rejected and by which fault, of groups with their domain."""
+    """Count rows_in, other_themes, rejected and rejected_by_fault in groups with their domain."""
     other = F.col("theme").isNotNull() & F.col("domain").isNull()
     sums = groups.agg(F.sum("rows"), F.sum(F.when(other, F.col("rows")).otherwise(0))).first()
     rows_in, other_rows = (int(sums[0]), int(sums[1])) if sums else (0, 0)
@@ -232,7 +232,7 @@ def _count_outside(pairs: DataFrame, pool: DataFrame) -> int:
 
 
 def _used_vectors(vectors: DataFrame, pairs: DataFrame, of: str) -> DataFrame:
-    """The embeddings of the log's users or items, one an id: of one that repeats the largest, as the lake takes it."""
+    """One embedding per user or item of the log; of duplicates the largest, as in the lake."""
     used = pairs.select(F.col(of).alias("id")).distinct()
     return vectors.where("valid").join(used, "id", "left_semi").groupBy("id").agg(F.max("vector").alias("vector"))
 

@@ -1,4 +1,4 @@
-"""Tastes of the domains: unit vectors between a shared one and per-domain ones, which may drift from day to day.
+"""Tastes of the domains: unit vectors that mix a shared taste with per-domain tastes and may drift from day to day.
 
 Shapes: D domains, K factors, r = `rank`.
 """
@@ -13,7 +13,7 @@ from mamdr_core.datasets.settings import SyntheticSettings
 
 
 def mixed_tastes(settings: SyntheticSettings, stream: str) -> Singles:
-    """[D, K] or [days * D, K] unit vectors: the shared one at conflict 0, each domain's own at 1."""
+    """[D, K] or [days * D, K] unit vectors: the shared taste at conflict 0, per-domain tastes at 1."""
     shared = _drifting(settings, f"shared {stream}", 1, settings.factors)
     own = _own_tastes(settings, stream)
     mixed = _unit(math.sqrt(1 - settings.conflict) * shared + math.sqrt(settings.conflict) * own)
@@ -21,7 +21,7 @@ def mixed_tastes(settings: SyntheticSettings, stream: str) -> Singles:
 
 
 def _own_tastes(settings: SyntheticSettings, stream: str) -> Singles:
-    """[1 or days, D, K] independent unit vectors; with a rank, all in one random subspace of r dimensions."""
+    """[1 or days, D, K] independent unit vectors; with a rank, all of them in a random r-dimensional subspace."""
     if not settings.rank:
         return _drifting(settings, f"own {stream}", settings.domains, settings.factors)
     directions = orthonormal(settings.seed, f"{stream} subspace", settings.factors, settings.rank)
@@ -29,14 +29,14 @@ def _own_tastes(settings: SyntheticSettings, stream: str) -> Singles:
 
 
 def _drifting(settings: SyntheticSettings, stream: str, count: int, length: int) -> Singles:
-    """[1, count, length] unit vectors, or [days, count, length]: each has cosine 1 - drift with the day before's."""
+    """[1, count, length] unit vectors, or [days, count, length] with cosine 1 - drift between consecutive days."""
     ids = np.arange(count)
     days = [_unit(normal(settings.seed, stream, ids, length))]
     keep = 1 - settings.drift
     for day in range(1, settings.days if settings.drift else 1):
         before = days[-1]
         new = normal(settings.seed, f"{stream} of day {day}", ids, length)
-        across = _unit(new - (new * before).sum(-1, keepdims=True) * before)  # zero where there is but one factor
+        across = _unit(new - (new * before).sum(-1, keepdims=True) * before)  # zero with a single factor
         days.append(_unit(keep * before + math.sqrt(1 - keep**2) * across))
     return np.stack(days)
 

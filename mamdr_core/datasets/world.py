@@ -1,6 +1,6 @@
-"""The world behind synthetic logs: domains with sizes, click-through rates and tastes; users and items with factors.
+"""The model behind synthetic logs: domains with sizes, click-through rates and tastes; users and items with factors.
 
-Shapes: D domains, N rows, K factors. Only arrays over domains are held; the rest is a function of ids and the seed.
+Shapes: D domains, N rows, K factors. Only arrays over domains are stored; the rest is a function of ids and the seed.
 """
 
 import math
@@ -11,26 +11,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mamdr_core.datasets.counters import Ids, Reals, Singles, normal, uniform
-from mamdr_core.datasets.effects import add_effects, effects_deviation, slot_effects
+from mamdr_core.datasets.effects import add_effects, effects_deviation, position_effects
 from mamdr_core.datasets.orthonormal import multiply, orthonormal
 from mamdr_core.datasets.settings import SyntheticSettings
 from mamdr_core.datasets.tastes import mixed_tastes
 
 SCALE = 1.4
-"""Standard deviation of the logit within a domain without effects; it puts the oracle's AUC near .8."""
+"""Standard deviation of the logit within a domain without effects; it gives the true probabilities an AUC near .8."""
 CTR_SPREAD = 0.5
 """Standard deviation of the logit of a domain's CTR."""
 SMALLEST_POOL = 20
-"""Smallest number of own users, and of own items, of a domain."""
+"""Minimum size of the pools of users and items of a domain."""
 GUIDES = 8
-"""Entries per domain of the table that maps positions to domains; at 8, one position in 16 needs a search."""
+"""Entries per domain in the index from positions to domains; with 8, one position in 16 needs a binary search."""
 DAY = 86_400_000_000
 """Microseconds per day."""
 
 
 @dataclass(frozen=True)
 class Pools:
-    """Own users (or items) of each domain: `count` ids from `start`, wrapping around at `total`."""
+    """Pools of users (or items) of the domains: `count` ids from `start`, modulo `total`."""
 
     total: int
     start: Ids
@@ -39,16 +39,16 @@ class Pools:
 
 @dataclass(frozen=True)
 class World:
-    """What every row is drawn from: about 180 bytes per domain, of which the tastes (64 bytes) are per day with drift.
+    """The parameters of the model: about 180 bytes per domain, of which the tastes (64 bytes) are per day with drift.
 
-    `taste` and `leaning` are [D, K] on the one day, or [days * D, K], one day after another, where tastes drift.
+    `taste` and `leaning` are [D, K], or [days * D, K] in the order of days if tastes drift.
     """
 
     settings: SyntheticSettings
     offsets: Ids
-    """[D+1] delimits the domains' rows before they are shuffled."""
+    """[D+1] offsets of the rows of the domains before rows are shuffled."""
     guide: Ids
-    """The domain of every `step`-th row before they are shuffled."""
+    """The domain of every `step`-th row before rows are shuffled."""
     step: int
     bias: Reals
     taste: Singles
@@ -58,8 +58,8 @@ class World:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """A block of the log, arrays [N]."""
+class LogRows:
+    """A block of rows of the log, arrays [N]."""
 
     user: Ids
     item: Ids
@@ -71,7 +71,7 @@ class Rows:
 
 
 def make_world(settings: SyntheticSettings) -> World:
-    """Draw the domains."""
+    """Draw the parameters of the domains."""
     sizes = domain_sizes(settings)
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     step = max(1, int(offsets[-1]) // (GUIDES * settings.domains))
@@ -89,7 +89,7 @@ def make_world(settings: SyntheticSettings) -> World:
 
 
 def domain_sizes(settings: SyntheticSettings) -> Ids:
-    """[D] rows per domain: log-normal, at least one each, `rows` in total (or one each where rows < domains)."""
+    """[D] rows per domain: log-normal, at least one each, `rows` in total (or one each if rows < domains)."""
     spread = settings.size_spread * _spread(settings, "size")
     weight = np.exp(spread - spread.max())
     free = max(settings.rows - settings.domains, 0)
@@ -98,11 +98,11 @@ def domain_sizes(settings: SyntheticSettings) -> Ids:
     return 1 + np.diff(edges, prepend=0)
 
 
-def draw_rows(world: World, rows: Ids) -> Rows:
-    """Return the rows with these numbers; each depends only on its number and the settings."""
+def draw_rows(world: World, rows: Ids) -> LogRows:
+    """Generate the rows with these numbers; a row depends only on its number and the settings."""
     settings = world.settings
     total = int(world.offsets[-1])
-    user_rank, user_pool, item_rank, item_pool, time, luck = uniform(settings.seed, "row", rows, 6)
+    user_rank, user_pool, item_rank, item_pool, time, threshold = uniform(settings.seed, "row", rows, 6)
     domain = _domain_at(world, rows * _stride(total) % total)
     user = _draw(world.users, domain, user_rank, user_pool < settings.overlap)
     item = _draw(world.items, domain, item_rank, item_pool < settings.overlap)
@@ -111,11 +111,11 @@ def draw_rows(world: World, rows: Ids) -> Rows:
     add_effects(logit, settings, rows, user, item, domain)
     probability = 1.0 / (1.0 + np.exp(-logit))
     first_day = np.datetime64(settings.first_day, "us").astype(np.int64)
-    return Rows(
+    return LogRows(
         user=user,
         item=item,
         domain=domain,
-        label=(luck < probability).astype(np.int32),
+        label=(threshold < probability).astype(np.int32),
         time=first_day + day * DAY + (time * DAY).astype(np.int64),
         true_probability=probability,
     )
@@ -127,7 +127,7 @@ def factors(settings: SyntheticSettings, of: str, ids: Ids) -> Singles:
 
 
 def published_vectors(settings: SyntheticSettings, of: str, ids: Ids) -> Singles:
-    """[N, vectors]: column k is factor k with noise; columns beyond the factors are only noise.
+    """[N, vectors] factors with noise; columns beyond the number of factors are only noise.
 
     With `rotate`, the factors of items are first multiplied by a random orthogonal matrix.
     """
@@ -141,14 +141,14 @@ def published_vectors(settings: SyntheticSettings, of: str, ids: Ids) -> Singles
 
 
 def score(world: World, user: Ids, item: Ids, domain: Ids, day: Ids | int = 0) -> Singles:
-    """[N] how much a user likes an item in a domain: (sum_k taste_k x_k y_k + leaning . y) / sqrt(2), of variance 1.
+    """[N] affinity of a user to an item in a domain: (sum_k taste_k x_k y_k + leaning . y) / sqrt(2), with variance 1.
 
-    Days count from 0 and matter only where tastes drift. Effects are not part of the score.
+    Days count from 0 and matter only if tastes drift. Effects are not part of the score.
     """
     settings = world.settings
     x, y = factors(settings, "user", user), factors(settings, "item", item)
     place = domain + day * settings.domains if settings.drift else domain
-    # np.take costs a fifth of an index; in place, since new blocks cost as much as the arithmetic.
+    # np.take is 5 times as fast as indexing; allocating new arrays would take as long as the arithmetic.
     liked = np.take(world.taste, place, axis=0)
     liked *= x
     liked += np.take(world.leaning, place, axis=0)
@@ -157,7 +157,7 @@ def score(world: World, user: Ids, item: Ids, domain: Ids, day: Ids | int = 0) -
 
 
 def _day_of(settings: SyntheticSettings, rows: Ids, domain: Ids, total: int) -> Ids:
-    """[N] the day of rows, from 0: equal shares in the order of row numbers; late domains skip the first day."""
+    """[N] day of rows, from 0: equal shares in the order of row numbers; late domains skip the first day."""
     day = rows * settings.days // total
     if settings.late_domains:
         too_early = (day == 0) & (domain >= settings.domains - settings.late_domains)
@@ -166,7 +166,7 @@ def _day_of(settings: SyntheticSettings, rows: Ids, domain: Ids, total: int) -> 
 
 
 def _spread(settings: SyntheticSettings, stream: str) -> Reals:
-    """[D] numbers of N(0, 1)."""
+    """[D] numbers from N(0, 1)."""
     return normal(settings.seed, stream, np.arange(settings.domains), 1)[:, 0].astype(np.float64)
 
 
@@ -183,18 +183,20 @@ def _rates(settings: SyntheticSettings, sizes: Ids) -> Reals:
 
 
 def _solve_bias(settings: SyntheticSettings, rates: Reals) -> Reals:
-    """[D] biases b with E[sigmoid(b + scale z + slot)] = rate for z ~ N(0, 1), by bisection.
+    """[D] biases b with E[sigmoid(b + scale z + position effect)] = rate for z ~ N(0, 1), by bisection.
 
-    The mean over z is taken at Gauss-Hermite nodes, and the mean over slots one slot after the other to save memory.
+    The mean over z uses Gauss-Hermite nodes; positions are processed one after another to save memory.
     """
     nodes, weights = np.polynomial.hermite_e.hermegauss(32)
     nodes = math.hypot(SCALE, effects_deviation(settings)) * nodes
     weights = weights / weights.sum()
-    slots = slot_effects(settings)
+    effects = position_effects(settings)
     low, high = np.full_like(rates, -40.0), np.full_like(rates, 40.0)
     for _ in range(60):
         middle = (low + high) / 2
-        mean = sum((1 / (1 + np.exp(-(middle[:, None] + (nodes + slot))))) @ weights for slot in slots) / len(slots)
+        mean = sum((1 / (1 + np.exp(-(middle[:, None] + (nodes + effect))))) @ weights for effect in effects) / len(
+            effects
+        )
         low, high = np.where(mean < rates, middle, low), np.where(mean < rates, high, middle)
     return low
 
@@ -205,7 +207,7 @@ def _pools(total: int, sizes: Ids) -> Pools:
 
 
 def _domain_at(world: World, position: Ids) -> Ids:
-    """[N] the domains to which rows at these positions belong before they are shuffled."""
+    """[N] domains of the rows at these positions before rows are shuffled."""
     domain = np.take(world.guide, position // world.step)
     beyond = np.flatnonzero(np.take(world.offsets[1:], domain) <= position)
     domain[beyond] = np.searchsorted(world.offsets, position[beyond], side="right") - 1
@@ -213,7 +215,7 @@ def _domain_at(world: World, position: Ids) -> Ids:
 
 
 def _draw(pools: Pools, domain: Ids, chance: Reals, of_all: NDArray[np.bool_]) -> Ids:
-    """[N] ids, drawn from all or from the domain's own pool by rank floor(n u^1.5): low ranks are popular."""
+    """[N] ids, drawn from all or from the pool of the domain by rank floor(n u^1.5): low ranks are popular."""
     count = np.where(of_all, pools.total, np.take(pools.count, domain))
     rank = (chance * np.sqrt(chance) * count).astype(np.int64)
     own = np.take(pools.start, domain) + rank
@@ -222,7 +224,7 @@ def _draw(pools: Pools, domain: Ids, chance: Reals, of_all: NDArray[np.bool_]) -
 
 @cache
 def _stride(total: int) -> int:
-    """A number coprime to `total`: multiplication by it modulo `total` permutes 0..total-1 and parts neighbours."""
+    """A number coprime to `total`: multiplying by it modulo `total` permutes 0..total-1 and separates neighbours."""
     stride = max(1, min(int(total * 0.6180339887), 2**62 // total))
     while math.gcd(stride, total) != 1:
         stride -= 1

@@ -1,1 +1,4 @@
-"""Ranks: what they say to each other, which domains they own, and how Spark launches them."""
+"""Ranks: collectives, placement of domains on ranks, exchange of rows, and launching ranks in Spark.
+
+Start with `collective.py` (what ranks exchange) and `launch.py` (how they start).
+"""

@@ -1,4 +1,4 @@
-"""Which rank descends on which part of a round's slices, so that all ranks have about as many steps and rows."""
+"""Assigns the batches of a round to ranks so that all ranks have nearly equal numbers of steps and rows."""
 
 from dataclasses import dataclass
 
@@ -10,18 +10,18 @@ from mamdr_core.parallel.placement import room_below_level
 
 Ints = NDArray[np.int64]
 SLACK = 0.03
-"""A rank keeps this much more than the mean of a round: what exceeds the mean by less is not worth sending."""
+"""Tolerated excess over the mean of a round; a smaller excess is not worth sending."""
 
 
 @dataclass(frozen=True)
 class Batches:
-    """The batches that a round's slices are cut into, by domain and in the order of its rows; U of them.
+    """The U batches of the slices of a round, by domain and in the order of rows.
 
     Attributes:
-        domain_U: whose rows they are.
-        start_U, stop_U: where they begin and end within the domain's rows.
+        domain_U: domain of the rows.
+        start_U, stop_U: range within the rows of the domain.
         owner_U: rank that owns the domain.
-        holder_U: rank that descends on the batch.
+        holder_U: rank that trains on the batch.
     """
 
     domain_U: Ints
@@ -37,26 +37,26 @@ class Batches:
 
     @property
     def lent(self) -> NDArray[np.bool_]:
-        """Which batches another rank than the owner descends on, [U]."""
+        """Mask of the batches whose holder is not their owner, [U]."""
         lent_U: NDArray[np.bool_] = self.owner_U != self.holder_U
         return lent_U
 
 
 def balance_ranks(start_n: Ints, stop_n: Ints, owner_n: Ints, ranks: int, batch_size: int) -> Batches:
-    """Cut the slices of a round into batches and move some from ranks with more than the mean to those with less.
+    """Cut the slices of a round into batches and move batches from overloaded to underloaded ranks.
 
-    Steps are evened out by the smallest batches, which have a step each and the fewest rows to send; rows by the
-    largest, which add the fewest steps. As each upsets the other a little, they take turns. A rank keeps the mean and
-    `SLACK`, rounded up to whole steps, or one batch.
+    Steps are balanced with the smallest batches, which have the fewest rows to send per step, and rows with the largest
+    batches, which add the fewest steps. The two alternate, since each slightly disturbs the other. A rank keeps up to
+    the mean plus `SLACK`, rounded up to whole steps, or one batch.
 
     Args:
-        start_n, stop_n: each domain's slice of the round (`RoundPlan.slices`), int64 [n].
+        start_n, stop_n: slice of the round per domain (`RoundPlan.slices`), int64 [n].
         owner_n: rank of each domain, int64 [n].
         ranks: world size W.
-        batch_size: rows of a step at most.
+        batch_size: maximum number of rows of a step.
 
     Returns:
-        All batches of the round. The same input gives the same batches on every machine.
+        All batches of the round. Equal inputs give equal batches on every machine.
     """
     visited_V = np.flatnonzero(stop_n > start_n)
     size_V = (stop_n - start_n)[visited_V]
@@ -76,23 +76,24 @@ def balance_ranks(start_n: Ints, stop_n: Ints, owner_n: Ints, ranks: int, batch_
 
 
 def _even_out(holder_U: Ints, cost_U: Ints, preference_U: Ints, ranks: int) -> None:
-    """Give the batches that ranks hold beyond the mean to ranks below it, in place.
+    """Move batches from ranks above the mean to ranks below it, in place.
 
     Args:
         holder_U: rank of each batch.
-        cost_U: what is evened out.
-        preference_U: of a rank's batches those with the smallest move.
+        cost_U: the quantity to balance.
+        preference_U: batches of a rank with the smallest values move first.
         ranks: world size W.
     """
     if not len(holder_U):
         return
     load_W: NDArray[np.float64] = np.bincount(holder_U, weights=cost_U, minlength=ranks).astype(np.float64)
-    kept = np.ceil(max(load_W.mean() * (1 + SLACK), cost_U.max()))  # whole steps: ranks of 2 at a mean of 1.5 keep both
+    # Whole steps: with a mean of 1.5, a rank keeps 2 steps.
+    kept = np.ceil(max(load_W.mean() * (1 + SLACK), cost_U.max()))
     excess_W = np.maximum(load_W - kept, 0.0)
     candidates = np.flatnonzero(excess_W[holder_U] > 0)
     if not len(candidates):
         return
-    candidates = candidates[np.lexsort((preference_U[candidates], holder_U[candidates]))]  # stable: alike on all ranks
+    candidates = candidates[np.lexsort((preference_U[candidates], holder_U[candidates]))]  # stable: equal on all ranks
     cost_C, holder_C = cost_U[candidates].astype(np.float64), holder_U[candidates]
     before_C = cost_C.cumsum() - cost_C
     first_of_rank = np.searchsorted(holder_C, holder_C)

@@ -1,4 +1,4 @@
-"""Collective: what ranks exchange; for one process alone, and for several ranks simulated in one process."""
+"""Collective operations between ranks, with implementations for a single process and for simulated ranks."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class PeerLostError(RuntimeError):
-    """A collective cannot end, since another rank has gone: a consequence, never the cause."""
+    """A collective failed because another rank was lost: a consequence of the failure, not its cause."""
 
 
 class Collective(Protocol):
@@ -24,7 +24,7 @@ class Collective(Protocol):
         """Sum over ranks of tensors of one shape."""
 
     def all_gather(self, tensor: Tensor) -> Tensor:
-        """All ranks' tensors in rank order along the first dimension, which may differ."""
+        """Concatenate the tensors of all ranks in rank order; their first dimensions may differ."""
 
     def all_to_all(self, tensor: Tensor, splits: Sequence[int]) -> tuple[Tensor, list[int]]:
         """Send the first `splits[0]` rows to rank 0, the next to rank 1, ...
@@ -37,26 +37,26 @@ class Collective(Protocol):
         """Rank 0's tensor."""
 
 
-def most(collective: Collective, number: int) -> int:
-    """The largest over ranks of a number."""
+def all_reduce_max(collective: Collective, number: int) -> int:
+    """Maximum of a number over ranks."""
     return max(gather_numbers(collective, number))
 
 
 def gather_numbers(collective: Collective, number: int) -> list[int]:
-    """All ranks' numbers, in rank order."""
+    """The numbers of all ranks, in rank order."""
     numbers: list[int] = collective.all_gather(torch.tensor([number])).tolist()
     return numbers
 
 
 def gather_texts(collective: Collective, text: str) -> list[str]:
-    """All ranks' texts, in rank order."""
+    """The texts of all ranks, in rank order."""
     own = torch.tensor(bytearray(text, "utf-8"), dtype=torch.uint8)
     sizes = collective.all_gather(torch.tensor([len(own)])).tolist()
     return [part.numpy().tobytes().decode("utf-8") for part in collective.all_gather(own).split(sizes)]
 
 
 class SingleProcess:
-    """One rank: every operation is the identity."""
+    """A single rank: every operation is the identity."""
 
     rank = 0
     size = 1
@@ -79,36 +79,36 @@ class SingleProcess:
 
 
 class _SimulatedRank:
-    """One of several ranks that take turns in one process: only one runs between two collectives."""
+    """A simulated rank: ranks take turns in one process, and only one runs between two collectives."""
 
-    def __init__(self, rank: int, board: "_Board") -> None:
+    def __init__(self, rank: int, exchange: "_Exchange") -> None:
         self.rank = rank
-        self.size = len(board.slots)
-        self._board = board
+        self.size = len(exchange.values)
+        self._exchange = exchange
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        return torch.stack(self._board.exchange(self.rank, tensor)).sum(0)
+        return torch.stack(self._exchange.exchange(self.rank, tensor)).sum(0)
 
     def all_gather(self, tensor: Tensor) -> Tensor:
-        return torch.cat(self._board.exchange(self.rank, tensor))
+        return torch.cat(self._exchange.exchange(self.rank, tensor))
 
     def all_to_all(self, tensor: Tensor, splits: Sequence[int]) -> tuple[Tensor, list[int]]:
-        parts_of_all = self._board.exchange(self.rank, tensor.split(list(splits)))
+        parts_of_all = self._exchange.exchange(self.rank, tensor.split(list(splits)))
         received = [parts[self.rank] for parts in parts_of_all]
         return torch.cat(received), [len(part) for part in received]
 
     def broadcast(self, tensor: Tensor) -> Tensor:
-        first: Tensor = self._board.exchange(self.rank, tensor)[0]
+        first: Tensor = self._exchange.exchange(self.rank, tensor)[0]
         return first
 
 
-class _Board:
-    """Where simulated ranks leave what they exchange; each waits for its turn, so that global state is never shared."""
+class _Exchange:
+    """Exchanges values between simulated ranks; ranks run in turns, so that global state is not used concurrently."""
 
     def __init__(self, ranks: int) -> None:
-        self.slots: list[object] = [None] * ranks
+        self.values: list[object] = [None] * ranks
         self._turn = 0
-        self._turns = [threading.Semaphore(int(rank == 0)) for rank in range(ranks)]  # passing one wakes one thread
+        self._turns = [threading.Semaphore(int(rank == 0)) for rank in range(ranks)]  # each release wakes one thread
         self._failed = False
 
     def wait_for_turn(self, rank: int) -> None:
@@ -117,7 +117,7 @@ class _Board:
             raise RuntimeError("another simulated rank failed")
 
     def pass_turn(self) -> None:
-        self._turn = (self._turn + 1) % len(self.slots)
+        self._turn = (self._turn + 1) % len(self.values)
         self._turns[self._turn].release()
 
     def fail(self) -> None:
@@ -126,36 +126,36 @@ class _Board:
             turn.release()
 
     def exchange(self, rank: int, value: T) -> list[T]:
-        self.slots[rank] = value
+        self.values[rank] = value
         self.pass_turn()
-        self.wait_for_turn(rank)  # all others have spoken
-        values = list(self.slots)
+        self.wait_for_turn(rank)  # all other ranks have written their values
+        values = list(self.values)
         self.pass_turn()
-        self.wait_for_turn(rank)  # all others have listened
+        self.wait_for_turn(rank)  # all other ranks have read the values
         return cast("list[T]", values)
 
 
 def run_simulated(task: Callable[[Collective], T], ranks: int) -> list[T]:
-    """Run `task` as that many ranks in this process, one at a time between collectives: dry runs and tests.
+    """Simulate ranks in this process, for dry runs and tests; only one runs at a time.
 
     Returns:
-        The ranks' results, in rank order.
+        The results of the ranks, in rank order.
 
     Raises:
-        BaseException: what the first failing rank raised.
+        BaseException: the exception of the first rank that failed.
     """
-    board = _Board(ranks)
+    exchange = _Exchange(ranks)
     results: list[T | None] = [None] * ranks
     errors: list[BaseException] = []
 
     def run(rank: int) -> None:
         try:
-            board.wait_for_turn(rank)
-            results[rank] = task(_SimulatedRank(rank, board))
-            board.pass_turn()
+            exchange.wait_for_turn(rank)
+            results[rank] = task(_SimulatedRank(rank, exchange))
+            exchange.pass_turn()
         except BaseException as error:
             errors.append(error)
-            board.fail()
+            exchange.fail()
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(ranks)]
     for thread in threads:

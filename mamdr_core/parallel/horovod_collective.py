@@ -8,17 +8,17 @@ from torch import Tensor
 
 
 class HorovodCollective:
-    """The ranks of a Horovod job, which has been launched; hvd.init is called here.
+    """Collective over the ranks of a launched Horovod job; calls hvd.init.
 
-    Every operation keeps one name: they follow one another in the same order on all ranks, and a name of its own for
-    each call would grow Horovod's tables with every round.
+    Every operation has a fixed name: operations have the same order on all ranks, and a new name for each call would
+    let the tables of Horovod grow with every round.
     """
 
     def __init__(self) -> None:
         hvd.init()
         self.rank: int = hvd.rank()
         self.size: int = hvd.size()
-        # Each machine has its own build, and all ranks must send CUDA tensors the same way.
+        # Builds may differ between machines, but all ranks must send CUDA tensors in the same way.
         with_nccl = hvd.allreduce(torch.tensor([int(hvd.nccl_built() > 0)]), name="with_nccl", op=hvd.Sum)
         self._sends_cuda = int(with_nccl) == self.size
 
@@ -27,11 +27,11 @@ class HorovodCollective:
         return self._through(lambda own: hvd.allreduce(own, name="allreduce", op=hvd.Sum), tensor)
 
     def all_gather(self, tensor: Tensor) -> Tensor:
-        """All ranks' rows, in rank order."""
+        """Rows of all ranks, in rank order."""
         return self._through(lambda own: hvd.allgather(own, name="allgather"), tensor.contiguous())
 
     def all_to_all(self, tensor: Tensor, splits: Sequence[int]) -> tuple[Tensor, list[int]]:
-        """Rows sent to this rank, and how many came from each."""
+        """Rows sent to this rank, and their number per sender."""
         sent = torch.tensor(splits, dtype=torch.int32)
         counts: list[int] = []
 
@@ -44,11 +44,11 @@ class HorovodCollective:
         return self._through(exchange, tensor.contiguous()), counts
 
     def broadcast(self, tensor: Tensor) -> Tensor:
-        """Rank 0's tensor."""
+        """The tensor of rank 0."""
         return self._through(lambda own: hvd.broadcast(own, name="broadcast", root_rank=0), tensor)
 
     def _through(self, operation: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
-        """Horovod sends CUDA tensors if every rank's was built with NCCL; else they go through the host's memory."""
+        """Send CUDA tensors directly if Horovod has NCCL on all ranks; otherwise through host memory."""
         if tensor.device.type == "cpu" or self._sends_cuda:
             return operation(tensor)
         return operation(tensor.cpu()).to(tensor.device)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.parallel.collective import Collective
-from mamdr_core.parallel.rank_output import LAST_WORDS, RankOutput
+from mamdr_core.parallel.rank_output import GRACE_SECONDS, RankOutput
 from mamdr_core.parallel.rank_process import RankJob, run_rank
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-_HANDED_ON = ("HOROVOD_", "NCCL_")
-"""Beginnings of names of the driver's environment that ranks are given."""
+_INHERITED_PREFIXES = ("HOROVOD_", "NCCL_")
+"""Prefixes of environment variables that ranks inherit from the driver."""
 
 
 def run_on_horovod(
@@ -29,25 +29,25 @@ def run_on_horovod(
 
     Args:
         spark: the session whose executors hold the ranks.
-        job: what they do.
+        job: the job of the ranks.
         ranks: world size W.
-        start_timeout: seconds that all ranks have to start.
-        output: hears them.
+        start_timeout: seconds within which all ranks must start.
+        output: receives the output of the ranks.
 
     Raises:
-        MamdrError: no Horovod here, or one without Gloo.
+        MamdrError: Horovod is missing or was built without Gloo.
         TimeoutError: the ranks did not start in time.
-        Exception: what Horovod makes of the end of a rank; `output` knows the cause.
+        Exception: raised by Horovod after the failure of a rank; `output` holds the cause.
     """
     _require_horovod()
     import horovod.spark
 
-    environment = {name: value for name, value in os.environ.items() if name.startswith(_HANDED_ON)}
-    # Shapes change from round to round: remembered responses would only be evicted, with a warning.
+    environment = {name: value for name, value in os.environ.items() if name.startswith(_INHERITED_PREFIXES)}
+    # Shapes change from round to round, so cached responses would only be evicted, with a warning.
     environment |= {"OMP_NUM_THREADS": str(job.threads), "HOROVOD_CACHE_CAPACITY": "0"}
-    if paths := _shipped(spark):
+    if paths := _python_path(spark):
         environment["PYTHONPATH"] = paths
-    with _ended_by(output):
+    with _stopping_on_failure(output):
         try:
             results: list[T | StoppedError] = horovod.spark.run(
                 _run_rank,
@@ -67,9 +67,9 @@ def run_on_horovod(
 
 
 def _require_horovod() -> None:
-    """Check that Horovod is there, with Gloo, and spare its launcher the question.
+    """Check that Horovod is installed with Gloo, and replace the check in its launcher.
 
-    Horovod's launcher asks in a forked child, whose exit shuts down the sockets between this process and the JVM.
+    The launcher checks in a forked child, whose exit shuts down the sockets between this process and the JVM.
     """
     try:
         import horovod.runner.launch
@@ -88,27 +88,27 @@ def _require_horovod() -> None:
     horovod.runner.launch.gloo_built = lambda verbose=False: built
 
 
-def _shipped(spark: "SparkSession") -> str:
-    """PYTHONPATH of ranks with what --py-files shipped, which Spark shows to its own Python workers alone."""
+def _python_path(spark: "SparkSession") -> str:
+    """PYTHONPATH of ranks with the files of --py-files, which Spark otherwise adds only for its Python workers."""
     from pyspark import SparkFiles
 
     names = spark.sparkContext._python_includes
     if not names:
         return ""
-    # An executor keeps them in its working folder, where ranks start; in local mode they lie in the driver's.
+    # Executors store them in their working folder, where ranks start; in local mode they are in that of the driver.
     folders = ("", f"{SparkFiles.getRootDirectory()}/")
-    also = (os.environ.get("PYTHONPATH"), spark.sparkContext.getConf().get("spark.executorEnv.PYTHONPATH"))
-    # What came last is first, as in Spark's workers: a package that is sent again has changed.
-    return os.pathsep.join([*(folder + name for name in reversed(names) for folder in folders), *filter(None, also)])
+    inherited = (os.environ.get("PYTHONPATH"), spark.sparkContext.getConf().get("spark.executorEnv.PYTHONPATH"))
+    # The latest file comes first, as in the workers of Spark: a package that is sent again has changed.
+    shipped = [folder + name for name in reversed(names) for folder in folders]
+    return os.pathsep.join([*shipped, *filter(None, inherited)])
 
 
 @contextmanager
-def _ended_by(output: RankOutput) -> Iterator[None]:
-    """Have Horovod end all ranks soon after one has failed, and leave SIGTERM to the driver.
+def _stopping_on_failure(output: RankOutput) -> Iterator[None]:
+    """Make Horovod stop all ranks soon after one has failed, and leave SIGTERM to the driver.
 
-    By itself Horovod on Spark waits until every rank has noticed, at its next collective, that one is missing; and it
-    takes SIGTERM for a wish to kill ranks, which would not let them save a checkpoint. Both hang on the event that
-    its register_shutdown_event makes.
+    Otherwise Horovod on Spark waits until the next collective of every rank fails, and it kills ranks on SIGTERM,
+    before they can save a checkpoint. Both depend on the event that its register_shutdown_event creates.
     """
     import horovod.runner.gloo_run
 
@@ -118,12 +118,12 @@ def _ended_by(output: RankOutput) -> Iterator[None]:
     def wait_for_failure() -> None:
         while not over.wait(0.1):
             if output.failed.is_set():
-                over.wait(LAST_WORDS)
+                over.wait(GRACE_SECONDS)
                 output.close()
                 end.set()
                 return
 
-    # Horovod's thread that waits for the Spark job reports its cancellation; the cause is told by the driver.
+    # The thread of Horovod that waits for the Spark job raises on cancellation; the driver reports the cause.
     threading.excepthook = lambda args: logger.debug("while ranks stopped", exc_info=args.exc_value)
     horovod.runner.gloo_run.register_shutdown_event = lambda: end
     waiter = threading.Thread(target=wait_for_failure, daemon=True)
@@ -138,7 +138,7 @@ def _ended_by(output: RankOutput) -> Iterator[None]:
 
 
 def _run_rank(job: RankJob[T]) -> T | StoppedError:
-    """What Horovod calls in every rank process."""
+    """Entry point of a rank process under Horovod."""
     from horovod.spark.task import get_available_devices
 
     os.environ["LOCAL_RANK"] = os.environ["HOROVOD_LOCAL_RANK"]

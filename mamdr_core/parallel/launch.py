@@ -1,4 +1,4 @@
-"""Launching ranks: in this process, or by a launcher in Spark tasks; and what is said when one of them fails."""
+"""Launches ranks, in this process or in Spark tasks, and explains their failures."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 T = TypeVar("T")
-_END_HEARD = 5.0
-"""Seconds in which the end of a rank is heard, which outlives its executor by a moment."""
+_DISCONNECT_SECONDS = 5.0
+"""Seconds to wait for the disconnection of a lost rank, which may outlive its executor by a moment."""
 LAUNCHERS = {"horovod": run_on_horovod, "torch": run_on_torch}
 
 
 class RankError(RuntimeError):
-    """A rank raised, hung or died; the message holds its number, and its traceback or stacks."""
+    """A rank raised, hung or died; the message has its number and its traceback or stacks."""
 
 
 def run_ranks(
@@ -35,23 +35,23 @@ def run_ranks(
 ) -> list[T]:
     """Run `task` on every rank and return the results in rank order.
 
-    One rank runs here. More run as processes in Spark tasks, and what they log is passed on to this process's stderr.
-    Once one of them has failed the others are ended within seconds.
+    A single rank runs in this process. Several ranks run as processes in Spark tasks, and their logs are forwarded to
+    the stderr of this process. After a failure the other ranks are stopped within seconds.
 
     Args:
         spark: the session whose executors hold the ranks.
-        task: picklable; takes the rank's Collective.
+        task: picklable; takes the Collective of the rank.
         ranks: world size W.
-        start_timeout: seconds that Spark has to have slots for all ranks, and then that they have to start.
-        launcher: starts them.
-        stall_limit: seconds after which a rank that makes no progress is ended (see `mamdr_core.parallel.watch`); 0:
-            never. One rank, which runs here, is not watched.
-        device: that the task will use, see `RankJob`.
+        start_timeout: seconds to wait for slots for all ranks, and again for the start of all ranks.
+        launcher: the launcher.
+        stall_limit: seconds after which a rank without progress is stopped (see `mamdr_core.parallel.watch`); 0: never.
+            A single rank, which runs in this process, is not watched.
+        device: device of the task, see `RankJob`.
 
     Raises:
         MamdrError: fewer slots than ranks, the ranks did not start in time, or a rank raised it.
-        StoppedError: the ranks were asked to stop, and did.
-        RankError: a rank raised something else, hung or died.
+        StoppedError: the ranks stopped on request.
+        RankError: a rank raised another exception, hung or died.
     """
     if ranks == 1:
         return [task(SingleProcess())]
@@ -70,7 +70,7 @@ def run_ranks(
         except MamdrError:
             raise
         except Exception as error:
-            output.failed.wait(_END_HEARD)  # Spark may notice the end of a rank before its connection ends
+            output.failed.wait(_DISCONNECT_SECONDS)  # Spark may notice a lost rank before its connection closes
             raise _explain(error, output, ranks, stall_limit) from None
     done: list[T] = []
     for result in results:
@@ -81,25 +81,25 @@ def run_ranks(
 
 
 def _explain(error: Exception, output: RankOutput, ranks: int, stall_limit: float) -> Exception:
-    """The cause of a failure; that another rank waited for the one that failed is a consequence."""
+    """The cause of a failure; errors of ranks that waited for the failed one are consequences."""
     for rank, stacks in output.stalls.items():
         threads = "\n".join(stacks).strip().split("\n\n")
         return RankError(
-            f"rank {rank} of {ranks} made no progress for {stall_limit:g} s (train.stall_limit) and was ended; it was "
-            "at (the main thread first):\n" + "\n\n".join(reversed(threads))
+            f"rank {rank} of {ranks} made no progress for {stall_limit:g} s (train.stall_limit) and was stopped; its "
+            "stacks (main thread first):\n" + "\n\n".join(reversed(threads))
         )
-    causes = {rank: said for rank, said in output.errors.items() if said["kind"] != "lost"}
-    for rank, said in causes.items():
-        if said["kind"] == "user":
-            return MamdrError(str(said["message"]))
-        return RankError(f"rank {rank} of {ranks} failed:\n{said['traceback']}")
+    causes = {rank: cause for rank, cause in output.errors.items() if cause["kind"] != "lost"}
+    for rank, cause in causes.items():
+        if cause["kind"] == "user":
+            return MamdrError(str(cause["message"]))
+        return RankError(f"rank {rank} of {ranks} failed:\n{cause['traceback']}")
     for rank in output.lost:
         return RankError(f"rank {rank} of {ranks} was lost: killed, out of memory, or gone with its executor")
-    for rank, said in output.errors.items():
-        return RankError(f"rank {rank} of {ranks} failed:\n{said['traceback']}")
-    if not output.joined.is_set():
+    for rank, cause in output.errors.items():
+        return RankError(f"rank {rank} of {ranks} failed:\n{cause['traceback']}")
+    if not output.connected.is_set():
         return RankError(
-            "ranks ended before they could speak to the driver; the executors' stderr tells why (has their Python this "
-            f"project's packages? docs/clusters.md): {error.__cause__ or error}"
+            "ranks ended before they connected to the driver; see the stderr of the executors (does their Python have "
+            f"this project's packages? docs/clusters.md): {error.__cause__ or error}"
         )
     return RankError(f"the ranks were lost: {error.__cause__ or error}")

@@ -1,4 +1,4 @@
-"""Ranks with more than their share of a round lend rows to others, which descend on them for theta_S."""
+"""Overloaded ranks lend rows of a round to other ranks, which train theta_S on them."""
 
 from dataclasses import dataclass
 
@@ -18,15 +18,15 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Lending:
-    """Balances the ranks in every round; domains keep their owners.
+    """Balances the ranks in every round; the owners of domains do not change.
 
-    What moves follows from the domains' sizes and owners, which all ranks know. So only rows are sent, and a round's
-    rows are on their way in that round alone.
+    All ranks derive the moves from the sizes and owners of the domains, so only rows are sent, and only for the current
+    round.
 
     Args:
         collective: the ranks, at least two.
         owner_n: rank of each domain, int64 [n].
-        batch_size: rows of a step at most.
+        batch_size: maximum number of rows of a step.
     """
 
     collective: Collective
@@ -36,18 +36,18 @@ class Lending:
     def visits(
         self, train: Columns, order: Tensor, start_n: Ints, stop_n: Ints, visited: Ints
     ) -> dict[int, Visit] | None:
-        """This rank's visits of a round: to own rows but those lent, and to borrowed rows.
+        """Visits of this rank in a round: to its own rows except lent ones, and to borrowed rows.
 
-        Every rank calls this equally often. A domain's visits on several ranks have each of its rows once.
+        All ranks must call this the same number of times. Together, the visits to a domain cover each of its rows once.
 
         Args:
-            train: this rank's rows.
-            order: their order within domains, positions in `train`, int64 [N].
-            start_n, stop_n: each domain's slice of the round, int64 [n].
+            train: rows of this rank.
+            order: order of rows within domains, positions in `train`, int64 [N].
+            start_n, stop_n: slice of the round per domain, int64 [n].
             visited: domains in the order of the round.
 
         Returns:
-            By domain, in that order; None if the ranks are balanced and each visits its own slices.
+            Visits by domain, in the order of the round; None if the ranks are balanced and visit their own slices.
         """
         batches = balance_ranks(start_n, stop_n, self.owner_n, self.collective.size, self.batch_size)
         if not batches.lent.any():
@@ -78,13 +78,13 @@ class Lending:
 
 
 def _places(train: Columns, batches: Batches, chosen: Ints) -> Tensor:
-    """Where the rows of some of this rank's batches stand in the order of its rows, int64 [M]."""
+    """Positions of the rows of batches of this rank in the order of its rows, int64 [M]."""
     begin = train.offsets.numpy()[batches.domain_U[chosen]]
     return torch.from_numpy(ranges(begin + batches.start_U[chosen], batches.sizes[chosen]))
 
 
 def _rows_by_domain(batches: Batches, chosen: Ints) -> tuple[list[int], list[int]]:
-    """The domains of some batches, ascending, and how many rows these have of each."""
+    """The domains of batches, ascending, and their number of rows in these batches."""
     domains, first = np.unique(batches.domain_U[chosen], return_index=True)
     counts = np.add.reduceat(batches.sizes[chosen], first) if len(first) else first
     return domains.tolist(), counts.tolist()

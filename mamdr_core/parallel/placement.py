@@ -1,4 +1,4 @@
-"""Which rank owns which domain."""
+"""Placement of domains on ranks."""
 
 import heapq
 
@@ -7,24 +7,24 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 _LARGE = 4
-"""A domain of more than a rank's mean load divided by this is placed on its own."""
+"""A domain larger than the mean load of a rank divided by this value is placed individually."""
 
 
 def place_domains(rows_n: Ints, ranks: int, positions_n: Ints | None = None) -> Ints:
-    """Give each domain an owner: ranks have nearly equal rows, and small domains that lie together stay together.
+    """Assign each domain to an owner, with nearly equal rows per rank and adjacent small domains on the same rank.
 
-    Large domains go first, longest processing time first on rows (Graham 1969). The others, in the order in which they
-    stand in the files, are cut into one stretch a rank that fills it up: so a rank reads few row groups but its own.
+    Large domains are placed first, largest first on the least loaded rank (LPT, Graham 1969). The others are split into
+    one contiguous range per rank, in the order of the files, so that a rank reads few row groups of other ranks.
 
     Args:
         rows_n: training rows by domain.
-        ranks: world size W; with more ranks than domains some own none.
-        positions_n: where each domain begins in the files; None: in the order of their indices.
+        ranks: world size W; with more ranks than domains, some ranks own none.
+        positions_n: first position of each domain in the files; None: in the order of indices.
 
     Returns:
-        The rank of each domain, int64 [n]. The same input gives the same placement.
+        The rank of each domain, int64 [n]. Equal inputs give equal placements.
     """
-    weight_n = np.maximum(rows_n, 1)  # an empty domain counts too, so that a rank is not given all of them
+    weight_n = np.maximum(rows_n, 1)  # empty domains count as well, so that they do not all go to one rank
     large_n = weight_n * ranks * _LARGE > weight_n.sum()
     owner_n = np.zeros(len(rows_n), dtype=np.int64)
     load = [(0, rank) for rank in range(ranks)]
@@ -44,8 +44,9 @@ def place_domains(rows_n: Ints, ranks: int, positions_n: Ints | None = None) -> 
 
 
 def room_below_level(load_W: NDArray[np.float64], amount: float) -> NDArray[np.float64]:
-    """How much of an amount each rank takes so that the least loaded end level, float64 [W]."""
+    """Distribute an amount over ranks so that the least loaded ones reach a common level, float64 [W]."""
     ascending = np.sort(load_W)
-    levels = (amount + ascending.cumsum()) / np.arange(1, len(load_W) + 1)  # if the first, the first two, ... take them
+    # The level if the least loaded rank, the two least loaded ranks, ... share the amount.
+    levels = (amount + ascending.cumsum()) / np.arange(1, len(load_W) + 1)
     room_W: NDArray[np.float64] = np.maximum(levels.min() - load_W, 0.0)
     return room_W

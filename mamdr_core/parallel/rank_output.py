@@ -1,4 +1,4 @@
-"""What the driver hears of its ranks: a connection from each, over which it writes what it logs and how it ends."""
+"""Output of ranks on the driver: each rank connects and sends its log lines and its final status."""
 
 import hmac
 import json
@@ -16,26 +16,26 @@ from types import TracebackType
 from typing import Any, Self
 
 DONE_MARK = "@mamdr-rank-done"
-"""The last line of a rank that has done its part."""
+"""Last line of a rank that has finished."""
 ERROR_MARK = "@mamdr-rank-error "
-"""Before a JSON object: kind (user: a MamdrError; lost: a collective failed; bug), message and traceback."""
-LAST_WORDS = 1.0
-"""Seconds from the first sign of a failure to the end of the other ranks, in which the cause may still be told."""
+"""Prefix of a JSON object: kind (user: a MamdrError; lost: a collective failed; bug), message and traceback."""
+GRACE_SECONDS = 1.0
+"""Seconds between the first sign of a failure and stopping the other ranks, to receive the cause."""
 _STALLED = re.compile(r"^Timeout \(\d+:\d\d:\d\d(\.\d+)?\)!$")
-"""What faulthandler writes before the stacks of a process that made no progress."""
+"""Line of faulthandler before the stacks of a process without progress."""
 _NOISE = "[Gloo] Rank "
-"""Begins what torch says on stdout of connections that are as they should be."""
-_HELLO_SECONDS = 10.0
-_LONGEST_HELLO = 200
+"""Prefix of messages of torch on stdout about successful connections."""
+_HANDSHAKE_SECONDS = 10.0
+_HANDSHAKE_BYTES = 200
 
 
 @dataclass(frozen=True)
 class DriverAddress:
-    """Where the driver hears ranks.
+    """Address of the driver for ranks.
 
     Attributes:
-        host, port: of its listener.
-        token: what a rank must say first; it travels with the job, as the job itself does.
+        host, port: of the listening socket.
+        token: secret that a rank must send first; it is sent to ranks with their job.
     """
 
     host: str
@@ -44,20 +44,20 @@ class DriverAddress:
 
 
 class RankOutput:
-    """The driver's end: passes on what ranks write to stderr line by line, and keeps what tells of an end.
+    """Receiver on the driver: forwards the lines of ranks to stderr and records how ranks end.
 
     Args:
         ranks: world size W.
-        bind: address to listen at.
-        host: name by which ranks reach it.
+        bind: address to listen on.
+        host: host name under which ranks reach the driver.
 
     Attributes:
         address: for the ranks.
-        errors: by rank, in the order in which they were told, what ERROR_MARK said.
-        stalls: by rank that made no progress, the stacks of its threads.
-        lost: ranks whose connection ended without a word, in order.
-        failed: set once any of these has something.
-        joined: set once all ranks have connected.
+        errors: rank to the JSON object after ERROR_MARK, in the order of arrival.
+        stalls: rank without progress to the stacks of its threads.
+        lost: ranks that disconnected without a final status, in order.
+        failed: set once a rank has failed in any of these ways.
+        connected: set once all ranks have connected.
     """
 
     def __init__(self, ranks: int, bind: str, host: str) -> None:
@@ -67,7 +67,7 @@ class RankOutput:
         self.stalls: dict[int, list[str]] = {}
         self.lost: list[int] = []
         self.failed = threading.Event()
-        self.joined = threading.Event()
+        self.connected = threading.Event()
         self._ranks = ranks
         self._connections: list[socket.socket] = []
         self._done: set[int] = set()
@@ -76,17 +76,17 @@ class RankOutput:
         threading.Thread(target=self._accept, name="ranks", daemon=True).start()
 
     def __enter__(self) -> Self:
-        """Listen."""
+        """Return the receiver, which already listens."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close."""
+        """Close the connections."""
         self.close()
 
     def close(self) -> None:
-        """Hang up: ranks that still run end themselves."""
+        """Close all connections; ranks that still run then terminate."""
         with self._lock:
             self._closed = True
             for connection in (self._server, *self._connections):
@@ -100,33 +100,33 @@ class RankOutput:
                 connection, _ = self._server.accept()
             except OSError:
                 return
-            threading.Thread(target=self._hear, args=(connection,), name="rank", daemon=True).start()
+            threading.Thread(target=self._read_lines, args=(connection,), name="rank", daemon=True).start()
 
-    def _hear(self, connection: socket.socket) -> None:
+    def _read_lines(self, connection: socket.socket) -> None:
         with connection, connection.makefile("r", encoding="utf-8", errors="replace", newline="\n") as lines:
-            connection.settimeout(_HELLO_SECONDS)
+            connection.settimeout(_HANDSHAKE_SECONDS)
             try:
-                token, rank = lines.readline(_LONGEST_HELLO).split()
+                token, rank = lines.readline(_HANDSHAKE_BYTES).split()
             except (OSError, ValueError):
                 return
             connection.settimeout(None)
-            if hmac.compare_digest(token.encode(), self.address.token.encode()) and self._welcomes(connection):
+            if hmac.compare_digest(token.encode(), self.address.token.encode()) and self._register(connection):
                 with suppress(OSError):
                     for line in lines:
-                        self._take(int(rank), line.rstrip("\r\n"))
-                self._end(int(rank))
+                        self._handle_line(int(rank), line.rstrip("\r\n"))
+                self._handle_disconnect(int(rank))
 
-    def _welcomes(self, connection: socket.socket) -> bool:
-        """Whether ranks may still join: Spark starts a task that it lost again, and the driver all ranks together."""
+    def _register(self, connection: socket.socket) -> bool:
+        """Register a rank unless one has failed: Spark retries single tasks, but the driver restarts all ranks."""
         with self._lock:
             if self._closed or self.failed.is_set():
                 return False
             self._connections.append(connection)
             if len(self._connections) == self._ranks:
-                self.joined.set()
+                self.connected.set()
             return True
 
-    def _take(self, rank: int, line: str) -> None:
+    def _handle_line(self, rank: int, line: str) -> None:
         with self._lock:
             if line == DONE_MARK:
                 self._done.add(rank)
@@ -138,21 +138,20 @@ class RankOutput:
                 self.failed.set()
             elif rank in self.stalls:
                 self.stalls[rank].append(line)
-            elif (
-                line and not line.startswith(_NOISE) and not self.failed.is_set()
-            ):  # afterwards ranks only tell that they were interrupted
+            # After a failure the other ranks only report that they were interrupted.
+            elif line and not line.startswith(_NOISE) and not self.failed.is_set():
                 sys.stderr.write(f"[rank {rank}] {line}\n" if rank else f"{line}\n")
                 sys.stderr.flush()
 
-    def _end(self, rank: int) -> None:
+    def _handle_disconnect(self, rank: int) -> None:
         with self._lock:
             if not self._closed and rank not in self._done and rank not in self.errors and rank not in self.stalls:
                 self.lost.append(rank)
                 self.failed.set()
 
 
-def speak_to_driver(address: DriverAddress, rank: int) -> None:
-    """Have all that this process writes to stdout and stderr go to the driver, and end it when the driver hangs up.
+def redirect_output_to_driver(address: DriverAddress, rank: int) -> None:
+    """Redirect stdout and stderr of this process to the driver, and kill it when the driver disconnects.
 
     Args:
         address: of the driver.
@@ -170,7 +169,7 @@ def speak_to_driver(address: DriverAddress, rank: int) -> None:
 
     def end_with_driver() -> None:
         with suppress(OSError):
-            connection.recv(1)  # the driver never says anything: this returns when it hangs up, or has gone
+            connection.recv(1)  # the driver sends nothing: this returns when it disconnects
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=end_with_driver, name="driver", daemon=True).start()

@@ -1,4 +1,4 @@
-"""What every rank process does, whichever launcher started it: log, guards, the task, and a report of its error."""
+"""The rank process under any launcher: logging, watchdogs, the task, and a report of its error."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.parallel.collective import Collective, PeerLostError
-from mamdr_core.parallel.rank_output import DONE_MARK, ERROR_MARK, DriverAddress, speak_to_driver
+from mamdr_core.parallel.rank_output import DONE_MARK, ERROR_MARK, DriverAddress, redirect_output_to_driver
 from mamdr_core.parallel.watch import Watch, die_with_parents
 
 T = TypeVar("T")
@@ -20,14 +20,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RankJob(Generic[T]):
-    """What all ranks are to do.
+    """The job of all ranks.
 
     Attributes:
-        task: takes the rank's Collective; picklable.
-        driver: hears them.
-        threads: of the CPU that a rank computes with.
-        device: that the task will use: "cpu", "cuda", or "auto", which is CUDA if all ranks can use it.
-        stall_limit: seconds without progress after which a rank ends; 0: never.
+        task: takes the Collective of the rank; picklable.
+        driver: receives the output.
+        threads: number of CPU threads per rank.
+        device: device of the task: "cpu", "cuda", or "auto", which is CUDA if all ranks can use it.
+        stall_limit: seconds without progress after which a rank terminates; 0: never.
     """
 
     task: Callable[[Collective], T]
@@ -38,28 +38,28 @@ class RankJob(Generic[T]):
 
 
 def run_rank(job: RankJob[T], rank: int, gpus: Sequence[str], join: Callable[[], Collective]) -> T | StoppedError:
-    """Do a rank's part, in a process of its own.
+    """Run the task of a rank in this process.
 
     Args:
-        job: what to do.
+        job: the job.
         rank: of this process.
-        gpus: addresses of the GPUs that Spark gave to its task; none: the rank takes one by its place on the machine.
-        join: makes the Collective, once all ranks do.
+        gpus: addresses of the GPUs that Spark assigned to the task; if empty, the local rank selects the GPU.
+        join: creates the Collective once all ranks have joined.
 
     Returns:
-        What the task returns; or the StoppedError that it raised: all ranks stop after the same round, and end well.
+        The result of the task, or the StoppedError that it raised: all ranks stop after the same round, successfully.
     """
     import torch
 
     from mamdr_core.engine.device import use_cuda
 
     die_with_parents()
-    speak_to_driver(job.driver, rank)
+    redirect_output_to_driver(job.driver, rank)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(job.threads)
-    if gpus:  # torch looks at it when it first uses CUDA
+    if gpus:  # torch reads it when it first uses CUDA
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-        logger.info("Spark gave this rank GPU %s", ",".join(gpus))
+        logger.info("Spark assigned GPU %s to this rank", ",".join(gpus))
     result: T | StoppedError
     try:
         if job.device != "cpu":
@@ -71,11 +71,11 @@ def run_rank(job: RankJob[T], rank: int, gpus: Sequence[str], join: Callable[[],
     except BaseException as error:
         kind = "user" if isinstance(error, MamdrError) else "lost" if isinstance(error, PeerLostError) else "bug"
         cause = {"kind": kind, "message": str(error), "traceback": traceback.format_exc()}
-        _say(f"{ERROR_MARK}{json.dumps(cause)}")
+        _report(f"{ERROR_MARK}{json.dumps(cause)}")
         raise
-    _say(DONE_MARK)
+    _report(DONE_MARK)
     return result
 
 
-def _say(line: str) -> None:
+def _report(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Rows of columns sent from rank to rank."""
+"""Exchange of rows of columns between ranks."""
 
 from collections.abc import Sequence
 
@@ -10,16 +10,16 @@ from mamdr_core.parallel.collective import Collective
 
 
 def exchange_rows(collective: Collective, columns: Columns, rows: Tensor, splits: Sequence[int]) -> Columns:
-    """Send rows to other ranks, by two all-to-alls; every rank calls this equally often.
+    """Send rows to other ranks by two all-to-alls; all ranks must call this the same number of times.
 
     Args:
         collective: the ranks.
-        columns: this rank's rows.
-        rows: positions of what is sent, int64 [M], in any order, repeated or none at all.
-        splits: how many go to rank 0, to rank 1, ...
+        columns: rows of this rank.
+        rows: positions of the rows to send, int64 [M], in any order, possibly repeated or empty.
+        splits: number of rows for rank 0, rank 1, ...
 
     Returns:
-        The received rows, without true probabilities: sorted by domain, those of a domain by sender and as sent.
+        The received rows without true probabilities, sorted by domain, then by sender, then in the order sent.
     """
     names, bags = sorted(columns.ids), sorted(columns.bag_weights)
     sent = [_as_matrix(columns.ids[name][rows]) for name in names]
@@ -52,7 +52,7 @@ def _as_matrix(column: Tensor) -> Tensor:
 
 
 def _values(columns: Columns, rows: Tensor) -> Tensor:
-    """Numeric features, the label, and where there are any base logits, weights and the bags' weights of some rows."""
+    """Numeric features, labels and, if present, base logits, weights and weights of bags of rows."""
     single = [column[rows, None] for column in _single(columns).values() if column is not None]
     of_bags = [columns.bag_weights[name][rows].to(columns.labels) for name in sorted(columns.bag_weights)]
     return torch.cat([columns.numeric[rows], *single, *of_bags], dim=1)

@@ -1,4 +1,4 @@
-"""Embedding tables sharded by row over ranks, looked up through the paper's static cache (section 4.5)."""
+"""Embedding tables sharded by row over ranks, read through the static cache of the paper (section 4.5)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,20 +12,20 @@ from mamdr_core.parallel.collective import Collective
 
 
 class ShardedTable:
-    """A table whose row r belongs to rank r mod W; stands for the whole one in `Shared.tables`.
+    """A table whose row r belongs to rank r mod W; it takes the place of a whole table in `Shared.tables`.
 
-    A rank looks up rows that it has fetched from their owners before. The paper's dynamic cache is the copy of them
-    that a trajectory trains; what it changed goes back to the owners (`mamdr_core.parallel.averaging`), which alone
-    move their rows.
+    A rank reads rows that it has fetched from their owners. The dynamic cache of the paper is the copy of these rows
+    that a trajectory trains; changes go back to the owners (`mamdr_core.parallel.averaging`), and only owners update
+    their rows.
 
     Args:
         table: name, id column and shape of the whole table.
-        own: this rank's rows r, r + W, ..., float32 [ceil((rows - r) / W), D].
+        own: rows of this rank, r, r + W, ..., float32 [ceil((rows - r) / W), D].
         collective: the ranks.
-        columns: the id columns whose rows it has; by default the table's own.
+        columns: the id columns that use the table; by default that of the table.
 
     Raises:
-        ValueError: `own` has not the shape of this rank's rows.
+        ValueError: the shape of `own` is wrong.
     """
 
     def __init__(self, table: Table, own: Tensor, collective: Collective, columns: Sequence[str] = ()) -> None:
@@ -38,7 +38,7 @@ class ShardedTable:
         self.columns = tuple(columns) or (table.column,)
         self.own = own
         self.collective = collective
-        self._forget()
+        self._drop_fetched()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -46,13 +46,13 @@ class ShardedTable:
         return self.table.rows, self.table.width
 
     def fetch(self, ids: Tensor) -> None:
-        """Get rows from their owners, in place of those fetched before; every rank calls this equally often.
+        """Fetch rows from their owners, replacing earlier ones; all ranks must call this the same number of times.
 
         Args:
-            ids: int64 [M], in any order, repeated or none at all.
+            ids: int64 [M], in any order, possibly repeated or empty.
 
         Raises:
-            IndexError: an id that the table has not.
+            IndexError: an id outside the table.
         """
         ids_U = ids.unique()
         if len(ids_U) and (ids_U[0] < 0 or ids_U[-1] >= self.table.rows):
@@ -71,7 +71,7 @@ class ShardedTable:
         """Fetched rows, float32 [U, D].
 
         Raises:
-            KeyError: one has not been fetched since the table last changed: `Shared.reach` was left out, a bug.
+            KeyError: a row has not been fetched since the table last changed, a bug: `Shared.reach` was not called.
         """
         place_U = torch.searchsorted(self._ids_U, ids)
         known_U = self._ids_U[place_U.clamp(max=len(self._ids_U) - 1)] == ids if len(self._ids_U) else ids < 0
@@ -80,40 +80,40 @@ class ShardedTable:
         return self._values_UD[place_U]
 
     def places(self, ids: Tensor) -> Tensor:
-        """Where this rank's rows `ids` lie in `own`."""
+        """Positions in `own` of rows that this rank owns."""
         return ids // self.collective.size
 
     def index_add_(self, dim: int, places: Tensor, values: Tensor) -> None:
-        """Add to own rows in place, as Tensor.index_add_; what was fetched is out of date then, and forgotten."""
+        """Add to rows of this rank in place, as Tensor.index_add_; fetched rows become stale and are dropped."""
         self.own.index_add_(dim, places, values)
-        self._forget()
+        self._drop_fetched()
 
     def clone(self) -> "ShardedTable":
-        """A copy of own rows that shares no memory; it has fetched none."""
+        """A copy without shared memory and without fetched rows."""
         return self.with_rows(self.own.clone())
 
     def to(self, device: torch.device | str) -> "ShardedTable":
-        """Own rows on `device`, none fetched."""
+        """A copy on `device` without fetched rows."""
         return self.with_rows(self.own.to(device))
 
     def with_rows(self, own: Tensor) -> "ShardedTable":
-        """The table with other values of this rank's rows."""
+        """The table with other values for the rows of this rank."""
         return ShardedTable(self.table, own, self.collective, self.columns)
 
-    def _forget(self) -> None:
+    def _drop_fetched(self) -> None:
         self._ids_U = torch.zeros(0, dtype=torch.long, device=self.own.device)
         self._values_UD = self.own[:0]
 
 
 def by_owner(ids_U: Tensor, ranks: int) -> tuple[Tensor, list[int]]:
-    """How to send something of rows to their owners.
+    """Order of rows for an all-to-all to their owners.
 
     Args:
         ids_U: rows, int64 [U].
         ranks: world size W.
 
     Returns:
-        The order that puts rank 0's rows first, then rank 1's, ..., int64 [U]; and how many each rank owns, [W].
+        The permutation that sorts rows by owner, int64 [U], and the number of rows per owner, [W].
     """
     owner_U = ids_U % ranks
     return owner_U.argsort(stable=True), torch.bincount(owner_U, minlength=ranks).tolist()
@@ -127,7 +127,7 @@ def initial_sharded(
     collective: Collective,
     vectors: Mapping[str, Tensor] | None = None,
 ) -> Shared:
-    """theta_S before training as `initial_shared` draws it, of which a rank keeps the dense part and its own rows."""
+    """Initial theta_S as in `initial_shared`; a rank keeps the dense part and the rows that it owns."""
     drawn = initial_shared(module, tables, seed, device, (collective.rank, collective.size), vectors)
     named = {table.name: table for table in tables}
     sharded = {

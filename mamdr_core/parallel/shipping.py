@@ -1,4 +1,4 @@
-"""Sending users' own modules to where Spark runs Python: tasks, and the ranks that launchers start from them."""
+"""Sends modules of plugins to the Python processes of Spark: tasks, and ranks that launchers start from them."""
 
 import atexit
 import hashlib
@@ -22,14 +22,14 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def ship_modules(spark: "SparkSession", modules: Iterable[str]) -> None:
-    """Send the packages of some modules, which this process has imported, to all Python processes of a session.
+    """Send the packages of imported modules to all Python processes of a session.
 
-    What spark-submit --py-files has shipped is there already, and what is installed here is expected to be installed
-    there. Anything else, such as a package on the driver's PYTHONPATH, is sent as a zip file of its Python files.
+    Files of spark-submit --py-files are already there, and installed packages are assumed to be installed on executors.
+    Other packages, such as those on the PYTHONPATH of the driver, are sent as a zip file of their Python files.
 
     Args:
         spark: the session.
-        modules: their names; of other packages that these import nothing is sent.
+        modules: names of the modules; other packages that they import are not sent.
     """
     shipped = spark.sparkContext._python_includes or []
     for package in sorted({name.partition(".")[0] for name in modules}):
@@ -47,15 +47,15 @@ def ship_modules(spark: "SparkSession", modules: Iterable[str]) -> None:
         if name in shipped:
             continue
         folder = mkdtemp(prefix="mamdr-code-")
-        # Executors that start later fetch it too, as long as there is a session.
+        # Executors that start later fetch it as well, as long as the session lives.
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         (Path(folder) / name).write_bytes(content)
         spark.sparkContext.addPyFile(str(Path(folder) / name))
-        logger.info("package %s is sent to Spark's Python processes (%d bytes)", package, len(content))
+        logger.info("sent package %s to the Python processes of Spark (%d bytes)", package, len(content))
 
 
 def _places_of(package: str) -> list[Path]:
-    """Where an imported package is: its folders, or the file of a single module."""
+    """Paths of an imported package: its folders, or the file of a single module."""
     module = sys.modules[package]
     if hasattr(module, "__path__"):
         return [Path(folder) for folder in module.__path__]
@@ -63,7 +63,7 @@ def _places_of(package: str) -> list[Path]:
 
 
 def _zipped(package: str, places: Iterable[Path]) -> bytes:
-    """A zip file of the Python files, the same bytes for the same files."""
+    """A reproducible zip file of the Python files."""
     content = BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, file in sorted(_files_of(package, places)):
@@ -72,7 +72,7 @@ def _zipped(package: str, places: Iterable[Path]) -> bytes:
 
 
 def _files_of(package: str, places: Iterable[Path]) -> Iterator[tuple[str, Path]]:
-    """Python files, and their names in the zip file."""
+    """Names in the zip file and paths of the Python files."""
     for place in places:
         if place.is_file():
             yield place.name, place

@@ -1,4 +1,4 @@
-"""Counting slots before ranks are launched: places in which Spark can run a task now, whatever the master."""
+"""Counts the slots of Spark (tasks that can run at once, with any master) before ranks are launched."""
 
 import os
 import time
@@ -11,18 +11,17 @@ if TYPE_CHECKING:
 
 
 def require_slots(spark: "SparkSession", ranks: int, timeout: float) -> None:
-    """Wait until there are slots for all ranks at once.
+    """Wait until there are slots for all ranks.
 
-    Executors of a cluster register late, so they are waited for; where Spark allocates them as tasks ask for them,
-    their largest number counts.
+    Executors of a cluster register late, so this waits for them; with dynamic allocation their maximum number counts.
 
     Args:
         spark: the session.
-        ranks: how many are needed.
+        ranks: number of slots that are needed.
         timeout: seconds to wait on a cluster.
 
     Raises:
-        MamdrError: there are fewer.
+        MamdrError: there are too few slots.
     """
     local = _master(spark).startswith("local[") or _master(spark) == "local"
     deadline = time.monotonic() + (0 if local else timeout)
@@ -33,14 +32,14 @@ def require_slots(spark: "SparkSession", ranks: int, timeout: float) -> None:
 
 
 def threads_of_rank(spark: "SparkSession", ranks: int) -> int:
-    """CPU threads of a rank: its share of this machine in local mode, what Spark gives a task on a cluster."""
+    """CPU threads of a rank: its share of this machine in local mode, spark.task.cpus on a cluster."""
     if _master(spark).startswith("local["):
         return max(1, (os.cpu_count() or 1) // ranks)
     return int(spark.sparkContext.getConf().get("spark.task.cpus", "1") or 1)
 
 
 def _slots(spark: "SparkSession") -> int:
-    """Tasks that can run at once, cores and other resources of a task considered."""
+    """Number of tasks that can run at once, given the cores and other resources of a task."""
     context = spark.sparkContext._jsc.sc()
     conf = spark.sparkContext.getConf()
     now = int(context.maxNumConcurrentTasks(context.resourceProfileManager().defaultResourceProfile()))
@@ -52,11 +51,11 @@ def _slots(spark: "SparkSession") -> int:
 
 
 def _too_few(spark: "SparkSession", ranks: int, slots: int, local: bool, timeout: float) -> str:
-    said = f"train.ranks is {ranks}: need {ranks} slots, have {slots}"
+    problem = f"train.ranks is {ranks}: need {ranks} slots, have {slots}"
     if local:
-        return f"{said}; lower train.ranks, or give Spark more cores (--master 'local[{ranks}]')"
+        return f"{problem}; lower train.ranks, or give Spark more cores (--master 'local[{ranks}]')"
     return (
-        f"{said} of {_master(spark)} after waiting {timeout:.0f} s (train.start_timeout); lower train.ranks, or ask "
+        f"{problem} of {_master(spark)} after waiting {timeout:.0f} s (train.start_timeout); lower train.ranks, or ask "
         "for more executors or cores (docs/clusters.md)"
     )
 

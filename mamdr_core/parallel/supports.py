@@ -1,4 +1,4 @@
-"""DR's support rows: a bounded sample of every domain, which stays with its owner until rows of it are drawn."""
+"""Support rows of DR: a bounded sample per domain, which stays on the owner until other ranks draw rows from it."""
 
 from collections.abc import Sequence
 
@@ -18,23 +18,23 @@ GOLDEN_SECTION = (5**0.5 - 1) / 2
 
 
 class SupportSample:
-    """An epoch's sample of every domain's training rows, of which other ranks fetch what their targets have drawn.
+    """A sample of the training rows of every domain for one epoch; ranks fetch the rows that they draw.
 
-    A domain's sample is uniform without replacement and in random order; it depends on the order of the domain's own
-    rows alone, not on the rank that owns them. The rounds' slices are cut from the same order, over which the sample,
-    and every block of it, is spread evenly (`spread_places`): a block has as large a part of each slice as an
-    independent draw has on average. A rank holds the places of its own domains' samples, 8 bytes a row. Every rank
-    makes it at the same time.
+    The sample of a domain is uniform without replacement, in random order, and depends only on the order of the rows of
+    the domain, not on its owner. The slices of rounds are cut from the same order, and the sample, like every block of
+    it, is spread evenly over that order (`spread_places`): a block contains as much of each slice as an independent
+    draw on average. A rank stores the positions of the samples of its domains, 8 bytes per row. All ranks must create
+    the sample at the same time.
 
     Args:
         collective: the ranks.
-        train: this rank's rows; every domain has one owner.
-        rows_per_domain: bound of a domain's sample.
-        order: of the epoch, random within each domain: positions in `train`, int64 [N].
+        train: rows of this rank; every domain has one owner.
+        rows_per_domain: maximum number of rows in the sample of a domain.
+        order: order of the epoch, random within each domain: positions in `train`, int64 [N].
 
     Attributes:
-        counts_n: rows of each domain's sample, [n], the same on all ranks.
-        occupied: domains with rows, ascending, the same on all ranks.
+        counts_n: rows in the sample of each domain, [n], equal on all ranks.
+        occupied: domains with rows, ascending, equal on all ranks.
     """
 
     def __init__(self, collective: Collective, train: Columns, rows_per_domain: int, order: Tensor) -> None:
@@ -55,15 +55,15 @@ class SupportSample:
         self.occupied = np.flatnonzero(self.counts_n)
 
     def fetch(self, draws: Sequence[Draw]) -> tuple[Columns, list[Tensor]]:
-        """Get rows of samples from their owners; every rank calls this equally often.
+        """Fetch rows of samples from their owners; all ranks must call this the same number of times.
 
-        One process reads its own rows where they are. Several ranks exchange each distinct draw once, by all-to-all.
+        A single process reads its rows without copying. Several ranks exchange each distinct draw once, by all-to-all.
 
         Args:
-            draws: domain, first row within its sample, and number of rows; or none at all.
+            draws: domain, first row within its sample, and number of rows; possibly empty.
 
         Returns:
-            Columns, and for each draw the positions of its rows there.
+            Columns, and for each draw the positions of its rows in them.
         """
         if self._collective.size == 1:
             starts = [int(self._starts_n[domain]) + first for domain, first, _ in draws]
@@ -76,7 +76,7 @@ class SupportSample:
         return columns, [rows_U[place] for place in place_D.tolist()]
 
     def _exchange(self, wanted_U3: NDArray[np.int64]) -> Columns:
-        """The rows of draws in their order, which is by domain: owners are asked for them, and send them."""
+        """Request the rows of draws from their owners; returns them in the order of the draws, which is by domain."""
         collective, train, ranks = self._collective, self._train, self._collective.size
         owner_U = self._owner_n[wanted_U3[:, 0]]
         order_U = owner_U.argsort(kind="stable")
@@ -89,14 +89,14 @@ class SupportSample:
 
 
 def spread_places(rows_n: NDArray[np.int64], sampled_n: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Distinct places of each domain's sample within its rows, int64 [sum of `sampled_n`].
+    """Distinct positions of the sample of each domain within its rows, int64 [sum of `sampled_n`].
 
-    Place s is s a mod m with a next to the golden section of m and coprime to it: of more than a few rows, consecutive
-    places are far apart, and any block of them is spread evenly.
+    Position s is s a mod m, where a is near the golden section of m and coprime to m: consecutive positions are far
+    apart, and any block of them is spread evenly.
 
     Args:
-        rows_n: rows m of each domain.
-        sampled_n: of which are sampled.
+        rows_n: number of rows m of each domain.
+        sampled_n: number of sampled rows of each domain.
     """
     stride_n = np.maximum(np.rint(rows_n * GOLDEN_SECTION).astype(np.int64), 1)
     while (divides_n := np.gcd(stride_n, rows_n) > 1).any():

@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 class TorchCollective:
-    """The ranks of a process group, which has been initialised.
+    """Collective over the ranks of an initialised process group.
 
-    Sums of floats depend on the order of the terms, which is the backend's: Gloo's for CPU tensors, NCCL's for CUDA.
+    Floating-point sums depend on the order of summation, which the backend chooses (Gloo for CPU, NCCL for CUDA).
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class TorchCollective:
         return total
 
     def all_gather(self, tensor: Tensor) -> Tensor:
-        """All ranks' rows, in rank order; padded to the most on the way."""
+        """Rows of all ranks, in rank order; sent with padding to the largest number of rows."""
         own = tensor.contiguous()
         counts = [torch.zeros(1, dtype=torch.int64, device=own.device) for _ in range(self.size)]
         dist.all_gather(counts, torch.tensor([len(own)], device=own.device))
@@ -38,7 +38,7 @@ class TorchCollective:
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
     def all_to_all(self, tensor: Tensor, splits: Sequence[int]) -> tuple[Tensor, list[int]]:
-        """Rows sent to this rank, and how many came from each."""
+        """Rows sent to this rank, and their number per sender."""
         sent = torch.tensor(list(splits), dtype=torch.int64, device=tensor.device)
         counts = torch.empty_like(sent)
         dist.all_to_all_single(counts, sent)
@@ -48,7 +48,7 @@ class TorchCollective:
         return received, received_counts
 
     def broadcast(self, tensor: Tensor) -> Tensor:
-        """Rank 0's tensor."""
-        told = tensor.clone()
-        dist.broadcast(told, src=0)
-        return told
+        """The tensor of rank 0."""
+        received = tensor.clone()
+        dist.broadcast(received, src=0)
+        return received

@@ -1,11 +1,11 @@
 """Ranks over torch.distributed: one process in each task of a barrier stage of Spark.
 
-Why not pyspark's TorchDistributor: it starts torchrun, whose agents restart, supervise and report ranks beside what
-this package does for both launchers; of a rank that failed it tells the last lines alone; and it needs a GPU resource
-of Spark wherever GPUs are used. What is needed of it is this file.
+This replaces TorchDistributor of pyspark, which starts torchrun: its agents would restart, supervise and report ranks
+in addition to this package, it reports only the last lines of a failed rank, and it needs a GPU resource of Spark
+wherever GPUs are used.
 
-A rank's process is a child of its Spark task's Python worker, which does nothing but wait for it: torch's threads,
-memory and CUDA context end with it, though Spark keeps workers.
+The process of a rank is a child of the Python worker of its Spark task, which only waits for it: Spark keeps workers,
+but the threads, memory and CUDA context of torch end with the process.
 """
 
 import json
@@ -22,7 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mamdr_core.errors import MamdrError, StoppedError
-from mamdr_core.parallel.rank_output import LAST_WORDS, RankOutput
+from mamdr_core.parallel.rank_output import GRACE_SECONDS, RankOutput
 from mamdr_core.parallel.rank_process import RankJob
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _END = 10.0
-"""Seconds that tasks have to end by themselves once their ranks were told to."""
+"""Seconds for tasks to end on their own after their ranks were stopped."""
 
 
 def run_on_torch(
@@ -41,15 +41,15 @@ def run_on_torch(
 
     Args:
         spark: the session whose executors hold the ranks.
-        job: what they do.
+        job: the job of the ranks.
         ranks: world size W.
-        start_timeout: seconds that all ranks have to start.
-        output: hears them.
+        start_timeout: seconds within which all ranks must start.
+        output: receives the output of the ranks.
 
     Raises:
-        MamdrError: Spark allocates executors dynamically, which barrier stages do not allow.
+        MamdrError: dynamic allocation is enabled, which barrier stages do not support.
         TimeoutError: the ranks did not start in time.
-        RuntimeError: a rank ended without a result; `output` knows the cause.
+        RuntimeError: a rank ended without a result; `output` holds the cause.
     """
     from pyspark.serializers import CloudPickleSerializer
 
@@ -62,14 +62,14 @@ def run_on_torch(
     serializer: Any = CloudPickleSerializer  # has no types
     pickled: bytes = serializer().dumps(job)
     supervise = partial(_supervise, pickled, job.threads)
-    told: dict[str, Any] = {}
+    ended: dict[str, Any] = {}
 
     def collect() -> None:
         context.setJobGroup(group, "ranks over torch.distributed", interruptOnCancel=True)
         try:
-            told["ended"] = context.parallelize(range(ranks), ranks).barrier().mapPartitions(supervise).collect()
+            ended["results"] = context.parallelize(range(ranks), ranks).barrier().mapPartitions(supervise).collect()
         except Exception as error:
-            told["error"] = error
+            ended["error"] = error
 
     stage = threading.Thread(target=collect, name="ranks", daemon=True)
     stage.start()
@@ -78,31 +78,31 @@ def run_on_torch(
     finally:
         if stage.is_alive():
             output.close()
-            if output.joined.is_set():
+            if output.connected.is_set():
                 stage.join(_END)
             context.cancelJobGroup(group)
             stage.join(_END)
-    results = {rank: result for rank, result in told.get("ended", ()) if result}
+    results = {rank: result for rank, result in ended.get("results", ()) if result}
     if len(results) < ranks or output.failed.is_set():
-        raise RuntimeError("a rank ended without a result") from told.get("error")
-    # Brought here by Spark, which pickles what tasks return anyway.
+        raise RuntimeError("a rank ended without a result") from ended.get("error")
+    # Returned by Spark, which pickles the results of tasks anyway.
     return [pickle.loads(results[rank]) for rank in range(ranks)]  # noqa: S301 - written by this run's own ranks
 
 
 def _wait(stage: threading.Thread, output: RankOutput, start_timeout: int) -> None:
-    """Until the stage has ended, or a rank has failed and had time to say why."""
+    """Wait until the stage has ended, or a rank has failed and had time to report the cause."""
     waited = 0.0
     while stage.is_alive() and not output.failed.is_set():
         stage.join(0.1)
         waited += 0.1
-        if waited > start_timeout and not output.joined.is_set():
+        if waited > start_timeout and not output.connected.is_set():
             raise TimeoutError
     if stage.is_alive():
-        stage.join(LAST_WORDS)
+        stage.join(GRACE_SECONDS)
 
 
 def _supervise(job: bytes, threads: int, _rows: Iterator[int]) -> Iterator[tuple[int, bytes]]:
-    """What the Spark task of a rank does: start its process, and wait; yields the rank and its pickled result."""
+    """Body of the Spark task of a rank: starts its process and waits; yields the rank and its pickled result."""
     from pyspark import BarrierTaskContext
 
     context = BarrierTaskContext.get()

@@ -1,7 +1,7 @@
 """The process of a rank over torch.distributed: `python -m mamdr_core.parallel.torch_rank PLACE RESULT_FD`.
 
-Started by `mamdr_core.parallel.torch_launch` in a Spark task; the job comes pickled through stdin, and the result goes
-pickled to the file descriptor: both from and to the process that started it.
+Started by `mamdr_core.parallel.torch_launch` in a Spark task. It reads the pickled job from stdin and writes the
+pickled result to the file descriptor; both are connected to the parent process.
 """
 
 import json
@@ -22,15 +22,15 @@ from mamdr_core.parallel.torch_collective import TorchCollective
 from mamdr_core.parallel.watch import PATIENCE
 
 _LONGEST = 30 * 24 * 3600.0
-"""Seconds that a collective may take where no rank is watched."""
+"""Timeout of collectives in seconds if ranks are not watched."""
 
 
 def main(place: dict[str, Any], result_fd: int) -> None:
-    """Do the rank's part.
+    """Run the rank.
 
     Args:
         place: rank, ranks (W), store (host, port and, on rank 0, file descriptor of the listener), gpus (addresses).
-        result_fd: takes the pickled result.
+        result_fd: receives the pickled result.
     """
     job: RankJob[object] = pickle.loads(sys.stdin.buffer.read())  # noqa: S301 - written by the task that started this
     result = run_rank(job, place["rank"], place["gpus"], partial(_join, place, job))
@@ -41,9 +41,9 @@ def main(place: dict[str, Any], result_fd: int) -> None:
 
 
 def _join(place: dict[str, Any], job: RankJob[object]) -> Collective:
-    """Join the other ranks: CPU tensors go through Gloo on all ranks, CUDA tensors, where all ranks have them, by NCCL.
+    """Join the process group: CPU tensors use Gloo, and CUDA tensors use NCCL if all ranks have CUDA.
 
-    Ranks without CUDA join the same Gloo group as those with it.
+    Ranks with and without CUDA join the same Gloo group.
     """
     host, port, listener = place["store"]
     longest = timedelta(seconds=PATIENCE * job.stall_limit + 60 if job.stall_limit else _LONGEST)

@@ -1,4 +1,4 @@
-"""Watching a rank's own process: it ends when it makes no progress, and when whoever started it has gone."""
+"""Watchdogs of a rank process: it terminates without progress, and when a parent process has ended."""
 
 import ctypes
 import faulthandler
@@ -18,22 +18,22 @@ from mamdr_core import heartbeat
 from mamdr_core.parallel.collective import Collective, PeerLostError
 
 PATIENCE = 4
-"""How many times the limit a rank may wait for the others: the one that hangs ends first, and is the one reported."""
-_LOOKS = 20
-"""Looks at the signs of progress within the limit."""
-_LOOK_AT_PARENTS = 1.0
-"""Seconds between two looks."""
+"""Multiple of the limit for ranks that wait for others, so that the hanging rank terminates first and is reported."""
+_CHECKS = 20
+"""Number of checks for progress within the limit."""
+_PARENT_CHECK_SECONDS = 1.0
+"""Seconds between two checks of the parent processes."""
 _PR_SET_PDEATHSIG = 1
 
 
 class Watch:
-    """Ends this process, with the stacks of its threads on stderr, once it has made no progress for too long.
+    """Terminates this process, with the stacks of its threads on stderr, after too long without progress.
 
-    Progress is a batch descended on or predicted, a batch of rows read, a part of theta_i written, or a collective
-    begun or ended; so a round, a pass or a validation may be longer than the limit, but not a single step with its
+    Progress is a trained or predicted batch, a batch of rows read, a part of theta_i written, or the beginning or end
+    of a collective. So a round, a pass or a validation may take longer than the limit, but not a single step with its
     compilation. A rank inside a collective waits for others and has `PATIENCE` times the limit.
 
-    The clock is faulthandler's, a thread of C: it also ends a process whose interpreter is stuck.
+    The timer is a C thread of faulthandler, which also terminates a process whose interpreter is blocked.
 
     Args:
         limit: seconds; 0: never.
@@ -43,10 +43,10 @@ class Watch:
         self._limit = limit
         self._waiting = False
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="watch", daemon=True)
+        self._thread = threading.Thread(target=self._check, name="watch", daemon=True)
 
     def __enter__(self) -> Self:
-        """Begin to watch."""
+        """Start watching."""
         if self._limit:
             self._thread.start()
         return self
@@ -54,35 +54,35 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         if self._limit:
             self._ended.set()
             self._thread.join()
             faulthandler.cancel_dump_traceback_later()
 
     def joined(self, join: Callable[[], Collective]) -> Collective:
-        """Wait for the other ranks to join; the collective is watched."""
+        """Wait until the other ranks have joined; returns a watched collective."""
         with _Waiting(self):
             return WatchedCollective(join(), self)
 
     def wait(self, waits: bool) -> None:
-        """Say that this rank begins or ends to wait for others."""
+        """Record that this rank starts or stops waiting for others."""
         self._waiting = waits
         heartbeat.beat()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         seen = -1
         while True:
             if heartbeat.count != seen:
                 seen = heartbeat.count
                 limit = self._limit * (PATIENCE if self._waiting else 1)
                 faulthandler.dump_traceback_later(limit, exit=True, file=sys.__stderr__ or 2)
-            if self._ended.wait(self._limit / _LOOKS):
+            if self._ended.wait(self._limit / _CHECKS):
                 return
 
 
 class WatchedCollective:
-    """A Collective that tells a watch when its rank waits, and whose failures are `PeerLostError`."""
+    """A Collective that informs a watch when its rank waits, and raises `PeerLostError` on failures."""
 
     def __init__(self, collective: Collective, watch: Watch) -> None:
         self.rank, self.size = collective.rank, collective.size
@@ -120,14 +120,14 @@ class _Waiting:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._watch.wait(False)
-        if isinstance(error, RuntimeError):  # Horovod's and torch's alike
-            raise PeerLostError(f"a collective failed, as it does when another rank is lost: {error}") from error
+        if isinstance(error, RuntimeError):  # of Horovod and of torch
+            raise PeerLostError(f"a collective failed, probably because another rank was lost: {error}") from error
 
 
 def die_with_parents() -> None:
-    """End this process as soon as one of those between it and its Spark task's Python ends, or that one.
+    """Kill this process as soon as one of its parents up to the Python worker of its Spark task ends.
 
-    The kernel sees to the next of them (on Linux), a thread to the others, of which Horovod has two.
+    The kernel handles the direct parent (on Linux), a thread the others, of which Horovod has two.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -137,9 +137,9 @@ def die_with_parents() -> None:
         if "pyspark.worker" in process.cmdline():
             break
 
-    def look() -> None:
+    def check() -> None:
         while all(process.is_running() for process in parents):
-            time.sleep(_LOOK_AT_PARENTS)
+            time.sleep(_PARENT_CHECK_SECONDS)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    threading.Thread(target=look, name="parents", daemon=True).start()
+    threading.Thread(target=check, name="parents", daemon=True).start()

@@ -1,1 +1,4 @@
-"""Deciding which run serves: the gate between a trained run and users, promotion, and the way back."""
+"""The promotion gate, which compares a run with the champion, and promotion and rollback of the run that serves.
+
+Start with `gate.py` and `promote.py`, the two jobs.
+"""

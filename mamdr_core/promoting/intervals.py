@@ -1,10 +1,10 @@
 """AUC by domain with its variance, and of the difference between two models on the same rows (DeLong et al. 1988).
 
-With m clicks and n other rows of a domain, a click's placement is the share of the others that it is scored above, and
-another row's the share of clicks that are scored above it; ties count half, so all is exact on ties. The AUC is the
-mean placement of the clicks (or of the others), its variance S(clicks) / m + S(others) / n with the sample variances S
-of the placements. The difference between two models is the mean difference of their placements, and its variance
-follows in the same way, with the correlation between the models in it.
+In a domain with m clicks and n other rows, the placement of a click is the share of the other rows that score lower,
+and the placement of another row is the share of the clicks that score higher; ties count half. The AUC is the mean
+placement of the clicks (or of the others), and its variance is S(clicks) / m + S(others) / n with the sample variances
+S of the placements. The difference between two models is the mean difference of their placements; its variance follows
+in the same way and so includes the correlation between the models.
 
 Shape suffixes: N rows, n domains.
 """
@@ -19,15 +19,15 @@ Ints = NDArray[np.int64]
 
 
 def placements(scores_N: NDArray[Any], labels_N: NDArray[Any], offsets: Ints) -> Floats:
-    """Every row's placement among the rows of the other class of its domain.
+    """Placement of every row among the rows of the other class in its domain.
 
     Args:
         scores_N: sorted by domain.
         labels_N: 0 or 1.
-        offsets: where each domain's rows begin, [n + 1].
+        offsets: first row of each domain, [n + 1].
 
     Returns:
-        float64 [N]; NaN in a domain of one class, or with a score that is not finite.
+        float64 [N]; NaN in domains with one class only, or with a score that is not finite.
 
     Example:
         >>> placements(np.array([0.1, 0.5, 0.5]), np.array([0, 1, 0]), np.array([0, 3])).tolist()
@@ -38,7 +38,7 @@ def placements(scores_N: NDArray[Any], labels_N: NDArray[Any], offsets: Ints) ->
     clicks_N = labels_N > 0
     order = np.lexsort((scores_N, domain_N))
     score_N, segment_N, click_N = scores_N[order], domain_N[order], clicks_N[order]
-    # A run is of equal scores in one domain.
+    # A run consists of rows of one domain with equal scores.
     begins = np.ones(len(order), dtype=np.bool_)
     begins[1:] = (score_N[1:] != score_N[:-1]) | (segment_N[1:] != segment_N[:-1])
     run_N = np.cumsum(begins) - 1
@@ -46,7 +46,7 @@ def placements(scores_N: NDArray[Any], labels_N: NDArray[Any], offsets: Ints) ->
     others_R = np.bincount(run_N, ~click_N)
     clicks_n, others_n = np.bincount(domain_N, clicks_N, domains), np.bincount(domain_N, ~clicks_N, domains)
     at_R = segment_N[begins]
-    # In the middle of its run, by ties counted half; less what came in earlier domains.
+    # Ties count half, which is the middle of the run; rows of earlier domains are subtracted.
     others_below_R = others_R.cumsum() - others_R / 2 - (others_n.cumsum() - others_n)[at_R]
     clicks_above_R = clicks_n.cumsum()[at_R] - clicks_R.cumsum() + clicks_R / 2
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -63,7 +63,7 @@ def mean_and_variance(placed_N: Floats, labels_N: NDArray[Any], offsets: Ints) -
     """AUC and its variance by domain from placements; of differences of placements, the AUCs' difference and its own.
 
     Returns:
-        Both float64 [n]: the mean, NaN where placements are; the variance, NaN also below two rows of a class.
+        Both float64 [n]: the mean, NaN where placements are NaN; the variance, NaN also with a single row of a class.
     """
     domains = len(offsets) - 1
     domain_N = np.repeat(np.arange(domains), np.diff(offsets))

@@ -1,4 +1,4 @@
-"""From figures to a decision: every limit that is broken is a sentence with its numbers.
+"""Checks figures against the limits of the gate; every violated limit is a sentence with its figures.
 
 Shape suffixes: n domains, G groups: rows of one user in one domain.
 """
@@ -14,30 +14,30 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from mamdr_core.promoting.intervals import Floats
-from mamdr_core.promoting.measuring import Figures, Measured
+from mamdr_core.promoting.measuring import Figures, PairedFigures
 from mamdr_core.promoting.settings import GateSettings
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference of AUCs with its interval."""
+    """A difference of AUCs with its confidence interval."""
 
     value: float
     low: float
     high: float
 
     def is_drop(self, limit: float) -> bool:
-        """Whether it lies below -limit, and is not explained by noise."""
+        """Whether the difference is below -limit and its interval below 0."""
         return self.value < -limit and self.high < 0
 
 
 @dataclass(frozen=True)
 class Lead:
-    """AUC of a model on the newest day and on earlier days: means over the domains that have both, by the day's rows.
+    """AUC of a model on the newest and on earlier days: means over domains with both, weighted by rows of that day.
 
     Attributes:
         day, earlier: the AUCs.
-        is_lost: whether less is kept of the lead over chance than `gate.least_day_lead`, beyond noise.
+        is_lost: whether the newest day keeps significantly less than `gate.least_day_lead` of the lead over chance.
     """
 
     day: float
@@ -46,18 +46,18 @@ class Lead:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What the figures come to.
+class Verdict:
+    """Result of the checks.
 
     Attributes:
-        faults: the broken limits, a sentence each.
-        mean, weighted, gauc: the difference of the mean and of the weighted AUC, and of GAUC; None without a champion.
-        low_n, high_n: the intervals by domain, [n].
-        judged_n, worse_n: which domains are judged one by one, and which of them are worse, [n].
-        challenger_lead, champion_lead: on the newest day; None where there is one day, or no champion.
+        violations: the violated limits, one sentence each.
+        mean, weighted, gauc: differences of mean AUC, weighted AUC and GAUC; None without a champion.
+        low_n, high_n: confidence intervals by domain, [n].
+        judged_n, worse_n: masks of the domains that are judged individually, and of those that are worse, [n].
+        challenger_lead, champion_lead: AUC on the newest day; None with a single day or without a champion.
     """
 
-    faults: list[str]
+    violations: list[str]
     mean: Interval | None
     weighted: Interval | None
     gauc: Interval | None
@@ -70,83 +70,83 @@ class Judged:
 
 
 def mean_auc(figures: Figures) -> float:
-    """Mean AUC over the domains that have one; NaN if none has."""
+    """Mean AUC over the domains with an AUC; NaN if there are none."""
     known = ~np.isnan(figures.auc)
     return float(figures.auc[known].mean()) if known.any() else math.nan
 
 
 def weighted_auc(figures: Figures) -> float:
-    """The same, weighted by rows."""
+    """Mean AUC over domains weighted by rows; NaN if no domain has an AUC."""
     known = ~np.isnan(figures.auc)
     return float(np.average(figures.auc[known], weights=figures.rows[known])) if known.any() else math.nan
 
 
-def gauc(measured: Measured, figures: Figures) -> float:
-    """AUC by group, weighted by rows, over the groups that have one; NaN if none has."""
+def gauc(paired: PairedFigures, figures: Figures) -> float:
+    """Mean AUC over groups weighted by rows; NaN if no group has an AUC."""
     known = ~np.isnan(figures.group_auc)
-    weights = measured.group_rows[known]
+    weights = paired.group_rows[known]
     return float(np.average(figures.group_auc[known], weights=weights)) if known.any() else math.nan
 
 
 def calibration(figures: Figures) -> float:
-    """Sum of the predicted probabilities over clicks; infinite without a click."""
+    """Sum of the predicted probabilities divided by clicks; infinite without clicks."""
     clicks = figures.clicks.sum()
-    return float(figures.promised.sum() / clicks) if clicks else math.inf
+    return float(figures.predicted.sum() / clicks) if clicks else math.inf
 
 
-def judge(measured: Measured, unseen: dict[str, float], settings: GateSettings) -> Judged:
-    """Hold figures against the limits.
+def judge(paired: PairedFigures, unseen: dict[str, float], settings: GateSettings) -> Verdict:
+    """Check figures against the limits.
 
     Args:
-        measured: of both models.
-        unseen: by "user" and "item", the share of the newest day's rows whose id is not known.
+        paired: figures of both models.
+        unseen: for "user" and "item", the share of rows of the newest day with an unknown id.
         settings: the limits.
     """
     z = NormalDist().inv_cdf((1 + settings.confidence) / 2)
-    own, other = measured.challenger, measured.champion
+    own, other = paired.challenger, paired.champion
     mean = weighted = by_group = None
-    margin_n = z * np.sqrt(measured.variance)
-    low_n, high_n = measured.difference - margin_n, measured.difference + margin_n
+    margin_n = z * np.sqrt(paired.variance)
+    low_n, high_n = paired.difference - margin_n, paired.difference + margin_n
     judged_n = (own.clicks >= settings.domain_clicks) & (own.rows - own.clicks >= settings.domain_clicks)
     judged_n &= ~np.isnan(high_n)
-    worse_n = judged_n & (measured.difference < -settings.domain_drop) & (high_n < 0)
+    worse_n = judged_n & (paired.difference < -settings.domain_drop) & (high_n < 0)
     if other is not None:
-        mean = _mean(measured, np.ones_like(own.rows), z)
-        weighted = _mean(measured, own.rows, z)
-        by_group = _gauc_difference(measured, own, other, z)
+        mean = _mean(paired, np.ones_like(own.rows), z)
+        weighted = _mean(paired, own.rows, z)
+        by_group = _gauc_difference(paired, own, other, z)
     lead = _lead(own, settings.least_day_lead, z)
     other_lead = _lead(other, settings.least_day_lead, z) if other else None
-    judged = Judged([], mean, weighted, by_group, low_n, high_n, judged_n, worse_n, lead, other_lead)
-    judged.faults.extend(_absolute(own, unseen, settings))
-    judged.faults.extend(_labels(judged, settings))
+    verdict = Verdict([], mean, weighted, by_group, low_n, high_n, judged_n, worse_n, lead, other_lead)
+    verdict.violations.extend(_absolute(own, unseen, settings))
+    verdict.violations.extend(_labels(verdict, settings))
     if other is not None:
-        judged.faults.extend(_compared(measured, own, other, judged, settings))
-    return judged
+        verdict.violations.extend(_compared(paired, own, other, verdict, settings))
+    return verdict
 
 
-def _mean(measured: Measured, weights_n: Floats, z: float) -> Interval | None:
-    """The weighted mean of the differences by domain; domains are independent of one another, given the models."""
-    known = ~np.isnan(measured.difference)
+def _mean(paired: PairedFigures, weights_n: Floats, z: float) -> Interval | None:
+    """Weighted mean of the differences by domain; domains are independent given the models."""
+    known = ~np.isnan(paired.difference)
     if not known.any():
         return None
     share_n = weights_n[known] / weights_n[known].sum()
-    # Of a domain with one click or one other row the variance is not known: an AUC's difference has 1 at most.
-    variance_n = np.nan_to_num(measured.variance[known], nan=1.0)
-    value = float((share_n * measured.difference[known]).sum())
+    # The variance is unknown with a single click or a single other row; it is at most 1 for a difference of AUCs.
+    variance_n = np.nan_to_num(paired.variance[known], nan=1.0)
+    value = float((share_n * paired.difference[known]).sum())
     margin = z * math.sqrt(float((share_n**2 * variance_n).sum()))
     return Interval(value, value - margin, value + margin)
 
 
-def _gauc_difference(measured: Measured, own: Figures, other: Figures, z: float) -> Interval | None:
-    """The difference of GAUC over the groups that have an AUC by both models, with its interval from their spread."""
+def _gauc_difference(paired: PairedFigures, own: Figures, other: Figures, z: float) -> Interval | None:
+    """Difference of GAUC over groups with an AUC in both models; the interval follows from the spread over groups."""
     difference_G = own.group_auc - other.group_auc
     known = ~np.isnan(difference_G)
     count = int(known.sum())
     if not count:
         return None
-    share_G = measured.group_rows[known] / measured.group_rows[known].sum()
+    share_G = paired.group_rows[known] / paired.group_rows[known].sum()
     value = float((share_G * difference_G[known]).sum())
-    # Of one group the spread is not known: an AUC's difference has 1 at most.
+    # The spread is unknown with a single group; the variance of a difference of AUCs is at most 1.
     variance = (
         float((share_G**2 * (difference_G[known] - value) ** 2).sum()) * count / (count - 1) if count > 1 else 1.0
     )
@@ -170,11 +170,11 @@ def _lead(figures: Figures, least: float, z: float) -> Lead | None:
 
 
 def _absolute(own: Figures, unseen: dict[str, float], settings: GateSettings) -> Iterator[str]:
-    bad = int(np.isnan(own.promised).sum())
+    bad = int(np.isnan(own.predicted).sum())
     if bad:
         yield f"its predictions are not finite in {bad} domains"
     if np.isnan(own.auc).all():
-        yield "no domain of the test split has both clicks and other rows: nothing can be measured"
+        yield "no domain of the test split has both clicks and other rows: no AUC can be measured"
         return
     auc = mean_auc(own)
     if auc < settings.least_auc:
@@ -188,40 +188,40 @@ def _absolute(own: Figures, unseen: dict[str, float], settings: GateSettings) ->
     for name, share in unseen.items():
         if share > settings.max_unseen:
             yield (
-                f"the {name} of {share:.1%} of the newest day's rows is not known, more than gate.max_unseen "
-                f"{settings.max_unseen:.0%}: were {name}s given new ids?"
+                f"the {name} is unknown in {share:.1%} of the rows of the newest day, more than gate.max_unseen "
+                f"{settings.max_unseen:.0%}: have {name}s been given new ids?"
             )
 
 
-def _labels(judged: Judged, settings: GateSettings) -> Iterator[str]:
-    """Whether no model finds on the newest day what it finds on earlier ones: then it is the labels."""
-    leads = {"its": judged.challenger_lead, "the champion's": judged.champion_lead}
+def _labels(verdict: Verdict, settings: GateSettings) -> Iterator[str]:
+    """A violation if all models lose their lead on the newest day: then its labels are the likely cause."""
+    leads = {"its": verdict.challenger_lead, "the champion's": verdict.champion_lead}
     known = {name: lead for name, lead in leads.items() if lead}
     if known and all(lead.is_lost for lead in known.values()):
-        told = " and ".join(
+        falls = " and ".join(
             f"{name} AUC falls from {lead.earlier:.4f} to {lead.day:.4f}" for name, lead in known.items()
         )
         yield (
-            f"the newest day's labels look wrong: from earlier days' rows to that day's, {told}; "
+            f"the newest day's labels look wrong: from earlier days to that day, {falls}; "
             f"gate.least_day_lead {settings.least_day_lead:g} of the lead over 0.5 must stay"
         )
 
 
 def _compared(
-    measured: Measured, own: Figures, other: Figures, judged: Judged, settings: GateSettings
+    paired: PairedFigures, own: Figures, other: Figures, verdict: Verdict, settings: GateSettings
 ) -> Iterator[str]:
     checks = (
-        ("mean AUC", mean_auc, judged.mean, settings.max_auc_drop, "max_auc_drop"),
-        ("weighted AUC", weighted_auc, judged.weighted, settings.max_weighted_auc_drop, "max_weighted_auc_drop"),
-        ("GAUC", partial(gauc, measured), judged.gauc, settings.max_gauc_drop, "max_gauc_drop"),
+        ("mean AUC", mean_auc, verdict.mean, settings.max_auc_drop, "max_auc_drop"),
+        ("weighted AUC", weighted_auc, verdict.weighted, settings.max_weighted_auc_drop, "max_weighted_auc_drop"),
+        ("GAUC", partial(gauc, paired), verdict.gauc, settings.max_gauc_drop, "max_gauc_drop"),
     )
     for name, figure, difference, limit, key in checks:
         if difference and limit is not None and difference.is_drop(limit):
             yield (
                 f"its {name} {figure(own):.4f} is {-difference.value:.4f} below the champion's {figure(other):.4f} "
-                f"({told(difference, settings)}): more than gate.{key} {limit:g}"
+                f"({describe_interval(difference, settings)}): more than gate.{key} {limit:g}"
             )
-    judged_count, worse = int(judged.judged_n.sum()), int(judged.worse_n.sum())
+    judged_count, worse = int(verdict.judged_n.sum()), int(verdict.worse_n.sum())
     by_chance = binom.ppf(settings.confidence, judged_count, (1 - settings.confidence) / 2) if judged_count else 0
     if worse > max(settings.max_worse_share * judged_count, by_chance):
         yield (
@@ -230,6 +230,6 @@ def _compared(
         )
 
 
-def told(difference: Interval, settings: GateSettings) -> str:
-    """An interval in words."""
+def describe_interval(difference: Interval, settings: GateSettings) -> str:
+    """The confidence interval as text."""
     return f"{settings.confidence:.0%} interval of the difference {difference.low:+.4f} to {difference.high:+.4f}"

@@ -1,4 +1,4 @@
-"""Figures by domain of one or two models on the same rows, with the variances that their comparison needs.
+"""Figures by domain of one or two models on the same rows, and the variances for their comparison.
 
 Shape suffixes: N rows, n domains, G groups: rows of one user in one domain.
 """
@@ -16,37 +16,37 @@ from mamdr_core.engine.ranking import groups_of
 from mamdr_core.engine.segments import runs_of
 from mamdr_core.engine.settings import MetricsSettings
 from mamdr_core.promoting.intervals import Floats, Ints, mean_and_variance, placements
-from mamdr_core.promoting.opening import Scorer
+from mamdr_core.promoting.opening import OpenedModel
 from mamdr_core.training.evaluation import predict_domains
 
 PART_ROWS = 1 << 20
-"""Rows measured at once, unless one domain has more."""
+"""Maximum number of rows measured together, unless a single domain has more."""
 Scores = NDArray[np.float32] | NDArray[np.float64]
 _BY_DOMAIN = (
-    *("rows", "clicks", "auc", "promised"),
+    *("rows", "clicks", "auc", "predicted"),
     *("day_auc", "day_variance", "earlier_auc", "earlier_variance", "day_rows"),
 )
 
 
 @dataclass(frozen=True)
 class Figures:
-    """A model's figures by domain, float64 [n]; NaN where one is not defined.
+    """Figures of a model by domain, float64 [n]; NaN where a figure is undefined.
 
     Attributes:
-        rows, clicks: measured.
+        rows, clicks: of the test split.
         auc: exact AUC.
-        promised: sum of the predicted probabilities.
-        day_auc, day_variance: of the newest day's rows.
-        earlier_auc, earlier_variance: of the rows of earlier days.
+        predicted: sum of the predicted probabilities.
+        day_auc, day_variance: AUC and its variance on the newest day.
+        earlier_auc, earlier_variance: AUC and its variance on earlier days.
         day_rows: rows of the newest day.
-        group_auc: AUC by group, [G]; NaN for one class.
-        calibration_error: of all rows; a number.
+        group_auc: AUC by group, [G]; NaN for groups with one class.
+        calibration_error: of all rows, a single number.
     """
 
     rows: Floats
     clicks: Floats
     auc: Floats
-    promised: Floats
+    predicted: Floats
     day_auc: Floats
     day_variance: Floats
     earlier_auc: Floats
@@ -57,13 +57,14 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What was measured.
+class PairedFigures:
+    """Figures of the challenger and the champion on the same rows.
 
     Attributes:
-        challenger: its figures.
-        champion: the champion's on the same rows; None: there is none.
-        difference, variance: the challenger's AUC less the champion's and its variance by domain, [n]; NaN without one.
+        challenger: figures of the challenger.
+        champion: figures of the champion; None without a champion.
+        difference, variance: AUC of the challenger minus that of the champion and its variance by domain, [n]; NaN
+            without a champion.
         group_rows: rows by group, float64 [G].
     """
 
@@ -76,19 +77,19 @@ class Measured:
 
 @torch.no_grad()
 def measure(
-    challenger: Scorer, champion: Scorer | None, newest_N: NDArray[np.bool_], settings: MetricsSettings
-) -> Measured:
-    """Measure both models on the rows that they share.
+    challenger: OpenedModel, champion: OpenedModel | None, newest_N: NDArray[np.bool_], settings: MetricsSettings
+) -> PairedFigures:
+    """Measure both models on the same rows.
 
     Args:
-        challenger: the one.
-        champion: the other, on columns of the same rows in the same order.
-        newest_N: whether a row is of the newest day, [N].
-        settings: what makes a group, by the challenger's ids, and the bins of the calibration error.
+        challenger: the challenger.
+        champion: the champion on columns with the same rows in the same order.
+        newest_N: mask of the rows of the newest day, [N].
+        settings: the id column that defines groups (with the ids of the challenger), and bins of the calibration error.
     """
-    scorers = [challenger] if champion is None else [challenger, champion]
-    found: list[list[dict[str, Floats]]] = [[] for _ in scorers]
-    cells = [Cells() for _ in scorers]
+    models = [challenger] if champion is None else [challenger, champion]
+    found: list[list[dict[str, Floats]]] = [[] for _ in models]
+    cells = [Cells() for _ in models]
     differences, group_rows = [], []
     for first, last, rows in _parts(challenger.columns.offsets.numpy()):
         offsets = challenger.columns.offsets.numpy()[first : last + 1] - rows.start
@@ -97,8 +98,8 @@ def measure(
         groups = groups_of(challenger.columns.ids[settings.group][rows].cpu(), counts_n)
         group_rows.append(groups.counts_G.double().numpy())
         placed = []
-        for scorer, figures, counted in zip(scorers, found, cells, strict=True):
-            scores_N = _scores(scorer, range(first, last))
+        for model, figures, counted in zip(models, found, cells, strict=True):
+            scores_N = _scores(model, range(first, last))
             placed.append(placements(scores_N, labels_N, offsets))
             scores, labels = torch.from_numpy(scores_N), torch.from_numpy(labels_N)
             counted.add(runs_of(scores, labels, counts_n))
@@ -110,7 +111,7 @@ def measure(
     difference_n, variance_n = (np.concatenate(part) for part in zip(*differences, strict=True))
     joined = [_join(figures, counted.error(settings.bins)) for figures, counted in zip(found, cells, strict=True)]
     rows_G = np.concatenate(group_rows)
-    return Measured(joined[0], joined[1] if champion else None, difference_n, variance_n, rows_G)
+    return PairedFigures(joined[0], joined[1] if champion else None, difference_n, variance_n, rows_G)
 
 
 def _parts(offsets: Ints) -> Iterator[tuple[int, int, slice]]:
@@ -118,9 +119,9 @@ def _parts(offsets: Ints) -> Iterator[tuple[int, int, slice]]:
         yield first, last, slice(*offsets[[first, last]].tolist())
 
 
-def _scores(scorer: Scorer, domains: range) -> Scores:
-    package, columns = scorer.package, scorer.columns
-    logits = predict_domains(scorer.engine, package.shared, package.specific, columns, domains)
+def _scores(model: OpenedModel, domains: range) -> Scores:
+    package, columns = model.package, model.columns
+    logits = predict_domains(model.engine, package.shared, package.specific, columns, domains)
     if package.calibration:
         rows = slice(*columns.offsets[[domains.start, domains.stop]].tolist())
         logits = package.calibration.apply(logits, columns.ids["domain"][rows] - 1)
@@ -135,7 +136,7 @@ def _figures(
     offsets: Ints,
     newest_N: NDArray[np.bool_],
 ) -> dict[str, Floats]:
-    """Figures by domain, by name in `Figures`."""
+    """Figures by domain, with the names in `Figures`."""
     domain_N = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
 
     def total(values_N: NDArray[np.float64] | NDArray[np.float32] | NDArray[np.bool_]) -> Floats:
@@ -144,9 +145,9 @@ def _figures(
     auc, _ = mean_and_variance(placed_N, labels_N, offsets)
     day = _of_rows(scores_N, labels_N, domain_N, newest_N, len(auc))
     earlier = _of_rows(scores_N, labels_N, domain_N, ~newest_N, len(auc))
-    promised = total(torch.from_numpy(scores_N).double().sigmoid().numpy())
+    predicted = total(torch.from_numpy(scores_N).double().sigmoid().numpy())
     rows, clicks = np.diff(offsets).astype(np.float64), total(labels_N)
-    values = (rows, clicks, auc, promised, *day, *earlier, total(newest_N))
+    values = (rows, clicks, auc, predicted, *day, *earlier, total(newest_N))
     return dict(zip(_BY_DOMAIN, values, strict=True))
 
 
@@ -157,7 +158,7 @@ def _of_rows(
     chosen_N: NDArray[np.bool_],
     domains: int,
 ) -> tuple[Floats, Floats]:
-    """AUC and variance by domain of some of the rows."""
+    """AUC by domain and its variance over the chosen rows."""
     offsets = np.concatenate([[0], np.bincount(domain_N[chosen_N], minlength=domains).cumsum()])
     scores, labels = scores_N[chosen_N], labels_N[chosen_N]
     return mean_and_variance(placements(scores, labels, offsets), labels, offsets)

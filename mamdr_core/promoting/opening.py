@@ -1,4 +1,4 @@
-"""Two runs on the same rows: the challenger on the examples that it was trained on, the champion on those too."""
+"""Opens the challenger and the champion on the test split of the examples of the challenger."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,17 +26,17 @@ from mamdr_core.training.trained import Trained, config_of
 
 SPLIT = "test"
 DAY_ROWS = 1 << 24
-"""Rows whose days are read at once, unless one domain has more."""
+"""Maximum number of rows whose days are read together, unless a single domain has more."""
 
 
 @dataclass(frozen=True)
-class Scorer:
-    """A model, and the rows of the test split as it sees them.
+class OpenedModel:
+    """A model with the rows of the test split in its vocabularies.
 
     Attributes:
-        package: its parameters.
-        engine: predicts.
-        columns: the rows; ids that it does not know are 0.
+        package: the parameters.
+        engine: computes predictions.
+        columns: the rows; ids outside the vocabularies of the model are 0.
     """
 
     package: Package
@@ -44,63 +44,67 @@ class Scorer:
     columns: Columns
 
     def unseen(self, column: str, rows: torch.Tensor) -> float:
-        """Share of some rows whose id the model does not know; 0 of no row.
+        """Share of the selected rows with an unknown id; 0 without rows.
 
         Args:
             column: "user" or "item".
-            rows: whether each row counts, [N].
+            rows: mask of the selected rows, [N].
         """
         ids = self.columns.ids[column].cpu()[rows]
         return float((ids == 0).double().mean()) if len(ids) else 0.0
 
 
-def open_challenger(trained: Trained) -> Scorer:
-    """The challenger's model on the test split of its own examples."""
+def open_challenger(trained: Trained) -> OpenedModel:
+    """The challenger on the test split of its examples."""
     columns = place_columns({SPLIT: trained.share.columns(SPLIT)}, trained.device, SingleProcess())[SPLIT]
     engine = make_engine(trained.config, trained.pinned, trained.share, trained.device)
-    return Scorer(trained.package, engine, trained.package.under_mixed(columns, engine, trained.config.train.mixed))
+    return OpenedModel(
+        trained.package, engine, trained.package.under_mixed(columns, engine, trained.config.train.mixed)
+    )
 
 
-def open_champion(trained: Trained, config: Config, run_id: str) -> Scorer:
-    """The champion's model on the challenger's rows, with vocabularies that may have grown since it was trained.
+def open_champion(trained: Trained, config: Config, run_id: str) -> OpenedModel:
+    """The champion on the rows of the challenger, whose vocabularies may have grown since the champion was trained.
 
-    A user, item or value that it does not know is its unknown row, a domain that it does not know has theta_S.
+    Unknown users, items and values use the row for unknown ids; unknown domains use theta_S.
 
     Args:
         trained: the challenger.
-        config: bounds memory.
-        run_id: the champion.
+        config: memory limits.
+        run_id: run_id of the champion.
 
     Raises:
-        MamdrError: its package is gone or damaged, reads features that the challenger's examples do not have, or is of
-            a user's own structure that cannot be imported.
+        MamdrError: the package is missing or damaged, needs features that the examples of the challenger lack, or has
+            a plugin structure that cannot be imported.
     """
     folder = str(find_run(trained.lake, run_id)["package"])
     package = load_package(folder, trained.device)
-    theirs = config_of(package.config, folder)
-    check_served(theirs, package.metrics, folder)
-    _check_features(run_id, theirs.features, trained.config.features)
+    own_config = config_of(package.config, folder)
+    check_served(own_config, package.metrics, folder)
+    _check_features(run_id, own_config.features, trained.config.features)
     scales = {name: (float(mean), float(deviation)) for name, (mean, deviation) in package.pinned["numeric"].items()}
     pinned, sizes = replace(trained.pinned, numeric=scales), package.pinned["sizes"]
     everything = np.ones(len(pinned.domain_ids), dtype=np.bool_)
     train = config.train
-    share = Share(pinned, theirs.features, everything, train.host_memory, train.scratch, train.reader)
-    columns = place_columns({SPLIT: known_alone(share.columns(SPLIT), sizes)}, trained.device, SingleProcess())[SPLIT]
-    engine = make_engine(theirs, replace(pinned, sizes=sizes), share, trained.device)
-    return Scorer(package, engine, package.under_mixed(columns, engine, theirs.train.mixed))
+    share = Share(pinned, own_config.features, everything, train.host_memory, train.scratch, train.reader)
+    columns = place_columns({SPLIT: mask_unknown_ids(share.columns(SPLIT), sizes)}, trained.device, SingleProcess())[
+        SPLIT
+    ]
+    engine = make_engine(own_config, replace(pinned, sizes=sizes), share, trained.device)
+    return OpenedModel(package, engine, package.under_mixed(columns, engine, own_config.train.mixed))
 
 
-def known_alone(columns: Columns, sizes: Mapping[str, int]) -> Columns:
-    """Columns in which ids beyond a model's vocabularies are the unknown id, and are left out of bags and sequences.
+def mask_unknown_ids(columns: Columns, sizes: Mapping[str, int]) -> Columns:
+    """Replace ids outside the vocabularies of a model by the unknown id 0; drop them from bags and sequences.
 
     Args:
-        columns: of whatever vocabularies, which only ever grow.
+        columns: columns with vocabularies of the same or a later version.
         sizes: vocabulary size by id column.
     """
     ids = {name: torch.where(column <= sizes[name], column, 0) for name, column in columns.ids.items()}
     weights = dict(columns.bag_weights)
     for name, column in ids.items():
-        if column.dim() == 2:  # the known ids first again, in their order
+        if column.dim() == 2:  # known ids move to the front and keep their order
             order_NL = (column == 0).byte().argsort(dim=1, stable=True)
             ids[name] = column.gather(1, order_NL)
             if name in weights:
@@ -109,34 +113,36 @@ def known_alone(columns: Columns, sizes: Mapping[str, int]) -> Columns:
 
 
 def days_of_rows(trained: Trained, offsets: Ints) -> tuple[Ints, Ints]:
-    """The days of the test split's rows, in the order of its columns.
+    """The days of the rows of the test split, in the order of the columns.
 
     Args:
         trained: the challenger.
-        offsets: where each domain's rows begin in the columns, [n + 1].
+        offsets: first row of each domain in the columns, [n + 1].
 
     Returns:
-        Distinct days ascending, as days since 1970, and each row's place among them, int64 [N].
+        The distinct days in ascending order, as days since 1970, and the index of the day of each row, int64 [N].
     """
     examples = read_window(trained.lake, trained.pinned.versions["examples"]).where(F.col("split") == SPLIT)
     rows = examples.select("domain", "key", F.unix_date("ds").alias("day"))
     parts = [np.zeros(0, dtype=np.int64)]
-    # Some domains at a time: what Spark brings to the driver at once is bounded.
+    # Groups of domains bound the size of a result that Spark sends to the driver.
     for first, last in domain_parts(offsets, DAY_ROWS):
         read = rows.where(F.col("domain").between(first, last - 1)).toArrow()
         domain, key, day = (read.column(name).to_numpy() for name in ("domain", "key", "day"))
-        # Rows that share a key are of one day, which is hashed into it.
+        # Rows with equal keys have equal days, since the key is a hash that includes the day.
         parts.append(day[np.lexsort((key, domain))])
     days, place = np.unique(np.concatenate(parts), return_inverse=True)
     return days, place
 
 
 def _check_features(run_id: str, needed: Sequence[Feature], declared: Sequence[Feature]) -> None:
-    """A feature may be read from elsewhere, but must mean the same."""
+    """Check that needed features are declared with the same meaning; their source may differ."""
     have = {feature.name: _meaning(feature) for feature in declared}
     for feature in needed:
         if have.get(feature.name) != _meaning(feature):
-            raise MamdrError(f"run {run_id} reads the feature {feature.name}, which is not in these examples as it was")
+            raise MamdrError(
+                f"run {run_id} needs the feature {feature.name}, which these examples lack or define differently"
+            )
 
 
 def _meaning(feature: Feature) -> tuple[object, ...]:

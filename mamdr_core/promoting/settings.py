@@ -5,38 +5,38 @@ from mamdr_core.settings import settings
 
 @settings
 class GateSettings:
-    """What a run, the challenger, must be like to be promoted.
+    """Limits that a run, the challenger, must satisfy to be promoted.
 
-    A drop against the champion counts where it is greater than its limit and the interval of the difference lies wholly
-    below zero: what noise explains stops nothing.
+    A drop against the champion violates its limit only if it is also significant: the confidence interval of the
+    difference must lie below zero.
     """
 
     run_id: str = ""
-    """The challenger; empty: the newest run that ended well."""
+    """The challenger; empty: the newest successful run."""
     max_auc_drop: float = 0.005
-    """How far its mean AUC over domains may lie below the champion's, on the same rows."""
+    """Maximum drop of the mean AUC over domains against the champion, on the same rows."""
     max_weighted_auc_drop: float = 0.005
-    """Likewise its mean AUC weighted by rows."""
+    """Maximum drop of the AUC weighted by rows."""
     max_gauc_drop: float | None = None
-    """Likewise its AUC by user (`metrics.group`) weighted by rows; null: it is measured, and stops nothing."""
+    """Maximum drop of GAUC, the AUC by user (`metrics.group`) weighted by rows; null: measured, but without a limit."""
     domain_drop: float = 0.02
     """A domain whose AUC drops by more than this counts as worse."""
     domain_clicks: int = 20
-    """A domain with fewer clicks, or fewer rows without, is too small to be judged by itself."""
+    """Minimum number of clicks, and of other rows, of a domain that is judged individually."""
     max_worse_share: float = 0.2
-    """Share of the judged domains that may be worse; of few domains also as many as noise explains."""
+    """Maximum share of the judged domains that may be worse; of few domains, as many as may be worse by chance."""
     confidence: float = 0.95
-    """Of the two-sided intervals; a drop's interval lies below zero by chance in half of the rest at most."""
+    """Level of the two-sided confidence intervals: by chance at most (1 - confidence) / 2 of them lie below zero."""
     least_auc: float = 0.52
-    """Least mean AUC over domains, with and without a champion."""
+    """Minimum mean AUC over domains, with and without a champion."""
     max_calibration: float = 1.5
-    """The predicted probabilities may sum to so many times the clicks at most, and the clicks to so many times them."""
+    """Maximum ratio between the sum of the predicted probabilities and the clicks, in either direction."""
     least_day_lead: float = 0.5
-    """Share of its lead over chance (AUC - 0.5) on earlier days that the challenger, or the champion, must keep on the
-    newest day's rows: where neither does, the day's labels look wrong. 0: not checked."""
+    """Share of the lead over chance (AUC - 0.5) of earlier days that the challenger or the champion must keep on the
+    newest day; if neither does, the labels of that day look wrong. 0: not checked."""
     max_unseen: float = 0.5
-    """Share of the newest day's rows whose user, or whose item, the champion may not know: more looks like new ids for
-    old users. 1: not checked."""
+    """Maximum share of rows of the newest day with a user, or an item, unknown to the champion; a larger share suggests
+    that known users were given new ids. 1: not checked."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -59,11 +59,11 @@ class GateSettings:
 
 @settings
 class PromoteSettings:
-    """Which run is to serve."""
+    """Which run is promoted."""
 
     run_id: str = ""
-    """The run; empty: the newest that ended well."""
+    """The run; empty: the newest successful run."""
     force: bool = False
-    """Promote it whatever the gate decided, also where a newer day serves or it has been rolled back."""
+    """Promote it regardless of the gate, even if a newer day serves or the run has been rolled back."""
     rollback: str = ""
-    """Go back instead: to the run of this id, which has served before, or to the `previous` one (--rollback)."""
+    """Roll back instead: the id of a run that has served before, or `previous` (--rollback)."""

@@ -1,4 +1,4 @@
-"""The report's charts, from its facts."""
+"""Charts of the report."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,10 +11,10 @@ from mamdr_core.reports.figures import Difference, calibration_groups, groups_by
 from mamdr_core.reports.plot import Plot, Scale, bars, heat_map, spanning
 
 FEW = 10
-"""Domains below which there are no groups of them."""
+"""Minimum number of domains for a line over groups of domains."""
 PHASE_NAMES = {"shared": "rounds", "specific": "passes of DR"}
 IN_RANKS = ("read", "deal", "inner", "exchange", "validate", "checkpoint", "evaluate", "save")
-"""Phases of rank 0 within the time of `ranks`."""
+"""Phases of rank 0 that are part of the phase `ranks`."""
 
 
 def log_charts(days: Sequence[Figures]) -> list[Markup]:
@@ -31,7 +31,7 @@ def log_charts(days: Sequence[Figures]) -> list[Markup]:
 
 
 def curve_chart(curve: Sequence[Figures]) -> Markup | None:
-    """Validation AUC over the rows descended on, by phase; None where no validation had one."""
+    """Validation AUC over the number of trained rows, by phase; None if no validation has an AUC."""
     known = [row for row in curve if row["val_auc"] is not None]
     if not known:
         return None
@@ -39,8 +39,8 @@ def curve_chart(curve: Sequence[Figures]) -> Markup | None:
     auc = [row["val_auc"] for row in known]
     x = spanning([row["rows"] for row in known])
     y = spanning([*auc, *weighted], form=".3f")
-    told = f"Validation AUC from {auc[0]:.4f} to {auc[-1]:.4f}, {max(auc):.4f} at best, in {len(known)} validations"
-    plot = Plot(x, y, "rows descended on", "validation AUC", told)
+    label = f"Validation AUC from {auc[0]:.4f} to {auc[-1]:.4f}, {max(auc):.4f} at best, in {len(known)} validations"
+    plot = Plot(x, y, "trained rows", "validation AUC", label)
     plot.line([row["rows"] for row in known], weighted, "line-c")
     for phase, css in (("shared", "line-a"), ("specific", "line-b")):
         own = [row for row in known if row["phase"] == phase]
@@ -57,17 +57,17 @@ def curve_chart(curve: Sequence[Figures]) -> Markup | None:
 
 
 def auc_by_size(figures: Mapping[str, Array], ids: Sequence[str]) -> Markup | None:
-    """Test AUC of every domain against its training rows, and its mean in groups by size; None without an AUC."""
+    """Test AUC of every domain over its training rows, with means of groups by size; None without an AUC."""
     rows, auc = figures["train_rows"], figures["auc"]
     known = ~np.isnan(auc) & (rows > 0)
     if not known.any():
         return None
     sizes, means = groups_by(rows, auc)
     x = spanning(rows[known], log=True)
-    # A handful of tiny domains at 0 and 1 must not flatten all others.
+    # A few tiny domains with AUC 0 or 1 must not compress the scale.
     y = spanning(np.concatenate([np.quantile(auc[known], [0.005, 0.995]), means]), form=".2f", include=[0.5])
-    told = f"Test AUC of {int(known.sum()):,} domains against their training rows"
-    plot = Plot(x, y, "training rows of the domain", "test AUC", told)
+    label = f"Test AUC of {int(known.sum()):,} domains against their training rows"
+    plot = Plot(x, y, "training rows of the domain", "test AUC", label)
     return (
         plot.rule(0.5)
         .points(rows, auc, ids, ("train rows", "AUC"))
@@ -77,37 +77,37 @@ def auc_by_size(figures: Mapping[str, Array], ids: Sequence[str]) -> Markup | No
 
 
 def difference_chart(found: Difference, rows: Array, against: str, ids: Sequence[str], column: str) -> Markup:
-    """AUC minus another run's by domain against training rows, and its mean in groups by size."""
+    """AUC minus that of another run by domain over training rows, with means of groups by size."""
     known = ~np.isnan(found.by_domain) & (rows > 0)
     sizes, means = groups_by(rows, found.by_domain)
     ends = np.quantile(found.by_domain[known], [0.01, 0.99]) if known.any() else []
     x = spanning(rows[known], log=True)
     y = spanning(np.concatenate([ends, means]), form="+.3g", include=[0])
-    told = f"AUC minus that of {against} in {found.domains:,} domains against their training rows"
-    plot = Plot(x, y, "training rows of the domain", f"AUC − {against}'s", told)
+    label = f"AUC minus that of {against} in {found.domains:,} domains against their training rows"
+    plot = Plot(x, y, "training rows of the domain", f"AUC − {against}'s", label)
     points = plot.rule(0).points(rows, found.by_domain, ids, ("train rows", column))
     return points.line(sizes, means, "line-b", _marks(sizes, means, "{:+.4f}")).svg()
 
 
 def calibration_chart(figures: Mapping[str, Array], ids: Sequence[str]) -> Markup | None:
-    """CTR against mean prediction, by domain and in groups of equal rows; None without a click."""
+    """CTR over mean prediction, by domain and in groups of equal rows; None without clicks."""
     rows, clicks, predicted = (figures[name] for name in ("rows", "clicks", "mean_prediction"))
     known = (clicks > 0) & (predicted > 0)
     if not known.any():
         return None
     ctr = np.where(known, clicks / np.where(rows > 0, rows, 1), np.nan)
-    promised, found = calibration_groups(figures)
+    predicted_rate, found = calibration_groups(figures)
     ends = np.concatenate([np.quantile(both[known], [0.005, 0.995]) for both in (predicted, ctr)])
-    scale = spanning(np.concatenate([ends, promised, found]), log=True, form=".2g")
+    scale = spanning(np.concatenate([ends, predicted_rate, found]), log=True, form=".2g")
     plot = Plot(scale, scale, "mean prediction", "CTR of the test split", f"CTR of {int(known.sum()):,} domains")
     diagonal = np.array([scale.low, scale.high])
-    texts = [f"predicted {one:.4f}, found {other:.4f}" for one, other in zip(promised, found, strict=True)]
+    texts = [f"predicted {one:.4f}, found {other:.4f}" for one, other in zip(predicted_rate, found, strict=True)]
     plot.line(diagonal, diagonal, "rule").points(predicted, ctr, ids)
-    return (plot.line(promised, found, "line-b", texts) if known.sum() >= FEW else plot).svg()
+    return (plot.line(predicted_rate, found, "line-b", texts) if known.sum() >= FEW else plot).svg()
 
 
 def conflict_charts(pairs: Mapping[str, Sequence[Figures]]) -> dict[str, Markup]:
-    """A heat map of cosines a stage, all in the order of the first, in which domains that agree stand together."""
+    """One heat map of cosines per stage, all in the order of the first stage, which places similar domains together."""
     charts: dict[str, Markup] = {}
     order: list[int] = []
     for stage in ("before", "after"):
@@ -121,40 +121,40 @@ def conflict_charts(pairs: Mapping[str, Sequence[Figures]]) -> dict[str, Markup]
             one, other = place[row["domain"]], place[row["other"]]
             matrix[one, other] = matrix[other, one] = row["cosine"]
         if len(order) != len(place):
-            order = _seriated(matrix)
+            order = _conflict_order(matrix)
         shown = [list(names.values())[number] for number in order]
-        told = f"Cosines of the gradients of {len(shown)} domains, {stage} rounds of DN"
-        charts[stage] = heat_map(matrix[np.ix_(order, order)], shown, told)
+        label = f"Cosines of the gradients of {len(shown)} domains, {stage} rounds of DN"
+        charts[stage] = heat_map(matrix[np.ix_(order, order)], shown, label)
     return charts
 
 
-def _seriated(cosines: Array) -> list[int]:
-    """Domains by their part in the leading eigenvector: which side of the greatest conflict they are on, and how far.
+def _conflict_order(cosines: Array) -> list[int]:
+    """Order of the domains by the leading eigenvector, that is by their side of the strongest conflict.
 
     Args:
-        cosines: symmetric, [m, m]; NaN where a pair was not measured, and on the diagonal.
+        cosines: symmetric, [m, m]; NaN for unmeasured pairs and on the diagonal.
     """
     leading = np.linalg.eigh(np.nan_to_num(cosines))[1][:, -1]
     return [int(place) for place in np.argsort(leading, kind="stable")]
 
 
 def time_chart(seconds: Mapping[str, float] | None) -> Markup | None:
-    """Seconds by phase, the longest first and what ranks did last; None where none were recorded."""
+    """Seconds by phase, longest first, followed by the phases of ranks; None if no times are recorded."""
     spent = sorted((seconds or {}).items(), key=lambda each: (each[0] in IN_RANKS, -each[1]))
     if not spent:
         return None
     values = [value for _, value in spent]
     css = ["bar-b" if name in IN_RANKS else "bar-a" for name, _ in spent]
-    told = "; ".join(f"{name} {value:,.1f} s" for name, value in spent)
-    return bars([name for name, _ in spent], values, [f"{value:,.1f} s" for value in values], css, told)
+    label = "; ".join(f"{name} {value:,.1f} s" for name, value in spent)
+    return bars([name for name, _ in spent], values, [f"{value:,.1f} s" for value in values], css, label)
 
 
 def variance_chart(variances: Mapping[str, float] | None, listed: int) -> Markup | None:
-    """Standard deviations that a mixed model has learned: of effects, and the largest of w_i; None without any.
+    """Learned standard deviations of a mixed model, of effects and the largest of w_i; None without a mixed model.
 
     Args:
         variances: by name, as in training_runs.
-        listed: entries of w_i at most.
+        listed: maximum number of entries of w_i.
     """
     learned = (variances or {}).items()
     of_effects = [(name, value) for name, value in learned if not name.startswith("w.")]

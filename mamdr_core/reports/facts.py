@@ -1,6 +1,6 @@
-"""What a report tells of, read from the lake. What no table has is left empty: the page says how to get it.
+"""Contents of a report, read from the lake. Missing data stay empty, and the page explains how to obtain them.
 
-Arrays are by domain, [n]: the run's domains in the order of their indices; NaN where a figure is not known.
+Arrays are by domain, [n], in the order of the domain indices of the run; NaN where a figure is unknown.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,14 +24,14 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Other:
-    """A run that the report's is set beside.
+class ReferenceRun:
+    """A run with which the run of the report is compared.
 
     Attributes:
-        run: its row in training_runs; of a run that is no longer there only run_id.
+        run: row of training_runs; only run_id if the run has been deleted.
         auc: its test AUC by domain, [n].
-        own: the run's AUC that it is set beside, [n].
-        same_rows: whether both are of the same rows; else each is of the test split of its own examples.
+        own: AUC of the run of the report, [n].
+        same_rows: whether both AUCs are of the same rows; otherwise each run was measured on its own test split.
     """
 
     run: Figures
@@ -42,31 +42,31 @@ class Other:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that a report tells of.
+    """Contents of a report.
 
     Attributes:
         run: row of training_runs.
-        ids: the domains' ids, n of them.
-        figures: by name, [n]: train_rows, and of the test split rows, clicks, auc, logloss, mean_prediction,
+        ids: domain ids, [n].
+        figures: by name, [n]: train_rows and, on the test split, rows, clicks, auc, logloss, mean_prediction,
             oracle_auc, gauc, calibration_error.
-        joint: the newest run of method joint on the same examples, of the same model if there is one.
-        before: what served before, or what the run started from.
-        days: a row a day of the log, the oldest first: ds, rows, clicks, domains, new_users.
-        drift: rows of domain_stats of the last day, the most surprising CTR first.
-        new_domains: domains of the last day that no earlier day has.
+        joint: the newest run of method joint on the same examples, preferably with the same model.
+        before: the run that served before, or the parent of the run.
+        days: one row per day of the log, oldest first: ds, rows, clicks, domains, new_users.
+        drift: rows of domain_stats of the last day, largest change of CTR first.
+        new_domains: number of domains of the last day without earlier days.
         curve: rows of training_curves, in order.
         decision: row of gate_decisions.
-        promotions: rows of promotions by which the run came to serve, the first one first.
-        judged: rows of gate_domains that are known on both sides, the greatest loss first.
+        promotions: rows of promotions of the run, in order.
+        judged: rows of gate_domains with both AUCs, largest loss first.
         conflicts: rows of conflicts by stage.
-        pairs: rows of domain_conflicts among at most `report.heat` domains, by stage.
+        pairs: rows of domain_conflicts by stage, among at most `report.heat` domains.
     """
 
     run: Figures
     ids: Sequence[str]
     figures: Mapping[str, Array]
-    joint: Other | None
-    before: Other | None
+    joint: ReferenceRun | None
+    before: ReferenceRun | None
     days: Sequence[Figures]
     drift: Sequence[Figures]
     new_domains: int
@@ -79,10 +79,10 @@ class Facts:
 
 
 def read_facts(lake: Lake, settings: ReportSettings) -> Facts:
-    """Read what there is on a run.
+    """Read the contents of a report.
 
     Raises:
-        MamdrError: no such run, none that has ended well, or none that has been promoted.
+        MamdrError: unknown run, no successful run, or no promoted run.
     """
     run_id = resolve_run(lake, settings.run_id)
     run = next(iter(_declared_rows("training_runs", lake.read("training_runs").where(F.col("run_id") == run_id))), None)
@@ -99,8 +99,8 @@ def read_facts(lake: Lake, settings: ReportSettings) -> Facts:
         run=run,
         ids=ids,
         figures=figures,
-        joint=_beside(lake, joint, indices, figures["auc"]) if joint else None,
-        before=_beside_before(lake, before, indices, figures["auc"], judged) if before else None,
+        joint=_reference(lake, joint, indices, figures["auc"]) if joint else None,
+        before=_reference_before(lake, before, indices, figures["auc"], judged) if before else None,
         days=days,
         drift=_drift(of_day, settings.listed),
         new_domains=_new_domains(lake, of_day),
@@ -114,7 +114,7 @@ def read_facts(lake: Lake, settings: ReportSettings) -> Facts:
 
 
 def _rows(lake: Lake, table: str, condition: Column, *order: Column) -> list[Figures]:
-    """Rows of a table, none where it does not exist; a column that it is older than is null."""
+    """Rows of a table, none if it does not exist; columns that a table of an older version lacks are null."""
     if not lake.exists(table):
         return []
     found = lake.read(table).where(condition)
@@ -131,7 +131,7 @@ def _find(lake: Lake, run_id: str) -> Figures | None:
 
 
 def _find_joint(lake: Lake, run: Figures) -> Figures | None:
-    """The newest run of joint training on the same examples, with the same model before another."""
+    """The newest run of joint training on the same examples, preferably with the same model."""
     same = F.col("input_versions")["examples"] == (run["input_versions"] or {}).get("examples")
     wanted = same & (F.col("status") == "ok") & (F.col("method") == "joint") & (F.col("run_id") != run["run_id"])
     of_model = F.col("model") == run["model"]
@@ -139,7 +139,7 @@ def _find_joint(lake: Lake, run: Figures) -> Figures | None:
 
 
 def _find_before(lake: Lake, run: Figures, decision: Figures | None) -> Figures | None:
-    """What the gate compared the run with, else the run that it started from, else the champion of an earlier day."""
+    """The champion in the decision of the gate, else the parent, else the champion of an earlier day."""
     run_id = (decision or {}).get("champion_run_id") or run["parent_run_id"]
     if not run_id and run["ds"]:
         champion = find_champion(lake, before=run["ds"])
@@ -150,7 +150,7 @@ def _find_before(lake: Lake, run: Figures, decision: Figures | None) -> Figures 
 
 
 def _domains(lake: Lake, run_id: str) -> tuple[list[str], list[int], dict[str, Array]]:
-    """Ids, indices and figures of a run's domains."""
+    """Ids, indices and figures of the domains of a run."""
     wanted = [("train_rows", "train", "rows")]
     wanted += [(name, "test", name) for name in ("rows", "clicks", "auc", "logloss", "mean_prediction", "oracle_auc")]
     wanted += [(name, "test", name) for name in ("gauc", "calibration_error")]
@@ -160,7 +160,7 @@ def _domains(lake: Lake, run_id: str) -> tuple[list[str], list[int], dict[str, A
         each = [
             F.max(F.when(F.col("split") == split, F.col(of))).alias(name)
             for name, split, of in wanted
-            if of in own.columns  # a table may be older than some columns
+            if of in own.columns  # tables of older versions lack columns
         ]
         pivot = own.groupBy("domain").agg(F.first("domain_id").alias("domain_id"), *each).orderBy("domain")
         rows = [row.asDict() for row in pivot.collect()]
@@ -168,27 +168,29 @@ def _domains(lake: Lake, run_id: str) -> tuple[list[str], list[int], dict[str, A
     return [row["domain_id"] for row in rows], [row["domain"] for row in rows], figures
 
 
-def _beside(lake: Lake, run: Figures, indices: Sequence[int], own: Array) -> Other:
-    """A run's AUC in the same domains, each on the test split of its examples."""
+def _reference(lake: Lake, run: Figures, indices: Sequence[int], own: Array) -> ReferenceRun:
+    """AUC of another run in the same domains, measured on the test split of its own examples."""
     theirs = _rows(lake, "domain_metrics", (F.col("run_id") == run["run_id"]) & (F.col("split") == "test"))
     by_domain = {row["domain"]: row["auc"] for row in theirs}
-    return Other(run, _array([by_domain.get(domain) for domain in indices]), own, same_rows=False)
+    return ReferenceRun(run, _array([by_domain.get(domain) for domain in indices]), own, same_rows=False)
 
 
-def _beside_before(lake: Lake, run: Figures, indices: Sequence[int], own: Array, judged: Sequence[Figures]) -> Other:
-    """The two AUCs in every domain that the gate measured, on the same rows; what each run measured if it did not."""
+def _reference_before(
+    lake: Lake, run: Figures, indices: Sequence[int], own: Array, judged: Sequence[Figures]
+) -> ReferenceRun:
+    """Both AUCs as the gate measured them on the same rows; without a gate decision, as measured by each run."""
     if not judged or judged[0]["champion_run_id"] != run["run_id"]:
-        return _beside(lake, run, indices, own)
+        return _reference(lake, run, indices, own)
     found = {row["domain"]: row for row in judged}
     theirs, ours = (
         _array([found[domain][name] if domain in found else None for domain in indices])
         for name in ("champion_auc", "auc")
     )
-    return Other(run, theirs, ours, same_rows=True)
+    return ReferenceRun(run, theirs, ours, same_rows=True)
 
 
 def _log(lake: Lake, day: date | None, days: int) -> tuple[DataFrame | None, list[Figures]]:
-    """Statistics of the last day that is not after the run's, and sums by day up to it."""
+    """Statistics of the last day up to that of the run, and sums by day until then."""
     if not lake.exists("domain_stats"):
         return None, []
     stats = lake.read("domain_stats")
@@ -217,7 +219,7 @@ def _new_domains(lake: Lake, of_day: DataFrame | None) -> int:
 
 
 def _pairs(lake: Lake, chosen: Column, heat: int) -> dict[str, list[Figures]]:
-    """Pairs among those domains that stand in most pairs."""
+    """Pairs among the domains with the most measured pairs, by stage."""
     if not lake.exists("domain_conflicts"):
         return {}
     pairs = lake.read("domain_conflicts").where(chosen)

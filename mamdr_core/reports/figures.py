@@ -1,6 +1,6 @@
-"""What a report works out from its facts: differences between runs, groups by size, calibration.
+"""Figures derived for the report: differences between runs, groups by size, calibration.
 
-Arrays are by domain, [n]; NaN where a figure is not known.
+Arrays are by domain, [n]; NaN where a figure is unknown.
 """
 
 from collections.abc import Mapping
@@ -9,26 +9,26 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mamdr_core.reports.facts import Array, Other
+from mamdr_core.reports.facts import Array, ReferenceRun
 
 Z_95 = 1.959964
 EQUAL = 5e-5
-"""AUCs that differ by less are the same to four digits."""
+"""AUCs that differ by less are equal to four digits."""
 SURE_CLICKS = 10
-"""Rows of each class from which a domain's AUC is more than chance, for lists of the best and the worst."""
+"""Minimum rows of each class for a domain in the lists of the best and the worst; with fewer, AUC is mostly noise."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A run against another over the domains that both have an AUC in.
+    """Difference between two runs over the domains in which both have an AUC.
 
     Attributes:
-        by_domain: its AUC minus the other's, [n].
-        domains: how many have one.
-        mean: over them.
-        low, high: 95 % interval of the mean, from the spread over domains.
+        by_domain: AUC minus that of the other run, [n].
+        domains: number of domains with a difference.
+        mean: mean over domains.
+        low, high: 95 % confidence interval of the mean, from the spread over domains.
         weighted: mean weighted by rows.
-        better, worse: domains in which it is so, to four digits.
+        better, worse: number of domains with a higher or lower AUC, to four digits.
     """
 
     by_domain: Array
@@ -41,12 +41,12 @@ class Difference:
     worse: int
 
 
-def difference(other: Other, rows: Array) -> Difference | None:
-    """The run against another; None: no domain has both AUCs.
+def difference(other: ReferenceRun, rows: Array) -> Difference | None:
+    """Difference between the run and another run; None if no domain has both AUCs.
 
     Args:
-        other: the AUCs of both.
-        rows: of the test split, which weigh.
+        other: AUCs of both runs.
+        rows: rows of the test split, as weights.
     """
     by_domain = other.own - other.auc
     known = by_domain[~np.isnan(by_domain)]
@@ -67,15 +67,15 @@ def difference(other: Other, rows: Array) -> Difference | None:
 
 
 def weighted_mean(values: Array, weights: Array) -> float:
-    """Mean of the known values by the weights; NaN without any."""
+    """Weighted mean of the known values; NaN if there are none."""
     known = ~np.isnan(values) & (weights > 0)
     return float(np.average(values[known], weights=weights[known])) if known.any() else float("nan")
 
 
 def groups_by(sizes: Array, values: Array, groups: int = 8) -> tuple[Array, Array]:
-    """Domains with a value in groups of equal number by size: geometric mean size and mean value, the smallest first.
+    """Group the domains with a value by size, smallest first: geometric mean size and mean value of each group.
 
-    Fewer groups where there would be less than five domains in each; none where there would be one.
+    Groups have equal numbers of domains, at least five; there are no groups if there would be only one.
     """
     known = np.flatnonzero(~np.isnan(values) & (sizes > 0))
     order = known[np.argsort(sizes[known], kind="stable")]
@@ -86,13 +86,13 @@ def groups_by(sizes: Array, values: Array, groups: int = 8) -> tuple[Array, Arra
 
 
 def calibration(figures: Mapping[str, Array]) -> Array:
-    """Mean prediction over CTR, [n]: above 1 the model promises too much; NaN without a click."""
+    """Mean prediction over CTR, [n]: above 1 the model overpredicts; NaN without clicks."""
     clicks = np.where(figures["clicks"] > 0, figures["clicks"], np.nan)
     return np.asarray(figures["mean_prediction"] * figures["rows"] / clicks)
 
 
 def calibration_groups(figures: Mapping[str, Array], groups: int = 10) -> tuple[Array, Array]:
-    """Domains in the order of their mean prediction, in groups of about equal rows.
+    """Group the domains by mean prediction, with nearly equal rows in each group.
 
     Returns:
         Mean prediction and CTR by group.
@@ -105,15 +105,16 @@ def calibration_groups(figures: Mapping[str, Array], groups: int = 10) -> tuple[
     before = np.cumsum(rows[order]) - rows[order] / 2
     group = np.minimum((before / rows[order].sum() * groups).astype(int), groups - 1)
     sums = [np.bincount(group, values, groups) for values in (rows[order], clicks[order], (predicted * rows)[order])]
-    total, clicked, promised = (each[sums[0] > 0].astype(np.float64) for each in sums)
-    return promised / total, clicked / total
+    total, clicked, predicted_clicks = (each[sums[0] > 0].astype(np.float64) for each in sums)
+    return predicted_clicks / total, clicked / total
 
 
 def ranked(figures: Mapping[str, Array], listed: int) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
-    """The worst and the best domains by AUC: those with enough rows of both classes, all where none has.
+    """The worst and best domains by AUC among those with enough rows of both classes; all domains if none has.
 
     Returns:
-        Places of the worst, the lowest first; of the best, the highest first; whether only sure ones were ranked.
+        Positions of the worst, lowest first; of the best, highest first; and whether domains with too few rows
+        were left out.
     """
     auc, clicks = figures["auc"], figures["clicks"]
     sure = ~np.isnan(auc) & (clicks >= SURE_CLICKS) & (figures["rows"] - clicks >= SURE_CLICKS)

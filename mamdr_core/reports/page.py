@@ -1,4 +1,4 @@
-"""The report's page: one HTML file that asks for nothing else, whose one script is named by its hash."""
+"""The page of the report: one self-contained HTML file, whose only script is allowed by its hash."""
 
 import base64
 import hashlib
@@ -23,11 +23,11 @@ _MINUS = str.maketrans("-", "−")
 
 
 def render(facts: Facts, listed: int) -> str:
-    """The page.
+    """Render the page.
 
     Args:
-        facts: what it tells of.
-        listed: domains in each short list.
+        facts: contents.
+        listed: number of domains in each short list.
     """
     environment = Environment(
         loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -52,7 +52,7 @@ def render(facts: Facts, listed: int) -> str:
 
 
 def shown(value: float | None, form: str) -> str:
-    """A figure as text; a dash where it is not known.
+    """A figure as text; a dash if it is unknown.
 
     Example:
         >>> shown(-0.00123, "+.4f")
@@ -64,7 +64,7 @@ def shown(value: float | None, form: str) -> str:
 
 
 def embedded(value: Any) -> Markup:
-    """JSON that may stand inside a script element, whatever texts it holds."""
+    """JSON escaped for use inside a script element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -76,13 +76,13 @@ def _context(facts: Facts, listed: int) -> dict[str, Any]:
     joint = difference(facts.joint, figures["rows"]) if facts.joint else None
     before = difference(facts.before, figures["rows"]) if facts.before else None
     worst, best, sure = ranked(figures, listed)
-    promised = calibration(figures)
+    ratio = calibration(figures)
     table = table_of(facts, joint, before)
 
     def lines(places: Any) -> list[dict[str, Any]]:
         names = ("train_rows", "rows", "clicks", "auc", "oracle_auc")
         return [
-            {"id": facts.ids[place], "calibration": promised[place]} | {name: figures[name][place] for name in names}
+            {"id": facts.ids[place], "calibration": ratio[place]} | {name: figures[name][place] for name in names}
             for place in places
         ]
 
@@ -124,7 +124,7 @@ def _name_before(facts: Facts) -> str:
 
 
 def _total_calibration(facts: Facts) -> float:
-    """Sum of predictions over clicks, of all domains together."""
+    """Sum of predictions divided by clicks over all domains."""
     figures = facts.figures
     known = figures["mean_prediction"] == figures["mean_prediction"]
     clicks = float(figures["clicks"][known].sum())

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: colours are the page's CSS variables, so that a chart follows its colour scheme."""
+"""Charts as inline SVG; colours are CSS variables of the page, so that charts follow its colour scheme."""
 
 import json
 import math
@@ -11,20 +11,20 @@ from numpy.typing import ArrayLike, NDArray
 
 WIDTH, HEIGHT = 460, 290
 LEFT, RIGHT, TOP, BOTTOM = 72, 14, 14, 46
-"""Margins: room for ticks and labels."""
+"""Margins for ticks and labels."""
 NAMED = 300
-"""Dots of a chart that each have a name, at most."""
+"""Maximum number of dots that are drawn individually with a name."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """From values to places along an axis.
+    """Mapping from values to positions along an axis.
 
     Attributes:
         low, high: ends of the axis.
         log: whether it is logarithmic.
         form: format of its ticks, as in `format`.
-        named: ticks with their texts, instead of round values.
+        named: ticks with labels, instead of round values.
     """
 
     low: float
@@ -34,18 +34,18 @@ class Scale:
     named: tuple[tuple[float, str], ...] = ()
 
     def share(self, values: ArrayLike) -> NDArray[np.float64]:
-        """Where values lie between the ends, 0 to 1; beyond them at the end that is nearer."""
+        """Positions of values between the ends, 0 to 1; values beyond an end are clipped to it."""
         found = np.clip(np.asarray(values, dtype=np.float64), self.low, self.high)
         if self.log:
             return np.asarray(np.log(found / self.low) / math.log(self.high / self.low))
         return np.asarray((found - self.low) / (self.high - self.low))
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Values between the ends and their texts."""
-        return list(self.named) or [(value, self._told(value)) for value in self._round_values()]
+        """Tick values and their labels."""
+        return list(self.named) or [(value, self._tick_label(value)) for value in self._round_values()]
 
     def _round_values(self) -> list[float]:
-        """About five: where it is logarithmic powers of ten, or 1, 2 and 5 times them, if it spans enough of them."""
+        """About five round values; on long logarithmic scales powers of ten, or 1, 2 and 5 times powers of ten."""
         if self.log:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             for factors, step in (((1, 2, 5), 1), ((1,), 1), ((1,), 2)):
@@ -59,8 +59,8 @@ class Scale:
         first, last = math.ceil(self.low / step_size - 1e-9), math.floor(self.high / step_size + 1e-9)
         return [number * step_size for number in range(first, last + 1)]
 
-    def _told(self, value: float) -> str:
-        """A tick's text, large numbers short."""
+    def _tick_label(self, value: float) -> str:
+        """Label of a tick; large numbers are abbreviated."""
         if self.form == ",g" and abs(value) >= 1000:
             for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
                 if abs(value) >= size:
@@ -69,7 +69,7 @@ class Scale:
 
 
 def spanning(values: ArrayLike, log: bool = False, form: str = ",g", include: Sequence[float] = ()) -> Scale:
-    """A scale that holds all finite values, and some others, with a little room."""
+    """A scale that covers all finite values and those in `include`, with a margin."""
     found = np.concatenate([np.ravel(np.asarray(values, dtype=np.float64)), np.asarray(include, dtype=np.float64)])
     found = found[np.isfinite(found) & (~np.asarray(log) | (found > 0))]
     if not len(found):
@@ -85,29 +85,30 @@ class Plot:
     """One chart with two axes.
 
     Args:
-        x, y: its scales.
-        x_label, y_label: what they measure.
-        told: what a reader who does not see it is told.
+        x, y: the scales.
+        x_label, y_label: axis labels.
+        label: text alternative for screen readers.
     """
 
-    def __init__(self, x: Scale, y: Scale, x_label: str, y_label: str, told: str) -> None:
-        self._x, self._y, self._told = x, y, told
+    def __init__(self, x: Scale, y: Scale, x_label: str, y_label: str, label: str) -> None:
+        self._x, self._y, self._label = x, y, label
         self._parts = [*self._grid(), *self._labels(x_label, y_label)]
         self._dots = ""
 
     def points(
         self, xs: ArrayLike, ys: ArrayLike, names: Sequence[str], columns: tuple[str, str] | None = None
     ) -> "Plot":
-        """Add a dot for each pair of finite values: a few with their names under the pointer, many as one path.
+        """Add a dot for each pair of finite values: up to `NAMED` dots with tooltips, more of them as one path.
 
         Args:
             xs, ys: [m].
             names: of the dots.
-            columns: of the page's table, that hold the same values: the page's script names dots of a path by them.
+            columns: columns of the table of domains with the same values, by which the script of the page names dots
+                of a path.
         """
         places, kept = self._places(xs, ys), self._shown(xs, ys)
         if len(places) > NAMED:
-            places = np.unique(places.round().astype(int), axis=0)  # dots on one pixel are one dot
+            places = np.unique(places.round().astype(int), axis=0)  # one dot per pixel
             steps = "".join(f"M{x} {y}h0" for x, y in places.tolist())
             if columns:
                 ends = ((LEFT, WIDTH - RIGHT), (HEIGHT - BOTTOM, TOP))
@@ -123,7 +124,7 @@ class Plot:
         return self
 
     def line(self, xs: ArrayLike, ys: ArrayLike, css: str = "line-a", marks: Sequence[str] = ()) -> "Plot":
-        """Add a line through the pairs of finite values; `marks` are texts of markers on it, shown under the pointer.
+        """Add a line through the pairs of finite values; `marks` are tooltips of markers on it.
 
         With marks all values must be finite.
         """
@@ -136,32 +137,32 @@ class Plot:
         return self
 
     def ring(self, x: float, y: float, text: str) -> "Plot":
-        """Add a ring with a text under the pointer."""
+        """Add a ring with a tooltip."""
         ((left, top),) = self._places([x], [y]).tolist()
         return self._add(
             f'<circle class="ring" cx="{left:.1f}" cy="{top:.1f}" r="6"><title>{escape(text)}</title></circle>'
         )
 
     def rule(self, y: float) -> "Plot":
-        """Add a horizontal line across."""
+        """Add a horizontal line over the full width."""
         return self.line([self._x.low, self._x.high], [y, y], "rule")
 
     def svg(self) -> Markup:
-        """The chart."""
-        return drawing(WIDTH, HEIGHT, self._told, self._parts, self._dots)
+        """The chart as SVG."""
+        return drawing(WIDTH, HEIGHT, self._label, self._parts, self._dots)
 
     def _add(self, part: str) -> "Plot":
         self._parts.append(part)
         return self
 
     def _places(self, xs: ArrayLike, ys: ArrayLike) -> NDArray[np.float64]:
-        """Pixels [m, 2] of those pairs that are finite and that the axes can show."""
+        """Pixels [m, 2] of the pairs that can be shown."""
         shown = self._shown(xs, ys)
         x, y = (scale.share(np.asarray(values)[shown]) for scale, values in ((self._x, xs), (self._y, ys)))
         return np.stack([LEFT + x * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - y * (HEIGHT - TOP - BOTTOM)], -1)
 
     def _shown(self, xs: ArrayLike, ys: ArrayLike) -> NDArray[np.bool_]:
-        """Which pairs are finite, and can stand on the axes: [m]."""
+        """Mask of the pairs that are finite and, on logarithmic axes, positive, [m]."""
         x, y = np.asarray(xs, dtype=np.float64), np.asarray(ys, dtype=np.float64)
         shown = np.isfinite(x) & np.isfinite(y)
         for scale, values in ((self._x, x), (self._y, y)):
@@ -188,8 +189,8 @@ class Plot:
         ]
 
 
-def bars(names: Sequence[str], values: Sequence[float], texts: Sequence[str], css: Sequence[str], told: str) -> Markup:
-    """Horizontal bars from 0, with names before and texts after them, each in its class."""
+def bars(names: Sequence[str], values: Sequence[float], texts: Sequence[str], css: Sequence[str], label: str) -> Markup:
+    """Horizontal bars from 0, with names before and texts after them; `css` holds the class of each bar."""
     left, step = 110, 26
     parts = []
     scale = (WIDTH - left - 86) / (max(values, default=0) or 1)
@@ -198,11 +199,11 @@ def bars(names: Sequence[str], values: Sequence[float], texts: Sequence[str], cs
         parts.append(f'<text class="tick end" x="{left - 8}" y="{y + 14}">{escape(name)}</text>')
         parts.append(f'<rect class="{each}" x="{left}" y="{y}" width="{width:.1f}" height="18" rx="2"/>')
         parts.append(f'<text class="tick" x="{left + width + 6:.1f}" y="{y + 14}">{escape(text)}</text>')
-    return drawing(WIDTH, len(names) * step + 8, told, parts)
+    return drawing(WIDTH, len(names) * step + 8, label, parts)
 
 
-def heat_map(matrix: NDArray[np.float64], names: Sequence[str], told: str) -> Markup:
-    """Values from -1 to 1 as squares [m, m], more opaque further from 0; names where there is room for them."""
+def heat_map(matrix: NDArray[np.float64], names: Sequence[str], label: str) -> Markup:
+    """Values from -1 to 1 as squares [m, m], more opaque further from 0; names if there is room for them."""
     few = len(names) <= 16
     left, top = (116, 6) if few else (6, 6)
     size = (WIDTH - left - 6) / max(len(names), 1)
@@ -219,17 +220,17 @@ def heat_map(matrix: NDArray[np.float64], names: Sequence[str], told: str) -> Ma
             place = f'x="{left + column * size:.1f}" y="{y:.1f}" width="{size - 0.5:.1f}" height="{size - 0.5:.1f}"'
             text = f"<title>{escape(name)} and {escape(names[column])}: {value:+.3f}</title>" if few else ""
             parts.append(f'<rect class="{kind}" {place} fill-opacity="{opacity:.2f}">{text}</rect>')
-    return drawing(WIDTH, math.ceil(top + len(names) * size + 6), told, parts)
+    return drawing(WIDTH, math.ceil(top + len(names) * size + 6), label, parts)
 
 
-def drawing(width: int, height: int, told: str, parts: Sequence[str], dots: str = "") -> Markup:
-    """An image of the page's width that says what it shows; `parts` is markup whose texts are escaped.
+def drawing(width: int, height: int, label: str, parts: Sequence[str], dots: str = "") -> Markup:
+    """An SVG image with a text alternative; `parts` is markup with escaped texts.
 
-    `dots` tells the page's script where dots lie, for it to name them.
+    `dots` describes the positions of dots, from which the script of the page finds their names.
     """
     body = "".join(parts)
     data = f'data-dots="{escape(dots)}" ' if dots else ""
     return Markup(
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(told)}" {data}'
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}" {data}'
         f'xmlns="http://www.w3.org/2000/svg">{body}</svg>'
     )

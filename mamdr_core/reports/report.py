@@ -1,4 +1,4 @@
-"""report: what happened in a run, as one HTML file that a person can read anywhere."""
+"""report: the results of a run as one self-contained HTML file."""
 
 import logging
 import time
@@ -17,13 +17,13 @@ logger = logging.getLogger(__name__)
 
 
 def write_report(spark: SparkSession, config: Config) -> dict[str, Any]:
-    """Write <lake.root>/reports/<run_id>.html, replacing one that is there; MLflow gets it too where it is configured.
+    """Write <lake.root>/reports/<run_id>.html, replacing an earlier one, and attach it to MLflow if configured.
 
     Returns:
         run_id, report (its path), bytes, domains, seconds by phase.
 
     Raises:
-        MamdrError: no such run, none that has ended well, or none that has been promoted.
+        MamdrError: unknown run, no successful run, or no promoted run.
     """
     started = time.perf_counter()
     lake = Lake(spark, config.lake)

@@ -5,16 +5,16 @@ from mamdr_core.settings import settings
 
 @settings
 class ReportSettings:
-    """Which run is told of, and how much (report)."""
+    """Which run the report describes, and in how much detail."""
 
     run_id: str = ""
-    """The run: its id, or champion for the one that serves; empty: the newest that ended well."""
+    """The run: its id, or champion for the run that serves; empty: the newest successful run."""
     days: int = 14
-    """Days of the log that are drawn, up to the run's."""
+    """Number of days of the log that are shown, up to the day of the run."""
     listed: int = 10
-    """Domains in each short list: the worst, the best, those that drift, those that the gate found worse."""
+    """Number of domains in each short list: worst, best, drifting, and worse according to the gate."""
     heat: int = 40
-    """Domains of the conflict heat map at most, those with most pairs measured first."""
+    """Maximum number of domains in the conflict heat map; those with the most measured pairs are chosen."""
 
     def __post_init__(self) -> None:
         """Check the counts."""

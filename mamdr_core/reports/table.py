@@ -1,4 +1,4 @@
-"""The table of all domains as compact JSON: one list of whole numbers a column, which the page's script lays out."""
+"""The table of all domains as compact JSON: one list of integers per column, which the script of the page renders."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from mamdr_core.reports.figures import Difference, calibration
 
 
 def table_of(facts: Facts, joint: Difference | None, before: Difference | None) -> dict[str, Any]:
-    """Columns of the table, without those that no domain has a figure in.
+    """Columns of the table; columns without any figure are left out.
 
     Returns:
         ids, and columns: each with label, title, kind (count, decimal, signed or percent), digits, and values times

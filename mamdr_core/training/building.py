@@ -28,7 +28,7 @@ from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.models.tables import Table
 from mamdr_core.parallel.averaging import mean_change
-from mamdr_core.parallel.collective import Collective, gather_numbers, most
+from mamdr_core.parallel.collective import Collective, all_reduce_max, gather_numbers
 from mamdr_core.parallel.sharded import initial_sharded
 from mamdr_core.shards.arrays import warn_if_in_memory
 from mamdr_core.shards.loading import Share
@@ -133,7 +133,7 @@ def make_learner(
         average=partial(mean_change, collective, sharded=sharded),
         average_gradient=partial(mean_change, collective, touched_only=False),
         gather=partial(gather_numbers, collective),
-        most=partial(most, collective),
+        most=partial(all_reduce_max, collective),
         settings=settings,
         seed=config.train.seed,
         rank=collective.rank,

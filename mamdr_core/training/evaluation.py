@@ -18,7 +18,7 @@ from mamdr_core.engine.prediction import predict_runs
 from mamdr_core.engine.settings import MetricsSettings
 from mamdr_core.errors import MamdrError
 from mamdr_core.pace import Pace
-from mamdr_core.parallel.collective import Collective, SingleProcess, most
+from mamdr_core.parallel.collective import Collective, SingleProcess, all_reduce_max
 
 PART_ROWS = 1 << 20
 
@@ -100,7 +100,7 @@ def _logits(
     engine: EagerEngine, shared: Shared, specific: Mapping[int, Change], columns: Columns, collective: Collective
 ) -> Iterator[tuple[int, int, Tensor]]:
     """Logits of some domains at a time, with the first and the last + 1 of them; every rank goes through all."""
-    for first, last in parts_in_step(columns.offsets.numpy(), PART_ROWS, partial(most, collective)):
+    for first, last in parts_in_step(columns.offsets.numpy(), PART_ROWS, partial(all_reduce_max, collective)):
         start, stop = columns.offsets[[first, last]].tolist()
         shared.reach([Visit(columns, torch.arange(start, stop, device=columns.labels.device))])
         if first < last:  # else this rank is through; others still fetch rows from it

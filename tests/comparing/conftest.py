@@ -1,4 +1,4 @@
-"""A lake of its own for experiments, so that their runs meet no others."""
+"""A separate lake for experiments, without the runs of other tests."""
 
 import shutil
 from dataclasses import replace
@@ -10,7 +10,7 @@ from mamdr_core.config import with_values
 
 @pytest.fixture(scope="module")
 def experiment_config(trained_config, tmp_path_factory):
-    """The trained lake's examples without its runs, and cells that take a moment."""
+    """The examples of the trained lake without its runs, and a configuration with short trials."""
     root = tmp_path_factory.mktemp("experiments") / "lake"
     shutil.copytree(trained_config.lake.root, root, ignore=shutil.ignore_patterns("training_runs", "packages"))
     config = replace(trained_config, lake=replace(trained_config.lake, root=str(root)))

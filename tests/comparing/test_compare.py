@@ -1,4 +1,4 @@
-"""compare_methods in Spark: two methods with two seeds, what resumes, and what a failing cell leaves."""
+"""compare_methods in Spark: two methods with two seeds, resumption, and failed trials."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def config(experiment_config):
 
 @pytest.fixture(scope="module")
 def first(spark, config):
-    """What the comparison says of itself when it runs for the first time."""
+    """Result of the first comparison."""
     return compare_methods(spark, config)
 
 
@@ -33,7 +33,7 @@ def runs_of(spark, config):
     return Lake(spark, config.lake.root).read("training_runs")
 
 
-def test_every_cell_is_a_recorded_run_with_a_package_on_one_version(spark, config, first):
+def test_every_trial_is_a_recorded_run_with_a_package_on_one_version(spark, config, first):
     assert (first["cells"], first["done"], first["skipped"], first["failed"]) == (4, 4, 0, 0)
     runs = runs_of(spark, config).collect()
     assert sorted((run["method"], run["status"]) for run in runs) == [("joint", "ok")] * 2 + [("mamdr", "ok")] * 2
@@ -72,7 +72,7 @@ def test_the_report_is_written_as_markdown_and_latex(config, first):
     assert r"\toprule" in Path(config.lake.root, "reports/first/comparison.tex").read_text()
 
 
-def test_a_cell_whose_run_is_gone_is_run_again_and_gives_the_same(spark, config, first):
+def test_a_trial_whose_run_was_deleted_is_repeated_with_the_same_result(spark, config, first):
     lake = Lake(spark, config.lake.root)
     gone = lake.read("training_runs").where(F.col("method") == "mamdr").first()
     DeltaTable.forPath(spark, lake.path("training_runs")).delete(F.col("run_id") == gone["run_id"])
@@ -85,46 +85,46 @@ def test_a_cell_whose_run_is_gone_is_run_again_and_gives_the_same(spark, config,
     assert lake.read("comparisons").where("comparison = 'first'").count() == 2
 
 
-def test_a_run_of_train_mamdr_with_the_same_settings_is_the_cell(spark, config, first):
+def test_a_run_of_train_mamdr_with_the_same_settings_counts_as_the_trial(spark, config, first):
     other = with_values(config, {"train.seed": 7, "train.method": "dn"})
     figures = train_mamdr(spark, other)
-    said = compare_methods(
+    result = compare_methods(
         spark,
         with_values(
             config, {"compare.methods": ["dn"], "compare.seeds": [7], "compare.baseline": "dn", "compare.name": "one"}
         ),
     )
-    assert (said["done"], said["skipped"]) == (0, 1)
-    assert said["rows"]["mlp/dn"]["test_auc"] == pytest.approx(figures["test_auc"], abs=1e-12)
+    assert (result["done"], result["skipped"]) == (0, 1)
+    assert result["rows"]["mlp/dn"]["test_auc"] == pytest.approx(figures["test_auc"], abs=1e-12)
 
 
-def test_a_cell_in_a_task_gives_what_train_mamdr_gives(spark, config, first):
+def test_a_trial_in_a_spark_task_equals_train_mamdr(spark, config, first):
     row = runs_of(spark, config).where("method = 'joint' AND config LIKE '%seed: 1%' AND experiment = 'first'").first()
     figures = train_mamdr(spark, with_values(config, {"train.seed": 1, "train.method": "joint"}))
     assert figures["test_auc"] == pytest.approx(row["test_auc"], abs=1e-6)
 
 
-def test_a_cell_that_diverges_is_recorded_as_failed_and_the_rest_goes_on(spark, config, first):
+def test_a_diverging_trial_is_recorded_as_failed_and_the_others_continue(spark, config, first):
     changes = {"train.inner.lr": 1e30, "train.inner.optimizer": "sgd"}
     diverging = with_values(
         config,
         {"compare.name": "diverging", "compare.methods": ["joint", "alternate"], "compare.seeds": [0],
          "compare.overrides": {"alternate": changes}},
     )  # fmt: skip
-    said = compare_methods(spark, diverging)
-    assert (said["done"], said["skipped"], said["failed"]) == (0, 1, 1)
+    result = compare_methods(spark, diverging)
+    assert (result["done"], result["skipped"], result["failed"]) == (0, 1, 1)
     failed = runs_of(spark, config).where("method = 'alternate'").collect()
     assert [run["status"] for run in failed] == ["failed"]
     assert "is not finite" in failed[0]["error"]
     rows = {row["method"]: row for row in Lake(spark, config.lake.root).read("comparisons").collect()}
     assert (rows["alternate"]["seeds"], rows["alternate"]["failed"], rows["alternate"]["test_auc"]) == (0, 1, None)
-    assert said["rows"]["mlp/joint"]["test_auc"] is not None
+    assert result["rows"]["mlp/joint"]["test_auc"] is not None
     alone = with_values(diverging, {"compare.methods": ["alternate"], "compare.baseline": "alternate"})
-    with pytest.raises(MamdrError, match=r"diverging: none of 1 cells finished; the first error: .* is not finite"):
+    with pytest.raises(MamdrError, match=r"diverging: none of 1 trials finished; the first error: .* is not finite"):
         compare_methods(spark, alone)
 
 
-def test_stopped_in_the_middle_it_leaves_no_half_written_record_and_goes_on_later(spark, config, first, monkeypatch):
+def test_a_stopped_comparison_leaves_no_partial_record_and_resumes(spark, config, first, monkeypatch):
     finish, finished = Run.finish, []
 
     def stop_at_the_second(self, *arguments):
@@ -144,11 +144,11 @@ def test_stopped_in_the_middle_it_leaves_no_half_written_record_and_goes_on_late
     recorded = runs_of(spark, config).where("experiment = 'stopped'").collect()
     assert [(run["run_id"], run["status"]) for run in recorded] == [(finished[0], "ok")]
     assert not list(Path(config.lake.root, "packages").glob(".*.part"))
-    said = compare_methods(spark, stopped)
-    assert (said["done"], said["skipped"], said["failed"]) == (1, 1, 0)
+    result = compare_methods(spark, stopped)
+    assert (result["done"], result["skipped"], result["failed"]) == (1, 1, 0)
 
 
-def test_cells_of_several_ranks_run_under_horovod_and_again_if_a_rank_is_lost(spark, config, first, monkeypatch):
+def test_trials_with_several_ranks_run_on_horovod_and_retry_after_a_lost_rank(spark, config, first, monkeypatch):
     calls = []
 
     def lose_one(*arguments):
@@ -160,25 +160,25 @@ def test_cells_of_several_ranks_run_under_horovod_and_again_if_a_rank_is_lost(sp
     monkeypatch.setattr("mamdr_core.training.run.run_ranks", lose_one)
     pair = with_values(config, {"train.ranks": 2, "compare.seeds": [0], "compare.name": "ranks"})
     pair = with_values(pair, {"compare.methods": ["joint"]})
-    said = compare_methods(spark, pair)
-    assert (said["done"], said["failed"]) == (1, 0)
+    result = compare_methods(spark, pair)
+    assert (result["done"], result["failed"]) == (1, 0)
     (run,) = runs_of(spark, config).where("experiment = 'ranks'").collect()
     assert (run["ranks"], run["status"], run["attempts"], run["causes"]) == (2, "ok", 2, ["rank 1 of 2 was lost"])
 
 
-def test_sigterm_ends_a_comparison_of_several_ranks_at_the_cell_that_it_is_in(spark, config, first, monkeypatch):
+def test_sigterm_stops_a_comparison_in_its_current_trial(spark, config, first, monkeypatch):
     def train(*arguments):
         raise StoppedError("stopped by SIGTERM after round 3: it is in checkpoint 2, --resume continues from there")
 
     monkeypatch.setattr("mamdr_core.comparing.running.train_on_ranks", train)
-    with pytest.raises(StoppedError, match="it keeps the cells that have finished"):
+    with pytest.raises(StoppedError, match="the next start keeps the trials that have finished"):
         compare_methods(spark, with_values(config, {"train.ranks": 2, "compare.name": "terminated"}))
     (run,) = runs_of(spark, config).where("experiment = 'terminated'").collect()
     assert run["status"] == "stopped"
     assert "--resume" not in run["error"]
 
 
-def test_unknown_names_are_told_before_anything_is_read(spark, config, tmp_path):
+def test_unknown_names_are_reported_before_data_are_read(spark, config, tmp_path):
     wrong = with_values(config, {"compare.methods": ["joint", "mamdrr"], "lake.root": str(tmp_path / "none")})
     with pytest.raises(MamdrError, match="unknown method mamdrr; known: joint, alternate"):
         compare_methods(spark, wrong)

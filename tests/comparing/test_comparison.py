@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mamdr_core.comparing.comparison import Entry, compare
-from mamdr_core.comparing.measured import Measured, RunFigures
+from mamdr_core.comparing.measured import ComparedRuns, RunFigures
 from mamdr_core.comparing.report import escape_latex, latex, markdown, sheets_of
 
 TRAIN_ROWS = np.array([100, 10, 50, 30])
@@ -21,7 +21,7 @@ def measured(**aucs):
         )
         for number, (name, auc) in enumerate(aucs.items())
     }  # fmt: skip
-    return Measured(runs, TEST_ROWS, np.array([0.9, 0.8, NAN, 0.7]))
+    return ComparedRuns(runs, TEST_ROWS, np.array([0.9, 0.8, NAN, 0.7]))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""conflict in Spark: a run's package measured before and after rounds of DN, all pairs and a sample of them."""
+"""conflict in Spark: gradient conflict of a run before and after rounds of DN, for all pairs and for a sample."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def config(spark, experiment_config):
 
 @pytest.fixture(scope="module")
 def figures(spark, config):
-    """What measuring all pairs says."""
+    """Result of measuring all pairs."""
     return measure_conflict(spark, config)
 
 
@@ -46,14 +46,14 @@ def test_all_pairs_of_a_run_are_recorded_before_and_after(spark, config, figures
     assert rows["before"]["mean_cosine"] != rows["after"]["mean_cosine"]
 
 
-def test_the_heat_map_is_written_beside_the_run(config, figures):
+def test_the_heat_map_is_written_to_the_reports_of_the_run(config, figures):
     (path,) = figures["figures"]
     assert Path(path) == Path(config.lake.root, "reports", figures["run_id"], "conflict.svg")
     text = Path(path).read_text()
-    assert all(f"<!-- {said} -->" in text for said in ("before", "after", "d0", "d4", "cosine of gradients"))
+    assert all(f"<!-- {result} -->" in text for result in ("before", "after", "d0", "d4", "cosine of gradients"))
 
 
-def test_the_same_run_measured_again_gives_the_same_and_replaces_its_rows(spark, config, figures):
+def test_measuring_a_run_again_is_deterministic_and_replaces_its_rows(spark, config, figures):
     assert measure_conflict(spark, config) == figures
     lake = Lake(spark, config.lake.root)
     assert (lake.read("conflicts").count(), lake.read("domain_conflicts").count()) == (2, 20)
@@ -72,9 +72,9 @@ def test_a_sample_of_pairs_states_its_error_and_has_the_same_cosines(spark, conf
         (row["domain"], row["other"]): row["cosine"]
         for row in lake.read("domain_conflicts").where("stage = 'before'").collect()
     }
-    said = measure_conflict(spark, with_values(config, {"conflict.max_pairs": 4, "conflict.dn_rounds": 0}))
-    assert (said["pairs"], said["pairs_total"], said["figures"]) == (4, 10, [])
-    assert "after" not in said
+    result = measure_conflict(spark, with_values(config, {"conflict.max_pairs": 4, "conflict.dn_rounds": 0}))
+    assert (result["pairs"], result["pairs_total"], result["figures"]) == (4, 10, [])
+    assert "after" not in result
     row = lake.read("conflicts").first()
     pairs = lake.read("domain_conflicts").collect()
     assert (lake.read("conflicts").count(), len(pairs), row["stage"]) == (1, 4, "before")
@@ -84,6 +84,6 @@ def test_a_sample_of_pairs_states_its_error_and_has_the_same_cosines(spark, conf
     assert row["std_error"] == pytest.approx(cosines.std(ddof=1) * (0.6 / 4) ** 0.5, abs=1e-12)
 
 
-def test_a_run_that_is_not_there_is_a_clear_error(spark, config):
+def test_an_unknown_run_is_a_clear_error(spark, config):
     with pytest.raises(MamdrError, match="has no run nothing"):
         measure_conflict(spark, with_values(config, {"conflict.run_id": "nothing"}))

@@ -38,7 +38,7 @@ def test_cosines_and_inner_products_of_planted_gradients_are_exact():
 
 @pytest.mark.parametrize("keep", [2, 9, 40, 100])
 @pytest.mark.parametrize(("most", "tile"), [(60, 1024), (1_000, 13), (10_000, 1024)])
-def test_pairs_in_blocks_of_domains_are_measured_as_they_are_one_by_one(monkeypatch, most, tile, keep):
+def test_measuring_pairs_in_blocks_equals_measuring_them_one_by_one(monkeypatch, most, tile, keep):
     monkeypatch.setattr("mamdr_core.comparing.gradients.TILE_BYTES", tile * 7 * 8)
     vectors = torch.randn(100, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     vectors[17] = 0
@@ -77,7 +77,7 @@ def test_every_pair_is_drawn_once_where_there_is_room(domains):
     assert len(pairs.first) == pairs.total == len(expected)
 
 
-def test_a_sample_of_many_domains_pairs_holds_no_pair_twice_and_takes_no_quadratic_memory():
+def test_a_sample_of_pairs_has_no_duplicates_and_needs_no_quadratic_memory():
     pairs = draw_pairs(np.arange(69_102), 2000, seed=1)
     drawn = set(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
     assert len(drawn) == 2000

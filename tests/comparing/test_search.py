@@ -1,4 +1,4 @@
-"""The search: an equal budget for every method, the same draws again, and what a failed trial does."""
+"""The search: equal budgets for all methods, reproducible draws, and failed trials."""
 
 import math
 
@@ -33,14 +33,14 @@ def test_every_method_has_the_same_number_of_trials_in_its_own_space():
         assert 1e-5 <= point.values["train.inner.lr"] <= 1e-1
 
 
-def test_the_same_outcomes_give_the_same_draws_and_a_larger_budget_goes_on_from_them():
+def test_equal_outcomes_give_equal_draws_and_a_larger_budget_extends_them():
     first = search_points(settings(), ["mamdr"], hill)
     again = search_points(settings(trials=20), ["mamdr"], hill)
     assert [point.values for point in again[:12]] == [point.values for point in first]
     assert search_points(settings(seed=4), ["mamdr"], hill)[0].values != first[0].values
 
 
-def test_trials_are_told_in_batches_and_learn_from_their_own_method_alone():
+def test_trials_come_in_batches_and_use_only_results_of_their_method():
     sizes = []
 
     def evaluate(points):
@@ -53,14 +53,14 @@ def test_trials_are_told_in_batches_and_learn_from_their_own_method_alone():
     assert [point.values for point in both[:12]] == [point.values for point in alone]
 
 
-def test_the_search_keeps_away_from_what_diverged_and_nears_the_best():
+def test_the_search_avoids_diverging_settings_and_approaches_the_best():
     points = search_points(settings(trials=60, method_space={}), ["joint"], hill)
     late = hill(points[30:])
     assert sum(auc is None for auc in late) / 30 < 0.25  # by chance it would be a quarter
     assert max(auc for auc in late if auc is not None) > 0.79
 
 
-def test_a_search_in_which_every_trial_fails_ends_too():
+def test_a_search_in_which_every_trial_fails_terminates():
     assert len(search_points(settings(), ["joint"], lambda points: [None] * len(points))) == 12
 
 
@@ -71,9 +71,9 @@ def test_a_search_in_which_every_trial_fails_ends_too():
         ("sweep.space={train.dr.k: {low: 3, high: 3}}", "a space needs low < high, above 0 with log, got 3 and 3"),
         ("sweep.space={train.dr.k: {low: -1, high: 3, log: true}}", "above 0 with log, got -1 and 3"),
         ("sweep.space={train.dr.k: {lo: 3, high: 4}}", "sweep.space.train.dr.k"),
-        ("sweep={trials: 3, grid: {train.dr.k: [1]}}", "sweep has a grid and trials"),
-        ("sweep.grid={train.dr.k: []}", "sweep.grid.train.dr.k must have values, and none twice: []"),
-        ("sweep.grid={train.dr.k: [1, 1]}", "and none twice: [1, 1]"),
+        ("sweep={trials: 3, grid: {train.dr.k: [1]}}", "sweep has both a grid and trials"),
+        ("sweep.grid={train.dr.k: []}", "sweep.grid.train.dr.k needs distinct values, got []"),
+        ("sweep.grid={train.dr.k: [1, 1]}", "needs distinct values, got [1, 1]"),
         ("sweep.batch=0", "batch >= 1"),
     ],
 )

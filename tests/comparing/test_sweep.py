@@ -1,4 +1,4 @@
-"""sweep in Spark: a grid with a point that diverges, and a search whose best is measured over seeds."""
+"""sweep in Spark: a grid with diverging points, and a search whose best point is run with all seeds."""
 
 from pathlib import Path
 
@@ -28,11 +28,11 @@ def grid_config(experiment_config):
 
 @pytest.fixture(scope="module")
 def grid(spark, grid_config):
-    """What the sweep over the grid says of itself when it runs for the first time."""
+    """Result of the first sweep over the grid."""
     return sweep(spark, grid_config)
 
 
-def test_every_point_is_recorded_with_its_spread_and_a_diverging_one_as_failed(spark, grid_config, grid):
+def test_points_are_recorded_with_their_spread_or_as_failed(spark, grid_config, grid):
     assert (grid["points"], grid["done"], grid["skipped"], grid["failed"]) == (4, 4, 0, 4)
     lake = Lake(spark, grid_config.lake.root)
     rows = lake.read("sweeps").where("sweep = 'grid'").orderBy("point").collect()
@@ -79,8 +79,8 @@ def test_a_wider_grid_runs_only_what_is_new_and_one_key_is_a_line(spark, grid_co
             "sweep.seeds": [0, 1],
         },
     )
-    said = sweep(spark, wider)
-    assert (said["done"], said["skipped"], said["failed"]) == (2, 2, 0)
+    result = sweep(spark, wider)
+    assert (result["done"], result["skipped"], result["failed"]) == (2, 2, 0)
     assert "train.outer.beta" in Path(grid_config.lake.root, "reports/line/sweep.svg").read_text()
 
 
@@ -94,8 +94,8 @@ def test_a_search_measures_its_best_over_the_seeds_and_resumes(spark, experiment
         "sweep.seeds": [5, 6],
     }
     config = with_values(experiment_config, changes)
-    said = sweep(spark, config)
-    assert (said["points"], said["done"], said["skipped"], said["failed"]) == (6, 8, 0, 0)
+    result = sweep(spark, config)
+    assert (result["points"], result["done"], result["skipped"], result["failed"]) == (6, 8, 0, 0)
     rows = Lake(spark, config.lake.root).read("sweeps").where("sweep = 'search'").collect()
     assert sorted((row["method"], row["point"]) for row in rows) == [(m, n) for m in ("dn", "joint") for n in range(3)]
     runs = {row["run_id"]: row for row in Lake(spark, config.lake.root).read("training_runs").collect()}
@@ -110,22 +110,22 @@ def test_a_search_measures_its_best_over_the_seeds_and_resumes(spark, experiment
         ("joint", 2, "mlp/joint"), ("dn", 2, "mlp/joint"),
     }  # fmt: skip
     again = sweep(spark, config)
-    assert (again["done"], again["skipped"], again["best"]) == (0, 8, said["best"])
+    assert (again["done"], again["skipped"], again["best"]) == (0, 8, result["best"])
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({}, "sweep has nothing to try"),
+        ({}, "sweep has no points"),
         ({"sweep.methods": ["dnn"], "sweep.trials": 1}, "sweep: unknown method dnn; known: joint"),
-        ({"sweep.grid": {"train.seed": [1]}}, "sweep.grid: train.seed cannot be set for a cell"),
+        ({"sweep.grid": {"train.seed": [1]}}, "sweep.grid: train.seed cannot be set for a trial"),
         ({"sweep.grid": {"train.dr.kk": [1]}}, "unknown config key train.dr.kk; did you mean train.dr.k"),
         ({"sweep.trials": 2, "sweep.space": {"train.dr.kk": {"low": 1, "high": 2}}}, "unknown config key train.dr.kk"),
         ({"sweep.trials": 2}, "sweep.trials needs sweep.space"),
-        ({"sweep.trials": 2, "sweep.method_space": {"dn": {}}}, "dn is not among sweep.methods: mamdr"),
+        ({"sweep.trials": 2, "sweep.method_space": {"dn": {}}}, "dn is not in sweep.methods: mamdr"),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_read(spark, experiment_config, tmp_path, changes, message):
+def test_configuration_errors_are_reported_before_data_are_read(spark, experiment_config, tmp_path, changes, message):
     with pytest.raises(MamdrError) as error:
         sweep(spark, with_values(experiment_config, {"lake.root": str(tmp_path / "none"), **changes}))
     assert message in str(error.value)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from mamdr_core.comparing.cells import baseline_of
 from mamdr_core.comparing.points import grid_points
-from mamdr_core.comparing.sweep import _check
+from mamdr_core.comparing.sweep import check_sweep
+from mamdr_core.comparing.trials import baseline_of
 from mamdr_core.config import load_config
 from mamdr_core.learning.methods import METHODS
 
@@ -26,7 +26,7 @@ def test_table_3_is_six_structures_by_nine_methods():
     assert (len(compared.models), len(compared.methods), compared.baseline) == (6, 9, "joint")
 
 
-def test_table_5_has_the_cells_of_table_4():
+def test_table_5_has_the_trials_of_table_4():
     table4, table5 = (load_config([str(CONF / f"{name}.yaml")]).compare for name in ("table4", "table5"))
     assert (table4.pairs, table4.seeds) == (table5.pairs, table5.seeds)
     assert table5.largest == 10
@@ -35,14 +35,14 @@ def test_table_5_has_the_cells_of_table_4():
 @pytest.mark.parametrize(("name", "points"), [("table10", 6), ("table11", 25)])
 def test_a_sweep_of_the_paper_is_a_grid_over_settings_that_its_method_uses(name, points):
     config = load_config([str(CONF / "ciao.yaml"), str(CONF / f"{name}.yaml")])
-    _check(config, config.sweep.methods)
+    check_sweep(config, config.sweep.methods)
     assert len(grid_points(config, config.sweep.methods)) == points
     assert name != "table11" or config.train.outer.optimizer == "sgd"  # beta is Eq. 4's
 
 
 def test_the_search_gives_every_method_the_same_budget_and_a_rate_of_its_own():
     config = load_config([str(CONF / "ciao.yaml"), str(CONF / "search.yaml")])
-    _check(config, config.sweep.methods)
+    check_sweep(config, config.sweep.methods)
     assert set(config.sweep.methods) == set(METHODS) - {"joint_data_parallel"}  # on one rank the same as joint
     assert "train.inner.lr" in config.sweep.space
 

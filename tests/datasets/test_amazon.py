@@ -1,4 +1,4 @@
-"""convert_amazon: real 5-core files give the paper's figures; of written ones every line is accounted for."""
+"""convert_amazon: real 5-core files give the figures of the paper; every line of generated files is counted."""
 
 import gzip
 import json
@@ -41,7 +41,7 @@ LINES = (
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
-    """A review file in the public format, and where it lies."""
+    """A review file in the public format, and its path."""
 
     def make(name: str, rows: Any = LINES[:1]) -> Path:
         path = tmp_path / "download" / name
@@ -76,7 +76,7 @@ def test_real_5_core_files_give_table_7_to_the_row(spark, make_config, monkeypat
     with caplog.at_level("INFO"):
         figures = convert_amazon(spark, config)
     assert (figures["paper_set"], figures["matches_paper"], figures["differences"]) == ("two of Amazon-13", True, {})
-    assert "reproduces the paper's two of Amazon-13" in caplog.text
+    assert "reproduces two of Amazon-13 of the paper" in caplog.text
     assert (figures["rows_in"], figures["clicks"], figures["repeated"], figures["rejected"]) == (5_347, 5_267, 80, 0)
     assert figures["by_domain"] == {
         "Gift_Cards": {"clicks": 2_965, "users": 458, "items": 148, "paper_samples": 11_951},
@@ -86,7 +86,7 @@ def test_real_5_core_files_give_table_7_to_the_row(spark, make_config, monkeypat
     assert (ingested["clicks"], ingested["rejected"]) == (5_267, 0)
 
 
-def test_every_line_is_a_click_a_repetition_or_rejected_by_name(spark, make_config, write):
+def test_every_line_is_a_click_a_repetition_or_rejected(spark, make_config, write):
     faulty = write("Gift_Cards_5.json.gz", LINES)
     faulty.write_bytes(faulty.read_bytes() + gzip.compress(b'not json\n\n{"reviewerID": "u4", "as'))
     write("Software_5.json.gz", LINES[3:4])
@@ -103,7 +103,7 @@ def test_every_line_is_a_click_a_repetition_or_rejected_by_name(spark, make_conf
     }
 
 
-def test_differences_from_the_paper_are_told_for_the_5_core_alone(spark, make_config, write, monkeypatch, caplog):
+def test_only_the_5_core_is_compared_with_the_paper(spark, make_config, write, monkeypatch, caplog):
     write("Gift_Cards_5.json.gz", LINES[:4])
     write("Gift_Cards.json.gz", LINES[:4])
     paper = PaperSet("tiny", users=3, items=2, samples=8, domains={"Gift_Cards": (8, 0.5)})
@@ -113,18 +113,18 @@ def test_differences_from_the_paper_are_told_for_the_5_core_alone(spark, make_co
     wanted = {"users": {"found": 2, "paper": 3}}
     wanted |= {name: {"found": 5, "paper": 8} for name in ("samples", "Gift_Cards.samples")}
     assert (figures["matches_paper"], figures["differences"]) == (False, wanted)
-    assert "differs from the paper's tiny: users 2 (paper 3)" in caplog.text
+    assert "differs from tiny of the paper: users 2 (paper 3)" in caplog.text
     whole = convert_amazon(spark, make_config("Gift_Cards", five_core=False))
     assert (whole["clicks"], whole["paper_set"], whole["matches_paper"]) == (2, None, None)
 
 
-def test_a_file_that_is_cut_short_is_named_and_changes_nothing(spark, make_config, write):
+def test_a_truncated_file_is_named_and_changes_nothing(spark, make_config, write):
     write("Software_5.json.gz")
     cut = write("Gift_Cards_5.json.gz", [{**LINES[0], "reviewerID": f"u{number}"} for number in range(2_000)])
     config = make_config("Software", "Gift_Cards")
     before = convert_amazon(spark, config)
     cut.write_bytes(cut.read_bytes()[:-2_000])
-    with pytest.raises(MamdrError, match=r"convert\.path: .*Gift_Cards_5\.json\.gz cannot be read as json; is it cut"):
+    with pytest.raises(MamdrError, match=r"convert\.path: .*Gift_Cards_5\.json\.gz cannot be read as json; it may be"):
         convert_amazon(spark, config)
     assert before["clicks"] == spark.read.parquet(config.input.path).count() == 2_001
 
@@ -140,10 +140,10 @@ def test_a_file_that_is_cut_short_is_named_and_changes_nothing(spark, make_confi
         ),
         (["Empty"], {}, r"Empty_5\.json\.gz holds no review with reviewerID.*'no_user': 1"),
         ([], {}, r"convert\.categories is empty"),
-        (["Gift_Cards"], {"path": "/nowhere"}, r"/nowhere is no folder"),
+        (["Gift_Cards"], {"path": "/nowhere"}, r"/nowhere is not a folder"),
     ],
 )
-def test_what_is_missing_is_named(spark, make_config, write, tmp_path: Path, categories, options, message):
+def test_missing_inputs_are_named(spark, make_config, write, tmp_path: Path, categories, options, message):
     write("Gift_Cards_5.json.gz")
     write("Empty_5.json.gz", [{}])
     with pytest.raises(MamdrError, match=message):
@@ -151,7 +151,7 @@ def test_what_is_missing_is_named(spark, make_config, write, tmp_path: Path, cat
     assert not (tmp_path / "log").exists()
 
 
-def test_its_own_output_is_replaced_and_anothers_left_alone(spark, make_config, write, tmp_path: Path):
+def test_only_output_of_the_job_is_replaced(spark, make_config, write, tmp_path: Path):
     write("Gift_Cards_5.json.gz")
     config = make_config("Gift_Cards")
     convert_amazon(spark, config)

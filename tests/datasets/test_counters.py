@@ -1,4 +1,4 @@
-"""Random numbers depend on seed, stream and counter alone, and have the distributions that they claim."""
+"""Random numbers depend only on seed, stream and counter, and have the documented distributions."""
 
 from statistics import NormalDist
 
@@ -10,7 +10,7 @@ from mamdr_core.datasets.counters import hash_counters, normal, uniform
 COUNTERS = np.arange(200_000)
 
 
-def test_a_counter_gives_the_same_bits_wherever_it_stands():
+def test_the_bits_of_a_counter_do_not_depend_on_its_position():
     whole = hash_counters(1, "x", COUNTERS)
     assert np.array_equal(hash_counters(1, "x", COUNTERS[1000:2000]), whole[1000:2000])
     assert np.array_equal(uniform(1, "x", COUNTERS[7:9], 3), uniform(1, "x", COUNTERS[:20], 3)[:, 7:9])

@@ -1,9 +1,9 @@
-"""Effects are terms of the logit that belong to users, items, users in a domain and slots; CTRs stay as declared."""
+"""Effects of users, items, users in a domain, and positions are added to the logit; CTRs do not change."""
 
 import numpy as np
 import pytest
 
-from mamdr_core.datasets.effects import SLOTS
+from mamdr_core.datasets.effects import POSITIONS
 from mamdr_core.datasets.settings import SyntheticSettings
 from mamdr_core.datasets.world import SCALE, draw_rows, make_world, score
 
@@ -22,11 +22,11 @@ def draw(**changes):
 
 
 @pytest.mark.parametrize("name", ["user_effect", "item_effect", "pair_effect", "position_effect"])
-def test_an_effect_has_its_deviation_over_its_units_and_leaves_the_ctr_unchanged(name):
+def test_an_effect_has_its_deviation_and_does_not_change_the_ctr(name):
     world, rows, effect = draw(**{name: 2.0})
     if name == "position_effect":
         values, counts = np.unique(effect.round(6), return_counts=True)
-        assert len(values) == SLOTS
+        assert len(values) == POSITIONS
         assert counts == pytest.approx(6000, rel=0.05)
         assert np.diff(values)[-1] == np.diff(values).max(), "the step from the first slot to the second is the largest"
     else:

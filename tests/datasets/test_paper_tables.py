@@ -1,4 +1,4 @@
-"""The paper's figures are typed correctly, and counted as its released code counts."""
+"""The figures of the paper are consistent, and samples are counted as in its released code."""
 
 import random
 from pathlib import Path
@@ -34,7 +34,7 @@ def test_our_configs_hold_the_ratios_of_the_tables(paper):
         assert config.convert.themes == len(paper.domains)
 
 
-def test_negatives_are_rounded_down_for_each_user_and_end_with_the_domains_items():
+def test_negatives_are_rounded_down_per_user_and_limited_by_the_items():
     # One user of 3 clicks gets int(3 / .4) = 7; two users who clicked 8 of the 10 items get 2 each, not 20.
     counts = DomainCounts(items=10, users_by_clicks={(3, 3): 1, (8, 8): 2})
     assert (counts.users, counts.clicks) == (3, 19)
@@ -47,7 +47,7 @@ def test_a_pair_that_the_paper_counts_twice_is_two_positives_of_one_item():
     assert counts.samples(0.5) == 2 + 4
 
 
-def test_differences_are_told_and_doubtful_figures_are_not():
+def test_differences_are_reported_except_for_doubtful_figures():
     paper = PaperSet(
         "two", users=5, items=9, samples=14, domains={"a": (7, 0.5), "b": (8, 0.5)}, doubtful={"b.samples"}
     )
@@ -60,7 +60,7 @@ def test_differences_are_told_and_doubtful_figures_are_not():
     }
 
 
-def test_a_set_is_known_by_exactly_its_domains():
+def test_a_set_is_recognised_by_exactly_its_domains():
     assert find_paper_set(reversed(PAPER_SETS[0].domains)) is PAPER_SETS[0]
     assert find_paper_set([*PAPER_SETS[0].domains, "Books"]) is None
     assert find_paper_set(list(PAPER_SETS[0].domains)[1:]) is None

@@ -1,4 +1,4 @@
-"""generate_logs writes the rows of the world with Spark, and overwrites nothing but its own output."""
+"""generate_logs writes the rows of the model with Spark and overwrites only its own output."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def test_logs_and_vectors_are_written_as_described(spark, config, tmp_path: Path
     assert row["vector"] == published_vectors(config.synthetic, "item", np.array([7]))[0].astype(np.float32).tolist()
 
 
-def test_rows_are_those_of_the_world_however_they_are_dealt_to_tasks(spark, monkeypatch):
+def test_rows_do_not_depend_on_their_distribution_over_tasks(spark, monkeypatch):
     settings = SyntheticSettings(**SMALL)
     logs = synthetic_logs(spark, settings)
     first = draw_rows(make_world(settings), np.arange(3))
@@ -57,7 +57,7 @@ def test_rows_are_those_of_the_world_however_they_are_dealt_to_tasks(spark, monk
     assertDataFrameEqual(logs, synthetic_logs(spark, settings))
 
 
-def test_its_own_output_is_replaced(spark, config):
+def test_earlier_output_is_replaced(spark, config):
     generate_logs(spark, config)
     first = spark.read.parquet(config.input.path).collect()
     generate_logs(spark, config)
@@ -77,6 +77,6 @@ def test_a_folder_with_something_else_is_left_alone(spark, config, tmp_path: Pat
     ("source", "message"),
     [({}, r"input.path is not set"), ({"path": "x", "format": "csv"}, r"generate_logs writes parquet, got csv")],
 )
-def test_where_and_how_to_write_must_be_said(spark, source, message):
+def test_output_settings_are_checked(spark, source, message):
     with pytest.raises(MamdrError, match=message):
         generate_logs(spark, parse_config({"input": source}))

@@ -1,4 +1,4 @@
-"""convert_taobao: files in the public format become a log and vectors that the lake reads, faults accounted for."""
+"""convert_taobao: files in the public format become a log and vectors for the lake; rejected rows are counted."""
 
 import random
 from collections.abc import Callable, Iterable
@@ -80,7 +80,7 @@ def make_config(tmp_path: Path, lake_root: str) -> Callable[..., Config]:
     return make
 
 
-def test_every_line_is_a_click_a_repetition_of_another_theme_or_rejected_by_name(spark, make_config, write):
+def test_every_line_is_a_click_a_repetition_of_another_theme_or_rejected(spark, make_config, write):
     write(
         [
             click(1, 900, 1, f"{DAY}000002"),
@@ -119,7 +119,7 @@ def test_every_line_is_a_click_a_repetition_of_another_theme_or_rejected_by_name
     }
 
 
-def test_malformed_and_repeated_embeddings_are_counted_and_vectors_are_those_of_the_log(spark, make_config, write):
+def test_malformed_and_repeated_embeddings_are_counted(spark, make_config, write):
     users = [
         f"1,{embedding(1)}",
         f"1,{embedding(1)}",
@@ -141,7 +141,7 @@ def test_malformed_and_repeated_embeddings_are_counted_and_vectors_are_those_of_
     assert vectors[1]["vector"] == [8.0, *(number / 8 for number in range(1, 128))]
 
 
-def test_themes_are_numbered_as_they_appear_in_the_file_whatever_tasks_read_it(spark, write):
+def test_themes_are_numbered_in_the_order_of_the_file(spark, write):
     # Theme 500 is met first but keeps no click: its user has no embedding.
     order = random.Random(1).sample(range(100, 400), 40)
     folder = write([click(9, 500, 1), *(click(1 + number % 4, theme, 1) for number, theme in enumerate(order * 3))])
@@ -155,7 +155,7 @@ def test_themes_are_numbered_as_they_appear_in_the_file_whatever_tasks_read_it(s
         assert themes == {f"D{number}": str(theme) for number, theme in enumerate(order[:30], start=1)}
 
 
-def test_a_set_like_the_papers_matches_it_and_becomes_examples_with_vectors(spark, make_config, write, monkeypatch):
+def test_a_set_of_the_paper_matches_it_and_becomes_examples_with_vectors(spark, make_config, write, monkeypatch):
     draw = random.Random(0)
     clicks = [(draw.randrange(1, 43), draw.choice((70, 80)), draw.randrange(1, 43)) for _ in range(160)]
     known = [f"{number},{embedding(number)}" for number in range(1, 41)]
@@ -208,7 +208,7 @@ def released_preparation(clicks: list[tuple[int, int, int]], ratios: tuple[float
         (lambda folder: (folder / "item_embedding.csv").unlink(), r"download lacks item_embedding\.csv; download it"),
         (
             lambda folder: (folder / "theme_click_log.csv").write_text("1,900,3,20181207000001\n"),
-            r"theme_click_log\.csv has no column user_id, .*, reach_time; its first line names 1, 900, 3",
+            r"theme_click_log\.csv has no column user_id, .*, reach_time; its header is 1, 900, 3",
         ),
         (
             lambda folder: (folder / "user_embedding.csv").write_text(f"user_id,emb\n1,{embedding(1, size=64)}\n"),
@@ -220,14 +220,14 @@ def released_preparation(clicks: list[tuple[int, int, int]], ratios: tuple[float
         ),
     ],
 )
-def test_what_is_missing_is_named(spark, make_config, write, tmp_path: Path, change, message):
+def test_missing_inputs_are_named(spark, make_config, write, tmp_path: Path, change, message):
     change(write([click(1, 900, 1)]))
     with pytest.raises(MamdrError, match=message):
         convert_taobao(spark, make_config())
     assert not (tmp_path / "log").exists()
 
 
-def test_too_few_themes_are_an_error_and_the_earlier_output_stays(spark, make_config, write, tmp_path: Path):
+def test_too_few_themes_are_an_error_and_earlier_output_is_kept(spark, make_config, write, tmp_path: Path):
     folder = write([click(1, 900, 1), click(9, 800, 1)])
     (folder / "theme_item_pool.csv").unlink()
     assert convert_taobao(spark, make_config(themes=1))["clicks_outside_pool"] is None

@@ -1,4 +1,4 @@
-"""The synthetic world follows its settings: sizes, CTRs, tastes in conflict, effects, published vectors."""
+"""The synthetic model follows its settings: sizes, CTRs, conflicting tastes, effects, published vectors."""
 
 import zlib
 
@@ -29,7 +29,7 @@ def auc(label, prediction):
     return (rank[label == 1].sum() - positives * (positives + 1) / 2) / (positives * (len(label) - positives))
 
 
-def test_a_row_depends_on_its_number_and_the_settings_alone():
+def test_a_row_depends_only_on_its_number_and_the_settings():
     world = make_world(settings())
     whole, part = draw_rows(world, np.arange(5000)), draw_rows(world, np.arange(4000, 4100))
     for name in ("user", "item", "domain", "label", "time", "true_probability"):
@@ -97,7 +97,7 @@ def test_conflict_turns_one_taste_into_independent_and_partly_opposite_ones():
     assert agreement(1.0).min() < -0.2
 
 
-def test_defaults_give_the_same_log_as_before_there_were_drift_rotation_rank_and_effects():
+def test_default_settings_give_an_unchanged_log():
     chosen = settings(vectors=9)
     rows = draw(chosen)
     integers = (rows.user, rows.item, rows.domain, rows.label, rows.time)
@@ -107,7 +107,7 @@ def test_defaults_give_the_same_log_as_before_there_were_drift_rotation_rank_and
 
 
 @pytest.mark.parametrize("conflict", [0.0, 0.5])
-def test_drift_turns_tastes_from_day_to_day_and_leaves_the_domains_agreement(conflict):
+def test_drift_rotates_tastes_and_keeps_the_agreement_between_domains(conflict):
     users, items = np.arange(20_000) % 2000, np.arange(20_000) * 7 % 800
     world = make_world(settings(conflict=conflict, drift=0.2, days=4))
     scores = np.array([[score(world, users, items, np.full(20_000, d), day) for d in range(6)] for day in range(4)])
@@ -132,7 +132,7 @@ def test_labels_and_the_oracle_follow_the_drift():
     assert np.array_equal(part.true_probability, rows.true_probability[41_000:41_050])
 
 
-def test_with_one_factor_there_is_nowhere_to_turn():
+def test_full_drift_with_one_factor_gives_finite_probabilities():
     assert np.isfinite(draw(settings(rows=100, factors=1, drift=1.0)).true_probability).all()
 
 
@@ -161,12 +161,12 @@ def test_late_domains_come_on_the_second_day_with_all_their_rows():
         {"position_effect": -0.1},
     ],
 )
-def test_impossible_settings_are_refused(wrong):
+def test_invalid_settings_are_rejected(wrong):
     with pytest.raises(ValueError, match=rf"synthetic.{next(iter(wrong))} .* got"):
         settings(**wrong)
 
 
-def test_own_tastes_of_a_rank_lie_in_one_subspace_on_all_days():
+def test_tastes_of_a_rank_are_in_one_subspace_on_all_days():
     world = make_world(settings(conflict=1.0, rank=3, drift=0.2))
     for tastes in (world.taste, world.leaning):
         assert np.linalg.norm(tastes, axis=1) == pytest.approx(1.0, abs=1e-6)
@@ -213,7 +213,7 @@ def test_overlap_decides_how_many_users_are_shared():
     assert domains_of_a_user(1.0) > 5
 
 
-def test_published_vectors_are_the_factors_with_noise_then_noise_alone():
+def test_published_vectors_are_factors_with_noise_then_only_noise():
     chosen = settings(vectors=12, noise=0.3)
     ids = np.arange(5000)
     vectors = published_vectors(chosen, "user", ids)

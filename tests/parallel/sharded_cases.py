@@ -19,7 +19,7 @@ from mamdr_core.learning.methods import METHODS
 from mamdr_core.learning.settings import DRSettings, LearningSettings
 from mamdr_core.models.tables import readers
 from mamdr_core.parallel.averaging import mean_change
-from mamdr_core.parallel.collective import SingleProcess, gather_numbers, most
+from mamdr_core.parallel.collective import SingleProcess, all_reduce_max, gather_numbers
 from mamdr_core.parallel.sharded import ShardedTable
 from mamdr_core.parallel.supports import SupportSample
 from mamdr_core.shards.arrays import Arrays
@@ -111,7 +111,7 @@ class Case:
                 )
             ),
             seed=3,
-            most=partial(most, collective),
+            most=partial(all_reduce_max, collective),
             average_gradient=partial(mean_change, collective, touched_only=False),
             gather=partial(gather_numbers, collective),
             rank=collective.rank,

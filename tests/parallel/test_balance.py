@@ -22,7 +22,7 @@ def loads(batches, ranks):
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.integers(0, 400), min_size=1, max_size=15), st.integers(1, 9), st.integers(1, 60), st.integers(0, 9))
-def test_every_row_of_a_slice_is_in_one_batch_and_no_rank_gains_what_it_lacks_the_room_for(sizes, ranks, batch, seed):
+def test_every_row_is_in_one_batch_and_no_rank_exceeds_its_room(sizes, ranks, batch, seed):
     random = np.random.default_rng(seed)
     start_n = random.integers(0, 50, len(sizes))
     stop_n, owner_n = start_n + sizes, random.integers(0, ranks, len(sizes))
@@ -59,7 +59,7 @@ def test_a_domain_with_half_of_all_rows_is_split(ranks):
     assert steps.max() <= 1.03 * steps.mean() + 1
 
 
-def test_400_ranks_share_out_10_domains():
+def test_400_ranks_share_10_domains():
     sizes = np.array([10_000, 3000, 1000, 500, 100, 50, 20, 10, 5, 0])
     batches = balance_ranks(np.zeros_like(sizes), sizes, place_domains(sizes, 400), 400, 10)
     rows, steps = loads(batches, 400)

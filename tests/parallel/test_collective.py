@@ -11,7 +11,7 @@ from mamdr_core.parallel.collective import run_simulated
 from mamdr_core.parallel.placement import place_domains
 
 
-def test_simulated_ranks_speak_as_a_collective():
+def test_simulated_ranks_implement_the_collective_operations():
     def task(collective):
         own = torch.tensor([float(collective.rank + 1)])
         sent = torch.arange(3.0) + 10 * collective.rank
@@ -39,7 +39,7 @@ def test_a_simulated_rank_that_fails_stops_the_others():
         run_simulated(task, 3)
 
 
-def test_changes_are_averaged_by_rows_and_embedding_rows_over_the_ranks_that_touched_them():
+def test_embedding_rows_are_averaged_over_the_ranks_that_touched_them():
     changes = [
         Change(torch.tensor([1.0, 0.0]), {"user": Rows(torch.tensor([0, 2]), torch.tensor([[1.0], [3.0]]))}),
         Change(torch.tensor([4.0, 3.0]), {"user": Rows(torch.tensor([2, 5]), torch.tensor([[6.0], [7.0]]))}),
@@ -53,7 +53,7 @@ def test_changes_are_averaged_by_rows_and_embedding_rows_over_the_ranks_that_tou
         torch.testing.assert_close(mean.rows["user"].values, torch.tensor([[1.0], [5.0], [7.0]]))
 
 
-def test_the_gradient_of_the_mean_loss_of_all_ranks_is_over_all_of_their_rows():
+def test_the_gradient_of_the_mean_loss_is_over_the_rows_of_all_ranks():
     """A row that the second rank alone touched moves by its part of the whole batch."""
     gradients = [
         Change(torch.tensor([1.0]), {"user": Rows(torch.tensor([0, 2]), torch.tensor([[3.0], [6.0]]))}),
@@ -68,7 +68,7 @@ def test_the_gradient_of_the_mean_loss_of_all_ranks_is_over_all_of_their_rows():
         torch.testing.assert_close(mean.rows["user"].values, torch.tensor([[1.0], [6.0], [6.0]]))
 
 
-def test_a_round_in_which_nobody_has_rows_changes_nothing():
+def test_a_round_without_rows_changes_nothing():
     means = run_simulated(lambda c: mean_change(c, Change(torch.zeros(2)), 0.0), 2)
     assert means[0].dense.tolist() == [0.0, 0.0]
 
@@ -82,7 +82,7 @@ def test_placement_balances_rows_and_is_the_same_every_time():
     assert sorted(set(place_domains(np.array([5, 6]), 4))) == [0, 1]
 
 
-def test_small_domains_that_lie_together_go_to_one_rank_and_loads_stay_even():
+def test_adjacent_small_domains_share_a_rank_and_loads_are_even():
     rows = np.full(1000, 10)
     rows[:3] = (4000, 700, 900)  # large: placed by themselves
     positions = np.random.default_rng(0).permutation(1000)

@@ -1,4 +1,4 @@
-"""Ranks in Spark tasks under both launchers: results, and what becomes of ranks that raise, hang, stop or die."""
+"""Ranks in Spark tasks under both launchers: results, and ranks that raise, hang, stop or die."""
 
 import os
 import time
@@ -38,7 +38,7 @@ def run(spark, request, tmp_path):
 
 
 @under(*LAUNCHERS)
-def test_ranks_speak_as_simulated_ones_do_and_their_results_come_in_rank_order(run, capsys):
+def test_ranks_behave_as_simulated_ones_and_return_results_in_rank_order(run, capsys):
     """A rank that makes progress, or waits for one, may take longer than the limit for ranks that hang."""
 
     def task(collective):
@@ -63,12 +63,12 @@ def test_ranks_speak_as_simulated_ones_do_and_their_results_come_in_rank_order(r
             beat()
         return task(collective), os.environ["LOCAL_RANK"], os.environ["LOCAL_WORLD_SIZE"]
 
-    assert run(place, stall_limit=3) == [(said, str(rank), "2") for rank, said in enumerate(run_simulated(task, 2))]
+    assert run(place, stall_limit=3) == [(result, str(rank), "2") for rank, result in enumerate(run_simulated(task, 2))]
     assert "[rank 1] " in capsys.readouterr().err
 
 
 @under(*LAUNCHERS)
-def test_a_rank_that_raises_ends_the_others_and_is_told_with_its_traceback(run):
+def test_a_rank_that_raises_stops_the_others_and_its_traceback_is_reported(run):
     def task(collective):
         collective.all_reduce(torch.ones(1))
         if collective.rank == 1:
@@ -82,7 +82,7 @@ def test_a_rank_that_raises_ends_the_others_and_is_told_with_its_traceback(run):
 
 
 @under("torch")
-def test_what_a_user_can_mend_stays_one_line(run):
+def test_user_errors_stay_one_line(run):
     def task(collective):
         if collective.rank == 1:
             raise MamdrError("mend me")
@@ -93,7 +93,7 @@ def test_what_a_user_can_mend_stays_one_line(run):
 
 
 @under("torch")
-def test_ranks_that_stop_are_no_failure(run):
+def test_stopped_ranks_are_not_a_failure(run):
     def task(collective):
         collective.all_reduce(torch.ones(1))
         if collective.rank == 0:
@@ -105,7 +105,7 @@ def test_ranks_that_stop_are_no_failure(run):
 
 
 @under(*LAUNCHERS)
-def test_a_rank_that_hangs_is_ended_with_what_it_was_doing(run):
+def test_a_hanging_rank_is_stopped_and_its_stacks_are_reported(run):
     """Stuck in C without releasing the interpreter, where no thread of Python runs; the other waits for it."""
 
     def task(collective):
@@ -125,7 +125,7 @@ def test_a_rank_that_hangs_is_ended_with_what_it_was_doing(run):
 @pytest.mark.parametrize(
     ("run", "above"), [("horovod", "its launcher"), ("horovod", "its task"), ("torch", "its task")], indirect=["run"]
 )
-def test_when_a_process_above_a_rank_is_killed_it_dies(run, above):
+def test_a_rank_dies_with_its_parent_processes(run, above):
     """The Python of its Spark task, or what Horovod has between that and the rank."""
 
     def task(collective):

@@ -1,4 +1,4 @@
-"""What listens while a job runs on one machine: nothing that another machine reaches, but for Horovod's launcher."""
+"""A job on one machine listens only on local addresses, except for the launcher of Horovod."""
 
 import threading
 import time
@@ -29,7 +29,7 @@ def beyond_this_machine(found):
     return {name for name, ip, _ in found if ip not in LOOPBACK}
 
 
-def test_a_session_listens_on_this_machine_alone_and_has_no_web_server(spark):
+def test_a_session_listens_only_locally_and_has_no_web_server(spark):
     assert spark.sparkContext.parallelize([1, 2], 2).map(lambda number: number + 1).sum() == 5
     found = listeners()
     assert {name for name, _, _ in found} >= {"java"}
@@ -38,16 +38,16 @@ def test_a_session_listens_on_this_machine_alone_and_has_no_web_server(spark):
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_ranks_open_what_their_launcher_needs_and_the_driver_hears_them_on_this_machine(spark, monkeypatch, launcher):
+def test_ranks_listen_only_for_their_launcher_and_the_driver_only_locally(spark, monkeypatch, launcher):
     def task(collective):
         time.sleep(3)
         return collective.rank
 
-    seen, heard_at, done, real = set(), [], threading.Event(), launch.RankOutput
+    seen, listened_at, done, real = set(), [], threading.Event(), launch.RankOutput
 
     def listen(*arguments):
         output = real(*arguments)
-        heard_at.append(output._server.getsockname()[0])
+        listened_at.append(output._server.getsockname()[0])
         return output
 
     def look():
@@ -62,8 +62,8 @@ def test_ranks_open_what_their_launcher_needs_and_the_driver_hears_them_on_this_
     finally:
         done.set()
         looking.join()
-    assert len(heard_at) == 1
-    assert heard_at[0] in LOOPBACK
+    assert len(listened_at) == 1
+    assert listened_at[0] in LOOPBACK
     # Horovod: signed messages between the driver and the tasks, the rendezvous, and Gloo between ranks; all Python.
     # torch: Gloo between ranks.
     beyond = beyond_this_machine(seen)

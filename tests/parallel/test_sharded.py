@@ -53,7 +53,7 @@ def test_each_rank_holds_every_wth_row():
         ShardedTable(USER, WHOLE[::2], SingleProcess())
 
 
-def test_a_row_out_of_reach_is_a_clear_error():
+def test_reading_a_row_that_was_not_fetched_is_a_clear_error():
     table = shard(WHOLE, USER, SingleProcess())
     with pytest.raises(KeyError, match="row 3 of table user has not been fetched"):
         table[ids(3)]
@@ -68,7 +68,7 @@ def test_a_row_out_of_reach_is_a_clear_error():
         table.fetch(ids(7, 2))
 
 
-def test_differences_go_to_owners_who_average_over_the_ranks_that_touched_a_row():
+def test_owners_average_changes_over_the_ranks_that_touched_a_row():
     said = [
         Rows(ids(0, 2), torch.tensor([[1.0, 1.0], [3.0, 0.0]])),
         Rows(ids(2, 5), torch.tensor([[6.0, 3.0], [7.0, 7.0]])),
@@ -88,7 +88,7 @@ def test_differences_go_to_owners_who_average_over_the_ranks_that_touched_a_row(
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_the_start_is_that_of_whole_tables(ranks):
+def test_initial_values_equal_those_of_whole_tables(ranks):
     engine, _ = small_engine(3)
     whole = initial_shared(engine.flat.module, engine.tables, seed=4)
 
@@ -118,7 +118,7 @@ MORE = [
 
 
 @pytest.mark.parametrize("case", CASES + MORE + SHARED_ROWS, ids=str)
-def test_sharded_tables_train_what_whole_tables_train(case):
+def test_training_with_sharded_tables_equals_whole_tables(case):
     whole = run_simulated(partial(case.run, sharded=False), case.ranks)
     sharded = run_simulated(partial(case.run, sharded=True), case.ranks)
     start = case.start()[1]
@@ -132,7 +132,7 @@ def test_sharded_tables_train_what_whole_tables_train(case):
 
 
 @pytest.mark.parametrize("case", CASES + SHARED_ROWS, ids=str)
-def test_ranks_with_sharded_tables_give_what_one_process_gives_that_averages_their_trajectories(case):
+def test_sharded_tables_equal_averaging_the_trajectories_in_one_process(case):
     sharded = run_simulated(partial(case.run, sharded=True), case.ranks)
     expected, specific = in_one_process(case)
     assert_close(gathered([part for part, _, _ in sharded]), expected)
@@ -145,7 +145,7 @@ def test_ranks_with_sharded_tables_give_what_one_process_gives_that_averages_the
 @pytest.mark.parametrize("rows", ["none", "touched"])
 @pytest.mark.parametrize("state", ["fresh", "carried"])
 @pytest.mark.parametrize("sharded", [False, True])
-def test_the_fast_engine_trains_what_the_eager_one_trains(sharded, state, rows):
+def test_the_fast_engine_trains_like_the_eager_engine(sharded, state, rows):
     results = []
     for fast in (False, True):
         case = Case("mamdr", state=state, rows=rows, fast=fast)
@@ -194,7 +194,7 @@ def averaged_by_hand(steps: list[Change], weights: list[float], shared: Shared) 
     return Change(dense, rows)
 
 
-def test_carried_moments_are_those_of_dense_parameters_and_rows_start_afresh_in_every_round():
+def test_carried_moments_cover_dense_parameters_but_not_embedding_rows():
     """Adam's first step moves by the learning rate: so it does on every row in each round, not on dense parameters."""
 
     def task(collective):
@@ -236,7 +236,7 @@ def test_ranks_with_different_numbers_of_parts_measure_in_step(monkeypatch):
                 assert one.overall()[name] == pytest.approx(measured.overall()[name], abs=1e-12)
 
 
-def test_dr_in_parts_that_ranks_have_different_numbers_of_gives_what_one_part_gives(monkeypatch):
+def test_dr_in_parts_equals_dr_in_one_part_if_ranks_differ_in_parts(monkeypatch):
     """Supports and embedding rows are fetched by parts of one target; the first rank has the most of them."""
     case = Case("mamdr", ranks=3, owner=(0, 0, 0, 0, 1))
     at_once = run_simulated(partial(case.run, sharded=True), 3)

@@ -1,4 +1,4 @@
-"""Users' own modules on the ranks: whatever the driver can import, each rank can, whichever launcher started it."""
+"""Plugin modules that the driver can import can be imported by ranks of both launchers."""
 
 import importlib
 import sys

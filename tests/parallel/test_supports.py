@@ -1,4 +1,4 @@
-"""Samples of support rows: the same on any number of ranks, of which a rank receives what it has drawn."""
+"""Samples of support rows: equal on any number of ranks, each of which receives the rows that it draws."""
 
 import numpy as np
 import pytest

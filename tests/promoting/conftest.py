@@ -33,7 +33,7 @@ class TwoDays:
 
 
 def write_day(path, number):
-    """A log whose clicks follow its numeric column; day 2 has users, items and a domain of its own."""
+    """A log whose clicks depend on its numeric column; day 2 has additional users, items and a domain."""
     random = np.random.default_rng(number)
     rows, domains = 3000, 3 + number
     taste = random.normal(loc=number, size=rows)

@@ -1,4 +1,4 @@
-"""The gate on a lake: a first day, a champion on rows of ids that it does not know, an older day, a lost package."""
+"""The gate on a lake: a first day, a champion with unknown ids, an older day, a missing package."""
 
 import re
 import shutil
@@ -28,20 +28,20 @@ QUERIES = re.findall(r"```sql\n(.*?)```", GUIDE, re.DOTALL)
 
 
 def promote(spark, lake, number, run_id, day):
-    """Have a run serve, whatever the gate says."""
+    """Promote a run without the gate."""
     row = (number, run_id, None, "promote", day, True, datetime.now(UTC))
     lake.append("promotions", spark.createDataFrame([row], spark_schema(TABLES["promotions"])))
 
 
 @pytest.fixture(scope="module")
 def decided(spark, two_days):
-    """What the gate says of the first day's run, then of the second's with the first as champion."""
+    """Decisions about the run of the first day, and about that of the second day with the first as champion."""
     first = decide(spark, two_days.gate(0))
     promote(spark, two_days.lake, 1, two_days.ids[0], date(2026, 1, 1))
     return first, decide(spark, two_days.gate(1))
 
 
-def test_the_first_run_is_held_against_absolute_limits_with_the_figures_of_its_training(two_days, decided):
+def test_the_first_run_is_checked_against_absolute_limits(two_days, decided):
     first, run = decided[0], two_days.runs[0]
     assert (first["run_id"], first["champion"], first["passed"]) == (run["run_id"], None, True)
     assert first["serves"] is None
@@ -51,11 +51,11 @@ def test_the_first_run_is_held_against_absolute_limits_with_the_figures_of_its_t
     assert first["calibration_error"] == pytest.approx(run["test_calibration_error"], abs=1e-6)
     assert (first["domains"], first["champion_auc"], first["day_auc"]) == (3, None, None)
     assert first["reasons"] == [
-        f"it holds the absolute limits: mean AUC {first['auc']:.4f}; it was compared with no champion"
+        f"it is within the absolute limits: mean AUC {first['auc']:.4f}; there is no champion to compare with"
     ]
 
 
-def test_the_challenger_is_compared_on_the_same_rows_with_a_champion_that_lacks_ids(two_days, decided):
+def test_a_champion_with_unknown_ids_is_compared_on_the_same_rows(two_days, decided):
     second, lake = decided[1], two_days.lake
     assert (second["champion"], second["passed"], second["serves"]) == (two_days.ids[0], True, two_days.ids[0])
     assert second["auc"] == pytest.approx(two_days.runs[1]["test_auc"], abs=1e-9)
@@ -87,7 +87,7 @@ def test_a_champion_on_its_own_rows_has_the_figures_of_its_training(spark, two_d
 
 
 @pytest.mark.parametrize("at_once", [100, 1 << 24])
-def test_the_days_are_those_of_the_columns_rows(spark, two_days, monkeypatch, at_once):
+def test_days_match_the_rows_of_the_columns(spark, two_days, monkeypatch, at_once):
     monkeypatch.setattr(opening, "DAY_ROWS", at_once)
     trained = open_trained(spark, two_days.configs[1], two_days.ids[1])
     own = open_challenger(trained)
@@ -103,21 +103,21 @@ def test_the_days_are_those_of_the_columns_rows(spark, two_days, monkeypatch, at
     assert found == expected
 
 
-def test_a_decision_is_read_back_and_made_again_the_same(spark, two_days, decided):
-    assert find_decision(two_days.lake, two_days.ids[1]).told() | {"serves": two_days.ids[0]} == decided[1]
+def test_decisions_can_be_read_back_and_are_deterministic(spark, two_days, decided):
+    assert find_decision(two_days.lake, two_days.ids[1]).summary() | {"serves": two_days.ids[0]} == decided[1]
     assert decide(spark, two_days.gate(1)) == decided[1]
     assert two_days.lake.read("gate_decisions").count() == 2
 
 
-def test_a_limit_that_is_broken_stops_the_run_and_a_champion_passes_as_it_was(spark, two_days, decided):
+def test_a_violated_limit_stops_a_run_and_the_champion_keeps_its_decision(spark, two_days, decided):
     stopped = decide(spark, two_days.gate(1, least_auc=0.99))
     assert (stopped["passed"], stopped["auc"]) == (False, decided[1]["auc"])
     assert stopped["reasons"] == [f"its mean AUC is {stopped['auc']:.4f}, below gate.least_auc 0.99"]
     again = decide(spark, two_days.gate(0, least_auc=0.99))
-    assert again == decided[0] | {"serves": two_days.ids[0]}  # it serves already
+    assert again == decided[0] | {"serves": two_days.ids[0]}  # it already serves
 
 
-def test_a_lost_champion_leaves_the_absolute_limits_and_is_named(spark, two_days, decided):
+def test_without_the_package_of_the_champion_only_absolute_limits_apply(spark, two_days, decided):
     package = Path(two_days.runs[0]["package"])
     shutil.move(package, package.with_name("aside"))
     try:
@@ -129,7 +129,7 @@ def test_a_lost_champion_leaves_the_absolute_limits_and_is_named(spark, two_days
     assert str(package) in alone["reasons"][1]
 
 
-def test_the_queries_of_the_operating_guide_answer(spark, two_days, decided):
+def test_the_queries_of_the_operating_guide_work(spark, two_days, decided):
     create_views(spark, two_days.lake)
     decide(spark, two_days.gate(1, least_auc=0.99))
     served, stopped = (spark.sql(query).collect() for query in QUERIES)
@@ -139,7 +139,7 @@ def test_the_queries_of_the_operating_guide_answer(spark, two_days, decided):
     ]
 
 
-def test_a_bad_day_can_leave_clicks_as_the_operating_guide_says(spark, two_days):
+def test_a_bad_day_can_be_deleted_as_the_operating_guide_describes(spark, two_days):
     statement = re.search(r'-e "(DELETE FROM .*)"', GUIDE)[1].replace("\\`", "`")
     before, version = two_days.lake.read("clicks").count(), two_days.lake.version("clicks")
     spark.sql(statement.replace("/data/lake", two_days.lake.root))
@@ -147,7 +147,7 @@ def test_a_bad_day_can_leave_clicks_as_the_operating_guide_says(spark, two_days)
     DeltaTable.forPath(spark, two_days.lake.path("clicks")).restoreToVersion(version)
 
 
-def test_a_run_of_an_earlier_day_is_stopped_and_what_was_decided_before_stays(spark, two_days, decided):
+def test_a_run_of_an_earlier_day_is_stopped_and_earlier_decisions_are_kept(spark, two_days, decided):
     promote(spark, two_days.lake, 2, two_days.ids[1], date(2026, 1, 2))
     assert decide(spark, two_days.gate(0)) == decided[0] | {"serves": two_days.ids[0]}
     table = TABLES["gate_decisions"]

@@ -1,4 +1,4 @@
-"""DeLong's variances are those of the definition, pair by pair, with ties; and they predict how much AUCs scatter."""
+"""DeLong variances equal their pairwise definition, with ties, and give intervals with nominal coverage."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_the_mean_placement_is_the_exact_auc(rows):
     np.testing.assert_allclose(mean, exact, rtol=0, atol=1e-12)
 
 
-def test_one_click_gives_an_auc_without_a_variance_and_a_bad_score_neither():
+def test_one_click_gives_an_auc_without_a_variance_and_a_nan_score_neither():
     labels = np.array([1, 0, 0, 1, 1, 0, 0.0])
     scores = np.array([1, 2, 0, 0.3, np.nan, 0.1, 0.2])
     mean, variance = mean_and_variance(placements(scores, labels, np.array([0, 3, 7])), labels, np.array([0, 3, 7]))
@@ -59,7 +59,7 @@ def test_one_click_gives_an_auc_without_a_variance_and_a_bad_score_neither():
     assert np.isnan([variance[0], mean[1], variance[1]]).all()
 
 
-def test_of_many_samples_the_intervals_hold_the_true_difference_as_often_as_they_say():
+def test_intervals_have_their_nominal_coverage():
     random = np.random.default_rng(1)
     samples, each = 2000, 120
     labels = (np.arange(samples * each) % 3 == 0).astype(float)

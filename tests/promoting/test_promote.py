@@ -1,4 +1,4 @@
-"""One pointer to the run that serves: moved by a passing decision, once, in order; and back."""
+"""Promotion after a passing decision, rollbacks, and concurrent promotions."""
 
 import threading
 from datetime import UTC, date, datetime
@@ -72,34 +72,34 @@ def shop(spark, tmp_path, monkeypatch):
 
 def test_a_run_that_passed_serves_and_promoting_it_again_changes_nothing(shop):
     shop.decide("a", None)
-    told = shop.promote("a")
-    assert told == {
+    result = shop.promote("a")
+    assert result == {
         "run_id": "a", "promoted": True, "champion": "a", "replaced": None, "kind": "promote", "reason": None
     }  # fmt: skip
     again = shop.promote("a")
     assert (again["promoted"], again["champion"], again["replaced"]) == (False, "a", None)
-    assert again["reason"] == "run a serves already"
+    assert again["reason"] == "run a already serves"
     shop.decide("b", "a")
     assert shop.promote("b")["replaced"] == "a"
     assert shop.history() == [(None, "a"), ("a", "b")]
 
 
-def test_a_run_without_a_passing_decision_against_the_champion_of_now_is_refused_unless_forced(shop):
-    with pytest.raises(MamdrError, match=r"has not seen run a: first spark-submit jobs/gate\.py --set gate\.run_id=a"):
+def test_only_a_run_that_passed_against_the_current_champion_is_promoted(shop):
+    with pytest.raises(MamdrError, match=r"has not evaluated run a: first run spark-submit jobs/gate\.py"):
         shop.promote("a")
     shop.decide("a", None, passed=False)
     with pytest.raises(MamdrError, match=r"the gate stopped run a: its reason; promote\.force promotes it anyway"):
         shop.promote("a")
     assert shop.promote("a", force=True)["promoted"]
     shop.decide("c", "b")
-    with pytest.raises(MamdrError, match="run c was compared with b, and a serves now: again"):
+    with pytest.raises(MamdrError, match="run c was compared with b, and a serves now: run"):
         shop.promote("c")
     assert [row["forced"] for row in shop.lake.read("promotions").collect()] == [True]
     with pytest.raises(MamdrError, match="has no run nowhere"):
         shop.promote("nowhere")
 
 
-def test_days_that_run_again_replace_no_newer_day_and_bring_nothing_back(shop):
+def test_repeated_days_neither_replace_newer_days_nor_undo_rollbacks(shop):
     shop.serve("b", "c")
     shop.decide("a", None)
     assert shop.promote("a")["reason"] == "a newer day serves: the champion c is of 2026-01-03, run a of 2026-01-01"
@@ -107,12 +107,12 @@ def test_days_that_run_again_replace_no_newer_day_and_bring_nothing_back(shop):
     assert shop.promote(rollback="previous")["champion"] == "b"
     again = shop.promote("c")  # the task of day 3 runs again after a person went back to day 2
     assert (again["promoted"], again["champion"]) == (False, "b")
-    assert again["reason"] == "run c has served before; to go back to it: --rollback c"
+    assert again["reason"] == "run c has served before; to roll back to it, use --rollback c"
     shop.serve("d")
     assert shop.history()[2:] == [("c", "b"), ("b", "d")]
 
 
-def test_going_back_goes_back_further_each_time_or_to_any_run_that_has_served(shop):
+def test_rollbacks_reach_earlier_champions_one_by_one_or_by_id(shop):
     shop.serve("a", "b", "c")
     assert shop.promote(rollback="previous") == {
         "run_id": "b", "promoted": True, "champion": "b", "replaced": "c", "kind": "rollback", "reason": None
@@ -125,7 +125,9 @@ def test_going_back_goes_back_further_each_time_or_to_any_run_that_has_served(sh
     with pytest.raises(MamdrError, match="run d has never served; these have: c, a, b"):
         shop.promote(rollback="d")
     Path(shop.lake.path_of("packages", "b")).rmdir()
-    with pytest.raises(MamdrError, match=r"run b cannot serve: .*packages/b is not a model package; others .*: c, a"):
+    with pytest.raises(
+        MamdrError, match=r"run b cannot serve: .*packages/b is not a model package; other runs .*: c, a"
+    ):
         shop.promote(rollback="b")
     assert shop.history()[3:] == [("c", "b"), ("b", "a"), ("a", "c")]
     assert [row["kind"] for row in shop.lake.read("promotions").orderBy("number").collect()[2:4]] == [
@@ -134,17 +136,17 @@ def test_going_back_goes_back_further_each_time_or_to_any_run_that_has_served(sh
     ]
 
 
-def test_without_a_promotion_there_is_nothing_to_go_back_to(shop):
+def test_rollback_without_a_promotion_is_an_error(shop):
     with pytest.raises(MamdrError, match=r"promote\.rollback: no run of .* has been promoted"):
         shop.promote(rollback="previous")
 
 
-def test_of_jobs_at_one_moment_each_sees_what_the_others_did(shop, monkeypatch):
+def test_concurrent_promotions_are_serialised(shop, monkeypatch):
     """Two read the same history; one adds its row, the other must read again, and finds its decision out of date."""
     shop.serve("a")
     for run_id in "bc":
         shop.decide(run_id, "a")
-    both_read, check = threading.Barrier(2, timeout=120), promoting._check
+    both_read, check = threading.Barrier(2, timeout=120), promoting.check_promotion
     waited = threading.local()
 
     def check_together(*arguments):
@@ -153,14 +155,14 @@ def test_of_jobs_at_one_moment_each_sees_what_the_others_did(shop, monkeypatch):
             waited.done = True
             both_read.wait()
 
-    monkeypatch.setattr(promoting, "_check", check_together)
-    said = {}
+    monkeypatch.setattr(promoting, "check_promotion", check_together)
+    results = {}
 
     def run(run_id):
         try:
-            said[run_id] = shop.promote(run_id)
+            results[run_id] = shop.promote(run_id)
         except MamdrError as error:
-            said[run_id] = str(error)
+            results[run_id] = str(error)
 
     threads = [threading.Thread(target=run, args=(run_id,)) for run_id in "bc"]
     for thread in threads:
@@ -171,10 +173,10 @@ def test_of_jobs_at_one_moment_each_sees_what_the_others_did(shop, monkeypatch):
     assert len(history) == 2
     winner = history[1][1]
     loser = "c" if winner == "b" else "b"
-    assert said[winner] == {
+    assert results[winner] == {
         "run_id": winner, "promoted": True, "champion": winner, "replaced": "a", "kind": "promote", "reason": None
     }  # fmt: skip
     if winner == "b":  # c, of a newer day, was compared with a
-        assert "run c was compared with a, and b serves now" in said["c"]
+        assert "run c was compared with a, and b serves now" in results["c"]
     else:
-        assert said[loser]["reason"].startswith("a newer day serves")
+        assert results[loser]["reason"].startswith("a newer day serves")

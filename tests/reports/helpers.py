@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 
-from mamdr_core.reports.facts import Facts, Other
+from mamdr_core.reports.facts import Facts, ReferenceRun
 from schemas import TABLES
 
 DAY = date(2026, 1, 7)
@@ -99,8 +99,8 @@ def make_facts(domains=300, ids=None, seed=0, **changes):
         run=run_row(),
         ids=ids,
         figures=figures,
-        joint=Other(run_row("20260107T050000-joint-aaaaaa", method="joint"), joint, auc, same_rows=False),
-        before=Other(earlier, champion, auc, same_rows=True),
+        joint=ReferenceRun(run_row("20260107T050000-joint-aaaaaa", method="joint"), joint, auc, same_rows=False),
+        before=ReferenceRun(earlier, champion, auc, same_rows=True),
         days=[
             {"ds": DAY - timedelta(6 - day), "rows": 200_000 + 9_000 * day, "clicks": 9_000 + 500 * day,
              "domains": n, "new_users": 700}

@@ -113,7 +113,7 @@ def test_the_pointer_names_a_dot_of_many(show):
     assert chart.locator("text.pointed").count() == 0
 
 
-def test_scrolling_draws_what_is_in_view(show):
+def test_scrolling_renders_the_visible_rows(show):
     page = show(make_facts(N))
     page.get_by_role("button", name="domain", exact=True).click()
     page.locator("#box").evaluate("box => { box.scrollTop = 34 * 2500 }")
@@ -156,7 +156,7 @@ def test_on_a_phone_only_tables_scroll_sideways(show, ids):
     assert size >= 9.5  # pixels
 
 
-def test_hostile_ids_stand_in_the_table_as_they_are(show):
+def test_hostile_ids_are_shown_unchanged_in_the_table(show):
     page = show(make_facts(ids=HOSTILE))
     assert page.title() == "mamdr · 2026-01-07 · MAMDR report"
     assert sorted(column(page, 1)) == sorted(HOSTILE)
@@ -164,7 +164,7 @@ def test_hostile_ids_stand_in_the_table_as_they_are(show):
     assert column(page, 1) == [HOSTILE[2]]
 
 
-def test_a_failed_run_has_a_page_without_complaints(show):
+def test_the_page_of_a_failed_run_has_no_script_errors(show):
     page = show(empty_facts(status="failed", error="<b>boom</b>"), viewport=PHONE)
     assert page.get_by_text("<b>boom</b>").is_visible()
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]

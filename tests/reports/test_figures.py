@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from mamdr_core.reports.facts import Other
+from mamdr_core.reports.facts import ReferenceRun
 from mamdr_core.reports.figures import calibration, calibration_groups, difference, groups_by, ranked, weighted_mean
 
 NAN = float("nan")
 
 
 def other(theirs, ours):
-    return Other({"run_id": "o"}, np.array(theirs), np.array(ours), same_rows=True)
+    return ReferenceRun({"run_id": "o"}, np.array(theirs), np.array(ours), same_rows=True)
 
 
 def test_a_difference_is_over_the_domains_that_both_have_an_auc_in():
@@ -45,8 +45,8 @@ def test_calibration_is_predicted_over_found_clicks():
     }
     assert calibration(figures)[:2] == pytest.approx([2.0, 0.5])
     assert np.isnan(calibration(figures)[2])
-    promised, found = calibration_groups(figures, groups=2)
-    assert promised == pytest.approx([(0.1 + 5) / 60, 0.2])  # in order of prediction, about equal rows
+    predicted, found = calibration_groups(figures, groups=2)
+    assert predicted == pytest.approx([(0.1 + 5) / 60, 0.2])  # in order of prediction, about equal rows
     assert found == pytest.approx([10 / 60, 0.1])
 
 

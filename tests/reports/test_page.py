@@ -1,4 +1,4 @@
-"""The page holds what happened, says how to get what is missing, and takes any text for a text."""
+"""The page shows results, explains how to obtain missing ones, and escapes all texts."""
 
 import json
 import re
@@ -31,11 +31,11 @@ def words(page):
     return " ".join(" ".join(Reader(page).texts).split())
 
 
-def test_figures_are_shown_with_a_real_minus_and_unknown_ones_as_a_dash():
+def test_figures_use_a_minus_sign_and_unknown_ones_a_dash():
     assert [shown(value, "+.4f") for value in (-0.00123, 0.5, None, float("nan"))] == ["−0.0012", "+0.5000", "–", "–"]
 
 
-def test_the_head_tells_the_verdict_and_the_figures():
+def test_the_header_shows_the_verdict_and_the_figures():
     text = words(render(make_facts(), 10))
     assert "✗ Stopped by the gate" in text
     assert "weighted AUC of the newest day is .0211 below the champion's (gate.day_drop .01)" in text
@@ -43,7 +43,7 @@ def test_the_head_tells_the_verdict_and_the_figures():
     assert re.search(r"against joint training and [−+][\d.]+ against the champion", text)
 
 
-def test_a_run_that_passed_and_serves_says_so():
+def test_the_header_shows_that_a_run_passed_and_serves():
     facts = make_facts()
     passed = facts.decision | {"passed": True, "reasons": ["mean AUC is .002 above the champion's"]}
     promoted = [{"kind": "promote", "promoted_at": facts.run["started_at"]}]
@@ -52,7 +52,7 @@ def test_a_run_that_passed_and_serves_says_so():
     assert "mean AUC is .002 above the champion's" in text
 
 
-def test_every_domain_stands_in_the_table_once_with_its_figures():
+def test_the_table_has_every_domain_once_with_its_figures():
     facts = make_facts(57)
     page = render(facts, 10)
     table = json.loads(re.search(r'<script type="application/json" id="domains">(.*?)</script>', page, re.S)[1])
@@ -91,7 +91,7 @@ def test_nothing_is_fetched_and_only_the_one_script_may_run():
     assert "url(" not in page
 
 
-def test_every_section_has_a_heading_and_every_chart_a_text():
+def test_every_section_has_a_heading_and_every_chart_a_text_alternative():
     tags = Reader(render(make_facts(), 10)).tags
     ids = {attributes.get("id") for _, attributes in tags}
     sections = [attributes for tag, attributes in tags if tag == "section"]
@@ -102,7 +102,7 @@ def test_every_section_has_a_heading_and_every_chart_a_text():
     assert all(attributes["aria-label"] for tag, attributes in tags if tag == "svg")
 
 
-def test_what_a_mixed_model_has_learned_is_drawn():
+def test_learned_variances_of_a_mixed_model_are_drawn():
     variances = {"user": 0.25, "w.bias": 0.36, "w.user*item.0": 0.01, "w.user*item.1": 0.04}
     page = render(make_facts(run=run_row(specific_kind="mixed", variances=variances)), 2)
     assert "user 0.500; w.bias 0.600; w.user*item.1 0.200" in page
@@ -138,7 +138,7 @@ def test_one_domain_and_domains_without_an_auc_have_a_page():
     assert "shares no domain with an AUC" in text
 
 
-def test_joint_training_itself_and_a_first_day_are_told():
+def test_pages_of_joint_training_and_of_a_first_day():
     facts = make_facts(30, joint=None, before=None, run=run_row(method="joint"), decision=None)
     text = unescape(words(render(facts, 10)))
     assert "This run is joint training itself" in text

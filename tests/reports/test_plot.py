@@ -26,7 +26,7 @@ def test_ticks_are_round():
     ]
 
 
-def test_values_lie_between_the_ends_and_beyond_them_on_the_edge():
+def test_values_are_mapped_between_the_ends_and_clipped():
     assert Scale(0, 4).share([-1, 0, 1, 4, 9]).tolist() == [0, 0, 0.25, 1, 1]
     assert Scale(1, 10_000, log=True).share([1, 100, 10_000]) == pytest.approx([0, 0.5, 1])
 
@@ -39,22 +39,22 @@ def test_any_values_have_a_scale(values, log):
     assert np.isfinite(scale.share([scale.low, scale.high])).all()
 
 
-def test_what_has_no_place_is_left_out():
-    plot = Plot(Scale(1, 100, log=True), Scale(0, 1), "x", "y", "told")
+def test_values_that_cannot_be_shown_are_left_out():
+    plot = Plot(Scale(1, 100, log=True), Scale(0, 1), "x", "y", "label")
     svg = plot.points([1, 0, np.nan, 10, -3], [0.5, 0.5, 0.5, np.nan, 0.2], list("abcde")).svg()
     assert [title.text for title in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}title")] == ["a"]
 
 
-def test_many_points_are_one_path_and_weigh_little():
+def test_many_points_are_drawn_as_one_small_path():
     random = np.random.default_rng(0)
     n = 20_000
-    svg = Plot(Scale(0, 1), Scale(0, 1), "x", "y", "told").points(random.random(n), random.random(n), [""] * n).svg()
+    svg = Plot(Scale(0, 1), Scale(0, 1), "x", "y", "label").points(random.random(n), random.random(n), [""] * n).svg()
     assert n > NAMED
     assert svg.count('<path class="dots"') == 1
     assert len(svg) < 250_000
 
 
-def test_names_are_text_whatever_they_hold():
+def test_names_are_escaped():
     matrix = np.full((len(HOSTILE), len(HOSTILE)), 0.5)
     plot = Plot(Scale(0, 1), Scale(0, 1), HOSTILE[0], HOSTILE[1], HOSTILE[2])
     count = len(HOSTILE)

@@ -64,14 +64,14 @@ def test_the_facts_of_a_run_are_found(lake, facts):
     assert cosines == {(row["domain"], row["other"]): row["cosine"] for row in facts.pairs["before"]}
 
 
-def test_days_after_the_runs_and_far_before_it_are_left_out(lake, facts):
+def test_days_after_the_run_or_long_before_it_are_left_out(lake, facts):
     found = read_facts(lake, ReportSettings(run_id=CHAMPION, days=3))
     assert [row["ds"] for row in found.days] == [row["ds"] for row in facts.days[3:6]]
     assert found.new_domains == 0
     assert found.decision is None
 
 
-def test_without_the_gate_the_champion_of_an_earlier_day_is_set_beside_the_run(lake):
+def test_without_the_gate_a_run_is_compared_with_an_earlier_champion(lake):
     found = read_facts(lake, ReportSettings(run_id=JOINT))
     assert (found.before.run["run_id"], found.before.same_rows) == (CHAMPION, False)
     assert found.joint is None
@@ -82,49 +82,49 @@ def test_the_pairs_of_few_domains_make_the_heat_map(lake):
     assert len(found.pairs["before"]) == 5 * 4 / 2
 
 
-def test_the_job_writes_one_file_and_says_where(spark, lake):
-    said = write_report(spark, config_of(lake, RUN))
-    page = Path(said["report"])
+def test_the_job_writes_one_file_and_returns_its_path(spark, lake):
+    result = write_report(spark, config_of(lake, RUN))
+    page = Path(result["report"])
     assert page == Path(lake.root) / "reports" / f"{RUN}.html"
-    assert said["bytes"] == page.stat().st_size
-    assert (said["run_id"], said["domains"]) == (RUN, 60)
+    assert result["bytes"] == page.stat().st_size
+    assert (result["run_id"], result["domains"]) == (RUN, 60)
     assert "✗ Stopped by the gate" in page.read_text(encoding="utf-8")
     assert write_report(spark, config_of(lake, "champion"))["run_id"] == CHAMPION
     newest = write_report(spark, config_of(lake, ""))
     assert newest["run_id"] in (RUN, JOINT)  # begun at the same time
 
 
-def test_a_run_that_is_not_there_is_one_clear_line(spark, lake):
+def test_an_unknown_run_is_a_one_line_error(spark, lake):
     with pytest.raises(MamdrError, match=r"report\.run_id: training_runs of .* has no run x' OR 'a' = 'a"):
         write_report(spark, config_of(lake, "x' OR 'a' = 'a"))
 
 
-def test_a_lake_without_runs_is_one_clear_line(spark, tmp_path):
+def test_a_lake_without_runs_is_a_one_line_error(spark, tmp_path):
     for run_id in ("", "r"):
         with pytest.raises(MamdrError, match=r"has no table training_runs yet: run jobs/train_mamdr\.py first"):
             write_report(spark, config_of(Lake(spark, str(tmp_path / "lake")), run_id))
 
 
-def test_a_failed_run_in_a_lake_of_nothing_else_has_a_report(spark, tmp_path):
+def test_a_failed_run_in_an_empty_lake_has_a_report(spark, tmp_path):
     lake = Lake(spark, str(tmp_path / "lake"))
     failed = {"status": "failed", "error": "rank 1: out of memory", "seconds": None, "test_auc": None}
     record_run(spark, lake, run_row(**failed, finished_at=datetime(2026, 1, 7, 4, tzinfo=UTC)))
-    said = write_report(spark, config_of(lake, RUN))
-    assert said["domains"] == 0
-    page = Path(said["report"]).read_text(encoding="utf-8")
+    result = write_report(spark, config_of(lake, RUN))
+    assert result["domains"] == 0
+    page = Path(result["report"]).read_text(encoding="utf-8")
     assert "Run failed" in page
     assert "rank 1: out of memory" in page
     with pytest.raises(MamdrError, match="has no run that ended well"):
         write_report(spark, config_of(lake, ""))
 
 
-def test_a_champion_that_was_deleted_is_told(spark, lake, facts, tmp_path):
+def test_a_deleted_champion_is_reported(spark, lake, facts, tmp_path):
     other = Lake(spark, str(tmp_path / "lake"))
     record_run(spark, other, run_row(parent_run_id=CHAMPION))
     found = read_facts(other, ReportSettings(run_id=RUN))
     assert found.before.run["run_id"] == CHAMPION
-    said = write_report(spark, config_of(other, RUN))
-    assert f"Run {CHAMPION} has no figures by domain any more" in Path(said["report"]).read_text(encoding="utf-8")
+    result = write_report(spark, config_of(other, RUN))
+    assert f"Run {CHAMPION} has no figures by domain any more" in Path(result["report"]).read_text(encoding="utf-8")
 
 
 def test_settings_are_checked():

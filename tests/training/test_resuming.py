@@ -295,7 +295,7 @@ def test_an_executor_that_is_killed_costs_a_restart_and_changes_nothing(
     assert (said["status"], said["attempts"]) == ("ok", 2), log
     assert_same_package(said["package"], undisturbed_on_two["package"])
     assert "[rank 1] " in log
-    assert log.count("Spark gave this rank GPU 7") == 4
+    assert log.count("Spark assigned GPU 7 to this rank") == 4
     (cause,) = row_of(spark, on_two, folder.name)["causes"]
     # The rank itself is not named where it had done its last round just before.
     assert re.match(r"rank [01] of 2 was lost: |the ranks were lost: ", cause)

@@ -26,7 +26,7 @@
   let shown = [];
   let drawnFrom = -1;
 
-  function told(number, place) {
+  function format(number, place) {
     const value = columns[number].values[place];
     if (value === null) return "–";
     const { kind, digits } = columns[number];
@@ -90,7 +90,7 @@
     row.append(name);
     columns.forEach(({ kind, values }, each) => {
       const cell = row.insertCell();
-      cell.textContent = told(each, place);
+      cell.textContent = format(each, place);
       if (kind === "signed" && values[place]) cell.className = values[place] > 0 ? "good" : "bad";
     });
     return row;
@@ -140,7 +140,7 @@
       const right = x < (axes[0].from + axes[0].to) / 2;
       const number = columns.findIndex((each) => each.label === axes[1].column);
       const name = ids[nearest].length > 24 ? `${ids[nearest].slice(0, 23)}…` : ids[nearest];
-      text.textContent = `${name}: ${told(number, nearest)}`;
+      text.textContent = `${name}: ${format(number, nearest)}`;
       text.setAttribute("x", right ? x + 10 : x - 10);
       text.setAttribute("y", Math.max(y - 8, 24));
       text.setAttribute("text-anchor", right ? "start" : "end");

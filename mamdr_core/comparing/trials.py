@@ -1,4 +1,4 @@
-"""The cells of an experiment: one training run each, with a configuration of its own."""
+"""Trials of an experiment: one training run each, with its own configuration."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from mamdr_core.learning.methods import METHODS, find_method
 from mamdr_core.models.structures import MODELS, find_structure
 from mamdr_core.plugins import is_plugin
 
-_OWN = ("model.name", "train.method", "train.seed", "train.days")
+_TRIAL_KEYS = ("model.name", "train.method", "train.seed", "train.days")
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One run of an experiment.
+class Trial:
+    """One training run of an experiment.
 
     Attributes:
         config: its resolved configuration.
-        values: the settings that tell it from the others of its model and method (sweeps).
+        values: the settings in which it differs from other trials of the same model and method (sweeps).
     """
 
     config: Config
@@ -28,50 +28,50 @@ class Cell:
 
     @property
     def pair(self) -> tuple[str, str]:
-        """Its model and method."""
+        """Model and method."""
         return self.config.model.name, self.config.train.method
 
     @property
     def label(self) -> str:
-        """What a log line calls it."""
-        said = "".join(f" {key}={value}" for key, value in self.values.items())
-        return f"{'/'.join(self.pair)}{said} seed {self.config.train.seed}"
+        """Name in log messages."""
+        settings = "".join(f" {key}={value}" for key, value in self.values.items())
+        return f"{'/'.join(self.pair)}{settings} seed {self.config.train.seed}"
 
 
-def make_cell(
+def make_trial(
     config: Config, pair: tuple[str, str], seed: int, values: Mapping[str, Any], overrides: Mapping[str, dict[str, Any]]
-) -> Cell:
-    """A cell of a configuration.
+) -> Trial:
+    """Derive a trial from a configuration.
 
     Args:
-        config: what cells have in common.
+        config: shared by all trials.
         pair: model and method.
-        seed: of training.
-        values: config keys and values of this cell, over `overrides`.
-        overrides: by model, by method and by model/method, in this order.
+        seed: training seed.
+        values: config keys and values of this trial; they take precedence over `overrides`.
+        overrides: by model, by method and by model/method, applied in this order.
 
     Raises:
-        MamdrError: an unknown key, a value of the wrong kind, or a dry run.
+        MamdrError: an unknown key, a value of the wrong type, or a dry run.
     """
     if config.train.dry_run:
-        raise MamdrError("train.dry_run is for train_mamdr: comparisons and sweeps record their runs")
+        raise MamdrError("train.dry_run works only in train_mamdr: comparisons and sweeps record their runs")
     model, method = pair
-    changes: dict[str, Any] = {}  # options are those of the configured structure and method
+    changes: dict[str, Any] = {}  # options apply only to the configured structure and method
     if model != config.model.name:
         changes["model.options"] = {}
     if method != config.train.method:
         changes["train.options"] = {}
     for name in (model, method, f"{model}/{method}"):
         changes |= overrides.get(name, {})
-    own = {"model.name": model, "train.method": method, "train.seed": seed}
-    return Cell(with_values(config, {**changes, **values, **own}), values)
+    identity = {"model.name": model, "train.method": method, "train.seed": seed}
+    return Trial(with_values(config, {**changes, **values, **identity}), values)
 
 
 def compared_pairs(config: Config) -> list[tuple[str, str]]:
-    """The models and methods that `compare` names, in order.
+    """The pairs of model and method that `compare` selects, in order.
 
     Raises:
-        MamdrError: an unknown model, method, baseline or name in overrides; the known ones are listed.
+        MamdrError: an unknown model, method, baseline or name in overrides; the message lists the known ones.
     """
     settings = config.compare
     if settings.pairs:
@@ -88,7 +88,7 @@ def check_pairs(section: str, pairs: Sequence[tuple[str, str]]) -> None:
     """Check the names of models and methods.
 
     Raises:
-        MamdrError: an unknown one; the known ones are listed.
+        MamdrError: an unknown name; the message lists the known ones.
     """
     for kind, known, names in (
         ("model", sorted(MODELS), [model for model, _ in pairs]),
@@ -106,27 +106,27 @@ def check_pairs(section: str, pairs: Sequence[tuple[str, str]]) -> None:
 
 
 def check_overrides(where: str, overrides: Mapping[str, dict[str, Any]], pairs: Sequence[tuple[str, str]]) -> None:
-    """Check what overrides name, and that they leave the examples and the cells' own keys alone.
+    """Check the names in overrides, and that they change only keys that trials may change.
 
     Raises:
-        MamdrError: a name that is not compared, or a key that a cell must not change.
+        MamdrError: a name that is not compared, or a key that a trial must not change.
     """
     names = list(dict.fromkeys([name for pair in pairs for name in (*pair, "/".join(pair))]))
     for name, changes in overrides.items():
         if name not in names:
-            raise MamdrError(f"{where}: {name} is not among what is compared: {', '.join(names)}")
+            raise MamdrError(f"{where}: {name} is not compared; known: {', '.join(names)}")
         check_keys(f"{where}.{name}", changes)
 
 
 def check_keys(where: str, keys: Mapping[str, Any]) -> None:
-    """Check that cells may change these config keys.
+    """Check that trials may change these config keys.
 
     Raises:
-        MamdrError: they may not: all cells use the same examples, and each its own model, method and seed.
+        MamdrError: a key outside `model` and `train`, or one that identifies a trial: model, method, seed and days.
     """
     for key in keys:
-        if key in _OWN or not key.startswith(("model.", "train.")):
-            raise MamdrError(f"{where}: {key} cannot be set for a cell; give keys of model and train but {_OWN}")
+        if key in _TRIAL_KEYS or not key.startswith(("model.", "train.")):
+            raise MamdrError(f"{where}: {key} cannot be set for a trial; use keys of model and train but {_TRIAL_KEYS}")
 
 
 def _check_baseline(settings: CompareSettings, pairs: Sequence[tuple[str, str]]) -> None:
@@ -136,6 +136,6 @@ def _check_baseline(settings: CompareSettings, pairs: Sequence[tuple[str, str]])
 
 
 def baseline_of(pair: tuple[str, str], baseline: str) -> tuple[str, str]:
-    """The model and method that a pair is tested against."""
+    """The model and method that serve as the baseline of a pair."""
     model, slash, method = baseline.partition("/")
     return (model, method) if slash else (pair[0], baseline)
