@@ -330,7 +330,8 @@ def limited(monkeypatch, most: int, error: type[Exception] = torch.OutOfMemoryEr
 
 @pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, RuntimeError])
-def test_a_stack_that_does_not_fit_memory_is_halved_and_that_is_said(monkeypatch, caplog, error, ahead):
+def test_a_stack_that_does_not_fit_memory_is_halved_and_that_is_said(monkeypatch, caplog, threads, error, ahead):
+    threads(1)
     columns, (eager, shared) = columns_of([9, 5, 5, 5, 5, 5]), eager_engine()
     engine = fast_engine()
     engine.reads_ahead = ahead
