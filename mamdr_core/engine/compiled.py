@@ -1,5 +1,6 @@
 """One inner step of the dense parameters for G trajectories at once, compiled."""
 
+import copy
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,11 +71,15 @@ class DenseStep:
         flat: the model.
         bf16: compute logits and gradients in bfloat16; parameters, moments and losses keep their type.
         compiles: run through torch.compile; false: the same operations one by one.
+
+    Attributes:
+        compiled: whether gradients are compiled.
     """
 
     def __init__(self, flat: FlatModule, bf16: bool, compiles: bool) -> None:
         self._flat = flat
         self._bf16 = bf16
+        self.compiled = compiles
         gradient = grad_and_value(self._loss, argnums=(0, 1))
         self._one, self._many = gradient, vmap(gradient)
         self._differentiate: Callable[..., tuple[Tensor, Tensor, list[Tensor]]] = self._gradients
@@ -85,6 +90,12 @@ class DenseStep:
             options: dict[str, str | int | bool | Callable[..., object]] = {"cpp.dynamic_threads": True}
             self._differentiate = torch.compile(self._gradients, dynamic=True, options=options)
             self._begin = torch.compile(_begin_adam, dynamic=True, options=options)
+
+    def of_thread(self) -> "DenseStep":
+        """The step for another thread: what is compiled is shared; else a call replaces its module's parameters."""
+        if self.compiled:
+            return self
+        return DenseStep(FlatModule(copy.deepcopy(self._flat.module)), self._bf16, compiles=False)
 
     def gradients(self, state: DenseState, batch: PaddedBatch) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Gradients at `state`.
@@ -116,7 +127,7 @@ class DenseStep:
                 "torch cannot compile %s, whose steps run one operation after another instead: %s",
                 type(structure).__name__, " ".join(str(error).split())[:300],
             )  # fmt: skip
-            self._differentiate = self._gradients
+            self._differentiate, self.compiled = self._gradients, False
             return self._differentiate(*arguments)
 
     def move(self, state: DenseState, gradient: Tensor, count: Tensor, lr: float, weight_decay: float = 0.0) -> None:

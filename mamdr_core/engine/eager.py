@@ -6,6 +6,7 @@ Every faster engine must give the same numbers as this one.
 import logging
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -20,6 +21,7 @@ from mamdr_core.engine.optimizers import AdamMoments, InnerState, adam_change
 from mamdr_core.engine.parameters import EVERYTHING, Change, Rows, Scope, Theta
 from mamdr_core.engine.parts import FieldGradient, Part, by_domain, joined, part_key, whole
 from mamdr_core.engine.step_options import FOLLOW_GRADIENT, StepOptions
+from mamdr_core.engine.threads import threads_for
 from mamdr_core.errors import DivergedError
 from mamdr_core.heartbeat import beat
 from mamdr_core.models.tables import Table, owners, readers
@@ -133,6 +135,20 @@ class EagerEngine:
         Raises:
             DivergedError: a loss is not finite, and `on_nan` is stop.
         """
+        with self.threads_for(visits):
+            return self._descend_eagerly(theta, visits, lr, optimizer, state, scope, seed)
+
+    def _descend_eagerly(
+        self,
+        theta: Theta,
+        visits: Sequence[Visit],
+        lr: float,
+        optimizer: str,
+        state: InnerState | None,
+        scope: Scope,
+        seed: int,
+    ) -> Change:
+        """See `descend`."""
         self.flat.load(theta.dense, training=True)
         start_P = self.flat.values_P.clone()
         adam = optimizer == "adam"
@@ -184,6 +200,13 @@ class EagerEngine:
             self.descend(theta, own_visits, lr, optimizer, None, scope, seed)
             for theta, own_visits, scope, seed in zip(thetas, visits, scopes, seeds, strict=True)
         ]
+
+    def threads_for(self, visits: Sequence[Visit]) -> AbstractContextManager[None]:
+        """Run the steps of some visits on one of the CPU's threads if their products are small, else on all."""
+        if self.device.type != "cpu":
+            return nullcontext()
+        rows = sum(len(visit.rows) for visit in visits) / max(1, len(visits))
+        return threads_for(6.0 * min(rows, self.batch_size) * len(self.flat.values_P))
 
     def handle_divergence(self, visit: Visit, number: int, batch: int, step: int) -> None:
         """Stop at a step whose loss is not finite, or count it as skipped.

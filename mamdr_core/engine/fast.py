@@ -1,6 +1,7 @@
 """The fast engine: compiled steps, many trajectories at once, rows laid out ahead; the eager engine's numbers."""
 
 import logging
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from mamdr_core.engine.parameters import EVERYTHING, Change, Scope, Theta, stack
 from mamdr_core.engine.parts import holds_one_domain
 from mamdr_core.engine.stacking import Trajectory, cut_stacks, line_up
 from mamdr_core.engine.step_options import FOLLOW_GRADIENT, StepOptions
+from mamdr_core.engine.threads import divide, one_thread
 from mamdr_core.engine.working import StackedRows
 from mamdr_core.errors import MamdrError
 from mamdr_core.models.pooling import is_linear, linear_weights
@@ -41,7 +43,7 @@ class FastEngine(EagerEngine):
     Args:
         module, tables, frozen, batch_size, device, on_nan, options: see `EagerEngine`.
         precision: of matrix products: fp32; tf32 (CUDA alone); bf16 (parameters and moments stay as they are).
-        group_memory: GB that a stack of trajectories may take; 0: see `stack_memory`.
+        group_memory: GB that the stacks which run at a time may take; 0: see `stack_memory`.
         compiles: run steps through torch.compile; false: the same operations one by one.
 
     Raises:
@@ -72,6 +74,8 @@ class FastEngine(EagerEngine):
         if compiles and not getattr(module, "compiles_in_stacks", True):
             self._limits = replace(self._limits, size=1)
         keep_freed_memory()
+        self._threads = torch.get_num_threads() if self.device.type == "cpu" else 1
+        self._lock = threading.Lock()  # of what threads count
         self.reads_ahead = self.device.type == "cuda"  # on a CPU the steps themselves keep all cores busy
 
     def descend(
@@ -92,7 +96,8 @@ class FastEngine(EagerEngine):
             return super().descend(theta, visits, lr, optimizer, state, scope, seed)
         trajectory = Trajectory(0, theta, visits, scope, seed, ())
         try:
-            ((_, (change,)),) = self._run([[trajectory]], lr, optimizer, state)
+            with self.threads_for(visits):
+                ((_, (change,)),) = self._run(self._step, [[trajectory]], lr, optimizer, state)
         except NoMemoryError as error:
             raise self._too_small(error) from None
         return change
@@ -108,7 +113,8 @@ class FastEngine(EagerEngine):
     ) -> list[Change]:
         """Independent trajectories from one theta_S, in stacks of similar ones; see `EagerEngine.descend_many`.
 
-        Where a stack does not fit memory, it and those after it are run in stacks of half its size.
+        On a CPU every thread takes a stack of its own and no operation spans threads. Where a stack does not fit
+        memory, it and those after it are run in stacks of half its size.
 
         Raises:
             MamdrError: a single trajectory does not fit memory.
@@ -120,7 +126,13 @@ class FastEngine(EagerEngine):
         done: dict[int, Change] = {}
         while waiting:
             try:
-                for stack, changes in self._run(list(cut_stacks(waiting, self._limits)), lr, optimizer, None):
+                most = min(self._limits.size, -(-len(waiting) // self._threads))
+                stacks = list(cut_stacks(waiting, replace(self._limits, size=most)))
+                if len(stacks) > 1 and self._threads > 1:
+                    runs = self._run_in_threads(stacks, lr, optimizer)
+                else:
+                    runs = self._run_alone(stacks, lr, optimizer)
+                for stack, changes in runs:
                     done |= {t.place: change for t, change in zip(stack, changes, strict=True)}
             except NoMemoryError as error:
                 self._shrink(error)
@@ -149,14 +161,47 @@ class FastEngine(EagerEngine):
             "or the model's sizes, or raise train.rounds_per_epoch, for fewer rows a round"
         )
 
+    def _run_alone(
+        self, stacks: Sequence[Sequence[Trajectory]], lr: float, optimizer: str
+    ) -> Iterator[tuple[Sequence[Trajectory], list[Change]]]:
+        """`_run` of stacks in this thread."""
+        with self.threads_for([visit for stack in stacks for each in stack for visit in each.visits]):
+            yield from self._run(self._step, stacks, lr, optimizer, None)
+
+    def _run_in_threads(
+        self, stacks: Sequence[Sequence[Trajectory]], lr: float, optimizer: str
+    ) -> Iterator[tuple[Sequence[Trajectory], list[Change]]]:
+        """`_run` of stacks divided among threads; one that has steps to compile runs while no other thread does."""
+
+        def run(stack: Sequence[Trajectory]) -> list[Change]:
+            ((_, changes),) = self._run(self._step.of_thread(), [stack], lr, optimizer, None)
+            return changes
+
+        while stacks:
+            waited, to_compile = self.waited, []
+            for stack, changes in zip(stacks, divide(run, stacks, self._threads, self._step.compiled), strict=True):
+                if changes is None:
+                    to_compile.append(stack)
+                else:
+                    yield stack, changes
+            self.waited = waited + (self.waited - waited) / self._threads
+            with one_thread():  # which torch compiles for
+                yield from self._run(self._step, to_compile[:1], lr, optimizer, None)
+            stacks = to_compile[1:]
+
     def _run(
-        self, stacks: Sequence[Sequence[Trajectory]], lr: float, optimizer: str, state: InnerState | None
+        self,
+        step: DenseStep,
+        stacks: Sequence[Sequence[Trajectory]],
+        lr: float,
+        optimizer: str,
+        state: InnerState | None,
     ) -> Iterator[tuple[Sequence[Trajectory], list[Change]]]:
         """Run stacks one after another; yields each with its changes, in the order of its trajectories."""
         laid_out = self._ahead(self._laid_out(stacks, optimizer, state))
         for stack, pairs in groupby(laid_out, key=itemgetter(0)):
             with no_memory_for(len(stack.trajectories)):
-                changes = self._descend(stack, (layout for _, layout in pairs if layout), lr, optimizer, state)
+                changes = self._descend(step, stack, (layout for _, layout in pairs if layout), lr, optimizer, state)
             yield stack.trajectories, changes
 
     def _laid_out(
@@ -180,7 +225,8 @@ class FastEngine(EagerEngine):
             while True:
                 started = time.perf_counter()
                 item = coming.result() if coming else next(items, None)
-                self.waited += time.perf_counter() - started
+                with self._lock:
+                    self.waited += time.perf_counter() - started
                 if item is None:
                     return
                 if coming:
@@ -188,7 +234,13 @@ class FastEngine(EagerEngine):
                 yield item
 
     def _descend(
-        self, stack: Stack, layouts: Iterator[Layout], lr: float, optimizer: str, state: InnerState | None
+        self,
+        step: DenseStep,
+        stack: Stack,
+        layouts: Iterator[Layout],
+        lr: float,
+        optimizer: str,
+        state: InnerState | None,
     ) -> list[Change]:
         """All steps of a stack."""
         start_GP = stacked_dense([trajectory.theta for trajectory in stack.trajectories])
@@ -204,7 +256,7 @@ class FastEngine(EagerEngine):
             for number in range(len(layout.steps)):
                 done = len(losses)
                 batch = self._batch(stack, layout, number, keys_SG[done, : len(layout.labels[number])])
-                loss_G, gradient_GP, to_fields = self._step.gradients(dense, batch)
+                loss_G, gradient_GP, to_fields = step.gradients(dense, batch)
                 losses.append(loss_G)
                 trained = [pair for pair in zip(stack.tables, layout.touched, strict=True) if pair[0].trains]
                 rows = [
@@ -213,7 +265,7 @@ class FastEngine(EagerEngine):
                 ]
                 if self.options.clip_norm:
                     self._clip_each(gradient_GP, rows)
-                self._step.move(dense, gradient_GP, count_S[done], lr, self.options.weight_decay)
+                step.move(dense, gradient_GP, count_S[done], lr, self.options.weight_decay)
                 for tables, distinct, gradient_VD in rows:
                     tables.move(distinct, gradient_VD, (own_S if tables.is_fresh else count_S)[done], lr)
         self._check(stack, losses, before)
@@ -276,5 +328,6 @@ class FastEngine(EagerEngine):
         diverged = (~torch.cat(losses).isfinite()).nonzero().flatten().tolist()
         if diverged:
             numbered = [(step, batch) for step, own in enumerate(stack.steps.batches, before + 1) for batch in own]
-            for step, batch in (numbered[place] for place in diverged):
-                self.handle_divergence(batch.visit, batch.number, batch.place, step)
+            with self._lock:
+                for step, batch in (numbered[place] for place in diverged):
+                    self.handle_divergence(batch.visit, batch.number, batch.place, step)

@@ -35,17 +35,17 @@ def stack_limits(
         flat: the model.
         tables: what feeds it.
         device: where stacks run.
-        group_memory: GB of a stack; 0: see `stack_memory`.
+        group_memory: GB of the stacks that run at a time, one on each thread of a CPU; 0: see `stack_memory`.
     """
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
     parameters = flat.values_P.numel() + sum(table.width for table in tables if table.per_domain)
     return StackLimits(
-        budget=group_memory * 1e9 or stack_memory(device),
+        budget=(group_memory * 1e9 or stack_memory(device)) / threads,
         # Start, values, moments, gradient, and two in between.
         trajectory_bytes=7 * parameters * flat.values_P.element_size(),
         row_bytes=0,
         padding=PADDING[device.type],
         size=1 << 20,
-        multiple=torch.get_num_threads() if device.type == "cpu" else 1,
     )
 
 

@@ -56,7 +56,6 @@ class StackLimits:
         row_bytes: of a row of its largest step.
         padding: padded rows over real ones.
         size: trajectories.
-        multiple: of this many trajectories, where memory holds them: a CPU's threads share them out.
     """
 
     budget: float
@@ -64,7 +63,6 @@ class StackLimits:
     row_bytes: int
     padding: float
     size: int
-    multiple: int
 
 
 def line_up(
@@ -144,8 +142,6 @@ class PaddedSteps:
 def _fits(steps: PaddedSteps, size: int, limits: StackLimits) -> bool:
     widest = int(steps.widest_S.max(initial=0))
     most = int(limits.budget / (limits.trajectory_bytes + widest * limits.row_bytes))
-    if most > limits.multiple:
-        most -= most % limits.multiple
     padded = int(steps.widest_S @ steps.running_S)
     return size <= min(most, limits.size) and padded <= limits.padding * steps.rows + ROWS_MULTIPLE * int(
         steps.running_S.sum()

@@ -1,6 +1,7 @@
 """The fast engine gives the eager engine's numbers: in fp64 to 1e-10, in fp32 to a stated bound, compiled or not."""
 
 import math
+import threading
 from dataclasses import replace
 
 import pytest
@@ -149,8 +150,58 @@ def test_numbers_do_not_depend_on_how_many_steps_are_laid_out_or_whether_ahead(m
     assert engine.waited > 0
 
 
+@pytest.fixture
+def threads():
+    """Set the number of torch's threads; it is restored."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("scopes", ["own domain", "some rows"])
+def test_stacks_are_divided_among_threads_and_small_products_span_none(monkeypatch, threads, count, scopes):
+    columns = columns_of()
+    columns.numeric[10 + 5] = math.nan  # domain 2, which a step skips
+    eager, shared = eager_engine(on_nan="skip")
+    threads(count)
+    engine, seen, both = fast_engine(on_nan="skip"), set(), threading.Barrier(2)
+    gradients = DenseStep.gradients
+
+    def seeing(*arguments):
+        thread = threading.get_ident()
+        if thread not in seen and len(seen) < 2 and threading.current_thread() is not threading.main_thread():
+            seen.add(thread)
+            both.wait(60)  # two threads are in a step at the same time
+        assert torch.get_num_threads() == 1
+        return gradients(*arguments)
+
+    monkeypatch.setattr(DenseStep, "gradients", seeing)
+    thetas, visits = trajectories(columns, shared)
+    told = (thetas, visits, 0.05, "adam", SCOPES[scopes], list(DOMAINS))
+    for found, expected in zip(engine.descend_many(*told), eager.descend_many(*told), strict=True):
+        assert_same(found, expected)
+    one = [visit(columns, d) for d in (4, 5)]
+    assert_same(engine.descend(Theta(shared), one, 0.05), eager.descend(Theta(shared), one, 0.05))
+    assert len(seen) == 2
+    assert engine.skipped == eager.skipped == 1
+    assert torch.get_num_threads() == count
+
+
+def test_the_products_of_large_steps_span_threads(threads):
+    columns = columns_of()
+    threads(2)
+    engine = fast_engine(batch_size=1 << 24)
+    few, many = ([Visit(columns, torch.zeros(1, dtype=torch.long).expand(rows))] for rows in (100, 1 << 24))
+    with engine.threads_for(few):
+        assert torch.get_num_threads() == 1
+    with engine.threads_for(many):
+        assert torch.get_num_threads() == 2
+
+
 @pytest.mark.slow
-def test_compiled_steps_are_the_eager_ones_and_not_compiled_anew_for_other_sizes():
+def test_compiled_steps_are_the_eager_ones_and_not_compiled_anew_for_other_sizes(threads):
+    threads(2)
     columns, (eager, shared) = columns_of(), eager_engine()
     engine = fast_engine(compiles=True)
     visits = [visit(columns, d) for d in (4, 0, 2, 1, 3, 5)]
@@ -279,7 +330,8 @@ def limited(monkeypatch, most: int, error: type[Exception] = torch.OutOfMemoryEr
 
 @pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, RuntimeError])
-def test_a_stack_that_does_not_fit_memory_is_halved_and_that_is_said(monkeypatch, caplog, error, ahead):
+def test_a_stack_that_does_not_fit_memory_is_halved_and_that_is_said(monkeypatch, caplog, threads, error, ahead):
+    threads(1)
     columns, (eager, shared) = columns_of([9, 5, 5, 5, 5, 5]), eager_engine()
     engine = fast_engine()
     engine.reads_ahead = ahead
@@ -301,11 +353,11 @@ def test_a_trajectory_that_does_not_fit_memory_alone_is_a_clear_error(monkeypatc
         engine.descend(Theta(shared), [visit(columns, 0)], 0.05)
 
 
-@pytest.mark.parametrize(("threads", "size"), [(1, 3), (2, 2), (16, 3)])
-def test_the_memory_budget_bounds_how_many_run_at_once_a_multiple_of_the_threads_if_it_can(monkeypatch, threads, size):
+@pytest.mark.parametrize(("count", "size"), [(1, 3), (2, 1), (16, 1)])
+def test_the_memory_budget_is_shared_by_the_stacks_that_run_at_once(monkeypatch, threads, count, size):
     columns, (_, shared) = columns_of([5] * 6), eager_engine()
     sizes = limited(monkeypatch, 6)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    threads(count)
     engine = fast_engine(group_memory=3.9 * 7 * shared.dense.nbytes / 1e9)
     visits = [[visit(columns, d)] for d in DOMAINS]
     engine._limits = replace(engine._limits, row_bytes=1)

@@ -14,8 +14,9 @@ def stacks_of(counts: list[int], batch_size: int = 10, **limits: float) -> list[
     columns = random_columns([sum(counts)])
     visits = [[Visit(columns, torch.arange(count))] for count in counts]
     scopes = [Scope()] * len(counts)
-    within = StackLimits(**{"budget": 1e9, "trajectory_bytes": 1, "row_bytes": 1, "padding": 1.15, "size": 99,
-                            "multiple": 1, **limits})  # fmt: skip
+    within = StackLimits(
+        **{"budget": 1e9, "trajectory_bytes": 1, "row_bytes": 1, "padding": 1.15, "size": 99, **limits}
+    )
     lined_up = line_up([None] * len(counts), visits, scopes, [0] * len(counts), batch_size)
     return [[trajectory.rows_S for trajectory in stack] for stack in cut_stacks(lined_up, within)]
 
