@@ -135,7 +135,9 @@ def test_three_domains_in_one_stack_move_their_own_weights_alone(monkeypatch, na
     eager, fast, shared = both(name, counts=[4, 2, 3])
     visits = [[visit(columns, d), visit(columns, d)] for d in range(3)]
     stacks = []
-    monkeypatch.setattr(fast, "_run", lambda cut, *more: stacks.extend(cut) or FastEngine._run(fast, cut, *more))
+    monkeypatch.setattr(
+        fast, "_run", lambda step, cut, *more: stacks.extend(cut) or FastEngine._run(fast, step, cut, *more)
+    )
     told = ([Theta(shared)] * 3, visits, 0.05, "adam", [Scope()] * 3, [1, 2, 3])
     found = fast.descend_many(*told)
     assert [len(stack) for stack in stacks] == [3]
