@@ -4,10 +4,12 @@
 
 Every read is the first of a process of its own, as it is a rank's: memory that an earlier read left behind flatters the
 scan. The scans take turns with ours. The files lie in the page cache. Both use --threads threads. Beside the time by
-the clock stands that of the processor, which other jobs on the machine change less.
+the clock stands that of the processor, which other jobs on the machine change less. "ours" and "mapped" read through
+Petastorm, "arrow" without; importing it is timed apart.
 """
 
 import argparse
+import importlib
 import json
 import os
 import pickle
@@ -48,7 +50,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
         build(folder, int(options.rows), pinned)
     runs: dict[str, list[dict[str, Any]]] = {}
     for _ in range(options.repeats):
-        for how in ("dataset", "files", "ours", "mapped"):
+        for how in ("dataset", "files", "ours", "mapped", "arrow"):
             runs.setdefault(how, []).append(run_apart(options, how, pinned))
     print("| read by | median s | spread s | processor s | peak anonymous MB | of pyarrow's rate | by processor time |")
     print("|---|---|---|---|---|---|---|")
@@ -64,6 +66,8 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
         print(f"| {how} | {median:.3f} | {spread} | {processor:.3f} | {peak:.0f} | {shares} |")
         figures[how] = {"seconds": round(median, 4), "peak_mb": round(peak), "of_pyarrow": round(ratio, 3)}
         figures[how] |= {"processor": round(processor, 4), "of_pyarrow_by_processor": round(by_processor, 3)}
+    importing = statistics.median(run["importing"] for each in runs.values() for run in each)
+    print(f"\nbefore that, each process imports Petastorm: {importing:.2f} s of the processor")
     figures["bytes"] = {str(ranks): bytes_read(pinned, ranks) for ranks in WORLDS}
     print("\n| ranks | bytes read by all / bytes of the files | by the rank that reads most |\n|---|---|---|")
     for ranks, share in figures["bytes"].items():
@@ -133,9 +137,13 @@ def read_once(options: argparse.Namespace) -> dict[str, Any]:
     everything = np.ones(len(pinned.domain_ids), dtype=bool)
     paths = [file.url.removeprefix("file:") for file in pinned.files if file.split == SPLIT]
     share = Share(
-        pinned, features, everything, 1e-9 if options.read == "mapped" else 0.0, str(Path(options.folder).parent)
-    )
+        pinned, features, everything, 1e-9 if options.read == "mapped" else 0.0, str(Path(options.folder).parent),
+        "arrow" if options.read == "arrow" else "petastorm",
+    )  # fmt: skip
     columns = share.column_names
+    started = time.process_time()
+    importlib.import_module("mamdr_core.shards.petastorm_reader")  # once a process, however many rows it reads
+    importing = time.process_time() - started
     peak = _Peak()
     started, worked = time.perf_counter(), time.process_time()
     if options.read == "dataset":
@@ -145,7 +153,8 @@ def read_once(options: argparse.Namespace) -> dict[str, Any]:
     else:
         rows = len(share.columns(SPLIT))
     seconds, processor = time.perf_counter() - started, time.process_time() - worked
-    return {"seconds": seconds, "processor": processor, "rows": rows, "peak_mb": peak.stop()}
+    figures = {"seconds": seconds, "processor": processor, "rows": rows, "peak_mb": peak.stop()}
+    return figures | {"importing": importing}
 
 
 def _ratio(runs: dict[str, list[dict[str, Any]]], how: str, kind: str) -> float:

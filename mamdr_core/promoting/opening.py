@@ -13,6 +13,7 @@ from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.plan import domain_parts
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
+from mamdr_core.lake.examples.quantiles import check_same_bounds
 from mamdr_core.lake.examples.windows import read_window
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.promoting.intervals import Ints
@@ -82,6 +83,7 @@ def open_champion(trained: Trained, config: Config, run_id: str) -> OpenedModel:
     own_config = config_of(package.config, folder)
     check_served(own_config, package.metrics, folder)
     _check_features(run_id, own_config.features, trained.config.features)
+    check_same_bounds(run_id, package.pinned.get("quantiles", {}), trained.pinned.quantiles)
     scales = {name: (float(mean), float(deviation)) for name, (mean, deviation) in package.pinned["numeric"].items()}
     pinned, sizes = replace(trained.pinned, numeric=scales), package.pinned["sizes"]
     everything = np.ones(len(pinned.domain_ids), dtype=np.bool_)

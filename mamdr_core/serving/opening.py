@@ -48,7 +48,8 @@ def find_served(lake: Lake, run_id: str) -> Served:
                 f"the lake {held}"
             )
     files = tuple(sorted(facts.files))
-    return Served(row["run_id"], package, files, config, facts.pinned["versions"], sizes, numeric)
+    quantiles = facts.pinned.get("quantiles", {})
+    return Served(row["run_id"], package, files, config, facts.pinned["versions"], sizes, numeric, quantiles)
 
 
 def read_vectors(lake: Lake, served: Served, train: TrainSettings) -> dict[str, Tensor]:

@@ -101,7 +101,8 @@ def encode_requests(
         rows = encode(rows, hashed, lake.read(f"{name}s"), to=index_of(name)).drop(hashed)
     rows = encode_features(rows, values, features)
     if cut := cut_features(features):
-        rows = cut_numbers(rows, cut, noted_bounds(lake, served.versions["examples"]))
+        # The lake's log need not reach back to the run; it is asked for packages that do not hold the bounds.
+        rows = cut_numbers(rows, cut, served.quantiles or noted_bounds(lake, served.versions["examples"]))
     names = [feature.name for feature in features if feature.kind == "categorical"]
     single = {**{index_of(name): served.sizes[name] for name in ids}, **{n: served.sizes[n] for n in names}}
     return _several_within(_within(rows, single), several, served.sizes)

@@ -1,7 +1,7 @@
 """A run that is to serve, small enough to be sent to every task, which opens its parameters for itself."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from safetensors.torch import load_file
@@ -32,6 +32,7 @@ class Served:
         versions: Delta versions of what it was trained on.
         sizes: vocabulary size by id column.
         numeric: by numeric feature, mean and standard deviation.
+        quantiles: by feature with `quantiles`, the bounds of its ranges; none in packages that do not hold them.
     """
 
     run_id: str
@@ -41,6 +42,7 @@ class Served:
     versions: Mapping[str, int]
     sizes: Mapping[str, int]
     numeric: Mapping[str, tuple[float, float]]
+    quantiles: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def features(self) -> tuple[Feature, ...]:

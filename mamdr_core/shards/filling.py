@@ -34,6 +34,10 @@ class ColumnsFiller:
         arrays: where the columns lie.
         has_weights: whether rows have weights.
         several: the bags and sequences, of which `sizes` has the sizes too.
+        keep_keys: whether domains can be sorted by key at the end. Without, rows must come so: see `lost_keys`.
+
+    Attributes:
+        lost_keys: whether rows of a domain came in another order, and their keys were not kept.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class ColumnsFiller:
         arrays: Arrays,
         has_weights: bool = False,
         several: Sequence[Feature] = (),
+        keep_keys: bool = True,
     ) -> None:
         rows = int(counts_n.sum())
         widths = {feature.name: feature.length for feature in several}
@@ -55,7 +60,8 @@ class ColumnsFiller:
         self._bag_weights = {f.name: arrays.empty((rows, f.length), np.float32) for f in several if f.weights}
         self._standardised = arrays.empty((rows, len(numeric)), np.float32)
         self._labels = arrays.empty(rows, np.float32)
-        self._keys = arrays.empty(rows, np.int64)
+        self._keys = arrays.empty(rows, np.int64) if keep_keys else None
+        self.lost_keys = False
         self._probability = arrays.empty(rows, np.float64)
         self._weights = arrays.empty(rows, np.float32) if has_weights else None
         self._unknown = rows == 0  # no true probability, or not of every row
@@ -101,25 +107,27 @@ class ColumnsFiller:
                 raise MamdrError(f"examples have a {name} beyond its {size} values: run build_examples again")
         moves, unsorted = places.take(read["domain"], read["key"])
         self._unsorted_n[unsorted] = True
-        numeric = [standardise(read[name], *moments) for name, moments in self._numeric.items()]
+        if self._several:
+            self._add_lists(batch, read, moves)
+        # Column by column: what a column is made of stays in the core's cache until it is written.
+        for name, column in self._ids.items():
+            if name not in lists:
+                _move_ids(read[name], column, moves)
+        for place, (name, moments) in enumerate(self._numeric.items()):
+            _move(standardise(read[name], *moments), self._standardised[:, place], moves)
+        _move(read["label"], self._labels, moves)
+        if self._keys is not None:
+            _move(read["key"], self._keys, moves)
+        elif len(unsorted):
+            self.lost_keys = True
+        if self._weights is not None:
+            weights = read[SAMPLE_WEIGHT]
+            _move(np.where(np.isnan(weights), 1, weights), self._weights, moves)  # null is 1
         probability = read["true_probability"]
         if np.isnan(probability.sum()) and any(np.isnan(probability[here]).any() for here, _ in moves):
             self._unknown = True
-        if self._several:
-            self._add_lists(batch, read, moves)
-        for here, there in moves:
-            for name, column in self._ids.items():
-                if name not in lists:
-                    column[there] = read[name][here] + 1
-            for place, values in enumerate(numeric):
-                self._standardised[there, place] = values[here]
-            self._labels[there] = read["label"][here]
-            self._keys[there] = read["key"][here]
-            if self._weights is not None:
-                weights = read[SAMPLE_WEIGHT][here]
-                self._weights[there] = np.where(np.isnan(weights), 1, weights)  # null is 1
-            if not self._unknown:
-                self._probability[there] = probability[here]
+        if not self._unknown:
+            _move(probability, self._probability, moves)
 
     def _add_lists(
         self, batch: pa.RecordBatch, read: Mapping[str, NDArray[Any]], moves: Sequence[tuple[Rows, Rows]]
@@ -140,7 +148,7 @@ class ColumnsFiller:
             columns.append(self._probability)
         if self._weights is not None:
             columns.append(self._weights)
-        for domain in np.flatnonzero(self._unsorted_n):
+        for domain in np.flatnonzero(self._unsorted_n) if self._keys is not None else ():
             rows = slice(*self._offsets[domain : domain + 2])
             order = np.argsort(self._keys[rows], kind="stable")
             for column in columns:
@@ -229,10 +237,25 @@ def _pair(starts: Ints, stops: Ints, there: Ints) -> list[tuple[Rows, Rows]]:
     ]
 
 
+def _move(values: NDArray[Any], column: NDArray[Any], moves: Sequence[tuple[Rows, Rows]]) -> None:
+    """Put values of a batch in their places of a column."""
+    for here, there in moves:
+        column[there] = values[here]
+
+
+def _move_ids(indices: NDArray[Any], column: NDArray[np.int32], moves: Sequence[tuple[Rows, Rows]]) -> None:
+    """Put indices of a batch in their places of a column, 1 higher, without a copy between the two."""
+    for here, there in moves:
+        if isinstance(there, slice):
+            np.add(indices[here], 1, out=column[there], casting="same_kind")
+        else:
+            column[there] = indices[here] + 1
+
+
 def standardise(values: NDArray[Any], mean: float, deviation: float) -> NDArray[np.float64]:
     """Mean 0 and deviation 1 over the train split, missing values at the mean."""
     made = np.subtract(values, mean, dtype=np.float64)
     made /= deviation
-    if not np.isfinite(made.sum()):
+    if not np.isfinite(values.sum()):
         made[~np.isfinite(made)] = 0.0
     return made

@@ -102,24 +102,12 @@ class Share:
         Raises:
             MamdrError: files are gone or changed, examples do not fit their vocabularies, or no room in `scratch`.
         """
-        pinned = self._pinned
-        counts = np.where(self._own, pinned.counts[split], 0)
-        sizes = {name: pinned.sizes[name] for name in self._ids}
-        filler = ColumnsFiller(counts, sizes, pinned.numeric, self.arrays, pinned.has_weights, self._several)
-        places: dict[str, FilePlaces] = {}
-        for file in self._files(split):
-            mine = self._own[file.domains]
-            places[file.url] = filler.open_file(file.domains[mine], file.rows[mine])
-        found = sum(file.expected for file in places.values())
-        if filler.reserved:
-            days = {file.url: file.days for file in self._files(split)}
-            self._fill(filler, places, days, self.row_groups(split))
-            found = sum(file.taken for file in places.values())
-        if not (filler.reserved and all(file.complete for file in places.values())):
-            raise MamdrError(
-                f"read {found} {split} rows of examples version {pinned.versions['examples']}, expected "
-                f"{counts.sum()}: were its files removed? Run build_examples, or keep versions longer"
-            )
+        held = [file.domains[self._own[file.domains]] for file in self._files(split)]
+        are_shared = bool(held) and bool((np.bincount(np.concatenate(held)) > 1).any())
+        filler = self._filled(split, keep_keys=are_shared)
+        if filler.lost_keys:  # a file that is not as build_examples writes it
+            del filler
+            filler = self._filled(split, keep_keys=True)
         columns = filler.finish()
         if split == "train":
             self._warn_of_zero_weights(columns)
@@ -137,6 +125,28 @@ class Share:
                 len(unweighted), self._pinned.domain_ids[unweighted[0]],
             )  # fmt: skip
 
+    def _filled(self, split: str, keep_keys: bool) -> ColumnsFiller:
+        """Columns of a split with every row in its place, but for the order of domains that several files hold."""
+        pinned, files = self._pinned, self._files(split)
+        counts = np.where(self._own, pinned.counts[split], 0)
+        sizes = {name: pinned.sizes[name] for name in self._ids}
+        weights, numeric = pinned.has_weights, pinned.numeric
+        filler = ColumnsFiller(counts, sizes, numeric, self.arrays, weights, self._several, keep_keys)
+        places: dict[str, FilePlaces] = {}
+        for file in files:
+            mine = self._own[file.domains]
+            places[file.url] = filler.open_file(file.domains[mine], file.rows[mine])
+        found = sum(file.expected for file in places.values())
+        if filler.reserved:
+            self._fill(filler, places, {file.url: file.days for file in files}, self.row_groups(split))
+            found = sum(file.taken for file in places.values())
+        if not (filler.reserved and all(file.complete for file in places.values())):
+            raise MamdrError(
+                f"read {found} {split} rows of examples version {pinned.versions['examples']}, expected "
+                f"{counts.sum()}: were its files removed? Run build_examples, or keep versions longer"
+            )
+        return filler
+
     def _fill(
         self,
         filler: ColumnsFiller,
@@ -152,9 +162,9 @@ class Share:
 
         def read(part: int) -> None:
             mine = [group for group in groups if part_of[group.url] == part]
-            for group, batch in read_batches(mine, table, self.column_names, self._reader):
-                file = places[group.url]
-                if chosen := days[group.url]:
+            for url, batch in read_batches(mine, table, self.column_names, self._reader):
+                file = places[url]
+                if chosen := days[url]:
                     batch = _of_days(batch, *chosen)
                 before = file.taken
                 if len(batch):

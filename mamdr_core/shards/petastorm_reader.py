@@ -4,14 +4,14 @@ import logging
 import queue
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs
 
-from mamdr_core.shards.reading import RowGroup, locate, read_row_group
+from mamdr_core.shards.reading import Run, locate, read_run
 from schemas import Table
 
 with warnings.catch_warnings():
@@ -53,37 +53,37 @@ def unischema(table: Table, columns: Sequence[str]) -> Unischema:
     return Unischema(table.name, fields)
 
 
-def read_row_groups(
-    groups: Sequence[RowGroup], table: Table, columns: Sequence[str]
-) -> Iterator[Iterator[pa.RecordBatch]]:
+def read_runs(runs: Sequence[Run], table: Table, columns: Sequence[str]) -> Iterator[Iterator[pa.RecordBatch]]:
     """Read columns of some row groups, in the given order and in the caller's thread.
 
     Args:
-        groups: at least one; all files are on a disk, or all in one bucket.
+        runs: at least one; all files are on a disk, or all in one bucket.
         table: their declaration.
         columns: names of columns.
     """
-    with _RowGroupReader(groups, unischema(table, columns)) as reader:
+    with _RunReader(runs, unischema(table, columns)) as reader:
         yield from reader
 
 
-class _RowGroupReader(Reader):  # type: ignore[misc]  # petastorm has no types
-    """The reader that make_batch_reader makes, over chosen row groups, each as an iterator of Arrow record batches.
+class _RunReader(Reader):  # type: ignore[misc]  # petastorm has no types
+    """The reader that make_batch_reader makes, over chosen runs of row groups, each as Arrow record batches.
 
-    make_batch_reader has no argument for row groups, and its selectors need an index that only Petastorm writes.
+    make_batch_reader has no argument for row groups, and its selectors need an index that only Petastorm writes. It
+    deals the first row group of each run, for its whole run: its ventilator sleeps 10 ms whenever three wait, which is
+    several times what a small row group takes to read.
     """
 
-    def __init__(self, groups: Sequence[RowGroup], schema: Unischema) -> None:
-        located = {group.url: locate(group.url) for group in groups}
-        self._chosen = [(located[group.url][1], group.number) for group in groups]
+    def __init__(self, runs: Sequence[Run], schema: Unischema) -> None:
+        located = {run.url: locate(run.url) for run in runs}
+        self._chosen = [(located[run.url][1], run.numbers[0]) for run in runs]
         with _QUIET, warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning)  # pyarrow calls the ParquetDataset it uses old
             super().__init__(
-                _PinnedFiles(located[groups[0].url][0]),
+                _PinnedFiles(located[runs[0].url][0]),
                 [path for _, path in located.values()],
                 schema_fields=list(schema.fields.values()),
                 worker_class=_BatchWorker,
-                reader_pool=_CallersThread(len(groups)),
+                reader_pool=_CallersThread([run.numbers for run in runs]),
                 shuffle_row_groups=False,
                 is_batched_reader=True,
             )
@@ -105,7 +105,7 @@ class _BatchWorker(ArrowReaderWorker):  # type: ignore[misc]  # petastorm has no
 
     def process(self, piece_index: int, worker_predicate: None, shuffle_row_drop_partition: tuple[int, int]) -> None:
         piece = self._split_pieces[piece_index]
-        self.publish_func(read_row_group(self._filesystem.system, piece.path, piece.row_group, self._schema.fields))
+        self.publish_func(lambda numbers: read_run(self._filesystem.system, piece.path, numbers, self._schema.fields))
 
 
 class _Results:
@@ -125,16 +125,16 @@ class _CallersThread:
     dealt in between is lost. They also sleep while they wait.
 
     Args:
-        count: number of row groups that will be dealt.
+        runs: numbers of the row groups that will be read for each row group that is dealt, in their order.
     """
 
     workers_count = 1
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, runs: Sequence[Sequence[int]]) -> None:
         self.diagnostics: dict[str, Any] = {}
-        self._left = count
+        self._left = iter(runs)
         self._dealt: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self._published: list[Iterator[pa.RecordBatch]] = []
+        self._published: list[Callable[[Sequence[int]], Iterator[pa.RecordBatch]]] = []
 
     def start(self, worker_class: Any, worker_args: Any, ventilator: Any) -> None:
         self._worker = worker_class(0, self._published.append, worker_args)
@@ -145,12 +145,12 @@ class _CallersThread:
         self._dealt.put(item)
 
     def get_results(self) -> Iterator[pa.RecordBatch]:
-        if not self._left:
+        numbers = next(self._left, None)
+        if numbers is None:
             raise EmptyResultError
-        self._left -= 1
         self._worker.process(**self._dealt.get())
         self._ventilator.processed_item()
-        return self._published.pop()
+        return self._published.pop()(numbers)
 
     def stop(self) -> None:
         self._ventilator.stop()

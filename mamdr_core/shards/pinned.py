@@ -1,7 +1,7 @@
 """What one Delta version of the examples holds, resolved on the driver: files, domains, rows, vocabulary sizes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 
 import numpy as np
@@ -13,6 +13,7 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
 from mamdr_core.lake.core.features import names_in_examples
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.quantiles import cut_features, noted_bounds
 from mamdr_core.lake.examples.versions import newest_versions, still_there
 from mamdr_core.lake.examples.windows import Limits, read_window, window_at
 from mamdr_core.lake.settings import LakeSettings
@@ -53,6 +54,7 @@ class PinnedExamples:
         vector_files: by "user" and "item", files of the fixed vectors.
         numeric: by numeric feature, mean and standard deviation over the train split.
         has_weights: whether rows have weights.
+        quantiles: by feature with `quantiles`, the bounds of its ranges.
     """
 
     versions: dict[str, int]
@@ -63,6 +65,7 @@ class PinnedExamples:
     vector_files: dict[str, tuple[str, ...]]
     numeric: dict[str, tuple[float, float]]
     has_weights: bool = False
+    quantiles: dict[str, list[float]] = field(default_factory=dict)
 
     def positions(self) -> NDArray[np.int64]:
         """By domain, where its training rows begin in the files, int64 [n]; near numbers are in the same row groups."""
@@ -125,7 +128,10 @@ def _pin(lake: Lake, features: Sequence[Feature], versions: dict[str, int], trai
         of: tuple(sorted(lake.read(f"{of}_features", versions[f"{of}_features"]).inputFiles())) for of in vectors
     }
     ids, has_weights = tuple(row["id"] for row in domains), SAMPLE_WEIGHT in examples.columns
-    return PinnedExamples(versions, files, ids, counts, sizes, vector_files, numeric, has_weights)
+    bounds = noted_bounds(lake, versions["examples"]) if cut_features(features) else {}
+    declared = {feature.name for feature in cut_features(features)}
+    quantiles = {name: list(of) for name, of in bounds.items() if name in declared}
+    return PinnedExamples(versions, files, ids, counts, sizes, vector_files, numeric, has_weights, quantiles)
 
 
 def _numbers(limits: Limits) -> tuple[int, int] | None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -29,6 +30,14 @@ class RowGroup:
     number: int
 
 
+@dataclass(frozen=True)
+class Run:
+    """Row groups of one file that are read one after the other."""
+
+    url: str
+    numbers: tuple[int, ...]
+
+
 def read_footers(urls: Sequence[str]) -> list[Any]:
     """The Parquet metadata of some files (pyarrow FileMetaData), in their order.
 
@@ -46,10 +55,11 @@ def read_footers(urls: Sequence[str]) -> list[Any]:
 
 def read_batches(
     groups: Sequence[RowGroup], table: Table, columns: Sequence[str], reader: ReaderName = "petastorm"
-) -> Iterator[tuple[RowGroup, pa.RecordBatch]]:
+) -> Iterator[tuple[str, pa.RecordBatch]]:
     """Read columns of some row groups, in the given order and in the caller's thread; nothing else is read.
 
-    Yields batches of at most `BATCH_ROWS` rows, each of one row group, so that memory does not grow with row groups.
+    Yields the URL of a file with each batch of at most `BATCH_ROWS` rows, so that memory does not grow with row groups.
+    A file is opened once for its row groups that follow each other, and small ones of them share a batch.
 
     Args:
         groups: row groups of files of one pinned version.
@@ -62,49 +72,48 @@ def read_batches(
     """
     if not groups:
         return
+    runs = [Run(url, tuple(group.number for group in each)) for url, each in groupby(groups, lambda group: group.url)]
     read = _read_with_petastorm if reader == "petastorm" else _read_with_arrow
-    for group, batches in zip(groups, read(groups, table, columns), strict=True):
+    for run, batches in zip(runs, read(runs, table, columns), strict=True):
         for batch in batches:
             beat()
-            yield group, batch
+            yield run.url, batch
 
 
-def _read_with_arrow(
-    groups: Sequence[RowGroup], table: Table, columns: Sequence[str]
-) -> Iterator[Iterator[pa.RecordBatch]]:
-    for group in groups:
-        yield read_row_group(*locate(group.url), group.number, columns)
+def _read_with_arrow(runs: Sequence[Run], table: Table, columns: Sequence[str]) -> Iterator[Iterator[pa.RecordBatch]]:
+    for run in runs:
+        yield read_run(*locate(run.url), run.numbers, columns)
 
 
 def _read_with_petastorm(
-    groups: Sequence[RowGroup], table: Table, columns: Sequence[str]
+    runs: Sequence[Run], table: Table, columns: Sequence[str]
 ) -> Iterator[Iterator[pa.RecordBatch]]:
     try:
-        from mamdr_core.shards.petastorm_reader import read_row_groups  # the arrow reader does without Petastorm
+        from mamdr_core.shards.petastorm_reader import read_runs  # the arrow reader does without Petastorm
     except ImportError as error:
         raise MamdrError(
             f"train.reader is petastorm, and Petastorm cannot be imported ({error}): install it, or set "
             "train.reader: arrow, which reads the same rows"
         ) from None
-    return read_row_groups(groups, table, columns)
+    return read_runs(runs, table, columns)
 
 
-def read_row_group(
-    system: pyarrow.fs.FileSystem, path: str, number: int, columns: Sequence[str]
+def read_run(
+    system: pyarrow.fs.FileSystem, path: str, numbers: Sequence[int], columns: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
-    """Read columns of one row group, in batches of at most `BATCH_ROWS` rows.
+    """Read columns of some row groups of a file, in batches of at most `BATCH_ROWS` rows.
 
     Args:
         system: holds the file, see `locate`.
         path: of the file in it.
-        number: of the row group in the file.
+        numbers: of the row groups in the file.
         columns: names of columns.
 
     Raises:
         MamdrError: the file is gone or damaged.
     """
     with _open(system, path) as file:
-        yield from file.iter_batches(BATCH_ROWS, [number], list(columns), use_threads=False)
+        yield from file.iter_batches(BATCH_ROWS, list(numbers), list(columns), use_threads=False)
 
 
 def locate(url: str) -> tuple[pyarrow.fs.FileSystem, str]:

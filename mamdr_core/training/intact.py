@@ -25,6 +25,7 @@ class PinnedFacts(BaseModel):
     versions: dict[str, Count]
     sizes: dict[str, Count]
     numeric: dict[str, tuple[float, float]]
+    quantiles: dict[str, list[float]] = {}
 
 
 class MetricsFacts(BaseModel):

@@ -2,7 +2,7 @@
 
 manifest.json            size and SHA-256 of every other file; written last
 config.yaml              the resolved configuration
-pinned.json              Delta versions of what was read, vocabulary sizes, numeric scales
+pinned.json              Delta versions of what was read, vocabulary sizes, numeric scales, bounds of quantiles
 metrics.json             mean AUCs
 shared.safetensors       theta_S: "dense" [P] and, where tables are whole on every rank, "table.<name>" [rows, D]
 shared-<rank>.safetensors  where they are sharded: "table.<name>" with the rank's rows r, r + W, ... of W ranks
@@ -105,7 +105,7 @@ class PackageFacts:
 
     Attributes:
         config: the resolved configuration's YAML.
-        pinned: Delta versions, vocabulary sizes and numeric scales.
+        pinned: Delta versions, vocabulary sizes, numeric scales and, where features have some, bounds of quantiles.
         metrics: what training reported.
         files: names of all its files.
     """

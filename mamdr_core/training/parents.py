@@ -13,6 +13,7 @@ from mamdr_core.config import Config, plain_config
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.champion import CHAMPION, find_champion, resolve_run
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.quantiles import check_same_bounds
 from mamdr_core.learning.methods import find_method
 from mamdr_core.models.structures import MODELS
 from mamdr_core.object_store import place_of
@@ -139,6 +140,7 @@ def _check_fit(run_id: str, config: Config, pinned: PinnedExamples, facts: Packa
         raise MamdrError(f"train.warm_start: run {run_id} has another model ({'; '.join(differing[:3])}); {cold}")
     check_served(theirs, facts.metrics, run_id)
     _check_kind(run_id, config, theirs, facts.has_mixed)
+    check_same_bounds(run_id, facts.pinned.get("quantiles", {}), pinned.quantiles)
     known = facts.pinned["sizes"]
     beyond = [f"{known[name]} {name}s, not {size}" for name, size in pinned.sizes.items() if known[name] > size]
     if beyond:

@@ -166,9 +166,10 @@ class Run:
         figures = _figures(self, result, seconds | result.seconds)
         package = self.package
         facts = asdict(self.pinned)
+        names = ["versions", "sizes", "numeric", *(["quantiles"] if self.pinned.quantiles else [])]
         texts = {
             "config.yaml": self.row["config"],
-            "pinned.json": json.dumps({name: facts[name] for name in ("versions", "sizes", "numeric")}, indent=1),
+            "pinned.json": json.dumps({name: facts[name] for name in names}, indent=1),
             "metrics.json": json.dumps(figures, indent=1),
         }
         if package != self.scratch:

@@ -3,8 +3,9 @@
 import pytest
 
 from mamdr_core.config import parse_config
+from mamdr_core.errors import MamdrError
 from mamdr_core.lake.examples.increments import STATE, Increment, built_with
-from mamdr_core.lake.examples.quantiles import QUANTILES, kept_bounds
+from mamdr_core.lake.examples.quantiles import QUANTILES, check_same_bounds, kept_bounds
 
 PRICE = {"name": "price", "kind": "categorical", "quantiles": 3}
 AGE = {"name": "age", "kind": "categorical", "quantiles": 4}
@@ -31,3 +32,21 @@ def test_the_first_build_keeps_none():
     assert (
         kept_bounds(Increment(0, "there are no examples yet", {}, wanted=()), parse_config({"features": [PRICE]})) == {}
     )
+
+
+@pytest.mark.parametrize(
+    ("learned", "now"),
+    [
+        (BOUNDS, BOUNDS),
+        ({}, BOUNDS),  # a package that does not hold them
+        (BOUNDS, {"age": BOUNDS["age"]}),
+        ({"age": BOUNDS["age"]}, {**BOUNDS, "price": [5.0]}),
+    ],
+)
+def test_a_run_fits_examples_that_have_its_bounds(learned, now):
+    check_same_bounds("r", learned, now)
+
+
+def test_a_run_of_other_bounds_is_refused_with_both():
+    with pytest.raises(MamdrError, match=r"run r .* quantiles of age \(20, 30, 40\) .* have \(20, 30, 41, ...\)"):
+        check_same_bounds("r", BOUNDS, {**BOUNDS, "age": [20.0, 30.0, 41.0, 50.0]})

@@ -180,7 +180,9 @@ def assert_requests(spark, config, lake, tmp_path, wanted):
     path = write_log(tmp_path / "requests", [request, unweighted])
     config = with_values(config, {"score.input.path": path, "score.input.format": "json"})
     pinned = pin_examples(spark, config.lake, config.features)
-    served = Served("run", "", (), config, pinned.versions, pinned.sizes | {"tags": max(values["tags"])}, {})
+    assert pinned.quantiles == {"price": list(BOUNDS)}
+    sizes = pinned.sizes | {"tags": max(values["tags"])}
+    served = Served("run", "", (), config, pinned.versions, sizes, {}, pinned.quantiles)
     rows = encode_requests(read_requests(spark, config.score.input, served), lake, served)
     several = [feature for feature in config.features if feature.has_several_ids]
     read = rows.toArrow().sort_by("user").combine_chunks()

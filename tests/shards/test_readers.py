@@ -34,14 +34,16 @@ except MamdrError as error:
 
 
 @pytest.mark.parametrize("reader", ReaderName.__args__)
-def test_chosen_row_groups_are_read_in_the_given_order(make_rows, make_pinned, reader):
+def test_chosen_row_groups_are_read_in_the_given_order_those_of_a_file_together(make_rows, make_pinned, reader):
     rows = make_rows(COUNTS)
     pinned = make_pinned([rows[:50], rows[50:]], len(COUNTS))
-    groups = [RowGroup(pinned.files[file].url, number) for file, number in ((1, 2), (0, 3), (0, 0))]
+    groups = [RowGroup(pinned.files[file].url, number) for file, number in ((1, 2), (0, 3), (0, 0), (1, 1))]
     read = list(read_batches(groups, TABLES["examples"], ["user", "domain", "key"], reader))
-    assert [group for group, _ in read] == groups
-    for (_, batch), places in zip(read, (slice(70, 75), slice(30, 40), slice(0, 10)), strict=True):
-        expected = rows[places][["user", "domain", "key"]].reset_index(drop=True)
+    assert [url for url, _ in read] == [pinned.files[file].url for file in (1, 0, 1)]
+    for (_, batch), places in zip(
+        read, ([*range(70, 75)], [*range(30, 40), *range(10)], [*range(60, 70)]), strict=True
+    ):
+        expected = rows.iloc[places][["user", "domain", "key"]].reset_index(drop=True)
         assert batch.to_pandas().equals(expected)
 
 

@@ -9,6 +9,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from mamdr_core.config import Config
+from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.increments import STATE, Increment, built_with, last_build
@@ -21,6 +22,7 @@ QUANTILES = "quantiles"
 """In a build's state: by feature, the bounds of its ranges, ascending."""
 _ACCURACY = 100
 """Ranks of a quantile are exact to a part of this of a range."""
+_SHOWN = 3
 Bounds = Mapping[str, Sequence[float]]
 
 
@@ -84,6 +86,31 @@ def noted_bounds(lake: Lake, version: int) -> Bounds:
     """The bounds that a version of the examples was built with."""
     found: Bounds = last_build(lake.log("examples"), version).note.get(STATE, {}).get(QUANTILES, {})
     return found
+
+
+def check_same_bounds(run_id: str, learned: Bounds, now: Bounds) -> None:
+    """Check that a run's model means the same by the index of a range as the examples that it shall read.
+
+    Args:
+        run_id: names the run.
+        learned: its bounds, from its package; none in packages that do not hold them.
+        now: those of the examples.
+
+    Raises:
+        MamdrError: a feature that both have has other bounds.
+    """
+    for name in sorted(learned.keys() & now.keys()):
+        if list(learned[name]) != list(now[name]):
+            raise MamdrError(
+                f"run {run_id} was trained with other bounds of the quantiles of {name} ({_named(learned[name])}) than "
+                f"these examples have ({_named(now[name])}): build_examples has learned them again since; start a run "
+                "without train.warm_start, and promote it with promote.force"
+            )
+
+
+def _named(bounds: Sequence[float]) -> str:
+    shown = ", ".join(f"{bound:g}" for bound in bounds[:_SHOWN])
+    return f"{shown}, ..." if len(bounds) > _SHOWN else shown
 
 
 def _range_of(name: str, bounds: Sequence[float]) -> Column:
