@@ -180,6 +180,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sparse_adagrad": {"train.inner.sparse_optimizer": "adagrad", "train.inner.sparse_lr": 0.02},
     "sparse_lr": {"train.inner.sparse_lr": 3e-3},
     "platt": {"train.calibration": "platt"},
+    "isotonic": {"train.calibration": "isotonic"},
 }
 """By name: training options, one at a time; the label of a method with one is METHOD+OPTION."""
 
