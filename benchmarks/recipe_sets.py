@@ -41,11 +41,13 @@ class DataSet:
         conf: its file in conf/.
         values: config keys over the file.
         limits: config keys over those of the method.
+        lake: the set whose lake it shares, as its examples are the same; empty: its own.
     """
 
     conf: str
     values: Mapping[str, Any] = field(default_factory=dict)
     limits: Mapping[str, Any] = field(default_factory=dict)
+    lake: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,12 @@ def _vectors(**synthetic: Any) -> DataSet:
     return DataSet("synthetic", {f"synthetic.{key}": value for key, value in synthetic.items()})
 
 
+def _history(conf: str, pooling: str, lake: str = "") -> DataSet:
+    """A set with the newest 50 items that the user clicked before the row, in all years: `ds` begins a year there."""
+    kind = {"kind": "sequence", "history": True, "table": "item", "length": 50, "history_days": 7_300}
+    return DataSet(conf, {"features": [{"name": "clicked", **kind, "pooling": pooling}]}, lake=lake)
+
+
 def production_shape(domains: int, rows: int) -> dict[str, Any]:
     """The keys of `synthetic` for conf/production.yaml with fewer rows, and users and items in proportion."""
     shape = plain_config(load_config(str(CONF / "production.yaml")))["synthetic"]
@@ -84,6 +92,10 @@ SETS: dict[str, DataSet] = {
     "amazon5": DataSet("amazon5"),
     "ciao": DataSet("ciao"),
     "ciao_positives": DataSet("ciao_positives"),
+    "amazon5_history": _history("amazon5", "mean"),
+    "amazon5_history_din": _history("amazon5", "attention", lake="amazon5_history"),
+    "ciao_history": _history("ciao", "mean"),
+    "ciao_history_din": _history("ciao", "attention", lake="ciao_history"),
     "conflict_0": _vectors(conflict=0.0),
     "conflict_0.5": _vectors(conflict=0.5),
     "conflict_1": _vectors(conflict=1.0),
@@ -168,6 +180,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sparse_adagrad": {"train.inner.sparse_optimizer": "adagrad", "train.inner.sparse_lr": 0.02},
     "sparse_lr": {"train.inner.sparse_lr": 3e-3},
     "platt": {"train.calibration": "platt"},
+    "isotonic": {"train.calibration": "isotonic"},
 }
 """By name: training options, one at a time; the label of a method with one is METHOD+OPTION."""
 
@@ -207,7 +220,7 @@ def config_of(name: str, world: int, scale: float, folder: Path) -> Config:
     """
     data = SETS[name]
     config = with_values(load_config(str(CONF / f"{data.conf}.yaml")), {**SETTINGS, **data.values})
-    own = folder / f"{name}-{world}-{scale:g}"
+    own = folder / f"{data.lake or name}-{world}-{scale:g}"
     changes: dict[str, Any] = {"lake.root": str(own / "lake"), "examples.seed": world}
     if config.synthetic is None:
         changes["input.path"] = str((ROOT / config.input.path).resolve())

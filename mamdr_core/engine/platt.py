@@ -8,12 +8,13 @@ Shape suffixes: N rows, n domains, G groups of rows, K domains and, first, those
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from mamdr_core.engine.isotonic import Curve, fit_curve
 from mamdr_core.engine.threads import one_thread
 
 FASTEST = 25.0
@@ -30,14 +31,16 @@ _FIXED = 1e12  # precision of a slope that is not to move
 
 @dataclass(frozen=True)
 class Calibration:
-    """By domain, a positive slope and a shift of logits.
+    """By domain, a positive slope and a shift of logits, after an increasing curve that all domains share.
 
     Attributes:
         slope_K, shift_K: float64 [n + 1]; domain i has row i + 1, and row 0 is of domains without one.
+        curve: None: there is none.
     """
 
     slope_K: Tensor
     shift_K: Tensor
+    curve: Curve | None = None
 
     @classmethod
     def identity(cls, domains: int) -> "Calibration":
@@ -48,18 +51,20 @@ class Calibration:
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> "Calibration":
         """As `tensors` gives it."""
-        return cls(tensors["slope"], tensors["shift"])
+        curve = Curve(tensors["knots"], tensors["values"]) if "knots" in tensors else None
+        return cls(tensors["slope"], tensors["shift"], curve)
 
     def tensors(self) -> dict[str, Tensor]:
         """What is saved of it."""
-        return {"slope": self.slope_K, "shift": self.shift_K}
+        curve = {"knots": self.curve.knots_J, "values": self.curve.values_J} if self.curve else {}
+        return {"slope": self.slope_K, "shift": self.shift_K, **curve}
 
     def with_negatives_of(self, rate: float) -> "Calibration":
         """For a log that keeps this share of the negatives: p / (p + (1 - p) / rate), a shift of the logit.
 
         He et al. 2014, section 6.3.
         """
-        return Calibration(self.slope_K, self.shift_K + math.log(rate))
+        return replace(self, shift_K=self.shift_K + math.log(rate))
 
     def apply(self, logits_N: Tensor, domain_N: Tensor) -> Tensor:
         """Calibrated logits, float64 [N], on the device of the logits.
@@ -68,11 +73,25 @@ class Calibration:
             logits_N: any float.
             domain_N: index of each row's domain; below 0 or beyond those that are known: row 0.
         """
-        place_N = self.places(domain_N)
+        place_N = self._places(domain_N)
         slope_N, shift_N = (each[place_N].to(logits_N.device) for each in (self.slope_K, self.shift_K))
-        return logits_N.double() * slope_N + shift_N
+        curved_N = self.curve.apply(logits_N) if self.curve else logits_N.double()
+        return curved_N * slope_N + shift_N
 
-    def places(self, domain_N: Tensor) -> Tensor:
+    def slopes(self, calibrated_N: Tensor, domain_N: Tensor) -> Tensor:
+        """By how much calibrated logits change with the model's, float64 [N], on the CPU.
+
+        Args:
+            calibrated_N: as `apply` returns them.
+            domain_N: see `apply`.
+        """
+        place_N = self._places(domain_N)
+        slope_N = self.slope_K[place_N]
+        if not self.curve:
+            return slope_N
+        return slope_N * self.curve.slope_at((calibrated_N.double().cpu() - self.shift_K[place_N]) / slope_N)
+
+    def _places(self, domain_N: Tensor) -> Tensor:
         """The rows of domains, int64 [N], on the CPU."""
         place_N = domain_N.long().cpu() + 1
         return torch.where(place_N < len(self.slope_K), place_N, 0).clamp_min_(0)
@@ -94,6 +113,18 @@ class CalibrationRows:
     weights_N: Tensor
     domain_N: Tensor
     domains: int
+
+
+def fit_isotonic(
+    rows: CalibrationRows, all_reduce: Callable[[Tensor], Tensor], otherwise: Calibration | None = None
+) -> Calibration:
+    """The curve of all domains' rows, and Platt scaling by domain of the logits that it gives.
+
+    Args: as of `fit_platt`; the curve of `otherwise` is kept.
+    """
+    curve = otherwise.curve if otherwise else fit_curve(rows.logits_N, rows.labels_N, rows.weights_N, all_reduce)
+    curved = replace(rows, logits_N=curve.apply(rows.logits_N)) if curve else rows
+    return replace(fit_platt(curved, all_reduce, otherwise), curve=curve)
 
 
 @one_thread()

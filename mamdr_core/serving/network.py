@@ -39,6 +39,10 @@ class ServedNetwork(nn.Module):
     place_of_domain: Tensor
     slope_K: Tensor
     shift_K: Tensor
+    curve_knots_J: Tensor
+    piece_knots: Tensor
+    piece_values: Tensor
+    piece_slopes: Tensor
 
     def __init__(
         self,
@@ -74,6 +78,11 @@ class ServedNetwork(nn.Module):
         if calibration:
             self.register_buffer("slope_K", calibration.slope_K.float())
             self.register_buffer("shift_K", calibration.shift_K.float())
+        self._is_curved = calibration is not None and calibration.curve is not None
+        if calibration and calibration.curve:
+            self.register_buffer("curve_knots_J", calibration.curve.knots_J.float())
+            for name, piece in zip(("knots", "values", "slopes"), calibration.curve.pieces(), strict=True):
+                self.register_buffer(f"piece_{name}", piece.float())
         self._number_of = {table.name: number for number, table in enumerate(with_rows)}
         for name, number in self._number_of.items():
             self.register_buffer(f"table_{number}", held[name])
@@ -113,6 +122,11 @@ class ServedNetwork(nn.Module):
         if self._mixed:
             numeric_BK = fields.get("numeric", logits_B.new_zeros(rows, 0))
             logits_B = logits_B + self._mixed(ids, fields, numeric_BK, ids["domain"])
+        if self._is_curved:
+            # Counted by comparison, as exporters know no search in a sorted tensor.
+            piece_B = (logits_B[:, None] >= self.curve_knots_J).long().sum(1)
+            beyond_B = logits_B - self.piece_knots[piece_B]
+            logits_B = self.piece_values[piece_B] + self.piece_slopes[piece_B] * beyond_B
         if self._is_calibrated:
             logits_B = logits_B * self.slope_K[ids["domain"]] + self.shift_K[ids["domain"]]
         return logits_B.sigmoid()

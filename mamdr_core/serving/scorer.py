@@ -78,18 +78,20 @@ class Scorer:
             return self._calibration.apply(logits_B, torch.from_numpy(domain_B))
         return logits_B
 
-    def deviation(self, indices: Mapping[str, NDArray[np.int32]], numeric_BK: NDArray[np.float32]) -> Tensor | None:
+    def deviation(
+        self, indices: Mapping[str, NDArray[np.int32]], numeric_BK: NDArray[np.float32], logits_B: Tensor
+    ) -> Tensor | None:
         """Posterior standard deviation of the mixed model's part of the logits, float [B]; None without one.
 
-        Args: as of `predict`.
+        Args:
+            indices, numeric_BK: see `predict`.
+            logits_B: that `predict` returns.
         """
         if not self._mixed:
             return None
         deviation_B = self._mixed.variance(_columns_of(indices, numeric_BK)).sqrt()
         if self._calibration:
-            return (
-                deviation_B * self._calibration.slope_K[self._calibration.places(torch.from_numpy(indices["domain"]))]
-            )
+            return deviation_B * self._calibration.slopes(logits_B, torch.from_numpy(indices["domain"]))
         return deviation_B
 
     def has_specific(self, domains: NDArray[np.int32]) -> NDArray[np.bool_]:
@@ -166,7 +168,7 @@ def predict_batch(
     numeric_BK = np.stack(numeric, 1).astype(np.float32) if numeric else np.zeros((len(batch), 0), np.float32)
     weights = {feature.name: read[weights_of(feature.name)] for feature in several if feature.weights}
     logits_B = scorer.predict(indices, numeric_BK, weights)
-    return indices, logits_B, scorer.deviation(indices, numeric_BK) if deviation else None
+    return indices, logits_B, scorer.deviation(indices, numeric_BK, logits_B) if deviation else None
 
 
 def scored_batch(

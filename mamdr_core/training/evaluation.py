@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.metrics import DetailedMetrics, DomainMetrics, domain_metrics
 from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.engine.plan import parts_in_step
-from mamdr_core.engine.platt import Calibration, CalibrationRows, fit_platt
+from mamdr_core.engine.platt import Calibration, CalibrationRows, fit_isotonic, fit_platt
 from mamdr_core.engine.prediction import predict_runs
 from mamdr_core.engine.settings import MetricsSettings
 from mamdr_core.errors import MamdrError
@@ -114,13 +115,15 @@ def calibrate(
     val: Columns,
     collective: Collective,
     otherwise: Calibration | None = None,
+    kind: Literal["platt", "isotonic"] = "platt",
 ) -> Calibration:
-    """Platt scaling by domain, fitted to validation rows; the same on every rank.
+    """Platt scaling by domain, or also a curve that domains share, fitted to validation rows; the same on every rank.
 
     Args:
         engine, shared, specific, collective: see `evaluate_columns`.
         val: this rank's validation rows.
         otherwise: see `fit_platt`.
+        kind: see `train.calibration`.
     """
     logits = [logits.double().cpu() for *_, logits in _logits(engine, shared, specific, val, collective)]
     labels_N = val.labels.cpu().double()
@@ -131,7 +134,8 @@ def calibrate(
         val.ids["domain"].cpu().long() - 1,
         len(val.offsets) - 1,
     )
-    return fit_platt(rows, collective.all_reduce, otherwise)
+    fit = fit_isotonic if kind == "isotonic" else fit_platt
+    return fit(rows, collective.all_reduce, otherwise)
 
 
 def check_group(columns: Columns, settings: MetricsSettings) -> None:

@@ -125,7 +125,7 @@ def check_specific(file: Path, dense: Dense | None) -> Dense:
 
 
 def check_calibration(file: Path) -> None:
-    """Check a package's calibration: a slope and a shift of each domain.
+    """Check a package's calibration: a slope and a shift of each domain, and the knots of a curve, if it has one.
 
     Raises:
         MamdrError: it is damaged.
@@ -135,6 +135,11 @@ def check_calibration(file: Path) -> None:
     expect(file, header, "shift", "F64", (size,))
     if not size:
         raise_damaged(file, "slope")
+    if "knots" in header:
+        (knots,) = expect(file, header, "knots", "F64", (None,))
+        expect(file, header, "values", "F64", (knots,))
+        if not knots:
+            raise_damaged(file, "knots")
 
 
 def read_header(file: Path) -> Header:

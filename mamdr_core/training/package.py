@@ -7,7 +7,8 @@ metrics.json             mean AUCs
 shared.safetensors       theta_S: "dense" [P] and, where tables are whole on every rank, "table.<name>" [rows, D]
 shared-<rank>.safetensors  where they are sharded: "table.<name>" with the rank's rows r, r + W, ... of W ranks
 mixed-*.safetensors      the mixed model, where there is one, see `mamdr_core.training.state_files`
-calibration.safetensors  where it is calibrated: "slope" and "shift" of the logits, [n + 1], row 0 for other domains
+calibration.safetensors  where it is calibrated: "slope" and "shift" of the logits, [n + 1], row 0 for other domains;
+                         of a curve before these "knots" and "values", [J]
 specific-<rank>-<part>.safetensors  theta_i of some of a rank's domains, see `mamdr_core.training.specific_files`
 """
 

@@ -243,12 +243,12 @@ def _measure(
     if settings.refit_last_layer and not settings.only_domains:
         refit_last_layer(learner.engine, learner.shared, columns["val"], collective, learner.seed)
     calibration = None
-    if settings.calibration == "platt":
+    if settings.calibration != "none":
         otherwise = None
         if settings.only_domains:  # the others keep the parent's, if it has any, and so does what domains share
             otherwise = load_calibration(task.parent, settings.scratch) if task.parent else None
             otherwise = otherwise or Calibration.identity(len(task.pinned.domain_ids))
-        calibration = calibrate(*model, columns["val"], collective, otherwise)
+        calibration = calibrate(*model, columns["val"], collective, otherwise, settings.calibration)
     (metrics["train"],) = measure("train", calibration)
     metrics["test"], *uncalibrated = measure("test", calibration, *([None] if calibration else []))
     return metrics, uncalibrated[0] if uncalibrated else None, calibration

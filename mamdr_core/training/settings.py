@@ -79,9 +79,10 @@ class TrainSettings:
     negative_rate: float = 1.0
     """Share of the negatives that the log keeps, where it was thinned: score and export_model then give the probability
     of the whole log, p / (p + (1 - p) / rate). Leave it at 1 where input.columns.weight makes up for them instead."""
-    calibration: Literal["none", "platt"] = "none"
+    calibration: Literal["none", "platt", "isotonic"] = "none"
     """platt: once training has ended, fit a slope and a shift of the logits by domain to the validation rows, those of
-    small domains shrunk towards all domains'; evaluation, the gate, score and export_model apply it
+    small domains shrunk towards all domains'; isotonic: the same after an increasing curve of the logits that is fitted
+    to the validation rows of all domains. Evaluation, the gate, score and export_model apply it
     (docs/serving.md#calibration)."""
     refit_last_layer: bool = False
     """Once theta_S is trained, fit the network's last layer again to validation rows, which it has not memorised, if

@@ -1,8 +1,10 @@
 """The module that is exported predicts as the run does, for every structure, with shards or without."""
 
+import numpy as np
 import pytest
 import torch
 
+from mamdr_core.engine.isotonic import Curve
 from mamdr_core.engine.platt import Calibration
 from mamdr_core.models.structures import MODELS
 from mamdr_core.serving.files import compare, write_files
@@ -42,7 +44,13 @@ def test_the_mixed_model_of_a_run_is_served_wherever_its_parts_were_saved(tmp_pa
 CALIBRATION = Calibration(torch.linspace(0.3, 2, 7).double(), torch.linspace(-2, 1, 7).double())
 
 
-@pytest.mark.parametrize(("calibration", "rate"), [(CALIBRATION, 1.0), (None, 0.1), (CALIBRATION, 0.1)])
+CURVE = Curve(torch.tensor([-0.6, -0.2, 0.1]).double(), torch.tensor([-1.5, -0.1, 0.0]).double())
+CURVED = Calibration(CALIBRATION.slope_K, CALIBRATION.shift_K, CURVE)
+
+
+@pytest.mark.parametrize(
+    ("calibration", "rate"), [(CALIBRATION, 1.0), (None, 0.1), (CALIBRATION, 0.1), (CURVED, 1.0), (CURVED, 0.1)]
+)
 def test_calibration_and_thinned_negatives_change_probabilities_alike_in_batches_and_in_the_module(
     tmp_path, calibration, rate
 ):
@@ -58,7 +66,11 @@ def test_calibration_and_thinned_negatives_change_probabilities_alike_in_batches
         slope, shift = (
             (each[domain + 1] for each in (CALIBRATION.slope_K, CALIBRATION.shift_K)) if calibration else (1, 0)
         )
-        probability = (slope * before.logit() + shift).sigmoid()
+        logits = before.logit()
+        if calibration is CURVED:  # by its points, with slope 1 beyond the first and the last
+            within = np.interp(logits, CURVE.knots_J, CURVE.values_J)
+            logits = torch.from_numpy(within).float() + (logits - logits.clamp(-0.6, 0.1))
+        probability = (slope * logits + shift).sigmoid()
         return probability / (probability + (1 - probability) / rate)
 
     assert compare(by_hand, scorer, served, [-1, 0, 3, 5]) < 1e-6
@@ -82,7 +94,7 @@ def test_bags_sequences_and_vectors_are_exported_as_the_run_has_them(tmp_path, n
 
 @pytest.mark.slow
 def test_exported_files_of_a_mixed_model_predict_as_the_run_does(tmp_path):
-    served = make_served(tmp_path, method="mixed", calibration=CALIBRATION, negative_rate=0.5)
+    served = make_served(tmp_path, method="mixed", calibration=CURVED, negative_rate=0.5)
     mixed = served.mixed(served.engine(VECTORS))
     network = ServedNetwork(served, load_shared(tmp_path), {}, VECTORS, mixed, served.calibration()).eval()
     for call in write_files(network, served, tmp_path, onnx=True).values():

@@ -45,12 +45,13 @@ def test_figures_do_not_depend_on_the_rows_measured_at_once(monkeypatch, most):
     )
 
 
-def test_calibrated_figures_are_those_of_calibrated_logits_and_the_order_of_rows_stays():
+@pytest.mark.parametrize("kind", ["platt", "isotonic"])
+def test_calibrated_figures_are_those_of_calibrated_logits_and_the_order_of_rows_stays(kind):
     counts = [300, 0, 400, 20]
     engine, shared = small_engine(len(counts))
     columns = random_columns(counts)
     columns.labels = (torch.rand(len(columns), generator=torch.Generator().manual_seed(1)) < 0.2).float()
-    found = evaluation.calibrate(engine, shared, {}, columns, SingleProcess())
+    found = evaluation.calibrate(engine, shared, {}, columns, SingleProcess(), kind=kind)
     detail = MetricsSettings(cutoffs=(1,))
     before = evaluation.evaluate_columns(engine, shared, {}, columns, detail=detail)
     after = evaluation.evaluate_columns(engine, shared, {}, columns, detail=detail, calibration=found)
@@ -59,7 +60,9 @@ def test_calibrated_figures_are_those_of_calibrated_logits_and_the_order_of_rows
     assert after.overall()["calibration_error"] < before.overall()["calibration_error"]
     logits = engine.predict(Theta(shared), Visit(columns, torch.arange(len(columns))))
     domain = columns.ids["domain"].long() - 1
-    expected = found.slope_K[domain + 1] * logits + found.shift_K[domain + 1]
+    assert (found.curve is not None) == (kind == "isotonic")
+    curved = found.curve.apply(logits) if found.curve else logits
+    expected = found.slope_K[domain + 1] * curved + found.shift_K[domain + 1]
     assert float((after.mean_prediction * after.rows).nan_to_num(0).sum()) == pytest.approx(
         float(expected.sigmoid().sum())
     )

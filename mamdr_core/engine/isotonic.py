@@ -1,0 +1,140 @@
+"""Isotonic calibration: an increasing, piecewise linear curve of logits that is fitted to held-out rows of all domains.
+
+Zadrozny and Elkan 2002: the pool-adjacent-violators algorithm on rows in the order of their logits. Three things keep
+the curve from following noise. Rows are gathered in bins of equal count first. A bin also has PSEUDO_ROWS rows that are
+clicked as often as the model predicts, so no probability is 0 or 1. The curve is linear between the pooled bins, where
+the algorithm has steps, and has at least LEAST_SLOPE everywhere, so no two logits become equal.
+
+Shape suffixes: N rows, B bins, J knots.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mamdr_core.engine.threads import one_thread
+
+Floats = NDArray[np.float64]
+
+BIN_ROWS, MOST_BINS = 100, 128
+"""Rows of a bin at least, and bins at most."""
+PSEUDO_ROWS = 2.0
+LEAST_SLOPE = 0.05
+"""Of the curve between two knots."""
+LEAST_DISTANCE = 0.01
+"""Of two knots, as a logit: it bounds the slope between them."""
+_CELLS = 1 << 16
+_LARGEST = 16.0  # a logit beyond which rows are counted at it
+
+
+@dataclass(frozen=True)
+class Curve:
+    """An increasing, piecewise linear function of logits, with slope 1 before its first and after its last knot.
+
+    Attributes:
+        knots_J: increasing logits, float64; at least one.
+        values_J: the calibrated logits there, increasing.
+    """
+
+    knots_J: Tensor
+    values_J: Tensor
+
+    @property
+    def slopes(self) -> Tensor:
+        """Of the pieces, float64 [J + 1]: before the first knot, after each but the last, and after the last."""
+        between = self.values_J.diff() / self.knots_J.diff()
+        one = torch.ones(1, dtype=torch.float64)
+        return torch.cat([one, between, one])
+
+    def pieces(self) -> tuple[Tensor, Tensor, Tensor]:
+        """By number of knots that are <= a logit, a knot of its piece, the value there and the slope, [J + 1] each."""
+        first = torch.zeros(1, dtype=torch.int64)
+        knot = torch.cat([first, torch.arange(len(self.knots_J))])
+        return self.knots_J[knot], self.values_J[knot], self.slopes
+
+    def apply(self, logits_N: Tensor) -> Tensor:
+        """Calibrated logits, float64 [N], on the device of the logits."""
+        knot, value, slope = (each.to(logits_N.device) for each in self.pieces())
+        logits_N = logits_N.double()
+        piece_N = torch.searchsorted(self.knots_J.to(logits_N.device), logits_N, right=True)
+        return value[piece_N] + slope[piece_N] * (logits_N - knot[piece_N])
+
+    def slope_at(self, calibrated_N: Tensor) -> Tensor:
+        """The curve's slope where it has some values, float64 [N]."""
+        return self.slopes[torch.searchsorted(self.values_J, calibrated_N.double().cpu(), right=True)]
+
+
+@one_thread()
+def fit_curve(
+    logits_N: Tensor, labels_N: Tensor, weights_N: Tensor, all_reduce: Callable[[Tensor], Tensor]
+) -> Curve | None:
+    """The curve of all ranks' rows, the same on every rank; None: fewer rows than two bins have.
+
+    Args:
+        logits_N, labels_N, weights_N: this rank's rows, float64; rows whose logit is not finite do not count.
+        all_reduce: the sum over ranks.
+    """
+    good_N = logits_N.isfinite()
+    logits_N, labels_N, weights_N = logits_N[good_N], labels_N[good_N], weights_N[good_N]
+    # In cells of a fixed grid, which ranks can add, as they cannot sort their rows together.
+    cell_N = ((logits_N.clamp(-_LARGEST, _LARGEST) / _LARGEST + 1) / 2 * (_CELLS - 1)).long()
+    columns = torch.ones_like(logits_N), weights_N, weights_N * labels_N, weights_N * logits_N
+    sums = torch.stack([torch.bincount(cell_N, each, _CELLS) for each in columns])
+    bins = _bins(all_reduce(sums).numpy())
+    if bins is None:
+        return None
+    weight_B, clicks_B, logit_B = bins
+    expected_B = PSEUDO_ROWS / (1 + np.exp(-logit_B))
+    rates_B, counts_B = (clicks_B + expected_B) / (weight_B + PSEUDO_ROWS), weight_B + PSEUDO_ROWS
+    block_B = pool_adjacent_violators(rates_B, counts_B)
+    count_J = np.bincount(block_B, counts_B)
+    rate_J, knot_J = (np.bincount(block_B, counts_B * each) / count_J for each in (rates_B, logit_B))
+    return _curve_through(knot_J, np.log(rate_J / (1 - rate_J)))
+
+
+def _bins(sums: Floats) -> tuple[Floats, Floats, Floats] | None:
+    """Weight, clicks and mean logit of bins of equal count; None: there are fewer than two bins' rows.
+
+    Args:
+        sums: rows, weight, clicks and weighted logits of each cell.
+    """
+    sums = sums[:, sums[1] > 0]
+    rows = sums[0].sum()
+    bins = int(min(MOST_BINS, rows // BIN_ROWS))
+    if bins < 2:
+        return None
+    before = sums[0].cumsum() - sums[0]
+    number = np.unique((before * bins / rows).astype(np.int64), return_inverse=True)[1]
+    weight_B, clicks_B, logits_B = (np.bincount(number, each).astype(np.float64) for each in sums[1:])
+    return weight_B, clicks_B, logits_B / weight_B
+
+
+def pool_adjacent_violators(values: Floats, weights: Floats) -> NDArray[np.int64]:
+    """The blocks of the weighted least squares fit of a sequence that does not fall: by place, the number of its block.
+
+    The fit is the weighted mean of each block; means increase from block to block.
+    """
+    blocks: list[tuple[float, float, int]] = []  # mean, weight and places
+    for value, weight in zip(values.tolist(), weights.tolist(), strict=True):
+        places = 1
+        while blocks and blocks[-1][0] >= value:
+            mean, other, more = blocks.pop()
+            value = (mean * other + value * weight) / (other + weight)
+            weight, places = weight + other, places + more
+        blocks.append((value, weight, places))
+    return np.repeat(np.arange(len(blocks)), [places for *_, places in blocks])
+
+
+def _curve_through(knot_J: Floats, value_J: Floats) -> Curve:
+    """The curve through some points, but for those too near to the one before, and no less steep than LEAST_SLOPE."""
+    kept = [0]
+    for place in range(1, len(knot_J)):
+        if knot_J[place] >= knot_J[kept[-1]] + LEAST_DISTANCE:
+            kept.append(place)
+    knot_J, value_J = knot_J[kept], value_J[kept]
+    value_J = np.maximum.accumulate(value_J - LEAST_SLOPE * knot_J) + LEAST_SLOPE * knot_J
+    return Curve(torch.from_numpy(knot_J), torch.from_numpy(value_J))
