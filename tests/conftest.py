@@ -104,3 +104,14 @@ def trained_config(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory
     ingest_clicks(spark, config)
     build_examples(spark, config)
     return config
+
+
+@pytest.fixture
+def traced_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trace steps as compiled ones are, which fixes the same sizes, and generate no code, which takes minutes."""
+    import torch  # takes seconds, which most tests do without
+
+    compiled = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda call, dynamic, options: compiled(call, dynamic=dynamic, backend="aot_eager")
+    )

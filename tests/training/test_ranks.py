@@ -194,8 +194,11 @@ def test_rows_in_a_memory_mapped_file_train_what_rows_in_memory_train(make_task,
     assert not list(tmp_path.iterdir())
 
 
-def test_the_fast_engine_trains_what_the_eager_one_trains(make_task):
-    """Two ranks, four rounds of compiled steps in fp32, theta_i over embedding rows too."""
+def test_the_fast_engine_trains_what_the_eager_one_trains(make_task, traced_steps):
+    """Two ranks, four rounds of steps in fp32, theta_i over embedding rows too.
+
+    Traced as compiled steps are, without generating code: of that see test_fast and test_several.
+    """
     tasks, results = [], []
     for engine in ("eager", "fast"):
         task = make_task(2, engine=engine, epochs=1, validate_every=4)
