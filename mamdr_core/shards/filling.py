@@ -148,11 +148,12 @@ class ColumnsFiller:
             columns.append(self._probability)
         if self._weights is not None:
             columns.append(self._weights)
-        for domain in np.flatnonzero(self._unsorted_n) if self._keys is not None else ():
-            rows = slice(*self._offsets[domain : domain + 2])
-            order = np.argsort(self._keys[rows], kind="stable")
-            for column in columns:
-                column[rows] = column[rows][order]
+        if self._keys is not None:
+            for domain in np.flatnonzero(self._unsorted_n):
+                rows = slice(*self._offsets[domain : domain + 2])
+                order = np.argsort(self._keys[rows], kind="stable")
+                for column in columns:
+                    column[rows] = column[rows][order]
         return Columns(
             ids={name: torch.from_numpy(column) for name, column in self._ids.items()},
             numeric=torch.from_numpy(self._standardised),
