@@ -59,7 +59,8 @@ def test_measuring_a_run_again_is_deterministic_and_replaces_its_rows(spark, con
     assert (lake.read("conflicts").count(), lake.read("domain_conflicts").count()) == (2, 20)
 
 
-def test_compiled_rounds_give_the_same_figures(spark, config, figures):
+def test_compiled_rounds_give_the_same_figures(spark, config, figures, traced_steps):
+    """Traced as compiled steps are, without generating code: of that see test_fast and test_several."""
     found = measure_conflict(spark, with_values(config, {"train.engine": "fast"}))
     for stage in ("before", "after"):
         assert found[stage] == pytest.approx(figures[stage], abs=1e-5)
