@@ -85,23 +85,16 @@ def test_a_trial_whose_run_was_deleted_is_repeated_with_the_same_result(spark, c
     assert lake.read("comparisons").where("comparison = 'first'").count() == 2
 
 
-def test_a_run_of_train_mamdr_with_the_same_settings_counts_as_the_trial(spark, config, first):
-    other = with_values(config, {"train.seed": 7, "train.method": "dn"})
-    figures = train_mamdr(spark, other)
-    result = compare_methods(
-        spark,
-        with_values(
-            config, {"compare.methods": ["dn"], "compare.seeds": [7], "compare.baseline": "dn", "compare.name": "one"}
-        ),
-    )
-    assert (result["done"], result["skipped"]) == (0, 1)
-    assert result["rows"]["mlp/dn"]["test_auc"] == pytest.approx(figures["test_auc"], abs=1e-12)
-
-
-def test_a_trial_in_a_spark_task_equals_train_mamdr(spark, config, first):
+def test_a_run_of_train_mamdr_equals_a_trial_in_a_task_and_counts_as_the_trial(spark, config, first):
     row = runs_of(spark, config).where("method = 'joint' AND config LIKE '%seed: 1%' AND experiment = 'first'").first()
     figures = train_mamdr(spark, with_values(config, {"train.seed": 1, "train.method": "joint"}))
     assert figures["test_auc"] == pytest.approx(row["test_auc"], abs=1e-6)
+    changes = {"compare.methods": ["joint"], "compare.seeds": [1], "compare.name": "one"}
+    result = compare_methods(spark, with_values(config, changes))
+    assert (result["done"], result["skipped"]) == (0, 1)
+    assert result["rows"]["mlp/joint"]["test_auc"] == pytest.approx(figures["test_auc"], abs=1e-12)
+    compared = Lake(spark, config.lake.root).read("comparisons").where("comparison = 'one'").first()
+    assert compared["runs"] == [figures["run_id"]] != [row["run_id"]]
 
 
 def test_a_diverging_trial_is_recorded_as_failed_and_the_others_continue(spark, config, first):
