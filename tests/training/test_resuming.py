@@ -192,7 +192,8 @@ def test_a_run_that_is_killed_and_stopped_again_and_again_resumes_to_the_undistu
 
 @pytest.fixture(scope="module")
 def on_two(config):
-    return replace(config, train=replace(config.train, ranks=2, restarts=1))
+    """Half as many rounds: a process is killed once, or twice."""
+    return replace(config, train=replace(config.train, ranks=2, restarts=1, epochs=10))
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +282,8 @@ def test_an_executor_that_is_killed_costs_a_restart_and_changes_nothing(
     gpus += [f"--conf spark.{who}.resource.gpu.discoveryScript={script}" for who in ("worker", "executor")]
     master = " ".join(["local-cluster[2,1,1024]", *gpus])
     known = {child.name for child in (Path(on_two.lake.root) / "checkpoints").glob("*")}
-    process = job("--set", "train.ranks=2", "--set", "train.restarts=1", master=master)
+    sets = (f"train.{name}={getattr(on_two.train, name)}" for name in ("ranks", "restarts", "epochs"))
+    process = job(*(word for each in sets for word in ("--set", each)), master=master)
     folder = wait_for_checkpoint(on_two, 3, process, known)
     below = psutil.Process(process.pid).children(recursive=True)
     executors = [child for child in below if "CoarseGrainedExecutorBackend" in command_of(child)]
