@@ -301,7 +301,7 @@ class EagerEngine:
         return total, {name: joined(gradients) for name, gradients in found.items()}
 
     def _fields(self, visit: Visit, part: Part, embedded: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add fixed vectors, numeric features, the weights of several ids and groups to the embedded fields of a part."""
+        """Add fixed vectors, numeric features, weights of several ids and groups to the embedded fields of a part."""
         columns: Columns = visit.columns
         places_B = visit.rows[part.places]
         fields = dict(embedded)

@@ -35,7 +35,7 @@ class Batch:
         return size
 
     @property
-    def sizes_G(self) -> Tensor:
+    def group_sizes(self) -> Tensor:
         """Rows of each of its groups, int64 [G]; one group of a batch that is not cut into any."""
         return self.visit.groups[self.place] if self.visit.groups else torch.tensor([len(self)])
 
@@ -146,7 +146,7 @@ class RowReader:
 
     def __init__(self, batches: Sequence[Batch], device: torch.device) -> None:
         self.lengths = [len(batch) for batch in batches]
-        self.groups = [batch.sizes_G for batch in batches]
+        self.groups = [batch.group_sizes for batch in batches]
         self._device = device
         self._as_domain = [-1 if batch.visit.as_domain is None else batch.visit.as_domain for batch in batches]
         by_source: dict[int, list[int]] = {}

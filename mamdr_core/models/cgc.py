@@ -39,8 +39,8 @@ class CGC(nn.Module):
 class ExtractionLevel(nn.Module):
     """Experts of all domains and of the domain, mixed by the domain's gate and, where more levels follow, a shared one.
 
-    The original's shared gate mixes the experts of all domains. Here a row is computed with the weights of its own domain
-    alone, so the shared gate mixes the shared experts and those of the row's domain.
+    The original's shared gate mixes the experts of all domains. Here a row is computed with the weights of its own
+    domain alone, so the shared gate mixes the shared experts and those of that domain.
 
     Args:
         name: within the structure.
