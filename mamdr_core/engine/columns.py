@@ -109,12 +109,15 @@ class Visit:
         as_domain: show the rows to the model under this domain's index instead of their own (DR's support rows, which
             train the parameters that serve the target).
         batch_size: rows of a step at most; 0: the engine's.
+        groups: of each of its batches, the rows of each domain, int64 [G] on the CPU, where they stand in groups (see
+            `mamdr_core.engine.parts.order_by_domain`); none: each batch is of one domain, or the engine cuts it.
     """
 
     columns: Columns
     rows: Tensor
     as_domain: int | None = None
     batch_size: int = 0
+    groups: tuple[Tensor, ...] = ()
 
     def ids(self, column: str) -> Tensor:
         """The visit's indices of one id column, int64 [M]."""

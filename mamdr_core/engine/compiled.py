@@ -15,6 +15,7 @@ from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.optimizers import BETA1, BETA2, EPSILON, move_by_adam
 from mamdr_core.heartbeat import beat
 from mamdr_core.models.checking import is_tried
+from mamdr_core.models.groups import SIZES
 
 logger = logging.getLogger(__name__)
 Fields = dict[str, Tensor]
@@ -42,10 +43,12 @@ class PaddedBatch:
     """The rows of a step of G trajectories.
 
     Attributes:
-        embedded: trained fields of one width one after another, [G, F * B, D], or [G, F, D] of tables per domain.
+        embedded: trained fields of one width one after another, [G, F * B, D], or [G, F, D] of tables per domain;
+            [1, F * groups, D] of these where the batch, of one trajectory, holds several domains.
         names: of each of these tensors, its F fields; one that the model pools stands for as many as a row has ids,
             with `SEVERAL` behind its name.
-        constant: all other fields by name, [G, B, D].
+        constant: all other fields by name, [G, B, D]; of a batch of several domains also [1, B] and [1, groups], see
+            `mamdr_core.models.groups`.
         labels: [G, B].
         base: base logits [G, B].
         weights: [G, B]; of one trajectory they sum to 1, or are all 0; 0 for padding.
@@ -83,12 +86,14 @@ class DenseStep:
         gradient = grad_and_value(self._loss, argnums=(0, 1))
         self._one, self._many = gradient, vmap(gradient)
         self._differentiate: Callable[..., tuple[Tensor, Tensor, list[Tensor]]] = self._gradients
+        self._loss_of_groups: Callable[..., Tensor] = self._loss
         self._begin: Callable[..., tuple[Tensor, Tensor]] = _begin_adam
         if compiles:
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
             # As many threads as the process has: what is compiled is cached, and a rank among others has fewer.
             options: dict[str, str | int | bool | Callable[..., object]] = {"cpp.dynamic_threads": True}
             self._differentiate = torch.compile(self._gradients, dynamic=True, options=options)
+            self._loss_of_groups = torch.compile(self._loss, dynamic=True, options=options)
             self._begin = torch.compile(_begin_adam, dynamic=True, options=options)
 
     def of_thread(self) -> "DenseStep":
@@ -117,8 +122,9 @@ class DenseStep:
         arguments = (
             values, batch.embedded, batch.names, batch.constant, batch.labels, batch.base, batch.weights, batch.keys,
         )  # fmt: skip
+        differentiate = self._gradients_of_groups if SIZES in batch.constant else self._differentiate
         try:
-            return self._differentiate(*arguments)
+            return differentiate(*arguments)
         except Exception as error:
             if not (is_tried(self._flat.module) and _is_of_compiler(error)):
                 raise
@@ -127,8 +133,8 @@ class DenseStep:
                 "torch cannot compile %s, whose steps run one operation after another instead: %s",
                 type(structure).__name__, " ".join(str(error).split())[:300],
             )  # fmt: skip
-            self._differentiate, self.compiled = self._gradients, False
-            return self._differentiate(*arguments)
+            self._differentiate, self._loss_of_groups, self.compiled = self._gradients, self._loss, False
+            return self.gradients(state, batch)
 
     def move(self, state: DenseState, gradient: Tensor, count: Tensor, lr: float, weight_decay: float = 0.0) -> None:
         """Move `state` along gradients.
@@ -182,6 +188,36 @@ class DenseStep:
         to_embedded = [_join_fields(own, to_fields) for own in names]
         return loss, gradient, [torch.where(good[:, None, None], each, 0) for each in to_embedded]
 
+    def _gradients_of_groups(
+        self,
+        values: Tensor,
+        embedded: list[Tensor],
+        names: list[tuple[str, ...]],
+        constant: Fields,
+        labels: Tensor,
+        base: Tensor,
+        weights: Tensor,
+        keys: Tensor,
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """`_gradients` of one trajectory whose batch holds several domains, by autograd.
+
+        torch.func cannot differentiate an operator of our own (torch 2.9).
+        """
+        named = {name: own.detach().requires_grad_() for name, own in _only(self._flat.named(values)).items()}
+        fields: Fields = {}
+        for own, together in zip(names, embedded, strict=True):
+            fields |= {
+                name: field.detach().requires_grad_() for name, field in _only(cut_fields(own, together)).items()
+            }
+        loss = self._loss_of_groups(named, fields, _only(constant), labels[0], base[0], weights[0], keys[0])
+        learned = [*named.values(), *fields.values()]
+        found = torch.autograd.grad(loss, learned, allow_unused=True, materialize_grads=True)
+        if not loss.isfinite():
+            found = tuple(torch.zeros_like(gradient) for gradient in found)
+        gradient_P = torch.cat([gradient.flatten() for gradient in found[: len(named)]])
+        to_fields = _as_stack(dict(zip(fields, found[len(named) :], strict=True)))
+        return loss.detach()[None], gradient_P[None], [_join_fields(own, to_fields) for own in names]
+
     def _loss(
         self,
         named: Fields,
@@ -195,7 +231,7 @@ class DenseStep:
         fields = {**embedded, **constant}
         if self._bf16:
             named = {name: values.bfloat16() for name, values in named.items()}
-            fields = {name: field.bfloat16() for name, field in fields.items()}
+            fields = {name: field.bfloat16() if field.is_floating_point() else field for name, field in fields.items()}
         state = {**named, **self._flat.keyed(key)}
         logits_B = functional_call(self._flat.module, state, (fields,)).to(labels_B.dtype) + base_B
         return (binary_cross_entropy_with_logits(logits_B, labels_B, reduction="none") * weights_B).sum()

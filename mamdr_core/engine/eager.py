@@ -19,11 +19,12 @@ from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.hashing import step_keys
 from mamdr_core.engine.optimizers import AdamMoments, InnerState, adam_change
 from mamdr_core.engine.parameters import EVERYTHING, Change, Rows, Scope, Theta
-from mamdr_core.engine.parts import FieldGradient, Part, by_domain, joined, part_key, whole
+from mamdr_core.engine.parts import FieldGradient, Part, by_domain, group_fields, in_groups, joined, part_key, whole
 from mamdr_core.engine.step_options import FOLLOW_GRADIENT, StepOptions
 from mamdr_core.engine.threads import threads_for
 from mamdr_core.errors import DivergedError
 from mamdr_core.heartbeat import beat
+from mamdr_core.models.groups import mixes_domains
 from mamdr_core.models.tables import Table, owners, readers
 
 logger = logging.getLogger(__name__)
@@ -44,8 +45,9 @@ class EagerEngine:
         options: what a step does beyond following the gradient.
 
     Attributes:
-        per_domain: whether the model has tables per domain, so that every call of it sees rows of one domain: a batch
-            of several domains is one step of as many calls, their losses weighted by rows.
+        per_domain: whether the model has tables per domain.
+        mixes: whether a call of it may hold rows of several domains; if not, a batch of several domains is one step of
+            as many calls, their losses weighted by rows.
         skipped: steps skipped so far.
         waited: seconds that steps have waited for their rows so far; this engine does not measure it.
     """
@@ -64,6 +66,7 @@ class EagerEngine:
         self.options = options
         self.tables = tuple(tables)
         self.per_domain = any(table.per_domain for table in self.tables)
+        self.mixes = not self.per_domain or mixes_domains(module)
         self.frozen = {name: vectors.to(device) for name, vectors in frozen.items()}
         self.batch_size = batch_size
         self.device = torch.device(device)
@@ -240,7 +243,7 @@ class EagerEngine:
                 fields = {
                     table.name: _gathered(theta, table, ids[table.name][part.read_by(table)]) for table in trained
                 }
-                logits_B[part.places] = self.flat.module(self._fields(batch, part.places, fields))
+                logits_B[part.places] = self.flat.module(self._fields(batch, part, fields))
             logits.append(batch.add_base(logits_B))
         return torch.cat(logits) if logits else torch.zeros(0, device=self.device)
 
@@ -269,8 +272,10 @@ class EagerEngine:
         }
 
     def _parts(self, visit: Visit, rows: slice) -> list[Part]:
-        """What the model sees at once of a batch: all of it, or with tables per domain the rows of one domain."""
-        return by_domain(visit, rows) if self.per_domain else [whole(rows)]
+        """What the model sees at once of a batch: all of it, or the rows of one domain."""
+        if not self.per_domain:
+            return [whole(rows)]
+        return in_groups(visit, rows) if self.mixes else by_domain(visit, rows)
 
     def _backward(
         self, visit: Visit, number: int, rows: slice, working: dict[str, CachedTable], key: int = 0
@@ -300,7 +305,7 @@ class EagerEngine:
             }
             for buffer in self.flat.keys:
                 buffer.fill_(part_key(key, place))
-            logits_B = visit.add_base(self.flat.module(self._fields(visit, part.places, fields)), part.places)
+            logits_B = visit.add_base(self.flat.module(self._fields(visit, part, fields)), part.places)
             labels_B = visit.columns.labels[visit.rows[part.places]].to(self.device)
             own_B = visit.weights(part.places, logits_B)
             if own_B is None or weight is None:
@@ -318,11 +323,13 @@ class EagerEngine:
                         found.setdefault(name, []).append((part.read_by(reader), gradient))
         return total, {name: joined(gradients) for name, gradients in found.items()}
 
-    def _fields(self, visit: Visit, rows: slice | Tensor, embedded: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add fixed vectors, numeric features and the weights of several ids to the embedded fields of a batch."""
+    def _fields(self, visit: Visit, part: Part, embedded: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Add fixed vectors, numeric features, weights of several ids and groups to the embedded fields of a part."""
         columns: Columns = visit.columns
-        places_B = visit.rows[rows]
+        places_B = visit.rows[part.places]
         fields = dict(embedded)
+        if part.sizes_G is not None:
+            fields |= group_fields(part.sizes_G, self.device)
         for table in self.tables:
             if not table.trainable:
                 ids_B = columns.ids[table.column][places_B].to(self.device)

@@ -24,7 +24,7 @@ from mamdr_core.engine.layout import Layout, Stack, lay_out, open_stack
 from mamdr_core.engine.memory import NoMemoryError, bytes_per_row, keep_freed_memory, no_memory_for, stack_limits
 from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import EVERYTHING, Change, Scope, Theta, stacked_dense
-from mamdr_core.engine.parts import holds_one_domain
+from mamdr_core.engine.parts import group_fields, grouped, holds_one_domain
 from mamdr_core.engine.stacking import Trajectory, cut_stacks, line_up
 from mamdr_core.engine.step_options import FOLLOW_GRADIENT, StepOptions
 from mamdr_core.engine.threads import divide, one_thread
@@ -90,10 +90,13 @@ class FastEngine(EagerEngine):
     ) -> Change:
         """One trajectory; see `EagerEngine.descend`.
 
-        Where the model has tables per domain and a visit holds rows of several domains, that engine's steps run.
+        Where a visit holds rows of several domains, of which a call of the model can hold only one, that engine's steps
+        run.
         """
-        if self._must_cut([visits]):
-            return super().descend(theta, visits, lr, optimizer, state, scope, seed)
+        if self._holds_several_domains([visits]):
+            if not self.mixes:
+                return super().descend(theta, visits, lr, optimizer, state, scope, seed)
+            visits = [grouped(visit, self.batch_size) for visit in visits]
         trajectory = Trajectory(0, theta, visits, scope, seed, ())
         try:
             with self.threads_for(visits):
@@ -119,7 +122,7 @@ class FastEngine(EagerEngine):
         Raises:
             MamdrError: a single trajectory does not fit memory.
         """
-        if self._must_cut(visits):
+        if self._holds_several_domains(visits):  # batches in groups, which a stack cannot hold side by side
             return super().descend_many(thetas, visits, lr, optimizer, scopes, seeds)
         waiting = line_up(thetas, visits, scopes, seeds, self.batch_size)
         self._know_row_bytes(visits)
@@ -139,8 +142,8 @@ class FastEngine(EagerEngine):
             waiting = [trajectory for trajectory in waiting if trajectory.place not in done]
         return [done[place] for place in range(len(thetas))]
 
-    def _must_cut(self, visits: Sequence[Sequence[Visit]]) -> bool:
-        """Whether batches must be cut by domain, which stacks cannot."""
+    def _holds_several_domains(self, visits: Sequence[Sequence[Visit]]) -> bool:
+        """Whether a batch may read several rows of tables per domain."""
         return self.per_domain and not all(holds_one_domain(visit) for own in visits for visit in own)
 
     def _know_row_bytes(self, visits: Sequence[Sequence[Visit]]) -> None:
@@ -315,6 +318,8 @@ class FastEngine(EagerEngine):
             else:  # several times as fast as indexing
                 constant[name] = embedding(ids[number], stack.lookups[table.source])
         constant |= {name: layout.several[name][number] for name in self._weights}
+        if layout.groups:
+            constant |= {name: field[None] for name, field in group_fields(layout.groups[number], self.device).items()}
         if layout.numeric:
             constant["numeric"] = layout.numeric[number]
         return PaddedBatch(

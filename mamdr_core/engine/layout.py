@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mamdr_core.engine.bags import Read, StackedBags
@@ -48,12 +49,14 @@ class Layout:
     Attributes:
         steps: the steps.
         touched: of each of the stack's `tables`.
-        looked_up: by other field, ids, int64 [G_s, B_s], or [G_s, 1] of a table per domain, or [G_s, B_s, L] of a
-            column of several ids.
+        looked_up: by other field, ids, int64 [G_s, B_s], or [G_s, 1] of a table per domain, [1, groups] where batches
+            hold several domains, or [G_s, B_s, L] of a column of several ids.
         several: by the name of their weights' field, the weights of several ids, [G_s, B_s, L].
         numeric: float [G_s, B_s, K], or no list without numeric features.
         labels, base, weights: [G_s, B_s]; a trajectory's weights sum to 1, or are all 0; padding
             has 0.
+        groups: rows of each group with padding in the last one, int64 [groups] on the CPU; no list where each batch
+            holds one domain.
     """
 
     steps: Steps
@@ -64,6 +67,7 @@ class Layout:
     labels: list[Tensor]
     base: list[Tensor]
     weights: list[Tensor]
+    groups: list[Tensor]
 
 
 def open_stack(
@@ -91,7 +95,7 @@ def open_stack(
     reader = RowReader(batches, device)
     of_batch = np.array([batch.trajectory for batch in batches], dtype=np.int64)
     trajectory_N = torch.from_numpy(np.repeat(of_batch, reader.lengths)).to(device)
-    trajectory_of_batch = torch.from_numpy(of_batch).to(device)
+    trajectory_of_group = torch.from_numpy(np.repeat(of_batch, [len(sizes_G) for sizes_G in reader.groups])).to(device)
     scopes = [trajectory.scope for trajectory in trajectories]
     lookups = {**frozen, **_read_only(trajectories, tables)}
     stacked: list[StackedRows] = []
@@ -105,7 +109,7 @@ def open_stack(
             continue
         per_domain = alike[0].per_domain
         ids = [reader.first_ids(table.column) if per_domain else reader.ids(table.column) for table in alike]
-        of = trajectory_of_batch if per_domain else trajectory_N
+        of = trajectory_of_group if per_domain else trajectory_N
         stacked.append(StackedTables(alike, thetas, scopes, ids, of, trains, rule(alike[0]), carried))
     positions = sum(table.length for table in tables)
     return Stack(trajectories, steps, stacked, lookups, max(1, SEGMENT_ROWS // (1 + positions // 8)))
@@ -161,33 +165,23 @@ def lay_out(stack: Stack, tables: Sequence[Table], device: torch.device, dtype: 
         device: where to.
         dtype: of weights.
     """
-    row = batch = 0
+    row = group = 0
     for steps in stack.steps.segments(stack.segment_rows):
         batches = steps.flat()
         reader = RowReader(batches, device)
         lengths = np.array(reader.lengths)
         running = [len(own) for own in steps.batches]
-        number = torch.arange(len(batches), device=device)
         step = np.repeat(np.arange(len(steps)), running)
         begins, width = steps.begins(), np.repeat(steps.rows_S, running)
         place_N = torch.from_numpy(ranges(begins, lengths)).to(device)
         begin_N, width_N, step_N = (
             torch.from_numpy(np.repeat(by_batch, lengths)).to(device) for by_batch in (begins, width, step)
         )
-        next_row, next_batch = row + sum(reader.lengths), batch + len(batches)
+        by_group = _group_places(reader, step, group, device)
+        next_row, next_group = row + sum(reader.lengths), by_group.span.stop
         by_row = ReadPlaces(steps.sizes, begin_N, place_N, width_N, step_N, slice(row, next_row))
-        by_batch = ReadPlaces(
-            running,
-            number,
-            number,
-            torch.ones_like(number),
-            torch.from_numpy(step).to(device),
-            slice(batch, next_batch),
-        )
         if any(held.visit.columns.weights is not None for held in batches):
-            batch_N = torch.repeat_interleave(
-                number, torch.from_numpy(lengths).to(device), output_size=int(lengths.sum())
-            )
+            batch_N = torch.from_numpy(np.repeat(np.arange(len(batches)), lengths)).to(device)
             weight_N = shares_of(reader.read(_weights).to(dtype), batch_N, len(batches))
         else:
             weight_N = torch.from_numpy(np.repeat(1 / np.maximum(lengths, 1), lengths)).to(device, dtype)
@@ -195,9 +189,14 @@ def lay_out(stack: Stack, tables: Sequence[Table], device: torch.device, dtype: 
         numeric_N = reader.read(lambda columns: columns.numeric)
         yield Layout(
             steps=steps,
-            touched=[alike.touch(by_batch if alike.per_domain else by_row) for alike in stack.tables],
+            touched=[alike.touch(by_group if alike.per_domain else by_row) for alike in stack.tables],
             looked_up={
-                table.name: list(reader.first_ids(table.column)[:, None].split(running))
+                table.name: [
+                    ids.unflatten(0, (trajectories, -1))
+                    for trajectories, ids in zip(
+                        running, reader.first_ids(table.column).split(by_group.sizes), strict=True
+                    )
+                ]
                 if table.per_domain
                 else layout.pad(reader.ids(table.column))
                 for table in tables
@@ -212,8 +211,38 @@ def lay_out(stack: Stack, tables: Sequence[Table], device: torch.device, dtype: 
             labels=layout.pad(reader.read(lambda columns: columns.labels)),
             base=layout.pad(reader.read(_base_logits)),
             weights=layout.pad(weight_N),
+            groups=_padded_groups(reader, steps) if steps.mixes_domains else [],
         )
-        row, batch = next_row, next_batch
+        row, group = next_row, next_group
+
+
+def _group_places(reader: RowReader, step: NDArray[np.int64], first: int, device: torch.device) -> ReadPlaces:
+    """Where some batches read tables per domain: once for each of their groups.
+
+    Args:
+        reader: of the batches.
+        step: of each batch, int64.
+        first: group of the stack that is their first.
+        device: where to.
+    """
+    counts = np.array([len(sizes_G) for sizes_G in reader.groups], dtype=np.int64)
+    begins = np.repeat(counts.cumsum() - counts, counts)
+    sizes = np.bincount(step, counts).astype(np.int64).tolist()
+    begin_N, width_N, step_N = (
+        torch.from_numpy(by_group).to(device)
+        for by_group in (begins, np.repeat(counts, counts), np.repeat(step, counts))
+    )
+    place_N = torch.arange(len(begins), device=device)
+    return ReadPlaces(sizes, begin_N, place_N, width_N, step_N, slice(first, first + len(begins)))
+
+
+def _padded_groups(reader: RowReader, steps: Steps) -> list[Tensor]:
+    """By step of a single trajectory the rows of its batch's groups, padding in the last one."""
+    padding_S = np.array(steps.rows_S) - np.array(reader.lengths)
+    return [
+        torch.cat([sizes_G[:-1], sizes_G[-1:] + padding])
+        for sizes_G, padding in zip(reader.groups, padding_S.tolist(), strict=True)
+    ]
 
 
 def _base_logits(columns: Columns) -> Tensor:

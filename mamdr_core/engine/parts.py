@@ -1,4 +1,4 @@
-"""A batch by domain, for models with weights of each domain: a call of such a model sees rows of one domain."""
+"""A batch by domain, for models with weights of each domain: what a call of such a model sees of it."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mamdr_core.engine.columns import Visit
+from mamdr_core.models.groups import GROUP, SIZES
 from mamdr_core.models.tables import Table
 
 FieldGradient = tuple[slice | Tensor, Tensor]
@@ -18,13 +19,15 @@ class Part:
 
     Attributes:
         places: where they stand in the visit, a slice or int64 [M].
-        first: the first of them alone, likewise.
+        first: where those stand at which a table per domain is read: one of each domain of the call, likewise.
         share: of the batch's rows.
+        sizes_G: rows of each domain where the call holds several, see `mamdr_core.models.groups`; None: one domain.
     """
 
     places: slice | Tensor
     first: slice | Tensor
     share: float
+    sizes_G: Tensor | None = None
 
     def read_by(self, table: Table) -> slice | Tensor:
         """The places at which a table is looked up."""
@@ -54,6 +57,56 @@ def by_domain(visit: Visit, rows: slice) -> list[Part]:
         return [whole(rows)]
     places = (rows.start + order_B).split(counts)
     return [Part(own, own[:1], len(own) / len(order_B)) for own in places]
+
+
+def in_groups(visit: Visit, rows: slice) -> list[Part]:
+    """A batch as one part, its rows in groups by domain; one that holds a single domain stays as it is.
+
+    Args:
+        visit: that it belongs to.
+        rows: of the visit.
+    """
+    if rows.stop == rows.start:
+        return []
+    if visit.as_domain is not None:
+        return [whole(rows)]
+    order_B, sizes_G = order_by_domain(Visit(visit.columns, visit.rows[rows]).ids("domain"))
+    if len(sizes_G) == 1:
+        return [whole(rows)]
+    places = rows.start + order_B
+    return [Part(places, places[(sizes_G.cumsum(0) - sizes_G).to(places.device)], 1.0, sizes_G)]
+
+
+def order_by_domain(domains_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Places of rows in groups by domain, those with fewer rows first, int64 [B]; rows by group, int64 [G] on the CPU.
+
+    Args:
+        domains_B: the domain of each row.
+    """
+    _, domain_B, counts = domains_B.unique(return_inverse=True, return_counts=True)
+    order_B = (counts[domain_B] * len(counts) + domain_B).argsort(stable=True)
+    return order_B, counts.sort().values.cpu()
+
+
+def grouped(visit: Visit, batch_size: int) -> Visit:
+    """A visit with the rows of each batch in groups; one of a single domain stays as it is.
+
+    Args:
+        visit: in any order.
+        batch_size: rows of a step at most, unless the visit sets another number.
+    """
+    if holds_one_domain(visit):
+        return visit
+    domains, batches = visit.ids("domain"), visit.batches(batch_size)
+    orders, groups = zip(*(order_by_domain(domains[rows]) for rows in batches), strict=True)
+    places = torch.cat([rows.start + order for rows, order in zip(batches, orders, strict=True)])
+    return Visit(visit.columns, visit.rows[places], None, visit.batch_size, tuple(groups))
+
+
+def group_fields(sizes_G: Tensor, device: torch.device) -> dict[str, Tensor]:
+    """The fields that tell a model which of its rows belong to which domain, see `mamdr_core.models.groups`."""
+    number_G = torch.arange(len(sizes_G))
+    return {GROUP: torch.repeat_interleave(number_G, sizes_G).to(device), SIZES: sizes_G}
 
 
 def holds_one_domain(visit: Visit) -> bool:

@@ -34,6 +34,11 @@ class Batch:
         size: int = self.rows.stop - self.rows.start
         return size
 
+    @property
+    def group_sizes(self) -> Tensor:
+        """Rows of each of its groups, int64 [G]; one group of a batch that is not cut into any."""
+        return self.visit.groups[self.place] if self.visit.groups else torch.tensor([len(self)])
+
 
 @dataclass(frozen=True)
 class Steps:
@@ -46,6 +51,11 @@ class Steps:
 
     batches: list[list[Batch]]
     rows_S: list[int]
+
+    @property
+    def mixes_domains(self) -> bool:
+        """Whether a batch of a trajectory, which then runs alone, holds rows of several domains, in groups."""
+        return any(batch.visit.groups for batches in self.batches for batch in batches)
 
     def __len__(self) -> int:
         """Number of steps S."""
@@ -88,7 +98,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class ReadPlaces:
-    """Where some steps read tables: at their rows, or once a batch.
+    """Where some steps read tables: at their rows, or once for each domain of a batch.
 
     Attributes:
         sizes: by step, places among padded ones.
@@ -136,6 +146,7 @@ class RowReader:
 
     def __init__(self, batches: Sequence[Batch], device: torch.device) -> None:
         self.lengths = [len(batch) for batch in batches]
+        self.groups = [batch.group_sizes for batch in batches]
         self._device = device
         self._as_domain = [-1 if batch.visit.as_domain is None else batch.visit.as_domain for batch in batches]
         by_source: dict[int, list[int]] = {}
@@ -183,9 +194,9 @@ class RowReader:
         return (self.read(lambda columns: columns.ids[bag]) > 0).float() if given is None else given
 
     def first_ids(self, column: str) -> Tensor:
-        """Index that each batch's first row has in an id column, int64 [batches]."""
-        starts = np.cumsum([0, *self.lengths[:-1]], dtype=np.int64)[: len(self.lengths)]
-        return self.ids(column)[torch.from_numpy(starts).to(self._device)]
+        """Index that the first row of each batch's groups has in an id column, int64 [groups]."""
+        sizes = torch.cat([torch.zeros(0, dtype=torch.long), *self.groups])
+        return self.ids(column)[(sizes.cumsum(0) - sizes).to(self._device)]
 
 
 def _pinned(values: Tensor, device: torch.device) -> Tensor:

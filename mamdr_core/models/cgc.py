@@ -19,6 +19,8 @@ class CGC(nn.Module):
         settings: `cgc` sizes and `dropout`.
     """
 
+    mixes_domains = True
+
     def __init__(self, inputs: Inputs, settings: ModelSettings) -> None:
         super().__init__()
         own, dropout = settings.cgc, settings.dropout
@@ -27,7 +29,7 @@ class CGC(nn.Module):
         self.tower = DomainPerceptron("tower", inputs, own.expert_hidden[-1], own.tower, 1, dropout)
 
     def forward(self, fields: Mapping[str, Tensor]) -> Tensor:
-        """Logits [B] of fields [B, D] of rows of one domain."""
+        """Logits [B] of fields [B, D]."""
         x_BD = join_fields(fields, self.names)
         own_BH, _ = self.level(fields, x_BD, x_BD)
         logits_B1: Tensor = self.tower(fields, own_BH)
@@ -37,8 +39,8 @@ class CGC(nn.Module):
 class ExtractionLevel(nn.Module):
     """Experts of all domains and of the domain, mixed by the domain's gate and, where more levels follow, a shared one.
 
-    The original's shared gate mixes the experts of all domains. Here a call of a model sees one domain, so the shared
-    gate mixes the shared experts and those of the present domain.
+    The original's shared gate mixes the experts of all domains. Here a row is computed with the weights of its own
+    domain alone, so the shared gate mixes the shared experts and those of that domain.
 
     Args:
         name: within the structure.
@@ -64,7 +66,7 @@ class ExtractionLevel(nn.Module):
         """What the domain's and the shared gate extract, [B, H] each; no second where no level follows.
 
         Args:
-            fields: with the weights of one domain.
+            fields: with the weights of the rows' domains.
             own_BD: what the level before extracted for the domain.
             shared_BD: what it extracted for all.
         """

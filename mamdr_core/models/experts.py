@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, pad, relu
 
 from mamdr_core.models.dropout import Dropout
+from mamdr_core.models.groups import SIZES, grouped_linear
 from mamdr_core.models.layers import TableLayer, default_std, domain_table, start_uniform
 from mamdr_core.models.tables import Inputs
 
@@ -68,7 +69,17 @@ class _DomainLayer(TableLayer):
 
     def forward(self, fields: Mapping[str, Tensor], x: Tensor) -> Tensor:
         weight, bias = (fields[table.name] for table in self.tables)
+        if SIZES in fields:
+            return self._apply_to_groups(x, weight, bias, fields[SIZES])
         return _apply(x, weight.view(self.shape), bias.view(self.shape[:2]))
+
+    def _apply_to_groups(self, x: Tensor, weight: Tensor, bias: Tensor, sizes_G: Tensor) -> Tensor:
+        """`_apply` by the weights of each group, [G, E * O * I]."""
+        number, out, width = self.shape
+        if x.dim() == 2:
+            together_BO = grouped_linear(x, weight.view(-1, number * out, width), bias, sizes_G)
+            return together_BO.view(-1, number, out)
+        return grouped_linear(x, weight.view(-1, *self.shape), bias.view(-1, number, out), sizes_G)
 
 
 def _apply(x: Tensor, weight_EOI: Tensor, bias_EO: Tensor) -> Tensor:

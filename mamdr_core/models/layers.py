@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, relu
 
 from mamdr_core.models.dropout import Dropout
+from mamdr_core.models.groups import SIZES, grouped_linear
 from mamdr_core.models.tables import Inputs, Table
 
 EPSILON = 1e-5
@@ -49,7 +50,10 @@ def default_std(width: int) -> float:
 
 
 def domain_table(name: str, inputs: Inputs, width: int, std: float = 0.0) -> Table:
-    """Weights of every domain, that a structure's layer reads for one domain at a time, [1, width]."""
+    """Weights of every domain, which a structure's layer reads once for each domain of a batch.
+
+    The field is [1, width], of one domain, unless the structure mixes domains, see `groups.mixes_domains`.
+    """
     return Table(name, "domain", inputs.domain_rows, width, feature=False, per_domain=True, std=std)
 
 
@@ -80,8 +84,10 @@ class DomainLinear(TableLayer):
         )
 
     def forward(self, fields: Mapping[str, Tensor], x_BD: Tensor) -> Tensor:
-        """[B, width] to [B, out], by the weights of the domain that `fields` show."""
+        """[B, width] to [B, out], by the weights of the domain or the groups that `fields` show."""
         weight, bias = (fields[table.name] for table in self.tables)
+        if SIZES in fields:
+            return grouped_linear(x_BD, weight.view(-1, *self.shape), bias, fields[SIZES])
         return linear(x_BD, weight.view(self.shape), bias.view(-1))
 
 
@@ -104,7 +110,7 @@ class DomainPerceptron(nn.Module):
         self.dropouts = nn.ModuleList(Dropout(dropout) for _ in hidden)
 
     def forward(self, fields: Mapping[str, Tensor], x_BD: Tensor) -> Tensor:
-        """[B, width] to [B, out], by the weights of the domain that `fields` show."""
+        """[B, width] to [B, out], by the weights of the domain or the groups that `fields` show."""
         *hidden, last = self.layers
         for layer, dropout in zip(hidden, self.dropouts, strict=True):
             x_BD = dropout(relu(layer(fields, x_BD)))

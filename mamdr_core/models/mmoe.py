@@ -22,6 +22,8 @@ class MMOE(nn.Module):
         settings: `mmoe` sizes and `dropout`.
     """
 
+    mixes_domains = True
+
     def __init__(self, inputs: Inputs, settings: ModelSettings) -> None:
         super().__init__()
         own, dropout = settings.mmoe, settings.dropout
@@ -31,7 +33,7 @@ class MMOE(nn.Module):
         self.tower = DomainPerceptron("tower", inputs, own.expert_hidden[-1], own.tower, 1, dropout)
 
     def forward(self, fields: Mapping[str, Tensor]) -> Tensor:
-        """Logits [B] of fields [B, D] of rows of one domain."""
+        """Logits [B] of fields [B, D]."""
         x_BD = join_fields(fields, self.names)
         mixed_BH = mix(self.gate(fields, x_BD), self.experts(fields, x_BD))
         logits_B1: Tensor = self.tower(fields, mixed_BH)

@@ -22,6 +22,8 @@ class PLE(nn.Module):
         settings: `ple` sizes and `dropout`.
     """
 
+    mixes_domains = True
+
     def __init__(self, inputs: Inputs, settings: ModelSettings) -> None:
         super().__init__()
         own, dropout = settings.ple, settings.dropout
@@ -34,7 +36,7 @@ class PLE(nn.Module):
         self.tower = DomainPerceptron("tower", inputs, widths[-1], own.tower, 1, dropout)
 
     def forward(self, fields: Mapping[str, Tensor]) -> Tensor:
-        """Logits [B] of fields [B, D] of rows of one domain."""
+        """Logits [B] of fields [B, D]."""
         own_BD = shared_BD = join_fields(fields, self.names)
         for level in self.levels:
             own_BD, shared_BD = level(fields, own_BD, shared_BD)

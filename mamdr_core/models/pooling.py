@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from mamdr_core.models.groups import mixes_domains
 from mamdr_core.models.layers import start_uniform
 from mamdr_core.models.tables import Inputs, Table
 
@@ -29,6 +30,7 @@ class PooledStructure(nn.Module):
     def __init__(self, structure: nn.Module, inputs: Inputs) -> None:
         super().__init__()
         self.compiles_in_stacks = getattr(structure, "compiles_in_stacks", True)
+        self.mixes_domains = mixes_domains(structure)
         self.several = tuple(table for table in inputs.tables if table.length)
         self.attentions = nn.ModuleDict(
             {_key(table): ActivationUnit(table.width) for table in self.several if table.pooling == "attention"}

@@ -18,6 +18,8 @@ class SharedBottom(nn.Module):
         settings: `shared_bottom` sizes and `dropout`.
     """
 
+    mixes_domains = True
+
     def __init__(self, inputs: Inputs, settings: ModelSettings) -> None:
         super().__init__()
         own = settings.shared_bottom
@@ -26,6 +28,6 @@ class SharedBottom(nn.Module):
         self.tower = DomainPerceptron("tower", inputs, own.hidden[-1], own.tower, 1, settings.dropout)
 
     def forward(self, fields: Mapping[str, Tensor]) -> Tensor:
-        """Logits [B] of fields [B, D] of rows of one domain."""
+        """Logits [B] of fields [B, D]."""
         logits_B1: Tensor = self.tower(fields, self.bottom(join_fields(fields, self.names)))
         return logits_B1.squeeze(1)

@@ -9,6 +9,7 @@ from torch.nn.functional import layer_norm, linear, relu
 
 from mamdr_core.models.dropout import Dropout
 from mamdr_core.models.fields import join_fields
+from mamdr_core.models.groups import SIZES, by_row, grouped_linear
 from mamdr_core.models.layers import TableLayer, domain_table, perceptron
 from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.tables import Inputs
@@ -26,6 +27,7 @@ class STAR(nn.Module):
 
     compiles_in_stacks = False
     """torch 2.9 cannot compile the gradients of several of these networks side by side with sizes left open."""
+    mixes_domains = True
 
     def __init__(self, inputs: Inputs, settings: ModelSettings) -> None:
         super().__init__()
@@ -37,7 +39,7 @@ class STAR(nn.Module):
         self.auxiliary = perceptron(inputs.width, settings.star.auxiliary, settings.dropout)
 
     def forward(self, fields: Mapping[str, Tensor]) -> Tensor:
-        """Logits [B] of fields [B, D] of rows of one domain."""
+        """Logits [B] of fields [B, D]."""
         x_BD = join_fields(fields, self.names)
         h_BD = self.normalization(fields, x_BD)
         *hidden, last = self.layers
@@ -69,8 +71,11 @@ class StarLinear(TableLayer):
         )
 
     def forward(self, fields: Mapping[str, Tensor], x_BD: Tensor) -> Tensor:
-        """[B, width] to [B, out], by the weights of the domain that `fields` show."""
+        """[B, width] to [B, out], by the weights of the domain or the groups that `fields` show."""
         weight, bias = (fields[table.name] for table in self.tables)
+        if SIZES in fields:
+            own_GOI = self.shared.weight * (1 + weight.view(-1, *self.shared.weight.shape))
+            return grouped_linear(x_BD, own_GOI, self.shared.bias + bias, fields[SIZES])
         own = self.shared.weight * (1 + weight.view(self.shared.weight.shape))
         return linear(x_BD, own, self.shared.bias + bias.view(-1))
 
@@ -99,6 +104,6 @@ class PartitionedNormalization(TableLayer):
         )
 
     def forward(self, fields: Mapping[str, Tensor], x_BD: Tensor) -> Tensor:
-        """[B, D] to [B, D], by the scale and shift of the domain that `fields` show."""
-        scale, shift = (fields[table.name] for table in self.tables)
+        """[B, D] to [B, D], by the scale and shift of the domain or the groups that `fields` show."""
+        scale, shift = (by_row(fields, table.name) for table in self.tables)
         return layer_norm(x_BD, x_BD.shape[1:]) * (1 + self.scale) * (1 + scale) + self.shift + shift

@@ -89,6 +89,23 @@ def test_a_mixed_batch_is_one_step_of_the_optimizer(name):
 
 
 @pytest.mark.parametrize("name", MULTI_DOMAIN)
+def test_batches_of_many_domains_in_one_call_give_the_numbers_of_a_call_for_each_domain(name):
+    columns = featured_columns(COUNTS)
+    together, shared = small_engine(small_settings(name), len(COUNTS), batch_size=16)
+    apart, _ = small_engine(small_settings(name), len(COUNTS), batch_size=16)
+    assert together.mixes
+    apart.mixes = False
+    states = [InnerState.zeros_like(shared), InnerState.zeros_like(shared)]
+    for visits in ([mixed(columns)], [visit(columns, 2), mixed(columns)]):
+        expected = apart.descend(Theta(shared), visits, 0.05, "adam", states[0])
+        assert_same(together.descend(Theta(shared), visits, 0.05, "adam", states[1]), expected)
+    assert states[0].step == states[1].step == 4 + 1 + 4
+    assert expected.dense.abs().max() > 1e-2
+    rows = mixed(columns)
+    torch.testing.assert_close(together.predict(Theta(shared), rows), apart.predict(Theta(shared), rows))
+
+
+@pytest.mark.parametrize("name", MULTI_DOMAIN)
 def test_predictions_of_mixed_rows_are_those_of_each_domain(name):
     columns = featured_columns(COUNTS)
     engine, shared = small_engine(small_settings(name), len(COUNTS))
@@ -158,7 +175,7 @@ def test_weights_of_domains_that_a_scope_leaves_alone_are_read_as_they_are(name)
         assert found.rows.keys() == {"user"}
 
 
-@pytest.mark.parametrize("name", ["shared_bottom", "star"])
+@pytest.mark.parametrize("name", MULTI_DOMAIN)
 def test_carried_moments_and_mixed_visits_give_the_eager_numbers(name):
     columns = featured_columns(COUNTS)
     eager, fast, shared = both(name)
@@ -227,6 +244,11 @@ def test_compiled_steps_are_the_eager_ones_and_not_compiled_anew_for_other_sizes
     fast, _ = small_engine(settings, 6, FastEngine, compiles=True)
     visits = [visit(columns, d) for d in (4, 0, 2, 1, 5)]
     assert_same(fast.descend(Theta(shared), visits, 0.05, seed=3), eager.descend(Theta(shared), visits, 0.05, seed=3))
+    if name in MULTI_DOMAIN:
+        for rows in (mixed(columns), Visit(columns, mixed(columns).rows[:17])):
+            assert_same(
+                fast.descend(Theta(shared), [rows], 0.05, seed=4), eager.descend(Theta(shared), [rows], 0.05, seed=4)
+            )
     torch._dynamo.utils.counters.clear()
     for take in (3, 5, 6):  # other numbers of trajectories and rows; 2 and 4 are widths of tables
         thetas = [theta_of(eager, shared, d) for d in range(take)]

@@ -1,0 +1,121 @@
+"""Layers whose weights differ by domain, applied to rows of many domains at once.
+
+A batch of several domains holds its rows in groups, one for each domain, those with fewer rows first. Groups of one
+size stand one after another, so that each run of them is one batched matrix product on views, without padding.
+
+Shape suffixes: B rows, G groups, K groups of one run of n rows each, E layers side by side, I inputs and O outputs of a
+layer.
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+GROUP = "domain.group"
+"""The field of a batch of several domains with the number of each row's group, int64 [B], ascending."""
+SIZES = "domain.sizes"
+"""The field of such a batch with the rows of each group, int64 [G] on the CPU, ascending."""
+
+
+def mixes_domains(module: nn.Module) -> bool:
+    """Whether a structure declares, by `mixes_domains = True`, that one call of it may hold rows of several domains.
+
+    In such a call a table per domain is [G, width], and `fields` have `GROUP` and `SIZES`: the structure passes them on
+    to its layers, which read tables per domain by the functions of this module.
+    """
+    return bool(getattr(module, "mixes_domains", False))
+
+
+def by_row(fields: Mapping[str, Tensor], name: str) -> Tensor:
+    """A table per domain as every row of the batch reads it: [B, width], or [1, width] of a batch of one domain."""
+    own = fields[name]
+    return own.index_select(0, fields[GROUP]) if GROUP in fields else own
+
+
+def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor, sizes_G: Tensor) -> Tensor:
+    """Fully connected layers of which every group of rows has its own.
+
+    Args:
+        x: [B, I], or [B, E, I] where each of E layers has inputs of its own.
+        weight: [G, O, I], or [G, E, O, I].
+        bias: [G, O], or [G, E, O].
+        sizes_G: rows of each group, see `SIZES`.
+
+    Returns:
+        [B, O], or [B, E, O].
+    """
+    x = x.contiguous()
+    if x.dim() == 2:
+        out_BO: Tensor = _linear(x.unsqueeze(1), weight.unsqueeze(1), bias.unsqueeze(1), sizes_G).squeeze(1)
+        return out_BO
+    out_BEO: Tensor = _linear(x, weight, bias, sizes_G)
+    return out_BEO
+
+
+# An operator of its own: torch.compile does not look inside, where it would compile every combination of sizes anew.
+@torch.library.custom_op("mamdr::grouped_linear", mutates_args=())
+def _linear(x_BEI: Tensor, weight_GEOI: Tensor, bias_GEO: Tensor, sizes_G: Tensor) -> Tensor:
+    out_BEO = x_BEI.new_empty(*x_BEI.shape[:2], weight_GEOI.shape[2])
+    for groups, rows, size in _runs(sizes_G):
+        product_KEnO = _in_groups(x_BEI[rows], size) @ weight_GEOI[groups].transpose(2, 3)
+        torch.add(product_KEnO, bias_GEO[groups].unsqueeze(2), out=_in_groups(out_BEO[rows], size))
+    return out_BEO
+
+
+@torch.library.custom_op("mamdr::grouped_linear_backward", mutates_args=())
+def _linear_backward(
+    gradient_BEO: Tensor, x_BEI: Tensor, weight_GEOI: Tensor, sizes_G: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of inputs, weights and biases."""
+    to_x_BEI, to_weight_GEOI = torch.empty_like(x_BEI), torch.empty_like(weight_GEOI)
+    to_bias_GEO = weight_GEOI.new_empty(weight_GEOI.shape[:3])
+    for groups, rows, size in _runs(sizes_G):
+        gradient_KEnO, x_KEnI = _in_groups(gradient_BEO[rows], size), _in_groups(x_BEI[rows], size)
+        _in_groups(to_x_BEI[rows], size).copy_(gradient_KEnO @ weight_GEOI[groups])
+        torch.sum(gradient_KEnO, 2, out=to_bias_GEO[groups])
+        gradient_KEOn = gradient_KEnO.transpose(2, 3)
+        if size == 1:  # no product of matrices, and bound by memory: one pass
+            torch.mul(gradient_KEOn, x_KEnI, out=to_weight_GEOI[groups])
+        else:
+            to_weight_GEOI[groups] = gradient_KEOn @ x_KEnI
+    return to_x_BEI, to_weight_GEOI, to_bias_GEO
+
+
+def _runs(sizes_G: Tensor) -> Iterator[tuple[slice, slice, int]]:
+    """Consecutive groups of one size: which groups, their rows, and the size."""
+    group = row = 0
+    for size, run in groupby(sizes_G.tolist()):
+        count = sum(1 for _ in run)
+        yield slice(group, group + count), slice(row, row + count * size), size
+        group, row = group + count, row + count * size
+
+
+def _in_groups(rows_NEI: Tensor, size: int) -> Tensor:
+    """Rows as a view of their groups of one size, [K, E, size, I]."""
+    return rows_NEI.view(-1, size, *rows_NEI.shape[1:]).transpose(1, 2)
+
+
+@_linear.register_fake
+def _(x_BEI: Tensor, weight_GEOI: Tensor, bias_GEO: Tensor, sizes_G: Tensor) -> Tensor:
+    return x_BEI.new_empty(*x_BEI.shape[:2], weight_GEOI.shape[2])
+
+
+@_linear_backward.register_fake
+def _(gradient_BEO: Tensor, x_BEI: Tensor, weight_GEOI: Tensor, sizes_G: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(x_BEI), torch.empty_like(weight_GEOI), weight_GEOI.new_empty(weight_GEOI.shape[:3])
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    x_BEI, weight_GEOI, _, sizes_G = inputs
+    ctx.save_for_backward(x_BEI, weight_GEOI, sizes_G)
+
+
+def _differentiate(ctx: Any, gradient_BEO: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    x_BEI, weight_GEOI, sizes_G = ctx.saved_tensors
+    return *_linear_backward(gradient_BEO.contiguous(), x_BEI, weight_GEOI, sizes_G), None
+
+
+_linear.register_autograd(_differentiate, setup_context=_keep)
