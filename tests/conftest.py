@@ -27,7 +27,10 @@ _SUBMIT = (
     "--conf spark.sql.codegen.cache.maxEntries=5000 pyspark-shell"
 )
 
-_MINUTES = ("test_mamdr_daily.py", "test_resuming.py", "test_ranks.py", "test_kills.py", "test_maintenance.py")
+_MINUTES = (
+    "test_resuming.py", "test_mamdr_daily.py", "test_maintenance.py", "test_ranks.py", "test_compare.py",
+    "test_sweep.py", "test_kills.py", "test_contracts.py",
+)  # fmt: skip
 """Files that take minutes: they begin first, so that no worker waits for one at the end."""
 
 
