@@ -3,7 +3,7 @@
 import logging
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from pyspark.sql import types as T
 
 from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
+from mamdr_core.features import Feature
 from mamdr_core.lake.core.progress import progress
 from mamdr_core.lake.core.session import overriding, shuffles_of
 from mamdr_core.lake.core.tables import Lake
@@ -46,8 +47,10 @@ from schemas.spark import spark_schema
 
 logger = logging.getLogger(__name__)
 
-BATCH_ROWS = 1 << 15
-"""Rows that a task hands to Python at a time."""
+BATCH_ROWS, LEAST_ROWS = 1 << 15, 1 << 10
+"""Rows that a task hands to Python at a time, at most and at least."""
+BATCH_IDS = 1 << 24
+"""Ids and weights of bags and sequences in these rows, at most (64 MiB): with more than 512 a row, rows are fewer."""
 TASK_ROWS = 250_000
 """Rows that a task scores, about."""
 _NOT_IMPORTED = re.compile(rf"{PluginImportError.__module__}.{PluginImportError.__name__}: ([^\n]+)")
@@ -56,7 +59,6 @@ _SETTINGS: dict[str, str | int] = {
     # compressed, is split.
     "spark.sql.adaptive.enabled": "true",
     "spark.sql.adaptive.advisoryPartitionSizeInBytes": "8m",
-    "spark.sql.execution.arrow.maxRecordsPerBatch": BATCH_ROWS,
 }
 
 
@@ -88,7 +90,8 @@ def score(spark: SparkSession, config: Config) -> dict[str, Any]:
             raise MamdrError(f"score.input.path: {config.score.input.path or 'the test split'} holds no row to score")
         ship_modules(spark, modules_of(own for own in plugins_of(served.config) if own.key == "model.name"))
         logger.info("run %s scores %d rows as batch %s", served.run_id, work.pairs, batch)
-        settings = {**shuffles_of(spark, work.rows, TASK_ROWS), **_SETTINGS}
+        rows = {"spark.sql.execution.arrow.maxRecordsPerBatch": batch_rows(served.features)}
+        settings = {**shuffles_of(spark, work.rows, TASK_ROWS), **_SETTINGS, **rows}
         with clock.phase("write"), overriding(spark, settings), progress(spark, "scores"):
             vectors = send_vectors(spark, read_vectors(lake, served, config.train))
             scored = work.score(vectors)
@@ -113,6 +116,13 @@ def score(spark: SparkSession, config: Config) -> dict[str, Any]:
         "seconds": {name: round(value, 2) for name, value in clock.seconds.items()},
         "scores_version": lake.version("scores"),
     }
+
+
+def batch_rows(features: Iterable[Feature]) -> int:
+    """Rows that a task hands to Python at a time, where bags and sequences have these lengths."""
+    several = [feature for feature in features if feature.has_several_ids]
+    ids = sum(feature.length * (2 if feature.weights else 1) for feature in several)
+    return max(LEAST_ROWS, min(BATCH_ROWS, BATCH_IDS // max(1, ids)))
 
 
 def spread_by_domain(rows: DataFrame) -> DataFrame:

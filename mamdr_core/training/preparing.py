@@ -84,7 +84,18 @@ def prepare_examples(
     if not pinned.counts["train"].sum():
         raise MamdrError(f"examples version {pinned.versions['examples']} has no row to train on")
     seconds["pin"] = time.perf_counter() - started
+    warn_of_two_corrections(config.train.negative_rate, pinned.has_weights)
     return lake, pinned, seconds
+
+
+def warn_of_two_corrections(negative_rate: float, has_weights: bool) -> None:
+    """Warn where sample weights and `train.negative_rate` may both make up for negatives that the log left out."""
+    if has_weights and negative_rate < 1:
+        logger.warning(
+            "the rows have sample weights and train.negative_rate is %g: if weights make up for negatives that were "
+            "left out, predictions are corrected twice: set train.negative_rate to 1, or unset input.columns.weight",
+            negative_rate,
+        )
 
 
 def _is_filled(lake: Lake, table: str) -> bool:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pyspark.sql import functions as F
 
-from mamdr_core.config import with_values
+from mamdr_core.config import parse_config, with_values
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.metrics import domain_metrics
 from mamdr_core.engine.parameters import Theta
@@ -194,6 +194,16 @@ def test_a_giant_domain_is_split_and_the_rows_of_a_domain_are_together(spark):
     assert len({part for part, domain in found if domain == 0}) >= 3
     runs = [run for run, _ in itertools.groupby(found)]
     assert len(runs) == len(set(runs)) < 30
+
+
+@pytest.mark.parametrize(
+    ("lengths", "weights", "rows"),
+    [((), "", 32_768), ((50, 400), "", 32_768), ((2_000,), "", 8_388), ((1_000,), "w", 8_388), ((100_000,), "", 1_024)],
+)
+def test_rows_with_long_bags_are_scored_in_smaller_batches(lengths, weights, rows):
+    bag = {"kind": "bag", "weights": weights}
+    bags = [{"name": f"bag_{number}", "length": length, **bag} for number, length in enumerate(lengths)]
+    assert scoring.batch_rows(parse_config({"features": bags}).features) == rows
 
 
 def score_all_pairs(spark, config, users, items):

@@ -7,9 +7,14 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.training import preparing
 
-pytestmark = pytest.mark.slow
+
+@pytest.mark.parametrize(("rate", "has_weights", "warns"), [(0.1, True, True), (1.0, True, False), (0.1, False, False)])
+def test_weights_and_a_rate_of_negatives_together_are_warned_of(caplog, rate, has_weights, warns):
+    preparing.warn_of_two_corrections(rate, has_weights)
+    assert ("train.negative_rate is 0.1: " in caplog.text) == warns
 
 
+@pytest.mark.slow
 def test_a_lake_whose_tables_a_killed_job_left_without_rows_is_filled(spark, lake_root, monkeypatch):
     called = []
     for name in ("generate_logs", "ingest_clicks", "build_examples", "domain_stats"):
