@@ -1,4 +1,4 @@
-"""The table clicks to vocabularies and the table examples."""
+"""Build vocabularies and the table examples from the table clicks."""
 
 import sys
 from typing import Any

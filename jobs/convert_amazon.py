@@ -1,4 +1,4 @@
-"""The paper's Amazon source to a log."""
+"""Convert the paper's Amazon source to a log."""
 
 import sys
 from typing import Any

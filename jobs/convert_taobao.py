@@ -1,4 +1,4 @@
-"""The paper's Taobao source to a log and vectors."""
+"""Convert the paper's Taobao source to a log and vectors."""
 
 import sys
 from typing import Any
@@ -11,7 +11,7 @@ from mamdr_core.lake.core.session import spark_session
 
 
 def convert_taobao(config: Config) -> dict[str, Any]:
-    """Convert the Cloud Theme files in convert.path to a log of clicks in input.path and vectors beside it.
+    """Convert the Cloud Theme files in convert.path to a log of clicks in input.path and vectors next to it.
 
     See docs/public_sources.md.
 

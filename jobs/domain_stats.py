@@ -1,4 +1,4 @@
-"""The table clicks to the table domain_stats."""
+"""Compute the table domain_stats from the table clicks."""
 
 import sys
 from typing import Any
@@ -11,7 +11,7 @@ from mamdr_core.lake.stats import domain_stats as count
 
 
 def domain_stats(config: Config) -> dict[str, Any]:
-    """Count each domain's rows, clicks, users and items by day, beside the other domains and the day before.
+    """Count rows, clicks, users and items by domain and day, and compare them with other domains and the day before.
 
     Examples:
         spark-submit jobs/domain_stats.py --config my.yaml

@@ -1,4 +1,4 @@
-"""Every table of the lake, without the rows of some users."""
+"""Remove the rows of given users from the lake."""
 
 import sys
 from typing import Any

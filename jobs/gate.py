@@ -1,4 +1,4 @@
-"""Whether a trained run may serve."""
+"""Decide whether a trained run may serve."""
 
 import sys
 from typing import Any
@@ -10,10 +10,10 @@ from mamdr_core.promoting.gate import decide
 
 
 def gate(config: Config) -> dict[str, Any]:
-    """Measure a run beside the champion on the same rows, and decide by the limits of gate.* whether it may serve.
+    """Compare a run with the champion on the same rows, and decide by the limits of gate.* whether it may serve.
 
-    The decision and its reasons are in the table gate_decisions, by domain in gate_domains. A run that is stopped is a
-    result, not an error: exit code 0 with "passed": false.
+    The decision and its reasons are in the table gate_decisions, by domain in gate_domains. A run that does
+    not pass is a result, not an error: the exit code is 0, with "passed": false.
 
     Examples:
         spark-submit jobs/gate.py --config my.yaml

@@ -1,4 +1,4 @@
-"""Synthetic logs with a known answer."""
+"""Generate synthetic logs whose click probabilities are known."""
 
 import sys
 from typing import Any

@@ -1,4 +1,4 @@
-"""Raw logs to the tables clicks and clicks_rejected."""
+"""Load raw logs into the tables clicks and clicks_rejected."""
 
 import sys
 from typing import Any
@@ -11,7 +11,7 @@ from mamdr_core.lake.ingest.job import ingest_clicks as ingest
 
 
 def ingest_clicks(config: Config) -> dict[str, Any]:
-    """Check every row of the raw log and file it by day in clicks, or with the failed rule in clicks_rejected.
+    """Check every row of the raw log and write it to clicks, by day, or to clicks_rejected with the rule that it failed.
 
     Examples:
         spark-submit jobs/ingest_clicks.py --config my.yaml

@@ -1,4 +1,4 @@
-"""Every table of the lake, kept small."""
+"""Compact and clean up the tables of the lake."""
 
 import sys
 from typing import Any
@@ -11,7 +11,7 @@ from mamdr_core.lake.maintenance.job import maintain_lake as maintain
 
 
 def maintain_lake(config: Config) -> dict[str, Any]:
-    """Join small files, and remove files that neither a young version nor an input of a kept run needs.
+    """Compact small files, and remove files that no recent version and no input of a kept run needs.
 
     Examples:
         spark-submit jobs/maintain_lake.py --config my.yaml --set maintain.dry_run=true

@@ -1,4 +1,4 @@
-"""Which run serves."""
+"""Promote a run, or roll back."""
 
 import sys
 from typing import Any
@@ -10,10 +10,10 @@ from mamdr_core.promoting.promote import promote as move_champion
 
 
 def promote(config: Config) -> dict[str, Any]:
-    """Have a run serve that has passed the gate, or with --rollback go back to one that has served before.
+    """Let a run serve that has passed the gate, or with --rollback return to one that has served before.
 
-    The table promotions tells who served when. Promoting the champion, a run of an earlier day than the champion's or
-    one that has served before changes nothing, and says so.
+    The table promotions records which run served when. Promoting the champion, a run of an earlier day than the
+    champion's, or a run that has served before changes nothing; the result states why.
 
     Examples:
         spark-submit jobs/promote.py --config my.yaml
@@ -30,7 +30,7 @@ ROLLBACK = Option(
     key="promote.rollback",
     metavar="RUN_ID",
     const="previous",
-    help="go back to this run, which has served before; without RUN_ID to the one that served before the champion",
+    help="return to this run, which has served before; without RUN_ID to the one that served before the champion",
 )
 
 if __name__ == "__main__":

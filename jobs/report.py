@@ -10,10 +10,10 @@ from mamdr_core.reports.report import write_report
 
 
 def report(config: Config) -> dict[str, Any]:
-    """Write what happened in a run to <lake.root>/reports/<run_id>.html: one file that needs no network.
+    """Write the report of a run to <lake.root>/reports/<run_id>.html: one file that needs no network.
 
-    It tells of the day's data, the training curves, AUC and calibration by domain, the run against joint training and
-    the champion, the gate's decision and where time went; what no job has measured yet it says how to get.
+    It shows the day's data, the training curves, AUC and calibration by domain, comparisons with joint training and
+    the champion, the gate's decision and the time by phase. For what no job has measured yet it shows the command.
 
     Examples:
         spark-submit jobs/report.py --config my.yaml

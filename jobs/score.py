@@ -1,4 +1,4 @@
-"""Predict, for rows of user, item and domain, how probable a click is."""
+"""Predict click probabilities for rows of user, item and domain."""
 
 import sys
 from typing import Any
@@ -10,11 +10,11 @@ from mamdr_core.serving.scoring import score as score_rows
 
 
 def score(config: Config) -> dict[str, Any]:
-    """Predict with a run (score.run_id), for rows of user, item and domain, how probable a click is; see score.* keys.
+    """Predict click probabilities with a run (score.run_id) for rows of user, item and domain; see score.* keys.
 
-    Writes the table scores; a batch (score.batch) that is run again is replaced. Without score.input.path the test
-    split of the run's own examples is scored. With score.top_k=K the rows are of users and domains, and each gets the K
-    best of score.candidates.
+    Writes the table scores; running a batch (score.batch) again replaces it. Without score.input.path the test split of
+    the run's examples is scored. With score.top_k=K the rows hold users and domains, and each gets the K best items of
+    score.candidates.
 
     Examples:
         spark-submit jobs/score.py --config conf/demo.yaml

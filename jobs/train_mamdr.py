@@ -15,8 +15,8 @@ def train_mamdr(config: Config) -> dict[str, Any]:
 
     Reads one Delta version of examples, trains on `train.ranks` ranks, writes a model package and the tables
     training_runs and domain_metrics. Where the lake has no examples yet, they are first built from the raw log.
-    A run that was killed or stopped resumes from its newest checkpoint with --resume. With --dry-run everything that
-    the run needs is checked, up to one step on a few rows; nothing is written.
+    A run that was killed or stopped resumes from its newest checkpoint with --resume. --dry-run checks everything
+    that the run needs, up to one step on a few rows, and writes nothing.
 
     Examples:
         spark-submit jobs/train_mamdr.py --config conf/demo.yaml
@@ -33,8 +33,8 @@ RESUME = Option(
     key="train.resume",
     metavar="RUN_ID",
     const="newest",
-    help="go on from the newest checkpoint of this run; without RUN_ID of the newest unfinished run that computes the "
-    "same, or start anew where there is none",
+    help="resume this run from its newest checkpoint; without RUN_ID the newest unfinished run that computes the same, "
+    "or start a new run if there is none",
 )
 
 DRY_RUN = Option(
