@@ -12,8 +12,8 @@ from mamdr_core.lake.core.catalog import job_session
 def compare_methods(config: Config) -> dict[str, Any]:
     """Train every model and method with every seed, and report AUC, RANK and a paired test; see compare.* keys.
 
-    Trials with one rank run in parallel. A comparison that is started again runs only the trials that have not finished.
-    Writes the table comparisons, and comparison.md and comparison.tex below <lake.root>/reports/<name>/.
+    Trials with one rank run in parallel. If it is started again, a comparison runs only the trials that have not
+    finished. Writes the table comparisons, and comparison.md and comparison.tex below <lake.root>/reports/<name>/.
 
     Examples:
         spark-submit jobs/compare_methods.py --config my.yaml --set 'compare.methods=[joint, dn, mamdr]'

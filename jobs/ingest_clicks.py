@@ -11,7 +11,7 @@ from mamdr_core.lake.ingest.job import ingest_clicks as ingest
 
 
 def ingest_clicks(config: Config) -> dict[str, Any]:
-    """Check every row of the raw log and write it to clicks, by day, or to clicks_rejected with the rule that it failed.
+    """Check every row of the raw log; write it to clicks, by day, or to clicks_rejected with the rule that it failed.
 
     Examples:
         spark-submit jobs/ingest_clicks.py --config my.yaml

@@ -13,7 +13,8 @@ def sweep(config: Config) -> dict[str, Any]:
     """Try settings on a grid, or search them with an equal number of trials for every method; see sweep.* keys.
 
     The best settings by validation AUC are compared as by compare_methods. A sweep that is started again runs only the
-    trials that have not finished. Writes the tables sweeps and comparisons, and tables and figures below <lake.root>/reports/<name>/.
+    trials that have not finished. Writes the tables sweeps and comparisons, and tables and figures below
+    <lake.root>/reports/<name>/.
 
     Examples:
         spark-submit jobs/sweep.py --config my.yaml --config conf/search.yaml
