@@ -35,7 +35,7 @@ from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.stateful import State
 from mamdr_core.training.choices import Choices, EngineName
-from mamdr_core.training.part import part_of
+from mamdr_core.training.run_domains import domains_of
 from mamdr_core.training.settings import TrainSettings
 from mamdr_core.training.warm_start import Heritage
 
@@ -123,7 +123,7 @@ def make_learner(
     with_specific = np.zeros_like(own)
     if method.specific:
         inherited = heritage.having_specific(len(own)) if heritage else with_specific
-        with_specific = own & ((part_of(config, pinned).rows(pinned) > 0) | inherited)
+        with_specific = own & ((domains_of(config, pinned).rows(pinned) > 0) | inherited)
     learner = Learner(
         engine=engine,
         train=train,

@@ -24,10 +24,10 @@ from mamdr_core.training.choices import place_columns
 from mamdr_core.training.clock import Clock
 from mamdr_core.training.memory_check import GB, check_memory, shape_of
 from mamdr_core.training.own_code import check_on_ranks
-from mamdr_core.training.part import part_of
 from mamdr_core.training.rank import RankTask, choices_of, domain_named, share_of
 from mamdr_core.training.rank_memory import RankMemory, RankShape, rank_memory
 from mamdr_core.training.rounds import shuffle_rows
+from mamdr_core.training.run_domains import domains_of
 from mamdr_core.training.warm_start import Heritage
 from schemas import SPLITS
 
@@ -68,9 +68,9 @@ def try_rank(task: RankTask, collective: Collective) -> Tried:
     available = available_memory() // ranks_here()  # before this rank allocates what the formula counts
     config, train, pinned = task.config, task.config.train, task.pinned
     check_on_ranks(config, task.plugins, collective)
-    own, part = task.owner == collective.rank, part_of(config, pinned)
+    own, domains = task.owner == collective.rank, domains_of(config, pinned)
     choices = choices_of(task, collective)
-    few = few_domains(pinned.counts["train"], own & part.learns)
+    few = few_domains(pinned.counts["train"], own & domains.learns)
     with clock.phase("read"):
         share = share_of(task, few)
         columns = {split: share.columns(split) for split in SPLITS}
@@ -79,7 +79,7 @@ def try_rank(task: RankTask, collective: Collective) -> Tried:
         inherited = heritage.having_specific(len(own)) & own if heritage else np.zeros_like(own)
         sample = shape_of(config, pinned, few, inherited, columns, columns["train"], collective)
         shape = _whole_shape(task, sample, own, inherited)
-        mapped = share_of(task, own & part.reads).arrays.mapped
+        mapped = share_of(task, own & domains.reads).arrays.mapped
         # How many distinct ids a domain has is known once its rows are read: as many as rows at most.
         check_memory(config, replace(shape, touched={}), choices.device, collective, mapped)
     with clock.phase("build"):
@@ -131,9 +131,9 @@ def _whole_shape(task: RankTask, sample: RankShape, own: NDArray[np.bool_], inhe
     How many distinct ids a domain has is known once its rows are read: here it is as many as rows, or the whole table.
     """
     config, counts = task.config, task.pinned.counts
-    part, method = part_of(config, task.pinned), find_method(config.train.method)
+    domains, method = domains_of(config, task.pinned), find_method(config.train.method)
     dr = method.settle(config.train.learning).dr
-    reads_n, learns_n = own & part.reads, own & part.learns
+    reads_n, learns_n = own & domains.reads, own & domains.learns
     train_n = np.where(reads_n, counts["train"], 0)
     others = sum(int(counts[split][learns_n].sum()) for split in SPLITS if split != "train")
     learned_n = train_n[learns_n]

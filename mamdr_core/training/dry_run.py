@@ -16,9 +16,9 @@ from mamdr_core.training.dry_rank import try_rank
 from mamdr_core.training.memory_check import GB
 from mamdr_core.training.own_code import modules_of, plugins_of
 from mamdr_core.training.parents import settle_parent
-from mamdr_core.training.part import check_only_domains
 from mamdr_core.training.preparing import check_names, prepare_examples
 from mamdr_core.training.run import task_of
+from mamdr_core.training.run_domains import check_only_domains
 from mamdr_core.training.runs import new_run
 from schemas import SPLITS
 
@@ -49,7 +49,7 @@ def dry_run(spark: SparkSession, config: Config) -> dict[str, Any]:
     lake, pinned, seconds = prepare_examples(spark, config, builds=False)
     run = new_run(lake, config, pinned)
     ship_modules(spark, modules_of(plugins_of(config)))
-    train, learned = config.train, run.part.rows(pinned)
+    train, learned = config.train, run.domains.rows(pinned)
     started = time.perf_counter()
     tried = run_ranks(
         spark, partial(try_rank, task_of(run)), train.ranks, train.start_timeout, train.launcher, train.stall_limit,

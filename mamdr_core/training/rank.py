@@ -34,8 +34,8 @@ from mamdr_core.training.memory_check import check_memory, shape_of
 from mamdr_core.training.network_on_mixed import NetworkOnMixed
 from mamdr_core.training.own_code import check_on_ranks, try_structure
 from mamdr_core.training.package import load_calibration, save_rank
-from mamdr_core.training.part import part_of
 from mamdr_core.training.profiling import Profiler
+from mamdr_core.training.run_domains import domains_of
 from mamdr_core.training.sealed import Facts
 from mamdr_core.training.trainer import Trainer, TrainingOutcome
 from mamdr_core.training.warm_start import Heritage
@@ -118,19 +118,19 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     settings = task.config.train
     check_on_ranks(task.config, task.plugins, collective)
     method = find_method(settings.method)
-    own, part = task.owner == collective.rank, part_of(task.config, task.pinned)
+    own, domains = task.owner == collective.rank, domains_of(task.config, task.pinned)
     choices = choices_of(task, collective)
     device = choices.device
     with clock.phase("read"):
-        share = share_of(task, own & part.reads)
-        measured = share if part.is_whole else share_of(task, own & part.learns)  # support domains only train
+        share = share_of(task, own & domains.reads)
+        measured = share if domains.is_whole else share_of(task, own & domains.learns)  # support domains only train
         columns = {split: measured.columns(split) for split in SPLITS}
-        own_train = {} if part.is_whole else {"learned": share.columns("train")}
+        own_train = {} if domains.is_whole else {"learned": share.columns("train")}
         columns = place_columns(columns | own_train, device, collective)
         train = columns.pop("learned", columns["train"])
         heritage = Heritage(task.parent, device, settings.scratch) if task.parent else None
         inherited = heritage.having_specific(len(own)) & own if heritage else np.zeros_like(own)
-        shape = shape_of(task.config, task.pinned, own & part.learns, inherited, columns, train, collective)
+        shape = shape_of(task.config, task.pinned, own & domains.learns, inherited, columns, train, collective)
         check_memory(task.config, shape, device, collective, share.arrays.mapped)
         learner = make_learner(task.config, task.pinned, own, collective, share, train, choices, heritage)
         if heritage and not (task.checkpoints and task.checkpoints.newest):
@@ -150,7 +150,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         learner=learner,
         method=method,
         owned_n=own,
-        counts_n=part.rows(task.pinned),
+        counts_n=domains.rows(task.pinned),
         collective=collective,
         val=columns["val"],
         arrays=share.arrays,
@@ -171,7 +171,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     with clock.phase("save"):
         written = (learner.shared, learner.specific, mixed, settings.scratch, calibration)
         saved = save_rank(task.package, collective.rank, *written)
-    read_bytes = share.figures.read_bytes + (0 if part.is_whole else measured.figures.read_bytes)
+    read_bytes = share.figures.read_bytes + (0 if domains.is_whole else measured.figures.read_bytes)
     specific_kind = "mixed" if mixed else "dense" if method.specific else "none"
     result = _result(learner, mixed, specific_kind, outcome, choices, read_bytes, clock, collective, metrics, saved)
     if collective.rank:
@@ -181,7 +181,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
 
 def choices_of(task: RankTask, collective: Collective) -> Choices:
     """The device and the engine of all ranks of a task; every rank calls it."""
-    reads, config = part_of(task.config, task.pinned).reads, task.config
+    reads, config = domains_of(task.config, task.pinned).reads, task.config
     rows_by_rank = np.bincount(task.owner[reads], task.pinned.counts["train"][reads])
     trouble = try_structure(config, task.pinned)
     return choose_together(config.train, rows_planned(config, int(rows_by_rank.max())), collective, trouble)

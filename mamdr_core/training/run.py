@@ -21,10 +21,10 @@ from mamdr_core.training.building import load_of
 from mamdr_core.training.checkpoints import STOP, CheckpointPlace, find_checkpoint
 from mamdr_core.training.own_code import modules_of, plugins_of
 from mamdr_core.training.parents import settle_parent
-from mamdr_core.training.part import check_only_domains
 from mamdr_core.training.preparing import check_names, prepare_examples
 from mamdr_core.training.rank import RankResult, RankTask, train_rank
 from mamdr_core.training.resuming import find_unfinished
+from mamdr_core.training.run_domains import check_only_domains
 from mamdr_core.training.runs import Run, new_run
 from mamdr_core.training.storage import remove
 from mamdr_core.training.summary import log_summary
@@ -91,7 +91,7 @@ def train_on_ranks(spark: SparkSession, run: Run, seconds: dict[str, float]) -> 
     Returns:
         The run's figures, see `train_mamdr`.
     """
-    train, rows = run.config.train, run.part.rows(run.pinned)
+    train, rows = run.config.train, run.domains.rows(run.pinned)
     ship_modules(spark, modules_of(plugins_of(run.config)))
     owning = len(np.unique(task_of(run).owner[rows > 0]))
     logger.info(
@@ -132,10 +132,10 @@ def _attempts(spark: SparkSession, run: Run, request: StopRequest) -> list[RankR
         if request.made():
             where = "" if checkpoints.newest is None else f": --resume continues from checkpoint {checkpoints.newest}"
             raise StoppedError(f"stopped by {request.reason} while no rank ran{where}")
-        part = partial(train_rank, task_of(run, checkpoints))
+        task = partial(train_rank, task_of(run, checkpoints))
         try:
             return run_ranks(
-                spark, part, train.ranks, train.start_timeout, train.launcher, train.stall_limit, train.device
+                spark, task, train.ranks, train.start_timeout, train.launcher, train.stall_limit, train.device
             )
         except RankError as error:
             is_last = request.made() or failures == train.restarts
@@ -154,7 +154,7 @@ def _attempts(spark: SparkSession, run: Run, request: StopRequest) -> list[RankR
 
 def task_of(run: Run, checkpoints: CheckpointPlace | None = None) -> RankTask:
     """What the driver sends to a run's ranks."""
-    read = np.where(run.part.reads, run.pinned.counts["train"], 0)
+    read = np.where(run.domains.reads, run.pinned.counts["train"], 0)
     owner = place_domains(load_of(run.config.train, read), run.config.train.ranks, run.pinned.positions())
     config = parse_config(without_secrets(plain_config(run.config)))  # ranks do not read the raw log
     parent = run.parent.package if run.parent else ""

@@ -19,9 +19,9 @@ from mamdr_core.training.claims import claim
 from mamdr_core.training.own_code import sources_of, try_structure
 from mamdr_core.training.package import seal_package
 from mamdr_core.training.parents import Parent, open_parent
-from mamdr_core.training.part import Part, part_of
 from mamdr_core.training.rank import RankResult
 from mamdr_core.training.records import code_version, known, overall_figures, record_curve, record_metrics, record_run
+from mamdr_core.training.run_domains import RunDomains, domains_of
 from mamdr_core.training.sealed import MANIFEST
 from mamdr_core.training.storage import remove
 from mamdr_core.training.tracking import Ended, track
@@ -82,9 +82,9 @@ class Run:
     parent: Parent | None = None
 
     @property
-    def part(self) -> Part:
+    def domains(self) -> RunDomains:
         """The domains that it is about."""
-        return part_of(self.config, self.pinned)
+        return domains_of(self.config, self.pinned)
 
     @property
     def id(self) -> str:
@@ -228,7 +228,7 @@ def make_run(lake: Lake, config: Config, pinned: PinnedExamples, row: dict[str, 
         row = {**row, "ds": row["ds"] or parent.ds}
     run = Run(lake, config, pinned, row, parent)
     # Domains that cannot learn, and a structure that cannot be trained, are reported before anything begins.
-    _ = run.part
+    _ = run.domains
     try_structure(config, pinned)
     return run
 
@@ -253,9 +253,9 @@ def _figures(run: Run, result: RankResult, seconds: dict[str, float]) -> dict[st
         "dr_passes": result.dr_passes,
         "parent_run_id": run.row["parent_run_id"],
         "plugins": run.row.get("plugins"),
-        "domains": int((run.part.rows(pinned) > 0).sum()),
+        "domains": int((run.domains.rows(pinned) > 0).sum()),
         "domains_measured": int((~test.auc.isnan()).sum()),
-        "train_rows": int(run.part.rows(pinned).sum()),
+        "train_rows": int(run.domains.rows(pinned).sum()),
         "val_auc": known(result.metrics["val"].mean_auc()),
         "test_auc": known(test.mean_auc()),
         "weighted_test_auc": known(test.weighted_auc()),

@@ -198,7 +198,13 @@ def test_a_giant_domain_is_split_and_the_rows_of_a_domain_are_together(spark):
 
 @pytest.mark.parametrize(
     ("lengths", "weights", "rows"),
-    [((), "", 32_768), ((50, 400), "", 32_768), ((2_000,), "", 8_388), ((1_000,), "w", 8_388), ((10_000, 10_000), "", 1_024)],
+    [
+        ((), "", 32_768),
+        ((50, 400), "", 32_768),
+        ((2_000,), "", 8_388),
+        ((1_000,), "w", 8_388),
+        ((10_000, 10_000), "", 1_024),
+    ],
 )
 def test_rows_with_long_bags_are_scored_in_smaller_batches(lengths, weights, rows):
     bag = {"kind": "bag", "weights": weights}

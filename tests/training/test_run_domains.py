@@ -6,7 +6,7 @@ import pytest
 from mamdr_core.config import load_config
 from mamdr_core.errors import MamdrError
 from mamdr_core.shards.pinned import PinnedExamples
-from mamdr_core.training.part import check_only_domains, part_of
+from mamdr_core.training.run_domains import check_only_domains, domains_of
 
 ROWS = np.array([50, 0, *[7] * 98])
 
@@ -23,31 +23,33 @@ def config(*overrides):
 
 
 def test_a_run_is_about_all_domains_unless_some_are_named(pinned):
-    part = part_of(config(), pinned)
-    assert part.is_whole
-    assert part.reads.all()
-    assert np.array_equal(part.rows(pinned), ROWS)
+    domains = domains_of(config(), pinned)
+    assert domains.is_whole
+    assert domains.reads.all()
+    assert np.array_equal(domains.rows(pinned), ROWS)
 
 
 def test_named_domains_learn_and_as_many_others_are_read_as_can_be_supports(pinned):
     named = config("train.only_domains=[d0, d7]", "train.dr.k=2", "train.dr.epochs=5")
-    part = part_of(named, pinned)
-    assert not part.is_whole
-    assert np.flatnonzero(part.learns).tolist() == [0, 7]
-    assert part.rows(pinned).sum() == 57
-    assert part.reads[[0, 7]].all()
-    assert part.reads.sum() == 2 + 2 * 5
-    assert not part.reads[1]
-    assert np.array_equal(part_of(named, pinned).reads, part.reads)
-    other = part_of(config("train.only_domains=[d0, d7]", "train.dr.k=2", "train.dr.epochs=5", "train.seed=1"), pinned)
-    assert not np.array_equal(other.reads, part.reads)
+    domains = domains_of(named, pinned)
+    assert not domains.is_whole
+    assert np.flatnonzero(domains.learns).tolist() == [0, 7]
+    assert domains.rows(pinned).sum() == 57
+    assert domains.reads[[0, 7]].all()
+    assert domains.reads.sum() == 2 + 2 * 5
+    assert not domains.reads[1]
+    assert np.array_equal(domains_of(named, pinned).reads, domains.reads)
+    other = domains_of(
+        config("train.only_domains=[d0, d7]", "train.dr.k=2", "train.dr.epochs=5", "train.seed=1"), pinned
+    )
+    assert not np.array_equal(other.reads, domains.reads)
 
 
 def test_finetuning_reads_no_support(pinned):
-    part = part_of(config("train.only_domains=[d7]", "train.method=finetune"), pinned)
-    assert np.array_equal(part.reads, part.learns)
-    mixed = part_of(config("train.only_domains=[d7]", "train.method=mixed"), pinned)
-    assert np.array_equal(mixed.reads, part.reads)
+    domains = domains_of(config("train.only_domains=[d7]", "train.method=finetune"), pinned)
+    assert np.array_equal(domains.reads, domains.learns)
+    mixed = domains_of(config("train.only_domains=[d7]", "train.method=mixed"), pinned)
+    assert np.array_equal(mixed.reads, domains.reads)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +61,7 @@ def test_finetuning_reads_no_support(pinned):
 )
 def test_domains_that_cannot_learn_are_named(pinned, named, message):
     with pytest.raises(MamdrError, match=message):
-        part_of(config(f"train.only_domains={named}"), pinned)
+        domains_of(config(f"train.only_domains={named}"), pinned)
 
 
 def test_the_method_must_learn_theta_i():

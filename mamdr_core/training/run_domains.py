@@ -1,4 +1,4 @@
-"""The part of the domains that a run is about: all of them, or those that `train.only_domains` names."""
+"""The domains of a run: all of them, or those that `train.only_domains` names."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,8 @@ from mamdr_core.shards.pinned import PinnedExamples
 
 
 @dataclass(frozen=True)
-class Part:
-    """Which domains a run is about.
+class RunDomains:
+    """Which domains a run trains and reads.
 
     Attributes:
         learns: by domain, whether its parameters learn and are measured, [n].
@@ -34,8 +34,8 @@ class Part:
         return np.where(self.learns, pinned.counts["train"], 0)
 
 
-def part_of(config: Config, pinned: PinnedExamples) -> Part:
-    """All domains, or the named ones with so many other domains, drawn by the seed, as DR can draw as supports.
+def domains_of(config: Config, pinned: PinnedExamples) -> RunDomains:
+    """All domains, or the named ones and, drawn by the seed, as many others as DR can draw as supports.
 
     Raises:
         MamdrError: a named domain is unknown, or has no row to train on.
@@ -43,7 +43,7 @@ def part_of(config: Config, pinned: PinnedExamples) -> Part:
     train, trainable = config.train, pinned.counts["train"] > 0
     if not train.only_domains:
         everything = np.ones(len(trainable), dtype=np.bool_)
-        return Part(everything, everything)
+        return RunDomains(everything, everything)
     index = {domain_id: number for number, domain_id in enumerate(pinned.domain_ids)}
     where = f"examples version {pinned.versions['examples']}"
     unknown = [name for name in train.only_domains if name not in index]
@@ -62,7 +62,7 @@ def part_of(config: Config, pinned: PinnedExamples) -> Part:
     random = np.random.default_rng(derive_seed(train.seed, 11))
     reads = named.copy()
     reads[random.choice(others, size=min(len(others), dr.k * dr.epochs), replace=False)] = True
-    return Part(named, reads)
+    return RunDomains(named, reads)
 
 
 def check_only_domains(config: Config) -> None:
