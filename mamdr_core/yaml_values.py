@@ -16,7 +16,7 @@ _SLIPS = (ValueError, KeyError, TypeError, AttributeError, OverflowError, Recurs
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which refuses a key that is given twice, and merge keys (`<<`) that grow without bound."""
+    """PyYAML's safe loader, which refuses keys that are given twice, and merge keys (`<<`) that give too many."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)

@@ -111,7 +111,7 @@ def trained_config(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def traced_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trace steps as compiled ones are, which fixes the same sizes, and generate no code, which takes minutes."""
+    """Use the backend aot_eager: it fixes sizes as compiled steps do and generates no code, which takes minutes."""
     import torch  # takes seconds, which most tests do without
 
     compiled = torch.compile

@@ -75,8 +75,8 @@ def open_champion(trained: Trained, config: Config, run_id: str) -> OpenedModel:
         run_id: run_id of the champion.
 
     Raises:
-        MamdrError: the package is missing or damaged, needs features that the examples of the challenger lack, or has
-            a plugin structure that cannot be imported.
+        MamdrError: the package is missing or damaged, needs features that the examples of the challenger lack or have
+            with other bounds of quantiles, or has a plugin structure that cannot be imported.
     """
     folder = str(find_run(trained.lake, run_id)["package"])
     package = load_package(folder, trained.device)

@@ -34,7 +34,7 @@ class ColumnsFiller:
         arrays: where the columns lie.
         has_weights: whether rows have weights.
         several: the bags and sequences, of which `sizes` has the sizes too.
-        keep_keys: whether domains can be sorted by key at the end. Without, rows must come so: see `lost_keys`.
+        keep_keys: whether domains can be sorted by key at the end. If false, rows must arrive sorted: see `lost_keys`.
 
     Attributes:
         lost_keys: whether rows of a domain came in another order, and their keys were not kept.
@@ -212,8 +212,9 @@ class FilePlaces:
         starts, stops, places = starts[mine], stops[mine], places[mine]
         there = self._next[places]
         self._next[places] += stops - starts
+        within = domain[1:][same & (key[1:] < key[:-1])]
         unsorted = [
-            domain[1:][same & (key[1:] < key[:-1])],
+            within[np.isin(within, self._domains)],
             self._domains[places[key[starts] < self._last_key[places]]],
         ]
         self._last_key[places] = key[stops - 1]

@@ -106,6 +106,7 @@ class Share:
         are_shared = bool(held) and bool((np.bincount(np.concatenate(held)) > 1).any())
         filler = self._filled(split, keep_keys=are_shared)
         if filler.lost_keys:  # a file that is not as build_examples writes it
+            logger.info("rows of a domain are not sorted by key: the %s split is read again, and sorted", split)
             del filler
             filler = self._filled(split, keep_keys=True)
         columns = filler.finish()
@@ -126,7 +127,7 @@ class Share:
             )  # fmt: skip
 
     def _filled(self, split: str, keep_keys: bool) -> ColumnsFiller:
-        """Columns of a split with every row in its place, but for the order of domains that several files hold."""
+        """Columns of a split; rows of domains that several files hold are not sorted by key yet."""
         pinned, files = self._pinned, self._files(split)
         counts = np.where(self._own, pinned.counts[split], 0)
         sizes = {name: pinned.sizes[name] for name in self._ids}

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs
 
-from mamdr_core.shards.reading import Run, locate, read_run
+from mamdr_core.shards.reading import RowGroupRun, locate, read_run
 from schemas import Table
 
 with warnings.catch_warnings():
@@ -53,7 +53,7 @@ def unischema(table: Table, columns: Sequence[str]) -> Unischema:
     return Unischema(table.name, fields)
 
 
-def read_runs(runs: Sequence[Run], table: Table, columns: Sequence[str]) -> Iterator[Iterator[pa.RecordBatch]]:
+def read_runs(runs: Sequence[RowGroupRun], table: Table, columns: Sequence[str]) -> Iterator[Iterator[pa.RecordBatch]]:
     """Read columns of some row groups, in the given order and in the caller's thread.
 
     Args:
@@ -73,7 +73,7 @@ class _RunReader(Reader):  # type: ignore[misc]  # petastorm has no types
     several times what a small row group takes to read.
     """
 
-    def __init__(self, runs: Sequence[Run], schema: Unischema) -> None:
+    def __init__(self, runs: Sequence[RowGroupRun], schema: Unischema) -> None:
         located = {run.url: locate(run.url) for run in runs}
         self._chosen = [(located[run.url][1], run.numbers[0]) for run in runs]
         with _QUIET, warnings.catch_warnings():

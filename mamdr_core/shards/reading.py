@@ -31,7 +31,7 @@ class RowGroup:
 
 
 @dataclass(frozen=True)
-class Run:
+class RowGroupRun:
     """Row groups of one file that are read one after the other."""
 
     url: str
@@ -72,7 +72,8 @@ def read_batches(
     """
     if not groups:
         return
-    runs = [Run(url, tuple(group.number for group in each)) for url, each in groupby(groups, lambda group: group.url)]
+    by_file = groupby(groups, lambda group: group.url)
+    runs = [RowGroupRun(url, tuple(group.number for group in each)) for url, each in by_file]
     read = _read_with_petastorm if reader == "petastorm" else _read_with_arrow
     for run, batches in zip(runs, read(runs, table, columns), strict=True):
         for batch in batches:
@@ -80,13 +81,15 @@ def read_batches(
             yield run.url, batch
 
 
-def _read_with_arrow(runs: Sequence[Run], table: Table, columns: Sequence[str]) -> Iterator[Iterator[pa.RecordBatch]]:
+def _read_with_arrow(
+    runs: Sequence[RowGroupRun], table: Table, columns: Sequence[str]
+) -> Iterator[Iterator[pa.RecordBatch]]:
     for run in runs:
         yield read_run(*locate(run.url), run.numbers, columns)
 
 
 def _read_with_petastorm(
-    runs: Sequence[Run], table: Table, columns: Sequence[str]
+    runs: Sequence[RowGroupRun], table: Table, columns: Sequence[str]
 ) -> Iterator[Iterator[pa.RecordBatch]]:
     try:
         from mamdr_core.shards.petastorm_reader import read_runs  # the arrow reader does without Petastorm
@@ -113,7 +116,10 @@ def read_run(
         MamdrError: the file is gone or damaged.
     """
     with _open(system, path) as file:
-        yield from file.iter_batches(BATCH_ROWS, list(numbers), list(columns), use_threads=False)
+        # All that is asked for at once of a store's file is fetched, and held, before it is decoded.
+        is_local = isinstance(system, pyarrow.fs.LocalFileSystem)
+        for together in [list(numbers)] if is_local else [[number] for number in numbers]:
+            yield from file.iter_batches(BATCH_ROWS, together, list(columns), use_threads=False)
 
 
 def locate(url: str) -> tuple[pyarrow.fs.FileSystem, str]:

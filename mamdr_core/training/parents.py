@@ -70,7 +70,7 @@ def settle_parent(spark: SparkSession, config: Config) -> Config:
         default = CHAMPION if find_champion(lake) else ""
         return replace(config, train=replace(train, warm_start=resolve_run(lake, train.warm_start or default)))
     wanted = train.warm_start or CHAMPION
-    parent = _champion_before(lake, config) if wanted == CHAMPION else wanted
+    parent = _champion_before(lake, config) if wanted == CHAMPION else resolve_run(lake, wanted)
     return replace(config, train=_of_new_days(replace(train, warm_start=parent), lake, config.examples.until))
 
 

@@ -89,8 +89,8 @@ def find_run(lake: Lake, run_id: str) -> dict[str, Any]:
     """The row in training_runs of a run that has a package, which is in `package`.
 
     Args:
-        lake: that it was recorded in.
-        run_id: an id; champion, or champion@2026-01-02, as `resolve_run` has them; empty: the newest that ended well.
+        lake: has its record.
+        run_id: an id; champion, or champion@2026-01-02, see `resolve_run`; empty: the newest that ended well.
 
     Raises:
         MamdrError: there is none, or it has no package.

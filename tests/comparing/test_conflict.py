@@ -50,7 +50,7 @@ def test_the_heat_map_is_written_to_the_reports_of_the_run(config, figures):
     (path,) = figures["figures"]
     assert Path(path) == Path(config.lake.root, "reports", figures["run_id"], "conflict.svg")
     text = Path(path).read_text()
-    assert all(f"<!-- {result} -->" in text for result in ("before", "after", "d0", "d4", "cosine of gradients"))
+    assert all(f"<!-- {label} -->" in text for label in ("before", "after", "d0", "d4", "cosine of gradients"))
 
 
 def test_measuring_a_run_again_is_deterministic_and_replaces_its_rows(spark, config, figures):
@@ -60,7 +60,7 @@ def test_measuring_a_run_again_is_deterministic_and_replaces_its_rows(spark, con
 
 
 def test_compiled_rounds_give_the_same_figures(spark, config, figures, traced_steps):
-    """Traced as compiled steps are, without generating code: of that see test_fast and test_several."""
+    """Backend aot_eager generates no code; test_fast and test_several cover code generation."""
     found = measure_conflict(spark, with_values(config, {"train.engine": "fast"}))
     for stage in ("before", "after"):
         assert found[stage] == pytest.approx(figures[stage], abs=1e-5)

@@ -136,7 +136,7 @@ def test_a_truncated_file_is_named_and_changes_nothing(spark, make_config, write
         (
             ["Gift_Cards"],
             {"five_core": False},
-            r"Gift_Cards\.json\.gz \(Gift_Cards_5\.json\.gz is there: .* is false\)",
+            r"lacks Gift_Cards\.json\.gz but has Gift_Cards_5\.json\.gz \(.* is false\); download it",
         ),
         (["Empty"], {}, r"Empty_5\.json\.gz holds no review with reviewerID.*'no_user': 1"),
         ([], {}, r"convert\.categories is empty"),

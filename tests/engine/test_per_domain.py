@@ -235,9 +235,7 @@ def test_fp32_and_bf16_stay_near_fp64_for_every_structure(name, precision, least
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["autoint", "hamur", "masknet", "ple", "star"])
 def test_compiled_steps_are_the_eager_ones_and_not_compiled_anew_for_other_sizes(name, traced_steps):
-    """Traced as compiled steps are, which fixes the same sizes, without generating code: of that see test_fast and
-    test_several.
-    """
+    """Backend aot_eager fixes sizes as compiled steps do; test_fast and test_several cover the generated code."""
     columns = featured_columns(COUNTS)
     settings = small_settings(name, 0.5)
     eager, shared = small_engine(settings, 6)

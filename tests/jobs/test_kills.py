@@ -108,7 +108,7 @@ def test_killed_in_any_write_and_run_again_the_tables_are_those_of_an_undisturbe
 
 
 def sorted_rows(path: Path) -> list[str]:
-    """A table's rows without what differs between runs that do the same, read by its log: Spark takes minutes for all.
+    """A table's rows without run-specific columns, read by its Delta log, as Spark takes minutes for all tables.
 
     Its log is whole, since no checkpoint removes a commit within a day.
     """

@@ -197,7 +197,7 @@ def test_rows_in_a_memory_mapped_file_train_what_rows_in_memory_train(make_task,
 def test_the_fast_engine_trains_what_the_eager_one_trains(make_task, traced_steps):
     """Two ranks, four rounds of steps in fp32, theta_i over embedding rows too.
 
-    Traced as compiled steps are, without generating code: of that see test_fast and test_several.
+    Backend aot_eager generates no code; test_fast and test_several cover code generation.
     """
     tasks, results = [], []
     for engine in ("eager", "fast"):

@@ -89,7 +89,7 @@ def noted_bounds(lake: Lake, version: int) -> Bounds:
 
 
 def check_same_bounds(run_id: str, learned: Bounds, now: Bounds) -> None:
-    """Check that a run's model means the same by the index of a range as the examples that it shall read.
+    """Check that a run was trained with the same range bounds as the examples have.
 
     Args:
         run_id: names the run.
@@ -103,8 +103,7 @@ def check_same_bounds(run_id: str, learned: Bounds, now: Bounds) -> None:
         if list(learned[name]) != list(now[name]):
             raise MamdrError(
                 f"run {run_id} was trained with other bounds of the quantiles of {name} ({_named(learned[name])}) than "
-                f"these examples have ({_named(now[name])}): build_examples has learned them again since; start a run "
-                "without train.warm_start, and promote it with promote.force"
+                f"these examples have ({_named(now[name])}): build_examples has learned them again since"
             )
 
 
