@@ -168,6 +168,7 @@ def test_the_champion_of_the_days_before_is_the_parent_whenever_a_day_is_run(spa
     assert settle_parent(spark, second) == expected
     promote(lake, (parent["run_id"], date(2026, 1, 1)), ("later", date(2026, 1, 2)))
     assert settle_parent(spark, second) == expected
+    assert settle_parent(spark, with_values(second, {"train.warm_start": "champion@2026-01-01"})) == expected
     settle_parent(spark, with_values(second, {"examples.until": None}))
     assert "the package of the champion, run later, was deleted" in caplog.text, "who serves now"
 
