@@ -13,6 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from mamdr_core.engine.bags import SEVERAL
 from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.optimizers import BETA1, BETA2, EPSILON, move_by_adam
+from mamdr_core.engine.threads import is_to_compile_alone
 from mamdr_core.heartbeat import beat
 from mamdr_core.models.checking import is_tried
 from mamdr_core.models.groups import SIZES
@@ -90,6 +91,8 @@ class DenseStep:
         self._begin: Callable[..., tuple[Tensor, Tensor]] = _begin_adam
         if compiles:
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
+            # Beyond it torch would run the same operations one by one without a word, and threads share the module.
+            torch._dynamo.config.fail_on_recompile_limit_hit = True
             # As many threads as the process has: what is compiled is cached, and a rank among others has fewer.
             options: dict[str, str | int | bool | Callable[..., object]] = {"cpp.dynamic_threads": True}
             self._differentiate = torch.compile(self._gradients, dynamic=True, options=options)
@@ -126,7 +129,9 @@ class DenseStep:
         try:
             return differentiate(*arguments)
         except Exception as error:
-            if not (is_tried(self._flat.module) and _is_of_compiler(error)):
+            # Of a user's own structure torch raises errors of any kind where it cannot compile; its own come again.
+            may_be_compilers = self.compiled and (is_tried(self._flat.module) or _is_at_limit(error))
+            if not may_be_compilers or is_to_compile_alone(error):
                 raise
             structure = getattr(self._flat.module, "structure", self._flat.module)
             logger.warning(
@@ -152,10 +157,20 @@ class DenseStep:
         if not state.adam:
             values.sub_(gradient, alpha=lr)
         elif state.first is None:
-            state.first, state.second = self._begin(values, gradient, lr)
+            state.first, state.second = self._begin_moments(values, gradient, lr)
         else:
             assert state.second is not None
             move_by_adam(values, gradient, state.first[: len(values)], state.second[: len(values)], count, lr)
+
+    def _begin_moments(self, values: Tensor, gradient: Tensor, lr: float) -> tuple[Tensor, Tensor]:
+        """Adam's first step, and its moments."""
+        try:
+            return self._begin(values, gradient, lr)
+        except Exception as error:
+            if not _is_at_limit(error):
+                raise
+            self._begin = _begin_adam
+            return self._begin(values, gradient, lr)
 
     def _gradients(
         self,
@@ -276,10 +291,10 @@ def _begin_adam(values: Tensor, gradient: Tensor, lr: float) -> tuple[Tensor, Te
     return first, second
 
 
-def _is_of_compiler(error: Exception) -> bool:
-    from torch._dynamo.exc import TorchDynamoException  # a second to import, and only needed once it has been used
+def _is_at_limit(error: Exception) -> bool:
+    from torch._dynamo.exc import FailOnRecompileLimitHit  # a second to import, and only needed once it has been used
 
-    return isinstance(error, TorchDynamoException)
+    return isinstance(error, FailOnRecompileLimitHit)
 
 
 def _only(stacked: Fields) -> Fields:

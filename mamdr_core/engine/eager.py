@@ -25,6 +25,7 @@ from mamdr_core.engine.threads import threads_for
 from mamdr_core.errors import DivergedError
 from mamdr_core.heartbeat import beat
 from mamdr_core.models.groups import mixes_domains
+from mamdr_core.models.pooling import HIDDEN
 from mamdr_core.models.tables import Table, owners, readers
 
 logger = logging.getLogger(__name__)
@@ -209,7 +210,9 @@ class EagerEngine:
         if self.device.type != "cpu":
             return nullcontext()
         rows = sum(len(visit.rows) for visit in visits) / max(1, len(visits))
-        return threads_for(6.0 * min(rows, self.batch_size) * len(self.flat.values_P))
+        numbers = len(self.flat.values_P) + sum(table.width for table in self.tables if table.per_domain)
+        numbers += sum(table.length * HIDDEN * table.width for table in self.tables if table.pooling == "attention")
+        return threads_for(6.0 * min(rows, self.batch_size) * numbers)
 
     def handle_divergence(self, visit: Visit, number: int, batch: int, step: int) -> None:
         """Stop at a step whose loss is not finite, or count it as skipped.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from mamdr_core import heartbeat
 from mamdr_core.engine.bags import pooled_rows
 from mamdr_core.engine.columns import FrozenTables, Visit
 from mamdr_core.engine.compiled import DenseState, DenseStep, Fields, PaddedBatch, cut_fields
@@ -131,7 +132,7 @@ class FastEngine(EagerEngine):
             try:
                 most = min(self._limits.size, -(-len(waiting) // self._threads))
                 stacks = list(cut_stacks(waiting, replace(self._limits, size=most)))
-                if len(stacks) > 1 and self._threads > 1:
+                if len(stacks) > 1 and self._threads > 1 and heartbeat.listener is None:  # a profiler sees one thread
                     runs = self._run_in_threads(stacks, lr, optimizer)
                 else:
                     runs = self._run_alone(stacks, lr, optimizer)

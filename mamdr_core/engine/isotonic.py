@@ -29,6 +29,7 @@ LEAST_DISTANCE = 0.01
 """Of two knots, as a logit: it bounds the slope between them."""
 _CELLS = 1 << 16
 _LARGEST = 16.0  # a logit beyond which rows are counted at it
+_LEAST_RATE = 1e-12  # of a bin, and of what is missing to 1: the logits of all rates are finite
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Curve:
 def fit_curve(
     logits_N: Tensor, labels_N: Tensor, weights_N: Tensor, all_reduce: Callable[[Tensor], Tensor]
 ) -> Curve | None:
-    """The curve of all ranks' rows, the same on every rank; None: fewer rows than two bins have.
+    """The curve of all ranks' rows, the same on every rank; None if there are fewer than 2 * BIN_ROWS rows.
 
     Args:
         logits_N, labels_N, weights_N: this rank's rows, float64; rows whose logit is not finite do not count.
@@ -83,7 +84,8 @@ def fit_curve(
     # In cells of a fixed grid, which ranks can add, as they cannot sort their rows together.
     cell_N = ((logits_N.clamp(-_LARGEST, _LARGEST) / _LARGEST + 1) / 2 * (_CELLS - 1)).long()
     columns = torch.ones_like(logits_N), weights_N, weights_N * labels_N, weights_N * logits_N
-    sums = torch.stack([torch.bincount(cell_N, each, _CELLS) for each in columns])
+    # Without rows bincount counts in int64, and ranks must reduce tensors of one type.
+    sums = torch.stack([torch.bincount(cell_N, each, _CELLS).double() for each in columns])
     bins = _bins(all_reduce(sums).numpy())
     if bins is None:
         return None
@@ -93,11 +95,12 @@ def fit_curve(
     block_B = pool_adjacent_violators(rates_B, counts_B)
     count_J = np.bincount(block_B, counts_B)
     rate_J, knot_J = (np.bincount(block_B, counts_B * each) / count_J for each in (rates_B, logit_B))
+    rate_J = rate_J.clip(_LEAST_RATE, 1 - _LEAST_RATE)
     return _curve_through(knot_J, np.log(rate_J / (1 - rate_J)))
 
 
 def _bins(sums: Floats) -> tuple[Floats, Floats, Floats] | None:
-    """Weight, clicks and mean logit of bins of equal count; None: there are fewer than two bins' rows.
+    """Weight, clicks and mean logit of bins of equal count; None if there are fewer than 2 * BIN_ROWS rows.
 
     Args:
         sums: rows, weight, clicks and weighted logits of each cell.
@@ -107,6 +110,7 @@ def _bins(sums: Floats) -> tuple[Floats, Floats, Floats] | None:
     bins = int(min(MOST_BINS, rows // BIN_ROWS))
     if bins < 2:
         return None
+    sums = np.concatenate([sums[:1], sums[1:] * (rows / sums[1].sum())])  # weights of mean 1, as pseudo-rows have
     before = sums[0].cumsum() - sums[0]
     number = np.unique((before * bins / rows).astype(np.int64), return_inverse=True)[1]
     weight_B, clicks_B, logits_B = (np.bincount(number, each).astype(np.float64) for each in sums[1:])

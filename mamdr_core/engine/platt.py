@@ -79,7 +79,7 @@ class Calibration:
         return curved_N * slope_N + shift_N
 
     def slopes(self, calibrated_N: Tensor, domain_N: Tensor) -> Tensor:
-        """By how much calibrated logits change with the model's, float64 [N], on the CPU.
+        """Derivative of the calibrated logits with respect to the model's, float64 [N], on the CPU.
 
         Args:
             calibrated_N: as `apply` returns them.
@@ -120,7 +120,7 @@ def fit_isotonic(
 ) -> Calibration:
     """The curve of all domains' rows, and Platt scaling by domain of the logits that it gives.
 
-    Args: as of `fit_platt`; the curve of `otherwise` is kept.
+    Args: see `fit_platt`; the curve of `otherwise` is kept.
     """
     curve = otherwise.curve if otherwise else fit_curve(rows.logits_N, rows.labels_N, rows.weights_N, all_reduce)
     curved = replace(rows, logits_N=curve.apply(rows.logits_N)) if curve else rows
@@ -213,7 +213,9 @@ def _newton(
     """Newton's method for all groups at once; a step that would raise a group's objective is halved."""
 
     def sums(*columns: Tensor) -> Tensor:
-        return all_reduce(torch.stack([torch.bincount(rows.domain_N, each, rows.domains) for each in columns]))
+        # Without rows bincount counts in int64, and ranks must reduce tensors of one type.
+        counted = [torch.bincount(rows.domain_N, each, rows.domains).double() for each in columns]
+        return all_reduce(torch.stack(counted))
 
     def evaluate(tried_2G: Tensor) -> tuple[Tensor, Tensor]:
         slope_N, shift_N = tried_2G[:, rows.domain_N]

@@ -15,6 +15,11 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def is_to_compile_alone(error: Exception) -> bool:
+    """Whether a step would have to be compiled where `divide` allows no compilation."""
+    return "stance is 'fail_on_recompile'" in str(error)
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Run torch's operations on one thread: for small ones little is lost, and on a busy machine much is gained."""
@@ -54,7 +59,7 @@ def divide(
             try:
                 return task(item)
             except RuntimeError as error:
-                if compiled and "fail_on_recompile" in str(error):
+                if compiled and is_to_compile_alone(error):
                     return None
                 raise
 

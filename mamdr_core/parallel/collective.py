@@ -87,7 +87,9 @@ class _SimulatedRank:
         self._exchange = exchange
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        return torch.stack(self._exchange.exchange(self.rank, tensor)).sum(0)
+        tensors = self._exchange.exchange(self.rank, tensor)
+        assert len({each.dtype for each in tensors}) == 1, "ranks reduce tensors of several types"
+        return torch.stack(tensors).sum(0)
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         return torch.cat(self._exchange.exchange(self.rank, tensor))

@@ -117,13 +117,14 @@ def _gather(
     generator = torch.Generator().manual_seed(derive_seed(seed, 12, collective.rank))
     share = min(1.0, MOST_ROWS / max(1, total))
     rows = (torch.rand(len(val), generator=generator) < share).nonzero().squeeze(1).to(val.labels.device)
-    visit = Visit(val, rows)
-    shared.reach([visit])
+    shared.reach([Visit(val, rows)])
+    domain_N = val.ids["domain"][rows].long() - 1
+    # Domain by domain where a call orders the rows of a batch: the layer's inputs come in the order of its calls.
+    parts = rows.split(domain_N.unique_consecutive(return_counts=True)[1].tolist()) if engine.per_domain else (rows,)
     with _inputs_of(layer) as seen:
-        logits_N = engine.predict(Theta(shared), visit)
+        logits_N = torch.cat([engine.predict(Theta(shared), Visit(val, own)) for own in parts or (rows,)])
     hidden_NH = torch.cat(seen).float() if seen else torch.zeros(0, layer.in_features)
     fold_N = torch.randint(FOLDS, (len(rows),), generator=generator)
-    domain_N = val.ids["domain"][rows].long() - 1
     weights_N = torch.ones(len(rows)) if val.weights is None else val.weights[rows]
     single = (logits_N, val.labels[rows], domain_N, fold_N, weights_N)
     own = [*(column[:, None] for column in single), hidden_NH]

@@ -83,7 +83,7 @@ class Run:
 
     @property
     def domains(self) -> RunDomains:
-        """The domains that it is about."""
+        """The domains of the run."""
         return domains_of(self.config, self.pinned)
 
     @property

@@ -114,3 +114,29 @@ def test_ranks_together_find_the_curve_of_one_process_and_weights_count_rows():
         torch.testing.assert_close(found.curve.values_J, expected.curve.values_J, rtol=0, atol=1e-9)
         torch.testing.assert_close(found.shift_K, expected.shift_K, rtol=0, atol=1e-8)
     assert not torch.equal(expected.curve.values_J[:5], fit_isotonic(rows, ALONE).curve.values_J[:5])
+
+
+def test_a_bin_of_certain_rows_has_a_finite_value():
+    rows = draw(1000)
+    rows.logits_N[:] = torch.cat([torch.linspace(-5, 5, 800), torch.full((200,), 33.0)])
+    rows.labels_N[:] = (torch.rand(1000, generator=torch.Generator().manual_seed(1)) < rows.logits_N.sigmoid()).double()
+    found = fit_curve(rows.logits_N, rows.labels_N, rows.weights_N, ALONE)
+    after_N = found.apply(rows.logits_N.unique())
+    assert after_N.isfinite().all()
+    assert (after_N.diff() > 0).all()
+
+
+def test_the_scale_of_weights_changes_nothing():
+    rows = draw(2000)
+    found, scaled = (fit_curve(rows.logits_N, rows.labels_N, rows.weights_N * by, ALONE) for by in (1.0, 1e-4))
+    torch.testing.assert_close(scaled.values_J, found.values_J)
+
+
+@pytest.mark.parametrize("fit", [fit_isotonic, fit_platt])
+def test_a_rank_without_rows_takes_part(fit):
+    rows = draw(1500)
+    parts = [rows, CalibrationRows(*(torch.zeros(0).double() for _ in range(3)), torch.zeros(0, dtype=torch.long), 3)]
+    expected = fit(rows, ALONE)
+    for found in run_simulated(lambda collective: fit(parts[collective.rank], collective.all_reduce), 2):
+        for name, values in expected.tensors().items():
+            torch.testing.assert_close(found.tensors()[name], values)

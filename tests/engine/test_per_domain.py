@@ -1,4 +1,4 @@
-"""Models with weights of each domain: a call sees one domain, in both engines, and they give the same numbers."""
+"""Models with weights of each domain, of one or many domains in a call: both engines give the same numbers."""
 
 from dataclasses import replace
 

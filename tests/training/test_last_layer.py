@@ -13,6 +13,8 @@ from mamdr_core.models.structures import MODELS, build_model, declare_inputs
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from mamdr_core.training.last_layer import find_last_layer, refit_last_layer
 from tests.engine.helpers import random_columns, small_engine
+from tests.models.helpers import featured_columns, small_settings
+from tests.models.helpers import small_engine as engine_of
 
 
 def labelled(columns, logits_N, seed=0):
@@ -93,3 +95,23 @@ def test_the_layer_of_a_structure_is_its_last_one(name):
     inputs = declare_inputs(settings, (), {"user": 5, "item": 5, "domain": 3})
     layer = find_last_layer(build_model(settings, inputs))
     assert (layer is None) == (name in {"mmoe", "cgc", "ple", "shared_bottom"})
+
+
+def test_inputs_of_the_layer_belong_to_their_rows_where_a_call_orders_rows_by_domain():
+    columns, dense = featured_columns([40, 300, 9, 150]), []
+    for mixes in (True, False):
+        engine, shared = engine_of(small_settings("star"), 4, batch_size=512)
+        engine.mixes = mixes
+        engine.flat.load(shared.dense, training=False)
+        layer = find_last_layer(engine.flat.module)
+        with torch.no_grad():
+            layer.weight.mul_(20)
+        right = replace(shared, dense=engine.flat.values_P.clone())
+        rows = labelled(columns, predict(engine, right, columns))
+        rows.labels = rows.labels.double()
+        with torch.no_grad():
+            layer.weight.neg_()
+        wrong = replace(shared, dense=engine.flat.values_P.clone())
+        assert refit_last_layer(engine, wrong, rows, SingleProcess(), seed=0)
+        dense.append(wrong.dense)
+    torch.testing.assert_close(dense[0], dense[1], rtol=0, atol=1e-5)
