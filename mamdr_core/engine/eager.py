@@ -19,7 +19,7 @@ from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.hashing import step_keys
 from mamdr_core.engine.optimizers import AdamMoments, InnerState, adam_change
 from mamdr_core.engine.parameters import EVERYTHING, Change, Rows, Scope, Theta
-from mamdr_core.engine.parts import FieldGradient, Part, by_domain, group_fields, in_groups, joined, part_key, whole
+from mamdr_core.engine.parts import FieldGradient, Part, group_fields, joined, part_key, parts_of, whole
 from mamdr_core.engine.step_options import FOLLOW_GRADIENT, StepOptions
 from mamdr_core.engine.threads import threads_for
 from mamdr_core.errors import DivergedError
@@ -276,9 +276,7 @@ class EagerEngine:
 
     def _parts(self, visit: Visit, rows: slice) -> list[Part]:
         """What the model sees at once of a batch: all of it, or the rows of one domain."""
-        if not self.per_domain:
-            return [whole(rows)]
-        return in_groups(visit, rows) if self.mixes else by_domain(visit, rows)
+        return parts_of(visit, rows, self.mixes) if self.per_domain else [whole(rows)]
 
     def _backward(
         self, visit: Visit, number: int, rows: slice, working: dict[str, CachedTable], key: int = 0

@@ -39,42 +39,30 @@ def whole(rows: slice) -> Part:
     return Part(rows, slice(rows.start, rows.start + 1), 1.0)
 
 
-def by_domain(visit: Visit, rows: slice) -> list[Part]:
-    """A batch in parts of one domain each, in the order of domains; one that holds a single domain stays as it is.
+def parts_of(visit: Visit, rows: slice, together: bool) -> list[Part]:
+    """A batch as calls of a model with tables per domain see it; one that holds a single domain stays as it is.
 
     Args:
         visit: that it belongs to.
         rows: of the visit.
+        together: one part, its rows in groups by domain, and not a part for each domain in their order.
     """
     if rows.stop == rows.start:
         return []
     if visit.as_domain is not None:
         return [whole(rows)]
     domains_B = Visit(visit.columns, visit.rows[rows]).ids("domain")
-    sorted_B, order_B = domains_B.sort(stable=True)
-    counts = sorted_B.unique_consecutive(return_counts=True)[1].tolist()
-    if len(counts) == 1:
-        return [whole(rows)]
-    places = (rows.start + order_B).split(counts)
-    return [Part(own, own[:1], len(own) / len(order_B)) for own in places]
-
-
-def in_groups(visit: Visit, rows: slice) -> list[Part]:
-    """A batch as one part, its rows in groups by domain; one that holds a single domain stays as it is.
-
-    Args:
-        visit: that it belongs to.
-        rows: of the visit.
-    """
-    if rows.stop == rows.start:
-        return []
-    if visit.as_domain is not None:
-        return [whole(rows)]
-    order_B, sizes_G = order_by_domain(Visit(visit.columns, visit.rows[rows]).ids("domain"))
+    if together:
+        order_B, sizes_G = order_by_domain(domains_B)
+    else:
+        sorted_B, order_B = domains_B.sort(stable=True)
+        sizes_G = sorted_B.unique_consecutive(return_counts=True)[1].cpu()
     if len(sizes_G) == 1:
         return [whole(rows)]
     places = rows.start + order_B
-    return [Part(places, places[(sizes_G.cumsum(0) - sizes_G).to(places.device)], 1.0, sizes_G)]
+    if together:
+        return [Part(places, places[(sizes_G.cumsum(0) - sizes_G).to(places.device)], 1.0, sizes_G)]
+    return [Part(own, own[:1], len(own) / len(order_B)) for own in places.split(sizes_G.tolist())]
 
 
 def order_by_domain(domains_B: Tensor) -> tuple[Tensor, Tensor]:

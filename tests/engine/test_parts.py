@@ -4,21 +4,21 @@ import pytest
 import torch
 
 from mamdr_core.engine.columns import Visit
-from mamdr_core.engine.parts import by_domain, holds_one_domain, part_key
+from mamdr_core.engine.parts import holds_one_domain, part_key, parts_of
 from mamdr_core.models.tables import Table
 from tests.models.helpers import featured_columns
 
 
 def test_a_batch_is_cut_by_domain_in_their_order_and_one_of_one_domain_stays_whole():
     columns = featured_columns([2, 3, 1])
-    parts = by_domain(Visit(columns, torch.tensor([5, 4, 0, 2, 1, 3])), slice(1, 6))
+    parts = parts_of(Visit(columns, torch.tensor([5, 4, 0, 2, 1, 3])), slice(1, 6), together=False)
     assert [part.places.tolist() for part in parts] == [[2, 4], [1, 3, 5]]
     assert [part.first.tolist() for part in parts] == [[2], [1]]
     assert [part.share for part in parts] == [0.4, 0.6]
     for pure in (Visit(columns, torch.tensor([4, 2, 3])), Visit(columns, torch.tensor([5, 0, 2]), as_domain=1)):
-        (part,) = by_domain(pure, slice(1, 3))
+        (part,) = parts_of(pure, slice(1, 3), together=False)
         assert (part.places, part.first, part.share) == (slice(1, 3), slice(1, 2), 1.0)
-    assert by_domain(Visit(columns, torch.zeros(0, dtype=torch.long)), slice(0, 0)) == []
+    assert parts_of(Visit(columns, torch.zeros(0, dtype=torch.long)), slice(0, 0), together=False) == []
 
 
 def test_parts_have_keys_of_their_own_and_the_first_the_batchs():
