@@ -159,7 +159,7 @@ class _CallersThread:
         """Nothing runs."""
 
 
-class _PinnedFiles(FileSystem):  # type: ignore[misc]
+class _PinnedFiles(FileSystem):  # type: ignore[misc]  # pyarrow has no types
     """A file system as pyarrow's old API, which Petastorm calls, knows one.
 
     Only files of a pinned version are asked for; one that is gone is noticed when it is opened.

@@ -273,7 +273,7 @@ class SavedShared:
         self._first = safe_open(path / "shared.safetensors", "pt")
         parts = [safe_open(file, "pt") for file in sorted(path.glob("shared-*.safetensors"))]
         self._parts = dict.fromkeys(parts[0].keys() if parts else (), parts)
-        self._parts |= {key: [self._first] for key in self._first.keys() if key != "dense"}  # noqa: SIM118
+        self._parts |= {key: [self._first] for key in self._first.keys() if key != "dense"}  # noqa: SIM118 - not a mapping
         self.tables = [key.removeprefix("table.") for key in self._parts]
 
     @property

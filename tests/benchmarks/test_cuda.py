@@ -129,7 +129,7 @@ def test_other_numbers_or_other_rows_than_the_cpus_are_a_difference(load, tmp_pa
         ([3.0, 4.5], [1, 5], 0.1),
         ([3.0, 4.0], [1, 6], float("inf")),
     ):
-        row = equality.compared(found, "DN", "fast", lambda: [change(dense, ids)], lambda: expected, 0.05)  # noqa: B023
+        row = equality.compared(found, "DN", "fast", lambda: [change(dense, ids)], lambda: expected, 0.05)  # noqa: B023 - called at once
         assert row["difference"] == pytest.approx(difference)
         assert row["equal"] == (not difference)
     nan = equality.compared(found, "DN", "NaN", lambda: [change([float("nan"), 4.0], [1, 5])], lambda: expected, 0.05)

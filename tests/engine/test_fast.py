@@ -118,19 +118,19 @@ def test_stacked_trajectories_are_the_eager_ones_whatever_may_move(scopes, optim
     """Domains of 0, 1, 7, 9, 13 and 30 rows in batches of 4: stacks are padded, one row beside four, and cut."""
     columns, (eager, shared) = columns_of(has_base=has_base), eager_engine()
     thetas, visits = trajectories(columns, shared)
-    told = (thetas, visits, 0.05, optimizer, SCOPES[scopes], [11 + d for d in DOMAINS])
-    for found, expected in zip(fast_engine().descend_many(*told), eager.descend_many(*told), strict=True):
+    arguments = (thetas, visits, 0.05, optimizer, SCOPES[scopes], [11 + d for d in DOMAINS])
+    for found, expected in zip(fast_engine().descend_many(*arguments), eager.descend_many(*arguments), strict=True):
         assert_same(found, expected)
 
 
 def test_a_domain_of_one_row_beside_others_in_one_stack_is_what_it_is_alone():
     columns, (eager, shared) = columns_of([1, 3, 4]), eager_engine()
     visits = [[visit(columns, d)] for d in range(3)]
-    told = ([Theta(shared)] * 3, visits, 0.05, "adam", SCOPES["own domain"][:3], [1, 2, 3])
-    found = fast_engine().descend_many(*told)
-    alone = fast_engine().descend(Theta(shared), visits[0], 0.05, "adam", None, told[4][0], 1)
+    arguments = ([Theta(shared)] * 3, visits, 0.05, "adam", SCOPES["own domain"][:3], [1, 2, 3])
+    found = fast_engine().descend_many(*arguments)
+    alone = fast_engine().descend(Theta(shared), visits[0], 0.05, "adam", None, arguments[4][0], 1)
     assert_same(found[0], alone)
-    assert_same(found[0], eager.descend_many(*told)[0])
+    assert_same(found[0], eager.descend_many(*arguments)[0])
 
 
 @pytest.mark.parametrize("rows", [1, 8, 1 << 16])
@@ -144,8 +144,8 @@ def test_numbers_do_not_depend_on_how_many_steps_are_laid_out_or_whether_ahead(m
     expected = eager.descend(Theta(shared), visits, 0.05, seed=3)
     assert_same(engine.descend(Theta(shared), visits, 0.05, seed=3), expected)
     thetas, visits = trajectories(columns, shared)
-    told = (thetas, visits, 0.05, "adam", SCOPES["everything"], list(DOMAINS))
-    for found, wanted in zip(engine.descend_many(*told), eager.descend_many(*told), strict=True):
+    arguments = (thetas, visits, 0.05, "adam", SCOPES["everything"], list(DOMAINS))
+    for found, wanted in zip(engine.descend_many(*arguments), eager.descend_many(*arguments), strict=True):
         assert_same(found, wanted)
     assert engine.waited > 0
 
@@ -178,8 +178,8 @@ def test_stacks_are_divided_among_threads_and_small_products_span_none(monkeypat
 
     monkeypatch.setattr(DenseStep, "gradients", seeing)
     thetas, visits = trajectories(columns, shared)
-    told = (thetas, visits, 0.05, "adam", SCOPES[scopes], list(DOMAINS))
-    for found, expected in zip(engine.descend_many(*told), eager.descend_many(*told), strict=True):
+    arguments = (thetas, visits, 0.05, "adam", SCOPES[scopes], list(DOMAINS))
+    for found, expected in zip(engine.descend_many(*arguments), eager.descend_many(*arguments), strict=True):
         assert_same(found, expected)
     one = [visit(columns, d) for d in (4, 5)]
     assert_same(engine.descend(Theta(shared), one, 0.05), eager.descend(Theta(shared), one, 0.05))
@@ -212,8 +212,8 @@ def test_compiled_steps_are_the_eager_ones_and_not_compiled_anew_for_other_sizes
     thetas, visits = trajectories(columns, shared)
     torch._dynamo.utils.counters.clear()
     for take in (2, 3, 6):  # other numbers of trajectories and rows
-        told = (thetas[:take], visits[:take], 0.05, "adam", SCOPES["own domain"][:take], list(range(take)))
-        for found, wanted in zip(engine.descend_many(*told), eager.descend_many(*told), strict=True):
+        arguments = (thetas[:take], visits[:take], 0.05, "adam", SCOPES["own domain"][:take], list(range(take)))
+        for found, wanted in zip(engine.descend_many(*arguments), eager.descend_many(*arguments), strict=True):
             assert_same(found, wanted)
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     assert graphs <= 4  # gradients and update, of stacks and of single trajectories
@@ -282,10 +282,10 @@ def test_a_domains_own_towers_move_and_no_others():
     dense = torch.cat([p.detach().reshape(-1) for p in module.parameters()])
     shared = Shared(dense, {"user": torch.randn(10, 3).double(), "tower": torch.randn(7, 5).double()})
     scopes = [Scope(frozenset({"tower"}), {"tower": torch.tensor([d + 1])}) for d in DOMAINS]
-    told = ([Theta(shared)] * 6, [[visit(columns, d)] for d in DOMAINS], 0.05, "adam", scopes, list(DOMAINS))
-    found = FastEngine(module, tables, {}, 4, compiles=False).descend_many(*told)
+    arguments = ([Theta(shared)] * 6, [[visit(columns, d)] for d in DOMAINS], 0.05, "adam", scopes, list(DOMAINS))
+    found = FastEngine(module, tables, {}, 4, compiles=False).descend_many(*arguments)
     for d, (change, expected) in enumerate(
-        zip(found, EagerEngine(module, tables, {}, 4).descend_many(*told), strict=True)
+        zip(found, EagerEngine(module, tables, {}, 4).descend_many(*arguments), strict=True)
     ):
         assert_same(change, expected)
         assert change.rows["tower"].ids.tolist() == ([d + 1] if COUNTS[d] else [])
@@ -299,16 +299,18 @@ def test_a_loss_that_is_not_finite_names_domain_step_and_batch_or_is_skipped(ski
     on_nan = "skip" if skips else "stop"
     (eager, shared), fast = eager_engine(on_nan=on_nan), fast_engine(on_nan=on_nan)
     if not skips:
-        told = r"loss of domain 2 is not finite at step 5, batch 2 of visit 2: lower train.inner.lr.*train.on_nan: skip"
+        message = (
+            r"loss of domain 2 is not finite at step 5, batch 2 of visit 2: lower train.inner.lr.*train.on_nan: skip"
+        )
         for engine in (eager, fast):
-            with pytest.raises(DivergedError, match=told) as raised:
+            with pytest.raises(DivergedError, match=message) as raised:
                 engine.descend(Theta(shared), visits, 0.05)
             assert raised.value.domain == 2
         return
     assert_same(fast.descend(Theta(shared), visits, 0.05), eager.descend(Theta(shared), visits, 0.05))
     thetas, many = trajectories(columns, shared)
-    told = (thetas, many, 0.05, "adam", SCOPES["own domain"], list(DOMAINS))
-    for found, expected in zip(fast.descend_many(*told), eager.descend_many(*told), strict=True):
+    arguments = (thetas, many, 0.05, "adam", SCOPES["own domain"], list(DOMAINS))
+    for found, expected in zip(fast.descend_many(*arguments), eager.descend_many(*arguments), strict=True):
         assert_same(found, expected)
         assert found.dense.isfinite().all()
     assert fast.skipped == eager.skipped == 2
@@ -336,8 +338,15 @@ def test_a_stack_that_does_not_fit_memory_is_halved_and_that_is_said(monkeypatch
     engine = fast_engine()
     engine.reads_ahead = ahead
     sizes = limited(monkeypatch, 3, error)
-    told = ([Theta(shared)] * 6, [[visit(columns, d)] for d in DOMAINS], 0.05, "adam", SCOPES["everything"], [0] * 6)
-    for found, expected in zip(engine.descend_many(*told), eager.descend_many(*told), strict=True):
+    arguments = (
+        [Theta(shared)] * 6,
+        [[visit(columns, d)] for d in DOMAINS],
+        0.05,
+        "adam",
+        SCOPES["everything"],
+        [0] * 6,
+    )
+    for found, expected in zip(engine.descend_many(*arguments), eager.descend_many(*arguments), strict=True):
         assert_same(found, expected)
     assert sizes[:3] == [6, 3, 3]
     assert "6 trajectories at once do not fit memory: at most 3 from now on" in caplog.text
@@ -346,10 +355,10 @@ def test_a_stack_that_does_not_fit_memory_is_halved_and_that_is_said(monkeypatch
 def test_a_trajectory_that_does_not_fit_memory_alone_is_a_clear_error(monkeypatch):
     columns, (_, shared) = columns_of([5]), eager_engine()
     limited(monkeypatch, 0, RuntimeError)
-    engine, told = fast_engine(), r"a single trajectory does not fit the memory of cpu \(.*can't allocate"
-    with pytest.raises(MamdrError, match=told):
+    engine, message = fast_engine(), r"a single trajectory does not fit the memory of cpu \(.*can't allocate"
+    with pytest.raises(MamdrError, match=message):
         engine.descend_many([Theta(shared)], [[visit(columns, 0)]], 0.05, "adam", [Scope()], [0])
-    with pytest.raises(MamdrError, match=told):
+    with pytest.raises(MamdrError, match=message):
         engine.descend(Theta(shared), [visit(columns, 0)], 0.05)
 
 

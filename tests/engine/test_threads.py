@@ -72,11 +72,11 @@ def test_what_torch_cannot_compile_runs_without_and_threads_share_no_module(
     starts = columns.offsets.tolist()
     visits = [[Visit(columns, torch.arange(start, stop))] for start, stop in pairwise(starts)]
     number = len(visits)
-    told = ([Theta(shared)] * number, visits, 0.05, "adam", [EVERYTHING] * number, list(range(number)))
-    expected = EagerEngine(modules[1], inputs.tables, {}, 4).descend_many(*told)
+    arguments = ([Theta(shared)] * number, visits, 0.05, "adam", [EVERYTHING] * number, list(range(number)))
+    expected = EagerEngine(modules[1], inputs.tables, {}, 4).descend_many(*arguments)
     fast = FastEngine(modules[0], inputs.tables, {}, 4, compiles=True)
     torch._dynamo.config.recompile_limit = limit
     for _ in range(4):
-        for found, change in zip(fast.descend_many(*told), expected, strict=True):
+        for found, change in zip(fast.descend_many(*arguments), expected, strict=True):
             torch.testing.assert_close(found.dense, change.dense, rtol=0, atol=1e-10)
     assert "torch cannot compile" in caplog.text
