@@ -1,4 +1,4 @@
-"""export_model: a run as one portable file, for torch and for ONNX."""
+"""The job export_model: a run as one portable file, for torch and for ONNX."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ from mamdr_core.lake.core.tables import Lake
 from mamdr_core.models.structures import declare_inputs
 from mamdr_core.object_store import place_of
 from mamdr_core.serving.files import ROWS, compare, measure_latency, signature_of, write_files
-from mamdr_core.serving.network import ServedNetwork, own_tables
+from mamdr_core.serving.network import ServedNetwork, domain_tables
 from mamdr_core.serving.opening import find_served, read_vectors
 from mamdr_core.serving.scorer import Scorer
 from mamdr_core.serving.served import Served
@@ -32,47 +32,47 @@ logger = logging.getLogger(__name__)
 CHECKED_DOMAINS = 8
 SIGNATURE = "signature.json"
 TOLERANCE = 1e-5
-"""Largest difference between a file's probability and ours."""
+"""Largest accepted difference between the probabilities of a file and of the run."""
 
 
 def export_model(spark: SparkSession, config: Config) -> dict[str, Any]:
-    """Write a run as files that need neither this code nor a lake, and check what they predict.
+    """Write a run as files that need neither this code nor a lake, and verify their predictions.
 
     Returns:
         run_id, folder, files (name to bytes), domains (with parameters in the file), gb (of parameters), rows (of a
-        request), latency_ms (by file: median and p99 of a request, one thread), largest_difference (by file, of a
-        probability from ours).
+        request), latency_ms (by file: median and p99 of a request, one thread), largest_difference (by file, between
+        its probabilities and the run's).
 
     Raises:
-        MamdrError: no such run or package, a folder that holds something else, parameters beyond `export.max_gb`, a
-            domain that has no theta_i, or theta_i with rows of users or items.
+        MamdrError: the run or its package does not exist, the folder holds other files, the parameters exceed
+            `export.max_gb`, a named domain has no theta_i, or theta_i holds rows of users or items.
     """
     lake = Lake(spark, config.lake)
     served = find_served(lake, config.export.run_id)
     vectors = read_vectors(lake, served, config.train)
-    specific = _choose(lake, served, config.export.domains)
+    specific = _select_specific(lake, served, config.export.domains)
     with fetched(place_of(served.folder), "model package", only="shared") as package:
         shared = load_shared(package)
     mixed = served.mixed(served.engine(vectors))
     gb = _check_size(served, shared, specific, vectors, mixed.nbytes if mixed else 0, config.export.max_gb)
-    folder = _folder(lake, config, served.run_id)
+    folder = _check_folder(lake, config, served.run_id)
     network = ServedNetwork(served, shared, specific, vectors, mixed, served.calibration()).eval()
-    aside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    staging = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
     try:
-        called = write_files(network, served, aside, config.export.onnx)
+        called = write_files(network, served, staging, config.export.onnx)
         scorer = Scorer(served, vectors, specific)
         domains = [-1, *islice(sorted(scorer.domains), CHECKED_DOMAINS)]
         differences = {name: compare(call, scorer, served, domains) for name, call in called.items()}
         if not max(differences.values()) <= TOLERANCE:
-            raise RuntimeError(f"exported files predict otherwise than the run itself: {differences}")
+            raise RuntimeError(f"predictions of the exported files differ from those of the run: {differences}")
         latency = {name: measure_latency(call, served, domains[-1]) for name, call in called.items()}
-        (aside / SIGNATURE).write_text(json.dumps(signature_of(served), indent=1), encoding="utf-8")
-        _put_in_place(aside, folder)
+        (staging / SIGNATURE).write_text(json.dumps(signature_of(served), indent=1), encoding="utf-8")
+        _replace_folder(staging, folder)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    logger.info("run %s is exported to %s", served.run_id, folder)
+        shutil.rmtree(staging, ignore_errors=True)
+    logger.info("exported run %s to %s", served.run_id, folder)
     return {
         "run_id": served.run_id,
         "folder": str(folder),
@@ -85,20 +85,19 @@ def export_model(spark: SparkSession, config: Config) -> dict[str, Any]:
     }
 
 
-def _choose(lake: Lake, served: Served, ids: tuple[str, ...]) -> Mapping[int, Change]:
-    """theta_i of the named domains, or of all."""
+def _select_specific(lake: Lake, served: Served, ids: tuple[str, ...]) -> Mapping[int, Change]:
+    """theta_i of the named domains, or of all domains that have one."""
     specific = served.specific()
     if not ids:
         return specific
     if served.has_mixed:
         raise MamdrError(
-            f"export.domains: run {served.run_id} has a mixed model, which is exported whole: leave it out"
+            f"export.domains: run {served.run_id} has a mixed model, which is exported whole: unset export.domains"
         )
     found = lake.read("domains").where(F.col("id").isin(*ids)).select("id", "index").collect()
     index = {row["id"]: row["index"] for row in found}
-    having = set(specific)
-    if missing := [name for name in ids if index.get(name, -1) not in having]:
-        raise MamdrError(f"export.domains: run {served.run_id} has no theta_i of {', '.join(missing)}; leave it out")
+    if missing := [name for name in ids if index.get(name, -1) not in specific]:
+        raise MamdrError(f"export.domains: run {served.run_id} has no theta_i of {', '.join(missing)}: remove them")
     return {index[name]: specific[index[name]] for name in ids}
 
 
@@ -110,15 +109,14 @@ def _check_size(
     mixed_bytes: int,
     most: float,
 ) -> float:
-    """GB of the file's parameters."""
+    """Size of the file's parameters in GB; checked against `most`."""
     inputs = declare_inputs(served.config.model, served.features, served.sizes)
-    own = own_tables(inputs.tables)
-    others = {name for name in shared.tables if name not in own}
+    others = shared.tables.keys() - domain_tables(inputs.tables)
     first = next(iter(specific.values()), None)
-    if first is not None and (held := others & set(first.rows)):
+    if first is not None and (held := others & first.rows.keys()):
         raise MamdrError(
             f"run {served.run_id}: theta_i holds rows of {', '.join(sorted(held))} (train.dr.rows: touched, or "
-            f"the method {served.config.train.method}), which no portable file can: score with jobs/score.py, or "
+            f"the method {served.config.train.method}), which cannot be exported: score with jobs/score.py, or "
             "train with train.dr.rows=none"
         )
     tables = sum(table.shape[0] * table.shape[1] * 4 for table in shared.tables.values())
@@ -127,26 +125,27 @@ def _check_size(
     if gb > most:
         raise MamdrError(
             f"run {served.run_id} takes {gb:.3g} GB with theta_i of {len(specific)} domains, and export.max_gb is "
-            f"{most:g}: raise it, name the domains to include (export.domains), or serve from the package "
+            f"{most:g}: raise it, list the domains to include (export.domains), or serve from the package "
             "(docs/serving.md)"
         )
     return gb
 
 
-def _folder(lake: Lake, config: Config, run_id: str) -> Path:
+def _check_folder(lake: Lake, config: Config, run_id: str) -> Path:
+    """The folder of the files, new or empty or of an earlier export."""
     """The folder to write: new, empty, or an earlier export."""
     if not config.export.folder and "://" in lake.root:
         raise MamdrError(f"lake.root {lake.root} is no local folder: set export.folder")
     folder = Path(config.export.folder or lake.path_of("exports", run_id)).resolve()
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / SIGNATURE).is_file())):
         raise MamdrError(
-            f"export.folder: {one_line(folder)} holds something that export_model did not write; name a new folder"
+            f"export.folder: {one_line(folder)} holds files that export_model did not write: choose another folder"
         )
     return folder
 
 
-def _put_in_place(new: Path, folder: Path) -> None:
-    """Rename a folder to one that may be there already, which is removed last."""
+def _replace_folder(new: Path, folder: Path) -> None:
+    """Rename `new` to `folder`; an existing folder of that name is removed last."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():

@@ -1,4 +1,4 @@
-"""The files of an exported run: written for torch and for ONNX, compared with our own predictions, and timed."""
+"""The files of an exported run: written for torch and ONNX, compared with the run's predictions, and timed."""
 
 import logging
 import statistics
@@ -21,20 +21,21 @@ from schemas import weights_of
 
 TORCH_FILE, ONNX_FILE = "model.pt2", "model.onnx"
 ROWS = 500
-"""Rows of a request whose latency is stated."""
+"""Rows of a request whose latency is measured."""
 CALLS = 200
+"""Measured requests."""
 
 Call = Callable[[dict[str, Tensor], Tensor], Tensor]
-"""A file that has been loaded: (features, domain) to probabilities."""
+"""The function of a loaded file: (features, domain) to probabilities."""
 
 
 def write_files(network: ServedNetwork, served: Served, folder: Path, onnx: bool) -> dict[str, Call]:
-    """Write model.pt2 and, if asked for, model.onnx, and load them again; by name, what calls them."""
+    """Write model.pt2 and, if `onnx`, model.onnx; returns the function of each file, loaded again, by file name."""
     features, domain = draw_request(served, 8), torch.tensor([0])
     rows = torch.export.Dim("rows", min=1)
     shapes = {"features": {name: {0: rows} for name in features}, "domain": {}}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own code; nothing that a user can mend
+        warnings.simplefilter("ignore")  # warnings about torch's internals, which users cannot fix
         program = torch.export.export(network, (features, domain), dynamic_shapes=shapes)
         torch.export.save(program, folder / TORCH_FILE)
         called: dict[str, Call] = {TORCH_FILE: torch.export.load(folder / TORCH_FILE).module()}
@@ -44,10 +45,10 @@ def write_files(network: ServedNetwork, served: Served, folder: Path, onnx: bool
 
 
 def _write_onnx(program: ExportedProgram, names: Sequence[str], file: Path) -> Call:
-    """Through the exported program; beyond ONNX's 2 GB the values lie in a second file, model.onnx.data."""
-    import onnxruntime  # as large as torch's own start, and needed here alone
+    """Convert the exported program; above ONNX's limit of 2 GB the values are in a second file, model.onnx.data."""
+    import onnxruntime  # slow to import, and needed only here
 
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which nothing here needs
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing, which is not needed
     made = torch.onnx.export(program, dynamo=True, input_names=names, output_names=["score"], verbose=False)
     assert made is not None
     made.save(file)
@@ -63,7 +64,7 @@ def _write_onnx(program: ExportedProgram, names: Sequence[str], file: Path) -> C
 
 
 def draw_request(served: Served, rows: int, seed: int = 0) -> dict[str, Tensor]:
-    """Features of a request as `ServedNetwork` takes them, some unknown or missing."""
+    """Random features of a request to `ServedNetwork`, some of them unknown or missing."""
     random = np.random.default_rng(seed)
     lengths = _lengths(served)
     ids = {
@@ -72,7 +73,7 @@ def draw_request(served: Served, rows: int, seed: int = 0) -> dict[str, Tensor]:
         if name != "domain"
     }
     for name in lengths:
-        ids[name][:: max(2, rows // 3)] = -1  # rows without any
+        ids[name][:: max(2, rows // 3)] = -1  # rows without ids
     weights = {
         weights_of(feature.name): torch.from_numpy(random.random((rows, feature.length), dtype=np.float32))
         for feature in served.features
@@ -87,7 +88,14 @@ def draw_request(served: Served, rows: int, seed: int = 0) -> dict[str, Tensor]:
 
 
 def compare(call: Call, scorer: Scorer, served: Served, domains: Sequence[int]) -> float:
-    """The largest difference of a probability from ours, over requests in some domains (-1: an unknown one)."""
+    """Largest difference between the probabilities of a file and of the run.
+
+    Args:
+        call: the file's function.
+        scorer: predicts with the run's parameters.
+        served: the run.
+        domains: indices of the domains in which requests are drawn; -1 is an unknown domain.
+    """
     differences = []
     for domain in domains:
         features = draw_request(served, ROWS, seed=domain + 1)
@@ -107,7 +115,7 @@ def compare(call: Call, scorer: Scorer, served: Served, domains: Sequence[int]) 
 
 
 def _lengths(served: Served) -> dict[str, int]:
-    """Ids of a row by bag and sequence."""
+    """The length of each bag and sequence."""
     return {feature.name: feature.length for feature in served.features if feature.has_several_ids}
 
 
@@ -117,23 +125,23 @@ def _known(index_B: Tensor, size: int) -> Any:
 
 def measure_latency(call: Call, served: Served, domain: int) -> dict[str, float]:
     """Milliseconds of a request of ROWS items in one domain, on one thread: median and p99 of CALLS."""
-    features, asked = draw_request(served, ROWS), torch.tensor([domain])
-    threads, taken = torch.get_num_threads(), []
+    features, domain_1 = draw_request(served, ROWS), torch.tensor([domain])
+    threads, milliseconds = torch.get_num_threads(), []
     torch.set_num_threads(1)
     try:
         with torch.no_grad():
             for _ in range(CALLS + 10):
                 started = time.perf_counter()
-                call(features, asked)
-                taken.append((time.perf_counter() - started) * 1e3)
+                call(features, domain_1)
+                milliseconds.append((time.perf_counter() - started) * 1e3)
     finally:
         torch.set_num_threads(threads)
-    measured = sorted(taken[10:])  # without the first, which warm up
+    measured = sorted(milliseconds[10:])  # the first calls warm up
     return {"median": round(statistics.median(measured), 3), "p99": round(measured[int(len(measured) * 0.99)], 3)}
 
 
 def signature_of(served: Served) -> dict[str, Any]:
-    """What a file takes and gives, for whoever serves it."""
+    """The inputs and outputs of an exported file, as written to signature.json."""
     lengths = _lengths(served)
     ids = {
         name: {

@@ -1,4 +1,4 @@
-"""The mixed model as a module that can leave this code behind, within `mamdr_core.serving.network`."""
+"""The mixed model as an exportable module, a part of `mamdr_core.serving.network`."""
 
 from collections.abc import Mapping
 
@@ -9,11 +9,13 @@ from mamdr_core.mixed.mixed_model import MixedModel
 
 
 class MixedNetwork(nn.Module):
-    """Logits w_i . phi(x) + random effects of rows of one domain.
+    """Logits w_i . phi(x) + random effects, for rows of one domain.
+
+    Shape suffixes: B rows of a request, K effects, D domains with w_i and the prior's mean, F entries of phi.
 
     Args:
-        mixed: fitted, of all domains.
-        domains: number n of domains.
+        mixed: the fitted model of all domains.
+        domains: number of domains.
     """
 
     mean_F: Tensor
@@ -46,10 +48,10 @@ class MixedNetwork(nn.Module):
         """Logits, float32 [B].
 
         Args:
-            ids: rows of tables of users and items, 0 for an unknown one, int64 [B].
+            ids: rows of the tables of users and items, 0 for unknown ids, int64 [B].
             vectors: fixed vectors by table, [B, D].
             numeric_BK: standardised numeric features.
-            domain: the domain's row of tables, int64 [1].
+            domain: row of the domain in tables, int64 [1].
         """
         phi_BF = (self._design.join(vectors, numeric_BK) - self.mean_F) * self.scale_F
         logits_B: Tensor = phi_BF @ self.weights_DF[self.place_of_domain[domain]].squeeze(0)
@@ -62,13 +64,13 @@ class MixedNetwork(nn.Module):
         return logits_B
 
     def _pair_effects(self, keys_B: Tensor, values_K: Tensor) -> Tensor:
-        """Effects by key, 0 for an unknown key: a binary search of fixed length, the only kind that ONNX has."""
+        """Effects by key, 0 for unknown keys: a binary search with a fixed number of steps, as ONNX requires."""
         total = len(values_K)
         if not total:
             return torch.zeros_like(keys_B, dtype=torch.float32)
-        last_B = torch.zeros_like(keys_B)  # the last place whose key is not greater, but for place 0
+        last_B = torch.zeros_like(keys_B)  # the last position whose key is not greater; 0 also where there is none
         step = 1 << (total - 1).bit_length()
         while step := step // 2:
-            tried_B = (last_B + step).clamp(max=total - 1)
-            last_B = torch.where(self.keys_K[tried_B] <= keys_B, tried_B, last_B)
+            next_B = (last_B + step).clamp(max=total - 1)
+            last_B = torch.where(self.keys_K[next_B] <= keys_B, next_B, last_B)
         return torch.where(self.keys_K[last_B] == keys_B, values_K[last_B], torch.zeros_like(values_K[last_B]))

@@ -1,4 +1,8 @@
-"""A whole run as one module, theta_i of every domain included, that can leave this code behind."""
+"""A run as one exportable module, with theta_i of every domain.
+
+Shape suffixes: B rows of a request, L ids of a bag or sequence, D width of a field, P dense parameters, n theta_i,
+K calibrated domains, J knots of the calibration curve.
+"""
 
 from collections.abc import Iterable, Mapping
 
@@ -19,12 +23,13 @@ from schemas import weights_of
 class ServedNetwork(nn.Module):
     """Probabilities of a click for rows of one domain, by theta_S + theta_i of that domain (Eq. 5).
 
-    A domain's theta_i is a row of one stack, and a row of zeros where there is none. Its rows of tables that are looked
-    up by domain, which no other domain reads, are added to theta_S's beforehand.
+    The dense parts of all theta_i are rows of one matrix, whose first row is zeros, for domains without theta_i. The
+    rows that theta_i has in tables looked up by domain are added to those of theta_S in the constructor, since no other
+    domain reads them.
 
     Args:
         served: the run.
-        shared: theta_S, whole tables.
+        shared: theta_S, with whole tables.
         specific: theta_i by domain index.
         vectors: fixed vectors by feature.
         mixed: the mixed model, whose logits are added; None: there is none.
@@ -55,7 +60,7 @@ class ServedNetwork(nn.Module):
     ) -> None:
         super().__init__()
         inputs = declare_inputs(served.config.model, served.features, served.sizes)
-        # Not a submodule: its own parameters are not used, and would be written to the file.
+        # In a tuple, so that it is no submodule: its parameters are replaced by `theta_P` and must not be in the file.
         self._structure = (build_model(served.config.model, inputs, served.config.train.seed).eval(),)
         self._tables, self._numeric = inputs.tables, dict(served.numeric)
         self._sizes = served.sizes
@@ -64,15 +69,15 @@ class ServedNetwork(nn.Module):
         self.register_buffer("stack_nP", torch.zeros(len(specific) + 1, len(shared.dense)))
         self.register_buffer("place_of_domain", torch.zeros(served.sizes["domain"] + 1, dtype=torch.int64))
         with_rows = owners(inputs.tables)
-        held = {table.name: _held(table, shared, vectors) for table in with_rows}
-        held |= {table.name: held[table.name].clone() for table in with_rows if table.column == "domain"}
+        values = {table.name: _values_of(table, shared, vectors) for table in with_rows}
+        values |= {table.name: values[table.name].clone() for table in with_rows if table.column == "domain"}
         for place, (domain, change) in enumerate(specific.items(), 1):
             self.stack_nP[place] = change.dense
             self.place_of_domain[domain + 1] = place
             for name, rows in change.rows.items():
-                if rows.ids.tolist() != [domain + 1] or name not in own_tables(inputs.tables):
+                if rows.ids.tolist() != [domain + 1] or name not in domain_tables(inputs.tables):
                     raise ValueError(f"theta_i of domain {domain} holds rows of {name}")
-                held[name][domain + 1] += rows.values[0]
+                values[name][domain + 1] += rows.values[0]
         self._mixed = MixedNetwork(mixed, served.sizes["domain"]) if mixed else None
         self._is_calibrated = calibration is not None
         if calibration:
@@ -85,15 +90,16 @@ class ServedNetwork(nn.Module):
                 self.register_buffer(f"piece_{name}", piece.float())
         self._number_of = {table.name: number for number, table in enumerate(with_rows)}
         for name, number in self._number_of.items():
-            self.register_buffer(f"table_{number}", held[name])
+            self.register_buffer(f"table_{number}", values[name])
 
     def forward(self, features: dict[str, Tensor], domain: Tensor) -> Tensor:
         """Probabilities, float32 [B].
 
         Args:
-            features: by id column, indices in its vocabulary, int64 [B], an unknown one being -1 or beyond the model's;
-                of a bag or sequence [B, length], -1 where there is none; by bag with weights, `<name>_weights`, float32
-                [B, length]; by numeric feature, values as in the log, float32 [B], NaN where missing.
+            features: for each id column, indices in its vocabulary, int64 [B], where unknown ids are -1 or not below
+                the vocabulary's size; for each bag or sequence, indices [B, L], -1 as padding; for each bag with
+                weights, `<name>_weights`, float32 [B, L]; for each numeric feature, values as in the log, float32 [B],
+                NaN where missing.
             domain: index of the rows' domain, int64 [1], or -1.
         """
         ids = {name: self._row_of(name, features[name]) for name in self._sizes if name != "domain"}
@@ -123,7 +129,7 @@ class ServedNetwork(nn.Module):
             numeric_BK = fields.get("numeric", logits_B.new_zeros(rows, 0))
             logits_B = logits_B + self._mixed(ids, fields, numeric_BK, ids["domain"])
         if self._is_curved:
-            # Counted by comparison, as exporters know no search in a sorted tensor.
+            # Pieces are found by comparison, because exporters do not support torch.searchsorted.
             piece_B = (logits_B[:, None] >= self.curve_knots_J).long().sum(1)
             beyond_B = logits_B - self.piece_knots[piece_B]
             logits_B = self.piece_values[piece_B] + self.piece_slopes[piece_B] * beyond_B
@@ -132,24 +138,24 @@ class ServedNetwork(nn.Module):
         return logits_B.sigmoid()
 
     def _row_of(self, column: str, index_B: Tensor) -> Tensor:
-        """Rows of a table: 0 is that of unknown ids."""
+        """Rows of a table; row 0 is for unknown ids."""
         known_B = (index_B >= 0) & (index_B < self._sizes[column])
         return torch.where(known_B, index_B + 1, torch.zeros_like(index_B))
 
 
-def own_tables(tables: Iterable[Table]) -> set[str]:
-    """Tables of which a row belongs to one domain."""
+def domain_tables(tables: Iterable[Table]) -> set[str]:
+    """Names of the trainable tables that are looked up by domain, so that each row is read by one domain."""
     return {table.name for table in tables if table.column == "domain" and table.trainable}
 
 
-def _held(table: Table, shared: Shared, vectors: Mapping[str, Tensor]) -> Tensor:
+def _values_of(table: Table, shared: Shared, vectors: Mapping[str, Tensor]) -> Tensor:
     found = shared.tables[table.name] if table.trainable else vectors[table.name]
     assert isinstance(found, Tensor)
     return found
 
 
 def _standardise(values_B: Tensor, mean: float, deviation: float) -> Tensor:
-    """As `mamdr_core.shards.filling.standardise`."""
-    made_B = (values_B.double() - mean) / deviation
-    finite_B = made_B.abs() < torch.inf  # false of NaN too
-    return torch.where(finite_B, made_B, torch.zeros_like(made_B)).float()
+    """As `mamdr_core.shards.filling.standardise`, in torch."""
+    scaled_B = (values_B.double() - mean) / deviation
+    finite_B = scaled_B.abs() < torch.inf  # false for NaN too
+    return torch.where(finite_B, scaled_B, torch.zeros_like(scaled_B)).float()

@@ -1,4 +1,4 @@
-"""On the driver: the run that is to serve, found and checked, and its fixed vectors, sent to every machine."""
+"""On the driver: finds and checks the run to serve, and sends its fixed vectors to every machine."""
 
 import atexit
 import shutil
@@ -24,15 +24,15 @@ from mamdr_core.training.trained import check_mixed, config_of
 
 
 def find_served(lake: Lake, run_id: str) -> Served:
-    """The run that is to serve, its package checked.
+    """Find the run to serve, and check its package.
 
     Args:
-        lake: that it was recorded in.
-        run_id: an id; champion: the run that serves; empty: the newest that ended well.
+        lake: the lake in which it was recorded.
+        run_id: an id; champion: the promoted run; empty: the newest successful run.
 
     Raises:
-        MamdrError: no such run or package, a damaged one, one of another lake, or of a user's own structure that cannot
-            be imported.
+        MamdrError: the run or its package does not exist, the package is damaged or belongs to another lake, or its
+            model is a plugin that cannot be imported.
     """
     row = find_run(lake, run_id)
     package = str(row["package"])
@@ -42,10 +42,10 @@ def find_served(lake: Lake, run_id: str) -> Served:
     check_mixed(config, facts.metrics, facts.has_mixed, package)
     check_served(config, facts.metrics, package)
     for name in ("user", "item", "domain"):
-        if (held := lake.read(f"{name}s").count()) < sizes[name]:
+        if (count := lake.read(f"{name}s").count()) < sizes[name]:
             raise MamdrError(
-                f"package {package} was trained on another lake than {lake.root}: it knows {sizes[name]} {name}s, "
-                f"the lake {held}"
+                f"package {package} was trained on another lake than {lake.root}: it has {sizes[name]} {name}s, "
+                f"the lake {count}"
             )
     files = tuple(sorted(facts.files))
     quantiles = facts.pinned.get("quantiles", {})
@@ -56,34 +56,33 @@ def read_vectors(lake: Lake, served: Served, train: TrainSettings) -> dict[str, 
     """The fixed vectors that a run was trained with, by feature, float32 [vocabulary + 1, size].
 
     Args:
-        lake: that the run was recorded in.
+        lake: the lake in which the run was recorded.
         served: the run.
-        train: of the reading job: what reads, and what bounds its memory.
+        train: the reading job's settings of the reader and its memory.
 
     Raises:
-        MamdrError: the lake holds no vectors of that name and length, or their files are gone.
+        MamdrError: the lake holds no vectors of that name and length, or their files were deleted.
     """
     fixed = [feature for feature in served.features if feature.kind == "vector" and not feature.trainable]
-    of: set[str] = {feature.of for feature in fixed}
-    tables = {name: f"{name}_features" for name in of}
+    tables = {feature.of: f"{feature.of}_features" for feature in fixed}
     files = {
         name: tuple(sorted(lake.read(table, served.versions[table]).inputFiles())) for name, table in tables.items()
     }
     pinned = PinnedExamples(dict(served.versions), (), (), {}, dict(served.sizes), files, {})
-    nothing = np.zeros(0, dtype=np.bool_)
-    return Share(pinned, fixed, nothing, train.host_memory, train.scratch, train.reader).vectors()
+    no_domains = np.zeros(0, dtype=np.bool_)
+    return Share(pinned, fixed, no_domains, train.host_memory, train.scratch, train.reader).vectors()
 
 
 def send_vectors(spark: SparkSession, vectors: Mapping[str, Tensor]) -> str:
     """Send fixed vectors to every machine as a file, which its processes map into memory.
 
     Returns:
-        The file's name, for `mamdr_core.serving.scorer.open_scorer`; empty where there are no vectors.
+        The file's name, for `mamdr_core.serving.scorer.open_scorer`; empty if there are no vectors.
     """
     if not vectors:
         return ""
     folder = mkdtemp(prefix="mamdr-vectors-")
-    # Spark fetches it whenever an executor starts, as long as there is a session.
+    # Not removed before the session ends: executors that start later fetch the file too.
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     name = f"{Path(folder).name}.safetensors"
     save_file(dict(vectors), Path(folder) / name)

@@ -1,6 +1,6 @@
-"""The K best candidates of users by blocks of users and candidates, whose scores are never in memory together.
+"""The K best candidates of each user, chosen in blocks of users and candidates, which bounds the scores in memory.
 
-Shape suffixes: U users, C candidates, K kept ones.
+Shape suffixes: B pairs of a user and a candidate, U users, C candidates, K kept candidates.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 BLOCK_ROWS = 1 << 17
-"""Pairs of a user and a candidate that are predicted at once, about, where features have one value each."""
+"""Approximate number of pairs that are predicted together, for features with one value each."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Piece:
     """Users with the same candidates, or one user with some of its candidates.
 
     Attributes:
-        users: places of consecutive users.
-        candidates: places of candidates, ascending in the order that decides ties, int64 [C].
+        users: positions of consecutive users.
+        candidates: positions of candidates, in the order that decides ties, int64 [C].
     """
 
     users: range
@@ -29,7 +29,7 @@ class Piece:
 
     @property
     def pairs(self) -> int:
-        """U times C."""
+        """Number of pairs, U * C."""
         return len(self.users) * len(self.candidates)
 
 
@@ -38,9 +38,9 @@ class Best:
     """The best candidates of some users, the best first.
 
     Attributes:
-        users: places of consecutive users.
-        candidates: places, int64 [U, K], or [U, C] where there are fewer.
-        logits: of them.
+        users: positions of consecutive users.
+        candidates: positions, int64 [U, K], or [U, C] if there are fewer than K.
+        logits: of these candidates.
     """
 
     users: range
@@ -49,7 +49,11 @@ class Best:
 
 
 def block_rows(ids: int) -> int:
-    """Pairs of a block where bags and sequences have this number of ids in a row: fewer, as each of them is copied."""
+    """Pairs of a block, fewer for rows with many ids in bags and sequences, since all ids are copied for each pair.
+
+    Args:
+        ids: total length of a row's bags and sequences.
+    """
     return max(1024, BLOCK_ROWS * 16 // (16 + ids))
 
 
@@ -57,26 +61,27 @@ def choose_best(
     runs: Iterable[Piece],
     k: int,
     predict: Callable[[NDArray[np.int64], NDArray[np.int64]], Tensor],
-    alike: NDArray[np.int32],
-    most_pairs: int = BLOCK_ROWS,
+    representatives: NDArray[np.int32],
+    max_pairs: int = BLOCK_ROWS,
 ) -> Iterator[Best]:
-    """The K best candidates of every user that has any: by logit, equal ones by the order of candidates, NaN last.
+    """The K best candidates of every user with candidates: by logit, ties by the order of candidates, NaN last.
 
-    Candidates that the model cannot tell apart are predicted once: by themselves their logits would differ by rounding,
-    and their order would be that of chance.
+    Candidates with the same encoded values are predicted once. Separate predictions would differ by rounding and make
+    their order random.
 
     Args:
         runs: users and all of their candidates; every user once.
-        k: how many are kept.
-        predict: logits [B] of pairs, from places of users and of candidates, int64 [B]; pairs of a run are together.
-        alike: by place of a candidate, that of the first one which is like it.
-        most_pairs: that are predicted at once, unless a run's few candidates end a block early.
+        k: number of kept candidates.
+        predict: logits [B] of pairs, from positions of users and of candidates, int64 [B]; pairs of a run are adjacent.
+        representatives: for each candidate, the position of the first one with the same encoded values.
+        max_pairs: largest number of pairs that are predicted together.
     """
     pending: tuple[range, Tensor, Tensor] | None = None
-    for block in cut_blocks(runs, most_pairs):
-        distinct = [np.unique(alike[piece.candidates], return_inverse=True) for piece in block]
+    for block in cut_blocks(runs, max_pairs):
+        distinct = [np.unique(representatives[piece.candidates], return_inverse=True) for piece in block]
         both = [
-            (_places(piece.users), first.astype(np.int64)) for piece, (first, _) in zip(block, distinct, strict=True)
+            (np.arange(piece.users.start, piece.users.stop), first.astype(np.int64))
+            for piece, (first, _) in zip(block, distinct, strict=True)
         ]
         predicted = predict(
             np.concatenate([np.repeat(users, len(first)) for users, first in both]),
@@ -94,19 +99,19 @@ def choose_best(
         yield _ranked(*pending)
 
 
-def cut_blocks(runs: Iterable[Piece], most_pairs: int) -> Iterator[list[Piece]]:
-    """Runs as blocks of pieces of about `most_pairs` pairs; a user with more candidates has several pieces."""
+def cut_blocks(runs: Iterable[Piece], max_pairs: int) -> Iterator[list[Piece]]:
+    """Cut runs into blocks of pieces of at most `max_pairs` pairs; a user with more candidates has several pieces."""
     block: list[Piece] = []
     size = 0
     for run in runs:
         if not run.pairs:
             continue
-        step = max(1, most_pairs // len(run.candidates))
+        step = max(1, max_pairs // len(run.candidates))
         for first in range(run.users.start, run.users.stop, step):
             users = range(first, min(first + step, run.users.stop))
-            for begin in range(0, len(run.candidates), most_pairs):
-                piece = Piece(users, run.candidates[begin : begin + most_pairs])
-                if block and size + piece.pairs > most_pairs:
+            for begin in range(0, len(run.candidates), max_pairs):
+                piece = Piece(users, run.candidates[begin : begin + max_pairs])
+                if block and size + piece.pairs > max_pairs:
                     yield block
                     block, size = [], 0
                 block.append(piece)
@@ -116,10 +121,10 @@ def cut_blocks(runs: Iterable[Piece], most_pairs: int) -> Iterator[list[Piece]]:
 
 
 def keep_best(logits_UC: Tensor, places_UC: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The K best of each row, in the order that they had: of equal ones the first."""
+    """The K best of each row in their original order; of ties the first ones are kept."""
     if logits_UC.shape[1] <= k:
         return logits_UC, places_UC
-    # torch.topk leaves open which of equal values it takes, so it gives the threshold alone.
+    # torch.topk does not specify which of equal values it returns, so it is used for the threshold only.
     keys_UC = _keys(logits_UC)
     least_U1 = keys_UC.topk(k, dim=1).values[:, -1:]
     above_UC, equal_UC = keys_UC > least_U1, keys_UC == least_U1
@@ -135,9 +140,5 @@ def _ranked(users: range, logits_UK: Tensor, places_UK: Tensor) -> Best:
 
 
 def _keys(logits: Tensor) -> Tensor:
-    """What decides the order: a logit that is no number is worse than any."""
+    """Sort keys of logits: NaN is sorted last."""
     return torch.where(logits.isnan(), -torch.inf, logits)
-
-
-def _places(users: range) -> NDArray[np.int64]:
-    return np.arange(users.start, users.stop)

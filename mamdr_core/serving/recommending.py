@@ -1,4 +1,4 @@
-"""score.top_k: for each row of a user and a domain the best of the domain's candidates; no cross product in Spark."""
+"""`score.top_k`: the best candidates for each row of a user and a domain, without a cross product in Spark."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,14 @@ from mamdr_core.lake.core.sources import lacks_columns, read_input
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.core.unreadable import readable
 from mamdr_core.lake.settings import InputSettings
-from mamdr_core.serving.candidates import ALIKE, ORDER, Candidates, open_candidates, read_candidates, send_candidates
+from mamdr_core.serving.candidates import (
+    ORDER,
+    REPRESENTATIVE,
+    Candidates,
+    open_candidates,
+    read_candidates,
+    send_candidates,
+)
 from mamdr_core.serving.ranking import Best, Piece, block_rows, choose_best
 from mamdr_core.serving.requests import MALFORMED, encode_requests, requests_of, source_of
 from mamdr_core.serving.scorer import KEPT, Scorer, index_of, open_scorer, predict_batch, scored_batch
@@ -33,22 +40,22 @@ from mamdr_core.serving.settings import CandidateSettings, ScoreInput, ScoreSett
 from schemas import UNKNOWN_INDEX
 
 TASK_PAIRS = 20_000_000
-"""Pairs that a task scores, about."""
+"""Approximate number of pairs that a task scores."""
 OUT_ROWS = 1 << 16
-"""Rows that a task hands back at a time, about."""
+"""Approximate number of rows in a batch that a task returns to Spark."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What there is to do.
+    """The users, their candidates and their distribution over tasks.
 
     Attributes:
-        users: encoded rows of users, with `_task`, which spreads them.
+        users: encoded rows of users, with their task in `_task`.
         candidates: see `read_candidates`.
-        tasks: number of them.
-        rows: that will be written.
-        figures: what the job reports of it.
-        malformed: lines of users left out.
+        tasks: number of tasks.
+        rows: number of rows that will be written.
+        figures: counts for the job's JSON.
+        malformed: number of malformed records of users, which are left out.
     """
 
     users: DataFrame
@@ -65,20 +72,20 @@ def plan_top_k(spark: SparkSession, settings: ScoreSettings, lake: Lake, served:
     Raises:
         MamdrError: users or candidates cannot be read or lack a column, or no user has a candidate.
     """
-    with _of_candidates(settings.candidates):
+    with _naming_candidates(settings.candidates):
         items = read_input(spark, _source(settings.candidates))
-        users_have, items_have = split_features(items, served)
-        table, left_out = read_candidates(items, settings.candidates, lake, served, items_have)
+        of_users, of_items = split_features(items, served)
+        table, left_out = read_candidates(items, settings.candidates, lake, served, of_items)
     candidates = Candidates(table)
     columns = replace(settings.input.columns, item="null")
-    requests = requests_of(read_input(spark, source_of(settings.input)), columns, served, users_have)
-    counted, malformed = _count_users(requests, lake, served)
-    by_domain = {domain: (users, candidates.count(domain)) for domain, users in counted.items()}
-    pairs = sum(users * of for users, of in by_domain.values())
+    requests = requests_of(read_input(spark, source_of(settings.input)), columns, served, of_users)
+    users, malformed = _count_users(requests, lake, served)
+    by_domain = {domain: (count, candidates.count(domain)) for domain, count in users.items()}
+    pairs = sum(count * items for count, items in by_domain.values())
     figures = {
-        "users": sum(counted.values()),
-        "users_of_unknown_domains": counted.get(UNKNOWN_INDEX, 0),
-        "users_without_candidates": sum(n for d, (n, of) in by_domain.items() if d != UNKNOWN_INDEX and not of),
+        "users": sum(users.values()),
+        "users_of_unknown_domains": users.get(UNKNOWN_INDEX, 0),
+        "users_without_candidates": sum(n for d, (n, items) in by_domain.items() if d != UNKNOWN_INDEX and not items),
         "candidates": len(candidates),
         "candidates_left_out": left_out,
         "pairs": pairs,
@@ -86,21 +93,25 @@ def plan_top_k(spark: SparkSession, settings: ScoreSettings, lake: Lake, served:
     if not pairs:
         raise MamdrError(
             f"candidates.path: none of the {figures['users']} rows of score.input.path has a candidate: "
-            f"{figures['users_of_unknown_domains']} are of domains that run {served.run_id} does not know, "
+            f"{figures['users_of_unknown_domains']} are of domains that run {served.run_id} was not trained on, "
             f"{figures['users_without_candidates']} of domains without candidates"
         )
     whole = requests.where(~F.col(MALFORMED)).drop(MALFORMED, "item")
-    encoded = encode_requests(whole, lake, served, ("user", "domain"), users_have)
-    tasks, spread = _spread(spark, by_domain)
-    rows = sum(users * min(settings.top_k, of) for users, of in by_domain.values())
-    return Plan(_with_tasks(encoded, spread), table, tasks, rows, figures, malformed)
+    encoded = encode_requests(whole, lake, served, ("user", "domain"), of_users)
+    tasks, assignment = _assign_tasks(spark, by_domain)
+    rows = sum(count * min(settings.top_k, items) for count, items in by_domain.values())
+    return Plan(_with_tasks(encoded, assignment), table, tasks, rows, figures, malformed)
 
 
 def split_features(items: DataFrame, served: Served) -> tuple[list[Feature], list[Feature]]:
-    """The features that rows of users have, and those of candidates, whose rows are `items`.
+    """The features that are read from rows of users, and those that are read from candidates.
 
-    A feature is of candidates if its expression can be computed from their columns; otherwise the rows of users must
-    have it. Vectors are looked up by ids.
+    A feature is read from candidates if its expression can be computed from their columns, else from rows of users.
+    Vectors are looked up by id.
+
+    Args:
+        items: the rows of candidates.
+        served: the run.
     """
     columns = [feature for feature in served.features if feature.kind != "vector"]
     of_items = [feature for feature in columns if not lacks_columns(items, feature.expression or feature.name)]
@@ -109,8 +120,8 @@ def split_features(items: DataFrame, served: Served) -> tuple[list[Feature], lis
 
 
 @contextmanager
-def _of_candidates(settings: CandidateSettings) -> Iterator[None]:
-    """Errors about the candidates name their keys."""
+def _naming_candidates(settings: CandidateSettings) -> Iterator[None]:
+    """Make errors name the config keys of candidates."""
     try:
         with readable(_source(settings)):
             yield
@@ -123,7 +134,7 @@ def _source(settings: CandidateSettings) -> InputSettings:
 
 
 def _count_users(requests: DataFrame, lake: Lake, served: Served) -> tuple[dict[int, int], int]:
-    """Rows by domain index, UNKNOWN_INDEX among them, and how many lines are no whole records."""
+    """Rows by domain index, UNKNOWN_INDEX included, and the number of malformed records."""
     domains = lake.read("domains").where(F.col("index") < served.sizes["domain"]).select("id", "index")
     counted = requests.groupBy("domain", MALFORMED).agg(F.count("*").alias("rows"))
     joined = counted.join(F.broadcast(domains), F.col("domain") == F.col("id"), "left")
@@ -135,33 +146,40 @@ def _count_users(requests: DataFrame, lake: Lake, served: Served) -> tuple[dict[
     return rows, sum(row["rows"] for row in found if row[MALFORMED])
 
 
-def _spread(spark: SparkSession, by_domain: Mapping[int, tuple[int, int]]) -> tuple[int, DataFrame]:
-    """Number of tasks, and by domain with candidates its first task and on how many its users are.
+def _assign_tasks(spark: SparkSession, by_domain: Mapping[int, tuple[int, int]]) -> tuple[int, DataFrame]:
+    """Assign domains to tasks of about TASK_PAIRS pairs.
 
-    Domains fill one task after another; one with more pairs than a task's has several of its own.
+    Domains fill one task after another; a domain with more pairs gets several tasks, which no other domain uses.
+
+    Args:
+        spark: the session.
+        by_domain: number of users and of candidates by domain.
+
+    Returns:
+        The number of tasks, and for each domain with candidates its first task and its number of tasks.
     """
     rows, task, filled = [], 0, 0
-    for domain, (users, of) in sorted(by_domain.items()):
-        pairs = users * of
+    for domain, (users, items) in sorted(by_domain.items()):
+        pairs = users * items
         if not pairs:
             continue
         if filled and filled + pairs > TASK_PAIRS:
             task, filled = task + 1, 0
-        several = min(users, -(-pairs // TASK_PAIRS))
-        rows.append((domain, task, several))
-        if several > 1:
-            task, filled = task + several, 0
+        count = min(users, -(-pairs // TASK_PAIRS))
+        rows.append((domain, task, count))
+        if count > 1:
+            task, filled = task + count, 0
         else:
             filled += pairs
     tasks = task + (1 if filled else 0)
-    return tasks, local_frame(spark, rows, "_of int, _first int, _several int")
+    return tasks, local_frame(spark, rows, "_task_domain int, _first_task int, _task_count int")
 
 
-def _with_tasks(users: DataFrame, spread: DataFrame) -> DataFrame:
+def _with_tasks(users: DataFrame, assignment: DataFrame) -> DataFrame:
     """Users that have candidates, with their `_task`."""
-    joined = users.join(F.broadcast(spread), F.col(index_of("domain")) == F.col("_of"), "inner")
-    place = F.pmod(F.xxhash64("user", "key"), F.col("_several"))
-    return joined.withColumn("_task", (F.col("_first") + place).cast("int")).drop("_of", "_first", "_several")
+    joined = users.join(F.broadcast(assignment), F.col(index_of("domain")) == F.col("_task_domain"), "inner")
+    task = F.col("_first_task") + F.pmod(F.xxhash64("user", "key"), F.col("_task_count"))
+    return joined.withColumn("_task", task.cast("int")).drop("_task_domain", "_first_task", "_task_count")
 
 
 def recommend(
@@ -175,26 +193,26 @@ def recommend(
         served: the run.
         vectors: the file of the fixed vectors.
         settings: K, and whether deviations are written.
-        schema: of the rows.
+        schema: schema of the rows.
     """
     file = send_candidates(spark, plan.candidates)
-    spread = plan.users.repartition(plan.tasks, "_task").sortWithinPartitions(index_of("domain"), "user", "key")
+    users = plan.users.repartition(plan.tasks, "_task").sortWithinPartitions(index_of("domain"), "user", "key")
     task = partial(recommend_batches, served, vectors, file, settings.top_k, settings.deviation)
-    return spread.drop("_task").mapInArrow(task, schema)
+    return users.drop("_task").mapInArrow(task, schema)
 
 
 def recommend_batches(
     served: Served, vectors: str, file: str, k: int, deviation: bool, batches: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
-    """The K best candidates of users.
+    """The K best candidates of users, in a Python worker of Spark.
 
     Args:
         served: the run.
         vectors: the file of the fixed vectors.
-        file: of the candidates.
-        k: how many.
+        file: the file of the candidates.
+        k: number of candidates of a user.
         deviation: whether to write deviations.
-        batches: of encoded users, those of a domain together.
+        batches: encoded users, those of a domain adjacent.
     """
     pairing = Pairing(served, open_scorer(served, vectors), open_candidates(SparkFiles.get(file)), deviation)
     for batch in batches:
@@ -203,13 +221,13 @@ def recommend_batches(
 
 @dataclass(frozen=True)
 class Pairing:
-    """Pairs of users and candidates as the scorer reads them.
+    """Scores pairs of users and candidates.
 
     Args:
         served: the run.
-        scorer: of the run.
-        candidates: of all domains.
-        deviation: whether rows have deviations.
+        scorer: predicts with the run's parameters.
+        candidates: the candidates of all domains.
+        deviation: whether to write deviations.
     """
 
     served: Served
@@ -218,10 +236,11 @@ class Pairing:
     deviation: bool = False
 
     def recommend(self, users: pa.RecordBatch, k: int) -> Iterator[pa.RecordBatch]:
-        """Rows of the table scores: the K best candidates of each user of a batch; those of a domain are together."""
+        """Rows of the table scores: the K best candidates of each user of a batch, in which domains are adjacent."""
         kept: list[Best] = []
-        rows = block_rows(sum(feature.length for feature in self.served.features if feature.has_several_ids))
-        for best in choose_best(self.runs(users), k, partial(self.predict, users), self.candidates.alike, rows):
+        most = block_rows(sum(feature.length for feature in self.served.features if feature.has_several_ids))
+        predict = partial(self.predict, users)
+        for best in choose_best(self.runs(users), k, predict, self.candidates.representatives, most):
             kept.append(best)
             if sum(each.logits.numel() for each in kept) >= OUT_ROWS:
                 yield self.rows(users, kept)
@@ -233,24 +252,24 @@ class Pairing:
         """The users of a batch with their domains' candidates."""
         domains = users.column(index_of("domain")).to_numpy(zero_copy_only=False)
         for first, last in pairwise([0, *(np.flatnonzero(np.diff(domains)) + 1).tolist(), len(domains)]):
-            yield Piece(range(first, last), self.candidates.of(int(domains[first])))
+            yield Piece(range(first, last), self.candidates.positions(int(domains[first])))
 
     def pairs(self, users: pa.RecordBatch, user_B: NDArray[np.int64], candidate_B: NDArray[np.int64]) -> pa.RecordBatch:
         """Encoded rows of pairs; the domain is the user's."""
         items = self.candidates.batch
-        taken: dict[str, pa.Array] = {}
-        own = (*KEPT, ORDER, ALIKE, index_of("domain"))
-        for side, place_B, left_out in ((users, pa.array(user_B), KEPT), (items, pa.array(candidate_B), own)):
+        columns: dict[str, pa.Array] = {}
+        not_read = (*KEPT, ORDER, REPRESENTATIVE, index_of("domain"))
+        for side, position_B, left_out in ((users, pa.array(user_B), KEPT), (items, pa.array(candidate_B), not_read)):
             names = [name for name in side.schema.names if name not in left_out]
-            taken |= {name: side.column(name).take(place_B) for name in names}
-        return pa.RecordBatch.from_pydict(taken)
+            columns |= {name: side.column(name).take(position_B) for name in names}
+        return pa.RecordBatch.from_pydict(columns)
 
     def predict(self, users: pa.RecordBatch, user_B: NDArray[np.int64], candidate_B: NDArray[np.int64]) -> Tensor:
         """Logits of pairs, float32 [B]."""
         return predict_batch(self.scorer, self.served, self.pairs(users, user_B, candidate_B))[1]
 
     def rows(self, users: pa.RecordBatch, kept: list[Best]) -> pa.RecordBatch:
-        """Rows of the table scores."""
+        """The chosen candidates as rows of the table scores, without run_id and batch."""
         user_B = np.concatenate([np.repeat(np.array(each.users), each.logits.shape[1]) for each in kept])
         rank_B = np.concatenate([np.tile(np.arange(each.logits.shape[1]), len(each.users)) for each in kept]) + 1
         candidate_B = torch.cat([each.candidates.flatten() for each in kept]).numpy()

@@ -1,4 +1,4 @@
-"""Rows to score: read by the configured expressions, or examples; encoded as training encodes them."""
+"""Rows to score: the configured input or the test split, encoded as for training."""
 
 from collections.abc import Mapping, Sequence
 
@@ -24,18 +24,19 @@ from mamdr_core.serving.settings import ScoreColumns, ScoreInput
 from schemas import TABLES, UNKNOWN_INDEX, feature_vocabulary, weights_of
 
 MALFORMED = "_malformed"
+"""Column that is true for malformed records."""
 
 
 def source_of(settings: ScoreInput) -> InputSettings:
-    """The rows to score as what `mamdr_core.lake.core.sources` reads."""
+    """The input to score as an argument of `mamdr_core.lake.core.sources.read_input`."""
     return InputSettings(path=settings.path, format=settings.format, options=settings.options)
 
 
 def read_requests(spark: SparkSession, settings: ScoreInput, served: Served) -> DataFrame:
-    """The rows of `settings.path`; see `requests_of`.
+    """Read the rows of `settings.path`; see `requests_of`.
 
     Raises:
-        MamdrError: they cannot be read, or lack a column that an expression names.
+        MamdrError: the rows cannot be read, or lack a column that an expression names.
     """
     return requests_of(read_input(spark, source_of(settings)), settings.columns, served)
 
@@ -43,17 +44,16 @@ def read_requests(spark: SparkSession, settings: ScoreInput, served: Served) -> 
 def requests_of(
     raw: DataFrame, columns: ScoreColumns, served: Served, features: Sequence[Feature] | None = None
 ) -> DataFrame:
-    """Rows to score, with the run's declared features as clicks have them.
+    """Rows to score, with the run's declared features as in clicks.
 
     Args:
-        raw: the rows.
-        columns: expressions of their ids and key.
+        raw: the rows as they were read.
+        columns: expressions of the ids and the key.
         served: the run.
-        features: those of its features that the rows have; None: all.
+        features: the run's features that are read from the rows; None: all.
 
     Returns:
-        key, user, item, domain (strings, null where not given), the features, and `_malformed`, whether the line is not
-        a whole record.
+        key, user, item, domain (strings, null if not given), the features, and MALFORMED.
 
     Raises:
         MamdrError: the rows lack a column that an expression names.
@@ -73,16 +73,16 @@ def encode_requests(
     ids: Sequence[str] = IDS,
     features: Sequence[Feature] | None = None,
 ) -> DataFrame:
-    """Replace features by what examples hold, and add the indices of the ids, `_user_index` and so on.
+    """Encode features as in examples, and add the indices of the ids: `_user_index`, `_item_index`, `_domain_index`.
 
-    Vocabularies may have grown since the run was trained: what it does not know has the index UNKNOWN_INDEX.
+    Vocabularies may have grown since the run was trained: ids added since then have the index UNKNOWN_INDEX.
 
     Args:
         requests: from `requests_of`.
-        lake: that the run was recorded in.
+        lake: the lake in which the run was recorded.
         served: the run.
         ids: which of user, item and domain get an index.
-        features: as `requests_of` was given.
+        features: the argument of `requests_of`.
     """
     examples, features = served.config.examples, served.features if features is None else features
     shared = {feature.table for feature in features}
@@ -97,11 +97,11 @@ def encode_requests(
     rows = encode_several(rows, values, several, served.features)
     for name in reversed(ids):
         hashed = f"_{name}_hash"
-        rows = rows.withColumn(hashed, hash64(_looked_up(name, examples)))
+        rows = rows.withColumn(hashed, hash64(_vocabulary_key(name, examples)))
         rows = encode(rows, hashed, lake.read(f"{name}s"), to=index_of(name)).drop(hashed)
     rows = encode_features(rows, values, features)
     if cut := cut_features(features):
-        # The lake's log need not reach back to the run; it is asked for packages that do not hold the bounds.
+        # The Delta log is read only for packages without bounds, because it may no longer reach back to the run.
         rows = cut_numbers(rows, cut, served.quantiles or noted_bounds(lake, served.versions["examples"]))
     names = [feature.name for feature in features if feature.kind == "categorical"]
     single = {**{index_of(name): served.sizes[name] for name in ids}, **{n: served.sizes[n] for n in names}}
@@ -109,8 +109,9 @@ def encode_requests(
 
 
 def read_test_split(lake: Lake, served: Served) -> DataFrame:
-    """The test split of the examples that a run was trained on, as `encode_requests` gives rows; ids as vocabularies
-    have them, null where an example's id has no index.
+    """The test split of the examples that a run was trained on, with the columns of `encode_requests`.
+
+    Ids are those of the vocabularies, null where an example has the index UNKNOWN_INDEX.
     """
     features = names_in_examples(served.features)
     rows = read_window(lake, served.versions["examples"]).where(F.col("split") == "test")
@@ -124,19 +125,19 @@ def read_test_split(lake: Lake, served: Served) -> DataFrame:
 
 
 def _several_within(rows: DataFrame, several: Sequence[Feature], sizes: Mapping[str, int]) -> DataFrame:
-    """Bags and sequences without the ids that the run does not know."""
+    """Remove the ids of bags and sequences that are not below the run's vocabulary sizes."""
     for feature in several:
         names = [feature.name, *([weights_of(feature.name)] if feature.weights else [])]
-        known = _those_below(in_pairs(F.col(names[0]), F.col(names[-1])), sizes[feature.name])
+        known = _ids_below(in_pairs(F.col(names[0]), F.col(names[-1])), sizes[feature.name])
         rows = rows.withColumns({name: known[part] for name, part in zip(names, ("id", "weight"), strict=False)})
     return rows
 
 
-def _those_below(pairs: Column, size: int) -> Column:
+def _ids_below(pairs: Column, size: int) -> Column:
     return F.filter(pairs, lambda pair: pair["id"] < size)
 
 
-def _looked_up(name: str, examples: ExamplesSettings) -> Column:
+def _vocabulary_key(name: str, examples: ExamplesSettings) -> Column:
     hashed_ids = {"user": examples.users, "item": examples.items}
     return id_column(F.col(name), hashed_ids[name]) if name in hashed_ids else F.col(name)
 

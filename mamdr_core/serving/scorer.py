@@ -1,4 +1,7 @@
-"""Predictions of rows sorted by domain, as a Python worker of Spark makes them."""
+"""Predictions in a Python worker of Spark, for rows that are sorted by domain.
+
+Shape suffixes: B rows, K numeric features, L ids of a bag or sequence.
+"""
 
 from collections.abc import Iterator, Mapping
 
@@ -19,13 +22,13 @@ from mamdr_core.shards.ragged import pad_lists
 from schemas import UNKNOWN_INDEX, weights_of
 
 KEPT = ("key", "user", "item", "domain")
-"""What of a row stands beside its score."""
+"""Columns of the input that are written next to the score."""
 _opened: dict[tuple[str, str], "Scorer"] = {}
-"""What this process has opened last: workers live on from task to task."""
+"""The scorer that this process opened last, since Python workers run several tasks."""
 
 
 def index_of(name: str) -> str:
-    """The column of a row's index in the vocabulary of an id column."""
+    """Name of the column with the vocabulary index of an id column."""
     return f"_{name}_index"
 
 
@@ -35,10 +38,10 @@ class Scorer:
     Args:
         served: the run.
         vectors: fixed vectors by feature.
-        specific: theta_i by domain index; None: all that the run has.
+        specific: theta_i by domain index; None: all theta_i of the run.
 
     Attributes:
-        domains: indices of those with specific parameters: theta_i, or w_i of a mixed model.
+        domains: indices of the domains with specific parameters: theta_i, or w_i of a mixed model.
     """
 
     def __init__(
@@ -59,11 +62,11 @@ class Scorer:
         numeric_BK: NDArray[np.float32],
         weights: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> Tensor:
-        """Logits of rows, calibrated where the run is, float [B]; the rows of a domain are best together.
+        """Logits of rows, calibrated if the run is, float [B]; fastest if rows of a domain are adjacent.
 
         Args:
             indices: by id column, index in the vocabulary or UNKNOWN_INDEX, int32 [B]; of a bag or sequence [B, L],
-                UNKNOWN_INDEX behind its known ids.
+                padded with UNKNOWN_INDEX at the end.
             numeric_BK: standardised numeric features.
             weights: by bag with weights, float32 [B, L].
         """
@@ -81,11 +84,11 @@ class Scorer:
     def deviation(
         self, indices: Mapping[str, NDArray[np.int32]], numeric_BK: NDArray[np.float32], logits_B: Tensor
     ) -> Tensor | None:
-        """Posterior standard deviation of the mixed model's part of the logits, float [B]; None without one.
+        """Posterior standard deviation of the mixed model's part of the logits, float [B]; None without mixed model.
 
         Args:
             indices, numeric_BK: see `predict`.
-            logits_B: that `predict` returns.
+            logits_B: the result of `predict`.
         """
         if not self._mixed:
             return None
@@ -95,10 +98,10 @@ class Scorer:
         return deviation_B
 
     def has_specific(self, domains: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """Whether there are specific parameters, by domain index [B]."""
-        distinct, place = np.unique(domains, return_inverse=True)
+        """Whether each domain index, [B], has specific parameters."""
+        distinct, inverse = np.unique(domains, return_inverse=True)
         found: NDArray[np.bool_] = np.array([int(domain) in self.domains for domain in distinct], dtype=np.bool_)
-        return found[place]
+        return found[inverse]
 
 
 def _columns_of(
@@ -107,18 +110,18 @@ def _columns_of(
     weights: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> Columns:
     ids = {name: torch.from_numpy(column + np.int32(1)) for name, column in indices.items()}
-    unlabelled_B = torch.zeros(len(ids["domain"]))
+    no_labels_B = torch.zeros(len(ids["domain"]))
     bag_weights = {name: torch.from_numpy(column) for name, column in (weights or {}).items()}
-    nowhere = torch.zeros(1, dtype=torch.long)
-    return Columns(ids, torch.from_numpy(numeric_BK), unlabelled_B, nowhere, bag_weights=bag_weights)
+    no_offsets = torch.zeros(1, dtype=torch.long)
+    return Columns(ids, torch.from_numpy(numeric_BK), no_labels_B, no_offsets, bag_weights=bag_weights)
 
 
 def open_scorer(served: Served, vectors: str) -> Scorer:
-    """This process's scorer of a run, opened once.
+    """The scorer of a run, opened once in this process.
 
     Args:
         served: the run.
-        vectors: the file of the fixed vectors, see `send_vectors`; empty: there are none.
+        vectors: the file of the fixed vectors, see `mamdr_core.serving.opening.send_vectors`; empty: there are none.
     """
     key = (served.folder, vectors)
     if key not in _opened:
@@ -130,13 +133,13 @@ def open_scorer(served: Served, vectors: str) -> Scorer:
 def score_batches(
     served: Served, vectors: str, deviation: bool, batches: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
-    """Scores of encoded rows: key, user, item, domain, what of them is known, and the probability of a click.
+    """Score encoded rows, in a Python worker of Spark; see `scored_batch`.
 
     Args:
         served: the run.
         vectors: the file of the fixed vectors.
-        deviation: whether to write the deviation of the logits too.
-        batches: of rows as `encode_requests` makes them, the rows of a domain together.
+        deviation: whether to write deviations.
+        batches: rows from `encode_requests`, those of a domain adjacent.
     """
     scorer = open_scorer(served, vectors)
     for batch in batches:
@@ -150,23 +153,25 @@ def score_batches(
 def predict_batch(
     scorer: Scorer, served: Served, batch: pa.RecordBatch, deviation: bool = False
 ) -> tuple[dict[str, NDArray[np.int32]], Tensor, Tensor | None]:
-    """What a scorer makes of encoded rows: the indices that it reads, logits [B], and, if asked for, deviations [B].
+    """Predict encoded rows.
 
     Args:
-        scorer: of the run.
+        scorer: predicts with the run's parameters.
         served: the run.
-        batch: rows as `encode_requests` makes them; columns of KEPT are not read.
+        batch: rows from `encode_requests`; columns of KEPT are not read.
         deviation: whether to compute deviations.
+
+    Returns:
+        The vocabulary indices by id column, logits [B], and deviations [B] or None.
     """
     several = [feature for feature in served.features if feature.has_several_ids]
     padded = pad_lists(batch, several)
     single = [name for name in batch.schema.names if name not in KEPT and name not in padded]
-    read = padded | {name: batch.column(name).to_numpy(zero_copy_only=False) for name in single}
-    column_of = {name: index_of(name) if index_of(name) in read else name for name in served.sizes}
-    indices = {name: read[column] for name, column in column_of.items()}
-    numeric = [standardise(read[name], *moments) for name, moments in served.numeric.items()]
+    values = padded | {name: batch.column(name).to_numpy(zero_copy_only=False) for name in single}
+    indices = {name: values[index_of(name) if index_of(name) in values else name] for name in served.sizes}
+    numeric = [standardise(values[name], *moments) for name, moments in served.numeric.items()]
     numeric_BK = np.stack(numeric, 1).astype(np.float32) if numeric else np.zeros((len(batch), 0), np.float32)
-    weights = {feature.name: read[weights_of(feature.name)] for feature in several if feature.weights}
+    weights = {feature.name: values[weights_of(feature.name)] for feature in several if feature.weights}
     logits_B = scorer.predict(indices, numeric_BK, weights)
     return indices, logits_B, scorer.deviation(indices, numeric_BK, logits_B) if deviation else None
 
@@ -182,17 +187,17 @@ def scored_batch(
     """Rows of the table scores, without run_id and batch.
 
     Args:
-        scorer: of the run.
-        kept: columns of KEPT.
-        indices: at least of user, item and domain, [B].
+        scorer: predicts with the run's parameters.
+        kept: the columns of KEPT.
+        indices: vocabulary indices, at least of user, item and domain, [B].
         logits_B, deviation_B: see `predict_batch`.
-        rank_B: int32 [B].
+        rank_B: ranks of `score.top_k`, or nulls, int32 [B].
     """
     score = logits_B.double().sigmoid().numpy()
     known = {f"{name}_known": pa.array(indices[name] != UNKNOWN_INDEX) for name in ("user", "item", "domain")}
     return pa.RecordBatch.from_pydict(
         {
-            **{name: kept[name] for name in KEPT},  # Spark goes by the order of columns
+            **{name: kept[name] for name in KEPT},  # Spark reads columns by position
             **known,
             "specific": pa.array(scorer.has_specific(indices["domain"])),
             "score": pa.array(score, mask=np.isnan(score)),

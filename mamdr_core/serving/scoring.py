@@ -1,4 +1,4 @@
-"""score: batch predictions by Spark, each domain's with its own theta_i."""
+"""The job score: batch predictions in Spark, with theta_i of each row's domain."""
 
 import logging
 import re
@@ -48,16 +48,16 @@ from schemas.spark import spark_schema
 logger = logging.getLogger(__name__)
 
 BATCH_ROWS, LEAST_ROWS = 1 << 15, 1 << 10
-"""Rows that a task hands to Python at a time, at most and at least."""
+"""Largest and smallest limit of the rows in an Arrow batch that a task passes to Python."""
 BATCH_IDS = 1 << 24
-"""Ids and weights of bags and sequences in these rows, at most (64 MiB): with more than 512 a row, rows are fewer."""
+"""Largest number of ids and weights of bags and sequences in a batch (64 MiB)."""
 TASK_ROWS = 250_000
-"""Rows that a task scores, about."""
+"""Approximate number of rows that a task scores."""
 _NOT_IMPORTED = re.compile(rf"{PluginImportError.__module__}.{PluginImportError.__name__}: ([^\n]+)")
 _SETTINGS: dict[str, str | int] = {
-    # Without, Spark passes over the hint of `spread_by_domain`; with it, what is more than TASK_ROWS rows of short ids,
-    # compressed, is split.
+    # Spark ignores the hint of `spread_by_domain` without adaptive execution.
     "spark.sql.adaptive.enabled": "true",
+    # About TASK_ROWS compressed rows with short ids; larger partitions are split.
     "spark.sql.adaptive.advisoryPartitionSizeInBytes": "8m",
 }
 
@@ -66,14 +66,14 @@ def score(spark: SparkSession, config: Config) -> dict[str, Any]:
     """Score rows with a run, and replace the batch of that name in `scores`.
 
     Returns:
-        run_id, batch, rows, domains, unknown_users, unknown_items, unknown_domains (rows of them), specific_rows
-        (scored with a theta_i), no_number (rows without a score), malformed (lines left out), mean_score,
-        rows_per_second (over `write`), seconds by phase, scores_version. With `score.top_k` also users,
-        users_of_unknown_domains and users_without_candidates (rows of users that get no items), candidates (without
-        duplicates), candidates_left_out, pairs (scored) and pairs_per_second (over `write`).
+        run_id, batch, rows, domains, unknown_users, unknown_items, unknown_domains (numbers of rows), specific_rows
+        (scored with specific parameters), no_number (rows with a NaN prediction), malformed (records left out),
+        mean_score, rows_per_second (in the phase write), seconds by phase, scores_version. With `score.top_k` also
+        users, users_of_unknown_domains and users_without_candidates (rows of users that get no items), candidates
+        (without duplicates), candidates_left_out, pairs (scored) and pairs_per_second (in the phase write).
 
     Raises:
-        MamdrError: no such run or package, rows that cannot be read or lack a column, or none at all.
+        MamdrError: the run or its package does not exist, or the input cannot be read, lacks a column or has no rows.
     """
     lake = Lake(spark, config.lake)
     clock = Clock()
@@ -81,15 +81,15 @@ def score(spark: SparkSession, config: Config) -> dict[str, Any]:
         served = find_served(lake, config.score.run_id)
         batch = config.score.batch or served.run_id
         if not re.fullmatch(r"[\w.:-]+", batch):
-            raise MamdrError(f"score.batch: {batch!r} must be of letters, digits, _, ., : and -")
-    with _of_score(config.score):
+            raise MamdrError(f"score.batch: {batch!r} must consist of letters, digits, _, ., : and -")
+    with _naming_keys(config.score):
         with clock.phase("count"):
-            find = _top_k if config.score.top_k else _rows_to_score
-            work = find(spark, config.score, lake, served)
+            prepare = _prepare_top_k if config.score.top_k else _prepare_rows
+            work = prepare(spark, config.score, lake, served)
         if not work.rows:
-            raise MamdrError(f"score.input.path: {config.score.input.path or 'the test split'} holds no row to score")
+            raise MamdrError(f"score.input.path: {config.score.input.path or 'the test split'} has no rows to score")
         ship_modules(spark, modules_of(own for own in plugins_of(served.config) if own.key == "model.name"))
-        logger.info("run %s scores %d rows as batch %s", served.run_id, work.pairs, batch)
+        logger.info("scoring %d rows with run %s as batch %s", work.pairs, served.run_id, batch)
         rows = {"spark.sql.execution.arrow.maxRecordsPerBatch": batch_rows(served.features)}
         settings = {**shuffles_of(spark, work.rows, TASK_ROWS), **_SETTINGS, **rows}
         with clock.phase("write"), overriding(spark, settings), progress(spark, "scores"):
@@ -119,29 +119,30 @@ def score(spark: SparkSession, config: Config) -> dict[str, Any]:
 
 
 def batch_rows(features: Iterable[Feature]) -> int:
-    """Rows that a task hands to Python at a time, where bags and sequences have these lengths."""
+    """Rows of an Arrow batch: fewer where the bags and sequences of a row are long."""
     several = [feature for feature in features if feature.has_several_ids]
     ids = sum(feature.length * (2 if feature.weights else 1) for feature in several)
     return max(LEAST_ROWS, min(BATCH_ROWS, BATCH_IDS // max(1, ids)))
 
 
 def spread_by_domain(rows: DataFrame) -> DataFrame:
-    """The rows of a domain on one task, or on several where they are many, and together there.
+    """Move the rows of a domain to one task, or to several if they are many, sorted by domain.
 
-    So a task reads the theta_i of few domains, each once. By hash, and large parts split by size between the parts of
-    the input: for ranges of domains Spark would first go through all rows, their look-ups included, to find the bounds.
+    A task then reads the theta_i of few domains, each once. Rows are partitioned by hash, and Spark splits large
+    partitions. Ranges of domains would need a pass over all rows, including the joins with vocabularies, to find their
+    bounds.
     """
     domain = index_of("domain")
     return rows.hint("rebalance", domain).sortWithinPartitions(domain)
 
 
 def score_rows(rows: DataFrame, served: Served, vectors: str, deviation: bool = False) -> DataFrame:
-    """Scores of encoded rows, see `mamdr_core.serving.scorer.score_batches`."""
+    """Score encoded rows; see `mamdr_core.serving.scorer.score_batches`."""
     return rows.mapInArrow(partial(score_batches, served, vectors, deviation), _scored_schema())
 
 
 def _scored_schema() -> T.StructType:
-    """What tasks return."""
+    """The columns of the table scores that tasks return."""
     names = [name for name in TABLES["scores"].column_names if name not in ("run_id", "batch")]
     schema = spark_schema(TABLES["scores"])
     return T.StructType([schema[name] for name in names])
@@ -149,13 +150,13 @@ def _scored_schema() -> T.StructType:
 
 @dataclass(frozen=True)
 class _Work:
-    """What is to be scored.
+    """The counted input.
 
     Attributes:
-        rows: that will be written.
-        pairs: of a user and an item that are scored for them.
-        score: the rows, from the file of the fixed vectors.
-        figures: what the job reports of it.
+        rows: number of rows that will be written.
+        pairs: number of pairs of a user and an item that will be scored.
+        score: computes the scored rows, given the file of the fixed vectors.
+        figures: counts for the job's JSON.
     """
 
     rows: int
@@ -164,8 +165,8 @@ class _Work:
     figures: dict[str, int]
 
 
-def _rows_to_score(spark: SparkSession, settings: ScoreSettings, lake: Lake, served: Served) -> _Work:
-    """Rows of the input, or the test split; lines that are no whole records are left out and counted."""
+def _prepare_rows(spark: SparkSession, settings: ScoreSettings, lake: Lake, served: Served) -> _Work:
+    """Count and encode the rows of the input, without malformed records, or of the test split."""
 
     def work(rows: DataFrame, count: int, malformed: int) -> _Work:
         def scored(vectors: str) -> DataFrame:
@@ -178,7 +179,7 @@ def _rows_to_score(spark: SparkSession, settings: ScoreSettings, lake: Lake, ser
         return work(read_test_split(lake, served), examples.where(F.col("split") == "test").count(), 0)
     requests = read_requests(spark, settings.input, served)
     malformed, count = F.sum(F.col(MALFORMED).cast("long")), F.count("*")
-    # Spark reads no malformed lines alone: some other column must be asked for too.
+    # Spark refuses a query of the column of malformed records alone, so another column is counted too.
     found = requests.agg(count, malformed, F.count("user")).collect()[0]
     bad = int(found[1] or 0)
     _warn_of_malformed(bad)
@@ -186,8 +187,8 @@ def _rows_to_score(spark: SparkSession, settings: ScoreSettings, lake: Lake, ser
     return work(encode_requests(whole, lake, served), int(found[0]) - bad, bad)
 
 
-def _top_k(spark: SparkSession, settings: ScoreSettings, lake: Lake, served: Served) -> _Work:
-    """The best candidates of rows of users."""
+def _prepare_top_k(spark: SparkSession, settings: ScoreSettings, lake: Lake, served: Served) -> _Work:
+    """Read the candidates, and count and encode the rows of users."""
     plan = plan_top_k(spark, settings, lake, served)
     _warn_of_malformed(plan.malformed)
 
@@ -197,13 +198,13 @@ def _top_k(spark: SparkSession, settings: ScoreSettings, lake: Lake, served: Ser
     return _Work(plan.rows, plan.figures["pairs"], scored, {"malformed": plan.malformed, **plan.figures})
 
 
-def _warn_of_malformed(lines: int) -> None:
-    if lines:
-        logger.warning("score.input.path: %d lines are no whole records and are not scored", lines)
+def _warn_of_malformed(records: int) -> None:
+    if records:
+        logger.warning("score.input.path: %d malformed records are not scored", records)
 
 
 def _count(lake: Lake, batch: str) -> dict[str, Any]:
-    """What a batch in `scores` holds."""
+    """Counts of a batch in the table scores."""
     unknown = [F.sum((~F.col(f"{name}_known")).cast("long")).alias(f"unknown_{name}s") for name in IDS]
     row = (
         lake.read("scores")
@@ -221,22 +222,22 @@ def _count(lake: Lake, batch: str) -> dict[str, Any]:
 
 
 def _warn_of_untrained(served: Served, rows: int) -> None:
-    """A domain that training has not met has towers as they were drawn, where they do not start at zero."""
+    """Warn about domains without training rows if the structure's per-domain weights start from random values."""
     inputs = declare_inputs(served.config.model, served.features, served.sizes)
     if rows and any(table.per_domain and table.std for table in inputs.tables):
         logger.warning(
-            "%d rows are of domains that the model does not know, and %s has weights of each domain, which nothing has "
-            "trained for these: train them (train.only_domains), or use a structure without",
+            "%d rows are of domains without training rows, and the per-domain weights of %s are untrained for these: "
+            "train them (train.only_domains), or use a structure without per-domain weights",
             *(rows, served.config.model.name),
         )
 
 
 @contextmanager
-def _of_score(settings: ScoreSettings) -> Iterator[None]:
-    """Errors about the input name the keys of `score`."""
+def _naming_keys(settings: ScoreSettings) -> Iterator[None]:
+    """Make errors about the input name the keys of `score`."""
     try:
         reading = readable(source_of(settings.input)) if settings.input.path else nullcontext()
-        with still_there("a table at the version that the run was trained on"), reading, _workers_alive():
+        with still_there("a table at the version that the run was trained on"), reading, _explaining_workers():
             yield
     except MamdrError as error:
         text = str(error)
@@ -244,7 +245,8 @@ def _of_score(settings: ScoreSettings) -> Iterator[None]:
 
 
 @contextmanager
-def _workers_alive() -> Iterator[None]:
+def _explaining_workers() -> Iterator[None]:
+    """Turn failures of Python workers that a user can fix into a MamdrError."""
     try:
         yield
     except (Py4JJavaError, PySparkException) as error:
@@ -253,6 +255,6 @@ def _workers_alive() -> Iterator[None]:
         if "Python worker exited unexpectedly" not in str(error):
             raise
         raise MamdrError(
-            "a Python worker of Spark died, most likely for want of memory: give executors more of it beside the JVM's "
-            "(spark.executor.memoryOverhead), or fewer cores"
+            "a Python worker of Spark exited, most likely because of a lack of memory: increase executors' memory "
+            "outside the JVM (spark.executor.memoryOverhead), or reduce their cores"
         ) from None

@@ -1,4 +1,4 @@
-"""A run that is to serve, small enough to be sent to every task, which opens its parameters for itself."""
+"""A run to serve: its description is sent to every task, which opens the parameters itself."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,17 +22,17 @@ from mamdr_core.training.storage import fetched
 
 @dataclass(frozen=True)
 class Served:
-    """A run that is to serve.
+    """A run to serve.
 
     Attributes:
-        run_id: names it.
-        folder: of its package.
+        run_id: id of the run.
+        folder: folder of its package.
         files: names of the package's files, sorted.
         config: its resolved configuration.
-        versions: Delta versions of what it was trained on.
+        versions: Delta versions of the tables that it was trained on.
         sizes: vocabulary size by id column.
         numeric: by numeric feature, mean and standard deviation.
-        quantiles: by feature with `quantiles`, the bounds of its ranges; none in packages that do not hold them.
+        quantiles: by feature with `quantiles`, the bounds of its ranges; empty for older packages without them.
     """
 
     run_id: str
@@ -50,7 +50,7 @@ class Served:
         return self.config.features
 
     def shared(self) -> Shared:
-        """theta_S; whole tables are mapped into memory, where all processes of a machine share their pages."""
+        """theta_S; whole tables are memory-mapped, so all processes of a machine share their pages."""
         with fetched(place_of(self.folder), "model package", only="shared") as folder:
             tables: dict[str, Any] = load_file(folder / "shared.safetensors")
             parts = [load_file(folder / name) for name in self.files if name.startswith("shared-")]
@@ -59,7 +59,7 @@ class Served:
         return Shared(dense, {key.removeprefix("table."): table for key, table in tables.items()})
 
     def specific(self) -> Mapping[int, Change]:
-        """theta_i by domain index, each read when it is asked for."""
+        """theta_i by domain index, each read on access."""
         with fetched(place_of(self.folder), "model package", only="specific-") as folder:
             return SavedSpecific([folder / name for name in self.files if name.startswith("specific-")])
 
@@ -69,10 +69,10 @@ class Served:
         return any(name.startswith(MIXED) for name in self.files)
 
     def mixed(self, engine: EagerEngine) -> MixedModel | None:
-        """The mixed model; None: the run has none.
+        """The mixed model; None if the run has none.
 
         Args:
-            engine: the run's, see `engine`.
+            engine: from `engine()`.
         """
         with fetched(place_of(self.folder), "model package", only=MIXED) as folder:
             state = load_mixed(folder)
@@ -82,17 +82,17 @@ class Served:
         return MixedModel.from_state(settings, engine.tables, engine.frozen, numeric, self.sizes, state)
 
     def calibration(self) -> Calibration | None:
-        """What makes its logits those of the log's probabilities, thinned negatives included; None: nothing does."""
+        """The calibration of logits, including the correction for sampled negatives; None if the run needs none."""
         found, rate = load_calibration(self.folder), self.config.train.negative_rate
         if rate == 1:
             return found
         return (found or Calibration.identity(self.sizes["domain"])).with_negatives_of(rate)
 
     def engine(self, vectors: Mapping[str, Tensor]) -> EagerEngine:
-        """What predicts.
+        """An engine that predicts with the run's structure.
 
         Args:
-            vectors: fixed vectors by feature, see `read_vectors`.
+            vectors: fixed vectors by feature, see `mamdr_core.serving.opening.read_vectors`.
         """
         inputs = declare_inputs(self.config.model, self.features, self.sizes)
         module = build_model(self.config.model, inputs, self.config.train.seed)
@@ -100,13 +100,17 @@ class Served:
 
 
 class StripedTable:
-    """A table that lies in files of W ranks, row r in the file of rank r mod W: looked up, never put together."""
+    """A table stored in files of W ranks, row r in the file of rank r mod W, and never concatenated.
+
+    Args:
+        parts: the table's rows in each rank's file, in order of ranks.
+    """
 
     def __init__(self, parts: Sequence[Tensor]) -> None:
         self._parts = parts
 
     def __getitem__(self, ids_U: Tensor) -> Tensor:
-        """Rows [U, D]."""
+        """Rows of the table, [U, D]."""
         ranks = len(self._parts)
         rows_UD = self._parts[0].new_empty(len(ids_U), self._parts[0].shape[1])
         for rank, part in enumerate(self._parts):

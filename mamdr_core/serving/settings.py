@@ -14,7 +14,7 @@ BatchName = Annotated[
     Field(coerce_numbers_to_str=True),
     BeforeValidator(lambda value: value.isoformat() if isinstance(value, date) else value),
 ]
-"""YAML reads 2026-01-31 as a date and 20260131 as a number."""
+"""Accepts dates and numbers too, because YAML parses 2026-01-31 as a date and 20260131 as a number."""
 
 
 @settings
@@ -28,12 +28,12 @@ class ScoreColumns:
     domain: str = "domain"
     """The domain's id."""
     key: str = ""
-    """Something that names the row, such as a request's id; it is kept beside the score. Empty: nothing."""
+    """An identifier of the row, such as a request's id, which is written next to the score. Empty: none."""
 
 
 @settings
 class ScoreInput:
-    """The rows to score. Declared features are read from them by the expressions that the run was trained with."""
+    """The rows to score. Declared features are read from them by the run's own expressions."""
 
     path: str = ""
     """File, folder or glob; empty: the test split of the examples that the run was trained on."""
@@ -42,7 +42,7 @@ class ScoreInput:
     options: dict[str, str | bool | int | float] = field(default_factory=dict)
     """Options of the Spark reader, e.g. {header: true}."""
     columns: ScoreColumns = field(default_factory=ScoreColumns)
-    """The columns of a row."""
+    """Expressions of a row's ids."""
 
 
 @settings
@@ -52,16 +52,16 @@ class CandidateColumns:
     item: str = "item"
     """The item's id."""
     domain: str = ""
-    """The domain whose users may be shown the item; null: every domain's. Empty: all items are those of every
-    domain."""
+    """The id of the domain in which the item is offered; null: it is offered in all domains. Empty: all items are
+    offered in all domains."""
 
 
 @settings
 class CandidateSettings:
     """The items that `top_k` chooses from.
 
-    A declared feature is read from the candidates where its expression can be computed from their columns, else from
-    the rows of users.
+    A declared feature is read from the candidates if its expression can be computed from their columns, else from the
+    rows of users.
     """
 
     path: str = ""
@@ -71,63 +71,63 @@ class CandidateSettings:
     options: dict[str, str | bool | int | float] = field(default_factory=dict)
     """Options of the Spark reader, e.g. {header: true}."""
     columns: CandidateColumns = field(default_factory=CandidateColumns)
-    """The columns of a candidate."""
+    """Expressions of a candidate's ids."""
     most: int = 2_000_000
-    """Candidates at most, before duplicates are removed. The driver and every machine hold all of them: 20 bytes each,
-    4 for each feature, and the id (docs/serving.md)."""
+    """Largest number of candidates before deduplication. The driver and every machine hold all of them in memory: each
+    takes 20 bytes, 4 for each feature, and its id (docs/serving.md)."""
 
     def __post_init__(self) -> None:
-        """Check the bound."""
         if self.most < 1:
             raise ValueError(f"score.candidates.most must be >= 1, got {self.most}")
 
 
 @settings
 class ScoreSettings:
-    """Which run scores which rows."""
+    """Batch scoring: the run, the rows and the batch."""
 
     run_id: str = ""
-    """The run whose parameters score: an id; champion, the run that serves; champion@2026-01-02, of the runs of that
-    day and before it the one promoted last; empty: the newest that ended well."""
+    """The run that scores: an id; champion: the promoted run; champion@2026-01-02: the last promoted run among those
+    of that day and before; empty: the newest successful run."""
     batch: BatchName = ""
-    """Names the rows, e.g. a day; what the table scores holds of the same batch is replaced. Empty: the run's id."""
+    """Name of the scored rows, e.g. a day. Earlier rows of the same batch in the table scores are replaced. Empty: the
+    run's id."""
     input: ScoreInput = field(default_factory=ScoreInput)
-    """The rows."""
+    """The rows to score."""
     deviation: bool = False
-    """Also write how uncertain a mixed model's part of the logit is (logit_deviation in the table scores)."""
+    """Also write the posterior standard deviation of a mixed model's part of the logit (logit_deviation in the table
+    scores)."""
     top_k: int = 0
-    """K: instead of scoring rows, choose for each row of a user and a domain (`input`) the K best of `candidates`.
-    0: score rows."""
+    """K: instead of scoring rows, choose the K best `candidates` for each row of a user and a domain (`input`). 0:
+    score rows."""
     candidates: CandidateSettings = field(default_factory=CandidateSettings)
-    """What `top_k` chooses from."""
+    """The items that `top_k` chooses from."""
 
     def __post_init__(self) -> None:
-        """Check what belongs together."""
         if self.top_k < 0:
             raise ValueError(f"score.top_k must be >= 0, got {self.top_k}")
         if self.top_k and not (self.input.path and self.candidates.path):
             missing = "input.path (rows of users and domains)" if not self.input.path else "candidates.path (items)"
             raise ValueError(f"score.top_k is {self.top_k}: set score.{missing} too")
         if self.candidates.path and not self.top_k:
-            raise ValueError("score.candidates is for score.top_k: set it to the number of items of a user")
+            raise ValueError("score.candidates needs score.top_k: set it to the number of items for each user")
 
 
 @settings
 class ExportSettings:
-    """Which run is exported where."""
+    """Export: the run and its files."""
 
     run_id: str = ""
-    """The run: an id, or champion, the run that serves; empty: the newest that ended well."""
+    """The run to export: an id; champion: the promoted run; empty: the newest successful run."""
     folder: str = ""
     """Folder of the files; empty: `exports/<run id>` in the lake."""
     max_gb: float = 4.0
-    """GB that theta_S and all theta_i may take in the file; a larger run is not exported whole."""
+    """Largest size in GB of theta_S and all theta_i in the file; a larger run is an error."""
     domains: tuple[RawId, ...] = ()
-    """Ids of the domains whose theta_i go into the file; others are served with theta_S. None: all that have one."""
+    """Ids of the domains whose theta_i are exported; other domains are served with theta_S. Empty: all domains with
+    theta_i."""
     onnx: bool = True
-    """Write model.onnx too, and check it with onnxruntime."""
+    """Also write model.onnx, and check it with onnxruntime."""
 
     def __post_init__(self) -> None:
-        """Check the bound."""
         if self.max_gb <= 0:
             raise ValueError(f"export.max_gb must be > 0, got {self.max_gb}")

@@ -1,4 +1,4 @@
-"""One trained run for all tests of serving."""
+"""One trained run that all tests of serving share."""
 
 import pytest
 
@@ -7,5 +7,5 @@ from mamdr_core.training.run import train_mamdr
 
 @pytest.fixture(scope="package")
 def run(spark, trained_config):
-    """What a run of MAMDR on the session's lake says of itself."""
+    """The job's figures of a MAMDR run on the session's lake."""
     return train_mamdr(spark, trained_config)

@@ -1,4 +1,4 @@
-"""A run with drawn parameters, saved as training saves one, without Spark."""
+"""A run with random parameters, saved as by training, without Spark."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ SEVERAL = [
     {"name": "taste", "kind": "vector", "size": 6, "path": "x", "trainable": True},
     {"name": "look", "kind": "vector", "size": 6, "path": "x", "project": 4},
 ]
-"""Bags, sequences, and trained and projected vectors."""
+"""Features of several ids, and trained and projected vectors."""
 SEVERAL_SIZES = {"tags": 11, "words": 12, "history": SIZES["item"], "seen": SIZES["item"]}
 VECTORS = {"user_vector": torch.randn(51, 6, generator=torch.Generator().manual_seed(1))}
 LOOK = {"look": torch.randn(51, 6, generator=torch.Generator().manual_seed(2))}
@@ -43,7 +43,7 @@ def make_served(
     several: bool = False,
     **model,
 ) -> Served:
-    """A run of four domains out of six with drawn parameters, saved by its ranks; mixed has w_i, and no theta_i."""
+    """A run with random specific parameters of four of six domains, saved by its ranks: w_i for mixed, else theta_i."""
     sizes = SIZES | SEVERAL_SIZES if several else SIZES
     config = parse_config(
         {
@@ -84,8 +84,8 @@ def make_served(
         mixed = None
         if method == "mixed":
             train = mixed_rows(collective)
-            told = (inputs.tables, VECTORS, 1, SIZES, train.occupied.tolist(), collective)
-            mixed = MixedModel(config.train.mixed, *told)
+            domains = train.occupied.tolist()
+            mixed = MixedModel(config.train.mixed, inputs.tables, VECTORS, 1, SIZES, domains, collective)
             mixed.fit(train)
         parameters = (Shared(shared.dense, tables), store, mixed)
         return save_rank(str(folder), collective.rank, *parameters, calibration=calibration)
@@ -95,7 +95,7 @@ def make_served(
 
 
 def mixed_rows(collective: Collective) -> Columns:
-    """A rank's rows of four domains, whose labels depend on the user within the domain."""
+    """Rows of a rank in four domains; labels depend on the user within the domain."""
     random = torch.Generator().manual_seed(2)
     domain_N = torch.arange(4).repeat_interleave(500)
     ids = {name: torch.randint(0, size + 1, (2000,), generator=random) for name, size in SIZES.items()}

@@ -1,4 +1,4 @@
-"""export_model: what the job says of its files, and what becomes of bad input."""
+"""The job export_model: its figures, and errors for wrong input."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def exported(spark, trained_config, run, tmp_path_factory):
     return export_model(spark, with_values(trained_config, values))
 
 
-def test_the_job_says_what_the_files_are_worth(exported):
+def test_the_job_reports_files_differences_and_latency(exported):
     assert set(exported["files"]) == {"model.pt2", "model.onnx", "signature.json"}
     assert exported["domains"] == 5
     assert max(exported["largest_difference"].values()) < 1e-6
@@ -32,24 +32,22 @@ def test_the_job_says_what_the_files_are_worth(exported):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"export.max_gb": 1e-9}, r"export\.max_gb is 1e-09: raise it, name the domains to include"),
+        ({"export.max_gb": 1e-9}, r"export\.max_gb is 1e-09: raise it, list the domains to include"),
         ({"export.domains": ["no such"]}, "has no theta_i of no such"),
         ({"export.run_id": "no-such"}, "has no run no-such"),
     ],
 )
-def test_mistakes_are_named(spark, trained_config, run, tmp_path, change, message):
+def test_user_errors_name_the_setting(spark, trained_config, run, tmp_path, change, message):
     values = {"export.run_id": run["run_id"], "export.folder": str(tmp_path / "model")}
     with pytest.raises(MamdrError, match=message):
         export_model(spark, with_values(trained_config, values | change))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_with_something_else_is_refused_and_left_alone_and_an_earlier_export_replaced(
-    spark, trained_config, run, tmp_path
-):
+def test_export_replaces_an_earlier_export_but_no_other_folder(spark, trained_config, run, tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     values = {"export.run_id": run["run_id"], "export.folder": str(tmp_path), "export.onnx": False}
-    with pytest.raises(MamdrError, match=r"export\.folder: .* holds something that export_model did not write"):
+    with pytest.raises(MamdrError, match=r"export\.folder: .* holds files that export_model did not write"):
         export_model(spark, with_values(trained_config, values))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     (tmp_path / "thesis.tex").rename(tmp_path / "signature.json")
@@ -59,9 +57,9 @@ def test_a_folder_with_something_else_is_refused_and_left_alone_and_an_earlier_e
     assert not list(tmp_path.parent.glob(f".{tmp_path.name}.*"))
 
 
-def test_files_that_predict_otherwise_are_not_kept(spark, trained_config, run, tmp_path, monkeypatch):
+def test_files_with_different_predictions_are_not_kept(spark, trained_config, run, tmp_path, monkeypatch):
     values = {"export.run_id": run["run_id"], "export.folder": str(tmp_path / "model"), "export.onnx": False}
     monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
-    with pytest.raises(RuntimeError, match="predict otherwise than the run itself"):
+    with pytest.raises(RuntimeError, match="predictions of the exported files differ from those of the run"):
         export_model(spark, with_values(trained_config, values))
     assert not list(tmp_path.iterdir())

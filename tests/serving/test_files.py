@@ -1,4 +1,4 @@
-"""Exported files are called as docs/serving.md says, without this code, and predict as the run does."""
+"""Exported files predict as the run, called without this package as in docs/serving.md."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from mamdr_core.serving.scorer import Scorer
 from mamdr_core.training.package import load_shared
 from tests.serving.helpers import VECTORS, make_served
 
-pytestmark = pytest.mark.slow  # torch.export and its way to ONNX take ten seconds
+pytestmark = pytest.mark.slow  # torch.export and the conversion to ONNX take ten seconds
 
 DOCS = Path(__file__).resolve().parents[2] / "docs/serving.md"
 WITHOUT_THIS_CODE = """
@@ -29,13 +29,13 @@ sys.meta_path.insert(0, Block())
 
 
 def blocks(containing):
-    """The Python blocks of the page that hold a text."""
+    """The Python code blocks of the page that contain a text."""
     return [block for block in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S) if containing in block]
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A run, and its files as they are called."""
+    """A run, its folder, and the functions of its files."""
     folder = tmp_path_factory.mktemp("exported")
     served = make_served(folder / "package", name="star")
     network = ServedNetwork(served, load_shared(folder / "package"), served.specific(), VECTORS).eval()
@@ -44,7 +44,7 @@ def exported(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["model.pt2", "model.onnx"])
-def test_files_predict_as_the_run_does(exported, name):
+def test_exported_files_predict_as_the_run(exported, name):
     served, folder, called = exported
     assert (folder / "model" / name).stat().st_size > 1000
     assert compare(called[name], Scorer(served, VECTORS), served, [-1, 0, 3, 5]) < 1e-6
@@ -52,8 +52,8 @@ def test_files_predict_as_the_run_does(exported, name):
     assert 0 < latency["median"] <= latency["p99"]
 
 
-def test_the_ten_lines_of_the_docs_run_without_this_code(exported):
-    """With the declared features added, as the signature lists them, and a domain that exists."""
+def test_documented_code_calls_exported_files_without_this_package(exported):
+    """With the declared features of the signature added, and an existing domain."""
     served, folder, _ = exported
     (torch_lines,) = blocks("torch.export.load")
     (onnx_lines,) = blocks("onnxruntime")
@@ -78,7 +78,7 @@ def test_the_ten_lines_of_the_docs_run_without_this_code(exported):
         np.testing.assert_allclose(theirs, ours, atol=1e-6)
 
 
-def test_theta_i_of_one_domain_is_read_from_the_package_as_the_docs_say(exported):
+def test_documented_code_reads_theta_i_of_one_domain_from_the_package(exported):
     served, folder, _ = exported
     (lines,) = blocks("safe_open")
     names = {}

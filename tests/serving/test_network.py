@@ -1,4 +1,4 @@
-"""The module that is exported predicts as the run does, for every structure, with shards or without."""
+"""The exported module predicts as the run, for every structure, with replicated and sharded tables."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from tests.serving.helpers import LOOK, VECTORS, make_served
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_the_network_predicts_as_the_run_does_in_known_and_unknown_domains(tmp_path, name):
+def test_the_network_predicts_as_the_run_in_known_and_unknown_domains(tmp_path, name):
     served = make_served(tmp_path, name=name)
     network = ServedNetwork(served, load_shared(tmp_path), served.specific(), VECTORS).eval()
     difference = compare(network, Scorer(served, VECTORS), served, [-1, 0, 3, 5])
@@ -23,8 +23,8 @@ def test_the_network_predicts_as_the_run_does_in_known_and_unknown_domains(tmp_p
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_the_mixed_model_of_a_run_is_served_wherever_its_parts_were_saved(tmp_path, ranks):
-    """w_i, effects of users and items, and those of a user within a domain; domain 5 has no rows."""
+def test_a_mixed_model_saved_by_any_number_of_ranks_is_served(tmp_path, ranks):
+    """w_i, effects of users and items, and of a user within a domain; domain 5 has no rows."""
     served = make_served(tmp_path, ranks, method="mixed")
     mixed = served.mixed(served.engine(VECTORS))
     assert mixed.effects[2].variance > 0.1
@@ -67,7 +67,7 @@ def test_calibration_and_thinned_negatives_change_probabilities_alike_in_batches
             (each[domain + 1] for each in (CALIBRATION.slope_K, CALIBRATION.shift_K)) if calibration else (1, 0)
         )
         logits = before.logit()
-        if calibration is CURVED:  # by its points, with slope 1 beyond the first and the last
+        if calibration is CURVED:  # interpolated between its points, with slope 1 beyond the first and the last
             within = np.interp(logits, CURVE.knots_J, CURVE.values_J)
             logits = torch.from_numpy(within).float() + (logits - logits.clamp(-0.6, 0.1))
         probability = (slope * logits + shift).sigmoid()
@@ -78,8 +78,8 @@ def test_calibration_and_thinned_negatives_change_probabilities_alike_in_batches
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "deepfm"])
-def test_bags_sequences_and_vectors_are_exported_as_the_run_has_them(tmp_path, name):
-    """Some rows have no id at all in a bag or sequence, or ids beyond the vocabulary between known ones."""
+def test_bags_sequences_and_vectors_are_exported(tmp_path, name):
+    """Some rows have empty bags or sequences, or ids beyond the vocabulary between known ones."""
     served, vectors = make_served(tmp_path, several=True, name=name), VECTORS | LOOK
     shared = load_shared(tmp_path)
     network, scorer = ServedNetwork(served, shared, served.specific(), vectors).eval(), Scorer(served, vectors)
@@ -93,7 +93,7 @@ def test_bags_sequences_and_vectors_are_exported_as_the_run_has_them(tmp_path, n
 
 
 @pytest.mark.slow
-def test_exported_files_of_a_mixed_model_predict_as_the_run_does(tmp_path):
+def test_exported_files_of_a_mixed_model_predict_as_the_run(tmp_path):
     served = make_served(tmp_path, method="mixed", calibration=CURVED, negative_rate=0.5)
     mixed = served.mixed(served.engine(VECTORS))
     network = ServedNetwork(served, load_shared(tmp_path), {}, VECTORS, mixed, served.calibration()).eval()
@@ -101,7 +101,7 @@ def test_exported_files_of_a_mixed_model_predict_as_the_run_does(tmp_path):
         assert compare(call, Scorer(served, VECTORS), served, [-1, 0, 3, 5]) < 1e-5
 
 
-def test_theta_i_and_the_domain_make_a_difference(tmp_path):
+def test_predictions_depend_on_theta_i_and_the_domain(tmp_path):
     served = make_served(tmp_path)
     whole = ServedNetwork(served, load_shared(tmp_path), served.specific(), VECTORS).eval()
     without = ServedNetwork(served, load_shared(tmp_path), {}, VECTORS).eval()
@@ -111,7 +111,7 @@ def test_theta_i_and_the_domain_make_a_difference(tmp_path):
     assert compare(lambda features, domain: whole(features, domain + 1), scorer, served, [0]) > 1e-3
 
 
-def test_tables_in_files_of_several_ranks_are_looked_up_where_they_lie(tmp_path):
+def test_tables_are_read_from_the_files_of_several_ranks(tmp_path):
     whole, sharded = make_served(tmp_path / "whole"), make_served(tmp_path / "sharded", ranks=3)
     assert "shared-00002.safetensors" in sharded.files
     for name, table in whole.shared().tables.items():
@@ -121,7 +121,7 @@ def test_tables_in_files_of_several_ranks_are_looked_up_where_they_lie(tmp_path)
     assert compare(network, Scorer(sharded, VECTORS), sharded, [-1, 2]) < 1e-6
 
 
-def test_rows_of_users_in_theta_i_are_refused(tmp_path):
+def test_theta_i_with_rows_of_users_cannot_be_exported(tmp_path):
     served = make_served(tmp_path, touched=True)
     with pytest.raises(ValueError, match=r"theta_i of domain 0 holds rows of (user|item|weekday)"):
         ServedNetwork(served, load_shared(tmp_path), served.specific(), VECTORS)

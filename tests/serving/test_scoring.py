@@ -1,4 +1,4 @@
-"""score: the batch equals training's evaluation, what is not known has its own row, and a rerun replaces its batch."""
+"""The job score: predictions equal those of evaluation, unknown ids are scored, and a rerun replaces its batch."""
 
 import itertools
 from dataclasses import replace
@@ -35,14 +35,14 @@ def scored(spark, config, batch):
 
 
 def by_domain_and_key(frame, trained):
-    """Rows in the order of evaluation's columns."""
+    """Rows of a batch in the order of evaluation."""
     index = {domain: number for number, domain in enumerate(trained.pinned.domain_ids)}
     frame = frame.assign(index=frame["domain"].map(index), number=frame["key"].astype("int64"))
     return frame.sort_values(["index", "number"])
 
 
 @pytest.mark.parametrize("tables", ["replicated", "sharded"])
-def test_the_test_split_gets_the_probabilities_and_aucs_of_evaluation(spark, trained_config, run, tables):
+def test_scores_and_aucs_of_the_test_split_equal_those_of_evaluation(spark, trained_config, run, tables):
     if tables == "sharded":
         changed = {"train.tables": tables, "train.epochs": 1, "train.calibration": "platt", "train.negative_rate": 0.5}
         run = train_mamdr(spark, with_values(trained_config, changed))
@@ -52,7 +52,7 @@ def test_the_test_split_gets_the_probabilities_and_aucs_of_evaluation(spark, tra
     columns = trained.share.columns("test")
     engine = make_engine(trained.config, trained.pinned, trained.share, trained.device)
     logits = predict_domains(engine, trained.package.shared, trained.package.specific, columns, range(5))
-    if tables == "sharded":  # p of the whole log, of whose negatives half were left out
+    if tables == "sharded":  # scores are corrected for the half of the negatives that was not sampled
         domains, calibration = columns.ids["domain"] - 1, trained.package.calibration
         assert (calibration.slope_K > 0).all()
         logits = calibration.apply(logits, domains) + np.log(0.5)
@@ -73,7 +73,7 @@ def test_the_test_split_gets_the_probabilities_and_aucs_of_evaluation(spark, tra
 
 
 def write_requests(spark, config, rows):
-    """Raw rows to score, as the log has them: the hour and the weekday come from event_time."""
+    """Write raw rows to score; the hour and the weekday are computed from event_time."""
     frame = spark.createDataFrame(rows, "who string, item string, domain string, event_time string, n int")
     frame = frame.withColumn("event_time", F.col("event_time").cast("timestamp"))
     frame.coalesce(1).write.parquet(config.score.input.path)
@@ -95,7 +95,7 @@ def requests(spark, trained_config, run, tmp_path):
 
 
 def expect(spark, config, run, ids, hour, weekday):
-    """The probability by the engine itself: ids as rows of the tables, 0 being that of unknown ids."""
+    """The probability predicted by the engine; `ids` are rows of the tables, 0 for unknown ids."""
     trained = open_trained(spark, config, run["run_id"])
     engine = make_engine(trained.config, trained.pinned, trained.share, trained.device)
     mean, deviation = trained.pinned.numeric["hour"]
@@ -110,9 +110,7 @@ def expect(spark, config, run, ids, hour, weekday):
     return logit.double().sigmoid().item()
 
 
-def test_what_the_model_does_not_know_has_its_own_row_and_a_new_domain_gets_theta_s(
-    spark, trained_config, run, requests
-):
+def test_unknown_ids_read_row_zero_and_a_new_domain_has_only_theta_s(spark, trained_config, run, requests):
     config, (user, item, domain) = requests
     time = "2026-01-01 05:30:00"
     rows = [
@@ -145,7 +143,7 @@ def test_what_the_model_does_not_know_has_its_own_row_and_a_new_domain_gets_thet
     assert found.loc["2", "item"] is None
 
 
-def test_an_index_beyond_the_models_tables_is_unknown(spark, trained_config, run, requests):
+def test_indices_beyond_the_tables_of_the_model_are_unknown(spark, trained_config, run, requests):
     """As in a lake whose vocabularies have grown since the run was trained."""
     config, (user, item, domain) = requests
     rows = [(user, item, domain, "2026-01-01 05:30:00", 0)]
@@ -157,7 +155,7 @@ def test_an_index_beyond_the_models_tables_is_unknown(spark, trained_config, run
     assert (encoded["_user_index"], encoded["_item_index"], encoded["_domain_index"]) == (-1, 3, -1)
 
 
-def test_a_batch_that_is_run_again_is_replaced_and_others_stay(spark, trained_config, run):
+def test_a_rerun_replaces_its_batch_and_no_other(spark, trained_config, run):
     config = with_values(trained_config, {"score.run_id": run["run_id"], "score.batch": "2026-01-01"})
     first, other = score(spark, config), score(spark, with_values(config, {"score.batch": "2026-01-02"}))
     again = score(spark, config)
@@ -169,7 +167,7 @@ def test_a_batch_that_is_run_again_is_replaced_and_others_stay(spark, trained_co
     assert counts["2026-01-01"] == counts["2026-01-02"] == first["rows"]
 
 
-def test_where_other_rows_were_scored_than_counted_the_batch_stays_as_it_was(spark, trained_config, run, monkeypatch):
+def test_a_batch_is_unchanged_if_its_input_changes_while_it_is_scored(spark, trained_config, run, monkeypatch):
     config = with_values(trained_config, {"score.run_id": run["run_id"], "score.batch": "kept"})
     score(spark, config)
     scores = Lake(spark, config.lake.root).read("scores").where("batch = 'kept'")
@@ -181,8 +179,8 @@ def test_where_other_rows_were_scored_than_counted_the_batch_stays_as_it_was(spa
     assert sorted(map(str, scores.collect())) == before
 
 
-def test_a_giant_domain_is_split_and_the_rows_of_a_domain_are_together(spark):
-    """Also where the session has Spark's adaptive execution off."""
+def test_a_large_domain_is_split_over_tasks_and_small_ones_are_not(spark):
+    """Also in a session without adaptive execution."""
     domain = F.when(F.col("id") % 10 == 0, F.col("id") % 7 + 1).otherwise(0).cast("int").alias(index_of("domain"))
     rows = spark.range(0, 200_000, 1, 4).select("id", domain)
     with overriding(spark, {"spark.sql.adaptive.enabled": "false"}):
@@ -213,7 +211,7 @@ def test_rows_with_long_bags_are_scored_in_smaller_batches(lengths, weights, row
 
 
 def score_all_pairs(spark, config, users, items):
-    """By key of users' rows, the score of each candidate by plain `score`."""
+    """By key of a user's row, the score of each candidate, from scoring all pairs as rows."""
     config = with_values(config, {"score.input.path": f"{config.score.input.path}_pairs", "score.batch": "pairs"})
     write_requests(spark, config, [(who, item, of, time, n) for who, of, time, n in users for item in items[of]])
     score(spark, config)
@@ -221,7 +219,7 @@ def score_all_pairs(spark, config, users, items):
     return {key: rows.set_index("item")["score"] for key, rows in found.groupby("key")}
 
 
-def test_the_best_candidates_of_a_user_are_those_of_scoring_all_pairs(spark, trained_config, run, requests):
+def test_top_k_equals_the_best_scores_of_all_pairs(spark, trained_config, run, requests):
     config, (_, _, domain) = requests
     lake = Lake(spark, config.lake.root)
     ids = {name: [row["id"] for row in lake.read(f"{name}s").orderBy("index").collect()] for name in ("user", "item")}
@@ -235,8 +233,8 @@ def test_the_best_candidates_of_a_user_are_those_of_scoring_all_pairs(spark, tra
     rows += [rows[0], (ids["item"][3], "no such domain"), (None, domain)]
     path = f"{config.score.input.path}_candidates"
     spark.createDataFrame(rows, "item string, scene string").coalesce(1).write.parquet(path)
-    lost = [(ids["user"][0], empty, time, 92), (ids["user"][0], "a new domain", time, 93), ("u", None, time, 94)]
-    write_requests(spark, config, [(who, None, of, at, n) for who, of, at, n in [*users, *lost]])
+    no_items = [(ids["user"][0], empty, time, 92), (ids["user"][0], "a new domain", time, 93), ("u", None, time, 94)]
+    write_requests(spark, config, [(who, None, of, at, n) for who, of, at, n in [*users, *no_items]])
     values = {"score.top_k": 5, "score.candidates.path": path, "score.candidates.columns.domain": "scene"}
     figures = score(spark, with_values(config, values))
     names = ("users", "users_of_unknown_domains", "users_without_candidates", "candidates", "candidates_left_out")
@@ -270,10 +268,10 @@ def test_the_best_candidates_of_a_user_are_those_of_scoring_all_pairs(spark, tra
         ({"score.input.path": "/nowhere/rows"}, r"^score\.input\.path: /nowhere/rows matches nothing$"),
         ({"score.input.columns.user": "whom"}, r"^score\.input\.columns\.user: 'whom' names no existing column"),
         ({"score.run_id": "no-such"}, "has no run no-such"),
-        ({"score.batch": "x' OR true"}, r"score\.batch: .* must be of letters"),
+        ({"score.batch": "x' OR true"}, r"score\.batch: .* must consist of letters"),
     ],
 )
-def test_mistakes_are_named(spark, requests, change, message):
+def test_user_errors_name_the_setting(spark, requests, change, message):
     config, (user, item, domain) = requests
     write_requests(spark, config, [(user, item, domain, None, 0)])
     with pytest.raises(MamdrError, match=message):
