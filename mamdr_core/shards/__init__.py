@@ -1,1 +1,1 @@
-"""From one pinned Delta version to columns in memory."""
+"""Reads one pinned Delta version of the examples into columns in memory."""

@@ -1,4 +1,4 @@
-"""Where a rank's large arrays lie: in memory, or in memory-mapped scratch files that the kernel pages in and out."""
+"""Storage of a rank's large arrays: in memory, or in memory-mapped scratch files that the kernel pages in and out."""
 
 import logging
 import mmap
@@ -19,14 +19,14 @@ _IN_MEMORY = ("tmpfs", "ramfs")
 
 
 class Arrays:
-    """Makes large arrays.
+    """Allocates large arrays.
 
-    A mapped array is used like any other; its pages are cache, which the kernel takes back when memory is short. Its
-    file has no name in the folder, so that a rank that dies leaves nothing behind.
+    A mapped array is used like any other; the kernel evicts its pages when memory is short. Its file is unlinked, so
+    that a failed rank leaves no files.
 
     Args:
-        mapped: memory-map them instead of keeping them in memory.
-        folder: of the mapped files, on a disk; empty: the system's temporary folder.
+        mapped: memory-map the arrays instead of keeping them in memory.
+        folder: folder of the mapped files, on a disk; empty: the system's temporary folder.
     """
 
     def __init__(self, mapped: bool = False, folder: str = "") -> None:
@@ -36,38 +36,43 @@ class Arrays:
             warn_if_in_memory(folder, "train.host_memory")
 
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        """An array of any content, to be filled.
+        """An array with undefined content.
 
         Raises:
             MamdrError: the folder does not exist, cannot be written or is full.
         """
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         if not self.mapped or not size:
-            return np.empty(shape, dtype)  # numpy asks for huge pages here, not for np.zeros: six times as fast to fill
+            return np.empty(shape, dtype)  # uses huge pages, unlike np.zeros: filling it is six times as fast
         try:
             with tempfile.TemporaryFile(dir=self.folder) as file:
                 os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error here, not a signal later
                 pages = mmap.mmap(file.fileno(), size)
         except OSError as error:
             raise MamdrError(
-                f"train.scratch: no room for {size / 1e9:.3g} GB in {self.folder} ({error.strerror}): name a folder on "
-                "a disk with room, or raise train.host_memory or train.ranks"
+                f"train.scratch: cannot allocate {size / 1e9:.3g} GB in {self.folder} ({error.strerror}): choose a "
+                "folder on a disk with more space, or raise train.host_memory or train.ranks"
             ) from None
         return np.frombuffer(pages, dtype).reshape(shape)
 
 
 def warn_if_in_memory(folder: str, bound: str) -> None:
-    """Log where a scratch folder does not keep the setting that bounds memory."""
+    """Warn if a scratch folder is in memory, where it makes a bound of memory ineffective.
+
+    Args:
+        folder: the scratch folder; empty: the system's temporary folder.
+        bound: config key of the bound.
+    """
     folder = folder or tempfile.gettempdir()
     kind = file_system(folder)
     if kind in _IN_MEMORY:
         logger.warning(
-            "train.scratch: %s lies in memory (%s), so %s bounds nothing: name a folder on a disk", folder, kind, bound
+            "train.scratch: %s is in memory (%s), so %s has no effect: choose a folder on a disk", folder, kind, bound
         )
 
 
 def file_system(folder: str) -> str:
-    """The kind of file system that a folder lies on, e.g. ext4 or tmpfs; empty where the system does not tell.
+    """The type of a folder's file system, e.g. ext4 or tmpfs; empty on systems without /proc.
 
     Example:
         >>> file_system("/dev/shm")  # doctest: +SKIP
@@ -79,5 +84,5 @@ def file_system(folder: str) -> str:
     kind_of = {}
     for line in MOUNTS.read_text(encoding="utf-8").splitlines():
         _, mounted, kind, *_ = line.split(" ")
-        kind_of[mounted.replace("\\040", " ")] = kind  # of several on one point, the last one is seen
+        kind_of[mounted.replace("\\040", " ")] = kind  # the last mount on a path hides earlier ones
     return next((kind_of[str(parent)] for parent in (path, *path.parents) if str(parent) in kind_of), "")

@@ -1,4 +1,7 @@
-"""Rows put in their places as they are read: sorted by domain and key, without a copy of the whole."""
+"""Writes rows to their final positions as they are read, sorted by domain and key, without a second copy of all rows.
+
+Shape suffixes: n domains, d domains of a file.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,26 +21,26 @@ from schemas import SAMPLE_WEIGHT, weights_of
 Ints = NDArray[np.int64]
 Rows = slice | Ints
 SHORT_RUN = 32
-"""Runs of fewer rows on average are copied row by row."""
+"""Runs with fewer rows on average are copied by index instead of by slices."""
 
 
 class ColumnsFiller:
-    """Columns of counted sizes, filled in place, file by file; several threads may fill from a file each.
+    """Columns of known sizes, filled in place file by file; several threads may each fill from one file.
 
-    Files are sorted by domain and key, so what is read is a few runs of rows, each of which goes where its domain's
-    rows of the file continue. Only domains whose keys then do not ascend, those of several files above all, are sorted.
+    Files are sorted by domain and key, so a batch consists of a few runs of rows, which are appended to the rows of
+    their domain and file. Only domains whose keys are then not ascending are sorted, mostly those of several files.
 
     Args:
-        counts_n: rows that will come by domain, int64 [n].
-        sizes: vocabulary size by id column.
+        counts_n: number of rows by domain, int64 [n].
+        sizes: vocabulary size by id column, bags and sequences included.
         numeric: by numeric feature, mean and standard deviation.
-        arrays: where the columns lie.
+        arrays: allocates the columns.
         has_weights: whether rows have weights.
-        several: the bags and sequences, of which `sizes` has the sizes too.
-        keep_keys: whether domains can be sorted by key at the end. If false, rows must arrive sorted: see `lost_keys`.
+        several: the bags and sequences.
+        keep_keys: whether keys are kept, to sort domains at the end; if false, rows must be read in order of keys.
 
     Attributes:
-        lost_keys: whether rows of a domain came in another order, and their keys were not kept.
+        lost_keys: whether rows of a domain were not in order of keys, and keys were not kept.
     """
 
     def __init__(
@@ -64,37 +67,37 @@ class ColumnsFiller:
         self.lost_keys = False
         self._probability = arrays.empty(rows, np.float64)
         self._weights = arrays.empty(rows, np.float32) if has_weights else None
-        self._unknown = rows == 0  # no true probability, or not of every row
+        self._lacks_probability = rows == 0  # some rows have no true probability
 
     @property
     def reserved(self) -> bool:
-        """Whether the opened files hold of every domain as many rows as were counted."""
+        """Whether the opened files have as many rows of each domain as `counts_n`."""
         return np.array_equal(self._next_n, self._offsets[1:])
 
     def open_file(self, domains: NDArray[np.int32], rows: Ints) -> "FilePlaces":
-        """Reserve the places of a file's rows; files are opened one after the other.
+        """Reserve positions for a file's rows; files must be opened one after another.
 
         Args:
-            domains: whose rows are wanted, ascending, int32 [d].
-            rows: how many of each the file holds, [d].
+            domains: the rank's domains in the file, ascending, int32 [d].
+            rows: number of rows of each in the file, [d].
         """
         first = self._next_n[domains]
-        self._unsorted_n[domains[first > self._offsets[domains]]] = True  # it continues another file's
+        self._unsorted_n[domains[first > self._offsets[domains]]] = True  # another file has rows of the domain
         self._next_n[domains] += rows
         return FilePlaces(domains, first, first + rows)
 
     def add(self, places: "FilePlaces", batch: pa.RecordBatch) -> None:
-        """Put rows of a file in their places, passing over those of other domains.
+        """Write rows of a file to their positions; rows of other ranks' domains are skipped.
 
         Args:
-            places: of the file.
+            places: the file's positions.
             batch: the id columns, label, key, true_probability, sample weights if there are any, and the features.
 
         Raises:
-            MamdrError: an index beyond its vocabulary.
+            MamdrError: an index is not below the vocabulary's size.
         """
         domains = batch.column("domain").to_numpy(zero_copy_only=False)
-        if (domains[1:] < domains[:-1]).any():  # not as build_examples writes it: files put together?
+        if (domains[1:] < domains[:-1]).any():  # not written by build_examples, e.g. compacted by another writer
             batch = batch.take(pa.array(np.argsort(domains, kind="stable")))
         lists = [name for name in batch.schema.names if pa.types.is_list(batch.schema.field(name).type)]
         read = {
@@ -102,14 +105,16 @@ class ColumnsFiller:
             for name in batch.schema.names
         }
         for name, size in self._sizes.items():
-            least = 0 if name == "domain" or name in lists else -1  # -1: unknown, which neither ever is
+            least = 0 if name == "domain" or name in lists else -1  # -1: unknown; domains and lists have no unknown ids
             if len(read[name]) and not least <= read[name].min() <= read[name].max() < size:
-                raise MamdrError(f"examples have a {name} beyond its {size} values: run build_examples again")
+                raise MamdrError(
+                    f"examples have an index of {name} beyond its vocabulary of {size} values: run build_examples again"
+                )
         moves, unsorted = places.take(read["domain"], read["key"])
         self._unsorted_n[unsorted] = True
         if self._several:
             self._add_lists(batch, read, moves)
-        # Column by column: what a column is made of stays in the core's cache until it is written.
+        # Column by column, so that a column's values are in the core's cache when they are written.
         for name, column in self._ids.items():
             if name not in lists:
                 _move_ids(read[name], column, moves)
@@ -124,17 +129,17 @@ class ColumnsFiller:
             weights = read[SAMPLE_WEIGHT]
             _move(np.where(np.isnan(weights), 1, weights), self._weights, moves)  # null is 1
         probability = read["true_probability"]
-        if np.isnan(probability.sum()) and any(np.isnan(probability[here]).any() for here, _ in moves):
-            self._unknown = True
-        if not self._unknown:
+        if np.isnan(probability.sum()) and any(np.isnan(probability[source]).any() for source, _ in moves):
+            self._lacks_probability = True
+        if not self._lacks_probability:
             _move(probability, self._probability, moves)
 
     def _add_lists(
         self, batch: pa.RecordBatch, read: Mapping[str, NDArray[Any]], moves: Sequence[tuple[Rows, Rows]]
     ) -> None:
         rows = np.full(len(batch), -1)
-        for here, there in moves:
-            rows[here] = np.arange(there.start, there.stop) if isinstance(there, slice) else there
+        for source, target in moves:
+            rows[source] = np.arange(target.start, target.stop) if isinstance(target, slice) else target
         for feature in self._several:
             lists = Ragged(batch.column(feature.name), feature.length, newest=feature.kind == "sequence")
             lists.put(read[feature.name] + 1, self._ids[feature.name], rows)
@@ -142,9 +147,9 @@ class ColumnsFiller:
                 lists.put(read[weights_of(feature.name)], self._bag_weights[feature.name], rows)
 
     def finish(self) -> Columns:
-        """The columns; all files must be complete."""
+        """The columns, sorted by domain and key; all files must be complete."""
         columns = [*self._ids.values(), *self._bag_weights.values(), self._standardised, self._labels]
-        if not self._unknown:
+        if not self._lacks_probability:
             columns.append(self._probability)
         if self._weights is not None:
             columns.append(self._weights)
@@ -159,19 +164,19 @@ class ColumnsFiller:
             numeric=torch.from_numpy(self._standardised),
             labels=torch.from_numpy(self._labels),
             offsets=torch.from_numpy(self._offsets),
-            true_probability=None if self._unknown else torch.from_numpy(self._probability),
+            true_probability=None if self._lacks_probability else torch.from_numpy(self._probability),
             weights=None if self._weights is None else torch.from_numpy(self._weights),
             bag_weights={name: torch.from_numpy(weights) for name, weights in self._bag_weights.items()},
         )
 
 
 class FilePlaces:
-    """Where the next rows of each domain of a file go.
+    """The positions in the columns of a file's rows.
 
     Args:
         domains: ascending, int32 [d].
-        first: where the file's rows of each domain begin in the columns, [d].
-        last: where they end, [d].
+        first: position of the file's first row of each domain, [d].
+        last: end of the file's rows of each domain, [d].
     """
 
     def __init__(self, domains: NDArray[np.int32], first: Ints, last: Ints) -> None:
@@ -181,28 +186,28 @@ class FilePlaces:
 
     @property
     def expected(self) -> int:
-        """Rows that were counted."""
+        """Number of rows according to the table's statistics."""
         return int((self._last - self._first).sum())
 
     @property
     def taken(self) -> int:
-        """Rows that came, those beyond the counted ones included."""
+        """Number of rows that were read, unexpected ones included."""
         return int((self._next - self._first).sum())
 
     @property
     def complete(self) -> bool:
-        """Whether of every domain as many rows came as were counted."""
+        """Whether the expected number of rows of each domain was read."""
         return np.array_equal(self._next, self._last)
 
     def take(self, domain: NDArray[np.int32], key: Ints) -> tuple[list[tuple[Rows, Rows]], NDArray[np.int32]]:
-        """Take places for the next rows.
+        """Assign positions to the next rows of the file.
 
         Args:
-            domain: of each row, ascending, [B].
-            key: of each row, [B].
+            domain: domain of each row, ascending, [B].
+            key: key of each row, [B].
 
         Returns:
-            Which rows go where, and the domains whose keys do not ascend.
+            Pairs of rows of the batch and their positions, and the domains whose keys are not ascending.
         """
         same = domain[1:] == domain[:-1]
         edges = np.flatnonzero(~same) + 1
@@ -210,7 +215,7 @@ class FilePlaces:
         places = np.minimum(np.searchsorted(self._domains, domain[starts]), len(self._domains) - 1)
         mine = self._domains[places] == domain[starts]
         starts, stops, places = starts[mine], stops[mine], places[mine]
-        there = self._next[places]
+        targets = self._next[places]
         self._next[places] += stops - starts
         within = domain[1:][same & (key[1:] < key[:-1])]
         unsorted = [
@@ -219,20 +224,20 @@ class FilePlaces:
         ]
         self._last_key[places] = key[stops - 1]
         fits = self._next[places] <= self._last[places]
-        return _pair(starts[fits], stops[fits], there[fits]), np.concatenate(unsorted)
+        return _moves_of(starts[fits], stops[fits], targets[fits]), np.concatenate(unsorted)
 
 
-def _pair(starts: Ints, stops: Ints, there: Ints) -> list[tuple[Rows, Rows]]:
-    """Runs as pairs of slices from and to, neighbours put together; one pair of positions where runs are short."""
+def _moves_of(starts: Ints, stops: Ints, targets: Ints) -> list[tuple[Rows, Rows]]:
+    """Pairs of source and target slices, with adjacent runs merged, or one pair of index arrays for short runs."""
     if not len(starts):
         return []
-    shift = there - starts
+    shift = targets - starts
     first = np.append(True, (starts[1:] != stops[:-1]) | (shift[1:] != shift[:-1]))
     starts, shift, stops = starts[first], shift[first], stops[np.append(first[1:], True)]
     lengths = stops - starts
     if len(starts) * SHORT_RUN > lengths.sum():
-        here = np.arange(lengths.sum()) + np.repeat(starts - (lengths.cumsum() - lengths), lengths)
-        return [(here, here + np.repeat(shift, lengths))]
+        sources = np.arange(lengths.sum()) + np.repeat(starts - (lengths.cumsum() - lengths), lengths)
+        return [(sources, sources + np.repeat(shift, lengths))]
     return [
         (slice(start, stop), slice(start + by, stop + by))
         for start, stop, by in zip(starts.tolist(), stops.tolist(), shift.tolist(), strict=True)
@@ -240,24 +245,29 @@ def _pair(starts: Ints, stops: Ints, there: Ints) -> list[tuple[Rows, Rows]]:
 
 
 def _move(values: NDArray[Any], column: NDArray[Any], moves: Sequence[tuple[Rows, Rows]]) -> None:
-    """Put values of a batch in their places of a column."""
-    for here, there in moves:
-        column[there] = values[here]
+    """Copy values of a batch to their positions in a column."""
+    for source, target in moves:
+        column[target] = values[source]
 
 
 def _move_ids(indices: NDArray[Any], column: NDArray[np.int32], moves: Sequence[tuple[Rows, Rows]]) -> None:
-    """Put indices of a batch in their places of a column, 1 higher, without a copy between the two."""
-    for here, there in moves:
-        if isinstance(there, slice):
-            np.add(indices[here], 1, out=column[there], casting="same_kind")
+    """Copy indices of a batch, increased by 1, to their positions in a column, without a temporary array for slices."""
+    for source, target in moves:
+        if isinstance(target, slice):
+            np.add(indices[source], 1, out=column[target], casting="same_kind")
         else:
-            column[there] = indices[here] + 1
+            column[target] = indices[source] + 1
 
 
 def standardise(values: NDArray[Any], mean: float, deviation: float) -> NDArray[np.float64]:
-    """Mean 0 and deviation 1 over the train split, missing values at the mean."""
-    made = np.subtract(values, mean, dtype=np.float64)
-    made /= deviation
+    """Scale values to mean 0 and standard deviation 1; missing and infinite values become 0.
+
+    Args:
+        values: of any shape.
+        mean, deviation: over the train split.
+    """
+    scaled = np.subtract(values, mean, dtype=np.float64)
+    scaled /= deviation
     if not np.isfinite(values.sum()):
-        made[~np.isfinite(made)] = 0.0
-    return made
+        scaled[~np.isfinite(scaled)] = 0.0
+    return scaled

@@ -27,14 +27,14 @@ from schemas import SAMPLE_WEIGHT, TABLES, examples_table, weights_of
 logger = logging.getLogger(__name__)
 
 GB = 1e9
-MOST_THREADS = 4
-"""Files read at a time by a rank, at most."""
+MAX_THREADS = 4
+"""Largest number of files that a rank reads concurrently."""
 _ROW_BYTES = 4 + 8 + 16
-"""Of a row beside its ids and numeric features: label, true probability, and its key or its places in two orders."""
+"""Bytes of a row besides ids and numeric features: label, true probability, and its key or its place in two orders."""
 
 
 class Share:
-    """What one rank reads of a pinned version.
+    """The part of a pinned version that one rank reads.
 
     Args:
         pinned: the version.
@@ -42,12 +42,12 @@ class Share:
         own: by domain, whether its rows belong to the rank, [n].
         host_memory: GB that rows and vectors may take in memory; a larger share is memory-mapped. 0: no bound.
         scratch: folder of the mapped files; empty: the system's temporary folder.
-        reader: what reads the row groups.
+        reader: library that reads the row groups.
 
     Attributes:
-        column_names: what is read of the examples.
-        arrays: makes the arrays that grow with the rows.
-        figures: what has been read so far.
+        column_names: columns that are read from examples.
+        arrays: allocates the arrays that grow with the rows.
+        figures: counts of the data read so far.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Share:
             )  # fmt: skip
 
     def needed_bytes(self) -> int:
-        """Bytes of the rows of all splits and of the vectors."""
+        """Size in bytes of the rows of all splits and of the vectors."""
         rows = sum(int(counts[self._own].sum()) for counts in self._pinned.counts.values())
         single = len(self._ids) - len(self._several) + len(self._pinned.numeric) + self._pinned.has_weights
         lists = sum(feature.length * (2 if feature.weights else 1) for feature in self._several)
@@ -87,47 +87,47 @@ class Share:
         return rows * width + vectors
 
     def row_groups(self, split: str) -> list[RowGroup]:
-        """The row groups that hold the rank's rows of a split, counted in `figures` as read."""
+        """The row groups that contain the rank's rows of a split; they are counted in `figures` as read."""
         return find_row_groups(self._files(split), self._own, self.column_names, self.figures)
 
     def columns(self, split: str) -> Columns:
-        """Read the rank's rows of a split, from the row groups that hold them.
+        """Read the rank's rows of a split, from the row groups that contain them.
 
         Args:
             split: train, val or test.
 
         Returns:
-            Rows sorted by domain, inside a domain by key: the same order however they were packed into files.
+            Rows sorted by domain and key, an order that does not depend on the files.
 
         Raises:
-            MamdrError: files are gone or changed, examples do not fit their vocabularies, or no room in `scratch`.
+            MamdrError: files were removed or changed, indices exceed their vocabularies, or `scratch` is full.
         """
-        held = [file.domains[self._own[file.domains]] for file in self._files(split)]
-        are_shared = bool(held) and bool((np.bincount(np.concatenate(held)) > 1).any())
-        filler = self._filled(split, keep_keys=are_shared)
-        if filler.lost_keys:  # a file that is not as build_examples writes it
-            logger.info("rows of a domain are not sorted by key: the %s split is read again, and sorted", split)
+        domains = [file.domains[self._own[file.domains]] for file in self._files(split)]
+        are_shared = bool(domains) and bool((np.bincount(np.concatenate(domains)) > 1).any())
+        filler = self._read(split, keep_keys=are_shared)
+        if filler.lost_keys:  # a file that build_examples did not write
+            logger.info("rows of a domain are not sorted by key: reading the %s split again to sort them", split)
             del filler
-            filler = self._filled(split, keep_keys=True)
+            filler = self._read(split, keep_keys=True)
         columns = filler.finish()
         if split == "train":
             self._warn_of_zero_weights(columns)
         return columns
 
     def _warn_of_zero_weights(self, columns: Columns) -> None:
-        """Warn of domains whose training rows all have weight 0: they are read, and learn nothing."""
+        """Warn about domains whose training rows all have weight 0, so that nothing is learned from them."""
         if columns.weights is None:
             return
         total_n = np.bincount(columns.ids["domain"].numpy() - 1, columns.weights.numpy(), len(columns.offsets) - 1)
         unweighted = columns.occupied[total_n[columns.occupied] == 0]
         if len(unweighted):
             logger.warning(
-                "the training rows of %d domains, such as %s, all have weight 0: these domains learn nothing",
+                "the training rows of %d domains, such as %s, all have weight 0: nothing is learned from these domains",
                 len(unweighted), self._pinned.domain_ids[unweighted[0]],
             )  # fmt: skip
 
-    def _filled(self, split: str, keep_keys: bool) -> ColumnsFiller:
-        """Columns of a split; rows of domains that several files hold are not sorted by key yet."""
+    def _read(self, split: str, keep_keys: bool) -> ColumnsFiller:
+        """Read the columns of a split; domains of several files are not sorted by key yet."""
         pinned, files = self._pinned, self._files(split)
         counts = np.where(self._own, pinned.counts[split], 0)
         sizes = {name: pinned.sizes[name] for name in self._ids}
@@ -135,8 +135,8 @@ class Share:
         filler = ColumnsFiller(counts, sizes, numeric, self.arrays, weights, self._several, keep_keys)
         places: dict[str, FilePlaces] = {}
         for file in files:
-            mine = self._own[file.domains]
-            places[file.url] = filler.open_file(file.domains[mine], file.rows[mine])
+            own = self._own[file.domains]
+            places[file.url] = filler.open_file(file.domains[own], file.rows[own])
         found = sum(file.expected for file in places.values())
         if filler.reserved:
             self._fill(filler, places, {file.url: file.days for file in files}, self.row_groups(split))
@@ -144,7 +144,7 @@ class Share:
         if not (filler.reserved and all(file.complete for file in places.values())):
             raise MamdrError(
                 f"read {found} {split} rows of examples version {pinned.versions['examples']}, expected "
-                f"{counts.sum()}: were its files removed? Run build_examples, or keep versions longer"
+                f"{counts.sum()}: were its files removed? Run build_examples, or increase the retention of versions"
             )
         return filler
 
@@ -155,18 +155,18 @@ class Share:
         days: Mapping[str, tuple[int, int] | None],
         groups: Sequence[RowGroup],
     ) -> None:
-        """Read row groups, each thread those of some files."""
-        threads = min(MOST_THREADS, pa.cpu_count(), len(places)) or 1
-        part_of = {url: number % threads for number, url in enumerate(places)}
+        """Read row groups in several threads, each of which reads some of the files."""
+        threads = min(MAX_THREADS, pa.cpu_count(), len(places)) or 1
+        thread_of = {url: number % threads for number, url in enumerate(places)}
         table = examples_table(self._features, self._pinned.has_weights)
         pace = Pace("reading", sum(file.expected for file in places.values()))
 
-        def read(part: int) -> None:
-            mine = [group for group in groups if part_of[group.url] == part]
-            for url, batch in read_batches(mine, table, self.column_names, self._reader):
+        def read(thread: int) -> None:
+            own = [group for group in groups if thread_of[group.url] == thread]
+            for url, batch in read_batches(own, table, self.column_names, self._reader):
                 file = places[url]
-                if chosen := days[url]:
-                    batch = _of_days(batch, *chosen)
+                if limits := days[url]:
+                    batch = _select_days(batch, *limits)
                 before = file.taken
                 if len(batch):
                     filler.add(file, batch)
@@ -179,52 +179,49 @@ class Share:
         return [file for file in self._pinned.files if file.split == split and self._own[file.domains].any()]
 
     def vectors(self, trainable: bool | None = None) -> dict[str, Tensor]:
-        """The vectors by feature, float32 [vocabulary + 1, size]; zeros for ids without one, and for row 0.
+        """The vectors by feature, float32 [vocabulary + 1, size]; zeros in row 0 and for ids without a vector.
 
         Args:
-            trainable: those that are trained, or those that are fixed; None: all.
+            trainable: return trained vectors only, or fixed ones only; None: all.
 
         Raises:
             MamdrError: the lake holds no vectors of that name and length.
         """
-        asked = [feature for feature in self._features if feature.kind == "vector"]
-        asked = [feature for feature in asked if trainable is None or feature.trainable == trainable]
+        features = [
+            feature
+            for feature in self._features
+            if feature.kind == "vector" and (trainable is None or feature.trainable == trainable)
+        ]
         tables = {}
-        for feature in asked:
+        for feature in features:
             tables[feature.name] = self.arrays.empty((self._pinned.sizes[feature.of] + 1, feature.size), np.float32)
             tables[feature.name].fill(0.0)
         for of, urls in self._pinned.vector_files.items():
             declared = TABLES[f"{of}_features"]
-            wanted = [feature for feature in asked if feature.of == of]
-            if not wanted:
-                continue
-            found = set()
-            groups = all_row_groups(urls, self.figures)
-            for _, read in read_batches(groups, declared, ["index", "name", "vector"], self._reader):
-                for feature in wanted:
-                    mine = read.filter(pc.equal(read.column("name"), feature.name))
-                    if len(mine) and _put_vectors(mine, tables[feature.name]):
-                        found.add(feature.name)
-            for feature in wanted:
-                if feature.name not in found:
-                    raise MamdrError(
-                        f"{declared.name} holds no vectors {feature.name} of length {feature.size}: run build_examples "
-                        "again"
-                    )
+            missing = {feature.name: feature.size for feature in features if feature.of == of}
+            names = list(missing)
+            groups = all_row_groups(urls, self.figures) if names else []
+            for _, batch in read_batches(groups, declared, ["index", "name", "vector"], self._reader):
+                for name in names:
+                    rows = batch.filter(pc.equal(batch.column("name"), name))
+                    if len(rows) and _write_vectors(rows, tables[name]):
+                        missing.pop(name, None)
+            for name, size in missing.items():
+                raise MamdrError(f"{declared.name} holds no vectors {name} of length {size}: run build_examples again")
         return {name: torch.from_numpy(vectors) for name, vectors in tables.items()}
 
 
-def _of_days(batch: pa.RecordBatch, first: int, last: int) -> pa.RecordBatch:
+def _select_days(batch: pa.RecordBatch, first: int, last: int) -> pa.RecordBatch:
     """The rows of some days (days since 1970), without `ds`."""
     day = batch.column("ds").cast(pa.int32())
-    chosen = pc.and_(pc.greater_equal(day, first), pc.less_equal(day, last))
-    return batch.select([name for name in batch.schema.names if name != "ds"]).filter(chosen)
+    selected = pc.and_(pc.greater_equal(day, first), pc.less_equal(day, last))
+    return batch.select([name for name in batch.schema.names if name != "ds"]).filter(selected)
 
 
-def _put_vectors(read: pa.RecordBatch, table_VD: NDArray[Any]) -> bool:
-    """Put vectors in the rows of their indices, unless their length is not the table's."""
-    vectors = read.column("vector")
+def _write_vectors(rows: pa.RecordBatch, table_VD: NDArray[Any]) -> bool:
+    """Write vectors to the rows of their indices; returns False if their length differs from the table's."""
+    vectors = rows.column("vector")
     if (np.diff(vectors.offsets) != table_VD.shape[1]).any():
         return False
-    table_VD[read.column("index").to_numpy() + 1] = vectors.flatten().to_numpy().reshape(-1, table_VD.shape[1])
+    table_VD[rows.column("index").to_numpy() + 1] = vectors.flatten().to_numpy().reshape(-1, table_VD.shape[1])
     return True

@@ -1,4 +1,4 @@
-"""Row groups read through Petastorm's batch reader; the one module that imports Petastorm."""
+"""Reads row groups through Petastorm's batch reader; the only module that imports Petastorm."""
 
 import logging
 import queue
@@ -15,7 +15,7 @@ from mamdr_core.shards.reading import RowGroupRun, locate, read_run
 from schemas import Table
 
 with warnings.catch_warnings():
-    # Petastorm's own import of deprecated names; nothing that a user can mend.
+    # Petastorm imports deprecated names, which users cannot fix.
     warnings.simplefilter("ignore")
     from petastorm.arrow_reader_worker import ArrowReaderWorker
     from petastorm.reader import Reader
@@ -23,10 +23,10 @@ with warnings.catch_warnings():
     from petastorm.workers_pool import EmptyResultError
     from pyarrow.filesystem import FileSystem
 
-# Petastorm notes at every reader that it did not write the files itself.
+# Petastorm logs for each reader that the files have no metadata of its own.
 logging.getLogger("petastorm").setLevel(logging.WARNING)
 
-_QUIET = threading.Lock()  # which warnings are shown is a matter of the process, not of a thread
+_WARNINGS = threading.Lock()  # warning filters belong to the process, not to a thread
 
 _NUMPY_TYPES = {
     "string": np.str_,
@@ -57,8 +57,8 @@ def read_runs(runs: Sequence[RowGroupRun], table: Table, columns: Sequence[str])
     """Read columns of some row groups, in the given order and in the caller's thread.
 
     Args:
-        runs: at least one; all files are on a disk, or all in one bucket.
-        table: their declaration.
+        runs: at least one; all files must be local, or all in one bucket.
+        table: declaration of the files' table.
         columns: names of columns.
     """
     with _RunReader(runs, unischema(table, columns)) as reader:
@@ -66,38 +66,38 @@ def read_runs(runs: Sequence[RowGroupRun], table: Table, columns: Sequence[str])
 
 
 class _RunReader(Reader):  # type: ignore[misc]  # petastorm has no types
-    """The reader that make_batch_reader makes, over chosen runs of row groups, each as Arrow record batches.
+    """The reader of `make_batch_reader`, for selected runs of row groups, each returned as Arrow record batches.
 
-    make_batch_reader has no argument for row groups, and its selectors need an index that only Petastorm writes. It
-    deals the first row group of each run, for its whole run: its ventilator sleeps 10 ms whenever three wait, which is
-    several times what a small row group takes to read.
+    `make_batch_reader` has no argument for row groups, and its selectors need an index that only Petastorm writes. One
+    work item stands for a whole run, because Petastorm's ventilator sleeps 10 ms whenever three items are queued, which
+    is several times as long as reading a small row group.
     """
 
     def __init__(self, runs: Sequence[RowGroupRun], schema: Unischema) -> None:
         located = {run.url: locate(run.url) for run in runs}
         self._chosen = [(located[run.url][1], run.numbers[0]) for run in runs]
-        with _QUIET, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning)  # pyarrow calls the ParquetDataset it uses old
+        with _WARNINGS, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning)  # pyarrow's legacy ParquetDataset is deprecated
             super().__init__(
                 _PinnedFiles(located[runs[0].url][0]),
                 [path for _, path in located.values()],
                 schema_fields=list(schema.fields.values()),
                 worker_class=_BatchWorker,
-                reader_pool=_CallersThread([run.numbers for run in runs]),
+                reader_pool=_CallerThreadPool([run.numbers for run in runs]),
                 shuffle_row_groups=False,
                 is_batched_reader=True,
             )
 
     def _filter_row_groups(self, dataset: Any, row_groups: Sequence[Any], *rest: Any) -> tuple[list[int], None]:
-        place = {(piece.path, piece.row_group): number for number, piece in enumerate(row_groups)}
-        return [place[chosen] for chosen in self._chosen], None
+        index = {(piece.path, piece.row_group): number for number, piece in enumerate(row_groups)}
+        return [index[chosen] for chosen in self._chosen], None
 
     def cleanup_cache(self) -> None:
-        """There is no cache; Petastorm would say on stdout that it is clean."""
+        """Do nothing: there is no cache, and Petastorm would print to stdout."""
 
 
 class _BatchWorker(ArrowReaderWorker):  # type: ignore[misc]  # petastorm has no types
-    """Petastorm's worker, without its copy of the whole row group and its way through pandas."""
+    """Petastorm's worker, without its copy of the whole row group and its conversion to pandas."""
 
     @staticmethod
     def new_results_queue_reader() -> "_Results":
@@ -111,29 +111,29 @@ class _BatchWorker(ArrowReaderWorker):  # type: ignore[misc]  # petastorm has no
 class _Results:
     batched_output = True
 
-    def read_next(self, workers_pool: "_CallersThread", schema: Unischema, ngram: None) -> Iterator[pa.RecordBatch]:
+    def read_next(self, workers_pool: "_CallerThreadPool", schema: Unischema, ngram: None) -> Iterator[pa.RecordBatch]:
         try:
             return workers_pool.get_results()
         except EmptyResultError:
             raise StopIteration from None
 
 
-class _CallersThread:
-    """A pool in Petastorm's sense, without threads, that loses no row group.
+class _CallerThreadPool:
+    """A worker pool for Petastorm that works in the caller's thread and loses no row group.
 
-    Petastorm's own pools end when their queue is empty and all is dealt, and look at the one before the other: what is
-    dealt in between is lost. They also sleep while they wait.
+    Petastorm's own pools end when their queue is empty and all items were queued. They check the two conditions one
+    after the other, and lose items that are queued in between. They also sleep while they wait.
 
     Args:
-        runs: numbers of the row groups that will be read for each row group that is dealt, in their order.
+        runs: for each work item, the numbers of the row groups to read.
     """
 
     workers_count = 1
 
     def __init__(self, runs: Sequence[Sequence[int]]) -> None:
         self.diagnostics: dict[str, Any] = {}
-        self._left = iter(runs)
-        self._dealt: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._runs = iter(runs)
+        self._items: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._published: list[Callable[[Sequence[int]], Iterator[pa.RecordBatch]]] = []
 
     def start(self, worker_class: Any, worker_args: Any, ventilator: Any) -> None:
@@ -142,13 +142,13 @@ class _CallersThread:
         ventilator.start()
 
     def ventilate(self, **item: Any) -> None:
-        self._dealt.put(item)
+        self._items.put(item)
 
     def get_results(self) -> Iterator[pa.RecordBatch]:
-        numbers = next(self._left, None)
+        numbers = next(self._runs, None)
         if numbers is None:
             raise EmptyResultError
-        self._worker.process(**self._dealt.get())
+        self._worker.process(**self._items.get())
         self._ventilator.processed_item()
         return self._published.pop()(numbers)
 
@@ -156,13 +156,13 @@ class _CallersThread:
         self._ventilator.stop()
 
     def join(self) -> None:
-        """Nothing runs."""
+        """Do nothing: there are no threads."""
 
 
 class _PinnedFiles(FileSystem):  # type: ignore[misc]  # pyarrow has no types
-    """A file system as pyarrow's old API, which Petastorm calls, knows one.
+    """A file system with pyarrow's legacy interface, which Petastorm uses.
 
-    Only files of a pinned version are asked for; one that is gone is noticed when it is opened.
+    Petastorm accesses only files of a pinned version; a missing one is an error when it is opened.
     """
 
     def __init__(self, system: pyarrow.fs.FileSystem) -> None:

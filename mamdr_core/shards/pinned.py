@@ -1,4 +1,4 @@
-"""What one Delta version of the examples holds, resolved on the driver: files, domains, rows, vocabulary sizes."""
+"""One Delta version of the examples, resolved on the driver: its files, domains, row counts and vocabulary sizes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,11 +27,11 @@ class PinnedFile:
     """A live file of the pinned version.
 
     Attributes:
-        url: where it lies.
+        url: URL of the file.
         split: the split of its rows.
-        domains: indices of the domains that it holds, ascending, int32 [d].
-        rows: of each of them, int64 [d].
-        days: first and last day of the rows that count (days since 1970); None: all do.
+        domains: indices of its domains, ascending, int32 [d].
+        rows: number of rows of each, int64 [d].
+        days: first and last day of the rows that are used (days since 1970); None: all rows.
     """
 
     url: str
@@ -68,7 +68,10 @@ class PinnedExamples:
     quantiles: dict[str, list[float]] = field(default_factory=dict)
 
     def positions(self) -> NDArray[np.int64]:
-        """By domain, where its training rows begin in the files, int64 [n]; near numbers are in the same row groups."""
+        """Order of the domains by their first training row in the files, int64 [n].
+
+        Domains with close values share row groups.
+        """
         files = [file for file in self.files if file.split == "train"]
         first_n = np.full(len(self.domain_ids), len(files))
         for number, file in reversed(list(enumerate(files))):
@@ -85,13 +88,14 @@ def pin_examples(
 ) -> PinnedExamples:
     """Resolve the newest version of every table that training reads, or the given ones.
 
-    Never lists folders: files that Delta has removed, or another job is writing, are not seen.
+    The files are those of the Delta log. Folders are not listed, so files that Delta has removed or that another job is
+    writing are not read.
 
     Args:
         spark: the session.
-        where: settings of the lake, or its root alone.
+        where: settings of the lake, or its root.
         features: the declared features.
-        versions: by table; of a version of the examples see `mamdr_core.lake.examples.versions`.
+        versions: versions by table, see `mamdr_core.lake.examples.versions`; None: the newest.
         train_days: see `Window.limits` in `mamdr_core.lake.examples.windows`; 0: the whole window.
 
     Raises:
@@ -121,7 +125,7 @@ def _pin(lake: Lake, features: Sequence[Feature], versions: dict[str, int], trai
     sizes |= {feature.name: sizes[feature.table] for feature in features if feature.table}
     domains = lake.read("domains", versions["domains"]).select("index", "id").orderBy("index").collect()
 
-    days = {split: _numbers(window.limits(split, train_days)) for split in SPLITS}
+    days = {split: _days_since_1970(window.limits(split, train_days)) for split in SPLITS}
     files, counts = _count_files(examples, len(domains), days)
     numeric = _moments(examples, [f.name for f in features if f.kind == "numeric"])
     vector_files = {
@@ -130,12 +134,12 @@ def _pin(lake: Lake, features: Sequence[Feature], versions: dict[str, int], trai
     ids, has_weights = tuple(row["id"] for row in domains), SAMPLE_WEIGHT in examples.columns
     bounds = noted_bounds(lake, versions["examples"]) if cut_features(features) else {}
     declared = {feature.name for feature in cut_features(features)}
-    quantiles = {name: list(of) for name, of in bounds.items() if name in declared}
+    quantiles = {name: list(values) for name, values in bounds.items() if name in declared}
     return PinnedExamples(versions, files, ids, counts, sizes, vector_files, numeric, has_weights, quantiles)
 
 
-def _numbers(limits: Limits) -> tuple[int, int] | None:
-    """Days since 1970 of the first and last day; None: all days."""
+def _days_since_1970(limits: Limits) -> tuple[int, int] | None:
+    """The first and last day as days since 1970; None: all days."""
     if limits == (None, None):
         return None
     first, last = limits[0] or date.min, limits[1] or date.max
@@ -145,32 +149,43 @@ def _numbers(limits: Limits) -> tuple[int, int] | None:
 def _count_files(
     examples: DataFrame, domains: int, days: Mapping[str, tuple[int, int] | None]
 ) -> tuple[tuple[PinnedFile, ...], dict[str, NDArray[np.int64]]]:
-    """The live files with their domains, once for each split of their rows, and by split the rows by domain."""
+    """The live files with their domains, once for each split of their rows, and the number of rows by split and domain.
+
+    Args:
+        examples: the rows of the window.
+        domains: number of domains.
+        days: by split, the days that are used.
+
+    Raises:
+        MamdrError: a domain's index is not below the number of domains.
+    """
     url = F.col("_metadata.file_path").alias("url")
-    of_domains = examples.groupBy("split", "domain", url).agg(F.count("*").alias("rows"))
-    held = F.sort_array(F.collect_list(F.struct("domain", "rows"))).alias("held")
+    by_domain = examples.groupBy("split", "domain", url).agg(F.count("*").alias("rows"))
+    counted = F.sort_array(F.collect_list(F.struct("domain", "rows"))).alias("counted")
     counts = {name: np.zeros(domains, dtype=np.int64) for name in SPLITS}
     files = []
-    # A row for each file, as Arrow: at 10^5 domains in 10^3 files a row for each pair would fill the driver.
-    for batch in of_domains.groupBy("split", "url").agg(held).toArrow().to_batches():
-        edges, pairs = batch.column("held").offsets.to_numpy(), batch.column("held").values
+    # One Arrow row for each file: a row for each pair of 10^5 domains and 10^3 files would exceed the driver's memory.
+    for batch in by_domain.groupBy("split", "url").agg(counted).toArrow().to_batches():
+        edges, pairs = batch.column("counted").offsets.to_numpy(), batch.column("counted").values
         domain, rows = (pairs.field(name).to_numpy() for name in ("domain", "rows"))
         if len(domain) and not 0 <= domain.min() <= domain.max() < domains:
-            raise MamdrError(f"examples have a domain beyond its {domains} values: run build_examples again")
-        places = zip(batch.column("split").to_pylist(), batch.column("url").to_pylist(), edges, edges[1:], strict=False)
-        for split, name, first, last in places:
+            raise MamdrError(
+                f"examples have an index of domain beyond its vocabulary of {domains} values: run build_examples again"
+            )
+        ranges = zip(batch.column("split").to_pylist(), batch.column("url").to_pylist(), edges, edges[1:], strict=False)
+        for split, name, first, last in ranges:
             files.append(PinnedFile(name, split, domain[first:last], rows[first:last], days[split]))
             counts[split][domain[first:last]] += rows[first:last]
     return tuple(sorted(files, key=lambda pinned: (pinned.url, pinned.split))), counts
 
 
 def _moments(examples: DataFrame, names: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Mean and standard deviation of numeric features over the train split, where they are known."""
+    """Mean and standard deviation of numeric features over the train split, without missing values."""
     if not names:
         return {}
     known = [F.when(~F.isnan(name), F.col(name)) for name in names]
-    asked = [moment(column) for column in known for moment in (F.mean, F.stddev_pop)]
-    found = examples.where(F.col("split") == "train").agg(*asked).first() or [None] * len(asked)
+    moments = [moment(column) for column in known for moment in (F.mean, F.stddev_pop)]
+    found = examples.where(F.col("split") == "train").agg(*moments).first() or [None] * len(moments)
     pairs = zip(found[::2], found[1::2], strict=True)
     return {
         name: (float(mean or 0.0), float(deviation or 1.0))

@@ -1,4 +1,4 @@
-"""Lists of a row each, of any length, put into rows of one width."""
+"""Copies lists of different lengths to rows of one width."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,16 +14,16 @@ Ints = NDArray[np.int64]
 
 
 CHUNK = 1 << 18
-"""Values that are laid out at a time: they stay in a core's cache until they are copied to their rows."""
+"""Values that are padded together: few enough to stay in a core's cache until they are copied to their rows."""
 
 
 class Ragged:
-    """Where the values of some lists go in rows of a width; of a longer list the first stay, or the newest.
+    """Pads and truncates lists to one width.
 
     Args:
-        lists: a list column, null as an empty list; [B].
-        width: of a row.
-        newest: whether the last values of a longer list stay, not the first.
+        lists: a list column, [B]; null is an empty list.
+        width: length of a row.
+        newest: whether the last values of a longer list are kept instead of the first.
     """
 
     def __init__(self, lists: pa.ListArray, width: int, newest: bool) -> None:
@@ -38,51 +38,51 @@ class Ragged:
             self._chosen = np.arange(self._kept.sum()) + np.repeat(first - kept_before, self._kept)
 
     def put(self, values: NDArray[Any], into: NDArray[Any], rows: Ints) -> None:
-        """Put the lists' values into rows of `into`, and zeros behind them.
+        """Write the lists' values to rows of `into`, padded with zeros at the end.
 
         Args:
-            values: of all lists, one after the other, [all].
+            values: values of all lists, concatenated.
             into: array [N, width].
-            rows: the row of each list, [B]; -1: it is left out.
+            rows: the row of each list, [B]; -1: the list is skipped.
         """
-        assert len(values) == self._size, "lists that belong together differ in length"
+        assert len(values) == self._size, "a row's ids and weights differ in length"
         values = values if self._chosen is None else values[self._chosen]
         edges = np.concatenate([[0], self._kept.cumsum()])
         step = max(CHUNK // self._width, 1)
         for start in range(0, len(rows), step):
-            there = rows[start : start + step]
-            laid = np.zeros((len(there), self._width), into.dtype)
-            is_held = np.arange(self._width) < self._kept[start : start + step, None]
-            laid[is_held] = values[edges[start] : edges[start + len(there)]]
-            wanted = there >= 0
-            if wanted.all():
-                into[there] = laid
+            chunk = rows[start : start + step]
+            padded = np.zeros((len(chunk), self._width), into.dtype)
+            is_value = np.arange(self._width) < self._kept[start : start + step, None]
+            padded[is_value] = values[edges[start] : edges[start + len(chunk)]]
+            written = chunk >= 0
+            if written.all():
+                into[chunk] = padded
             else:
-                into[there[wanted]] = laid[wanted]
+                into[chunk[written]] = padded[written]
 
 
 def values_of(lists: pa.ListArray) -> NDArray[Any]:
-    """The values of all lists, one after the other."""
+    """The values of all lists, concatenated."""
     values: NDArray[Any] = lists.flatten().to_numpy(zero_copy_only=False)
     return values
 
 
 def pad_lists(batch: pa.RecordBatch, several: Sequence[Feature]) -> dict[str, NDArray[Any]]:
-    """Bags and sequences of a batch as arrays [B, length]: indices, UNKNOWN_INDEX behind them, and weights.
+    """Bags and sequences of a batch as arrays [B, length]: indices, padded with UNKNOWN_INDEX, and weights.
 
     Args:
-        batch: has them as lists of indices, and the weights of bags that have some.
-        several: bags and sequences.
+        batch: contains lists of indices, and lists of the weights of bags with weights.
+        several: the bags and sequences.
     """
-    rows, made = np.arange(len(batch)), dict[str, NDArray[Any]]()
+    rows, arrays = np.arange(len(batch)), dict[str, NDArray[Any]]()
     for feature in several:
         lists = Ragged(batch.column(feature.name), feature.length, newest=feature.kind == "sequence")
         shape = len(batch), feature.length
         ids = np.empty(shape, np.int32)
         lists.put(values_of(batch.column(feature.name)) - UNKNOWN_INDEX, ids, rows)
-        made[feature.name] = ids + np.int32(UNKNOWN_INDEX)
+        arrays[feature.name] = ids + np.int32(UNKNOWN_INDEX)
         if feature.weights:
             name = weights_of(feature.name)
-            made[name] = np.empty(shape, np.float32)
-            lists.put(values_of(batch.column(name)), made[name], rows)
-    return made
+            arrays[name] = np.empty(shape, np.float32)
+            lists.put(values_of(batch.column(name)), arrays[name], rows)
+    return arrays

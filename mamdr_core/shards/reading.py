@@ -1,4 +1,4 @@
-"""Row groups of a pinned version's Parquet files, chosen by the caller, as Arrow batches."""
+"""Reads selected row groups of a pinned version's Parquet files as Arrow batches."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +19,12 @@ from mamdr_core.shards.settings import ReaderName
 from schemas import Table
 
 BATCH_ROWS = 1 << 16
-"""Rows decoded at a time: few enough to stay in a core's cache until they are copied."""
+"""Rows that are decoded together: few enough to stay in a core's cache until they are copied."""
 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """A row group of a Parquet file: its number in the file, from 0."""
+    """A row group of a Parquet file; numbers start from 0."""
 
     url: str
     number: int
@@ -32,43 +32,43 @@ class RowGroup:
 
 @dataclass(frozen=True)
 class RowGroupRun:
-    """Row groups of one file that are read one after the other."""
+    """Row groups of one file that are read one after another."""
 
     url: str
     numbers: tuple[int, ...]
 
 
 def read_footers(urls: Sequence[str]) -> list[Any]:
-    """The Parquet metadata of some files (pyarrow FileMetaData), in their order.
+    """The Parquet metadata of some files (pyarrow FileMetaData), in the given order.
 
     Raises:
-        MamdrError: a file is gone or damaged.
+        MamdrError: a file is missing or damaged.
     """
 
     def read(url: str) -> Any:
         with _open(*locate(url)) as file:
             return file.metadata
 
-    with ThreadPoolExecutor(16) as threads:  # waiting for a store, not computing
+    with ThreadPoolExecutor(16) as threads:  # they wait for the object store
         return list(threads.map(read, urls))
 
 
 def read_batches(
     groups: Sequence[RowGroup], table: Table, columns: Sequence[str], reader: ReaderName = "petastorm"
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Read columns of some row groups, in the given order and in the caller's thread; nothing else is read.
+    """Read columns of some row groups, in the given order and in the caller's thread.
 
-    Yields the URL of a file with each batch of at most `BATCH_ROWS` rows, so that memory does not grow with row groups.
-    A file is opened once for its row groups that follow each other, and small ones of them share a batch.
+    Yields the URL of a file with each batch of at most `BATCH_ROWS` rows, so memory does not grow with row groups. A
+    file is opened once for consecutive row groups, and small ones among them share a batch.
 
     Args:
         groups: row groups of files of one pinned version.
-        table: their declaration.
+        table: declaration of the files' table.
         columns: names of columns.
-        reader: what reads them; the batches are the same.
+        reader: library that reads them; both yield the same batches.
 
     Raises:
-        MamdrError: a file is gone or damaged, or Petastorm is the reader and not installed.
+        MamdrError: a file is missing or damaged, or the reader is Petastorm, which is not installed.
     """
     if not groups:
         return
@@ -92,7 +92,7 @@ def _read_with_petastorm(
     runs: Sequence[RowGroupRun], table: Table, columns: Sequence[str]
 ) -> Iterator[Iterator[pa.RecordBatch]]:
     try:
-        from mamdr_core.shards.petastorm_reader import read_runs  # the arrow reader does without Petastorm
+        from mamdr_core.shards.petastorm_reader import read_runs  # Petastorm is needed by this reader only
     except ImportError as error:
         raise MamdrError(
             f"train.reader is petastorm, and Petastorm cannot be imported ({error}): install it, or set "
@@ -107,23 +107,23 @@ def read_run(
     """Read columns of some row groups of a file, in batches of at most `BATCH_ROWS` rows.
 
     Args:
-        system: holds the file, see `locate`.
-        path: of the file in it.
-        numbers: of the row groups in the file.
+        system: file system, see `locate`.
+        path: path of the file.
+        numbers: numbers of the row groups.
         columns: names of columns.
 
     Raises:
-        MamdrError: the file is gone or damaged.
+        MamdrError: the file is missing or damaged.
     """
     with _open(system, path) as file:
-        # All that is asked for at once of a store's file is fetched, and held, before it is decoded.
+        # pyarrow fetches all requested row groups of an object into memory before it decodes them.
         is_local = isinstance(system, pyarrow.fs.LocalFileSystem)
-        for together in [list(numbers)] if is_local else [[number] for number in numbers]:
-            yield from file.iter_batches(BATCH_ROWS, together, list(columns), use_threads=False)
+        for requested in [list(numbers)] if is_local else [[number] for number in numbers]:
+            yield from file.iter_batches(BATCH_ROWS, requested, list(columns), use_threads=False)
 
 
 def locate(url: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """The file system that holds a file, and its path there; percent signs of the URL are Spark's."""
+    """The file system of a file, and its path there; Spark percent-encodes its URLs."""
     if url.startswith(SCHEME):
         return file_system(urlsplit(url).netloc), unquote(url.removeprefix(SCHEME))
     return pyarrow.fs.LocalFileSystem(), unquote(urlsplit(url).path)
@@ -131,15 +131,16 @@ def locate(url: str) -> tuple[pyarrow.fs.FileSystem, str]:
 
 @contextmanager
 def _open(system: pyarrow.fs.FileSystem, path: str) -> Iterator[pq.ParquetFile]:
-    """Open a file, and name it in what goes wrong with it until it is closed."""
+    """Open a file; errors while it is open name it."""
     try:
         is_local = isinstance(system, pyarrow.fs.LocalFileSystem)
-        # Of a store's file, neighbouring columns are fetched in one request.
+        # With pre_buffer, adjacent columns of an object are fetched in one request.
         with pq.ParquetFile(path if is_local else system.open_input_file(path), pre_buffer=not is_local) as file:
             yield file
     except FileNotFoundError:
         raise MamdrError(
-            f"{path} of the pinned version is gone: was the table vacuumed? Run build_examples, or keep versions longer"
+            f"{path} of the pinned version does not exist: was the table vacuumed? Run build_examples, or increase the "
+            "retention of versions"
         ) from None
     except (pa.ArrowException, OSError) as error:
         raise MamdrError(f"{path} cannot be read ({error}): run build_examples again") from None

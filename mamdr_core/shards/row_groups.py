@@ -1,4 +1,4 @@
-"""Which row groups of the pinned files hold rows of a rank's domains, by the statistics in their footers."""
+"""Selects the row groups with rows of a rank's domains, by the statistics in the files' footers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from mamdr_core.shards.reading import RowGroup, read_footers
 
 @dataclass
 class ReadFigures:
-    """What was read.
+    """Counts of the data that was read.
 
     Attributes:
-        rows: rows of the row groups that were read, those of other ranks' domains included.
-        read_bytes: of the columns read, in their row groups, as they lie in the files (compressed).
-        file_bytes: of the same columns in all row groups of the files that hold rows of the rank.
-        row_groups: read.
-        file_row_groups: of the files that hold rows of the rank.
+        rows: rows of the row groups that were read, other ranks' rows included.
+        read_bytes: compressed size of the columns that were read.
+        file_bytes: compressed size of the same columns in all row groups of the files with rows of the rank.
+        row_groups: row groups that were read.
+        file_row_groups: row groups of the files with rows of the rank.
     """
 
     rows: int = 0
@@ -30,7 +30,13 @@ class ReadFigures:
     file_row_groups: int = 0
 
     def count(self, rows: int, size: int, read: bool) -> None:
-        """Count a row group of a file that holds rows of the rank."""
+        """Count a row group of a file with rows of the rank.
+
+        Args:
+            rows: its rows.
+            size: compressed size of the columns in bytes.
+            read: whether it is read.
+        """
         self.file_row_groups += 1
         self.file_bytes += size
         if read:
@@ -38,8 +44,8 @@ class ReadFigures:
             self.row_groups += 1
             self.read_bytes += size
 
-    def told(self) -> str:
-        """In words, for a log."""
+    def summary(self) -> str:
+        """The counts as text for a log line."""
         return (
             f"{self.row_groups} of {self.file_row_groups} row groups, "
             f"{self.read_bytes / 1e6:.1f} of {self.file_bytes / 1e6:.1f} MB"
@@ -49,31 +55,30 @@ class ReadFigures:
 def find_row_groups(
     files: Sequence[PinnedFile], own: NDArray[np.bool_], columns: Sequence[str], figures: ReadFigures
 ) -> list[RowGroup]:
-    """The row groups that may hold a row of some domains, in the files' order.
+    """The row groups that may contain rows of some domains, in the files' order.
 
-    A row group counts if one of the file's domains lies between its least and greatest; where a writer left no
-    statistics, always.
+    A row group is selected if one of the file's domains is within its range of domains, or if it has no statistics.
 
     Args:
-        files: of one split.
-        own: by domain, whether its rows are wanted, [n].
-        columns: that will be read.
-        figures: counts them.
+        files: files of one split.
+        own: by domain, whether its rows are read, [n].
+        columns: columns that will be read.
+        figures: updated by the counts.
 
     Raises:
-        MamdrError: a file is gone or damaged.
+        MamdrError: a file is missing or damaged.
     """
-    held = {file.url: file.domains[own[file.domains]] for file in files}
-    urls = [url for url, domains in held.items() if len(domains)]
+    domains_of = {file.url: file.domains[own[file.domains]] for file in files}
+    urls = [url for url, domains in domains_of.items() if len(domains)]
     groups = []
     for url, footer in zip(urls, read_footers(urls), strict=True):
-        # A list's values have a path below the name of their column.
-        paths = [footer.row_group(0).column(place).path_in_schema for place in range(footer.num_columns)]
-        places = {path.partition(".")[0]: place for place, path in enumerate(paths)}
+        # The path of a list's values starts with the name of the column.
+        paths = [footer.row_group(0).column(index).path_in_schema for index in range(footer.num_columns)]
+        index_of = {path.partition(".")[0]: index for index, path in enumerate(paths)}
         for number in range(footer.num_row_groups):
             group = footer.row_group(number)
-            size = sum(group.column(places[name]).total_compressed_size for name in columns)
-            read = group.num_rows > 0 and _meets(held[url], group.column(places["domain"]).statistics)
+            size = sum(group.column(index_of[name]).total_compressed_size for name in columns)
+            read = group.num_rows > 0 and _overlaps(domains_of[url], group.column(index_of["domain"]).statistics)
             figures.count(group.num_rows, size, read)
             if read:
                 groups.append(RowGroup(url, number))
@@ -81,28 +86,28 @@ def find_row_groups(
 
 
 def all_row_groups(urls: Sequence[str], figures: ReadFigures) -> list[RowGroup]:
-    """All row groups of some files, of which all columns will be read.
+    """All row groups of some files, counted with all columns.
 
     Args:
         urls: files of the pinned version.
-        figures: counts them.
+        figures: updated by the counts.
 
     Raises:
-        MamdrError: a file is gone or damaged.
+        MamdrError: a file is missing or damaged.
     """
     groups = []
     for url, footer in zip(urls, read_footers(urls), strict=True):
         for number in range(footer.num_row_groups):
             group = footer.row_group(number)
             groups.append(RowGroup(url, number))
-            size = sum(group.column(place).total_compressed_size for place in range(group.num_columns))
+            size = sum(group.column(index).total_compressed_size for index in range(group.num_columns))
             figures.count(group.num_rows, size, read=True)
     return groups
 
 
-def _meets(domains: NDArray[np.int32], statistics: Any) -> bool:
-    """Whether one of the domains, ascending, lies in a row group's range."""
+def _overlaps(domains: NDArray[np.int32], statistics: Any) -> bool:
+    """Whether one of the domains, ascending, is within the range of a row group's statistics."""
     if statistics is None or not statistics.has_min_max:
         return True
-    place = np.searchsorted(domains, statistics.min)
-    return bool(place < len(domains) and domains[place] <= statistics.max)
+    first = np.searchsorted(domains, statistics.min)
+    return bool(first < len(domains) and domains[first] <= statistics.max)

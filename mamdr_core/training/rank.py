@@ -135,7 +135,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         learner = make_learner(task.config, task.pinned, own, collective, share, train, choices, heritage)
         if heritage and not (task.checkpoints and task.checkpoints.newest):
             heritage.hand_down(learner, collective, method.mixed)
-    logger.info("rank %d read %s", collective.rank, share.figures.told())
+    logger.info("rank %d read %s", collective.rank, share.figures.summary())
     request = StopRequest(
         place_of(task.checkpoints.folder) / STOP if task.checkpoints and collective.rank == 0 else None
     )

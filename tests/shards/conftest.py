@@ -1,4 +1,4 @@
-"""Pinned versions made of Parquet files as tests want them, without Spark."""
+"""Pinned versions of Parquet files that tests define, without Spark."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +30,7 @@ def features() -> tuple[Feature, ...]:
 
 @pytest.fixture
 def make_rows() -> Callable[..., pd.DataFrame]:
-    """Examples of some domains, sorted by domain and key, from the number of rows by domain."""
+    """A function that makes examples, sorted by domain and key, from the number of rows by domain."""
 
     def make(counts: list[int], seed: int = 0) -> pd.DataFrame:
         random = np.random.default_rng(seed)
@@ -54,7 +54,7 @@ def make_rows() -> Callable[..., pd.DataFrame]:
 
 @pytest.fixture
 def make_pinned(tmp_path: Path) -> Callable[..., PinnedExamples]:
-    """A pinned version whose train split is some files, each a frame, with row groups of a number of rows."""
+    """A function that makes a pinned version from frames, one file of the train split for each."""
 
     def make(frames: list[pd.DataFrame], domains: int, row_group: int = 10) -> PinnedExamples:
         files = []
@@ -65,9 +65,9 @@ def make_pinned(tmp_path: Path) -> Callable[..., PinnedExamples]:
                 if name in frame:
                     table = table.append_column(name, pa.array(frame[name].tolist(), pa.list_(kind)))
             pq.write_table(table, path, row_group_size=row_group)
-            url = "file:" + str(path).replace(" ", "%20")  # as Spark gives it
-            held, rows = np.unique(frame["domain"], return_counts=True)
-            files.append(PinnedFile(url, "train", held.astype(np.int32), rows))
+            url = "file:" + str(path).replace(" ", "%20")  # the encoding of Spark
+            domains_of_file, rows = np.unique(frame["domain"], return_counts=True)
+            files.append(PinnedFile(url, "train", domains_of_file.astype(np.int32), rows))
         vectors = tmp_path / "vectors.parquet"
         random = np.random.default_rng(1)
         table = pa.table(

@@ -1,4 +1,4 @@
-"""Reading a rank's share: its row groups and no others, each row once, in an order that files do not decide."""
+"""Reading a rank's share: only its row groups, each row once, in an order that does not depend on files."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from mamdr_core.shards import arrays
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.settings import ReaderName
 
-COUNTS = [7, 25, 3, 0, 40, 12, 1, 12]  # 100 rows in row groups of 10; domain 4 lies in rows 35 to 74
+COUNTS = [7, 25, 3, 0, 40, 12, 1, 12]  # 100 rows in row groups of 10; domain 4 has rows 35 to 74
 
 
 SEVERAL = (
@@ -27,7 +27,7 @@ SEVERAL = (
 
 
 def with_lists(rows, seed=0):
-    """The rows with a bag and a sequence: of no ids, of null, and of more than their length."""
+    """Add a bag and a sequence to rows, with empty lists, nulls, and lists longer than the features."""
     random = np.random.default_rng(seed)
     tags = [random.integers(0, 9, count).tolist() if count else None for count in random.integers(0, 6, len(rows))]
     weights = [None if each is None else random.random(len(each)).astype(np.float32).tolist() for each in tags]
@@ -49,7 +49,7 @@ def path_of(pinned, number=0):
 
 
 def assert_holds(columns, rows, pinned):
-    """The columns are what pandas makes of the rows, sorted by domain and key."""
+    """The columns equal the rows sorted by domain and key and encoded by pandas."""
     rows = rows.sort_values(["domain", "key"])
     for name in ("user", "item", "domain", "weekday"):
         assert columns.ids[name].dtype == torch.int32
@@ -69,7 +69,7 @@ def assert_holds(columns, rows, pinned):
 
 
 def test_only_the_row_groups_of_the_ranks_domains_are_read(make_rows, make_pinned, features):
-    """The bytes of all other row groups are destroyed, and nobody notices."""
+    """The bytes of all other row groups are overwritten, which causes no error."""
     rows = make_rows(COUNTS)
     pinned = make_pinned([rows], len(COUNTS))
     share = Share(pinned, features, owning(1, 6))  # rows 7 to 31 and 87
@@ -96,15 +96,14 @@ def test_only_the_row_groups_of_the_ranks_domains_are_read(make_rows, make_pinne
         Share(pinned, features, owning(4)).columns("train")
 
 
-def test_a_domain_between_others_of_its_row_group_is_cut_out(make_rows, make_pinned, features):
+def test_one_domain_is_read_from_a_row_group_of_several(make_rows, make_pinned, features):
     rows = make_rows(COUNTS)
     pinned = make_pinned([rows], len(COUNTS), row_group=1000)
     assert_holds(Share(pinned, features, owning(2)).columns("train"), rows[rows["domain"] == 2], pinned)
 
 
-def test_weights_come_with_their_rows_null_is_one_and_domains_of_weight_zero_are_named(
-    make_rows, make_pinned, features, caplog
-):
+def test_sample_weights_are_read_and_domains_of_weight_zero_logged(make_rows, make_pinned, features, caplog):
+    """A null weight is 1."""
     rows = make_rows(COUNTS)
     weights = np.random.default_rng(0).random(len(rows)).astype(np.float32)
     weights[rows["domain"].isin([2, 6])] = 0
@@ -122,7 +121,7 @@ def test_weights_come_with_their_rows_null_is_one_and_domains_of_weight_zero_are
     assert "of 1 domains, such as d2, all have weight 0" in caplog.text
 
 
-def test_a_domain_without_statistics_is_found_by_reading_all(make_rows, make_pinned, features):
+def test_all_row_groups_of_a_file_without_statistics_are_read(make_rows, make_pinned, features):
     rows = make_rows(COUNTS)
     pinned = make_pinned([rows], len(COUNTS))
     pq.write_table(pq.read_table(path_of(pinned)), path_of(pinned), row_group_size=10, write_statistics=False)
@@ -131,7 +130,7 @@ def test_a_domain_without_statistics_is_found_by_reading_all(make_rows, make_pin
     assert share.figures.row_groups == 10
 
 
-def test_a_giant_domain_of_several_files_comes_in_the_order_of_its_keys(make_rows, make_pinned, features):
+def test_a_large_domain_of_several_files_is_sorted_by_key(make_rows, make_pinned, features):
     rows = make_rows([5, 90, 5])
     parts = [rows[rows["key"] % 3 == part] for part in range(3)]
     pinned = make_pinned(parts, 3, row_group=8)
@@ -156,15 +155,15 @@ def test_a_rank_without_domains_reads_nothing(make_rows, make_pinned, features):
     reader=st.sampled_from(ReaderName.__args__),
     seed=st.integers(0, 9),
 )
-def test_ranks_read_every_row_once_in_the_same_order_however_files_are_cut(
+def test_ranks_read_every_row_once_in_an_order_that_does_not_depend_on_files(
     make_rows, make_pinned, features, counts, files, row_group, ranks, shuffled, reader, seed
 ):
-    """Also from files that nobody sorted."""
+    """Also from files that are not sorted."""
     random = np.random.default_rng(seed)
     rows = with_lists(make_rows(counts, seed), seed)
-    laid = rows.sample(frac=1, random_state=seed) if shuffled else rows
+    written = rows.sample(frac=1, random_state=seed) if shuffled else rows
     part = random.integers(0, files, len(rows))
-    frames = [laid[part == number] for number in np.unique(part)]
+    frames = [written[part == number] for number in np.unique(part)]
     pinned = make_pinned(frames, len(counts), row_group)
     owner = random.integers(0, ranks, len(counts))
     for rank in range(ranks):
@@ -172,7 +171,7 @@ def test_ranks_read_every_row_once_in_the_same_order_however_files_are_cut(
         assert_holds(share.columns("train"), rows[owner[rows["domain"]] == rank], pinned)
 
 
-def test_true_probabilities_are_kept_where_all_of_the_ranks_rows_have_one(make_rows, make_pinned, features):
+def test_true_probabilities_are_kept_if_all_rows_of_the_rank_have_one(make_rows, make_pinned, features):
     rows = make_rows(COUNTS)
     rows.loc[rows["domain"] == 5, "true_probability"] = np.nan
     pinned = make_pinned([rows], len(COUNTS))
@@ -208,19 +207,19 @@ def test_a_share_within_the_bound_stays_in_memory(make_rows, make_pinned, featur
     assert Share(pinned, features, owning(1, 2), (needed - 1) / 1e9).arrays.mapped
 
 
-def test_a_scratch_folder_that_is_not_there_is_named(make_rows, make_pinned, features):
+def test_a_missing_scratch_folder_is_an_error_that_names_it(make_rows, make_pinned, features):
     pinned = make_pinned([make_rows(COUNTS)], len(COUNTS))
-    with pytest.raises(MamdrError, match=r"train\.scratch: no room for .* GB in /nowhere/at/all"):
+    with pytest.raises(MamdrError, match=r"train\.scratch: cannot allocate .* GB in /nowhere/at/all"):
         Share(pinned, features, owning(1), 1e-9, "/nowhere/at/all").columns("train")
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no /dev/shm on this system")
-def test_a_scratch_folder_in_memory_is_told(make_rows, make_pinned, features, tmp_path, monkeypatch, caplog):
+def test_a_scratch_folder_in_memory_is_warned_about(make_rows, make_pinned, features, tmp_path, monkeypatch, caplog):
     pinned = make_pinned([make_rows(COUNTS)], len(COUNTS))
     for bound in (0.0, 1e-9):
         Share(pinned, features, owning(1), bound, "/dev/shm")
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        "train.scratch: /dev/shm lies in memory (tmpfs), so train.host_memory bounds nothing: name a folder on a disk"
+        "train.scratch: /dev/shm is in memory (tmpfs), so train.host_memory has no effect: choose a folder on a disk"
     ]
     mounts = tmp_path / "mounts"
     mounts.write_text("disk / ext4 rw 0 0\ntmpfs /a\\040b tmpfs rw 0 0\ndisk /a\\040b/c xfs rw 0 0\n")
@@ -228,7 +227,7 @@ def test_a_scratch_folder_in_memory_is_told(make_rows, make_pinned, features, tm
     assert [arrays.file_system(folder) for folder in ("/a b/x", "/a b/c/y", "/a")] == ["tmpfs", "xfs", "ext4"]
 
 
-def test_files_that_are_gone_cut_short_or_not_as_counted_are_named(make_rows, make_pinned, features):
+def test_errors_name_missing_truncated_and_changed_files(make_rows, make_pinned, features):
     rows = make_rows(COUNTS)
     pinned = make_pinned([with_lists(rows)], len(COUNTS))
     everything = owning(*range(len(COUNTS)))
@@ -238,18 +237,18 @@ def test_files_that_are_gone_cut_short_or_not_as_counted_are_named(make_rows, ma
             Share(replace(pinned, counts=counts), features, everything).columns("train")
     for name, size in (("item", 19), ("domain", 7), ("tags", 8), ("seen", 5)):
         sizes = {**pinned.sizes, name: size}
-        with pytest.raises(MamdrError, match=rf"examples have a {name} beyond its {size} values"):
+        with pytest.raises(MamdrError, match=rf"an index of {name} beyond its vocabulary of {size} values"):
             Share(replace(pinned, sizes=sizes), (*features, *SEVERAL), everything).columns("train")
     content = path_of(pinned).read_bytes()
     path_of(pinned).write_bytes(content[: len(content) // 2])
     with pytest.raises(MamdrError, match=r"part 0\.parquet cannot be read"):
         Share(pinned, features, everything).columns("train")
     path_of(pinned).unlink()
-    with pytest.raises(MamdrError, match=r"part 0\.parquet of the pinned version is gone"):
+    with pytest.raises(MamdrError, match=r"part 0\.parquet of the pinned version does not exist"):
         Share(pinned, features, everything).columns("train")
 
 
-def test_vectors_of_another_length_are_named(make_rows, make_pinned, features):
+def test_vectors_of_another_length_are_an_error(make_rows, make_pinned, features):
     pinned = make_pinned([make_rows(COUNTS)], len(COUNTS))
     longer = (*features[:2], replace(features[2], size=4))
     with pytest.raises(MamdrError, match="user_features holds no vectors taste of length 4"):

@@ -1,4 +1,4 @@
-"""train.host_memory bounds what a rank keeps in memory, while it reads and after."""
+"""`train.host_memory` bounds the memory of a rank while it reads and afterwards."""
 
 import json
 import pickle
@@ -10,7 +10,7 @@ import numpy as np
 PROGRAM = """
 import json, pickle, sys, threading
 import numpy as np
-import mamdr_core.shards.petastorm_reader  # otherwise imported, with its memory, as the first row group is read
+import mamdr_core.shards.petastorm_reader  # before the measurement, which must not include the import's memory
 from mamdr_core.shards.loading import Share
 
 def anonymous():
@@ -34,14 +34,14 @@ print(json.dumps({"peak": peak[0] - before, "sum": columns.ids["user"].sum().ite
 
 
 def measure(tmp_path, *task):
-    """Peak megabytes of anonymous memory that one reading takes in a process of its own."""
+    """Peak megabytes of anonymous memory while a separate process reads a share."""
     path = tmp_path / "task.pickle"
     path.write_bytes(pickle.dumps(task))
     done = subprocess.run([sys.executable, "-c", PROGRAM, str(path)], capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
 
-def test_a_share_larger_than_the_bound_is_read_within_a_part_of_its_size(make_rows, make_pinned, features, tmp_path):
+def test_a_memory_mapped_share_needs_a_part_of_its_size(make_rows, make_pinned, features, tmp_path):
     rows = make_rows([120_000] * 10)
     spread = rows["key"] % 2 == 0
     pinned = make_pinned([rows[spread], rows[~spread]], 10, row_group=30_000)

@@ -1,4 +1,4 @@
-"""Both readers give the same batches, and the arrow reader does without Petastorm."""
+"""Both readers return the same batches, and the arrow reader works without Petastorm."""
 
 import ast
 import pickle
@@ -17,7 +17,7 @@ from schemas import TABLES
 COUNTS = [7, 25, 3, 0, 40]  # 75 rows in row groups of 10
 WITHOUT_PETASTORM = """
 import pickle, sys
-sys.modules["petastorm"] = None  # as where it is not installed
+sys.modules["petastorm"] = None  # imports fail as if it were not installed
 import numpy as np
 from mamdr_core.errors import MamdrError
 from mamdr_core.shards.loading import Share
@@ -34,20 +34,20 @@ except MamdrError as error:
 
 
 @pytest.mark.parametrize("reader", ReaderName.__args__)
-def test_chosen_row_groups_are_read_in_the_given_order_those_of_a_file_together(make_rows, make_pinned, reader):
+def test_row_groups_are_read_in_order_and_consecutive_ones_of_a_file_merged(make_rows, make_pinned, reader):
     rows = make_rows(COUNTS)
     pinned = make_pinned([rows[:50], rows[50:]], len(COUNTS))
     groups = [RowGroup(pinned.files[file].url, number) for file, number in ((1, 2), (0, 3), (0, 0), (1, 1))]
     read = list(read_batches(groups, TABLES["examples"], ["user", "domain", "key"], reader))
     assert [url for url, _ in read] == [pinned.files[file].url for file in (1, 0, 1)]
-    for (_, batch), places in zip(
+    for (_, batch), positions in zip(
         read, ([*range(70, 75)], [*range(30, 40), *range(10)], [*range(60, 70)]), strict=True
     ):
-        expected = rows.iloc[places][["user", "domain", "key"]].reset_index(drop=True)
+        expected = rows.iloc[positions][["user", "domain", "key"]].reset_index(drop=True)
         assert batch.to_pandas().equals(expected)
 
 
-def test_training_reads_where_petastorm_is_not_installed(make_rows, make_pinned, features, tmp_path):
+def test_the_arrow_reader_works_without_petastorm(make_rows, make_pinned, features, tmp_path):
     rows = make_rows(COUNTS)
     task = tmp_path / "task.pickle"
     task.write_bytes(pickle.dumps((make_pinned([rows], len(COUNTS)), features)))
@@ -60,7 +60,7 @@ def test_training_reads_where_petastorm_is_not_installed(make_rows, make_pinned,
     assert "set train.reader: arrow" in error
 
 
-def test_one_module_imports_petastorm():
+def test_only_one_module_imports_petastorm():
     package = Path(mamdr_core.__file__).parent
 
     def imports(path: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""Reading a pinned version: the rows of that version, once each, in an order that files do not decide."""
+"""Reading a pinned version: each of its rows once, in an order that does not depend on files."""
 
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ def test_two_ranks_read_every_row_of_the_pinned_version_exactly_once(spark, trai
     assert whole.numeric.std().item() == pytest.approx(1, abs=1e-2)
 
 
-def test_a_rebuild_with_other_shards_changes_no_row_and_an_old_version_stays_readable(spark, trained_config):
+def test_another_number_of_shards_changes_no_row_and_old_versions_stay_readable(spark, trained_config):
     before = pin_examples(spark, trained_config.lake.root, trained_config.features)
     everything = np.ones(5, dtype=bool)
     old = Share(before, trained_config.features, everything).columns("val")
@@ -49,14 +49,14 @@ def test_a_rebuild_with_other_shards_changes_no_row_and_an_old_version_stays_rea
         assert torch.equal(read.labels, old.labels)
 
 
-def test_a_file_that_lost_rows_is_noticed(spark, trained_config):
+def test_missing_rows_are_an_error(spark, trained_config):
     pinned = pin_examples(spark, trained_config.lake.root, trained_config.features)
     some = replace(pinned, files=tuple(file for file in pinned.files if file.split != "test")[:1])
     with pytest.raises(MamdrError, match=r"read \d+ train rows of examples version \d+, expected"):
         Share(some, trained_config.features, np.ones(5, dtype=bool)).columns("train")
 
 
-def test_vectors_are_looked_up_by_index_and_row_zero_is_the_unknown_ids(spark, trained_config):
+def test_vectors_are_in_the_rows_of_their_indices_and_row_zero_is_unknown(spark, trained_config):
     pinned = pin_examples(spark, trained_config.lake.root, trained_config.features)
     vectors = Share(pinned, trained_config.features, np.ones(5, dtype=bool)).vectors()
     assert vectors["user_vector"].shape == (pinned.sizes["user"] + 1, 6)
@@ -66,7 +66,7 @@ def test_vectors_are_looked_up_by_index_and_row_zero_is_the_unknown_ids(spark, t
     assert vectors["user_vector"][8].tolist() == pytest.approx(row["vector"])
 
 
-def test_the_petastorm_schema_follows_from_the_declaration():
+def test_the_petastorm_schema_follows_the_declared_table():
     schema = unischema(TABLES["user_features"], ["index", "vector"])
     assert schema.fields["index"].numpy_dtype is np.int32
     assert schema.fields["vector"].shape == (None,)
