@@ -43,7 +43,6 @@ class Column:
         return not (self.nullable or self.is_declared)
 
     def __post_init__(self) -> None:
-        """Check the type."""
         if self.type not in get_args(ColumnType):
             raise ValueError(f"column {self.name}: type {self.type!r} is not one of {', '.join(get_args(ColumnType))}")
 
@@ -91,7 +90,6 @@ class Table:
     made_by: str = ""
 
     def __post_init__(self) -> None:
-        """Check that names are unique and that the layout names columns."""
         names = self.column_names
         if len(set(names)) != len(names):
             raise ValueError(f"table {self.name} declares a column twice: {', '.join(names)}")

@@ -21,7 +21,7 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.learning.method import Method
 from mamdr_core.learning.methods import find_method
 from mamdr_core.learning.settings import LearningSettings
-from mamdr_core.models.checking import stack_trouble
+from mamdr_core.models.checking import vmap_error
 from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.plugins import Plugin, PluginImportError
@@ -229,9 +229,9 @@ def test_a_missing_module_is_told_from_one_that_breaks(tmp_path, monkeypatch):
 
 def test_a_structure_that_vmap_cannot_compute_predicts_and_learns_piece_by_piece(odd, package):
     module = built("odd_structures:Guarded")
-    assert "its forward fails inside torch.func.vmap" in stack_trouble(module)
-    assert not stack_trouble(built(RESIDUAL))
-    assert not stack_trouble(built("mlp"))
+    assert "its forward fails inside torch.func.vmap" in vmap_error(module)
+    assert not vmap_error(built(RESIDUAL))
+    assert not vmap_error(built("mlp"))
     settings = ModelSettings(name="odd_structures:Guarded", embedding_dim=4)
     engine = EagerEngine(module, declare_inputs(settings, (), SIZES).tables, {}, 8)
     columns, shared = rows(), start(engine)

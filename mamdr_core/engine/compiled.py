@@ -15,7 +15,7 @@ from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.optimizers import BETA1, BETA2, EPSILON, move_by_adam
 from mamdr_core.engine.threads import is_to_compile_alone
 from mamdr_core.heartbeat import beat
-from mamdr_core.models.checking import is_tried
+from mamdr_core.models.checking import is_checked
 from mamdr_core.models.groups import SIZES
 
 logger = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ class DenseStep:
             return differentiate(*arguments)
         except Exception as error:
             # Of a user's own structure torch raises errors of any kind where it cannot compile; its own come again.
-            may_be_compilers = self.compiled and (is_tried(self._flat.module) or _is_at_limit(error))
+            may_be_compilers = self.compiled and (is_checked(self._flat.module) or _is_at_limit(error))
             if not may_be_compilers or is_to_compile_alone(error):
                 raise
             structure = getattr(self._flat.module, "structure", self._flat.module)

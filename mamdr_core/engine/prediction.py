@@ -17,7 +17,7 @@ from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Change, Shared, Theta, stacked_dense
 from mamdr_core.engine.pieces import Pieces, StackPool, cut_ranges, one_by_one, stack_pool, stacked_fields
 from mamdr_core.engine.specific_store import read_groups
-from mamdr_core.models.checking import stack_trouble
+from mamdr_core.models.checking import vmap_error
 
 
 def predict_runs(
@@ -83,7 +83,7 @@ class _Stacks:
         self._engine, self._columns, self._logits_N, self._first = engine, columns, logits_N, first
         self._pool = pool
         # A user's own structure that vmap cannot compute is called piece by piece.
-        self._side_by_side = vmap if not stack_trouble(engine.flat.module) else one_by_one
+        self._side_by_side = vmap if not vmap_error(engine.flat.module) else one_by_one
 
     def predict(self, shared: Shared, specific: Sequence[Change], pieces: Pieces) -> None:
         """Fill in the logits of some pieces.

@@ -21,6 +21,5 @@ class ImportanceSettings:
     """Decides the permutations, which are the same for all features."""
 
     def __post_init__(self) -> None:
-        """Check the count."""
         if self.repeats < 1:
             raise ValueError(f"importance.repeats must be >= 1, got {self.repeats}")

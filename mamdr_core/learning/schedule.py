@@ -30,7 +30,6 @@ class LrSchedule:
     does not make the outer steps smaller."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         for name in ("warmup_rounds", "decay_rounds"):
             if getattr(self, name) < 0:
                 raise ValueError(f"lr_schedule.{name} must be >= 0, got {getattr(self, name)}")

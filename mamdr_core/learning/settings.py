@@ -50,7 +50,6 @@ class DRSettings:
     0: no bound."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         zero_or_more = ("k", "batch_size", "most_steps", "target_rows", "gamma", "lr", "support_ratio")
         one_or_more = ("support_rows", "every", "epochs", "patience")
         for name, least in {**dict.fromkeys(zero_or_more, 0), **dict.fromkeys(one_or_more, 1)}.items():

@@ -55,7 +55,6 @@ class Design:
         self.scale_F = torch.ones(len(self.names), dtype=torch.float64)
 
     def __len__(self) -> int:
-        """F."""
         return len(self.names)
 
     def learn_products(self, columns: Columns, collective: Collective) -> None:

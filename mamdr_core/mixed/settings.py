@@ -32,7 +32,6 @@ class MixedSettings:
     also trained without the mixed model, and the better of the two is kept; 1: never."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         if len(set(self.effects)) < len(self.effects):
             raise ValueError(f"mixed.effects must differ, got {list(self.effects)}")
         for name in ("sweeps", "factors"):

@@ -1,1 +1,1 @@
-"""Model structures: logits = model(fields). They know nothing of learning methods. `structures.py` lists them."""
+"""Model structures: logits = model(fields), independent of learning methods. `structures.py` lists them."""

@@ -1,4 +1,7 @@
-"""AdaSparse: a network whose units a pruner scales and switches off by domain (Yang et al. 2022)."""
+"""AdaSparse: a network whose units are scaled and switched off by domain (Yang et al. 2022).
+
+Shape suffixes: B rows, D width of the input of a layer, H units of a layer.
+"""
 
 from collections.abc import Mapping
 from itertools import pairwise
@@ -23,12 +26,11 @@ class AdaSparseOptions:
     scale: float = 2.0
     """Largest factor of a unit (beta)."""
     threshold: float = 0.25
-    """Units whose factor is not above it are off (epsilon)."""
+    """Units whose factor is not above this value are switched off (epsilon)."""
     temperature: float = 1.0
-    """Steepness of factors (alpha)."""
+    """Steepness of the factors as a function of v (alpha)."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         for name in ("scale", "temperature"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
@@ -37,21 +39,21 @@ class AdaSparseOptions:
 
 
 class AdaSparse(nn.Module):
-    """An MLP; a pruner scales the inputs of each layer by domain, and sets those of small factors to zero.
+    """An MLP in which pruners scale the inputs of each layer by domain, and set those with small factors to zero.
 
-    "AdaSparse: Learning Adaptively Sparse Structures for Multi-Domain Click-Through Rate Prediction", the fused form of
-    its weighting factors: h * pi, pi = beta sigmoid(alpha v) where that is above epsilon, else 0, and v is linear in
-    the domain's embedding and h. The first pruner scales all features but the domain's embedding. A pruner is shared by
-    all domains: it has no weights for each.
+    "AdaSparse: Learning Adaptively Sparse Structures for Multi-Domain Click-Through Rate Prediction", with the fused
+    weighting factors: h * pi, where pi = beta sigmoid(alpha v) if that is above epsilon, else 0, and v is linear in the
+    domain's embedding and h. The first pruner scales all features except the domain's embedding. Pruners are shared by
+    all domains and have no weights per domain.
 
-    The paper raises alpha while it trains, which would be state that independent trajectories cannot share: here it is
-    fixed. Its regulariser of sparsity is left out: structures learn by the loss of clicks alone. So a run ends with the
-    sparsity that clicks ask for, rather than one that is set.
+    Two things differ from the paper. alpha is fixed: the paper increases it during training, but independent
+    trajectories cannot share such state. The sparsity regulariser is left out, because structures have no loss of their
+    own, so the sparsity is not controlled.
 
     Args:
         inputs: the fields.
         settings: `hidden` widths and `dropout`.
-        options: of the pruners.
+        options: settings of the pruners.
     """
 
     Options = AdaSparseOptions
@@ -85,8 +87,8 @@ class Pruner(nn.Module):
     """h * pi(domain, h), the fused weighting factors of AdaSparse.
 
     Args:
-        domain_width: of the domain's embedding.
-        width: H of what is scaled.
+        domain_width: width of the domain's embedding.
+        width: H, the number of scaled units.
         options: beta, epsilon and alpha.
     """
 
@@ -97,8 +99,8 @@ class Pruner(nn.Module):
         self.from_units = nn.Linear(width, width, bias=False)
 
     def forward(self, domain_BD: Tensor, h_BH: Tensor) -> Tensor:
-        """[B, H] to [B, H], some of them zero."""
-        own = self.options
+        """Scaled units [B, H], some of them zero."""
+        options = self.options
         v_BH = self.from_domain(domain_BD) + self.from_units(h_BH)
-        factor_BH = own.scale * (own.temperature * v_BH).sigmoid()
-        return h_BH * torch.where(factor_BH > own.threshold, factor_BH, torch.zeros_like(factor_BH))
+        factor_BH = options.scale * (options.temperature * v_BH).sigmoid()
+        return h_BH * torch.where(factor_BH > options.threshold, factor_BH, torch.zeros_like(factor_BH))

@@ -1,4 +1,7 @@
-"""AutoInt: fields attend to each other (Song et al. 2019)."""
+"""AutoInt: self-attention between fields (Song et al. 2019).
+
+Shape suffixes: B rows, F fields, D width of an embedding, H heads, W width of a head.
+"""
 
 from collections.abc import Mapping
 
@@ -13,23 +16,23 @@ from mamdr_core.models.tables import Inputs
 
 
 class AutoInt(nn.Module):
-    """Interacting layers over field embeddings and a linear output, beside an MLP whose logit is added (AutoInt+).
+    """AutoInt+: the sum of the logits of interacting layers over field embeddings and of an MLP.
 
-    The MLP is part of it because the paper gives hidden layers for it, as for all single-domain structures.
+    The MLP is included because the paper lists hidden layers for AutoInt, as for all single-domain structures.
 
     Args:
         inputs: the fields.
         settings: `embedding_dim`; `autoint` sizes of the interacting layers; `hidden` widths of the MLP; `dropout`,
-            also of attention.
+            also of attention weights.
     """
 
     def __init__(self, inputs: Inputs, settings: ModelSettings) -> None:
         super().__init__()
-        own = settings.autoint
+        sizes = settings.autoint
         self.embeddings = FieldEmbeddings(inputs, settings.embedding_dim)
-        widths = [settings.embedding_dim] + [own.heads * own.width] * own.layers
+        widths = [settings.embedding_dim] + [sizes.heads * sizes.width] * sizes.layers
         self.layers = nn.ModuleList(
-            InteractingLayer(width, own.heads, own.width, settings.dropout) for width in widths[:-1]
+            InteractingLayer(width, sizes.heads, sizes.width, settings.dropout) for width in widths[:-1]
         )
         self.out = nn.Linear(self.embeddings.count * widths[-1], 1)
         self.deep = MLP(inputs, settings)
@@ -47,10 +50,10 @@ class InteractingLayer(nn.Module):
     """Multi-head self-attention over fields with a residual (Song et al. 2019, Eq. 5 to 8).
 
     Args:
-        width: of each field's embedding, D.
-        heads: H.
-        head_width: W of a head.
-        dropout: rate of the attention's weights.
+        width: width D of each field's embedding.
+        heads: number of heads H.
+        head_width: width W of a head.
+        dropout: dropout rate of the attention weights.
     """
 
     def __init__(self, width: int, heads: int, head_width: int, dropout: float) -> None:
@@ -62,7 +65,7 @@ class InteractingLayer(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x_BFD: Tensor) -> Tensor:
-        """[B, F, D] to [B, F, H * W]."""
+        """Embeddings [B, F, H * W] of embeddings [B, F, D]."""
         query_BHFW, key_BHFW, value_BHFW = (
             layer(x_BFD).unflatten(2, self.shape).transpose(1, 2) for layer in (self.query, self.key, self.value)
         )

@@ -1,10 +1,13 @@
-"""CGC: customised gate control, experts of all domains and of each (Tang et al. 2020, section 4.1)."""
+"""CGC: customised gate control, with shared experts and experts of each domain (Tang et al. 2020, section 4.1).
+
+Shape suffixes: B rows, D width of the input, E experts, H outputs of an expert.
+"""
 
 from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from mamdr_core.models.experts import domain_experts, mix, shared_experts, side_by_side
+from mamdr_core.models.experts import domain_experts, join_experts, mix, shared_experts
 from mamdr_core.models.fields import join_fields
 from mamdr_core.models.layers import DomainPerceptron, perceptron
 from mamdr_core.models.settings import CGCSettings, ModelSettings
@@ -12,7 +15,7 @@ from mamdr_core.models.tables import Inputs
 
 
 class CGC(nn.Module):
-    """One level of extraction, then a tower of the domain's own (Tang et al. 2020, Eq. 1 to 4).
+    """One level of extraction, then a tower of each domain (Tang et al. 2020, Eq. 1 to 4).
 
     Args:
         inputs: the fields.
@@ -23,10 +26,10 @@ class CGC(nn.Module):
 
     def __init__(self, inputs: Inputs, settings: ModelSettings) -> None:
         super().__init__()
-        own, dropout = settings.cgc, settings.dropout
+        sizes, dropout = settings.cgc, settings.dropout
         self.names = inputs.names
-        self.level = ExtractionLevel("level_0", inputs, inputs.width, own, dropout)
-        self.tower = DomainPerceptron("tower", inputs, own.expert_hidden[-1], own.tower, 1, dropout)
+        self.level = ExtractionLevel("level_0", inputs, inputs.width, sizes, dropout)
+        self.tower = DomainPerceptron("tower", inputs, sizes.expert_hidden[-1], sizes.tower, 1, dropout)
 
     def forward(self, fields: Mapping[str, Tensor]) -> Tensor:
         """Logits [B] of fields [B, D]."""
@@ -37,18 +40,18 @@ class CGC(nn.Module):
 
 
 class ExtractionLevel(nn.Module):
-    """Experts of all domains and of the domain, mixed by the domain's gate and, where more levels follow, a shared one.
+    """Shared and domain experts, mixed by a gate of each domain and, unless it is the last level, by a shared gate.
 
-    The original's shared gate mixes the experts of all domains. Here a row is computed with the weights of its own
-    domain alone, so the shared gate mixes the shared experts and those of that domain.
+    In the paper, the shared gate mixes the experts of all domains. Here a row is computed with the weights of its own
+    domain only, so the shared gate mixes the shared experts and those of that domain.
 
     Args:
-        name: within the structure.
+        name: name of the level within the structure.
         inputs: the fields.
-        width: of what it is applied to.
-        sizes: of experts and gates.
-        dropout: rate after hidden layers.
-        last: whether no level follows.
+        width: width of the level's input.
+        sizes: sizes of experts and gates.
+        dropout: dropout rate after hidden layers.
+        last: whether this is the last level.
     """
 
     def __init__(
@@ -63,13 +66,13 @@ class ExtractionLevel(nn.Module):
         self.shared_gate = None if last else perceptron(width, sizes.gate, dropout, number)
 
     def forward(self, fields: Mapping[str, Tensor], own_BD: Tensor, shared_BD: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the domain's and the shared gate extract, [B, H] each; no second where no level follows.
+        """Outputs of the domain's and of the shared gate, [B, H] each; the second is None for the last level.
 
         Args:
-            fields: with the weights of the rows' domains.
-            own_BD: what the level before extracted for the domain.
-            shared_BD: what it extracted for all.
+            fields: the fields, with the weights of the rows' domains.
+            own_BD: output of the previous level's domain gate.
+            shared_BD: output of its shared gate.
         """
-        experts_BEH = side_by_side(self.specific(fields, own_BD), self.shared(fields, shared_BD))
+        experts_BEH = join_experts(self.specific(fields, own_BD), self.shared(fields, shared_BD))
         extracted_BH = mix(self.gate(fields, own_BD), experts_BEH)
         return extracted_BH, None if self.shared_gate is None else mix(self.shared_gate(shared_BD), experts_BEH)

@@ -1,4 +1,4 @@
-"""A user's own structure tried on two rows, before anything is trained with it or predicted by it."""
+"""Checks a user's own structure on two rows before it is trained or used for predictions."""
 
 import torch
 from torch import Tensor, nn
@@ -8,26 +8,26 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.models.tables import Inputs
 
 ROWS = 2
-_TROUBLE = "stack_trouble"
+_VMAP_ERROR = "vmap_error"
 
 
 def check_structure(name: str, module: nn.Module, inputs: Inputs) -> None:
-    """Try a structure on two rows, and note with it whether it works in stacks (see `stack_trouble`).
+    """Run a structure on two rows, and store whether it works under `torch.func.vmap` (see `vmap_error`).
 
-    What its `forward` raises is passed on. On torch's meta device nothing is tried.
+    Exceptions of its `forward` are not caught. On torch's meta device nothing is run.
 
     Args:
-        name: of the structure, for errors.
+        name: name of the structure, for errors.
         module: the structure.
-        inputs: what it was made of.
+        inputs: the inputs that it was built for.
 
     Raises:
-        MamdrError: it has no parameter, a layer whose randomness or state the engines cannot keep, or returns
-            anything but a logit for each row.
+        MamdrError: it has no parameters, has a layer with random numbers or state that the engines cannot restore, or
+            does not return one logit for each row.
     """
     parameters = list(module.parameters())
     if not parameters:
-        raise MamdrError(f"model.name {name}: it has no parameter that could learn")
+        raise MamdrError(f"model.name {name}: it has no parameters to train")
     if any(parameter.is_meta for parameter in parameters):
         return
     for layer_name, layer in module.named_modules():
@@ -45,28 +45,28 @@ def check_structure(name: str, module: nn.Module, inputs: Inputs) -> None:
         )
     if changed := [key for key, buffer in module.named_buffers() if not torch.equal(buffer, before[key])]:
         raise MamdrError(
-            f"model.name {name}: forward changes {', '.join(changed)}, as batch normalisation does, and trajectories "
-            "that run side by side cannot share such state: use a layer without, as layer normalisation"
+            f"model.name {name}: forward changes {', '.join(changed)}, as batch normalisation does, but parallel "
+            "trajectories cannot share such state: use a layer without state, such as layer normalisation"
         )
-    module.__dict__[_TROUBLE] = _try_in_stacks(module, inputs)
+    module.__dict__[_VMAP_ERROR] = _run_under_vmap(module, inputs)
 
 
-def stack_trouble(module: nn.Module) -> str:
-    """Why several copies of a structure cannot be computed side by side by `torch.func.vmap`; empty: they can.
+def vmap_error(module: nn.Module) -> str:
+    """Why several copies of a structure cannot be computed in parallel by `torch.func.vmap`; empty if they can.
 
-    The structures of this package can. A structure that cannot runs with the eager engine, and predicts domain by
-    domain.
+    All structures of this package can. A structure that cannot runs with the eager engine, and predicts one domain at a
+    time.
     """
-    return next((layer.__dict__[_TROUBLE] for layer in module.modules() if _TROUBLE in layer.__dict__), "")
+    return next((layer.__dict__[_VMAP_ERROR] for layer in module.modules() if _VMAP_ERROR in layer.__dict__), "")
 
 
-def is_tried(module: nn.Module) -> bool:
-    """Whether it is a user's own structure, tried by `check_structure`."""
-    return any(_TROUBLE in layer.__dict__ for layer in module.modules())
+def is_checked(module: nn.Module) -> bool:
+    """Whether it is a user's own structure, checked by `check_structure`."""
+    return any(_VMAP_ERROR in layer.__dict__ for layer in module.modules())
 
 
-def _try_in_stacks(module: nn.Module, inputs: Inputs) -> str:
-    """Differentiate two copies of the structure side by side, as the fast engine does."""
+def _run_under_vmap(module: nn.Module, inputs: Inputs) -> str:
+    """Differentiate two copies of the structure in parallel, as the fast engine does; returns the error, if any."""
 
     def total(named: dict[str, Tensor], fields: dict[str, Tensor]) -> Tensor:
         logits_B: Tensor = functional_call(module, named, (fields,))
@@ -76,13 +76,13 @@ def _try_in_stacks(module: nn.Module, inputs: Inputs) -> str:
     named = {name: torch.stack([parameter.detach()] * 2) for name, parameter in module.named_parameters()}
     try:
         vmap(grad(total, argnums=(0, 1)))(named, fields)
-    except Exception as error:  # alone it works, so that whatever this is concerns stacks
+    except Exception as error:  # any error is due to vmap, since the structure works without it
         return f"its forward fails inside torch.func.vmap ({' '.join(str(error).split())[:200]})"
     return ""
 
 
 def _draw_fields(inputs: Inputs, like: Tensor) -> dict[str, Tensor]:
-    """Fields of two rows."""
+    """Random fields of ROWS rows, with the type and device of `like`."""
     random = torch.Generator().manual_seed(0)
     shapes: dict[str, tuple[int, ...]] = {}
     for table in inputs.tables:

@@ -1,4 +1,7 @@
-"""DCNv2: crosses of features by matrices of full or low rank (Wang et al. 2021)."""
+"""DCNv2: feature crosses by matrices of full or low rank (Wang et al. 2021).
+
+Shape suffixes: B rows, D width of all fields, R rank.
+"""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -19,14 +22,13 @@ class DCNv2Options:
     """`model.options` of dcnv2."""
 
     cross_layers: int = 2
-    """Cross layers."""
+    """Number of cross layers."""
     low_rank: int = 0
     """Rank of a cross layer's matrix; 0: a full matrix."""
     structure: Literal["parallel", "stacked"] = "parallel"
-    """Whether the hidden layers read the features, or what the cross layers return."""
+    """Input of the hidden layers: the features (parallel), or the output of the cross layers (stacked)."""
 
     def __post_init__(self) -> None:
-        """Check the sizes."""
         check_sizes(cross_layers=self.cross_layers)
         if self.low_rank:
             check_sizes(low_rank=self.low_rank)
@@ -35,13 +37,13 @@ class DCNv2Options:
 class DCNv2(nn.Module):
     """A cross network and a deep network ("DCN V2: Improved Deep & Cross Network", Wang et al. 2021).
 
-    The logit is linear in the outputs of both networks side by side (parallel), or in those of a deep network over the
-    cross network (stacked). The paper's mixture of low-rank experts (DCN-Mix) is not included.
+    The logit is linear in the outputs of both networks (parallel), or in those of the deep network over the cross
+    network (stacked). The paper's mixture of low-rank experts (DCN-Mix) is not included.
 
     Args:
         inputs: the fields.
         settings: `hidden` widths of the deep network and `dropout`.
-        options: of the cross network.
+        options: settings of the cross network.
     """
 
     Options = DCNv2Options
@@ -66,11 +68,11 @@ class DCNv2(nn.Module):
 
 
 class CrossLayer(nn.Module):
-    """x_0 * (W x_l + b) + x_l, elementwise; of low rank W = U V^T (Wang et al. 2021).
+    """x_0 * (W x_l + b) + x_l, elementwise, with W = U V^T for low rank (Wang et al. 2021).
 
     Args:
-        width: D of x_0 and x_l.
-        rank: R of W; 0: full.
+        width: width D of x_0 and x_l.
+        rank: rank R of W; 0: full.
     """
 
     def __init__(self, width: int, rank: int) -> None:
@@ -79,7 +81,7 @@ class CrossLayer(nn.Module):
         self.outer = nn.Linear(rank or width, width)
 
     def forward(self, start_BD: Tensor, x_BD: Tensor) -> Tensor:
-        """x_l [B, D] to x_l+1 [B, D]; `start_BD` is x_0."""
+        """x_(l+1) [B, D] of x_l [B, D]; `start_BD` is x_0."""
         inner = x_BD if self.inner_RD is None else linear(x_BD, self.inner_RD)
         crossed_BD: Tensor = start_BD * self.outer(inner) + x_BD
         return crossed_BD

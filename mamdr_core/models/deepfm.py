@@ -1,4 +1,7 @@
-"""DeepFM: a factorisation machine and an MLP over the same embeddings (Guo et al. 2017)."""
+"""DeepFM: a factorisation machine and an MLP over the same embeddings (Guo et al. 2017).
+
+Shape suffixes: B rows, F fields, D width of an embedding.
+"""
 
 from collections.abc import Mapping
 
@@ -11,9 +14,9 @@ from mamdr_core.models.tables import Inputs
 
 
 class DeepFM(nn.Module):
-    """First order, inner products of all pairs of fields, and an MLP, their logits added (Guo et al., Eq. 1 and 2).
+    """Sum of a first order, inner products of all pairs of fields, and an MLP (Guo et al., Eq. 1 and 2).
 
-    The MLP reads fields as they are declared; the machine maps them to one width first (`FieldEmbeddings`).
+    The MLP reads the declared fields; the factorisation machine maps them to one width first (`FieldEmbeddings`).
 
     Args:
         inputs: the fields.

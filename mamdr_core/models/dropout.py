@@ -1,4 +1,4 @@
-"""Dropout whose mask follows from a key and a value's place alone, so that every engine drops the same values."""
+"""Dropout whose mask depends only on a key and a value's position, so that every engine drops the same values."""
 
 import torch
 from torch import Tensor, nn
@@ -8,18 +8,18 @@ _SALT = 0x9E3779B9
 
 
 class Dropout(nn.Module):
-    """Sets values to zero at random while training, and scales the others up (Srivastava et al. 2014).
+    """Sets values to zero at random during training, and scales the others up (Srivastava et al. 2014).
 
-    Whether a value is dropped is a hash of `key`, the layer and the value's place in its row and batch: not of padding
-    rows, of trajectories computed beside it, of the device, or of a generator's state. It takes a fraction of the time
-    of torch's own dropout on CPU once compiled. Use it in models in place of `torch.nn.Dropout`.
+    Whether a value is dropped is a hash of `key`, the layer and the value's position in its row and batch. It does not
+    depend on padding rows, other trajectories of the same call, the device, or the state of a generator. Compiled, it
+    takes a fraction of the time of torch's own dropout on CPUs. Use it in models in place of `torch.nn.Dropout`.
 
     Args:
-        rate: probability that a value is dropped, in [0, 1); kept to a multiple of 2^-16.
+        rate: probability that a value is dropped, in [0, 1); rounded to a multiple of 2^-16.
 
     Attributes:
         key: int32 scalar, set by the engine for every step.
-        layer: tells the dropout layers of a model apart; set by the engine.
+        layer: number of the dropout layer in its model; set by the engine.
     """
 
     key: Tensor
@@ -33,20 +33,20 @@ class Dropout(nn.Module):
         self.register_buffer("key", torch.zeros((), dtype=torch.int32), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` [B, ...], the first dimension being rows of the batch, with some values dropped while training."""
+        """`x` [B, ...] with some values dropped in training; the first dimension must be rows of the batch."""
         if not self.training or not self.rate:
             return x
-        place = torch.arange(x.numel(), dtype=torch.int32, device=x.device).view(x.shape)
-        kept = _mixed(place ^ self.key ^ _signed(self.layer * _SALT)) & 0xFFFF >= round(self.rate * 0x10000)
+        position = torch.arange(x.numel(), dtype=torch.int32, device=x.device).view(x.shape)
+        kept = _hash(position ^ self.key ^ _signed(self.layer * _SALT)) & 0xFFFF >= round(self.rate * 0x10000)
         return torch.where(kept, x / (1 - self.rate), torch.zeros_like(x))
 
     def extra_repr(self) -> str:
-        """The rate."""
+        """Text of the rate for `repr`."""
         return f"rate={self.rate}"
 
 
-def _mixed(x: Tensor) -> Tensor:
-    """Wellons' 32-bit mixer lowbias32, elementwise on int32; shifts are made logical by masks."""
+def _hash(x: Tensor) -> Tensor:
+    """Wellons' 32-bit mixer lowbias32, elementwise on int32; masks make the shifts logical."""
     x = (x ^ ((x >> 16) & 0xFFFF)) * _MULTIPLIERS[0]
     x = (x ^ ((x >> 15) & 0x1FFFF)) * _MULTIPLIERS[1]
     return x ^ ((x >> 16) & 0xFFFF)

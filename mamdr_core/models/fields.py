@@ -1,4 +1,7 @@
-"""Fields side by side, the input of most structures; as embeddings of one width; and weighted one by one."""
+"""Inputs of structures: concatenated fields, field embeddings of one width, and a linear model of the fields.
+
+Shape suffixes: B rows, D width of a field, F fields, K numeric features.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,35 +14,34 @@ from mamdr_core.models.tables import Inputs, Table
 
 
 def join_fields(fields: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
-    """The named fields [B, D] side by side, [B, sum of D].
+    """Concatenate the named fields [B, D] to [B, sum of D].
 
-    A sum of padded fields, not `torch.cat`: inside `torch.func.vmap` that fixes the sizes of whatever is being
-    compiled, so that every new number of rows or trajectories would be compiled anew (torch 2.9). Compiled, both are
-    one copy.
+    They are padded and summed. Inside `torch.func.vmap`, `torch.cat` would make torch 2.9 compile again for every
+    number of rows or trajectories. Compiled, both are one copy.
     """
-    width = sum(fields[name].shape[-1] for name in names)
+    total = sum(fields[name].shape[-1] for name in names)
     left = 0
     padded = []
     for name in names:
-        own = fields[name].shape[-1]
-        padded.append(pad(fields[name], (left, width - left - own)))
-        left += own
+        width = fields[name].shape[-1]
+        padded.append(pad(fields[name], (left, total - left - width)))
+        left += width
     joined: Tensor = sum(padded[1:], start=padded[0])
     return joined
 
 
 class FieldEmbeddings(nn.Module):
-    """Every feature as an embedding of one width D, for structures that let fields interact.
+    """Every feature as an embedding of one width D, for structures with interactions between fields.
 
-    Embeddings of width D stay as they are; others and fixed vectors are mapped to it by a matrix; a numeric feature k
-    is its value times a learned vector v_k (AutoInt, Song et al. 2019, Eq. 4).
+    Embeddings of width D are unchanged. Other embeddings and fixed vectors are mapped to D by a matrix. A numeric
+    feature k is its value times a learned vector v_k (AutoInt, Song et al. 2019, Eq. 4).
 
     Args:
         inputs: the fields.
-        width: D.
+        width: width D of the embeddings.
 
     Attributes:
-        count: number of fields F; a numeric feature is one each.
+        count: number of fields F; each numeric feature is one field.
     """
 
     def __init__(self, inputs: Inputs, width: int) -> None:
@@ -57,7 +59,7 @@ class FieldEmbeddings(nn.Module):
             self.numeric_KD = start_uniform(torch.empty(inputs.numeric, width), width)
 
     def forward(self, fields: Mapping[str, Tensor]) -> Tensor:
-        """[B, F, D]."""
+        """Embeddings [B, F, D] of fields."""
         embedded = {name: self._embed(name, fields[name]) for name in self.names}
         embedded_BFD: Tensor = join_fields(embedded, self.names).unflatten(1, (self.count, self.width))
         return embedded_BFD
@@ -70,16 +72,17 @@ class FieldEmbeddings(nn.Module):
 
 
 def _key(name: str) -> str:
-    """A feature's name as one of a submodule: some, as "type", are those of a module's methods."""
+    """Name of a feature's submodule; the prefix avoids names of module methods, such as "type"."""
     return f"map_{name}"
 
 
 class FirstOrder(TableLayer):
-    """A linear model of the features: a weight for each id, and for each number of vectors and numeric features.
+    """A linear model of the features: a weight for each id, each entry of a vector and each numeric feature.
 
-    The wide part of WDL without crossed features, and the first order of factorisation machines. Weights of ids are
-    rows of tables of width 1; all start at zero but those of numbers. Those of several ids of a row are summed, each
-    times its weight; they are never shared, as a clicked item carries different information from the item shown.
+    It is the wide part of WDL without crossed features, and the first order of factorisation machines. Weights of ids
+    are rows of tables of width 1 and start at zero, other weights do not. The weights of a bag or sequence are summed,
+    multiplied by the ids' weights. They are not shared with another table, because a clicked item carries different
+    information from the item shown.
 
     Args:
         inputs: the fields.
@@ -102,14 +105,14 @@ class FirstOrder(TableLayer):
             if table.trainable
         )
         trained = {table.name for table in inputs.features if table.trainable}
-        self.numbers = tuple(name for name in inputs.names if name not in trained)
+        self.dense = tuple(name for name in inputs.names if name not in trained)
         width = inputs.width - sum(table.width for table in inputs.features if table.trainable)
         self.linear = nn.Linear(width, 1, bias=False) if width else None
 
     def forward(self, fields: Mapping[str, Tensor]) -> Tensor:
-        """Its share [B] of the logits."""
+        """Logits [B] of fields [B, D]."""
         weights = [fields[table.name] for table in self.tables]
         total_B1: Tensor = sum(weights[1:], start=weights[0])
         if self.linear is not None:
-            total_B1 = total_B1 + self.linear(join_fields(fields, self.numbers))
+            total_B1 = total_B1 + self.linear(join_fields(fields, self.dense))
         return total_B1.squeeze(1)

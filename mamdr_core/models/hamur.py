@@ -1,4 +1,7 @@
-"""HAMUR: adapters whose weights a shared hyper-network generates for each row (Li et al. 2023)."""
+"""HAMUR: adapters whose weights a shared hyper-network generates for each row (Li et al. 2023).
+
+Shape suffixes: B rows, D width of all fields, H width of a hidden layer, A width of an adapter, R rank.
+"""
 
 from collections.abc import Mapping
 from itertools import pairwise
@@ -20,7 +23,7 @@ class HAMUROptions:
     """`model.options` of hamur."""
 
     adapters: int = 2
-    """Last hidden layers that an adapter follows; all of them where there are fewer."""
+    """Number of last hidden layers that are followed by an adapter, at most all."""
     rank: int = 16
     """Rank of an adapter's generated matrices."""
     width: int = 32
@@ -29,7 +32,6 @@ class HAMUROptions:
     """Widths of the hidden layers of the hyper-network."""
 
     def __post_init__(self) -> None:
-        """Check the sizes."""
         check_sizes(adapters=self.adapters, rank=self.rank, width=self.width, hyper=self.hyper)
 
 
@@ -38,13 +40,13 @@ class HAMUR(nn.Module):
 
     "HAMUR: Hyper Adapter for Multi-Domain Recommendation" (Li et al. 2023): a hyper-network, shared by all domains,
     maps all features of a row, the domain's embedding included, to a matrix I of rank x rank. An adapter's two matrices
-    are U_1 I V_1 and U_2 I V_2 (`Adapter`). The MLP is shared too, where a public implementation
-    (Scenario-Wise-Rec) has one for each domain: that would be a whole network for each of many domains.
+    are U_1 I V_1 and U_2 I V_2 (`Adapter`). The MLP is shared too. A public implementation (Scenario-Wise-Rec) has an
+    MLP for each domain, which is too large for many domains.
 
     Args:
         inputs: the fields.
         settings: `hidden` widths and `dropout`.
-        options: of adapters and the hyper-network.
+        options: settings of adapters and the hyper-network.
     """
 
     Options = HAMUROptions
@@ -78,17 +80,17 @@ class HAMUR(nn.Module):
 class Adapter(TableLayer):
     """h + norm(sigmoid(h U_1 I V_1 + b_1) U_2 I V_2 + b_2), where I is the row's matrix.
 
-    The products are taken from the left, so that no matrix of the adapter is made for a row. The norm is the paper's
-    domain norm, with mean and variance over a row's units rather than over a batch (see `star.py`): a scale and a shift
-    of all domains and those of the row's domain, kept as differences from 1 and 0 so that a new domain starts with the
-    shared ones.
+    Products are evaluated from the left, so that the matrices U I V are never computed. The norm is the paper's domain
+    norm, with mean and variance over a row's units instead of a batch (see `star.py`). Its scale is the product of a
+    shared one and the domain's, its shift the sum; scales are stored as differences from 1, so that new domains start
+    with the shared ones.
 
     Args:
-        name: within the structure.
+        name: name of the adapter within the structure.
         inputs: the fields.
-        width: H of what it is applied to.
-        inner: its own width.
-        rank: R of I.
+        width: width H of the adapted layer.
+        inner: width A of the adapter.
+        rank: rank R of I.
     """
 
     def __init__(self, name: str, inputs: Inputs, width: int, inner: int, rank: int) -> None:
@@ -100,7 +102,7 @@ class Adapter(TableLayer):
         self.tables = (domain_vector(f"{name}.scale", inputs, width), domain_vector(f"{name}.shift", inputs, width))
 
     def forward(self, fields: Mapping[str, Tensor], h_BH: Tensor, instance_BRR: Tensor) -> Tensor:
-        """[B, H] to [B, H]."""
+        """Adapted units [B, H] of units [B, H]."""
         inner_BA = (_times(h_BH @ self.left_HR, instance_BRR) @ self.right_RA + self.bias_A).sigmoid()
         out_BH = _times(inner_BA @ self.left_AR, instance_BRR) @ self.right_RH + self.bias_H
         scale_BH, shift_BH = (fields[table.name] for table in self.tables)
@@ -108,5 +110,5 @@ class Adapter(TableLayer):
 
 
 def _times(x_BR: Tensor, matrix_BRR: Tensor) -> Tensor:
-    """Each row times its own matrix."""
+    """Product of each row with the matrix of that row."""
     return (x_BR.unsqueeze(1) @ matrix_BRR).squeeze(1)

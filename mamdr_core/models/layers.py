@@ -1,4 +1,7 @@
-"""Layers that several structures share: stacks of fully connected layers, and layers whose weights are tables' rows."""
+"""Layers of several structures: fully connected layers, and layers whose weights are rows of tables.
+
+Shape suffixes: B rows, D width of the input.
+"""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -16,10 +19,10 @@ EPSILON = 1e-5
 
 
 class TableLayer(nn.Module):
-    """A layer that reads weights of its own from the batch's fields.
+    """A layer whose weights are fields of the batch.
 
     Attributes:
-        tables: what holds them; `declare_inputs` adds these to the inputs of a structure that has the layer.
+        tables: the tables of the weights; `declare_inputs` adds them to the inputs of the layer's structure.
     """
 
     tables: tuple[Table, ...]
@@ -40,39 +43,39 @@ def hidden_layers(width: int, hidden: Sequence[int], dropout: float) -> list[nn.
 
 
 def perceptron(width: int, hidden: Sequence[int], dropout: float, out: int = 1) -> nn.Sequential:
-    """Hidden layers and, by default, one logit: [B, width] to [B, out]."""
+    """Hidden layers and a linear output layer, [B, width] to [B, out]."""
     return nn.Sequential(*hidden_layers(width, hidden, dropout), nn.Linear((width, *hidden)[-1], out))
 
 
 def default_std(width: int) -> float:
-    """Standard deviation of what `nn.Linear` of `width` inputs starts from, U(-1/sqrt(width), 1/sqrt(width))."""
+    """Standard deviation of the initial weights of `nn.Linear`, U(-1/sqrt(width), 1/sqrt(width)), for `width` inputs."""
     return float((3 * width) ** -0.5)
 
 
 def domain_table(name: str, inputs: Inputs, width: int, std: float = 0.0) -> Table:
-    """Weights of every domain, which a structure's layer reads once for each domain of a batch.
+    """Weights of every domain, which a layer reads once for each domain of a batch.
 
-    The field is [1, width], of one domain, unless the structure mixes domains, see `groups.mixes_domains`.
+    The field is [1, width], the weights of one domain, unless the structure mixes domains, see `groups.mixes_domains`.
     """
     return Table(name, "domain", inputs.domain_rows, width, feature=False, per_domain=True, std=std)
 
 
 def domain_vector(name: str, inputs: Inputs, width: int) -> Table:
-    """A vector of every domain that starts at zero, narrow enough to be read for every row, [B, width].
+    """A vector of every domain, initially zero, and narrow enough to be read for every row, [B, width].
 
-    So a call may hold rows of many domains, which tables of `domain_table` do not allow.
+    Unlike with tables of `domain_table`, a call may contain rows of many domains.
     """
     return Table(name, "domain", inputs.domain_rows, width, feature=False, std=0.0)
 
 
 class DomainLinear(TableLayer):
-    """A fully connected layer of which every domain has its own.
+    """A fully connected layer with weights of each domain.
 
     Args:
-        name: of the layer within its structure.
+        name: name of the layer within its structure.
         inputs: the fields.
-        width: inputs of the layer.
-        out: its outputs.
+        width: number of inputs.
+        out: number of outputs.
     """
 
     def __init__(self, name: str, inputs: Inputs, width: int, out: int) -> None:
@@ -84,7 +87,7 @@ class DomainLinear(TableLayer):
         )
 
     def forward(self, fields: Mapping[str, Tensor], x_BD: Tensor) -> Tensor:
-        """[B, width] to [B, out], by the weights of the domain or the groups that `fields` show."""
+        """Outputs [B, out] of inputs [B, width], with the weights of the domain or the groups in `fields`."""
         weight, bias = (fields[table.name] for table in self.tables)
         if SIZES in fields:
             return grouped_linear(x_BD, weight.view(-1, *self.shape), bias, fields[SIZES])
@@ -92,15 +95,15 @@ class DomainLinear(TableLayer):
 
 
 class DomainPerceptron(nn.Module):
-    """Hidden layers and outputs of which every domain has its own: a tower, or a gate.
+    """Hidden layers and an output layer with weights of each domain: a tower, or a gate.
 
     Args:
-        name: within its structure.
+        name: name within its structure.
         inputs: the fields.
-        width: of what it is applied to.
-        hidden: widths of its hidden layers.
-        out: outputs.
-        dropout: rate after each hidden layer.
+        width: number of inputs.
+        hidden: widths of the hidden layers.
+        out: number of outputs.
+        dropout: dropout rate after each hidden layer.
     """
 
     def __init__(self, name: str, inputs: Inputs, width: int, hidden: Sequence[int], out: int, dropout: float) -> None:
@@ -110,7 +113,7 @@ class DomainPerceptron(nn.Module):
         self.dropouts = nn.ModuleList(Dropout(dropout) for _ in hidden)
 
     def forward(self, fields: Mapping[str, Tensor], x_BD: Tensor) -> Tensor:
-        """[B, width] to [B, out], by the weights of the domain or the groups that `fields` show."""
+        """Outputs [B, out] of inputs [B, width], with the weights of the domain or the groups in `fields`."""
         *hidden, last = self.layers
         for layer, dropout in zip(hidden, self.dropouts, strict=True):
             x_BD = dropout(relu(layer(fields, x_BD)))
@@ -119,14 +122,14 @@ class DomainPerceptron(nn.Module):
 
 
 def start_uniform(parameter: Tensor, width: int) -> nn.Parameter:
-    """A parameter as `nn.Linear` of `width` inputs starts it."""
+    """Initialise a parameter like the weights of `nn.Linear` with `width` inputs."""
     return nn.Parameter(torch.nn.init.uniform_(parameter, -(width**-0.5), width**-0.5))
 
 
 def normalize(x: Tensor) -> Tensor:
     """Layer normalisation over the last dimension, without scale and shift.
 
-    Written out: inside `torch.func.vmap`, torch's own makes torch 2.9 compile every number of trajectories anew.
+    Inside `torch.func.vmap`, torch's own makes torch 2.9 compile again for every number of trajectories.
     """
     centred = x - x.mean(-1, keepdim=True)
     return centred * (centred.square().mean(-1, keepdim=True) + EPSILON).rsqrt()

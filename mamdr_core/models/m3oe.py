@@ -1,4 +1,7 @@
-"""M3oE: shared and domain experts over a representation of the domain, with learned balances (Zhang et al. 2024)."""
+"""M3oE: shared and domain experts over a representation of the domain, with learned balances (Zhang et al. 2024).
+
+Shape suffixes: B rows, D width of the input, O and H widths of outputs, E experts.
+"""
 
 from collections.abc import Mapping
 
@@ -24,14 +27,13 @@ class M3oEOptions:
     shared_experts: int = 4
     """Experts of all domains, mixed by a gate."""
     domain_experts: int = 4
-    """Experts that domains choose from."""
+    """Experts in the pool that each domain mixes by its own weights."""
     expert_hidden: tuple[int, ...] = (128, 64)
     """Widths of an expert's hidden layers."""
     tower: tuple[int, ...] = (64,)
     """Widths of the hidden layers of the tower."""
 
     def __post_init__(self) -> None:
-        """Check the sizes."""
         check_sizes(
             representation=self.representation,
             shared_experts=self.shared_experts,
@@ -49,17 +51,18 @@ class M3oE(nn.Module):
 
     "M3oE: Multi-Domain Multi-Task Mixture-of-Experts Recommendation Framework" (Zhang et al. 2024). z is the domain's
     representation of a row (`DomainRepresentation`). The first level mixes shared experts by the softmax of a gate, and
-    balances the domain's expert against the others: beta own + (1 - beta) mean of the others. The second adds both, the
-    domain's part times alpha; the tower reads the sum. alpha and beta are sigmoids of a learned number each.
+    balances the domain's expert against the others: beta * own + (1 - beta) * mean of the others. The second level adds
+    alpha times the latter to the former, and the tower reads the sum. alpha and beta are sigmoids of one learned number
+    each.
 
     The paper has an expert, a gate, a tower and first-layer weights for each of its few domains. For many domains:
 
-    - the domain's expert is a mixture s of a pool of experts, s the softmax of logits of the domain's own; where s is
-      one-hot it is the paper's formula with one expert for each domain;
-    - the gate reads the domain's embedding, and it and the tower are shared.
+    - The domain's expert is a mixture of a pool of experts, weighted by the softmax s of the domain's logits. With a
+      one-hot s, this is the paper's formula with one expert for each domain.
+    - The gate and the tower are shared, and the gate reads the domain's embedding.
 
-    A single task drops the experts of tasks with their two weights, and the towers of further tasks. alpha and beta
-    are trained with all other weights, rather than on validation rows by the paper's bi-level search.
+    With a single task, the paper's experts of tasks, their two weights, and the towers of further tasks are left out.
+    alpha and beta are trained together with all other weights, not on validation rows by the paper's bi-level search.
 
     Args:
         inputs: the fields.
@@ -79,7 +82,7 @@ class M3oE(nn.Module):
         self.domain_gate = nn.Linear(sum(table.width for table in domain), options.shared_experts, bias=False)
         self.shared = shared_experts(options.shared_experts, width, options.expert_hidden, dropout)
         self.pool = shared_experts(options.domain_experts, width, options.expert_hidden, dropout)
-        self.choice = Choice(inputs, options.domain_experts)
+        self.choice = PoolLogits(inputs, options.domain_experts)
         self.alpha, self.beta = (nn.Parameter(torch.zeros(1)) for _ in range(2))
         self.tower = perceptron(options.expert_hidden[-1], options.tower, dropout)
 
@@ -104,8 +107,8 @@ class DomainRepresentation(TableLayer):
 
     Args:
         inputs: the fields.
-        out: its width.
-        dropout: rate after it.
+        out: width of the representation.
+        dropout: dropout rate of the representation.
     """
 
     def __init__(self, inputs: Inputs, out: int, dropout: float) -> None:
@@ -119,19 +122,19 @@ class DomainRepresentation(TableLayer):
         )
 
     def forward(self, fields: Mapping[str, Tensor], x_BD: Tensor) -> Tensor:
-        """[B, D] to [B, out]."""
+        """Representations [B, out] of rows [B, D]."""
         inputs_BD, outputs_BO, bias_BO = (fields[table.name] for table in self.tables)
         scaled_BO = (x_BD * (1 + inputs_BD)) @ self.shared.weight.T * (1 + outputs_BO)
         z_BO: Tensor = self.dropout(relu(scaled_BO + self.shared.bias + bias_BO))
         return z_BO
 
 
-class Choice(TableLayer):
+class PoolLogits(TableLayer):
     """A domain's logits over a pool of experts.
 
     Args:
         inputs: the fields.
-        experts: of the pool.
+        experts: number of experts E in the pool.
     """
 
     def __init__(self, inputs: Inputs, experts: int) -> None:
@@ -139,5 +142,5 @@ class Choice(TableLayer):
         self.tables = (domain_vector("choice.logits", inputs, experts),)
 
     def forward(self, fields: Mapping[str, Tensor]) -> Tensor:
-        """[B, experts]."""
+        """Logits [B, E] of the rows' domains."""
         return fields[self.tables[0].name]

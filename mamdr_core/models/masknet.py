@@ -1,4 +1,7 @@
-"""MaskNet: blocks whose inputs a mask of the whole instance scales (Wang, She and Zhang 2021)."""
+"""MaskNet: blocks whose inputs are scaled by a mask of the whole instance (Wang, She and Zhang 2021).
+
+Shape suffixes: B rows, F fields, D width of an embedding, I = F * D, H outputs of a block.
+"""
 
 from collections.abc import Mapping
 
@@ -18,14 +21,13 @@ class MaskNetOptions:
     """`model.options` of masknet."""
 
     blocks: int = 3
-    """MaskBlocks."""
+    """Number of MaskBlocks."""
     width: int = 64
-    """Outputs of a block."""
+    """Number of outputs of a block."""
     reduction: float = 2.0
-    """Width of a mask's hidden layer, relative to all embeddings of a row."""
+    """Width of a mask's hidden layer, relative to the total width of a row's embeddings."""
 
     def __post_init__(self) -> None:
-        """Check the sizes."""
         check_sizes(blocks=self.blocks, width=self.width)
         if not 0 < self.reduction <= 16:
             raise ValueError(f"reduction must be in (0, 16], got {self.reduction}")
@@ -35,14 +37,14 @@ class MaskNet(nn.Module):
     """Parallel MaskBlocks over normalised embeddings, then an MLP over their outputs.
 
     "MaskNet: Introducing Feature-Wise Multiplication to CTR Ranking Models by Instance-Guided Mask", the parallel
-    model. Fields are embeddings of one width (`FieldEmbeddings`), and each is normalised with a scale and shift of its
-    own. Normalisation takes the length out of a field: what is left of the size of a numeric feature are its sign and
-    its share in the mask, which reads the embeddings before they are normalised.
+    model. Fields are embeddings of one width (`FieldEmbeddings`), and each field has a scale and a shift for its
+    normalisation. Normalisation removes the length of an embedding, so the magnitude of a numeric feature acts only
+    through the mask, which reads the embeddings before normalisation.
 
     Args:
         inputs: the fields.
         settings: `embedding_dim`; `hidden` widths of the MLP and `dropout`.
-        options: of the blocks.
+        options: settings of the blocks.
     """
 
     Options = MaskNetOptions
@@ -74,9 +76,9 @@ class MaskBlock(nn.Module):
     """ReLU(LN(W (mask * LN_EMB(e)))), where mask = W_2 ReLU(W_1 e + b_1) + b_2 of the instance's embeddings e.
 
     Args:
-        width: of all embeddings side by side.
+        width: total width I of a row's embeddings.
         aggregated: width of the mask's hidden layer.
-        out: outputs.
+        out: number of outputs H.
     """
 
     def __init__(self, width: int, aggregated: int, out: int) -> None:
@@ -86,6 +88,6 @@ class MaskBlock(nn.Module):
         self.scale_H, self.shift_H = nn.Parameter(torch.ones(out)), nn.Parameter(torch.zeros(out))
 
     def forward(self, x_BI: Tensor, normal_BI: Tensor) -> Tensor:
-        """Embeddings, and the same normalised, [B, width] each, to [B, out]."""
+        """Outputs [B, H] of a row's embeddings and normalised embeddings, [B, I] each."""
         normal_BH = normalize(self.hidden(self.mask(x_BI) * normal_BI))
         return relu(normal_BH * self.scale_H + self.shift_H)

@@ -1,4 +1,7 @@
-"""MLP: the paper's base structure, fully connected layers over all fields side by side (section 5.2)."""
+"""MLP: the paper's base structure, fully connected layers over the concatenated fields (section 5.2).
+
+Shape suffixes: B rows, D width of a field.
+"""
 
 from collections.abc import Mapping
 

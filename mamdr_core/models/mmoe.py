@@ -1,4 +1,7 @@
-"""MMOE: shared experts, mixed by a gate of each domain (Ma et al. 2018)."""
+"""MMOE: shared experts, mixed by a gate of each domain (Ma et al. 2018).
+
+Shape suffixes: B rows, D width of all fields, H outputs of an expert.
+"""
 
 from collections.abc import Mapping
 
@@ -12,9 +15,9 @@ from mamdr_core.models.tables import Inputs
 
 
 class MMOE(nn.Module):
-    """Experts of all domains; a gate and a tower of the domain's own (Ma et al. 2018, Eq. 5 to 7).
+    """Shared experts, and a gate and a tower of each domain (Ma et al. 2018, Eq. 5 to 7).
 
-    A gate has hidden layers before its softmax, as the paper's sizes and DeepCTR have; the original's is linear
+    A gate has hidden layers before its softmax, as in the MAMDR paper and DeepCTR; the gate of Ma et al. is linear
     (`mmoe.gate: []`).
 
     Args:
@@ -26,11 +29,11 @@ class MMOE(nn.Module):
 
     def __init__(self, inputs: Inputs, settings: ModelSettings) -> None:
         super().__init__()
-        own, dropout = settings.mmoe, settings.dropout
+        sizes, dropout = settings.mmoe, settings.dropout
         self.names = inputs.names
-        self.experts = shared_experts(own.experts, inputs.width, own.expert_hidden, dropout)
-        self.gate = DomainPerceptron("gate", inputs, inputs.width, own.gate, own.experts, dropout)
-        self.tower = DomainPerceptron("tower", inputs, own.expert_hidden[-1], own.tower, 1, dropout)
+        self.experts = shared_experts(sizes.experts, inputs.width, sizes.expert_hidden, dropout)
+        self.gate = DomainPerceptron("gate", inputs, inputs.width, sizes.gate, sizes.experts, dropout)
+        self.tower = DomainPerceptron("tower", inputs, sizes.expert_hidden[-1], sizes.tower, 1, dropout)
 
     def forward(self, fields: Mapping[str, Tensor]) -> Tensor:
         """Logits [B] of fields [B, D]."""

@@ -1,4 +1,7 @@
-"""NeurFM: the neural factorisation machine (He and Chua 2017)."""
+"""NeurFM: the neural factorisation machine (He and Chua 2017).
+
+Shape suffixes: B rows, D width of an embedding.
+"""
 
 from collections.abc import Mapping
 
@@ -13,9 +16,9 @@ from mamdr_core.models.tables import Inputs
 
 
 class NeurFM(nn.Module):
-    """First order, and an MLP over the pooled products of all pairs of fields (He and Chua 2017, Eq. 2 to 6).
+    """Sum of a first order and an MLP over the pooled products of all pairs of fields (He and Chua 2017, Eq. 2 to 6).
 
-    Dropout follows the pooling too; the original's batch normalisation is left out, as in DeepCTR.
+    There is dropout after the pooling too; the original's batch normalisation is left out, as in DeepCTR.
 
     Args:
         inputs: the fields.

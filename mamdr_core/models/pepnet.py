@@ -1,4 +1,7 @@
-"""PEPNet: embeddings gated by the domain, hidden units gated by the user and the item (Chang et al. 2023)."""
+"""PEPNet: embeddings gated by the domain, hidden units gated by the user and the item (Chang et al. 2023).
+
+Shape suffixes: B rows, D width of all fields or of a hidden layer, P inputs of a gate.
+"""
 
 from collections.abc import Mapping
 from itertools import pairwise
@@ -14,7 +17,7 @@ from mamdr_core.models.tables import Inputs
 from mamdr_core.settings import settings
 
 GATED = "pepnet.gated"
-"""The gated embeddings among the fields that PPNet's gates read."""
+"""Name of the detached embeddings among the fields that gates read."""
 
 
 @settings
@@ -25,23 +28,22 @@ class PEPNetOptions:
     """Widths of the hidden layers of each gate."""
 
     def __post_init__(self) -> None:
-        """Check the sizes."""
         check_sizes(gate=self.gate)
 
 
 class PEPNet(nn.Module):
     """EPNet and PPNet ("PEPNet: Parameter and Embedding Personalized Network", Chang et al. 2023) with a single task.
 
-    EPNet: E' = 2 sigmoid(U(E_domain, stop(E))) * E, where E is all features side by side and E_domain the domain's.
-    PPNet: the output of hidden layer l is 2 sigmoid(U_l(E_prior, stop(E'))) * ReLU(W_l h + b_l), where E_prior is what
-    is known of the user, the item and the domain by id: their embeddings and vectors. stop passes no gradient on, so
-    that the gates do not disturb the embeddings of the other features. Each U is a network with one hidden layer. All
-    weights are shared: a domain differs by its embedding alone. The paper's towers of several tasks are one.
+    EPNet: E' = 2 sigmoid(U(E_domain, stop(E))) * E, where E are the concatenated features and E_domain the features of
+    the domain. PPNet: the output of hidden layer l is 2 sigmoid(U_l(E_prior, stop(E'))) * ReLU(W_l h + b_l), where
+    E_prior are the embeddings and vectors of the user, the item and the domain. stop blocks gradients, so that gates do
+    not affect the embeddings of other features. Each U is a network with one hidden layer. All weights are shared, and
+    domains differ only by their features. There is one tower, since there is a single task.
 
     Args:
         inputs: the fields.
         settings: `hidden` widths of the gated layers and `dropout`.
-        options: of the gates.
+        options: settings of the gates.
     """
 
     Options = PEPNetOptions
@@ -62,8 +64,8 @@ class PEPNet(nn.Module):
     def forward(self, fields: Mapping[str, Tensor]) -> Tensor:
         """Logits [B] of fields [B, D]."""
         x_BD = join_fields(fields, self.names)
-        h_BD = x_BD * self.embedding_gate(_beside(fields, self.domain, x_BD))
-        prior_BP = _beside(fields, self.prior, h_BD)
+        h_BD = x_BD * self.embedding_gate(_gate_input(fields, self.domain, x_BD))
+        prior_BP = _gate_input(fields, self.prior, h_BD)
         for layer, gate, dropout in zip(self.hidden, self.unit_gates, self.dropouts, strict=True):
             h_BD = dropout(gate(prior_BP) * relu(layer(h_BD)))
         logits_B1: Tensor = self.out(h_BD)
@@ -71,12 +73,12 @@ class PEPNet(nn.Module):
 
 
 class Gate(nn.Module):
-    """Gate NU: twice the sigmoid of a small network, so that it starts near one.
+    """Gate NU: twice the sigmoid of a small network, which is initially near 1.
 
     Args:
-        width: of what it reads.
-        hidden: widths of its hidden layers.
-        out: numbers that it scales.
+        width: number of inputs.
+        hidden: widths of the hidden layers.
+        out: number of factors.
     """
 
     def __init__(self, width: int, hidden: tuple[int, ...], out: int) -> None:
@@ -84,11 +86,11 @@ class Gate(nn.Module):
         self.layers = perceptron(width, hidden, 0.0, out)
 
     def forward(self, x_BD: Tensor) -> Tensor:
-        """[B, width] to factors [B, out] between 0 and 2."""
+        """Factors [B, out] between 0 and 2 of inputs [B, width]."""
         factors: Tensor = 2 * self.layers(x_BD).sigmoid()
         return factors
 
 
-def _beside(fields: Mapping[str, Tensor], names: list[str], x_BD: Tensor) -> Tensor:
-    """The named fields, and `x_BD`, to which no gradient passes."""
+def _gate_input(fields: Mapping[str, Tensor], names: list[str], x_BD: Tensor) -> Tensor:
+    """The named fields and the detached `x_BD`, concatenated."""
     return join_fields({**fields, GATED: x_BD.detach()}, (*names, GATED))

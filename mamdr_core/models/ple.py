@@ -1,4 +1,7 @@
-"""PLE: progressive layered extraction, levels of CGC one on another (Tang et al. 2020, section 4.2)."""
+"""PLE: progressive layered extraction, a stack of CGC levels (Tang et al. 2020, section 4.2).
+
+Shape suffixes: B rows, D width of a level's input.
+"""
 
 from collections.abc import Mapping
 
@@ -12,10 +15,10 @@ from mamdr_core.models.tables import Inputs
 
 
 class PLE(nn.Module):
-    """Levels of extraction, then a tower of the domain's own (Tang et al. 2020, Eq. 5 to 7).
+    """Levels of extraction, then a tower of each domain (Tang et al. 2020, Eq. 5 to 7).
 
-    With one level, the paper's setting and our default, it is CGC but for its sizes. What the shared gates of more
-    levels mix deviates from the original, see `ExtractionLevel`.
+    With one level, the MAMDR paper's setting and our default, it is CGC with other sizes. With more levels, the shared
+    gates mix fewer experts than in the paper of PLE, see `ExtractionLevel`.
 
     Args:
         inputs: the fields.
@@ -26,14 +29,14 @@ class PLE(nn.Module):
 
     def __init__(self, inputs: Inputs, settings: ModelSettings) -> None:
         super().__init__()
-        own, dropout = settings.ple, settings.dropout
+        sizes, dropout = settings.ple, settings.dropout
         self.names = inputs.names
-        widths = [inputs.width] + [own.expert_hidden[-1]] * own.levels
+        widths = [inputs.width] + [sizes.expert_hidden[-1]] * sizes.levels
         self.levels = nn.ModuleList(
-            ExtractionLevel(f"level_{n}", inputs, width, own, dropout, last=n == own.levels - 1)
+            ExtractionLevel(f"level_{n}", inputs, width, sizes, dropout, last=n == sizes.levels - 1)
             for n, width in enumerate(widths[:-1])
         )
-        self.tower = DomainPerceptron("tower", inputs, widths[-1], own.tower, 1, dropout)
+        self.tower = DomainPerceptron("tower", inputs, widths[-1], sizes.tower, 1, dropout)
 
     def forward(self, fields: Mapping[str, Tensor]) -> Tensor:
         """Logits [B] of fields [B, D]."""

@@ -1,4 +1,7 @@
-"""RAW: our stand-in for the paper's production structure, which is not public (section 5.5)."""
+"""RAW: a substitute for the paper's production structure, which is not public (section 5.5).
+
+Shape suffixes: B rows, D width of a field or of all fields.
+"""
 
 from collections.abc import Mapping
 
@@ -11,12 +14,12 @@ from mamdr_core.models.tables import Inputs
 
 
 class RAW(nn.Module):
-    """A wide part, and an MLP over features that a gate has scaled to the domain.
+    """Sum of a wide part and an MLP over features that are scaled by a gate.
 
-    The paper says of RAW only that it serves Taobao. We take what is common in such systems: WDL's wide part, and the
-    gate of PEPNet's EPNet (Chang et al. 2023, Eq. 1 and 2): every number of the joined features is scaled by twice a
-    sigmoid of a small network over all of them, the domain's embedding included, which passes no gradient on to them.
-    All weights are shared.
+    The paper states only that RAW serves Taobao. This structure combines common parts of such systems: the wide part of
+    WDL, and the gate of PEPNet's EPNet (Chang et al. 2023, Eq. 1 and 2). The gate scales every entry of the
+    concatenated features by twice the sigmoid of a small network over all features, the domain's embedding included,
+    without gradients to its inputs. All weights are shared.
 
     Args:
         inputs: the fields.

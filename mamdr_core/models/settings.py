@@ -1,4 +1,4 @@
-"""Settings of the model structures; the defaults are the paper's (appendix A.2.2), where it has them."""
+"""Settings of the model structures; defaults are those of the paper (appendix A.2.2) where it states them."""
 
 from collections.abc import Sequence
 from dataclasses import field
@@ -6,24 +6,24 @@ from typing import Any
 
 from mamdr_core.settings import settings
 
-WIDEST = 1 << 16
-"""Of layers and embeddings; more is a slip of the keyboard, which would end in a failed allocation."""
+MAX_WIDTH = 1 << 16
+"""Largest width of layers and embeddings; a larger one is most likely a typing error, and its allocation would fail."""
 
 
 def check_sizes(**sizes: int | Sequence[int]) -> None:
-    """Raise ValueError for a size below 1 or beyond `WIDEST`."""
+    """Raise ValueError for a size below 1 or above `MAX_WIDTH`."""
     for name, size in sizes.items():
         each = (size,) if isinstance(size, int) else size
         if min(each, default=1) < 1:
             raise ValueError(f"{name} must be >= 1, got {size}")
-        if max(each, default=1) > WIDEST:
-            raise ValueError(f"{name} must be <= {WIDEST}, got {size}")
+        if max(each, default=1) > MAX_WIDTH:
+            raise ValueError(f"{name} must be <= {MAX_WIDTH}, got {size}")
 
 
 def check_layers(name: str, widths: Sequence[int]) -> None:
-    """Raise ValueError where there is no hidden layer at all."""
+    """Raise ValueError if there is no hidden layer."""
     if not widths:
-        raise ValueError(f"{name} needs one hidden layer at least, got {list(widths)}")
+        raise ValueError(f"{name} needs at least one hidden layer, got {list(widths)}")
 
 
 @settings
@@ -33,12 +33,11 @@ class AutoIntSettings:
     heads: int = 4
     """Attention heads of a layer."""
     layers: int = 3
-    """Interacting layers (DeepCTR's default: the paper has none)."""
+    """Interacting layers (DeepCTR's default, since the paper does not state it)."""
     width: int = 8
-    """Width of a head (DeepCTR's default: the paper has none)."""
+    """Width of a head (DeepCTR's default, since the paper does not state it)."""
 
     def __post_init__(self) -> None:
-        """Check the sizes."""
         check_sizes(heads=self.heads, layers=self.layers, width=self.width)
 
 
@@ -52,7 +51,6 @@ class SharedBottomSettings:
     """Widths of a domain's hidden layers."""
 
     def __post_init__(self) -> None:
-        """Check the sizes."""
         check_sizes(hidden=self.hidden, tower=self.tower)
         check_layers("hidden", self.hidden)
 
@@ -71,14 +69,13 @@ class MMOESettings:
     """Widths of a domain's hidden layers after the gate."""
 
     def __post_init__(self) -> None:
-        """Check the sizes."""
         check_sizes(experts=self.experts, expert_hidden=self.expert_hidden, gate=self.gate, tower=self.tower)
         check_layers("expert_hidden", self.expert_hidden)
 
 
 @settings
 class CGCSettings:
-    """Sizes of CGC, which the paper has not: MMOE's, with as many experts that a domain's gate can choose from."""
+    """Sizes of CGC. The paper does not state them: they are those of MMOE, with the same number of experts per gate."""
 
     shared_experts: int = 1
     """Experts of all domains."""
@@ -92,7 +89,6 @@ class CGCSettings:
     """Widths of a domain's hidden layers after the gate."""
 
     def __post_init__(self) -> None:
-        """Check the sizes."""
         check_sizes(
             shared_experts=self.shared_experts,
             specific_experts=self.specific_experts,
@@ -118,60 +114,57 @@ class PLESettings(CGCSettings):
     tower: tuple[int, ...] = (256,)
     """Widths of a domain's hidden layers after the last gate."""
     levels: int = 1
-    """Levels of extraction; with one PLE is CGC."""
+    """Levels of extraction; with one level, PLE is CGC."""
 
     def __post_init__(self) -> None:
-        """Check the sizes."""
         super().__post_init__()
         check_sizes(levels=self.levels)
 
 
 @settings
 class STARSettings:
-    """Sizes of STAR beside `hidden`."""
+    """Sizes of STAR, in addition to `hidden`."""
 
     auxiliary: tuple[int, ...] = (64,)
     """Widths of the hidden layers of the auxiliary network."""
 
     def __post_init__(self) -> None:
-        """Check the sizes."""
         check_sizes(auxiliary=self.auxiliary)
 
 
 @settings
 class RAWSettings:
-    """Sizes of RAW beside `hidden`."""
+    """Sizes of RAW, in addition to `hidden`."""
 
     gate: tuple[int, ...] = (64,)
     """Widths of the hidden layers of the gate that scales features."""
 
     def __post_init__(self) -> None:
-        """Check the sizes."""
         check_sizes(gate=self.gate)
 
 
 @settings
 class ModelSettings:
-    """A model structure by name and its sizes."""
+    """The name of the model structure, and its sizes."""
 
     name: str = "mlp"
     """Structure: mlp, wdl, neurfm, autoint, deepfm, dcnv2, masknet, shared_bottom, mmoe, cgc, ple, star, pepnet,
     adasparse, hamur, m3oe or raw (docs/models.md); or your own class, my_package.my_module:MyModel
     (docs/extending.md)."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Settings of dcnv2, masknet, pepnet, adasparse, hamur or m3oe (docs/models.md), or of your own structure, as its
-    class declares them (docs/extending.md)."""
+    """Settings of dcnv2, masknet, pepnet, adasparse, hamur or m3oe (docs/models.md), or of your own structure, declared
+    by its class (docs/extending.md)."""
     embedding_dim: int = 128
     """Width of the embeddings of users, items, domains and categorical features."""
     hidden: tuple[int, ...] = (256, 128, 64)
     """Widths of the hidden layers of mlp, wdl, neurfm, autoint, deepfm, dcnv2, masknet, pepnet, adasparse, hamur, raw,
     and of both networks of star."""
     dropout: float = 0.5
-    """Dropout rate after each hidden layer while training."""
+    """Dropout rate after each hidden layer in training."""
     train_ids: bool = True
     """Learn an embedding for each user and item; false: use only declared features (the paper's fixed vectors)."""
     autoint: AutoIntSettings = field(default_factory=AutoIntSettings)
-    """Sizes of AutoInt beside `hidden`."""
+    """Sizes of AutoInt, in addition to `hidden`."""
     shared_bottom: SharedBottomSettings = field(default_factory=SharedBottomSettings)
     """Sizes of Shared-Bottom."""
     mmoe: MMOESettings = field(default_factory=MMOESettings)
@@ -181,12 +174,11 @@ class ModelSettings:
     ple: PLESettings = field(default_factory=PLESettings)
     """Sizes of PLE."""
     star: STARSettings = field(default_factory=STARSettings)
-    """Sizes of STAR beside `hidden`."""
+    """Sizes of STAR, in addition to `hidden`."""
     raw: RAWSettings = field(default_factory=RAWSettings)
-    """Sizes of RAW beside `hidden`."""
+    """Sizes of RAW, in addition to `hidden`."""
 
     def __post_init__(self) -> None:
-        """Check the sizes."""
         check_sizes(embedding_dim=self.embedding_dim, hidden=self.hidden)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")

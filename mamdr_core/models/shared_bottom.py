@@ -1,4 +1,7 @@
-"""Shared-Bottom: one network for all domains, a tower for each (Ruder 2017)."""
+"""Shared-Bottom: one network for all domains, a tower for each (Ruder 2017).
+
+Shape suffixes: B rows, D width of a field.
+"""
 
 from collections.abc import Mapping
 
@@ -11,7 +14,7 @@ from mamdr_core.models.tables import Inputs
 
 
 class SharedBottom(nn.Module):
-    """Shared hidden layers, then a tower of the domain's own with one logit.
+    """Shared hidden layers, then a tower of each domain.
 
     Args:
         inputs: the fields.
@@ -22,10 +25,10 @@ class SharedBottom(nn.Module):
 
     def __init__(self, inputs: Inputs, settings: ModelSettings) -> None:
         super().__init__()
-        own = settings.shared_bottom
+        sizes = settings.shared_bottom
         self.names = inputs.names
-        self.bottom = nn.Sequential(*hidden_layers(inputs.width, own.hidden, settings.dropout))
-        self.tower = DomainPerceptron("tower", inputs, own.hidden[-1], own.tower, 1, settings.dropout)
+        self.bottom = nn.Sequential(*hidden_layers(inputs.width, sizes.hidden, settings.dropout))
+        self.tower = DomainPerceptron("tower", inputs, sizes.hidden[-1], sizes.tower, 1, settings.dropout)
 
     def forward(self, fields: Mapping[str, Tensor]) -> Tensor:
         """Logits [B] of fields [B, D]."""

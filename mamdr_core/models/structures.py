@@ -1,4 +1,4 @@
-"""The model structures by name: one file each, one line here."""
+"""The registry of model structures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,7 +27,7 @@ from mamdr_core.models.raw import RAW
 from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.shared_bottom import SharedBottom
 from mamdr_core.models.star import STAR
-from mamdr_core.models.tables import Inputs, as_seen, declare_features
+from mamdr_core.models.tables import Inputs, declare_features, projected
 from mamdr_core.models.wdl import WDL
 from mamdr_core.plugins import Plugin, is_plugin, parse_options
 
@@ -53,52 +53,52 @@ MODELS: dict[str, type[nn.Module]] = {
 
 
 def declare_inputs(settings: ModelSettings, features: Sequence[Feature], sizes: Mapping[str, int]) -> Inputs:
-    """The inputs of the structure `settings.name`: the declared features, and the tables that hold its weights.
+    """The inputs of the structure `settings.name`: the declared features, and the tables of its weights.
 
     Args:
-        settings: of the model.
+        settings: settings of the model.
         features: the declared features.
         sizes: vocabulary size by id column: "user", "item", "domain" and every categorical feature.
 
     Raises:
-        ValueError: an unknown structure; the known ones are listed.
-        MamdrError: a structure of the user's own that cannot be imported, or options that it does not declare.
+        ValueError: the structure is unknown; the message lists the known ones.
+        MamdrError: the user's own structure cannot be imported, or does not declare the options.
     """
     inputs = declare_features(settings, features, sizes)
-    with torch.device("meta"):  # shapes alone: nothing is drawn, nothing takes memory
-        module = _make(settings, as_seen(inputs))
+    with torch.device("meta"):  # shapes only: no memory is allocated
+        module = _build(settings, projected(inputs))
     return replace(inputs, tables=inputs.tables + tables_of(module))
 
 
 def build_model(settings: ModelSettings, inputs: Inputs, seed: int = 0) -> nn.Module:
-    """The structure `settings.name` for these inputs, initialised from `seed`.
+    """Build the structure `settings.name` for these inputs, initialised from `seed`.
 
-    With bags, sequences or projected vectors it is wrapped by what pools and projects them (`PooledStructure`). A
-    structure of the user's own is tried on two rows, see `mamdr_core.models.checking.check_structure`.
+    With bags, sequences or projected vectors it is wrapped in a `PooledStructure`. A user's own structure is checked,
+    see `mamdr_core.models.checking.check_structure`.
 
     Raises:
-        ValueError: an unknown name, the known ones are listed; or inputs that lack tables of the structure.
-        MamdrError: a structure of the user's own that cannot be imported or does not return a logit for each row, or
-            options that it does not declare.
+        ValueError: the name is unknown, and the message lists the known ones; or the inputs lack tables of the
+            structure.
+        MamdrError: the user's own structure cannot be imported, fails the check, or does not declare the options.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = _make(settings, as_seen(inputs))
+        module = _build(settings, projected(inputs))
         if any(table.length or table.project for table in inputs.tables):
             module = PooledStructure(module, inputs)
     if missing := [table.name for table in tables_of(module) if table not in inputs.tables]:
-        raise ValueError(f"inputs of {settings.name} lack tables {', '.join(missing)}: make them by declare_inputs")
+        raise ValueError(f"inputs of {settings.name} lack tables {', '.join(missing)}: create them by declare_inputs")
     if is_plugin(settings.name):
         check_structure(settings.name, module, inputs)
     return module
 
 
 def find_structure(name: str) -> type[nn.Module]:
-    """The structure of that name, registered here or of the user's own.
+    """The registered structure of that name, or the user's own structure.
 
     Raises:
-        ValueError: there is none; the known ones are listed.
-        MamdrError: one of the user's own cannot be imported, or is no class of `torch.nn.Module`.
+        ValueError: the name is unknown; the message lists the known ones.
+        MamdrError: the user's own structure cannot be imported, or is not a subclass of `torch.nn.Module`.
     """
     if is_plugin(name):
         found: type[nn.Module] = Plugin("model.name", name).load_class(nn.Module)
@@ -108,8 +108,8 @@ def find_structure(name: str) -> type[nn.Module]:
     return MODELS[name]
 
 
-def _make(settings: ModelSettings, inputs: Inputs) -> nn.Module:
-    """Make a structure of (inputs, settings) or, where its class declares `Options`, of (inputs, settings, options)."""
+def _build(settings: ModelSettings, inputs: Inputs) -> nn.Module:
+    """Call the structure's class with inputs, settings and, if it declares `Options`, options."""
     structure = find_structure(settings.name)
     options = parse_options("model.options", getattr(structure, "Options", None), settings.options)
     return structure(inputs, settings) if options is None else structure(inputs, settings, options)

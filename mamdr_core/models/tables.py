@@ -1,4 +1,4 @@
-"""What feeds a model: embedding tables, fixed vectors and numeric features, from the declared features."""
+"""The inputs of a model, from the declared features: embedding tables, fixed vectors and numeric features."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,23 +16,22 @@ class Table:
     """An embedding table, fixed vectors, or weights of a structure, looked up by an id column.
 
     Attributes:
-        name: the field that it feeds.
+        name: name of its field.
         column: the id column that selects its rows.
-        rows: vocabulary size + 1; row 0 is the unknown id's.
+        rows: vocabulary size + 1; row 0 is for unknown ids.
         width: length D of a row.
         trainable: false for fixed vectors.
-        feature: whether its field describes a row of the batch; false for weights, which a structure's layer declares.
-        per_domain: a row is weights of one domain and too wide to be read for every row of a batch: the field is
-            [1, width], and whoever calls the model shows it rows of one domain at a time.
-        std: of the normal numbers, of mean 0, that it starts from.
-        length: ids that a row of the batch has in a column of several, padding included; 0: the column holds one id of
-            each row.
-        pooling: how the embeddings of several ids become one; see `mamdr_core.models.pooling`.
-        shares: name of the table whose rows it reads and trains; empty: it has rows of its own.
-        project: width to which a learned matrix maps the field before the structure sees it; 0: none.
+        feature: whether the field describes rows of the batch; false for weights, which are declared by a layer.
+        per_domain: whether a row contains weights of one domain that are too wide to be read for every row of a batch.
+            The field is then [1, width], and a call of the model contains rows of one domain.
+        std: standard deviation of the initial values, which are normal with mean 0.
+        length: number of ids of a row in a bag or sequence, padding included; 0: the column has one id for each row.
+        pooling: how the embeddings of several ids are combined; see `mamdr_core.models.pooling`.
+        shares: name of the table whose rows it reads and trains; empty: it has rows itself.
+        project: width to which a learned matrix maps the field before the structure reads it; 0: no projection.
 
     Raises:
-        ValueError: per_domain, but a feature or not looked up by domain.
+        ValueError: the table is per_domain, but is a feature or not looked up by domain.
     """
 
     name: str
@@ -49,18 +48,17 @@ class Table:
     project: int = 0
 
     def __post_init__(self) -> None:
-        """Check what belongs together."""
         if self.per_domain and (self.feature or self.column != "domain"):
             raise ValueError(f"table {self.name} is per_domain: it must hold weights and be looked up by domain")
 
     @property
     def source(self) -> str:
-        """Name of the table whose rows it reads: its own, or that of the table that it shares."""
+        """Name of the table whose rows it reads: `shares`, or its own."""
         return self.shares or self.name
 
     @property
     def weight(self) -> str:
-        """The field of the weights of several ids, [B, length]; 0 of padding."""
+        """Name of the field with the weights of several ids, [B, length]; 0 for padding."""
         return f"{self.column}.weight"
 
 
@@ -69,10 +67,10 @@ class Inputs:
     """The fields of a batch.
 
     Attributes:
-        tables: embedding tables, fixed vectors and a structure's weights; each is a field [B, width], or [1, width] of
-            a table per domain; of a column of several ids, the engine reads [B, length, width], and the structure sees
-            what was pooled of it, [B, width].
-        numeric: number of numeric features; with any, a field "numeric" [B, K] follows.
+        tables: embedding tables, fixed vectors and a structure's weights. Each is a field [B, width], or [1, width] for
+            a table per domain. For a bag or sequence, the engine reads [B, length, width], and the structure reads the
+            pooled field [B, width].
+        numeric: number K of numeric features; if there are any, they form the last field, "numeric" [B, K].
     """
 
     tables: tuple[Table, ...]
@@ -85,22 +83,22 @@ class Inputs:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the fields that describe rows, in the order in which models see them."""
+        """Names of the fields that describe rows, in the order in which models concatenate them."""
         return tuple(table.name for table in self.features) + (("numeric",) if self.numeric else ())
 
     @property
     def width(self) -> int:
-        """Width of these fields side by side."""
+        """Total width of the fields that describe rows."""
         return sum(table.width for table in self.features) + self.numeric
 
     @property
     def domain_rows(self) -> int:
-        """Rows of a table that is looked up by domain."""
+        """Number of rows of a table that is looked up by domain."""
         return next(table.rows for table in self.features if table.column == "domain")
 
 
 def owners(tables: Sequence[Table]) -> list[Table]:
-    """The tables that have rows of their own."""
+    """The tables with rows, without those that share the rows of another table."""
     return [table for table in tables if not table.shares]
 
 
@@ -109,10 +107,8 @@ def readers(tables: Sequence[Table], owner: str) -> list[Table]:
     return [table for table in tables if table.source == owner]
 
 
-def as_seen(inputs: Inputs) -> Inputs:
-    """The inputs as structures see them: with the widths of projected fields. A field of several ids arrives pooled,
-    [B, width].
-    """
+def projected(inputs: Inputs) -> Inputs:
+    """The inputs of a structure, with the widths of fields after projection; see `PooledStructure`."""
     return replace(inputs, tables=tuple(replace(t, width=t.project or t.width, project=0) for t in inputs.tables))
 
 
@@ -120,13 +116,13 @@ def declare_features(settings: ModelSettings, features: Sequence[Feature], sizes
     """The declared features as inputs, without weights of a structure; see `structures.declare_inputs`.
 
     Args:
-        settings: embedding sizes, and whether users and items have embeddings of their own.
+        settings: embedding sizes, and whether users and items have embeddings.
         features: the declared features.
         sizes: vocabulary size by id column: "user", "item", "domain" and every categorical feature, bag and sequence
-            with a vocabulary of its own.
+            that does not share a table.
 
     Raises:
-        MamdrError: a bag or sequence shares a table that there is not.
+        MamdrError: a bag or sequence shares a table that does not exist.
     """
     ids = ("user", "item", "domain") if settings.train_ids else ("domain",)
     tables = [Table(name, name, sizes[name] + 1, settings.embedding_dim) for name in ids]
@@ -161,13 +157,13 @@ def declare_features(settings: ModelSettings, features: Sequence[Feature], sizes
 
 
 def _sharing(feature: Feature, named: Mapping[str, Table]) -> Table:
-    """The table of a bag or sequence that reads the rows of another."""
+    """The table of a bag or sequence that shares the rows of another table."""
     shared = named.get(feature.table)
     if shared is None or shared.column != feature.table:
         left_out = " (model.train_ids: false leaves it out)" if feature.table in ("user", "item") else ""
         raise MamdrError(
-            f"features.{feature.name}.table: there is no embedding table {feature.table}{left_out}: name an id column "
-            "that has one, or leave it empty for embeddings of its own"
+            f"features.{feature.name}.table: there is no embedding table {feature.table}{left_out}: set an id column "
+            "that has one, or leave it empty for separate embeddings"
         )
     return replace(
         shared,

@@ -1,4 +1,7 @@
-"""WDL: wide and deep (Cheng et al. 2016)."""
+"""WDL: wide and deep (Cheng et al. 2016).
+
+Shape suffixes: B rows, D width of a field.
+"""
 
 from collections.abc import Mapping
 
@@ -11,10 +14,10 @@ from mamdr_core.models.tables import Inputs
 
 
 class WDL(nn.Module):
-    """A linear model that memorises ids beside an MLP that generalises, their logits added.
+    """Sum of the logits of a linear model, which memorises ids, and an MLP, which generalises.
 
-    The wide part has no crossed features: in the original these are chosen by hand for one data set. So it is the first
-    order of all features, as in DeepCTR, which the paper used.
+    The wide part has no crossed features, which the original chooses by hand for one data set. It is the first order of
+    all features, as in DeepCTR, which the MAMDR paper used.
 
     Args:
         inputs: the fields.

@@ -7,7 +7,7 @@ from typing import Any
 from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
 from mamdr_core.learning.methods import find_method
-from mamdr_core.models.checking import stack_trouble
+from mamdr_core.models.checking import vmap_error
 from mamdr_core.models.structures import build_model, declare_inputs, find_structure
 from mamdr_core.parallel.collective import Collective
 from mamdr_core.plugins import Plugin, PluginImportError, is_plugin, parse_options
@@ -67,7 +67,7 @@ def try_structure(config: Config, pinned: PinnedExamples) -> str:
     if not is_plugin(config.model.name):
         return ""
     inputs = declare_inputs(config.model, config.features, pinned.sizes)
-    trouble = stack_trouble(build_model(config.model, inputs))
+    trouble = vmap_error(build_model(config.model, inputs))
     return f"{config.model.name} runs one trajectory at a time: {trouble}" if trouble else ""
 
 

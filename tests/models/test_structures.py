@@ -197,7 +197,7 @@ def test_a_tower_starts_with_the_spread_of_a_linear_layer():
 @pytest.mark.parametrize("name", ["wdl", "star"])
 def test_inputs_that_lack_a_structures_tables_are_refused(name):
     inputs = declare_inputs(ModelSettings(), (), SIZES)
-    with pytest.raises(ValueError, match=rf"inputs of {name} lack tables .*: make them by declare_inputs"):
+    with pytest.raises(ValueError, match=rf"inputs of {name} lack tables .*: create them by declare_inputs"):
         build_model(ModelSettings(name=name), inputs)
 
 
@@ -217,8 +217,8 @@ def test_tables_of_a_structure_never_take_a_features_name():
         ("model.mmoe.tower=[64, -1]", "model.mmoe: tower must be >= 1, got (64, -1)"),
         ("model.cgc.shared_experts=0", "model.cgc: shared_experts must be >= 1, got 0"),
         ("model.ple.levels=0", "model.ple: levels must be >= 1, got 0"),
-        ("model.ple.expert_hidden=[]", "model.ple: expert_hidden needs one hidden layer at least, got []"),
-        ("model.shared_bottom.hidden=[]", "model.shared_bottom: hidden needs one hidden layer at least, got []"),
+        ("model.ple.expert_hidden=[]", "model.ple: expert_hidden needs at least one hidden layer, got []"),
+        ("model.shared_bottom.hidden=[]", "model.shared_bottom: hidden needs at least one hidden layer, got []"),
         ("model.star.auxiliary=[0]", "model.star: auxiliary must be >= 1, got (0,)"),
         ("model.raw.gate=[0]", "model.raw: gate must be >= 1, got (0,)"),
         ("model.mmoe.expert=3", "unknown config key model.mmoe.expert; did you mean model.mmoe.experts?"),
