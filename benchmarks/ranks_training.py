@@ -188,7 +188,7 @@ def _train_rank(
         average=partial(mean_of_ranks, collective, dense_scale),
         average_gradient=partial(mean_change, collective, touched_only=False),
         gather=partial(gather_numbers, collective),
-        most=partial(all_reduce_max, collective),
+        all_reduce_max=partial(all_reduce_max, collective),
         settings=method.settle(settings.learning),
         seed=settings.seed,
         rank=rank,

@@ -1,1 +1,1 @@
-"""The learning methods, one file each, to be read alongside the paper. No I/O, no Spark, no Horovod."""
+"""The learning methods, one file each, in the notation of the paper. No I/O, no Spark, no Horovod."""

@@ -1,4 +1,4 @@
-"""Alternate training: domain after domain, which is Domain Negotiation with beta = 1 (section 4.1)."""
+"""Alternate training: one domain after another, which is Domain Negotiation with beta = 1 (section 4.1)."""
 
 from mamdr_core.learning.domain_negotiation import DomainNegotiation
 from mamdr_core.learning.inner_loop import TAKE_END

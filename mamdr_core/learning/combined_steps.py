@@ -1,8 +1,8 @@
-"""Updates of theta_S whose every inner step combines the gradients of several domains; what such methods share.
+"""Base of the methods whose inner steps combine the gradients of several domains.
 
-The rows of a round are dealt to inner steps so that every step reads many domains (`deal_steps`); a step combines their
-gradients and hands the result to the inner optimizer. On several ranks each does so over its part of the round, and the
-ends are averaged as in joint training.
+The rows of a round are distributed over inner steps so that every step has rows of many domains (`deal_steps`). A step
+combines their gradients, and the inner optimizer takes the result as the gradient. Each rank does so for its part of
+the round, and the resulting changes are averaged as in joint training.
 """
 
 from abc import ABC, abstractmethod
@@ -19,20 +19,20 @@ from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.stateful import State
 
 PART_ROWS = 16
-"""A domain takes part in fewer steps rather than with fewer rows."""
+"""Smallest number of rows of a domain in a step: smaller domains are in fewer steps."""
 PROBE = 0.01
-"""Distance of the two points whose gradients' difference is a Hessian-vector product (Liu et al. 2019, eq. 8)."""
+"""Distance from theta of the two points in a Hessian-vector product by differences (Liu et al. 2019, eq. 8)."""
 
 
 class CombinedSteps(ABC):
-    """One trajectory of theta_S in a round, whose every step moves along `direction`.
+    """One trajectory of theta_S in a round, in which every step moves along `direction`.
 
     Args:
-        learner: has theta_S.
+        learner: the learner with theta_S.
 
     Attributes:
-        learner: the same.
-        inner: has Adam's moments.
+        learner: the same learner.
+        inner: the inner loop, which keeps Adam's moments.
     """
 
     def __init__(self, learner: Learner) -> None:
@@ -41,12 +41,12 @@ class CombinedSteps(ABC):
 
     @abstractmethod
     def direction(self, theta: Theta, visits: Sequence[Visit], seeds: Sequence[int]) -> Change:
-        """What the inner optimizer takes for the gradient.
+        """The direction that the inner optimizer uses as the gradient.
 
         Args:
-            theta: where the trajectory is.
-            visits: of the step, one for each of its domains.
-            seeds: for each of them, decides dropout.
+            theta: the current point of the trajectory.
+            visits: the visits of the step, one for each of its domains.
+            seeds: the seed of each visit's dropout.
         """
 
     def __call__(self, round_: Round) -> None:
@@ -65,49 +65,57 @@ class CombinedSteps(ABC):
         OuterOptimizer(TAKE_END).step(learner.shared, learner.average(moved, float(rows)))
 
     def state_dict(self) -> State:
-        """The inner optimizer's."""
+        """State of the inner optimizer."""
         return State.join({"inner": self.inner.state_dict()})
 
     def load_state_dict(self, state: State) -> None:
-        """Take over the inner optimizer's state.
+        """Load the state of the inner optimizer.
 
         Raises:
-            MamdrError: it is of another model.
+            MamdrError: the state belongs to another model.
         """
         self.inner.load_state_dict(state.part("inner"))
 
 
 def deal_steps(visits: Mapping[int, Visit], batch_size: int) -> list[list[Visit]]:
-    """A round's rows in steps of about `batch_size` rows, each with as many domains as there are.
+    """Distribute a round's rows over steps of about `batch_size` rows, each with as many domains as possible.
 
-    A domain of m rows takes part in min(steps, m / PART_ROWS) steps, evenly spread, with equal parts.
+    A domain of m rows is in min(steps, m / PART_ROWS) steps, evenly spaced, with equal parts.
 
     Args:
-        visits: by domain, in the round's random order, to its rows.
-        batch_size: rows of a step, about.
+        visits: the visit of each domain, in the round's random order.
+        batch_size: approximate number of rows of a step.
 
     Returns:
-        By step, a visit of each of its domains; steps without rows are left out.
+        For each step, the visits of its domains; steps without rows are left out.
     """
     count = max(1, round(sum(len(visit.rows) for visit in visits.values()) / batch_size))
     steps: list[list[Visit]] = [[] for _ in range(count)]
     for place, visit in enumerate(visits.values()):
         parts = min(count, max(1, len(visit.rows) // PART_ROWS))
         shift = (place + 0.5) / len(visits)
-        for part, own in enumerate(visit.rows.tensor_split(parts)):
-            steps[int((part + shift) * count / parts)].append(Visit(visit.columns, own))
+        for part, rows in enumerate(visit.rows.tensor_split(parts)):
+            steps[int((part + shift) * count / parts)].append(Visit(visit.columns, rows))
     return [step for step in steps if step]
 
 
 def gradients_of(learner: Learner, theta: Theta, visits: Sequence[Visit], seeds: Sequence[int]) -> list[Change]:
-    """The gradient of every visit's loss at one point."""
+    """The gradients of all visits' losses at one point."""
     return [learner.engine.gradient(theta, visit, seed) for visit, seed in zip(visits, seeds, strict=True)]
 
 
 def hessian_product(
     learner: Learner, theta: Theta, visits: Sequence[Visit], seeds: Sequence[int], along: Change
 ) -> Change:
-    """H v of the mean of the visits' losses by a central difference of gradients, exact but for O(PROBE^2)."""
+    """The Hessian-vector product of the mean loss, by a central difference of gradients with an error of O(PROBE^2).
+
+    Args:
+        learner: computes gradients.
+        theta: the point.
+        visits: their losses are averaged.
+        seeds: the seed of each visit's dropout.
+        along: the vector.
+    """
     length = along.norm()
     if not length:
         return along
@@ -125,7 +133,7 @@ def moved(theta: Theta, change: Change, scale: float) -> Theta:
 
 
 def mean_of(changes: Sequence[Change]) -> Change:
-    """The mean of some changes; a row that one of them lacks counts as zero there."""
+    """The mean of some changes; rows that a change does not contain count as zero."""
     total = ChangeSum()
     for change in changes:
         total.add(change, 1 / len(changes))

@@ -11,12 +11,12 @@ from mamdr_core.stateful import State
 class DomainNegotiation:
     """Algorithm 1 (Eq. 3 and 4). A call is one iteration of its outer loop, lines 2 to 7.
 
-    On several ranks each does lines 2 to 6 over its part of the round, and line 7 takes the mean over ranks of
-    theta~ - theta, weighted by rows.
+    Each rank computes lines 2 to 6 for its part of the round. Line 7 uses the mean over ranks of theta~ - theta,
+    weighted by rows.
 
     Args:
-        learner: has theta_S.
-        outer: the outer update; None: the learner's.
+        learner: the learner with theta_S.
+        outer: settings of the outer update; None: the learner's.
     """
 
     def __init__(self, learner: Learner, outer: OuterSettings | None = None) -> None:
@@ -25,22 +25,22 @@ class DomainNegotiation:
         self._outer = OuterOptimizer(outer or learner.settings.outer)
 
     def __call__(self, round_: Round) -> None:
-        """Visit the domains of a round one after another, then move theta_S towards where that has led."""
+        """Visit the domains of a round one after another, then move theta_S towards theta~."""
         learner = self._learner
-        visits = list(round_.visits(learner.train).values())  # line 3: the round has shuffled them
+        visits = list(round_.visits(learner.train).values())  # line 3: they are in random order
         change = self._inner.descend(visits, round_)  # lines 2 and 4-6: theta~ - theta
         rows = learner.count(visits)
         self._outer.step(learner.shared, learner.average(change, float(rows)), round_.outer_factor)  # line 7
 
     def state_dict(self) -> State:
-        """The state of both optimizers."""
+        """State of the inner and the outer optimizer."""
         return State.join({"inner": self._inner.state_dict(), "outer": self._outer.state_dict()})
 
     def load_state_dict(self, state: State) -> None:
-        """Take over the state of both optimizers.
+        """Load the state of both optimizers.
 
         Raises:
-            MamdrError: it is of another model.
+            MamdrError: the state belongs to another model.
         """
         self._inner.load_state_dict(state.part("inner"))
         self._outer.load_state_dict(state.part("outer"), self._learner.shared)

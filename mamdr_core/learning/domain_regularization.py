@@ -1,4 +1,4 @@
-"""Domain Regularization: Algorithm 2, the update of every theta_i in MAMDR; without support domains, finetuning."""
+"""Domain Regularization: Algorithm 2, the update of every theta_i in MAMDR, or finetuning without support domains."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,22 +18,22 @@ from mamdr_core.models.tables import readers
 from mamdr_core.stateful import DomainRows, State
 
 PART_ROWS = 1 << 20
-"""Rows of targets and their supports, about, that are fetched at once, with their embedding rows."""
+"""Approximate number of rows of targets and supports that are fetched together, with their embedding rows."""
 
 
 class DomainRegularization:
-    """Algorithm 2 for every i (Alg. 3, lines 3 to 5). A call is a round; every `dr.every` rounds make one pass.
+    """Algorithm 2 for every i (Alg. 3, lines 3 to 5). It is called every round; every `dr.every` rounds is a pass.
 
-    Targets of similar size take a step of line 2's loop together, as independent trajectories. A target's visit is what
-    it was dealt since the last pass, or a part of it; a support's visit is a part of its sample, at most
-    `dr.support_ratio` times the target's. The result does not depend, except for rounding, on which rank owns a domain.
-    With k = 0, or if there is no other domain, theta_i learns on T^i alone.
+    Targets of similar size run each iteration of line 2's loop together, as independent trajectories. A target's visit
+    has the rows of its slices since the last pass, or a part of them. A support's visit has a part of its sample, at
+    most `dr.support_ratio` times the target's rows. The result does not depend, except for rounding, on which rank owns
+    a domain. With k = 0, or without other domains, theta_i is trained on T^i alone.
 
     Args:
-        learner: has theta_S and the theta_i of this rank's domains.
+        learner: the learner with theta_S and the theta_i of this rank's domains.
 
     Attributes:
-        pending: by domain, rows dealt since the last pass.
+        pending: by domain, the rows of its slices since the last pass.
     """
 
     def __init__(self, learner: Learner) -> None:
@@ -43,27 +43,27 @@ class DomainRegularization:
         self._scopes: dict[int, Scope] = {}
 
     def __call__(self, round_: Round) -> None:
-        """Count a round's rows as pending and, if a pass is due, move the theta_i of this rank's domains."""
-        learner, dr, targets = self._learner, self._learner.settings.dr, self._dealt_since(round_)
+        """Add a round's rows to the pending ones and, if a pass is due, update the theta_i of this rank's domains."""
+        learner, dr, targets = self._learner, self._learner.settings.dr, self._take_pending(round_)
         if targets is None:
             return
-        alike = sorted(targets, key=lambda target: len(targets[target]))
-        drawn = {target: self.draw_supports(round_, target, visit_rows(dr, len(targets[target]))) for target in alike}
-        rows = [len(targets[target]) + sum(size for _, _, size in drawn[target]) for target in alike]
-        for first, last in parts_in_step(np.cumsum([0, *rows]), PART_ROWS, learner.most):
-            part = alike[first:last]
+        by_size = sorted(targets, key=lambda target: len(targets[target]))
+        drawn = {target: self.draw_supports(round_, target, visit_rows(dr, len(targets[target]))) for target in by_size}
+        rows = [len(targets[target]) + sum(size for _, _, size in drawn[target]) for target in by_size]
+        for first, last in parts_in_step(np.cumsum([0, *rows]), PART_ROWS, learner.all_reduce_max):
+            part = by_size[first:last]
             steps = self._visits({target: targets[target] for target in part}, drawn)
-            learner.prefetch(visit for own in steps.values() for visits in own for visit in visits)
+            learner.prefetch(visit for of_target in steps.values() for visits in of_target for visit in visits)
             self._regularize(round_, steps)
-            del steps  # before the next part's rows are fetched
+            del steps  # free the rows before those of the next part are fetched
 
     def _visits(
         self, targets: Mapping[int, Tensor], drawn: Mapping[int, Sequence[Draw]]
     ) -> dict[int, list[list[Visit]]]:
-        """By target and step of line 2's loop, visits to a support domain and to the target, or to the target alone.
+        """By target and iteration of line 2's loop: the visits to a support domain and to the target, or to the latter.
 
         Args:
-            targets: by domain, the rows dealt to it.
+            targets: by domain, its rows of the pass.
             drawn: by target, its support rows.
         """
         learner, dr = self._learner, self._learner.settings.dr
@@ -73,13 +73,13 @@ class DomainRegularization:
             columns, rows = learner.supports.fetch([draw for target in targets for draw in drawn[target]])
         fetched = iter(rows)
         steps: dict[int, list[list[Visit]]] = {}
-        for target, dealt in targets.items():
-            most = visit_rows(dr, len(dealt))
-            size = step_rows(dr, most, learner.engine.batch_size)
+        for target, own in targets.items():
+            visited = visit_rows(dr, len(own))
+            size = step_rows(dr, visited, learner.engine.batch_size)
             supports = [[Visit(columns, next(fetched), target, size)] for _ in drawn[target]] or [[]]
             steps[target] = [
-                [*support, Visit(learner.train, part_of(dealt, place * len(dealt) // len(supports), most), None, size)]
-                for place, support in enumerate(supports)
+                [*support, Visit(learner.train, part_of(own, number * len(own) // len(supports), visited), None, size)]
+                for number, support in enumerate(supports)
             ]
         return steps
 
@@ -87,29 +87,34 @@ class DomainRegularization:
         """Algorithm 2 for some targets, whose embedding rows have been prefetched.
 
         Args:
-            round_: decides dropout.
-            steps: by target and step of line 2's loop, its visits.
+            round_: the round, for the seeds of dropout.
+            steps: by target and iteration of line 2's loop, its visits.
         """
         for group in self._learner.specific.groups(list(steps)):
-            for place in range(max(len(steps[target]) for target in group)):  # line 2
+            for number in range(max(len(steps[target]) for target in group)):  # line 2
                 by_rate: dict[float, dict[int, Sequence[Visit]]] = {}
                 for target in group:
-                    if place < len(steps[target]):
-                        visits = steps[target][place]
+                    if number < len(steps[target]):
+                        visits = steps[target][number]
                         by_rate.setdefault(self._rate(visits), {})[target] = visits
-                for rate, own in by_rate.items():
-                    self._step(round_, place, group, own, rate)
+                for rate, visits_by_target in by_rate.items():
+                    self._step(round_, number, group, visits_by_target, rate)
 
     def _step(
-        self, round_: Round, place: int, group: Mapping[int, Change], visits: Mapping[int, Sequence[Visit]], rate: float
+        self,
+        round_: Round,
+        number: int,
+        group: Mapping[int, Change],
+        visits: Mapping[int, Sequence[Visit]],
+        rate: float,
     ) -> None:
-        """Lines 3 to 6 of Algorithm 2 for some targets at the same inner rate.
+        """Lines 3 to 6 of Algorithm 2 for some targets with the same inner rate.
 
         Args:
-            round_, place: the round, and the step of line 2's loop; they decide dropout.
-            group: theta_i by target, moved in place.
-            visits: by target, those of the step.
-            rate: of the inner steps.
+            round_, number: the round and the iteration of line 2's loop, for the seeds of dropout.
+            group: theta_i by target, updated in place.
+            visits: the visits of each target.
+            rate: learning rate of the inner steps.
         """
         learner, dr = self._learner, self._learner.settings.dr
         changes = learner.engine.descend_many(  # lines 3-5: theta~_i - theta_i
@@ -118,50 +123,50 @@ class DomainRegularization:
             rate,
             dr.optimizer,
             [self._scope(target) for target in visits],
-            [learner.round_seed(round_, target, place) for target in visits],
+            [learner.round_seed(round_, target, number) for target in visits],
         )
-        for (target, own_visits), change in zip(visits.items(), changes, strict=True):
+        for (target, target_visits), change in zip(visits.items(), changes, strict=True):
             group[target].move(change, dr.gamma)  # line 6
-            learner.count(own_visits)
+            learner.count(target_visits)
 
     def _rate(self, visits: Sequence[Visit]) -> float:
-        """Inner rate of a target's visits."""
+        """Inner learning rate of a target's visits."""
         return scaled_rate(self._learner.settings.dr, visits[-1].batch_size, self._learner.engine.batch_size)
 
     def draw_supports(self, round_: Round, target: int, target_rows: int) -> list[Draw]:
-        """Draw the support domains of a target (Alg. 2, line 1), and of each a block of its sample.
+        """Draw the support domains of a target (Alg. 2, line 1), and consecutive rows of the sample of each.
 
         Args:
-            round_: decides the draw, with the seed.
+            round_: the round, from which the seed is derived.
             target: index of the target domain.
-            target_rows: number of rows of its visit.
+            target_rows: number of rows of the target's visit.
 
         Returns:
-            By step of line 2's loop, what is drawn of a support domain; nothing if there is none to draw.
+            One draw for each iteration of line 2's loop; empty if there are no support domains.
         """
         learner, dr = self._learner, self._learner.settings.dr
         if dr.k == 0 or learner.supports is None:
             return []
         candidates = learner.supports.occupied
-        place = np.searchsorted(candidates, target)
-        leaves_out = not dr.include_target and place < len(candidates) and candidates[place] == target
-        count = len(candidates) - leaves_out
+        position = np.searchsorted(candidates, target)
+        excludes_target = not dr.include_target and position < len(candidates) and candidates[position] == target
+        count = len(candidates) - excludes_target
         if not count:
             return []
         random = np.random.default_rng(learner.round_seed(round_, target))
         chosen = random.choice(count, size=min(dr.k, count), replace=False)
-        if leaves_out:
-            chosen += chosen >= place
-        most = max(1, round(dr.support_ratio * target_rows))
+        if excludes_target:
+            chosen += chosen >= position
+        max_rows = max(1, round(dr.support_ratio * target_rows))
         draws = []
         for support in candidates[chosen].tolist():
             sampled = int(learner.supports.counts_n[support])
-            size = min(most, sampled)
+            size = min(max_rows, sampled)
             draws.append((support, int(random.integers(sampled - size + 1)), size))
         return draws
 
-    def _dealt_since(self, round_: Round) -> dict[int, Tensor] | None:
-        """By domain, the rows dealt since the last pass; None if it is not time for the next one."""
+    def _take_pending(self, round_: Round) -> dict[int, Tensor] | None:
+        """By domain, the rows since the last pass, this round's included; None if no pass is due."""
         for domain, rows in round_.slices.items():
             self.pending.setdefault(domain, []).append(rows)
         self._rounds_since += 1
@@ -173,10 +178,10 @@ class DomainRegularization:
         return targets
 
     def _scope(self, domain: int) -> Scope:
-        """What theta_i covers beyond dense parameters; the same in every pass, so found once.
+        """The embedding rows that theta_i covers, in addition to dense parameters; they are cached.
 
-        The domain's own row of every table looked up by domain (its embedding, its towers in multi-tower models), never
-        another domain's; and embedding rows of T^i's ids if so set.
+        They are the domain's row of every table that is looked up by domain (its embedding, its towers in multi-tower
+        models) and, with `dr.rows` touched, the embedding rows of the ids in T^i.
         """
         if domain not in self._scopes:
             self._scopes[domain] = self._find_scope(domain)
@@ -200,27 +205,27 @@ class DomainRegularization:
         return Scope(None, own)
 
     def state_dict(self) -> State:
-        """Rounds since the last pass, and pending rows as places within their domain."""
-        dealt = {domain: torch.cat(parts) for domain, parts in sorted(self.pending.items())}
-        nothing = torch.zeros(0, dtype=torch.long)
-        domain_R = [torch.full((len(rows),), domain) for domain, rows in dealt.items()]
-        places = [rows.cpu() - int(self._learner.train.offsets[domain]) for domain, rows in dealt.items()]
-        pending = DomainRows(torch.cat([nothing, *domain_R]), torch.cat([nothing, *places]))
+        """Rounds since the last pass, and pending rows as positions within their domain."""
+        rows_of = {domain: torch.cat(parts) for domain, parts in sorted(self.pending.items())}
+        empty = torch.zeros(0, dtype=torch.long)
+        domain_R = [torch.full((len(rows),), domain) for domain, rows in rows_of.items()]
+        positions = [rows.cpu() - int(self._learner.train.offsets[domain]) for domain, rows in rows_of.items()]
+        pending = DomainRows(torch.cat([empty, *domain_R]), torch.cat([empty, *positions]))
         return State(counters={"rounds_since": self._rounds_since}, domains={"pending": pending})
 
     def load_state_dict(self, state: State) -> None:
-        """Take over the rounds since the last pass, and the pending rows of this rank's domains.
+        """Load the rounds since the last pass, and the pending rows of this rank's domains.
 
         Raises:
-            MamdrError: it is of another model.
+            MamdrError: the state belongs to another model.
         """
         self._rounds_since = state.counter("rounds_since")
         train = self._learner.train
         pending = state.domain_rows("pending", torch.zeros((), dtype=torch.long, device=train.labels.device))
         domains, counts = pending.domain_R.unique_consecutive(return_counts=True)
-        for domain, places in zip(domains.tolist(), pending.values.split(counts.tolist()), strict=True):
-            self.pending.setdefault(domain, []).append(places + int(train.offsets[domain]))
+        for domain, positions in zip(domains.tolist(), pending.values.split(counts.tolist()), strict=True):
+            self.pending.setdefault(domain, []).append(positions + int(train.offsets[domain]))
 
 
 METHOD = Method(alternate, DomainRegularization)
-"""MAMDR without DN: the paper's ablation."""
+"""MAMDR without DN, as in the paper's ablation."""

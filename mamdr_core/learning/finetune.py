@@ -1,4 +1,4 @@
-"""Finetuning: joint training, then theta_i on T^i alone (appendix A.3)."""
+"""Finetuning: joint training, then training of theta_i on T^i alone (appendix A.3)."""
 
 from dataclasses import replace
 
@@ -8,10 +8,10 @@ from mamdr_core.learning.method import JOINT_LR, Method
 from mamdr_core.learning.settings import DRSettings
 
 
-def _afterwards(dr: DRSettings, alpha: float) -> DRSettings:
-    """theta_i learns on T^i alone once theta_S is trained; a pass moves it as far as k moves by gamma would."""
+def _finetuning(dr: DRSettings, alpha: float) -> DRSettings:
+    """Train theta_i on T^i alone once theta_S is trained; a pass moves it as far as k updates by gamma would."""
     gamma = 1 - (1 - dr.gamma) ** max(dr.k, 1)
     return replace(dr, k=0, gamma=gamma, schedule="settled", every=1)
 
 
-METHOD = Method(JointTraining, DomainRegularization, dr=_afterwards, lr=JOINT_LR, mixes=True)
+METHOD = Method(JointTraining, DomainRegularization, dr=_finetuning, lr=JOINT_LR, mixes=True)

@@ -1,4 +1,4 @@
-"""The inner loop of theta_S: one trajectory over visits, with Adam's moments carried from round to round."""
+"""The inner loop of theta_S: one trajectory over visits, and the optimizer's moments between rounds."""
 
 from collections.abc import Sequence
 
@@ -12,15 +12,14 @@ from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.stateful import State
 
 TAKE_END = OuterSettings(optimizer="sgd", beta=1.0)
-"""The outer update that makes theta~ the new theta: on one rank rounds leave no trace, on several ranks the ends of
-their trajectories are averaged."""
+"""The outer update that replaces theta by theta~, or by the mean of theta~ over ranks."""
 
 
 class InnerLoop:
     """Inner loops of theta_S on one rank.
 
     Args:
-        learner: has theta_S and the settings of its inner loop.
+        learner: the learner with theta_S and the settings of its inner loop.
     """
 
     def __init__(self, learner: Learner) -> None:
@@ -28,7 +27,7 @@ class InnerLoop:
         self._adam: InnerState | None = None
 
     def descend(self, visits: Sequence[Visit], round_: Round) -> Change:
-        """theta~ - theta after inner steps on visit after visit (Alg. 1, lines 2 and 4 to 6)."""
+        """theta~ - theta after inner steps on one visit after another (Alg. 1, lines 2 and 4 to 6)."""
         learner = self._learner
         learner.prefetch(visits)
         return learner.engine.descend(
@@ -41,7 +40,7 @@ class InnerLoop:
         )
 
     def carried_moments(self) -> InnerState | None:
-        """Adam's moments from the rounds before, advanced in place; None if every inner loop starts with fresh ones."""
+        """The moments of earlier rounds, updated in place; None if every inner loop starts with fresh ones."""
         inner = self._learner.settings.inner
         if not self._has_moments or inner.state != "carried":
             return None
@@ -49,19 +48,19 @@ class InnerLoop:
         return self._adam
 
     def moments(self) -> InnerState | None:
-        """Adam's moments for the next inner loop, carried or fresh; None if the inner optimizer has none."""
+        """The moments for the next inner loop, carried or fresh; None if the inner optimizer has none."""
         if not self._has_moments:
             return None
         return self.carried_moments() or self._fresh_moments()
 
     def step(self, moved: Change, gradient: Change, state: InnerState | None, round_: Round) -> None:
-        """One step of a round along a gradient.
+        """Make one inner step along a gradient.
 
         Args:
-            moved: the trajectory's theta~ - theta, moved in place.
-            gradient: where to.
-            state: see `moments`; advanced in place.
-            round_: decides the rate.
+            moved: the trajectory's theta~ - theta, updated in place.
+            gradient: the gradient.
+            state: from `moments`, updated in place.
+            round_: the round, which determines the learning rate.
         """
         learner, optimizer = self._learner, self._learner.settings.inner.optimizer
         alpha, options = learner.alpha(round_), learner.engine.options
@@ -80,25 +79,25 @@ class InnerLoop:
         return InnerState.zeros_like(self._learner.shared, self._rules())
 
     def state_dict(self) -> State:
-        """Adam's moments, which are this rank's own."""
+        """The carried moments, which differ between ranks."""
         if self._adam is None:
             return State()
-        own = {"dense": self._adam.dense, **{f"table.{name}": table for name, table in self._adam.tables.items()}}
-        tensors = {f"{of}.{name}": each for name, moments in own.items() for of, each in moments.named().items()}
+        named = {"dense": self._adam.dense, **{f"table.{name}": table for name, table in self._adam.tables.items()}}
+        tensors = {f"{key}.{name}": each for name, moments in named.items() for key, each in moments.named().items()}
         return State(counters={"steps": self._adam.step}, own=tensors)
 
     def load_state_dict(self, state: State) -> None:
-        """Take over the moments of one of the ranks that were.
+        """Load the moments of a rank.
 
         Raises:
-            MamdrError: they are of another model.
+            MamdrError: the state belongs to another model.
         """
         if state.is_empty():
             return
 
         self._adam = self._fresh_moments()
         self._adam.step = state.counter("steps")
-        own = {"dense": self._adam.dense, **{f"table.{name}": table for name, table in self._adam.tables.items()}}
-        for name, moments in own.items():
-            for of, like in moments.named().items():
-                setattr(moments, of, state.tensor(state.own, f"{of}.{name}", like))
+        named = {"dense": self._adam.dense, **{f"table.{name}": table for name, table in self._adam.tables.items()}}
+        for name, moments in named.items():
+            for key, like in moments.named().items():
+                setattr(moments, key, state.tensor(state.own, f"{key}.{name}", like))

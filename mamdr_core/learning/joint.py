@@ -1,4 +1,4 @@
-"""Joint training: mini-batches of all domains mixed (appendix A.3)."""
+"""Joint training: mini-batches with mixed rows of all domains (appendix A.3)."""
 
 from mamdr_core.engine.optimizers import OuterOptimizer
 from mamdr_core.learning.inner_loop import TAKE_END, InnerLoop
@@ -11,7 +11,7 @@ class JointTraining:
     """One trajectory of theta_S over the mixed rows of a round.
 
     Args:
-        learner: has theta_S.
+        learner: the learner with theta_S.
     """
 
     def __init__(self, learner: Learner) -> None:
@@ -26,14 +26,14 @@ class JointTraining:
         OuterOptimizer(TAKE_END).step(learner.shared, learner.average(change, float(learner.count(visits))))
 
     def state_dict(self) -> State:
-        """The inner optimizer's."""
+        """State of the inner optimizer."""
         return self._inner.state_dict()
 
     def load_state_dict(self, state: State) -> None:
-        """Take over the inner optimizer's state.
+        """Load the state of the inner optimizer.
 
         Raises:
-            MamdrError: it is of another model.
+            MamdrError: the state belongs to another model.
         """
         self._inner.load_state_dict(state)
 

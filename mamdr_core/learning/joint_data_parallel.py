@@ -10,14 +10,14 @@ from mamdr_core.learning.method import JOINT_LR, Method
 
 
 class JointDataParallel(JointTraining):
-    """The steps of one process on mini-batches of all domains mixed, each computed by all ranks together.
+    """Joint training in which all ranks compute every step together, with the steps of a single process.
 
-    The rows of all ranks are dealt in turn to steps of at most `batch_size` rows, so a rank's part of every step is in
-    proportion to its rows. Every rank then makes the same inner step along the gradient of the mean loss over the whole
-    step: theta_S and Adam's moments are equal on all ranks after every step.
+    The rows of all ranks are distributed in turn over steps of at most `batch_size` rows, so a rank's part of every
+    step is proportional to its rows. Every rank makes the same inner step along the gradient of the step's mean loss,
+    so theta_S and Adam's moments are equal on all ranks after every step.
 
     Args:
-        learner: has theta_S, with whole embedding tables.
+        learner: the learner with theta_S, with whole embedding tables.
     """
 
     def __call__(self, round_: Round) -> None:
@@ -29,7 +29,7 @@ class JointDataParallel(JointTraining):
         state, outer = self._inner.moments(), OuterOptimizer(TAKE_END)
         for step in range(steps):
             visit = Visit(learner.train, rows[(step - before) % steps :: steps])
-            gradient = learner.no_change()  # of a rank without rows in the step
+            gradient = learner.no_change()  # for a rank without rows in the step
             if len(visit.rows):
                 seed = learner.round_seed(round_, learner.rank, step)
                 gradient = learner.engine.gradient(Theta(learner.shared), visit, seed)

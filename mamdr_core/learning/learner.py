@@ -1,4 +1,4 @@
-"""What a learning method works with on one rank: parameters, rows, engine, settings, and the mean over ranks."""
+"""The interface of learning methods on one rank: parameters, rows, engine, settings and collectives."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ from mamdr_core.stateful import State
 
 @dataclass(frozen=True)
 class Round:
-    """The part of one round that this rank does.
+    """This rank's part of one round.
 
     Attributes:
-        epoch: from 0.
-        number: round within the epoch, from 0.
-        slices: by own domain, in the round's random order: positions of its rows of this round in `Learner.train`.
-        shuffled: positions of as many rows of all own domains, shuffled together; None unless `Method.mixes`.
-        balanced: where ranks lend rows to others, by domain, what this rank visits for theta_S; None: its own slices.
-        inner_factor, outer_factor: of theta_S's learning rates alpha and beta in this round.
+        epoch: number of the epoch, from 0.
+        number: number of the round within the epoch, from 0.
+        slices: for each of the rank's domains, in the round's random order, positions of its rows in `Learner.train`.
+        shuffled: positions of mixed rows of all the rank's domains, as many as in `slices`; None unless `Method.mixes`.
+        balanced: by domain, the visits of theta_S after ranks have lent rows to others; None: `slices`.
+        inner_factor, outer_factor: factors of theta_S's learning rates alpha and beta in this round.
     """
 
     epoch: int
@@ -41,7 +41,7 @@ class Round:
     outer_factor: float = 1.0
 
     def visits(self, train: Columns) -> dict[int, Visit]:
-        """What theta_S learns from, by domain in the round's random order: own slices, or what is left and borrowed.
+        """The visits of theta_S by domain, in the round's random order: `balanced`, or the rank's slices.
 
         Args:
             train: `Learner.train`.
@@ -51,13 +51,13 @@ class Round:
         return {domain: Visit(train, rows) for domain, rows in self.slices.items()}
 
     def mixed(self, train: Columns) -> Visit:
-        """The round's rows of all own domains, shuffled together.
+        """A visit to the round's mixed rows of all the rank's domains.
 
         Args:
             train: `Learner.train`.
 
         Raises:
-            ValueError: the method does not declare that it mixes rows, a bug.
+            ValueError: the method does not declare that it mixes rows, which is a bug.
         """
         if self.shuffled is None:
             raise ValueError("this round has no mixed rows: the method must declare mixes=True")
@@ -65,40 +65,40 @@ class Round:
 
 
 Draw = tuple[int, int, int]
-"""Some rows of a domain's sample: the domain, the first row within the sample, and how many rows."""
+"""Consecutive rows of a domain's sample: the domain, the first row within the sample, and the number of rows."""
 
 
 class Supports(Protocol):
-    """A sample of every domain's rows that DR draws from; `mamdr_core.parallel.supports` implements it."""
+    """A sample of every domain's rows, from which DR draws; `mamdr_core.parallel.supports` implements it."""
 
     counts_n: NDArray[np.int64]
-    """Rows of each domain's sample, [n], the same on all ranks."""
+    """Number of rows of each domain's sample, [n], equal on all ranks."""
     occupied: NDArray[np.int64]
-    """Domains with rows, ascending, the same on all ranks."""
+    """Domains with rows, ascending, equal on all ranks."""
 
     def fetch(self, draws: Sequence[Draw]) -> tuple[Columns, list[Tensor]]:
-        """Columns, and for each draw the positions of its rows there; every rank takes part."""
+        """Columns, and for each draw the positions of its rows in them; a collective call of all ranks."""
 
 
 @dataclass
 class Learner:
-    """The parameters and tools of a run on one rank, whatever the learning method; its state is theta_S.
+    """The parameters, rows and collectives of a run on one rank, for any learning method; its state is theta_S.
 
     Attributes:
-        engine: the three primitives.
+        engine: computes gradients and inner loops.
         train: this rank's training rows.
-        supports: what DR draws support rows from.
-        shared: theta_S, the same on all ranks after every round.
+        supports: the sample from which DR draws support rows.
+        shared: theta_S, equal on all ranks after every round.
         specific: theta_i by domain index, of this rank's domains.
-        average: mean over ranks of changes, weighted by a number.
-        average_gradient: the gradient of the mean loss over the rows of all ranks, from each rank's own gradient and
-            its rows' weights together.
-        gather: all ranks' numbers, in rank order.
-        settings: of the method.
-        seed: of the run.
-        most: the largest over ranks of a number.
-        rank: this rank; decides dropout.
-        rows_descended: rows that inner loops of this rank have descended on.
+        average: weighted mean of a change over ranks, from the change and its weight.
+        settings: settings of the method.
+        seed: seed of the run.
+        all_reduce_max: the largest over ranks of a number.
+        average_gradient: the gradient of the mean loss over the rows of all ranks, from this rank's gradient and the
+            total weight of its rows.
+        gather: the numbers of all ranks, in rank order.
+        rank: number of this rank, for the seeds of dropout.
+        rows_descended: number of rows in this rank's inner steps so far.
     """
 
     engine: EagerEngine
@@ -109,14 +109,14 @@ class Learner:
     average: Callable[[Change, float], Change]
     settings: LearningSettings
     seed: int
-    most: Callable[[int], int] = int
+    all_reduce_max: Callable[[int], int] = int
     average_gradient: Callable[[Change, float], Change] = lambda gradient, rows: gradient
     gather: Callable[[int], list[int]] = lambda number: [number]
     rank: int = 0
     rows_descended: int = 0
 
     def no_change(self) -> Change:
-        """A change of theta_S that moves nothing, with every table, so that ranks without rows average along."""
+        """A zero change of theta_S with every table, for ranks without rows, which take part in averaging too."""
         nothing = torch.zeros(0, dtype=torch.long, device=self.shared.dense.device)
         rows = {
             name: Rows(nothing, self.shared.dense.new_zeros(0, table.shape[1]))
@@ -125,11 +125,11 @@ class Learner:
         return Change(torch.zeros_like(self.shared.dense), rows)
 
     def prefetch(self, visits: Iterable[Visit]) -> None:
-        """Prefetch theta_S's embedding rows that `visits` read; see `Shared.reach`."""
+        """Prefetch the embedding rows of theta_S that `visits` read; see `Shared.reach`."""
         self.shared.reach(visits)
 
     def count(self, visits: Sequence[Visit]) -> int:
-        """Number of rows of some visits; also counts them as descended on."""
+        """Add the rows of some visits to `rows_descended`, and return their number."""
         rows = sum(len(visit.rows) for visit in visits)
         self.rows_descended += rows
         return rows
@@ -139,17 +139,17 @@ class Learner:
         return self.settings.alpha * round_.inner_factor
 
     def round_seed(self, round_: Round, *more: int) -> int:
-        """A seed for this round, and whatever distinguishes trajectories."""
+        """A seed derived from the run's seed, the round, and further numbers that identify a trajectory."""
         return derive_seed(self.seed, round_.epoch, round_.number, *more)
 
     def state_dict(self) -> State:
-        """theta_S."""
+        """The parameters theta_S."""
         return shared_state(self.shared)
 
     def load_state_dict(self, state: State) -> None:
-        """Replace theta_S.
+        """Load theta_S.
 
         Raises:
-            MamdrError: it is of another model.
+            MamdrError: the state belongs to another model.
         """
         self.shared = shared_of(state, self.shared)

@@ -16,17 +16,17 @@ def mamdr(
     update_specific: Callable[[Round], None] | None,
     after_round: Callable[[], bool],
 ) -> None:
-    """Algorithm 3; theta_S and the theta_i (line 7) are those of the learner that the updates were made with.
+    """Algorithm 3; the result (line 7) is theta_S and theta_i of the learner whose updates are passed.
 
-    The schedule `rounds` of DR (the paper's) is one call with both updates. The schedule `settled` is two calls: the
+    The paper's schedule (`dr.schedule: rounds`) is one call with both updates. The schedule `settled` is two calls: the
     first one with `update_shared` until theta_S has settled, the second one with `update_specific`, where a round is a
-    pass over all of T^i. The other learning methods have other updates, or only one of the two.
+    pass over all of T^i. Other learning methods have other updates, or only one of the two.
 
     Args:
-        rounds: of all epochs.
+        rounds: the rounds of all epochs.
         update_shared: Domain Negotiation (Alg. 1).
-        update_specific: Domain Regularization (Alg. 2) for all of this rank's domains.
-        after_round: is called after every round; returns whether to stop.
+        update_specific: Domain Regularization (Alg. 2) for all domains of this rank.
+        after_round: called after every round; returns whether to stop.
     """
     for round_ in rounds:  # line 1: every epoch is divided into rounds
         if update_shared:

@@ -9,22 +9,22 @@ from mamdr_core.learning.method import JOINT_LR, Method
 
 
 class MAML(CombinedSteps):
-    """Steps along the gradient of the query rows' loss after a virtual step on the support rows."""
+    """Inner steps along the gradient of the query rows' loss after a virtual step on the support rows."""
 
     def direction(self, theta: Theta, visits: Sequence[Visit], seeds: Sequence[int]) -> Change:
         """The mean over domains of (I - alpha H) g', with g' the query gradient after the virtual step."""
         learner, alpha = self.learner, self.learner.settings.meta_lr
-        found = []
+        gradients = []
         for visit, seed in zip(visits, seeds, strict=True):
             support, query = _halves(visit)
             adapted = moved(theta, learner.engine.gradient(theta, support, seed), -alpha)
-            to_query = learner.engine.gradient(adapted, query, seed)
-            found.append(to_query.add(hessian_product(learner, theta, [support], [seed], to_query), -alpha))
-        return mean_of(found)
+            of_query = learner.engine.gradient(adapted, query, seed)
+            gradients.append(of_query.add(hessian_product(learner, theta, [support], [seed], of_query), -alpha))
+        return mean_of(gradients)
 
 
 def _halves(visit: Visit) -> tuple[Visit, Visit]:
-    """Support and query rows of a visit; of a single row, both are that row."""
+    """Support and query rows of a visit; a single row is used for both."""
     half = len(visit.rows) // 2
     if not half:
         return visit, visit

@@ -1,4 +1,4 @@
-"""What a learning method is: its updates of theta_S and theta_i, and the settings that they run with."""
+"""The definition of a learning method: its updates of theta_S and theta_i, and their settings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,16 +10,16 @@ from mamdr_core.plugins import parse_options
 from mamdr_core.stateful import Stateful
 
 JOINT_LR = 1e-3
-"""Inner rate of steps on rows of all domains, the paper's."""
+"""Default inner learning rate of steps on rows of all domains, from the paper."""
 DOMAIN_LR = 3e-4
-"""Inner rate of steps on one domain, which are smaller and more."""
+"""Default inner learning rate of steps on rows of one domain, which are smaller and more numerous."""
 
 
 class Update(Stateful, Protocol):
-    """Moves theta_S, or every theta_i, of the learner that it was made with."""
+    """Updates theta_S, or every theta_i, of its learner."""
 
     def __call__(self, round_: Round) -> None:
-        """Do this rank's part of a round; every rank takes part in every round, also one without rows."""
+        """Process this rank's part of a round; a collective call of all ranks, including ranks without rows."""
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,20 @@ class Method:
     """A learning method. Its file declares it, and `mamdr_core.learning.methods` registers it under its name.
 
     Attributes:
-        shared: makes the update that moves theta_S in a round; None: theta_S keeps its initial values.
-        specific: makes the update that moves every theta_i in a round, or in a pass once theta_S has settled; None:
-            there is no theta_i.
-        dr: the method's variation of DR's settings, from those that are set and the inner rate alpha.
-        mixed: whether a mixed model is fitted first, and the network learns what it leaves (`mamdr_core.mixed`).
+        shared: creates the update of theta_S in a round; None: theta_S keeps its initial values.
+        specific: creates the update of every theta_i in a round, or in a pass once theta_S has settled; None: there is
+            no theta_i.
+        dr: the method's changes to the settings of DR, given those and the inner learning rate alpha.
+        mixed: whether a mixed model is fitted first, and the network is trained with its logits as an offset
+            (`mamdr_core.mixed`).
         lr: inner learning rate alpha if none is set.
-        combines_gradients: whether its steps combine gradients, of several domains or ranks: with the eager engine, on
-            whole embedding tables.
-        has_outer: whether theta_S moves by the outer update that is set, with its momenta.
-        carries_moments: whether its inner loops may carry Adam's moments from one to the next.
-        mixes: whether the update of theta_S learns from `Round.mixed`, rows of all domains shuffled together, and not
-            from `Round.visits`.
-        options: class of the method's own settings, made by `mamdr_core.settings.settings`: `train.options` as such an
-            instance is `Learner.settings.options`. None: it has none.
+        combines_gradients: whether its steps combine gradients of several domains or ranks, which needs the eager
+            engine and whole embedding tables.
+        has_outer: whether theta_S is updated by the configured outer optimizer.
+        carries_moments: whether its inner loops can carry Adam's moments from one to the next.
+        mixes: whether the update of theta_S uses `Round.mixed`, mixed rows of all domains, instead of `Round.visits`.
+        options: settings class of the method, decorated by `mamdr_core.settings.settings`; its instance with the values
+            of `train.options` is `Learner.settings.options`. None: the method has no options.
     """
 
     shared: Callable[[Learner], Update] | None
@@ -55,10 +55,10 @@ class Method:
     options: type | None = None
 
     def settle(self, settings: LearningSettings) -> LearningSettings:
-        """The settings that the method runs with: its inner rate if none is set, its variation of DR, its own options.
+        """Complete the settings for this method: its inner learning rate if none is set, its DR, and its options.
 
         Raises:
-            MamdrError: options that the method does not declare, or of the wrong kind.
+            MamdrError: the method does not declare an option, or its value has the wrong type.
         """
         alpha = self.lr if settings.inner.lr is None else settings.inner.lr
         options = parse_options("train.options", self.options, settings.options)

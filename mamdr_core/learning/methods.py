@@ -1,4 +1,4 @@
-"""The learning methods by name."""
+"""The registry of learning methods."""
 
 from mamdr_core.learning import (
     alternate,
@@ -38,11 +38,11 @@ METHODS: dict[str, Method] = {
 
 
 def find_method(name: str) -> Method:
-    """The method of that name, registered here or of the user's own.
+    """The registered method of that name, or the user's own method.
 
     Raises:
-        ValueError: there is none; the known ones are listed.
-        MamdrError: one of the user's own cannot be imported, or is no `Method`.
+        ValueError: the name is unknown; the message lists the known ones.
+        MamdrError: the user's own method cannot be imported, or is not a `Method`.
     """
     if is_plugin(name):
         found: Method = Plugin("train.method", name).load_instance(Method)

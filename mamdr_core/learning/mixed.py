@@ -1,4 +1,4 @@
-"""Mixed: a mixed model of domains and ids, then joint training of the network on what it leaves."""
+"""Mixed: a mixed model of domains and ids, then joint training of the network with its logits as an offset."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from mamdr_core.learning.settings import DRSettings
 
 
 def _without_supports(dr: DRSettings, alpha: float) -> DRSettings:
-    """Domains that are refitted alone read no rows of others: the prior holds what they share."""
+    """Without support domains, because the prior of the mixed model contains what domains have in common."""
     return replace(dr, k=0)
 
 

@@ -1,4 +1,4 @@
-"""MLDG (Li et al. 2018, Alg. 1), second order: a step on some domains must help the others too."""
+"""MLDG (Li et al. 2018, Alg. 1), second order: a step on some domains shall also reduce the loss of the others."""
 
 from collections.abc import Sequence
 
@@ -9,19 +9,22 @@ from mamdr_core.learning.method import JOINT_LR, Method
 
 
 class MLDG(CombinedSteps):
-    """Steps along the gradient of F(theta) + G(theta - alpha F'(theta)), F over half of the domains, G the others."""
+    """Inner steps along the gradient of F(theta) + G(theta - alpha F'(theta)).
+
+    F is the mean loss of half of the domains, G that of the others.
+    """
 
     def direction(self, theta: Theta, visits: Sequence[Visit], seeds: Sequence[int]) -> Change:
-        """F' + (I - alpha H_F) G' after the virtual step; F' alone if there is only one domain."""
+        """F' + (I - alpha H_F) G', with G' after the virtual step; F' if there is only one domain."""
         learner, alpha = self.learner, self.learner.settings.meta_lr
         half = -(-len(visits) // 2)
-        known, unseen = visits[:half], visits[half:]
-        to_known = mean_of(gradients_of(learner, theta, known, seeds[:half]))
-        if not unseen:
-            return to_known
-        to_unseen = mean_of(gradients_of(learner, moved(theta, to_known, -alpha), unseen, seeds[half:]))
-        bent = hessian_product(learner, theta, known, seeds[:half], to_unseen)
-        return to_known.add(to_unseen, 1.0).add(bent, -alpha)
+        meta_train, meta_test = visits[:half], visits[half:]
+        of_train = mean_of(gradients_of(learner, theta, meta_train, seeds[:half]))
+        if not meta_test:
+            return of_train
+        of_test = mean_of(gradients_of(learner, moved(theta, of_train, -alpha), meta_test, seeds[half:]))
+        curvature = hessian_product(learner, theta, meta_train, seeds[:half], of_test)
+        return of_train.add(of_test, 1.0).add(curvature, -alpha)
 
 
 METHOD = Method(MLDG, lr=JOINT_LR, combines_gradients=True)

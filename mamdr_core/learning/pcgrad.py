@@ -1,4 +1,4 @@
-"""PCGrad (Yu et al. 2020, Alg. 1; Eq. 10): each gradient loses what opposes the others', then they are summed."""
+"""PCGrad (Yu et al. 2020, Alg. 1; Eq. 10): the sum of gradients after projections that remove conflicts."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from mamdr_core.learning.method import JOINT_LR, Method
 
 
 class PCGrad(CombinedSteps):
-    """Steps along the sum of projected gradients."""
+    """Inner steps along the sum of projected gradients."""
 
     def direction(self, theta: Theta, visits: Sequence[Visit], seeds: Sequence[int]) -> Change:
         """The sum of the projected gradients."""
@@ -26,22 +26,22 @@ def projection(products_MM: Tensor, order: torch.Generator) -> Tensor:
     """PCGrad's projected gradients as combinations of the given ones (Yu et al. 2020, Alg. 1; Eq. 10).
 
     Args:
-        products_MM: inner products <g_i, g_j>.
-        order: draws for each i the order of the j.
+        products_MM: inner products <g_i, g_j> of M gradients.
+        order: generator of the order of the j for each i.
 
     Returns:
-        [M, M]: row i holds the coefficients of g_1 ... g_M in g_i's projection.
+        [M, M]: row i contains the coefficients of g_1 ... g_M in the projection of g_i.
     """
     count = len(products_MM)
-    combined_MM = torch.eye(count, dtype=products_MM.dtype, device=products_MM.device)
-    for own in range(count):
-        for other in torch.randperm(count, generator=order).tolist():
-            if other == own:
+    coefficients_MM = torch.eye(count, dtype=products_MM.dtype, device=products_MM.device)
+    for i in range(count):
+        for j in torch.randperm(count, generator=order).tolist():
+            if j == i:
                 continue
-            product = combined_MM[own] @ products_MM[:, other]
+            product = coefficients_MM[i] @ products_MM[:, j]
             if product < 0:
-                combined_MM[own, other] -= product / products_MM[other, other]
-    return combined_MM
+                coefficients_MM[i, j] -= product / products_MM[j, j]
+    return coefficients_MM
 
 
 METHOD = Method(PCGrad, lr=JOINT_LR, combines_gradients=True)

@@ -1,4 +1,4 @@
-"""Reptile, batch version (Nichol et al. 2018): the outer update takes the mean of every domain's own change."""
+"""Reptile, batch version (Nichol et al. 2018): the outer update uses the mean of the changes of all domains."""
 
 from mamdr_core.engine.optimizers import OuterOptimizer
 from mamdr_core.engine.parameters import EVERYTHING, Theta
@@ -7,18 +7,18 @@ from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.method import Method
 from mamdr_core.stateful import State
 
-TOGETHER = 256
-"""Trajectories whose changes are in memory at once."""
+GROUP = 256
+"""Number of trajectories that run together, with their changes in memory."""
 
 
 class Reptile:
     """The outer optimizer on the mean over domains of theta~ - theta.
 
-    An embedding row takes the mean over the domains that touched it. A domain's k inner steps are the batches of its
-    slice, with a fresh optimizer state: the number of rounds decides k, and full passes (R = 1) give the largest.
+    An embedding row moves by the mean over the domains that touched it. A domain's k inner steps are the batches of its
+    slice, with fresh optimizer state. k depends on the number of rounds, and is largest for full passes (R = 1).
 
     Args:
-        learner: has theta_S.
+        learner: the learner with theta_S.
     """
 
     def __init__(self, learner: Learner) -> None:
@@ -32,8 +32,8 @@ class Reptile:
         learner.prefetch(visits.values())
         domains = list(visits)
         total = ChangeSum()
-        for first in range(0, len(domains), TOGETHER):
-            group = domains[first : first + TOGETHER]
+        for first in range(0, len(domains), GROUP):
+            group = domains[first : first + GROUP]
             changes = learner.engine.descend_many(
                 [Theta(learner.shared)] * len(group),
                 [[visits[domain]] for domain in group],
@@ -49,14 +49,14 @@ class Reptile:
         self._outer.step(learner.shared, learner.average(mean, float(len(domains))), round_.outer_factor)
 
     def state_dict(self) -> State:
-        """The outer optimizer's."""
+        """State of the outer optimizer."""
         return self._outer.state_dict()
 
     def load_state_dict(self, state: State) -> None:
-        """Take over the outer optimizer's state.
+        """Load the state of the outer optimizer.
 
         Raises:
-            MamdrError: it is of another model.
+            MamdrError: the state belongs to another model.
         """
         self._outer.load_state_dict(state, self._learner.shared)
 

@@ -1,4 +1,4 @@
-"""How theta_S's learning rates change from round to round: linear warm-up, then decay."""
+"""Learning rates of theta_S by round: linear warm-up, then decay."""
 
 import math
 from typing import Literal
@@ -8,26 +8,26 @@ from mamdr_core.settings import settings
 
 @settings
 class LrSchedule:
-    """Learning rates of the rounds in which theta_S learns; in each of a run's stages rounds are counted from 0.
+    """Learning rates of theta_S by round, counted from 0 in each stage of a run.
 
     Factors are those of `torch.optim.lr_scheduler`: LinearLR, then LinearLR, CosineAnnealingLR or ExponentialLR.
     """
 
     decay: Literal["constant", "linear", "cosine", "exponential"] = "constant"
-    """How rates fall after the warm-up, from all of them to `end_factor` of them."""
+    """Decay of the rates after the warm-up, from a factor of 1 to `end_factor`."""
     warmup_rounds: int = 0
-    """Rounds in which rates rise linearly from `start_factor` of them; 0: no warm-up."""
+    """Rounds in which the factor of the rates increases linearly from `start_factor` to 1; 0: no warm-up."""
     start_factor: float = 0.1
     """Factor of the rates in the first round of a warm-up."""
     decay_rounds: int = 0
-    """Rounds after the warm-up at whose end `end_factor` is reached, which then stays; 0: all that are planned, which
-    are the rounds of train.epochs. Training often stops early: set it to the rounds that it takes."""
+    """Length of the decay in rounds, after which the factor stays at `end_factor`; 0: all planned rounds after the
+    warm-up, which are those of train.epochs. Since training often stops early, set it to the expected length."""
     end_factor: float = 0.01
     """Factor of the rates at the end of the decay."""
     rates: Literal["inner", "outer", "both"] = "inner"
-    """Which rates: inner, of theta_S's inner steps (alpha); outer, of the outer update (beta), of methods that have
-    one; both. With outer.optimizer adam, whose steps hardly depend on the size of a change, a falling inner rate alone
-    does not make the outer steps smaller."""
+    """The scheduled rates: inner, of theta_S's inner steps (alpha); outer, of the outer update (beta), for methods that
+    have one; both. With outer.optimizer adam, whose steps hardly depend on the size of a change, a smaller inner rate
+    alone does not make the outer steps smaller."""
 
     def __post_init__(self) -> None:
         for name in ("warmup_rounds", "decay_rounds"):
@@ -37,14 +37,14 @@ class LrSchedule:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"lr_schedule.{name} must be within [0, 1], got {getattr(self, name)}")
         if self.decay == "exponential" and not self.end_factor:
-            raise ValueError("lr_schedule.end_factor must be > 0 where lr_schedule.decay is exponential, got 0")
+            raise ValueError("lr_schedule.end_factor must be > 0 if lr_schedule.decay is exponential, got 0")
 
     def factor(self, round_: int, planned: int) -> float:
         """Factor of the rates in a round.
 
         Args:
             round_: number of the round, from 0.
-            planned: number of rounds that are planned.
+            planned: number of planned rounds.
 
         Example:
             >>> LrSchedule(decay="linear", end_factor=0.0).factor(3, planned=4)

@@ -1,4 +1,4 @@
-"""Separate models: every domain has its own model, trained on T^i alone (Figure 1 (b))."""
+"""Separate models: one model for every domain, trained on T^i alone (Figure 1 (b))."""
 
 from dataclasses import replace
 
@@ -7,9 +7,9 @@ from mamdr_core.learning.method import JOINT_LR, Method
 from mamdr_core.learning.settings import DRSettings
 
 
-def _alone(dr: DRSettings, alpha: float) -> DRSettings:
-    """theta_i, embeddings included, learns on T^i alone; Adam's moments are fresh in each pass."""
+def _separate(dr: DRSettings, alpha: float) -> DRSettings:
+    """Train theta_i, embeddings included, on T^i alone; Adam's moments are fresh in each pass."""
     return replace(dr, k=0, gamma=1.0, rows="touched", lr=alpha, schedule="settled", every=1)
 
 
-METHOD = Method(None, DomainRegularization, dr=_alone, lr=JOINT_LR)
+METHOD = Method(None, DomainRegularization, dr=_separate, lr=JOINT_LR)

@@ -20,34 +20,36 @@ class DRSettings:
     lr: float = 3e-3
     """Learning rate alpha of DR's inner steps."""
     rows: Literal["none", "touched"] = "none"
-    """What theta_i covers beyond dense parameters and the domain's embedding: touched = embedding rows of T^i's ids."""
+    """Embedding rows that theta_i covers, in addition to dense parameters and the domain's embedding: none; touched:
+    those of the ids in T^i."""
     start: Literal["zeros", "random"] = "zeros"
-    """theta_i at the start: zeros (Eq. 5), or a fresh random initialisation (the released reference code)."""
+    """Initial values of theta_i: zeros (Eq. 5), or a random initialisation (the released reference code)."""
     include_target: bool = False
     """Also draw the target itself as a support domain (the released reference code)."""
     support_rows: int = 1024
-    """Rows sampled of each support domain for the other domains, drawn anew every epoch."""
+    """Largest number of rows in the sample of a support domain, which is drawn again every epoch."""
     support_ratio: float = 0.25
     """Largest number of rows of a support visit, as a multiple of the target visit's rows, so that large domains do not
     dominate small ones."""
     schedule: Literal["rounds", "settled"] = "settled"
-    """rounds: alongside theta_S from the first round on (Alg. 3); settled: once theta_S is trained, with the best
-    theta_S fixed, by passes over all of T^i until the mean validation AUC stops rising."""
+    """rounds: together with theta_S from the first round (Alg. 3); settled: once theta_S is trained, with the best
+    theta_S fixed, by passes over all of T^i until the mean validation AUC no longer increases."""
     every: int = 1
-    """rounds: rounds between two passes of DR; a pass visits the rows dealt to the domain since the last one."""
+    """With schedule rounds: number of rounds from one pass of DR to the next. A pass visits the rows of the domain's
+    slices since the last pass."""
     epochs: int = 20
-    """settled: largest number of passes over T^i."""
+    """With schedule settled: largest number of passes over T^i."""
     patience: int = 3
-    """settled: stop after this number of passes in a row without a better mean validation AUC."""
+    """With schedule settled: stop after this number of consecutive passes without a better mean validation AUC."""
     batch_size: int = 64
-    """Largest number of rows of one of DR's inner steps, unless `most_steps` makes them larger; 0: train.batch_size."""
+    """Rows of an inner step of DR, unless `most_steps` makes it larger; 0: train.batch_size."""
     most_steps: int = 64
-    """Inner steps of a target's visit from which steps grow: their rows are doubled, for the target's supports too,
-    until there are no more steps than this or steps have train.batch_size rows; their rate grows with the square root
-    of their rows (sgd: with their rows). 0: steps do not grow."""
+    """Largest number of inner steps of a target's visit before steps grow. The rows of a step, also for the target's
+    supports, are doubled until there are no more steps than this, or until steps have train.batch_size rows. The
+    learning rate grows with the square root of a step's rows (sgd: with the rows). 0: steps do not grow."""
     target_rows: int = 0
-    """Rows of a target's visit at most: of a larger domain, each of the k trajectories of a pass visits another part.
-    0: no bound."""
+    """Largest number of rows of a target's visit. In a larger domain, each of the k trajectories of a pass visits
+    another part of the rows. 0: no limit."""
 
     def __post_init__(self) -> None:
         zero_or_more = ("k", "batch_size", "most_steps", "target_rows", "gamma", "lr", "support_ratio")
@@ -56,19 +58,19 @@ class DRSettings:
             if getattr(self, name) < least:
                 raise ValueError(f"dr.{name} must be >= {least}, got {getattr(self, name)}")
         if self.schedule == "settled" and self.every > 1:
-            raise ValueError(f"dr.every is for dr.schedule rounds, and it is settled: got {self.every}")
+            raise ValueError(f"dr.every > 1 needs dr.schedule rounds, and it is settled: got {self.every}")
 
 
 @dataclass(frozen=True)
 class LearningSettings:
-    """All settings that a learning method uses; `Method.settle` completes them for one method.
+    """All settings of a learning method; `Method.settle` completes them for one method.
 
     Attributes:
-        inner: theta_S's inner loop.
-        outer: the outer update.
-        dr: Domain Regularization.
+        inner: settings of theta_S's inner loop.
+        outer: settings of the outer update.
+        dr: settings of Domain Regularization.
         meta_lr: learning rate of the virtual step of MAML and MLDG.
-        options: a method's own settings: a mapping as configured; once settled, what the method declares.
+        options: the configured mapping `train.options`; after `Method.settle`, an instance of `Method.options`.
     """
 
     inner: InnerSettings = field(default_factory=InnerSettings)
@@ -80,5 +82,5 @@ class LearningSettings:
     @property
     def alpha(self) -> float:
         """Learning rate of theta_S's inner steps."""
-        assert self.inner.lr is not None, "Method.settle sets the rate"
+        assert self.inner.lr is not None, "Method.settle must be called first"
         return self.inner.lr

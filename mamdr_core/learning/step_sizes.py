@@ -1,4 +1,4 @@
-"""How large DR's visits and inner steps are: they grow with the domain, and are bounded."""
+"""Sizes of DR's visits and inner steps, which grow with the domain up to a limit."""
 
 import torch
 from torch import Tensor
@@ -6,17 +6,17 @@ from torch import Tensor
 from mamdr_core.learning.settings import DRSettings
 
 
-def visit_rows(dr: DRSettings, dealt: int) -> int:
-    """Rows of a visit to a target, of those dealt to it."""
-    return min(dealt, dr.target_rows or dealt)
+def visit_rows(dr: DRSettings, rows: int) -> int:
+    """Number of rows of a visit to a target that has `rows` rows in the pass."""
+    return min(rows, dr.target_rows or rows)
 
 
 def step_rows(dr: DRSettings, rows: int, batch_size: int) -> int:
-    """Largest number of rows of a step on a target and its supports: `dr.batch_size`, doubled until steps are few.
+    """Largest number of rows of a step on a target and its supports; see `DRSettings.most_steps`.
 
     Args:
         dr: the settings.
-        rows: of the visit to the target.
+        rows: number of rows of the visit to the target.
         batch_size: train.batch_size.
     """
     size = dr.batch_size or batch_size
@@ -26,19 +26,19 @@ def step_rows(dr: DRSettings, rows: int, batch_size: int) -> int:
 
 
 def scaled_rate(dr: DRSettings, size: int, batch_size: int) -> float:
-    """Inner rate of steps of up to `size` rows, `dr.lr` for those of `dr.batch_size`.
+    """Inner learning rate of steps of up to `size` rows; it is `dr.lr` for steps of `dr.batch_size` rows.
 
-    Larger steps are fewer and have less noise: Adam's rate grows with the square root of their rows (Malladi et al.
-    2022), plain descent's with their rows (Goyal et al. 2017).
+    Larger steps are fewer and have less noise. The rate of Adam grows with the square root of their rows (Malladi et
+    al. 2022), that of gradient descent with their rows (Goyal et al. 2017).
     """
     growth = size / (dr.batch_size or batch_size)
     return dr.lr * (growth**0.5 if dr.optimizer == "adam" else growth)
 
 
-def part_of(rows: Tensor, start: int, most: int) -> Tensor:
-    """All rows, or `most` of them from a place on, continued at the beginning."""
-    if start + most <= len(rows):
-        return rows[start : start + most]
-    if most == len(rows):
+def part_of(rows: Tensor, start: int, count: int) -> Tensor:
+    """`count` rows from position `start`, continued at the beginning; all rows are returned in their order."""
+    if start + count <= len(rows):
+        return rows[start : start + count]
+    if count == len(rows):
         return rows
-    return torch.cat([rows[start : start + most], rows[: max(0, start + most - len(rows))]])
+    return torch.cat([rows[start : start + count], rows[: max(0, start + count - len(rows))]])

@@ -1,4 +1,7 @@
-"""Weighted loss by learned uncertainties (Kendall et al. 2018, the paper's [16])."""
+"""Losses of domains weighted by learned uncertainties (Kendall et al. 2018, the paper's [16]).
+
+Shape suffixes: n domains, R domains with a state.
+"""
 
 import math
 from collections.abc import Sequence
@@ -17,14 +20,14 @@ from mamdr_core.stateful import DomainRows, State
 
 
 class Uncertainty:
-    """s_i = log sigma_i^2 by domain, [n], moved by Adam in the steps that read the domain.
+    """s_i = log sigma_i^2 of every domain, updated by Adam in the steps with rows of the domain.
 
     Args:
-        values_n: at the start.
+        values_n: initial values.
 
     Attributes:
-        values_n: now.
-        moments: Adam's.
+        values_n: current values.
+        moments: Adam's moments.
         counts_n: number of steps of each domain so far.
     """
 
@@ -34,7 +37,7 @@ class Uncertainty:
         self.counts_n = torch.zeros(len(values_n), dtype=torch.long)
 
     def step(self, domain: int, gradient: float, lr: float) -> None:
-        """Move the s of a domain along its gradient."""
+        """Make a step of Adam on s_i of a domain."""
         self.counts_n[domain] += 1
         own = slice(domain, domain + 1)
         first, second = self.moments.first[own], self.moments.second[own]
@@ -42,16 +45,16 @@ class Uncertainty:
         self.values_n[own] -= adam_change(along, first, second, int(self.counts_n[domain]), lr)
 
     def state_dict(self) -> State:
-        """Of the domains that have made a step, which are this rank's."""
+        """Values, moments and counts of the domains with at least one step, all of them domains of this rank."""
         domain_R = self.counts_n.nonzero().squeeze(1)
         values = {name: tensor_n[domain_R.to(tensor_n.device)] for name, tensor_n in self._tensors().items()}
         return State(domains={name: DomainRows(domain_R, values_R) for name, values_R in values.items()})
 
     def load_state_dict(self, state: State) -> None:
-        """Take over those of this rank's domains.
+        """Load values, moments and counts of this rank's domains.
 
         Raises:
-            MamdrError: they are of another kind.
+            MamdrError: the tensors have another type or shape.
         """
         for name, tensor_n in self._tensors().items():
             saved = state.domain_rows(name, tensor_n.new_zeros(()))
@@ -63,12 +66,12 @@ class Uncertainty:
 
 
 class WeightedLoss(CombinedSteps):
-    """sum_i exp(-s_i) L_i + s_i / 2, with s_i learned alongside theta_S.
+    """Minimises the mean over a step's domains of exp(-s_i) L_i + s_i / 2, with s_i trained together with theta_S.
 
-    Kendall et al. 2018, eq. 10 with classification's factor; the mean over the step's domains.
+    Kendall et al. 2018, eq. 10 with the factor for classification.
 
     Args:
-        learner: has theta_S.
+        learner: the learner with theta_S.
 
     Attributes:
         uncertainty: the s_i.
@@ -79,26 +82,26 @@ class WeightedLoss(CombinedSteps):
         self.uncertainty = Uncertainty(torch.zeros(len(learner.train.offsets) - 1).to(learner.shared.dense))
 
     def direction(self, theta: Theta, visits: Sequence[Visit], seeds: Sequence[int]) -> Change:
-        """The weighted sum of gradients; moves the weights of the step's domains."""
+        """The weighted mean of gradients; also updates the s_i of the step's domains."""
         learner, total = self.learner, ChangeSum()
         for visit, seed in zip(visits, seeds, strict=True):
             loss, gradient = learner.engine.loss_and_gradient(theta, visit, seed)
             domain = int(visit.ids("domain")[0]) - 1
             weight = math.exp(-float(self.uncertainty.values_n[domain]))
-            if math.isfinite(loss) and visit.total_weight:  # else the engine is set to skip it, or no row counts
+            if math.isfinite(loss) and visit.total_weight:  # not if the engine skips the step, or all weights are 0
                 self.uncertainty.step(domain, 0.5 - weight * loss, learner.settings.alpha)
             total.add(gradient, weight / len(visits))
         return total.total()
 
     def state_dict(self) -> State:
-        """The inner optimizer's, and the s_i."""
+        """State of the inner optimizer and of the uncertainties."""
         return State.join({"inner": self.inner.state_dict(), "uncertainty": self.uncertainty.state_dict()})
 
     def load_state_dict(self, state: State) -> None:
-        """Take over both.
+        """Load the state of the inner optimizer and of the uncertainties.
 
         Raises:
-            MamdrError: they are of another model.
+            MamdrError: the state belongs to another model.
         """
         super().load_state_dict(state)
         self.uncertainty.load_state_dict(state.part("uncertainty"))

@@ -48,7 +48,7 @@ def perceptron(width: int, hidden: Sequence[int], dropout: float, out: int = 1) 
 
 
 def default_std(width: int) -> float:
-    """Standard deviation of the initial weights of `nn.Linear`, U(-1/sqrt(width), 1/sqrt(width)), for `width` inputs."""
+    """Standard deviation of the initial weights of `nn.Linear` of `width` inputs: U(-1/sqrt(width), 1/sqrt(width))."""
     return float((3 * width) ** -0.5)
 
 

@@ -133,7 +133,7 @@ def make_learner(
         average=partial(mean_change, collective, sharded=sharded),
         average_gradient=partial(mean_change, collective, touched_only=False),
         gather=partial(gather_numbers, collective),
-        most=partial(all_reduce_max, collective),
+        all_reduce_max=partial(all_reduce_max, collective),
         settings=settings,
         seed=config.train.seed,
         rank=collective.rank,

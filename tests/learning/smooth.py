@@ -1,4 +1,4 @@
-"""A learner whose loss autograd can differentiate twice, and that loss as a function of theta_S."""
+"""A learner with a twice differentiable loss, and its loss as a function of theta_S."""
 
 import torch
 from torch.func import functional_call
@@ -16,7 +16,7 @@ ALPHA, META = 0.1, 0.05
 
 
 def smooth_learner() -> Learner:
-    """Three domains in one step, plain gradient descent; tanh, so that the loss has second derivatives everywhere."""
+    """Three domains in one step, with gradient descent, and tanh, so that the loss has second derivatives."""
     engine, shared = small_engine(3, batch_size=64)
     engine.flat.module.layers[1] = torch.nn.Tanh()
     return Learner(
@@ -41,7 +41,7 @@ def round_of(learner, order=(2, 0, 1)):
 
 
 def parameters_of(learner):
-    """theta_S as leaves: dense first, then the tables in order."""
+    """theta_S as leaf tensors: dense parameters, then the tables in order."""
     leaves = [learner.shared.dense, *learner.shared.tables.values()]
     return [leaf.clone().requires_grad_() for leaf in leaves]
 

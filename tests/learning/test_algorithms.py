@@ -1,4 +1,4 @@
-"""Alg. 1-3 against ten-line references on a quadratic: domain d's loss is |theta - c_d|^2 / 2, its gradient known."""
+"""Algorithms 1 to 3 equal short references on quadratic losses |theta - c_d|^2 / 2 of domains d."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ ALPHA, BETA, GAMMA, K = 0.1, 0.5, 0.3, 2
 
 
 class QuadraticEngine:
-    """Plain gradient descent, a step a visit; a row's domain says which quadratic it belongs to."""
+    """Gradient descent with one step for each visit; a row's domain selects the quadratic loss."""
 
     trained_tables = ()
     batch_size = 4
@@ -112,7 +112,7 @@ def test_alternate_training_is_dn_with_beta_one():
     torch.testing.assert_close(learner.shared.dense, reference_dn(start, (2, 0, 1), 1.0))
 
 
-def test_joint_training_descends_on_the_mixture():
+def test_joint_training_descends_on_the_mixed_rows():
     learner = make_learner()
     start = learner.shared.dense.clone()
     METHODS["joint"].shared(learner)(make_round())
@@ -133,7 +133,7 @@ def test_dr_is_algorithm_2_for_every_domain():
 
 
 class RecordingEngine(QuadraticEngine):
-    """Keeps, by target, the rows of its visits and how many of them make a step."""
+    """Records, by target, the rows of its visits, the sizes of steps, and the learning rates."""
 
     def __init__(self):
         self.visits = {}
@@ -148,7 +148,7 @@ class RecordingEngine(QuadraticEngine):
         return super().descend_many(thetas, visits, lr, *more)
 
 
-def test_steps_grow_with_the_domain_up_to_the_batch_size_and_their_rate_with_them():
+def test_steps_and_their_rate_grow_with_the_domain_up_to_the_batch_size():
     learner = make_learner(batch_size=1, most_steps=2, support_ratio=1.0)
     learner.engine = RecordingEngine()
     DomainRegularization(learner)(make_round())
@@ -165,7 +165,7 @@ def test_steps_grow_with_the_domain_up_to_the_batch_size_and_their_rate_with_the
     assert sizes_of_two == [[2, 2]] * K  # no step has more than train.batch_size
 
 
-def test_adams_rate_grows_with_the_square_root_of_a_steps_rows():
+def test_the_rate_of_adam_grows_with_the_square_root_of_a_steps_rows():
     dr = DRSettings(batch_size=64, most_steps=32, lr=0.003)
     sizes = [step_rows(dr, rows, 1000) for rows in (0, 64, 2048, 2049, 5000, 10**6)]
     assert sizes == [64, 64, 64, 128, 256, 1000]
@@ -174,7 +174,7 @@ def test_adams_rate_grows_with_the_square_root_of_a_steps_rows():
     assert step_rows(DRSettings(batch_size=0, most_steps=32), 10**6, 1000) == 1000
 
 
-def test_each_trajectory_of_a_large_domain_visits_another_part_of_its_rows():
+def test_trajectories_of_a_large_domain_visit_different_parts_of_its_rows():
     learner = make_learner(target_rows=3, support_ratio=1.0)
     learner.engine = RecordingEngine()
     regularize = DomainRegularization(learner)
@@ -203,7 +203,7 @@ def test_mamdr_is_algorithm_3_over_several_rounds():
         torch.testing.assert_close(learner.specific[target].dense, specific[target])
 
 
-def test_the_settled_schedule_is_algorithm_3_without_line_2_once_theta_s_has_settled():
+def test_the_settled_schedule_runs_dn_first_and_dr_afterwards():
     learner, method = make_learner(), METHODS["mamdr"]
     shared = reference_dn(learner.shared.dense.clone(), (2, 0, 1), BETA)
     rounds, passes = [make_round(0), make_round(1)], iter([True])
@@ -216,7 +216,7 @@ def test_the_settled_schedule_is_algorithm_3_without_line_2_once_theta_s_has_set
         torch.testing.assert_close(learner.specific[target].dense, expected)
 
 
-def test_the_result_of_dr_does_not_depend_on_which_other_domains_the_rank_owns():
+def test_dr_of_a_domain_does_not_depend_on_other_domains_of_its_rank():
     whole, part = make_learner(), make_learner()
     part.specific = zeros_of([1])
     DomainRegularization(whole)(make_round())
@@ -231,7 +231,7 @@ def test_k_zero_finetunes_on_the_target_alone():
     torch.testing.assert_close(learner.specific[1].dense, expected)
 
 
-def test_dr_every_n_rounds_visits_what_was_dealt_since():
+def test_a_pass_of_dr_visits_the_rows_of_all_rounds_since_the_last_one():
     learner = make_learner(every=2)
     regularize = DomainRegularization(learner)
     regularize(make_round(0))
@@ -240,22 +240,22 @@ def test_dr_every_n_rounds_visits_what_was_dealt_since():
     assert learner.specific[0].dense.any()
     assert not regularize.pending
     first = learner.specific[0].dense.clone()
-    regularize(make_round(0))  # the next epoch: rounds are counted on
+    regularize(make_round(0))  # of the next epoch: the count of rounds continues
     assert torch.equal(learner.specific[0].dense, first)
 
 
-def test_the_released_codes_query_domain_can_be_drawn():
+def test_the_target_can_be_drawn_as_support_as_in_the_released_code():
     learner = make_learner(include_target=True, k=3)
     assert sorted(drawn(learner, make_round(), 1)) == [0, 1, 2]
 
 
-def test_a_support_visit_is_bounded_by_the_targets():
+def test_a_support_visit_is_limited_by_the_rows_of_the_target():
     learner = make_learner(support_ratio=0.5)
     draws = DomainRegularization(learner).draw_supports(make_round(), 0, 2)
     assert [size for _, _, size in draws] == [1, 1]
 
 
-def test_dn_raises_the_agreement_of_gradients_as_equation_23_says():
+def test_the_second_order_term_of_dn_is_the_gradient_of_inner_products():
     """After small steps in random order, theta~ - theta has the second-order term of Eq. 20, symmetrised by Eq. 22."""
     hessians = torch.tensor([[[2.0, 0.5], [0.5, 1.0]], [[1.0, -0.3], [-0.3, 3.0]]], dtype=torch.float64)
     centres = CENTRES[:2]
@@ -277,6 +277,6 @@ def test_dn_raises_the_agreement_of_gradients_as_equation_23_says():
     torch.testing.assert_close(torch.autograd.grad(product, point)[0] / 2, inner_grad)
 
 
-def test_an_unknown_method_lists_the_known_ones():
+def test_the_error_of_an_unknown_method_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"train.method is 'mamd'; known: joint, .*mamdr"):
         find_method("mamd")

@@ -1,4 +1,4 @@
-"""Weighted loss, PCGrad, MAML and MLDG against what autograd says of a small network in float64."""
+"""Weighted loss, PCGrad, MAML and MLDG equal autograd on a small network in float64."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mamdr_core.engine.columns import Visit
-from mamdr_core.engine.parameters import Change
+from mamdr_core.engine.parameters import Change, Rows
 from mamdr_core.engine.settings import InnerSettings
 from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
@@ -22,7 +22,7 @@ from tests.learning.smooth import ALPHA, META, gradients, loss_at, parameters_of
 
 @pytest.fixture
 def learner():
-    """Three domains in one step, plain gradient descent."""
+    """A learner of three domains in one step, with gradient descent."""
     return smooth_learner()
 
 
@@ -43,7 +43,7 @@ def test_maml_descends_on_the_query_loss_after_a_step_on_the_support_rows(learne
     assert_moved_along(learner, start, gradients(total, start))
 
 
-def test_maml_of_a_domain_with_one_row_takes_it_for_support_and_query(learner):
+def test_maml_uses_a_single_row_for_support_and_query(learner):
     start = parameters_of(learner)
     row = torch.tensor([7])
     adapted = [
@@ -54,12 +54,12 @@ def test_maml_of_a_domain_with_one_row_takes_it_for_support_and_query(learner):
     assert_moved_along(learner, start, gradients(loss_at(learner, adapted, row), start))
 
 
-def test_mldg_asks_of_a_step_on_some_domains_that_it_helps_the_others(learner):
+def test_mldg_descends_on_the_loss_of_other_domains_after_a_virtual_step(learner):
     start, round_ = parameters_of(learner), round_of(learner)
     (visits,) = deal_steps(round_.visits(learner.train), 64)
-    known = sum(loss_at(learner, start, visit.rows) for visit in visits[:2]) / 2
-    stepped = [p - META * g for p, g in zip(start, gradients(known, start, create_graph=True), strict=True)]
-    total = known + loss_at(learner, stepped, visits[2].rows)
+    meta_train = sum(loss_at(learner, start, visit.rows) for visit in visits[:2]) / 2
+    stepped = [p - META * g for p, g in zip(start, gradients(meta_train, start, create_graph=True), strict=True)]
+    total = meta_train + loss_at(learner, stepped, visits[2].rows)
     METHODS["mldg"].shared(learner)(round_)
     assert_moved_along(learner, start, gradients(total, start))
 
@@ -71,7 +71,7 @@ def test_mldg_of_one_domain_is_gradient_descent(learner):
     assert_moved_along(learner, start, gradients(loss_at(learner, start, rows), start))
 
 
-def test_the_weighted_loss_learns_theta_and_the_weights_together(learner):
+def test_the_weighted_loss_trains_theta_and_the_weights_together(learner):
     start, round_ = parameters_of(learner), round_of(learner)
     update = METHODS["weighted"].shared(learner)
     update.uncertainty.values_n[:] = torch.tensor([0.3, -0.2, 0.1])
@@ -81,11 +81,11 @@ def test_the_weighted_loss_learns_theta_and_the_weights_together(learner):
     to_s = gradients(total, [s_n], retain_graph=True)[0]
     update(round_)
     assert_moved_along(learner, start, gradients(total / 3, start))
-    # Adam's first step is lr against the gradient's sign.
+    # The first step of Adam is -lr times the sign of the gradient.
     torch.testing.assert_close(update.uncertainty.values_n, s_n.detach() - ALPHA * to_s.sign(), rtol=1e-5, atol=1e-6)
 
 
-def test_pcgrad_removes_what_opposes_and_nothing_else():
+def test_pcgrad_removes_conflicting_components_only():
     g = torch.tensor([[1.0, 0.0], [-1.0, 1.0], [0.5, 2.0]], dtype=torch.float64)
     first, second = projection(g[:2] @ g[:2].T, torch.Generator()) @ g[:2]
     torch.testing.assert_close(first, torch.tensor([0.5, 0.5], dtype=torch.float64))  # g_1 - <g_1,g_2>/|g_2|^2 g_2
@@ -101,7 +101,7 @@ def test_pcgrad_sums_the_projected_gradients_of_a_step(learner):
         for rows in round_.slices.values()
     ]
     product = flat[0] @ flat[1]
-    assert product < 0  # domain 0 has clicks alone, domain 1 none
+    assert product < 0  # domain 0 has only clicks, domain 1 none
     total = flat[0] + flat[1] - product / (flat[1] @ flat[1]) * flat[1] - product / (flat[0] @ flat[0]) * flat[0]
     sizes = [p.numel() for p in start]
     expected = [part.view_as(p) for part, p in zip(total.split(sizes), start, strict=True)]
@@ -109,7 +109,7 @@ def test_pcgrad_sums_the_projected_gradients_of_a_step(learner):
     assert_moved_along(learner, start, expected)
 
 
-def test_a_domain_whose_loss_is_not_a_number_is_left_out_of_its_weight(learner):
+def test_a_domain_with_a_nan_loss_keeps_its_weight(learner):
     learner.engine.on_nan = "skip"
     learner.train.numeric[0] = float("nan")  # of domain 0
     update = METHODS["weighted"].shared(learner)
@@ -121,19 +121,19 @@ def test_a_domain_whose_loss_is_not_a_number_is_left_out_of_its_weight(learner):
     assert learner.shared.dense.isfinite().all()
 
 
-def test_reptile_moves_towards_the_mean_end_of_each_domains_steps(learner):
-    """Dense parameters over all domains, an embedding row over those that touched it."""
+def test_reptile_moves_by_the_mean_change_of_all_domains(learner):
+    """The mean is over all domains for dense parameters, over those that touched it for an embedding row."""
     start, round_ = parameters_of(learner), round_of(learner)
     moves = [[-ALPHA * g for g in gradients(loss_at(learner, start, r), start)] for r in round_.slices.values()]
     METHODS["reptile"].shared(learner)(round_)
     now = parameters_of(learner)
-    for place, (before, *reached) in enumerate(zip(start, *moves, strict=True)):
-        touched = sum((move != 0).any(-1, keepdim=True).double() for move in reached).clamp(min=1) if place else 3
-        expected = before + 0.5 * sum(reached) / touched  # beta = 0.5
-        torch.testing.assert_close(now[place].detach(), expected.detach())
+    for number, (before, *changes) in enumerate(zip(start, *moves, strict=True)):
+        touched = sum((move != 0).any(-1, keepdim=True).double() for move in changes).clamp(min=1) if number else 3
+        expected = before + 0.5 * sum(changes) / touched  # beta = 0.5
+        torch.testing.assert_close(now[number].detach(), expected.detach())
 
 
-def test_separate_models_leave_theta_s_alone_and_learn_on_their_own_rows(learner):
+def test_separate_models_do_not_change_theta_s_and_use_rows_of_their_domain(learner):
     start, round_ = parameters_of(learner), round_of(learner)
     learner.specific = SpecificStore(range(3), MemorySlots(learner.shared.dense), learner.shared.dense)
     dr = METHODS["separate"].dr(DRSettings(optimizer="sgd"), 1e-3)
@@ -149,31 +149,31 @@ def test_separate_models_leave_theta_s_alone_and_learn_on_their_own_rows(learner
             torch.testing.assert_close(own.values, -1e-3 * table[own.ids])
 
 
-def test_separate_models_learn_at_the_inner_rate_the_methods_own_where_none_is_set():
+def test_separate_models_use_the_inner_rate_or_the_default_of_the_method():
     for lr, expected in ((None, 1e-3), (0.02, 0.02)):
         settings = METHODS["separate"].settle(LearningSettings(inner=InnerSettings(lr=lr)))
         assert settings.alpha == settings.dr.lr == expected
     assert METHODS["mamdr"].settle(LearningSettings()).alpha == 3e-4
 
 
-def test_finetuning_moves_in_a_pass_as_far_as_k_steps_of_dr_would():
+def test_a_pass_of_finetuning_moves_as_far_as_k_updates_of_dr():
     dr = METHODS["finetune"].dr(DRSettings(k=3, gamma=0.1, schedule="rounds", every=4), 1e-3)
     assert (dr.k, dr.schedule, dr.every) == (0, "settled", 1)
     assert dr.gamma == pytest.approx(1 - 0.9**3)
 
 
 @pytest.mark.parametrize("method", ["weighted", "pcgrad", "maml", "mldg"])
-def test_adam_moves_every_touched_parameter_by_lr_in_its_first_step(learner, method):
+def test_the_first_step_of_adam_moves_every_touched_parameter_by_lr(learner, method):
     learner.settings = replace(learner.settings, inner=InnerSettings(lr=1e-3))
     start, update = parameters_of(learner), METHODS[method].shared(learner)
     update(round_of(learner))
     moved = (learner.shared.dense - start[0].detach()).abs()
     assert moved.max() <= 1e-3 * (1 + 1e-9)
-    assert moved.median() == pytest.approx(1e-3, rel=1e-4)  # all but those of no gradient to speak of
+    assert moved.median() == pytest.approx(1e-3, rel=1e-4)  # some gradients are almost zero
     assert update.state_dict().counters == {"inner.steps": 1}
 
 
-def test_steps_hold_every_row_once_and_spread_each_domain():
+def test_steps_contain_every_row_once_and_spread_each_domain():
     train = random_columns([300, 40, 5])
     offsets = train.offsets.tolist()
     slices = {d: Visit(train, torch.arange(offsets[d], offsets[d + 1])) for d in (1, 0, 2)}
@@ -184,9 +184,7 @@ def test_steps_hold_every_row_once_and_spread_each_domain():
     assert all(len(visit.rows.unique()) == len(visit.rows) for visits in steps for visit in visits)
 
 
-def test_inner_products_of_changes_meet_where_their_rows_do():
-    from mamdr_core.engine.parameters import Rows
-
+def test_inner_products_and_sums_of_changes_match_rows_by_id():
     left = Change(torch.tensor([1.0]), {"user": Rows(torch.tensor([2, 5]), torch.tensor([[1.0], [3.0]]))})
     right = Change(torch.tensor([2.0]), {"user": Rows(torch.tensor([5, 9]), torch.tensor([[4.0], [7.0]]))})
     stacked = StackedChanges([left, right])
@@ -197,7 +195,7 @@ def test_inner_products_of_changes_meet_where_their_rows_do():
     assert total.rows["user"].values.flatten().tolist() == [1.0, -1.0, -7.0]
 
 
-def test_rounds_without_rows_move_nothing(learner):
+def test_rounds_without_rows_change_no_parameter(learner):
     start = parameters_of(learner)
     for name in ("joint_data_parallel", "weighted", "pcgrad", "maml", "mldg", "reptile"):
         METHODS[name].shared(learner)(Round(0, 0, {}, torch.arange(0)))

@@ -1,4 +1,4 @@
-"""What section 4.3 says of DN, on a small network: Eq. 20 to 23 in numbers."""
+"""The analysis of DN in section 4.3, Eq. 20 to 23, on a small network."""
 
 from dataclasses import replace
 from itertools import permutations
@@ -16,11 +16,18 @@ RATE = 3e-3
 
 
 def agreement(learner):
-    """O_C of Eq. 11: the sum of inner products of every two domains' gradients."""
+    """O_C of Eq. 11: the sum of the inner products of all pairs of domains' gradients."""
     rows = round_of(learner).slices.values()
     theta = Theta(learner.shared)
     products = StackedChanges([learner.engine.gradient(theta, Visit(learner.train, own)) for own in rows]).products()
     return float(products.sum() - products.diagonal().sum())
+
+
+def sum_of_products(learner, parameters):
+    """O_C of Eq. 11 at some parameters, as autograd can differentiate it."""
+    rows = round_of(learner).slices.values()
+    own = [gradients(loss_at(learner, parameters, r), parameters, create_graph=True) for r in rows]
+    return sum(sum((g * h).sum() for g, h in zip(left, right, strict=True)) for left, right in permutations(own, 2))
 
 
 def after_a_round_of_dn(order, beta=1.0):
@@ -32,7 +39,7 @@ def after_a_round_of_dn(order, beta=1.0):
 
 
 def after_a_step_on_the_sum():
-    """The first order of a round of DN: one step along the sum of the gradients at the start."""
+    """The first-order approximation of a round of DN: one step along the sum of the gradients at the start."""
     learner = smooth_learner()
     start = parameters_of(learner)
     total = sum(loss_at(learner, start, rows) for rows in round_of(learner).slices.values())
@@ -43,12 +50,11 @@ def after_a_step_on_the_sum():
     return learner
 
 
-def test_a_round_of_dn_makes_gradients_agree_more_by_as_much_as_equation_23_says():
-    """On average over orders DN ends at the sum's step + a^2/4 grad O_C, so that O_C gains a^2/4 |grad O_C|^2."""
+def test_dn_increases_the_agreement_of_gradients_as_in_equation_23():
+    """On average over orders DN adds a^2/4 grad O_C to the step along the sum, so O_C gains a^2/4 |grad O_C|^2."""
     learner = smooth_learner()
     start = parameters_of(learner)
-    own = [gradients(loss_at(learner, start, r), start, create_graph=True) for r in round_of(learner).slices.values()]
-    products = sum(sum((g * h).sum() for g, h in zip(left, right, strict=True)) for left, right in permutations(own, 2))
+    products = sum_of_products(learner, start)
     assert abs(products.item() - agreement(learner)) < 1e-9
     predicted = RATE**2 / 4 * sum(float(along.square().sum()) for along in gradients(products, start))
 
@@ -59,12 +65,12 @@ def test_a_round_of_dn_makes_gradients_agree_more_by_as_much_as_equation_23_says
     assert abs(gained / predicted - 1) < 0.03
 
 
-def test_the_mean_end_of_dn_is_off_the_sums_step_along_the_gradient_of_agreement():
+def test_the_mean_result_of_dn_differs_by_the_gradient_of_agreement():
     learner = smooth_learner()
     start = parameters_of(learner)
-    own = [gradients(loss_at(learner, start, r), start, create_graph=True) for r in round_of(learner).slices.values()]
-    products = sum(sum((g * h).sum() for g, h in zip(left, right, strict=True)) for left, right in permutations(own, 2))
+    products = sum_of_products(learner, start)
     inner_grad = gradients(products, start)[0]
     ends = torch.stack([after_a_round_of_dn(order).shared.dense for order in permutations(range(3))])
-    beside = ends.mean(0) - after_a_step_on_the_sum().shared.dense
-    torch.testing.assert_close(beside, RATE**2 / 4 * inner_grad, rtol=0.05, atol=float(beside.abs().max()) * 0.02)
+    difference = ends.mean(0) - after_a_step_on_the_sum().shared.dense
+    bound = float(difference.abs().max()) * 0.02
+    torch.testing.assert_close(difference, RATE**2 / 4 * inner_grad, rtol=0.05, atol=bound)

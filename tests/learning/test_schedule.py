@@ -1,4 +1,4 @@
-"""Learning rates by round are those of torch.optim.lr_scheduler, and move theta_S as Algorithm 1 does at such rates."""
+"""Learning rates by round equal those of torch.optim.lr_scheduler, and Algorithm 1 uses them."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ PLANNED, WARM = 20, 5
 
 
 def torch_factors(schedule: LrSchedule, rounds: int) -> list[float]:
-    """The rates of an optimizer of rate 1 that torch's schedulers change after every step."""
+    """The rates of torch's schedulers after every step, for an initial rate of 1."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     length = schedule.decay_rounds or PLANNED - schedule.warmup_rounds
     decay = {
@@ -41,19 +41,19 @@ def torch_factors(schedule: LrSchedule, rounds: int) -> list[float]:
 @pytest.mark.parametrize("warmup", [0, WARM])
 @pytest.mark.parametrize("decay_rounds", [0, 7])
 @pytest.mark.parametrize("decay", ["constant", "linear", "cosine", "exponential"])
-def test_rates_are_torchs_until_the_decay_has_ended_and_then_stay(decay, decay_rounds, warmup):
+def test_rates_equal_those_of_torch_and_stay_constant_after_the_decay(decay, decay_rounds, warmup):
     schedule = LrSchedule(
         decay=decay, warmup_rounds=warmup, start_factor=0.2, decay_rounds=decay_rounds, end_factor=0.05
     )
     length = decay_rounds or PLANNED - warmup
     found = [schedule.factor(round_, PLANNED) for round_ in range(PLANNED)]
-    expected = torch_factors(schedule, warmup + length + 1)  # torch's cosine rises again afterwards
+    expected = torch_factors(schedule, warmup + length + 1)  # torch's cosine increases again afterwards
     assert found[: len(expected)] == pytest.approx(expected[:PLANNED], abs=1e-12)
     assert found[len(expected) :] == pytest.approx([expected[-1]] * (PLANNED - len(expected)))
 
 
 @pytest.mark.parametrize(("rates", "alpha", "beta"), [("inner", 0.5, 1.0), ("outer", 1.0, 0.5), ("both", 0.5, 0.5)])
-def test_the_rates_of_a_round_are_those_of_algorithm_1(rates, alpha, beta):
+def test_algorithm_1_uses_the_rates_of_its_round(rates, alpha, beta):
     inner, outer = LrSchedule(decay="linear", end_factor=0.0, rates=rates).factors(5, 10)
     learner = make_learner()
     start = theta = learner.shared.dense.clone()
@@ -68,10 +68,10 @@ def test_the_rates_of_a_round_are_those_of_algorithm_1(rates, alpha, beta):
     [
         ({"warmup_rounds": -1}, r"warmup_rounds must be >= 0, got -1"),
         ({"end_factor": 1.5}, r"end_factor must be within \[0, 1\], got 1.5"),
-        ({"decay": "exponential", "end_factor": 0.0}, r"end_factor must be > 0 where"),
+        ({"decay": "exponential", "end_factor": 0.0}, r"end_factor must be > 0 if"),
     ],
 )
-def test_a_schedule_out_of_range_names_key_and_value(values, cause):
+def test_errors_of_a_schedule_name_key_and_value(values, cause):
     with pytest.raises(ValueError, match=cause):
         LrSchedule(**values)
 

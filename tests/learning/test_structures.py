@@ -1,4 +1,4 @@
-"""Every method trains every structure; what it learns is saved, read back, and predicts the same."""
+"""Every method trains every structure, and saved parameters predict the same after loading."""
 
 import pytest
 import torch
@@ -61,7 +61,7 @@ def logits(learner: Learner, domain: int, **parameters) -> torch.Tensor:
 @pytest.mark.parametrize("domains", [1, 3])
 @pytest.mark.parametrize("structure", sorted(MODELS))
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_a_round_of_any_method_moves_any_structure(method, structure, domains):
+def test_a_round_of_every_method_changes_the_predictions_of_every_structure(method, structure, domains):
     learner = make_learner(structure, domains)
     start = learner.shared.copy()
     before = [logits(learner, domain) for domain in range(domains)]
@@ -72,7 +72,7 @@ def test_a_round_of_any_method_moves_any_structure(method, structure, domains):
         assert (after - before[domain]).abs().max() > 1e-5
     per_domain = {table.name for table in learner.engine.tables if table.per_domain}
     assert bool(per_domain) == (structure in MULTI_DOMAIN)
-    if learner.shared.dense.ne(start.dense).any():  # theta_S has moved, and with it every domain's own weights
+    if learner.shared.dense.ne(start.dense).any():  # the weights of every domain change together with theta_S
         biases = [name for name in per_domain if name == "tower.1.bias" or name == "star.2.bias"]
         assert all((learner.shared.tables[name] != start.tables[name])[1:].any(1).all() for name in biases)
     for domain, own in learner.specific.items():
@@ -84,7 +84,7 @@ def test_a_round_of_any_method_moves_any_structure(method, structure, domains):
 
 
 @pytest.mark.parametrize("structure", sorted(MODELS))
-def test_a_package_predicts_what_was_trained(tmp_path, structure):
+def test_a_package_predicts_as_the_trained_parameters(tmp_path, structure):
     learner = make_learner(structure, 3)
     run_one_round(learner, "mamdr")
     saved = save_rank(str(tmp_path / "making"), 0, learner.shared, learner.specific)

@@ -111,7 +111,7 @@ class Case:
                 )
             ),
             seed=3,
-            most=partial(all_reduce_max, collective),
+            all_reduce_max=partial(all_reduce_max, collective),
             average_gradient=partial(mean_change, collective, touched_only=False),
             gather=partial(gather_numbers, collective),
             rank=collective.rank,

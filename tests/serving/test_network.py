@@ -51,9 +51,7 @@ CURVED = Calibration(CALIBRATION.slope_K, CALIBRATION.shift_K, CURVE)
 @pytest.mark.parametrize(
     ("calibration", "rate"), [(CALIBRATION, 1.0), (None, 0.1), (CALIBRATION, 0.1), (CURVED, 1.0), (CURVED, 0.1)]
 )
-def test_calibration_and_thinned_negatives_change_probabilities_alike_in_batches_and_in_the_module(
-    tmp_path, calibration, rate
-):
+def test_calibration_and_negative_rate_apply_to_batches_and_to_the_module(tmp_path, calibration, rate):
     plain, served = (make_served(tmp_path / name, **more) for name, more in (
         ("plain", {}), ("served", {"calibration": calibration, "negative_rate": rate})
     ))  # fmt: skip

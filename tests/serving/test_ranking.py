@@ -90,7 +90,7 @@ def candidates(rows):
     return Candidates(sort_candidates(pa.table([pa.array(domain, pa.int32()), list(item), list(price)], names=names)))
 
 
-def test_candidates_of_a_domain_and_of_all_domains_are_merged_without_duplicates():
+def test_candidates_of_a_domain_and_of_all_domains_are_merged():
     rows = [
         (3, "b", 1.0),
         (3, "a", 2.0),

@@ -34,7 +34,7 @@ def test_two_ranks_read_every_row_of_the_pinned_version_exactly_once(spark, trai
     assert whole.numeric.std().item() == pytest.approx(1, abs=1e-2)
 
 
-def test_another_number_of_shards_changes_no_row_and_old_versions_stay_readable(spark, trained_config):
+def test_a_rebuild_with_more_shards_changes_no_row_and_old_versions_remain(spark, trained_config):
     before = pin_examples(spark, trained_config.lake.root, trained_config.features)
     everything = np.ones(5, dtype=bool)
     old = Share(before, trained_config.features, everything).columns("val")
