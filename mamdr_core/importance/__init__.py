@@ -1,1 +1,1 @@
-"""What each feature adds to a run: permutation importance by domain."""
+"""Feature importance: the drop of each domain's AUC when a feature is permuted."""

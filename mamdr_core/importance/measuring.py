@@ -1,4 +1,4 @@
-"""feature_importance on the driver: a run's features permuted one by one on a split of its examples."""
+"""The job feature_importance: permutes a run's features one by one on a split of its examples, on the driver."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -34,14 +34,14 @@ logger = logging.getLogger(__name__)
 
 
 def measure_features(spark: SparkSession, config: Config) -> dict[str, Any]:
-    """Measure what a run's features add, and replace the rows of the run and split in feature_importance.
+    """Measure the importance of a run's features, and replace the rows of the run and split in feature_importance.
 
     Returns:
         run_id, split, rows, domains_measured, auc (mean over domains) and weighted_auc without permutation, repeats,
-        features (feature, kind, drop, std, weighted_drop, weighted_std; the greatest drop first), examples_version.
+        features (feature, kind, drop, std, weighted_drop, weighted_std; sorted by descending drop), examples_version.
 
     Raises:
-        MamdrError: no such run, a damaged package, or no feature of a name.
+        MamdrError: the run does not exist, its package is damaged, or it has no feature of a given name.
     """
     settings = config.importance
     trained = open_trained(spark, config, settings.run_id)
@@ -60,7 +60,7 @@ def measure_features(spark: SparkSession, config: Config) -> dict[str, Any]:
         found = []
         for importance in measured:
             found.append(importance)
-            logger.info("%s: permuting it costs %.4f of AUC", importance.feature, importance.means_R.mean())
+            logger.info("permuting %s lowers the mean AUC by %.4f", importance.feature, importance.means_R.mean())
     _record(spark, trained, settings, kinds, base, found)
     return {
         "run_id": trained.run_id,
@@ -79,10 +79,10 @@ def measure_features(spark: SparkSession, config: Config) -> dict[str, Any]:
 
 
 def _prepare(trained: Trained, columns: Columns) -> tuple[Columns, Callable[[Columns], DomainMetrics]]:
-    """Columns in which vectors are looked up by id columns of their own, and what predicts and measures such columns.
+    """Columns with a separate id column for each vector, and a function that predicts and measures such columns.
 
-    So a user's or item's vector is permuted without its id, and its id (embedding and random effect) without its
-    vector. A mixed model predicts the permuted rows too.
+    Thus a vector of users or items is permuted without their ids, and their ids (embedding and random effect) without
+    the vector. If the run has a mixed model, it predicts the permuted rows too.
     """
     pinned, package = trained.pinned, trained.package
     engine = make_engine(trained.config, pinned, trained.share, trained.device)
@@ -92,21 +92,21 @@ def _prepare(trained: Trained, columns: Columns) -> tuple[Columns, Callable[[Col
         mixed = MixedModel.from_state(settings, engine.tables, engine.frozen, numeric, pinned.sizes, package.mixed)
         mixed.design.columns = {name: name for name in mixed.design.columns}
     vectors = {feature.name for feature in trained.config.features if feature.kind == "vector"}
-    own_columns = {table.name: columns.ids[table.column] for table in engine.tables if table.name in vectors}
+    vector_columns = {table.name: columns.ids[table.column] for table in engine.tables if table.name in vectors}
     engine.tables = tuple(
         replace(table, column=table.name) if table.name in vectors else table for table in engine.tables
     )
-    columns = replace(columns, ids={**columns.ids, **own_columns})
+    columns = replace(columns, ids={**columns.ids, **vector_columns})
     return columns, partial(_measure, trained, engine, mixed)
 
 
 def _measure(trained: Trained, engine: EagerEngine, mixed: MixedModel | None, columns: Columns) -> DomainMetrics:
-    shown = mixed.under(columns) if mixed else columns
-    return evaluate_columns(engine, trained.package.shared, trained.package.specific, shown)
+    columns = mixed.under(columns) if mixed else columns
+    return evaluate_columns(engine, trained.package.shared, trained.package.specific, columns)
 
 
 def _overall(importance: Importance) -> dict[str, float | None]:
-    """Drops over all domains, and their spread."""
+    """Mean drops over all domains, and their standard deviations over repeats."""
     (drop, std), (weighted, weighted_std) = spread(importance.means_R), spread(importance.weighted_R)
     named = {"drop": drop, "std": std, "weighted_drop": weighted, "weighted_std": weighted_std}
     return {name: known(float(value)) for name, value in named.items()}

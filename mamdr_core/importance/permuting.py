@@ -1,7 +1,8 @@
-"""Permutation importance: the drop of every domain's AUC where one feature's values change rows within the domain.
+"""Permutation importance: the drop of every domain's AUC when the values of a feature are permuted within the domain.
 
-Breiman 2001, "Random Forests", section 10; here values stay in their domain, so the drop measures how much the feature
-helps to rank rows of one domain, as in a list shown to a user. Shape suffixes: N rows, n domains, R repeats.
+Breiman 2001, "Random Forests", section 10. Since values stay in their domain, the drop measures the contribution of the
+feature to ranking rows of one domain, as in a list shown to a user. Shape suffixes: N rows, n domains, R repeats, K
+numeric features, L ids of a row.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,13 +18,13 @@ from mamdr_core.engine.metrics import DomainMetrics
 
 @dataclass(frozen=True)
 class Importance:
-    """What permuting one feature costs.
+    """The drop of the AUC when one feature is permuted, for each repeat.
 
     Attributes:
-        feature: its name.
-        drops_Rn: by permutation and domain, AUC without it less AUC with it, float64; NaN without an AUC.
-        means_R: of the mean AUC over domains.
-        weighted_R: of the AUC weighted by rows.
+        feature: name of the feature.
+        drops_Rn: drop of each domain's AUC, float64; NaN for domains without an AUC.
+        means_R: drop of the mean AUC over domains.
+        weighted_R: drop of the mean AUC weighted by rows.
     """
 
     feature: str
@@ -33,25 +34,25 @@ class Importance:
 
 
 def permute_feature(columns: Columns, feature: str, numeric: Sequence[str], order_N: Tensor) -> Columns:
-    """Columns whose rows have the feature's values of other rows.
+    """Columns in which one feature is permuted.
 
     Args:
         columns: the rows.
-        feature: an id column, of one index a row or several ([N] or [N, L]), or a numeric feature.
+        feature: an id column with one index or several for each row ([N] or [N, L]), or a numeric feature.
         numeric: names of the numeric features, in the order of `columns.numeric`.
-        order_N: the row whose value each row gets, int64.
+        order_N: for each row, the row whose value it gets, int64.
     """
     by_name = {each.name: getattr(columns, each.name) for each in fields(columns)}
-    changed: dict[str, Any] = {
-        name: {**held, feature: held[feature][order_N]}
-        for name, held in by_name.items()
-        if isinstance(held, dict) and feature in held
+    permuted: dict[str, Any] = {
+        name: {**values, feature: values[feature][order_N]}
+        for name, values in by_name.items()
+        if isinstance(values, dict) and feature in values
     }
-    if changed:
-        return replace(columns, **changed)
-    place = list(numeric).index(feature)
+    if permuted:
+        return replace(columns, **permuted)
+    column = list(numeric).index(feature)
     values_NK = columns.numeric.clone()
-    values_NK[:, place] = columns.numeric[order_N, place]
+    values_NK[:, column] = columns.numeric[order_N, column]
     return replace(columns, numeric=values_NK)
 
 
@@ -62,12 +63,12 @@ def measure_importance(
     numeric: Sequence[str],
     orders: Sequence[Tensor],
 ) -> tuple[DomainMetrics, Iterator[Importance]]:
-    """Figures without permutation, and the importance of one feature after another.
+    """Metrics without permutation, and the importance of one feature after another.
 
     Args:
-        measure: predicts rows and measures the predictions.
+        measure: predicts rows and computes metrics of the predictions.
         columns: the rows.
-        features: are permuted, each alone.
+        features: the features to permute, one at a time.
         numeric: names of the numeric features.
         orders: a permutation of the rows within each domain for each repeat, int64 [N].
     """
@@ -87,22 +88,22 @@ def measure_importance(
 
 
 def spread(drops_R: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation over repeats, along the first dimension; the latter is NaN with one repeat."""
+    """Mean and standard deviation over repeats, the first dimension; the latter is NaN for one repeat."""
     deviation = drops_R.std(0) if len(drops_R) > 1 else torch.full_like(drops_R[0], torch.nan)
     return drops_R.mean(0), deviation
 
 
-def choose_features(asked: Sequence[str], known: Mapping[str, str]) -> list[str]:
+def choose_features(names: Sequence[str], known: Mapping[str, str]) -> list[str]:
     """The features to permute.
 
     Args:
-        asked: names; none: all that are known.
-        known: kind by name.
+        names: configured names; empty: all known features.
+        known: kind of each known feature.
 
     Raises:
-        ValueError: a name is not known.
+        ValueError: a name is unknown.
     """
-    unknown = [name for name in asked if name not in known]
+    unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"{', '.join(map(repr, unknown))}: expected some of {', '.join(known)}")
-    return list(dict.fromkeys(asked)) or list(known)
+    return list(dict.fromkeys(names)) or list(known)

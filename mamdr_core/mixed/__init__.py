@@ -2,5 +2,5 @@
 
     logit(x) = theta_S's logit + w_i . phi(x) + b_user + b_item + b_(user in domain i)
 
-Open `mixed_model.py` first: it fits and predicts. Needs torch alone: no Spark, no Horovod.
+`mixed_model.py` fits and predicts, and is the place to start reading. No Spark, no Horovod.
 """

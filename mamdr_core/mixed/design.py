@@ -1,6 +1,7 @@
-"""phi(x): what the specific parameters of a domain weigh, standardised over all training rows.
+"""phi(x): the features that a domain's specific parameters weigh, standardised over all training rows.
 
-Shape suffixes: M rows, F entries of phi.
+Shape suffixes: M rows, F entries of phi, K numeric features, D width of a vector, U and V widths of all vectors of a
+user and of an item, R products.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,9 +17,9 @@ from mamdr_core.parallel.collective import Collective
 from mamdr_core.stateful import State
 
 PART_ROWS = 1 << 16
-"""Rows whose moments are summed at once."""
+"""Rows whose moments are summed together."""
 PRODUCT = "user*item"
-"""How the names of products begin; no feature can be called so."""
+"""Prefix of the names of products, which is not a valid name of a feature."""
 _LEAST_DEVIATION = 1e-6
 
 
@@ -29,13 +30,13 @@ class Design:
         tables: the model's inputs; the fixed vectors among them are entries of phi.
         frozen: the fixed vectors.
         numeric: number of numeric features.
-        factors: number of products of users' and items' vectors, at most the smaller width; 0: none.
+        factors: number of products of users' and items' vectors, limited to the smaller width; 0: none.
 
     Attributes:
-        users, items: projections of vectors on what is multiplied; see `mamdr_core.mixed.products`.
-        columns: by fixed vectors' name, the id column that selects their rows.
-        names: of the entries, F of them; "bias" is the first.
-        mean_F, scale_F: an entry is (x - mean) * scale; the scale of one that never varies is 0.
+        users, items: projections whose results are multiplied; see `mamdr_core.mixed.products`.
+        columns: by name of fixed vectors, the id column that selects their rows.
+        names: names of the F entries; the first is "bias".
+        mean_F, scale_F: an entry is (x - mean) * scale; the scale of a constant entry is 0.
     """
 
     def __init__(self, tables: Sequence[Table], frozen: FrozenTables, numeric: int, factors: int) -> None:
@@ -58,7 +59,7 @@ class Design:
         return len(self.names)
 
     def learn_products(self, columns: Columns, collective: Collective) -> None:
-        """Learn which products phi has from the training rows of all ranks; every rank takes part.
+        """Learn the products of phi from the training rows of all ranks; a collective call.
 
         Args:
             columns: this rank's training rows.
@@ -66,12 +67,12 @@ class Design:
         """
         if not self._factors:
             return
-        rows_M, place_M = sampled_rows(columns, collective)
-        sample = Sample(*self._sides(self._read(columns, rows_M)), place_M, columns.labels[rows_M].cpu())
+        rows_M, domain_M = sampled_rows(columns, collective)
+        sample = Sample(*self._sides(self._read(columns, rows_M)), domain_M, columns.labels[rows_M].cpu())
         self.users, self.items = learn_products(sample, (self.users, self.items), collective)
 
     def standardise(self, columns: Columns, collective: Collective) -> None:
-        """Learn means and scales from the training rows of all ranks.
+        """Compute means and scales from the training rows of all ranks; a collective call.
 
         Args:
             columns: this rank's training rows.
@@ -81,9 +82,9 @@ class Design:
             MamdrError: an entry is not finite.
         """
         sums_3F = torch.zeros(3, len(self), dtype=torch.float64)
-        for places in torch.arange(len(columns)).split(PART_ROWS) if len(columns) else ():
-            raw_MF = self._raw(columns, places).double()
-            sums_3F += torch.stack([raw_MF.sum(0), raw_MF.square().sum(0), torch.full_like(raw_MF[0], len(places))])
+        for rows_M in torch.arange(len(columns)).split(PART_ROWS) if len(columns) else ():
+            raw_MF = self._raw(columns, rows_M).double()
+            sums_3F += torch.stack([raw_MF.sum(0), raw_MF.square().sum(0), torch.full_like(raw_MF[0], len(rows_M))])
         total_F, squares_F, rows_F = collective.all_reduce(sums_3F)
         self.mean_F = total_F / rows_F.clamp_min(1)
         deviation_F = (squares_F / rows_F.clamp_min(1) - self.mean_F.square()).clamp_min(0).sqrt()
@@ -92,31 +93,31 @@ class Design:
         finite_F = self.mean_F.isfinite() & self.scale_F.isfinite()
         if not finite_F.all():
             bad = [name for name, finite in zip(self.names, finite_F.tolist(), strict=True) if not finite]
-            name = next((name for name in bad if not name.startswith(PRODUCT)), bad[0])  # products follow vectors
-            raise MamdrError(f"{name} of the training rows is not finite: look at that feature's values")
+            name = next((name for name in bad if not name.startswith(PRODUCT)), bad[0])  # the vector, not its product
+            raise MamdrError(f"{name} of the training rows is not finite: check the values of that feature")
 
-    def rows(self, columns: Columns, places_M: Tensor) -> Tensor:
+    def rows(self, columns: Columns, rows_M: Tensor) -> Tensor:
         """The values phi of some rows, float32 [M, F]."""
-        return self._raw(columns, places_M).sub_(self.mean_F.float()).mul_(self.scale_F.float())
+        return self._raw(columns, rows_M).sub_(self.mean_F.float()).mul_(self.scale_F.float())
 
-    def _raw(self, columns: Columns, places_M: Tensor) -> Tensor:
-        return self.join(self._read(columns, places_M), columns.numeric[places_M].cpu())
+    def _raw(self, columns: Columns, rows_M: Tensor) -> Tensor:
+        return self.join(self._read(columns, rows_M), columns.numeric[rows_M].cpu())
 
-    def _read(self, columns: Columns, places_M: Tensor) -> dict[str, Tensor]:
+    def _read(self, columns: Columns, rows_M: Tensor) -> dict[str, Tensor]:
         """The fixed vectors of some rows by table."""
         ids = {
-            column: columns.ids[column].index_select(0, places_M.to(columns.ids[column].device)).cpu()
+            column: columns.ids[column].index_select(0, rows_M.to(columns.ids[column].device)).cpu()
             for column in set(self.columns.values())
         }
         return {name: self._frozen[name].index_select(0, ids[column]) for name, column in self.columns.items()}
 
     def _sides(self, vectors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """All fixed vectors of users, and all of items, [M, U] and [M, V]."""
+        """The concatenated fixed vectors of users, and of items, [M, U] and [M, V]."""
         users, items = ([vectors[table.name] for table in tables] for tables in (self._users, self._items))
         return torch.cat(users, 1), torch.cat(items, 1)
 
     def join(self, vectors: Mapping[str, Tensor], numeric_MK: Tensor) -> Tensor:
-        """The entries of phi before they are standardised, [M, F].
+        """The entries of phi before standardisation, [M, F].
 
         Args:
             vectors: the fixed vectors of the rows by table, [M, D].
@@ -137,10 +138,10 @@ class Design:
         return State(same={"mean": self.mean_F, "scale": self.scale_F, **shifts, **directions})
 
     def load_state_dict(self, state: State) -> None:
-        """Take over projections, means and scales; a state without projections has elementwise products.
+        """Load projections, means and scales; older states without projections have elementwise products.
 
         Raises:
-            MamdrError: they are of another model.
+            MamdrError: the state belongs to another model.
         """
         self.mean_F = state.tensor(state.same, "mean", self.mean_F)
         self.scale_F = state.tensor(state.same, "scale", self.scale_F)

@@ -1,7 +1,7 @@
 """Specific parameters w_i of every domain, with a prior that is learned from all domains (empirical Bayes).
 
-Shape suffixes: n domains, D domains of this rank that have rows, N rows, G domains of a batch, M their rows (padded),
-F entries of phi.
+Shape suffixes: n domains, D domains of this rank with rows, N rows, G domains of a batch, M their rows (padded), F
+entries of phi, R domains of a saved state.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,14 +23,14 @@ from mamdr_core.parallel.collective import Collective
 from mamdr_core.stateful import DomainRows, State
 
 BATCH_NUMBERS = 1 << 21
-"""Numbers of phi in a batch of domains, unless one domain alone has more."""
+"""Largest number of values of phi in a batch of several domains."""
 PADDING = 1.25
-"""Rows of a batch, padding included, over its real ones, at most; besides, each domain may have `PADDED_ROWS`."""
+"""Largest ratio of a batch's rows with padding to those without; `PADDED_ROWS` for each domain are not counted."""
 PADDED_ROWS = 2
 LEAST_TAU = 1e-3
-"""Smallest standard deviation of the prior: here w_i equals the prior's mean, whatever the rows of the domain."""
+"""Smallest standard deviation of the prior, for which w_i is the prior's mean for any rows of the domain."""
 MOST_TAU = 10.0
-"""Largest one: standardised entries with weights beyond it are all but separable."""
+"""Largest standard deviation of the prior: larger weights of standardised entries almost separate the classes."""
 T = TypeVar("T")
 
 
@@ -39,9 +39,9 @@ class DomainBatch:
     """Domains that are fitted together.
 
     Attributes:
-        places_G: of the domains in this rank's list.
+        places_G: positions of the domains in `DomainWeights.domains_D`.
         rows_GM: positions of their rows, 0 for padding.
-        real_GM: whether a row is real.
+        real_GM: false for padding.
     """
 
     places_G: Tensor
@@ -52,21 +52,21 @@ class DomainBatch:
 class DomainWeights:
     """w_i ~ N(mean, diag(tau^2)) for every domain i, by EM over domains.
 
-    The M-step maximises the Laplace approximation of the marginal likelihood as MacKay (1992) does, with the effective
-    number of observed domains: plain EM moves a variance by the share that the rows explain, which is little if domains
-    are small.
+    The M-step maximises the Laplace approximation of the marginal likelihood by MacKay's update (1992), with the
+    effective number of observed domains. Plain EM would converge slowly for small domains, since it moves a variance in
+    proportion to the part that the rows explain.
 
     Args:
-        design: gives phi.
-        domains: index of every domain of this rank that has training rows, ascending.
-        variance: of every entry of w_i before the first sweep.
+        design: computes phi.
+        domains: indices of this rank's domains with training rows, ascending.
+        variance: initial variance of every entry of w_i.
 
     Attributes:
         domains_D: the domains.
-        prior: mean and standard deviations, the same on all ranks.
-        weights_DF: modes.
+        prior: mean and standard deviations, equal on all ranks.
+        weights_DF: posterior modes.
         variances_DF: diagonals of the inverse Hessians.
-        own_prior_DF: where the posterior of a parent is the prior, each domain's; else None.
+        own_prior_DF: the prior of each domain, if it is the posterior of a parent; else None.
     """
 
     def __init__(self, design: Design, domains: Sequence[int], variance: float) -> None:
@@ -88,18 +88,18 @@ class DomainWeights:
         learns_prior: bool = True,
         weight_N: Tensor | None = None,
     ) -> Tensor:
-        """Fit every w_i under the prior, then the prior to them.
+        """Fit every w_i under the prior, then the prior to all w_i; a collective call.
 
         Args:
             columns: this rank's training rows.
             base_N: logits of the rows without w_i . phi, float32.
             collective: the ranks.
-            steps: of Newton's method.
+            steps: number of Newton steps.
             learns_prior: whether to fit the prior too.
-            weight_N: of the rows, 1 on average; None: all 1.
+            weight_N: weights of the rows, 1 on average; None: all are 1.
 
         Returns:
-            w_i . phi of the rows, float32 [N], under the prior before this call's.
+            w_i . phi of the rows, float32 [N], under the prior before the call.
         """
         logits_N = torch.empty(len(columns))
         features = len(self._design)
@@ -124,16 +124,16 @@ class DomainWeights:
         count = collective.all_reduce(torch.tensor([float(counted)], dtype=torch.float64))
         total = collective.all_reduce(sums)
         if learns_prior and count[0] and not self.own_prior_DF:
-            self.prior = _fitted(self.prior, total[:4], total[4:])
+            self.prior = _fit_prior(self.prior, total[:4], total[4:])
         return logits_N
 
     def leverages(self, columns: Columns, base_N: Tensor, weight_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """w_i . phi of the training rows, and the variance of it by the posterior of w_i, both float32 [N].
+        """w_i . phi of the training rows, and its posterior variance, both float32 [N].
 
         Args:
             columns: this rank's training rows.
             base_N: logits of the rows without w_i . phi, float32.
-            weight_N: of the rows; see `sweep`.
+            weight_N: weights of the rows; see `sweep`.
         """
         logits_N, variance_N = torch.empty(len(columns)), torch.empty(len(columns))
         if not np.isin(columns.occupied, self.domains_D.numpy()).all():  # some domains have no w_i
@@ -150,24 +150,24 @@ class DomainWeights:
         return logits_N, variance_N
 
     def predict(self, columns: Columns) -> Tensor:
-        """w_i . phi of any rows, float32 [N]; a domain without training rows has the prior's mean."""
-        return self._weigh(columns, self.weights_DF, self.prior.mean_F, squared=False)
+        """w_i . phi of any rows, float32 [N]; domains without training rows have the prior's mean."""
+        return self._dot(columns, self.weights_DF, self.prior.mean_F, squared=False)
 
     def variance(self, columns: Columns) -> Tensor:
-        """The variance of it, by the diagonal of the posterior alone, float32 [N]; else the prior's variance."""
-        return self._weigh(columns, self.variances_DF, self.prior.tau_F.square(), squared=True)
+        """Variance of w_i . phi without covariances, float32 [N]; domains without training rows have the prior's."""
+        return self._dot(columns, self.variances_DF, self.prior.tau_F.square(), squared=True)
 
-    def _weigh(self, columns: Columns, values_DF: Tensor, otherwise_F: Tensor, squared: bool) -> Tensor:
-        """phi, or its squares, of any rows times the values of their domains."""
+    def _dot(self, columns: Columns, values_DF: Tensor, default_F: Tensor, squared: bool) -> Tensor:
+        """Dot products of phi, or of its squares, and the values of the rows' domains."""
         total_N = torch.empty(len(columns))
         for rows in torch.arange(len(columns)).split(max(1, BATCH_NUMBERS // len(self._design))):
             phi_MF = self._design.rows(columns, rows)
             domain_M = columns.ids["domain"][rows].long().cpu() - 1
-            values_MF = otherwise_F
+            values_MF = default_F
             if len(self.domains_D):
                 place_M = torch.searchsorted(self.domains_D, domain_M).clamp(max=len(self.domains_D) - 1)
                 known_M = self.domains_D[place_M] == domain_M
-                values_MF = torch.where(known_M[:, None], values_DF[place_M], otherwise_F)
+                values_MF = torch.where(known_M[:, None], values_DF[place_M], default_F)
             total_N[rows] = ((phi_MF.square() if squared else phi_MF) * values_MF).sum(1)
             beat()
         return total_N
@@ -195,8 +195,8 @@ class DomainWeights:
         domains_D = self.domains_D.numpy()
         counts_D = offsets[domains_D + 1] - offsets[domains_D]
         by_size_D = np.argsort(counts_D, kind="stable")
-        by_size_D = by_size_D[counts_D[by_size_D] > 0]  # domains of a parent may have no rows now
-        for first, last in _cut(counts_D[by_size_D], len(self._design)):
+        by_size_D = by_size_D[counts_D[by_size_D] > 0]  # domains of a parent may have no rows in this run
+        for first, last in _cut_batches(counts_D[by_size_D], len(self._design)):
             places_G = by_size_D[first:last]
             within_M = np.arange(counts_D[places_G[-1]])
             real_GM = within_M < counts_D[places_G][:, None]
@@ -204,34 +204,34 @@ class DomainWeights:
             yield DomainBatch(torch.from_numpy(places_G), torch.from_numpy(rows_GM), torch.from_numpy(real_GM))
 
     def change_units(self, before: tuple[Tensor, Tensor]) -> None:
-        """Express prior, modes and variances in the units that the design has now; a prior of each domain is dropped.
+        """Convert prior, modes and variances to the current units of the design; `own_prior_DF` is dropped.
 
         Args:
-            before: means and scales of phi that they are expressed in.
+            before: means and scales of phi in their current units.
         """
         mean_F, scale_F = before
         known_F = self._design.scale_F > 0
         ratio_F = torch.where(known_F, scale_F / self._design.scale_F.where(known_F, torch.ones(())), 0)
-        shift_F = scale_F * (self._design.mean_F - mean_F)  # the bias, which is first, has none
+        shift_F = scale_F * (self._design.mean_F - mean_F)  # 0 for the bias, which is the first entry
         self.own_prior_DF = None
 
-        def changed(weights_F: Tensor) -> Tensor:
-            made_F = weights_F * ratio_F
-            made_F[..., 0] += (weights_F * shift_F).sum(-1)
-            return made_F.float()
+        def convert(weights_F: Tensor) -> Tensor:
+            converted_F = weights_F * ratio_F
+            converted_F[..., 0] += (weights_F * shift_F).sum(-1)
+            return converted_F.float()
 
-        self.weights_DF = changed(self.weights_DF)
+        self.weights_DF = convert(self.weights_DF)
         self.variances_DF = (self.variances_DF * ratio_F.square()).float()
         tau_F = torch.where(ratio_F > 0, self.prior.tau_F * ratio_F, self.prior.tau_F)
-        self.prior = Prior(changed(self.prior.mean_F), tau_F.float().clamp_min(LEAST_TAU))
+        self.prior = Prior(convert(self.prior.mean_F), tau_F.float().clamp_min(LEAST_TAU))
 
-    def take_posterior_as_prior(self) -> None:
-        """Make the present mode and variances of every domain its prior."""
+    def use_posterior_as_prior(self) -> None:
+        """Make the current mode and variances of every domain its prior."""
         tau_DF = self.variances_DF.sqrt().clamp_min(LEAST_TAU)
         self.own_prior_DF = Prior(self.weights_DF.clone(), tau_DF)
 
     def state_dict(self) -> State:
-        """The prior, and mode and variances of this rank's domains."""
+        """The prior, and the modes and variances of this rank's domains."""
         values = {"weights": self.weights_DF, "variances": self.variances_DF}
         if self.own_prior_DF:
             values |= {"prior_mean": self.own_prior_DF.mean_F, "prior_tau": self.own_prior_DF.tau_F}
@@ -241,10 +241,10 @@ class DomainWeights:
         )
 
     def load_state_dict(self, state: State) -> None:
-        """Take over the prior, and mode and variances of the domains that are this rank's; others have the prior's.
+        """Load the prior, and the modes and variances of this rank's domains; those without have the prior's.
 
         Raises:
-            MamdrError: they are of another model.
+            MamdrError: the state belongs to another model.
         """
         like_F = self.prior.mean_F
         self.prior = Prior(*(state.tensor(state.same, name, like_F) for name in ("mean", "tau")))
@@ -252,7 +252,7 @@ class DomainWeights:
         self.variances_DF = self.prior.tau_F.square().repeat(len(self.domains_D), 1)
         loaded = {"weights": self.weights_DF, "variances": self.variances_DF}
         if "prior_mean" in state.domains:
-            self.take_posterior_as_prior()
+            self.use_posterior_as_prior()
             assert self.own_prior_DF
             loaded |= {"prior_mean": self.own_prior_DF.mean_F, "prior_tau": self.own_prior_DF.tau_F}
         for name, own_DF in loaded.items():
@@ -262,49 +262,53 @@ class DomainWeights:
             own_DF[place_R[known_R]] = saved.values[known_R]
 
 
-def _fitted(prior: Prior, sums_4F: Tensor, observed_FF: Tensor) -> Prior:
-    """The prior that maximises the approximate marginal likelihood, by one step from `prior`.
+def _fit_prior(prior: Prior, sums_4F: Tensor, observed_FF: Tensor) -> Prior:
+    """One step from `prior` towards the maximum of the approximate marginal likelihood.
 
     Args:
-        prior: under which the posteriors were found.
-        sums_4F: sums over domains, in the prior's units, of the modes a, of a^2, of o a and of o^2, where o = 1 less
-            the posterior's variance: how much of an entry the rows of the domain determine.
-        observed_FF: the sum over domains of I less the posterior's covariance.
+        prior: the prior of the posteriors.
+        sums_4F: sums over domains, in the prior's units, of the modes a, of a^2, of o a and of o^2. o is 1 minus the
+            posterior variance: the degree to which the rows of the domain determine an entry.
+        observed_FF: the sum over domains of I minus the posterior covariance.
     """
     sum_F, squares_F, observed_sum_F, observed_squares_F = sums_4F
     tau_F = prior.tau_F.double()
     ridge_FF = 1e-6 * observed_FF.diagonal().clamp_min(1e-6).diag()
     shift_F = torch.linalg.solve(observed_FF + ridge_FF, sum_F)
-    # Under the new mean the modes are a - o m: what is left of them is the variance between domains.
+    # Under the new mean the modes are a - o m, and their squares measure the variance between domains.
     centred_F = squares_F - 2 * shift_F * observed_sum_F + observed_squares_F * shift_F.square()
     factor_F = variance_factor(centred_F.clamp_min(0), observed_FF.diagonal())
     mean_F = prior.mean_F.double() + tau_F * shift_F
     return Prior(mean_F.to(prior.mean_F), (tau_F * factor_F.sqrt()).clamp(LEAST_TAU, MOST_TAU).to(prior.tau_F))
 
 
-def _cut(counts_D: NDArray[np.int64], features: int) -> Iterator[tuple[int, int]]:
-    """First and last + 1 of neighbours that are padded to one size, from counts in ascending order.
+def _cut_batches(counts_D: NDArray[np.int64], features: int) -> Iterator[tuple[int, int]]:
+    """First and end of each batch of domains that are padded to one size.
 
-    A batch has at most `BATCH_NUMBERS` numbers of phi, and as many of its Hessians, which have a side of F or, where
-    that is fewer, of the rows.
+    A batch has at most `BATCH_NUMBERS` values of phi, and at most that number of values of Hessians, whose side is F or
+    the number of rows, if that is smaller.
+
+    Args:
+        counts_D: rows of the domains, ascending.
+        features: number F of entries of phi.
     """
     first = 0
     real = np.concatenate([[0], counts_D.cumsum()])
     while first < len(counts_D):
-        most = max(1, BATCH_NUMBERS // (features * int(counts_D[first])))
-        widest = counts_D[first : first + most]
-        size = np.arange(1, len(widest) + 1)
-        rows = real[first + 1 : first + 1 + len(widest)] - real[first]
-        fits = size * widest * features <= BATCH_NUMBERS
-        fits &= size * widest <= PADDING * rows + PADDED_ROWS * size
-        fits &= (widest < features) == (widest[0] < features)
+        max_domains = max(1, BATCH_NUMBERS // (features * int(counts_D[first])))
+        longest = counts_D[first : first + max_domains]
+        size = np.arange(1, len(longest) + 1)
+        rows = real[first + 1 : first + 1 + len(longest)] - real[first]
+        fits = size * longest * features <= BATCH_NUMBERS
+        fits &= size * longest <= PADDING * rows + PADDED_ROWS * size
+        fits &= (longest < features) == (longest[0] < features)
         last = first + max(1, int(np.argmin(fits)) if not fits.all() else len(fits))
         yield first, last
         first = last
 
 
 def _in_threads(task: Callable[[DomainBatch], T], batches: Iterator[DomainBatch], threads: int) -> Iterator[T]:
-    """Results in order, some batches at a time; each batch on one thread, since small products gain nothing by two."""
+    """Results in order, with batches in parallel and one thread for each, since products are too small for more."""
     with one_thread(), ThreadPoolExecutor(threads) as pool:
         waiting = []
         for batch in batches:

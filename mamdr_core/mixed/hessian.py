@@ -1,9 +1,9 @@
 """The Hessians I + X' D X of many domains' logistic regressions, each factored on its smaller side.
 
-Shape suffixes: G domains, M rows (padded), F weights.
+Shape suffixes: G domains, M rows (padded), F weights, R the smaller of M and F.
 
 With S = D^(1/2) X, the matrix inversion lemma (I + S'S)^-1 = I - S' (I + S S')^-1 S replaces F x F matrices by M x M
-ones where a domain has fewer rows than weights.
+matrices for domains with fewer rows than weights.
 """
 
 import torch
@@ -15,7 +15,7 @@ class Hessian:
 
     Args:
         white_GMF: X, rows in the prior's units.
-        curvature_GM: the diagonal of D, p (1 - p) of every row, times its weight; 0 for padding.
+        curvature_GM: the diagonal of D, p (1 - p) of every row times its weight; 0 for padding.
     """
 
     def __init__(self, white_GMF: Tensor, curvature_GM: Tensor) -> None:
@@ -27,7 +27,7 @@ class Hessian:
         self._factor = _cholesky(gram + torch.eye(gram.shape[1], dtype=gram.dtype))
 
     def solve(self, slope_GF: Tensor) -> Tensor:
-        """The product of the inverse and one vector for each domain, [G, F]."""
+        """Products of the inverse and one vector for each domain, [G, F]."""
         solved_GF: Tensor
         if not self._is_by_rows:
             solved_GF = torch.cholesky_solve(slope_GF.unsqueeze(2), self._factor).squeeze(2)
@@ -36,11 +36,11 @@ class Hessian:
         return slope_GF - (self._root_GMF.mT @ inner_GM1).squeeze(2)
 
     def posterior(self) -> tuple[Tensor, Tensor]:
-        """What the inverse, the posterior's covariance, is like.
+        """Summaries of the inverse, which is the posterior covariance.
 
         Returns:
-            Its diagonal [G, F], and the sum over the domains of I less it, float64 [F, F]: how much of the weights the
-            rows determine.
+            Its diagonal [G, F]; and the sum over domains of I minus the inverse, float64 [F, F], which measures the
+            degree to which the rows determine the weights.
         """
         weights = self._root_GMF.shape[2]
         half_GRF = self._half(self._root_GMF if self._is_by_rows else torch.eye(weights))
@@ -51,11 +51,11 @@ class Hessian:
         return product_GF, len(product_GF) * torch.eye(weights, dtype=torch.float64) - product_FF
 
     def leverages(self) -> Tensor:
-        """The variance of every row's logit, x' H^-1 x, [G, M]."""
-        turned_GFM = self._white_GMF.mT
+        """Posterior variance of every row's logit, x' H^-1 x, [G, M]."""
+        white_GFM = self._white_GMF.mT
         if not self._is_by_rows:
-            return self._half(turned_GFM).square().sum(1)
-        explained_GM = self._half(self._root_GMF @ turned_GFM).square().sum(1)
+            return self._half(white_GFM).square().sum(1)
+        explained_GM = self._half(self._root_GMF @ white_GFM).square().sum(1)
         return (self._white_GMF.square().sum(2) - explained_GM).clamp_min(0)
 
     def _half(self, right: Tensor) -> Tensor:
@@ -65,9 +65,10 @@ class Hessian:
 
 
 def _cholesky(matrices: Tensor) -> Tensor:
-    """Cholesky factors; where rounding has made a matrix indefinite, of one with a larger diagonal.
+    """Cholesky factors; the diagonal of a matrix that is indefinite because of rounding is increased.
 
-    That takes collinear entries and a prior so wide, or a number of rows so large, that X' D X + I loses the 1.
+    This happens with collinear entries if X' D X is so large, due to a wide prior or many rows, that adding I has no
+    effect.
     """
     factors: Tensor
     factors, failed_G = torch.linalg.cholesky_ex(matrices)

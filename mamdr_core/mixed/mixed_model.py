@@ -1,6 +1,7 @@
-"""The mixed-effects model: specific parameters of domains and random effects of ids, fitted by turns.
+"""The mixed-effects model: specific parameters of domains and random effects of ids, fitted alternately.
 
-A generalised linear mixed model as in GLMix (Zhang et al., KDD 2016), with variances learned by empirical Bayes.
+A generalised linear mixed model as in GLMix (Zhang et al., KDD 2016), with variances learned by empirical Bayes. Shape
+suffixes: N rows, F entries of phi, V variances.
 """
 
 import logging
@@ -24,27 +25,27 @@ from mamdr_core.stateful import State
 logger = logging.getLogger(__name__)
 
 FIRST_STEPS = 5
-"""Newton steps of the first sweep; later ones take one, from where the sweep before has ended."""
+"""Newton steps of the first sweep; later sweeps make one step, from the previous result."""
 SETTLED = 0.01
-"""Mean distance that logits may move in the last sweep."""
+"""Largest mean change of the logits in the last sweep."""
 MOST_LEVERAGE = 0.9
-"""Largest leverage of a row: beyond it the row alone decides its prediction, and leaving it out is not approximated."""
+"""Leverages of rows are limited to this value, above which the approximation of leaving a row out is inaccurate."""
 
 
 class MixedModel:
     """logit = w_i . phi(x) + sum of random effects.
 
     Args:
-        settings: what it consists of.
-        tables, frozen, numeric: the model's tables, fixed vectors and number of numeric features; see `Design`.
+        settings: settings of the model.
+        tables, frozen, numeric: the network's tables, fixed vectors and number of numeric features; see `Design`.
         sizes: vocabulary size by id column.
-        domains: index of every domain of this rank that has training rows, ascending.
+        domains: indices of this rank's domains with training rows, ascending.
         collective: the ranks.
 
     Attributes:
-        design: phi.
+        design: computes phi.
         weights: w_i of this rank's domains.
-        effects: the random effects, of each this rank's part.
+        effects: this rank's part of the random effects.
     """
 
     def __init__(
@@ -76,10 +77,10 @@ class MixedModel:
         sizes: Mapping[str, int],
         state: State,
     ) -> "MixedModel":
-        """A fitted model in one process, of all domains that its state has.
+        """A fitted model in one process, with all domains of its state.
 
         Raises:
-            MamdrError: the state is of another model.
+            MamdrError: the state belongs to another model.
         """
         domains = state.part("weights").domains_of("weights")
         if domains and not 0 <= domains[0] <= domains[-1] < sizes["domain"]:
@@ -90,10 +91,10 @@ class MixedModel:
 
     @one_thread()
     def fit(self, train: Columns) -> int:
-        """Fit everything by EM; every rank takes part.
+        """Fit all parameters by EM, starting from the current ones; a collective call.
 
-        In a sweep, w_i is fitted with the effects fixed, then each kind of effect with all else fixed; after each the
-        variances follow. Its state before the call is where it starts: zeros, or those of another day.
+        A sweep fits w_i with the effects fixed, then each kind of effect with all other parts fixed. Each fit is
+        followed by an update of the variances.
 
         Args:
             train: this rank's training rows.
@@ -101,18 +102,18 @@ class MixedModel:
         Returns:
             Number of sweeps.
         """
-        anchored = self._inherited and self._settings.prior == "parent"
-        if anchored:
-            self.weights.take_posterior_as_prior()
+        posterior_is_prior = self._inherited and self._settings.prior == "parent"
+        if posterior_is_prior:
+            self.weights.use_posterior_as_prior()
         else:
             before = self.design.mean_F, self.design.scale_F
-            if not self._inherited:  # inherited weights are of the parent's products
+            if not self._inherited:  # inherited weights belong to the parent's products
                 self.design.learn_products(train, self._collective)
             self.design.standardise(train, self._collective)
-            if self._inherited:  # the values before the first fit are in standardised units already
+            if self._inherited:  # initial values are in standardised units already
                 self.weights.change_units(before)
         for effect in self.effects:
-            effect.prepare(train, anchored)
+            effect.prepare(train, posterior_is_prior)
         weight_N = self._weights(train)
         logits_N = effects_N = self._effects(train)[0].double()
         for number in range(1, self._settings.sweeps + 1):
@@ -120,22 +121,22 @@ class MixedModel:
             steps = FIRST_STEPS if number == 1 else 1
             logits_N, effects_N = self._sweep(train, weight_N, effects_N, self.effects, steps)
             change = float((self._deviations() - before_V).abs().max())
-            moved = self._mean((logits_N - before_N).abs())
+            logit_change = self._mean((logits_N - before_N).abs())
             if self._collective.rank == 0:
                 named = ", ".join(f"{effect.name} {effect.variance:.3g}" for effect in self.effects)
-                logger.info("mixed model, sweep %d: variances %s; deviations moved by %.3f", number, named, change)
-            if change <= self._settings.tolerance and moved <= SETTLED:
+                logger.info("mixed model, sweep %d: variances %s; deviations changed by %.3f", number, named, change)
+            if change <= self._settings.tolerance and logit_change <= SETTLED:
                 break
-        # Once more under the prior that the last sweep has learned.
+        # Fit w_i under the prior of the last sweep.
         self.weights.sweep(train, effects_N.float(), self._collective, learns_prior=False, weight_N=weight_N)
         return number
 
     @one_thread()
     def refit(self, train: Columns) -> None:
-        """Fit w_i, and effects of users within the domain, of some domains alone; the rest, priors included, stays.
+        """Fit w_i, and effects of users within the domain, of some domains; other parameters and priors are unchanged.
 
         Args:
-            train: rows of these domains alone.
+            train: rows of these domains only.
         """
         pairs = [effect for effect in self.effects if effect.name == "user_in_domain"]
         for effect in pairs:
@@ -162,9 +163,9 @@ class MixedModel:
 
         Args:
             train, weight_N: training rows and their weights, see `_weights`.
-            effects_N: the effects' part before, float64.
-            effects: the kinds that are fitted.
-            steps: of Newton's method for w_i.
+            effects_N: the effects' part before the sweep, float64.
+            effects: the kinds of effects to fit.
+            steps: number of Newton steps for w_i.
             learns: whether priors and variances are learned too.
         """
         own_N = self.weights.sweep(train, effects_N.float(), self._collective, steps, learns, weight_N)
@@ -174,14 +175,14 @@ class MixedModel:
             residual_N, curvature_N = labels_N - probability_N, probability_N * (1 - probability_N)
             if weight_N is not None:
                 residual_N, curvature_N = weight_N * residual_N, weight_N * curvature_N
-            moved_N = effect.sweep(residual_N, curvature_N, learns)
-            logits_N, effects_N = logits_N + moved_N, effects_N + moved_N
+            change_N = effect.sweep(residual_N, curvature_N, learns)
+            logits_N, effects_N = logits_N + change_N, effects_N + change_N
         return logits_N, effects_N
 
     def _weights(self, train: Columns) -> Tensor | None:
-        """Sample weights of the training rows, 1 on average over all ranks, so that they add no evidence, float64 [N].
+        """Sample weights scaled to 1 on average over all ranks, float64 [N]; None if there are none.
 
-        None: rows count alike. Every rank takes part.
+        The scaling keeps the amount of evidence, so that it depends on the number of rows only. A collective call.
         """
         if train.weights is None:
             return None
@@ -192,11 +193,11 @@ class MixedModel:
 
     @one_thread()
     def leave_one_out(self, train: Columns) -> Tensor:
-        """Logits of the training rows, each as if the row itself had not been there, float32 [N]; all ranks take part.
+        """Logits of the training rows, each approximating a fit without the row, float32 [N]; a collective call.
 
-        z + l (p - y) / (1 - l p (1 - p)), where l is the variance of the row's logit by the posterior, times the
-        row's weight: one Newton step back. What is trained on top of the plain logits would see rows that these have
-        seen.
+        They are z + l (p - y) / (1 - l p (1 - p)), a Newton step that removes the row, where l is the posterior
+        variance of the row's logit times the row's weight. A network trained on top of the plain logits would overfit,
+        because these were fitted to the same rows.
         """
         effects_N, variances_N = self._effects(train, only_learned=True)
         weight_N = self._weights(train)
@@ -210,12 +211,12 @@ class MixedModel:
 
     @one_thread()
     def predict(self, columns: Columns) -> Tensor:
-        """Logits of any rows, float32 [N]; every rank takes part."""
+        """Logits of any rows, float32 [N]; a collective call."""
         return self.weights.predict(columns) + self._effects(columns)[0]
 
     @one_thread()
     def variance(self, columns: Columns) -> Tensor:
-        """Variance of the logits of any rows, without covariances, float32 [N]; every rank takes part."""
+        """Variance of the logits of any rows, without covariances, float32 [N]; a collective call."""
         return self.weights.variance(columns) + self._effects(columns)[1]
 
     def under(self, columns: Columns) -> Columns:
@@ -227,14 +228,14 @@ class MixedModel:
         return replace(train, base_logits=self.leave_one_out(train).to(train.labels.device))
 
     def variances(self) -> dict[str, float]:
-        """Learned variances by name: of every entry of w_i, named as in `Design.names`, and of every kind of effect."""
+        """Learned variances by name, of every entry of w_i (`w.` and its name in `Design.names`) and kind of effect."""
         tau_F = self.weights.prior.tau_F.double()
-        own = {f"w.{name}": tau**2 for name, tau in zip(self.design.names, tau_F.tolist(), strict=True)}
-        return own | {effect.name: effect.variance for effect in self.effects}
+        of_weights = {f"w.{name}": tau**2 for name, tau in zip(self.design.names, tau_F.tolist(), strict=True)}
+        return of_weights | {effect.name: effect.variance for effect in self.effects}
 
     @property
     def nbytes(self) -> int:
-        """Bytes of this rank's parameters, posterior variances included."""
+        """Size of this rank's parameters in bytes, posterior variances included."""
         tensors = [self.weights.weights_DF, self.weights.variances_DF]
         tensors += [each for effect in self.effects for each in (effect.keys_K, effect.values_K, effect.variances_K)]
         return sum(tensor.nbytes for tensor in tensors)
@@ -244,7 +245,7 @@ class MixedModel:
 
         Args:
             columns: any rows.
-            only_learned: leave out the variances of effects of the unknown id, which no row tells anything of.
+            only_learned: leave out the variances for rows of the unknown id, whose effect is not fitted.
         """
         total_N, variance_N = torch.zeros(len(columns)), torch.zeros(len(columns))
         for effect in self.effects:
@@ -266,15 +267,15 @@ class MixedModel:
         return torch.cat([tau_F, torch.tensor([effect.variance for effect in self.effects]).sqrt()])
 
     def state_dict(self) -> State:
-        """The state of all its parts."""
+        """State of the design, the weights and the effects."""
         parts = {"design": self.design.state_dict(), "weights": self.weights.state_dict()}
         return State.join(parts | {effect.name: effect.state_dict() for effect in self.effects})
 
     def inherit(self, state: State) -> None:
-        """Start from the posterior of another run; kinds of effects that it lacks start from zero.
+        """Start from the posterior of another run; kinds of effects that it does not have start from zero.
 
         Raises:
-            MamdrError: it is of another model.
+            MamdrError: the state belongs to another model.
         """
         self._inherited = True
         self.design.load_state_dict(state.part("design"))
@@ -284,10 +285,10 @@ class MixedModel:
                 effect.load_state_dict(state.part(effect.name))
 
     def load_state_dict(self, state: State) -> None:
-        """Take over a state.
+        """Load the state of the design, the weights and the effects.
 
         Raises:
-            MamdrError: it is of another model.
+            MamdrError: the state belongs to another model.
         """
         self.design.load_state_dict(state.part("design"))
         self.weights.load_state_dict(state.part("weights"))

@@ -1,9 +1,9 @@
-"""Logistic regressions of many domains at once: Newton's method in batches, under a Gaussian prior.
+"""Logistic regressions of many domains under a Gaussian prior, by Newton's method in batches.
 
 Shape suffixes: G domains, M rows (padded), F weights.
 
-With w = mean + tau * a, a ~ N(0, I), a domain's negative log-posterior is sum log(1 + exp(-y z)) + |a|^2 / 2: its
-Hessian I + X' D X with X = phi * tau is never worse conditioned than the data make it, also where tau is 0.
+With w = mean + tau * a, a ~ N(0, I), a domain's negative log-posterior is sum log(1 + exp(-y z)) + |a|^2 / 2. Its
+Hessian I + X' D X, with X = phi * tau, is well-conditioned for any tau, including 0.
 """
 
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from mamdr_core.mixed.hessian import Hessian
 FASTEST = 25.0
 """Largest factor by which a variance changes in one update."""
 HALVINGS = 12
-"""Times that a step which does not lower the objective is halved, at most; after that the domain stays where it is."""
+"""Largest number of times that a step which does not lower the objective is halved; then the step is skipped."""
 
 
 @dataclass(frozen=True)
 class Prior:
-    """N(mean, diag(tau^2)) of weights, both [F] for all domains alike, or [G, F] for each of some domains."""
+    """The prior N(mean, diag(tau^2)) of weights: mean and tau are [F] for all domains, or [G, F] by domain."""
 
     mean_F: Tensor
     tau_F: Tensor
@@ -35,7 +35,7 @@ class Posterior:
     Attributes:
         white_GF: mode in the prior's units, (w - mean) / tau.
         logits_GM: w . phi of every row.
-        hessian: in the same units, before the last step: at the mode where the steps have converged.
+        hessian: Hessian in the same units before the last step, which is that at the mode after convergence.
     """
 
     white_GF: Tensor
@@ -52,16 +52,16 @@ def fit_domains(
     start_GF: Tensor,
     steps: int,
 ) -> Posterior:
-    """Newton's method for some domains; a step that would raise a domain's objective is halved.
+    """Newton's method for some domains; a step that would increase a domain's objective is halved.
 
     Args:
-        phi_GMF: rows; padding may hold anything finite.
+        phi_GMF: rows; padding may have any finite values.
         labels_GM: 0. or 1.
-        base_GM: logits that w . phi is added to.
-        real_GM: 1., or its weight, for a row, 0. for padding.
-        prior: of the weights.
-        start_GF: where to start, in the prior's units.
-        steps: of Newton's method; 0: take `start_GF` for the mode.
+        base_GM: logits to which w . phi is added.
+        real_GM: weights of the rows, 1. by default; 0. for padding.
+        prior: prior of the weights.
+        start_GF: starting point, in the prior's units.
+        steps: number of Newton steps; 0: `start_GF` is the mode.
     """
     white_GMF = phi_GMF * prior.tau_F.unsqueeze(-2)
     fixed_GM = base_GM + (phi_GMF @ prior.mean_F.unsqueeze(-1)).squeeze(2)
@@ -95,10 +95,10 @@ def fit_domains(
 
 
 def variance_factor(squares: Tensor, observed: Tensor) -> Tensor:
-    """By what MacKay's update (1992) multiplies the variance of a prior, or of several.
+    """The factor of the variance of one or several priors in MacKay's update (1992).
 
     Args:
-        squares: sum over observations of (mode - mean)^2, in units of the variance before.
-        observed: their effective number, the sum of 1 - posterior variance / variance before.
+        squares: sum over observations of (mode - mean)^2, in units of the current variance.
+        observed: their effective number, the sum of 1 - posterior variance / current variance.
     """
     return (squares / observed.clamp_min(1e-9)).clamp(1 / FASTEST, FASTEST)

@@ -1,12 +1,13 @@
 """Products of users' and items' fixed vectors in directions that all domains share.
 
-What domain i makes of a user's vector u and an item's v is a bilinear form u' W_i v. W_i has as many numbers as there
-are pairs of entries, far more than a small domain can learn. With W_i = sum over r of w_ir a_r b_r' (a CP decomposition
-of the tensor of all W_i, Kolda and Bader 2009, section 3) the domain has R numbers of its own, the weights of products
+The interaction of a user's vector u and an item's vector v in domain i is a bilinear form u' W_i v. W_i has as many
+numbers as there are pairs of entries, too many for a small domain. With W_i = sum over r of w_ir a_r b_r' (a CP
+decomposition of the tensor of all W_i, Kolda and Bader 2009, section 3), a domain has R parameters, the weights of
+products
 
     p_r(x) = (a_r . u) (b_r . v),  r = 1, ..., R.
 
-The directions are learned here, by a trilinear model of the largest domains; `DomainWeights` learns the weights.
+This module learns the directions by a trilinear model of the largest domains; `DomainWeights` learns the weights.
 
 Shape suffixes: N rows of the sample, H of them held out, S domains, U and V entries of the vectors, R products, B rows
 of a batch.
@@ -27,25 +28,26 @@ from mamdr_core.parallel.collective import Collective
 
 logger = logging.getLogger(__name__)
 
-MOST_ROWS, MOST_DOMAINS, ROWS_A_DOMAIN = 300_000, 2_000, 2_000
-"""Rows of the sample, its domains, and rows of one domain, at most."""
+MOST_ROWS, MOST_DOMAINS, ROWS_PER_DOMAIN = 300_000, 2_000, 2_000
+"""Largest numbers of the sample's rows, of its domains, and of rows of one domain."""
 HELD_OUT = 5
-"""One row in this number is held out: these rows decide when to stop, and whether learned directions are used."""
+"""One in this number of rows is held out, for early stopping and to decide whether learned directions are used."""
 EPOCHS, PATIENCE = 20, 3
 LR = 0.01
 PRECISION = 50.0
-"""Of the Gaussian prior of the trilinear model's weights; they are of standardised vectors."""
+"""Precision of the Gaussian prior of the trilinear model's weights, for standardised vectors."""
 LEAST_BATCH, MOST_BATCH, STEPS = 64, 2048, 100
-"""Bounds of the batch, and steps of an epoch that it aims at."""
+"""Smallest and largest batch size, and the number of steps of an epoch if the size is between them."""
 _LEAST_DEVIATION = 1e-6
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Vectors along R directions: (v - shift) @ directions.
+    """Projects vectors on R directions: (v - shift) @ directions.
 
     Attributes:
-        shift_D, directions_DR: of vectors of D numbers.
+        shift_D: is subtracted from vectors of width D.
+        directions_DR: the directions.
     """
 
     shift_D: Tensor
@@ -53,9 +55,9 @@ class Projection:
 
     @classmethod
     def plain(cls, width: int, factors: int) -> "Projection":
-        """Where learning starts: the vectors' own entries where there are R of them, else random directions.
+        """The initial projection: the entries of the vectors if there are R, else random directions.
 
-        Those of users and items of one width are the same: products of what agrees, if the vectors share a space.
+        Users and items with vectors of one width have the same directions, in case the vectors share a space.
         """
         if width == factors:
             return cls(torch.zeros(width), torch.eye(width))
@@ -73,7 +75,7 @@ class Sample:
 
     Attributes:
         users_NU, items_NV: fixed vectors.
-        domain_N: place of each row's domain among those of the sample.
+        domain_N: number of each row's domain in the sample.
         labels_N: 0. or 1.
     """
 
@@ -84,33 +86,33 @@ class Sample:
 
 
 def sampled_rows(columns: Columns, collective: Collective) -> tuple[Tensor, Tensor]:
-    """This rank's rows in the sample: of the largest domains of all ranks, spread evenly over each domain's rows.
+    """This rank's rows in the sample, evenly spaced rows of the largest domains of all ranks; a collective call.
 
     Returns:
-        Positions of the rows, and the place of each row's domain among those of the sample.
+        Positions of the rows, and the number of each row's domain in the sample.
     """
     counts_n = columns.counts
-    limited_n = collective.all_reduce(counts_n.double()).clamp_max(ROWS_A_DOMAIN)
+    limited_n = collective.all_reduce(counts_n.double()).clamp_max(ROWS_PER_DOMAIN)
     largest = limited_n.sort(descending=True, stable=True).indices[:MOST_DOMAINS]
     chosen = largest[limited_n[largest].cumsum(0) <= MOST_ROWS].sort().values
-    rows, places = [torch.zeros(0, dtype=torch.long)], [torch.zeros(0, dtype=torch.long)]
-    for place in (counts_n[chosen] > 0).nonzero().squeeze(1).tolist():
-        domain = int(chosen[place])
+    rows, numbers = [torch.zeros(0, dtype=torch.long)], [torch.zeros(0, dtype=torch.long)]
+    for number in (counts_n[chosen] > 0).nonzero().squeeze(1).tolist():
+        domain = int(chosen[number])
         count = int(counts_n[domain])
-        taken = min(count, ROWS_A_DOMAIN)
-        rows.append(columns.offsets[domain] + torch.arange(taken) * count // taken)
-        places.append(torch.full((taken,), place))
-    return torch.cat(rows), torch.cat(places)
+        sampled = min(count, ROWS_PER_DOMAIN)
+        rows.append(columns.offsets[domain] + torch.arange(sampled) * count // sampled)
+        numbers.append(torch.full((sampled,), number))
+    return torch.cat(rows), torch.cat(numbers)
 
 
 def learn_products(
     own: Sample, start: tuple[Projection, Projection], collective: Collective
 ) -> tuple[Projection, Projection]:
-    """Directions a_r and b_r from the sampled rows of all ranks; every rank takes part and gets the same.
+    """Learn directions a_r and b_r from the sampled rows of all ranks; a collective call with one result for all.
 
     Args:
         own: this rank's rows of the sample.
-        start: plain projections of users' and of items' vectors.
+        start: initial projections of users' and of items' vectors.
         collective: the ranks.
 
     Returns:
@@ -125,7 +127,7 @@ def learn_products(
     )
     directions = _learn(standard, [each.directions_DR for each in start], collective.rank == 0)
     users, items = (
-        # Sums may differ in the last bit between kinds of processors.
+        # Results may differ in the last bit between processors.
         Projection(collective.broadcast(mean_D), collective.broadcast(scale_D[:, None] * own_DR))
         for own_DR, (mean_D, scale_D) in zip(directions, moments, strict=True)
     )
@@ -133,7 +135,7 @@ def learn_products(
 
 
 def _gather(own: Sample, collective: Collective) -> Sample:
-    """All ranks' rows in an order that does not depend on who has which domain."""
+    """The rows of all ranks, in an order that does not depend on the placement of domains."""
     parts = [own.users_NU, own.items_NV, own.domain_N[:, None].float(), own.labels_N[:, None]]
     gathered = collective.all_gather(torch.cat(parts, 1))
     gathered = gathered[gathered[:, -2].sort(stable=True).indices]
@@ -142,7 +144,7 @@ def _gather(own: Sample, collective: Collective) -> Sample:
 
 
 def _moments(vectors_ND: Tensor) -> tuple[Tensor, Tensor]:
-    """Means, and 1 over standard deviations, or 0 for an entry that never varies; of no rows 0 and 1."""
+    """Means, and inverses of standard deviations, or 0 for constant entries; 0 and 1 if there are no rows."""
     if not len(vectors_ND):
         return torch.zeros(vectors_ND.shape[1]), torch.ones(vectors_ND.shape[1])
     mean_D, deviation_D = vectors_ND.double().mean(0), vectors_ND.double().std(0, correction=0)
@@ -151,35 +153,38 @@ def _moments(vectors_ND: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _learn(sample: Sample, start: Sequence[Tensor], logs: bool) -> Sequence[Tensor]:
-    """The directions that the trilinear model learns, if its held-out logloss is surely lower than with those given."""
+    """The directions that the trilinear model learns, if they lower its held-out logloss by two standard errors."""
     if len(sample.labels_N) < 2 * HELD_OUT:
         return start
-    given_H, _ = _train(sample, start, moves=False)
-    learned_H, directions = _train(sample, start, moves=True)
-    gain_H = given_H - learned_H
-    surely = float(gain_H.mean()) > 2 * float(gain_H.std()) / len(gain_H) ** 0.5
+    plain_H, _ = _train(sample, start, learns_directions=False)
+    learned_H, directions = _train(sample, start, learns_directions=True)
+    gain_H = plain_H - learned_H
+    is_better = float(gain_H.mean()) > 2 * float(gain_H.std()) / len(gain_H) ** 0.5
     if logs:
         logger.info(
-            "directions of %d products by %d rows of %d domains: held-out logloss %.4f learned, %.4f plain: %s",
+            "directions of %d products from %d rows of %d domains: held-out logloss %.4f learned, %.4f plain: using %s",
             start[0].shape[1], len(sample.labels_N), int(sample.domain_N.max()) + 1,
-            float(learned_H.mean()), float(given_H.mean()), "learned" if surely else "plain",
+            float(learned_H.mean()), float(plain_H.mean()), "learned" if is_better else "plain",
         )  # fmt: skip
-    return directions if surely else start
+    return directions if is_better else start
 
 
 @torch.enable_grad()
-def _train(sample: Sample, start: Sequence[Tensor], moves: bool) -> tuple[Tensor, Sequence[Tensor]]:
-    """Train the trilinear model by Adam; its best losses of held-out rows [H], and the directions of these.
+def _train(sample: Sample, start: Sequence[Tensor], learns_directions: bool) -> tuple[Tensor, Sequence[Tensor]]:
+    """Train the trilinear model by Adam with early stopping.
 
     The logit is b_i + l_i . [u, v] + sum over r of w_ir (a_r . u) (b_r . v), with a Gaussian prior of l_i and w_i.
 
     Args:
-        sample: vectors are standardised.
+        sample: rows with standardised vectors.
         start: directions [U, R] and [V, R].
-        moves: whether the directions are trained too.
+        learns_directions: whether the directions are trained too.
+
+    Returns:
+        The losses of held-out rows [H] in the best epoch, and the directions after it.
     """
     domains = int(sample.domain_N.max()) + 1
-    users_UR, items_VR = (each.clone().requires_grad_(moves) for each in start)
+    users_UR, items_VR = (each.clone().requires_grad_(learns_directions) for each in start)
     weights_SR = torch.zeros(domains, users_UR.shape[1], requires_grad=True)
     linear_SL = torch.zeros(domains, len(users_UR) + len(items_VR), requires_grad=True)
     clicks_S = torch.bincount(sample.domain_N, sample.labels_N, minlength=domains)

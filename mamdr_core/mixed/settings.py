@@ -12,24 +12,24 @@ class MixedSettings:
     """Specific parameters w_i of every domain and random effects of ids, by empirical Bayes (docs/mixed.md)."""
 
     products: bool = True
-    """phi(x) also holds products of the user's and the item's fixed vectors, each projected on learned directions."""
+    """phi(x) includes products of the user's and the item's fixed vectors, each projected on learned directions."""
     factors: int = 16
     """Number of these products, at most the width of the vectors."""
     effects: tuple[Effect, ...] = ("user", "item", "user_in_domain")
-    """Random effects: one number for each user, item, and user within a domain."""
+    """Random effects: one value for each user, item, and user within a domain."""
     sweeps: int = 20
-    """Sweeps of EM at most; EM ends earlier once the variances have settled."""
+    """Largest number of EM sweeps; EM ends earlier once it has converged."""
     tolerance: float = 0.01
-    """EM has settled when no prior's standard deviation moves by more than this in a sweep, in logits, and the rows'
-    logits hardly move."""
+    """EM has converged when no standard deviation of a prior, in logits, changes by more than this in a sweep, and the
+    mean change of the rows' logits is at most .01."""
     prior: Literal["learned", "parent"] = "learned"
-    """With train.warm_start: learned = the parent's values are where EM starts, and priors are learned from the rows;
-    parent = the parent's posterior is the prior, for training rows that the parent has not seen."""
+    """With train.warm_start: learned: EM starts from the parent's values, and priors are learned from the rows; parent:
+    the parent's posterior is the prior, for training rows that the parent was not trained on."""
     variance: float = 0.05
-    """Variance of every effect and of every entry of w_i before the first sweep."""
+    """Initial variance of every effect and of every entry of w_i."""
     alone_above: float = 0.005
-    """In a run that starts cold: where the network adds more than this to the mixed model's mean validation AUC, it is
-    also trained without the mixed model, and the better of the two is kept; 1: never."""
+    """In a run without parent: if the network adds more than this to the mixed model's mean validation AUC, it is also
+    trained without the mixed model, and the better of the two is kept; 1: never."""
 
     def __post_init__(self) -> None:
         if len(set(self.effects)) < len(self.effects):

@@ -1,4 +1,4 @@
-"""Permutation importance against a short program: what a feature adds to the AUC of rows of one domain."""
+"""Permutation importance equals a short reference: the drop of each domain's AUC without a feature."""
 
 from itertools import pairwise
 
@@ -19,7 +19,7 @@ KINDS = {"user": "id", "item": "id", "price": "numeric", "noise": "numeric", "ta
 
 @pytest.fixture(scope="module")
 def columns():
-    """Rows whose label follows from a number and a tag in each domain; the other number is noise."""
+    """Rows whose labels depend on a numeric feature and a tag; the other numeric feature is noise."""
     random = np.random.default_rng(0)
     rows = sum(COUNTS)
     domain = np.repeat(np.arange(len(COUNTS)), COUNTS)
@@ -38,7 +38,7 @@ def columns():
 
 
 def predict(columns):
-    """The logits that the labels were drawn from."""
+    """The logits from which the labels were drawn."""
     sign = torch.where(columns.ids["domain"] == 4, -1.0, 1.0)
     return 2 * columns.numeric[:, 0] * sign + 0.1 * columns.ids["tag"] - 1
 
@@ -48,7 +48,7 @@ def measure(columns):
 
 
 def auc(scores, labels):
-    """Share of pairs in the right order."""
+    """Share of pairs of a click and another row in the right order."""
     clicked, other = scores[labels == 1], scores[labels == 0]
     differences = clicked[:, None] - other[None, :]
     return ((differences > 0).mean() + 0.5 * (differences == 0).mean()) if differences.size else np.nan
@@ -58,7 +58,7 @@ def orders_of(columns, repeats):
     return [shuffle_rows(columns, seed, Arrays()) for seed in range(repeats)]
 
 
-def test_rows_take_the_values_of_rows_of_their_domain_in_one_feature_alone(columns):
+def test_one_feature_is_permuted_within_domains_and_no_other(columns):
     (order,) = orders_of(columns, 1)
     domain = columns.ids["domain"]
     assert torch.equal(domain[order], domain)
@@ -68,12 +68,12 @@ def test_rows_take_the_values_of_rows_of_their_domain_in_one_feature_alone(colum
             assert torch.equal(permuted.ids[name], before[order] if name == feature else before)
         weights = columns.bag_weights["history"]
         assert torch.equal(permuted.bag_weights["history"], weights[order] if feature == "history" else weights)
-        for place, name in enumerate(("price", "noise")):
-            before = columns.numeric[:, place]
-            assert torch.equal(permuted.numeric[:, place], before[order] if name == feature else before)
+        for column, name in enumerate(("price", "noise")):
+            before = columns.numeric[:, column]
+            assert torch.equal(permuted.numeric[:, column], before[order] if name == feature else before)
 
 
-def test_drops_are_those_of_a_loop_over_domains(columns):
+def test_drops_equal_those_of_a_loop_over_domains(columns):
     orders = orders_of(columns, 4)
     base, measured = measure_importance(measure, columns, list(KINDS), ["price", "noise"], orders)
     found = {each.feature: each for each in measured}
@@ -99,7 +99,7 @@ def test_drops_are_those_of_a_loop_over_domains(columns):
     assert spread(found["price"].means_R[:1])[1].isnan()
 
 
-def test_named_features_are_permuted_once_and_unknown_ones_are_refused():
+def test_configured_features_are_deduplicated_and_unknown_ones_rejected():
     assert choose_features((), KINDS) == list(KINDS)
     assert choose_features(("tag", "user", "tag"), KINDS) == ["tag", "user"]
     with pytest.raises(ValueError, match=r"'domain', 'colour': expected some of user, item, price, noise, tag"):

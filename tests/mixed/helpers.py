@@ -1,4 +1,4 @@
-"""Rows drawn from a mixed model, and such a model over them."""
+"""Rows drawn from a mixed model, and mixed models of such rows."""
 
 import torch
 
@@ -11,7 +11,14 @@ USERS, ITEMS = 250, 150
 
 
 def draw_columns(counts, mean, tau, user=0.0, item=0.0, pair=0.0, users=USERS, seed=0):
-    """Rows whose labels follow w_i ~ N(mean, tau^2) over [1, numeric features] and normal effects of these deviations.
+    """Draw rows with w_i ~ N(mean, tau^2) over [1, numeric features] and normal effects.
+
+    Args:
+        counts: rows by domain.
+        mean, tau: of the prior of w_i.
+        user, item, pair: standard deviations of the effects of users, items, and users within a domain.
+        users: number of users that have rows.
+        seed: seed of the generator.
 
     Returns:
         The columns, and w_i by domain [n, F].
@@ -37,7 +44,7 @@ def draw_columns(counts, mean, tau, user=0.0, item=0.0, pair=0.0, users=USERS, s
 
 
 def make_model(columns, collective=None, sizes=None, **settings):
-    """A mixed model of the domains that have rows, over the numeric features alone."""
+    """A mixed model of the domains with rows, over the numeric features only."""
     domains, numeric = columns.occupied.tolist(), columns.numeric.shape[1]
     sizes = sizes or {"user": USERS, "item": ITEMS, "domain": len(columns.counts)}
     return MixedModel(MixedSettings(**settings), (), {}, numeric, sizes, domains, collective or SingleProcess())

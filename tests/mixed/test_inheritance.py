@@ -1,4 +1,4 @@
-"""A mixed model that starts from another run's, and one of which some domains are fitted alone."""
+"""Mixed models that start from a parent's, and refits of some domains."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ MEAN, TAU = (0.2, 0.8), (0.5, 0.4)
 
 @pytest.fixture(scope="module")
 def days():
-    """Two days of the same world, whose fourth domain has rows on the second alone."""
+    """Rows of two days from one distribution, and of both; the fourth domain has rows only on the second day."""
     both, _ = draw_columns([800, 600, 400, 300, 1000], MEAN, TAU, user=0.5, seed=5)
     rows = torch.arange(len(both))
     within = rows - both.offsets[both.ids["domain"].long() - 1]
@@ -19,7 +19,7 @@ def days():
     return both.take(rows[first]), both.take(rows[~first]), both
 
 
-def test_a_parents_values_make_em_settle_sooner_at_the_same_place(days):
+def test_em_from_a_parents_values_converges_sooner_to_the_same_model(days):
     first, _, both = days
     exact = {"tolerance": 1e-3, "sweeps": 100}
     parent, cold = fitted(first, **exact), make_model(both, **exact)
@@ -30,7 +30,7 @@ def test_a_parents_values_make_em_settle_sooner_at_the_same_place(days):
     assert torch.allclose(warm.predict(both), cold.predict(both), atol=0.05)
 
 
-def test_a_parents_posterior_as_the_prior_learns_a_day_as_all_days_would(days):
+def test_a_day_under_the_parents_posterior_is_close_to_a_fit_of_all_days(days):
     first, second, both = days
     parent, whole = fitted(first), fitted(both)
     child = make_model(second, prior="parent")
@@ -42,12 +42,12 @@ def test_a_parents_posterior_as_the_prior_learns_a_day_as_all_days_would(days):
     assert gaps["child"] < 0.15
     assert gaps["child"] < 0.9 * min(gaps["first day"], gaps["second day"])
     assert (child.weights.variances_DF[:3] < parent.weights.variances_DF[:3]).all()
-    # The new domain has the parent's prior; the variances of the prior stay as the parent has learned them.
+    # The new domain has the parent's prior, whose variances are unchanged.
     assert child.weights.domains_D.tolist() == [0, 1, 2, 3, 4]
     assert torch.equal(child.weights.prior.tau_F, parent.weights.prior.tau_F)
 
 
-def test_a_prior_is_learned_again_after_a_parent_that_took_its_own(days):
+def test_a_prior_is_learned_after_a_parent_whose_prior_was_a_posterior(days):
     first, second, both = days
     parent = make_model(second, prior="parent")
     parent.inherit(fitted(first).state_dict())
@@ -59,14 +59,14 @@ def test_a_prior_is_learned_again_after_a_parent_that_took_its_own(days):
     assert torch.allclose(child.weights.prior.tau_F, fitted(both).weights.prior.tau_F, rtol=0.2)
 
 
-def test_domains_that_no_longer_have_rows_keep_the_parents_weights(days):
+def test_domains_without_rows_keep_the_parents_weights(days):
     first, _, _ = days
     parent = fitted(first)
     some = first.take(torch.arange(400, 700))  # of the second domain
     child = make_model(first)
     child.inherit(parent.state_dict())
     child.fit(some)
-    # The same w_i in the units of today's rows: the same logits of yesterday's.
+    # w_i is converted to the units of the new rows, so logits of the old rows are unchanged.
     kept = first.take(torch.arange(400))
     assert torch.allclose(child.weights.predict(kept), parent.weights.predict(kept), atol=1e-5)
     assert not torch.equal(child.weights.weights_DF[1], parent.weights.weights_DF[1])
@@ -79,27 +79,27 @@ def test_domains_that_no_longer_have_rows_keep_the_parents_weights(days):
     assert torch.equal(pairs.variances_K[held], before.variances_K[held_before])
 
 
-def test_one_domain_is_refitted_and_everything_else_stays(days):
+def test_a_refit_of_one_domain_changes_no_other_parameter(days):
     first, _, both = days
     parent = fitted(first)
     new_rows = both.take(torch.arange(int(both.offsets[3]), int(both.offsets[4])))
     child = make_model(both)
     child.inherit(parent.state_dict())
     child.refit(new_rows)
-    place = {domain: place for place, domain in enumerate(child.weights.domains_D.tolist())}
-    for other, domain in enumerate(parent.weights.domains_D.tolist()):
-        assert torch.equal(child.weights.weights_DF[place[domain]], parent.weights.weights_DF[other])
-    assert not torch.allclose(child.weights.weights_DF[place[3]], parent.weights.prior.mean_F, atol=0.05)
+    index = {domain: number for number, domain in enumerate(child.weights.domains_D.tolist())}
+    for number, domain in enumerate(parent.weights.domains_D.tolist()):
+        assert torch.equal(child.weights.weights_DF[index[domain]], parent.weights.weights_DF[number])
+    assert not torch.allclose(child.weights.weights_DF[index[3]], parent.weights.prior.mean_F, atol=0.05)
     for effect, before in zip(child.effects, parent.effects, strict=True):
-        held = ~torch.isin(effect.keys_K // effect.size - 1, torch.tensor([3]))  # of other domains
-        own_K = effect.values_K[held] if effect.name == "user_in_domain" else effect.values_K
-        assert torch.equal(own_K, before.values_K)
+        of_others = ~torch.isin(effect.keys_K // effect.size - 1, torch.tensor([3]))
+        values_K = effect.values_K[of_others] if effect.name == "user_in_domain" else effect.values_K
+        assert torch.equal(values_K, before.values_K)
         assert effect.variance == before.variance
 
 
 @pytest.mark.parametrize("effects", [[], ["user", "item"], ["user", "item", "user_in_domain"]])
-def test_a_refitted_domain_is_at_the_mode_whatever_effects_there_are(effects):
-    """Of a new domain whose CTR is far from the others': the slope of its log-posterior by its bias is 0."""
+def test_a_refitted_domain_is_at_the_mode_for_any_effects(effects):
+    """For a new domain with another CTR, the gradient of its log-posterior with respect to its bias is 0."""
     columns, _ = draw_columns([300] * 8 + [3000], [0.0, 0.5], [0.3, 0.3], seed=3)
     rows = columns.take(torch.arange(2400, 5400))
     rows.labels.zero_()
@@ -114,7 +114,7 @@ def test_a_refitted_domain_is_at_the_mode_whatever_effects_there_are(effects):
     assert excess == pytest.approx(float((prior.mean_F[0] - bias) / prior.tau_F[0] ** 2), abs=2)
 
 
-def test_a_vocabulary_that_has_grown_starts_new_ids_at_zero(days):
+def test_effects_of_ids_that_the_parent_did_not_have_start_at_zero(days):
     first, _, _ = days
     parent = fitted(first)
     grown = make_model(first, sizes={"user": 300, "item": 150, "domain": 5})

@@ -1,4 +1,4 @@
-"""The mixed model: variances that it recovers, rows left out, what it does not know, and any number of ranks."""
+"""The mixed model: recovered variances, leave-one-out logits, unknown ids, and any number of ranks."""
 
 from dataclasses import replace
 
@@ -18,8 +18,8 @@ from tests.mixed.helpers import ITEMS, USERS, draw_columns, fitted, make_model, 
 MEAN, TAU = [-0.3, 0.5, 0.0, -0.5], [0.3, 0.8, 0.1, 0.4]
 
 
-def test_the_prior_of_domains_and_the_variances_of_users_and_items_are_recovered():
-    """Deviations within 30%: the Laplace approximation shrinks those of effects that few rows tell of."""
+def test_the_prior_of_domains_and_variances_of_users_and_items_are_recovered():
+    """Deviations within 30%, since the Laplace approximation shrinks those of effects with few rows."""
     columns, weights_nF = draw_columns([80] * 150, MEAN, TAU, user=0.7, item=0.5)
     model = fitted(columns, effects=("user", "item"))
     prior = model.weights.prior
@@ -38,7 +38,7 @@ def test_the_variance_of_users_within_a_domain_is_recovered():
     assert model.effects[0].variance ** 0.5 == pytest.approx(0.8, rel=0.3)
 
 
-def test_domains_that_are_all_alike_get_one_w():
+def test_domains_with_equal_rows_have_equal_weights():
     """The prior collapses, and its mean is the logistic regression over all rows."""
     one, _ = draw_columns([60], [-0.3, 0.8], [0.0, 0.0])
     ids = {name: values.repeat(20) for name, values in one.ids.items()}
@@ -55,12 +55,12 @@ def test_domains_that_are_all_alike_get_one_w():
 
 
 def unknown(columns, *names):
-    """The same rows with the unknown id in some columns."""
+    """Replace the ids in some columns by the unknown id."""
     ids = columns.ids | {name: torch.zeros_like(columns.ids[name]) for name in names}
     return Columns(ids, columns.numeric, columns.labels, columns.offsets)
 
 
-def test_an_unknown_id_has_effect_zero_and_a_new_domain_the_priors_mean():
+def test_an_unknown_id_has_effect_zero_and_a_new_domain_the_mean_of_the_prior():
     columns, _ = draw_columns([40] * 30, MEAN, TAU, user=0.7, item=0.5)
     model = fitted(columns)
     phi_NF = model.design.rows(columns, torch.arange(len(columns)))
@@ -68,36 +68,36 @@ def test_an_unknown_id_has_effect_zero_and_a_new_domain_the_priors_mean():
     torch.testing.assert_close(model.predict(unknown(columns, "user", "item")), by_weights_N)
     by_mean_N = phi_NF @ model.weights.prior.mean_F
     torch.testing.assert_close(model.predict(unknown(columns, "user", "item", "domain")), by_mean_N)
-    assert (model.predict(columns) - by_weights_N).abs().max() > 0.5  # known ids do have effects
+    assert (model.predict(columns) - by_weights_N).abs().max() > 0.5  # known ids have effects
     assert model.variance(unknown(columns, "domain")).mean() > model.variance(columns).mean()
 
 
-def test_rows_of_the_unknown_id_have_no_effect_to_learn():
+def test_rows_of_the_unknown_id_have_no_effect():
     columns, _ = draw_columns([40] * 30, [2.0, 0.5], [0.3, 0.3])
     without = fitted(columns, effects=("item",))
     model = fitted(unknown(columns, "user"), effects=("user", "item"))
     torch.testing.assert_close(model.predict(unknown(columns, "user")), without.predict(columns), rtol=0, atol=1e-3)
 
 
-def test_leave_one_out_logits_are_those_of_a_fit_without_the_row():
-    """Within .06 of a new fit, priors and variances included; the plain logits are off by more than .1 on average.
+def test_leave_one_out_logits_approximate_a_fit_without_the_row():
+    """Within .06 of a new fit, priors and variances included; the plain logits differ by more than .1 on average.
 
-    Half of the rows have the unknown user, whose effect is fixed: there is nothing to leave out of it.
+    Half of the rows have the unknown user, whose effect is 0 in both.
     """
     columns, _ = draw_columns([30] * 20, MEAN, TAU, user=2.0, item=0.5, users=60, seed=3)
     columns.ids["user"][:300] = 0
     model = fitted(columns)
     plain_N, left_out_N = model.predict(columns), model.leave_one_out(columns)
-    tried = list(range(0, 600, 60))
-    others = [(torch.arange(600) != row).nonzero().squeeze(1) for row in tried]
-    again = torch.stack(
-        [fitted(columns.take(rows)).predict(columns)[row] for row, rows in zip(tried, others, strict=True)]
+    checked = list(range(0, 600, 60))
+    others = [(torch.arange(600) != row).nonzero().squeeze(1) for row in checked]
+    expected = torch.stack(
+        [fitted(columns.take(rows)).predict(columns)[row] for row, rows in zip(checked, others, strict=True)]
     )
-    assert (left_out_N[tried] - again).abs().max() < 0.06
-    assert (plain_N[tried] - again).abs().mean() > 0.1
+    assert (left_out_N[checked] - expected).abs().max() < 0.06
+    assert (plain_N[checked] - expected).abs().mean() > 0.1
 
 
-def test_a_feature_that_never_varies_adds_nothing():
+def test_a_constant_feature_changes_no_prediction():
     columns, _ = draw_columns([30] * 20, MEAN, TAU, user=0.7)
     constant = torch.cat([columns.numeric, torch.full((600, 1), 7.0)], 1)
     widened = Columns(columns.ids, constant, columns.labels, columns.offsets)
@@ -105,8 +105,8 @@ def test_a_feature_that_never_varies_adds_nothing():
     torch.testing.assert_close(found_N, fitted(columns).predict(columns), rtol=0, atol=1e-3)
 
 
-def test_a_feature_that_a_domain_lacks_has_the_priors_mean_there():
-    """Missing values are zeros, which is the mean of this feature over all rows."""
+def test_a_feature_that_is_missing_in_a_domain_has_the_mean_of_the_prior():
+    """Missing values are zeros, the mean of this feature over all rows."""
     columns, _ = draw_columns([30] * 20, MEAN, TAU, user=0.7)
     columns.numeric[:30, 0] = 0
     columns.numeric[30:, 0] -= columns.numeric[30:, 0].mean()
@@ -119,7 +119,7 @@ def test_a_feature_that_a_domain_lacks_has_the_priors_mean_there():
     assert (model.weights.weights_DF[1:, column] - prior.mean_F[column]).abs().min() > 1e-3
 
 
-def test_phi_joins_products_of_vectors_the_vectors_and_numeric_features():
+def test_phi_consists_of_products_of_vectors_vectors_and_numeric_features():
     tables = [Table(f"{of}_vector", of, 3, 2, trainable=False) for of in ("user", "item")]
     frozen = {
         "user_vector": torch.tensor([[0.0, 0.0], [1.0, 2.0], [3.0, 4.0]]),
@@ -143,16 +143,16 @@ def test_phi_joins_products_of_vectors_the_vectors_and_numeric_features():
 
 @pytest.fixture(scope="module")
 def rows():
-    """Rows of seven domains, one of them without any and one of a single row."""
+    """Rows of seven domains, one of them without rows and one with a single row."""
     return draw_columns([50, 1, 30, 0, 40, 25, 60], MEAN, TAU, user=0.7, item=0.5)[0]
 
 
 OWNER_OF = {1: [0] * 7, 2: [1, 0, 1, 0, 0, 1, 0], 3: [2, 1, 0, 2, 1, 0, 2], 4: [3, 0, 0, 1, 3, 0, 3]}
-"""By number of ranks, the owner of each domain; of four ranks one has no rows, and one no domain."""
+"""By number of ranks, the owner of each domain; of four ranks one has no rows, and one has no domain."""
 
 
 def in_place(columns, owner_n, parts):
-    """Values of ranks' rows in the order of all rows."""
+    """Merge values of the ranks' rows in the order of all rows."""
     whole_N = torch.empty(len(columns))
     owner_N = owner_n[columns.ids["domain"].long() - 1]
     for rank, part in enumerate(parts):
@@ -161,8 +161,8 @@ def in_place(columns, owner_n, parts):
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_ranks_fit_what_one_process_fits(rows, ranks):
-    """Within rounding: sums over domains have another order."""
+def test_several_ranks_fit_the_same_model_as_one_process(rows, ranks):
+    """Up to rounding, since sums over domains have another order."""
     owner_n = torch.tensor(OWNER_OF[ranks])
 
     def train(collective):
@@ -180,26 +180,26 @@ def test_ranks_fit_what_one_process_fits(rows, ranks):
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_a_state_that_two_ranks_wrote_is_read_on_any_number_of_ranks(rows, ranks, tmp_path):
-    wrote_n, reads_n = torch.tensor(OWNER_OF[2]), torch.tensor(OWNER_OF[ranks])
+def test_a_state_written_by_two_ranks_is_read_by_any_number_of_ranks(rows, ranks, tmp_path):
+    writer_n, reader_n = torch.tensor(OWNER_OF[2]), torch.tensor(OWNER_OF[ranks])
 
     def write(collective):
-        own = of_rank(rows, wrote_n, collective.rank)
+        own = of_rank(rows, writer_n, collective.rank)
         model = make_model(own, collective)
         model.fit(own)
         write_state(tmp_path, collective.rank, model.state_dict(), "mixed-")
         return model.predict(own), model.leave_one_out(own)
 
     def read(collective):
-        own = of_rank(rows, reads_n, collective.rank)
-        model = make_model(own, collective)
-        model.load_state_dict(read_state(tmp_path, collective.rank, ranks, reads_n == collective.rank, prefix="mixed-"))
+        own = of_rank(rows, reader_n, collective.rank)
+        model, is_own = make_model(own, collective), reader_n == collective.rank
+        model.load_state_dict(read_state(tmp_path, collective.rank, ranks, is_own, prefix="mixed-"))
         return model.predict(own), model.leave_one_out(own)
 
-    expected = [in_place(rows, wrote_n, parts) for parts in zip(*run_simulated(write, 2), strict=True)]
-    found = [in_place(rows, reads_n, parts) for parts in zip(*run_simulated(read, ranks), strict=True)]
+    expected = [in_place(rows, writer_n, parts) for parts in zip(*run_simulated(write, 2), strict=True)]
+    found = [in_place(rows, reader_n, parts) for parts in zip(*run_simulated(read, ranks), strict=True)]
     assert torch.equal(found[0], expected[0])
-    torch.testing.assert_close(found[1], expected[1], rtol=0, atol=1e-5)  # batches of domains are cut elsewhere
+    torch.testing.assert_close(found[1], expected[1], rtol=0, atol=1e-5)  # batches have other domains
     served = MixedModel.from_state(
         MixedSettings(),
         (),
@@ -211,7 +211,7 @@ def test_a_state_that_two_ranks_wrote_is_read_on_any_number_of_ranks(rows, ranks
     assert torch.equal(served.predict(rows), expected[0])
 
 
-def test_a_state_of_another_model_is_an_error_that_names_the_tensor(rows):
+def test_the_error_for_a_state_of_another_model_names_the_tensor(rows):
     state = fitted(rows, sweeps=1).state_dict()
     other = draw_columns([5], [0.0, 0.0], [0.0, 0.0])[0]
     with pytest.raises(MamdrError, match=r"another model: its design\.mean is not float64 of the shape \[2\]"):
@@ -227,17 +227,17 @@ def test_a_state_of_another_model_is_an_error_that_names_the_tensor(rows):
         ({"tolerance": float("nan")}, r"mixed\.tolerance must be > 0, got nan"),
     ],
 )
-def test_a_wrong_setting_is_named(settings, message):
+def test_errors_name_the_setting_and_its_value(settings, message):
     with pytest.raises(ValueError, match=message):
         MixedSettings(**settings)
 
 
-def test_weights_compare_rows_and_add_no_evidence():
-    """Weights that are all alike change nothing; labels of rows of weight zero are not looked at."""
+def test_sample_weights_are_relative_and_add_no_evidence():
+    """Equal weights change nothing, and labels of rows with weight zero have no effect."""
     columns, _ = draw_columns([40] * 20, MEAN, TAU, user=0.5)
     plain = fitted(columns, effects=("user",))
-    alike = fitted(replace(columns, weights=torch.full((len(columns),), 3.0)), effects=("user",))
-    torch.testing.assert_close(alike.predict(columns), plain.predict(columns))
+    equal = fitted(replace(columns, weights=torch.full((len(columns),), 3.0)), effects=("user",))
+    torch.testing.assert_close(equal.predict(columns), plain.predict(columns))
     kept_N = torch.arange(len(columns)) % 2 == 0
     weighted = replace(columns, weights=kept_N.float())
     found = fitted(weighted, effects=("user",))

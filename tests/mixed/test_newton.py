@@ -1,4 +1,4 @@
-"""Newton's method for many domains at once, against plain Newton in float64."""
+"""Newton's method in batches of domains equals a Newton's method for one domain in float64."""
 
 from itertools import pairwise
 
@@ -9,7 +9,7 @@ import torch
 from mamdr_core.mixed.newton import Prior, fit_domains
 
 BOUND = 2e-5
-"""Of a weight, a variance or a logit in float32, relative to the largest of its kind where that is above 1."""
+"""Tolerance of weights, variances and logits in float32, relative to the largest value if that is above 1."""
 MEAN, TAU = [-0.5, 0.3, 0.0], [0.8, 2.0, 0.5]
 SIZES = {"ordinary": 40, "separable": 25, "of one class": 9, "of one row": 1, "of no row": 0}
 
@@ -19,26 +19,26 @@ def prior_of(mean=MEAN, tau=TAU):
 
 
 def draw_domain(name, scale=1.0):
-    """phi, labels and base logits of a domain."""
+    """Draw phi, labels and base logits of a domain."""
     rows = SIZES[name]
     random = np.random.default_rng(rows)
     phi_MF = np.concatenate([np.ones((rows, 1)), scale * random.normal(size=(rows, 2))], 1)
     drawn_M = random.random(rows) < 1 / (1 + np.exp(-phi_MF @ np.array([0.2, 1.0, -0.5])))
     labels_M = {"separable": phi_MF[:, 1] > 0, "of one class": np.ones(rows)}.get(name, drawn_M)
-    made = (phi_MF, labels_M, random.normal(size=rows))
-    return tuple(torch.tensor(np.array(each), dtype=torch.float32) for each in made)
+    drawn = (phi_MF, labels_M, random.normal(size=rows))
+    return tuple(torch.tensor(np.array(each), dtype=torch.float32) for each in drawn)
 
 
 def stack(domains, padding=0.0):
-    """Domains padded to the longest: phi, labels, base logits and which rows are real."""
-    most = max(len(phi_MF) for phi_MF, _, _ in domains)
-    phi_GMF = torch.full((len(domains), most, 3), padding)
-    labels_GM, base_GM = torch.full((len(domains), most), padding), torch.full((len(domains), most), padding)
-    real_GM = torch.zeros(len(domains), most)
-    for place, (phi_MF, labels_M, base_M) in enumerate(domains):
+    """Pad domains to the longest: phi, labels, base logits, and a mask of real rows."""
+    longest = max(len(phi_MF) for phi_MF, _, _ in domains)
+    phi_GMF = torch.full((len(domains), longest, 3), padding)
+    labels_GM, base_GM = torch.full((len(domains), longest), padding), torch.full((len(domains), longest), padding)
+    real_GM = torch.zeros(len(domains), longest)
+    for number, (phi_MF, labels_M, base_M) in enumerate(domains):
         rows = len(phi_MF)
-        phi_GMF[place, :rows], labels_GM[place, :rows], base_GM[place, :rows] = phi_MF, labels_M, base_M
-        real_GM[place, :rows] = 1
+        phi_GMF[number, :rows], labels_GM[number, :rows], base_GM[number, :rows] = phi_MF, labels_M, base_M
+        real_GM[number, :rows] = 1
     return phi_GMF, labels_GM, base_GM, real_GM
 
 
@@ -49,7 +49,7 @@ def fit(domains, prior, start=0.0, steps=12, padding=0.0):
 
 
 def reference(domain, prior, steps=60):
-    """Mode and covariance of w by damped Newton in w itself, float64."""
+    """Mode and covariance of w by a damped Newton's method for w, float64."""
     phi_MF, labels_M, base_M = (each.double().numpy() for each in domain)
     mean_F, precision_F = prior.mean_F.double().numpy(), 1 / prior.tau_F.double().numpy() ** 2
 
@@ -92,7 +92,7 @@ def assert_near(found, expected):
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=atol)
 
 
-def test_collinear_entries_under_a_wide_prior_do_not_fail():
+def test_collinear_entries_with_a_wide_prior_do_not_fail():
     generator = torch.Generator().manual_seed(1)
     one_MF = torch.randn(20_000, 3, generator=generator)
     phi_GMF = torch.cat([one_MF, one_MF[:, :2], one_MF.sum(1, keepdim=True)], 1)[None]
@@ -106,26 +106,26 @@ def test_collinear_entries_under_a_wide_prior_do_not_fail():
     assert (posterior.logits_GM - right_GM).abs().mean() < 0.1
 
 
-def test_mode_and_covariance_are_those_of_plain_newton_in_float64():
-    """Also of domains that are separable, of one class, of one row, and without rows, all in one padded batch.
+def test_mode_and_covariance_equal_a_reference_in_float64():
+    """Also for domains that are separable, of one class, of one row, and without rows, all in one padded batch.
 
-    Alone, those with fewer rows than weights have their Hessians factored by rows.
+    In a separate batch, the Hessians of domains with fewer rows than weights are factored by rows.
     """
     domains, prior = [draw_domain(name) for name in SIZES], prior_of()
     posterior = fit(domains, prior)
-    for place, domain in enumerate(domains):
+    for number, domain in enumerate(domains):
         w_F, covariance_FF = reference(domain, prior)
-        assert_near(prior.mean_F + prior.tau_F * posterior.white_GF[place], w_F)
-        assert_near(prior.tau_F**2 * variances_of(posterior)[place], covariance_FF.diagonal())
+        assert_near(prior.mean_F + prior.tau_F * posterior.white_GF[number], w_F)
+        assert_near(prior.tau_F**2 * variances_of(posterior)[number], covariance_FF.diagonal())
         alone_FF = covariance_of(fit([domain], prior))
         assert_near(prior.tau_F[:, None] * alone_FF * prior.tau_F, covariance_FF)
         phi_MF = domain[0].double().numpy()
-        assert_near(posterior.logits_GM[place, : len(phi_MF)], phi_MF @ w_F)
-    assert posterior.white_GF[list(SIZES).index("separable")].abs().max() > 1  # the data speak, the prior bounds
+        assert_near(posterior.logits_GM[number, : len(phi_MF)], phi_MF @ w_F)
+    assert posterior.white_GF[list(SIZES).index("separable")].abs().max() > 1  # far from the prior's mean, and finite
 
 
 @pytest.mark.parametrize("name", ["ordinary", "of one row"])
-def test_the_variance_of_a_rows_logit_is_that_of_the_posterior(name):
+def test_the_leverage_of_a_row_is_its_posterior_variance(name):
     domain, prior = draw_domain(name), prior_of()
     covariance_FF = reference(domain, prior)[1]
     phi_MF = domain[0].double().numpy()
@@ -134,8 +134,8 @@ def test_the_variance_of_a_rows_logit_is_that_of_the_posterior(name):
 
 
 @pytest.mark.parametrize("rows", [20, 40])
-def test_a_wide_prior_and_collinear_entries_are_fitted_by_rows_as_by_weights(rows):
-    """30 entries, of which 15 are nearly those of the others: 20 rows are fewer than entries, 40 are more."""
+def test_collinear_entries_with_a_wide_prior_are_fitted_by_rows_and_by_weights(rows):
+    """15 of 30 entries almost equal the others; 20 rows are fewer than entries, 40 rows are more."""
     generator = torch.Generator().manual_seed(0)
     half_MF = torch.randn(rows, 15, generator=generator)
     phi_MF = torch.cat([half_MF, half_MF + 0.01 * torch.randn(rows, 15, generator=generator)], 1)
@@ -150,28 +150,28 @@ def test_a_wide_prior_and_collinear_entries_are_fitted_by_rows_as_by_weights(row
     torch.testing.assert_close(variances_F, torch.tensor(covariance_FF.diagonal().copy()), rtol=1e-2, atol=0)
 
 
-def test_what_the_rows_determine_is_summed_over_domains():
-    """Factored by weights, and, as one row is less than three weights, by rows."""
+def test_the_reduction_of_the_covariance_is_summed_over_domains():
+    """With Hessians factored by weights, and by rows for domains of one row."""
     prior = prior_of()
     for domains in ([draw_domain("ordinary"), draw_domain("separable")], [draw_domain("of one row")] * 2):
         total_FF = sum(fit([each], prior).hessian.posterior()[1] for each in domains)
         assert_near(fit(domains, prior).hessian.posterior()[1], total_FF)
 
 
-def test_what_padding_holds_does_not_matter():
+def test_values_of_padding_have_no_effect():
     domains, prior = [draw_domain(name) for name in ("of one row", "ordinary", "of no row")], prior_of()
     together, odd = fit(domains, prior), fit(domains, prior, padding=100.0)
     assert torch.equal(together.white_GF, odd.white_GF)
     assert torch.equal(variances_of(together), variances_of(odd))
-    for place, domain in enumerate(domains):
+    for number, domain in enumerate(domains):
         alone = fit([domain], prior)
-        assert_near(together.white_GF[place], alone.white_GF[0])
-        assert_near(variances_of(together)[place], variances_of(alone)[0])
+        assert_near(together.white_GF[number], alone.white_GF[0])
+        assert_near(variances_of(together)[number], variances_of(alone)[0])
 
 
 @pytest.mark.parametrize("start", [-12.0, 12.0])
-def test_a_step_that_would_raise_the_objective_is_halved(start):
-    """Far from the mode the curvature vanishes, and Newton's own step goes beyond it."""
+def test_a_step_that_would_increase_the_objective_is_halved(start):
+    """Far from the mode the curvature vanishes, and a full Newton step goes beyond the mode."""
     domain, prior = draw_domain("ordinary", scale=3.0), prior_of(tau=[3.0, 3.0, 3.0])
     mean_F, tau_F = prior.mean_F.double().numpy(), prior.tau_F.double().numpy()
     objectives = []
@@ -186,7 +186,7 @@ def test_a_step_that_would_raise_the_objective_is_halved(start):
 
 
 def full_step(domain, prior, start):
-    """Where Newton's undamped step leads from a point in the prior's units, float64."""
+    """The point after an undamped Newton step, in the prior's units, float64."""
     phi_MF, labels_M, base_M = (each.double().numpy() for each in domain)
     white_MF = phi_MF * prior.tau_F.double().numpy()
     at_F = np.full(3, start)
@@ -196,15 +196,15 @@ def full_step(domain, prior, start):
 
 
 @pytest.mark.parametrize("tau", [0.0, 1e-3])
-def test_a_prior_without_spread_gives_its_mean(tau):
+def test_a_prior_without_variance_determines_the_weights(tau):
     domains, prior = [draw_domain(name) for name in SIZES], prior_of(tau=[tau] * 3)
     posterior = fit(domains, prior)
     weights_GF = prior.mean_F + prior.tau_F * posterior.white_GF
-    assert (weights_GF - prior.mean_F).abs().max() <= 25 * tau**2  # a gradient of 40 rows at most, times tau^2
+    assert (weights_GF - prior.mean_F).abs().max() <= 25 * tau**2  # the gradient of at most 40 rows, times tau^2
     torch.testing.assert_close(variances_of(posterior), torch.ones(len(domains), 3), rtol=0, atol=40 * tau**2)
 
 
-def test_without_a_step_the_start_is_taken_for_the_mode():
+def test_with_zero_steps_the_start_is_the_mode():
     domain, prior = draw_domain("ordinary"), prior_of()
     fitted = fit([domain], prior)
     phi_GMF, labels_GM, base_GM, real_GM = stack([domain])
@@ -213,7 +213,7 @@ def test_without_a_step_the_start_is_taken_for_the_mode():
     torch.testing.assert_close(variances_of(again), variances_of(fitted), rtol=0, atol=BOUND)
 
 
-def test_a_row_of_weight_two_counts_as_two_rows_and_one_of_weight_zero_as_none():
+def test_a_weight_of_two_equals_two_rows_and_a_weight_of_zero_none():
     phi_MF, labels_M, base_M = draw_domain("ordinary")
     twice = tuple(torch.cat([each[:30], each[:10]]) for each in (phi_MF, labels_M, base_M))
     weights_M = torch.tensor([2.0] * 10 + [1.0] * 20 + [0.0] * 10)

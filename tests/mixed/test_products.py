@@ -1,4 +1,4 @@
-"""Directions of products, learned from rows whose domains weigh planted ones."""
+"""Learned directions of products, for rows that are drawn with known directions."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ WIDTHS = {"user": 5, "item": 4}
 
 @pytest.fixture(scope="module")
 def planted():
-    """Rows of 40 domains that weigh three products of their own directions, tables, vectors, and the directions."""
+    """Rows of 40 domains with three products in known directions, the tables, the vectors, and the directions."""
     generator = torch.Generator().manual_seed(0)
     frozen = {f"{of}_vector": torch.randn(301, width, generator=generator) for of, width in WIDTHS.items()}
     tables = [Table(f"{of}_vector", of, 301, width, trainable=False) for of, width in WIDTHS.items()]
@@ -48,7 +48,7 @@ def planted():
 
 
 def learned(planted, columns=None, collective=None, factors=FACTORS):
-    """A design that has learned its products."""
+    """A design with learned products."""
     _, tables, frozen, _ = planted
     design = Design(tables, frozen, 0, factors)
     design.learn_products(planted[0] if columns is None else columns, collective or SingleProcess())
@@ -56,15 +56,15 @@ def learned(planted, columns=None, collective=None, factors=FACTORS):
 
 
 def unexplained(design, directions):
-    """Share of each planted matrix a_r b_r' that no sum of the design's has."""
-    own = torch.einsum("ur,vr->uvr", design.users.directions_DR, design.items.directions_DR)
-    basis = torch.linalg.qr(own.flatten(0, 1)).Q
+    """Squared distance of each known matrix a_r b_r' from the span of the design's matrices."""
+    learned_UVR = torch.einsum("ur,vr->uvr", design.users.directions_DR, design.items.directions_DR)
+    basis = torch.linalg.qr(learned_UVR.flatten(0, 1)).Q
     planted = torch.einsum("ur,vr->uvr", *directions).flatten(0, 1)
     return (planted - basis @ (basis.T @ planted)).square().sum(0)
 
 
 def fit_loss(planted, train, test):
-    """Logloss on `test` of a mixed model that was fitted to `train`, and the model."""
+    """Fit a mixed model to `train`; returns its logloss on `test`, and the model."""
     _, tables, frozen, _ = planted
     sizes = {"user": USERS, "item": ITEMS, "domain": 40}
     settings = MixedSettings(effects=(), sweeps=4)
@@ -73,13 +73,13 @@ def fit_loss(planted, train, test):
     return float(binary_cross_entropy_with_logits(model.predict(test), test.labels)), model
 
 
-def test_the_directions_that_domains_weigh_are_found(planted):
+def test_known_directions_are_recovered(planted):
     directions = planted[3]
     assert unexplained(Design(*planted[1:3], 0, FACTORS), directions).min() > 0.3
     assert unexplained(learned(planted), directions).max() < 0.03
 
 
-def test_a_model_with_learned_directions_predicts_better_than_with_plain_ones(planted, monkeypatch):
+def test_learned_directions_predict_better_than_initial_ones(planted, monkeypatch):
     rows = torch.arange(len(planted[0]))
     train, test = planted[0].take(rows[rows % 4 != 0]), planted[0].take(rows[rows % 4 == 0])
     loss, _ = fit_loss(planted, train, test)
@@ -88,7 +88,7 @@ def test_a_model_with_learned_directions_predicts_better_than_with_plain_ones(pl
     assert loss < plain_loss - 0.05
 
 
-def test_a_child_keeps_its_parents_directions_since_its_weights_are_of_them(planted, monkeypatch):
+def test_a_run_with_a_parent_keeps_its_directions(planted, monkeypatch):
     monkeypatch.setattr(products, "EPOCHS", 2)
     columns, tables, frozen, _ = planted
     half = torch.arange(len(columns)) % 2 == 0
@@ -102,7 +102,7 @@ def test_a_child_keeps_its_parents_directions_since_its_weights_are_of_them(plan
     assert torch.equal(child.design.items.shift_D, parent.design.items.shift_D)
 
 
-def test_a_state_from_before_directions_were_learned_has_elementwise_products(planted):
+def test_an_older_state_without_directions_has_elementwise_products(planted):
     _, tables, frozen, _ = planted
     tables = [replace(table, width=4) for table in tables]
     frozen = {name: vectors[:, :4] for name, vectors in frozen.items()}
@@ -116,7 +116,7 @@ def test_a_state_from_before_directions_were_learned_has_elementwise_products(pl
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_any_number_of_ranks_learns_the_same(planted, ranks, monkeypatch):
+def test_any_number_of_ranks_learns_the_same_directions(planted, ranks, monkeypatch):
     monkeypatch.setattr(products, "EPOCHS", 1)
     columns, alone = planted[0], learned(planted)
     owner_n = torch.arange(40) * 7 % ranks
@@ -129,37 +129,37 @@ def test_any_number_of_ranks_learns_the_same(planted, ranks, monkeypatch):
             assert torch.equal(tensor, alone.state_dict().same[name])
 
 
-def test_the_sample_is_of_the_largest_domains_and_spread_over_their_rows(monkeypatch):
+def test_the_sample_has_evenly_spaced_rows_of_the_largest_domains(monkeypatch):
     monkeypatch.setattr(products, "MOST_ROWS", 12)
-    monkeypatch.setattr(products, "ROWS_A_DOMAIN", 5)
+    monkeypatch.setattr(products, "ROWS_PER_DOMAIN", 5)
     counts = torch.tensor([2, 10, 0, 5, 3])
     rows = int(counts.sum())
     ids = {"domain": torch.repeat_interleave(torch.arange(1, 6), counts)}
     columns = Columns(ids, torch.zeros(rows, 0), torch.zeros(rows), offsets_of(counts))
-    sampled, places = sampled_rows(columns, SingleProcess())
+    sampled, numbers = sampled_rows(columns, SingleProcess())
     assert sampled.tolist() == [2, 4, 6, 8, 10, 12, 13, 14, 15, 16]
-    assert places.tolist() == [0] * 5 + [1] * 5
+    assert numbers.tolist() == [0] * 5 + [1] * 5
     monkeypatch.setattr(products, "MOST_DOMAINS", 1)
     assert sampled_rows(columns, SingleProcess())[0].tolist() == [2, 4, 6, 8, 10]
 
 
 def plain_directions(planted, columns):
-    """Where learning starts, for vectors that are standardised over some rows."""
-    seen = planted[2]["user_vector"][columns.ids["user"].long()].double()
-    deviation_U = seen.std(0, correction=0) if len(columns) else torch.ones(5)
+    """The initial directions, for vectors that are standardised over some rows."""
+    vectors_NU = planted[2]["user_vector"][columns.ids["user"].long()].double()
+    deviation_U = vectors_NU.std(0, correction=0) if len(columns) else torch.ones(5)
     return (
         Projection.plain(5, FACTORS).directions_DR * torch.where(deviation_U > 0, 1 / deviation_U, 0)[:, None].float()
     )
 
 
 @pytest.mark.parametrize("rows", [0, 1, 9])
-def test_too_few_rows_leave_the_directions_where_they_start(planted, rows):
+def test_directions_are_not_learned_from_too_few_rows(planted, rows):
     columns = planted[0].take(torch.arange(rows))
     found = learned(planted, columns).users.directions_DR
     assert torch.allclose(found, plain_directions(planted, columns), atol=1e-5)
 
 
-def test_labels_without_interactions_leave_the_directions_where_they_start(planted):
+def test_directions_are_not_learned_from_labels_without_interactions(planted):
     columns, _, frozen, _ = planted
     linear_N = frozen["user_vector"][columns.ids["user"].long()].sum(1)
     labels = (torch.rand(len(columns), generator=torch.Generator().manual_seed(1)) < linear_N.sigmoid()).float()
@@ -167,13 +167,13 @@ def test_labels_without_interactions_leave_the_directions_where_they_start(plant
     assert torch.allclose(found, plain_directions(planted, columns), atol=1e-5)
 
 
-def test_labels_of_one_class_leave_the_directions_finite(planted):
+def test_directions_are_finite_for_labels_of_one_class(planted):
     one_class = planted[0].take(torch.arange(600, 1800))
     one_class.labels.zero_()
     assert learned(planted, one_class).users.directions_DR.isfinite().all()
 
 
-def test_an_entry_that_is_not_finite_is_named(planted):
+def test_the_error_for_a_value_that_is_not_finite_names_its_entry(planted):
     columns, tables, frozen, _ = planted
     changed = {**frozen, "item_vector": frozen["item_vector"].clone()}
     changed["item_vector"][7, 2] = float("nan")
@@ -183,7 +183,7 @@ def test_an_entry_that_is_not_finite_is_named(planted):
         design.standardise(columns, SingleProcess())
 
 
-def test_an_entry_that_never_varies_is_left_out(planted):
+def test_a_constant_entry_has_no_direction(planted):
     columns, tables, frozen, _ = planted
     changed = {**frozen, "user_vector": frozen["user_vector"].clone()}
     changed["user_vector"][:, 1] = 1e6
