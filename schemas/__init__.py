@@ -1,4 +1,4 @@
-"""Every table of the lake, declared once: Spark schemas, Unischemas, Delta constraints and quality rules follow."""
+"""Declarations of all tables of the lake, from which Spark schemas, Unischemas, constraints and rules are derived."""
 
 from schemas.clicks import CLICKS, CLICKS_REJECTED
 from schemas.conflict import CONFLICTS, DOMAIN_CONFLICTS

@@ -1,10 +1,10 @@
-"""Silver tables: valid impressions and clicks, and the rows that failed a rule."""
+"""Silver tables: valid impressions and clicks, and rows that failed a rule."""
 
 from schemas.declaration import Column, Rule, Table, one_of
 from schemas.examples import SPLITS
 
 LONGEST_ID = 1024
-"""Characters of an id at most; what is longer is a field that ran away."""
+"""Largest number of characters of an id; longer ids are most likely caused by a missing field separator."""
 _IDS = ("`user`", "item", "domain")
 
 
@@ -15,7 +15,7 @@ def _each_id(condition: str) -> str:
 RECORD_WELL_FORMED = Rule(
     "record_well_formed",
     "",
-    "the line is a whole record (CSV, JSON); of one that is not, `row` holds the line as it is",
+    "the record can be parsed (CSV, JSON); of a malformed record, `row` contains the unchanged line",
     enforced=False,
 )
 IDS_SHORT = Rule(
@@ -30,43 +30,43 @@ IDS_READABLE = Rule(
 EVENT_TIME_PRESENT = Rule(
     "event_time_present",
     "event_time IS NOT NULL",
-    "the time is there and can be read (this and all rules of times and events: where input.columns.event_time is set)",
+    "the time is present and readable (this and all rules of times and events: if input.columns.event_time is set)",
     enforced=False,
 )
 NOT_ANCIENT = Rule("event_time_not_ancient", "", "the time is not before input.earliest", enforced=False)
 NOT_FUTURE = Rule(
     "event_time_not_future",
     "",
-    "the time is not after input.latest; without it, at most a day after the job's start, for clocks that are ahead",
+    "the time is not after input.latest or, if unset, at most a day after the job's start, since clocks may be ahead",
     enforced=False,
 )
 SPLIT_KNOWN = Rule(
     "split_known",
     one_of("split", SPLITS),
-    "the split is train, val or test (where input.columns.split is set)",
+    "the split is train, val or test (if input.columns.split is set)",
     enforced=False,
 )
 WEIGHT_VALID = Rule(
     "weight_valid",
     "sample_weight IS NULL OR (sample_weight >= 0 AND sample_weight <= 3.4e38D)",
-    "the weight is a number of at least 0 that a float can hold (where input.columns.weight is set; null passes)",
+    "the weight is null or a number of at least 0 within the range of float (if input.columns.weight is set)",
     enforced=False,
 )
 UNIQUE_EVENT = Rule(
     "unique_event",
     "",
-    "no other row of the load has its user, item, domain and event_time; of those that share them one is kept, a click "
-    "before an impression",
+    "no other row of the load has the same user, item, domain and event_time; one of such duplicates is kept, with a "
+    "click preferred to an impression",
     enforced=False,
 )
-NEW_EVENT = Rule("new_event", "", "no other load has put the event into clicks before, on any day", enforced=False)
+NEW_EVENT = Rule("new_event", "", "the event is not in clicks from an earlier load, on any day", enforced=False)
 
 CLICKS = Table(
     name="clicks",
     description=(
-        "A valid impression or click. `split` and `sample_weight` follow where input.columns.split and .weight declare "
-        "them, and declared features as columns, bags and sequences as array<string>; a numeric one has the rule "
-        "`<feature>_readable` and, with `minimum` or `maximum`, `<feature>_in_range`, a bag with weights "
+        "Valid impressions and clicks. Further columns are `split` and `sample_weight`, if input.columns.split and "
+        ".weight declare them, and declared features, with bags and sequences as array<string>. A numeric feature has "
+        "the rule `<feature>_readable` and, with `minimum` or `maximum`, `<feature>_in_range`; a bag with weights has "
         "`<feature>_weights_valid` (in ingest only; null passes)."
     ),
     made_by="ingest_clicks",
@@ -75,26 +75,26 @@ CLICKS = Table(
         Column("item", "string", "the item's id, as in the log"),
         Column("domain", "string", "the domain's id, as in the log"),
         Column("label", "int", "1: clicked, 0: shown and not clicked"),
-        Column("event_time", "timestamp", "when it happened (UTC); null where the log does not say", nullable=True),
+        Column("event_time", "timestamp", "time of the event (UTC); null if the log does not have it", nullable=True),
         Column("true_probability", "double", "the click's true probability (synthetic logs only)", nullable=True),
-        Column("load", "bigint", "the load that filed the row; its source is in loads"),
-        Column("ds", "date", "the day that the row is filed under"),
+        Column("load", "bigint", "the load that wrote the row; its source is in loads"),
+        Column("ds", "date", "the day of the row's partition"),
     ),
     rules=(
         RECORD_WELL_FORMED,
-        Rule("user_present", "`user` IS NOT NULL AND trim(`user`) <> ''", "the user's id is there and not blank"),
-        Rule("item_present", "item IS NOT NULL AND trim(item) <> ''", "the item's id is there and not blank"),
-        Rule("domain_present", "domain IS NOT NULL AND trim(domain) <> ''", "the domain's id is there and not blank"),
+        Rule("user_present", "`user` IS NOT NULL AND trim(`user`) <> ''", "the user's id is present and not blank"),
+        Rule("item_present", "item IS NOT NULL AND trim(item) <> ''", "the item's id is present and not blank"),
+        Rule("domain_present", "domain IS NOT NULL AND trim(domain) <> ''", "the domain's id is present and not blank"),
         IDS_SHORT,
         IDS_READABLE,
-        Rule("label_present", "label IS NOT NULL", "the label is there"),
+        Rule("label_present", "label IS NOT NULL", "the label is present"),
         Rule("label_binary", "label IN (0, 1)", "the label is 0 or 1 (or false or true)"),
         SPLIT_KNOWN,
         WEIGHT_VALID,
         EVENT_TIME_PRESENT,
         NOT_ANCIENT,
         NOT_FUTURE,
-        Rule("ds_present", "ds IS NOT NULL", "the day is there and can be read"),
+        Rule("ds_present", "ds IS NOT NULL", "the day is present and readable"),
         UNIQUE_EVENT,
         NEW_EVENT,
     ),
@@ -104,30 +104,30 @@ CLICKS = Table(
 
 CLICKS_REJECTED = Table(
     name="clicks_rejected",
-    description="A row of the raw log that failed a rule; clicks and clicks_rejected together hold every row once.",
+    description="Rows of the raw log that failed a rule; clicks and clicks_rejected together contain every row once.",
     made_by="ingest_clicks",
     columns=(
         Column("rule", "string", "the first rule of clicks that the row failed"),
-        Column("row", "string", "the raw row as JSON; of a malformed record the line as it is"),
-        Column("load", "bigint", "the load that brought the row; see loads"),
+        Column("row", "string", "the raw row as JSON; for a malformed record the unchanged line"),
+        Column("load", "bigint", "the load of the row; see loads"),
         Column("source", "string", "input.path of the load"),
-        Column("source_file", "string", "the file that held the row", nullable=True),
+        Column("source_file", "string", "the file of the row", nullable=True),
         Column(
             "event",
             "bigint",
-            "xxhash64 of user, item, domain and event_time; null where a rule before unique_event failed",
+            "xxhash64 of user, item, domain and event_time; null if a rule before unique_event failed",
             nullable=True,
         ),
-        Column("known_load", "bigint", "where it failed new_event: the load whose click has the event", nullable=True),
-        Column("known_ds", "date", "where it failed new_event: the day of that click", nullable=True),
+        Column("known_load", "bigint", "if it failed new_event: the load of the event in clicks", nullable=True),
+        Column("known_ds", "date", "if it failed new_event: the day of the event in clicks", nullable=True),
         Column(
             "click",
             "string",
-            "where it failed new_event: the row as clicks would hold it, in JSON (event_time in microseconds since "
-            "1970), which is filed when no other load has the event any more",
+            "if it failed new_event: the row of clicks as JSON (event_time in microseconds since 1970), which is added "
+            "to clicks once no other load has the event",
             nullable=True,
         ),
-        Column("ds", "date", "the day that the row would be filed under; null where it has none", nullable=True),
+        Column("ds", "date", "the day of the row's partition; null if it has none", nullable=True),
     ),
     partition_by=("ds",),
     skip_by=("load", "known_ds"),

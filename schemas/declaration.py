@@ -1,4 +1,4 @@
-"""What a table's declaration is made of: columns, rules and layout, free of Spark and Petastorm."""
+"""Classes for declarations of tables: columns, rules and layout, without Spark and Petastorm."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ ColumnType = Literal[
 
 
 PRESENT = "required_present"
-"""The constraint that columns which are not nullable hold a value: a table's first rows cannot declare NOT NULL."""
+"""Name of the constraint that columns are not null, since the first write of a table cannot declare NOT NULL."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Column:
     description: str
     nullable: bool = False
     is_declared: bool = False
-    """Whether a config declares it, as a feature."""
+    """Whether a configuration declares it, as a feature."""
 
     @property
     def is_required(self) -> bool:
-        """Whether Delta must refuse a row without it."""
+        """Whether Delta must reject rows in which it is null."""
         return not (self.nullable or self.is_declared)
 
     def __post_init__(self) -> None:
@@ -51,9 +51,9 @@ class Column:
 class Rule:
     """A named condition (Spark SQL over the table's columns) that every valid row satisfies.
 
-    Delta enforces it as a CHECK constraint and ingest rejects a row under its name, unless `enforced` is false: such a
-    rule holds for some logs only, and the job decides whether it applies. Where the condition is empty, it depends on
-    settings or on other rows, and the job makes it.
+    Delta enforces it as a CHECK constraint, and ingest records its name for rejected rows. Rules with `enforced` false
+    are not constraints: the job decides whether they apply to a log. An empty condition depends on settings or on other
+    rows, and is defined by the job.
     """
 
     name: str
@@ -63,16 +63,16 @@ class Rule:
 
 
 def one_of(column: str, values: Iterable[str]) -> str:
-    """The condition that a column holds one of some plain words."""
+    """The condition that a column has one of some values, which must not contain quotes."""
     return f"{column} IN ({', '.join(repr(value) for value in values)})"
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table: what a row is, its columns in order, its rules and its layout on disk.
+    """One table: its description, columns in order, rules and layout on disk.
 
-    `skip_by` are the columns whose least and greatest value in each file Delta keeps, so that queries skip files;
-    keeping them for all columns would take a third of the time of a write.
+    `skip_by` are the columns for which Delta keeps the minimum and maximum of each file, so that queries skip files.
+    Statistics of all columns would take a third of the time of a write.
 
     Example:
         >>> from schemas import TABLES
@@ -95,7 +95,7 @@ class Table:
             raise ValueError(f"table {self.name} declares a column twice: {', '.join(names)}")
         for name in (*self.partition_by, *self.sort_by, *self.skip_by):
             if name not in names:
-                raise ValueError(f"table {self.name} is laid out by {name}, which is not one of its columns")
+                raise ValueError(f"the layout of table {self.name} uses {name}, which is not one of its columns")
 
     @property
     def column_names(self) -> tuple[str, ...]:
@@ -106,7 +106,7 @@ class Table:
         """The column of that name.
 
         Raises:
-            KeyError: there is none.
+            KeyError: the table has no such column.
         """
         for column in self.columns:
             if column.name == name:
@@ -114,17 +114,17 @@ class Table:
         raise KeyError(f"table {self.name} has no column {name}; it has {', '.join(self.column_names)}")
 
     def with_columns(self, columns: Iterable[Column]) -> "Table":
-        """This table with more columns at the end (the features that a config declares).
+        """This table with further columns at the end, for the features that a configuration declares.
 
         Raises:
-            ValueError: a name is taken.
+            ValueError: a name is used twice.
         """
         return replace(self, columns=(*self.columns, *(replace(column, is_declared=True) for column in columns)))
 
     def constraints(self) -> dict[str, str]:
-        """Name and condition of what Delta must enforce: the rules, and that columns which are not nullable are there.
+        """Names and conditions of Delta constraints: the enforced rules, and that columns are not null.
 
-        Columns that are added by `with_columns` come and go with a config, and have no constraint.
+        Columns of `with_columns` have no constraint, because they change with the configuration.
         """
         required = " AND ".join(f"`{column.name}` IS NOT NULL" for column in self.columns if column.is_required)
         present = {PRESENT: required} if required else {}

@@ -1,4 +1,4 @@
-"""How declared features extend clicks and examples."""
+"""The columns of declared features in clicks and examples."""
 
 from collections.abc import Iterable, Iterator
 from typing import Protocol
@@ -8,11 +8,11 @@ from schemas.declaration import Column, Rule, Table
 from schemas.examples import EXAMPLES
 
 SAMPLE_WEIGHT = "sample_weight"
-"""The column of clicks and examples that weighs a row, where the log declares it."""
+"""The column with the weight of a row in clicks and examples, if the log declares it."""
 
 
 class DeclaredFeature(Protocol):
-    """What a table needs to know of a feature; `mamdr_core.features.Feature` is one."""
+    """The properties of a feature that determine its columns; implemented by `mamdr_core.features.Feature`."""
 
     @property
     def name(self) -> str:
@@ -24,23 +24,23 @@ class DeclaredFeature(Protocol):
 
     @property
     def weights(self) -> str:
-        """Of a bag, what gives the weights of its ids; empty: they have none."""
+        """Expression of the weights of a bag's ids; empty: they have none."""
 
     @property
     def history(self) -> bool:
-        """Whether a sequence is made of clicks, and so no column of clicks."""
+        """Whether a sequence is built from clicks, so that it is not a column of clicks."""
 
     @property
     def quantiles(self) -> int:
-        """Whether a categorical feature is a number in the log."""
+        """Number of ranges of a categorical feature that is a number in the log; 0: it is an id."""
 
     @property
     def minimum(self) -> float | None:
-        """Least value of a numeric feature."""
+        """Smallest valid value of a numeric feature."""
 
     @property
     def maximum(self) -> float | None:
-        """Greatest value of a numeric feature."""
+        """Largest valid value of a numeric feature."""
 
 
 def weights_of(feature: str) -> str:
@@ -49,7 +49,7 @@ def weights_of(feature: str) -> str:
 
 
 def columns_in_clicks(feature: DeclaredFeature) -> tuple[Column, ...]:
-    """What a feature adds to clicks; a vector has a table of its own, and a history is made of clicks."""
+    """The columns of a feature in clicks; vectors are in other tables, and histories are built from clicks."""
     if feature.kind == "vector" or feature.history:
         return ()
     if feature.kind in ("bag", "sequence"):
@@ -61,7 +61,7 @@ def columns_in_clicks(feature: DeclaredFeature) -> tuple[Column, ...]:
 
 
 def columns_in_examples(feature: DeclaredFeature) -> tuple[Column, ...]:
-    """What a feature adds to examples."""
+    """The columns of a feature in examples."""
     if feature.kind == "vector":
         return ()
     if feature.kind in ("bag", "sequence"):
@@ -77,24 +77,25 @@ def clicks_table(features: Iterable[DeclaredFeature], has_split: bool = False, h
     """The table clicks with declared features: categorical string, numeric double, several ids array<string>.
 
     Args:
-        features: declared ones.
-        has_split: whether the log gives the split of a row.
-        has_weight: whether it gives the weight of a row.
+        features: the declared features.
+        has_split: whether the log has a column of the split.
+        has_weight: whether the log has a column of the sample weight.
     """
-    given = [Column("split", "string", "train, val or test, as the log gives it", nullable=True)] if has_split else []
+    from_log = [Column("split", "string", "train, val or test, from the log", nullable=True)] if has_split else []
     if has_weight:
-        given.append(Column(SAMPLE_WEIGHT, "double", "weight in training, as the log gives it; null: 1", nullable=True))
-    return CLICKS.with_columns(given).with_columns(
+        from_log.append(Column(SAMPLE_WEIGHT, "double", "weight in training, from the log; null: 1", nullable=True))
+    return CLICKS.with_columns(from_log).with_columns(
         column for feature in features for column in columns_in_clicks(feature)
     )
 
 
 def examples_table(features: Iterable[DeclaredFeature], has_weight: bool = False) -> Table:
-    """The table examples with declared features: categorical int (-1: unknown), numeric float (null stays null),
-    several ids array<int>.
+    """The table examples with declared features: categorical int, numeric float, several ids array<int>.
+
+    The index of unknown categorical values is -1; missing numeric values are null.
 
     Args:
-        features: declared ones.
+        features: the declared features.
         has_weight: whether rows have weights.
     """
     weight = [Column(SAMPLE_WEIGHT, "float", "weight in training; null: 1", nullable=True)] if has_weight else []
@@ -104,14 +105,14 @@ def examples_table(features: Iterable[DeclaredFeature], has_weight: bool = False
 
 
 def feature_rules(features: Iterable[DeclaredFeature], unreadable: str) -> Iterator[Rule]:
-    """The rules of features: of a number `<feature>_readable` and, where it has a bound, `<feature>_in_range`; of a bag
-    with weights `<feature>_weights_valid`.
+    """The rules of declared features.
 
-    Null passes all of them; NaN in a number passes the first.
+    A numeric feature has `<feature>_readable` and, with bounds, `<feature>_in_range`; a bag with weights has
+    `<feature>_weights_valid`. Null passes all rules; NaN passes `<feature>_readable`.
 
     Args:
-        features: declared ones.
-        unreadable: column that names a row's first feature that cannot be read; null where there is none.
+        features: the declared features.
+        unreadable: column with the name of a row's first unreadable feature; null if there is none.
     """
     for feature in features:
         readable = f"{unreadable} IS NULL OR {unreadable} <> '{feature.name}'"

@@ -1,4 +1,4 @@
-"""How much features add to the AUC of a run."""
+"""The importance of a run's features."""
 
 from schemas.declaration import Column, Rule, Table, one_of
 from schemas.examples import SPLITS
@@ -7,8 +7,8 @@ from schemas.experiments import in_range
 FEATURE_IMPORTANCE = Table(
     name="feature_importance",
     description=(
-        "How far a run's AUC on a split drops where the values of one feature are permuted among the rows of each "
-        "domain: of all domains together (domain is null), and of each domain with rows of both classes."
+        "The drop of a run's AUC on a split when the values of one feature are permuted among the rows of each domain: "
+        "for all domains (domain is null), and for each domain with rows of both classes."
     ),
     made_by="feature_importance",
     columns=(
@@ -16,22 +16,22 @@ FEATURE_IMPORTANCE = Table(
         Column("split", "string", "train, val or test"),
         Column("feature", "string", "user, item, or the name of a declared feature"),
         Column("kind", "string", "id for user and item, else the feature's kind, such as categorical or numeric"),
-        Column("domain", "int", "index in domains; null: all domains together", nullable=True),
-        Column("domain_id", "string", "the domain's id; null: all domains together", nullable=True),
-        Column("rows", "bigint", "examples"),
-        Column("auc", "double", "without permutation; of all domains the mean over domains", nullable=True),
-        Column("drop", "double", "auc less that with the feature permuted, mean over repeats", nullable=True),
-        Column("std", "double", "standard deviation of the drop over repeats; null with one", nullable=True),
-        Column("weighted_auc", "double", "mean over domains weighted by rows; null of one domain", nullable=True),
+        Column("domain", "int", "index in domains; null: all domains", nullable=True),
+        Column("domain_id", "string", "the domain's id; null: all domains", nullable=True),
+        Column("rows", "bigint", "number of examples"),
+        Column("auc", "double", "AUC without permutation; mean over domains for all domains", nullable=True),
+        Column("drop", "double", "auc minus the AUC with permutation, mean over repeats", nullable=True),
+        Column("std", "double", "standard deviation of the drop over repeats; null for one repeat", nullable=True),
+        Column("weighted_auc", "double", "mean AUC over domains weighted by rows; null for one domain", nullable=True),
         Column("weighted_drop", "double", "drop of weighted_auc, mean over repeats", nullable=True),
         Column("weighted_std", "double", "its standard deviation over repeats", nullable=True),
-        Column("repeats", "int", "permutations"),
-        Column("seed", "int", "decides the permutations"),
-        Column("made_at", "timestamp", "when it was written (UTC)"),
+        Column("repeats", "int", "number of permutations"),
+        Column("seed", "int", "seed of the permutations"),
+        Column("made_at", "timestamp", "time of writing (UTC)"),
     ),
     rules=(
-        Rule("split_known", one_of("split", SPLITS), "the split is one of the three"),
-        Rule("repeats_positive", "repeats > 0", "at least one permutation"),
+        Rule("split_known", one_of("split", SPLITS), "the split is train, val or test"),
+        Rule("repeats_positive", "repeats > 0", "there is at least one permutation"),
         in_range("auc"),
         in_range("weighted_auc"),
     ),

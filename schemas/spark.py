@@ -1,4 +1,4 @@
-"""A declared table as a Spark schema; the only module of schemas that needs Spark."""
+"""Spark schemas of declared tables; the only module of schemas that needs Spark."""
 
 from pyspark.sql import types as T
 
@@ -23,7 +23,7 @@ _TYPES: dict[ColumnType, T.DataType] = {
 
 
 def spark_schema(table: Table) -> T.StructType:
-    """The table's columns as a StructType, descriptions as column comments.
+    """The table's columns as a StructType, with descriptions as column comments.
 
     Example:
         >>> from schemas import TABLES

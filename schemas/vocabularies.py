@@ -1,22 +1,22 @@
-"""Tables that give ids their indices, and the fixed vectors joined by index."""
+"""Vocabularies, which map ids to indices, and fixed vectors by index."""
 
 from dataclasses import replace
 
 from schemas.declaration import Column, Rule, Table
 
 UNKNOWN_INDEX = -1
-"""The index of an id that no vocabulary holds; models keep a row of their own for it."""
+"""Index of ids that are in no vocabulary; models have a separate row for them."""
 
 _COLUMNS = (
     Column("id", "string", "the id, as in the log"),
     Column("index", "int", "contiguous from 0; never changes"),
-    Column("first_seen", "date", "first day with a click or impression of it, among the days that gave it its index"),
+    Column("first_seen", "date", "its first day with a click or impression, among the days that assigned its index"),
 )
-_RULES = (Rule("index_not_negative", "`index` >= 0", "indices count from 0"),)
+_RULES = (Rule("index_not_negative", "`index` >= 0", "indices start at 0"),)
 
 
 def vocabulary_table(name: str, what: str) -> Table:
-    """The declaration of a vocabulary: append-only, one row an id."""
+    """The declaration of a vocabulary: append-only, with one row for each id."""
     return Table(name, f"{what}: id to index; append-only.", _COLUMNS, _RULES, made_by="build_examples")
 
 
@@ -35,18 +35,18 @@ def feature_vocabulary(feature: str) -> Table:
 
 USER_FEATURES = Table(
     name="user_features",
-    description="A fixed feature vector of a user.",
+    description="Fixed feature vectors of users.",
     made_by="build_examples",
     columns=(
         Column("index", "int", "the user's index in users"),
         Column("name", "string", "the feature's name in the config"),
         Column("vector", "array<float>", "the vector; its length is the feature's `size`"),
     ),
-    rules=(Rule("index_not_negative", "`index` >= 0", "indices count from 0"),),
+    rules=(Rule("index_not_negative", "`index` >= 0", "indices start at 0"),),
 )
 ITEM_FEATURES = replace(
     USER_FEATURES,
     name="item_features",
-    description="A fixed feature vector of an item.",
+    description="Fixed feature vectors of items.",
     columns=(Column("index", "int", "the item's index in items"), *USER_FEATURES.columns[1:]),
 )

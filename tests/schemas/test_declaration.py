@@ -25,7 +25,7 @@ def test_a_table_with_a_column_twice_is_refused():
 
 
 def test_a_table_laid_out_by_a_missing_column_is_refused():
-    with pytest.raises(ValueError, match="table t is laid out by ds"):
+    with pytest.raises(ValueError, match="the layout of table t uses ds"):
         Table("t", "", (Column("x", "int", ""),), partition_by=("ds",))
 
 
