@@ -16,9 +16,11 @@ SCORES = Table(
         Column("user", "string", "the user's id; null: not given", nullable=True),
         Column("item", "string", "the item's id; null: not given", nullable=True),
         Column("domain", "string", "the domain's id; null: not given", nullable=True),
-        Column("user_known", "boolean", "whether the model knows the user; else the row of unknown users is used"),
-        Column("item_known", "boolean", "whether the model knows the item; else the row of unknown items is used"),
-        Column("domain_known", "boolean", "whether the model knows the domain; else that of unknown domains is used"),
+        Column("user_known", "boolean", "whether the user is in the run's vocabulary; if not, it is scored as unknown"),
+        Column("item_known", "boolean", "whether the item is in the run's vocabulary; if not, it is scored as unknown"),
+        Column(
+            "domain_known", "boolean", "whether the domain is in the run's vocabulary; if not, it is scored as unknown"
+        ),
         Column(
             "specific",
             "boolean",

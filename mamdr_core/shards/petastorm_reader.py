@@ -23,7 +23,7 @@ with warnings.catch_warnings():
     from petastorm.workers_pool import EmptyResultError
     from pyarrow.filesystem import FileSystem
 
-# Petastorm logs for each reader that the files have no metadata of its own.
+# Petastorm logs for each reader that the files lack Petastorm's metadata.
 logging.getLogger("petastorm").setLevel(logging.WARNING)
 
 _WARNINGS = threading.Lock()  # warning filters belong to the process, not to a thread
