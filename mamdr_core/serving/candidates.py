@@ -1,12 +1,9 @@
 """Candidates of `score.top_k`: read and encoded by Spark, sent to every machine as one file, looked up by domain."""
 
-import atexit
-import shutil
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +15,7 @@ from pyspark.sql import functions as F
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.serving.opening import send_file
 from mamdr_core.serving.requests import MALFORMED, encode_requests, requests_of
 from mamdr_core.serving.scorer import index_of
 from mamdr_core.serving.served import Served
@@ -175,14 +173,13 @@ def _first_equal_rows(table: pa.Table) -> NDArray[np.int64]:
 
 def send_candidates(spark: SparkSession, table: pa.Table) -> str:
     """Send candidates to every machine as a file, which its processes map into memory; returns the file's name."""
-    folder = mkdtemp(prefix="mamdr-candidates-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # executors that start later fetch the file too
-    file = Path(folder) / f"{Path(folder).name}.arrow"
     whole = table.combine_chunks()
-    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, whole.schema) as writer:
-        writer.write_table(whole)
-    spark.sparkContext.addFile(str(file))
-    return file.name
+
+    def write(file: Path) -> None:
+        with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, whole.schema) as writer:
+            writer.write_table(whole)
+
+    return send_file(spark, "candidates", ".arrow", write)
 
 
 @lru_cache(maxsize=1)

@@ -2,7 +2,7 @@
 
 import atexit
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -81,10 +81,21 @@ def send_vectors(spark: SparkSession, vectors: Mapping[str, Tensor]) -> str:
     """
     if not vectors:
         return ""
-    folder = mkdtemp(prefix="mamdr-vectors-")
-    # Not removed before the session ends: executors that start later fetch the file too.
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    name = f"{Path(folder).name}.safetensors"
-    save_file(dict(vectors), Path(folder) / name)
-    spark.sparkContext.addFile(str(Path(folder) / name))
-    return name
+    return send_file(spark, "vectors", ".safetensors", lambda file: save_file(dict(vectors), file))
+
+
+def send_file(spark: SparkSession, name: str, suffix: str, write: Callable[[Path], None]) -> str:
+    """Write a file and send it to every machine, including those whose executors start later; returns its name.
+
+    Args:
+        spark: the session.
+        name: part of the file's name.
+        suffix: suffix of the file's name.
+        write: writes the file at a path.
+    """
+    folder = Path(mkdtemp(prefix=f"mamdr-{name}-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # executors that start later fetch the file too
+    file = folder / f"{folder.name}{suffix}"
+    write(file)
+    spark.sparkContext.addFile(str(file))
+    return file.name

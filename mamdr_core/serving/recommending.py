@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from pyspark import SparkFiles
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql import types as T
 from torch import Tensor
 
 from mamdr_core.errors import MamdrError
@@ -23,7 +22,6 @@ from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.sources import lacks_columns, read_input
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.core.unreadable import readable
-from mamdr_core.lake.settings import InputSettings
 from mamdr_core.serving.candidates import (
     ORDER,
     REPRESENTATIVE,
@@ -33,10 +31,18 @@ from mamdr_core.serving.candidates import (
     send_candidates,
 )
 from mamdr_core.serving.ranking import Best, Piece, block_rows, choose_best
-from mamdr_core.serving.requests import MALFORMED, encode_requests, requests_of, source_of
-from mamdr_core.serving.scorer import KEPT, Scorer, index_of, open_scorer, predict_batch, scored_batch
+from mamdr_core.serving.requests import MALFORMED, Work, encode_requests, requests_of, source_of
+from mamdr_core.serving.scorer import (
+    KEPT,
+    Scorer,
+    index_of,
+    open_scorer,
+    predict_batch,
+    scored_batch,
+    scored_schema,
+)
 from mamdr_core.serving.served import Served
-from mamdr_core.serving.settings import CandidateSettings, ScoreInput, ScoreSettings
+from mamdr_core.serving.settings import CandidateSettings, ScoreSettings
 from schemas import UNKNOWN_INDEX
 
 TASK_PAIRS = 20_000_000
@@ -45,35 +51,14 @@ OUT_ROWS = 1 << 16
 """Approximate number of rows in a batch that a task returns to Spark."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The users, their candidates and their distribution over tasks.
-
-    Attributes:
-        users: encoded rows of users, with their task in `_task`.
-        candidates: see `read_candidates`.
-        tasks: number of tasks.
-        rows: number of rows that will be written.
-        figures: counts for the job's JSON.
-        malformed: number of malformed records of users, which are left out.
-    """
-
-    users: DataFrame
-    candidates: pa.Table
-    tasks: int
-    rows: int
-    figures: dict[str, int]
-    malformed: int
-
-
-def plan_top_k(spark: SparkSession, settings: ScoreSettings, lake: Lake, served: Served) -> Plan:
-    """Read the candidates, and count the users of each domain.
+def prepare_top_k(spark: SparkSession, settings: ScoreSettings, lake: Lake, served: Served) -> Work:
+    """Read the candidates, and count and encode the rows of users.
 
     Raises:
         MamdrError: users or candidates cannot be read or lack a column, or no user has a candidate.
     """
     with _naming_candidates(settings.candidates):
-        items = read_input(spark, _source(settings.candidates))
+        items = read_input(spark, source_of(settings.candidates))
         of_users, of_items = split_features(items, served)
         table, left_out = read_candidates(items, settings.candidates, lake, served, of_items)
     candidates = Candidates(table)
@@ -83,6 +68,7 @@ def plan_top_k(spark: SparkSession, settings: ScoreSettings, lake: Lake, served:
     by_domain = {domain: (count, candidates.count(domain)) for domain, count in users.items()}
     pairs = sum(count * items for count, items in by_domain.values())
     figures = {
+        "malformed": malformed,
         "users": sum(users.values()),
         "users_of_unknown_domains": users.get(UNKNOWN_INDEX, 0),
         "users_without_candidates": sum(n for d, (n, items) in by_domain.items() if d != UNKNOWN_INDEX and not items),
@@ -99,8 +85,16 @@ def plan_top_k(spark: SparkSession, settings: ScoreSettings, lake: Lake, served:
     whole = requests.where(~F.col(MALFORMED)).drop(MALFORMED, "item")
     encoded = encode_requests(whole, lake, served, ("user", "domain"), of_users)
     tasks, assignment = _assign_tasks(spark, by_domain)
-    rows = sum(count * min(settings.top_k, items) for count, items in by_domain.values())
-    return Plan(_with_tasks(encoded, assignment), table, tasks, rows, figures, malformed)
+    users_in_tasks = _with_tasks(encoded, assignment)
+
+    def recommend(vectors: str) -> DataFrame:
+        file = send_candidates(spark, table)
+        rows = users_in_tasks.repartition(tasks, "_task").sortWithinPartitions(index_of("domain"), "user", "key")
+        task = partial(recommend_batches, served, vectors, file, settings.top_k, settings.deviation)
+        return rows.drop("_task").mapInArrow(task, scored_schema())
+
+    count = sum(count * min(settings.top_k, items) for count, items in by_domain.values())
+    return Work(count, pairs, recommend, figures)
 
 
 def split_features(items: DataFrame, served: Served) -> tuple[list[Feature], list[Feature]]:
@@ -123,14 +117,10 @@ def split_features(items: DataFrame, served: Served) -> tuple[list[Feature], lis
 def _naming_candidates(settings: CandidateSettings) -> Iterator[None]:
     """Make errors name the config keys of candidates."""
     try:
-        with readable(_source(settings)):
+        with readable(source_of(settings)):
             yield
     except MamdrError as error:
         raise MamdrError(re.sub("^input[.]", "candidates.", str(error))) from None
-
-
-def _source(settings: CandidateSettings) -> InputSettings:
-    return source_of(ScoreInput(path=settings.path, format=settings.format, options=settings.options))
 
 
 def _count_users(requests: DataFrame, lake: Lake, served: Served) -> tuple[dict[int, int], int]:
@@ -180,25 +170,6 @@ def _with_tasks(users: DataFrame, assignment: DataFrame) -> DataFrame:
     joined = users.join(F.broadcast(assignment), F.col(index_of("domain")) == F.col("_task_domain"), "inner")
     task = F.col("_first_task") + F.pmod(F.xxhash64("user", "key"), F.col("_task_count"))
     return joined.withColumn("_task", task.cast("int")).drop("_task_domain", "_first_task", "_task_count")
-
-
-def recommend(
-    spark: SparkSession, plan: Plan, served: Served, vectors: str, settings: ScoreSettings, schema: T.StructType
-) -> DataFrame:
-    """Rows of the table scores, without run_id and batch: the K best candidates of each row of users.
-
-    Args:
-        spark: the session.
-        plan: from `plan_top_k`.
-        served: the run.
-        vectors: the file of the fixed vectors.
-        settings: K, and whether deviations are written.
-        schema: schema of the rows.
-    """
-    file = send_candidates(spark, plan.candidates)
-    users = plan.users.repartition(plan.tasks, "_task").sortWithinPartitions(index_of("domain"), "user", "key")
-    task = partial(recommend_batches, served, vectors, file, settings.top_k, settings.deviation)
-    return users.drop("_task").mapInArrow(task, schema)
 
 
 def recommend_batches(

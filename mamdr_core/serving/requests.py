@@ -1,6 +1,7 @@
 """Rows to score: the configured input or the test split, encoded as for training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -20,15 +21,32 @@ from mamdr_core.lake.ingest.features import declared_features
 from mamdr_core.lake.settings import ExamplesSettings, InputSettings
 from mamdr_core.serving.scorer import index_of
 from mamdr_core.serving.served import Served
-from mamdr_core.serving.settings import ScoreColumns, ScoreInput
+from mamdr_core.serving.settings import CandidateSettings, ScoreColumns, ScoreInput
 from schemas import TABLES, UNKNOWN_INDEX, feature_vocabulary, weights_of
 
 MALFORMED = "_malformed"
 """Column that is true for malformed records."""
 
 
-def source_of(settings: ScoreInput) -> InputSettings:
-    """The input to score as an argument of `mamdr_core.lake.core.sources.read_input`."""
+@dataclass(frozen=True)
+class Work:
+    """The counted input.
+
+    Attributes:
+        rows: number of rows that will be written.
+        pairs: number of pairs of a user and an item that will be scored.
+        score: computes the scored rows, given the file of the fixed vectors.
+        figures: counts for the job's JSON.
+    """
+
+    rows: int
+    pairs: int
+    score: Callable[[str], DataFrame]
+    figures: dict[str, int]
+
+
+def source_of(settings: ScoreInput | CandidateSettings) -> InputSettings:
+    """The input or the candidates as an argument of `mamdr_core.lake.core.sources.read_input`."""
     return InputSettings(path=settings.path, format=settings.format, options=settings.options)
 
 

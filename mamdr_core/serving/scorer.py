@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from pyspark import SparkFiles
+from pyspark.sql import types as T
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -19,7 +20,8 @@ from mamdr_core.engine.prediction import predict_runs
 from mamdr_core.serving.served import Served
 from mamdr_core.shards.filling import standardise
 from mamdr_core.shards.ragged import pad_lists
-from schemas import UNKNOWN_INDEX, weights_of
+from schemas import TABLES, UNKNOWN_INDEX, weights_of
+from schemas.spark import spark_schema
 
 KEPT = ("key", "user", "item", "domain")
 """Columns of the input that are written next to the score."""
@@ -207,3 +209,10 @@ def scored_batch(
             "rank": rank_B,
         }
     )
+
+
+def scored_schema() -> T.StructType:
+    """Schema of the rows of `scored_batch`."""
+    names = [name for name in TABLES["scores"].column_names if name not in ("run_id", "batch")]
+    schema = spark_schema(TABLES["scores"])
+    return T.StructType([schema[name] for name in names])

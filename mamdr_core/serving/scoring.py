@@ -3,9 +3,8 @@
 import logging
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,6 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql import types as T
 
 from mamdr_core.config import Config
 from mamdr_core.errors import MamdrError
@@ -29,21 +27,20 @@ from mamdr_core.models.structures import declare_inputs
 from mamdr_core.parallel.shipping import ship_modules
 from mamdr_core.plugins import PluginImportError
 from mamdr_core.serving.opening import find_served, read_vectors, send_vectors
-from mamdr_core.serving.recommending import plan_top_k, recommend
+from mamdr_core.serving.recommending import prepare_top_k
 from mamdr_core.serving.requests import (
     MALFORMED,
+    Work,
     encode_requests,
     read_requests,
     read_test_split,
     source_of,
 )
-from mamdr_core.serving.scorer import index_of, score_batches
+from mamdr_core.serving.scorer import index_of, score_batches, scored_schema
 from mamdr_core.serving.served import Served
 from mamdr_core.serving.settings import ScoreSettings
 from mamdr_core.training.clock import Clock
 from mamdr_core.training.own_code import modules_of, plugins_of
-from schemas import TABLES
-from schemas.spark import spark_schema
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +81,10 @@ def score(spark: SparkSession, config: Config) -> dict[str, Any]:
             raise MamdrError(f"score.batch: {batch!r} must consist of letters, digits, _, ., : and -")
     with _naming_keys(config.score):
         with clock.phase("count"):
-            prepare = _prepare_top_k if config.score.top_k else _prepare_rows
+            prepare = prepare_top_k if config.score.top_k else _prepare_rows
             work = prepare(spark, config.score, lake, served)
+            if malformed := work.figures["malformed"]:
+                logger.warning("score.input.path: %d malformed records are not scored", malformed)
         if not work.rows:
             raise MamdrError(f"score.input.path: {config.score.input.path or 'the test split'} has no rows to score")
         ship_modules(spark, modules_of(own for own in plugins_of(served.config) if own.key == "model.name"))
@@ -138,41 +137,17 @@ def spread_by_domain(rows: DataFrame) -> DataFrame:
 
 def score_rows(rows: DataFrame, served: Served, vectors: str, deviation: bool = False) -> DataFrame:
     """Score encoded rows; see `mamdr_core.serving.scorer.score_batches`."""
-    return rows.mapInArrow(partial(score_batches, served, vectors, deviation), _scored_schema())
+    return rows.mapInArrow(partial(score_batches, served, vectors, deviation), scored_schema())
 
 
-def _scored_schema() -> T.StructType:
-    """The columns of the table scores that tasks return."""
-    names = [name for name in TABLES["scores"].column_names if name not in ("run_id", "batch")]
-    schema = spark_schema(TABLES["scores"])
-    return T.StructType([schema[name] for name in names])
-
-
-@dataclass(frozen=True)
-class _Work:
-    """The counted input.
-
-    Attributes:
-        rows: number of rows that will be written.
-        pairs: number of pairs of a user and an item that will be scored.
-        score: computes the scored rows, given the file of the fixed vectors.
-        figures: counts for the job's JSON.
-    """
-
-    rows: int
-    pairs: int
-    score: Callable[[str], DataFrame]
-    figures: dict[str, int]
-
-
-def _prepare_rows(spark: SparkSession, settings: ScoreSettings, lake: Lake, served: Served) -> _Work:
+def _prepare_rows(spark: SparkSession, settings: ScoreSettings, lake: Lake, served: Served) -> Work:
     """Count and encode the rows of the input, without malformed records, or of the test split."""
 
-    def work(rows: DataFrame, count: int, malformed: int) -> _Work:
+    def work(rows: DataFrame, count: int, malformed: int) -> Work:
         def scored(vectors: str) -> DataFrame:
             return score_rows(spread_by_domain(rows), served, vectors, settings.deviation)
 
-        return _Work(count, count, scored, {"malformed": malformed})
+        return Work(count, count, scored, {"malformed": malformed})
 
     if not settings.input.path:
         examples = read_window(lake, served.versions["examples"])
@@ -182,25 +157,8 @@ def _prepare_rows(spark: SparkSession, settings: ScoreSettings, lake: Lake, serv
     # Spark refuses a query of the column of malformed records alone, so another column is counted too.
     found = requests.agg(count, malformed, F.count("user")).collect()[0]
     bad = int(found[1] or 0)
-    _warn_of_malformed(bad)
     whole = requests.where(~F.col(MALFORMED)).drop(MALFORMED)
     return work(encode_requests(whole, lake, served), int(found[0]) - bad, bad)
-
-
-def _prepare_top_k(spark: SparkSession, settings: ScoreSettings, lake: Lake, served: Served) -> _Work:
-    """Read the candidates, and count and encode the rows of users."""
-    plan = plan_top_k(spark, settings, lake, served)
-    _warn_of_malformed(plan.malformed)
-
-    def scored(vectors: str) -> DataFrame:
-        return recommend(spark, plan, served, vectors, settings, _scored_schema())
-
-    return _Work(plan.rows, plan.figures["pairs"], scored, {"malformed": plan.malformed, **plan.figures})
-
-
-def _warn_of_malformed(records: int) -> None:
-    if records:
-        logger.warning("score.input.path: %d malformed records are not scored", records)
 
 
 def _count(lake: Lake, batch: str) -> dict[str, Any]:
