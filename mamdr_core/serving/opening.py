@@ -64,7 +64,7 @@ def read_vectors(lake: Lake, served: Served, train: TrainSettings) -> dict[str, 
         MamdrError: the lake holds no vectors of that name and length, or their files were deleted.
     """
     fixed = [feature for feature in served.features if feature.kind == "vector" and not feature.trainable]
-    tables = {feature.of: f"{feature.of}_features" for feature in fixed}
+    tables: dict[str, str] = {feature.of: f"{feature.of}_features" for feature in fixed}
     files = {
         name: tuple(sorted(lake.read(table, served.versions[table]).inputFiles())) for name, table in tables.items()
     }
