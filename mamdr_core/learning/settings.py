@@ -42,7 +42,7 @@ class DRSettings:
     patience: int = 3
     """With schedule settled: stop after this number of consecutive passes without a better mean validation AUC."""
     batch_size: int = 64
-    """Rows of an inner step of DR, unless `most_steps` makes it larger; 0: train.batch_size."""
+    """Largest number of rows of an inner step of DR, which `most_steps` can increase; 0: train.batch_size."""
     most_steps: int = 64
     """Largest number of inner steps of a target's visit before steps grow. The rows of a step, also for the target's
     supports, are doubled until there are no more steps than this, or until steps have train.batch_size rows. The
