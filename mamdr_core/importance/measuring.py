@@ -101,7 +101,7 @@ def _prepare(trained: Trained, columns: Columns) -> tuple[Columns, Callable[[Col
 
 
 def _measure(trained: Trained, engine: EagerEngine, mixed: MixedModel | None, columns: Columns) -> DomainMetrics:
-    columns = mixed.under(columns) if mixed else columns
+    columns = mixed.with_base_logits(columns) if mixed else columns
     return evaluate_columns(engine, trained.package.shared, trained.package.specific, columns)
 
 

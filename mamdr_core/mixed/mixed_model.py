@@ -219,11 +219,11 @@ class MixedModel:
         """Variance of the logits of any rows, without covariances, float32 [N]; a collective call."""
         return self.weights.variance(columns) + self._effects(columns)[1]
 
-    def under(self, columns: Columns) -> Columns:
+    def with_base_logits(self, columns: Columns) -> Columns:
         """Columns whose base logits are this model's predictions."""
         return replace(columns, base_logits=self.predict(columns).to(columns.labels.device))
 
-    def under_left_out(self, train: Columns) -> Columns:
+    def with_left_out_logits(self, train: Columns) -> Columns:
         """Training columns whose base logits are this model's leave-one-out predictions."""
         return replace(train, base_logits=self.leave_one_out(train).to(train.labels.device))
 

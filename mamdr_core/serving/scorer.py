@@ -74,7 +74,7 @@ class Scorer:
         """
         columns = _columns_of(indices, numeric_BK, weights)
         if self._mixed:
-            columns = self._mixed.under(columns)
+            columns = self._mixed.with_base_logits(columns)
         domain_B = indices["domain"]
         edges = np.concatenate([[0], np.flatnonzero(np.diff(domain_B)) + 1, [len(domain_B)]])
         runs = domain_B[edges[:-1]].tolist()

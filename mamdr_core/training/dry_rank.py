@@ -154,7 +154,7 @@ def _put_on(mixed: MixedModel, learner: Learner, weights_alone: bool) -> None:
         mixed.refit(learner.train)
     else:
         mixed.fit(learner.train)
-    learner.train = mixed.under_left_out(learner.train)
+    learner.train = mixed.with_left_out_logits(learner.train)
 
 
 def _step(config: Config, learner: Learner, collective: Collective, arrays: Arrays) -> tuple[float, float, int]:

@@ -43,8 +43,8 @@ class NetworkOnMixed:
 
     def put_on(self, val: Columns) -> Columns:
         """Have the network learn what the mixed model leaves of training rows left out; returns `val` on the model."""
-        self.learner.train = self.mixed.under_left_out(self.learner.train)
-        return self.mixed.under(val)
+        self.learner.train = self.mixed.with_left_out_logits(self.learner.train)
+        return self.mixed.with_base_logits(val)
 
     def adds_much(self, on_mixed: EarlyStop) -> bool:
         """Whether the network's gain over the mixed model is so large that it may do better without it.

@@ -163,7 +163,7 @@ class Package:
             return columns
         numeric, sizes = len(self.pinned["numeric"]), self.pinned["sizes"]
         model = MixedModel.from_state(settings, engine.tables, engine.frozen, numeric, sizes, self.mixed)
-        return model.under_left_out(columns) if left_out else model.under(columns)
+        return model.with_left_out_logits(columns) if left_out else model.with_base_logits(columns)
 
 
 def load_package(folder: str, device: torch.device | str = "cpu", scratch: str = "") -> Package:

@@ -166,7 +166,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         mixed = None
     with clock.phase("evaluate"):
         if mixed:
-            columns = {split: mixed.under(rows) for split, rows in columns.items()}
+            columns = {split: mixed.with_base_logits(rows) for split, rows in columns.items()}
         metrics, uncalibrated, calibration = _measure(task, learner, columns, collective)
     with clock.phase("save"):
         written = (learner.shared, learner.specific, mixed, settings.scratch, calibration)
