@@ -46,7 +46,7 @@ class Projection:
     """Projects vectors on R directions: (v - shift) @ directions.
 
     Attributes:
-        shift_D: is subtracted from vectors of width D.
+        shift_D: offset of vectors of width D.
         directions_DR: the directions.
     """
 

@@ -33,7 +33,7 @@ class ServedNetwork(nn.Module):
         specific: theta_i by domain index.
         vectors: fixed vectors by feature.
         mixed: the mixed model, whose logits are added; None: there is none.
-        calibration: of the logits; None: there is none.
+        calibration: the calibration of logits; None: there is none.
 
     Raises:
         ValueError: a theta_i holds rows of other tables.

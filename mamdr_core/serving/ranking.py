@@ -40,7 +40,7 @@ class Best:
     Attributes:
         users: positions of consecutive users.
         candidates: positions, int64 [U, K], or [U, C] if there are fewer than K.
-        logits: of these candidates.
+        logits: their logits.
     """
 
     users: range

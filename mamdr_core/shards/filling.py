@@ -186,7 +186,7 @@ class FilePlaces:
 
     @property
     def expected(self) -> int:
-        """Number of rows according to the table's statistics."""
+        """Number of rows that were counted when the version was pinned."""
         return int((self._last - self._first).sum())
 
     @property
@@ -263,8 +263,8 @@ def standardise(values: NDArray[Any], mean: float, deviation: float) -> NDArray[
     """Scale values to mean 0 and standard deviation 1; missing and infinite values become 0.
 
     Args:
-        values: of any shape.
-        mean, deviation: over the train split.
+        values: values of a feature, of any shape.
+        mean, deviation: mean and standard deviation over the train split.
     """
     scaled = np.subtract(values, mean, dtype=np.float64)
     scaled /= deviation
