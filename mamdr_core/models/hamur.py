@@ -32,7 +32,7 @@ class HAMUROptions:
     """Widths of the hidden layers of the hyper-network."""
 
     def __post_init__(self) -> None:
-        check_sizes(adapters=self.adapters, rank=self.rank, width=self.width, hyper=self.hyper)
+        check_sizes(**vars(self))
 
 
 class HAMUR(nn.Module):

@@ -34,13 +34,7 @@ class M3oEOptions:
     """Widths of the hidden layers of the tower."""
 
     def __post_init__(self) -> None:
-        check_sizes(
-            representation=self.representation,
-            shared_experts=self.shared_experts,
-            domain_experts=self.domain_experts,
-            expert_hidden=self.expert_hidden,
-            tower=self.tower,
-        )
+        check_sizes(**vars(self))
         check_layers("expert_hidden", self.expert_hidden)
         if self.domain_experts < 2:
             raise ValueError(f"domain_experts must be >= 2, got {self.domain_experts}")

@@ -38,7 +38,7 @@ class AutoIntSettings:
     """Width of a head (DeepCTR's default, since the paper does not state it)."""
 
     def __post_init__(self) -> None:
-        check_sizes(heads=self.heads, layers=self.layers, width=self.width)
+        check_sizes(**vars(self))
 
 
 @settings
@@ -69,7 +69,7 @@ class MMOESettings:
     """Widths of a domain's hidden layers after the gate."""
 
     def __post_init__(self) -> None:
-        check_sizes(experts=self.experts, expert_hidden=self.expert_hidden, gate=self.gate, tower=self.tower)
+        check_sizes(**vars(self))
         check_layers("expert_hidden", self.expert_hidden)
 
 
@@ -89,13 +89,7 @@ class CGCSettings:
     """Widths of a domain's hidden layers after the gate."""
 
     def __post_init__(self) -> None:
-        check_sizes(
-            shared_experts=self.shared_experts,
-            specific_experts=self.specific_experts,
-            expert_hidden=self.expert_hidden,
-            gate=self.gate,
-            tower=self.tower,
-        )
+        check_sizes(**vars(self))
         check_layers("expert_hidden", self.expert_hidden)
 
 
@@ -115,10 +109,6 @@ class PLESettings(CGCSettings):
     """Widths of a domain's hidden layers after the last gate."""
     levels: int = 1
     """Levels of extraction; with one level, PLE is CGC."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_sizes(levels=self.levels)
 
 
 @settings
