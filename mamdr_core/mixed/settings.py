@@ -23,13 +23,13 @@ class MixedSettings:
     """EM has converged when no standard deviation of a prior, in logits, changes by more than this in a sweep, and the
     mean change of the rows' logits is at most .01."""
     prior: Literal["learned", "parent"] = "learned"
-    """With train.warm_start: learned: EM starts from the parent's values, and priors are learned from the rows; parent:
-    the parent's posterior is the prior, for training rows that the parent was not trained on."""
+    """Prior of a run with train.warm_start. learned: EM starts from the parent's values, and priors are learned from
+    the rows; parent: the parent's posterior is the prior, for training rows that the parent was not trained on."""
     variance: float = 0.05
     """Initial variance of every effect and of every entry of w_i."""
     alone_above: float = 0.005
-    """In a run without parent: if the network adds more than this to the mixed model's mean validation AUC, it is also
-    trained without the mixed model, and the better of the two is kept; 1: never."""
+    """In a run that does not inherit a mixed model: if the network adds more than this to the mixed model's mean
+    validation AUC, it is also trained without the mixed model, and the better of the two is kept; 1: never."""
 
     def __post_init__(self) -> None:
         if len(set(self.effects)) < len(self.effects):
