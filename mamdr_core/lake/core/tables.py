@@ -15,7 +15,7 @@ from mamdr_core.lake.core.log import EMPTIED
 from mamdr_core.lake.core.reading import StoredTables, declaration
 from mamdr_core.lake.core.retries import CONFLICTS, insist
 from mamdr_core.lake.core.session import overriding
-from schemas import Table
+from schemas import Rule, Table
 from schemas.spark import spark_schema
 
 _NOTE = "spark.databricks.delta.commitInfo.userMetadata"
@@ -163,6 +163,21 @@ class Lake(StoredTables):
             MamdrError: other jobs kept writing what it reads.
         """
         self._insist(table, lambda: self._merge(declaration(table), rows, on, update))
+
+    def renew_rule(self, table: str | Table, rule: Rule) -> None:
+        """Have Delta enforce a rule as it is declared now, where the table was made when it was another.
+
+        Raises:
+            MamdrError: other jobs kept writing the table.
+        """
+        declared = declaration(table)
+
+        def renew() -> None:
+            if self.exists(declared) and self.log(declared).constraints().get(rule.name) != rule.condition_sql:
+                added = f"ADD CONSTRAINT {rule.name} CHECK ({rule.condition_sql})"
+                self._alter(declared, (f"DROP CONSTRAINT IF EXISTS {rule.name}", added))
+
+        self._insist(declared, renew)
 
     def _merge(self, declared: Table, rows: DataFrame, on: str, update: dict[str, str]) -> None:
         self.create(declared)
