@@ -10,6 +10,7 @@ from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.ingest.arrivals import ingest_arrived
 from mamdr_core.lake.ingest.job import ingest_clicks
 from mamdr_core.lake.ingest.loads import identify_load
+from mamdr_core.lake.ingest.restore import count_restorable
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +61,8 @@ def test_a_corrected_source_replaces_what_it_brought_also_on_days_that_it_no_lon
     corrected = make_log(rows(DAY_2, ["b", "c"]))
     with pytest.raises(MamdrError, match=r"1 days that this path held before are gone .*removed: 2026-01-01 1"):
         ingest_clicks(spark, make_config(corrected))
-    before = {name: Lake(spark, lake_root).version(name) for name in ("clicks", "clicks_rejected")}
+    lake = Lake(spark, lake_root)
+    before = {name: lake.version(name) for name in ("clicks", "clicks_rejected", "loads")}
     expected = [("a", DAY_1), ("b", DAY_2), ("c", DAY_2), ("o", DAY_2)]
     with_loss = make_config(f"{corrected}/", quality={"max_vanished_days": 1})
     figures = ingest_clicks(spark, with_loss)
@@ -68,17 +70,41 @@ def test_a_corrected_source_replaces_what_it_brought_also_on_days_that_it_no_lon
     assert rejected_of(spark, lake_root) == {"new_event": 1}
     assert (figures["restored"], figures["restorable"]) == (1, 0)
     for name, version in before.items():
-        spark.sql(f"RESTORE delta.`{Lake(spark, lake_root).path(name)}` TO VERSION AS OF {version}")
-    path = Lake(spark, lake_root).path("clicks_rejected")  # as an earlier version of this project left it
+        spark.sql(f"RESTORE delta.`{lake.path(name)}` TO VERSION AS OF {version}")
+    path = lake.path("clicks_rejected")  # as an earlier version of this project left it
     spark.sql(f"ALTER TABLE delta.`{path}` SET TBLPROPERTIES ('delta.dataSkippingStatsColumns' = 'load')")
     old = spark.read.format("delta").load(path).drop("known_load", "known_ds", "click")
     old.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(path)
+    loads = f"ALTER TABLE delta.`{lake.path('loads')}`"
+    spark.sql(f"{loads} DROP CONSTRAINT status_known")
+    spark.sql(f"{loads} ADD CONSTRAINT status_known CHECK (status IN ('published', 'stopped'))")
     figures = ingest_clicks(spark, with_loss)
     assert clicks_of(spark, lake_root) == [user for user in expected if user[0] != "a"]
     assert (figures["restored"], figures["restorable"]) == (0, 1)
     assert f"load these again: {other.input.path} (1 events)" in caplog.text
+    assert "an earlier version of this project" not in caplog.text
+    statuses = Counter(row["status"] for row in lake.read("loads").collect())
+    assert statuses == {"published": 3, "stopped": 1, "replacing": 1}
+    assert_unknown_rows_are_reported(spark, lake, identify_load(spark, corrected), other.input.path, caplog)
     assert ingest_clicks(spark, other)["rejected_by_rule"] == {"new_event": 1}
     assert clicks_of(spark, lake_root) == expected
+
+
+def assert_unknown_rows_are_reported(spark, lake, load, source, caplog):
+    """Of rows that do not note their event, and of a run that did not end, nobody can tell what went with it."""
+    after = lake.version("clicks")
+    unknown = f"did not note of which click; to have them in clicks, load these again: {source} (2 rows)"
+    assert count_restorable(lake, load, (after, after)) == 0
+    assert unknown not in caplog.text
+    assert count_restorable(lake, load, (after, after), is_uncertain=True) == 0
+    assert caplog.text.count(unknown) == 1
+    older = lake.read("clicks_rejected").drop("event")
+    path = lake.path("clicks_rejected")
+    older.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(path)
+    assert count_restorable(lake, load, (after, after)) == 0
+    assert caplog.text.count(unknown) == 1, "nothing is gone"
+    assert count_restorable(lake, load, (after - 1, after)) == 0
+    assert caplog.text.count(unknown) == 2
 
 
 def test_files_that_arrive_are_loaded_once(spark, make_log, make_config, lake_root, tmp_path):

@@ -86,19 +86,19 @@ class Expected:
         return self.clicks, sorted([*repeated, *known], key=str)
 
 
-def killed_in(monkeypatch, number, job, *given):
-    """Run a job that dies before its `number`-th change of a table."""
-    numbers, change = count(1), Lake.change
+def killed_in(monkeypatch, number, job, *given, write="change", **keys):
+    """Run a job that dies before its `number`-th write of a table by that method of Lake."""
+    numbers, real = count(1), getattr(Lake, write)
 
-    def change_or_die(*args):
+    def write_or_die(*args):
         if next(numbers) == number:
             raise KeyboardInterrupt
-        change(*args)
+        real(*args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Lake, "change", change_or_die)
+        patched.setattr(Lake, write, write_or_die)
         with pytest.raises(KeyboardInterrupt):
-            job(*given)
+            job(*given, **keys)
 
 
 def contents(examples):
@@ -150,3 +150,32 @@ def test_a_day_that_is_replaced_whole_gives_events_back_to_other_days(ingest, fo
     clicks, rejected = found(Lake(spark, lake_root))
     assert clicks == {"u3": "b", "u1": "b", "u6": "c"}
     assert [row[2] for row in rejected] == ["unique_event"] * 2
+
+
+def test_days_that_killed_corrections_took_away_are_known_to_the_next(spark, ingest, found, lake_root, monkeypatch):
+    """u1, u4 and u7 are of the second day, u2, u5 and u8 of the third, u3 and u6 of the first."""
+    lake, expected, whole_days = Lake(spark, lake_root), Expected(), {"replace": "days"}
+    killed_in(monkeypatch, 1, ingest, "a", [1, 2], write="append")  # published, and not recorded
+    expected.bring("a", [1, 2])
+    for load, users in (("b", [1, 3]), ("c", [1, 6])):
+        ingest(load, users)
+        expected.bring(load, users)
+    killed_in(monkeypatch, 1, ingest, "a", [2, 5])  # published without the second day, and nothing is restored
+    assert "u1" not in found(lake)[0]
+    assert ingest("a", [2, 5])["restored"] == expected.bring("a", [2, 5]) == 1
+    expected.published = ["b", "c", "a"]  # a was recorded last
+    assert found(lake) == expected.tables()
+    killed_in(monkeypatch, 1, ingest, "b", [3])  # it had brought no click of the second day, and got one back
+    assert "u1" not in found(lake)[0]
+    assert ingest("b", [3])["restored"] == expected.bring("b", [3]) == 1
+    assert found(lake) == expected.tables()
+    ingest("d", [8, 3], columns={"ds": "if(user = 'u3', date'2026-01-09', to_date(ts))"})
+    killed_in(monkeypatch, 1, ingest, "a", [6], input=whole_days)  # replaces the first day of b too
+    killed_in(monkeypatch, 1, ingest, "a", [7], input=whole_days)
+    assert "u3" not in found(lake)[0]
+    assert ingest("a", [7], input=whole_days)["restored"] == 1
+    clicks, rejected = found(lake)
+    assert clicks == {"u3": "d", "u7": "a", "u8": "d"}
+    assert [(load, user) for load, user, rule, _ in rejected if rule == "new_event"] == []
+    lines = lake.read("loads").where("status = 'replacing'").select("first_ds", "last_ds").collect()
+    assert sorted((row[0].day, row[1].day) for row in lines) == [(1, 2), (1, 2), (1, 3), (2, 3)]

@@ -1,153 +1,43 @@
-"""The lake: Delta tables below one root, created from their declarations in schemas/."""
+"""The lake: Delta tables below one root, created from their declarations in schemas/ and written in single commits."""
 
 import json
-import logging
 import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from delta.tables import DeltaTable
-from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
+from pyspark.sql import DataFrame, DataFrameWriter
 from pyspark.sql import functions as F
 
-from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.declared import declared_columns, skipping_properties, table_properties
 from mamdr_core.lake.core.few import local_frame
-from mamdr_core.lake.core.files import Files, reaching
-from mamdr_core.lake.core.log import EMPTIED, Log
-from mamdr_core.lake.core.marker import Marker
-from mamdr_core.lake.core.names import Names
+from mamdr_core.lake.core.log import EMPTIED
+from mamdr_core.lake.core.reading import StoredTables, declaration
 from mamdr_core.lake.core.retries import CONFLICTS, insist
 from mamdr_core.lake.core.session import overriding
-from mamdr_core.lake.core.sql import table_at
-from mamdr_core.lake.settings import LakeSettings
-from mamdr_core.yaml_values import shorten
-from schemas import TABLES, Table, feature_vocabulary
+from schemas import Rule, Table
 from schemas.spark import spark_schema
-
-logger = logging.getLogger(__name__)
 
 _NOTE = "spark.databricks.delta.commitInfo.userMetadata"
 _NUMBERED = "mamdr growth"  # the name that lakes have known since there were vocabularies
 
 
-class Lake:
+class Lake(StoredTables):
     """Tables of one lake.
 
     A table is named, or given as its declaration where features extend it. Its first write creates it, in the same
     commit, with its partitioning and CHECK constraints. Writes select exactly the declared columns, in order, and try
     again where another job's commit gets ahead (docs/concurrency.md).
 
-    This class alone decides how a table is addressed: by its path below the root or, where `lake.catalog` is set, by
-    its name in the catalog, which knows where the table is stored.
-
-    Args:
-        spark: a session with Delta.
-        where: settings of the lake, or its root alone, a folder or URI.
-
-    Raises:
-        MamdrError: the root is a file, or a folder that holds something else; or as `Names`, and where managed tables
-            of the lake are in another schema than `lake.catalog`. Nothing has been written then.
+    Args and errors are those of `StoredTables`.
 
     Example:
         >>> Lake(spark, "lake").read("clicks").groupBy("ds").count()  # doctest: +SKIP
     """
 
-    def __init__(self, spark: SparkSession, where: str | LakeSettings) -> None:
-        settings = LakeSettings(root=where) if isinstance(where, str) else where
-        self._spark = spark
-        self._managed = settings.managed
-        self._files = Files(spark, settings.root)
-        self.root = self._files.root
-        self._files.share_settings()
-        self._marker = Marker(self._files)
-        with reaching(self.root):
-            self._marker.check_root()
-            elsewhere = self._marker.schema()
-        self._names: Names | None = None
-        if settings.catalog:
-            self._names = Names(spark, settings.catalog, self.root, bool(elsewhere))
-        if elsewhere:
-            self._marker.check_managed(elsewhere, self._names)
-
-    def path(self, table: str | Table) -> str:
-        """Where the table is stored."""
-        name = _declared(table).name
-        return self._names.location(name) if self._names else self._files.path(name)
-
-    def sql_name(self, table: str | Table) -> str:
-        """The table as SQL addresses it: its name in the catalog, or its path."""
-        path = self.path(table)  # first: a table that has no name yet is given one
-        return self._names.sql(_declared(table).name) if self._names else table_at(path)
-
-    def delta(self, table: str | Table) -> DeltaTable:
-        """The table, for commands of Delta.
-
-        Raises:
-            MamdrError: it does not exist.
-        """
-        path = self._require(table)
-        if self._names:
-            return DeltaTable.forName(self._spark, self.sql_name(table))
-        return DeltaTable.forPath(self._spark, path)
-
-    def path_of(self, *names: str) -> str:
-        """The path of something else in the lake, such as a model package.
-
-        Raises:
-            MamdrError: a name that would lead out of it.
-        """
-        for name in names:
-            if name in ("", ".", "..") or any(mark in name for mark in "/\\\0"):
-                raise MamdrError(f"{shorten(name)} is not the name of a file or folder of {self.root}")
-        return self._files.path(*names)
-
-    def log(self, table: str | Table) -> Log:
-        """The log of the table, which need not exist."""
-        return Log(self._spark, self.path(table))
-
-    def exists(self, table: str | Table) -> bool:
-        """Whether the table has been created."""
-        return self.newest(table) >= 0
-
-    def tables(self) -> list[Table]:
-        """The tables that exist, vocabularies of features among them, sorted by name."""
-        prefix = feature_vocabulary("").name
-        found = {name.lower(): name for name in self._names.tables()} if self._names else {}
-        found |= {name.lower(): name for name in self._files.children()}  # a catalog may write all names small
-        vocabularies = {
-            name: feature_vocabulary(name.removeprefix(prefix)) for name in found.values() if name.startswith(prefix)
-        }
-        known = TABLES | vocabularies
-        return [known[name] for name in sorted(known) if self.exists(known[name])]
-
-    def newest(self, table: str | Table) -> int:
-        """The newest version; -1: the table does not exist."""
-        return self.log(table).version()
-
-    def version(self, table: str | Table) -> int:
-        """The newest version.
-
-        Raises:
-            MamdrError: the table does not exist.
-        """
-        self._require(table)
-        return self.newest(table)
-
-    def read(self, table: str | Table, version: int | None = None) -> DataFrame:
-        """The table at a version; None: the newest.
-
-        Raises:
-            MamdrError: the table does not exist.
-        """
-        path = self._require(table)
-        reader = self._spark.read.format("delta")
-        reader = reader if version is None else reader.option("versionAsOf", version)
-        return reader.table(self.sql_name(table)) if self._names else reader.load(path)
-
     def create(self, table: str | Table) -> None:
         """Make the table, without rows, unless it exists."""
-        declared = _declared(table)
+        declared = declaration(table)
         if self.exists(declared):
             return
         empty = local_frame(self._spark, [], spark_schema(declared))
@@ -182,7 +72,7 @@ class Lake:
         Returns:
             Whether it was written.
         """
-        declared = _declared(table)
+        declared = declaration(table)
         options: dict[str, str | int] = {"txnAppId": _NUMBERED, "txnVersion": number}
         try:
             if replaced is None and self.exists(declared):
@@ -197,7 +87,7 @@ class Lake:
 
     def overwrite(self, table: str | Table, rows: DataFrame, note: dict[str, Any] | None = None) -> None:
         """Replace all rows, and the columns of features that are no longer declared; earlier versions stay readable."""
-        self._insist(table, lambda: self._overwrite(_declared(table), rows, note))
+        self._insist(table, lambda: self._overwrite(declaration(table), rows, note))
 
     def overwrite_where(
         self, table: str | Table, rows: DataFrame, predicate: str, note: dict[str, Any] | None = None
@@ -272,7 +162,22 @@ class Lake:
         Raises:
             MamdrError: other jobs kept writing what it reads.
         """
-        self._insist(table, lambda: self._merge(_declared(table), rows, on, update))
+        self._insist(table, lambda: self._merge(declaration(table), rows, on, update))
+
+    def renew_rule(self, table: str | Table, rule: Rule) -> None:
+        """Have Delta enforce a rule as it is declared now, where the table was made when it was another.
+
+        Raises:
+            MamdrError: other jobs kept writing the table.
+        """
+        declared = declaration(table)
+
+        def renew() -> None:
+            if self.exists(declared) and self.log(declared).constraints().get(rule.name) != rule.condition_sql:
+                added = f"ADD CONSTRAINT {rule.name} CHECK ({rule.condition_sql})"
+                self._alter(declared, (f"DROP CONSTRAINT IF EXISTS {rule.name}", added))
+
+        self._insist(declared, renew)
 
     def _merge(self, declared: Table, rows: DataFrame, on: str, update: dict[str, str]) -> None:
         self.create(declared)
@@ -287,10 +192,10 @@ class Lake:
         merge.execute()
 
     def _insist(self, table: str | Table, write: Callable[[], None]) -> None:
-        insist(write, _declared(table).name, lambda: self.path(table))
+        insist(write, declaration(table).name, lambda: self.path(table))
 
     def _writer(self, table: str | Table, rows: DataFrame, mode: str, note: dict[str, Any] | None) -> DataFrameWriter:
-        declared = _declared(table)
+        declared = declaration(table)
         writer = declared_columns(declared, rows).write.format("delta").mode(mode)
         if not self.exists(declared):
             self._marker.write(self._names, self._managed)
@@ -303,7 +208,7 @@ class Lake:
 
     def _save(self, table: str | Table, writer: DataFrameWriter, note: dict[str, Any] | None = None) -> None:
         """Write what `_writer` has prepared to the table, which has a name afterwards where it should have one."""
-        declared = _declared(table)
+        declared = declaration(table)
         if self._names is None:
             writer.save(self.path(declared))
         elif self.exists(declared):
@@ -340,14 +245,3 @@ class Lake:
     def _alter(self, declared: Table, changes: Iterable[str]) -> None:
         for change in changes:
             self._spark.sql(f"ALTER TABLE {self.sql_name(declared)} {change}")
-
-    def _require(self, table: str | Table) -> str:
-        declared = _declared(table)
-        if not self.exists(declared):
-            hint = f": run jobs/{declared.made_by}.py first" if declared.made_by else ""
-            raise MamdrError(f"lake {self.root} has no table {declared.name} yet{hint}")
-        return self.path(declared)
-
-
-def _declared(table: str | Table) -> Table:
-    return TABLES[table] if isinstance(table, str) else table

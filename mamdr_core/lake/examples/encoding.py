@@ -31,10 +31,14 @@ def sampled_key() -> Column:
 
 
 def first_of_pairs(clicks: DataFrame) -> DataFrame:
-    """One row per user, item and domain: the earliest, ties decided by its day, then by its other columns."""
+    """One row per user, item and domain: the earliest, ties decided by its day, then by its other columns.
+
+    A row without a time is at the beginning of its day.
+    """
     times = ("event_time", "ds")
+    at = F.coalesce("event_time", F.col("ds").cast("timestamp")).alias("_at")
     rest = (*times, *(name for name in clicks.columns if name not in (*IDS, *HASHES, *times)))
-    first = clicks.groupBy(*IDS, *HASHES).agg(F.min(F.struct(*rest)).alias("_first"))
+    first = clicks.groupBy(*IDS, *HASHES).agg(F.min(F.struct(at, *rest)).alias("_first"))
     return first.select(*IDS, *HASHES, *(F.col(f"_first.{name}").alias(name) for name in rest))
 
 

@@ -6,7 +6,7 @@ numbers. One shuffle by user, and work that grows with the rows and `length`, ho
 """
 
 from collections.abc import Sequence
-from datetime import date, timedelta
+from datetime import date
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
@@ -46,7 +46,8 @@ def add_histories(
         days: first and last day of the rows.
         few_users: whether other users' clicks are left out before clicks are sorted.
     """
-    since = days[0] - timedelta(max(feature.history_days for feature in features))
+    # By Spark, as the day may be before the year 1, Python's first.
+    since = F.date_sub(F.lit(days[0]), max(feature.history_days for feature in features))
     clicked = clicks.where(F.col("ds").between(since, days[1]) & (F.col("label") == 1))
     clicked = gathered(clicked).select(
         hash64(F.col("user")).alias("user_hash"), hash64(F.col("item")).alias("_item"), "event_time", "ds"
@@ -66,8 +67,8 @@ def add_histories(
     numbered = both.withColumn(
         _NUMBER, F.sum(is_click).over(in_order.rowsBetween(Window.unboundedPreceding, Window.currentRow))
     )
-    longest = max(feature.length for feature in features)
-    newest = Window.partitionBy("user_hash").orderBy(_NUMBER).rangeBetween(1 - longest, Window.currentRow)
+    length = max(feature.length for feature in features)
+    newest = Window.partitionBy("user_hash").orderBy(_NUMBER).rangeBetween(1 - length, Window.currentRow)
     found = numbered.withColumn(_FOUND, F.collect_list(_CLICK).over(newest)).where(F.col(_CLICK).isNull())
     return found.withColumns({feature.name: _items_of(feature) for feature in features}).drop(
         _AT, _CLICK, _NUMBER, _FOUND

@@ -1,7 +1,7 @@
 """ingest_clicks: the raw log becomes clicks and clicks_rejected, load by load."""
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -19,13 +19,13 @@ from mamdr_core.lake.core.sources import read_input
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.core.unreadable import readable
 from mamdr_core.lake.ingest.clicks import find_undeclared, judge_rows, parse_rows
+from mamdr_core.lake.ingest.corrections import begin_correction, find_correction, finish_correction
 from mamdr_core.lake.ingest.gate import WEEK, failed_checks
 from mamdr_core.lake.ingest.loads import (
     Load,
     check_loads,
     clicks_of_others,
     days_held,
-    days_recorded,
     identify_load,
     record_load,
     rows_by_day,
@@ -33,7 +33,6 @@ from mamdr_core.lake.ingest.loads import (
 from mamdr_core.lake.ingest.pieces import refuse_pieces
 from mamdr_core.lake.ingest.publish import Publication, publish
 from mamdr_core.lake.ingest.repeats import in_spans, settle_events
-from mamdr_core.lake.ingest.restore import count_restorable, restore_events
 from mamdr_core.lake.ingest.rules import rules_for
 from mamdr_core.lake.ingest.survey import Survey, survey_rows
 from mamdr_core.lake.ingest.tally import Tally
@@ -85,7 +84,7 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
             refuse_pieces(spark, config.input, raw, rows)
         whole_days = config.input.replace == "days"
         tasks = raw._jdf.queryExecution().toRdd().getNumPartitions()
-        before = None
+        correction = None
         for number in range(TRIES):
             seen = lake.version("clicks") if lake.exists("clicks") else None
             others = _overlapping(config, lake, load, survey, seen)
@@ -96,7 +95,9 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
             if not number:  # afterwards it is published, and what is found then is only that others filed the same
                 times = partial(explain_times, raw, rows, config.input.columns.event_time)
                 _pass_gate(spark, config, lake, load, tally, held, started_at, times)
-                before, held_before = (seen if held or whole_days else None), held.keys()
+                correction = find_correction(lake, load, whole_days, frozenset(day for day in held if day), seen)
+                if correction:
+                    begin_correction(spark, lake, correction, tally, started_at)
             version = publish(spark, Publication(lake, load, table, whole_days, held.keys(), tasks, started_at), judged)
             # What another job filed between the two versions has not been compared: of two jobs, by the later one.
             if _files(_overlapping(config, lake, load, survey, version)) <= _files(others):
@@ -108,10 +109,8 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
                 "some of its events may be there twice: run it again"
             )
     restored = restorable = 0
-    if before is not None:
-        days = {day for day in held_before if day} | tally.valid_by_day.keys()
-        replaced = list(tally.valid_by_day) if whole_days else []
-        restored, restorable = _give_back(spark, lake, load, (before, version), days, replaced)
+    if correction:
+        restored, restorable = finish_correction(spark, lake, correction, tally, version)
     # Last, so that a load whose job was killed is not yet known as published to the folder of arriving files.
     record_load(spark, lake, load, tally, started_at, clicks_version=version)
     figures = _figures(tally)
@@ -129,37 +128,6 @@ def _declared_table(config: Config) -> Table:
         if feature.history and not (columns.event_time or columns.ds):
             raise MamdrError(f"features.{number}.history: set input.columns.event_time or ds, which it is made by")
     return declared_clicks(config.features, bool(columns.split), bool(columns.weight))
-
-
-def _give_back(
-    spark: SparkSession,
-    lake: Lake,
-    load: Load,
-    versions: tuple[int, int],
-    days: Collection[date],
-    replaced: Collection[date],
-) -> tuple[int, int]:
-    """File what other loads brought and this one no longer does; how many events that were, and could be.
-
-    Args:
-        spark: the session.
-        lake: the lake.
-        load: the load that was replaced.
-        versions: of clicks before and after that.
-        days: that the load held before, as far as that is known, or holds now.
-        replaced: see `restore_events`.
-    """
-    # Not by the size of this log: the clicks of its times may be many.
-    few = FEW if lake.log("clicks").size() + lake.log("clicks_rejected").size() <= FEW_BYTES else {}
-    try:
-        with kept_frames() as keep, overriding(spark, few), progress(spark, "restored events"):
-            restored = restore_events(lake, load, {*days, *days_recorded(lake, load)}, replaced, keep)
-            return restored, count_restorable(lake, load, *versions, replaced)
-    except MamdrError as error:
-        raise MamdrError(
-            f"input.path: {load.source} is published, but events that it no longer brings were not given back to other "
-            f"loads: {error}; run it again"
-        ) from error
 
 
 def _overlapping(config: Config, lake: Lake, load: Load, survey: Survey, version: int | None) -> DataFrame | None:

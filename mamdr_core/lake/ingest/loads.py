@@ -12,6 +12,7 @@ from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.ingest.tally import Tally
 from schemas import TABLES
+from schemas.loads import STATUS_KNOWN
 from schemas.spark import spark_schema
 
 
@@ -21,6 +22,19 @@ class Load:
 
     id: int
     source: str
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """What is recorded of earlier runs of a load.
+
+    Attributes:
+        days: the first and last day of every run that published the load or was about to take days away from it.
+        killed: whether one that was about to take days away did not end, and none has ended since.
+    """
+
+    days: set[date]
+    killed: bool
 
 
 def identify_load(spark: SparkSession, path: str) -> Load:
@@ -50,12 +64,18 @@ def days_held(lake: Lake, table: str, load: Load) -> dict[date | None, int]:
     return {row["ds"]: row["count"] for row in counted}
 
 
-def days_recorded(lake: Lake, load: Load) -> set[date]:
-    """First and last day of clicks of every time that the load was published."""
+def read_attempts(lake: Lake, load: Load) -> Attempts:
+    """What `loads` has of earlier runs of the load, stopped ones aside."""
     if not lake.exists("loads"):
-        return set()
-    own = lake.read("loads").where((F.col("load") == load.id) & (F.col("status") == "published"))
-    return {day for row in own.select("first_ds", "last_ds").distinct().collect() for day in row}
+        return Attempts(set(), False)
+    own = lake.read("loads").where((F.col("load") == load.id) & (F.col("status") != "stopped"))
+    lines = own.select("status", "first_ds", "last_ds", F.unix_micros("started_at").alias("started_at")).collect()
+    finished = max((line["started_at"] for line in lines if line["status"] == "published"), default=None)
+    killed = [
+        line for line in lines if line["status"] == "replacing" and (finished is None or line["started_at"] > finished)
+    ]
+    days = {day for line in lines for day in (line["first_ds"], line["last_ds"]) if day}
+    return Attempts(days, bool(killed))
 
 
 def clicks_of_others(
@@ -91,20 +111,24 @@ def record_load(
     started_at: datetime,
     clicks_version: int | None = None,
     reason: str | None = None,
+    replacing: Collection[date] = (),
 ) -> None:
-    """Add a line to loads: published with `clicks_version`, or stopped for `reason`."""
+    """Add a line to loads: published with `clicks_version`, stopped for `reason`, or about to replace days."""
     days = list(tally.valid_by_day)
+    touched = sorted({*days, *replacing})
+    if replacing:
+        lake.renew_rule("loads", STATUS_KNOWN)  # which older tables have without that status
     line = {
         "load": load.id,
         "source": load.source,
-        "status": "stopped" if reason else "published",
+        "status": "replacing" if replacing else "stopped" if reason else "published",
         "rows_in": tally.rows_in,
         "clicks": tally.valid,
         "rejected": tally.rejected,
         "rejected_by_rule": tally.by_rule,
         "days": len(days),
-        "first_ds": days[0] if days else None,
-        "last_ds": days[-1] if days else None,
+        "first_ds": touched[0] if touched else None,
+        "last_ds": touched[-1] if touched else None,
         "ctr": tally.ctr,
         "reason": reason,
         "clicks_version": clicks_version,

@@ -6,7 +6,8 @@ follows from clicks alone: a job that was killed in between is finished by the n
 """
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import reduce
 from operator import and_
@@ -34,7 +35,24 @@ _NAMED = 3
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def restore_events(lake: Lake, load: Load, days: Collection[date], replaced: Collection[date], keep: Keep) -> int:
+@dataclass(frozen=True)
+class Replaced:
+    """Rows of clicks that a load has replaced.
+
+    Attributes:
+        load: the load.
+        days: on which it held rows of clicks before, or holds some now.
+        whole_days: days on which the rows of all loads were replaced.
+        is_uncertain: whether these may have been other days of that time too.
+    """
+
+    load: Load
+    days: frozenset[date]
+    whole_days: frozenset[date]
+    is_uncertain: bool = False
+
+
+def restore_events(lake: Lake, replaced: Replaced, keep: Keep) -> int:
     """File events that only rejected rows hold, after a load or whole days were replaced; returns how many there were.
 
     An event is filed under the load that was published first of those that brought it, as if the replaced click had
@@ -42,21 +60,20 @@ def restore_events(lake: Lake, load: Load, days: Collection[date], replaced: Col
 
     Args:
         lake: the lake.
-        load: the load that was replaced.
-        days: of clicks that it held before, or holds now.
-        replaced: days on which the clicks of all loads were replaced.
+        replaced: the rows whose events are concerned; more than those do no harm.
         keep: for the rows that name the load.
 
     Raises:
         MamdrError: other jobs kept filing events of the same time.
     """
-    rejected = lake.read("clicks_rejected", lake.version("clicks_rejected"))
-    concerned = {*days, *replaced}
-    if not concerned or "known_ds" not in rejected.columns:  # the table is older than the column
+    rejected, load = lake.read("clicks_rejected", lake.version("clicks_rejected")), replaced.load
+    concerned = replaced.days | replaced.whole_days
+    if not concerned or NAMING not in rejected.columns:  # the table is older than the column
         return 0
     limits = min(concerned), max(concerned)
-    named = (F.col("known_load") == load.id) | F.col("known_ds").isin(list(replaced))
-    named &= F.col("known_ds").between(*limits)
+    named = F.col(NAMING).between(*limits)
+    if not replaced.is_uncertain:
+        named &= (F.col("known_load") == load.id) | F.col(NAMING).isin(list(replaced.whole_days))
     version = lake.version("clicks")
     copies = keep(read_copies(rejected.where(named), lake.read("clicks", version).schema))
     micros = F.unix_micros("event_time")
@@ -79,45 +96,71 @@ def restore_events(lake: Lake, load: Load, days: Collection[date], replaced: Col
     return sum(counts.values())
 
 
-def count_restorable(lake: Lake, load: Load, before: int, version: int, replaced: Collection[date] = ()) -> int:
+def was_made_before_names(lake: Lake) -> bool:
+    """Whether clicks_rejected may hold rows that failed new_event and do not name the click that they repeat."""
+    return lake.exists("clicks_rejected") and NAMING not in lake.log("clicks_rejected").properties().get(
+        SKIP_BY, ""
+    ).split(",")
+
+
+def count_restorable(
+    lake: Lake, load: Load, versions: tuple[int, int], whole_days: Collection[date] = (), is_uncertain: bool = False
+) -> int:
     """Count the events that loading other sources again would bring back, and warn with the names of the sources.
 
-    They are in rows that were rejected before rejected rows named the click that they repeat.
+    They are in rows that were rejected before rejected rows named the click that they repeat. Of rows that are older
+    still, and have no `event`, nobody can tell what they repeat: if events are gone, a warning names their sources too.
 
     Args:
         lake: the lake.
         load: the load that was replaced.
-        before: version of clicks before that.
-        version: version of clicks that replaced it.
-        replaced: days on which the rows of all loads were replaced.
+        versions: of clicks, before that and after it.
+        whole_days: days on which the rows of all loads were replaced.
+        is_uncertain: whether an earlier run, which did not end, may have taken away more.
     """
-    rejected = lake.read("clicks_rejected")
-    if "event" not in rejected.columns or NAMING in lake.log("clicks_rejected").properties().get(SKIP_BY, "").split(
-        ","
-    ):
+    if not was_made_before_names(lake):
         return 0
-    of_others = (F.col("rule") == NEW_EVENT.name) & (F.col("load") != load.id) & F.col("event").isNotNull()
+    rejected = lake.read("clicks_rejected")
+    of_others = (F.col("rule") == NEW_EVENT.name) & (F.col("load") != load.id)
     if NAMING in rejected.columns:
         of_others &= F.col(NAMING).isNull()
-    # An event that several sources hold is counted for one of them: loading that one again is enough.
-    copies = rejected.where(of_others).groupBy("event").agg(F.min("source").alias("source"))
-    count = copies.count()
-    if not count:
+    known = F.col("event") if "event" in rejected.columns else F.lit(None).cast("bigint")
+    copies = rejected.where(of_others).select(known.alias("event"), "source")
+    rows = copies.groupBy("source").agg(F.count("*").alias("rows"), F.count("event").alias("known")).collect()
+    count = sum(row["known"] for row in rows)
+    if not rows:
         return 0
+    # An event that several sources hold is counted for one of them: loading that one again is enough.
+    copies = copies.where(F.col("event").isNotNull()).groupBy("event").agg(F.min("source").alias("source"))
     copies = F.broadcast(copies) if count <= SMALL else copies
     event, own = hash64(*map(F.col, EVENT)).alias("event"), F.col("load") == load.id
-    removed = lake.read("clicks", before).where(own | F.col("ds").isin(list(replaced))).select(event)
-    there = lake.read("clicks", version).where(own).select(event)
-    lost = removed.join(copies, "event").join(there, "event", "left_anti").distinct()
-    sources = {row["source"]: row["count"] for row in lost.groupBy("source").count().collect()}
+    before, after = (lake.read("clicks", version) for version in versions)
+    removed = before.where(own | F.col("ds").isin(list(whole_days))).select(event)
+    gone = removed.join(after.where(own).select(event), "event", "left_anti").distinct()
+    lost = gone.join(copies, "event", "left").groupBy("source").count().collect()
+    sources = {row["source"]: row["count"] for row in lost if row["source"]}
     if sources:
-        named = ", ".join(f"{source} ({events} events)" for source, events in sorted(sources.items())[:_NAMED])
         logger.warning(
             "events that %s no longer brings were rejected as known when other sources brought them; to have them in "
-            "clicks, load these again: %s%s",
-            *(load.source, named, f" and {len(sources) - _NAMED} more" if len(sources) > _NAMED else ""),
+            "clicks, load these again: %s",
+            *(load.source, _some(sources, "events")),
+        )
+    unknown = {row["source"]: row["rows"] - (0 if is_uncertain else row["known"]) for row in rows}
+    unknown = {source: rows for source, rows in unknown.items() if rows}
+    if unknown and (lost or is_uncertain):
+        logger.warning(
+            "some events that %s no longer brings may be among rows of other sources that were rejected as known by an "
+            "earlier version of this project, which did not note of which click; to have them in clicks, load these "
+            "again: %s",
+            *(load.source, _some(unknown, "rows")),
         )
     return sum(sources.values())
+
+
+def _some(sources: Mapping[str, int], what: str) -> str:
+    """Sources with their figures, the first in alphabetical order."""
+    named = ", ".join(f"{source} ({count} {what})" for source, count in sorted(sources.items())[:_NAMED])
+    return named + (f" and {len(sources) - _NAMED} more" if len(sources) > _NAMED else "")
 
 
 def _holders(lake: Lake, version: int, copies: DataFrame, spans: list[Span], is_small: bool) -> DataFrame:

@@ -1,0 +1,134 @@
+"""The tables of a lake as they are stored: where each one is, its log, its versions and its rows."""
+
+from delta.tables import DeltaTable
+from pyspark.sql import DataFrame, SparkSession
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.lake.core.files import Files, reaching
+from mamdr_core.lake.core.log import Log
+from mamdr_core.lake.core.marker import Marker
+from mamdr_core.lake.core.names import Names
+from mamdr_core.lake.core.sql import table_at
+from mamdr_core.lake.settings import LakeSettings
+from mamdr_core.yaml_values import shorten
+from schemas import TABLES, Table, feature_vocabulary
+
+
+class StoredTables:
+    """Addresses and reads the tables of one lake; `Lake` writes them too.
+
+    This class alone decides how a table is addressed: by its path below the root or, where `lake.catalog` is set, by
+    its name in the catalog, which knows where the table is stored.
+
+    Args:
+        spark: a session with Delta.
+        where: settings of the lake, or its root alone, a folder or URI.
+
+    Raises:
+        MamdrError: the root is a file, or a folder that holds something else; or as `Names`, and where managed tables
+            of the lake are in another schema than `lake.catalog`. Nothing has been written then.
+    """
+
+    def __init__(self, spark: SparkSession, where: str | LakeSettings) -> None:
+        settings = LakeSettings(root=where) if isinstance(where, str) else where
+        self._spark = spark
+        self._managed = settings.managed
+        self._files = Files(spark, settings.root)
+        self.root = self._files.root
+        self._files.share_settings()
+        self._marker = Marker(self._files)
+        with reaching(self.root):
+            self._marker.check_root()
+            elsewhere = self._marker.schema()
+        self._names: Names | None = None
+        if settings.catalog:
+            self._names = Names(spark, settings.catalog, self.root, bool(elsewhere))
+        if elsewhere:
+            self._marker.check_managed(elsewhere, self._names)
+
+    def path(self, table: str | Table) -> str:
+        """Where the table is stored."""
+        name = declaration(table).name
+        return self._names.location(name) if self._names else self._files.path(name)
+
+    def sql_name(self, table: str | Table) -> str:
+        """The table as SQL addresses it: its name in the catalog, or its path."""
+        path = self.path(table)  # first: a table that has no name yet is given one
+        return self._names.sql(declaration(table).name) if self._names else table_at(path)
+
+    def delta(self, table: str | Table) -> DeltaTable:
+        """The table, for commands of Delta.
+
+        Raises:
+            MamdrError: it does not exist.
+        """
+        path = self._require(table)
+        if self._names:
+            return DeltaTable.forName(self._spark, self.sql_name(table))
+        return DeltaTable.forPath(self._spark, path)
+
+    def path_of(self, *names: str) -> str:
+        """The path of something else in the lake, such as a model package.
+
+        Raises:
+            MamdrError: a name that would lead out of it.
+        """
+        for name in names:
+            if name in ("", ".", "..") or any(mark in name for mark in "/\\\0"):
+                raise MamdrError(f"{shorten(name)} is not the name of a file or folder of {self.root}")
+        return self._files.path(*names)
+
+    def log(self, table: str | Table) -> Log:
+        """The log of the table, which need not exist."""
+        return Log(self._spark, self.path(table))
+
+    def exists(self, table: str | Table) -> bool:
+        """Whether the table has been created."""
+        return self.newest(table) >= 0
+
+    def tables(self) -> list[Table]:
+        """The tables that exist, vocabularies of features among them, sorted by name."""
+        prefix = feature_vocabulary("").name
+        found = {name.lower(): name for name in self._names.tables()} if self._names else {}
+        found |= {name.lower(): name for name in self._files.children()}  # a catalog may write all names small
+        vocabularies = {
+            name: feature_vocabulary(name.removeprefix(prefix)) for name in found.values() if name.startswith(prefix)
+        }
+        known = TABLES | vocabularies
+        return [known[name] for name in sorted(known) if self.exists(known[name])]
+
+    def newest(self, table: str | Table) -> int:
+        """The newest version; -1: the table does not exist."""
+        return self.log(table).version()
+
+    def version(self, table: str | Table) -> int:
+        """The newest version.
+
+        Raises:
+            MamdrError: the table does not exist.
+        """
+        self._require(table)
+        return self.newest(table)
+
+    def read(self, table: str | Table, version: int | None = None) -> DataFrame:
+        """The table at a version; None: the newest.
+
+        Raises:
+            MamdrError: the table does not exist.
+        """
+        path = self._require(table)
+        reader = self._spark.read.format("delta")
+        reader = reader if version is None else reader.option("versionAsOf", version)
+        return reader.table(self.sql_name(table)) if self._names else reader.load(path)
+
+    def _require(self, table: str | Table) -> str:
+        declared = declaration(table)
+        if not self.exists(declared):
+            hint = f": run jobs/{declared.made_by}.py first" if declared.made_by else ""
+            raise MamdrError(f"lake {self.root} has no table {declared.name} yet{hint}")
+        return self.path(declared)
+
+
+def declaration(table: str | Table) -> Table:
+    """The declaration of a table that is given by its name or as it."""
+    return TABLES[table] if isinstance(table, str) else table
