@@ -116,11 +116,11 @@ class Learner:
     rows_descended: int = 0
 
     def no_change(self) -> Change:
-        """A change of theta_S that moves nothing, with every table, so that ranks without rows average along."""
+        """A change of theta_S that moves nothing, with all trained tables, so that ranks without rows average along."""
         nothing = torch.zeros(0, dtype=torch.long, device=self.shared.dense.device)
         rows = {
-            name: Rows(nothing, self.shared.dense.new_zeros(0, table.shape[1]))
-            for name, table in self.shared.tables.items()
+            table.name: Rows(nothing, self.shared.dense.new_zeros(0, table.width))
+            for table in self.engine.trained_tables
         }
         return Change(torch.zeros_like(self.shared.dense), rows)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mamdr_core.models.groups import mixes_domains
 from mamdr_core.models.layers import start_uniform
+from mamdr_core.models.statistics import observe
 from mamdr_core.models.tables import Inputs, Table
 
 HIDDEN = 36
@@ -43,6 +44,15 @@ class PooledStructure(nn.Module):
 
     def forward(self, fields: Mapping[str, Tensor]) -> Tensor:
         """Logits [B] of fields [B, D], or [B, L, D] with their weights [B, L] in fields of their own."""
+        logits_B: Tensor = self.structure(self._as_seen(fields))
+        return logits_B
+
+    def observe(self, fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the structure's statistics are of, see `mamdr_core.models.statistics`."""
+        return observe(self.structure, self._as_seen(fields))
+
+    def _as_seen(self, fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The fields as the structure sees them."""
         seen = dict(fields)
         for table in self.several:
             field = fields[table.name]
@@ -50,8 +60,7 @@ class PooledStructure(nn.Module):
                 seen[table.name] = self._pool(table, field, fields[table.weight], fields)
         for table in self.projected:
             seen[table.name] = self.projections[_key(table)](fields[table.name])
-        logits_B: Tensor = self.structure(seen)
-        return logits_B
+        return seen
 
     def _pool(self, table: Table, field_BLD: Tensor, weight_BL: Tensor, fields: Mapping[str, Tensor]) -> Tensor:
         if table.pooling == "attention":

@@ -24,6 +24,8 @@ class Table:
         feature: whether its field describes a row of the batch; false for weights, which a structure's layer declares.
         per_domain: a row is weights of one domain and too wide to be read for every row of a batch: the field is
             [1, width], and whoever calls the model shows it rows of one domain at a time.
+        measured: its rows are statistics of training rows by domain: part of theta_S, but no step changes them; see
+            `mamdr_core.models.statistics`.
         std: of the normal numbers, of mean 0, that it starts from.
         length: ids that a row of the batch has in a column of several, padding included; 0: the column holds one id of
             each row.
@@ -32,7 +34,7 @@ class Table:
         project: width to which a learned matrix maps the field before the structure sees it; 0: none.
 
     Raises:
-        ValueError: per_domain, but a feature or not looked up by domain.
+        ValueError: per_domain, but a feature or not looked up by domain; or measured, but not per_domain.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Table:
     trainable: bool = True
     feature: bool = True
     per_domain: bool = False
+    measured: bool = False
     std: float = 0.01
     length: int = 0
     pooling: Pooling = "mean"
@@ -52,6 +55,8 @@ class Table:
         """Check what belongs together."""
         if self.per_domain and (self.feature or self.column != "domain"):
             raise ValueError(f"table {self.name} is per_domain: it must hold weights and be looked up by domain")
+        if self.measured and not (self.per_domain and self.trainable):
+            raise ValueError(f"table {self.name} is measured: it must be per_domain and no fixed vectors")
 
     @property
     def source(self) -> str:

@@ -138,8 +138,8 @@ class ServedNetwork(nn.Module):
 
 
 def own_tables(tables: Iterable[Table]) -> set[str]:
-    """Tables of which a row belongs to one domain."""
-    return {table.name for table in tables if table.column == "domain" and table.trainable}
+    """Tables of which a row belongs to one domain, which its theta_i may cover."""
+    return {table.name for table in tables if table.column == "domain" and table.trainable and not table.measured}
 
 
 def _held(table: Table, shared: Shared, vectors: Mapping[str, Tensor]) -> Tensor:
