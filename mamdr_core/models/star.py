@@ -101,7 +101,7 @@ class PartitionedNormalization(TableLayer):
         by_domain: normalise by the statistics of the domain.
     """
 
-    def __init__(self, name: str, inputs: Inputs, width: int, by_domain: bool) -> None:
+    def __init__(self, name: str, inputs: Inputs, width: int, by_domain: bool = False) -> None:
         super().__init__()
         self.normalize = DomainNormalization(name, inputs, width) if by_domain else None
         self.scale = nn.Parameter(torch.zeros(width))
