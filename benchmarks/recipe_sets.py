@@ -195,6 +195,9 @@ STRUCTURES: dict[str, Method] = {
     f"{model}_{method}": Method(method, model=model)
     for model in ("dcnv2", "masknet", "pepnet", "adasparse", "hamur", "m3oe", "star", "ple")
     for method in ("joint", "dn", "mixed")
+} | {
+    f"star_partitioned_{method}": Method(method, {"model.star.normalization": "partitioned"}, "star")
+    for method in ("joint", "dn", "mixed")
 }
 """Structures under the baseline, DN and the default method, by label; these run only where they are named."""
 

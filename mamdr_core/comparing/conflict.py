@@ -32,6 +32,7 @@ from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.training.building import make_learner
 from mamdr_core.training.choices import Choices, choose_engine, place_columns
 from mamdr_core.training.rounds import deal_rounds
+from mamdr_core.training.statistics import measure_statistics
 from mamdr_core.training.storage import staged
 from mamdr_core.training.trained import Trained, open_trained
 from schemas import TABLES
@@ -145,6 +146,7 @@ def _negotiate(learner: Learner, trained: Trained, plan: RoundPlan, settings: Co
 
 
 def _measure(learner: Learner, train: Columns, pairs: Pairs, settings: ConflictSettings) -> Agreement:
+    measure_statistics(learner.engine, learner.shared, {}, train, SingleProcess())  # at theta_S, and after DN's rounds
     gradients = partial(domain_gradients, learner.engine, learner.shared, train, settings.rows, settings.seed)
     keep = max(2, int(KEPT_BYTES / learner.shared.dense.nbytes))
     return measure_pairs(gradients, pairs, keep)

@@ -59,7 +59,7 @@ class CachedTable:
             for reader in readers
         }
         self.static_UD = theta.gather(table.name, self.ids_U)
-        self.trains = scope.covers(table.name)
+        self.trains = scope.covers(table)
         self.dynamic_UD = self.static_UD.clone() if self.trains else self.static_UD
         if any(reader.length for reader in readers):
             self.dynamic_UD = torch.cat([self.static_UD, self.static_UD.new_zeros(1, table.width)])

@@ -26,6 +26,7 @@ from mamdr_core.errors import DivergedError
 from mamdr_core.heartbeat import beat
 from mamdr_core.models.groups import mixes_domains
 from mamdr_core.models.pooling import HIDDEN
+from mamdr_core.models.statistics import ROW_WEIGHT, statistics_layers
 from mamdr_core.models.tables import Table, owners, readers
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class EagerEngine:
         per_domain: whether the model has tables per domain.
         mixes: whether a call of it may hold rows of several domains; if not, a batch of several domains is one step of
             as many calls, their losses weighted by rows.
+        statistics: layers of the model that normalise by measured statistics.
         skipped: steps skipped so far.
         waited: seconds that steps have waited for their rows so far; this engine does not measure it.
     """
@@ -68,6 +70,7 @@ class EagerEngine:
         self.tables = tuple(tables)
         self.per_domain = any(table.per_domain for table in self.tables)
         self.mixes = not self.per_domain or mixes_domains(module)
+        self.statistics = statistics_layers(module)
         self.frozen = {name: vectors.to(device) for name, vectors in frozen.items()}
         self.batch_size = batch_size
         self.device = torch.device(device)
@@ -78,7 +81,7 @@ class EagerEngine:
     @property
     def trained_tables(self) -> list[Table]:
         """The embedding tables that learn and have rows of their own."""
-        return [table for table in owners(self.tables) if table.trainable]
+        return [table for table in owners(self.tables) if table.trainable and not table.measured]
 
     def gradient(self, theta: Theta, visit: Visit, seed: int | None = None) -> Change:
         """The gradient of the mean loss over all of a visit's rows at `theta`; see `loss_and_gradient`."""
@@ -106,6 +109,8 @@ class EagerEngine:
             self.flat.gradients_P.zero_()
         rows = {}
         for name, table in working.items():
+            if not table.trains:
+                continue
             values_UD = torch.zeros_like(table.static_UD)
             if good and any(reader in embedded for reader in table.readers):
                 values_UD.index_add_(0, *table.together(0, embedded))
@@ -266,12 +271,13 @@ class EagerEngine:
         options: StepOptions,
         optimizer: str,
     ) -> dict[str, CachedTable]:
-        """The trained tables of a trajectory by name."""
+        """The tables of theta_S by name, as a trajectory reads them."""
         return {
             table.name: CachedTable(
                 theta, table, readers(self.tables, table.name), visits, scope, state, options.rule(table, optimizer)
             )
-            for table in self.trained_tables
+            for table in owners(self.tables)
+            if table.trainable
         }
 
     def _parts(self, visit: Visit, rows: slice) -> list[Part]:
@@ -286,7 +292,7 @@ class EagerEngine:
         Args:
             visit: the `number`-th of its trajectory.
             rows: of the visit, the batch.
-            working: the trained tables.
+            working: the tables of theta_S.
             key: dropout's.
 
         Returns:
@@ -325,7 +331,7 @@ class EagerEngine:
         return total, {name: joined(gradients) for name, gradients in found.items()}
 
     def _fields(self, visit: Visit, part: Part, embedded: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add fixed vectors, numeric features, weights of several ids and groups to the embedded fields of a part."""
+        """Add fixed vectors, numeric features, weights and groups to the embedded fields of a part."""
         columns: Columns = visit.columns
         places_B = visit.rows[part.places]
         fields = dict(embedded)
@@ -340,6 +346,9 @@ class EagerEngine:
                 fields[table.weight] = weights.to(self.device, self.flat.values_P.dtype)
         if columns.numeric.shape[1]:
             fields["numeric"] = columns.numeric[places_B].to(self.device)
+        if self.statistics:
+            own_B = visit.weights(part.places, self.flat.values_P)
+            fields[ROW_WEIGHT] = self.flat.values_P.new_ones(len(places_B)) if own_B is None else own_B
         return fields
 
 

@@ -32,6 +32,7 @@ from mamdr_core.engine.threads import divide, one_thread
 from mamdr_core.engine.working import StackedRows
 from mamdr_core.errors import MamdrError
 from mamdr_core.models.pooling import is_linear, linear_weights
+from mamdr_core.models.statistics import ROW_WEIGHT
 from mamdr_core.models.tables import Table
 
 logger = logging.getLogger(__name__)
@@ -323,6 +324,8 @@ class FastEngine(EagerEngine):
             constant |= {name: field[None] for name, field in group_fields(layout.groups[number], self.device).items()}
         if layout.numeric:
             constant["numeric"] = layout.numeric[number]
+        if self.statistics:
+            constant[ROW_WEIGHT] = layout.weights[number]
         return PaddedBatch(
             embedded, names, constant, layout.labels[number], layout.base[number], layout.weights[number], keys_G
         )

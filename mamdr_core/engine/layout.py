@@ -101,7 +101,7 @@ def open_stack(
     stacked: list[StackedRows] = []
     for alike in _alike([t for t in owners(tables) if t.name not in lookups], tables, scopes[0], state, rule):
         thetas = [trajectory.theta for trajectory in trajectories]
-        trains = scopes[0].covers(alike[0].name)
+        trains = scopes[0].covers(alike[0])
         carried = state if state and alike[0].name in state.tables else None
         if _reads_several(alike, tables):
             reads = [[_read(field, reader) for field in readers(tables, table.name)] for table in alike]
@@ -138,7 +138,7 @@ def _alike(
     for table in tables:
         carries_on = state is not None and table.name in state.tables
         several = _reads_several([table], fields)
-        alike = (table.width, table.per_domain, scope.covers(table.name), carries_on, several, rule(table))
+        alike = (table.width, table.per_domain, scope.covers(table), carries_on, several, rule(table))
         groups.setdefault(alike, []).append(table)
     return list(groups.values())
 
@@ -151,7 +151,7 @@ def _read_only(trajectories: Sequence[Trajectory], tables: Sequence[Table]) -> d
     for table in owners(tables):
         whole = shared.tables.get(table.name)
         covered = any(own is not None and table.name in own.rows for own in specific)
-        if isinstance(whole, Tensor) and not covered and not trajectories[0].scope.covers(table.name):
+        if isinstance(whole, Tensor) and not covered and not trajectories[0].scope.covers(table):
             found[table.name] = whole
     return found
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.stacking import PADDING, StackLimits
 from mamdr_core.models.pooling import is_linear
+from mamdr_core.models.statistics import ROW_WEIGHT, statistics_layers
 from mamdr_core.models.tables import Table
 
 CPU_BYTES = 4.8e7
@@ -92,6 +93,8 @@ def _kept_bytes(flat: FlatModule, tables: Sequence[Table], numeric: int, rows: i
             fields[table.name] = like.new_zeros(1 if table.per_domain else rows, table.width).requires_grad_()
     if numeric:
         fields["numeric"] = like.new_zeros(rows, numeric)
+    if statistics_layers(flat.module):
+        fields[ROW_WEIGHT] = like.new_ones(rows)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         flat.module.train(True)
         flat.module(fields)

@@ -72,10 +72,12 @@ class InnerState:
 
         Args:
             shared: theta_S.
-            rules: by table, how its rows move; None: all by Adam.
+            rules: by table that moves, how its rows do; None: all by Adam.
         """
         tables: dict[str, RowState] = {}
         for name, table in shared.tables.items():
+            if rules is not None and name not in rules:
+                continue
             state = ROW_STATES.get(rules[name].optimizer if rules else "adam")
             if isinstance(table, Tensor) and state:
                 tables[name] = state.zeros_like(table)

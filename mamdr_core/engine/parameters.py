@@ -210,16 +210,16 @@ class Scope:
     """Which parameters a trajectory may change beyond the dense ones.
 
     Attributes:
-        tables: trainable embedding tables; None: all.
+        tables: trained embedding tables; None: all.
         only: by table, the ids that may move, int64 ascending; a table without an entry is free.
     """
 
     tables: frozenset[str] | None = None
     only: dict[str, Tensor] | None = None
 
-    def covers(self, table: str) -> bool:
-        """Whether the trajectory may change rows of `table`."""
-        return self.tables is None or table in self.tables
+    def covers(self, table: Table) -> bool:
+        """Whether the trajectory may change rows of `table`; never of one that is measured."""
+        return not table.measured and (self.tables is None or table.name in self.tables)
 
 
 EVERYTHING = Scope()

@@ -25,6 +25,7 @@ from mamdr_core.engine.parameters import Theta, stacked_rows
 from mamdr_core.engine.threads import one_thread
 from mamdr_core.heartbeat import beat
 from mamdr_core.models.pooling import is_linear, linear_weights
+from mamdr_core.models.tables import Table
 
 PIECE_ROWS = 1 << 12
 """Rows of a piece at most."""
@@ -150,7 +151,11 @@ def stack_pool(engine: EagerEngine, vectors: int) -> Iterator[StackPool]:
 
 
 def stacked_fields(
-    engine: EagerEngine, columns: Columns, thetas: Sequence[Theta], rows_GB: Tensor
+    engine: EagerEngine,
+    columns: Columns,
+    thetas: Sequence[Theta],
+    rows_GB: Tensor,
+    tables: Sequence[Table] | None = None,
 ) -> dict[str, Tensor]:
     """What the model reads of some rows, by name [G, B, D], or [G, 1, D] of a table per domain.
 
@@ -161,9 +166,10 @@ def stacked_fields(
         columns: have the rows.
         thetas: of each piece, or one of all.
         rows_GB: positions in `columns`.
+        tables: that are read; None: all of the engine's.
     """
     fields = {}
-    for table in engine.tables:
+    for table in engine.tables if tables is None else tables:
         places = rows_GB[:, :1] if table.per_domain else rows_GB
         ids = columns.ids[table.column][places].long().to(engine.device)
         if table.length:

@@ -116,11 +116,11 @@ class Learner:
     rows_descended: int = 0
 
     def no_change(self) -> Change:
-        """A zero change of theta_S with every table, for ranks without rows, which take part in averaging too."""
+        """A zero change of theta_S with all trained tables, for ranks without rows, which take part in averaging too."""
         nothing = torch.zeros(0, dtype=torch.long, device=self.shared.dense.device)
         rows = {
-            name: Rows(nothing, self.shared.dense.new_zeros(0, table.shape[1]))
-            for name, table in self.shared.tables.items()
+            table.name: Rows(nothing, self.shared.dense.new_zeros(0, table.width))
+            for table in self.engine.trained_tables
         }
         return Change(torch.zeros_like(self.shared.dense), rows)
 

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from mamdr_core.errors import MamdrError
+from mamdr_core.models.statistics import observe, statistics_layers
 from mamdr_core.models.tables import Inputs
 
 ROWS = 2
@@ -23,7 +24,7 @@ def check_structure(name: str, module: nn.Module, inputs: Inputs) -> None:
 
     Raises:
         MamdrError: it has no parameters, has a layer with random numbers or state that the engines cannot restore, or
-            does not return one logit for each row.
+            does not return one logit for each row, or what its statistics are of.
     """
     parameters = list(module.parameters())
     if not parameters:
@@ -46,9 +47,26 @@ def check_structure(name: str, module: nn.Module, inputs: Inputs) -> None:
     if changed := [key for key, buffer in module.named_buffers() if not torch.equal(buffer, before[key])]:
         raise MamdrError(
             f"model.name {name}: forward changes {', '.join(changed)}, as batch normalisation does, but parallel "
-            "trajectories cannot share such state: use a layer without state, such as layer normalisation"
+            "trajectories cannot share such state: use a layer without state, such as layer normalisation, or "
+            "mamdr_core.models.statistics.DomainNormalization"
         )
+    _check_statistics(name, module, inputs)
     module.__dict__[_VMAP_ERROR] = _run_under_vmap(module, inputs)
+
+
+def _check_statistics(name: str, module: nn.Module, inputs: Inputs) -> None:
+    expected = {layer.name: [ROWS, layer.width] for layer in statistics_layers(module)}
+    if not expected:
+        return
+    if not hasattr(getattr(module, "structure", module), "observe"):
+        raise MamdrError(
+            f"model.name {name}: it has a DomainNormalization but no method observe(fields), which returns what "
+            f"{', '.join(expected)} normalises (docs/extending.md)"
+        )
+    with torch.no_grad():
+        observed = observe(module, _draw_fields(inputs, next(module.parameters())))
+    if (found := {key: list(values.shape) for key, values in observed.items()}) != expected:
+        raise MamdrError(f"model.name {name}: observe of {ROWS} rows returned {found}, expected {expected}")
 
 
 def vmap_error(module: nn.Module) -> str:

@@ -31,8 +31,20 @@ def mixes_domains(module: nn.Module) -> bool:
 
 def by_row(fields: Mapping[str, Tensor], name: str) -> Tensor:
     """A table per domain as every row of the batch reads it: [B, width], or [1, width] of a batch of one domain."""
-    own = fields[name]
-    return own.index_select(0, fields[GROUP]) if GROUP in fields else own
+    return to_rows(fields, fields[name])
+
+
+def to_rows(fields: Mapping[str, Tensor], own_GD: Tensor) -> Tensor:
+    """Values of each domain of a batch for each of its rows: [B, D], or [1, D] of a batch of one domain."""
+    return own_GD.index_select(0, fields[GROUP]) if GROUP in fields else own_GD
+
+
+def sum_by_domain(fields: Mapping[str, Tensor], x_BD: Tensor) -> Tensor:
+    """Sums over the rows of each domain of a batch, [G, D], or [1, D] of a batch of one domain."""
+    if GROUP not in fields:
+        return x_BD.sum(0, keepdim=True)
+    total_GD: Tensor = _sum(x_BD.contiguous(), fields[GROUP], fields[SIZES])
+    return total_GD
 
 
 def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor, sizes_G: Tensor) -> Tensor:
@@ -84,6 +96,15 @@ def _linear_backward(
     return to_x_BEI, to_weight_GEOI, to_bias_GEO
 
 
+# Not `index_add`: compiled, torch adds in the order in which threads arrive.
+@torch.library.custom_op("mamdr::grouped_sum", mutates_args=())
+def _sum(x_BD: Tensor, group_B: Tensor, sizes_G: Tensor) -> Tensor:
+    out_GD = x_BD.new_empty(len(sizes_G), x_BD.shape[1])
+    for groups, rows, size in _runs(sizes_G):
+        torch.sum(x_BD[rows].view(-1, size, x_BD.shape[1]), 1, out=out_GD[groups])
+    return out_GD
+
+
 def _runs(sizes_G: Tensor) -> Iterator[tuple[slice, slice, int]]:
     """Consecutive groups of one size: which groups, their rows, and the size."""
     group = row = 0
@@ -108,6 +129,11 @@ def _(gradient_BEO: Tensor, x_BEI: Tensor, weight_GEOI: Tensor, sizes_G: Tensor)
     return torch.empty_like(x_BEI), torch.empty_like(weight_GEOI), weight_GEOI.new_empty(weight_GEOI.shape[:3])
 
 
+@_sum.register_fake
+def _(x_BD: Tensor, group_B: Tensor, sizes_G: Tensor) -> Tensor:
+    return x_BD.new_empty(sizes_G.shape[0], x_BD.shape[1])
+
+
 def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     x_BEI, weight_GEOI, _, sizes_G = inputs
     ctx.save_for_backward(x_BEI, weight_GEOI, sizes_G)
@@ -119,3 +145,15 @@ def _differentiate(ctx: Any, gradient_BEO: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 _linear.register_autograd(_differentiate, setup_context=_keep)
+
+
+def _keep_groups(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[1])
+
+
+def _differentiate_sum(ctx: Any, gradient_GD: Tensor) -> tuple[Tensor, None, None]:
+    (group_B,) = ctx.saved_tensors
+    return gradient_GD.index_select(0, group_B), None, None
+
+
+_sum.register_autograd(_differentiate_sum, setup_context=_keep_groups)

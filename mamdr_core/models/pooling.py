@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mamdr_core.models.groups import mixes_domains
 from mamdr_core.models.layers import start_uniform
+from mamdr_core.models.statistics import observe
 from mamdr_core.models.tables import Inputs, Table
 
 HIDDEN = 36
@@ -42,6 +43,15 @@ class PooledStructure(nn.Module):
 
     def forward(self, fields: Mapping[str, Tensor]) -> Tensor:
         """Logits [B] of fields [B, D], or [B, L, D] with their weights [B, L] in a separate field."""
+        logits_B: Tensor = self.structure(self._pooled(fields))
+        return logits_B
+
+    def observe(self, fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the structure's statistics are of, see `mamdr_core.models.statistics`."""
+        return observe(self.structure, self._pooled(fields))
+
+    def _pooled(self, fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The fields that the structure reads."""
         pooled = dict(fields)
         for table in self.several:
             field = fields[table.name]
@@ -49,8 +59,7 @@ class PooledStructure(nn.Module):
                 pooled[table.name] = self._pool(table, field, fields[table.weight], fields)
         for table in self.projected:
             pooled[table.name] = self.projections[_key(table)](fields[table.name])
-        logits_B: Tensor = self.structure(pooled)
-        return logits_B
+        return pooled
 
     def _pool(self, table: Table, field_BLD: Tensor, weight_BL: Tensor, fields: Mapping[str, Tensor]) -> Tensor:
         if table.pooling == "attention":

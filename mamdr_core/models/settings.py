@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import field
-from typing import Any
+from typing import Any, Literal
 
 from mamdr_core.settings import settings
 
@@ -117,6 +117,9 @@ class STARSettings:
 
     auxiliary: tuple[int, ...] = (64,)
     """Widths of the hidden layers of the auxiliary network."""
+    normalization: Literal["layer", "partitioned"] = "layer"
+    """Statistics that normalise the input: layer (of a row, over its features) or partitioned (of a domain, over its
+    rows: those of the batch in training, those of all training rows otherwise; docs/models.md)."""
 
     def __post_init__(self) -> None:
         check_sizes(auxiliary=self.auxiliary)

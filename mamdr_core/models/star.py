@@ -12,6 +12,7 @@ from mamdr_core.models.fields import join_fields
 from mamdr_core.models.groups import SIZES, by_row, grouped_linear
 from mamdr_core.models.layers import TableLayer, domain_table, perceptron
 from mamdr_core.models.settings import ModelSettings
+from mamdr_core.models.statistics import DomainNormalization
 from mamdr_core.models.tables import Inputs
 
 
@@ -22,7 +23,8 @@ class STAR(nn.Module):
 
     Args:
         inputs: the fields.
-        settings: `hidden` widths of the shared and the specific network, `star.auxiliary`, `dropout`.
+        settings: `hidden` widths of the shared and the specific network, `star.auxiliary`, `star.normalization`,
+            `dropout`.
     """
 
     compiles_in_stacks = False
@@ -32,7 +34,9 @@ class STAR(nn.Module):
     def __init__(self, inputs: Inputs, settings: ModelSettings) -> None:
         super().__init__()
         self.names = inputs.names
-        self.normalization = PartitionedNormalization("normalization", inputs, inputs.width)
+        self.normalization = PartitionedNormalization(
+            "normalization", inputs, inputs.width, settings.star.normalization == "partitioned"
+        )
         widths = pairwise((inputs.width, *settings.hidden, 1))
         self.layers = nn.ModuleList(StarLinear(f"star.{n}", inputs, *pair) for n, pair in enumerate(widths))
         self.dropouts = nn.ModuleList(Dropout(settings.dropout) for _ in settings.hidden)
@@ -47,6 +51,10 @@ class STAR(nn.Module):
             h_BD = dropout(relu(layer(fields, h_BD)))
         logits_B1: Tensor = last(fields, h_BD) + self.auxiliary(x_BD)
         return logits_B1.squeeze(1)
+
+    def observe(self, fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the statistics of the normalisation are of, see `mamdr_core.models.statistics`."""
+        return {"normalization": join_fields(fields, self.names)}
 
 
 class StarLinear(TableLayer):
@@ -83,19 +91,19 @@ class StarLinear(TableLayer):
 class PartitionedNormalization(TableLayer):
     """Normalised features, times gamma * gamma_d, plus beta + beta_d (Sheng et al. 2021, Eq. 4 and 5).
 
-    Where the original takes mean and variance over a batch, and moving averages of them by domain when it serves, we
-    take them over the features of a row, as layer normalisation does: no learning method says how moving averages of
-    independent trajectories or of ranks are to be combined, and a single request that is served has no batch.
-    gamma and gamma_d are kept as 1 + g and 1 + g_d.
+    Mean and variance are those of the row's domain (`mamdr_core.models.statistics`), or those of the row over its
+    features, as layer normalisation has them. gamma and gamma_d are kept as 1 + g and 1 + g_d.
 
     Args:
         name: within the structure.
         inputs: the fields.
         width: D.
+        by_domain: normalise by the statistics of the domain.
     """
 
-    def __init__(self, name: str, inputs: Inputs, width: int) -> None:
+    def __init__(self, name: str, inputs: Inputs, width: int, by_domain: bool = False) -> None:
         super().__init__()
+        self.normalize = DomainNormalization(name, inputs, width) if by_domain else None
         self.scale = nn.Parameter(torch.zeros(width))
         self.shift = nn.Parameter(torch.zeros(width))
         self.tables = (
@@ -106,4 +114,5 @@ class PartitionedNormalization(TableLayer):
     def forward(self, fields: Mapping[str, Tensor], x_BD: Tensor) -> Tensor:
         """[B, D] to [B, D], by the scale and shift of the domain or the groups that `fields` show."""
         scale, shift = (by_row(fields, table.name) for table in self.tables)
-        return layer_norm(x_BD, x_BD.shape[1:]) * (1 + self.scale) * (1 + scale) + self.shift + shift
+        normalized_BD = self.normalize(fields, x_BD) if self.normalize else layer_norm(x_BD, x_BD.shape[1:])
+        return normalized_BD * (1 + self.scale) * (1 + scale) + self.shift + shift

@@ -24,6 +24,8 @@ class Table:
         feature: whether the field describes rows of the batch; false for weights, which are declared by a layer.
         per_domain: whether a row contains weights of one domain that are too wide to be read for every row of a batch.
             The field is then [1, width], and a call of the model contains rows of one domain.
+        measured: whether its rows are statistics of training rows by domain: part of theta_S, but changed by no step;
+            see `mamdr_core.models.statistics`.
         std: standard deviation of the initial values, which are normal with mean 0.
         length: number of ids of a row in a bag or sequence, padding included; 0: the column has one id for each row.
         pooling: how the embeddings of several ids are combined; see `mamdr_core.models.pooling`.
@@ -31,7 +33,8 @@ class Table:
         project: width to which a learned matrix maps the field before the structure reads it; 0: no projection.
 
     Raises:
-        ValueError: the table is per_domain, but is a feature or not looked up by domain.
+        ValueError: the table is per_domain, but is a feature or not looked up by domain; or measured, but not
+            per_domain.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Table:
     trainable: bool = True
     feature: bool = True
     per_domain: bool = False
+    measured: bool = False
     std: float = 0.01
     length: int = 0
     pooling: Pooling = "mean"
@@ -50,6 +54,8 @@ class Table:
     def __post_init__(self) -> None:
         if self.per_domain and (self.feature or self.column != "domain"):
             raise ValueError(f"table {self.name} is per_domain: it must hold weights and be looked up by domain")
+        if self.measured and not (self.per_domain and self.trainable):
+            raise ValueError(f"table {self.name} is measured: it must be per_domain and no fixed vectors")
 
     @property
     def source(self) -> str:

@@ -144,8 +144,8 @@ class ServedNetwork(nn.Module):
 
 
 def domain_tables(tables: Iterable[Table]) -> set[str]:
-    """Names of the trainable tables that are looked up by domain, so that each row is read by one domain."""
-    return {table.name for table in tables if table.column == "domain" and table.trainable}
+    """Names of the trained tables that are looked up by domain, so that each row is read by one domain."""
+    return {table.name for table in tables if table.column == "domain" and table.trainable and not table.measured}
 
 
 def _values_of(table: Table, shared: Shared, vectors: Mapping[str, Tensor]) -> Tensor:

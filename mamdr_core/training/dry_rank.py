@@ -28,6 +28,7 @@ from mamdr_core.training.rank import RankTask, choices_of, domain_named, share_o
 from mamdr_core.training.rank_memory import RankMemory, RankShape, rank_memory
 from mamdr_core.training.rounds import shuffle_rows
 from mamdr_core.training.run_domains import domains_of
+from mamdr_core.training.statistics import measure_statistics
 from mamdr_core.training.warm_start import Heritage
 from schemas import SPLITS
 
@@ -169,6 +170,7 @@ def _step(config: Config, learner: Learner, collective: Collective, arrays: Arra
         slices[domain] = order[start : min(stop, start + config.train.batch_size)]
     rows = next(iter(slices.values()), order[:0])
     round_ = Round(epoch=0, number=0, slices=slices, shuffled=rows if method.mixes else None)
+    measure_statistics(learner.engine, learner.shared, learner.specific, train, collective)
     before = _loss(learner, visited, rows)
     if method.shared and not config.train.only_domains:
         method.shared(learner)(round_)

@@ -87,7 +87,7 @@ def dry_run(spark: SparkSession, config: Config) -> dict[str, Any]:
         "tables": {table.name: _described(table) for table in first.tables},
         "parameters": {
             "dense": first.dense,
-            "tables": sum(table.rows * table.width for table in first.tables if table.trainable),
+            "tables": sum(table.rows * table.width for table in first.tables if table.trainable and not table.measured),
             "specific": first.dense * int((learned > 0).sum()) if find_method(train.method).specific else 0,
         },
         "loss": before,
@@ -98,4 +98,4 @@ def dry_run(spark: SparkSession, config: Config) -> dict[str, Any]:
 
 def _described(table: Table) -> dict[str, Any]:
     size = 4 * table.rows * table.width
-    return {"rows": table.rows, "width": table.width, "bytes": size, "trained": table.trainable}
+    return {"rows": table.rows, "width": table.width, "bytes": size, "trained": table.trainable and not table.measured}

@@ -37,6 +37,7 @@ from mamdr_core.training.package import load_calibration, save_rank
 from mamdr_core.training.profiling import Profiler
 from mamdr_core.training.run_domains import domains_of
 from mamdr_core.training.sealed import Facts
+from mamdr_core.training.statistics import measure_statistics
 from mamdr_core.training.trainer import Trainer, TrainingOutcome
 from mamdr_core.training.warm_start import Heritage
 from schemas import SPLITS
@@ -235,13 +236,16 @@ def _measure(
     """Figures by split, `val` before anything is fitted to its rows; those of `test` without calibration; and that."""
     settings, detail = task.config.train, task.config.metrics
     model = learner.engine, learner.shared, learner.specific
+    measure_statistics(*model, learner.train, collective)
 
     def measure(split: str, *calibrations: Calibration | None) -> list[DomainMetrics]:
         return evaluate_calibrated(*model, columns[split], calibrations, collective, detail=detail)
 
     metrics = {"val": measure("val", None)[0]}
     if settings.refit_last_layer and not settings.only_domains:
+        measure_statistics(learner.engine, learner.shared, {}, learner.train, collective)  # it predicts at theta_S
         refit_last_layer(learner.engine, learner.shared, columns["val"], collective, learner.seed)
+        measure_statistics(*model, learner.train, collective)
     calibration = None
     if settings.calibration != "none":
         otherwise = None

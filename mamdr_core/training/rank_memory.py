@@ -101,9 +101,10 @@ def rank_memory(train: TrainSettings, shape: RankShape, specific_bytes: float, i
         is_mapped: whether rows and vectors are memory-mapped.
     """
     method = find_method(train.method)
-    trained = [table for table in owners(shape.tables) if table.trainable]
+    kept = [table for table in owners(shape.tables) if table.trainable]
+    trained = [table for table in kept if not table.measured]
     is_sharded = train.tables == "sharded"
-    held = NUMBER * (shape.dense + sum(_held_rows(table, shape, is_sharded) * table.width for table in trained))
+    held = NUMBER * (shape.dense + sum(_held_rows(table, shape, is_sharded) * table.width for table in kept))
     vectors = sum(NUMBER * table.rows * table.width for table in shape.tables if not table.trainable)
     always = {
         "rows": 0 if is_mapped else shape.rows * (NUMBER * shape.columns + 12),

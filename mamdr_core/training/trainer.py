@@ -1,7 +1,7 @@
 """The training loop of a rank: stages of rounds with validations, early stop and checkpoints."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from mamdr_core.engine.columns import Columns
+from mamdr_core.engine.parameters import Change
 from mamdr_core.errors import MamdrError
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.mamdr import mamdr
@@ -30,6 +31,7 @@ from mamdr_core.training.progress import Progress
 from mamdr_core.training.settings import TrainSettings
 from mamdr_core.training.stages import Stage, make_stages
 from mamdr_core.training.state import RunState
+from mamdr_core.training.statistics import measure_statistics
 
 logger = logging.getLogger(__name__)
 
@@ -154,6 +156,9 @@ class Trainer:
         if self.early_stop.shared is None:  # not resumed: what a stage starts with is kept, unless it finds better
             if self.warm or not stage.learns_shared:
                 self._validate(stage)
+            else:
+                with self.clock.phase("validate"):
+                    self._measure_statistics(stage)
             if self.mixed and not stage.is_alone:
                 self._validate_mixed(stage, self.mixed)
         with self.profiler.stage(stage) if self.profiler else nullcontext():
@@ -206,7 +211,7 @@ class Trainer:
         """What a validation finds, the same on every rank but for the seconds, and whether to stop."""
         at, learner = self.position, self.learner
         with self.clock.phase("validate"):
-            specific = learner.specific if stage.learns_specific else {}
+            specific = self._measure_statistics(stage)
             measured = evaluate_columns(learner.engine, learner.shared, specific, self.val, self.collective)
             if not learner.shared.dense.isfinite().all():
                 raise MamdrError(f"theta_S is not finite after round {at.done}: lower train.inner.lr")
@@ -226,6 +231,13 @@ class Trainer:
             if self.collective.rank == 0:
                 at.curve.append(found)
             return found, stops
+
+    def _measure_statistics(self, stage: Stage) -> Mapping[int, Change]:
+        """Measure statistics of training rows that the model has; returns theta_i of the domains that have one."""
+        learner = self.learner
+        specific = learner.specific if stage.learns_specific else {}
+        measure_statistics(learner.engine, learner.shared, specific, learner.train, self.collective)
+        return specific
 
     def _epochs(self, rounds: int) -> int:
         """Number of epochs of theta_S that a number of rounds has begun."""

@@ -11,10 +11,12 @@ from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Change, Rows, Scope, Shared, Theta
 from mamdr_core.models.structures import MODELS, build_model
-from tests.models.helpers import MULTI_DOMAIN, featured_columns, small_engine, small_inputs, small_settings
+from tests.models.helpers import MULTI_DOMAIN, PARTITIONED, featured_columns, small_engine, small_inputs, small_settings
 
 COUNTS = [9, 1, 13, 0, 30, 7]
 DOMAINS = range(len(COUNTS))
+STRUCTURES = [*sorted(MODELS), PARTITIONED]
+PER_DOMAIN = [*MULTI_DOMAIN, PARTITIONED]
 
 
 def visit(columns, domain, as_domain=None):
@@ -59,7 +61,7 @@ def theta_of(engine, shared, domain):
     return Theta(shared, Change(0.1 * torch.randn(len(shared.dense), **draw), rows))
 
 
-@pytest.mark.parametrize("name", MULTI_DOMAIN)
+@pytest.mark.parametrize("name", PER_DOMAIN)
 def test_the_gradient_of_a_mixed_batch_is_the_mean_over_its_rows_of_each_domains(name):
     columns = featured_columns(COUNTS)
     engine, shared = small_engine(small_settings(name), len(COUNTS))
@@ -88,7 +90,7 @@ def test_a_mixed_batch_is_one_step_of_the_optimizer(name):
     torch.testing.assert_close(adam.dense[moves].abs(), torch.full_like(adam.dense[moves], 0.1), rtol=2e-3, atol=0)
 
 
-@pytest.mark.parametrize("name", MULTI_DOMAIN)
+@pytest.mark.parametrize("name", PER_DOMAIN)
 def test_batches_of_many_domains_in_one_call_give_the_numbers_of_a_call_for_each_domain(name):
     columns = featured_columns(COUNTS)
     together, shared = small_engine(small_settings(name), len(COUNTS), batch_size=16)
@@ -105,7 +107,7 @@ def test_batches_of_many_domains_in_one_call_give_the_numbers_of_a_call_for_each
     torch.testing.assert_close(together.predict(Theta(shared), rows), apart.predict(Theta(shared), rows))
 
 
-@pytest.mark.parametrize("name", MULTI_DOMAIN)
+@pytest.mark.parametrize("name", PER_DOMAIN)
 def test_predictions_of_mixed_rows_are_those_of_each_domain(name):
     columns = featured_columns(COUNTS)
     engine, shared = small_engine(small_settings(name), len(COUNTS))
@@ -118,7 +120,7 @@ def test_predictions_of_mixed_rows_are_those_of_each_domain(name):
     assert (other - alone[:9]).abs().min() > 1e-6  # domain 2's weights
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", STRUCTURES)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_a_trajectory_over_domains_is_the_eager_one(name, optimizer):
     columns = featured_columns(COUNTS)
@@ -129,7 +131,7 @@ def test_a_trajectory_over_domains_is_the_eager_one(name, optimizer):
     assert expected.dense.abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", STRUCTURES)
 @pytest.mark.parametrize("rows", [8, 1 << 16])
 def test_stacked_dr_is_the_eager_one(monkeypatch, name, rows):
     """A support shown as the target, then the target; domains of 0, 1, 7, 9, 13 and 30 rows in batches of 4."""
@@ -146,7 +148,7 @@ def test_stacked_dr_is_the_eager_one(monkeypatch, name, rows):
         assert all(rows.ids.tolist() == [d + 1] for rows in change.rows.values())
 
 
-@pytest.mark.parametrize("name", ["star", "ple"])
+@pytest.mark.parametrize("name", ["star", PARTITIONED, "ple"])
 def test_three_domains_in_one_stack_move_their_own_weights_alone(monkeypatch, name):
     columns = featured_columns([4, 2, 3])
     eager, fast, shared = both(name, counts=[4, 2, 3])
@@ -164,7 +166,7 @@ def test_three_domains_in_one_stack_move_their_own_weights_alone(monkeypatch, na
         assert {tuple(rows.ids.tolist()) for rows in own} == {(d + 1,)}
 
 
-@pytest.mark.parametrize("name", ["mmoe", "star"])
+@pytest.mark.parametrize("name", ["mmoe", "star", PARTITIONED])
 def test_weights_of_domains_that_a_scope_leaves_alone_are_read_as_they_are(name):
     columns = featured_columns(COUNTS)
     eager, fast, shared = both(name)
@@ -175,7 +177,7 @@ def test_weights_of_domains_that_a_scope_leaves_alone_are_read_as_they_are(name)
         assert found.rows.keys() == {"user"}
 
 
-@pytest.mark.parametrize("name", MULTI_DOMAIN)
+@pytest.mark.parametrize("name", PER_DOMAIN)
 def test_carried_moments_and_mixed_visits_give_the_eager_numbers(name):
     columns = featured_columns(COUNTS)
     eager, fast, shared = both(name)
@@ -213,7 +215,7 @@ def test_memory_counts_a_domains_weights_once_a_trajectory_and_not_for_every_row
     assert row_many - row_few < 300 * 8 * 16  # a few values of each unit, not its weights, of which there are 1801
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", STRUCTURES)
 @pytest.mark.parametrize(("precision", "least", "most"), [("fp32", 0, 1e-5), ("bf16", 1e-4, 0.15)])
 def test_fp32_and_bf16_stay_near_fp64_for_every_structure(name, precision, least, most):
     settings, domains = small_settings(name, 0.5), (4, 0, 2, 1, 5)
@@ -233,7 +235,7 @@ def test_fp32_and_bf16_stay_near_fp64_for_every_structure(name, precision, least
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["autoint", "hamur", "masknet", "ple", "star"])
+@pytest.mark.parametrize("name", ["autoint", "hamur", "masknet", "ple", "star", PARTITIONED])
 def test_compiled_steps_are_the_eager_ones_and_not_compiled_anew_for_other_sizes(name, traced_steps):
     """Backend aot_eager fixes sizes as compiled steps do; test_fast and test_several cover the generated code."""
     columns = featured_columns(COUNTS)
@@ -242,7 +244,7 @@ def test_compiled_steps_are_the_eager_ones_and_not_compiled_anew_for_other_sizes
     fast, _ = small_engine(settings, 6, FastEngine, compiles=True)
     visits = [visit(columns, d) for d in (4, 0, 2, 1, 5)]
     assert_same(fast.descend(Theta(shared), visits, 0.05, seed=3), eager.descend(Theta(shared), visits, 0.05, seed=3))
-    if name in MULTI_DOMAIN:
+    if name in PER_DOMAIN:
         for rows in (mixed(columns), Visit(columns, mixed(columns).rows[:17])):
             assert_same(
                 fast.descend(Theta(shared), [rows], 0.05, seed=4), eager.descend(Theta(shared), [rows], 0.05, seed=4)

@@ -34,10 +34,13 @@ SMALL_OPTIONS = {
     "m3oe": {"representation": 5, "shared_experts": 2, "domain_experts": 3, "expert_hidden": (4,), "tower": (3,)},
 }
 MULTI_DOMAIN = ("shared_bottom", "mmoe", "cgc", "ple", "star")
+PARTITIONED = "star partitioned"
+"""STAR with statistics by domain, for `small_settings`."""
 
 
 def small_settings(name: str, dropout: float = 0.0, **changes) -> ModelSettings:
     """Few and narrow layers of every structure; PLE has two levels."""
+    name, _, normalization = name.partition(" ")
     narrow = {"shared_experts": 2, "specific_experts": 3, "expert_hidden": (4,), "gate": (3,), "tower": (3,)}
     return ModelSettings(
         **{
@@ -51,7 +54,7 @@ def small_settings(name: str, dropout: float = 0.0, **changes) -> ModelSettings:
             "mmoe": MMOESettings(experts=2, expert_hidden=(5, 4), gate=(3,), tower=(3,)),
             "cgc": CGCSettings(**narrow),
             "ple": PLESettings(**narrow, levels=2),
-            "star": STARSettings(auxiliary=(3,)),
+            "star": STARSettings(auxiliary=(3,), normalization=normalization or "layer"),
             "raw": RAWSettings(gate=(3,)),
             **changes,
         }
@@ -94,4 +97,5 @@ def small_engine(
         name: (values + 0.3 * torch.randn(values.shape, generator=generator)).double()
         for name, values in shared.tables.items()
     }
+    tables |= {table.name: tables[table.name].abs() for table in inputs.tables if table.measured}
     return engine(module, inputs.tables, {"values": vectors}, batch_size, **options), Shared(shared.dense, tables)

@@ -60,6 +60,8 @@ def make_served(
     inputs = declare_inputs(config.model, config.features, sizes)
     shared = initial_shared(build_model(config.model, inputs), inputs.tables, 0)
     random = torch.Generator().manual_seed(0)
+    for table in (table for table in inputs.tables if table.measured):
+        shared.tables[table.name].copy_(torch.rand(table.rows, table.width, generator=torch.Generator().manual_seed(3)))
     named = {table.name: table for table in inputs.tables}
     specific = {
         domain: Change(
@@ -67,7 +69,7 @@ def make_served(
             {
                 name: Rows(torch.tensor([domain + 1]), torch.randn(1, table.width, generator=random))
                 for name, table in named.items()
-                if table.trainable and (table.column == "domain" or touched)
+                if table.trainable and not table.measured and (table.column == "domain" or touched)
             },
         )
         for domain in range(0 if method == "mixed" else 4)

@@ -22,6 +22,22 @@ def test_the_network_predicts_as_the_run_in_known_and_unknown_domains(tmp_path, 
     assert difference < 1e-6
 
 
+@pytest.mark.slow
+def test_statistics_by_domain_are_exported_as_the_run_has_them(tmp_path):
+    served = make_served(tmp_path, name="star", star={"auxiliary": [4], "normalization": "partitioned"})
+    shared, scorer = load_shared(tmp_path), Scorer(served, VECTORS)
+    network = ServedNetwork(served, shared, served.specific(), VECTORS).eval()
+    for call in write_files(network, served, tmp_path, onnx=True).values():
+        assert compare(call, scorer, served, [-1, 0, 3, 5]) < 1e-5
+    for name, domain in (("mean", 3), ("variance", 3), ("mean", 5), ("variance", -1)):  # 5 and -1 have no theta_i
+        table = f"normalization.{name}"
+        shared.tables[table][domain + 1] += 0.1
+        changed = ServedNetwork(served, shared, served.specific(), VECTORS).eval()
+        assert compare(changed, scorer, served, [domain]) > 1e-4
+        assert compare(changed, scorer, served, [0]) < 1e-6
+        shared.tables[table][domain + 1] -= 0.1
+
+
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_a_mixed_model_saved_by_any_number_of_ranks_is_served(tmp_path, ranks):
     """w_i, effects of users and items, and of a user within a domain; domain 5 has no rows."""

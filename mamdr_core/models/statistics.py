@@ -1,0 +1,105 @@
+"""Normalisation by the mean and variance of each domain's rows, which a structure reads like weights.
+
+No step changes these statistics. A structure that has a `DomainNormalization` also has a method
+`observe(fields) -> {name of the layer: x [B, D]}`, which computes the layer's input from the features. The run measures
+the rows of each domain by it, at the domain's theta_S + theta_i (`mamdr_core.engine.statistics`), and keeps the result
+in tables of theta_S.
+
+Shape suffixes: B rows, G domains of the batch (1 if the batch is of one domain), D width of the input.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from mamdr_core.models.groups import by_row, sum_by_domain, to_rows
+from mamdr_core.models.layers import EPSILON, TableLayer
+from mamdr_core.models.tables import Inputs, Table
+
+ROW_WEIGHT = "row.weight"
+"""The field of a training batch with the weight of each row, up to a factor, [B]; padding has 0."""
+FEW_ROWS = 16
+"""Rows of a domain that make up a batch's statistics; where the batch has fewer, measured rows stand for the others."""
+
+
+class DomainNormalization(TableLayer):
+    """(x - mean) / sqrt(variance + epsilon), by the statistics of the row's domain (Sheng et al. 2021, Eq. 4 and 5).
+
+    In a training batch mean and variance are those of the domain's rows in the batch, each row counted by its sample
+    weight. If these count as m < `FEW_ROWS` rows, (sum w)^2 / sum w^2, they are combined with `FEW_ROWS` - m rows that
+    have the measured mean and variance. Everywhere else they are the measured ones.
+
+    Args:
+        name: of the layer within the structure.
+        inputs: the fields.
+        width: D.
+
+    Attributes:
+        tables: by domain, the weight of its measured rows, 0 if it has none, their mean, and their variance. A domain
+            without rows, and row 0, which serves unknown domains, have mean and variance of the rows of all domains.
+    """
+
+    def __init__(self, name: str, inputs: Inputs, width: int) -> None:
+        super().__init__()
+        self.name, self.width = name, width
+        self.tables = (
+            _measured(f"{name}.count", inputs, 1),
+            _measured(f"{name}.mean", inputs, width),
+            _measured(f"{name}.variance", inputs, width),
+        )
+
+    def forward(self, fields: Mapping[str, Tensor], x_BD: Tensor) -> Tensor:
+        """[B, D] to [B, D], by the domain or the groups that `fields` show."""
+        _, mean, variance = (table.name for table in self.tables)
+        if self.training and ROW_WEIGHT in fields:
+            wide_BD = x_BD.float() if x_BD.dtype == torch.bfloat16 else x_BD  # sums of bfloat16 are rough
+            mean_GD, variance_GD = _of_batch(fields, wide_BD, fields[mean], fields[variance])
+            centred_BD = wide_BD - to_rows(fields, mean_GD)
+            return (centred_BD * to_rows(fields, (variance_GD + EPSILON).rsqrt())).to(x_BD.dtype)
+        return (x_BD - by_row(fields, mean)) * (by_row(fields, variance) + EPSILON).rsqrt()
+
+
+class Observes(Protocol):
+    """A structure whose statistics can be measured."""
+
+    def observe(self, fields: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """By name of each of its `DomainNormalization`, what the layer normalises, [B, D].
+
+        Args:
+            fields: the features of some rows.
+        """
+
+
+def observe(structure: nn.Module, fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What each `DomainNormalization` of a structure normalises; see `Observes`."""
+    return dict(cast("Observes", structure).observe(fields))
+
+
+def statistics_layers(module: nn.Module) -> list[DomainNormalization]:
+    """The layers of a structure whose statistics have to be measured."""
+    return [layer for layer in module.modules() if isinstance(layer, DomainNormalization)]
+
+
+def _of_batch(
+    fields: Mapping[str, Tensor], x_BD: Tensor, measured_mean_GD: Tensor, measured_variance_GD: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each domain of a training batch, [G, D]; see `DomainNormalization`."""
+    tiny = torch.finfo(x_BD.dtype).tiny
+    weight_B1 = fields[ROW_WEIGHT].to(x_BD.dtype).unsqueeze(1)
+    share_B1 = weight_B1 / to_rows(fields, sum_by_domain(fields, weight_B1).clamp_min(tiny))
+    mean_GD = sum_by_domain(fields, share_B1 * x_BD)
+    variance_GD = sum_by_domain(fields, share_B1 * (x_BD - to_rows(fields, mean_GD)).square())
+    # 0 where all weights are 0: such a domain's statistics are the measured ones.
+    rows_G1 = sum_by_domain(fields, share_B1).square() / sum_by_domain(fields, share_B1.square()).clamp_min(tiny)
+    own_G1 = (rows_G1 / FEW_ROWS).clamp(max=1.0)
+    between_GD = own_G1 * (1 - own_G1) * (mean_GD - measured_mean_GD).square()
+    return (
+        own_G1 * mean_GD + (1 - own_G1) * measured_mean_GD,
+        own_G1 * variance_GD + (1 - own_G1) * measured_variance_GD + between_GD,
+    )
+
+
+def _measured(name: str, inputs: Inputs, width: int) -> Table:
+    return Table(name, "domain", inputs.domain_rows, width, feature=False, per_domain=True, measured=True, std=0.0)

@@ -1,0 +1,90 @@
+"""The statistics of a run's model, measured over the training rows of all ranks, in tables of theta_S."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from mamdr_core.engine.columns import Columns, Visit
+from mamdr_core.engine.eager import EagerEngine
+from mamdr_core.engine.parameters import Change, Shared, TableShard
+from mamdr_core.engine.plan import parts_in_step
+from mamdr_core.engine.statistics import Moments, combine, domain_moments
+from mamdr_core.models.statistics import DomainNormalization
+from mamdr_core.parallel.collective import Collective, all_reduce_max
+from mamdr_core.training.evaluation import PART_ROWS
+
+
+def measure_statistics(
+    engine: EagerEngine, shared: Shared, specific: Mapping[int, Change], train: Columns, collective: Collective
+) -> None:
+    """Measure what `engine.statistics` normalise by, and put it into the tables of `shared`; every rank calls this.
+
+    A domain's statistics are those of its training rows at theta_S + theta_i. Without training rows it keeps what it
+    inherited from a parent, or else has those of the rows of all domains. Each domain's rows are on one rank: on any
+    number of ranks the figures are the same. Tables are replaced, never changed in place. Does nothing for a model
+    without such layers.
+
+    Args:
+        engine: has the model.
+        shared: theta_S.
+        specific: theta_i of this rank's domains that are served with one.
+        train: this rank's training rows.
+        collective: the ranks.
+    """
+    if not engine.statistics:
+        return
+    domains = len(train.offsets) - 1
+    own = {layer.name: torch.zeros(domains, 1 + 2 * layer.width, dtype=torch.float64) for layer in engine.statistics}
+    for first, last in parts_in_step(train.offsets.numpy(), PART_ROWS, partial(all_reduce_max, collective)):
+        start, stop = train.offsets[[first, last]].tolist()
+        shared.reach([Visit(train, torch.arange(start, stop, device=train.labels.device))])
+        if first < last:  # else this rank is through; others still fetch rows from it
+            for name, moments in domain_moments(engine, shared, specific, train, range(first, last)).items():
+                own[name][first:last] = moments.flat
+    tables = dict(shared.tables)
+    for layer in engine.statistics:
+        tables |= _replaced(layer, tables, Moments.of(collective.all_reduce(own[layer.name])), collective)
+    shared.tables = tables
+
+
+def _replaced(
+    layer: DomainNormalization, tables: Mapping[str, Tensor | TableShard], found: Moments, collective: Collective
+) -> dict[str, Tensor | TableShard]:
+    """The tables of a layer with the moments of all domains, [n, D]."""
+    before = [_whole(tables[table.name], collective) for table in layer.tables]
+    count_n1, mean_nD, variance_nD = (rows[1:].double() for rows in before)
+    has_rows_n1 = found.weight > 0
+    kept = Moments(
+        torch.where(has_rows_n1, found.weight, count_n1),
+        torch.where(has_rows_n1, found.mean, mean_nD),
+        torch.where(has_rows_n1, found.squares, variance_nD * count_n1),
+    )
+    everything = combine(kept, torch.tensor([len(count_n1)]))
+    is_known_n1 = kept.weight > 0
+    made = (
+        torch.cat([everything.weight, kept.weight]),
+        torch.cat([everything.mean, torch.where(is_known_n1, kept.mean, everything.mean)]),
+        torch.cat([everything.variance, torch.where(is_known_n1, kept.variance, everything.variance)]),
+    )
+    return {
+        table.name: _with_rows(tables[table.name], rows, collective)
+        for table, rows in zip(layer.tables, made, strict=True)
+    }
+
+
+def _whole(table: Tensor | TableShard, collective: Collective) -> Tensor:
+    """All rows of a table, on the CPU."""
+    if isinstance(table, Tensor):
+        return table.cpu()
+    rows = torch.zeros(table.shape, dtype=table.own.dtype)
+    rows[collective.rank :: collective.size] = table.own.cpu()
+    return collective.all_reduce(rows)
+
+
+def _with_rows(table: Tensor | TableShard, rows: Tensor, collective: Collective) -> Tensor | TableShard:
+    """The table with other values."""
+    if isinstance(table, Tensor):
+        return rows.to(table)
+    return table.with_rows(rows[collective.rank :: collective.size].to(table.own))
