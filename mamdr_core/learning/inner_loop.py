@@ -7,6 +7,7 @@ from mamdr_core.engine.inner_step import inner_step
 from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Change, Theta
 from mamdr_core.engine.settings import OuterSettings
+from mamdr_core.engine.state_memory import IN_MEMORY, StateMemory
 from mamdr_core.engine.step_options import RowRule
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.stateful import State
@@ -45,14 +46,14 @@ class InnerLoop:
         inner = self._learner.settings.inner
         if not self._has_moments or inner.state != "carried":
             return None
-        self._adam = self._adam or self._fresh_moments()
+        self._adam = self._adam or self._fresh_moments(self._learner.state_memory)
         return self._adam
 
     def moments(self) -> InnerState | None:
         """Adam's moments for the next inner loop, carried or fresh; None if the inner optimizer has none."""
         if not self._has_moments:
             return None
-        return self.carried_moments() or self._fresh_moments()
+        return self.carried_moments() or self._fresh_moments(IN_MEMORY)
 
     def step(self, moved: Change, gradient: Change, state: InnerState | None, round_: Round) -> None:
         """One step of a round along a gradient.
@@ -76,8 +77,8 @@ class InnerLoop:
         engine, optimizer = self._learner.engine, self._learner.settings.inner.optimizer
         return {table.name: engine.options.rule(table, optimizer) for table in engine.trained_tables}
 
-    def _fresh_moments(self) -> InnerState:
-        return InnerState.zeros_like(self._learner.shared, self._rules())
+    def _fresh_moments(self, memory: StateMemory) -> InnerState:
+        return InnerState.zeros_like(self._learner.shared, self._rules(), memory)
 
     def state_dict(self) -> State:
         """Adam's moments, which are this rank's own."""
@@ -96,9 +97,9 @@ class InnerLoop:
         if state.is_empty():
             return
 
-        self._adam = self._fresh_moments()
+        self._adam = self._fresh_moments(self._learner.state_memory)
         self._adam.step = state.counter("steps")
         own = {"dense": self._adam.dense, **{f"table.{name}": table for name, table in self._adam.tables.items()}}
         for name, moments in own.items():
-            for of, like in moments.named().items():
-                setattr(moments, of, state.tensor(state.own, f"{of}.{name}", like))
+            for of, values in moments.named().items():
+                values.copy_(state.tensor(state.own, f"{of}.{name}", values))

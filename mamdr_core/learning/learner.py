@@ -15,6 +15,7 @@ from mamdr_core.engine.hashing import derive_seed
 from mamdr_core.engine.parameter_state import shared_of, shared_state
 from mamdr_core.engine.parameters import Change, Rows, Shared
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.engine.state_memory import IN_MEMORY, StateMemory
 from mamdr_core.learning.settings import LearningSettings
 from mamdr_core.stateful import State
 
@@ -98,6 +99,7 @@ class Learner:
         seed: of the run.
         most: the largest over ranks of a number.
         rank: this rank; decides dropout.
+        state_memory: where moments, momenta and the best theta_S are stored.
         rows_descended: rows that inner loops of this rank have descended on.
     """
 
@@ -113,6 +115,7 @@ class Learner:
     average_gradient: Callable[[Change, float], Change] = lambda gradient, rows: gradient
     gather: Callable[[int], list[int]] = lambda number: [number]
     rank: int = 0
+    state_memory: StateMemory = IN_MEMORY
     rows_descended: int = 0
 
     def no_change(self) -> Change:

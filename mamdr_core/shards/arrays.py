@@ -27,13 +27,22 @@ class Arrays:
     Args:
         mapped: memory-map them instead of keeping them in memory.
         folder: of the mapped files, on a disk; empty: the system's temporary folder.
+        bound: the setting that bounds what is kept in memory, for messages.
+        instead: what to do, other than raising `bound`, where the folder has no room.
     """
 
-    def __init__(self, mapped: bool = False, folder: str = "") -> None:
+    def __init__(
+        self,
+        mapped: bool = False,
+        folder: str = "",
+        bound: str = "train.host_memory",
+        instead: str = "raise train.ranks",
+    ) -> None:
         self.mapped = mapped
         self.folder = folder or tempfile.gettempdir()
+        self._otherwise = f"raise {bound}, or {instead}"
         if mapped:
-            warn_if_in_memory(folder, "train.host_memory")
+            warn_if_in_memory(folder, bound)
 
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """An array of any content, to be filled.
@@ -51,19 +60,24 @@ class Arrays:
         except OSError as error:
             raise MamdrError(
                 f"train.scratch: no room for {size / 1e9:.3g} GB in {self.folder} ({error.strerror}): name a folder on "
-                "a disk with room, or raise train.host_memory or train.ranks"
+                f"a disk with room, {self._otherwise}"
             ) from None
         return np.frombuffer(pages, dtype).reshape(shape)
 
 
 def warn_if_in_memory(folder: str, bound: str) -> None:
     """Log where a scratch folder does not keep the setting that bounds memory."""
-    folder = folder or tempfile.gettempdir()
-    kind = file_system(folder)
-    if kind in _IN_MEMORY:
+    if is_in_memory(folder):
+        folder = folder or tempfile.gettempdir()
         logger.warning(
-            "train.scratch: %s lies in memory (%s), so %s bounds nothing: name a folder on a disk", folder, kind, bound
-        )
+            "train.scratch: %s lies in memory (%s), so %s bounds nothing: name a folder on a disk",
+            folder, file_system(folder), bound,
+        )  # fmt: skip
+
+
+def is_in_memory(folder: str) -> bool:
+    """Whether a scratch folder is on a file system in memory; empty: the system's temporary folder."""
+    return file_system(folder or tempfile.gettempdir()) in _IN_MEMORY
 
 
 def file_system(folder: str) -> str:

@@ -19,6 +19,7 @@ from mamdr_core.engine.hashing import derive_seed
 from mamdr_core.engine.parameters import Change, Rows, Shared
 from mamdr_core.engine.slots import slots_for
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.engine.state_memory import IN_MEMORY
 from mamdr_core.engine.step_options import StepOptions
 from mamdr_core.errors import MamdrError
 from mamdr_core.host_memory import available_memory, ranks_here
@@ -32,6 +33,7 @@ from mamdr_core.parallel.collective import Collective, all_reduce_max, gather_nu
 from mamdr_core.parallel.sharded import initial_sharded
 from mamdr_core.shards.arrays import warn_if_in_memory
 from mamdr_core.shards.loading import Share
+from mamdr_core.shards.mapped_state import MappedState
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.stateful import State
 from mamdr_core.training.choices import Choices, EngineName
@@ -99,6 +101,7 @@ def make_learner(
     train: Columns,
     choices: Choices,
     heritage: Heritage | None = None,
+    maps_state: bool = False,
 ) -> Learner:
     """A rank's learner at the start of a run.
 
@@ -108,6 +111,7 @@ def make_learner(
         collective: the ranks.
         train: the rank's training rows.
         heritage: what a parent can hand down: there are slots for its theta_i, also those of domains that do not learn.
+        maps_state: whether moments, momenta and the best theta_S are memory-mapped; see `memory_check.maps_state`.
     """
     engine = make_engine(config, pinned, share, choices.device, choices.engine)
     method = find_method(config.train.method)
@@ -137,6 +141,7 @@ def make_learner(
         settings=settings,
         seed=config.train.seed,
         rank=collective.rank,
+        state_memory=MappedState(config.train.scratch) if maps_state else IN_MEMORY,
     )
     if config.train.dr.start == "random":
         for domain in learner.specific:

@@ -131,8 +131,9 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         heritage = Heritage(task.parent, device, settings.scratch) if task.parent else None
         inherited = heritage.having_specific(len(own)) & own if heritage else np.zeros_like(own)
         shape = shape_of(task.config, task.pinned, own & domains.learns, inherited, columns, train, collective)
-        check_memory(task.config, shape, device, collective, share.arrays.mapped)
-        learner = make_learner(task.config, task.pinned, own, collective, share, train, choices, heritage)
+        maps_state = check_memory(task.config, shape, device, collective, share.arrays.mapped)
+        built_of = (own, collective, share, train, choices, heritage, maps_state)
+        learner = make_learner(task.config, task.pinned, *built_of)
         if heritage and not (task.checkpoints and task.checkpoints.newest):
             heritage.hand_down(learner, collective, method.mixed)
     logger.info("rank %d read %s", collective.rank, share.figures.told())

@@ -91,7 +91,13 @@ class RankMemory:
         return self.always["theta_S"] + sum(self.shared.get(name, 0) for name in ("inner", "outer", "best"))
 
 
-def rank_memory(train: TrainSettings, shape: RankShape, specific_bytes: float, is_mapped: bool = False) -> RankMemory:
+def rank_memory(
+    train: TrainSettings,
+    shape: RankShape,
+    specific_bytes: float,
+    is_mapped: bool = False,
+    maps_state: bool = False,
+) -> RankMemory:
     """What a rank needs at most, apart from the interpreter, the fast engine's stacks and a mixed model.
 
     Args:
@@ -99,6 +105,7 @@ def rank_memory(train: TrainSettings, shape: RankShape, specific_bytes: float, i
         shape: of the rank.
         specific_bytes: up to which theta_i is kept in memory.
         is_mapped: whether rows and vectors are memory-mapped.
+        maps_state: whether what optimizers keep of tables, and the best copy of tables, are memory-mapped.
     """
     method = find_method(train.method)
     trained = [table for table in owners(shape.tables) if table.trainable]
@@ -124,12 +131,14 @@ def rank_memory(train: TrainSettings, shape: RankShape, specific_bytes: float, i
     if method.shared and not train.only_domains:
         moments = _moment_bytes(train, shape, () if is_sharded else trained)
         fresh = moments if method.combines_gradients else _moment_bytes(train, shape, ())
-        inner = (moments if train.inner.state == "carried" else fresh) if method.carries_moments else 0
-        outer = {"sgd": 0, "nesterov": 1, "adam": 2}[train.outer.optimizer] * held if method.has_outer else 0
+        kept = NUMBER * shape.dense if maps_state else held
+        carried = _moment_bytes(train, shape, ()) if maps_state else moments
+        inner = (carried if train.inner.state == "carried" else fresh) if method.carries_moments else 0
+        outer = {"sgd": 0, "nesterov": 1, "adam": 2}[train.outer.optimizer] * kept if method.has_outer else 0
         shared = {
             "inner": inner,
             "outer": outer,
-            "best": held * (2 if method.mixed else 1),  # the mixed model's network and, trained alone, another
+            "best": kept * (2 if method.mixed else 1),  # the mixed model's network and, trained alone, another
             "round": _round_bytes(train, shape, trained, is_sharded),
         }
     specific = _specific_memory(train, shape, trained, specific_bytes) if method.specific else {}

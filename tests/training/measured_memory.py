@@ -1,11 +1,15 @@
 """One rank's training in a process that then prints what it needed, by the formula and by the kernel, in bytes.
 
-python -m tests.training.measured_memory replicated|touched
+python -m tests.training.measured_memory replicated|mapped|touched
 """
 
 import gc
 import json
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +30,7 @@ from mamdr_core.training.building import make_learner
 from mamdr_core.training.checkpoints import Checkpoints
 from mamdr_core.training.choices import Choices
 from mamdr_core.training.clock import Clock
-from mamdr_core.training.memory_check import shape_of
+from mamdr_core.training.memory_check import maps_state, shape_of
 from mamdr_core.training.rank_memory import rank_memory
 from mamdr_core.training.settings import CheckpointSettings, TrainSettings
 from mamdr_core.training.trainer import Trainer
@@ -37,14 +41,34 @@ TRAIN = TrainSettings(
 )  # fmt: skip
 RUNS = {  # settings, domains, rows, users, width of embeddings
     "replicated": (TRAIN, 10, 100_000, 600_000, 16),
+    "mapped": (replace(TRAIN, table_memory=1e-6), 10, 100_000, 600_000, 16),
     "touched": (replace(TRAIN, method="separate"), 40, 100_000, 60_000, 64),
 }
 
 
 def resident(name: str) -> int:
-    """Bytes of VmRSS or of the peak, VmHWM."""
+    """Bytes of VmRSS, of its peak, VmHWM, or of RssAnon: without what is mapped of files."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
+
+
+@contextmanager
+def peak_of_anonymous() -> Iterator[list[int]]:
+    """Sample RssAnon in a block, as the kernel keeps no peak of it; the list's number is the largest."""
+    peak, ends = [resident("RssAnon")], threading.Event()
+
+    def sample() -> None:
+        while not ends.is_set():
+            peak[0] = max(peak[0], resident("RssAnon"))
+            time.sleep(0.001)
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    try:
+        yield peak
+    finally:
+        ends.set()
+        sampler.join()
 
 
 def random_rows(domains: int, rows: int, users: int) -> Columns:
@@ -69,15 +93,16 @@ def train(settings: TrainSettings, domains: int, rows: int, users: int, width: i
     share = SimpleNamespace(vectors=lambda trainable: {})
     choices = Choices(torch.device("cpu"), "eager")
     one = SingleProcess()
-    learner = make_learner(config, pinned, own, one, share, columns["train"], choices)
+    shape = shape_of(config, pinned, own, np.zeros_like(own), columns, columns["train"], one)
+    maps = maps_state(settings, rank_memory(settings, shape, 1e12), choices.device)
+    learner = make_learner(config, pinned, own, one, share, columns["train"], choices, maps_state=maps)
     checkpoints = Checkpoints(None, settings.checkpoint, one, StopRequest())
     trainer = Trainer(
         settings, learner, find_method(settings.method), counts["train"], own, one, columns["val"], Arrays(), Clock(),
         checkpoints,
     )  # fmt: skip
     trainer.train()
-    shape = shape_of(config, pinned, own, np.zeros_like(own), columns, columns["train"], one)
-    needs = rank_memory(settings, shape, 1e12)
+    needs = rank_memory(settings, shape, 1e12, maps_state=maps)
     print(needs.parts, file=sys.stderr)
     return needs.total
 
@@ -88,6 +113,12 @@ def main() -> None:
     settings, domains, *sizes = RUNS[sys.argv[1]]
     train(settings, 2, 300, 50, 4)
     gc.collect()
+    if settings.table_memory:  # what is mapped of files is cache
+        before = resident("RssAnon")
+        with peak_of_anonymous() as peak:
+            needed = train(settings, domains, *sizes)
+        print(json.dumps({"formula": needed, "measured": peak[0] - before}))
+        return
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     needed = train(settings, domains, *sizes)
