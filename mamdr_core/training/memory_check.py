@@ -76,6 +76,11 @@ def shape_of(
         domains=int((learns & (counts_n > 0) | inherited).sum()) if method.specific else 0,
         sampled_rows=int(np.minimum(counts_n, dr.support_rows).sum()) if method.specific and dr.k else 0,
         touched=touched,
+        starts=sum(
+            (pinned.sizes[feature.of] + 1) * feature.size
+            for feature in config.features
+            if feature.kind == "vector" and feature.trainable
+        ),
     )
 
 

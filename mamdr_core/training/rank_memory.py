@@ -35,6 +35,7 @@ class RankShape:
         sampled_rows: of this rank's training rows, those that DR's samples hold at most.
         touched: by embedding table, the sum over these domains of the distinct ids in their rows; only for
             `dr.rows: touched`.
+        starts: numbers of the vectors that trainable tables start from.
     """
 
     ranks: int
@@ -47,6 +48,7 @@ class RankShape:
     domains: int
     sampled_rows: int = 0
     touched: Mapping[str, int] = field(default_factory=dict)
+    starts: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,16 +59,19 @@ class RankMemory:
         always: from reading to the end of the run.
         shared: in addition while theta_S learns.
         specific: in addition while theta_i learns, where that is a stage after it (`dr.schedule: settled`).
+        start: in addition before training, while theta_S is made.
     """
 
     always: dict[str, int]
     shared: dict[str, int]
     specific: dict[str, int]
+    start: dict[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
         """Bytes of the stage that needs most; of each part its largest."""
-        return sum(self.always.values()) + max(sum(self.shared.values()), sum(self.specific.values()))
+        stages = (self.start, self.shared, self.specific)
+        return sum(self.always.values()) + max(sum(stage.values()) for stage in stages)
 
     def on_host(self, on_device: Collection[str]) -> int:
         """Bytes in the host's memory of the stage that needs most there, without rows.
@@ -78,12 +83,12 @@ class RankMemory:
         def sum_of(parts: Mapping[str, int]) -> int:
             return sum(size for name, size in parts.items() if name not in on_device and name != "rows")
 
-        return sum_of(self.always) + max(sum_of(self.shared), sum_of(self.specific))
+        return sum_of(self.always) + max(sum_of(stage) for stage in (self.start, self.shared, self.specific))
 
     @property
     def parts(self) -> dict[str, int]:
         """All parts together."""
-        return self.always | self.shared | self.specific
+        return self.always | self.start | self.shared | self.specific
 
     @property
     def tables(self) -> int:
@@ -127,6 +132,7 @@ def rank_memory(
             + sum(2 * HIDDEN * table.width for table in shape.tables if table.pooling == "attention")
         ),
     }
+    start = {"start": NUMBER * shape.starts} if shape.starts and not is_mapped else {}
     shared: dict[str, int] = {}
     if method.shared and not train.only_domains:
         moments = _moment_bytes(train, shape, () if is_sharded else trained)
@@ -143,8 +149,8 @@ def rank_memory(
         }
     specific = _specific_memory(train, shape, trained, specific_bytes) if method.specific else {}
     if method.specific and method.settle(train.learning).dr.schedule == "rounds":
-        return RankMemory(always, shared | specific, {})
-    return RankMemory(always, shared, specific)
+        return RankMemory(always, shared | specific, {}, start)
+    return RankMemory(always, shared, specific, start)
 
 
 def _moment_bytes(train: TrainSettings, shape: RankShape, tables: Sequence[Table]) -> int:

@@ -29,7 +29,7 @@ def needs(shape=SHAPE, specific_bytes=1e9, **train):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", ["replicated", "mapped", "touched"])
+@pytest.mark.parametrize("run", ["replicated", "mapped", "touched", "vectors"])
 def test_the_formula_is_within_a_quarter_of_the_measured_resident_size(run):
     command = [sys.executable, "-m", "tests.training.measured_memory", run]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -44,6 +44,17 @@ def test_rows_and_vectors_are_held_once_or_memory_mapped():
     assert (parts["rows"], parts["orders"], parts["vectors"]) == (800 * (3 * 4 + 12), 600 * 32, 500 * 8 * 4)
     mapped = rank_memory(TrainSettings(method="joint"), SHAPE, 1e9, is_mapped=True).always
     assert (mapped["rows"], mapped["orders"], mapped["vectors"], mapped["theta_S"]) == (0, 0, 0, HELD)
+
+
+def test_vectors_that_tables_start_from_are_held_whole_before_training():
+    shape = replace(SHAPE, starts=1000 * 64)
+    found, without = needs(shape, method="separate"), needs(method="separate")
+    assert (found.start, found.parts["start"]) == ({"start": 1000 * 64 * 4}, 1000 * 64 * 4)
+    assert found.total == sum(found.always.values()) + 1000 * 64 * 4
+    assert found.total > without.total
+    assert needs(shape, method="dn").total == needs(method="dn").total  # by then they are released
+    assert needs(replace(shape, ranks=4), method="separate", tables="sharded").start == found.start
+    assert not rank_memory(TrainSettings(), shape, 1e9, is_mapped=True).start
 
 
 @pytest.mark.parametrize(
