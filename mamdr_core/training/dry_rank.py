@@ -100,7 +100,7 @@ def try_rank(task: RankTask, collective: Collective) -> Tried:
         engine=choices.engine,
         domains=len(columns["train"].occupied),
         rows=sum(len(split) for split in columns.values()),
-        memory=rank_memory(train, shape, room, mapped, maps_state),
+        memory=rank_memory(train, shape, room, mapped, maps_state, choices.device.type == "cuda"),
         available=available,
         tables=learner.engine.tables,
         dense=shape.dense,

@@ -145,7 +145,7 @@ def check_memory(
         shape: of this rank.
         device: where training runs.
         collective: the ranks.
-        is_mapped: whether rows and vectors are memory-mapped.
+        is_mapped: whether rows are memory-mapped.
 
     Returns:
         Whether this rank maps the state of tables; see `maps_state`.
@@ -155,7 +155,7 @@ def check_memory(
     """
     train = config.train
     room = train.specific_memory * GB or available_memory() / 2 / ranks_here()
-    needs = rank_memory(train, shape, room, is_mapped)
+    needs = rank_memory(train, shape, room, is_mapped, on_gpu=device.type == "cuda")
     if maps := maps_state(train, needs, device):
         in_memory, needs = needs, rank_memory(train, shape, room, is_mapped, maps_state=True)
         if collective.rank == 0:

@@ -263,7 +263,8 @@ def share_of(task: RankTask, own: NDArray[np.bool_]) -> Share:
         own: by domain, whether its rows are read, [n].
     """
     train = task.config.train
-    return Share(task.pinned, task.config.features, own, train.host_memory, train.scratch, train.reader)
+    read = (train.host_memory, train.scratch, train.reader)
+    return Share(task.pinned, task.config.features, own, *read, holds_fixed=False)
 
 
 @contextmanager

@@ -102,6 +102,7 @@ def rank_memory(
     specific_bytes: float,
     is_mapped: bool = False,
     maps_state: bool = False,
+    on_gpu: bool = False,
 ) -> RankMemory:
     """What a rank needs at most, apart from the interpreter, the fast engine's stacks and a mixed model.
 
@@ -109,8 +110,9 @@ def rank_memory(
         train: the settings.
         shape: of the rank.
         specific_bytes: up to which theta_i is kept in memory.
-        is_mapped: whether rows and vectors are memory-mapped.
+        is_mapped: whether rows, and the vectors that tables start from, are memory-mapped.
         maps_state: whether what optimizers keep of tables, and the best copy of tables, are memory-mapped.
+        on_gpu: whether it trains on a GPU, which has its own copy of the fixed vectors.
     """
     method = find_method(train.method)
     trained = [table for table in owners(shape.tables) if table.trainable]
@@ -121,7 +123,7 @@ def rank_memory(
         "rows": 0 if is_mapped else shape.rows * (NUMBER * shape.columns + 12),
         # An epoch's order is made while the round before still refers to the last one; mixed rows have their own.
         "orders": 0 if is_mapped else shape.train_rows * (4 if method.mixes else 2) * INDEX,
-        "vectors": 0 if is_mapped else vectors,
+        "vectors": vectors if on_gpu else 0,
         "theta_S": held,
         "step": min(train.batch_size, shape.train_rows)
         * NUMBER

@@ -104,7 +104,8 @@ def train(settings: TrainSettings, domains: int, rows: int, users: int, width: i
     sizes = {"user": users, "item": 1, "domain": domains}
     pinned = SimpleNamespace(sizes=sizes, counts=counts, domain_ids=("x",) * domains, numeric={})
     share = SimpleNamespace(
-        vectors=lambda trainable: {"taste": torch.rand(users + 1, size)} if trainable and taste else {}
+        vectors=lambda trainable: {"taste": torch.rand(users + 1, size)} if taste else {},
+        vector_shapes=lambda trainable: {},
     )
     choices = Choices(torch.device("cpu"), "eager")
     one = SingleProcess()
