@@ -4,15 +4,18 @@
 
 A run of MAMDR (settled) on a user table of 4 M rows of 16: rounds of DN with carried Adam moments and outer Adam, a
 validation after every round, then passes of DR, then the package. Peaks are the kernel's (VmHWM), reset before each
-part, without what the process had before the tables were made. It needs about 4 GB.
+part, without what the process had before the tables were made. It needs about 4 GB. With --mapped all but theta_S is
+memory-mapped, and peaks are of anonymous memory (RssAnon, sampled), which the kernel cannot write back to files.
 """
 
 import argparse
 import gc
 import json
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +28,7 @@ from mamdr_core.engine.columns import Columns, offsets_of
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.settings import InnerSettings
+from mamdr_core.engine.state_memory import IN_MEMORY
 from mamdr_core.learning.learner import Learner
 from mamdr_core.learning.methods import find_method
 from mamdr_core.learning.settings import DRSettings
@@ -33,6 +37,7 @@ from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.shards.arrays import Arrays
+from mamdr_core.shards.mapped_state import MappedState
 from mamdr_core.stopping import StopRequest
 from mamdr_core.training import checkpoints
 from mamdr_core.training.building import make_store
@@ -46,9 +51,28 @@ DOMAINS = 20
 
 
 def resident(name: str) -> int:
-    """Bytes of VmRSS or VmHWM."""
+    """Bytes of VmRSS, VmHWM or RssAnon."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
+
+
+class PeakOfAnonymous:
+    """The largest RssAnon in a block, sampled every millisecond, as the kernel keeps no peak of it."""
+
+    def __enter__(self) -> "PeakOfAnonymous":
+        self.found, self._ends = resident("RssAnon"), threading.Event()
+        self._sampler = threading.Thread(target=self._sample)
+        self._sampler.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ends.set()
+        self._sampler.join()
+
+    def _sample(self) -> None:
+        while not self._ends.is_set():
+            self.found = max(self.found, resident("RssAnon"))
+            time.sleep(0.001)
 
 
 @dataclass
@@ -58,10 +82,12 @@ class Peaks(Clock):
     Args:
         before: bytes of the process before the tables.
         tables: bytes of the tables.
+        anonymous: leave out what is mapped of files.
     """
 
     before: int
     tables: int
+    anonymous: bool = False
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -72,10 +98,11 @@ class Peaks(Clock):
     def phase(self, name: str) -> Iterator[None]:
         """Note the peak and the end of a block."""
         Path("/proc/self/clear_refs").write_text("5")
-        with super().phase(name):
+        with PeakOfAnonymous() if self.anonymous else nullcontext() as sampled, super().phase(name):
             yield
-        for found, kind in ((self.peak, "VmHWM"), (self.after, "VmRSS")):
-            found[name] = max(found.get(name, 0.0), (resident(kind) - self.before) / self.tables)
+        peak, after = (sampled.found, "RssAnon") if sampled else (resident("VmHWM"), "VmRSS")
+        for found, size in ((self.peak, peak), (self.after, resident(after))):
+            found[name] = max(found.get(name, 0.0), (size - self.before) / self.tables)
 
 
 def columns_of(rows: int, users: int, generator: torch.Generator) -> Columns:
@@ -102,13 +129,14 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
     engine = EagerEngine(module, inputs.tables, {}, settings.batch_size)
     tables = sum(4 * table.rows * table.width for table in inputs.tables)
     gc.collect()
-    clock = Peaks(resident("VmRSS"), tables)
+    clock = Peaks(resident("RssAnon" if arguments.mapped else "VmRSS"), tables, arguments.mapped)
     with clock.phase("tables"):
         shared = initial_shared(module, inputs.tables, 0)
     learner = Learner(
         engine=engine, train=train, supports=None, shared=shared,
         specific=make_store(settings, shared.dense, train.occupied.tolist()),
         average=partial(mean_change, SingleProcess()), settings=method.settle(settings.learning), seed=0,
+        state_memory=MappedState() if arguments.mapped else IN_MEMORY,
     )  # fmt: skip
     del shared  # it is the learner's, which replaces it
     place = CheckpointPlace(str(folder / "checkpoints"))
@@ -130,7 +158,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
     with clock.phase("package"):
         save_rank(str(folder / "package"), 0, learner.shared, learner.specific)
     by_stage["package"] = ({"package": clock.peak["package"]}, {"package": clock.after["package"]})
-    return {"tables_mb": tables / 1e6, "rounds": outcome.rounds, **{
+    return {"tables_mb": tables / 1e6, "rounds": outcome.rounds, "seconds": clock.seconds, **{
         stage: {name: f"{peak[name]:.1f} (after: {after[name]:.1f})" for name in peak}
         for stage, (peak, after) in by_stage.items()
     }}  # fmt: skip
@@ -144,6 +172,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--checkpoints", action="store_true", help="write a checkpoint after every round")
     parser.add_argument("--no-room", action="store_true", help="as if no memory were available for copies of it")
+    parser.add_argument("--mapped", action="store_true", help="memory-map all but theta_S, as train.table_memory does")
     arguments = parser.parse_args()
     if arguments.no_room:
         checkpoints.available_memory = lambda: 0

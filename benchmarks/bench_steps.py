@@ -65,7 +65,7 @@ def train(config: Config, columns: Mapping[str, Columns], shared: Shared | None)
     everything, one = np.ones(config.synthetic.domains, dtype=bool), SingleProcess()
     method = find_method("mamdr")
     fast = Choices(torch.device("cpu"), "fast")
-    share = SimpleNamespace(vectors=lambda trainable: {})
+    share = SimpleNamespace(vectors=lambda trainable: {}, vector_shapes=lambda trainable: {})
     learner = make_learner(config, pinned, everything, one, share, columns["train"], fast)
     if shared is not None:
         learner.shared = shared.copy()

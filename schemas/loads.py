@@ -19,8 +19,8 @@ LOADS = Table(
         Column(
             "status",
             "string",
-            "published; stopped by the quality check, which leaves clicks unchanged; or replacing: about to remove days "
-            "of the load from clicks, by a job that did not end unless a later row is published",
+            "published; stopped by the quality check, which leaves clicks unchanged; or replacing: about to remove "
+            "days of the load from clicks, by a job that did not end unless a later row is published",
         ),
         Column("rows_in", "bigint", "number of rows of the source"),
         Column("clicks", "bigint", "number of valid rows"),

@@ -47,6 +47,12 @@ def start_rows(table: Table, generator: torch.Generator, first: int = 0, step: i
     return draw_rows(table.rows, table.width, generator, first, step).mul_(table.std)
 
 
+def _start_from(rows_KD: Tensor, given_KD: Tensor) -> None:
+    """Replace drawn rows by the given ones in place, those that are not zeros, without another copy of the table."""
+    for rows_CD, given_CD in zip(rows_KD.split(CHUNK_ROWS), given_KD.split(CHUNK_ROWS), strict=True):
+        rows_CD.copy_(torch.where(given_CD.any(1, keepdim=True), given_CD.to(rows_CD), rows_CD))
+
+
 def initial_shared(
     module: nn.Module,
     tables: Sequence[Table],
@@ -74,7 +80,6 @@ def initial_shared(
         if table.trainable:
             rows_KD = start_rows(table, generator, first, step)
             if vectors and table.name in vectors:
-                given_KD = vectors[table.name][first::step].to(rows_KD)
-                rows_KD = torch.where(given_KD.any(1, keepdim=True), given_KD, rows_KD)
+                _start_from(rows_KD, vectors[table.name][first::step])
             drawn[table.name] = rows_KD.to(device)
     return Shared(dense.clone().to(device), drawn)

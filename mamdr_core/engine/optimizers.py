@@ -9,6 +9,7 @@ from torch import Tensor
 from mamdr_core.engine.parameter_state import held_rows, parameters_of, parameters_state, sharded_tables
 from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.engine.settings import OuterSettings
+from mamdr_core.engine.state_memory import IN_MEMORY, StateMemory
 from mamdr_core.engine.step_options import RowRule
 from mamdr_core.stateful import State
 
@@ -23,9 +24,9 @@ class AdamMoments:
     second: Tensor
 
     @classmethod
-    def zeros_like(cls, tensor: Tensor) -> "AdamMoments":
+    def zeros_like(cls, tensor: Tensor, memory: StateMemory = IN_MEMORY) -> "AdamMoments":
         """Moments before the first step."""
-        return cls(torch.zeros_like(tensor), torch.zeros_like(tensor))
+        return cls(memory.zeros_like(tensor), memory.zeros_like(tensor))
 
     def named(self) -> dict[str, Tensor]:
         """Its tensors by attribute."""
@@ -39,9 +40,9 @@ class AdagradSums:
     sums: Tensor
 
     @classmethod
-    def zeros_like(cls, table: Tensor) -> "AdagradSums":
+    def zeros_like(cls, table: Tensor, memory: StateMemory = IN_MEMORY) -> "AdagradSums":
         """Sums before the first step."""
-        return cls(table.new_zeros(len(table), 1))
+        return cls(memory.zeros_like(table[:, :1]))
 
     def named(self) -> dict[str, Tensor]:
         """Its tensors by attribute."""
@@ -67,12 +68,15 @@ class InnerState:
     step: int = 0
 
     @classmethod
-    def zeros_like(cls, shared: Shared, rules: Mapping[str, RowRule] | None = None) -> "InnerState":
+    def zeros_like(
+        cls, shared: Shared, rules: Mapping[str, RowRule] | None = None, memory: StateMemory = IN_MEMORY
+    ) -> "InnerState":
         """The state before the first step.
 
         Args:
             shared: theta_S.
             rules: by table that moves, how its rows do; None: all by Adam.
+            memory: where the state of tables is stored.
         """
         tables: dict[str, RowState] = {}
         for name, table in shared.tables.items():
@@ -80,7 +84,7 @@ class InnerState:
                 continue
             state = ROW_STATES.get(rules[name].optimizer if rules else "adam")
             if isinstance(table, Tensor) and state:
-                tables[name] = state.zeros_like(table)
+                tables[name] = state.zeros_like(table, memory)
         return cls(AdamMoments.zeros_like(shared.dense), tables)
 
 
@@ -162,9 +166,16 @@ class OuterOptimizer:
     `sgd` is Eq. 4; `nesterov` (Sutskever et al. 2013, as torch.optim.SGD) and `adam` take -(theta~ - theta) as the
     gradient. Embedding rows move, and their momenta decay, only where the change touches them. Of a sharded table a
     rank has the momenta of its own rows, and a change holds own rows only.
+
+    Attributes:
+        settings: of the update.
+        memory: where the momenta of tables are stored.
+        step_count: updates so far.
+        first, second: momenta, of optimizers that have them, from the first update on.
     """
 
     settings: OuterSettings
+    memory: StateMemory = IN_MEMORY
     step_count: int = 0
     first: "Momenta | None" = field(default=None)
     second: "Momenta | None" = field(default=None)
@@ -180,8 +191,8 @@ class OuterOptimizer:
         self.step_count += 1
         beta = self.settings.beta * factor
         if self.settings.optimizer != "sgd" and self.first is None:
-            self.first = Momenta.zeros_like(shared)
-            self.second = Momenta.zeros_like(shared) if self.settings.optimizer == "adam" else None
+            self.first = Momenta.zeros_like(shared, self.memory)
+            self.second = Momenta.zeros_like(shared, self.memory) if self.settings.optimizer == "adam" else None
         shared.dense += self._update(change.dense, None, slice(None), beta)
         for name, rows in change.rows.items():
             table = shared.tables[name]
@@ -206,7 +217,9 @@ class OuterOptimizer:
         """
         self.step_count = state.counter("steps")
         parts = {name: state.part(name) for name in ("first", "second")}
-        momenta = {name: None if part.is_empty() else Momenta.of_state(part, like) for name, part in parts.items()}
+        momenta = {
+            name: None if part.is_empty() else Momenta.of_state(part, like, self.memory) for name, part in parts.items()
+        }
         self.first, self.second = momenta["first"], momenta["second"]
 
     def _update(self, change: Tensor, table: str | None, place: Tensor | slice, beta: float) -> Tensor:
@@ -257,15 +270,16 @@ class Momenta:
     sharded: frozenset[str]
 
     @classmethod
-    def zeros_like(cls, shared: Shared) -> "Momenta":
+    def zeros_like(cls, shared: Shared, memory: StateMemory = IN_MEMORY) -> "Momenta":
         """Before the first step."""
-        rows = {name: torch.zeros_like(held) for name, held in held_rows(shared).items()}
+        rows = {name: memory.zeros_like(held) for name, held in held_rows(shared).items()}
         return cls(torch.zeros_like(shared.dense), rows, sharded_tables(shared))
 
     @classmethod
-    def of_state(cls, state: State, like: Shared) -> "Momenta":
+    def of_state(cls, state: State, like: Shared, memory: StateMemory = IN_MEMORY) -> "Momenta":
         """As `state_dict` gave them, to fit theta_S `like`."""
-        return cls(*parameters_of(state, like), sharded_tables(like))
+        dense, tables = parameters_of(state, like)
+        return cls(dense, {name: memory.copy(rows) for name, rows in tables.items()}, sharded_tables(like))
 
     def state_dict(self) -> State:
         """All of them."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mamdr_core.engine.columns import Visit
+from mamdr_core.engine.state_memory import IN_MEMORY, StateMemory
 from mamdr_core.models.tables import Table
 
 
@@ -100,8 +101,8 @@ class TableShard(Protocol):
     def index_add_(self, dim: int, places: Tensor, values: Tensor) -> object:
         """Add to `own` in place."""
 
-    def clone(self) -> "TableShard":
-        """A copy that shares no memory."""
+    def assign(self, own: Tensor) -> None:
+        """Replace the values of `own` in place."""
 
     def to(self, device: torch.device | str) -> "TableShard":
         """The same on `device`."""
@@ -121,9 +122,25 @@ class Shared:
         """The same on `device`."""
         return Shared(self.dense.to(device), {name: table.to(device) for name, table in self.tables.items()})
 
-    def copy(self) -> "Shared":
-        """A copy that shares no memory."""
-        return Shared(self.dense.clone(), {name: table.clone() for name, table in self.tables.items()})
+    def copy(self, memory: StateMemory = IN_MEMORY) -> "Shared":
+        """A copy that shares no memory; its tables are stored in `memory`."""
+        tables = {
+            name: memory.copy(table) if isinstance(table, Tensor) else table.with_rows(memory.copy(table.own))
+            for name, table in self.tables.items()
+        }
+        return Shared(self.dense.clone(), tables)
+
+    def assign(self, other: "Shared") -> None:
+        """Take over the values of another theta_S of the same shape, in place."""
+        self.dense.copy_(other.dense)
+        for name, table in self.tables.items():
+            values = other.tables[name]
+            if isinstance(table, Tensor):
+                assert isinstance(values, Tensor)
+                table.copy_(values)
+            else:
+                assert not isinstance(values, Tensor)
+                table.assign(values.own)
 
     def zeros_like(self) -> "Shared":
         """Parameters of zeros: a network of zeros gives the logit 0, whatever its structure."""

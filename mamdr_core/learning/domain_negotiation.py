@@ -22,7 +22,7 @@ class DomainNegotiation:
     def __init__(self, learner: Learner, outer: OuterSettings | None = None) -> None:
         self._learner = learner
         self._inner = InnerLoop(learner)
-        self._outer = OuterOptimizer(outer or learner.settings.outer)
+        self._outer = OuterOptimizer(outer or learner.settings.outer, learner.state_memory)
 
     def __call__(self, round_: Round) -> None:
         """Visit the domains of a round one after another, then move theta_S towards theta~."""

@@ -7,6 +7,7 @@ from mamdr_core.engine.inner_step import inner_step
 from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Change, Theta
 from mamdr_core.engine.settings import OuterSettings
+from mamdr_core.engine.state_memory import IN_MEMORY, StateMemory
 from mamdr_core.engine.step_options import RowRule
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.stateful import State
@@ -44,14 +45,14 @@ class InnerLoop:
         inner = self._learner.settings.inner
         if not self._has_moments or inner.state != "carried":
             return None
-        self._adam = self._adam or self._fresh_moments()
+        self._adam = self._adam or self._fresh_moments(self._learner.state_memory)
         return self._adam
 
     def moments(self) -> InnerState | None:
         """The moments for the next inner loop, carried or fresh; None if the inner optimizer has none."""
         if not self._has_moments:
             return None
-        return self.carried_moments() or self._fresh_moments()
+        return self.carried_moments() or self._fresh_moments(IN_MEMORY)
 
     def step(self, moved: Change, gradient: Change, state: InnerState | None, round_: Round) -> None:
         """Make one inner step along a gradient.
@@ -75,8 +76,8 @@ class InnerLoop:
         engine, optimizer = self._learner.engine, self._learner.settings.inner.optimizer
         return {table.name: engine.options.rule(table, optimizer) for table in engine.trained_tables}
 
-    def _fresh_moments(self) -> InnerState:
-        return InnerState.zeros_like(self._learner.shared, self._rules())
+    def _fresh_moments(self, memory: StateMemory) -> InnerState:
+        return InnerState.zeros_like(self._learner.shared, self._rules(), memory)
 
     def state_dict(self) -> State:
         """The carried moments, which differ between ranks."""
@@ -95,9 +96,9 @@ class InnerLoop:
         if state.is_empty():
             return
 
-        self._adam = self._fresh_moments()
+        self._adam = self._fresh_moments(self._learner.state_memory)
         self._adam.step = state.counter("steps")
         named = {"dense": self._adam.dense, **{f"table.{name}": table for name, table in self._adam.tables.items()}}
         for name, moments in named.items():
-            for key, like in moments.named().items():
-                setattr(moments, key, state.tensor(state.own, f"{key}.{name}", like))
+            for key, values in moments.named().items():
+                values.copy_(state.tensor(state.own, f"{key}.{name}", values))

@@ -15,6 +15,7 @@ from mamdr_core.engine.hashing import derive_seed
 from mamdr_core.engine.parameter_state import shared_of, shared_state
 from mamdr_core.engine.parameters import Change, Rows, Shared
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.engine.state_memory import IN_MEMORY, StateMemory
 from mamdr_core.learning.settings import LearningSettings
 from mamdr_core.stateful import State
 
@@ -98,6 +99,7 @@ class Learner:
             total weight of its rows.
         gather: the numbers of all ranks, in rank order.
         rank: number of this rank, for the seeds of dropout.
+        state_memory: where moments, momenta and the best theta_S are stored.
         rows_descended: number of rows in this rank's inner steps so far.
     """
 
@@ -113,10 +115,11 @@ class Learner:
     average_gradient: Callable[[Change, float], Change] = lambda gradient, rows: gradient
     gather: Callable[[int], list[int]] = lambda number: [number]
     rank: int = 0
+    state_memory: StateMemory = IN_MEMORY
     rows_descended: int = 0
 
     def no_change(self) -> Change:
-        """A zero change of theta_S with all trained tables, for ranks without rows, which take part in averaging too."""
+        """A zero change of theta_S with all trained tables, for ranks without rows, which average too."""
         nothing = torch.zeros(0, dtype=torch.long, device=self.shared.dense.device)
         rows = {
             table.name: Rows(nothing, self.shared.dense.new_zeros(0, table.width))

@@ -23,7 +23,7 @@ class Reptile:
 
     def __init__(self, learner: Learner) -> None:
         self._learner = learner
-        self._outer = OuterOptimizer(learner.settings.outer)
+        self._outer = OuterOptimizer(learner.settings.outer, learner.state_memory)
 
     def __call__(self, round_: Round) -> None:
         """Descend on every domain of a round from the same theta_S, then move it by the mean change."""

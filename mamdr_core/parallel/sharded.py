@@ -88,9 +88,10 @@ class ShardedTable:
         self.own.index_add_(dim, places, values)
         self._drop_fetched()
 
-    def clone(self) -> "ShardedTable":
-        """A copy without shared memory and without fetched rows."""
-        return self.with_rows(self.own.clone())
+    def assign(self, own: Tensor) -> None:
+        """Replace the values of this rank's rows in place; fetched rows become stale and are dropped."""
+        self.own.copy_(own)
+        self._drop_fetched()
 
     def to(self, device: torch.device | str) -> "ShardedTable":
         """A copy on `device` without fetched rows."""

@@ -27,13 +27,22 @@ class Arrays:
     Args:
         mapped: memory-map the arrays instead of keeping them in memory.
         folder: folder of the mapped files, on a disk; empty: the system's temporary folder.
+        bound: the config key that bounds what is kept in memory, for messages.
+        instead: what to do, other than raising `bound`, if the folder has no space.
     """
 
-    def __init__(self, mapped: bool = False, folder: str = "") -> None:
+    def __init__(
+        self,
+        mapped: bool = False,
+        folder: str = "",
+        bound: str = "train.host_memory",
+        instead: str = "raise train.ranks",
+    ) -> None:
         self.mapped = mapped
         self.folder = folder or tempfile.gettempdir()
+        self._otherwise = f"raise {bound}, or {instead}"
         if mapped:
-            warn_if_in_memory(folder, "train.host_memory")
+            warn_if_in_memory(folder, bound)
 
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """An array with undefined content.
@@ -51,7 +60,7 @@ class Arrays:
         except OSError as error:
             raise MamdrError(
                 f"train.scratch: cannot allocate {size / 1e9:.3g} GB in {self.folder} ({error.strerror}): choose a "
-                "folder on a disk with more space, or raise train.host_memory or train.ranks"
+                f"folder on a disk with more space, {self._otherwise}"
             ) from None
         return np.frombuffer(pages, dtype).reshape(shape)
 
@@ -63,12 +72,17 @@ def warn_if_in_memory(folder: str, bound: str) -> None:
         folder: the scratch folder; empty: the system's temporary folder.
         bound: config key of the bound.
     """
-    folder = folder or tempfile.gettempdir()
-    kind = file_system(folder)
-    if kind in _IN_MEMORY:
+    if is_in_memory(folder):
+        folder = folder or tempfile.gettempdir()
         logger.warning(
-            "train.scratch: %s is in memory (%s), so %s has no effect: choose a folder on a disk", folder, kind, bound
-        )
+            "train.scratch: %s is in memory (%s), so %s has no effect: choose a folder on a disk",
+            folder, file_system(folder), bound,
+        )  # fmt: skip
+
+
+def is_in_memory(folder: str) -> bool:
+    """Whether a scratch folder is on a file system in memory; empty: the system's temporary folder."""
+    return file_system(folder or tempfile.gettempdir()) in _IN_MEMORY
 
 
 def file_system(folder: str) -> str:

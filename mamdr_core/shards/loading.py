@@ -41,6 +41,7 @@ class Share:
         features: the declared features.
         own: by domain, whether its rows belong to the rank, [n].
         host_memory: GB that rows and vectors may take in memory; a larger share is memory-mapped. 0: no bound.
+        holds_fixed: whether fixed vectors count, as they do unless the ranks of a machine map them together.
         scratch: folder of the mapped files; empty: the system's temporary folder.
         reader: library that reads the row groups.
 
@@ -58,7 +59,9 @@ class Share:
         host_memory: float = 0.0,
         scratch: str = "",
         reader: ReaderName = "petastorm",
+        holds_fixed: bool = True,
     ) -> None:
+        self._holds_fixed = holds_fixed
         self._pinned, self._features, self._own, self._reader = pinned, features, own, reader
         self._ids = ["user", "item", "domain", *(f.name for f in features if f.is_id)]
         self._several = [feature for feature in features if feature.has_several_ids]
@@ -78,13 +81,13 @@ class Share:
             )  # fmt: skip
 
     def needed_bytes(self) -> int:
-        """Size in bytes of the rows of all splits and of the vectors."""
+        """Size in bytes of the rows of all splits and of the vectors that this process holds."""
         rows = sum(int(counts[self._own].sum()) for counts in self._pinned.counts.values())
         single = len(self._ids) - len(self._several) + len(self._pinned.numeric) + self._pinned.has_weights
         lists = sum(feature.length * (2 if feature.weights else 1) for feature in self._several)
         width = 4 * (single + lists) + _ROW_BYTES
-        vectors = sum((self._pinned.sizes[f.of] + 1) * f.size * 4 for f in self._features if f.kind == "vector")
-        return rows * width + vectors
+        shapes = self.vector_shapes(None if self._holds_fixed else True)
+        return rows * width + sum(4 * ids * size for ids, size in shapes.values())
 
     def row_groups(self, split: str) -> list[RowGroup]:
         """The row groups that contain the rank's rows of a split; they are counted in `figures` as read."""
@@ -178,24 +181,34 @@ class Share:
     def _files(self, split: str) -> list[PinnedFile]:
         return [file for file in self._pinned.files if file.split == split and self._own[file.domains].any()]
 
-    def vectors(self, trainable: bool | None = None) -> dict[str, Tensor]:
+    def vector_shapes(self, trainable: bool | None = None) -> dict[str, tuple[int, int]]:
+        """Number of rows and size of the vectors by feature; see `vectors`."""
+        return {
+            feature.name: (self._pinned.sizes[feature.of] + 1, feature.size)
+            for feature in self._vector_features(trainable)
+        }
+
+    def _vector_features(self, trainable: bool | None) -> list[Feature]:
+        vectors = [feature for feature in self._features if feature.kind == "vector"]
+        return [feature for feature in vectors if trainable is None or feature.trainable == trainable]
+
+    def vectors(
+        self, trainable: bool | None = None, into: Mapping[str, NDArray[np.float32]] | None = None
+    ) -> dict[str, Tensor]:
         """The vectors by feature, float32 [vocabulary + 1, size]; zeros in row 0 and for ids without a vector.
 
         Args:
             trainable: return trained vectors only, or fixed ones only; None: all.
+            into: by feature, zeros that are filled; None: new arrays.
 
         Raises:
             MamdrError: the lake holds no vectors of that name and length.
         """
-        features = [
-            feature
-            for feature in self._features
-            if feature.kind == "vector" and (trainable is None or feature.trainable == trainable)
-        ]
-        tables = {}
-        for feature in features:
-            tables[feature.name] = self.arrays.empty((self._pinned.sizes[feature.of] + 1, feature.size), np.float32)
-            tables[feature.name].fill(0.0)
+        features, tables = self._vector_features(trainable), dict(into or {})
+        if into is None:
+            for name, shape in self.vector_shapes(trainable).items():
+                tables[name] = self.arrays.empty(shape, np.float32)
+                tables[name].fill(0.0)
         for of, urls in self._pinned.vector_files.items():
             declared = TABLES[f"{of}_features"]
             missing = {feature.name: feature.size for feature in features if feature.of == of}

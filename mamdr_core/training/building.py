@@ -1,7 +1,7 @@
 """What a rank trains with: its columns, the engine, and the learner."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -19,6 +19,7 @@ from mamdr_core.engine.hashing import derive_seed
 from mamdr_core.engine.parameters import Change, Rows, Shared
 from mamdr_core.engine.slots import slots_for
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.engine.state_memory import IN_MEMORY
 from mamdr_core.engine.step_options import StepOptions
 from mamdr_core.errors import MamdrError
 from mamdr_core.host_memory import available_memory, ranks_here
@@ -32,9 +33,11 @@ from mamdr_core.parallel.collective import Collective, all_reduce_max, gather_nu
 from mamdr_core.parallel.sharded import initial_sharded
 from mamdr_core.shards.arrays import warn_if_in_memory
 from mamdr_core.shards.loading import Share
+from mamdr_core.shards.mapped_state import MappedState
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.stateful import State
 from mamdr_core.training.choices import Choices, EngineName
+from mamdr_core.training.machine_vectors import machine_vectors
 from mamdr_core.training.run_domains import domains_of
 from mamdr_core.training.settings import TrainSettings
 from mamdr_core.training.warm_start import Heritage
@@ -43,17 +46,24 @@ logger = logging.getLogger(__name__)
 
 
 def make_engine(
-    config: Config, pinned: PinnedExamples, share: Share, device: torch.device, name: EngineName = "eager"
+    config: Config,
+    pinned: PinnedExamples,
+    share: Share,
+    device: torch.device,
+    name: EngineName = "eager",
+    vectors: Mapping[str, Tensor] | None = None,
 ) -> EagerEngine:
     """The engine of a config over a version of the examples; the model has its initial parameters.
 
     Args:
         config, pinned, share, device: see there.
         name: which of the engines; the eager one where it only predicts.
+        vectors: fixed vectors by feature; None: they are read.
     """
     train = config.train
     module, tables = _initial_model(config, pinned)
-    made = (module, tables, share.vectors(trainable=False), train.batch_size, device, train.on_nan)
+    frozen = share.vectors(trainable=False) if vectors is None else vectors
+    made = (module, tables, frozen, train.batch_size, device, train.on_nan)
     options = StepOptions.of(find_method(train.method).settle(train.learning).inner)
     if name == "fast":
         return FastEngine(*made, train.precision, train.group_memory, options=options)
@@ -99,6 +109,7 @@ def make_learner(
     train: Columns,
     choices: Choices,
     heritage: Heritage | None = None,
+    maps_state: bool = False,
 ) -> Learner:
     """A rank's learner at the start of a run.
 
@@ -108,8 +119,10 @@ def make_learner(
         collective: the ranks.
         train: the rank's training rows.
         heritage: what a parent can hand down: there are slots for its theta_i, also those of domains that do not learn.
+        maps_state: whether moments, momenta and the best theta_S are memory-mapped; see `memory_check.maps_state`.
     """
-    engine = make_engine(config, pinned, share, choices.device, choices.engine)
+    vectors = machine_vectors(share, collective, config.train.scratch)
+    engine = make_engine(config, pinned, share, choices.device, choices.engine, vectors)
     method = find_method(config.train.method)
     settings = method.settle(config.train.learning)
     if config.train.only_domains:  # theta_S has settled
@@ -137,6 +150,7 @@ def make_learner(
         settings=settings,
         seed=config.train.seed,
         rank=collective.rank,
+        state_memory=MappedState(config.train.scratch) if maps_state else IN_MEMORY,
     )
     if config.train.dr.start == "random":
         for domain in learner.specific:

@@ -82,9 +82,10 @@ def try_rank(task: RankTask, collective: Collective) -> Tried:
         shape = _whole_shape(task, sample, own, inherited)
         mapped = share_of(task, own & domains.reads).arrays.mapped
         # How many distinct ids a domain has is known once its rows are read: as many as rows at most.
-        check_memory(config, replace(shape, touched={}), choices.device, collective, mapped)
+        maps_state = check_memory(config, replace(shape, touched={}), choices.device, collective, mapped)
     with clock.phase("build"):
-        learner = make_learner(config, pinned, few, collective, share, columns["train"], choices, heritage)
+        built_of = (few, collective, share, columns["train"], choices, heritage, maps_state)
+        learner = make_learner(config, pinned, *built_of)
         method = find_method(train.method)
         if heritage:
             heritage.hand_down(learner, collective, method.mixed)
@@ -100,7 +101,7 @@ def try_rank(task: RankTask, collective: Collective) -> Tried:
         engine=choices.engine,
         domains=len(columns["train"].occupied),
         rows=sum(len(split) for split in columns.values()),
-        memory=rank_memory(train, shape, room, mapped),
+        memory=rank_memory(train, shape, room, mapped, maps_state, choices.device.type == "cuda"),
         available=available,
         tables=learner.engine.tables,
         dense=shape.dense,

@@ -8,6 +8,7 @@ import torch
 from mamdr_core.engine.parameter_state import shared_of, shared_state
 from mamdr_core.engine.parameters import Shared
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.engine.state_memory import StateMemory
 from mamdr_core.stateful import State
 
 LEARNT_AUC = 0.51
@@ -19,6 +20,7 @@ class Parameters(Protocol):
 
     shared: Shared
     specific: SpecificStore
+    state_memory: StateMemory
 
 
 @dataclass
@@ -52,7 +54,8 @@ class EarlyStop:
         if auc > self.best or self.shared is None or auc != auc:
             self.best, self.best_round, self.waited = auc, round_number, 0
             self.shared = None  # the best before is released before there is another
-            self.shared = self.parameters.shared.copy() if self.moves_shared else self.parameters.shared
+            now = self.parameters.shared
+            self.shared = now.copy(self.parameters.state_memory) if self.moves_shared else now
             self.parameters.specific.keep()
             return False
         if self.best > LEARNT_AUC:
@@ -62,7 +65,10 @@ class EarlyStop:
     def restore_best(self) -> None:
         """Replace the parameters by the best ones."""
         assert self.shared is not None, "no validation was recorded"
-        self.parameters.shared = self.shared
+        if self.parameters.state_memory.mapped and self.shared is not self.parameters.shared:
+            self.parameters.shared.assign(self.shared)  # theta_S stays in memory
+        else:
+            self.parameters.shared = self.shared
         self.parameters.specific.restore()
 
     def state_dict(self) -> State:

@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
 
@@ -17,9 +18,11 @@ from mamdr_core.learning.methods import find_method
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.models.tables import Table, owners, readers
 from mamdr_core.parallel.collective import Collective
+from mamdr_core.shards.arrays import is_in_memory
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.choices import gather_trouble, ranks_per_device
 from mamdr_core.training.rank_memory import RankMemory, RankShape, rank_memory
+from mamdr_core.training.settings import TrainSettings
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +76,11 @@ def shape_of(
         domains=int((learns & (counts_n > 0) | inherited).sum()) if method.specific else 0,
         sampled_rows=int(np.minimum(counts_n, dr.support_rows).sum()) if method.specific and dr.k else 0,
         touched=touched,
+        starts=sum(
+            (pinned.sizes[feature.of] + 1) * feature.size
+            for feature in config.features
+            if feature.kind == "vector" and feature.trainable
+        ),
     )
 
 
@@ -108,9 +116,26 @@ def count_distinct(train: Columns, table: Table, own: NDArray[np.bool_], fields:
     return total
 
 
+def maps_state(train: TrainSettings, needs: RankMemory, device: torch.device) -> bool:
+    """Whether a rank memory-maps what optimizers keep of tables, and the best copy: where they exceed their room.
+
+    Nothing that ranks do together depends on it, so each decides on its own.
+
+    Args:
+        train: the settings.
+        needs: of the rank, with all of it in memory.
+        device: where training runs; next to a GPU nothing is mapped.
+    """
+    if device.type != "cpu" or not needs.shared:
+        return False
+    if train.table_memory:
+        return needs.tables > train.table_memory * GB
+    return needs.tables > available_memory() / 2 / ranks_here() and not is_in_memory(train.scratch)
+
+
 def check_memory(
     config: Config, shape: RankShape, device: torch.device, collective: Collective, is_mapped: bool = False
-) -> None:
+) -> bool:
     """Raise on all ranks what does not fit the memory of one of them; rank 0 logs what it needs, by part.
 
     Every rank calls it once all have read their rows, before anything else is made.
@@ -120,14 +145,24 @@ def check_memory(
         shape: of this rank.
         device: where training runs.
         collective: the ranks.
-        is_mapped: whether rows and vectors are memory-mapped.
+        is_mapped: whether rows are memory-mapped.
+
+    Returns:
+        Whether this rank maps the state of tables; see `maps_state`.
 
     Raises:
         MamdrError: theta_i with `dr.rows: touched` does not fit, or the tables certainly do not; the same on all ranks.
     """
     train = config.train
     room = train.specific_memory * GB or available_memory() / 2 / ranks_here()
-    needs = rank_memory(train, shape, room, is_mapped)
+    needs = rank_memory(train, shape, room, is_mapped, on_gpu=device.type == "cuda")
+    if maps := maps_state(train, needs, device):
+        in_memory, needs = needs, rank_memory(train, shape, room, is_mapped, maps_state=True)
+        if collective.rank == 0:
+            logger.info(
+                "%.3g GB of the optimizers' state of tables and of the best copy are memory-mapped in %s",
+                (in_memory.tables - needs.tables) / GB, train.scratch or tempfile.gettempdir(),
+            )  # fmt: skip
     on_device = ON_DEVICE if device.type == "cuda" else ()
     rows_of_specific = needs.parts.get("rows of theta_i", 0) + needs.parts.get("a group's rows", 0)
     tables = 0 if on_device else needs.tables
@@ -147,6 +182,7 @@ def check_memory(
         collective, trouble, "train.dr.rows touched",
         "set train.dr.rows to none, raise train.ranks on more machines, or give ranks more memory (docs/memory.md)",
     )  # fmt: skip
+    return maps
 
 
 def summary(needs: RankMemory) -> str:

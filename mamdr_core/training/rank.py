@@ -132,8 +132,9 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         heritage = Heritage(task.parent, device, settings.scratch) if task.parent else None
         inherited = heritage.having_specific(len(own)) & own if heritage else np.zeros_like(own)
         shape = shape_of(task.config, task.pinned, own & domains.learns, inherited, columns, train, collective)
-        check_memory(task.config, shape, device, collective, share.arrays.mapped)
-        learner = make_learner(task.config, task.pinned, own, collective, share, train, choices, heritage)
+        maps_state = check_memory(task.config, shape, device, collective, share.arrays.mapped)
+        built_of = (own, collective, share, train, choices, heritage, maps_state)
+        learner = make_learner(task.config, task.pinned, *built_of)
         if heritage and not (task.checkpoints and task.checkpoints.newest):
             heritage.hand_down(learner, collective, method.mixed)
     logger.info("rank %d read %s", collective.rank, share.figures.summary())
@@ -266,7 +267,8 @@ def share_of(task: RankTask, own: NDArray[np.bool_]) -> Share:
         own: by domain, whether its rows are read, [n].
     """
     train = task.config.train
-    return Share(task.pinned, task.config.features, own, train.host_memory, train.scratch, train.reader)
+    read = (train.host_memory, train.scratch, train.reader)
+    return Share(task.pinned, task.config.features, own, *read, holds_fixed=False)
 
 
 @contextmanager

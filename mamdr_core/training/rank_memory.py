@@ -35,6 +35,7 @@ class RankShape:
         sampled_rows: of this rank's training rows, those that DR's samples hold at most.
         touched: by embedding table, the sum over these domains of the distinct ids in their rows; only for
             `dr.rows: touched`.
+        starts: numbers of the vectors that trainable tables start from.
     """
 
     ranks: int
@@ -47,6 +48,7 @@ class RankShape:
     domains: int
     sampled_rows: int = 0
     touched: Mapping[str, int] = field(default_factory=dict)
+    starts: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,16 +59,19 @@ class RankMemory:
         always: from reading to the end of the run.
         shared: in addition while theta_S learns.
         specific: in addition while theta_i learns, where that is a stage after it (`dr.schedule: settled`).
+        start: in addition before training, while theta_S is made.
     """
 
     always: dict[str, int]
     shared: dict[str, int]
     specific: dict[str, int]
+    start: dict[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
         """Bytes of the stage that needs most; of each part its largest."""
-        return sum(self.always.values()) + max(sum(self.shared.values()), sum(self.specific.values()))
+        stages = (self.start, self.shared, self.specific)
+        return sum(self.always.values()) + max(sum(stage.values()) for stage in stages)
 
     def on_host(self, on_device: Collection[str]) -> int:
         """Bytes in the host's memory of the stage that needs most there, without rows.
@@ -78,12 +83,12 @@ class RankMemory:
         def sum_of(parts: Mapping[str, int]) -> int:
             return sum(size for name, size in parts.items() if name not in on_device and name != "rows")
 
-        return sum_of(self.always) + max(sum_of(self.shared), sum_of(self.specific))
+        return sum_of(self.always) + max(sum_of(stage) for stage in (self.start, self.shared, self.specific))
 
     @property
     def parts(self) -> dict[str, int]:
         """All parts together."""
-        return self.always | self.shared | self.specific
+        return self.always | self.start | self.shared | self.specific
 
     @property
     def tables(self) -> int:
@@ -91,26 +96,35 @@ class RankMemory:
         return self.always["theta_S"] + sum(self.shared.get(name, 0) for name in ("inner", "outer", "best"))
 
 
-def rank_memory(train: TrainSettings, shape: RankShape, specific_bytes: float, is_mapped: bool = False) -> RankMemory:
+def rank_memory(
+    train: TrainSettings,
+    shape: RankShape,
+    specific_bytes: float,
+    is_mapped: bool = False,
+    maps_state: bool = False,
+    on_gpu: bool = False,
+) -> RankMemory:
     """What a rank needs at most, apart from the interpreter, the fast engine's stacks and a mixed model.
 
     Args:
         train: the settings.
         shape: of the rank.
         specific_bytes: up to which theta_i is kept in memory.
-        is_mapped: whether rows and vectors are memory-mapped.
+        is_mapped: whether rows, and the vectors that tables start from, are memory-mapped.
+        maps_state: whether what optimizers keep of tables, and the best copy of tables, are memory-mapped.
+        on_gpu: whether it trains on a GPU, which has its own copy of the fixed vectors.
     """
     method = find_method(train.method)
-    kept = [table for table in owners(shape.tables) if table.trainable]
-    trained = [table for table in kept if not table.measured]
+    of_shared = [table for table in owners(shape.tables) if table.trainable]
+    trained = [table for table in of_shared if not table.measured]
     is_sharded = train.tables == "sharded"
-    held = NUMBER * (shape.dense + sum(_held_rows(table, shape, is_sharded) * table.width for table in kept))
+    held = NUMBER * (shape.dense + sum(_held_rows(table, shape, is_sharded) * table.width for table in of_shared))
     vectors = sum(NUMBER * table.rows * table.width for table in shape.tables if not table.trainable)
     always = {
         "rows": 0 if is_mapped else shape.rows * (NUMBER * shape.columns + 12),
         # An epoch's order is made while the round before still refers to the last one; mixed rows have their own.
         "orders": 0 if is_mapped else shape.train_rows * (4 if method.mixes else 2) * INDEX,
-        "vectors": 0 if is_mapped else vectors,
+        "vectors": vectors if on_gpu else 0,
         "theta_S": held,
         "step": min(train.batch_size, shape.train_rows)
         * NUMBER
@@ -121,22 +135,25 @@ def rank_memory(train: TrainSettings, shape: RankShape, specific_bytes: float, i
             + sum(2 * HIDDEN * table.width for table in shape.tables if table.pooling == "attention")
         ),
     }
+    start = {"start": NUMBER * shape.starts} if shape.starts and not is_mapped else {}
     shared: dict[str, int] = {}
     if method.shared and not train.only_domains:
         moments = _moment_bytes(train, shape, () if is_sharded else trained)
         fresh = moments if method.combines_gradients else _moment_bytes(train, shape, ())
-        inner = (moments if train.inner.state == "carried" else fresh) if method.carries_moments else 0
-        outer = {"sgd": 0, "nesterov": 1, "adam": 2}[train.outer.optimizer] * held if method.has_outer else 0
+        kept = NUMBER * shape.dense if maps_state else held
+        carried = _moment_bytes(train, shape, ()) if maps_state else moments
+        inner = (carried if train.inner.state == "carried" else fresh) if method.carries_moments else 0
+        outer = {"sgd": 0, "nesterov": 1, "adam": 2}[train.outer.optimizer] * kept if method.has_outer else 0
         shared = {
             "inner": inner,
             "outer": outer,
-            "best": held * (2 if method.mixed else 1),  # the mixed model's network and, trained alone, another
+            "best": kept * (2 if method.mixed else 1),  # the mixed model's network and, trained alone, another
             "round": _round_bytes(train, shape, trained, is_sharded),
         }
     specific = _specific_memory(train, shape, trained, specific_bytes) if method.specific else {}
     if method.specific and method.settle(train.learning).dr.schedule == "rounds":
-        return RankMemory(always, shared | specific, {})
-    return RankMemory(always, shared, specific)
+        return RankMemory(always, shared | specific, {}, start)
+    return RankMemory(always, shared, specific, start)
 
 
 def _moment_bytes(train: TrainSettings, shape: RankShape, tables: Sequence[Table]) -> int:

@@ -27,7 +27,7 @@ from mamdr_core.training.storage import remove
 from mamdr_core.training.tracking import Ended, track
 
 _ELSEWHERE = (
-    *("reader", "scratch", "host_memory", "specific_memory", "group_memory", "device"),
+    *("reader", "scratch", "host_memory", "specific_memory", "table_memory", "group_memory", "device"),
     *("launcher", "start_timeout", "stall_limit", "checkpoint", "resume", "restarts", "examples_version"),
     *("profile", "dry_run"),
 )

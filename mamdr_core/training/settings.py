@@ -135,6 +135,9 @@ class TrainSettings:
     """GB of rows and feature vectors that a rank keeps in memory; a larger share is memory-mapped. 0: no bound."""
     specific_memory: float = 0.0
     """GB of theta_i that a rank keeps in memory; more goes to a file. 0: a share of half of what is free at first."""
+    table_memory: float = 0.0
+    """GB of theta_S, its optimizers' state and its best copy that a rank keeps in memory; where they take more, all but
+    theta_S is memory-mapped (docs/memory.md; not with CUDA). 0: a share of half of what is free at first."""
     scratch: str = ""
     """Folder of such files, on a local disk of each rank; empty: the system's temporary folder."""
     profile: bool = False
@@ -146,7 +149,8 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Check the counts."""
-        for name in ("host_memory", "group_memory", "specific_memory", "restarts", "stall_limit", "meta_lr"):
+        memory = ("host_memory", "group_memory", "specific_memory", "table_memory")
+        for name in (*memory, "restarts", "stall_limit", "meta_lr"):
             if getattr(self, name) < 0:
                 raise ValueError(f"train.{name} must be >= 0, got {getattr(self, name)}")
         if not 0 < self.negative_rate <= 1:

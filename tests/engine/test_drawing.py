@@ -43,6 +43,20 @@ def test_a_table_starts_with_its_own_spread_and_one_of_zeros_leaves_the_stream_t
     assert torch.equal(drawn["c"], 0.3 * torch.randn(400, 8, generator=generator))
 
 
+def test_rows_start_from_given_vectors_in_parts_and_those_of_zeros_as_drawn(monkeypatch):
+    monkeypatch.setattr(drawing, "CHUNK_ROWS", 32)
+    taste, module = Table("taste", "user", 100, 8), torch.nn.Linear(1, 1)
+    drawn = initial_shared(module, [taste], seed=5).tables["taste"]
+    given = torch.randn(100, 8)
+    given[[0, 50, 99]] = 0.0
+    found = initial_shared(module, [taste], seed=5, vectors={"taste": given}).tables["taste"]
+    expected = given.clone()
+    expected[[0, 50, 99]] = drawn[[0, 50, 99]]
+    assert torch.equal(found, expected)
+    part = initial_shared(module, [taste], seed=5, part=(1, 3), vectors={"taste": given}).tables["taste"]
+    assert torch.equal(part, expected[1::3])
+
+
 @pytest.mark.parametrize("name", ["wdl", "star", "ple"])
 def test_a_structures_own_tables_leave_the_features_start_alone_and_are_drawn_in_parts_as_whole(name):
     settings = small_settings(name)

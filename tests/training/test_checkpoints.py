@@ -133,11 +133,13 @@ def test_statistics_by_domain_resume_bit_for_bit_and_are_those_of_the_rows_that_
         torch.testing.assert_close(mean[None], embedding, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("table_memory", [1.0, 1e-9])
 def test_checkpoints_that_memory_has_no_room_to_copy_are_written_before_training_continues(
-    make_task, monkeypatch, place  # noqa: F811
+    make_task, monkeypatch, place, tmp_path, table_memory  # noqa: F811
 ):  # fmt: skip
-    """With 0 bytes available nothing is copied; the run and what it resumes from are the same."""
-    undisturbed, stopped = (make_task(1, method="mamdr") for _ in range(2))
+    """With 0 bytes available nothing is copied; the run and what it resumes from, mapped or not, are the same."""
+    undisturbed = make_task(1, method="mamdr", table_memory=1.0)
+    stopped = make_task(1, method="mamdr", table_memory=table_memory, scratch=str(tmp_path))
     expected = run(undisturbed, 1, None)
     monkeypatch.setattr(module, "available_memory", lambda: 0)
     run(stopped, 1, place, monkeypatch, 3)

@@ -7,12 +7,13 @@ import torch
 from mamdr_core.engine.parameters import Shared
 from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.engine.state_memory import IN_MEMORY
 from mamdr_core.training.early_stop import EarlyStop
 
 
 def parameters():
     store = SpecificStore([], MemorySlots(torch.zeros(1)), torch.zeros(1))
-    return SimpleNamespace(shared=Shared(torch.zeros(1), {}), specific=store)
+    return SimpleNamespace(shared=Shared(torch.zeros(1), {}), specific=store, state_memory=IN_MEMORY)
 
 
 def record(stop, auc, number):

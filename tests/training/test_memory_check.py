@@ -102,17 +102,31 @@ def test_inherited_theta_i_count_also_of_domains_without_rows(check_with):
 
 
 def test_tables_that_cannot_fit_the_machine_are_an_error_that_names_sharded_tables(check_with):
-    users = 1_000_000  # 32 MB, six times, on three ranks: 576 MB
-    assert check_with(1e6, total=580e6, users=users, method="dn") == [""] * 3
-    found = check_with(1e6, total=570e6, users=users, method="dn")
+    large = {"users": 1_000_000, "method": "dn", "table_memory": 1.0}  # 32 MB, six times, on three ranks: 576 MB
+    assert check_with(1e6, total=580e6, **large) == [""] * 3
+    found = check_with(1e6, total=570e6, **large)
     assert len(set(found)) == 1
     assert "takes 0.192 GB a rank, and 3 ranks share a machine of 0.57 GB: set train.tables to sharded" in found[0]
 
 
 def test_the_ranks_that_share_a_machine_are_the_launchers_where_it_counts_more(check_with, monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "6")  # such as trials of a comparison
-    found = check_with(1e6, total=580e6, users=1_000_000, method="dn")
+    found = check_with(1e6, total=580e6, users=1_000_000, method="dn", table_memory=1.0)
     assert "6 ranks share a machine" in found[0]
+
+
+def test_state_of_tables_without_room_is_mapped_so_that_theta_s_alone_must_fit(check_with, monkeypatch, caplog):
+    monkeypatch.setattr(memory_check, "is_in_memory", lambda folder: folder == "/ram")
+    caplog.set_level("INFO")
+    large = {"users": 1_000_000, "method": "dn"}  # 32 MB on each of three ranks
+    assert check_with(1e6, total=100e6, **large) == [""] * 3
+    assert "0.16 GB of the optimizers' state of tables and of the best copy are memory-mapped in" in caplog.text
+    assert "sharded" in check_with(1e6, total=90e6, **large)[0]
+    caplog.clear()
+    assert check_with(400e6, **large) == check_with(1e6, scratch="/ram", **large) == [""] * 3  # half of it has room
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(1e11), int(1e11)))
+    assert check_with(1e6, device=torch.device("cuda"), **large) == [""] * 3
+    assert "memory-mapped" not in caplog.text
 
 
 def test_rank_0_reports_its_needs_by_part(check_with, caplog):

@@ -1,0 +1,40 @@
+"""State of embedding tables in memory-mapped scratch files; see `mamdr_core.engine.state_memory.StateMemory`."""
+
+import torch
+from torch import Tensor
+
+from mamdr_core.shards.arrays import Arrays
+
+
+class MappedState:
+    """Makes tensors on the CPU whose pages the kernel takes back when memory is short; see `Arrays`.
+
+    Args:
+        folder: of the files, on a disk; empty: the system's temporary folder.
+
+    Example:
+        >>> MappedState().copy(torch.ones(2)).add_(1)
+        tensor([2., 2.])
+    """
+
+    mapped = True
+
+    def __init__(self, folder: str = "") -> None:
+        self._arrays = Arrays(True, folder, "train.table_memory", "set train.tables to sharded")
+
+    def zeros_like(self, like: Tensor) -> Tensor:
+        """Zeros of the shape and type of a tensor.
+
+        Raises:
+            MamdrError: the folder does not exist, cannot be written or is full.
+        """
+        kind = torch.empty(0, dtype=like.dtype).numpy().dtype
+        return torch.from_numpy(self._arrays.empty(tuple(like.shape), kind))  # a new file holds zeros
+
+    def copy(self, values: Tensor) -> Tensor:
+        """A copy that shares no memory with `values`.
+
+        Raises:
+            MamdrError: the folder does not exist, cannot be written or is full.
+        """
+        return self.zeros_like(values).copy_(values)

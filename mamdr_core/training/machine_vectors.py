@@ -1,0 +1,193 @@
+"""Fixed vectors once for each machine: one of its ranks reads them into a scratch file, which all of them map.
+
+The pages are cache that the machine's ranks share, so vectors may be larger than its memory. The file's name is removed
+once all ranks have mapped it, and the kernel frees the file when the last of them ends, however it ends. A run that was
+killed before that leaves a file that nobody has locked; the next run removes it.
+"""
+
+import contextlib
+import fcntl
+import mmap
+import os
+import socket
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.parallel.collective import Collective, gather_texts
+from mamdr_core.shards.loading import Share
+from mamdr_core.training.choices import gather_trouble
+
+PREFIX, SUFFIX = "mamdr-", ".vectors"
+"""Of the files' names."""
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+"""A name of the machine that its containers share."""
+_ALIGNMENT = 64
+
+Shapes = Mapping[str, tuple[int, int]]
+
+
+def machine_vectors(share: Share, collective: Collective, scratch: str = "") -> dict[str, Tensor]:
+    """The fixed vectors by feature, float32 [vocabulary + 1, size], to be read only; every rank calls it.
+
+    Args:
+        share: reads them; the ranks' have the same features and version.
+        collective: the ranks.
+        scratch: folder of the file, with room for all fixed vectors; ranks of a machine that name the same folder share
+            them. Empty: the system's temporary folder.
+
+    Raises:
+        MamdrError: the lake holds no vectors of that name and length, or the folder has no room; the same on all ranks.
+    """
+    shapes = share.vector_shapes(trainable=False)
+    if not shapes:
+        return {}
+    folder = Path(scratch or tempfile.gettempdir())
+    places = gather_texts(collective, place_of(folder))
+    first = places.index(places[collective.rank])
+    file, trouble = None, ""
+    try:
+        if collective.rank == first:
+            try:
+                file = VectorFile(folder, shapes)
+                file.fill(share)
+            except MamdrError as error:
+                trouble = str(error)
+        paths = gather_texts(collective, file.path if file else "")
+        _raise_together(collective, trouble)
+        vectors = {}
+        try:
+            vectors = _read_only(paths[first], share, folder, shapes)
+        except MamdrError as error:
+            trouble = str(error)
+        _raise_together(collective, trouble)  # all ranks have mapped theirs
+    finally:
+        if file:
+            file.remove()
+    return vectors
+
+
+def place_of(folder: Path) -> str:
+    """What ranks that can share a file of a folder have in common."""
+    machine = BOOT_ID.read_text(encoding="ascii").strip() if BOOT_ID.exists() else socket.gethostname()
+    try:
+        found = folder.stat()
+    except OSError:
+        return machine  # who builds the file reports it
+    return f"{machine} {found.st_dev} {found.st_ino}"
+
+
+class VectorFile:
+    """A new file of vectors, locked until its name is removed.
+
+    Args:
+        folder: of it.
+        shapes: of the vectors by feature.
+
+    Attributes:
+        path: of the file.
+
+    Raises:
+        MamdrError: the folder does not exist, cannot be written or is full.
+    """
+
+    def __init__(self, folder: Path, shapes: Shapes) -> None:
+        remove_leftovers(folder)
+        size = _layout(shapes)[1]
+        try:
+            self._file, self.path = _locked_file(folder)
+            try:
+                os.posix_fallocate(self._file, 0, size)  # a full disk is an error here, not a signal later
+                self.arrays = _mapped(self._file, shapes, mmap.MAP_SHARED)
+            except OSError:
+                self.remove()
+                raise
+        except OSError as error:
+            raise MamdrError(
+                f"train.scratch: no room for {size / 1e9:.3g} GB of vectors in {folder} ({error.strerror}): name a "
+                "folder on a disk with room"
+            ) from None
+
+    def fill(self, share: Share) -> None:
+        """Read the vectors.
+
+        Raises:
+            MamdrError: see `Share.vectors`.
+        """
+        share.vectors(trainable=False, into=self.arrays)
+
+    def remove(self) -> None:
+        """Remove the name and the lock; what is mapped stays."""
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)
+        os.close(self._file)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the files of runs that were killed: those that nobody has locked."""
+    for path in folder.glob(f"{PREFIX}*{SUFFIX}"):
+        with contextlib.suppress(OSError):
+            file = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            finally:
+                os.close(file)
+
+
+def _locked_file(folder: Path) -> tuple[int, str]:
+    """A new file and its path; another run may have removed it before it was locked, then there is another."""
+    while True:
+        file, path = tempfile.mkstemp(SUFFIX, PREFIX, folder)
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.exists(path):
+                return file, path
+        os.close(file)
+
+
+def _read_only(path: str, share: Share, folder: Path, shapes: Shapes) -> dict[str, Tensor]:
+    """The vectors of another rank's file, or, where it cannot be opened from here, of one that is this rank's alone."""
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except OSError:
+        alone = VectorFile(folder, shapes)
+        alone.remove()
+        alone.fill(share)
+        return {name: torch.from_numpy(vectors) for name, vectors in alone.arrays.items()}
+    try:
+        mapped = _mapped(file, shapes, mmap.MAP_PRIVATE)  # what a bug would write stays in its process
+    finally:
+        os.close(file)
+    return {name: torch.from_numpy(vectors) for name, vectors in mapped.items()}
+
+
+def _mapped(file: int, shapes: Shapes, flags: int) -> dict[str, NDArray[np.float32]]:
+    """The file's arrays."""
+    starts, size = _layout(shapes)
+    pages = mmap.mmap(file, size, flags, mmap.PROT_READ | mmap.PROT_WRITE)
+    return {
+        name: np.frombuffer(pages, np.float32, rows * width, starts[name]).reshape(rows, width)
+        for name, (rows, width) in shapes.items()
+    }
+
+
+def _layout(shapes: Shapes) -> tuple[dict[str, int], int]:
+    """By feature the byte that its vectors begin at, and the size of the file."""
+    starts, size = {}, 0
+    for name, (rows, width) in shapes.items():
+        starts[name] = size
+        size += -(-4 * rows * width // _ALIGNMENT) * _ALIGNMENT
+    return starts, size
+
+
+def _raise_together(collective: Collective, own: str) -> None:
+    trouble = gather_trouble(collective, own)
+    if trouble.text:
+        raise MamdrError(trouble.text)

@@ -1,0 +1,190 @@
+"""Fixed vectors are read once for each machine and are the same on all ranks, whatever goes wrong on one of them."""
+
+import fcntl
+import json
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from mamdr_core.errors import MamdrError
+from mamdr_core.features import Feature
+from mamdr_core.parallel.collective import SingleProcess, gather_texts, run_simulated
+from mamdr_core.shards.loading import Share
+from mamdr_core.shards.pinned import PinnedExamples
+from mamdr_core.training import machine_vectors as module
+from mamdr_core.training.machine_vectors import machine_vectors
+
+TASTE = Feature(name="taste", kind="vector", of="user", size=3, path="nowhere")
+LOOK = Feature(name="look", kind="vector", of="item", size=5, path="nowhere")
+START = Feature(name="start", kind="vector", of="user", size=2, path="nowhere", trainable=True)
+SIZES = {"user": 50, "item": 20, "domain": 4}
+NOTHING = np.zeros(4, dtype=np.bool_)
+
+
+def write_vectors(file, vectors):
+    """A file of vectors by name, of the ids from 0 on."""
+    parts = [
+        pa.table({
+            "index": pa.array(range(len(own)), pa.int32()), "name": [name] * len(own),
+            "vector": pa.ListArray.from_arrays(np.arange(len(own) + 1, dtype=np.int32) * own.shape[1], own.ravel()),
+        })
+        for name, own in vectors.items()
+    ]  # fmt: skip
+    pq.write_table(pa.concat_tables(parts), file, row_group_size=20_000)
+    return (f"file:{file}",)
+
+
+@pytest.fixture
+def make_share(tmp_path):
+    """A rank's reader of 40 vectors of users, 20 of items, and vectors that a table starts from."""
+    random = np.random.default_rng(0)
+    vectors = {
+        of.name: random.random((40 if of.of == "user" else 20, of.size), np.float32) for of in (TASTE, LOOK, START)
+    }
+    files = {
+        "user": write_vectors(tmp_path / "user.parquet", {name: vectors[name] for name in ("taste", "start")}),
+        "item": write_vectors(tmp_path / "item.parquet", {"look": vectors["look"]}),
+    }
+    pinned = PinnedExamples({"examples": 3}, (), ("a",) * 4, {}, SIZES, files, {})
+
+    def make(features=(TASTE, LOOK, START)):
+        return Share(pinned, features, NOTHING, scratch=str(tmp_path), reader="arrow")
+
+    return make
+
+
+@pytest.fixture
+def scratch(tmp_path):
+    """An empty folder."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    return folder
+
+
+def on_machines(monkeypatch, machines, task):
+    """Run a task on ranks, of which each is on the machine of that name; returns the ranks' results."""
+    at = iter(machines)  # simulated ranks run in turns, in rank order
+    monkeypatch.setattr(module, "place_of", lambda folder: next(at))
+    return run_simulated(task, len(machines))
+
+
+def test_one_rank_of_each_machine_reads_and_all_have_the_same_vectors(make_share, scratch, monkeypatch):
+    shares = [make_share() for _ in range(5)]
+    machines = ["east", "west", "east", "west", "east"]
+
+    def task(collective):
+        return machine_vectors(shares[collective.rank], collective, str(scratch))
+
+    found = on_machines(monkeypatch, machines, task)
+    assert not list(scratch.iterdir())
+    assert [share.figures.row_groups > 0 for share in shares] == [True, True, False, False, False]
+    expected = make_share().vectors(trainable=False)
+    assert expected["taste"].count_nonzero() == 40 * 3
+    for vectors in found:
+        assert vectors.keys() == expected.keys() == {"taste", "look"}
+        assert all(torch.equal(vectors[name], values) for name, values in expected.items())
+
+
+def test_what_a_rank_writes_by_mistake_does_not_reach_the_others(make_share, scratch, monkeypatch):
+    def task(collective):
+        vectors = machine_vectors(make_share(), collective, str(scratch))
+        vectors["taste"][:] = collective.rank
+        collective.all_gather(torch.zeros(1))
+        return vectors["taste"].unique().tolist()
+
+    assert on_machines(monkeypatch, ["east"] * 3, task) == [[0.0], [1.0], [2.0]]
+
+
+def test_trouble_of_one_machine_is_the_same_error_on_all_ranks_and_leaves_nothing(make_share, scratch, monkeypatch):
+    wide, errors = replace(LOOK, size=6), []
+
+    def task(collective):
+        features = (TASTE, wide) if collective.rank == 1 else (TASTE, LOOK)
+        with pytest.raises(MamdrError) as caught:
+            machine_vectors(make_share(features), collective, str(scratch))
+        errors.append(str(caught.value))
+        return collective.all_gather(torch.tensor([collective.rank])).tolist()  # all are here
+
+    assert on_machines(monkeypatch, ["east", "west", "east"], task) == [[0, 1, 2]] * 3
+    assert len(set(errors)) == 1
+    assert errors[0].startswith("item_features holds no vectors look of length 6: run build_examples again (rank 1)")
+    assert not list(scratch.iterdir())
+
+
+def test_a_scratch_folder_without_room_is_an_error_that_names_it(make_share, scratch):
+    with pytest.raises(MamdrError, match=r"train\.scratch: no room for .* GB of vectors in /nowhere/at/all"):
+        machine_vectors(make_share(), SingleProcess(), "/nowhere/at/all")
+
+
+def test_a_rank_that_cannot_open_the_file_reads_its_own(make_share, scratch, monkeypatch):
+    """Such as on a machine that was started from another's snapshot, and has its name."""
+    shares = [make_share() for _ in range(3)]
+
+    def gather(collective, text):
+        texts = gather_texts(collective, text)
+        names_the_file = any(text.endswith(module.SUFFIX) for text in texts)
+        return ["/nowhere/at/all"] * 3 if names_the_file and collective.rank == 2 else texts
+
+    monkeypatch.setattr(module, "gather_texts", gather)
+    found = on_machines(
+        monkeypatch,
+        ["east"] * 3,
+        lambda collective: machine_vectors(shares[collective.rank], collective, str(scratch)),
+    )
+    assert [share.figures.row_groups > 0 for share in shares] == [True, False, True]
+    assert all(torch.equal(each[name], found[0][name]) for each in found for name in ("taste", "look"))
+    assert not list(scratch.iterdir())
+
+
+def test_what_a_killed_run_left_is_removed_and_what_another_run_fills_stays(make_share, scratch):
+    left, filled = (scratch / f"{module.PREFIX}{name}{module.SUFFIX}" for name in ("left", "filled"))
+    for file in (left, filled):
+        file.write_bytes(b"vectors")
+    with filled.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        machine_vectors(make_share(), SingleProcess(), str(scratch))
+        assert list(scratch.iterdir()) == [filled]
+    machine_vectors(make_share(), SingleProcess(), str(scratch))
+    assert not list(scratch.iterdir())
+
+
+PROGRAM = """
+import json, pickle, sys
+import numpy as np
+import torch
+from mamdr_core.parallel.collective import SingleProcess
+from mamdr_core.shards.loading import Share
+from mamdr_core.training.machine_vectors import machine_vectors
+
+def anonymous():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) << 10 for line in status if line.startswith("RssAnon"))
+
+with open(sys.argv[1], "rb") as file:
+    pinned, features, scratch = pickle.load(file)
+share = Share(pinned, features, np.zeros(4, dtype=bool), reader="arrow", holds_fixed=False)
+before = anonymous()
+vectors = machine_vectors(share, SingleProcess(), scratch)
+print(json.dumps({"held": anonymous() - before, "sum": vectors["wide"].sum(dtype=torch.float64).item()}))
+"""
+
+
+def test_vectors_take_no_memory_that_the_kernel_cannot_take_back(tmp_path, scratch):
+    values = np.random.default_rng(0).random((800_000, 32), np.float32)  # 102 MB
+    wide = Feature(name="wide", kind="vector", of="user", size=32, path="nowhere")
+    files = {"user": write_vectors(tmp_path / "wide.parquet", {"wide": values})}
+    pinned = PinnedExamples({"examples": 3}, (), ("a",) * 4, {}, {**SIZES, "user": 800_000}, files, {})
+    task = tmp_path / "task.pickle"
+    task.write_bytes(pickle.dumps((pinned, (wide,), str(scratch))))
+    done = subprocess.run([sys.executable, "-c", PROGRAM, str(task)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["sum"] == pytest.approx(values.sum(dtype=np.float64))
+    assert found["held"] < 0.8 * values.nbytes  # in memory they would take all of it beside the buffers of reading
