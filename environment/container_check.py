@@ -117,6 +117,7 @@ def check_airflow(image: Image) -> None:
 
 
 def check(options: argparse.Namespace, work: Path) -> None:
+    """Build the stages below `work`, then `verify`."""
     base = work / "base"
     timed("debootstrap", lambda: bootstrap(base, options.mirror))
     secrets = {"pip.conf": options.pip_conf, "ca.crt": options.ca}
@@ -127,6 +128,11 @@ def check(options: argparse.Namespace, work: Path) -> None:
     )  # fmt: skip
     timed("stage build", lambda: builder.build("build"))
     image = timed(f"stage {options.target}", lambda: builder.build(options.target))
+    verify(image, work, base, options.target)
+
+
+def verify(image: Image, work: Path, base: Path, target: str) -> None:
+    """Print the sizes of an image and run everything in it."""
     packages = image.root / "opt/mamdr/.venv/lib/python3.11/site-packages"
     parts = [packages / name for name in ("nvidia", "torch", "triton", "pyspark")]
     for path, size in megabytes(base, image.root, image.root / "opt/mamdr/.venv").items():
@@ -137,7 +143,7 @@ def check(options: argparse.Namespace, work: Path) -> None:
     timed("user and entry point", lambda: check_user(image))
     imports = [*image.entrypoint, "python", "-c", IMPORTS]
     print("  ", timed("every module is imported", lambda: run_in(image, imports, capture=True).strip()))
-    if options.target == "airflow":
+    if target == "airflow":
         timed("Airflow reads the DAGs", lambda: check_airflow(image))
     for step, arguments in JOBS.items():
         timed(step, lambda arguments=arguments: run_job(image, arguments))

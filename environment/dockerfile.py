@@ -192,7 +192,8 @@ def run_in(
     """
     root = image.root
     network = {"/etc/resolv.conf": Path("/etc/resolv.conf"), "/etc/hosts": Path("/etc/hosts")}
-    lines = [f"mount -t proc proc {root}/proc", f"mount -t tmpfs tmpfs {root}/dev/shm"]
+    kinds = {"proc": "proc", "tmpfs": "dev/shm", "devpts": "dev/pts"}
+    lines = [f"mkdir -p {root}/{place} && mount -t {kind} {kind} {root}/{place}" for kind, place in kinds.items()]
     for target, source in {**network, **(mounts or {})}.items():
         place = root / target.lstrip("/")
         place.parent.mkdir(parents=True, exist_ok=True)
