@@ -42,3 +42,4 @@ else
     .venv/bin/python environment/docker/remove_unused.py
     .venv/bin/python -m compileall -q airflow_dags jobs mamdr_core schemas
 fi
+rm -f .venv/.lock .venv-airflow/.lock # uv's, which everyone may write
