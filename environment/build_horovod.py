@@ -136,7 +136,7 @@ def build_wheel(target: Path, gpu: Gpu | None) -> None:
     with tempfile.TemporaryDirectory(prefix="horovod-build-") as scratch:
         archive = download_source(Path(scratch))
         with tarfile.open(archive) as source_release:
-            source_release.extractall(scratch, filter="data")
+            source_release.extractall(scratch)  # its hash was checked, and filters came with Python 3.11.4
         source = Path(scratch) / f"horovod-{HOROVOD}"
         patch_standards(source)
         print(f"horovod: compiling (2 to 5 minutes on two cores, log: {log_path})", flush=True)

@@ -1,0 +1,1 @@
+../../spark/spark-env.sh
