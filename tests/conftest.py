@@ -28,8 +28,8 @@ _SUBMIT = (
 )
 
 _MINUTES = (
-    "test_resuming.py", "test_mamdr_daily.py", "test_maintenance.py", "test_ranks.py", "test_compare.py",
-    "test_sweep.py", "test_kills.py", "test_contracts.py",
+    "test_resuming.py", "test_increments.py", "test_mamdr_daily.py", "test_maintenance.py", "test_ranks.py",
+    "test_compare.py", "test_sweep.py", "test_loads.py", "test_contracts.py", "test_kills.py", "test_own_code.py",
 )  # fmt: skip
 """Files that take minutes: they begin first, so that no worker waits for one at the end."""
 
