@@ -206,7 +206,7 @@ def test_a_source_is_known_by_its_hash_also_inside_a_zip_file(tmp_path, monkeypa
 
 def test_a_package_names_the_module_that_it_needs(package, caplog):
     with pytest.raises(
-        MamdrError, match=r"package /p needs your own code: model.name is gone.model:M: module gone.mod"
+        MamdrError, match=r"package /p needs a plugin: model.name is gone.model:M: module gone.mod"
     ):
         check_served(parse_config({"model": {"name": "gone.model:M"}}), {}, "/p")
     config = parse_config({"model": {"name": RESIDUAL}, "train": {"method": "gone.method:m"}})  # is not needed any more
@@ -214,7 +214,7 @@ def test_a_package_names_the_module_that_it_needs(package, caplog):
     check_served(config, {"plugins": {RESIDUAL: trained, "gone.method:m": "1"}}, "/p")
     assert not caplog.records
     check_served(config, {"plugins": {RESIDUAL: "0" * 64}}, "/p")
-    assert "package /p was trained with another source of click_models.residual:Residual" in caplog.text
+    assert "package /p was trained with other source code of click_models.residual:Residual" in caplog.text
 
 
 def test_a_missing_module_is_told_from_one_that_breaks(tmp_path, monkeypatch):

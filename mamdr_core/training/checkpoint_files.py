@@ -1,4 +1,4 @@
-"""Whether a checkpoint's files are all there and fit together, see `mamdr_core.training.state`: no tensor is read."""
+"""Checks that the files of a checkpoint, see `mamdr_core.training.state`, are complete and agree."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +11,7 @@ from mamdr_core.training.state_files import check_state
 
 
 class ValidationFacts(BaseModel):
-    """A point of a run's curve, in a checkpoint."""
+    """A validation in a checkpoint."""
 
     model_config = ConfigDict(extra="forbid")
     phase: str
@@ -25,7 +25,7 @@ class ValidationFacts(BaseModel):
 
 
 class PositionFacts(BaseModel):
-    """Where a rank was, in a checkpoint."""
+    """Position and counters of a rank in a checkpoint."""
 
     stage: Annotated[int, Field(ge=0, le=2)]
     done: Count
@@ -40,7 +40,7 @@ class PositionFacts(BaseModel):
 
 
 class RankFacts(BaseModel):
-    """A rank's part of a checkpoint's state.json."""
+    """Entry of a rank in state.json."""
 
     position: PositionFacts
     counters: dict[str, Count]
@@ -48,23 +48,23 @@ class RankFacts(BaseModel):
 
 
 class CheckpointFacts(BaseModel):
-    """A checkpoint's state.json."""
+    """Content of state.json."""
 
     ranks: Annotated[list[RankFacts], Field(min_length=1)]
 
 
 def check_checkpoint(folder: Path, names: Iterable[str], state: str) -> None:
-    """Check that a checkpoint's files are all there and of the shapes that belong together.
+    """Check that the files of a checkpoint exist and that their shapes agree.
 
-    Whether they are of the model that is trained is checked by the objects that take over their tensors.
+    The objects that restore the tensors check that these belong to their model.
 
     Args:
-        folder: the checkpoint, its hashes checked before.
-        names: of its files.
+        folder: the checkpoint, whose hashes have been checked.
+        names: names of its files.
         state: name of the JSON file.
 
     Raises:
-        MamdrError: one is not.
+        MamdrError: a file is missing, or shapes disagree.
     """
     listed = set(names)
     facts = check_facts(CheckpointFacts, read_object(folder / state), folder / state)

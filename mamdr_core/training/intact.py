@@ -1,4 +1,4 @@
-"""Whether saved files hold what they should, by JSON's types and the headers of safetensors: no tensor is read."""
+"""Checks the types of JSON values, and names, types and shapes in headers of safetensors, without reading tensors."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,14 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.yaml_values import one_line
 
 Header = dict[str, tuple[str, tuple[int, ...]]]
-"""By name of a tensor, its type as safetensors spells it, and its shape."""
+"""Type, as named by safetensors, and shape of each tensor."""
 M = TypeVar("M", bound=BaseModel)
 Count = Annotated[int, Field(ge=0)]
 _FLOATS = ("F32", "F64")
 
 
 class PinnedFacts(BaseModel):
-    """A package's pinned.json."""
+    """Content of a package's pinned.json."""
 
     versions: dict[str, Count]
     sizes: dict[str, Count]
@@ -29,13 +29,13 @@ class PinnedFacts(BaseModel):
 
 
 class MetricsFacts(BaseModel):
-    """What a package's metrics.json holds at least."""
+    """Required content of a package's metrics.json."""
 
     run_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
+    """Read a JSON file that contains an object.
 
     Raises:
         MamdrError: it does not.
@@ -45,15 +45,15 @@ def read_object(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise MamdrError(f"{file} cannot be read as JSON ({one_line(error)})") from None
     if not isinstance(found, dict):
-        raise MamdrError(f"{file} is damaged: it holds no JSON object")
+        raise MamdrError(f"{file} is damaged: it does not contain a JSON object")
     return found
 
 
 def check_facts(kind: type[M], values: Mapping[str, Any], file: str | Path) -> M:
-    """The values of a JSON file as what they should be.
+    """Parse the values of a JSON file.
 
     Raises:
-        MamdrError: a key is missing or of another kind; it is named.
+        MamdrError: a key is missing or its value has another type; the message names it.
     """
     try:
         return kind.model_validate(values)
@@ -65,14 +65,14 @@ def check_facts(kind: type[M], values: Mapping[str, Any], file: str | Path) -> M
 
 @dataclass(frozen=True)
 class Dense:
-    """Dense parameters: their type, which is that of all others, and how many they are."""
+    """Type of the dense parameters, which all parameters share, and their number."""
 
     type: str
     size: int
 
 
 def check_shared(file: Path) -> Dense:
-    """Check theta_S of a package: "dense" [P], tables of rows, and nothing else.
+    """Check theta_S of a package: "dense" [P] and tables [rows, D], and nothing else.
 
     Raises:
         MamdrError: it is damaged.
@@ -88,7 +88,7 @@ def check_shared(file: Path) -> Dense:
 
 
 def check_shards(files: Sequence[Path]) -> None:
-    """Check that W ranks' shards hold rows r, r + W, ... of the same tables.
+    """Check that the shards of W ranks contain rows r, r + W, ... of the same tables.
 
     Raises:
         MamdrError: they do not.
@@ -102,11 +102,11 @@ def check_specific(file: Path, dense: Dense | None) -> Dense:
     """Check a file of theta_i, see `mamdr_core.training.specific_files`.
 
     Args:
-        file: to check.
-        dense: what theta_i's dense parameters should be; None: only the file's tensors have to fit one another.
+        file: the file.
+        dense: expected dense parameters; None: only check that the tensors of the file agree.
 
     Returns:
-        What they are.
+        The dense parameters of the file.
 
     Raises:
         MamdrError: it is damaged.
@@ -125,7 +125,7 @@ def check_specific(file: Path, dense: Dense | None) -> Dense:
 
 
 def check_calibration(file: Path) -> None:
-    """Check a package's calibration: a slope and a shift of each domain, and the knots of a curve, if it has one.
+    """Check the calibration of a package: slope and shift of each domain, and the knots of a curve if it has one.
 
     Raises:
         MamdrError: it is damaged.
@@ -143,21 +143,21 @@ def check_calibration(file: Path) -> None:
 
 
 def read_header(file: Path) -> Header:
-    """What a safetensors file says that it holds.
+    """Read the header of a safetensors file.
 
     Raises:
-        MamdrError: it is no such file.
+        MamdrError: it is not a valid safetensors file.
     """
     try:
         with safe_open(file, "pt") as saved:
             slices = {name: saved.get_slice(name) for name in saved.keys()}  # noqa: SIM118 - not a mapping
             return {name: (str(part.get_dtype()), tuple(part.get_shape())) for name, part in slices.items()}
     except (OSError, SafetensorError) as error:
-        raise MamdrError(f"{file} is no file of tensors, or a damaged one ({one_line(error)})") from None
+        raise MamdrError(f"{file} is not a valid safetensors file ({one_line(error)})") from None
 
 
 def check_row_parts(files: Sequence[Path]) -> list[str]:
-    """Check that W files hold rows r, r + W, ... of the same tables; returns the names of the tables.
+    """Check that W files contain rows r, r + W, ... of the same tables; returns the names of the tables.
 
     Raises:
         MamdrError: they do not.
@@ -179,10 +179,10 @@ def check_row_parts(files: Sequence[Path]) -> list[str]:
 def expect(
     file: Path, header: Header, name: str, types: str | tuple[str, ...], shape: tuple[int | None, ...]
 ) -> tuple[int, ...]:
-    """The shape of a tensor, if it is there, of one of the types and, where that is not None, of the shape `shape`.
+    """Check the type and shape of a tensor, with None for any size; returns its shape.
 
     Raises:
-        MamdrError: it is not.
+        MamdrError: it is missing or does not match.
     """
     if name not in header:
         raise MamdrError(one_line(f"{file} is damaged: it has no tensor {name}"))
@@ -194,9 +194,9 @@ def expect(
 
 
 def raise_damaged(file: Path, name: str) -> NoReturn:
-    """Report a tensor that has another type or shape than it should.
+    """Report a tensor of an unexpected type or shape.
 
     Raises:
         MamdrError: always.
     """
-    raise MamdrError(one_line(f"{file} is damaged: its tensor {name} has another type or shape than belongs there"))
+    raise MamdrError(one_line(f"{file} is damaged: its tensor {name} has an unexpected type or shape"))

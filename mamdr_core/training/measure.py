@@ -1,4 +1,4 @@
-"""evaluate: measure a model package on a split of the examples that it was trained on."""
+"""The job evaluate: measures a model package on a split of the examples version that it was trained on."""
 
 from typing import Any
 
@@ -16,15 +16,15 @@ from mamdr_core.training.trained import open_trained
 
 
 def evaluate_package(spark: SparkSession, config: Config) -> dict[str, Any]:
-    """Measure a package, at the Delta versions that it was trained on, and rewrite its rows in domain_metrics.
+    """Measure a package on the examples version that it was trained on, and replace its rows in domain_metrics.
 
     Returns:
         run_id, package, split, rows, domains_measured, auc (mean over domains), weighted_auc, gauc, ndcg and hit_rate
-        (by cutoff), pcoc, calibration_error, logloss, examples_version; of a calibrated run uncalibrated (its pcoc and
-        calibration_error without that).
+        (by cutoff), pcoc, calibration_error, logloss, examples_version; for a calibrated run also uncalibrated (pcoc
+        and calibration_error without calibration).
 
     Raises:
-        MamdrError: no such run or package, a damaged one, or examples without ids of `metrics.group`.
+        MamdrError: no such run or package, a damaged package, or examples without ids of `metrics.group`.
     """
     trained = open_trained(spark, config, config.evaluate.run_id, config.evaluate.package)
     split, pinned, package = config.evaluate.split, trained.pinned, trained.package

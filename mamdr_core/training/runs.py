@@ -1,4 +1,4 @@
-"""A run from its id to its record: its identity, its place for the ranks' files, and how it ends."""
+"""A run: its fingerprint, its folders, and its records from start to end."""
 
 import contextlib
 import hashlib
@@ -31,11 +31,11 @@ _ELSEWHERE = (
     *("launcher", "start_timeout", "stall_limit", "checkpoint", "resume", "restarts", "examples_version"),
     *("profile", "dry_run"),
 )
-"""Keys of `train` that say where and how safely a run happens, not what it computes; and one of the pinned versions."""
+"""Keys of `train` that do not change what a run computes, and `examples_version`, which is in the pinned versions."""
 
 
 def cell_of(config: Config, pinned: PinnedExamples) -> str:
-    """What a run computes, as 16 hexadecimal digits: the same for the same features, model, training and inputs."""
+    """Fingerprint of a run, 16 hexadecimal digits, of its features, model, training settings, inputs and plugins."""
     facts = deciding(config) | {"versions": pinned.versions}
     if sources := sources_of(config):
         facts["plugins"] = sources
@@ -43,14 +43,14 @@ def cell_of(config: Config, pinned: PinnedExamples) -> str:
 
 
 _OF_SOME = ("warm_start", "only_domains", "days", "options")
-"""Settings that only some runs have."""
+"""Settings that enter the fingerprint only if they are set."""
 
 
 def deciding(config: Config) -> dict[str, Any]:
     """The settings that decide what a run computes on given examples.
 
-    Paths, and where a run happens (device, memory, scratch), do not matter; what else decides the examples is in the
-    pinned versions.
+    Paths and settings of where a run is executed (device, memory, scratch) are left out. Settings that decide the
+    examples are represented by the pinned versions.
     """
     values = plain_config(config)
     train = {name: value for name, value in values["train"].items() if name not in _ELSEWHERE}
@@ -58,21 +58,21 @@ def deciding(config: Config) -> dict[str, Any]:
     return {
         "features": [{**feature, "path": ""} for feature in values["features"]],
         "model": {name: value for name, value in values["model"].items() if value or name != "options"},
-        # What only some runs have is left out of the others, which so stay the cells that they were.
+        # Settings that are not set are left out, so that the fingerprints of earlier runs remain valid.
         "train": {name: value for name, value in train.items() if value or name not in _OF_SOME},
     }
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is being made.
+    """A run in progress.
 
     Attributes:
-        lake: where it is recorded.
-        config: its resolved configuration.
-        pinned: what it trains on.
-        row: its row in training_runs, as far as it is known at the start.
-        parent: the run that it starts from; None: it starts cold.
+        lake: the lake in which it is recorded.
+        config: the resolved configuration.
+        pinned: the examples on which it trains.
+        row: its row in training_runs so far.
+        parent: the run from which it starts; None: a cold start.
     """
 
     lake: Lake
@@ -88,46 +88,46 @@ class Run:
 
     @property
     def id(self) -> str:
-        """Names the run."""
+        """Id of the run."""
         return str(self.row["run_id"])
 
     @property
     def package(self) -> Place:
-        """The folder of its package."""
+        """Folder of the package."""
         return place_of(self.lake.path_of("packages", self.id))
 
     @property
     def scratch(self) -> Place:
-        """The folder that ranks write to; an object store has no renames, and there it is the package's."""
+        """Folder to which ranks write: the package itself in an object store, which has no renames."""
         return self.package if is_remote(self.lake.root) else self.package.parent / f".{self.id}.part"
 
     @property
     def checkpoints(self) -> Place:
-        """The folder of its checkpoints."""
+        """Folder of the checkpoints."""
         return place_of(self.lake.path_of("checkpoints", self.id))
 
     def begin(self, spark: SparkSession) -> None:
-        """Record that it runs, once more where it is resumed."""
+        """Record that the run is running, as another attempt if it is resumed."""
         claim(self.checkpoints)
         self.row["attempts"] = (self.row.get("attempts") or 0) + 1
         record_run(spark, self.lake, {**self.row, "status": "running"})
 
     def lost(self, spark: SparkSession, error: BaseException, is_last: bool) -> None:
-        """Record that ranks were lost, and are started again unless that was the last attempt.
+        """Record that ranks were lost, and that they are restarted unless this was the last attempt.
 
-        A run of a comparison is recorded when it ends.
+        A run of an experiment is only recorded when it ends.
         """
         self.row["causes"] = [*(self.row.get("causes") or []), str(error)[:10_000]]
         self.row["attempts"] = (self.row.get("attempts") or 1) + (0 if is_last else 1)
         if self.row["experiment"]:
             return
-        with contextlib.suppress(Exception):  # going on matters more than the record of it
+        with contextlib.suppress(Exception):  # restarting matters more than the record
             record_run(spark, self.lake, {**self.row, "status": "running"})
 
     def fail(self, spark: SparkSession, error: BaseException | str) -> None:
-        """Record why it ended, and remove what its ranks wrote of its package; checkpoints stay, to be resumed.
+        """Record the error, and remove the parts of the package that were written; checkpoints are kept for a resume.
 
-        What ends the process after a run has ended well, while trackers are told of it, changes nothing.
+        After a run has succeeded this does nothing: an error of a tracker, for instance, does not fail the run.
         """
         if self.row.get("status") == "ok":
             return
@@ -136,31 +136,31 @@ class Run:
         with contextlib.suppress(Exception):  # the cause of the failure matters more than its record
             record_run(spark, self.lake, {**self.row, **ended})
         track(Ended({**self.row, **ended}, self.config, self.pinned.domain_ids))
-        with contextlib.suppress(OSError):  # the store, or the disk, may be what failed
+        with contextlib.suppress(OSError):  # the store or the disk may be the cause
             if self.scratch != self.package or not (self.package / MANIFEST).exists():
                 remove(self.scratch)
             if self.row["experiment"] or not any(child.is_dir() for child in self.checkpoints.iterdir()):
                 remove(self.checkpoints)
 
     def finish(self, spark: SparkSession, results: list[RankResult], seconds: dict[str, float]) -> dict[str, Any]:
-        """Seal the package, then record the figures by domain, then the run: nothing names what is not complete.
+        """Complete the package, then record the metrics by domain, and then the run, so that records are never partial.
 
         Args:
             spark: the session.
-            results: of the ranks.
-            seconds: by phase, so far.
+            results: results of the ranks.
+            seconds: seconds by phase so far.
 
         Returns:
-            The run's figures, see `mamdr_core.training.run.train_mamdr`.
+            The figures of the run, see `mamdr_core.training.run.train_mamdr`.
 
         Raises:
-            MamdrError: the ranks' files are not where the driver sees them.
+            MamdrError: the driver does not find the files of the ranks.
         """
         saved = {name: facts for ended in results for name, facts in ended.saved.items()}
         missing = [name for name in saved if not (self.scratch / name).is_file()]
         if missing:
             raise MamdrError(
-                f"ranks wrote {', '.join(missing)} where the driver cannot see: lake.root must be a shared folder"
+                f"the driver does not find {', '.join(missing)}, which ranks wrote: lake.root must be a shared folder"
             )
         result = results[0]
         figures = _figures(self, result, seconds | result.seconds)
@@ -173,7 +173,7 @@ class Run:
             "metrics.json": json.dumps(figures, indent=1),
         }
         if package != self.scratch:
-            remove(package)  # of an attempt that was lost before it could record the package
+            remove(package)  # of an attempt that failed before it could record the package
         seal_package(str(self.scratch), str(package), saved, texts)
         figures["package"] = str(package)
         record_metrics(spark, self.lake, self.id, self.pinned.domain_ids, result.metrics)
@@ -187,14 +187,14 @@ class Run:
 
 
 def new_run(lake: Lake, config: Config, pinned: PinnedExamples, experiment: str | None = None) -> Run:
-    """A run that has not begun.
+    """Create a run that has not started.
 
     Args:
         lake, config, pinned: see `Run`.
         experiment: the comparison or sweep that it belongs to.
 
     Raises:
-        MamdrError: the run that it is to start from does not fit, or domains that it names cannot learn.
+        MamdrError: the parent is not compatible, or named domains cannot be trained.
     """
     now = datetime.now(UTC)
     row = {
@@ -216,10 +216,10 @@ def new_run(lake: Lake, config: Config, pinned: PinnedExamples, experiment: str 
 
 
 def make_run(lake: Lake, config: Config, pinned: PinnedExamples, row: dict[str, Any]) -> Run:
-    """A run with its parent, found by its id.
+    """Create a run, with its parent if `train.warm_start` is set.
 
-    Where theta_S stays the parent's, numeric features keep the scale that it learned with, and the run is by default of
-    the parent's day, whose place it takes where it is promoted.
+    If theta_S is that of the parent, numeric features keep the parent's scale. With `train.only_domains`, the logical
+    date of the run is by default that of the parent, which it replaces if it is promoted.
     """
     parent = open_parent(lake, config, pinned)
     if parent and (config.train.only_domains or config.train.mixed.prior == "parent"):
@@ -227,7 +227,7 @@ def make_run(lake: Lake, config: Config, pinned: PinnedExamples, row: dict[str, 
     if parent and config.train.only_domains:
         row = {**row, "ds": row["ds"] or parent.ds}
     run = Run(lake, config, pinned, row, parent)
-    # Domains that cannot learn, and a structure that cannot be trained, are reported before anything begins.
+    # Domains and structures that cannot be trained are reported before the run starts.
     _ = run.domains
     try_structure(config, pinned)
     return run

@@ -1,8 +1,7 @@
-"""The state of stateful objects in files of ranks, read back on as many ranks or on another number of them.
+"""Files with the state of stateful objects, written by each rank and read on the same or another number of ranks.
 
-<prefix>shared.safetensors         tensors that are the same on all ranks (`State.same`), from rank 0
-<prefix>rows-<rank>.safetensors    of tables that are sharded by row, the rank's rows r, r + W, ... of W ranks
-                                   (`State.rows`)
+<prefix>shared.safetensors         tensors that are equal on all ranks (`State.same`), from rank 0
+<prefix>rows-<rank>.safetensors    rows r, r + W, ... of tables that are sharded over W ranks (`State.rows`)
 <prefix>domains-<rank>.safetensors values of the rank's domains (`State.domains`): "<name>.domain" int64 [R],
                                    and "<name>.values" [R, ...]
 <prefix>own-<rank>.safetensors     tensors of the rank (`State.own`)
@@ -20,12 +19,12 @@ from mamdr_core.stateful import DomainRows, State
 from mamdr_core.training.intact import check_row_parts, expect, raise_damaged, read_header
 
 GROUPS = ("rows", "domains", "own")
-"""Of files that every rank writes."""
+"""Groups of values for which every rank writes a file."""
 
 
 def write_state(folder: Path, rank: int, state: State, prefix: str = "") -> list[str]:
     """Write a rank's state; returns the names of its files."""
-    # Copies: several values of an object may share their domains, and a file takes no tensor twice.
+    # Copies: several values of an object may share their domains, and a file cannot contain a tensor twice.
     domains = {f"{name}.domain": rows.domain_R.clone() for name, rows in state.domains.items()}
     domains |= {f"{name}.values": rows.values for name, rows in state.domains.items()}
     groups = {"rows": state.rows, "domains": domains, "own": state.own}
@@ -46,18 +45,18 @@ def read_state(
     prefix: str = "",
     holders: Sequence[int] | None = None,
 ) -> State:
-    """The state of one rank, from the files of the ranks that wrote.
+    """Read the state of one rank from the files of all ranks that wrote it.
 
     Args:
-        folder: holds the files.
-        rank, ranks: this rank, and how many there are now.
-        owned_n: by domain, whether this rank owns it now, bool [n]; None: it owns all.
-        counters: of the ranks that wrote, which their files do not hold.
-        prefix: of the names of the files.
-        holders: ranks among those that wrote, outside of which none had a domain of this rank; None: unknown.
+        folder: folder of the files.
+        rank, ranks: this rank and the current number of ranks.
+        owned_n: mask of the domains of this rank, bool [n]; None: all domains.
+        counters: counters of the ranks that wrote, which are not in the files.
+        prefix: prefix of the file names.
+        holders: ranks that may have owned a domain of this rank; None: all.
 
     Raises:
-        MamdrError: it is of domains beyond n.
+        MamdrError: there are values of domains beyond n.
     """
     wrote = len(counters) or len(list(folder.glob(f"{prefix}rows-*.safetensors")))
     return State(
@@ -70,13 +69,13 @@ def read_state(
 
 
 def check_state(folder: Path, names: Collection[str], ranks: int, prefix: str = "", kind: str = "checkpoint") -> None:
-    """Check that the files of all ranks are there and fit together; no tensor is read.
+    """Check that the files of all ranks exist and that their shapes agree, without reading tensors.
 
     Args:
-        folder: holds the files.
-        names: of the files in its manifest.
-        ranks: how many wrote them.
-        prefix: of the names of the files.
+        folder: folder of the files.
+        names: names of the files in its manifest.
+        ranks: number of ranks that wrote.
+        prefix: prefix of the file names.
         kind: what the folder is, for error messages.
 
     Raises:
@@ -93,7 +92,7 @@ def check_state(folder: Path, names: Collection[str], ranks: int, prefix: str = 
 
 
 def _check_domain_rows(files: Sequence[Path]) -> None:
-    """Check that every name has domains and values, and that a name's rows are alike in all files."""
+    """Check that every name has domains and values, and that its rows have the same shape and type in all files."""
     kinds: dict[str, tuple[str, tuple[int, ...]]] = {}
     for file in files:
         header = read_header(file)
@@ -111,7 +110,7 @@ def _check_domain_rows(files: Sequence[Path]) -> None:
 
 
 def _rows_of_rank(folder: Path, prefix: str, rank: int, ranks: int, wrote: int) -> dict[str, Tensor]:
-    """This rank's rows rank, rank + ranks, ... of sharded tables, from the files of the ranks that wrote them."""
+    """Rows rank, rank + ranks, ... of sharded tables, from the files of all ranks that wrote."""
     files = [folder / f"{prefix}rows-{number:05d}.safetensors" for number in range(wrote)]
     if wrote == ranks:
         return load_file(files[rank])
@@ -133,7 +132,7 @@ def _rows_of_rank(folder: Path, prefix: str, rank: int, ranks: int, wrote: int) 
 def _values_of_domains(
     folder: Path, prefix: str, owned_n: Tensor | None, holders: Sequence[int]
 ) -> dict[str, DomainRows]:
-    """The values of this rank's domains, from the files of the ranks that owned them."""
+    """Values of this rank's domains, from the files of the ranks that owned them."""
     found: dict[str, list[DomainRows]] = {}
     for number in holders:
         tensors = load_file(folder / f"{prefix}domains-{number:05d}.safetensors")

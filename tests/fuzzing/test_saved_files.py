@@ -192,7 +192,7 @@ def test_a_manifest_cannot_name_what_is_not_in_its_folder(tmp_path_factory, pack
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"][name] = {"bytes": 0, "sha256": ""}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(MamdrError, match="which is no file of it"):
+    with pytest.raises(MamdrError, match="which is not a file of the folder"):
         load_package(str(folder))
 
 

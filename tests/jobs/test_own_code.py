@@ -81,7 +81,7 @@ def test_a_package_is_scored_and_exported_where_its_module_is_and_names_it_elsew
     values = {"score.run_id": trained["run_id"], "score.batch": "own", "export.run_id": trained["run_id"],
               "export.folder": str(tmp_path / "export"), "export.onnx": True}  # fmt: skip
     config = with_values(own_config, values)
-    named = rf"package {trained['package']} needs your own code: model.name is {MODEL}: module click_models.residual "
+    named = rf"package {trained['package']} needs a plugin: model.name is {MODEL}: module click_models.residual "
     for job in (score, export_model):
         with pytest.raises(MamdrError, match=named + "cannot be imported"):
             job(spark, config)
@@ -113,7 +113,7 @@ def test_another_source_is_another_cell_and_an_error_on_a_rank_that_has_it(
         other = {} if collective.rank == 0 else {METHOD: "1" * 64}
         check_on_ranks(own_config, other, collective)
 
-    with pytest.raises(MamdrError, match=rf"{METHOD} is of another source than on the driver.* \(rank 1\)"):
+    with pytest.raises(MamdrError, match=rf"{METHOD} has other source code than on the driver.* \(rank 1\)"):
         run_simulated(on_ranks, 2)
 
 

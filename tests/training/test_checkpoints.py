@@ -222,7 +222,7 @@ def test_a_disk_that_is_full_costs_a_checkpoint_and_not_the_run(make_task, monke
 
     monkeypatch.setattr(module, "write", write)
     run(make_task(2), 2, place, monkeypatch, 4)
-    assert "is not written, the one before it stays: rank" in caplog.text
+    assert "could not be written, the previous one is kept: rank" in caplog.text
     assert "No space left on device" in caplog.text
     sealed = [child.name for child in Path(place.folder).iterdir() if (child / MANIFEST).exists()]
     assert "2" not in sealed

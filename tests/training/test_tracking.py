@@ -194,7 +194,7 @@ def test_a_run_ends_well_and_at_once_where_no_tracker_can_be_reached(
     config = replace(trained_config, tracking=settings, train=replace(trained_config.train, epochs=1))
     figures = train_mamdr(spark, config)
     of_mlflow, of_tensorboard = warnings()
-    assert of_mlflow.startswith(f"not tracked by MLflow at http://127.0.0.1:{closed_port}, which changes nothing else")
+    assert of_mlflow.startswith(f"could not report to MLflow at http://127.0.0.1:{closed_port}, which does not affect")
     assert str(blocked) in of_tensorboard
     started = time.monotonic()
     track(ended_run(settings))
@@ -211,7 +211,7 @@ def test_a_server_that_never_answers_is_given_up(warnings):
         uri = f"http://127.0.0.1:{deaf.getsockname()[1]}"
         track(ended_run(TrackingSettings(mlflow=uri, seconds=1)))
     assert warnings() == [
-        f"not tracked by MLflow at {uri}, which changes nothing else: not done after 1 s (tracking.seconds)"
+        f"could not report to MLflow at {uri}, which does not affect the run: not finished after 1 s (tracking.seconds)"
     ]
 
 

@@ -162,7 +162,7 @@ def test_the_champion_of_the_days_before_is_the_parent_whenever_a_day_is_run(spa
     first, second = (with_values(days[day], {"train.warm_start": "champion"}) for day in DAYS)
     lake = Lake(spark, first.lake.root)
     assert settle_parent(spark, first) == days[DAYS[0]]
-    assert "no run of a day before 2026-01-01 has been promoted: this one starts cold" in caplog.text
+    assert "no run of a day before 2026-01-01 has been promoted: this run starts cold" in caplog.text
     promote(lake, (parent["run_id"], date(2026, 1, 1)))
     expected = with_values(second, {"train.warm_start": parent["run_id"]})
     assert settle_parent(spark, second) == expected
