@@ -228,7 +228,7 @@ def test_a_tracker_that_is_not_installed_is_named_before_the_run(monkeypatch):
     [
         ("mlflow=runs", "expected http://HOST or sqlite:///FILE"),
         ("mlflow=file:///runs", "expected http://HOST or sqlite:///FILE"),
-        ("mlflow=https://me:secret@host/x", "tracking.mlflow: https://***@host/x holds credentials"),
+        ("mlflow=https://me:secret@host/x", "tracking.mlflow: https://***@host/x contains credentials"),
         ("tensorboard=s3://bucket/events", "expected a local folder"),
         ("seconds=0", "tracking.seconds must be > 0"),
     ],
