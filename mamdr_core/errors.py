@@ -16,9 +16,9 @@ class DivergedError(MamdrError):
     def __init__(self, domain: int | None, where: str) -> None:
         self.domain = domain
         self.where = where
-        super().__init__(self.told("several domains" if domain is None else f"domain {domain}"))
+        super().__init__(self.message("several domains" if domain is None else f"domain {domain}"))
 
-    def told(self, domain: str) -> str:
+    def message(self, domain: str) -> str:
         """The message with a given name of the domain."""
         return (
             f"the loss of {domain} is not finite at {self.where}: lower train.inner.lr or train.dr.lr, or look for NaN "

@@ -12,7 +12,7 @@ EVERY = 5.0 if sys.stderr.isatty() else 30.0
 """Seconds between log lines, and before the first one; shorter at a terminal than in a log file."""
 
 
-class Pace:
+class ProgressLog:
     """Counts the progress of a loop, from any thread; short loops log nothing.
 
     Args:
@@ -39,10 +39,10 @@ class Pace:
             left = max(0, self.total - self.done) / rate
             logger.info(
                 "%s: %s of %s %s (%s/s), about %s left", self.what, f"{self.done:,}", f"{self.total:,}", self.unit,
-                f"{rate:,.0f}", clock(left),
+                f"{rate:,.0f}", format_duration(left),
             )  # fmt: skip
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds as H:MM:SS."""
     return str(timedelta(seconds=round(seconds)))

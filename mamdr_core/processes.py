@@ -5,12 +5,12 @@ from typing import Any
 import psutil
 
 
-def note_of(pid: int) -> dict[str, Any]:
+def process_record(pid: int) -> dict[str, Any]:
     """Record that identifies a process of this machine: `pid` and `started`."""
     return {"pid": pid, "started": _started(psutil.Process(pid))}
 
 
-def living(note: dict[str, Any]) -> psutil.Process | None:
+def find_process(note: dict[str, Any]) -> psutil.Process | None:
     """The process of a record; None if it has ended, including zombies.
 
     Raises:

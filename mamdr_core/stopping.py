@@ -32,7 +32,7 @@ class StopRequest:
         self._every = _LOOK_IN_STORE_EVERY if isinstance(file, StorePath) else _LOOK_EVERY
         self._looked = time.monotonic()
 
-    def made(self) -> bool:
+    def is_set(self) -> bool:
         """Whether a stop has been requested."""
         if not self.reason and time.monotonic() - self._looked > self._every:
             self._looked = time.monotonic()
@@ -48,7 +48,7 @@ class StopRequest:
         except OSError:  # a store that is temporarily unavailable must not end a run
             return False
 
-    def ask(self) -> None:
+    def set(self) -> None:
         """Request a stop by signal."""
         self.reason = "SIGTERM"
 

@@ -38,7 +38,7 @@ class ReadFigures:
             self.row_groups += 1
             self.read_bytes += size
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """In words, for a log."""
         return (
             f"{self.row_groups} of {self.file_row_groups} row groups, "

@@ -6,11 +6,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mamdr_core.training.intact import Count, Dense, check_facts, check_specific, read_object
+from mamdr_core.training.intact import Count, Dense, check_specific, read_json, validate_json
 from mamdr_core.training.state_files import check_state
 
 
-class ValidationFacts(BaseModel):
+class ValidationJson(BaseModel):
     """A validation in a checkpoint."""
 
     model_config = ConfigDict(extra="forbid")
@@ -24,7 +24,7 @@ class ValidationFacts(BaseModel):
     best: bool
 
 
-class PositionFacts(BaseModel):
+class PositionJson(BaseModel):
     """Position and counters of a rank in a checkpoint."""
 
     stage: Annotated[int, Field(ge=0, le=2)]
@@ -36,21 +36,21 @@ class PositionFacts(BaseModel):
     seconds: float
     rows_descended: Count
     skipped_steps: Count
-    curve: list[ValidationFacts]
+    curve: list[ValidationJson]
 
 
-class RankFacts(BaseModel):
+class RankJson(BaseModel):
     """Entry of a rank in state.json."""
 
-    position: PositionFacts
+    position: PositionJson
     counters: dict[str, Count]
     domains: list[Annotated[int, Field(ge=0, strict=True)]]
 
 
-class CheckpointFacts(BaseModel):
+class StateJson(BaseModel):
     """Content of state.json."""
 
-    ranks: Annotated[list[RankFacts], Field(min_length=1)]
+    ranks: Annotated[list[RankJson], Field(min_length=1)]
 
 
 def check_checkpoint(folder: Path, names: Iterable[str], state: str) -> None:
@@ -67,7 +67,7 @@ def check_checkpoint(folder: Path, names: Iterable[str], state: str) -> None:
         MamdrError: a file is missing, or shapes disagree.
     """
     listed = set(names)
-    facts = check_facts(CheckpointFacts, read_object(folder / state), folder / state)
+    facts = validate_json(StateJson, read_json(folder / state), folder / state)
     check_state(folder, listed, len(facts.ranks))
     dense: Dense | None = None
     for name in sorted(listed):

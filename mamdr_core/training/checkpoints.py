@@ -22,7 +22,7 @@ from mamdr_core.object_store import Place, place_of
 from mamdr_core.parallel.collective import Collective, gather_texts
 from mamdr_core.stopping import StopRequest
 from mamdr_core.training.checkpoint_files import check_checkpoint
-from mamdr_core.training.sealed import MANIFEST, Facts, check, facts_of, seal, write_texts
+from mamdr_core.training.sealed import MANIFEST, FileHashes, check_integrity, hash_files, write_manifest, write_texts
 from mamdr_core.training.settings import CheckpointSettings
 from mamdr_core.training.state import STATE, RunState, Snapshot, files_to_restore, restore, take, write
 from mamdr_core.training.storage import fetched, remove, staged
@@ -60,7 +60,7 @@ def find_checkpoint(folder: Place, scratch: str = "") -> CheckpointPlace:
             continue  # the run ended while this checkpoint was written
         try:
             with fetched(folder / str(number), "checkpoint", scratch) as local:
-                check_checkpoint(local, check(local, "checkpoint"), STATE)
+                check_checkpoint(local, check_integrity(local, "checkpoint"), STATE)
         except MamdrError as error:
             logger.warning("%s; using the previous checkpoint", error)
         else:
@@ -86,9 +86,9 @@ class Checkpoints:
     ) -> None:
         self._place, self._settings, self._collective, self._request = place, settings, collective, request
         self._number = place.next_number if place else 0
-        self._writing: Future[tuple[Facts, dict[str, Any]]] | None = None
+        self._writing: Future[tuple[FileHashes, dict[str, Any]]] | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._began = time.monotonic()
+        self._started = time.monotonic()
         self._rounds = 0
 
     def restore(self, run: RunState) -> bool:
@@ -113,7 +113,7 @@ class Checkpoints:
             StoppedError: a rank was asked to stop; a checkpoint has been written unless there is no `place` for it.
         """
         self._rounds += 1
-        own = [self._request.made(), self._is_due(), self._writing is not None and self._writing.done()]
+        own = [self._request.is_set(), self._is_due(), self._writing is not None and self._writing.done()]
         stop, due, written = self._agree(own)
         if self._writing and written.all():
             self._finish(run.specific)
@@ -122,7 +122,7 @@ class Checkpoints:
             if self._place:
                 if self._writing:
                     self._finish(run.specific)
-                self._begin(run)
+                self._start(run)
                 number = self._number
                 if self._agree([self._finish(run.specific)]).all():
                     where = f": saved in checkpoint {number}, --resume continues from there"
@@ -130,7 +130,7 @@ class Checkpoints:
                 f"stopped by {self._request.reason or 'another rank'} after round {run.position.done}{where}"
             )
         if due[0] and not self._writing:
-            self._begin(run)
+            self._start(run)
 
     def close(self, specific: SpecificStore) -> None:
         """Wait for the checkpoint that is being written, and abandon it: the run's package replaces it."""
@@ -144,13 +144,13 @@ class Checkpoints:
 
     def _is_due(self) -> bool:
         by_rounds, minutes = self._settings.rounds, self._settings.minutes
-        passed = time.monotonic() - self._began
+        passed = time.monotonic() - self._started
         return bool(self._place) and (0 < by_rounds <= self._rounds or 0 < minutes * 60 <= passed)
 
-    def _begin(self, run: RunState) -> None:
+    def _start(self, run: RunState) -> None:
         """Copy the state and write it while training continues; if copies do not fit into memory, write it first."""
         assert self._place
-        self._began, self._rounds = time.monotonic(), 0
+        self._started, self._rounds = time.monotonic(), 0
         folder = place_of(self._place.folder) / str(self._number)
         snapshot = take(run, self._collective.rank, available_memory() / 2 / ranks_here())
         self._writing = self._pool.submit(_write, folder, self._place.scratch, self._collective.rank, snapshot)
@@ -166,25 +166,26 @@ class Checkpoints:
         assert self._place
         assert self._writing
         error = self._writing.exception()
-        facts, state = ({}, {}) if error else self._writing.result()
+        hashes, state = ({}, {}) if error else self._writing.result()
         self._writing = None
         specific.release()
-        own = {"error": str(error) if error else "", "facts": facts, "state": state}
+        own = {"error": str(error) if error else "", "hashes": hashes, "state": state}
         parts = [json.loads(text) for text in gather_texts(self._collective, json.dumps(own))]
-        written = self._seal(parts) if self._collective.rank == 0 else not error
+        written = self._complete(parts) if self._collective.rank == 0 else not error
         self._number += 1
         return written
 
-    def _seal(self, parts: list[dict[str, Any]]) -> bool:
+    def _complete(self, parts: list[dict[str, Any]]) -> bool:
         assert self._place
         folder = place_of(self._place.folder) / str(self._number)
         try:
             errors = [f"rank {rank}: {own['error']}" for rank, own in enumerate(parts) if own["error"]]
             if errors:
                 raise OSError("; ".join(errors))
-            facts = {name: tuple(fact) for own in parts for name, fact in own["facts"].items()}
+            hashes = {name: tuple(found) for own in parts for name, found in own["hashes"].items()}
+            state = json.dumps({"ranks": [own["state"] for own in parts]})
             with staged(folder, self._place.scratch) as local:
-                seal(local, facts | write_texts(local, {STATE: json.dumps({"ranks": [own["state"] for own in parts]})}))
+                write_manifest(local, hashes | write_texts(local, {STATE: state}))
             with contextlib.suppress(OSError):
                 self.remove_others(folder.parent)
         except OSError as error:  # a full disk must not end a run
@@ -210,10 +211,10 @@ class Checkpoints:
             remove(folder / str(number))
 
 
-def _write(folder: Place, scratch: str, rank: int, snapshot: Snapshot) -> tuple[Facts, dict[str, Any]]:
+def _write(folder: Place, scratch: str, rank: int, snapshot: Snapshot) -> tuple[FileHashes, dict[str, Any]]:
     """Write a rank's part and flush it to disk; returns the hashes of its files, and its part of `STATE`."""
     with staged(folder, scratch) as local:
-        return facts_of(local, write(local, rank, snapshot)), snapshot.facts
+        return hash_files(local, write(local, rank, snapshot)), snapshot.facts
 
 
 def _numbers(folder: Place) -> list[int]:

@@ -5,7 +5,7 @@ import os
 import socket
 
 from mamdr_core.object_store import Place
-from mamdr_core.processes import living, note_of
+from mamdr_core.processes import find_process, process_record
 
 _OWNER = "owner.json"
 
@@ -13,7 +13,7 @@ _OWNER = "owner.json"
 def claim(folder: Place) -> None:
     """Record in a run's checkpoint folder that this process trains it."""
     folder.mkdir(parents=True, exist_ok=True)
-    owner = {"host": socket.gethostname(), **note_of(os.getpid())}
+    owner = {"host": socket.gethostname(), **process_record(os.getpid())}
     (folder / _OWNER).write_text(json.dumps(owner), encoding="utf-8")
 
 
@@ -27,6 +27,6 @@ def is_trained_elsewhere(folder: Place) -> bool:
         owner = json.loads((folder / _OWNER).read_text(encoding="utf-8"))
         if owner["host"] != socket.gethostname() or owner["pid"] == os.getpid():
             return False
-        return living(owner) is not None
+        return find_process(owner) is not None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False

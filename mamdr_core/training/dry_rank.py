@@ -36,7 +36,7 @@ FEW_DOMAINS, FEW_ROWS = 4, 100_000
 
 
 @dataclass(frozen=True)
-class Tried:
+class DryRankResult:
     """Result of a dry run on one rank.
 
     Attributes:
@@ -62,7 +62,7 @@ class Tried:
     seconds: dict[str, float]
 
 
-def try_rank(task: RankTask, collective: Collective) -> Tried:
+def dry_run_rank(task: RankTask, collective: Collective) -> DryRankResult:
     """Run a rank of a dry run: the steps of `train_rank` up to the first round, on fewer rows."""
     clock = Clock()
     available = available_memory() // ranks_here()  # before this rank allocates what the formula counts
@@ -94,7 +94,7 @@ def try_rank(task: RankTask, collective: Collective) -> Tried:
     with clock.phase("step"), domain_named(pinned):
         losses = _step(config, learner, collective, share.arrays)
     room = train.specific_memory * GB or available / 2
-    return Tried(
+    return DryRankResult(
         device=str(choices.device),
         engine=choices.engine,
         domains=len(columns["train"].occupied),
@@ -159,7 +159,7 @@ def _fit_mixed(mixed: MixedModel, learner: Learner, weights_alone: bool) -> None
 
 
 def _step(config: Config, learner: Learner, collective: Collective, arrays: Arrays) -> tuple[float, float, int]:
-    """One round with one visit, to the rank's first domain; returns `Tried.losses`. All ranks must call this."""
+    """One round with a visit to the first domain of the rank; returns its losses. All ranks must call this."""
     method, train = find_method(config.train.method), learner.train
     learner.settings = replace(learner.settings, dr=replace(learner.settings.dr, every=1))  # a pass in every round
     order = shuffle_rows(train, derive_seed(config.train.seed, 0, 3), arrays)

@@ -12,10 +12,10 @@ from mamdr_core.learning.methods import find_method
 from mamdr_core.models.tables import Table
 from mamdr_core.parallel.launch import run_ranks
 from mamdr_core.parallel.shipping import ship_modules
-from mamdr_core.training.dry_rank import try_rank
+from mamdr_core.training.dry_rank import dry_run_rank
 from mamdr_core.training.memory_check import GB
 from mamdr_core.training.own_code import modules_of, plugins_of
-from mamdr_core.training.parents import settle_parent
+from mamdr_core.training.parents import resolve_parent
 from mamdr_core.training.preparing import check_names, prepare_examples
 from mamdr_core.training.run import task_of
 from mamdr_core.training.run_domains import check_only_domains
@@ -45,14 +45,14 @@ def dry_run(spark: SparkSession, config: Config) -> dict[str, Any]:
     """
     check_names(config)
     check_only_domains(config)
-    config = settle_parent(spark, config)
+    config = resolve_parent(spark, config)
     lake, pinned, seconds = prepare_examples(spark, config, builds=False)
     run = new_run(lake, config, pinned)
     ship_modules(spark, modules_of(plugins_of(config)))
     train, learned = config.train, run.domains.rows(pinned)
     started = time.perf_counter()
     tried = run_ranks(
-        spark, partial(try_rank, task_of(run)), train.ranks, train.start_timeout, train.launcher, train.stall_limit,
+        spark, partial(dry_run_rank, task_of(run)), train.ranks, train.start_timeout, train.launcher, train.stall_limit,
         train.device,
     )  # fmt: skip
     seconds |= {"ranks": time.perf_counter() - started, **tried[0].seconds}

@@ -18,7 +18,7 @@ from mamdr_core.engine.platt import Calibration, CalibrationRows, fit_isotonic, 
 from mamdr_core.engine.prediction import predict_runs
 from mamdr_core.engine.settings import MetricsSettings
 from mamdr_core.errors import MamdrError
-from mamdr_core.pace import Pace
+from mamdr_core.pace import ProgressLog
 from mamdr_core.parallel.collective import Collective, SingleProcess, all_reduce_max
 
 PART_ROWS = 1 << 20
@@ -38,7 +38,7 @@ def evaluate_columns(
     specific: Mapping[int, Change],
     columns: Columns,
     collective: Collective | None = None,
-    pace: Pace | None = None,
+    pace: ProgressLog | None = None,
     detail: MetricsSettings | None = None,
     calibration: Calibration | None = None,
 ) -> DomainMetrics:
@@ -54,7 +54,7 @@ def evaluate_calibrated(
     columns: Columns,
     calibrations: Sequence[Calibration | None],
     collective: Collective | None = None,
-    pace: Pace | None = None,
+    pace: ProgressLog | None = None,
     detail: MetricsSettings | None = None,
 ) -> list[DomainMetrics]:
     """Metrics of all domains for each calibration, the same on every rank; rows are predicted once.

@@ -19,7 +19,7 @@ Count = Annotated[int, Field(ge=0)]
 _FLOATS = ("F32", "F64")
 
 
-class PinnedFacts(BaseModel):
+class PinnedJson(BaseModel):
     """Content of a package's pinned.json."""
 
     versions: dict[str, Count]
@@ -28,13 +28,13 @@ class PinnedFacts(BaseModel):
     quantiles: dict[str, list[float]] = {}
 
 
-class MetricsFacts(BaseModel):
+class MetricsJson(BaseModel):
     """Required content of a package's metrics.json."""
 
     run_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 
 
-def read_object(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON file that contains an object.
 
     Raises:
@@ -49,7 +49,7 @@ def read_object(file: Path) -> dict[str, Any]:
     return found
 
 
-def check_facts(kind: type[M], values: Mapping[str, Any], file: str | Path) -> M:
+def validate_json(kind: type[M], values: Mapping[str, Any], file: str | Path) -> M:
     """Parse the values of a JSON file.
 
     Raises:
@@ -78,12 +78,12 @@ def check_shared(file: Path) -> Dense:
         MamdrError: it is damaged.
     """
     header = read_header(file)
-    (size,) = expect(file, header, "dense", _FLOATS, (None,))
+    (size,) = expect_tensor(file, header, "dense", _FLOATS, (None,))
     dense = Dense(header["dense"][0], size)
     for name in header:
         if name != "dense" and not name.startswith("table."):
             raise_damaged(file, name)
-        expect(file, header, name, dense.type, (size,) if name == "dense" else (None, None))
+        expect_tensor(file, header, name, dense.type, (size,) if name == "dense" else (None, None))
     return dense
 
 
@@ -112,15 +112,17 @@ def check_specific(file: Path, dense: Dense | None) -> Dense:
         MamdrError: it is damaged.
     """
     header = read_header(file)
-    (domains,) = expect(file, header, "domains", "I64", (None,))
-    _, size = expect(file, header, "dense", dense.type if dense else _FLOATS, (domains, dense.size if dense else None))
+    (domains,) = expect_tensor(file, header, "domains", "I64", (None,))
+    _, size = expect_tensor(
+        file, header, "dense", dense.type if dense else _FLOATS, (domains, dense.size if dense else None)
+    )
     dense = Dense(header["dense"][0], size)
     for name in header:
         table, _, part = name.rpartition(".")
         if table and part in ("owner", "ids", "values"):
-            (rows,) = expect(file, header, f"{table}.owner", "I64", (None,))
-            expect(file, header, f"{table}.ids", "I64", (rows,))
-            expect(file, header, f"{table}.values", dense.type, (rows, None))
+            (rows,) = expect_tensor(file, header, f"{table}.owner", "I64", (None,))
+            expect_tensor(file, header, f"{table}.ids", "I64", (rows,))
+            expect_tensor(file, header, f"{table}.values", dense.type, (rows, None))
     return dense
 
 
@@ -131,13 +133,13 @@ def check_calibration(file: Path) -> None:
         MamdrError: it is damaged.
     """
     header = read_header(file)
-    (size,) = expect(file, header, "slope", "F64", (None,))
-    expect(file, header, "shift", "F64", (size,))
+    (size,) = expect_tensor(file, header, "slope", "F64", (None,))
+    expect_tensor(file, header, "shift", "F64", (size,))
     if not size:
         raise_damaged(file, "slope")
     if "knots" in header:
-        (knots,) = expect(file, header, "knots", "F64", (None,))
-        expect(file, header, "values", "F64", (knots,))
+        (knots,) = expect_tensor(file, header, "knots", "F64", (None,))
+        expect_tensor(file, header, "values", "F64", (knots,))
         if not knots:
             raise_damaged(file, "knots")
 
@@ -165,18 +167,18 @@ def check_row_parts(files: Sequence[Path]) -> list[str]:
     headers = [read_header(file) for file in files]
     for file, header in zip(files, headers, strict=True):
         for name in header:
-            expect(file, header, name, _FLOATS, (None, None))
+            expect_tensor(file, header, name, _FLOATS, (None, None))
         if header.keys() != headers[0].keys():
             raise MamdrError(f"{file} is damaged: it has other tables than {files[0].name}")
     for name in headers[0] if headers else ():
         rows = sum(header[name][1][0] for header in headers)
         for rank, (file, header) in enumerate(zip(files, headers, strict=True)):
             kind, width = headers[0][name][0], headers[0][name][1][1]
-            expect(file, header, name, kind, (len(range(rank, rows, len(files))), width))
+            expect_tensor(file, header, name, kind, (len(range(rank, rows, len(files))), width))
     return list(headers[0]) if headers else []
 
 
-def expect(
+def expect_tensor(
     file: Path, header: Header, name: str, types: str | tuple[str, ...], shape: tuple[int | None, ...]
 ) -> tuple[int, ...]:
     """Check the type and shape of a tensor, with None for any size; returns its shape.

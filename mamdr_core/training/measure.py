@@ -6,12 +6,12 @@ import torch
 from pyspark.sql import SparkSession
 
 from mamdr_core.config import Config
-from mamdr_core.pace import Pace
+from mamdr_core.pace import ProgressLog
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.training.building import make_engine
 from mamdr_core.training.choices import place_columns
 from mamdr_core.training.evaluation import evaluate_calibrated
-from mamdr_core.training.records import known, overall_figures, record_metrics
+from mamdr_core.training.records import none_if_nan, overall_figures, record_metrics
 from mamdr_core.training.trained import open_trained
 
 
@@ -32,7 +32,7 @@ def evaluate_package(spark: SparkSession, config: Config) -> dict[str, Any]:
     engine = make_engine(trained.config, pinned, trained.share, trained.device)
     columns = package.under_mixed(columns, engine, trained.config.train.mixed)
     with torch.no_grad():
-        pace = Pace(f"measuring {split}", len(columns))
+        pace = ProgressLog(f"measuring {split}", len(columns))
         specific = package.specific
         calibrations = [package.calibration, *([None] if package.calibration else [])]
         measured, *plain = evaluate_calibrated(
@@ -47,10 +47,10 @@ def evaluate_package(spark: SparkSession, config: Config) -> dict[str, Any]:
         "split": split,
         "rows": int(measured.rows.sum()),
         "domains_measured": int((~measured.auc.isnan()).sum()),
-        "auc": known(measured.mean_auc()),
-        "weighted_auc": known(measured.weighted_auc()),
+        "auc": none_if_nan(measured.mean_auc()),
+        "weighted_auc": none_if_nan(measured.weighted_auc()),
         **overall_figures(measured),
-        "logloss": known(float((measured.logloss * measured.rows)[has_rows].sum() / measured.rows.sum())),
+        "logloss": none_if_nan(float((measured.logloss * measured.rows)[has_rows].sum() / measured.rows.sum())),
         "examples_version": pinned.versions["examples"],
         **({"uncalibrated": {name: before[name] for name in ("pcoc", "calibration_error")}} if before else {}),
     }

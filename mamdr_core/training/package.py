@@ -32,8 +32,15 @@ from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.mixed.settings import MixedSettings
 from mamdr_core.object_store import place_of
 from mamdr_core.stateful import State, Stateful
-from mamdr_core.training.intact import check_calibration, check_shards, check_shared, check_specific, read_object
-from mamdr_core.training.sealed import Facts, check, facts_of, flush_folder, seal, write_texts
+from mamdr_core.training.intact import check_calibration, check_shards, check_shared, check_specific, read_json
+from mamdr_core.training.sealed import (
+    FileHashes,
+    check_integrity,
+    flush_folder,
+    hash_files,
+    write_manifest,
+    write_texts,
+)
 from mamdr_core.training.specific_files import SavedSpecific, save_specific
 from mamdr_core.training.state_files import check_state, read_state, write_state
 from mamdr_core.training.storage import fetched, staged
@@ -53,7 +60,7 @@ def save_rank(
     mixed: Stateful | None = None,
     scratch: str = "",
     calibration: Calibration | None = None,
-) -> Facts:
+) -> FileHashes:
     """Write the parameters of a rank: its shards of tables, its theta_i and its part of the mixed model.
 
     Rank 0 also writes theta_S and the calibration of all domains.
@@ -68,7 +75,7 @@ def save_rank(
         if calibration and rank == 0:
             saved.append(CALIBRATION)
             save_file({name: each.contiguous() for name, each in calibration.tensors().items()}, path / CALIBRATION)
-        return facts_of(path, saved)
+        return hash_files(path, saved)
 
 
 def _save_rank(path: Path, rank: int, shared: Shared, specific: SpecificStore) -> list[str]:
@@ -84,7 +91,7 @@ def _save_rank(path: Path, rank: int, shared: Shared, specific: SpecificStore) -
     return saved + save_specific(path, f"specific-{rank:05d}", specific.now())
 
 
-def seal_package(folder: str, final: str, saved: Facts, texts: Mapping[str, str]) -> None:
+def publish_package(folder: str, final: str, saved: FileHashes, texts: Mapping[str, str]) -> None:
     """Add text files and the manifest, flush everything to disk, and rename the folder to its final name.
 
     Args:
@@ -94,14 +101,14 @@ def seal_package(folder: str, final: str, saved: Facts, texts: Mapping[str, str]
         texts: file name to content.
     """
     with staged(place_of(folder)) as path:
-        seal(path, saved | write_texts(path, texts))
+        write_manifest(path, saved | write_texts(path, texts))
     if folder != final:
         path.rename(final)
         flush_folder(path.parent)
 
 
 @dataclass(frozen=True)
-class PackageFacts:
+class PackageMetadata:
     """Metadata of a package.
 
     Attributes:
@@ -127,7 +134,7 @@ class Package:
     """A loaded package.
 
     Attributes:
-        config, pinned, metrics: see `PackageFacts`.
+        config, pinned, metrics: see `PackageMetadata`.
         shared: theta_S.
         specific: theta_i by domain index.
         mixed: state of the mixed model; None: there is none.
@@ -178,7 +185,7 @@ def load_package(folder: str, device: torch.device | str = "cpu", scratch: str =
         MamdrError: there is no package, or a file is missing or damaged; the message names it.
     """
     with fetched(place_of(folder), "model package", scratch) as path:
-        facts = _read_facts(path)
+        facts = _read_metadata(path)
         return Package(
             config=facts.config,
             pinned=facts.pinned,
@@ -190,18 +197,18 @@ def load_package(folder: str, device: torch.device | str = "cpu", scratch: str =
         )
 
 
-def read_facts(folder: str, scratch: str = "") -> PackageFacts:
+def read_metadata(folder: str, scratch: str = "") -> PackageMetadata:
     """Check every file of a package against its manifest, and read its metadata.
 
     Raises:
         MamdrError: there is no package, or a file is missing or damaged; the message names it.
     """
     with fetched(place_of(folder), "model package", scratch) as path:
-        return _read_facts(path)
+        return _read_metadata(path)
 
 
-def _read_facts(path: Path) -> PackageFacts:
-    names = check(path, "model package")
+def _read_metadata(path: Path) -> PackageMetadata:
+    names = check_integrity(path, "model package")
     for name in ("config.yaml", "pinned.json", "metrics.json", "shared.safetensors"):
         if name not in names:
             raise MamdrError(f"model package {path}: its manifest lists no {name}")
@@ -216,10 +223,10 @@ def _read_facts(path: Path) -> PackageFacts:
         check_state(
             path, names, max(1, sum(name.startswith(f"{MIXED}rows-") for name in mixed)), MIXED, "model package"
         )
-    return PackageFacts(
+    return PackageMetadata(
         config=(path / "config.yaml").read_text(encoding="utf-8", errors="replace"),
-        pinned=read_object(path / "pinned.json"),
-        metrics=read_object(path / "metrics.json"),
+        pinned=read_json(path / "pinned.json"),
+        metrics=read_json(path / "metrics.json"),
         files=names,
     )
 

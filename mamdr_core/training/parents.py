@@ -20,7 +20,7 @@ from mamdr_core.object_store import place_of
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.differences import differences
 from mamdr_core.training.own_code import check_served
-from mamdr_core.training.package import PackageFacts, read_facts
+from mamdr_core.training.package import PackageMetadata, read_metadata
 from mamdr_core.training.records import find_run, package_of
 from mamdr_core.training.settings import TrainSettings
 from mamdr_core.training.trained import config_of
@@ -51,7 +51,7 @@ class Parent:
     numeric: dict[str, tuple[float, float]]
 
 
-def settle_parent(spark: SparkSession, config: Config) -> Config:
+def resolve_parent(spark: SparkSession, config: Config) -> Config:
     """Resolve `train.warm_start` to the id of a run; empty: the run starts cold.
 
     The champion is that of the days before `examples.until`, so that a rerun of a day starts from the same parent. With
@@ -71,10 +71,10 @@ def settle_parent(spark: SparkSession, config: Config) -> Config:
         return replace(config, train=replace(train, warm_start=resolve_run(lake, train.warm_start or default)))
     wanted = train.warm_start or CHAMPION
     parent = _champion_before(lake, config) if wanted == CHAMPION else resolve_run(lake, wanted)
-    return replace(config, train=_of_new_days(replace(train, warm_start=parent), lake, config.examples.until))
+    return replace(config, train=_extend_days(replace(train, warm_start=parent), lake, config.examples.until))
 
 
-def _of_new_days(train: TrainSettings, lake: Lake, until: date | None) -> TrainSettings:
+def _extend_days(train: TrainSettings, lake: Lake, until: date | None) -> TrainSettings:
     """Extend `train.days` so that it includes all days that the parent has not learned."""
     if not train.days:
         return train
@@ -109,7 +109,7 @@ def open_parent(lake: Lake, config: Config, pinned: PinnedExamples) -> Parent | 
 
     Args:
         lake: the lake in which the parent is recorded.
-        config: configuration of the child, from `settle_parent`.
+        config: configuration of the child, from `resolve_parent`.
         pinned: examples of the child.
 
     Raises:
@@ -121,7 +121,7 @@ def open_parent(lake: Lake, config: Config, pinned: PinnedExamples) -> Parent | 
         return None
     try:
         row = find_run(lake, run_id)
-        facts = read_facts(str(row["package"]), config.train.scratch)
+        facts = read_metadata(str(row["package"]), config.train.scratch)
     except MamdrError as error:
         raise MamdrError(f"train.warm_start: {error}") from None
     _check_fit(run_id, config, pinned, facts)
@@ -129,7 +129,7 @@ def open_parent(lake: Lake, config: Config, pinned: PinnedExamples) -> Parent | 
     return Parent(run_id, str(row["package"]), row["ds"], numeric)
 
 
-def _check_fit(run_id: str, config: Config, pinned: PinnedExamples, facts: PackageFacts) -> None:
+def _check_fit(run_id: str, config: Config, pinned: PinnedExamples, facts: PackageMetadata) -> None:
     cold = "set train.warm_start to '' to start cold"
     try:
         theirs = config_of(facts.config, run_id)

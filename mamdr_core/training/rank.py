@@ -36,7 +36,7 @@ from mamdr_core.training.own_code import check_on_ranks, try_structure
 from mamdr_core.training.package import load_calibration, save_rank
 from mamdr_core.training.profiling import Profiler
 from mamdr_core.training.run_domains import domains_of
-from mamdr_core.training.sealed import Facts
+from mamdr_core.training.sealed import FileHashes
 from mamdr_core.training.trainer import Trainer, TrainingOutcome
 from mamdr_core.training.warm_start import Heritage
 from schemas import SPLITS
@@ -101,7 +101,7 @@ class RankResult:
     engine: str
     seconds: dict[str, float]
     device: str
-    saved: Facts
+    saved: FileHashes
     curve: list[Validation]
     uncalibrated: DomainMetrics | None = None
     profile: list[str] = field(default_factory=list)
@@ -135,7 +135,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         learner = make_learner(task.config, task.pinned, own, collective, share, train, choices, heritage)
         if heritage and not (task.checkpoints and task.checkpoints.newest):
             heritage.hand_down(learner, collective, method.mixed)
-    logger.info("rank %d read %s", collective.rank, share.figures.told())
+    logger.info("rank %d read %s", collective.rank, share.figures.summary())
     request = StopRequest(
         place_of(task.checkpoints.folder) / STOP if task.checkpoints and collective.rank == 0 else None
     )
@@ -160,7 +160,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         mixed=on_mixed,
         profiler=profiler,
     )
-    with on_sigterm(request.ask), domain_named(task.pinned):
+    with on_sigterm(request.set), domain_named(task.pinned):
         outcome = trainer.train()
     if on_mixed and not on_mixed.is_kept:
         mixed = None
@@ -197,7 +197,7 @@ def _result(
     clock: Clock,
     collective: Collective,
     metrics: dict[str, DomainMetrics],
-    saved: Facts,
+    saved: FileHashes,
 ) -> RankResult:
     """Result of this rank, with sums and maxima over all ranks; all ranks must call this."""
     engine, store = learner.engine, learner.specific
@@ -273,4 +273,4 @@ def domain_named(pinned: PinnedExamples) -> Iterator[None]:
     except DivergedError as error:
         if error.domain is None:
             raise
-        raise MamdrError(error.told(f"domain {pinned.domain_ids[error.domain]!r}")) from error
+        raise MamdrError(error.message(f"domain {pinned.domain_ids[error.domain]!r}")) from error

@@ -56,7 +56,7 @@ def record_curve(spark: SparkSession, lake: Lake, run_id: str, curve: Sequence[V
 
 def _figures(measured: DomainMetrics, domain: int) -> tuple[Any, ...]:
     named = (measured.auc, measured.logloss, measured.mean_prediction, measured.oracle_auc, measured.pcoc)
-    values = (known(float(figure[domain])) for figure in named)
+    values = (none_if_nan(float(figure[domain])) for figure in named)
     return int(measured.rows[domain]), int(measured.clicks[domain]), *values, *_details(measured.detail, domain)
 
 
@@ -69,18 +69,20 @@ def _details(detail: DetailedMetrics | None, domain: int) -> tuple[Any, ...]:
     maps: list[dict[str, float] | None] = [None, None]
     if groups:
         maps = [dict(zip(names, each, strict=True)) for each in (by_cutoff[: len(names)], by_cutoff[len(names) :])]
-    return known(error), known(gauc), int(rows), int(groups), *maps
+    return none_if_nan(error), none_if_nan(gauc), int(rows), int(groups), *maps
 
 
 def overall_figures(measured: DomainMetrics, prefix: str = "") -> dict[str, Any]:
     """`DomainMetrics.overall` with a prefix for each name, and None instead of NaN."""
     return {
-        prefix + name: {k: known(each) for k, each in value.items()} if isinstance(value, dict) else known(value)
+        prefix + name: {k: none_if_nan(each) for k, each in value.items()}
+        if isinstance(value, dict)
+        else none_if_nan(value)
         for name, value in measured.overall().items()
     }
 
 
-def known(value: float) -> float | None:
+def none_if_nan(value: float) -> float | None:
     """The value, or None instead of NaN, which JSON and SQL lack."""
     return None if math.isnan(value) else value
 

@@ -14,7 +14,7 @@ from mamdr_core.shards.pinned import pin_examples
 from mamdr_core.training.claims import is_trained_elsewhere
 from mamdr_core.training.differences import differences
 from mamdr_core.training.own_code import sources_of
-from mamdr_core.training.runs import Run, deciding, make_run
+from mamdr_core.training.runs import Run, fingerprint_settings, make_run
 from mamdr_core.yaml_values import parse_yaml
 
 logger = logging.getLogger(__name__)
@@ -79,10 +79,10 @@ def _resumed(spark: SparkSession, lake: Lake, config: Config, row: Row) -> Run:
 def _differing(config: Config, row: Row) -> list[str]:
     """Settings of the fingerprint that differ from those of a run, one line each; the number of ranks may differ."""
     try:
-        theirs = deciding(parse_config(parse_yaml(row["config"], "config")))
+        theirs = fingerprint_settings(parse_config(parse_yaml(row["config"], "config")))
     except MamdrError as error:
         return [f"its configuration is from another version of this code ({error})"]
-    ours = deciding(config)
+    ours = fingerprint_settings(config)
     ours["plugins"], theirs["plugins"] = sources_of(config), row.asDict().get("plugins") or {}
     theirs["train"]["ranks"] = ours["train"]["ranks"]
     if config.train.examples_version is not None:

@@ -20,7 +20,7 @@ from mamdr_core.stopping import StopRequest, on_sigterm
 from mamdr_core.training.building import load_of
 from mamdr_core.training.checkpoints import STOP, CheckpointPlace, find_checkpoint
 from mamdr_core.training.own_code import modules_of, plugins_of
-from mamdr_core.training.parents import settle_parent
+from mamdr_core.training.parents import resolve_parent
 from mamdr_core.training.preparing import check_names, prepare_examples
 from mamdr_core.training.rank import RankResult, RankTask, train_rank
 from mamdr_core.training.resuming import find_unfinished
@@ -62,18 +62,18 @@ def train_mamdr(spark: SparkSession, config: Config) -> dict[str, Any]:
     """
     check_names(config)
     check_only_domains(config)
-    config = settle_parent(spark, config)
+    config = resolve_parent(spark, config)
     unfinished = find_unfinished(spark, config) if config.train.resume else None
     if unfinished:
         run, seconds = unfinished, dict[str, float]()
     else:
         lake, pinned, seconds = prepare_examples(spark, config)
         run = new_run(lake, config, pinned)
-    run.begin(spark)
+    run.record_start(spark)
     try:
         figures = train_on_ranks(spark, run, seconds)
     except BaseException as error:
-        run.fail(spark, error)
+        run.record_failure(spark, error)
         raise
     log_summary(Lake(spark, config.lake), run.id, run.pinned.versions["examples"])
     return figures
@@ -111,7 +111,7 @@ def train_on_ranks(spark: SparkSession, run: Run, seconds: dict[str, float]) -> 
 
     def ask() -> None:
         """Request all ranks to save a checkpoint and stop."""
-        request.ask()
+        request.set()
         with contextlib.suppress(OSError):  # an unreachable store or a full disk
             stop.touch()
 
@@ -128,7 +128,7 @@ def _attempts(spark: SparkSession, run: Run, request: StopRequest) -> list[RankR
     while True:
         remove(run.scratch)  # parts of the package that a failed attempt may have written
         checkpoints = find_checkpoint(run.checkpoints, train.scratch)
-        if request.made():
+        if request.is_set():
             where = "" if checkpoints.newest is None else f": --resume continues from checkpoint {checkpoints.newest}"
             raise StoppedError(f"stopped by {request.reason} while no rank was running{where}")
         task = partial(train_rank, task_of(run, checkpoints))
@@ -137,9 +137,9 @@ def _attempts(spark: SparkSession, run: Run, request: StopRequest) -> list[RankR
                 spark, task, train.ranks, train.start_timeout, train.launcher, train.stall_limit, train.device
             )
         except RankError as error:
-            is_last = request.made() or failures == train.restarts
-            run.lost(spark, error, is_last)
-            if request.made():
+            is_last = request.is_set() or failures == train.restarts
+            run.record_loss(spark, error, is_last)
+            if request.is_set():
                 continue
             if is_last:
                 raise
@@ -147,7 +147,7 @@ def _attempts(spark: SparkSession, run: Run, request: StopRequest) -> list[RankR
             failures += 1
             logger.warning("restart %d of %d in %.0f s: %s", failures, train.restarts, pause, error)
             until = time.monotonic() + pause
-            while not request.made() and time.monotonic() < until:
+            while not request.is_set() and time.monotonic() < until:
                 time.sleep(0.1)
 
 

@@ -17,16 +17,23 @@ from mamdr_core.run_ids import make_run_id
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.claims import claim
 from mamdr_core.training.own_code import sources_of, try_structure
-from mamdr_core.training.package import seal_package
+from mamdr_core.training.package import publish_package
 from mamdr_core.training.parents import Parent, open_parent
 from mamdr_core.training.rank import RankResult
-from mamdr_core.training.records import code_version, known, overall_figures, record_curve, record_metrics, record_run
+from mamdr_core.training.records import (
+    code_version,
+    none_if_nan,
+    overall_figures,
+    record_curve,
+    record_metrics,
+    record_run,
+)
 from mamdr_core.training.run_domains import RunDomains, domains_of
 from mamdr_core.training.sealed import MANIFEST
 from mamdr_core.training.storage import remove
-from mamdr_core.training.tracking import Ended, track
+from mamdr_core.training.tracking import EndedRun, track_run
 
-_ELSEWHERE = (
+_EXECUTION_KEYS = (
     *("reader", "scratch", "host_memory", "specific_memory", "group_memory", "device"),
     *("launcher", "start_timeout", "stall_limit", "checkpoint", "resume", "restarts", "examples_version"),
     *("profile", "dry_run"),
@@ -34,32 +41,32 @@ _ELSEWHERE = (
 """Keys of `train` that do not change what a run computes, and `examples_version`, which is in the pinned versions."""
 
 
-def cell_of(config: Config, pinned: PinnedExamples) -> str:
+def fingerprint_of(config: Config, pinned: PinnedExamples) -> str:
     """Fingerprint of a run, 16 hexadecimal digits, of its features, model, training settings, inputs and plugins."""
-    facts = deciding(config) | {"versions": pinned.versions}
+    facts = fingerprint_settings(config) | {"versions": pinned.versions}
     if sources := sources_of(config):
         facts["plugins"] = sources
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-_OF_SOME = ("warm_start", "only_domains", "days", "options")
+_OPTIONAL_KEYS = ("warm_start", "only_domains", "days", "options")
 """Settings that enter the fingerprint only if they are set."""
 
 
-def deciding(config: Config) -> dict[str, Any]:
+def fingerprint_settings(config: Config) -> dict[str, Any]:
     """The settings that decide what a run computes on given examples.
 
     Paths and settings of where a run is executed (device, memory, scratch) are left out. Settings that decide the
     examples are represented by the pinned versions.
     """
     values = plain_config(config)
-    train = {name: value for name, value in values["train"].items() if name not in _ELSEWHERE}
+    train = {name: value for name, value in values["train"].items() if name not in _EXECUTION_KEYS}
     train["epochs"] = config.train.most_epochs
     return {
         "features": [{**feature, "path": ""} for feature in values["features"]],
         "model": {name: value for name, value in values["model"].items() if value or name != "options"},
         # Settings that are not set are left out, so that the fingerprints of earlier runs remain valid.
-        "train": {name: value for name, value in train.items() if value or name not in _OF_SOME},
+        "train": {name: value for name, value in train.items() if value or name not in _OPTIONAL_KEYS},
     }
 
 
@@ -106,13 +113,13 @@ class Run:
         """Folder of the checkpoints."""
         return place_of(self.lake.path_of("checkpoints", self.id))
 
-    def begin(self, spark: SparkSession) -> None:
+    def record_start(self, spark: SparkSession) -> None:
         """Record that the run is running, as another attempt if it is resumed."""
         claim(self.checkpoints)
         self.row["attempts"] = (self.row.get("attempts") or 0) + 1
         record_run(spark, self.lake, {**self.row, "status": "running"})
 
-    def lost(self, spark: SparkSession, error: BaseException, is_last: bool) -> None:
+    def record_loss(self, spark: SparkSession, error: BaseException, is_last: bool) -> None:
         """Record that ranks were lost, and that they are restarted unless this was the last attempt.
 
         A run of an experiment is only recorded when it ends.
@@ -124,7 +131,7 @@ class Run:
         with contextlib.suppress(Exception):  # restarting matters more than the record
             record_run(spark, self.lake, {**self.row, "status": "running"})
 
-    def fail(self, spark: SparkSession, error: BaseException | str) -> None:
+    def record_failure(self, spark: SparkSession, error: BaseException | str) -> None:
         """Record the error, and remove the parts of the package that were written; checkpoints are kept for a resume.
 
         After a run has succeeded this does nothing: an error of a tracker, for instance, does not fail the run.
@@ -135,7 +142,7 @@ class Run:
         ended = {"status": status, "error": str(error)[:10_000], "finished_at": datetime.now(UTC)}
         with contextlib.suppress(Exception):  # the cause of the failure matters more than its record
             record_run(spark, self.lake, {**self.row, **ended})
-        track(Ended({**self.row, **ended}, self.config, self.pinned.domain_ids))
+        track_run(EndedRun({**self.row, **ended}, self.config, self.pinned.domain_ids))
         with contextlib.suppress(OSError):  # the store or the disk may be the cause
             if self.scratch != self.package or not (self.package / MANIFEST).exists():
                 remove(self.scratch)
@@ -174,7 +181,7 @@ class Run:
         }
         if package != self.scratch:
             remove(package)  # of an attempt that failed before it could record the package
-        seal_package(str(self.scratch), str(package), saved, texts)
+        publish_package(str(self.scratch), str(package), saved, texts)
         figures["package"] = str(package)
         record_metrics(spark, self.lake, self.id, self.pinned.domain_ids, result.metrics)
         record_curve(spark, self.lake, self.id, result.curve)
@@ -182,7 +189,7 @@ class Run:
         row = {**self.row, **recorded, "status": "ok", "finished_at": datetime.now(UTC)}
         record_run(spark, self.lake, row)
         self.row["status"] = "ok"
-        track(Ended(row, self.config, self.pinned.domain_ids, figures, result.metrics, result.curve))
+        track_run(EndedRun(row, self.config, self.pinned.domain_ids, figures, result.metrics, result.curve))
         return figures
 
 
@@ -209,7 +216,7 @@ def new_run(lake: Lake, config: Config, pinned: PinnedExamples, experiment: str 
         "ds": config.examples.until,
         "ranks": config.train.ranks,
         "experiment": experiment,
-        "cell": cell_of(config, pinned),
+        "cell": fingerprint_of(config, pinned),
         "started_at": now,
     }
     return make_run(lake, config, pinned, row)
@@ -256,11 +263,11 @@ def _figures(run: Run, result: RankResult, seconds: dict[str, float]) -> dict[st
         "domains": int((run.domains.rows(pinned) > 0).sum()),
         "domains_measured": int((~test.auc.isnan()).sum()),
         "train_rows": int(run.domains.rows(pinned).sum()),
-        "val_auc": known(result.metrics["val"].mean_auc()),
-        "test_auc": known(test.mean_auc()),
-        "weighted_test_auc": known(test.weighted_auc()),
+        "val_auc": none_if_nan(result.metrics["val"].mean_auc()),
+        "test_auc": none_if_nan(test.mean_auc()),
+        "weighted_test_auc": none_if_nan(test.weighted_auc()),
         **overall_figures(test, "test_"),
-        "oracle_test_auc": known(_mean_oracle(result)),
+        "oracle_test_auc": none_if_nan(_mean_oracle(result)),
         "samples_per_second": round(result.rows_descended / max(result.inner_seconds, 1e-9), 1),
         "data_wait_seconds": None if result.data_wait_seconds is None else round(result.data_wait_seconds, 3),
         "skipped_steps": result.skipped_steps,

@@ -13,18 +13,18 @@ from mamdr_core.yaml_values import one_line
 
 MANIFEST = "manifest.json"
 
-Facts = dict[str, tuple[int, str]]
+FileHashes = dict[str, tuple[int, str]]
 """Size in bytes and SHA-256 by file name."""
 
 
-def write_texts(folder: Path, texts: Mapping[str, str]) -> Facts:
+def write_texts(folder: Path, texts: Mapping[str, str]) -> FileHashes:
     """Write small text files; returns their hashes."""
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    return facts_of(folder, texts)
+    return hash_files(folder, texts)
 
 
-def facts_of(folder: Path, names: Iterable[str]) -> Facts:
+def hash_files(folder: Path, names: Iterable[str]) -> FileHashes:
     """Flush files of a folder to disk and compute their sizes and hashes."""
     facts = {}
     for name in names:
@@ -35,12 +35,12 @@ def facts_of(folder: Path, names: Iterable[str]) -> Facts:
     return facts
 
 
-def seal(folder: Path, facts: Facts) -> None:
+def write_manifest(folder: Path, facts: FileHashes) -> None:
     """Write the manifest, which makes the folder valid; files that it does not list do not belong to it."""
     listed = {name: {"bytes": size, "sha256": digest} for name, (size, digest) in sorted(facts.items())}
     aside = folder / f".{MANIFEST}"
     aside.write_text(json.dumps({"format": 1, "files": listed}, indent=1), encoding="utf-8")
-    facts_of(folder, [aside.name])
+    hash_files(folder, [aside.name])
     aside.rename(folder / MANIFEST)
     flush_folder(folder)
 
@@ -52,7 +52,7 @@ def flush_folder(folder: Path) -> None:
     os.close(descriptor)
 
 
-def check(folder: Path, kind: str, only: str | tuple[str, ...] = "") -> list[str]:
+def check_integrity(folder: Path, kind: str, only: str | tuple[str, ...] = "") -> list[str]:
     """Check the files of a folder against its manifest; returns their names.
 
     Args:
@@ -82,7 +82,7 @@ def _check_file(folder: Path, name: str, expected: tuple[int, str], kind: str) -
     try:
         if file.is_symlink() or not file.is_file():
             raise MamdrError(f"{kind} {folder}: file {name} is missing")
-        intact = file.stat().st_size == expected[0] and facts_of(folder, [name])[name] == expected
+        intact = file.stat().st_size == expected[0] and hash_files(folder, [name])[name] == expected
     except OSError as error:
         raise MamdrError(f"{kind} {folder}: file {name} cannot be read ({error.strerror})") from None
     if not intact:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.stateful import DomainRows, State
-from mamdr_core.training.intact import check_row_parts, expect, raise_damaged, read_header
+from mamdr_core.training.intact import check_row_parts, expect_tensor, raise_damaged, read_header
 
 GROUPS = ("rows", "domains", "own")
 """Groups of values for which every rank writes a file."""
@@ -100,7 +100,7 @@ def _check_domain_rows(files: Sequence[Path]) -> None:
             name, _, part = key.rpartition(".")
             if part not in ("domain", "values"):
                 raise_damaged(file, key)
-            (rows,) = expect(file, header, f"{name}.domain", "I64", (None,))
+            (rows,) = expect_tensor(file, header, f"{name}.domain", "I64", (None,))
             if part == "values" and (
                 shape[:1] != (rows,) or kinds.setdefault(name, (kind, shape[1:])) != (kind, shape[1:])
             ):

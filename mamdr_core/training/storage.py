@@ -16,7 +16,7 @@ from pyarrow import fs
 from mamdr_core.errors import MamdrError
 from mamdr_core.heartbeat import beat
 from mamdr_core.object_store import Place, StorePath
-from mamdr_core.training.sealed import MANIFEST, check
+from mamdr_core.training.sealed import MANIFEST, check_integrity
 
 _AT_A_TIME, _PART = 4, 8 << 20
 
@@ -62,7 +62,7 @@ def fetched(folder: Place, kind: str, scratch: str = "", only: str | tuple[str, 
         names = [child.name for child in folder.iterdir() if child.name == MANIFEST or child.name.startswith(only)]
         _copy(folder, Path(local), names)
         try:
-            check(Path(local), kind, only)
+            check_integrity(Path(local), kind, only)
             yield Path(local)
         except MamdrError as error:
             if local not in str(error):

@@ -11,7 +11,7 @@ from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
 
 from mamdr_core.training.settings import TrackingSettings
-from mamdr_core.training.tracking import Ended
+from mamdr_core.training.tracking import EndedRun
 
 STATUSES = {"ok": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 LONGEST = 5000
@@ -19,7 +19,7 @@ LONGEST = 5000
 _SQLITE = "sqlite:///"
 
 
-class Store:
+class MlflowExperiment:
     """An MLflow experiment, created if it does not exist.
 
     Args:
@@ -41,7 +41,7 @@ class Store:
             else self.client.create_experiment(settings.experiment, artifact_location=_artifacts(settings.mlflow))
         )
 
-    def log(self, ended: Ended) -> None:
+    def log(self, ended: EndedRun) -> None:
         """Record a run, replacing an earlier record."""
         row, client = ended.row, self.client
         if known := self._find(row["run_id"]):  # a run that was stopped and resumed
@@ -81,7 +81,7 @@ class Store:
         runs = self.client.search_runs([self.experiment], condition, max_results=1)
         return runs[0].info.run_id if runs else None
 
-    def _tags(self, ended: Ended) -> dict[str, str]:
+    def _tags(self, ended: EndedRun) -> dict[str, str]:
         row = ended.row
         tags = {f"mamdr.{name}": row.get(name) for name in ("run_id", "parent_run_id", "experiment", "cell", "error")}
         tags |= {"mamdr.lake": ended.config.lake.root, "mamdr.code_version": row.get("code_version")}
@@ -113,7 +113,7 @@ def _milliseconds(moment: datetime) -> int:
     return int(moment.timestamp() * 1000)
 
 
-def _domains(ended: Ended) -> str:
+def _domains(ended: EndedRun) -> str:
     """CSV with one row per split and domain that has rows."""
     text = io.StringIO()
     writer = csv.writer(text)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from mamdr_core.training.tracking import Ended
+from mamdr_core.training.tracking import EndedRun
 
 
-def write_events(folder: Path, ended: Ended) -> None:
+def write_events(folder: Path, ended: EndedRun) -> None:
     """Write the event file of a run to `<folder>/<run_id>`, replacing an earlier one."""
     own = folder / str(ended.row["run_id"])
     shutil.rmtree(own, ignore_errors=True)

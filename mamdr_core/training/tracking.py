@@ -36,7 +36,7 @@ _BOUNDS = {
 
 
 @dataclass(frozen=True)
-class Ended:
+class EndedRun:
     """A run that has ended.
 
     Attributes:
@@ -114,7 +114,7 @@ def check_trackers(settings: TrackingSettings) -> None:
             )
 
 
-def track(ended: Ended) -> None:
+def track_run(ended: EndedRun) -> None:
     """Report a run to the configured trackers in bounded time; errors are logged as warnings."""
     settings = ended.config.tracking
     if settings.mlflow:
@@ -132,12 +132,12 @@ def attach(settings: TrackingSettings, run_id: str, name: str, text: str) -> Non
 def _mlflow(settings: TrackingSettings) -> Any:
     for name, value in _BOUNDS.items():
         os.environ.setdefault(name, value)
-    from mamdr_core.training.to_mlflow import Store  # an optional dependency that takes seconds to import
+    from mamdr_core.training.to_mlflow import MlflowExperiment  # an optional dependency that takes seconds to import
 
-    return Store(settings)
+    return MlflowExperiment(settings)
 
 
-def _write_events(folder: str, ended: Ended) -> None:
+def _write_events(folder: str, ended: EndedRun) -> None:
     from mamdr_core.training.to_tensorboard import write_events  # likewise
 
     write_events(Path(folder), ended)

@@ -19,7 +19,7 @@ from mamdr_core.plugins import is_plugin
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples, pin_examples
 from mamdr_core.training.choices import choose_device
-from mamdr_core.training.intact import MetricsFacts, PinnedFacts, check_facts
+from mamdr_core.training.intact import MetricsJson, PinnedJson, validate_json
 from mamdr_core.training.own_code import check_served
 from mamdr_core.training.package import Package, load_package
 from mamdr_core.training.records import find_run
@@ -27,7 +27,7 @@ from mamdr_core.yaml_values import one_line, parse_yaml
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedRun:
     """A trained run.
 
     Attributes:
@@ -54,7 +54,7 @@ class Trained:
         return str(self.package.metrics["run_id"])
 
 
-def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str = "") -> Trained:
+def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str = "") -> TrainedRun:
     """Open a run by its id or by the folder of its package.
 
     Args:
@@ -71,8 +71,8 @@ def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str =
     device = choose_device(config.train.device, SingleProcess())
     package = load_package(folder, device, config.train.scratch)
     trained = config_of(package.config, folder)
-    facts = check_facts(PinnedFacts, package.pinned, f"{folder}/pinned.json")
-    check_facts(MetricsFacts, package.metrics, f"{folder}/metrics.json")
+    facts = validate_json(PinnedJson, package.pinned, f"{folder}/pinned.json")
+    validate_json(MetricsJson, package.metrics, f"{folder}/metrics.json")
     try:
         pinned = pin_examples(spark, config.lake, trained.features, facts.versions)
     except (KeyError, MamdrError) as error:
@@ -88,7 +88,7 @@ def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str =
     everything = np.ones(len(pinned.domain_ids), dtype=np.bool_)
     train = config.train
     share = Share(pinned, trained.features, everything, train.host_memory, train.scratch, train.reader)
-    return Trained(lake, folder, package, trained, pinned, share, device)
+    return TrainedRun(lake, folder, package, trained, pinned, share, device)
 
 
 def config_of(text: str, folder: str) -> Config:

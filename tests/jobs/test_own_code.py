@@ -21,7 +21,7 @@ from mamdr_core.serving.scoring import score
 from mamdr_core.shards.pinned import pin_examples
 from mamdr_core.training.own_code import check_on_ranks
 from mamdr_core.training.run import train_mamdr
-from mamdr_core.training.runs import cell_of
+from mamdr_core.training.runs import fingerprint_of
 
 pytestmark = pytest.mark.slow
 
@@ -103,11 +103,11 @@ def test_another_source_is_another_cell_and_an_error_on_a_rank_that_has_it(
     spark, own_config, importable, tmp_path, monkeypatch
 ):
     pinned = pin_examples(spark, own_config.lake.root, own_config.features, None)
-    before = cell_of(own_config, pinned)
-    assert before == cell_of(replace(own_config), pinned)
+    before = fingerprint_of(own_config, pinned)
+    assert before == fingerprint_of(replace(own_config), pinned)
     sources = {MODEL: "0" * 64, METHOD: "1" * 64}
     monkeypatch.setattr("mamdr_core.training.runs.sources_of", lambda config: sources)
-    assert cell_of(own_config, pinned) != before
+    assert fingerprint_of(own_config, pinned) != before
 
     def on_ranks(collective):
         other = {} if collective.rank == 0 else {METHOD: "1" * 64}

@@ -174,10 +174,10 @@ def newest_run(spark, config):
 def test_what_ends_the_process_after_a_run_has_ended_well_does_not_undo_it(spark, trained_config, monkeypatch):
     """As Ctrl-C does while a tracker does not answer."""
 
-    def track(ended):
+    def track_run(ended):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mamdr_core.training.runs.track", track)
+    monkeypatch.setattr("mamdr_core.training.runs.track_run", track_run)
     with pytest.raises(KeyboardInterrupt):
         train_mamdr(spark, with_values(trained_config, {"train.epochs": 1}))
     row = newest_run(spark, trained_config)
