@@ -21,7 +21,6 @@ from mamdr_core.host_memory import available_memory, ranks_here
 from mamdr_core.object_store import Place, place_of
 from mamdr_core.parallel.collective import Collective, gather_texts
 from mamdr_core.stopping import StopRequest
-from mamdr_core.training.checkpoint_files import check_checkpoint
 from mamdr_core.training.sealed import MANIFEST, FileHashes, check_integrity, hash_files, write_manifest, write_texts
 from mamdr_core.training.settings import CheckpointSettings
 from mamdr_core.training.state import STATE, RunState, Snapshot, files_to_restore, restore, take, write
@@ -60,7 +59,7 @@ def find_checkpoint(folder: Place, scratch: str = "") -> CheckpointPlace:
             continue  # the run ended while this checkpoint was written
         try:
             with fetched(folder / str(number), "checkpoint", scratch) as local:
-                check_checkpoint(local, check_integrity(local, "checkpoint"), STATE)
+                check_integrity(local, "checkpoint")
         except MamdrError as error:
             logger.warning("%s; using the previous checkpoint", error)
         else:

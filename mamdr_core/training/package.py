@@ -32,7 +32,7 @@ from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.mixed.settings import MixedSettings
 from mamdr_core.object_store import place_of
 from mamdr_core.stateful import State, Stateful
-from mamdr_core.training.intact import check_calibration, check_shards, check_shared, check_specific, read_json
+from mamdr_core.training.intact import read_json, report_unreadable
 from mamdr_core.training.sealed import (
     FileHashes,
     check_integrity,
@@ -42,14 +42,12 @@ from mamdr_core.training.sealed import (
     write_texts,
 )
 from mamdr_core.training.specific_files import SavedSpecific, save_specific
-from mamdr_core.training.state_files import check_state, read_state, write_state
+from mamdr_core.training.state_files import file_names, read_rows, read_state, write_state
 from mamdr_core.training.storage import fetched, staged
 
 MIXED = "mixed-"
 """Prefix of the files of the mixed model."""
 CALIBRATION = "calibration.safetensors"
-CHUNK_ROWS = 1 << 20
-"""Number of rows of a table that are read at a time."""
 
 
 def save_rank(
@@ -185,16 +183,19 @@ def load_package(folder: str, device: torch.device | str = "cpu", scratch: str =
         MamdrError: there is no package, or a file is missing or damaged; the message names it.
     """
     with fetched(place_of(folder), "model package", scratch) as path:
-        facts = _read_metadata(path)
-        return Package(
-            config=facts.config,
-            pinned=facts.pinned,
-            metrics=facts.metrics,
-            shared=load_shared(path).to(device),
-            specific=SavedSpecific([path / name for name in facts.files if name.startswith("specific-")], device),
-            mixed=load_mixed(path),
-            calibration=_read_calibration(path),
-        )
+        found = _read_metadata(path)
+        specific = [path / name for name in found.files if name.startswith("specific-")]
+        with report_unreadable(path, "model package"):
+            shared = load_shared(path)
+            return Package(
+                config=found.config,
+                pinned=found.pinned,
+                metrics=found.metrics,
+                shared=shared.to(device),
+                specific=SavedSpecific(specific, device, len(shared.dense)),
+                mixed=load_mixed(path),
+                calibration=_read_calibration(path),
+            )
 
 
 def read_metadata(folder: str, scratch: str = "") -> PackageMetadata:
@@ -209,20 +210,12 @@ def read_metadata(folder: str, scratch: str = "") -> PackageMetadata:
 
 def _read_metadata(path: Path) -> PackageMetadata:
     names = check_integrity(path, "model package")
-    for name in ("config.yaml", "pinned.json", "metrics.json", "shared.safetensors"):
+    required = ["config.yaml", "pinned.json", "metrics.json", "shared.safetensors"]
+    if any(name.startswith(MIXED) for name in names):
+        required += file_names(max(1, sum(name.startswith(f"{MIXED}rows-") for name in names)), MIXED)
+    for name in required:
         if name not in names:
             raise MamdrError(f"model package {path}: its manifest lists no {name}")
-    dense = check_shared(path / "shared.safetensors")
-    check_shards(sorted(path.glob("shared-*.safetensors")))
-    for name in names:
-        if name.startswith("specific-"):
-            check_specific(path / name, dense)
-    if CALIBRATION in names:
-        check_calibration(path / CALIBRATION)
-    if mixed := [name for name in names if name.startswith(MIXED)]:
-        check_state(
-            path, names, max(1, sum(name.startswith(f"{MIXED}rows-") for name in mixed)), MIXED, "model package"
-        )
     return PackageMetadata(
         config=(path / "config.yaml").read_text(encoding="utf-8", errors="replace"),
         pinned=read_json(path / "pinned.json"),
@@ -289,21 +282,6 @@ class SavedShared:
         return dense
 
     def rows(self, table: str, first: int = 0, step: int = 1) -> Tensor:
-        """Rows first, first + step, ... of a table; files are read in chunks.
-
-        Args:
-            table: name of the table.
-            first: first row.
-            step: distance between rows.
-        """
+        """Rows first, first + step, ... of a table, see `read_rows`."""
         slices = [part.get_slice(f"table.{table}") for part in self._parts[f"table.{table}"]]
-        total, width = sum(own.get_shape()[0] for own in slices), slices[0].get_shape()[1]
-        wanted = torch.arange(first, total, step)
-        rows_KD: Tensor = slices[0][:0].new_empty(len(wanted), width)
-        for number, own in enumerate(slices):
-            here = (wanted % len(slices) == number).nonzero().flatten()
-            place = wanted[here] // len(slices)
-            for start in range(0, own.get_shape()[0], CHUNK_ROWS):
-                low, high = torch.searchsorted(place, torch.tensor([start, start + CHUNK_ROWS])).tolist()
-                rows_KD[here[low:high]] = own[start : start + CHUNK_ROWS][place[low:high] - start]
-        return rows_KD
+        return read_rows(slices, first, step)

@@ -1,8 +1,7 @@
 """Position and counters of a run: the part of a checkpoint that consists of plain numbers."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from mamdr_core.training.curve import Validation
 
@@ -35,26 +34,21 @@ class Position:
     skipped_steps: int = 0
     curve: list[Validation] = field(default_factory=list)
 
-    def plain(self) -> dict[str, Any]:
-        """JSON-compatible values."""
-        return asdict(self)
-
-    def load(self, ranks: Sequence[Mapping[str, Any]], rank: int) -> None:
+    def load(self, ranks: "Sequence[Position]", rank: int) -> None:
         """Restore the values from those of the ranks that wrote a checkpoint; their number may differ from today's.
 
         Rank 0 continues the counts of rows and steps for all ranks together. Seconds in inner loops are those of the
         slowest rank, and total seconds those of rank 0.
 
         Args:
-            ranks: result of `plain` on each rank.
+            ranks: the position of each rank.
             rank: this rank.
         """
-        for name in ("stage", "done", "rounds", "best_round"):
-            setattr(self, name, ranks[0][name])
+        for name in ("stage", "done", "rounds", "best_round", "seconds"):
+            setattr(self, name, getattr(ranks[0], name))
         for name in ("inner_seconds", "waited_seconds"):
-            setattr(self, name, max(own[name] for own in ranks))
-        self.seconds = ranks[0]["seconds"]
+            setattr(self, name, max(getattr(own, name) for own in ranks))
         if rank == 0:
-            self.rows_descended = sum(own["rows_descended"] for own in ranks)
-            self.skipped_steps = sum(own["skipped_steps"] for own in ranks)
-            self.curve = [Validation(**point) for point in ranks[0]["curve"]]
+            self.rows_descended = sum(own.rows_descended for own in ranks)
+            self.skipped_steps = sum(own.skipped_steps for own in ranks)
+            self.curve = ranks[0].curve

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mamdr_core.engine.parameters import Change, Rows
 from mamdr_core.engine.specific_store import Stored, group_size
+from mamdr_core.errors import MamdrError
 from mamdr_core.heartbeat import beat
 
 PART_BYTES = 1 << 29
@@ -51,20 +52,31 @@ class SavedSpecific(Mapping[int, Change]):
     Args:
         files: files written by `save_specific`.
         device: device of the values.
+        size: number of dense parameters P; None: not checked.
+
+    Raises:
+        MamdrError: a file is of another model.
     """
 
-    def __init__(self, files: Sequence[Path], device: torch.device | str = "cpu") -> None:
+    def __init__(self, files: Sequence[Path], device: torch.device | str = "cpu", size: int | None = None) -> None:
         self._device = device
         self._files = [safe_open(file, "pt") for file in files]
         self._place: dict[int, tuple[int, int]] = {}
         self._rows: dict[int, dict[str, slice]] = {}
         for number, file in enumerate(self._files):
             domains = file.get_tensor("domains").tolist()
+            shape = file.get_slice("dense").get_shape()
+            if shape != [len(domains), shape[-1] if size is None else size]:
+                raise MamdrError(f"{files[number]} is of another model: theta_i of {len(domains)} domains has {shape}")
             self._place |= {domain: (number, row) for row, domain in enumerate(domains)}
             for key in file.keys():  # noqa: SIM118 - not a mapping
                 table, _, part = key.rpartition(".")
                 if part == "owner":
-                    self._place_rows(table, file.get_tensor(key))
+                    owner_U = file.get_tensor(key)
+                    rows = [file.get_slice(f"{table}.{of}").get_shape()[0] for of in ("ids", "values")]
+                    if rows != [len(owner_U)] * 2:
+                        raise MamdrError(f"{files[number]} is damaged: rows of table {table} are missing")
+                    self._place_rows(table, owner_U)
 
     def _place_rows(self, table: str, owner_U: Tensor) -> None:
         """Record which rows of a table in its file belong to each domain."""

@@ -9,20 +9,19 @@ shared.safetensors, rows-<rank>.safetensors, domains-<rank>.safetensors, own-<ra
 best-<rank>-<part>, now-<rank>-<part>.safetensors  the best theta_i and, where they differ, the current ones
 """
 
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import torch
+from pydantic import Field
 from torch import Tensor
 
 from mamdr_core.engine.specific_store import SpecificStore, Stored
 from mamdr_core.errors import MamdrError
 from mamdr_core.stateful import DomainRows, State, Stateful
-from mamdr_core.training.intact import Dense, check_specific
+from mamdr_core.training.intact import Count, read_json, report_unreadable, validate_json
 from mamdr_core.training.position import Position
 from mamdr_core.training.specific_files import SavedSpecific, save_specific
 from mamdr_core.training.state_files import read_state, write_state
@@ -47,6 +46,21 @@ class RunState:
     specific: SpecificStore
     owned_n: Tensor
     dense_P: Tensor
+
+
+@dataclass(frozen=True)
+class RankEntry:
+    """Entry of a rank in `STATE`.
+
+    Attributes:
+        position: position and counters of the run.
+        counters: see `State`.
+        domains: domains that the rank owned.
+    """
+
+    position: Position
+    counters: dict[str, Count]
+    domains: list[Count]
 
 
 @dataclass(frozen=True)
@@ -89,8 +103,8 @@ def take(run: RunState, rank: int = 0, room: float = math.inf) -> Snapshot:
     )
     best, now = run.specific.hold()
     domains = run.owned_n.nonzero().flatten().tolist()
-    facts = {"position": run.position.plain(), "counters": state.counters, "domains": domains}
-    return Snapshot(facts, copied, best, now, is_live)
+    entry = RankEntry(run.position, state.counters, domains)
+    return Snapshot(asdict(entry), copied, best, now, is_live)
 
 
 def write(folder: Path, rank: int, snapshot: Snapshot) -> list[str]:
@@ -111,10 +125,11 @@ def files_to_restore(folder: Path, run: RunState, rank: int, ranks: int) -> tupl
     Raises:
         MamdrError: the checkpoint is of another lake.
     """
-    facts = _read_facts(folder)
-    wrote = len(facts)
+    entries = _read_entries(folder)
+    wrote = len(entries)
     rows = f"rows-{rank:05d}." if wrote == ranks else "rows-"
-    of_domains = [f"{of}-{holder:05d}" for holder in _holders(facts, run.owned_n) for of in ("domains", "best", "now")]
+    holders = _holders(entries, run.owned_n)
+    of_domains = [f"{of}-{holder:05d}" for holder in holders for of in ("domains", "best", "now")]
     return (STATE, "shared.", rows, f"own-{rank % wrote:05d}.", *of_domains)
 
 
@@ -132,37 +147,38 @@ def restore(folder: Path, run: RunState, rank: int, ranks: int) -> None:
     Raises:
         MamdrError: the checkpoint is of another model or lake.
     """
-    facts = _read_facts(folder)
-    holders = _holders(facts, run.owned_n)
-    state = read_state(folder, rank, ranks, run.owned_n, [own["counters"] for own in facts], holders=holders)
+    entries = _read_entries(folder)
+    holders = _holders(entries, run.owned_n)
+    with report_unreadable(folder, "checkpoint"):
+        state = read_state(folder, rank, ranks, run.owned_n, [own.counters for own in entries], holders=holders)
+        best, now = (_saved_specific(folder, of, holders, run.dense_P) for of in ("best", "now"))
     for name, each in run.stateful.items():
         each.load_state_dict(state.part(name))
-    run.specific.load(*(_saved_specific(folder, of, holders, run.dense_P) for of in ("best", "now")))
-    run.position.load([own["position"] for own in facts], rank)
+    run.specific.load(best, now)
+    run.position.load([own.position for own in entries], rank)
 
 
-def _read_facts(folder: Path) -> list[dict[str, Any]]:
+def _read_entries(folder: Path) -> list[RankEntry]:
     """Entries of `STATE`, one for each rank that wrote the checkpoint."""
-    facts: list[dict[str, Any]] = json.loads((folder / STATE).read_text(encoding="utf-8"))["ranks"]
-    return facts
+    ranks = read_json(folder / STATE).get("ranks")
+    entries: list[RankEntry] = validate_json(Annotated[list[RankEntry], Field(min_length=1)], ranks, folder / STATE)
+    return entries
 
 
-def _holders(facts: Sequence[Mapping[str, Any]], owned_n: Tensor) -> list[int]:
+def _holders(entries: Sequence[RankEntry], owned_n: Tensor) -> list[int]:
     """Ranks that wrote a checkpoint and owned domains that this rank owns now.
 
     Raises:
         MamdrError: there are domains beyond n.
     """
-    if any(max(own["domains"], default=-1) >= len(owned_n) for own in facts):
+    if any(max(own.domains, default=-1) >= len(owned_n) for own in entries):
         raise MamdrError(f"the saved state is of another lake: it has a domain beyond {len(owned_n)}")
-    return [number for number, own in enumerate(facts) if owned_n[own["domains"]].any()]
+    return [number for number, own in enumerate(entries) if owned_n[own.domains].any()]
 
 
 def _saved_specific(folder: Path, of: str, holders: Sequence[int], dense_P: Tensor) -> SavedSpecific:
     files = [file for holder in holders for file in sorted(folder.glob(f"{of}-{holder:05d}-*.safetensors"))]
-    for file in files:
-        check_specific(file, Dense({torch.float32: "F32", torch.float64: "F64"}[dense_P.dtype], len(dense_P)))
-    return SavedSpecific(files, dense_P.device)
+    return SavedSpecific(files, dense_P.device, len(dense_P))
 
 
 def _copies(tensors: Mapping[str, Tensor], kept: Collection[str]) -> dict[str, Tensor]:
