@@ -45,7 +45,7 @@ class Heard(logging.Handler):
         self.written = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.written += record.getMessage().endswith("is written")
+        self.written += record.getMessage().startswith("wrote checkpoint")
 
 
 def main() -> None:

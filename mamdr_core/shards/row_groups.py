@@ -39,7 +39,7 @@ class ReadFigures:
             self.read_bytes += size
 
     def summary(self) -> str:
-        """In words, for a log."""
+        """The counts as text for a log line."""
         return (
             f"{self.row_groups} of {self.file_row_groups} row groups, "
             f"{self.read_bytes / 1e6:.1f} of {self.file_bytes / 1e6:.1f} MB"

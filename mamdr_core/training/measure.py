@@ -11,7 +11,7 @@ from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.training.building import make_engine
 from mamdr_core.training.choices import place_columns
 from mamdr_core.training.evaluation import evaluate_calibrated
-from mamdr_core.training.records import none_if_nan, overall_figures, record_metrics
+from mamdr_core.training.records import none_if_nan, overall_figures, record_metrics, uncalibrated_figures
 from mamdr_core.training.trained import open_trained
 
 
@@ -38,7 +38,6 @@ def evaluate_package(spark: SparkSession, config: Config) -> dict[str, Any]:
         measured, *plain = evaluate_calibrated(
             engine, package.shared, specific, columns, calibrations, pace=pace, detail=config.metrics
         )
-    before = overall_figures(plain[0]) if plain else {}
     record_metrics(spark, trained.lake, trained.run_id, pinned.domain_ids, {split: measured})
     has_rows = ~measured.logloss.isnan()
     return {
@@ -52,5 +51,5 @@ def evaluate_package(spark: SparkSession, config: Config) -> dict[str, Any]:
         **overall_figures(measured),
         "logloss": none_if_nan(float((measured.logloss * measured.rows)[has_rows].sum() / measured.rows.sum())),
         "examples_version": pinned.versions["examples"],
-        **({"uncalibrated": {name: before[name] for name in ("pcoc", "calibration_error")}} if before else {}),
+        **uncalibrated_figures(plain[0] if plain else None),
     }

@@ -145,8 +145,8 @@ def _check_fit(run_id: str, config: Config, pinned: PinnedExamples, facts: Packa
     beyond = [f"{known[name]} {name}s, not {size}" for name, size in pinned.sizes.items() if known[name] > size]
     if beyond:
         raise MamdrError(
-            f"train.warm_start: run {run_id} knows more than examples version {pinned.versions['examples']}: "
-            f"{', '.join(beyond)}; name a newer train.examples_version, or an older run"
+            f"train.warm_start: run {run_id} has larger vocabularies than examples version "
+            f"{pinned.versions['examples']}: {', '.join(beyond)}; name a newer train.examples_version, or an older run"
         )
 
 

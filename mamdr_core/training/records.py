@@ -82,6 +82,14 @@ def overall_figures(measured: DomainMetrics, prefix: str = "") -> dict[str, Any]
     }
 
 
+def uncalibrated_figures(measured: DomainMetrics | None) -> dict[str, Any]:
+    """Entry `uncalibrated` of a calibrated run's figures, from its metrics without calibration; None: no entry."""
+    if measured is None:
+        return {}
+    figures = overall_figures(measured)
+    return {"uncalibrated": {name: figures[name] for name in ("pcoc", "calibration_error")}}
+
+
 def none_if_nan(value: float) -> float | None:
     """The value, or None instead of NaN, which JSON and SQL lack."""
     return None if math.isnan(value) else value

@@ -27,6 +27,7 @@ from mamdr_core.training.records import (
     record_curve,
     record_metrics,
     record_run,
+    uncalibrated_figures,
 )
 from mamdr_core.training.run_domains import RunDomains, domains_of
 from mamdr_core.training.sealed import MANIFEST
@@ -242,10 +243,6 @@ def make_run(lake: Lake, config: Config, pinned: PinnedExamples, row: dict[str, 
 
 def _figures(run: Run, result: RankResult, seconds: dict[str, float]) -> dict[str, Any]:
     config, pinned, test = run.config, run.pinned, result.metrics["test"]
-    calibrated = {}
-    if result.uncalibrated:
-        before = overall_figures(result.uncalibrated)
-        calibrated = {"uncalibrated": {name: before[name] for name in ("pcoc", "calibration_error")}}
     return {
         "run_id": run.id,
         "method": config.train.method,
@@ -279,7 +276,7 @@ def _figures(run: Run, result: RankResult, seconds: dict[str, float]) -> dict[st
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "examples_version": pinned.versions["examples"],
         "attempts": run.row.get("attempts") or 1,
-        **calibrated,
+        **uncalibrated_figures(result.uncalibrated),
         "profile": result.profile or None,
     }
 

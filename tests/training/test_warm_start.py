@@ -214,7 +214,7 @@ def test_a_parent_that_knows_more_than_the_examples_is_a_clear_error(days, opene
     config = with_values(days[DAYS[1]], {"train.warm_start": parent["run_id"], "model.dropout": 0.1})
     assert open_parent(lake, config, pinned).run_id == parent["run_id"]
     older = replace(pinned, sizes=pinned.sizes | {"user": 10})
-    with pytest.raises(MamdrError, match=r"knows more than examples version \d+: \d+ users, not 10"):
+    with pytest.raises(MamdrError, match=r"has larger vocabularies than examples version \d+: \d+ users, not 10"):
         open_parent(lake, config, older)
 
 
