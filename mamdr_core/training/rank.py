@@ -27,7 +27,6 @@ from mamdr_core.training.building import initial_theta, make_learner, make_mixed
 from mamdr_core.training.checkpoints import STOP, CheckpointPlace, Checkpoints
 from mamdr_core.training.choices import Choices, choose_together, place_columns
 from mamdr_core.training.clock import Clock
-from mamdr_core.training.curve import Validation
 from mamdr_core.training.evaluation import calibrate, evaluate_calibrated
 from mamdr_core.training.last_layer import refit_last_layer
 from mamdr_core.training.memory_check import check_memory, shape_of
@@ -70,8 +69,8 @@ class RankTask:
 
 
 @dataclass(frozen=True)
-class RankResult:
-    """Result of a rank: figures of all ranks together, except `seconds` and `saved`.
+class RankResult(TrainingOutcome):
+    """Result of a rank: the outcome of training, and figures of all ranks together, except `seconds` and `saved`.
 
     Only rank 0 returns values whose size grows with domains or validations: the driver collects the results of all
     ranks, and Spark bounds their total size (`spark.driver.maxResultSize`).
@@ -79,16 +78,11 @@ class RankResult:
     Attributes:
         metrics: metrics of all domains by split; empty except on rank 0.
         saved: hashes of the files that this rank wrote: one per half GB of its theta_i, and a few others.
-        curve: the validations; empty except on rank 0.
         uncalibrated: metrics of the test split without calibration; None without calibration, and except on rank 0.
         profile: files of the profile; empty except on rank 0.
     """
 
     metrics: dict[str, DomainMetrics]
-    epochs: int
-    rounds: int
-    best_round: int
-    dr_passes: int
     rows_descended: int
     read_bytes: int
     skipped_steps: int
@@ -102,7 +96,6 @@ class RankResult:
     seconds: dict[str, float]
     device: str
     saved: FileHashes
-    curve: list[Validation]
     uncalibrated: DomainMetrics | None = None
     profile: list[str] = field(default_factory=list)
 
@@ -207,11 +200,8 @@ def _result(
     waited = torch.tensor([[clock.seconds.get("inner", 0.0), engine.waited]], dtype=torch.float64)
     inner_seconds, data_wait_seconds = collective.all_gather(waited).max(0).values.tolist()
     return RankResult(
+        **vars(outcome),
         metrics=metrics if collective.rank == 0 else {},
-        epochs=outcome.epochs,
-        rounds=outcome.rounds,
-        best_round=outcome.best_round,
-        dr_passes=outcome.dr_passes,
         rows_descended=sums[0],
         read_bytes=sums[1],
         skipped_steps=sums[2],
@@ -225,7 +215,6 @@ def _result(
         seconds=clock.seconds,
         device=str(choices.device),
         saved=saved,
-        curve=outcome.curve,
     )
 
 
