@@ -90,7 +90,7 @@ def _edit_tensors(data: Any, folder: Path) -> None:
     changes = {
         "missing": lambda: None,
         "flat": lambda: tensor.flatten(),
-        "shorter": lambda: tensor[:-1].clone(),
+        "shorter": lambda: torch.atleast_1d(tensor)[:-1].clone(),
         "deeper": lambda: tensor[None],
         "bytes": lambda: tensor.to(dtype=data.draw(st.sampled_from(TYPES))),
         "renamed": lambda: None,
