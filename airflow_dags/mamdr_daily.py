@@ -1,21 +1,22 @@
-"""The daily run: a day's clicks in; a retrained model that serves if the gate lets it pass; scores; a report.
+"""Daily run: ingests the clicks of a day, retrains the model, promotes it if it passes the gate, scores and reports.
 
     make airflow
     AIRFLOW__CORE__DAGS_FOLDER=$PWD/airflow_dags .venv-airflow/bin/airflow dags test mamdr_daily 2026-01-01
 
-Each task is one spark-submit of a job. Airflow lives in an environment of its own and calls the project's spark-submit
-through BashOperator. The last line of a job's stdout is one JSON object, and the last line of a BashOperator's output
-is its XCom: so a job's result is the task's XCom, parsed, and what follows finds the run that the training made.
+Each task is one spark-submit of a job. Airflow runs in its own environment and calls the project's spark-submit with
+BashOperator. The last line of a job's stdout is one JSON object, and the last line of a BashOperator's output is its
+XCom, so the XCom of a task is the parsed result of its job. Later tasks read the id of the trained run from it.
 
-Values from params, the calendar and XComs reach bash as environment variables, never as text of the command.
+Values from params, the calendar and XComs are passed to bash as environment variables, never as text of the command.
 
-Two gates: ingest_clicks publishes no load that looks wrong (`quality.*`), and fails; gate lets no model pass that is
-worse than the champion (`gate.*`): then promote is skipped, the champion serves on, and the report says why. A day can
-be run again: it trains on the examples that build_examples made for it, replaces no champion of a later day, and is
-scored with the run that served then, as long as maintain_lake keeps it. The report waits for no scores.
+There are two checks. The quality check of ingest_clicks (`quality.*`) fails the task instead of publishing a bad load.
+The promotion gate (`gate.*`) rejects a model that is worse than the champion: promote is then skipped, the champion
+continues to serve, and the report states the reasons. A day can be run again: it trains on the examples that
+build_examples made for it, does not replace a champion of a later day, and is scored with the run that served then, as
+long as maintain_lake keeps it. The report does not wait for scores.
 
-A second DAG, mamdr_weekly, has maintain_lake remove what the lake no longer needs (`maintain.*`), whatever becomes of
-the days.
+A second DAG, mamdr_weekly, runs maintain_lake, which removes files that the lake no longer needs (`maintain.*`),
+independently of the daily runs.
 """
 
 import json
@@ -37,36 +38,36 @@ PARAMS = {
         os.environ.get("MAMDR_PROJECT", str(Path(__file__).resolve().parent.parent)),
         type="string",
         minLength=1,
-        description="The project's folder, where make setup has been run. Relative paths in the config start here.",
+        description="Folder of the project, in which make setup has been run. Relative paths in the config start here.",
     ),
     "config": Param(
         os.environ.get("MAMDR_CONFIG", "conf/demo.yaml"),
         type="string",
         minLength=1,
-        description="The YAML file of the run.",
+        description="YAML file of the configuration.",
     ),
     "raw": Param(
         os.environ.get("MAMDR_RAW", ".demo/raw"),
         type="string",
         minLength=1,
-        description="The folder of the raw logs, with a subfolder day=YYYY-MM-DD for each day.",
+        description="Folder of the raw logs, with a subfolder day=YYYY-MM-DD for each day.",
     ),
     "lake": Param(
         os.environ.get("MAMDR_LAKE"),
         type=["null", "string"],
-        description="The lake's root; empty for the config file's own.",
+        description="Root of the lake; empty: lake.root of the config file.",
     ),
     "training": Param(
         os.environ.get("MAMDR_TRAINING", "warm"),
         type="string",
         pattern="^(warm|cold|[1-9][0-9]*)$",
-        description="warm: learn all days of the window, from the champion's parameters; cold: from fresh ones; "
-        "a number N: learn the newest N days alone, from the champion's (train.days).",
+        description="warm: learn all days of the window, starting from the champion's parameters; cold: starting from "
+        "initial parameters; a number N: learn only the newest N days, starting from the champion's (train.days).",
     ),
     "requests": Param(
         os.environ.get("MAMDR_REQUESTS"),
         type=["null", "string"],
-        description="The folder of rows to score, with a subfolder day=YYYY-MM-DD for each day; empty: the test split.",
+        description="Folder of the rows to score, with a subfolder day=YYYY-MM-DD for each day; empty: the test split.",
     ),
 }
 ENVIRONMENT = {
@@ -83,26 +84,26 @@ ENVIRONMENT = {
     "SERVES": "{{ (ti.xcom_pull(task_ids='gate') or {}).get('serves') or '' }}",
     "PROMOTED": "{{ (ti.xcom_pull(task_ids='promote') or {}).get('run_id', '') }}",
 }
-# Spark's and the job's logs go through stderr to the task's log; of stdout only the result, after all else has ended.
+# Logs of Spark and the job go to the log of the task through stderr; of stdout, only the last line is kept.
 COMMAND = (
     "set -o pipefail; "
     '"$PROJECT/.venv/bin/spark-submit" "$PROJECT/jobs/{job}.py" --config "$CONFIG" {settings} '
     '${{LAKE:+--set "lake.root=$LAKE"}} | tail -n 1'
 )
 IF_A_RUN_SERVES = '[ -n "$SERVES$PROMOTED" ] || { echo "no run serves on $DAY: nothing to score with" >&2; exit 99; }; '
-"""Before a command: has Airflow skip the task where the gate has stopped every run up to the day."""
+"""Commands that make Airflow skip the task if no run up to the day has passed the gate."""
 HOURS = {"train_mamdr": 6}
-"""Time-outs of tasks that take long; of all others one hour."""
+"""Timeouts of long tasks in hours; all others have one hour."""
 
 
 def submit(job: str, *settings: str, before: str = "", after_skipped: bool = False) -> BashOperator:
-    """The task that runs jobs/<job>.py.
+    """Create the task that runs jobs/<job>.py.
 
     Args:
-        job: its name.
-        settings: words of bash that give its keys; they may expand `ENVIRONMENT`.
-        before: commands of bash that come first; their exit code 99 skips the task.
-        after_skipped: whether it runs also where the task before it was skipped.
+        job: name of the job.
+        settings: bash words that set its keys; they may expand `ENVIRONMENT`.
+        before: bash commands to run first; exit code 99 skips the task.
+        after_skipped: whether it also runs if the previous task was skipped.
     """
     return BashOperator(
         task_id=job,
@@ -117,7 +118,7 @@ def submit(job: str, *settings: str, before: str = "", after_skipped: bool = Fal
 
 
 def passed(ti: Any) -> bool:
-    """Whether the gate let the run pass."""
+    """Whether the run passed the gate; logs the reasons if not."""
     decision = ti.xcom_pull(task_ids="gate")
     for reason in decision.get("reasons", ()):
         logger.warning("the gate: %s", reason)
@@ -125,9 +126,9 @@ def passed(ti: Any) -> bool:
 
 
 def alert(context: Any) -> None:
-    """Tell of a task that has failed for good: in the log, and by the command $MAMDR_ON_FAILURE where there is one.
+    """Report a task that has failed after all retries: in the log, and with the command $MAMDR_ON_FAILURE if it is set.
 
-    The command finds the task, the day and the log's address in TASK, DAY and LOG.
+    The command gets the task, the day and the URL of the log in TASK, DAY and LOG.
     """
     ti = context["ti"]
     facts = {"TASK": ti.task_id, "DAY": str(context.get("ds", "")), "LOG": str(getattr(ti, "log_url", ""))}
@@ -141,7 +142,7 @@ COMMON: dict[str, Any] = {
     "start_date": datetime(2020, 1, 1, tzinfo=UTC),
     "catchup": False,
     "default_args": {
-        # Also for errors that a user must mend: a day's log may only be late.
+        # User errors are also retried: the log of the day may be late.
         "retries": int(os.environ.get("MAMDR_RETRIES", "2")),
         "retry_delay": timedelta(minutes=5),
         "retry_exponential_backoff": True,
@@ -155,8 +156,8 @@ COMMON: dict[str, Any] = {
 
 
 @dag(
-    # A data interval makes the logical date the day that has just ended; plain "@daily" means, since Airflow 3, the day
-    # that is just beginning, of which there are no clicks yet.
+    # With a data interval, the logical date is the day that has just ended. Since Airflow 3, a plain "@daily" means the
+    # day that has just started, which has no clicks yet.
     schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
     max_active_runs=1,  # a day starts from the champion of the day before
     **COMMON,
@@ -191,7 +192,7 @@ def mamdr_daily() -> None:
 
 @dag(schedule=CronDataIntervalTimetable("@weekly", timezone="UTC"), max_active_runs=1, **COMMON)
 def mamdr_weekly() -> None:
-    """Join small files and remove what the lake no longer needs."""
+    """Compact small files and remove files that the lake no longer needs."""
     submit("maintain_lake")
 
 

@@ -45,7 +45,7 @@ class Heard(logging.Handler):
         self.written = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.written += record.getMessage().endswith("is written")
+        self.written += record.getMessage().startswith("wrote checkpoint")
 
 
 def main() -> None:
@@ -136,20 +136,20 @@ def restart(spark: SparkSession, config: Config, options: argparse.Namespace, he
 
 def _kill_a_rank(checkpoints: Path, known: set[Path], told: list[tuple[int, float]]) -> None:
     """Kill rank 1 of a new run with three checkpoints; tell the newest, and the seconds until there is another."""
-    while not (sealed := _sealed(checkpoints, known)) or max(sealed) < 3:
+    while not (complete := _complete(checkpoints, known)) or max(complete) < 3:
         time.sleep(0.01)
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if process.environ().get("HOROVOD_RANK") == "1":
                 process.kill()
-    killed, newest = time.monotonic(), max(_sealed(checkpoints, known))
-    while not (sealed := _sealed(checkpoints, known)) or max(sealed) <= newest:
+    killed, newest = time.monotonic(), max(_complete(checkpoints, known))
+    while not (complete := _complete(checkpoints, known)) or max(complete) <= newest:
         time.sleep(0.01)
     told.append((newest, time.monotonic() - killed))
     known.update(checkpoints.iterdir())
 
 
-def _sealed(checkpoints: Path, known: set[Path]) -> list[int]:
+def _complete(checkpoints: Path, known: set[Path]) -> list[int]:
     """Numbers of a new run's complete checkpoints."""
     manifests = list(checkpoints.glob(f"*/*/{MANIFEST}"))
     return [int(manifest.parent.name) for manifest in manifests if manifest.parents[1] not in known]

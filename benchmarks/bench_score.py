@@ -53,7 +53,7 @@ from mamdr_core.lake.examples.vocabularies import Ids, add_new_ids, find_new_ids
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.serving.exporting import export_model
 from mamdr_core.serving.scoring import BATCH_ROWS, score
-from mamdr_core.training.package import save_rank, seal_package
+from mamdr_core.training.package import publish_package, save_rank
 from mamdr_core.training.records import record_run
 from schemas import TABLES
 
@@ -227,7 +227,7 @@ def save_run(spark: SparkSession, lake: Lake, config: Config, sizes: dict[str, i
     saved = save_rank(str(scratch), 0, Shared(shared.dense, shared.tables), store)
     pinned = {"versions": {}, "sizes": sizes, "numeric": {}}
     texts = {"config.yaml": dump_config(config), "pinned.json": json.dumps(pinned), "metrics.json": "{}"}
-    seal_package(str(scratch), final, saved, texts)
+    publish_package(str(scratch), final, saved, texts)
     run = {"run_id": "bench", "status": "ok", "method": "mamdr", "model": "mlp", "config": "", "input_versions": {}}
     record_run(spark, lake, {**run, "package": final, "started_at": datetime.now(UTC)})
 

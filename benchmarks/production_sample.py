@@ -28,7 +28,7 @@ from mamdr_core.stopping import StopRequest
 from mamdr_core.training.building import make_store
 from mamdr_core.training.checkpoints import CheckpointPlace, Checkpoints
 from mamdr_core.training.clock import Clock
-from mamdr_core.training.package import save_rank, seal_package
+from mamdr_core.training.package import publish_package, save_rank
 from mamdr_core.training.settings import CheckpointSettings
 from mamdr_core.training.trainer import Trainer
 
@@ -158,7 +158,7 @@ class Sample:
         checkpoints = sorted((folder / "checkpoints").iterdir(), key=lambda each: int(each.name))
         with parts.clock.phase("package"):
             saved = save_rank(str(folder / "package"), 0, learner.shared, learner.specific)
-            seal_package(str(folder / "package"), str(folder / "sealed"), saved, {})
+            publish_package(str(folder / "package"), str(folder / "complete"), saved, {})
         seconds = dict(parts.clock.seconds)
         rates.append(products_rate(full, widths, self.device))
         return {
@@ -182,7 +182,7 @@ class Sample:
             "theta_i_moved": dict(parts.moved),
             "checkpoints": parts.calls["checkpoint, written in the background"],
             "checkpoint_bytes": _size(checkpoints[-1]) if checkpoints else 0,
-            "package_bytes": _size(folder / "sealed"),
+            "package_bytes": _size(folder / "complete"),
         }
 
 

@@ -90,7 +90,7 @@ class Parts:
             (EarlyStop, "record", "keeping the best"),
             (Checkpoints, "close", "checkpoint, waited for at the end"),
             (training.checkpoints, "write", "checkpoint, written in the background"),
-            (training.checkpoints, "facts_of", "checkpoint, hashed in the background"),
+            (training.checkpoints, "hash_files", "checkpoint, hashed in the background"),
         ]
         with ExitStack() as stack:
             for owner, name, part in calls:

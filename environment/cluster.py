@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from mamdr_core.processes import living, note_of
+from mamdr_core.processes import find_process, process_record
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".cluster"
@@ -88,7 +88,7 @@ def _start(name: str, kind: str, *arguments: str) -> None:
         command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment
     )
     noted = json.loads(PROCESSES.read_text()) if PROCESSES.exists() else []
-    noted.append({"name": name, **note_of(process.pid)})
+    noted.append({"name": name, **process_record(process.pid)})
     PROCESSES.write_text(json.dumps(noted, indent=1))
 
 
@@ -99,7 +99,7 @@ def _wait(name: str) -> str:
     while time.monotonic() < deadline:
         if found := re.search(pattern, log.read_text()):
             return found[1] if found.groups() else ""
-        if name not in {noted["name"] for noted in _noted() if living(noted)}:
+        if name not in {noted["name"] for noted in _noted() if find_process(noted)}:
             break
         time.sleep(0.2)
     sys.exit(f"error: the {name} did not start: see {log}")
@@ -110,7 +110,7 @@ def _noted() -> list[dict[str, object]]:
 
 
 def _running() -> list[psutil.Process]:
-    return [process for noted in _noted() if (process := living(noted))]
+    return [process for noted in _noted() if (process := find_process(noted))]
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ RESUME = Option(
     key="train.resume",
     metavar="RUN_ID",
     const="newest",
-    help="resume this run from its newest checkpoint; without RUN_ID the newest unfinished run that computes the same, "
+    help="resume this run from its newest checkpoint; without RUN_ID the newest unfinished run with the same settings, "
     "or start a new run if there is none",
 )
 

@@ -1,4 +1,4 @@
-"""What every job's command line shares: arguments, log, exit code, and one JSON object as the last line of stdout."""
+"""Command line of all jobs: arguments, log, exit code, and one JSON object as the last line of stdout."""
 
 import argparse
 import inspect
@@ -19,14 +19,14 @@ OK, USER_ERROR, BUG = 0, 2, 1
 
 @dataclass(frozen=True)
 class Option:
-    """An option of one job's own, which sets a config key: `--flag` alone to `const`, `--flag VALUE` to the value.
+    """A job-specific option that sets a config key: `--flag` to `const`, `--flag VALUE` to the value.
 
     Args:
         flag: such as "--resume".
         key: the config key.
-        metavar: what a value is, in the help; empty: the option takes none.
-        const: the key's value where none is given.
-        help: its line in the help.
+        metavar: name of the value in the help; empty: the option takes no value.
+        const: value of the key if no value is given.
+        help: description in the help.
     """
 
     flag: str
@@ -39,16 +39,16 @@ class Option:
 def run_job(
     job: Callable[[Config], dict[str, Any]], arguments: list[str] | None = None, own: Sequence[Option] = ()
 ) -> int:
-    """Run `job` on the configuration that the command line names and report it.
+    """Run `job` with the configuration of the command line and report its result.
 
     Args:
-        job: takes the resolved Config and returns its figures; its name is the job's, its docstring, with examples, the
-            help.
-        arguments: command line without the program; None: this process's.
-        own: options that this job has besides those of every job; they override --set.
+        job: takes the resolved Config and returns its figures; its name is that of the job, and its docstring, with
+            examples, is the help text.
+        arguments: command line without the program; None: `sys.argv`.
+        own: job-specific options, which override --set.
 
     Returns:
-        The exit code: 0, or 2 with a one-line message for user errors. A bug keeps its traceback.
+        The exit code: 0, or 2 with a one-line message for user errors. Bugs are raised with their traceback.
     """
     options = _parser(job, own).parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -73,7 +73,7 @@ def run_job(
         raise
     elapsed = round(time.perf_counter() - started, 2)
     if sys.stderr.isatty():
-        from mamdr_core.terminal import show_figures  # `--help` and mistakes do without it
+        from mamdr_core.terminal import show_figures  # not needed for `--help` and errors
 
         show_figures(job.__name__, figures | {"elapsed_seconds": elapsed})
     _print_result({"job": job.__name__, "status": "ok", **figures, "elapsed_seconds": elapsed})
@@ -100,7 +100,7 @@ def _parser(job: Callable[[Config], dict[str, Any]], own: Sequence[Option]) -> a
     )
     parser.add_argument(
         "--config", metavar="FILE", action="append", default=[],
-        help="YAML file; keys left out keep their defaults (may be repeated: a later file overrides an earlier one)",
+        help="YAML file; missing keys keep their defaults (may be repeated: a later file overrides an earlier one)",
     )  # fmt: skip
     parser.add_argument(
         "--set", metavar="a.b=value", action="append", default=[], help="set one key (may be repeated); value in YAML"

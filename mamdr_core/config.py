@@ -1,4 +1,4 @@
-"""The configuration of a run: defaults < YAML files < --set, every key known and documented.
+"""The configuration of a job: defaults < YAML files < --set; every key is declared and documented.
 
 `python -m mamdr_core.config` prints docs/config.md.
 """
@@ -39,22 +39,22 @@ from mamdr_core.yaml_values import check_plain, one_line, parse_yaml, shorten
 
 @settings
 class Config:
-    """Everything that a job reads; each job uses its own sections."""
+    """The configuration of all jobs; each job uses some of its sections."""
 
     lake: LakeSettings = field(default_factory=LakeSettings)
-    """Where the tables lie."""
+    """Location of the tables."""
     input: InputSettings = field(default_factory=InputSettings)
     """The raw log."""
     quality: QualitySettings = field(default_factory=QualitySettings)
-    """What a load must be like to be published (ingest_clicks)."""
+    """Quality checks that a load must pass to be published (ingest_clicks)."""
     synthetic: SyntheticSettings | None = None
-    """Synthetic logs (generate_logs); where this is declared, train_mamdr makes them for an empty lake."""
+    """Synthetic logs (generate_logs); if declared, train_mamdr generates them for an empty lake."""
     convert: ConvertSettings = field(default_factory=ConvertSettings)
-    """The paper's public sources (convert_amazon, convert_taobao)."""
+    """Public data sets of the paper (convert_amazon, convert_taobao)."""
     features: tuple[Feature, ...] = ()
     """Features beyond the ids of user, item and domain."""
     examples: ExamplesSettings = field(default_factory=ExamplesSettings)
-    """From clicks to examples (build_examples)."""
+    """Encoding of clicks as examples (build_examples)."""
     stats: StatsSettings = field(default_factory=StatsSettings)
     """Statistics (domain_stats)."""
     maintain: MaintainSettings = field(default_factory=MaintainSettings)
@@ -70,28 +70,28 @@ class Config:
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     """Evaluation (evaluate)."""
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
-    """What a trained model is measured by (train_mamdr, evaluate, gate)."""
+    """Metrics of trained models (train_mamdr, evaluate, gate)."""
     gate: GateSettings = field(default_factory=GateSettings)
-    """What a run must be like to be promoted (gate)."""
+    """Promotion gate: limits that a run must meet to be promoted (gate)."""
     promote: PromoteSettings = field(default_factory=PromoteSettings)
-    """Which run is to serve (promote)."""
+    """Promotion of a run to serve (promote)."""
     score: ScoreSettings = field(default_factory=ScoreSettings)
     """Batch predictions (score)."""
     export: ExportSettings = field(default_factory=ExportSettings)
-    """A run as one portable file (export_model)."""
+    """Export of a run as one portable file (export_model)."""
     compare: CompareSettings = field(default_factory=CompareSettings)
     """Comparison of methods and models (compare_methods)."""
     sweep: SweepSettings = field(default_factory=SweepSettings)
-    """Settings tried on a grid or searched (sweep)."""
+    """Grid or search over settings (sweep)."""
     conflict: ConflictSettings = field(default_factory=ConflictSettings)
     """Conflict between domains' gradients (conflict)."""
     importance: ImportanceSettings = field(default_factory=ImportanceSettings)
-    """What each feature adds to the AUC (feature_importance)."""
+    """Contribution of each feature to the AUC (feature_importance)."""
     report: ReportSettings = field(default_factory=ReportSettings)
-    """The report of a run (report)."""
+    """Report of a run (report)."""
 
     def __post_init__(self) -> None:
-        """Check what one section says of another."""
+        """Check settings that depend on other sections."""
         groups = ["user", *(feature.name for feature in self.features if feature.kind == "categorical")]
         if self.metrics.group not in groups:
             raise ValueError(f"metrics.group is {self.metrics.group!r}, expected one of {', '.join(groups)}")
@@ -107,12 +107,12 @@ def load_config(paths: str | Sequence[str] | None = None, overrides: Sequence[st
     """Read YAML files and apply overrides.
 
     Args:
-        paths: YAML file, or several: a later one overrides an earlier one key by key, lists whole; None for the
-            defaults alone.
-        overrides: `a.b=value` each, the value in YAML.
+        paths: one or several YAML files; a later one overrides an earlier one key by key, but lists as a whole; None:
+            only the defaults.
+        overrides: overrides of the form `a.b=value`, with the value in YAML.
 
     Raises:
-        MamdrError: an unreadable file, an unknown key (the nearest known one is named) or a value of the wrong kind.
+        MamdrError: an unreadable file, an unknown key (the nearest known one is named) or a value of the wrong type.
 
     Example:
         >>> load_config(overrides=["train.dr.k=5"]).train.dr.k
@@ -130,10 +130,10 @@ def load_config(paths: str | Sequence[str] | None = None, overrides: Sequence[st
 
 
 def parse_config(values: dict[str, Any]) -> Config:
-    """Check a tree of values and make it a Config.
+    """Convert a tree of values to a Config.
 
     Raises:
-        MamdrError: an unknown key, a value of the wrong kind, or a URL with credentials, with its path.
+        MamdrError: an unknown key, a value of the wrong type, or a URL with credentials; the message names the key.
     """
     check_plain(values, "config")
     _check_keys(Config, values, "")
@@ -141,14 +141,14 @@ def parse_config(values: dict[str, Any]) -> Config:
     try:
         config = _ADAPTER.validate_python(values)
     except ValidationError as error:
-        # A key of several kinds fails once for each; the kind that was meant is the one that fails deepest.
+        # A key of several types fails once for each; the intended type is the one that fails deepest.
         found = max(error.errors(), key=lambda each: len(each["loc"]))
         where = ".".join(str(part) for part in found["loc"]) or "config"
-        said = found["msg"].removeprefix("Value error, ")
-        told = found["type"] == "value_error" or "options" in found["loc"]  # options may be secret
-        got = "" if told else f", got {shorten(found['input'])}"
-        raise MamdrError(one_line(f"{where}: {said}{got}")) from None
-    check_plain(plain_config(config), "config")  # text becomes a number where a key asks for one
+        message = found["msg"].removeprefix("Value error, ")
+        hidden = found["type"] == "value_error" or "options" in found["loc"]  # options may be secret
+        got = "" if hidden else f", got {shorten(found['input'])}"
+        raise MamdrError(one_line(f"{where}: {message}{got}")) from None
+    check_plain(plain_config(config), "config")  # a key may have converted text to a number
     return config
 
 
@@ -156,7 +156,7 @@ def with_values(config: Config, changes: Mapping[str, Any]) -> Config:
     """The configuration with some keys changed.
 
     Raises:
-        MamdrError: an unknown key or a value of the wrong kind.
+        MamdrError: an unknown key or a value of the wrong type.
 
     Example:
         >>> with_values(Config(), {"train.dr.k": 5}).train.dr.k
@@ -169,12 +169,12 @@ def with_values(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def dump_config(config: Config) -> str:
-    """The resolved configuration as YAML, secrets hidden; `load_config` reads it back, equal but for them."""
+    """The resolved configuration as YAML without secrets; otherwise `load_config` reads it back unchanged."""
     return yaml.safe_dump(without_secrets(plain_config(config)), sort_keys=False, allow_unicode=True)
 
 
 def plain_config(config: Config) -> dict[str, Any]:
-    """The resolved configuration as a tree of what JSON and YAML know; `parse_config` makes it a Config again."""
+    """The resolved configuration as a tree of plain values, which `parse_config` reads back."""
     plain: dict[str, Any] = _ADAPTER.dump_python(config, mode="json")
     return plain
 
@@ -207,7 +207,7 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise MamdrError(one_line(f"{key}: {parent} holds a value, not a section"))
+            raise MamdrError(one_line(f"{key}: {parent} is a value, not a section"))
     values[leaf] = value
 
 
@@ -236,7 +236,7 @@ def _known_keys(cls: type, prefix: str) -> Iterator[str]:
 
 
 def section_of(kind: Any) -> type | None:
-    """The settings class of a key that is a section, declared or optional."""
+    """The settings class of a key, which may be optional; None: the key is not a section."""
     if get_origin(kind) in (tuple, dict):
         return None
     return next((part for part in (kind, *get_args(kind)) if isinstance(part, type) and is_dataclass(part)), None)

@@ -1,4 +1,4 @@
-"""docs/config.md, made from the settings' docstrings."""
+"""Generates docs/config.md from the docstrings of settings."""
 
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
@@ -15,9 +15,9 @@ _ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 
 
 def config_reference() -> str:
-    """docs/config.md: every key with its default and meaning."""
+    """Content of docs/config.md: every key with its default and meaning."""
     head = (
-        "# Config keys\n\nMade by `python -m mamdr_core.config` from the code; a test keeps it so.\n"
+        "# Config keys\n\nGenerated from the code by `python -m mamdr_core.config`; a test compares them.\n"
         "Precedence: defaults < `--config FILE` < `--set a.b=value`; of several `--config`, a later one overrides an "
         "earlier one.\n\n| key | default | meaning |\n|---|---|---|\n"
     )

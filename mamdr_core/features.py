@@ -1,4 +1,4 @@
-"""What a feature beyond the three ids is: declared once in the config, known to the lake, the shards and the models."""
+"""Declaration of features other than the three ids, which the lake, the shards and the models share."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,9 +8,9 @@ from typing import Literal
 from mamdr_core.settings import settings
 
 WIDEST = 1 << 16
-"""Of embeddings and vectors."""
+"""Maximum width of embeddings and vectors."""
 LONGEST = 10_000
-"""Ids of a row's bag or sequence at most."""
+"""Maximum number of ids in a bag or sequence."""
 MOST_QUANTILES = 1_000
 _MULTI = ("bag", "sequence")
 _KINDS = {
@@ -25,24 +25,24 @@ _KINDS = {
     "trainable": ("vector",),
     "project": ("vector",),
 }
-"""The kinds that a setting is for, which others leave at its default."""
+"""Kinds of features for which a setting may differ from its default."""
 
 
 @settings
 class Feature:
     """One declared feature.
 
-    `categorical`, `bag`, `sequence` and `numeric` features are columns of the log; a `vector` is a vector of each user
-    or item (a pre-trained embedding, the paper's Taobao setting), read from its own table, and fixed unless it is
+    `categorical`, `bag`, `sequence` and `numeric` features are columns of the log. A `vector` is a vector of each user
+    or item (a pre-trained embedding, as in the paper's Taobao setting), read from its own table, and fixed unless it is
     `trainable`.
     """
 
     name: str
     """Column name in clicks and examples, or the name of the vector."""
     kind: Literal["categorical", "bag", "sequence", "numeric", "vector"]
-    """categorical: an id with a trained embedding; bag: several ids without an order, their embeddings pooled;
-    sequence: several ids in the order of time, the newest last, their embeddings pooled; numeric: a number,
-    standardised; vector: fixed numbers per id."""
+    """categorical: an id with a trained embedding; bag: several ids without order, whose embeddings are pooled;
+    sequence: several ids in order of time, newest last, whose embeddings are pooled; numeric: a standardised number;
+    vector: a fixed vector per id."""
     expression: str = ""
     """Spark SQL expression over the raw log; empty: the column `name`. Not for vectors."""
     size: int = 0
@@ -51,69 +51,70 @@ class Feature:
     """categorical, bag, sequence: hash values into this number of buckets; 0: a growing vocabulary with contiguous
     indices."""
     length: int = 50
-    """bag, sequence: ids of a row at most; of a longer bag the first are kept, of a longer sequence the newest."""
+    """bag, sequence: maximum number of ids per row; the first ids of a longer bag, and the newest of a longer sequence,
+    are kept."""
     pooling: Literal["mean", "sum", "max", "attention"] = "mean"
-    """bag, sequence: how the embeddings of a row's ids become one; attention (sequence with `table`): the sum weighted
-    by a small network that compares each with the row's own id of `table` (DIN, Zhou et al. 2018)."""
+    """bag, sequence: how the embeddings of the ids of a row are pooled; attention (sequence with `table`): the sum
+    weighted by a small network that compares each id with the row's id in the column `table` (DIN, Zhou et al.
+    2018)."""
     table: str = ""
-    """bag, sequence: the id column whose vocabulary and embeddings they share, e.g. item; empty: ones of their own."""
+    """bag, sequence: the id column whose vocabulary and embeddings the feature shares, e.g. item; empty: its own."""
     separator: str = ""
-    """bag, sequence: what separates the ids in a string; empty: the expression is an array."""
+    """bag, sequence: separator of the ids in a string; empty: the expression is an array."""
     weights: str = ""
-    """bag: Spark SQL expression of an array with a weight for each id; empty: 1 each."""
+    """bag: Spark SQL expression of an array with a weight for each id; empty: all weights are 1."""
     history: bool = False
-    """sequence: the items that the row's user clicked before the row's time, newest last, from clicks; needs `table:
-    item` and no expression."""
+    """sequence: the items that the user of the row clicked before the time of the row, newest last, from clicks; needs
+    `table: item` and no expression."""
     history_days: int = 30
-    """sequence with history: days before a row's day from which its clicks are taken."""
+    """sequence with history: number of days before the day of the row from which clicks are taken."""
     quantiles: int = 0
-    """categorical: the expression is a number, replaced by its place among this number of equally frequent ranges,
-    learned on the train split of the first build; 0: its value is an id."""
+    """categorical: number of equally frequent ranges, learned on the train split of the first build, into which the
+    numeric expression is binned; 0: the value of the expression is an id."""
     trainable: bool = False
-    """vector: the vectors are where a trained embedding starts; false: fixed."""
+    """vector: the vectors are the initial values of a trained embedding; false: they are fixed."""
     project: int = 0
-    """vector: width that a learned matrix maps it to before the structure; 0: none."""
+    """vector: width to which a learned matrix projects the vector before the structure; 0: no projection."""
     of: Literal["user", "item"] = "user"
-    """vector: whose vector it is."""
+    """vector: whether it is a vector of users or of items."""
     path: str = ""
     """vector: folder or file with columns `id` and `vector`."""
     format: str = "parquet"
     """vector: Spark format of `path`."""
     schema: str = ""
-    """vector: columns and types of `path` as Spark DDL, e.g. `id string, vector array<float>`; empty: inferred, of JSON
-    by reading the files once more."""
+    """vector: columns and types of `path` as Spark DDL, e.g. `id string, vector array<float>`; empty: inferred, which
+    reads JSON files twice."""
     optional: bool = False
-    """The log may lack the columns of the expression; the feature is null then. Otherwise that is an error."""
+    """Whether the log may lack the columns of the expression, so that the feature is null; otherwise this is an
+    error."""
     minimum: float | None = None
-    """numeric: a row with a smaller value, or NaN, is rejected under `<name>_in_range`; null passes."""
+    """numeric: rows with a smaller value or NaN are rejected by the rule `<name>_in_range`; null is valid."""
     maximum: float | None = None
-    """numeric: a row with a greater value, or NaN, is rejected likewise."""
+    """numeric: rows with a greater value or NaN are rejected by the same rule."""
 
     @property
     def has_several_ids(self) -> bool:
-        """Whether a row has several ids of it."""
+        """Whether a row has several ids of the feature."""
         return self.kind in ("bag", "sequence")
 
     @property
     def is_id(self) -> bool:
-        """Whether a row has one id of it, or several, which embeddings are trained for."""
+        """Whether the feature consists of ids with trained embeddings."""
         return self.kind in ("categorical", "bag", "sequence")
 
     @property
     def has_vocabulary(self) -> bool:
-        """Whether its ids have a vocabulary of their own."""
+        """Whether the feature has its own vocabulary."""
         return self.is_id and not (self.buckets or self.table or self.quantiles)
 
     def __post_init__(self) -> None:
-        """Check what depends on the kind."""
+        """Check the settings, which depend on the kind."""
         if not self.name.isidentifier():
             raise ValueError(f"feature name {self.name!r} is not an identifier (letters, digits and _)")
         if self.kind == "vector" and (self.size < 1 or not self.path):
             raise ValueError(f"feature {self.name!r} is a vector: it needs `size` (its length) and `path`")
         if self.schema and (self.kind != "vector" or self.format == "delta"):
-            raise ValueError(
-                f"feature {self.name!r}: schema is for vectors, and not of a Delta table, which has its own"
-            )
+            raise ValueError(f"feature {self.name!r}: schema is only for vectors that are not in a Delta table")
         if not 0 <= self.size <= WIDEST or not 0 <= self.buckets < 1 << 31:
             raise ValueError(
                 f"feature {self.name!r}: size must be in [0, {WIDEST}] and buckets in [0, 2^31), got {self.size}, "
@@ -132,7 +133,7 @@ class Feature:
 
 
 def _wrong_kinds(feature: Feature) -> Iterator[str]:
-    """Settings that are for features of other kinds."""
+    """Problems with settings that are for other kinds of features."""
     for name, kinds in _KINDS.items():
         if _is_set(feature, name) and feature.kind not in kinds:
             yield f"{name} is for {' and '.join(kinds)} features, this one is {feature.kind}"
@@ -144,7 +145,7 @@ def _is_set(feature: Feature, name: str) -> bool:
 
 
 def _wrong_together(feature: Feature) -> Iterator[str]:
-    """Values out of their range, and settings that exclude one another or lack one another."""
+    """Problems with values out of range, and with settings that exclude or need each other."""
     if feature.has_several_ids:
         yield from _wrong_ids(feature)
     if feature.history:
@@ -162,26 +163,26 @@ def _wrong_ids(feature: Feature) -> Iterator[str]:
     if not 1 <= feature.length <= LONGEST:
         yield f"length must be in [1, {LONGEST}], got {feature.length}"
     if feature.table and (feature.buckets or feature.size):
-        yield f"buckets and size are those of its table {feature.table!r}: leave them out"
+        yield f"buckets and size are those of its table {feature.table!r}: remove them"
     if feature.table == "domain":
         yield "table is 'domain', expected user, item or a categorical feature"
     if _is_set(feature, "history_days") and not feature.history:
         yield "history_days is for a sequence with `history: true`"
     if feature.pooling == "attention" and not (feature.kind == "sequence" and feature.table):
-        yield "pooling attention needs a sequence with `table`, the id that its ids are compared with"
+        yield "pooling attention needs a sequence with `table`, the id column with which its ids are compared"
 
 
 def _wrong_history(feature: Feature) -> Iterator[str]:
     if feature.table != "item":
         yield f"a history is of items: set table: item (it is {feature.table!r})"
     if feature.expression or feature.separator:
-        yield "a history comes from clicks: leave expression and separator out"
+        yield "a history is read from clicks: remove expression and separator"
     if feature.history_days < 1:
         yield f"history_days must be at least 1, got {feature.history_days}"
 
 
 def wrong_histories(features: Sequence[Feature], user_buckets: int) -> Iterator[str]:
-    """What is wrong with histories next to how users are read."""
+    """Problems with histories if users are hashed into buckets."""
     for number, feature in enumerate(features):
         if feature.history and user_buckets:
             yield (
@@ -191,7 +192,7 @@ def wrong_histories(features: Sequence[Feature], user_buckets: int) -> Iterator[
 
 
 def wrong_tables(features: Sequence[Feature]) -> Iterator[str]:
-    """What is wrong with the tables that bags and sequences share with others."""
+    """Problems with the tables that bags and sequences share with other features."""
     shared = {feature.name for feature in features if feature.kind == "categorical" and not feature.quantiles}
     for number, feature in enumerate(features):
         if feature.table and feature.table not in {"user", "item", *shared}:

@@ -1,15 +1,15 @@
-"""Signs of progress: loops that may take long give them, and whoever watches the process looks (parallel/watch.py)."""
+"""Heartbeats: long loops call `beat`, and the watchdog of a rank observes the count (parallel/watch.py)."""
 
 from collections.abc import Callable
 
 count = 0
-"""Signs given by this process so far."""
+"""Number of heartbeats of this process."""
 listener: Callable[[], None] | None = None
-"""Called at every sign, on the thread that gives it (training/profiling.py); None: nothing is."""
+"""Called at every heartbeat, on its thread (training/profiling.py); None: no listener."""
 
 
 def beat() -> None:
-    """Say that work goes on; costs next to nothing."""
+    """Signal progress; cheap enough for every step of a loop."""
     global count
     count += 1
     if listener is not None:

@@ -1,4 +1,4 @@
-"""The memory of this machine, or of the container that this process runs in where that has less."""
+"""Memory of this machine, or of the container of this process if its limit is lower."""
 
 import os
 from collections.abc import Iterator
@@ -7,11 +7,11 @@ from pathlib import Path
 import psutil
 
 UNLIMITED = 1 << 60
-"""Bytes from which a container's limit is none: version 1 of control groups writes a number near 2^63."""
+"""A container with a limit of at least this many bytes is unlimited: cgroup v1 reports a number near 2^63."""
 
 
 def total_memory(root: Path = Path("/")) -> int:
-    """Bytes of the machine's memory, or of the container's limit if it is lower.
+    """Total memory of the machine, or the limit of the container if it is lower, in bytes.
 
     Args:
         root: of the file system; others than / are for tests.
@@ -21,7 +21,7 @@ def total_memory(root: Path = Path("/")) -> int:
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that can be taken without swapping, on the machine and within the container's limit.
+    """Memory in bytes that can be allocated without swapping, on the machine and within the limit of the container.
 
     Args:
         root: of the file system; others than / are for tests.
@@ -36,7 +36,7 @@ def ranks_here() -> int:
 
 
 def _limits(root: Path) -> Iterator[tuple[int, int]]:
-    """The limit of each control group around this process, and the bytes in use that the kernel cannot drop."""
+    """Limit of each control group of this process, and the bytes in use that the kernel cannot reclaim."""
     listed = root / "proc/self/cgroup"
     lines = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else []
     for line in lines:
@@ -49,7 +49,7 @@ def _limits(root: Path) -> Iterator[tuple[int, int]]:
 
 
 def _groups(mount: Path, path: str, names: tuple[str, str, str]) -> Iterator[tuple[int, int]]:
-    """Limits and bytes in use of a group and those around it; inside a container only the mount itself may be there."""
+    """Limits and bytes in use of a group and its parents; inside a container only the mount itself may exist."""
     limit, usage, cache = names
     inner = mount / path.lstrip("/")
     for group in (inner, *inner.parents):

@@ -1,8 +1,8 @@
-"""Files in an object store as Python reaches them: what pathlib does on a disk, with the settings that Spark has.
+"""Access to an object store from Python, with the interface of pathlib and the settings of Spark.
 
-Credentials and endpoint are never part of a configuration: they come from the environment variables of AWS, its profile
-files or the machine's role, or from Spark's settings fs.s3a.*, which the driver copies to environment variables: its
-own, which Horovod hands to ranks, and those of Spark's Python workers.
+Credentials and endpoint are never part of a configuration. They come from AWS environment variables, profile files or
+the role of the machine, or from Spark's settings fs.s3a.*, which the driver copies to its own environment variables,
+inherited by ranks under Horovod, and to those of Spark's Python workers.
 """
 
 import os
@@ -25,17 +25,17 @@ _VARIABLES = {
     "fs.s3a.endpoint": "AWS_ENDPOINT_URL",
     "fs.s3a.endpoint.region": "AWS_REGION",
 }
-"""Hadoop's settings, and the environment variables that hold them."""
+"""Settings of Hadoop, and the corresponding environment variables."""
 
 
 def is_remote(path: str) -> bool:
-    """Whether a path is not on a disk.
+    """Whether a path is in an object store.
 
     Raises:
         MamdrError: it is in a store other than S3.
     """
     if "://" in path and not path.startswith(SCHEME):
-        raise MamdrError(f"{path}: models and checkpoints need a folder on a disk, or one in S3 (s3a://bucket/folder)")
+        raise MamdrError(f"{path}: models and checkpoints need a folder on a disk or in S3 (s3a://bucket/folder)")
     return path.startswith(SCHEME)
 
 
@@ -45,14 +45,14 @@ def place_of(path: str) -> "Place":
 
 
 def variables_of(hadoop: Any) -> dict[str, str]:
-    """The environment variables by which Python reaches a store as Spark does.
+    """Environment variables with which Python accesses a store like Spark.
 
     Args:
         hadoop: the configuration of a bucket's file system (a JVM object).
     """
     variables = {}
     for setting, variable in _VARIABLES.items():
-        found = hadoop.getPassword(setting)  # it looks into Hadoop's credential files too
+        found = hadoop.getPassword(setting)  # also looks into Hadoop's credential files
         value = "".join(found) if found is not None else ""
         if setting == "fs.s3a.endpoint":
             value = _url(value, hadoop.getBoolean("fs.s3a.connection.ssl.enabled", True))
@@ -63,12 +63,12 @@ def variables_of(hadoop: Any) -> dict[str, str]:
 
 def _url(endpoint: str, secure: bool) -> str:
     if not endpoint or endpoint.rstrip("/").endswith(f"//{_CENTRAL}") or endpoint == _CENTRAL:
-        return ""  # each bucket's own region is asked for
+        return ""  # the region of each bucket is looked up
     return endpoint if "://" in endpoint else f"{'https' if secure else 'http'}://{endpoint}"
 
 
 def file_system(bucket: str) -> fs.S3FileSystem:
-    """The store that holds a bucket, as the environment variables say."""
+    """File system of a bucket, configured by the environment variables."""
     return _file_system(bucket, *(os.environ.get(variable, "") for variable in _VARIABLES.values()))
 
 
@@ -89,12 +89,12 @@ def _file_system(bucket: str, access: str, secret: str, token: str, endpoint: st
 
 @dataclass(frozen=True)
 class StorePath:
-    """A file or folder in an object store, with those of pathlib's methods that are used here.
+    """A file or folder in an object store, with the subset of pathlib's methods that is used here.
 
-    A file appears whole when it has been written, replacing one of its name. Folders are made by their files.
+    A file appears complete once it has been written, and replaces an existing one. Folders exist if they contain files.
 
     Attributes:
-        url: s3a://bucket/..., without a slash at the end.
+        url: s3a://bucket/..., without a trailing slash.
     """
 
     url: str
@@ -104,34 +104,34 @@ class StorePath:
         return self.url
 
     def __truediv__(self, name: str) -> "StorePath":
-        """A file or folder in it."""
+        """A file or folder in this folder."""
         return StorePath(f"{self.url}/{name}")
 
     @property
     def name(self) -> str:
-        """Its last part."""
+        """Last component of the path."""
         return self.url.rpartition("/")[2]
 
     @property
     def parent(self) -> "StorePath":
-        """The folder that it is in."""
+        """The containing folder."""
         return StorePath(self.url.rpartition("/")[0])
 
     @property
     def key(self) -> str:
-        """Bucket and path, as its file system names it."""
+        """Bucket and path, the key in the file system."""
         return self.url.removeprefix(SCHEME)
 
     @property
     def system(self) -> fs.S3FileSystem:
-        """The store."""
+        """The file system."""
         return file_system(self.key.partition("/")[0])
 
     def _is(self, *kinds: fs.FileType) -> bool:
         return self.system.get_file_info(self.key).type in kinds
 
     def exists(self) -> bool:
-        """Whether there is such a file or folder."""
+        """Whether the file or folder exists."""
         return self._is(fs.FileType.File, fs.FileType.Directory)
 
     def is_file(self) -> bool:
@@ -143,12 +143,12 @@ class StorePath:
         return self._is(fs.FileType.Directory)
 
     def iterdir(self) -> Iterator["StorePath"]:
-        """What the folder holds; nothing where there is none."""
+        """Files and folders in this folder; none if it does not exist."""
         found = self.system.get_file_info(fs.FileSelector(self.key, allow_not_found=True))
         return (self / info.base_name for info in found)
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
-        """Nothing: folders are made by their files."""
+        """Do nothing: a folder exists if it contains files."""
 
     def touch(self) -> None:
         """Write an empty file."""
@@ -160,12 +160,12 @@ class StorePath:
             self.system.delete_file(self.key)
 
     def read_text(self, encoding: str = "utf-8") -> str:
-        """The text of a file."""
+        """Read a text file."""
         with self.system.open_input_stream(self.key) as stream:
             return bytes(stream.read()).decode(encoding)
 
     def write_text(self, text: str, encoding: str = "utf-8") -> None:
-        """Write a text file at once."""
+        """Write a text file atomically."""
         with self.system.open_output_stream(self.key) as stream:
             stream.write(text.encode(encoding))
 

@@ -1,4 +1,4 @@
-"""Users' own structures and methods, named `my_package.my_module:MyModel`: found, checked and identified by source."""
+"""Plugins: users' structures and methods, named `my_package.my_module:MyModel`, and identified by their source."""
 
 import hashlib
 import importlib
@@ -13,15 +13,15 @@ from mamdr_core.errors import MamdrError
 
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", re.ASCII)
 _SHOWN = 8
-"""Names that a message lists at most."""
+"""Maximum number of names in a message."""
 
 
 class PluginImportError(MamdrError):
-    """The module of a plug-in cannot be imported in this process."""
+    """The module of a plugin cannot be imported in this process."""
 
 
 def is_plugin(name: str) -> bool:
-    """Whether a name is that of a user's own code, rather than of what this package registers.
+    """Whether a name refers to a plugin rather than to something that this package registers.
 
     Example:
         >>> is_plugin("click_models.residual:Residual"), is_plugin("mlp")
@@ -32,14 +32,14 @@ def is_plugin(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Plugin:
-    """A user's own structure or method.
+    """A structure or method of the user.
 
     Attributes:
         key: configuration key that names it.
-        name: `module:attribute`.
+        name: name of the form `module:attribute`.
 
     Raises:
-        MamdrError: it is no such name.
+        MamdrError: the name has another form.
     """
 
     key: str
@@ -52,15 +52,15 @@ class Plugin:
 
     @property
     def module(self) -> str:
-        """The module's name, with dots."""
+        """Dotted name of the module."""
         return self.name.partition(":")[0]
 
     def load(self) -> Any:
-        """What the name stands for.
+        """Import the object of this name.
 
         Raises:
-            PluginImportError: its module cannot be imported.
-            MamdrError: the module has nothing of that name.
+            PluginImportError: the module cannot be imported.
+            MamdrError: the module has no such attribute.
         """
         module, attribute = self._import(), self.name.partition(":")[2]
         if not hasattr(module, attribute):
@@ -70,13 +70,13 @@ class Plugin:
         return getattr(module, attribute)
 
     def load_class(self, base: type) -> Any:
-        """The class that the name stands for.
+        """Import the class of this name.
 
         Args:
-            base: what it must be a class of.
+            base: required base class.
 
         Raises:
-            MamdrError: as `load`, or it is no such class.
+            MamdrError: as `load`, or it is not a subclass of `base`.
         """
         found = self.load()
         if not (isinstance(found, type) and issubclass(found, base)):
@@ -86,13 +86,13 @@ class Plugin:
         return found
 
     def load_instance(self, kind: type) -> Any:
-        """The object that the name stands for.
+        """Import the instance of this name.
 
         Args:
-            kind: its class.
+            kind: required class.
 
         Raises:
-            MamdrError: as `load`, or it is of another class.
+            MamdrError: as `load`, or it is not an instance of `kind`.
         """
         found = self.load()
         if not isinstance(found, kind):
@@ -100,7 +100,7 @@ class Plugin:
         return found
 
     def defining(self) -> list[str]:
-        """Names of the modules that define it: a class's own, or those of the functions that an object holds.
+        """Names of the modules that define it: that of a class, or those of the functions that an object contains.
 
         Raises:
             MamdrError: as `load`.
@@ -112,10 +112,10 @@ class Plugin:
         return sorted({name for name in held if name and name.partition(".")[0] != "mamdr_core"} or {self.module})
 
     def source_hash(self) -> str:
-        """SHA-256 of the source files of `defining`, one after another, also inside a zip file.
+        """SHA-256 of the concatenated source files of `defining`, which may be in a zip file.
 
         Raises:
-            MamdrError: as `load`, or a module has no source file, so that no other process could import it.
+            MamdrError: as `load`, or a module has no source file, so that other processes could not import it.
         """
         digest = hashlib.sha256()
         for name in self.defining():
@@ -123,7 +123,7 @@ class Plugin:
             loader: Any = getattr(module.__spec__, "loader", None)
             file = getattr(module, "__file__", None)
             if not (file and hasattr(loader, "get_data")):
-                raise MamdrError(f"{self.key} is {self.name}: module {name} has no source file; put it into one")
+                raise MamdrError(f"{self.key} is {self.name}: module {name} has no source file; define it in a file")
             digest.update(loader.get_data(file))
         return digest.hexdigest()
 
@@ -139,35 +139,34 @@ class Plugin:
 
 
 def parse_options(key: str, declared: type | None, values: Mapping[str, Any]) -> Any:
-    """A plug-in's own settings: an instance of the class that it declares for them; None where it declares none.
+    """Parse the options of a plugin into the class that it declares for them; None if it declares none.
 
     Args:
         key: configuration key of the values.
-        declared: the class, made by `mamdr_core.settings.settings` as those of this package; None: there are no
-            options.
-        values: as configured.
+        declared: class with the decorator `mamdr_core.settings.settings`; None: there are no options.
+        values: configured values.
 
     Raises:
-        MamdrError: an unknown option, one of the wrong kind, or any where none is declared.
+        MamdrError: an unknown option, a value of the wrong type, or any option if none is declared.
     """
     if declared is None:
         if values:
-            raise MamdrError(f"{key} has {', '.join(values)}, and what is configured declares no options: leave it out")
+            raise MamdrError(f"{key} has {', '.join(values)}, but no options are declared: remove it")
         return None
-    from pydantic import TypeAdapter, ValidationError  # not needed where torch alone is installed and nothing declared
+    from pydantic import TypeAdapter, ValidationError  # not needed if no options are declared
 
     try:
         return TypeAdapter(declared).validate_python(dict(values))
     except ValidationError as error:
         found = error.errors()[0]
         where = ".".join(map(str, (key, *found["loc"])))
-        said = found["msg"].removeprefix("Value error, ")
+        message = found["msg"].removeprefix("Value error, ")
         if found["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
             known = ", ".join(getattr(declared, "__annotations__", {}))
-            said = f"there is no such option; {declared.__name__} has {known}"
+            message = f"there is no such option; {declared.__name__} has {known}"
         elif found["type"] not in ("missing", "value_error"):
-            said = f"{said}, got {str(found['input'])[:80]!r}"
-        raise MamdrError(" ".join(f"{where}: {said}".split())) from None
+            message = f"{message}, got {str(found['input'])[:80]!r}"
+        raise MamdrError(" ".join(f"{where}: {message}".split())) from None
 
 
 def _is_defined_in(module: ModuleType, value: Any) -> bool:
@@ -175,7 +174,7 @@ def _is_defined_in(module: ModuleType, value: Any) -> bool:
 
 
 def _what_is(found: Any) -> str:
-    """What an object is, for an error."""
+    """Description of an object for an error message."""
     return f"the class {_full_name(found)}" if isinstance(found, type) else f"an object of {_full_name(type(found))}"
 
 

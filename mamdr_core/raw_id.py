@@ -1,8 +1,8 @@
-"""A raw id in a configuration."""
+"""Type of raw ids in a configuration."""
 
 from typing import Annotated
 
 from pydantic import Field
 
 RawId = Annotated[str, Field(coerce_numbers_to_str=True)]
-"""The id of a domain or a user, as in the log. YAML reads ids that are numbers as numbers."""
+"""Id of a domain or user as in the log. YAML parses numeric ids as numbers, which are converted back."""

@@ -1,4 +1,4 @@
-"""Passwords and keys: kept out of whatever is stored, sent to ranks or printed with a configuration."""
+"""Keeps passwords and keys out of configurations that are stored, sent to ranks or printed."""
 
 import re
 from collections.abc import Mapping
@@ -8,13 +8,13 @@ from mamdr_core.errors import MamdrError
 
 HIDDEN = "***"
 _OPTIONS, _OWN = "options", ("model", "train")
-"""Where the options of a reader or writer are, and the sections whose options are those of users' own code instead."""
+"""Key of the options of a reader or writer, and the sections in which it has the options of plugins instead."""
 _SECRET_NAME = re.compile(r"secret|passw|pwd|token|credential|key|auth|sig", re.IGNORECASE)
-# user:secret@, where a secret may have slashes but is no port; what stands alone before @ is a container's name in some
-# stores, and a token elsewhere.
+# user:secret@, where the secret may contain slashes but is not a port. A single part before @ is the name of a
+# container in some stores, and a token elsewhere.
 _IN_URL = re.compile(r"([\w+.-]+://)[^\s/@:]*:(?!\d+(?:/|$))[^\s@]*@|((?:s3[an]?|https?)://)[^\s/@]+@", re.IGNORECASE)
 
-# Of a signed URL: ?sig=, &X-Amz-Signature=, &access_token=.
+# Signed URLs: ?sig=, &X-Amz-Signature=, &access_token=.
 _IN_QUERY = re.compile(
     r"([?&](?:[\w-]*[-_])?(?:sig|signature|token|secret|passwd|password|pwd|(?:aws)?(?:access|api)?key(?:id)?|credential|auth)=)"
     r"[^&#\s]+",
@@ -23,7 +23,7 @@ _IN_QUERY = re.compile(
 
 
 def without_secrets(values: Any, section: str = "") -> Any:
-    """A tree of a configuration's values in which readers' options that look secret are hidden.
+    """A tree of configuration values in which options of readers that look like secrets are hidden.
 
     Example:
         >>> without_secrets({"input": {"options": {"header": "true", "password": "hunter2"}}})
@@ -47,16 +47,16 @@ def _hidden(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _redacted(value: str) -> str:
-    """A value without the credentials of the URLs in it."""
+    """A value without credentials in URLs."""
     shown = _IN_URL.sub(rf"\1\2{HIDDEN}@", value)
     return _IN_QUERY.sub(rf"\1{HIDDEN}", shown) if "://" in shown else shown
 
 
 def refuse_secrets(values: Any, path: str = "") -> None:
-    """Look for credentials in the URLs of a configuration's values, readers' options apart.
+    """Check that URLs in a configuration contain no credentials, except in options of readers.
 
     Raises:
-        MamdrError: there are some; the key is named.
+        MamdrError: a URL contains credentials; the message names the key.
     """
     if isinstance(values, Mapping):
         for key, value in values.items():
@@ -67,6 +67,6 @@ def refuse_secrets(values: Any, path: str = "") -> None:
             refuse_secrets(value, f"{path}.{number}")
     elif isinstance(values, str) and (shown := _redacted(values)) != values:
         raise MamdrError(
-            f"{path}: {shown} holds credentials, and would be stored with every run; give them to Spark by environment "
-            "variables or --conf (docs/object_stores.md)"
+            f"{path}: {shown} contains credentials, which would be stored with every run; pass them to Spark by "
+            "environment variables or --conf (docs/object_stores.md)"
         )

@@ -1,4 +1,4 @@
-"""The protocol by which an object's state is checkpointed next to the code that owns it, on any number of ranks."""
+"""Protocol of objects whose state is checkpointed, and restored on any number of ranks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DomainRows:
-    """Values that belong to domains: row r of `values` [R, ...] to the domain of index `domain_R[r]`, int64 [R].
+    """Values of domains: row r of `values` [R, ...] belongs to the domain with index `domain_R[r]`, int64 [R].
 
     A domain may have any number of rows; a restart keeps their order.
     """
@@ -25,17 +25,17 @@ class DomainRows:
 
 @dataclass(frozen=True)
 class State:
-    """What one rank must know of an object to resume; the group of a value says who restores it on other ranks.
+    """State of an object on one rank; the group of a value decides which rank restores it on another number of ranks.
 
     Attributes:
-        counters: whole numbers of this rank, >= 0; a rank takes those of one of the ranks that wrote.
+        counters: integers >= 0 of this rank; a rank restores those of one of the ranks that wrote.
         same: tensors that are equal on all ranks.
-        rows: of tables whose row r belongs to rank r mod W, this rank's rows r, r + W, ...: [rows, width].
-        domains: values of this rank's domains; the new owner of a domain takes them.
-        own: tensors of this rank; a rank takes those of one of the ranks that wrote, the same as with `counters`.
-        constant: names of those in `same` and `rows` that their object may replace but never changes in place, so that
-            a snapshot needs no copy of them.
-        name: where the object stands among all that are saved; for error messages.
+        rows: this rank's rows r, r + W, ... of tables whose row r belongs to rank r mod W: [rows, width].
+        domains: values of this rank's domains; the new owner of a domain restores them.
+        own: tensors of this rank; a rank restores those of the same rank as `counters`.
+        constant: names of tensors in `same` and `rows` that the object may replace but never changes in place, so that
+            a snapshot does not need to copy them.
+        name: path of the object within the saved state, for error messages.
 
     Example:
         >>> whole = State.join({"outer": State(counters={"steps": 3}), "inner": State()})
@@ -66,7 +66,7 @@ class State:
         )
 
     def part(self, name: str) -> "State":
-        """The state of one of the objects that were joined; without values if there is none of that name."""
+        """The state of one of the joined objects; empty if there is none of that name."""
         prefix = f"{name}."
         return State(
             counters=_of_part(self.counters, prefix),
@@ -78,11 +78,11 @@ class State:
         )
 
     def is_empty(self) -> bool:
-        """Whether it has no value."""
+        """Whether the state has no values."""
         return not (self.counters or self.same or self.rows or self.domains or self.own)
 
     def counter(self, name: str) -> int:
-        """A counter.
+        """The value of a counter.
 
         Raises:
             MamdrError: there is none of that name.
@@ -92,7 +92,7 @@ class State:
         return self.counters[name]
 
     def tensor(self, group: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
-        """A tensor of one of this state's groups, on the device of `like`.
+        """A tensor from a group of this state, on the device of `like`.
 
         Raises:
             MamdrError: there is none of that name, or it has another shape or type than `like`.
@@ -104,16 +104,16 @@ class State:
         return found.to(like.device)
 
     def domains_of(self, name: str) -> list[int]:
-        """The domains that have values of that name, ascending."""
+        """Domains with values of that name, ascending."""
         found = self.domains.get(name)
         return [] if found is None else found.domain_R.unique().tolist()
 
     def domain_rows(self, name: str, like: Tensor) -> DomainRows:
-        """Values of domains; without rows if there are none of that name.
+        """Values of domains; empty if there are none of that name.
 
         Args:
-            name: of the values.
-            like: has the shape and the type of a row, and is where the values are wanted.
+            name: name of the values.
+            like: tensor with the shape, type and device of a row.
 
         Raises:
             MamdrError: the rows have another shape or type than `like`.
@@ -122,28 +122,30 @@ class State:
         if found is None:
             return DomainRows(torch.zeros(0, dtype=torch.long), like.new_zeros(0, *like.shape))
         if found.values.shape[1:] != like.shape or found.values.dtype != like.dtype:
-            raise MamdrError(f"the saved state is of another model: its {self.name}{name} has rows of another kind")
+            raise MamdrError(
+                f"the saved state is of another model: {self.name}{name} has rows of another shape or type"
+            )
         return DomainRows(found.domain_R, found.values.to(like.device))
 
 
 class Stateful(Protocol):
     """An object whose state is checkpointed.
 
-    A later `load_state_dict` may run on another number of ranks; which rank takes what follows from the groups of
-    `State`. Nothing else has to know the object.
+    A later `load_state_dict` may run on another number of ranks; the groups of `State` decide which rank restores which
+    values.
     """
 
     def state_dict(self) -> State:
-        """What the object must know to resume; the tensors may be the object's own, and are copied before it changes.
+        """The state; its tensors may be those of the object, and are copied before the object changes.
 
-        Every rank has the same names in every group, `domains` excepted.
+        All ranks have the same names in every group except `domains`.
         """
 
     def load_state_dict(self, state: State) -> None:
-        """Take over a state, as an object that has just been made.
+        """Restore a state into a newly created object.
 
         Raises:
-            MamdrError: it is of another model.
+            MamdrError: the state is of another model.
         """
 
 

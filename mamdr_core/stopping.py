@@ -1,4 +1,4 @@
-"""Whether a process that trains has been asked to stop, which it does after the round that it is in."""
+"""Requests to stop training, which a process checks after each round."""
 
 import os
 import signal
@@ -11,19 +11,19 @@ from types import FrameType
 from mamdr_core.object_store import Place, StorePath
 
 _LOOK_EVERY, _LOOK_IN_STORE_EVERY = 1.0, 5.0
-"""Seconds between two looks at the file and the parent; a look into an object store takes longer."""
+"""Seconds between two checks of the file and the parent process; a check of an object store is slower."""
 _STARTED_BY_JVM = "PYSPARK_GATEWAY_PORT" in os.environ
 _PARENT = os.getppid()
 
 
 class StopRequest:
-    """A request by SIGTERM, by a file, or since the process that started this one has gone (spark-submit was killed).
+    """A request to stop: by SIGTERM, by a file, or because the parent process has ended (spark-submit was killed).
 
     Args:
-        file: asks while it exists; None: this rank does not look.
+        file: a file that requests the stop while it exists; None: this rank does not check a file.
 
     Attributes:
-        reason: who asked; empty: nobody.
+        reason: source of the request; empty: there is none.
     """
 
     def __init__(self, file: Place | None = None) -> None:
@@ -32,8 +32,8 @@ class StopRequest:
         self._every = _LOOK_IN_STORE_EVERY if isinstance(file, StorePath) else _LOOK_EVERY
         self._looked = time.monotonic()
 
-    def made(self) -> bool:
-        """Whether somebody has asked."""
+    def is_set(self) -> bool:
+        """Whether a stop has been requested."""
         if not self.reason and time.monotonic() - self._looked > self._every:
             self._looked = time.monotonic()
             if self._file and self._is_there(self._file):
@@ -45,17 +45,17 @@ class StopRequest:
     def _is_there(self, file: Place) -> bool:
         try:
             return file.exists()
-        except OSError:  # a store that is away for a moment must not end a run
+        except OSError:  # a store that is temporarily unavailable must not end a run
             return False
 
-    def ask(self) -> None:
-        """Ask by signal."""
+    def set(self) -> None:
+        """Request a stop by signal."""
         self.reason = "SIGTERM"
 
 
 @contextmanager
 def on_sigterm(call: Callable[[], None]) -> Iterator[None]:
-    """Have SIGTERM call something, and a second one end the process as usual; only in a process's main thread."""
+    """Call a function on the first SIGTERM; a second one ends the process. Only effective in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

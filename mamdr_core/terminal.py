@@ -1,4 +1,4 @@
-"""A job's figures as a table, for a person at a terminal; elsewhere the JSON line says the same."""
+"""Prints the figures of a job as a table if stderr is a terminal."""
 
 import json
 import sys
@@ -10,16 +10,16 @@ from rich.markup import escape
 from rich.table import Table
 
 LONGEST = 100
-"""Characters of a value that are shown."""
+"""Maximum number of characters of a value."""
 
 
 def show_figures(job: str, figures: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print a line a figure to stderr, unless that is a file or a pipe.
+    """Print one line per figure to stderr, unless it is a file or a pipe.
 
     Args:
-        job: heads the table.
-        figures: as in the job's JSON.
-        console: where; None: stderr.
+        job: title of the table.
+        figures: figures of the job, as in its JSON.
+        console: target; None: stderr.
     """
     console = console or Console(file=sys.stderr)
     if not console.is_terminal:

@@ -1,4 +1,4 @@
-"""YAML from outside: text, numbers, days, lists and keys, of a size that a configuration can have, and nothing else."""
+"""Parses untrusted YAML: only text, numbers, dates, lists and mappings of bounded size."""
 
 import math
 from datetime import date
@@ -10,22 +10,22 @@ from mamdr_core.errors import MamdrError
 
 DEPTH, NODES, WIDEST = 20, 200_000, 1 << 63
 WIDEST_MERGE = 10_000
-"""Keys that a mapping has at most once others are merged into it."""
-# PyYAML lets these through from values that are tagged or look like a date or a number, and are none.
+"""Maximum number of keys of a mapping after merge keys are expanded."""
+# PyYAML raises these for tagged values and for values that only look like a date or a number.
 _SLIPS = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which refuses keys that are given twice, and merge keys (`<<`) that give too many."""
+    """PyYAML's safe loader that rejects duplicate keys, and merge keys (`<<`) that expand to too many keys."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._merged: set[int] = set()
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Check the keys of a mapping before other mappings are merged into it, and its size afterwards."""
+        """Check the keys of a mapping before merge keys are expanded, and its size afterwards."""
         seen = set()
-        # A mapping that others merge comes here again, with the keys that were merged into it before.
+        # A mapping that others merge is visited again, with the keys that have been merged into it.
         own = node.value if id(node) not in self._merged else ()
         self._merged.add(id(node))
         for key, _ in own:
@@ -43,14 +43,14 @@ class _Loader(yaml.SafeLoader):
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The values of a YAML text, each one found to be plain.
+    """Parse a YAML text of plain values.
 
     Args:
         text: YAML.
-        where: what it is, for the error.
+        where: source of the text, for error messages.
 
     Raises:
-        MamdrError: it is not YAML, or holds something that no configuration takes, see `check_plain`.
+        MamdrError: the text is not valid YAML, or contains values that `check_plain` rejects.
 
     Example:
         >>> parse_yaml("{k: 5, since: 2026-01-02}", "--set train.dr")
@@ -65,7 +65,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def _problem(error: Exception) -> str:
-    """What is wrong, and where, without the text itself: a password may be in it."""
+    """Description of an error without the text itself, which may contain a password."""
     if not isinstance(error, yaml.MarkedYAMLError):
         return one_line(error)
     where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
@@ -73,12 +73,12 @@ def _problem(error: Exception) -> str:
 
 
 def check_plain(values: Any, where: str) -> None:
-    """Check that a tree holds only what JSON knows, and days, and that it ends.
+    """Check that a tree contains only JSON values and dates, and that it is finite.
 
     Raises:
-        MamdrError: NaN or an infinity, a whole number beyond 64 bits, text that no file can hold, bytes or another
-            kind, a key that is neither text nor a number, or a tree that is too deep or too large (YAML's aliases can
-            make one that never ends).
+        MamdrError: NaN or infinity, an integer beyond 64 bits, text that cannot be written to a file, a value of
+            another type, a key that is neither text nor a number, or a tree that is too deep or too large (YAML's
+            aliases can create infinite trees).
     """
     left = [NODES]
 
@@ -90,7 +90,7 @@ def check_plain(values: Any, where: str) -> None:
             raise MamdrError(f"{where}: {one_line('.'.join(path)) or 'the value'} {trouble}")
         if isinstance(value, dict):
             for key, inner in value.items():
-                # PyYAML does not read back every other key that it writes.
+                # PyYAML cannot read back all other keys that it writes.
                 named = isinstance(key, str | int | float) and not isinstance(key, bool) and str(key).isprintable()
                 if not named or _trouble(key):
                     raise MamdrError(f"{where}: the key {shorten(key)} is neither a name nor a number")
@@ -103,16 +103,16 @@ def check_plain(values: Any, where: str) -> None:
 
 
 def _trouble(value: Any) -> str:
-    """What is wrong with one value; empty: nothing."""
+    """Problem of a value; empty: none."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"is {value}: give a finite number"
     if isinstance(value, int) and not -WIDEST <= value < WIDEST:
-        return "is a whole number of more than 64 bits"
+        return "is an integer of more than 64 bits"
     if isinstance(value, str) and ("\0" in value or not _is_text(value)):
-        return f"is text with characters that no file can hold: {shorten(value)}"
+        return f"is text with characters that cannot be written to a file: {shorten(value)}"
     if value is None or isinstance(value, str | int | float | date | list | tuple | dict):
         return ""
-    return f"is of the kind {type(value).__name__}, which no key takes"
+    return f"is of the type {type(value).__name__}, which no key accepts"
 
 
 def _is_text(value: str) -> bool:
@@ -124,11 +124,11 @@ def _is_text(value: str) -> bool:
 
 
 def shorten(value: object) -> str:
-    """A value as an error shows it: on one line, and not long."""
+    """A value on one line and of limited length, for error messages."""
     shown = one_line(ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value))
     return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
-def one_line(told: object) -> str:
-    """A message on one line, of characters that a terminal takes."""
-    return " ".join(str(told).split()).encode("utf-8", "backslashreplace").decode()
+def one_line(message: object) -> str:
+    """A message on one line, with characters that a terminal can print."""
+    return " ".join(str(message).split()).encode("utf-8", "backslashreplace").decode()

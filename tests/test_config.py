@@ -38,7 +38,7 @@ def test_keys_of_a_config_can_be_changed_and_mistakes_in_them_are_named():
     assert (config.train.dr.k, config.model.hidden, config.train.dr.gamma) == (5, (4,), load_config().train.dr.gamma)
     with pytest.raises(MamdrError, match=r"unknown config key train\.dr\.kk; did you mean train\.dr\.k\?"):
         with_values(config, {"train.dr.kk": 5})
-    with pytest.raises(MamdrError, match=r"train\.seed\.x: seed holds a value, not a section"):
+    with pytest.raises(MamdrError, match=r"train\.seed\.x: seed is a value, not a section"):
         with_values(config, {"train.seed.x": 5})
 
 
@@ -69,7 +69,7 @@ def test_every_config_of_ours_is_valid_and_survives_a_round_trip(path):
         ("features=[{name: a, kind: sequence, history: true}]", "a history is of items: set table: item (it is '')"),
         (
             "features=[{name: a, kind: sequence, table: item, history: true, expression: b}]",
-            "leave expression and separator out",
+            "remove expression and separator",
         ),
         ("features=[{name: a, kind: categorical, quantiles: 1}]", "quantiles must be in [2, 1000], got 1"),
         ("features=[{name: a, kind: categorical, quantiles: 4, buckets: 9}]", "quantiles and buckets exclude each"),

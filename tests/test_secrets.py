@@ -57,7 +57,7 @@ def test_secret_looking_options_are_hidden_in_what_is_stored_and_usable_by_the_j
     ],
 )
 def test_credentials_in_a_url_are_refused_without_repeating_them(values, key):
-    with pytest.raises(MamdrError, match=f"^{key}.*holds credentials") as error:
+    with pytest.raises(MamdrError, match=f"^{key}.*contains credentials") as error:
         parse_config(values)
     assert "hunter2" not in str(error.value)
 

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from mamdr_core import pace as module
-from mamdr_core.pace import Pace
+from mamdr_core.pace import ProgressLog
 from mamdr_core.terminal import show_figures
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,7 +26,7 @@ def test_a_loop_logs_done_rate_and_time_left(caplog, monkeypatch):
     seconds = iter([0.0, 10.0, 40.0, 50.0])
     monkeypatch.setattr(module, "EVERY", 30.0)
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(seconds))
-    pace = Pace("measuring test", 4000)
+    pace = ProgressLog("measuring test", 4000)
     for _ in range(3):
         pace.add(1000)
     assert [record.getMessage() for record in caplog.records] == [
@@ -36,7 +36,7 @@ def test_a_loop_logs_done_rate_and_time_left(caplog, monkeypatch):
 
 def test_a_short_loop_says_nothing(caplog):
     caplog.set_level(logging.INFO, logger=module.__name__)
-    Pace("reading", 10).add(10)
+    ProgressLog("reading", 10).add(10)
     assert caplog.records == []
 
 

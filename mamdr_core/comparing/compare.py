@@ -20,9 +20,9 @@ from mamdr_core.lake.core.sql import literal
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.object_store import place_of
 from mamdr_core.shards.pinned import PinnedExamples
-from mamdr_core.training.parents import settle_parent
+from mamdr_core.training.parents import resolve_parent
 from mamdr_core.training.preparing import prepare_examples
-from mamdr_core.training.runs import cell_of
+from mamdr_core.training.runs import fingerprint_of
 from mamdr_core.training.storage import staged
 from schemas import TABLES
 from schemas.spark import spark_schema
@@ -43,14 +43,14 @@ def compare_methods(spark: SparkSession, config: Config) -> dict[str, Any]:
     Raises:
         MamdrError: an unknown name, before anything is read; no examples; no trial finished.
     """
-    config, settings = settle_parent(spark, config), config.compare
+    config, settings = resolve_parent(spark, config), config.compare
     trials = [
         make_trial(config, pair, seed, {}, settings.overrides)
         for pair in compared_pairs(config)
         for seed in settings.seeds
     ]
     lake, pinned, _ = prepare_examples(spark, config)
-    name = settings.name or "comparison-" + digest([cell_of(trial.config, pinned) for trial in trials])
+    name = settings.name or "comparison-" + digest([fingerprint_of(trial.config, pinned) for trial in trials])
     outcomes = Runner(spark, lake, pinned, name, settings.parallel).run(trials)
     rows, path = write_comparison(spark, lake, pinned, name, trials, outcomes, settings.baseline, settings.largest)
     reported = ("seeds", "test_auc", "test_auc_std", "rank", "difference", "p_value")
@@ -118,7 +118,7 @@ def _entries(trials: Sequence[Trial], pinned: PinnedExamples, outcomes: TrialOut
     found: dict[tuple[str, str], tuple[dict[int, str], list[str]]] = {}
     for trial in trials:
         runs, failed = found.setdefault(trial.pair, ({}, []))
-        key = cell_of(trial.config, pinned)
+        key = fingerprint_of(trial.config, pinned)
         if key in outcomes.runs:
             runs[trial.config.train.seed] = outcomes.runs[key]
         else:

@@ -34,7 +34,7 @@ from mamdr_core.training.choices import Choices, choose_engine, place_columns
 from mamdr_core.training.rounds import deal_rounds
 from mamdr_core.training.statistics import measure_statistics
 from mamdr_core.training.storage import staged
-from mamdr_core.training.trained import Trained, open_trained
+from mamdr_core.training.trained import TrainedRun, open_trained
 from schemas import TABLES
 from schemas.spark import spark_schema
 
@@ -97,13 +97,13 @@ def measure_conflict(spark: SparkSession, config: Config) -> dict[str, Any]:
     }
 
 
-def _plan(trained: Trained, settings: ConflictSettings) -> RoundPlan:
+def _plan(trained: TrainedRun, settings: ConflictSettings) -> RoundPlan:
     """Rounds of DN with the same slices as in the run."""
     train = trained.config.train
     return RoundPlan(trained.pinned.counts["train"], train.rounds_per_epoch, train.smallest_slice, settings.seed)
 
 
-def _choose(config: Config, trained: Trained, plan: RoundPlan) -> Choices:
+def _choose(config: Config, trained: TrainedRun, plan: RoundPlan) -> Choices:
     """The device of the run, and an engine that suits the number of steps in the rounds of DN."""
     rows = steps = 0
     for number in range(config.conflict.dn_rounds):
@@ -114,7 +114,7 @@ def _choose(config: Config, trained: Trained, plan: RoundPlan) -> Choices:
     return Choices(trained.device, choose_engine(name, trained.device, rows, SingleProcess(), steps))
 
 
-def _dn_learner(trained: Trained, train: Columns, settings: ConflictSettings, choices: Choices) -> Learner:
+def _dn_learner(trained: TrainedRun, train: Columns, settings: ConflictSettings, choices: Choices) -> Learner:
     """A DN learner that starts from theta_S of the run and takes small SGD steps."""
     config = with_values(
         trained.config,
@@ -136,7 +136,7 @@ def _dn_learner(trained: Trained, train: Columns, settings: ConflictSettings, ch
     return learner
 
 
-def _negotiate(learner: Learner, trained: Trained, plan: RoundPlan, settings: ConflictSettings) -> None:
+def _negotiate(learner: Learner, trained: TrainedRun, plan: RoundPlan, settings: ConflictSettings) -> None:
     """Run the rounds of DN (Alg. 1)."""
     epochs = range(-(-settings.dn_rounds // plan.rounds))
     rounds = (round_ for epoch in epochs for round_ in deal_rounds(plan, epoch, learner.train, 0, trained.share.arrays))
@@ -152,7 +152,9 @@ def _measure(learner: Learner, train: Columns, pairs: Pairs, settings: ConflictS
     return measure_pairs(gradients, pairs, keep)
 
 
-def _record(spark: SparkSession, trained: Trained, settings: ConflictSettings, stages: Mapping[str, Agreement]) -> None:
+def _record(
+    spark: SparkSession, trained: TrainedRun, settings: ConflictSettings, stages: Mapping[str, Agreement]
+) -> None:
     made_at = datetime.now(UTC)
     ids = trained.pinned.domain_ids
     summaries, found = [], []
@@ -177,7 +179,7 @@ def _record(spark: SparkSession, trained: Trained, settings: ConflictSettings, s
         trained.lake.overwrite_where(table, frame, f"run_id = {literal(trained.run_id)}")
 
 
-def _draw(trained: Trained, stages: Mapping[str, Agreement]) -> list[str]:
+def _draw(trained: TrainedRun, stages: Mapping[str, Agreement]) -> list[str]:
     """Draw heat maps ordered by the clusters of the first stage; none for a sample of pairs or for many domains."""
     pairs = stages["before"].pairs
     domains = np.unique(np.concatenate([pairs.first, pairs.second])).tolist()

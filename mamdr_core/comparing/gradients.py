@@ -17,7 +17,7 @@ from mamdr_core.engine.dense_gradients import dense_gradients
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.hashing import derive_seed
 from mamdr_core.engine.parameters import Shared
-from mamdr_core.pace import Pace
+from mamdr_core.pace import ProgressLog
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -128,7 +128,7 @@ def measure_pairs(gradients: Callable[[Ints], Tensor], pairs: Pairs, keep: int) 
     aside = max(1, keep // 8)  # size of a chunk of partners in later blocks
     size = len(domains) if len(domains) <= keep else keep - aside
     norm_m, inner_K = np.zeros(len(domains)), np.zeros(len(low_K))
-    pace = Pace("cosines", len(low_K), "pairs")
+    pace = ProgressLog("cosines", len(low_K), "pairs")
 
     def compute(places: Ints) -> Tensor:
         vectors_AP = gradients(domains[places])

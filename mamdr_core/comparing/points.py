@@ -14,7 +14,7 @@ from mamdr_core.comparing.running import TrialOutcomes
 from mamdr_core.comparing.trials import Trial, make_trial
 from mamdr_core.config import Config
 from mamdr_core.shards.pinned import PinnedExamples
-from mamdr_core.training.runs import cell_of
+from mamdr_core.training.runs import fingerprint_of
 
 
 @dataclass
@@ -84,7 +84,7 @@ def point_rows(
     rows: list[dict[str, Any]] = []
     numbers: dict[str, int] = {}
     for point in points:
-        keys = [cell_of(trial.config, pinned) for trial in point.trials]
+        keys = [fingerprint_of(trial.config, pinned) for trial in point.trials]
         found = [outcomes.runs[key] for key in keys if key in outcomes.runs]
         error = next((outcomes.errors[key] for key in keys if key in outcomes.errors), None)
         numbers[point.method] = numbers.get(point.method, -1) + 1

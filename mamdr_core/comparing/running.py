@@ -25,7 +25,7 @@ from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.own_code import modules_of, plugins_of, try_structure
 from mamdr_core.training.rank import RankResult, RankTask, train_rank
 from mamdr_core.training.run import task_of, train_on_ranks
-from mamdr_core.training.runs import Run, cell_of, new_run
+from mamdr_core.training.runs import Run, fingerprint_of, new_run
 from mamdr_core.training.storage import remove
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class Runner:
         Raises:
             MamdrError: a plugin structure that does not return one logit per row; no trial has started then.
         """
-        wanted = {cell_of(trial.config, self._pinned): trial for trial in trials}
+        wanted = {fingerprint_of(trial.config, self._pinned): trial for trial in trials}
         if known:
             wanted = {key: trial for key, trial in wanted.items() if key not in known.runs | known.errors}
         outcomes = TrialOutcomes(runs=finished_runs(self._lake, list(wanted)))
@@ -144,7 +144,7 @@ class Runner:
                 figures = train_on_ranks(self._spark, run, {})
             except StoppedError:
                 stopped = StoppedError("stopped by SIGTERM: the next start keeps the trials that have finished")
-                run.fail(self._spark, stopped)
+                run.record_failure(self._spark, stopped)
                 raise stopped from None
             except Exception as error:
                 yield key, run, self._failed(run, _describe(error))
@@ -207,7 +207,7 @@ class Runner:
             return self._failed(run, _describe(error))
 
     def _failed(self, run: Run, error: str) -> str:
-        run.fail(self._spark, error)
+        run.record_failure(self._spark, error)
         return error
 
 

@@ -23,9 +23,9 @@ from mamdr_core.lake.core.sql import literal
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.object_store import place_of
 from mamdr_core.shards.pinned import PinnedExamples
-from mamdr_core.training.parents import settle_parent
+from mamdr_core.training.parents import resolve_parent
 from mamdr_core.training.preparing import prepare_examples
-from mamdr_core.training.runs import cell_of
+from mamdr_core.training.runs import fingerprint_of
 from mamdr_core.training.storage import staged
 from schemas import TABLES
 from schemas.spark import spark_schema
@@ -43,7 +43,7 @@ def sweep(spark: SparkSession, config: Config) -> dict[str, Any]:
     Raises:
         MamdrError: an unknown name or key, before anything is read; no examples; no trial finished.
     """
-    config, settings = settle_parent(spark, config), config.sweep
+    config, settings = resolve_parent(spark, config), config.sweep
     methods = settings.methods or (config.train.method,)
     check_sweep(config, methods)
     points = [] if settings.trials else grid_points(config, methods)
@@ -128,7 +128,7 @@ def _search(
 def _rows(
     lake: Lake, pinned: PinnedExamples, points: Sequence[Point], outcomes: TrialOutcomes, searched: bool
 ) -> list[dict[str, Any]]:
-    keys = {cell_of(trial.config, pinned) for point in points for trial in point.trials}
+    keys = {fingerprint_of(trial.config, pinned) for point in points for trial in point.trials}
     runs = sorted({outcomes.runs[key] for key in keys if key in outcomes.runs})
     measured = read_measured(lake, runs, len(pinned.domain_ids)).runs if runs else {}
     return point_rows(points, pinned, outcomes, measured, searched)

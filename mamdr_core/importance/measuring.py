@@ -24,9 +24,9 @@ from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.training.building import make_engine
 from mamdr_core.training.choices import place_columns
 from mamdr_core.training.evaluation import evaluate_columns
-from mamdr_core.training.records import known
+from mamdr_core.training.records import none_if_nan
 from mamdr_core.training.rounds import shuffle_rows
-from mamdr_core.training.trained import Trained, open_trained
+from mamdr_core.training.trained import TrainedRun, open_trained
 from schemas import TABLES
 from schemas.spark import spark_schema
 
@@ -67,8 +67,8 @@ def measure_features(spark: SparkSession, config: Config) -> dict[str, Any]:
         "split": settings.split,
         "rows": len(columns),
         "domains_measured": int((~base.auc.isnan()).sum()),
-        "auc": known(base.mean_auc()),
-        "weighted_auc": known(base.weighted_auc()),
+        "auc": none_if_nan(base.mean_auc()),
+        "weighted_auc": none_if_nan(base.weighted_auc()),
         "repeats": settings.repeats,
         "features": sorted(
             ({"feature": each.feature, "kind": kinds[each.feature], **_overall(each)} for each in found),
@@ -78,7 +78,7 @@ def measure_features(spark: SparkSession, config: Config) -> dict[str, Any]:
     }
 
 
-def _prepare(trained: Trained, columns: Columns) -> tuple[Columns, Callable[[Columns], DomainMetrics]]:
+def _prepare(trained: TrainedRun, columns: Columns) -> tuple[Columns, Callable[[Columns], DomainMetrics]]:
     """Columns with a separate id column for each vector, and a function that predicts and measures such columns.
 
     Thus a vector of users or items is permuted without their ids, and their ids (embedding and random effect) without
@@ -100,7 +100,7 @@ def _prepare(trained: Trained, columns: Columns) -> tuple[Columns, Callable[[Col
     return columns, partial(_measure, trained, engine, mixed)
 
 
-def _measure(trained: Trained, engine: EagerEngine, mixed: MixedModel | None, columns: Columns) -> DomainMetrics:
+def _measure(trained: TrainedRun, engine: EagerEngine, mixed: MixedModel | None, columns: Columns) -> DomainMetrics:
     columns = mixed.with_base_logits(columns) if mixed else columns
     return evaluate_columns(engine, trained.package.shared, trained.package.specific, columns)
 
@@ -109,12 +109,12 @@ def _overall(importance: Importance) -> dict[str, float | None]:
     """Mean drops over all domains, and their standard deviations over repeats."""
     (drop, std), (weighted, weighted_std) = spread(importance.means_R), spread(importance.weighted_R)
     named = {"drop": drop, "std": std, "weighted_drop": weighted, "weighted_std": weighted_std}
-    return {name: known(float(value)) for name, value in named.items()}
+    return {name: none_if_nan(float(value)) for name, value in named.items()}
 
 
 def _record(
     spark: SparkSession,
-    trained: Trained,
+    trained: TrainedRun,
     settings: ImportanceSettings,
     kinds: Mapping[str, str],
     base: DomainMetrics,
@@ -128,11 +128,23 @@ def _record(
     for each in found:
         first = (trained.run_id, split, each.feature, kinds[each.feature])
         drop, std, *weighted = _overall(each).values()
-        overall = (sum(rows_n), known(base.mean_auc()), drop, std, known(base.weighted_auc()), *weighted)
+        overall = (sum(rows_n), none_if_nan(base.mean_auc()), drop, std, none_if_nan(base.weighted_auc()), *weighted)
         rows.append((*first, None, None, *overall, *last))
         drop_n, std_n = (figure.tolist() for figure in spread(each.drops_Rn))
         rows += [
-            (*first, n, ids[n], rows_n[n], auc_n[n], known(drop_n[n]), known(std_n[n]), None, None, None, *last)
+            (
+                *first,
+                n,
+                ids[n],
+                rows_n[n],
+                auc_n[n],
+                none_if_nan(drop_n[n]),
+                none_if_nan(std_n[n]),
+                None,
+                None,
+                None,
+                *last,
+            )
             for n in measured
         ]
     frame = spark.createDataFrame(rows, spark_schema(table))

@@ -36,7 +36,7 @@ def resolve_run(lake: Lake, run_id: str) -> str:
     Args:
         lake: the lake.
         run_id: "champion": the run that serves; "champion@2026-01-02": of the runs of that day and before it, the one
-            that was promoted last; empty: the newest run that ended well; anything else is an id already.
+            that was promoted last; empty: the newest successful run; anything else is an id already.
 
     Raises:
         MamdrError: no run has been promoted, none has ended well, or a day that is none.
@@ -54,7 +54,7 @@ def resolve_run(lake: Lake, run_id: str) -> str:
         return run_id
     newest = lake.read("training_runs").where(F.col("status") == "ok").orderBy(F.desc("started_at")).first()
     if newest is None:
-        raise MamdrError(f"training_runs of {lake.root} has no run that ended well")
+        raise MamdrError(f"training_runs of {lake.root} has no successful run")
     return str(newest["run_id"])
 
 

@@ -7,7 +7,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -62,7 +63,7 @@ class Watch:
 
     def joined(self, join: Callable[[], Collective]) -> Collective:
         """Wait until the other ranks have joined; returns a watched collective."""
-        with _Waiting(self):
+        with _waiting(self):
             return WatchedCollective(join(), self)
 
     def wait(self, waits: bool) -> None:
@@ -90,38 +91,34 @@ class WatchedCollective:
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """See `Collective`."""
-        with _Waiting(self._watch):
+        with _waiting(self._watch):
             return self._collective.all_reduce(tensor)
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         """See `Collective`."""
-        with _Waiting(self._watch):
+        with _waiting(self._watch):
             return self._collective.all_gather(tensor)
 
     def all_to_all(self, tensor: Tensor, splits: Sequence[int]) -> tuple[Tensor, list[int]]:
         """See `Collective`."""
-        with _Waiting(self._watch):
+        with _waiting(self._watch):
             return self._collective.all_to_all(tensor, splits)
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """See `Collective`."""
-        with _Waiting(self._watch):
+        with _waiting(self._watch):
             return self._collective.broadcast(tensor)
 
 
-class _Waiting:
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
-
-    def __enter__(self) -> None:
-        self._watch.wait(True)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._watch.wait(False)
-        if isinstance(error, RuntimeError):  # of Horovod and of torch
-            raise PeerLostError(f"a collective failed, probably because another rank was lost: {error}") from error
+@contextmanager
+def _waiting(watch: Watch) -> Iterator[None]:
+    watch.wait(True)
+    try:
+        yield
+    except RuntimeError as error:  # of Horovod and of torch
+        raise PeerLostError(f"a collective failed, probably because another rank was lost: {error}") from error
+    finally:
+        watch.wait(False)
 
 
 def die_with_parents() -> None:

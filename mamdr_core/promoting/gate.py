@@ -19,7 +19,7 @@ from mamdr_core.promoting.opening import OpenedModel, days_of_rows, open_challen
 from mamdr_core.promoting.settings import GateSettings
 from mamdr_core.training.evaluation import check_group
 from mamdr_core.training.records import find_run
-from mamdr_core.training.trained import Trained, open_trained
+from mamdr_core.training.trained import TrainedRun, open_trained
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def _decide_by_measuring(spark: SparkSession, config: Config, run: dict[str, Any
     return Decision(trained.run_id, champion_id, run["ds"], not verdict.violations, reasons, figures)
 
 
-def _open_champion(trained: Trained, config: Config, champion: Row | None) -> tuple[OpenedModel | None, str]:
+def _open_champion(trained: TrainedRun, config: Config, champion: Row | None) -> tuple[OpenedModel | None, str]:
     """The champion on the rows of the challenger, or the reason why it cannot be measured."""
     if champion is None:
         return None, ""

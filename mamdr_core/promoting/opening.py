@@ -23,7 +23,7 @@ from mamdr_core.training.choices import place_columns
 from mamdr_core.training.own_code import check_served
 from mamdr_core.training.package import Package, load_package
 from mamdr_core.training.records import find_run
-from mamdr_core.training.trained import Trained, config_of
+from mamdr_core.training.trained import TrainedRun, config_of
 
 SPLIT = "test"
 DAY_ROWS = 1 << 24
@@ -55,7 +55,7 @@ class OpenedModel:
         return float((ids == 0).double().mean()) if len(ids) else 0.0
 
 
-def open_challenger(trained: Trained) -> OpenedModel:
+def open_challenger(trained: TrainedRun) -> OpenedModel:
     """The challenger on the test split of its examples."""
     columns = place_columns({SPLIT: trained.share.columns(SPLIT)}, trained.device, SingleProcess())[SPLIT]
     engine = make_engine(trained.config, trained.pinned, trained.share, trained.device)
@@ -64,7 +64,7 @@ def open_challenger(trained: Trained) -> OpenedModel:
     )
 
 
-def open_champion(trained: Trained, config: Config, run_id: str) -> OpenedModel:
+def open_champion(trained: TrainedRun, config: Config, run_id: str) -> OpenedModel:
     """The champion on the rows of the challenger, whose vocabularies may have grown since the champion was trained.
 
     Unknown users, items and values use the row for unknown ids; unknown domains use theta_S.
@@ -114,7 +114,7 @@ def mask_unknown_ids(columns: Columns, sizes: Mapping[str, int]) -> Columns:
     return replace(columns, ids=ids, bag_weights=weights)
 
 
-def days_of_rows(trained: Trained, offsets: Ints) -> tuple[Ints, Ints]:
+def days_of_rows(trained: TrainedRun, offsets: Ints) -> tuple[Ints, Ints]:
     """The days of the rows of the test split, in the order of the columns.
 
     Args:

@@ -17,7 +17,7 @@ from mamdr_core.lake.core.tables import Lake
 from mamdr_core.promoting.decisions import find_decision
 from mamdr_core.promoting.gate import is_older, newer_day_serves
 from mamdr_core.promoting.settings import PromoteSettings
-from mamdr_core.training.package import read_facts
+from mamdr_core.training.package import read_metadata
 from mamdr_core.training.records import find_run
 from schemas import TABLES
 from schemas.spark import spark_schema
@@ -94,7 +94,7 @@ def check_promotion(lake: Lake, run: dict[str, Any], history: Sequence[Row], set
     """
     run_id = run["run_id"]
     try:
-        read_facts(str(run["package"]))
+        read_metadata(str(run["package"]))
     except MamdrError as error:
         others = [other for other in _served(history) if other != run_id]
         hint = f"; other runs that have served: {', '.join(others)}" if settings.rollback else ""

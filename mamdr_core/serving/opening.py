@@ -17,7 +17,7 @@ from mamdr_core.serving.served import Served
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.own_code import check_served
-from mamdr_core.training.package import read_facts
+from mamdr_core.training.package import read_metadata
 from mamdr_core.training.records import find_run
 from mamdr_core.training.settings import TrainSettings
 from mamdr_core.training.trained import check_mixed, config_of
@@ -36,7 +36,7 @@ def find_served(lake: Lake, run_id: str) -> Served:
     """
     row = find_run(lake, run_id)
     package = str(row["package"])
-    facts = read_facts(package)
+    facts = read_metadata(package)
     config, sizes = config_of(facts.config, package), facts.pinned["sizes"]
     numeric = {name: (mean, deviation) for name, (mean, deviation) in facts.pinned["numeric"].items()}
     check_mixed(config, facts.metrics, facts.has_mixed, package)

@@ -15,7 +15,7 @@ from torch import Tensor
 from mamdr_core.engine.columns import Columns
 from mamdr_core.errors import MamdrError
 from mamdr_core.features import Feature
-from mamdr_core.pace import Pace
+from mamdr_core.pace import ProgressLog
 from mamdr_core.shards.arrays import Arrays
 from mamdr_core.shards.filling import ColumnsFiller, FilePlaces
 from mamdr_core.shards.pinned import PinnedExamples, PinnedFile
@@ -162,7 +162,7 @@ class Share:
         threads = min(MAX_THREADS, pa.cpu_count(), len(places)) or 1
         thread_of = {url: number % threads for number, url in enumerate(places)}
         table = examples_table(self._features, self._pinned.has_weights)
-        pace = Pace("reading", sum(file.expected for file in places.values()))
+        pace = ProgressLog("reading", sum(file.expected for file in places.values()))
 
         def read(thread: int) -> None:
             own = [group for group in groups if thread_of[group.url] == thread]

@@ -1,7 +1,7 @@
-"""Checkpoints: written between rounds while training continues, valid once every rank's part is on disk.
+"""Checkpoints, written between rounds while training continues; valid once the parts of all ranks are on disk.
 
 <lake.root>/checkpoints/<run_id>/<number>/   a checkpoint, see `mamdr_core.training.state`; its manifest is written last
-<lake.root>/checkpoints/<run_id>/stop        while it is there, ranks save a checkpoint and stop
+<lake.root>/checkpoints/<run_id>/stop        while this file exists, ranks save a checkpoint and stop
 """
 
 import contextlib
@@ -21,8 +21,7 @@ from mamdr_core.host_memory import available_memory, ranks_here
 from mamdr_core.object_store import Place, place_of
 from mamdr_core.parallel.collective import Collective, gather_texts
 from mamdr_core.stopping import StopRequest
-from mamdr_core.training.checkpoint_files import check_checkpoint
-from mamdr_core.training.sealed import MANIFEST, Facts, check, facts_of, seal, write_texts
+from mamdr_core.training.sealed import MANIFEST, FileHashes, check_integrity, hash_files, write_manifest, write_texts
 from mamdr_core.training.settings import CheckpointSettings
 from mamdr_core.training.state import STATE, RunState, Snapshot, files_to_restore, restore, take, write
 from mamdr_core.training.storage import fetched, remove, staged
@@ -32,7 +31,7 @@ logger = logging.getLogger(__name__)
 STOP = "stop"
 """Name of the file that asks ranks to stop."""
 BEAT_SECONDS = 10.0
-"""Between signs of progress while the main thread waits for a checkpoint to be written."""
+"""Seconds between heartbeats while the main thread waits for a checkpoint to be written."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,10 @@ class CheckpointPlace:
     """Where a run's checkpoints are stored.
 
     Attributes:
-        folder: of the run.
-        newest: number of the checkpoint to resume from; None: from the start.
-        next_number: of the next one.
-        scratch: folder of local copies, where they are in an object store; empty: the system's temporary folder.
+        folder: the run's folder of checkpoints.
+        newest: number of the checkpoint to resume from; None: start from the beginning.
+        next_number: number of the next checkpoint.
+        scratch: folder for local copies if checkpoints are in an object store; empty: the system's temporary folder.
     """
 
     folder: str
@@ -53,32 +52,32 @@ class CheckpointPlace:
 
 
 def find_checkpoint(folder: Place, scratch: str = "") -> CheckpointPlace:
-    """The newest intact checkpoint of a run; damaged ones are logged and passed over."""
+    """Find the newest intact checkpoint of a run; damaged ones are logged and skipped."""
     numbers = _numbers(folder)
     for number in numbers:
         if not (folder / str(number) / MANIFEST).exists():
-            continue  # the run ended while it was written
+            continue  # the run ended while this checkpoint was written
         try:
             with fetched(folder / str(number), "checkpoint", scratch) as local:
-                check_checkpoint(local, check(local, "checkpoint"), STATE)
+                check_integrity(local, "checkpoint")
         except MamdrError as error:
-            logger.warning("%s: the one before it is used", error)
+            logger.warning("%s; using the previous checkpoint", error)
         else:
             return CheckpointPlace(str(folder), number, numbers[0] + 1, scratch)
     return CheckpointPlace(str(folder), None, numbers[0] + 1 if numbers else 1, scratch)
 
 
 class Checkpoints:
-    """A rank's part in the checkpoints of a run.
+    """Writes and restores the checkpoints of a run on one rank.
 
-    After every round the ranks agree, in one small all-gather, whether to begin a checkpoint, whether all have written
-    theirs, and whether to stop.
+    After every round, one small all-gather decides whether to start a checkpoint, whether all ranks have written their
+    parts, and whether to stop.
 
     Args:
-        place: where they are stored; None: nothing is ever written.
-        settings: how often.
+        place: where checkpoints are stored; None: none are written.
+        settings: how often they are written and how many are kept.
         collective: the ranks.
-        request: whether this rank is to stop.
+        request: the stop request of this rank.
     """
 
     def __init__(
@@ -86,13 +85,13 @@ class Checkpoints:
     ) -> None:
         self._place, self._settings, self._collective, self._request = place, settings, collective, request
         self._number = place.next_number if place else 0
-        self._writing: Future[tuple[Facts, dict[str, Any]]] | None = None
+        self._writing: Future[tuple[FileHashes, dict[str, Any]]] | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._began = time.monotonic()
+        self._started = time.monotonic()
         self._rounds = 0
 
     def restore(self, run: RunState) -> bool:
-        """Put the newest checkpoint into objects that have just been made; returns whether there is one."""
+        """Restore the newest checkpoint into newly created objects; returns whether there is one."""
         if not self._place or self._place.newest is None:
             return False
         folder = place_of(self._place.folder) / str(self._place.newest)
@@ -107,13 +106,13 @@ class Checkpoints:
         return True
 
     def after_round(self, run: RunState) -> None:
-        """Begin, seal or drop a checkpoint; every rank calls it after every round.
+        """Start or complete a checkpoint if one is due; all ranks must call this after every round.
 
         Raises:
-            StoppedError: a rank was asked to stop; a checkpoint has been written if there is a place for it.
+            StoppedError: a rank was asked to stop; a checkpoint has been written unless there is no `place` for it.
         """
         self._rounds += 1
-        own = [self._request.made(), self._is_due(), self._writing is not None and self._writing.done()]
+        own = [self._request.is_set(), self._is_due(), self._writing is not None and self._writing.done()]
         stop, due, written = self._agree(own)
         if self._writing and written.all():
             self._finish(run.specific)
@@ -122,18 +121,18 @@ class Checkpoints:
             if self._place:
                 if self._writing:
                     self._finish(run.specific)
-                self._begin(run)
+                self._start(run)
                 number = self._number
                 if self._agree([self._finish(run.specific)]).all():
-                    where = f": it is in checkpoint {number}, --resume continues from there"
+                    where = f": saved in checkpoint {number}, --resume continues from there"
             raise StoppedError(
                 f"stopped by {self._request.reason or 'another rank'} after round {run.position.done}{where}"
             )
         if due[0] and not self._writing:
-            self._begin(run)
+            self._start(run)
 
     def close(self, specific: SpecificStore) -> None:
-        """Wait for what is being written, and drop it: the run's package takes its place."""
+        """Wait for the checkpoint that is being written, and abandon it: the run's package replaces it."""
         if self._writing:
             self._writing.exception()
             specific.release()
@@ -144,13 +143,13 @@ class Checkpoints:
 
     def _is_due(self) -> bool:
         by_rounds, minutes = self._settings.rounds, self._settings.minutes
-        passed = time.monotonic() - self._began
+        passed = time.monotonic() - self._started
         return bool(self._place) and (0 < by_rounds <= self._rounds or 0 < minutes * 60 <= passed)
 
-    def _begin(self, run: RunState) -> None:
-        """Take the state, and write it while training continues, or before that if memory has no room for copies."""
+    def _start(self, run: RunState) -> None:
+        """Copy the state and write it while training continues; if copies do not fit into memory, write it first."""
         assert self._place
-        self._began, self._rounds = time.monotonic(), 0
+        self._started, self._rounds = time.monotonic(), 0
         folder = place_of(self._place.folder) / str(self._number)
         snapshot = take(run, self._collective.rank, available_memory() / 2 / ranks_here())
         self._writing = self._pool.submit(_write, folder, self._place.scratch, self._collective.rank, snapshot)
@@ -158,65 +157,66 @@ class Checkpoints:
             beat()  # a large state may take longer to write than a rank may be without signs of progress
 
     def _finish(self, specific: SpecificStore) -> bool:
-        """Seal what all ranks have written, or log which rank could not write; waits for it.
+        """Wait until all ranks have written, and complete the checkpoint or log which ranks failed.
 
         Returns:
-            Whether there was no error: on rank 0 on any rank, on others on this rank.
+            Whether the parts were written without errors: on rank 0 those of all ranks, on other ranks their own.
         """
         assert self._place
         assert self._writing
         error = self._writing.exception()
-        facts, state = ({}, {}) if error else self._writing.result()
+        hashes, state = ({}, {}) if error else self._writing.result()
         self._writing = None
         specific.release()
-        own = {"error": str(error) if error else "", "facts": facts, "state": state}
+        own = {"error": str(error) if error else "", "hashes": hashes, "state": state}
         parts = [json.loads(text) for text in gather_texts(self._collective, json.dumps(own))]
-        written = self._seal(parts) if self._collective.rank == 0 else not error
+        written = self._complete(parts) if self._collective.rank == 0 else not error
         self._number += 1
         return written
 
-    def _seal(self, parts: list[dict[str, Any]]) -> bool:
+    def _complete(self, parts: list[dict[str, Any]]) -> bool:
         assert self._place
         folder = place_of(self._place.folder) / str(self._number)
         try:
             errors = [f"rank {rank}: {own['error']}" for rank, own in enumerate(parts) if own["error"]]
             if errors:
                 raise OSError("; ".join(errors))
-            facts = {name: tuple(fact) for own in parts for name, fact in own["facts"].items()}
+            hashes = {name: tuple(found) for own in parts for name, found in own["hashes"].items()}
+            state = json.dumps({"ranks": [own["state"] for own in parts]})
             with staged(folder, self._place.scratch) as local:
-                seal(local, facts | write_texts(local, {STATE: json.dumps({"ranks": [own["state"] for own in parts]})}))
+                write_manifest(local, hashes | write_texts(local, {STATE: state}))
             with contextlib.suppress(OSError):
                 self.remove_others(folder.parent)
         except OSError as error:  # a full disk must not end a run
-            logger.warning("checkpoint %d is not written, the one before it stays: %s", self._number, error)
+            logger.warning("checkpoint %d could not be written, the previous one is kept: %s", self._number, error)
             remove(folder)
             return False
-        logger.info("checkpoint %d is written", self._number)
+        logger.info("wrote checkpoint %d", self._number)
         return True
 
     def remove_others(self, folder: Place) -> None:
-        """Keep the newest ones that are whole; those after the one that this attempt began with are not.
+        """Keep the newest complete checkpoints, and remove the others and those that were skipped as damaged.
 
-        A later one exists if another rank is ahead and has begun it.
+        Checkpoints with later numbers stay: another rank may already write one.
 
         Args:
-            folder: of all of them.
+            folder: the run's folder of checkpoints.
         """
         assert self._place
-        began = range((self._place.newest or 0) + 1, self._place.next_number)
+        skipped = range((self._place.newest or 0) + 1, self._place.next_number)
         numbers = [number for number in _numbers(folder) if number <= self._number]
-        whole = [number for number in numbers if number not in began and (folder / str(number) / MANIFEST).exists()]
-        for number in set(numbers).difference(whole[: self._settings.keep]):
+        kept = [number for number in numbers if number not in skipped and (folder / str(number) / MANIFEST).exists()]
+        for number in set(numbers).difference(kept[: self._settings.keep]):
             remove(folder / str(number))
 
 
-def _write(folder: Place, scratch: str, rank: int, snapshot: Snapshot) -> tuple[Facts, dict[str, Any]]:
-    """Write a rank's part and flush it to disk; returns its files' facts, and its part of `STATE`."""
+def _write(folder: Place, scratch: str, rank: int, snapshot: Snapshot) -> tuple[FileHashes, dict[str, Any]]:
+    """Write a rank's part and flush it to disk; returns the hashes of its files, and its part of `STATE`."""
     with staged(folder, scratch) as local:
-        return facts_of(local, write(local, rank, snapshot)), snapshot.facts
+        return hash_files(local, write(local, rank, snapshot)), snapshot.facts
 
 
 def _numbers(folder: Place) -> list[int]:
-    """Numbers of the checkpoints in a folder, the newest first."""
+    """Numbers of the checkpoints in a folder, newest first."""
     names = (child.name for child in folder.iterdir()) if folder.is_dir() else ()
     return sorted((int(name) for name in names if name.isdigit()), reverse=True)

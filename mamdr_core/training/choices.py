@@ -1,8 +1,8 @@
-"""What the ranks of a run choose together, before anything depends on it: device, engine and where rows are stored.
+"""Choices that all ranks of a run agree on before training: device, engine, and the memory in which rows are stored.
 
-Ranks that chose alone could enter a collective with tensors on different devices, which never ends. Instead every rank
-reports what prevents a choice on its machine. Reports are exchanged as tensors on the CPU, which all launchers support
-whatever devices there are, so that all ranks draw the same conclusion or raise the same error.
+If every rank chose on its own, ranks could enter a collective with tensors on different devices and hang. Instead each
+rank reports what prevents a choice on its machine. The reports are exchanged as CPU tensors, which all launchers
+support on any machine, so that all ranks reach the same decision or raise the same error.
 """
 
 import logging
@@ -25,22 +25,22 @@ logger = logging.getLogger(__name__)
 
 EngineName = Literal["eager", "fast"]
 FAST_ROWS = 3_000_000
-"""Row-descents of a rank from which `auto` takes the fast engine. Compiling takes 10 to 40 s; on the paper's network
-the eager engine takes half a minute for this number of rows in full batches, longer in small ones."""
+"""Number of row-descents of a rank from which `auto` selects the fast engine. Compiling takes 10 to 40 s; with the
+paper's network the eager engine takes half a minute for this number of rows in full batches, longer in small ones."""
 FAST_STEPS = 25_000
-"""Likewise steps, of few rows: the eager engine takes about half a millisecond more for each
+"""Number of steps of few rows from which it does: the eager engine takes about half a millisecond more for each step
 (benchmarks/bench_conflict.py)."""
 _MOST_REASONS, _MOST_RANKS = 3, 8
-"""Named in a message at most."""
+"""Maximum number of reasons, and of ranks per reason, in a message."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What all ranks use.
+    """The choices of a run.
 
     Attributes:
-        device: the CPU on all ranks, or on every rank its own CUDA device.
-        engine: of the inner loops.
+        device: the CPU on all ranks, or the CUDA device of this rank.
+        engine: engine of the inner loops.
     """
 
     device: torch.device
@@ -49,11 +49,11 @@ class Choices:
 
 @dataclass(frozen=True)
 class Trouble:
-    """What prevents a choice on some ranks: the same on all ranks.
+    """What prevents a choice on some ranks; equal on all ranks.
 
     Attributes:
-        text: the reasons, with the ranks unless it is the same reason on all; empty: nothing on any rank.
-        is_partial: whether only some ranks have trouble.
+        text: the reasons, with their ranks unless all ranks have the same one; empty: nothing prevents it.
+        is_partial: whether this concerns only some of the ranks.
     """
 
     text: str
@@ -61,20 +61,20 @@ class Trouble:
 
 
 def choose_together(train: TrainSettings, rows: int, collective: Collective, trouble: str = "") -> Choices:
-    """The device and the engine of a run; every rank calls it with the same arguments.
+    """Choose the device and the engine of a run; all ranks must call this with the same arguments.
 
     Args:
         train: the settings.
-        rows: rows that the largest rank may descend on at most, every visit counted.
+        rows: maximum number of row-descents of the rank with the most rows.
         collective: the ranks.
         trouble: why the fast engine cannot run the model; empty: it can.
 
     Raises:
-        MamdrError: some ranks do not have what is asked for, or the precision needs another device or engine; the same
-            error on all ranks.
+        MamdrError: some ranks lack the requested device or engine, or the precision needs another one; the same error
+            on all ranks.
     """
     device = choose_device(train.device, collective)
-    # The fast engine is for trajectories.
+    # The fast engine runs trajectories, not single gradients.
     name = "eager" if find_method(train.method).combines_gradients else train.engine
     engine = choose_engine(name, device, rows, collective, trouble=trouble)
     if train.precision != "fp32" and engine == "eager":
@@ -87,14 +87,14 @@ def choose_together(train: TrainSettings, rows: int, collective: Collective, tro
 
 
 def choose_device(name: str, collective: Collective) -> torch.device:
-    """The device of this rank, of the same type on all ranks.
+    """Choose the device of this rank; its type is the same on all ranks.
 
     Args:
-        name: "cpu"; "cuda"; or "auto": CUDA where all ranks can use it, else the CPU.
+        name: "cpu", "cuda", or "auto": CUDA if all ranks can use it, otherwise the CPU.
         collective: the ranks.
 
     Raises:
-        MamdrError: "cuda" is asked for and some ranks cannot use it.
+        MamdrError: `name` is "cuda", and some ranks cannot use it.
     """
     if name == "cpu":
         return torch.device(name)
@@ -110,18 +110,18 @@ def choose_device(name: str, collective: Collective) -> torch.device:
 def choose_engine(
     name: str, device: torch.device, rows: int, collective: Collective, steps: int = 0, trouble: str = ""
 ) -> EngineName:
-    """Eager or fast, the same on all ranks.
+    """Choose the eager or the fast engine, the same on all ranks.
 
     Args:
-        name: "eager", "fast", or "auto": fast where steps can be compiled on all ranks and compiling pays off.
+        name: "eager", "fast", or "auto": fast if all ranks can compile steps and compiling pays off.
         device: where steps run.
-        rows: rows that the largest rank may descend on at most, every visit counted.
+        rows: maximum number of row-descents of the rank with the most rows.
         collective: the ranks.
-        steps: of a rank, where they are known.
-        trouble: why it cannot run the model; empty: it can.
+        steps: number of steps of a rank, if known.
+        trouble: why the fast engine cannot run the model; empty: it can.
 
     Raises:
-        MamdrError: fast is asked for and some ranks cannot compile steps, or not those of the model.
+        MamdrError: `name` is "fast", and some ranks cannot compile steps, or the engine cannot run the model.
     """
     if name == "eager":
         return "eager"
@@ -137,12 +137,12 @@ def choose_engine(
 
 
 def place_columns(columns: Mapping[str, Columns], device: torch.device, collective: Collective) -> dict[str, Columns]:
-    """Columns on the device if on every rank all fit into its share of half of the free memory; else on the host.
+    """Move columns to the device if half of its free memory suffices on every rank; otherwise keep them on the host.
 
-    From the host steps fetch their rows.
+    Ranks that share a device share this memory. From the host, every step copies its rows to the device.
 
     Args:
-        columns: of this rank, by split.
+        columns: columns of this rank, by split.
         device: where they are used, see `choose_device`.
         collective: the ranks.
     """
@@ -153,22 +153,22 @@ def place_columns(columns: Mapping[str, Columns], device: torch.device, collecti
             collective, "" if fits else f"rows take {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free"
         )
         if trouble.text:
-            _log(collective, trouble, "rows stay in the host's memory, and rounds fetch theirs")
+            _log(collective, trouble, "rows stay in host memory and are copied to the device in each round")
             return dict(columns)
     return {split: own.to(device) for split, own in columns.items()}
 
 
 def ranks_per_device(ranks: int) -> int:
-    """The most ranks that share a GPU, of a number of them on this machine."""
+    """Largest number of ranks that share a GPU, given the number of ranks on this machine."""
     return -(-ranks // max(1, torch.cuda.device_count()))
 
 
 def gather_trouble(collective: Collective, own: str) -> Trouble:
-    """All ranks' trouble; every rank calls it.
+    """Gather what prevents a choice on each rank; all ranks must call this.
 
     Args:
         collective: the ranks.
-        own: this rank's trouble; empty: none.
+        own: the reason on this rank; empty: none.
     """
     texts = gather_texts(collective, own)
     ranks_by_reason: dict[str, list[int]] = {}
@@ -185,7 +185,7 @@ def gather_trouble(collective: Collective, own: str) -> Trouble:
 
 
 def _named(ranks: Sequence[int]) -> str:
-    """Ranks as a message names them."""
+    """Text for a list of ranks in a message."""
     if len(ranks) == 1:
         return f"rank {ranks[0]}"
     more = f" and {len(ranks) - _MOST_RANKS} more" if len(ranks) > _MOST_RANKS else ""
@@ -193,6 +193,6 @@ def _named(ranks: Sequence[int]) -> str:
 
 
 def _log(collective: Collective, trouble: Trouble, outcome: str) -> None:
-    """Have rank 0 log what follows from trouble: a warning where it is that of some ranks only."""
+    """Log the outcome on rank 0, as a warning if it concerns only some of the ranks."""
     if collective.rank == 0:
         logger.log(logging.WARNING if trouble.is_partial else logging.INFO, "%s: %s", outcome, trouble.text)

@@ -7,13 +7,13 @@ from typing import Any
 
 
 class Clock:
-    """Seconds by phase, and since the clock was made or an earlier attempt's was.
+    """Measures the seconds of each phase, and of the whole job with its earlier attempts.
 
     Args:
-        mark: opens a context that marks a phase of that name in a profile; None: phases are not marked.
+        mark: takes the name of a phase and opens a context that marks it in a profile; None: phases are not marked.
 
     Attributes:
-        seconds: by phase.
+        seconds: seconds by phase.
     """
 
     def __init__(self, mark: Callable[[str], AbstractContextManager[Any]] | None = None) -> None:
@@ -22,12 +22,12 @@ class Clock:
         self._started = time.perf_counter()
 
     def add_attempt(self, seconds: float) -> None:
-        """Count the seconds of an earlier attempt."""
+        """Add the seconds of an earlier attempt to the total."""
         self._started -= seconds
 
     @property
     def passed(self) -> float:
-        """Seconds so far."""
+        """Total seconds so far."""
         return time.perf_counter() - self._started
 
     @contextmanager

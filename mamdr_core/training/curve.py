@@ -1,4 +1,4 @@
-"""A run's curve: what each validation found, and what the run had spent by then."""
+"""Training curve of a run: the result of each validation, with the rows and seconds spent so far."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -12,17 +12,17 @@ class Validation:
     """One validation of a run.
 
     Attributes:
-        phase: its stage: shared (rounds of theta_S, and of theta_i where it moves alongside), or specific (passes of DR
-            after it).
-        round: rounds, or passes, of the stage before it; where the network is trained again without a mixed model, the
-            count continues.
-        epoch: begun of the stage, from 1, counted in the same way; 0 before the first round.
-        rows: that all ranks have descended on.
-        seconds: since rank 0 began; attempts before count up to the checkpoint that was resumed from.
-        val_auc: mean over domains; None where no domain has one.
-        weighted_val_auc: the same weighted by rows.
-        best: whether it is the best of its stage so far, and better than one that came before on a mixed model, so that
-            these parameters were kept.
+        phase: stage of the run: shared (rounds of theta_S, and of theta_i if both are trained in the same rounds), or
+            specific (passes of DR afterwards).
+        round: number of rounds or passes of the stage before this validation. The count continues if the network is
+            trained again without a mixed model.
+        epoch: epoch of the stage, from 1, counted in the same way; 0 before the first round.
+        rows: rows that all ranks have descended on.
+        seconds: since the start of rank 0, including earlier attempts up to the checkpoint that was resumed from.
+        val_auc: mean over domains; None if no domain has an AUC.
+        weighted_val_auc: mean weighted by rows.
+        best: whether these parameters were kept: the AUC is the best of the stage so far, and exceeds the best AUC of
+            the network on a mixed model if the network is now trained without it.
     """
 
     phase: str
@@ -35,11 +35,11 @@ class Validation:
     best: bool
 
     def plain(self) -> dict[str, Any]:
-        """The values as JSON has them; `Validation(**plain)` reads them back."""
+        """JSON-compatible values, which `Validation(**values)` reads back."""
         return asdict(self)
 
 
 def aucs_of(measured: DomainMetrics) -> dict[str, float | None]:
-    """The mean and the weighted AUC of a validation by their names in `Validation`."""
+    """Mean and weighted AUC of a validation, by field of `Validation`."""
     figures = {"val_auc": measured.mean_auc(), "weighted_val_auc": measured.weighted_auc()}
     return {name: None if math.isnan(value) else value for name, value in figures.items()}

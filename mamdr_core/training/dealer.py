@@ -1,4 +1,4 @@
-"""Deals a rank's rows to the rounds of a stage, with what an epoch needs: its order, support samples, rows lent."""
+"""Makes the rounds of a stage on a rank, with the order of rows, support samples and lent rows of each epoch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from mamdr_core.training.stages import Stage
 
 @dataclass(frozen=True)
 class Dealer:
-    """Makes the rounds of a rank; every rank deals at the same time. See `Trainer` for what it takes."""
+    """Makes the rounds of a rank; all ranks must use it at the same time. See `Trainer` for the fields."""
 
     settings: TrainSettings
     learner: Learner
@@ -34,11 +34,11 @@ class Dealer:
     clock: Clock
 
     def rounds(self, stage: Stage, done: int) -> Iterator[Round]:
-        """The rounds of a stage; at the start of each epoch the learner gets its support samples.
+        """The rounds of a stage; at the start of each epoch, the learner gets new support samples.
 
         Args:
-            stage: of the run.
-            done: rounds of it that are left out.
+            stage: the stage.
+            done: number of rounds at its start that are skipped.
         """
         learner, settings = self.learner, self.settings
         plan = RoundPlan(self.counts_n, stage.rounds_per_epoch, settings.smallest_slice, settings.seed)
@@ -59,13 +59,13 @@ class Dealer:
             skipped = 0
 
     def _with_rates(self, round_: Round, stage: Stage) -> Round:
-        """The round with theta_S's rates, which follow from its number in the stage alone."""
+        """The round with the learning rates of theta_S, which depend only on its number within the stage."""
         number = (round_.epoch - stage.first_epoch) * stage.rounds_per_epoch + round_.number
         inner, outer = self.settings.lr_schedule.factors(number, stage.most_rounds)
         return replace(round_, inner_factor=inner, outer_factor=outer)
 
     def _timed(self, rounds: Iterator[Round]) -> Iterator[Round]:
-        """The rounds; the time of making each, and of what ranks lend for it, is counted."""
+        """The rounds, with the time to make them, including the exchange of lent rows, added to the clock."""
         while True:
             with self.clock.phase("deal"):
                 round_ = next(rounds, None)
@@ -74,7 +74,7 @@ class Dealer:
             yield round_
 
     def _lending(self, stage: Stage) -> Lending | None:
-        """What balances the ranks where theta_S learns from slices of domains on several ranks."""
+        """Row lending, if it is enabled and theta_S learns from slices of domains on several ranks."""
         if not stage.learns_shared or self.method.mixes or self.collective.size == 1 or not self.settings.balance_ranks:
             return None
         own_n = torch.from_numpy(np.where(self.owned_n, self.collective.rank, 0))

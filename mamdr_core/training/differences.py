@@ -1,11 +1,11 @@
-"""Trees of settings as flat keys, and two of them compared, for errors that say what differs."""
+"""Flattens trees of settings and lists their differences for error messages."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Keys that have different values, one line each.
+    """Keys with different values, one line each.
 
     Example:
         >>> differences({"dr": {"k": 3}}, {"dr": {"k": 5}})
@@ -20,7 +20,7 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
 
 
 def flat_keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of a tree, each with its keys joined by dots."""
+    """The leaves of a tree, with their keys joined by dots."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from flat_keys(value, f"{prefix}{name}.")

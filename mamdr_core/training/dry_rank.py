@@ -1,4 +1,4 @@
-"""A rank in a dry run: it reads a few rows, checks memory, and makes one step of the run's model and method."""
+"""A rank of a dry run: reads a few rows, checks the memory, and takes one step with the run's model and method."""
 
 from dataclasses import dataclass, replace
 
@@ -33,22 +33,22 @@ from mamdr_core.training.warm_start import Heritage
 from schemas import SPLITS
 
 FEW_DOMAINS, FEW_ROWS = 4, 100_000
-"""Domains that a rank reads at most, and their training rows, unless the smallest of them alone has more."""
+"""Maximum number of domains that a rank reads, and of their training rows; at least one domain is read."""
 
 
 @dataclass(frozen=True)
-class Tried:
-    """What a rank found.
+class DryRankResult:
+    """Result of a dry run on one rank.
 
     Attributes:
-        device, engine: that it would use.
-        domains, rows: read.
-        memory: that the whole run needs on this rank, by the formula.
-        available: its share of the bytes of memory that were available on its machine at first.
-        tables: of the model.
-        dense: dense parameters.
-        losses: mean loss on the step's rows before and after it, and these rows' number; without rows zeros.
-        seconds: by phase.
+        device, engine: what the run would use.
+        domains, rows: number of domains and rows that were read.
+        memory: memory that the whole run needs on this rank, by the formula.
+        available: bytes available to this rank before it allocated any: its share of the memory of its machine.
+        tables: embedding tables of the model.
+        dense: number of dense parameters.
+        losses: mean loss of the step's rows before and after it, and the number of these rows; zeros without rows.
+        seconds: seconds by phase.
     """
 
     device: str
@@ -63,8 +63,8 @@ class Tried:
     seconds: dict[str, float]
 
 
-def try_rank(task: RankTask, collective: Collective) -> Tried:
-    """What a rank does in a dry run; see `train_rank`, whose steps up to the first round these are, on fewer rows."""
+def dry_run_rank(task: RankTask, collective: Collective) -> DryRankResult:
+    """Run a rank of a dry run: the steps of `train_rank` up to the first round, on fewer rows."""
     clock = Clock()
     available = available_memory() // ranks_here()  # before this rank allocates what the formula counts
     config, train, pinned = task.config, task.config.train, task.pinned
@@ -81,7 +81,7 @@ def try_rank(task: RankTask, collective: Collective) -> Tried:
         sample = shape_of(config, pinned, few, inherited, columns, columns["train"], collective)
         shape = _whole_shape(task, sample, own, inherited)
         mapped = share_of(task, own & domains.reads).arrays.mapped
-        # How many distinct ids a domain has is known once its rows are read: as many as rows at most.
+        # The number of distinct ids of a domain is unknown until all of its rows are read.
         maps_state = check_memory(config, replace(shape, touched={}), choices.device, collective, mapped)
     with clock.phase("build"):
         built_of = (few, collective, share, columns["train"], choices, heritage, maps_state)
@@ -92,11 +92,11 @@ def try_rank(task: RankTask, collective: Collective) -> Tried:
         if method.mixed:
             inherited_mixed = heritage.mixed_state(collective, few) if heritage else None
             mixed = make_mixed(config, learner.engine, pinned, learner.train, collective, inherited_mixed)
-            _put_on(mixed, learner, bool(train.only_domains))
+            _fit_mixed(mixed, learner, bool(train.only_domains))
     with clock.phase("step"), domain_named(pinned):
         losses = _step(config, learner, collective, share.arrays)
     room = train.specific_memory * GB or available / 2
-    return Tried(
+    return DryRankResult(
         device=str(choices.device),
         engine=choices.engine,
         domains=len(columns["train"].occupied),
@@ -111,11 +111,11 @@ def try_rank(task: RankTask, collective: Collective) -> Tried:
 
 
 def few_domains(rows_n: NDArray[np.int64], own_n: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """A few of a rank's domains, of about median size, [n].
+    """Mask of a few domains of a rank, of about median size, bool [n].
 
     Args:
         rows_n: training rows by domain.
-        own_n: by domain, whether it is the rank's.
+        own_n: mask of the rank's domains.
     """
     few_n = np.zeros_like(own_n)
     occupied = np.flatnonzero(own_n & (rows_n > 0))
@@ -128,9 +128,10 @@ def few_domains(rows_n: NDArray[np.int64], own_n: NDArray[np.bool_]) -> NDArray[
 
 
 def _whole_shape(task: RankTask, sample: RankShape, own: NDArray[np.bool_], inherited: NDArray[np.bool_]) -> RankShape:
-    """The shape of all of a rank's rows, from that of a few and the counts of the pinned version.
+    """Shape of all rows of a rank, from the shape of a few and the row counts of the pinned version.
 
-    How many distinct ids a domain has is known once its rows are read: here it is as many as rows, or the whole table.
+    The number of distinct ids of a domain is unknown until its rows are read; its upper bound is used: the number of
+    rows of the domain, or of the table.
     """
     config, counts = task.config, task.pinned.counts
     domains, method = domains_of(config, task.pinned), find_method(config.train.method)
@@ -150,8 +151,8 @@ def _whole_shape(task: RankTask, sample: RankShape, own: NDArray[np.bool_], inhe
     )
 
 
-def _put_on(mixed: MixedModel, learner: Learner, weights_alone: bool) -> None:
-    """Fit the mixed model to the few rows, and have the network learn what it leaves."""
+def _fit_mixed(mixed: MixedModel, learner: Learner, weights_alone: bool) -> None:
+    """Fit the mixed model to the rows, and use its predictions as base logits of the network."""
     if weights_alone:
         mixed.refit(learner.train)
     else:
@@ -160,7 +161,7 @@ def _put_on(mixed: MixedModel, learner: Learner, weights_alone: bool) -> None:
 
 
 def _step(config: Config, learner: Learner, collective: Collective, arrays: Arrays) -> tuple[float, float, int]:
-    """One round of one visit, to the first of the rank's domains; see `Tried.losses`. Every rank takes part."""
+    """One round with a visit to the first domain of the rank; returns its losses. All ranks must call this."""
     method, train = find_method(config.train.method), learner.train
     learner.settings = replace(learner.settings, dr=replace(learner.settings.dr, every=1))  # a pass in every round
     order = shuffle_rows(train, derive_seed(config.train.seed, 0, 3), arrays)
@@ -184,7 +185,7 @@ def _step(config: Config, learner: Learner, collective: Collective, arrays: Arra
 
 @torch.no_grad()
 def _loss(learner: Learner, visited: list[int], rows: torch.Tensor) -> float:
-    """Mean loss of the step's rows at theta_S + theta_i; every rank takes part."""
+    """Mean loss of the step's rows at theta_S + theta_i; all ranks must call this."""
     visit = Visit(learner.train, rows)
     learner.prefetch([visit] if visited else [])
     if not visited:

@@ -1,4 +1,4 @@
-"""train_mamdr --dry-run: what a run needs is checked, one step is made on a few rows, and nothing is written."""
+"""train_mamdr --dry-run: checks what a run needs and takes one step on a few rows, without writing anything."""
 
 import logging
 import time
@@ -12,10 +12,10 @@ from mamdr_core.learning.methods import find_method
 from mamdr_core.models.tables import Table
 from mamdr_core.parallel.launch import run_ranks
 from mamdr_core.parallel.shipping import ship_modules
-from mamdr_core.training.dry_rank import try_rank
+from mamdr_core.training.dry_rank import dry_run_rank
 from mamdr_core.training.memory_check import GB
 from mamdr_core.training.own_code import modules_of, plugins_of
-from mamdr_core.training.parents import settle_parent
+from mamdr_core.training.parents import resolve_parent
 from mamdr_core.training.preparing import check_names, prepare_examples
 from mamdr_core.training.run import task_of
 from mamdr_core.training.run_domains import check_only_domains
@@ -26,33 +26,33 @@ logger = logging.getLogger(__name__)
 
 
 def dry_run(spark: SparkSession, config: Config) -> dict[str, Any]:
-    """Check what a run of this configuration needs, as the run itself would, up to one step, and stop.
+    """Check what a run of this configuration needs, in the same way as the run itself, and take one step.
 
-    Config, examples with vocabularies and features, the parent, slots and ranks (which are started), memory by its
-    formula, and one step of the real model and method: each rank visits one of its domains once. Neither the lake's
-    folder nor a run's is written to; with `lake.catalog`, existing tables may get their names. A run that would be
-    resumed is not looked for.
+    This checks the config, examples with vocabularies and features, the parent, slots and ranks (which are started),
+    memory by its formula, and one step of the real model and method, in which each rank visits one of its domains.
+    Nothing is written to the lake or to a run's folder; with `lake.catalog`, existing tables may be registered. An
+    unfinished run is not resumed.
 
     Returns:
         status ("dry_run"), method, model, ranks, device, engine, parent_run_id, examples_version, rows (by split),
-        domains (that would learn), domains_read and rows_read (of them, for the step), memory (bytes by part that the
-        rank with the least to spare would need, with `total`), memory_available (to that rank), tables (by name: rows,
-        width, bytes, trained), parameters (dense, of the trained tables, and of all theta_i's dense parts), loss and
+        domains (that would learn), domains_read and rows_read (for the step), memory (bytes by part, with `total`, that
+        the rank with the least spare memory would need), memory_available (to that rank), tables (by name: rows, width,
+        bytes, trained), parameters (dense, of the trained tables, and of the dense parts of all theta_i), loss and
         loss_after (of the step's rows, before and after it), seconds by phase.
 
     Raises:
-        MamdrError: what a run would raise before its first round; or the lake has no examples yet.
+        MamdrError: an error that a run would raise before its first round, or the lake has no examples yet.
     """
     check_names(config)
     check_only_domains(config)
-    config = settle_parent(spark, config)
+    config = resolve_parent(spark, config)
     lake, pinned, seconds = prepare_examples(spark, config, builds=False)
     run = new_run(lake, config, pinned)
     ship_modules(spark, modules_of(plugins_of(config)))
     train, learned = config.train, run.domains.rows(pinned)
     started = time.perf_counter()
     tried = run_ranks(
-        spark, partial(try_rank, task_of(run)), train.ranks, train.start_timeout, train.launcher, train.stall_limit,
+        spark, partial(dry_run_rank, task_of(run)), train.ranks, train.start_timeout, train.launcher, train.stall_limit,
         train.device,
     )  # fmt: skip
     seconds |= {"ranks": time.perf_counter() - started, **tried[0].seconds}
@@ -66,7 +66,7 @@ def dry_run(spark: SparkSession, config: Config) -> dict[str, Any]:
     )  # fmt: skip
     if neediest.memory.total > neediest.available:
         logger.warning(
-            "by the formula the rank needs more memory than is available to it: the run may be refused or killed "
+            "by the formula, the rank needs more memory than is available to it: the run may be refused or killed "
             "(docs/memory.md)"
         )
     return {

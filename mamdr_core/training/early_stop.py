@@ -1,4 +1,4 @@
-"""Early stop on the mean validation AUC over domains, and the best parameters seen."""
+"""Early stop on the mean validation AUC over domains, and the best parameters so far."""
 
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -12,11 +12,11 @@ from mamdr_core.engine.state_memory import StateMemory
 from mamdr_core.stateful import State
 
 LEARNT_AUC = 0.51
-"""Best mean AUC up to which a network has not begun to learn: fresh parameters may reach .50 and a little by chance."""
+"""A network with a lower or equal best AUC has not begun to learn: fresh parameters reach about .50 by chance."""
 
 
 class Parameters(Protocol):
-    """Parameters in training: a learner's."""
+    """The parameters of a learner."""
 
     shared: Shared
     specific: SpecificStore
@@ -27,18 +27,18 @@ class Parameters(Protocol):
 class EarlyStop:
     """Keeps the best parameters; training stops after `patience` validations in a row without a better AUC.
 
-    Validations count from the first on whose best AUC exceeds `LEARNT_AUC`: a slow start is not the end of learning.
-    Without any measurable domain every validation counts as the best, so that the last parameters are kept. The store
-    of theta_i keeps and checkpoints its own best.
+    Validations count only once the best AUC exceeds `LEARNT_AUC`, so that a slow start does not end training. If no
+    domain has an AUC, every validation counts as the best, so that the last parameters are kept. The store of theta_i
+    keeps and checkpoints its own best values.
 
     Attributes:
-        patience: validations.
-        parameters: are trained.
+        patience: number of validations.
+        parameters: the parameters in training.
         moves_shared: whether theta_S is changed in place between validations, so that the best needs a copy.
-        best: best mean AUC so far; not a number if there is none.
-        best_round: of the best.
-        waited: validations since the best that count.
-        shared: theta_S of the best; None before the first validation.
+        best: best mean AUC so far; NaN if there is none.
+        best_round: round of the best AUC.
+        waited: number of validations since then that count.
+        shared: best theta_S; None before the first validation.
     """
 
     patience: int
@@ -53,7 +53,7 @@ class EarlyStop:
         """Record a validation of the parameters; returns whether training should stop."""
         if auc > self.best or self.shared is None or auc != auc:
             self.best, self.best_round, self.waited = auc, round_number, 0
-            self.shared = None  # the best before is released before there is another
+            self.shared = None  # releases the previous best before copying the new one
             now = self.parameters.shared
             self.shared = now.copy(self.parameters.state_memory) if self.moves_shared else now
             self.parameters.specific.keep()
@@ -72,7 +72,7 @@ class EarlyStop:
         self.parameters.specific.restore()
 
     def state_dict(self) -> State:
-        """The best AUC and theta_S of it, and the counts."""
+        """The best AUC with its theta_S, and the counters."""
         counters = {"best_round": self.best_round, "waited": self.waited}
         if self.shared is None:
             return State(counters=counters)
@@ -82,10 +82,10 @@ class EarlyStop:
         return replace(kept, counters=counters, same={"best": best, **kept.same}, constant=constant)
 
     def load_state_dict(self, state: State) -> None:
-        """Take over a state.
+        """Restore a state.
 
         Raises:
-            MamdrError: it is of another model.
+            MamdrError: the state is of another model.
         """
         self.best_round, self.waited = state.counter("best_round"), state.counter("waited")
         kept = state.part("shared")

@@ -1,4 +1,4 @@
-"""Predictions of a model with theta_S and every theta_i, and their figures by domain, gathered over ranks."""
+"""Predictions with theta_S and every theta_i, and their metrics by domain, gathered over ranks."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -18,7 +18,7 @@ from mamdr_core.engine.platt import Calibration, CalibrationRows, fit_isotonic, 
 from mamdr_core.engine.prediction import predict_runs
 from mamdr_core.engine.settings import MetricsSettings
 from mamdr_core.errors import MamdrError
-from mamdr_core.pace import Pace
+from mamdr_core.pace import ProgressLog
 from mamdr_core.parallel.collective import Collective, SingleProcess, all_reduce_max
 
 PART_ROWS = 1 << 20
@@ -27,7 +27,7 @@ PART_ROWS = 1 << 20
 def predict_domains(
     engine: EagerEngine, shared: Shared, specific: Mapping[int, Change], columns: Columns, domains: range
 ) -> Tensor:
-    """Logits of some domains' rows, float32: domain i's at theta_S + theta_i (Eq. 5), or at theta_S without theta_i."""
+    """Logits of the rows of some domains, float32, at theta_S + theta_i (Eq. 5), or at theta_S without theta_i."""
     edges = columns.offsets[domains.start : domains.stop + 1].numpy()
     return predict_runs(engine, shared, specific, columns, domains, edges)
 
@@ -38,11 +38,11 @@ def evaluate_columns(
     specific: Mapping[int, Change],
     columns: Columns,
     collective: Collective | None = None,
-    pace: Pace | None = None,
+    pace: ProgressLog | None = None,
     detail: MetricsSettings | None = None,
     calibration: Calibration | None = None,
 ) -> DomainMetrics:
-    """Figures of all domains, the same on every rank; see `evaluate_calibrated`, of which this has one calibration."""
+    """Metrics of all domains, the same on every rank: `evaluate_calibrated` with one calibration."""
     (measured,) = evaluate_calibrated(engine, shared, specific, columns, [calibration], collective, pace, detail)
     return measured
 
@@ -54,23 +54,23 @@ def evaluate_calibrated(
     columns: Columns,
     calibrations: Sequence[Calibration | None],
     collective: Collective | None = None,
-    pace: Pace | None = None,
+    pace: ProgressLog | None = None,
     detail: MetricsSettings | None = None,
 ) -> list[DomainMetrics]:
-    """Figures of all domains by calibration, the same on every rank; rows are predicted once.
+    """Metrics of all domains for each calibration, the same on every rank; rows are predicted once.
 
-    Each domain is measured by the rank that holds its rows: ranks exchange figures by domain, never scores, and an AUC
-    is exact however many ranks there are. Logits depend on the rank's other domains and its threads by rounding alone.
+    The rank that holds the rows of a domain computes its metrics. Ranks exchange metrics by domain, never scores, so an
+    AUC is exact for any number of ranks. Other domains of the rank and its threads change logits only by rounding.
 
     Args:
-        engine: predicts.
+        engine: the engine that predicts.
         shared: theta_S.
         specific: theta_i of this rank's domains.
         columns: this rank's rows of a split.
-        calibrations: of the logits; None: they are measured without one.
-        collective: the ranks; None: this process alone.
-        pace: counts the rows that are measured.
-        detail: measure `DetailedMetrics` too, by these settings.
+        calibrations: calibrations of the logits; None: uncalibrated.
+        collective: the ranks; None: this process only.
+        pace: reports progress in rows.
+        detail: settings of `DetailedMetrics`; None: these are not computed.
 
     Raises:
         MamdrError: the rows have no ids of `detail.group`.
@@ -79,7 +79,7 @@ def evaluate_calibrated(
     if detail:
         check_group(columns, detail)
     parts, cells = [list[DomainMetrics]() for _ in calibrations], [Cells() for _ in calibrations]
-    # Some domains at a time, so that the logits of a large split never lie in memory together.
+    # Some domains at a time, so that the logits of a large split are never in memory together.
     for first, last, logits in _logits(engine, shared, specific, columns, collective):
         offsets = columns.offsets[first : last + 1]
         rows = slice(*offsets[[0, -1]].tolist())
@@ -100,11 +100,11 @@ def evaluate_calibrated(
 def _logits(
     engine: EagerEngine, shared: Shared, specific: Mapping[int, Change], columns: Columns, collective: Collective
 ) -> Iterator[tuple[int, int, Tensor]]:
-    """Logits of some domains at a time, with the first and the last + 1 of them; every rank goes through all."""
+    """Logits of some domains at a time, with the first domain and the last + 1; all ranks must consume all parts."""
     for first, last in parts_in_step(columns.offsets.numpy(), PART_ROWS, partial(all_reduce_max, collective)):
         start, stop = columns.offsets[[first, last]].tolist()
         shared.reach([Visit(columns, torch.arange(start, stop, device=columns.labels.device))])
-        if first < last:  # else this rank is through; others still fetch rows from it
+        if first < last:  # otherwise this rank has no rows left, but others still fetch table rows from it
             yield first, last, predict_domains(engine, shared, specific, columns, range(first, last))
 
 
@@ -117,7 +117,7 @@ def calibrate(
     otherwise: Calibration | None = None,
     kind: Literal["platt", "isotonic"] = "platt",
 ) -> Calibration:
-    """Platt scaling by domain, or also a curve that domains share, fitted to validation rows; the same on every rank.
+    """Fit Platt scaling by domain, after a shared isotonic curve if `kind` asks for it; the same result on every rank.
 
     Args:
         engine, shared, specific, collective: see `evaluate_columns`.
@@ -142,7 +142,7 @@ def check_group(columns: Columns, settings: MetricsSettings) -> None:
     """Check that rows have ids of `metrics.group`.
 
     Raises:
-        MamdrError: they have none.
+        MamdrError: the rows have none.
     """
     if settings.group not in columns.ids:
         known = ", ".join(name for name in columns.ids if name != "domain")
@@ -153,7 +153,7 @@ _FIGURES = [item.name for item in fields(DomainMetrics) if item.name != "detail"
 
 
 def _gather(parts: Sequence[DomainMetrics], detail: MetricsSettings | None, collective: Collective) -> DomainMetrics:
-    """Every domain's rows lie on one rank, so a sum over ranks of what is known is that rank's figure, bit for bit."""
+    """Gather metrics: all rows of a domain are on one rank, so the sum over ranks is that rank's value, bit for bit."""
     figures = torch.cat([torch.stack([getattr(part, name) for name in _FIGURES]) for part in parts], 1)
     details = [part.detail for part in parts if part.detail]
     if details:

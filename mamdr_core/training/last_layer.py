@@ -1,4 +1,4 @@
-"""The last layer fitted again to held-out rows: rows that the network has not memorised.
+"""Refits the last layer to held-out rows, which the network has not memorised.
 
 Shape suffixes: N sampled validation rows, H inputs of the last layer and 1 for its bias.
 """
@@ -24,25 +24,25 @@ from mamdr_core.parallel.collective import Collective
 logger = logging.getLogger(__name__)
 
 MOST_ROWS = 200_000
-"""Validation rows of all ranks together that are used."""
+"""Maximum number of validation rows that are used, over all ranks."""
 FOLDS = 5
 ROUNDS, STEPS = 8, 3
-"""Updates of the prior's variance, and Newton steps between two of them."""
+"""Number of updates of the prior's variance, and of Newton steps between two updates."""
 START_TAU, LEAST_TAU, MOST_TAU = 0.1, 1e-4, 10.0
 """Standard deviation of the prior at the start, and its bounds."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Validation rows of all ranks, sorted by domain, the same on all of them.
+    """Validation rows of all ranks, sorted by domain, the same on all ranks.
 
     Attributes:
-        hidden_NH: inputs of the last layer, standardised, and 1.
-        logits_N: of the network and its base, float32.
+        hidden_NH: standardised inputs of the last layer, and 1.
+        logits_N: logits of the network with its base logits, float32.
         labels_N: 0. or 1.
         weights_N: sample weights, 1 on average.
-        offsets: where each domain's rows begin, int64 [n + 1].
-        fold_N: of the cross-fit.
+        offsets: start of each domain's rows, int64 [n + 1].
+        fold_N: fold of the cross-fit.
     """
 
     hidden_NH: Tensor
@@ -54,21 +54,21 @@ class HeldOut:
 
 
 def refit_last_layer(engine: EagerEngine, shared: Shared, val: Columns, collective: Collective, seed: int) -> bool:
-    """Fit the last layer's weights to validation rows, if that is better on rows left out; every rank takes part.
+    """Fit the last layer's weights to validation rows if this improves held-out rows; all ranks must call this.
 
     The change of the weights is logistic regression on the layer's inputs, with the network's logits fixed and a
     Gaussian prior around no change whose variance is learned (empirical Bayes). It is kept if, cross-fitted over five
     folds, it improves both the mean AUC over domains and the logloss.
 
     Args:
-        engine: predicts.
+        engine: the engine that predicts.
         shared: theta_S, changed in place.
         val: this rank's validation rows.
         collective: the ranks.
-        seed: decides the sample and the folds.
+        seed: seed of the sample and the folds.
 
     Returns:
-        Whether the layer was changed; it never is where the model has no last layer of one output.
+        Whether the layer was changed; always false for a model without a last layer of one output.
     """
     layer = find_last_layer(engine.flat.module)
     if layer is None:
@@ -85,7 +85,7 @@ def refit_last_layer(engine: EagerEngine, shared: Shared, val: Columns, collecti
         improves = after[0] > before[0] and after[1] < before[1]
         if collective.rank == 0:
             logger.info(
-                "last layer fitted again to %d held-out rows: cross-fitted AUC %.4f (before %.4f), logloss %.4f "
+                "refitted the last layer to %d held-out rows: cross-fitted AUC %.4f (before %.4f), logloss %.4f "
                 "(before %.4f): %s",
                 len(held.labels_N), after[0], before[0], after[1], before[1], "kept" if improves else "not kept",
             )  # fmt: skip
@@ -103,7 +103,7 @@ def refit_last_layer(engine: EagerEngine, shared: Shared, val: Columns, collecti
 
 
 def find_last_layer(module: nn.Module) -> nn.Linear | None:
-    """The last fully connected layer with one output and a bias; None: there is none."""
+    """The last fully connected layer, if it has one output and a bias; otherwise None."""
     found = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
     last = found[-1] if found else None
     return last if last is not None and last.out_features == 1 and last.bias is not None else None
@@ -112,14 +112,14 @@ def find_last_layer(module: nn.Module) -> nn.Linear | None:
 def _gather(
     engine: EagerEngine, layer: nn.Linear, shared: Shared, val: Columns, collective: Collective, seed: int
 ) -> tuple[HeldOut, Tensor, Tensor]:
-    """A sample of all ranks' validation rows, and mean and scale of the layer's inputs."""
+    """A sample of the validation rows of all ranks, and the mean and scale of the layer's inputs."""
     total = int(collective.all_reduce(torch.tensor([len(val)], dtype=torch.float64)))
     generator = torch.Generator().manual_seed(derive_seed(seed, 12, collective.rank))
     share = min(1.0, MOST_ROWS / max(1, total))
     rows = (torch.rand(len(val), generator=generator) < share).nonzero().squeeze(1).to(val.labels.device)
     shared.reach([Visit(val, rows)])
     domain_N = val.ids["domain"][rows].long() - 1
-    # Domain by domain where a call orders the rows of a batch: the layer's inputs come in the order of its calls.
+    # Domain by domain if the engine reorders the rows of a batch, so that the layer's inputs have the order of `rows`.
     parts = rows.split(domain_N.unique_consecutive(return_counts=True)[1].tolist()) if engine.per_domain else (rows,)
     with _inputs_of(layer) as seen:
         logits_N = torch.cat([engine.predict(Theta(shared), Visit(val, own)) for own in parts or (rows,)])
@@ -143,7 +143,7 @@ def _gather(
 
 @contextmanager
 def _inputs_of(layer: nn.Linear) -> Iterator[list[Tensor]]:
-    """What the layer is called with inside the block."""
+    """Collects the inputs of the layer within the block."""
     seen: list[Tensor] = []
     hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().cpu()))
     try:
@@ -153,7 +153,7 @@ def _inputs_of(layer: nn.Linear) -> Iterator[list[Tensor]]:
 
 
 def _fit(held: HeldOut, chosen_N: Tensor) -> Tensor:
-    """The change of the weights [H] by some of the rows, with MacKay's update of the prior's variance."""
+    """The change of the weights [H] fitted to some of the rows, with MacKay's update of the prior's variance."""
     columns = (held.hidden_NH, held.labels_N, held.logits_N, held.weights_N)
     hidden, labels, base, real = (each[chosen_N][None] for each in columns)
     size = hidden.shape[2]

@@ -1,4 +1,4 @@
-"""A network trained on a mixed model, and without it where that may be better (docs/mixed.md)."""
+"""Trains a network on top of a mixed model, and again without it if that may be better (docs/mixed.md)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -15,17 +15,17 @@ from mamdr_core.training.early_stop import EarlyStop
 
 @dataclass
 class NetworkOnMixed:
-    """Trains a learner's network on a mixed model, and without it.
+    """Trains a learner's network on top of a mixed model, and then without it if its gain is large.
 
     Args:
         mixed: the mixed model.
-        learner: has theta_S and the training rows.
-        initial: makes theta_S with its values before training.
+        learner: the learner, with theta_S and the training rows.
+        initial: returns the initial theta_S.
         alone_above: see `MixedSettings`.
 
     Attributes:
-        auc: mean validation AUC of the mixed model alone.
-        best: the best theta_S on the mixed model, once the network is trained alone.
+        auc: mean validation AUC of the mixed model without a network.
+        best: best theta_S on top of the mixed model, set once the network is trained without it.
         is_kept: whether the mixed model is part of the result.
     """
 
@@ -38,27 +38,27 @@ class NetworkOnMixed:
     is_kept: bool = field(init=False, default=True)
 
     def __post_init__(self) -> None:
-        """Make a place for the best."""
+        """Create an empty early stop."""
         self.best = EarlyStop(1, self.learner)
 
     def put_on(self, val: Columns) -> Columns:
-        """Have the network learn what the mixed model leaves of training rows left out; returns `val` on the model."""
+        """Set out-of-sample predictions of the mixed model as base logits of training rows; returns `val` with its."""
         self.learner.train = self.mixed.with_left_out_logits(self.learner.train)
         return self.mixed.with_base_logits(val)
 
     def adds_much(self, on_mixed: EarlyStop) -> bool:
-        """Whether the network's gain over the mixed model is so large that it may do better without it.
+        """Whether the network's gain over the mixed model is so large that the network may be better without it.
 
         Args:
-            on_mixed: has the best theta_S on the mixed model.
+            on_mixed: early stop of the network on top of the mixed model.
         """
         return on_mixed.best > self.auc + self.alone_above
 
     def start_alone(self, on_mixed: EarlyStop, val: Columns) -> Columns:
-        """Give the learner its initial theta_S and training rows without the mixed model; returns `val` without it.
+        """Reset the learner to its initial theta_S and remove the base logits; returns `val` without base logits.
 
         Args:
-            on_mixed: has the best theta_S on the mixed model, which is kept aside.
+            on_mixed: early stop of the network on top of the mixed model, which is kept for `choose`.
             val: validation rows.
         """
         self.best = on_mixed
@@ -67,27 +67,27 @@ class NetworkOnMixed:
         return replace(val, base_logits=None)
 
     def choose(self, alone: EarlyStop) -> EarlyStop:
-        """Leave the learner with the network of the better validation, and return its early stop.
+        """Give the learner the network with the better validation AUC, and return its early stop.
 
         Args:
-            alone: of the network without the mixed model, whose best theta_S the learner has.
+            alone: early stop of the network without the mixed model, whose best theta_S the learner has.
         """
-        on_mixed, self.best = self.best, EarlyStop(1, self.learner)  # the other one is released
+        on_mixed, self.best = self.best, EarlyStop(1, self.learner)  # releases the other one
         self.is_kept = not alone.best > on_mixed.best
         if self.is_kept:
             on_mixed.restore_best()
         return on_mixed if self.is_kept else alone
 
     def state_dict(self) -> State:
-        """The AUC of the mixed model, and the best theta_S on it; the model itself has its own state."""
+        """AUC of the mixed model and best theta_S on top of it; the mixed model itself is saved on its own."""
         best = State.join({"best": self.best.state_dict()})
         return replace(best, same={"auc": torch.tensor(self.auc, dtype=torch.float64), **best.same})
 
     def load_state_dict(self, state: State) -> None:
-        """Take over a state; an empty one is of a run that began before networks were trained alone.
+        """Restore a state; an empty one is from a version that did not train networks without the mixed model.
 
         Raises:
-            MamdrError: it is of another model.
+            MamdrError: the state is of another model.
         """
         if state.is_empty():
             return

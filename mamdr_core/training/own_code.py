@@ -1,4 +1,4 @@
-"""Users' own structures and methods in a run: checked on the driver and on every rank, and recorded by their source."""
+"""Plugins in a run: users' structures and methods are checked on the driver and all ranks, and recorded by source."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -18,25 +18,25 @@ logger = logging.getLogger(__name__)
 
 
 def plugins_of(config: Config) -> list[Plugin]:
-    """The plug-ins that a configuration names."""
+    """The plugins that a configuration names."""
     names = {"model.name": config.model.name, "train.method": config.train.method}
     return [Plugin(key, name) for key, name in names.items() if is_plugin(name)]
 
 
 def modules_of(plugins: Iterable[Plugin]) -> list[str]:
-    """Names of the modules that plug-ins are found in and defined in.
+    """Names of the modules that plugins are imported from and defined in.
 
     Raises:
-        MamdrError: one that cannot be imported.
+        MamdrError: a plugin cannot be imported.
     """
     return [name for plugin in plugins for name in (plugin.module, *plugin.defining())]
 
 
 def sources_of(config: Config) -> dict[str, str]:
-    """By plug-in's name, the SHA-256 of the source file that defines it here.
+    """SHA-256 of the source file that defines each plugin on this machine, by name of the plugin.
 
     Raises:
-        MamdrError: one that cannot be imported, or has no source file.
+        MamdrError: a plugin cannot be imported, or has no source file.
     """
     return {plugin.name: plugin.source_hash() for plugin in plugins_of(config)}
 
@@ -45,7 +45,7 @@ def check_own_names(config: Config) -> None:
     """Check the names of the structure and the method, and their options.
 
     Raises:
-        MamdrError: an unknown one, a plug-in that cannot be imported or is of another kind, or an unknown option.
+        MamdrError: an unknown name or option, or a plugin that cannot be imported or is of another class.
     """
     try:
         find_method(config.train.method).settle(config.train.learning)
@@ -59,10 +59,10 @@ def check_own_names(config: Config) -> None:
 
 
 def try_structure(config: Config, pinned: PinnedExamples) -> str:
-    """Try a structure of the user's own on two rows; returns why the fast engine cannot run it, empty if it can.
+    """Run a structure that is a plugin on two rows; returns why the fast engine cannot run it, empty if it can.
 
     Raises:
-        MamdrError: it does not return a logit for each row, or has layers that no engine can run, or unknown options.
+        MamdrError: it does not return one logit per row, has layers that no engine can run, or unknown options.
     """
     if not is_plugin(config.model.name):
         return ""
@@ -72,15 +72,15 @@ def try_structure(config: Config, pinned: PinnedExamples) -> str:
 
 
 def check_on_ranks(config: Config, sources: Mapping[str, str], collective: Collective) -> None:
-    """Check that every rank imports the plug-ins, from the source that the driver has; every rank calls it.
+    """Check that all ranks import the plugins from the driver's source; all ranks must call this.
 
     Args:
-        config: of the run.
-        sources: the driver's, see `sources_of`.
+        config: configuration of the run.
+        sources: result of `sources_of` on the driver.
         collective: the ranks.
 
     Raises:
-        MamdrError: some rank does not; the same error on all ranks.
+        MamdrError: a rank cannot, or has another source; the same error on all ranks.
     """
     if not plugins_of(config):
         return
@@ -88,7 +88,7 @@ def check_on_ranks(config: Config, sources: Mapping[str, str], collective: Colle
     try:
         found = sources_of(config)
         if differing := [name for name, source in sources.items() if found[name] != source]:
-            own = f"{', '.join(differing)} is of another source than on the driver: install the same everywhere"
+            own = f"{', '.join(differing)} has other source code than on the driver: install the same everywhere"
     except MamdrError as error:
         own = str(error)
     trouble = gather_trouble(collective, own)
@@ -97,28 +97,28 @@ def check_on_ranks(config: Config, sources: Mapping[str, str], collective: Colle
 
 
 def check_served(config: Config, metrics: Mapping[str, Any], folder: str) -> None:
-    """Check that a package's structure, where it is a user's own, can be imported here.
+    """Check that a package's structure can be imported here if it is a plugin.
 
-    Another source than the one that was trained is logged: the structure may have been corrected since. What the
-    package's method is does not matter any more.
+    If its source has changed since training, this is only logged: the structure may have been corrected. The method is
+    not checked, since predictions do not need it.
 
     Args:
-        config, metrics: of the package.
-        folder: of it, for errors.
+        config, metrics: configuration and metrics of the package.
+        folder: folder of the package, for errors.
 
     Raises:
-        MamdrError: it cannot be imported, or is no structure.
+        MamdrError: the structure cannot be imported, or is not a structure.
     """
     if not is_plugin(config.model.name):
         return
     try:
         find_structure(config.model.name)
         found = Plugin("model.name", config.model.name).source_hash()
-    except MamdrError as error:  # of its own class: a module that is missing here says nothing of the package
-        raise type(error)(f"package {folder} needs your own code: {error}") from error
+    except MamdrError as error:  # keeps the class: callers handle a missing module differently
+        raise type(error)(f"package {folder} needs a plugin: {error}") from error
     trained = (metrics.get("plugins") or {}).get(config.model.name)
     if trained and trained != found:
         logger.warning(
-            "package %s was trained with another source of %s (SHA-256 %s, here %s): predictions may differ",
+            "package %s was trained with other source code of %s (SHA-256 %s, here %s): predictions may differ",
             folder, config.model.name, trained[:12], found[:12],
         )  # fmt: skip

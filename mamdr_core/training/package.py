@@ -1,14 +1,14 @@
-"""The model package: a folder with theta_S, every theta_i, the config, vocabulary versions and metrics, under hashes.
+"""The model package: a folder with theta_S, every theta_i, config, vocabulary versions and metrics, and a manifest.
 
 manifest.json            size and SHA-256 of every other file; written last
 config.yaml              the resolved configuration
 pinned.json              Delta versions of what was read, vocabulary sizes, numeric scales, bounds of quantiles
 metrics.json             mean AUCs
-shared.safetensors       theta_S: "dense" [P] and, where tables are whole on every rank, "table.<name>" [rows, D]
-shared-<rank>.safetensors  where they are sharded: "table.<name>" with the rank's rows r, r + W, ... of W ranks
-mixed-*.safetensors      the mixed model, where there is one, see `mamdr_core.training.state_files`
-calibration.safetensors  where it is calibrated: "slope" and "shift" of the logits, [n + 1], row 0 for other domains;
-                         of a curve before these "knots" and "values", [J]
+shared.safetensors       theta_S: "dense" [P] and, if tables are replicated, "table.<name>" [rows, D]
+shared-<rank>.safetensors  if tables are sharded: "table.<name>" with rows r, r + W, ... of rank r of W ranks
+mixed-*.safetensors      the mixed model, if there is one, see `mamdr_core.training.state_files`
+calibration.safetensors  if the run is calibrated: "slope" and "shift" of logits, [n + 1], row 0 for unknown domains,
+                         and "knots" and "values" [J] of the curve that is applied before, if there is one
 specific-<rank>-<part>.safetensors  theta_i of some of a rank's domains, see `mamdr_core.training.specific_files`
 """
 
@@ -32,17 +32,22 @@ from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.mixed.settings import MixedSettings
 from mamdr_core.object_store import place_of
 from mamdr_core.stateful import State, Stateful
-from mamdr_core.training.intact import check_calibration, check_shards, check_shared, check_specific, read_object
-from mamdr_core.training.sealed import Facts, check, facts_of, flush_folder, seal, write_texts
+from mamdr_core.training.intact import read_json, report_unreadable
+from mamdr_core.training.sealed import (
+    FileHashes,
+    check_integrity,
+    flush_folder,
+    hash_files,
+    write_manifest,
+    write_texts,
+)
 from mamdr_core.training.specific_files import SavedSpecific, save_specific
-from mamdr_core.training.state_files import check_state, read_state, write_state
+from mamdr_core.training.state_files import file_names, read_rows, read_state, write_state
 from mamdr_core.training.storage import fetched, staged
 
 MIXED = "mixed-"
-"""How the names of the mixed model's files begin."""
+"""Prefix of the files of the mixed model."""
 CALIBRATION = "calibration.safetensors"
-CHUNK_ROWS = 1 << 20
-"""Rows of a table that are read at a time."""
 
 
 def save_rank(
@@ -53,13 +58,13 @@ def save_rank(
     mixed: Stateful | None = None,
     scratch: str = "",
     calibration: Calibration | None = None,
-) -> Facts:
-    """Write a rank's parameters: rank 0 theta_S, every rank its shards, theta_i and part of the mixed model.
+) -> FileHashes:
+    """Write the parameters of a rank: its shards of tables, its theta_i and its part of the mixed model.
 
-    Rank 0 also writes the calibration of all domains.
+    Rank 0 also writes theta_S and the calibration of all domains.
 
     Returns:
-        Its files' facts.
+        Hashes of the files.
     """
     with staged(place_of(folder), scratch) as path:
         saved = _save_rank(path, rank, shared, specific)
@@ -68,7 +73,7 @@ def save_rank(
         if calibration and rank == 0:
             saved.append(CALIBRATION)
             save_file({name: each.contiguous() for name, each in calibration.tensors().items()}, path / CALIBRATION)
-        return facts_of(path, saved)
+        return hash_files(path, saved)
 
 
 def _save_rank(path: Path, rank: int, shared: Shared, specific: SpecificStore) -> list[str]:
@@ -84,31 +89,31 @@ def _save_rank(path: Path, rank: int, shared: Shared, specific: SpecificStore) -
     return saved + save_specific(path, f"specific-{rank:05d}", specific.now())
 
 
-def seal_package(folder: str, final: str, saved: Facts, texts: Mapping[str, str]) -> None:
-    """Add small text files and the manifest, flush everything to disk, and rename the folder to its final name.
+def publish_package(folder: str, final: str, saved: FileHashes, texts: Mapping[str, str]) -> None:
+    """Add text files and the manifest, flush everything to disk, and rename the folder to its final name.
 
     Args:
-        folder: where the ranks wrote; in an object store the final name itself.
-        final: the package's path; it appears complete or not at all.
-        saved: the ranks' files.
+        folder: where the ranks wrote; in an object store, the final path itself.
+        final: path of the package, which appears complete or not at all.
+        saved: hashes of the files of the ranks.
         texts: file name to content.
     """
     with staged(place_of(folder)) as path:
-        seal(path, saved | write_texts(path, texts))
+        write_manifest(path, saved | write_texts(path, texts))
     if folder != final:
         path.rename(final)
         flush_folder(path.parent)
 
 
 @dataclass(frozen=True)
-class PackageFacts:
-    """What a package says of itself, without its parameters.
+class PackageMetadata:
+    """Metadata of a package.
 
     Attributes:
-        config: the resolved configuration's YAML.
-        pinned: Delta versions, vocabulary sizes, numeric scales and, where features have some, bounds of quantiles.
-        metrics: what training reported.
-        files: names of all its files.
+        config: YAML of the resolved configuration.
+        pinned: Delta versions, vocabulary sizes, numeric scales and, if features have any, bounds of quantiles.
+        metrics: figures that training reported.
+        files: names of all files.
     """
 
     config: str
@@ -118,7 +123,7 @@ class PackageFacts:
 
     @property
     def has_mixed(self) -> bool:
-        """Whether it contains a mixed model."""
+        """Whether the package contains a mixed model."""
         return f"{MIXED}shared.safetensors" in self.files
 
 
@@ -127,11 +132,11 @@ class Package:
     """A loaded package.
 
     Attributes:
-        config, pinned, metrics: see `PackageFacts`.
+        config, pinned, metrics: see `PackageMetadata`.
         shared: theta_S.
         specific: theta_i by domain index.
         mixed: state of the mixed model; None: there is none.
-        calibration: of its logits; None: there is none.
+        calibration: calibration of the logits; None: there is none.
 
     Example:
         ``columns = package.under_mixed(columns, engine, trained.config.train.mixed)`` before anything is predicted.
@@ -148,16 +153,16 @@ class Package:
     def under_mixed(
         self, columns: Columns, engine: EagerEngine, settings: MixedSettings, left_out: bool = False
     ) -> Columns:
-        """Columns with the mixed model's predictions as base logits, or as they are where there is none.
+        """Columns with the mixed model's predictions as base logits, or unchanged columns if there is no mixed model.
 
         Args:
-            columns: of any split.
-            engine: of the package's model: has the tables and the fixed vectors.
-            settings: of the mixed model.
-            left_out: the columns are those that it was fitted to: predict every row as if it had not been there.
+            columns: columns of any split.
+            engine: engine of the package's model, with the tables and the fixed vectors.
+            settings: settings of the mixed model.
+            left_out: whether these are the rows that the model was fitted to: each is predicted without itself.
 
         Raises:
-            MamdrError: its state is of another model.
+            MamdrError: the saved state is of another model.
         """
         if self.mixed is None:
             return columns
@@ -167,70 +172,65 @@ class Package:
 
 
 def load_package(folder: str, device: torch.device | str = "cpu", scratch: str = "") -> Package:
-    """Read a package back; every file is checked against the manifest first.
+    """Load a package after checking every file against the manifest.
 
     Args:
-        folder: of the package.
-        device: where parameters are wanted; those of theta_i are read when they are asked for.
-        scratch: folder of a local copy, where it is in an object store; empty: the system's temporary folder.
+        folder: path of the package.
+        device: device of the parameters; theta_i are read on demand.
+        scratch: folder for a local copy if the package is in an object store; empty: the system's temporary folder.
 
     Raises:
-        MamdrError: no package there, or a file is missing or damaged (it is named).
+        MamdrError: there is no package, or a file is missing or damaged; the message names it.
     """
     with fetched(place_of(folder), "model package", scratch) as path:
-        facts = _read_facts(path)
-        return Package(
-            config=facts.config,
-            pinned=facts.pinned,
-            metrics=facts.metrics,
-            shared=load_shared(path).to(device),
-            specific=SavedSpecific([path / name for name in facts.files if name.startswith("specific-")], device),
-            mixed=load_mixed(path),
-            calibration=_read_calibration(path),
-        )
+        found = _read_metadata(path)
+        specific = [path / name for name in found.files if name.startswith("specific-")]
+        with report_unreadable(path, "model package"):
+            shared = load_shared(path)
+            return Package(
+                config=found.config,
+                pinned=found.pinned,
+                metrics=found.metrics,
+                shared=shared.to(device),
+                specific=SavedSpecific(specific, device, len(shared.dense)),
+                mixed=load_mixed(path),
+                calibration=_read_calibration(path),
+            )
 
 
-def read_facts(folder: str, scratch: str = "") -> PackageFacts:
-    """Check every file of a package against its manifest, and read what it says of itself.
+def read_metadata(folder: str, scratch: str = "") -> PackageMetadata:
+    """Check every file of a package against its manifest, and read its metadata.
 
     Raises:
-        MamdrError: no package there, or a file is missing or damaged (it is named).
+        MamdrError: there is no package, or a file is missing or damaged; the message names it.
     """
     with fetched(place_of(folder), "model package", scratch) as path:
-        return _read_facts(path)
+        return _read_metadata(path)
 
 
-def _read_facts(path: Path) -> PackageFacts:
-    names = check(path, "model package")
-    for name in ("config.yaml", "pinned.json", "metrics.json", "shared.safetensors"):
+def _read_metadata(path: Path) -> PackageMetadata:
+    names = check_integrity(path, "model package")
+    required = ["config.yaml", "pinned.json", "metrics.json", "shared.safetensors"]
+    if any(name.startswith(MIXED) for name in names):
+        required += file_names(max(1, sum(name.startswith(f"{MIXED}rows-") for name in names)), MIXED)
+    for name in required:
         if name not in names:
             raise MamdrError(f"model package {path}: its manifest lists no {name}")
-    dense = check_shared(path / "shared.safetensors")
-    check_shards(sorted(path.glob("shared-*.safetensors")))
-    for name in names:
-        if name.startswith("specific-"):
-            check_specific(path / name, dense)
-    if CALIBRATION in names:
-        check_calibration(path / CALIBRATION)
-    if mixed := [name for name in names if name.startswith(MIXED)]:
-        check_state(
-            path, names, max(1, sum(name.startswith(f"{MIXED}rows-") for name in mixed)), MIXED, "model package"
-        )
-    return PackageFacts(
+    return PackageMetadata(
         config=(path / "config.yaml").read_text(encoding="utf-8", errors="replace"),
-        pinned=read_object(path / "pinned.json"),
-        metrics=read_object(path / "metrics.json"),
+        pinned=read_json(path / "pinned.json"),
+        metrics=read_json(path / "metrics.json"),
         files=names,
     )
 
 
 def load_mixed(path: Path, rank: int = 0, ranks: int = 1, owned_n: Tensor | None = None) -> State | None:
-    """The mixed model's state as the ranks saved it in a folder; None: there is none.
+    """Read the state of the mixed model of a package for one rank; None: there is none.
 
     Args:
-        path: the folder.
-        rank, ranks: whose state it is to be.
-        owned_n: by domain, whether the rank owns it, bool [n]; None: it owns all.
+        path: folder of the package.
+        rank, ranks: the rank and the world size.
+        owned_n: mask of the domains that the rank owns, bool [n]; None: all.
     """
     if not (path / f"{MIXED}shared.safetensors").is_file():
         return None
@@ -238,11 +238,10 @@ def load_mixed(path: Path, rank: int = 0, ranks: int = 1, owned_n: Tensor | None
 
 
 def load_calibration(folder: str, scratch: str = "") -> Calibration | None:
-    """The calibration of a package's logits; None: it has none.
+    """Load the calibration of a package; None: it has none.
 
     Args:
-        folder: of the package.
-        scratch: see `load_package`.
+        folder, scratch: see `load_package`.
     """
     with fetched(place_of(folder), "model package", scratch, only=CALIBRATION) as path:
         return _read_calibration(path)
@@ -254,19 +253,19 @@ def _read_calibration(path: Path) -> Calibration | None:
 
 
 def load_shared(path: Path) -> Shared:
-    """theta_S as the ranks saved it in a folder, with whole tables."""
+    """Load theta_S of a package, with whole tables."""
     saved = SavedShared(path)
     return Shared(saved.dense, {name: saved.rows(name) for name in saved.tables})
 
 
 class SavedShared:
-    """theta_S as the ranks saved it in a folder; rows of tables are read when they are asked for.
+    """theta_S of a package; rows of tables are read on demand.
 
     Args:
-        path: the folder.
+        path: folder of the package.
 
     Attributes:
-        tables: names of its tables.
+        tables: names of the tables.
     """
 
     def __init__(self, path: Path) -> None:
@@ -283,21 +282,6 @@ class SavedShared:
         return dense
 
     def rows(self, table: str, first: int = 0, step: int = 1) -> Tensor:
-        """Rows first, first + step, ... of a table; of the files some rows at a time are in memory.
-
-        Args:
-            table: its name.
-            first: row to begin with.
-            step: distance between rows.
-        """
+        """Rows first, first + step, ... of a table, see `read_rows`."""
         slices = [part.get_slice(f"table.{table}") for part in self._parts[f"table.{table}"]]
-        total, width = sum(own.get_shape()[0] for own in slices), slices[0].get_shape()[1]
-        wanted = torch.arange(first, total, step)
-        rows_KD: Tensor = slices[0][:0].new_empty(len(wanted), width)
-        for number, own in enumerate(slices):
-            here = (wanted % len(slices) == number).nonzero().flatten()
-            place = wanted[here] // len(slices)
-            for start in range(0, own.get_shape()[0], CHUNK_ROWS):
-                low, high = torch.searchsorted(place, torch.tensor([start, start + CHUNK_ROWS])).tolist()
-                rows_KD[here[low:high]] = own[start : start + CHUNK_ROWS][place[low:high] - start]
-        return rows_KD
+        return read_rows(slices, first, step)

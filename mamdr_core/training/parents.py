@@ -1,4 +1,4 @@
-"""The run that another starts from: found by name, and checked to fit, before anything is trained."""
+"""The parent of a run, from which it starts: found by id and checked for compatibility before training."""
 
 import logging
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from mamdr_core.object_store import place_of
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.differences import differences
 from mamdr_core.training.own_code import check_served
-from mamdr_core.training.package import PackageFacts, read_facts
+from mamdr_core.training.package import PackageMetadata, read_metadata
 from mamdr_core.training.records import find_run, package_of
 from mamdr_core.training.settings import TrainSettings
 from mamdr_core.training.trained import config_of
@@ -31,18 +31,18 @@ _FEATURE_FACTS = (
     "kind", "expression", "size", "buckets", "of", "table", "pooling", "weights", "history", "quantiles", "trainable",
     "project",
 )  # fmt: skip
-"""Of a feature, what a model's parameters depend on beside its name and place."""
+"""Properties of a feature, apart from its name and position, on which the parameters of a model depend."""
 
 
 @dataclass(frozen=True)
 class Parent:
-    """The run that another starts from.
+    """The run from which another run starts.
 
     Attributes:
-        run_id: names it.
-        package: its folder.
-        ds: its logical day, if it has one.
-        numeric: by numeric feature, mean and standard deviation by which it was standardised.
+        run_id: id of the run.
+        package: folder of its package.
+        ds: logical date of the run, if it has one.
+        numeric: mean and standard deviation by numeric feature, by which the parent standardised its values.
     """
 
     run_id: str
@@ -51,16 +51,16 @@ class Parent:
     numeric: dict[str, tuple[float, float]]
 
 
-def settle_parent(spark: SparkSession, config: Config) -> Config:
-    """The configuration with a run's id in `train.warm_start`; empty: the run starts cold.
+def resolve_parent(spark: SparkSession, config: Config) -> Config:
+    """Resolve `train.warm_start` to the id of a run; empty: the run starts cold.
 
-    The champion is the one of the days before `examples.until`, so that a day that is run again starts from the same
-    parent. With `train.only_domains` it is the one that serves now, and without one the newest run. A run of the newest
-    days (`train.days`) starts from the champion too, learns also the days since that one's and, where there is none,
-    all days of the window.
+    The champion is that of the days before `examples.until`, so that a rerun of a day starts from the same parent. With
+    `train.only_domains` the parent is the run that serves now or, if there is none, the newest run. A run of the newest
+    days (`train.days`) starts from the champion and also learns all days since the champion's; if there is no champion,
+    it learns all days of the window.
 
     Raises:
-        MamdrError: domains are named and no run is there to start from.
+        MamdrError: `train.only_domains` is set, and there is no run to start from.
     """
     train = config.train
     if not (train.warm_start or train.only_domains or train.days):
@@ -71,30 +71,30 @@ def settle_parent(spark: SparkSession, config: Config) -> Config:
         return replace(config, train=replace(train, warm_start=resolve_run(lake, train.warm_start or default)))
     wanted = train.warm_start or CHAMPION
     parent = _champion_before(lake, config) if wanted == CHAMPION else resolve_run(lake, wanted)
-    return replace(config, train=_of_new_days(replace(train, warm_start=parent), lake, config.examples.until))
+    return replace(config, train=_extend_days(replace(train, warm_start=parent), lake, config.examples.until))
 
 
-def _of_new_days(train: TrainSettings, lake: Lake, until: date | None) -> TrainSettings:
-    """What `train.days` comes to: days that the parent has not learned are not passed over."""
+def _extend_days(train: TrainSettings, lake: Lake, until: date | None) -> TrainSettings:
+    """Extend `train.days` so that it includes all days that the parent has not learned."""
     if not train.days:
         return train
     if not train.warm_start:
-        logger.warning("train.days: there is no champion to start from, so all days of the window are learned")
+        logger.warning("train.days: there is no champion to start from; learning all days of the window")
         return replace(train, days=0)
     since = find_run(lake, train.warm_start)["ds"]
     days = max(train.days, (until - since).days) if until and since else train.days
     if days > train.days:
-        logger.info("run %s is of %s: the newest %d days are learned", train.warm_start, since, days)
-    # Few rows are of few users and items: the others keep what the parent knows of them.
+        logger.info("parent %s is of %s: learning the newest %d days", train.warm_start, since, days)
+    # The rows of a few days contain few users and items: the others keep the parent's effects.
     return replace(train, days=days, mixed=replace(train.mixed, prior="parent"))
 
 
 def _champion_before(lake: Lake, config: Config) -> str:
-    """The champion that a daily run starts from; empty where there is none, or where its package was deleted."""
+    """The champion that a daily run starts from; empty if there is none, or if its package was deleted."""
     until = config.examples.until
     champion = find_champion(lake, before=until)
     if champion is None:
-        logger.info("no run %shas been promoted: this one starts cold", f"of a day before {until} " if until else "")
+        logger.info("no run %shas been promoted: this run starts cold", f"of a day before {until} " if until else "")
         return ""
     run_id = str(champion["run_id"])
     row = lake.read("training_runs").where(F.col("run_id") == run_id).first()
@@ -105,23 +105,23 @@ def _champion_before(lake: Lake, config: Config) -> str:
 
 
 def open_parent(lake: Lake, config: Config, pinned: PinnedExamples) -> Parent | None:
-    """The run of `train.warm_start`, whose package is intact and fits; None: a cold start.
+    """Open the run of `train.warm_start` and check that its package is intact and compatible; None: a cold start.
 
     Args:
-        lake: that it was recorded in.
-        config: of the run that starts from it, from `settle_parent`.
-        pinned: what that run trains on.
+        lake: the lake in which the parent is recorded.
+        config: configuration of the child, from `resolve_parent`.
+        pinned: examples of the child.
 
     Raises:
-        MamdrError: there is no such run, its package is gone or damaged, its model or features are others, or it knows
-            ids that the examples do not.
+        MamdrError: there is no such run, its package is missing or damaged, its model or features differ, or its
+            vocabularies are larger than those of the examples.
     """
     run_id = config.train.warm_start
     if not run_id:
         return None
     try:
         row = find_run(lake, run_id)
-        facts = read_facts(str(row["package"]), config.train.scratch)
+        facts = read_metadata(str(row["package"]), config.train.scratch)
     except MamdrError as error:
         raise MamdrError(f"train.warm_start: {error}") from None
     _check_fit(run_id, config, pinned, facts)
@@ -129,7 +129,7 @@ def open_parent(lake: Lake, config: Config, pinned: PinnedExamples) -> Parent | 
     return Parent(run_id, str(row["package"]), row["ds"], numeric)
 
 
-def _check_fit(run_id: str, config: Config, pinned: PinnedExamples, facts: PackageFacts) -> None:
+def _check_fit(run_id: str, config: Config, pinned: PinnedExamples, facts: PackageMetadata) -> None:
     cold = "set train.warm_start to '' to start cold"
     try:
         theirs = config_of(facts.config, run_id)
@@ -145,22 +145,22 @@ def _check_fit(run_id: str, config: Config, pinned: PinnedExamples, facts: Packa
     beyond = [f"{known[name]} {name}s, not {size}" for name, size in pinned.sizes.items() if known[name] > size]
     if beyond:
         raise MamdrError(
-            f"train.warm_start: run {run_id} knows more than examples version {pinned.versions['examples']}: "
-            f"{', '.join(beyond)}; name a newer train.examples_version, or an older run"
+            f"train.warm_start: run {run_id} has larger vocabularies than examples version "
+            f"{pinned.versions['examples']}: {', '.join(beyond)}; name a newer train.examples_version, or an older run"
         )
 
 
 def _check_kind(run_id: str, config: Config, theirs: Config, has_mixed: bool) -> None:
-    """Check that domains which learn alone have specific parameters of the kind that the others have.
+    """Check that the specific parameters of the child are compatible with those of the parent.
 
     Raises:
-        MamdrError: they would not.
+        MamdrError: they are not.
     """
     kinds = [find_method(config.train.method).mixed, has_mixed]
     if config.train.only_domains and kinds[0] and not has_mixed and theirs.train.method == config.train.method:
         raise MamdrError(
-            f"train.only_domains: run {run_id} kept its network without a mixed model, as it did better so: no domain "
-            "has parameters of its own to fit; start a run of all domains"
+            f"train.only_domains: run {run_id} kept its network without a mixed model, which was better: no domain has "
+            "specific parameters to fit; start a run of all domains"
         )
     if config.train.only_domains and kinds[0] != kinds[1]:
         has = "has a mixed model" if kinds[1] else "has no mixed model"
@@ -183,7 +183,7 @@ def _check_kind(run_id: str, config: Config, theirs: Config, has_mixed: bool) ->
         )
     alike = replace(config.train.mixed, alone_above=theirs.train.mixed.alone_above) == theirs.train.mixed
     if config.train.only_domains and kinds[0] and not alike:
-        raise MamdrError(f"train.only_domains: run {run_id} has another train.mixed: take its settings over")
+        raise MamdrError(f"train.only_domains: run {run_id} has another train.mixed: use the same settings")
 
 
 def _products(config: Config) -> int:
@@ -195,7 +195,7 @@ def _products(config: Config) -> int:
 
 
 def _structure(config: Config) -> Mapping[str, Any]:
-    """What the shapes and the meaning of parameters follow from: the structure with its sizes, and the features."""
+    """Settings that decide the shapes and meaning of parameters: the structure with its sizes, and the features."""
     values = plain_config(config)
     model = {
         name: value

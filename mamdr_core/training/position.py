@@ -1,26 +1,25 @@
-"""Where a run is, and what it has spent: the part of a checkpoint that is plain numbers."""
+"""Position and counters of a run: the part of a checkpoint that consists of plain numbers."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from mamdr_core.training.curve import Validation
 
 
 @dataclass
 class Position:
-    """Where a run is on one rank.
+    """Position and counters of a run on one rank; seconds include earlier attempts.
 
     Attributes:
         stage: number of the stage, from 0.
-        done: rounds of the stage, or passes.
-        rounds: of the stages before.
-        best_round: of the stages before.
-        inner_seconds: in inner loops, of all attempts.
-        waited_seconds: of those, that steps waited for their rows.
-        seconds: of this rank since it began, of all attempts.
+        done: rounds or passes of the stage that are done.
+        rounds: rounds of the earlier stages.
+        best_round: best round of the earlier stages.
+        inner_seconds: seconds in inner loops.
+        waited_seconds: seconds of these in which steps waited for their rows.
+        seconds: seconds since the start of this rank.
         rows_descended: rows that inner loops of this rank have descended on.
-        skipped_steps: steps of this rank whose loss was not finite.
+        skipped_steps: steps of this rank that were skipped because their loss was not finite.
         curve: on rank 0, the validations so far.
     """
 
@@ -35,26 +34,21 @@ class Position:
     skipped_steps: int = 0
     curve: list[Validation] = field(default_factory=list)
 
-    def plain(self) -> dict[str, Any]:
-        """The values as JSON has them."""
-        return asdict(self)
+    def load(self, ranks: "Sequence[Position]", rank: int) -> None:
+        """Restore the values from those of the ranks that wrote a checkpoint; their number may differ from today's.
 
-    def load(self, ranks: Sequence[Mapping[str, Any]], rank: int) -> None:
-        """Take over the values of the ranks that wrote a checkpoint, whose number may be another.
-
-        Counts of rows and steps continue on rank 0 alone, for all ranks together; seconds are those of the slowest
-        rank, and since the beginning those of rank 0.
+        Rank 0 continues the counts of rows and steps for all ranks together. Seconds in inner loops are those of the
+        slowest rank, and total seconds those of rank 0.
 
         Args:
-            ranks: what `plain` gave on every rank.
-            rank: this one.
+            ranks: the position of each rank.
+            rank: this rank.
         """
-        for name in ("stage", "done", "rounds", "best_round"):
-            setattr(self, name, ranks[0][name])
+        for name in ("stage", "done", "rounds", "best_round", "seconds"):
+            setattr(self, name, getattr(ranks[0], name))
         for name in ("inner_seconds", "waited_seconds"):
-            setattr(self, name, max(own[name] for own in ranks))
-        self.seconds = ranks[0]["seconds"]
+            setattr(self, name, max(getattr(own, name) for own in ranks))
         if rank == 0:
-            self.rows_descended = sum(own["rows_descended"] for own in ranks)
-            self.skipped_steps = sum(own["skipped_steps"] for own in ranks)
-            self.curve = [Validation(**point) for point in ranks[0]["curve"]]
+            self.rows_descended = sum(own.rows_descended for own in ranks)
+            self.skipped_steps = sum(own.skipped_steps for own in ranks)
+            self.curve = ranks[0].curve

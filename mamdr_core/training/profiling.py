@@ -1,4 +1,4 @@
-"""train.profile: some rounds of every stage under torch's profiler, as traces and a table of where time goes."""
+"""train.profile: records some rounds of every stage with torch's profiler, as traces and a table of times."""
 
 import logging
 import threading
@@ -20,20 +20,20 @@ logger = logging.getLogger(__name__)
 WARM_ROUNDS, WARM_STEPS = 1, 50
 """Recording begins after this number of rounds or of steps of a stage, whichever comes first."""
 ROUNDS, STEPS = 3, 200
-"""Recorded of a stage at most, which bounds a trace; waits for other ranks count as steps."""
+"""Maximum number that is recorded per stage, which bounds the size of a trace; waits for other ranks count as steps."""
 SHOWN = 25
-"""Operators in the table."""
+"""Number of operators in the table."""
 TABLE = "profile.txt"
 
 
 class Profiler:
-    """Records on the thread that makes it; one process records at a time.
+    """Records the thread that creates it; only one profiler per process may record at a time.
 
     Args:
-        folder: that traces and the table are written to, on a disk or in an object store.
+        folder: folder for the traces and the table, on a disk or in an object store.
 
     Attributes:
-        mark: opens a context that shows as a span of a name in the traces.
+        mark: takes a name and opens a context that appears as a span in the traces.
     """
 
     def __init__(self, folder: str) -> None:
@@ -46,7 +46,7 @@ class Profiler:
 
     @contextmanager
     def stage(self, stage: Stage) -> Iterator[None]:
-        """Record some rounds of a stage, which is the block, and write their trace."""
+        """Record some rounds of a stage, which runs within the block, and write their trace."""
         self._rounds = self._steps = 0
         self._recording = None
         heartbeat.listener = self._step
@@ -55,13 +55,13 @@ class Profiler:
         finally:
             heartbeat.listener = None
             if self._recording is not None and self._ends_rounds:
-                self._stop()  # the stage ended first
+                self._stop()  # the stage ended before the recording
         recorded, self._recording = self._recording, None
         if recorded is not None:
             self._write_stage(stage.name + ("-alone" if stage.is_alone else ""), recorded)
 
     def after_round(self) -> None:
-        """Count a round that has ended."""
+        """Count a completed round."""
         self._rounds += 1
         if self._recording is not None and self._rounds == self._ends_rounds:
             self._stop()
@@ -70,7 +70,7 @@ class Profiler:
         """Write the table; returns the paths of all files.
 
         Args:
-            seconds: of the run, by phase.
+            seconds: seconds of the run by phase.
         """
         total = sum(seconds.values())
         phases = "\n".join(f"{name:<12}{value:>12.3f} s{value / total:>9.1%}" for name, value in seconds.items())
@@ -83,7 +83,7 @@ class Profiler:
         return self._files
 
     def _step(self) -> None:
-        """Count a step that begins; beats of other threads are not steps."""
+        """Count a step that starts; heartbeats of other threads are not steps."""
         if threading.get_ident() != self._thread:
             return
         self._steps += 1
@@ -103,7 +103,7 @@ class Profiler:
 
     def _stop(self) -> None:
         assert self._recording is not None
-        self._ends_rounds = self._ends_steps = 0  # never again in this stage
+        self._ends_rounds = self._ends_steps = 0  # record once per stage
         self._recording.stop()
 
     def _write_stage(self, name: str, recorded: profile) -> None:
@@ -117,7 +117,7 @@ class Profiler:
         self._write(f"profile-{name}.json.gz", lambda path: recorded.export_chrome_trace(str(path)))
 
     def _write(self, name: str, write: Callable[[Path], Any]) -> None:
-        """Write a file of the folder; that a run can go on matters more than its profile."""
+        """Write a file to the folder; a failure is only logged, since the run matters more than its profile."""
         place = place_of(self._folder)
         try:
             with staged(place) as folder:

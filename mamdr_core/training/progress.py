@@ -1,4 +1,4 @@
-"""The progress line: round, rate, validation AUC and time left."""
+"""Progress of training in the log: round, validation AUC, rate and remaining time."""
 
 import logging
 import time
@@ -10,12 +10,12 @@ logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """Logs one line for each validation on rank 0.
+    """Logs one line per validation.
 
     Args:
-        rounds: largest number of rounds.
+        rounds: maximum number of rounds.
         logs: whether this rank logs.
-        before: rounds that an earlier attempt did.
+        before: number of rounds that were done before, by earlier attempts or stages.
     """
 
     def __init__(self, rounds: int, logs: bool, before: int = 0) -> None:
@@ -25,13 +25,13 @@ class Progress:
         self.started = time.perf_counter()
 
     def log(self, found: Validation, inner_seconds: float, waited: float, stop: EarlyStop) -> None:
-        """Log where the run is.
+        """Log a validation.
 
         Args:
-            found: by the validation.
+            found: the validation.
             inner_seconds: wall time of inner loops.
-            waited: seconds of it that steps waited for their rows.
-            stop: has the best so far.
+            waited: seconds of these in which steps waited for their rows.
+            stop: early stop, with the best AUC so far.
         """
         if not self.logs:
             return

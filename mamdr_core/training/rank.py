@@ -1,4 +1,4 @@
-"""A training run as every rank does it: read, train, measure, save."""
+"""A training run on one rank: read, train, evaluate, save."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,6 @@ from mamdr_core.training.building import initial_theta, make_learner, make_mixed
 from mamdr_core.training.checkpoints import STOP, CheckpointPlace, Checkpoints
 from mamdr_core.training.choices import Choices, choose_together, place_columns
 from mamdr_core.training.clock import Clock
-from mamdr_core.training.curve import Validation
 from mamdr_core.training.evaluation import calibrate, evaluate_calibrated
 from mamdr_core.training.last_layer import refit_last_layer
 from mamdr_core.training.memory_check import check_memory, shape_of
@@ -36,7 +35,7 @@ from mamdr_core.training.own_code import check_on_ranks, try_structure
 from mamdr_core.training.package import load_calibration, save_rank
 from mamdr_core.training.profiling import Profiler
 from mamdr_core.training.run_domains import domains_of
-from mamdr_core.training.sealed import Facts
+from mamdr_core.training.sealed import FileHashes
 from mamdr_core.training.statistics import measure_statistics
 from mamdr_core.training.trainer import Trainer, TrainingOutcome
 from mamdr_core.training.warm_start import Heritage
@@ -47,17 +46,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RankTask:
-    """What the driver sends to every rank.
+    """The task that the driver sends to all ranks.
 
     Attributes:
         config: the resolved configuration.
-        pinned: the version of the examples.
+        pinned: the pinned version of the examples.
         owner: rank of each domain, int64 [n].
-        package: folder that the ranks write their parameters to.
-        checkpoints: where they write checkpoints; None: nowhere.
-        parent: the package that parameters are taken from at the start; empty: a cold start.
-        plugins: by name of a user's own structure or method, the SHA-256 of its source on the driver.
-        profile: folder that rank 0 writes a profile to; empty: there is none.
+        package: folder to which the ranks write their parameters.
+        checkpoints: where checkpoints are stored; None: none are written.
+        parent: package of the parent; empty: a cold start.
+        plugins: SHA-256 of the source on the driver, by name of the plugin.
+        profile: folder to which rank 0 writes a profile; empty: no profile.
     """
 
     config: Config
@@ -71,25 +70,20 @@ class RankTask:
 
 
 @dataclass(frozen=True)
-class RankResult:
-    """What a rank returns: figures of all ranks together, except `seconds` and `saved`.
+class RankResult(TrainingOutcome):
+    """Result of a rank: the outcome of training, and figures of all ranks together, except `seconds` and `saved`.
 
-    What grows with domains or validations is returned by rank 0 alone: the driver collects the results of all ranks,
-    whose total size Spark bounds (`spark.driver.maxResultSize`).
+    Only rank 0 returns values whose size grows with domains or validations: the driver collects the results of all
+    ranks, and Spark bounds their total size (`spark.driver.maxResultSize`).
 
     Attributes:
-        metrics: figures of all domains, by split; empty on other ranks than 0.
-        saved: the files that this rank wrote, one for each half GB of its theta_i and a few others.
-        curve: the validations; empty on other ranks than 0.
-        uncalibrated: figures of the test split without the run's calibration; None: it has none, or on other ranks.
-        profile: files of the profile; empty on other ranks than 0.
+        metrics: metrics of all domains by split; empty except on rank 0.
+        saved: hashes of the files that this rank wrote: one per half GB of its theta_i, and a few others.
+        uncalibrated: metrics of the test split without calibration; None without calibration, and except on rank 0.
+        profile: files of the profile; empty except on rank 0.
     """
 
     metrics: dict[str, DomainMetrics]
-    epochs: int
-    rounds: int
-    best_round: int
-    dr_passes: int
     rows_descended: int
     read_bytes: int
     skipped_steps: int
@@ -102,14 +96,13 @@ class RankResult:
     engine: str
     seconds: dict[str, float]
     device: str
-    saved: Facts
-    curve: list[Validation]
+    saved: FileHashes
     uncalibrated: DomainMetrics | None = None
     profile: list[str] = field(default_factory=list)
 
 
 def train_rank(task: RankTask, collective: Collective) -> RankResult:
-    """Train on this rank; called on all ranks with the same task. See `mamdr_core.training.run` for the driver.
+    """Train on this rank; all ranks must call this with the same task. See `mamdr_core.training.run` for the driver.
 
     Raises:
         StoppedError: a rank was asked to stop.
@@ -162,7 +155,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         mixed=on_mixed,
         profiler=profiler,
     )
-    with on_sigterm(request.ask), domain_named(task.pinned):
+    with on_sigterm(request.set), domain_named(task.pinned):
         outcome = trainer.train()
     if on_mixed and not on_mixed.is_kept:
         mixed = None
@@ -182,7 +175,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
 
 
 def choices_of(task: RankTask, collective: Collective) -> Choices:
-    """The device and the engine of all ranks of a task; every rank calls it."""
+    """The device and the engine of a task, the same on all ranks; all ranks must call this."""
     reads, config = domains_of(task.config, task.pinned).reads, task.config
     rows_by_rank = np.bincount(task.owner[reads], task.pinned.counts["train"][reads])
     trouble = try_structure(config, task.pinned)
@@ -199,9 +192,9 @@ def _result(
     clock: Clock,
     collective: Collective,
     metrics: dict[str, DomainMetrics],
-    saved: Facts,
+    saved: FileHashes,
 ) -> RankResult:
-    """What this rank returns, with sums and maxima over all ranks; every rank calls it."""
+    """Result of this rank, with sums and maxima over all ranks; all ranks must call this."""
     engine, store = learner.engine, learner.specific
     specific_bytes = store.dense_bytes + (mixed.nbytes if mixed else 0)
     counted = [learner.rows_descended, read_bytes, engine.skipped, specific_bytes, store.row_bytes]
@@ -209,11 +202,8 @@ def _result(
     waited = torch.tensor([[clock.seconds.get("inner", 0.0), engine.waited]], dtype=torch.float64)
     inner_seconds, data_wait_seconds = collective.all_gather(waited).max(0).values.tolist()
     return RankResult(
+        **vars(outcome),
         metrics=metrics if collective.rank == 0 else {},
-        epochs=outcome.epochs,
-        rounds=outcome.rounds,
-        best_round=outcome.best_round,
-        dr_passes=outcome.dr_passes,
         rows_descended=sums[0],
         read_bytes=sums[1],
         skipped_steps=sums[2],
@@ -227,14 +217,13 @@ def _result(
         seconds=clock.seconds,
         device=str(choices.device),
         saved=saved,
-        curve=outcome.curve,
     )
 
 
 def _measure(
     task: RankTask, learner: Learner, columns: Mapping[str, Columns], collective: Collective
 ) -> tuple[dict[str, DomainMetrics], DomainMetrics | None, Calibration | None]:
-    """Figures by split, `val` before anything is fitted to its rows; those of `test` without calibration; and that."""
+    """Metrics by split (`val` before anything is fitted to it), those of `test` uncalibrated, and the calibration."""
     settings, detail = task.config.train, task.config.metrics
     model = learner.engine, learner.shared, learner.specific
     measure_statistics(*model, learner.train, collective)
@@ -250,7 +239,7 @@ def _measure(
     calibration = None
     if settings.calibration != "none":
         otherwise = None
-        if settings.only_domains:  # the others keep the parent's, if it has any, and so does what domains share
+        if settings.only_domains:  # other domains, and the shared curve, keep the parent's calibration
             otherwise = load_calibration(task.parent, settings.scratch) if task.parent else None
             otherwise = otherwise or Calibration.identity(len(task.pinned.domain_ids))
         calibration = calibrate(*model, columns["val"], collective, otherwise, settings.calibration)
@@ -260,11 +249,11 @@ def _measure(
 
 
 def share_of(task: RankTask, own: NDArray[np.bool_]) -> Share:
-    """Reads the rows of some domains, as a rank of the task does.
+    """Loader of the rows of some domains.
 
     Args:
-        task: of the ranks.
-        own: by domain, whether its rows are read, [n].
+        task: task of the ranks.
+        own: mask of the domains whose rows are read, bool [n].
     """
     train = task.config.train
     read = (train.host_memory, train.scratch, train.reader)
@@ -273,10 +262,10 @@ def share_of(task: RankTask, own: NDArray[np.bool_]) -> Share:
 
 @contextmanager
 def domain_named(pinned: PinnedExamples) -> Iterator[None]:
-    """Report a step that went wrong with the id of its domain, which the engine does not know."""
+    """Add the id of the domain to errors of the engine, which only knows its index."""
     try:
         yield
     except DivergedError as error:
         if error.domain is None:
             raise
-        raise MamdrError(error.told(f"domain {pinned.domain_ids[error.domain]!r}")) from error
+        raise MamdrError(error.message(f"domain {pinned.domain_ids[error.domain]!r}")) from error

@@ -1,4 +1,4 @@
-"""Unfinished runs: finding the one that a job is to resume."""
+"""Finds the unfinished run that a job resumes."""
 
 import logging
 from datetime import UTC, datetime
@@ -14,21 +14,20 @@ from mamdr_core.shards.pinned import pin_examples
 from mamdr_core.training.claims import is_trained_elsewhere
 from mamdr_core.training.differences import differences
 from mamdr_core.training.own_code import sources_of
-from mamdr_core.training.runs import Run, deciding, make_run
+from mamdr_core.training.runs import Run, fingerprint_settings, make_run
 from mamdr_core.yaml_values import parse_yaml
 
 logger = logging.getLogger(__name__)
 
 NEWEST = "newest"
-"""`train.resume`: whichever unfinished run of the same day computes the same."""
+"""Value of `train.resume` for the newest unfinished run of the same day with the same fingerprint."""
 
 
 def find_unfinished(spark: SparkSession, config: Config) -> Run | None:
-    """The run that `train.resume` means, on the examples that it began with; None: there is none, so start anew.
+    """The run of `train.resume`, with the examples on which it started; None: there is none, so start a new run.
 
     Raises:
-        MamdrError: the run that is named does not exist, has ended well or computes something else; or the run is
-            being trained.
+        MamdrError: the named run does not exist, has succeeded or has different settings; or another process trains it.
     """
     lake, wanted = Lake(spark, config.lake), config.train.resume
     if wanted != NEWEST:
@@ -37,9 +36,9 @@ def find_unfinished(spark: SparkSession, config: Config) -> Run | None:
         folder = place_of(lake.path_of("checkpoints", row["run_id"]))
         is_of_day = row["ds"] == config.examples.until or bool(config.train.only_domains)
         if is_of_day and folder.is_dir() and not _differing(config, row):
-            _check_that_it_is_free(folder, row["run_id"])
+            _check_not_running(folder, row["run_id"])
             return _resumed(spark, lake, config, row)
-    logger.info("no unfinished run of %s computes the same: a new one begins", lake.root)
+    logger.info("%s has no unfinished run with the same settings: starting a new one", lake.root)
     return None
 
 
@@ -53,19 +52,19 @@ def _find_named(lake: Lake, config: Config, run_id: str) -> Row:
     if row is None:
         raise MamdrError(f"train.resume: training_runs of {lake.root} has no run {run_id}")
     if row["status"] == "ok":
-        raise MamdrError(f"train.resume: run {run_id} has ended well, its package is {row['package']}")
+        raise MamdrError(f"train.resume: run {run_id} has already succeeded, its package is {row['package']}")
     differing = _differing(config, row)
     if differing:
-        raise MamdrError(f"train.resume: run {run_id} computes something else: {'; '.join(differing[:3])}")
-    _check_that_it_is_free(place_of(lake.path_of("checkpoints", run_id)), run_id)
+        raise MamdrError(f"train.resume: run {run_id} has different settings: {'; '.join(differing[:3])}")
+    _check_not_running(place_of(lake.path_of("checkpoints", run_id)), run_id)
     return row
 
 
-def _check_that_it_is_free(folder: Place, run_id: str) -> None:
+def _check_not_running(folder: Place, run_id: str) -> None:
     if is_trained_elsewhere(folder):
         raise MamdrError(
-            f"train.resume: another process of this machine trains run {run_id}, or ends it after the round that it is "
-            "in: try again later"
+            f"train.resume: another process of this machine trains run {run_id}, or stops it after the current round; "
+            "try again later"
         )
 
 
@@ -78,12 +77,12 @@ def _resumed(spark: SparkSession, lake: Lake, config: Config, row: Row) -> Run:
 
 
 def _differing(config: Config, row: Row) -> list[str]:
-    """Settings that decide what is computed and differ from a run's, one line each; the number of ranks may."""
+    """Settings of the fingerprint that differ from those of a run, one line each; the number of ranks may differ."""
     try:
-        theirs = deciding(parse_config(parse_yaml(row["config"], "config")))
+        theirs = fingerprint_settings(parse_config(parse_yaml(row["config"], "config")))
     except MamdrError as error:
-        return [f"its configuration is of another version of this code ({error})"]
-    ours = deciding(config)
+        return [f"its configuration is from another version of this code ({error})"]
+    ours = fingerprint_settings(config)
     ours["plugins"], theirs["plugins"] = sources_of(config), row.asDict().get("plugins") or {}
     theirs["train"]["ranks"] = ours["train"]["ranks"]
     if config.train.examples_version is not None:

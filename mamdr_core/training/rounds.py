@@ -1,4 +1,4 @@
-"""A rank's rows dealt to the rounds of an epoch, domain by domain and, for methods that mix them, all together."""
+"""Splits the rows of a rank into the rounds of an epoch: by domain, and in mixed order for methods that need it."""
 
 from collections.abc import Iterator
 
@@ -15,12 +15,12 @@ from mamdr_core.shards.arrays import Arrays
 
 
 def shuffle_rows(train: Columns, seed: int, arrays: Arrays) -> Tensor:
-    """An epoch's order of the rows within each domain: the one sort that rounds and support samples share.
+    """Random order of the rows within each domain for an epoch; rounds and support samples share it.
 
     Args:
-        train: this rank's rows.
-        seed: of the run and epoch.
-        arrays: makes the order, 8 bytes a row.
+        train: rows of this rank.
+        seed: seed of the run and epoch.
+        arrays: allocates the order, 8 bytes per row.
 
     Returns:
         Positions in `train`, int64 [N], on its device.
@@ -50,15 +50,15 @@ def deal_rounds(
     """This rank's part of every round of an epoch.
 
     Args:
-        plan: deals all domains' rows to rounds.
-        epoch: from 0.
-        train: this rank's rows.
-        rank: decides the order of rows of all domains together.
-        arrays: makes the epoch's orders, 8 bytes a row each.
-        skipped: rounds at its start that are left out.
-        order: of the epoch's rows within domains, if it has been made (`epoch_order`).
-        mixes: also make `Round.shuffled`.
-        lending: balances the ranks, which then deal the rounds at the same time; None: each visits its own domains.
+        plan: splits the rows of all domains into rounds.
+        epoch: epoch, from 0.
+        train: rows of this rank.
+        rank: seeds the mixed order of the rows of all domains.
+        arrays: allocates the orders of the epoch, 8 bytes per row each.
+        skipped: number of rounds at the start that are skipped.
+        order: result of `epoch_order`, if it has been computed.
+        mixes: whether to fill `Round.shuffled`.
+        lending: balances the ranks, which must then iterate at the same time; None: each rank visits its own domains.
     """
     offsets = train.offsets.numpy()
     counts = np.diff(offsets)
@@ -83,7 +83,7 @@ def deal_rounds(
 
 
 def _mix_rows(train: Columns, seed: int, arrays: Arrays) -> Tensor:
-    """All rows in random order, int64 [N], on their device."""
+    """Random order of all rows, int64 [N], on their device."""
     generator = torch.Generator().manual_seed(seed)
     shuffled = torch.from_numpy(arrays.empty(len(train), np.int64))
     return torch.randperm(len(train), generator=generator, out=shuffled).to(train.labels.device)

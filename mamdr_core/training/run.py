@@ -1,4 +1,4 @@
-"""train_mamdr on the driver: pin a version, place domains, launch ranks and restart them, seal the package, record."""
+"""train_mamdr on the driver: pins examples, places domains, launches and restarts ranks, and records the run."""
 
 import contextlib
 import logging
@@ -20,7 +20,7 @@ from mamdr_core.stopping import StopRequest, on_sigterm
 from mamdr_core.training.building import load_of
 from mamdr_core.training.checkpoints import STOP, CheckpointPlace, find_checkpoint
 from mamdr_core.training.own_code import modules_of, plugins_of
-from mamdr_core.training.parents import settle_parent
+from mamdr_core.training.parents import resolve_parent
 from mamdr_core.training.preparing import check_names, prepare_examples
 from mamdr_core.training.rank import RankResult, RankTask, train_rank
 from mamdr_core.training.resuming import find_unfinished
@@ -32,64 +32,63 @@ from mamdr_core.training.summary import log_summary
 logger = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 60
-"""Seconds before a restart, at most."""
+"""Maximum number of seconds before a restart."""
 
 
 def train_mamdr(spark: SparkSession, config: Config) -> dict[str, Any]:
-    """Train on the newest examples; where the lake has none yet, first build them from the raw log.
+    """Train on the newest examples; if the lake has none yet, they are first built from the raw log.
 
-    With `train.resume` an unfinished run goes on from its newest checkpoint, on the examples that it began with; with
-    `train.warm_start` a new one starts from another's parameters (docs/warm_start.md).
+    With `train.resume`, an unfinished run resumes from its newest checkpoint, on the examples on which it started. With
+    `train.warm_start`, a new run starts from the parameters of another one (docs/warm_start.md).
 
     Returns:
         run_id, method, model, ranks, device, engine, precision, epochs, rounds, best_round, dr_passes, parent_run_id,
-        domains (that learned), domains_measured, train_rows (of those), val_auc, test_auc, weighted_test_auc,
+        domains (that learned), domains_measured, train_rows (of these), val_auc, test_auc, weighted_test_auc,
         test_gauc, test_ndcg and test_hit_rate (by cutoff), test_pcoc, test_calibration_error (docs/metrics.md),
-        samples_per_second (compiling included), data_wait_seconds (of inner loops, on the rank that waits most; null
-        with the eager engine), skipped_steps, specific_kind (none; dense: theta_i of DR; mixed: a mixed model),
-        specific_bytes (theta_i's dense parameters, the best kept aside included, or the mixed model),
-        specific_row_bytes (theta_i's embedding rows with their ids), variances (learned by a mixed model, by kind of
-        effect and entry of w_i), read_bytes (by all ranks, compressed), seconds by phase, examples_version, attempts,
-        package, plugins (by name, the SHA-256 of the source of the user's own structure and method; null: none),
-        profile (files of `train.profile`; null: none); of a calibrated run uncalibrated (pcoc and calibration_error on
-        the test split without that).
+        samples_per_second (including compilation), data_wait_seconds (of inner loops, on the rank that waits longest;
+        null with the eager engine), skipped_steps, specific_kind (none; dense: theta_i of DR; mixed: a mixed model),
+        specific_bytes (dense parameters of theta_i with the best copy, or the mixed model), specific_row_bytes
+        (embedding rows of theta_i with their ids), variances (learned by a mixed model, by kind of effect and entry of
+        w_i), read_bytes (by all ranks, compressed), seconds by phase, examples_version, attempts, package, plugins
+        (SHA-256 of their source by name; null: none), profile (files of `train.profile`; null: none); for a calibrated
+        run also uncalibrated (pcoc and calibration_error on the test split without calibration).
 
     Raises:
-        MamdrError: no examples and no raw log, an unknown method or model, one of the user's own that cannot be
-            imported here or on a rank, or whose forward returns another shape, too few slots, no run to resume, or
-            none to start from that fits.
+        MamdrError: no examples and no raw log, an unknown method or model, a plugin that cannot be imported on the
+            driver or a rank or whose forward returns another shape, too few slots, no run to resume, or no compatible
+            parent.
         StoppedError: SIGTERM; the run is recorded as stopped, and can be resumed.
         RankError: a rank failed more than `train.restarts` times; the run is recorded as failed, and can be resumed.
     """
     check_names(config)
     check_only_domains(config)
-    config = settle_parent(spark, config)
+    config = resolve_parent(spark, config)
     unfinished = find_unfinished(spark, config) if config.train.resume else None
     if unfinished:
         run, seconds = unfinished, dict[str, float]()
     else:
         lake, pinned, seconds = prepare_examples(spark, config)
         run = new_run(lake, config, pinned)
-    run.begin(spark)
+    run.record_start(spark)
     try:
         figures = train_on_ranks(spark, run, seconds)
     except BaseException as error:
-        run.fail(spark, error)
+        run.record_failure(spark, error)
         raise
     log_summary(Lake(spark, config.lake), run.id, run.pinned.versions["examples"])
     return figures
 
 
 def train_on_ranks(spark: SparkSession, run: Run, seconds: dict[str, float]) -> dict[str, Any]:
-    """Train a run on its `train.ranks` ranks, again from its newest checkpoint after a loss, and record its end.
+    """Train a run on `train.ranks` ranks, restart it from its newest checkpoint after failures, and record its end.
 
     Args:
         spark: the session.
-        run: what to train.
-        seconds: by phase, so far.
+        run: the run.
+        seconds: seconds by phase so far.
 
     Returns:
-        The run's figures, see `train_mamdr`.
+        The figures of the run, see `train_mamdr`.
     """
     train, rows = run.config.train, run.domains.rows(run.pinned)
     ship_modules(spark, modules_of(plugins_of(run.config)))
@@ -111,9 +110,9 @@ def train_on_ranks(spark: SparkSession, run: Run, seconds: dict[str, float]) -> 
     request = StopRequest(stop)
 
     def ask() -> None:
-        """Have the ranks save a checkpoint and stop."""
-        request.ask()
-        with contextlib.suppress(OSError):  # a store that is away, a full disk
+        """Request all ranks to save a checkpoint and stop."""
+        request.set()
+        with contextlib.suppress(OSError):  # an unreachable store or a full disk
             stop.touch()
 
     with on_sigterm(ask):
@@ -124,23 +123,23 @@ def train_on_ranks(spark: SparkSession, run: Run, seconds: dict[str, float]) -> 
 
 
 def _attempts(spark: SparkSession, run: Run, request: StopRequest) -> list[RankResult]:
-    """Run the ranks, and again after a loss, unless they were asked to stop."""
+    """Run the ranks, and restart them after failures unless a stop was requested."""
     train, failures = run.config.train, 0
     while True:
-        remove(run.scratch)  # what an attempt that was lost may have written of its package
+        remove(run.scratch)  # parts of the package that a failed attempt may have written
         checkpoints = find_checkpoint(run.checkpoints, train.scratch)
-        if request.made():
+        if request.is_set():
             where = "" if checkpoints.newest is None else f": --resume continues from checkpoint {checkpoints.newest}"
-            raise StoppedError(f"stopped by {request.reason} while no rank ran{where}")
+            raise StoppedError(f"stopped by {request.reason} while no rank was running{where}")
         task = partial(train_rank, task_of(run, checkpoints))
         try:
             return run_ranks(
                 spark, task, train.ranks, train.start_timeout, train.launcher, train.stall_limit, train.device
             )
         except RankError as error:
-            is_last = request.made() or failures == train.restarts
-            run.lost(spark, error, is_last)
-            if request.made():
+            is_last = request.is_set() or failures == train.restarts
+            run.record_loss(spark, error, is_last)
+            if request.is_set():
                 continue
             if is_last:
                 raise
@@ -148,12 +147,12 @@ def _attempts(spark: SparkSession, run: Run, request: StopRequest) -> list[RankR
             failures += 1
             logger.warning("restart %d of %d in %.0f s: %s", failures, train.restarts, pause, error)
             until = time.monotonic() + pause
-            while not request.made() and time.monotonic() < until:
+            while not request.is_set() and time.monotonic() < until:
                 time.sleep(0.1)
 
 
 def task_of(run: Run, checkpoints: CheckpointPlace | None = None) -> RankTask:
-    """What the driver sends to a run's ranks."""
+    """The task that the driver sends to the ranks of a run."""
     read = np.where(run.domains.reads, run.pinned.counts["train"], 0)
     owner = place_domains(load_of(run.config.train, read), run.config.train.ranks, run.pinned.positions())
     config = parse_config(without_secrets(plain_config(run.config)))  # ranks do not read the raw log

@@ -1,4 +1,4 @@
-"""The domains of a run: all of them, or those that `train.only_domains` names."""
+"""The domains of a run: all domains, or those of `train.only_domains`."""
 
 from dataclasses import dataclass
 
@@ -17,8 +17,8 @@ class RunDomains:
     """Which domains a run trains and reads.
 
     Attributes:
-        learns: by domain, whether its parameters learn and are measured, [n].
-        reads: by domain, whether its training rows are read: also those of support domains, [n].
+        learns: mask of the domains whose parameters are trained and evaluated, bool [n].
+        reads: mask of the domains whose training rows are read, including support domains, bool [n].
     """
 
     learns: NDArray[np.bool_]
@@ -26,19 +26,19 @@ class RunDomains:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is all domains."""
+        """Whether all domains are trained."""
         return bool(self.learns.all())
 
     def rows(self, pinned: PinnedExamples) -> NDArray[np.int64]:
-        """Training rows by domain that are learned from as targets, [n]."""
+        """Training rows by domain, 0 for domains that are not trained, int64 [n]."""
         return np.where(self.learns, pinned.counts["train"], 0)
 
 
 def domains_of(config: Config, pinned: PinnedExamples) -> RunDomains:
-    """All domains, or the named ones and, drawn by the seed, as many others as DR can draw as supports.
+    """All domains, or the named ones with as many random others as DR can draw as supports.
 
     Raises:
-        MamdrError: a named domain is unknown, or has no row to train on.
+        MamdrError: a named domain is unknown, or has no training rows.
     """
     train, trainable = config.train, pinned.counts["train"] > 0
     if not train.only_domains:
@@ -48,13 +48,13 @@ def domains_of(config: Config, pinned: PinnedExamples) -> RunDomains:
     where = f"examples version {pinned.versions['examples']}"
     unknown = [name for name in train.only_domains if name not in index]
     if unknown:
-        raise MamdrError(f"train.only_domains: {where} knows no domain {', '.join(map(repr, unknown))}")
+        raise MamdrError(f"train.only_domains: {where} has no domain {', '.join(map(repr, unknown))}")
     named = np.zeros(len(trainable), dtype=np.bool_)
     named[[index[name] for name in train.only_domains]] = True
     empty = [name for name in train.only_domains if not trainable[index[name]]]
     if empty:
         raise MamdrError(
-            f"train.only_domains: {where} has no row to train on of domain {', '.join(map(repr, empty))}: it is served "
+            f"train.only_domains: {where} has no training rows of domain {', '.join(map(repr, empty))}: it is served "
             "with theta_S"
         )
     dr = find_method(train.method).settle(train.learning).dr
@@ -66,7 +66,7 @@ def domains_of(config: Config, pinned: PinnedExamples) -> RunDomains:
 
 
 def check_only_domains(config: Config) -> None:
-    """Check that the method learns theta_i where domains are named.
+    """Check that the method trains theta_i if `train.only_domains` is set.
 
     Raises:
         MamdrError: it does not.
@@ -75,5 +75,5 @@ def check_only_domains(config: Config) -> None:
     if config.train.only_domains and not (method.specific or method.mixed):
         able = ", ".join(name for name, method in METHODS.items() if method.specific or method.mixed)
         raise MamdrError(
-            f"train.only_domains learns theta_i alone, and train.method {config.train.method} has none: choose {able}"
+            f"train.only_domains trains only theta_i, and train.method {config.train.method} has none: choose {able}"
         )

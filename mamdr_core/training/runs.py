@@ -1,4 +1,4 @@
-"""A run from its id to its record: its identity, its place for the ranks' files, and how it ends."""
+"""A run: its fingerprint, its folders, and its records from start to end."""
 
 import contextlib
 import hashlib
@@ -17,62 +17,70 @@ from mamdr_core.run_ids import make_run_id
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.claims import claim
 from mamdr_core.training.own_code import sources_of, try_structure
-from mamdr_core.training.package import seal_package
+from mamdr_core.training.package import publish_package
 from mamdr_core.training.parents import Parent, open_parent
 from mamdr_core.training.rank import RankResult
-from mamdr_core.training.records import code_version, known, overall_figures, record_curve, record_metrics, record_run
+from mamdr_core.training.records import (
+    code_version,
+    none_if_nan,
+    overall_figures,
+    record_curve,
+    record_metrics,
+    record_run,
+    uncalibrated_figures,
+)
 from mamdr_core.training.run_domains import RunDomains, domains_of
 from mamdr_core.training.sealed import MANIFEST
 from mamdr_core.training.storage import remove
-from mamdr_core.training.tracking import Ended, track
+from mamdr_core.training.tracking import EndedRun, track_run
 
-_ELSEWHERE = (
+_EXECUTION_KEYS = (
     *("reader", "scratch", "host_memory", "specific_memory", "table_memory", "group_memory", "device"),
     *("launcher", "start_timeout", "stall_limit", "checkpoint", "resume", "restarts", "examples_version"),
     *("profile", "dry_run"),
 )
-"""Keys of `train` that say where and how safely a run happens, not what it computes; and one of the pinned versions."""
+"""Keys of `train` that do not change what a run computes, and `examples_version`, which is in the pinned versions."""
 
 
-def cell_of(config: Config, pinned: PinnedExamples) -> str:
-    """What a run computes, as 16 hexadecimal digits: the same for the same features, model, training and inputs."""
-    facts = deciding(config) | {"versions": pinned.versions}
+def fingerprint_of(config: Config, pinned: PinnedExamples) -> str:
+    """Fingerprint of a run, 16 hexadecimal digits, of its features, model, training settings, inputs and plugins."""
+    facts = fingerprint_settings(config) | {"versions": pinned.versions}
     if sources := sources_of(config):
         facts["plugins"] = sources
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-_OF_SOME = ("warm_start", "only_domains", "days", "options")
-"""Settings that only some runs have."""
+_OPTIONAL_KEYS = ("warm_start", "only_domains", "days", "options")
+"""Settings that enter the fingerprint only if they are set."""
 
 
-def deciding(config: Config) -> dict[str, Any]:
+def fingerprint_settings(config: Config) -> dict[str, Any]:
     """The settings that decide what a run computes on given examples.
 
-    Paths, and where a run happens (device, memory, scratch), do not matter; what else decides the examples is in the
-    pinned versions.
+    Paths and settings of where a run is executed (device, memory, scratch) are left out. Settings that decide the
+    examples are represented by the pinned versions.
     """
     values = plain_config(config)
-    train = {name: value for name, value in values["train"].items() if name not in _ELSEWHERE}
+    train = {name: value for name, value in values["train"].items() if name not in _EXECUTION_KEYS}
     train["epochs"] = config.train.most_epochs
     return {
         "features": [{**feature, "path": ""} for feature in values["features"]],
         "model": {name: value for name, value in values["model"].items() if value or name != "options"},
-        # What only some runs have is left out of the others, which so stay the cells that they were.
-        "train": {name: value for name, value in train.items() if value or name not in _OF_SOME},
+        # Settings that are not set are left out, so that the fingerprints of earlier runs remain valid.
+        "train": {name: value for name, value in train.items() if value or name not in _OPTIONAL_KEYS},
     }
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is being made.
+    """A run in progress.
 
     Attributes:
-        lake: where it is recorded.
-        config: its resolved configuration.
-        pinned: what it trains on.
-        row: its row in training_runs, as far as it is known at the start.
-        parent: the run that it starts from; None: it starts cold.
+        lake: the lake in which it is recorded.
+        config: the resolved configuration.
+        pinned: the examples on which it trains.
+        row: its row in training_runs so far.
+        parent: the run from which it starts; None: a cold start.
     """
 
     lake: Lake
@@ -88,46 +96,46 @@ class Run:
 
     @property
     def id(self) -> str:
-        """Names the run."""
+        """Id of the run."""
         return str(self.row["run_id"])
 
     @property
     def package(self) -> Place:
-        """The folder of its package."""
+        """Folder of the package."""
         return place_of(self.lake.path_of("packages", self.id))
 
     @property
     def scratch(self) -> Place:
-        """The folder that ranks write to; an object store has no renames, and there it is the package's."""
+        """Folder to which ranks write: the package itself in an object store, which has no renames."""
         return self.package if is_remote(self.lake.root) else self.package.parent / f".{self.id}.part"
 
     @property
     def checkpoints(self) -> Place:
-        """The folder of its checkpoints."""
+        """Folder of the checkpoints."""
         return place_of(self.lake.path_of("checkpoints", self.id))
 
-    def begin(self, spark: SparkSession) -> None:
-        """Record that it runs, once more where it is resumed."""
+    def record_start(self, spark: SparkSession) -> None:
+        """Record that the run is running, as another attempt if it is resumed."""
         claim(self.checkpoints)
         self.row["attempts"] = (self.row.get("attempts") or 0) + 1
         record_run(spark, self.lake, {**self.row, "status": "running"})
 
-    def lost(self, spark: SparkSession, error: BaseException, is_last: bool) -> None:
-        """Record that ranks were lost, and are started again unless that was the last attempt.
+    def record_loss(self, spark: SparkSession, error: BaseException, is_last: bool) -> None:
+        """Record that ranks were lost, and that they are restarted unless this was the last attempt.
 
-        A run of a comparison is recorded when it ends.
+        A run of an experiment is only recorded when it ends.
         """
         self.row["causes"] = [*(self.row.get("causes") or []), str(error)[:10_000]]
         self.row["attempts"] = (self.row.get("attempts") or 1) + (0 if is_last else 1)
         if self.row["experiment"]:
             return
-        with contextlib.suppress(Exception):  # going on matters more than the record of it
+        with contextlib.suppress(Exception):  # restarting matters more than the record
             record_run(spark, self.lake, {**self.row, "status": "running"})
 
-    def fail(self, spark: SparkSession, error: BaseException | str) -> None:
-        """Record why it ended, and remove what its ranks wrote of its package; checkpoints stay, to be resumed.
+    def record_failure(self, spark: SparkSession, error: BaseException | str) -> None:
+        """Record the error, and remove the parts of the package that were written; checkpoints are kept for a resume.
 
-        What ends the process after a run has ended well, while trackers are told of it, changes nothing.
+        After a run has succeeded this does nothing: an error of a tracker, for instance, does not fail the run.
         """
         if self.row.get("status") == "ok":
             return
@@ -135,32 +143,32 @@ class Run:
         ended = {"status": status, "error": str(error)[:10_000], "finished_at": datetime.now(UTC)}
         with contextlib.suppress(Exception):  # the cause of the failure matters more than its record
             record_run(spark, self.lake, {**self.row, **ended})
-        track(Ended({**self.row, **ended}, self.config, self.pinned.domain_ids))
-        with contextlib.suppress(OSError):  # the store, or the disk, may be what failed
+        track_run(EndedRun({**self.row, **ended}, self.config, self.pinned.domain_ids))
+        with contextlib.suppress(OSError):  # the store or the disk may be the cause
             if self.scratch != self.package or not (self.package / MANIFEST).exists():
                 remove(self.scratch)
             if self.row["experiment"] or not any(child.is_dir() for child in self.checkpoints.iterdir()):
                 remove(self.checkpoints)
 
     def finish(self, spark: SparkSession, results: list[RankResult], seconds: dict[str, float]) -> dict[str, Any]:
-        """Seal the package, then record the figures by domain, then the run: nothing names what is not complete.
+        """Complete the package, then record the metrics by domain, and then the run, so that records are never partial.
 
         Args:
             spark: the session.
-            results: of the ranks.
-            seconds: by phase, so far.
+            results: results of the ranks.
+            seconds: seconds by phase so far.
 
         Returns:
-            The run's figures, see `mamdr_core.training.run.train_mamdr`.
+            The figures of the run, see `mamdr_core.training.run.train_mamdr`.
 
         Raises:
-            MamdrError: the ranks' files are not where the driver sees them.
+            MamdrError: the driver does not find the files of the ranks.
         """
         saved = {name: facts for ended in results for name, facts in ended.saved.items()}
         missing = [name for name in saved if not (self.scratch / name).is_file()]
         if missing:
             raise MamdrError(
-                f"ranks wrote {', '.join(missing)} where the driver cannot see: lake.root must be a shared folder"
+                f"the driver does not find {', '.join(missing)}, which ranks wrote: lake.root must be a shared folder"
             )
         result = results[0]
         figures = _figures(self, result, seconds | result.seconds)
@@ -173,8 +181,8 @@ class Run:
             "metrics.json": json.dumps(figures, indent=1),
         }
         if package != self.scratch:
-            remove(package)  # of an attempt that was lost before it could record the package
-        seal_package(str(self.scratch), str(package), saved, texts)
+            remove(package)  # of an attempt that failed before it could record the package
+        publish_package(str(self.scratch), str(package), saved, texts)
         figures["package"] = str(package)
         record_metrics(spark, self.lake, self.id, self.pinned.domain_ids, result.metrics)
         record_curve(spark, self.lake, self.id, result.curve)
@@ -182,19 +190,19 @@ class Run:
         row = {**self.row, **recorded, "status": "ok", "finished_at": datetime.now(UTC)}
         record_run(spark, self.lake, row)
         self.row["status"] = "ok"
-        track(Ended(row, self.config, self.pinned.domain_ids, figures, result.metrics, result.curve))
+        track_run(EndedRun(row, self.config, self.pinned.domain_ids, figures, result.metrics, result.curve))
         return figures
 
 
 def new_run(lake: Lake, config: Config, pinned: PinnedExamples, experiment: str | None = None) -> Run:
-    """A run that has not begun.
+    """Create a run that has not started.
 
     Args:
         lake, config, pinned: see `Run`.
         experiment: the comparison or sweep that it belongs to.
 
     Raises:
-        MamdrError: the run that it is to start from does not fit, or domains that it names cannot learn.
+        MamdrError: the parent is not compatible, or named domains cannot be trained.
     """
     now = datetime.now(UTC)
     row = {
@@ -209,17 +217,17 @@ def new_run(lake: Lake, config: Config, pinned: PinnedExamples, experiment: str 
         "ds": config.examples.until,
         "ranks": config.train.ranks,
         "experiment": experiment,
-        "cell": cell_of(config, pinned),
+        "cell": fingerprint_of(config, pinned),
         "started_at": now,
     }
     return make_run(lake, config, pinned, row)
 
 
 def make_run(lake: Lake, config: Config, pinned: PinnedExamples, row: dict[str, Any]) -> Run:
-    """A run with its parent, found by its id.
+    """Create a run, with its parent if `train.warm_start` is set.
 
-    Where theta_S stays the parent's, numeric features keep the scale that it learned with, and the run is by default of
-    the parent's day, whose place it takes where it is promoted.
+    If theta_S is that of the parent, numeric features keep the parent's scale. With `train.only_domains`, the logical
+    date of the run is by default that of the parent, which it replaces if it is promoted.
     """
     parent = open_parent(lake, config, pinned)
     if parent and (config.train.only_domains or config.train.mixed.prior == "parent"):
@@ -227,7 +235,7 @@ def make_run(lake: Lake, config: Config, pinned: PinnedExamples, row: dict[str, 
     if parent and config.train.only_domains:
         row = {**row, "ds": row["ds"] or parent.ds}
     run = Run(lake, config, pinned, row, parent)
-    # Domains that cannot learn, and a structure that cannot be trained, are reported before anything begins.
+    # Domains and structures that cannot be trained are reported before the run starts.
     _ = run.domains
     try_structure(config, pinned)
     return run
@@ -235,10 +243,6 @@ def make_run(lake: Lake, config: Config, pinned: PinnedExamples, row: dict[str, 
 
 def _figures(run: Run, result: RankResult, seconds: dict[str, float]) -> dict[str, Any]:
     config, pinned, test = run.config, run.pinned, result.metrics["test"]
-    calibrated = {}
-    if result.uncalibrated:
-        before = overall_figures(result.uncalibrated)
-        calibrated = {"uncalibrated": {name: before[name] for name in ("pcoc", "calibration_error")}}
     return {
         "run_id": run.id,
         "method": config.train.method,
@@ -256,11 +260,11 @@ def _figures(run: Run, result: RankResult, seconds: dict[str, float]) -> dict[st
         "domains": int((run.domains.rows(pinned) > 0).sum()),
         "domains_measured": int((~test.auc.isnan()).sum()),
         "train_rows": int(run.domains.rows(pinned).sum()),
-        "val_auc": known(result.metrics["val"].mean_auc()),
-        "test_auc": known(test.mean_auc()),
-        "weighted_test_auc": known(test.weighted_auc()),
+        "val_auc": none_if_nan(result.metrics["val"].mean_auc()),
+        "test_auc": none_if_nan(test.mean_auc()),
+        "weighted_test_auc": none_if_nan(test.weighted_auc()),
         **overall_figures(test, "test_"),
-        "oracle_test_auc": known(_mean_oracle(result)),
+        "oracle_test_auc": none_if_nan(_mean_oracle(result)),
         "samples_per_second": round(result.rows_descended / max(result.inner_seconds, 1e-9), 1),
         "data_wait_seconds": None if result.data_wait_seconds is None else round(result.data_wait_seconds, 3),
         "skipped_steps": result.skipped_steps,
@@ -272,7 +276,7 @@ def _figures(run: Run, result: RankResult, seconds: dict[str, float]) -> dict[st
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "examples_version": pinned.versions["examples"],
         "attempts": run.row.get("attempts") or 1,
-        **calibrated,
+        **uncalibrated_figures(result.uncalibrated),
         "profile": result.profile or None,
     }
 

@@ -1,4 +1,4 @@
-"""Folders of files under a manifest of sizes and hashes, which is written last: complete and intact, or not valid."""
+"""Manifests: sizes and hashes of the files of a folder, written last, without which the folder is not valid."""
 
 import hashlib
 import json
@@ -13,19 +13,19 @@ from mamdr_core.yaml_values import one_line
 
 MANIFEST = "manifest.json"
 
-Facts = dict[str, tuple[int, str]]
-"""By name of a file, its bytes and SHA-256."""
+FileHashes = dict[str, tuple[int, str]]
+"""Size in bytes and SHA-256 by file name."""
 
 
-def write_texts(folder: Path, texts: Mapping[str, str]) -> Facts:
-    """Write small text files; returns their facts."""
+def write_texts(folder: Path, texts: Mapping[str, str]) -> FileHashes:
+    """Write small text files; returns their hashes."""
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    return facts_of(folder, texts)
+    return hash_files(folder, texts)
 
 
-def facts_of(folder: Path, names: Iterable[str]) -> Facts:
-    """Flush some files of a folder to disk, and measure them."""
+def hash_files(folder: Path, names: Iterable[str]) -> FileHashes:
+    """Flush files of a folder to disk and compute their sizes and hashes."""
     facts = {}
     for name in names:
         with (folder / name).open("rb") as stream:
@@ -35,34 +35,34 @@ def facts_of(folder: Path, names: Iterable[str]) -> Facts:
     return facts
 
 
-def seal(folder: Path, facts: Facts) -> None:
-    """Write the manifest, by which the folder becomes valid; files that it does not name are no part of it."""
+def write_manifest(folder: Path, facts: FileHashes) -> None:
+    """Write the manifest, which makes the folder valid; files that it does not list do not belong to it."""
     listed = {name: {"bytes": size, "sha256": digest} for name, (size, digest) in sorted(facts.items())}
     aside = folder / f".{MANIFEST}"
     aside.write_text(json.dumps({"format": 1, "files": listed}, indent=1), encoding="utf-8")
-    facts_of(folder, [aside.name])
+    hash_files(folder, [aside.name])
     aside.rename(folder / MANIFEST)
     flush_folder(folder)
 
 
 def flush_folder(folder: Path) -> None:
-    """Have the disk know which files a folder holds."""
+    """Flush the list of a folder's files to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
 
 
-def check(folder: Path, kind: str, only: str | tuple[str, ...] = "") -> list[str]:
-    """The names of a folder's files, each found to be as its manifest says.
+def check_integrity(folder: Path, kind: str, only: str | tuple[str, ...] = "") -> list[str]:
+    """Check the files of a folder against its manifest; returns their names.
 
     Args:
-        folder: to check.
-        kind: what it should be, for the error.
-        only: how the names of those begin that matter; one or several beginnings.
+        folder: the folder.
+        kind: what the folder is, for error messages.
+        only: prefix, or prefixes, of the files to check and return.
 
     Raises:
-        MamdrError: it has no manifest, or one that names something outside the folder, or a file is missing or damaged
-            (it is named).
+        MamdrError: there is no manifest, it names something outside the folder, or a file is missing or damaged; the
+            message names it.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -71,7 +71,7 @@ def check(folder: Path, kind: str, only: str | tuple[str, ...] = "") -> list[str
         raise MamdrError(f"{folder} is not a {kind}: its {MANIFEST} cannot be read ({one_line(error)})") from None
     for name, expected in listed.items():
         if not re.fullmatch(r"\w[\w.-]{0,200}", name, re.ASCII):
-            raise MamdrError(one_line(f"{kind} {folder}: its {MANIFEST} names {name!r}, which is no file of it"))
+            raise MamdrError(one_line(f"{kind} {folder}: {MANIFEST} names {name!r}, which is not a file of the folder"))
         if name.startswith(only):
             _check_file(folder, name, expected, kind)
     return sorted(name for name in listed if name.startswith(only))
@@ -82,8 +82,8 @@ def _check_file(folder: Path, name: str, expected: tuple[int, str], kind: str) -
     try:
         if file.is_symlink() or not file.is_file():
             raise MamdrError(f"{kind} {folder}: file {name} is missing")
-        intact = file.stat().st_size == expected[0] and facts_of(folder, [name])[name] == expected
+        intact = file.stat().st_size == expected[0] and hash_files(folder, [name])[name] == expected
     except OSError as error:
         raise MamdrError(f"{kind} {folder}: file {name} cannot be read ({error.strerror})") from None
     if not intact:
-        raise MamdrError(f"{kind} {folder}: file {name} is damaged (its hash is not the manifest's)")
+        raise MamdrError(f"{kind} {folder}: file {name} is damaged (its hash differs from the manifest)")

@@ -14,14 +14,14 @@ from mamdr_core.shards.settings import ReaderName
 
 @settings
 class CheckpointSettings:
-    """How often a run writes a checkpoint; the work since the newest one is repeated after a loss."""
+    """How often a run writes a checkpoint; after a failure, the work since the newest one is repeated."""
 
     minutes: float = 5.0
-    """Minutes between two checkpoints; 0: not by time."""
+    """Minutes between two checkpoints; 0: no checkpoints by time."""
     rounds: int = 0
-    """Rounds, or passes of DR once theta_S has settled, between two checkpoints; 0: not by rounds."""
+    """Rounds, or passes of DR after theta_S has settled, between two checkpoints; 0: no checkpoints by rounds."""
     keep: int = 2
-    """How many of the newest are kept; each also holds the best parameters so far."""
+    """Number of newest checkpoints that are kept; each also contains the best parameters so far."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -31,7 +31,7 @@ class CheckpointSettings:
 
     @property
     def is_regular(self) -> bool:
-        """Whether checkpoints are written apart from that of a run which is stopped."""
+        """Whether checkpoints are also written when the run is not being stopped."""
         return bool(self.minutes or self.rounds)
 
 
@@ -40,28 +40,28 @@ class TrainSettings:
     """A training run."""
 
     method: str = "mixed"
-    """Learning method: docs/learning.md lists them, docs/recipe.md compares them; or your own,
+    """Learning method (docs/learning.md lists them, docs/recipe.md compares them), or a method of your own as
     my_package.my_module:method (docs/extending.md)."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Settings of your own method, as it declares them (docs/extending.md)."""
+    """Options that your own method declares (docs/extending.md)."""
     seed: int = 0
-    """Decides initialisation, round plan, dropout and support draws."""
+    """Seed of the initialisation, round plan, dropout and support draws."""
     ranks: int = 1
-    """Processes that train together; 1 runs in the driver, without a launcher."""
+    """Number of processes that train together; a single rank runs in the driver, without a launcher."""
     launcher: Literal["horovod", "torch"] = "horovod"
-    """What starts ranks and connects them: Horovod, or torch.distributed in a barrier stage of Spark (docs/clusters.md
-    compares them)."""
+    """Launcher that starts and connects ranks: Horovod, or torch.distributed in a barrier stage of Spark
+    (docs/clusters.md compares them)."""
     batch_size: int = 1024
-    """Largest number of rows of an inner step."""
+    """Maximum number of rows of an inner step."""
     epochs: int | None = None
-    """Largest number of times that every row is visited; null: 20 or, with `days`, 1."""
+    """Maximum number of epochs; null: 20 or, with `days`, 1."""
     days: int = 0
-    """Number of days to learn from, the newest alone, starting from the parameters of `warm_start` or, where that is
-    empty, of the champion; where there is none, all days are learned (docs/warm_start.md). 0: all days."""
+    """Learn only from this number of newest days, starting from the parameters of `warm_start` or, if that is empty, of
+    the champion; if there is no champion, from all days (docs/warm_start.md). 0: all days."""
     rounds_per_epoch: int = 64
-    """R: outer updates an epoch; 1 is the released reference code's reading (full passes)."""
+    """R: outer updates per epoch; 1 (full passes) is the interpretation of the released reference code."""
     smallest_slice: int = 32
-    """A domain is visited in fewer rounds rather than with fewer rows than this."""
+    """Minimum number of rows of a visit; smaller domains are visited in fewer rounds."""
     validate_every: int = 16
     """Rounds between two validations."""
     patience: int = 10
@@ -71,84 +71,91 @@ class TrainSettings:
     outer: OuterSettings = field(default_factory=OuterSettings)
     """Outer update."""
     lr_schedule: LrSchedule = field(default_factory=LrSchedule)
-    """How theta_S's learning rates change from round to round (docs/learning.md#training-options)."""
+    """Schedule of the learning rates of theta_S over rounds (docs/learning.md#training-options)."""
     dr: DRSettings = field(default_factory=DRSettings)
     """Domain Regularization."""
     mixed: MixedSettings = field(default_factory=MixedSettings)
-    """The mixed model of the method mixed."""
+    """Mixed model of the method `mixed`."""
     negative_rate: float = 1.0
-    """Share of the negatives that the log keeps, where it was thinned: score and export_model then give the probability
-    of the whole log, p / (p + (1 - p) / rate). Leave it at 1 where input.columns.weight makes up for them instead."""
+    """Share of the negatives that the log contains if they were down-sampled: score and export_model then correct
+    probabilities to those of the full log, p / (p + (1 - p) / rate). Leave it at 1 if input.columns.weight corrects for
+    the sampling."""
     calibration: Literal["none", "platt", "isotonic"] = "none"
-    """platt: once training has ended, fit a slope and a shift of the logits by domain to the validation rows, those of
-    small domains shrunk towards all domains'; isotonic: the same after an increasing curve of the logits that is fitted
-    to the validation rows of all domains. Evaluation, the gate, score and export_model apply it
+    """platt: after training, fit a slope and a shift of the logits of each domain to the validation rows, shrunk
+    towards those of all domains if the domain is small; isotonic: the same after an increasing curve that is fitted to
+    the validation rows of all domains. Evaluation, the gate, score and export_model apply the calibration
     (docs/serving.md#calibration)."""
     refit_last_layer: bool = False
-    """Once theta_S is trained, fit the network's last layer again to validation rows, which it has not memorised, if
-    that is better on validation rows left out (docs/mixed.md)."""
+    """After training theta_S, refit the last layer of the network to validation rows, which it has not memorised, if
+    this improves cross-validated metrics (docs/mixed.md)."""
     balance_ranks: bool = False
-    """Ranks with more steps or rows of a round than the mean lend slices, or parts of them, to ranks with fewer, so
-    that none waits (not for methods that mix rows of all domains): for many ranks, or domains larger than a rank's
-    share (docs/learning.md)."""
+    """Ranks with more steps or rows in a round than the mean lend slices, or parts of them, to ranks with fewer, so
+    that no rank waits: for many ranks, or domains larger than the share of a rank (docs/learning.md). No effect for
+    methods that mix rows of all domains."""
     meta_lr: float = 0.01
     """Learning rate of the virtual step (plain gradient descent) that meta-learning differentiates through."""
     tables: Literal["replicated", "sharded"] = "replicated"
-    """Trainable embedding tables: whole on every rank, or sharded by row over ranks. Choose sharded where tables with
-    their moments (with Adam three times their size) do not fit a rank's memory. A rank then holds its part and the rows
-    that it reads in a round (more rounds an epoch, fewer rows), and Adam's moments of rows are fresh in each round."""
+    """Trainable embedding tables: whole on every rank, or sharded by row over ranks. Choose sharded if tables with
+    their moments (with Adam three times their size) do not fit into the memory of a rank. A rank then holds its shard
+    and the rows that it reads in a round (more rounds per epoch, fewer rows), and Adam's moments of rows start anew in
+    each round."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: CUDA if torch can use it on every rank."""
+    """auto: CUDA if torch can use it on all ranks, otherwise the CPU."""
     engine: Literal["auto", "eager", "fast"] = "auto"
-    """fast: compiled steps of many domains at once, with eager's numbers; auto: where it pays (docs/engine.md)."""
+    """fast: compiled steps of many domains at once, with the numbers of eager; auto: fast if it pays
+    (docs/engine.md)."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Of the fast engine's matrix products: tf32 (CUDA alone), or bf16 with parameters and moments in fp32."""
+    """Precision of matrix products of the fast engine; tf32: only on CUDA; bf16: parameters and moments stay in
+    fp32."""
     group_memory: float = 0.0
-    """GB that domains which run at once may take; 0: what a CPU's cache holds, or half of a GPU's free memory."""
+    """GB for domains that are trained at once; 0: the size of a CPU's cache, or half of the free memory of a GPU."""
     on_nan: Literal["stop", "skip"] = "stop"
-    """If the loss of a step is not finite: stop the run and name the step, or skip its rows and count it."""
+    """If the loss of a step is not finite: stop the run with an error, or skip the step and count it."""
     examples_version: int | None = None
-    """Delta version of examples to train on, with the vocabularies that it was encoded by; null: the newest."""
+    """Delta version of examples to train on, with its vocabularies; null: the newest."""
     warm_start: str = ""
-    """Start from the parameters of the run of this id, or of the `champion` of the days before `examples.until` (where
-    there is none yet: cold). Empty: start cold (docs/warm_start.md)."""
+    """Start from the parameters of the run with this id, or of the `champion` of the days before `examples.until` (cold
+    if there is none yet). Empty: start cold (docs/warm_start.md)."""
     only_domains: tuple[RawId, ...] = ()
-    """Learn theta_i of these domains alone; theta_S and every other theta_i stay those of `warm_start` or, where that
-    is empty, of the champion, else of the newest run (docs/warm_start.md)."""
+    """Train only theta_i of these domains; theta_S and all other theta_i remain those of `warm_start` or, if that is
+    empty, of the champion or else the newest run (docs/warm_start.md)."""
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     """Checkpoints."""
     resume: str = ""
-    """Resume from the newest checkpoint of the run of this id, or of the `newest` unfinished run of the same day
-    (`examples.until`) that computes the same (other numbers of ranks allowed); where there is none of the latter, start
-    anew. Empty: always start anew."""
+    """Resume from the newest checkpoint of the run with this id, or of the `newest` unfinished run of the same day
+    (`examples.until`) with the same settings (the number of ranks may differ); if there is no such run, start a new
+    one. Empty: always start a new run."""
     restarts: int = 3
-    """Times that a run is restarted from its newest checkpoint after it lost a rank."""
+    """Maximum number of restarts from the newest checkpoint after the loss of a rank."""
     start_timeout: int = 120
-    """Seconds that Spark has to have slots for all ranks, and then that they have to start."""
+    """Seconds to wait for slots for all ranks, and again for the start of all ranks."""
     stall_limit: float = 600.0
-    """Seconds after which a rank that makes no progress is ended, with what it was doing in the cause, and the ranks
-    are restarted; 0: never. A step, with its compilation, must take less; rounds and passes may take longer."""
+    """Seconds after which a rank without progress is stopped, its stacks are reported and the ranks are restarted; 0:
+    never. A step with its compilation must take less; rounds and passes may take longer."""
     reader: ReaderName = "petastorm"
-    """What reads the row groups of a rank's share: Petastorm, or arrow: pyarrow alone, which needs no Petastorm and
-    reads the same rows (docs/reading.md)."""
+    """Reader of the row groups of a rank: Petastorm, or arrow, which needs only pyarrow and reads the same rows
+    (docs/reading.md)."""
     host_memory: float = 0.0
-    """GB of rows and feature vectors that a rank keeps in memory; a larger share is memory-mapped. 0: no bound."""
+    """Maximum GB of rows and feature vectors that a rank keeps in memory; if it has more, they are memory-mapped. 0: no
+    limit."""
     specific_memory: float = 0.0
-    """GB of theta_i that a rank keeps in memory; more goes to a file. 0: a share of half of what is free at first."""
+    """Maximum GB of theta_i that a rank keeps in memory; if it has more, they are stored in a file. 0: its share of
+    half of the memory that is free at the start."""
     table_memory: float = 0.0
-    """GB of theta_S, its optimizers' state and its best copy that a rank keeps in memory; where they take more, all but
-    theta_S is memory-mapped (docs/memory.md; not with CUDA). 0: a share of half of what is free at first."""
+    """Maximum GB of theta_S, its optimizers' state and its best copy that a rank keeps in memory; if they are larger,
+    all but theta_S is memory-mapped (docs/memory.md; not with CUDA). 0: its share of half of the memory that is free at
+    the start."""
     scratch: str = ""
-    """Folder of such files, on a local disk of each rank; empty: the system's temporary folder."""
+    """Folder for these files on a local disk of each rank; empty: the system's temporary folder."""
     profile: bool = False
-    """Rank 0 records some rounds of each stage, after warm-up, with torch's profiler: traces for chrome://tracing or
-    Perfetto and a table of where time goes, in the lake's folder reports/RUN_ID (docs/operations.md)."""
+    """Record some rounds of each stage on rank 0, after a warm-up, with torch's profiler: traces for chrome://tracing
+    or Perfetto, and a table of times, in the lake's folder reports/RUN_ID (docs/operations.md)."""
     dry_run: bool = False
-    """Check the run and stop (train_mamdr --dry-run): one step on a few rows, nothing is written (docs/operations.md).
-    Other jobs ignore it."""
+    """Only check the run (train_mamdr --dry-run): one step on a few rows, without writing anything
+    (docs/operations.md). Other jobs ignore it."""
 
     def __post_init__(self) -> None:
-        """Check the counts."""
+        """Check the ranges."""
         memory = ("host_memory", "group_memory", "specific_memory", "table_memory")
         for name in (*memory, "restarts", "stall_limit", "meta_lr"):
             if getattr(self, name) < 0:
@@ -168,31 +175,32 @@ class TrainSettings:
 
     @property
     def most_epochs(self) -> int:
-        """Largest number of times that every row is visited."""
+        """Maximum number of epochs."""
         return self.epochs or (1 if self.days else 20)
 
     @property
     def learning(self) -> LearningSettings:
-        """What the learning method uses of it, as configured: `Method.settle` completes it."""
+        """Settings of the learning method as configured; `Method.settle` completes them."""
         return LearningSettings(self.inner, self.outer, self.dr, self.meta_lr, self.options)
 
 
 @settings
 class TrackingSettings:
-    """Trackers that a run is reported to once it has ended; none of them has to be up for a run to succeed."""
+    """Trackers to which a run is reported after it has ended; their errors do not fail the run."""
 
     mlflow: str = ""
-    """Where MLflow keeps runs: a server's URL, or sqlite:///FILE; empty: not used. Credentials belong in its
+    """MLflow tracking URI: the URL of a server, or sqlite:///FILE; empty: MLflow is not used. Pass credentials in its
     environment variables (MLFLOW_TRACKING_USERNAME, _PASSWORD, _TOKEN)."""
     experiment: str = "mamdr"
-    """MLflow's experiment, made where it is missing."""
+    """MLflow experiment, created if it does not exist."""
     tensorboard: str = ""
-    """Folder of TensorBoard's event files, a subfolder a run, on the driver's machine. Empty: none."""
+    """Folder on the driver for TensorBoard's event files, with one subfolder per run; empty: TensorBoard is not
+    used."""
     seconds: float = 60.0
-    """A tracker that takes longer is abandoned with a warning."""
+    """Maximum seconds for each tracker, after which it is abandoned with a warning."""
 
     def __post_init__(self) -> None:
-        """Check where they are."""
+        """Check the addresses and the limit."""
         place = self.mlflow
         if place and (place.startswith("file:") or not ("://" in place or place.startswith("databricks"))):
             raise ValueError(
@@ -206,11 +214,11 @@ class TrackingSettings:
 
 @settings
 class EvaluateSettings:
-    """Which package is measured on what."""
+    """The package and the split that are evaluated."""
 
     run_id: str = ""
-    """The run whose package is measured: an id, or champion, the run that serves; empty: the newest that ended well."""
+    """The run whose package is evaluated: an id, or champion, the run that serves; empty: the newest successful run."""
     package: str = ""
     """Folder of a package; overrides run_id."""
     split: Literal["train", "val", "test"] = "test"
-    """Split of examples, in the version that the package was trained on."""
+    """Split of the examples version on which the package was trained."""

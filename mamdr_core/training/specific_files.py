@@ -1,7 +1,7 @@
-"""theta_i of many domains in safetensors files, written by groups and read back by domain or by groups.
+"""theta_i of many domains in safetensors files, which are read by domain or in groups of domains.
 
-A file holds "domains" int64 [m] ascending, "dense" [m, P], and by embedding table "<name>.owner" int64 [U] ascending,
-"<name>.ids" [U] and "<name>.values" [U, D].
+A file contains "domains" int64 [m] ascending, "dense" [m, P], and for each embedding table "<name>.owner" int64 [U]
+ascending (the domain of each row), "<name>.ids" [U] and "<name>.values" [U, D].
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +15,11 @@ from torch import Tensor
 
 from mamdr_core.engine.parameters import Change, Rows
 from mamdr_core.engine.specific_store import Stored, group_size
+from mamdr_core.errors import MamdrError
 from mamdr_core.heartbeat import beat
 
 PART_BYTES = 1 << 29
-"""Dense parameters of a file, about; a file's content is in memory while it is written."""
+"""Approximate size of the dense parameters of a file; its content is in memory while it is written."""
 
 
 def save_specific(folder: Path, name: str, specific: Stored) -> list[str]:
@@ -46,43 +47,54 @@ def _packed(specific: Stored, domains: Sequence[int]) -> dict[str, Tensor]:
 
 
 class SavedSpecific(Mapping[int, Change]):
-    """theta_i by domain as files hold it; a domain's values are read when they are asked for.
+    """theta_i by domain, read from files on demand.
 
     Args:
-        files: as `save_specific` wrote them.
-        device: where values are wanted.
+        files: files written by `save_specific`.
+        device: device of the values.
+        size: number of dense parameters P; None: not checked.
+
+    Raises:
+        MamdrError: a file is of another model.
     """
 
-    def __init__(self, files: Sequence[Path], device: torch.device | str = "cpu") -> None:
+    def __init__(self, files: Sequence[Path], device: torch.device | str = "cpu", size: int | None = None) -> None:
         self._device = device
         self._files = [safe_open(file, "pt") for file in files]
         self._place: dict[int, tuple[int, int]] = {}
         self._rows: dict[int, dict[str, slice]] = {}
         for number, file in enumerate(self._files):
             domains = file.get_tensor("domains").tolist()
+            shape = file.get_slice("dense").get_shape()
+            if shape != [len(domains), shape[-1] if size is None else size]:
+                raise MamdrError(f"{files[number]} is of another model: theta_i of {len(domains)} domains has {shape}")
             self._place |= {domain: (number, row) for row, domain in enumerate(domains)}
             for key in file.keys():  # noqa: SIM118 - not a mapping
                 table, _, part = key.rpartition(".")
                 if part == "owner":
-                    self._place_rows(table, file.get_tensor(key))
+                    owner_U = file.get_tensor(key)
+                    rows = [file.get_slice(f"{table}.{of}").get_shape()[0] for of in ("ids", "values")]
+                    if rows != [len(owner_U)] * 2:
+                        raise MamdrError(f"{files[number]} is damaged: rows of table {table} are missing")
+                    self._place_rows(table, owner_U)
 
     def _place_rows(self, table: str, owner_U: Tensor) -> None:
-        """Note where each domain's rows of a table are in its file."""
+        """Record which rows of a table in its file belong to each domain."""
         domains, counts = owner_U.unique_consecutive(return_counts=True)
         ends = counts.cumsum(0)
         for domain, start, stop in zip(domains.tolist(), (ends - counts).tolist(), ends.tolist(), strict=True):
             self._rows.setdefault(domain, {})[table] = slice(start, stop)
 
     def __getitem__(self, domain: int) -> Change:
-        """A domain's theta_i."""
+        """theta_i of a domain."""
         number, row = self._place[domain]
         return self._read([domain], number, row)[domain]
 
     def read_groups(self, domains: Sequence[int]) -> Iterator[dict[int, Change]]:
-        """theta_i of some domains at a time, in the order of the files; consecutive ones are read at once.
+        """theta_i in groups of domains, in the order of the files; consecutive domains are read together.
 
         Args:
-            domains: distinct, of those that the files hold.
+            domains: distinct domains, all in the files.
         """
         ordered = sorted(domains, key=self._place.__getitem__)
         vector_bytes = 4 * self._files[0].get_slice("dense").get_shape()[1] if ordered else 0
@@ -98,7 +110,7 @@ class SavedSpecific(Mapping[int, Change]):
             yield group
 
     def _read(self, domains: Sequence[int], number: int, row: int) -> dict[int, Change]:
-        """theta_i of domains that follow one another in file `number` from `row` on."""
+        """theta_i of consecutive domains of file `number`, from row `row`."""
 
         def read(name: str, start: int, stop: int) -> Tensor:
             values: Tensor = self._files[number].get_slice(name)[start:stop]
@@ -116,7 +128,7 @@ class SavedSpecific(Mapping[int, Change]):
         return found
 
     def __contains__(self, domain: object) -> bool:
-        """Whether the files hold a domain's theta_i; nothing is read."""
+        """Whether the files contain theta_i of a domain, without reading it."""
         return domain in self._place
 
     def __iter__(self) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""The stages of a run: parts with their own early stop, as the method and the schedule of DR have them."""
+"""The stages of a run, each with its own early stop; they depend on the method and on the schedule of DR."""
 
 from dataclasses import dataclass, replace
 
@@ -11,15 +11,15 @@ class Stage:
     """A part of a run with its own early stop, in which theta_S, every theta_i, or both learn.
 
     Attributes:
-        learns_shared: whether theta_S learns in a round.
-        learns_specific: whether every theta_i does; else validations are without them.
-        first_epoch: number of its first epoch, which with the seed decides its draws.
-        epochs: times that every row is visited at most.
+        learns_shared: whether theta_S is trained.
+        learns_specific: whether every theta_i is trained; otherwise validations do not use them.
+        first_epoch: number of the first epoch, which together with the seed decides random draws.
+        epochs: maximum number of epochs.
         rounds_per_epoch: R.
         validate_every: rounds between two validations.
-        patience: of its early stop.
-        is_alone: whether theta_S starts again, without the mixed model that it has been trained on; its rounds continue
-            the count of the stage before.
+        patience: patience of the early stop.
+        is_alone: whether theta_S is trained again from its initial values, without the mixed model; the count of rounds
+            continues that of the previous stage.
     """
 
     learns_shared: bool
@@ -33,12 +33,12 @@ class Stage:
 
     @property
     def most_rounds(self) -> int:
-        """Largest number of rounds."""
+        """Maximum number of rounds."""
         return self.epochs * self.rounds_per_epoch
 
     @property
     def name(self) -> str:
-        """What the curve calls it."""
+        """Name of the stage in the curve."""
         return "shared" if self.learns_shared else "specific"
 
 
@@ -48,14 +48,14 @@ def make_stages(
     """The stages of a run.
 
     Args:
-        settings: of the run.
-        dr: settings of DR as the method has settled them.
+        settings: settings of the run.
+        dr: settings of DR, completed by the method.
         shared, specific: whether the method updates theta_S, and theta_i.
-        may_be_alone: whether theta_S may be trained again without a mixed model.
+        may_be_alone: whether theta_S may be trained again without the mixed model.
 
     Returns:
-        With the schedule `rounds` one stage; with `settled` one for theta_S, if it learns, and one for theta_i. The
-        stage in which theta_S is alone follows that in which it is not.
+        One stage with the schedule `rounds`; with `settled` one for theta_S, if it is trained, and one for theta_i. A
+        stage without the mixed model follows the one with it.
     """
     settled = dr.schedule == "settled"
     stages = []

@@ -1,28 +1,27 @@
-"""A run's state between two rounds: taken, written, and restored on as many ranks or on another number of them.
+"""State of a run between two rounds: copied, written, and restored on the same or another number of ranks.
 
-It knows none of the objects whose state it is: see `mamdr_core.stateful`. Nothing random is in it: every draw follows
-from the seed, the epoch and the round.
+It does not depend on the objects whose state it is: see `mamdr_core.stateful`. It contains no state of random number
+generators: every draw follows from the seed, the epoch and the round.
 
-state.json              by rank, its position, its counters and its domains
+state.json              position, counters and domains of each rank
 shared.safetensors, rows-<rank>.safetensors, domains-<rank>.safetensors, own-<rank>.safetensors
                         the state of all stateful objects, see `mamdr_core.training.state_files`
-best-<rank>-<part>, now-<rank>-<part>.safetensors  theta_i, the best and, where it differs, the present one
+best-<rank>-<part>, now-<rank>-<part>.safetensors  the best theta_i and, where they differ, the current ones
 """
 
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import torch
+from pydantic import Field
 from torch import Tensor
 
 from mamdr_core.engine.specific_store import SpecificStore, Stored
 from mamdr_core.errors import MamdrError
 from mamdr_core.stateful import DomainRows, State, Stateful
-from mamdr_core.training.intact import Dense, check_specific
+from mamdr_core.training.intact import Count, read_json, report_unreadable, validate_json
 from mamdr_core.training.position import Position
 from mamdr_core.training.specific_files import SavedSpecific, save_specific
 from mamdr_core.training.state_files import read_state, write_state
@@ -32,14 +31,14 @@ STATE = "state.json"
 
 @dataclass(frozen=True)
 class RunState:
-    """What a checkpoint of a run holds of one rank, as live objects.
+    """The objects of one rank that a checkpoint saves and restores.
 
     Attributes:
-        position: where the run is.
-        stateful: by name, the objects whose state is saved.
-        specific: theta_i, which its store holds and streams.
-        owned_n: by domain, whether this rank owns it, bool [n].
-        dense_P: dense parameters of theta_S: their number and type are also theta_i's.
+        position: position and counters of the run.
+        stateful: objects whose state is saved, by name.
+        specific: store of theta_i.
+        owned_n: mask of the domains of this rank, bool [n].
+        dense_P: dense parameters of theta_S, whose number and type theta_i share.
     """
 
     position: Position
@@ -50,15 +49,30 @@ class RunState:
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """A rank's state at a moment, which training does not change any more.
+class RankEntry:
+    """Entry of a rank in `STATE`.
 
     Attributes:
-        facts: for `STATE`, of this rank.
-        state: of all stateful objects, on the CPU.
-        best: theta_i of the best.
-        now: theta_i where it is another.
-        is_live: whether the state is not copied: it must be written before training continues.
+        position: position and counters of the run.
+        counters: see `State`.
+        domains: domains that the rank owned.
+    """
+
+    position: Position
+    counters: dict[str, Count]
+    domains: list[Count]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Copy of the state of a rank, which training does not change.
+
+    Attributes:
+        facts: entry of this rank in `STATE`.
+        state: state of all stateful objects, on the CPU.
+        best: the best theta_i.
+        now: the current theta_i, where they differ.
+        is_live: whether the state was not copied, so that it must be written before training continues.
     """
 
     facts: dict[str, Any]
@@ -69,12 +83,12 @@ class Snapshot:
 
 
 def take(run: RunState, rank: int = 0, room: float = math.inf) -> Snapshot:
-    """Copy what the next round changes; theta_i is held in its store, which must be released.
+    """Copy what the next round changes; theta_i are held by their store, which must be released afterwards.
 
     Args:
-        run: of this rank.
-        rank: this rank; what is the same on all ranks is rank 0's to write.
-        room: bytes that copies may take; where they take more, nothing is copied.
+        run: the objects of this rank.
+        rank: this rank; rank 0 also takes the tensors that are equal on all ranks.
+        room: maximum size of the copies in bytes; if they need more, nothing is copied.
     """
     state = State.join({name: each.state_dict() for name, each in run.stateful.items()})
     same = state.same if rank == 0 else {}
@@ -89,8 +103,8 @@ def take(run: RunState, rank: int = 0, room: float = math.inf) -> Snapshot:
     )
     best, now = run.specific.hold()
     domains = run.owned_n.nonzero().flatten().tolist()
-    facts = {"position": run.position.plain(), "counters": state.counters, "domains": domains}
-    return Snapshot(facts, copied, best, now, is_live)
+    entry = RankEntry(run.position, state.counters, domains)
+    return Snapshot(asdict(entry), copied, best, now, is_live)
 
 
 def write(folder: Path, rank: int, snapshot: Snapshot) -> list[str]:
@@ -102,71 +116,73 @@ def write(folder: Path, rank: int, snapshot: Snapshot) -> list[str]:
 
 
 def files_to_restore(folder: Path, run: RunState, rank: int, ranks: int) -> tuple[str, ...]:
-    """How the names of those files begin that `restore` reads on a rank: with as many ranks as wrote them, its own.
+    """Prefixes of the files that `restore` reads on a rank; with an unchanged number of ranks, only its own files.
 
     Args:
-        folder: holds `STATE`.
+        folder: folder with `STATE`.
         run, rank, ranks: see `restore`.
 
     Raises:
         MamdrError: the checkpoint is of another lake.
     """
-    facts = _read_facts(folder)
-    wrote = len(facts)
+    entries = _read_entries(folder)
+    wrote = len(entries)
     rows = f"rows-{rank:05d}." if wrote == ranks else "rows-"
-    of_domains = [f"{of}-{holder:05d}" for holder in _holders(facts, run.owned_n) for of in ("domains", "best", "now")]
+    holders = _holders(entries, run.owned_n)
+    of_domains = [f"{of}-{holder:05d}" for holder in holders for of in ("domains", "best", "now")]
     return (STATE, "shared.", rows, f"own-{rank % wrote:05d}.", *of_domains)
 
 
 def restore(folder: Path, run: RunState, rank: int, ranks: int) -> None:
-    """Put a checkpoint's state into objects that have just been made.
+    """Restore a checkpoint into newly created objects.
 
-    With another number of ranks than wrote it, each takes the values of the domains that it owns now, its rows of
-    sharded tables, and what is a rank's own of one of the ranks that were.
+    If the number of ranks has changed, a rank takes the values of the domains that it owns now, its rows of sharded
+    tables, and the tensors in `State.own` of one of the earlier ranks.
 
     Args:
-        folder: a checkpoint, checked before; only the files of `files_to_restore` have to be there.
-        run: of this rank.
-        rank, ranks: this rank, and how many there are now.
+        folder: an intact checkpoint; only the files of `files_to_restore` are needed.
+        run: the objects of this rank.
+        rank, ranks: this rank and the current number of ranks.
 
     Raises:
-        MamdrError: it is of another model or lake.
+        MamdrError: the checkpoint is of another model or lake.
     """
-    facts = _read_facts(folder)
-    holders = _holders(facts, run.owned_n)
-    state = read_state(folder, rank, ranks, run.owned_n, [own["counters"] for own in facts], holders=holders)
+    entries = _read_entries(folder)
+    holders = _holders(entries, run.owned_n)
+    with report_unreadable(folder, "checkpoint"):
+        state = read_state(folder, rank, ranks, run.owned_n, [own.counters for own in entries], holders=holders)
+        best, now = (_saved_specific(folder, of, holders, run.dense_P) for of in ("best", "now"))
     for name, each in run.stateful.items():
         each.load_state_dict(state.part(name))
-    run.specific.load(*(_saved_specific(folder, of, holders, run.dense_P) for of in ("best", "now")))
-    run.position.load([own["position"] for own in facts], rank)
+    run.specific.load(best, now)
+    run.position.load([own.position for own in entries], rank)
 
 
-def _read_facts(folder: Path) -> list[dict[str, Any]]:
-    """What `STATE` holds of each rank that wrote the checkpoint."""
-    facts: list[dict[str, Any]] = json.loads((folder / STATE).read_text(encoding="utf-8"))["ranks"]
-    return facts
+def _read_entries(folder: Path) -> list[RankEntry]:
+    """Entries of `STATE`, one for each rank that wrote the checkpoint."""
+    ranks = read_json(folder / STATE).get("ranks")
+    entries: list[RankEntry] = validate_json(Annotated[list[RankEntry], Field(min_length=1)], ranks, folder / STATE)
+    return entries
 
 
-def _holders(facts: Sequence[Mapping[str, Any]], owned_n: Tensor) -> list[int]:
-    """Which of the ranks that wrote a checkpoint had domains that this rank owns now.
+def _holders(entries: Sequence[RankEntry], owned_n: Tensor) -> list[int]:
+    """Ranks that wrote a checkpoint and owned domains that this rank owns now.
 
     Raises:
-        MamdrError: they had domains beyond n.
+        MamdrError: there are domains beyond n.
     """
-    if any(max(own["domains"], default=-1) >= len(owned_n) for own in facts):
+    if any(max(own.domains, default=-1) >= len(owned_n) for own in entries):
         raise MamdrError(f"the saved state is of another lake: it has a domain beyond {len(owned_n)}")
-    return [number for number, own in enumerate(facts) if owned_n[own["domains"]].any()]
+    return [number for number, own in enumerate(entries) if owned_n[own.domains].any()]
 
 
 def _saved_specific(folder: Path, of: str, holders: Sequence[int], dense_P: Tensor) -> SavedSpecific:
     files = [file for holder in holders for file in sorted(folder.glob(f"{of}-{holder:05d}-*.safetensors"))]
-    for file in files:
-        check_specific(file, Dense({torch.float32: "F32", torch.float64: "F64"}[dense_P.dtype], len(dense_P)))
-    return SavedSpecific(files, dense_P.device)
+    return SavedSpecific(files, dense_P.device, len(dense_P))
 
 
 def _copies(tensors: Mapping[str, Tensor], kept: Collection[str]) -> dict[str, Tensor]:
-    """Copies, but for those that are kept; a file takes no tensor twice, so of one with two names one is copied."""
+    """Copies of all tensors except `kept`; one with two names is copied, as a file cannot contain a tensor twice."""
     found: dict[str, Tensor] = {}
     there: set[int] = set()
     for name, tensor in tensors.items():
@@ -177,5 +193,5 @@ def _copies(tensors: Mapping[str, Tensor], kept: Collection[str]) -> dict[str, T
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    """On the CPU, and sharing no memory."""
+    """Copy on the CPU without shared memory."""
     return tensor.detach().to("cpu", copy=True).contiguous()

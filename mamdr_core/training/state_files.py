@@ -1,31 +1,33 @@
-"""The state of stateful objects in files of ranks, read back on as many ranks or on another number of them.
+"""Files with the state of stateful objects, written by each rank and read on the same or another number of ranks.
 
-<prefix>shared.safetensors         tensors that are the same on all ranks (`State.same`), from rank 0
-<prefix>rows-<rank>.safetensors    of tables that are sharded by row, the rank's rows r, r + W, ... of W ranks
-                                   (`State.rows`)
+<prefix>shared.safetensors         tensors that are equal on all ranks (`State.same`), from rank 0
+<prefix>rows-<rank>.safetensors    rows r, r + W, ... of tables that are sharded over W ranks (`State.rows`)
 <prefix>domains-<rank>.safetensors values of the rank's domains (`State.domains`): "<name>.domain" int64 [R],
                                    and "<name>.values" [R, ...]
 <prefix>own-<rank>.safetensors     tensors of the rank (`State.own`)
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.stateful import DomainRows, State
-from mamdr_core.training.intact import check_row_parts, expect, raise_damaged, read_header
 
 GROUPS = ("rows", "domains", "own")
-"""Of files that every rank writes."""
+"""Groups of values for which every rank writes a file."""
+CHUNK_ROWS = 1 << 20
+"""Number of rows of a table that are read at a time."""
 
 
 def write_state(folder: Path, rank: int, state: State, prefix: str = "") -> list[str]:
     """Write a rank's state; returns the names of its files."""
-    # Copies: several values of an object may share their domains, and a file takes no tensor twice.
+    # Copies: several values of an object may share their domains, and a file cannot contain a tensor twice.
     domains = {f"{name}.domain": rows.domain_R.clone() for name, rows in state.domains.items()}
     domains |= {f"{name}.values": rows.values for name, rows in state.domains.items()}
     groups = {"rows": state.rows, "domains": domains, "own": state.own}
@@ -46,18 +48,18 @@ def read_state(
     prefix: str = "",
     holders: Sequence[int] | None = None,
 ) -> State:
-    """The state of one rank, from the files of the ranks that wrote.
+    """Read the state of one rank from the files of all ranks that wrote it.
 
     Args:
-        folder: holds the files.
-        rank, ranks: this rank, and how many there are now.
-        owned_n: by domain, whether this rank owns it now, bool [n]; None: it owns all.
-        counters: of the ranks that wrote, which their files do not hold.
-        prefix: of the names of the files.
-        holders: ranks among those that wrote, outside of which none had a domain of this rank; None: unknown.
+        folder: folder of the files.
+        rank, ranks: this rank and the current number of ranks.
+        owned_n: mask of the domains of this rank, bool [n]; None: all domains.
+        counters: counters of the ranks that wrote, which are not in the files.
+        prefix: prefix of the file names.
+        holders: ranks that may have owned a domain of this rank; None: all.
 
     Raises:
-        MamdrError: it is of domains beyond n.
+        MamdrError: there are values of domains beyond n.
     """
     wrote = len(counters) or len(list(folder.glob(f"{prefix}rows-*.safetensors")))
     return State(
@@ -69,71 +71,47 @@ def read_state(
     )
 
 
-def check_state(folder: Path, names: Collection[str], ranks: int, prefix: str = "", kind: str = "checkpoint") -> None:
-    """Check that the files of all ranks are there and fit together; no tensor is read.
+def file_names(ranks: int, prefix: str = "") -> list[str]:
+    """Names of the files that a number of ranks write."""
+    return [
+        f"{prefix}shared.safetensors",
+        *(f"{prefix}{group}-{rank:05d}.safetensors" for rank in range(ranks) for group in GROUPS),
+    ]
+
+
+def read_rows(slices: Sequence[Any], first: int = 0, step: int = 1) -> Tensor:
+    """Read rows first, first + step, ... of a table, in chunks.
 
     Args:
-        folder: holds the files.
-        names: of the files in its manifest.
-        ranks: how many wrote them.
-        prefix: of the names of the files.
-        kind: what the folder is, for error messages.
-
-    Raises:
-        MamdrError: a file is missing or damaged.
+        slices: `safetensors.PySafeSlice` of W files, of which file r contains rows r, r + W, ...: [rows, D].
+        first: first row.
+        step: distance between rows.
     """
-    files = {group: [f"{prefix}{group}-{rank:05d}.safetensors" for rank in range(ranks)] for group in GROUPS}
-    shared = f"{prefix}shared.safetensors"
-    if missing := sorted({shared, *(name for group in GROUPS for name in files[group])} - set(names)):
-        raise MamdrError(f"{kind} {folder}: its manifest lists no {missing[0]}")
-    for name in (shared, *files["own"]):
-        read_header(folder / name)
-    check_row_parts([folder / name for name in files["rows"]])
-    _check_domain_rows([folder / name for name in files["domains"]])
-
-
-def _check_domain_rows(files: Sequence[Path]) -> None:
-    """Check that every name has domains and values, and that a name's rows are alike in all files."""
-    kinds: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for file in files:
-        header = read_header(file)
-        for key, (kind, shape) in header.items():
-            name, _, part = key.rpartition(".")
-            if part not in ("domain", "values"):
-                raise_damaged(file, key)
-            (rows,) = expect(file, header, f"{name}.domain", "I64", (None,))
-            if part == "values" and (
-                shape[:1] != (rows,) or kinds.setdefault(name, (kind, shape[1:])) != (kind, shape[1:])
-            ):
-                raise_damaged(file, key)
-            if f"{name}.values" not in header:
-                raise_damaged(file, key)
+    total, width = sum(own.get_shape()[0] for own in slices), slices[0].get_shape()[1]
+    wanted = torch.arange(first, total, step)
+    rows_KD: Tensor = slices[0][:0].new_empty(len(wanted), width)
+    for number, own in enumerate(slices):
+        here = (wanted % len(slices) == number).nonzero().flatten()
+        place = wanted[here] // len(slices)
+        for start in range(0, own.get_shape()[0], CHUNK_ROWS):
+            low, high = torch.searchsorted(place, torch.tensor([start, start + CHUNK_ROWS])).tolist()
+            rows_KD[here[low:high]] = own[start : start + CHUNK_ROWS][place[low:high] - start]
+    return rows_KD
 
 
 def _rows_of_rank(folder: Path, prefix: str, rank: int, ranks: int, wrote: int) -> dict[str, Tensor]:
-    """This rank's rows rank, rank + ranks, ... of sharded tables, from the files of the ranks that wrote them."""
+    """Rows rank, rank + ranks, ... of sharded tables, from the files of all ranks that wrote."""
     files = [folder / f"{prefix}rows-{number:05d}.safetensors" for number in range(wrote)]
     if wrote == ranks:
         return load_file(files[rank])
-    counts: dict[str, int] = {}
-    for file in files:
-        for name, (_, shape) in read_header(file).items():
-            counts[name] = counts.get(name, 0) + shape[0]
-    rows: dict[str, Tensor] = {}
-    for number, file in enumerate(files):
-        for name, part in load_file(file).items():
-            own = torch.arange(rank, counts[name], ranks)
-            here = own % wrote == number
-            if name not in rows:
-                rows[name] = part.new_empty(len(own), part.shape[1])
-            rows[name][here] = part[own[here] // wrote]
-    return rows
+    parts = [safe_open(file, "pt") for file in files]
+    return {name: read_rows([part.get_slice(name) for part in parts], rank, ranks) for name in parts[0].keys()}  # noqa: SIM118 - not a mapping
 
 
 def _values_of_domains(
     folder: Path, prefix: str, owned_n: Tensor | None, holders: Sequence[int]
 ) -> dict[str, DomainRows]:
-    """The values of this rank's domains, from the files of the ranks that owned them."""
+    """Values of this rank's domains, from the files of the ranks that owned them."""
     found: dict[str, list[DomainRows]] = {}
     for number in holders:
         tensors = load_file(folder / f"{prefix}domains-{number:05d}.safetensors")
@@ -142,6 +120,8 @@ def _values_of_domains(
             if part != "values":
                 continue
             domain_R = tensors[f"{name}.domain"]
+            if domain_R.dtype != torch.int64 or domain_R.shape != values.shape[:1]:
+                raise MamdrError(f"{folder} is damaged: the domains of {name} do not match its values")
             if owned_n is None:
                 found.setdefault(name, []).append(DomainRows(domain_R, values))
                 continue

@@ -1,6 +1,6 @@
-"""Sealed folders on a disk or in an object store: the latter are written and read by way of a local copy.
+"""Folders with a manifest on a disk or in an object store, which is read and written through a local copy.
 
-A store has no renames, and none are needed: a file appears whole, and the manifest, which makes a folder valid, last.
+A store has no renames and needs none: files appear complete, and the manifest, which makes a folder valid, last.
 """
 
 import contextlib
@@ -16,18 +16,18 @@ from pyarrow import fs
 from mamdr_core.errors import MamdrError
 from mamdr_core.heartbeat import beat
 from mamdr_core.object_store import Place, StorePath
-from mamdr_core.training.sealed import MANIFEST, check
+from mamdr_core.training.sealed import MANIFEST, check_integrity
 
 _AT_A_TIME, _PART = 4, 8 << 20
 
 
 @contextmanager
 def staged(folder: Place, scratch: str = "") -> Iterator[Path]:
-    """Where a folder's files are written: the folder itself, or a local one, from which they are uploaded at the end.
+    """Local folder to write files to: the folder itself on a disk, or a temporary one that is uploaded at the end.
 
     Args:
-        folder: may hold files already.
-        scratch: folder of the local one; empty: the system's temporary folder.
+        folder: the target, which may already contain files.
+        scratch: parent of the temporary folder; empty: the system's temporary folder.
     """
     if isinstance(folder, Path):
         folder.mkdir(parents=True, exist_ok=True)
@@ -42,18 +42,18 @@ def staged(folder: Place, scratch: str = "") -> Iterator[Path]:
 
 @contextmanager
 def fetched(folder: Place, kind: str, scratch: str = "", only: str | tuple[str, ...] = "") -> Iterator[Path]:
-    """A sealed folder where it can be read: itself, or a local copy, checked, for the length of the block.
+    """Local folder to read from within the block: the folder itself on a disk, or a checked copy of a store's folder.
 
-    Files of the copy that are open when the block ends can be read on.
+    Files of the copy that are open at the end of the block remain readable.
 
     Args:
-        folder: complete.
-        kind: what it should be, for the error.
-        scratch: folder of the copy; empty: the system's temporary folder.
-        only: how the names of the files begin that are copied; one or several beginnings.
+        folder: a folder with a manifest.
+        kind: what the folder is, for error messages.
+        scratch: parent of the copy; empty: the system's temporary folder.
+        only: prefix, or prefixes, of the files to copy.
 
     Raises:
-        MamdrError: the copy is not as its manifest says.
+        MamdrError: the copy does not match its manifest.
     """
     if isinstance(folder, Path):
         yield folder
@@ -62,7 +62,7 @@ def fetched(folder: Place, kind: str, scratch: str = "", only: str | tuple[str, 
         names = [child.name for child in folder.iterdir() if child.name == MANIFEST or child.name.startswith(only)]
         _copy(folder, Path(local), names)
         try:
-            check(Path(local), kind, only)
+            check_integrity(Path(local), kind, only)
             yield Path(local)
         except MamdrError as error:
             if local not in str(error):
@@ -71,7 +71,7 @@ def fetched(folder: Place, kind: str, scratch: str = "", only: str | tuple[str, 
 
 
 def remove(folder: Place) -> None:
-    """Remove a folder if it is there, as far as that is possible."""
+    """Remove a folder if it exists; errors are ignored."""
     if isinstance(folder, Path):
         shutil.rmtree(folder, ignore_errors=True)
         return
@@ -80,7 +80,7 @@ def remove(folder: Place) -> None:
 
 
 def _copy(source: Place, target: Place, names: list[str]) -> None:
-    """Copy files from a disk to a store, or back."""
+    """Copy files between a disk and a store."""
 
     def copy(name: str) -> None:
         (here, from_system), (there, to_system) = (_located(folder / name) for folder in (source, target))

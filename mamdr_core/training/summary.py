@@ -1,4 +1,4 @@
-"""The table at a run's end: its AUC by domain beside the newest run of every other method on the same examples."""
+"""Summary table at the end of a run: AUC by domain, compared with the newest runs of other methods."""
 
 import sys
 
@@ -13,7 +13,7 @@ LARGEST = 30
 
 
 def log_summary(lake: Lake, run_id: str, examples_version: int) -> None:
-    """Print to stderr: test AUC by domain, the largest domains first, for this run, other methods and the oracle."""
+    """Print test AUC by domain, largest domains first, of this run, other methods and the oracle, to stderr."""
     runs = (
         lake.read("training_runs")
         .where((F.col("status") == "ok") & (F.col("input_versions")["examples"] == examples_version))

@@ -1,4 +1,4 @@
-"""A run in MLflow: parameters, figures, curves and tags, and its files."""
+"""Reports runs to MLflow: parameters, figures, curves, tags and files."""
 
 import csv
 import io
@@ -11,26 +11,26 @@ from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
 
 from mamdr_core.training.settings import TrackingSettings
-from mamdr_core.training.tracking import Ended
+from mamdr_core.training.tracking import EndedRun
 
 STATUSES = {"ok": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 LONGEST = 5000
-"""Characters of a parameter or a tag that MLflow takes, at most."""
+"""Maximum number of characters of a parameter or tag in MLflow."""
 _SQLITE = "sqlite:///"
 
 
-class Store:
-    """An MLflow experiment, made where it is missing.
+class MlflowExperiment:
+    """An MLflow experiment, created if it does not exist.
 
     Args:
-        settings: where it is and what it is called.
+        settings: its address and name.
 
     Raises:
-        mlflow.exceptions.MlflowException: it cannot be reached.
+        mlflow.exceptions.MlflowException: MLflow cannot be reached.
     """
 
     def __init__(self, settings: TrackingSettings) -> None:
-        # A new store tells of every migration, and a server that is down of every try.
+        # Otherwise a new store logs every migration, and an unreachable server every retry.
         for name, level in {"mlflow": logging.WARNING, "alembic": logging.WARNING, "urllib3": logging.ERROR}.items():
             logging.getLogger(name).setLevel(level)
         self.client = MlflowClient(tracking_uri=settings.mlflow)
@@ -41,10 +41,10 @@ class Store:
             else self.client.create_experiment(settings.experiment, artifact_location=_artifacts(settings.mlflow))
         )
 
-    def log(self, ended: Ended) -> None:
-        """Record a run, replacing what is known of it."""
+    def log(self, ended: EndedRun) -> None:
+        """Record a run, replacing an earlier record."""
         row, client = ended.row, self.client
-        if known := self._find(row["run_id"]):  # a run that was stopped, and then resumed
+        if known := self._find(row["run_id"]):  # a run that was stopped and resumed
             client.delete_run(known)
         created = client.create_run(
             self.experiment, _milliseconds(row["started_at"]), self._tags(ended), run_name=row["run_id"]
@@ -67,7 +67,7 @@ class Store:
         """Add a file to a run.
 
         Raises:
-            LookupError: MLflow knows no such run.
+            LookupError: MLflow has no such run.
         """
         known = self._find(run_id)
         if known is None:
@@ -81,7 +81,7 @@ class Store:
         runs = self.client.search_runs([self.experiment], condition, max_results=1)
         return runs[0].info.run_id if runs else None
 
-    def _tags(self, ended: Ended) -> dict[str, str]:
+    def _tags(self, ended: EndedRun) -> dict[str, str]:
         row = ended.row
         tags = {f"mamdr.{name}": row.get(name) for name in ("run_id", "parent_run_id", "experiment", "cell", "error")}
         tags |= {"mamdr.lake": ended.config.lake.root, "mamdr.code_version": row.get("code_version")}
@@ -92,7 +92,7 @@ class Store:
         return {name: str(value)[:LONGEST] for name, value in tags.items() if value is not None}
 
     def _parent(self, experiment: str) -> str:
-        """The run that a comparison's or sweep's runs are shown under."""
+        """The MLflow run under which the runs of a comparison or sweep are shown."""
         name = experiment.replace("'", "")
         if known := self._first(f"tags.`mamdr.parent_of` = '{name}'"):
             return known
@@ -103,7 +103,7 @@ class Store:
 
 
 def _artifacts(uri: str) -> str | None:
-    """Files of a local store lie beside it; MLflow alone would put them below the folder that the job runs in."""
+    """Folder of the files of a local store, next to it; MLflow would use the working folder of the job."""
     if not uri.startswith(_SQLITE):
         return None
     return str(Path(uri.removeprefix(_SQLITE)).absolute().parent / "mlflow-artifacts")
@@ -113,8 +113,8 @@ def _milliseconds(moment: datetime) -> int:
     return int(moment.timestamp() * 1000)
 
 
-def _domains(ended: Ended) -> str:
-    """CSV: a row for each split and domain that has rows."""
+def _domains(ended: EndedRun) -> str:
+    """CSV with one row per split and domain that has rows."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(("split", "domain", "rows", "clicks", "auc", "logloss", "mean_prediction"))

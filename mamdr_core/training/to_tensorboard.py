@@ -1,15 +1,15 @@
-"""A run in TensorBoard's event files: its curves, figures, the distribution of AUC over domains, and its config."""
+"""Reports runs to TensorBoard: curves, figures, the distribution of AUC over domains, and the config."""
 
 import shutil
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from mamdr_core.training.tracking import Ended
+from mamdr_core.training.tracking import EndedRun
 
 
-def write_events(folder: Path, ended: Ended) -> None:
-    """Write a run's event file below `<folder>/<run_id>`, replacing what is there of it."""
+def write_events(folder: Path, ended: EndedRun) -> None:
+    """Write the event file of a run to `<folder>/<run_id>`, replacing an earlier one."""
     own = folder / str(ended.row["run_id"])
     shutil.rmtree(own, ignore_errors=True)
     last = int(ended.figures.get("rounds", 0))

@@ -1,4 +1,4 @@
-"""A run told to MLflow and TensorBoard once it has ended, by the driver alone. None of them has to be up for it."""
+"""Reports a run to MLflow and TensorBoard after it has ended; errors of these trackers do not fail the run."""
 
 import importlib.util
 import json
@@ -22,30 +22,30 @@ from mamdr_core.training.settings import TrackingSettings
 logger = logging.getLogger(__name__)
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-"""Of AUC over domains."""
+"""Reported quantiles of AUC over domains."""
 _SECTIONS = ("features", "examples", "model", "train")
-"""Sections of the config that are a run's parameters; others are paths, and options that may hold credentials."""
+"""Sections of the config that are reported as parameters; others contain paths, and options with credentials."""
 _BOUNDS = {
-    # By itself MLflow tries for minutes, reports its use over the network, and writes addresses to a job's stdout.
+    # By default MLflow retries for minutes, reports its use over the network, and prints addresses to stdout.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-"""Environment of MLflow's client, where it is not set."""
+"""Defaults of environment variables of MLflow's client."""
 
 
 @dataclass(frozen=True)
-class Ended:
+class EndedRun:
     """A run that has ended.
 
     Attributes:
         row: its row in training_runs.
-        config: its resolved configuration.
+        config: the resolved configuration.
         domain_ids: id of each domain.
-        figures: what it reports; empty where it failed.
-        metrics: by split.
-        curve: its validations, in order.
+        figures: its figures; empty if it failed.
+        metrics: metrics by split.
+        curve: its validations in order.
     """
 
     row: Mapping[str, Any]
@@ -57,14 +57,14 @@ class Ended:
 
     @property
     def parameters(self) -> dict[str, str]:
-        """Config keys that decide the run, with their values as JSON."""
+        """Config keys of the run with their values as JSON."""
         plain = plain_config(self.config)
         flat = flat_keys({name: plain[name] for name in _SECTIONS})
         return {name: value if isinstance(value, str) else json.dumps(value) for name, value in flat}
 
     @property
     def scalars(self) -> dict[str, float]:
-        """Figures that are numbers, seconds by phase, NDCG and hit rate by cutoff, quantiles of AUC by split."""
+        """Numeric figures, seconds by phase, NDCG and hit rate by cutoff, and quantiles of AUC by split."""
         numbers = {name: value for name, value in self.figures.items() if isinstance(value, int | float)}
         phases = {f"seconds/{phase}": value for phase, value in self.figures.get("seconds", {}).items()}
         by_cutoff = {
@@ -77,7 +77,7 @@ class Ended:
 
     @property
     def points(self) -> list[tuple[str, int, float]]:
-        """The curve: (name, round or pass, value)."""
+        """Points of the curve: name, round or pass, and value."""
         named = [
             (f"{point.phase}/{name}", point.round, value)
             for point in self.curve
@@ -86,7 +86,7 @@ class Ended:
         return [(name, number, value) for name, number, value in named if value is not None]
 
     def aucs(self, split: str) -> torch.Tensor:
-        """AUC of the domains that have one, float64."""
+        """AUC of the domains for which it is defined, float64."""
         auc = self.metrics[split].auc
         return auc[~auc.isnan()]
 
@@ -101,10 +101,10 @@ class Ended:
 
 
 def check_trackers(settings: TrackingSettings) -> None:
-    """Check, before a run begins, that what is asked for is installed.
+    """Check before a run that the packages of the configured trackers are installed.
 
     Raises:
-        MamdrError: it is not; the message says how to install it.
+        MamdrError: a package is not installed.
     """
     for key, package in (("mlflow", "mlflow"), ("tensorboard", "tensorboard")):
         if getattr(settings, key) and importlib.util.find_spec(package) is None:
@@ -114,8 +114,8 @@ def check_trackers(settings: TrackingSettings) -> None:
             )
 
 
-def track(ended: Ended) -> None:
-    """Tell the configured trackers of a run; whatever goes wrong with them is a warning, and takes bounded time."""
+def track_run(ended: EndedRun) -> None:
+    """Report a run to the configured trackers in bounded time; errors are logged as warnings."""
     settings = ended.config.tracking
     if settings.mlflow:
         _attempt(settings, f"MLflow at {settings.mlflow}", lambda: _mlflow(settings).log(ended))
@@ -124,7 +124,7 @@ def track(ended: Ended) -> None:
 
 
 def attach(settings: TrackingSettings, run_id: str, name: str, text: str) -> None:
-    """Add a file, such as a report, to a run that MLflow knows; warns as `track` does."""
+    """Add a file, such as a report, to a run in MLflow; errors are logged as warnings."""
     if settings.mlflow:
         _attempt(settings, f"MLflow at {settings.mlflow}", lambda: _mlflow(settings).attach(run_id, name, text))
 
@@ -132,19 +132,19 @@ def attach(settings: TrackingSettings, run_id: str, name: str, text: str) -> Non
 def _mlflow(settings: TrackingSettings) -> Any:
     for name, value in _BOUNDS.items():
         os.environ.setdefault(name, value)
-    from mamdr_core.training.to_mlflow import Store  # an optional dependency, which takes seconds to import
+    from mamdr_core.training.to_mlflow import MlflowExperiment  # an optional dependency that takes seconds to import
 
-    return Store(settings)
+    return MlflowExperiment(settings)
 
 
-def _write_events(folder: str, ended: Ended) -> None:
+def _write_events(folder: str, ended: EndedRun) -> None:
     from mamdr_core.training.to_tensorboard import write_events  # likewise
 
     write_events(Path(folder), ended)
 
 
 def _attempt(settings: TrackingSettings, where: str, action: Callable[[], None]) -> None:
-    """Do it in a thread that is left behind when it takes too long: clients' own time-outs do not bound all they do."""
+    """Run the action in a thread that is abandoned after a limit: timeouts of clients do not bound all calls."""
     problems: list[str] = []
 
     def run() -> None:
@@ -157,6 +157,6 @@ def _attempt(settings: TrackingSettings, where: str, action: Callable[[], None])
     thread.start()
     thread.join(settings.seconds)
     if thread.is_alive():
-        problems.append(f"not done after {settings.seconds:g} s (tracking.seconds)")
+        problems.append(f"not finished after {settings.seconds:g} s (tracking.seconds)")
     if problems:
-        logger.warning("not tracked by %s, which changes nothing else: %s", where, problems[0])
+        logger.warning("could not report to %s, which does not affect the run: %s", where, problems[0])

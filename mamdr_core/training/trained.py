@@ -1,4 +1,4 @@
-"""A trained run opened again: its package, and the rows that it was trained on, at their pinned versions."""
+"""Opens a trained run: its package, and the pinned version of the examples that it was trained on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from mamdr_core.plugins import is_plugin
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples, pin_examples
 from mamdr_core.training.choices import choose_device
-from mamdr_core.training.intact import MetricsFacts, PinnedFacts, check_facts
+from mamdr_core.training.intact import MetricsJson, PinnedJson, validate_json
 from mamdr_core.training.own_code import check_served
 from mamdr_core.training.package import Package, load_package
 from mamdr_core.training.records import find_run
@@ -27,17 +27,17 @@ from mamdr_core.yaml_values import one_line, parse_yaml
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedRun:
     """A trained run.
 
     Attributes:
-        lake: that it was recorded in.
-        folder: of its package.
-        package: its parameters and facts.
+        lake: the lake in which it is recorded.
+        folder: folder of its package.
+        package: its parameters and metadata.
         config: its resolved configuration.
-        pinned: the examples that it was trained on.
-        share: reads them, all domains.
-        device: where parameters lie.
+        pinned: the examples on which it was trained.
+        share: loader of these examples, for all domains.
+        device: device of the parameters.
     """
 
     lake: Lake
@@ -50,29 +50,29 @@ class Trained:
 
     @property
     def run_id(self) -> str:
-        """Names the run."""
+        """Id of the run."""
         return str(self.package.metrics["run_id"])
 
 
-def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str = "") -> Trained:
-    """Open a run by its id, or by the folder of its package.
+def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str = "") -> TrainedRun:
+    """Open a run by its id or by the folder of its package.
 
     Args:
         spark: the session.
-        config: names the lake, the device and the bounds of memory.
-        run_id: empty: the newest run that ended well.
-        folder: overrides `run_id`.
+        config: configuration of the job, with the lake, device and memory limits.
+        run_id: id of the run, see `find_run`; empty: the newest successful run.
+        folder: folder of a package; overrides `run_id`.
 
     Raises:
-        MamdrError: no such run or package, a damaged one, or one of another lake, model or version.
+        MamdrError: no such run or package, a damaged package, or one of another lake, model or version of the code.
     """
     lake = Lake(spark, config.lake)
     folder = folder or str(find_run(lake, run_id)["package"])
     device = choose_device(config.train.device, SingleProcess())
     package = load_package(folder, device, config.train.scratch)
     trained = config_of(package.config, folder)
-    facts = check_facts(PinnedFacts, package.pinned, f"{folder}/pinned.json")
-    check_facts(MetricsFacts, package.metrics, f"{folder}/metrics.json")
+    facts = validate_json(PinnedJson, package.pinned, f"{folder}/pinned.json")
+    validate_json(MetricsJson, package.metrics, f"{folder}/metrics.json")
     try:
         pinned = pin_examples(spark, config.lake, trained.features, facts.versions)
     except (KeyError, MamdrError) as error:
@@ -83,28 +83,28 @@ def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str =
         raise MamdrError(f"package {folder} was trained on another lake than {lake.root}: vocabulary sizes differ")
     check_served(trained, package.metrics, folder)
     _check_fits(package, trained, pinned, folder)
-    # Where theta_S stayed its parent's, so did the scales of numeric features.
+    # If theta_S is that of the parent, so are the scales of numeric features.
     pinned = replace(pinned, numeric=facts.numeric)
     everything = np.ones(len(pinned.domain_ids), dtype=np.bool_)
     train = config.train
     share = Share(pinned, trained.features, everything, train.host_memory, train.scratch, train.reader)
-    return Trained(lake, folder, package, trained, pinned, share, device)
+    return TrainedRun(lake, folder, package, trained, pinned, share, device)
 
 
 def config_of(text: str, folder: str) -> Config:
-    """The resolved configuration that a package in `folder` holds as YAML.
+    """Parse the resolved configuration of a package.
 
     Raises:
-        MamdrError: it is not valid for this code.
+        MamdrError: it is not valid for this version of the code.
     """
     try:
         return parse_config(parse_yaml(text, "config.yaml"))
     except MamdrError as error:
-        raise MamdrError(f"package {folder} is of another version of this code, train anew: {error}") from None
+        raise MamdrError(f"package {folder} is from another version of this code, train again: {error}") from None
 
 
 def _check_fits(package: Package, config: Config, pinned: PinnedExamples, folder: str) -> None:
-    """Check that the parameters are of the model that the package's own configuration declares."""
+    """Check that the parameters have the shapes of the model that the package's configuration declares."""
     inputs = declare_inputs(config.model, config.features, pinned.sizes)
     with torch.device("meta"):  # shapes alone
         module = build_model(config.model, inputs)
@@ -113,7 +113,7 @@ def _check_fits(package: Package, config: Config, pinned: PinnedExamples, folder
     dense = sum(parameter.numel() for parameter in module.parameters())
     if len(package.shared.dense) != dense or found != wanted:
         raise MamdrError(
-            f"package {folder} is damaged: its parameters are not of the shapes of its config.yaml's model"
+            f"package {folder} is damaged: its parameters do not have the shapes of the model in its config.yaml"
         )
     check_mixed(config, package.metrics, package.mixed is not None, folder)
     if any(not 0 <= domain < len(pinned.domain_ids) for domain in package.specific):
@@ -121,18 +121,18 @@ def _check_fits(package: Package, config: Config, pinned: PinnedExamples, folder
 
 
 def check_mixed(config: Config, metrics: Mapping[str, Any], found: bool, folder: str) -> None:
-    """Check that a package has a mixed model if, and only if, its method makes one and the run has kept it.
+    """Check that a package has a mixed model if and only if its method creates one and the run kept it.
 
     Args:
-        config, metrics: the package's.
-        found: whether it has files of a mixed model.
-        folder: the package, for the error message.
+        config, metrics: configuration and metrics of the package.
+        found: whether the package has files of a mixed model.
+        folder: folder of the package, for error messages.
 
     Raises:
-        MamdrError: it has not.
+        MamdrError: a mixed model is missing or unexpected.
     """
     kind = metrics.get("specific_kind")
-    # Whoever serves a run need not have its user's own method.
+    # A method that is a plugin need not be installed where the run is served.
     mixed = kind == "mixed" if is_plugin(config.train.method) else find_method(config.train.method).mixed
     if (mixed and kind != "none") != found:
         raise MamdrError(

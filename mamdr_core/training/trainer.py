@@ -1,4 +1,4 @@
-"""The training loop of a rank: stages of rounds with validations, early stop and checkpoints."""
+"""Training loop of a rank: stages of rounds with validation, early stop and checkpoints."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -38,14 +38,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """What training did.
+    """Result of training.
 
     Attributes:
-        epochs: begun, of theta_S, and passes of DR after it.
+        epochs: epochs of theta_S that were started, plus passes of DR afterwards.
         rounds: outer updates of theta_S.
-        best_round: the one whose theta_S was kept.
-        dr_passes: passes of DR once theta_S had settled.
-        curve: on rank 0, every validation.
+        best_round: round whose theta_S was kept.
+        dr_passes: passes of DR after theta_S had settled.
+        curve: on rank 0, all validations.
     """
 
     epochs: int
@@ -57,22 +57,22 @@ class TrainingOutcome:
 
 @dataclass
 class Trainer:
-    """Trains a learner by a method on one rank; every rank does the same at the same time.
+    """Trains a learner with a method on one rank; all ranks train at the same time.
 
     Args:
-        settings: of the run.
-        learner: is trained.
-        method: how.
-        counts_n: training rows by domain, of all ranks.
-        owned_n: by domain, whether this rank owns it.
+        settings: settings of the run.
+        learner: the learner.
+        method: the learning method.
+        counts_n: training rows by domain, of all ranks, int64 [n].
+        owned_n: mask of the domains of this rank, bool [n].
         collective: the ranks.
-        val: this rank's validation rows.
-        arrays: makes an epoch's order of rows.
-        clock: counts seconds.
-        checkpoints: of the run.
-        warm: whether the run started from another's parameters, which are kept unless it finds better ones.
-        mixed: the mixed model of a method that has one; it is fitted first, and the network is trained on it.
-        profiler: records some rounds of every stage; None: nothing does.
+        val: validation rows of this rank.
+        arrays: allocates the order of rows of an epoch.
+        clock: measures the seconds of phases.
+        checkpoints: checkpoints of the run.
+        warm: whether the run starts from the parameters of a parent, which are kept unless training improves them.
+        mixed: the mixed model, if the method has one; it is fitted first, and the network is trained on top of it.
+        profiler: records some rounds of every stage; None: no profile.
     """
 
     settings: TrainSettings
@@ -91,7 +91,7 @@ class Trainer:
     position: Position = field(init=False, default_factory=Position)
 
     def __post_init__(self) -> None:
-        """Make the method's updates of the learner, and the stages that they run in."""
+        """Create the method's updates of the learner, and the stages in which they run."""
         updates = {"shared": self.method.shared, "specific": self.method.specific}
         self._updates = {name: make(self.learner) for name, make in updates.items() if make}
         may_be_alone = self.mixed is not None and not self.warm
@@ -101,13 +101,13 @@ class Trainer:
         )
         of_rank = self.counts_n, self.owned_n, self.collective, self.arrays, self.clock
         self._dealer = Dealer(self.settings, self.learner, self.method, *of_rank)
-        self.early_stop = EarlyStop(1, self.learner)  # every stage begins with its own
+        self.early_stop = EarlyStop(1, self.learner)  # replaced at the start of every stage
 
     def train(self) -> TrainingOutcome:
-        """Train, from the newest checkpoint if there is one; the learner is left with the best parameters.
+        """Train, starting from the newest checkpoint if there is one; the learner then has the best parameters.
 
         Raises:
-            StoppedError: asked to stop.
+            StoppedError: a stop was requested.
         """
         at, passes = self.position, 0
         resumed = self._resume()
@@ -123,7 +123,7 @@ class Trainer:
                     self._log("the network is kept %s the mixed model", "on" if self.mixed.is_kept else "without")
                 if stage.learns_shared:
                     assert self.method.shared
-                    self._updates["shared"] = self.method.shared(self.learner)  # fresh: the moments are released
+                    self._updates["shared"] = self.method.shared(self.learner)  # releases the moments
                     epochs += self._epochs(at.done)
                     at.rounds, at.best_round = at.rounds + at.done, self.early_stop.best_round
                 else:
@@ -133,27 +133,27 @@ class Trainer:
         return TrainingOutcome(epochs + passes, at.rounds, at.best_round, passes, at.curve)
 
     def _begin(self, stage: Stage) -> bool:
-        """Prepare the start of a stage; returns whether it takes place."""
+        """Prepare a stage; returns whether to run it."""
         if stage.is_alone and self.mixed:
             if not self.mixed.adds_much(self.early_stop):
                 return False
             aucs = self.mixed.auc, self.early_stop.best
             self._log(
-                "the network raises the mixed model's AUC from %.4f to %.4f: it is also trained without it", *aucs
+                "the network raises the mixed model's AUC from %.4f to %.4f: it is trained again without it", *aucs
             )
             self.val = self.mixed.start_alone(self.early_stop, self.val)
         self.early_stop = EarlyStop(stage.patience, self.learner, stage.learns_shared)
         return True
 
     def _train_stage(self, stage: Stage) -> None:
-        """Rounds until early stop or the last epoch; the learner is left with the best parameters.
+        """Train until early stop or the last epoch; the learner then has the best parameters of the stage.
 
-        Every rank takes part in the same collectives in every round, whatever rows it has.
+        All ranks take part in the same collectives in every round, even if they have no rows.
         """
         at = self.position
         before = self._rounds_before(stage)
         progress = Progress(before + stage.most_rounds, self.collective.rank == 0, before + at.done)
-        if self.early_stop.shared is None:  # not resumed: what a stage starts with is kept, unless it finds better
+        if self.early_stop.shared is None:  # not resumed: validate the initial parameters, which may be the best
             if self.warm or not stage.learns_shared:
                 self._validate(stage)
             else:
@@ -171,7 +171,7 @@ class Trainer:
         self.early_stop.restore_best()
 
     def _put_on(self, on: NetworkOnMixed, fits: bool) -> None:
-        """Fit the mixed model, and have the network learn what it leaves."""
+        """Fit the mixed model, and use its predictions as base logits of the network."""
         with self.clock.phase("mixed"):
             if fits and self.settings.only_domains:
                 on.mixed.refit(self.learner.train)
@@ -180,19 +180,19 @@ class Trainer:
             self.val = on.put_on(self.val)
 
     def _validate_mixed(self, stage: Stage, on: NetworkOnMixed) -> None:
-        """Validate the mixed model alone, with theta_S of zeros, which is kept if no round does better."""
+        """Validate the mixed model with a theta_S of zeros, which is kept if no round is better."""
         started = self.learner.shared
         self.learner.shared = started.zeros_like()
         found, _ = self._validate(stage)
         on.auc = float("nan") if found.val_auc is None else found.val_auc
         self.learner.shared = started
-        self.early_stop.waited = 0  # a choice before the first round, not a round without progress
+        self.early_stop.waited = 0  # this validation does not count as a round without progress
 
     def _after_round(self, stage: Stage, progress: Progress) -> bool:
-        """Validate and write a checkpoint if they are due; returns whether the stage is over.
+        """Validate and write a checkpoint if they are due; returns whether to end the stage.
 
         Raises:
-            StoppedError: asked to stop.
+            StoppedError: a stop was requested.
         """
         at = self.position
         at.done += 1
@@ -208,7 +208,7 @@ class Trainer:
         return False
 
     def _validate(self, stage: Stage) -> tuple[Validation, bool]:
-        """What a validation finds, the same on every rank but for the seconds, and whether to stop."""
+        """Validate; returns the result, equal on all ranks except for the seconds, and whether to stop."""
         at, learner = self.position, self.learner
         with self.clock.phase("validate"):
             specific = self._measure_statistics(stage)
@@ -240,7 +240,7 @@ class Trainer:
         return specific
 
     def _epochs(self, rounds: int) -> int:
-        """Number of epochs of theta_S that a number of rounds has begun."""
+        """Number of epochs of theta_S that are started by a number of rounds."""
         return -(-rounds // self.settings.rounds_per_epoch)
 
     def _log(self, text: str, *values: object) -> None:
@@ -248,11 +248,11 @@ class Trainer:
             logger.info(text, *values)
 
     def _rounds_before(self, stage: Stage) -> int:
-        """Rounds before the stage that count as its own."""
+        """Rounds of the previous stage that the count of this stage continues."""
         return self.position.rounds if stage.is_alone else 0
 
     def _timed(self, name: str) -> Callable[[Round], None]:
-        """The method's update of that name, whose seconds are counted."""
+        """The method's update of that name, timed as phase `inner`."""
 
         def timed(round_: Round) -> None:
             with self.clock.phase("inner"):
@@ -261,7 +261,7 @@ class Trainer:
         return timed
 
     def _resume(self) -> bool:
-        """Restore the newest checkpoint and what earlier attempts have spent; returns whether there is one."""
+        """Restore the newest checkpoint with the counters of earlier attempts; returns whether there is one."""
         at, learner = self.position, self.learner
         self.clock.seconds["inner"] = 0.0
         restored = self.checkpoints.restore(self._run_state())
@@ -269,14 +269,14 @@ class Trainer:
             stage = self.stages[at.stage]
             self.early_stop.patience, self.early_stop.moves_shared = stage.patience, stage.learns_shared
             if not stage.learns_shared and self.early_stop.shared is not None:
-                learner.shared = self.early_stop.shared  # the same values, held once
+                learner.shared = self.early_stop.shared  # equal values: keep only one copy
             learner.rows_descended, learner.engine.skipped = at.rows_descended, at.skipped_steps
             learner.engine.waited, self.clock.seconds["inner"] = at.waited_seconds, at.inner_seconds
             self.clock.add_attempt(at.seconds)
         return restored
 
     def _run_state(self) -> RunState:
-        """All that a checkpoint holds, with what has been spent so far."""
+        """The content of a checkpoint, with current counters."""
         at, learner = self.position, self.learner
         at.inner_seconds, at.seconds = self.clock.seconds["inner"], self.clock.passed
         at.rows_descended, at.skipped_steps = learner.rows_descended, learner.engine.skipped

@@ -1,4 +1,4 @@
-"""A learner that starts where another run ended: theta_S and theta_i from that run's package."""
+"""Warm start: a learner starts with theta_S and theta_i from the package of its parent."""
 
 import logging
 
@@ -19,12 +19,12 @@ logger = logging.getLogger(__name__)
 
 
 class Heritage:
-    """What a parent's package hands down to a rank.
+    """Parameters of a parent for one rank.
 
     Args:
-        package: its folder.
-        device: where theta_i is wanted.
-        scratch: folder of a local copy, where it is in an object store; empty: the system's temporary folder.
+        package: folder of the parent's package.
+        device: device of theta_i.
+        scratch: folder for a local copy if the package is in an object store; empty: the system's temporary folder.
     """
 
     def __init__(self, package: str, device: torch.device | str = "cpu", scratch: str = "") -> None:
@@ -35,41 +35,41 @@ class Heritage:
             self._specific = SavedSpecific(sorted(folder.glob("specific-*.safetensors")), device)
 
     def having_specific(self, domains: int) -> NDArray[np.bool_]:
-        """Which of so many domains have theta_i, [n]."""
+        """Mask of the domains that have theta_i in the package, bool [n]."""
         having = np.zeros(domains, dtype=np.bool_)
         having[list(self._specific)] = True
         return having
 
     def mixed_state(self, collective: Collective, owned_n: NDArray[np.bool_]) -> State | None:
-        """The part of the parent's mixed model that a rank takes; None: it has none.
+        """State of the parent's mixed model for this rank; None: it has none.
 
         Args:
             collective: the ranks.
-            owned_n: by domain, whether this rank owns it.
+            owned_n: mask of the domains of this rank, bool [n].
         """
         with fetched(place_of(self._package), "model package", self._scratch, only=MIXED) as folder:
             return load_mixed(folder, collective.rank, collective.size, torch.from_numpy(owned_n))
 
     def hand_down(self, learner: Learner, collective: Collective, is_mixed: bool = False) -> None:
-        """Put the parent's parameters in place of those that a new learner starts with.
+        """Replace the initial parameters of a learner by those of the parent.
 
-        Vocabularies only grow and an index never changes: the parent's rows of a table are the first of the learner's,
-        and the others, of ids and domains that the parent did not know, stay as the model initialises them. So does
-        theta_i of domains that have none there. Optimizers start fresh: a package holds no moments.
+        Vocabularies only grow and an index never changes: the parent's rows of a table are the first rows of the
+        learner's table. Rows of ids and domains that the parent does not have keep their initial values, as do theta_i
+        that it does not have. Optimizers start without moments, which packages do not contain.
 
         Args:
-            learner: as it is before training.
+            learner: the learner before training.
             collective: the ranks, over which its tables may be sharded.
-            is_mixed: whether this run has a mixed model. What a network has learned on top of one is of no use without
-                it, nor the other way round.
+            is_mixed: whether this run has a mixed model. A network that was trained on top of a mixed model is useless
+                without one, and vice versa.
         """
         if self.has_mixed != is_mixed:
             if collective.rank == 0:
-                logger.warning("theta_S starts cold: of the parent and this run, one has a mixed model alone")
+                logger.warning("theta_S starts cold: only one of the parent and this run has a mixed model")
             return
         if not self._shared.dense.any():
             if collective.rank == 0:
-                logger.info("theta_S starts cold: the parent's network is zero, its mixed model served alone")
+                logger.info("theta_S starts cold: the parent's network is zero, it consists of its mixed model")
             return
         shared = learner.shared
         shared.dense.copy_(self._shared.dense)

@@ -161,7 +161,7 @@ def test_trials_with_several_ranks_run_on_horovod_and_retry_after_a_lost_rank(sp
 
 def test_sigterm_stops_a_comparison_in_its_current_trial(spark, config, first, monkeypatch):
     def train(*arguments):
-        raise StoppedError("stopped by SIGTERM after round 3: it is in checkpoint 2, --resume continues from there")
+        raise StoppedError("stopped by SIGTERM after round 3: saved in checkpoint 2, --resume continues from there")
 
     monkeypatch.setattr("mamdr_core.comparing.running.train_on_ranks", train)
     with pytest.raises(StoppedError, match="the next start keeps the trials that have finished"):

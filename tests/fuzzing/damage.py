@@ -9,7 +9,7 @@ import torch
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from mamdr_core.training.sealed import MANIFEST, facts_of, seal
+from mamdr_core.training.sealed import MANIFEST, hash_files, write_manifest
 
 odd = st.sampled_from(
     [None, True, -1, 0, 2**70, 0.5, float("nan"), "", "x", "../../etc/passwd", "/etc/passwd", "a\nb", "\ud800", [], {}]
@@ -19,7 +19,7 @@ NAMES = ["..", "../outside", "/etc/hostname", "", ".", "a/b", "x" * 300, "a\nb",
 
 
 def damage(data: Any, folder: Path) -> str:
-    """Damage a sealed folder in one drawn way; returns what was done."""
+    """Damage a folder with a manifest in one drawn way; returns what was done."""
     kinds = [_flip, _truncate, _remove, _edit_manifest, _rename_in_manifest, _edit_json, _edit_tensors, _edit_header]
     kind = data.draw(st.sampled_from(kinds), label="kind")
     kind(data, folder)
@@ -76,7 +76,7 @@ def _edit_json(data: Any, folder: Path) -> None:
         _replace_node(data, file)
     else:
         file.write_bytes(data.draw(st.binary(max_size=20) | st.sampled_from([b"[" * 100_000, b"[]", b"null", b"{}"])))
-    _reseal(folder)
+    _rewrite_manifest(folder)
 
 
 def _edit_tensors(data: Any, folder: Path) -> None:
@@ -90,7 +90,7 @@ def _edit_tensors(data: Any, folder: Path) -> None:
     changes = {
         "missing": lambda: None,
         "flat": lambda: tensor.flatten(),
-        "shorter": lambda: tensor[:-1].clone(),
+        "shorter": lambda: torch.atleast_1d(tensor)[:-1].clone(),
         "deeper": lambda: tensor[None],
         "bytes": lambda: tensor.to(dtype=data.draw(st.sampled_from(TYPES))),
         "renamed": lambda: None,
@@ -105,7 +105,7 @@ def _edit_tensors(data: Any, folder: Path) -> None:
         )
         tensors[data.draw(others)] = tensor
     save_file(tensors, file)
-    _reseal(folder)
+    _rewrite_manifest(folder)
 
 
 def _edit_header(data: Any, folder: Path) -> None:
@@ -115,7 +115,7 @@ def _edit_header(data: Any, folder: Path) -> None:
     length = 8 + int.from_bytes(content[:8], "little")
     content[data.draw(st.integers(0, length - 1))] ^= data.draw(st.integers(1, 255))
     file.write_bytes(bytes(content))
-    _reseal(folder)
+    _rewrite_manifest(folder)
 
 
 def _replace_node(data: Any, file: Path) -> None:
@@ -136,5 +136,5 @@ def _replace_node(data: Any, file: Path) -> None:
     file.write_text(json.dumps(tree))
 
 
-def _reseal(folder: Path) -> None:
-    seal(folder, facts_of(folder, [file.name for file in folder.iterdir() if file.name != MANIFEST]))
+def _rewrite_manifest(folder: Path) -> None:
+    write_manifest(folder, hash_files(folder, [file.name for file in folder.iterdir() if file.name != MANIFEST]))

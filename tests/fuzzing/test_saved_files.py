@@ -20,9 +20,9 @@ from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.mixed.settings import MixedSettings
 from mamdr_core.training.checkpoints import find_checkpoint
 from mamdr_core.training.early_stop import EarlyStop
-from mamdr_core.training.package import load_package, save_rank, seal_package
+from mamdr_core.training.package import load_package, publish_package, save_rank
 from mamdr_core.training.position import Position
-from mamdr_core.training.sealed import facts_of, seal, write_texts
+from mamdr_core.training.sealed import hash_files, write_manifest, write_texts
 from mamdr_core.training.state import STATE, RunState, restore, take, write
 from tests.fuzzing.damage import damage
 from tests.fuzzing.examples import examples
@@ -59,8 +59,8 @@ def package(tmp_path_factory, learner):
     mixed = make_model(ROWS)
     mixed.fit(ROWS)
     files = save_rank(str(folder), 0, learner.shared, learner.specific, mixed)
-    seal_package(str(folder), f"{folder}-sealed", files, texts)
-    return Path(f"{folder}-sealed")
+    publish_package(str(folder), f"{folder}-complete", files, texts)
+    return Path(f"{folder}-complete")
 
 
 def predict_mixed(loaded):
@@ -93,7 +93,7 @@ def checkpoints(tmp_path_factory, learner, first):
         run.position.done = number
         snapshot, own = take(run), folder / str(number)
         texts = {STATE: json.dumps({"ranks": [snapshot.facts]})}
-        seal(own, facts_of(own, write(own, 0, snapshot)) | write_texts(own, texts))
+        write_manifest(own, hash_files(own, write(own, 0, snapshot)) | write_texts(own, texts))
         learner.specific.release()
         if number == 1:
             for name in ("shared", "specific"):
@@ -142,7 +142,7 @@ def test_a_package_that_lacks_a_file_of_its_mixed_model_is_an_error(tmp_path_fac
     with pytest.raises(MamdrError, match=rf"mixed-{name}\.safetensors is missing"):
         load_package(str(folder))
     left = [file.name for file in folder.iterdir() if file.name != "manifest.json"]
-    seal(folder, facts_of(folder, left))
+    write_manifest(folder, hash_files(folder, left))
     with pytest.raises(MamdrError, match=rf"model package .*: its manifest lists no mixed-{name}\.safetensors"):
         load_package(str(folder))
 
@@ -192,7 +192,7 @@ def test_a_manifest_cannot_name_what_is_not_in_its_folder(tmp_path_factory, pack
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"][name] = {"bytes": 0, "sha256": ""}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(MamdrError, match="which is no file of it"):
+    with pytest.raises(MamdrError, match="which is not a file of the folder"):
         load_package(str(folder))
 
 

@@ -21,7 +21,7 @@ from mamdr_core.serving.scoring import score
 from mamdr_core.shards.pinned import pin_examples
 from mamdr_core.training.own_code import check_on_ranks
 from mamdr_core.training.run import train_mamdr
-from mamdr_core.training.runs import cell_of
+from mamdr_core.training.runs import fingerprint_of
 
 pytestmark = pytest.mark.slow
 
@@ -81,7 +81,7 @@ def test_a_package_is_scored_and_exported_where_its_module_is_and_names_it_elsew
     values = {"score.run_id": trained["run_id"], "score.batch": "own", "export.run_id": trained["run_id"],
               "export.folder": str(tmp_path / "export"), "export.onnx": True}  # fmt: skip
     config = with_values(own_config, values)
-    named = rf"package {trained['package']} needs your own code: model.name is {MODEL}: module click_models.residual "
+    named = rf"package {trained['package']} needs a plugin: model.name is {MODEL}: module click_models.residual "
     for job in (score, export_model):
         with pytest.raises(MamdrError, match=named + "cannot be imported"):
             job(spark, config)
@@ -103,17 +103,17 @@ def test_another_source_is_another_cell_and_an_error_on_a_rank_that_has_it(
     spark, own_config, importable, tmp_path, monkeypatch
 ):
     pinned = pin_examples(spark, own_config.lake.root, own_config.features, None)
-    before = cell_of(own_config, pinned)
-    assert before == cell_of(replace(own_config), pinned)
+    before = fingerprint_of(own_config, pinned)
+    assert before == fingerprint_of(replace(own_config), pinned)
     sources = {MODEL: "0" * 64, METHOD: "1" * 64}
     monkeypatch.setattr("mamdr_core.training.runs.sources_of", lambda config: sources)
-    assert cell_of(own_config, pinned) != before
+    assert fingerprint_of(own_config, pinned) != before
 
     def on_ranks(collective):
         other = {} if collective.rank == 0 else {METHOD: "1" * 64}
         check_on_ranks(own_config, other, collective)
 
-    with pytest.raises(MamdrError, match=rf"{METHOD} is of another source than on the driver.* \(rank 1\)"):
+    with pytest.raises(MamdrError, match=rf"{METHOD} has other source code than on the driver.* \(rank 1\)"):
         run_simulated(on_ranks, 2)
 
 

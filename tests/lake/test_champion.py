@@ -81,7 +81,7 @@ def test_an_empty_name_means_the_newest_run_that_ended_well(spark, lake):
         row |= {"input_versions": {}, "started_at": datetime(2026, 1, day, tzinfo=UTC)}
         rows.append(tuple(row.get(name) for name in table.column_names))
     lake.append(table, spark.createDataFrame(rows[2:], spark_schema(table)))
-    with pytest.raises(MamdrError, match="no run that ended well"):
+    with pytest.raises(MamdrError, match="no successful run"):
         resolve_run(lake, "")
     lake.append(table, spark.createDataFrame(rows[:2], spark_schema(table)))
     assert resolve_run(lake, "") == "new"

@@ -147,5 +147,5 @@ def test_a_schema_spares_json_vectors_inference_and_a_malformed_line_is_named(sp
         update_vectors(spark, lake, [declared])
     with pytest.raises(MamdrError, match="feature gnn: schema: 'id strin' is not Spark DDL"):
         update_vectors(spark, lake, [feature(str(path), format="json", schema="id strin")])
-    with pytest.raises(ValueError, match="schema is for vectors, and not of a Delta table"):
+    with pytest.raises(ValueError, match="schema is only for vectors that are not in a Delta table"):
         feature(str(path), format="delta", schema="id string")

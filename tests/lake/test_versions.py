@@ -13,7 +13,7 @@ from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.examples.versions import versions_of
 from mamdr_core.training.preparing import prepare_examples
-from mamdr_core.training.runs import cell_of
+from mamdr_core.training.runs import fingerprint_of
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +40,7 @@ def test_a_day_is_pinned_again_as_it_was_after_later_days_were_built(spark, make
         _, pinned, _ = prepare_examples(spark, pinned_config)
         assert pinned.versions["examples"] == version
         assert pinned.sizes["user"] == users
-        assert (cell_of(pinned_config, pinned) == cell_of(config, newest)) == (version == first)
+        assert (fingerprint_of(pinned_config, pinned) == fingerprint_of(config, newest)) == (version == first)
     again = prepare_examples(spark, with_values(config, {"train.examples_version": first}))[1]
     assert (again.versions, again.sizes, again.domain_ids) == (newest.versions, newest.sizes, newest.domain_ids)
     assert [file.url for file in again.files] == [file.url for file in newest.files]

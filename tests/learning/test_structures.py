@@ -15,7 +15,7 @@ from mamdr_core.models.structures import MODELS
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.parallel.supports import SupportSample
 from mamdr_core.shards.arrays import Arrays
-from mamdr_core.training.package import load_package, save_rank, seal_package
+from mamdr_core.training.package import load_package, publish_package, save_rank
 from mamdr_core.training.rounds import shuffle_rows
 from tests.models.helpers import MULTI_DOMAIN, featured_columns, small_engine, small_settings
 
@@ -89,7 +89,7 @@ def test_a_package_predicts_as_the_trained_parameters(tmp_path, structure):
     run_one_round(learner, "mamdr")
     saved = save_rank(str(tmp_path / "making"), 0, learner.shared, learner.specific)
     texts = {"config.yaml": "", "pinned.json": "{}", "metrics.json": "{}"}
-    seal_package(str(tmp_path / "making"), str(tmp_path / "package"), saved, texts)
+    publish_package(str(tmp_path / "making"), str(tmp_path / "package"), saved, texts)
     package = load_package(str(tmp_path / "package"))
     assert list(package.specific) == [0, 1, 2]
     for domain in range(3):

@@ -182,7 +182,7 @@ def test_without_ids_and_features_the_domain_alone_is_enough(name):
         ("hamur", "rank: 0", "model.options: rank must be >= 1, got 0"),
         ("m3oe", "domain_experts: 1", "model.options: domain_experts must be >= 2, got 1"),
         ("m3oe", "experts: 1", "model.options.experts: there is no such option; M3oEOptions has representation, "),
-        ("mlp", "rank: 1", "model.options has rank, and what is configured declares no options: leave it out"),
+        ("mlp", "rank: 1", "model.options has rank, but no options are declared: remove it"),
     ],
 )
 def test_a_wrong_option_is_named(name, option, message):

@@ -66,7 +66,7 @@ def shop(spark, tmp_path, monkeypatch):
         if not Path(folder).is_dir():
             raise MamdrError(f"{folder} is not a model package")
 
-    monkeypatch.setattr(promoting, "read_facts", load)
+    monkeypatch.setattr(promoting, "read_metadata", load)
     return Shop(spark, str(tmp_path / "lake"))
 
 

@@ -114,7 +114,7 @@ def test_a_failed_run_in_an_empty_lake_has_a_report(spark, tmp_path):
     page = Path(result["report"]).read_text(encoding="utf-8")
     assert "Run failed" in page
     assert "rank 1: out of memory" in page
-    with pytest.raises(MamdrError, match="has no run that ended well"):
+    with pytest.raises(MamdrError, match="has no successful run"):
         write_report(spark, config_of(lake, ""))
 
 

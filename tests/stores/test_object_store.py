@@ -28,6 +28,6 @@ def test_a_path_in_the_store_does_what_one_on_a_disk_does(store, tmp_path):
 
 def test_another_kind_of_store_is_refused_before_anything_is_read():
     assert not is_remote("/data/lake")
-    with pytest.raises(MamdrError, match=r"gs://lake/packages: models and checkpoints need a folder on a disk, or"):
+    with pytest.raises(MamdrError, match="gs://lake/packages: models and checkpoints need a folder on a disk or in S3"):
         is_remote("gs://lake/packages")
     assert str(place_of("s3a://bucket/a/") / "b") == "s3a://bucket/a/b"

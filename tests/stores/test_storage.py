@@ -13,9 +13,9 @@ from mamdr_core.errors import MamdrError
 from mamdr_core.object_store import StorePath, place_of
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.training.checkpoints import CheckpointPlace, find_checkpoint
-from mamdr_core.training.package import load_package, save_rank, seal_package
+from mamdr_core.training.package import load_package, publish_package, save_rank
 from mamdr_core.training.rank import train_rank
-from mamdr_core.training.sealed import MANIFEST, facts_of, seal, write_texts
+from mamdr_core.training.sealed import MANIFEST, hash_files, write_manifest, write_texts
 from mamdr_core.training.storage import fetched, remove, staged
 from tests.stores.conftest import BUCKET, client
 from tests.stores.proxy import Proxy
@@ -26,14 +26,14 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def make_sealed(store: str) -> Callable[..., StorePath]:
+def make_folder(store: str) -> Callable[..., StorePath]:
     """A folder in the store with a file of numbers under a manifest."""
 
     def make(path: str) -> StorePath:
         folder = place_of(f"s3a://{BUCKET}/{path}")
         with staged(folder) as local:
             save_file({"x": torch.arange(4)}, local / "x.safetensors")
-            seal(local, facts_of(local, ["x.safetensors"]))
+            write_manifest(local, hash_files(local, ["x.safetensors"]))
         return folder
 
     return make
@@ -77,8 +77,8 @@ def test_what_breaks_off_before_its_manifest_is_not_valid(store):
         pass
 
 
-def test_files_that_are_open_outlive_the_local_copy(make_sealed, tmp_path):
-    with fetched(make_sealed("copied"), "package", str(tmp_path)) as local:
+def test_files_that_are_open_outlive_the_local_copy(make_folder, tmp_path):
+    with fetched(make_folder("copied"), "package", str(tmp_path)) as local:
         assert local.parent == tmp_path
         stream = (local / MANIFEST).open()
     assert list(tmp_path.iterdir()) == []
@@ -92,7 +92,7 @@ def test_a_package_is_saved_by_ranks_sealed_and_loaded_as_on_a_disk(store, tmp_p
         saved = save_rank(folder, 0, Shared(torch.arange(3.0), {"user": torch.ones(5, 2)}), specific)
         with pytest.raises(MamdrError, match=f"{folder} is not a model package"):
             load_package(folder)
-        seal_package(
+        publish_package(
             folder, folder, saved, {"config.yaml": "{}", "pinned.json": "{}", "metrics.json": '{"run_id": "r"}'}
         )
         package = load_package(folder)
@@ -112,7 +112,7 @@ def test_a_connection_cut_in_the_middle_of_an_upload_leaves_nothing_that_is_vali
 
     def write():
         with staged(folder) as local:
-            seal(local, write_texts(local, {"a.txt": "a" * 1_000_000}))
+            write_manifest(local, write_texts(local, {"a.txt": "a" * 1_000_000}))
 
     proxy.cut_at(file.encode())
     with pytest.raises(OSError, match="NETWORK_CONNECTION"):

@@ -37,11 +37,11 @@ class StopAfter:
     def __init__(self, rounds):
         self.left = rounds
 
-    def made(self):
+    def is_set(self):
         self.left -= 1
         return self.left < 0
 
-    def ask(self):
+    def set(self):
         raise AssertionError
 
 
@@ -258,15 +258,15 @@ def test_a_disk_that_is_full_costs_a_checkpoint_and_not_the_run(make_task, monke
 
     monkeypatch.setattr(module, "write", write)
     run(make_task(2), 2, place, monkeypatch, 4)
-    assert "is not written, the one before it stays: rank" in caplog.text
+    assert "could not be written, the previous one is kept: rank" in caplog.text
     assert "No space left on device" in caplog.text
-    sealed = [child.name for child in Path(place.folder).iterdir() if (child / MANIFEST).exists()]
-    assert "2" not in sealed
-    assert len(sealed) >= 2
+    complete = [child.name for child in Path(place.folder).iterdir() if (child / MANIFEST).exists()]
+    assert "2" not in complete
+    assert len(complete) >= 2
 
 
 def test_what_a_rank_that_is_ahead_has_begun_stays(make_task, monkeypatch, place):  # noqa: F811
-    """Rank 1 begins a checkpoint while rank 0 still seals the one before and removes what is old."""
+    """Rank 1 begins a checkpoint while rank 0 still completes the previous one and removes what is old."""
     folder = Path(place.folder)
     run(make_task(1), 1, place, monkeypatch, 3)
     at = find_checkpoint(folder)

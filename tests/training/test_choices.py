@@ -157,7 +157,7 @@ def test_rows_are_on_the_gpu_only_where_those_of_every_rank_fit(run_on, monkeypa
     assert run_on(task, memory=(enough,)) == ["on cuda:0", "on cuda:1", "on cuda:2"]
     caplog.set_level("WARNING")
     assert all(found is columns for found in run_on(task, memory=(enough, enough - 1, enough)))
-    assert "rows stay in the host's memory, and rounds fetch theirs: rows take" in caplog.text
+    assert "rows stay in host memory and are copied to the device in each round: rows take" in caplog.text
     assert "are free (rank 1)" in caplog.text
 
 

@@ -15,7 +15,7 @@ from mamdr_core.lake.maintenance.job import maintain_lake
 from mamdr_core.lake.maintenance.vacuum import CHECK
 from mamdr_core.promoting import promote as promoting
 from mamdr_core.training import run as run_module
-from mamdr_core.training.package import save_rank, seal_package
+from mamdr_core.training.package import publish_package, save_rank
 from mamdr_core.training.records import record_run
 from mamdr_core.training.run import train_mamdr
 from tests.learning.test_structures import make_learner
@@ -57,7 +57,7 @@ def test_two_promotions_at_once_follow_one_another(spark, tmp_path, monkeypatch)
     for run_id in ("one", "two"):
         part, package = tmp_path / f"{run_id}.part", str(tmp_path / run_id)
         texts = {"config.yaml": "", "pinned.json": "{}", "metrics.json": json.dumps({"run_id": run_id})}
-        seal_package(str(part), package, save_rank(str(part), 0, learner.shared, learner.specific), texts)
+        publish_package(str(part), package, save_rank(str(part), 0, learner.shared, learner.specific), texts)
         run = {"run_id": run_id, "status": "ok", "method": "dn", "model": "mlp", "config": "", "input_versions": {}}
         record_run(spark, lake, {**run, "package": package, "started_at": datetime(2026, 1, 1, tzinfo=UTC)})
     barrier, real, met = threading.Barrier(2), promoting._add, set()

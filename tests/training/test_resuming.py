@@ -138,7 +138,7 @@ def refuse_other_computations(spark, config, run_id):
     assert find_unfinished(spark, newest).id == run_id
     assert find_unfinished(spark, with_values(newest, {"examples.until": "2026-01-02"})) is None  # another day's
     other = replace(config, train=replace(config.train, seed=9))
-    with pytest.raises(MamdrError, match=r"computes something else: train\.seed is 9, and was 0"):
+    with pytest.raises(MamdrError, match=r"has different settings: train\.seed is 9, and was 0"):
         resumed(spark, other, run_id)
     figures = resumed(spark, replace(other, train=replace(other.train, epochs=1)))
     assert (figures["run_id"] != run_id, figures["attempts"]) == (True, 1)
@@ -305,7 +305,7 @@ def test_an_executor_that_is_killed_costs_a_restart_and_changes_nothing(
 
 
 def test_resuming_what_cannot_be_resumed_is_a_clear_error(spark, config, undisturbed):
-    with pytest.raises(MamdrError, match=f"run {undisturbed['run_id']} has ended well"):
+    with pytest.raises(MamdrError, match=f"run {undisturbed['run_id']} has already succeeded"):
         resumed(spark, config, undisturbed["run_id"])
     with pytest.raises(MamdrError, match="has no run nobody"):
         resumed(spark, config, "nobody")

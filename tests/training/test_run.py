@@ -174,10 +174,10 @@ def newest_run(spark, config):
 def test_what_ends_the_process_after_a_run_has_ended_well_does_not_undo_it(spark, trained_config, monkeypatch):
     """As Ctrl-C does while a tracker does not answer."""
 
-    def track(ended):
+    def track_run(ended):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mamdr_core.training.runs.track", track)
+    monkeypatch.setattr("mamdr_core.training.runs.track_run", track_run)
     with pytest.raises(KeyboardInterrupt):
         train_mamdr(spark, with_values(trained_config, {"train.epochs": 1}))
     row = newest_run(spark, trained_config)
@@ -204,7 +204,7 @@ def test_sigterm_is_remembered_where_a_rank_dies_of_it_first(spark, trained_conf
         raise RankError("rank 1 of 2 was lost")
 
     monkeypatch.setattr("mamdr_core.training.run.run_ranks", run_ranks)
-    with pytest.raises(StoppedError, match=r"^stopped by SIGTERM while no rank ran$"):
+    with pytest.raises(StoppedError, match=r"^stopped by SIGTERM while no rank was running$"):
         train_mamdr(spark, trained_config)
     row = newest_run(spark, trained_config)
     assert (row["status"], row["attempts"]) == ("stopped", 1)
@@ -219,7 +219,7 @@ def test_sigterm_ends_the_wait_for_a_restart(spark, trained_config, monkeypatch)
         raise RankError("rank 1 of 2 was lost")
 
     monkeypatch.setattr("mamdr_core.training.run.run_ranks", run_ranks)
-    with pytest.raises(StoppedError, match="stopped by SIGTERM while no rank ran"):
+    with pytest.raises(StoppedError, match="stopped by SIGTERM while no rank was running"):
         train_mamdr(spark, trained_config)
     assert len(calls) == 1
     row = newest_run(spark, trained_config)

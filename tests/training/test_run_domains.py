@@ -55,8 +55,8 @@ def test_finetuning_reads_no_support(pinned):
 @pytest.mark.parametrize(
     ("named", "message"),
     [
-        ("[d0, d100, e1]", r"examples version 4 knows no domain 'd100', 'e1'"),
-        ("[d0, d1]", r"examples version 4 has no row to train on of domain 'd1': it is served with theta_S"),
+        ("[d0, d100, e1]", r"examples version 4 has no domain 'd100', 'e1'"),
+        ("[d0, d1]", r"examples version 4 has no training rows of domain 'd1': it is served with theta_S"),
     ],
 )
 def test_domains_that_cannot_learn_are_named(pinned, named, message):

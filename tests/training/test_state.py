@@ -12,9 +12,8 @@ from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.errors import MamdrError
 from mamdr_core.stateful import DomainRows, State
-from mamdr_core.training.checkpoint_files import check_checkpoint
 from mamdr_core.training.position import Position
-from mamdr_core.training.sealed import facts_of, seal, write_texts
+from mamdr_core.training.sealed import hash_files, write_manifest, write_texts
 from mamdr_core.training.state import STATE, RunState, files_to_restore, restore, take, write
 
 DOMAINS, ROWS, WIDTH = 7, 10, 3
@@ -77,10 +76,9 @@ def checkpoint(tmp_path):
             run.specific[domain] = Change(torch.full((2,), float(domain)), {"user": rows} if domain else {})
         run.specific.keep()
         snapshot = take(run)
-        files |= facts_of(tmp_path, write(tmp_path, rank, snapshot))
+        files |= hash_files(tmp_path, write(tmp_path, rank, snapshot))
         facts.append(snapshot.facts)
-    seal(tmp_path, files | write_texts(tmp_path, {STATE: json.dumps({"ranks": facts})}))
-    check_checkpoint(tmp_path, [*files, STATE], STATE)
+    write_manifest(tmp_path, files | write_texts(tmp_path, {STATE: json.dumps({"ranks": facts})}))
     return tmp_path
 
 

@@ -22,7 +22,7 @@ from mamdr_core.lake.core.tables import Lake
 from mamdr_core.training.curve import Validation
 from mamdr_core.training.run import train_mamdr
 from mamdr_core.training.settings import TrackingSettings
-from mamdr_core.training.tracking import Ended, attach, check_trackers, track
+from mamdr_core.training.tracking import EndedRun, attach, check_trackers, track_run
 
 STARTED = datetime(2026, 1, 5, 3, tzinfo=UTC)
 AUCS = [0.5, 0.6, 0.7, float("nan"), 0.9]
@@ -91,7 +91,7 @@ def ended_run(settings, **row):
     ]
     figures = {"run_id": "r-1", "rounds": 32, "test_auc": 0.675, "oracle_test_auc": None, "seconds": {"inner": 8.5}}
     ids = ("a", "b", "c", "d", "e, f")
-    return Ended(row, config, ids, figures, {"test": measured}, curve)
+    return EndedRun(row, config, ids, figures, {"test": measured}, curve)
 
 
 def known_runs(uri, experiment="mamdr"):
@@ -105,7 +105,7 @@ def known_runs(uri, experiment="mamdr"):
 @pytest.mark.slow
 def test_mlflow_gets_parameters_figures_curves_versions_and_files(store, tmp_path, warnings):
     settings = TrackingSettings(mlflow=store, experiment="daily")
-    track(ended_run(settings, ds=STARTED.date(), parent_run_id="r-0", code_version="abc"))
+    track_run(ended_run(settings, ds=STARTED.date(), parent_run_id="r-0", code_version="abc"))
     assert warnings() == []
     client, (run,) = known_runs(store, "daily")
     assert (run.info.run_name, run.info.status) == ("r-1", "FINISHED")
@@ -133,10 +133,12 @@ def test_mlflow_gets_parameters_figures_curves_versions_and_files(store, tmp_pat
 @pytest.mark.slow
 def test_a_resumed_run_replaces_what_mlflow_knew_and_takes_its_report(store, warnings):
     settings = TrackingSettings(mlflow=store)
-    track(replace(ended_run(settings, status="stopped", error="stopped by SIGTERM"), figures={}, metrics={}, curve=()))
+    track_run(
+        replace(ended_run(settings, status="stopped", error="stopped by SIGTERM"), figures={}, metrics={}, curve=())
+    )
     _, (run,) = known_runs(store)
     assert (run.info.status, run.data.tags["mamdr.error"]) == ("KILLED", "stopped by SIGTERM")
-    track(ended_run(settings))
+    track_run(ended_run(settings))
     attach(settings, "r-1", "r-1.html", "<p>report</p>")
     client, (run,) = known_runs(store)
     assert run.info.status == "FINISHED"
@@ -150,7 +152,7 @@ def test_a_resumed_run_replaces_what_mlflow_knew_and_takes_its_report(store, war
 def test_runs_of_a_comparison_share_a_parent_on_a_server(server, capfd, warnings):
     settings = TrackingSettings(mlflow=server)
     for name in ("r-1", "r-2"):
-        track(ended_run(settings, run_id=name, experiment="seeds"))
+        track_run(ended_run(settings, run_id=name, experiment="seeds"))
     assert warnings() == []
     assert capfd.readouterr().out == "", "stdout is for the job's JSON"
     client, found = known_runs(server)
@@ -168,7 +170,7 @@ def test_event_files_hold_curves_and_the_distribution_over_domains(tmp_path, war
 
     settings = TrackingSettings(tensorboard=str(tmp_path / "events"))
     for _ in range(2):  # told twice, known once
-        track(ended_run(settings))
+        track_run(ended_run(settings))
     assert warnings() == []
     events = EventAccumulator(str(tmp_path / "events/r-1"), size_guidance={"histograms": 0})
     events.Reload()
@@ -194,10 +196,10 @@ def test_a_run_ends_well_and_at_once_where_no_tracker_can_be_reached(
     config = replace(trained_config, tracking=settings, train=replace(trained_config.train, epochs=1))
     figures = train_mamdr(spark, config)
     of_mlflow, of_tensorboard = warnings()
-    assert of_mlflow.startswith(f"not tracked by MLflow at http://127.0.0.1:{closed_port}, which changes nothing else")
+    assert of_mlflow.startswith(f"could not report to MLflow at http://127.0.0.1:{closed_port}, which does not affect")
     assert str(blocked) in of_tensorboard
     started = time.monotonic()
-    track(ended_run(settings))
+    track_run(ended_run(settings))
     assert time.monotonic() - started < 15
     runs = Lake(spark, config.lake.root).read("training_runs").where(F.col("run_id") == figures["run_id"])
     assert [row["status"] for row in runs.collect()] == ["ok"]
@@ -209,9 +211,9 @@ def test_a_server_that_never_answers_is_given_up(warnings):
         deaf.bind(("127.0.0.1", 0))
         deaf.listen()
         uri = f"http://127.0.0.1:{deaf.getsockname()[1]}"
-        track(ended_run(TrackingSettings(mlflow=uri, seconds=1)))
+        track_run(ended_run(TrackingSettings(mlflow=uri, seconds=1)))
     assert warnings() == [
-        f"not tracked by MLflow at {uri}, which changes nothing else: not done after 1 s (tracking.seconds)"
+        f"could not report to MLflow at {uri}, which does not affect the run: not finished after 1 s (tracking.seconds)"
     ]
 
 
@@ -228,7 +230,7 @@ def test_a_tracker_that_is_not_installed_is_named_before_the_run(monkeypatch):
     [
         ("mlflow=runs", "expected http://HOST or sqlite:///FILE"),
         ("mlflow=file:///runs", "expected http://HOST or sqlite:///FILE"),
-        ("mlflow=https://me:secret@host/x", "tracking.mlflow: https://***@host/x holds credentials"),
+        ("mlflow=https://me:secret@host/x", "tracking.mlflow: https://***@host/x contains credentials"),
         ("tensorboard=s3://bucket/events", "expected a local folder"),
         ("seconds=0", "tracking.seconds must be > 0"),
     ],

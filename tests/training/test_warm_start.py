@@ -20,12 +20,12 @@ from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from mamdr_core.training.checkpoints import CheckpointPlace, find_checkpoint
 from mamdr_core.training.measure import evaluate_package
 from mamdr_core.training.package import load_package, load_shared
-from mamdr_core.training.parents import open_parent, settle_parent
+from mamdr_core.training.parents import open_parent, resolve_parent
 from mamdr_core.training.preparing import prepare_examples
 from mamdr_core.training.rank import train_rank
 from mamdr_core.training.records import record_run
 from mamdr_core.training.run import task_of, train_mamdr
-from mamdr_core.training.runs import cell_of, new_run
+from mamdr_core.training.runs import fingerprint_of, new_run
 from mamdr_core.training.specific_files import SavedSpecific
 from schemas import TABLES
 from schemas.spark import spark_schema
@@ -161,22 +161,22 @@ def test_the_champion_of_the_days_before_is_the_parent_whenever_a_day_is_run(spa
     caplog.set_level("INFO")
     first, second = (with_values(days[day], {"train.warm_start": "champion"}) for day in DAYS)
     lake = Lake(spark, first.lake.root)
-    assert settle_parent(spark, first) == days[DAYS[0]]
-    assert "no run of a day before 2026-01-01 has been promoted: this one starts cold" in caplog.text
+    assert resolve_parent(spark, first) == days[DAYS[0]]
+    assert "no run of a day before 2026-01-01 has been promoted: this run starts cold" in caplog.text
     promote(lake, (parent["run_id"], date(2026, 1, 1)))
     expected = with_values(second, {"train.warm_start": parent["run_id"]})
-    assert settle_parent(spark, second) == expected
+    assert resolve_parent(spark, second) == expected
     promote(lake, (parent["run_id"], date(2026, 1, 1)), ("later", date(2026, 1, 2)))
-    assert settle_parent(spark, second) == expected
-    assert settle_parent(spark, with_values(second, {"train.warm_start": "champion@2026-01-01"})) == expected
-    settle_parent(spark, with_values(second, {"examples.until": None}))
+    assert resolve_parent(spark, second) == expected
+    assert resolve_parent(spark, with_values(second, {"train.warm_start": "champion@2026-01-01"})) == expected
+    resolve_parent(spark, with_values(second, {"examples.until": None}))
     assert "the package of the champion, run later, was deleted" in caplog.text, "who serves now"
 
 
 def test_the_parent_decides_the_cell(days, opened):
     _, pinned = opened
     values = ({}, {"train.warm_start": "a"}, {"train.warm_start": "b"}, {"train.warm_start": "b", "train.restarts": 9})
-    cells = [cell_of(with_values(days[DAYS[1]], changes), pinned) for changes in values]
+    cells = [fingerprint_of(with_values(days[DAYS[1]], changes), pinned) for changes in values]
     assert cells[0] != cells[1] != cells[2] == cells[3]
 
 
@@ -187,7 +187,7 @@ def test_a_champion_whose_package_was_deleted_is_told_of_and_the_run_starts_cold
     path = lake.path_of("packages", "gone")
     record_run(spark, lake, gone | {"package": path, "started_at": datetime(2026, 1, 1, tzinfo=UTC)})
     promote(lake, ("gone", date(2026, 1, 1)))
-    assert settle_parent(spark, config) == days[DAYS[1]]
+    assert resolve_parent(spark, config) == days[DAYS[1]]
     assert "the package of the champion, run gone, was deleted: this run starts cold" in caplog.text
     with pytest.raises(MamdrError, match=rf"train\.warm_start: {path} is not a model package"):
         open_parent(lake, with_values(config, {"train.warm_start": "gone"}), pinned)
@@ -214,7 +214,7 @@ def test_a_parent_that_knows_more_than_the_examples_is_a_clear_error(days, opene
     config = with_values(days[DAYS[1]], {"train.warm_start": parent["run_id"], "model.dropout": 0.1})
     assert open_parent(lake, config, pinned).run_id == parent["run_id"]
     older = replace(pinned, sizes=pinned.sizes | {"user": 10})
-    with pytest.raises(MamdrError, match=r"knows more than examples version \d+: \d+ users, not 10"):
+    with pytest.raises(MamdrError, match=r"has larger vocabularies than examples version \d+: \d+ users, not 10"):
         open_parent(lake, config, older)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from py4j.protocol import Py4JError
 from pyspark.sql import SparkSession
 
-from mamdr_core.pace import EVERY, clock
+from mamdr_core.pace import EVERY, format_duration
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +53,9 @@ def _line(stage: Any) -> str | None:
         return None
     seconds = time.time() - stage.submissionTime().get().getTime() / 1000
     done, tasks, rows = stage.numCompleteTasks(), stage.numTasks(), stage.outputRecords()
-    line = f"stage {stage.stageId()}: {done} of {tasks} tasks in {clock(seconds)}"
+    line = f"stage {stage.stageId()}: {done} of {tasks} tasks in {format_duration(seconds)}"
     if rows:
         line += f", {rows:,} rows written ({rows / seconds:,.0f}/s)"
     if done:
-        line += f", about {clock(seconds * (tasks - done) / done)} left"
+        line += f", about {format_duration(seconds * (tasks - done) / done)} left"
     return line
