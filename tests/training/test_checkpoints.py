@@ -280,4 +280,4 @@ def test_a_checkpoint_whose_manifest_lists_nothing_is_an_error(make_task, monkey
     run(make_task(1), 1, place, monkeypatch, 1)
     (Path(place.folder) / "1" / MANIFEST).write_text("{}")
     with pytest.raises(MamdrError, match="cannot be read"):
-        module.check(Path(place.folder) / "1", "checkpoint")
+        module.check_integrity(Path(place.folder) / "1", "checkpoint")
