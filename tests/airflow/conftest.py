@@ -1,8 +1,9 @@
 """An Airflow of its own for the tests: a scratch home with SQLite and nothing but the project's DAG."""
 
+import json
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ Airflow = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
-def airflow(tmp_path_factory: pytest.TempPathFactory) -> Airflow:
+def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
     """Run Airflow's Python with ARGUMENTS and the project's DAG folder; keyword arguments are environment variables."""
     if not PYTHON.exists():
         pytest.skip("no .venv-airflow: run make airflow")
@@ -25,16 +26,30 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Airflow:
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
         "MAMDR_RETRIES": "0",  # a failing task fails now, not after its back-off
     }
-
-    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [PYTHON, *arguments],
-            env={**os.environ, **settings, **variables},
-            capture_output=True,
+    with (
+        (home / "forked.log").open("wb") as log,
+        subprocess.Popen(
+            [PYTHON, Path(__file__).with_name("forked.py")],
+            env=os.environ | settings,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
             text=True,
-            check=False,
-        )
+            bufsize=1,
+        ) as server,
+    ):
 
-    migrated = run("-m", "airflow", "db", "migrate")
-    assert migrated.returncode == 0, migrated.stderr
-    return run
+        def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+            files = {name: str(home / name) for name in ("stdout", "stderr")}
+            for file in files.values():
+                Path(file).write_text("")
+            server.stdin.write(json.dumps({"arguments": arguments, "variables": variables, **files}) + "\n")
+            code = server.stdout.readline()
+            assert code, (home / "forked.log").read_text()
+            return subprocess.CompletedProcess(
+                arguments, int(code), *(Path(file).read_text() for file in files.values())
+            )
+
+        migrated = run("-m", "airflow", "db", "migrate")
+        assert migrated.returncode == 0, migrated.stderr
+        yield run

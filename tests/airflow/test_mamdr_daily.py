@@ -1,8 +1,11 @@
 """The daily DAG: its shape, how jobs' results travel through it, what the gate stops, and one real day."""
 
 import json
+import os
+import signal
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,9 @@ TASKS = [
 ]
 AT_LAST = ["report", "score"]
 DAY = "2026-01-02"
+DIRECTLY = "domain_stats"
+"""The job of the real day that has a spark-submit of its own; tests/jobs submits ingest, build and train."""
+ONE_JVM = Path(__file__).with_name("one_jvm.py")
 RUN_DAY = ("-m", "airflow", "dags", "test", "mamdr_daily", DAY, "--conf")
 
 pytestmark = pytest.mark.slow
@@ -59,10 +65,11 @@ print(json.dumps({"tasks": tasks, "catchup": dag.catchup, "max_active_runs": dag
 """
 
 
-def test_the_dag_loads_without_errors_and_runs_the_jobs_in_order(airflow: Airflow) -> None:
+def test_the_dag_loads_without_errors_and_runs_the_jobs_in_order(airflow: Airflow, tmp_path: Path) -> None:
     errors = airflow("-m", "airflow", "dags", "list-import-errors", "--local", "--output", "json")
     assert json.loads(errors.stdout.splitlines()[-1]) == []
-    dag = json.loads(airflow("-c", DESCRIBE).stdout.splitlines()[-1])
+    (tmp_path / "describe.py").write_text(DESCRIBE)
+    dag = json.loads(airflow(str(tmp_path / "describe.py")).stdout.splitlines()[-1])
     assert list(dag["tasks"])[: len(TASKS)] == TASKS
     assert list(dag["tasks"].values()) == [[name] for name in TASKS[1:]] + [AT_LAST, [], []]
     assert (dag["catchup"], dag["max_active_runs"]) == (False, 1)
@@ -117,7 +124,39 @@ def test_a_jobs_exit_code_2_fails_the_run_stops_what_follows_and_is_told_to_a_co
     assert (tmp_path / "told").read_text() == f"domain_stats of {DAY}\n"
 
 
-def test_one_real_day_leaves_its_rows_in_every_table(airflow: Airflow, spark: SparkSession, tmp_path: Path) -> None:
+@pytest.fixture
+def real_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project folder whose spark-submit runs the real jobs: DIRECTLY by the real one, the others in one JVM."""
+    project = tmp_path_factory.mktemp("real")
+    (project / "jobs").symlink_to(ROOT / "jobs")
+    log, address, submit = project / "log", project / "jvm", project / ".venv/bin/spark-submit"
+    real, python = ROOT / ".venv/bin/spark-submit", ROOT / ".venv/bin/python"
+    submit.parent.mkdir(parents=True)
+    submit.write_text(
+        f'#!/bin/bash\n[ "${{1##*/}}" != {DIRECTLY}.py ] || exec "{real}" "$@"\n'
+        f'exec "{python}" "{ONE_JVM}" send "{address}" "$@" 2>> "{log}"\n'
+    )
+    submit.chmod(0o755)
+    with log.open("ab") as out:
+        server = subprocess.Popen([real, ONE_JVM, "serve", address], stdout=out, stderr=out, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not address.exists():
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        yield project
+        subprocess.run([python, ONE_JVM, "send", address], check=True)
+        assert server.wait(60) == 0, log.read_text()
+    finally:
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def test_one_real_day_leaves_its_rows_in_every_table(
+    airflow: Airflow, spark: SparkSession, real_project: Path, tmp_path: Path
+) -> None:
     config_path = tmp_path / "daily.yaml"
     config = yaml.safe_load((ROOT / "conf/demo.yaml").read_text())
     config["lake"]["root"] = str(tmp_path / "lake")
@@ -128,9 +167,9 @@ def test_one_real_day_leaves_its_rows_in_every_table(airflow: Airflow, spark: Sp
     config_path.write_text(yaml.safe_dump(config))
     generate_logs(spark, load_config(str(config_path)))
 
-    params = {"project": str(ROOT), "config": str(config_path), "raw": str(tmp_path / "raw")}
+    params = {"project": str(real_project), "config": str(config_path), "raw": str(tmp_path / "raw")}
     done = airflow(*RUN_DAY, json.dumps(params))
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:] + (real_project / "log").read_text()
 
     lake = Lake(spark, str(tmp_path / "lake"))
     clicks = lake.read("clicks")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.maintenance.job import maintain_lake
 from mamdr_core.lake.maintenance.kept import find_leftovers, kept_runs
@@ -17,46 +18,36 @@ from tests.lake.helpers import files_of, record, write_versions
 pytestmark = pytest.mark.slow
 
 
-def test_deleting_a_package_releases_the_runs_inputs(spark, lake_root, make_config, unchecked):
-    lake = Lake(spark, lake_root)
-    first, second, third = write_versions(spark, lake, [1, 2, 3])
-    record(
-        *(spark, lake),
-        ("released", "ok", 3, {"examples": first}),
-        ("failed", "failed", 2, {"examples": first}),
-        ("killed", "running", 15, {"examples": first}),
-        ("running", "running", 1, {"examples": second}),
-    )
-    shutil.rmtree(lake.path_of("packages", "released"))
-    unneeded, needed = files_of(lake, "examples", first), files_of(lake, "examples", second)
-    figures = maintain_lake(spark, make_config(maintain={"retention_days": 0}))
-    assert figures["kept_runs"] == 1
-    assert not any(path.exists() for path in unneeded)
-    assert all(path.exists() for path in needed | files_of(lake, "examples", third))
-
-
-def test_a_run_that_can_be_resumed_keeps_its_inputs_and_checkpoints_for_two_weeks(
+def test_a_run_that_runs_or_can_be_resumed_keeps_its_inputs_and_deleting_a_package_releases_them(
     spark, lake_root, make_config, unchecked
 ):
+    """Checkpoints and parts of packages are kept for two weeks, as the inputs are."""
     lake = Lake(spark, lake_root)
-    first, second, _ = write_versions(spark, lake, [1, 2, 3])
+    released, running, stopped, ended, newest = write_versions(spark, lake, [1, 2, 3, 4, 5])
     record(
         *(spark, lake),
-        ("stopped", "stopped", 3, {"examples": first}),
-        ("forgotten", "failed", 15, {"examples": second}),
-        ("ended", "ok", 15, {"examples": second}),
+        ("released", "ok", 3, {"examples": released}),
+        ("failed", "failed", 2, {"examples": released}),
+        ("killed", "running", 15, {"examples": released}),
+        ("running", "running", 1, {"examples": running}),
+        ("stopped", "stopped", 3, {"examples": stopped}),
+        ("forgotten", "failed", 15, {"examples": ended}),
+        ("ended", "ok", 15, {"examples": ended}),
     )
-    shutil.rmtree(lake.path_of("packages", "ended"))
+    for run_id in ("released", "ended"):
+        shutil.rmtree(lake.path_of("packages", run_id))
     left = [Path(lake.path_of("checkpoints", name, "1")) for name in ("stopped", "forgotten", "ended")]
     left += [Path(lake.path_of("packages", f".{name}.part")) for name in ("stopped", "forgotten")]
     for folder in left:
         folder.mkdir(parents=True)
-    needed, unneeded = files_of(lake, "examples", first), files_of(lake, "examples", second)
+    versions = (released, running, stopped, ended, newest)
+    files = {version: files_of(lake, "examples", version) for version in versions}
     figures = maintain_lake(spark, make_config(maintain={"retention_days": 0}))
-    assert (figures["kept_runs"], figures["leftovers_removed"]) == (1, 3)
+    assert (figures["kept_runs"], figures["leftovers_removed"]) == (2, 3)
     assert [folder.exists() for folder in left] == [True, False, False, True, False]
-    assert all(path.exists() for path in needed)
-    assert not any(path.exists() for path in unneeded)
+    for version in versions:
+        there = version not in (released, ended)
+        assert [path.exists() for path in files[version]] == [there] * len(files[version]), version
 
 
 def test_keep_runs_keeps_the_newest_and_removes_the_packages_of_old_ones(spark, lake_root, make_config, unchecked):
@@ -81,7 +72,7 @@ def test_runs_that_have_served_keep_their_inputs_beside_the_newest(spark, lake_r
     record(spark, lake, *((f"run{n}", "ok", 9 - n, {"examples": n}) for n in range(6)))
     table, now = TABLES["promotions"], datetime.now(UTC)
     served = [(n, run_id, None, "promote", None, False, now) for n, run_id in enumerate(("run0", "run2", "run1"), 1)]
-    lake.append(table, spark.createDataFrame(served, spark_schema(table)))
+    lake.append(table, local_frame(spark, served, spark_schema(table)))
 
     def kept(*counts):
         return [run["run_id"] for run in kept_runs(spark, lake, *counts)]

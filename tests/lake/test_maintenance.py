@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.features import declared_examples
+from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.maintenance import job as maintenance
@@ -122,13 +123,15 @@ def test_small_files_are_joined_but_never_across_the_order_of_examples(spark, la
         lake.append("examples", examples_of(spark, number))
     clicks, laid_out = lake.read("clicks").collect(), files_of(lake, "examples", lake.version("examples"))
     figures = maintain_lake(spark, make_config())
+    assert set(figures["tables"]) == {"clicks", "examples"}
     assert figures["tables"]["clicks"]["files_compacted"] == figures["tables"]["clicks"]["files_before"] == 8
     assert len(lake.read("clicks").inputFiles()) == 2
     assert sorted(lake.read("clicks").collect()) == sorted(clicks)
     assert files_of(lake, "examples", lake.version("examples")) == laid_out
     assert figures["files_deleted"] == 0
-    again = maintain_lake(spark, make_config())
-    assert again["tables"]["clicks"]["files_compacted"] == 0
+    again = maintain_lake(spark, make_config())["tables"]["clicks"]
+    assert again["files_compacted"] == 0
+    assert again["files_before"] == again["files_after"] == 10, "those that were joined are young"
 
 
 def test_the_driver_handles_no_file_by_itself(spark, tmp_path, make_config, make_clicks, unchecked, jvm_calls):
@@ -149,6 +152,7 @@ def test_the_driver_handles_no_file_by_itself(spark, tmp_path, make_config, make
 
 
 def test_young_versions_stay_and_what_a_killed_write_left_goes(spark, lake_root, make_config):
+    """The retention is written to the table and may fall again; one below a week needs Delta's own switch."""
     lake = Lake(spark, lake_root)
     first, _ = write_versions(spark, lake, [1, 2])
     folder = Path(lake.path("examples")) / "split=train" / "shard=0"
@@ -156,8 +160,16 @@ def test_young_versions_stay_and_what_a_killed_write_left_goes(spark, lake_root,
     for path in (old, new):
         path.write_bytes(b"killed in the middle")
     set_back([old], days=40)
-    figures = maintain_lake(spark, make_config())
-    assert (figures["files_deleted"], figures["bytes_freed"]) == (1, 20)
+    before = everything_below(lake_root)
+    with pytest.raises(MamdrError, match=r"maintain.retention_days 6: .*retentionDurationCheck.enabled=false"):
+        maintain_lake(spark, make_config(maintain={"retention_days": 6}))
+    assert everything_below(lake_root) == before
+    for days, removed in ((90, (0, 0)), (10, (1, 20))):
+        figures = maintain_lake(spark, make_config(maintain={"retention_days": days}))
+        assert (figures["files_deleted"], figures["bytes_freed"]) == removed
+        properties = spark.sql(f"DESCRIBE DETAIL delta.`{lake.path('examples')}`").first()["properties"]
+        assert properties["delta.deletedFileRetentionDuration"] == f"interval {days} days"
+        assert properties["delta.logRetentionDuration"] == "interval 730 days"
     assert (old.exists(), new.exists()) == (False, True)
     assert lake.read("examples", first).count() == 4
 
@@ -177,26 +189,7 @@ def test_files_that_left_long_ago_go_although_others_are_pinned(spark, lake_root
     assert lake.read("examples", first).groupBy("domain").count().collect() == [(1, 4)]
 
 
-def test_a_retention_below_a_week_needs_deltas_own_switch(spark, lake_root, make_config):
-    lake = Lake(spark, lake_root)
-    write_versions(spark, lake, [1, 2])
-    before = everything_below(lake_root)
-    with pytest.raises(MamdrError, match=r"maintain.retention_days 6: .*retentionDurationCheck.enabled=false"):
-        maintain_lake(spark, make_config(maintain={"retention_days": 6}))
-    assert everything_below(lake_root) == before
-
-
-def test_a_retention_is_written_to_the_tables_and_may_fall_again(spark, lake_root, make_config):
-    lake = Lake(spark, lake_root)
-    write_versions(spark, lake, [1])
-    for days in (90, 10):
-        maintain_lake(spark, make_config(maintain={"retention_days": days}))
-        properties = spark.sql(f"DESCRIBE DETAIL delta.`{lake.path('examples')}`").first()["properties"]
-        assert properties["delta.deletedFileRetentionDuration"] == f"interval {days} days"
-        assert properties["delta.logRetentionDuration"] == "interval 730 days"
-
-
-def test_a_lake_without_runs_or_tables_is_maintained(spark, lake_root, make_config, make_clicks):
+def test_a_lake_without_runs_or_tables_is_maintained(spark, lake_root, make_config):
     assert maintain_lake(spark, make_config()) == {
         "dry_run": False,
         "kept_runs": 0,
@@ -208,10 +201,6 @@ def test_a_lake_without_runs_or_tables_is_maintained(spark, lake_root, make_conf
         "tables": {},
     }
     assert not Path(lake_root).exists()
-    Lake(spark, lake_root).append("clicks", make_clicks([("u", "i", "d")]))
-    figures = maintain_lake(spark, make_config())
-    assert set(figures["tables"]) == {"clicks"}
-    assert figures["tables"]["clicks"]["files_before"] == figures["tables"]["clicks"]["files_after"] == 1
 
 
 def test_batches_of_scores_go_a_year_after_they_were_written(spark, lake_root, make_config):
@@ -221,7 +210,7 @@ def test_batches_of_scores_go_a_year_after_they_were_written(spark, lake_root, m
         row = {"run_id": "r", "batch": batch, "user_known": True, "item_known": True, "domain_known": True}
         row |= {"specific": False, "score": 0.5}
         values = [tuple(row.get(name) for name in table.column_names)]
-        lake.append(table, spark.createDataFrame(values, spark_schema(table)))
+        lake.append(table, local_frame(spark, values, spark_schema(table)))
         commit = max(log.glob("*.json"))
         written = int((time.time() - days * DAY) * 1000)
         commit.write_text(re.sub(r'("modificationTime":)\d+', rf"\g<1>{written}", commit.read_text()))

@@ -5,6 +5,7 @@ from pyspark.sql import Row
 from pyspark.sql import functions as F
 
 from mamdr_core.errors import MamdrError
+from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.hashing import hash64
 from mamdr_core.lake.examples.plans import DomainPlan, check_ratios, count_domains, plan_domains, plan_impressions
 from mamdr_core.lake.settings import ExamplesSettings, NegativeSettings
@@ -22,7 +23,7 @@ def counted(ratio, domain=0, rows=100, users=50, items=40):
 def rows(spark):
     """Domain d0 with three pairs of two users and two items, d1 with one."""
     columns = "domain int, user_hash long, item_hash long"
-    pairs = spark.createDataFrame([(0, 1, 1), (0, 1, 2), (0, 2, 2), (1, 5, 5)], columns)
+    pairs = local_frame(spark, [(0, 1, 1), (0, 1, 2), (0, 2, 2), (1, 5, 5)], columns)
     return pairs.withColumn("domain_hash", hash64(F.format_string("d%s", "domain")))
 
 
