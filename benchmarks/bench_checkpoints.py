@@ -25,12 +25,12 @@ import psutil
 from machine import machine
 from pyspark.sql import SparkSession
 
-from mamdr_core.config import Config, parse_config
+from mamdr_core.config.job_config import Config, parse_config
+from mamdr_core.config.training import CheckpointSettings
 from mamdr_core.lake.core.session import spark_session
+from mamdr_core.training.driver import train_mamdr
+from mamdr_core.training.files.manifest import MANIFEST
 from mamdr_core.training.preparing import prepare_examples
-from mamdr_core.training.run import train_mamdr
-from mamdr_core.training.sealed import MANIFEST
-from mamdr_core.training.settings import CheckpointSettings
 
 VECTORS = 64
 PHASES = ("inner", "validate", "exchange", "checkpoint")

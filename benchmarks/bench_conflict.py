@@ -21,7 +21,9 @@ from bench_domains import draw_columns
 from machine import machine
 from torch import Tensor
 
-from mamdr_core.comparing.gradients import Pairs, draw_pairs, measure_pairs
+from mamdr_core.config.engine import InnerSettings, OuterSettings
+from mamdr_core.config.learning import LearningSettings
+from mamdr_core.config.models import ModelSettings
 from mamdr_core.engine.columns import Columns, Visit
 from mamdr_core.engine.dense_gradients import dense_gradients
 from mamdr_core.engine.drawing import initial_shared
@@ -29,14 +31,12 @@ from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.parameters import Shared, Theta
 from mamdr_core.engine.plan import RoundPlan
-from mamdr_core.engine.settings import InnerSettings, OuterSettings
 from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.experiments.gradients import Pairs, draw_pairs, measure_pairs
 from mamdr_core.learning.domain_negotiation import DomainNegotiation
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.methods import find_method
-from mamdr_core.learning.settings import LearningSettings
-from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import SingleProcess

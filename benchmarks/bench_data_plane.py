@@ -19,7 +19,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from mamdr_core.config import Config, parse_config
+from mamdr_core.config.job_config import Config, parse_config
 from mamdr_core.datasets.synthetic import generate_logs
 from mamdr_core.lake.core.session import make_session
 from mamdr_core.lake.examples.job import build_examples

@@ -27,7 +27,7 @@ from machine import machine
 from pyspark.sql import SparkSession
 from spark_stages import stages_of
 
-from mamdr_core.config import Config, parse_config, with_values
+from mamdr_core.config.job_config import Config, parse_config, with_values
 from mamdr_core.datasets.synthetic import generate_logs
 from mamdr_core.lake.champion import resolve_run
 from mamdr_core.lake.core.session import spark_session
@@ -36,7 +36,7 @@ from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.ingest.job import ingest_clicks
 from mamdr_core.lake.maintenance.job import maintain_lake
 from mamdr_core.lake.stats import domain_stats
-from mamdr_core.training.run import train_mamdr
+from mamdr_core.training.driver import train_mamdr
 
 FIRST, COMPARED = 3, 3
 """The day before those that are compared first, and how many days are a median."""

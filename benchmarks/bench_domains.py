@@ -21,7 +21,9 @@ import numpy as np
 import torch
 from machine import machine
 
-from mamdr_core.datasets.settings import SyntheticSettings
+from mamdr_core.config.datasets import SyntheticSettings
+from mamdr_core.config.learning import DRSettings, LearningSettings
+from mamdr_core.config.models import ModelSettings
 from mamdr_core.datasets.world import domain_sizes
 from mamdr_core.engine.columns import Columns, offsets_of
 from mamdr_core.engine.drawing import initial_shared
@@ -31,8 +33,6 @@ from mamdr_core.engine.slots import FileSlots, MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.learning.learner import Learner
 from mamdr_core.learning.mamdr import METHOD
-from mamdr_core.learning.settings import DRSettings, LearningSettings
-from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import SingleProcess

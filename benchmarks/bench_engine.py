@@ -25,6 +25,8 @@ from machine import machine
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from mamdr_core.config.engine import OuterSettings
+from mamdr_core.config.models import ModelSettings
 from mamdr_core.engine.columns import Columns, Visit, offsets_of
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.eager import EagerEngine
@@ -32,8 +34,6 @@ from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.metrics import segmented_auc
 from mamdr_core.engine.optimizers import InnerState, OuterOptimizer
 from mamdr_core.engine.parameters import Change, Scope, Theta
-from mamdr_core.engine.settings import OuterSettings
-from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.structures import build_model
 from mamdr_core.models.tables import Inputs, Table
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
-from mamdr_core.config import Config, load_config
+from mamdr_core.config.job_config import Config, load_config
 from mamdr_core.datasets.synthetic import generate_logs, write_logs
 from mamdr_core.lake.core.session import make_session
 

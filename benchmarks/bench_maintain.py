@@ -22,7 +22,7 @@ from jvm_calls import counting
 from machine import machine
 from pyspark.sql import SparkSession
 
-from mamdr_core.config import parse_config
+from mamdr_core.config.job_config import parse_config
 from mamdr_core.lake.core.session import spark_session
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.maintenance.job import maintain_lake

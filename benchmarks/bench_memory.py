@@ -24,27 +24,27 @@ import numpy as np
 import torch
 from machine import machine
 
+from mamdr_core.config.engine import InnerSettings
+from mamdr_core.config.learning import DRSettings
+from mamdr_core.config.models import ModelSettings
+from mamdr_core.config.training import CheckpointSettings, TrainSettings
 from mamdr_core.engine.columns import Columns, offsets_of
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.eager import EagerEngine
-from mamdr_core.engine.settings import InnerSettings
 from mamdr_core.engine.state_memory import IN_MEMORY
 from mamdr_core.learning.learner import Learner
 from mamdr_core.learning.methods import find_method
-from mamdr_core.learning.settings import DRSettings
-from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import SingleProcess
+from mamdr_core.runtime.clock import Clock
+from mamdr_core.runtime.stop_request import StopRequest
 from mamdr_core.shards.arrays import Arrays
 from mamdr_core.shards.mapped_state import MappedState
-from mamdr_core.stopping import StopRequest
-from mamdr_core.training import checkpoints
 from mamdr_core.training.building import make_store
-from mamdr_core.training.checkpoints import CheckpointPlace, Checkpoints
-from mamdr_core.training.clock import Clock
+from mamdr_core.training.checkpoint import checkpoints
+from mamdr_core.training.checkpoint.checkpoints import CheckpointPlace, Checkpoints
 from mamdr_core.training.package import save_rank
-from mamdr_core.training.settings import CheckpointSettings, TrainSettings
 from mamdr_core.training.trainer import Trainer
 
 DOMAINS = 20

@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from sklearn.metrics import ndcg_score, roc_auc_score
 from torch import Tensor
 
-from mamdr_core.datasets.settings import SyntheticSettings
+from mamdr_core.config.datasets import SyntheticSettings
+from mamdr_core.config.engine import MetricsSettings
 from mamdr_core.datasets.world import domain_sizes
 from mamdr_core.engine.columns import offsets_of
 from mamdr_core.engine.metrics import domain_metrics, segmented_auc
-from mamdr_core.engine.settings import MetricsSettings
 
 CTR = 0.2
 

@@ -18,13 +18,13 @@ import torch
 from machine import machine
 from recipe_sets import production_shape
 
-from mamdr_core.datasets.settings import SyntheticSettings
+from mamdr_core.config.datasets import SyntheticSettings
+from mamdr_core.config.features import Feature
+from mamdr_core.config.mixed import MixedSettings
+from mamdr_core.config.models import ModelSettings
 from mamdr_core.datasets.world import draw_rows, make_world, published_vectors
 from mamdr_core.engine.columns import Columns, offsets_of
-from mamdr_core.features import Feature
 from mamdr_core.mixed.mixed_model import MixedModel
-from mamdr_core.mixed.settings import MixedSettings
-from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.tables import declare_features
 from mamdr_core.parallel.collective import SingleProcess
 

@@ -16,14 +16,14 @@ from functools import partial
 import torch
 from machine import machine
 
+from mamdr_core.config.features import Feature
+from mamdr_core.config.models import MMOESettings, ModelSettings, PLESettings
 from mamdr_core.engine.columns import Columns, Visit, offsets_of
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Theta
-from mamdr_core.features import Feature
-from mamdr_core.models.settings import MMOESettings, ModelSettings, PLESettings
 from mamdr_core.models.structures import build_model, declare_inputs
 
 STRUCTURES = ("mlp", "star", "mmoe", "ple")

@@ -22,12 +22,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from spark_stages import doubles, stages_of, store_of
 
+from mamdr_core.config.lake import ExamplesSettings, NegativeSettings
 from mamdr_core.lake.core.caching import kept_frames
 from mamdr_core.lake.core.hashing import hash64, uniform
 from mamdr_core.lake.core.session import make_session
 from mamdr_core.lake.examples.negatives import sample_negatives
 from mamdr_core.lake.examples.plans import DomainPlan, count_domains, plan_domains, plan_frame
-from mamdr_core.lake.settings import ExamplesSettings, NegativeSettings
 
 DOMAINS = 1000
 ROWS_A_USER, ROWS_AN_ITEM = 5, 26

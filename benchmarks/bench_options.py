@@ -25,14 +25,14 @@ import numpy as np
 import torch
 from recipe_sets import NAMED, SETS, config_of
 
-from mamdr_core.comparing.figures import smallest_third, spread
-from mamdr_core.config import Config, with_values
+from mamdr_core.config.job_config import Config, with_values
 from mamdr_core.engine.metrics import DomainMetrics
+from mamdr_core.experiments.figures import smallest_third, spread
 from mamdr_core.lake.core.session import spark_session
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.preparing import prepare_examples
-from mamdr_core.training.rank import RankTask, train_rank
+from mamdr_core.training.worker import RankTask, train_rank
 
 HEAD = "| set | method | test AUC | difference | smallest third | PCOC | calibration error | rows | s | runs |"
 FIGURES = ("test_auc", "smallest_third", "pcoc", "calibration_error", "rows", "seconds")

@@ -35,15 +35,15 @@ from peer_models import MODELS, SETTINGS, Rows, train
 from pyspark.sql import SparkSession
 from recipe_sets import METHODS, SETS, config_of
 
-from mamdr_core.config import Config, with_values
+from mamdr_core.config.job_config import Config, with_values
 from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.metrics import domain_metrics
 from mamdr_core.lake.core.session import spark_session
 from mamdr_core.models.structures import declare_inputs
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples
+from mamdr_core.training.driver import train_mamdr
 from mamdr_core.training.preparing import prepare_examples
-from mamdr_core.training.run import train_mamdr
 from schemas import SPLITS
 
 DEEPCTR = "deepctr-torch==0.3.0"

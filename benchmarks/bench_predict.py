@@ -18,6 +18,7 @@ import torch
 from bench_domains import draw_columns
 from machine import machine
 
+from mamdr_core.config.models import ModelSettings
 from mamdr_core.engine.columns import Columns, Visit
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.eager import EagerEngine
@@ -25,7 +26,6 @@ from mamdr_core.engine.parameters import Change, Rows, Shared, Theta
 from mamdr_core.engine.prediction import predict_runs
 from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
-from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.structures import build_model, declare_inputs
 
 BUSY = "import torch\nx = torch.randn(600, 600)\nwhile True:\n    x = torch.tanh(x @ x)"

@@ -30,8 +30,8 @@ from machine import machine
 from ranks_training import Trained, train_ranks
 from ranks_worlds import KINDS, draw_log
 
-from mamdr_core.comparing.figures import spread
-from mamdr_core.config import with_values
+from mamdr_core.config.job_config import with_values
+from mamdr_core.experiments.figures import spread
 
 FIRST_WORLD, FIRST_CHOOSING_WORLD = 200, 50
 """Seeds of the generator and of the split, those of bench_recipe.py being 0 and 100 to 104."""

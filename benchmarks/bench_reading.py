@@ -77,7 +77,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
 
 def build(folder: Path, rows: int, pinned: Path) -> None:
     """Raw log to examples with the project's own jobs, and the version that will be read."""
-    from mamdr_core.config import parse_config
+    from mamdr_core.config.job_config import parse_config
     from mamdr_core.datasets.synthetic import generate_logs
     from mamdr_core.lake.core.session import make_session
     from mamdr_core.lake.examples.job import build_examples

@@ -42,13 +42,13 @@ from recipe_sets import (
     world_of,
 )
 
-from mamdr_core.comparing.compare import compare_methods
-from mamdr_core.comparing.figures import smallest_third, spread
-from mamdr_core.comparing.measured import read_measured
-from mamdr_core.config import Config, with_values
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.job_config import Config, with_values
+from mamdr_core.experiments.compare import compare_methods
+from mamdr_core.experiments.figures import smallest_third, spread
+from mamdr_core.experiments.measured import read_measured
 from mamdr_core.lake.core.session import spark_session
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.shards.pinned import pin_examples
 
 REPORT = Path(__file__).with_name("recipe.md")

@@ -19,7 +19,7 @@ from typing import Any
 from machine import machine
 from playwright.sync_api import Page, sync_playwright
 
-from mamdr_core.config import load_config
+from mamdr_core.config.job_config import load_config
 from mamdr_core.lake.core.session import spark_session
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.reports.report import write_report

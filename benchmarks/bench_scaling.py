@@ -29,11 +29,11 @@ from machine import machine
 from pyspark.sql import SparkSession
 from torch import Tensor
 
+from mamdr_core.config.engine import OuterSettings
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.optimizers import InnerState, OuterOptimizer
 from mamdr_core.engine.parameters import Theta
-from mamdr_core.engine.settings import OuterSettings
 from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import Collective
 from mamdr_core.parallel.launch import run_ranks

@@ -38,8 +38,8 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from mamdr_core.config import Config, dump_config, parse_config, with_values
-from mamdr_core.datasets.settings import SyntheticSettings
+from mamdr_core.config.datasets import SyntheticSettings
+from mamdr_core.config.job_config import Config, dump_config, parse_config, with_values
 from mamdr_core.datasets.world import domain_sizes
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.parameters import Change, Rows, Shared

@@ -16,12 +16,12 @@ import torch
 from machine import machine
 from torch import Tensor
 
+from mamdr_core.config.features import Feature
+from mamdr_core.config.models import ModelSettings
 from mamdr_core.engine.columns import Columns, Visit, offsets_of
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.parameters import Shared, Theta
-from mamdr_core.features import Feature
-from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.structures import build_model, declare_inputs
 
 SIZES = {"user": 50_000, "item": 20_000, "city": 300, "brand": 2000, "tags": 1000, "words": 5000}

@@ -21,17 +21,17 @@ from production_sample import draw_columns
 from production_shape import print_table, production_config, sizes_of
 from recipe_sets import SETTINGS
 
-from mamdr_core.config import Config, with_values
+from mamdr_core.config.job_config import Config, with_values
 from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.parameters import Shared
 from mamdr_core.learning.methods import find_method
 from mamdr_core.parallel.collective import SingleProcess
+from mamdr_core.runtime.clock import Clock
+from mamdr_core.runtime.stop_request import StopRequest
 from mamdr_core.shards.arrays import Arrays
-from mamdr_core.stopping import StopRequest
 from mamdr_core.training.building import make_learner
-from mamdr_core.training.checkpoints import Checkpoints
+from mamdr_core.training.checkpoint.checkpoints import Checkpoints
 from mamdr_core.training.choices import Choices
-from mamdr_core.training.clock import Clock
 from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.trainer import Trainer
 

@@ -25,11 +25,11 @@ from bench_predict import BUSY
 from machine import machine
 
 import mamdr_core.engine.eager
+from mamdr_core.config.models import ModelSettings
 from mamdr_core.engine.columns import Columns, Visit
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.parameters import Change, Scope, Shared, Theta
-from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.structures import build_model, declare_inputs
 
 RATE = 1e-3

@@ -21,13 +21,13 @@ from typing import Any
 from machine import machine
 from pyspark.sql import SparkSession
 
-from mamdr_core.config import Config, load_config, with_values
+from mamdr_core.config.job_config import Config, load_config, with_values
 from mamdr_core.datasets.synthetic import generate_logs
 from mamdr_core.lake.core.session import spark_session
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.ingest.job import ingest_clicks
-from mamdr_core.training.run import train_mamdr
+from mamdr_core.training.driver import train_mamdr
 
 CONFIG = Path(__file__).parents[1] / "conf" / "demo.yaml"
 

@@ -18,7 +18,7 @@ from machine import machine
 from pyspark.sql import SparkSession
 from spark_stages import stages_of, store_of
 
-from mamdr_core.config import Config, parse_config
+from mamdr_core.config.job_config import Config, parse_config
 from mamdr_core.datasets.synthetic import generate_logs
 from mamdr_core.lake.core.session import spark_session
 from mamdr_core.lake.examples.job import build_examples

@@ -27,7 +27,7 @@ from typing import Any
 from machine import machine
 from pyspark.sql import SparkSession
 
-from mamdr_core.config import Config, parse_config, with_values
+from mamdr_core.config.job_config import Config, parse_config, with_values
 from mamdr_core.datasets.synthetic import generate_logs
 from mamdr_core.lake.core.session import spark_session
 from mamdr_core.lake.core.tables import Lake
@@ -36,7 +36,7 @@ from mamdr_core.lake.examples.versions import versions_of
 from mamdr_core.lake.ingest.job import ingest_clicks
 from mamdr_core.lake.maintenance.job import maintain_lake
 from mamdr_core.lake.stats import domain_stats
-from mamdr_core.run_ids import make_run_id
+from mamdr_core.runtime.run_ids import make_run_id
 from mamdr_core.training.records import record_run
 from schemas import TABLES
 from schemas.spark import spark_schema

@@ -16,13 +16,13 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
+from mamdr_core.config.models import ModelSettings
 from mamdr_core.engine import layout
 from mamdr_core.engine.columns import Columns, Visit, offsets_of
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.parameters import Change, Rows, Scope, Shared, Theta
-from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.structures import build_model
 from mamdr_core.models.tables import Inputs, Table
 

@@ -8,13 +8,13 @@ from production_counting import counting_learner
 from production_replay import Targets
 from production_shape import Ints, inputs_of, row_bytes, rows_by_domain
 
-from mamdr_core.config import Config
+from mamdr_core.config.job_config import Config
 from mamdr_core.engine.parameters import Shared
 from mamdr_core.learning.domain_negotiation import DomainNegotiation
 from mamdr_core.learning.learner import Round
 from mamdr_core.parallel.placement import place_domains
 from mamdr_core.parallel.sharded import ShardedTable
-from mamdr_core.stateful import State
+from mamdr_core.runtime.stateful import State
 from mamdr_core.training.building import load_of
 from mamdr_core.training.early_stop import EarlyStop
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from production_shape import Ints, empty_columns, inputs_of, rows_by_domain
 
-from mamdr_core.config import Config
+from mamdr_core.config.job_config import Config
 from mamdr_core.engine.columns import Columns, Visit
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.memory import bytes_per_row, stack_limits

@@ -12,7 +12,7 @@ import torch
 from production_counting import counting_learner
 from production_shape import Ints, row_bytes, rows_by_domain, stages_of
 
-from mamdr_core.config import Config
+from mamdr_core.config.job_config import Config
 from mamdr_core.engine.plan import RoundPlan
 from mamdr_core.learning.domain_regularization import DomainRegularization
 from mamdr_core.learning.learner import Round

@@ -13,7 +13,8 @@ import torch
 from production_shape import inputs_of, with_fixed_vectors
 from production_timing import Parts, products_rate, products_seconds
 
-from mamdr_core.config import Config
+from mamdr_core.config.job_config import Config
+from mamdr_core.config.training import CheckpointSettings
 from mamdr_core.datasets.world import DAY, draw_rows, make_world
 from mamdr_core.engine.columns import Columns, offsets_of
 from mamdr_core.engine.drawing import initial_shared
@@ -23,13 +24,12 @@ from mamdr_core.learning.methods import find_method
 from mamdr_core.models.structures import build_model
 from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import SingleProcess
+from mamdr_core.runtime.clock import Clock
+from mamdr_core.runtime.stop_request import StopRequest
 from mamdr_core.shards.arrays import Arrays
-from mamdr_core.stopping import StopRequest
 from mamdr_core.training.building import make_store
-from mamdr_core.training.checkpoints import CheckpointPlace, Checkpoints
-from mamdr_core.training.clock import Clock
+from mamdr_core.training.checkpoint.checkpoints import CheckpointPlace, Checkpoints
 from mamdr_core.training.package import publish_package, save_rank
-from mamdr_core.training.settings import CheckpointSettings
 from mamdr_core.training.trainer import Trainer
 
 BLOCK = 1 << 20

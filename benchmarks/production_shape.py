@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mamdr_core.config import Config, load_config
+from mamdr_core.config.features import Feature
+from mamdr_core.config.job_config import Config, load_config
+from mamdr_core.config.training import TrainSettings
 from mamdr_core.datasets.world import domain_sizes
 from mamdr_core.engine.columns import Columns, offsets_of
-from mamdr_core.features import Feature
 from mamdr_core.models.structures import declare_inputs
 from mamdr_core.models.tables import Inputs
-from mamdr_core.training.settings import TrainSettings
 from mamdr_core.training.stages import Stage, make_stages
 
 CONFIG = Path(__file__).parents[1] / "conf" / "production.yaml"

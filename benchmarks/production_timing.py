@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 import mamdr_core.engine.layout
-import mamdr_core.training.checkpoints
+import mamdr_core.training.checkpoint.checkpoints
 from mamdr_core.engine.optimizers import OuterOptimizer
 from mamdr_core.engine.steps import Steps
 from mamdr_core.learning.domain_negotiation import DomainNegotiation
 from mamdr_core.learning.domain_regularization import DomainRegularization
 from mamdr_core.learning.learner import Learner, Round
-from mamdr_core.training.checkpoints import Checkpoints
-from mamdr_core.training.clock import Clock
+from mamdr_core.runtime.clock import Clock
+from mamdr_core.training.checkpoint.checkpoints import Checkpoints
 from mamdr_core.training.early_stop import EarlyStop
 
 Shape = tuple[int, int]

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from ranks_worlds import Log
 
-from mamdr_core.config import Config
+from mamdr_core.config.job_config import Config
 from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.eager import EagerEngine
@@ -24,12 +24,12 @@ from mamdr_core.models.structures import build_model
 from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import Collective, SingleProcess, all_reduce_max, gather_numbers, run_simulated
 from mamdr_core.parallel.placement import place_domains
+from mamdr_core.runtime.clock import Clock
+from mamdr_core.runtime.stateful import State
+from mamdr_core.runtime.stop_request import StopRequest
 from mamdr_core.shards.arrays import Arrays
-from mamdr_core.stateful import State
-from mamdr_core.stopping import StopRequest
 from mamdr_core.training.building import make_store
-from mamdr_core.training.checkpoints import Checkpoints
-from mamdr_core.training.clock import Clock
+from mamdr_core.training.checkpoint.checkpoints import Checkpoints
 from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.rounds import deal_rounds
 from mamdr_core.training.trainer import Trainer

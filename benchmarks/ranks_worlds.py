@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from recipe_sets import config_of
 from torch import Tensor
 
-from mamdr_core.config import Config, with_values
+from mamdr_core.config.job_config import Config, with_values
 from mamdr_core.datasets.world import DAY, LogRows, draw_rows, make_world, published_vectors
 from mamdr_core.engine.columns import Columns, offsets_of
 from mamdr_core.engine.hashing import derive_seed, splitmix64

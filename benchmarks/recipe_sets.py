@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from mamdr_core.config import Config, load_config, plain_config, with_values
+from mamdr_core.config.job_config import Config, load_config, plain_config, with_values
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"

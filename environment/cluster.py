@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from mamdr_core.processes import find_process, process_record
+from mamdr_core.runtime.processes import find_process, process_record
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".cluster"

@@ -19,8 +19,8 @@ SECONDS = 3
 Found = tuple[str, str]
 _READ = """
 import json, sys
-from mamdr_core.config import load_config
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.job_config import load_config
+from mamdr_core.runtime.errors import MamdrError
 try:
     config = load_config(sys.argv[1])
     print(json.dumps({"lake": config.lake.root, "tracker": config.tracking.mlflow}))

@@ -3,10 +3,10 @@
 import sys
 from typing import Any
 
-from mamdr_core.cli import run_job
-from mamdr_core.comparing import compare
-from mamdr_core.config import Config
+from mamdr_core.config.job_config import Config
+from mamdr_core.experiments import compare
 from mamdr_core.lake.core.catalog import job_session
+from mamdr_core.runtime.cli import run_job
 
 
 def compare_methods(config: Config) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 import sys
 from typing import Any
 
-from mamdr_core.cli import run_job
-from mamdr_core.config import Config
+from mamdr_core.config.job_config import Config
 from mamdr_core.datasets.amazon import convert_amazon as convert
 from mamdr_core.lake.core.progress import progress
 from mamdr_core.lake.core.session import spark_session
+from mamdr_core.runtime.cli import run_job
 
 
 def convert_amazon(config: Config) -> dict[str, Any]:

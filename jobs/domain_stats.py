@@ -3,11 +3,11 @@
 import sys
 from typing import Any
 
-from mamdr_core.cli import run_job
-from mamdr_core.config import Config
+from mamdr_core.config.job_config import Config
 from mamdr_core.lake.core.catalog import job_session
 from mamdr_core.lake.core.progress import progress
 from mamdr_core.lake.stats import domain_stats as count
+from mamdr_core.runtime.cli import run_job
 
 
 def domain_stats(config: Config) -> dict[str, Any]:

@@ -3,10 +3,10 @@
 import sys
 from typing import Any
 
-from mamdr_core.cli import run_job
-from mamdr_core.config import Config
+from mamdr_core.config.job_config import Config
 from mamdr_core.datasets.synthetic import generate_logs as write_logs
 from mamdr_core.lake.core.session import spark_session
+from mamdr_core.runtime.cli import run_job
 
 
 def generate_logs(config: Config) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 import sys
 from typing import Any
 
-from mamdr_core.cli import run_job
-from mamdr_core.config import Config
+from mamdr_core.config.job_config import Config
 from mamdr_core.lake.core.catalog import job_session
 from mamdr_core.lake.ingest.arrivals import ingest_arrived
 from mamdr_core.lake.ingest.job import ingest_clicks as ingest
+from mamdr_core.runtime.cli import run_job
 
 
 def ingest_clicks(config: Config) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 import sys
 from typing import Any
 
-from mamdr_core.cli import run_job
-from mamdr_core.config import Config
+from mamdr_core.config.job_config import Config
 from mamdr_core.lake.core.catalog import job_session
 from mamdr_core.lake.core.progress import progress
 from mamdr_core.lake.maintenance.job import maintain_lake as maintain
+from mamdr_core.runtime.cli import run_job
 
 
 def maintain_lake(config: Config) -> dict[str, Any]:

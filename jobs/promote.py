@@ -3,10 +3,10 @@
 import sys
 from typing import Any
 
-from mamdr_core.cli import Option, run_job
-from mamdr_core.config import Config
+from mamdr_core.config.job_config import Config
 from mamdr_core.lake.core.catalog import job_session
-from mamdr_core.promoting.promote import promote as move_champion
+from mamdr_core.promotion.promote import promote as move_champion
+from mamdr_core.runtime.cli import Option, run_job
 
 
 def promote(config: Config) -> dict[str, Any]:

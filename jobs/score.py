@@ -3,9 +3,9 @@
 import sys
 from typing import Any
 
-from mamdr_core.cli import run_job
-from mamdr_core.config import Config
+from mamdr_core.config.job_config import Config
 from mamdr_core.lake.core.catalog import job_session
+from mamdr_core.runtime.cli import run_job
 from mamdr_core.serving.scoring import score as score_rows
 
 

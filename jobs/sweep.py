@@ -3,10 +3,10 @@
 import sys
 from typing import Any
 
-from mamdr_core.cli import run_job
-from mamdr_core.comparing.sweep import sweep as try_settings
-from mamdr_core.config import Config
+from mamdr_core.config.job_config import Config
+from mamdr_core.experiments.sweep import sweep as try_settings
 from mamdr_core.lake.core.catalog import job_session
+from mamdr_core.runtime.cli import run_job
 
 
 def sweep(config: Config) -> dict[str, Any]:

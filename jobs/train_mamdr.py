@@ -3,10 +3,10 @@
 import sys
 from typing import Any
 
-from mamdr_core.cli import Option, run_job
-from mamdr_core.config import Config
+from mamdr_core.config.job_config import Config
 from mamdr_core.lake.core.catalog import job_session
-from mamdr_core.training import run
+from mamdr_core.runtime.cli import Option, run_job
+from mamdr_core.training import driver as run
 from mamdr_core.training.dry_run import dry_run
 
 

@@ -12,7 +12,7 @@ SAMPLE_WEIGHT = "sample_weight"
 
 
 class DeclaredFeature(Protocol):
-    """The properties of a feature that determine its columns; implemented by `mamdr_core.features.Feature`."""
+    """The properties of a feature that determine its columns; implemented by `mamdr_core.config.features.Feature`."""
 
     @property
     def name(self) -> str:

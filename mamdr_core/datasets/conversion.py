@@ -9,11 +9,11 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from mamdr_core.config import Config
+from mamdr_core.config.datasets import ConvertSettings
+from mamdr_core.config.job_config import Config
 from mamdr_core.datasets.paper_tables import DomainCounts, LogCounts, PaperSet, compare
-from mamdr_core.datasets.settings import ConvertSettings
-from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.files import Files
+from mamdr_core.runtime.errors import MamdrError
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
+from mamdr_core.config.datasets import SyntheticSettings
 from mamdr_core.datasets.counters import Ids, Reals, normal, uniform
-from mamdr_core.datasets.settings import SyntheticSettings
 
 POSITIONS = 10
 """Number of positions in which an item may have been shown."""

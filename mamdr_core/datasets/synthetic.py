@@ -13,10 +13,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from mamdr_core.config import Config
+from mamdr_core.config.datasets import SyntheticSettings
+from mamdr_core.config.job_config import Config
 from mamdr_core.datasets.conversion import output_folder
 from mamdr_core.datasets.counters import Ids
-from mamdr_core.datasets.settings import SyntheticSettings
 from mamdr_core.datasets.world import DAY, World, draw_rows, make_world, published_vectors
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.progress import progress

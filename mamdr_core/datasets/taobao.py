@@ -8,7 +8,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from mamdr_core.config import Config
+from mamdr_core.config.job_config import Config
 from mamdr_core.datasets.conversion import (
     count_faults,
     count_log,
@@ -18,9 +18,9 @@ from mamdr_core.datasets.conversion import (
     source_folder,
 )
 from mamdr_core.datasets.paper_tables import find_paper_set
-from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.caching import kept_frames
 from mamdr_core.lake.core.files import Files
+from mamdr_core.runtime.errors import MamdrError
 
 logger = logging.getLogger(__name__)
 

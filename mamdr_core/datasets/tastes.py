@@ -7,9 +7,9 @@ import math
 
 import numpy as np
 
+from mamdr_core.config.datasets import SyntheticSettings
 from mamdr_core.datasets.counters import Singles, normal
 from mamdr_core.datasets.orthonormal import multiply, orthonormal
-from mamdr_core.datasets.settings import SyntheticSettings
 
 
 def mixed_tastes(settings: SyntheticSettings, stream: str) -> Singles:

@@ -10,10 +10,10 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from mamdr_core.config.datasets import SyntheticSettings
 from mamdr_core.datasets.counters import Ids, Reals, Singles, normal, uniform
 from mamdr_core.datasets.effects import add_effects, effects_deviation, position_effects
 from mamdr_core.datasets.orthonormal import multiply, orthonormal
-from mamdr_core.datasets.settings import SyntheticSettings
 from mamdr_core.datasets.tastes import mixed_tastes
 
 SCALE = 1.4

@@ -14,9 +14,9 @@ from mamdr_core.engine.bags import SEVERAL
 from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.optimizers import BETA1, BETA2, EPSILON, move_by_adam
 from mamdr_core.engine.threads import is_to_compile_alone
-from mamdr_core.heartbeat import beat
 from mamdr_core.models.checking import is_checked
 from mamdr_core.models.groups import SIZES
+from mamdr_core.runtime.heartbeat import beat
 
 logger = logging.getLogger(__name__)
 Fields = dict[str, Tensor]

@@ -22,12 +22,12 @@ from mamdr_core.engine.parameters import EVERYTHING, Change, Rows, Scope, Theta
 from mamdr_core.engine.parts import FieldGradient, Part, group_fields, joined, part_key, parts_of, whole
 from mamdr_core.engine.step_options import FOLLOW_GRADIENT, StepOptions
 from mamdr_core.engine.threads import threads_for
-from mamdr_core.errors import DivergedError
-from mamdr_core.heartbeat import beat
 from mamdr_core.models.groups import mixes_domains
 from mamdr_core.models.pooling import HIDDEN
 from mamdr_core.models.statistics import ROW_WEIGHT, statistics_layers
 from mamdr_core.models.tables import Table, owners, readers
+from mamdr_core.runtime.errors import DivergedError
+from mamdr_core.runtime.heartbeat import beat
 
 logger = logging.getLogger(__name__)
 PREDICT_ROWS = 16_384

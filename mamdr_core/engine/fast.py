@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from mamdr_core import heartbeat
 from mamdr_core.engine.bags import pooled_rows
 from mamdr_core.engine.columns import FrozenTables, Visit
 from mamdr_core.engine.compiled import DenseState, DenseStep, Fields, PaddedBatch, cut_fields
@@ -30,10 +29,11 @@ from mamdr_core.engine.stacking import Trajectory, cut_stacks, line_up
 from mamdr_core.engine.step_options import FOLLOW_GRADIENT, StepOptions
 from mamdr_core.engine.threads import divide, one_thread
 from mamdr_core.engine.working import StackedRows
-from mamdr_core.errors import MamdrError
 from mamdr_core.models.pooling import is_linear, linear_weights
 from mamdr_core.models.statistics import ROW_WEIGHT
 from mamdr_core.models.tables import Table
+from mamdr_core.runtime import heartbeat
+from mamdr_core.runtime.errors import MamdrError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

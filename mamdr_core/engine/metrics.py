@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from mamdr_core.config.engine import MetricsSettings
 from mamdr_core.engine.calibration import Cells, calibration_error
 from mamdr_core.engine.ranking import group_figures, groups_of
 from mamdr_core.engine.segments import parts, runs_of
-from mamdr_core.engine.settings import MetricsSettings
 from mamdr_core.engine.threads import one_thread
 
 

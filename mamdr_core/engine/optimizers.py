@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from mamdr_core.config.engine import OuterSettings
 from mamdr_core.engine.parameter_state import held_rows, parameters_of, parameters_state, sharded_tables
 from mamdr_core.engine.parameters import Change, Shared
-from mamdr_core.engine.settings import OuterSettings
 from mamdr_core.engine.state_memory import IN_MEMORY, StateMemory
 from mamdr_core.engine.step_options import RowRule
-from mamdr_core.stateful import State
+from mamdr_core.runtime.stateful import State
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 

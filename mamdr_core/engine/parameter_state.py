@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from mamdr_core.engine.parameters import Shared
-from mamdr_core.stateful import State
+from mamdr_core.runtime.stateful import State
 
 
 def held_rows(shared: Shared) -> dict[str, Tensor]:

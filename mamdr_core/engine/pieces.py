@@ -23,9 +23,9 @@ from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.memory import stack_memory
 from mamdr_core.engine.parameters import Theta, stacked_rows
 from mamdr_core.engine.threads import one_thread
-from mamdr_core.heartbeat import beat
 from mamdr_core.models.pooling import is_linear, linear_weights
 from mamdr_core.models.tables import Table
+from mamdr_core.runtime.heartbeat import beat
 
 PIECE_ROWS = 1 << 12
 """Rows of a piece at most."""

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mamdr_core.errors import MamdrError
+from mamdr_core.runtime.errors import MamdrError
 
 GROWTH_BYTES = 1 << 26
 """Slots are added by about this many bytes at a time."""

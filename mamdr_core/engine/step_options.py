@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mamdr_core.engine.settings import InnerSettings
+from mamdr_core.config.engine import InnerSettings
 from mamdr_core.models.tables import Table
 
 COPIES = {"sgd": 1, "adagrad": 2, "adam": 3}

@@ -5,8 +5,8 @@ from datetime import date, timedelta
 from pyspark.sql import Row
 from pyspark.sql import functions as F
 
-from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.runtime.errors import MamdrError
 
 CHAMPION = "champion"
 """Names, where a run's id is expected, whichever run serves; champion@2026-01-02 the one that does from that day on."""

@@ -7,11 +7,11 @@ from typing import Any
 from pyspark.sql import Column, DataFrame, SparkSession, Window, WindowSpec
 from pyspark.sql import functions as F
 
-from mamdr_core.config import Config
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.job_config import Config
 from mamdr_core.lake.core.caching import kept_frames
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.increments import STATE, last_build
+from mamdr_core.runtime.errors import MamdrError
 
 logger = logging.getLogger(__name__)
 

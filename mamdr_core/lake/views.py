@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from pyspark.sql import SparkSession
 
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.lake import LakeSettings
 from mamdr_core.lake.core.session import spark_session
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.windows import window_at, window_sql
-from mamdr_core.lake.settings import LakeSettings
+from mamdr_core.runtime.errors import MamdrError
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from mamdr_core.engine.parameters import Change, Theta
 from mamdr_core.engine.stacked_changes import ChangeSum
 from mamdr_core.learning.inner_loop import TAKE_END, InnerLoop
 from mamdr_core.learning.learner import Learner, Round
-from mamdr_core.stateful import State
+from mamdr_core.runtime.stateful import State
 
 PART_ROWS = 16
 """Smallest number of rows of a domain in a step: smaller domains are in fewer steps."""

@@ -1,11 +1,11 @@
 """Domain Negotiation: Algorithm 1, the update of theta_S in MAMDR."""
 
+from mamdr_core.config.engine import OuterSettings
 from mamdr_core.engine.optimizers import OuterOptimizer
-from mamdr_core.engine.settings import OuterSettings
 from mamdr_core.learning.inner_loop import InnerLoop
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.method import Method
-from mamdr_core.stateful import State
+from mamdr_core.runtime.stateful import State
 
 
 class DomainNegotiation:

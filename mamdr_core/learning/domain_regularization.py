@@ -15,7 +15,7 @@ from mamdr_core.learning.learner import Draw, Learner, Round
 from mamdr_core.learning.method import Method
 from mamdr_core.learning.step_sizes import part_of, scaled_rate, step_rows, visit_rows
 from mamdr_core.models.tables import readers
-from mamdr_core.stateful import DomainRows, State
+from mamdr_core.runtime.stateful import DomainRows, State
 
 PART_ROWS = 1 << 20
 """Approximate number of rows of targets and supports that are fetched together, with their embedding rows."""

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
+from mamdr_core.config.learning import DRSettings
 from mamdr_core.learning.domain_regularization import DomainRegularization
 from mamdr_core.learning.joint import JointTraining
 from mamdr_core.learning.method import JOINT_LR, Method
-from mamdr_core.learning.settings import DRSettings
 
 
 def _finetuning(dr: DRSettings, alpha: float) -> DRSettings:

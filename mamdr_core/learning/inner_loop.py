@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 
+from mamdr_core.config.engine import OuterSettings
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.inner_step import inner_step
 from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Change, Theta
-from mamdr_core.engine.settings import OuterSettings
 from mamdr_core.engine.state_memory import IN_MEMORY, StateMemory
 from mamdr_core.engine.step_options import RowRule
 from mamdr_core.learning.learner import Learner, Round
-from mamdr_core.stateful import State
+from mamdr_core.runtime.stateful import State
 
 TAKE_END = OuterSettings(optimizer="sgd", beta=1.0)
 """The outer update that replaces theta by theta~, or by the mean of theta~ over ranks."""

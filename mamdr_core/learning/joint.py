@@ -4,7 +4,7 @@ from mamdr_core.engine.optimizers import OuterOptimizer
 from mamdr_core.learning.inner_loop import TAKE_END, InnerLoop
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.method import JOINT_LR, Method
-from mamdr_core.stateful import State
+from mamdr_core.runtime.stateful import State
 
 
 class JointTraining:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mamdr_core.config.learning import LearningSettings
 from mamdr_core.engine.columns import Columns, Visit
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.hashing import derive_seed
@@ -16,8 +17,7 @@ from mamdr_core.engine.parameter_state import shared_of, shared_state
 from mamdr_core.engine.parameters import Change, Rows, Shared
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.engine.state_memory import IN_MEMORY, StateMemory
-from mamdr_core.learning.settings import LearningSettings
-from mamdr_core.stateful import State
+from mamdr_core.runtime.stateful import State
 
 
 @dataclass(frozen=True)

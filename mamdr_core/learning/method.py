@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from mamdr_core.config.learning import DRSettings, LearningSettings
 from mamdr_core.learning.learner import Learner, Round
-from mamdr_core.learning.settings import DRSettings, LearningSettings
-from mamdr_core.plugins import parse_options
-from mamdr_core.stateful import Stateful
+from mamdr_core.runtime.plugins import parse_options
+from mamdr_core.runtime.stateful import Stateful
 
 JOINT_LR = 1e-3
 """Default inner learning rate of steps on rows of all domains, from the paper."""
@@ -39,8 +39,8 @@ class Method:
         has_outer: whether theta_S is updated by the configured outer optimizer.
         carries_moments: whether its inner loops can carry Adam's moments from one to the next.
         mixes: whether the update of theta_S uses `Round.mixed`, mixed rows of all domains, instead of `Round.visits`.
-        options: settings class of the method, decorated by `mamdr_core.settings.settings`; its instance with the values
-            of `train.options` is `Learner.settings.options`. None: the method has no options.
+        options: settings class of the method, decorated by `mamdr_core.config.settings.settings`; its instance with the
+            values of `train.options` is `Learner.settings.options`. None: the method has no options.
     """
 
     shared: Callable[[Learner], Update] | None

@@ -17,7 +17,7 @@ from mamdr_core.learning import (
     weighted_loss,
 )
 from mamdr_core.learning.method import Method
-from mamdr_core.plugins import Plugin, is_plugin
+from mamdr_core.runtime.plugins import Plugin, is_plugin
 
 METHODS: dict[str, Method] = {
     "joint": joint.METHOD,

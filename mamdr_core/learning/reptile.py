@@ -5,7 +5,7 @@ from mamdr_core.engine.parameters import EVERYTHING, Theta
 from mamdr_core.engine.stacked_changes import ChangeSum
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.method import Method
-from mamdr_core.stateful import State
+from mamdr_core.runtime.stateful import State
 
 GROUP = 256
 """Number of trajectories that run together, with their changes in memory."""

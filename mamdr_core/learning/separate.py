@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
+from mamdr_core.config.learning import DRSettings
 from mamdr_core.learning.domain_regularization import DomainRegularization
 from mamdr_core.learning.method import JOINT_LR, Method
-from mamdr_core.learning.settings import DRSettings
 
 
 def _separate(dr: DRSettings, alpha: float) -> DRSettings:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mamdr_core.learning.settings import DRSettings
+from mamdr_core.config.learning import DRSettings
 
 
 def visit_rows(dr: DRSettings, rows: int) -> int:

@@ -16,7 +16,7 @@ from mamdr_core.engine.stacked_changes import ChangeSum
 from mamdr_core.learning.combined_steps import CombinedSteps
 from mamdr_core.learning.learner import Learner
 from mamdr_core.learning.method import JOINT_LR, Method
-from mamdr_core.stateful import DomainRows, State
+from mamdr_core.runtime.stateful import DomainRows, State
 
 
 class Uncertainty:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from mamdr_core.engine.columns import Columns, FrozenTables
-from mamdr_core.errors import MamdrError
 from mamdr_core.mixed.products import Projection, Sample, learn_products, sampled_rows
 from mamdr_core.models.tables import Table
 from mamdr_core.parallel.collective import Collective
-from mamdr_core.stateful import State
+from mamdr_core.runtime.errors import MamdrError
+from mamdr_core.runtime.stateful import State
 
 PART_ROWS = 1 << 16
 """Rows whose moments are summed together."""

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.threads import one_thread
-from mamdr_core.heartbeat import beat
 from mamdr_core.mixed.design import Design
 from mamdr_core.mixed.newton import Posterior, Prior, fit_domains, variance_factor
 from mamdr_core.parallel.collective import Collective
-from mamdr_core.stateful import DomainRows, State
+from mamdr_core.runtime.heartbeat import beat
+from mamdr_core.runtime.stateful import DomainRows, State
 
 BATCH_NUMBERS = 1 << 21
 """Largest number of values of phi in a batch of several domains."""

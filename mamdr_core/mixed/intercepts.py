@@ -6,13 +6,13 @@ Shape suffixes: N rows, U distinct keys of this rank's rows, K keys whose values
 import torch
 from torch import Tensor
 
+from mamdr_core.config.mixed import Effect
 from mamdr_core.engine.columns import Columns
-from mamdr_core.errors import MamdrError
 from mamdr_core.mixed.newton import variance_factor
-from mamdr_core.mixed.settings import Effect
 from mamdr_core.parallel.collective import Collective, SingleProcess
 from mamdr_core.parallel.sharded import by_owner
-from mamdr_core.stateful import DomainRows, State
+from mamdr_core.runtime.errors import MamdrError
+from mamdr_core.runtime.stateful import DomainRows, State
 
 LARGEST_STEP = 2.0
 """Largest change of an effect in a sweep, in logits."""

@@ -11,16 +11,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from mamdr_core.config.mixed import MixedSettings
 from mamdr_core.engine.columns import Columns, FrozenTables
 from mamdr_core.engine.threads import one_thread
-from mamdr_core.errors import MamdrError
 from mamdr_core.mixed.design import Design
 from mamdr_core.mixed.domain_weights import DomainWeights
 from mamdr_core.mixed.intercepts import RandomIntercepts
-from mamdr_core.mixed.settings import MixedSettings
 from mamdr_core.models.tables import Table
 from mamdr_core.parallel.collective import Collective, SingleProcess
-from mamdr_core.stateful import State
+from mamdr_core.runtime.errors import MamdrError
+from mamdr_core.runtime.stateful import State
 
 logger = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.optimizers import AdamMoments, adam_change
-from mamdr_core.heartbeat import beat
 from mamdr_core.parallel.collective import Collective
+from mamdr_core.runtime.heartbeat import beat
 
 logger = logging.getLogger(__name__)
 

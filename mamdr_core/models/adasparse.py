@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from mamdr_core.config.models import ModelSettings
+from mamdr_core.config.settings import settings
 from mamdr_core.models.dropout import Dropout
 from mamdr_core.models.fields import join_fields
-from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.tables import Inputs
-from mamdr_core.settings import settings
 
 OWN, OTHERS = "adasparse.domain", "adasparse.others"
 

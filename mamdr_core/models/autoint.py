@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from mamdr_core.config.models import ModelSettings
 from mamdr_core.models.dropout import Dropout
 from mamdr_core.models.fields import FieldEmbeddings
 from mamdr_core.models.mlp import MLP
-from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.tables import Inputs
 
 

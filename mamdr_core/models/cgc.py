@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from mamdr_core.config.models import CGCSettings, ModelSettings
 from mamdr_core.models.experts import domain_experts, join_experts, mix, shared_experts
 from mamdr_core.models.fields import join_fields
 from mamdr_core.models.layers import DomainPerceptron, perceptron
-from mamdr_core.models.settings import CGCSettings, ModelSettings
 from mamdr_core.models.tables import Inputs
 
 

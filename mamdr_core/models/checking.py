@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from mamdr_core.errors import MamdrError
 from mamdr_core.models.statistics import observe, statistics_layers
 from mamdr_core.models.tables import Inputs
+from mamdr_core.runtime.errors import MamdrError
 
 ROWS = 2
 _VMAP_ERROR = "vmap_error"

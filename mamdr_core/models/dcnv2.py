@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from mamdr_core.config.models import ModelSettings, check_sizes
+from mamdr_core.config.settings import settings
 from mamdr_core.models.fields import join_fields
 from mamdr_core.models.layers import perceptron, start_uniform
-from mamdr_core.models.settings import ModelSettings, check_sizes
 from mamdr_core.models.tables import Inputs
-from mamdr_core.settings import settings
 
 
 @settings

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from mamdr_core.config.models import ModelSettings
 from mamdr_core.models.fields import FieldEmbeddings, FirstOrder
 from mamdr_core.models.mlp import MLP
-from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.tables import Inputs
 
 

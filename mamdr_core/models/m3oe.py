@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from mamdr_core.config.models import ModelSettings, check_layers, check_sizes
+from mamdr_core.config.settings import settings
 from mamdr_core.models.dropout import Dropout
 from mamdr_core.models.experts import mix, shared_experts
 from mamdr_core.models.fields import join_fields
 from mamdr_core.models.layers import TableLayer, domain_vector, perceptron
-from mamdr_core.models.settings import ModelSettings, check_layers, check_sizes
 from mamdr_core.models.tables import Inputs
-from mamdr_core.settings import settings
 
 
 @settings

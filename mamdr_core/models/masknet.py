@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from mamdr_core.config.models import ModelSettings, check_sizes
+from mamdr_core.config.settings import settings
 from mamdr_core.models.fields import FieldEmbeddings, join_fields
 from mamdr_core.models.layers import normalize, perceptron
-from mamdr_core.models.settings import ModelSettings, check_sizes
 from mamdr_core.models.tables import Inputs
-from mamdr_core.settings import settings
 
 
 @settings

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from mamdr_core.config.models import ModelSettings
 from mamdr_core.models.experts import mix, shared_experts
 from mamdr_core.models.fields import join_fields
 from mamdr_core.models.layers import DomainPerceptron
-from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.tables import Inputs
 
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from mamdr_core.config.models import ModelSettings
 from mamdr_core.models.deepfm import pair_products
 from mamdr_core.models.dropout import Dropout
 from mamdr_core.models.fields import FieldEmbeddings, FirstOrder
 from mamdr_core.models.layers import perceptron
-from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.tables import Inputs
 
 

@@ -9,12 +9,12 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from mamdr_core.config.models import ModelSettings, check_sizes
+from mamdr_core.config.settings import settings
 from mamdr_core.models.dropout import Dropout
 from mamdr_core.models.fields import join_fields
 from mamdr_core.models.layers import perceptron
-from mamdr_core.models.settings import ModelSettings, check_sizes
 from mamdr_core.models.tables import Inputs
-from mamdr_core.settings import settings
 
 GATED = "pepnet.gated"
 """Name of the detached embeddings among the fields that gates read."""

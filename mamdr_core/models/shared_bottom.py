@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from mamdr_core.config.models import ModelSettings
 from mamdr_core.models.fields import join_fields
 from mamdr_core.models.layers import DomainPerceptron, hidden_layers
-from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.tables import Inputs
 
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear, relu
 
+from mamdr_core.config.models import ModelSettings
 from mamdr_core.models.dropout import Dropout
 from mamdr_core.models.fields import join_fields
 from mamdr_core.models.groups import SIZES, by_row, grouped_linear
 from mamdr_core.models.layers import TableLayer, domain_table, perceptron
-from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.statistics import DomainNormalization
 from mamdr_core.models.tables import Inputs
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
+from mamdr_core.config.models import ModelSettings
 from mamdr_core.models.adasparse import AdaSparse
 from mamdr_core.models.autoint import AutoInt
 from mamdr_core.models.cgc import CGC
@@ -24,12 +25,11 @@ from mamdr_core.models.pepnet import PEPNet
 from mamdr_core.models.ple import PLE
 from mamdr_core.models.pooling import PooledStructure
 from mamdr_core.models.raw import RAW
-from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.shared_bottom import SharedBottom
 from mamdr_core.models.star import STAR
 from mamdr_core.models.tables import Inputs, declare_features, projected
 from mamdr_core.models.wdl import WDL
-from mamdr_core.plugins import Plugin, is_plugin, parse_options
+from mamdr_core.runtime.plugins import Plugin, is_plugin, parse_options
 
 MODELS: dict[str, type[nn.Module]] = {
     "mlp": MLP,

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from mamdr_core.errors import MamdrError
-from mamdr_core.features import Feature
-from mamdr_core.models.settings import ModelSettings
+from mamdr_core.config.features import Feature
+from mamdr_core.config.models import ModelSettings
+from mamdr_core.runtime.errors import MamdrError
 
 Pooling = Literal["mean", "sum", "max", "attention"]
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.parallel.collective import Collective
 from mamdr_core.parallel.rank_output import GRACE_SECONDS, RankOutput
 from mamdr_core.parallel.rank_process import RankJob, run_rank
+from mamdr_core.runtime.errors import MamdrError, StoppedError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.parallel.collective import Collective, SingleProcess
 from mamdr_core.parallel.horovod_launch import run_on_horovod
 from mamdr_core.parallel.rank_output import RankOutput
 from mamdr_core.parallel.rank_process import RankJob
 from mamdr_core.parallel.slots import require_slots, threads_of_rank
 from mamdr_core.parallel.torch_launch import run_on_torch
+from mamdr_core.runtime.errors import MamdrError, StoppedError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.parallel.collective import Collective, PeerLostError
 from mamdr_core.parallel.rank_output import DONE_MARK, ERROR_MARK, DriverAddress, redirect_output_to_driver
 from mamdr_core.parallel.watch import Watch, die_with_parents
+from mamdr_core.runtime.errors import MamdrError, StoppedError
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)

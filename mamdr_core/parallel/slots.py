@@ -4,7 +4,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from mamdr_core.errors import MamdrError
+from mamdr_core.runtime.errors import MamdrError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -21,9 +21,9 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.parallel.rank_output import GRACE_SECONDS, RankOutput
 from mamdr_core.parallel.rank_process import RankJob
+from mamdr_core.runtime.errors import MamdrError, StoppedError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

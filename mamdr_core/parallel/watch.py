@@ -15,8 +15,8 @@ from typing import Self
 import psutil
 from torch import Tensor
 
-from mamdr_core import heartbeat
 from mamdr_core.parallel.collective import Collective, PeerLostError
+from mamdr_core.runtime import heartbeat
 
 PATIENCE = 4
 """Multiple of the limit for ranks that wait for others, so that the hanging rank terminates first and is reported."""

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.reports import ReportSettings
 from mamdr_core.lake.champion import find_champion, resolve_run
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.reports.settings import ReportSettings
+from mamdr_core.runtime.errors import MamdrError
 from schemas import TABLES
 
 Figures = Mapping[str, Any]

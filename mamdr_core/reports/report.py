@@ -6,12 +6,12 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from mamdr_core.config import Config
+from mamdr_core.config.job_config import Config
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.reports.facts import read_facts
 from mamdr_core.reports.page import render
-from mamdr_core.training.tracking import attach
+from mamdr_core.training.tracking.tracking import attach
 
 logger = logging.getLogger(__name__)
 

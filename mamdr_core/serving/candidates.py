@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from mamdr_core.errors import MamdrError
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
+from mamdr_core.config.serving import CandidateSettings, ScoreColumns
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.serving.opening import send_file
 from mamdr_core.serving.requests import MALFORMED, encode_requests, requests_of
 from mamdr_core.serving.scorer import index_of
 from mamdr_core.serving.served import Served
-from mamdr_core.serving.settings import CandidateSettings, ScoreColumns
 from schemas import UNKNOWN_INDEX
 
 ALL_DOMAINS = -2

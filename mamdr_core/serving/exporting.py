@@ -12,20 +12,20 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from torch import Tensor
 
-from mamdr_core.config import Config
+from mamdr_core.config.job_config import Config
+from mamdr_core.config.yaml_values import one_line
 from mamdr_core.engine.parameters import Change, Shared
-from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.models.structures import declare_inputs
-from mamdr_core.object_store import place_of
+from mamdr_core.runtime.errors import MamdrError
+from mamdr_core.runtime.object_store import place_of
 from mamdr_core.serving.files import ROWS, compare, measure_latency, signature_of, write_files
 from mamdr_core.serving.network import ServedNetwork, domain_tables
 from mamdr_core.serving.opening import find_served, read_vectors
 from mamdr_core.serving.scorer import Scorer
 from mamdr_core.serving.served import Served
+from mamdr_core.training.files.folders import fetched
 from mamdr_core.training.package import load_shared
-from mamdr_core.training.storage import fetched
-from mamdr_core.yaml_values import one_line
 
 logger = logging.getLogger(__name__)
 

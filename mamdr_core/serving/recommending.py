@@ -16,12 +16,13 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from torch import Tensor
 
-from mamdr_core.errors import MamdrError
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
+from mamdr_core.config.serving import CandidateSettings, ScoreSettings
 from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.sources import lacks_columns, read_input
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.core.unreadable import readable
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.serving.candidates import (
     ORDER,
     REPRESENTATIVE,
@@ -42,7 +43,6 @@ from mamdr_core.serving.scorer import (
     scored_schema,
 )
 from mamdr_core.serving.served import Served
-from mamdr_core.serving.settings import CandidateSettings, ScoreSettings
 from schemas import UNKNOWN_INDEX
 
 TASK_PAIRS = 20_000_000

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
+from mamdr_core.config.lake import ExamplesSettings, InputSettings
+from mamdr_core.config.serving import CandidateSettings, ScoreColumns, ScoreInput
 from mamdr_core.lake.core.features import names_in_examples
 from mamdr_core.lake.core.hashing import hash64
 from mamdr_core.lake.core.id_arrays import in_pairs
@@ -18,10 +20,8 @@ from mamdr_core.lake.examples.several_ids import encode_several, hashed_ids
 from mamdr_core.lake.examples.vocabularies import encode, grown, id_column
 from mamdr_core.lake.examples.windows import read_window
 from mamdr_core.lake.ingest.features import declared_features
-from mamdr_core.lake.settings import ExamplesSettings, InputSettings
 from mamdr_core.serving.scorer import index_of
 from mamdr_core.serving.served import Served
-from mamdr_core.serving.settings import CandidateSettings, ScoreColumns, ScoreInput
 from schemas import TABLES, UNKNOWN_INDEX, feature_vocabulary, weights_of
 
 MALFORMED = "_malformed"

@@ -13,9 +13,9 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from mamdr_core.config import Config
-from mamdr_core.errors import MamdrError
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
+from mamdr_core.config.job_config import Config
+from mamdr_core.config.serving import ScoreSettings
 from mamdr_core.lake.core.progress import progress
 from mamdr_core.lake.core.session import overriding, shuffles_of
 from mamdr_core.lake.core.tables import Lake
@@ -25,7 +25,9 @@ from mamdr_core.lake.examples.versions import still_there
 from mamdr_core.lake.examples.windows import read_window
 from mamdr_core.models.structures import declare_inputs
 from mamdr_core.parallel.shipping import ship_modules
-from mamdr_core.plugins import PluginImportError
+from mamdr_core.runtime.clock import Clock
+from mamdr_core.runtime.errors import MamdrError
+from mamdr_core.runtime.plugins import PluginImportError
 from mamdr_core.serving.opening import find_served, read_vectors, send_vectors
 from mamdr_core.serving.recommending import prepare_top_k
 from mamdr_core.serving.requests import (
@@ -38,8 +40,6 @@ from mamdr_core.serving.requests import (
 )
 from mamdr_core.serving.scorer import index_of, score_batches, scored_schema
 from mamdr_core.serving.served import Served
-from mamdr_core.serving.settings import ScoreSettings
-from mamdr_core.training.clock import Clock
 from mamdr_core.training.own_code import modules_of, plugins_of
 
 logger = logging.getLogger(__name__)

@@ -7,17 +7,17 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mamdr_core.config import Config
+from mamdr_core.config.features import Feature
+from mamdr_core.config.job_config import Config
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.engine.platt import Calibration
-from mamdr_core.features import Feature
 from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.models.structures import build_model, declare_inputs
-from mamdr_core.object_store import place_of
+from mamdr_core.runtime.object_store import place_of
+from mamdr_core.training.files.folders import fetched
+from mamdr_core.training.files.specific_files import SavedSpecific
 from mamdr_core.training.package import MIXED, load_calibration, load_mixed
-from mamdr_core.training.specific_files import SavedSpecific
-from mamdr_core.training.storage import fetched
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from mamdr_core.errors import MamdrError
+from mamdr_core.runtime.errors import MamdrError
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from mamdr_core.config.features import Feature
 from mamdr_core.engine.columns import Columns
-from mamdr_core.errors import MamdrError
-from mamdr_core.features import Feature
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.shards.arrays import Arrays
 from mamdr_core.shards.ragged import Ragged, values_of
 from schemas import SAMPLE_WEIGHT, weights_of

@@ -12,16 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mamdr_core.config.features import Feature
+from mamdr_core.config.training import ReaderName
 from mamdr_core.engine.columns import Columns
-from mamdr_core.errors import MamdrError
-from mamdr_core.features import Feature
-from mamdr_core.pace import ProgressLog
+from mamdr_core.runtime.errors import MamdrError
+from mamdr_core.runtime.pace import ProgressLog
 from mamdr_core.shards.arrays import Arrays
 from mamdr_core.shards.filling import ColumnsFiller, FilePlaces
 from mamdr_core.shards.pinned import PinnedExamples, PinnedFile
 from mamdr_core.shards.reading import RowGroup, read_batches
 from mamdr_core.shards.row_groups import ReadFigures, all_row_groups, find_row_groups
-from mamdr_core.shards.settings import ReaderName
 from schemas import SAMPLE_WEIGHT, TABLES, examples_table, weights_of
 
 logger = logging.getLogger(__name__)

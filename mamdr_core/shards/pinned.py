@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from mamdr_core.errors import MamdrError
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
+from mamdr_core.config.lake import LakeSettings
 from mamdr_core.lake.core.features import names_in_examples
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.quantiles import cut_features, noted_bounds
 from mamdr_core.lake.examples.versions import newest_versions, still_there
 from mamdr_core.lake.examples.windows import Limits, read_window, window_at
-from mamdr_core.lake.settings import LakeSettings
+from mamdr_core.runtime.errors import MamdrError
 from schemas import SAMPLE_WEIGHT, SPLITS, feature_vocabulary
 
 _EPOCH = date(1970, 1, 1)

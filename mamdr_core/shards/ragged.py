@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
 from schemas import UNKNOWN_INDEX, weights_of
 
 Ints = NDArray[np.int64]

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from mamdr_core.errors import MamdrError
-from mamdr_core.heartbeat import beat
-from mamdr_core.object_store import SCHEME, file_system
-from mamdr_core.shards.settings import ReaderName
+from mamdr_core.config.training import ReaderName
+from mamdr_core.runtime.errors import MamdrError
+from mamdr_core.runtime.heartbeat import beat
+from mamdr_core.runtime.object_store import SCHEME, file_system
 from schemas import Table
 
 BATCH_ROWS = 1 << 16

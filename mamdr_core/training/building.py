@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mamdr_core.config import Config
+from mamdr_core.config.job_config import Config
+from mamdr_core.config.training import TrainSettings
 from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.drawing import initial_shared, start_rows
 from mamdr_core.engine.eager import EagerEngine
@@ -21,8 +22,6 @@ from mamdr_core.engine.slots import slots_for
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.engine.state_memory import IN_MEMORY
 from mamdr_core.engine.step_options import StepOptions
-from mamdr_core.errors import MamdrError
-from mamdr_core.host_memory import available_memory, ranks_here
 from mamdr_core.learning.learner import Learner
 from mamdr_core.learning.methods import find_method
 from mamdr_core.mixed.mixed_model import MixedModel
@@ -31,15 +30,16 @@ from mamdr_core.models.tables import Table
 from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import Collective, all_reduce_max, gather_numbers
 from mamdr_core.parallel.sharded import initial_sharded
+from mamdr_core.runtime.errors import MamdrError
+from mamdr_core.runtime.host_memory import available_memory, ranks_here
+from mamdr_core.runtime.stateful import State
 from mamdr_core.shards.arrays import warn_if_in_memory
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.mapped_state import MappedState
 from mamdr_core.shards.pinned import PinnedExamples
-from mamdr_core.stateful import State
 from mamdr_core.training.choices import Choices, EngineName
 from mamdr_core.training.machine_vectors import machine_vectors
 from mamdr_core.training.run_domains import domains_of
-from mamdr_core.training.settings import TrainSettings
 from mamdr_core.training.warm_start import Heritage
 
 logger = logging.getLogger(__name__)

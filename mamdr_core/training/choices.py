@@ -12,14 +12,14 @@ from typing import Literal
 
 import torch
 
+from mamdr_core.config.training import TrainSettings
 from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.compiler import compiler_trouble
 from mamdr_core.engine.device import cuda_device, cuda_trouble
-from mamdr_core.errors import MamdrError
-from mamdr_core.host_memory import ranks_here
 from mamdr_core.learning.methods import find_method
 from mamdr_core.parallel.collective import Collective, gather_texts
-from mamdr_core.training.settings import TrainSettings
+from mamdr_core.runtime.errors import MamdrError
+from mamdr_core.runtime.host_memory import ranks_here
 
 logger = logging.getLogger(__name__)
 

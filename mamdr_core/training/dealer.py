@@ -7,16 +7,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mamdr_core.config.training import TrainSettings
 from mamdr_core.engine.plan import RoundPlan
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.method import Method
 from mamdr_core.parallel.collective import Collective
 from mamdr_core.parallel.lending import Lending
 from mamdr_core.parallel.supports import SupportSample
+from mamdr_core.runtime.clock import Clock
 from mamdr_core.shards.arrays import Arrays
-from mamdr_core.training.clock import Clock
 from mamdr_core.training.rounds import deal_rounds, epoch_order
-from mamdr_core.training.settings import TrainSettings
 from mamdr_core.training.stages import Stage
 
 

@@ -7,17 +7,17 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from mamdr_core.config import Config
+from mamdr_core.config.job_config import Config
 from mamdr_core.learning.methods import find_method
 from mamdr_core.models.tables import Table
 from mamdr_core.parallel.launch import run_ranks
 from mamdr_core.parallel.shipping import ship_modules
-from mamdr_core.training.dry_rank import dry_run_rank
+from mamdr_core.training.driver import task_of
+from mamdr_core.training.dry_worker import dry_run_rank
 from mamdr_core.training.memory_check import GB
 from mamdr_core.training.own_code import modules_of, plugins_of
 from mamdr_core.training.parents import resolve_parent
 from mamdr_core.training.preparing import check_names, prepare_examples
-from mamdr_core.training.run import task_of
 from mamdr_core.training.run_domains import check_only_domains
 from mamdr_core.training.runs import new_run
 from schemas import SPLITS

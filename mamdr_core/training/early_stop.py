@@ -9,7 +9,7 @@ from mamdr_core.engine.parameter_state import shared_of, shared_state
 from mamdr_core.engine.parameters import Shared
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.engine.state_memory import StateMemory
-from mamdr_core.stateful import State
+from mamdr_core.runtime.stateful import State
 
 LEARNT_AUC = 0.51
 """A network with a lower or equal best AUC has not begun to learn: fresh parameters reach about .50 by chance."""

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mamdr_core.config.engine import MetricsSettings
 from mamdr_core.engine.calibration import Cells
 from mamdr_core.engine.columns import Columns, Visit
 from mamdr_core.engine.eager import EagerEngine
@@ -16,10 +17,9 @@ from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.engine.plan import parts_in_step
 from mamdr_core.engine.platt import Calibration, CalibrationRows, fit_isotonic, fit_platt
 from mamdr_core.engine.prediction import predict_runs
-from mamdr_core.engine.settings import MetricsSettings
-from mamdr_core.errors import MamdrError
-from mamdr_core.pace import ProgressLog
 from mamdr_core.parallel.collective import Collective, SingleProcess, all_reduce_max
+from mamdr_core.runtime.errors import MamdrError
+from mamdr_core.runtime.pace import ProgressLog
 
 PART_ROWS = 1 << 20
 

@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mamdr_core.errors import MamdrError
 from mamdr_core.parallel.collective import Collective, gather_texts
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.shards.loading import Share
 from mamdr_core.training.choices import gather_trouble
 

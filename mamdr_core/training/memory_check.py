@@ -10,19 +10,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mamdr_core.config import Config
+from mamdr_core.config.job_config import Config
+from mamdr_core.config.training import TrainSettings
 from mamdr_core.engine.columns import Columns
-from mamdr_core.errors import MamdrError
-from mamdr_core.host_memory import available_memory, ranks_here, total_memory
 from mamdr_core.learning.methods import find_method
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.models.tables import Table, owners, readers
 from mamdr_core.parallel.collective import Collective
+from mamdr_core.runtime.errors import MamdrError
+from mamdr_core.runtime.host_memory import available_memory, ranks_here, total_memory
 from mamdr_core.shards.arrays import is_in_memory
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.choices import gather_trouble, ranks_per_device
 from mamdr_core.training.rank_memory import RankMemory, RankShape, rank_memory
-from mamdr_core.training.settings import TrainSettings
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.parameters import Shared
 from mamdr_core.learning.learner import Learner
 from mamdr_core.mixed.mixed_model import MixedModel
-from mamdr_core.stateful import State
+from mamdr_core.runtime.stateful import State
 from mamdr_core.training.early_stop import EarlyStop
 
 

@@ -4,13 +4,13 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mamdr_core.config import Config
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.job_config import Config
 from mamdr_core.learning.methods import find_method
 from mamdr_core.models.checking import vmap_error
 from mamdr_core.models.structures import build_model, declare_inputs, find_structure
 from mamdr_core.parallel.collective import Collective
-from mamdr_core.plugins import Plugin, PluginImportError, is_plugin, parse_options
+from mamdr_core.runtime.errors import MamdrError
+from mamdr_core.runtime.plugins import Plugin, PluginImportError, is_plugin, parse_options
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.choices import gather_trouble
 

@@ -6,10 +6,10 @@ pinned.json              Delta versions of what was read, vocabulary sizes, nume
 metrics.json             mean AUCs
 shared.safetensors       theta_S: "dense" [P] and, if tables are replicated, "table.<name>" [rows, D]
 shared-<rank>.safetensors  if tables are sharded: "table.<name>" with rows r, r + W, ... of rank r of W ranks
-mixed-*.safetensors      the mixed model, if there is one, see `mamdr_core.training.state_files`
+mixed-*.safetensors      the mixed model, if there is one, see `mamdr_core.training.files.state_files`
 calibration.safetensors  if the run is calibrated: "slope" and "shift" of logits, [n + 1], row 0 for unknown domains,
                          and "knots" and "values" [J] of the curve that is applied before, if there is one
-specific-<rank>-<part>.safetensors  theta_i of some of a rank's domains, see `mamdr_core.training.specific_files`
+specific-<rank>-<part>.safetensors  theta_i of some of a rank's domains, see `mamdr_core.training.files.specific_files`
 """
 
 from collections.abc import Mapping
@@ -22,18 +22,19 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mamdr_core.config.mixed import MixedSettings
 from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.engine.platt import Calibration
 from mamdr_core.engine.specific_store import SpecificStore
-from mamdr_core.errors import MamdrError
 from mamdr_core.mixed.mixed_model import MixedModel
-from mamdr_core.mixed.settings import MixedSettings
-from mamdr_core.object_store import place_of
-from mamdr_core.stateful import State, Stateful
-from mamdr_core.training.intact import read_json, report_unreadable
-from mamdr_core.training.sealed import (
+from mamdr_core.runtime.errors import MamdrError
+from mamdr_core.runtime.object_store import place_of
+from mamdr_core.runtime.stateful import State, Stateful
+from mamdr_core.training.files.folders import fetched, staged
+from mamdr_core.training.files.integrity import read_json, report_unreadable
+from mamdr_core.training.files.manifest import (
     FileHashes,
     check_integrity,
     flush_folder,
@@ -41,9 +42,8 @@ from mamdr_core.training.sealed import (
     write_manifest,
     write_texts,
 )
-from mamdr_core.training.specific_files import SavedSpecific, save_specific
-from mamdr_core.training.state_files import file_names, read_rows, read_state, write_state
-from mamdr_core.training.storage import fetched, staged
+from mamdr_core.training.files.specific_files import SavedSpecific, save_specific
+from mamdr_core.training.files.state_files import file_names, read_rows, read_state, write_state
 
 MIXED = "mixed-"
 """Prefix of the files of the mixed model."""

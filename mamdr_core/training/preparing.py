@@ -5,19 +5,19 @@ import time
 
 from pyspark.sql import SparkSession
 
-from mamdr_core.config import Config
+from mamdr_core.config.job_config import Config
 from mamdr_core.datasets.synthetic import generate_logs
-from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.examples.versions import versions_of
 from mamdr_core.lake.ingest.job import ingest_clicks
 from mamdr_core.lake.stats import domain_stats
 from mamdr_core.learning.methods import find_method
-from mamdr_core.object_store import is_remote
+from mamdr_core.runtime.errors import MamdrError
+from mamdr_core.runtime.object_store import is_remote
 from mamdr_core.shards.pinned import PinnedExamples, pin_examples
 from mamdr_core.training.own_code import check_own_names
-from mamdr_core.training.tracking import check_trackers
+from mamdr_core.training.tracking.tracking import check_trackers
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from mamdr_core import heartbeat
-from mamdr_core.object_store import place_of
+from mamdr_core.runtime import heartbeat
+from mamdr_core.runtime.object_store import place_of
+from mamdr_core.training.files.folders import staged
 from mamdr_core.training.stages import Stage
-from mamdr_core.training.storage import staged
 
 logger = logging.getLogger(__name__)
 

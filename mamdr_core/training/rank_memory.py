@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mamdr_core.config.training import TrainSettings
 from mamdr_core.engine.optimizers import ROW_STATES
 from mamdr_core.engine.specific_store import group_size
 from mamdr_core.engine.step_options import StepOptions
@@ -10,7 +11,6 @@ from mamdr_core.learning.domain_regularization import PART_ROWS
 from mamdr_core.learning.methods import find_method
 from mamdr_core.models.pooling import HIDDEN
 from mamdr_core.models.tables import Table, owners, readers
-from mamdr_core.training.settings import TrainSettings
 
 NUMBER, INDEX = 4, 8
 """Bytes of a parameter, and of a row's id or position."""

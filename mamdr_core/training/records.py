@@ -11,11 +11,11 @@ from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
 from mamdr_core.engine.metrics import DetailedMetrics, DomainMetrics
-from mamdr_core.errors import MamdrError
 from mamdr_core.lake.champion import resolve_run
 from mamdr_core.lake.core.sql import literal
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.object_store import place_of
+from mamdr_core.runtime.errors import MamdrError
+from mamdr_core.runtime.object_store import place_of
 from mamdr_core.training.curve import Validation
 from schemas import TABLES
 from schemas.spark import spark_schema

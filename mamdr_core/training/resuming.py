@@ -6,16 +6,16 @@ from datetime import UTC, datetime
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
-from mamdr_core.config import Config, parse_config
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.differences import differences
+from mamdr_core.config.job_config import Config, parse_config
+from mamdr_core.config.yaml_values import parse_yaml
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.object_store import Place, place_of
+from mamdr_core.runtime.errors import MamdrError
+from mamdr_core.runtime.object_store import Place, place_of
 from mamdr_core.shards.pinned import pin_examples
-from mamdr_core.training.claims import is_trained_elsewhere
-from mamdr_core.training.differences import differences
+from mamdr_core.training.checkpoint.claims import is_trained_elsewhere
 from mamdr_core.training.own_code import sources_of
 from mamdr_core.training.runs import Run, fingerprint_settings, make_run
-from mamdr_core.yaml_values import parse_yaml
 
 logger = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mamdr_core.config import Config
+from mamdr_core.config.job_config import Config
 from mamdr_core.engine.hashing import derive_seed
-from mamdr_core.errors import MamdrError
 from mamdr_core.learning.methods import METHODS, find_method
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.shards.pinned import PinnedExamples
 
 

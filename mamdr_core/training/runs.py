@@ -9,17 +9,18 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from mamdr_core.config import Config, dump_config, plain_config
-from mamdr_core.errors import MamdrError, StoppedError
+from mamdr_core.config.job_config import Config, dump_config, plain_config
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.object_store import Place, is_remote, place_of
-from mamdr_core.run_ids import make_run_id
+from mamdr_core.runtime.errors import MamdrError, StoppedError
+from mamdr_core.runtime.object_store import Place, is_remote, place_of
+from mamdr_core.runtime.run_ids import make_run_id
 from mamdr_core.shards.pinned import PinnedExamples
-from mamdr_core.training.claims import claim
+from mamdr_core.training.checkpoint.claims import claim
+from mamdr_core.training.files.folders import remove
+from mamdr_core.training.files.manifest import MANIFEST
 from mamdr_core.training.own_code import sources_of, try_structure
 from mamdr_core.training.package import publish_package
 from mamdr_core.training.parents import Parent, open_parent
-from mamdr_core.training.rank import RankResult
 from mamdr_core.training.records import (
     code_version,
     none_if_nan,
@@ -30,9 +31,8 @@ from mamdr_core.training.records import (
     uncalibrated_figures,
 )
 from mamdr_core.training.run_domains import RunDomains, domains_of
-from mamdr_core.training.sealed import MANIFEST
-from mamdr_core.training.storage import remove
-from mamdr_core.training.tracking import EndedRun, track_run
+from mamdr_core.training.tracking.tracking import EndedRun, track_run
+from mamdr_core.training.worker import RankResult
 
 _EXECUTION_KEYS = (
     *("reader", "scratch", "host_memory", "specific_memory", "table_memory", "group_memory", "device"),
@@ -159,7 +159,7 @@ class Run:
             seconds: seconds by phase so far.
 
         Returns:
-            The figures of the run, see `mamdr_core.training.run.train_mamdr`.
+            The figures of the run, see `mamdr_core.training.driver.train_mamdr`.
 
         Raises:
             MamdrError: the driver does not find the files of the ranks.

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from mamdr_core.learning.settings import DRSettings
-from mamdr_core.training.settings import TrainSettings
+from mamdr_core.config.learning import DRSettings
+from mamdr_core.config.training import TrainSettings
 
 
 @dataclass(frozen=True)

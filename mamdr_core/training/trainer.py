@@ -9,28 +9,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mamdr_core.config.training import TrainSettings
 from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.parameters import Change
-from mamdr_core.errors import MamdrError
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.mamdr import mamdr
 from mamdr_core.learning.method import Method
 from mamdr_core.parallel.collective import Collective
+from mamdr_core.runtime.clock import Clock
+from mamdr_core.runtime.errors import MamdrError
+from mamdr_core.runtime.stateful import Stateful
 from mamdr_core.shards.arrays import Arrays
-from mamdr_core.stateful import Stateful
-from mamdr_core.training.checkpoints import Checkpoints
-from mamdr_core.training.clock import Clock
+from mamdr_core.training.checkpoint.checkpoints import Checkpoints
+from mamdr_core.training.checkpoint.position import Position
+from mamdr_core.training.checkpoint.state import RunState
 from mamdr_core.training.curve import Validation, aucs_of
 from mamdr_core.training.dealer import Dealer
 from mamdr_core.training.early_stop import EarlyStop
 from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.network_on_mixed import NetworkOnMixed
-from mamdr_core.training.position import Position
 from mamdr_core.training.profiling import Profiler
 from mamdr_core.training.progress import Progress
-from mamdr_core.training.settings import TrainSettings
 from mamdr_core.training.stages import Stage, make_stages
-from mamdr_core.training.state import RunState
 from mamdr_core.training.statistics import measure_statistics
 
 logger = logging.getLogger(__name__)

@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mamdr_core.learning.learner import Learner
-from mamdr_core.object_store import place_of
 from mamdr_core.parallel.collective import Collective
-from mamdr_core.stateful import State
+from mamdr_core.runtime.object_store import place_of
+from mamdr_core.runtime.stateful import State
+from mamdr_core.training.files.folders import fetched
+from mamdr_core.training.files.specific_files import SavedSpecific
 from mamdr_core.training.package import MIXED, SavedShared, load_mixed
-from mamdr_core.training.specific_files import SavedSpecific
-from mamdr_core.training.storage import fetched
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import yaml
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from mamdr_core.config import load_config
+from mamdr_core.config.job_config import load_config
 from mamdr_core.datasets.synthetic import generate_logs
 from mamdr_core.lake.core.tables import Lake
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mamdr_core.config import with_values
+from mamdr_core.config.job_config import with_values
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Change, Rows

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from mamdr_core.config import Config, parse_config
+from mamdr_core.config.job_config import Config, parse_config
 from mamdr_core.datasets import paper_tables
 from mamdr_core.datasets.amazon import convert_amazon
 from mamdr_core.datasets.paper_tables import PAPER_SETS, PaperSet
-from mamdr_core.errors import MamdrError
 from mamdr_core.lake.ingest.job import ingest_clicks
+from mamdr_core.runtime.errors import MamdrError
 
 pytestmark = pytest.mark.slow
 

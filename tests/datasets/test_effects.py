@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from mamdr_core.config.datasets import SyntheticSettings
 from mamdr_core.datasets.effects import POSITIONS
-from mamdr_core.datasets.settings import SyntheticSettings
 from mamdr_core.datasets.world import SCALE, draw_rows, make_world, score
 
 

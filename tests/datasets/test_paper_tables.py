@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mamdr_core.config import load_config
+from mamdr_core.config.job_config import load_config
 from mamdr_core.datasets.paper_tables import PAPER_SETS, DomainCounts, LogCounts, PaperSet, compare, find_paper_set
 
 CONF = Path(__file__).parents[2] / "conf"

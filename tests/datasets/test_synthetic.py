@@ -7,12 +7,12 @@ import pytest
 from pyspark.sql import functions as F
 from pyspark.testing import assertDataFrameEqual
 
-from mamdr_core.config import parse_config
+from mamdr_core.config.datasets import SyntheticSettings
+from mamdr_core.config.job_config import parse_config
 from mamdr_core.datasets import synthetic
-from mamdr_core.datasets.settings import SyntheticSettings
 from mamdr_core.datasets.synthetic import generate_logs, synthetic_logs
 from mamdr_core.datasets.world import draw_rows, make_world, published_vectors
-from mamdr_core.errors import MamdrError
+from mamdr_core.runtime.errors import MamdrError
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mamdr_core.config import Config, parse_config
+from mamdr_core.config.job_config import Config, parse_config
 from mamdr_core.datasets import paper_tables
 from mamdr_core.datasets.paper_tables import PaperSet
 from mamdr_core.datasets.taobao import choose_themes, convert_taobao, group_clicks, read_clicks
-from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.ingest.job import ingest_clicks
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import pin_examples
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mamdr_core.datasets.settings import SyntheticSettings
+from mamdr_core.config.datasets import SyntheticSettings
 from mamdr_core.datasets.world import domain_sizes, draw_rows, factors, make_world, published_vectors, score
 
 

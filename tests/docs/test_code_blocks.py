@@ -12,12 +12,12 @@ import sys
 import pytest
 import yaml
 
-from mamdr_core.config import parse_config
+from mamdr_core.config.job_config import parse_config
 from tests.docs.commands import check_command, commands_of
 from tests.docs.pages import BLOCKS, PAGES, ROOT, blocks_of, prose_of
 
 RUN_ELSEWHERE = {("queries.md", "sql"), ("operations.md", "sql")}
-"""Pages whose blocks of a language another test runs, all of them: lake/test_queries.py, promoting/test_gate.py."""
+"""Pages whose blocks of a language another test runs, all of them: lake/test_queries.py, promotion/test_gate.py."""
 OWN_PACKAGE = ROOT / "tests/plugin_package"
 """The package of docs/extending.md."""
 SHELL = ("", "bash", "sh")

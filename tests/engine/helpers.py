@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import torch
 
+from mamdr_core.config.features import Feature
+from mamdr_core.config.models import ModelSettings
 from mamdr_core.engine.columns import Columns, offsets_of
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Shared
-from mamdr_core.features import Feature
-from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.models.tables import Inputs
 

@@ -11,8 +11,8 @@ from mamdr_core.engine.dense_gradients import dense_gradients
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.parameters import Theta
-from mamdr_core.errors import DivergedError
 from mamdr_core.models.structures import MODELS
+from mamdr_core.runtime.errors import DivergedError
 from tests.engine.helpers import with_base
 from tests.models.helpers import featured_columns, small_engine, small_settings
 

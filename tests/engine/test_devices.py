@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mamdr_core.config.features import Feature
+from mamdr_core.config.models import ModelSettings
 from mamdr_core.engine.columns import Columns, Visit
 from mamdr_core.engine.compiled import DenseStep
 from mamdr_core.engine.eager import EagerEngine
@@ -14,8 +16,6 @@ from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Change, Rows, Scope, Shared, Theta
 from mamdr_core.engine.prediction import predict_runs
-from mamdr_core.features import Feature
-from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.structures import build_model, declare_inputs
 from tests.engine.helpers import as_double, random_columns, with_base
 from tests.engine.pretended import DEVICE, OnDevice, held_by, pretended_device

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from mamdr_core.config.models import ModelSettings
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Change, Rows, Scope, Theta
-from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.structures import build_model
 from tests.engine.helpers import as_double, random_columns, small_engine, small_inputs, with_base
 

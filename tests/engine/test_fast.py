@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mamdr_core.config.models import ModelSettings
 from mamdr_core.engine import fast as fast_module
 from mamdr_core.engine import layout
 from mamdr_core.engine.columns import Columns, Visit
@@ -16,10 +17,9 @@ from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Change, Rows, Scope, Shared, Theta
-from mamdr_core.errors import DivergedError, MamdrError
-from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.structures import build_model
 from mamdr_core.models.tables import Inputs, Table
+from mamdr_core.runtime.errors import DivergedError, MamdrError
 from tests.engine.helpers import as_double, random_columns, small_engine, small_inputs, with_base
 
 COUNTS = [9, 1, 13, 0, 30, 7]

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from mamdr_core.config.engine import OuterSettings
 from mamdr_core.engine.optimizers import OuterOptimizer, move_by_adam
 from mamdr_core.engine.parameters import Change, Rows, Shared
-from mamdr_core.engine.settings import OuterSettings
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mamdr_core.config.models import AutoIntSettings
 from mamdr_core.engine import layout
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Change, Rows, Scope, Shared, Theta
-from mamdr_core.models.settings import AutoIntSettings
 from mamdr_core.models.structures import MODELS, build_model
 from tests.models.helpers import MULTI_DOMAIN, PARTITIONED, featured_columns, small_engine, small_inputs, small_settings
 

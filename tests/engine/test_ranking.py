@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score, roc_auc_score
 
+from mamdr_core.config.engine import MetricsSettings
 from mamdr_core.engine.calibration import CELLS
 from mamdr_core.engine.columns import offsets_of
 from mamdr_core.engine.metrics import domain_metrics
 from mamdr_core.engine.segments import PART_ROWS
-from mamdr_core.engine.settings import MetricsSettings
 
 NAN = float("nan")
 

@@ -10,7 +10,7 @@ from mamdr_core.engine import specific_store
 from mamdr_core.engine.parameters import Change, Rows
 from mamdr_core.engine.slots import FileSlots, MemorySlots, slots_for
 from mamdr_core.engine.specific_store import SpecificStore
-from mamdr_core.errors import MamdrError
+from mamdr_core.runtime.errors import MamdrError
 
 WIDTH = 5
 

@@ -8,18 +8,18 @@ from torch.func import functional_call
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.utils import clip_grad_norm_
 
+from mamdr_core.config.engine import InnerSettings
+from mamdr_core.config.learning import LearningSettings
 from mamdr_core.engine.columns import Columns, Visit
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Change, Scope, Shared, Theta
-from mamdr_core.engine.settings import InnerSettings
 from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.engine.step_options import StepOptions
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.methods import METHODS
-from mamdr_core.learning.settings import LearningSettings
 from mamdr_core.models.tables import Table
 from tests.engine.helpers import as_double, random_columns, small_engine
 from tests.engine.test_fast import DOMAINS, SCOPES, assert_same, columns_of, eager_engine, fast_engine, trajectories

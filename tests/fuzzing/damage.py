@@ -9,7 +9,7 @@ import torch
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from mamdr_core.training.sealed import MANIFEST, hash_files, write_manifest
+from mamdr_core.training.files.manifest import MANIFEST, hash_files, write_manifest
 
 odd = st.sampled_from(
     [None, True, -1, 0, 2**70, 0.5, float("nan"), "", "x", "../../etc/passwd", "/etc/passwd", "a\nb", "\ud800", [], {}]

@@ -7,8 +7,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mamdr_core.config import Config, _known_keys, dump_config, load_config, parse_config, plain_config
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.job_config import Config, _known_keys, dump_config, load_config, parse_config, plain_config
+from mamdr_core.runtime.errors import MamdrError
 from tests.fuzzing.examples import examples
 
 KEYS = sorted({*_known_keys(Config, ""), "features.0.name", "sweep.space.x.low", "compare.overrides.mamdr.train.dr.k"})

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mamdr_core.config import parse_config
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.job_config import parse_config
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.ingest.job import ingest_clicks
+from mamdr_core.runtime.errors import MamdrError
 from tests.fuzzing.examples import examples
 
 pytestmark = pytest.mark.slow

@@ -10,20 +10,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.learning import DRSettings
+from mamdr_core.config.mixed import MixedSettings
 from mamdr_core.learning.domain_negotiation import DomainNegotiation
 from mamdr_core.learning.domain_regularization import DomainRegularization
 from mamdr_core.learning.learner import Round
-from mamdr_core.learning.settings import DRSettings
 from mamdr_core.learning.weighted_loss import Uncertainty
 from mamdr_core.mixed.mixed_model import MixedModel
-from mamdr_core.mixed.settings import MixedSettings
-from mamdr_core.training.checkpoints import find_checkpoint
+from mamdr_core.runtime.errors import MamdrError
+from mamdr_core.training.checkpoint.checkpoints import find_checkpoint
+from mamdr_core.training.checkpoint.position import Position
+from mamdr_core.training.checkpoint.state import STATE, RunState, restore, take, write
 from mamdr_core.training.early_stop import EarlyStop
+from mamdr_core.training.files.manifest import hash_files, write_manifest, write_texts
 from mamdr_core.training.package import load_package, publish_package, save_rank
-from mamdr_core.training.position import Position
-from mamdr_core.training.sealed import hash_files, write_manifest, write_texts
-from mamdr_core.training.state import STATE, RunState, restore, take, write
 from tests.fuzzing.damage import damage
 from tests.fuzzing.examples import examples
 from tests.learning.test_structures import make_learner, run_one_round

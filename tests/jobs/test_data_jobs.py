@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mamdr_core.config.lake import LakeSettings
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.lake.settings import LakeSettings
 from mamdr_core.lake.views import create_views
 
 pytestmark = pytest.mark.slow

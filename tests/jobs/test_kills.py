@@ -14,7 +14,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from mamdr_core.config import Config, with_values
+from mamdr_core.config.job_config import Config, with_values
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.ingest.job import ingest_clicks

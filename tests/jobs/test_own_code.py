@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from pyspark.sql import functions as F
 
-from mamdr_core.config import dump_config, with_values
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.job_config import dump_config, with_values
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.parallel.collective import run_simulated
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.serving.exporting import export_model
 from mamdr_core.serving.scoring import score
 from mamdr_core.shards.pinned import pin_examples
+from mamdr_core.training.driver import train_mamdr
 from mamdr_core.training.own_code import check_on_ranks
-from mamdr_core.training.run import train_mamdr
 from mamdr_core.training.runs import fingerprint_of
 
 pytestmark = pytest.mark.slow

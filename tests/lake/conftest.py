@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from mamdr_core.config import Config, parse_config
+from mamdr_core.config.job_config import Config, parse_config
 from mamdr_core.lake.maintenance.vacuum import CHECK
 
 STRING = pa.string()

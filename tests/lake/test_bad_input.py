@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.ingest.job import ingest_clicks
+from mamdr_core.runtime.errors import MamdrError
 
 pytestmark = pytest.mark.slow
 

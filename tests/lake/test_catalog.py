@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from pyspark.sql import functions as F
 
-from mamdr_core.errors import MamdrError
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
+from mamdr_core.config.lake import LakeSettings
 from mamdr_core.lake.core.features import declared_clicks
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.lake.settings import LakeSettings
+from mamdr_core.runtime.errors import MamdrError
 
 pytestmark = pytest.mark.slow
 

@@ -6,11 +6,11 @@ from datetime import UTC, date, datetime
 import pytest
 from pyspark.sql import functions as F
 
-from mamdr_core.errors import MamdrError
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
+from mamdr_core.config.lake import InputColumns, InputSettings
 from mamdr_core.lake.ingest.clicks import find_undeclared, judge_rows, parse_rows, select_clicks, select_rejected
 from mamdr_core.lake.ingest.rules import rules_for
-from mamdr_core.lake.settings import InputColumns, InputSettings
+from mamdr_core.runtime.errors import MamdrError
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mamdr_core.config import with_values
+from mamdr_core.config.job_config import with_values
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples import news as news_module
 from mamdr_core.lake.examples.job import build_examples

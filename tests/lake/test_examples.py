@@ -8,12 +8,12 @@ import pytest
 from pyspark.sql import functions as F
 from pyspark.testing import assertDataFrameEqual
 
-from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.features import declared_clicks
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples import news as news_module
 from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.examples.layout import lay_out
+from mamdr_core.runtime.errors import MamdrError
 from schemas import TABLES, feature_vocabulary
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]

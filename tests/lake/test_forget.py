@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import functions as F
 
-from mamdr_core.config import with_values
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.job_config import with_values
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.maintenance.forget import BY_ID, BY_INDEX, forget_users
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.shards.pinned import pin_examples
 from schemas import TABLES
 from tests.lake.helpers import Growth, files_of, record, update_vocabulary

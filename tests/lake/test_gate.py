@@ -5,12 +5,12 @@ from datetime import date, timedelta
 
 import pytest
 
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.lake import QualitySettings
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.ingest.gate import failed_checks
 from mamdr_core.lake.ingest.job import ingest_clicks
 from mamdr_core.lake.ingest.tally import Tally
-from mamdr_core.lake.settings import QualitySettings
+from mamdr_core.runtime.errors import MamdrError
 
 DAY = date(2026, 1, 8)
 WEEK_BEFORE = {DAY - timedelta(days=n): 100 for n in range(1, 8)}

@@ -5,11 +5,11 @@ from collections import Counter
 import pytest
 from pyspark.sql import functions as F
 
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.lake import SplitSettings
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.ingest.job import ingest_clicks
-from mamdr_core.lake.settings import SplitSettings
+from mamdr_core.runtime.errors import MamdrError
 
 SPLIT = "case fold when 1 then 'train' when 2 then 'val' when 3 then 'test' else fold end"
 WEIGHT = (

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mamdr_core.config import with_values
+from mamdr_core.config.job_config import with_values
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.job import build_examples
 

@@ -8,9 +8,8 @@ import pytest
 from pyspark.sql import functions as F
 from pyspark.testing import assertDataFrameEqual
 
-from mamdr_core.config import with_values
-from mamdr_core.errors import MamdrError
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
+from mamdr_core.config.job_config import with_values
 from mamdr_core.lake.core.features import declared_clicks
 from mamdr_core.lake.core.notes import load_note
 from mamdr_core.lake.core.tables import Lake
@@ -24,6 +23,7 @@ from mamdr_core.lake.maintenance import merging
 from mamdr_core.lake.maintenance.job import maintain_lake
 from mamdr_core.lake.maintenance.merging import merge_examples
 from mamdr_core.lake.stats import known_first_days, summarize_domains
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import pin_examples
 from schemas import SPLITS

@@ -10,7 +10,7 @@ from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.maintenance.job import maintain_lake
 from mamdr_core.lake.maintenance.kept import find_leftovers, kept_runs
-from mamdr_core.run_ids import make_run_id
+from mamdr_core.runtime.run_ids import make_run_id
 from schemas import TABLES
 from schemas.spark import spark_schema
 from tests.lake.helpers import files_of, record, write_versions

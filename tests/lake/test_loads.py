@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.ingest.arrivals import ingest_arrived
 from mamdr_core.lake.ingest.job import ingest_clicks
 from mamdr_core.lake.ingest.loads import identify_load
 from mamdr_core.lake.ingest.restore import count_restorable
+from mamdr_core.runtime.errors import MamdrError
 
 pytestmark = pytest.mark.slow
 

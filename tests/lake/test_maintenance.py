@@ -12,13 +12,13 @@ import pytest
 import torch
 from pyspark.sql import functions as F
 
-from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.features import declared_examples
 from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.maintenance import job as maintenance
 from mamdr_core.lake.maintenance.job import maintain_lake
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import pin_examples
 from schemas import SPLITS, TABLES

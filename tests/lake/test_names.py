@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from mamdr_core.config import load_config
-from mamdr_core.errors import MamdrError
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
+from mamdr_core.config.job_config import load_config
 from mamdr_core.lake.core.features import declared_clicks
 from mamdr_core.lake.core.sql import literal
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.ingest.job import ingest_clicks
 from mamdr_core.lake.maintenance.job import maintain_lake
 from mamdr_core.lake.views import create_views
-from mamdr_core.training.measure import evaluate_package
+from mamdr_core.runtime.errors import MamdrError
+from mamdr_core.training.evaluate import evaluate_package
 from mamdr_core.training.resuming import find_unfinished
 
 pytestmark = pytest.mark.slow

@@ -2,9 +2,9 @@
 
 import pytest
 
-from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.ingest.job import ingest_clicks
+from mamdr_core.runtime.errors import MamdrError
 
 pytestmark = pytest.mark.slow
 PATHS = ["nosuch://x/y", "foo:bar", "s3a://", "[", "{a", "/proc/self/mem", "file:", " ", ":", "a\nb"]

@@ -4,11 +4,11 @@ import pytest
 from pyspark.sql import Row
 from pyspark.sql import functions as F
 
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.lake import ExamplesSettings, NegativeSettings
 from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.hashing import hash64
 from mamdr_core.lake.examples.plans import DomainPlan, check_ratios, count_domains, plan_domains, plan_impressions
-from mamdr_core.lake.settings import ExamplesSettings, NegativeSettings
+from mamdr_core.runtime.errors import MamdrError
 
 
 def settings(ratio):

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from pyspark.testing import assertDataFrameEqual
 
-from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.ingest import job as ingest
 from mamdr_core.lake.ingest import publish
 from mamdr_core.lake.ingest.job import ingest_clicks
 from mamdr_core.lake.maintenance.job import maintain_lake
+from mamdr_core.runtime.errors import MamdrError
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from mamdr_core.config import parse_config
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.job_config import parse_config
 from mamdr_core.lake.examples.increments import STATE, Increment, built_with
 from mamdr_core.lake.examples.quantiles import QUANTILES, check_same_bounds, kept_bounds
+from mamdr_core.runtime.errors import MamdrError
 
 PRICE = {"name": "price", "kind": "categorical", "quantiles": 3}
 AGE = {"name": "age", "kind": "categorical", "quantiles": 4}

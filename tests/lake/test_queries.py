@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from mamdr_core.config.engine import MetricsSettings
 from mamdr_core.engine.metrics import DetailedMetrics, DomainMetrics
-from mamdr_core.engine.settings import MetricsSettings
-from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.ingest.loads import Load, record_load
 from mamdr_core.lake.ingest.tally import Tally
 from mamdr_core.lake.stats import domain_stats
 from mamdr_core.lake.views import VIEWS, create_views, view_statements
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.training.records import record_metrics
 from schemas import TABLES, feature_vocabulary
 from schemas.spark import spark_schema

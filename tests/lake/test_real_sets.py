@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mamdr_core.config import load_config
+from mamdr_core.config.job_config import load_config
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.ingest.job import ingest_clicks

@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime
 import pytest
 from pyspark.sql import functions as F
 
+from mamdr_core.config.lake import InputColumns, InputSettings
 from mamdr_core.lake.core.caching import kept_frames
 from mamdr_core.lake.core.session import overriding
 from mamdr_core.lake.ingest import clicks, repeats, survey
@@ -13,7 +14,6 @@ from mamdr_core.lake.ingest.clicks import judge_rows, parse_rows, raw_json, sele
 from mamdr_core.lake.ingest.repeats import in_spans, settle_events
 from mamdr_core.lake.ingest.rules import rules_for
 from mamdr_core.lake.ingest.survey import survey_rows
-from mamdr_core.lake.settings import InputColumns, InputSettings
 
 pytestmark = pytest.mark.slow
 

@@ -5,9 +5,9 @@ from collections import Counter
 import pytest
 from pyspark.sql import functions as F
 
-from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.job import build_examples
+from mamdr_core.runtime.errors import MamdrError
 from schemas import TABLES
 from tests.lake.helpers import update_vocabulary
 

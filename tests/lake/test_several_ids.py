@@ -6,13 +6,13 @@ from datetime import date, datetime, timedelta
 import numpy as np
 import pytest
 
-from mamdr_core.config import with_values
-from mamdr_core.errors import MamdrError
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
+from mamdr_core.config.job_config import with_values
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.ingest.features import declared_features
 from mamdr_core.lake.ingest.job import ingest_clicks
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.serving.requests import encode_requests, read_requests
 from mamdr_core.serving.served import Served
 from mamdr_core.shards.loading import Share

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from pyspark.sql import functions as F
 
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.lake import InputSettings
 from mamdr_core.lake.core.sources import CORRUPT, read_input, resolve
 from mamdr_core.lake.core.unreadable import readable
-from mamdr_core.lake.settings import InputSettings
+from mamdr_core.runtime.errors import MamdrError
 
 pytestmark = pytest.mark.slow
 

@@ -6,8 +6,8 @@ import pytest
 from pyspark.sql import functions as F
 from pyspark.testing import assertDataFrameEqual
 
+from mamdr_core.config.lake import SplitSettings
 from mamdr_core.lake.examples.splits import split_column
-from mamdr_core.lake.settings import SplitSettings
 
 pytestmark = pytest.mark.slow
 

@@ -9,9 +9,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.testing import assertDataFrameEqual
 
-from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.stats import domain_stats, summarize_domains
+from mamdr_core.runtime.errors import MamdrError
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 

@@ -10,11 +10,11 @@ from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 from pyspark.testing import assertDataFrameEqual
 
-from mamdr_core.errors import MamdrError
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
 from mamdr_core.lake.core import tables
 from mamdr_core.lake.core.session import overriding, storage_errors
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.training.records import record_run
 from schemas import TABLES, clicks_table
 

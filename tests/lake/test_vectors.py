@@ -3,11 +3,11 @@
 import pytest
 from pyspark.sql import functions as F
 
-from mamdr_core.errors import MamdrError
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples import vectors as vectors_module
 from mamdr_core.lake.examples.vocabularies import grown
+from mamdr_core.runtime.errors import MamdrError
 from schemas import TABLES
 from tests.lake.helpers import update_vocabulary
 

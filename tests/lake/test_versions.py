@@ -6,12 +6,12 @@ from urllib.parse import unquote
 import pytest
 from delta.tables import DeltaTable
 
-from mamdr_core.config import with_values
-from mamdr_core.errors import MamdrError
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
+from mamdr_core.config.job_config import with_values
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.examples.versions import versions_of
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.training.preparing import prepare_examples
 from mamdr_core.training.runs import fingerprint_of
 

@@ -8,12 +8,12 @@ import pytest
 from pyspark.sql import functions as F
 from pyspark.testing import assertDataFrameEqual
 
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.lake import IdSettings
 from mamdr_core.lake.core.hashing import hash64
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples import vocabularies
 from mamdr_core.lake.examples.vocabularies import encode, id_column
-from mamdr_core.lake.settings import IdSettings
+from mamdr_core.runtime.errors import MamdrError
 from schemas import TABLES, Column
 from tests.lake.helpers import Growth, update_vocabulary
 

@@ -2,8 +2,8 @@
 
 from datetime import date
 
+from mamdr_core.config.lake import ExamplesSettings, SplitSettings
 from mamdr_core.lake.examples.windows import Window, noted_window, window_of, window_sql
-from mamdr_core.lake.settings import ExamplesSettings, SplitSettings
 
 NEWEST = date(2026, 3, 10)
 MOVING = SplitSettings(kind="time", val_days=1, test_days=2)

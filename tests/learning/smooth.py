@@ -4,11 +4,11 @@ import torch
 from torch.func import functional_call
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from mamdr_core.engine.settings import InnerSettings, OuterSettings
+from mamdr_core.config.engine import InnerSettings, OuterSettings
+from mamdr_core.config.learning import LearningSettings
 from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.learning.learner import Learner, Round
-from mamdr_core.learning.settings import LearningSettings
 from tests.engine.helpers import as_double, random_columns, small_engine
 
 COUNTS = [6, 10, 8]

@@ -3,16 +3,16 @@
 import pytest
 import torch
 
+from mamdr_core.config.engine import InnerSettings, OuterSettings
+from mamdr_core.config.learning import DRSettings, LearningSettings
 from mamdr_core.engine.columns import Columns, offsets_of
 from mamdr_core.engine.parameters import Change, Shared
-from mamdr_core.engine.settings import InnerSettings, OuterSettings
 from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.learning.domain_regularization import DomainRegularization
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.mamdr import mamdr
 from mamdr_core.learning.methods import METHODS, find_method
-from mamdr_core.learning.settings import DRSettings, LearningSettings
 from mamdr_core.learning.step_sizes import scaled_rate, step_rows
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.parallel.supports import SupportSample

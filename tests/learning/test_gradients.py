@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mamdr_core.config.engine import InnerSettings
+from mamdr_core.config.learning import DRSettings, LearningSettings
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.parameters import Change, Rows
-from mamdr_core.engine.settings import InnerSettings
 from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.engine.stacked_changes import StackedChanges
@@ -15,7 +16,6 @@ from mamdr_core.learning.combined_steps import deal_steps
 from mamdr_core.learning.learner import Round
 from mamdr_core.learning.methods import METHODS
 from mamdr_core.learning.pcgrad import projection
-from mamdr_core.learning.settings import DRSettings, LearningSettings
 from tests.engine.helpers import random_columns
 from tests.learning.smooth import ALPHA, META, gradients, loss_at, parameters_of, round_of, smooth_learner
 

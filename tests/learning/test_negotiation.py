@@ -5,9 +5,9 @@ from itertools import permutations
 
 import torch
 
+from mamdr_core.config.engine import InnerSettings, OuterSettings
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.parameters import Theta
-from mamdr_core.engine.settings import InnerSettings, OuterSettings
 from mamdr_core.engine.stacked_changes import StackedChanges
 from mamdr_core.learning.methods import METHODS
 from tests.learning.smooth import gradients, loss_at, parameters_of, round_of, smooth_learner

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
+from mamdr_core.config.engine import InnerSettings, OuterSettings
+from mamdr_core.config.learning import DRSettings, LearningSettings
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.parameters import Theta
-from mamdr_core.engine.settings import InnerSettings, OuterSettings
 from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.methods import METHODS
-from mamdr_core.learning.settings import DRSettings, LearningSettings
 from mamdr_core.models.structures import MODELS
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.parallel.supports import SupportSample

@@ -2,9 +2,9 @@
 
 import torch
 
+from mamdr_core.config.mixed import MixedSettings
 from mamdr_core.engine.columns import Columns, offsets_of
 from mamdr_core.mixed.mixed_model import MixedModel
-from mamdr_core.mixed.settings import MixedSettings
 from mamdr_core.parallel.collective import SingleProcess
 
 USERS, ITEMS = 250, 150

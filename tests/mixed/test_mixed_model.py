@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mamdr_core.config.mixed import MixedSettings
 from mamdr_core.engine.columns import Columns, offsets_of
-from mamdr_core.errors import MamdrError
 from mamdr_core.mixed.design import Design
 from mamdr_core.mixed.mixed_model import MixedModel
-from mamdr_core.mixed.settings import MixedSettings
 from mamdr_core.models.tables import Table
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
-from mamdr_core.training.state_files import read_state, write_state
+from mamdr_core.runtime.errors import MamdrError
+from mamdr_core.training.files.state_files import read_state, write_state
 from tests.mixed.helpers import ITEMS, USERS, draw_columns, fitted, make_model, of_rank
 
 MEAN, TAU = [-0.3, 0.5, 0.0, -0.5], [0.3, 0.8, 0.1, 0.4]

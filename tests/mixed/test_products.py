@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from mamdr_core.config.mixed import MixedSettings
 from mamdr_core.engine.columns import Columns, offsets_of
-from mamdr_core.errors import MamdrError
 from mamdr_core.mixed import products
 from mamdr_core.mixed.design import Design
 from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.mixed.products import Projection, sampled_rows
-from mamdr_core.mixed.settings import MixedSettings
 from mamdr_core.models.tables import Table
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
+from mamdr_core.runtime.errors import MamdrError
 from tests.mixed.helpers import of_rank
 
 USERS, ITEMS = 300, 200

@@ -2,12 +2,8 @@
 
 import torch
 
-from mamdr_core.engine.columns import Columns, offsets_of
-from mamdr_core.engine.drawing import initial_shared
-from mamdr_core.engine.eager import EagerEngine
-from mamdr_core.engine.parameters import Shared
-from mamdr_core.features import Feature
-from mamdr_core.models.settings import (
+from mamdr_core.config.features import Feature
+from mamdr_core.config.models import (
     AutoIntSettings,
     CGCSettings,
     MMOESettings,
@@ -17,6 +13,10 @@ from mamdr_core.models.settings import (
     SharedBottomSettings,
     STARSettings,
 )
+from mamdr_core.engine.columns import Columns, offsets_of
+from mamdr_core.engine.drawing import initial_shared
+from mamdr_core.engine.eager import EagerEngine
+from mamdr_core.engine.parameters import Shared
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.models.tables import Inputs
 

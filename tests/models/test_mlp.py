@@ -5,8 +5,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from mamdr_core.features import Feature
-from mamdr_core.models.settings import ModelSettings
+from mamdr_core.config.features import Feature
+from mamdr_core.config.models import ModelSettings
 from mamdr_core.models.structures import build_model, declare_inputs
 
 FEATURES = (

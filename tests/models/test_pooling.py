@@ -3,13 +3,13 @@
 import pytest
 import torch
 
+from mamdr_core.config.features import Feature
+from mamdr_core.config.models import ModelSettings
 from mamdr_core.engine.drawing import initial_shared
-from mamdr_core.errors import MamdrError
-from mamdr_core.features import Feature
 from mamdr_core.models.pooling import ActivationUnit, PooledStructure, mean_weights, pool_max, pool_sum
-from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.models.tables import Inputs, Table, owners, readers
+from mamdr_core.runtime.errors import MamdrError
 
 SIZES = {"user": 9, "item": 7, "domain": 3, "tags": 5}
 FIELD = torch.tensor([[[1.0, -2.0], [3.0, -4.0], [9.0, 9.0]], [[5.0, 5.0]] * 3])

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
+from mamdr_core.config.features import Feature
+from mamdr_core.config.models import AutoIntSettings, CGCSettings, ModelSettings, PLESettings, SharedBottomSettings
 from mamdr_core.engine.columns import Columns, Visit, offsets_of
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.metrics import domain_metrics
 from mamdr_core.engine.parameters import Scope, Shared, Theta
-from mamdr_core.features import Feature
-from mamdr_core.models.settings import AutoIntSettings, CGCSettings, ModelSettings, PLESettings, SharedBottomSettings
 from mamdr_core.models.structures import build_model, declare_inputs
 from tests.models.helpers import MULTI_DOMAIN
 

@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch.nn.functional import batch_norm
 
-from mamdr_core.errors import MamdrError
 from mamdr_core.models.checking import check_structure
 from mamdr_core.models.groups import GROUP, SIZES
 from mamdr_core.models.layers import EPSILON
@@ -13,6 +12,7 @@ from mamdr_core.models.mlp import MLP
 from mamdr_core.models.statistics import FEW_ROWS, ROW_WEIGHT, DomainNormalization, statistics_layers
 from mamdr_core.models.structures import build_model
 from mamdr_core.models.tables import Table
+from mamdr_core.runtime.errors import MamdrError
 from tests.models.helpers import PARTITIONED, small_inputs, small_settings
 
 WIDTH = 3

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from mamdr_core.config import load_config
-from mamdr_core.errors import MamdrError
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
+from mamdr_core.config.job_config import load_config
+from mamdr_core.config.models import ModelSettings
 from mamdr_core.models.fields import join_fields
 from mamdr_core.models.layers import DomainPerceptron, tables_of
-from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.structures import MODELS, build_model, declare_inputs
 from mamdr_core.models.tables import Inputs
+from mamdr_core.runtime.errors import MamdrError
 from tests.models.helpers import MULTI_DOMAIN, small_inputs, small_settings
 
 SIZES = {"user": 10, "item": 20, "domain": 3}

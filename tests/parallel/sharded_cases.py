@@ -5,18 +5,18 @@ from functools import partial
 
 import torch
 
+from mamdr_core.config.engine import InnerSettings, MetricsSettings, OuterSettings
+from mamdr_core.config.learning import DRSettings, LearningSettings
 from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.metrics import DomainMetrics
 from mamdr_core.engine.parameters import Change, Shared
-from mamdr_core.engine.settings import InnerSettings, MetricsSettings, OuterSettings
 from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.engine.step_options import FOLLOW_GRADIENT, StepOptions
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.methods import METHODS
-from mamdr_core.learning.settings import DRSettings, LearningSettings
 from mamdr_core.models.tables import readers
 from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import SingleProcess, all_reduce_max, gather_numbers

@@ -7,9 +7,9 @@ import psutil
 import pytest
 import torch
 
-from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.parallel.collective import run_simulated
 from mamdr_core.parallel.launch import LAUNCHERS, RankError, run_ranks
+from mamdr_core.runtime.errors import MamdrError, StoppedError
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 LONG = 300
@@ -56,7 +56,7 @@ def test_ranks_behave_as_simulated_ones_and_return_results_in_rank_order(run, ca
         )
 
     def place(collective):
-        from mamdr_core.heartbeat import beat
+        from mamdr_core.runtime.heartbeat import beat
 
         for _ in range(50 * collective.rank):
             time.sleep(0.1)

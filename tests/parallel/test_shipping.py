@@ -24,7 +24,7 @@ def shipped(spark, tmp_path_factory):
         for name in ("sent_package.deep", "sent_module"):
             importlib.import_module(name)
         for _ in range(2):
-            ship_modules(spark, ["sent_package.deep", "sent_module", "torch", "mamdr_core.plugins"])
+            ship_modules(spark, ["sent_package.deep", "sent_module", "torch", "mamdr_core.runtime.plugins"])
         yield folder
     for name in ("sent_package.deep", "sent_package", "sent_module"):
         sys.modules.pop(name)

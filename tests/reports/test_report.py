@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mamdr_core.config import Config, with_values
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.job_config import Config, with_values
+from mamdr_core.config.reports import ReportSettings
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.reports.facts import read_facts
 from mamdr_core.reports.report import write_report
-from mamdr_core.reports.settings import ReportSettings
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.training.records import record_run
 from tests.reports.helpers import make_facts, run_row
 from tests.reports.lake import write_facts

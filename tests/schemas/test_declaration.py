@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
 from schemas import SPLITS, TABLES, Column, Rule, Table, clicks_table, examples_table, feature_vocabulary
 from schemas.__main__ import tables_reference
 

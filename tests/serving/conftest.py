@@ -2,7 +2,7 @@
 
 import pytest
 
-from mamdr_core.training.run import train_mamdr
+from mamdr_core.training.driver import train_mamdr
 
 
 @pytest.fixture(scope="package")

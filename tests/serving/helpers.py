@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from mamdr_core.config import parse_config
+from mamdr_core.config.job_config import parse_config
 from mamdr_core.engine.columns import Columns, offsets_of
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.parameters import Change, Rows, Shared

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mamdr_core.config import with_values
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.job_config import with_values
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.serving import exporting
 from mamdr_core.serving.exporting import export_model
 

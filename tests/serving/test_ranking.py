@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from mamdr_core.config import load_config
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.job_config import load_config
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.serving import recommending
 from mamdr_core.serving import scorer as scoring_worker
 from mamdr_core.serving.candidates import ALL_DOMAINS, Candidates, sort_candidates

@@ -8,23 +8,23 @@ import pytest
 import torch
 from pyspark.sql import functions as F
 
-from mamdr_core.config import parse_config, with_values
+from mamdr_core.config.job_config import parse_config, with_values
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.metrics import domain_metrics
 from mamdr_core.engine.parameters import Theta
-from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.session import overriding
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.serving import scoring
 from mamdr_core.serving.opening import find_served
 from mamdr_core.serving.requests import encode_requests, read_requests
 from mamdr_core.serving.scorer import index_of
 from mamdr_core.serving.scoring import score
 from mamdr_core.training.building import make_engine
+from mamdr_core.training.driver import train_mamdr
+from mamdr_core.training.evaluate import evaluate_package
 from mamdr_core.training.evaluation import predict_domains
-from mamdr_core.training.measure import evaluate_package
-from mamdr_core.training.run import train_mamdr
-from mamdr_core.training.trained import open_trained
+from mamdr_core.training.trained_run import open_trained
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
 from mamdr_core.shards.pinned import PinnedExamples, PinnedFile
 from schemas import SPLITS
 

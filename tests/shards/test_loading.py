@@ -11,11 +11,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mamdr_core.errors import MamdrError
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
+from mamdr_core.config.training import ReaderName
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.shards import arrays
 from mamdr_core.shards.loading import Share
-from mamdr_core.shards.settings import ReaderName
 
 COUNTS = [7, 25, 3, 0, 40, 12, 1, 12]  # 100 rows in row groups of 10; domain 4 has rows 35 to 74
 

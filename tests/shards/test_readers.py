@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import mamdr_core
+from mamdr_core.config.training import ReaderName
 from mamdr_core.shards.reading import RowGroup, read_batches
-from mamdr_core.shards.settings import ReaderName
 from schemas import TABLES
 
 COUNTS = [7, 25, 3, 0, 40]  # 75 rows in row groups of 10
@@ -19,7 +19,7 @@ WITHOUT_PETASTORM = """
 import pickle, sys
 sys.modules["petastorm"] = None  # imports fail as if it were not installed
 import numpy as np
-from mamdr_core.errors import MamdrError
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.shards.loading import Share
 
 with open(sys.argv[1], "rb") as file:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.job import build_examples
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.petastorm_reader import unischema
 from mamdr_core.shards.pinned import pin_examples

@@ -5,17 +5,17 @@ import json
 import numpy as np
 import pytest
 
-from mamdr_core.config import parse_config
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.job_config import parse_config
+from mamdr_core.config.training import ReaderName
 from mamdr_core.lake.core.session import storage_errors
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.ingest.job import ingest_clicks
 from mamdr_core.lake.maintenance.job import maintain_lake
 from mamdr_core.lake.stats import domain_stats
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import pin_examples
-from mamdr_core.shards.settings import ReaderName
 from schemas import SPLITS
 from tests.stores.conftest import client, configure
 from tests.stores.proxy import Proxy

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mamdr_core.errors import MamdrError
-from mamdr_core.object_store import is_remote, place_of
+from mamdr_core.runtime.errors import MamdrError
+from mamdr_core.runtime.object_store import is_remote, place_of
 
 pytestmark = pytest.mark.slow
 

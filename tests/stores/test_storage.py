@@ -9,14 +9,14 @@ from safetensors.torch import save_file
 from mamdr_core.engine.parameters import Shared
 from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
-from mamdr_core.errors import MamdrError
-from mamdr_core.object_store import StorePath, place_of
 from mamdr_core.parallel.collective import SingleProcess
-from mamdr_core.training.checkpoints import CheckpointPlace, find_checkpoint
+from mamdr_core.runtime.errors import MamdrError
+from mamdr_core.runtime.object_store import StorePath, place_of
+from mamdr_core.training.checkpoint.checkpoints import CheckpointPlace, find_checkpoint
+from mamdr_core.training.files.folders import fetched, remove, staged
+from mamdr_core.training.files.manifest import MANIFEST, hash_files, write_manifest, write_texts
 from mamdr_core.training.package import load_package, publish_package, save_rank
-from mamdr_core.training.rank import train_rank
-from mamdr_core.training.sealed import MANIFEST, hash_files, write_manifest, write_texts
-from mamdr_core.training.storage import fetched, remove, staged
+from mamdr_core.training.worker import train_rank
 from tests.stores.conftest import BUCKET, client
 from tests.stores.proxy import Proxy
 from tests.training.test_checkpoints import assert_same_result, run

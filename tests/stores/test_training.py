@@ -12,15 +12,15 @@ import torch
 from pyspark.sql import functions as F
 from safetensors.torch import load_file
 
-from mamdr_core.errors import StoppedError
+from mamdr_core.config.training import CheckpointSettings
 from mamdr_core.lake.core.marker import MARKER
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.object_store import place_of
-from mamdr_core.training.measure import evaluate_package
-from mamdr_core.training.run import train_mamdr
-from mamdr_core.training.sealed import MANIFEST
-from mamdr_core.training.settings import CheckpointSettings
-from mamdr_core.training.storage import fetched
+from mamdr_core.runtime.errors import StoppedError
+from mamdr_core.runtime.object_store import place_of
+from mamdr_core.training.driver import train_mamdr
+from mamdr_core.training.evaluate import evaluate_package
+from mamdr_core.training.files.folders import fetched
+from mamdr_core.training.files.manifest import MANIFEST
 from tests.stores.conftest import BUCKET, client
 
 pytestmark = pytest.mark.slow

@@ -17,23 +17,23 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from mamdr_core.config import Config
+from mamdr_core.config.features import Feature
+from mamdr_core.config.job_config import Config
+from mamdr_core.config.learning import DRSettings
+from mamdr_core.config.models import ModelSettings
+from mamdr_core.config.training import CheckpointSettings, TrainSettings
 from mamdr_core.engine.columns import Columns, offsets_of
 from mamdr_core.engine.memory import keep_freed_memory
-from mamdr_core.features import Feature
 from mamdr_core.learning.methods import find_method
-from mamdr_core.learning.settings import DRSettings
-from mamdr_core.models.settings import ModelSettings
 from mamdr_core.parallel.collective import SingleProcess
+from mamdr_core.runtime.clock import Clock
+from mamdr_core.runtime.stop_request import StopRequest
 from mamdr_core.shards.arrays import Arrays
-from mamdr_core.stopping import StopRequest
 from mamdr_core.training.building import make_learner
-from mamdr_core.training.checkpoints import Checkpoints
+from mamdr_core.training.checkpoint.checkpoints import Checkpoints
 from mamdr_core.training.choices import Choices
-from mamdr_core.training.clock import Clock
 from mamdr_core.training.memory_check import maps_state, shape_of
 from mamdr_core.training.rank_memory import rank_memory
-from mamdr_core.training.settings import CheckpointSettings, TrainSettings
 from mamdr_core.training.trainer import Trainer
 
 TRAIN = TrainSettings(

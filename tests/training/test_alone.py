@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from mamdr_core.config.mixed import MixedSettings
 from mamdr_core.mixed.mixed_model import MixedModel
-from mamdr_core.mixed.settings import MixedSettings
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
-from mamdr_core.training.checkpoints import find_checkpoint
-from mamdr_core.training.rank import train_rank
+from mamdr_core.training.checkpoint.checkpoints import find_checkpoint
+from mamdr_core.training.worker import train_rank
 from tests.training.test_checkpoints import assert_same_result, place, run  # noqa: F401 - a fixture
 from tests.training.test_ranks import assert_same, make_task, parameters  # noqa: F401 - a fixture
 

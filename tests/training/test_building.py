@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mamdr_core.config import Config
+from mamdr_core.config.job_config import Config
+from mamdr_core.config.training import TrainSettings
 from mamdr_core.engine.hashing import derive_seed
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.training.building import random_start
-from mamdr_core.training.settings import TrainSettings
 from tests.models.helpers import CITIES, FEATURES, ITEMS, USERS, small_engine, small_settings
 
 PINNED = SimpleNamespace(sizes={"user": USERS, "item": ITEMS, "domain": 4, "city": CITIES})

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from mamdr_core.engine.settings import InnerSettings
-from mamdr_core.errors import MamdrError, StoppedError
+from mamdr_core.config.engine import InnerSettings
+from mamdr_core.config.lr_schedule import LrSchedule
+from mamdr_core.config.models import STARSettings
+from mamdr_core.config.training import CheckpointSettings
 from mamdr_core.learning.methods import METHODS
-from mamdr_core.learning.schedule import LrSchedule
-from mamdr_core.models.settings import STARSettings
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
-from mamdr_core.stopping import StopRequest
-from mamdr_core.training import checkpoints as module
-from mamdr_core.training.checkpoints import CheckpointPlace, Checkpoints, find_checkpoint
-from mamdr_core.training.rank import train_rank
-from mamdr_core.training.sealed import MANIFEST
-from mamdr_core.training.settings import CheckpointSettings
+from mamdr_core.runtime.errors import MamdrError, StoppedError
+from mamdr_core.runtime.stop_request import StopRequest
+from mamdr_core.training.checkpoint import checkpoints as module
+from mamdr_core.training.checkpoint.checkpoints import CheckpointPlace, Checkpoints, find_checkpoint
+from mamdr_core.training.files.manifest import MANIFEST
+from mamdr_core.training.worker import train_rank
 from tests.training.test_ranks import assert_same, make_task, parameters  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.slow
@@ -54,7 +54,7 @@ def run(task, ranks, place, monkeypatch=None, stop_after=None, reported="--resum
     task = replace(task, config=replace(task.config, train=settings), checkpoints=place)
     if stop_after is not None:
         with monkeypatch.context() as patch:
-            patch.setattr("mamdr_core.training.rank.StopRequest", lambda file: StopAfter(stop_after))
+            patch.setattr("mamdr_core.training.worker.StopRequest", lambda file: StopAfter(stop_after))
             with pytest.raises(StoppedError, match=reported):
                 run_simulated(partial(train_rank, task), ranks)
         return None

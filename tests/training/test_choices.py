@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mamdr_core.config.training import TrainSettings
 from mamdr_core.engine.device import cuda_trouble
-from mamdr_core.errors import MamdrError
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.training import choices
 from mamdr_core.training.choices import (
     FAST_ROWS,
@@ -19,7 +20,6 @@ from mamdr_core.training.choices import (
     choose_together,
     place_columns,
 )
-from mamdr_core.training.settings import TrainSettings
 from tests.engine.helpers import random_columns
 
 CPU = torch.device("cpu")

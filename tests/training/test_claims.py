@@ -7,15 +7,14 @@ import sys
 import psutil
 import pytest
 
-from mamdr_core.training.claims import claim, is_trained_elsewhere
+from mamdr_core.training.checkpoint.claims import claim, is_trained_elsewhere
 
 
 @pytest.fixture
 def other(tmp_path):
     """Another process, which claims the run of this folder and waits."""
-    code = (
-        "import sys; from pathlib import Path; from mamdr_core.training.claims import claim; claim(Path(sys.argv[1]))"
-    )
+    imports = "import sys; from pathlib import Path; from mamdr_core.training.checkpoint.claims import claim"
+    code = f"{imports}; claim(Path(sys.argv[1]))"
     command = [sys.executable, "-c", f"{code}; print(); sys.stdout.flush(); sys.stdin.read()", str(tmp_path)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     process.stdout.readline()

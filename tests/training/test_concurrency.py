@@ -8,16 +8,16 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mamdr_core.config import load_config, with_values
+from mamdr_core.config.job_config import load_config, with_values
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.maintenance.job import maintain_lake
 from mamdr_core.lake.maintenance.vacuum import CHECK
-from mamdr_core.promoting import promote as promoting
-from mamdr_core.training import run as run_module
+from mamdr_core.promotion import promote as promoting
+from mamdr_core.training import driver as run_module
+from mamdr_core.training.driver import train_mamdr
 from mamdr_core.training.package import publish_package, save_rank
 from mamdr_core.training.records import record_run
-from mamdr_core.training.run import train_mamdr
 from tests.learning.test_structures import make_learner
 
 pytestmark = pytest.mark.slow

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mamdr_core.config import with_values
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.job_config import with_values
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.shards.pinned import pin_examples
-from mamdr_core.training.dry_rank import few_domains
 from mamdr_core.training.dry_run import dry_run
+from mamdr_core.training.dry_worker import few_domains
 
 
 @pytest.mark.parametrize(

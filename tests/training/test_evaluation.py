@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from mamdr_core.config.engine import MetricsSettings
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.metrics import domain_metrics
 from mamdr_core.engine.parameters import Change, Theta
-from mamdr_core.engine.settings import MetricsSettings
-from mamdr_core.errors import MamdrError
 from mamdr_core.parallel.collective import SingleProcess
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.training import evaluation
 from tests.engine.helpers import random_columns, small_engine
 

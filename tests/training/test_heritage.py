@@ -3,14 +3,14 @@
 import pytest
 import torch
 
+from mamdr_core.config.learning import LearningSettings
 from mamdr_core.engine.parameters import Change, Rows, Shared
 from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.learning.learner import Learner
-from mamdr_core.learning.settings import LearningSettings
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from mamdr_core.parallel.sharded import ShardedTable
-from mamdr_core.training import state_files as module
+from mamdr_core.training.files import state_files as module
 from mamdr_core.training.package import SavedShared, save_rank
 from mamdr_core.training.warm_start import Heritage
 from tests.models.helpers import featured_columns, small_engine, small_settings

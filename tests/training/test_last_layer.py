@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mamdr_core.config.models import ModelSettings
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.parameters import Theta
-from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.structures import MODELS, build_model, declare_inputs
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from mamdr_core.training.last_layer import find_last_layer, refit_last_layer

@@ -8,24 +8,24 @@ import numpy as np
 import pytest
 import torch
 
-from mamdr_core.config import Config
+from mamdr_core.config.engine import InnerSettings, OuterSettings
+from mamdr_core.config.job_config import Config
+from mamdr_core.config.learning import DRSettings
+from mamdr_core.config.models import ModelSettings
+from mamdr_core.config.training import CheckpointSettings, TrainSettings
 from mamdr_core.engine.columns import Columns, offsets_of
 from mamdr_core.engine.parameter_state import held_rows
-from mamdr_core.engine.settings import InnerSettings, OuterSettings
-from mamdr_core.errors import MamdrError, StoppedError
 from mamdr_core.learning.methods import find_method
-from mamdr_core.learning.settings import DRSettings
-from mamdr_core.models.settings import ModelSettings
 from mamdr_core.parallel.collective import run_simulated
+from mamdr_core.runtime.clock import Clock
+from mamdr_core.runtime.errors import MamdrError, StoppedError
+from mamdr_core.runtime.stop_request import StopRequest
 from mamdr_core.shards.arrays import Arrays
 from mamdr_core.shards.mapped_state import MappedState
-from mamdr_core.stopping import StopRequest
-from mamdr_core.training import checkpoints
 from mamdr_core.training.building import make_learner
-from mamdr_core.training.checkpoints import CheckpointPlace, Checkpoints, find_checkpoint
+from mamdr_core.training.checkpoint import checkpoints
+from mamdr_core.training.checkpoint.checkpoints import CheckpointPlace, Checkpoints, find_checkpoint
 from mamdr_core.training.choices import Choices
-from mamdr_core.training.clock import Clock
-from mamdr_core.training.settings import CheckpointSettings, TrainSettings
 from mamdr_core.training.trainer import Trainer
 
 TRAIN = TrainSettings(

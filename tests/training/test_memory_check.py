@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from mamdr_core.config import Config
-from mamdr_core.errors import MamdrError
-from mamdr_core.learning.settings import DRSettings
-from mamdr_core.models.settings import ModelSettings
+from mamdr_core.config.job_config import Config
+from mamdr_core.config.learning import DRSettings
+from mamdr_core.config.models import ModelSettings
+from mamdr_core.config.training import TrainSettings
 from mamdr_core.models.tables import Table, readers
 from mamdr_core.parallel.collective import run_simulated
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.training import memory_check
 from mamdr_core.training.memory_check import check_memory, count_distinct, shape_of
-from mamdr_core.training.settings import TrainSettings
 from tests.engine.helpers import random_columns
 from tests.engine.several import several_columns, several_inputs
 

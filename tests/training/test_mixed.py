@@ -7,18 +7,18 @@ import pytest
 import torch
 from pyspark.sql import functions as F
 
-from mamdr_core.config import with_values
-from mamdr_core.errors import MamdrError
-from mamdr_core.importance.measuring import measure_features
+from mamdr_core.config.job_config import with_values
+from mamdr_core.experiments.feature_importance import measure_features
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.mixed.mixed_model import MixedModel
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.serving.exporting import export_model
 from mamdr_core.serving.scoring import score
 from mamdr_core.training.building import make_engine
+from mamdr_core.training.driver import train_mamdr
+from mamdr_core.training.evaluate import evaluate_package
 from mamdr_core.training.evaluation import predict_domains
-from mamdr_core.training.measure import evaluate_package
-from mamdr_core.training.run import train_mamdr
-from mamdr_core.training.trained import open_trained
+from mamdr_core.training.trained_run import open_trained
 
 pytestmark = pytest.mark.slow
 

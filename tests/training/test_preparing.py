@@ -2,9 +2,9 @@
 
 import pytest
 
-from mamdr_core.config import parse_config
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.job_config import parse_config
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.training import preparing
 
 

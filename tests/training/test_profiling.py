@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from mamdr_core import heartbeat
+from mamdr_core.runtime import heartbeat
 from mamdr_core.training.profiling import ROUNDS, STEPS, WARM_STEPS, Profiler
 from mamdr_core.training.stages import Stage
 

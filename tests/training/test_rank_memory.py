@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from mamdr_core.engine.settings import InnerSettings, OuterSettings
-from mamdr_core.learning.settings import DRSettings
+from mamdr_core.config.engine import InnerSettings, OuterSettings
+from mamdr_core.config.learning import DRSettings
+from mamdr_core.config.training import CheckpointSettings, TrainSettings
 from mamdr_core.models.tables import Table
 from mamdr_core.training.rank_memory import RankShape, rank_memory
-from mamdr_core.training.settings import CheckpointSettings, TrainSettings
 
 USER = Table("user", "user", rows=1000, width=16)
 DOMAIN = Table("domain", "domain", rows=11, width=16)

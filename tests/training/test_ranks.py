@@ -13,15 +13,15 @@ import torch
 from safetensors.torch import load_file
 
 from mamdr_core.engine.calibration import CELLS
-from mamdr_core.errors import MamdrError
 from mamdr_core.learning.methods import METHODS
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from mamdr_core.parallel.launch import LAUNCHERS, run_ranks
 from mamdr_core.parallel.placement import place_domains
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import pin_examples
 from mamdr_core.training.package import load_calibration, load_shared
-from mamdr_core.training.rank import RankTask, train_rank
+from mamdr_core.training.worker import RankTask, train_rank
 
 pytestmark = pytest.mark.slow
 ON_CLUSTER = "MAMDR_TEST_MASTER" in os.environ

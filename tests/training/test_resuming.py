@@ -18,14 +18,14 @@ import torch
 from pyspark.sql import functions as F
 from safetensors.torch import load_file
 
-from mamdr_core.config import dump_config, with_values
-from mamdr_core.errors import MamdrError, StoppedError
+from mamdr_core.config.job_config import dump_config, with_values
+from mamdr_core.config.training import CheckpointSettings
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.training.checkpoints import find_checkpoint
+from mamdr_core.runtime.errors import MamdrError, StoppedError
+from mamdr_core.training.checkpoint.checkpoints import find_checkpoint
+from mamdr_core.training.driver import train_mamdr
+from mamdr_core.training.files.manifest import MANIFEST
 from mamdr_core.training.resuming import find_unfinished
-from mamdr_core.training.run import train_mamdr
-from mamdr_core.training.sealed import MANIFEST
-from mamdr_core.training.settings import CheckpointSettings
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -255,7 +255,9 @@ def test_sigterm_has_horovods_ranks_save_a_checkpoint_and_a_killed_rank_costs_a_
     """The run that SIGTERM stopped is resumed, and loses a rank then."""
 
     def terminate(folder):
-        assert signal.getsignal(signal.SIGTERM).__module__ == "mamdr_core.stopping"  # not Horovod's launcher's
+        assert (
+            signal.getsignal(signal.SIGTERM).__module__ == "mamdr_core.runtime.stop_request"
+        )  # not Horovod's launcher's
         os.kill(os.getpid(), signal.SIGTERM)
         return folder, ranks_below(psutil.Process())
 

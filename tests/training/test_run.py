@@ -13,17 +13,17 @@ import pytest
 import torch
 from pyspark.sql import functions as F
 
-from mamdr_core.comparing.measured import OVERALL
-from mamdr_core.config import with_values
+from mamdr_core.config.engine import MetricsSettings
+from mamdr_core.config.job_config import with_values
 from mamdr_core.engine.metrics import domain_metrics
-from mamdr_core.engine.settings import MetricsSettings
-from mamdr_core.errors import MamdrError, StoppedError
+from mamdr_core.experiments.measured import OVERALL
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.parallel.launch import RankError
-from mamdr_core.training.measure import evaluate_package
+from mamdr_core.runtime.errors import MamdrError, StoppedError
+from mamdr_core.training.driver import train_mamdr
+from mamdr_core.training.evaluate import evaluate_package
 from mamdr_core.training.package import load_package
 from mamdr_core.training.records import record_metrics, record_run
-from mamdr_core.training.run import train_mamdr
 from schemas import TABLES
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
@@ -158,7 +158,7 @@ def test_a_failed_run_is_recorded_and_leaves_no_folder(spark, trained_config, mo
         Path(task.package).mkdir(parents=True)
         return 1 / 0
 
-    monkeypatch.setattr("mamdr_core.training.run.train_rank", fail)
+    monkeypatch.setattr("mamdr_core.training.driver.train_rank", fail)
     with pytest.raises(ZeroDivisionError):
         train_mamdr(spark, trained_config)
     lake = Lake(spark, trained_config.lake.root)
@@ -189,7 +189,7 @@ def test_a_run_whose_ranks_keep_dying_tells_how_often_it_was_tried(spark, traine
     def run_ranks(*arguments):
         raise RankError("rank 1 of 2 was lost")
 
-    monkeypatch.setattr("mamdr_core.training.run.run_ranks", run_ranks)
+    monkeypatch.setattr("mamdr_core.training.driver.run_ranks", run_ranks)
     with pytest.raises(RankError):
         train_mamdr(spark, with_values(trained_config, {"train.restarts": 1}))
     row = newest_run(spark, trained_config)
@@ -203,7 +203,7 @@ def test_sigterm_is_remembered_where_a_rank_dies_of_it_first(spark, trained_conf
         os.kill(os.getpid(), signal.SIGTERM)
         raise RankError("rank 1 of 2 was lost")
 
-    monkeypatch.setattr("mamdr_core.training.run.run_ranks", run_ranks)
+    monkeypatch.setattr("mamdr_core.training.driver.run_ranks", run_ranks)
     with pytest.raises(StoppedError, match=r"^stopped by SIGTERM while no rank was running$"):
         train_mamdr(spark, trained_config)
     row = newest_run(spark, trained_config)
@@ -218,7 +218,7 @@ def test_sigterm_ends_the_wait_for_a_restart(spark, trained_config, monkeypatch)
         threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
         raise RankError("rank 1 of 2 was lost")
 
-    monkeypatch.setattr("mamdr_core.training.run.run_ranks", run_ranks)
+    monkeypatch.setattr("mamdr_core.training.driver.run_ranks", run_ranks)
     with pytest.raises(StoppedError, match="stopped by SIGTERM while no rank was running"):
         train_mamdr(spark, trained_config)
     assert len(calls) == 1

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mamdr_core.config import load_config
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.job_config import load_config
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.run_domains import check_only_domains, domains_of
 

@@ -10,11 +10,11 @@ import torch
 from mamdr_core.engine.parameters import Change, Rows
 from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
-from mamdr_core.errors import MamdrError
-from mamdr_core.stateful import DomainRows, State
-from mamdr_core.training.position import Position
-from mamdr_core.training.sealed import hash_files, write_manifest, write_texts
-from mamdr_core.training.state import STATE, RunState, files_to_restore, restore, take, write
+from mamdr_core.runtime.errors import MamdrError
+from mamdr_core.runtime.stateful import DomainRows, State
+from mamdr_core.training.checkpoint.position import Position
+from mamdr_core.training.checkpoint.state import STATE, RunState, files_to_restore, restore, take, write
+from mamdr_core.training.files.manifest import hash_files, write_manifest, write_texts
 
 DOMAINS, ROWS, WIDTH = 7, 10, 3
 

@@ -15,14 +15,14 @@ import pytest
 import torch
 from pyspark.sql import functions as F
 
-from mamdr_core.config import load_config
+from mamdr_core.config.job_config import load_config
+from mamdr_core.config.training import TrackingSettings
 from mamdr_core.engine.metrics import DomainMetrics
-from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.training.curve import Validation
-from mamdr_core.training.run import train_mamdr
-from mamdr_core.training.settings import TrackingSettings
-from mamdr_core.training.tracking import EndedRun, attach, check_trackers, track_run
+from mamdr_core.training.driver import train_mamdr
+from mamdr_core.training.tracking.tracking import EndedRun, attach, check_trackers, track_run
 
 STARTED = datetime(2026, 1, 5, 3, tzinfo=UTC)
 AUCS = [0.5, 0.6, 0.7, float("nan"), 0.9]
@@ -62,8 +62,10 @@ def server(tmp_path):
 
 @pytest.fixture
 def warnings(caplog):
-    caplog.set_level(logging.WARNING, logger="mamdr_core.training.tracking")
-    return lambda: [record.getMessage() for record in caplog.records if record.name == "mamdr_core.training.tracking"]
+    caplog.set_level(logging.WARNING, logger="mamdr_core.training.tracking.tracking")
+    return lambda: [
+        record.getMessage() for record in caplog.records if record.name == "mamdr_core.training.tracking.tracking"
+    ]
 
 
 @pytest.fixture

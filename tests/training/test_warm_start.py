@@ -10,23 +10,23 @@ import pytest
 import torch
 from pyspark.sql import functions as F
 
-from mamdr_core.config import with_values
+from mamdr_core.config.job_config import with_values
 from mamdr_core.datasets.synthetic import generate_logs
-from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.ingest.job import ingest_clicks
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
-from mamdr_core.training.checkpoints import CheckpointPlace, find_checkpoint
-from mamdr_core.training.measure import evaluate_package
+from mamdr_core.runtime.errors import MamdrError
+from mamdr_core.training.checkpoint.checkpoints import CheckpointPlace, find_checkpoint
+from mamdr_core.training.driver import task_of, train_mamdr
+from mamdr_core.training.evaluate import evaluate_package
+from mamdr_core.training.files.specific_files import SavedSpecific
 from mamdr_core.training.package import load_package, load_shared
 from mamdr_core.training.parents import open_parent, resolve_parent
 from mamdr_core.training.preparing import prepare_examples
-from mamdr_core.training.rank import train_rank
 from mamdr_core.training.records import record_run
-from mamdr_core.training.run import task_of, train_mamdr
 from mamdr_core.training.runs import fingerprint_of, new_run
-from mamdr_core.training.specific_files import SavedSpecific
+from mamdr_core.training.worker import train_rank
 from schemas import TABLES
 from schemas.spark import spark_schema
 from tests.training.test_checkpoints import run as run_with_checkpoints

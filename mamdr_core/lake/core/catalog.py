@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from pyspark.sql import SparkSession
 
-from mamdr_core.config import Config
+from mamdr_core.config.job_config import Config
 from mamdr_core.lake.core.session import spark_session
 from mamdr_core.lake.core.tables import Lake
 

@@ -9,9 +9,9 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from mamdr_core.errors import MamdrError
-from mamdr_core.object_store import SCHEME, variables_of
-from mamdr_core.yaml_values import one_line, shorten
+from mamdr_core.config.yaml_values import one_line, shorten
+from mamdr_core.runtime.errors import MamdrError
+from mamdr_core.runtime.object_store import SCHEME, variables_of
 
 
 class Files:

@@ -3,7 +3,7 @@
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
 
 
 def newest_or_first(feature: Feature, values: Column) -> Column:

@@ -1,8 +1,8 @@
 """The file that marks a folder as a lake's root, and says where its tables are."""
 
-from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.names import Names
+from mamdr_core.runtime.errors import MamdrError
 from schemas import TABLES
 
 MARKER = "_mamdr_lake"

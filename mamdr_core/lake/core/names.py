@@ -6,13 +6,13 @@ from contextlib import contextmanager
 from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import SparkSession
 
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.yaml_values import one_line
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.log import Log
 from mamdr_core.lake.core.retries import MadeMeanwhileError
 from mamdr_core.lake.core.session import storage_errors
 from mamdr_core.lake.core.sql import identifier, literal
-from mamdr_core.yaml_values import one_line
+from mamdr_core.runtime.errors import MamdrError
 
 _COMMENT = "MAMDR lake "
 """Before the lake's root, the comment of a schema that was made for it."""

@@ -10,7 +10,7 @@ from typing import Any
 from py4j.protocol import Py4JError
 from pyspark.sql import SparkSession
 
-from mamdr_core.pace import EVERY, format_duration
+from mamdr_core.runtime.pace import EVERY, format_duration
 
 logger = logging.getLogger(__name__)
 

@@ -3,14 +3,14 @@
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.lake import LakeSettings
+from mamdr_core.config.yaml_values import shorten
 from mamdr_core.lake.core.files import Files, reaching
 from mamdr_core.lake.core.log import Log
 from mamdr_core.lake.core.marker import Marker
 from mamdr_core.lake.core.names import Names
 from mamdr_core.lake.core.sql import table_at
-from mamdr_core.lake.settings import LakeSettings
-from mamdr_core.yaml_values import shorten
+from mamdr_core.runtime.errors import MamdrError
 from schemas import TABLES, Table, feature_vocabulary
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from delta.exceptions import captured as delta_exceptions
 
-from mamdr_core.errors import MamdrError
+from mamdr_core.runtime.errors import MamdrError
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from pyspark.errors import PySparkException
 from pyspark.logger import PySparkLogger
 from pyspark.sql import SparkSession
 
-from mamdr_core.errors import MamdrError
-from mamdr_core.yaml_values import one_line
+from mamdr_core.config.yaml_values import one_line
+from mamdr_core.runtime.errors import MamdrError
 
 # Under spark-submit the JVM is up before Python runs, so nothing here may concern the JVM's start (class path, memory):
 # those are in environment/spark/spark-defaults.conf. These are read when the session is made.

@@ -13,12 +13,12 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.lake import InputSettings
+from mamdr_core.config.yaml_values import one_line
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.log import Log
 from mamdr_core.lake.core.unreadable import UNREADABLE, readable
-from mamdr_core.lake.settings import InputSettings
-from mamdr_core.yaml_values import one_line
+from mamdr_core.runtime.errors import MamdrError
 
 logger = logging.getLogger(__name__)
 

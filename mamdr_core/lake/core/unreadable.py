@@ -8,10 +8,10 @@ from urllib.parse import unquote
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import IllegalArgumentException, PySparkException
 
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.lake import InputSettings
+from mamdr_core.config.yaml_values import one_line
 from mamdr_core.lake.core.session import storage_errors
-from mamdr_core.lake.settings import InputSettings
-from mamdr_core.yaml_values import one_line
+from mamdr_core.runtime.errors import MamdrError
 
 # Error conditions and exceptions of Spark and Hadoop that mean "this file is not what you say it is".
 UNREADABLE = re.compile(

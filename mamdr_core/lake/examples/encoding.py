@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
 from mamdr_core.lake.core.hashing import hash64
 from mamdr_core.lake.examples.vocabularies import Growth, encode
 from schemas import UNKNOWN_INDEX

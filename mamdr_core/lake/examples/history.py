@@ -11,7 +11,7 @@ from datetime import date
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
 from mamdr_core.lake.core.few import gathered
 from mamdr_core.lake.core.hashing import hash64
 from mamdr_core.lake.core.id_arrays import newest_or_first

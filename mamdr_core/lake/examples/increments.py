@@ -14,12 +14,12 @@ from typing import Any
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from mamdr_core.config import Config
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
+from mamdr_core.config.job_config import Config
+from mamdr_core.config.lake import ExamplesSettings
 from mamdr_core.lake.core.log import Log, read_note, restored_version
 from mamdr_core.lake.core.notes import EXPIRED, INCOMPLETE, MERGED, RESTORED
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.lake.settings import ExamplesSettings
 
 STATE = "state"
 """In a build's note: number (of the build), built_with, until, newest (day), shards, clicks_id (of the table), and

@@ -13,8 +13,7 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from mamdr_core.config import Config
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.job_config import Config
 from mamdr_core.lake.core.caching import Keep, kept_frames
 from mamdr_core.lake.core.features import declared_examples
 from mamdr_core.lake.core.few import bytes_of, local_frame
@@ -41,6 +40,7 @@ from mamdr_core.lake.examples.vectors import update_vectors
 from mamdr_core.lake.examples.versions import newest_versions
 from mamdr_core.lake.examples.vocabularies import Growth
 from mamdr_core.lake.examples.windows import Window, window_of
+from mamdr_core.runtime.errors import MamdrError
 from schemas.spark import spark_schema
 
 logger = logging.getLogger(__name__)

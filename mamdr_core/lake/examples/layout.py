@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from mamdr_core.config.lake import ExamplesSettings, ShardSettings
 from mamdr_core.lake.core.few import local_frame, small
 from mamdr_core.lake.core.hashing import hash64, partition_keys
 from mamdr_core.lake.examples.packing import Packing
 from mamdr_core.lake.examples.splits import split_column
 from mamdr_core.lake.examples.windows import Window
-from mamdr_core.lake.settings import ExamplesSettings, ShardSettings
 from schemas import SPLITS, Table
 
 MOST_PLACES = 4096

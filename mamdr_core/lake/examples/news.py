@@ -8,8 +8,7 @@ from datetime import date
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
-from mamdr_core.config import Config
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.job_config import Config
 from mamdr_core.lake.core.caching import Keep
 from mamdr_core.lake.core.features import check_types, names_in_clicks, names_in_examples
 from mamdr_core.lake.core.few import gathered
@@ -46,6 +45,7 @@ from mamdr_core.lake.examples.vocabularies import (
     id_column,
     update_domains,
 )
+from mamdr_core.runtime.errors import MamdrError
 from schemas import SAMPLE_WEIGHT, TABLES, feature_vocabulary
 
 logger = logging.getLogger(__name__)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.lake import ExamplesSettings
 from mamdr_core.lake.core.few import local_frame, small
 from mamdr_core.lake.core.hashing import hash64, uniform
-from mamdr_core.lake.settings import ExamplesSettings
+from mamdr_core.runtime.errors import MamdrError
 
 logger = logging.getLogger(__name__)
 

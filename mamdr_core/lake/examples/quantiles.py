@@ -8,12 +8,12 @@ from datetime import date
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from mamdr_core.config import Config
-from mamdr_core.errors import MamdrError
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
+from mamdr_core.config.job_config import Config
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.increments import STATE, Increment, built_with, last_build
 from mamdr_core.lake.examples.windows import Window
+from mamdr_core.runtime.errors import MamdrError
 from schemas import UNKNOWN_INDEX
 
 logger = logging.getLogger(__name__)

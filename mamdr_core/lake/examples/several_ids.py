@@ -10,13 +10,13 @@ from functools import reduce
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
+from mamdr_core.config.lake import IdSettings
 from mamdr_core.lake.core.few import small
 from mamdr_core.lake.core.hashing import hash64
 from mamdr_core.lake.core.id_arrays import in_pairs, newest_or_first
 from mamdr_core.lake.core.session import memory_of
 from mamdr_core.lake.examples.vocabularies import BROADCAST_BYTES, Growth, id_column
-from mamdr_core.lake.settings import IdSettings
 from schemas import weights_of
 
 _KEYS = ("_several", "_several_2")

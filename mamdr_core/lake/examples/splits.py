@@ -3,8 +3,8 @@
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
+from mamdr_core.config.lake import SplitSettings
 from mamdr_core.lake.core.hashing import hash64, uniform
-from mamdr_core.lake.settings import SplitSettings
 from schemas import SPLITS
 
 

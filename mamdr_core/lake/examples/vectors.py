@@ -10,16 +10,16 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from mamdr_core.errors import MamdrError
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
+from mamdr_core.config.lake import InputSettings
+from mamdr_core.config.yaml_values import shorten
 from mamdr_core.lake.core.few import bytes_of, gathered, is_few, small
 from mamdr_core.lake.core.session import FEW_BYTES, memory_of
 from mamdr_core.lake.core.sources import CORRUPT, as_id, read_input, state_of
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.core.unreadable import readable
 from mamdr_core.lake.examples.vocabularies import BROADCAST_BYTES, Growth, grown
-from mamdr_core.lake.settings import InputSettings
-from mamdr_core.yaml_values import shorten
+from mamdr_core.runtime.errors import MamdrError
 from schemas import TABLES
 
 logger = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 
-from mamdr_core.errors import MamdrError
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.runtime.errors import MamdrError
 from schemas import Table, feature_vocabulary
 
 _GONE = re.compile("FILE_NOT_EXIST|Cannot time travel Delta table to version")

@@ -16,13 +16,13 @@ from pyspark.sql import DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.lake import IdSettings
 from mamdr_core.lake.core.caching import Keep
 from mamdr_core.lake.core.few import gathered, is_few, local_frame, small
 from mamdr_core.lake.core.hashing import bucket, hash64
 from mamdr_core.lake.core.session import memory_of
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.lake.settings import IdSettings
+from mamdr_core.runtime.errors import MamdrError
 from schemas import TABLES, UNKNOWN_INDEX, Column, Table
 from schemas.spark import spark_schema
 

@@ -7,8 +7,8 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from mamdr_core.config.lake import ExamplesSettings
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.lake.settings import ExamplesSettings
 from schemas import SPLITS
 
 Limits = tuple[date | None, date | None]

@@ -7,11 +7,11 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from mamdr_core.config import Config
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.job_config import Config
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.ingest.job import ingest_clicks
+from mamdr_core.runtime.errors import MamdrError
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,8 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
+from mamdr_core.config.lake import InputColumns
 from mamdr_core.lake.core.hashing import hash64
 from mamdr_core.lake.core.sources import (
     CORRUPT,
@@ -17,7 +18,6 @@ from mamdr_core.lake.core.sources import (
     undeclared_columns,
 )
 from mamdr_core.lake.ingest.features import declared_features, unreadable_features
-from mamdr_core.lake.settings import InputColumns
 from schemas import SAMPLE_WEIGHT, Rule
 from schemas.clicks import NOT_ANCIENT, NOT_FUTURE, RECORD_WELL_FORMED
 

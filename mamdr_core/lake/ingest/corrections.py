@@ -11,7 +11,6 @@ from datetime import date, datetime
 
 from pyspark.sql import SparkSession
 
-from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.caching import kept_frames
 from mamdr_core.lake.core.progress import progress
 from mamdr_core.lake.core.session import FEW, FEW_BYTES, overriding
@@ -19,6 +18,7 @@ from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.ingest.loads import Attempts, Load, read_attempts, record_load
 from mamdr_core.lake.ingest.restore import Replaced, count_restorable, restore_events, was_made_before_names
 from mamdr_core.lake.ingest.tally import Tally
+from mamdr_core.runtime.errors import MamdrError
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from mamdr_core.errors import MamdrError
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
 from mamdr_core.lake.core.id_arrays import in_pairs, newest_or_first
 from mamdr_core.lake.core.sources import as_id, kind_of, lacks_columns, resolve
+from mamdr_core.runtime.errors import MamdrError
 from schemas.features import weights_of
 
 _IDS, _WEIGHTS = "array<string>", "array<float>"

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import date, timedelta
 
+from mamdr_core.config.lake import QualitySettings
 from mamdr_core.lake.ingest.tally import Tally
-from mamdr_core.lake.settings import QualitySettings
 from schemas.clicks import EVENT_TIME_PRESENT, NEW_EVENT, UNIQUE_EVENT
 
 WEEK = 7

@@ -8,8 +8,7 @@ from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
-from mamdr_core.config import Config
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.job_config import Config
 from mamdr_core.lake.core.caching import kept_frames
 from mamdr_core.lake.core.features import check_types, declared_clicks
 from mamdr_core.lake.core.few import bytes_of
@@ -37,6 +36,7 @@ from mamdr_core.lake.ingest.rules import rules_for
 from mamdr_core.lake.ingest.survey import Survey, survey_rows
 from mamdr_core.lake.ingest.tally import Tally
 from mamdr_core.lake.ingest.unparsed import explain_times
+from mamdr_core.runtime.errors import MamdrError
 from schemas import Table
 from schemas.clicks import RECORD_WELL_FORMED
 

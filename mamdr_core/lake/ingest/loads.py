@@ -7,10 +7,10 @@ from datetime import UTC, date, datetime, timedelta
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.ingest.tally import Tally
+from mamdr_core.runtime.errors import MamdrError
 from schemas import TABLES
 from schemas.loads import STATUS_KNOWN
 from schemas.spark import spark_schema

@@ -11,10 +11,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.lake import InputSettings
 from mamdr_core.lake.core.sources import CORRUPT, read_input
 from mamdr_core.lake.ingest.clicks import MALFORMED, RULE, SOURCE_FILE
-from mamdr_core.lake.settings import InputSettings
+from mamdr_core.runtime.errors import MamdrError
 from schemas.clicks import RECORD_WELL_FORMED
 
 CHECKED_FILES = 20

@@ -10,7 +10,6 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from mamdr_core.errors import MamdrError
 from mamdr_core.lake.core.hashing import hash64
 from mamdr_core.lake.core.notes import load_note
 from mamdr_core.lake.core.progress import progress
@@ -19,6 +18,7 @@ from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.ingest.clicks import select_clicks, select_rejected
 from mamdr_core.lake.ingest.loads import Load, days_held
 from mamdr_core.lake.ingest.repeats import Judged
+from mamdr_core.runtime.errors import MamdrError
 from schemas import Table
 
 logger = logging.getLogger(__name__)

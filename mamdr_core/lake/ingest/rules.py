@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from mamdr_core.features import Feature
+from mamdr_core.config.features import Feature
+from mamdr_core.config.lake import InputSettings
 from mamdr_core.lake.ingest.clicks import MALFORMED, UNREADABLE
-from mamdr_core.lake.settings import InputSettings
 from schemas import TABLES, Rule, feature_rules
 from schemas.clicks import (
     EVENT_TIME_PRESENT,

@@ -5,9 +5,9 @@ import re
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from mamdr_core.config.yaml_values import shorten
 from mamdr_core.lake.core.sources import columns_of
 from mamdr_core.lake.ingest.clicks import RAW, RULE
-from mamdr_core.yaml_values import shorten
 from schemas.clicks import EVENT_TIME_PRESENT
 
 _SECONDS, _MILLISECONDS = re.compile(r"\d{9,10}"), re.compile(r"\d{12,13}")

@@ -14,8 +14,8 @@ from delta.tables import DeltaTable
 from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
-from mamdr_core.config import Config
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.job_config import Config
+from mamdr_core.config.lake import ForgetSettings
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.hashing import hash64
 from mamdr_core.lake.core.notes import INCOMPLETE
@@ -23,7 +23,7 @@ from mamdr_core.lake.core.session import overriding
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.maintenance.kept import kept_runs
 from mamdr_core.lake.maintenance.raw_rows import plain_column, users_of
-from mamdr_core.lake.settings import ForgetSettings
+from mamdr_core.runtime.errors import MamdrError
 from schemas import SPLITS
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from typing import Any
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
-from mamdr_core.config import Config
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.job_config import Config
+from mamdr_core.config.lake import MaintainSettings
 from mamdr_core.lake.core.caching import kept_frames
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.retries import CONFLICTS
@@ -26,7 +26,7 @@ from mamdr_core.lake.maintenance.vacuum import (
     vacuum,
     would_vacuum,
 )
-from mamdr_core.lake.settings import MaintainSettings
+from mamdr_core.runtime.errors import MamdrError
 from schemas import Table
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.run_ids import began_before
+from mamdr_core.runtime.run_ids import began_before
 
 _COLUMNS = ("run_id", "status", "package", "input_versions", "experiment")
 UNFINISHED_DAYS = 14

@@ -11,14 +11,14 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from mamdr_core.errors import MamdrError
+from mamdr_core.config.lake import ShardSettings
 from mamdr_core.lake.core.notes import MERGED
 from mamdr_core.lake.core.progress import progress
 from mamdr_core.lake.core.session import overriding, settings_for
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.increments import STATE, last_build
 from mamdr_core.lake.examples.layout import lay_out, writing
-from mamdr_core.lake.settings import ShardSettings
+from mamdr_core.runtime.errors import MamdrError
 from schemas import TABLES, Column, ColumnType, Table, without_split
 
 logger = logging.getLogger(__name__)

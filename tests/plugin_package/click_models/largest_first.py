@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
+from mamdr_core.config.settings import settings
 from mamdr_core.learning.domain_negotiation import DomainNegotiation
 from mamdr_core.learning.domain_regularization import DomainRegularization
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.method import Method
-from mamdr_core.settings import settings
-from mamdr_core.stateful import State
+from mamdr_core.runtime.stateful import State
 
 
 @settings

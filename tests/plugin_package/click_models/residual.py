@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from mamdr_core.config.models import ModelSettings
+from mamdr_core.config.settings import settings
 from mamdr_core.models.fields import join_fields
 from mamdr_core.models.layers import perceptron
-from mamdr_core.models.settings import ModelSettings
 from mamdr_core.models.tables import Inputs
-from mamdr_core.settings import settings
 
 
 @settings

@@ -1,0 +1,79 @@
+"""Settings of the optimizers, and of what is measured."""
+
+from typing import Literal
+
+from mamdr_core.config.settings import settings
+
+
+@settings
+class InnerSettings:
+    """The optimizer of inner loops."""
+
+    optimizer: Literal["sgd", "adam"] = "adam"
+    """sgd, or adam (lazy on embedding rows: only touched rows move)."""
+    lr: float | None = None
+    """Learning rate alpha; null: the learning method's own."""
+    state: Literal["carried", "fresh"] = "carried"
+    """Adam's moments of theta_S: carried from one inner loop to the next, or fresh in each."""
+    clip_norm: float = 0.0
+    """Largest norm of the gradient of a step, over dense weights and touched embedding rows together, as torch's
+    clip_grad_norm_ has it: a longer one is shortened. 0: no limit. In DR's steps too."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of dense weights, as torch's AdamW has it: of all of them, biases included. In DR's steps
+    too, where it pulls theta_S + theta_i towards zero."""
+    embedding_l2: float = 0.0
+    """L2 regularisation of embedding rows: half of it, times the squares of the rows that a step touches, is added to
+    the step's loss. In DR's steps too."""
+    sparse_optimizer: Literal["sgd", "adam", "adagrad"] | None = None
+    """Optimizer of embedding rows: sgd, adam (lazy), or adagrad (row-wise: one sum of mean squares a row, as in
+    FBGEMM); null: that of the dense weights. In DR's steps too."""
+    sparse_lr: float | None = None
+    """Learning rate of embedding rows; null: that of the dense weights. Where that follows lr_schedule, and in DR,
+    which has its own, rows keep the ratio of sparse_lr to inner.lr."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("lr", "sparse_lr", "clip_norm", "weight_decay", "embedding_l2"):
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise ValueError(f"inner.{name} must be >= 0, got {value}")
+        if self.lr == 0 and self.sparse_lr is not None:
+            raise ValueError(
+                f"inner.sparse_lr needs inner.lr > 0, whose changes it follows: got {self.sparse_lr} and 0"
+            )
+
+
+@settings
+class OuterSettings:
+    """The optimizer that applies an inner loop's change to theta_S."""
+
+    optimizer: Literal["sgd", "nesterov", "adam"] = "adam"
+    """sgd is Eq. 4; nesterov and adam treat -(theta~ - theta) as the gradient."""
+    beta: float = 2e-3
+    """Learning rate beta of the outer update: about 2e-3 with adam, .1 to 1 with sgd and nesterov."""
+    momentum: float = 0.9
+    """nesterov: momentum; adam: beta1."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.beta < 0 or not 0 <= self.momentum < 1:
+            raise ValueError(f"need outer.beta >= 0 and momentum in [0, 1), got {self.beta} and {self.momentum}")
+
+
+@settings
+class MetricsSettings:
+    """What is measured after training, by evaluate and by the gate (docs/metrics.md)."""
+
+    group: str = "user"
+    """Whose rows of a domain are ordered against one another in GAUC, NDCG and hit rate: user, or a categorical
+    feature, such as one that names the request or the session."""
+    cutoffs: tuple[int, ...] = (5, 10)
+    """k of NDCG@k and hit rate@k."""
+    bins: int = 10
+    """Bins of equal count of the calibration error."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if any(not 1 <= k <= 1000 for k in self.cutoffs) or list(self.cutoffs) != sorted(set(self.cutoffs)):
+            raise ValueError(f"metrics.cutoffs must differ, ascend and be within [1, 1000], got {list(self.cutoffs)}")
+        if not 1 <= self.bins <= 100:
+            raise ValueError(f"metrics.bins must be within [1, 100], got {self.bins}")

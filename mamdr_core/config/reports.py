@@ -1,0 +1,22 @@
+"""Settings of the report."""
+
+from mamdr_core.config.settings import settings
+
+
+@settings
+class ReportSettings:
+    """Which run the report describes, and in how much detail."""
+
+    run_id: str = ""
+    """The run: its id, or champion for the run that serves; empty: the newest successful run."""
+    days: int = 14
+    """Number of days of the log that are shown, up to the day of the run."""
+    listed: int = 10
+    """Number of domains in each short list: worst, best, drifting, and worse according to the gate."""
+    heat: int = 40
+    """Maximum number of domains in the conflict heat map; those with the most measured pairs are chosen."""
+
+    def __post_init__(self) -> None:
+        """Check the counts."""
+        if min(self.days, self.listed, self.heat) < 1:
+            raise ValueError(f"need report.days, listed, heat >= 1: {self.days}, {self.listed}, {self.heat}")

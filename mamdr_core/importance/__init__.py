@@ -1,1 +1,0 @@
-"""Feature importance: the drop of each domain's AUC when a feature is permuted."""

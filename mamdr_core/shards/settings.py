@@ -1,5 +1,0 @@
-"""Settings of reading shards."""
-
-from typing import Literal
-
-ReaderName = Literal["petastorm", "arrow"]

@@ -1,0 +1,1 @@
+"""Checkpoints: the state of a run between two rounds, written while training continues. Start with `checkpoints.py`."""

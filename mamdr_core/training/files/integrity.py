@@ -1,0 +1,86 @@
+"""Reads saved files whose hashes have been checked: typed JSON, and one error for content that cannot be read."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from safetensors import SafetensorError
+
+from mamdr_core.config.yaml_values import one_line
+from mamdr_core.runtime.errors import MamdrError
+
+Count = Annotated[int, Field(ge=0)]
+_UNREADABLE = (SafetensorError, OSError, LookupError, TypeError, ValueError, OverflowError, RuntimeError)
+"""What reading files of another layout raises, by safetensors, JSON, numpy and torch."""
+
+
+class PinnedJson(BaseModel):
+    """Content of a package's pinned.json."""
+
+    versions: dict[str, Count]
+    sizes: dict[str, Count]
+    numeric: dict[str, tuple[float, float]]
+    quantiles: dict[str, list[float]] = {}
+
+
+class MetricsJson(BaseModel):
+    """Required content of a package's metrics.json."""
+
+    run_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON file that contains an object.
+
+    Raises:
+        MamdrError: it does not.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise MamdrError(f"{file} cannot be read as JSON ({one_line(error)})") from None
+    if not isinstance(found, dict):
+        raise MamdrError(f"{file} is damaged: it does not contain a JSON object")
+    return found
+
+
+def validate_json(kind: Any, values: Any, file: str | Path) -> Any:
+    """Parse the values of a JSON file.
+
+    Args:
+        kind: a model, a dataclass or another type that pydantic knows.
+        values: the content of the file.
+        file: for error messages.
+
+    Raises:
+        MamdrError: a key is missing or its value has another type; the message names it.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        found = error.errors()[0]
+        where = ".".join(str(part) for part in found["loc"])
+        raise MamdrError(one_line(f"{file} is damaged: {where}: {found['msg']}")) from None
+
+
+@contextmanager
+def report_unreadable(folder: Path, kind: str) -> Iterator[None]:
+    """Report files that cannot be read although their hashes are correct: another version of the code wrote them.
+
+    Args:
+        folder: the folder that is read within the block.
+        kind: what it is, for the error message.
+
+    Raises:
+        MamdrError: reading failed.
+    """
+    try:
+        yield
+    except _UNREADABLE as error:
+        reason = one_line(f"{type(error).__name__}: {error}")
+        raise MamdrError(
+            f"{kind} {folder} is damaged or was written by another version of this code ({reason})"
+        ) from error

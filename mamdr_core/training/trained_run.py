@@ -1,0 +1,141 @@
+"""Opens a trained run: its package, and the pinned version of the examples that it was trained on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from pyspark.sql import SparkSession
+
+from mamdr_core.config.job_config import Config, parse_config
+from mamdr_core.config.yaml_values import one_line, parse_yaml
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.learning.methods import find_method
+from mamdr_core.models.structures import build_model, declare_inputs
+from mamdr_core.models.tables import owners
+from mamdr_core.parallel.collective import SingleProcess
+from mamdr_core.runtime.errors import MamdrError
+from mamdr_core.runtime.plugins import is_plugin
+from mamdr_core.shards.loading import Share
+from mamdr_core.shards.pinned import PinnedExamples, pin_examples
+from mamdr_core.training.choices import choose_device
+from mamdr_core.training.files.integrity import MetricsJson, PinnedJson, validate_json
+from mamdr_core.training.own_code import check_served
+from mamdr_core.training.package import Package, load_package
+from mamdr_core.training.records import find_run
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A trained run.
+
+    Attributes:
+        lake: the lake in which it is recorded.
+        folder: folder of its package.
+        package: its parameters and metadata.
+        config: its resolved configuration.
+        pinned: the examples on which it was trained.
+        share: loader of these examples, for all domains.
+        device: device of the parameters.
+    """
+
+    lake: Lake
+    folder: str
+    package: Package
+    config: Config
+    pinned: PinnedExamples
+    share: Share
+    device: torch.device
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run."""
+        return str(self.package.metrics["run_id"])
+
+
+def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str = "") -> TrainedRun:
+    """Open a run by its id or by the folder of its package.
+
+    Args:
+        spark: the session.
+        config: configuration of the job, with the lake, device and memory limits.
+        run_id: id of the run, see `find_run`; empty: the newest successful run.
+        folder: folder of a package; overrides `run_id`.
+
+    Raises:
+        MamdrError: no such run or package, a damaged package, or one of another lake, model or version of the code.
+    """
+    lake = Lake(spark, config.lake)
+    folder = folder or str(find_run(lake, run_id)["package"])
+    device = choose_device(config.train.device, SingleProcess())
+    package = load_package(folder, device, config.train.scratch)
+    trained = config_of(package.config, folder)
+    facts = validate_json(PinnedJson, package.pinned, f"{folder}/pinned.json")
+    validate_json(MetricsJson, package.metrics, f"{folder}/metrics.json")
+    try:
+        pinned = pin_examples(spark, config.lake, trained.features, facts.versions)
+    except (KeyError, MamdrError) as error:
+        raise MamdrError(
+            f"package {folder} was trained on versions that {lake.root} does not have ({one_line(error)[:200]})"
+        ) from None
+    if pinned.sizes != facts.sizes:
+        raise MamdrError(f"package {folder} was trained on another lake than {lake.root}: vocabulary sizes differ")
+    check_served(trained, package.metrics, folder)
+    _check_fits(package, trained, pinned, folder)
+    # If theta_S is that of the parent, so are the scales of numeric features.
+    pinned = replace(pinned, numeric=facts.numeric)
+    everything = np.ones(len(pinned.domain_ids), dtype=np.bool_)
+    train = config.train
+    share = Share(pinned, trained.features, everything, train.host_memory, train.scratch, train.reader)
+    return TrainedRun(lake, folder, package, trained, pinned, share, device)
+
+
+def config_of(text: str, folder: str) -> Config:
+    """Parse the resolved configuration of a package.
+
+    Raises:
+        MamdrError: it is not valid for this version of the code.
+    """
+    try:
+        return parse_config(parse_yaml(text, "config.yaml"))
+    except MamdrError as error:
+        raise MamdrError(f"package {folder} is from another version of this code, train again: {error}") from None
+
+
+def _check_fits(package: Package, config: Config, pinned: PinnedExamples, folder: str) -> None:
+    """Check that the parameters have the shapes of the model that the package's configuration declares."""
+    inputs = declare_inputs(config.model, config.features, pinned.sizes)
+    with torch.device("meta"):  # shapes alone
+        module = build_model(config.model, inputs)
+    wanted = {table.name: (table.rows, table.width) for table in owners(inputs.tables) if table.trainable}
+    found = {name: tuple(table.shape) for name, table in package.shared.tables.items()}
+    dense = sum(parameter.numel() for parameter in module.parameters())
+    if len(package.shared.dense) != dense or found != wanted:
+        raise MamdrError(
+            f"package {folder} is damaged: its parameters do not have the shapes of the model in its config.yaml"
+        )
+    check_mixed(config, package.metrics, package.mixed is not None, folder)
+    if any(not 0 <= domain < len(pinned.domain_ids) for domain in package.specific):
+        raise MamdrError(f"package {folder} is damaged: it has theta_i of a domain beyond {len(pinned.domain_ids)}")
+
+
+def check_mixed(config: Config, metrics: Mapping[str, Any], found: bool, folder: str) -> None:
+    """Check that a package has a mixed model if and only if its method creates one and the run kept it.
+
+    Args:
+        config, metrics: configuration and metrics of the package.
+        found: whether the package has files of a mixed model.
+        folder: folder of the package, for error messages.
+
+    Raises:
+        MamdrError: a mixed model is missing or unexpected.
+    """
+    kind = metrics.get("specific_kind")
+    # A method that is a plugin need not be installed where the run is served.
+    mixed = kind == "mixed" if is_plugin(config.train.method) else find_method(config.train.method).mixed
+    if (mixed and kind != "none") != found:
+        raise MamdrError(
+            f"package {folder} is damaged: it has {'a' if found else 'no'} mixed model, which is not what its run "
+            f"of {config.train.method} made"
+        )
