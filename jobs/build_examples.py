@@ -4,8 +4,6 @@ import sys
 from typing import Any
 
 from mamdr_core.config.job_config import Config
-from mamdr_core.lake.core.catalog import job_session
-from mamdr_core.lake.examples.job import build_examples as build
 from mamdr_core.runtime.cli import run_job
 
 
@@ -16,6 +14,9 @@ def build_examples(config: Config) -> dict[str, Any]:
         spark-submit jobs/build_examples.py --config my.yaml
         spark-submit jobs/build_examples.py --config my.yaml --set examples.until=2026-01-31
     """
+    from mamdr_core.lake.core.catalog import job_session
+    from mamdr_core.lake.examples.job import build_examples as build
+
     with job_session("build_examples", config) as spark:
         return build(spark, config)
 

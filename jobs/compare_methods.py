@@ -4,8 +4,6 @@ import sys
 from typing import Any
 
 from mamdr_core.config.job_config import Config
-from mamdr_core.experiments import compare
-from mamdr_core.lake.core.catalog import job_session
 from mamdr_core.runtime.cli import run_job
 
 
@@ -19,6 +17,9 @@ def compare_methods(config: Config) -> dict[str, Any]:
         spark-submit jobs/compare_methods.py --config my.yaml --set 'compare.methods=[joint, dn, mamdr]'
         spark-submit jobs/compare_methods.py --config conf/amazon6.yaml --config conf/table5.yaml
     """
+    from mamdr_core.experiments import compare
+    from mamdr_core.lake.core.catalog import job_session
+
     with job_session("compare_methods", config) as spark:
         return compare.compare_methods(spark, config)
 

@@ -4,8 +4,6 @@ import sys
 from typing import Any
 
 from mamdr_core.config.job_config import Config
-from mamdr_core.experiments.conflict import measure_conflict
-from mamdr_core.lake.core.catalog import job_session
 from mamdr_core.runtime.cli import run_job
 
 
@@ -19,6 +17,9 @@ def conflict(config: Config) -> dict[str, Any]:
         spark-submit jobs/conflict.py --config my.yaml
         spark-submit jobs/conflict.py --config my.yaml --set conflict.run_id=20260101T120000-mamdr-0123ab
     """
+    from mamdr_core.experiments.conflict import measure_conflict
+    from mamdr_core.lake.core.catalog import job_session
+
     with job_session("conflict", config) as spark:
         return measure_conflict(spark, config)
 

@@ -4,9 +4,6 @@ import sys
 from typing import Any
 
 from mamdr_core.config.job_config import Config
-from mamdr_core.datasets.amazon import convert_amazon as convert
-from mamdr_core.lake.core.progress import progress
-from mamdr_core.lake.core.session import spark_session
 from mamdr_core.runtime.cli import run_job
 
 
@@ -16,6 +13,10 @@ def convert_amazon(config: Config) -> dict[str, Any]:
     Example:
         spark-submit jobs/convert_amazon.py --config conf/amazon6.yaml --set convert.path=/data/amazon2018
     """
+    from mamdr_core.datasets.amazon import convert_amazon as convert
+    from mamdr_core.lake.core.progress import progress
+    from mamdr_core.lake.core.session import spark_session
+
     with spark_session("convert_amazon") as spark, progress(spark, "convert_amazon"):
         return convert(spark, config)
 

@@ -4,9 +4,6 @@ import sys
 from typing import Any
 
 from mamdr_core.config.job_config import Config
-from mamdr_core.datasets.taobao import convert_taobao as convert
-from mamdr_core.lake.core.progress import progress
-from mamdr_core.lake.core.session import spark_session
 from mamdr_core.runtime.cli import run_job
 
 
@@ -18,6 +15,10 @@ def convert_taobao(config: Config) -> dict[str, Any]:
     Example:
         spark-submit jobs/convert_taobao.py --config conf/taobao10.yaml --set convert.path=/data/cloud_theme
     """
+    from mamdr_core.datasets.taobao import convert_taobao as convert
+    from mamdr_core.lake.core.progress import progress
+    from mamdr_core.lake.core.session import spark_session
+
     with spark_session("convert_taobao") as spark, progress(spark, "convert_taobao"):
         return convert(spark, config)
 

@@ -4,9 +4,7 @@ import sys
 from typing import Any
 
 from mamdr_core.config.job_config import Config
-from mamdr_core.lake.core.catalog import job_session
 from mamdr_core.runtime.cli import run_job
-from mamdr_core.training.evaluate import evaluate_package
 
 
 def evaluate(config: Config) -> dict[str, Any]:
@@ -16,6 +14,9 @@ def evaluate(config: Config) -> dict[str, Any]:
         spark-submit jobs/evaluate.py --config my.yaml
         spark-submit jobs/evaluate.py --config my.yaml --set evaluate.split=val
     """
+    from mamdr_core.lake.core.catalog import job_session
+    from mamdr_core.training.evaluate import evaluate_package
+
     with job_session("evaluate", config) as spark:
         return evaluate_package(spark, config)
 

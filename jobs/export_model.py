@@ -4,9 +4,7 @@ import sys
 from typing import Any
 
 from mamdr_core.config.job_config import Config
-from mamdr_core.lake.core.catalog import job_session
 from mamdr_core.runtime.cli import run_job
-from mamdr_core.serving.exporting import export_model as export
 
 
 def export_model(config: Config) -> dict[str, Any]:
@@ -19,6 +17,9 @@ def export_model(config: Config) -> dict[str, Any]:
         spark-submit jobs/export_model.py --config conf/demo.yaml
         spark-submit jobs/export_model.py --config conf/demo.yaml --set export.run_id=champion --set export.folder=model
     """
+    from mamdr_core.lake.core.catalog import job_session
+    from mamdr_core.serving.exporting import export_model as export
+
     with job_session("export_model", config) as spark:
         return export(spark, config)
 

@@ -4,8 +4,6 @@ import sys
 from typing import Any
 
 from mamdr_core.config.job_config import Config
-from mamdr_core.experiments.feature_importance import measure_features
-from mamdr_core.lake.core.catalog import job_session
 from mamdr_core.runtime.cli import run_job
 
 
@@ -18,6 +16,9 @@ def feature_importance(config: Config) -> dict[str, Any]:
         spark-submit jobs/feature_importance.py --config my.yaml
         spark-submit jobs/feature_importance.py --config my.yaml --set 'importance.features=[user, item]'
     """
+    from mamdr_core.experiments.feature_importance import measure_features
+    from mamdr_core.lake.core.catalog import job_session
+
     with job_session("feature_importance", config) as spark:
         return measure_features(spark, config)
 

@@ -4,9 +4,6 @@ import sys
 from typing import Any
 
 from mamdr_core.config.job_config import Config
-from mamdr_core.lake.core.catalog import job_session
-from mamdr_core.lake.core.progress import progress
-from mamdr_core.lake.maintenance.forget import forget_users as forget
 from mamdr_core.runtime.cli import run_job
 
 
@@ -18,6 +15,10 @@ def forget_users(config: Config) -> dict[str, Any]:
         spark-submit jobs/forget_users.py --config my.yaml --set forget.path=/data/forget/2026-01.txt
         spark-submit jobs/forget_users.py --config my.yaml --set forget.release=true
     """
+    from mamdr_core.lake.core.catalog import job_session
+    from mamdr_core.lake.core.progress import progress
+    from mamdr_core.lake.maintenance.forget import forget_users as forget
+
     with job_session("forget_users", config) as spark, progress(spark, "forget_users"):
         return forget(spark, config)
 

@@ -4,8 +4,6 @@ import sys
 from typing import Any
 
 from mamdr_core.config.job_config import Config
-from mamdr_core.datasets.synthetic import generate_logs as write_logs
-from mamdr_core.lake.core.session import spark_session
 from mamdr_core.runtime.cli import run_job
 
 
@@ -16,6 +14,9 @@ def generate_logs(config: Config) -> dict[str, Any]:
         spark-submit jobs/generate_logs.py --config conf/demo.yaml
         spark-submit jobs/generate_logs.py --config conf/production.yaml --set synthetic.rows=1000000
     """
+    from mamdr_core.datasets.synthetic import generate_logs as write_logs
+    from mamdr_core.lake.core.session import spark_session
+
     with spark_session("generate_logs") as spark:
         return write_logs(spark, config)
 

@@ -4,9 +4,6 @@ import sys
 from typing import Any
 
 from mamdr_core.config.job_config import Config
-from mamdr_core.lake.core.catalog import job_session
-from mamdr_core.lake.ingest.arrivals import ingest_arrived
-from mamdr_core.lake.ingest.job import ingest_clicks as ingest
 from mamdr_core.runtime.cli import run_job
 
 
@@ -18,6 +15,10 @@ def ingest_clicks(config: Config) -> dict[str, Any]:
         spark-submit jobs/ingest_clicks.py --config my.yaml --set input.path=/data/logs/day=2026-01-31
         spark-submit jobs/ingest_clicks.py --config my.yaml --set input.path=/data/inbox --set input.arriving=true
     """
+    from mamdr_core.lake.core.catalog import job_session
+    from mamdr_core.lake.ingest.arrivals import ingest_arrived
+    from mamdr_core.lake.ingest.job import ingest_clicks as ingest
+
     with job_session("ingest_clicks", config) as spark:
         return (ingest_arrived if config.input.arriving else ingest)(spark, config)
 

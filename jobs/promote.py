@@ -4,8 +4,6 @@ import sys
 from typing import Any
 
 from mamdr_core.config.job_config import Config
-from mamdr_core.lake.core.catalog import job_session
-from mamdr_core.promotion.promote import promote as move_champion
 from mamdr_core.runtime.cli import Option, run_job
 
 
@@ -21,6 +19,9 @@ def promote(config: Config) -> dict[str, Any]:
         spark-submit jobs/promote.py --config my.yaml --rollback
         spark-submit jobs/promote.py --config my.yaml --rollback 20260101T120000-mamdr-0123ab
     """
+    from mamdr_core.lake.core.catalog import job_session
+    from mamdr_core.promotion.promote import promote as move_champion
+
     with job_session("promote", config) as spark:
         return move_champion(spark, config)
 

@@ -4,8 +4,6 @@ import sys
 from typing import Any
 
 from mamdr_core.config.job_config import Config
-from mamdr_core.lake.core.catalog import job_session
-from mamdr_core.reports.report import write_report
 from mamdr_core.runtime.cli import run_job
 
 
@@ -19,6 +17,9 @@ def report(config: Config) -> dict[str, Any]:
         spark-submit jobs/report.py --config my.yaml
         spark-submit jobs/report.py --config my.yaml --set report.run_id=champion
     """
+    from mamdr_core.lake.core.catalog import job_session
+    from mamdr_core.reports.report import write_report
+
     with job_session("report", config) as spark:
         return write_report(spark, config)
 

@@ -4,9 +4,7 @@ import sys
 from typing import Any
 
 from mamdr_core.config.job_config import Config
-from mamdr_core.lake.core.catalog import job_session
 from mamdr_core.runtime.cli import run_job
-from mamdr_core.serving.scoring import score as score_rows
 
 
 def score(config: Config) -> dict[str, Any]:
@@ -22,6 +20,9 @@ def score(config: Config) -> dict[str, Any]:
         spark-submit jobs/score.py --config conf/demo.yaml --set score.input.path=requests/day=2026-01-02
         spark-submit jobs/score.py --set 'score={top_k: 20, input: {path: users}, candidates: {path: items}}'
     """
+    from mamdr_core.lake.core.catalog import job_session
+    from mamdr_core.serving.scoring import score as score_rows
+
     with job_session("score", config) as spark:
         return score_rows(spark, config)
 

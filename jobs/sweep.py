@@ -4,8 +4,6 @@ import sys
 from typing import Any
 
 from mamdr_core.config.job_config import Config
-from mamdr_core.experiments.sweep import sweep as try_settings
-from mamdr_core.lake.core.catalog import job_session
 from mamdr_core.runtime.cli import run_job
 
 
@@ -20,6 +18,9 @@ def sweep(config: Config) -> dict[str, Any]:
         spark-submit jobs/sweep.py --config my.yaml --config conf/search.yaml
         spark-submit jobs/sweep.py --config my.yaml --config conf/table10.yaml
     """
+    from mamdr_core.experiments.sweep import sweep as try_settings
+    from mamdr_core.lake.core.catalog import job_session
+
     with job_session("sweep", config) as spark:
         return try_settings(spark, config)
 

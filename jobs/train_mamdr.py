@@ -4,10 +4,7 @@ import sys
 from typing import Any
 
 from mamdr_core.config.job_config import Config
-from mamdr_core.lake.core.catalog import job_session
 from mamdr_core.runtime.cli import Option, run_job
-from mamdr_core.training import driver as run
-from mamdr_core.training.dry_run import dry_run
 
 
 def train_mamdr(config: Config) -> dict[str, Any]:
@@ -24,6 +21,10 @@ def train_mamdr(config: Config) -> dict[str, Any]:
         spark-submit jobs/train_mamdr.py --config my.yaml --resume
         spark-submit jobs/train_mamdr.py --config my.yaml --dry-run
     """
+    from mamdr_core.lake.core.catalog import job_session
+    from mamdr_core.training import driver as run
+    from mamdr_core.training.dry_run import dry_run
+
     with job_session("train_mamdr", config) as spark:
         return dry_run(spark, config) if config.train.dry_run else run.train_mamdr(spark, config)
 
