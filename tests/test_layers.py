@@ -7,7 +7,28 @@ from pathlib import Path
 
 import pytest
 
-JOBS = Path(__file__).parents[1] / "jobs"
+ROOT = Path(__file__).parents[1]
+JOBS, PACKAGE = ROOT / "jobs", ROOT / "mamdr_core"
+LAYERS = (
+    "runtime",
+    "config",
+    "models",
+    "engine",
+    "learning",
+    "parallel",
+    "mixed",
+    "lake",
+    "datasets",
+    "shards",
+    "training",
+    "serving",
+    "promotion",
+    "reports",
+    "experiments",
+)
+"""The packages, from the bottom up: each imports those before it alone."""
+ENTRIES = {PACKAGE / "runtime" / "cli.py", PACKAGE / "config" / "__main__.py"}
+"""Files that only jobs and people start; they may import every package."""
 BLOCKED = ("pyspark", "delta", "petastorm", "horovod", "pyarrow", "pandas", "pydantic", "yaml", "safetensors")
 CHECK = """
 import sys
@@ -30,19 +51,34 @@ def test_the_layer_needs_torch_alone(package):
     assert done.returncode == 0, done.stderr
 
 
+def test_packages_import_those_below_them_alone():
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(LAYERS)
+    assert [path.name for path in PACKAGE.glob("*.py")] == ["__init__.py"]
+    for package in LAYERS:
+        allowed = set(LAYERS[: LAYERS.index(package) + 1])
+        files = set((PACKAGE / package).rglob("*.py")) - ENTRIES
+        assert files
+        for file in files:
+            assert imported_names(file, "mamdr_core.", 1) <= allowed, file
+
+
+def test_nothing_imports_the_entries():
+    for file in PACKAGE.rglob("*.py"):
+        assert "cli" not in imported_names(file, "mamdr_core.runtime.", 2), file
+
+
 def test_packages_of_the_lake_import_those_below_them_alone():
     below = {"core": {"core"}, "ingest": {"core", "ingest"}, "examples": {"core", "examples"},
              "maintenance": {"core", "examples", "maintenance"}}  # fmt: skip
-    lake = Path(__file__).parents[1] / "mamdr_core" / "lake"
     for package, allowed in below.items():
-        files = sorted((lake / package).glob("*.py"))
+        files = sorted((PACKAGE / "lake" / package).glob("*.py"))
         assert len(files) > 5
         for file in files:
-            assert imports_of_the_lake(file) <= allowed | {"settings"}, file
+            assert imported_names(file, "mamdr_core.lake.", 2) <= allowed, file
 
 
-def imports_of_the_lake(file):
-    """What a file imports of mamdr_core.lake, by the name that follows."""
+def imported_names(file, prefix, position):
+    """What a file imports below a package: the names at this position of the dotted path."""
     names = []
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -50,7 +86,24 @@ def imports_of_the_lake(file):
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, file
             names += [f"{node.module}.{alias.name}" for alias in node.names]
-    return {name.split(".")[2] for name in names if name.startswith("mamdr_core.lake.")}
+    return {name.split(".")[position] for name in names if name.startswith(prefix)}
+
+
+def test_every_job_prints_its_configuration_without_torch_and_spark():
+    """Importing them takes seconds, and --help, --print-config and mistakes in a config need neither."""
+    code = f"""
+import pathlib, sys
+sys.path.insert(0, {str(JOBS)!r})
+from mamdr_core.runtime.cli import run_job
+jobs = sorted(path.stem for path in pathlib.Path({str(JOBS)!r}).glob("*.py"))
+assert len(jobs) >= 17
+for job in jobs:
+    assert run_job(getattr(__import__(job), job), ["--print-config"]) == 0
+    loaded = {{"torch", "pyspark", "pandas", "scipy", "petastorm"}} & set(sys.modules)
+    assert not loaded, (job, loaded)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 DATA_JOBS = (
@@ -65,14 +118,21 @@ DATA_JOBS = (
 )
 
 
-def test_data_jobs_start_without_torch():
+def test_data_jobs_run_without_torch():
     """Importing it takes seconds at every start of a job that does not need it."""
-    code = f"""
+    code = """
 import importlib, sys
-sys.path.insert(0, {str(JOBS)!r})
-for job in {DATA_JOBS!r}:
-    importlib.import_module(job)
-    assert "torch" not in sys.modules, job
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+    assert "torch" not in sys.modules, name
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    modules = [name for job in DATA_JOBS for name in modules_of_job(JOBS / f"{job}.py")]
+    assert len(modules) >= 2 * len(DATA_JOBS)
+    done = subprocess.run([sys.executable, "-c", code, *modules], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def modules_of_job(file):
+    """What a job's function imports before it starts."""
+    found = [node.module for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
+    return [module for module in found if module.startswith("mamdr_core.")]
