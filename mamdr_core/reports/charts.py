@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import date
 
 import numpy as np
 from markupsafe import Markup
@@ -19,15 +20,55 @@ IN_RANKS = ("read", "deal", "inner", "exchange", "validate", "checkpoint", "eval
 
 def log_charts(days: Sequence[Figures]) -> list[Markup]:
     """Rows by day, and CTR by day."""
-    place = np.arange(len(days))
-    named = tuple((number, f"{days[number]['ds']:%b %-d}") for number in place[:: -(len(days) // 6 + 1)].tolist())
-    x = Scale(-0.3, len(days) - 0.7, named=named)
+    place, x = _day_axis([row["ds"] for row in days])
     rows = np.array([row["rows"] for row in days], dtype=np.float64)
     ctr = np.array([row["clicks"] / row["rows"] for row in days])
     names = [f"{row['ds']}: {row['rows']:,} rows, CTR {row['clicks'] / row['rows']:.2%}" for row in days]
     volume = Plot(x, spanning(rows, include=[0]), "day", "rows of clicks", f"Rows of {len(days)} days")
     rate = Plot(x, spanning(ctr, form=".2%"), "day", "CTR", f"CTR of {len(days)} days")
     return [volume.line(place, rows, "line-a", names).svg(), rate.line(place, ctr, "line-b", names).svg()]
+
+
+def run_charts(runs: Sequence[Figures]) -> dict[str, Markup]:
+    """Test AUC, calibration and training time by logical day: lines of one figure for each day.
+
+    Args:
+        runs: successful runs with a logical day, one for each day, oldest first.
+    """
+    place, x = _day_axis([row["ds"] for row in runs])
+    auc = [math.nan if row["test_auc"] is None else row["test_auc"] for row in runs]
+    pcoc = [math.nan if row["test_pcoc"] is None else row["test_pcoc"] for row in runs]
+    seconds = [spent(row["seconds"]) for row in runs]
+    made = {
+        "auc": (auc, spanning(auc, form=".3f"), "test AUC", "{:.4f}"),
+        "calibration": (pcoc, spanning(pcoc, form=".2f", include=[1.0]), "predicted over found clicks", "{:.3f}"),
+        "seconds": (seconds, spanning(seconds, include=[0]), "seconds of the training job", "{:,.0f} s"),
+    }
+    charts = {}
+    for name, (values, y, label, form) in made.items():
+        known = np.isfinite(values)
+        if known.any():
+            marks = [
+                f"{run['ds']}: {form.format(value)}" for run, value in zip(runs, values, strict=True) if value == value
+            ]
+            plot = Plot(x, y, "day", label, f"{label} of {len(marks)} days")
+            plot = plot.rule(1.0) if name == "calibration" else plot
+            charts[name] = plot.line(place[known], np.asarray(values)[known], "line-a", marks).svg()
+    return charts
+
+
+def spent(seconds: Mapping[str, float] | None) -> float:
+    """Seconds of a training job: its phases but those that are part of the phase `ranks`; NaN if none are recorded."""
+    if not seconds:
+        return math.nan
+    return float(sum(value for name, value in seconds.items() if name not in IN_RANKS))
+
+
+def _day_axis(days: Sequence[date]) -> tuple[Array, Scale]:
+    """Positions of days, [n], and an axis with the names of at most seven of them, the last one included."""
+    place = np.arange(len(days), dtype=np.float64)
+    shown = range(len(days) - 1, -1, -(len(days) // 6 + 1))
+    return place, Scale(-0.3, len(days) - 0.7, named=tuple((number, f"{days[number]:%b %-d}") for number in shown))
 
 
 def curve_chart(curve: Sequence[Figures]) -> Markup | None:

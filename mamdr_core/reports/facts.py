@@ -85,15 +85,15 @@ def read_facts(lake: Lake, settings: ReportSettings) -> Facts:
         MamdrError: unknown run, no successful run, or no promoted run.
     """
     run_id = resolve_run(lake, settings.run_id)
-    run = next(iter(_declared_rows("training_runs", lake.read("training_runs").where(F.col("run_id") == run_id))), None)
+    run = next(iter(declared_rows("training_runs", lake.read("training_runs").where(F.col("run_id") == run_id))), None)
     if run is None:
         raise MamdrError(f"report.run_id: training_runs of {lake.root} has no run {settings.run_id}")
     chosen = F.col("run_id") == run["run_id"]
-    decision = next(iter(_rows(lake, "gate_decisions", chosen)), None)
+    decision = next(iter(rows_of(lake, "gate_decisions", chosen)), None)
     joint = _find_joint(lake, run)
     before = _find_before(lake, run, decision)
     ids, indices, figures = _domains(lake, run["run_id"])
-    judged = _rows(lake, "gate_domains", chosen & F.col("difference").isNotNull(), F.asc("difference"))
+    judged = rows_of(lake, "gate_domains", chosen & F.col("difference").isNotNull(), F.asc("difference"))
     of_day, days = _log(lake, run["ds"], settings.days)
     return Facts(
         run=run,
@@ -104,30 +104,31 @@ def read_facts(lake: Lake, settings: ReportSettings) -> Facts:
         days=days,
         drift=_drift(of_day, settings.listed),
         new_domains=_new_domains(lake, of_day),
-        curve=_rows(lake, "training_curves", chosen, F.asc("rows"), F.asc("seconds")),
+        curve=rows_of(lake, "training_curves", chosen, F.asc("rows"), F.asc("seconds")),
         decision=decision,
-        promotions=_rows(lake, "promotions", chosen, F.asc("number")),
+        promotions=rows_of(lake, "promotions", chosen, F.asc("number")),
         judged=judged,
-        conflicts={row["stage"]: row for row in _rows(lake, "conflicts", chosen)},
+        conflicts={row["stage"]: row for row in rows_of(lake, "conflicts", chosen)},
         pairs=_pairs(lake, chosen, settings.heat),
     )
 
 
-def _rows(lake: Lake, table: str, condition: Column, *order: Column) -> list[Figures]:
+def rows_of(lake: Lake, table: str, condition: Column, *order: Column) -> list[dict[str, Any]]:
     """Rows of a table, none if it does not exist; columns that a table of an older version lacks are null."""
     if not lake.exists(table):
         return []
     found = lake.read(table).where(condition)
-    return _declared_rows(table, found.orderBy(*order) if order else found)
+    return declared_rows(table, found.orderBy(*order) if order else found)
 
 
-def _declared_rows(table: str, frame: DataFrame) -> list[Figures]:
+def declared_rows(table: str, frame: DataFrame) -> list[dict[str, Any]]:
+    """Rows of a frame with every column that the table declares: null where an older table lacks it."""
     nothing = dict.fromkeys(TABLES[table].column_names)
     return [nothing | row.asDict() for row in frame.collect()]
 
 
 def _find(lake: Lake, run_id: str) -> Figures | None:
-    return next(iter(_rows(lake, "training_runs", F.col("run_id") == run_id)), None)
+    return next(iter(rows_of(lake, "training_runs", F.col("run_id") == run_id)), None)
 
 
 def _find_joint(lake: Lake, run: Figures) -> Figures | None:
@@ -135,7 +136,7 @@ def _find_joint(lake: Lake, run: Figures) -> Figures | None:
     same = F.col("input_versions")["examples"] == (run["input_versions"] or {}).get("examples")
     wanted = same & (F.col("status") == "ok") & (F.col("method") == "joint") & (F.col("run_id") != run["run_id"])
     of_model = F.col("model") == run["model"]
-    return next(iter(_rows(lake, "training_runs", wanted, F.desc(of_model), F.desc("started_at"))), None)
+    return next(iter(rows_of(lake, "training_runs", wanted, F.desc(of_model), F.desc("started_at"))), None)
 
 
 def _find_before(lake: Lake, run: Figures, decision: Figures | None) -> Figures | None:
@@ -170,7 +171,7 @@ def _domains(lake: Lake, run_id: str) -> tuple[list[str], list[int], dict[str, A
 
 def _reference(lake: Lake, run: Figures, indices: Sequence[int], own: Array) -> ReferenceRun:
     """AUC of another run in the same domains, measured on the test split of its own examples."""
-    theirs = _rows(lake, "domain_metrics", (F.col("run_id") == run["run_id"]) & (F.col("split") == "test"))
+    theirs = rows_of(lake, "domain_metrics", (F.col("run_id") == run["run_id"]) & (F.col("split") == "test"))
     by_domain = {row["domain"]: row["auc"] for row in theirs}
     return ReferenceRun(run, _array([by_domain.get(domain) for domain in indices]), own, same_rows=False)
 

@@ -1,9 +1,12 @@
-"""The page of the report: one self-contained HTML file, whose only script is allowed by its hash."""
+"""The pages of the report, self-contained HTML files: that of a run, whose only script is allowed by its hash, and that
+of a lake, which has no script.
+"""
 
 import base64
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,6 +18,7 @@ from markupsafe import Markup
 from mamdr_core.reports import charts
 from mamdr_core.reports.facts import Facts
 from mamdr_core.reports.figures import SURE_CLICKS, calibration, difference, ranked
+from mamdr_core.reports.lake_facts import DRIFT_Z, LakeFacts
 from mamdr_core.reports.table import table_of
 
 PAGE = Path(__file__).parent / "page"
@@ -23,12 +27,43 @@ _MINUS = str.maketrans("-", "−")
 
 
 def render(facts: Facts, listed: int) -> str:
-    """Render the page.
+    """Render the page of a run.
 
     Args:
         facts: contents.
         listed: number of domains in each short list.
     """
+    script = (PAGE / "report.js").read_text(encoding="utf-8")
+    context = _context(facts, listed) | {
+        "script": Markup(script),
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
+    return _fill("report.html", context)
+
+
+def render_lake(facts: LakeFacts, root: str) -> str:
+    """Render the page of a lake over its last days.
+
+    Args:
+        facts: contents.
+        root: the lake's root, which the page names.
+    """
+    by_day = {run["ds"]: run for run in facts.runs if run["status"] == "ok" and run["ds"]}  # the oldest of a day
+    by_day |= {run["ds"]: run for run in facts.runs if run["ds"] in by_day and run["promoted"]}
+    measured = [by_day[day] for day in sorted(by_day)]
+    context = {
+        "facts": facts,
+        "root": root,
+        "log_charts": charts.log_charts(facts.days) if len(facts.days) > 1 else [],
+        "run_charts": charts.run_charts(measured) if len(measured) > 1 else {},
+        "spent": charts.spent,
+        "drift_z": DRIFT_Z,
+        "made_at": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
+    }
+    return _fill("lake.html", context)
+
+
+def _fill(template: str, context: Mapping[str, Any]) -> str:
     environment = Environment(
         loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -41,14 +76,8 @@ def render(facts: Facts, listed: int) -> str:
         "percent": partial(shown, form=".2%"),
         "count": partial(shown, form=",.0f"),
     }
-    script = (PAGE / "report.js").read_text(encoding="utf-8")
-    style = (PAGE / "report.css").read_text(encoding="utf-8")
-    context = _context(facts, listed) | {
-        "style": Markup(style),
-        "script": Markup(script),
-        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    }
-    return environment.get_template("report.html").render(context)
+    style = Markup((PAGE / "report.css").read_text(encoding="utf-8"))
+    return environment.get_template(template).render(**context, style=style)
 
 
 def shown(value: float | None, form: str) -> str:

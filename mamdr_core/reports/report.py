@@ -1,4 +1,4 @@
-"""report: the results of a run as one self-contained HTML file."""
+"""report: the results of a run, and the last days of its lake, each as one self-contained HTML file."""
 
 import logging
 import time
@@ -10,17 +10,20 @@ from mamdr_core.config.job_config import Config
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.reports.facts import read_facts
-from mamdr_core.reports.page import render
+from mamdr_core.reports.lake_facts import read_lake_facts
+from mamdr_core.reports.page import render, render_lake
 from mamdr_core.training.tracking.tracking import attach
 
 logger = logging.getLogger(__name__)
 
 
 def write_report(spark: SparkSession, config: Config) -> dict[str, Any]:
-    """Write <lake.root>/reports/<run_id>.html, replacing an earlier one, and attach it to MLflow if configured.
+    """Write <lake.root>/reports/<run_id>.html and index.html, the page of the lake, replacing earlier ones.
+
+    The run's page is attached to MLflow if configured.
 
     Returns:
-        run_id, report (its path), bytes, domains, seconds by phase.
+        run_id, report (its path), index (the path of the lake's page), bytes, domains, seconds by phase.
 
     Raises:
         MamdrError: unknown run, no successful run, or no promoted run.
@@ -31,14 +34,18 @@ def write_report(spark: SparkSession, config: Config) -> dict[str, Any]:
     read = time.perf_counter()
     page = render(facts, config.report.listed)
     name = f"{facts.run['run_id']}.html"
-    Files(spark, lake.root).write_text(page, "reports", name)
+    files = Files(spark, lake.root)
+    files.write_text(page, "reports", name)
     attach(config.tracking, facts.run["run_id"], name, page)
     size = len(page.encode("utf-8"))
-    path = lake.path_of("reports", name)
+    path, index = lake.path_of("reports", name), lake.path_of("reports", "index.html")
+    days = read_lake_facts(lake, config.report, files.children("reports"))
+    files.write_text(render_lake(days, lake.root), "reports", "index.html")
     logger.info("report of run %s: %s, %.1f MB", facts.run["run_id"], path, size / 1e6)
     return {
         "run_id": facts.run["run_id"],
         "report": path,
+        "index": index,
         "bytes": size,
         "domains": len(facts.ids),
         "seconds": {"read": round(read - started, 2), "write": round(time.perf_counter() - read, 2)},

@@ -11,11 +11,12 @@ from mamdr_core.config.job_config import Config, with_values
 from mamdr_core.config.reports import ReportSettings
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.reports.facts import read_facts
+from mamdr_core.reports.lake_facts import DRIFT_Z, read_lake_facts
 from mamdr_core.reports.report import write_report
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.training.records import record_run
 from tests.reports.helpers import make_facts, run_row
-from tests.reports.lake import write_facts
+from tests.reports.lake import append, write_facts
 
 pytestmark = pytest.mark.slow
 RUN, JOINT, CHAMPION = "20260107T031500-mamdr-1f0c2a", "20260107T050000-joint-aaaaaa", "20260106T031500-mamdr-bbbbbb"
@@ -89,9 +90,33 @@ def test_the_job_writes_one_file_and_returns_its_path(spark, lake):
     assert result["bytes"] == page.stat().st_size
     assert (result["run_id"], result["domains"]) == (RUN, 60)
     assert "✗ Stopped by the gate" in page.read_text(encoding="utf-8")
+    index = Path(result["index"])
+    assert index == page.with_name("index.html")
+    assert f'href="{RUN}.html"' in index.read_text(encoding="utf-8")
     assert write_report(spark, config_of(lake, "champion"))["run_id"] == CHAMPION
     newest = write_report(spark, config_of(lake, ""))
     assert newest["run_id"] in (RUN, JOINT)  # begun at the same time
+
+
+def test_the_facts_of_a_lake_are_those_of_its_newest_days(spark, lake, facts):
+    last = facts.days[-1]["ds"]
+    append(spark, lake, "domains", [{"id": "theme-7", "index": 7, "first_seen": last}])
+    found = read_lake_facts(lake, ReportSettings(days=3, listed=2), [f"{RUN}.html", "index.html"])
+    assert [row["ds"] for row in found.days] == [row["ds"] for row in facts.days[-3:]]
+    assert [row["rows"] for row in found.days] == [row["rows"] for row in facts.days[-3:]]
+    assert [row["domains"] for row in found.days] == [56, 56, 60]
+    assert [row["new_domains"] for row in found.days] == [0, 0, 1]
+    assert [row["left_domains"] for row in found.days] == [0, 0, None]
+    assert found.champion["run_id"] == CHAMPION
+    runs = {row["run_id"]: row for row in found.runs}
+    assert set(runs) == {RUN, JOINT, CHAMPION}
+    assert {run_id for run_id, row in runs.items() if row["promoted"]} == {CHAMPION}
+    assert {run_id for run_id, row in runs.items() if row["page"]} == {RUN}
+    assert [runs[run_id]["passed"] for run_id in (RUN, JOINT)] == [False, None]
+    moved = sorted((abs(row["ctr_z"]), row["domain"]) for row in facts.drift if abs(row["ctr_z"]) >= DRIFT_Z)
+    expected = [(domain, 1, z, last) for z, domain in reversed(moved)][:2]
+    assert [(row["domain"], row["days"], row["z"], row["ds"]) for row in found.drifting] == expected
+    assert expected
 
 
 def test_an_unknown_run_is_a_one_line_error(spark, lake):
