@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Make or bring up to date .venv: locked packages, Horovod's wheel, Delta's JARs, Spark's settings, this repository.
+# Make or bring up to date .venv: locked packages, Horovod's wheel, Delta's JARs, Spark's settings, this repository, and
+# an archive of Spark's classes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -65,5 +66,6 @@ install_packages
 place_spark_settings
 .venv/bin/python environment/spark_jars.py "$cache"
 install_repository
+.venv/bin/python environment/class_archive.py
 touch .venv/.setup
 say 'done; make doctor shows what is there'

@@ -27,7 +27,11 @@ spark.range(100).write.format("delta").save(sys.argv[1])
 rows = spark.read.format("delta").load(sys.argv[1]).count()
 workers = spark.sparkContext.parallelize([0]).map(lambda _: sys.executable).collect()
 print("words for people", file=sys.stderr)
-print(json.dumps({"rows": rows, "driver": sys.executable, "workers": workers}))
+java = spark._jvm.java.lang.ProcessHandle.current().pid()
+archived = "pyspark/classes.jsa" in open(f"/proc/{java}/maps").read()
+settings = [spark.conf.get(f"spark.{key}") for key in ("master", "driver.memory", "driver.host", "ui.enabled")]
+found = {"rows": rows, "driver": sys.executable, "workers": workers, "archived": archived, "settings": settings}
+print(json.dumps(found))
 spark.stop()
 """
 
@@ -51,7 +55,9 @@ def test_delta_works_without_activation_from_any_folder_and_says_nothing_else(tm
     done = run_script(tmp_path, command, SCRIPT)
     assert done.returncode == 0, done.stderr
     python = str(BIN / "python")
-    assert json.loads(done.stdout) == {"rows": 100, "driver": python, "workers": [python]}
+    found = json.loads(done.stdout)
+    assert found.pop("settings") == ["local[*]", "6g", "127.0.0.1", "false"]  # of environment/spark
+    assert found == {"rows": 100, "driver": python, "workers": [python], "archived": True}
     assert done.stderr == "words for people\n"
 
 
