@@ -1,6 +1,9 @@
 """What a lake holds after a year of small days, against the formula of docs/operations.md.
 
     .venv/bin/python benchmarks/bench_year.py --days 365 --rows 300
+    .venv/bin/python benchmarks/bench_year.py --days 56 --retention-days 7 --keep-runs 7 --history-days 28 --at 28 42 56
+
+The second has shorter periods than the defaults, so that the lake reaches its steady size within weeks.
 
 Each day its log is ingested, examples are built (a time split whose val and test days move) and domain_stats counts
 the day; each week maintain_lake runs with its defaults. Training is not run: a day's run is a line in training_runs
@@ -91,7 +94,11 @@ def configure(folder: str, options: argparse.Namespace) -> Config:
             "features": [{"name": "hour", "kind": "numeric", "expression": "hour(event_time)"}],
             "synthetic": synthetic,
             "examples": {"split": {"kind": "time", "val_days": 1, "test_days": 1}, "shards": {"count": 2}},
-            "maintain": {"history_days": options.history_days},
+            "maintain": {
+                "history_days": options.history_days,
+                "retention_days": options.retention_days,
+                "keep_runs": options.keep_runs,
+            },
         }
     )
 
@@ -215,6 +222,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=300, help="a day")
     parser.add_argument("--domains", type=int, default=5)
     parser.add_argument("--history-days", type=int, default=0, help="maintain.history_days")
+    parser.add_argument("--retention-days", type=int, default=30, help="maintain.retention_days")
+    parser.add_argument("--keep-runs", type=int, default=30, help="maintain.keep_runs")
     parser.add_argument("--at", type=int, nargs="+", default=[30, 60, 90, 180, 365], help="days to print")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after this time")
     return parser.parse_args()
