@@ -1,4 +1,4 @@
-"""Facts of a run that never was, with figures that hang together."""
+"""Facts of a run and of a lake that never were, with figures that hang together."""
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 import numpy as np
 
 from mamdr_core.reports.facts import Facts, ReferenceRun
+from mamdr_core.reports.lake_facts import LakeFacts
 from schemas import TABLES
 
 DAY = date(2026, 1, 7)
@@ -171,3 +172,28 @@ def empty_facts(**values):
         conflicts={},
         pairs={},
     )
+
+
+def run_of(day, **values):
+    return run_row(f"2026010{day}T031500-mixed-00000{day}", ds=DAY - timedelta(days=7 - day), **values)
+
+
+def lake_facts():
+    """Three days; the run of the second was stopped by the gate, and that of the third serves."""
+    marks = {"passed": True, "promoted": True, "page": True}
+    runs = [
+        run_of(3, test_auc=0.731, test_pcoc=1.02) | marks,
+        run_of(2, test_auc=0.702, test_pcoc=1.31) | {"passed": False, "promoted": False, "page": True},
+        run_of(1, test_auc=0.722, test_pcoc=None, seconds=None) | marks | {"page": False},
+        run_row("20260101T000000-joint-0000aa", ds=None, status="failed") | marks | {"passed": None, "promoted": False},
+    ]
+    days = [
+        {"ds": DAY - timedelta(days=2 - number), "rows": 1000 + number, "clicks": 100, "new_users": 7, "domains": 20}
+        | {"new_domains": number, "left_domains": 1 if number < 2 else None}
+        for number in range(3)
+    ]
+    champion = row_of(
+        "promotions", run_id=runs[0]["run_id"], kind="promote", promoted_at=datetime(2026, 1, 3, tzinfo=UTC)
+    )
+    drifting = [{"domain": name, "days": 2, "z": 4.25, "ds": DAY} for name in HOSTILE]
+    return LakeFacts(days=days, runs=runs, champion=champion, drifting=drifting)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mamdr_core.reports.page import render
-from tests.reports.helpers import HOSTILE, empty_facts, make_facts
+from mamdr_core.reports.lake_facts import LakeFacts
+from mamdr_core.reports.page import render, render_lake
+from tests.reports.helpers import HOSTILE, empty_facts, lake_facts, make_facts
 
 pytestmark = pytest.mark.slow
 N = 5000
@@ -34,7 +35,8 @@ def show(browser, tmp_path):
     complaints, pages = [], []
 
     def show(facts, viewport=DESKTOP, scheme="light"):
-        (tmp_path / "report.html").write_text(render(facts, 10), encoding="utf-8")
+        text = render_lake(facts, "lake") if isinstance(facts, LakeFacts) else render(facts, 10)
+        (tmp_path / "report.html").write_text(text, encoding="utf-8")
         page = browser.new_page(viewport=viewport, color_scheme=scheme)
         pages.append(page)
         page.on("console", lambda message: complaints.append(message.text))
@@ -121,9 +123,10 @@ def test_scrolling_renders_the_visible_rows(show):
     assert page.locator("#box tbody tr").count() < 60
 
 
+@pytest.mark.parametrize("facts", [make_facts(40), lake_facts()], ids=["run", "lake"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_both_colour_schemes_have_contrast(show, scheme):
-    page = show(make_facts(40), scheme=scheme)
+def test_both_colour_schemes_have_contrast(show, scheme, facts):
+    page = show(facts, scheme=scheme)
     for selector in ("h2", ".muted", "svg text", "section p", ".good", ".bad", "nav a"):
         ratio = page.evaluate(CONTRAST, selector)
         assert ratio >= 4.5, selector  # WCAG 2.1, AA
@@ -145,9 +148,11 @@ CONTRAST = """selector => {
 }"""
 
 
-@pytest.mark.parametrize("ids", [None, HOSTILE])
-def test_on_a_phone_only_tables_scroll_sideways(show, ids):
-    page = show(make_facts(200, ids=ids), viewport=PHONE)
+@pytest.mark.parametrize(
+    "facts", [make_facts(200), make_facts(200, ids=HOSTILE), lake_facts()], ids=["run", "hostile ids", "lake"]
+)
+def test_on_a_phone_only_tables_scroll_sideways(show, facts):
+    page = show(facts, viewport=PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
     size = page.evaluate(
         "() => { const text = document.querySelector('svg text');"

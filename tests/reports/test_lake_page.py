@@ -1,40 +1,14 @@
 """The page of a lake: runs, champion and figures by day; untrusted ids stay text, and missing tables leave gaps."""
 
 import re
-from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 
 from mamdr_core.reports.charts import run_charts, spent
 from mamdr_core.reports.lake_facts import LakeFacts
 from mamdr_core.reports.page import render_lake
-from tests.reports.helpers import DAY, HOSTILE, row_of, run_row
+from tests.reports.helpers import HOSTILE, lake_facts, run_of
 
 NOTHING = LakeFacts(days=[], runs=[], champion=None, drifting=[])
-
-
-def run_of(day, **values):
-    return run_row(f"2026010{day}T031500-mixed-00000{day}", ds=DAY - timedelta(days=7 - day), **values)
-
-
-def lake_facts():
-    """Three days; the run of the second was stopped by the gate, and that of the third serves."""
-    marks = {"passed": True, "promoted": True, "page": True}
-    runs = [
-        run_of(3, test_auc=0.731, test_pcoc=1.02) | marks,
-        run_of(2, test_auc=0.702, test_pcoc=1.31) | {"passed": False, "promoted": False, "page": True},
-        run_of(1, test_auc=0.722, test_pcoc=None, seconds=None) | marks | {"page": False},
-        run_row("20260101T000000-joint-0000aa", ds=None, status="failed") | marks | {"passed": None, "promoted": False},
-    ]
-    days = [
-        {"ds": DAY - timedelta(days=2 - number), "rows": 1000 + number, "clicks": 100, "new_users": 7, "domains": 20}
-        | {"new_domains": number, "left_domains": 1 if number < 2 else None}
-        for number in range(3)
-    ]
-    champion = row_of(
-        "promotions", run_id=runs[0]["run_id"], kind="promote", promoted_at=datetime(2026, 1, 3, tzinfo=UTC)
-    )
-    drifting = [{"domain": name, "days": 2, "z": 4.25, "ds": DAY} for name in HOSTILE]
-    return LakeFacts(days=days, runs=runs, champion=champion, drifting=drifting)
 
 
 def rows_of_tables(page):
@@ -73,7 +47,7 @@ def test_runs_are_listed_with_the_verdict_their_report_and_the_one_that_serves()
     assert failed[1:4] == ["–", "failed", "–"]
     linked = re.findall(r'href="([^"#]+)\.html"', page)
     assert linked == [third[0], second[0], failed[0]]
-    assert f"Run <code>{third[0]}</code> serves since 2026-01-03 00:00 UTC" in page
+    assert f"Run <code>{third[0]}</code> has served since 2026-01-03 00:00 UTC" in page
 
 
 def test_days_have_the_domains_that_came_and_left():
