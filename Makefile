@@ -25,11 +25,18 @@ doctor: ## What is installed, and what to do; with CONFIG=FILE, MASTER=URL also 
 	@python=python3; if [ -x .venv/bin/python ]; then python=.venv/bin/python; fi; \
 		$$python environment/doctor.py --config "$(CONFIG)" --master "$(MASTER)"
 
-demo: $(SETUP) ## Four methods compared on synthetic logs, then the recommended one's AUC by domain next to the oracle's
+demo: $(SETUP) ## Four methods compared on synthetic logs, then the recommended one's AUC by domain and its report
 	@rm -rf .demo
-	@SPARK_SUBMIT_OPTS="$(QUICK_JVM) $${SPARK_SUBMIT_OPTS:-}" .venv/bin/spark-submit jobs/compare_methods.py --config conf/demo.yaml --set train.ranks=1
-	@SPARK_SUBMIT_OPTS="$(QUICK_JVM) $${SPARK_SUBMIT_OPTS:-}" .venv/bin/spark-submit jobs/train_mamdr.py --config conf/demo.yaml
-	@echo "The comparison is .demo/lake/reports/demo/comparison.md; the Delta tables are in .demo/lake." >&2
+	@export SPARK_SUBMIT_OPTS="$(QUICK_JVM) $${SPARK_SUBMIT_OPTS:-}"; \
+		.venv/bin/spark-submit jobs/compare_methods.py --config conf/demo.yaml --set train.ranks=1; \
+		.venv/bin/spark-submit jobs/train_mamdr.py --config conf/demo.yaml; \
+		.venv/bin/spark-submit jobs/domain_stats.py --config conf/demo.yaml; \
+		.venv/bin/spark-submit jobs/report.py --config conf/demo.yaml
+	@printf '%s\n' "" "The comparison:    .demo/lake/reports/demo/comparison.md" "The report:        .demo/lake/reports/index.html" \
+		"The Delta tables:  .demo/lake" "" "Next:" \
+		"  .venv/bin/spark-submit jobs/score.py --config conf/demo.yaml           # scores of the test split, as a table" \
+		"  .venv/bin/spark-submit jobs/train_mamdr.py --config conf/demo.yaml --set model.name=star" \
+		"  docs/tutorial.md                                                       # the same with a CSV file of your own" >&2
 
 # Two processes share the cores: torch's threads of one would wait for those of the other. The many processes that tests
 # start keep the compiled code of this repository.
