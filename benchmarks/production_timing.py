@@ -89,8 +89,8 @@ class Parts:
             (DomainRegularization, "draw_supports", "drawing supports"),
             (EarlyStop, "record", "keeping the best"),
             (Checkpoints, "close", "checkpoint, waited for at the end"),
-            (training.checkpoints, "write", "checkpoint, written in the background"),
-            (training.checkpoints, "hash_files", "checkpoint, hashed in the background"),
+            (training.checkpoint.checkpoints, "write", "checkpoint, written in the background"),
+            (training.checkpoint.checkpoints, "hash_files", "checkpoint, hashed in the background"),
         ]
         with ExitStack() as stack:
             for owner, name, part in calls:

@@ -10,7 +10,7 @@ from mamdr_core.config.job_config import dump_config, load_config, parse_config,
 from mamdr_core.config.yaml_values import parse_yaml
 from mamdr_core.runtime.errors import MamdrError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_defaults_give_way_to_the_file_and_the_file_to_set(tmp_path):

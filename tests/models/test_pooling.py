@@ -74,7 +74,7 @@ def test_a_sequence_reads_the_items_rows_and_a_bag_its_own():
     ("table", "train_ids", "message"),
     [
         ("item", False, r"features\.history\.table: there is no embedding table item \(model\.train_ids: false"),
-        ("nothing", True, r"features\.history\.table: there is no embedding table nothing: name an id column"),
+        ("nothing", True, r"features\.history\.table: there is no embedding table nothing: set an id column"),
     ],
 )
 def test_a_table_that_cannot_be_shared_is_named(table, train_ids, message):

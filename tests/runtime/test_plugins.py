@@ -27,7 +27,7 @@ from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.runtime.plugins import Plugin, PluginImportError
 from mamdr_core.training.own_code import check_own_names, check_served, modules_of, sources_of
 
-PACKAGE = Path(__file__).parent / "plugin_package"
+PACKAGE = Path(__file__).parents[1] / "plugin_package"
 SIZES = {"user": 5, "item": 4, "domain": 3}
 RESIDUAL, FIRST = "click_models.residual:Residual", "click_models.largest_first:method"
 

@@ -17,7 +17,7 @@ from mamdr_core.runtime import pace as module
 from mamdr_core.runtime.pace import ProgressLog
 from mamdr_core.runtime.terminal import show_figures
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FIGURES = {"rows_in": 1234567, "auc": 0.61238, "seconds": {"ranks": 3.0}, "ok": True, "oracle": None, "path": "/a/[b]"}
 
 

@@ -44,7 +44,7 @@ class StopAfter(StopRequest):
         super().__init__()
         self._left = rounds
 
-    def made(self):
+    def is_set(self):
         self._left -= 1
         return self._left < 0
 
@@ -136,7 +136,7 @@ def test_a_stopped_run_resumes_with_mapped_state(tmp_path, monkeypatch, has_room
 
 def test_a_folder_without_room_is_an_error_that_says_what_to_do():
     with pytest.raises(
-        MamdrError, match=r"train\.scratch: no room for .* raise train\.table_memory, or set train\.tables"
+        MamdrError, match=r"train\.scratch: cannot allocate .* raise train\.table_memory, or set train\.tables"
     ):
         MappedState("/nowhere/at/all").zeros_like(torch.zeros(3, 2))
     copied = MappedState().copy(torch.arange(6.0).view(3, 2))
