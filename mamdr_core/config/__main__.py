@@ -11,17 +11,48 @@ from mamdr_core.config.features import Feature
 from mamdr_core.config.job_config import Config, section_of
 from mamdr_core.models.structures import MODELS
 
+MAIN_KEYS = (
+    "lake.root",
+    "input.path",
+    "input.format",
+    "input.columns.user",
+    "input.columns.item",
+    "input.columns.domain",
+    "input.columns.label",
+    "input.columns.event_time",
+    "features",
+    "examples.split.kind",
+    "examples.negatives.kind",
+    "examples.until",
+    "examples.days",
+    "model.name",
+    "model.embedding_dim",
+    "model.hidden",
+    "train.method",
+    "train.ranks",
+    "train.epochs",
+    "train.warm_start",
+)
+"""Keys that a first configuration sets; the reference lists them first."""
+
+HEAD = """# Config keys
+
+Generated from the code by `python -m mamdr_core.config`; a test compares them.
+Precedence: defaults < `--config FILE` < `--set a.b=value`; of several `--config`, a later one overrides an earlier one.
+
+Start with these keys. All others are [advanced](#all-keys): their defaults suit most logs.
+"""
+
+_TABLE = "\n| key | default | meaning |\n|---|---|---|\n"
 _ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 
 
 def config_reference() -> str:
-    """Content of docs/config.md: every key with its default and meaning."""
-    head = (
-        "# Config keys\n\nGenerated from the code by `python -m mamdr_core.config`; a test compares them.\n"
-        "Precedence: defaults < `--config FILE` < `--set a.b=value`; of several `--config`, a later one overrides an "
-        "earlier one.\n\n| key | default | meaning |\n|---|---|---|\n"
-    )
-    return head + "\n".join(_markdown_rows(Config, "")) + "\n"
+    """Content of docs/config.md: every key with its default and meaning, the main ones first."""
+    rows = list(_markdown_rows(Config, ""))
+    by_key = {row.split("`")[1]: row for row in rows}
+    main = "\n".join(by_key[key] for key in MAIN_KEYS)
+    return f"{HEAD}{_TABLE}{main}\n\n## All keys\n{_TABLE}" + "\n".join(rows) + "\n"
 
 
 def _markdown_rows(cls: Any, prefix: str) -> Iterator[str]:
