@@ -31,8 +31,8 @@ COPY --from=build /opt/mamdr /opt/mamdr
 ENV PATH=/opt/mamdr/.venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 ENV LANG=C.UTF-8
 ENV HOME=/home/mamdr
-# What NVIDIA's container runtime brings into the container: the driver's libraries, and nvidia-smi for Spark.
-ENV NVIDIA_VISIBLE_DEVICES=all
+# What NVIDIA's container runtime adds for a container that was given a GPU: the driver's libraries, and nvidia-smi for
+# Spark. Which GPUs, if any, is for `docker run --gpus` and Kubernetes to say.
 ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
 WORKDIR /opt/mamdr
 # By number, so that Kubernetes can check that it is not root.

@@ -38,11 +38,14 @@ spark.stop()
 
 
 def main() -> int:
-    """Write the archive next to Spark's JARs, where it is missing or older than they are; 0 also where it fails."""
+    """Write the archive where it is missing, older than a JAR or of another Java; 0, also where that fails."""
     home = Path(str(find_spec("pyspark").origin)).parent
-    archive = home / "classes.jsa"
+    archive, java = home / "classes.jsa", home / "classes.java"
     (home / "no-conf").mkdir(exist_ok=True)
-    if archive.exists() and archive.stat().st_mtime > max(jar.stat().st_mtime for jar in (home / "jars").iterdir()):
+    program = Path(os.environ["JAVA_HOME"]) / "bin/java" if os.environ.get("JAVA_HOME") else "java"
+    version = subprocess.run([program, "-version"], capture_output=True, text=True, check=True).stderr
+    newest = max(jar.stat().st_mtime for jar in (home / "jars").iterdir())
+    if archive.exists() and archive.stat().st_mtime > newest and java.exists() and java.read_text() == version:
         return 0
     archive.unlink(missing_ok=True)
     print("setup: archive of Spark's classes (about half a minute)", flush=True)
@@ -60,6 +63,7 @@ def main() -> int:
             reason = f"it took more than {SECONDS} s"
         if made.exists():
             made.rename(archive)
+            java.write_text(version)
         else:
             print(f"setup: no archive of Spark's classes ({reason}); jobs work, and start some seconds later")
     return 0

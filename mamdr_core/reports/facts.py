@@ -5,7 +5,7 @@ Arrays are by domain, [n], in the order of the domain indices of the run; NaN wh
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 import numpy as np
@@ -122,9 +122,14 @@ def rows_of(lake: Lake, table: str, condition: Column, *order: Column) -> list[d
 
 
 def declared_rows(table: str, frame: DataFrame) -> list[dict[str, Any]]:
-    """Rows of a frame with every column that the table declares: null where an older table lacks it."""
+    """Rows of a frame, with null for columns that a table of an older version lacks, and with timestamps in UTC."""
     nothing = dict.fromkeys(TABLES[table].column_names)
-    return [nothing | row.asDict() for row in frame.collect()]
+    return [nothing | {name: _in_utc(value) for name, value in row.asDict().items()} for row in frame.collect()]
+
+
+def _in_utc(value: Any) -> Any:
+    """A timestamp in UTC: PySpark returns it in the driver's time zone, without naming that."""
+    return value.astimezone(UTC) if isinstance(value, datetime) else value
 
 
 def _find(lake: Lake, run_id: str) -> Figures | None:

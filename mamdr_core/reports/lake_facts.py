@@ -12,8 +12,9 @@ from mamdr_core.config.reports import ReportSettings
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.reports.facts import Figures, declared_rows, rows_of
 
-DRIFT_Z = 3.0
-"""Standard errors by which a domain's CTR differs from the day or the week before on a day that counts as drift."""
+DRIFT_Z = 4.0
+"""Standard errors by which a domain's CTR differs from the day or the week before on a day that counts as drift: as in
+the view drifting_domains, so that few of tens of thousands of domains drift by chance."""
 MOST_RUNS = 200
 """Runs that are listed at most."""
 
@@ -23,10 +24,10 @@ class LakeFacts:
     """Contents of the page of a lake.
 
     Attributes:
-        days: one row per day of the log, oldest first: ds, rows, clicks, domains, new_users, new_domains, and
-            left_domains, those whose last day of the shown ones it is; None on the last day.
-        runs: rows of training_runs that belong to no experiment, newest first, with passed (of the gate; None: not
-            judged), promoted (whether it has served) and page (whether its report is there).
+        days: one row per day of the log, oldest first: ds, rows, clicks, domains, new_users, new_domains (None without
+            the table domains), and left_domains, those without rows on any later day (None on the last day).
+        runs: the newest `MOST_RUNS` rows of training_runs that belong to no experiment, newest first, with passed (by
+            the gate; None: not judged), promoted (whether it has served) and page (whether its report is there).
         champion: the newest row of promotions.
         drifting: domains with at least one day of drift, most days first: domain, days, z (the largest), ds (its day).
     """
@@ -86,16 +87,16 @@ def _days(lake: Lake, stats: DataFrame) -> list[Figures]:
     newest = by_day[-1]["ds"]
     return [
         row.asDict()
-        | {"new_domains": came.get(row["ds"], 0)}
+        | {"new_domains": None if came is None else came.get(row["ds"], 0)}
         | {"left_domains": left.get(row["ds"], 0) if row["ds"] < newest else None}
         for row in by_day
     ]
 
 
-def _first_days(lake: Lake) -> Mapping[date, int]:
-    """Domains by the day on which they were first seen."""
+def _first_days(lake: Lake) -> Mapping[date, int] | None:
+    """Number of domains by the day on which they were first seen; None before a build has numbered domains."""
     if not lake.exists("domains"):
-        return {}
+        return None
     return {row["first_seen"]: row["count"] for row in lake.read("domains").groupBy("first_seen").count().collect()}
 
 

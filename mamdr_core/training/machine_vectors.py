@@ -29,6 +29,8 @@ PREFIX, SUFFIX = "mamdr-", ".vectors"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 """A name of the machine that its containers share."""
 _ALIGNMENT = 64
+_MAP_NORESERVE = 0x4000
+"""Linux's flag for pages that count as cache: else a private mapping may not be larger than memory."""
 
 Shapes = Mapping[str, tuple[int, int]]
 
@@ -110,8 +112,8 @@ class VectorFile:
                 raise
         except OSError as error:
             raise MamdrError(
-                f"train.scratch: no room for {size / 1e9:.3g} GB of vectors in {folder} ({error.strerror}): name a "
-                "folder on a disk with room"
+                f"train.scratch: cannot store {size / 1e9:.3g} GB of vectors in {folder} ({error.strerror}): choose a "
+                "folder on a disk with more space and with file locks"
             ) from None
 
     def fill(self, share: Share) -> None:
@@ -145,10 +147,17 @@ def _locked_file(folder: Path) -> tuple[int, str]:
     """A new file and its path; another run may have removed it before it was locked, then there is another."""
     while True:
         file, path = tempfile.mkstemp(SUFFIX, PREFIX, folder)
-        with contextlib.suppress(OSError):
+        try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.exists(path):
-                return file, path
+        except BlockingIOError:
+            os.close(file)
+            continue
+        except OSError:  # a file system without locks
+            os.close(file)
+            os.unlink(path)
+            raise
+        if os.path.exists(path):
+            return file, path
         os.close(file)
 
 
@@ -162,7 +171,9 @@ def _read_only(path: str, share: Share, folder: Path, shapes: Shapes) -> dict[st
         alone.fill(share)
         return {name: torch.from_numpy(vectors) for name, vectors in alone.arrays.items()}
     try:
-        mapped = _mapped(file, shapes, mmap.MAP_PRIVATE)  # what a bug would write stays in its process
+        mapped = _mapped(file, shapes, mmap.MAP_PRIVATE | _MAP_NORESERVE)  # what a bug writes stays in its process
+    except OSError as error:
+        raise MamdrError(f"train.scratch: cannot map the vectors in {folder} ({error.strerror})") from None
     finally:
         os.close(file)
     return {name: torch.from_numpy(vectors) for name, vectors in mapped.items()}

@@ -156,7 +156,7 @@ class Trainer:
         if self.early_stop.shared is None:  # not resumed: validate the initial parameters, which may be the best
             if self.warm or not stage.learns_shared:
                 self._validate(stage)
-            else:
+            elif not at.done:  # a checkpoint from before the first validation has them
                 with self.clock.phase("validate"):
                     self._measure_statistics(stage)
             if self.mixed and not stage.is_alone:

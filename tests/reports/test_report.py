@@ -1,5 +1,6 @@
 """The report job on a lake: what it reads, where it writes, what it does where tables or runs are missing."""
 
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,11 +12,11 @@ from mamdr_core.config.job_config import Config, with_values
 from mamdr_core.config.reports import ReportSettings
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.reports.facts import read_facts
-from mamdr_core.reports.lake_facts import DRIFT_Z, read_lake_facts
+from mamdr_core.reports.lake_facts import read_lake_facts
 from mamdr_core.reports.report import write_report
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.training.records import record_run
-from tests.reports.helpers import make_facts, run_row
+from tests.reports.helpers import make_facts, row_of, run_row
 from tests.reports.lake import append, write_facts
 
 pytestmark = pytest.mark.slow
@@ -98,25 +99,33 @@ def test_the_job_writes_one_file_and_returns_its_path(spark, lake):
     assert newest["run_id"] in (RUN, JOINT)  # begun at the same time
 
 
-def test_the_facts_of_a_lake_are_those_of_its_newest_days(spark, lake, facts):
-    last = facts.days[-1]["ds"]
-    append(spark, lake, "domains", [{"id": "theme-7", "index": 7, "first_seen": last}])
-    found = read_lake_facts(lake, ReportSettings(days=3, listed=2), [f"{RUN}.html", "index.html"])
-    assert [row["ds"] for row in found.days] == [row["ds"] for row in facts.days[-3:]]
-    assert [row["rows"] for row in found.days] == [row["rows"] for row in facts.days[-3:]]
-    assert [row["domains"] for row in found.days] == [56, 56, 60]
+def test_the_facts_of_a_lake_are_those_of_its_newest_days(spark, lake, facts, tmp_path):
+    first, second, last = (row["ds"] for row in facts.days[-3:])
+    copy = Lake(spark, str(shutil.copytree(lake.root, tmp_path / "lake")))
+    alone = {"rows": 10, "clicks": 1, "ctr": 0.1, "ctr_low": 0.1, "ctr_high": 0.1, "users": 10, "new_users": 2}
+    moved = [("gone", first, 5.0, None), ("wave", first, -4.5, 3.0), ("wave", second, None, -6.0)]
+    rows = [row_of("domain_stats", domain=name, ds=ds, ctr_z=z, week_ctr_z=w, **alone) for name, ds, z, w in moved]
+    append(spark, copy, "domain_stats", rows)
+    assert {row["new_domains"] for row in read_lake_facts(copy, ReportSettings(days=3), []).days} == {None}
+
+    append(spark, copy, "domains", [{"id": "theme-7", "index": 7, "first_seen": last}])
+    found = read_lake_facts(copy, ReportSettings(days=3, listed=2), [f"{RUN}.html", "index.html"])
+    assert [row["ds"] for row in found.days] == [first, second, last]
+    before = [row["rows"] for row in facts.days[-3:]]
+    assert [row["rows"] for row in found.days] == [before[0] + 20, before[1] + 10, before[2]]
+    assert [row["domains"] for row in found.days] == [58, 57, 60]
     assert [row["new_domains"] for row in found.days] == [0, 0, 1]
-    assert [row["left_domains"] for row in found.days] == [0, 0, None]
+    assert [row["left_domains"] for row in found.days] == [1, 1, None]
+    drifting = [(row["domain"], row["days"], row["z"], row["ds"]) for row in found.drifting]
+    assert drifting == [("wave", 2, 6.0, second), ("gone", 1, 5.0, first)]
+
     assert found.champion["run_id"] == CHAMPION
     runs = {row["run_id"]: row for row in found.runs}
     assert set(runs) == {RUN, JOINT, CHAMPION}
     assert {run_id for run_id, row in runs.items() if row["promoted"]} == {CHAMPION}
     assert {run_id for run_id, row in runs.items() if row["page"]} == {RUN}
     assert [runs[run_id]["passed"] for run_id in (RUN, JOINT)] == [False, None]
-    moved = sorted((abs(row["ctr_z"]), row["domain"]) for row in facts.drift if abs(row["ctr_z"]) >= DRIFT_Z)
-    expected = [(domain, 1, z, last) for z, domain in reversed(moved)][:2]
-    assert [(row["domain"], row["days"], row["z"], row["ds"]) for row in found.drifting] == expected
-    assert expected
+    assert runs[RUN]["started_at"] == facts.run["started_at"]  # in UTC, wherever the driver is
 
 
 def test_an_unknown_run_is_a_one_line_error(spark, lake):

@@ -111,7 +111,7 @@ def test_statistics_by_domain_resume_bit_for_bit(
 
     undisturbed, stopped = make(), make()
     expected = run(undisturbed, ranks, None)
-    for stop_after in (2, 3):
+    for stop_after in (0, 2, 3):  # the first before any validation
         run(stopped, ranks, place, monkeypatch, stop_after)
         place = find_checkpoint(Path(place.folder))
     found = run(stopped, ranks, place)

@@ -1,5 +1,6 @@
 """Fixed vectors are read once for each machine and are the same on all ranks, whatever goes wrong on one of them."""
 
+import errno
 import fcntl
 import re
 from dataclasses import replace
@@ -117,8 +118,18 @@ def test_trouble_of_one_machine_is_the_same_error_on_all_ranks_and_leaves_nothin
 
 
 def test_a_scratch_folder_without_room_is_an_error_that_names_it(make_share, scratch):
-    with pytest.raises(MamdrError, match=r"train\.scratch: no room for .* GB of vectors in /nowhere/at/all"):
+    with pytest.raises(MamdrError, match=r"train\.scratch: cannot store .* GB of vectors in /nowhere/at/all"):
         machine_vectors(make_share(), SingleProcess(), "/nowhere/at/all")
+
+
+def test_a_file_system_without_locks_is_an_error_and_leaves_nothing(make_share, scratch, monkeypatch):
+    def refuse(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(MamdrError, match=r"No locks available\): choose a folder on a disk .* with file locks"):
+        machine_vectors(make_share(), SingleProcess(), str(scratch))
+    assert not list(scratch.iterdir())
 
 
 def test_a_rank_that_cannot_open_the_file_reads_its_own(make_share, scratch, monkeypatch):

@@ -1,11 +1,13 @@
 """Reads saved files whose hashes have been checked: typed JSON, and one error for content that cannot be read."""
 
+import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
@@ -80,6 +82,8 @@ def report_unreadable(folder: Path, kind: str) -> Iterator[None]:
     try:
         yield
     except _UNREADABLE as error:
+        if isinstance(error, torch.OutOfMemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+            raise
         reason = one_line(f"{type(error).__name__}: {error}")
         raise MamdrError(
             f"{kind} {folder} is damaged or was written by another version of this code ({reason})"
