@@ -266,6 +266,8 @@ class Trainer:
         self.clock.seconds["inner"] = 0.0
         restored = self.checkpoints.restore(self._run_state())
         if restored:
+            if not 0 <= at.stage < len(self.stages):
+                raise MamdrError(f"the saved state is of stage {at.stage}, and this run has {len(self.stages)}")
             stage = self.stages[at.stage]
             self.early_stop.patience, self.early_stop.moves_shared = stage.patience, stage.learns_shared
             if not stage.learns_shared and self.early_stop.shared is not None:

@@ -168,6 +168,15 @@ def test_a_checkpoint_of_more_domains_is_an_error(checkpoint):
         restore(checkpoint, run, 0, 1)
 
 
+def test_a_checkpoint_whose_position_has_other_keys_is_an_error_that_names_them(checkpoint):
+    content = json.loads((checkpoint / STATE).read_text())
+    position = content["ranks"][1]["position"]
+    position["finished"] = position.pop("done")
+    (checkpoint / STATE).write_text(json.dumps(content))
+    with pytest.raises(MamdrError, match=r"another version of this code \(done, finished\)"):
+        restore(checkpoint, run_of(Mixed(0, 1)), 0, 1)
+
+
 def test_a_checkpoint_of_another_model_is_an_error_that_names_the_tensor(checkpoint):
     run = run_of(Mixed(0, 1, dtype=torch.float64))
     with pytest.raises(MamdrError, match=r"another model: its mixed\.prior is not float64 of the shape \[3\]"):

@@ -11,7 +11,7 @@ best-<rank>-<part>, now-<rank>-<part>.safetensors  the best theta_i and, where t
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -162,6 +162,10 @@ def _read_entries(folder: Path) -> list[RankEntry]:
     """Entries of `STATE`, one for each rank that wrote the checkpoint."""
     ranks = read_json(folder / STATE).get("ranks")
     entries: list[RankEntry] = validate_json(Annotated[list[RankEntry], Field(min_length=1)], ranks, folder / STATE)
+    # A key of another name would leave the default, with which training starts over.
+    known = {each.name for each in fields(Position)}
+    if changed := sorted({name for entry in ranks for name in known ^ set(entry["position"])}):
+        raise MamdrError(f"{folder / STATE} was written by another version of this code ({', '.join(changed)})")
     return entries
 
 
