@@ -21,7 +21,8 @@ from mamdr_core.models.tables import Inputs, Table
 ROW_WEIGHT = "row.weight"
 """The field of a training batch with the weight of each row, up to a factor, [B]; padding has 0."""
 FEW_ROWS = 16
-"""Rows of a domain that make up a batch's statistics; where the batch has fewer, measured rows stand for the others."""
+"""Rows of a domain from which statistics are its own; with fewer, other rows make up the remainder: in a batch the
+measured ones of the domain, in what is measured those of all domains."""
 
 
 class DomainNormalization(TableLayer):
@@ -37,8 +38,9 @@ class DomainNormalization(TableLayer):
         width: D.
 
     Attributes:
-        tables: by domain, the weight of its measured rows, 0 if it has none, their mean, and their variance. A domain
-            without rows, and row 0, which serves unknown domains, have mean and variance of the rows of all domains.
+        tables: by domain, the weight of its measured rows, 0 if it has none, the mean, and the variance. Row 0, which
+            serves unknown domains, and a domain without rows have mean and variance of the rows of all domains; a
+            domain with less than `FEW_ROWS` rows has them in part.
     """
 
     def __init__(self, name: str, inputs: Inputs, width: int) -> None:

@@ -11,7 +11,7 @@ from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Change, Shared, TableShard
 from mamdr_core.engine.plan import parts_in_step
 from mamdr_core.engine.statistics import Moments, combine, domain_moments
-from mamdr_core.models.statistics import DomainNormalization
+from mamdr_core.models.statistics import FEW_ROWS, DomainNormalization
 from mamdr_core.parallel.collective import Collective, all_reduce_max
 from mamdr_core.training.evaluation import PART_ROWS
 
@@ -21,10 +21,11 @@ def measure_statistics(
 ) -> None:
     """Measure what `engine.statistics` normalise by, and put it into the tables of `shared`; every rank calls this.
 
-    A domain's statistics are those of its training rows at theta_S + theta_i. Without training rows it keeps what it
-    inherited from a parent, or else has those of the rows of all domains. Each domain's rows are on one rank: on any
-    number of ranks the figures are the same. Tables are replaced, never changed in place. Does nothing for a model
-    without such layers.
+    A domain's statistics are those of its training rows at theta_S + theta_i. If its rows weigh less than `FEW_ROWS`
+    rows of mean weight, the remainder is made up of the rows of all domains: a single row has no variance. Without
+    training rows a domain keeps what it inherited from a parent, or else has the statistics of all rows. Each domain's
+    rows are on one rank: on any number of ranks the figures are the same. Tables are replaced, never changed in place.
+    Does nothing for a model without such layers.
 
     Args:
         engine: has the model.
@@ -40,19 +41,23 @@ def measure_statistics(
     for first, last in parts_in_step(train.offsets.numpy(), PART_ROWS, partial(all_reduce_max, collective)):
         start, stop = train.offsets[[first, last]].tolist()
         shared.reach([Visit(train, torch.arange(start, stop, device=train.labels.device))])
-        if first < last:  # else this rank is through; others still fetch rows from it
+        if first < last:  # otherwise this rank has finished; others still fetch rows from it
             for name, moments in domain_moments(engine, shared, specific, train, range(first, last)).items():
                 own[name][first:last] = moments.flat
-    tables = dict(shared.tables)
+    tables, rows = dict(shared.tables), collective.all_reduce(torch.tensor([len(train)], dtype=torch.float64))
     for layer in engine.statistics:
-        tables |= _replaced(layer, tables, Moments.of(collective.all_reduce(own[layer.name])), collective)
+        tables |= _replaced(layer, tables, Moments.of(collective.all_reduce(own[layer.name])), rows, collective)
     shared.tables = tables
 
 
 def _replaced(
-    layer: DomainNormalization, tables: Mapping[str, Tensor | TableShard], found: Moments, collective: Collective
+    layer: DomainNormalization,
+    tables: Mapping[str, Tensor | TableShard],
+    found: Moments,
+    rows_1: Tensor,
+    collective: Collective,
 ) -> dict[str, Tensor | TableShard]:
-    """The tables of a layer with the moments of all domains, [n, D]."""
+    """The tables of a layer with the moments of all domains, [n, D], which are those of so many rows, [1]."""
     before = [_whole(tables[table.name], collective) for table in layer.tables]
     count_n1, mean_nD, variance_nD = (rows[1:].double() for rows in before)
     has_rows_n1 = found.weight > 0
@@ -62,11 +67,15 @@ def _replaced(
         torch.where(has_rows_n1, found.squares, variance_nD * count_n1),
     )
     everything = combine(kept, torch.tensor([len(count_n1)]))
-    is_known_n1 = kept.weight > 0
+    few = FEW_ROWS * found.weight.sum() / rows_1.clamp_min(1.0)
+    share_n1 = torch.where(has_rows_n1, (found.weight / few).clamp(max=1.0), (kept.weight > 0).double())
+    between_nD = share_n1 * (1 - share_n1) * (kept.mean - everything.mean).square()
+    mean_nD = share_n1 * kept.mean + (1 - share_n1) * everything.mean
+    variance_nD = share_n1 * kept.variance + (1 - share_n1) * everything.variance + between_nD
     made = (
         torch.cat([everything.weight, kept.weight]),
-        torch.cat([everything.mean, torch.where(is_known_n1, kept.mean, everything.mean)]),
-        torch.cat([everything.variance, torch.where(is_known_n1, kept.variance, everything.variance)]),
+        torch.cat([everything.mean, mean_nD]),
+        torch.cat([everything.variance, variance_nD]),
     )
     return {
         table.name: _with_rows(tables[table.name], rows, collective)

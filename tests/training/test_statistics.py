@@ -10,6 +10,7 @@ from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.parameters import Change, Rows, Shared, Theta
 from mamdr_core.engine.prediction import predict_runs
 from mamdr_core.engine.statistics import domain_moments
+from mamdr_core.models.statistics import FEW_ROWS
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from mamdr_core.parallel.sharded import ShardedTable
 from mamdr_core.training import statistics
@@ -62,16 +63,22 @@ def test_every_domain_is_measured_and_others_have_the_statistics_of_all_rows(mon
     expected = domain_moments(engine, shared, theta_i(shared), columns, range(len(COUNTS)))["normalization"]
     count, mean, variance = (shared.tables[name] for name in TABLES)
     assert count.flatten().tolist() == [61, 40, 1, 13, 0, 7]
-    here = [0, 1, 2, 4]
-    torch.testing.assert_close(mean[1:][here], expected.mean[here], rtol=0, atol=1e-14)
-    torch.testing.assert_close(variance[1:][here], expected.variance[here], rtol=0, atol=1e-14)
     weight = expected.weight[:, 0].numpy()
     of_all = np.average(expected.mean, axis=0, weights=weight)
-    between = np.average(expected.variance + (expected.mean - of_all) ** 2, axis=0, weights=weight)
+    variance_of_all = np.average(expected.variance + (expected.mean - of_all) ** 2, axis=0, weights=weight)
     for row in (0, 4):  # an unknown domain, and the one without rows
         np.testing.assert_allclose(mean[row], of_all, rtol=0, atol=1e-14)
-        np.testing.assert_allclose(variance[row], between, rtol=0, atol=1e-14)
-    assert variance[2].abs().max() < 1e-28  # one row
+        np.testing.assert_allclose(variance[row], variance_of_all, rtol=0, atol=1e-14)
+    for domain in (0, 1, 2, 4):  # those with less than 16 rows have rows of all domains in addition
+        own, own_variance = expected.mean[domain].numpy(), expected.variance[domain].numpy()
+        share = min(COUNTS[domain] / FEW_ROWS, 1.0)
+        mixed = share * own + (1 - share) * of_all
+        squares = share * (own_variance + own**2) + (1 - share) * (variance_of_all + of_all**2)
+        np.testing.assert_allclose(mean[domain + 1], mixed, rtol=0, atol=1e-14)
+        np.testing.assert_allclose(variance[domain + 1], squares - mixed**2, rtol=0, atol=1e-13)
+    varies = variance_of_all > 0.01
+    assert expected.variance[1].abs().max() < 1e-28  # one row
+    assert (variance[2].numpy()[varies] > 0.5 * variance_of_all[varies]).all()
     assert all(before[name].abs().max() == 0 for name in TABLES)  # replaced, as a checkpoint may still hold them
     assert all(shared.tables[name] is table for name, table in before.items() if name not in TABLES)
 
@@ -95,9 +102,9 @@ def test_a_domain_without_rows_today_keeps_what_its_parent_measured():
     engine, shared = fresh()
     measure_statistics(engine, shared, {}, featured_columns(COUNTS), SingleProcess())
     parent = {name: shared.tables[name].clone() for name in TABLES}
-    measure_statistics(engine, shared, {}, featured_columns([0, 9, 0, 0, 2], seed=3), SingleProcess())
+    measure_statistics(engine, shared, {}, featured_columns([0, 19, 0, 0, 20], seed=3), SingleProcess())
     count, mean, variance = (shared.tables[name] for name in TABLES)
-    assert count.flatten().tolist() == [40 + 9 + 13 + 2, 40, 9, 13, 0, 2]
+    assert count.flatten().tolist() == [40 + 19 + 13 + 20, 40, 19, 13, 0, 20]
     for row in (1, 3):
         torch.testing.assert_close(mean[row], parent["normalization.mean"][row], rtol=0, atol=0)
         torch.testing.assert_close(variance[row], parent["normalization.variance"][row], rtol=0, atol=1e-14)
