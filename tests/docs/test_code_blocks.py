@@ -101,7 +101,7 @@ def test_commands_within_the_text_are_right_too(page, folder, capsys):
                 check_command(words)
 
 
-@pytest.mark.parametrize("job", sorted((ROOT / "jobs").glob("*.py")), ids=lambda job: job.stem)
+@pytest.mark.parametrize("job", sorted((ROOT / "jobs").glob("[!_]*.py")), ids=lambda job: job.stem)
 def test_the_examples_of_a_jobs_help_are_right(job, folder, capsys):
     examples = re.findall(r"^ +(spark-submit jobs/.*)$", job.read_text(), re.MULTILINE)
     for words in commands_of("\n".join(examples)):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py"))
+JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("[!_]*.py"))
 SUBMIT = ROOT / ".venv/bin/spark-submit"
 CIAO = ROOT.parent / "shared/data/ciao/ratings.csv.gz"
 
