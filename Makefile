@@ -30,7 +30,6 @@ demo: $(SETUP) ## Four methods compared on synthetic logs, then the recommended 
 	@export SPARK_SUBMIT_OPTS="$(QUICK_JVM) $${SPARK_SUBMIT_OPTS:-}"; \
 		.venv/bin/spark-submit jobs/compare_methods.py --config conf/demo.yaml --set train.ranks=1; \
 		.venv/bin/spark-submit jobs/train_mamdr.py --config conf/demo.yaml; \
-		.venv/bin/spark-submit jobs/domain_stats.py --config conf/demo.yaml; \
 		.venv/bin/spark-submit jobs/report.py --config conf/demo.yaml
 	@printf '%s\n' "" "The comparison:    .demo/lake/reports/demo/comparison.md" "The report:        .demo/lake/reports/index.html" \
 		"The Delta tables:  .demo/lake" "" "Next:" \
