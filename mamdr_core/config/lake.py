@@ -131,7 +131,7 @@ class SplitSettings:
 
     kind: Literal["random", "time", "given"] = "random"
     """random: by a hash of (user, item, domain), so that a pair is in one split only; time: by the day `ds`; given: as
-    `input.columns.split` says, for published splits."""
+    `input.columns.split` specifies, for published splits."""
     fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
     """random: shares of train, val and test (the paper's 60/20/20)."""
     val_from: date | None = None
@@ -214,9 +214,9 @@ class IdSettings:
     """Which ids of a huge space get an index of their own."""
 
     min_count: int = 1
-    """An id gets an index once the days read hold it in so many rows; until then it is unknown (index -1)."""
+    """Rows with an id, in the days read, from which it has an index; until then it is unknown (index -1)."""
     buckets: int = 0
-    """Hash ids into so many buckets, which then count as the ids; 0: every id counts for itself."""
+    """Number of buckets into which ids are hashed, which then count as the ids; 0: ids are not hashed."""
 
     def __post_init__(self) -> None:
         """Check the counts."""

@@ -1,4 +1,4 @@
-"""The rows of an embedding table that a trajectory meets: the paper's static and dynamic cache (section 4.5)."""
+"""The rows of an embedding table that a trajectory reads: the paper's static and dynamic cache (section 4.5)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,7 +20,7 @@ class CachedTable:
         theta: where the trajectory starts.
         table: which.
         readers: the tables that read its rows: itself, and those that share them.
-        visits: what it meets.
+        visits: the visits of the trajectory.
         scope: what it may change.
         state: Adam's moments to carry on, where it has some of the table; None: zeros.
         rule: how its rows move.
@@ -28,7 +28,7 @@ class CachedTable:
     Attributes:
         table: which.
         readers: by name, the tables that read its rows.
-        ids_U: the distinct ids that it meets, ascending.
+        ids_U: the distinct ids that it reads, ascending.
         static_UD: their rows at the start.
         dynamic_UD: their rows now; where a column holds several ids of a row, one row of zeros more, which padding
             reads.

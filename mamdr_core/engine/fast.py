@@ -118,7 +118,7 @@ class FastEngine(EagerEngine):
     ) -> list[Change]:
         """Independent trajectories from one theta_S, in stacks of similar ones; see `EagerEngine.descend_many`.
 
-        On a CPU every thread takes a stack of its own and no operation spans threads. Where a stack does not fit
+        On a CPU every thread takes its own stack, and no operation spans threads. Where a stack does not fit
         memory, it and those after it are run in stacks of half its size.
 
         Raises:

@@ -123,7 +123,7 @@ class FileSlots:
 
 
 def slots_for(like: Tensor, vectors: int, memory_bytes: float, folder: str) -> Slots:
-    """Slots in memory if so many vectors fit into so many bytes, else in a file in `folder`."""
+    """Slots in memory if the vectors fit into the given number of bytes, otherwise in a file in `folder`."""
     if vectors * like.nbytes <= memory_bytes:
         return MemorySlots(like)
     return FileSlots(like, folder)

@@ -1,4 +1,4 @@
-"""domain_stats: what each domain looked like on each day, beside the other domains, the day before and the week."""
+"""domain_stats: statistics of each domain by day, compared with other domains, the day before and the week before."""
 
 import logging
 from datetime import date, timedelta
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 WEEK = 7
 Z_95 = 1.959964
-"""A normal variable lies within so many standard deviations with probability 95 %."""
+"""Standard deviations around the mean that contain a normal variable with probability 95 %."""
 _KEY = ["ds", "domain"]
 
 

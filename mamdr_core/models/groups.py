@@ -51,7 +51,7 @@ def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor, sizes_G: Tensor) -> 
     """Fully connected layers of which every group of rows has its own.
 
     Args:
-        x: [B, I], or [B, E, I] where each of E layers has inputs of its own.
+        x: [B, I], or [B, E, I] where each of E layers has separate inputs.
         weight: [G, O, I], or [G, E, O, I].
         bias: [G, O], or [G, E, O].
         sizes_G: rows of each group, see `SIZES`.
@@ -67,7 +67,7 @@ def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor, sizes_G: Tensor) -> 
     return out_BEO
 
 
-# An operator of its own: torch.compile does not look inside, where it would compile every combination of sizes anew.
+# A custom operator: torch.compile does not trace into it, which would compile every combination of sizes separately.
 @torch.library.custom_op("mamdr::grouped_linear", mutates_args=())
 def _linear(x_BEI: Tensor, weight_GEOI: Tensor, bias_GEO: Tensor, sizes_G: Tensor) -> Tensor:
     out_BEO = x_BEI.new_empty(*x_BEI.shape[:2], weight_GEOI.shape[2])

@@ -57,7 +57,7 @@ def _replaced(
     rows_1: Tensor,
     collective: Collective,
 ) -> dict[str, Tensor | TableShard]:
-    """The tables of a layer with the moments of all domains, [n, D], which are those of so many rows, [1]."""
+    """The tables of a layer with the moments of all domains, [n, D]; `rows_1`: number of rows of all ranks."""
     before = [_whole(tables[table.name], collective) for table in layer.tables]
     count_n1, mean_nD, variance_nD = (rows[1:].double() for rows in before)
     has_rows_n1 = found.weight > 0

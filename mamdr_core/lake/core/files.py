@@ -81,7 +81,7 @@ class Files:
             return []
         jvm: Any = self._spark._jvm
         wrap, status = jvm.scala.collection.immutable.ArraySeq.unsafeWrapArray, "org.apache.hadoop.fs.FileStatus"
-        # S3's array is of a class of its own, for which py4j finds no method.
+        # S3's array has another class, for which py4j finds no method.
         statuses = wrap(found).toArray(jvm.scala.reflect.ClassTag.apply(jvm.java.lang.Class.forName(status)))
         return str(wrap(jvm.org.apache.hadoop.fs.FileUtil.stat2Paths(statuses)).mkString("\0")).split("\0")
 

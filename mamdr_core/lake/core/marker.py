@@ -1,4 +1,4 @@
-"""The file that marks a folder as a lake's root, and says where its tables are."""
+"""The file that marks a folder as the root of a lake, and contains the location of its tables."""
 
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.names import Names

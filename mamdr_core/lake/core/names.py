@@ -136,7 +136,7 @@ class Names:
         return {row[0]: row[1] for row in described}
 
     def _find(self, table: str) -> str | None:
-        """Where the catalog says that the table is; None: it has no such table, or one whose files are gone."""
+        """Location of the table in the catalog; None: there is no such table, or its files are gone."""
         try:
             with storage_errors():
                 rows = self._spark.sql(f"DESCRIBE TABLE EXTENDED {self.sql(table)}").collect()

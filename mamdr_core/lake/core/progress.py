@@ -41,7 +41,7 @@ def _watch(spark: SparkSession, what: str, done: threading.Event) -> None:
             stages = spark._jsc.sc().statusStore().activeStages()
             lines = [_line(stages.apply(index)) for index in range(stages.size())]
         except Py4JError:
-            # The session has died: the job itself says why.
+            # The session has died: the job reports the reason.
             return
         for line in filter(None, lines):
             logger.info("%s: %s", what, line)

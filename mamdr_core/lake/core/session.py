@@ -112,7 +112,7 @@ def overriding(spark: SparkSession, values: Mapping[str, str | int]) -> Iterator
 
 
 def shuffles_of(spark: SparkSession, rows: int, a_task: int = ROWS_A_TASK) -> dict[str, int]:
-    """Settings for a job that shuffles so many rows: more partitions than the session has where it is large."""
+    """Settings for a job that shuffles this number of rows: if it is large, more partitions than the default."""
     name = "spark.sql.shuffle.partitions"
     return {name: max(int(str(spark.conf.get(name))), -(-rows // a_task))}
 

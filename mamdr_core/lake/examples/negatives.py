@@ -23,11 +23,12 @@ from mamdr_core.lake.examples.walks import walk
 PLAN = ("domain", "positives", "items", "negatives", "parts")
 """Columns of a plan: per domain its pairs, distinct items, wanted negatives, and parts for running totals."""
 GROUP_ROWS = 50_000
-"""A user with more clicks and expected negatives in a domain is several groups of about so many; part of the result."""
+"""Clicks and expected negatives of a group: a user with more in a domain is split into groups of about this size. The
+result depends on it."""
 GROUP_CLICKS = 1_000
-"""A group of a divided user has at least so many clicks, so that none is empty and loses its items."""
+"""Minimum number of clicks in a group of a split user, so that no group is empty and loses its items."""
 COPY_ROWS = 50_000
-"""An item has as many copies as its domain has so many rows an item."""
+"""Rows of a domain per item for which the item gets one more copy."""
 _GROUP = ("user", "user_hash", "domain", "domain_hash", "group", "groups")
 
 
@@ -36,7 +37,7 @@ def sample_negatives(pairs: DataFrame, plan: DataFrame, seed: int, carried: Sequ
 
     Args:
         pairs: clicked pairs, each once: user, item, domain, user_hash, item_hash, domain_hash, key, and `carried`.
-            Users and items are told apart by their hashes: those without an index have all the same one.
+            Users and items are identified by their hashes, because those without an index all have the same index.
         plan: PLAN, one row per domain; small. `negatives` at most users * items - positives of the domain.
         seed: decides the draws, together with the ids' hashes.
         carried: columns that a negative takes from a click of its user in the domain (its day and features).

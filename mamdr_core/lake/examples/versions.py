@@ -23,7 +23,7 @@ def tables_beside(features: Sequence[Feature]) -> list[Table | str]:
 
 
 def newest_versions(lake: Lake, features: Sequence[Feature]) -> dict[str, int]:
-    """The newest version of every table beside examples, by name.
+    """The newest version of every table except examples, by name.
 
     Raises:
         MamdrError: a table is missing.

@@ -1,6 +1,6 @@
 """Vocabularies: append-only tables from id to a contiguous index that never changes.
 
-Ids are told apart by a 64-bit hash. Among 84 million the chance that any two share one is 2 in 10,000; the two would
+Ids are identified by a 64-bit hash. Among 84 million the chance that any two share one is 2 in 10,000; the two would
 share an index, and nothing else would go wrong.
 """
 

@@ -14,7 +14,7 @@ _LARGEST_INT = 2**31
 def walk(seed: int, *who: Column, size: Column, length: Column) -> Column:
     """The first `length` <= `size` numbers of a walk through 0..size-1, array<bigint>.
 
-    start + t * step (mod size), with a prime step larger than any size, meets every number once.
+    start + t * step (mod size), with a prime step larger than any size, visits every number once.
 
     Args:
         seed: decides start and step, together with `who`.

@@ -1,4 +1,4 @@
-"""Logs that arrive file by file: each is a load of its own, and is loaded once."""
+"""Logs that arrive file by file: each file is a separate load, and is loaded once."""
 
 import logging
 from collections import Counter

@@ -59,7 +59,7 @@ def find_undeclared(raw: DataFrame, columns: InputColumns, features: Sequence[Fe
 
 
 def judge_rows(parsed: DataFrame, rules: Sequence[Rule]) -> DataFrame:
-    """Name the first rule that each row fails by itself.
+    """Name the first single-row rule that each row fails.
 
     Args:
         parsed: from `parse_rows`.

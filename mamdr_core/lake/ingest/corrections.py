@@ -73,7 +73,7 @@ def finish_correction(
         spark: the session.
         lake: the lake.
         correction: that has been published.
-        tally: of the load as it was published.
+        tally: counts of the published load.
         version: of clicks, that this made.
 
     Raises:

@@ -27,7 +27,7 @@ def failed_checks(
         settings: the limits.
         has_label: whether the log tells impressions from clicks.
         others: rows of other loads by day, from a week before the load's first day to its last.
-        shared_days: whether other loads' rows of the load's days stay beside its own.
+        shared_days: whether other loads' rows of the load's days are kept.
         vanished: rows by day that an earlier run of the load filed on days which it no longer holds.
         explain_times: finds what to add where most of the rejected rows have no time that can be read.
     """

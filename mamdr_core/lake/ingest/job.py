@@ -60,7 +60,7 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
         MamdrError: an input that cannot be read, changed meanwhile, holds no valid row or fails the quality gate, an
             expression that names no column, a lake root that holds something else, another job writing the same days.
             The tables are as they were then, but that `loads` tells of a load that the gate stopped, and where other
-            jobs kept filing events of the same time: the message says so.
+            jobs kept filing events of the same time.
     """
     started_at = datetime.now(UTC)
     table = _declared_table(config)

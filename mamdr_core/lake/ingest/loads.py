@@ -1,4 +1,4 @@
-"""Loads: all that one source brought, told apart in clicks and clicks_rejected by a hash of the source."""
+"""Loads: the rows of one source, identified in clicks and clicks_rejected by a hash of the source."""
 
 from collections.abc import Collection
 from dataclasses import dataclass

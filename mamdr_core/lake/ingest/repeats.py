@@ -98,7 +98,7 @@ def in_spans(spans: Collection[Span]) -> Column:
 def _decide(rows: DataFrame, others: DataFrame | None) -> DataFrame:
     """Judge contested rows."""
     # Not the hash but the true columns, so that two events of one hash are both kept.
-    # By content before file: in which file a row lies says nothing of it, and changes when a log is written anew.
+    # By content before file: the file of a row carries no information about it, and changes when a log is rewritten.
     order = (F.col("label").desc(), hash64(raw_json()), F.col(SOURCE_FILE))
     place = F.row_number().over(Window.partitionBy(*EVENT).orderBy(*order))
     rows = rows.withColumn("place", place)

@@ -23,7 +23,7 @@ CLOCKS_AHEAD = timedelta(days=1)
 
 
 def rules_for(settings: InputSettings, features: Sequence[Feature], started_at: datetime) -> tuple[Rule, ...]:
-    """The rules that a row can fail by itself, in the order in which it is judged.
+    """The rules that apply to a single row, in the order in which they are checked.
 
     Args:
         settings: of the log.

@@ -42,7 +42,7 @@ def list_files(spark: SparkSession, path: str) -> DataFrame:
     """The data files below a table's folder, whoever wrote them; executors list, and open none.
 
     Returns:
-        name (Delta gives every file a name of its own), path (URI), length in bytes, modified (ms since 1970).
+        name (unique within a table), path (URI), length in bytes, modified (ms since 1970).
     """
     found = spark.read.format("binaryFile").option("recursiveFileLookup", "true").load(path)
     return found.where(F.col("path").endswith(".parquet")).select(
