@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mamdr_core.lake.core import catalog
+from mamdr_core.lake.core import catalog, session
 from mamdr_core.runtime.cli import run_job
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -23,8 +23,8 @@ def run_in_session(spark, monkeypatch, capsys) -> Callable[..., tuple[int, dict[
         spec = importlib.util.spec_from_file_location(f"job_{name}", JOBS / f"{name}.py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        for opener in (catalog, module):  # of jobs on a lake, and of those that only write logs
-            monkeypatch.setattr(opener, "spark_session", lambda _: nullcontext(spark), raising=False)
+        for opener in (catalog, session):  # of jobs on a lake, and of those that only write logs
+            monkeypatch.setattr(opener, "spark_session", lambda _: nullcontext(spark))
         code = run_job(getattr(module, name), list(arguments))
         printed = capsys.readouterr()
         return code, json.loads(printed.out.splitlines()[-1]), printed.err
