@@ -160,7 +160,7 @@ def restore(folder: Path, run: RunState, rank: int, ranks: int) -> None:
 
 def _read_entries(folder: Path) -> list[RankEntry]:
     """Entries of `STATE`, one for each rank that wrote the checkpoint."""
-    ranks = read_json(folder / STATE).get("ranks")
+    ranks: Any = read_json(folder / STATE).get("ranks")
     entries: list[RankEntry] = validate_json(Annotated[list[RankEntry], Field(min_length=1)], ranks, folder / STATE)
     # A key of another name would leave the default, with which training starts over.
     known = {each.name for each in fields(Position)}
