@@ -94,9 +94,11 @@ def megabytes(*paths: Path) -> dict[str, int]:
 def check_user(image: Image) -> None:
     """Process 1 is tini, the user is not root, and the project's files are not the user's to change."""
     script = "cat /proc/1/comm; id -u; test -w /data; find /opt/mamdr -writable ! -type l"
-    told = run_in(image, [*image.entrypoint, "bash", "-ec", script], capture=True).split()
-    if told != ["tini", "10001"]:
-        raise SystemExit(f"error: expected process 1, the user and no writable file of the project, found {told[:9]}")
+    printed = run_in(image, [*image.entrypoint, "bash", "-ec", script], capture=True).split()
+    if printed != ["tini", "10001"]:
+        raise SystemExit(
+            f"error: expected process 1, the user and no writable file of the project, found {printed[:9]}"
+        )
 
 
 def run_job(image: Image, arguments: tuple[str, ...]) -> None:
@@ -111,9 +113,9 @@ def run_job(image: Image, arguments: tuple[str, ...]) -> None:
 def check_airflow(image: Image) -> None:
     """Airflow of the image reads the DAGs."""
     script = "airflow db migrate >/data/migrate.log 2>&1; airflow dags list-import-errors; airflow dags list"
-    told = run_in(image, [*image.entrypoint, "bash", "-ec", script], capture=True)
-    if "No data found" not in told or "mamdr_daily" not in told:
-        raise SystemExit(f"error: Airflow does not read the DAGs:\n{told}")
+    printed = run_in(image, [*image.entrypoint, "bash", "-ec", script], capture=True)
+    if "No data found" not in printed or "mamdr_daily" not in printed:
+        raise SystemExit(f"error: Airflow does not read the DAGs:\n{printed}")
 
 
 def check(options: argparse.Namespace, work: Path) -> None:

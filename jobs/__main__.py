@@ -5,8 +5,9 @@ import runpy
 import sys
 from importlib import resources
 
+from mamdr_core.runtime.cli import OK, USER_ERROR
+
 USAGE = "usage: mamdr JOB [--config FILE] [--set a.b=value] ...\n\nJobs (mamdr JOB --help describes one):"
-USER_ERROR = 2
 
 
 def main() -> int:
@@ -21,7 +22,7 @@ def main() -> int:
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         print(USAGE, *(f"  {job:<20}{line}" for job, line in jobs.items()), sep="\n")
-        return 0
+        return OK
     found = [job for job in jobs if job == name] or [job for job in jobs if job.startswith(name)]
     if len(found) != 1:
         print(f"error: job {name}: expected one of {', '.join(found or jobs)}", file=sys.stderr)

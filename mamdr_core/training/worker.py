@@ -131,9 +131,8 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         if heritage and not (task.checkpoints and task.checkpoints.newest):
             heritage.hand_down(learner, collective, method.mixed)
     logger.info("rank %d read %s", collective.rank, share.figures.summary())
-    request = StopRequest(
-        place_of(task.checkpoints.folder) / STOP if task.checkpoints and collective.rank == 0 else None
-    )
+    stop_file = place_of(task.checkpoints.folder) / STOP if task.checkpoints and not collective.rank else None
+    request = StopRequest(stop_file)
     mixed = on_mixed = None
     if method.mixed:
         inherited = heritage.mixed_state(collective, own) if heritage else None
