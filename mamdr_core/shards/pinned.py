@@ -123,7 +123,7 @@ def _pin(lake: Lake, features: Sequence[Feature], versions: dict[str, int], trai
             vocabulary = feature_vocabulary(feature.name)
             sizes[feature.name] = lake.read(vocabulary, versions[vocabulary.name]).count()
     sizes |= {feature.name: sizes[feature.table] for feature in features if feature.table}
-    domains = lake.read("domains", versions["domains"]).select("index", "id").orderBy("index").collect()
+    domains = lake.read("domains", versions["domains"]).select("index", "id").toArrow().sort_by("index")
 
     days = {split: _days_since_1970(window.limits(split, train_days)) for split in SPLITS}
     files, counts = _count_files(examples, len(domains), days)
@@ -131,7 +131,7 @@ def _pin(lake: Lake, features: Sequence[Feature], versions: dict[str, int], trai
     vector_files = {
         of: tuple(sorted(lake.read(f"{of}_features", versions[f"{of}_features"]).inputFiles())) for of in vectors
     }
-    ids, has_weights = tuple(row["id"] for row in domains), SAMPLE_WEIGHT in examples.columns
+    ids, has_weights = tuple(domains["id"].to_pylist()), SAMPLE_WEIGHT in examples.columns
     bounds = noted_bounds(lake, versions["examples"]) if cut_features(features) else {}
     declared = {feature.name for feature in cut_features(features)}
     quantiles = {name: list(values) for name, values in bounds.items() if name in declared}

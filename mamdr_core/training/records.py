@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_schema
+from torch import Tensor
 
-from mamdr_core.engine.metrics import DetailedMetrics, DomainMetrics
+from mamdr_core.engine.metrics import DomainMetrics
 from mamdr_core.lake.champion import resolve_run
 from mamdr_core.lake.core.sql import literal
 from mamdr_core.lake.core.tables import Lake
@@ -35,13 +38,14 @@ def record_metrics(
     """Write the metrics of a run by domain and split, replacing earlier ones of the same splits."""
     if not re.fullmatch(r"[\w-]+", run_id):
         raise MamdrError(f"{run_id!r} is not the id of a run (letters, digits, _ and -)")
-    rows = [
-        (run_id, domain, domain_ids[domain], split, *_figures(measured, domain))
-        for split, measured in metrics.items()
-        for domain in measured.rows.nonzero().flatten().tolist()
-    ]
     table = TABLES["domain_metrics"]
-    frame = spark.createDataFrame(rows, spark_schema(table))
+    struct = spark_schema(table)
+    schema = to_arrow_schema(struct)
+    measured_rows = pa.concat_tables(
+        pa.Table.from_pydict(_by_domain(run_id, split, domain_ids, measured), schema)
+        for split, measured in metrics.items()
+    )
+    frame = spark.createDataFrame(measured_rows, struct)
     splits = ", ".join(literal(split) for split in metrics)
     lake.overwrite_where(table, frame, f"run_id = {literal(run_id)} AND split IN ({splits})")
 
@@ -54,22 +58,47 @@ def record_curve(spark: SparkSession, lake: Lake, run_id: str, curve: Sequence[V
     lake.overwrite_where(table, frame, f"run_id = {literal(run_id)}")
 
 
-def _figures(measured: DomainMetrics, domain: int) -> tuple[Any, ...]:
-    named = (measured.auc, measured.logloss, measured.mean_prediction, measured.oracle_auc, measured.pcoc)
-    values = (none_if_nan(float(figure[domain])) for figure in named)
-    return int(measured.rows[domain]), int(measured.clicks[domain]), *values, *_details(measured.detail, domain)
+def _by_domain(
+    run_id: str, split: str, domain_ids: tuple[str, ...], measured: DomainMetrics
+) -> dict[str, Sequence[Any] | pa.Array]:
+    """Columns of domain_metrics, for the domains that have rows."""
+    domains = measured.rows.nonzero().flatten()
 
+    def number(figure: Tensor) -> pa.Array:
+        return pa.array(figure[domains].numpy(), from_pandas=True)  # NaN becomes null
 
-def _details(detail: DetailedMetrics | None, domain: int) -> tuple[Any, ...]:
-    """calibration_error, gauc, gauc_rows, groups, ndcg and hit_rate of a domain; None where undefined."""
+    def count(figure: Tensor) -> pa.Array:
+        return pa.array(figure[domains].long().numpy())
+
+    columns: dict[str, Sequence[Any] | pa.Array] = {
+        "run_id": [run_id] * len(domains),
+        "domain": domains.numpy(),
+        "domain_id": [domain_ids[domain] for domain in domains.tolist()],
+        "split": [split] * len(domains),
+        "rows": count(measured.rows),
+        "clicks": count(measured.clicks),
+    }
+    columns |= {
+        name: number(getattr(measured, name)) for name in ("auc", "logloss", "mean_prediction", "oracle_auc", "pcoc")
+    }
+    detail = measured.detail
     if detail is None:
-        return (None,) * 6
-    gauc, rows, groups, error, *by_cutoff = detail.figures[:, domain].tolist()
+        unknown = ("calibration_error", "gauc", "gauc_rows", "groups", "ndcg", "hit_rate")
+        return columns | dict.fromkeys(unknown, [None] * len(domains))
     names = [str(k) for k in detail.settings.cutoffs]
-    maps: list[dict[str, float] | None] = [None, None]
-    if groups:
-        maps = [dict(zip(names, each, strict=True)) for each in (by_cutoff[: len(names)], by_cutoff[len(names) :])]
-    return none_if_nan(error), none_if_nan(gauc), int(rows), int(groups), *maps
+
+    def by_cutoff(figures: Tensor) -> list[list[tuple[str, float]] | None]:
+        groups, values = detail.groups[domains].tolist(), figures[:, domains].T.tolist()
+        return [list(zip(names, own, strict=True)) if some else None for some, own in zip(groups, values, strict=True)]
+
+    return columns | {
+        "calibration_error": number(detail.calibration_error),
+        "gauc": number(detail.gauc),
+        "gauc_rows": count(detail.gauc_rows),
+        "groups": count(detail.groups),
+        "ndcg": by_cutoff(detail.ndcg),
+        "hit_rate": by_cutoff(detail.hit_rate),
+    }
 
 
 def overall_figures(measured: DomainMetrics, prefix: str = "") -> dict[str, Any]:
