@@ -14,6 +14,7 @@ from mamdr_core.engine.bags import SEVERAL
 from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.optimizers import BETA1, BETA2, EPSILON, move_by_adam
 from mamdr_core.engine.threads import is_to_compile_alone
+from mamdr_core.engine.vector_isa import keep_checks
 from mamdr_core.models.checking import is_checked
 from mamdr_core.models.groups import SIZES
 from mamdr_core.runtime.heartbeat import beat
@@ -90,6 +91,7 @@ class DenseStep:
         self._loss_of_groups: Callable[..., Tensor] = self._loss
         self._begin: Callable[..., tuple[Tensor, Tensor]] = _begin_adam
         if compiles:
+            keep_checks()
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
             # Beyond it torch would run the same operations one by one without a word, and threads share the module.
             torch._dynamo.config.fail_on_recompile_limit_hit = True
