@@ -18,7 +18,7 @@ def keep_checks() -> None:
     from torch._inductor.cpu_vec_isa import VecISA  # half a second, which only compiled steps need
 
     if not hasattr(VecISA.check_build, "__wrapped__"):
-        VecISA.check_build = remembered(VecISA.check_build)  # type: ignore[method-assign]
+        VecISA.check_build = remembered(VecISA.check_build)  # type: ignore[method-assign, assignment]
 
 
 def remembered(check: Check) -> Check:
