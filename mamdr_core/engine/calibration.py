@@ -34,11 +34,11 @@ class Cells:
     def add(self, runs: Runs) -> None:
         """Count rows whose scores are logits; those that are not finite make the error NaN."""
         residuals_R, scale = _residuals(runs)
-        place_R = ((runs.scores_R.nan_to_num().clamp(-_LARGEST, _LARGEST) / _LARGEST + 1) / 2 * (CELLS - 1)).long()
+        cell_R = cells_of(runs.scores_R.nan_to_num())
         # In integers, as the order in which CUDA adds varies.
         counted = torch.zeros(2, CELLS, dtype=torch.int64, device=self.sums.device)
-        counted[0].index_add_(0, place_R, runs.edges_R.diff())
-        counted[1].index_add_(0, place_R, residuals_R)
+        counted[0].index_add_(0, cell_R, runs.edges_R.diff())
+        counted[1].index_add_(0, cell_R, residuals_R)
         self.sums[0] += counted[0]
         self.sums[1] += counted[1].double() / scale
         if runs.bad_n.any():
@@ -49,6 +49,11 @@ class Cells:
         counts, residuals = self.sums.cpu()
         bounds = prefix(counts.long())[[0, -1]]
         return float(_error(prefix(counts.long()), residuals, bounds, bins)[0])
+
+
+def cells_of(logits: Tensor) -> Tensor:
+    """The cell of each finite logit in a fixed grid of `CELLS` cells of equal width, int64."""
+    return ((logits.clamp(-_LARGEST, _LARGEST) / _LARGEST + 1) / 2 * (CELLS - 1)).long()
 
 
 def calibration_error(runs: Runs, bins: int) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mamdr_core.engine.calibration import CELLS, cells_of
 from mamdr_core.engine.threads import one_thread
 
 Floats = NDArray[np.float64]
@@ -27,8 +28,6 @@ LEAST_SLOPE = 0.05
 """Of the curve between two knots."""
 LEAST_DISTANCE = 0.01
 """Of two knots, as a logit: it bounds the slope between them."""
-_CELLS = 1 << 16
-_LARGEST = 16.0  # a logit beyond which rows are counted at it
 _LEAST_RATE = 1e-12  # of a bin, and of what is missing to 1: the logits of all rates are finite
 
 
@@ -81,11 +80,10 @@ def fit_curve(
     """
     good_N = logits_N.isfinite()
     logits_N, labels_N, weights_N = logits_N[good_N], labels_N[good_N], weights_N[good_N]
-    # In cells of a fixed grid, which ranks can add, as they cannot sort their rows together.
-    cell_N = ((logits_N.clamp(-_LARGEST, _LARGEST) / _LARGEST + 1) / 2 * (_CELLS - 1)).long()
+    cell_N = cells_of(logits_N)  # ranks can add cells, but cannot sort their rows together
     columns = torch.ones_like(logits_N), weights_N, weights_N * labels_N, weights_N * logits_N
     # Without rows bincount counts in int64, and ranks must reduce tensors of one type.
-    sums = torch.stack([torch.bincount(cell_N, each, _CELLS).double() for each in columns])
+    sums = torch.stack([torch.bincount(cell_N, each, CELLS).double() for each in columns])
     bins = _bins(all_reduce(sums).numpy())
     if bins is None:
         return None

@@ -103,6 +103,13 @@ def adam_change(gradient: Tensor, first: Tensor, second: Tensor, step: int, lr: 
     return (first / denominator).mul_(lr / (1 - beta1**step))
 
 
+def dense_change(gradient: Tensor, moments: AdamMoments | None, step: int, lr: float) -> Tensor:
+    """An update of dense parameters by Adam, or without moments by gradient descent; see `adam_change`."""
+    if moments is None:
+        return lr * gradient
+    return adam_change(gradient, moments.first, moments.second, step, lr)
+
+
 def row_change(gradient: Tensor, state: Sequence[Tensor], rule: RowRule, step: int, lr: float) -> Tensor:
     """An update of embedding rows: advances their state in place and returns what is to be subtracted.
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mamdr_core.engine.columns import Visit
+from mamdr_core.models.dropout import signed32
 from mamdr_core.models.groups import GROUP, SIZES
 from mamdr_core.models.tables import Table
 
@@ -104,8 +105,7 @@ def holds_one_domain(visit: Visit) -> bool:
 
 def part_key(key: int, number: int) -> int:
     """Dropout's key of a batch's part, int32: the first part's is the batch's own, the others differ."""
-    shifted = key + number * 0x9E3779B1
-    return ((shifted + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)
+    return signed32(key + number * 0x9E3779B1)
 
 
 def joined(gradients: list[FieldGradient]) -> FieldGradient:

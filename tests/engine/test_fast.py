@@ -349,13 +349,13 @@ def test_a_stack_that_does_not_fit_memory_is_halved_and_that_is_said(monkeypatch
     for found, expected in zip(engine.descend_many(*arguments), eager.descend_many(*arguments), strict=True):
         assert_same(found, expected)
     assert sizes[:3] == [6, 3, 3]
-    assert "6 trajectories at once do not fit memory: at most 3 from now on" in caplog.text
+    assert "memory does not suffice for 6 trajectories at once: using at most 3" in caplog.text
 
 
 def test_a_trajectory_that_does_not_fit_memory_alone_is_a_clear_error(monkeypatch):
     columns, (_, shared) = columns_of([5]), eager_engine()
     limited(monkeypatch, 0, RuntimeError)
-    engine, message = fast_engine(), r"a single trajectory does not fit the memory of cpu \(.*can't allocate"
+    engine, message = fast_engine(), r"a single trajectory does not fit in the memory of cpu \(.*can't allocate"
     with pytest.raises(MamdrError, match=message):
         engine.descend_many([Theta(shared)], [[visit(columns, 0)]], 0.05, "adam", [Scope()], [0])
     with pytest.raises(MamdrError, match=message):

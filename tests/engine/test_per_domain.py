@@ -209,7 +209,7 @@ def test_memory_counts_a_domains_weights_once_a_trajectory_and_not_for_every_row
     wide = replace(wide, shared_bottom=replace(wide.shared_bottom, tower=(300,)))
     engines = [small_engine(settings, 6, FastEngine, compiles=False)[0] for settings in (narrow, wide)]
     for engine in engines:
-        engine._know_row_bytes([[visit(featured_columns(COUNTS), 0)]])
+        engine._measure_row_bytes([[visit(featured_columns(COUNTS), 0)]])
     (few, row_few), (many, row_many) = ((e._limits.trajectory_bytes, e._limits.row_bytes) for e in engines)
     weights = [4 * tower + tower + tower + 1 for tower in (3, 300)]
     assert many - few == 7 * 8 * (weights[1] - weights[0])
