@@ -129,7 +129,7 @@ def test_a_full_disk_is_a_clear_error_and_what_was_written_stays(tmp_path, monke
     resource.setrlimit(resource.RLIMIT_FSIZE, (6 * like.nbytes, before[1]))  # as if the disk were full there
     try:
         with pytest.raises(
-            MamdrError, match=rf"train.scratch: theta_i has no room in {tmp_path} \(.*\): name a folder"
+            MamdrError, match=rf"train.scratch: cannot store theta_i in {tmp_path} \(.*\): choose a folder"
         ):
             fill(store)
     finally:
@@ -144,5 +144,5 @@ def fill(store: SpecificStore) -> None:
 
 
 def test_a_folder_that_does_not_exist_is_a_clear_error(tmp_path):
-    with pytest.raises(MamdrError, match=r"theta_i has no room in .*/absent \(No such file or directory\)"):
+    with pytest.raises(MamdrError, match=r"cannot store theta_i in .*/absent \(No such file or directory\)"):
         FileSlots(torch.zeros(2), str(tmp_path / "absent"))
