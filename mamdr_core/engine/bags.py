@@ -117,7 +117,7 @@ class StackedBags(StackedRows):
         return TouchedBags(list(distinct.split(moved_S)), read_by_step, moved_by_step)
 
     def _members(self, at: ReadPlaces, bags: int) -> tuple[Tensor, ...]:
-        """The row, bag, step and weight of each id that steps read; rows and weights in the order of bags; their starts."""
+        """Row, bag, step and weight of each id that steps read; rows and weights in the order of bags; their starts."""
         count, first, places = len(self.names), 0, len(at.place_N)
         sizes = at.place_N.new_zeros(bags)
         found: list[tuple[Tensor, ...]] = []

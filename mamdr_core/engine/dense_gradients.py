@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import functional_call, grad_and_value
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mamdr_core.engine.columns import Columns, Visit, shares_of
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Shared, Theta
-from mamdr_core.engine.pieces import Pieces, StackPool, cut_ranges, one_by_one, stack_pool, stacked_fields
-from mamdr_core.models.checking import vmap_error
+from mamdr_core.engine.pieces import Pieces, StackPool, cut_ranges, stack_pool, stacked_fields, vmap_for
 
 
 def dense_gradients(
@@ -86,7 +85,6 @@ def _differentiate(
         return (binary_cross_entropy_with_logits(logits_B, labels_B, reduction="none") * weights_B).sum()
 
     named = engine.flat.named(shared.dense)
-    side_by_side = one_by_one if vmap_error(pool.module) else vmap
-    differentiate = side_by_side(grad_and_value(loss), in_dims=(None, 0, 0, 0, 0))
+    differentiate = vmap_for(engine.flat.module)(grad_and_value(loss), in_dims=(None, 0, 0, 0, 0))
     by_name, loss_G = differentiate(named, fields, labels_GB, base_GB, weights_GB)
     return stack, (torch.cat([by_name[name].flatten(1) for name in named], dim=1), loss_G)

@@ -85,9 +85,7 @@ def fit_curve(
     logits_N, labels_N, weights_N = logits_N[good_N], labels_N[good_N], weights_N[good_N]
     cell_N = cells_of(logits_N)  # ranks can add cells, but cannot sort their rows together
     columns = torch.ones_like(logits_N), weights_N, weights_N * labels_N, weights_N * logits_N
-    # Without rows bincount returns int64, but all ranks must reduce tensors of the same type.
-    sums = torch.stack([torch.bincount(cell_N, each, CELLS).double() for each in columns])
-    bins = _bins(all_reduce(sums).numpy())
+    bins = _bins(all_reduce(sums_by(cell_N, CELLS, *columns)).numpy())
     if bins is None:
         return None
     weight_B, clicks_B, logit_B = bins
@@ -98,6 +96,12 @@ def fit_curve(
     rate_J, knot_J = (np.bincount(block_B, counts_B * each) / count_J for each in (rates_B, logit_B))
     rate_J = rate_J.clip(_LEAST_RATE, 1 - _LEAST_RATE)
     return _curve_through(knot_J, np.log(rate_J / (1 - rate_J)))
+
+
+def sums_by(group_N: Tensor, groups: int, *columns: Tensor) -> Tensor:
+    """Sums of columns by group, float64 [columns, groups]."""
+    # Without rows bincount returns int64, but all ranks must reduce tensors of the same type.
+    return torch.stack([torch.bincount(group_N, each_N, groups).double() for each_N in columns])
 
 
 def _bins(sums: Floats) -> tuple[Floats, Floats, Floats] | None:

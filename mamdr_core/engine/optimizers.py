@@ -88,19 +88,18 @@ class InnerState:
         return cls(AdamMoments.zeros_like(shared.dense), tables)
 
 
-def adam_change(gradient: Tensor, first: Tensor, second: Tensor, step: int, lr: float, beta1: float = BETA1) -> Tensor:
+def adam_change(gradient: Tensor, first: Tensor, second: Tensor, step: int, lr: float) -> Tensor:
     """Adam (Kingma and Ba 2015): updates both moments in place and returns what to subtract from the parameters.
 
     Args:
         gradient, first, second: tensors of one shape.
         step: number of the update, from 1.
         lr: learning rate.
-        beta1: decay of the first moment.
     """
-    first.lerp_(gradient, 1 - beta1)
+    first.lerp_(gradient, 1 - BETA1)
     second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
     denominator = (second / (1 - BETA2**step)).sqrt_().add_(EPSILON)
-    return (first / denominator).mul_(lr / (1 - beta1**step))
+    return (first / denominator).mul_(lr / (1 - BETA1**step))
 
 
 def dense_change(gradient: Tensor, moments: AdamMoments | None, step: int, lr: float) -> Tensor:

@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.func import vmap
 from torch.nn.functional import embedding
+from torch.utils._pytree import tree_leaves, tree_map
 
 from mamdr_core.engine.bags import pooled_rows
 from mamdr_core.engine.columns import Columns
@@ -24,6 +27,7 @@ from mamdr_core.engine.memory import stack_memory
 from mamdr_core.engine.parameters import Theta, stacked_rows
 from mamdr_core.engine.steps import ranges
 from mamdr_core.engine.threads import one_thread
+from mamdr_core.models.checking import vmap_error
 from mamdr_core.models.pooling import is_linear, linear_weights
 from mamdr_core.models.tables import Table
 from mamdr_core.runtime.heartbeat import beat
@@ -196,8 +200,13 @@ def _is_whole(thetas: Sequence[Theta], table: str) -> bool:
     return not moved and isinstance(thetas[0].shared.tables[table], Tensor)
 
 
+def vmap_for(module: nn.Module) -> Callable[..., Callable[..., Any]]:
+    """`torch.func.vmap`, or `one_by_one` for a structure of a user that vmap cannot compute."""
+    return one_by_one if vmap_error(module) else vmap
+
+
 def one_by_one(function: Callable[..., Any], in_dims: int | tuple[int | None, ...] = 0) -> Callable[..., Any]:
-    """A replacement for `torch.func.vmap` that makes one call after another, for structures that vmap cannot compute.
+    """A replacement for `torch.func.vmap` that makes one call after another.
 
     Args:
         function: takes tensors and dicts of tensors; returns a tensor, or a dict or tuple of them.
@@ -206,30 +215,12 @@ def one_by_one(function: Callable[..., Any], in_dims: int | tuple[int | None, ..
 
     def call(*arguments: Any) -> Any:
         dims = (in_dims,) * len(arguments) if isinstance(in_dims, int) else in_dims
-        calls = next(_length(argument) for argument, dim in zip(arguments, dims, strict=True) if dim is not None)
+        pairs = list(zip(arguments, dims, strict=True))
+        calls = next(len(tree_leaves(argument)[0]) for argument, dim in pairs if dim is not None)
         results = [
-            function(
-                *(_at(each, place) if dim is not None else each for each, dim in zip(arguments, dims, strict=True))
-            )
+            function(*(each if dim is None else tree_map(itemgetter(place), each) for each, dim in pairs))
             for place in range(calls)
         ]
-        return _stacked(results)
+        return tree_map(lambda *each: torch.stack(each), *results)
 
     return call
-
-
-def _length(tree: Any) -> int:
-    return len(next(iter(tree.values())) if isinstance(tree, dict) else tree)
-
-
-def _at(tree: Any, place: int) -> Any:
-    return {name: values[place] for name, values in tree.items()} if isinstance(tree, dict) else tree[place]
-
-
-def _stacked(results: Sequence[Any]) -> Any:
-    first = results[0]
-    if isinstance(first, dict):
-        return {name: torch.stack([result[name] for result in results]) for name in first}
-    if isinstance(first, tuple):
-        return tuple(_stacked(parts) for parts in zip(*results, strict=True))
-    return torch.stack(list(results))

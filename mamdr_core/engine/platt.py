@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from mamdr_core.engine.isotonic import Curve, fit_curve
+from mamdr_core.engine.isotonic import Curve, fit_curve, sums_by
 from mamdr_core.engine.threads import one_thread
 
 FASTEST = 25.0
@@ -214,9 +214,7 @@ def _newton(
     """Newton's method for all groups at once; a step that would increase the objective of a group is halved."""
 
     def sums(*columns: Tensor) -> Tensor:
-        # Without rows bincount returns int64, but all ranks must reduce tensors of the same type.
-        counted = [torch.bincount(rows.domain_N, each, rows.domains).double() for each in columns]
-        return all_reduce(torch.stack(counted))
+        return all_reduce(sums_by(rows.domain_N, rows.domains, *columns))
 
     def evaluate(tried_2G: Tensor) -> tuple[Tensor, Tensor]:
         slope_N, shift_N = tried_2G[:, rows.domain_N]

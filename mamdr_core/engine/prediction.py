@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 
 from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Change, Shared, Theta, stacked_dense
-from mamdr_core.engine.pieces import Pieces, StackPool, cut_ranges, one_by_one, stack_pool, stacked_fields
+from mamdr_core.engine.pieces import Pieces, StackPool, cut_ranges, stack_pool, stacked_fields, vmap_for
 from mamdr_core.engine.specific_store import read_groups
-from mamdr_core.models.checking import vmap_error
 
 
 def predict_runs(
@@ -82,8 +81,7 @@ class _Stacks:
     def __init__(self, engine: EagerEngine, columns: Columns, logits_N: Tensor, first: int, pool: StackPool) -> None:
         self._engine, self._columns, self._logits_N, self._first = engine, columns, logits_N, first
         self._pool = pool
-        # Structures of users that vmap cannot compute are called for one piece at a time.
-        self._side_by_side = vmap if not vmap_error(engine.flat.module) else one_by_one
+        self._vmap = vmap_for(engine.flat.module)
 
     def predict(self, shared: Shared, specific: Sequence[Change], pieces: Pieces) -> None:
         """Compute the logits of pieces.
@@ -103,10 +101,10 @@ class _Stacks:
         fields = stacked_fields(self._engine, self._columns, thetas, rows_GB)
         if len(thetas) > 1:
             named = self._engine.flat.named(stacked_dense(thetas))
-            logits_GB = self._side_by_side(self._call)(named, fields)
+            logits_GB = self._vmap(self._call)(named, fields)
         elif len(rows_GB) > 1:
             named = self._engine.flat.named(shared.dense)
-            logits_GB = self._side_by_side(self._call, in_dims=(None, 0))(named, fields)
+            logits_GB = self._vmap(self._call, in_dims=(None, 0))(named, fields)
         else:
             only = {name: field[0] for name, field in fields.items()}
             logits_GB = self._call(self._engine.flat.named(thetas[0].dense), only)[None]

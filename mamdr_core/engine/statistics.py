@@ -11,14 +11,13 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 
 from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Change, Shared, Theta, stacked_dense
-from mamdr_core.engine.pieces import Pieces, StackPool, cut_ranges, one_by_one, stack_pool, stacked_fields
+from mamdr_core.engine.pieces import Pieces, StackPool, cut_ranges, stack_pool, stacked_fields, vmap_for
 from mamdr_core.engine.specific_store import read_groups
-from mamdr_core.models.checking import vmap_error
 from mamdr_core.models.statistics import observe
 
 
@@ -133,8 +132,7 @@ def _measure(
 
     dense = shared.dense if is_shared else stacked_dense(thetas)
     named = {f"structure.{name}": values for name, values in engine.flat.named(dense).items()}
-    side_by_side = one_by_one if vmap_error(engine.flat.module) else vmap
-    observed = side_by_side(call, in_dims=(None if is_shared else 0, 0))(named, fields)
+    observed = vmap_for(engine.flat.module)(call, in_dims=(None if is_shared else 0, 0))(named, fields)
     weights = columns.weights
     rows_N = rows_GB[real_GB]
     weight_N1 = (torch.ones_like(rows_N) if weights is None else weights[rows_N]).double()[:, None].to(engine.device)
