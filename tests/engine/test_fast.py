@@ -1,87 +1,35 @@
 """The fast engine gives the eager engine's numbers: in fp64 to 1e-10, in fp32 to a stated bound, compiled or not."""
 
 import math
-import threading
-from dataclasses import replace
 
 import pytest
 import torch
 
 from mamdr_core.config.models import ModelSettings
-from mamdr_core.engine import fast as fast_module
 from mamdr_core.engine import layout
-from mamdr_core.engine.columns import Columns, Visit
+from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.compiled import DenseState, DenseStep, PaddedBatch
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.optimizers import InnerState
-from mamdr_core.engine.parameters import Change, Rows, Scope, Shared, Theta
+from mamdr_core.engine.parameters import Scope, Shared, Theta
 from mamdr_core.models.structures import build_model
 from mamdr_core.models.tables import Inputs, Table
 from mamdr_core.runtime.errors import DivergedError, MamdrError
-from tests.engine.helpers import as_double, random_columns, small_engine, small_inputs, with_base
-
-COUNTS = [9, 1, 13, 0, 30, 7]
-DOMAINS = range(len(COUNTS))
-
-
-def fast_engine(dropout: float = 0.5, batch_size: int = 4, double: bool = True, **options) -> FastEngine:
-    """The engine of `small_engine`, fast; not compiled unless asked for."""
-    inputs = small_inputs(len(COUNTS))
-    module = build_model(ModelSettings(hidden=(5,), dropout=dropout), inputs, seed=1)
-    module = module.double() if double else module
-    return FastEngine(module, inputs.tables, {}, batch_size, **{"compiles": False, **options})
-
-
-def eager_engine(dropout: float = 0.5, **options) -> tuple[EagerEngine, Shared]:
-    engine, shared = small_engine(len(COUNTS), dropout=dropout)
-    engine.on_nan = options.get("on_nan", "stop")
-    return engine, shared
-
-
-def columns_of(counts: list[int] = COUNTS, has_base: bool = False) -> Columns:
-    columns = as_double(random_columns(counts))
-    return with_base(columns) if has_base else columns
-
-
-def visit(columns: Columns, domain: int, as_domain: int | None = None) -> Visit:
-    start, stop = columns.offsets[domain : domain + 2].tolist()
-    return Visit(columns, torch.arange(start, stop), as_domain)
-
-
-def assert_same(found: Change, expected: Change, atol: float = 1e-10) -> None:
-    torch.testing.assert_close(found.dense, expected.dense, rtol=0, atol=atol)
-    assert found.rows.keys() == expected.rows.keys()
-    for name, rows in expected.rows.items():
-        assert torch.equal(found.rows[name].ids, rows.ids)
-        torch.testing.assert_close(found.rows[name].values, rows.values, rtol=0, atol=atol)
-
-
-def trajectories(columns: Columns, shared: Shared) -> tuple[list[Theta], list[list[Visit]]]:
-    """DR's: a support of another set of columns, shown as the target, then the target; theta_i is not zero."""
-    supports = columns_of([6] * len(COUNTS), columns.base_logits is not None)
-    generator = torch.Generator().manual_seed(4)
-    like = {"generator": generator, "dtype": shared.dense.dtype}
-    thetas = [
-        Theta(
-            shared,
-            Change(
-                0.1 * torch.randn(len(shared.dense), **like),
-                {"domain": Rows(torch.tensor([d + 1]), torch.randn(1, 3, **like))},
-            ),
-        )
-        for d in DOMAINS
-    ]
-    return thetas, [[visit(supports, (d + 1) % 6, as_domain=d), visit(columns, d)] for d in DOMAINS]
-
-
-SCOPES = {
-    "own domain": [Scope(frozenset({"domain"}), {"domain": torch.tensor([d + 1])}) for d in DOMAINS],
-    "everything": [Scope() for _ in DOMAINS],
-    "some rows": [Scope(None, {"user": torch.tensor([1, 4]), "domain": torch.tensor([d + 1])}) for d in DOMAINS],
-    "some of them some rows": [Scope(None, {"user": torch.tensor([1, 4])} if d % 2 else None) for d in DOMAINS],
-}
+from tests.engine.engines import (
+    COUNTS,
+    DOMAINS,
+    SCOPES,
+    assert_same,
+    columns_of,
+    eager_engine,
+    fast_engine,
+    limited,
+    trajectories,
+    visit,
+)  # fmt: skip
+from tests.engine.helpers import as_double, random_columns
 
 
 @pytest.mark.parametrize("has_base", [False, True])
@@ -148,55 +96,6 @@ def test_numbers_do_not_depend_on_how_many_steps_are_laid_out_or_whether_ahead(m
     for found, wanted in zip(engine.descend_many(*arguments), eager.descend_many(*arguments), strict=True):
         assert_same(found, wanted)
     assert engine.waited > 0
-
-
-@pytest.fixture
-def threads():
-    """Set the number of torch's threads; it is restored."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize("count", [2, 4])
-@pytest.mark.parametrize("scopes", ["own domain", "some rows"])
-def test_stacks_are_divided_among_threads_and_small_products_span_none(monkeypatch, threads, count, scopes):
-    columns = columns_of()
-    columns.numeric[10 + 5] = math.nan  # domain 2, which a step skips
-    eager, shared = eager_engine(on_nan="skip")
-    threads(count)
-    engine, seen, both = fast_engine(on_nan="skip"), set(), threading.Barrier(2)
-    gradients = DenseStep.gradients
-
-    def seeing(*arguments):
-        thread = threading.get_ident()
-        if thread not in seen and len(seen) < 2 and threading.current_thread() is not threading.main_thread():
-            seen.add(thread)
-            both.wait(60)  # two threads are in a step at the same time
-        assert torch.get_num_threads() == 1
-        return gradients(*arguments)
-
-    monkeypatch.setattr(DenseStep, "gradients", seeing)
-    thetas, visits = trajectories(columns, shared)
-    arguments = (thetas, visits, 0.05, "adam", SCOPES[scopes], list(DOMAINS))
-    for found, expected in zip(engine.descend_many(*arguments), eager.descend_many(*arguments), strict=True):
-        assert_same(found, expected)
-    one = [visit(columns, d) for d in (4, 5)]
-    assert_same(engine.descend(Theta(shared), one, 0.05), eager.descend(Theta(shared), one, 0.05))
-    assert len(seen) == 2
-    assert engine.skipped == eager.skipped == 1
-    assert torch.get_num_threads() == count
-
-
-def test_the_products_of_large_steps_span_threads(threads):
-    columns = columns_of()
-    threads(2)
-    engine = fast_engine(batch_size=1 << 24)
-    few, many = ([Visit(columns, torch.zeros(1, dtype=torch.long).expand(rows))] for rows in (100, 1 << 24))
-    with engine.threads_for(few):
-        assert torch.get_num_threads() == 1
-    with engine.threads_for(many):
-        assert torch.get_num_threads() == 2
 
 
 @pytest.mark.slow
@@ -316,20 +215,6 @@ def test_a_loss_that_is_not_finite_names_domain_step_and_batch_or_is_skipped(ski
     assert fast.skipped == eager.skipped == 2
 
 
-def limited(monkeypatch, most: int, error: type[Exception] = torch.OutOfMemoryError) -> list[int]:
-    """Let stacks of more trajectories run out of memory; the sizes of those that are tried."""
-    run, sizes = fast_module.open_stack, []
-
-    def open_stack(stack, *more):
-        sizes.append(len(stack))
-        if len(stack) > most:
-            raise error("DefaultCPUAllocator: can't allocate memory")
-        return run(stack, *more)
-
-    monkeypatch.setattr(fast_module, "open_stack", open_stack)
-    return sizes
-
-
 @pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, RuntimeError])
 def test_a_stack_that_does_not_fit_memory_is_halved_and_that_is_said(monkeypatch, caplog, threads, error, ahead):
@@ -360,18 +245,6 @@ def test_a_trajectory_that_does_not_fit_memory_alone_is_a_clear_error(monkeypatc
         engine.descend_many([Theta(shared)], [[visit(columns, 0)]], 0.05, "adam", [Scope()], [0])
     with pytest.raises(MamdrError, match=message):
         engine.descend(Theta(shared), [visit(columns, 0)], 0.05)
-
-
-@pytest.mark.parametrize(("count", "size"), [(1, 3), (2, 1), (16, 1)])
-def test_the_memory_budget_is_shared_by_the_stacks_that_run_at_once(monkeypatch, threads, count, size):
-    columns, (_, shared) = columns_of([5] * 6), eager_engine()
-    sizes = limited(monkeypatch, 6)
-    threads(count)
-    engine = fast_engine(group_memory=3.9 * 7 * shared.dense.nbytes / 1e9)
-    visits = [[visit(columns, d)] for d in DOMAINS]
-    engine._limits = replace(engine._limits, row_bytes=1)
-    engine.descend_many([Theta(shared)] * 6, visits, 0.05, "sgd", [Scope()] * 6, [0] * 6)
-    assert max(sizes) == size
 
 
 def test_torchs_own_dropout_is_refused_with_the_one_to_use():

@@ -12,17 +12,11 @@ from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Change, Rows, Scope, Shared, Theta
 from mamdr_core.models.structures import MODELS, build_model
+from tests.engine.engines import COUNTS, DOMAINS, assert_same, visit
 from tests.models.helpers import MULTI_DOMAIN, PARTITIONED, featured_columns, small_engine, small_inputs, small_settings
 
-COUNTS = [9, 1, 13, 0, 30, 7]
-DOMAINS = range(len(COUNTS))
 STRUCTURES = [*sorted(MODELS), PARTITIONED]
 PER_DOMAIN = [*MULTI_DOMAIN, PARTITIONED]
-
-
-def visit(columns, domain, as_domain=None):
-    start, stop = columns.offsets[domain : domain + 2].tolist()
-    return Visit(columns, torch.arange(start, stop), as_domain)
 
 
 def mixed(columns):
@@ -34,14 +28,6 @@ def both(name, dropout=0.5, counts=COUNTS, **options):
     settings = small_settings(name, dropout)
     eager, shared = small_engine(settings, len(counts))
     return eager, small_engine(settings, len(counts), FastEngine, compiles=False, **options)[0], shared
-
-
-def assert_same(found, expected, atol=1e-10):
-    torch.testing.assert_close(found.dense, expected.dense, rtol=0, atol=atol)
-    assert found.rows.keys() == expected.rows.keys()
-    for name, rows in expected.rows.items():
-        assert torch.equal(found.rows[name].ids, rows.ids)
-        torch.testing.assert_close(found.rows[name].values, rows.values, rtol=0, atol=atol)
 
 
 def own_rows(engine, domain):

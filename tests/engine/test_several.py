@@ -13,8 +13,8 @@ from mamdr_core.engine.parameters import Change, Rows, Scope, Theta
 from mamdr_core.engine.prediction import predict_runs
 from mamdr_core.engine.step_options import FOLLOW_GRADIENT, StepOptions
 from mamdr_core.models.structures import MODELS
+from tests.engine.engines import COUNTS, assert_same, visit
 from tests.engine.several import several_columns, several_engine
-from tests.engine.test_fast import assert_same
 
 EVERY_OPTION = StepOptions(0.3, 0.02, 0.1, "adagrad", 2.0)
 POOLINGS = ["mean", "sum", "max", "attention"]
@@ -149,11 +149,6 @@ SCOPES = {
     "everything": [Scope() for _ in range(6)],
     "some rows": [Scope(None, {"item": torch.tensor([1, 4]), "tags": torch.tensor([2])}) for _ in range(6)],
 }
-COUNTS = [9, 1, 13, 0, 30, 7]
-
-
-def visit(columns, domain, as_domain=None):
-    return Visit(columns, torch.arange(*columns.offsets[domain : domain + 2].tolist()), as_domain)
 
 
 def trajectories(columns, shared):

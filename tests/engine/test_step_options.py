@@ -21,8 +21,8 @@ from mamdr_core.engine.step_options import StepOptions
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.methods import METHODS
 from mamdr_core.models.tables import Table
+from tests.engine.engines import DOMAINS, SCOPES, assert_same, columns_of, eager_engine, fast_engine, trajectories
 from tests.engine.helpers import as_double, random_columns, small_engine
-from tests.engine.test_fast import DOMAINS, SCOPES, assert_same, columns_of, eager_engine, fast_engine, trajectories
 
 LR = 0.05
 INNER = {

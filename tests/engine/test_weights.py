@@ -16,7 +16,7 @@ from mamdr_core.engine.parameters import Theta
 from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import run_simulated
 from mamdr_core.parallel.row_exchange import exchange_rows
-from tests.engine.test_fast import (
+from tests.engine.engines import (
     COUNTS,
     DOMAINS,
     SCOPES,
