@@ -82,20 +82,20 @@ class StackedBags(StackedRows):
         for table, own in zip(tables, reads, strict=True):
             packed = [_Packed.of(read.table, read.ids) for read in own]
             rows = [trajectory_N.index_select(0, each.row_K) * table.rows + each.ids_K for each in packed]
-            keys_T, local = _numbered(torch.cat(rows), len(thetas) * table.rows)
+            keys_T, local = _number_keys(torch.cat(rows), len(thetas) * table.rows)
             for read, each, local_K in zip(own, packed, local.split([len(part) for part in rows]), strict=True):
                 weights_K = _weights(read, each, thetas[0].shared.dense.dtype)
                 self._fields.append(_Field(read.table, each.starts, (local_K + begin).int(), weights_K))
             keys.append(keys_T)
             begin += len(keys_T)
         super().__init__(tables, keys, thetas, scopes, trains, rule, state)
-        self.names = tuple(name for field in self._fields for name in _names(field.table))
+        self.names = tuple(name for field in self._fields for name in _field_names(field.table))
 
     def touch(self, at: ReadPlaces) -> TouchedBags:
         """See `StackedRows.touch`."""
         sizes = [len(self.names) * size for size in at.sizes]
         local_K, bag_K, step_K, weight_K, read_K, own_K, starts = self._members(at, sum(sizes))
-        read_by_step = _by_step(read_K, own_K, starts, sizes)
+        read_by_step = _split_by_step(read_K, own_K, starts, sizes)
         if not self.trains:
             return TouchedBags([], read_by_step, [])
         if self._may_move_T is not None:
@@ -103,13 +103,13 @@ class StackedBags(StackedRows):
             local_K, bag_K, step_K, weight_K = (each[moves_K] for each in (local_K, bag_K, step_K, weight_K))
         device = bag_K.device
         bits = self._count.bit_length()
-        sorted_K, order_K = _sorted(step_K << bits | local_K)
+        sorted_K, order_K = _sort_keys(step_K << bits | local_K)
         rows_U, counts_U = sorted_K.unique_consecutive(return_counts=True)
         before_S = torch.searchsorted(rows_U, torch.arange(len(sizes) + 1, device=device) << bits)
         rows_S = before_S.diff().tolist()
         starts_S = torch.tensor([0, *np.cumsum(sizes)[:-1]], device=device)
         starts_U = torch.cat([counts_U.new_zeros(1), counts_U.cumsum(0)])
-        moved_by_step = _by_step(
+        moved_by_step = _split_by_step(
             (bag_K - starts_S[step_K]).index_select(0, order_K), weight_K.index_select(0, order_K), starts_U, rows_S
         )
         distinct = self._with_moments(rows_U & (1 << bits) - 1, before_S, rows_U >> bits)
@@ -127,7 +127,7 @@ class StackedBags(StackedRows):
             pools = not field.table.length or is_linear(field.table)
             width = 1 if pools else field.table.length
             bag_N = at.begin_N * count + first * at.width_N + (at.place_N - at.begin_N) * width
-            row_K = _row_of(starts_N, places, end - begin)
+            row_K = _row_of_ids(starts_N, places, end - begin)
             bag_K, number_K = bag_N.index_select(0, row_K), torch.zeros_like(row_K)
             if field.table.length:
                 number_K = torch.arange(begin, end, device=row_K.device) - starts_N.index_select(0, row_K)
@@ -199,7 +199,9 @@ class _Packed:
         known_NL = ids.view(-1, table.length) > 0
         starts = torch.cat([ids.new_zeros(1), known_NL.sum(1).cumsum(0)])
         flat_K = known_NL.view(-1).nonzero().squeeze(1)
-        return cls(ids.reshape(-1).index_select(0, flat_K), _row_of(starts, len(known_NL), len(flat_K)), starts, flat_K)
+        return cls(
+            ids.reshape(-1).index_select(0, flat_K), _row_of_ids(starts, len(known_NL), len(flat_K)), starts, flat_K
+        )
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,7 @@ class _Field:
     weights_K: Tensor | None
 
 
-def _row_of(starts_N: Tensor, rows: int, size: int) -> Tensor:
+def _row_of_ids(starts_N: Tensor, rows: int, size: int) -> Tensor:
     """The row of each of `size` ids, for the positions `starts_N` [rows + 1] of the first id of each row."""
     every = torch.arange(rows, device=starts_N.device)
     return torch.repeat_interleave(every, starts_N.diff(), output_size=size)
@@ -236,13 +238,13 @@ def _weights(read: Read, packed: _Packed, dtype: torch.dtype) -> Tensor | None:
     return (1 / packed.starts.diff().to(dtype)).index_select(0, packed.row_K)
 
 
-def _names(table: Table) -> list[str]:
+def _field_names(table: Table) -> list[str]:
     if not table.length or is_linear(table):
         return [table.name]
     return [table.name + SEVERAL] * table.length
 
 
-def _numbered(keys_K: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def _number_keys(keys_K: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """The distinct keys, ascending, and the position of each key among them; all keys are below `size`."""
     if keys_K.device.type != "cpu" or size > _DENSE * len(keys_K):
         distinct_T, place_K = keys_K.unique(return_inverse=True)
@@ -255,7 +257,7 @@ def _numbered(keys_K: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(distinct), torch.from_numpy(number[keys])
 
 
-def _sorted(keys_K: Tensor) -> tuple[Tensor, Tensor]:
+def _sort_keys(keys_K: Tensor) -> tuple[Tensor, Tensor]:
     """Sorted keys, and the stable permutation that sorts them."""
     bits = len(keys_K).bit_length()
     if keys_K.device.type != "cpu" or not len(keys_K) or int(keys_K.max()) >> 62 - bits:
@@ -266,7 +268,7 @@ def _sorted(keys_K: Tensor) -> tuple[Tensor, Tensor]:
     return both >> bits, both & (1 << bits) - 1
 
 
-def _by_step(
+def _split_by_step(
     members: Tensor, weights: Tensor, starts: Tensor, bags_S: Sequence[int]
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Split bags by step; the starts of a step count from its first member.

@@ -54,7 +54,7 @@ class CachedTable:
         self.ids_U, local = torch.cat([nothing, *read]).unique(return_inverse=True)
         places = iter(local.split([len(ids) for ids in read]))
         self.local = {
-            reader.name: [_placed(reader, ids, next(places), len(self.ids_U)) for ids in ids_of[reader.name]]
+            reader.name: [_with_padding(reader, ids, next(places), len(self.ids_U)) for ids in ids_of[reader.name]]
             for reader in readers
         }
         self.static_UD = theta.gather(table.name, self.ids_U)
@@ -150,7 +150,7 @@ def known_ids(table: Table, ids: Tensor) -> Tensor:
     return ids[ids > 0] if table.length else ids
 
 
-def _placed(reader: Table, ids: Tensor, place_K: Tensor, nowhere: int) -> Tensor:
+def _with_padding(reader: Table, ids: Tensor, place_K: Tensor, nowhere: int) -> Tensor:
     """The positions `place_K` of known ids in the shape of `ids`, with `nowhere` for padding."""
     if not reader.length:
         return place_K

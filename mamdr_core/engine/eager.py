@@ -19,7 +19,7 @@ from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.hashing import step_keys
 from mamdr_core.engine.optimizers import AdamMoments, InnerState, dense_change
 from mamdr_core.engine.parameters import EVERYTHING, Change, Rows, Scope, Theta
-from mamdr_core.engine.parts import FieldGradient, Part, group_fields, joined, part_key, parts_of, whole
+from mamdr_core.engine.parts import FieldGradient, Part, group_fields, join_gradients, one_part, part_key, parts_of
 from mamdr_core.engine.step_options import FOLLOW_GRADIENT, StepOptions
 from mamdr_core.engine.threads import threads_for
 from mamdr_core.models.groups import mixes_domains
@@ -280,7 +280,7 @@ class EagerEngine:
 
     def _parts(self, visit: Visit, rows: slice) -> list[Part]:
         """The calls of the model for a batch: one for all rows, or one per domain."""
-        return parts_of(visit, rows, self.mixes) if self.per_domain else [whole(rows)]
+        return parts_of(visit, rows, self.mixes) if self.per_domain else [one_part(rows)]
 
     def _backward(
         self, visit: Visit, number: int, rows: slice, caches: dict[str, CachedTable], key: int
@@ -327,7 +327,7 @@ class EagerEngine:
                         gradient = fields[name].grad  # None: the structure does not use the field
                         gradient = torch.zeros_like(fields[name]) if gradient is None else gradient
                         found.setdefault(name, []).append((part.read_by(reader), gradient))
-        return total, {name: joined(gradients) for name, gradients in found.items()}
+        return total, {name: join_gradients(gradients) for name, gradients in found.items()}
 
     def _fields(self, visit: Visit, part: Part, embedded: dict[str, Tensor]) -> dict[str, Tensor]:
         """The embedded fields of a part with fixed vectors, numeric features, weights and groups."""

@@ -24,8 +24,8 @@ from mamdr_core.engine.layout import Layout, Stack, lay_out, open_stack
 from mamdr_core.engine.memory import NoMemoryError, bytes_per_row, keep_freed_memory, no_memory_for, stack_limits
 from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import EVERYTHING, Change, Scope, Theta, stacked_dense
-from mamdr_core.engine.parts import group_fields, grouped, holds_one_domain
-from mamdr_core.engine.stacking import Trajectory, cut_stacks, line_up
+from mamdr_core.engine.parts import group_by_domain, group_fields, holds_one_domain
+from mamdr_core.engine.stacking import Trajectory, cut_stacks, sort_trajectories
 from mamdr_core.engine.step_options import FOLLOW_GRADIENT, StepOptions
 from mamdr_core.engine.threads import divide, one_thread
 from mamdr_core.engine.working import StackedRows
@@ -98,7 +98,7 @@ class FastEngine(EagerEngine):
         if self._holds_several_domains([visits]):
             if not self.mixes:
                 return super().descend(theta, visits, lr, optimizer, state, scope, seed)
-            visits = [grouped(visit, self.batch_size) for visit in visits]
+            visits = [group_by_domain(visit, self.batch_size) for visit in visits]
         trajectory = Trajectory(0, theta, visits, scope, seed, ())
         try:
             with self.threads_for(visits):
@@ -126,7 +126,7 @@ class FastEngine(EagerEngine):
         """
         if self._holds_several_domains(visits):  # a stack cannot contain batches of several domains
             return super().descend_many(thetas, visits, lr, optimizer, scopes, seeds)
-        waiting = line_up(thetas, visits, scopes, seeds, self.batch_size)
+        waiting = sort_trajectories(thetas, visits, scopes, seeds, self.batch_size)
         self._measure_row_bytes(visits)
         done: dict[int, Change] = {}
         while waiting:
@@ -203,13 +203,13 @@ class FastEngine(EagerEngine):
         state: InnerState | None,
     ) -> Iterator[tuple[Sequence[Trajectory], list[Change]]]:
         """Run stacks one after another; yields the trajectories and changes of each."""
-        laid_out = self._ahead(self._laid_out(stacks, optimizer, state))
+        laid_out = self._prefetch(self._layouts(stacks, optimizer, state))
         for stack, pairs in groupby(laid_out, key=itemgetter(0)):
             with no_memory_for(len(stack.trajectories)):
                 changes = self._descend(step, stack, (layout for _, layout in pairs if layout), lr, optimizer, state)
             yield stack.trajectories, changes
 
-    def _laid_out(
+    def _layouts(
         self, stacks: Sequence[Sequence[Trajectory]], optimizer: str, state: InnerState | None
     ) -> Iterator[tuple[Stack, Layout | None]]:
         """The layouts of stacks in segments; a stack without steps has None."""
@@ -223,7 +223,7 @@ class FastEngine(EagerEngine):
             while layout := next(layouts, None):
                 yield stack, layout
 
-    def _ahead(self, items: Iterator[T]) -> Iterator[T]:
+    def _prefetch(self, items: Iterator[T]) -> Iterator[T]:
         """The items, each created while the previous one is used if `reads_ahead`; measures the waiting time."""
         with ThreadPoolExecutor(1) as pool:
             coming = pool.submit(next, items, None) if self.reads_ahead else None
@@ -265,7 +265,7 @@ class FastEngine(EagerEngine):
                 losses.append(loss_G)
                 trained = [pair for pair in zip(stack.tables, layout.touched, strict=True) if pair[0].trains]
                 rows = [
-                    (tables, touched.distinct[number], tables.summed(touched, number, gradient.flatten(0, 1)))
+                    (tables, touched.distinct[number], tables.row_gradients(touched, number, gradient.flatten(0, 1)))
                     for (tables, touched), gradient in zip(trained, to_fields, strict=True)
                 ]
                 if self.options.clip_norm:

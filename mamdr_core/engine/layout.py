@@ -97,14 +97,14 @@ def open_stack(
     trajectory_N = torch.from_numpy(np.repeat(of_batch, reader.lengths)).to(device)
     trajectory_of_group = torch.from_numpy(np.repeat(of_batch, [len(sizes_G) for sizes_G in reader.groups])).to(device)
     scopes = [trajectory.scope for trajectory in trajectories]
-    lookups = {**frozen, **_read_only(trajectories, tables)}
+    lookups = {**frozen, **_unchanged_tables(trajectories, tables)}
     stacked: list[StackedRows] = []
-    for alike in _alike([t for t in owners(tables) if t.name not in lookups], tables, scopes[0], state, rule):
+    for alike in _group_tables([t for t in owners(tables) if t.name not in lookups], tables, scopes[0], state, rule):
         thetas = [trajectory.theta for trajectory in trajectories]
         trains = scopes[0].covers(alike[0])
         carried = state if state and alike[0].name in state.tables else None
         if _reads_several(alike, tables):
-            reads = [[_read(field, reader) for field in readers(tables, table.name)] for table in alike]
+            reads = [[_field_read(field, reader) for field in readers(tables, table.name)] for table in alike]
             stacked.append(StackedBags(alike, reads, thetas, scopes, trajectory_N, trains, rule(alike[0]), carried))
             continue
         per_domain = alike[0].per_domain
@@ -115,7 +115,7 @@ def open_stack(
     return Stack(trajectories, steps, stacked, lookups, max(1, SEGMENT_ROWS // (1 + positions // 8)))
 
 
-def _read(field: Table, reader: RowReader) -> Read:
+def _field_read(field: Table, reader: RowReader) -> Read:
     """The ids and weights of a field at the rows of batches."""
     return Read(field, reader.ids(field.column), reader.bag_weights(field.column) if field.length else None)
 
@@ -124,7 +124,7 @@ def _reads_several(alike: Sequence[Table], tables: Sequence[Table]) -> bool:
     return any(field.length for table in alike for field in readers(tables, table.name))
 
 
-def _alike(
+def _group_tables(
     tables: Sequence[Table],
     fields: Sequence[Table],
     scope: Scope,
@@ -141,7 +141,7 @@ def _alike(
     return list(groups.values())
 
 
-def _read_only(trajectories: Sequence[Trajectory], tables: Sequence[Table]) -> dict[str, Tensor]:
+def _unchanged_tables(trajectories: Sequence[Trajectory], tables: Sequence[Table]) -> dict[str, Tensor]:
     """Whole tables that trajectories do not change and of which no theta_i has rows: their rows need no copy."""
     shared = trajectories[0].theta.shared
     specific = [trajectory.theta.specific for trajectory in trajectories]

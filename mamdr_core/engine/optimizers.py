@@ -230,28 +230,28 @@ class OuterOptimizer:
         if self.first is None:
             return beta * change
         first_all = self.first.dense if table is None else self.first.tables[table]
-        first = _taken(first_all, place)
+        first = _read(first_all, place)
         if self.settings.optimizer == "nesterov":
             first = momentum * first + change
-            _put(first_all, place, first)
+            _write(first_all, place, first)
             return beta * (change + momentum * first)
         assert self.second is not None
         second_all = self.second.dense if table is None else self.second.tables[table]
-        second = _taken(second_all, place)
+        second = _read(second_all, place)
         update, count = torch.zeros_like(change), torch.tensor(float(self.step_count), device=change.device)
         move_by_adam(update, change, first, second, count, beta, momentum)
-        _put(first_all, place, first)
-        _put(second_all, place, second)
+        _write(first_all, place, first)
+        _write(second_all, place, second)
         return update.neg_()
 
 
-def _taken(whole: Tensor, place: Tensor | slice) -> Tensor:
+def _read(whole: Tensor, place: Tensor | slice) -> Tensor:
     """A whole tensor, or a copy of some of its rows; index_select is several times as fast as indexing."""
     return whole if isinstance(place, slice) else whole.index_select(0, place)
 
 
-def _put(whole: Tensor, place: Tensor | slice, values: Tensor) -> None:
-    """Store values that were read with `_taken`."""
+def _write(whole: Tensor, place: Tensor | slice, values: Tensor) -> None:
+    """Store values that were read with `_read`."""
     if isinstance(place, slice):
         whole.copy_(values)
     else:

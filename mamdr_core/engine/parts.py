@@ -35,7 +35,7 @@ class Part:
         return self.first if table.per_domain else self.places
 
 
-def whole(rows: slice) -> Part:
+def one_part(rows: slice) -> Part:
     """The whole batch as one part."""
     return Part(rows, slice(rows.start, rows.start + 1), 1.0)
 
@@ -51,7 +51,7 @@ def parts_of(visit: Visit, rows: slice, together: bool) -> list[Part]:
     if rows.stop == rows.start:
         return []
     if visit.as_domain is not None:
-        return [whole(rows)]
+        return [one_part(rows)]
     domains_B = Visit(visit.columns, visit.rows[rows]).ids("domain")
     if together:
         order_B, sizes_G = order_by_domain(domains_B)
@@ -59,7 +59,7 @@ def parts_of(visit: Visit, rows: slice, together: bool) -> list[Part]:
         sorted_B, order_B = domains_B.sort(stable=True)
         sizes_G = sorted_B.unique_consecutive(return_counts=True)[1].cpu()
     if len(sizes_G) == 1:
-        return [whole(rows)]
+        return [one_part(rows)]
     places = rows.start + order_B
     if together:
         return [Part(places, places[(sizes_G.cumsum(0) - sizes_G).to(places.device)], 1.0, sizes_G)]
@@ -80,7 +80,7 @@ def order_by_domain(domains_B: Tensor) -> tuple[Tensor, Tensor]:
     return order_B, counts.sort().values.cpu()
 
 
-def grouped(visit: Visit, batch_size: int) -> Visit:
+def group_by_domain(visit: Visit, batch_size: int) -> Visit:
     """Group the rows of each batch of a visit by domain; a visit of one domain is returned unchanged.
 
     Args:
@@ -111,7 +111,7 @@ def part_key(key: int, number: int) -> int:
     return signed32(key + number * 0x9E3779B1)
 
 
-def joined(gradients: list[FieldGradient]) -> FieldGradient:
+def join_gradients(gradients: list[FieldGradient]) -> FieldGradient:
     """Concatenate the gradients of the parts of a batch."""
     if len(gradients) == 1:
         return gradients[0]

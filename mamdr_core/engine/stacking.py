@@ -39,7 +39,7 @@ class Trajectory:
     rows_S: tuple[int, ...]
 
     @property
-    def likeness(self) -> tuple[object, ...]:
+    def sort_key(self) -> tuple[object, ...]:
         """Sort key: stacks of adjacent trajectories have little padding."""
         last = self.rows_S[-1] if self.rows_S else 0  # in DR a batch of the target, which limits those of supports
         tables = sorted(self.scope.tables) if self.scope.tables is not None else ["*"]
@@ -65,7 +65,7 @@ class StackLimits:
     size: int
 
 
-def line_up(
+def sort_trajectories(
     thetas: Sequence[Theta],
     visits: Sequence[Sequence[Visit]],
     scopes: Sequence[Scope],
@@ -82,7 +82,7 @@ def line_up(
         Trajectory(place, theta, own, scope, seed, _rows_of(own, batch_size))
         for place, (theta, own, scope, seed) in enumerate(zip(thetas, visits, scopes, seeds, strict=True))
     ]
-    return sorted(trajectories, key=lambda trajectory: trajectory.likeness)
+    return sorted(trajectories, key=lambda trajectory: trajectory.sort_key)
 
 
 def _rows_of(visits: Sequence[Visit], batch_size: int) -> tuple[int, ...]:
@@ -93,7 +93,7 @@ def cut_stacks(trajectories: Sequence[Trajectory], limits: StackLimits) -> Itera
     """Group adjacent trajectories into stacks within the limits; a trajectory that exceeds them has its own stack.
 
     Args:
-        trajectories: trajectories in the order of `line_up`.
+        trajectories: trajectories in the order of `sort_trajectories`.
         limits: limits of every stack.
     """
     stack: list[Trajectory] = []

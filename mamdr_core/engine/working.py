@@ -120,7 +120,7 @@ class StackedRows(ABC):
     def read(self, touched: Touched, number: int) -> Tensor:
         """The embeddings of a step of a segment, its fields concatenated, [rows, D]."""
 
-    def summed(self, touched: Touched, number: int, gradient: Tensor) -> Tensor:
+    def row_gradients(self, touched: Touched, number: int, gradient: Tensor) -> Tensor:
         """The gradient of each row that a step updates, summed over its reads, with L2 regularisation, [V, D].
 
         Args:
@@ -137,7 +137,7 @@ class StackedRows(ABC):
 
     @abstractmethod
     def sum_by_row(self, touched: Touched, number: int, gradient: Tensor) -> Tensor:
-        """The gradient of each row that a step updates, summed over its reads, [V, D]; see `summed`."""
+        """The gradient of each row that a step updates, summed over its reads, [V, D]; see `row_gradients`."""
 
     def trajectory_of(self, distinct: Tensor) -> Tensor:
         """The trajectories of the rows that a step updates, int64 [V]."""
@@ -150,7 +150,7 @@ class StackedRows(ABC):
 
         Args:
             distinct: see `Touched`.
-            gradient_VD: see `summed`.
+            gradient_VD: see `row_gradients`.
             count: number of steps since the moments were zero, from 1, a float32 scalar on the device.
             lr: learning rate of the dense weights.
         """

@@ -4,7 +4,7 @@ import torch
 
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.parameters import Scope
-from mamdr_core.engine.stacking import PaddedSteps, StackLimits, cut_stacks, line_up
+from mamdr_core.engine.stacking import PaddedSteps, StackLimits, cut_stacks, sort_trajectories
 from mamdr_core.engine.steps import lay_steps
 from tests.engine.helpers import random_columns
 
@@ -17,7 +17,7 @@ def stacks_of(counts: list[int], batch_size: int = 10, **limits: float) -> list[
     within = StackLimits(
         **{"budget": 1e9, "trajectory_bytes": 1, "row_bytes": 1, "padding": 1.15, "size": 99, **limits}
     )
-    lined_up = line_up([None] * len(counts), visits, scopes, [0] * len(counts), batch_size)
+    lined_up = sort_trajectories([None] * len(counts), visits, scopes, [0] * len(counts), batch_size)
     return [[trajectory.rows_S for trajectory in stack] for stack in cut_stacks(lined_up, within)]
 
 
