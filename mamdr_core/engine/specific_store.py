@@ -45,7 +45,48 @@ def group_size(device: str, vector_bytes: int) -> int:
     return max(1, GROUP_BYTES[device] // max(1, vector_bytes))
 
 
-class SpecificStore(Mapping[int, Change]):
+class Stored(Mapping[int, Change]):
+    """theta_i by domain index in slots and rows, read on the CPU one domain at a time; zero without a slot.
+
+    Args:
+        slots: storage of the dense parameters.
+        like: a vector [P] of their type.
+        slot: number of the slot of each domain that has one.
+        rows: embedding rows by domain and table.
+    """
+
+    def __init__(
+        self, slots: Slots, like: Tensor, slot: Mapping[int, int], rows: Mapping[int, dict[str, Rows]]
+    ) -> None:
+        self.slots, self._like = slots, like
+        self._slot, self._rows = dict(slot), dict(rows)
+
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of the dense parameters of a domain."""
+        return self._like.nbytes
+
+    def __getitem__(self, domain: int) -> Change:
+        """A copy of theta_i of a domain."""
+        rows, dense = dict(self._rows[domain]), torch.zeros_like(self._like, device="cpu")
+        if domain in self._slot:
+            self.slots.read(self._slot[domain], dense)
+        return Change(dense, rows)
+
+    def __iter__(self) -> Iterator[int]:
+        """The domains, in ascending order."""
+        return iter(sorted(self._rows))
+
+    def __len__(self) -> int:
+        """Number of domains."""
+        return len(self._rows)
+
+    def __contains__(self, domain: object) -> bool:
+        """Whether a domain is in the mapping."""
+        return domain in self._rows
+
+
+class SpecificStore(Stored):
     """theta_i by domain index, zero until it is first written.
 
     Dense parameters are stored in slots, embedding rows in memory. Writing a domain overwrites its slot, unless it
@@ -67,16 +108,13 @@ class SpecificStore(Mapping[int, Change]):
     """
 
     def __init__(self, domains: Iterable[int], slots: Slots, like: Tensor) -> None:
-        self._rows: dict[int, dict[str, Rows]] = {domain: {} for domain in domains}
-        self._slot: dict[int, int] = {}
+        super().__init__(slots, like, {}, {domain: {} for domain in domains})
         self._kept_rows: dict[int, dict[str, Rows]] = {}
         self._kept_slot: dict[int, int] = {}
         self._held: set[int] = set()
         self._free: list[int] = []
         self._used = 0
         self._room = 0
-        self.slots = slots
-        self._like = like
         self._group = group_size(like.device.type, like.nbytes)
 
     def groups(self, domains: Sequence[int], changes: bool = True) -> Iterator[dict[int, Change]]:
@@ -136,20 +174,20 @@ class SpecificStore(Mapping[int, Change]):
         self._slot, self._rows = dict(self._kept_slot), dict(self._kept_rows)
         self._reclaim()
 
-    def now(self) -> "Stored":
+    def now(self) -> Stored:
         """The current values, valid until the next write."""
-        return Stored(self.slots, self._like, dict(self._slot), dict(self._rows))
+        return Stored(self.slots, self._like, self._slot, self._rows)
 
-    def hold(self) -> tuple["Stored", "Stored"]:
+    def hold(self) -> tuple[Stored, Stored]:
         """The best values, and the current ones of domains where they differ; neither changes until `release`."""
-        best = Stored(self.slots, self._like, dict(self._kept_slot), dict(self._kept_rows))
+        best = Stored(self.slots, self._like, self._kept_slot, self._kept_rows)
         changed = {
             domain: rows
             for domain, rows in self._rows.items()
             if self._slot.get(domain) != self._kept_slot.get(domain) or rows is not self._kept_rows.get(domain)
         }
         self._held = {*self._slot.values(), *self._kept_slot.values()}
-        return best, Stored(self.slots, self._like, dict(self._slot), changed)
+        return best, Stored(self.slots, self._like, self._slot, changed)
 
     def load(self, best: Mapping[int, Change], now: Mapping[int, Change]) -> None:
         """Load the values from `hold` for the domains of the store."""
@@ -171,11 +209,6 @@ class SpecificStore(Mapping[int, Change]):
         self._free = [slot for slot in range(self._used) if slot not in used]
 
     @property
-    def vector_bytes(self) -> int:
-        """Bytes of the dense parameters of a domain."""
-        return self._like.nbytes
-
-    @property
     def dense_bytes(self) -> int:
         """Bytes of the largest number of slots in use so far, including those of best values and checkpoints."""
         return self._used * self._like.nbytes
@@ -187,24 +220,12 @@ class SpecificStore(Mapping[int, Change]):
         return sum(own.ids.nbytes + own.values.nbytes for own in rows)
 
     def __getitem__(self, domain: int) -> Change:
-        """A copy of a domain's theta_i."""
+        """A copy of theta_i of a domain, on the device."""
         return self._read([domain], self._like.new_empty(1, len(self._like)))[domain]
 
     def __setitem__(self, domain: int, change: Change) -> None:
         """Replace theta_i of a domain of the store."""
         self._write({domain: change})
-
-    def __iter__(self) -> Iterator[int]:
-        """The domains, in ascending order."""
-        return iter(sorted(self._rows))
-
-    def __len__(self) -> int:
-        """Number of domains."""
-        return len(self._rows)
-
-    def __contains__(self, domain: object) -> bool:
-        """Whether a domain is in the store."""
-        return domain in self._rows
 
     def _read(self, domains: Sequence[int], out: Tensor) -> dict[int, Change]:
         on_gpu = out.device.type != "cpu"
@@ -235,34 +256,3 @@ class SpecificStore(Mapping[int, Change]):
             self._room = self.slots.grow()
         self._used += 1
         return self._used - 1
-
-
-class Stored(Mapping[int, Change]):
-    """theta_i by domain from slots and rows, read on the CPU one domain at a time; zero for domains without a slot."""
-
-    def __init__(
-        self, slots: Slots, like: Tensor, slot: Mapping[int, int], rows: Mapping[int, dict[str, Rows]]
-    ) -> None:
-        self._slots, self._slot, self._rows = slots, slot, rows
-        self._like = torch.zeros_like(like, device="cpu")
-
-    @property
-    def vector_bytes(self) -> int:
-        """Bytes of the dense parameters of a domain."""
-        return self._like.nbytes
-
-    def __getitem__(self, domain: int) -> Change:
-        """A copy of a domain's theta_i."""
-        dense = self._like.clone()
-        rows = self._rows[domain]
-        if domain in self._slot:
-            self._slots.read(self._slot[domain], dense)
-        return Change(dense, dict(rows))
-
-    def __iter__(self) -> Iterator[int]:
-        """The domains, in ascending order."""
-        return iter(sorted(self._rows))
-
-    def __len__(self) -> int:
-        """Number of domains."""
-        return len(self._rows)
