@@ -13,7 +13,7 @@ from tests.models.helpers import small_inputs, small_settings
 
 @pytest.mark.parametrize("width", [1, 3, 8, 128])
 @pytest.mark.parametrize("rows", [1, 2, 15, 16, 17, 31, 32, 33, 47, 48, 63, 64, 65, 100, 257])
-def test_chunks_continue_the_stream_of_one_whole_draw(monkeypatch, rows, width):
+def test_chunks_equal_one_whole_draw(monkeypatch, rows, width):
     monkeypatch.setattr(drawing, "CHUNK_ROWS", 32)
     one, other = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
     whole = torch.randn(rows, width, generator=one)
@@ -22,7 +22,7 @@ def test_chunks_continue_the_stream_of_one_whole_draw(monkeypatch, rows, width):
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 5])
-def test_a_rank_keeps_its_own_rows_of_the_whole_draw(monkeypatch, ranks):
+def test_a_rank_keeps_the_rows_that_it_owns_of_the_whole_draw(monkeypatch, ranks):
     monkeypatch.setattr(drawing, "CHUNK_ROWS", 32)
     for rows in (1, 4, 100, 101):
         whole = torch.randn(rows, 6, generator=torch.Generator().manual_seed(5))
@@ -33,7 +33,7 @@ def test_a_rank_keeps_its_own_rows_of_the_whole_draw(monkeypatch, ranks):
             assert stripe.ids(rows).tolist() == list(range(rank, rows, ranks))
 
 
-def test_a_table_starts_with_its_own_spread_and_one_of_zeros_leaves_the_stream_to_the_next():
+def test_a_table_has_its_standard_deviation_and_one_of_zeros_draws_nothing():
     tables = [
         Table("a", "a", 500, 8),
         Table("b", "domain", 400, 8, feature=False, per_domain=True, std=0.0),
@@ -46,7 +46,7 @@ def test_a_table_starts_with_its_own_spread_and_one_of_zeros_leaves_the_stream_t
     assert torch.equal(drawn["c"], 0.3 * torch.randn(400, 8, generator=generator))
 
 
-def test_rows_start_from_given_vectors_in_parts_and_those_of_zeros_as_drawn(monkeypatch):
+def test_rows_start_from_given_vectors_unless_these_are_zero(monkeypatch):
     monkeypatch.setattr(drawing, "CHUNK_ROWS", 32)
     taste, module = Table("taste", "user", 100, 8), torch.nn.Linear(1, 1)
     drawn = initial_shared(module, [taste], seed=5).tables["taste"]
@@ -61,7 +61,7 @@ def test_rows_start_from_given_vectors_in_parts_and_those_of_zeros_as_drawn(monk
 
 
 @pytest.mark.parametrize("name", ["wdl", "star", "ple"])
-def test_a_structures_own_tables_leave_the_features_start_alone_and_are_drawn_in_parts_as_whole(name):
+def test_tables_of_a_structure_do_not_change_those_of_features(name):
     settings = small_settings(name)
     inputs = small_inputs(settings, domains=5)
     plain = small_inputs(small_settings("mlp"), domains=5)

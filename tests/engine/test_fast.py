@@ -34,7 +34,7 @@ from tests.engine.helpers import as_double, random_columns
 
 @pytest.mark.parametrize("has_base", [False, True])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_a_trajectory_over_many_domains_is_the_eager_one(optimizer, has_base):
+def test_a_trajectory_over_many_domains_equals_the_eager_one(optimizer, has_base):
     columns, (eager, shared) = columns_of(has_base=has_base), eager_engine()
     visits = [visit(columns, d) for d in (4, 0, 2, 1, 3, 5)]
     expected = eager.descend(Theta(shared), visits, 0.05, optimizer, seed=3)
@@ -45,7 +45,7 @@ def test_a_trajectory_over_many_domains_is_the_eager_one(optimizer, has_base):
     torch.testing.assert_close(*both, rtol=0, atol=1e-10)
 
 
-def test_carried_moments_go_on_as_in_the_eager_engine():
+def test_carried_moments_equal_those_of_the_eager_engine():
     columns, (eager, shared) = columns_of(), eager_engine()
     fast, states = fast_engine(), [InnerState.zeros_like(shared), InnerState.zeros_like(shared)]
     for seed, domain in enumerate((4, 0, 2)):
@@ -62,7 +62,7 @@ def test_carried_moments_go_on_as_in_the_eager_engine():
 @pytest.mark.parametrize("has_base", [False, True])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("scopes", SCOPES)
-def test_stacked_trajectories_are_the_eager_ones_whatever_may_move(scopes, optimizer, has_base):
+def test_stacked_trajectories_equal_the_eager_ones_in_every_scope(scopes, optimizer, has_base):
     """Domains of 0, 1, 7, 9, 13 and 30 rows in batches of 4: stacks are padded, one row beside four, and cut."""
     columns, (eager, shared) = columns_of(has_base=has_base), eager_engine()
     thetas, visits = trajectories(columns, shared)
@@ -71,7 +71,7 @@ def test_stacked_trajectories_are_the_eager_ones_whatever_may_move(scopes, optim
         assert_same(found, expected)
 
 
-def test_a_domain_of_one_row_beside_others_in_one_stack_is_what_it_is_alone():
+def test_a_domain_of_one_row_is_the_same_in_a_stack_and_alone():
     columns, (eager, shared) = columns_of([1, 3, 4]), eager_engine()
     visits = [[visit(columns, d)] for d in range(3)]
     arguments = ([Theta(shared)] * 3, visits, 0.05, "adam", SCOPES["own domain"][:3], [1, 2, 3])
@@ -83,7 +83,7 @@ def test_a_domain_of_one_row_beside_others_in_one_stack_is_what_it_is_alone():
 
 @pytest.mark.parametrize("rows", [1, 8, 1 << 16])
 @pytest.mark.parametrize("ahead", [False, True])
-def test_numbers_do_not_depend_on_how_many_steps_are_laid_out_or_whether_ahead(monkeypatch, rows, ahead):
+def test_results_do_not_depend_on_segments_or_prefetching(monkeypatch, rows, ahead):
     columns, (eager, shared) = columns_of(), eager_engine()
     monkeypatch.setattr(layout, "SEGMENT_ROWS", rows)
     engine = fast_engine()
@@ -99,7 +99,7 @@ def test_numbers_do_not_depend_on_how_many_steps_are_laid_out_or_whether_ahead(m
 
 
 @pytest.mark.slow
-def test_compiled_steps_are_the_eager_ones_and_not_compiled_anew_for_other_sizes(threads):
+def test_compiled_steps_equal_eager_ones_and_are_reused_for_other_sizes(threads):
     threads(2)
     columns, (eager, shared) = columns_of(), eager_engine()
     engine = fast_engine(compiles=True)
@@ -120,7 +120,7 @@ def test_compiled_steps_are_the_eager_ones_and_not_compiled_anew_for_other_sizes
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trajectories_at_once", [1, 2])
-def test_a_compiled_step_takes_the_fields_gradients_before_it_moves_parameters(trajectories_at_once):
+def test_a_compiled_step_computes_gradients_before_it_updates(trajectories_at_once):
     """At these widths one graph for both took them after, with torch 2.9.1."""
     tables = tuple(Table(name, name, 10, width) for name, width in (("user", 4), ("item", 4), ("domain", 3)))
     flat = FlatModule(build_model(ModelSettings(hidden=(8,), dropout=0.0), Inputs(tables), 1))
@@ -161,7 +161,7 @@ def test_fp32_and_bf16_stay_within_their_bounds_of_fp64(precision, bound):
         assert error > 1e-5  # it is another precision
 
 
-def test_a_domains_own_towers_move_and_no_others():
+def test_only_the_tower_of_the_domain_changes():
     """A model whose output layer is a row of a table looked up by domain: DR moves the target's row alone."""
 
     class Tower(torch.nn.Module):
@@ -191,7 +191,7 @@ def test_a_domains_own_towers_move_and_no_others():
 
 
 @pytest.mark.parametrize("skips", [False, True])
-def test_a_loss_that_is_not_finite_names_domain_step_and_batch_or_is_skipped(skips):
+def test_a_loss_that_is_not_finite_is_reported_or_skipped(skips):
     columns = columns_of()
     columns.numeric[10 + 5] = math.nan  # domain 2, its second batch
     visits = [visit(columns, d) for d in (0, 2, 5)]
@@ -217,7 +217,7 @@ def test_a_loss_that_is_not_finite_names_domain_step_and_batch_or_is_skipped(ski
 
 @pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, RuntimeError])
-def test_a_stack_that_does_not_fit_memory_is_halved_and_that_is_said(monkeypatch, caplog, threads, error, ahead):
+def test_a_stack_that_exceeds_memory_is_halved_and_logged(monkeypatch, caplog, threads, error, ahead):
     threads(1)
     columns, (eager, shared) = columns_of([9, 5, 5, 5, 5, 5]), eager_engine()
     engine = fast_engine()
@@ -237,7 +237,7 @@ def test_a_stack_that_does_not_fit_memory_is_halved_and_that_is_said(monkeypatch
     assert "memory does not suffice for 6 trajectories at once: using at most 3" in caplog.text
 
 
-def test_a_trajectory_that_does_not_fit_memory_alone_is_a_clear_error(monkeypatch):
+def test_a_single_trajectory_that_exceeds_memory_is_an_error(monkeypatch):
     columns, (_, shared) = columns_of([5]), eager_engine()
     limited(monkeypatch, 0, RuntimeError)
     engine, message = fast_engine(), r"a single trajectory does not fit in the memory of cpu \(.*can't allocate"
@@ -247,11 +247,11 @@ def test_a_trajectory_that_does_not_fit_memory_alone_is_a_clear_error(monkeypatc
         engine.descend(Theta(shared), [visit(columns, 0)], 0.05)
 
 
-def test_torchs_own_dropout_is_refused_with_the_one_to_use():
+def test_dropout_of_torch_is_rejected_with_the_class_to_use():
     with pytest.raises(ValueError, match=r"layer 1 is torch's Dropout.*use mamdr_core.models.dropout.Dropout"):
         EagerEngine(torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Dropout(0.5)), (), {}, 4)
 
 
-def test_tf32_on_a_cpu_is_a_clear_error():
+def test_tf32_on_a_cpu_is_an_error():
     with pytest.raises(MamdrError, match=r"train\.precision tf32 needs CUDA, and this rank runs on the cpu"):
         fast_engine(precision="tf32")

@@ -49,7 +49,7 @@ def theta_of(engine, shared, domain):
 
 
 @pytest.mark.parametrize("name", PER_DOMAIN)
-def test_the_gradient_of_a_mixed_batch_is_the_mean_over_its_rows_of_each_domains(name):
+def test_the_gradient_of_a_mixed_batch_is_the_mean_over_its_rows(name):
     columns = featured_columns(COUNTS)
     engine, shared = small_engine(small_settings(name), len(COUNTS))
     found = engine.gradient(Theta(shared), mixed(columns))
@@ -78,7 +78,7 @@ def test_a_mixed_batch_is_one_step_of_the_optimizer(name):
 
 
 @pytest.mark.parametrize("name", PER_DOMAIN)
-def test_batches_of_many_domains_in_one_call_give_the_numbers_of_a_call_for_each_domain(name):
+def test_one_call_for_many_domains_equals_one_call_per_domain(name):
     columns = featured_columns(COUNTS)
     together, shared = small_engine(small_settings(name), len(COUNTS), batch_size=16)
     apart, _ = small_engine(small_settings(name), len(COUNTS), batch_size=16)
@@ -95,7 +95,7 @@ def test_batches_of_many_domains_in_one_call_give_the_numbers_of_a_call_for_each
 
 
 @pytest.mark.parametrize("name", PER_DOMAIN)
-def test_predictions_of_mixed_rows_are_those_of_each_domain(name):
+def test_predictions_of_mixed_rows_equal_those_of_each_domain(name):
     columns = featured_columns(COUNTS)
     engine, shared = small_engine(small_settings(name), len(COUNTS))
     order = mixed(columns).rows
@@ -109,7 +109,7 @@ def test_predictions_of_mixed_rows_are_those_of_each_domain(name):
 
 @pytest.mark.parametrize("name", STRUCTURES)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_a_trajectory_over_domains_is_the_eager_one(name, optimizer):
+def test_a_trajectory_of_every_structure_equals_the_eager_one(name, optimizer):
     columns = featured_columns(COUNTS)
     eager, fast, shared = both(name)
     visits = [visit(columns, d) for d in (4, 0, 2, 1, 3, 5)]
@@ -119,7 +119,7 @@ def test_a_trajectory_over_domains_is_the_eager_one(name, optimizer):
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
-def test_stacked_dr_is_the_eager_one(monkeypatch, name):
+def test_stacked_dr_equals_the_eager_one(monkeypatch, name):
     """A support shown as the target, then the target; domains of 0, 1, 7, 9, 13 and 30 rows in batches of 4."""
     columns, supports = featured_columns(COUNTS), featured_columns([6] * 6, seed=1)
     eager, fast, shared = both(name)
@@ -136,7 +136,7 @@ def test_stacked_dr_is_the_eager_one(monkeypatch, name):
 
 
 @pytest.mark.parametrize("name", ["star", PARTITIONED, "ple"])
-def test_three_domains_in_one_stack_move_their_own_weights_alone(monkeypatch, name):
+def test_domains_in_one_stack_change_only_their_own_weights(monkeypatch, name):
     columns = featured_columns([4, 2, 3])
     eager, fast, shared = both(name, counts=[4, 2, 3])
     visits = [[visit(columns, d), visit(columns, d)] for d in range(3)]
@@ -154,7 +154,7 @@ def test_three_domains_in_one_stack_move_their_own_weights_alone(monkeypatch, na
 
 
 @pytest.mark.parametrize("name", ["mmoe", "star", PARTITIONED])
-def test_weights_of_domains_that_a_scope_leaves_alone_are_read_as_they_are(name):
+def test_weights_of_domains_outside_the_scope_do_not_change(name):
     columns = featured_columns(COUNTS)
     eager, fast, shared = both(name)
     scopes = [Scope(frozenset({"user"})) for _ in DOMAINS]
@@ -165,7 +165,7 @@ def test_weights_of_domains_that_a_scope_leaves_alone_are_read_as_they_are(name)
 
 
 @pytest.mark.parametrize("name", PER_DOMAIN)
-def test_carried_moments_and_mixed_visits_give_the_eager_numbers(name):
+def test_carried_moments_and_mixed_visits_equal_the_eager_ones(name):
     columns = featured_columns(COUNTS)
     eager, fast, shared = both(name)
     states = [InnerState.zeros_like(shared), InnerState.zeros_like(shared)]
@@ -190,7 +190,7 @@ def test_a_skipped_part_skips_the_whole_step():
     assert all(rows.values.abs().max() == 0 for rows in change.rows.values())
 
 
-def test_memory_counts_a_domains_weights_once_a_trajectory_and_not_for_every_row():
+def test_memory_of_domain_weights_is_per_trajectory_and_not_per_row():
     narrow, wide = (small_settings("shared_bottom", hidden=(5,)) for _ in range(2))
     wide = replace(wide, shared_bottom=replace(wide.shared_bottom, tower=(300,)))
     engines = [small_engine(settings, 6, FastEngine, compiles=False)[0] for settings in (narrow, wide)]
@@ -203,7 +203,7 @@ def test_memory_counts_a_domains_weights_once_a_trajectory_and_not_for_every_row
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
-def test_fp32_and_bf16_stay_near_fp64_for_every_structure(name):
+def test_fp32_and_bf16_are_close_to_fp64_for_every_structure(name):
     settings, domains = small_settings(name, 0.5), (4, 0, 2, 1, 5)
     eager, shared = small_engine(settings, 6)
     inputs, columns = small_inputs(settings, 6), featured_columns(COUNTS)
@@ -240,9 +240,7 @@ FEW_LAYERS = {
     ],
     ids=["autoint", "hamur", "masknet", "star", "star partitioned", "ple"],
 )
-def test_compiled_steps_are_the_eager_ones_and_not_compiled_anew_for_other_sizes(
-    name, counts, first, most, traced_steps
-):
+def test_compiled_steps_equal_eager_ones_and_are_reused_for_other_sizes(name, counts, first, most, traced_steps):
     """Backend aot_eager fixes sizes as compiled steps do; test_fast and test_several cover the generated code.
 
     Gradients and update of stacks are two graphs. Where the longest trajectory has more steps than the others, its last

@@ -64,9 +64,7 @@ def compiles_without_code(monkeypatch):
 
 
 @pytest.mark.parametrize(("logs", "limit"), [(False, 1), (True, 64)])
-def test_what_torch_cannot_compile_runs_without_and_threads_share_no_module(
-    compiles_without_code, threads, logs, limit, caplog
-):
+def test_a_structure_that_torch_cannot_compile_runs_in_threads(compiles_without_code, threads, logs, limit, caplog):
     threads(2)
     inputs = small_inputs(len(MANY))
     torch.manual_seed(0)
@@ -92,7 +90,7 @@ def test_what_torch_cannot_compile_runs_without_and_threads_share_no_module(
 
 @pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize("scopes", ["own domain", "some rows"])
-def test_stacks_are_divided_among_threads_and_small_products_span_none(monkeypatch, threads, count, scopes):
+def test_stacks_are_divided_among_threads(monkeypatch, threads, count, scopes):
     columns = columns_of()
     columns.numeric[10 + 5] = math.nan  # domain 2, which a step skips
     eager, shared = eager_engine(on_nan="skip")
@@ -120,7 +118,7 @@ def test_stacks_are_divided_among_threads_and_small_products_span_none(monkeypat
     assert torch.get_num_threads() == count
 
 
-def test_the_products_of_large_steps_span_threads(threads):
+def test_large_steps_use_all_threads(threads):
     columns = columns_of()
     threads(2)
     engine = fast_engine(batch_size=1 << 24)
@@ -132,7 +130,7 @@ def test_the_products_of_large_steps_span_threads(threads):
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 3), (2, 1), (16, 1)])
-def test_the_memory_budget_is_shared_by_the_stacks_that_run_at_once(monkeypatch, threads, count, size):
+def test_the_memory_budget_is_divided_among_threads(monkeypatch, threads, count, size):
     columns, (_, shared) = columns_of([5] * 6), eager_engine()
     sizes = limited(monkeypatch, 6)
     threads(count)
