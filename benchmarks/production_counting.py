@@ -13,7 +13,7 @@ from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.memory import bytes_per_row, stack_limits
 from mamdr_core.engine.parameters import Change, Scope, Shared, Theta
 from mamdr_core.engine.specific_store import group_size
-from mamdr_core.engine.stacking import PaddedSteps, Trajectory, cut_stacks, line_up
+from mamdr_core.engine.stacking import PaddedSteps, Trajectory, cut_stacks, sort_trajectories
 from mamdr_core.engine.steps import ROWS_MULTIPLE
 from mamdr_core.learning.learner import Draw, Learner
 from mamdr_core.learning.methods import find_method
@@ -71,7 +71,7 @@ class CountingEngine(EagerEngine):
         scopes: Sequence[Scope],
         seeds: Sequence[int],
     ) -> list[Change]:
-        for stack in cut_stacks(line_up(thetas, visits, scopes, seeds, self.batch_size), self.limits):
+        for stack in cut_stacks(sort_trajectories(thetas, visits, scopes, seeds, self.batch_size), self.limits):
             self.count.add(stack)
         return [NOTHING] * len(thetas)
 

@@ -9,15 +9,15 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from mamdr_core.engine.hashing import INCREMENT, mix64
+
 Integers = NDArray[np.uint64]
 Ids = NDArray[np.int64]
 Counters = Ids | Integers
 Reals = NDArray[np.float64]
 Singles = NDArray[np.float32]
 
-_STEP = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
+_STEP = np.uint64(INCREMENT)
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
 
@@ -32,8 +32,9 @@ def hash_counters(seed: int, stream: str, counters: Counters) -> Integers:
     """
     start = np.zeros(1, dtype=np.uint64)
     for byte in f"{seed}/{stream}".encode():
-        start = _mix(start * _STEP + np.uint64(byte + 1))
-    return _mix(counters.astype(np.uint64) * _STEP + start)
+        start = mix64(start * _STEP + np.uint64(byte + 1))
+    bits: Integers = mix64(counters.astype(np.uint64) * _STEP + start)
+    return bits
 
 
 def uniform(seed: int, stream: str, counters: Counters, count: int) -> Reals:
@@ -60,10 +61,3 @@ def _quantiles() -> Singles:
     quantiles = np.concatenate([-np.array(upper[::-1]), upper])
     scaled: Singles = (quantiles / quantiles.std()).astype(np.float32)
     return scaled
-
-
-def _mix(bits: Integers) -> Integers:
-    bits = (bits ^ (bits >> np.uint64(30))) * _MIX_1
-    bits = (bits ^ (bits >> np.uint64(27))) * _MIX_2
-    mixed: Integers = bits ^ (bits >> np.uint64(31))
-    return mixed

@@ -1,5 +1,6 @@
-"""How an inner loop runs: parameters as one flat tensor, columns of rows, round plans, the eager reference engine.
+"""The engine: columns of rows, parameters, gradients and inner loops, prediction and metrics.
 
-Needs torch and numpy alone. Shape suffixes: B rows of a batch, N rows in all, n domains, P dense parameters, U distinct
-rows of an embedding table, D width of one, W ranks.
+Start with `eager.py`, the reference engine; `fast.py` gives the same numbers in less time. Needs only torch and numpy.
+Shape suffixes: B rows of a batch, N all rows, n domains, P dense parameters, U distinct rows of an embedding table,
+D width of a table, G trajectories or domains that run together, S steps, W ranks.
 """

@@ -1,4 +1,4 @@
-"""The rows of an embedding table that a trajectory reads: the paper's static and dynamic cache (section 4.5)."""
+"""The rows of an embedding table that a trajectory reads: the static and dynamic cache of the paper (section 4.5)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,26 +14,25 @@ from mamdr_core.models.tables import Table
 
 
 class CachedTable:
-    """One table of one trajectory.
+    """The rows of one table for one trajectory.
 
     Args:
-        theta: where the trajectory starts.
-        table: which.
-        readers: the tables that read its rows: itself, and those that share them.
-        visits: the visits of the trajectory.
-        scope: what it may change.
-        state: Adam's moments to carry on, where it has some of the table; None: zeros.
-        rule: how its rows move.
+        theta: start of the trajectory.
+        table: the table.
+        readers: the fields that read its rows: itself, and those that share them.
+        visits: visits of the trajectory.
+        scope: what the trajectory may change.
+        state: moments to start from, if it has those of the table; otherwise zeros.
+        rule: how rows are updated.
 
     Attributes:
-        table: which.
-        readers: by name, the tables that read its rows.
-        ids_U: the distinct ids that it reads, ascending.
+        table: the table.
+        readers: the fields that read its rows, by name.
+        ids_U: the distinct ids that are read, ascending.
         static_UD: their rows at the start.
-        dynamic_UD: their rows now; where a column holds several ids of a row, one row of zeros more, which padding
-            reads.
-        trains: whether it may change rows.
-        local: by reader and visit, places in `dynamic_UD`, int64 [M], or [M, L] of a column of several ids.
+        dynamic_UD: their current rows; if a reader has several ids per row, followed by a row of zeros for padding.
+        trains: whether the trajectory may change rows.
+        local: positions in `dynamic_UD` by reader and visit, int64 [M], or [M, L] for several ids per row.
     """
 
     def __init__(
@@ -49,13 +48,13 @@ class CachedTable:
         device = theta.shared.dense.device
         self.table = table
         self.readers = {reader.name: reader for reader in readers}
-        met = {reader.name: [visit.ids(reader.column).to(device) for visit in visits] for reader in readers}
+        ids_of = {reader.name: [visit.ids(reader.column).to(device) for visit in visits] for reader in readers}
         nothing = torch.zeros(0, dtype=torch.long, device=device)
-        read = [known_ids(reader, ids) for reader in readers for ids in met[reader.name]]
+        read = [known_ids(reader, ids) for reader in readers for ids in ids_of[reader.name]]
         self.ids_U, local = torch.cat([nothing, *read]).unique(return_inverse=True)
         places = iter(local.split([len(ids) for ids in read]))
         self.local = {
-            reader.name: [_placed(reader, ids, next(places), len(self.ids_U)) for ids in met[reader.name]]
+            reader.name: [_with_padding(reader, ids, next(places), len(self.ids_U)) for ids in ids_of[reader.name]]
             for reader in readers
         }
         self.static_UD = theta.gather(table.name, self.ids_U)
@@ -68,21 +67,24 @@ class CachedTable:
         self._rule = rule
         kept = ROW_STATES.get(rule.optimizer) if self.trains else None
         self._moments = list(kept.zeros_like(self.static_UD).named().values()) if kept else []
-        self._step_before = state.step if state else 0  # of Adam when the moments were zero
+        self._step_before = state.step if state else 0  # number of steps before the moments were zero
         if self._moments and state and table.name in state.tables:
             self._moments = [whole[self.ids_U] for whole in state.tables[table.name].named().values()]
             self._step_before = 0
 
     def read(self, reader: str, visit: int, rows: slice | Tensor) -> Tensor:
-        """What a table reads at some places of a visit, [M, D] or [M, L, D], ready to be differentiated."""
+        """Embeddings of a field at positions of a visit, [M, D] or [M, L, D], which require gradients if trained."""
         return self.dynamic_UD[self.local[reader][visit][rows]].requires_grad_(self.trains)
 
     def together(self, visit: int, gradients: Mapping[str, FieldGradient]) -> tuple[Tensor, Tensor]:
-        """Places in `ids_U`, and the gradients of what was read there, of all readers and without padding.
+        """Concatenate the gradients of all readers, without padding.
 
         Args:
-            visit: its number.
-            gradients: by reader, some of them.
+            visit: number of the visit.
+            gradients: gradients by field, for at least one reader.
+
+        Returns:
+            Positions in `ids_U`, int64 [K], and gradients [K, D].
         """
         own = [name for name in self.readers if name in gradients]
         place_B = [self.local[name][visit][gradients[name][0]].flatten() for name in own]
@@ -94,14 +96,14 @@ class CachedTable:
         return place, gradient
 
     def touched(self, visit: int, gradients: Mapping[str, FieldGradient]) -> tuple[Tensor, Tensor]:
-        """The rows that a batch touches and may move, and their gradients, of one that occurs twice the sum.
+        """The rows that a batch reads and may change, and their gradients, summed over reads.
 
         Args:
-            visit: its number.
-            gradients: by reader, of what it read; of at least one.
+            visit: number of the visit.
+            gradients: gradients by field, for at least one reader.
 
         Returns:
-            Places in `ids_U`, int64 [V], and gradients with that of the rows' L2 regularisation, [V, D].
+            Positions in `ids_U`, int64 [V], and gradients including L2 regularisation, [V, D].
         """
         place_B, gradient_BD = self.together(visit, gradients)
         place_V, inverse_B = place_B.unique(return_inverse=True)
@@ -114,11 +116,11 @@ class CachedTable:
         return place_V, gradient_VD
 
     def move(self, place_V: Tensor, gradient_VD: Tensor, count: int, lr: float) -> None:
-        """Update rows that a batch touched; see `touched`.
+        """Update the rows of a batch.
 
         Args:
-            place_V, gradient_VD: which rows, and along what.
-            count: Adam's, from 1.
+            place_V, gradient_VD: see `touched`.
+            count: number of the step, from 1.
             lr: learning rate of the dense weights.
         """
         if self._rule.decay:
@@ -129,13 +131,13 @@ class CachedTable:
             moments[place_V] = advanced
 
     def write_moments(self, state: InnerState) -> None:
-        """Leave the moments in `state`, where it has some of the table."""
+        """Store the moments in `state` if it has those of the table."""
         if self._moments and self.table.name in state.tables:
             for whole, own in zip(state.tables[self.table.name].named().values(), self._moments, strict=True):
                 whole[self.ids_U] = own
 
     def change(self) -> Rows:
-        """Dynamic - static, of the rows that may move."""
+        """Differences from the start, of the rows that may change."""
         difference_UD = self.dynamic_UD[: len(self.ids_U)] - self.static_UD
         if self._may_move_U is None:
             return Rows(self.ids_U, difference_UD)
@@ -144,12 +146,12 @@ class CachedTable:
 
 
 def known_ids(table: Table, ids: Tensor) -> Tensor:
-    """The ids that a table reads at some rows, int64 [M]: of several ids of a row not the zeros behind them."""
+    """The ids that a table reads at some rows, int64 [M], without the padding of several ids per row."""
     return ids[ids > 0] if table.length else ids
 
 
-def _placed(reader: Table, ids: Tensor, place_K: Tensor, nowhere: int) -> Tensor:
-    """The places of known ids where `ids` has them, and `nowhere` at padding."""
+def _with_padding(reader: Table, ids: Tensor, place_K: Tensor, nowhere: int) -> Tensor:
+    """The positions `place_K` of known ids in the shape of `ids`, with `nowhere` for padding."""
     if not reader.length:
         return place_K
     return torch.full_like(ids, nowhere).masked_scatter_(ids > 0, place_K)

@@ -1,4 +1,4 @@
-"""The rows that a rank trains or measures on, as columnar tensors sorted by domain."""
+"""The training or evaluation rows of a rank as columns, sorted by domain, and visits to them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,15 +16,15 @@ class Columns:
     """Rows sorted by domain, as tensors.
 
     Attributes:
-        ids: by column, int32 [N]; 0 is the unknown id, a vocabulary index i is stored as i + 1. Holds at least "user",
-            "item" and "domain". Of a bag or sequence [N, L], a row's known ids first and in order, then zeros.
-        bag_weights: by bag with weights, float32 [N, L]; 0 where `ids` are.
+        ids: ids by column, int32 [N]: vocabulary index + 1, or 0 for an unknown id. Contains at least "user", "item"
+            and "domain". For a bag or sequence [N, L]: the known ids of a row in order, then zeros.
         numeric: standardised numeric features, float32 [N, K]; K may be 0.
         labels: 0. or 1., float32 [N].
         offsets: int64 [n + 1]; rows offsets[d] to offsets[d + 1] belong to the domain of index d.
-        true_probability: float64 [N] where the log knows it, for the oracle's AUC.
-        base_logits: float32 [N], the logits of a mixed model, which the network's are added to; None: zeros.
-        weights: sample weights, float32 [N]; None: rows count alike.
+        true_probability: the probability of a click, known for synthetic logs, float64 [N].
+        base_logits: logits of a mixed model, to which those of the network are added, float32 [N]; None: zeros.
+        weights: sample weights, float32 [N]; None: equal weights.
+        bag_weights: weights of the ids of bags that have weights, float32 [N, L]; 0 for padding.
     """
 
     ids: dict[str, Tensor]
@@ -42,30 +42,30 @@ class Columns:
 
     @property
     def counts(self) -> Tensor:
-        """Rows by domain, int64 [n]."""
+        """Number of rows of each domain, int64 [n]."""
         return self.offsets.diff()
 
     @cached_property
     def occupied(self) -> NDArray[np.int64]:
-        """Domains with rows, ascending; the offsets must not change after this is first read."""
+        """Domains with rows, ascending; cached, so the offsets must not change."""
         return np.flatnonzero(np.diff(self.offsets.numpy()))
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what a device would hold."""
+        """Bytes of the columns on a device."""
         columns = [*self.ids.values(), *self.bag_weights.values(), self.numeric, self.labels]
         return sum(column.nbytes for column in (*columns, self.base_logits, self.weights) if column is not None)
 
     def weights_of(self, bag: str, rows: Tensor) -> Tensor:
-        """The weights of a bag's or sequence's ids at some rows, float32 [M, L]: 1 where it has none, 0 of padding."""
+        """The weights of the ids of a bag or sequence at some rows, float32 [M, L]; by default 1, and 0 for padding."""
         weights_NL = self.bag_weights.get(bag)
         return (self.ids[bag][rows] > 0).float() if weights_NL is None else weights_NL[rows]
 
     def take(self, rows: Tensor) -> "Columns":
-        """The given rows in their order; they must be sorted by domain.
+        """Select rows.
 
         Args:
-            rows: positions, int64 [M].
+            rows: positions sorted by domain, int64 [M].
         """
         domains = self.ids["domain"][rows].long() - 1
         counts = torch.bincount(domains, minlength=len(self.offsets) - 1).cpu()
@@ -81,7 +81,7 @@ class Columns:
         )
 
     def to(self, device: torch.device | str) -> "Columns":
-        """A copy on `device` (offsets stay on the CPU, where plans are made)."""
+        """A copy on `device`, except for offsets, which are used on the CPU."""
         return Columns(
             ids={name: column.to(device) for name, column in self.ids.items()},
             numeric=self.numeric.to(device),
@@ -95,22 +95,26 @@ class Columns:
 
 
 def offsets_of(counts_n: Tensor) -> Tensor:
-    """Where each domain's rows begin, int64 [n + 1], from rows by domain [n]."""
+    """The first row of each domain, and the number of rows, int64 [n + 1].
+
+    Args:
+        counts_n: number of rows of each domain, int64 [n].
+    """
     return torch.cat([counts_n.new_zeros(1), counts_n.cumsum(0)])
 
 
 @dataclass
 class Visit:
-    """One visit of a trajectory: some rows, in order, usually all of one domain.
+    """One visit of a trajectory: some rows in order, usually of one domain.
 
     Attributes:
-        columns: where the rows lie.
+        columns: the columns with the rows.
         rows: positions in `columns`, int64 [M].
-        as_domain: show the rows to the model under this domain's index instead of their own (DR's support rows, which
-            train the parameters that serve the target).
-        batch_size: rows of a step at most; 0: the engine's.
-        groups: of each of its batches, the rows of each domain, int64 [G] on the CPU, where they stand in groups (see
-            `mamdr_core.engine.parts.order_by_domain`); none: each batch is of one domain, or the engine cuts it.
+        as_domain: domain index that the model reads instead of that of the rows. Support rows of DR train the
+            parameters of the target.
+        batch_size: maximum number of rows of a step; 0: that of the engine.
+        groups: number of rows of each domain in each batch, int64 [G] on the CPU, if rows are grouped by domain (see
+            `mamdr_core.engine.parts.order_by_domain`); empty otherwise.
     """
 
     columns: Columns
@@ -120,34 +124,34 @@ class Visit:
     groups: tuple[Tensor, ...] = ()
 
     def ids(self, column: str) -> Tensor:
-        """The visit's indices of one id column, int64 [M]."""
+        """Ids of a column, int64 [M], or [M, L]."""
         if column == "domain" and self.as_domain is not None:
             return torch.full_like(self.rows, self.as_domain + 1)
         return self.columns.ids[column][self.rows].long()
 
     def add_base(self, logits_B: Tensor, places: slice | Tensor = slice(None)) -> Tensor:
-        """The network's logits of some places of the visit plus the base logits of these rows, if there are any."""
+        """Add the base logits of the rows, if there are any, to the network's logits at some positions of the visit."""
         base_logits = self.columns.base_logits
         return logits_B if base_logits is None else logits_B + base_logits[self.rows[places]].to(logits_B)
 
     def weights(self, places: slice | Tensor, like: Tensor) -> Tensor | None:
-        """Sample weights of some places of the visit; None: rows count alike.
+        """Sample weights at some positions of the visit; None: equal weights.
 
         Args:
-            places: of the visit.
-            like: has their type and device.
+            places: the positions.
+            like: a tensor of the type and device of the result.
         """
         weights = self.columns.weights
         return None if weights is None else weights[self.rows[places]].to(like)
 
     @property
     def total_weight(self) -> float:
-        """The sum of the rows' weights."""
+        """The sum of the sample weights; by default the number of rows."""
         weights = self.columns.weights
         return float(len(self.rows)) if weights is None else float(weights[self.rows].double().sum())
 
     def batches(self, batch_size: int) -> list[slice]:
-        """Slices of near-equal size that cover the visit, of its `batch_size` rows at most, or else the engine's."""
+        """Split the visit into slices of nearly equal size, of at most its own `batch_size` or that of the engine."""
         size = self.rows.shape[0]
         parts = -(-size // (self.batch_size or batch_size))
         if parts == 1:  # most visits
@@ -157,15 +161,15 @@ class Visit:
 
 
 FrozenTables = Mapping[str, Tensor]
-"""Fixed vectors by table name, float32 [rows, D]: row 0 belongs to the unknown id."""
+"""Fixed vectors by table name, float32 [rows, D]; row 0 is that of the unknown id."""
 
 
 def shares_of(weights_N: Tensor, run_N: Tensor, runs: int) -> Tensor:
-    """Each row's share of its run's weights; zeros in a run whose weights are all zero.
+    """Weights divided by their sum over each run; 0 in a run whose weights are all 0.
 
     Args:
-        weights_N: of the rows, floating.
-        run_N: the run of each, int64.
+        weights_N: floating-point weights of rows.
+        run_N: run of each row, int64.
         runs: number of runs.
     """
     total_R = weights_N.new_zeros(runs).index_add_(0, run_N, weights_N)

@@ -1,9 +1,10 @@
-"""One inner step of the dense parameters for G trajectories at once, compiled."""
+"""One inner step of the dense parameters of G trajectories at once, compiled."""
 
 import copy
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,16 +23,16 @@ from mamdr_core.runtime.heartbeat import beat
 logger = logging.getLogger(__name__)
 Fields = dict[str, Tensor]
 RECOMPILE_LIMIT = 64
-"""Graphs of one function in a process: some for each engine, where torch stops at 8."""
+"""Maximum number of graphs of one function in a process; every engine needs a few. The default of torch is 8."""
 
 
 @dataclass
 class DenseState:
-    """Dense parameters of G trajectories and their moments, which steps move in place, each [G, P].
+    """Dense parameters of G trajectories and their moments, each [G, P], which steps update in place.
 
     Attributes:
-        adam: by Adam; false: by plain gradient descent.
-        first, second: Adam's moments, of the trajectories that have a step; None: zero, before the first step.
+        adam: whether steps use Adam; otherwise plain gradient descent.
+        first, second: Adam's moments of the trajectories that have a step; None: zero, before the first step.
     """
 
     values: Tensor
@@ -40,21 +41,20 @@ class DenseState:
     second: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class PaddedBatch:
+class PaddedBatch(NamedTuple):
     """The rows of a step of G trajectories.
 
     Attributes:
-        embedded: trained fields of one width one after another, [G, F * B, D], or [G, F, D] of tables per domain;
-            [1, F * groups, D] of these where the batch, of one trajectory, holds several domains.
-        names: of each of these tensors, its F fields; one that the model pools stands for as many as a row has ids,
-            with `SEVERAL` behind its name.
-        constant: all other fields by name, [G, B, D]; of a batch of several domains also [1, B] and [1, groups], see
+        embedded: concatenated trained fields, one tensor per width: [G, F * B, D], or [G, F, D] for tables per domain,
+            or [1, F * groups, D] for these if the batch, of a single trajectory, contains several domains.
+        names: the F fields of each of these tensors. The name of a field that the model pools, with the suffix
+            `SEVERAL`, is repeated for every id of a row.
+        constant: all other fields by name, [G, B, D]; for a batch of several domains also [1, B] and [1, groups], see
             `mamdr_core.models.groups`.
         labels: [G, B].
         base: base logits [G, B].
-        weights: [G, B]; of one trajectory they sum to 1, or are all 0; 0 for padding.
-        keys: dropout's, int32 [G].
+        weights: [G, B]; their sum over a trajectory is 1, or 0 if all are 0; padding has 0.
+        keys: keys of dropout, int32 [G].
     """
 
     embedded: list[Tensor]
@@ -67,15 +67,15 @@ class PaddedBatch:
 
 
 class DenseStep:
-    """A step of dense parameters: gradients of G models side by side by torch.func, and their optimizer.
+    """A step of dense parameters: gradients of G models at once by torch.func, and the update by their optimizer.
 
-    Two graphs and not one: where one graph both reads parameters and moves them in place, torch 2.9 may schedule the
-    products for the fields' gradients behind the update, and takes them at the new parameters.
+    They are two graphs: if one graph both reads parameters and updates them in place, torch 2.9 may compute the
+    gradients of fields after the update, from the new parameters.
 
     Args:
         flat: the model.
         bf16: compute logits and gradients in bfloat16; parameters, moments and losses keep their type.
-        compiles: run through torch.compile; false: the same operations one by one.
+        compiles: use torch.compile; otherwise the same operations run one by one.
 
     Attributes:
         compiled: whether gradients are compiled.
@@ -93,45 +93,41 @@ class DenseStep:
         if compiles:
             keep_checks()
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
-            # Beyond it torch would run the same operations one by one without a word, and threads share the module.
+            # Beyond the limit torch would silently run the operations one by one, on a module that threads share.
             torch._dynamo.config.fail_on_recompile_limit_hit = True
-            # As many threads as the process has: what is compiled is cached, and a rank among others has fewer.
+            # Use the number of threads of the process: cached code may come from a process with more threads.
             options: dict[str, str | int | bool | Callable[..., object]] = {"cpp.dynamic_threads": True}
             self._differentiate = torch.compile(self._gradients, dynamic=True, options=options)
             self._loss_of_groups = torch.compile(self._loss, dynamic=True, options=options)
             self._begin = torch.compile(_begin_adam, dynamic=True, options=options)
 
     def of_thread(self) -> "DenseStep":
-        """The step for another thread: what is compiled is shared; else a call replaces its module's parameters."""
+        """The step for another thread: the same if compiled, else a copy, as calls replace the module's parameters."""
         if self.compiled:
             return self
         return DenseStep(FlatModule(copy.deepcopy(self._flat.module)), self._bf16, compiles=False)
 
     def gradients(self, state: DenseState, batch: PaddedBatch) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Gradients at `state`.
+        """Gradients at the values of `state`.
 
-        A trajectory whose loss is not finite counts as one of zero gradient. A user's own structure that torch cannot
-        compile runs the same operations one by one from then on, with a warning.
+        The gradient of a trajectory whose loss is not finite is zero. If torch cannot compile the structure of a user,
+        its operations run one by one from then on, with a warning.
 
         Args:
-            state: of the first trajectories, as many as the batch has.
+            state: at least the trajectories of the batch, which are its first ones.
             batch: the rows.
 
         Returns:
-            Losses [G], gradients of the dense parameters [G, P], and of `batch.embedded`.
+            Losses [G], gradients of the dense parameters [G, P], and gradients of `batch.embedded`.
         """
         beat()
         if not self._flat.module.training:
             self._flat.module.train()
-        values = state.values[: len(batch.keys)]
-        arguments = (
-            values, batch.embedded, batch.names, batch.constant, batch.labels, batch.base, batch.weights, batch.keys,
-        )  # fmt: skip
         differentiate = self._gradients_of_groups if SIZES in batch.constant else self._differentiate
         try:
-            return differentiate(*arguments)
+            return differentiate(state.values[: len(batch.keys)], batch)
         except Exception as error:
-            # Of a user's own structure torch raises errors of any kind where it cannot compile; its own come again.
+            # For structures of users the compiler raises errors of any type; errors of the structure are raised again.
             may_be_compilers = self.compiled and (is_checked(self._flat.module) or _is_at_limit(error))
             if not may_be_compilers or is_to_compile_alone(error):
                 raise
@@ -144,14 +140,14 @@ class DenseStep:
             return self.gradients(state, batch)
 
     def move(self, state: DenseState, gradient: Tensor, count: Tensor, lr: float, weight_decay: float = 0.0) -> None:
-        """Move `state` along gradients.
+        """Update the values of `state`.
 
         Args:
-            state: moved in place, of the first trajectories: as many as have a gradient.
+            state: updated in place for its first G trajectories.
             gradient: [G, P].
-            count: 1 at the first step, a float32 scalar on the device.
+            count: number of the step, 1 for the first, a float32 scalar on the device.
             lr: learning rate.
-            weight_decay: decoupled.
+            weight_decay: decoupled weight decay.
         """
         values = state.values[: len(gradient)]
         if weight_decay:
@@ -165,7 +161,7 @@ class DenseStep:
             move_by_adam(values, gradient, state.first[: len(values)], state.second[: len(values)], count, lr)
 
     def _begin_moments(self, values: Tensor, gradient: Tensor, lr: float) -> tuple[Tensor, Tensor]:
-        """Adam's first step, and its moments."""
+        """Make Adam's first step; returns its moments."""
         try:
             return self._begin(values, gradient, lr)
         except Exception as error:
@@ -174,66 +170,39 @@ class DenseStep:
             self._begin = _begin_adam
             return self._begin(values, gradient, lr)
 
-    def _gradients(
-        self,
-        values: Tensor,
-        embedded: list[Tensor],
-        names: list[tuple[str, ...]],
-        constant: Fields,
-        labels: Tensor,
-        base: Tensor,
-        weights: Tensor,
-        keys: Tensor,
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Losses [G], gradients of dense parameters [G, P] and of `embedded`; zero where a loss is not finite."""
-        # What is flat is cut before differentiating: the backward pass of a cut inside vmap fixes the number of
-        # trajectories in what is compiled (torch 2.9).
-        named = self._flat.named(values)
-        fields: Fields = {}
-        for own, together in zip(names, embedded, strict=True):
-            fields |= cut_fields(own, together)
+    def _gradients(self, values: Tensor, batch: PaddedBatch) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """See `gradients`; `values` are [G, P]."""
+        # Flat tensors are cut before differentiating: the backward pass of a cut inside vmap specialises the compiled
+        # graph to the number of trajectories (torch 2.9).
+        named, fields, others = self._flat.named(values), _embedded_fields(batch), _other_inputs(batch)
         if len(values) == 1:  # plain matrix products, not batched ones
-            (to_named, to_fields), loss = self._one(
-                _only(named), _only(fields), _only(constant), labels[0], base[0], weights[0], keys[0]
-            )
+            (to_named, to_fields), loss = self._one(_only(named), _only(fields), *map(_first, others))
             to_named, to_fields, loss = _as_stack(to_named), _as_stack(to_fields), loss[None]
         else:
-            (to_named, to_fields), loss = self._many(named, fields, constant, labels, base, weights, keys)
+            (to_named, to_fields), loss = self._many(named, fields, *others)
         gradient = torch.cat([to_named[name].flatten(1) for name in named], dim=1)
         good = loss.isfinite()
         gradient = torch.where(good[:, None], gradient, 0)
-        to_embedded = [_join_fields(own, to_fields) for own in names]
+        to_embedded = [_join_fields(own, to_fields) for own in batch.names]
         return loss, gradient, [torch.where(good[:, None, None], each, 0) for each in to_embedded]
 
-    def _gradients_of_groups(
-        self,
-        values: Tensor,
-        embedded: list[Tensor],
-        names: list[tuple[str, ...]],
-        constant: Fields,
-        labels: Tensor,
-        base: Tensor,
-        weights: Tensor,
-        keys: Tensor,
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """`_gradients` of one trajectory whose batch holds several domains, by autograd.
+    def _gradients_of_groups(self, values: Tensor, batch: PaddedBatch) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """`_gradients` of one trajectory whose batch contains several domains, by autograd.
 
-        torch.func cannot differentiate an operator of our own (torch 2.9).
+        torch.func cannot differentiate a custom operator (torch 2.9).
         """
-        named = {name: own.detach().requires_grad_() for name, own in _only(self._flat.named(values)).items()}
-        fields: Fields = {}
-        for own, together in zip(names, embedded, strict=True):
-            fields |= {
-                name: field.detach().requires_grad_() for name, field in _only(cut_fields(own, together)).items()
-            }
-        loss = self._loss_of_groups(named, fields, _only(constant), labels[0], base[0], weights[0], keys[0])
+        named, fields = (
+            {name: own.detach().requires_grad_() for name, own in _only(stacked).items()}
+            for stacked in (self._flat.named(values), _embedded_fields(batch))
+        )
+        loss = self._loss_of_groups(named, fields, *map(_first, _other_inputs(batch)))
         learned = [*named.values(), *fields.values()]
         found = torch.autograd.grad(loss, learned, allow_unused=True, materialize_grads=True)
         if not loss.isfinite():
             found = tuple(torch.zeros_like(gradient) for gradient in found)
         gradient_P = torch.cat([gradient.flatten() for gradient in found[: len(named)]])
         to_fields = _as_stack(dict(zip(fields, found[len(named) :], strict=True)))
-        return loss.detach()[None], gradient_P[None], [_join_fields(own, to_fields) for own in names]
+        return loss.detach()[None], gradient_P[None], [_join_fields(own, to_fields) for own in batch.names]
 
     def _loss(
         self,
@@ -254,12 +223,24 @@ class DenseStep:
         return (binary_cross_entropy_with_logits(logits_B, labels_B, reduction="none") * weights_B).sum()
 
 
+def _embedded_fields(batch: PaddedBatch) -> Fields:
+    fields: Fields = {}
+    for names, together in zip(batch.names, batch.embedded, strict=True):
+        fields |= cut_fields(names, together)
+    return fields
+
+
+def _other_inputs(batch: PaddedBatch) -> tuple[Fields, Tensor, Tensor, Tensor, Tensor]:
+    """The arguments of `_loss` that are not differentiated."""
+    return batch.constant, batch.labels, batch.base, batch.weights, batch.keys
+
+
 def cut_fields(names: tuple[str, ...], together: Tensor) -> Fields:
-    """Fields by name, [G, B, D] or [G, B, L, D], of what holds them one after another, [G, F * B, D].
+    """Split concatenated fields, [G, F * B, D]: by name [G, B, D], or [G, B, L, D] for a field of several ids.
 
     Args:
         names: see `PaddedBatch`.
-        together: the fields.
+        together: the concatenated fields.
     """
     if not any(name.endswith(SEVERAL) for name in names):
         return dict(zip(names, together.unflatten(1, (len(names), -1)).unbind(1), strict=True))
@@ -275,7 +256,7 @@ def cut_fields(names: tuple[str, ...], together: Tensor) -> Fields:
 
 
 def _join_fields(names: tuple[str, ...], fields: Fields) -> Tensor:
-    """What `cut_fields` cuts."""
+    """The inverse of `cut_fields`."""
     if not any(name.endswith(SEVERAL) for name in names):
         return torch.stack([fields[name] for name in names], dim=1).flatten(1, 2)
     own = tuple(dict.fromkeys(names))
@@ -284,19 +265,24 @@ def _join_fields(names: tuple[str, ...], fields: Fields) -> Tensor:
 
 
 def _begin_adam(values: Tensor, gradient: Tensor, lr: float) -> tuple[Tensor, Tensor]:
-    """Adam's first step: moments of zero need be neither filled nor read. Returns the moments after it.
+    """Make Adam's first step without reading moments, which are zero; returns the moments after it.
 
-    Elementwise and in place: nothing can be read after it has been moved.
+    All operations are elementwise, so no value can be read after its update.
     """
     first, second = gradient * (1 - BETA1), gradient * gradient * (1 - BETA2)
-    values.sub_(gradient / (gradient.abs() + EPSILON) * lr)  # without their bias the moments are g and g^2
+    values.sub_(gradient / (gradient.abs() + EPSILON) * lr)  # the bias-corrected moments are g and g^2
     return first, second
 
 
 def _is_at_limit(error: Exception) -> bool:
-    from torch._dynamo.exc import FailOnRecompileLimitHit  # a second to import, and only needed once it has been used
+    from torch._dynamo.exc import FailOnRecompileLimitHit  # takes a second to import
 
     return isinstance(error, FailOnRecompileLimitHit)
+
+
+def _first(stacked: Fields | Tensor) -> Fields | Tensor:
+    """What belongs to the first of G trajectories."""
+    return _only(stacked) if isinstance(stacked, dict) else stacked[0]
 
 
 def _only(stacked: Fields) -> Fields:

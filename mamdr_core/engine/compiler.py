@@ -1,4 +1,4 @@
-"""Whether torch.compile can work on this machine."""
+"""Checks whether torch.compile can work on this machine."""
 
 import importlib.util
 import os
@@ -11,11 +11,11 @@ import torch
 
 
 def compiler_trouble(device: torch.device) -> str:
-    """Why torch.compile cannot work for a device of this machine; empty: nothing is known to be missing."""
+    """The reason why torch.compile cannot work for a device; empty if nothing is known to be missing."""
     if device.type == "cuda":
         if not importlib.util.find_spec("triton"):
             return "Triton is not installed"
-        compilers = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"]  # Triton builds its launcher
+        compilers = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"]  # Triton compiles its launcher
     else:
         compilers = [os.environ.get("CXX") or "g++"]
     if not any(shutil.which(shlex.split(compiler)[0]) for compiler in compilers):

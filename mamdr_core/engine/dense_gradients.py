@@ -1,4 +1,4 @@
-"""Gradients of many domains at theta_S at once, over dense parameters: stacks of pieces, one thread each.
+"""Gradients of many domains at theta_S with respect to dense parameters, by stacks of pieces (`pieces.py`).
 
 Shape suffixes: R runs of rows of one domain, G pieces of a stack, B rows of its longest piece, N rows, P dense
 parameters.
@@ -10,32 +10,31 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import functional_call, grad_and_value
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mamdr_core.engine.columns import Columns, Visit, shares_of
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Shared, Theta
-from mamdr_core.engine.pieces import Pieces, StackPool, cut_ranges, one_by_one, stack_pool, stacked_fields
-from mamdr_core.models.checking import vmap_error
+from mamdr_core.engine.pieces import Pieces, StackPool, cut_ranges, stack_pool, stacked_fields, vmap_for
 
 
 def dense_gradients(
     engine: EagerEngine, shared: Shared, columns: Columns, rows_N: Tensor, edges: NDArray[np.int64]
 ) -> Tensor:
-    """The gradient of the mean loss over each of some runs of rows at theta_S, over dense parameters, [R, P].
+    """Gradients of the mean loss of runs of rows at theta_S with respect to dense parameters, [R, P].
 
-    Equal, except for rounding, to `EagerEngine.gradient(...).dense` of one run after another; of an empty run, zero.
+    Equal, except for rounding, to `EagerEngine.gradient(...).dense` for each run; that of an empty run is zero.
 
     Args:
-        engine: has the model; dropout is off.
+        engine: the engine of the model, without dropout.
         shared: theta_S.
-        columns: have the rows.
-        rows_N: positions in `columns`, int64 [N], run after run; a run's rows are of one domain.
-        edges: where the runs begin in `rows_N`, and the end of the last one, ascending, int64 [R + 1].
+        columns: the columns.
+        rows_N: positions in `columns`, int64 [N], run after run; the rows of a run are of one domain.
+        edges: start of each run in `rows_N`, and the end of the last one, int64 [R + 1].
 
     Raises:
-        DivergedError: a loss is not finite, and the engine's `on_nan` is stop; else the gradient is zero.
+        DivergedError: a loss is not finite and `on_nan` of the engine is stop; with skip the gradient is zero.
     """
     runs = len(edges) - 1
     like = engine.flat.values_P
@@ -44,7 +43,7 @@ def dense_gradients(
     if columns.weights is not None:
         run_N = torch.from_numpy(np.repeat(np.arange(runs), lengths_R)).to(rows_N.device)
         shares_N = shares_of(columns.weights[rows_N].to(like.dtype), run_N, runs)
-    # A piece's gradient, by parameter and joined, and one more in between.
+    # A piece needs memory for its gradient by parameter, concatenated, and for one intermediate result.
     with stack_pool(engine, vectors=3) as pool:
         task = partial(_differentiate, engine, pool, shared, columns, rows_N, lengths_R, shares_N)
         for stack, (gradient_GP, loss_G) in pool.run(task, cut_ranges(edges[:-1], edges[1:], np.arange(runs))):
@@ -67,7 +66,7 @@ def _differentiate(
     shares_N: Tensor | None,
     stack: Pieces,
 ) -> tuple[Pieces, tuple[Tensor, Tensor]]:
-    """A stack's parts of its runs' gradients [G, P] and mean losses [G]."""
+    """Contributions of the pieces of a stack to the gradients [G, P] and mean losses [G] of their runs."""
     places_GB, real_GB = stack.padded(rows_N.device)
     rows_GB = rows_N[places_GB]
     fields = stacked_fields(engine, columns, [Theta(shared)], rows_GB)
@@ -86,7 +85,6 @@ def _differentiate(
         return (binary_cross_entropy_with_logits(logits_B, labels_B, reduction="none") * weights_B).sum()
 
     named = engine.flat.named(shared.dense)
-    side_by_side = one_by_one if vmap_error(pool.module) else vmap
-    differentiate = side_by_side(grad_and_value(loss), in_dims=(None, 0, 0, 0, 0))
+    differentiate = vmap_for(engine.flat.module)(grad_and_value(loss), in_dims=(None, 0, 0, 0, 0))
     by_name, loss_G = differentiate(named, fields, labels_GB, base_GB, weights_GB)
     return stack, (torch.cat([by_name[name].flatten(1) for name in named], dim=1), loss_G)

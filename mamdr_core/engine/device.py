@@ -1,4 +1,4 @@
-"""The CUDA device of this process: which one it is, and whether torch can use it."""
+"""The CUDA device of this process, and whether torch can use it."""
 
 import os
 from contextlib import suppress
@@ -7,25 +7,25 @@ import torch
 
 
 def cuda_device() -> torch.device:
-    """The CUDA device of this process; ranks on one machine take its devices in turn, by their local rank."""
+    """The CUDA device of this process: the local rank modulo the number of devices."""
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 def use_cuda() -> None:
-    """Make this process's CUDA device the current one if torch can use it.
+    """Make the CUDA device of this process the current one if torch can use it.
 
-    Before it joins other ranks: otherwise what libraries allocate for all ranks of a machine is on its first device.
+    To be called before ranks join: otherwise libraries allocate memory for all ranks on the first device.
     """
     if not cuda_trouble():
-        with suppress(RuntimeError):  # of a device that others hold alone: found again where ranks agree on devices
+        with suppress(RuntimeError):  # another process has exclusive use; ranks report it when they agree on devices
             torch.cuda.set_device(cuda_device())
 
 
 def cuda_trouble() -> str:
-    """Why this process cannot compute on CUDA; empty: it can."""
+    """The reason why this process cannot use CUDA; empty if it can."""
     if not torch.version.cuda:
         return f"torch {torch.__version__} is built without CUDA"
-    if not torch.cuda.is_available():  # also where the driver is too old, on which torch itself warns
+    if not torch.cuda.is_available():  # also if the driver is too old, with a warning of torch
         return f"torch finds no CUDA device here, or none whose driver is new enough for CUDA {torch.version.cuda}"
     index, built = cuda_device().index, torch.cuda.get_arch_list()
     major, minor = torch.cuda.get_device_capability(index)
@@ -36,10 +36,10 @@ def cuda_trouble() -> str:
 
 
 def _runs_on(built: list[str], major: int, minor: int) -> bool:
-    """Whether a torch that is `built` for these architectures runs on a device of this compute capability.
+    """Whether torch, built for some architectures, runs on a device of a compute capability.
 
-    Machine code (sm_) runs on its own major version from its own minor on, PTX (compute_) on everything later
-    (CUDA C++ Programming Guide, "Application Compatibility").
+    Machine code (sm_) runs on devices of the same major and the same or a later minor version, PTX (compute_) on all
+    later devices (CUDA C++ Programming Guide, "Application Compatibility").
     """
     for architecture in built:
         kind, _, number = architecture.partition("_")

@@ -1,6 +1,6 @@
-"""The eager reference engine: the three primitives that carry every learning method, step by step.
+"""The eager reference engine: gradients and inner loops of a model, one step after another.
 
-Every faster engine must give the same numbers as this one.
+It is the reference for the fast engine, which gives the same numbers.
 """
 
 import logging
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mamdr_core.engine.caches import CachedTable
-from mamdr_core.engine.columns import Columns, FrozenTables, Visit
+from mamdr_core.engine.columns import FrozenTables, Visit
 from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.hashing import step_keys
-from mamdr_core.engine.optimizers import AdamMoments, InnerState, adam_change
+from mamdr_core.engine.optimizers import AdamMoments, InnerState, dense_change
 from mamdr_core.engine.parameters import EVERYTHING, Change, Rows, Scope, Theta
-from mamdr_core.engine.parts import FieldGradient, Part, group_fields, joined, part_key, parts_of, whole
+from mamdr_core.engine.parts import FieldGradient, Part, group_fields, join_gradients, one_part, part_key, parts_of
 from mamdr_core.engine.step_options import FOLLOW_GRADIENT, StepOptions
 from mamdr_core.engine.threads import threads_for
 from mamdr_core.models.groups import mixes_domains
@@ -31,6 +31,7 @@ from mamdr_core.runtime.heartbeat import beat
 
 logger = logging.getLogger(__name__)
 PREDICT_ROWS = 16_384
+"""Rows that are predicted at a time."""
 
 
 class EagerEngine:
@@ -38,21 +39,20 @@ class EagerEngine:
 
     Args:
         module: `logits_B = module(fields)`, fields by name [B, D].
-        tables: the embedding tables that feed it.
+        tables: the embedding tables and fixed vectors that the module reads.
         frozen: fixed vectors by table name.
-        batch_size: rows of an inner step at most.
-        device: where to compute; columns may lie elsewhere.
-        on_nan: what a step does whose loss is not finite: stop with an error, or skip its rows, as if their gradient
-            were zero.
-        options: what a step does beyond following the gradient.
+        batch_size: maximum number of rows of an inner step.
+        device: device of the computation; columns may be on another.
+        on_nan: a step whose loss is not finite raises an error (stop), or is treated as one of zero gradient (skip).
+        options: what a step does in addition to following the gradient.
 
     Attributes:
         per_domain: whether the model has tables per domain.
-        mixes: whether a call of it may hold rows of several domains; if not, a batch of several domains is one step of
-            as many calls, their losses weighted by rows.
+        mixes: whether one call of the model may contain rows of several domains; otherwise a batch of several domains
+            takes one call per domain, and their losses are weighted by rows.
         statistics: layers of the model that normalise by measured statistics.
-        skipped: steps skipped so far.
-        waited: seconds that steps have waited for their rows so far; this engine does not measure it.
+        skipped: number of skipped steps.
+        waited: seconds that steps have waited for their rows; this engine does not measure it.
     """
 
     def __init__(
@@ -80,41 +80,40 @@ class EagerEngine:
 
     @property
     def trained_tables(self) -> list[Table]:
-        """The embedding tables that learn and have rows of their own."""
+        """The embedding tables that learn and store their own rows."""
         return [table for table in owners(self.tables) if table.trainable and not table.measured]
 
     def gradient(self, theta: Theta, visit: Visit, seed: int | None = None) -> Change:
-        """The gradient of the mean loss over all of a visit's rows at `theta`; see `loss_and_gradient`."""
+        """The gradient of the mean loss over all rows of a visit; see `loss_and_gradient`."""
         return self.loss_and_gradient(theta, visit, seed)[1]
 
     def loss_and_gradient(self, theta: Theta, visit: Visit, seed: int | None = None) -> tuple[float, Change]:
-        """The mean loss over all of a visit's rows at `theta`, and its gradient.
+        """The mean loss over all rows of a visit, and its gradient.
 
         Args:
-            theta: where.
-            visit: its rows are one batch, however many.
-            seed: decides dropout; None: dropout off.
+            theta: the parameters.
+            visit: its rows form one batch of any size.
+            seed: seed of dropout; None: without dropout.
 
         Raises:
-            DivergedError: the loss is not finite, and `on_nan` is stop; else the gradient is zero.
+            DivergedError: the loss is not finite and `on_nan` is stop; with skip the gradient is zero.
         """
         self.flat.load(theta.dense, training=seed is not None)
         key = 0 if seed is None else int(step_keys([seed], 1)[0, 0])
-        working = self._working(theta, [visit], EVERYTHING, None, FOLLOW_GRADIENT, "sgd")
-        everything = slice(0, len(visit.rows))
-        loss, embedded = self._backward(visit, 0, everything, working, key)
+        caches = self._caches(theta, [visit], EVERYTHING, None, FOLLOW_GRADIENT, "sgd")
+        loss, embedded = self._backward(visit, 0, slice(0, len(visit.rows)), caches, key)
         good = math.isfinite(loss)
         if not good:
             self.handle_divergence(visit, 0, 0, 1)
             self.flat.gradients_P.zero_()
         rows = {}
-        for name, table in working.items():
-            if not table.trains:
+        for name, cache in caches.items():
+            if not cache.trains:
                 continue
-            values_UD = torch.zeros_like(table.static_UD)
-            if good and any(reader in embedded for reader in table.readers):
-                values_UD.index_add_(0, *table.together(0, embedded))
-            rows[name] = Rows(table.ids_U, values_UD)
+            values_UD = torch.zeros_like(cache.static_UD)
+            if good and any(reader in embedded for reader in cache.readers):
+                values_UD.index_add_(0, *cache.together(0, embedded))
+            rows[name] = Rows(cache.ids_U, values_UD)
         return loss, Change(self.flat.gradients_P.clone(), rows)
 
     def descend(
@@ -127,73 +126,50 @@ class EagerEngine:
         scope: Scope = EVERYTHING,
         seed: int = 0,
     ) -> Change:
-        """One trajectory: visit after visit, batch after batch (Alg. 1, lines 4-6).
+        """One trajectory: inner steps on the batches of one visit after another (Alg. 1, lines 4-6).
 
         Args:
-            theta: where it starts; not changed.
-            visits: what it reads, in order.
+            theta: its start, which is not changed.
+            visits: its rows, in order.
             lr: inner learning rate alpha.
             optimizer: "adam" or "sgd".
-            state: Adam's moments to carry on and advance in place; None, or a table that it lacks: fresh ones.
-            scope: what may change.
-            seed: decides dropout.
+            state: moments to start from, updated in place; None, or for a table without any: zeros.
+            scope: the parameters that may change.
+            seed: seed of dropout.
 
         Returns:
             theta~ - theta.
 
         Raises:
-            DivergedError: a loss is not finite, and `on_nan` is stop.
+            DivergedError: a loss is not finite and `on_nan` is stop.
         """
         with self.threads_for(visits):
-            return self._descend_eagerly(theta, visits, lr, optimizer, state, scope, seed)
-
-    def _descend_eagerly(
-        self,
-        theta: Theta,
-        visits: Sequence[Visit],
-        lr: float,
-        optimizer: str,
-        state: InnerState | None,
-        scope: Scope,
-        seed: int,
-    ) -> Change:
-        """See `descend`."""
-        self.flat.load(theta.dense, training=True)
-        start_P = self.flat.values_P.clone()
-        adam = optimizer == "adam"
-        moments = None
-        if adam:
-            moments = state.dense if state else AdamMoments.zeros_like(start_P)
-        working = self._working(theta, visits, scope, state, self.options, optimizer)
-        before = step = state.step if state else 0
-        keys_S = step_keys([seed], sum(len(visit.batches(self.batch_size)) for visit in visits))[:, 0]
-        for number, visit in enumerate(visits):
-            for batch, rows in enumerate(visit.batches(self.batch_size)):
-                key = int(keys_S[step - before])
-                step += 1
-                loss, embedded = self._backward(visit, number, rows, working, key)
+            self.flat.load(theta.dense, training=True)
+            start_P = self.flat.values_P.clone()
+            moments = None
+            if optimizer == "adam":
+                moments = state.dense if state else AdamMoments.zeros_like(start_P)
+            caches = self._caches(theta, visits, scope, state, self.options, optimizer)
+            before = state.step if state else 0
+            batches = [
+                (visit, number, batch, rows)
+                for number, visit in enumerate(visits)
+                for batch, rows in enumerate(visit.batches(self.batch_size))
+            ]
+            keys_S = step_keys([seed], len(batches))[:, 0].tolist()
+            for step, (key, (visit, number, batch, rows)) in enumerate(zip(keys_S, batches, strict=True), before + 1):
+                loss, embedded = self._backward(visit, number, rows, caches, key)
                 if not math.isfinite(loss):
                     self.handle_divergence(visit, number, batch, step)
                     self.flat.gradients_P.zero_()
                     embedded = {name: (places, torch.zeros_like(grad)) for name, (places, grad) in embedded.items()}
-                touched = {
-                    name: table.touched(number, embedded)
-                    for name, table in working.items()
-                    if any(reader in embedded for reader in table.readers)
-                }
-                if self.options.clip_norm:
-                    self._clip([self.flat.gradients_P, *(gradient_VD for _, gradient_VD in touched.values())])
-                if self.options.weight_decay:
-                    self.flat.values_P *= 1 - lr * self.options.weight_decay
-                self.flat.values_P -= _update(self.flat.gradients_P, moments, step, lr)
-                for name, (place_V, gradient_VD) in touched.items():
-                    working[name].move(place_V, gradient_VD, step, lr)
-        if state:
-            state.step = step
-            for table in working.values():
-                table.write_moments(state)
-        rows_changed = {name: table.change() for name, table in working.items() if table.trains}
-        return Change(self.flat.values_P - start_P, rows_changed)
+                self._move(number, embedded, caches, moments, step, lr)
+            if state:
+                state.step = before + len(batches)
+                for cache in caches.values():
+                    cache.write_moments(state)
+            rows_changed = {name: cache.change() for name, cache in caches.items() if cache.trains}
+            return Change(self.flat.values_P - start_P, rows_changed)
 
     def descend_many(
         self,
@@ -204,14 +180,14 @@ class EagerEngine:
         scopes: Sequence[Scope],
         seeds: Sequence[int],
     ) -> list[Change]:
-        """Independent trajectories, each with a fresh optimizer state; see `descend`."""
+        """Independent trajectories, each with a new optimizer state; see `descend`."""
         return [
             self.descend(theta, own_visits, lr, optimizer, None, scope, seed)
             for theta, own_visits, scope, seed in zip(thetas, visits, scopes, seeds, strict=True)
         ]
 
     def threads_for(self, visits: Sequence[Visit]) -> AbstractContextManager[None]:
-        """Run the steps of some visits on one of the CPU's threads if their products are small, else on all."""
+        """Run the steps of visits on one CPU thread if their matrix products are small, otherwise on all threads."""
         if self.device.type != "cpu":
             return nullcontext()
         rows = sum(len(visit.rows) for visit in visits) / max(1, len(visits))
@@ -220,15 +196,16 @@ class EagerEngine:
         return threads_for(6.0 * min(rows, self.batch_size) * numbers)
 
     def handle_divergence(self, visit: Visit, number: int, batch: int, step: int) -> None:
-        """Stop at a step whose loss is not finite, or count it as skipped.
+        """Raise DivergedError for a step whose loss is not finite, or count it as skipped.
 
         Args:
-            visit: that it belongs to, the `number`-th of its trajectory, from 0.
-            batch: of the visit, from 0.
-            step: Adam's count at the step, from 1.
+            visit: the step's visit.
+            number: position of the visit in its trajectory, from 0.
+            batch: position of the batch in the visit, from 0.
+            step: number of the step in Adam's count, from 1.
         """
-        where = f"step {step}, batch {batch + 1} of visit {number + 1}"
         domains = visit.ids("domain").unique() - 1
+        where = f"step {step}, batch {batch + 1} of visit {number + 1}"
         error = DivergedError(int(domains) if len(domains) == 1 else None, where)
         if self.on_nan == "stop":
             raise error
@@ -238,7 +215,7 @@ class EagerEngine:
 
     @torch.no_grad()
     def predict(self, theta: Theta, visit: Visit) -> Tensor:
-        """Logits of a visit's rows at `theta`, base logits included, float32 [M], dropout off."""
+        """Logits of the rows of a visit, base logits included, without dropout, float [M]."""
         self.flat.load(theta.dense, training=False)
         logits = []
         for rows in visit.rows.split(PREDICT_ROWS):
@@ -248,21 +225,42 @@ class EagerEngine:
             ids = {table.name: batch.ids(table.column).to(self.device) for table in trained}
             logits_B = torch.empty(len(rows), dtype=self.flat.values_P.dtype, device=self.device)
             for part in self._parts(batch, slice(0, len(rows))):
-                fields = {
-                    table.name: _gathered(theta, table, ids[table.name][part.read_by(table)]) for table in trained
-                }
+                fields = {}
+                for table in trained:
+                    own = ids[table.name][part.read_by(table)]
+                    fields[table.name] = theta.gather(table.source, own.flatten()).unflatten(0, own.shape)
                 logits_B[part.places] = self.flat.module(self._fields(batch, part, fields))
             logits.append(batch.add_base(logits_B))
         return torch.cat(logits) if logits else torch.zeros(0, device=self.device)
 
-    def _clip(self, gradients: Sequence[Tensor]) -> None:
-        """Shorten a step's gradients in place where their norm is above `options.clip_norm`."""
-        squares = torch.stack([gradient.square().sum() for gradient in gradients]).sum()
-        factor = self.options.clip_factor(squares)
-        for gradient in gradients:
-            gradient.mul_(factor)
+    def _move(
+        self,
+        number: int,
+        embedded: dict[str, FieldGradient],
+        caches: dict[str, CachedTable],
+        moments: AdamMoments | None,
+        step: int,
+        lr: float,
+    ) -> None:
+        """Update parameters along a batch's gradients: the dense ones in the flat buffer, and `embedded` by field."""
+        touched = {
+            name: cache.touched(number, embedded)
+            for name, cache in caches.items()
+            if any(reader in embedded for reader in cache.readers)
+        }
+        if self.options.clip_norm:
+            gradients = [self.flat.gradients_P, *(gradient_VD for _, gradient_VD in touched.values())]
+            squares = torch.stack([gradient.square().sum() for gradient in gradients]).sum()
+            factor = self.options.clip_factor(squares)
+            for gradient in gradients:
+                gradient.mul_(factor)
+        if self.options.weight_decay:
+            self.flat.values_P *= 1 - lr * self.options.weight_decay
+        self.flat.values_P -= dense_change(self.flat.gradients_P, moments, step, lr)
+        for name, (place_V, gradient_VD) in touched.items():
+            caches[name].move(place_V, gradient_VD, step, lr)
 
-    def _working(
+    def _caches(
         self,
         theta: Theta,
         visits: Sequence[Visit],
@@ -271,7 +269,7 @@ class EagerEngine:
         options: StepOptions,
         optimizer: str,
     ) -> dict[str, CachedTable]:
-        """The tables of theta_S by name, as a trajectory reads them."""
+        """The rows that a trajectory reads, by embedding table."""
         return {
             table.name: CachedTable(
                 theta, table, readers(self.tables, table.name), visits, scope, state, options.rule(table, optimizer)
@@ -281,22 +279,23 @@ class EagerEngine:
         }
 
     def _parts(self, visit: Visit, rows: slice) -> list[Part]:
-        """What the model sees at once of a batch: all of it, or the rows of one domain."""
-        return parts_of(visit, rows, self.mixes) if self.per_domain else [whole(rows)]
+        """The calls of the model for a batch: one for all rows, or one per domain."""
+        return parts_of(visit, rows, self.mixes) if self.per_domain else [one_part(rows)]
 
     def _backward(
-        self, visit: Visit, number: int, rows: slice, working: dict[str, CachedTable], key: int = 0
+        self, visit: Visit, number: int, rows: slice, caches: dict[str, CachedTable], key: int
     ) -> tuple[float, dict[str, FieldGradient]]:
-        """Leave the dense gradient of a batch's mean loss in the flat buffer, weighted where rows have weights.
+        """Compute the gradient of a batch's mean loss, weighted if rows have weights; its dense part is in the buffer.
 
         Args:
-            visit: the `number`-th of its trajectory.
-            rows: of the visit, the batch.
-            working: the tables of theta_S.
-            key: dropout's.
+            visit: the batch's visit.
+            number: position of the visit in its trajectory.
+            rows: slice of the visit.
+            caches: rows of embedding tables.
+            key: key of dropout.
 
         Returns:
-            The loss, and by field the gradient of what was read of a trained table.
+            The loss, and the gradients of the fields of trained tables.
         """
         beat()
         self.flat.gradients_P.zero_()
@@ -306,9 +305,9 @@ class EagerEngine:
         found: dict[str, list[FieldGradient]] = {}
         for place, part in enumerate(self._parts(visit, rows)):
             fields = {
-                name: cached.read(name, number, part.read_by(reader))
-                for cached in working.values()
-                for name, reader in cached.readers.items()
+                name: cache.read(name, number, part.read_by(reader))
+                for cache in caches.values()
+                for name, reader in cache.readers.items()
             }
             for buffer in self.flat.keys:
                 buffer.fill_(part_key(key, place))
@@ -322,18 +321,17 @@ class EagerEngine:
                 loss = (losses_B * own_B).sum() / weight
             loss.backward()
             total += loss.item()
-            for cached in working.values():
-                for name, reader in cached.readers.items():
-                    if cached.trains:  # zeros of a field that the structure does not use
-                        gradient = fields[name].grad
+            for cache in caches.values():
+                for name, reader in cache.readers.items():
+                    if cache.trains:
+                        gradient = fields[name].grad  # None: the structure does not use the field
                         gradient = torch.zeros_like(fields[name]) if gradient is None else gradient
                         found.setdefault(name, []).append((part.read_by(reader), gradient))
-        return total, {name: joined(gradients) for name, gradients in found.items()}
+        return total, {name: join_gradients(gradients) for name, gradients in found.items()}
 
     def _fields(self, visit: Visit, part: Part, embedded: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add fixed vectors, numeric features, weights and groups to the embedded fields of a part."""
-        columns: Columns = visit.columns
-        places_B = visit.rows[part.places]
+        """The embedded fields of a part with fixed vectors, numeric features, weights and groups."""
+        columns, places_B = visit.columns, visit.rows[part.places]
         fields = dict(embedded)
         if part.sizes_G is not None:
             fields |= group_fields(part.sizes_G, self.device)
@@ -350,15 +348,3 @@ class EagerEngine:
             own_B = visit.weights(part.places, self.flat.values_P)
             fields[ROW_WEIGHT] = self.flat.values_P.new_ones(len(places_B)) if own_B is None else own_B
         return fields
-
-
-def _gathered(theta: Theta, table: Table, ids: Tensor) -> Tensor:
-    """What a trained table reads for ids [B] or [B, L], [B, D] or [B, L, D]."""
-    rows: Tensor = theta.gather(table.source, ids.flatten()).unflatten(0, ids.shape)
-    return rows
-
-
-def _update(gradient: Tensor, moments: AdamMoments | None, step: int, lr: float) -> Tensor:
-    if moments is None:
-        return lr * gradient
-    return adam_change(gradient, moments.first, moments.second, step, lr)

@@ -1,4 +1,4 @@
-"""The fast engine: compiled steps, many trajectories at once, rows laid out ahead; the eager engine's numbers."""
+"""The fast engine: compiled steps, many trajectories at once, and rows prepared ahead of their steps."""
 
 import logging
 import threading
@@ -24,8 +24,8 @@ from mamdr_core.engine.layout import Layout, Stack, lay_out, open_stack
 from mamdr_core.engine.memory import NoMemoryError, bytes_per_row, keep_freed_memory, no_memory_for, stack_limits
 from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import EVERYTHING, Change, Scope, Theta, stacked_dense
-from mamdr_core.engine.parts import group_fields, grouped, holds_one_domain
-from mamdr_core.engine.stacking import Trajectory, cut_stacks, line_up
+from mamdr_core.engine.parts import group_by_domain, group_fields, holds_one_domain
+from mamdr_core.engine.stacking import Trajectory, cut_stacks, sort_trajectories
 from mamdr_core.engine.step_options import FOLLOW_GRADIENT, StepOptions
 from mamdr_core.engine.threads import divide, one_thread
 from mamdr_core.engine.working import StackedRows
@@ -40,13 +40,17 @@ T = TypeVar("T")
 
 
 class FastEngine(EagerEngine):
-    """Runs trajectories like `EagerEngine`, faster.
+    """Gives the numbers of `EagerEngine`, except for rounding, in less time.
 
     Args:
         module, tables, frozen, batch_size, device, on_nan, options: see `EagerEngine`.
-        precision: of matrix products: fp32; tf32 (CUDA alone); bf16 (parameters and moments stay as they are).
-        group_memory: GB that the stacks which run at a time may take; 0: see `stack_memory`.
-        compiles: run steps through torch.compile; false: the same operations one by one.
+        precision: precision of matrix products: fp32, tf32 (only on CUDA) or bf16 (parameters and moments keep their
+            type).
+        group_memory: GB of memory for the stacks that run at the same time; 0: see `stack_memory`.
+        compiles: use torch.compile; otherwise the same operations run one by one.
+
+    Attributes:
+        reads_ahead: whether a thread prepares the rows of the next steps while steps run.
 
     Raises:
         MamdrError: tf32 on a CPU.
@@ -77,7 +81,7 @@ class FastEngine(EagerEngine):
             self._limits = replace(self._limits, size=1)
         keep_freed_memory()
         self._threads = torch.get_num_threads() if self.device.type == "cpu" else 1
-        self._lock = threading.Lock()  # of what threads count
+        self._lock = threading.Lock()  # guards the counters
         self.reads_ahead = self.device.type == "cuda"  # on a CPU the steps themselves keep all cores busy
 
     def descend(
@@ -90,21 +94,17 @@ class FastEngine(EagerEngine):
         scope: Scope = EVERYTHING,
         seed: int = 0,
     ) -> Change:
-        """One trajectory; see `EagerEngine.descend`.
-
-        Where a visit holds rows of several domains, of which a call of the model can hold only one, that engine's steps
-        run.
-        """
+        """One trajectory; see `EagerEngine.descend`, which runs if a call of the model cannot mix domains."""
         if self._holds_several_domains([visits]):
             if not self.mixes:
                 return super().descend(theta, visits, lr, optimizer, state, scope, seed)
-            visits = [grouped(visit, self.batch_size) for visit in visits]
+            visits = [group_by_domain(visit, self.batch_size) for visit in visits]
         trajectory = Trajectory(0, theta, visits, scope, seed, ())
         try:
             with self.threads_for(visits):
                 ((_, (change,)),) = self._run(self._step, [[trajectory]], lr, optimizer, state)
         except NoMemoryError as error:
-            raise self._too_small(error) from None
+            raise self._out_of_memory(error) from None
         return change
 
     def descend_many(
@@ -118,22 +118,22 @@ class FastEngine(EagerEngine):
     ) -> list[Change]:
         """Independent trajectories from one theta_S, in stacks of similar ones; see `EagerEngine.descend_many`.
 
-        On a CPU every thread takes its own stack, and no operation spans threads. Where a stack does not fit
-        memory, it and those after it are run in stacks of half its size.
+        On a CPU every thread runs its own stack, and no operation uses several threads. If memory does not suffice for
+        a stack, it and the following ones are run in stacks of half its size.
 
         Raises:
-            MamdrError: a single trajectory does not fit memory.
+            MamdrError: memory does not suffice for a single trajectory.
         """
-        if self._holds_several_domains(visits):  # batches in groups, which a stack cannot hold side by side
+        if self._holds_several_domains(visits):  # a stack cannot contain batches of several domains
             return super().descend_many(thetas, visits, lr, optimizer, scopes, seeds)
-        waiting = line_up(thetas, visits, scopes, seeds, self.batch_size)
-        self._know_row_bytes(visits)
+        waiting = sort_trajectories(thetas, visits, scopes, seeds, self.batch_size)
+        self._measure_row_bytes(visits)
         done: dict[int, Change] = {}
         while waiting:
             try:
                 most = min(self._limits.size, -(-len(waiting) // self._threads))
                 stacks = list(cut_stacks(waiting, replace(self._limits, size=most)))
-                if len(stacks) > 1 and self._threads > 1 and heartbeat.listener is None:  # a profiler sees one thread
+                if len(stacks) > 1 and self._threads > 1 and heartbeat.listener is None:  # one is profiled
                     runs = self._run_in_threads(stacks, lr, optimizer)
                 else:
                     runs = self._run_alone(stacks, lr, optimizer)
@@ -145,38 +145,38 @@ class FastEngine(EagerEngine):
         return [done[place] for place in range(len(thetas))]
 
     def _holds_several_domains(self, visits: Sequence[Sequence[Visit]]) -> bool:
-        """Whether a batch may read several rows of tables per domain."""
+        """Whether the model has tables per domain and a visit has rows of several domains."""
         return self.per_domain and not all(holds_one_domain(visit) for own in visits for visit in own)
 
-    def _know_row_bytes(self, visits: Sequence[Sequence[Visit]]) -> None:
+    def _measure_row_bytes(self, visits: Sequence[Sequence[Visit]]) -> None:
         if not self._limits.row_bytes:
             numeric = next((visit.columns.numeric.shape[1] for own in visits for visit in own), 0)
             self._limits = replace(self._limits, row_bytes=bytes_per_row(self.flat, self.tables, numeric))
 
     def _shrink(self, error: NoMemoryError) -> None:
         if error.size == 1:
-            raise self._too_small(error) from None
+            raise self._out_of_memory(error) from None
         half = error.size // 2
         self._limits = replace(self._limits, size=half)
-        logger.warning("%d trajectories at once do not fit memory: at most %d from now on", error.size, half)
+        logger.warning("memory does not suffice for %d trajectories at once: using at most %d", error.size, half)
 
-    def _too_small(self, error: NoMemoryError) -> MamdrError:
+    def _out_of_memory(self, error: NoMemoryError) -> MamdrError:
         return MamdrError(
-            f"a single trajectory does not fit the memory of {self.device} ({error.__cause__}): lower train.batch_size "
-            "or the model's sizes, or raise train.rounds_per_epoch, for fewer rows a round"
+            f"a single trajectory does not fit in the memory of {self.device} ({error.__cause__}): lower "
+            "train.batch_size or the sizes of the model, or raise train.rounds_per_epoch, for fewer rows per round"
         )
 
     def _run_alone(
         self, stacks: Sequence[Sequence[Trajectory]], lr: float, optimizer: str
     ) -> Iterator[tuple[Sequence[Trajectory], list[Change]]]:
-        """`_run` of stacks in this thread."""
+        """Run stacks in this thread; see `_run`."""
         with self.threads_for([visit for stack in stacks for each in stack for visit in each.visits]):
             yield from self._run(self._step, stacks, lr, optimizer, None)
 
     def _run_in_threads(
         self, stacks: Sequence[Sequence[Trajectory]], lr: float, optimizer: str
     ) -> Iterator[tuple[Sequence[Trajectory], list[Change]]]:
-        """`_run` of stacks divided among threads; one that has steps to compile runs while no other thread does."""
+        """Divide stacks among threads; a stack whose steps must be compiled first runs alone. See `_run`."""
 
         def run(stack: Sequence[Trajectory]) -> list[Change]:
             ((_, changes),) = self._run(self._step.of_thread(), [stack], lr, optimizer, None)
@@ -190,7 +190,7 @@ class FastEngine(EagerEngine):
                 else:
                     yield stack, changes
             self.waited = waited + (self.waited - waited) / self._threads
-            with one_thread():  # which torch compiles for
+            with one_thread():  # compile for operations of one thread
                 yield from self._run(self._step, to_compile[:1], lr, optimizer, None)
             stacks = to_compile[1:]
 
@@ -202,17 +202,17 @@ class FastEngine(EagerEngine):
         optimizer: str,
         state: InnerState | None,
     ) -> Iterator[tuple[Sequence[Trajectory], list[Change]]]:
-        """Run stacks one after another; yields each with its changes, in the order of its trajectories."""
-        laid_out = self._ahead(self._laid_out(stacks, optimizer, state))
+        """Run stacks one after another; yields the trajectories and changes of each."""
+        laid_out = self._prefetch(self._layouts(stacks, optimizer, state))
         for stack, pairs in groupby(laid_out, key=itemgetter(0)):
             with no_memory_for(len(stack.trajectories)):
                 changes = self._descend(step, stack, (layout for _, layout in pairs if layout), lr, optimizer, state)
             yield stack.trajectories, changes
 
-    def _laid_out(
+    def _layouts(
         self, stacks: Sequence[Sequence[Trajectory]], optimizer: str, state: InnerState | None
     ) -> Iterator[tuple[Stack, Layout | None]]:
-        """What stacks compute on, part by part; without steps, one part that is None."""
+        """The layouts of stacks in segments; a stack without steps has None."""
         rule = partial(self.options.rule, optimizer=optimizer)
         for trajectories in stacks:
             with no_memory_for(len(trajectories)):
@@ -223,8 +223,8 @@ class FastEngine(EagerEngine):
             while layout := next(layouts, None):
                 yield stack, layout
 
-    def _ahead(self, items: Iterator[T]) -> Iterator[T]:
-        """The items, each made while the one before is used if `reads_ahead`; counts the seconds waited for them."""
+    def _prefetch(self, items: Iterator[T]) -> Iterator[T]:
+        """The items, each created while the previous one is used if `reads_ahead`; measures the waiting time."""
         with ThreadPoolExecutor(1) as pool:
             coming = pool.submit(next, items, None) if self.reads_ahead else None
             while True:
@@ -247,7 +247,7 @@ class FastEngine(EagerEngine):
         optimizer: str,
         state: InnerState | None,
     ) -> list[Change]:
-        """All steps of a stack."""
+        """Run all steps of a stack; returns the change of each trajectory."""
         start_GP = stacked_dense([trajectory.theta for trajectory in stack.trajectories])
         moments = (state.dense.first[None], state.dense.second[None]) if state else ()
         dense = DenseState(start_GP.clone(), optimizer == "adam", *moments)
@@ -265,7 +265,7 @@ class FastEngine(EagerEngine):
                 losses.append(loss_G)
                 trained = [pair for pair in zip(stack.tables, layout.touched, strict=True) if pair[0].trains]
                 rows = [
-                    (tables, touched.distinct[number], tables.summed(touched, number, gradient.flatten(0, 1)))
+                    (tables, touched.distinct[number], tables.row_gradients(touched, number, gradient.flatten(0, 1)))
                     for (tables, touched), gradient in zip(trained, to_fields, strict=True)
                 ]
                 if self.options.clip_norm:
@@ -284,11 +284,11 @@ class FastEngine(EagerEngine):
         return changes
 
     def _clip_each(self, gradient_GP: Tensor, rows: Sequence[tuple[StackedRows, Tensor, Tensor]]) -> None:
-        """Shorten each trajectory's gradients in place where their norm is above `options.clip_norm`.
+        """Scale the gradient of each trajectory in place to a norm of at most `options.clip_norm`.
 
         Args:
-            gradient_GP: of dense parameters.
-            rows: of tables, the rows that the step moves, see `Touched`, and their gradients.
+            gradient_GP: gradients of dense parameters.
+            rows: tables, the rows of them that the step updates (see `Touched`), and their gradients.
         """
         squares_G = gradient_GP.square().sum(1)
         owners = [tables.trajectory_of(distinct) for tables, distinct, _ in rows]
@@ -300,7 +300,7 @@ class FastEngine(EagerEngine):
             gradient_VD.mul_(factor_G1[owner_V])
 
     def _batch(self, stack: Stack, layout: Layout, number: int, keys_G: Tensor) -> PaddedBatch:
-        """The rows of a step, with its embeddings as they are now."""
+        """The rows of a step, with the current embeddings."""
         shape = layout.labels[number].shape
         embedded: list[Tensor] = []
         names: list[tuple[str, ...]] = []
@@ -317,7 +317,7 @@ class FastEngine(EagerEngine):
             if is_linear(table):
                 weights = linear_weights(table, layout.several[table.weight][number])
                 constant[name] = pooled_rows(stack.lookups[table.source], ids[number], weights)
-            else:  # several times as fast as indexing
+            else:  # embedding is several times as fast as indexing
                 constant[name] = embedding(ids[number], stack.lookups[table.source])
         constant |= {name: layout.several[name][number] for name in self._weights}
         if layout.groups:
@@ -332,9 +332,7 @@ class FastEngine(EagerEngine):
 
     def _check(self, stack: Stack, losses: list[Tensor], before: int) -> None:
         """Handle losses that are not finite, in the order of the steps."""
-        if not losses:
-            return
-        diverged = (~torch.cat(losses).isfinite()).nonzero().flatten().tolist()
+        diverged = (~torch.cat(losses).isfinite()).nonzero().flatten().tolist() if losses else []
         if diverged:
             numbered = [(step, batch) for step, own in enumerate(stack.steps.batches, before + 1) for batch in own]
             with self._lock:

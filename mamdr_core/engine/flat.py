@@ -10,14 +10,14 @@ class FlatModule:
     """Wraps a module in place.
 
     Attributes:
-        module: the module; its parameters are views of `values_P`, their gradients views of `gradients_P`.
+        module: the module; its parameters are views of `values_P`, and their gradients are views of `gradients_P`.
         values_P: all dense parameters, [P].
-        gradients_P: their gradients, [P]; zero them before a backward pass.
-        dropouts: names of its dropout layers.
+        gradients_P: their gradients, [P]; to be set to zero before a backward pass.
+        dropouts: names of the dropout layers.
         keys: their keys.
 
     Raises:
-        ValueError: the module holds a layer whose randomness the engines cannot repeat.
+        ValueError: the module contains torch's dropout, whose randomness engines cannot reproduce.
     """
 
     def __init__(self, module: nn.Module, device: torch.device | str = "cpu") -> None:
@@ -42,12 +42,12 @@ class FlatModule:
                 self.keys.append(layer.key)
 
     def load(self, dense_P: Tensor, training: bool) -> None:
-        """Take over the values of `dense_P` and switch dropout on or off."""
+        """Copy the values of `dense_P`, and enable or disable dropout."""
         self.values_P.copy_(dense_P)
         self.module.train(training)
 
     def named(self, dense: Tensor) -> dict[str, Tensor]:
-        """Views of flat tensors like `values_P`, [..., P], by the parameter's name, each [..., shape of it]."""
+        """Views of flat tensors [..., P] by parameter name, each [..., *shape of the parameter]."""
         named, start = {}, 0
         for name, parameter in self.module.named_parameters():
             stop = start + parameter.numel()
@@ -56,5 +56,5 @@ class FlatModule:
         return named
 
     def keyed(self, key: Tensor) -> dict[str, Tensor]:
-        """The buffers that make dropout follow `key`, an int32 scalar, by name."""
+        """Buffers by name that set the key of dropout, an int32 scalar."""
         return {f"{name}.key": key for name in self.dropouts}

@@ -1,8 +1,8 @@
-"""One step of the inner optimizers along a gradient that a method has combined, outside an engine's trajectories."""
+"""One step of the inner optimizers along a gradient that a learning method has combined."""
 
 from collections.abc import Mapping
 
-from mamdr_core.engine.optimizers import InnerState, adam_change, row_change
+from mamdr_core.engine.optimizers import InnerState, dense_change, row_change
 from mamdr_core.engine.parameters import Change, Rows, Shared, Theta
 from mamdr_core.engine.step_options import FOLLOW_GRADIENT, RowRule, StepOptions
 
@@ -17,17 +17,17 @@ def inner_step(
     options: StepOptions,
     rules: Mapping[str, RowRule],
 ) -> None:
-    """One step of the inner optimizers along a gradient.
+    """Make one step of the inner optimizers along a gradient.
 
     Args:
         shared: theta_S.
-        moved: the trajectory's theta~ - theta, moved in place.
-        gradient: where to.
-        state: of the optimizers, advanced in place; None: they have none.
+        moved: theta~ - theta of the trajectory, updated in place.
+        gradient: the gradient.
+        state: state of the optimizers, updated in place; None if they have none.
         lr: inner learning rate alpha.
-        optimizer: of the dense weights.
-        options: what else a step does.
-        rules: by table, how its rows move.
+        optimizer: optimizer of the dense weights.
+        options: what the step does in addition to following the gradient.
+        rules: update rule of each table's rows.
     """
     if state is None and options == FOLLOW_GRADIENT:
         moved.move(gradient, -lr)
@@ -50,11 +50,7 @@ def inner_step(
     if options.clip_norm:
         factor = options.clip_factor(sum((own.square().sum() for own in gradients.values()), dense.square().sum()))
         dense, gradients = dense * factor, {name: own * factor for name, own in gradients.items()}
-    if optimizer == "adam":
-        assert state is not None
-        step = Change(adam_change(dense, state.dense.first, state.dense.second, count, lr))
-    else:
-        step = Change(lr * dense)
+    step = Change(dense_change(dense, state.dense if state and optimizer == "adam" else None, count, lr))
     if options.weight_decay:
         step.dense += lr * options.weight_decay * theta.dense
     for name, rows in gradient.rows.items():

@@ -1,9 +1,9 @@
-"""Isotonic calibration: an increasing, piecewise linear curve of logits that is fitted to held-out rows of all domains.
+"""Isotonic calibration: an increasing, piecewise linear curve of logits, fitted to held-out rows of all domains.
 
-Zadrozny and Elkan 2002: the pool-adjacent-violators algorithm on rows in the order of their logits. Three things keep
-the curve from following noise. Rows are gathered in bins of equal count first. A bin also has PSEUDO_ROWS rows that are
-clicked as often as the model predicts, so no probability is 0 or 1. The curve is linear between the pooled bins, where
-the algorithm has steps, and has at least LEAST_SLOPE everywhere, so no two logits become equal.
+It is the pool-adjacent-violators algorithm on rows sorted by logit (Zadrozny and Elkan 2002), with three measures
+against overfitting. Rows are first aggregated in bins of equal count. Each bin gets PSEUDO_ROWS additional rows with
+the click rate that the model predicts, so no probability is 0 or 1. The curve is linear between the pooled bins, not a
+step function, and its slope is at least LEAST_SLOPE, so distinct logits remain distinct.
 
 Shape suffixes: N rows, B bins, J knots.
 """
@@ -16,20 +16,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mamdr_core.engine.calibration import CELLS, cells_of
 from mamdr_core.engine.threads import one_thread
 
 Floats = NDArray[np.float64]
 
 BIN_ROWS, MOST_BINS = 100, 128
-"""Rows of a bin at least, and bins at most."""
+"""Minimum number of rows of a bin, and maximum number of bins."""
 PSEUDO_ROWS = 2.0
 LEAST_SLOPE = 0.05
-"""Of the curve between two knots."""
+"""Minimum slope of the curve between two knots."""
 LEAST_DISTANCE = 0.01
-"""Of two knots, as a logit: it bounds the slope between them."""
-_CELLS = 1 << 16
-_LARGEST = 16.0  # a logit beyond which rows are counted at it
-_LEAST_RATE = 1e-12  # of a bin, and of what is missing to 1: the logits of all rates are finite
+"""Minimum distance of two knots in logits; it bounds the slope between them."""
+_LEAST_RATE = 1e-12  # of a bin; the largest is 1 minus this: logits of rates are finite
 
 
 @dataclass(frozen=True)
@@ -46,13 +45,16 @@ class Curve:
 
     @property
     def slopes(self) -> Tensor:
-        """Of the pieces, float64 [J + 1]: before the first knot, after each but the last, and after the last."""
+        """Slopes before the first knot, between knots, and after the last knot, float64 [J + 1]."""
         between = self.values_J.diff() / self.knots_J.diff()
         one = torch.ones(1, dtype=torch.float64)
         return torch.cat([one, between, one])
 
     def pieces(self) -> tuple[Tensor, Tensor, Tensor]:
-        """By number of knots that are <= a logit, a knot of its piece, the value there and the slope, [J + 1] each."""
+        """For each piece of the curve a knot, the value there, and the slope, [J + 1] each.
+
+        Piece j contains the logits that are greater than or equal to j knots.
+        """
         first = torch.zeros(1, dtype=torch.int64)
         knot = torch.cat([first, torch.arange(len(self.knots_J))])
         return self.knots_J[knot], self.values_J[knot], self.slopes
@@ -65,7 +67,7 @@ class Curve:
         return value[piece_N] + slope[piece_N] * (logits_N - knot[piece_N])
 
     def slope_at(self, calibrated_N: Tensor) -> Tensor:
-        """The curve's slope where it has some values, float64 [N]."""
+        """Slopes of the curve at the logits with these calibrated values, float64 [N]."""
         return self.slopes[torch.searchsorted(self.values_J, calibrated_N.double().cpu(), right=True)]
 
 
@@ -73,20 +75,17 @@ class Curve:
 def fit_curve(
     logits_N: Tensor, labels_N: Tensor, weights_N: Tensor, all_reduce: Callable[[Tensor], Tensor]
 ) -> Curve | None:
-    """The curve of all ranks' rows, the same on every rank; None if there are fewer than 2 * BIN_ROWS rows.
+    """Fit the curve to the rows of all ranks; equal on all ranks, None with fewer than 2 * BIN_ROWS rows.
 
     Args:
-        logits_N, labels_N, weights_N: this rank's rows, float64; rows whose logit is not finite do not count.
-        all_reduce: the sum over ranks.
+        logits_N, labels_N, weights_N: rows of this rank, float64; rows whose logit is not finite are ignored.
+        all_reduce: sums a tensor over ranks.
     """
     good_N = logits_N.isfinite()
     logits_N, labels_N, weights_N = logits_N[good_N], labels_N[good_N], weights_N[good_N]
-    # In cells of a fixed grid, which ranks can add, as they cannot sort their rows together.
-    cell_N = ((logits_N.clamp(-_LARGEST, _LARGEST) / _LARGEST + 1) / 2 * (_CELLS - 1)).long()
+    cell_N = cells_of(logits_N)  # ranks can add cells, but cannot sort their rows together
     columns = torch.ones_like(logits_N), weights_N, weights_N * labels_N, weights_N * logits_N
-    # Without rows bincount counts in int64, and ranks must reduce tensors of one type.
-    sums = torch.stack([torch.bincount(cell_N, each, _CELLS).double() for each in columns])
-    bins = _bins(all_reduce(sums).numpy())
+    bins = _bins(all_reduce(sums_by(cell_N, CELLS, *columns)).numpy())
     if bins is None:
         return None
     weight_B, clicks_B, logit_B = bins
@@ -99,18 +98,24 @@ def fit_curve(
     return _curve_through(knot_J, np.log(rate_J / (1 - rate_J)))
 
 
+def sums_by(group_N: Tensor, groups: int, *columns: Tensor) -> Tensor:
+    """Sums of columns by group, float64 [columns, groups]."""
+    # Without rows bincount returns int64, but all ranks must reduce tensors of the same type.
+    return torch.stack([torch.bincount(group_N, each_N, groups).double() for each_N in columns])
+
+
 def _bins(sums: Floats) -> tuple[Floats, Floats, Floats] | None:
-    """Weight, clicks and mean logit of bins of equal count; None if there are fewer than 2 * BIN_ROWS rows.
+    """Weight, clicks and mean logit of bins of equal count; None with fewer than 2 * BIN_ROWS rows.
 
     Args:
-        sums: rows, weight, clicks and weighted logits of each cell.
+        sums: rows, weight, clicks and weighted logits of each cell, [4, CELLS].
     """
     sums = sums[:, sums[1] > 0]
     rows = sums[0].sum()
     bins = int(min(MOST_BINS, rows // BIN_ROWS))
     if bins < 2:
         return None
-    sums = np.concatenate([sums[:1], sums[1:] * (rows / sums[1].sum())])  # weights of mean 1, as pseudo-rows have
+    sums = np.concatenate([sums[:1], sums[1:] * (rows / sums[1].sum())])  # weights of mean 1, like pseudo-rows
     before = sums[0].cumsum() - sums[0]
     number = np.unique((before * bins / rows).astype(np.int64), return_inverse=True)[1]
     weight_B, clicks_B, logits_B = (np.bincount(number, each).astype(np.float64) for each in sums[1:])
@@ -118,11 +123,11 @@ def _bins(sums: Floats) -> tuple[Floats, Floats, Floats] | None:
 
 
 def pool_adjacent_violators(values: Floats, weights: Floats) -> NDArray[np.int64]:
-    """The blocks of the weighted least squares fit of a sequence that does not fall: by place, the number of its block.
+    """Number of the block of each element in the weighted least squares fit by a non-decreasing sequence.
 
     The fit is the weighted mean of each block; means increase from block to block.
     """
-    blocks: list[tuple[float, float, int]] = []  # mean, weight and places
+    blocks: list[tuple[float, float, int]] = []  # mean, weight and number of elements
     for value, weight in zip(values.tolist(), weights.tolist(), strict=True):
         places = 1
         while blocks and blocks[-1][0] >= value:
@@ -134,7 +139,7 @@ def pool_adjacent_violators(values: Floats, weights: Floats) -> NDArray[np.int64
 
 
 def _curve_through(knot_J: Floats, value_J: Floats) -> Curve:
-    """The curve through some points, but for those too near to the one before, and no less steep than LEAST_SLOPE."""
+    """The curve through points, without those that are too close to the previous one, with LEAST_SLOPE at least."""
     kept = [0]
     for place in range(1, len(knot_J)):
         if knot_J[place] >= knot_J[kept[-1]] + LEAST_DISTANCE:

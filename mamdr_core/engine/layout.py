@@ -1,4 +1,4 @@
-"""The rows of a stack's steps laid out on the device, ready to be computed on."""
+"""Prepares the rows of the steps of a stack on the device: ids, labels, weights and positions of embedding rows."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from mamdr_core.models.pooling import is_linear
 from mamdr_core.models.tables import Table, owners, readers
 
 SEGMENT_ROWS = 1 << 16
-"""Padded rows of the steps that are laid out at a time."""
+"""Maximum number of padded rows of a segment: the steps whose rows are prepared at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +28,11 @@ class Stack:
     """Trajectories that run together.
 
     Attributes:
-        trajectories: G of them, those with more steps first.
-        steps: all of them.
-        tables: the embedding rows that they read, of tables that they may change, alike ones together.
-        lookups: by name, all other tables, which steps read as they are.
-        segment_rows: padded rows of the steps that are laid out at a time.
+        trajectories: the G trajectories, in descending order of their number of steps.
+        steps: all their steps.
+        tables: copies of the embedding rows that they read; similar tables are together.
+        lookups: tables by name that are read without a copy of their rows, since nothing changes them.
+        segment_rows: maximum number of padded rows of a segment.
     """
 
     trajectories: Sequence[Trajectory]
@@ -44,19 +44,18 @@ class Stack:
 
 @dataclass(frozen=True)
 class Layout:
-    """What some steps of a stack read; every list is by step.
+    """The inputs of a segment of a stack's steps; every list is by step.
 
     Attributes:
         steps: the steps.
-        touched: of each of the stack's `tables`.
-        looked_up: by other field, ids, int64 [G_s, B_s], or [G_s, 1] of a table per domain, [1, groups] where batches
-            hold several domains, or [G_s, B_s, L] of a column of several ids.
-        several: by the name of their weights' field, the weights of several ids, [G_s, B_s, L].
-        numeric: float [G_s, B_s, K], or no list without numeric features.
-        labels, base, weights: [G_s, B_s]; a trajectory's weights sum to 1, or are all 0; padding
-            has 0.
-        groups: rows of each group with padding in the last one, int64 [groups] on the CPU; no list where each batch
-            holds one domain.
+        touched: rows of each of `Stack.tables` that the steps read and update.
+        looked_up: ids of the fields of `Stack.lookups`, int64 [G_s, B_s], or [G_s, B_s, L] for several ids per row;
+            for a table per domain [G_s, 1], or [1, groups] if batches contain several domains.
+        several: weights of several ids by the name of their field, [G_s, B_s, L].
+        numeric: float [G_s, B_s, K]; empty without numeric features.
+        labels, base, weights: [G_s, B_s]; the weights of a batch have sum 1, or 0 if all are 0; padding has 0.
+        groups: number of rows of each group, including padding in the last one, int64 [groups] on the CPU; empty if
+            each batch contains one domain.
     """
 
     steps: Steps
@@ -79,16 +78,17 @@ def open_stack(
     rule: Callable[[Table], RowRule],
     state: InnerState | None,
 ) -> Stack:
-    """Gather the embedding rows that trajectories read.
+    """Copy the embedding rows that trajectories read.
 
     Args:
-        trajectories: those with more steps first, from one theta_S, over one set of tables.
+        trajectories: trajectories of one theta_S and of scopes with the same tables, in descending order of their
+            number of steps.
         tables: embedding tables and fixed vectors.
         frozen: the fixed vectors.
-        batch_size: rows of a step at most.
-        device: where to.
-        rule: how the rows of a table move.
-        state: moments of a single trajectory to carry on.
+        batch_size: maximum number of rows of a step.
+        device: device of the rows.
+        rule: update rule of a table's rows.
+        state: moments that a single trajectory starts from; None: zeros.
     """
     steps = lay_steps([trajectory.visits for trajectory in trajectories], batch_size)
     batches = steps.flat()
@@ -97,14 +97,14 @@ def open_stack(
     trajectory_N = torch.from_numpy(np.repeat(of_batch, reader.lengths)).to(device)
     trajectory_of_group = torch.from_numpy(np.repeat(of_batch, [len(sizes_G) for sizes_G in reader.groups])).to(device)
     scopes = [trajectory.scope for trajectory in trajectories]
-    lookups = {**frozen, **_read_only(trajectories, tables)}
+    lookups = {**frozen, **_unchanged_tables(trajectories, tables)}
     stacked: list[StackedRows] = []
-    for alike in _alike([t for t in owners(tables) if t.name not in lookups], tables, scopes[0], state, rule):
+    for alike in _group_tables([t for t in owners(tables) if t.name not in lookups], tables, scopes[0], state, rule):
         thetas = [trajectory.theta for trajectory in trajectories]
         trains = scopes[0].covers(alike[0])
         carried = state if state and alike[0].name in state.tables else None
         if _reads_several(alike, tables):
-            reads = [[_read(field, reader) for field in readers(tables, table.name)] for table in alike]
+            reads = [[_field_read(field, reader) for field in readers(tables, table.name)] for table in alike]
             stacked.append(StackedBags(alike, reads, thetas, scopes, trajectory_N, trains, rule(alike[0]), carried))
             continue
         per_domain = alike[0].per_domain
@@ -115,8 +115,8 @@ def open_stack(
     return Stack(trajectories, steps, stacked, lookups, max(1, SEGMENT_ROWS // (1 + positions // 8)))
 
 
-def _read(field: Table, reader: RowReader) -> Read:
-    """What a field reads at the rows of some batches."""
+def _field_read(field: Table, reader: RowReader) -> Read:
+    """The ids and weights of a field at the rows of batches."""
     return Read(field, reader.ids(field.column), reader.bag_weights(field.column) if field.length else None)
 
 
@@ -124,16 +124,14 @@ def _reads_several(alike: Sequence[Table], tables: Sequence[Table]) -> bool:
     return any(field.length for table in alike for field in readers(tables, table.name))
 
 
-def _alike(
+def _group_tables(
     tables: Sequence[Table],
     fields: Sequence[Table],
     scope: Scope,
     state: InnerState | None,
     rule: Callable[[Table], RowRule],
 ) -> list[list[Table]]:
-    """Tables that one matrix can hold: of one width, read and moved alike, all trained or none, all carrying moments or
-    none.
-    """
+    """Group tables that one matrix can contain: of one width, read and updated in the same way."""
     groups: dict[tuple[object, ...], list[Table]] = {}
     for table in tables:
         carries_on = state is not None and table.name in state.tables
@@ -143,8 +141,8 @@ def _alike(
     return list(groups.values())
 
 
-def _read_only(trajectories: Sequence[Trajectory], tables: Sequence[Table]) -> dict[str, Tensor]:
-    """Whole tables that neither the trajectories change nor their theta_i covers: no copy of their rows is needed."""
+def _unchanged_tables(trajectories: Sequence[Trajectory], tables: Sequence[Table]) -> dict[str, Tensor]:
+    """Whole tables that trajectories do not change and of which no theta_i has rows: their rows need no copy."""
     shared = trajectories[0].theta.shared
     specific = [trajectory.theta.specific for trajectory in trajectories]
     found = {}
@@ -157,13 +155,13 @@ def _read_only(trajectories: Sequence[Trajectory], tables: Sequence[Table]) -> d
 
 
 def lay_out(stack: Stack, tables: Sequence[Table], device: torch.device, dtype: torch.dtype) -> Iterator[Layout]:
-    """The stack's steps, some at a time.
+    """Prepare the steps of a stack, one segment at a time.
 
     Args:
-        stack: whose.
-        tables: as `open_stack` was given.
-        device: where to.
-        dtype: of weights.
+        stack: the stack.
+        tables: the tables of `open_stack`.
+        device: device of the rows.
+        dtype: type of weights.
     """
     row = group = 0
     for steps in stack.steps.segments(stack.segment_rows):
@@ -185,7 +183,7 @@ def lay_out(stack: Stack, tables: Sequence[Table], device: torch.device, dtype: 
             weight_N = shares_of(reader.read(_weights).to(dtype), batch_N, len(batches))
         else:
             weight_N = torch.from_numpy(np.repeat(1 / np.maximum(lengths, 1), lengths)).to(device, dtype)
-        layout = _Padding(steps, place_N)
+        padding = _Padding(steps, place_N)
         numeric_N = reader.read(lambda columns: columns.numeric)
         yield Layout(
             steps=steps,
@@ -198,32 +196,32 @@ def lay_out(stack: Stack, tables: Sequence[Table], device: torch.device, dtype: 
                     )
                 ]
                 if table.per_domain
-                else layout.pad(reader.ids(table.column))
+                else padding.pad(reader.ids(table.column))
                 for table in tables
                 if table.source in stack.lookups
             },
             several={
-                table.weight: layout.pad(reader.weights(table.column).to(device, dtype))
+                table.weight: padding.pad(reader.weights(table.column).to(device, dtype))
                 for table in tables
                 if table.length and not (is_linear(table) and table.source not in stack.lookups)
             },
-            numeric=layout.pad(numeric_N) if numeric_N.shape[1] else [],
-            labels=layout.pad(reader.read(lambda columns: columns.labels)),
-            base=layout.pad(reader.read(_base_logits)),
-            weights=layout.pad(weight_N),
+            numeric=padding.pad(numeric_N) if numeric_N.shape[1] else [],
+            labels=padding.pad(reader.read(lambda columns: columns.labels)),
+            base=padding.pad(reader.read(_base_logits)),
+            weights=padding.pad(weight_N),
             groups=_padded_groups(reader, steps) if steps.mixes_domains else [],
         )
         row, group = next_row, next_group
 
 
 def _group_places(reader: RowReader, step: NDArray[np.int64], first: int, device: torch.device) -> ReadPlaces:
-    """Where some batches read tables per domain: once for each of their groups.
+    """Positions at which batches read tables per domain: one for each of their groups.
 
     Args:
-        reader: of the batches.
-        step: of each batch, int64.
-        first: group of the stack that is their first.
-        device: where to.
+        reader: reader of the batches.
+        step: step of each batch, int64.
+        first: number of the groups of earlier segments.
+        device: device of the positions.
     """
     counts = np.array([len(sizes_G) for sizes_G in reader.groups], dtype=np.int64)
     begins = np.repeat(counts.cumsum() - counts, counts)
@@ -237,7 +235,7 @@ def _group_places(reader: RowReader, step: NDArray[np.int64], first: int, device
 
 
 def _padded_groups(reader: RowReader, steps: Steps) -> list[Tensor]:
-    """By step of a single trajectory the rows of its batch's groups, padding in the last one."""
+    """Number of rows of each group for each step of a single trajectory, including padding in the last group."""
     padding_S = np.array(steps.rows_S) - np.array(reader.lengths)
     return [
         torch.cat([sizes_G[:-1], sizes_G[-1:] + padding])
@@ -246,24 +244,29 @@ def _padded_groups(reader: RowReader, steps: Steps) -> list[Tensor]:
 
 
 def _base_logits(columns: Columns) -> Tensor:
-    nothing = columns.labels.new_zeros(1).expand_as(columns.labels)  # takes no memory
-    return nothing if columns.base_logits is None else columns.base_logits
+    zeros = columns.labels.new_zeros(1).expand_as(columns.labels)  # takes no memory
+    return zeros if columns.base_logits is None else columns.base_logits
 
 
 def _weights(columns: Columns) -> Tensor:
-    alike = columns.labels.new_ones(1, dtype=torch.float32).expand_as(columns.labels)  # takes no memory
-    return alike if columns.weights is None else columns.weights
+    ones = columns.labels.new_ones(1, dtype=torch.float32).expand_as(columns.labels)  # takes no memory
+    return ones if columns.weights is None else columns.weights
 
 
 @dataclass(frozen=True)
 class _Padding:
-    """Puts values of real rows where they stand among padded ones."""
+    """Pads values of rows.
+
+    Attributes:
+        steps: the steps.
+        place_N: position of each row among padded rows, int64 [N].
+    """
 
     steps: Steps
     place_N: Tensor
 
     def pad(self, values_N: Tensor) -> list[Tensor]:
-        """By step [G_s, B_s, ...], zeros where there is no row."""
+        """Values by step, [G_s, B_s, ...], with zeros as padding."""
         sizes = self.steps.sizes
         padded = values_N.new_zeros(sum(sizes), *values_N.shape[1:])
         padded[self.place_N] = values_N

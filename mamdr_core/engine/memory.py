@@ -1,4 +1,4 @@
-"""How much memory a stack of trajectories takes, and how much there is."""
+"""The memory that a stack of trajectories needs, and the memory that is available."""
 
 import ctypes
 from collections.abc import Iterator, Sequence
@@ -14,13 +14,13 @@ from mamdr_core.models.statistics import ROW_WEIGHT, statistics_layers
 from mamdr_core.models.tables import Table
 
 CPU_BYTES = 4.8e7
-"""Of a stack on a CPU: about what its last cache holds; measured, stacks that do not fit it are slower."""
+"""Bytes of a stack on a CPU: about the size of its last-level cache; larger stacks are slower, as measured."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def stack_memory(device: torch.device) -> float:
-    """Bytes that a stack may take by default: `CPU_BYTES`, or half of a GPU's free memory."""
+    """Default number of bytes for a stack: `CPU_BYTES`, or half of the free memory of a GPU."""
     if device.type == "cpu":
         return CPU_BYTES
     free, _ = torch.cuda.mem_get_info(device)
@@ -30,19 +30,19 @@ def stack_memory(device: torch.device) -> float:
 def stack_limits(
     flat: FlatModule, tables: Sequence[Table], device: torch.device, group_memory: float = 0.0
 ) -> StackLimits:
-    """What a stack of trajectories may take on a device, before it is known how much a row takes.
+    """Limits of a stack of trajectories on a device; the memory of a row is still 0, see `bytes_per_row`.
 
     Args:
         flat: the model.
-        tables: what feeds it.
-        device: where stacks run.
-        group_memory: GB of the stacks that run at a time, one on each thread of a CPU; 0: see `stack_memory`.
+        tables: its tables.
+        device: device of the stacks.
+        group_memory: GB for the stacks that run at the same time, one per CPU thread; 0: see `stack_memory`.
     """
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     parameters = flat.values_P.numel() + sum(table.width for table in tables if table.per_domain)
     return StackLimits(
         budget=(group_memory * 1e9 or stack_memory(device)) / threads,
-        # Start, values, moments, gradient, and two in between.
+        # Start, values, two moments, gradient, and two intermediate results.
         trajectory_bytes=7 * parameters * flat.values_P.element_size(),
         row_bytes=0,
         padding=PADDING[device.type],
@@ -51,31 +51,31 @@ def stack_limits(
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what steps free for the next step, where there is glibc.
+    """Make glibc, if it is used, keep the memory that a step frees for the next step.
 
-    It gives large blocks back to the kernel at once and takes new ones, page by page, a few hundred microseconds for
-    each trajectory: up to two fifths of the time of steps of few rows (benchmarks/README.md).
+    By default it returns large blocks to the kernel and requests new ones page by page, which takes a few hundred
+    microseconds per trajectory: up to two fifths of the time of steps of few rows (benchmarks/README.md).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
-        mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # its largest
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the maximum
         mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def bytes_per_row(flat: FlatModule, tables: Sequence[Table], numeric: int) -> int:
-    """Bytes that a row of a batch takes while gradients are computed: its fields, and twice what autograd keeps.
+    """Bytes per row of a batch while gradients are computed: its fields, and twice what autograd saves.
 
     Args:
         flat: the model.
-        tables: what feeds it.
-        numeric: numeric features.
+        tables: its tables.
+        numeric: number of numeric features.
     """
-    few, many = 16, 32  # what they differ by is of rows: parameters, which are kept too, are the same
+    few, many = 16, 32  # the difference excludes parameters, which autograd saves as well
     return (_kept_bytes(flat, tables, numeric, many) - _kept_bytes(flat, tables, numeric, few)) // (many - few)
 
 
 def _kept_bytes(flat: FlatModule, tables: Sequence[Table], numeric: int, rows: int) -> int:
-    """Bytes of the fields of a number of rows, and twice what autograd keeps, parameters included."""
+    """Bytes of the fields of a number of rows, and twice what autograd saves, including parameters."""
     kept = 0
 
     def count(tensor: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ def _kept_bytes(flat: FlatModule, tables: Sequence[Table], numeric: int, rows: i
 
 
 class NoMemoryError(Exception):
-    """A stack of `size` trajectories does not fit memory; the cause is torch's or Python's error."""
+    """Memory does not suffice for a stack of `size` trajectories; the cause is the error of torch or Python."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
@@ -111,7 +111,7 @@ class NoMemoryError(Exception):
 
 @contextmanager
 def no_memory_for(size: int) -> Iterator[None]:
-    """Turn what torch, on any device, or Python raises where there is no memory into `NoMemoryError`."""
+    """Replace the errors that torch, on any device, and Python raise without memory by `NoMemoryError`."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

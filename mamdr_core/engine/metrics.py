@@ -1,6 +1,6 @@
 """Exact AUC, logloss, mean prediction and calibration of all domains in one segmented pass, on the scores' device.
 
-After training also how well each user's rows are ordered, and calibration errors: `DetailedMetrics`.
+After training also ranking metrics per user and calibration errors: `DetailedMetrics`.
 
 Shape suffixes: N rows, n domains, K cutoffs.
 """
@@ -22,12 +22,12 @@ from mamdr_core.engine.threads import one_thread
 
 @dataclass
 class DetailedMetrics:
-    """Figures of (domain, user) groups with rows of both classes, and calibration errors, after training.
+    """Metrics of (domain, user) groups with rows of both classes, and calibration errors, after training.
 
     Attributes:
-        settings: that they were measured by.
-        figures: what the properties name, in their order, float64 [4 + 2 K, n]; NaN where one is not defined.
-        cells: counted rows, from which the calibration error of all domains together follows.
+        settings: settings of the metrics.
+        figures: values of the properties, in their order, float64 [4 + 2 K, n]; NaN if not defined.
+        cells: counts of rows for the calibration error of all domains together.
     """
 
     settings: MetricsSettings
@@ -36,7 +36,7 @@ class DetailedMetrics:
 
     @property
     def gauc(self) -> Tensor:
-        """AUC by group, averaged over the domain's groups weighted by their rows (impressions), float64 [n]."""
+        """Mean AUC of the groups of each domain, weighted by their rows (impressions), float64 [n]."""
         return self.figures[0]
 
     @property
@@ -51,32 +51,32 @@ class DetailedMetrics:
 
     @property
     def calibration_error(self) -> Tensor:
-        """Expected calibration error of the domain's rows, float64 [n]."""
+        """Expected calibration error of the rows of each domain, float64 [n]."""
         return self.figures[3]
 
     @property
     def ndcg(self) -> Tensor:
-        """NDCG at each cutoff, averaged over groups, float64 [K, n]."""
+        """Mean NDCG of the groups at each cutoff, float64 [K, n]."""
         return self.figures[4 : 4 + len(self.settings.cutoffs)]
 
     @property
     def hit_rate(self) -> Tensor:
-        """Share of groups with a click among the k highest, float64 [K, n]."""
+        """Share of the groups with a click among the k highest scores, float64 [K, n]."""
         return self.figures[4 + len(self.settings.cutoffs) :]
 
 
 @dataclass
 class DomainMetrics:
-    """Figures by domain, all float64 [n]; NaN where a figure is not defined (no rows; for AUC, one class only).
+    """Metrics by domain, all float64 [n]; NaN if not defined (no rows; for AUC, a single class).
 
     Attributes:
-        rows: examples.
-        clicks: examples with label 1.
+        rows: number of examples.
+        clicks: number of examples with label 1.
         auc: exact area under the ROC curve, ties counted half.
         logloss: mean negative log-likelihood.
         mean_prediction: mean predicted probability.
-        oracle_auc: AUC of the true probabilities, where the log knows them.
-        detail: what is measured after training alone; None: it was not.
+        oracle_auc: AUC of the true probabilities, if the log has them.
+        detail: metrics that are computed only after training; None: not computed.
     """
 
     rows: Tensor
@@ -89,27 +89,27 @@ class DomainMetrics:
 
     @property
     def pcoc(self) -> Tensor:
-        """Mean prediction over CTR, float64 [n]: above 1 the model promises too much; NaN without a click."""
+        """Mean prediction over CTR, float64 [n]; above 1 predictions are too high. NaN without a click."""
         return torch.where(self.clicks > 0, self.mean_prediction * self.rows / self.clicks, torch.nan)
 
     def mean_auc(self) -> float:
-        """Mean AUC over the domains that have one (the paper's metric); NaN if none has."""
+        """Mean of the defined AUCs of domains (the metric of the paper); NaN without any."""
         return self.auc[~self.auc.isnan()].mean().item()
 
     def weighted_auc(self) -> float:
-        """Mean AUC over the same domains, weighted by their rows."""
+        """Mean of the defined AUCs of domains, weighted by rows."""
         return _weighted(self.auc, self.rows)
 
     def overall(self) -> dict[str, Any]:
-        """Figures of all domains together: gauc, ndcg and hit_rate (by cutoff), pcoc and calibration_error.
+        """Metrics of all domains together: gauc, ndcg and hit_rate (by cutoff), pcoc and calibration_error.
 
-        GAUC is weighted by rows over all (domain, user) groups, NDCG and hit rate are means over them; PCOC and
-        calibration error are of all rows. NaN where one is not defined; without `detail` PCOC alone.
+        GAUC is weighted by rows over all (domain, user) groups; NDCG and hit rate are means over them. PCOC and
+        calibration error are those of all rows. NaN if not defined; without `detail` only PCOC.
         """
         known = ~self.mean_prediction.isnan()
-        promised = (self.mean_prediction * self.rows)[known].sum()
+        predicted = (self.mean_prediction * self.rows)[known].sum()
         clicks = self.clicks[known].sum()
-        pcoc = (promised / clicks).item() if clicks else float("nan")
+        pcoc = (predicted / clicks).item() if clicks else float("nan")
         if self.detail is None:
             return {"pcoc": pcoc}
         detail = self.detail
@@ -129,7 +129,7 @@ class DomainMetrics:
 
 
 def _weighted(figure_n: Tensor, weights_n: Tensor) -> float:
-    """Mean of what is known; NaN where nothing is."""
+    """Weighted mean of the values that are not NaN; NaN without any."""
     known = ~figure_n.isnan()
     return ((figure_n * weights_n)[known].sum() / weights_n[known].sum()).item()
 
@@ -143,18 +143,18 @@ def domain_metrics(
     ids_N: Tensor | None = None,
     settings: MetricsSettings | None = None,
 ) -> DomainMetrics:
-    """Measure rows that are sorted by domain, where the logits lie; a domain's figures depend on its own rows alone.
+    """Compute metrics on the device of the logits; those of a domain depend only on its rows.
 
     Args:
-        logits_N: scores, float [N].
+        logits_N: scores sorted by domain, float [N].
         labels_N: 0. or 1., [N].
-        offsets: where each domain's rows begin, int64 [n + 1].
+        offsets: first row of each domain, and the number of rows, int64 [n + 1].
         true_probability_N: float64 [N], or None.
-        ids_N: of users, or of what `settings.group` names, [N]; 0 is the unknown one.
-        settings: with `ids_N`, measure `DetailedMetrics` too, by these.
+        ids_N: ids of users, or of the feature `settings.group`, [N]; 0 is the unknown id.
+        settings: with `ids_N`, settings of `DetailedMetrics`, which are then computed as well.
 
     Returns:
-        Figures on the CPU, but for the cells of `detail`.
+        Metrics on the CPU, except for the cells of `detail`.
     """
     device = logits_N.device
     figures = [torch.zeros(5, 0, dtype=torch.float64, device=device)]
@@ -165,7 +165,7 @@ def domain_metrics(
     for rows, counts_n in parts(offsets, device):
         x_N, y_N = logits_N[rows].double(), labels_N[rows].to(device).double()
         losses_N = binary_cross_entropy_with_logits(x_N, y_N, reduction="none")
-        # Not index_add_, whose order of adding varies on CUDA.
+        # Without index_add_, whose order of summation varies on CUDA.
         sums = [torch.segment_reduce(each_N, "sum", lengths=counts_n) for each_N in (y_N, losses_N, x_N.sigmoid())]
         oracle_n = torch.full_like(sums[0], torch.nan)
         if true_probability_N is not None:
@@ -192,7 +192,7 @@ def domain_metrics(
 
 
 def _by_domain(scores_N: Tensor, labels_N: Tensor, ids_N: Tensor, counts_n: Tensor, cutoffs: Sequence[int]) -> Tensor:
-    """GAUC, its rows, groups, NDCG and hit rate at each cutoff by domain, float64 [3 + 2 K, n]."""
+    """GAUC, its rows and groups, and NDCG and hit rate at each cutoff by domain, float64 [3 + 2 K, n]."""
     found = group_figures(scores_N, labels_N, groups_of(ids_N, counts_n), cutoffs)
     groups_n = torch.bincount(found.domain_G, minlength=len(counts_n))
 
@@ -209,12 +209,12 @@ def segmented_auc(scores_N: Tensor, labels_N: Tensor, offsets: Tensor) -> Tensor
     """Exact AUC of every segment, see `Runs.auc`.
 
     Args:
-        scores_N: sorted by segment, any float [N].
+        scores_N: scores sorted by segment, float [N].
         labels_N: 0. or 1., [N].
-        offsets: where each segment begins, int64 [n + 1].
+        offsets: first row of each segment, and the number of rows, int64 [n + 1].
 
     Returns:
-        float64 [n], on the CPU; NaN for a segment of one class, or with a score that is not finite.
+        float64 [n] on the CPU; NaN for a segment of one class, or with a score that is not finite.
     """
     auc_n = [torch.zeros(0, dtype=torch.float64, device=scores_N.device)]
     for rows, counts_n in parts(offsets, scores_N.device):

@@ -1,4 +1,4 @@
-"""Updates of inner optimizers, on dense parameters and on touched embedding rows; the outer optimizer of theta_S."""
+"""Inner optimizers of dense parameters and embedding rows, and the outer optimizer of theta_S."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,7 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 @dataclass
 class AdamMoments:
-    """Adam's two moments of one tensor, same shape as it."""
+    """Adam's moments of one tensor, of its shape."""
 
     first: Tensor
     second: Tensor
@@ -35,7 +35,7 @@ class AdamMoments:
 
 @dataclass
 class AdagradSums:
-    """Row-wise Adagrad's state of a table: by row, the sum of its gradients' mean squares, [rows, 1]."""
+    """State of row-wise Adagrad for a table: for each row the sum of mean squared gradients, [rows, 1]."""
 
     sums: Tensor
 
@@ -51,16 +51,16 @@ class AdagradSums:
 
 RowState = AdamMoments | AdagradSums
 ROW_STATES: dict[str, type[RowState]] = {"adam": AdamMoments, "adagrad": AdagradSums}
-"""What optimizers of rows keep of a table."""
+"""State of a table by optimizer; sgd has none."""
 
 
 @dataclass
 class InnerState:
-    """The inner optimizers' state of theta_S: the step count, moments of dense parameters and of every embedding table.
+    """State of the inner optimizers for theta_S: number of steps, and moments of dense parameters and tables.
 
-    The count is one for all; a table's moments move only where a row is touched (lazy Adam). Sharded tables have none
-    here: they would have to travel with the rows, so theirs are fresh in every trajectory; nor have tables whose rows
-    move by plain descent.
+    Moments of a row change only if a step touches it (lazy Adam), but all share the number of steps. Sharded tables,
+    whose moments would have to be exchanged with their rows, start every trajectory with zeros and have no state
+    here. Neither have tables that are updated by plain gradient descent.
     """
 
     dense: AdamMoments
@@ -75,8 +75,8 @@ class InnerState:
 
         Args:
             shared: theta_S.
-            rules: by table that moves, how its rows do; None: all by Adam.
-            memory: where the state of tables is stored.
+            rules: update rules of the tables that are trained; None: Adam for all tables.
+            memory: memory for the state of tables.
         """
         tables: dict[str, RowState] = {}
         for name, table in shared.tables.items():
@@ -88,29 +88,35 @@ class InnerState:
         return cls(AdamMoments.zeros_like(shared.dense), tables)
 
 
-def adam_change(gradient: Tensor, first: Tensor, second: Tensor, step: int, lr: float, beta1: float = BETA1) -> Tensor:
-    """Kingma and Ba's update: advances both moments in place and returns what is to be subtracted.
+def adam_change(gradient: Tensor, first: Tensor, second: Tensor, step: int, lr: float) -> Tensor:
+    """Adam (Kingma and Ba 2015): updates both moments in place and returns what to subtract from the parameters.
 
     Args:
-        gradient, first, second: same shape.
-        step: 1 for the first update.
+        gradient, first, second: tensors of one shape.
+        step: number of the update, from 1.
         lr: learning rate.
-        beta1: decay of the first moment.
     """
-    first.lerp_(gradient, 1 - beta1)
+    first.lerp_(gradient, 1 - BETA1)
     second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
     denominator = (second / (1 - BETA2**step)).sqrt_().add_(EPSILON)
-    return (first / denominator).mul_(lr / (1 - beta1**step))
+    return (first / denominator).mul_(lr / (1 - BETA1**step))
+
+
+def dense_change(gradient: Tensor, moments: AdamMoments | None, step: int, lr: float) -> Tensor:
+    """What to subtract from dense parameters: by `adam_change`, or without moments by gradient descent."""
+    if moments is None:
+        return lr * gradient
+    return adam_change(gradient, moments.first, moments.second, step, lr)
 
 
 def row_change(gradient: Tensor, state: Sequence[Tensor], rule: RowRule, step: int, lr: float) -> Tensor:
-    """An update of embedding rows: advances their state in place and returns what is to be subtracted.
+    """Updates the state of embedding rows in place and returns what to subtract from the rows.
 
     Args:
-        gradient: of the rows, [V, D].
-        state: of the rows, what the rule's optimizer keeps.
-        rule: how they move.
-        step: 1 for the first update.
+        gradient: gradients of the rows, [V, D].
+        state: tensors of the state of the rows; their number depends on the optimizer of the rule.
+        rule: how the rows are updated.
+        step: number of the update, from 1.
         lr: learning rate of the dense weights.
     """
     if rule.optimizer == "adam":
@@ -122,15 +128,12 @@ def row_change(gradient: Tensor, state: Sequence[Tensor], rule: RowRule, step: i
 
 
 def adagrad_change(gradient: Tensor, sums: Tensor, lr: float) -> Tensor:
-    """Row-wise Adagrad's update, FBGEMM's EXACT_ROWWISE_ADAGRAD.
+    """Row-wise Adagrad, EXACT_ROWWISE_ADAGRAD of FBGEMM; returns what to subtract from the rows.
 
     Args:
         gradient: [V, D].
-        sums: by row, of mean squares, [V, 1] or [V, D] with equal columns; advanced in place.
+        sums: sums of mean squared gradients, [V, 1], or [V, D] with equal columns; updated in place.
         lr: learning rate.
-
-    Returns:
-        What is to be subtracted.
     """
     sums += gradient.square().mean(1, keepdim=True)
     return gradient / sums.sqrt().add_(EPSILON) * lr
@@ -145,11 +148,11 @@ def move_by_adam(
     lr: float,
     beta1: float = BETA1,
 ) -> None:
-    """Kingma and Ba's update in one pass, in place, by the kernel of `torch.optim.Adam(fused=True)`.
+    """Update values and moments in place by Adam, with the kernel of `torch.optim.Adam(fused=True)`.
 
     Args:
-        values, gradient, first, second: contiguous, of one shape.
-        count: 1 for the first update, a float32 scalar on their device, which is not advanced.
+        values, gradient, first, second: contiguous tensors of one shape.
+        count: number of the update, from 1, a float32 scalar on their device, which is not changed.
         lr: learning rate.
         beta1: decay of the first moment.
     """
@@ -163,15 +166,15 @@ def move_by_adam(
 class OuterOptimizer:
     """Applies theta~ - theta to theta_S (Alg. 1, line 7).
 
-    `sgd` is Eq. 4; `nesterov` (Sutskever et al. 2013, as torch.optim.SGD) and `adam` take -(theta~ - theta) as the
-    gradient. Embedding rows move, and their momenta decay, only where the change touches them. Of a sharded table a
-    rank has the momenta of its own rows, and a change holds own rows only.
+    `sgd` is Eq. 4. `nesterov` (Sutskever et al. 2013, as in torch.optim.SGD) and `adam` use -(theta~ - theta) as the
+    gradient. Embedding rows and their momenta are updated only if the change contains them. For a sharded table, a
+    rank stores the momenta of the rows that it owns, and changes contain only these rows.
 
     Attributes:
-        settings: of the update.
-        memory: where the momenta of tables are stored.
-        step_count: updates so far.
-        first, second: momenta, of optimizers that have them, from the first update on.
+        settings: settings of the update.
+        memory: memory for the momenta of tables.
+        step_count: number of updates.
+        first, second: momenta, if the optimizer has them, from the first update on.
     """
 
     settings: OuterSettings
@@ -181,12 +184,12 @@ class OuterOptimizer:
     second: "Momenta | None" = field(default=None)
 
     def step(self, shared: Shared, change: Change, factor: float = 1.0) -> None:
-        """Move `shared` in place.
+        """Update theta_S in place.
 
         Args:
             shared: theta_S.
             change: theta~ - theta.
-            factor: of beta in this step.
+            factor: multiplies beta in this step.
         """
         self.step_count += 1
         beta = self.settings.beta * factor
@@ -200,20 +203,20 @@ class OuterOptimizer:
             table.index_add_(0, place_U, self._update(rows.values, name, place_U, beta))
 
     def state_dict(self) -> State:
-        """The number of steps, and the momenta so far."""
+        """The number of updates, and the momenta."""
         momenta = {"first": self.first, "second": self.second}
         parts = {name: own.state_dict() for name, own in momenta.items() if own is not None}
         return replace(State.join(parts), counters={"steps": self.step_count})
 
     def load_state_dict(self, state: State, like: Shared) -> None:
-        """Take over a state.
+        """Load a state.
 
         Args:
-            state: to take over.
-            like: theta_S, which the momenta must fit.
+            state: the state.
+            like: theta_S, which has the shapes of the momenta.
 
         Raises:
-            MamdrError: it is of another model.
+            MamdrError: the state belongs to another model.
         """
         self.step_count = state.counter("steps")
         parts = {name: state.part(name) for name in ("first", "second")}
@@ -227,28 +230,28 @@ class OuterOptimizer:
         if self.first is None:
             return beta * change
         first_all = self.first.dense if table is None else self.first.tables[table]
-        first = _taken(first_all, place)
+        first = _read(first_all, place)
         if self.settings.optimizer == "nesterov":
             first = momentum * first + change
-            _put(first_all, place, first)
+            _write(first_all, place, first)
             return beta * (change + momentum * first)
         assert self.second is not None
         second_all = self.second.dense if table is None else self.second.tables[table]
-        second = _taken(second_all, place)
+        second = _read(second_all, place)
         update, count = torch.zeros_like(change), torch.tensor(float(self.step_count), device=change.device)
         move_by_adam(update, change, first, second, count, beta, momentum)
-        _put(first_all, place, first)
-        _put(second_all, place, second)
+        _write(first_all, place, first)
+        _write(second_all, place, second)
         return update.neg_()
 
 
-def _taken(whole: Tensor, place: Tensor | slice) -> Tensor:
-    """All of a tensor, or some of its rows: several times as fast as by indexing."""
+def _read(whole: Tensor, place: Tensor | slice) -> Tensor:
+    """A whole tensor, or a copy of some of its rows; index_select is several times as fast as indexing."""
     return whole if isinstance(place, slice) else whole.index_select(0, place)
 
 
-def _put(whole: Tensor, place: Tensor | slice, values: Tensor) -> None:
-    """Put back what was taken."""
+def _write(whole: Tensor, place: Tensor | slice, values: Tensor) -> None:
+    """Store values that were read with `_read`."""
     if isinstance(place, slice):
         whole.copy_(values)
     else:
@@ -257,11 +260,11 @@ def _put(whole: Tensor, place: Tensor | slice, values: Tensor) -> None:
 
 @dataclass
 class Momenta:
-    """One number for each of this rank's parameters.
+    """One number for each parameter that this rank stores.
 
     Attributes:
-        dense: of dense parameters, [P].
-        tables: by embedding table, of the rows that the rank holds.
+        dense: numbers of dense parameters, [P].
+        tables: numbers of embedding rows by table.
         sharded: names of the tables whose rows are divided over ranks.
     """
 
@@ -271,16 +274,16 @@ class Momenta:
 
     @classmethod
     def zeros_like(cls, shared: Shared, memory: StateMemory = IN_MEMORY) -> "Momenta":
-        """Before the first step."""
+        """Zeros for theta_S."""
         rows = {name: memory.zeros_like(held) for name, held in held_rows(shared).items()}
         return cls(torch.zeros_like(shared.dense), rows, sharded_tables(shared))
 
     @classmethod
     def of_state(cls, state: State, like: Shared, memory: StateMemory = IN_MEMORY) -> "Momenta":
-        """As `state_dict` gave them, to fit theta_S `like`."""
+        """Load the momenta of `state_dict` for theta_S of the shapes of `like`."""
         dense, tables = parameters_of(state, like)
         return cls(dense, {name: memory.copy(rows) for name, rows in tables.items()}, sharded_tables(like))
 
     def state_dict(self) -> State:
-        """All of them."""
+        """The momenta as a State."""
         return parameters_state(self.dense, self.tables, self.sharded)

@@ -1,4 +1,4 @@
-"""The state, for a checkpoint, of theta_S and of whatever else has one number for each of its parameters."""
+"""Conversion of theta_S, and of momenta of its parameters, to and from the State of a checkpoint."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from mamdr_core.runtime.stateful import State
 
 
 def held_rows(shared: Shared) -> dict[str, Tensor]:
-    """By embedding table, the rows that this rank holds: all of them, or of a sharded table its own."""
+    """The rows of each embedding table that this rank stores: all, or those that it owns of a sharded table."""
     return {name: table if isinstance(table, Tensor) else table.own for name, table in shared.tables.items()}
 
 
@@ -19,11 +19,11 @@ def sharded_tables(shared: Shared) -> frozenset[str]:
 
 
 def parameters_state(dense_P: Tensor, tables: Mapping[str, Tensor], sharded: frozenset[str]) -> State:
-    """The state of one number for each parameter.
+    """Convert one number for each parameter to a State.
 
     Args:
-        dense_P: of dense parameters, [P].
-        tables: by embedding table, of the rows that this rank holds, [rows, width].
+        dense_P: numbers of dense parameters, [P].
+        tables: numbers of the embedding rows that this rank stores, by table, [rows, D].
         sharded: names of the tables whose rows are divided over ranks.
     """
     whole = {f"table.{name}": rows for name, rows in tables.items() if name not in sharded}
@@ -32,10 +32,10 @@ def parameters_state(dense_P: Tensor, tables: Mapping[str, Tensor], sharded: fro
 
 
 def parameters_of(state: State, like: Shared) -> tuple[Tensor, dict[str, Tensor]]:
-    """The numbers that `parameters_state` gave: dense [P], and by embedding table those of the rows held here.
+    """The inverse of `parameters_state`: dense parameters [P], and rows by table.
 
     Raises:
-        MamdrError: they are not of the shapes of theta_S `like`.
+        MamdrError: the shapes are not those of theta_S `like`.
     """
     dense = state.tensor(state.same, "dense", like.dense)
     held = state.same | state.rows
@@ -43,15 +43,15 @@ def parameters_of(state: State, like: Shared) -> tuple[Tensor, dict[str, Tensor]
 
 
 def shared_state(shared: Shared) -> State:
-    """The state of theta_S."""
+    """Convert theta_S to a State."""
     return parameters_state(shared.dense, held_rows(shared), sharded_tables(shared))
 
 
 def shared_of(state: State, like: Shared) -> Shared:
-    """The theta_S that `shared_state` gave, with tables as `like` has them.
+    """The inverse of `shared_state`; tables are whole or sharded as in `like`.
 
     Raises:
-        MamdrError: it is not of the shapes of `like`.
+        MamdrError: the shapes are not those of `like`.
     """
     dense, rows = parameters_of(state, like)
     return Shared(

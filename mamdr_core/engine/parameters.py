@@ -1,4 +1,4 @@
-"""Points and steps in parameter space: theta_S, theta_i, theta~ - theta, without ever copying an embedding table."""
+"""Parameters and changes of them: theta_S, theta_i and theta~ - theta, without copies of embedding tables."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,30 +21,28 @@ class Rows:
     values: Tensor
 
     def add_to(self, start_UD: Tensor, ids_U: Tensor) -> Tensor:
-        """`start_UD`, the table's rows `ids_U`, plus this where both have an id."""
+        """Add these values to `start_UD`, rows `ids_U` of the table, for the ids that are in both."""
         if not len(self.ids):
             return start_UD
         place_U = torch.searchsorted(self.ids, ids_U).clamp_(max=len(self.ids) - 1)
-        meets_U = self.ids[place_U] == ids_U
-        return start_UD + self.values[place_U] * meets_U[:, None].to(self.values.dtype)
+        found_U = self.ids[place_U] == ids_U
+        return start_UD + self.values[place_U] * found_U[:, None].to(self.values.dtype)
 
 
 @dataclass
 class Change:
-    """A step in parameter space, in the coordinates that it touches.
-
-    It is theta~ - theta of a trajectory, a gradient, or a domain's specific parameters theta_i.
+    """A change of parameters: theta~ - theta of a trajectory, a gradient, or specific parameters theta_i.
 
     Attributes:
-        dense: all dense parameters, [P].
-        rows: by embedding table, the touched rows.
+        dense: change of all dense parameters, [P].
+        rows: changed rows by embedding table; other rows are unchanged.
     """
 
     dense: Tensor
     rows: dict[str, Rows] = field(default_factory=dict)
 
     def move(self, other: "Change", scale: float) -> None:
-        """Add `scale * other` in place; embedding rows are replaced, not changed."""
+        """Add `scale * other` in place; tensors of embedding rows are replaced, not modified."""
         self.dense.add_(other.dense, alpha=scale)
         self.rows = self._rows_with(other, scale)
 
@@ -53,7 +51,7 @@ class Change:
         return Change(self.dense + scale * other.dense, self._rows_with(other, scale))
 
     def norm(self) -> float:
-        """Euclidean length, over all touched coordinates."""
+        """Euclidean norm over all parameters."""
         parts = [self.dense, *(rows.values for rows in self.rows.values())]
         return math.sqrt(sum(float(part.double().square().sum()) for part in parts))
 
@@ -74,29 +72,29 @@ def _merge(left: Rows, right: Rows) -> Rows:
 
 
 class TableShard(Protocol):
-    """An embedding table of which every rank owns some rows, and looks up those that it has fetched.
+    """An embedding table whose rows are divided over ranks; a rank reads rows that it has fetched.
 
-    `mamdr_core.parallel.sharded` implements it. Whatever trains or predicts looks rows up through `Theta.gather`; the
-    outer optimizer changes `own`.
+    Implemented by `mamdr_core.parallel.sharded`. Training and prediction read rows through `Theta.gather`; the outer
+    optimizer updates `own`.
     """
 
     columns: tuple[str, ...]
-    """The id columns that select its rows."""
+    """The id columns that use the table."""
     own: Tensor
     """This rank's rows, float32 [K, D]."""
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of the whole table."""
+        """Rows and width of the whole table."""
 
     def fetch(self, ids: Tensor) -> None:
-        """Bring the rows `ids` within reach, in place of those before; every rank takes part."""
+        """Fetch rows from their owners, replacing earlier ones; a collective call."""
 
     def __getitem__(self, ids_U: Tensor) -> Tensor:
         """Fetched rows [U, D]."""
 
     def places(self, ids: Tensor) -> Tensor:
-        """Where rows of this rank are in `own`."""
+        """Positions in `own` of rows that this rank owns."""
 
     def index_add_(self, dim: int, places: Tensor, values: Tensor) -> object:
         """Add to `own` in place."""
@@ -105,10 +103,10 @@ class TableShard(Protocol):
         """Replace the values of `own` in place."""
 
     def to(self, device: torch.device | str) -> "TableShard":
-        """The same on `device`."""
+        """A copy on `device`."""
 
     def with_rows(self, own: Tensor) -> "TableShard":
-        """The table with other values of this rank's rows."""
+        """The table with other values for the rows of this rank."""
 
 
 @dataclass
@@ -119,11 +117,11 @@ class Shared:
     tables: Mapping[str, Tensor | TableShard]
 
     def to(self, device: torch.device | str) -> "Shared":
-        """The same on `device`."""
+        """A copy on `device`."""
         return Shared(self.dense.to(device), {name: table.to(device) for name, table in self.tables.items()})
 
     def copy(self, memory: StateMemory = IN_MEMORY) -> "Shared":
-        """A copy that shares no memory; its tables are stored in `memory`."""
+        """A copy that shares no memory, with its tables in `memory`."""
         tables = {
             name: memory.copy(table) if isinstance(table, Tensor) else table.with_rows(memory.copy(table.own))
             for name, table in self.tables.items()
@@ -131,7 +129,7 @@ class Shared:
         return Shared(self.dense.clone(), tables)
 
     def assign(self, other: "Shared") -> None:
-        """Take over the values of another theta_S of the same shape, in place."""
+        """Copy the values of another theta_S of the same shapes, in place."""
         self.dense.copy_(other.dense)
         for name, table in self.tables.items():
             values = other.tables[name]
@@ -143,7 +141,7 @@ class Shared:
                 table.assign(values.own)
 
     def zeros_like(self) -> "Shared":
-        """Parameters of zeros: a network of zeros gives the logit 0, whatever its structure."""
+        """Parameters that are all zero; the network then returns logits of 0 for any structure."""
         tables = {
             name: torch.zeros_like(table) if isinstance(table, Tensor) else table.with_rows(torch.zeros_like(table.own))
             for name, table in self.tables.items()
@@ -151,9 +149,9 @@ class Shared:
         return Shared(torch.zeros_like(self.dense), tables)
 
     def reach(self, visits: Iterable[Visit]) -> None:
-        """Fetch the rows of sharded tables that `visits` read, in place of those before (section 4.5's static cache).
+        """Fetch the rows of sharded tables that `visits` read, replacing earlier ones (static cache, section 4.5).
 
-        With sharded tables every rank calls this equally often, without visits too; whole tables are always in reach.
+        With sharded tables this is a collective call, also without visits; whole tables need no fetching.
         """
         sharded = [table for table in self.tables.values() if not isinstance(table, Tensor)]
         visits = list(visits) if sharded else []
@@ -166,23 +164,23 @@ class Shared:
 
 @dataclass
 class Theta:
-    """A point theta_S + theta_i (Eq. 5); without theta_i it is theta_S."""
+    """Parameters theta_S + theta_i (Eq. 5), or theta_S without theta_i."""
 
     shared: Shared
     specific: Change | None = None
 
     @property
     def dense(self) -> Tensor:
-        """Dense parameters [P]; a copy when there is a theta_i."""
+        """Dense parameters [P]; a copy if there is a theta_i."""
         return self.shared.dense if self.specific is None else self.shared.dense + self.specific.dense
 
     def shared_rows(self, table: str, ids_U: Tensor) -> Tensor:
         """Rows of an embedding table of theta_S, float32 [U, D]."""
         whole = self.shared.tables[table]
-        return whole.index_select(0, ids_U) if isinstance(whole, Tensor) else whole[ids_U]  # as fast as copying
+        return whole.index_select(0, ids_U) if isinstance(whole, Tensor) else whole[ids_U]  # faster than indexing
 
     def gather(self, table: str, ids_U: Tensor) -> Tensor:
-        """Rows of an embedding table at this point, float32 [U, D]."""
+        """Rows of an embedding table of theta_S + theta_i, float32 [U, D]."""
         start_UD = self.shared_rows(table, ids_U)
         if self.specific is None or table not in self.specific.rows:
             return start_UD
@@ -190,7 +188,7 @@ class Theta:
 
 
 def stacked_dense(thetas: Sequence[Theta]) -> Tensor:
-    """Dense parameters of points with one theta_S, [G, P]."""
+    """Dense parameters for several theta_i and one theta_S, [G, P]."""
     shared_P = thetas[0].shared.dense
     dense_GP = shared_P.new_empty(len(thetas), len(shared_P))
     for theta, dense_P in zip(thetas, dense_GP, strict=True):
@@ -202,13 +200,13 @@ def stacked_dense(thetas: Sequence[Theta]) -> Tensor:
 
 
 def stacked_rows(thetas: Sequence[Theta], table: Table, ids_N: Tensor, of_N: Tensor) -> Tensor:
-    """Rows of an embedding table at points with one theta_S, float32 [N, D].
+    """Rows of an embedding table for several theta_i and one theta_S, float32 [N, D].
 
     Args:
-        thetas: the points.
-        table: which.
+        thetas: G parameters with the same theta_S.
+        table: the table.
         ids_N: rows, int64 [N].
-        of_N: place of the point in `thetas` at which each row is read, int64 [N].
+        of_N: position in `thetas` of the parameters for each row, int64 [N].
     """
     if len(thetas) == 1:
         return thetas[0].gather(table.name, ids_N)
@@ -224,18 +222,18 @@ def stacked_rows(thetas: Sequence[Theta], table: Table, ids_N: Tensor, of_N: Ten
 
 @dataclass(frozen=True)
 class Scope:
-    """Which parameters a trajectory may change beyond the dense ones.
+    """The embedding rows that a trajectory may change, in addition to all dense parameters.
 
     Attributes:
-        tables: trained embedding tables; None: all.
-        only: by table, the ids that may move, int64 ascending; a table without an entry is free.
+        tables: names of trained tables; None: all.
+        only: ids of a table that may change, int64 ascending; for a table without an entry all.
     """
 
     tables: frozenset[str] | None = None
     only: dict[str, Tensor] | None = None
 
     def covers(self, table: Table) -> bool:
-        """Whether the trajectory may change rows of `table`; never of one that is measured."""
+        """Whether the trajectory may change rows of a table; tables of measured statistics never change."""
         return not table.measured and (self.tables is None or table.name in self.tables)
 
 

@@ -1,4 +1,4 @@
-"""Rows of many domains for one call of a model: pieces of similar length, stacked, one thread for each stack.
+"""Runs a model on rows of many domains: in stacks of pieces of similar length, each stack on its own thread.
 
 Shape suffixes: G pieces of a stack, B rows of its longest piece, D width of a field.
 """
@@ -9,41 +9,47 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.func import vmap
 from torch.nn.functional import embedding
+from torch.utils._pytree import tree_leaves, tree_map
 
 from mamdr_core.engine.bags import pooled_rows
 from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.memory import stack_memory
 from mamdr_core.engine.parameters import Theta, stacked_rows
+from mamdr_core.engine.steps import ranges
 from mamdr_core.engine.threads import one_thread
+from mamdr_core.models.checking import vmap_error
 from mamdr_core.models.pooling import is_linear, linear_weights
 from mamdr_core.models.tables import Table
 from mamdr_core.runtime.heartbeat import beat
 
 PIECE_ROWS = 1 << 12
-"""Rows of a piece at most."""
+"""Maximum number of rows of a piece."""
 STACK_ROWS = {"cpu": 1 << 12, "cuda": 1 << 16}
-"""Padded rows of a stack at most: on a CPU hidden layers then stay in a core's cache, twice as fast as 16,384."""
+"""Maximum number of padded rows of a stack. On a CPU hidden layers then fit in the cache of a core: this is twice as
+fast as 16,384."""
 PADDING, MARGIN = 1.25, 8
-"""Padded rows of a stack are at most `PADDING` times its rows, and `MARGIN` more for each piece."""
+"""A stack has at most `PADDING` times its rows, plus `MARGIN` per piece, as padded rows."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """Consecutive rows of one domain each, or of any domains where all have the same parameters.
+    """Ranges of consecutive rows; each is of one domain, or of domains with the same parameters.
 
     Attributes:
-        start, length: rows, int64 [G].
-        owner: what the piece belongs to, its place in a list that the caller has, int64 [G].
+        start, length: first row and number of rows, int64 [G].
+        owner: number that identifies the domain or run of the piece for the caller, int64 [G].
     """
 
     start: NDArray[np.int64]
@@ -51,38 +57,36 @@ class Pieces:
     owner: NDArray[np.int64]
 
     def __getitem__(self, places: NDArray[np.int64] | slice) -> "Pieces":
-        """Some of the pieces."""
+        """Select pieces."""
         return Pieces(self.start[places], self.length[places], self.owner[places])
 
     def padded(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Their rows, int64 [G, B], and which of them are not padding, which reads a piece's last row again, [G, B]."""
+        """Row numbers, int64 [G, B], and the mask of real rows, [G, B]; padding repeats the last row of a piece."""
         start_G1, length_G1 = (torch.from_numpy(each).to(device)[:, None] for each in (self.start, self.length))
         within_B = torch.arange(int(self.length.max()), device=device)
         return start_G1 + torch.minimum(within_B, length_G1 - 1), within_B < length_G1
 
 
 def cut_ranges(start: NDArray[np.int64], stop: NDArray[np.int64], owner: NDArray[np.int64]) -> Pieces:
-    """Ranges of rows as pieces of at most `PIECE_ROWS` rows; empty ranges have none.
+    """Cut ranges of rows into pieces of at most `PIECE_ROWS` rows; an empty range has no piece.
 
     Args:
-        start, stop: of each range, int64 [R].
-        owner: of each range, int64 [R].
+        start, stop: bounds of each range, int64 [R].
+        owner: owner of each range, int64 [R].
     """
-    most = PIECE_ROWS
-    count = -(-(stop - start) // most)
+    count = -(-(stop - start) // PIECE_ROWS)
     which = np.repeat(np.arange(len(start)), count)
-    number = np.arange(len(which)) - (count.cumsum() - count)[which]
-    begin = start[which] + number * most
-    return Pieces(begin, np.minimum(begin + most, stop[which]) - begin, owner[which])
+    begin = start[which] + ranges(np.zeros_like(count), count) * PIECE_ROWS
+    return Pieces(begin, np.minimum(begin + PIECE_ROWS, stop[which]) - begin, owner[which])
 
 
 def cut_pieces(pieces: Pieces, most_rows: int, most_pieces: int) -> Iterator[Pieces]:
-    """Stacks of pieces of similar length.
+    """Group pieces of similar length into stacks.
 
     Args:
-        pieces: in any order.
-        most_rows: padded rows of a stack, unless one piece has more.
-        most_pieces: of a stack.
+        pieces: pieces in any order.
+        most_rows: maximum number of padded rows of a stack, unless one piece has more.
+        most_pieces: maximum number of pieces of a stack.
     """
     ordered = pieces[np.argsort(pieces.length, kind="stable")]
     lengths = ordered.length.tolist()
@@ -101,12 +105,12 @@ def cut_pieces(pieces: Pieces, most_rows: int, most_pieces: int) -> Iterator[Pie
 
 
 class StackPool:
-    """Threads that run stacks, each with its own copy of the model; see `stack_pool`.
+    """Threads that run stacks, each with its own copy of the model, without dropout; see `stack_pool`.
 
     Args:
-        engine: has the model; dropout is off.
-        threads: run the stacks.
-        most_pieces: of a stack.
+        engine: the engine of the model.
+        threads: the threads.
+        most_pieces: maximum number of pieces of a stack.
     """
 
     def __init__(self, engine: EagerEngine, threads: ThreadPoolExecutor, most_pieces: int) -> None:
@@ -114,19 +118,19 @@ class StackPool:
         self._local = threading.local()
 
     def run(self, task: Callable[[Pieces], T], pieces: Pieces) -> Iterator[T]:
-        """What `task` returns for each stack of some pieces, in an order that follows from the pieces alone."""
+        """Results of `task` for the stacks of some pieces, in an order that depends only on the pieces."""
 
         def run(stack: Pieces) -> T:
             beat()
             return task(stack)
 
-        held = sum(table.length for table in self._engine.tables if not is_linear(table))
-        most_rows = STACK_ROWS[self._engine.device.type] // (1 + held // 8)  # an embedding for each id takes memory
+        several = sum(table.length for table in self._engine.tables if not is_linear(table))  # embeddings per row
+        most_rows = STACK_ROWS[self._engine.device.type] // (1 + several // 8)
         yield from self._threads.map(run, cut_pieces(pieces, most_rows, self._most_pieces))
 
     @property
     def module(self) -> nn.Module:
-        """This thread's copy of the model: a functional call replaces the parameters of a module."""
+        """The copy of the model for this thread, as functional calls replace the parameters of a module."""
         if not hasattr(self._local, "module"):
             self._local.module = copy.deepcopy(self._engine.flat.module).eval()
         module: nn.Module = self._local.module
@@ -135,13 +139,11 @@ class StackPool:
 
 @contextmanager
 def stack_pool(engine: EagerEngine, vectors: int) -> Iterator[StackPool]:
-    """Open a pool: no operation uses several threads.
-
-    Operations on few rows gain nothing from threads, and on a busy machine these wait for one another in each.
+    """Open a pool of threads; no operation uses several of them, which does not pay for operations on few rows.
 
     Args:
-        engine: has the model.
-        vectors: of the size of the dense parameters that a piece takes in memory.
+        engine: the engine of the model.
+        vectors: memory of a piece, as a multiple of the memory of the dense parameters.
     """
     threads = torch.get_num_threads() if engine.device.type == "cpu" else 1
     bytes_each = max(1, vectors * engine.flat.values_P.nbytes)
@@ -157,16 +159,16 @@ def stacked_fields(
     rows_GB: Tensor,
     tables: Sequence[Table] | None = None,
 ) -> dict[str, Tensor]:
-    """What the model reads of some rows, by name [G, B, D], or [G, 1, D] of a table per domain.
+    """The fields of some rows by name, [G, B, D], or [G, 1, D] for a table per domain.
 
-    Of a column of several ids it is [G, B, L, D] with weights [G, B, L], or already pooled where that is cheaper.
+    The field of a column of several ids is [G, B, L, D] with weights [G, B, L], or pooled where that is cheaper.
 
     Args:
-        engine: has the tables and the fixed vectors.
-        columns: have the rows.
-        thetas: of each piece, or one of all.
+        engine: the engine with the tables and fixed vectors.
+        columns: the columns.
+        thetas: parameters of each piece, or one for all.
         rows_GB: positions in `columns`.
-        tables: that are read; None: all of the engine's.
+        tables: the tables to read; None: all tables of the engine.
     """
     fields = {}
     for table in engine.tables if tables is None else tables:
@@ -193,45 +195,32 @@ def stacked_fields(
 
 
 def _is_whole(thetas: Sequence[Theta], table: str) -> bool:
-    """Whether all of some points read a table's rows as one tensor has them."""
+    """Whether a table is in one tensor and no theta_i has rows of it."""
     moved = any(theta.specific is not None and table in theta.specific.rows for theta in thetas)
     return not moved and isinstance(thetas[0].shared.tables[table], Tensor)
 
 
+def vmap_for(module: nn.Module) -> Callable[..., Callable[..., Any]]:
+    """`torch.func.vmap`, or `one_by_one` for a structure of a user that vmap cannot compute."""
+    return one_by_one if vmap_error(module) else vmap
+
+
 def one_by_one(function: Callable[..., Any], in_dims: int | tuple[int | None, ...] = 0) -> Callable[..., Any]:
-    """What `torch.func.vmap` of a function computes, call after call: for structures that vmap cannot compute.
+    """A replacement for `torch.func.vmap` that makes one call after another.
 
     Args:
-        function: takes tensors and dicts of them; returns a tensor, or a dict or tuple of them.
-        in_dims: 0 for arguments that differ by call, along their first dimension, None for others; or 0 for all.
+        function: takes tensors and dicts of tensors; returns a tensor, or a dict or tuple of them.
+        in_dims: for each argument 0, to pass one element of its first dimension per call, or None; or 0 for all.
     """
 
     def call(*arguments: Any) -> Any:
         dims = (in_dims,) * len(arguments) if isinstance(in_dims, int) else in_dims
-        calls = next(_length(argument) for argument, dim in zip(arguments, dims, strict=True) if dim is not None)
+        pairs = list(zip(arguments, dims, strict=True))
+        calls = next(len(tree_leaves(argument)[0]) for argument, dim in pairs if dim is not None)
         results = [
-            function(
-                *(_at(each, place) if dim is not None else each for each, dim in zip(arguments, dims, strict=True))
-            )
+            function(*(each if dim is None else tree_map(itemgetter(place), each) for each, dim in pairs))
             for place in range(calls)
         ]
-        return _stacked(results)
+        return tree_map(lambda *each: torch.stack(each), *results)
 
     return call
-
-
-def _length(tree: Any) -> int:
-    return len(next(iter(tree.values())) if isinstance(tree, dict) else tree)
-
-
-def _at(tree: Any, place: int) -> Any:
-    return {name: values[place] for name, values in tree.items()} if isinstance(tree, dict) else tree[place]
-
-
-def _stacked(results: Sequence[Any]) -> Any:
-    first = results[0]
-    if isinstance(first, dict):
-        return {name: torch.stack([result[name] for result in results]) for name in first}
-    if isinstance(first, tuple):
-        return tuple(_stacked(parts) for parts in zip(*results, strict=True))
-    return torch.stack(list(results))

@@ -1,6 +1,6 @@
-"""The round plan: which rows of which domain are visited in which round of an epoch.
+"""The round plan: which rows of each domain are visited in which round of an epoch.
 
-It follows from domain sizes, seed and epoch alone, so every rank, and a restarted run, computes the same one.
+It depends only on domain sizes, seed and epoch, so every rank and a resumed run compute the same plan.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,21 +14,22 @@ from mamdr_core.engine.hashing import derive_seed, splitmix64
 Ints = NDArray[np.int64]
 _UNIT = 1 << 20
 PART_ROWS = 1 << 22
+"""Maximum number of rows that are shuffled at a time, unless a domain has more."""
 
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """Deals every row of every domain to exactly one round of each epoch.
+    """Assigns every row of every domain to exactly one round of each epoch.
 
-    A domain of m rows is visited in v = min(R, max(1, m // smallest_slice)) rounds, evenly spread from a random start,
-    with m / v rows each: large domains come once a round with a slice in proportion to their rows, tiny ones rarely but
-    never with less than a smallest slice (unless that is all they have).
+    A domain of m rows is visited in v = min(R, max(1, m // smallest_slice)) rounds, evenly spaced after a random start,
+    with m / v rows each. So large domains are visited in every round with a slice in proportion to their rows, and
+    small ones in few rounds, with at least `smallest_slice` rows or all that they have.
 
     Args:
         counts_n: training rows by domain.
-        rounds: R, rounds an epoch; 1: full passes.
-        smallest_slice: fewest rows of a visit.
-        seed: of the run.
+        rounds: R, rounds per epoch; 1: full passes.
+        smallest_slice: minimum number of rows of a visit.
+        seed: seed of the run.
     """
 
     counts_n: Ints
@@ -37,7 +38,7 @@ class RoundPlan:
     seed: int
 
     def slices(self, epoch: int, number: int) -> tuple[Ints, Ints]:
-        """Where each domain's slice of a round begins and ends within the domain's rows, both int64 [n].
+        """Start and end of each domain's slice of a round within the rows of the domain, both int64 [n].
 
         Args:
             epoch: from 0.
@@ -45,8 +46,8 @@ class RoundPlan:
         """
         m_n = self.counts_n
         visits_n = np.clip(m_n // max(self.smallest_slice, 1), 1, self.rounds)
-        # Visit k of v happens in round floor((u + k) * R / v), u in [0, 1) drawn per domain and epoch; in integers, so
-        # that no rounding can lose or double a visit.
+        # Visit k of v is in round floor((u + k) * R / v), with u in [0, 1) drawn per domain and epoch. In integers:
+        # rounding errors could drop or repeat a visit.
         u_n = (self._draw(epoch, 1) % np.uint64(_UNIT)).astype(np.int64)
         nearest_n = -((u_n * self.rounds - number * visits_n * _UNIT) // (self.rounds * _UNIT))
         happens_n = ((u_n + nearest_n * _UNIT) * self.rounds) // (visits_n * _UNIT) == number
@@ -65,15 +66,14 @@ class RoundPlan:
 
 
 def shuffled_within(offsets: Ints, domains: Ints, seed: int) -> Ints:
-    """A random order of the rows inside each domain, domains in ascending order: one segmented permutation.
+    """A random permutation of the rows within each domain.
 
-    A row's place depends on the seed, its domain and its position in the domain alone, not on other domains' rows, so
-    that placing domains on other ranks changes nothing.
+    The order of a domain's rows depends only on the seed and the domain, so it is the same on any rank.
 
     Args:
-        offsets: where each domain's rows begin, int64 [n + 1].
-        domains: each row's domain, ascending, int64 [N].
-        seed: of the run and epoch.
+        offsets: first row of each domain, and the number of rows, int64 [n + 1].
+        domains: domain of each row, ascending, int64 [N].
+        seed: seed of the run and epoch.
 
     Returns:
         Positions, int64 [N].
@@ -85,10 +85,10 @@ def shuffled_within(offsets: Ints, domains: Ints, seed: int) -> Ints:
 
 
 def order_within(domains: Ints, keys: NDArray[np.uint64]) -> Ints:
-    """`np.lexsort((keys, domains))` of ascending domains, many times as fast: one integer a row is sorted in place.
+    """`np.lexsort((keys, domains))` for ascending domains, many times as fast: it sorts one integer per row.
 
-    It holds the domain, as many bits of the key as there is room for, and the row; rows that agree in these bits, which
-    are few, are sorted again.
+    The integer consists of the domain, the upper bits of the key, and the row. The few rows that are equal in the
+    first two are sorted again.
     """
     row_bits = np.uint64(len(domains).bit_length())
     first, last = (int(domains[place]) if len(domains) else 0 for place in (0, -1))
@@ -105,14 +105,14 @@ def order_within(domains: Ints, keys: NDArray[np.uint64]) -> Ints:
 
 
 def shuffled_parts(offsets: Ints, seed: int) -> Iterator[tuple[int, Ints]]:
-    """`shuffled_within` over whole domains of about `PART_ROWS` rows at a time, so that memory is bounded.
+    """`shuffled_within` for consecutive domains of about `PART_ROWS` rows at a time, to bound memory.
 
     Args:
-        offsets: where each domain's rows begin, int64 [n + 1].
-        seed: of the run and epoch.
+        offsets: first row of each domain, and the number of rows, int64 [n + 1].
+        seed: seed of the run and epoch.
 
     Yields:
-        The first row of a part, and the positions of all of its rows, shuffled inside each domain.
+        The first row of a part, and the positions of its rows, shuffled within each domain.
     """
     for first, last in domain_parts(offsets, PART_ROWS):
         start = int(offsets[first])
@@ -121,7 +121,7 @@ def shuffled_parts(offsets: Ints, seed: int) -> Iterator[tuple[int, Ints]]:
 
 
 def domain_parts(offsets: Ints, rows: int) -> Iterator[tuple[int, int]]:
-    """Consecutive domains, first and last + 1, that hold at most `rows` rows together, or one domain with more."""
+    """Split domains into ranges (first, last + 1) of at most `rows` rows, or of one domain with more rows."""
     first = 0
     while first < len(offsets) - 1:
         last = int(np.searchsorted(offsets, offsets[first] + rows, side="right")) - 1
@@ -130,12 +130,12 @@ def domain_parts(offsets: Ints, rows: int) -> Iterator[tuple[int, int]]:
 
 
 def parts_in_step(offsets: Ints, rows: int, most: Callable[[int], int]) -> list[tuple[int, int]]:
-    """`domain_parts`, and empty ones at the end, so that every rank has as many and may fetch rows in each.
+    """`domain_parts`, followed by empty ranges, so that all ranks have the same number and can fetch rows in each.
 
     Args:
-        offsets: where each domain's rows begin, int64 [n + 1].
-        rows: of a part, at most.
-        most: the largest over ranks of a number.
+        offsets: first row of each domain, and the number of rows, int64 [n + 1].
+        rows: maximum number of rows of a range.
+        most: maximum of a number over ranks.
     """
     parts = list(domain_parts(offsets, rows))
     end = len(offsets) - 1

@@ -1,9 +1,9 @@
-"""Platt scaling by domain: logits a_i z + b_i that are fitted to held-out rows, with a prior that domains share.
+"""Platt scaling by domain (Platt 1999): calibrated logits a_i z + b_i, fitted to held-out rows, with a shared prior.
 
-Platt 1999; each (a_i, b_i) has a normal prior around the regression over all domains' rows, whose variances are
-learned from all domains (empirical Bayes, MacKay 1992), so that domains of few rows keep what all have in common.
+Each (a_i, b_i) has a normal prior around the regression over the rows of all domains. The variances of the prior are
+learned from all domains (empirical Bayes, MacKay 1992), so domains of few rows stay close to the regression.
 
-Shape suffixes: N rows, n domains, G groups of rows, K domains and, first, those that are not known.
+Shape suffixes: N rows, n domains, G groups of rows, K = n + 1: unknown domains, then the domains.
 """
 
 import math
@@ -14,28 +14,28 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from mamdr_core.engine.isotonic import Curve, fit_curve
+from mamdr_core.engine.isotonic import Curve, fit_curve, sums_by
 from mamdr_core.engine.threads import one_thread
 
 FASTEST = 25.0
-"""Largest factor by which a variance of the prior changes in one update."""
+"""Maximum factor by which a variance of the prior changes in one update."""
 LEAST_TAU, START_TAU, MOST_TAU = 1e-3, 0.3, 3.0
-"""Standard deviations of the prior: bounds, and at the start."""
+"""Standard deviation of the prior: minimum, initial value and maximum."""
 ROUNDS, STEPS, HALVINGS = 10, 30, 12
-"""Updates of the prior; steps of Newton's method, and halvings of one, at most."""
+"""Number of updates of the prior; maximum numbers of Newton steps, and of halvings of a step."""
 LEAST_SLOPE = 0.05
-"""Smallest slope of all domains, and of one over that of all: larger than 0, so that no order of rows changes."""
-_WIDE = 1e-4  # precision of the prior of all domains' regression
-_FIXED = 1e12  # precision of a slope that is not to move
+"""Minimum slope of the regression, and of a domain over that of the regression; positive slopes preserve order."""
+_WIDE = 1e-4  # precision of the prior of the regression
+_FIXED = 1e12  # precision of a slope that is held constant
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """By domain, a positive slope and a shift of logits, after an increasing curve that all domains share.
+    """An increasing curve of logits for all domains, followed by a positive slope and a shift per domain.
 
     Attributes:
-        slope_K, shift_K: float64 [n + 1]; domain i has row i + 1, and row 0 is of domains without one.
-        curve: None: there is none.
+        slope_K, shift_K: float64 [n + 1]; domain i has row i + 1, and row 0 is for unknown domains.
+        curve: the curve; None: the identity.
     """
 
     slope_K: Tensor
@@ -44,23 +44,23 @@ class Calibration:
 
     @classmethod
     def identity(cls, domains: int) -> "Calibration":
-        """One that leaves logits as they are."""
+        """A calibration that does not change logits."""
         ones_K = torch.ones(domains + 1, dtype=torch.float64)
         return cls(ones_K, torch.zeros_like(ones_K))
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> "Calibration":
-        """As `tensors` gives it."""
+        """The inverse of `tensors`."""
         curve = Curve(tensors["knots"], tensors["values"]) if "knots" in tensors else None
         return cls(tensors["slope"], tensors["shift"], curve)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is saved of it."""
+        """The tensors to save."""
         curve = {"knots": self.curve.knots_J, "values": self.curve.values_J} if self.curve else {}
         return {"slope": self.slope_K, "shift": self.shift_K, **curve}
 
     def with_negatives_of(self, rate: float) -> "Calibration":
-        """For a log that keeps this share of the negatives: p / (p + (1 - p) / rate), a shift of the logit.
+        """Correct for a log with this share of the negatives: p / (p + (1 - p) / rate), a shift of the logit.
 
         He et al. 2014, section 6.3.
         """
@@ -70,8 +70,8 @@ class Calibration:
         """Calibrated logits, float64 [N], on the device of the logits.
 
         Args:
-            logits_N: any float.
-            domain_N: index of each row's domain; below 0 or beyond those that are known: row 0.
+            logits_N: logits of the model.
+            domain_N: domain index of each row; unknown domains are negative or at least n.
         """
         place_N = self._places(domain_N)
         slope_N, shift_N = (each[place_N].to(logits_N.device) for each in (self.slope_K, self.shift_K))
@@ -79,10 +79,10 @@ class Calibration:
         return curved_N * slope_N + shift_N
 
     def slopes(self, calibrated_N: Tensor, domain_N: Tensor) -> Tensor:
-        """Derivative of the calibrated logits with respect to the model's, float64 [N], on the CPU.
+        """Derivatives of the calibrated logits with respect to those of the model, float64 [N], on the CPU.
 
         Args:
-            calibrated_N: as `apply` returns them.
+            calibrated_N: results of `apply`.
             domain_N: see `apply`.
         """
         place_N = self._places(domain_N)
@@ -92,20 +92,20 @@ class Calibration:
         return slope_N * self.curve.slope_at((calibrated_N.double().cpu() - self.shift_K[place_N]) / slope_N)
 
     def _places(self, domain_N: Tensor) -> Tensor:
-        """The rows of domains, int64 [N], on the CPU."""
+        """Positions in `slope_K` of domains, int64 [N], on the CPU."""
         place_N = domain_N.long().cpu() + 1
         return torch.where(place_N < len(self.slope_K), place_N, 0).clamp_min_(0)
 
 
 @dataclass(frozen=True)
 class CalibrationRows:
-    """A rank's rows that a calibration is fitted to, on the CPU.
+    """Rows of a rank for fitting a calibration, on the CPU.
 
     Attributes:
         logits_N, labels_N: float64.
         weights_N: sample weights, float64.
-        domain_N: index of each row's domain, int64.
-        domains: number n.
+        domain_N: domain index of each row, int64.
+        domains: number of domains n.
     """
 
     logits_N: Tensor
@@ -118,9 +118,10 @@ class CalibrationRows:
 def fit_isotonic(
     rows: CalibrationRows, all_reduce: Callable[[Tensor], Tensor], otherwise: Calibration | None = None
 ) -> Calibration:
-    """The curve of all domains' rows, and Platt scaling by domain of the logits that it gives.
+    """Fit a curve to the rows of all domains, and Platt scaling by domain to its values.
 
-    Args: see `fit_platt`; the curve of `otherwise` is kept.
+    Args:
+        rows, all_reduce, otherwise: see `fit_platt`; if given, `otherwise` also provides the curve.
     """
     curve = otherwise.curve if otherwise else fit_curve(rows.logits_N, rows.labels_N, rows.weights_N, all_reduce)
     curved = replace(rows, logits_N=curve.apply(rows.logits_N)) if curve else rows
@@ -131,13 +132,13 @@ def fit_isotonic(
 def fit_platt(
     rows: CalibrationRows, all_reduce: Callable[[Tensor], Tensor], otherwise: Calibration | None = None
 ) -> Calibration:
-    """The calibration of all domains, the same on every rank; each domain's rows are on one rank.
+    """Fit the calibration of all domains, equal on all ranks.
 
     Args:
-        rows: this rank's; rows whose logit is not finite do not count.
-        all_reduce: the sum over ranks.
-        otherwise: what domains without rows keep, and whose row 0 is what domains share; None: the regression over all
-            rows is, and domains without rows take that.
+        rows: rows of this rank, which are all rows of its domains; rows whose logit is not finite are ignored.
+        all_reduce: sums a tensor over ranks.
+        otherwise: its row 0 is the mean of the prior, and domains without rows keep their values; None: both use the
+            regression over all rows.
     """
     good_N = rows.logits_N.isfinite()
     rows = CalibrationRows(
@@ -168,7 +169,7 @@ def fit_platt(
 def _fit_domains(
     rows: CalibrationRows, mean_2: Tensor, has_rows_n: Tensor, all_reduce: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Modes (a_i, b_i) [2, n] under the prior that all domains' rows give."""
+    """Modes (a_i, b_i) [2, n] under the prior, whose variances are fitted to the rows of all domains."""
     mean_2n, at_2n = mean_2.expand(2, rows.domains), None
     variance_21 = torch.full((2, 1), START_TAU**2, dtype=torch.float64)
     least = LEAST_SLOPE * float(mean_2[0, 0])
@@ -191,9 +192,9 @@ def _regression(
     all_reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
     start_2G: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Modes (a, b) of each group's rows under a normal prior, and their posterior variances, [2, G] each.
+    """Modes (a, b) for the rows of each group under a normal prior, and their posterior variances, [2, G] each.
 
-    A slope below `least` is set to it, and its shift is fitted again.
+    Slopes below `least` are set to it, and their shifts are fitted again.
     """
     at_2G, spread_2G = _newton(rows, mean_2G, precision_2G, all_reduce, mean_2G if start_2G is None else start_2G)
     low_G = at_2G[0] < least
@@ -210,12 +211,10 @@ def _regression(
 def _newton(
     rows: CalibrationRows, mean_2G: Tensor, precision_2G: Tensor, all_reduce: Callable[[Tensor], Tensor], at_2G: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Newton's method for all groups at once; a step that would raise a group's objective is halved."""
+    """Newton's method for all groups at once; a step that would increase the objective of a group is halved."""
 
     def sums(*columns: Tensor) -> Tensor:
-        # Without rows bincount counts in int64, and ranks must reduce tensors of one type.
-        counted = [torch.bincount(rows.domain_N, each, rows.domains).double() for each in columns]
-        return all_reduce(torch.stack(counted))
+        return all_reduce(sums_by(rows.domain_N, rows.domains, *columns))
 
     def evaluate(tried_2G: Tensor) -> tuple[Tensor, Tensor]:
         slope_N, shift_N = tried_2G[:, rows.domain_N]
@@ -246,7 +245,7 @@ def _newton(
             if not raised_G.any():
                 break
             share_G = torch.where(raised_G, share_G / 2, share_G)
-        share_G = torch.where(raised_G, 0, share_G)  # no step lowers it: it is at its mode, but for rounding
+        share_G = torch.where(raised_G, 0, share_G)  # no step decreases it: at the mode, except for rounding
         at_2G = at_2G - share_G * move_2G
         logits_N, objective_G = evaluate(at_2G)
         if not share_G.any():

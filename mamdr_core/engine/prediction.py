@@ -1,4 +1,4 @@
-"""Logits of many domains at once, each at its own theta_S + theta_i (Eq. 5): stacks of pieces, one thread each.
+"""Logits of many domains at once, each at theta_S + theta_i (Eq. 5), by stacks of pieces (`pieces.py`).
 
 Shape suffixes: R runs of rows of one domain, G pieces of a stack, B rows of its longest piece, N rows.
 """
@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 
 from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Change, Shared, Theta, stacked_dense
-from mamdr_core.engine.pieces import Pieces, StackPool, cut_ranges, one_by_one, stack_pool, stacked_fields
+from mamdr_core.engine.pieces import Pieces, StackPool, cut_ranges, stack_pool, stacked_fields, vmap_for
 from mamdr_core.engine.specific_store import read_groups
-from mamdr_core.models.checking import vmap_error
 
 
 def predict_runs(
@@ -28,17 +27,17 @@ def predict_runs(
     domains: Sequence[int],
     edges: NDArray[np.int64],
 ) -> Tensor:
-    """Logits of consecutive rows, base logits included, float [N]: at theta_S + theta_i, or theta_S without theta_i.
+    """Logits of consecutive rows, base logits included, float [N]; domains without theta_i use theta_S.
 
-    Equal, except for rounding, to `EagerEngine.predict` of one domain after another.
+    Equal, except for rounding, to `EagerEngine.predict` for each domain.
 
     Args:
-        engine: has the model; dropout is off.
+        engine: the engine of the model, without dropout.
         shared: theta_S.
         specific: theta_i by domain index.
-        columns: have the rows.
-        domains: of each run, its domain's index, [R].
-        edges: where the runs begin, and the end of the last one, ascending, int64 [R + 1].
+        columns: the columns.
+        domains: domain index of each run of rows, [R].
+        edges: first row of each run, and the end of the last one, ascending, int64 [R + 1].
     """
     first, last = int(edges[0]), int(edges[-1])
     logits_N = torch.empty(last - first, dtype=engine.flat.values_P.dtype, device=engine.device)
@@ -59,7 +58,7 @@ def predict_runs(
 
 
 def _without_specific(edges: NDArray[np.int64], has_own_R: NDArray[np.bool_], per_domain: bool) -> Pieces:
-    """Pieces of the runs without theta_i; runs are joined where the model has no tables per domain."""
+    """Pieces of the runs without theta_i; adjacent runs are merged if the model has no tables per domain."""
     runs = np.flatnonzero(~has_own_R)
     start, stop = edges[runs], edges[runs + 1]
     if not per_domain and len(runs):
@@ -69,29 +68,28 @@ def _without_specific(edges: NDArray[np.int64], has_own_R: NDArray[np.bool_], pe
 
 
 class _Stacks:
-    """Predicts stacks.
+    """Predicts stacks of pieces.
 
     Args:
-        engine: has the model.
-        columns: have the rows.
-        logits_N: is filled.
-        first: row of `columns` that is the first of `logits_N`.
-        pool: of the engine.
+        engine: the engine of the model.
+        columns: the columns.
+        logits_N: receives the logits.
+        first: row of `columns` that corresponds to the first element of `logits_N`.
+        pool: pool of the engine.
     """
 
     def __init__(self, engine: EagerEngine, columns: Columns, logits_N: Tensor, first: int, pool: StackPool) -> None:
         self._engine, self._columns, self._logits_N, self._first = engine, columns, logits_N, first
         self._pool = pool
-        # A user's own structure that vmap cannot compute is called piece by piece.
-        self._side_by_side = vmap if not vmap_error(engine.flat.module) else one_by_one
+        self._vmap = vmap_for(engine.flat.module)
 
     def predict(self, shared: Shared, specific: Sequence[Change], pieces: Pieces) -> None:
-        """Fill in the logits of some pieces.
+        """Compute the logits of pieces.
 
         Args:
             shared: theta_S.
-            specific: theta_i of the pieces' owners; none: all pieces are predicted at theta_S.
-            pieces: are predicted when this returns.
+            specific: theta_i by owner of the pieces; empty: all pieces use theta_S.
+            pieces: the pieces.
         """
         for _ in self._pool.run(partial(self._predict_stack, shared, specific), pieces):
             pass
@@ -103,16 +101,16 @@ class _Stacks:
         fields = stacked_fields(self._engine, self._columns, thetas, rows_GB)
         if len(thetas) > 1:
             named = self._engine.flat.named(stacked_dense(thetas))
-            logits_GB = self._side_by_side(self._call)(named, fields)
+            logits_GB = self._vmap(self._call)(named, fields)
         elif len(rows_GB) > 1:
             named = self._engine.flat.named(shared.dense)
-            logits_GB = self._side_by_side(self._call, in_dims=(None, 0))(named, fields)
+            logits_GB = self._vmap(self._call, in_dims=(None, 0))(named, fields)
         else:
             only = {name: field[0] for name, field in fields.items()}
             logits_GB = self._call(self._engine.flat.named(thetas[0].dense), only)[None]
         self._logits_N[(rows_GB[real_GB] - self._first).to(logits_GB.device)] = logits_GB[real_GB.to(logits_GB.device)]
 
     def _call(self, named: dict[str, Tensor], fields: dict[str, Tensor]) -> Tensor:
-        """The model's logits [B]."""
+        """Logits of the model [B]."""
         logits_B: Tensor = functional_call(self._pool.module, named, (fields,))
         return logits_B

@@ -1,7 +1,7 @@
-"""How well each user's rows of a domain are ordered: AUC, NDCG@k and hit rate@k of all groups in one segmented pass.
+"""Ranking metrics per user and domain: AUC, NDCG@k and hit rate@k of all groups in one segmented pass.
 
-A group is the rows of one user in one domain. Groups of one class, in which every order is equally good, have no
-figure, as users of one class have none in GAUC (Zhou et al. 2018, DIN, section 6.2).
+A group consists of the rows of one user in one domain. Groups of one class are ignored, as in GAUC (Zhou et al. 2018,
+DIN, section 6.2).
 
 Shape suffixes: N rows, M rows of known users, n domains, G groups, K cutoffs.
 """
@@ -18,12 +18,12 @@ from mamdr_core.engine.segments import Runs, prefix, runs_of
 
 @dataclass(frozen=True)
 class Groups:
-    """The groups of some rows.
+    """Rows grouped by domain and user.
 
     Attributes:
-        rows_M: positions of the rows whose user is known, by domain and user, int64 [M].
-        counts_G: rows by group, int64 [G].
-        domain_G: the domain of each group, ascending, int64 [G].
+        rows_M: positions of the rows of known users, sorted by group, int64 [M].
+        counts_G: number of rows of each group, int64 [G].
+        domain_G: domain of each group, ascending, int64 [G].
     """
 
     rows_M: Tensor
@@ -35,8 +35,8 @@ def groups_of(ids_N: Tensor, counts_n: Tensor) -> Groups:
     """Group rows by domain and id.
 
     Args:
-        ids_N: of users, or of another column, of at most 32 bits; rows of the unknown id 0 are in no group.
-        counts_n: rows by domain, which the rows are sorted by, int64 [n].
+        ids_N: ids of users, or of another column, of at most 32 bits; rows of the unknown id 0 are in no group.
+        counts_n: number of rows of each domain, by which rows are sorted, int64 [n].
     """
     key_N = (torch.repeat_interleave(counts_n) << 32) + ids_N.long()
     known_M = (ids_N > 0).nonzero().squeeze(1)
@@ -48,11 +48,11 @@ def groups_of(ids_N: Tensor, counts_n: Tensor) -> Groups:
 
 @dataclass(frozen=True)
 class GroupFigures:
-    """Figures of the groups that have rows of both classes.
+    """Metrics of the groups that have rows of both classes.
 
     Attributes:
-        domain_G: the domain of each, ascending, int64 [G].
-        rows_G: float64 [G].
+        domain_G: domain of each group, ascending, int64 [G].
+        rows_G: number of rows of each group, float64 [G].
         auc_G: exact AUC, float64 [G].
         ndcg_KG: NDCG at each cutoff, float64 [K, G].
         hit_KG: hit rate at each cutoff, float64 [K, G].
@@ -66,13 +66,13 @@ class GroupFigures:
 
 
 def group_figures(scores_N: Tensor, labels_N: Tensor, groups: Groups, cutoffs: Sequence[int]) -> GroupFigures:
-    """Measure groups; what depends on the order of equal scores is the mean over all such orders.
+    """Compute the metrics of groups; they are means over all orders of rows with equal scores.
 
     Args:
-        scores_N: any float [N].
-        labels_N: 0. or 1., [N], on the scores' device.
-        groups: of these rows.
-        cutoffs: k of NDCG@k and hit rate@k.
+        scores_N: float [N].
+        labels_N: 0. or 1., [N], on the device of the scores.
+        groups: groups of the rows.
+        cutoffs: values of k for NDCG@k and hit rate@k.
     """
     runs = runs_of(scores_N[groups.rows_M], labels_N[groups.rows_M], groups.counts_G)
     auc_G = runs.auc()
@@ -88,12 +88,12 @@ def group_figures(scores_N: Tensor, labels_N: Tensor, groups: Groups, cutoffs: S
 
 
 def _ndcg(runs: Runs, k: int) -> Tensor:
-    """NDCG@k of each segment, float64 [G], NaN without a positive; equal scores share the mean of their discounts."""
+    """NDCG@k of each segment, float64 [G], NaN without a positive; equal scores have the mean of their discounts."""
     places = torch.arange(2, k + 2, dtype=torch.float64, device=runs.edges_R.device)
-    discounts = prefix(1 / places.log2())  # of the first 0, 1, ... k places together
+    discounts = prefix(1 / places.log2())  # sums over the first 0, 1, ... k positions
     runs_G = runs.first_n.diff()
     end_R = torch.repeat_interleave(runs.bounds_n[1:], runs_G)
-    above_R, upto_R = end_R - runs.edges_R[1:], end_R - runs.edges_R[:-1]  # places before a run, and with it
+    above_R, upto_R = end_R - runs.edges_R[1:], end_R - runs.edges_R[:-1]  # positions before a run, and including it
     shares_R = runs.positives_R.diff().double() / runs.edges_R.diff()
     gains_R = shares_R * (discounts[upto_R.clamp(max=k)] - discounts[above_R.clamp(max=k)])
     gain_G = torch.segment_reduce(gains_R, "sum", lengths=runs_G, unsafe=True)
@@ -101,16 +101,16 @@ def _ndcg(runs: Runs, k: int) -> Tensor:
 
 
 def _hits(runs: Runs, known_G: Tensor, k: int) -> Tensor:
-    """The probability of a positive among the k highest of some segments that have positives, float64 [len].
+    """The probability that the k highest rows of a segment contain a positive, for segments with positives, float64.
 
-    Among equal scores every order is as likely: of m rows of a run with c positives, t of which are among the first k,
-    none is positive with the probability of drawing t of m - c.
+    All orders of equal scores have the same probability. If t of the m rows of a run with c positives are among the k
+    highest, none of them is positive with the probability that t draws without replacement hit the other m - c.
     """
     with_positives = (runs.positives_R.diff() > 0).nonzero().squeeze(1)
     highest_G = with_positives[torch.searchsorted(with_positives, runs.first_n[1:][known_G]) - 1]
     start_G, end_G = runs.edges_R[highest_G], runs.edges_R[highest_G + 1]
     rows_G, positives_G = end_G - start_G, runs.positives_R[highest_G + 1] - runs.positives_R[highest_G]
-    places_G = k - (runs.bounds_n[1:][known_G] - end_G)  # of the first k that are left for this run
+    places_G = k - (runs.bounds_n[1:][known_G] - end_G)  # positions among the k highest that are left for this run
     hits_G = (places_G >= rows_G).double()
     part = ((places_G > 0) & (places_G < rows_G)).nonzero().squeeze(1)
     rows, others, places = rows_G[part], (rows_G - positives_G)[part], places_G[part]
@@ -123,7 +123,7 @@ def _hits(runs: Runs, known_G: Tensor, k: int) -> Tensor:
 
 
 def _argsort(key_M: Tensor) -> Tensor:
-    """Positions in ascending order; on the CPU by numpy, which is faster at this."""
+    """The permutation that sorts keys; on the CPU by numpy, which is faster than torch."""
     if key_M.device.type == "cpu":
         return torch.from_numpy(np.argsort(key_M.numpy(), kind="stable"))
     return torch.argsort(key_M, stable=True)

@@ -1,4 +1,4 @@
-"""Rows of many segments sorted by score in one pass, on the scores' device: what exact AUCs are counted from.
+"""Rows of many segments, sorted by score in one pass on the device of the scores, for exact AUCs.
 
 Shape suffixes: N rows, n segments, R runs of equal scores.
 """
@@ -13,12 +13,12 @@ from torch import Tensor
 from mamdr_core.engine.plan import domain_parts
 
 PART_ROWS = {"cpu": 1 << 17, "cuda": 1 << 22}
-"""Rows measured at once, unless one domain has more: on the CPU what caches hold, on CUDA what takes less than 1 GB."""
+"""Maximum number of rows of a part, unless a domain has more: the size of caches on a CPU, below 1 GB on CUDA."""
 _SEGMENT_BIT = 33  # below it in a key: 32 bits of score and one of label
 
 
 def parts(offsets: Tensor, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
-    """The rows of some segments at a time, and their number by segment, on `device`."""
+    """Split segments into parts: yields the slice of rows, and the number of rows of each segment on `device`."""
     offsets = offsets.cpu()
     for first, last in domain_parts(offsets.numpy(), PART_ROWS[device.type]):
         start, stop = offsets[[first, last]].tolist()
@@ -27,15 +27,15 @@ def parts(offsets: Tensor, device: torch.device) -> Iterator[tuple[slice, Tensor
 
 @dataclass(frozen=True)
 class Runs:
-    """Rows in ascending order of segment and score, in runs: a run is of equal scores in one segment.
+    """Rows sorted by segment and score, as runs: a run consists of the rows of a segment with equal scores.
 
     Attributes:
-        edges_R: the row that each run begins at, and N at the end, int64 [R + 1].
-        positives_R: rows of label 1 before each of these, int64 [R + 1].
-        scores_R: the score of each run, float64 [R].
-        bounds_n: the row that each segment begins at, and N at the end, int64 [n + 1].
-        first_n: the run that each segment begins at, and R at the end, int64 [n + 1].
-        bad_n: whether a score of the segment is not finite, [n].
+        edges_R: first row of each run, and N, int64 [R + 1].
+        positives_R: number of rows of label 1 before each edge, int64 [R + 1].
+        scores_R: score of each run, float64 [R].
+        bounds_n: first row of each segment, and N, int64 [n + 1].
+        first_n: first run of each segment, and R, int64 [n + 1].
+        bad_n: whether a score of the segment is not finite, bool [n].
     """
 
     edges_R: Tensor
@@ -46,42 +46,41 @@ class Runs:
     bad_n: Tensor
 
     def positives(self) -> Tensor:
-        """Rows of label 1 by segment, int64 [n]."""
+        """Number of rows of label 1 of each segment, int64 [n]."""
         return self.positives_R[self.first_n].diff()
 
     def auc(self) -> Tensor:
-        """The statistic of Mann and Whitney (1947), counted in integers, ties counted half.
+        """Exact AUC of each segment: the statistic of Mann and Whitney (1947), counted in integers; ties count half.
 
         Returns:
             float64 [n]; NaN for a segment of one class, or with a score that is not finite.
         """
         negatives_R = self.edges_R - self.positives_R
-        # A positive beats the negatives before its run and half of those in it: twice that, summed over all runs so
-        # far. Negatives of earlier segments are counted too, and taken off below.
+        # A positive wins against the negatives before its run and half of those in it. This is twice the number of
+        # wins up to each run; it includes negatives of earlier segments, which are subtracted below.
         twice_R = prefix(self.positives_R.diff() * (negatives_R[1:] + negatives_R[:-1]))
         before_n, counts_n = self.positives_R[self.first_n], self.bounds_n.diff()
         positives_n = before_n.diff()
         twice_n = twice_R[self.first_n].diff() - 2 * positives_n * (self.bounds_n - before_n)[:-1]
-        auc_n = (
-            twice_n.double() / (2 * positives_n * (counts_n - positives_n)).double()
-        )  # 0 / 0 where there is one class
+        pairs_n = positives_n * (counts_n - positives_n)
+        auc_n = twice_n.double() / (2 * pairs_n).double()  # 0 / 0 for a single class
         auc_n[self.bad_n] = torch.nan
         return auc_n
 
 
 def runs_of(scores_N: Tensor, labels_N: Tensor, counts_n: Tensor) -> Runs:
-    """Sort rows by one integer of segment, score and label, so that nothing but this key is moved.
+    """Sort rows by one integer that contains segment, score and label, so that only this key is sorted.
 
     Args:
-        scores_N: sorted by segment, any float [N].
+        scores_N: scores sorted by segment, float [N].
         labels_N: 0. or 1., [N].
-        counts_n: rows by segment, int64 [n].
+        counts_n: number of rows of each segment, int64 [n].
     """
     segments_N = torch.repeat_interleave(counts_n)
     ordinals_N, levels = _ordinals(scores_N)
     key_N = _sort((segments_N << _SEGMENT_BIT) + (ordinals_N << 1) + labels_N.long())
     positives_N = prefix(key_N & 1)
-    # One run begins at row 0, and the last one ends at row N.
+    # A run begins at row 0, and the last run ends at row N.
     value_N = key_N >> 1
     edge = torch.ones(len(key_N) + 1, dtype=torch.bool, device=key_N.device)
     torch.ne(value_N[1:], value_N[:-1], out=edge[1:-1])
@@ -96,40 +95,40 @@ def runs_of(scores_N: Tensor, labels_N: Tensor, counts_n: Tensor) -> Runs:
 
 
 def prefix(values: Tensor) -> Tensor:
-    """Sums of the values before each position and of all, [len + 1]."""
+    """Prefix sums, starting with 0, [len + 1]."""
     sums = values.new_zeros(len(values) + 1)
     torch.cumsum(values, 0, out=sums[1:])
     return sums
 
 
 def _ordinals(scores_N: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Integers of at most 32 bits, int64 [N], that are ordered and equal as the scores are; the scores of these.
+    """Integers of at most 32 bits, int64 [N], with the order of the scores, and the scores by integer.
 
-    The latter are None for scores of at most 32 bits, which `_scores` makes from the integers alone.
+    The latter are None for scores of at most 32 bits, which `_scores` computes from the integers.
     """
-    if scores_N.dtype == torch.float64:  # places among the distinct scores
-        known_N = scores_N.nan_to_num()  # a NaN, which has no place, must not upset the order of other segments
+    if scores_N.dtype == torch.float64:  # positions among the distinct scores
+        known_N = scores_N.nan_to_num()  # NaN has no order and would affect other segments
         if known_N.device.type == "cpu":
             levels, places = np.unique(known_N.numpy(), return_inverse=True)
             return torch.from_numpy(places), torch.from_numpy(levels)
         levels_N, places_N = torch.unique(known_N, return_inverse=True)
         return places_N, levels_N
-    bits_N = (scores_N.float() + 0.0).view(torch.int32)  # adding 0 makes -0. a 0., which it equals
+    bits_N = (scores_N.float() + 0.0).view(torch.int32)  # adding 0 turns -0. into 0.
     return _flipped(bits_N).long(), None
 
 
 def _scores(ordinals_R: Tensor) -> Tensor:
-    """The scores, float64 [R], that `_ordinals` makes these integers of."""
+    """The inverse of `_ordinals` for scores of at most 32 bits, float64 [R]."""
     return _flipped(ordinals_R.int()).view(torch.float32).double()
 
 
 def _flipped(bits: Tensor) -> Tensor:
-    """The bits of float32 as ordered integers, and back: a greater magnitude is less where the sign is minus."""
+    """Convert the bits of float32 to integers with the same order, or back, by inverting those of negative numbers."""
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 def _sort(key_N: Tensor) -> Tensor:
-    """Ascending, in place where that is possible; on the CPU by numpy, seven times as fast as torch at this."""
+    """Sort keys, possibly in place; on the CPU by numpy, which is seven times as fast as torch."""
     if key_N.device.type == "cpu":
         key_N.numpy().sort()
         return key_N

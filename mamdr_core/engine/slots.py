@@ -1,4 +1,4 @@
-"""Equal slots for vectors, in memory or in a scratch file: what theta_i of many domains lies in."""
+"""Storage of vectors of equal size, in memory or in a scratch file, for theta_i of many domains."""
 
 import errno
 import os
@@ -12,27 +12,27 @@ from torch import Tensor
 from mamdr_core.runtime.errors import MamdrError
 
 GROWTH_BYTES = 1 << 26
-"""Slots are added by about this many bytes at a time."""
+"""Number of bytes, approximately, by which storage grows."""
 
 
 class Slots(Protocol):
-    """Numbered slots of one vector [P] each; `grow` adds some at the end."""
+    """Numbered slots, each for one vector [P]."""
 
     where: str
     """memory or file."""
 
     def grow(self) -> int:
-        """Add slots; how many there are now."""
+        """Add slots at the end; returns the new number of slots."""
 
     def read(self, slot: int, out_P: Tensor) -> None:
-        """Copy a slot into `out_P`, on the CPU."""
+        """Copy a slot into `out_P`, a tensor on the CPU."""
 
     def write(self, slot: int, values_P: Tensor) -> None:
-        """Copy `values_P`, on the CPU, into a slot."""
+        """Copy `values_P`, a tensor on the CPU, into a slot."""
 
 
 class MemorySlots:
-    """Slots in the host's memory.
+    """Slots in the memory of the host.
 
     Args:
         like: a vector [P] of the type of the slots.
@@ -41,33 +41,33 @@ class MemorySlots:
     where = "memory"
 
     def __init__(self, like: Tensor) -> None:
-        self._like = torch.empty_like(like, device="cpu")  # a GPU's memory is for what it works on
+        self._like = torch.empty_like(like, device="cpu")  # even if theta_S is on a GPU
         self._each = max(1, GROWTH_BYTES // max(1, like.nbytes))
         self._blocks: list[Tensor] = []
 
     def grow(self) -> int:
-        """Add slots; how many there are now."""
+        """See `Slots`."""
         self._blocks.append(self._like.new_empty(self._each, len(self._like)))
         return len(self._blocks) * self._each
 
     def read(self, slot: int, out_P: Tensor) -> None:
-        """Copy a slot into `out_P`."""
+        """See `Slots`."""
         out_P.copy_(self._blocks[slot // self._each][slot % self._each])
 
     def write(self, slot: int, values_P: Tensor) -> None:
-        """Copy `values_P` into a slot."""
+        """See `Slots`."""
         self._blocks[slot // self._each][slot % self._each].copy_(values_P)
 
 
 class FileSlots:
-    """Slots in a file, read and written explicitly.
+    """Slots in a file.
 
-    Not memory-mapped: mapped pages count as resident until the kernel takes them back, and a full disk would be a
-    signal and not an error. The file has no name, so that a rank that dies leaves nothing behind.
+    The file is not memory-mapped: mapped pages count as resident memory until the kernel reclaims them, and a full disk
+    would cause a signal instead of an error. It has no name, so a killed rank leaves no file behind.
 
     Args:
         like: a vector [P] of the type of the slots.
-        folder: on a local disk.
+        folder: folder on a local disk; empty: the system's temporary folder.
 
     Raises:
         MamdrError: the folder does not exist, cannot be written or is full.
@@ -86,9 +86,9 @@ class FileSlots:
             raise self._explained(error) from None
 
     def grow(self) -> int:
-        """Add slots; how many there are now."""
+        """See `Slots`."""
         size = self._size + self._each
-        try:  # a full disk is met here, before anything is written
+        try:  # reports a full disk before anything is written
             os.posix_fallocate(self._file.fileno(), self._size * self._bytes, self._each * self._bytes)
         except OSError as error:
             raise self._explained(error) from None
@@ -96,11 +96,11 @@ class FileSlots:
         return size
 
     def read(self, slot: int, out_P: Tensor) -> None:
-        """Copy a slot into `out_P`."""
+        """See `Slots`."""
         self._transfer(os.preadv, out_P, slot)
 
     def write(self, slot: int, values_P: Tensor) -> None:
-        """Copy `values_P` into a slot."""
+        """See `Slots`."""
         self._transfer(os.pwritev, values_P, slot)
 
     def _transfer(self, call: Callable[[int, list[memoryview], int], int], vector_P: Tensor, slot: int) -> None:
@@ -117,13 +117,13 @@ class FileSlots:
 
     def _explained(self, error: OSError) -> MamdrError:
         return MamdrError(
-            f"train.scratch: theta_i has no room in {self._folder} ({error.strerror}): name a folder on a disk with "
-            "room, or raise train.specific_memory or train.ranks"
+            f"train.scratch: cannot store theta_i in {self._folder} ({error.strerror}): choose a folder on a disk with "
+            "more space, or raise train.specific_memory or train.ranks"
         )
 
 
 def slots_for(like: Tensor, vectors: int, memory_bytes: float, folder: str) -> Slots:
-    """Slots in memory if the vectors fit into the given number of bytes, otherwise in a file in `folder`."""
+    """Slots in memory if the vectors fit in `memory_bytes`, otherwise in a file in `folder`."""
     if vectors * like.nbytes <= memory_bytes:
         return MemorySlots(like)
     return FileSlots(like, folder)

@@ -1,4 +1,4 @@
-"""theta_i of all of a rank's domains: read and written by groups, the best kept aside without copying."""
+"""theta_i of all domains of a rank: read and written in groups; the best values are kept without copying."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -13,25 +13,25 @@ from mamdr_core.engine.slots import Slots
 T = TypeVar("T")
 
 READ_DOMAINS = 64
-"""Domains whose theta_i are read at a time where a mapping does not read them by groups."""
+"""Number of domains per group for mappings without `read_groups`."""
 GROUP_BYTES = {"cpu": 1 << 26, "cuda": 1 << 30}
-"""Dense parameters of a group, about: on a GPU enough for stacks of some hundred domains."""
+"""Bytes of the dense parameters of a group, approximately; on a GPU enough for stacks of some hundred domains."""
 
 
 @runtime_checkable
 class ReadsGroups(Protocol):
-    """theta_i of many domains that are read by groups faster than one by one."""
+    """A mapping that reads theta_i in groups faster than one by one."""
 
     def read_groups(self, domains: Sequence[int]) -> Iterator[Mapping[int, Change]]:
-        """theta_i of some domains at a time, in any order; a group is valid until the next one is requested."""
+        """Read theta_i in groups, in any order; a group is valid until the next one is requested."""
 
 
 def read_groups(specific: Mapping[int, Change], domains: Sequence[int]) -> Iterator[Mapping[int, Change]]:
-    """theta_i of some domains at a time, in any order, read-only; a group is valid until the next one.
+    """Read theta_i in groups, in any order; a group is valid until the next one is requested.
 
     Args:
-        specific: has all of the domains.
-        domains: distinct.
+        specific: theta_i by domain index.
+        domains: distinct domains in `specific`.
     """
     if isinstance(specific, ReadsGroups):
         yield from specific.read_groups(domains)
@@ -41,21 +41,62 @@ def read_groups(specific: Mapping[int, Change], domains: Sequence[int]) -> Itera
 
 
 def group_size(device: str, vector_bytes: int) -> int:
-    """Number of domains whose theta_i is read and written together, on a type of device."""
+    """Number of domains of a group on a type of device."""
     return max(1, GROUP_BYTES[device] // max(1, vector_bytes))
 
 
-class SpecificStore(Mapping[int, Change]):
-    """theta_i by domain index; a domain's is zero until it is first written.
-
-    Dense parameters lie in slots, embedding rows in memory as (row id, delta). A domain's slot is overwritten unless
-    it holds the best (`keep`), or what a checkpoint is still writing (`hold`): neither costs a copy. A domain uses two
-    slots at most, and two more while a checkpoint is written.
+class Stored(Mapping[int, Change]):
+    """theta_i by domain index in slots and rows, read on the CPU one domain at a time; zero without a slot.
 
     Args:
-        domains: the rank's.
-        slots: where the dense parameters lie.
-        like: a vector [P] of their type, on the device where they are used.
+        slots: storage of the dense parameters.
+        like: a vector [P] of their type.
+        slot: number of the slot of each domain that has one.
+        rows: embedding rows by domain and table.
+    """
+
+    def __init__(
+        self, slots: Slots, like: Tensor, slot: Mapping[int, int], rows: Mapping[int, dict[str, Rows]]
+    ) -> None:
+        self.slots, self._like = slots, like
+        self._slot, self._rows = dict(slot), dict(rows)
+
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of the dense parameters of a domain."""
+        return self._like.nbytes
+
+    def __getitem__(self, domain: int) -> Change:
+        """A copy of theta_i of a domain."""
+        rows, dense = dict(self._rows[domain]), torch.zeros_like(self._like, device="cpu")
+        if domain in self._slot:
+            self.slots.read(self._slot[domain], dense)
+        return Change(dense, rows)
+
+    def __iter__(self) -> Iterator[int]:
+        """The domains, in ascending order."""
+        return iter(sorted(self._rows))
+
+    def __len__(self) -> int:
+        """Number of domains."""
+        return len(self._rows)
+
+    def __contains__(self, domain: object) -> bool:
+        """Whether a domain is in the mapping."""
+        return domain in self._rows
+
+
+class SpecificStore(Stored):
+    """theta_i by domain index, zero until it is first written.
+
+    Dense parameters are stored in slots, embedding rows in memory. Writing a domain overwrites its slot, unless it
+    contains the best values (`keep`) or values that a checkpoint is still writing (`hold`), so neither needs a copy.
+    A domain uses at most two slots, and two more while a checkpoint is written.
+
+    Args:
+        domains: domains of the rank.
+        slots: storage of the dense parameters.
+        like: a vector [P] of their type, on the device on which they are used.
 
     Example:
         >>> from mamdr_core.engine.slots import MemorySlots
@@ -67,30 +108,27 @@ class SpecificStore(Mapping[int, Change]):
     """
 
     def __init__(self, domains: Iterable[int], slots: Slots, like: Tensor) -> None:
-        self._rows: dict[int, dict[str, Rows]] = {domain: {} for domain in domains}
-        self._slot: dict[int, int] = {}
+        super().__init__(slots, like, {}, {domain: {} for domain in domains})
         self._kept_rows: dict[int, dict[str, Rows]] = {}
         self._kept_slot: dict[int, int] = {}
         self._held: set[int] = set()
         self._free: list[int] = []
         self._used = 0
         self._room = 0
-        self.slots = slots
-        self._like = like
         self._group = group_size(like.device.type, like.nbytes)
 
     def groups(self, domains: Sequence[int], changes: bool = True) -> Iterator[dict[int, Change]]:
-        """theta_i of some domains at a time, in the given order.
+        """Read theta_i in groups, in the given order; a group is valid until the next one is requested.
 
-        The next group is read, and the one before written, while the caller works on one, unless all is in this
-        device's memory. A group's values are valid until the next one is asked for.
+        While the caller uses a group, the next one is read and the previous one written, unless theta_i is in the
+        memory of the device.
 
         Args:
-            domains: distinct.
-            changes: write a group back when the caller is done with it.
+            domains: distinct domains.
+            changes: write a group after the caller has used it.
         """
         parts = [domains[first : first + self._group] for first in range(0, len(domains), self._group)]
-        beside = self.slots.where == "file" or self._like.device.type != "cpu"
+        in_background = self.slots.where == "file" or self._like.device.type != "cpu"
         buffers = [self._like.new_empty(0)] * 3  # one in use, one being read, one being written
 
         def read(number: int) -> dict[int, Change]:
@@ -103,7 +141,7 @@ class SpecificStore(Mapping[int, Change]):
 
             def start(call: Callable[..., T], *arguments: object) -> "Future[T]":
                 future = pool.submit(call, *arguments)
-                if not beside:
+                if not in_background:
                     wait([future])
                 return future
 
@@ -123,36 +161,36 @@ class SpecificStore(Mapping[int, Change]):
                 writing.result()
 
     def read_groups(self, domains: Sequence[int]) -> Iterator[dict[int, Change]]:
-        """`groups` that are only read."""
+        """Read theta_i in groups without writing them."""
         return self.groups(domains, changes=False)
 
     def keep(self) -> None:
-        """Take what is here now for the best."""
+        """Keep the current values as the best."""
         self._kept_slot, self._kept_rows = dict(self._slot), dict(self._rows)
         self._reclaim()
 
     def restore(self) -> None:
-        """Go back to the best."""
+        """Return to the best values."""
         self._slot, self._rows = dict(self._kept_slot), dict(self._kept_rows)
         self._reclaim()
 
-    def now(self) -> "Stored":
-        """What is here now, valid until it is next written."""
-        return Stored(self.slots, self._like, dict(self._slot), dict(self._rows))
+    def now(self) -> Stored:
+        """The current values, valid until the next write."""
+        return Stored(self.slots, self._like, self._slot, self._rows)
 
-    def hold(self) -> tuple["Stored", "Stored"]:
-        """The best, and what is here now where it is not the best; neither changes before `release`."""
-        best = Stored(self.slots, self._like, dict(self._kept_slot), dict(self._kept_rows))
+    def hold(self) -> tuple[Stored, Stored]:
+        """The best values, and the current ones of domains where they differ; neither changes until `release`."""
+        best = Stored(self.slots, self._like, self._kept_slot, self._kept_rows)
         changed = {
             domain: rows
             for domain, rows in self._rows.items()
             if self._slot.get(domain) != self._kept_slot.get(domain) or rows is not self._kept_rows.get(domain)
         }
         self._held = {*self._slot.values(), *self._kept_slot.values()}
-        return best, Stored(self.slots, self._like, dict(self._slot), changed)
+        return best, Stored(self.slots, self._like, self._slot, changed)
 
     def load(self, best: Mapping[int, Change], now: Mapping[int, Change]) -> None:
-        """Take over what `hold` gave, of those domains that are the store's."""
+        """Load the values from `hold` for the domains of the store."""
         for domain in best:
             if domain in self:
                 self[domain] = best[domain]
@@ -162,7 +200,7 @@ class SpecificStore(Mapping[int, Change]):
                 self[domain] = now[domain]
 
     def release(self) -> None:
-        """Let what was held be overwritten."""
+        """Allow values from `hold` to be overwritten."""
         self._held = set()
         self._reclaim()
 
@@ -171,40 +209,23 @@ class SpecificStore(Mapping[int, Change]):
         self._free = [slot for slot in range(self._used) if slot not in used]
 
     @property
-    def vector_bytes(self) -> int:
-        """Bytes of a domain's dense parameters."""
-        return self._like.nbytes
-
-    @property
     def dense_bytes(self) -> int:
-        """Bytes of all slots that were ever in use at once, those of the best and of a checkpoint included."""
+        """Bytes of the largest number of slots in use so far, including those of best values and checkpoints."""
         return self._used * self._like.nbytes
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of embedding rows, ids included; of the current ones alone."""
+        """Bytes of the current embedding rows, including ids."""
         rows = [own for tables in self._rows.values() for own in tables.values()]
         return sum(own.ids.nbytes + own.values.nbytes for own in rows)
 
     def __getitem__(self, domain: int) -> Change:
-        """A copy of a domain's theta_i."""
+        """A copy of theta_i of a domain, on the device."""
         return self._read([domain], self._like.new_empty(1, len(self._like)))[domain]
 
     def __setitem__(self, domain: int, change: Change) -> None:
-        """Replace a domain's theta_i, of one of the store's domains."""
+        """Replace theta_i of a domain of the store."""
         self._write({domain: change})
-
-    def __iter__(self) -> Iterator[int]:
-        """The domains, in ascending order."""
-        return iter(sorted(self._rows))
-
-    def __len__(self) -> int:
-        """Number of domains."""
-        return len(self._rows)
-
-    def __contains__(self, domain: object) -> bool:
-        """Whether the rank has theta_i of a domain."""
-        return domain in self._rows
 
     def _read(self, domains: Sequence[int], out: Tensor) -> dict[int, Change]:
         on_gpu = out.device.type != "cpu"
@@ -235,34 +256,3 @@ class SpecificStore(Mapping[int, Change]):
             self._room = self.slots.grow()
         self._used += 1
         return self._used - 1
-
-
-class Stored(Mapping[int, Change]):
-    """theta_i by domain as slots and rows hold it, read on the CPU one at a time; zero where there is no slot."""
-
-    def __init__(
-        self, slots: Slots, like: Tensor, slot: Mapping[int, int], rows: Mapping[int, dict[str, Rows]]
-    ) -> None:
-        self._slots, self._slot, self._rows = slots, slot, rows
-        self._like = torch.zeros_like(like, device="cpu")
-
-    @property
-    def vector_bytes(self) -> int:
-        """Bytes of a domain's dense parameters."""
-        return self._like.nbytes
-
-    def __getitem__(self, domain: int) -> Change:
-        """A copy of a domain's theta_i."""
-        dense = self._like.clone()
-        rows = self._rows[domain]
-        if domain in self._slot:
-            self._slots.read(self._slot[domain], dense)
-        return Change(dense, dict(rows))
-
-    def __iter__(self) -> Iterator[int]:
-        """The domains, in ascending order."""
-        return iter(sorted(self._rows))
-
-    def __len__(self) -> int:
-        """Number of domains."""
-        return len(self._rows)

@@ -1,4 +1,4 @@
-"""Several changes together: side by side in one matrix, for their inner products, or summed."""
+"""Sums and inner products of several changes."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from mamdr_core.engine.parameters import Change, Rows
 
 
 class ChangeSum:
-    """The sum of changes, whose embedding rows are put together once, at the end."""
+    """A sum of changes; embedding rows are merged only once, at the end."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -24,14 +24,14 @@ class ChangeSum:
             self._rows.setdefault(name, []).append(Rows(rows.ids, weight * rows.values))
 
     def total(self) -> Change:
-        """The sum, of at least one change."""
-        return self._put_together(1.0, touched=False)
+        """The sum of at least one change."""
+        return self._merged(1.0, touched=False)
 
     def mean_of_touched(self) -> Change:
-        """The mean of at least one change; an embedding row's is over the changes that have it."""
-        return self._put_together(1 / self._count, touched=True)
+        """The mean of at least one change; that of an embedding row is over the changes that contain it."""
+        return self._merged(1 / self._count, touched=True)
 
-    def _put_together(self, scale: float, touched: bool) -> Change:
+    def _merged(self, scale: float, touched: bool) -> Change:
         assert self._dense is not None
         rows = {}
         for name, parts in self._rows.items():
@@ -43,7 +43,7 @@ class ChangeSum:
 
 
 class StackedChanges:
-    """M changes side by side, in the coordinates that any of them touches.
+    """M changes in one matrix of all parameters that any of them contains.
 
     Args:
         changes: at least one.
@@ -60,16 +60,16 @@ class StackedChanges:
         self._rows_MUD: dict[str, Tensor] = {}
         for name in dict.fromkeys(name for change in changes for name in change.rows):
             own = [change.rows.get(name) for change in changes]
-            met = [rows for rows in own if rows is not None]
-            ids_U = torch.cat([rows.ids for rows in met]).unique()
-            values_MUD = met[0].values.new_zeros(len(changes), len(ids_U), met[0].values.shape[1])
+            known = [rows for rows in own if rows is not None]
+            ids_U = torch.cat([rows.ids for rows in known]).unique()
+            values_MUD = known[0].values.new_zeros(len(changes), len(ids_U), known[0].values.shape[1])
             for place, rows in enumerate(own):
                 if rows is not None:
                     values_MUD[place, torch.searchsorted(ids_U, rows.ids)] = rows.values
             self._ids[name], self._rows_MUD[name] = ids_U, values_MUD
 
     def products(self) -> Tensor:
-        """Inner products of every two, [M, M]."""
+        """Inner products of all pairs, [M, M]."""
         products_MM = self._dense_MP @ self._dense_MP.T
         for values_MUD in self._rows_MUD.values():
             flat = values_MUD.flatten(1)
@@ -77,7 +77,7 @@ class StackedChanges:
         return products_MM
 
     def combine(self, weights_M: Tensor) -> Change:
-        """The sum of the changes, each times its weight."""
+        """The weighted sum of the changes."""
         rows = {
             name: Rows(self._ids[name], torch.einsum("m,mud->ud", weights_M, values_MUD))
             for name, values_MUD in self._rows_MUD.items()

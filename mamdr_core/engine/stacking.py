@@ -1,7 +1,7 @@
-"""Which trajectories run side by side: those of similar lengths and batches, as many as memory holds.
+"""Groups trajectories with similar numbers of steps and rows into stacks that fit in memory.
 
-In a stack, trajectories with more steps come first, so that those which still run at a step are its first ones: a
-finished trajectory takes no further time.
+The trajectories of a stack are in descending order of their number of steps: those that have a step are the first ones,
+and a finished trajectory takes no time.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,19 +16,19 @@ from mamdr_core.engine.parameters import Scope, Theta
 from mamdr_core.engine.steps import ROWS_MULTIPLE
 
 PADDING = {"cpu": 1.15, "cuda": 2.0}
-"""Padded rows of a stack over its real ones, at most: on a CPU every row costs, on a GPU every step does.
+"""Maximum ratio of padded to real rows of a stack: on a CPU time depends on rows, on a GPU on the number of steps.
 
-Each batch may have `ROWS_MULTIPLE` rows more."""
+Every batch may have `ROWS_MULTIPLE` additional rows."""
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One of the trajectories that `descend_many` is called with.
+    """A trajectory of `descend_many`.
 
     Attributes:
-        place: among them.
+        place: its position in the arguments.
         theta, visits, scope, seed: see `EagerEngine.descend`.
-        rows_S: rows of each of its batches.
+        rows_S: number of rows of each batch.
     """
 
     place: int
@@ -39,23 +39,23 @@ class Trajectory:
     rows_S: tuple[int, ...]
 
     @property
-    def likeness(self) -> tuple[object, ...]:
-        """Trajectories that are neighbours when sorted by this make stacks with little padding."""
-        last = self.rows_S[-1] if self.rows_S else 0  # in DR the target's batch, which bounds its support's
+    def sort_key(self) -> tuple[object, ...]:
+        """Sort key: stacks of adjacent trajectories have little padding."""
+        last = self.rows_S[-1] if self.rows_S else 0  # in DR a batch of the target, which limits those of supports
         tables = sorted(self.scope.tables) if self.scope.tables is not None else ["*"]
         return tables, -len(self.rows_S), round(4 * log2(last + 1)), sum(self.rows_S)
 
 
 @dataclass(frozen=True)
 class StackLimits:
-    """What a stack may take.
+    """Limits of a stack.
 
     Attributes:
-        budget: bytes.
-        trajectory_bytes: of one trajectory, without its rows.
-        row_bytes: of a row of its largest step.
-        padding: padded rows over real ones.
-        size: trajectories.
+        budget: bytes of memory.
+        trajectory_bytes: bytes per trajectory, without rows.
+        row_bytes: bytes per row of its largest step.
+        padding: maximum ratio of padded to real rows.
+        size: maximum number of trajectories.
     """
 
     budget: float
@@ -65,24 +65,24 @@ class StackLimits:
     size: int
 
 
-def line_up(
+def sort_trajectories(
     thetas: Sequence[Theta],
     visits: Sequence[Sequence[Visit]],
     scopes: Sequence[Scope],
     seeds: Sequence[int],
     batch_size: int,
 ) -> list[Trajectory]:
-    """Trajectories in the order in which `cut_stacks` makes stacks with little padding of them.
+    """Sort trajectories for `cut_stacks`.
 
     Args:
-        thetas, visits, scopes, seeds: of each, see `EagerEngine.descend_many`.
-        batch_size: rows of a step at most, of visits that set no other number.
+        thetas, visits, scopes, seeds: see `EagerEngine.descend_many`.
+        batch_size: maximum number of rows of a step, unless a visit sets another.
     """
     trajectories = [
         Trajectory(place, theta, own, scope, seed, _rows_of(own, batch_size))
         for place, (theta, own, scope, seed) in enumerate(zip(thetas, visits, scopes, seeds, strict=True))
     ]
-    return sorted(trajectories, key=lambda trajectory: trajectory.likeness)
+    return sorted(trajectories, key=lambda trajectory: trajectory.sort_key)
 
 
 def _rows_of(visits: Sequence[Visit], batch_size: int) -> tuple[int, ...]:
@@ -90,11 +90,11 @@ def _rows_of(visits: Sequence[Visit], batch_size: int) -> tuple[int, ...]:
 
 
 def cut_stacks(trajectories: Sequence[Trajectory], limits: StackLimits) -> Iterator[list[Trajectory]]:
-    """Stacks of neighbours within the limits; a trajectory that exceeds them alone is a stack.
+    """Group adjacent trajectories into stacks within the limits; a trajectory that exceeds them has its own stack.
 
     Args:
-        trajectories: sorted by likeness.
-        limits: of every stack.
+        trajectories: trajectories in the order of `sort_trajectories`.
+        limits: limits of every stack.
     """
     stack: list[Trajectory] = []
     steps = PaddedSteps.none()
@@ -111,12 +111,12 @@ def cut_stacks(trajectories: Sequence[Trajectory], limits: StackLimits) -> Itera
 
 @dataclass(frozen=True)
 class PaddedSteps:
-    """The steps of a stack's trajectories, those with more steps first.
+    """Sizes of the steps of a stack.
 
     Attributes:
-        widest_S: rows of the largest batch of each step.
-        running_S: trajectories that have each step.
-        rows: of all batches, without padding.
+        widest_S: number of rows of the largest batch of each step.
+        running_S: number of trajectories that have each step.
+        rows: number of rows of all batches, without padding.
     """
 
     widest_S: NDArray[np.int64]
@@ -125,11 +125,11 @@ class PaddedSteps:
 
     @classmethod
     def none(cls) -> "PaddedSteps":
-        """Of no trajectory."""
+        """The sizes of an empty stack."""
         return cls(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), 0)
 
     def with_one(self, rows_S: Sequence[int]) -> "PaddedSteps":
-        """With another trajectory, which has no more steps than those before."""
+        """The sizes with an additional trajectory, which has at most as many steps as the others."""
         own_S = np.asarray(rows_S, dtype=np.int64)
         if not self.rows:
             return PaddedSteps(own_S, np.ones_like(own_S), int(own_S.sum()))

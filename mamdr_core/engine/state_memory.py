@@ -1,7 +1,7 @@
-"""Where state is stored that is as large as embedding tables and unused while an inner loop runs.
+"""Storage of state of the size of embedding tables that inner loops do not use.
 
-Between inner loops rows of moments and momenta are read and written, and the best theta_S is replaced at validations;
-the steps themselves work on copies of the rows that they read. So only theta_S has to be in memory all the time.
+Rows of moments and momenta are read and written between inner loops, and the best theta_S is replaced after
+validations. Steps work on copies of the rows that they read. So only theta_S has to be in memory.
 """
 
 from typing import Protocol
@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 class StateMemory(Protocol):
-    """Makes tensors for state: in memory, or elsewhere (`mamdr_core.shards.arrays.Arrays`)."""
+    """Creates tensors of state, in memory or in files (`mamdr_core.shards.arrays.Arrays`)."""
 
     mapped: bool
-    """Whether they are memory-mapped, so that what is used all the time is copied back to memory."""
+    """Whether tensors are memory-mapped; values that steps use are then copied to memory."""
 
     def zeros_like(self, like: Tensor) -> Tensor:
         """Zeros of the shape and type of a tensor."""

@@ -1,7 +1,7 @@
-"""Statistics of training rows by domain: exact, and independent of how rows are divided into pieces and over ranks.
+"""Weighted moments of layer inputs by domain; they do not depend on how rows are divided into pieces and over ranks.
 
-Shape suffixes: N rows, R runs of rows or of parts, D width of what is measured, G pieces of a stack, B rows of its
-longest piece.
+Shape suffixes: N rows, R runs of rows or of parts, D width of the input, G pieces of a stack, B rows of its longest
+piece.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,14 +11,13 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 
 from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Change, Shared, Theta, stacked_dense
-from mamdr_core.engine.pieces import Pieces, StackPool, cut_ranges, one_by_one, stack_pool, stacked_fields
+from mamdr_core.engine.pieces import Pieces, StackPool, cut_ranges, stack_pool, stacked_fields, vmap_for
 from mamdr_core.engine.specific_store import read_groups
-from mamdr_core.models.checking import vmap_error
 from mamdr_core.models.statistics import observe
 
 
@@ -38,29 +37,27 @@ class Moments:
 
     @classmethod
     def of(cls, flat: Tensor) -> "Moments":
-        """As `flat` has them."""
+        """The inverse of `flat`."""
         width = (flat.shape[1] - 1) // 2
         return cls(*flat.split((1, width, width), 1))
 
     @property
     def flat(self) -> Tensor:
-        """Side by side, [R, 1 + 2 D]."""
+        """Weight, mean and squares concatenated, [R, 1 + 2 D]."""
         return torch.cat([self.weight, self.mean, self.squares], 1)
 
     @property
     def variance(self) -> Tensor:
-        """[R, D]; 0 without weight."""
+        """Variance, [R, D]; 0 without weight."""
         return self.squares / self.weight.clamp_min(torch.finfo(self.weight.dtype).tiny)
 
 
 def combine(parts: Moments, counts_R: Tensor) -> Moments:
-    """The moments of runs of consecutive parts (Chan, Golub and LeVeque 1979, Eq. 2.1, for any number of parts).
-
-    A row is a part without squared deviations.
+    """Combine the moments of consecutive parts (Chan, Golub and LeVeque 1979, Eq. 2.1, for any number of parts).
 
     Args:
-        parts: of all runs, run after run.
-        counts_R: parts of each run, int64 [R].
+        parts: moments of the parts of all runs, run after run; a part may be a single row without squared deviations.
+        counts_R: number of parts of each run, int64 [R].
     """
 
     def total(values: Tensor) -> Tensor:
@@ -68,25 +65,25 @@ def combine(parts: Moments, counts_R: Tensor) -> Moments:
 
     weight_R1 = total(parts.weight)
     mean_RD = total(parts.weight * parts.mean) / weight_R1.clamp_min(torch.finfo(weight_R1.dtype).tiny)
-    apart = parts.mean - mean_RD.repeat_interleave(counts_R, 0)
-    return Moments(weight_R1, mean_RD, total(parts.squares + parts.weight * apart.square()))
+    deviation = parts.mean - mean_RD.repeat_interleave(counts_R, 0)
+    return Moments(weight_R1, mean_RD, total(parts.squares + parts.weight * deviation.square()))
 
 
 @torch.no_grad()
 def domain_moments(
     engine: EagerEngine, shared: Shared, specific: Mapping[int, Change], columns: Columns, domains: range
 ) -> dict[str, Moments]:
-    """The moments of some domains' rows, [domains, D], by layer of `engine.statistics`.
+    """The moments of the inputs of each layer of `engine.statistics` over the rows of domains, [domains, D].
 
-    Of what the layer normalises of a row of domain i at theta_S + theta_i, or at theta_S without theta_i. A domain's
-    figures do not depend on the other domains.
+    Inputs of rows of domain i are computed at theta_S + theta_i, or at theta_S without theta_i. The moments of a domain
+    do not depend on other domains.
 
     Args:
-        engine: has the model.
+        engine: the engine of the model.
         shared: theta_S.
         specific: theta_i by domain index.
-        columns: have the rows.
-        domains: which.
+        columns: the columns.
+        domains: the domains.
     """
     starts, owners = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     found = {layer.name: [torch.zeros(0, 1 + 2 * layer.width, dtype=torch.float64)] for layer in engine.statistics}
@@ -107,7 +104,7 @@ def domain_moments(
 
 
 def _groups(specific: Mapping[int, Change], domains: range) -> Iterator[Mapping[int, Change | None]]:
-    """Domains with theta_i that memory holds at a time, and those without."""
+    """The domains without theta_i, then those with theta_i in groups that fit in memory."""
     yield {domain: None for domain in domains if domain not in specific}
     yield from read_groups(specific, [domain for domain in domains if domain in specific])
 
@@ -135,8 +132,7 @@ def _measure(
 
     dense = shared.dense if is_shared else stacked_dense(thetas)
     named = {f"structure.{name}": values for name, values in engine.flat.named(dense).items()}
-    side_by_side = one_by_one if vmap_error(engine.flat.module) else vmap
-    observed = side_by_side(call, in_dims=(None if is_shared else 0, 0))(named, fields)
+    observed = vmap_for(engine.flat.module)(call, in_dims=(None if is_shared else 0, 0))(named, fields)
     weights = columns.weights
     rows_N = rows_GB[real_GB]
     weight_N1 = (torch.ones_like(rows_N) if weights is None else weights[rows_N]).double()[:, None].to(engine.device)
@@ -149,16 +145,12 @@ def _measure(
 
 
 class _Observer(nn.Module):
-    """Calls a structure's `observe`, which `functional_call` cannot.
-
-    Args:
-        structure: the structure.
-    """
+    """Wraps `observe` of a structure as a module, for `functional_call`."""
 
     def __init__(self, structure: nn.Module) -> None:
         super().__init__()
         self.structure = structure
 
     def forward(self, fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """By layer, what it normalises."""
+        """The input of each layer that normalises."""
         return observe(self.structure, fields)

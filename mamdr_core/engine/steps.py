@@ -1,7 +1,7 @@
-"""The steps of several trajectories side by side, and the rows that they read, padded to common shapes.
+"""The steps of a stack of trajectories, and the rows that they read, padded to common shapes.
 
-Step s of a stack is a batch of each of the trajectories that still run, the first G_s of them, padded to B_s rows with
-rows of weight zero.
+Step s of a stack consists of one batch of each trajectory that has a step s. These are its first G_s trajectories.
+Batches are padded to B_s rows with rows of weight zero.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,12 +16,20 @@ from torch import Tensor
 from mamdr_core.engine.columns import Columns, Visit
 
 ROWS_MULTIPLE = 8
-"""Padded rows are a multiple of this: whole vector registers, and no shape of one row, which compilers single out."""
+"""Padded rows are a multiple of this, to fill vector registers, and since compilers specialise shapes of one row."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of one trajectory: rows `rows` of its visit `number`, the visit's batch `place`."""
+    """A batch of one trajectory.
+
+    Attributes:
+        trajectory: position of the trajectory in its stack.
+        visit: the batch's visit.
+        number: position of the visit in the trajectory.
+        place: position of the batch in the visit.
+        rows: slice of the visit.
+    """
 
     trajectory: int
     visit: Visit
@@ -30,13 +38,13 @@ class Batch:
     rows: slice
 
     def __len__(self) -> int:
-        """Rows."""
+        """Number of rows."""
         size: int = self.rows.stop - self.rows.start
         return size
 
     @property
     def group_sizes(self) -> Tensor:
-        """Rows of each of its groups, int64 [G]; one group of a batch that is not cut into any."""
+        """Number of rows of each domain, int64 [G], see `Visit.groups`; without groups all rows are in one."""
         return self.visit.groups[self.place] if self.visit.groups else torch.tensor([len(self)])
 
 
@@ -45,8 +53,8 @@ class Steps:
     """Consecutive steps of a stack.
 
     Attributes:
-        batches: by step, of every trajectory that still runs.
-        rows_S: by step, padded rows B_s.
+        batches: for each step, a batch of each trajectory that has the step.
+        rows_S: padded rows B_s of each step.
     """
 
     batches: list[list[Batch]]
@@ -54,7 +62,7 @@ class Steps:
 
     @property
     def mixes_domains(self) -> bool:
-        """Whether a batch of a trajectory, which then runs alone, holds rows of several domains, in groups."""
+        """Whether batches contain several domains, in groups; then the stack has a single trajectory."""
         return any(batch.visit.groups for batches in self.batches for batch in batches)
 
     def __len__(self) -> int:
@@ -63,20 +71,20 @@ class Steps:
 
     @property
     def sizes(self) -> list[int]:
-        """By step, all padded rows G_s * B_s."""
+        """Number of padded rows G_s * B_s of each step."""
         return [trajectories * rows for trajectories, rows in self.shapes]
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
-        """By step, trajectories G_s and padded rows B_s."""
+        """Trajectories G_s and padded rows B_s of each step."""
         return [(len(batches), rows) for batches, rows in zip(self.batches, self.rows_S, strict=True)]
 
     def flat(self) -> list[Batch]:
-        """All batches, step by step."""
+        """All batches in the order of steps."""
         return list(chain.from_iterable(self.batches))
 
     def begins(self) -> NDArray[np.int64]:
-        """Where the rows of each batch of `flat()` begin among all padded rows, int64."""
+        """Position of the first row of each batch of `flat()` among all padded rows, int64."""
         starts = np.cumsum([0, *self.sizes])
         first = [
             start + trajectory * rows
@@ -86,7 +94,7 @@ class Steps:
         return np.array(first, dtype=np.int64)
 
     def segments(self, most_rows: int) -> Iterator["Steps"]:
-        """Consecutive steps of at most `most_rows` padded rows together, or one step with more."""
+        """Split the steps into segments of at most `most_rows` padded rows, or of one step with more rows."""
         first = 0
         ends = np.cumsum([0, *self.sizes])
         while first < len(self):
@@ -98,15 +106,17 @@ class Steps:
 
 @dataclass(frozen=True)
 class ReadPlaces:
-    """Where some steps read tables: at their rows, or once for each domain of a batch.
+    """Positions at which a segment of steps reads tables: one for each row, or one for each domain of a batch.
+
+    Positions are numbered over all padded rows (or groups) of the segment.
 
     Attributes:
-        sizes: by step, places among padded ones.
-        begin_N: where the batch of what is read begins among them, int64 [N].
-        place_N: where it stands itself, int64 [N].
-        width_N: places that its batch has, int64 [N].
+        sizes: number of padded positions of each step.
+        begin_N: first position of the batch of each read, int64 [N].
+        place_N: position of each read, int64 [N].
+        width_N: number of positions of its batch, int64 [N].
         step_N: its step, int64 [N].
-        span: of all that a stack reads, the part that these steps read.
+        span: range of these N reads among all reads of the stack.
     """
 
     sizes: list[int]
@@ -117,13 +127,13 @@ class ReadPlaces:
     span: slice
 
     def of_fields(self, count: int) -> Tensor:
-        """Places where each batch has those of its first field, then those of the next one, int64 [count, N]."""
+        """Positions of `count` fields, int64 [count, N]: each batch has all its positions once for each field."""
         number_F1 = torch.arange(count, device=self.place_N.device)[:, None]
         return self.begin_N * count + number_F1 * self.width_N + (self.place_N - self.begin_N)
 
 
 def lay_steps(visits: Sequence[Sequence[Visit]], batch_size: int) -> Steps:
-    """The steps of trajectories, of which those with more steps come first."""
+    """The steps of trajectories, in descending order of their number of steps."""
     own = [
         [
             Batch(trajectory, visit, number, place, rows)
@@ -137,11 +147,11 @@ def lay_steps(visits: Sequence[Sequence[Visit]], batch_size: int) -> Steps:
 
 
 class RowReader:
-    """Reads columns at the rows of some batches, one after another in their order.
+    """Reads columns at the rows of batches, in the order of the batches.
 
     Args:
-        batches: whose visits may be to several `Columns`.
-        device: where the rows are wanted.
+        batches: batches, possibly of several `Columns`.
+        device: device of the results.
     """
 
     def __init__(self, batches: Sequence[Batch], device: torch.device) -> None:
@@ -157,13 +167,13 @@ class RowReader:
         for numbers in by_source.values():
             columns = batches[numbers[0]].visit.columns
             rows = torch.cat([batches[n].visit.rows[batches[n].rows] for n in numbers])
-            places = None  # the only source
+            places = None  # of a single source: all rows
             if len(by_source) > 1:
                 places = torch.from_numpy(ranges(starts[numbers], np.array(self.lengths)[numbers])).to(device)
             self._sources.append((columns, rows, places))
 
     def read(self, column: Callable[[Columns], Tensor]) -> Tensor:
-        """What `column` selects of the columns, at the rows, [N, ...] on the device."""
+        """Values of the column that `column` selects, [N, ...] on the device."""
         parts = [(_pinned(column(columns)[rows], self._device), places) for columns, rows, places in self._sources]
         if parts[0][1] is None:
             return parts[0][0]
@@ -173,8 +183,8 @@ class RowReader:
         return whole
 
     def ids(self, column: str) -> Tensor:
-        """Indices of an id column, int64 [N], or [N, L] of one of several ids."""
-        if not self.lengths:  # trajectories without a visit know of no columns
+        """Indices of an id column, int64 [N], or [N, L] for a column of several ids."""
+        if not self.lengths:  # without batches there are no columns
             return torch.zeros(0, dtype=torch.long, device=self._device)
         ids_N = self.read(lambda columns: columns.ids[column]).long()
         if column == "domain" and max(self._as_domain) >= 0:
@@ -183,31 +193,31 @@ class RowReader:
         return ids_N
 
     def bag_weights(self, bag: str) -> Tensor | None:
-        """The weights of a bag's ids, float32 [N, L]; None: it has none, or there are no rows."""
+        """The weights of the ids of a bag, float32 [N, L]; None without weights or rows."""
         if not self._sources or any(bag not in columns.bag_weights for columns, _, _ in self._sources):
             return None
         return self.read(lambda columns: columns.bag_weights[bag])
 
     def weights(self, bag: str) -> Tensor:
-        """The weights of a bag's or sequence's ids, float32 [N, L]: 1 where it has none, 0 of padding."""
+        """The weights of the ids of a bag or sequence, float32 [N, L]; by default 1, and 0 for padding."""
         given = self.bag_weights(bag)
         return (self.read(lambda columns: columns.ids[bag]) > 0).float() if given is None else given
 
     def first_ids(self, column: str) -> Tensor:
-        """Index that the first row of each batch's groups has in an id column, int64 [groups]."""
+        """Index of the first row of each group in an id column, int64 [groups]."""
         sizes = torch.cat([torch.zeros(0, dtype=torch.long), *self.groups])
         return self.ids(column)[(sizes.cumsum(0) - sizes).to(self._device)]
 
 
 def _pinned(values: Tensor, device: torch.device) -> Tensor:
-    """On the device; from host memory through pinned pages, so that the copy does not hold up this thread."""
+    """Copy to the device; from host memory through pinned pages, so that this thread does not wait."""
     if values.device.type != "cpu" or device.type == "cpu":
         return values
     return values.pin_memory().to(device, non_blocking=True)
 
 
 def ranges(starts: Sequence[int] | NDArray[np.int64], lengths: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
-    """start, start + 1, ... of each range, one after another, int64."""
+    """Concatenate the ranges start, start + 1, ..., start + length - 1, int64."""
     lengths = np.asarray(lengths, dtype=np.int64)
     ends = lengths.cumsum()
     total = int(ends[-1]) if len(ends) else 0

@@ -1,4 +1,4 @@
-"""Torch's threads: small operations on several of them wait for one another, so work is divided, not operations."""
+"""Threads of torch: small operations do not gain from several threads, so tasks are divided among threads instead."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,21 +8,21 @@ from typing import TypeVar
 import torch
 
 SPANNING_FLOPS = 5e8
-"""Of a step's products, from which they use all threads: five milliseconds of a core or more. In smaller steps
-threads wait for one another longer than they compute when other processes use the cores too."""
+"""Operations of the matrix products of a step from which they use all threads: about five milliseconds of a core. In
+smaller steps threads wait longer for one another than they compute if other processes use the cores as well."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def is_to_compile_alone(error: Exception) -> bool:
-    """Whether a step would have to be compiled where `divide` allows no compilation."""
+    """Whether an error reports that `divide` called a function that must first be compiled."""
     return "stance is 'fail_on_recompile'" in str(error)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run torch's operations on one thread: for small ones little is lost, and on a busy machine much is gained."""
+    """Run operations of torch on one thread, which is faster for small operations on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -32,10 +32,10 @@ def one_thread() -> Iterator[None]:
 
 
 def threads_for(flops: float) -> AbstractContextManager[None]:
-    """Run steps on one thread if their products are small, else on all of torch's.
+    """Run steps on one thread if their matrix products are small, otherwise on all threads.
 
     Args:
-        flops: of the products of a step.
+        flops: operations of the matrix products of a step.
     """
     return one_thread() if flops < SPANNING_FLOPS else nullcontext()
 
@@ -43,14 +43,14 @@ def threads_for(flops: float) -> AbstractContextManager[None]:
 def divide(
     task: Callable[[Item], Result], items: Sequence[Item], threads: int, compiled: bool
 ) -> Iterator[Result | None]:
-    """What a task returns for each item, in their order; every thread takes an item at a time and runs it alone.
+    """Results of a task for each item, in order; every thread runs one item at a time.
 
     Args:
-        task: runs torch's operations and what torch.compile has compiled.
-        items: what it is called with.
+        task: calls operations of torch and compiled functions.
+        items: arguments of the task.
         threads: number of threads.
-        compiled: the task calls compiled functions. Where one would have to be compiled, which torch cannot do while
-            other threads run compiled ones, the result is None: to be run again by a single thread.
+        compiled: whether the task calls compiled functions. torch cannot compile while other threads run compiled
+            functions: the result of an item that needs it is None, and the caller runs it again on a single thread.
     """
     has_grad = torch.is_grad_enabled()  # each thread has its own
 

@@ -1,6 +1,6 @@
-"""Embedding rows of a stack of trajectories: compact copies of what they read, updated where a step touches them.
+"""Embedding rows of a stack of trajectories: copies of the rows that they read, which steps update.
 
-The paper's static and dynamic cache (section 4.5), for G trajectories at once: their tables stand one after another.
+This is the static and dynamic cache of the paper (section 4.5) for G trajectories at once.
 """
 
 from abc import ABC, abstractmethod
@@ -19,11 +19,11 @@ from mamdr_core.models.tables import Table
 
 @dataclass(frozen=True)
 class Touched:
-    """What the steps of a segment touch of some tables.
+    """The rows of tables that the steps of a segment read and update; every list is by step.
 
     Attributes:
-        distinct: by step, the rows of the stack that it moves, ascending, int64 [V], followed by those of their
-            moments, with Adam [3 V]; no list where the tables do not train.
+        distinct: the V rows that a step updates, ascending, followed by the rows of their moments, int64: [V] with sgd,
+            [3 V] with Adam. Empty list if the tables are not trained.
     """
 
     distinct: list[Tensor]
@@ -31,11 +31,11 @@ class Touched:
 
 @dataclass(frozen=True)
 class TouchedRows(Touched):
-    """What the steps of a segment touch of some tables, which are F fields.
+    """`Touched` of tables that are F fields.
 
     Attributes:
-        places: by step, the row of the stack that each padded row of each field reads, int64 [G_s * F * B_s].
-        inverse: by step, of each place its own among the V, or V for rows that do not move, int64 [G_s * F * B_s].
+        places: the row that each padded row of each field reads, int64 [G_s * F * B_s].
+        inverse: position of this row among the V updated ones, or V if it is not updated, int64 [G_s * F * B_s].
     """
 
     places: list[Tensor]
@@ -44,7 +44,7 @@ class TouchedRows(Touched):
 
 @dataclass(frozen=True)
 class _Part:
-    """One table's rows in the stack: by row its id and its trajectory, int64 [T], and where they stand."""
+    """The rows of one table: ids and trajectories, int64 [T], and their range in the matrix of the stack."""
 
     table: Table
     ids_T: Tensor
@@ -53,22 +53,22 @@ class _Part:
 
 
 class StackedRows(ABC):
-    """Rows of embedding tables of one width of G trajectories, in one matrix: a step moves all in one update.
+    """Rows of tables of one width for G trajectories in one matrix, which a step updates at once.
 
     Args:
-        tables: those with rows, which all have moments to carry on, or none.
-        keys: by table, the rows that are read, trajectory * rows + id, ascending and distinct, int64 [T].
-        thetas: where each trajectory starts.
-        scopes: what each may change.
-        trains: whether trajectories may change them.
-        rule: how rows move.
-        state: moments of a single trajectory to carry on; None: zeros.
+        tables: tables that store their rows; either all or none have moments in `state`.
+        keys: the distinct rows of each table that are read, trajectory * rows + id, ascending, int64 [T].
+        thetas: start of each trajectory.
+        scopes: what each trajectory may change.
+        trains: whether trajectories may change the tables.
+        rule: how rows are updated.
+        state: moments that a single trajectory starts from; None: zeros.
 
     Attributes:
-        names: of the fields that read them, see `mamdr_core.engine.compiled.PaddedBatch`.
-        per_domain: each batch reads one row of each.
-        trains: whether trajectories may change them.
-        is_fresh: whether their moments start at zero.
+        names: names of the fields that read the tables, see `mamdr_core.engine.compiled.PaddedBatch`.
+        per_domain: whether a batch reads one row of each table for each of its domains.
+        trains: whether trajectories may change the tables.
+        is_fresh: whether moments start at zero.
     """
 
     names: tuple[str, ...]
@@ -99,7 +99,7 @@ class StackedRows(ABC):
                 may_move_T.append(_may_move(table, scopes, keys_T))
             self._count = span.stop
         self._static = torch.cat(start_TD)
-        # One row more, which padding reads; moments, each with such a row too, follow.
+        # An additional row is read by padding. Moments follow, each with such a row.
         self._rule, self._copies = rule, rule.copies if trains else 1
         self._rows = self._static.new_zeros(self._copies * (self._count + 1), self._static.shape[1])
         self._rows[: self._count] = self._static
@@ -113,19 +113,20 @@ class StackedRows(ABC):
         self._of_T: Tensor | None = None
 
     @abstractmethod
-    def touch(self, read: ReadPlaces) -> Touched:
-        """What each of some steps touches."""
+    def touch(self, at: ReadPlaces) -> Touched:
+        """Find the rows that the steps of a segment read and update."""
 
     @abstractmethod
     def read(self, touched: Touched, number: int) -> Tensor:
-        """What a step of a segment reads, its fields one after another, [rows, D]."""
+        """The embeddings of a step of a segment, its fields concatenated, [rows, D]."""
 
-    def summed(self, touched: Touched, number: int, gradient: Tensor) -> Tensor:
-        """The gradient of the rows that a step moves, [V, D]: of one that occurs twice the sum, with that of its L2.
+    def row_gradients(self, touched: Touched, number: int, gradient: Tensor) -> Tensor:
+        """The gradient of each row that a step updates, summed over its reads, with L2 regularisation, [V, D].
 
         Args:
-            touched, number: the segment's, and the step in it.
-            gradient: of what was read, [rows, D].
+            touched: the rows of the segment.
+            number: position of the step in the segment.
+            gradient: gradient of the embeddings that the step read, [rows, D].
         """
         distinct = touched.distinct[number]
         gradient_VD = self.sum_by_row(touched, number, gradient)
@@ -136,21 +137,21 @@ class StackedRows(ABC):
 
     @abstractmethod
     def sum_by_row(self, touched: Touched, number: int, gradient: Tensor) -> Tensor:
-        """The sum of a step's gradients of each row that it moves, [V, D]; see `summed`."""
+        """The gradient of each row that a step updates, summed over its reads, [V, D]; see `row_gradients`."""
 
     def trajectory_of(self, distinct: Tensor) -> Tensor:
-        """The trajectory of each of the rows that a step moves, int64 [V]."""
+        """The trajectories of the rows that a step updates, int64 [V]."""
         if self._of_T is None:
             self._of_T = torch.cat([part.of_T for part in self._parts])
         return self._of_T.index_select(0, distinct[: len(distinct) // self._copies])
 
     def move(self, distinct: Tensor, gradient_VD: Tensor, count: Tensor, lr: float) -> None:
-        """A step's update of the rows that it touched.
+        """Update the rows that a step touched.
 
         Args:
             distinct: see `Touched`.
-            gradient_VD: see `summed`.
-            count: Adam's since the moments were zero, from 1, a float32 scalar on the device.
+            gradient_VD: see `row_gradients`.
+            count: number of steps since the moments were zero, from 1, a float32 scalar on the device.
             lr: learning rate of the dense weights.
         """
         rate = lr * self._rule.factor
@@ -171,13 +172,13 @@ class StackedRows(ABC):
         self._rows.index_copy_(0, distinct, moved)
 
     def write_moments(self, state: InnerState) -> None:
-        """Leave a single trajectory's moments in `state`, of tables that it has."""
+        """Store the moments of a single trajectory in `state`, for the tables that it has."""
         for part in self._parts if self._copies > 1 and not self.is_fresh else []:
             for own, moment in zip(self._moments(part), state.tables[part.table.name].named().values(), strict=True):
                 moment.index_copy_(0, part.ids_T, own[:, : moment.shape[1]])
 
     def write_changes(self, changes: Sequence[Change]) -> None:
-        """Add dynamic - static to each trajectory's change, of the rows that may move."""
+        """Store the differences from the start in the changes of the trajectories, for rows that they may change."""
         if not self.trains:
             return
         difference_TD = self._rows[: self._count] - self._static
@@ -191,11 +192,11 @@ class StackedRows(ABC):
                 change.rows[part.table.name] = Rows(own_ids, own)
 
     def _moments(self, part: _Part) -> list[Tensor]:
-        """What the optimizer keeps of one table's rows, views [T, D]; one number a row stands in all columns."""
+        """State of the optimizer for the rows of a table, views [T, D]; one number per row is in all columns."""
         return [self._rows[copy * (self._count + 1) :][part.span] for copy in range(1, self._copies)]
 
     def _with_moments(self, distinct_U: Tensor, before_S: Tensor, step_U: Tensor) -> Tensor:
-        """Step by step the rows that it moves, and behind them their moments' rows, int64 [copies * U]."""
+        """Append to the rows that each step updates the rows of their moments, int64 [copies * U]."""
         if self._copies == 1:
             return distinct_U
         begin_U, size_U = before_S[step_U], before_S.diff()[step_U]
@@ -207,16 +208,13 @@ class StackedRows(ABC):
 
 
 class StackedTables(StackedRows):
-    """Tables of which each row of a batch, or each batch, reads one row.
+    """Tables of which every row of a batch, or every domain of a batch, reads one row.
 
     Args:
-        tables: F of them.
+        tables: F tables.
         thetas, scopes, trains, rule, state: see `StackedRows`.
-        ids_FN: by table, the id that each row of all steps reads, int64 [N]; of tables per domain each batch reads one.
-        trajectory_N: the row's trajectory, int64 [N].
-
-    Attributes:
-        names: of the tables.
+        ids_FN: ids that all steps read from each table, int64 [N].
+        trajectory_N: trajectory of each read, int64 [N].
     """
 
     def __init__(
@@ -240,12 +238,12 @@ class StackedTables(StackedRows):
             [local_N + part.span.start for (_, local_N), part in zip(found, self._parts, strict=True)]
         )
 
-    def touch(self, read: ReadPlaces) -> TouchedRows:
-        """What each of some steps touches."""
+    def touch(self, at: ReadPlaces) -> TouchedRows:
+        """See `StackedRows.touch`."""
         nowhere, count = self._count, len(self._parts)
-        sizes = [count * size for size in read.sizes]
-        local_M, place_M = self._local_FN[:, read.span].flatten(), read.of_fields(count).flatten()
-        step_M = read.step_N.repeat(count)
+        sizes = [count * size for size in at.sizes]
+        local_M, place_M = self._local_FN[:, at.span].flatten(), at.of_fields(count).flatten()
+        step_M = at.step_N.repeat(count)
         places = place_M.new_full((sum(sizes),), nowhere)
         places[place_M] = local_M
         if not self.trains:
@@ -254,7 +252,7 @@ class StackedTables(StackedRows):
             moves_M = self._may_move_T[local_M]
             local_M, place_M, step_M = local_M[moves_M], place_M[moves_M], step_M[moves_M]
         keys, inverse_M = (step_M * (nowhere + 1) + local_M).unique(return_inverse=True)
-        # Neither bincount nor a sum of sizes on the device: for both the host would wait for a GPU.
+        # Without bincount and sums of sizes on the device, for which the host would wait for a GPU.
         before_S = torch.searchsorted(keys, torch.arange(len(sizes) + 1, device=keys.device) * (nowhere + 1))
         counts_S = before_S.diff()
         sizes_S = torch.tensor(sizes, device=keys.device)
@@ -278,7 +276,7 @@ class StackedTables(StackedRows):
 
 
 def _may_move(table: Table, scopes: Sequence[Scope], keys_T: Tensor) -> Tensor:
-    """By row of a table in the stack, whether its trajectory may move it."""
+    """Mask of the rows of a table that their trajectories may change, bool [T]."""
     limits = ((g, (scope.only or {}).get(table.name)) for g, scope in enumerate(scopes))
     only = {g: ids for g, ids in limits if ids is not None}
     if not only:

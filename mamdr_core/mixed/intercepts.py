@@ -8,9 +8,10 @@ from torch import Tensor
 
 from mamdr_core.config.mixed import Effect
 from mamdr_core.engine.columns import Columns
+from mamdr_core.engine.striping import Stripe
 from mamdr_core.mixed.newton import variance_factor
 from mamdr_core.parallel.collective import Collective, SingleProcess
-from mamdr_core.parallel.sharded import by_owner
+from mamdr_core.parallel.owner_exchange import OwnerExchange
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.runtime.stateful import DomainRows, State
 
@@ -45,13 +46,13 @@ class RandomIntercepts:
         self.size = size
         self._collective = collective
         self._is_pair = name == "user_in_domain"
-        count = 0 if self._is_pair else len(range(collective.rank, size, collective.size))
+        count = 0 if self._is_pair else Stripe(collective.rank, collective.size).count(size)
         self.keys_K = torch.zeros(0, dtype=torch.long)
         self.values_K = torch.zeros(count)
         self.variances_K = torch.full((count,), variance)
         self._prior_mean_K = torch.zeros(())
         self._prior_precision_K: Tensor | None = None
-        self._prepared: tuple[Tensor, Tensor, _Exchange] | None = None
+        self._prepared: tuple[Tensor, Tensor, OwnerExchange] | None = None
 
     def prepare(self, columns: Columns, posterior_is_prior: bool = False) -> None:
         """Find the keys of the training rows before sweeps; a collective call.
@@ -146,10 +147,10 @@ class RandomIntercepts:
         place_U = torch.searchsorted(self.keys_K, keys_U).clamp(max=len(self.keys_K) - 1)
         return self.keys_K[place_U] == keys_U, values_K[place_U]
 
-    def _exchange(self, keys_U: Tensor) -> "_Exchange":
+    def _exchange(self, keys_U: Tensor) -> OwnerExchange:
         if self._is_pair:
-            return _Exchange(torch.searchsorted(self.keys_K, keys_U), SingleProcess())
-        return _Exchange(keys_U, self._collective)
+            return OwnerExchange(torch.searchsorted(self.keys_K, keys_U), SingleProcess())
+        return OwnerExchange(keys_U, self._collective)
 
     def state_dict(self) -> State:
         """The variance, and the stored effects."""
@@ -192,30 +193,3 @@ def _load_rows(state: State, like_K2: Tensor) -> Tensor:
     count = state.rows["effects"].shape[0] if "effects" in state.rows else 0
     like_K2[:count] = state.tensor(state.rows, "effects", like_K2[:count])
     return like_K2
-
-
-class _Exchange:
-    """Sends sums of distinct keys to the ranks that own the keys, and values back; reusable for the same keys.
-
-    Args:
-        keys_U: distinct keys of this rank's rows; rank k mod W owns key k, at position k // W.
-        collective: the W ranks; the constructor is a collective call.
-    """
-
-    def __init__(self, keys_U: Tensor, collective: Collective) -> None:
-        self._collective = collective
-        self._order_U, self._counts = by_owner(keys_U, collective.size)
-        requested, self._requested_counts = collective.all_to_all(keys_U[self._order_U], self._counts)
-        self._places = requested // collective.size
-
-    def sum_at_owner(self, values_UC: Tensor, size: int) -> Tensor:
-        """Sums over ranks of values by key, [size, C], for the keys that this rank owns."""
-        received, _ = self._collective.all_to_all(values_UC[self._order_U], self._counts)
-        return values_UC.new_zeros(size, values_UC.shape[1]).index_add_(0, self._places, received)
-
-    def read(self, values_K: Tensor) -> Tensor:
-        """Values [U] of this rank's keys from their owners."""
-        received, _ = self._collective.all_to_all(values_K[self._places], self._requested_counts)
-        values_U = torch.empty_like(received)
-        values_U[self._order_U] = received
-        return values_U

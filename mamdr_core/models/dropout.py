@@ -37,7 +37,7 @@ class Dropout(nn.Module):
         if not self.training or not self.rate:
             return x
         position = torch.arange(x.numel(), dtype=torch.int32, device=x.device).view(x.shape)
-        kept = _hash(position ^ self.key ^ _signed(self.layer * _SALT)) & 0xFFFF >= round(self.rate * 0x10000)
+        kept = _hash(position ^ self.key ^ signed32(self.layer * _SALT)) & 0xFFFF >= round(self.rate * 0x10000)
         return torch.where(kept, x / (1 - self.rate), torch.zeros_like(x))
 
     def extra_repr(self) -> str:
@@ -52,6 +52,6 @@ def _hash(x: Tensor) -> Tensor:
     return x ^ ((x >> 16) & 0xFFFF)
 
 
-def _signed(value: int) -> int:
+def signed32(value: int) -> int:
     """The low 32 bits as a signed integer."""
     return ((value + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)

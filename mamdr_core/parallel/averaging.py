@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mamdr_core.engine.parameters import Change, Rows
 from mamdr_core.parallel.collective import Collective
-from mamdr_core.parallel.sharded import by_owner
+from mamdr_core.parallel.owner_exchange import OwnerExchange
 
 
 def mean_change(
@@ -45,5 +45,5 @@ def _send(collective: Collective, ids: Tensor, weighted: Tensor, to_owners: bool
     """Ids and weighted changes of all ranks in rank order: of all rows, or of the rows that this rank owns."""
     if not to_owners:
         return collective.all_gather(ids), collective.all_gather(weighted)
-    order, counts = by_owner(ids, collective.size)
-    return collective.all_to_all(ids[order], counts)[0], collective.all_to_all(weighted[order], counts)[0]
+    exchange = OwnerExchange(ids, collective)
+    return exchange.requested_M, exchange.send(weighted)

@@ -81,7 +81,7 @@ class SingleProcess:
 class _SimulatedRank:
     """A simulated rank: ranks take turns in one process, and only one runs between two collectives."""
 
-    def __init__(self, rank: int, exchange: "_Exchange") -> None:
+    def __init__(self, rank: int, exchange: "_SimulatedExchange") -> None:
         self.rank = rank
         self.size = len(exchange.values)
         self._exchange = exchange
@@ -104,7 +104,7 @@ class _SimulatedRank:
         return first
 
 
-class _Exchange:
+class _SimulatedExchange:
     """Exchanges values between simulated ranks; ranks run in turns, so that global state is not used concurrently."""
 
     def __init__(self, ranks: int) -> None:
@@ -146,7 +146,7 @@ def run_simulated(task: Callable[[Collective], T], ranks: int) -> list[T]:
     Raises:
         BaseException: the exception of the first rank that failed.
     """
-    exchange = _Exchange(ranks)
+    exchange = _SimulatedExchange(ranks)
     results: list[T | None] = [None] * ranks
     errors: list[BaseException] = []
 

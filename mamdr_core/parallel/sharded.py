@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.parameters import Shared
+from mamdr_core.engine.striping import Stripe, places_of
 from mamdr_core.models.tables import Table, readers
 from mamdr_core.parallel.collective import Collective
+from mamdr_core.parallel.owner_exchange import OwnerExchange
 
 
 class ShardedTable:
@@ -29,7 +31,7 @@ class ShardedTable:
     """
 
     def __init__(self, table: Table, own: Tensor, collective: Collective, columns: Sequence[str] = ()) -> None:
-        expected = (len(range(collective.rank, table.rows, collective.size)), table.width)
+        expected = (Stripe(collective.rank, collective.size).count(table.rows), table.width)
         if tuple(own.shape) != expected:
             raise ValueError(
                 f"rank {collective.rank} of {collective.size} owns {expected} of table {table.name}, got {own.shape}"
@@ -60,12 +62,7 @@ class ShardedTable:
                 f"table {self.table.name} has rows 0 to {self.table.rows - 1}, asked for {int(ids_U[0])} to "
                 f"{int(ids_U[-1])}"
             )
-        order_U, counts = by_owner(ids_U, self.collective.size)
-        asked, asked_counts = self.collective.all_to_all(ids_U[order_U], counts)
-        values_UD, _ = self.collective.all_to_all(self.own[self.places(asked)], asked_counts)
-        self._ids_U = ids_U
-        self._values_UD = torch.empty_like(values_UD)
-        self._values_UD[order_U] = values_UD
+        self._ids_U, self._values_UD = ids_U, OwnerExchange(ids_U, self.collective).read(self.own)
 
     def __getitem__(self, ids: Tensor) -> Tensor:
         """Fetched rows, float32 [U, D].
@@ -81,7 +78,7 @@ class ShardedTable:
 
     def places(self, ids: Tensor) -> Tensor:
         """Positions in `own` of rows that this rank owns."""
-        return ids // self.collective.size
+        return places_of(ids, self.collective.size)
 
     def index_add_(self, dim: int, places: Tensor, values: Tensor) -> None:
         """Add to rows of this rank in place, as Tensor.index_add_; fetched rows become stale and are dropped."""
@@ -106,20 +103,6 @@ class ShardedTable:
         self._values_UD = self.own[:0]
 
 
-def by_owner(ids_U: Tensor, ranks: int) -> tuple[Tensor, list[int]]:
-    """Order of rows for an all-to-all to their owners.
-
-    Args:
-        ids_U: rows, int64 [U].
-        ranks: world size W.
-
-    Returns:
-        The permutation that sorts rows by owner, int64 [U], and the number of rows per owner, [W].
-    """
-    owner_U = ids_U % ranks
-    return owner_U.argsort(stable=True), torch.bincount(owner_U, minlength=ranks).tolist()
-
-
 def initial_sharded(
     module: nn.Module,
     tables: Sequence[Table],
@@ -129,7 +112,7 @@ def initial_sharded(
     vectors: Mapping[str, Tensor] | None = None,
 ) -> Shared:
     """Initial theta_S as in `initial_shared`; a rank keeps the dense part and the rows that it owns."""
-    drawn = initial_shared(module, tables, seed, device, (collective.rank, collective.size), vectors)
+    drawn = initial_shared(module, tables, seed, device, Stripe(collective.rank, collective.size), vectors)
     named = {table.name: table for table in tables}
     sharded = {
         name: ShardedTable(named[name], own, collective, [field.column for field in readers(tables, name)])

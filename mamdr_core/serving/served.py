@@ -12,6 +12,7 @@ from mamdr_core.config.job_config import Config
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.engine.platt import Calibration
+from mamdr_core.engine.striping import owners_of, places_of
 from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.runtime.object_store import place_of
@@ -114,6 +115,6 @@ class StripedTable:
         ranks = len(self._parts)
         rows_UD = self._parts[0].new_empty(len(ids_U), self._parts[0].shape[1])
         for rank, part in enumerate(self._parts):
-            mine_U = ids_U % ranks == rank
-            rows_UD[mine_U] = part[ids_U[mine_U] // ranks]
+            mine_U = owners_of(ids_U, ranks) == rank
+            rows_UD[mine_U] = part[places_of(ids_U[mine_U], ranks)]
         return rows_UD

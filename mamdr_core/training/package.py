@@ -28,6 +28,7 @@ from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.engine.platt import Calibration
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.engine.striping import WHOLE, Stripe
 from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.runtime.object_store import place_of
@@ -281,7 +282,7 @@ class SavedShared:
         dense: Tensor = self._first.get_tensor("dense")
         return dense
 
-    def rows(self, table: str, first: int = 0, step: int = 1) -> Tensor:
-        """Rows first, first + step, ... of a table, see `read_rows`."""
+    def rows(self, table: str, stripe: Stripe = WHOLE) -> Tensor:
+        """The rows of a table that a rank owns, see `read_rows`."""
         slices = [part.get_slice(f"table.{table}") for part in self._parts[f"table.{table}"]]
-        return read_rows(slices, first, step)
+        return read_rows(slices, stripe)

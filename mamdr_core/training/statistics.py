@@ -11,6 +11,7 @@ from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Change, Shared, TableShard
 from mamdr_core.engine.plan import parts_in_step
 from mamdr_core.engine.statistics import Moments, combine, domain_moments
+from mamdr_core.engine.striping import Stripe
 from mamdr_core.models.statistics import FEW_ROWS, DomainNormalization
 from mamdr_core.parallel.collective import Collective, all_reduce_max
 from mamdr_core.training.evaluation import PART_ROWS
@@ -88,7 +89,7 @@ def _whole(table: Tensor | TableShard, collective: Collective) -> Tensor:
     if isinstance(table, Tensor):
         return table.cpu()
     rows = torch.zeros(table.shape, dtype=table.own.dtype)
-    rows[collective.rank :: collective.size] = table.own.cpu()
+    rows[Stripe(collective.rank, collective.size).slice] = table.own.cpu()
     return collective.all_reduce(rows)
 
 
@@ -96,4 +97,4 @@ def _with_rows(table: Tensor | TableShard, rows: Tensor, collective: Collective)
     """The table with other values."""
     if isinstance(table, Tensor):
         return rows.to(table)
-    return table.with_rows(rows[collective.rank :: collective.size].to(table.own))
+    return table.with_rows(rows[Stripe(collective.rank, collective.size).slice].to(table.own))

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mamdr_core.engine.striping import WHOLE, Stripe
 from mamdr_core.learning.learner import Learner
 from mamdr_core.parallel.collective import Collective
 from mamdr_core.runtime.object_store import place_of
@@ -75,8 +76,7 @@ class Heritage:
         shared.dense.copy_(self._shared.dense)
         for name, table in shared.tables.items():
             whole = isinstance(table, Tensor)
-            first, step = (0, 1) if whole else (collective.rank, collective.size)
-            rows = self._shared.rows(name, first, step)
+            rows = self._shared.rows(name, WHOLE if whole else Stripe(collective.rank, collective.size))
             own = table if isinstance(table, Tensor) else table.own
             own[: len(rows)] = rows.to(own.device)
         for domain in learner.specific:

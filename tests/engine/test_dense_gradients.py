@@ -35,7 +35,7 @@ def one_after_another(engine, shared, columns, rows, edges):
 
 @pytest.mark.parametrize("kind", [EagerEngine, FastEngine])
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_stacks_give_the_gradients_of_one_domain_after_another(monkeypatch, name, kind):
+def test_gradients_in_stacks_equal_those_of_single_domains(monkeypatch, name, kind):
     options = {"compiles": False} if kind is FastEngine else {}
     engine, shared = small_engine(small_settings(name, dropout=0.5), len(COUNTS), kind, **options)
     columns = with_base(featured_columns(COUNTS))
@@ -49,7 +49,7 @@ def test_stacks_give_the_gradients_of_one_domain_after_another(monkeypatch, name
     assert expected.norm(dim=1).count_nonzero() >= 4  # of six: all units of a small domain may be off
 
 
-def test_a_loss_that_is_not_finite_stops_or_counts_as_a_gradient_of_zero():
+def test_a_loss_that_is_not_finite_raises_or_has_a_zero_gradient():
     columns = featured_columns(COUNTS)
     columns.numeric[int(columns.offsets[4])] = float("nan")
     rows, edges = torch.arange(len(columns)), columns.offsets.numpy()

@@ -26,7 +26,7 @@ def devices(monkeypatch):
 
 
 @pytest.mark.parametrize(("local_rank", "index"), [(None, 0), ("0", 0), ("1", 1), ("5", 2)])
-def test_ranks_of_one_machine_take_its_cards_in_turn(devices, monkeypatch, local_rank, index):
+def test_ranks_of_one_machine_use_its_devices_in_turn(devices, monkeypatch, local_rank, index):
     devices((9, 0), (9, 0), (9, 0))
     if local_rank:
         monkeypatch.setenv("LOCAL_RANK", local_rank)
@@ -38,18 +38,18 @@ def test_ranks_of_one_machine_take_its_cards_in_turn(devices, monkeypatch, local
     assert used == [cuda_device()]
 
 
-def test_without_a_card_none_is_used(devices, monkeypatch):
+def test_without_a_device_none_is_used(devices, monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: pytest.fail("there is none"))
     use_cuda()
     assert cuda_trouble().startswith("torch finds no CUDA device here")
 
 
-def test_a_torch_without_cuda_says_so(devices, monkeypatch):
+def test_torch_without_cuda_is_reported(devices, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
     assert cuda_trouble() == f"torch {torch.__version__} is built without CUDA"
 
 
-def test_a_card_that_torch_is_not_built_for_is_named(devices):
+def test_a_device_that_torch_is_not_built_for_is_reported(devices):
     devices((6, 1))
     assert cuda_trouble().startswith("CUDA device 0 (Card 0, sm_61) is not among those that this torch is built for")
 
@@ -67,6 +67,6 @@ def test_a_card_that_torch_is_not_built_for_is_named(devices):
         ((10, 3), ["sm_100", "sm_120"], True),
     ],
 )
-def test_a_card_runs_code_of_its_own_generation_and_ptx_of_earlier_ones(devices, capability, built, runs):
+def test_a_device_runs_code_of_its_major_version_and_earlier_ptx(devices, capability, built, runs):
     devices(capability, built=built)
     assert (not cuda_trouble()) == runs

@@ -130,7 +130,7 @@ def assert_on_device_and_same(found: list[Change], expected: list[Change]) -> No
 
 @pytest.mark.parametrize("fields", ["mlp", "fixed", "star"])
 @pytest.mark.parametrize("run", RUNS)
-def test_on_a_device_nothing_is_left_on_the_cpu_and_the_numbers_are_the_same(run, fields):
+def test_all_tensors_are_on_the_device_and_results_equal_the_cpus(run, fields):
     expected = RUNS[run](Setting(CPU, fields))
     with pretended_device() as dispatch:
         found = RUNS[run](Setting(DEVICE, fields))
@@ -139,7 +139,7 @@ def test_on_a_device_nothing_is_left_on_the_cpu_and_the_numbers_are_the_same(run
 
 
 @pytest.mark.parametrize("place", ["columns", "theta"])
-def test_a_tensor_of_the_cpu_among_those_of_the_device_would_be_found(place):
+def test_a_cpu_tensor_among_device_tensors_would_be_detected(place):
     with pretended_device():
         setting, on_cpu = Setting(DEVICE), Setting(CPU)
         if place == "columns":
@@ -160,12 +160,12 @@ def steps_waits(run: str, batch_size: int) -> Counter[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("run", ["DN", "SGD", "DR"])
-def test_the_host_does_not_wait_for_the_device_within_the_loop_over_steps(run):
+def test_steps_do_not_wait_for_the_device(run):
     """Where it waits, it does so once for each stack or segment of steps: as often for thirty steps as for one."""
     assert steps_waits(run, 1) == steps_waits(run, 30)
 
 
-def test_a_step_that_waits_would_be_found(monkeypatch):
+def test_a_step_that_waits_would_be_detected(monkeypatch):
     gradients_of = DenseStep.gradients
 
     def waiting(self, *arguments):
@@ -178,7 +178,7 @@ def test_a_step_that_waits_would_be_found(monkeypatch):
     assert more - fewer == 60 - 2
 
 
-def test_the_eager_engine_leaves_nothing_on_the_cpu():
+def test_all_tensors_of_the_eager_engine_are_on_the_device():
     """Its numbers are not compared: a pretended tensor that torch sets as a parameter's data keeps its own values."""
     with pretended_device():
         setting = Setting(DEVICE, kind=EagerEngine)

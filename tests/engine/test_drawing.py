@@ -5,6 +5,7 @@ import torch
 
 from mamdr_core.engine import drawing
 from mamdr_core.engine.drawing import draw_rows, initial_shared
+from mamdr_core.engine.striping import Stripe
 from mamdr_core.models.structures import build_model
 from mamdr_core.models.tables import Table
 from tests.models.helpers import small_inputs, small_settings
@@ -12,7 +13,7 @@ from tests.models.helpers import small_inputs, small_settings
 
 @pytest.mark.parametrize("width", [1, 3, 8, 128])
 @pytest.mark.parametrize("rows", [1, 2, 15, 16, 17, 31, 32, 33, 47, 48, 63, 64, 65, 100, 257])
-def test_chunks_continue_the_stream_of_one_whole_draw(monkeypatch, rows, width):
+def test_chunks_equal_one_whole_draw(monkeypatch, rows, width):
     monkeypatch.setattr(drawing, "CHUNK_ROWS", 32)
     one, other = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
     whole = torch.randn(rows, width, generator=one)
@@ -20,17 +21,19 @@ def test_chunks_continue_the_stream_of_one_whole_draw(monkeypatch, rows, width):
     assert torch.equal(torch.randn(20, generator=other), torch.randn(20, generator=one))  # as does the next table
 
 
-@pytest.mark.parametrize("step", [2, 3, 5])
-def test_a_rank_keeps_its_own_rows_of_the_whole_draw(monkeypatch, step):
+@pytest.mark.parametrize("ranks", [2, 3, 5])
+def test_a_rank_keeps_the_rows_that_it_owns_of_the_whole_draw(monkeypatch, ranks):
     monkeypatch.setattr(drawing, "CHUNK_ROWS", 32)
     for rows in (1, 4, 100, 101):
         whole = torch.randn(rows, 6, generator=torch.Generator().manual_seed(5))
-        for first in range(step):
-            kept = draw_rows(rows, 6, torch.Generator().manual_seed(5), first, step)
-            assert torch.equal(kept, whole[first::step])
+        for rank in range(ranks):
+            stripe = Stripe(rank, ranks)
+            kept = draw_rows(rows, 6, torch.Generator().manual_seed(5), stripe)
+            assert torch.equal(kept, whole[rank::ranks])
+            assert stripe.ids(rows).tolist() == list(range(rank, rows, ranks))
 
 
-def test_a_table_starts_with_its_own_spread_and_one_of_zeros_leaves_the_stream_to_the_next():
+def test_a_table_has_its_standard_deviation_and_one_of_zeros_draws_nothing():
     tables = [
         Table("a", "a", 500, 8),
         Table("b", "domain", 400, 8, feature=False, per_domain=True, std=0.0),
@@ -43,7 +46,7 @@ def test_a_table_starts_with_its_own_spread_and_one_of_zeros_leaves_the_stream_t
     assert torch.equal(drawn["c"], 0.3 * torch.randn(400, 8, generator=generator))
 
 
-def test_rows_start_from_given_vectors_in_parts_and_those_of_zeros_as_drawn(monkeypatch):
+def test_rows_start_from_given_vectors_unless_these_are_zero(monkeypatch):
     monkeypatch.setattr(drawing, "CHUNK_ROWS", 32)
     taste, module = Table("taste", "user", 100, 8), torch.nn.Linear(1, 1)
     drawn = initial_shared(module, [taste], seed=5).tables["taste"]
@@ -53,12 +56,12 @@ def test_rows_start_from_given_vectors_in_parts_and_those_of_zeros_as_drawn(monk
     expected = given.clone()
     expected[[0, 50, 99]] = drawn[[0, 50, 99]]
     assert torch.equal(found, expected)
-    part = initial_shared(module, [taste], seed=5, part=(1, 3), vectors={"taste": given}).tables["taste"]
+    part = initial_shared(module, [taste], seed=5, stripe=Stripe(1, 3), vectors={"taste": given}).tables["taste"]
     assert torch.equal(part, expected[1::3])
 
 
 @pytest.mark.parametrize("name", ["wdl", "star", "ple"])
-def test_a_structures_own_tables_leave_the_features_start_alone_and_are_drawn_in_parts_as_whole(name):
+def test_tables_of_a_structure_do_not_change_those_of_features(name):
     settings = small_settings(name)
     inputs = small_inputs(settings, domains=5)
     plain = small_inputs(small_settings("mlp"), domains=5)
@@ -67,6 +70,6 @@ def test_a_structures_own_tables_leave_the_features_start_alone_and_are_drawn_in
     for table, values in initial_shared(module, plain.tables, seed=2).tables.items():
         assert torch.equal(whole[table], values)
     for rank in range(3):
-        part = initial_shared(module, inputs.tables, seed=2, part=(rank, 3)).tables
+        part = initial_shared(module, inputs.tables, seed=2, stripe=Stripe(rank, 3)).tables
         assert part.keys() == whole.keys()
         assert all(torch.equal(values, whole[table][rank::3]) for table, values in part.items())

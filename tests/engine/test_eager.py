@@ -70,7 +70,7 @@ def test_a_trajectory_equals_a_plain_training_loop(optimizer, has_base):
         torch.testing.assert_close(shared.tables[name][rows.ids] + rows.values, expected, rtol=1e-9, atol=1e-10)
 
 
-def test_a_trajectory_takes_batches_in_order_and_leaves_its_start_alone():
+def test_a_trajectory_reads_batches_in_order_and_does_not_change_its_start():
     columns = as_double(random_columns([9, 0, 6]))
     engine, shared = small_engine(3, batch_size=4)
     before = shared.copy()
@@ -102,7 +102,7 @@ def test_carried_moments_continue_where_the_last_trajectory_ended():
         torch.testing.assert_close(both.rows[name].values, whole.rows[name].values)
 
 
-def test_a_scope_keeps_everything_else_still():
+def test_parameters_outside_a_scope_do_not_change():
     columns = as_double(random_columns([8, 8, 8]))
     engine, shared = small_engine(3)
     scope = Scope(frozenset({"domain", "user"}), {"domain": torch.tensor([2]), "user": torch.tensor([1, 4])})
@@ -130,14 +130,14 @@ def test_prediction_at_theta_s_plus_theta_i_adds_only_touched_rows():
     torch.testing.assert_close(found, (expected + based.base_logits).flip(0))
 
 
-def test_no_visit_is_no_change():
+def test_without_visits_nothing_changes():
     engine, shared = small_engine(3)
     change = engine.descend(Theta(shared), [], lr=0.1)
     assert not change.dense.any()
     assert all(not len(rows.ids) for rows in change.rows.values())
 
 
-def test_many_trajectories_are_each_what_they_are_alone():
+def test_descend_many_equals_descend_for_each_trajectory():
     columns = as_double(random_columns([8, 8, 8]))
     engine, shared = small_engine(3, dropout=0.5)
     visits = [[Visit(columns, torch.arange(8 * d, 8 * d + 8))] for d in range(3)]

@@ -1,92 +1,40 @@
 """The fast engine gives the eager engine's numbers: in fp64 to 1e-10, in fp32 to a stated bound, compiled or not."""
 
 import math
-import threading
-from dataclasses import replace
 
 import pytest
 import torch
 
 from mamdr_core.config.models import ModelSettings
-from mamdr_core.engine import fast as fast_module
 from mamdr_core.engine import layout
-from mamdr_core.engine.columns import Columns, Visit
+from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.compiled import DenseState, DenseStep, PaddedBatch
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.optimizers import InnerState
-from mamdr_core.engine.parameters import Change, Rows, Scope, Shared, Theta
+from mamdr_core.engine.parameters import Scope, Shared, Theta
 from mamdr_core.models.structures import build_model
 from mamdr_core.models.tables import Inputs, Table
 from mamdr_core.runtime.errors import DivergedError, MamdrError
-from tests.engine.helpers import as_double, random_columns, small_engine, small_inputs, with_base
-
-COUNTS = [9, 1, 13, 0, 30, 7]
-DOMAINS = range(len(COUNTS))
-
-
-def fast_engine(dropout: float = 0.5, batch_size: int = 4, double: bool = True, **options) -> FastEngine:
-    """The engine of `small_engine`, fast; not compiled unless asked for."""
-    inputs = small_inputs(len(COUNTS))
-    module = build_model(ModelSettings(hidden=(5,), dropout=dropout), inputs, seed=1)
-    module = module.double() if double else module
-    return FastEngine(module, inputs.tables, {}, batch_size, **{"compiles": False, **options})
-
-
-def eager_engine(dropout: float = 0.5, **options) -> tuple[EagerEngine, Shared]:
-    engine, shared = small_engine(len(COUNTS), dropout=dropout)
-    engine.on_nan = options.get("on_nan", "stop")
-    return engine, shared
-
-
-def columns_of(counts: list[int] = COUNTS, has_base: bool = False) -> Columns:
-    columns = as_double(random_columns(counts))
-    return with_base(columns) if has_base else columns
-
-
-def visit(columns: Columns, domain: int, as_domain: int | None = None) -> Visit:
-    start, stop = columns.offsets[domain : domain + 2].tolist()
-    return Visit(columns, torch.arange(start, stop), as_domain)
-
-
-def assert_same(found: Change, expected: Change, atol: float = 1e-10) -> None:
-    torch.testing.assert_close(found.dense, expected.dense, rtol=0, atol=atol)
-    assert found.rows.keys() == expected.rows.keys()
-    for name, rows in expected.rows.items():
-        assert torch.equal(found.rows[name].ids, rows.ids)
-        torch.testing.assert_close(found.rows[name].values, rows.values, rtol=0, atol=atol)
-
-
-def trajectories(columns: Columns, shared: Shared) -> tuple[list[Theta], list[list[Visit]]]:
-    """DR's: a support of another set of columns, shown as the target, then the target; theta_i is not zero."""
-    supports = columns_of([6] * len(COUNTS), columns.base_logits is not None)
-    generator = torch.Generator().manual_seed(4)
-    like = {"generator": generator, "dtype": shared.dense.dtype}
-    thetas = [
-        Theta(
-            shared,
-            Change(
-                0.1 * torch.randn(len(shared.dense), **like),
-                {"domain": Rows(torch.tensor([d + 1]), torch.randn(1, 3, **like))},
-            ),
-        )
-        for d in DOMAINS
-    ]
-    return thetas, [[visit(supports, (d + 1) % 6, as_domain=d), visit(columns, d)] for d in DOMAINS]
-
-
-SCOPES = {
-    "own domain": [Scope(frozenset({"domain"}), {"domain": torch.tensor([d + 1])}) for d in DOMAINS],
-    "everything": [Scope() for _ in DOMAINS],
-    "some rows": [Scope(None, {"user": torch.tensor([1, 4]), "domain": torch.tensor([d + 1])}) for d in DOMAINS],
-    "some of them some rows": [Scope(None, {"user": torch.tensor([1, 4])} if d % 2 else None) for d in DOMAINS],
-}
+from tests.engine.engines import (
+    COUNTS,
+    DOMAINS,
+    SCOPES,
+    assert_same,
+    columns_of,
+    eager_engine,
+    fast_engine,
+    limited,
+    trajectories,
+    visit,
+)  # fmt: skip
+from tests.engine.helpers import as_double, random_columns
 
 
 @pytest.mark.parametrize("has_base", [False, True])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_a_trajectory_over_many_domains_is_the_eager_one(optimizer, has_base):
+def test_a_trajectory_over_many_domains_equals_the_eager_one(optimizer, has_base):
     columns, (eager, shared) = columns_of(has_base=has_base), eager_engine()
     visits = [visit(columns, d) for d in (4, 0, 2, 1, 3, 5)]
     expected = eager.descend(Theta(shared), visits, 0.05, optimizer, seed=3)
@@ -97,7 +45,7 @@ def test_a_trajectory_over_many_domains_is_the_eager_one(optimizer, has_base):
     torch.testing.assert_close(*both, rtol=0, atol=1e-10)
 
 
-def test_carried_moments_go_on_as_in_the_eager_engine():
+def test_carried_moments_equal_those_of_the_eager_engine():
     columns, (eager, shared) = columns_of(), eager_engine()
     fast, states = fast_engine(), [InnerState.zeros_like(shared), InnerState.zeros_like(shared)]
     for seed, domain in enumerate((4, 0, 2)):
@@ -114,7 +62,7 @@ def test_carried_moments_go_on_as_in_the_eager_engine():
 @pytest.mark.parametrize("has_base", [False, True])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("scopes", SCOPES)
-def test_stacked_trajectories_are_the_eager_ones_whatever_may_move(scopes, optimizer, has_base):
+def test_stacked_trajectories_equal_the_eager_ones_in_every_scope(scopes, optimizer, has_base):
     """Domains of 0, 1, 7, 9, 13 and 30 rows in batches of 4: stacks are padded, one row beside four, and cut."""
     columns, (eager, shared) = columns_of(has_base=has_base), eager_engine()
     thetas, visits = trajectories(columns, shared)
@@ -123,7 +71,7 @@ def test_stacked_trajectories_are_the_eager_ones_whatever_may_move(scopes, optim
         assert_same(found, expected)
 
 
-def test_a_domain_of_one_row_beside_others_in_one_stack_is_what_it_is_alone():
+def test_a_domain_of_one_row_is_the_same_in_a_stack_and_alone():
     columns, (eager, shared) = columns_of([1, 3, 4]), eager_engine()
     visits = [[visit(columns, d)] for d in range(3)]
     arguments = ([Theta(shared)] * 3, visits, 0.05, "adam", SCOPES["own domain"][:3], [1, 2, 3])
@@ -135,7 +83,7 @@ def test_a_domain_of_one_row_beside_others_in_one_stack_is_what_it_is_alone():
 
 @pytest.mark.parametrize("rows", [1, 8, 1 << 16])
 @pytest.mark.parametrize("ahead", [False, True])
-def test_numbers_do_not_depend_on_how_many_steps_are_laid_out_or_whether_ahead(monkeypatch, rows, ahead):
+def test_results_do_not_depend_on_segments_or_prefetching(monkeypatch, rows, ahead):
     columns, (eager, shared) = columns_of(), eager_engine()
     monkeypatch.setattr(layout, "SEGMENT_ROWS", rows)
     engine = fast_engine()
@@ -150,57 +98,8 @@ def test_numbers_do_not_depend_on_how_many_steps_are_laid_out_or_whether_ahead(m
     assert engine.waited > 0
 
 
-@pytest.fixture
-def threads():
-    """Set the number of torch's threads; it is restored."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize("count", [2, 4])
-@pytest.mark.parametrize("scopes", ["own domain", "some rows"])
-def test_stacks_are_divided_among_threads_and_small_products_span_none(monkeypatch, threads, count, scopes):
-    columns = columns_of()
-    columns.numeric[10 + 5] = math.nan  # domain 2, which a step skips
-    eager, shared = eager_engine(on_nan="skip")
-    threads(count)
-    engine, seen, both = fast_engine(on_nan="skip"), set(), threading.Barrier(2)
-    gradients = DenseStep.gradients
-
-    def seeing(*arguments):
-        thread = threading.get_ident()
-        if thread not in seen and len(seen) < 2 and threading.current_thread() is not threading.main_thread():
-            seen.add(thread)
-            both.wait(60)  # two threads are in a step at the same time
-        assert torch.get_num_threads() == 1
-        return gradients(*arguments)
-
-    monkeypatch.setattr(DenseStep, "gradients", seeing)
-    thetas, visits = trajectories(columns, shared)
-    arguments = (thetas, visits, 0.05, "adam", SCOPES[scopes], list(DOMAINS))
-    for found, expected in zip(engine.descend_many(*arguments), eager.descend_many(*arguments), strict=True):
-        assert_same(found, expected)
-    one = [visit(columns, d) for d in (4, 5)]
-    assert_same(engine.descend(Theta(shared), one, 0.05), eager.descend(Theta(shared), one, 0.05))
-    assert len(seen) == 2
-    assert engine.skipped == eager.skipped == 1
-    assert torch.get_num_threads() == count
-
-
-def test_the_products_of_large_steps_span_threads(threads):
-    columns = columns_of()
-    threads(2)
-    engine = fast_engine(batch_size=1 << 24)
-    few, many = ([Visit(columns, torch.zeros(1, dtype=torch.long).expand(rows))] for rows in (100, 1 << 24))
-    with engine.threads_for(few):
-        assert torch.get_num_threads() == 1
-    with engine.threads_for(many):
-        assert torch.get_num_threads() == 2
-
-
 @pytest.mark.slow
-def test_compiled_steps_are_the_eager_ones_and_not_compiled_anew_for_other_sizes(threads):
+def test_compiled_steps_equal_eager_ones_and_are_reused_for_other_sizes(threads):
     threads(2)
     columns, (eager, shared) = columns_of(), eager_engine()
     engine = fast_engine(compiles=True)
@@ -221,7 +120,7 @@ def test_compiled_steps_are_the_eager_ones_and_not_compiled_anew_for_other_sizes
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trajectories_at_once", [1, 2])
-def test_a_compiled_step_takes_the_fields_gradients_before_it_moves_parameters(trajectories_at_once):
+def test_a_compiled_step_computes_gradients_before_it_updates(trajectories_at_once):
     """At these widths one graph for both took them after, with torch 2.9.1."""
     tables = tuple(Table(name, name, 10, width) for name, width in (("user", 4), ("item", 4), ("domain", 3)))
     flat = FlatModule(build_model(ModelSettings(hidden=(8,), dropout=0.0), Inputs(tables), 1))
@@ -262,7 +161,7 @@ def test_fp32_and_bf16_stay_within_their_bounds_of_fp64(precision, bound):
         assert error > 1e-5  # it is another precision
 
 
-def test_a_domains_own_towers_move_and_no_others():
+def test_only_the_tower_of_the_domain_changes():
     """A model whose output layer is a row of a table looked up by domain: DR moves the target's row alone."""
 
     class Tower(torch.nn.Module):
@@ -292,7 +191,7 @@ def test_a_domains_own_towers_move_and_no_others():
 
 
 @pytest.mark.parametrize("skips", [False, True])
-def test_a_loss_that_is_not_finite_names_domain_step_and_batch_or_is_skipped(skips):
+def test_a_loss_that_is_not_finite_is_reported_or_skipped(skips):
     columns = columns_of()
     columns.numeric[10 + 5] = math.nan  # domain 2, its second batch
     visits = [visit(columns, d) for d in (0, 2, 5)]
@@ -316,23 +215,9 @@ def test_a_loss_that_is_not_finite_names_domain_step_and_batch_or_is_skipped(ski
     assert fast.skipped == eager.skipped == 2
 
 
-def limited(monkeypatch, most: int, error: type[Exception] = torch.OutOfMemoryError) -> list[int]:
-    """Let stacks of more trajectories run out of memory; the sizes of those that are tried."""
-    run, sizes = fast_module.open_stack, []
-
-    def open_stack(stack, *more):
-        sizes.append(len(stack))
-        if len(stack) > most:
-            raise error("DefaultCPUAllocator: can't allocate memory")
-        return run(stack, *more)
-
-    monkeypatch.setattr(fast_module, "open_stack", open_stack)
-    return sizes
-
-
 @pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, RuntimeError])
-def test_a_stack_that_does_not_fit_memory_is_halved_and_that_is_said(monkeypatch, caplog, threads, error, ahead):
+def test_a_stack_that_exceeds_memory_is_halved_and_logged(monkeypatch, caplog, threads, error, ahead):
     threads(1)
     columns, (eager, shared) = columns_of([9, 5, 5, 5, 5, 5]), eager_engine()
     engine = fast_engine()
@@ -349,36 +234,24 @@ def test_a_stack_that_does_not_fit_memory_is_halved_and_that_is_said(monkeypatch
     for found, expected in zip(engine.descend_many(*arguments), eager.descend_many(*arguments), strict=True):
         assert_same(found, expected)
     assert sizes[:3] == [6, 3, 3]
-    assert "6 trajectories at once do not fit memory: at most 3 from now on" in caplog.text
+    assert "memory does not suffice for 6 trajectories at once: using at most 3" in caplog.text
 
 
-def test_a_trajectory_that_does_not_fit_memory_alone_is_a_clear_error(monkeypatch):
+def test_a_single_trajectory_that_exceeds_memory_is_an_error(monkeypatch):
     columns, (_, shared) = columns_of([5]), eager_engine()
     limited(monkeypatch, 0, RuntimeError)
-    engine, message = fast_engine(), r"a single trajectory does not fit the memory of cpu \(.*can't allocate"
+    engine, message = fast_engine(), r"a single trajectory does not fit in the memory of cpu \(.*can't allocate"
     with pytest.raises(MamdrError, match=message):
         engine.descend_many([Theta(shared)], [[visit(columns, 0)]], 0.05, "adam", [Scope()], [0])
     with pytest.raises(MamdrError, match=message):
         engine.descend(Theta(shared), [visit(columns, 0)], 0.05)
 
 
-@pytest.mark.parametrize(("count", "size"), [(1, 3), (2, 1), (16, 1)])
-def test_the_memory_budget_is_shared_by_the_stacks_that_run_at_once(monkeypatch, threads, count, size):
-    columns, (_, shared) = columns_of([5] * 6), eager_engine()
-    sizes = limited(monkeypatch, 6)
-    threads(count)
-    engine = fast_engine(group_memory=3.9 * 7 * shared.dense.nbytes / 1e9)
-    visits = [[visit(columns, d)] for d in DOMAINS]
-    engine._limits = replace(engine._limits, row_bytes=1)
-    engine.descend_many([Theta(shared)] * 6, visits, 0.05, "sgd", [Scope()] * 6, [0] * 6)
-    assert max(sizes) == size
-
-
-def test_torchs_own_dropout_is_refused_with_the_one_to_use():
+def test_dropout_of_torch_is_rejected_with_the_class_to_use():
     with pytest.raises(ValueError, match=r"layer 1 is torch's Dropout.*use mamdr_core.models.dropout.Dropout"):
         EagerEngine(torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Dropout(0.5)), (), {}, 4)
 
 
-def test_tf32_on_a_cpu_is_a_clear_error():
+def test_tf32_on_a_cpu_is_an_error():
     with pytest.raises(MamdrError, match=r"train\.precision tf32 needs CUDA, and this rank runs on the cpu"):
         fast_engine(precision="tf32")

@@ -13,7 +13,7 @@ def test_a_seed_is_splitmix64_over_its_parts():
     assert splitmix64(np.zeros(1, dtype=np.uint64))[0] == 0xE220A8397B1DCDAF  # of the published generator, seed 0
 
 
-def test_a_trajectorys_keys_do_not_depend_on_those_beside_it_or_on_their_number():
+def test_keys_do_not_depend_on_other_trajectories():
     keys = step_keys([5, 6, 2**63 - 1], 4)
     assert keys.shape == (4, 3)
     assert keys.dtype == np.int32

@@ -37,7 +37,7 @@ def test_pooling_gives_the_fit_of_scikit_learn(seed):
     assert len(np.unique(block)) < 150
 
 
-def test_the_curve_goes_through_the_isotonic_fit_of_bins_of_equal_count():
+def test_the_curve_passes_through_the_isotonic_fit_of_equal_count_bins():
     rows = draw(1200)
     found = fit_curve(rows.logits_N, rows.labels_N, rows.weights_N, ALONE)
     order = rows.logits_N.argsort()
@@ -57,7 +57,7 @@ def test_the_curve_goes_through_the_isotonic_fit_of_bins_of_equal_count():
     torch.testing.assert_close(found.apply(ends), torch.stack([found.values_J[0] - 3, found.values_J[-1] + 2]))
 
 
-def test_bent_logits_are_calibrated_better_than_by_a_slope_and_a_shift():
+def test_nonlinear_logits_are_calibrated_better_than_by_platt_scaling():
     rows, new = draw(20_000), draw(20_000, seed=1)
     true_N = bent(new.logits_N).sigmoid()
     errors = [
@@ -68,7 +68,7 @@ def test_bent_logits_are_calibrated_better_than_by_a_slope_and_a_shift():
 
 
 @pytest.mark.parametrize("labels", ["drawn", "opposed", "all", "none"])
-def test_no_order_of_rows_changes_and_all_logits_stay_finite(labels):
+def test_the_order_of_rows_is_kept_and_all_logits_are_finite(labels):
     rows = draw(3000)
     if labels != "drawn":
         rows.labels_N[:] = (rows.logits_N < 0).double() if labels == "opposed" else float(labels == "all")
@@ -87,7 +87,7 @@ def test_no_order_of_rows_changes_and_all_logits_stay_finite(labels):
     torch.testing.assert_close(found.slopes(found.apply(middle, domain), domain), moved / 2e-6, rtol=1e-4, atol=0)
 
 
-def test_few_rows_give_no_curve_and_domains_that_learn_alone_keep_their_parents():
+def test_few_rows_give_no_curve_and_a_parents_curve_is_kept():
     few = draw(2 * BIN_ROWS - 1)
     assert fit_isotonic(few, ALONE).curve is None
     torch.testing.assert_close(fit_isotonic(few, ALONE).slope_K, fit_platt(few, ALONE).slope_K)
@@ -99,7 +99,7 @@ def test_few_rows_give_no_curve_and_domains_that_learn_alone_keep_their_parents(
     assert torch.equal(again.apply(logits, torch.arange(7) - 1), child.apply(logits, torch.arange(7) - 1))
 
 
-def test_ranks_together_find_the_curve_of_one_process_and_weights_count_rows():
+def test_ranks_fit_the_curve_of_one_process_and_weights_count_rows():
     rows = draw(4000)
     twice_N = rows.domain_N == 1
     weighted = CalibrationRows(rows.logits_N, rows.labels_N, 1.0 + twice_N, rows.domain_N, 3)

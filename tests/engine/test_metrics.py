@@ -36,7 +36,7 @@ def test_auc_equals_scikit_learns_with_and_without_ties(levels, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("most", [1, 7, 1 << 20])
-def test_many_tiny_segments_are_exact_however_many_are_sorted_at_once(monkeypatch, dtype, most):
+def test_small_segments_are_exact_for_any_number_sorted_at_once(monkeypatch, dtype, most):
     monkeypatch.setitem(PART_ROWS, "cpu", most)
     random = np.random.default_rng(1)
     counts = torch.from_numpy(random.integers(0, 5, 300))
@@ -48,7 +48,7 @@ def test_many_tiny_segments_are_exact_however_many_are_sorted_at_once(monkeypatc
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_scores_are_ordered_by_value_to_the_last_bit_and_the_two_zeros_tie(dtype):
+def test_scores_are_ordered_exactly_and_both_zeros_are_equal(dtype):
     least, most = torch.finfo(dtype).tiny, torch.finfo(dtype).max
     ascending = torch.tensor([-most, -1.0, -least, 0.0, least, 1.0, 1.0 + torch.finfo(dtype).eps, most], dtype=dtype)
     pairs = torch.stack([ascending[:-1], ascending[1:]], 1).reshape(-1)
@@ -61,14 +61,14 @@ def test_scores_are_ordered_by_value_to_the_last_bit_and_the_two_zeros_tie(dtype
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("bad", [NAN, -NAN, INF, -INF])
-def test_a_score_that_is_not_finite_leaves_its_own_segment_alone_without_auc(dtype, bad):
+def test_a_score_that_is_not_finite_affects_only_its_segment(dtype, bad):
     scores = torch.tensor([0.1, 0.2, 0.3, bad, 0.5, 0.2, 0.1], dtype=dtype)
     labels = torch.tensor([0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0])
     found = segmented_auc(scores, labels, torch.tensor([0, 2, 4, 7]))
     np.testing.assert_array_equal(found, [1.0, NAN, 0.5])
 
 
-def test_domains_of_one_class_or_without_rows_have_no_auc_and_are_left_out_of_the_mean():
+def test_domains_of_one_class_or_without_rows_are_not_in_the_mean_auc():
     logits = torch.tensor([0.1, 0.9, 0.5, 0.2, 0.3])
     labels = torch.tensor([0.0, 1.0, 1.0, 1.0, 0.0])
     measured = domain_metrics(logits, labels, torch.tensor([0, 2, 3, 3, 5]), None)
@@ -80,7 +80,7 @@ def test_domains_of_one_class_or_without_rows_have_no_auc_and_are_left_out_of_th
 
 
 @pytest.mark.parametrize("domains", [0, 1, 3])
-def test_without_any_row_every_domain_counts_nothing_and_has_no_figure(domains):
+def test_without_rows_no_metric_is_defined(domains):
     none = torch.zeros(0)
     measured = domain_metrics(none, none, torch.zeros(domains + 1, dtype=torch.long), none.double())
     assert measured.rows.tolist() == measured.clicks.tolist() == [0] * domains

@@ -16,7 +16,7 @@ from mamdr_core.engine.parameters import Change, Rows, Shared
         ("adam", lambda p: torch.optim.Adam(p, lr=0.3, betas=(0.5, 0.999))),
     ],
 )
-def test_the_outer_update_is_the_optimizers_step_on_minus_the_change(name, make):
+def test_the_outer_update_is_a_step_along_the_negative_change(name, make):
     dense, table = torch.randn(4, dtype=torch.float64), torch.randn(3, 2, dtype=torch.float64)
     shared = Shared(dense.clone(), {"user": table.clone()})
     expected = [dense.clone().requires_grad_(), table.clone().requires_grad_()]
@@ -31,7 +31,7 @@ def test_the_outer_update_is_the_optimizers_step_on_minus_the_change(name, make)
     torch.testing.assert_close(shared.tables["user"], expected[1].detach())
 
 
-def test_untouched_rows_stay():
+def test_untouched_rows_do_not_change():
     shared = Shared(torch.zeros(1), {"user": torch.zeros(3, 1)})
     outer = OuterOptimizer(OuterSettings(optimizer="nesterov", beta=0.5))
     for _ in range(2):
@@ -42,7 +42,7 @@ def test_untouched_rows_stay():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("rows", [0, 1, 37])
-def test_adam_moves_as_torchs_optimizer_does_and_leaves_the_count(dtype, rows):
+def test_adam_equals_torchs_and_does_not_change_the_count(dtype, rows):
     start = torch.randn(rows, 5, dtype=dtype)
     values, first, second = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
     parameter = torch.nn.Parameter(start.clone())

@@ -9,7 +9,7 @@ from mamdr_core.models.tables import Table
 from tests.models.helpers import featured_columns
 
 
-def test_a_batch_is_cut_by_domain_in_their_order_and_one_of_one_domain_stays_whole():
+def test_a_batch_is_divided_by_domain():
     columns = featured_columns([2, 3, 1])
     parts = parts_of(Visit(columns, torch.tensor([5, 4, 0, 2, 1, 3])), slice(1, 6), together=False)
     assert [part.places.tolist() for part in parts] == [[2, 4], [1, 3, 5]]
@@ -21,14 +21,14 @@ def test_a_batch_is_cut_by_domain_in_their_order_and_one_of_one_domain_stays_who
     assert parts_of(Visit(columns, torch.zeros(0, dtype=torch.long)), slice(0, 0), together=False) == []
 
 
-def test_parts_have_keys_of_their_own_and_the_first_the_batchs():
+def test_parts_have_distinct_keys_and_the_first_has_that_of_the_batch():
     keys = [part_key(key, number) for key in (-(1 << 31), -1, 0, (1 << 31) - 1) for number in range(50)]
     assert keys[0] == -(1 << 31)
     assert len(set(keys)) == len(keys)
     assert all(-(1 << 31) <= key < 1 << 31 for key in keys)
 
 
-def test_a_visit_holds_one_domain_where_its_rows_do_or_are_shown_as_one():
+def test_a_visit_is_of_one_domain_if_its_rows_are_or_are_read_as_one():
     columns = featured_columns([2, 3, 1])
     assert holds_one_domain(Visit(columns, torch.tensor([2, 4])))
     assert holds_one_domain(Visit(columns, torch.tensor([0, 5]), as_domain=1))
@@ -36,7 +36,7 @@ def test_a_visit_holds_one_domain_where_its_rows_do_or_are_shown_as_one():
     assert not holds_one_domain(Visit(columns, torch.tensor([1, 2])))
 
 
-def test_a_per_domain_table_must_hold_weights_and_be_looked_up_by_domain():
+def test_a_per_domain_table_must_have_weights_and_use_the_domain_column():
     for wrong in ({"column": "user", "feature": False}, {"column": "domain"}):
         with pytest.raises(ValueError, match="table x is per_domain: it must hold weights and be looked up by domain"):
             Table(**{"name": "x", "rows": 3, "width": 2, "per_domain": True, **wrong})

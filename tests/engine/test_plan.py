@@ -17,7 +17,7 @@ from mamdr_core.engine.plan import RoundPlan, domain_parts, shuffled_parts, shuf
     st.integers(1, 50),
     st.integers(0, 5),
 )
-def test_every_row_is_visited_exactly_once_an_epoch(counts, rounds, smallest, seed):
+def test_every_row_is_visited_exactly_once_per_epoch(counts, rounds, smallest, seed):
     plan = RoundPlan(np.array(counts), rounds, smallest, seed)
     seen = [[] for _ in counts]
     for number in range(rounds):
@@ -29,7 +29,7 @@ def test_every_row_is_visited_exactly_once_an_epoch(counts, rounds, smallest, se
     assert [sorted(rows) for rows in seen] == [list(range(count)) for count in counts]
 
 
-def test_large_domains_come_every_round_in_proportion():
+def test_large_domains_are_visited_in_every_round_in_proportion():
     plan = RoundPlan(np.array([1600, 800, 16]), 16, 8, 0)
     visits = np.array([np.subtract(*plan.slices(0, number)[::-1]) for number in range(16)])
     assert (visits[:, 0] == 100).all()
@@ -56,7 +56,7 @@ def test_a_domains_order_does_not_depend_on_the_other_domains_of_the_rank():
     assert (both[3:] - 3).tolist() == alone.tolist()
 
 
-def test_rows_shuffled_in_parts_are_those_shuffled_at_once(monkeypatch):
+def test_shuffling_in_parts_equals_shuffling_at_once(monkeypatch):
     monkeypatch.setattr(plans, "PART_ROWS", 10)
     counts = np.array([4, 0, 5, 3, 30, 0, 0, 1, 9])
     offsets = np.concatenate([[0], counts.cumsum()])
@@ -67,7 +67,7 @@ def test_rows_shuffled_in_parts_are_those_shuffled_at_once(monkeypatch):
 
 
 @pytest.mark.parametrize(("domains", "rows"), [(1, 1), (1, 70_000), (40_000, 70_000), (3, 0), (70_000, 70_000)])
-def test_the_order_is_that_of_domain_and_hash_also_where_few_bits_of_the_hash_have_room(domains, rows):
+def test_rows_are_sorted_by_domain_and_key_even_with_few_bits_of_the_key(domains, rows):
     random = np.random.default_rng(0)
     domain_N = np.sort(random.integers(0, domains, rows))
     key_N = splitmix64(np.arange(rows, dtype=np.uint64))
@@ -75,6 +75,6 @@ def test_the_order_is_that_of_domain_and_hash_also_where_few_bits_of_the_hash_ha
     assert plans.order_within(domain_N, key_N).tolist() == np.lexsort((key_N, domain_N)).tolist()
 
 
-def test_parts_are_whole_domains_of_bounded_rows_or_one_larger():
+def test_parts_are_whole_domains_of_bounded_rows_or_one_larger_domain():
     assert list(domain_parts(np.array([0, 4, 4, 9, 12, 42, 42, 43]), 10)) == [(0, 3), (3, 4), (4, 5), (5, 7)]
     assert list(domain_parts(np.array([0, 0, 0]), 10)) == [(0, 2)]

@@ -38,7 +38,7 @@ def own(found: Calibration, domain: int) -> tuple[float, float]:
     return float(found.slope_K[domain + 1]), float(found.shift_K[domain + 1])
 
 
-def test_domains_that_are_alike_get_the_regression_over_all_rows():
+def test_similar_domains_get_the_regression_over_all_rows():
     rows = draw([300] * 20, 0.7, 0.4)
     found = fit_platt(rows, ALONE)
     everything = regression(rows, torch.ones(6000, dtype=torch.bool))
@@ -71,7 +71,7 @@ def test_large_domains_get_their_own_regression_and_small_ones_are_shrunk():
 
 
 @pytest.mark.parametrize("slope", [1.0, -0.8])
-def test_no_order_of_rows_changes_whatever_the_labels_are(slope):
+def test_the_order_of_rows_is_kept_for_any_labels(slope):
     """Domains whose labels oppose the logits, of one class, and of one row."""
     rows = draw([400, 400, 30, 1, 0], [slope, -0.8, 0.5, 1, 1], 0.0)
     rows.labels_N[rows.domain_N == 2] = 1
@@ -92,7 +92,7 @@ def test_no_order_of_rows_changes_whatever_the_labels_are(slope):
     assert predicted == pytest.approx(float(rows.labels_N[opposed].mean()), abs=0.03)
 
 
-def test_domains_without_rows_or_unknown_take_what_all_share_or_keep_what_they_had():
+def test_domains_without_rows_use_the_shared_or_earlier_calibration():
     rows = draw([500, 0, 500, 0], [0.5, 1, 0.6, 1], [1.0, 0, 1.2, 0])
     rows.logits_N[3] = torch.nan  # a row without a number does not count
     found = fit_platt(rows, ALONE)
@@ -118,7 +118,7 @@ def test_a_row_of_weight_two_counts_as_two_rows():
     torch.testing.assert_close(found.shift_K, expected.shift_K, rtol=0, atol=1e-8)
 
 
-def test_ranks_together_find_what_one_process_finds():
+def test_ranks_fit_the_calibration_of_one_process():
     rows = draw([40, 0, 90, 10, 300], [0.5, 1, 1.2, 1, 0.8], [1.0, 0, -0.4, 0, 0.3])
     expected = fit_platt(rows, ALONE)
 
@@ -133,7 +133,7 @@ def test_ranks_together_find_what_one_process_finds():
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.5, 1.0])
-def test_thinned_negatives_are_made_up_for_as_published(rate):
+def test_the_correction_for_sampled_negatives_is_the_published_one(rate):
     """He et al. 2014: q = p / (p + (1 - p) / w)."""
     p = torch.linspace(0.01, 0.99, 9, dtype=torch.float64)
     found = Calibration.identity(2).with_negatives_of(rate).apply(p.logit(), torch.tensor([0, 1, -1] * 3)).sigmoid()

@@ -39,7 +39,7 @@ def specific_of(engine, shared):
 
 @pytest.mark.parametrize("kind", [EagerEngine, FastEngine])
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_stacks_predict_what_one_domain_after_another_does(monkeypatch, name, kind):
+def test_predictions_in_stacks_equal_those_of_single_domains(monkeypatch, name, kind):
     options = {"compiles": False} if kind is FastEngine else {}
     engine, shared = small_engine(small_settings(name, dropout=0.5), len(COUNTS), kind, **options)
     columns = with_base(featured_columns(COUNTS))
@@ -59,7 +59,7 @@ def test_stacks_predict_what_one_domain_after_another_does(monkeypatch, name, ki
     assert expected.std() > 0.01
 
 
-def test_a_part_of_the_rows_is_predicted_and_a_domain_may_come_back_in_another_run():
+def test_a_part_of_the_rows_and_several_runs_of_a_domain_are_predicted():
     engine, shared = small_engine(small_settings("mlp"), len(COUNTS))
     columns, specific = featured_columns(COUNTS), specific_of(engine, shared)
     whole = predict_runs(engine, shared, specific, columns, range(len(COUNTS)), columns.offsets.numpy())
@@ -69,7 +69,7 @@ def test_a_part_of_the_rows_is_predicted_and_a_domain_may_come_back_in_another_r
     assert not len(predict_runs(engine, shared, specific, columns, [], np.array([5])))
 
 
-def test_stacks_keep_their_bounds_and_hold_every_piece_once():
+def test_stacks_respect_limits_and_contain_every_piece_once():
     random = np.random.default_rng(0)
     length = random.integers(1, 40, 300)
     pieces = Pieces(length.cumsum() - length, length, np.arange(300))
@@ -83,7 +83,7 @@ def test_stacks_keep_their_bounds_and_hold_every_piece_once():
     assert len(stacks) < 60
 
 
-def test_an_id_beyond_a_table_is_an_error_and_not_a_wrong_row():
+def test_an_id_outside_a_table_is_an_error():
     engine, shared = small_engine(small_settings("mlp"), len(COUNTS))
     columns = featured_columns(COUNTS)
     beyond = replace(columns, ids={**columns.ids, "user": columns.ids["user"] + 1000})

@@ -69,7 +69,7 @@ def error(logits, labels, bins):
 @settings(deadline=None, max_examples=8)
 @given(seed=st.integers(0, 2**32 - 1), levels=st.sampled_from([2, 5, 1_000_000]), most=st.sampled_from([1, 9, 1 << 17]))
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_figures_equal_loops_with_ties_users_of_one_class_and_of_one_row(dtype, seed, levels, most):
+def test_metrics_equal_plain_loops(dtype, seed, levels, most):
     random = np.random.default_rng(seed)
     counts = random.integers(0, 25, 6)
     rows = int(counts.sum())
@@ -92,7 +92,7 @@ def test_figures_equal_loops_with_ties_users_of_one_class_and_of_one_row(dtype, 
         assert overall["calibration_error"] == pytest.approx(error(logits, labels, 4), abs=5 * step + 8 / rows)
 
 
-def test_the_calibration_error_of_all_domains_is_that_of_their_rows_together():
+def test_the_overall_calibration_error_is_that_of_all_rows():
     random = np.random.default_rng(3)
     logits = random.normal(size=40_000).astype(np.float32) - 2
     labels = (random.random(40_000) < 1 / (1 + np.exp(-1.5 * logits - 1))).astype(np.float32)
@@ -109,7 +109,7 @@ def test_the_calibration_error_of_all_domains_is_that_of_their_rows_together():
     assert measured.overall()["pcoc"] == pytest.approx(together.pcoc.item(), abs=1e-12)
 
 
-def test_a_user_is_ordered_within_each_domain_and_rows_of_unknown_users_not_at_all():
+def test_groups_are_users_of_a_domain_and_unknown_users_are_ignored():
     # User 1 has an AUC of 1 in the first domain and of 0 in the second; together it would be 3/4.
     logits, labels = [0.2, 0.1, 5.0, 0.3, 0.4, 9.0, 9.0], [1, 0, 0, 1, 0, 1, 0]
     measured = measure(logits, labels, [1, 1, 0, 1, 1, 0, 2], [3, 4])
@@ -120,7 +120,7 @@ def test_a_user_is_ordered_within_each_domain_and_rows_of_unknown_users_not_at_a
     assert [np.isnan(nobody["gauc"]), np.isnan(nobody["ndcg"]["5"])] == [True, True]
 
 
-def test_a_score_that_is_not_finite_leaves_its_user_out_and_its_domain_without_calibration_error():
+def test_a_score_that_is_not_finite_affects_only_its_user_and_domain():
     measured = measure([0.1, NAN, 0.5, 0.2, 0.3, 0.4], [0, 1, 1, 0, 0, 1], [1, 1, 2, 2, 1, 1], [4, 2])
     assert measured.detail.gauc.tolist() == [1.0, 1.0]
     assert measured.detail.groups.tolist() == [1, 1]
@@ -129,6 +129,6 @@ def test_a_score_that_is_not_finite_leaves_its_user_out_and_its_domain_without_c
 
 
 @pytest.mark.parametrize("values", [{"cutoffs": [0]}, {"cutoffs": [5, 5]}, {"cutoffs": [10, 5]}, {"bins": 0}])
-def test_settings_that_mean_nothing_are_refused(values):
+def test_invalid_settings_are_rejected(values):
     with pytest.raises(ValueError, match="metrics"):
         MetricsSettings(**values)

@@ -13,8 +13,8 @@ from mamdr_core.engine.parameters import Change, Rows, Scope, Theta
 from mamdr_core.engine.prediction import predict_runs
 from mamdr_core.engine.step_options import FOLLOW_GRADIENT, StepOptions
 from mamdr_core.models.structures import MODELS
+from tests.engine.engines import COUNTS, assert_same, visit
 from tests.engine.several import several_columns, several_engine
-from tests.engine.test_fast import assert_same
 
 EVERY_OPTION = StepOptions(0.3, 0.02, 0.1, "adagrad", 2.0)
 POOLINGS = ["mean", "sum", "max", "attention"]
@@ -149,11 +149,6 @@ SCOPES = {
     "everything": [Scope() for _ in range(6)],
     "some rows": [Scope(None, {"item": torch.tensor([1, 4]), "tags": torch.tensor([2])}) for _ in range(6)],
 }
-COUNTS = [9, 1, 13, 0, 30, 7]
-
-
-def visit(columns, domain, as_domain=None):
-    return Visit(columns, torch.arange(*columns.offsets[domain : domain + 2].tolist()), as_domain)
 
 
 def trajectories(columns, shared):
@@ -183,7 +178,7 @@ def trajectories(columns, shared):
         pytest.param("attention", "max", "adam", True, marks=pytest.mark.slow),
     ],
 )
-def test_the_fast_engine_gives_the_eager_ones_numbers(pooling, bag_pooling, optimizer, compiles, monkeypatch):
+def test_the_fast_engine_equals_the_eager_one_on_pooled_fields(pooling, bag_pooling, optimizer, compiles, monkeypatch):
     """One trajectory over many domains, with moments carried on, and stacks in every scope."""
     monkeypatch.setattr(layout, "SEGMENT_ROWS", 24)
     columns = several_columns(COUNTS)
@@ -210,7 +205,7 @@ def test_the_fast_engine_gives_the_eager_ones_numbers(pooling, bag_pooling, opti
 
 @pytest.mark.parametrize("options", [FOLLOW_GRADIENT, EVERY_OPTION], ids=["plain", "options"])
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_every_structure_sees_pooled_fields_in_both_engines(name, options):
+def test_engines_agree_on_pooled_fields_for_every_structure(name, options):
     """With every option of a step, rows have sample weights too."""
     columns = several_columns([7, 9, 8])
     if options is EVERY_OPTION:
@@ -226,7 +221,7 @@ def test_every_structure_sees_pooled_fields_in_both_engines(name, options):
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_stacked_predictions_and_gradients_are_those_of_one_domain_after_another(pooling):
+def test_stacked_predictions_and_gradients_equal_those_of_single_domains(pooling):
     columns = several_columns(COUNTS)
     engine, shared = several_engine(pooling, 6)
     thetas, _ = trajectories(columns, shared)

@@ -37,7 +37,7 @@ def test_a_domain_is_zero_until_it_is_written(store):
     assert store.row_bytes == 8 + 8
 
 
-def test_groups_come_in_the_given_order_and_are_written_back(store):
+def test_groups_are_read_in_the_given_order_and_written(store):
     order = [6, 0, 3, 5, 1]
     for repeat in range(3):
         seen = []
@@ -57,7 +57,7 @@ def test_groups_come_in_the_given_order_and_are_written_back(store):
     assert store[6].dense[0] == 21
 
 
-def test_the_best_is_kept_and_restored_with_at_most_two_slots_a_domain(store):
+def test_the_best_values_take_at_most_two_slots_per_domain(store):
     def set_all(value):
         for domain in range(7):
             store[domain] = Change(
@@ -80,7 +80,7 @@ def test_the_best_is_kept_and_restored_with_at_most_two_slots_a_domain(store):
     assert store[0].dense[0] == 30.0
 
 
-def test_what_is_held_for_a_checkpoint_does_not_change_and_is_loaded_elsewhere(store):
+def test_values_of_a_checkpoint_do_not_change_and_can_be_loaded(store):
     def set_all(value):
         for domain in range(7):
             rows = Rows(torch.tensor([1]), torch.full((1, 1), value))
@@ -108,20 +108,20 @@ def test_what_is_held_for_a_checkpoint_does_not_change_and_is_loaded_elsewhere(s
     assert store[0].dense[0] == 5.0
 
 
-def test_a_domain_of_another_rank_is_refused(store):
+def test_a_domain_of_another_rank_is_rejected(store):
     with pytest.raises(KeyError):
         store[9] = Change(torch.zeros(WIDTH))
     assert 9 not in store
 
 
-def test_what_exceeds_memory_lies_in_a_file_that_leaves_nothing_behind(tmp_path):
+def test_vectors_that_exceed_memory_are_in_an_unnamed_file(tmp_path):
     like = torch.zeros(WIDTH)
     assert slots_for(like, 10, 200, str(tmp_path)).where == "memory"
     assert slots_for(like, 11, 200, str(tmp_path)).where == "file"
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_a_clear_error_and_what_was_written_stays(tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error_and_keeps_what_was_written(tmp_path, monkeypatch):
     like = torch.zeros(WIDTH)
     monkeypatch.setattr(slots_module, "GROWTH_BYTES", 3 * like.nbytes)
     store = SpecificStore(range(9), FileSlots(like, str(tmp_path)), like)
@@ -129,7 +129,7 @@ def test_a_full_disk_is_a_clear_error_and_what_was_written_stays(tmp_path, monke
     resource.setrlimit(resource.RLIMIT_FSIZE, (6 * like.nbytes, before[1]))  # as if the disk were full there
     try:
         with pytest.raises(
-            MamdrError, match=rf"train.scratch: theta_i has no room in {tmp_path} \(.*\): name a folder"
+            MamdrError, match=rf"train.scratch: cannot store theta_i in {tmp_path} \(.*\): choose a folder"
         ):
             fill(store)
     finally:
@@ -143,6 +143,6 @@ def fill(store: SpecificStore) -> None:
             change.dense.fill_(1.0)
 
 
-def test_a_folder_that_does_not_exist_is_a_clear_error(tmp_path):
-    with pytest.raises(MamdrError, match=r"theta_i has no room in .*/absent \(No such file or directory\)"):
+def test_a_folder_that_does_not_exist_is_an_error(tmp_path):
+    with pytest.raises(MamdrError, match=r"cannot store theta_i in .*/absent \(No such file or directory\)"):
         FileSlots(torch.zeros(2), str(tmp_path / "absent"))

@@ -4,7 +4,7 @@ import torch
 
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.parameters import Scope
-from mamdr_core.engine.stacking import PaddedSteps, StackLimits, cut_stacks, line_up
+from mamdr_core.engine.stacking import PaddedSteps, StackLimits, cut_stacks, sort_trajectories
 from mamdr_core.engine.steps import lay_steps
 from tests.engine.helpers import random_columns
 
@@ -17,11 +17,11 @@ def stacks_of(counts: list[int], batch_size: int = 10, **limits: float) -> list[
     within = StackLimits(
         **{"budget": 1e9, "trajectory_bytes": 1, "row_bytes": 1, "padding": 1.15, "size": 99, **limits}
     )
-    lined_up = line_up([None] * len(counts), visits, scopes, [0] * len(counts), batch_size)
+    lined_up = sort_trajectories([None] * len(counts), visits, scopes, [0] * len(counts), batch_size)
     return [[trajectory.rows_S for trajectory in stack] for stack in cut_stacks(lined_up, within)]
 
 
-def test_trajectories_of_different_lengths_run_together_the_longest_first():
+def test_trajectories_of_different_lengths_share_a_stack():
     assert stacks_of([10, 50, 0, 30]) == [[(10,) * 5, (10,) * 3, (10,), ()]]
 
 
@@ -32,7 +32,7 @@ def test_a_stack_has_little_padding_and_fits_its_budget():
     assert stacks_of([20] * 5, size=2) == [[(10, 10), (10, 10)]] * 2 + [[(10, 10)]]
 
 
-def test_a_step_is_as_wide_as_the_largest_batch_of_the_trajectories_that_still_run():
+def test_a_step_is_padded_to_its_largest_batch():
     columns = random_columns([100])
     visits = [[Visit(columns, torch.arange(rows))] for rows in (60, 23, 0)]
     steps = lay_steps(visits, 20)

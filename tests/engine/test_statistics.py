@@ -70,7 +70,7 @@ def test_moments_of_a_domain_are_those_of_its_rows_at_theta_s_plus_theta_i(weigh
     assert torch.equal(found.mean[2], at_theta_s.mean[2])
 
 
-def test_moments_do_not_depend_on_pieces_or_on_the_domains_measured_with_them(monkeypatch):
+def test_moments_do_not_depend_on_pieces_or_other_domains(monkeypatch):
     columns = featured_columns(COUNTS)
     engine, shared = small_engine(small_settings(PARTITIONED), len(COUNTS))
     whole = domain_moments(engine, shared, {}, columns, DOMAINS)["normalization"]
@@ -83,7 +83,7 @@ def test_moments_do_not_depend_on_pieces_or_on_the_domains_measured_with_them(mo
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "attention"])
-def test_bags_and_sequences_are_measured_as_the_structure_sees_them(pooling):
+def test_moments_of_bags_and_sequences_are_those_of_layer_inputs(pooling):
     """Compared with what the layer is called with when the engine predicts."""
     columns = several_columns(COUNTS)
     engine, shared = several_engine(pooling, len(COUNTS), name=PARTITIONED)
@@ -109,7 +109,7 @@ def test_moments_of_a_constant_are_exact():
     assert found.variance[0, start : start + 4].max() < 1e-20
 
 
-def test_combined_parts_are_the_whole():
+def test_combined_moments_equal_those_of_all_rows():
     x = torch.randn(30, 2, generator=torch.Generator().manual_seed(0)).double() + 1e3
     weight = torch.rand(30, 1, generator=torch.Generator().manual_seed(1)).double()
     rows = Moments(weight, x, torch.zeros_like(x))
@@ -122,7 +122,7 @@ def test_combined_parts_are_the_whole():
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_a_step_of_one_domain_is_batch_normalisation_written_out(weighted):
+def test_a_step_of_one_domain_equals_plain_batch_normalisation(weighted):
     """SGD's step from a reference of a few lines: every parameter and table that both have moves alike."""
     count = FEW_ROWS + 8
     columns = featured_columns([count, 3])

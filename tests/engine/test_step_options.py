@@ -21,8 +21,8 @@ from mamdr_core.engine.step_options import StepOptions
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.methods import METHODS
 from mamdr_core.models.tables import Table
+from tests.engine.engines import DOMAINS, SCOPES, assert_same, columns_of, eager_engine, fast_engine, trajectories
 from tests.engine.helpers import as_double, random_columns, small_engine
-from tests.engine.test_fast import DOMAINS, SCOPES, assert_same, columns_of, eager_engine, fast_engine, trajectories
 
 LR = 0.05
 INNER = {
@@ -100,7 +100,7 @@ def descend_in_torch(engine: EagerEngine, shared: Shared, columns: Columns, inne
 @pytest.mark.parametrize("kind", ["eager", "fast"])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("name", INNER)
-def test_a_trajectorys_steps_are_those_of_torchs_optimizers(name, optimizer, kind):
+def test_steps_equal_those_of_torchs_optimizers(name, optimizer, kind):
     columns, (eager, shared) = alternating_columns(), eager_engine(dropout=0.0)
     inner = InnerSettings(lr=LR, optimizer=optimizer, **INNER[name])
     engine = eager if kind == "eager" else fast_engine(dropout=0.0)
@@ -120,7 +120,7 @@ def test_a_trajectorys_steps_are_those_of_torchs_optimizers(name, optimizer, kin
 
 @pytest.mark.parametrize("scopes", SCOPES)
 @pytest.mark.parametrize("name", ["clipped", "rows by sgd", "all of it"])
-def test_stacked_trajectories_are_the_eager_ones_each_clipped_alone(name, scopes):
+def test_stacked_trajectories_are_clipped_separately(name, scopes):
     columns, (eager, shared) = columns_of(), eager_engine()
     eager.options = options_of(name)
     fast = fast_engine(options=options_of(name))
@@ -132,7 +132,7 @@ def test_stacked_trajectories_are_the_eager_ones_each_clipped_alone(name, scopes
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("name", ["rows by sgd", "rows by adam, slower", "all of it"])
-def test_what_optimizers_of_rows_keep_is_carried_alike(name, optimizer):
+def test_both_engines_carry_the_same_row_state(name, optimizer):
     columns, (eager, shared) = columns_of(), eager_engine()
     eager.options = options_of(name)
     fast = fast_engine(options=options_of(name))
@@ -150,7 +150,7 @@ def test_what_optimizers_of_rows_keep_is_carried_alike(name, optimizer):
             assert values.any()
 
 
-def test_weights_of_a_structure_that_are_rows_decay_with_the_network_and_have_its_optimizer():
+def test_weight_tables_of_a_structure_are_updated_like_dense_weights():
     class Tower(torch.nn.Module):
         def __init__(self):
             super().__init__()

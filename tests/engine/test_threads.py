@@ -1,6 +1,9 @@
-"""Stacks divided among threads, where torch does not compile for every shape or for a structure at all."""
+"""Stacks divided among threads: their numbers, their memory, and steps that torch cannot compile."""
 
 import logging
+import math
+import threading
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -8,15 +11,27 @@ import torch
 from torch import nn
 
 from mamdr_core.engine.columns import Visit
+from mamdr_core.engine.compiled import DenseStep
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.fast import FastEngine
-from mamdr_core.engine.parameters import EVERYTHING, Shared, Theta
+from mamdr_core.engine.parameters import EVERYTHING, Scope, Shared, Theta
 from mamdr_core.models.checking import check_structure
 from mamdr_core.models.fields import join_fields
+from tests.engine.engines import (
+    DOMAINS,
+    SCOPES,
+    assert_same,
+    columns_of,
+    eager_engine,
+    fast_engine,
+    limited,
+    trajectories,
+    visit,
+)  # fmt: skip
 from tests.engine.helpers import as_double, random_columns, small_inputs
 
-COUNTS = [9, 40, 13, 30, 7, 22] * 3
+MANY = [9, 40, 13, 30, 7, 22] * 3
 logger = logging.getLogger(__name__)
 
 
@@ -48,19 +63,10 @@ def compiles_without_code(monkeypatch):
     torch._dynamo.reset()
 
 
-@pytest.fixture
-def two_threads():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize(("logs", "limit"), [(False, 1), (True, 64)])
-def test_what_torch_cannot_compile_runs_without_and_threads_share_no_module(
-    compiles_without_code, two_threads, logs, limit, caplog
-):
-    inputs = small_inputs(len(COUNTS))
+def test_a_structure_that_torch_cannot_compile_runs_in_threads(compiles_without_code, threads, logs, limit, caplog):
+    threads(2)
+    inputs = small_inputs(len(MANY))
     torch.manual_seed(0)
     modules = [Own(inputs, logs).double() for _ in range(2)]
     modules[1].load_state_dict(modules[0].state_dict())
@@ -68,7 +74,7 @@ def test_what_torch_cannot_compile_runs_without_and_threads_share_no_module(
         check_structure("click_models.own:Own", modules[0], inputs)
     drawn = initial_shared(modules[0], inputs.tables, seed=2)
     shared = Shared(drawn.dense.double(), {name: table.double() for name, table in drawn.tables.items()})
-    columns = as_double(random_columns(COUNTS))
+    columns = as_double(random_columns(MANY))
     starts = columns.offsets.tolist()
     visits = [[Visit(columns, torch.arange(start, stop))] for start, stop in pairwise(starts)]
     number = len(visits)
@@ -80,3 +86,56 @@ def test_what_torch_cannot_compile_runs_without_and_threads_share_no_module(
         for found, change in zip(fast.descend_many(*arguments), expected, strict=True):
             torch.testing.assert_close(found.dense, change.dense, rtol=0, atol=1e-10)
     assert "torch cannot compile" in caplog.text
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("scopes", ["own domain", "some rows"])
+def test_stacks_are_divided_among_threads(monkeypatch, threads, count, scopes):
+    columns = columns_of()
+    columns.numeric[10 + 5] = math.nan  # domain 2, which a step skips
+    eager, shared = eager_engine(on_nan="skip")
+    threads(count)
+    engine, seen, both = fast_engine(on_nan="skip"), set(), threading.Barrier(2)
+    gradients = DenseStep.gradients
+
+    def seeing(*arguments):
+        thread = threading.get_ident()
+        if thread not in seen and len(seen) < 2 and threading.current_thread() is not threading.main_thread():
+            seen.add(thread)
+            both.wait(60)  # two threads are in a step at the same time
+        assert torch.get_num_threads() == 1
+        return gradients(*arguments)
+
+    monkeypatch.setattr(DenseStep, "gradients", seeing)
+    thetas, visits = trajectories(columns, shared)
+    arguments = (thetas, visits, 0.05, "adam", SCOPES[scopes], list(DOMAINS))
+    for found, expected in zip(engine.descend_many(*arguments), eager.descend_many(*arguments), strict=True):
+        assert_same(found, expected)
+    one = [visit(columns, d) for d in (4, 5)]
+    assert_same(engine.descend(Theta(shared), one, 0.05), eager.descend(Theta(shared), one, 0.05))
+    assert len(seen) == 2
+    assert engine.skipped == eager.skipped == 1
+    assert torch.get_num_threads() == count
+
+
+def test_large_steps_use_all_threads(threads):
+    columns = columns_of()
+    threads(2)
+    engine = fast_engine(batch_size=1 << 24)
+    few, many = ([Visit(columns, torch.zeros(1, dtype=torch.long).expand(rows))] for rows in (100, 1 << 24))
+    with engine.threads_for(few):
+        assert torch.get_num_threads() == 1
+    with engine.threads_for(many):
+        assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 3), (2, 1), (16, 1)])
+def test_the_memory_budget_is_divided_among_threads(monkeypatch, threads, count, size):
+    columns, (_, shared) = columns_of([5] * 6), eager_engine()
+    sizes = limited(monkeypatch, 6)
+    threads(count)
+    engine = fast_engine(group_memory=3.9 * 7 * shared.dense.nbytes / 1e9)
+    visits = [[visit(columns, d)] for d in DOMAINS]
+    engine._limits = replace(engine._limits, row_bytes=1)
+    engine.descend_many([Theta(shared)] * 6, visits, 0.05, "sgd", [Scope()] * 6, [0] * 6)
+    assert max(sizes) == size

@@ -16,7 +16,7 @@ from mamdr_core.engine.parameters import Theta
 from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import run_simulated
 from mamdr_core.parallel.row_exchange import exchange_rows
-from tests.engine.test_fast import (
+from tests.engine.engines import (
     COUNTS,
     DOMAINS,
     SCOPES,
@@ -60,7 +60,7 @@ def test_the_gradient_is_that_of_the_weighted_mean():
     torch.testing.assert_close(gradient.dense, dense.grad, rtol=0, atol=1e-12)
 
 
-def test_rows_of_weight_zero_alone_have_no_gradient_and_weights_of_one_change_nothing():
+def test_weights_of_zero_give_no_gradient_and_weights_of_one_change_nothing():
     columns, (engine, shared) = weighted(columns_of()), eager_engine()
     loss, gradient = engine.loss_and_gradient(Theta(shared), visit(columns, ZERO))
     assert (loss, gradient.norm()) == (0.0, 0.0)
@@ -77,7 +77,7 @@ def test_rows_of_weight_zero_alone_have_no_gradient_and_weights_of_one_change_no
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("scopes", SCOPES)
-def test_weighted_trajectories_of_the_fast_engine_are_the_eager_ones(scopes, optimizer):
+def test_weighted_trajectories_equal_the_eager_ones(scopes, optimizer):
     """Of DR's visits only the target's rows have weights here: supports count alike."""
     columns, (eager, shared) = weighted(columns_of()), eager_engine()
     visits = [visit(columns, d) for d in (4, 0, 2, 1, 3, 5)]
@@ -89,7 +89,7 @@ def test_weighted_trajectories_of_the_fast_engine_are_the_eager_ones(scopes, opt
         assert_same(found, wanted)
 
 
-def test_a_mixed_batch_of_a_model_with_weights_by_domain_is_weighted_over_all_its_rows():
+def test_a_mixed_batch_is_weighted_over_all_its_rows():
     columns = weighted(featured_columns(COUNTS))
     eager, _, shared = both("star", dropout=0.0)
     found = eager.gradient(Theta(shared), mixed(columns)).dense
@@ -100,7 +100,7 @@ def test_a_mixed_batch_of_a_model_with_weights_by_domain_is_weighted_over_all_it
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
 
 
-def test_gradients_of_many_domains_are_those_of_one_after_another():
+def test_weighted_gradients_in_stacks_equal_those_of_single_domains():
     columns, (engine, shared) = weighted(columns_of()), eager_engine(dropout=0.0)
     found = dense_gradients(engine, shared, columns, torch.arange(len(columns)), columns.offsets.numpy())
     for domain in DOMAINS:
@@ -108,7 +108,7 @@ def test_gradients_of_many_domains_are_those_of_one_after_another():
         torch.testing.assert_close(found[domain], expected, rtol=0, atol=1e-10)
 
 
-def test_ranks_get_the_weights_with_the_rows_and_average_gradients_by_them():
+def test_ranks_exchange_weights_and_average_gradients_by_them():
     columns = weighted(columns_of(has_base=True))
     rows = torch.arange(0, len(columns), 3)
 

@@ -6,6 +6,7 @@ import torch
 from mamdr_core.config.features import Feature
 from mamdr_core.config.models import ModelSettings
 from mamdr_core.engine.drawing import initial_shared
+from mamdr_core.engine.striping import Stripe
 from mamdr_core.models.pooling import ActivationUnit, PooledStructure, mean_weights, pool_max, pool_sum
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.models.tables import Inputs, Table, owners, readers
@@ -102,7 +103,7 @@ def test_trained_vectors_start_as_they_are_and_ids_without_one_as_any_embedding_
     found = initial_shared(module, inputs.tables, 2, vectors={"taste": vectors}).tables["taste"]
     assert torch.equal(found[[0, 2]], plain[[0, 2]])
     assert torch.equal(found[[1, 3]], vectors[[1, 3]])
-    part = initial_shared(module, inputs.tables, 2, part=(1, 3), vectors={"taste": vectors}).tables["taste"]
+    part = initial_shared(module, inputs.tables, 2, stripe=Stripe(1, 3), vectors={"taste": vectors}).tables["taste"]
     assert torch.equal(part, found[1::3])
 
 

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mamdr_core.engine.striping import WHOLE, Stripe, owners_of, places_of
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.runtime.stateful import DomainRows, State
 
@@ -79,20 +80,19 @@ def file_names(ranks: int, prefix: str = "") -> list[str]:
     ]
 
 
-def read_rows(slices: Sequence[Any], first: int = 0, step: int = 1) -> Tensor:
-    """Read rows first, first + step, ... of a table, in chunks.
+def read_rows(slices: Sequence[Any], stripe: Stripe = WHOLE) -> Tensor:
+    """Read the rows of a table that a rank owns, in chunks.
 
     Args:
         slices: `safetensors.PySafeSlice` of W files, of which file r contains rows r, r + W, ...: [rows, D].
-        first: first row.
-        step: distance between rows.
+        stripe: selects the rows.
     """
     total, width = sum(own.get_shape()[0] for own in slices), slices[0].get_shape()[1]
-    wanted = torch.arange(first, total, step)
+    wanted = stripe.ids(total)
     rows_KD: Tensor = slices[0][:0].new_empty(len(wanted), width)
     for number, own in enumerate(slices):
-        here = (wanted % len(slices) == number).nonzero().flatten()
-        place = wanted[here] // len(slices)
+        here = (owners_of(wanted, len(slices)) == number).nonzero().flatten()
+        place = places_of(wanted[here], len(slices))
         for start in range(0, own.get_shape()[0], CHUNK_ROWS):
             low, high = torch.searchsorted(place, torch.tensor([start, start + CHUNK_ROWS])).tolist()
             rows_KD[here[low:high]] = own[start : start + CHUNK_ROWS][place[low:high] - start]
@@ -105,7 +105,7 @@ def _rows_of_rank(folder: Path, prefix: str, rank: int, ranks: int, wrote: int) 
     if wrote == ranks:
         return load_file(files[rank])
     parts = [safe_open(file, "pt") for file in files]
-    return {name: read_rows([part.get_slice(name) for part in parts], rank, ranks) for name in parts[0].keys()}  # noqa: SIM118 - not a mapping
+    return {name: read_rows([part.get_slice(name) for part in parts], Stripe(rank, ranks)) for name in parts[0].keys()}  # noqa: SIM118 - not a mapping
 
 
 def _values_of_domains(
