@@ -19,8 +19,9 @@ LOADS = Table(
         Column(
             "status",
             "string",
-            "published; stopped by the quality check, which leaves clicks unchanged; or replacing: about to remove "
-            "days of the load from clicks, by a job that did not end unless a later row is published",
+            "published; stopped: by the quality check, or by an error after which clicks was restored; or replacing: "
+            "about to remove days of the load from clicks. A job that wrote replacing did not end, unless a later row "
+            "of the load is published or a row with the same start is stopped",
         ),
         Column("rows_in", "bigint", "number of rows of the source"),
         Column("clicks", "bigint", "number of valid rows"),

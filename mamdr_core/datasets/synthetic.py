@@ -20,7 +20,7 @@ from mamdr_core.datasets.counters import Ids
 from mamdr_core.datasets.world import DAY, World, draw_rows, make_world, published_vectors
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.progress import progress
-from mamdr_core.lake.core.session import overriding
+from mamdr_core.lake.core.session import WRITING_BY_DAY, overriding
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +39,6 @@ _SCHEMA = pa.schema(
         pa.field("day", pa.date32(), nullable=False),
     ]
 )
-_WRITING = {
-    # Rows are numbered in the order of days, so a task can keep one file per day open and need not sort by day.
-    "spark.sql.maxConcurrentOutputFileWriters": "32",
-    # INT96, the default of Spark, takes more space and time.
-    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
-}
 
 
 def generate_logs(spark: SparkSession, config: Config) -> dict[str, Any]:
@@ -83,7 +77,7 @@ def synthetic_logs(spark: SparkSession, settings: SyntheticSettings) -> DataFram
 
 def write_logs(spark: SparkSession, logs: DataFrame, path: str) -> None:
     """Write Parquet, one folder per day, as fast as the writer of Spark (benchmarks/bench_generate.py)."""
-    with overriding(spark, _WRITING):
+    with overriding(spark, WRITING_BY_DAY):
         # Most ids occur once or twice per file: a dictionary would cost 20 % of the time and save 10 % of the bytes.
         logs.write.option("parquet.enable.dictionary", "false").partitionBy("day").mode("append").parquet(path)
 

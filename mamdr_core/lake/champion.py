@@ -9,15 +9,14 @@ from mamdr_core.lake.core.tables import Lake
 from mamdr_core.runtime.errors import MamdrError
 
 CHAMPION = "champion"
-"""Names, where a run's id is expected, whichever run serves; champion@2026-01-02 the one that does from that day on."""
+"""Accepted instead of a run's id, also with a day: champion@2026-01-02 (see `resolve_run`)."""
 
 
 def find_champion(lake: Lake, before: date | None = None) -> Row | None:
     """The newest row of promotions, whose run serves; None: no run has been promoted.
 
     Args:
-        lake: the lake.
-        before: of runs whose logical day is earlier alone; a run without a day is none of them.
+        before: consider only runs whose logical day is before this day; runs without a day are left out.
 
     Example:
         >>> find_champion(lake).run_id  # doctest: +SKIP
@@ -31,15 +30,14 @@ def find_champion(lake: Lake, before: date | None = None) -> Row | None:
 
 
 def resolve_run(lake: Lake, run_id: str) -> str:
-    """The id of the run that a setting names.
+    """The id of the run to which a setting refers.
 
     Args:
-        lake: the lake.
-        run_id: "champion": the run that serves; "champion@2026-01-02": of the runs of that day and before it, the one
-            that was promoted last; empty: the newest successful run; anything else is an id already.
+        run_id: "champion": the run that serves; "champion@2026-01-02": the last promoted run among those of that day or
+            earlier; empty: the newest successful run; otherwise the id itself.
 
     Raises:
-        MamdrError: no run has been promoted, none has ended well, or a day that is none.
+        MamdrError: no run has been promoted, no run was successful, or the day is invalid.
     """
     name, at, day = run_id.partition("@")
     if name == CHAMPION:
@@ -59,7 +57,7 @@ def resolve_run(lake: Lake, run_id: str) -> str:
 
 
 def day_after(day: date) -> date:
-    """The day after another; the last one that there is stays."""
+    """The next day; `date.max` has none and is returned itself."""
     return day if day == date.max else day + timedelta(1)
 
 
@@ -67,4 +65,4 @@ def _day(day: str) -> date:
     try:
         return date.fromisoformat(day)
     except ValueError:
-        raise MamdrError(f"{CHAMPION}@{day}: not a day, which is written 2026-01-02") from None
+        raise MamdrError(f"{CHAMPION}@{day}: not a date; write it like 2026-01-02") from None

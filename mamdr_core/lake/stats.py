@@ -28,7 +28,7 @@ def domain_stats(spark: SparkSession, config: Config) -> dict[str, Any]:
         days, rows (of domain_stats), clicks_version, domain_stats_version.
 
     Raises:
-        MamdrError: no clicks at all, or none on `stats.ds`, and no earlier statistics of them to remove.
+        MamdrError: there are neither clicks (on `stats.ds`, if set) nor earlier statistics to remove.
     """
     lake = Lake(spark, config.lake)
     version = lake.version("clicks")
@@ -38,7 +38,7 @@ def domain_stats(spark: SparkSession, config: Config) -> dict[str, Any]:
         counted = stats.agg(F.count("*"), F.count_distinct("ds")).first()
         rows, days = counted if counted else (0, 0)
         predicate = f"ds = DATE'{day.isoformat()}'" if day else "true"
-        if not rows and not _has_statistics(lake, predicate):
+        if not rows and not lake.has_rows("domain_stats", predicate):
             raise MamdrError(f"clicks of {lake.root} holds no row of {day} (stats.ds)" if day else "clicks is empty")
         note = {"job": "domain_stats", "clicks_version": version}
         lake.overwrite_where("domain_stats", stats.hint("rebalance", "ds"), predicate, note)
@@ -51,12 +51,8 @@ def domain_stats(spark: SparkSession, config: Config) -> dict[str, Any]:
     }
 
 
-def _has_statistics(lake: Lake, predicate: str) -> bool:
-    return lake.exists("domain_stats") and not lake.read("domain_stats").where(predicate).isEmpty()
-
-
 def known_first_days(lake: Lake, clicks_version: int, day: date | None) -> DataFrame | None:
-    """The first day of every user, as the vocabulary noted it; None where that does not know every user of the day."""
+    """The first day of every user according to the vocabulary; None: it may lack users of the day."""
     built = last_build(lake.log("examples"))
     if not day or built.reason or built.note["clicks_version"] != clicks_version:
         return None
@@ -67,14 +63,14 @@ def known_first_days(lake: Lake, clicks_version: int, day: date | None) -> DataF
 
 
 def summarize_domains(clicks: DataFrame, day: date | None = None, first_days: DataFrame | None = None) -> DataFrame:
-    """The columns of domain_stats from those of clicks, for one day or all, never from earlier statistics.
+    """The columns of domain_stats of one day or all days, computed from clicks and never from earlier statistics.
 
     One day costs a pass over its rows, and over ds, domain and label of the week before.
 
     Args:
-        clicks: of all days.
-        day: None: all.
-        first_days: the first day (`_first`) of every user of the day; None: the users of all earlier days are read.
+        clicks: clicks of all days.
+        day: the day; None: all days.
+        first_days: the first day (`_first`) of every user of the day; None: computed from all earlier clicks.
     """
     counted, wanted, history = clicks, clicks, clicks
     if day:
@@ -84,7 +80,7 @@ def summarize_domains(clicks: DataFrame, day: date | None = None, first_days: Da
         first_days = history.groupBy("user").agg(F.min("ds").alias("_first"))
     users = _pairs(wanted, "user").join(first_days, "user", "inner")
     new_users = F.count_if(F.col("ds") == F.col("_first")).alias("new_users")
-    # The inner joins leave the wanted days.
+    # The inner joins keep only the wanted days.
     return (
         _compare(_count(counted))
         .join(_summarize(users, "user", new_users), _KEY, "inner")
@@ -96,7 +92,7 @@ def _count(clicks: DataFrame) -> DataFrame:
     """Per day and domain: rows, clicks, ctr and its 95 % interval."""
     counted = clicks.groupBy(*_KEY).agg(F.count("*").alias("rows"), F.sum(F.col("label").cast("long")).alias("clicks"))
     low, high = _wilson_interval(F.col("ctr"), F.col("rows"))
-    # At a CTR of 0 or 1 that end of the interval must not miss it by rounding.
+    # A CTR of 0 or 1 is itself the end of the interval, which rounding must not move.
     return counted.withColumn("ctr", F.col("clicks") / F.col("rows")).withColumns(
         {
             "ctr_low": F.when(F.col("clicks") == 0, 0.0).otherwise(low),
@@ -106,7 +102,7 @@ def _count(clicks: DataFrame) -> DataFrame:
 
 
 def _wilson_interval(rate: Column, rows: Column) -> tuple[Column, Column]:
-    """Wilson's score interval (1927), which stays in [0, 1] and is sound for few rows and rare clicks."""
+    """Wilson's score interval (1927), which stays in [0, 1] and is accurate for few rows and rare clicks."""
     center = rate + Z_95**2 / (2 * rows)
     half = Z_95 * F.sqrt((rate * (1 - rate) + Z_95**2 / (4 * rows)) / rows)
     scale = 1 + Z_95**2 / rows
@@ -142,7 +138,7 @@ def _pairs(clicks: DataFrame, who: str) -> DataFrame:
 
 def _summarize(pairs: DataFrame, who: str, *more: Column) -> DataFrame:
     """Per day and domain: distinct users (or items), the share of them seen in another domain that day, and `more`."""
-    # An id's domains are compared, never gathered.
+    # Comparing the first with the last domain avoids collecting all domains of an id.
     domains_of_id = Window.partitionBy(who, "ds")
     is_shared = F.min("domain").over(domains_of_id) != F.max("domain").over(domains_of_id)
     return (

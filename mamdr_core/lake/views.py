@@ -19,7 +19,7 @@ from mamdr_core.runtime.errors import MamdrError
 
 @dataclass(frozen=True)
 class View:
-    """A view: what one row is, the tables that must exist, and its SQL over tables and earlier views."""
+    """A view: meaning of a row, tables that must exist, and SQL over tables and earlier views."""
 
     name: str
     description: str
@@ -108,11 +108,11 @@ FROM measured
 GROUP BY examples_version, run_id, method, model, started_at""",
     ),
 )
-"""The views, in an order in which they can be created."""
+"""Views in order of creation: each uses only earlier ones."""
 
 
 def create_views(spark: SparkSession, lake: Lake) -> None:
-    """Make every table of the lake, and every view whose tables exist, a TEMP VIEW of the session.
+    """Create a TEMP VIEW of every table of the lake, and the views whose tables exist.
 
     Example:
         >>> create_views(spark, lake)  # doctest: +SKIP
@@ -123,7 +123,7 @@ def create_views(spark: SparkSession, lake: Lake) -> None:
 
 
 def view_statements(lake: Lake) -> list[str]:
-    """The SQL statements of `create_views`; the first sets `lake`, so that `${lake}` in SQL is the lake's root.
+    """The SQL statements of `create_views`; the first one sets `${lake}` to the lake's root.
 
     Raises:
         MamdrError: the lake holds no table.
@@ -155,7 +155,7 @@ def _examples_view(lake: Lake) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the statements for the lake of a root and, where `lake.catalog` is set, that schema."""
+    """Print the statements for a lake, given its root and the schema of `lake.catalog`, if any."""
     if len(arguments) not in (1, 2):
         print("usage: python -m mamdr_core.lake.views ROOT [SCHEMA] > views.sql", file=sys.stderr)
         return 2

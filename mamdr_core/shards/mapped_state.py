@@ -7,10 +7,10 @@ from mamdr_core.shards.arrays import Arrays
 
 
 class MappedState:
-    """Makes tensors on the CPU whose pages the kernel takes back when memory is short; see `Arrays`.
+    """Allocates tensors on the CPU whose pages the kernel evicts when memory is short; see `Arrays`.
 
     Args:
-        folder: of the files, on a disk; empty: the system's temporary folder.
+        folder: folder of the files, on a disk; empty: the system's temporary folder.
 
     Example:
         >>> MappedState().copy(torch.ones(2)).add_(1)
@@ -23,13 +23,13 @@ class MappedState:
         self._arrays = Arrays(True, folder, "train.table_memory", "set train.tables to sharded")
 
     def zeros_like(self, like: Tensor) -> Tensor:
-        """Zeros of the shape and type of a tensor.
+        """Zeros with the shape and type of a tensor.
 
         Raises:
             MamdrError: the folder does not exist, cannot be written or is full.
         """
         kind = torch.empty(0, dtype=like.dtype).numpy().dtype
-        return torch.from_numpy(self._arrays.empty(tuple(like.shape), kind))  # a new file holds zeros
+        return torch.from_numpy(self._arrays.empty(tuple(like.shape), kind))  # a new file contains zeros
 
     def copy(self, values: Tensor) -> Tensor:
         """A copy that shares no memory with `values`.

@@ -83,7 +83,7 @@ class Log:
 def assert_counted(spark, lake):
     """The last build has left the right counts."""
     window, keys = window_at(lake, lake.version("examples")), [(name, "ascending") for name in NOTHING.column_names]
-    left = read_counts(spark, lake, last_build(lake.log("examples")).counted_by, window)
+    left = read_counts(lake, last_build(lake.log("examples")).counted_by, window)
     assert left.sort_by(keys).to_pylist() == count_examples(lake.read("examples"), window).sort_by(keys).to_pylist()
 
 

@@ -91,10 +91,10 @@ def test_a_comparison_that_was_killed_leaves_what_is_removed_after_two_weeks(spa
         Path(lake.path_of("checkpoints", name, "1")).mkdir(parents=True)
         Path(lake.path_of("packages", f".{name}.part")).mkdir(parents=True)
     expected = [("checkpoints", old), ("packages", f".{old}.part")]
-    assert find_leftovers(spark, lake) == expected
+    assert find_leftovers(lake) == expected
     Path(lake.path_of("packages", old)).mkdir()
     record(spark, lake, (young, "running", 0, {}))
-    assert find_leftovers(spark, lake) == [*expected, ("packages", old)]
+    assert find_leftovers(lake) == [*expected, ("packages", old)]
     Path(lake.path_of("packages", old, "manifest.json")).touch()
-    assert find_leftovers(spark, lake) == expected
+    assert find_leftovers(lake) == expected
     assert [len(list(Path(lake_root, folder).iterdir())) for folder in folders] == [3, 4]

@@ -68,12 +68,12 @@ def test_a_log_that_changes_while_it_is_read_is_not_published(
     names = ("clicks", "clicks_rejected")
     before = {name: sorted(lake.read(name).collect(), key=str) for name in names}
     make_log([*rows(6), *faulty])
-    gate = ingest._pass_gate
+    check = ingest._check_quality
     other = make_config(make_log([("other", "i", "d", "1", f"{DAYS[0]} 13:00:00")], "other"))
 
     def grow(*arguments):
-        gate(*arguments)
-        monkeypatch.setattr(ingest, "_pass_gate", gate)
+        check(*arguments)
+        monkeypatch.setattr(ingest, "_check_quality", check)
         if table == "clicks_rejected":  # before this job writes clicks, another job does
             ingest_clicks(spark, other)
         more = [("late", "i", "d", "1", f"{DAYS[0]} 12:00:00")] if table == "clicks" else faulty
@@ -81,7 +81,7 @@ def test_a_log_that_changes_while_it_is_read_is_not_published(
         old = next(Path(config.input.path).glob("*.parquet"))
         next(made.glob("*.parquet")).replace(old)
 
-    monkeypatch.setattr(ingest, "_pass_gate", grow)
+    monkeypatch.setattr(ingest, "_check_quality", grow)
     with pytest.raises(MamdrError, match=r"input.path: the log changed while it was read: \d+ rows were counted for"):
         ingest_clicks(spark, config)
     users = [row["user"] for row in lake.read("clicks").collect()]

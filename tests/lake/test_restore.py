@@ -2,6 +2,7 @@
 
 import random
 from itertools import count
+from pathlib import Path
 
 import pytest
 from pyspark.sql import functions as F
@@ -10,7 +11,8 @@ from pyspark.testing import assertDataFrameEqual
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.ingest.job import ingest_clicks
-from mamdr_core.lake.ingest.loads import identify_load
+from mamdr_core.lake.ingest.loads import identify_load, read_attempts
+from mamdr_core.runtime.errors import MamdrError
 
 pytestmark = pytest.mark.slow
 
@@ -103,6 +105,43 @@ def killed_in(monkeypatch, number, job, *given, write="change", **keys):
 
 def contents(examples):
     return examples.drop("shard").orderBy("domain", "key", "load")
+
+
+def test_a_load_that_takes_the_days_of_a_killed_correction_completes_it(spark, ingest, found, lake_root, monkeypatch):
+    ingest("a", [1, 2])
+    ingest("b", [1, 3])
+    killed_in(monkeypatch, 1, ingest, "a", [2])  # published without the second day; u1 is not given back to b
+    assert ingest("c", [5], input={"replace": "days"})["restored"] == 1  # takes the third day, all that a still holds
+    lake = Lake(spark, lake_root)
+    assert found(lake)[0] == {"u1": "b", "u3": "b", "u5": "c"}
+    assert ingest("a", [2])["restored"] == 0
+    assert found(lake)[0] == {"u1": "b", "u2": "a", "u3": "b", "u5": "c"}
+    for load in LOADS:
+        assert not read_attempts(lake, identify_load(spark, str(Path(lake_root).parent / load)), True).killed
+
+
+def test_a_correction_that_failed_and_was_undone_does_not_count_as_killed(
+    spark, ingest, found, lake_root, monkeypatch, caplog
+):
+    ingest("a", [1, 2])
+    lake = Lake(spark, lake_root)
+    before = found(lake)
+    real = Lake.written
+
+    def write_fewer(self, table, note):
+        version, rows = real(self, table, note)
+        return version, rows - (table == "clicks")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Lake, "written", write_fewer)
+        with pytest.raises(MamdrError, match="the log changed while it was read"):
+            ingest("a", [2])
+    assert found(lake) == before
+    statuses = [row["status"] for row in lake.read("loads").orderBy("finished_at").collect()]
+    assert statuses == ["published", "replacing", "stopped"]
+    caplog.set_level("INFO")
+    ingest("a", [2])
+    assert "was killed" not in caplog.text
 
 
 def test_of_the_loads_that_brought_an_event_the_next_has_it_whenever_the_job_was_killed(

@@ -1,1 +1,1 @@
-"""The lake itself: tables and their logs, files, the session, sources, and how decisions are hashed. Read tables.py."""
+"""What the jobs of the lake share: tables, their logs, files, Spark session, sources, hashing. Start with tables.py."""

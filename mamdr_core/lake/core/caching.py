@@ -7,7 +7,7 @@ from pyspark.sql import DataFrame
 from pyspark.storagelevel import StorageLevel
 
 Keep = Callable[[DataFrame], DataFrame]
-"""Marks a frame to be kept, in memory or on disk, once it has been computed."""
+"""Persists a frame in memory or on disk when it is first computed."""
 
 
 @contextmanager

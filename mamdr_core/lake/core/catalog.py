@@ -1,4 +1,4 @@
-"""The session of a job on a lake, whose tables have names in a catalog where `lake.catalog` is set."""
+"""The Spark session of a job on a lake, whose tables are named in a catalog if `lake.catalog` is set."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +12,10 @@ from mamdr_core.lake.core.tables import Lake
 
 @contextmanager
 def job_session(name: str, config: Config) -> Iterator[SparkSession]:
-    """The session of a job that works on the lake.
-
-    With `lake.catalog`, every table that the lake has already gets its name first.
+    """A Spark session for a job on the lake; with `lake.catalog`, existing tables are first named in the catalog.
 
     Raises:
-        MamdrError: as `spark_session` and `Lake`.
+        MamdrError: see `spark_session` and `Lake`.
     """
     with spark_session(name) as spark:
         if config.lake.catalog:

@@ -1,4 +1,4 @@
-"""A declared table as Delta takes it: the properties that it is made with, and the columns that are written."""
+"""Translates the declaration of a table for Delta: table properties, and the columns that are written."""
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -8,8 +8,8 @@ from schemas import Table
 from schemas.spark import spark_schema
 
 SKIP_BY = "delta.dataSkippingStatsColumns"
-"""Property of a table: the columns by which files are skipped."""
-# By default Delta drops its log after 30 days and forgets after 7 which files left; maintain_lake adjusts both.
+"""Table property: the columns whose statistics let readers skip files."""
+# By default Delta deletes log entries after 30 days and records of removed files after 7; maintain_lake adjusts both.
 _PROPERTIES = {
     "delta.logRetentionDuration": "interval 730 days",
     "delta.deletedFileRetentionDuration": "interval 30 days",
@@ -17,20 +17,20 @@ _PROPERTIES = {
 
 
 def table_properties(table: Table) -> dict[str, str]:
-    """Properties of Delta that a table is made with: its constraints, how long Delta keeps what, and `skip_by`."""
+    """The properties of a new table: its constraints, Delta's retentions, and the columns with statistics."""
     constraints = {f"{CONSTRAINT}{name}": condition for name, condition in table.constraints().items()}
     return {**constraints, **_PROPERTIES, **skipping_properties(table)}
 
 
 def skipping_properties(table: Table) -> dict[str, str]:
-    """The columns whose least and greatest value in each file Delta keeps."""
+    """The property that selects the columns whose minimum and maximum Delta stores for each file."""
     if table.skip_by:
         return {SKIP_BY: ",".join(table.skip_by)}
     return {"delta.dataSkippingNumIndexedCols": "0"}
 
 
 def declared_columns(table: Table, rows: DataFrame) -> DataFrame:
-    """Exactly the declared columns of rows, in order, of the declared types, with their descriptions."""
+    """Select exactly the declared columns, in order, cast to the declared types, with their descriptions."""
     types = spark_schema(table)
     return rows.select(
         [

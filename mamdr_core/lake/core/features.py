@@ -1,4 +1,4 @@
-"""Declared features in the lake: columns of clicks and examples, and fixed vectors by index."""
+"""The columns of declared features in clicks and examples."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ from schemas import (
 
 
 def declared_clicks(features: Sequence[Feature], has_split: bool = False, has_weight: bool = False) -> Table:
-    """The table clicks with the declared features, and with `split` and `sample_weight` where the log gives them.
+    """The table clicks with the declared features, and with `split` and `sample_weight` if the log has them.
 
     Raises:
         MamdrError: a feature has the name of a column or of another feature.
@@ -28,8 +28,7 @@ def declared_clicks(features: Sequence[Feature], has_split: bool = False, has_we
 
 
 def declared_examples(features: Sequence[Feature], has_split: bool = True, has_weight: bool = False) -> Table:
-    """The table examples with the declared features, with `sample_weight` where declared, without `split` where windows
-    decide it.
+    """The table examples with the declared features; without `split` if windows decide it.
 
     Raises:
         MamdrError: a feature has the name of a column or of another feature.
@@ -40,10 +39,10 @@ def declared_examples(features: Sequence[Feature], has_split: bool = True, has_w
 
 
 def check_types(clicks: DataFrame, features: Sequence[Feature]) -> None:
-    """Refuse features whose kind has changed since clicks were filed.
+    """Check that the kind of no feature has changed since clicks was written.
 
     Raises:
-        MamdrError: a column of clicks has another type than a feature needs.
+        MamdrError: the type of a column of clicks differs from that of the feature.
     """
     held = {field.name: field.dataType.simpleString() for field in clicks.schema}
     for number, feature in enumerate(features):
@@ -51,7 +50,7 @@ def check_types(clicks: DataFrame, features: Sequence[Feature]) -> None:
             if held.get(column.name, column.type) != column.type:
                 raise MamdrError(
                     f"features.{number}.name: clicks holds {column.name} as {held[column.name]}, and a feature of kind "
-                    f"{feature.kind} is {column.type}: give the new one another name"
+                    f"{feature.kind} is {column.type}: rename the feature"
                 )
 
 
@@ -69,6 +68,6 @@ def _check_names(features: Sequence[Feature]) -> None:
     taken = {*clicks_table((), has_weight=True).column_names, *examples_table(()).column_names}
     for number, feature in enumerate(features):
         for name in (feature.name, *([weights_of(feature.name)] if feature.weights else [])):
-            if name.lower() in taken:  # Spark tells columns apart without regard to case
+            if name.lower() in taken:  # Spark ignores the case of column names
                 raise MamdrError(f"features.{number}.name: {name!r} is taken; choose another (see `expression`)")
             taken.add(name.lower())

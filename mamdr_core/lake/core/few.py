@@ -1,4 +1,4 @@
-"""Few rows on one task: every shuffle is then skipped, and no small table is broadcast, which is a Spark job each."""
+"""Processes few rows in one task, which avoids shuffles and broadcasts: each of them would be a Spark job."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,31 +18,30 @@ def is_few(spark: SparkSession) -> bool:
 
 
 def bytes_of(rows: DataFrame) -> int:
-    """Bytes of the files that rows come from, of each as often as it is read."""
+    """Total size in bytes of the files that a frame reads, counted once per scan."""
     leaves = rows._jdf.queryExecution().optimizedPlan().collectLeaves()
     return sum(int(leaves.apply(number).stats().sizeInBytes()) for number in range(leaves.size()))
 
 
 def gathered(rows: DataFrame) -> DataFrame:
-    """Rows on one task where the session has the settings for few rows; otherwise unchanged.
+    """Bring rows to one task if the session has the settings for few rows; otherwise leave them unchanged.
 
-    Files are still read by several tasks. What follows, joins and groups and windows, is not shuffled again.
+    Files are still read by several tasks, but subsequent joins, groups and windows need no shuffle.
     """
     return rows.repartition(1) if is_few(rows.sparkSession) else rows
 
 
 def small(rows: DataFrame) -> DataFrame:
-    """The right side of a join, which fits into memory: broadcast, or gathered where the left side is (`gathered`)."""
+    """The right side of a join that fits into memory: broadcast, or on one task if the left side is (`gathered`)."""
     return gathered(rows).hint("shuffle_hash") if is_few(rows.sparkSession) else F.broadcast(rows)
 
 
 def local_frame(spark: SparkSession, rows: Sequence[Sequence[Any]], schema: T.StructType | str) -> DataFrame:
-    """Rows of the driver as a frame that is part of the query: reading it starts no job, and no worker of Python's.
+    """A frame of rows of the driver that is part of the query plan: it needs neither a job nor a Python worker.
 
     Args:
-        spark: the session.
         rows: tuples in the order of the schema.
-        schema: as a type or as DDL.
+        schema: type or DDL.
     """
     struct = T.StructType.fromDDL(schema) if isinstance(schema, str) else schema
     assert isinstance(struct, T.StructType)

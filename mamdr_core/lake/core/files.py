@@ -1,4 +1,4 @@
-"""Files through Hadoop's FileSystem API, so that local folders and object stores are reached in one way."""
+"""Access to files of local folders and object stores alike, through Hadoop's FileSystem API."""
 
 import os
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ class Files:
         root: local path or URI (s3a://...); relative paths are to the working directory.
 
     Raises:
-        MamdrError: it is no path, or of a kind of store that Spark does not know or cannot reach.
+        MamdrError: the root is not a valid path, or Spark does not support or cannot reach the store.
     """
 
     def __init__(self, spark: SparkSession, root: str) -> None:
@@ -33,12 +33,12 @@ class Files:
             path = self._make_path(root)
             self._system = path.getFileSystem(spark._jsc.hadoopConfiguration())
             qualified = self._system.makeQualified(path)
-        # Of a store not the URI's text, which is quoted: a root that is taken as a path again must stay the same.
+        # Path.toString() is not percent-encoded, unlike its URI, so the root can be parsed again unchanged.
         local = qualified.toUri().getScheme() == "file"
         self.root: str = qualified.toUri().getPath() if local else qualified.toString()
 
     def share_settings(self) -> None:
-        """Have Python, here and in Spark's tasks, reach an object store with the settings that Spark has for it."""
+        """Give Spark's settings of an object store to Python, here and in Spark's tasks."""
         if self.root.startswith(SCHEME):
             variables = variables_of(self._system.getConf())
             os.environ.update(variables)
@@ -49,44 +49,44 @@ class Files:
         return "/".join((self.root.rstrip("/"), *names))
 
     def exists(self, *names: str) -> bool:
-        """Whether there is such a file or folder."""
+        """Whether the file or folder exists."""
         return bool(self._system.exists(self._make_path(self.path(*names))))
 
     def is_file(self, *names: str) -> bool:
-        """Whether it is a file."""
+        """Whether the path is a file."""
         path = self._make_path(self.path(*names))
         return bool(self._system.exists(path) and self._system.getFileStatus(path).isFile())
 
     def children(self, *names: str) -> list[str]:
-        """Names of the files and folders in a folder; none if it does not exist."""
+        """Names of the files and folders in a folder; empty if it does not exist."""
         if not self.exists(*names):
             return []
         return [path.rpartition("/")[2] for path in self._paths(self._make_path(self.path(*names)), "listStatus")]
 
     def modified(self, *names: str) -> int | None:
-        """When a file was last written, in milliseconds since 1970; None if it does not exist."""
+        """Modification time of a file in milliseconds since 1970; None if it does not exist."""
         if not self.exists(*names):
             return None
         return int(self._system.getFileStatus(self._make_path(self.path(*names))).getModificationTime())
 
     def matches(self) -> list[str]:
-        """Paths that the root, as a glob, matches, sorted."""
+        """Sorted paths that match the root as a glob."""
         with reaching(self.root):
             return sorted(self._paths(self._make_path(self.root), "globStatus"))
 
     def _paths(self, path: Any, listing: str) -> list[str]:
-        """What the file system lists of a path, in one answer of the JVM rather than one for each file."""
+        """Paths in a listing of the file system, fetched by one call to the JVM instead of one for each file."""
         found = getattr(self._system, listing)(path)
         if not found:
             return []
         jvm: Any = self._spark._jvm
         wrap, status = jvm.scala.collection.immutable.ArraySeq.unsafeWrapArray, "org.apache.hadoop.fs.FileStatus"
-        # S3's array has another class, for which py4j finds no method.
+        # The array that S3 returns has another class, whose methods py4j does not find.
         statuses = wrap(found).toArray(jvm.scala.reflect.ClassTag.apply(jvm.java.lang.Class.forName(status)))
         return str(wrap(jvm.org.apache.hadoop.fs.FileUtil.stat2Paths(statuses)).mkString("\0")).split("\0")
 
     def lines(self, *names: str) -> Iterator[str]:
-        """The lines of a text file, read as far as they are asked for; none if it does not exist."""
+        """Yield the lines of a text file as they are needed; none if it does not exist."""
         if not self.exists(*names):
             return
         jvm: Any = self._spark._jvm
@@ -99,7 +99,7 @@ class Files:
             reader.close()
 
     def read_bytes(self, *names: str) -> bytes | None:
-        """What a file holds; None if it does not exist."""
+        """The content of a file; None if it does not exist."""
         if not self.exists(*names):
             return None
         stream = self._system.open(self._make_path(self.path(*names)))
@@ -109,7 +109,7 @@ class Files:
             stream.close()
 
     def write_bytes(self, content: bytes, *names: str) -> None:
-        """Write a file that fits into memory, replacing one that is there."""
+        """Write a file that fits into memory; an existing one is replaced."""
         stream = self._system.create(self._make_path(self.path(*names)), True)
         try:
             stream.write(bytearray(content))
@@ -117,25 +117,25 @@ class Files:
             stream.close()
 
     def write_text(self, text: str, *names: str) -> None:
-        """Write a small text file, replacing one that is there."""
+        """Write a small text file; an existing one is replaced."""
         self.write_bytes(text.encode("utf-8"), *names)
 
     def delete(self, *names: str) -> None:
-        """Delete a file, or a folder with all that it holds."""
+        """Delete a file, or a folder with its content."""
         self._system.delete(self._make_path(self.path(*names)), True)
 
 
 @contextmanager
 def reaching(root: str) -> Iterator[None]:
-    """Turn the first errors of a path, and of a store's missing JARs, credentials and buckets, into MamdrError."""
+    """Turn errors about an invalid path, missing JARs, credentials or buckets into MamdrError."""
     try:
         yield
     except (Py4JJavaError, PySparkException) as error:
         reason = error.java_exception.toString() if isinstance(error, Py4JJavaError) else str(error).split("\n")[0]
         if "ClassNotFoundException" in str(error) or "No FileSystem for scheme" in reason:
-            said = "the JARs of such a store are not on Spark's class path; for s3a:// run `make setup`"
+            problem = "the JARs of such a store are not on Spark's class path; for s3a:// run `make setup`"
         elif "://" in root:
-            said = f"it cannot be reached ({one_line(reason)[:300]}); see docs/object_stores.md"
+            problem = f"it cannot be reached ({one_line(reason)[:300]}); see docs/object_stores.md"
         else:
-            said = f"no path that Spark can open ({one_line(reason)[:200]})"
-        raise MamdrError(f"{shorten(root)}: {said}") from None
+            problem = f"no path that Spark can open ({one_line(reason)[:200]})"
+        raise MamdrError(f"{shorten(root)}: {problem}") from None

@@ -1,4 +1,4 @@
-"""Decisions by hash: what a row becomes depends on its keys and the seed, never on row order or partitions."""
+"""Decisions by hash: the result for a row depends on its keys and the seed, never on row order or partitions."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _BITS = 53
 
 
 def hash64(*parts: Column | int | str) -> Column:
-    """A 64-bit hash of columns and constants, bigint; the first part names the decision, to keep decisions apart."""
+    """A 64-bit hash of columns and constants, bigint; a constant as first part makes decisions independent."""
     return F.xxhash64(*(part if isinstance(part, Column) else F.lit(part) for part in parts))
 
 
@@ -21,14 +21,14 @@ def uniform(hashed: Column) -> Column:
 
 
 def bucket(hashed: Column, count: Column | int) -> Column:
-    """A hash as a bucket 0..count-1, int, rising with `uniform(hashed)`: buckets are ranges of the hash's order."""
+    """A hash as a bucket 0..count-1, int: buckets are consecutive ranges of `uniform(hashed)`."""
     return F.floor(uniform(hashed) * count).cast("int")
 
 
 def partition_keys(count: int) -> list[int]:
-    """For each of `count` partitions the least int >= 0 that Spark's hash partitioning sends there.
+    """For each of `count` partitions, the smallest int >= 0 that Spark's hash partitioning assigns to it.
 
-    Numbers 0..count-1 themselves would share partitions and leave a third of them empty.
+    The numbers 0..count-1 themselves would collide and leave a third of the partitions empty.
     """
     keys = np.full(count, -1)
     first = 0
@@ -42,7 +42,7 @@ def partition_keys(count: int) -> list[int]:
 
 
 def _murmur3(values: NDArray[np.uint32]) -> NDArray[Any]:
-    """Spark's hash of ints, which partitions rows: MurmurHash3_x86_32 (Appleby 2011) of 4 bytes with the seed 42."""
+    """Spark's hash of ints for partitioning: MurmurHash3_x86_32 (Appleby 2011) of 4 bytes with seed 42."""
     with np.errstate(over="ignore"):
         mixed = _rotated(values * np.uint32(0xCC9E2D51), 15) * np.uint32(0x1B873593)
         hashed = _rotated(np.uint32(42) ^ mixed, 13) * np.uint32(5) + np.uint32(0xE6546B64)

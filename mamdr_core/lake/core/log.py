@@ -1,4 +1,4 @@
-"""The log of a Delta table, read without a Spark job: DeltaTable.history() and a count would each start some."""
+"""Reads the log of a Delta table without Spark jobs, unlike DeltaTable.history() and counting queries."""
 
 import json
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.session import storage_errors
 
 CONSTRAINT = "delta.constraints."
-"""Before a constraint's name, a property of the table."""
+"""Prefix of the table properties that are constraints."""
 EMPTIED = "emptied"
-"""In the note of a commit that took a table's first write back."""
+"""Key in the note of a commit that undid the first write of a table."""
 RECENT = 100
-"""Commits that are read one by one, the newest first; older ones by Spark."""
+"""Number of newest commits that are read one by one; older ones are read by Spark."""
 _COMMIT = "commitInfo struct<operation: string, operationParameters: struct<version: string>, userMetadata: string>"
 
 
@@ -25,17 +25,17 @@ class Log:
 
     Args:
         spark: a session with Delta.
-        path: of the table, which need not exist.
+        path: path of the table, which need not exist.
 
     Raises:
-        MamdrError: in all methods, the log is damaged.
+        MamdrError: in all methods, if the log is damaged.
     """
 
     def __init__(self, spark: SparkSession, path: str) -> None:
         self._spark, self._path = spark, path
 
     def version(self) -> int:
-        """The newest version; -1: there is no table."""
+        """The newest version; -1: the table does not exist."""
         return int(self._snapshot().version())
 
     def columns(self) -> list[str]:
@@ -43,14 +43,14 @@ class Log:
         return list(self._snapshot().schema().fieldNames())
 
     def find(self, note: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
-        """The newest recent commit with a note: its version, and what its file of the log records of it."""
+        """The newest of the recent commits with this note: its version and its commitInfo."""
         for version, commit in islice(self.commits(), RECENT):
             if commit.get("userMetadata") == json.dumps(note):
                 return version, commit
         return None
 
     def newest_note(self, key: str, version: int | None = None) -> tuple[int, dict[str, Any]] | None:
-        """The newest commit whose note has the key, of those that a version consists of: its version, and the note."""
+        """The newest commit in the `lineage` of a version whose note has the key: its version and the note."""
         left = RECENT
         for number, commit in islice(self.lineage(version), RECENT):
             note = read_note(commit.get("userMetadata"))
@@ -60,7 +60,7 @@ class Log:
         return None if left else self._older_note(key, number - 1)
 
     def _older_note(self, key: str, number: int) -> tuple[int, dict[str, Any]] | None:
-        """As `newest_note`, of all commits up to a number; Spark reads them, and returns those that decide."""
+        """The same as `newest_note` for commits up to a number, which Spark reads and filters."""
         if not self.commit(number):
             return None
         files = self._spark.read.schema(_COMMIT).option("pathGlobFilter", "*.json")
@@ -76,7 +76,7 @@ class Log:
         for row in notes.where(F.col("number") <= number).orderBy(F.desc("number")).collect():
             commit = row.asDict(recursive=True)
             note = read_note(commit["userMetadata"])
-            if commit["number"] > number:  # taken back
+            if commit["number"] > number:  # undone by a later RESTORE
                 continue
             if (restored := restored_version(commit)) is not None:
                 number = restored
@@ -87,9 +87,9 @@ class Log:
         return None
 
     def lineage(self, version: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The commits that a version (None: the newest) consists of, the newest first, without those taken back.
+        """The commits that a version (None: the newest) is based on, newest first, without those that were undone.
 
-        It ends at a commit that emptied the table, and at one that is gone.
+        It ends at a commit that emptied the table, and at a commit whose log file was deleted.
         """
         number = self.version() if version is None else version
         while number >= 0 and (commit := self.commit(number)):
@@ -103,31 +103,31 @@ class Log:
             number -= 1
 
     def table_id(self) -> str:
-        """Delta's id of the table, which a table made anew in its place does not have."""
+        """Delta's id of the table; a table that replaces it has another id."""
         return str(self._snapshot().metadata().id())
 
     def size(self) -> int:
-        """Bytes of the files of the newest version; 0: there is no table."""
+        """Total size in bytes of the files of the newest version; 0: the table does not exist."""
         snapshot = self._snapshot()
         if snapshot.version() < 0:
             return 0
-        noted = snapshot.checksumOpt()  # with the commit; without it Delta adds up the log, in Spark jobs
-        return int(noted.get().tableSizeBytes() if noted.isDefined() else snapshot.sizeInBytes())
+        checksum = snapshot.checksumOpt()  # without it, Delta sums up the log by Spark jobs
+        return int(checksum.get().tableSizeBytes() if checksum.isDefined() else snapshot.sizeInBytes())
 
     def properties(self) -> dict[str, str]:
-        """The properties of the table."""
+        """Names and values of the table properties."""
         jvm: Any = self._spark._jvm
         return dict(jvm.scala.jdk.javaapi.CollectionConverters.asJava(self._snapshot().metadata().configuration()))
 
     def written_at(self, version: int) -> int | None:
-        """When a commit's file was written, in milliseconds since 1970; None where it is gone."""
+        """Modification time of a commit's log file in milliseconds since 1970; None if it was deleted."""
         return Files(self._spark, self._path).modified("_delta_log", f"{version:020}.json")
 
     def files(self, version: int) -> DataFrame:
-        """The data files of a version: `path`, as the log has it (quoted, below the table); no file is opened.
+        """The data files of a version: `path`, percent-encoded, relative to the table; no file is opened.
 
         Raises:
-            AnalysisException: Delta can no longer put the version together.
+            AnalysisException: Delta can no longer reconstruct the version.
         """
         table = self._spark.read.format("delta").option("versionAsOf", version).load(self._path)
         index = table._jdf.queryExecution().analyzed().collectLeaves().head().relation().location()
@@ -139,10 +139,10 @@ class Log:
         return {name.removeprefix(CONSTRAINT): text for name, text in found if name.startswith(CONSTRAINT)}
 
     def commits(self, at: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-        """All commits up to a version (None: the newest), the newest first, as far back as they are there.
+        """All commits up to a version (None: the newest), newest first, back to the first deleted log file.
 
         Yields:
-            The version, and what is recorded of it.
+            The version and its commitInfo.
         """
         number = self.version() if at is None else at
         while number >= 0 and (commit := self.commit(number)):
@@ -150,11 +150,11 @@ class Log:
             number -= 1
 
     def added_files(self, version: int) -> list[str]:
-        """The files that the commit of a version added, as its file of the log names them: quoted, below the table."""
+        """Paths of the files that the commit of a version added, percent-encoded, relative to the table."""
         return [action["add"]["path"] for action in self._actions(version) if "add" in action]
 
     def commit(self, version: int) -> dict[str, Any]:
-        """What is recorded of the commit that made a version; nothing where it is gone."""
+        """The commitInfo of a version; empty if its log file was deleted."""
         infos = (action["commitInfo"] for action in self._actions(version) if "commitInfo" in action)
         return next(infos, {})
 
@@ -165,12 +165,12 @@ class Log:
             return log.update(False, jvm.scala.Option.empty(), jvm.scala.Option.empty())
 
     def _actions(self, version: int) -> Iterator[dict[str, Any]]:
-        """What a commit's file holds, in order; nothing where it is gone."""
+        """The actions in a commit's log file, in order; none if it was deleted."""
         return map(json.loads, Files(self._spark, self._path).lines("_delta_log", f"{version:020}.json"))
 
 
 def read_note(text: str | None) -> dict[str, Any]:
-    """The note that was stamped on a commit; empty where there is none, or another tool's."""
+    """Parse the note of a commit; empty if there is none, or if another tool wrote it."""
     try:
         note = json.loads(text or "{}")
     except ValueError:
@@ -179,7 +179,7 @@ def read_note(text: str | None) -> dict[str, Any]:
 
 
 def restored_version(commit: dict[str, Any]) -> int | None:
-    """The version that a commit restored; None: it is no RESTORE."""
+    """The version that a commit restored; None: it is not a RESTORE."""
     if commit.get("operation") != "RESTORE":
         return None
     return int(commit["operationParameters"]["version"])

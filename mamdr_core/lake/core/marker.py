@@ -8,24 +8,24 @@ from schemas import TABLES
 MARKER = "_mamdr_lake"
 _MADE = "The Delta tables in this folder were made by MAMDR on Spark.\n"
 _MANAGED = "Tables are stored where this schema has them: "
-"""Before a schema's name, a line of the marker of a lake that has managed tables."""
+"""Prefix of the line that names the schema of a lake with managed tables."""
 
 
 class Marker:
-    """The marker of one root.
+    """The marker of one lake.
 
     Args:
-        files: of the root.
+        files: files below the root.
     """
 
     def __init__(self, files: Files) -> None:
         self._files = files
 
     def check_root(self) -> None:
-        """Check that the root is empty, new, or a lake's.
+        """Check that the root is empty, new, or a lake.
 
         Raises:
-            MamdrError: it is a file, or holds something else.
+            MamdrError: it is a file, or a folder with other contents.
         """
         root = self._files.root
         if self._files.is_file():
@@ -41,15 +41,15 @@ class Marker:
         )
 
     def schema(self) -> str:
-        """The schema that has managed tables of this lake; empty: all tables are below the root."""
+        """The schema with the managed tables of this lake; empty: all tables are below the root."""
         found = (line.removeprefix(_MANAGED) for line in self._files.lines(MARKER) if line.startswith(_MANAGED))
         return next(found, "")
 
     def check_managed(self, schema: str, names: Names | None) -> None:
-        """Check that tables are looked for in the schema that has them.
+        """Check that `lake.catalog` is the schema with the managed tables.
 
         Raises:
-            MamdrError: they are not, or Spark's catalog does not have it.
+            MamdrError: it is not, or Spark's catalog does not have this schema.
         """
         root = self._files.root
         if names is None or names.schema != schema:
@@ -57,15 +57,15 @@ class Marker:
         if not names.exists():
             raise MamdrError(
                 f"lake.catalog: Spark's catalog has no schema {schema}, which has the tables of {root}: is this the "
-                "metastore that they were made with? (spark.sql.catalogImplementation=hive, docs/queries.md)"
+                "metastore with which they were created? (spark.sql.catalogImplementation=hive, docs/queries.md)"
             )
 
     def write(self, names: Names | None, manages: bool) -> None:
-        """Mark the root, before a table is made.
+        """Mark the root before a table is created.
 
         Args:
-            names: of the tables in a catalog, if they have any.
-            manages: whether the catalog stores them.
+            names: the tables' names in a catalog, if there is one.
+            manages: whether the catalog stores the tables.
         """
         managed = f"{_MANAGED}{names.schema}\n" if names and manages else ""
         if not self._files.exists(MARKER) or (managed and not self.schema()):

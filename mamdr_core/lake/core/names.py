@@ -15,28 +15,27 @@ from mamdr_core.lake.core.sql import identifier, literal
 from mamdr_core.runtime.errors import MamdrError
 
 _COMMENT = "MAMDR lake "
-"""Before the lake's root, the comment of a schema that was made for it."""
+"""Prefix of a schema's comment; the lake's root follows."""
 _SESSION_CATALOG = "spark_catalog"
 _NO_TABLE = ("TABLE_OR_VIEW_NOT_FOUND", "SCHEMA_NOT_FOUND")
 _NO_FILES = ("DELTA_PATH_DOES_NOT_EXIST", "DELTA_TABLE_NOT_FOUND")
 
 
 class Names:
-    """The schema that names the tables of one lake.
+    """The schema with the names of the tables of one lake.
 
     Args:
-        spark: the session.
-        schema: its name, or the catalog's and its own: `mamdr`, `unity.mamdr`. The first table that is named makes it.
-        root: of the lake.
-        tables_elsewhere: whether tables of the lake may be stored outside of its root.
+        schema: name of the schema, with or without its catalog (`mamdr`, `unity.mamdr`); created when needed.
+        root: root of the lake.
+        tables_elsewhere: whether tables of the lake may be stored outside its root.
 
     Attributes:
-        schema: the catalog's name and its own.
-        tables_elsewhere: as given.
+        schema: name of the schema with its catalog.
+        tables_elsewhere: the argument.
 
     Raises:
-        MamdrError: here and in all methods, Spark has no such catalog, or refuses a name; the schema was made for
-            another lake; a table of this name is not Delta's or belongs to another lake.
+        MamdrError: here and in all methods, if Spark has no such catalog or rejects a name, if the schema was created
+            for another lake, or if a table of this name is not a Delta table or belongs to another lake.
     """
 
     def __init__(self, spark: SparkSession, schema: str, root: str, tables_elsewhere: bool) -> None:
@@ -54,13 +53,13 @@ class Names:
         self._check_schema()
 
     def sql(self, table: str) -> str:
-        """The table as SQL names it."""
+        """The quoted name of the table in SQL."""
         return f"{self._quoted}.{identifier(table)}"
 
     def location(self, table: str) -> str:
-        """Where the table is stored; below the root where the catalog does not know it.
+        """The location of the table; below the root if the catalog does not know the table.
 
-        A table that is stored below the root is given its name first, where it has none.
+        A table that is stored below the root and has no name yet is named first.
         """
         if table in self._locations:
             return self._locations[table]
@@ -80,22 +79,22 @@ class Names:
         return found
 
     def add(self, table: str) -> None:
-        """Give a table that is stored below the root its name."""
+        """Name a table that is stored below the root."""
         self.make_schema()
         location = literal(f"{self._root.rstrip('/')}/{table}")
         self._run(f"CREATE TABLE IF NOT EXISTS {self.sql(table)} USING DELTA LOCATION {location}")
 
     def make_schema(self) -> None:
-        """Make the schema, unless it exists."""
+        """Create the schema unless it exists."""
         if not self.exists():
             self._run(f"CREATE SCHEMA IF NOT EXISTS {self._quoted} COMMENT {literal(_COMMENT + self._root)}")
 
     @contextmanager
     def making(self, table: str) -> Iterator[None]:
-        """While a managed table is made, turn what Spark raises where it, or its folder, is there already.
+        """Wrap the creation of a managed table: translate Spark's errors about an existing table or folder.
 
         Raises:
-            MadeMeanwhileError: another job has made the table.
+            MadeMeanwhileError: another job has created the table.
         """
         try:
             yield
@@ -106,8 +105,8 @@ class Names:
                 raise
             found = one_line(str(error).rpartition("location")[2])[:200]
             raise MamdrError(
-                f"lake.catalog: {table} cannot be made: its folder {found}; another job is making it, or was killed: "
-                "run again, or remove the folder when no job runs"
+                f"lake.catalog: {table} cannot be created: its folder {found}; another job is creating it, or was "
+                "killed: run again, or remove the folder when no job runs"
             ) from None
 
     def exists(self) -> bool:
@@ -115,7 +114,7 @@ class Names:
         return self._describe_schema() is not None
 
     def tables(self) -> set[str]:
-        """Names of all tables of the schema."""
+        """Names of the tables of the schema."""
         if not self.exists():
             return set()
         return {row["tableName"] for row in self._spark.sql(f"SHOW TABLES IN {self._quoted}").collect()}
@@ -136,7 +135,7 @@ class Names:
         return {row[0]: row[1] for row in described}
 
     def _find(self, table: str) -> str | None:
-        """Location of the table in the catalog; None: there is no such table, or its files are gone."""
+        """Location of the table in the catalog; None: the table does not exist, or its files were deleted."""
         try:
             with storage_errors():
                 rows = self._spark.sql(f"DESCRIBE TABLE EXTENDED {self.sql(table)}").collect()
@@ -144,7 +143,7 @@ class Names:
             if any(condition in str(error) for condition in (*_NO_TABLE, *_NO_FILES)):
                 return None
             raise self._refused(error) from None
-        described = {row[0]: row[1] for row in rows}  # columns come before what describes the table
+        described = {row[0]: row[1] for row in rows}  # properties of the table follow its columns
         if described.get("Provider") != "delta" or "Location" not in described:
             raise MamdrError(
                 f"lake.catalog: {self.schema}.{table} is no Delta table; rename it, or name another schema"

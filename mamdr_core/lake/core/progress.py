@@ -1,4 +1,4 @@
-"""A line in the log now and then about what Spark is doing, for jobs long enough to be waited for."""
+"""Logs the progress of Spark stages from time to time."""
 
 import logging
 import threading
@@ -37,18 +37,18 @@ def progress(spark: SparkSession, what: str) -> Iterator[None]:
 def _watch(spark: SparkSession, what: str, done: threading.Event) -> None:
     while not done.wait(EVERY):
         try:
-            # Unlike the status tracker, the store that feeds Spark's UI (also where that is off) knows rows and times.
+            # Unlike the status tracker, the store behind Spark's UI has rows and times, even if the UI is disabled.
             stages = spark._jsc.sc().statusStore().activeStages()
             lines = [_line(stages.apply(index)) for index in range(stages.size())]
         except Py4JError:
-            # The session has died: the job reports the reason.
+            # The session has ended: the job itself reports the reason.
             return
         for line in filter(None, lines):
             logger.info("%s: %s", what, line)
 
 
 def _line(stage: Any) -> str | None:
-    """What one stage (org.apache.spark.status.api.v1.StageData) has done; None before it has started."""
+    """Progress of one stage (org.apache.spark.status.api.v1.StageData); None before it has started."""
     if stage.submissionTime().isEmpty():
         return None
     seconds = time.time() - stage.submissionTime().get().getTime() / 1000

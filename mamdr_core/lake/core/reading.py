@@ -1,4 +1,4 @@
-"""The tables of a lake as they are stored: where each one is, its log, its versions and its rows."""
+"""Locates and reads the tables of a lake: paths, logs, versions and rows."""
 
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
@@ -15,28 +15,32 @@ from schemas import TABLES, Table, feature_vocabulary
 
 
 class StoredTables:
-    """Addresses and reads the tables of one lake; `Lake` writes them too.
+    """Locates and reads the tables of one lake; `Lake` also writes them.
 
-    This class alone decides how a table is addressed: by its path below the root or, where `lake.catalog` is set, by
-    its name in the catalog, which knows where the table is stored.
+    A table is addressed by its path below the root or, if `lake.catalog` is set, by its name in the catalog, which has
+    its location. No other class decides this.
 
     Args:
         spark: a session with Delta.
-        where: settings of the lake, or its root alone, a folder or URI.
+        where: settings of the lake, or only its root, a folder or URI.
+
+    Attributes:
+        files: the files below the root.
+        root: the root as an absolute path or URI.
 
     Raises:
-        MamdrError: the root is a file, or a folder that holds something else; or as `Names`, and where managed tables
-            of the lake are in another schema than `lake.catalog`. Nothing has been written then.
+        MamdrError: the root is a file, or a folder with other contents; managed tables of the lake are in another
+            schema than `lake.catalog`; see also `Names`. Nothing has been written.
     """
 
     def __init__(self, spark: SparkSession, where: str | LakeSettings) -> None:
         settings = LakeSettings(root=where) if isinstance(where, str) else where
         self._spark = spark
         self._managed = settings.managed
-        self._files = Files(spark, settings.root)
-        self.root = self._files.root
-        self._files.share_settings()
-        self._marker = Marker(self._files)
+        self.files = Files(spark, settings.root)
+        self.root = self.files.root
+        self.files.share_settings()
+        self._marker = Marker(self.files)
         with reaching(self.root):
             self._marker.check_root()
             elsewhere = self._marker.schema()
@@ -47,20 +51,20 @@ class StoredTables:
             self._marker.check_managed(elsewhere, self._names)
 
     def path(self, table: str | Table) -> str:
-        """Where the table is stored."""
+        """The location of the table."""
         name = declaration(table).name
-        return self._names.location(name) if self._names else self._files.path(name)
+        return self._names.location(name) if self._names else self.files.path(name)
 
     def sql_name(self, table: str | Table) -> str:
-        """The table as SQL addresses it: its name in the catalog, or its path."""
-        path = self.path(table)  # first: a table that has no name yet is given one
+        """The table in SQL: its name in the catalog, or its path."""
+        path = self.path(table)  # first, because this names a table that has no name yet
         return self._names.sql(declaration(table).name) if self._names else table_at(path)
 
     def delta(self, table: str | Table) -> DeltaTable:
-        """The table, for commands of Delta.
+        """The table as an object of Delta, for its commands.
 
         Raises:
-            MamdrError: it does not exist.
+            MamdrError: the table does not exist.
         """
         path = self._require(table)
         if self._names:
@@ -68,15 +72,15 @@ class StoredTables:
         return DeltaTable.forPath(self._spark, path)
 
     def path_of(self, *names: str) -> str:
-        """The path of something else in the lake, such as a model package.
+        """The path of another file or folder of the lake, such as a model package.
 
         Raises:
-            MamdrError: a name that would lead out of it.
+            MamdrError: a name is not that of a file or folder directly below the previous one.
         """
         for name in names:
             if name in ("", ".", "..") or any(mark in name for mark in "/\\\0"):
                 raise MamdrError(f"{shorten(name)} is not the name of a file or folder of {self.root}")
-        return self._files.path(*names)
+        return self.files.path(*names)
 
     def log(self, table: str | Table) -> Log:
         """The log of the table, which need not exist."""
@@ -87,10 +91,10 @@ class StoredTables:
         return self.newest(table) >= 0
 
     def tables(self) -> list[Table]:
-        """The tables that exist, vocabularies of features among them, sorted by name."""
+        """The existing tables, including vocabularies of features, sorted by name."""
         prefix = feature_vocabulary("").name
         found = {name.lower(): name for name in self._names.tables()} if self._names else {}
-        found |= {name.lower(): name for name in self._files.children()}  # a catalog may write all names small
+        found |= {name.lower(): name for name in self.files.children()}  # a catalog may change names to lower case
         vocabularies = {
             name: feature_vocabulary(name.removeprefix(prefix)) for name in found.values() if name.startswith(prefix)
         }
@@ -121,6 +125,10 @@ class StoredTables:
         reader = reader if version is None else reader.option("versionAsOf", version)
         return reader.table(self.sql_name(table)) if self._names else reader.load(path)
 
+    def has_rows(self, table: str | Table, condition: str) -> bool:
+        """Whether the table exists and has rows that satisfy a condition in SQL."""
+        return self.exists(table) and not self.read(table).where(condition).isEmpty()
+
     def _require(self, table: str | Table) -> str:
         declared = declaration(table)
         if not self.exists(declared):
@@ -130,5 +138,5 @@ class StoredTables:
 
 
 def declaration(table: str | Table) -> Table:
-    """The declaration of a table that is given by its name or as it."""
+    """The declaration of a table, given by its name or by the declaration itself."""
     return TABLES[table] if isinstance(table, str) else table

@@ -1,4 +1,4 @@
-"""Writing again where another job's commit gets ahead (docs/concurrency.md)."""
+"""Repeats writes that conflict with commits of other jobs (docs/concurrency.md)."""
 
 import logging
 import random
@@ -13,10 +13,10 @@ logger = logging.getLogger(__name__)
 
 
 class MadeMeanwhileError(Exception):
-    """Another job has made the managed table that this one was about to make."""
+    """Another job has created the managed table that this job was about to create."""
 
 
-# Delta's exceptions reach Python by name only where this module of it has been imported, and share no base class.
+# Delta raises these classes only after its module was imported, and they share no base class.
 CONFLICTS = (
     delta_exceptions.ConcurrentAppendException,
     delta_exceptions.ConcurrentDeleteDeleteException,
@@ -29,19 +29,19 @@ CONFLICTS = (
     MadeMeanwhileError,
 )
 TRIES = 8
-"""How often a write is tried that another job's commit gets ahead of."""
+"""Maximum number of attempts of a write."""
 
 
 def insist(write: Callable[[], None], name: str, path: Callable[[], str]) -> None:
-    """Write, and again after a pause that differs by writer where another job's commit got ahead.
+    """Write, and repeat the write after a random pause if it conflicts with a commit of another job.
 
     Args:
-        write: what is tried.
-        name: of the table.
-        path: of the table.
+        write: the write.
+        name: name of the table.
+        path: returns the path of the table, for the error.
 
     Raises:
-        MamdrError: another job's commit got ahead every time.
+        MamdrError: all attempts failed.
     """
     for number in range(TRIES):
         try:

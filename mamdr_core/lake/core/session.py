@@ -16,35 +16,43 @@ from pyspark.sql import SparkSession
 from mamdr_core.config.yaml_values import one_line
 from mamdr_core.runtime.errors import MamdrError
 
-# Under spark-submit the JVM is up before Python runs, so nothing here may concern the JVM's start (class path, memory):
-# those are in environment/spark/spark-defaults.conf. These are read when the session is made.
+# Under spark-submit the JVM has started before Python runs, so settings of the JVM itself (class path, memory) are in
+# environment/spark/spark-defaults.conf. The settings below are read when the session is created.
 _SETTINGS = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
     "spark.sql.session.timeZone": "UTC",
-    # A value of the log that cannot be cast becomes null and its row is rejected by name; ANSI mode would fail the job.
+    # A value that cannot be cast becomes null, and a rule rejects its row; ANSI mode would fail the job.
     "spark.sql.ansi.enabled": "false",
     "spark.databricks.delta.schema.autoMerge.enabled": "false",
-    # With every commit Delta would list the files of the version before, a Spark job, for a copy of the list that only
-    # its own checks read; where the JVM's time zone is not UTC it would also read the whole log back to check the copy.
+    # With every commit Delta would run a Spark job to list the files of the previous version, for a copy of the list
+    # that only its own checks read. If the JVM's time zone is not UTC, it would also read the whole log to check the
+    # copy.
     "spark.databricks.delta.allFilesInCrc.enabled": "false",
 }
-# Spark's defaults (200 shuffle partitions, 50 of Delta's snapshot) cost seconds a table where a few cores do the work.
+# With few cores, Spark's defaults (200 shuffle partitions, 50 of Delta's snapshot) cost seconds for each table.
 _LOCAL_SETTINGS = {
     "spark.sql.shuffle.partitions": "8",
     "spark.databricks.delta.snapshotPartitions": "2",
 }
 FEW_ROWS, FEW_BYTES = 250_000, 8 << 20
-"""Rows, or bytes of a log, that one task shuffles sooner than several are started."""
+"""Maximum rows, or bytes of a log, for which one task is faster than several."""
 FEW_HELD = 64 << 20
-"""Bytes of tables that few rows are compared with."""
+"""Maximum total size of the tables with which few rows are joined, in bytes."""
 ROW_BYTES = 16
-"""Bytes of a row of a vocabulary, or of clicks, at least."""
+"""Minimum size of a row of a vocabulary or of clicks, in bytes."""
 FEW: Mapping[str, str | int] = {"spark.sql.shuffle.partitions": 1, "spark.sql.adaptive.enabled": "false"}
-"""Settings for few rows: adaptive execution plans a query again after each of its shuffles, and starts a job for it."""
+"""Settings for few rows: adaptive execution would plan a query again after each shuffle, in a separate job."""
 ROWS_A_TASK = 1_500_000
-"""Rows of a shuffle's task, so that its hash tables and sorts stay in memory; Spark joins what turns out smaller."""
-# PySpark prints the JVM's stack traces of every error in an expression, also of those that are caught and explained.
+"""Rows of a task after a shuffle, so that its hash tables and sorts stay in memory; Spark coalesces smaller ones."""
+WRITING_BY_DAY = {
+    # A task keeps one file open for each day; otherwise Spark would sort its rows by day.
+    "spark.sql.maxConcurrentOutputFileWriters": "32",
+    # Spark's default, the legacy type INT96, takes more space and time.
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+}
+"""Settings for writing rows that are partitioned by day."""
+# PySpark prints the JVM's stack trace of every error in an expression, even if the error is caught and explained.
 _LOUD_LOGGERS = ("DataFrameQueryContextLogger", "SQLQueryContextLogger")
 _STORE_LOST = re.compile(r"AWSClientIOException|SdkClientException|HttpChannelEOFException|ConnectionClosedException")
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded")
@@ -57,7 +65,7 @@ _LOG_FILE = re.compile(r"[^\s:]+:/\S+/_delta_log/[\w.-]*\w")
 
 
 def make_session(name: str) -> SparkSession:
-    """Get or create the session; in local mode tuned for a few cores.
+    """Get or create the session, tuned for a few cores in local mode.
 
     Raises:
         MamdrError: Delta's JARs are not on the class path.
@@ -75,11 +83,11 @@ def make_session(name: str) -> SparkSession:
                 spark.conf.set(key, value)
     path_style = "fs.s3a.path.style.access"
     if os.environ.get("AWS_ENDPOINT_URL") and spark.sparkContext.getConf().get(f"spark.hadoop.{path_style}") is None:
-        # A server of one's own, to which Spark goes by that variable, seldom has a host name for each bucket.
+        # A self-hosted server, which this variable selects, rarely has a host name for each bucket.
         spark._jsc.hadoopConfiguration().set(path_style, "true")
     jvm: Any = spark._jvm
     try:
-        # The class loader of JARs given by --jars, --packages or spark.jars, which Class.forName does not ask.
+        # JARs given by --jars, --packages or spark.jars have this class loader, which Class.forName does not use.
         loader = jvm.java.lang.Thread.currentThread().getContextClassLoader()
         loader.loadClass("io.delta.tables.DeltaTable")
     except Py4JJavaError:
@@ -92,7 +100,7 @@ def make_session(name: str) -> SparkSession:
 
 @contextmanager
 def overriding(spark: SparkSession, values: Mapping[str, str | int]) -> Iterator[None]:
-    """Settings of the session for the length of a block.
+    """Override settings of the session for the length of a block.
 
     Example:
         >>> with overriding(spark, {"spark.sql.shuffle.partitions": 64}):  # doctest: +SKIP
@@ -112,19 +120,19 @@ def overriding(spark: SparkSession, values: Mapping[str, str | int]) -> Iterator
 
 
 def shuffles_of(spark: SparkSession, rows: int, a_task: int = ROWS_A_TASK) -> dict[str, int]:
-    """Settings for a job that shuffles this number of rows: if it is large, more partitions than the default."""
+    """Settings for a job that shuffles this number of rows: more partitions than the default if it is large."""
     name = "spark.sql.shuffle.partitions"
     return {name: max(int(str(spark.conf.get(name))), -(-rows // a_task))}
 
 
 def settings_for(spark: SparkSession, rows: int, held: int = 0) -> Mapping[str, str | int]:
-    """Settings for a job that shuffles this many rows, and tables of `held` bytes."""
+    """Settings for a job that shuffles this number of rows, and tables with a total size of `held` bytes."""
     few = rows <= FEW_ROWS and held <= FEW_HELD
-    return FEW if few else {**shuffles_of(spark, max(rows, held // ROW_BYTES))}
+    return FEW if few else shuffles_of(spark, max(rows, held // ROW_BYTES))
 
 
 def memory_of(spark: SparkSession) -> int:
-    """Bytes of memory of the driver or of an executor, whichever has less."""
+    """Memory in bytes of the driver or of an executor, whichever is smaller."""
     jvm: Any = spark._jvm
     driver = int(jvm.java.lang.Runtime.getRuntime().maxMemory())
     if not str(spark.sparkContext.master).startswith(("spark:", "yarn", "k8s:", "local-cluster")):
@@ -135,10 +143,10 @@ def memory_of(spark: SparkSession) -> int:
 
 @contextmanager
 def spark_session(name: str) -> Iterator[SparkSession]:
-    """A session for the length of a job, stopped at its end whatever happens.
+    """A session for the length of a job; it is always stopped at the end.
 
     Raises:
-        MamdrError: as `make_session` and `storage_errors`.
+        MamdrError: see `make_session` and `storage_errors`.
     """
     spark = make_session(name)
     try:
@@ -153,7 +161,7 @@ def storage_errors(table: str = "") -> Iterator[None]:
     """Turn Spark's errors about storage into MamdrError: a lost object store, a full disk, a damaged log of a table.
 
     Args:
-        table: path of the table that the block reads; where it reads several, the error may not name the table.
+        table: path of the table that the block reads, for errors that do not name a file.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Reading the raw log: whatever Spark reads, with a clear error where it cannot."""
+"""Reads the raw log in any format of Spark, and explains what is wrong with it."""
 
 import hashlib
 import logging
@@ -24,33 +24,32 @@ logger = logging.getLogger(__name__)
 
 _UNNAMED, _SEPARATOR = re.compile(r"_c\d+"), re.compile(r"[;\t|,]")
 _GLOB = re.compile(r"[*?{\[]")
-# Spark takes the word `user` for the account that runs the job where the log has no such column.
+# If the log has no column `user`, Spark reads the word as the account that runs the job.
 _NO_USER = "current_user()"
 _OF_LINES = ("csv", "json")
 _IN_CSV = (T.StringType, T.NumericType, T.BooleanType, T.DateType, T.TimestampType, T.TimestampNTZType)
 CHECKED_FOOTERS = 20
-"""Parquet files at most whose columns are compared with `input.schema`."""
+"""Maximum number of Parquet files whose columns are compared with `input.schema`."""
 CORRUPT = "_corrupt_record"
-"""The column that holds a line that is not a whole record; null for one that is."""
+"""Column with the text of a malformed line; null for a complete record."""
 
 
 def read_input(spark: SparkSession, settings: InputSettings, schema: T.StructType | None = None) -> DataFrame:
-    """The raw log as it is; of CSV and JSON also the column CORRUPT, the line where that is not a whole record.
+    """Read the raw log; for CSV and JSON with the column CORRUPT.
 
-    A Delta table is read at its present version, in every scan of what is returned.
+    Every scan of the result reads the same version of a Delta table.
 
     Args:
-        spark: the session.
-        settings: of the log.
-        schema: of CSV or JSON that has been read before, with CORRUPT; None: it is inferred.
+        settings: settings of the log.
+        schema: schema of a CSV or JSON log that was read before, including CORRUPT; None: inferred.
 
     Raises:
-        MamdrError: `input.path` is empty or matches nothing, or holds nothing in the declared format, or an option
-            would lose rows uncounted; `input.schema` is not DDL.
+        MamdrError: `input.path` is empty, matches nothing, or has no data in the declared format; an option would drop
+            rows without counting them; `input.schema` is not DDL.
     """
     if not settings.path:
         raise MamdrError("input.path is not set: name the file, folder or glob of the raw log")
-    # Spark logs a stack trace for a glob, which it first takes for a folder; so globs are expanded here.
+    # Globs are expanded here, because Spark first reads a glob as a folder and logs a stack trace.
     files = Files(spark, settings.path)
     paths = files.matches() if _GLOB.search(settings.path) else [settings.path]
     if not paths:
@@ -70,8 +69,8 @@ def read_input(spark: SparkSession, settings: InputSettings, schema: T.StructTyp
             if settings.format not in _OF_LINES:
                 return raw
             schema = T.StructType([*found, T.StructField(CORRUPT, T.StringType())])
-        # With pruned columns Spark takes a line of too few or too many fields for whole; with enforceSchema it reads a
-        # file whose header differs from the first file's as if it did not.
+        # With column pruning, Spark accepts lines with too few or too many fields; with enforceSchema, it ignores
+        # headers that differ from that of the first file.
         strict = {"columnPruning": "false", "enforceSchema": "false"} if settings.format == "csv" else {}
         options = {**strict, **settings.options, "columnNameOfCorruptRecord": CORRUPT}
         return spark.read.format(settings.format).schema(schema).options(**options).load(paths)
@@ -86,15 +85,15 @@ def _load(spark: SparkSession, settings: InputSettings, paths: list[str]) -> Dat
     reader = reader.schema(_declared_schema(settings)) if settings.schema else reader
     try:
         return reader.load(paths)
-    except (SparkRuntimeException, Py4JJavaError) as error:  # some options are not checked before a file is looked at
+    except (SparkRuntimeException, Py4JJavaError) as error:  # some options are checked only when a file is opened
         if not settings.options or UNREADABLE.search(str(error)):
             raise
-        told = str(error.java_exception.getMessage()) if isinstance(error, Py4JJavaError) else str(error)
-        raise MamdrError(f"input.options: Spark does not take them: {one_line(told)[:200]}") from None
+        reason = str(error.java_exception.getMessage()) if isinstance(error, Py4JJavaError) else str(error)
+        raise MamdrError(f"input.options: Spark rejects them: {one_line(reason)[:200]}") from None
 
 
 def _declared_schema(settings: InputSettings) -> T.StructType:
-    """`input.schema`, which must name columns that a file of the format can have."""
+    """Parse `input.schema`, and check that a file of the format can have its columns."""
     text = one_line(settings.schema)[:200]
     try:
         schema = T.StructType.fromDDL(settings.schema)
@@ -117,10 +116,10 @@ def _declared_schema(settings: InputSettings) -> T.StructType:
 
 
 def _check_columns(spark: SparkSession, settings: InputSettings, raw: DataFrame) -> None:
-    """Refuse a declared column that none of the Parquet files has, by their footers: Spark would read nulls.
+    """Check that Parquet files have the declared columns, since Spark would read nulls otherwise.
 
-    Footers are read until all columns are found; a column that is in none of `CHECKED_FOOTERS` of more files may be in
-    another one.
+    Footers of at most `CHECKED_FOOTERS` files are read until all columns are found. A column that none of them has is
+    an error if they are all the files, and a warning otherwise.
     """
     relation = raw._jdf.queryExecution().analyzed().collectLeaves().head().relation()
     files = _listed_files(relation)
@@ -132,8 +131,8 @@ def _check_columns(spark: SparkSession, settings: InputSettings, raw: DataFrame)
     jvm: Any = spark._jvm
     footers = jvm.org.apache.parquet.hadoop
     step = -(-len(files) // CHECKED_FOOTERS) if files else 1
-    looked_at = files[::step]
-    for status in looked_at:
+    checked = files[::step]
+    for status in checked:
         file = footers.util.HadoopInputFile.fromStatus(status, spark._jsc.hadoopConfiguration())
         reader = footers.ParquetFileReader.open(file)
         try:
@@ -152,17 +151,17 @@ def _check_columns(spark: SparkSession, settings: InputSettings, raw: DataFrame)
             f"input.schema: no file of {one_line(settings.path)} has a column {names}; its last one has "
             f"{', '.join(field.getName() for field in fields)}"
         )
-    logger.warning("input.schema: none of %d files that were looked at has a column %s", len(looked_at), names)
+    logger.warning("input.schema: none of the %d files that were checked has a column %s", len(checked), names)
 
 
 def _listed_files(relation: Any) -> list[Any]:
-    """The statuses of a relation's files, as Hadoop has them."""
+    """The files of a relation as FileStatus objects of Hadoop."""
     files = relation.location().allFiles()
     return [files.apply(number) for number in range(files.size())]
 
 
 def state_of(spark: SparkSession, settings: InputSettings) -> str:
-    """A text that changes when a log's files do, without reading them: a Delta version, or paths, sizes and times."""
+    """A text that changes with the files of a log: the Delta version, or a hash of paths, sizes and times."""
     if settings.format == "delta":
         return f"version {Log(spark, settings.path).version()}"
     with readable(settings):
@@ -173,20 +172,19 @@ def state_of(spark: SparkSession, settings: InputSettings) -> str:
 
 
 def kind_of(raw: DataFrame, column: Column) -> T.DataType:
-    """The type that a column of `raw` has."""
+    """The type of an expression over `raw`."""
     return raw.select(column).schema[0].dataType
 
 
 def as_id(raw: DataFrame, key: str, column: Column) -> Column:
-    """A column of ids as text.
+    """Cast a column of ids to text.
 
     Args:
-        raw: has the column.
-        key: where it was configured, for the error.
+        key: config key of the column, for the error message.
         column: the ids.
 
     Raises:
-        MamdrError: they are fractions.
+        MamdrError: the ids are of a fractional type.
     """
     kind = kind_of(raw, column)
     if isinstance(kind, T.FractionalType) and not (isinstance(kind, T.DecimalType) and not kind.scale):
@@ -198,19 +196,24 @@ def as_id(raw: DataFrame, key: str, column: Column) -> Column:
 
 
 def raw_columns(raw: DataFrame) -> list[str]:
-    """The columns of the log itself."""
+    """The columns of the log, without CORRUPT."""
     return [name for name in raw.columns if name != CORRUPT]
 
 
+def malformed_line(raw: DataFrame) -> Column:
+    """The text of a malformed line, null for a complete record or if the format has no lines."""
+    return F.col(CORRUPT) if CORRUPT in raw.columns else F.lit(None).cast("string")
+
+
 def undeclared_columns(raw: DataFrame, used: Sequence[Column]) -> list[str]:
-    """The log's columns that none of the resolved expressions uses, sorted; partition columns do not count."""
+    """The log's columns that none of the resolved expressions uses, sorted, without partition columns."""
     leaf = raw._jdf.queryExecution().analyzed().collectLeaves().head()
     partitions = set(leaf.relation().partitionSchema().fieldNames())
     return sorted(set(raw_columns(raw)) - set(columns_of(raw, used)) - partitions)
 
 
 def columns_of(raw: DataFrame, used: Sequence[Column]) -> list[str]:
-    """The log's columns that some resolved expressions use, sorted."""
+    """The log's columns that resolved expressions use, sorted."""
     references = raw.select(*used)._jdf.queryExecution().analyzed().references().toSeq()
     seen = {references.apply(number).name() for number in range(references.size())}
     return sorted(seen & set(raw_columns(raw)))
@@ -226,15 +229,14 @@ def lacks_columns(raw: DataFrame, expression: str) -> bool:
 
 
 def resolve(raw: DataFrame, key: str, expression: str) -> Column:
-    """A configured expression as a column of `raw`.
+    """Resolve a configured expression over the log.
 
     Args:
-        raw: the raw log.
-        key: the config key, for the error.
+        key: config key of the expression, for the error message.
         expression: Spark SQL.
 
     Raises:
-        MamdrError: it cannot be parsed, names a column that does not exist, or gives other than one value a row.
+        MamdrError: the expression cannot be parsed, names a missing column, or does not give one value for each row.
     """
     try:
         selected = raw.select(F.expr(expression))
@@ -253,7 +255,7 @@ def resolve(raw: DataFrame, key: str, expression: str) -> Column:
 
 
 def _hint(names: Sequence[str]) -> str:
-    """What the names of a CSV log's columns say of options that are missing."""
+    """A hint at a missing option of CSV, derived from the column names; empty: none."""
     if all(_UNNAMED.fullmatch(name) for name in names):
         return "; they have no names: if the first line holds them, set input.options.header: true"
     if len(names) == 1 and (found := _SEPARATOR.search(names[0])):
@@ -262,7 +264,7 @@ def _hint(names: Sequence[str]) -> str:
 
 
 def _is_by_row(raw: DataFrame, analyzed: Any) -> bool:
-    """Whether a selection neither groups, nor looks at other rows, nor makes more of them."""
+    """Whether a selection is a plain projection, without aggregates, window functions or generators."""
     child = analyzed.children().head()
     below = raw._jdf.queryExecution().analyzed().nodeName()
     return str(analyzed.nodeName()) == "Project" and child.nodeName() == below

@@ -1,8 +1,8 @@
-"""Names and values in SQL text; wherever Spark takes a bound value or a column, give it that instead."""
+"""Quotes names and values for SQL text. Where Spark accepts a bound value or a column, use that instead."""
 
 
 def identifier(name: str) -> str:
-    """A name as SQL writes it, whatever it holds.
+    """A name quoted for SQL.
 
     Example:
         >>> identifier("it`s")
@@ -12,12 +12,12 @@ def identifier(name: str) -> str:
 
 
 def table_at(path: str) -> str:
-    """The Delta table in a folder, as SQL names it."""
+    """The Delta table in a folder, for SQL."""
     return f"delta.{identifier(path)}"
 
 
 def literal(text: str) -> str:
-    r"""A text as SQL writes it, whatever it holds.
+    r"""A text quoted for SQL.
 
     Example:
         >>> print(literal("it's"))

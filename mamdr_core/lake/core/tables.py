@@ -1,4 +1,4 @@
-"""The lake: Delta tables below one root, created from their declarations in schemas/ and written in single commits."""
+"""The lake: Delta tables that are created from their declarations in schemas/ and written in single commits."""
 
 import json
 import uuid
@@ -19,58 +19,57 @@ from schemas import Rule, Table
 from schemas.spark import spark_schema
 
 _NOTE = "spark.databricks.delta.commitInfo.userMetadata"
-_NUMBERED = "mamdr growth"  # the name that lakes have known since there were vocabularies
+_NUMBERED = "mamdr growth"  # must not change: existing tables contain it
 
 
 class Lake(StoredTables):
-    """Tables of one lake.
+    """Reads and writes the tables of one lake.
 
-    A table is named, or given as its declaration where features extend it. Its first write creates it, in the same
-    commit, with its partitioning and CHECK constraints. Writes select exactly the declared columns, in order, and try
-    again where another job's commit gets ahead (docs/concurrency.md).
+    A table is given by its name or, if features extend it, by its declaration. The first write creates the table in the
+    same commit, with its partitioning and CHECK constraints. Writes select exactly the declared columns, in order, and
+    are repeated if they conflict with commits of other jobs (docs/concurrency.md).
 
-    Args and errors are those of `StoredTables`.
+    For arguments and errors see `StoredTables`.
 
     Example:
         >>> Lake(spark, "lake").read("clicks").groupBy("ds").count()  # doctest: +SKIP
     """
 
     def create(self, table: str | Table) -> None:
-        """Make the table, without rows, unless it exists."""
+        """Create the table without rows, unless it exists."""
         declared = declaration(table)
         if self.exists(declared):
             return
         empty = local_frame(self._spark, [], spark_schema(declared))
         try:
             self._save(declared, self._writer(declared, empty, "append", None))
-        except CONFLICTS:  # another job has made it meanwhile
+        except CONFLICTS:  # another job has created it
             if not self.exists(declared):
                 raise
 
     def append(self, table: str | Table, rows: DataFrame, note: dict[str, Any] | None = None) -> None:
-        """Add rows. `note` is stamped on the commit (userMetadata in DESCRIBE HISTORY), here and below."""
+        """Add rows; `note` is attached to the commit (userMetadata in DESCRIBE HISTORY)."""
         self._insist(table, lambda: self._save(table, self._writer(table, rows, "append", note), note))
 
     def append_to(self, table: str | Table, rows: DataFrame, rows_before: int) -> bool:
-        """Add rows to a table that only ever grows, if it still holds `rows_before` rows; whether it did."""
+        """Add rows to an append-only table if it still has `rows_before` rows; returns whether they were added."""
         return self.write_next(table, rows, {"mark": uuid.uuid4().hex}, rows_before + 1, "")
 
     def write_next(
         self, table: str | Table, rows: DataFrame, note: dict[str, Any], number: int, replaced: str | None
     ) -> bool:
-        """Write as the commit of a number, unless another job has written one of that number or a later one.
+        """Write a commit with a number, unless another job has written one with this or a higher number.
 
-        Delta remembers the number with the commit: of two jobs that saw the same table only one can write.
+        Delta stores the number with the commit, so that only one of two jobs that read the same version can write.
 
         Args:
-            table: what is written.
-            rows: that are added.
-            note: of this write alone.
-            number: that rises with every such write, whatever is taken back.
-            replaced: condition of rows that they replace; empty: none, None: all, with the columns too.
+            rows: rows to add.
+            note: unique note of the commit.
+            number: higher than that of all earlier writes, undone ones included.
+            replaced: condition of the rows to replace; empty: none; None: all, including the columns.
 
         Returns:
-            Whether it was written.
+            Whether the commit was written.
         """
         declared = declaration(table)
         options: dict[str, str | int] = {"txnAppId": _NUMBERED, "txnVersion": number}
@@ -82,20 +81,20 @@ class Lake(StoredTables):
                 self._save(declared, writer.option("replaceWhere", replaced) if replaced else writer, note)
         except CONFLICTS:
             return False
-        # Where the other job's commit was already there, Delta takes ours for a repetition and skips it in silence.
+        # If the other job's commit came first, Delta silently skips this one as a repetition.
         return self.log(declared).find(note) is not None
 
     def overwrite(self, table: str | Table, rows: DataFrame, note: dict[str, Any] | None = None) -> None:
-        """Replace all rows, and the columns of features that are no longer declared; earlier versions stay readable."""
+        """Replace all rows, and remove columns that are no longer declared; earlier versions stay readable."""
         self._insist(table, lambda: self._overwrite(declaration(table), rows, note))
 
     def overwrite_where(
         self, table: str | Table, rows: DataFrame, predicate: str, note: dict[str, Any] | None = None
     ) -> None:
-        """Replace exactly the rows that satisfy `predicate`; all of `rows` must satisfy it.
+        """Replace the rows that satisfy `predicate`; all of `rows` must satisfy it.
 
         Raises:
-            MamdrError: other jobs kept changing what the predicate names.
+            MamdrError: other jobs kept changing these rows.
         """
 
         def write() -> None:
@@ -105,10 +104,10 @@ class Lake(StoredTables):
         self._insist(table, write)
 
     def written(self, table: str | Table, note: dict[str, Any]) -> tuple[int, int]:
-        """The version that the recent write with this note made, and how many rows it wrote.
+        """The version of the recent commit with this note, and the number of rows that it wrote.
 
         Raises:
-            LookupError: none of the newest commits has the note.
+            LookupError: no recent commit has the note.
         """
         found = self.log(table).find(note)
         if found is None:
@@ -118,9 +117,10 @@ class Lake(StoredTables):
         return version, int(metrics.get("numOutputRows", 0)) - int(metrics.get("numCopiedRows", 0))
 
     def undo(self, table: str | Table, note: dict[str, Any]) -> bool:
-        """Take back the recent write with this note, if there was one; false where another job has written since.
+        """Undo the recent commit with this note, if there is one; a table that it created becomes empty.
 
-        A table that the write made becomes empty.
+        Returns:
+            False if another job has written since, so that the commit was not undone.
         """
         found = self.log(table).find(note)
         if found is None:
@@ -137,10 +137,10 @@ class Lake(StoredTables):
         return True
 
     def change(self, table: str | Table, change: Callable[[DeltaTable], None], note: dict[str, Any]) -> None:
-        """Change rows of a table by a command of Delta, in one commit, whose text Delta's log keeps.
+        """Change rows of a table by one Delta command, whose text is stored in Delta's log.
 
         Raises:
-            MamdrError: the table does not exist, or other jobs kept writing what the command reads.
+            MamdrError: the table does not exist, or other jobs kept writing the rows that the command reads.
         """
         self._require(table)
 
@@ -151,21 +151,20 @@ class Lake(StoredTables):
         self._insist(table, write)
 
     def merge(self, table: str | Table, rows: DataFrame, on: str, update: dict[str, str]) -> None:
-        """Insert rows that match none and update those that do, in one commit.
+        """Update matching rows and insert the others, in one commit.
 
         Args:
-            table: what is merged into.
-            rows: all declared columns.
-            on: condition between `old` and `new`.
-            update: column to expression over `old` and `new`, for matched rows.
+            rows: rows with all declared columns.
+            on: condition over `old` and `new`.
+            update: for matching rows, expression over `old` and `new` by column.
 
         Raises:
-            MamdrError: other jobs kept writing what it reads.
+            MamdrError: other jobs kept writing the rows that the merge reads.
         """
         self._insist(table, lambda: self._merge(declaration(table), rows, on, update))
 
     def renew_rule(self, table: str | Table, rule: Rule) -> None:
-        """Have Delta enforce a rule as it is declared now, where the table was made when it was another.
+        """Update the constraint of an older table to the rule as it is declared now.
 
         Raises:
             MamdrError: other jobs kept writing the table.
@@ -188,7 +187,7 @@ class Lake(StoredTables):
             .whenNotMatchedInsertAll()
         )
         if not set(self.log(declared).columns()).issuperset(declared.column_names):
-            merge = merge.withSchemaEvolution()  # the table is older than some of its columns
+            merge = merge.withSchemaEvolution()  # the table was created before some columns were declared
         merge.execute()
 
     def _insist(self, table: str | Table, write: Callable[[], None]) -> None:
@@ -207,7 +206,7 @@ class Lake(StoredTables):
         return writer.option("userMetadata", json.dumps(note)) if note else writer
 
     def _save(self, table: str | Table, writer: DataFrameWriter, note: dict[str, Any] | None = None) -> None:
-        """Write what `_writer` has prepared to the table, which has a name afterwards where it should have one."""
+        """Execute a write that `_writer` has prepared; with a catalog, the table is named there afterwards."""
         declared = declaration(table)
         if self._names is None:
             writer.save(self.path(declared))
@@ -215,7 +214,7 @@ class Lake(StoredTables):
             writer.saveAsTable(self.sql_name(declared))
         elif self._managed:
             self._names.make_schema()
-            # Delta does not stamp the option of a table that a name makes.
+            # Delta ignores the writer's note when a table is created by its name.
             with overriding(self._spark, {_NOTE: json.dumps(note)} if note else {}), self._names.making(declared.name):
                 writer.saveAsTable(self._names.sql(declared.name))
         else:
@@ -223,23 +222,24 @@ class Lake(StoredTables):
             self._names.add(declared.name)
 
     def _overwrite(self, declared: Table, rows: DataFrame, note: dict[str, Any] | None, **options: Any) -> None:
-        """Replace all rows and, where others are declared, the columns with all that depends on them."""
+        """Replace all rows and, if the declared columns have changed, also columns, constraints and statistics."""
         writer = self._writer(declared, rows, "overwrite", note).options(**options)
         exists = self.exists(declared)
         if not exists or set(self.log(declared).columns()) == set(declared.column_names):
-            # By name, Spark would make another table in its place.
-            whole = {"replaceWhere": "true"} if exists and self._names else {}
-            self._save(declared, writer.options(**whole), note)
+            # Without a condition, Spark would replace a named table by a new one.
+            condition = {"replaceWhere": "true"} if exists and self._names else {}
+            self._save(declared, writer.options(**condition), note)
             return
-        # The conditions of columns that go would fail; until the end of the write the table is checked for less.
+        # Constraints on removed columns would fail, so they are dropped before the write and the new ones added after
+        # it.
         wanted = declared.constraints()
         others = [name for name, text in self.log(declared).constraints().items() if wanted.get(name) != text]
         self._alter(declared, (f"DROP CONSTRAINT {name}" for name in others))
-        # Delta takes the layout from the write too when it replaces the columns.
+        # A write that replaces the columns also replaces the partitioning.
         self._save(declared, writer.option("overwriteSchema", "true").partitionBy(*declared.partition_by), note)
         listed = ", ".join(f"'{name}' = '{value}'" for name, value in skipping_properties(declared).items())
-        there = self.log(declared).constraints()
-        added = (f"ADD CONSTRAINT {name} CHECK ({text})" for name, text in wanted.items() if name not in there)
+        kept = self.log(declared).constraints()
+        added = (f"ADD CONSTRAINT {name} CHECK ({text})" for name, text in wanted.items() if name not in kept)
         self._alter(declared, (f"SET TBLPROPERTIES ({listed})", *added))
 
     def _alter(self, declared: Table, changes: Iterable[str]) -> None:

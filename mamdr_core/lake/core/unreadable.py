@@ -1,4 +1,4 @@
-"""Spark's errors about the input's files as errors of one line that name the file and what to do."""
+"""Translates Spark's errors about input files into one-line errors that name the file and the remedy."""
 
 import re
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from mamdr_core.config.yaml_values import one_line
 from mamdr_core.lake.core.session import storage_errors
 from mamdr_core.runtime.errors import MamdrError
 
-# Error conditions and exceptions of Spark and Hadoop that mean "this file is not what you say it is".
+# Error conditions and exceptions of Spark and Hadoop for missing, damaged or otherwise unreadable files.
 UNREADABLE = re.compile(
     r"FAILED_READ_FILE|CANNOT_READ_FILE_FOOTER|UNABLE_TO_INFER_SCHEMA|PATH_NOT_FOUND|DELTA_TABLE_NOT_FOUND|"
     r"DELTA_MISSING|DELTA_PATH_DOES_NOT_EXIST|is not a Delta table|EOFException|ZipException|"
@@ -26,7 +26,7 @@ _TYPE_DIFFERS = re.compile(r"column \[?([^\]\n]+?)\]?\. Expected Spark type (.+?
 _OPTION = re.compile(r"UnsupportedCharset|INVALID_PARAMETER_VALUE|INVALID_OPTION")
 _OVERFLOW = re.compile(r"ArithmeticException: (?:long|integer) overflow")
 _URL = r"((?:file|s3a?|hdfs|abfss?|gs):/"
-# What follows a file's name, which may hold spaces, in three messages; in others the name ends at the first space.
+# In three messages the name of a file, which may contain spaces, has a known end; in others it ends at the first space.
 _FILES = (
     re.compile(rf"reading file {_URL}[^\n]+?)\.\s+(?:SQLSTATE|Could not read)"),
     re.compile(rf"{_URL}[^\n]+?) is not a Parquet file"),
@@ -37,7 +37,7 @@ _FILES = (
 
 @contextmanager
 def readable(settings: InputSettings) -> Iterator[None]:
-    """Turn Spark's errors about the input's files and storage into MamdrError; wrap every action on the input in it."""
+    """Turn Spark's errors about input files and storage into MamdrError; must wrap every action on the input."""
     try:
         with storage_errors():
             yield
@@ -46,12 +46,12 @@ def readable(settings: InputSettings) -> Iterator[None]:
         if _OVERFLOW.search(text):
             raise MamdrError(
                 "input.columns: a value of the log is too large for one of the expressions; where one is "
-                "timestamp_seconds(x), write timestamp(x): its rows are then rejected by name"
+                "timestamp_seconds(x), write timestamp(x): a rule then rejects such rows"
             ) from None
         if UNREADABLE.search(text):
             raise MamdrError(_explain(settings, text)) from None
         if isinstance(error, IllegalArgumentException) or _OPTION.search(text):
-            raise MamdrError(f"input.options: Spark does not take them: {one_line(text)[:200]}") from None
+            raise MamdrError(f"input.options: Spark rejects them: {one_line(text)[:200]}") from None
         raise
 
 
@@ -63,7 +63,7 @@ def _explain(settings: InputSettings, text: str) -> str:
     file = next((found for pattern in _FILES if (found := pattern.search(text))), None)
     where = unquote(file.group(1)) if file else settings.path
     if "FILE_NOT_EXIST" in text:
-        return f"input.path: {where} went away while the log was read; run again when the log is complete"
+        return f"input.path: {where} was deleted while the log was read; run again when the log is complete"
     if _HEADER.search(text) and settings.schema:
         differs = one_line(found.group()) if (found := _HEADER_DIFFERS.search(text)) else "see its first line"
         return (
@@ -77,5 +77,5 @@ def _explain(settings: InputSettings, text: str) -> str:
             where, *mismatch.groups()
         )
     if "DATA_TYPE_MISMATCH" in text:
-        return f"input.path: {where} has a column of another type than the other files; load it apart"
+        return f"input.path: {where} has a column of another type than the other files; load it separately"
     return f"input.path: {where} cannot be read as {settings.format}; mend or remove the file, or set input.format"

@@ -1,1 +1,1 @@
-"""build_examples: new clicks become vocabularies and encoded rows in sorted shards. Read job.py, then increments.py."""
+"""build_examples: encodes new clicks and writes them to sorted shards. Start with job.py, then increments.py."""

@@ -1,4 +1,4 @@
-"""Dividing a domain's negatives among its users, exact to the row: running totals without a domain on one task."""
+"""Divides a domain's negatives among its users exactly, by running totals without a whole domain in one task."""
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
@@ -11,14 +11,14 @@ _PART = "_part"
 
 
 def running_total(rows: DataFrame, order: str, weight: str, to: str) -> DataFrame:
-    """Add `to`: the sum of `weight` over the rows of the same domain that come before, by the hash `order`.
+    """Add the column `to`: the sum of `weight` over the preceding rows of the same domain, in the order of a hash.
 
-    A domain is summed in `parts` ranges of the hash, so that a large one is not sorted on one task; the result does not
-    depend on their number.
+    A domain is summed in `parts` ranges of the hash, so that no task sorts a large domain. Their number does not
+    matter.
     """
     parted = rows.withColumn(_PART, bucket(F.col(order), F.col("parts")))
     before = Window.partitionBy("domain").orderBy(_PART).rowsBetween(Window.unboundedPreceding, -1)
-    # Parts are ranges of the hash read without its sign, so that is how rows are ordered inside them.
+    # Parts are ranges of the unsigned hash, so rows within them are ordered by it as well.
     ordered = Window.partitionBy("domain", _PART).orderBy(uniform(F.col(order)), order)
     inside = ordered.rowsBetween(Window.unboundedPreceding, -1)
     offsets = (
@@ -27,28 +27,36 @@ def running_total(rows: DataFrame, order: str, weight: str, to: str) -> DataFram
         .select("domain", _PART, F.coalesce(F.sum("_sum").over(before), F.lit(0)).alias("_offset"))
     )
     total = F.col("_offset") + F.coalesce(F.sum(weight).over(inside), F.lit(0))
-    # There are few parts, a row each.
+    # There are few parts, with one row each.
     joined = parted.join(small(offsets), ["domain", _PART], "inner")
     return joined.withColumn(to, total).drop(_PART, "_offset")
 
 
 def share(before: Column, weight: Column, whole: Column, amount: Column) -> Column:
-    """The part of `amount` that a weight gets of a `whole` of weights, as integers that add up to `amount` exactly.
+    """Divide `amount` in proportion to weights, into integers whose sum is exactly `amount`.
 
-    Systematic allocation: with running totals c of the weights, floor(c_after * amount / whole) less the same before.
-    No weight gets more than it weighs if amount <= whole. The products are decimals: clicks times pairs of users and
-    items exceed 2^63.
+    Systematic allocation: with running totals c of the weights, floor(c_after * amount / whole) -
+    floor(c_before * amount / whole). No share exceeds its weight if amount <= whole. Decimals are necessary, because a
+    number of clicks times a number of user-item pairs can exceed 2^63.
+
+    Args:
+        before: sum of the preceding weights.
+        weight: the row's weight.
+        whole: sum of all weights.
+        amount: the amount to divide.
     """
     before, after, whole, amount = (each.cast("decimal(18,0)") for each in (before, before + weight, whole, amount))
     return divide(after * amount, whole) - divide(before * amount, whole)
 
 
 def share_out(groups: DataFrame, keep: Keep) -> DataFrame:
-    """Add `take`, how many negatives each group of clicks gets: by clicks; what finds no room goes to others by room.
+    """Add `take`, the number of negatives of each group, in proportion to its clicks and limited by its room.
+
+    What exceeds the room of a group is divided among the other groups of its domain in proportion to their spare room.
 
     Args:
-        groups: domain, group_hash (its own in the domain), clicks, room; of the domain positives, negatives, parts.
-        keep: keeps what is used twice.
+        groups: domain, group_hash (unique in the domain), clicks, room; positives, negatives, parts of the domain.
+        keep: persists frames that are used twice.
     """
     placed = running_total(groups, "group_hash", "clicks", "before")
     wanted = share(F.col("before"), F.col("clicks"), F.col("positives"), F.col("negatives"))

@@ -1,7 +1,7 @@
-"""How many examples there are by split, shard, domain and day: kept in a file, so that a build need not read them all.
+"""Counts of examples by split, shard, domain and day, stored in a file so that builds need not scan the table.
 
-A build leaves the file in the lake under its own name. It only saves a scan: where it is missing or damaged, where a
-window needs single days of which it has the sum, or where rows have been removed since, the table is counted.
+Each build writes a separate file in the lake. The table is counted instead if the file is missing or damaged, if a
+window needs single days of which the file has only the sum, or if rows have been removed since.
 """
 
 import hashlib
@@ -16,7 +16,6 @@ from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.windows import Window
 from schemas import SPLITS, Table
@@ -26,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "example_counts"
 _EARLIER = date(1970, 1, 1)
-"""Stands for all days before those that a window needs singly, so that the counts do not grow with the history."""
+"""Represents all days before those that a window needs singly, so that the counts do not grow with the history."""
 _KEYS = ("split", "shard", "domain", "ds")
 _SUMS = ("rows", "positives")
 NOTHING = pa.schema(
@@ -35,13 +34,13 @@ NOTHING = pa.schema(
         *((name, pa.int64()) for name in _SUMS),
     ]
 ).empty_table()
-"""Counts of no example; `split` is empty where days decide it."""
+"""Empty counts; `split` is the empty string if days decide it."""
 _DISTINCT_FROM = b"days are distinct from"
 _DIGEST = hashlib.sha256().digest_size
 
 
 def count_examples(examples: DataFrame, window: Window) -> pa.Table:
-    """Count rows and positives of examples, by as many days as the window and later ones need."""
+    """Count rows and positives of examples, by single days from the first day that this or a later window needs."""
     first = _distinct_from(window)
     split = F.col("split") if "split" in examples.columns else F.lit("")
     ds = F.when(F.col("ds") >= first, F.col("ds")).otherwise(_EARLIER)
@@ -57,24 +56,24 @@ def count_added(spark: SparkSession, lake: Lake, declared: Table, version: int, 
     files = [f"{root}/{unquote(name)}" for name in lake.log(declared).added_files(version)]
     if not files:
         return NOTHING
-    # Spark's own name for it: else a lake's path with brackets would be a pattern.
+    # By this internal option of Spark, brackets in a lake's path are not glob patterns.
     options = {"basePath": root, "__globPaths__": "false"}
     return count_examples(spark.read.schema(spark_schema(declared)).options(**options).parquet(*files), window)
 
 
 def add_counts(first: pa.Table, second: pa.Table) -> pa.Table:
-    """The sums of both."""
+    """Sum two tables of counts."""
     grouped = pa.concat_tables([first, second]).group_by(_KEYS)
     summed = grouped.aggregate([(name, "sum") for name in _SUMS])
     return summed.select([*_KEYS, *(f"{name}_sum" for name in _SUMS)]).rename_columns(NOTHING.column_names)
 
 
-def read_counts(spark: SparkSession, lake: Lake, build: str, window: Window) -> pa.Table | None:
-    """The counts that a build left; None where they cannot be read, or have only sums of days that the window needs."""
+def read_counts(lake: Lake, build: str, window: Window) -> pa.Table | None:
+    """Read the counts of a build; None if they cannot be read or do not have the single days that the window needs."""
     if not build:
         return None
     try:
-        content = Files(spark, lake.root).read_bytes(FOLDER, build)
+        content = lake.files.read_bytes(FOLDER, build)
     except Py4JJavaError as error:
         logger.warning("%s/%s cannot be read, so examples are counted: %s", FOLDER, build, error.java_exception)
         return None
@@ -92,9 +91,9 @@ def read_counts(spark: SparkSession, lake: Lake, build: str, window: Window) -> 
     return add_counts(counts.set_column(_KEYS.index("ds"), "ds", days), NOTHING)
 
 
-def write_counts(spark: SparkSession, lake: Lake, build: str, counts: pa.Table, window: Window, before: str) -> None:
-    """Leave the counts for the next build, and remove those of builds earlier than the one before."""
-    files, sink = Files(spark, lake.root), pa.BufferOutputStream()
+def write_counts(lake: Lake, build: str, counts: pa.Table, window: Window, before: str) -> None:
+    """Write the counts of a build, and remove those of all builds except this and the one before."""
+    files, sink = lake.files, pa.BufferOutputStream()
     metadata = {_DISTINCT_FROM: _distinct_from(window).isoformat()}
     pq.write_table(counts.replace_schema_metadata(metadata), sink, compression="zstd")
     content = sink.getvalue().to_pybytes()
@@ -103,17 +102,17 @@ def write_counts(spark: SparkSession, lake: Lake, build: str, counts: pa.Table, 
         for name in files.children(FOLDER):
             if name not in (build, before):
                 files.delete(FOLDER, name)
-    except Py4JJavaError as error:  # the examples are written: only the next build takes longer
+    except Py4JJavaError as error:  # the examples are complete: only the next build takes longer
         logger.warning("%s cannot be written, so the next build counts all examples: %s", FOLDER, error.java_exception)
 
 
 def _distinct_from(window: Window) -> date:
-    """The first day that is counted on its own: the earliest limit of a window, which only moves ahead."""
+    """The first day that is counted singly: the earliest limit of the window, since windows only move forward."""
     return min(filter(None, (window.first, window.val_from)), default=date.max)
 
 
 def rows_by_shard(counts: pa.Table) -> dict[int, dict[int, int]]:
-    """Rows by domain and shard."""
+    """Number of rows by domain and shard."""
     summed = counts.group_by(["domain", "shard"]).aggregate([("rows", "sum")])
     rows_n: dict[int, dict[int, int]] = {}
     for domain, shard, rows in zip(*(summed[name].to_pylist() for name in summed.column_names), strict=True):
@@ -122,7 +121,7 @@ def rows_by_shard(counts: pa.Table) -> dict[int, dict[int, int]]:
 
 
 def counts_in(counts: pa.Table, window: Window) -> dict[str, pa.Table]:
-    """By split, the counts of a window's rows."""
+    """The counts of a window's rows by split."""
     found = {}
     for split in SPLITS:
         first, last = window.limits(split)

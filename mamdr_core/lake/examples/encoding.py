@@ -1,4 +1,4 @@
-"""From clicks to encoded rows: indices for ids and features, and the hashes that decide splits and negatives."""
+"""Encodes clicks: indices of ids and features, and the hashes that decide splits and negatives."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,24 +16,24 @@ _VALUE = "_value_hash"
 
 
 def with_hashes(clicks: DataFrame) -> DataFrame:
-    """Add user_hash, item_hash and domain_hash, hashes of the ids themselves: the same in every lake."""
+    """Add user_hash, item_hash and domain_hash, hashes of the raw ids, which are equal in all lakes."""
     return clicks.withColumns({f"{name}_hash": hash64(F.col(name)) for name in IDS})
 
 
 def row_key() -> Column:
-    """`key` of a row: a hash of its ids, time, day and label, which orders rows inside a domain."""
+    """The key of a row, which orders rows within a domain: a hash of its ids, time, day and label."""
     return hash64("key", *(F.col(name) for name in (*HASHES, "event_time", "ds", "label")))
 
 
 def sampled_key() -> Column:
-    """`key` of a sampled negative, which has no time."""
+    """The key of a sampled negative, which has no time."""
     return hash64("negative", *(F.col(name) for name in HASHES))
 
 
 def first_of_pairs(clicks: DataFrame) -> DataFrame:
-    """One row per user, item and domain: the earliest, ties decided by its day, then by its other columns.
+    """Keep the earliest row of each user, item and domain; ties are decided by the day, then by the other columns.
 
-    A row without a time is at the beginning of its day.
+    A row without a time counts as the beginning of its day.
     """
     times = ("event_time", "ds")
     at = F.coalesce("event_time", F.col("ds").cast("timestamp")).alias("_at")
@@ -43,13 +43,13 @@ def first_of_pairs(clicks: DataFrame) -> DataFrame:
 
 
 def encode_ids(clicks: DataFrame, vocabularies: Mapping[str, Growth]) -> DataFrame:
-    """Replace user, item and domain by their indices; their hashes stay.
+    """Replace user, item and domain by their indices; keep their hashes.
 
     Args:
-        clicks: with the hashes.
+        clicks: clicks with hashes.
         vocabularies: by "user", "item" and "domain".
     """
-    # A large vocabulary is joined by a shuffle: the fewer columns are still strings then, the better.
+    # Large vocabularies, which are joined by a shuffle, come last, so that fewer string columns are shuffled.
     for name in reversed(IDS):
         known = vocabularies[name]
         clicks = encode(clicks.drop(name), f"{name}_hash", known.indices, name, known.total)
@@ -57,18 +57,17 @@ def encode_ids(clicks: DataFrame, vocabularies: Mapping[str, Growth]) -> DataFra
 
 
 def indexed_features(features: Sequence[Feature]) -> list[str]:
-    """The features whose values have a vocabulary of their own."""
+    """The features that have a vocabulary."""
     return [feature.name for feature in features if feature.has_vocabulary]
 
 
 def encode_features(clicks: DataFrame, vocabularies: Mapping[str, Growth], features: Sequence[Feature]) -> DataFrame:
-    """Replace declared features by what examples hold: categorical as int (-1: null or unknown), numeric as float.
+    """Encode single-valued features: categorical as int (-1: null or unknown), numeric as float.
 
     Args:
-        clicks: with the features; bags and sequences are left as they are, see `several_ids`, and so are numbers with
-            `quantiles`.
-        vocabularies: of categorical features without buckets, by their names.
-        features: that are declared; vectors are no columns.
+        clicks: clicks with the features. Bags and sequences (see `several_ids`) and numbers with `quantiles` stay.
+        vocabularies: vocabularies of categorical features without buckets, by name.
+        features: the declared features; vectors are not columns.
     """
     for feature in features:
         if feature.kind == "numeric":

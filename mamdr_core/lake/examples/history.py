@@ -1,8 +1,8 @@
-"""Sequences of what a row's user clicked before: made of clicks, without what happened at the row's time or later.
+"""Histories: sequences of the items that a row's user clicked before the row, derived from clicks.
 
-Clicks and rows of a user are sorted by time, rows before clicks of the same time. A running count numbers the clicks,
-and a row has the number of the last one before it; so the newest `length` clicks of a row are those of a range of
-numbers. One shuffle by user, and work that grows with the rows and `length`, however many clicks a user has.
+Clicks and rows of a user are sorted by time, with rows before clicks of the same time. A running count numbers the
+clicks, and a row gets the number of the last click before it; so its newest `length` clicks are a range of numbers.
+This needs one shuffle by user, and the work grows with the rows and `length`, not with the clicks of a user.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _AT, _CLICK, _NUMBER, _FOUND = "_at", "_click", "_number", "_found"
 
 
 def histories(features: Sequence[Feature]) -> list[Feature]:
-    """The sequences that are made of clicks."""
+    """The features that are histories."""
     return [feature for feature in features if feature.history]
 
 
@@ -33,20 +33,20 @@ def add_histories(
     days: tuple[date, date],
     few_users: bool,
 ) -> DataFrame:
-    """Add, for each history, the indices of the items that a row's user clicked before it, the newest last.
+    """Add, for each history, the indices of the items that a row's user clicked before it, newest last.
 
-    Strictly before: what the user clicked at the row's time is not among them. A row without a time has that of the
-    beginning of its day, a click without one that of the end. Items without an index are left out.
+    Clicks at the row's own time are excluded. A row without a time counts as the beginning of its day, a click without
+    a time as the end. Items without an index are left out.
 
     Args:
-        rows: with user_hash, event_time and ds.
+        rows: rows with user_hash, event_time and ds.
         clicks: user, item, label, event_time and ds, of any days.
-        items: the vocabulary.
+        items: the vocabulary of items.
         features: the histories.
         days: first and last day of the rows.
-        few_users: whether other users' clicks are left out before clicks are sorted.
+        few_users: whether clicks of users without rows are removed before clicks are sorted.
     """
-    # By Spark, as the day may be before the year 1, Python's first.
+    # Spark subtracts the days, because the result may be before the year 1, which Python does not support.
     since = F.date_sub(F.lit(days[0]), max(feature.history_days for feature in features))
     clicked = clicks.where(F.col("ds").between(since, days[1]) & (F.col("label") == 1))
     clicked = gathered(clicked).select(

@@ -1,7 +1,7 @@
-"""What a build has to encode: the loads that came since the build before it, or all clicks where those are not enough.
+"""Finds what a build has to encode: the loads since the last build or, if that is not sufficient, all clicks.
 
-A build notes with its commit which version of clicks it read, up to which day, and what its rows depend on;
-ingest_clicks notes with its own which load it filed. So two logs show what is new, without a query.
+The note of a build's commit contains the version of clicks that it read, its last day, and what its rows depend on; the
+note of a commit by ingest_clicks contains its load. So two Delta logs show what is new, without a query.
 """
 
 import json
@@ -22,33 +22,33 @@ from mamdr_core.lake.core.notes import EXPIRED, INCOMPLETE, MERGED, RESTORED
 from mamdr_core.lake.core.tables import Lake
 
 STATE = "state"
-"""In a build's note: number (of the build), built_with, until, newest (day), shards, clicks_id (of the table), and
-knows_users (whether every user of the clicks that it read has an index, and so a first day)."""
+"""Key of a build's note: number (of the build), built_with, until, newest (day), shards, clicks_id (Delta's id of the
+table), and knows_users (whether every user of the clicks that it read has an index, and so a first day)."""
 _SAME_ROWS = {
     *("OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "UNSET TBLPROPERTIES", "UPGRADE PROTOCOL"),
     *("ADD CONSTRAINT", "DROP CONSTRAINT", "ADD COLUMNS", "CHANGE COLUMN"),
 }
-"""Operations of Delta that leave rows as they are."""
+"""Operations of Delta that change no rows."""
 MOST_INEQUALITIES = 64
 _FORGET = "forget_users"
-"""A job that removes rows from clicks and examples alike."""
+"""A job that removes the same rows from clicks and examples."""
 _IN_DOMAIN = "a negative of in_domain depends on all clicks of its user and domain"
 _WANTED, _NO_EXAMPLES = "examples.rebuild is set", "there are no examples yet"
 
 
 @dataclass(frozen=True)
 class Increment:
-    """What a build adds to the examples, and what it takes away from them first.
+    """What a build adds to the examples, and what it removes from them.
 
     Attributes:
-        number: of the build, higher than those of all earlier ones.
-        reason: why all clicks are encoded and all rows replaced; empty: only what is new.
-        before: the note of the last build; empty where there is none of use.
-        wanted: disjoint conditions of the clicks to encode; none: there are none. They are separate because Delta skips
-            no file by a disjunction of a partition column and a column with statistics.
-        replaced: condition of the examples to take away; empty: none. None: all.
-        base: version of the examples that was looked at.
-        counted_by: the build whose counts hold for that version; empty: none.
+        number: number of the build, higher than those of all earlier builds.
+        reason: why all clicks are encoded and all rows replaced; empty: only new clicks are encoded.
+        before: note of the last build; empty if there is no usable one.
+        wanted: disjoint conditions of the clicks to encode; empty: no clicks. They are separate, because Delta skips no
+            files by a disjunction of a partition column and a column with statistics.
+        replaced: condition of the examples to remove; empty: none; None: all.
+        base: version of the examples to which this applies.
+        counted_by: the build whose stored counts are valid for that version; empty: none.
     """
 
     number: int
@@ -61,7 +61,7 @@ class Increment:
 
     @property
     def is_expected(self) -> bool:
-        """Whether all clicks are encoded because the settings ask for it, or there are no examples yet."""
+        """Whether encoding all clicks needs no warning: the settings require it, or there are no examples yet."""
         return not self.reason or self.reason in (_WANTED, _IN_DOMAIN, _NO_EXAMPLES)
 
     @property
@@ -71,15 +71,19 @@ class Increment:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What the last build noted of itself, where its rows are kept; empty otherwise."""
+        """The state in the note of the last build if its rows are kept; empty otherwise."""
         return {} if self.reason else dict(self.before[STATE])
 
 
 @dataclass
 class Changes:
-    """What came to clicks: loads, those of them that replaced rows, and days of which all rows were replaced.
+    """Changes of clicks between two versions.
 
-    `reason`: why that cannot be known; empty: it is.
+    Attributes:
+        reason: why the changes are unknown; empty: they are known.
+        loads: loads with new rows.
+        replaced: those of them that replaced rows.
+        whole_days: days on which the rows of all loads were replaced.
     """
 
     reason: str = ""
@@ -88,7 +92,7 @@ class Changes:
     whole_days: set[str] = field(default_factory=set)
 
     def add(self, note: dict[str, Any], replaces: bool) -> None:
-        """Take in a commit of ingest_clicks."""
+        """Add a commit of ingest_clicks."""
         if RESTORED in note:
             self.loads.update(note[RESTORED])
             self.replaced.update(note[RESTORED])
@@ -100,7 +104,7 @@ class Changes:
 
 
 def find_increment(lake: Lake, config: Config, clicks_version: int) -> Increment:
-    """What the next build of the examples has to do, from that version of clicks."""
+    """What the next build has to do to bring the examples to a version of clicks."""
     base = lake.newest("examples")
     last = last_build(lake.log("examples"), base)
     reason = (
@@ -118,7 +122,7 @@ def find_increment(lake: Lake, config: Config, clicks_version: int) -> Increment
 
 
 def built_with(config: Config) -> dict[str, Any]:
-    """What the rows of examples depend on, by configuration key, as JSON holds it."""
+    """The settings on which the rows of examples depend, by config key, as JSON values."""
     settings = config.examples
     split = {"moves": True} if settings.split.moves else asdict(settings.split)
     found = {
@@ -132,14 +136,14 @@ def built_with(config: Config) -> dict[str, Any]:
         "examples.since": settings.since,
         "examples.shards.count": settings.shards.count,
     }
-    if config.input.columns.weight:  # a build that knew of no weights noted none
+    if config.input.columns.weight:  # builds of earlier versions have no such key
         found["input.columns.weight"] = True
     plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
     return plain
 
 
 def _identity(feature: Feature) -> list[Any]:
-    """What of a feature's declaration decides its values in examples."""
+    """The parts of a feature's declaration that decide its values in examples."""
     found: list[Any] = [feature.name, feature.kind, feature.buckets]
     if feature.has_several_ids:
         found += [feature.length, feature.table, bool(feature.weights)]
@@ -149,13 +153,13 @@ def _identity(feature: Feature) -> list[Any]:
 
 @dataclass(frozen=True)
 class LastBuild:
-    """The build whose rows examples hold.
+    """The build that wrote the current rows of examples.
 
     Attributes:
-        number: the greatest number that a commit has, those that were taken back among them.
-        note: of the build.
-        reason: why the note is of no use; empty: it is.
-        counted_by: the build's name where no rows have been removed since; empty otherwise.
+        number: the highest number of all builds, including undone ones.
+        note: note of the build's commit.
+        reason: why the note is unusable; empty: it is usable.
+        counted_by: the build's unique name if no rows have been removed since; empty otherwise.
     """
 
     number: int
@@ -165,7 +169,7 @@ class LastBuild:
 
 
 def last_build(log: Log, at: int | None = None) -> LastBuild:
-    """The last build of the examples as a version (None: the newest) has them, from their log."""
+    """The last build of a version of the examples (None: the newest), from their log."""
     number, same_rows = _greatest_number(log, at), True
     for version, commit in log.lineage(at):
         note = read_note(commit.get("userMetadata"))
@@ -180,9 +184,9 @@ def last_build(log: Log, at: int | None = None) -> LastBuild:
 
 
 def _greatest_number(log: Log, at: int | None) -> int:
-    """Numbers rise with the versions, those of commits that were taken back among them.
+    """The highest number of a build up to a version, including undone builds.
 
-    Later versions do not count: a build that has not seen another one's rows must not get a number after its.
+    Later versions do not count: a build must not get a number above that of a build whose rows it has not read.
     """
     numbers = (read_note(commit.get("userMetadata")).get(STATE, {}).get("number") for _, commit in log.commits(at))
     return next((int(number) for number in numbers if number is not None), 0)
@@ -203,7 +207,7 @@ def _reason_in_table(clicks_id: str, lake: Lake) -> str:
 
 
 def find_changes(log: Log, after: int, to: int) -> Changes:
-    """What happened to clicks between two versions, from their log."""
+    """The changes of clicks between two versions, from their log."""
     if to < after:
         return Changes(f"examples were built from version {after} of clicks, and this is version {to}")
     changes = Changes()
@@ -216,14 +220,18 @@ def find_changes(log: Log, after: int, to: int) -> Changes:
         if not {"load", RESTORED} & note.keys():
             what = commit.get("operation", "its log is gone")
             return Changes(f"version {version} of clicks ({what}) was not written by a load")
-        # Delta's own figure, as what was there before may have changed while the load was counted.
+        # Delta's own figure, because clicks may have changed while the load was counted.
         removed = int(commit.get("operationMetrics", {}).get("numRemovedFiles", 0))
         changes.add(note, replaces=was_read or removed > 0)
     return changes
 
 
 def _lasting(log: Log, after: int, to: int) -> list[tuple[int, dict[str, Any], bool]]:
-    """The commits after a version whose rows last, and those up to it that were taken back since: these were read."""
+    """The commits after a version that were not undone, and earlier commits that were undone since.
+
+    Returns:
+        Version, commitInfo, and whether the commit is an earlier one, which the last build has read.
+    """
     lasting: list[tuple[int, dict[str, Any], bool]] = []
     for version in range(after + 1, to + 1):
         commit = log.commit(version)
@@ -237,7 +245,7 @@ def _lasting(log: Log, after: int, to: int) -> list[tuple[int, dict[str, Any], b
 
 
 def _changes_no_row(commit: dict[str, Any], note: dict[str, Any]) -> bool:
-    """Whether a commit leaves the rows as they are, or removes the same from clicks and examples."""
+    """Whether a commit changes no rows, or removes the same rows from clicks and examples."""
     return MERGED in note or _removes_alike(note) or commit.get("operation") in _SAME_ROWS
 
 
@@ -246,7 +254,7 @@ def _removes_alike(note: dict[str, Any]) -> bool:
 
 
 def _conditions(changes: Changes, until: str | None, settings: ExamplesSettings) -> tuple[tuple[Column, ...], str]:
-    """Conditions of the clicks to encode, and of the examples to take away."""
+    """Conditions of the clicks to encode, and of the examples to remove."""
     parts, days = [], F.lit(False)
     if changes.replaced:
         parts.append(f"load IN ({', '.join(map(str, sorted(changes.replaced)))})")
@@ -256,7 +264,7 @@ def _conditions(changes: Changes, until: str | None, settings: ExamplesSettings)
         parts.append(f"ds IN ({listed})")
     is_extended = bool(until) and (settings.until is None or settings.until.isoformat() > str(until))
     if is_extended:
-        days |= F.col("ds") > date.fromisoformat(str(until))  # of loads that were encoded up to then
+        days |= F.col("ds") > date.fromisoformat(str(until))  # of loads that have been encoded up to that day
     if settings.until and (until is None or settings.until.isoformat() < until):
         parts.append(f"ds > DATE'{settings.until.isoformat()}'")
     wanted = [F.col("load").isin(sorted(changes.loads))] if changes.loads else []
@@ -266,7 +274,7 @@ def _conditions(changes: Changes, until: str | None, settings: ExamplesSettings)
 
 
 def _not_in(loads: set[int]) -> Column:
-    """Condition of the clicks of other loads: inequalities, by which files are skipped, unless the chain gets long."""
+    """Condition of the clicks of other loads; as a short conjunction of inequalities it lets files be skipped."""
     if len(loads) > MOST_INEQUALITIES:
         return ~F.col("load").isin(sorted(loads))
     return reduce(and_, (F.col("load") != load for load in sorted(loads)), F.lit(True))

@@ -1,4 +1,4 @@
-"""build_examples: clicks become vocabularies and encoded examples in shards."""
+"""build_examples: encodes clicks and writes them as examples in shards."""
 
 import logging
 import sys
@@ -46,12 +46,12 @@ from schemas.spark import spark_schema
 logger = logging.getLogger(__name__)
 
 TRIES = 5
-"""Times that what is new is looked up again because another job's build was first."""
+"""Maximum number of attempts of a build, which is repeated if another build commits first."""
 
 
 @dataclass(frozen=True)
 class _Built:
-    """What a build did: the version of examples that it wrote or found, its counts and window, and figures."""
+    """Result of a build: the version of examples that it wrote or found, with its counts and window, and figures."""
 
     version: int
     counts: pa.Table
@@ -62,21 +62,21 @@ class _Built:
 
 
 def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
-    """Encode the clicks that examples lack; grow the vocabularies and refresh the feature vectors.
+    """Encode the clicks that examples lack, extend the vocabularies and update the feature vectors.
 
-    Loads that came or changed since the last build are added and replaced. Where the result would not be that of
-    encoding all clicks, all are encoded again, with a warning (docs/data.md). Without anything new there is no commit.
+    Loads that were added or changed since the last build are added or replaced. If the result would differ from
+    encoding all clicks, all clicks are encoded, with a warning (docs/data.md). If nothing is new, there is no commit.
 
     Returns:
-        Of the window: examples, their rows by split, positives, negatives, one_class_domains, one_row_domains; of what
-        was encoded now: encoded_rows, negatives_missing, rebuilt (why all clicks were encoded; empty: they were not);
-        users, items, domains and how many of them are new, shards, clicks_version, examples_version.
+        Of the window: examples, rows by split, positives, negatives, one_class_domains, one_row_domains. Of this build:
+        encoded_rows, negatives_missing, rebuilt (why all clicks were encoded; empty: they were not), users, items,
+        domains and the numbers of new ones, shards, clicks_version, examples_version.
 
     Raises:
-        MamdrError: no clicks, none in the declared days, a declared feature that clicks lacks, sampled negatives for a
-            log with impressions, a faulty source of vectors, other rows written than planned, all clicks to be encoded
-            though examples.rebuild is false, or other jobs that kept building. Then examples keeps its rows, or has
-            none where there was no table.
+        MamdrError: there are no clicks (on the declared days); clicks lacks a declared feature; negatives are to be
+            sampled for a log with impressions; a source of vectors is faulty; the number of written rows differs from
+            the plan; all clicks would have to be encoded, and examples.rebuild is false; other jobs kept building. The
+            examples are unchanged, or an empty table if there was none.
     """
     lake = Lake(spark, config.lake)
     for _ in range(TRIES):
@@ -98,7 +98,7 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
             if built is not None:
                 figures = _figures(news, built)
                 break
-        logger.info("examples: another job was first; looking again for what is new")
+        logger.info("examples: another build committed first; trying again")
     else:
         raise MamdrError("examples: other jobs kept building them; run again when they have ended")
     logger.info("%(encoded_rows)d rows encoded; %(examples)d examples, %(shards)d shards, %(domains)d domains", figures)
@@ -106,7 +106,7 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
 
 
 def _settings_of_survey(spark: SparkSession, lake: Lake, clicks: DataFrame) -> Mapping[str, str | int]:
-    """Settings of the first query, before which no row has been counted."""
+    """Settings of the first query, which runs before any row is counted."""
     held = sum(lake.log(table).size() for table in ("users", "items"))
     if lake.log("clicks").size() <= FEW_BYTES and held <= FEW_HELD:
         return FEW
@@ -114,7 +114,7 @@ def _settings_of_survey(spark: SparkSession, lake: Lake, clicks: DataFrame) -> M
 
 
 def _bytes_read(lake: Lake, news: News) -> int:
-    """Bytes, at most, of the tables that are counted or that the new rows are joined with."""
+    """Maximum size in bytes of the tables that are counted or joined with the new rows."""
     if not news.rows and news.increment.replaced == "" and news.increment.counted_by:
         return 0
     return sum(lake.log(table).size() for table in ("users", "items", "examples"))
@@ -131,7 +131,7 @@ def _warn_or_refuse(increment: Increment, config: Config) -> None:
 def _build(
     spark: SparkSession, lake: Lake, config: Config, clicks_version: int, news: News, keep: Keep
 ) -> _Built | None:
-    """Encode what is new and write it; None: another job's build was first."""
+    """Encode and write what is new; None: another build committed first."""
     increment, newest = news.increment, news.newest(lake)
     window = window_of(config.examples, newest)
     kept = _count_kept(spark, lake, increment, window)
@@ -158,7 +158,7 @@ def _build(
                 bounds |= learn_bounds(placed, lacking, window)
             placed = cut_numbers(placed, cut, bounds)
         rows = lay_out(placed, shards, table)
-    # All vocabularies were opened above, and they only grow: these versions know every index of the rows.
+    # All vocabularies have been extended and are append-only, so their newest versions contain every index of the rows.
     note: dict[str, Any] = {
         "job": "build_examples",
         "versions": newest_versions(lake, config.features),
@@ -169,7 +169,7 @@ def _build(
     note |= {"clicks_version": clicks_version, STATE: state | _state(news, growth["user"], config)}
     if not plans and not increment.replaced and _has_nothing_to_note(note, increment.before):
         return _Built(increment.base, kept, window, growth, shards)
-    note["build"] = uuid.uuid4().hex  # of two builds at once each finds its own
+    note["build"] = uuid.uuid4().hex  # identifies the commit among those of concurrent builds
     with overriding(spark, writing(config.examples.shards, shards)):
         if not lake.write_next(table, rows, note, increment.number, increment.replaced):
             return None
@@ -178,17 +178,17 @@ def _build(
         counts = add_counts(kept, count_added(spark, lake, table, version, window))
     elif increment.replaced is None:  # nothing was kept
         counts = count_added(spark, lake, table, version, window)
-    else:  # rows went that are counted among those kept, or may have gone with another job's commit in between
+    else:  # rows were removed by this build, or possibly by a commit of another job in between
         counts = count_examples(lake.read("examples", version), window)
-    write_counts(spark, lake, note["build"], counts, window, increment.before.get("build", ""))
+    write_counts(lake, note["build"], counts, window, increment.before.get("build", ""))
     return _Built(version, counts, window, growth, shards, sum(plan.missing for plan in plans))
 
 
 def _count_kept(spark: SparkSession, lake: Lake, increment: Increment, window: Window) -> pa.Table:
-    """Count the examples that a build leaves as they are."""
+    """Count the examples that a build keeps."""
     if increment.replaced is None:
         return NOTHING
-    counts = None if increment.replaced else read_counts(spark, lake, increment.counted_by, window)
+    counts = None if increment.replaced else read_counts(lake, increment.counted_by, window)
     if counts is not None:
         return counts
     examples = lake.read("examples", increment.base)
@@ -196,9 +196,9 @@ def _count_kept(spark: SparkSession, lake: Lake, increment: Increment, window: W
 
 
 def _state(news: News, users: Growth, config: Config) -> dict[str, Any]:
-    """What the next build needs to know, see `mamdr_core.lake.examples.increments`."""
+    """The part of the build's state that does not depend on its rows (see `increments.STATE`)."""
     settings, before = config.examples, news.increment.before.get(STATE, {})
-    # A user whose first rows were not read has a later first day, or none, for ever.
+    # The first day of a user is wrong or missing for ever if the user's first rows are not read.
     all_read = not (settings.users.buckets or settings.since or settings.retired) and settings.users.min_count == 1
     return {
         "number": news.increment.number,
@@ -209,10 +209,10 @@ def _state(news: News, users: Growth, config: Config) -> dict[str, Any]:
 
 
 def _verify(lake: Lake, note: dict[str, Any], plans: list[DomainPlan]) -> int:
-    """The version that was written, if it has as many new rows as planned; else it is taken back.
+    """Check that as many rows were written as planned, and undo the commit otherwise; returns its version.
 
     Raises:
-        MamdrError: it has not.
+        MamdrError: the numbers differ.
     """
     version, written = lake.written("examples", note)
     planned = sum(plan.rows for plan in plans)
@@ -245,7 +245,7 @@ def _figures(news: News, built: _Built) -> dict[str, Any]:
 
 
 def _has_nothing_to_note(note: dict[str, Any], before: dict[str, Any]) -> bool:
-    """Whether a build without rows has nothing to note either: neither days nor vocabularies moved."""
+    """Whether the note of a build without rows would equal that of the last build, except for its number."""
     number = {"number": before.get(STATE, {}).get("number")}
     same = all(note[key] == before.get(key) for key in ("versions", "window"))
     return same and note[STATE] | number == before[STATE]

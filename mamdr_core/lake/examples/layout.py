@@ -1,4 +1,4 @@
-"""Examples on disk: split and shard of each row, one sorted file per split and shard."""
+"""Layout of examples on disk: assigns split and shard to rows, and writes one sorted file per split and shard."""
 
 from collections.abc import Mapping
 
@@ -14,22 +14,22 @@ from mamdr_core.lake.examples.windows import Window
 from schemas import SPLITS, Table
 
 MOST_PLACES = 4096
-"""So many files have a task each; of more, a third of the tasks have none, and the others two or three."""
+"""Maximum number of files for which each file has exactly one task; with more, a third of the tasks have no file."""
 
 
 def assign_shards(
     rows: DataFrame, rows_n: Mapping[int, int], packing: Packing, settings: ExamplesSettings, window: Window
 ) -> DataFrame:
-    """Add `shard`, and `split` where the window does not decide it.
+    """Add `shard`, and `split` unless the window decides it.
 
-    A domain in several shards is spread over them by its rows' keys.
+    Rows of a domain with several shards are distributed by their keys.
 
     Args:
-        rows: encoded, of domains of the packing.
-        rows_n: all examples of each domain, with those that are kept.
+        rows: encoded rows of domains of the packing.
+        rows_n: number of examples by domain, including those that are kept.
         packing: shards of each domain.
-        settings: of the split.
-        window: of the examples.
+        settings: settings of the split.
+        window: window of the examples.
     """
     placed = [(domain, rows_n[domain], list(shards)) for domain, shards in packing.shards.items() if domain in rows_n]
     domains = local_frame(rows.sparkSession, placed, "domain int, domain_rows bigint, shards array<int>")
@@ -41,10 +41,10 @@ def assign_shards(
 
 
 def lay_out(examples: DataFrame, shards: int, table: Table) -> DataFrame:
-    """All rows of a split and shard on one task, in the order in which the table is declared to be sorted.
+    """Bring all rows of a split and shard to one task, in the declared order of the table.
 
-    The writer must keep a file open for every split and shard on a task (`writing`): one that sorts by them first
-    would lose the order inside them.
+    They must be written with the settings of `writing`, which keep a file open for every split and shard of a task.
+    Otherwise Spark would sort rows by split and shard first, and lose the order within them.
     """
     order, number, files = "_order", F.col("shard"), shards
     if "split" in table.partition_by:
@@ -62,17 +62,17 @@ def lay_out(examples: DataFrame, shards: int, table: Table) -> DataFrame:
 
 
 def writing(settings: ShardSettings, shards: int) -> dict[str, str | int]:
-    """Settings of the session under which what `lay_out` made is written: in its order, in row groups of that size."""
+    """Settings of the session for writing the result of `lay_out` in its order, with row groups of the given size."""
     return {
         "spark.sql.maxConcurrentOutputFileWriters": len(SPLITS) * shards,
         "parquet.block.size": settings.row_group_mb << 20,
-        # Windows and later builds pass over files by their days and loads, whatever the cluster's default is.
+        # Windows and later builds skip files by statistics of days and loads, whatever the cluster's default is.
         "spark.databricks.delta.stats.collect": "true",
-        # Rows that come need not be of the loads whose rows go.
+        # New rows need not satisfy the condition of the replaced rows.
         "spark.databricks.delta.replaceWhere.constraintCheck.enabled": "false",
     }
 
 
 def _first_64_bits(domain: Column, key: Column) -> Column:
-    """A number that rises with (domain, key): Spark compares numbers, and rows only where these are equal."""
+    """A number in the order of (domain, key); Spark compares numbers faster than rows, which decide only ties."""
     return F.shiftleft((domain + 1).cast("long"), 32) + F.shiftright(key, 32) + F.lit(2**31)

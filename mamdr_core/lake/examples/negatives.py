@@ -1,13 +1,13 @@
-"""Sampled negatives for logs of positives only (the paper's appendix A.1), without a domain or a user on one task.
+"""Samples negatives for logs with only positives (appendix A.1 of the paper), without a domain or user in one task.
 
-Each user of a domain draws items of the domain that it never clicked there. How many is its share, by clicks, of the
-domain's negatives, exact to the row; a user with too few items left passes the rest to the others. Which ones is a walk
-through a pseudo-random permutation of the domain's items, so that no item comes twice and no draw is ever repeated.
-All is decided by hashes of ids and the seed.
+Each user of a domain draws items of the domain that the user never clicked there. The domain's negatives are divided
+among its users in proportion to their clicks, exactly; what exceeds the unclicked items of a user goes to other users.
+The items are those of a walk through a pseudo-random permutation of the domain's items, so none is drawn twice.
+Everything is decided by hashes of ids and the seed.
 
-A user with very many clicks in a domain is several groups, each with a range of the domain's items of its own, so that
-a group's clicks and draws fit in a row; anyone else is one group. An item that is in very many pairs of a domain with
-few items has several copies to be joined with, since all rows of one key go to one task.
+A user with very many clicks in a domain is split into groups, each with a separate range of the domain's items, so that
+the clicks and draws of a group fit in a row; other users are one group. In a large domain with few items, each item has
+several copies, because a join sends all rows of a key to one task.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,14 +21,13 @@ from mamdr_core.lake.examples.allocation import divide, running_total, share_out
 from mamdr_core.lake.examples.walks import walk
 
 PLAN = ("domain", "positives", "items", "negatives", "parts")
-"""Columns of a plan: per domain its pairs, distinct items, wanted negatives, and parts for running totals."""
+"""Columns of a plan: domain, number of pairs, distinct items, planned negatives, and parts for running totals."""
 GROUP_ROWS = 50_000
-"""Clicks and expected negatives of a group: a user with more in a domain is split into groups of about this size. The
-result depends on it."""
+"""Maximum number of clicks and expected negatives of a group, approximately. The drawn negatives depend on it."""
 GROUP_CLICKS = 1_000
 """Minimum number of clicks in a group of a split user, so that no group is empty and loses its items."""
 COPY_ROWS = 50_000
-"""Rows of a domain per item for which the item gets one more copy."""
+"""Rows of a domain per item for each copy of the item."""
 _GROUP = ("user", "user_hash", "domain", "domain_hash", "group", "groups")
 
 
@@ -36,15 +35,15 @@ def sample_negatives(pairs: DataFrame, plan: DataFrame, seed: int, carried: Sequ
     """Draw the planned negatives.
 
     Args:
-        pairs: clicked pairs, each once: user, item, domain, user_hash, item_hash, domain_hash, key, and `carried`.
-            Users and items are identified by their hashes, because those without an index all have the same index.
-        plan: PLAN, one row per domain; small. `negatives` at most users * items - positives of the domain.
-        seed: decides the draws, together with the ids' hashes.
+        pairs: distinct clicked pairs: user, item, domain, user_hash, item_hash, domain_hash, key, and `carried`. Users
+            and items are identified by their hashes, because all ids without an index have the same index.
+        plan: columns PLAN, one row per domain; `negatives` is at most users * items - positives of the domain.
+        seed: decides the draws together with the hashes of ids.
         carried: columns that a negative takes from a click of its user in the domain (its day and features).
-        keep: keeps frames that are used twice until the result has been written.
+        keep: persists frames that are used twice; needed until the result has been written.
 
     Returns:
-        user, item, domain, their hashes, and `carried`; exactly `negatives` rows a domain, none clicked, none twice.
+        user, item, domain, their hashes, and `carried`: exactly `negatives` distinct unclicked pairs for each domain.
     """
     plan = small(plan.select(*PLAN, _copies().alias("copies")))
     catalogue = keep(rank_items(pairs, plan))
@@ -60,7 +59,7 @@ def sample_negatives(pairs: DataFrame, plan: DataFrame, seed: int, carried: Sequ
 
 
 def rank_items(pairs: DataFrame, plan: DataFrame) -> DataFrame:
-    """The items of each domain in an order decided by their hashes: domain, item, item_hash, item_rank from 0."""
+    """Rank the items of each domain by their hashes: domain, item, item_hash, item_rank from 0."""
     items = pairs.select("domain", "item", "item_hash").distinct().withColumn("one", F.lit(1))
     parts = plan.select("domain", "parts")
     ranked = running_total(items.join(small(parts), "domain", "inner"), "item_hash", "one", "item_rank")
@@ -72,12 +71,12 @@ def _copies() -> Column:
 
 
 def _copy() -> Column:
-    """The copy of an item that a user's rows are joined with."""
+    """The copy of an item with which a user's rows are joined."""
     return F.pmod("user_hash", "copies").alias("copy")
 
 
 def _group_clicks(pairs: DataFrame, catalogue: DataFrame, plan: DataFrame) -> DataFrame:
-    """Pairs with their item's rank, and the group of their user: `group` of `groups`, a range of the ranks."""
+    """Add to pairs the rank of their item and the group of their user: number `group` of `groups` ranges of ranks."""
     domains = plan.select("domain", "items", "copies", (F.col("negatives") / F.col("positives")).alias("per_click"))
     rows = F.col("clicks") * (1 + F.col("per_click"))
     groups = F.least(divide(F.col("clicks"), F.lit(GROUP_CLICKS)), F.ceil(rows / GROUP_ROWS))
@@ -99,7 +98,7 @@ def _group_clicks(pairs: DataFrame, catalogue: DataFrame, plan: DataFrame) -> Da
 
 
 def _count(clicks: DataFrame, plan: DataFrame) -> DataFrame:
-    """One row per group: its clicks, its range of items (`first`, `size`), its room, and the domain's plan."""
+    """One row per group: clicks, range of items (`first`, `size`), `room` (unclicked items), and the domain's plan."""
     counted = clicks.groupBy(*_GROUP).agg(F.count("*").alias("clicks")).join(plan, "domain", "inner")
     first, after = (_first_rank(F.col("group") + number) for number in (0, 1))
     one = F.when(F.col("groups") == 1, F.col("user_hash"))
@@ -108,21 +107,21 @@ def _count(clicks: DataFrame, plan: DataFrame) -> DataFrame:
             "first": first,
             "size": after - first,
             "room": after - first - F.col("clicks"),
-            # Its own for each group of the domain, and an undivided user's own in all sizes of log.
+            # Unique within the domain; for a user with one group it does not depend on the size of the log.
             "group_hash": F.coalesce(one, F.xxhash64("user_hash", "group")),
         }
     )
 
 
 def _first_rank(group: Column) -> Column:
-    """The lowest rank r with r * groups div items = group."""
+    """The smallest rank r with r * groups div items = group."""
     return divide(group * F.col("items") + F.col("groups") - 1, F.col("groups"))
 
 
 def _draw(clicks: DataFrame, taken: DataFrame, seed: int, carried: Sequence[str]) -> DataFrame:
-    """The first `take` items of each group's walk through its items that its user has not clicked: item_rank.
+    """Draw for each group the first `take` unclicked items of a walk through its items: item_rank.
 
-    The first take + clicks items of the walk hold enough.
+    The first take + clicks items of the walk are sufficient.
     """
     needed = taken.select(*_GROUP, "group_hash", "first", "size", "clicks", "take", "copies")
     length = F.least("size", F.col("take") + F.col("clicks"))
@@ -142,7 +141,7 @@ def _draw(clicks: DataFrame, taken: DataFrame, seed: int, carried: Sequence[str]
 
 
 def _with_click(carried: Sequence[str]) -> Callable[[Column, Column], Column]:
-    """A draw with what it takes from a click of its group: the clicks take turns."""
+    """A function from a draw and its number to a struct with the carried columns of a click; clicks take turns."""
 
     def take(rank: Column, number: Column) -> Column:
         click = F.get("clicked", F.pmod(number, F.col("clicks")).cast("int"))

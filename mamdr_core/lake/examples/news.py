@@ -1,4 +1,4 @@
-"""The clicks that a build encodes: which they are, what grows with them, and the examples that they become."""
+"""The clicks that a build encodes: their selection, the extension of vocabularies, and the resulting examples."""
 
 import logging
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from mamdr_core.lake.core.caching import Keep
 from mamdr_core.lake.core.features import check_types, names_in_clicks, names_in_examples
 from mamdr_core.lake.core.few import gathered
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.domains import update_domains
 from mamdr_core.lake.examples.encoding import (
     IDS,
     encode_features,
@@ -43,7 +44,6 @@ from mamdr_core.lake.examples.vocabularies import (
     find_new_ids,
     grown,
     id_column,
-    update_domains,
 )
 from mamdr_core.runtime.errors import MamdrError
 from schemas import SAMPLE_WEIGHT, TABLES, feature_vocabulary
@@ -51,18 +51,18 @@ from schemas import SAMPLE_WEIGHT, TABLES, feature_vocabulary
 logger = logging.getLogger(__name__)
 
 SPLIT = "split"
-"""The column of clicks that gives the split of a row, where the log does."""
+"""Column of clicks with the split of a row, if the log gives it."""
 _NAMED = 3
 
 
 @dataclass(frozen=True)
 class News:
-    """What a build encodes.
+    """The clicks that a build encodes.
 
     Attributes:
-        increment: how it is found, and what it replaces.
-        ids: from `find_ids`, of the clicks to encode; None: there are none.
-        all_clicks: of the declared days.
+        increment: conditions of new clicks and of replaced examples.
+        ids: result of `find_ids` for the clicks to encode; None: there are none.
+        all_clicks: all clicks on the declared days.
     """
 
     increment: Increment
@@ -71,16 +71,16 @@ class News:
 
     @property
     def seen(self) -> list[Row]:
-        """Every domain: its id, `hash` of it, rows, positives, its first day as `ds`, and its last as `newest`."""
+        """Domains of these clicks: id, `hash` of the id, rows, positives, first day `ds` and last day `newest`."""
         return self.ids.domains if self.ids else []
 
     @property
     def rows(self) -> int:
-        """Clicks to encode."""
+        """Number of clicks to encode."""
         return sum(row["rows"] for row in self.seen)
 
     def newest(self, lake: Lake) -> date:
-        """The newest day of what is encoded and of what stays."""
+        """The newest day of encoded and kept rows."""
         days: list[date] = [row["newest"] for row in self.seen]
         increment = self.increment
         if increment.replaced:
@@ -90,15 +90,15 @@ class News:
         elif noted := increment.state.get("newest"):
             days.append(date.fromisoformat(noted))
         if not days:
-            raise MamdrError(f"clicks of {lake.root} holds no row any more that examples could be made of")
+            raise MamdrError(f"clicks of {lake.root} has no rows left for examples")
         return max(days)
 
 
 def select_clicks(lake: Lake, version: int, config: Config) -> DataFrame:
-    """The clicks to encode: of the declared days, without retired domains, huge id spaces hashed.
+    """Clicks on the declared days, without retired domains, with ids hashed to buckets where configured.
 
     Raises:
-        MamdrError: a declared feature that clicks lacks.
+        MamdrError: clicks lacks the column of a declared feature, the split or the weight.
     """
     settings = config.examples
     features = names_in_clicks(config.features)
@@ -134,15 +134,15 @@ def select_clicks(lake: Lake, version: int, config: Config) -> DataFrame:
 
 
 def find_ids(lake: Lake, clicks: DataFrame, config: Config, keep: Keep) -> NewIds:
-    """The domains of the clicks to encode, and the ids that vocabularies lack, in one query.
+    """Find the domains of the clicks to encode, and the ids that vocabularies lack, by one query.
 
-    Not among them are ids that need several rows to get an index: of these the rows of all days are counted.
+    Vocabularies with a `min_count` above 1 are not included, because they require the rows of all days.
     """
     return find_new_ids(lake, _vocabularies(config)[0], clicks, keep, domains=True)
 
 
 def _vocabularies(config: Config) -> tuple[list[Ids], list[Ids]]:
-    """The vocabularies, without that of domains, whose ids need one row, and those whose ids need several."""
+    """The vocabularies except that of domains: those with a `min_count` of 1, and the others."""
     settings = config.examples
     wanted = [
         Ids(TABLES["users"], "user", settings.users.min_count),
@@ -153,7 +153,12 @@ def _vocabularies(config: Config) -> tuple[list[Ids], list[Ids]]:
 
 
 def check_news(news: News, lake: Lake, config: Config) -> None:
-    """Check that clicks are there and of the kind that the settings name."""
+    """Check that there are clicks, and that they suit the settings.
+
+    Raises:
+        MamdrError: there are no clicks; negatives are to be sampled for a log with impressions; rows lack a given
+            split; or a domain has no ratio.
+    """
     settings = config.examples
     rows, positives = news.rows, sum(row["positives"] for row in news.seen)
     if not rows and news.increment.replaced is None:
@@ -175,7 +180,7 @@ def check_news(news: News, lake: Lake, config: Config) -> None:
 
 
 def _sources_without_split(lake: Lake, news: News) -> list[str]:
-    """Sources of loads that brought clicks without a split, some of them."""
+    """The first sources of loads with clicks without a split."""
     if not news.ids or not lake.exists("loads"):
         return []
     clicks = news.ids.rows.where(F.col(SPLIT).isNull()).select("load").distinct()
@@ -186,7 +191,7 @@ def _sources_without_split(lake: Lake, news: News) -> list[str]:
 def grow_vocabularies(
     spark: SparkSession, lake: Lake, news: News, config: Config, keep: Keep
 ) -> tuple[dict[str, Growth], dict[str, int]]:
-    """Give new ids an index; returns what was done by column, and the index of every domain by its id."""
+    """Give new ids an index; returns the vocabularies by column, and the index of every domain by its id."""
     if not news.ids or not news.seen:
         return {name: grown(lake, TABLES[f"{name}s"]) for name in IDS}, {}
     growth = add_new_ids(lake, news.ids, keep)
@@ -199,12 +204,12 @@ def grow_vocabularies(
 def encode_news(
     news: News, clicks: DataFrame, growth: Mapping[str, Growth], domains: Mapping[str, int], config: Config, keep: Keep
 ) -> tuple[DataFrame, list[DomainPlan]]:
-    """The new rows, sampled negatives among them, and what was planned of each domain."""
+    """Encode clicks; returns their rows, with sampled negatives, and the plan of each domain."""
     in_domain = config.examples.negatives.kind == "in_domain"
     rows = gathered(with_hashes(clicks))
     if in_domain:
         rows = first_of_pairs(rows)
-    # Before all other look-ups, since it reads the rows twice.
+    # First, because it reads the rows twice.
     given = [feature for feature in config.features if feature.has_several_ids and not feature.history]
     rows = encode_several(rows, growth, given, config.features)
     rows = encode_ids(rows, growth)

@@ -1,4 +1,4 @@
-"""Packing domains into shards: longest processing time first, on row counts; plain Python over domains."""
+"""Packs domains into shards by numbers of rows, longest processing time first (Graham 1969), on the driver."""
 
 import heapq
 from collections.abc import Mapping
@@ -7,22 +7,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Packing:
-    """Where domains go: `shards[d]` are the shards of domain d, several for a domain that is spread over them."""
+    """Number of shards, and the shards of each domain; a large domain has several."""
 
     count: int
     shards: dict[int, tuple[int, ...]]
 
 
 LARGEST = 1.1
-"""Rows of the largest shard that are aimed at, in means."""
+"""Target for the rows of the largest shard, relative to the mean."""
 _HALVINGS = 5
 
 
 def pack_domains(rows: Mapping[int, int], target: int, count: int = 0) -> Packing:
-    """Assign each domain, or each part of a domain larger than a shard, to the least loaded shard, largest first.
+    """Assign domains, in parts of at most a shard, to the shard with the fewest rows, largest parts first.
 
-    Where a few domains of nearly a shard's size leave shards uneven, they are divided too: into halves, then quarters,
-    down to 1/32 of a shard, until the largest shard holds at most `LARGEST` times the mean.
+    While the largest shard has more than `LARGEST` times the mean, parts are halved, down to 1/32 of a shard.
 
     Args:
         rows: number of rows by domain index.
@@ -45,13 +44,13 @@ def pack_domains(rows: Mapping[int, int], target: int, count: int = 0) -> Packin
 
 
 def pack_more(count: int, held_n: Mapping[int, Mapping[int, int]], more_n: Mapping[int, int], target: int) -> Packing:
-    """Assign rows that come: a domain stays in its shards and gets more as it outgrows them; new shards take the rest.
+    """Assign new rows: a domain keeps its shards and gets additional ones as it grows; shards are added as needed.
 
     Args:
-        count: number of shards so far.
-        held_n: rows by domain and shard.
-        more_n: rows that come by domain.
-        target: rows of a shard, and of a domain in a shard, from which on there are more.
+        count: current number of shards.
+        held_n: current rows by domain and shard.
+        more_n: new rows by domain.
+        target: rows of a shard, and of a domain in a shard, above which shards are added.
 
     Example:
         >>> pack_more(2, {0: {0: 10}, 1: {1: 6}}, {0: 2, 2: 5}, 100).shards
@@ -84,7 +83,7 @@ def pack_more(count: int, held_n: Mapping[int, Mapping[int, int]], more_n: Mappi
 
 
 def _place(rows: Mapping[int, int], shards: int, limit: int) -> tuple[dict[int, list[int]], list[float]]:
-    """Longest processing time first, in parts of at most `limit` rows: shards by domain, rows by shard."""
+    """Place parts of at most `limit` rows, largest first; returns shards by domain, and rows by shard."""
     parts: list[tuple[float, int]] = []
     for domain, size in rows.items():
         pieces = min(shards, max(1, -(-size // limit)))

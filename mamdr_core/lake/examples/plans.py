@@ -1,4 +1,4 @@
-"""What becomes of each domain: its rows, and how many negatives it gets. Counts over domains on the driver."""
+"""Plans the rows of each domain, and its number of negatives, on the driver."""
 
 import logging
 from collections.abc import Iterable, Mapping, Set
@@ -10,17 +10,18 @@ from pyspark.sql import functions as F
 from mamdr_core.config.lake import ExamplesSettings
 from mamdr_core.lake.core.few import local_frame, small
 from mamdr_core.lake.core.hashing import hash64, uniform
+from mamdr_core.lake.core.listing import list_first
 from mamdr_core.runtime.errors import MamdrError
 
 logger = logging.getLogger(__name__)
 
 ROWS_A_PART = 10_000
-"""Domains with more pairs are ranked in several parts; small, so that many parts make tasks of equal size."""
+"""Pairs of a part in which a domain is ranked; small, so that tasks have about equal sizes."""
 
 
 @dataclass(frozen=True)
 class DomainPlan:
-    """One domain; `missing` are negatives that its ratio asks for and its users and items cannot give."""
+    """Plan of a domain; `missing` negatives are required by its ratio but exceed its unclicked pairs."""
 
     domain: int
     clicks: int
@@ -30,35 +31,37 @@ class DomainPlan:
 
     @property
     def rows(self) -> int:
-        """Examples of the domain."""
+        """Number of examples of the domain."""
         return self.clicks + self.negatives
 
 
 def check_ratios(domains: Set[str], settings: ExamplesSettings) -> None:
-    """Compare the domains of clicks, by their raw ids, with those that ctr_ratio maps, where it is a mapping.
+    """Check that each domain has a ratio if `ctr_ratio` is a mapping; warn of ratios of domains without clicks.
 
-    Domains that are mapped and have no click are logged.
+    Args:
+        domains: raw ids of the domains of clicks.
+        settings: the ratios.
 
     Raises:
-        MamdrError: domains without a ratio.
+        MamdrError: a domain has no ratio.
     """
     ratios = settings.negatives.ctr_ratio
     if settings.negatives.kind == "none" or not isinstance(ratios, dict):
         return
     if lacking := domains - ratios.keys():
-        raise _without_ratio(lacking)
+        raise MamdrError(f"examples.negatives.ctr_ratio is a mapping and has no ratio for {_some(lacking)}")
     if unused := ratios.keys() - domains:
         logger.warning("examples.negatives.ctr_ratio maps %s without a click", _some(unused))
 
 
 def count_domains(rows: DataFrame, settings: ExamplesSettings) -> list[Row]:
-    """Per domain: domain, rows, its distinct users and items, and its `ratio`.
+    """Count domains: domain, rows, distinct users and items, and `ratio`.
 
     Args:
         rows: clicked pairs: domain, and the hashes of user, item and domain.
-        settings: the ratios; a mapping has been checked (`check_ratios`).
+        settings: the ratios, checked by `check_ratios`.
     """
-    # Distinct users and items as counts of groups: a distinct count over two columns would copy every row.
+    # Two groupings instead of a distinct count over two columns, which would copy every row.
     users = rows.select("domain", "user_hash").distinct().groupBy("domain").agg(F.count("*").alias("users"))
     items = rows.select("domain", "item_hash").distinct().groupBy("domain").agg(F.count("*").alias("items"))
     counted = rows.groupBy("domain", "domain_hash").agg(F.count("*").alias("rows"))
@@ -67,11 +70,11 @@ def count_domains(rows: DataFrame, settings: ExamplesSettings) -> list[Row]:
 
 
 def plan_impressions(seen: Iterable[Row], indices: Mapping[str, int]) -> list[DomainPlan]:
-    """The plans of a log with impressions, to which nothing is added.
+    """The plans for a log with impressions, without sampled negatives.
 
     Args:
-        seen: domain (its id), rows, positives.
-        indices: by the domain's id.
+        seen: domain (the id), rows, positives.
+        indices: index by id of the domain.
     """
     return [
         DomainPlan(indices[row["domain"]], row["positives"], negatives=row["rows"] - row["positives"]) for row in seen
@@ -79,7 +82,7 @@ def plan_impressions(seen: Iterable[Row], indices: Mapping[str, int]) -> list[Do
 
 
 def plan_domains(counts: list[Row]) -> list[DomainPlan]:
-    """Decide each domain's negatives: round(positives / ratio), as far as its unclicked pairs of user and item go."""
+    """Plan the negatives of each domain: round(positives / ratio), but at most its unclicked pairs of user and item."""
     plans = []
     for row in counts:
         wanted = round(row["rows"] / row["ratio"])
@@ -89,7 +92,7 @@ def plan_domains(counts: list[Row]) -> list[DomainPlan]:
 
 
 def plan_frame(spark: SparkSession, plans: list[DomainPlan]) -> DataFrame:
-    """The plan as `sample_negatives` takes it."""
+    """The plan as a frame with the columns `negatives.PLAN`."""
     rows = [(plan.domain, plan.clicks, plan.items, plan.negatives, 1 + plan.clicks // ROWS_A_PART) for plan in plans]
     return local_frame(spark, rows, "domain int, positives bigint, items bigint, negatives bigint, parts int")
 
@@ -106,11 +109,5 @@ def _with_ratio(domains: DataFrame, settings: ExamplesSettings) -> DataFrame:
     return domains.withColumn("ratio", low + (high - low) * drawn)
 
 
-def _without_ratio(domains: Iterable[object]) -> MamdrError:
-    return MamdrError(f"examples.negatives.ctr_ratio is a mapping and has no ratio for {_some(domains)}")
-
-
-def _some(domains: Iterable[object]) -> str:
-    names = sorted(map(str, domains))
-    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"domain{'s' if len(names) > 1 else ''} {', '.join(names[:3])}{rest}"
+def _some(domains: Set[str]) -> str:
+    return f"domain{'s' if len(domains) > 1 else ''} {list_first(sorted(domains))}"

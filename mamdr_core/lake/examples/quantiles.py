@@ -1,9 +1,8 @@
-"""Numbers replaced by their range: ranges learned on the train split, kept until `examples.rebuild` is set."""
+"""Replaces numbers by quantile ranges, whose bounds are learned on train rows and kept until a requested rebuild."""
 
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from datetime import date
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -12,16 +11,16 @@ from mamdr_core.config.features import Feature
 from mamdr_core.config.job_config import Config
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.increments import STATE, Increment, built_with, last_build
-from mamdr_core.lake.examples.windows import Window
+from mamdr_core.lake.examples.windows import Window, in_days
 from mamdr_core.runtime.errors import MamdrError
 from schemas import UNKNOWN_INDEX
 
 logger = logging.getLogger(__name__)
 
 QUANTILES = "quantiles"
-"""In a build's state: by feature, the bounds of its ranges, ascending."""
+"""Key of a build's state: the ascending bounds of the ranges by feature."""
 _ACCURACY = 100
-"""Ranks of a quantile are exact to a part of this of a range."""
+"""Ranks of quantiles are exact to 1/100 of a range."""
 _SHOWN = 3
 Bounds = Mapping[str, Sequence[float]]
 
@@ -32,16 +31,21 @@ def cut_features(features: Sequence[Feature]) -> list[Feature]:
 
 
 def learn_bounds(rows: DataFrame, features: Sequence[Feature], window: Window) -> dict[str, list[float]]:
-    """By feature, at most `quantiles` - 1 bounds between which equally many of the train split's known values lie.
+    """Learn the bounds by feature: at most `quantiles` - 1 bounds that divide the train split's known values equally.
 
-    A feature without a known value there has the bounds of all splits; without any, it is left out.
+    The bounds of a feature without known values in the train split are learned on all splits; a feature without any
+    known value is left out.
 
     Args:
-        rows: of all splits, with `split` unless the window decides it.
-        features: from `cut_features`, with their numbers.
-        window: of the examples.
+        rows: rows of all splits, with `split` unless the window decides it.
+        features: result of `cut_features`.
+        window: window of the examples.
     """
-    train = rows.where(F.col("split") == "train") if "split" in rows.columns else rows.where(_in_days(window))
+    train = (
+        rows.where(F.col("split") == "train")
+        if "split" in rows.columns
+        else rows.where(in_days(window.limits("train")))
+    )
     bounds = _bounds_of(train, features)
     if lacking := [feature for feature in features if feature.name not in bounds]:
         names = ", ".join(feature.name for feature in lacking)
@@ -52,7 +56,7 @@ def learn_bounds(rows: DataFrame, features: Sequence[Feature], window: Window) -
 
 
 def _bounds_of(rows: DataFrame, features: Sequence[Feature]) -> dict[str, list[float]]:
-    """The bounds of the features that have a value in some row."""
+    """The bounds of the features with known values."""
     asked = []
     for feature in features:
         value = F.col(feature.name)
@@ -64,16 +68,14 @@ def _bounds_of(rows: DataFrame, features: Sequence[Feature]) -> dict[str, list[f
 
 
 def cut_numbers(rows: DataFrame, features: Sequence[Feature], bounds: Bounds) -> DataFrame:
-    """Replace numbers by the index of their range: how many bounds are below them; -1 where they are missing."""
+    """Replace numbers by the index of their range, the number of bounds below them; -1: missing."""
     return rows.withColumns(
         {feature.name: _range_of(feature.name, bounds.get(feature.name, ())) for feature in features}
     )
 
 
 def kept_bounds(increment: Increment, config: Config) -> dict[str, list[float]]:
-    """The bounds that the last build noted, of features that are declared as they were then; none where
-    `examples.rebuild` is set.
-    """
+    """The bounds of the last build for features with unchanged declarations; none if `examples.rebuild` is set."""
     noted = increment.before.get(STATE, {})
     if increment.is_wanted or QUANTILES not in noted:
         return {}
@@ -83,27 +85,27 @@ def kept_bounds(increment: Increment, config: Config) -> dict[str, list[float]]:
 
 
 def noted_bounds(lake: Lake, version: int) -> Bounds:
-    """The bounds that a version of the examples was built with."""
+    """The bounds of a version of the examples."""
     found: Bounds = last_build(lake.log("examples"), version).note.get(STATE, {}).get(QUANTILES, {})
     return found
 
 
 def check_same_bounds(run_id: str, learned: Bounds, now: Bounds) -> None:
-    """Check that a run was trained with the same range bounds as the examples have.
+    """Check that a run was trained with the bounds of the examples.
 
     Args:
-        run_id: names the run.
-        learned: its bounds, from its package; none in packages that do not hold them.
-        now: those of the examples.
+        run_id: id of the run.
+        learned: bounds in the package of the run; empty in older packages.
+        now: bounds of the examples.
 
     Raises:
-        MamdrError: a feature that both have has other bounds.
+        MamdrError: the bounds of a feature differ.
     """
     for name in sorted(learned.keys() & now.keys()):
         if list(learned[name]) != list(now[name]):
             raise MamdrError(
-                f"run {run_id} was trained with other bounds of the quantiles of {name} ({_named(learned[name])}) than "
-                f"these examples have ({_named(now[name])}): build_examples has learned them again since"
+                f"run {run_id} was trained with other quantiles of {name} ({_named(learned[name])}) than "
+                f"these examples have ({_named(now[name])}): build_examples has learned new ones since"
             )
 
 
@@ -118,8 +120,3 @@ def _range_of(name: str, bounds: Sequence[float]) -> Column:
         return F.lit(UNKNOWN_INDEX)
     below = F.size(F.filter(F.array(*map(F.lit, bounds)), lambda bound: bound < value))
     return F.coalesce(F.when(value.isNotNull() & ~F.isnan(value), below), F.lit(UNKNOWN_INDEX)).cast("int")
-
-
-def _in_days(window: Window) -> Column:
-    first, last = window.limits("train")
-    return F.col("ds").between(first or date.min, last or date.max)

@@ -1,7 +1,7 @@
-"""Bags and sequences of ids become arrays of indices: one look-up for all ids of all of them.
+"""Encodes bags and sequences of ids as arrays of indices, by one join for all ids of all features.
 
-Rows with the same arrays share a key, and each key's ids are looked up once: they are a row each for that, and come
-together again by key. Rows themselves are never repeated, and are joined with the result by key.
+Rows with equal arrays share a key. The arrays of each key are exploded to one row per id, joined with the vocabularies
+and collected again by key. The rows themselves are never exploded; they are joined with the result by key.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,25 +12,23 @@ from pyspark.sql import functions as F
 
 from mamdr_core.config.features import Feature
 from mamdr_core.config.lake import IdSettings
-from mamdr_core.lake.core.few import small
 from mamdr_core.lake.core.hashing import hash64
 from mamdr_core.lake.core.id_arrays import in_pairs, newest_or_first
-from mamdr_core.lake.core.session import memory_of
-from mamdr_core.lake.examples.vocabularies import BROADCAST_BYTES, Growth, id_column
+from mamdr_core.lake.examples.vocabularies import Growth, id_column, joinable
 from schemas import weights_of
 
 _KEYS = ("_several", "_several_2")
-"""Two hashes of a row's arrays: among a billion rows one of them would not be enough."""
+"""Two hashes of a row's arrays: with a billion rows, a single one could collide."""
 _FOUND = "array<struct<place:int,weight:float,index:int>>"
 
 
 def hashed_ids(feature: Feature, users: IdSettings, items: IdSettings) -> list[tuple[str, Column]]:
-    """The ids of a bag or sequence as its vocabulary has them, `length` at most, and its weights, by column.
+    """Columns of a bag or sequence, truncated to `length`: its ids as in their vocabulary, and its weights.
 
     Args:
-        feature: a bag or sequence that is a column.
-        users: how users' ids are hashed.
-        items: how items' ids are hashed.
+        feature: a bag or sequence that is a column of clicks.
+        users: settings of users' ids.
+        items: settings of items' ids.
     """
     ids = newest_or_first(feature, F.col(feature.name))
     if settings := {"user": users, "item": items}.get(feature.table):
@@ -40,9 +38,7 @@ def hashed_ids(feature: Feature, users: IdSettings, items: IdSettings) -> list[t
 
 
 def buckets_of(feature: Feature, features: Sequence[Feature]) -> int:
-    """Into how many buckets the ids of a feature are hashed: its own number, or that of the feature whose table it
-    shares; 0: they have a vocabulary.
-    """
+    """Number of buckets of a feature's ids, or of the feature whose table it shares; 0: they have a vocabulary."""
     shared = next((other.buckets for other in features if other.name == feature.table), 0)
     return feature.buckets or shared
 
@@ -50,15 +46,15 @@ def buckets_of(feature: Feature, features: Sequence[Feature]) -> int:
 def encode_several(
     rows: DataFrame, vocabularies: Mapping[str, Growth], several: Sequence[Feature], features: Sequence[Feature]
 ) -> DataFrame:
-    """Replace the ids of bags and sequences by the indices of those that are known, in order, and fit weights to them.
+    """Replace the ids of bags and sequences by the indices of the known ids, in order, with their weights.
 
-    A null array becomes an empty one. Where a bag has weights, null stands for 1 each.
+    A null array becomes an empty one. If the array of weights is null, each id has weight 1.
 
     Args:
-        rows: with the features.
-        vocabularies: by column of single ids, or by the feature's name where the vocabulary is its own.
+        rows: rows with the features.
+        vocabularies: by column of single ids, or by the name of a feature with a separate vocabulary.
         several: the bags and sequences to encode.
-        features: all that are declared.
+        features: all declared features.
     """
     for feature in several:
         if feature.weights:
@@ -96,8 +92,7 @@ def _look_up(rows: DataFrame, vocabularies: Mapping[str, Growth], features: Sequ
     ]
     size = sum(vocabularies[name].total for name in tables)
     indices = reduce(DataFrame.unionByName, known)
-    fits = size * BROADCAST_BYTES <= memory_of(rows.sparkSession)
-    found = exploded.join(small(indices) if fits else indices.hint("shuffle_hash"), ["_table", "_hash"], "inner")
+    found = exploded.join(joinable(indices, size), ["_table", "_hash"], "inner")
     entry = F.struct(F.col("_place").alias("place"), F.col("_weight").alias("weight"), F.col("_index").alias("index"))
     gathered = found.groupBy(*_KEYS).agg(
         *(
@@ -116,8 +111,8 @@ def _look_up(rows: DataFrame, vocabularies: Mapping[str, Growth], features: Sequ
 
 
 def _with_keys(rows: DataFrame, names: Sequence[str]) -> DataFrame:
-    """Add a key of a row's arrays. Where all are empty it has none, and a hash that spreads these rows over tasks."""
-    # With their sizes, as the hash of [1, 2] and [] is that of [1] and [2].
+    """Add two hashes of a row's arrays; if all are empty, a hash that distributes such rows over tasks, and null."""
+    # Sizes are included, because the hash of [1, 2] and [] is equal to that of [1] and [2].
     hashed = [part for name in names for part in (F.size(name), F.col(name))]
     is_empty = F.greatest(F.lit(0), *(F.size(name) for name in names)) == 0
     others = hash64(*(F.col(f"`{name}`") for name in rows.columns if name not in names))
@@ -126,7 +121,7 @@ def _with_keys(rows: DataFrame, names: Sequence[str]) -> DataFrame:
 
 
 def _listed(number: int, feature: Feature, table: int) -> Column:
-    """A row's ids of one feature, each with all that is needed to look it up and to put it back."""
+    """The ids of one feature as structs: feature, table and hash for the join, place and weight for the result."""
     weights = F.col(weights_of(feature.name)) if feature.weights else F.array().cast("array<float>")
     return F.transform(
         in_pairs(F.col(feature.name), weights),

@@ -1,4 +1,4 @@
-"""Which split an example belongs to: decided by hashes, days or the log itself, never by row order."""
+"""Assigns examples to splits by hashes, by days or as given by the log, never by row order."""
 
 from pyspark.sql import Column
 from pyspark.sql import functions as F
@@ -13,13 +13,13 @@ def split_column(settings: SplitSettings, seed: int, domain_rows: Column) -> Col
 
     Args:
         settings: kind and limits.
-        seed: decides a random split, together with the hashes of the row's ids.
-        domain_rows: examples in the row's domain.
+        seed: decides a random split together with the hashes of the row's ids.
+        domain_rows: number of examples of the row's domain.
 
     Returns:
         'train', 'val' or 'test', from columns user_hash, item_hash, domain_hash (random), ds (time) or split (given).
-        A pair of user and item in a domain is in one random split only, and a domain below `smallest_domain` is all
-        train there.
+        With random splits, all rows of a user, item and domain are in the same split, and a domain with fewer rows than
+        `smallest_domain` is entirely in train.
     """
     if settings.kind == "given":
         return F.col("split")
@@ -32,6 +32,6 @@ def split_column(settings: SplitSettings, seed: int, domain_rows: Column) -> Col
     to_train, to_val, _ = settings.fractions
     in_train = (drawn < to_train) | (domain_rows < settings.smallest_domain)
     in_val = drawn < to_train + to_val
-    # Without a test fraction the sum may fall short of 1 by rounding; the last split that is wanted takes the rest.
+    # Without a test fraction, rounding may make the sum smaller than 1; the last non-empty split takes the rest.
     last = test if settings.fractions[2] else (val if to_val else train)
     return F.when(in_train, train).when(in_val, val).otherwise(last)

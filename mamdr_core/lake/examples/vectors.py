@@ -1,4 +1,4 @@
-"""Fixed feature vectors of users and items, from their sources to user_features and item_features."""
+"""Updates user_features and item_features from the sources of fixed vectors."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from mamdr_core.config.lake import InputSettings
 from mamdr_core.config.yaml_values import shorten
 from mamdr_core.lake.core.few import bytes_of, gathered, is_few, small
 from mamdr_core.lake.core.session import FEW_BYTES, memory_of
-from mamdr_core.lake.core.sources import CORRUPT, as_id, read_input, state_of
+from mamdr_core.lake.core.sources import as_id, malformed_line, read_input, state_of
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.core.unreadable import readable
 from mamdr_core.lake.examples.vocabularies import BROADCAST_BYTES, Growth, grown
@@ -26,18 +26,18 @@ logger = logging.getLogger(__name__)
 
 
 TRIES = 5
-"""Times that vectors are written again because ids, or rows by another job, were added meanwhile."""
+"""Maximum number of attempts of an update, which is repeated if other jobs add ids or rows in the meantime."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A declared vector's source.
+    """The source of a declared vector.
 
     Attributes:
         feature: the vector.
-        settings: of its reader.
-        vectors: id, vector; malformed, the line where that is not a whole record.
-        state: changes when its files or the declared size do.
+        settings: settings of the source as an input.
+        vectors: id, vector; malformed, the text of a malformed line.
+        state: a text that changes with the files, the declared size and the declared schema.
     """
 
     feature: Feature
@@ -47,27 +47,24 @@ class Source:
 
     @property
     def is_small(self) -> bool:
-        """Whether one task reads it sooner than several are started."""
+        """Whether one task is faster than several."""
         return bytes_of(self.vectors) <= FEW_BYTES
 
 
 def update_vectors(
     spark: SparkSession, lake: Lake, features: Sequence[Feature], vocabularies: Mapping[str, Growth]
 ) -> None:
-    """Make user_features and item_features hold the declared vectors of all known ids.
+    """Bring user_features and item_features up to date: the declared vectors of all ids with an index.
 
-    Where no source's files have changed, the vectors of new ids alone are added, and without new ids there is no
-    commit; else the table is rewritten.
+    If no source has changed, only the vectors of new ids are added, if any. Otherwise the table is rewritten.
 
     Args:
-        spark: the session.
-        lake: the lake.
-        features: that are declared.
+        features: the declared features.
         vocabularies: by "user" and "item".
 
     Raises:
-        MamdrError: a source that cannot be read, lacks `id` or `vector`, or holds a vector of another length or with an
-            element that is no number; other jobs kept writing.
+        MamdrError: a source cannot be read, lacks `id` or `vector`, or has a vector with another length or with an
+            element that is not a number; other jobs kept writing.
     """
     for of in ("user", "item"):
         declared = [feature for feature in features if feature.kind == "vector" and feature.of == of]
@@ -79,7 +76,7 @@ def _update(lake: Lake, of: str, vocabulary: Growth, sources: Sequence[Source]) 
     table, states = f"{of}_features", {source.feature.name: source.state for source in sources}
     for number in range(TRIES):
         base, known = lake.newest(table), _known_ids(lake, table, states)
-        if number and known is None:  # another job wrote it, perhaps for ids that it had added itself
+        if number and known is None:  # another job wrote the table, possibly with ids that it added itself
             vocabulary = grown(lake, TABLES[f"{of}s"])
         if known is not None and known >= vocabulary.total:
             return
@@ -98,23 +95,23 @@ def _update(lake: Lake, of: str, vocabulary: Growth, sources: Sequence[Source]) 
 
 
 def _known_ids(lake: Lake, table: str, states: dict[str, str]) -> int | None:
-    """How many ids the table has been joined with, from these states of the sources; None: it must be rewritten."""
+    """Number of ids with which the table was joined, given the states of the sources; None: it must be rewritten."""
     found = lake.log(table).newest_note("sources")
     if found is None or found[1]["sources"] != states:
         return None
     version, note = found
-    # Else another job wrote between what the commit was made from and the commit itself.
+    # Otherwise another job wrote between the version that the commit is based on and the commit itself.
     return int(note["ids"]) if version == note["base"] + 1 else None
 
 
 def _indexed(source: Source, indices: DataFrame, ids: int) -> DataFrame:
-    """Vectors joined to ids of a vocabulary: index, name, vector; of an id that repeats, the largest vector counts."""
+    """Join vectors with a vocabulary: index, name, vector; for duplicate ids the largest vector counts."""
     spark = indices.sparkSession
     vectors, indices = source.vectors, indices.select("id", "index")
     if source.is_small:
         vectors, indices = gathered(vectors), small(indices) if is_few(spark) else indices
     elif ids * BROADCAST_BYTES <= memory_of(spark):
-        indices = F.broadcast(indices)  # few clicks, whose shuffles have one task, may come with many vectors
+        indices = F.broadcast(indices)  # a shuffle may have one task, if there are few clicks
     return (
         vectors.where("id IS NOT NULL AND vector IS NOT NULL")
         .join(indices, "id", "inner")
@@ -128,7 +125,7 @@ def _open(spark: SparkSession, feature: Feature) -> Source:
     source: Any = {"path": feature.path, "format": feature.format, "schema": feature.schema}  # any format of Spark's
     settings = InputSettings(**source)
     try:
-        state = state_of(spark, settings)  # before: files that change meanwhile are then read again
+        state = state_of(spark, settings)  # first, so that files that change later are read again
         raw = read_input(spark, settings)
     except MamdrError as error:
         raise MamdrError(f"feature {feature.name}: {str(error).removeprefix('input.')}") from None
@@ -139,26 +136,25 @@ def _open(spark: SparkSession, feature: Feature) -> Source:
             f"{', '.join(raw.columns)}"
         )
     ids = as_id(raw, f"feature {feature.name}: id", F.col("id"))
-    malformed = F.col(CORRUPT) if CORRUPT in raw.columns else F.lit(None).cast("string")
     vectors = raw.select(
-        ids.alias("id"), F.col("vector").cast("array<float>").alias("vector"), malformed.alias("malformed")
+        ids.alias("id"), F.col("vector").cast("array<float>").alias("vector"), malformed_line(raw).alias("malformed")
     )
     declared = f"{feature.size} {feature.schema} " if feature.schema else f"{feature.size} "
     return Source(feature, settings, vectors, declared + state)
 
 
 def _check(sources: Sequence[Source]) -> None:
-    """Look at every vector of sources that have changed.
+    """Check every vector of the sources.
 
     Raises:
-        MamdrError: one has another length than declared, or an element that is no number, or a line is malformed.
+        MamdrError: a vector has another length than declared or a faulty number, or a line is malformed.
     """
     strange = F.exists("vector", lambda element: element.isNull() | F.isnan(element))
     for source in sources:
         size = source.feature.size
         with readable(source.settings):
-            counts = F.expr("id IS NOT NULL AND vector IS NOT NULL")
-            wrong = counts & ((F.size("vector") != size) | strange)
+            is_used = F.expr("id IS NOT NULL AND vector IS NOT NULL")
+            wrong = is_used & ((F.size("vector") != size) | strange)
             faulty = source.vectors.where(wrong | F.col("malformed").isNotNull())
             bad = (gathered(faulty) if source.is_small else faulty).first()
         if bad and bad["malformed"] is not None:

@@ -1,4 +1,4 @@
-"""Which Delta versions belong together: an examples version, and what it was encoded by."""
+"""The Delta versions that belong to a version of the examples: those of vocabularies and vectors."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -16,28 +16,28 @@ _GONE = re.compile("FILE_NOT_EXIST|Cannot time travel Delta table to version")
 
 
 def tables_beside(features: Sequence[Feature]) -> list[Table | str]:
-    """The tables that examples with these features are read with: vocabularies, and fixed vectors."""
+    """The other tables that readers of the examples need: vocabularies and fixed vectors."""
     vectors = sorted({f"{feature.of}_features" for feature in features if feature.kind == "vector"})
     indexed = [feature_vocabulary(f.name) for f in features if f.has_vocabulary]
     return ["users", "items", "domains", *vectors, *indexed]
 
 
 def newest_versions(lake: Lake, features: Sequence[Feature]) -> dict[str, int]:
-    """The newest version of every table except examples, by name.
+    """The newest versions of these tables, by name.
 
     Raises:
-        MamdrError: a table is missing.
+        MamdrError: a table does not exist.
     """
     return {_name(table): lake.version(table) for table in tables_beside(features)}
 
 
 def versions_of(lake: Lake, features: Sequence[Feature], version: int) -> dict[str, int]:
-    """The versions that build_examples noted with a version of the examples, and that version itself.
+    """The versions in the note of a version of the examples, and that version itself, by name of table.
 
-    Commits without a note, such as a change of the table's properties, leave the rows as they were.
+    For commits without a note, such as a change of table properties, the note of the commit before applies.
 
     Raises:
-        MamdrError: no such version, one from before this note, or one without the features.
+        MamdrError: the version does not exist, has no note, or was built without the features.
     """
     newest = lake.version("examples")
     if version > newest or not lake.log("examples").commit(version):
@@ -62,10 +62,10 @@ def versions_of(lake: Lake, features: Sequence[Feature], version: int) -> dict[s
 
 @contextmanager
 def still_there(what: str) -> Iterator[None]:
-    """Turn Spark's errors about a version whose files or log were removed into MamdrError; wrap its reads in it.
+    """Turn Spark's errors about removed files or log entries of a version into MamdrError; must wrap its reads.
 
     Args:
-        what: the version, for the error.
+        what: description of the version, for the error message.
     """
     try:
         yield

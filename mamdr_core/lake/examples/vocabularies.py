@@ -1,49 +1,50 @@
 """Vocabularies: append-only tables from id to a contiguous index that never changes.
 
-Ids are identified by a 64-bit hash. Among 84 million the chance that any two share one is 2 in 10,000; the two would
-share an index, and nothing else would go wrong.
+Ids are identified by a 64-bit hash. Among 84 million ids the probability that two have equal hashes is 2 in 10,000;
+these two would share an index, without other consequences.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import accumulate
 from operator import or_
 
 from pyspark.sql import Column as SparkColumn
-from pyspark.sql import DataFrame, Row, SparkSession, Window
+from pyspark.sql import DataFrame, Row, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from mamdr_core.config.lake import IdSettings
 from mamdr_core.lake.core.caching import Keep
-from mamdr_core.lake.core.few import gathered, is_few, local_frame, small
+from mamdr_core.lake.core.few import gathered, is_few, small
 from mamdr_core.lake.core.hashing import bucket, hash64
 from mamdr_core.lake.core.session import memory_of
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.runtime.errors import MamdrError
-from schemas import TABLES, UNKNOWN_INDEX, Column, Table
-from schemas.spark import spark_schema
+from schemas import UNKNOWN_INDEX, Column, Table
 
 logger = logging.getLogger(__name__)
 
 BUCKETS = 1024
-"""New ids are numbered in this many independent buckets; fixed, because the numbering depends on it."""
+"""Number of independent buckets in which new ids are numbered; must not change, because indices depend on it."""
 TRIES = 5
-"""Times that ids are numbered again because another job was first."""
+"""Maximum number of attempts to add ids, repeated if other jobs add ids first."""
 BROADCAST_BYTES = 1_000
-"""A vocabulary is sent whole to every executor if so much of its memory falls to each id; a larger one is shuffled."""
+"""Memory of an executor per id, in bytes, from which on a vocabulary is broadcast instead of shuffled."""
 _HASH, _BUCKET, _NUMBER = "_hash", "_bucket", "_number"
 _DESCRIBED = ("rows", "positives", "ds", "newest", "unsplit")
 
 
 @dataclass(frozen=True)
 class Growth:
-    """What an update did to a vocabulary.
+    """A vocabulary after an update.
 
-    `indices`: id and index of every id, read from what was found where it can be, as a table that has just been written
-    takes two Spark jobs to open.
+    Attributes:
+        total: number of ids.
+        new: number of new ids.
+        indices: id and index of every id; does not read the new table version, which would take two Spark jobs to open.
     """
 
     total: int
@@ -53,7 +54,7 @@ class Growth:
 
 @dataclass(frozen=True)
 class Ids:
-    """What a vocabulary is to know: its declaration, the column of the ids, and rows that an id must have."""
+    """A vocabulary to extend: its table, the column with its ids, and the minimum number of rows of an id."""
 
     table: Table
     column: str
@@ -62,16 +63,16 @@ class Ids:
 
 @dataclass(frozen=True)
 class NewIds:
-    """What `find_new_ids` found.
+    """Result of `find_new_ids`.
 
     Attributes:
         wanted: the vocabularies.
-        rows: that it looked at.
-        numbered: column (that the id is from), id, first_seen, and its `_number` from 0 in its `_bucket`.
-        counts: by column, new ids in each bucket that has some.
-        known: by column, the vocabulary's declaration and rows, as they were; None: there is none.
-        domains: id, `hash` of it, rows, positives, first day `ds`, last `newest`, and `unsplit`, rows without a split
-            that the log gives; where these were asked for.
+        rows: the rows that were searched.
+        numbered: new ids: column, id, first_seen, and `_number` from 0 within their `_bucket`.
+        counts: by column, number of new ids by bucket.
+        known: by column, declaration and previous rows of the vocabulary; None: the table does not exist.
+        domains: if requested, id, `hash` of the id, rows, positives, first day `ds`, last day `newest`, and `unsplit`,
+            the number of rows without a split given by the log.
     """
 
     wanted: Sequence[Ids]
@@ -83,19 +84,18 @@ class NewIds:
 
 
 def find_new_ids(lake: Lake, wanted: Sequence[Ids], rows: DataFrame, keep: Keep, domains: bool = False) -> NewIds:
-    """Find the ids that vocabularies lack, of all of them in one query, and number them.
+    """Find and number the ids that the vocabularies lack, by one query.
 
     New ids follow the existing ones in an order decided by hashes, so that the same days in the same order give the
-    same indices, whatever the order and partitions of the rows. No task sees more than a part of the ids.
+    same indices, whatever the order and partitions of the rows. No task processes all ids.
 
     Args:
-        lake: where the vocabularies are.
         wanted: the vocabularies.
-        rows: with the columns (null: no id) and `ds`; for domains `domain` and `label` too.
-        keep: keeps what was numbered for `add_new_ids`, and for whoever reads the indices.
-        domains: whether the domains of the rows are described too.
+        rows: rows with the columns of ids (null: no id) and `ds`; for domains also with `domain` and `label`.
+        keep: persists the numbered ids for `add_new_ids` and for readers of the indices.
+        domains: whether domains are described as well.
     """
-    known = {ids.column: _known(lake, ids.table) for ids in wanted}
+    known = {ids.column: read_known(lake, ids.table) for ids in wanted}
     numbered = keep(_numbered(rows, wanted, {column: frame for column, (_, frame) in known.items()}, domains))
     found = numbered.groupBy("column", _BUCKET).agg(
         F.count("*").alias("count"), F.collect_list("described").alias("described")
@@ -110,15 +110,15 @@ def find_new_ids(lake: Lake, wanted: Sequence[Ids], rows: DataFrame, keep: Keep,
 
 
 def add_new_ids(lake: Lake, found: NewIds, keep: Keep) -> dict[str, Growth]:
-    """Append what was found to the vocabularies; no commit to one that lacks nothing.
+    """Append new ids to the vocabularies; there is no commit to a complete vocabulary.
 
-    Where another job has added ids in the meantime, the new ones are numbered again behind its own.
+    If another job has added ids in the meantime, the new ids are numbered again.
 
     Returns:
-        What was done, by column. The indices can be read as long as what was found is kept.
+        The vocabularies by column; their indices can be read while the numbered ids are persisted.
 
     Raises:
-        MamdrError: other jobs kept adding ids at the same time.
+        MamdrError: other jobs kept adding ids.
     """
     growth = {}
     for ids in found.wanted:
@@ -130,75 +130,43 @@ def add_new_ids(lake: Lake, found: NewIds, keep: Keep) -> dict[str, Growth]:
             logger.info("%s: another job was first; numbering again", ids.table.name)
             latest = find_new_ids(lake, [ids], found.rows, keep)
         else:
-            raise _overtaken(ids.table)
+            raise overtaken(ids.table)
         logger.info("%s: %d, %d of them new", ids.table.name, grown.total, grown.new)
         growth[ids.column] = grown
     return growth
 
 
 def _add(lake: Lake, column: str, found: NewIds) -> Growth | None:
-    """Append the new ids of one column; None: another job has appended some meanwhile."""
+    """Append the new ids of one column; None: another job has added ids in the meantime."""
     (table, known), counts = found.known[column], found.counts[column]
     before = known.count() if known is not None else 0
     new = sum(counts.values())
     entries = _entries(found.numbered.where(F.col("column") == column), counts, before)
     if not new:
         lake.create(table)
-    elif not lake.append_to(table, _dated(entries), rows_before=before):
+    elif not lake.append_to(table, with_last_seen(entries), rows_before=before):
         return None
     indices = [frame.select("id", "index") for frame in (known, entries) if frame is not None]
     return Growth(before + new, new, reduce(DataFrame.unionByName, indices))
 
 
 def grown(lake: Lake, table: Table) -> Growth:
-    """The vocabulary as it is now, where there is nothing to add."""
+    """A vocabulary without new ids."""
     known = lake.read(table, lake.version(table))
     return Growth(known.count(), 0, known.select("id", "index"))
 
 
-def update_domains(lake: Lake, spark: SparkSession, seen: Iterable[Row]) -> tuple[Growth, dict[str, int]]:
-    """Give every domain an index on the driver, which holds a few numbers of each anyway, in the order of ids' hashes.
-
-    Args:
-        lake: where the vocabulary is.
-        spark: the session.
-        seen: domain (its id), `hash` of it, and its first day `ds`.
-
-    Returns:
-        What was done, with the indices of those that were seen; and every index by id.
-
-    Raises:
-        MamdrError: other jobs kept adding domains at the same time.
-    """
-    # As other vocabularies: in the order of the hash without its sign.
-    ordered = sorted(seen, key=lambda row: (row["hash"] % (1 << 64), row["domain"]))
-    for _ in range(TRIES):
-        table, known = _known(lake, TABLES["domains"])
-        indices = {row["id"]: row["index"] for row in known.collect()} if known is not None else {}
-        before = len(indices)
-        new = [row for row in ordered if row["domain"] not in indices]
-        entries = [(row["domain"], before + place, row["ds"]) for place, row in enumerate(new)]
-        rows = local_frame(spark, entries, spark_schema(TABLES["domains"])).coalesce(1)
-        if new and not lake.append_to(table, _dated(rows), rows_before=before):
-            logger.info("domains: another job was first; numbering again")
-            continue
-        logger.info("domains: %d, %d of them new", before + len(new), len(new))
-        indices |= {name: index for name, index, _ in entries}
-        encoded = [(row["domain"], indices[row["domain"]]) for row in ordered]
-        return Growth(len(indices), len(new), local_frame(spark, encoded, "id string, index int")), indices
-    raise _overtaken(TABLES["domains"])
-
-
-def _overtaken(table: Table) -> MamdrError:
+def overtaken(table: Table) -> MamdrError:
+    """The error for a vocabulary to which other jobs kept adding ids."""
     return MamdrError(f"{table.name}: other jobs kept adding ids at the same time; run again when they have ended")
 
 
 def _numbered(
     rows: DataFrame, wanted: Sequence[Ids], known: Mapping[str, DataFrame | None], domains: bool
 ) -> DataFrame:
-    """The ids that are not known, numbered inside their bucket from 0, as `NewIds` has them.
+    """Number the ids without an index from 0 within their bucket, as in `NewIds.numbered`.
 
-    Domains, where they are asked for, are among them, all of them, and alone have `described`.
+    If requested, all domains are included, and only they have a value in `described`.
     """
     seen = _seen(rows, [ids.column for ids in wanted], domains).withColumn(_HASH, hash64(F.col("id")))
     is_rare = [(F.col("column") == ids.column) & (F.col("rows") < ids.min_count) for ids in wanted if ids.min_count > 1]
@@ -228,12 +196,12 @@ def _numbered(
 
 
 def _seen(rows: DataFrame, columns: Sequence[str], domains: bool) -> DataFrame:
-    """Every id, once for each column that it is in: column, id, rows, its first day `ds`; of domains _DESCRIBED too."""
+    """Group rows by column and id: column, id, rows, first day `ds`; with domains also the columns _DESCRIBED."""
     found = [F.count("*").alias("rows"), F.min("ds").alias("ds")]
     if domains:
         found += [F.sum("label").alias("positives"), F.max("ds").alias("newest"), F.sum("unsplit").alias("unsplit")]
     is_unsplit = F.col("split").isNull() if "split" in rows.columns else F.lit(False)
-    # One scan. Spark would not recognise what was kept of grouping sets, where a query reads it twice.
+    # An array per row needs one scan. Spark cannot reuse persisted grouping sets if a query reads them twice.
     several = [column for column in columns if isinstance(rows.schema[column].dataType, T.ArrayType)]
     held = [
         F.struct(
@@ -250,7 +218,7 @@ def _seen(rows: DataFrame, columns: Sequence[str], domains: bool) -> DataFrame:
 
 
 def _listed(held: Sequence[SparkColumn], several: Sequence[str]) -> SparkColumn:
-    """A row's entries of single ids, and one entry for each id of its bags and sequences."""
+    """The entries of a row: one for each single id, and one for each id of its bags and sequences."""
     if not several:
         return F.array(*held)
     entries = [_entries_of(column) for column in several]
@@ -265,47 +233,52 @@ def _entries_of(column: str) -> SparkColumn:
 
 
 def encode(rows: DataFrame, hashed: str, vocabulary: DataFrame, to: str, size: int | None = None) -> DataFrame:
-    """Add the index of each row's id as column `to`, UNKNOWN_INDEX where the vocabulary lacks it.
+    """Add the index of each row's id as column `to`, UNKNOWN_INDEX if the vocabulary lacks the id.
 
     Args:
-        rows: with `hashed`.
-        hashed: column of `hash64(id)`.
+        rows: the rows.
+        hashed: column with `hash64(id)`.
         vocabulary: id, index.
-        to: name of the index column; replaces one of that name.
-        size: rows of the vocabulary, where they are known.
+        to: name of the new column; replaces an existing one.
+        size: number of ids, if known.
     """
     size = vocabulary.count() if size is None else size
     indices = vocabulary.select(hash64(F.col("id")).alias("_key"), F.col("index").alias("_index"))
-    fits = size * BROADCAST_BYTES <= memory_of(rows.sparkSession)
-    joined = rows.join(small(indices) if fits else indices.hint("shuffle_hash"), F.col(hashed) == F.col("_key"), "left")
+    joined = rows.join(joinable(indices, size), F.col(hashed) == F.col("_key"), "left")
     return joined.withColumn(to, F.coalesce("_index", F.lit(UNKNOWN_INDEX))).drop("_key", "_index")
 
 
+def joinable(indices: DataFrame, size: int) -> DataFrame:
+    """Indices of `size` ids as the right side of a join: broadcast if they fit into memory, otherwise shuffled."""
+    fits = size * BROADCAST_BYTES <= memory_of(indices.sparkSession)
+    return small(indices) if fits else indices.hint("shuffle_hash")
+
+
 def id_column(column: SparkColumn, settings: IdSettings) -> SparkColumn:
-    """The ids that a vocabulary counts: those of the log or, where they are hashed, `bucket <number>`."""
+    """The ids of a vocabulary: those of the log or, if they are hashed to buckets, `bucket <number>`."""
     if not settings.buckets:
         return column
     number = F.pmod(hash64("buckets", column), F.lit(settings.buckets))
     return F.when(column.isNotNull(), F.concat(F.lit("bucket "), number.cast("string")))
 
 
-def _known(lake: Lake, table: Table) -> tuple[Table, DataFrame | None]:
-    """The vocabulary as it is, None where there is none; declared with last_seen if earlier code made it so."""
+def read_known(lake: Lake, table: Table) -> tuple[Table, DataFrame | None]:
+    """The declaration and rows of a vocabulary; None: it does not exist. Older ones are declared with last_seen."""
     if not lake.exists(table):
         return table, None
     known = lake.read(table, lake.version(table))
     if "last_seen" in known.columns:
-        table = table.with_columns([Column("last_seen", "date", "nothing keeps it up: equal to first_seen")])
+        table = table.with_columns([Column("last_seen", "date", "not maintained: equal to first_seen")])
     return table, known
 
 
-def _dated(entries: DataFrame) -> DataFrame:
-    """With last_seen too, which only an old vocabulary takes."""
+def with_last_seen(entries: DataFrame) -> DataFrame:
+    """Add last_seen, which only older vocabularies have."""
     return entries.withColumn("last_seen", F.col("first_seen"))
 
 
 def _entries(numbered: DataFrame, new: Mapping[int, int], start: int) -> DataFrame:
-    """Vocabulary rows of the new ids: numbered from `start`, one bucket after the other."""
+    """Vocabulary rows of new ids, numbered consecutively from `start`, bucket by bucket."""
     firsts = accumulate((new.get(number, 0) for number in range(BUCKETS)), initial=start)
     of_bucket = F.expr(f"array({','.join(map(str, firsts))})")
     index = (F.get(of_bucket, F.col(_BUCKET)) + F.col(_NUMBER)).cast("int").alias("index")

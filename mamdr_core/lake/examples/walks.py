@@ -1,4 +1,4 @@
-"""Pseudo-random walks through a range of numbers that meet every number once, as Spark columns."""
+"""Pseudo-random walks that visit every number of a range once, as Spark columns."""
 
 from functools import lru_cache
 
@@ -17,10 +17,10 @@ def walk(seed: int, *who: Column, size: Column, length: Column) -> Column:
     start + t * step (mod size), with a prime step larger than any size, visits every number once.
 
     Args:
-        seed: decides start and step, together with `who`.
-        who: hashes of whom the walk is for.
-        size: how many numbers there are, below 2^31.
-        length: at least 1.
+        seed: decides start and step together with `who`.
+        who: hashes that identify the walk.
+        size: size of the range, below 2^31.
+        length: number of visited numbers, at least 1.
     """
     steps = F.array(*(F.lit(prime) for prime in prime_steps()))
     step = F.get(steps, F.pmod(hash64("step", seed, *who), F.lit(_STEPS)).cast("int")).cast("long")

@@ -1,4 +1,4 @@
-"""Which days examples are read from, and where days decide it, in which split: noted with each of their versions."""
+"""The window of a version of the examples: its days and, if days decide the split, the days of each split."""
 
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -18,11 +18,11 @@ _DAY = timedelta(1)
 
 @dataclass(frozen=True)
 class Window:
-    """The days of one version of the examples.
+    """The days of a version of the examples.
 
     Attributes:
-        first: of its days; None: no limit.
-        val_from: first day of val, where the window decides the split.
+        first: first day; None: no limit.
+        val_from: first day of val, if the window decides the split.
         test_from: first day of test; None: the table has a column `split`.
     """
 
@@ -32,15 +32,15 @@ class Window:
 
     @property
     def decides_split(self) -> bool:
-        """Whether a row's day decides its split, which is then no column of the table."""
+        """Whether a row's day decides its split; the table then has no column `split`."""
         return self.test_from is not None
 
     def limits(self, split: str, train_days: int = 0) -> Limits:
-        """The days of a split; the last one has no end, as the table has no row after `examples.until`.
+        """The days of a split; the last split has no end, because the table has no rows after `examples.until`.
 
         Args:
             split: train, val or test.
-            train_days: where the window decides the split, how many of the newest days of train; 0: all.
+            train_days: number of newest days of train, if the window decides the split; 0: all days.
         """
         if not (self.val_from and self.test_from):
             return self.first, None
@@ -52,17 +52,17 @@ class Window:
         return max(filter(None, (self.first, newest)), default=None), self.val_from - _DAY
 
     def noted(self) -> dict[str, str | None]:
-        """As a commit's note holds it."""
+        """The window as JSON values for a commit's note."""
         days = {"first": self.first, "val_from": self.val_from, "test_from": self.test_from}
         return {name: day.isoformat() if day else None for name, day in days.items()}
 
 
 def window_of(settings: ExamplesSettings, newest: date) -> Window:
-    """The window that settings ask for.
+    """The window according to the settings.
 
     Args:
-        settings: of the examples.
-        newest: the newest day that there is, which counts where `until` is not set.
+        settings: settings of the examples.
+        newest: the newest day of the examples, used if `until` is not set.
     """
     last = settings.until or newest
     first = last - timedelta(settings.days - 1) if settings.days else None
@@ -73,7 +73,7 @@ def window_of(settings: ExamplesSettings, newest: date) -> Window:
 
 
 def window_at(lake: Lake, version: int) -> Window:
-    """The window of a version of the examples; without limits where its commit tells none."""
+    """The window of a version of the examples; without limits if its note has none."""
     found = lake.log("examples").newest_note("window", version)
     return noted_window(found[1]) if found else Window()
 
@@ -87,9 +87,8 @@ def read_window(lake: Lake, version: int, window: Window | None = None, train_da
     """The rows of a version's window, with `split`.
 
     Args:
-        lake: the lake.
-        version: of the examples.
-        window: another one than that of the version.
+        version: version of the examples.
+        window: window to use instead of that of the version.
         train_days: see `Window.limits`.
     """
     split, chosen = window_sql(window_at(lake, version) if window is None else window, train_days)
@@ -98,15 +97,16 @@ def read_window(lake: Lake, version: int, window: Window | None = None, train_da
 
 
 def window_sql(window: Window, train_days: int = 0) -> tuple[str, str]:
-    """SQL over examples: the split of a row, empty where it is a column, and the condition of a window's rows."""
+    """SQL over examples: an expression of the split, empty if it is a column, and a condition of the window's rows."""
     if not window.decides_split:
-        return "", _in_days(window.limits("train"))
-    within = {split: _in_days(window.limits(split, train_days)) for split in SPLITS}
+        return "", in_days(window.limits("train"))
+    within = {split: in_days(window.limits(split, train_days)) for split in SPLITS}
     cases = " ".join(f"WHEN {condition} THEN '{split}'" for split, condition in within.items())
     return f"CASE {cases} END", " OR ".join(within.values())
 
 
-def _in_days(limits: Limits) -> str:
+def in_days(limits: Limits) -> str:
+    """The condition of rows between two days, in SQL."""
     compared = zip((">=", "<="), limits, strict=True)
     parts = [f"ds {sign} DATE'{day}'" for sign, day in compared if day]
     return f"({' AND '.join(parts)})" if parts else "true"

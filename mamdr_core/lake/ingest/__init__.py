@@ -1,1 +1,1 @@
-"""ingest_clicks: a source is read, judged by rules and gate, and published as a load of clicks. Read job.py."""
+"""ingest_clicks: reads a source, applies rules and the quality check, and publishes a load. Start with job.py."""

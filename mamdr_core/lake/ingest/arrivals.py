@@ -16,30 +16,31 @@ from mamdr_core.runtime.errors import MamdrError
 logger = logging.getLogger(__name__)
 
 UNFINISHED = ("_", ".")
-"""Names begin with these while, by the convention of Hadoop's tools, something is written to them."""
+"""Prefixes of files that are still being written, by the convention of Hadoop's tools."""
 _SUMS = ("rows_in", "clicks", "rejected", "restored", "restorable", "days")
 
 
 def ingest_arrived(spark: SparkSession, config: Config) -> dict[str, Any]:
-    """Load each file or folder that `input.path` (a folder or glob) has and `loads` does not know as published.
+    """Load each file or folder in `input.path` (a folder or glob) that is not recorded as published in `loads`.
 
-    They are loaded in the order of their names. Where one is stopped, those before it stay and the next run begins with
-    it. One that a killed run had published without recording it is loaded again, which replaces its rows.
+    They are loaded in the order of their names. If one is stopped, earlier ones stay published, and the next run starts
+    with it. If a job was killed after it published a file and before it recorded that, the file is loaded again, which
+    replaces its rows.
 
     Returns:
-        What `ingest_clicks` returns, added up over the loads (days too), and loads: how many there were.
+        The results of `ingest_clicks`, summed over the loads (days too), and the number of loads.
 
     Raises:
-        MamdrError: nothing matches the path; or as `ingest_clicks`.
+        MamdrError: nothing matches the path; see also `ingest_clicks`.
     """
-    found = _arrived(spark, config.input.path)
+    arrived = _find_arrived(spark, config.input.path)
     lake = Lake(spark, config.lake)
     known = set()
     if lake.exists("loads"):
         published = lake.read("loads").where("status = 'published'").select("source").distinct()
         known = {row["source"] for row in published.collect()}
-    new = [path for path in found if path not in known]
-    logger.info("%s: %d of %d files and folders are new", config.input.path, len(new), len(found))
+    new = [path for path in arrived if path not in known]
+    logger.info("%s: %d of %d files and folders are new", config.input.path, len(new), len(arrived))
     sums, rules, undeclared = Counter[str](), Counter[str](), set[str]()
     version = lake.newest("clicks")
     for number, path in enumerate(new, 1):
@@ -58,8 +59,8 @@ def ingest_arrived(spark: SparkSession, config: Config) -> dict[str, Any]:
     }
 
 
-def _arrived(spark: SparkSession, path: str) -> list[str]:
-    """The files and folders of a folder, or that a glob matches, each as `loads` names it."""
+def _find_arrived(spark: SparkSession, path: str) -> list[str]:
+    """The complete files and folders in a folder or matching a glob, sorted, as in the column `source` of loads."""
     files = Files(spark, path)
     if files.is_file() or not files.exists():
         paths = files.matches()

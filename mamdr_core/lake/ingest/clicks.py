@@ -1,4 +1,4 @@
-"""From raw rows to clicks and rejected rows: DataFrame to DataFrame."""
+"""Turns raw rows into valid and rejected clicks, from DataFrame to DataFrame."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,9 @@ from mamdr_core.config.features import Feature
 from mamdr_core.config.lake import InputColumns
 from mamdr_core.lake.core.hashing import hash64
 from mamdr_core.lake.core.sources import (
-    CORRUPT,
     as_id,
     kind_of,
+    malformed_line,
     raw_columns,
     resolve,
     undeclared_columns,
@@ -28,7 +28,7 @@ EVENT = ("user", "item", "domain", "event_time")
 _JUDGEMENT = (RAW, MALFORMED, SOURCE_FILE, UNREADABLE, RULE, KEY, FILED, KNOWN)
 """Columns of judged rows that are not columns of clicks."""
 _NEITHER = -1
-# Days beyond these have no Python date; no rule lets one pass, but they are counted.
+# Python has no dates beyond these days; a rule rejects such rows, which are still counted.
 _PLAUSIBLE_DAYS = ("0001-01-01", "9999-12-31")
 
 
@@ -36,18 +36,17 @@ def parse_rows(raw: DataFrame, columns: InputColumns, features: Sequence[Feature
     """Evaluate the configured expressions over the raw log.
 
     Returns:
-        One row per raw row: the columns of clicks (without `load`) and the declared features, null where a value cannot
-        be read (a label that is there but neither 0 nor 1 is -1); `_raw`, the raw row; `_malformed`, the line where it
-        is not a whole record; `_source_file`; `_unreadable`, the first feature that cannot be read.
+        One row per raw row: the columns of clicks (without `load`) and the declared features, null if a value cannot be
+        read (a label other than 0, 1 and null is -1); `_raw`, the raw row; `_malformed`, the text of a malformed line;
+        `_source_file`; `_unreadable`, the first feature that cannot be read.
 
     Raises:
-        MamdrError: an expression that cannot be resolved, or ids that are fractions; the config key is named.
+        MamdrError: an expression cannot be resolved, or ids are fractional; the error names the config key.
     """
-    malformed = F.col(CORRUPT) if CORRUPT in raw.columns else F.lit(None).cast("string")
     return raw.select(
         *_declared(raw, columns, features),
         F.struct(*(F.col(f"`{name}`") for name in raw_columns(raw))).alias(RAW),
-        malformed.alias(MALFORMED),
+        malformed_line(raw).alias(MALFORMED),
         F.col("_metadata.file_path").alias(SOURCE_FILE),
         F.coalesce(*unreadable_features(raw, features), F.lit(None).cast("string")).alias(UNREADABLE),
     )
@@ -59,19 +58,19 @@ def find_undeclared(raw: DataFrame, columns: InputColumns, features: Sequence[Fe
 
 
 def judge_rows(parsed: DataFrame, rules: Sequence[Rule]) -> DataFrame:
-    """Name the first single-row rule that each row fails.
+    """Add the first rule that each row fails.
 
     Args:
-        parsed: from `parse_rows`.
-        rules: from `rules_for`: conditions, in order.
+        parsed: result of `parse_rows`.
+        rules: result of `rules_for`: conditions over one row, in order.
 
     Returns:
-        `parsed` with `_rule` (null: valid), `_key`, a 64-bit hash of a valid row's event, null for other rows,
-        `_filed`, the day that it is filed under, and `_known`, null: load and day of the click that it repeats.
+        `parsed` with `_rule` (null: valid), `_key`, a 64-bit hash of a valid row's event (null for other rows),
+        `_filed`, the day under which it is stored, and `_known`, null: the click that it repeats.
     """
     failed = [F.when(~F.coalesce(F.expr(rule.condition_sql), F.lit(False)), rule.name) for rule in rules]
     judged = parsed.withColumn(RULE, F.coalesce(*failed, F.lit(None).cast("string")))
-    # A line in pieces, or a time that cannot be, has no day to be filed under.
+    # A malformed line or an impossible time has no day.
     without_day = [rule.name for rule in (RECORD_WELL_FORMED, NOT_ANCIENT, NOT_FUTURE)]
     filed = F.when(F.col(RULE).isin(without_day), F.lit(None)).otherwise(F.col("ds"))
     key, known = (
@@ -82,13 +81,13 @@ def judge_rows(parsed: DataFrame, rules: Sequence[Rule]) -> DataFrame:
 
 
 def select_clicks(judged: DataFrame, load: int) -> DataFrame:
-    """The valid rows: the columns of clicks and the declared features."""
+    """Valid rows with the columns of clicks and the declared features."""
     valid = judged.where(F.col(RULE).isNull()).drop(*_JUDGEMENT)
     return valid.withColumn("load", F.lit(load).cast("bigint"))
 
 
 def select_rejected(judged: DataFrame, load: int, source: str) -> DataFrame:
-    """The rejected rows: the columns of clicks_rejected."""
+    """Rejected rows with the columns of clicks_rejected."""
     return judged.where(F.col(RULE).isNotNull()).select(
         F.col(RULE).alias("rule"),
         F.coalesce(F.col(MALFORMED), raw_json()).alias("row"),
@@ -104,22 +103,22 @@ def select_rejected(judged: DataFrame, load: int, source: str) -> DataFrame:
 
 
 def raw_json() -> Column:
-    """The raw row as JSON, nulls included."""
+    """The raw row as JSON, including nulls."""
     return F.to_json(RAW, {"ignoreNullFields": "false"})
 
 
 def read_copies(rejected: DataFrame, clicks: T.StructType) -> DataFrame:
-    """Rejected rows as clicks would hold them, from the column `click`.
+    """Convert rejected rows to rows of clicks by parsing the column `click`.
 
     Args:
-        rejected: rows of clicks_rejected that repeat another load's event.
-        clicks: the columns of clicks, features among them.
+        rejected: rows of clicks_rejected that repeat an event of another load.
+        clicks: schema of clicks, including features.
 
     Returns:
-        These columns, and `_click`, `_known_load` and `_known_ds`, which are those of clicks_rejected.
+        The columns of clicks, and `_click`, `_known_load` and `_known_ds` of clicks_rejected.
     """
     fields = [field for field in clicks if field.name not in ("load", "ds")]
-    # A time is a number here: as text JSON would keep its milliseconds only.
+    # Times are numbers, because JSON text would keep only milliseconds.
     kinds = [T.LongType() if field.name == "event_time" else field.dataType for field in fields]
     read = T.StructType([T.StructField(field.name, kind) for field, kind in zip(fields, kinds, strict=True)])
     parsed = rejected.withColumn("_read", F.from_json("click", read))
@@ -130,7 +129,7 @@ def read_copies(rejected: DataFrame, clicks: T.StructType) -> DataFrame:
 
 
 def _click_json(judged: DataFrame) -> Column:
-    """A row as clicks would hold it, but for its load and day."""
+    """A row of clicks as JSON, without its load and day."""
     names = [name for name in judged.columns if name not in (*_JUDGEMENT, "ds")]
     values = (F.unix_micros("event_time") if name == "event_time" else F.col(f"`{name}`") for name in names)
     return F.to_json(F.struct(*(value.alias(name) for name, value in zip(names, values, strict=True))))
@@ -175,7 +174,7 @@ def _optional(raw: DataFrame, name: str, expression: str, kind: str) -> Column:
 
 
 def _weight(raw: DataFrame, expression: str) -> Column:
-    """The row's weight; infinite, which no rule lets pass, where it is NaN or text that is no number."""
+    """The row's weight; infinite, which a rule rejects, if it is NaN or text that is not a number."""
     found = resolve(raw, "input.columns.weight", expression)
     weight = found.try_cast("double")
     bad = F.isnan(weight)

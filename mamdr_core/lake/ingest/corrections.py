@@ -1,8 +1,9 @@
-"""Corrections: a load that replaces rows of clicks, and gives other loads the events that it no longer brings.
+"""Corrections: loads that replace rows of clicks, and give back to other loads the events that they no longer bring.
 
-A job can be killed after it has replaced rows and before it has given events back. The next run of the load does that
-then: the days that it must look at are those that clicks holds of the load and those that `loads` has. A run that is
-about to take days away from clicks therefore adds a line to `loads` first.
+If a job is killed after it has replaced rows and before it has given events back, the next attempt of the load does so.
+It considers the days on which clicks holds rows of the load, and those recorded in `loads`: an attempt records its days
+there before it removes any of them from clicks. A load that replaces whole days may remove the last clicks of a load
+whose correction was killed; it then completes that correction.
 """
 
 import logging
@@ -15,7 +16,7 @@ from mamdr_core.lake.core.caching import kept_frames
 from mamdr_core.lake.core.progress import progress
 from mamdr_core.lake.core.session import FEW, FEW_BYTES, overriding
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.lake.ingest.loads import Attempts, Load, read_attempts, record_load
+from mamdr_core.lake.ingest.loads import Attempts, Load, close_attempts, read_attempts, record_load
 from mamdr_core.lake.ingest.restore import Replaced, count_restorable, restore_events, was_made_before_names
 from mamdr_core.lake.ingest.tally import Tally
 from mamdr_core.runtime.errors import MamdrError
@@ -28,11 +29,10 @@ class Correction:
     """A load that replaces rows of clicks.
 
     Attributes:
-        load: the load.
-        whole_days: whether it replaces all rows of its days, and not its own alone.
-        held: days that clicks held of it.
+        whole_days: whether it replaces all rows of its days instead of only its own.
+        held: days on which clicks held rows of the load.
         before: the version of clicks that held them.
-        earlier: what is recorded of earlier runs of it.
+        earlier: earlier attempts.
     """
 
     load: Load
@@ -45,50 +45,57 @@ class Correction:
 def find_correction(
     lake: Lake, load: Load, whole_days: bool, held: frozenset[date], before: int | None
 ) -> Correction | None:
-    """The correction that a load is; None: it replaces no row."""
+    """The correction that a load makes; None: it replaces no row."""
     if before is None or not (held or whole_days):
         return None
-    return Correction(load, whole_days, held, before, read_attempts(lake, load))
+    return Correction(load, whole_days, held, before, read_attempts(lake, load, whole_days))
 
 
 def begin_correction(
     spark: SparkSession, lake: Lake, correction: Correction, tally: Tally, started_at: datetime
-) -> None:
-    """Record the days of a correction, before it replaces rows, where clicks would not show them any more."""
+) -> bool:
+    """Record the days of a correction before it replaces rows, if clicks will no longer show them; whether it did."""
     if correction.earlier.killed:
-        logger.info("an earlier run of %s did not end; this one gives its events back too", correction.load.source)
+        logger.info(
+            "an earlier correction was killed; %s also gives back the events of that one", correction.load.source
+        )
     now = frozenset(tally.valid_by_day)
-    # What rejected rows of an old table do not name is looked for in the replaced version of clicks, which a later run
-    # does not know: it must know that one did not end.
-    if correction.held - now or was_made_before_names(lake):
-        record_load(spark, lake, correction.load, tally, started_at, replacing=correction.held | now)
+    # Rejected rows of an old table do not name the click that they repeat, so it is looked up in the replaced version
+    # of clicks. A later attempt does not know that version: it must at least know that an attempt was killed.
+    if not (correction.held - now or was_made_before_names(lake)):
+        return False
+    record_load(spark, lake, correction.load, tally, started_at, replacing=correction.held | now)
+    return True
 
 
 def finish_correction(
     spark: SparkSession, lake: Lake, correction: Correction, tally: Tally, version: int
 ) -> tuple[int, int]:
-    """File what other loads brought and this one no longer does; how many events that were, and could be.
+    """Restore the events that the load no longer brings from rows of other loads.
 
     Args:
-        spark: the session.
-        lake: the lake.
-        correction: that has been published.
+        correction: a published correction.
         tally: counts of the published load.
-        version: of clicks, that this made.
+        version: version of clicks that it created.
+
+    Returns:
+        The number of restored events, and of those that could be restored by loading other sources again.
 
     Raises:
-        MamdrError: other jobs kept writing what it reads. The load is published then.
+        MamdrError: other jobs kept writing the tables. The load is published nevertheless.
     """
     load, earlier = correction.load, correction.earlier
     now = frozenset(tally.valid_by_day)
-    # Whole days that an earlier run replaced, if it was killed, are those that clicks holds of it.
+    # Whole days that a killed attempt replaced are those on which clicks holds its rows.
     whole_days = correction.held | now if correction.whole_days else frozenset[date]()
     replaced = Replaced(load, correction.held | now | earlier.days, whole_days, earlier.killed)
-    # Not by the size of this log: the clicks of its times may be many.
+    # The size of this log does not decide: there may be many clicks with times of this log.
     few = FEW if lake.log("clicks").size() + lake.log("clicks_rejected").size() <= FEW_BYTES else {}
     try:
         with kept_frames() as keep, overriding(spark, few), progress(spark, "restored events"):
             restored = restore_events(lake, replaced, keep)
+            if earlier.others:
+                close_attempts(lake, earlier.others, f"killed; its events were given back by {load.source}")
             days = now if correction.whole_days else ()
             return restored, count_restorable(lake, load, (correction.before, version), days, earlier.killed)
     except MamdrError as error:

@@ -1,4 +1,4 @@
-"""Declared features as expressions over a raw log: numbers, ids, and bags and sequences of ids."""
+"""Expressions over a raw log for declared features: numbers, ids, and bags and sequences of ids."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,18 +19,16 @@ _IDS, _WEIGHTS = "array<string>", "array<float>"
 def declared_features(
     raw: DataFrame, features: Sequence[Feature], keep_faulty: bool = False, only: Sequence[Feature] | None = None
 ) -> list[Column]:
-    """What the declared features are in clicks, as expressions over a raw log.
-
-    A history is read from a column of its name where the log is of requests to score (`keep_faulty`).
+    """The columns of the declared features in clicks, as expressions over a raw log.
 
     Args:
-        raw: the log.
-        features: declared ones.
-        keep_faulty: the rows will not be judged: faulty weights become null, so that each id weighs 1.
-        only: those of them that the log has; None: all.
+        features: the declared features.
+        keep_faulty: whether rows are requests to score, to which no rules apply: faulty weights become null, so that
+            each id has weight 1, and a history is read from the column with its name.
+        only: the features to return; None: all.
 
     Raises:
-        MamdrError: a feature cannot be resolved and is not optional, or its ids are no array.
+        MamdrError: a feature that is not optional cannot be resolved, or its ids are not an array.
     """
     found: list[Column] = []
     for number, feature in enumerate(features):
@@ -45,8 +43,10 @@ def declared_features(
 
 
 def unreadable_features(raw: DataFrame, features: Sequence[Feature]) -> Iterator[Column]:
-    """By numeric feature of text, its name where the text is neither blank nor a number; by bag with weights, its name
-    where they are not one number >= 0 for each id.
+    """Columns that are the name of a feature if its value cannot be read, and null otherwise.
+
+    This concerns numeric features from text that is neither blank nor a number, and bags whose weights are not one
+    number >= 0 for each id.
     """
     for number, feature in enumerate(features):
         if feature.weights:
@@ -62,13 +62,13 @@ def unreadable_features(raw: DataFrame, features: Sequence[Feature]) -> Iterator
 
 @dataclass(frozen=True)
 class _Several:
-    """The ids of a bag or sequence as the log has them, and the weights of a bag; null where there are none."""
+    """The ids of a bag or sequence in the log, and the weights of a bag; null if missing."""
 
     ids: Column
     weights: Column | None = None
 
     def columns(self, feature: Feature, keep_faulty: bool) -> Iterator[Column]:
-        """The ids that are there, and their weights."""
+        """The ids that are not blank, and their weights."""
         yield newest_or_first(feature, F.filter(self.ids, _is_there)).alias(feature.name)
         if self.weights is not None:
             weights = F.filter(in_pairs(self.ids, self.weights), lambda pair: _is_there(pair["id"]))["weight"]
@@ -77,7 +77,7 @@ class _Several:
 
     @property
     def is_faulty(self) -> Column:
-        """Whether there are not as many weights as ids, or one is missing, below 0, NaN or infinite; false for null."""
+        """Whether the numbers of weights and ids differ, or a weight is missing, below 0, NaN or infinite."""
         assert self.weights is not None
         ids = F.coalesce(self.ids, F.array().cast(_IDS))
         differs = F.size(self.weights) != F.size(ids)
@@ -90,7 +90,7 @@ def _is_there(value: Column) -> Column:
 
 
 def _is_wrong(value: Column, weight: Column) -> Column:
-    """Whether an id that is there has no weight, or one that is no number >= 0."""
+    """Whether the weight of an id that is not blank is missing or not a number >= 0."""
     is_number = F.coalesce((weight >= 0) & (weight < float("inf")), F.lit(False))  # Spark's NaN is above infinity
     return _is_there(value) & ~is_number
 
@@ -108,7 +108,7 @@ def _several(raw: DataFrame, number: int, feature: Feature) -> _Several:
 
 
 def _array(raw: DataFrame, number: int, feature: Feature, name: str) -> Column:
-    """The array that one of a feature's expressions gives, or the parts of its text."""
+    """The array that an expression of a feature gives, or its text split by the separator."""
     key, kind = f"features.{number}.{name}", _WEIGHTS if name == "weights" else _IDS
     expression = getattr(feature, name) or feature.name
     if feature.optional and lacks_columns(raw, expression):

@@ -1,4 +1,4 @@
-"""ingest_clicks: the raw log becomes clicks and clicks_rejected, load by load."""
+"""ingest_clicks: turns a raw log into rows of clicks and clicks_rejected, load by load."""
 
 import logging
 from collections.abc import Callable
@@ -19,7 +19,6 @@ from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.core.unreadable import readable
 from mamdr_core.lake.ingest.clicks import find_undeclared, judge_rows, parse_rows
 from mamdr_core.lake.ingest.corrections import begin_correction, find_correction, finish_correction
-from mamdr_core.lake.ingest.gate import WEEK, failed_checks
 from mamdr_core.lake.ingest.loads import (
     Load,
     check_loads,
@@ -31,6 +30,7 @@ from mamdr_core.lake.ingest.loads import (
 )
 from mamdr_core.lake.ingest.pieces import refuse_pieces
 from mamdr_core.lake.ingest.publish import Publication, publish
+from mamdr_core.lake.ingest.quality import WEEK, failed_checks
 from mamdr_core.lake.ingest.repeats import in_spans, settle_events
 from mamdr_core.lake.ingest.rules import rules_for
 from mamdr_core.lake.ingest.survey import Survey, survey_rows
@@ -45,22 +45,23 @@ logger = logging.getLogger(__name__)
 MANY_DAYS = 400
 FEW_ROWS_A_DAY = 1000
 TRIES = 5
-"""Times that a load is compared again because another job filed events of the same time."""
+"""Maximum number of comparisons of a load with other loads, repeated if other jobs publish events of the same time."""
 
 
 def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
-    """Read `input`, judge every row, and replace what an earlier load of the same path (or of the same days) filed.
+    """Read `input`, apply the rules to every row, and replace the rows of an earlier load of the same path (or days).
 
     Returns:
-        rows_in, clicks, rejected, rejected_by_rule, days, clicks_version, undeclared_columns; restored, the events
-        that this load no longer brings and that were filed from other loads' rejected rows; and restorable, those whose
-        rejected rows are of an earlier version of this project, and must be loaded again; clicks + rejected = rows_in.
+        rows_in, clicks, rejected, rejected_by_rule, days, clicks_version, undeclared_columns; restored, the number of
+        events that this load no longer brings and that were restored from rejected rows of other loads; restorable, the
+        number of those whose rejected rows were written by an earlier version of this project, so that their sources
+        have to be loaded again; clicks + rejected = rows_in.
 
     Raises:
-        MamdrError: an input that cannot be read, changed meanwhile, holds no valid row or fails the quality gate, an
-            expression that names no column, a lake root that holds something else, another job writing the same days.
-            The tables are as they were then, but that `loads` tells of a load that the gate stopped, and where other
-            jobs kept filing events of the same time.
+        MamdrError: the input cannot be read, changed during the job, has no valid row or fails the quality check; an
+            expression names no column; the lake root has other contents; other jobs keep writing the same days. The
+            tables are unchanged, except that `loads` records a stopped load, and that the load is published if other
+            jobs kept publishing events of the same time.
     """
     started_at = datetime.now(UTC)
     table = _declared_table(config)
@@ -92,26 +93,25 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
                 judged = settle_events(rows, survey, others, keep)
             tally = judged.tally
             held = days_held(lake, "clicks", load)
-            if not number:  # afterwards it is published, and what is found then is only that others filed the same
+            is_recorded = False
+            if not number:  # later passes only compare a published load with what other jobs have published since
                 times = partial(explain_times, raw, rows, config.input.columns.event_time)
-                _pass_gate(spark, config, lake, load, tally, held, started_at, times)
+                _check_quality(spark, config, lake, load, tally, held, started_at, times)
                 correction = find_correction(lake, load, whole_days, frozenset(day for day in held if day), seen)
-                if correction:
-                    begin_correction(spark, lake, correction, tally, started_at)
-            version = publish(spark, Publication(lake, load, table, whole_days, held.keys(), tasks, started_at), judged)
-            # What another job filed between the two versions has not been compared: of two jobs, by the later one.
+                is_recorded = correction is not None and begin_correction(spark, lake, correction, tally, started_at)
+            to = Publication(lake, load, table, whole_days, held.keys(), tasks, started_at, is_recorded)
+            version = publish(spark, to, judged)
+            # Rows that another job published between the two versions have not been compared: the later job does so.
             if _files(_overlapping(config, lake, load, survey, version)) <= _files(others):
                 break
-            logger.info("another load of the same time was published meanwhile; its events are compared too")
+            logger.info("another load of the same time was published in the meantime; its events are compared too")
         else:
             raise MamdrError(
-                f"input.path: {load.source}: other jobs kept filing events of the same time; it is published, but "
-                "some of its events may be there twice: run it again"
+                f"input.path: {load.source}: other jobs kept publishing events of the same time; it is published, but "
+                "clicks may contain some of its events twice: run it again"
             )
-    restored = restorable = 0
-    if correction:
-        restored, restorable = finish_correction(spark, lake, correction, tally, version)
-    # Last, so that a load whose job was killed is not yet known as published to the folder of arriving files.
+    restored, restorable = finish_correction(spark, lake, correction, tally, version) if correction else (0, 0)
+    # Last, so that an arriving file is loaded again if the job is killed before.
     record_load(spark, lake, load, tally, started_at, clicks_version=version)
     figures = _figures(tally)
     logger.info("%(rows_in)d rows in = %(clicks)d clicks + %(rejected)d rejected, %(days)d days", figures)
@@ -126,12 +126,12 @@ def _declared_table(config: Config) -> Table:
     columns = config.input.columns
     for number, feature in enumerate(config.features):
         if feature.history and not (columns.event_time or columns.ds):
-            raise MamdrError(f"features.{number}.history: set input.columns.event_time or ds, which it is made by")
+            raise MamdrError(f"features.{number}.history: set input.columns.event_time or ds, from which it is built")
     return declared_clicks(config.features, bool(columns.split), bool(columns.weight))
 
 
 def _overlapping(config: Config, lake: Lake, load: Load, survey: Survey, version: int | None) -> DataFrame | None:
-    """Clicks of other loads, in a version, from the times of this one; None where no file can hold any."""
+    """Clicks of other loads, in a version, from the times of this load; None if statistics exclude all files."""
     days = list(survey.tally.valid_by_day)
     others = clicks_of_others(lake, load, days if config.input.replace == "days" else [], version)
     if others is None or not survey.times:
@@ -144,7 +144,7 @@ def _files(clicks: DataFrame | None) -> set[str]:
     return set() if clicks is None else set(clicks.inputFiles())
 
 
-def _pass_gate(
+def _check_quality(
     spark: SparkSession,
     config: Config,
     lake: Lake,
@@ -154,7 +154,7 @@ def _pass_gate(
     started_at: datetime,
     explain: Callable[[], str],
 ) -> None:
-    """Record the load as stopped, and raise, where a check fails."""
+    """Record the load as stopped, and raise MamdrError, if a quality check fails."""
     days = list(tally.valid_by_day)
     others = rows_by_day(clicks_of_others(lake, load), days[0] - timedelta(days=WEEK), days[-1]) if days else {}
     vanished = {day: rows for day, rows in held.items() if day and day not in tally.days}

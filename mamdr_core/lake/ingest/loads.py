@@ -1,10 +1,12 @@
-"""Loads: the rows of one source, identified in clicks and clicks_rejected by a hash of the source."""
+"""Loads: all rows of one source, identified by a hash of the source; and the table `loads`, which records attempts."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import reduce
+from operator import or_
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mamdr_core.lake.core.files import Files
@@ -18,7 +20,7 @@ from schemas.spark import spark_schema
 
 @dataclass(frozen=True)
 class Load:
-    """A load: its source and the number that its rows carry (a number, since Delta cuts the statistics of strings)."""
+    """A load: its source, and its id in the tables (an integer, because Delta truncates statistics of strings)."""
 
     id: int
     source: str
@@ -26,68 +28,92 @@ class Load:
 
 @dataclass(frozen=True)
 class Attempts:
-    """What is recorded of earlier runs of a load.
+    """Earlier attempts that a correction has to consider.
 
     Attributes:
-        days: the first and last day of every run that published the load or was about to take days away from it.
-        killed: whether one that was about to take days away did not end, and none has ended since.
+        days: the first and last day of every attempt that published a load or was about to remove days of it.
+        killed: whether an attempt that was about to remove days did not end.
+        others: such attempts of other loads: id of the load, and start of the attempt in microseconds since 1970.
     """
 
-    days: set[date]
-    killed: bool
+    days: frozenset[date] = frozenset()
+    killed: bool = False
+    others: tuple[tuple[int, int], ...] = ()
 
 
 def identify_load(spark: SparkSession, path: str) -> Load:
     """The load of `input.path`, however the path is written (relative, with a trailing slash, as a URI)."""
     source = Files(spark, path).root
-    # Of a table of values, which Spark computes as it plans, without a job.
+    # Spark computes a query over constant values during planning, without a job.
     query = "SELECT xxhash64(source) AS id FROM VALUES (:source) AS one (source)"
     found = spark.sql(query, args={"source": source}).collect()
     return Load(found[0]["id"], source)
 
 
 def check_loads(lake: Lake) -> None:
-    """Refuse a lake whose clicks do not tell loads apart.
+    """Check that clicks has the column `load`.
 
     Raises:
-        MamdrError: clicks was made by an earlier version of this project.
+        MamdrError: it does not; an earlier version of this project created it.
     """
     if lake.exists("clicks") and "load" not in lake.read("clicks").columns:
         raise MamdrError(f"clicks of {lake.root} has no column load: name a new lake.root and ingest again")
 
 
 def days_held(lake: Lake, table: str, load: Load) -> dict[date | None, int]:
-    """Rows by day that an earlier run of the load filed in a table; None: rows without a day."""
+    """Number of rows of the load in a table by day; None: rows without a day."""
     if not lake.exists(table):
         return {}
     counted = lake.read(table).where(F.col("load") == load.id).groupBy("ds").count().collect()
     return {row["ds"]: row["count"] for row in counted}
 
 
-def read_attempts(lake: Lake, load: Load) -> Attempts:
-    """What `loads` has of earlier runs of the load, stopped ones aside."""
+def read_attempts(lake: Lake, load: Load, whole_days: bool) -> Attempts:
+    """Read the earlier attempts of a load.
+
+    Args:
+        whole_days: whether the load replaces whole days. If so, killed attempts of other loads are included: once their
+            last clicks are replaced, their own next attempt no longer is a correction.
+    """
     if not lake.exists("loads"):
-        return Attempts(set(), False)
-    own = lake.read("loads").where((F.col("load") == load.id) & (F.col("status") != "stopped"))
-    lines = own.select("status", "first_ds", "last_ds", F.unix_micros("started_at").alias("started_at")).collect()
-    finished = max((line["started_at"] for line in lines if line["status"] == "published"), default=None)
-    killed = [
-        line for line in lines if line["status"] == "replacing" and (finished is None or line["started_at"] > finished)
-    ]
-    days = {day for line in lines for day in (line["first_ds"], line["last_ds"]) if day}
-    return Attempts(days, bool(killed))
+        return Attempts()
+    is_own, is_valid = F.col("load") == load.id, F.col("status") != "stopped"
+
+    def starts(status: str) -> Column:
+        return F.collect_set(F.when(F.col("status") == status, F.unix_micros("started_at")))
+
+    lines = lake.read("loads") if whole_days else lake.read("loads").where(is_own)
+    by_load = lines.groupBy("load").agg(
+        F.array_except(starts("replacing"), starts("stopped")).alias("replacing"),
+        F.coalesce(F.array_max(starts("published")), F.lit(0)).alias("published"),
+        F.min(F.when(is_valid, F.col("first_ds"))).alias("first"),
+        F.max(F.when(is_valid, F.col("last_ds"))).alias("last"),
+    )
+    killed = F.filter("replacing", lambda attempt: attempt > F.col("published")).alias("killed")
+    found = by_load.select("load", "first", "last", killed).where(is_own | (F.size("killed") > 0)).collect()
+    return Attempts(
+        frozenset(day for row in found for day in (row["first"], row["last"]) if day),
+        any(row["killed"] for row in found),
+        tuple((row["load"], attempt) for row in found if row["load"] != load.id for attempt in row["killed"]),
+    )
+
+
+def close_attempts(lake: Lake, attempts: Collection[tuple[int, int]], reason: str) -> None:
+    """Record that the killed attempts of `Attempts.others` have been completed by another load."""
+    closed = ((F.col("load") == load) & (F.unix_micros("started_at") == started) for load, started in attempts)
+    lines = lake.read("loads").where((F.col("status") == "replacing") & reduce(or_, closed))
+    ended = {"status": F.lit("stopped"), "reason": F.lit(reason), "finished_at": F.current_timestamp()}
+    lake.append("loads", lines.withColumns(ended))
 
 
 def clicks_of_others(
     lake: Lake, load: Load, replaced: Collection[date] = (), version: int | None = None
 ) -> DataFrame | None:
-    """The clicks of other loads, without those on days that this one replaces; None before any were filed.
+    """The clicks of other loads, without days that this load replaces; None: the table does not exist.
 
     Args:
-        lake: the lake.
-        load: this one.
-        replaced: the days.
-        version: of clicks; None: the newest whenever the frame is computed.
+        replaced: days that the load replaces.
+        version: version of clicks; None: the newest one when the frame is computed.
     """
     if not lake.exists("clicks"):
         return None
@@ -96,7 +122,7 @@ def clicks_of_others(
 
 
 def rows_by_day(clicks: DataFrame | None, first: date, last: date) -> dict[date, int]:
-    """Rows of each day from `first` to `last`."""
+    """Number of rows by day from `first` to `last`."""
     if clicks is None:
         return {}
     counted = clicks.where(F.col("ds").between(first, last)).groupBy("ds").count().collect()
@@ -113,11 +139,11 @@ def record_load(
     reason: str | None = None,
     replacing: Collection[date] = (),
 ) -> None:
-    """Add a line to loads: published with `clicks_version`, stopped for `reason`, or about to replace days."""
+    """Add a row to loads: published with `clicks_version`, stopped for `reason`, or about to replace days."""
     days = list(tally.valid_by_day)
     touched = sorted({*days, *replacing})
     if replacing:
-        lake.renew_rule("loads", STATUS_KNOWN)  # which older tables have without that status
+        lake.renew_rule("loads", STATUS_KNOWN)  # older tables lack this status
     line = {
         "load": load.id,
         "source": load.source,

@@ -1,4 +1,4 @@
-"""CSV files that are read line by line although some of their records span several lines."""
+"""Detects CSV files that are read line by line although some of their records span several lines."""
 
 from dataclasses import replace
 from functools import reduce
@@ -19,37 +19,37 @@ from schemas.clicks import RECORD_WELL_FORMED
 
 CHECKED_FILES = 20
 LONGEST_FIELD = 1 << 20
-"""Characters of a field at most, so that a quote that is never closed does not make the rest of a file one field."""
+"""Maximum length of a field, so that an unclosed quote does not turn the rest of a file into one field."""
 
 
 def refuse_pieces(spark: SparkSession, settings: InputSettings, raw: DataFrame, judged: DataFrame) -> None:
-    """Read files that have malformed lines with quotes again, as CSV whose records may span lines.
+    """Check that no record spans several lines, by reading files with quotes in malformed lines again as multi-line
+    CSV.
 
-    Lines that are whole on their own may be pieces of such a record, and would become clicks. A quote that is lost is
-    no proof: a field that spans lines counts only if its closing quote ends it.
+    Otherwise pieces of such a record that look like complete lines would become clicks. A stray quote proves nothing: a
+    field that spans lines counts only if it ends with its closing quote.
 
     Args:
-        spark: the session.
-        settings: of the log.
-        raw: from `read_input`.
-        judged: from `judge_rows`, with malformed lines.
+        settings: settings of the log.
+        raw: result of `read_input`.
+        judged: result of `judge_rows`, with malformed lines.
 
     Raises:
-        MamdrError: a record of one of the first `CHECKED_FILES` of these files spans lines.
+        MamdrError: one of the first `CHECKED_FILES` of these files has a record that spans lines.
     """
     options = {name.lower(): value for name, value in settings.options.items()}
     quote = str(options.get("quote", '"'))
     names = [field.name for field in raw.schema if field.name != CORRUPT and isinstance(field.dataType, T.StringType)]
     if settings.format != "csv" or not quote or not names or {"multiline", "linesep"} & set(options):
         return
-    # By the rule too: Spark refuses a query of malformed lines alone.
+    # The rule is a condition as well, because Spark rejects a query of the column of malformed lines alone.
     malformed = judged.where((F.col(RULE) == RECORD_WELL_FORMED.name) & F.contains(MALFORMED, F.lit(quote)))
     suspects = malformed.select(SOURCE_FILE).distinct().orderBy(SOURCE_FILE)
-    # Lines end with "\n", since the line ends that Spark guesses would join lines where a file mixes them. A header may
-    # then end with "\r": headers, which were compared before, are not compared again.
+    # Spark's detection of line separators would join lines of a file with mixed ones, so "\n" is given. A header may
+    # then end with "\r", so headers, which have been compared before, are not compared again.
     options |= {"multiline": True, "linesep": "\n", "enforceschema": True, "maxcharspercolumn": LONGEST_FIELD}
     records = read_input(spark, replace(settings, options=options), raw.schema)
-    # Spark leaves the opening quote in a field whose closing quote does not end it.
+    # In a field that does not end with its closing quote, Spark keeps the opening quote.
     texts = (F.col(f"`{name}`") for name in names)
     spans = (F.contains(text, F.lit("\n")) & ~F.startswith(text, F.lit(quote)) for text in texts)
     spanning = records.where(F.col(CORRUPT).isNull() & reduce(or_, spans))
@@ -67,4 +67,4 @@ def _holds_any(records: DataFrame) -> bool:
     except (PySparkException, Py4JJavaError) as error:
         if "TextParsingException" not in str(error):
             raise
-        return False  # a field is too long, and no record before it spans lines
+        return False  # a field is too long, and no earlier record spans lines

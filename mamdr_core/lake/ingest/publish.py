@@ -1,4 +1,4 @@
-"""Writing a judged load: replace what it replaces in clicks_rejected and clicks, or leave both as they were."""
+"""Publishes a load: replaces rows of clicks_rejected and clicks, or leaves both tables unchanged."""
 
 import logging
 from collections.abc import Collection, Iterator, Set
@@ -10,27 +10,23 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from mamdr_core.config.yaml_values import one_line
 from mamdr_core.lake.core.hashing import hash64
 from mamdr_core.lake.core.notes import load_note
 from mamdr_core.lake.core.progress import progress
-from mamdr_core.lake.core.session import overriding
+from mamdr_core.lake.core.session import WRITING_BY_DAY, overriding
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.ingest.clicks import select_clicks, select_rejected
-from mamdr_core.lake.ingest.loads import Load, days_held
+from mamdr_core.lake.ingest.loads import Load, days_held, record_load
 from mamdr_core.lake.ingest.repeats import Judged
+from mamdr_core.lake.ingest.tally import Tally
 from mamdr_core.runtime.errors import MamdrError
 from schemas import Table
 
 logger = logging.getLogger(__name__)
 
 FILE_ROWS = 100_000
-"""Rows of a file at least, on average, for which rows are written as they are read, and not brought together by day."""
-_WRITING = {
-    # A task keeps a file a day open, where Spark would sort its rows by day.
-    "spark.sql.maxConcurrentOutputFileWriters": "32",
-    # Spark's default, the old INT96, takes more bytes and time.
-    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
-}
+"""Minimum mean number of rows of a file for which rows are written without a shuffle by day."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +34,12 @@ class Publication:
     """Where and how a load is published.
 
     Attributes:
-        clicks: the table clicks with the declared features.
-        whole_days: whether whole days are replaced (input.replace), and not the load's own rows.
-        held: rows by day that an earlier run of the load filed in clicks.
-        tasks: in how many tasks Spark reads the log.
-        started_at: names the attempt.
+        clicks: declaration of the table clicks with the features.
+        whole_days: whether whole days are replaced (input.replace) instead of only the load's own rows.
+        held: days on which clicks has rows of the load.
+        tasks: number of tasks in which Spark reads the log.
+        started_at: identifies the attempt.
+        is_recorded: whether `loads` has a row of this attempt already.
     """
 
     lake: Lake
@@ -52,60 +49,59 @@ class Publication:
     held: Set[date | None]
     tasks: int
     started_at: datetime
+    is_recorded: bool
 
 
 def publish(spark: SparkSession, to: Publication, judged: Judged) -> int:
     """Write the rejected and the valid rows; returns the version of clicks.
 
     Raises:
-        MamdrError: not as many rows were written as were counted: the log changed meanwhile. The tables are as before.
+        MamdrError: the log changed: other numbers of rows were written than counted. The tables are unchanged.
     """
     days: set[date | None] = set(judged.tally.valid_by_day)
     note = {"job": "ingest_clicks", "source": to.load.source, "started_at": to.started_at.isoformat()}
     note |= load_note(to.load.id, days if to.whole_days else ())
     held_rejected = days_held(to.lake, "clicks_rejected", to.load).keys()
-    with _all_or_nothing(to, note) as check:
+    with _all_or_nothing(spark, to, judged.tally, note):
         rejected = judged.rejected
         where = _predicate(to, days, judged.tally.rejected_days | held_rejected)
-        if rejected is not None or _has_rows(to.lake, "clicks_rejected", where):
+        if rejected is not None or to.lake.has_rows("clicks_rejected", where):
             rows = select_rejected(
                 judged.settled.limit(0) if rejected is None else rejected, to.load.id, to.load.source
             )
             with progress(spark, "clicks_rejected"):
                 to.lake.overwrite_where("clicks_rejected", rows, where, note)
-            check("clicks_rejected", judged.tally.rejected, note)
+            _check_rows(to.lake, "clicks_rejected", judged.tally.rejected, note)
         to.lake.create("clicks_rejected")
         rows = _by_day(spark, select_clicks(judged.valid, to.load.id), to, judged)
-        with progress(spark, "clicks"), overriding(spark, _WRITING):
+        with progress(spark, "clicks"), overriding(spark, WRITING_BY_DAY):
             to.lake.overwrite_where(to.clicks, rows, _predicate(to, days, days | to.held), note)
-        return check("clicks", judged.tally.valid, note)
+        return _check_rows(to.lake, "clicks", judged.tally.valid, note)
 
 
-class _Check:
-    """Compares what a commit holds with what was counted."""
-
-    def __init__(self, lake: Lake) -> None:
-        self._lake = lake
-
-    def __call__(self, table: str, rows: int, note: dict[str, Any]) -> int:
-        version, written = self._lake.written(table, note)
-        if written != rows:
-            raise MamdrError(
-                f"input.path: the log changed while it was read: {rows} rows were counted for {table} and {written} "
-                "written; nothing is published, run again when it is complete"
-            )
-        return version
+def _check_rows(lake: Lake, table: str, rows: int, note: dict[str, Any]) -> int:
+    """Check that a commit has as many rows as were counted; returns its version."""
+    version, written = lake.written(table, note)
+    if written != rows:
+        raise MamdrError(
+            f"input.path: the log changed while it was read: {rows} rows were counted for {table} and {written} "
+            "written; nothing is published, run again when it is complete"
+        )
+    return version
 
 
 @contextmanager
-def _all_or_nothing(to: Publication, note: dict[str, Any]) -> Iterator[_Check]:
-    """Undo the commits with the note, which are this job's, where anything goes wrong."""
+def _all_or_nothing(spark: SparkSession, to: Publication, tally: Tally, note: dict[str, Any]) -> Iterator[None]:
+    """Undo this job's commits, those with the note, if anything goes wrong."""
     try:
-        yield _Check(to.lake)
-    except Exception:
-        for name in ("clicks", "clicks_rejected"):
-            if not to.lake.undo(name, note):
-                logger.warning("%s: other jobs have written it since; load %s again", name, to.load.source)
+        yield
+    except Exception as error:
+        kept = [name for name in ("clicks", "clicks_rejected") if not to.lake.undo(name, note)]
+        if kept:
+            logger.warning("%s: other jobs have written since; load %s again", " and ".join(kept), to.load.source)
+        elif to.is_recorded:  # without this row it would count as killed
+            reason = f"failed, and was undone: {one_line(str(error))[:300]}"
+            record_load(spark, to.lake, to.load, tally, to.started_at, reason=reason)
         raise
 
 
@@ -116,15 +112,15 @@ def _by_day(spark: SparkSession, rows: DataFrame, to: Publication, judged: Judge
         return rows
     if str(spark.conf.get("spark.sql.adaptive.enabled")).lower() == "true":
         return rows.hint("rebalance", "ds")
-    # Spark passes over the hint then. A large day is several tasks' here too.
+    # Without adaptive execution Spark ignores the hint; a large day is distributed over several tasks here too.
     parts = -(-max(judged.tally.valid_by_day.values()) // FILE_ROWS)
     return rows.repartition("ds", F.pmod(hash64(F.col("user")), F.lit(parts)))
 
 
 def _predicate(to: Publication, days: set[date | None], touched: set[date | None]) -> str:
-    """What the load replaces: of touched days its own rows, and of whole days all rows.
+    """Condition of the replaced rows: the load's own rows on touched days, and all rows on whole days.
 
-    Days are always named, so that jobs on different days do not meet.
+    It always lists the days, so that jobs on different days do not conflict.
     """
     whole = days if to.whole_days else set[date | None]()
     parts = [_in_days(whole)] if whole else []
@@ -139,7 +135,3 @@ def _in_days(days: Collection[date | None]) -> str:
     if None in days:
         parts.append("ds IS NULL")
     return f"({' OR '.join(parts)})"
-
-
-def _has_rows(lake: Lake, table: str, where: str) -> bool:
-    return lake.exists(table) and not lake.read(table).where(where).isEmpty()

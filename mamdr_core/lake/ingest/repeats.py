@@ -1,7 +1,7 @@
-"""Events that occur more than once: in a load, or in clicks from another load.
+"""Deduplicates events within a load, and between a load and the clicks of other loads.
 
-Only rows with a *contested* key, one that the survey found more than once or that another load's clicks have, are
-compared by their true columns and decided; all others are never shuffled nor kept.
+A key is *contested* if the survey found it more than once, or if clicks of another load have it. Only rows with a
+contested key are compared by their columns; all other rows are neither shuffled nor persisted.
 """
 
 from collections.abc import Collection
@@ -21,20 +21,20 @@ from mamdr_core.lake.ingest.tally import Tally
 from schemas.clicks import NEW_EVENT, UNIQUE_EVENT
 
 SMALL = 4_000_000
-"""So many contested keys are sent to every task; with more, rows are shuffled to them."""
+"""Maximum number of keys that are broadcast; with more, rows are shuffled."""
 _MANY_DAYS = 64
 
 
 @dataclass(frozen=True)
 class Judged:
-    """All rows of a load, judged.
+    """All rows of a load with the rules that they fail.
 
     Attributes:
-        settled: rows whose rule is decided by themselves.
+        settled: rows that need no comparison with others.
         contested: rows that were compared with others, in tasks of ROWS_A_TASK on average; None: there are none.
-        tally: of all of them.
+        tally: counts of all rows.
         faulty: whether some of the settled rows are rejected.
-        shuffled: whether settled rows come out of a shuffle, and not straight from the log.
+        shuffled: whether settled rows are the result of a shuffle instead of being read directly from the log.
     """
 
     settled: DataFrame
@@ -45,25 +45,25 @@ class Judged:
 
     @property
     def valid(self) -> DataFrame:
-        """The valid rows, and others."""
+        """Rows that include all valid ones."""
         return self.settled if self.contested is None else self.settled.unionByName(self.contested)
 
     @property
     def rejected(self) -> DataFrame | None:
-        """The rejected rows, and others; None: there are none."""
+        """Rows that include all rejected ones; None: no row is rejected."""
         parts = [self.settled] if self.faulty else []
         parts += [] if self.contested is None else [self.contested]
         return reduce(DataFrame.unionByName, parts) if parts else None
 
 
 def settle_events(judged: DataFrame, survey: Survey, others: DataFrame | None, keep: Keep) -> Judged:
-    """Decide the rules unique_event and new_event.
+    """Apply the rules unique_event and new_event.
 
     Args:
-        judged: from `judge_rows`.
-        survey: of the same rows.
-        others: clicks of other loads that may hold the same events, or None.
-        keep: for the contested keys and rows.
+        judged: result of `judge_rows`.
+        survey: survey of the same rows.
+        others: clicks of other loads that may contain the same events, or None.
+        keep: persists the contested keys and rows.
     """
     faulty = survey.tally.rejected > 0
     keys, count = survey.repeated, survey.repeats
@@ -77,7 +77,8 @@ def settle_events(judged: DataFrame, survey: Survey, others: DataFrame | None, k
     small = count <= SMALL
     keys = F.broadcast(keys) if small else keys
     rows = judged.where(F.col(KEY).isNotNull()).join(keys, KEY, "left_semi")
-    # A key has two rows at least, one of which may be another load's; Spark plans a frame when it is marked as kept.
+    # A key has two rows or more, one of which may be of another load. Spark plans a frame when it is marked as
+    # persisted.
     with overriding(judged.sparkSession, shuffles_of(judged.sparkSession, 2 * count, ROWS_A_TASK)):
         decided = keep(_decide(rows, None if others is None else others.join(keys, KEY, "left_semi")))
     counted = decided.groupBy("ds", RULE).agg(F.count("*").alias("rows"), F.sum("label").alias("clicks")).collect()
@@ -88,7 +89,7 @@ def settle_events(judged: DataFrame, survey: Survey, others: DataFrame | None, k
 
 
 def in_spans(spans: Collection[Span]) -> Column:
-    """Whether an event_time lies in one of the spans; of many, between the first and the last."""
+    """Whether event_time is in one of the spans or, with many spans, between the first and the last time."""
     if len(spans) > _MANY_DAYS:
         spans = [(min(first for first, _ in spans), max(last for _, last in spans))]
     limits = ([F.timestamp_micros(F.lit(limit)) for limit in span] for span in spans)
@@ -96,9 +97,9 @@ def in_spans(spans: Collection[Span]) -> Column:
 
 
 def _decide(rows: DataFrame, others: DataFrame | None) -> DataFrame:
-    """Judge contested rows."""
-    # Not the hash but the true columns, so that two events of one hash are both kept.
-    # By content before file: the file of a row carries no information about it, and changes when a log is rewritten.
+    """Apply the rules to contested rows."""
+    # Events are compared by their columns instead of the hash, so that two events with equal hashes are both kept.
+    # Content decides before the file, whose name changes when a log is rewritten.
     order = (F.col("label").desc(), hash64(raw_json()), F.col(SOURCE_FILE))
     place = F.row_number().over(Window.partitionBy(*EVENT).orderBy(*order))
     rows = rows.withColumn("place", place)
@@ -111,7 +112,7 @@ def _decide(rows: DataFrame, others: DataFrame | None) -> DataFrame:
 
 
 def _correct(tally: Tally, counted: Collection[Row]) -> Tally:
-    """The tally with contested rows counted as decided; all were counted as valid."""
+    """Correct the counts of contested rows, all of which were counted as valid."""
     corrected = Tally(tally.rows.copy(), tally.clicks)
     for row in counted:
         corrected.add((row["ds"], None), -row["rows"], -row["clicks"])

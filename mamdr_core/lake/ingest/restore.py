@@ -1,8 +1,8 @@
-"""Events that a replaced load took out of clicks, filed again from the rows that other loads brought of them.
+"""Restores events that a correction removed from clicks, from rejected rows of other loads with the same events.
 
-A row that fails new_event names the click that it repeats (known_load, known_ds) and holds itself as clicks would
-(click). So the rows that a load's correction concerns are found by the days of that load, and what becomes of them
-follows from clicks alone: a job that was killed in between is finished by the next run of it.
+A row that fails new_event refers to the click that it repeats (known_load, known_ds) and contains its own values as a
+click (click). So the rejected rows that a correction affects are found by the days of the corrected load, and the
+result depends only on clicks: if a job is killed, the next run of the load completes it.
 """
 
 import logging
@@ -19,6 +19,7 @@ from pyspark.sql import functions as F
 from mamdr_core.lake.core.caching import Keep
 from mamdr_core.lake.core.declared import SKIP_BY
 from mamdr_core.lake.core.hashing import hash64
+from mamdr_core.lake.core.listing import list_first
 from mamdr_core.lake.core.notes import RESTORED
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.ingest.clicks import EVENT, read_copies
@@ -30,8 +31,7 @@ from schemas.clicks import NEW_EVENT
 logger = logging.getLogger(__name__)
 
 NAMING = "known_ds"
-"""Column of clicks_rejected, by which files are skipped where the table was made with it."""
-_NAMED = 3
+"""Column of clicks_rejected whose statistics let files be skipped; older tables lack it."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -40,10 +40,9 @@ class Replaced:
     """Rows of clicks that a load has replaced.
 
     Attributes:
-        load: the load.
-        days: on which it held rows of clicks before, or holds some now.
+        days: days on which clicks had or has rows of the load.
         whole_days: days on which the rows of all loads were replaced.
-        is_uncertain: whether these may have been other days of that time too.
+        is_uncertain: whether rows of other loads may have been replaced on any day between the first and the last.
     """
 
     load: Load
@@ -53,18 +52,17 @@ class Replaced:
 
 
 def restore_events(lake: Lake, replaced: Replaced, keep: Keep) -> int:
-    """File events that only rejected rows hold, after a load or whole days were replaced; returns how many there were.
+    """Restore events that only rejected rows have after a load or whole days were replaced; returns their number.
 
-    An event is filed under the load that was published first of those that brought it, as if the replaced click had
-    never been there. Rejected rows of events that clicks still has name the load that holds them now.
+    An event is restored for the load that was published first among those with the event, as if the replaced click had
+    never existed. Rejected rows of events that are still in clicks refer to the load that has them now.
 
     Args:
-        lake: the lake.
-        replaced: the rows whose events are concerned; more than those do no harm.
-        keep: for the rows that name the load.
+        replaced: the replaced rows; a superset gives the same result.
+        keep: persists the affected rejected rows.
 
     Raises:
-        MamdrError: other jobs kept filing events of the same time.
+        MamdrError: other jobs kept publishing events of the same time.
     """
     rejected, load = lake.read("clicks_rejected", lake.version("clicks_rejected")), replaced.load
     concerned = replaced.days | replaced.whole_days
@@ -90,14 +88,14 @@ def restore_events(lake: Lake, replaced: Replaced, keep: Keep) -> int:
     _settle(lake, copies, held, load, limits)
     if counts:
         logger.info(
-            "%d events that %s no longer brings are filed from rejected rows of %d other loads",
+            "%d events that %s no longer brings were restored from rejected rows of %d other loads",
             *(sum(counts.values()), load.source, len(counts)),
         )
     return sum(counts.values())
 
 
 def was_made_before_names(lake: Lake) -> bool:
-    """Whether clicks_rejected may hold rows that failed new_event and do not name the click that they repeat."""
+    """Whether clicks_rejected may have rows that failed new_event and do not refer to the click that they repeat."""
     return lake.exists("clicks_rejected") and NAMING not in lake.log("clicks_rejected").properties().get(
         SKIP_BY, ""
     ).split(",")
@@ -106,17 +104,16 @@ def was_made_before_names(lake: Lake) -> bool:
 def count_restorable(
     lake: Lake, load: Load, versions: tuple[int, int], whole_days: Collection[date] = (), is_uncertain: bool = False
 ) -> int:
-    """Count the events that loading other sources again would bring back, and warn with the names of the sources.
+    """Count the events that would be restored by loading other sources again; a warning lists the sources.
 
-    They are in rows that were rejected before rejected rows named the click that they repeat. Of rows that are older
-    still, and have no `event`, nobody can tell what they repeat: if events are gone, a warning names their sources too.
+    These events are in rejected rows of earlier versions of this project, which do not refer to a click. Still older
+    rows have no `event` either: if events are lost, a warning lists the sources of all such rows.
 
     Args:
-        lake: the lake.
         load: the load that was replaced.
-        versions: of clicks, before that and after it.
+        versions: versions of clicks before and after the replacement.
         whole_days: days on which the rows of all loads were replaced.
-        is_uncertain: whether an earlier run, which did not end, may have taken away more.
+        is_uncertain: whether a killed attempt may have removed more events.
     """
     if not was_made_before_names(lake):
         return 0
@@ -130,7 +127,7 @@ def count_restorable(
     count = sum(row["known"] for row in rows)
     if not rows:
         return 0
-    # An event that several sources hold is counted for one of them: loading that one again is enough.
+    # An event of several sources is counted for one of them: loading this one again is enough.
     copies = copies.where(F.col("event").isNotNull()).groupBy("event").agg(F.min("source").alias("source"))
     copies = F.broadcast(copies) if count <= SMALL else copies
     event, own = hash64(*map(F.col, EVENT)).alias("event"), F.col("load") == load.id
@@ -158,13 +155,12 @@ def count_restorable(
 
 
 def _some(sources: Mapping[str, int], what: str) -> str:
-    """Sources with their figures, the first in alphabetical order."""
-    named = ", ".join(f"{source} ({count} {what})" for source, count in sorted(sources.items())[:_NAMED])
-    return named + (f" and {len(sources) - _NAMED} more" if len(sources) > _NAMED else "")
+    """The first sources in alphabetical order, with their counts."""
+    return list_first([f"{source} ({count} {what})" for source, count in sorted(sources.items())])
 
 
 def _holders(lake: Lake, version: int, copies: DataFrame, spans: list[Span], is_small: bool) -> DataFrame:
-    """The clicks that have the events of some copies: the event, `_holder` (their load) and `_holder_ds`."""
+    """The clicks with the events of the copies: the event, `_holder` (load of the click) and `_holder_ds`."""
     events = copies.select(*EVENT)
     clicks = lake.read("clicks", version).where(in_spans(spans))
     clicks = clicks.select(*EVENT, F.col("load").alias("_holder"), F.col("ds").alias("_holder_ds"))
@@ -172,7 +168,7 @@ def _holders(lake: Lake, version: int, copies: DataFrame, spans: list[Span], is_
 
 
 def _first_of_each(lake: Lake, copies: DataFrame) -> DataFrame:
-    """Of each event the copy of the load that was published first."""
+    """For each event, the copy of the load that was published first."""
     first = F.lit(None).cast("timestamp")
     if lake.exists("loads"):
         published = lake.read("loads").where("status = 'published'").groupBy("load")
@@ -183,9 +179,9 @@ def _first_of_each(lake: Lake, copies: DataFrame) -> DataFrame:
 
 
 def _file(lake: Lake, lost: DataFrame, spans: list[Span], loads: list[int]) -> None:
-    """Add rows to clicks unless their events are there, since another job may have filed some meanwhile."""
+    """Add rows to clicks, except for events that another job has published in the meantime."""
     first, last = min(first for first, _ in spans), max(last for _, last in spans)
-    # As literals, by which Delta skips files.
+    # Literals let Delta skip files.
     in_time = F.col("old.event_time").between(*(F.lit(_EPOCH + timedelta(microseconds=at)) for at in (first, last)))
     values: dict[str, str | Column] = {name: F.col(f"new.`{name}`") for name in lake.log("clicks").columns()}
 
@@ -197,7 +193,7 @@ def _file(lake: Lake, lost: DataFrame, spans: list[Span], loads: list[int]) -> N
 
 
 def _settle(lake: Lake, copies: DataFrame, held: DataFrame, load: Load, days: tuple[date, date]) -> None:
-    """Remove the copies that clicks holds under their own load, and have the others name the holder of their event."""
+    """Remove copies that are now in clicks for their own load; let the others refer to the click with their event."""
     now = F.min(F.struct(F.col("_holder") != F.col("load"), "_holder", "_holder_ds"))
     holders = copies.join(held, list(EVENT), "inner").groupBy("load", "ds", "_click", "_known_load", "_known_ds")
     found = holders.agg(now.alias("_now")).select("*", "_now._holder", "_now._holder_ds")

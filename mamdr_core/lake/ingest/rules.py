@@ -1,4 +1,4 @@
-"""Which of the declared rules a log is judged by, their conditions made of its settings."""
+"""Selects the declared rules that apply to a log, with conditions derived from its settings."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -23,11 +23,11 @@ CLOCKS_AHEAD = timedelta(days=1)
 
 
 def rules_for(settings: InputSettings, features: Sequence[Feature], started_at: datetime) -> tuple[Rule, ...]:
-    """The rules that apply to a single row, in the order in which they are checked.
+    """The rules that apply to single rows, in the order in which they are checked.
 
     Args:
-        settings: of the log.
-        features: declared ones; numeric ones and bags with weights add rules.
+        settings: settings of the log.
+        features: the declared features; numeric features and bags with weights add rules.
         started_at: start of the job (UTC), for `input.latest`.
     """
     return (*_of_clicks(settings, started_at), *feature_rules(features, UNREADABLE))

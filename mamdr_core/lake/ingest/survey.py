@@ -1,8 +1,8 @@
-"""What one scan of a load finds: rows and times by day, and the keys (64-bit hashes) of events that occur repeatedly.
+"""Scans a load once: counts rows and times by day, and finds the keys (64-bit hashes) of events that occur repeatedly.
 
-Every event is compared with every other, so this decides how long ingest takes. The keys travel as arrays: a task sorts
-its own and sends each range of them as one row, and whoever gets a range sorts what came and looks for neighbours that
-are equal. A shuffle and a hash table of single rows took 1.6 times as long (benchmarks/README.md).
+This dominates the time of ingest, because every event is compared with all others. Keys are shuffled as arrays: a task
+sorts its keys and sends each range of them as one row, and the task that receives a range sorts the keys and looks for
+equal neighbours. A shuffle and a hash table of single rows took 1.6 times as long (benchmarks/README.md).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
@@ -24,14 +24,14 @@ from mamdr_core.lake.ingest.tally import Tally
 from schemas import Rule
 
 TASK_BYTES = 32 << 20
-"""Bytes of the log whose events one task compares."""
+"""Bytes of the log for each task that compares keys."""
 PACKED_KEYS = 1 << 20
-"""Keys that a task gathers, 8 MB, before it sends them in ranges."""
+"""Number of keys (8 MB) that a task collects before it sends them in ranges."""
 _CELL, _ROWS, _FIRST, _LAST = "cell", "rows", "first", "last"
 _COUNTS = pa.schema([(name, pa.int64()) for name in (_CELL, _ROWS, _FIRST, _LAST)])
 _SENT = pa.schema([*_COUNTS, pa.field("range", pa.int32()), pa.field("keys", pa.binary())])
 _FOUND = pa.schema([*_COUNTS, pa.field(KEY, pa.int64())])
-# A row's number is ((day * _RULES + rule) * 2 + label) * _HOURS + hour, below 2^60; hours count from the year 1.
+# A row is encoded as ((day * _RULES + rule) * 2 + label) * _HOURS + hour, below 2^60; hours count from the year 1.
 _RULES = 1 << 10
 _HOURS = 1 << 27
 _NO_DAY = -(1 << 22)
@@ -47,13 +47,13 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Survey:
-    """What one scan of a load found.
+    """Result of a scan.
 
     Attributes:
-        tally: rows by day and rule, before events are compared: of repeated ones all count as valid.
-        times: whole hours that hold the times of a day's valid rows; empty where the log has no times.
+        tally: rows by day and rule; repeated events still count as valid.
+        times: by day, the span of whole hours with the times of its valid rows; empty if the log has no times.
         repeated: column `_key` of events that occur more than once.
-        repeats: how many keys those are.
+        repeats: number of these keys.
     """
 
     tally: Tally
@@ -66,8 +66,8 @@ def survey_rows(judged: DataFrame, rules: Sequence[Rule], has_times: bool, keep:
     """Count a load's rows and find its repeated events.
 
     Args:
-        judged: from `judge_rows`.
-        rules: that the rows were judged by.
+        judged: result of `judge_rows`.
+        rules: the rules that were applied.
         has_times: whether the log has event times; without them no repetition can be seen.
         keep: for the small frame that is found.
     """
@@ -95,7 +95,7 @@ def survey_rows(judged: DataFrame, rules: Sequence[Rule], has_times: bool, keep:
 
 
 def _cell(rules: Sequence[str]) -> Column:
-    """A row's day, failed rule (0: none) and label as one number, its cell."""
+    """The cell of a row: its day, failed rule (0: none) and label as one number."""
     day = F.coalesce(F.unix_date(FILED), F.lit(_NO_DAY)).cast("bigint")
     failed = F.array_position(F.array(*map(F.lit, rules)), F.col(RULE))
     rule = F.when(F.col(RULE).isNull(), F.lit(0)).otherwise(failed)
@@ -103,7 +103,7 @@ def _cell(rules: Sequence[str]) -> Column:
 
 
 def _send(ranges: int) -> Callable[[Batches], Iterator[pa.RecordBatch]]:
-    """A task's rows by cell, with their first and last hour, and its keys in ranges of the 64-bit numbers."""
+    """Count a task's rows by cell, with their first and last hour, and split its keys into ranges of 64-bit numbers."""
     edges = np.linspace(-(2.0**63), 2.0**63, ranges + 1)[1:-1].astype(np.int64)
 
     def send(batches: Batches) -> Iterator[pa.RecordBatch]:
@@ -126,7 +126,7 @@ def _send(ranges: int) -> Callable[[Batches], Iterator[pa.RecordBatch]]:
 
 
 def _by_cell(numbers: Keys) -> Iterator[tuple[int, int, int, int]]:
-    """Cell, rows, first and last hour of the numbers of some rows."""
+    """Decode the numbers of rows: cell, number of rows, first and last hour."""
     if not len(numbers):
         return iter(())
     found, rows = np.unique(numbers, return_counts=True)
@@ -145,7 +145,7 @@ def _ranges(gathered: list[Keys], edges: Keys) -> pa.RecordBatch:
 
 
 def _find_repeats(batches: Batches) -> Iterator[pa.RecordBatch]:
-    """Pass counts on, and find the keys that occur more than once in what came of some ranges."""
+    """Forward the counts, and find the keys that occur more than once in the received ranges."""
     gathered: list[Keys] = []
     for batch in batches:
         counts = batch.filter(pc.is_valid(batch.column(_CELL)))

@@ -1,4 +1,4 @@
-"""The figures of a load: its rows by day and rule."""
+"""Counts of a load's rows by day and rule."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ Cell = tuple[date | None, str | None]
 
 @dataclass
 class Tally:
-    """Rows by day and rule, and clicks among the valid ones; rows_in = valid + rejected by construction.
+    """Numbers of rows by day and rule, and of clicks among valid rows; rows_in = valid + rejected by construction.
 
     Example:
         >>> tally = Tally()
@@ -24,29 +24,29 @@ class Tally:
     clicks: int = 0
 
     def add(self, cell: Cell, rows: int, clicks: int = 0) -> None:
-        """Count rows of a day and rule, and clicks among valid ones; negative numbers take them away."""
+        """Add rows of a day and rule, and clicks among valid ones; negative numbers subtract."""
         self.rows[cell] += rows
         if cell[1] is None:
             self.clicks += clicks
 
     @property
     def rows_in(self) -> int:
-        """All rows."""
+        """Number of all rows."""
         return self.rows.total()
 
     @property
     def valid(self) -> int:
-        """Rows that failed no rule."""
+        """Number of rows that failed no rule."""
         return sum(self.valid_by_day.values())
 
     @property
     def rejected(self) -> int:
-        """Rows that failed a rule."""
+        """Number of rows that failed a rule."""
         return sum(self.by_rule.values())
 
     @property
     def by_rule(self) -> dict[str, int]:
-        """Rows by the rule that they failed, in alphabetical order."""
+        """Number of rejected rows by rule, in alphabetical order."""
         total = Counter[str]()
         for (_, rule), rows in self.rows.items():
             if rule and rows:
@@ -55,20 +55,20 @@ class Tally:
 
     @property
     def valid_by_day(self) -> dict[date, int]:
-        """Valid rows by day, in order."""
+        """Number of valid rows by day, in order."""
         return dict(sorted((day, rows) for (day, rule), rows in self.rows.items() if day and not rule and rows))
 
     @property
     def days(self) -> set[date | None]:
-        """The days of all rows; None: without a day."""
+        """Days of all rows; None: rows without a day."""
         return {day for (day, _), rows in self.rows.items() if rows}
 
     @property
     def rejected_days(self) -> set[date | None]:
-        """The days of rejected rows; None: without a day."""
+        """Days of rejected rows; None: rows without a day."""
         return {day for (day, rule), rows in self.rows.items() if rule and rows}
 
     @property
     def ctr(self) -> float | None:
-        """Share of clicks among the valid rows; None without any."""
+        """Share of clicks among the valid rows; None: there are no valid rows."""
         return self.clicks / self.valid if self.valid else None

@@ -1,4 +1,4 @@
-"""A value of the log from which input.columns.event_time reads no time, and an expression to write instead."""
+"""Explains why times cannot be read: shows a value of the log, and suggests an expression for event_time."""
 
 import re
 
@@ -14,11 +14,10 @@ _SECONDS, _MILLISECONDS = re.compile(r"\d{9,10}"), re.compile(r"\d{12,13}")
 
 
 def explain_times(raw: DataFrame, judged: DataFrame, expression: str) -> str:
-    """Show one of the values that failed the rule event_time_present; empty where all of those are missing.
+    """Describe one of the values that failed the rule event_time_present; empty if all of them are missing.
 
     Args:
-        raw: the log.
-        judged: from `judge_rows`.
+        judged: result of `judge_rows`.
         expression: input.columns.event_time.
     """
     used = columns_of(raw, [F.expr(expression)])

@@ -1,1 +1,1 @@
-"""maintain_lake and forget_users: files are joined and removed (job.py), rows of users taken out (forget.py)."""
+"""maintain_lake (job.py) compacts tables and removes old files; forget_users (forget.py) removes rows of users."""

@@ -1,7 +1,7 @@
-"""forget_users: remove the rows of some users from every table that holds them.
+"""forget_users: removes the rows of some users from every table.
 
-Delta's log keeps the text of every command. So rows are matched with the users by a join, which leaves no id in the
-log; a command with a condition names indices alone.
+Delta's log contains the text of every command. So rows are matched with users by a join, which leaves no ids in the
+log; conditions of commands contain only indices.
 """
 
 import logging
@@ -18,6 +18,7 @@ from mamdr_core.config.job_config import Config
 from mamdr_core.config.lake import ForgetSettings
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.hashing import hash64
+from mamdr_core.lake.core.listing import list_first
 from mamdr_core.lake.core.notes import INCOMPLETE
 from mamdr_core.lake.core.session import overriding
 from mamdr_core.lake.core.tables import Lake
@@ -29,22 +30,22 @@ from schemas import SPLITS
 logger = logging.getLogger(__name__)
 
 BY_ID = {"clicks": "user", "scores": "user"}
-"""Tables with raw ids of users, and the column that holds them."""
+"""Tables with raw ids of users, and the column of the ids."""
 BY_INDEX = {"user_features": "index", "examples": "user"}
-"""Tables with indices of users, and the column that holds them."""
+"""Tables with indices of users, and the column of the indices."""
 _NAMED = 10
-"""Users that a warning names, at most."""
+"""Maximum number of users that a message lists."""
 _FORGOTTEN = "forgotten"
-"""Key of the note of a commit that removed users: their number."""
+"""Key of a note: the number of users whose rows the commit removed."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """What a table holds of the users.
+    """The rows of the users in a table.
 
     Attributes:
-        rows: of it that are theirs.
-        users: the requested ones among them.
+        rows: number of rows.
+        users: the requested users with rows.
         remove: removes the rows.
     """
 
@@ -56,18 +57,17 @@ class Match:
 def forget_users(spark: SparkSession, config: Config) -> dict[str, Any]:
     """Remove the rows of users from every table, and replace their ids in the vocabulary.
 
-    Tables with ids come first, then the vocabulary, then tables with indices, from which the rows of all indices whose
-    id has been replaced are removed. So a job that was killed can be run again.
+    Tables with ids come first, then the vocabulary, then tables with indices, from which the rows of all indices with a
+    replaced id are removed. So a killed job can be run again.
 
     Returns:
-        dry_run, users (requested), unknown_users (of which no table holds a row), rows_removed (by table; in users, ids
-        replaced), rebuild_examples (whether examples may hold rows of users without an index: the next build removes
-        them, as it encodes all clicks), pinned_versions (by table, those with rows of forgotten users that kept runs
-        pin), pinned_by (these runs), released_runs, and readable_until (the day until which earlier versions stay
-        readable).
+        dry_run, users (requested), unknown_users (without rows in any table), rows_removed (by table; in users,
+        replaced ids), rebuild_examples (whether examples may have rows of users without an index, which the next build
+        removes by encoding all clicks), pinned_versions (by table, versions with rows of forgotten users that kept runs
+        pin), pinned_by (these runs), released_runs, readable_until (last day of earlier versions).
 
     Raises:
-        MamdrError: no user is named, or none exists and there is nothing to release.
+        MamdrError: no user is given, or none exists and there is nothing to release.
     """
     settings, retention = config.forget, config.maintain
     lake = Lake(spark, config.lake)
@@ -76,14 +76,14 @@ def forget_users(spark: SparkSession, config: Config) -> dict[str, Any]:
     rows = {name: match.rows for name, match in matches.items() if match.rows}
     unknown = _unknown(users, matches)
     if users and not rows and not settings.release:
-        raise MamdrError(f"forget.users: no table of {lake.root} holds any of the {len(users)} users: {_some(users)}")
+        raise MamdrError(
+            f"forget.users: no table of {lake.root} holds any of the {len(users)} users: {list_first(users, _NAMED)}"
+        )
     if unknown:
-        logger.warning("%d of %d users do not exist: %s", len(unknown), len(users), _some(unknown))
+        logger.warning("%d of %d users do not exist: %s", len(unknown), len(users), list_first(unknown, _NAMED))
     rebuild = lake.exists("examples") and bool(_users(matches, "clicks") - _users(matches, "users"))
     if rebuild:
-        logger.warning(
-            "some users have no index of their own: the next build_examples encodes all clicks, to remove their rows"
-        )
+        logger.warning("some users have no index: the next build_examples encodes all clicks to remove their rows")
     if not settings.dry_run:
         _remove(spark, lake, {name: matches[name] for name in rows}, len(users), rebuild)
     cleaned = _cleaned_versions(lake, rows if settings.dry_run else ())
@@ -104,7 +104,7 @@ def forget_users(spark: SparkSession, config: Config) -> dict[str, Any]:
 
 
 def _read_users(spark: SparkSession, settings: ForgetSettings) -> list[str]:
-    """The users of both keys, each once."""
+    """The distinct users of both settings."""
     users = list(settings.users)
     if settings.path:
         file = Files(spark, settings.path)
@@ -112,17 +112,17 @@ def _read_users(spark: SparkSession, settings: ForgetSettings) -> list[str]:
             raise MamdrError(f"forget.path: {settings.path} is no file")
         users += [line for line in file.lines() if line.strip()]
     if not users and not settings.release:
-        raise MamdrError("forget.users and forget.path name no user: whose rows are to be removed?")
+        raise MamdrError("forget.users and forget.path name no user: give the users whose rows are to be removed")
     return list(dict.fromkeys(users))
 
 
 def _find(spark: SparkSession, lake: Lake, users: Sequence[str], config: Config) -> dict[str, Match]:
-    """By table that exists, in the order in which rows are removed, what it holds of the users."""
+    """The users' rows in each existing table, in the order of removal."""
     ids = spark.createDataFrame([(user,) for user in users], "_id string")
     matches = {name: _by_id(lake.read(name), column, ids) for name, column in BY_ID.items() if lake.exists(name)}
     if lake.exists("clicks_rejected"):
         matches["clicks_rejected"] = _rejected(spark, lake.read("clicks_rejected"), users, config.input.columns.user)
-    # Where users are hashed, an index is of many of them.
+    # If users are hashed to buckets, an index belongs to many users.
     if lake.exists("users") and not config.examples.users.buckets:
         vocabulary = lake.read("users")
         matches["users"] = _in_vocabulary(vocabulary, ids)
@@ -137,12 +137,12 @@ def _find(spark: SparkSession, lake: Lake, users: Sequence[str], config: Config)
 
 
 def _tombstone() -> Column:
-    """What replaces an id in the vocabulary: no click has such an id, by the rule ids_readable."""
+    """The text that replaces an id in the vocabulary; by the rule ids_readable no click has such an id."""
     return F.concat(F.lit("forgotten "), F.col("index").cast("string"), F.lit(" \ufffd"))
 
 
 def _count(rows: DataFrame, column: str, ids: DataFrame) -> dict[Any, int]:
-    """Rows of a table by id."""
+    """Number of rows of a table by id."""
     counted = rows.join(F.broadcast(ids), F.col(column) == F.col("_id"), "inner").groupBy("_id").count()
     return {row["_id"]: row["count"] for row in counted.collect()}
 
@@ -172,12 +172,13 @@ def _rejected(spark: SparkSession, rejected: DataFrame, users: Sequence[str], ex
     column, wanted = plain_column(expression), frozenset(users)
     if column is None and users:
         logger.warning(
-            "input.columns.user %r is no plain column: rejected rows are removed where any value is the id", expression
+            "input.columns.user %r is not a plain column: rejected rows with an id in any column are removed",
+            expression,
         )
-    # In Python: Spark's functions read JSON of a known schema, and a rejected row has any or none.
+    # A Python function, because Spark's functions for JSON need a schema, which rejected rows do not have.
     read = F.udf(lambda row: users_of(row, column, wanted), "array<string>")
     found = read("row")
-    if "click" in rejected.columns:  # by the id that was made of the row too
+    if "click" in rejected.columns:  # the id that the configured expression gave
         own = F.get_json_object("click", "$.user")
         found = F.array_union(found, F.when(own.isin(*wanted), F.array(own)).otherwise(F.array().cast("array<string>")))
     theirs = rejected.select(hash64(F.col("row")).alias("_id"), found.alias("users")).where(F.size("users") > 0)
@@ -195,10 +196,11 @@ def _delete_matching(table: DeltaTable, rows: DataFrame, on: str) -> None:
 
 
 def _remove(spark: SparkSession, lake: Lake, matches: Mapping[str, Match], users: int, incomplete: bool) -> None:
-    """Remove the rows; the next build of examples learns from the log of clicks if it must encode all of them."""
+    """Remove the rows; notes of clicks record whether the next build of examples must encode all clicks."""
     for name, match in matches.items():
         note = {"job": "forget_users", _FORGOTTEN: users} | ({INCOMPLETE: True} if incomplete else {})
-        # A file of examples is rewritten in its order, unless its writer sorts by split and shard first.
+        # With one open file per split and shard, files of examples are rewritten in their order; otherwise Spark would
+        # sort rows by split and shard first.
         files = len(SPLITS) * _shards(lake) if name == "examples" else 0
         with overriding(spark, {"spark.sql.maxConcurrentOutputFileWriters": files}):
             lake.change(name, match.remove, note)
@@ -206,13 +208,13 @@ def _remove(spark: SparkSession, lake: Lake, matches: Mapping[str, Match], users
 
 
 def _unknown(users: Sequence[str], matches: Mapping[str, Match]) -> list[str]:
-    """The users of whom no table holds a row."""
+    """The users without rows in any table."""
     found = {user for name in matches for user in _users(matches, name)}
     return [user for user in users if user not in found]
 
 
 def _users(matches: Mapping[str, Match], table: str) -> frozenset[str]:
-    """The requested users that a table holds."""
+    """The requested users with rows in a table."""
     return matches[table].users if table in matches else frozenset()
 
 
@@ -222,11 +224,10 @@ def _shards(lake: Lake) -> int:
 
 
 def _cleaned_versions(lake: Lake, to_clean: Collection[str]) -> dict[str, int]:
-    """By table that runs read, its first version without rows of the users forgotten so far.
+    """By table that runs read, its first version without rows of all users forgotten so far.
 
     Args:
-        lake: the lake.
-        to_clean: tables that the next commit will clean.
+        to_clean: tables from which a job that is not a dry run would remove rows.
     """
     cleaned = {}
     for name in ("users", *BY_INDEX):
@@ -238,7 +239,7 @@ def _cleaned_versions(lake: Lake, to_clean: Collection[str]) -> dict[str, int]:
 
 
 def _pins(runs: Sequence[Row], cleaned: Mapping[str, int]) -> dict[str, dict[int, list[str]]]:
-    """By table, the versions with rows of forgotten users that are inputs of runs, and these runs."""
+    """By table, the versions with rows of forgotten users that are inputs of runs, with the ids of these runs."""
     pins: dict[str, dict[int, list[str]]] = {}
     for run in runs:
         for name, version in run["input_versions"].items():
@@ -248,7 +249,7 @@ def _pins(runs: Sequence[Row], cleaned: Mapping[str, int]) -> dict[str, dict[int
 
 
 def _release(lake: Lake, cleaned: Mapping[str, int], dry_run: bool) -> int:
-    """Drop inputs with rows of forgotten users from the records of successful runs; how many runs had some."""
+    """Remove inputs with rows of forgotten users from the records of successful runs; returns the number of runs."""
     if not cleaned or not lake.exists("training_runs"):
         return 0
     held = " OR ".join(f"(name = '{name}' AND version < {version})" for name, version in cleaned.items())
@@ -259,7 +260,3 @@ def _release(lake: Lake, cleaned: Mapping[str, int], dry_run: bool) -> int:
         note = {"job": "forget_users", "released": runs}
         lake.change("training_runs", lambda table: table.update(pinning, {"input_versions": kept}), note)
     return runs
-
-
-def _some(users: Sequence[str]) -> str:
-    return ", ".join(users[:_NAMED]) + (", ..." if len(users) > _NAMED else "")

@@ -1,4 +1,4 @@
-"""maintain_lake: join small files, and remove those that neither a young version nor a kept run's inputs need."""
+"""maintain_lake: compacts small files, and removes files that neither recent versions nor kept runs need."""
 
 import logging
 import time
@@ -10,7 +10,6 @@ from pyspark.sql import functions as F
 from mamdr_core.config.job_config import Config
 from mamdr_core.config.lake import MaintainSettings
 from mamdr_core.lake.core.caching import kept_frames
-from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.retries import CONFLICTS
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.maintenance.kept import find_leftovers, find_packages, kept_runs
@@ -32,31 +31,29 @@ from schemas import Table
 logger = logging.getLogger(__name__)
 
 SAFE_DAYS = 7
-"""Delta's own least retention: a job that runs for less never loses a file that it reads or is writing."""
+"""Delta's minimum retention in days: a job that takes less time never loses a file that it reads or writes."""
 _CHECKPOINT = 10
-"""Commits between two checkpoints: a version is put together from the checkpoint before it."""
+"""Commits between two checkpoints of Delta, which reconstructs a version from the checkpoint before it."""
 _YEAR, _DAY_MS = 365, 86_400_000
 
 
 def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
-    """Join small files of every table, sorted where the table is, then remove the files that nothing needs any more.
+    """Remove old rows, compact small files of every table, then remove unneeded files.
 
-    Rows that `maintain.history_days` and `maintain.scores_days` do not keep leave their tables first.
-
-    Kept are: the newest version of every table, every version not older than `maintain.retention_days`, and the input
-    versions of kept runs: successful ones whose package exists (the newest `maintain.keep_runs` of them, and the newest
-    `maintain.keep_champions` that have served), and those of the last two weeks that run or can be resumed. Packages
-    of other successful runs are removed two weeks after they began. To release a run's inputs earlier, delete its
-    package or its checkpoints.
-    Of runs that did not end well or were never recorded, checkpoints and parts of packages are removed after two weeks.
+    Rows older than `maintain.history_days` and `maintain.scores_days` are removed. The newest version of every table
+    stays readable, and versions that are not older than `maintain.retention_days`, and the input versions of kept runs.
+    These are successful runs with a package (the newest `maintain.keep_runs`, and the newest `maintain.keep_champions`
+    that have served), and runs of the last two weeks that are running or can be resumed. Packages of other successful
+    runs are removed two weeks after the start of the run. To release a run's inputs earlier, delete its package or its
+    checkpoints. Checkpoints and partial packages of failed or unrecorded runs are removed after two weeks.
 
     Returns:
         dry_run, kept_runs, packages_removed, leftovers_removed, score_batches_removed, files_deleted, bytes_freed, and
-        `tables`: by name, files and bytes before and after, small files that were joined, files_deleted, bytes_freed,
-        and pinned_versions.
+        `tables`: by name, files and bytes before and after, compacted files, files_deleted, bytes_freed, and
+        pinned_versions.
 
     Raises:
-        MamdrError: a retention below a week while Delta's safety check is on. Nothing has been changed then.
+        MamdrError: the retention is below a week while Delta's safety check is on. Nothing has been changed.
     """
     settings = config.maintain
     _check_retention(spark, settings)
@@ -69,12 +66,11 @@ def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
     tables = {}
     for table in lake.tables():
         tables[table.name] = _maintain_table(spark, lake, table, pinned.get(table.name, set()), config)
-    files = Files(spark, lake.root)
-    packages = _old_packages(spark, lake, files, settings)
-    leftovers = find_leftovers(spark, lake)
+    packages = _old_packages(spark, lake, settings)
+    leftovers = find_leftovers(lake)
     if not settings.dry_run:
         for parts in packages + leftovers:
-            files.delete(*parts)
+            lake.files.delete(*parts)
     return {
         "dry_run": settings.dry_run,
         "kept_runs": len(runs),
@@ -87,12 +83,12 @@ def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
     }
 
 
-def _old_packages(spark: SparkSession, lake: Lake, files: Files, settings: MaintainSettings) -> list[tuple[str, str]]:
-    """Packages that no kept run has; a run that has been promoted meanwhile is kept."""
+def _old_packages(spark: SparkSession, lake: Lake, settings: MaintainSettings) -> list[tuple[str, str]]:
+    """Packages of runs that are not kept; the runs are read again, since one may have been promoted in the meantime."""
     if not settings.keep_runs:
         return []
     kept = {run["run_id"] for run in kept_runs(spark, lake, settings.keep_runs, settings.keep_champions)}
-    packages = find_packages(lake, files, kept)
+    packages = find_packages(lake, kept)
     if packages:
         outcome = "would be removed" if settings.dry_run else "are removed"
         logger.info("packages of %s %s", ", ".join(run_id for _, run_id in packages), outcome)
@@ -111,7 +107,7 @@ def _check_retention(spark: SparkSession, settings: MaintainSettings) -> None:
     checked = str(spark.conf.get(CHECK, "true")).lower() != "false"
     if settings.retention_days < SAFE_DAYS and checked:
         raise MamdrError(
-            f"maintain.retention_days {settings.retention_days}: running jobs may still need files that young; give "
+            f"maintain.retention_days {settings.retention_days}: running jobs may still need such recent files; give "
             f"{SAFE_DAYS} or more or, when no job runs, submit with --conf {CHECK}=false"
         )
 
@@ -130,15 +126,15 @@ def _maintain_table(spark: SparkSession, lake: Lake, table: Table, pinned: set[i
             elif not table.sort_by:
                 compacted = _compact(lake, table)
         removed = Total(0, 0)
-        # Most days there is no file of that age, and nothing to ask Delta.
+        # On most days no file is that old.
         if not (old := old_files(listed, days)).isEmpty():
             spared = names_of(lake, table, pinned | {lake.version(table)})
             unneeded = keep(old.join(spared, "name", "left_anti"))
-            going = keep(would_vacuum(spark, name, unneeded, days))
-            removed = total_of(going)
+            removable = keep(would_vacuum(spark, name, unneeded, days))
+            removed = total_of(removable)
             if removed.files and not settings.dry_run:
                 vacuum(spark, name, unneeded, days)
-                removed = total_of(going.join(list_files(spark, path).select("name"), "name", "left_anti"))
+                removed = total_of(removable.join(list_files(spark, path).select("name"), "name", "left_anti"))
         if not settings.dry_run and (compacted or removed.files):
             after = total_of(list_files(spark, path))
     return _report(table, compacted, before, removed, after, settings) | {"pinned_versions": sorted(pinned)}
@@ -157,7 +153,7 @@ def _report(
         "bytes_after": after.bytes,
     }
     logger.info(
-        "%s: %d small files joined, %d files of %d bytes %s; %d files of %d bytes before, %d of %d after",
+        "%s: %d small files compacted, %d files of %d bytes %s; %d files of %d bytes before, %d of %d after",
         *(table.name, compacted, figures["files_deleted"], figures["bytes_freed"]),
         "would be removed" if settings.dry_run else "removed",
         *(figures[name] for name in ("files_before", "bytes_before", "files_after", "bytes_after")),
@@ -166,10 +162,10 @@ def _report(
 
 
 def _keep_history(spark: SparkSession, lake: Lake, table: Table, pinned: set[int], days: int) -> None:
-    """Have Delta itself keep removed files for `days`, and its log for a year longer than pinned versions need it."""
+    """Set Delta's retentions: `days` for removed files, and a year longer than pinned versions need for the log."""
     path, log = lake.path(table), lake.log(table)
     needed = range(max(min(pinned) - _CHECKPOINT, 0), min(pinned) + 1) if pinned else ()
-    # By the age of its files Delta cleans the log; where it has begun to, the oldest that is left counts.
+    # Delta cleans the log by the age of its files. If it has already begun to, the oldest remaining file counts.
     oldest = next((written for version in needed if (written := log.written_at(version)) is not None), None)
     age = 0 if oldest is None else max(int(time.time() * 1000 - oldest) // _DAY_MS, 0)
     jvm: Any = spark._jvm
@@ -186,15 +182,15 @@ def _keep_history(spark: SparkSession, lake: Lake, table: Table, pinned: set[int
 
 
 def _compact(lake: Lake, table: Table) -> int:
-    """Join small files within their partitions; returns how many were joined."""
+    """Compact small files within their partitions; returns the number of compacted files."""
     folder = F.regexp_extract("path", "^(.*?)[^/]*$", 1)
     most = lake.log(table).files(lake.version(table)).groupBy(folder).count().agg(F.max("count")).collect()[0][0]
     if (most or 0) <= 1:
         return 0
     try:
         done = lake.delta(table).optimize().executeCompaction()
-        joined = done.select("metrics.numFilesRemoved").first()
+        compacted = done.select("metrics.numFilesRemoved").first()
     except CONFLICTS:
         logger.warning("%s: another job is writing it; its small files stay until the next run", table.name)
         return 0
-    return int(joined[0]) if joined else 0
+    return int(compacted[0]) if compacted else 0

@@ -1,4 +1,4 @@
-"""Which runs still need their inputs, and what runs left behind that nobody needs."""
+"""Finds runs whose inputs must be kept, and leftovers of other runs that can be removed."""
 
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
@@ -12,22 +12,19 @@ from mamdr_core.runtime.run_ids import began_before
 
 _COLUMNS = ("run_id", "status", "package", "input_versions", "experiment")
 UNFINISHED_DAYS = 14
-"""A run that has not ended well pins its inputs, and keeps what it wrote, so long: it may be running, or be resumed."""
+"""Days for which a run without success keeps its inputs and files, since it may be running or be resumed."""
 
 
 def kept_runs(spark: SparkSession, lake: Lake, keep: int, champions: int = 1) -> list[Row]:
-    """The runs whose inputs must stay readable: run_id, status, package, input_versions; newest first.
+    """The runs whose inputs must stay readable, newest first: run_id, status, package, input_versions, experiment.
 
     Args:
-        spark: the session.
-        lake: the lake.
-        keep: how many of the successful runs, and as many of those of comparisons and sweeps; 0: all that have their
-            package.
-        champions: how many of those that have served, the champion first, besides; 0: all.
+        keep: number of successful runs with a package, and also of those of comparisons and sweeps; 0: all.
+        champions: number of runs that have served, the champion first, in addition; 0: all.
     """
     if not lake.exists("training_runs"):
         return []
-    files, runs = Files(spark, lake.root), lake.read("training_runs")
+    files, runs = lake.files, lake.read("training_runs")
     is_ok = F.col("status") == "ok"
     done = runs.where(is_ok & _has_package(spark, files, runs.where(is_ok)))
     if keep:
@@ -41,31 +38,31 @@ def kept_runs(spark: SparkSession, lake: Lake, keep: int, champions: int = 1) ->
 
 
 def _served(lake: Lake, most: int) -> list[str]:
-    """The newest runs that have served, the champion first; 0: all."""
+    """The newest runs that have served, at most `most` (0: all), the champion first."""
     if not lake.exists("promotions"):
         return []
     served = lake.read("promotions").groupBy("run_id").agg(F.max("number").alias("last")).orderBy(F.desc("last"))
     return [row["run_id"] for row in (served.limit(most) if most else served).collect()]
 
 
-def find_leftovers(spark: SparkSession, lake: Lake) -> list[tuple[str, str]]:
-    """Folders below the root, by their names, of runs that ended well or long ago: checkpoints, parts of packages.
+def find_leftovers(lake: Lake) -> list[tuple[str, str]]:
+    """Checkpoints and partial packages of runs that were successful or ended long ago, as paths below the root.
 
-    A run of a comparison is recorded when it ends; of one that was killed, its name tells when it began.
+    A run of a comparison is recorded when it ends; if it was killed, its id contains the time of its start.
     """
-    files = Files(spark, lake.root)
+    files = lake.files
     checkpoints, packages = (set(files.children(folder)) for folder in ("checkpoints", "packages"))
     found = checkpoints | {name.removeprefix(".").removesuffix(".part") for name in packages}
     recorded = {}
     if found and lake.exists("training_runs"):
         runs = lake.read("training_runs").where(F.col("run_id").isin(sorted(found)))
         recorded = {row["run_id"]: row for row in runs.select("run_id", "status", _is_recent().alias("new")).collect()}
-    well = {run_id for run_id, row in recorded.items() if row["status"] == "ok"}
+    successful = {run_id for run_id, row in recorded.items() if row["status"] == "ok"}
     long_ago = datetime.now(UTC) - timedelta(days=UNFINISHED_DAYS)
     unknown = {name for name in found - recorded.keys() if began_before(name, long_ago)}
-    ended = sorted(well | unknown | {run_id for run_id, row in recorded.items() if not row["new"]})
-    # In an object store, which has no renames, a part lies where the package would, without its manifest.
-    parts = [run_id for run_id in ended if run_id not in well and run_id in packages]
+    ended = sorted(successful | unknown | {run_id for run_id, row in recorded.items() if not row["new"]})
+    # An object store has no renames, so a partial package has the path of a package, but no manifest.
+    parts = [run_id for run_id in ended if run_id not in successful and run_id in packages]
     return [
         *(("checkpoints", run_id) for run_id in ended if run_id in checkpoints),
         *(("packages", f".{run_id}.part") for run_id in ended if f".{run_id}.part" in packages),
@@ -73,17 +70,15 @@ def find_leftovers(spark: SparkSession, lake: Lake) -> list[tuple[str, str]]:
     ]
 
 
-def find_packages(lake: Lake, files: Files, kept: Collection[str]) -> list[tuple[str, str]]:
-    """Folders below the root of packages of successful runs that began long ago and are not kept.
+def find_packages(lake: Lake, kept: Collection[str]) -> list[tuple[str, str]]:
+    """Packages of successful runs that started long ago and are not kept, as paths below the root.
 
     Args:
-        lake: the lake.
-        files: below its root.
-        kept: run_id of the runs that keep theirs.
+        kept: ids of the runs whose packages are kept.
     """
     if not lake.exists("training_runs"):
         return []
-    packages = sorted({*files.children("packages")} - {*kept})
+    packages = sorted({*lake.files.children("packages")} - {*kept})
     old = (F.col("status") == "ok") & ~_is_recent() & F.col("run_id").isin(packages)
     found = lake.read("training_runs").where(old).select("run_id").distinct().orderBy("run_id").collect()
     return [("packages", row["run_id"]) for row in found]
@@ -94,9 +89,9 @@ def _is_recent() -> Column:
 
 
 def _has_package(spark: SparkSession, files: Files, runs: DataFrame) -> Column:
-    """Whether the package of a run is in the lake or, of a lake that was moved, where it was recorded.
+    """Whether the package of a run exists in the lake or, if the lake was moved, at its recorded path.
 
-    Folders are listed, of which there are few, rather than packages looked up.
+    The few folders of packages are listed, instead of a request for each package.
     """
     recorded = F.regexp_extract("package", "^(.*)/+[^/]+/*$", 1)
     there = F.col("run_id").isin(files.children("packages"))

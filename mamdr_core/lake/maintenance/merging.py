@@ -1,4 +1,4 @@
-"""Joining the small files of examples that days leave: those of a week, later of a month, without changing a row."""
+"""Merges the small files of examples: files of days to weeks, later to months, without changing a row."""
 
 import logging
 import uuid
@@ -24,12 +24,12 @@ from schemas import TABLES, Column, ColumnType, Table, without_split
 logger = logging.getLogger(__name__)
 
 MANY = 4
-"""A week or month is written anew where the rows of one split and shard are in this many files."""
+"""Minimum number of files of a split and shard for which a week or month is rewritten."""
 
 
 @dataclass(frozen=True)
 class Period:
-    """Days that are over, and their rows: first and last day, files with such rows, shards, rows."""
+    """A past week or month: first and last day, and its numbers of files, shards and rows."""
 
     first: date
     last: date
@@ -39,18 +39,21 @@ class Period:
 
     @property
     def condition(self) -> str:
-        """The rows of the days, in SQL."""
+        """Condition of the rows, in SQL."""
         return f"ds BETWEEN DATE'{self.first}' AND DATE'{self.last}'"
 
 
 def merge_examples(spark: SparkSession, lake: Lake, settings: ShardSettings) -> int:
-    """Write weeks and months of many small files anew, in files of at most `rows` rows; returns how many were joined.
+    """Rewrite weeks and months with many small files to files of at most `settings.rows` rows.
 
-    It is one commit, which changes no row: readers and pinned versions are not concerned, and a build that runs
-    meanwhile begins again. Where a build is first, the files stay until the next time.
+    The single commit changes no rows, so readers and pinned versions are unaffected; a concurrent build starts again.
+    If the build commits first, the files are merged by the next run.
+
+    Returns:
+        The number of merged files.
 
     Raises:
-        MamdrError: another job came between in a way that cannot be taken back.
+        MamdrError: another job has written at the same time, and the commit cannot be undone.
     """
     periods = find_periods(lake.read("examples"), settings.rows)
     if not periods:
@@ -64,11 +67,11 @@ def merge_examples(spark: SparkSession, lake: Lake, settings: ShardSettings) -> 
 
 
 def find_periods(examples: DataFrame, file_rows: int) -> list[Period]:
-    """The months before that of the newest day, and the weeks before its week, whose rows are in many files.
+    """The months before the newest day's month, and the weeks before its week, whose rows are in too many files.
 
     Args:
-        examples: as they are.
-        file_rows: rows of a file that is written anew: where the rows need that many files, they are left as they are.
+        examples: the current examples.
+        file_rows: maximum number of rows of a rewritten file.
     """
     newest = examples.agg(F.max("ds")).collect()[0][0]
     if newest is None:
@@ -107,7 +110,7 @@ def _last_day(first: date, month: date) -> date:
 
 
 def _write(spark: SparkSession, lake: Lake, periods: Sequence[Period], settings: ShardSettings) -> bool:
-    """Write the rows of periods anew; whether no other job came between."""
+    """Rewrite the rows of periods; returns false if another job has committed first."""
     number, version = last_build(lake.log("examples")).number + 1, lake.version("examples")
     examples = lake.read("examples", version)
     days, shards = " OR ".join(period.condition for period in periods), max(period.shards for period in periods)
@@ -127,7 +130,7 @@ def _write(spark: SparkSession, lake: Lake, periods: Sequence[Period], settings:
 
 
 def _declared(schema: T.StructType) -> Table:
-    """The declaration of examples as they are, with the features that they were built with."""
+    """The declaration of the current examples, with the features of their build."""
     base = TABLES["examples"] if "split" in schema.names else without_split(TABLES["examples"])
     features = [field for field in schema if field.name not in base.column_names]
     return base.with_columns(

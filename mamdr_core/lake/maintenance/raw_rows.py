@@ -1,4 +1,4 @@
-"""Which users a rejected row is about: its raw text is read, since it need not be a row of clicks."""
+"""Finds users in the raw text of rejected rows, which need not be parseable as clicks."""
 
 import json
 import re
@@ -9,7 +9,7 @@ _PLAIN = re.compile(r"[^\W\d]\w*|`[^`]+`")
 
 
 def plain_column(expression: str) -> str | None:
-    """The column that an expression names, None where it is more than a name.
+    """The column if an expression is a plain column name, otherwise None.
 
     Example:
         >>> plain_column("`user id`"), plain_column("concat('u', uid)")
@@ -19,13 +19,13 @@ def plain_column(expression: str) -> str | None:
 
 
 def users_of(row: str, column: str | None, users: Collection[str]) -> list[str]:
-    """Those of some users that a rejected row may be about.
+    """The users to whom a rejected row may belong.
 
     Args:
-        row: the raw row as JSON, or a malformed line as it is.
-        column: of the raw log, which holds the user; where it is None, or the row has no such column, every value of
-            the row counts. Of a line that is not JSON, every part of it counts.
-        users: ids that are looked for.
+        row: the raw row as JSON, or the text of a malformed line.
+        column: column of the raw log with the user; if it is None or missing in the row, every value of the row is
+            compared. In text that is not JSON, any substring counts.
+        users: the ids to search for.
     """
     try:
         read: Any = json.loads(row, object_pairs_hook=_Pairs, parse_int=str, parse_float=str, parse_constant=str)
@@ -40,11 +40,11 @@ def users_of(row: str, column: str | None, users: Collection[str]) -> list[str]:
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """An object of JSON, names that repeat included."""
+    """A JSON object with duplicate names."""
 
 
 def _values(read: Any) -> Iterator[str]:
-    """The text of every value, numbers as they were written."""
+    """The text of every value, with numbers as written."""
     if isinstance(read, _Pairs):
         read = [value for _, value in read]
     if isinstance(read, list):

@@ -1,4 +1,4 @@
-"""Rows that leave a lake when they are old: events by their day, batches of scores by when they were written."""
+"""Removes old rows: events by their day, batches of scores by the time at which they were written."""
 
 import logging
 from datetime import datetime, timedelta
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def remove_events(lake: Lake, days: int) -> None:
-    """Remove the events of all days but the newest; versions of before stay for their retention."""
+    """Remove all events except those of the newest `days` days; earlier versions of the tables are not affected."""
     if not lake.exists("clicks"):
         return
     found = lake.read("clicks").agg(F.max("ds")).first()
@@ -22,21 +22,17 @@ def remove_events(lake: Lake, days: int) -> None:
     first = found[0] - timedelta(days - 1)
     old = f"ds < DATE'{first}'"
     for name in ("clicks", "clicks_rejected", "examples"):
-        if lake.exists(name) and not lake.read(name).where(old).isEmpty():
+        if lake.has_rows(name, old):
             lake.change(name, lambda table: table.delete(old), {"job": "maintain_lake", EXPIRED: str(first)})
             logger.info("%s: rows of days before %s removed", name, first)
 
 
 def remove_scores(lake: Lake, days: int, dry_run: bool) -> int:
-    """Remove batches of scores that were written some days ago, of which the oldest file counts.
+    """Remove batches of scores whose oldest file is older than some days; returns their number.
 
     Args:
-        lake: whose scores.
-        days: that a batch is kept.
-        dry_run: count them alone.
-
-    Returns:
-        How many.
+        days: days for which a batch is kept.
+        dry_run: only count the batches.
     """
     if not lake.exists("scores"):
         return 0
@@ -45,7 +41,7 @@ def remove_scores(lake: Lake, days: int, dry_run: bool) -> int:
     if removed and not dry_run:
 
         def delete(table: DeltaTable) -> None:
-            # Looked at again in every attempt: a batch that has been written anew meanwhile stays.
+            # Read again in every attempt, so that a batch that was rewritten in the meantime is kept.
             table.delete(F.col("batch").isin(_written_before(lake, first)))
 
         lake.change("scores", delete, {"job": "maintain_lake", EXPIRED: str(first.date())})

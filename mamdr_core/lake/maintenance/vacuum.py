@@ -1,17 +1,16 @@
-"""VACUUM that spares the files of named versions, of whatever age.
+"""VACUUM that keeps the files of given versions, however old they are.
 
-Delta's VACUUM decides by age alone: it removes every file that left the table longer ago than the retention, also one
-that an older version names. Raising the retention to that version's age does not help: a table forgets which files left
-it after delta.deletedFileRetentionDuration, and what it has forgotten is removed. So VACUUM is handed an inventory of
-the table's files that lacks those to be spared.
+Delta's VACUUM decides by age alone: it removes every file that was removed from the table longer ago than the
+retention, even if an older version contains it. A longer retention does not help: after
+delta.deletedFileRetentionDuration Delta drops its record of a removed file, and VACUUM deletes files without a record.
+So VACUUM gets an inventory of the table's files from which the files to keep are excluded.
 
-Files are rows of DataFrames throughout: the driver's Python sees their number and bytes.
+Files are rows of DataFrames throughout; the driver only gets totals.
 """
 
 import logging
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from functools import reduce
 from typing import NamedTuple
 
@@ -19,27 +18,28 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from mamdr_core.lake.core.session import overriding
 from mamdr_core.lake.core.tables import Lake
 from schemas import Table
 
 logger = logging.getLogger(__name__)
 
 CHECK = "spark.databricks.delta.retentionDurationCheck.enabled"
-"""Spark's setting without which Delta refuses to remove files that are younger than the table's retention."""
+"""Spark's setting for Delta's check that no files younger than a week are removed."""
 _LOST = "Cannot time travel Delta table to version"
 _VIEW = "maintain_inventory"
 _DAY_MS, _HOUR_MS = 86_400_000, 3_600_000
 
 
 class Total(NamedTuple):
-    """How many files, and their bytes."""
+    """Number and total size in bytes of files."""
 
     files: int
     bytes: int
 
 
 def list_files(spark: SparkSession, path: str) -> DataFrame:
-    """The data files below a table's folder, whoever wrote them; executors list, and open none.
+    """List the data files in a table's folder on executors, without opening them.
 
     Returns:
         name (unique within a table), path (URI), length in bytes, modified (ms since 1970).
@@ -51,21 +51,19 @@ def list_files(spark: SparkSession, path: str) -> DataFrame:
 
 
 def total_of(files: DataFrame) -> Total:
-    """The total of listed files."""
+    """Number and size of listed files."""
     found = files.agg(F.count("*"), F.coalesce(F.sum("length"), F.lit(0))).collect()[0]
     return Total(found[0], found[1])
 
 
 def names_of(lake: Lake, table: Table, versions: Collection[int]) -> DataFrame:
-    """Column `name`: the data files of some versions of a table.
+    """The data files of some versions of a table, in the column `name`.
 
-    A version that Delta can no longer put together is skipped with a warning; any other failure is raised, so that
-    nothing is removed in ignorance.
+    A version that Delta can no longer reconstruct is skipped with a warning; other errors are raised, so that no needed
+    file is removed.
 
     Args:
-        lake: the lake.
-        table: of it.
-        versions: the newest one among them, which can be read.
+        versions: the versions, including the newest one.
     """
     found = []
     for version in sorted(versions):
@@ -79,20 +77,20 @@ def names_of(lake: Lake, table: Table, versions: Collection[int]) -> DataFrame:
 
 
 def old_files(listed: DataFrame, days: int) -> DataFrame:
-    """Those of the listed files that are old enough for `vacuum` to remove them."""
+    """The listed files that are old enough to be removed by `vacuum`."""
     return listed.where(F.col("modified") < F.lit(int(time.time() * 1000 - days * _DAY_MS + _HOUR_MS)))
 
 
 def would_vacuum(spark: SparkSession, table: str, listed: DataFrame, days: int) -> DataFrame:
-    """Those of the listed files that `vacuum` would remove from the table of a name in SQL."""
-    # Without Delta's check of the retention: a dry run removes nothing.
-    with _unchecked(spark):
+    """The listed files that `vacuum` would remove; `table` is the table's name in SQL."""
+    # A dry run removes nothing, so it does not need Delta's check of the retention.
+    with overriding(spark, {CHECK: "false"}):
         found = _run_vacuum(spark, table, listed, f"RETAIN {days * 24} HOURS DRY RUN")
     return listed.join(found.select(_name("path").alias("name")), "name", "left_semi")
 
 
 def vacuum(spark: SparkSession, table: str, listed: DataFrame, days: int) -> None:
-    """Remove the listed files that left the table more than `days` ago, or never were in it."""
+    """Remove the listed files that were removed from the table more than `days` ago, or never belonged to it."""
     _run_vacuum(spark, table, listed, f"RETAIN {days * 24} HOURS")
 
 
@@ -103,26 +101,13 @@ def _run_vacuum(spark: SparkSession, table: str, listed: DataFrame, options: str
         "isDir": F.lit(False),
         "modificationTime": F.col("modified"),
     }
-    # Delta compares the schema whole, and its columns may be null.
+    # Delta requires exactly this schema, with nullable columns.
     inventory = listed.select(*(F.when(F.col("path").isNotNull(), value).alias(name) for name, value in values.items()))
     inventory.createOrReplaceTempView(_VIEW)
     try:
         return spark.sql(f"VACUUM {table} USING INVENTORY (SELECT * FROM {_VIEW}) {options}")
     finally:
         spark.catalog.dropTempView(_VIEW)
-
-
-@contextmanager
-def _unchecked(spark: SparkSession) -> Iterator[None]:
-    before = spark.conf.get(CHECK, None)
-    spark.conf.set(CHECK, "false")
-    try:
-        yield
-    finally:
-        if before is None:
-            spark.conf.unset(CHECK)
-        else:
-            spark.conf.set(CHECK, before)
 
 
 def _name(path: str) -> Column:

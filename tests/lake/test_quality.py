@@ -1,4 +1,4 @@
-"""The quality gate stops what cannot be right, with the figures, and lets ordinary days pass."""
+"""The quality check stops implausible loads, with the figures, and lets ordinary days pass."""
 
 import re
 from datetime import date, timedelta
@@ -7,8 +7,8 @@ import pytest
 
 from mamdr_core.config.lake import QualitySettings
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.lake.ingest.gate import failed_checks
 from mamdr_core.lake.ingest.job import ingest_clicks
+from mamdr_core.lake.ingest.quality import failed_checks
 from mamdr_core.lake.ingest.tally import Tally
 from mamdr_core.runtime.errors import MamdrError
 
@@ -17,7 +17,7 @@ WEEK_BEFORE = {DAY - timedelta(days=n): 100 for n in range(1, 8)}
 
 
 def check(valid=None, rejected=None, clicks=0, others=(), shared_days=True, vanished=(), has_label=True, **settings):
-    """The gate's findings on valid rows by day and rejected rows by rule."""
+    """The failed checks of valid rows by day and rejected rows by rule."""
     tally = Tally()
     for day, rows in ({DAY: 100} if valid is None else valid).items():
         tally.add((day, None), rows)

@@ -1,14 +1,14 @@
-"""The quality gate: what a load must be like to be published."""
+"""The quality check of a load as a whole, before it is published."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date, timedelta
 
 from mamdr_core.config.lake import QualitySettings
+from mamdr_core.lake.core.listing import list_first
 from mamdr_core.lake.ingest.tally import Tally
 from schemas.clicks import EVENT_TIME_PRESENT, NEW_EVENT, UNIQUE_EVENT
 
 WEEK = 7
-_NAMED = 3
 
 
 def failed_checks(
@@ -20,16 +20,16 @@ def failed_checks(
     vanished: Mapping[date, int],
     explain_times: Callable[[], str] = str,
 ) -> list[str]:
-    """What is wrong with a load, each with its figures and the setting; nothing: it may be published.
+    """Descriptions of the failed checks, with figures and settings; empty if the load may be published.
 
     Args:
-        tally: the load's rows.
+        tally: counts of the load's rows.
         settings: the limits.
-        has_label: whether the log tells impressions from clicks.
-        others: rows of other loads by day, from a week before the load's first day to its last.
-        shared_days: whether other loads' rows of the load's days are kept.
-        vanished: rows by day that an earlier run of the load filed on days which it no longer holds.
-        explain_times: finds what to add where most of the rejected rows have no time that can be read.
+        has_label: whether the log distinguishes impressions from clicks.
+        others: rows of other loads by day, from a week before the load's first day to its last day.
+        shared_days: whether other loads' rows on the load's days are kept.
+        vanished: rows by day of days on which clicks has rows of the load, and the log has none.
+        explain_times: returns a hint for the case that the times of most rejected rows cannot be read.
     """
     if not tally.rows_in:
         return ["it holds no rows"]
@@ -45,7 +45,7 @@ def failed_checks(
 
 
 def _check_rejected(tally: Tally, settings: QualitySettings, explain_times: Callable[[], str]) -> Iterator[str]:
-    # Of rows that repeat each other one is kept: nothing is lost with the others.
+    # One of several equal events is kept, so rejecting the others loses nothing.
     lost = tally.rejected - tally.by_rule.get(UNIQUE_EVENT.name, 0)
     share = lost / tally.rows_in
     if share > settings.max_rejected:
@@ -82,14 +82,14 @@ def _check_rows(
             many.append(figures)
     what = "rows against the mean of the days of the week before"
     if few:
-        yield f"too few {what}, quality.min_rows_ratio {settings.min_rows_ratio:g}: {_some(few)}"
+        yield f"too few {what}, quality.min_rows_ratio {settings.min_rows_ratio:g}: {list_first(few)}"
     if many:
-        yield f"too many {what}, quality.max_rows_ratio {settings.max_rows_ratio:g}: {_some(many)}"
+        yield f"too many {what}, quality.max_rows_ratio {settings.max_rows_ratio:g}: {list_first(many)}"
 
 
 def _check_vanished(settings: QualitySettings, vanished: Mapping[date, int]) -> Iterator[str]:
     if len(vanished) > settings.max_vanished_days:
-        days = _some([f"{day} {rows}" for day, rows in sorted(vanished.items())])
+        days = list_first([f"{day} {rows}" for day, rows in sorted(vanished.items())])
         yield (
             f"{len(vanished)} days that this path held before are gone from it, more than quality.max_vanished_days "
             f"{settings.max_vanished_days}, and their rows would be removed: {days}; give each day a path of its own"
@@ -104,8 +104,3 @@ def _hint(tally: Tally, explain_times: Callable[[], str]) -> str:
     if 2 * tally.by_rule.get(NEW_EVENT.name, 0) >= tally.rejected:
         return "; most are in clicks already, from other loads: to replace their days, set input.replace=days"
     return explain_times() if 2 * tally.by_rule.get(EVENT_TIME_PRESENT.name, 0) >= tally.rejected else ""
-
-
-def _some(figures: Collection[str]) -> str:
-    shown = list(figures)[:_NAMED]
-    return ", ".join(shown) + (f" and {len(figures) - _NAMED} more" if len(figures) > _NAMED else "")

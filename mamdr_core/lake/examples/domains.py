@@ -1,0 +1,45 @@
+"""The vocabulary of domains, which is extended on the driver."""
+
+import logging
+from collections.abc import Iterable
+
+from pyspark.sql import Row, SparkSession
+
+from mamdr_core.lake.core.few import local_frame
+from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.examples.vocabularies import TRIES, Growth, overtaken, read_known, with_last_seen
+from schemas import TABLES
+from schemas.spark import spark_schema
+
+logger = logging.getLogger(__name__)
+
+
+def update_domains(lake: Lake, spark: SparkSession, seen: Iterable[Row]) -> tuple[Growth, dict[str, int]]:
+    """Give new domains an index, in the order of their ids' hashes.
+
+    Args:
+        seen: domain (the id), `hash` of the id, and first day `ds`.
+
+    Returns:
+        The vocabulary, with the indices of the seen domains, and the index of every domain by its id.
+
+    Raises:
+        MamdrError: other jobs kept adding domains.
+    """
+    # As in other vocabularies, hashes are compared as unsigned numbers.
+    ordered = sorted(seen, key=lambda row: (row["hash"] % (1 << 64), row["domain"]))
+    for _ in range(TRIES):
+        table, known = read_known(lake, TABLES["domains"])
+        indices = {row["id"]: row["index"] for row in known.collect()} if known is not None else {}
+        before = len(indices)
+        new = [row for row in ordered if row["domain"] not in indices]
+        entries = [(row["domain"], before + place, row["ds"]) for place, row in enumerate(new)]
+        rows = local_frame(spark, entries, spark_schema(TABLES["domains"])).coalesce(1)
+        if new and not lake.append_to(table, with_last_seen(rows), rows_before=before):
+            logger.info("domains: another job was first; numbering again")
+            continue
+        logger.info("domains: %d, %d of them new", before + len(new), len(new))
+        indices |= {name: index for name, index, _ in entries}
+        encoded = [(row["domain"], indices[row["domain"]]) for row in ordered]
+        return Growth(len(indices), len(new), local_frame(spark, encoded, "id string, index int")), indices
+    raise overtaken(TABLES["domains"])
