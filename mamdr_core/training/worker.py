@@ -147,6 +147,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         counts_n=domains.rows(task.pinned),
         collective=collective,
         val=columns["val"],
+        measured=columns["train"],
         arrays=share.arrays,
         clock=clock,
         checkpoints=Checkpoints(task.checkpoints, settings.checkpoint, collective, request),
@@ -225,16 +226,16 @@ def _measure(
     """Metrics by split (`val` before anything is fitted to it), those of `test` uncalibrated, and the calibration."""
     settings, detail = task.config.train, task.config.metrics
     model = learner.engine, learner.shared, learner.specific
-    measure_statistics(*model, learner.train, collective)
+    if find_method(settings.method).specific or settings.only_domains:  # otherwise the best validation measured them
+        measure_statistics(*model, columns["train"], collective)
 
     def measure(split: str, *calibrations: Calibration | None) -> list[DomainMetrics]:
         return evaluate_calibrated(*model, columns[split], calibrations, collective, detail=detail)
 
     metrics = {"val": measure("val", None)[0]}
-    if settings.refit_last_layer and not settings.only_domains:
-        measure_statistics(learner.engine, learner.shared, {}, learner.train, collective)  # it predicts at theta_S
-        refit_last_layer(learner.engine, learner.shared, columns["val"], collective, learner.seed)
-        measure_statistics(*model, learner.train, collective)
+    refits = settings.refit_last_layer and not settings.only_domains
+    if refits and refit_last_layer(learner.engine, learner.shared, columns["val"], collective, learner.seed):
+        measure_statistics(*model, columns["train"], collective)
     calibration = None
     if settings.calibration != "none":
         otherwise = None
