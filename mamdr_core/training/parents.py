@@ -23,7 +23,7 @@ from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.own_code import check_served
 from mamdr_core.training.package import PackageMetadata, read_metadata
 from mamdr_core.training.records import find_run, package_of
-from mamdr_core.training.trained_run import config_of
+from mamdr_core.training.trained_run import check_shapes, config_of
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +139,7 @@ def _check_fit(run_id: str, config: Config, pinned: PinnedExamples, facts: Packa
     if differing:
         raise MamdrError(f"train.warm_start: run {run_id} has another model ({'; '.join(differing[:3])}); {cold}")
     check_served(theirs, facts.metrics, run_id)
+    check_shapes(facts, theirs, run_id)
     _check_kind(run_id, config, theirs, facts.has_mixed)
     check_same_bounds(run_id, facts.pinned.get("quantiles", {}), pinned.quantiles)
     known = facts.pinned["sizes"]

@@ -22,7 +22,7 @@ from mamdr_core.shards.pinned import PinnedExamples, pin_examples
 from mamdr_core.training.choices import choose_device
 from mamdr_core.training.files.integrity import MetricsJson, PinnedJson, validate_json
 from mamdr_core.training.own_code import check_served
-from mamdr_core.training.package import Package, load_package
+from mamdr_core.training.package import CALIBRATION, FileShapes, Package, PackageMetadata, load_package
 from mamdr_core.training.records import find_run
 
 
@@ -82,7 +82,10 @@ def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str =
     if pinned.sizes != facts.sizes:
         raise MamdrError(f"package {folder} was trained on another lake than {lake.root}: vocabulary sizes differ")
     check_served(trained, package.metrics, folder)
-    _check_fits(package, trained, pinned, folder)
+    check_shapes(package, trained, folder)
+    check_mixed(trained, package.metrics, package.mixed is not None, folder)
+    if any(not 0 <= domain < len(pinned.domain_ids) for domain in package.specific):
+        raise MamdrError(f"package {folder} is damaged: it has theta_i of a domain beyond {len(pinned.domain_ids)}")
     # If theta_S is that of the parent, so are the scales of numeric features.
     pinned = replace(pinned, numeric=facts.numeric)
     everything = np.ones(len(pinned.domain_ids), dtype=np.bool_)
@@ -103,21 +106,44 @@ def config_of(text: str, folder: str) -> Config:
         raise MamdrError(f"package {folder} is from another version of this code, train again: {error}") from None
 
 
-def _check_fits(package: Package, config: Config, pinned: PinnedExamples, folder: str) -> None:
-    """Check that the parameters have the shapes of the model that the package's configuration declares."""
-    inputs = declare_inputs(config.model, config.features, pinned.sizes)
+def check_shapes(package: Package | PackageMetadata, config: Config, folder: str) -> None:
+    """Check that theta_S, every theta_i and the calibration have the shapes of the model in the package's config.yaml.
+
+    Args:
+        package: the package.
+        config: its configuration; a custom structure can be imported.
+        folder: folder of the package, for error messages.
+
+    Raises:
+        MamdrError: they have others; the message names the file.
+    """
+    sizes, found = package.pinned["sizes"], package.shapes
+    inputs = declare_inputs(config.model, config.features, sizes)
     with torch.device("meta"):  # shapes alone
-        module = build_model(config.model, inputs)
-    wanted = {table.name: (table.rows, table.width) for table in owners(inputs.tables) if table.trainable}
-    found = {name: tuple(table.shape) for name, table in package.shared.tables.items()}
-    dense = sum(parameter.numel() for parameter in module.parameters())
-    if len(package.shared.dense) != dense or found != wanted:
-        raise MamdrError(
-            f"package {folder} is damaged: its parameters do not have the shapes of the model in its config.yaml"
-        )
-    check_mixed(config, package.metrics, package.mixed is not None, folder)
-    if any(not 0 <= domain < len(pinned.domain_ids) for domain in package.specific):
-        raise MamdrError(f"package {folder} is damaged: it has theta_i of a domain beyond {len(pinned.domain_ids)}")
+        dense = sum(parameter.numel() for parameter in build_model(config.model, inputs).parameters())
+    tables = [table for table in owners(inputs.tables) if table.trainable]
+    shards = sorted(name for name in found if name.startswith("shared-"))
+    wanted: FileShapes = {"shared.safetensors": {}}
+    ranks = max(1, len(shards))
+    for rank, name in enumerate(shards or list(wanted)):
+        wanted[name] = {f"table.{each.name}": (len(range(rank, each.rows, ranks)), each.width) for each in tables}
+    wanted["shared.safetensors"]["dense"] = (dense,)
+    for name, shapes in found.items():
+        if name == CALIBRATION:
+            knots = {curve: shapes["knots"] for curve in ("knots", "values") if "knots" in shapes}
+            wanted[name] = {"slope": (sizes["domain"] + 1,), "shift": (sizes["domain"] + 1,), **knots}
+        elif name.startswith("specific-"):
+            domains = shapes.get("domains", ())[:1]
+            wanted[name] = {"domains": domains, "dense": (*domains, dense)}
+            for table in tables:
+                if rows := shapes.get(f"{table.name}.owner"):
+                    own = {"owner": rows, "ids": rows, "values": (*rows[:1], table.width)}
+                    wanted[name] |= {f"{table.name}.{of}": shape for of, shape in own.items()}
+    for name, shapes in wanted.items():
+        if found.get(name) != shapes:
+            raise MamdrError(
+                f"package {folder} is damaged: {name} does not have the shapes of the model in its config.yaml"
+            )
 
 
 def check_mixed(config: Config, metrics: Mapping[str, Any], found: bool, folder: str) -> None:
