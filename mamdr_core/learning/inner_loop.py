@@ -88,11 +88,7 @@ class InnerLoop:
         return State(counters={"steps": self._adam.step}, own=tensors)
 
     def load_state_dict(self, state: State) -> None:
-        """Load the moments of a rank.
-
-        Raises:
-            MamdrError: the state belongs to another model.
-        """
+        """Load the moments of a rank."""
         if state.is_empty():
             return
 

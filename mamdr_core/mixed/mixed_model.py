@@ -285,11 +285,7 @@ class MixedModel:
                 effect.load_state_dict(state.part(effect.name))
 
     def load_state_dict(self, state: State) -> None:
-        """Load the state of the design, the weights and the effects.
-
-        Raises:
-            MamdrError: the state belongs to another model.
-        """
+        """Load the state of the design, the weights and the effects."""
         self.design.load_state_dict(state.part("design"))
         self.weights.load_state_dict(state.part("weights"))
         for effect in self.effects:
