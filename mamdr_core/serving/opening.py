@@ -41,7 +41,7 @@ def find_served(lake: Lake, run_id: str) -> Served:
     numeric = {name: (mean, deviation) for name, (mean, deviation) in facts.pinned["numeric"].items()}
     check_mixed(config, facts.metrics, facts.has_mixed, package)
     check_served(config, facts.metrics, package)
-    check_shapes(facts, config, package)
+    check_shapes(package, config, sizes)
     for name in ("user", "item", "domain"):
         if (count := lake.read(f"{name}s").count()) < sizes[name]:
             raise MamdrError(

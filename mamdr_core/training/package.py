@@ -48,9 +48,6 @@ from mamdr_core.training.files.state_files import file_names, read_rows, read_st
 MIXED = "mixed-"
 """Prefix of the files of the mixed model."""
 CALIBRATION = "calibration.safetensors"
-_CHECKED = ("shared", CALIBRATION, "specific-")
-"""Prefixes of the files whose shapes `mamdr_core.training.trained_run.check_shapes` checks."""
-FileShapes = dict[str, dict[str, tuple[int, ...]]]
 
 
 def save_rank(
@@ -117,14 +114,12 @@ class PackageMetadata:
         pinned: Delta versions, vocabulary sizes, numeric scales and, if features have any, bounds of quantiles.
         metrics: figures that training reported.
         files: names of all files.
-        shapes: by file of theta_S, the calibration and theta_i, the shapes of its tensors by name.
     """
 
     config: str
     pinned: dict[str, Any]
     metrics: dict[str, Any]
     files: list[str]
-    shapes: FileShapes
 
     @property
     def has_mixed(self) -> bool:
@@ -137,7 +132,7 @@ class Package:
     """A loaded package.
 
     Attributes:
-        config, pinned, metrics, shapes: see `PackageMetadata`.
+        config, pinned, metrics: see `PackageMetadata`.
         shared: theta_S.
         specific: theta_i by domain index.
         mixed: state of the mixed model; None: there is none.
@@ -150,7 +145,6 @@ class Package:
     config: str
     pinned: dict[str, Any]
     metrics: dict[str, Any]
-    shapes: FileShapes
     shared: Shared
     specific: Mapping[int, Change]
     mixed: State | None = None
@@ -197,7 +191,6 @@ def load_package(folder: str, device: torch.device | str = "cpu", scratch: str =
                 config=found.config,
                 pinned=found.pinned,
                 metrics=found.metrics,
-                shapes=found.shapes,
                 shared=shared.to(device),
                 specific=SavedSpecific(specific, device, len(shared.dense)),
                 mixed=load_mixed(path),
@@ -223,21 +216,12 @@ def _read_metadata(path: Path) -> PackageMetadata:
     for name in required:
         if name not in names:
             raise MamdrError(f"model package {path}: its manifest lists no {name}")
-    with report_unreadable(path, "model package"):
-        shapes = {name: _shapes(path / name) for name in names if name.startswith(_CHECKED)}
     return PackageMetadata(
         config=(path / "config.yaml").read_text(encoding="utf-8", errors="replace"),
         pinned=read_json(path / "pinned.json"),
         metrics=read_json(path / "metrics.json"),
         files=names,
-        shapes=shapes,
     )
-
-
-def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of a file's tensors by name, from its header."""
-    saved = safe_open(file, "pt")
-    return {name: tuple(saved.get_slice(name).get_shape()) for name in saved.keys()}  # noqa: SIM118 - not a mapping
 
 
 def load_mixed(path: Path, rank: int = 0, ranks: int = 1, owned_n: Tensor | None = None) -> State | None:

@@ -125,6 +125,7 @@ def open_parent(lake: Lake, config: Config, pinned: PinnedExamples) -> Parent | 
     except MamdrError as error:
         raise MamdrError(f"train.warm_start: {error}") from None
     _check_fit(run_id, config, pinned, facts)
+    check_shapes(str(row["package"]), config, facts.pinned["sizes"], config.train.scratch)
     numeric = {name: (float(mean), float(scale)) for name, (mean, scale) in facts.pinned["numeric"].items()}
     return Parent(run_id, str(row["package"]), row["ds"], numeric)
 
@@ -139,7 +140,6 @@ def _check_fit(run_id: str, config: Config, pinned: PinnedExamples, facts: Packa
     if differing:
         raise MamdrError(f"train.warm_start: run {run_id} has another model ({'; '.join(differing[:3])}); {cold}")
     check_served(theirs, facts.metrics, run_id)
-    check_shapes(facts, theirs, run_id)
     _check_kind(run_id, config, theirs, facts.has_mixed)
     check_same_bounds(run_id, facts.pinned.get("quantiles", {}), pinned.quantiles)
     known = facts.pinned["sizes"]
