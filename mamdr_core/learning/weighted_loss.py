@@ -57,8 +57,7 @@ class Uncertainty:
             tensor_n[saved.domain_R.to(tensor_n.device)] = saved.values
 
     def _tensors(self) -> dict[str, Tensor]:
-        moments = {"first": self.moments.first, "second": self.moments.second}
-        return {"values": self.values_n, "counts": self.counts_n, **moments}
+        return {"values": self.values_n, "counts": self.counts_n, **self.moments.named()}
 
 
 class WeightedLoss(CombinedSteps):

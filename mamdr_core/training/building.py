@@ -56,7 +56,8 @@ def make_engine(
     """The engine of a config over a version of the examples; the model has its initial parameters.
 
     Args:
-        config, pinned, share, device: see there.
+        config, pinned, device: of the run.
+        share: reads the vectors.
         name: which of the engines; the eager one where it only predicts.
         vectors: fixed vectors by feature; None: they are read.
     """
@@ -114,7 +115,8 @@ def make_learner(
     """A rank's learner at the start of a run.
 
     Args:
-        config, pinned, share, choices: see there.
+        config, pinned, choices: of the run.
+        share: reads the vectors.
         own: by domain, whether the rank owns it, [n].
         collective: the ranks.
         train: the rank's training rows.
@@ -186,7 +188,7 @@ def make_mixed(
     """The mixed model of a run before it is fitted.
 
     Args:
-        config, pinned: see there.
+        config, pinned: of the run.
         engine: has the tables and the fixed vectors.
         train: this rank's training rows.
         collective: the ranks.

@@ -26,7 +26,7 @@ from mamdr_core.shards.loading import Share
 from mamdr_core.training.choices import gather_trouble
 
 PREFIX, SUFFIX = "mamdr-", ".vectors"
-"""Of the files' names."""
+"""Start and end of the files' names."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 """A name of the machine that its containers share."""
 EXCHANGE_SECONDS = 5.0

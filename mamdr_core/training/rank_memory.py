@@ -72,8 +72,7 @@ class RankMemory:
     @property
     def total(self) -> int:
         """Bytes of the stage that needs most; of each part its largest."""
-        stages = (self.start, self.shared, self.specific)
-        return sum(self.always.values()) + max(sum(stage.values()) for stage in stages)
+        return self.on_host(()) + self.always["rows"]
 
     def on_host(self, on_device: Collection[str]) -> int:
         """Bytes in the host's memory of the stage that needs most there, without rows.

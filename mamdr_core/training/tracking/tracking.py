@@ -132,9 +132,8 @@ def attach(settings: TrackingSettings, run_id: str, name: str, text: str) -> Non
 def _mlflow(settings: TrackingSettings) -> Any:
     for name, value in _BOUNDS.items():
         os.environ.setdefault(name, value)
-    from mamdr_core.training.tracking.mlflow_tracker import (
-        MlflowExperiment,  # an optional dependency that takes seconds to import
-    )
+    # An optional dependency, which takes seconds to import.
+    from mamdr_core.training.tracking.mlflow_tracker import MlflowExperiment
 
     return MlflowExperiment(settings)
 
