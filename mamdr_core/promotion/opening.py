@@ -22,8 +22,9 @@ from mamdr_core.training.building import make_engine
 from mamdr_core.training.choices import place_columns
 from mamdr_core.training.own_code import check_served
 from mamdr_core.training.package import Package, load_package
+from mamdr_core.training.package_shapes import check_shapes
 from mamdr_core.training.records import find_run
-from mamdr_core.training.trained_run import TrainedRun, check_shapes, config_of
+from mamdr_core.training.trained_run import TrainedRun, config_of
 
 SPLIT = "test"
 DAY_ROWS = 1 << 24

@@ -19,8 +19,9 @@ from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.own_code import check_served
 from mamdr_core.training.package import read_metadata
+from mamdr_core.training.package_shapes import check_shapes
 from mamdr_core.training.records import find_run
-from mamdr_core.training.trained_run import check_mixed, check_shapes, config_of
+from mamdr_core.training.trained_run import check_mixed, config_of
 
 
 def find_served(lake: Lake, run_id: str) -> Served:

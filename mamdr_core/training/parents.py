@@ -22,8 +22,9 @@ from mamdr_core.runtime.object_store import place_of
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.own_code import check_served
 from mamdr_core.training.package import PackageMetadata, read_metadata
+from mamdr_core.training.package_shapes import check_shapes
 from mamdr_core.training.records import find_run, package_of
-from mamdr_core.training.trained_run import check_shapes, config_of
+from mamdr_core.training.trained_run import config_of
 
 logger = logging.getLogger(__name__)
 

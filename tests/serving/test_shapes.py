@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from mamdr_core.engine.isotonic import Curve
 from mamdr_core.engine.platt import Calibration
 from mamdr_core.runtime.errors import MamdrError
-from mamdr_core.training.trained_run import check_shapes
+from mamdr_core.training.package_shapes import check_shapes
 from tests.serving.helpers import make_served
 
 CURVE = Curve(torch.tensor([0.0, 1.0]).double(), torch.tensor([0.0, 2.0]).double())
