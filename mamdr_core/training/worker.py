@@ -126,7 +126,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         inherited = heritage.having_specific(len(own)) & own if heritage else np.zeros_like(own)
         shape = shape_of(task.config, task.pinned, own & domains.learns, inherited, columns, train, collective)
         maps_state = check_memory(task.config, shape, device, collective, share.arrays.mapped)
-        built_of = (own, collective, share, train, choices, heritage, maps_state)
+        built_of = (own, collective, share, train, choices, inherited, maps_state)
         learner = make_learner(task.config, task.pinned, *built_of)
         if heritage and not (task.checkpoints and task.checkpoints.newest):
             heritage.hand_down(learner, collective, method.mixed)
@@ -135,8 +135,8 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     request = StopRequest(stop_file)
     mixed = on_mixed = None
     if method.mixed:
-        inherited = heritage.mixed_state(collective, own) if heritage else None
-        mixed = make_mixed(task.config, learner.engine, task.pinned, train, collective, inherited)
+        inherited_mixed = heritage.mixed_state(collective, own) if heritage else None
+        mixed = make_mixed(task.config, learner.engine, task.pinned, train, collective, inherited_mixed)
         initial = partial(initial_theta, task.config, task.pinned, device, collective, share)
         on_mixed = NetworkOnMixed(mixed, learner, initial, settings.mixed.alone_above)
     trainer = Trainer(

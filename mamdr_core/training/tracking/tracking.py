@@ -106,10 +106,10 @@ def check_trackers(settings: TrackingSettings) -> None:
     Raises:
         MamdrError: a package is not installed.
     """
-    for key, package in (("mlflow", "mlflow"), ("tensorboard", "tensorboard")):
-        if getattr(settings, key) and importlib.util.find_spec(package) is None:
+    for package in ("mlflow", "tensorboard"):  # named after their keys
+        if getattr(settings, package) and importlib.util.find_spec(package) is None:
             raise MamdrError(
-                f"tracking.{key} is set, but {package} is not installed: "
+                f"tracking.{package} is set, but {package} is not installed: "
                 "pip install 'mamdr[tracking]', or leave the key empty"
             )
 
