@@ -18,7 +18,6 @@ from mamdr_core.runtime.plugins import is_plugin
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples, pin_examples
 from mamdr_core.training.choices import choose_device
-from mamdr_core.training.files.integrity import MetricsJson, PinnedJson, validate_json
 from mamdr_core.training.own_code import check_served
 from mamdr_core.training.package import Package, load_package
 from mamdr_core.training.package_shapes import check_shapes
@@ -70,23 +69,23 @@ def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str =
     device = choose_device(config.train.device, SingleProcess())
     package = load_package(folder, device, config.train.scratch)
     trained = config_of(package.config, folder)
-    facts = validate_json(PinnedJson, package.pinned, f"{folder}/pinned.json")
-    validate_json(MetricsJson, package.metrics, f"{folder}/metrics.json")
+    facts = package.pinned
     try:
-        pinned = pin_examples(spark, config.lake, trained.features, facts.versions)
+        pinned = pin_examples(spark, config.lake, trained.features, facts["versions"])
     except (KeyError, MamdrError) as error:
         raise MamdrError(
             f"package {folder} was trained on versions that {lake.root} does not have ({one_line(error)[:200]})"
         ) from None
-    if pinned.sizes != facts.sizes:
+    if pinned.sizes != facts["sizes"]:
         raise MamdrError(f"package {folder} was trained on another lake than {lake.root}: vocabulary sizes differ")
     check_served(trained, package.metrics, folder)
-    check_shapes(folder, trained, facts.sizes, config.train.scratch)
+    check_shapes(folder, trained, facts["sizes"], config.train.scratch)
     check_mixed(trained, package.metrics, package.mixed is not None, folder)
     if any(not 0 <= domain < len(pinned.domain_ids) for domain in package.specific):
         raise MamdrError(f"package {folder} is damaged: it has theta_i of a domain beyond {len(pinned.domain_ids)}")
     # If theta_S is that of the parent, so are the scales of numeric features.
-    pinned = replace(pinned, numeric=facts.numeric)
+    numeric = {name: (float(mean), float(scale)) for name, (mean, scale) in facts["numeric"].items()}
+    pinned = replace(pinned, numeric=numeric)
     everything = np.ones(len(pinned.domain_ids), dtype=np.bool_)
     train = config.train
     share = Share(pinned, trained.features, everything, train.host_memory, train.scratch, train.reader)
