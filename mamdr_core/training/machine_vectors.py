@@ -77,14 +77,18 @@ def machine_vectors(share: Share, collective: Collective, scratch: str = "") -> 
         yield from share.fill_vectors(vectors, trainable=False)
 
     with contextlib.ExitStack() as removals:
-        _together(collective, read())
+        _take_steps(collective, read())
         paths = gather_texts(collective, path)
-        _together(collective, open_or_read())  # then all ranks have mapped theirs
+        _take_steps(collective, open_or_read())  # then all ranks have mapped theirs
     return {name: torch.from_numpy(own) for name, own in vectors.items()}
 
 
-def _together(collective: Collective, steps: Iterator[None]) -> None:
-    """Take the steps of all ranks, which exchange a number every few seconds: none waits for long in a collective.
+def _take_steps(collective: Collective, steps: Iterator[None]) -> None:
+    """Take this rank's steps. All ranks exchange a number every few seconds, so that none waits long in a collective.
+
+    Args:
+        collective: the ranks.
+        steps: yields several times a minute; empty on ranks that only wait.
 
     Raises:
         MamdrError: what the steps of some ranks raised; the same on all ranks.
