@@ -69,11 +69,7 @@ class CombinedSteps(ABC):
         return State.join({"inner": self.inner.state_dict()})
 
     def load_state_dict(self, state: State) -> None:
-        """Load the state of the inner optimizer.
-
-        Raises:
-            MamdrError: the state belongs to another model.
-        """
+        """Load the state of the inner optimizer."""
         self.inner.load_state_dict(state.part("inner"))
 
 

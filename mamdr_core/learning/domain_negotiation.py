@@ -37,11 +37,7 @@ class DomainNegotiation:
         return State.join({"inner": self._inner.state_dict(), "outer": self._outer.state_dict()})
 
     def load_state_dict(self, state: State) -> None:
-        """Load the state of both optimizers.
-
-        Raises:
-            MamdrError: the state belongs to another model.
-        """
+        """Load the state of both optimizers."""
         self._inner.load_state_dict(state.part("inner"))
         self._outer.load_state_dict(state.part("outer"), self._learner.shared)
 

@@ -214,11 +214,7 @@ class DomainRegularization:
         return State(counters={"rounds_since": self._rounds_since}, domains={"pending": pending})
 
     def load_state_dict(self, state: State) -> None:
-        """Load the rounds since the last pass, and the pending rows of this rank's domains.
-
-        Raises:
-            MamdrError: the state belongs to another model.
-        """
+        """Load the rounds since the last pass, and the pending rows of this rank's domains."""
         self._rounds_since = state.counter("rounds_since")
         train = self._learner.train
         pending = state.domain_rows("pending", torch.zeros((), dtype=torch.long, device=train.labels.device))

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from mamdr_core.config.engine import OuterSettings
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.inner_step import inner_step
@@ -81,24 +83,19 @@ class InnerLoop:
 
     def state_dict(self) -> State:
         """The carried moments, which differ between ranks."""
-        if self._adam is None:
-            return State()
-        named = {"dense": self._adam.dense, **{f"table.{name}": table for name, table in self._adam.tables.items()}}
-        tensors = {f"{key}.{name}": each for name, moments in named.items() for key, each in moments.named().items()}
-        return State(counters={"steps": self._adam.step}, own=tensors)
+        return State() if self._adam is None else State(counters={"steps": self._adam.step}, own=_named(self._adam))
 
     def load_state_dict(self, state: State) -> None:
-        """Load the moments of a rank.
-
-        Raises:
-            MamdrError: the state belongs to another model.
-        """
+        """Load the moments of a rank."""
         if state.is_empty():
             return
-
         self._adam = self._fresh_moments(self._learner.state_memory)
         self._adam.step = state.counter("steps")
-        named = {"dense": self._adam.dense, **{f"table.{name}": table for name, table in self._adam.tables.items()}}
-        for name, moments in named.items():
-            for key, values in moments.named().items():
-                values.copy_(state.tensor(state.own, f"{key}.{name}", values))
+        for name, values in _named(self._adam).items():
+            values.copy_(state.tensor(state.own, name, values))
+
+
+def _named(state: InnerState) -> dict[str, Tensor]:
+    """The tensors of all moments by name."""
+    moments = {"dense": state.dense, **{f"table.{name}": table for name, table in state.tables.items()}}
+    return {f"{key}.{name}": values for name, own in moments.items() for key, values in own.named().items()}

@@ -30,11 +30,7 @@ class JointTraining:
         return self._inner.state_dict()
 
     def load_state_dict(self, state: State) -> None:
-        """Load the state of the inner optimizer.
-
-        Raises:
-            MamdrError: the state belongs to another model.
-        """
+        """Load the state of the inner optimizer."""
         self._inner.load_state_dict(state)
 
 

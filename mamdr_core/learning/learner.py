@@ -150,9 +150,5 @@ class Learner:
         return shared_state(self.shared)
 
     def load_state_dict(self, state: State) -> None:
-        """Load theta_S.
-
-        Raises:
-            MamdrError: the state belongs to another model.
-        """
+        """Load theta_S."""
         self.shared = shared_of(state, self.shared)

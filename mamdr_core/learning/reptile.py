@@ -53,11 +53,7 @@ class Reptile:
         return self._outer.state_dict()
 
     def load_state_dict(self, state: State) -> None:
-        """Load the state of the outer optimizer.
-
-        Raises:
-            MamdrError: the state belongs to another model.
-        """
+        """Load the state of the outer optimizer."""
         self._outer.load_state_dict(state, self._learner.shared)
 
 

@@ -51,18 +51,13 @@ class Uncertainty:
         return State(domains={name: DomainRows(domain_R, values_R) for name, values_R in values.items()})
 
     def load_state_dict(self, state: State) -> None:
-        """Load values, moments and counts of this rank's domains.
-
-        Raises:
-            MamdrError: the tensors have another type or shape.
-        """
+        """Load values, moments and counts of this rank's domains."""
         for name, tensor_n in self._tensors().items():
             saved = state.domain_rows(name, tensor_n.new_zeros(()))
             tensor_n[saved.domain_R.to(tensor_n.device)] = saved.values
 
     def _tensors(self) -> dict[str, Tensor]:
-        moments = {"first": self.moments.first, "second": self.moments.second}
-        return {"values": self.values_n, "counts": self.counts_n, **moments}
+        return {"values": self.values_n, "counts": self.counts_n, **self.moments.named()}
 
 
 class WeightedLoss(CombinedSteps):
@@ -98,11 +93,7 @@ class WeightedLoss(CombinedSteps):
         return State.join({"inner": self.inner.state_dict(), "uncertainty": self.uncertainty.state_dict()})
 
     def load_state_dict(self, state: State) -> None:
-        """Load the state of the inner optimizer and of the uncertainties.
-
-        Raises:
-            MamdrError: the state belongs to another model.
-        """
+        """Load the state of the inner optimizer and of the uncertainties."""
         super().load_state_dict(state)
         self.uncertainty.load_state_dict(state.part("uncertainty"))
 

@@ -138,11 +138,7 @@ class Design:
         return State(same={"mean": self.mean_F, "scale": self.scale_F, **shifts, **directions})
 
     def load_state_dict(self, state: State) -> None:
-        """Load projections, means and scales; older states without projections have elementwise products.
-
-        Raises:
-            MamdrError: the state belongs to another model.
-        """
+        """Load projections, means and scales; older states without projections have elementwise products."""
         self.mean_F = state.tensor(state.same, "mean", self.mean_F)
         self.scale_F = state.tensor(state.same, "scale", self.scale_F)
         if "users_shift" in state.same:

@@ -241,11 +241,7 @@ class DomainWeights:
         )
 
     def load_state_dict(self, state: State) -> None:
-        """Load the prior, and the modes and variances of this rank's domains; those without have the prior's.
-
-        Raises:
-            MamdrError: the state belongs to another model.
-        """
+        """Load the prior, and the modes and variances of this rank's domains; those without have the prior's."""
         like_F = self.prior.mean_F
         self.prior = Prior(*(state.tensor(state.same, name, like_F) for name in ("mean", "tau")))
         self.weights_DF = self.prior.mean_F.repeat(len(self.domains_D), 1)

@@ -69,9 +69,8 @@ class RandomIntercepts:
             if not posterior_is_prior:
                 kept_K = ~torch.isin(self.keys_K // self.size, (columns.counts > 0).nonzero().squeeze(1) + 1)
             keys_K = torch.cat([self.keys_K[kept_K], keys_U]).unique()
-            known_K, values_K = self._find(keys_K)
-            variances_K = torch.where(known_K, self._find(keys_K, self.variances_K)[1], self.variance)
-            self.keys_K, self.values_K, self.variances_K = keys_K, torch.where(known_K, values_K, 0), variances_K
+            self.values_K, self.variances_K = self._stored(keys_K)
+            self.keys_K = keys_K
         if posterior_is_prior:
             self._prior_mean_K = self.values_K.double()
             self._prior_precision_K = 1 / self.variances_K.double().clamp_min(LEAST_VARIANCE)
@@ -116,9 +115,7 @@ class RandomIntercepts:
         """
         keys_U, place_N = self._keys_of(columns).unique(return_inverse=True)
         if self._is_pair:
-            known_U, values_U = self._find(keys_U)
-            values_U = torch.where(known_U, values_U, 0)
-            variances_U = torch.where(known_U, self._find(keys_U, self.variances_K)[1], self.variance)
+            values_U, variances_U = self._stored(keys_U)
         else:
             exchange = self._exchange(keys_U)
             values_U, variances_U = exchange.read(self.values_K), exchange.read(self.variances_K)
@@ -139,13 +136,14 @@ class RandomIntercepts:
         ids = {name: columns.ids[name].long().cpu() for name in ("user", "item", "domain")}
         return ids["domain"] * self.size + ids["user"] if self._is_pair else ids[self.name]
 
-    def _find(self, keys_U: Tensor, values_K: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Whether keys are stored, and the values of those that are."""
-        values_K = self.values_K if values_K is None else values_K
+    def _stored(self, keys_U: Tensor) -> tuple[Tensor, Tensor]:
+        """Effects of keys and their variances; 0 and the variance of the prior for keys that are not stored."""
         if not len(self.keys_K):
-            return torch.zeros_like(keys_U, dtype=torch.bool), torch.zeros(len(keys_U))
+            return torch.zeros(len(keys_U)), torch.full((len(keys_U),), self.variance)
         place_U = torch.searchsorted(self.keys_K, keys_U).clamp(max=len(self.keys_K) - 1)
-        return self.keys_K[place_U] == keys_U, values_K[place_U]
+        known_U = self.keys_K[place_U] == keys_U
+        values_U, variances_U = self.values_K[place_U], self.variances_K[place_U]
+        return torch.where(known_U, values_U, 0), torch.where(known_U, variances_U, self.variance)
 
     def _exchange(self, keys_U: Tensor) -> OwnerExchange:
         if self._is_pair:

@@ -278,19 +278,14 @@ class MixedModel:
             MamdrError: the state belongs to another model.
         """
         self._inherited = True
-        self.design.load_state_dict(state.part("design"))
-        self.weights.load_state_dict(state.part("weights"))
-        for effect in self.effects:
-            if not state.part(effect.name).is_empty():
-                effect.load_state_dict(state.part(effect.name))
+        self._load(state, [effect for effect in self.effects if not state.part(effect.name).is_empty()])
 
     def load_state_dict(self, state: State) -> None:
-        """Load the state of the design, the weights and the effects.
+        """Load the state of the design, the weights and the effects."""
+        self._load(state, self.effects)
 
-        Raises:
-            MamdrError: the state belongs to another model.
-        """
+    def _load(self, state: State, effects: Sequence[RandomIntercepts]) -> None:
         self.design.load_state_dict(state.part("design"))
         self.weights.load_state_dict(state.part("weights"))
-        for effect in self.effects:
+        for effect in effects:
             effect.load_state_dict(state.part(effect.name))

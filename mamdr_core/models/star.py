@@ -60,8 +60,8 @@ class STAR(nn.Module):
 class StarLinear(TableLayer):
     """A layer of weights W * W_d, elementwise, and a bias b + b_d (Sheng et al. 2021, Eq. 8).
 
-    W_d is kept as 1 + w_d with w_d starting at zero: a domain starts as the shared network, and so does a domain that
-    training has not met.
+    W_d is kept as 1 + w_d with w_d starting at zero: a domain starts as the shared network, and so does a domain
+    without training rows.
 
     Args:
         name: within the structure.

@@ -22,6 +22,7 @@ from mamdr_core.training.building import make_engine
 from mamdr_core.training.choices import place_columns
 from mamdr_core.training.own_code import check_served
 from mamdr_core.training.package import Package, load_package
+from mamdr_core.training.package_shapes import check_shapes
 from mamdr_core.training.records import find_run
 from mamdr_core.training.trained_run import TrainedRun, config_of
 
@@ -82,6 +83,7 @@ def open_champion(trained: TrainedRun, config: Config, run_id: str) -> OpenedMod
     package = load_package(folder, trained.device)
     own_config = config_of(package.config, folder)
     check_served(own_config, package.metrics, folder)
+    check_shapes(folder, own_config, package.pinned["sizes"])
     _check_features(run_id, own_config.features, trained.config.features)
     check_same_bounds(run_id, package.pinned.get("quantiles", {}), trained.pinned.quantiles)
     scales = {name: (float(mean), float(deviation)) for name, (mean, deviation) in package.pinned["numeric"].items()}

@@ -132,7 +132,6 @@ def _check_size(
 
 
 def _check_folder(lake: Lake, config: Config, run_id: str) -> Path:
-    """The folder of the files, new or empty or of an earlier export."""
     """The folder to write: new, empty, or an earlier export."""
     if not config.export.folder and "://" in lake.root:
         raise MamdrError(f"lake.root {lake.root} is no local folder: set export.folder")

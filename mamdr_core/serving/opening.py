@@ -19,6 +19,7 @@ from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.own_code import check_served
 from mamdr_core.training.package import read_metadata
+from mamdr_core.training.package_shapes import check_shapes
 from mamdr_core.training.records import find_run
 from mamdr_core.training.trained_run import check_mixed, config_of
 
@@ -41,6 +42,7 @@ def find_served(lake: Lake, run_id: str) -> Served:
     numeric = {name: (mean, deviation) for name, (mean, deviation) in facts.pinned["numeric"].items()}
     check_mixed(config, facts.metrics, facts.has_mixed, package)
     check_served(config, facts.metrics, package)
+    check_shapes(package, config, sizes)
     for name in ("user", "item", "domain"):
         if (count := lake.read(f"{name}s").count()) < sizes[name]:
             raise MamdrError(

@@ -1,7 +1,7 @@
 """A rank's share of the pinned examples: its rows as columns sorted by domain, and the fixed vectors as tables."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -192,23 +192,34 @@ class Share:
         vectors = [feature for feature in self._features if feature.kind == "vector"]
         return [feature for feature in vectors if trainable is None or feature.trainable == trainable]
 
-    def vectors(
-        self, trainable: bool | None = None, into: Mapping[str, NDArray[np.float32]] | None = None
-    ) -> dict[str, Tensor]:
+    def vectors(self, trainable: bool | None = None) -> dict[str, Tensor]:
         """The vectors by feature, float32 [vocabulary + 1, size]; zeros in row 0 and for ids without a vector.
 
         Args:
             trainable: return trained vectors only, or fixed ones only; None: all.
-            into: by feature, zeros that are filled; None: new arrays.
 
         Raises:
             MamdrError: the lake holds no vectors of that name and length.
         """
-        features, tables = self._vector_features(trainable), dict(into or {})
-        if into is None:
-            for name, shape in self.vector_shapes(trainable).items():
-                tables[name] = self.arrays.empty(shape, np.float32)
-                tables[name].fill(0.0)
+        tables = {}
+        for name, shape in self.vector_shapes(trainable).items():
+            tables[name] = self.arrays.empty(shape, np.float32)
+            tables[name].fill(0.0)
+        for _ in self.fill_vectors(tables, trainable):
+            pass
+        return {name: torch.from_numpy(vectors) for name, vectors in tables.items()}
+
+    def fill_vectors(self, tables: Mapping[str, NDArray[np.float32]], trainable: bool | None = None) -> Iterator[None]:
+        """Write the vectors to arrays of zeros; yields after every batch that is read.
+
+        Args:
+            tables: the arrays by feature.
+            trainable: see `vectors`.
+
+        Raises:
+            MamdrError: the lake holds no vectors of that name and length.
+        """
+        features = self._vector_features(trainable)
         for of, urls in self._pinned.vector_files.items():
             declared = TABLES[f"{of}_features"]
             missing = {feature.name: feature.size for feature in features if feature.of == of}
@@ -219,9 +230,9 @@ class Share:
                     rows = batch.filter(pc.equal(batch.column("name"), name))
                     if len(rows) and _write_vectors(rows, tables[name]):
                         missing.pop(name, None)
+                yield
             for name, size in missing.items():
                 raise MamdrError(f"{declared.name} holds no vectors {name} of length {size}: run build_examples again")
-        return {name: torch.from_numpy(vectors) for name, vectors in tables.items()}
 
 
 def _select_days(batch: pa.RecordBatch, first: int, last: int) -> pa.RecordBatch:

@@ -40,7 +40,6 @@ from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.choices import Choices, EngineName
 from mamdr_core.training.machine_vectors import machine_vectors
 from mamdr_core.training.run_domains import domains_of
-from mamdr_core.training.warm_start import Heritage
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +55,8 @@ def make_engine(
     """The engine of a config over a version of the examples; the model has its initial parameters.
 
     Args:
-        config, pinned, share, device: see there.
+        config, pinned, device: of the run.
+        share: reads the vectors.
         name: which of the engines; the eager one where it only predicts.
         vectors: fixed vectors by feature; None: they are read.
     """
@@ -108,17 +108,18 @@ def make_learner(
     share: Share,
     train: Columns,
     choices: Choices,
-    heritage: Heritage | None = None,
+    inherited: NDArray[np.bool_] | None = None,
     maps_state: bool = False,
 ) -> Learner:
     """A rank's learner at the start of a run.
 
     Args:
-        config, pinned, share, choices: see there.
+        config, pinned, choices: of the run.
+        share: reads the vectors.
         own: by domain, whether the rank owns it, [n].
         collective: the ranks.
         train: the rank's training rows.
-        heritage: what a parent can hand down: there are slots for its theta_i, also those of domains that do not learn.
+        inherited: by domain, whether the rank takes its theta_i from a parent, [n]; None: of no domain.
         maps_state: whether moments, momenta and the best theta_S are memory-mapped; see `memory_check.maps_state`.
     """
     vectors = machine_vectors(share, collective, config.train.scratch)
@@ -133,16 +134,15 @@ def make_learner(
             f"train.method {config.train.method} keeps Adam's moments of whole tables: set train.tables to replicated"
         )
     shared = initial_theta(config, pinned, choices.device, collective, share)
-    with_specific = np.zeros_like(own)
-    if method.specific:
-        inherited = heritage.having_specific(len(own)) if heritage else with_specific
-        with_specific = own & ((domains_of(config, pinned).rows(pinned) > 0) | inherited)
+    with_specific = own & (domains_of(config, pinned).rows(pinned) > 0)
+    if inherited is not None:
+        with_specific |= inherited
     learner = Learner(
         engine=engine,
         train=train,
         supports=None,
         shared=shared,
-        specific=make_store(config.train, shared.dense, np.flatnonzero(with_specific).tolist()),
+        specific=make_store(config.train, shared.dense, with_specific.nonzero()[0].tolist() if method.specific else []),
         average=partial(mean_change, collective, sharded=sharded),
         average_gradient=partial(mean_change, collective, touched_only=False),
         gather=partial(gather_numbers, collective),
@@ -186,7 +186,7 @@ def make_mixed(
     """The mixed model of a run before it is fitted.
 
     Args:
-        config, pinned: see there.
+        config, pinned: of the run.
         engine: has the tables and the fixed vectors.
         train: this rank's training rows.
         collective: the ranks.

@@ -84,7 +84,7 @@ def dry_run_rank(task: RankTask, collective: Collective) -> DryRankResult:
         # The number of distinct ids of a domain is unknown until all of its rows are read.
         maps_state = check_memory(config, replace(shape, touched={}), choices.device, collective, mapped)
     with clock.phase("build"):
-        built_of = (few, collective, share, columns["train"], choices, heritage, maps_state)
+        built_of = (few, collective, share, columns["train"], choices, inherited & few, maps_state)
         learner = make_learner(config, pinned, *built_of)
         method = find_method(train.method)
         if heritage:

@@ -82,11 +82,7 @@ class EarlyStop:
         return replace(kept, counters=counters, same={"best": best, **kept.same}, constant=constant)
 
     def load_state_dict(self, state: State) -> None:
-        """Restore a state.
-
-        Raises:
-            MamdrError: the state is of another model.
-        """
+        """Restore a state."""
         self.best_round, self.waited = state.counter("best_round"), state.counter("waited")
         kept = state.part("shared")
         if not kept.is_empty():

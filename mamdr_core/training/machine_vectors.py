@@ -11,7 +11,8 @@ import mmap
 import os
 import socket
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +20,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mamdr_core.parallel.collective import Collective, gather_texts
+from mamdr_core.parallel.collective import Collective, all_reduce_max, gather_texts
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.shards.loading import Share
 from mamdr_core.training.choices import gather_trouble
 
 PREFIX, SUFFIX = "mamdr-", ".vectors"
-"""Of the files' names."""
+"""Start and end of the files' names."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 """A name of the machine that its containers share."""
+EXCHANGE_SECONDS = 5.0
+"""Between two collectives while some ranks read and others wait: each is a heartbeat (mamdr_core.parallel.watch)."""
 _ALIGNMENT = 64
 _MAP_NORESERVE = 0x4000
 """Linux's flag for pages that count as cache: else a private mapping may not be larger than memory."""
@@ -53,26 +56,53 @@ def machine_vectors(share: Share, collective: Collective, scratch: str = "") -> 
     folder = Path(scratch or tempfile.gettempdir())
     places = gather_texts(collective, _sharing_key(folder))
     first = places.index(places[collective.rank])
-    file, trouble = None, ""
-    try:
+    vectors: dict[str, NDArray[np.float32]] = {}
+    path = ""
+
+    def read() -> Iterator[None]:
+        nonlocal path
         if collective.rank == first:
-            try:
-                file = VectorFile(folder, shapes)
-                file.fill(share)
-            except MamdrError as error:
-                trouble = str(error)
-        paths = gather_texts(collective, file.path if file else "")
-        _raise_together(collective, trouble)
-        vectors = {}
+            file = VectorFile(folder, shapes)
+            removals.callback(file.remove)
+            path = file.path
+            yield from share.fill_vectors(file.arrays, trainable=False)
+
+    def open_or_read() -> Iterator[None]:
+        if found := _read_only(paths[first], folder, shapes):
+            vectors.update(found)
+            return
+        alone = VectorFile(folder, shapes)
+        alone.remove()
+        vectors.update(alone.arrays)
+        yield from share.fill_vectors(vectors, trainable=False)
+
+    with contextlib.ExitStack() as removals:
+        _take_steps(collective, read())
+        paths = gather_texts(collective, path)
+        _take_steps(collective, open_or_read())  # then all ranks have mapped theirs
+    return {name: torch.from_numpy(own) for name, own in vectors.items()}
+
+
+def _take_steps(collective: Collective, steps: Iterator[None]) -> None:
+    """Take this rank's steps. All ranks exchange a number every few seconds, so that none waits long in a collective.
+
+    Args:
+        collective: the ranks.
+        steps: yields several times a minute; empty on ranks that only wait.
+
+    Raises:
+        MamdrError: what the steps of some ranks raised; the same on all ranks.
+    """
+    trouble, goes_on = "", True
+    while all_reduce_max(collective, int(goes_on)):
+        ends = time.monotonic() + EXCHANGE_SECONDS
         try:
-            vectors = _read_only(paths[first], share, folder, shapes)
+            goes_on = any(time.monotonic() >= ends for _ in steps)  # false once the steps are finished
         except MamdrError as error:
-            trouble = str(error)
-        _raise_together(collective, trouble)  # all ranks have mapped theirs
-    finally:
-        if file:
-            file.remove()
-    return vectors
+            trouble, goes_on = str(error), False
+    found = gather_trouble(collective, trouble)
+    if found.text:
+        raise MamdrError(found.text)
 
 
 def _sharing_key(folder: Path) -> str:
@@ -116,14 +146,6 @@ class VectorFile:
                 "folder on a disk with more space and with file locks"
             ) from None
 
-    def fill(self, share: Share) -> None:
-        """Read the vectors.
-
-        Raises:
-            MamdrError: see `Share.vectors`.
-        """
-        share.vectors(trainable=False, into=self.arrays)
-
     def remove(self) -> None:
         """Remove the name and the lock; what is mapped stays."""
         with contextlib.suppress(OSError):
@@ -161,22 +183,18 @@ def _locked_file(folder: Path) -> tuple[int, str]:
         os.close(file)
 
 
-def _read_only(path: str, share: Share, folder: Path, shapes: Shapes) -> dict[str, Tensor]:
-    """The vectors of another rank's file, or, where it cannot be opened from here, of one that is this rank's alone."""
+def _read_only(path: str, folder: Path, shapes: Shapes) -> dict[str, NDArray[np.float32]] | None:
+    """The vectors of a file that a rank has filled; None: it cannot be opened from here."""
     try:
         file = os.open(path, os.O_RDONLY)
     except OSError:
-        alone = VectorFile(folder, shapes)
-        alone.remove()
-        alone.fill(share)
-        return {name: torch.from_numpy(vectors) for name, vectors in alone.arrays.items()}
+        return None
     try:
-        mapped = _mapped(file, shapes, mmap.MAP_PRIVATE | _MAP_NORESERVE)  # what a bug writes stays in its process
+        return _mapped(file, shapes, mmap.MAP_PRIVATE | _MAP_NORESERVE)  # what a bug writes stays in its process
     except OSError as error:
         raise MamdrError(f"train.scratch: cannot map the vectors in {folder} ({error.strerror})") from None
     finally:
         os.close(file)
-    return {name: torch.from_numpy(vectors) for name, vectors in mapped.items()}
 
 
 def _mapped(file: int, shapes: Shapes, flags: int) -> dict[str, NDArray[np.float32]]:
@@ -196,9 +214,3 @@ def _layout(shapes: Shapes) -> tuple[dict[str, int], int]:
         starts[name] = size
         size += -(-4 * rows * width // _ALIGNMENT) * _ALIGNMENT
     return starts, size
-
-
-def _raise_together(collective: Collective, own: str) -> None:
-    trouble = gather_trouble(collective, own)
-    if trouble.text:
-        raise MamdrError(trouble.text)

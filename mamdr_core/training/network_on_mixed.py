@@ -84,11 +84,7 @@ class NetworkOnMixed:
         return replace(best, same={"auc": torch.tensor(self.auc, dtype=torch.float64), **best.same})
 
     def load_state_dict(self, state: State) -> None:
-        """Restore a state; an empty one is from a version that did not train networks without the mixed model.
-
-        Raises:
-            MamdrError: the state is of another model.
-        """
+        """Restore a state; an empty one is from a version that did not train networks without the mixed model."""
         if state.is_empty():
             return
         self.best.load_state_dict(state.part("best"))

@@ -22,6 +22,7 @@ from mamdr_core.runtime.object_store import place_of
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.own_code import check_served
 from mamdr_core.training.package import PackageMetadata, read_metadata
+from mamdr_core.training.package_shapes import check_shapes
 from mamdr_core.training.records import find_run, package_of
 from mamdr_core.training.trained_run import config_of
 
@@ -125,6 +126,7 @@ def open_parent(lake: Lake, config: Config, pinned: PinnedExamples) -> Parent | 
     except MamdrError as error:
         raise MamdrError(f"train.warm_start: {error}") from None
     _check_fit(run_id, config, pinned, facts)
+    check_shapes(str(row["package"]), config, facts.pinned["sizes"], config.train.scratch)
     numeric = {name: (float(mean), float(scale)) for name, (mean, scale) in facts.pinned["numeric"].items()}
     return Parent(run_id, str(row["package"]), row["ds"], numeric)
 

@@ -16,6 +16,8 @@ NUMBER, INDEX = 4, 8
 """Bytes of a parameter, and of a row's id or position."""
 OBJECT_BYTES = 700
 """Of the two tensors that hold a domain's rows of a table, without their values."""
+STATISTICS_COPIES = 6
+"""Float64 numbers for each one of a measured table while it is measured (mamdr_core.training.statistics)."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,7 @@ class RankMemory:
     @property
     def total(self) -> int:
         """Bytes of the stage that needs most; of each part its largest."""
-        stages = (self.start, self.shared, self.specific)
-        return sum(self.always.values()) + max(sum(stage.values()) for stage in stages)
+        return self.on_host(()) + self.always["rows"]
 
     def on_host(self, on_device: Collection[str]) -> int:
         """Bytes in the host's memory of the stage that needs most there, without rows.
@@ -126,6 +127,10 @@ def rank_memory(
         "orders": 0 if is_mapped else shape.train_rows * (4 if method.mixes else 2) * INDEX,
         "vectors": vectors if on_gpu else 0,
         "theta_S": held,
+        "statistics": 2
+        * NUMBER
+        * (STATISTICS_COPIES + (shape.ranks > 1))  # what all ranks found, next to what this one did
+        * sum(table.rows * table.width for table in of_shared if table.measured),
         "step": min(train.batch_size, shape.train_rows)
         * NUMBER
         * (

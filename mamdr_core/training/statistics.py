@@ -47,7 +47,8 @@ def measure_statistics(
                 own[name][first:last] = moments.flat
     tables, rows = dict(shared.tables), collective.all_reduce(torch.tensor([len(train)], dtype=torch.float64))
     for layer in engine.statistics:
-        tables |= _replaced(layer, tables, Moments.of(collective.all_reduce(own[layer.name])), rows, collective)
+        found = Moments.of(collective.all_reduce(own.pop(layer.name)))
+        tables |= _replaced(layer, tables, found, rows, collective)
     shared.tables = tables
 
 

@@ -12,17 +12,15 @@ from mamdr_core.config.job_config import Config, parse_config
 from mamdr_core.config.yaml_values import one_line, parse_yaml
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.learning.methods import find_method
-from mamdr_core.models.structures import build_model, declare_inputs
-from mamdr_core.models.tables import owners
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.runtime.plugins import is_plugin
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples, pin_examples
 from mamdr_core.training.choices import choose_device
-from mamdr_core.training.files.integrity import MetricsJson, PinnedJson, validate_json
 from mamdr_core.training.own_code import check_served
 from mamdr_core.training.package import Package, load_package
+from mamdr_core.training.package_shapes import check_shapes
 from mamdr_core.training.records import find_run
 
 
@@ -71,20 +69,23 @@ def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str =
     device = choose_device(config.train.device, SingleProcess())
     package = load_package(folder, device, config.train.scratch)
     trained = config_of(package.config, folder)
-    facts = validate_json(PinnedJson, package.pinned, f"{folder}/pinned.json")
-    validate_json(MetricsJson, package.metrics, f"{folder}/metrics.json")
+    facts = package.pinned
     try:
-        pinned = pin_examples(spark, config.lake, trained.features, facts.versions)
+        pinned = pin_examples(spark, config.lake, trained.features, facts["versions"])
     except (KeyError, MamdrError) as error:
         raise MamdrError(
             f"package {folder} was trained on versions that {lake.root} does not have ({one_line(error)[:200]})"
         ) from None
-    if pinned.sizes != facts.sizes:
+    if pinned.sizes != facts["sizes"]:
         raise MamdrError(f"package {folder} was trained on another lake than {lake.root}: vocabulary sizes differ")
     check_served(trained, package.metrics, folder)
-    _check_fits(package, trained, pinned, folder)
+    check_shapes(folder, trained, facts["sizes"], config.train.scratch)
+    check_mixed(trained, package.metrics, package.mixed is not None, folder)
+    if any(not 0 <= domain < len(pinned.domain_ids) for domain in package.specific):
+        raise MamdrError(f"package {folder} is damaged: it has theta_i of a domain beyond {len(pinned.domain_ids)}")
     # If theta_S is that of the parent, so are the scales of numeric features.
-    pinned = replace(pinned, numeric=facts.numeric)
+    numeric = {name: (float(mean), float(scale)) for name, (mean, scale) in facts["numeric"].items()}
+    pinned = replace(pinned, numeric=numeric)
     everything = np.ones(len(pinned.domain_ids), dtype=np.bool_)
     train = config.train
     share = Share(pinned, trained.features, everything, train.host_memory, train.scratch, train.reader)
@@ -101,23 +102,6 @@ def config_of(text: str, folder: str) -> Config:
         return parse_config(parse_yaml(text, "config.yaml"))
     except MamdrError as error:
         raise MamdrError(f"package {folder} is from another version of this code, train again: {error}") from None
-
-
-def _check_fits(package: Package, config: Config, pinned: PinnedExamples, folder: str) -> None:
-    """Check that the parameters have the shapes of the model that the package's configuration declares."""
-    inputs = declare_inputs(config.model, config.features, pinned.sizes)
-    with torch.device("meta"):  # shapes alone
-        module = build_model(config.model, inputs)
-    wanted = {table.name: (table.rows, table.width) for table in owners(inputs.tables) if table.trainable}
-    found = {name: tuple(table.shape) for name, table in package.shared.tables.items()}
-    dense = sum(parameter.numel() for parameter in module.parameters())
-    if len(package.shared.dense) != dense or found != wanted:
-        raise MamdrError(
-            f"package {folder} is damaged: its parameters do not have the shapes of the model in its config.yaml"
-        )
-    check_mixed(config, package.metrics, package.mixed is not None, folder)
-    if any(not 0 <= domain < len(pinned.domain_ids) for domain in package.specific):
-        raise MamdrError(f"package {folder} is damaged: it has theta_i of a domain beyond {len(pinned.domain_ids)}")
 
 
 def check_mixed(config: Config, metrics: Mapping[str, Any], found: bool, folder: str) -> None:

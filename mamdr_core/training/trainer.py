@@ -73,6 +73,7 @@ class Trainer:
         warm: whether the run starts from the parameters of a parent, which are kept unless training improves them.
         mixed: the mixed model, if the method has one; it is fitted first, and the network is trained on top of it.
         profiler: records some rounds of every stage; None: no profile.
+        measured: training rows of the domains that learn, where the learner also has those of other support domains.
     """
 
     settings: TrainSettings
@@ -88,6 +89,7 @@ class Trainer:
     warm: bool = False
     mixed: NetworkOnMixed | None = None
     profiler: Profiler | None = None
+    measured: Columns | None = None
     position: Position = field(init=False, default_factory=Position)
 
     def __post_init__(self) -> None:
@@ -236,7 +238,8 @@ class Trainer:
         """Measure statistics of training rows that the model has; returns theta_i of the domains that have one."""
         learner = self.learner
         specific = learner.specific if stage.learns_specific else {}
-        measure_statistics(learner.engine, learner.shared, specific, learner.train, self.collective)
+        rows = learner.train if self.measured is None else self.measured
+        measure_statistics(learner.engine, learner.shared, specific, rows, self.collective)
         return specific
 
     def _epochs(self, rounds: int) -> int:

@@ -126,7 +126,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         inherited = heritage.having_specific(len(own)) & own if heritage else np.zeros_like(own)
         shape = shape_of(task.config, task.pinned, own & domains.learns, inherited, columns, train, collective)
         maps_state = check_memory(task.config, shape, device, collective, share.arrays.mapped)
-        built_of = (own, collective, share, train, choices, heritage, maps_state)
+        built_of = (own, collective, share, train, choices, inherited, maps_state)
         learner = make_learner(task.config, task.pinned, *built_of)
         if heritage and not (task.checkpoints and task.checkpoints.newest):
             heritage.hand_down(learner, collective, method.mixed)
@@ -135,8 +135,8 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     request = StopRequest(stop_file)
     mixed = on_mixed = None
     if method.mixed:
-        inherited = heritage.mixed_state(collective, own) if heritage else None
-        mixed = make_mixed(task.config, learner.engine, task.pinned, train, collective, inherited)
+        inherited_mixed = heritage.mixed_state(collective, own) if heritage else None
+        mixed = make_mixed(task.config, learner.engine, task.pinned, train, collective, inherited_mixed)
         initial = partial(initial_theta, task.config, task.pinned, device, collective, share)
         on_mixed = NetworkOnMixed(mixed, learner, initial, settings.mixed.alone_above)
     trainer = Trainer(
@@ -147,6 +147,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         counts_n=domains.rows(task.pinned),
         collective=collective,
         val=columns["val"],
+        measured=columns["train"],
         arrays=share.arrays,
         clock=clock,
         checkpoints=Checkpoints(task.checkpoints, settings.checkpoint, collective, request),
@@ -225,16 +226,16 @@ def _measure(
     """Metrics by split (`val` before anything is fitted to it), those of `test` uncalibrated, and the calibration."""
     settings, detail = task.config.train, task.config.metrics
     model = learner.engine, learner.shared, learner.specific
-    measure_statistics(*model, learner.train, collective)
+    if find_method(settings.method).specific or settings.only_domains:  # otherwise the best validation measured them
+        measure_statistics(*model, columns["train"], collective)
 
     def measure(split: str, *calibrations: Calibration | None) -> list[DomainMetrics]:
         return evaluate_calibrated(*model, columns[split], calibrations, collective, detail=detail)
 
     metrics = {"val": measure("val", None)[0]}
-    if settings.refit_last_layer and not settings.only_domains:
-        measure_statistics(learner.engine, learner.shared, {}, learner.train, collective)  # it predicts at theta_S
-        refit_last_layer(learner.engine, learner.shared, columns["val"], collective, learner.seed)
-        measure_statistics(*model, learner.train, collective)
+    refits = settings.refit_last_layer and not settings.only_domains
+    if refits and refit_last_layer(learner.engine, learner.shared, columns["val"], collective, learner.seed):
+        measure_statistics(*model, columns["train"], collective)
     calibration = None
     if settings.calibration != "none":
         otherwise = None

@@ -1,12 +1,15 @@
 """The job score: predictions equal those of evaluation, unknown ids are scored, and a rerun replaces its batch."""
 
 import itertools
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from pyspark.sql import functions as F
+from safetensors.torch import load_file, save_file
 
 from mamdr_core.config.job_config import parse_config, with_values
 from mamdr_core.engine.columns import Visit
@@ -24,6 +27,7 @@ from mamdr_core.training.building import make_engine
 from mamdr_core.training.driver import train_mamdr
 from mamdr_core.training.evaluate import evaluate_package
 from mamdr_core.training.evaluation import predict_domains
+from mamdr_core.training.files.manifest import MANIFEST, hash_files, write_manifest
 from mamdr_core.training.trained_run import open_trained
 
 pytestmark = pytest.mark.slow
@@ -70,6 +74,20 @@ def test_scores_and_aucs_of_the_test_split_equal_those_of_evaluation(spark, trai
     for row in recorded.collect():
         assert measured.auc[row["domain"]].item() == pytest.approx(row["auc"], abs=1e-6)
     assert (figures["domains"], figures["specific_rows"], figures["unknown_users"]) == (5, len(rows), 0)
+
+
+def test_a_package_of_other_shapes_is_a_clear_error_before_anything_is_scored(
+    spark, trained_config, run, tmp_path, monkeypatch
+):  # fmt: skip
+    copy = Path(shutil.copytree(run["package"], tmp_path / "package"))
+    (file,) = copy.glob("specific-*.safetensors")
+    tensors = load_file(file)
+    save_file(tensors | {"dense": tensors["dense"][:, :-1].contiguous()}, file)
+    write_manifest(copy, hash_files(copy, [each.name for each in copy.iterdir() if each.name != MANIFEST]))
+    row = {"run_id": run["run_id"], "package": str(copy)}
+    monkeypatch.setattr("mamdr_core.serving.opening.find_run", lambda lake, run_id: row)
+    with pytest.raises(MamdrError, match=rf"{file.name} does not have the shapes of the model in its config\.yaml"):
+        score(spark, trained_config)
 
 
 def write_requests(spark, config, rows):

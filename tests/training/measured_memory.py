@@ -1,6 +1,6 @@
 """One rank's training in a process that then prints what it needed, by the formula and by the kernel, in bytes.
 
-python -m tests.training.measured_memory replicated|mapped|touched|vectors
+python -m tests.training.measured_memory replicated|mapped|touched|vectors|statistics
 """
 
 import gc
@@ -20,7 +20,7 @@ import torch
 from mamdr_core.config.features import Feature
 from mamdr_core.config.job_config import Config
 from mamdr_core.config.learning import DRSettings
-from mamdr_core.config.models import ModelSettings
+from mamdr_core.config.models import ModelSettings, STARSettings
 from mamdr_core.config.training import CheckpointSettings, TrainSettings
 from mamdr_core.engine.columns import Columns, offsets_of
 from mamdr_core.engine.memory import keep_freed_memory
@@ -41,12 +41,16 @@ TRAIN = TrainSettings(
     checkpoint=CheckpointSettings(minutes=0), dr=DRSettings(epochs=2, batch_size=4096, rows="touched"),
     table_memory=1.0,
 )  # fmt: skip
-RUNS = {  # settings, domains, rows, users, width of embeddings, size of trainable vectors of users
-    "replicated": (TRAIN, 10, 100_000, 600_000, 16, 0),
-    "mapped": (replace(TRAIN, table_memory=1e-6), 10, 100_000, 600_000, 16, 0),
-    "touched": (replace(TRAIN, method="separate"), 40, 100_000, 60_000, 64, 0),
+MLP = ModelSettings(hidden=(8,))
+STAR = ModelSettings(name="star", hidden=(1,), star=STARSettings(auxiliary=(1,), normalization="partitioned"))
+RUNS = {  # settings, model, domains, rows, users, width of embeddings, size of trainable vectors of users
+    "replicated": (TRAIN, MLP, 10, 100_000, 600_000, 16, 0),
+    "mapped": (replace(TRAIN, table_memory=1e-6), MLP, 10, 100_000, 600_000, 16, 0),
+    "touched": (replace(TRAIN, method="separate"), MLP, 40, 100_000, 60_000, 64, 0),
+    "statistics": (replace(TRAIN, method="joint", batch_size=256), STAR, 20_000, 60_000, 50, 64, 0),
     "vectors": (
         replace(TRAIN, method="separate", dr=replace(TRAIN.dr, epochs=1, rows="none")),
+        MLP,
         10,
         10_000,
         600_000,
@@ -93,12 +97,12 @@ def random_rows(domains: int, rows: int, users: int) -> Columns:
     )
 
 
-def train(settings: TrainSettings, domains: int, rows: int, users: int, width: int, size: int) -> int:
+def train(
+    settings: TrainSettings, model: ModelSettings, domains: int, rows: int, users: int, width: int, size: int
+) -> int:
     """Train; returns the bytes that the formula gives."""
     taste = Feature(name="taste", kind="vector", of="user", size=size, path="x", trainable=True) if size else None
-    config = Config(
-        train=settings, model=ModelSettings(embedding_dim=width, hidden=(8,)), features=(taste,) if taste else ()
-    )
+    config = Config(train=settings, model=replace(model, embedding_dim=width), features=(taste,) if taste else ())
     columns = {split: random_rows(domains, size, users) for split, size in (("train", rows), ("val", 2000))}
     own, counts = np.ones(domains, dtype=np.bool_), {"train": columns["train"].counts.numpy()}
     sizes = {"user": users, "item": 1, "domain": domains}
@@ -126,18 +130,18 @@ def train(settings: TrainSettings, domains: int, rows: int, users: int, width: i
 def main() -> None:
     """Print both figures as JSON; a small run first brings in what every process needs."""
     keep_freed_memory()  # as the fast engine does: a quarter of the CPU time
-    settings, domains, *sizes = RUNS[sys.argv[1]]
-    train(settings, 2, 300, 50, 4, sizes[-1])
+    run = RUNS[sys.argv[1]]
+    train(*run[:2], 2, 300, 50, 4, run[-1])
     gc.collect()
     if sys.argv[1] == "mapped":  # what is mapped of files is cache
         before = resident("RssAnon")
         with peak_of_anonymous() as peak:
-            needed = train(settings, domains, *sizes)
+            needed = train(*run)
         print(json.dumps({"formula": needed, "measured": peak[0] - before}))
         return
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
-    needed = train(settings, domains, *sizes)
+    needed = train(*run)
     print(json.dumps({"formula": needed, "measured": resident("VmHWM") - before}))
 
 

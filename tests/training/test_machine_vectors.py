@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mamdr_core.config.features import Feature
-from mamdr_core.parallel.collective import SingleProcess, gather_texts, run_simulated
+from mamdr_core.parallel.collective import SingleProcess, all_reduce_max, gather_texts, run_simulated
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples
@@ -150,6 +150,33 @@ def test_a_rank_that_cannot_open_the_file_reads_its_own(make_share, scratch, mon
     assert [share.figures.row_groups > 0 for share in shares] == [True, False, True]
     assert all(torch.equal(each[name], found[0][name]) for each in found for name in ("taste", "look"))
     assert not list(scratch.iterdir())
+
+
+def test_ranks_that_wait_for_a_reader_take_part_in_a_collective_while_it_reads(make_share, scratch, monkeypatch):
+    """So that each of them shows a heartbeat: `parallel.watch` counts the start and the end of a collective."""
+    monkeypatch.setattr(module, "EXCHANGE_SECONDS", 0.0)
+    shares, read_at_exchanges, batches = [make_share() for _ in range(2)], [], 0
+    fill = shares[0].fill_vectors
+
+    def count(tables, trainable):
+        nonlocal batches
+        for _ in fill(tables, trainable):
+            batches += 1
+            yield
+
+    def exchange(collective, number):
+        if collective.rank == 1:
+            read_at_exchanges.append(batches)
+        return all_reduce_max(collective, number)
+
+    monkeypatch.setattr(shares[0], "fill_vectors", count)
+    monkeypatch.setattr(module, "all_reduce_max", exchange)
+    found = on_machines(
+        monkeypatch, ["east"] * 2, lambda collective: machine_vectors(shares[collective.rank], collective, str(scratch))
+    )
+    assert batches >= 2
+    assert set(range(batches + 1)) <= set(read_at_exchanges)  # none of its batches passes without an exchange
+    assert torch.equal(found[0]["look"], found[1]["look"])
 
 
 def test_what_a_killed_run_left_is_removed_and_what_another_run_fills_stays(make_share, scratch):

@@ -29,7 +29,7 @@ def needs(shape=SHAPE, specific_bytes=1e9, **train):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", ["replicated", "mapped", "touched", "vectors"])
+@pytest.mark.parametrize("run", ["replicated", "mapped", "touched", "vectors", "statistics"])
 def test_the_formula_is_within_a_quarter_of_the_measured_resident_size(run):
     command = [sys.executable, "-m", "tests.training.measured_memory", run]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -97,6 +97,18 @@ def test_what_optimizers_of_rows_keep_is_counted(sparse, numbers):
     for dense in ("adam", "sgd"):
         found = needs(method="joint", inner=InnerSettings(optimizer=dense, sparse_optimizer=sparse)).shared["inner"]
         assert found == 4 * (numbers + (200 if {dense, sparse} != {"sgd"} else 0))
+
+
+def test_statistics_are_held_in_theta_s_and_several_times_while_they_are_measured():
+    mean = Table("normalization.mean", "domain", 11, 24, feature=False, per_domain=True, measured=True)
+    shape = replace(SHAPE, tables=(*SHAPE.tables, mean))
+    plain, found = needs(method="dn"), needs(shape, method="dn")
+    assert found.always["statistics"] == 6 * 8 * 11 * 24
+    assert needs(replace(shape, ranks=2), method="dn").always["statistics"] == 7 * 8 * 11 * 24
+    assert plain.always["statistics"] == 0
+    assert found.always["theta_S"] - plain.always["theta_S"] == 4 * 11 * 24
+    assert found.shared["outer"] - plain.shared["outer"] == 2 * 4 * 11 * 24  # momenta that no step moves
+    assert found.shared["inner"] == plain.shared["inner"]
 
 
 def test_fresh_moments_are_of_touched_rows_alone_but_where_steps_combine_gradients():

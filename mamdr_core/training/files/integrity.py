@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from mamdr_core.config.yaml_values import one_line
@@ -17,21 +17,6 @@ from mamdr_core.runtime.errors import MamdrError
 Count = Annotated[int, Field(ge=0)]
 _UNREADABLE = (SafetensorError, OSError, LookupError, TypeError, ValueError, OverflowError, RuntimeError)
 """What reading files of another layout raises, by safetensors, JSON, numpy and torch."""
-
-
-class PinnedJson(BaseModel):
-    """Content of a package's pinned.json."""
-
-    versions: dict[str, Count]
-    sizes: dict[str, Count]
-    numeric: dict[str, tuple[float, float]]
-    quantiles: dict[str, list[float]] = {}
-
-
-class MetricsJson(BaseModel):
-    """Required content of a package's metrics.json."""
-
-    run_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -106,10 +106,10 @@ def check_trackers(settings: TrackingSettings) -> None:
     Raises:
         MamdrError: a package is not installed.
     """
-    for key, package in (("mlflow", "mlflow"), ("tensorboard", "tensorboard")):
-        if getattr(settings, key) and importlib.util.find_spec(package) is None:
+    for package in ("mlflow", "tensorboard"):  # named after their keys
+        if getattr(settings, package) and importlib.util.find_spec(package) is None:
             raise MamdrError(
-                f"tracking.{key} is set, but {package} is not installed: "
+                f"tracking.{package} is set, but {package} is not installed: "
                 "pip install 'mamdr[tracking]', or leave the key empty"
             )
 
@@ -132,9 +132,8 @@ def attach(settings: TrackingSettings, run_id: str, name: str, text: str) -> Non
 def _mlflow(settings: TrackingSettings) -> Any:
     for name, value in _BOUNDS.items():
         os.environ.setdefault(name, value)
-    from mamdr_core.training.tracking.mlflow_tracker import (
-        MlflowExperiment,  # an optional dependency that takes seconds to import
-    )
+    # An optional dependency, which takes seconds to import.
+    from mamdr_core.training.tracking.mlflow_tracker import MlflowExperiment
 
     return MlflowExperiment(settings)
 
