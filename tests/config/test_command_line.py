@@ -57,7 +57,10 @@ def test_the_help_shows_the_jobs_examples_or_else_a_plain_one(capsys):
             spark-submit jobs/trained.py --config my.yaml --resume
         """
 
-    for job, example in ((show_resume, "show_resume.py --config conf/demo.yaml"), (trained, "trained.py --config my.yaml --resume")):
+    for job, example in (
+        (show_resume, "show_resume.py --config conf/demo.yaml"),
+        (trained, "trained.py --config my.yaml --resume"),
+    ):
         with pytest.raises(SystemExit):
             run_job(job, ["--help"], own=[RESUME])
         printed = capsys.readouterr().out
