@@ -8,7 +8,7 @@ import pytest
 
 from mamdr_core.reports.lake_facts import LakeFacts
 from mamdr_core.reports.page import render, render_lake
-from tests.reports.helpers import HOSTILE, empty_facts, lake_facts, make_facts
+from tests.reports.example_facts import HOSTILE, empty_facts, lake_facts, make_facts
 
 pytestmark = pytest.mark.slow
 N = 5000

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mamdr_core.reports.page import embedded, render, shown
-from tests.reports.helpers import HOSTILE, empty_facts, make_facts, run_row
+from tests.reports.example_facts import HOSTILE, empty_facts, make_facts, run_row
 
 
 class Reader(HTMLParser):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mamdr_core.reports.plot import NAMED, Plot, Scale, bars, heat_map, spanning
-from tests.reports.helpers import HOSTILE
+from tests.reports.example_facts import HOSTILE
 
 
 def texts_of(svg):
