@@ -34,7 +34,7 @@ is_compiled() {
 install_packages() {
     # Synchronising removes what the lock does not name (Horovod among it), so it is done for a new lock only.
     if ! cmp -s environment/requirements.lock .venv/requirements.lock || ! is_compiled; then
-        say 'Python packages (about 7 GB, one to three minutes)'
+        say 'Python packages (about 9 GB, one to three minutes)'
         rm -f .venv/requirements.lock
         install_locked .venv environment/requirements.lock
         cp environment/requirements.lock .venv/requirements.lock
@@ -68,4 +68,4 @@ place_spark_settings
 install_repository
 .venv/bin/python environment/class_archive.py
 touch .venv/.setup
-say 'done; make doctor shows what is there'
+say 'done; make doctor shows what is installed'
