@@ -8,7 +8,7 @@ cache="${MAMDR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mamdr}"
 python="$(environment/prerequisites.sh)"
 mkdir -p "$cache"
 
-# Two targets started at once in one clone set it up one after the other. (.venv/.lock is uv's own.)
+# Of two targets started at the same time in one clone, one waits for the other. (.venv/.lock belongs to uv.)
 if command -v flock >/dev/null; then
     exec 9<environment/setup.sh
     flock 9
@@ -26,7 +26,7 @@ make_venv() {
 # shellcheck source=environment/uv.sh
 . environment/uv.sh
 
-# Without byte code where Python may not write it, every process compiles torch and Spark anew.
+# Without byte code where Python may not write it, every process compiles torch and Spark again.
 is_compiled() {
     [ -z "${PYTHONDONTWRITEBYTECODE:-}" ] || [ -d .venv/lib/python3.11/site-packages/torch/__pycache__ ]
 }
@@ -41,7 +41,7 @@ install_packages() {
     fi
 }
 
-# pyspark's own scripts look for Spark through whatever python3 comes first on PATH: ours know where it is.
+# pyspark's own scripts look for Spark with the first python3 on PATH; ours know the path.
 place_spark_settings() {
     local pyspark=".venv/lib/python3.11/site-packages/pyspark" name
     for name in spark-submit spark-sql spark-shell spark-class pyspark; do
