@@ -1,4 +1,4 @@
-"""Charts: scales with round ticks, and SVG that holds whatever it is given."""
+"""Charts: scales with round ticks, and SVG of any values and texts."""
 
 from xml.etree import ElementTree
 

@@ -160,7 +160,7 @@ def test_a_deleted_champion_is_reported(spark, lake, facts, tmp_path):
     found = read_facts(other, ReportSettings(run_id=RUN))
     assert found.before.run["run_id"] == CHAMPION
     result = write_report(spark, config_of(other, RUN))
-    assert f"Run {CHAMPION} has no figures by domain any more" in Path(result["report"]).read_text(encoding="utf-8")
+    assert f"Run {CHAMPION} no longer has figures by domain" in Path(result["report"]).read_text(encoding="utf-8")
 
 
 def test_settings_are_checked():
