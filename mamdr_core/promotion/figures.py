@@ -16,38 +16,29 @@ from schemas.spark import spark_schema
 
 
 def figures_of(paired: PairedFigures, verdict: Verdict, unseen: dict[str, float]) -> dict[str, Any]:
-    """The measured columns of gate_decisions, null where a figure is undefined."""
-    own, other = paired.challenger, paired.champion
-    lead, other_lead = verdict.challenger_lead, verdict.champion_lead
-    figures: dict[str, float | None] = {
-        "auc": mean_auc(own),
-        "champion_auc": mean_auc(other) if other else None,
-        "auc_difference": verdict.mean.value if verdict.mean else None,
-        "auc_low": verdict.mean.low if verdict.mean else None,
-        "auc_high": verdict.mean.high if verdict.mean else None,
-        "weighted_auc": weighted_auc(own),
-        "champion_weighted_auc": weighted_auc(other) if other else None,
-        "calibration": calibration(own),
-        "champion_calibration": calibration(other) if other else None,
-        "calibration_error": own.calibration_error,
-        "champion_calibration_error": other.calibration_error if other else None,
-        "gauc": gauc(paired, own),
-        "champion_gauc": gauc(paired, other) if other else None,
-        "gauc_difference": verdict.gauc.value if verdict.gauc else None,
-        "gauc_low": verdict.gauc.low if verdict.gauc else None,
-        "gauc_high": verdict.gauc.high if verdict.gauc else None,
-        "day_auc": lead.day if lead else None,
-        "earlier_auc": lead.earlier if lead else None,
-        "champion_day_auc": other_lead.day if other_lead else None,
-        "champion_earlier_auc": other_lead.earlier if other_lead else None,
-    }
+    """The measured columns of gate_decisions; null, or missing, where a figure is undefined."""
+    figures: dict[str, float] = {}
+    for prefix, model, lead in (
+        ("", paired.challenger, verdict.challenger_lead),
+        ("champion_", paired.champion, verdict.champion_lead),
+    ):
+        if model:
+            figures |= {f"{prefix}auc": mean_auc(model), f"{prefix}weighted_auc": weighted_auc(model)}
+            figures |= {f"{prefix}calibration": calibration(model), f"{prefix}gauc": gauc(paired, model)}
+            figures[f"{prefix}calibration_error"] = model.calibration_error
+        if lead:
+            figures |= {f"{prefix}day_auc": lead.day, f"{prefix}earlier_auc": lead.earlier}
+    for name, difference in (("auc", verdict.mean), ("gauc", verdict.gauc)):
+        if difference:
+            figures |= {f"{name}_difference": difference.value}
+            figures |= {f"{name}_low": difference.low, f"{name}_high": difference.high}
     return {name: _finite(value) for name, value in figures.items()} | {
-        "domains": int((~np.isnan(own.auc)).sum()),
+        "domains": int((~np.isnan(paired.challenger.auc)).sum()),
         "domains_judged": int(verdict.judged_n.sum()),
         "domains_worse": int(verdict.worse_n.sum()),
         "unseen_users": unseen["user"],
         "unseen_items": unseen["item"],
-        "rows": int(own.rows.sum()),
+        "rows": int(paired.challenger.rows.sum()),
     }
 
 
@@ -77,5 +68,5 @@ def record_domains(
     lake.overwrite_where(table, frame, f"run_id = {literal(run_id)}")
 
 
-def _finite(value: float | None) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
