@@ -90,15 +90,19 @@ def read_facts(lake: Lake, settings: ReportSettings) -> Facts:
     decision = next(iter(rows_of(lake, "gate_decisions", chosen)), None)
     joint = _find_joint(lake, run)
     before = _find_before(lake, run, decision)
-    ids, indices, figures = _domains(lake, run_id)
+    ids, indices, figures, others = _domains(lake, run_id, [other for other in (joint, before) if other])
     judged = rows_of(lake, "gate_domains", chosen & F.col("difference").isNotNull(), F.asc("difference"))
     days, stats = read_days(lake, run["ds"], settings.days)
+
+    def own_rows(other: Figures) -> ReferenceRun:
+        return ReferenceRun(other, others[other["run_id"]], figures["auc"], same_rows=False)
+
     return Facts(
         run=run,
         ids=ids,
         figures=figures,
-        joint=_reference(lake, joint, indices, figures["auc"]) if joint else None,
-        before=_reference_before(lake, before, indices, figures["auc"], judged) if before else None,
+        joint=own_rows(joint) if joint else None,
+        before=_judged_before(before, indices, judged) or own_rows(before) if before else None,
         days=days,
         drift=_drift(days, stats, settings.listed),
         curve=rows_of(lake, "training_curves", chosen, F.asc("rows"), F.asc("seconds")),
@@ -149,41 +153,46 @@ def _find_before(lake: Lake, run: Figures, decision: Figures | None) -> Figures 
     return found[0] if found else dict.fromkeys(run) | {"run_id": run_id}
 
 
-def _domains(lake: Lake, run_id: str) -> tuple[list[str], list[int], dict[str, Array]]:
-    """Ids, indices and figures of the domains of a run."""
+def _domains(
+    lake: Lake, run_id: str, others: Sequence[Figures]
+) -> tuple[list[str], list[int], dict[str, Array], dict[str, Array]]:
+    """Ids, indices and figures of the domains of a run, and the test AUC of other runs in the same domains, by run_id.
+
+    The other runs were measured on the test splits of their own examples.
+    """
     wanted = [("train_rows", "train", "rows")]
     wanted += [(name, "test", name) for name in ("rows", "clicks", "auc", "logloss", "mean_prediction", "oracle_auc")]
     wanted += [(name, "test", name) for name in ("gauc", "calibration_error")]
-    rows: list[Figures] = []
-    if lake.exists("domain_metrics"):
-        own = lake.read("domain_metrics").where(F.col("run_id") == run_id)
-        each = [
-            F.max(F.when(F.col("split") == split, F.col(of))).alias(name)
-            for name, split, of in wanted
-            if of in own.columns  # tables of older versions lack columns
-        ]
-        pivot = own.groupBy("domain").agg(F.first("domain_id").alias("domain_id"), *each).orderBy("domain")
-        rows = [row.asDict() for row in pivot.collect()]
-    figures = {name: _array([row.get(name) for row in rows]) for name, _, _ in wanted}
-    return [row["domain_id"] for row in rows], [row["domain"] for row in rows], figures
+    runs = [run_id, *(other["run_id"] for other in others)]
+    if not lake.exists("domain_metrics"):
+        return [], [], {name: np.zeros(0) for name, _, _ in wanted}, {other: np.zeros(0) for other in runs[1:]}
+    stored = lake.read("domain_metrics").where(F.col("run_id").isin(runs))
+    columns = dict.fromkeys(of for _, _, of in wanted if of in stored.columns)  # tables of older versions lack columns
+    table = stored.select("run_id", "split", "domain", "domain_id", *columns).toArrow()
+    run_R, split_R, domain_R = (table[name].to_numpy() for name in ("run_id", "split", "domain"))
+    own = np.flatnonzero(run_R == run_id)
+    indices, first = np.unique(domain_R[own], return_index=True)
+
+    def read(run: str, split: str, column: str) -> Array:
+        values = np.full(len(indices), np.nan)
+        if column in columns:
+            rows = np.flatnonzero((run_R == run) & (split_R == split) & np.isin(domain_R, indices))
+            found = table[column].take(rows).cast("float64").fill_null(np.nan)
+            values[np.searchsorted(indices, domain_R[rows])] = found.to_numpy()
+        return values
+
+    figures = {name: read(run_id, split, of) for name, split, of in wanted}
+    ids = table["domain_id"].take(own[first]).to_pylist()
+    return ids, indices.tolist(), figures, {other: read(other, "test", "auc") for other in runs[1:]}
 
 
-def _reference(lake: Lake, run: Figures, indices: Sequence[int], own: Array) -> ReferenceRun:
-    """AUC of another run in the same domains, measured on the test split of its own examples."""
-    theirs = rows_of(lake, "domain_metrics", (F.col("run_id") == run["run_id"]) & (F.col("split") == "test"))
-    by_domain = {row["domain"]: row["auc"] for row in theirs}
-    return ReferenceRun(run, _array([by_domain.get(domain) for domain in indices]), own, same_rows=False)
-
-
-def _reference_before(
-    lake: Lake, run: Figures, indices: Sequence[int], own: Array, judged: Sequence[Figures]
-) -> ReferenceRun:
-    """Both AUCs as the gate measured them on the same rows; without a gate decision, as measured by each run."""
+def _judged_before(run: Figures, indices: Sequence[int], judged: Sequence[Figures]) -> ReferenceRun | None:
+    """Both AUCs as the gate measured them on the same rows; None without a decision against this run."""
     if not judged or judged[0]["champion_run_id"] != run["run_id"]:
-        return _reference(lake, run, indices, own)
+        return None
     found = {row["domain"]: row for row in judged}
     theirs, ours = (
-        _array([found[domain][name] if domain in found else None for domain in indices])
+        np.array([found[domain][name] if domain in found else np.nan for domain in indices], dtype=np.float64)
         for name in ("champion_auc", "auc")
     )
     return ReferenceRun(run, theirs, ours, same_rows=True)
@@ -242,7 +251,3 @@ def _pairs(lake: Lake, chosen: Column, heat: int) -> dict[str, list[Figures]]:
     for row in pairs.where(among).collect():
         found.setdefault(row["stage"], []).append(row.asDict())
     return found
-
-
-def _array(values: Sequence[float | None]) -> Array:
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
