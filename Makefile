@@ -21,7 +21,7 @@ $(SETUP): environment/requirements.lock environment/bootstrap.lock environment/j
 		environment/spark-launcher.sh environment/driver-python.sh environment/class_archive.py setup.cfg pyproject.toml
 	@environment/setup.sh
 
-doctor: ## What is installed, and what to do; with CONFIG=FILE, MASTER=URL also whether those answer
+doctor: ## What is installed, and what to do; with CONFIG=FILE, MASTER=URL also whether those respond
 	@python=python3; if [ -x .venv/bin/python ]; then python=.venv/bin/python; fi; \
 		$$python environment/doctor.py --config "$(CONFIG)" --master "$(MASTER)"
 

@@ -23,7 +23,7 @@ from mamdr_core.config.job_config import load_config
 from mamdr_core.lake.core.session import spark_session
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.reports.report import write_report
-from tests.reports.helpers import make_facts
+from tests.reports.example_facts import make_facts
 from tests.reports.lake import write_facts
 
 FRAME = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))"

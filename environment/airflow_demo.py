@@ -1,11 +1,11 @@
-"""Three days of mamdr_daily for real, on synthetic logs: a new domain on day 2, and clicks that mean nothing on day 3.
+"""Runs three days of the DAG mamdr_daily on synthetic logs: a new domain on day 2, and shuffled labels on day 3.
 
     make airflow-demo
 
-The logs' taste drifts from day to day, and one domain appears on day 2. On day 3 the labels are dealt anew among the
-rows of their domain, as a broken join of clicks to impressions would: every count and click-through rate is as it
-should be, so the checks of a load pass, and only a model tells. The gate must stop it. Everything lies in
-.airflow-demo/; ends with 0 if each day came out as it should.
+Tastes drift from day to day, and one domain appears on day 2. On day 3 the labels are shuffled among the rows of each
+domain, as by a broken join of clicks to impressions: all counts and click-through rates are right, so that the load
+passes its checks, and only a model shows the error. The gate must stop the run. Everything is stored in .airflow-demo/;
+the exit code is 0 if each day had the expected outcome.
 """
 
 import json
@@ -34,11 +34,11 @@ def main() -> int:
     shutil.rmtree(DEMO, ignore_errors=True)
     config = write_config()
     subprocess.run([SUBMIT, ROOT / "jobs/generate_logs.py", "--config", config], check=True)
-    spoil_labels(DAYS[2])
+    shuffle_labels(DAYS[2])
     environment = airflow_environment()
     subprocess.run([AIRFLOW, "db", "migrate"], env=environment, check=True, stdout=subprocess.DEVNULL)
     seconds = [run_day(day, config, environment) for day in DAYS]
-    return tell(seconds)
+    return report_days(seconds)
 
 
 def write_config() -> Path:
@@ -56,8 +56,8 @@ def write_config() -> Path:
     return path
 
 
-def spoil_labels(day: str) -> None:
-    """Deal the labels of a day anew among the rows of each domain."""
+def shuffle_labels(day: str) -> None:
+    """Shuffle the labels of a day among the rows of each domain."""
     random = np.random.default_rng(0)
     for file in sorted((DEMO / "raw" / f"day={day}").glob("*.parquet")):
         rows = pd.read_parquet(file)
@@ -90,8 +90,8 @@ def run_day(day: str, config: Path, environment: dict[str, str]) -> float:
     return time.monotonic() - started
 
 
-def tell(seconds: list[float]) -> int:
-    """Print what became of each day, read with Spark; returns the exit code."""
+def report_days(seconds: list[float]) -> int:
+    """Print the outcome of each day, read with Spark; returns the exit code."""
     with spark_session("airflow_demo") as spark:
         read = Lake(spark, str(DEMO / "lake")).read
         decisions = {str(row["ds"]): row for row in read("gate_decisions").collect()}
@@ -108,7 +108,7 @@ def tell(seconds: list[float]) -> int:
     print(f"The report of the day that was stopped: {DEMO / 'lake/reports' / last['run_id']}.html")
     if [decisions[day]["passed"] for day in DAYS] == [True, True, False] and serving == decisions[DAYS[1]]["run_id"]:
         return 0
-    print("airflow-demo: not as it should be: days 1 and 2 pass and serve, and day 3 is stopped", file=sys.stderr)
+    print("airflow-demo: unexpected outcome: days 1 and 2 should serve, day 3 should be stopped", file=sys.stderr)
     return 1
 
 

@@ -4,8 +4,8 @@
     make cluster-down                    # .venv/bin/python environment/cluster.py down
     .venv/bin/spark-submit --master $(cat .cluster/master) jobs/train_mamdr.py ...
 
-Logs, the work of executors and the processes lie in .cluster/; `down` ends exactly the processes that `up` noted there,
-with what they started.
+Logs, files of executors and a list of processes are stored in .cluster/; `down` ends exactly the processes in that list
+and their children.
 """
 
 import argparse
@@ -28,7 +28,7 @@ PROCESSES = FOLDER / "processes.json"
 MASTER = FOLDER / "master"
 START_SECONDS = 60
 END_SECONDS = 10
-# What tells that a daemon is ready is said at INFO, which this project's own settings leave out.
+# Daemons log at INFO that they are ready, a level that this project's settings omit.
 LOG_SETTINGS = """rootLogger.level = info
 rootLogger.appenderRef.stderr.ref = stderr
 appender.stderr.type = Console
@@ -41,7 +41,7 @@ READY = {"master": r"Starting Spark master at (spark://\S+)", "worker": r"Succes
 
 
 def up(workers: int, cores: int, memory: str, port: int) -> None:
-    """Start the master, then the workers, and wait until they have found each other."""
+    """Start the master, then the workers, and wait until they are connected."""
     if _running():
         sys.exit(f"error: a cluster runs at {MASTER.read_text()}: make cluster-down ends it")
     shutil.rmtree(FOLDER, ignore_errors=True)
@@ -80,10 +80,10 @@ def _start(name: str, kind: str, *arguments: str) -> None:
     log = (FOLDER / f"{name}.log").open("w")
     settings = FOLDER / "log4j2.properties"
     settings.write_text(LOG_SETTINGS)
-    # Loopback alone, web pages included: nothing that another machine can reach.
+    # On the loopback interface only, web pages included, so that no other machine can reach them.
     environment = os.environ | {"SPARK_DAEMON_MEMORY": "512m", "SPARK_LOCAL_IP": "127.0.0.1"}
     environment["SPARK_DAEMON_JAVA_OPTS"] = f"-Dlog4j2.configurationFile={settings} -XX:TieredStopAtLevel=1"
-    # A session of its own: it outlives the shell that make runs in.
+    # In a new session, so that it outlives the shell that make runs in.
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment
     )
@@ -93,7 +93,7 @@ def _start(name: str, kind: str, *arguments: str) -> None:
 
 
 def _wait(name: str) -> str:
-    """Until the log says that it is ready; what the pattern caught."""
+    """Wait until the log reports that it is ready; returns the group that the pattern captures."""
     log, pattern = FOLDER / f"{name}.log", READY[name.split("-")[0]]
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:

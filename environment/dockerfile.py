@@ -1,7 +1,7 @@
 """Run a Dockerfile's instructions in folders, with chroot in place of a container (container_check.py).
 
-Known are the instructions and options that our Dockerfile uses; any other is an error. Mounts are made in a namespace
-of their own that ends with each command, so none outlives it. Needs root, on Linux.
+Supports the instructions and options that our Dockerfile uses; any other is an error. Mounts are made in a namespace
+that ends with each command, so that none outlives it. Needs root, on Linux.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PASSED = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
-"""What `docker build` hands to RUN from the caller's environment, in upper or lower case."""
+"""Variables of the environment that `docker build` passes to RUN, in upper or lower case."""
 
 
 @dataclass
@@ -108,7 +108,7 @@ class Builder:
         self.built: dict[str, Image] = {}
 
     def build(self, name: str) -> Image:
-        """A stage, after those that it needs. A stage that begins with another goes on in its folder."""
+        """A stage, after those that it needs. A stage based on another continues in its folder."""
         if name not in self.built:
             stage = self.stages[name]
             if stage.base in self.stages:
@@ -123,7 +123,7 @@ class Builder:
         return self.built[name]
 
     def follow(self, instruction: Instruction, image: Image) -> None:
-        """Do what one instruction asks for."""
+        """Execute one instruction."""
         word, rest = instruction.word, instruction.rest
         if word == "WORKDIR":
             image.folder = rest
@@ -142,7 +142,7 @@ class Builder:
             proxies = {name: value for name, value in os.environ.items() if name.lower() in PASSED}
             run_in(image, ["/bin/sh", "-c", rest], mounts={**mounts, **self.extra}, more=proxies)
         elif word != "CMD":
-            raise SystemExit(f"error: environment/dockerfile.py does not know {word}")
+            raise SystemExit(f"error: environment/dockerfile.py does not support {word}")
 
     def copy(self, instruction: Instruction, image: Image) -> None:
         """COPY of the context, or of a folder of a stage; in place of a second copy on disk, files are linked."""
@@ -163,7 +163,7 @@ class Builder:
         subprocess.run(["chown", "--recursive", "0:0", into], check=True)
 
     def mounts_of(self, instruction: Instruction) -> dict[str, Path]:
-        """Where RUN finds what: bind mounts of the context, caches, and secrets that were given."""
+        """Mounts of RUN by target: bind mounts of the context, caches, and given secrets."""
         mounts = {}
         for _, value in instruction.options:
             given = dict(part.split("=") for part in value.split(","))
@@ -185,7 +185,7 @@ def run_in(
     more: dict[str, str] | None = None,
     capture: bool = False,
 ) -> str:
-    """Run a command in an image's root as its user, as process 1 of its own; return its stdout if it is captured.
+    """Run a command in an image's root as its user, as process 1; return its stdout if it is captured.
 
     Raises:
         SystemExit: the command failed.

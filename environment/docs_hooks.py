@@ -1,4 +1,4 @@
-"""MkDocs' hooks: benchmarks/README.md, which lies beside its scripts, is a page of the site too."""
+"""MkDocs' hooks: benchmarks/README.md, which is stored next to its scripts, becomes a page of the site."""
 
 from pathlib import Path
 

@@ -1,10 +1,10 @@
-"""Print one line a component: its version, and ok or what to do.
+"""Print one line for each component: its version, and ok or what to do.
 
     make doctor
     make doctor CONFIG=my.yaml MASTER=spark://host:7077   # also the lake, the tracker and the cluster
 
-Uses the standard library only and checks each component in a process of its own, so that it has something to say
-before set-up and when a part is broken. Exit code 1 when something required does not work.
+Uses the standard library only and checks each component in a separate process, so that it works before set-up and when
+a component is broken. Exits with code 1 if something required does not work.
 """
 
 import argparse
@@ -24,7 +24,8 @@ import spark_jars
 ROOT = Path(__file__).resolve().parent.parent
 SETUP = "run make setup"
 REQUIRED_MEMORY_GB = 8
-REQUIRED_DISK_GB = 2
+SETUP_DISK_GB, SPARE_DISK_GB = 10, 2
+"""Free disk space that set-up needs for .venv, which takes 9 GB, and that is needed afterwards, and for the cache."""
 
 
 class Finding(NamedTuple):
@@ -43,15 +44,15 @@ def probe(code: str) -> tuple[bool, str]:
 
 
 def check_package(distribution: str, code: str) -> Finding:
-    """A package that is installed and whose `code` runs, printing what to say about it."""
+    """Whether a package is installed and `code`, which prints further facts about it, runs."""
     try:
         number = version(distribution)
     except PackageNotFoundError:
         return Finding("not installed", SETUP)
-    works, words = probe(code)
+    works, printed = probe(code)
     if not works:
-        return Finding(f"{number}, does not work ({words})", f"remove .venv, then {SETUP}")
-    return Finding(f"{number} {words}".strip())
+        return Finding(f"{number}, does not work ({printed})", f"remove .venv, then {SETUP}")
+    return Finding(f"{number} {printed}".strip())
 
 
 def check_python() -> Finding:
@@ -70,7 +71,7 @@ def check_java() -> Finding:
         return Finding(f"{java} does not run", "install Java 17 or 21, or set JAVA_HOME to one")
     number = re.search(r'version "([^"]+)"', words)
     if not number:
-        return Finding(f"{java} does not tell its version", "install Java 17 or 21, or set JAVA_HOME to one")
+        return Finding(f"{java} does not print its version", "install Java 17 or 21, or set JAVA_HOME to one")
     fits = number[1].split(".")[0] in ("17", "21")
     return Finding(
         f"{number[1]} ({shutil.which(java)})", "" if fits else "Spark 4.0 needs Java 17 or 21: set JAVA_HOME"
@@ -85,7 +86,7 @@ def check_spark() -> Finding:
         [ROOT / ".venv/bin/spark-submit", "--version"], capture_output=True, text=True, check=False
     )
     if launcher.returncode != 0:
-        return Finding(f"{finding.found}, but spark-submit does not start", "see the line on Java, then " + SETUP)
+        return Finding(f"{finding.found}, but spark-submit does not start", "see the line for Java, then " + SETUP)
     foreign = os.environ.get("SPARK_HOME", "")
     if foreign and not Path(foreign).resolve().is_relative_to(ROOT):
         return finding._replace(todo=f"unset SPARK_HOME ({foreign}), which python jobs/... would use", required=False)
@@ -162,8 +163,14 @@ def check_memory() -> Finding:
 def check_cores() -> Finding:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Finding(
-        str(cores), "" if cores >= 2 else "two ranks take turns on one core: set train.ranks to 1", required=False
+        str(cores), "" if cores >= 2 else "two ranks would share one core: set train.ranks to 1", required=False
     )
+
+
+def check_disk() -> Finding:
+    required = SPARE_DISK_GB if (ROOT / ".venv/.setup").exists() else SETUP_DISK_GB
+    free = shutil.disk_usage(ROOT).free / 2**30
+    return Finding(f"{ROOT}, {free:.0f} GiB free", "" if free >= required else f"free {required} GiB")
 
 
 def check_cache() -> Finding:
@@ -171,7 +178,7 @@ def check_cache() -> Finding:
     folder = Path(os.environ.get("MAMDR_CACHE") or Path(home) / "mamdr")
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free / 2**30
-    todo = "" if free >= REQUIRED_DISK_GB else "free some space, or set MAMDR_CACHE to another disk"
+    todo = "" if free >= SPARE_DISK_GB else f"free {SPARE_DISK_GB} GiB, or set MAMDR_CACHE to a folder on another disk"
     return Finding(f"{folder}, {free:.0f} GiB free", todo)
 
 
@@ -187,6 +194,7 @@ CHECKS: dict[str, Callable[[], Finding]] = {
     "GPU": lambda: Finding(*places.check_gpu(probe), required=False),
     "memory": check_memory,
     "cores": check_cores,
+    "disk": check_disk,
     "cache": check_cache,
 }
 
@@ -207,7 +215,7 @@ def checks_of(config: str, master: str) -> dict[str, Callable[[], Finding]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Say what is installed, and what to do about what is not.")
+    parser = argparse.ArgumentParser(description="Report what is installed, and what to do about what is not.")
     parser.add_argument("--config", default="", help="also check the lake and the tracker that this file names")
     parser.add_argument("--master", default="", help="also check this Spark master")
     options = parser.parse_args()

@@ -1,6 +1,6 @@
-"""What lies on other machines: whether the cluster, the lake's store and the tracker that are to be used answer.
+"""Checks whether the cluster, the lake's store and the tracker respond.
 
-Each check returns what was found and what to do about it; nothing to do means that all is well.
+Each check returns what was found and what to do about it, which is empty if nothing is wrong.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 SECONDS = 3
-"""That an answer is waited for."""
+"""Time limit of a response."""
 Found = tuple[str, str]
 _READ = """
 import json, sys
@@ -35,11 +35,11 @@ def read_config(path: str) -> tuple[dict[str, str], str]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return json.loads(done.stdout), ""
-    return {}, (done.stderr.strip().splitlines() or ["no word why"])[-1]
+    return {}, (done.stderr.strip().splitlines() or ["no reason is printed"])[-1]
 
 
 def check_cluster(master: str) -> Found:
-    """Whether a Spark master answers."""
+    """Whether a Spark master responds."""
     if master.startswith("local"):
         return f"{master}, this machine", ""
     if master == "yarn":
@@ -55,12 +55,12 @@ def check_cluster(master: str) -> Found:
     # A standalone cluster may name several masters, one of which leads.
     closed = [why for each in address.split(",") if (why := closed_port(each, 443 if "k8s" in master else 7077))]
     if len(closed) == len(address.split(",")):
-        return f"{master} does not answer ({closed[0]})", "start it, or mend the address or the firewall"
-    return f"{master} answers", ""
+        return f"{master} does not respond ({closed[0]})", "start it, or correct the address or the firewall"
+    return f"{master} responds", ""
 
 
 def check_lake(root: str, settings: Path) -> Found:
-    """Whether a lake's root can be written, or its store answers.
+    """Whether a lake's root can be written, or its store responds.
 
     Args:
         root: lake.root.
@@ -69,8 +69,8 @@ def check_lake(root: str, settings: Path) -> Found:
     if root.startswith("s3a://"):
         endpoint = os.environ.get("AWS_ENDPOINT_URL") or _endpoint(settings) or "https://s3.amazonaws.com"
         why = closed_port(endpoint if "://" in endpoint else f"https://{endpoint}", 443)
-        found = f"{root} at {endpoint} {f'does not answer ({why})' if why else 'answers'}"
-        return found, "mend AWS_ENDPOINT_URL or spark.hadoop.fs.s3a.endpoint, or the firewall" if why else ""
+        found = f"{root} at {endpoint} {f'does not respond ({why})' if why else 'responds'}"
+        return found, "correct AWS_ENDPOINT_URL or spark.hadoop.fs.s3a.endpoint, or the firewall" if why else ""
     if "://" in root:
         return f"{root}, which only Spark can reach", ""
     existing = next(path for path in (Path(root).absolute(), *Path(root).absolute().parents) if path.exists())
@@ -78,20 +78,20 @@ def check_lake(root: str, settings: Path) -> Found:
 
 
 def check_tracker(uri: str) -> Found:
-    """Whether an MLflow server answers; runs do without."""
+    """Whether an MLflow server responds; runs do not require it."""
     if not uri.startswith("http"):
         return uri or "none (tracking.mlflow)", ""
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=SECONDS):
-            return f"{uri} answers", ""
+            return f"{uri} responds", ""
     except urllib.error.HTTPError as error:
-        return f"{uri} answers with {error.code}", "" if error.code in (401, 403) else "is it an MLflow server?"
+        return f"{uri} responds with {error.code}", "" if error.code in (401, 403) else "is it an MLflow server?"
     except OSError as error:
-        return f"{uri} does not answer ({error})", "start it, or leave tracking.mlflow empty: runs do without it"
+        return f"{uri} does not respond ({error})", "start it, or leave tracking.mlflow empty: runs do not require it"
 
 
 def check_gpu(probe: Callable[[str], tuple[bool, str]]) -> Found:
-    """Whether torch can use the GPUs that the driver knows, and ranks can average on them.
+    """Whether torch can use the GPUs of the driver, and ranks can average on them.
 
     Args:
         probe: runs Python; whether it works and its last line.
@@ -104,21 +104,21 @@ def check_gpu(probe: Callable[[str], tuple[bool, str]]) -> Found:
     if listed.returncode or not gpus:
         return "none, training runs on the CPU", ""
     code = "import torch, horovod.torch as hvd; print(torch.cuda.is_available(), hvd.nccl_built() > 0)"
-    works, words = probe(code)
-    usable, nccl = words.split() if works else ("False", "False")
+    works, printed = probe(code)
+    usable, nccl = printed.split() if works else ("False", "False")
     found = f"{len(gpus)}, the first {gpus[0].partition(': ')[2].partition(' (')[0]}"
     if usable != "True":
-        return f"{found}, which torch cannot use", "see the line on torch; its CUDA may be newer than the driver"
+        return f"{found}, which torch cannot use", "see the line for torch; its CUDA may be newer than the driver"
     if nccl != "True":
         return (
             f"{found}, Horovod without NCCL",
-            "install torch's CUDA toolkit, then make -B setup (several ranks alone)",
+            "install torch's CUDA toolkit, then run make -B setup (only several ranks need it)",
         )
     return f"{found}, Horovod with NCCL", ""
 
 
 def closed_port(address: str, port: int) -> str:
-    """Why an address, a URL or HOST:PORT, takes no connection; empty if it does."""
+    """Why an address, a URL or HOST:PORT, accepts no connection; empty if it does."""
     parts = urlsplit(address if "://" in address else f"//{address}")
     try:
         default = 80 if parts.scheme == "http" else port

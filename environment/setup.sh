@@ -8,7 +8,7 @@ cache="${MAMDR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mamdr}"
 python="$(environment/prerequisites.sh)"
 mkdir -p "$cache"
 
-# Two targets started at once in one clone set it up one after the other. (.venv/.lock is uv's own.)
+# Of two targets started at the same time in one clone, one waits for the other. (.venv/.lock belongs to uv.)
 if command -v flock >/dev/null; then
     exec 9<environment/setup.sh
     flock 9
@@ -26,7 +26,7 @@ make_venv() {
 # shellcheck source=environment/uv.sh
 . environment/uv.sh
 
-# Without byte code where Python may not write it, every process compiles torch and Spark anew.
+# Without byte code where Python may not write it, every process compiles torch and Spark again.
 is_compiled() {
     [ -z "${PYTHONDONTWRITEBYTECODE:-}" ] || [ -d .venv/lib/python3.11/site-packages/torch/__pycache__ ]
 }
@@ -34,14 +34,14 @@ is_compiled() {
 install_packages() {
     # Synchronising removes what the lock does not name (Horovod among it), so it is done for a new lock only.
     if ! cmp -s environment/requirements.lock .venv/requirements.lock || ! is_compiled; then
-        say 'Python packages (about 7 GB, one to three minutes)'
+        say 'Python packages (about 9 GB, one to three minutes)'
         rm -f .venv/requirements.lock
         install_locked .venv environment/requirements.lock
         cp environment/requirements.lock .venv/requirements.lock
     fi
 }
 
-# pyspark's own scripts look for Spark through whatever python3 comes first on PATH: ours know where it is.
+# pyspark's own scripts look for Spark with the first python3 on PATH; ours know the path.
 place_spark_settings() {
     local pyspark=".venv/lib/python3.11/site-packages/pyspark" name
     for name in spark-submit spark-sql spark-shell spark-class pyspark; do
@@ -68,4 +68,4 @@ place_spark_settings
 install_repository
 .venv/bin/python environment/class_archive.py
 touch .venv/.setup
-say 'done; make doctor shows what is there'
+say 'done; make doctor shows what is installed'

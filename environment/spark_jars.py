@@ -1,9 +1,9 @@
-"""Put Delta's and S3A's JARs, checked against jars.lock, among Spark's own, so that no job needs a flag to find them.
+"""Copy the JARs of Delta and S3A, checked against jars.lock, to those of Spark, so that no job needs a flag for them.
 
     .venv/bin/python environment/spark_jars.py CACHE_DIR
 
-Files missing from CACHE_DIR/jars are resolved by Spark itself, which knows the user's Maven settings and proxy. On a
-machine without internet, copy them there by hand under the names that the error message gives.
+Files missing from CACHE_DIR/jars are resolved by Spark itself, with the user's Maven settings and proxy. On a
+machine without internet access, copy them there under the names that the error message gives.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 LOCK = Path(__file__).with_name("jars.lock")
 BUNDLE = "software.amazon.awssdk:bundle"
-"""All of the AWS SDK, which hadoop-aws asks for; jars.lock names the few parts that it needs."""
+"""The whole AWS SDK, on which hadoop-aws depends; jars.lock names the few parts that it needs."""
 
 
 class Jar(NamedTuple):
@@ -39,7 +39,7 @@ class Jar(NamedTuple):
 
     @property
     def any_version(self) -> str:
-        """A glob of its files; the AWS SDK has names, such as annotations, that other libraries have too."""
+        """A glob of the files of its major version; other libraries share some artifact names of the AWS SDK."""
         return f"{self.artifact}-{self.version.split('.')[0]}.*.jar"
 
 
@@ -58,7 +58,7 @@ def spark_home() -> Path:
 
 
 def is_intact(jar: Jar, path: Path) -> bool:
-    """Whether `path` is there and holds exactly the locked bytes."""
+    """Whether `path` exists and has the locked hash."""
     return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == jar.sha256
 
 
@@ -90,7 +90,7 @@ def resolve(jars: list[Jar], cache: Path) -> None:
 
 
 def place(source: Path, target: Path) -> None:
-    """Copy in one rename, so that nobody ever meets half a file."""
+    """Copy a file; it appears under its name only when it is complete."""
     part = target.with_suffix(".part")
     shutil.copyfile(source, part)
     part.rename(target)
@@ -111,7 +111,7 @@ def main() -> None:
     for jar in jars:
         if not is_intact(jar, target / jar.file_name):
             place(cache / "jars" / jar.file_name, target / jar.file_name)
-    print(f"jars: {', '.join(sorted(locked))} in place")
+    print(f"jars: {', '.join(sorted(locked))} installed")
 
 
 if __name__ == "__main__":

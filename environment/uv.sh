@@ -12,7 +12,7 @@ adopt_pip_index() {
 }
 
 # install_locked VENV LOCK: exactly the lock's packages, each file checked against its hash. Where
-# PYTHONDONTWRITEBYTECODE is set, as in many images, they are compiled too: else every process would do that anew.
+# PYTHONDONTWRITEBYTECODE is set, as in many images, they are compiled too: otherwise every process would do that again.
 install_locked() {
     "$1/bin/python" -m pip --quiet --disable-pip-version-check install --require-hashes -r environment/bootstrap.lock
     adopt_pip_index "$1"

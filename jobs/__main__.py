@@ -5,7 +5,7 @@ import runpy
 import sys
 from importlib import resources
 
-from mamdr_core.runtime.cli import OK, USER_ERROR
+from mamdr_core.config.command_line import OK, USER_ERROR
 
 USAGE = "usage: mamdr JOB [--config FILE] [--set a.b=value] ...\n\nJobs (mamdr JOB --help describes one):"
 

@@ -3,8 +3,8 @@
 import sys
 from typing import Any
 
+from mamdr_core.config.command_line import run_job
 from mamdr_core.config.job_config import Config
-from mamdr_core.runtime.cli import run_job
 
 
 def gate(config: Config) -> dict[str, Any]:

@@ -4,7 +4,7 @@
 #     environment/docker/build.sh            # .venv
 #     environment/docker/build.sh airflow    # then .venv-airflow
 #
-# Run as root in a fresh Debian bookworm. Docker passes HTTP_PROXY and its siblings on its own.
+# Run as root in a fresh Debian bookworm. Docker itself passes HTTP_PROXY and similar variables.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 secrets=/run/secrets

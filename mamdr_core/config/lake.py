@@ -1,4 +1,4 @@
-"""Settings of the lake: where it lies, how raw logs are read, how examples and statistics are made."""
+"""Settings of the lake: its location, how raw logs are read, how examples and statistics are made."""
 
 from dataclasses import field
 from datetime import date
@@ -10,13 +10,13 @@ from mamdr_core.config.settings import settings
 
 @settings
 class LakeSettings:
-    """Where the Delta tables lie."""
+    """Location of the Delta tables."""
 
     root: str = "lake"
     """Folder of the Delta tables: <root>/<table>."""
     catalog: str = ""
-    """Schema in which the tables have names, such as mamdr or unity.mamdr, in a catalog that Spark is set up with; jobs
-    then address tables by these names (docs/queries.md). Empty: by their paths."""
+    """Schema in which the tables have names, such as mamdr or unity.mamdr, in a catalog that Spark is configured with;
+    jobs then address tables by these names (docs/queries.md). Empty: by their paths."""
     managed: bool = False
     """With `catalog`: new tables are managed, stored where the catalog decides and removed with their names; false:
     they are external tables, stored in `root`."""
@@ -42,18 +42,18 @@ class InputColumns:
     label: str = ""
     """1 or true: clicked, 0 or false: shown and not clicked, e.g. `score >= 4`. Empty: every row is a click."""
     event_time: str = ""
-    """When it happened: a timestamp, or e.g. `timestamp_seconds(ts)`. Empty: unknown."""
+    """Time of the event: a timestamp, or e.g. `timestamp_seconds(ts)`. Empty: unknown."""
     ds: str = ""
-    """The day that the row is filed under; empty: the day of event_time, or 1970-01-01 where that is not declared."""
+    """Day under which the row is stored; empty: the day of event_time, or 1970-01-01 where that is not declared."""
     true_probability: str = ""
-    """The click's true probability, which synthetic logs know; gives the oracle's AUC. Empty: unknown."""
+    """The true click probability, which synthetic logs contain; gives the oracle's AUC. Empty: unknown."""
     split: str = ""
     """train, val or test, for `examples.split.kind: given`, e.g. `if(fold = 5, 'test', 'train')`; a row with another
-    value, or null, is rejected under split_known. Empty: the log gives none."""
+    value, or null, is rejected by the rule split_known. Empty: the log has no splits."""
     weight: str = ""
     """Weight of the row in training, e.g. `if(action = 'click', 1, 10)` where a tenth of the negatives were kept; null
-    is 1. A weight that is negative, not finite or no number is rejected under weight_valid. Empty: rows count
-    alike."""
+    is 1. Rows whose weight is negative, not finite or not a number are rejected by the rule weight_valid. Empty: all
+    rows have the same weight."""
 
 
 @settings
@@ -72,19 +72,19 @@ class InputSettings:
     columns: InputColumns = field(default_factory=InputColumns)
     """The columns of a click."""
     arriving: bool = False
-    """Each file or folder that `path` (a folder or glob) has is a load of its own, and is loaded once: those that the
-    table loads has as published are passed over, and so are names that begin with _ or a dot."""
+    """Each file or folder in `path` (a folder or glob) is a separate load, and is loaded once: those that the table
+    loads lists as published are skipped, and so are names that begin with _ or a dot."""
     replace: Literal["load", "days"] = "load"
-    """load: replace what an earlier load of the same `path` filed, so that rows for an old day are added to it and a
-    rerun changes nothing; days: replace the days that the input holds wholly, whoever filed them."""
+    """load: replace the rows of an earlier load of the same `path`, so that rows for an old day are added to it and a
+    rerun changes nothing; days: replace all rows of the days in the input, whichever load they came from."""
     earliest: date = date(1990, 1, 1)
-    """A row with an event_time before this day is rejected under event_time_not_ancient."""
+    """A row with an event_time before this day is rejected by the rule event_time_not_ancient."""
     latest: date | None = None
-    """A row with an event_time after this day is rejected under event_time_not_future; none: more than a day after the
-    start of the job."""
+    """A row with an event_time after this day is rejected by the rule event_time_not_future; none: more than a day
+    after the start of the job."""
 
     def __post_init__(self) -> None:
-        """Check the limits, and where a schema may be."""
+        """Check the limits, and that the format may have a schema."""
         if self.latest and not self.earliest <= self.latest < date.max:
             raise ValueError(f"latest {self.latest} is before earliest {self.earliest}, or has no day after it")
         if self.schema and self.format == "delta":
@@ -93,21 +93,22 @@ class InputSettings:
 
 @settings
 class QualitySettings:
-    """The quality gate: what a load must be like to be published; otherwise ingest_clicks stops and changes nothing."""
+    """The quality check that a load must pass to be published; otherwise ingest_clicks stops and changes nothing."""
 
     max_rejected: float = 0.1
-    """Share of rows that may be rejected; those that repeat another row of the load (unique_event) do not count."""
+    """Maximum share of rejected rows; duplicates within the load (unique_event) do not count."""
     min_ctr: float = 0.0
-    """Least share of valid rows with label 1; not checked where `input.columns.label` is empty."""
+    """Minimum share of valid rows with label 1; not checked where `input.columns.label` is empty."""
     max_ctr: float = 1.0
-    """Greatest share of valid rows with label 1."""
+    """Maximum share of valid rows with label 1."""
     min_rows_ratio: float = 0.1
-    """A day's rows, all loads together, over the mean of those of the 7 days before that hold rows of other loads; 0:
-    not checked, nor is a day to which the load brings less than this share of its largest (late rows, clocks ahead)."""
+    """Minimum ratio of a day's rows, of all loads, to their mean over the days of the week before that have rows of
+    other loads; 0: not checked. Days with few rows of this load (late rows, wrong clocks: less than this share of its
+    largest day) are not checked either."""
     max_rows_ratio: float = 10.0
     """Upper limit of the same ratio, on every day of the load; 0: not checked."""
     max_vanished_days: int = 0
-    """Days that an earlier load of the same path filed and that the path no longer holds: their rows are removed."""
+    """Maximum number of days that an earlier load of the same path had and this one lacks: their rows are removed."""
 
     def __post_init__(self) -> None:
         """Check that the limits are shares and ratios in order."""
@@ -127,7 +128,7 @@ class QualitySettings:
 
 @settings
 class SplitSettings:
-    """How examples are divided into train, val and test: by hashes, days or the log itself, never by row order."""
+    """How examples are divided into train, val and test: by hashes, days or the log, never by the order of rows."""
 
     kind: Literal["random", "time", "given"] = "random"
     """random: by a hash of (user, item, domain), so that a pair is in one split only; time: by the day `ds`; given: as
@@ -143,16 +144,16 @@ class SplitSettings:
     test_days: int = 0
     """time, instead of dates: the number of test days, the newest up to `examples.until`."""
     smallest_domain: int = 10
-    """random: a domain with fewer examples is all train; it is too small to be measured."""
+    """random: all rows of a domain with fewer examples are train; it is too small to be measured."""
 
     def __post_init__(self) -> None:
-        """Check that the parts make a whole."""
+        """Check that the fractions sum to 1 and that only keys of one kind are set."""
         if abs(sum(self.fractions) - 1) > 1e-9 or min(self.fractions) < 0 or self.fractions[0] == 0:
             raise ValueError(f"fractions must be >= 0, sum to 1 and leave something to train, got {self.fractions}")
         if min(self.val_days, self.test_days) < 0:
             raise ValueError(f"val_days and test_days must be >= 0, got {self.val_days} and {self.test_days}")
         if self.moves and (self.kind != "time" or self.val_from or self.test_from):
-            raise ValueError("val_days and test_days are for a time split, and stand instead of val_from and test_from")
+            raise ValueError("val_days and test_days are for a time split, and replace val_from and test_from")
         if self.kind == "given" and (self.val_from or self.test_from or self.fractions != (0.6, 0.2, 0.2)):
             raise ValueError("kind given takes the split of each row from the log: leave out fractions and dates")
         dated = self.val_from and self.test_from and self.val_from <= self.test_from
@@ -173,9 +174,10 @@ class NegativeSettings:
     """Negatives for logs of positives only (the paper's preparation, appendix A.1)."""
 
     kind: Literal["none", "in_domain"] = "none"
-    """none: the log has impressions; in_domain: items of the domain that the user never clicked there."""
+    """none: the log has impressions; in_domain: sample items of the domain that the user never clicked there."""
     ctr_ratio: float | tuple[float, float] | dict[RawId, float] = (0.2, 0.5)
-    """Positives per negative in a domain (Eq. 25): a number, a range to draw each domain's from, or {domain: ratio}."""
+    """Positives per negative in a domain (Eq. 25): a number, a range from which each domain's is drawn, or {domain:
+    ratio}."""
 
     def __post_init__(self) -> None:
         """Check numbers and range."""
@@ -194,11 +196,11 @@ class ShardSettings:
     """How examples are packed into shards."""
 
     rows: int = 1_000_000
-    """Target number of examples a shard; a domain with more is spread over several shards."""
+    """Target number of examples per shard; a domain with more is spread over several shards."""
     count: int = 0
     """Number of shards; 0: from `rows`."""
     row_group_mb: int = 1
-    """Size of a row group, MB in memory: the least that a rank reads for one of its domains."""
+    """Size of a row group, MB in memory, the unit in which ranks read."""
 
     def __post_init__(self) -> None:
         """Check the counts."""
@@ -211,12 +213,12 @@ class ShardSettings:
 
 @settings
 class IdSettings:
-    """Which ids of a huge space get an index of their own."""
+    """Which ids of a large vocabulary get an index."""
 
     min_count: int = 1
-    """Rows with an id, in the days read, from which it has an index; until then it is unknown (index -1)."""
+    """Minimum number of rows with an id, in the days read, for it to get an index; others are unknown (index -1)."""
     buckets: int = 0
-    """Number of buckets into which ids are hashed, which then count as the ids; 0: ids are not hashed."""
+    """Number of buckets into which ids are hashed; the buckets then replace the ids; 0: ids are not hashed."""
 
     def __post_init__(self) -> None:
         """Check the counts."""
@@ -235,7 +237,7 @@ class ExamplesSettings:
     negatives: NegativeSettings = field(default_factory=NegativeSettings)
     """Sampled negatives."""
     seed: int = 0
-    """Decides splits and negatives, together with the rows' own keys."""
+    """Decides splits and negatives, together with the keys of the rows."""
     shards: ShardSettings = field(default_factory=ShardSettings)
     """Packing."""
     users: IdSettings = field(default_factory=IdSettings)
@@ -273,25 +275,26 @@ class MaintainSettings:
     """What maintain_lake keeps."""
 
     retention_days: int = 30
-    """Removed files are kept so long: every version of that age stays readable. Written to the tables' properties."""
+    """Number of days for which removed files are kept, so that versions of that age stay readable; a property of the
+    tables."""
     keep_runs: int = 30
-    """Of the successful runs that still have their package, this many of the newest keep it, and the versions that they
-    were trained on, and as many of comparisons and sweeps; the packages of others are removed two weeks after they
-    began; 0: all are kept."""
+    """Number of the newest successful runs that keep their package and the versions that they were trained on, and the
+    same number of runs of comparisons and sweeps; the packages of others are removed two weeks after the runs began; 0:
+    all are kept."""
     keep_champions: int = 5
-    """This many of the runs that have served, the champion first, keep theirs besides, to go back to; 0: all."""
+    """Number of runs that have served, the champion first, that also keep their package, for rollbacks; 0: all."""
     history_days: int = 0
-    """Days of clicks, rejected rows and examples that are kept, up to the newest; 0: all."""
+    """Number of days of clicks, rejected rows and examples that are kept, up to the newest; 0: all."""
     scores_days: int = 365
-    """Batches of scores are kept for this number of days after they were written; 0: for ever."""
+    """Number of days for which batches of scores are kept; 0: all are kept."""
     dry_run: bool = False
-    """Say what would be removed, and change nothing."""
+    """Report what would be removed, and change nothing."""
 
     def __post_init__(self) -> None:
         """Check the counts."""
         for name in ("retention_days", "keep_runs", "keep_champions", "history_days", "scores_days"):
             if not 0 <= getattr(self, name) <= 100_000:
-                raise ValueError(f"maintain.{name} must lie in [0, 100000], got {getattr(self, name)}")
+                raise ValueError(f"maintain.{name} must be in [0, 100000], got {getattr(self, name)}")
 
 
 @settings
@@ -301,7 +304,7 @@ class ForgetSettings:
     users: tuple[RawId, ...] = ()
     """Ids of users, as in the log."""
     path: str = ""
-    """File with one more id per line."""
+    """File with further ids, one per line."""
     release: bool = False
     """Also drop the inputs that hold rows of forgotten users, now or earlier, from the records of successful runs, so
     that maintain_lake removes their files; these runs cannot be measured again (docs/forgetting.md)."""

@@ -174,4 +174,4 @@ class ModelSettings:
     def __post_init__(self) -> None:
         check_sizes(embedding_dim=self.embedding_dim, hidden=self.hidden)
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")

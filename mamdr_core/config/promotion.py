@@ -8,7 +8,7 @@ class GateSettings:
     """Limits that a run, the challenger, must satisfy to be promoted.
 
     A drop against the champion violates its limit only if it is also significant: the confidence interval of the
-    difference must lie below zero.
+    difference must be below zero.
     """
 
     run_id: str = ""
@@ -26,7 +26,7 @@ class GateSettings:
     max_worse_share: float = 0.2
     """Maximum share of the judged domains that may be worse; of few domains, as many as may be worse by chance."""
     confidence: float = 0.95
-    """Level of the two-sided confidence intervals: by chance at most (1 - confidence) / 2 of them lie below zero."""
+    """Level of the two-sided confidence intervals: by chance at most (1 - confidence) / 2 of them are below zero."""
     least_auc: float = 0.52
     """Minimum mean AUC over domains, with and without a champion."""
     max_calibration: float = 1.5

@@ -21,6 +21,7 @@ from mamdr_core.lake.core.tables import Lake
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.parallel.shipping import ship_modules
 from mamdr_core.runtime.errors import MamdrError, StoppedError
+from mamdr_core.runtime.pace import EVERY, format_duration
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.driver import task_of, train_on_ranks
 from mamdr_core.training.files.folders import remove
@@ -128,10 +129,9 @@ class Runner:
                 auc = outcome["test_auc"]
                 auc_text = "unknown" if auc is None else f"{auc:.4f}"
                 summary = f"test AUC {auc_text} in {outcome['seconds']['ranks']:.0f} s"
-            time_left = int((time.perf_counter() - started) / number * (len(left) - number))
             logger.info(
-                "%s %d/%d %s: %s | about %d:%02d left", self._experiment, outcomes.skipped + number, len(wanted),
-                left[key].label, summary, time_left // 60, time_left % 60,
+                "%s %d/%d %s: %s | %s", self._experiment, outcomes.skipped + number, len(wanted), left[key].label,
+                summary, _time_left(started, number, len(left)),
             )  # fmt: skip
         return outcomes
 
@@ -159,6 +159,7 @@ class Runner:
         parallel = max(1, min(self.parallel, len(trials)))
         local = str(self._spark.sparkContext.master).startswith("local")
         threads = max(1, (os.cpu_count() or 1) // parallel) if local else 0
+        started = time.perf_counter()
         waiting, free = deque(trials.items()), deque(range(parallel))
         running: dict[Future[RankResult | str], tuple[str, Run, int]] = {}
         with ThreadPoolExecutor(parallel) as pool:
@@ -169,7 +170,14 @@ class Runner:
                         run, index = self._begin(trial), free.popleft()
                         placement = _Placement(index, parallel if local else 1, threads)
                         running[pool.submit(self._train, run, trial.label, placement)] = key, run, index
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    while not (finished := wait(running, EVERY, FIRST_COMPLETED).done):
+                        done = len(trials) - len(waiting) - len(running)
+                        logger.info(
+                            "%s: %d of %d trials done, %s running | %s", self._experiment, done, len(trials),
+                            ", ".join(trials[key].label for key, _, _ in running.values()),
+                            _time_left(started, done, len(trials)),
+                        )  # fmt: skip
+                    for future in finished:
                         key, run, index = running[future]
                         # Recording runs Spark tasks: keep the slot until then, or they would wait for the next trial.
                         outcome = self._recorded(run, future.result())
@@ -221,6 +229,13 @@ def finished_runs(lake: Lake, trials: Sequence[str]) -> dict[str, str]:
     chosen = runs.where((F.col("status") == "ok") & F.col("cell").isin(list(trials)))
     newest = chosen.groupBy("cell").agg(F.max_by("run_id", "started_at").alias("run_id"))
     return {row["cell"]: row["run_id"] for row in newest.collect()}
+
+
+def _time_left(started: float, done: int, total: int) -> str:
+    """Elapsed and remaining time of trials; the latter is unknown before the first has finished."""
+    elapsed = time.perf_counter() - started
+    left = f", about {format_duration(elapsed / done * (total - done))} left" if done else ""
+    return f"{format_duration(elapsed)} elapsed{left}"
 
 
 def _train_trial(placement: _Placement, task: RankTask) -> RankResult | str:

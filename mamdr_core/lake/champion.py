@@ -1,12 +1,14 @@
-"""Which run serves: the champion, as the table promotions has it."""
+"""Which run serves, according to the table promotions, and the runs that settings name."""
 
 from datetime import date, timedelta
+from typing import Any
 
 from pyspark.sql import Row
 from pyspark.sql import functions as F
 
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.runtime.errors import MamdrError
+from mamdr_core.runtime.object_store import place_of
 
 CHAMPION = "champion"
 """Accepted instead of a run's id, also with a day: champion@2026-01-02 (see `resolve_run`)."""
@@ -54,6 +56,31 @@ def resolve_run(lake: Lake, run_id: str) -> str:
     if newest is None:
         raise MamdrError(f"training_runs of {lake.root} has no successful run")
     return str(newest["run_id"])
+
+
+def find_run(lake: Lake, run_id: str) -> dict[str, Any]:
+    """The row of a run in training_runs, with the folder of its package in `package`.
+
+    Args:
+        lake: the lake in which it is recorded.
+        run_id: an id; champion, or champion@2026-01-02, see `resolve_run`; empty: the newest successful run.
+
+    Raises:
+        MamdrError: there is no such run, or it has no package.
+    """
+    found = resolve_run(lake, run_id)
+    row = lake.read("training_runs").where(F.col("run_id") == found).first()
+    if row is None:
+        raise MamdrError(f"training_runs of {lake.root} has no run {found}")
+    if not row["package"]:
+        raise MamdrError(f"run {row['run_id']} has no package: its status is {row['status']}")
+    return {**row.asDict(), "package": package_of(lake, row)}
+
+
+def package_of(lake: Lake, row: Row) -> str:
+    """The folder of a run's package: in this lake, which may be a copy, or otherwise the recorded one."""
+    own = lake.path_of("packages", row["run_id"])
+    return own if place_of(own).exists() else str(row["package"])
 
 
 def day_after(day: date) -> date:

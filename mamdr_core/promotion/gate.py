@@ -8,9 +8,10 @@ from pyspark.sql import Row, SparkSession
 
 from mamdr_core.config.job_config import Config
 from mamdr_core.config.promotion import GateSettings
-from mamdr_core.lake.champion import day_after, find_champion
+from mamdr_core.lake.champion import day_after, find_champion, find_run
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.promotion.decisions import Decision, figures_of, find_decision, record_decision, record_domains
+from mamdr_core.promotion.decisions import Decision, find_decision, is_older, newer_day_serves, record_decision
+from mamdr_core.promotion.figures import figures_of, record_domains
 from mamdr_core.promotion.intervals import Ints
 from mamdr_core.promotion.judging import Verdict, describe_interval, judge, mean_auc, weighted_auc
 from mamdr_core.promotion.measuring import PairedFigures, measure
@@ -18,7 +19,6 @@ from mamdr_core.promotion.opening import OpenedModel, days_of_rows, open_challen
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.runtime.plugins import PluginImportError
 from mamdr_core.training.evaluation import check_group
-from mamdr_core.training.records import find_run
 from mamdr_core.training.trained_run import TrainedRun, open_trained
 
 logger = logging.getLogger(__name__)
@@ -51,11 +51,6 @@ def decide(spark: SparkSession, config: Config) -> dict[str, Any]:
     return {**decision.summary(), "serves": on_its_day["run_id"] if on_its_day else None}
 
 
-def is_older(run: dict[str, Any], champion: Row) -> bool:
-    """Whether the day of a run precedes that of the champion; false where a day is unknown."""
-    return run["ds"] is not None and champion["ds"] is not None and run["ds"] < champion["ds"]
-
-
 def _decide_without_measuring(lake: Lake, run: dict[str, Any], champion: Row | None) -> Decision | None:
     """The decision about the champion or a run of an earlier day, the recorded one if there is one; else None."""
     if champion is None:
@@ -68,12 +63,6 @@ def _decide_without_measuring(lake: Lake, run: dict[str, Any], champion: Row | N
         return before
     reason = "it already serves" if serves else newer_day_serves(run, champion)
     return Decision(run["run_id"], champion["run_id"], run["ds"], serves, [reason], {})
-
-
-def newer_day_serves(run: dict[str, Any], champion: Row) -> str:
-    """The reason to reject a run of an earlier day than the champion."""
-    champion_id, run_id = champion["run_id"], run["run_id"]
-    return f"a newer day serves: the champion {champion_id} is of {champion['ds']}, run {run_id} of {run['ds']}"
 
 
 def _decide_by_measuring(spark: SparkSession, config: Config, run: dict[str, Any], champion: Row | None) -> Decision:

@@ -12,6 +12,7 @@ from mamdr_core.config.job_config import Config
 from mamdr_core.engine.columns import Columns
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.plan import domain_parts
+from mamdr_core.lake.champion import find_run
 from mamdr_core.lake.examples.quantiles import check_same_bounds
 from mamdr_core.lake.examples.windows import read_window
 from mamdr_core.parallel.collective import SingleProcess
@@ -23,7 +24,6 @@ from mamdr_core.training.choices import place_columns
 from mamdr_core.training.own_code import check_served
 from mamdr_core.training.package import Package, load_package
 from mamdr_core.training.package_shapes import check_shapes
-from mamdr_core.training.records import find_run
 from mamdr_core.training.trained_run import TrainedRun, config_of
 
 SPLIT = "test"

@@ -41,7 +41,7 @@ def run_charts(runs: Sequence[Figures]) -> dict[str, Markup]:
     seconds = [spent(row["seconds"]) for row in runs]
     made = {
         "auc": (auc, spanning(auc, form=".3f"), "test AUC", "{:.4f}"),
-        "calibration": (pcoc, spanning(pcoc, form=".2f", include=[1.0]), "predicted over found clicks", "{:.3f}"),
+        "calibration": (pcoc, spanning(pcoc, form=".2f", include=[1.0]), "predicted over actual clicks", "{:.3f}"),
         "seconds": (seconds, spanning(seconds, include=[0]), "seconds of the training job", "{:,.0f} s"),
     }
     charts = {}
@@ -142,7 +142,7 @@ def calibration_chart(figures: Mapping[str, Array], ids: Sequence[str]) -> Marku
     scale = spanning(np.concatenate([ends, predicted_rate, found]), log=True, form=".2g")
     plot = Plot(scale, scale, "mean prediction", "CTR of the test split", f"CTR of {int(known.sum()):,} domains")
     diagonal = np.array([scale.low, scale.high])
-    texts = [f"predicted {one:.4f}, found {other:.4f}" for one, other in zip(predicted_rate, found, strict=True)]
+    texts = [f"predicted {one:.4f}, CTR {other:.4f}" for one, other in zip(predicted_rate, found, strict=True)]
     plot.line(diagonal, diagonal, "rule").points(predicted, ctr, ids)
     return (plot.line(predicted_rate, found, "line-b", texts) if known.sum() >= FEW else plot).svg()
 

@@ -51,9 +51,8 @@ class Facts:
             oracle_auc, gauc, calibration_error.
         joint: the newest run of method joint on the same examples, preferably with the same model.
         before: the run that served before, or the parent of the run.
-        days: one row per day of the log, oldest first: ds, rows, clicks, domains, new_users.
+        days: see `read_days`.
         drift: rows of domain_stats of the last day, largest change of CTR first.
-        new_domains: number of domains of the last day without earlier days.
         curve: rows of training_curves, in order.
         decision: row of gate_decisions.
         promotions: rows of promotions of the run, in order.
@@ -69,7 +68,6 @@ class Facts:
     before: ReferenceRun | None
     days: Sequence[Figures]
     drift: Sequence[Figures]
-    new_domains: int
     curve: Sequence[Figures]
     decision: Figures | None
     promotions: Sequence[Figures]
@@ -85,25 +83,28 @@ def read_facts(lake: Lake, settings: ReportSettings) -> Facts:
         MamdrError: unknown run, no successful run, or no promoted run.
     """
     run_id = resolve_run(lake, settings.run_id)
-    run = next(iter(declared_rows("training_runs", lake.read("training_runs").where(F.col("run_id") == run_id))), None)
+    chosen = F.col("run_id") == run_id
+    run = next(iter(declared_rows("training_runs", lake.read("training_runs").where(chosen))), None)
     if run is None:
         raise MamdrError(f"report.run_id: training_runs of {lake.root} has no run {settings.run_id}")
-    chosen = F.col("run_id") == run["run_id"]
     decision = next(iter(rows_of(lake, "gate_decisions", chosen)), None)
     joint = _find_joint(lake, run)
     before = _find_before(lake, run, decision)
-    ids, indices, figures = _domains(lake, run["run_id"])
+    ids, indices, figures, others = _domains(lake, run_id, [other for other in (joint, before) if other])
     judged = rows_of(lake, "gate_domains", chosen & F.col("difference").isNotNull(), F.asc("difference"))
-    of_day, days = _log(lake, run["ds"], settings.days)
+    days, stats = read_days(lake, run["ds"], settings.days)
+
+    def own_rows(other: Figures) -> ReferenceRun:
+        return ReferenceRun(other, others[other["run_id"]], figures["auc"], same_rows=False)
+
     return Facts(
         run=run,
         ids=ids,
         figures=figures,
-        joint=_reference(lake, joint, indices, figures["auc"]) if joint else None,
-        before=_reference_before(lake, before, indices, figures["auc"], judged) if before else None,
+        joint=own_rows(joint) if joint else None,
+        before=_judged_before(before, indices, judged) or own_rows(before) if before else None,
         days=days,
-        drift=_drift(of_day, settings.listed),
-        new_domains=_new_domains(lake, of_day),
+        drift=_drift(days, stats, settings.listed),
         curve=rows_of(lake, "training_curves", chosen, F.asc("rows"), F.asc("seconds")),
         decision=decision,
         promotions=rows_of(lake, "promotions", chosen, F.asc("number")),
@@ -132,10 +133,6 @@ def _in_utc(value: Any) -> Any:
     return value.astimezone(UTC) if isinstance(value, datetime) else value
 
 
-def _find(lake: Lake, run_id: str) -> Figures | None:
-    return next(iter(rows_of(lake, "training_runs", F.col("run_id") == run_id)), None)
-
-
 def _find_joint(lake: Lake, run: Figures) -> Figures | None:
     """The newest run of joint training on the same examples, preferably with the same model."""
     same = F.col("input_versions")["examples"] == (run["input_versions"] or {}).get("examples")
@@ -152,76 +149,94 @@ def _find_before(lake: Lake, run: Figures, decision: Figures | None) -> Figures 
         run_id = champion["run_id"] if champion else None
     if not run_id or run_id == run["run_id"]:
         return None
-    return _find(lake, run_id) or dict.fromkeys(run) | {"run_id": run_id}
+    found = rows_of(lake, "training_runs", F.col("run_id") == run_id)
+    return found[0] if found else dict.fromkeys(run) | {"run_id": run_id}
 
 
-def _domains(lake: Lake, run_id: str) -> tuple[list[str], list[int], dict[str, Array]]:
-    """Ids, indices and figures of the domains of a run."""
+def _domains(
+    lake: Lake, run_id: str, others: Sequence[Figures]
+) -> tuple[list[str], list[int], dict[str, Array], dict[str, Array]]:
+    """Ids, indices and figures of the domains of a run, and the test AUC of other runs in the same domains, by run_id.
+
+    The other runs were measured on the test splits of their own examples.
+    """
     wanted = [("train_rows", "train", "rows")]
     wanted += [(name, "test", name) for name in ("rows", "clicks", "auc", "logloss", "mean_prediction", "oracle_auc")]
     wanted += [(name, "test", name) for name in ("gauc", "calibration_error")]
-    rows: list[Figures] = []
-    if lake.exists("domain_metrics"):
-        own = lake.read("domain_metrics").where(F.col("run_id") == run_id)
-        each = [
-            F.max(F.when(F.col("split") == split, F.col(of))).alias(name)
-            for name, split, of in wanted
-            if of in own.columns  # tables of older versions lack columns
-        ]
-        pivot = own.groupBy("domain").agg(F.first("domain_id").alias("domain_id"), *each).orderBy("domain")
-        rows = [row.asDict() for row in pivot.collect()]
-    figures = {name: _array([row.get(name) for row in rows]) for name, _, _ in wanted}
-    return [row["domain_id"] for row in rows], [row["domain"] for row in rows], figures
+    runs = [run_id, *(other["run_id"] for other in others)]
+    if not lake.exists("domain_metrics"):
+        return [], [], {name: np.zeros(0) for name, _, _ in wanted}, {other: np.zeros(0) for other in runs[1:]}
+    stored = lake.read("domain_metrics").where(F.col("run_id").isin(runs))
+    columns = dict.fromkeys(of for _, _, of in wanted if of in stored.columns)  # tables of older versions lack columns
+    table = stored.select("run_id", "split", "domain", "domain_id", *columns).toArrow()
+    run_R, split_R, domain_R = (table[name].to_numpy() for name in ("run_id", "split", "domain"))
+    own = np.flatnonzero(run_R == run_id)
+    indices, first = np.unique(domain_R[own], return_index=True)
+
+    def read(run: str, split: str, column: str) -> Array:
+        values = np.full(len(indices), np.nan)
+        if column in columns:
+            rows = np.flatnonzero((run_R == run) & (split_R == split) & np.isin(domain_R, indices))
+            found = table[column].take(rows).cast("float64").fill_null(np.nan)
+            values[np.searchsorted(indices, domain_R[rows])] = found.to_numpy()
+        return values
+
+    figures = {name: read(run_id, split, of) for name, split, of in wanted}
+    ids = table["domain_id"].take(own[first]).to_pylist()
+    return ids, indices.tolist(), figures, {other: read(other, "test", "auc") for other in runs[1:]}
 
 
-def _reference(lake: Lake, run: Figures, indices: Sequence[int], own: Array) -> ReferenceRun:
-    """AUC of another run in the same domains, measured on the test split of its own examples."""
-    theirs = rows_of(lake, "domain_metrics", (F.col("run_id") == run["run_id"]) & (F.col("split") == "test"))
-    by_domain = {row["domain"]: row["auc"] for row in theirs}
-    return ReferenceRun(run, _array([by_domain.get(domain) for domain in indices]), own, same_rows=False)
-
-
-def _reference_before(
-    lake: Lake, run: Figures, indices: Sequence[int], own: Array, judged: Sequence[Figures]
-) -> ReferenceRun:
-    """Both AUCs as the gate measured them on the same rows; without a gate decision, as measured by each run."""
+def _judged_before(run: Figures, indices: Sequence[int], judged: Sequence[Figures]) -> ReferenceRun | None:
+    """Both AUCs as the gate measured them on the same rows; None without a decision against this run."""
     if not judged or judged[0]["champion_run_id"] != run["run_id"]:
-        return _reference(lake, run, indices, own)
+        return None
     found = {row["domain"]: row for row in judged}
     theirs, ours = (
-        _array([found[domain][name] if domain in found else None for domain in indices])
+        np.array([found[domain][name] if domain in found else np.nan for domain in indices], dtype=np.float64)
         for name in ("champion_auc", "auc")
     )
     return ReferenceRun(run, theirs, ours, same_rows=True)
 
 
-def _log(lake: Lake, day: date | None, days: int) -> tuple[DataFrame | None, list[Figures]]:
-    """Statistics of the last day up to that of the run, and sums by day until then."""
+def read_days(lake: Lake, until: date | None, days: int) -> tuple[list[Figures], DataFrame | None]:
+    """The last days with statistics.
+
+    Args:
+        lake: holds domain_stats and domains.
+        until: the last day; None: the newest.
+        days: maximum number of days.
+
+    Returns:
+        One row per day, oldest first: ds, rows, clicks, new_users, domains, and new_domains, those first seen on that
+        day (None before a build has numbered domains); and the rows of domain_stats of these days, None without days.
+    """
     if not lake.exists("domain_stats"):
-        return None, []
+        return [], None
     stats = lake.read("domain_stats")
-    if day:
-        stats = stats.where(F.col("ds") <= F.lit(day))
+    stats = stats.where(F.col("ds") <= F.lit(until)) if until else stats
     sums = [F.sum(name).alias(name) for name in ("rows", "clicks", "new_users")]
-    by_day = stats.groupBy("ds").agg(*sums, F.count("*").alias("domains")).orderBy(F.desc("ds")).limit(days)
-    rows: list[Figures] = [row.asDict() for row in reversed(by_day.collect())]
-    return (stats.where(F.col("ds") == F.lit(rows[-1]["ds"])) if rows else None), rows
+    by_day = stats.groupBy("ds").agg(*sums, F.count("*").alias("domains")).orderBy(F.desc("ds")).limit(days).collect()
+    if not by_day:
+        return [], None
+    first_seen: dict[date, int] | None = None
+    if lake.exists("domains"):
+        first_seen = {
+            row["first_seen"]: row["count"] for row in lake.read("domains").groupBy("first_seen").count().collect()
+        }
+    rows: list[Figures] = [
+        row.asDict() | {"new_domains": None if first_seen is None else first_seen.get(row["ds"], 0)}
+        for row in reversed(by_day)
+    ]
+    return rows, stats.where(F.col("ds") >= F.lit(rows[0]["ds"]))
 
 
-def _drift(of_day: DataFrame | None, listed: int) -> list[Figures]:
-    if of_day is None:
+def _drift(days: Sequence[Figures], stats: DataFrame | None, listed: int) -> list[Figures]:
+    if stats is None:
         return []
     surprise = F.greatest(F.abs("ctr_z"), F.abs("week_ctr_z"))
-    frame = of_day.withColumn("surprise", surprise).where(F.col("surprise").isNotNull())
-    return [row.asDict() for row in frame.orderBy(F.desc("surprise")).limit(listed).collect()]
-
-
-def _new_domains(lake: Lake, of_day: DataFrame | None) -> int:
-    if of_day is None:
-        return 0
-    day = of_day.agg(F.max("ds").alias("day"))
-    first = lake.read("domain_stats").groupBy("domain").agg(F.min("ds").alias("first"))
-    return first.join(day, F.col("first") == F.col("day"), "inner").count()
+    of_day = stats.where(F.col("ds") == F.lit(days[-1]["ds"])).withColumn("surprise", surprise)
+    known = of_day.where(F.col("surprise").isNotNull())
+    return [row.asDict() for row in known.orderBy(F.desc("surprise")).limit(listed).collect()]
 
 
 def _pairs(lake: Lake, chosen: Column, heat: int) -> dict[str, list[Figures]]:
@@ -236,7 +251,3 @@ def _pairs(lake: Lake, chosen: Column, heat: int) -> dict[str, list[Figures]]:
     for row in pairs.where(among).collect():
         found.setdefault(row["stage"], []).append(row.asDict())
     return found
-
-
-def _array(values: Sequence[float | None]) -> Array:
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)

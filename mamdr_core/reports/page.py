@@ -149,7 +149,7 @@ def _name_before(facts: Facts) -> str:
     if facts.before is None:
         return ""
     champion = (facts.decision or {}).get("champion_run_id")
-    return "the champion" if facts.before.run["run_id"] == champion else "the run before"
+    return "the champion" if facts.before.run["run_id"] == champion else "the previous run"
 
 
 def _total_calibration(facts: Facts) -> float:

@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 from numpy.typing import ArrayLike, NDArray
 
 WIDTH, HEIGHT = 460, 290
-LEFT, RIGHT, TOP, BOTTOM = 72, 14, 14, 46
+LEFT, RIGHT, TOP, BOTTOM = 82, 14, 14, 46
 """Margins for ticks and labels."""
 NAMED = 300
 """Maximum number of dots that are drawn individually with a name."""
@@ -191,7 +191,7 @@ class Plot:
 
 def bars(names: Sequence[str], values: Sequence[float], texts: Sequence[str], css: Sequence[str], label: str) -> Markup:
     """Horizontal bars from 0, with names before and texts after them; `css` holds the class of each bar."""
-    left, step = 110, 26
+    left, step = min(200.0, 20 + 8.5 * max(map(len, names), default=0)), 26  # at the font size of phones
     parts = []
     scale = (WIDTH - left - 86) / (max(values, default=0) or 1)
     for number, (name, value, text, each) in enumerate(zip(names, values, texts, css, strict=True)):

@@ -24,7 +24,7 @@ def table_of(facts: Facts, joint: Difference | None, before: Difference | None) 
         _column("CTR", "clicks over rows of the test split", "percent", 2, figures["clicks"] / rows * 100),
         _column("AUC", "exact AUC on the test split", "decimal", 4, figures["auc"]),
         _column("vs joint", "AUC minus that of joint training", "signed", 4, joint.by_domain if joint else None),
-        _column("vs before", "AUC minus that of the run before", "signed", 4, before.by_domain if before else None),
+        _column("vs before", "AUC minus that of the previous run", "signed", 4, before.by_domain if before else None),
         _column("oracle", "AUC of the true probabilities", "decimal", 4, figures["oracle_auc"]),
         _column("GAUC", "AUC by user, weighted by their rows", "decimal", 4, figures["gauc"]),
         _column("calibration", "mean prediction over CTR (PCOC)", "decimal", 2, calibration(figures)),

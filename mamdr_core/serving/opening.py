@@ -12,15 +12,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mamdr_core.config.training import TrainSettings
+from mamdr_core.lake.champion import find_run
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.serving.served import Served
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples
+from mamdr_core.training.files.metadata import read_metadata
 from mamdr_core.training.own_code import check_served
-from mamdr_core.training.package import read_metadata
 from mamdr_core.training.package_shapes import check_shapes
-from mamdr_core.training.records import find_run
 from mamdr_core.training.trained_run import check_mixed, config_of
 
 

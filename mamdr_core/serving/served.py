@@ -17,8 +17,9 @@ from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.runtime.object_store import place_of
 from mamdr_core.training.files.folders import fetched
+from mamdr_core.training.files.metadata import MIXED
 from mamdr_core.training.files.specific_files import SavedSpecific
-from mamdr_core.training.package import MIXED, load_calibration, load_mixed
+from mamdr_core.training.package import load_calibration, load_mixed
 
 
 @dataclass(frozen=True)

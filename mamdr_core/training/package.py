@@ -30,24 +30,21 @@ from mamdr_core.engine.platt import Calibration
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.engine.striping import WHOLE, Stripe
 from mamdr_core.mixed.mixed_model import MixedModel
-from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.runtime.object_store import place_of
 from mamdr_core.runtime.stateful import State, Stateful
 from mamdr_core.training.files.folders import fetched, staged
-from mamdr_core.training.files.integrity import read_json, report_unreadable
+from mamdr_core.training.files.integrity import report_unreadable
 from mamdr_core.training.files.manifest import (
     FileHashes,
-    check_integrity,
     flush_folder,
     hash_files,
     write_manifest,
     write_texts,
 )
+from mamdr_core.training.files.metadata import MIXED, check_metadata
 from mamdr_core.training.files.specific_files import SavedSpecific, save_specific
-from mamdr_core.training.files.state_files import file_names, read_rows, read_state, write_state
+from mamdr_core.training.files.state_files import read_rows, read_state, write_state
 
-MIXED = "mixed-"
-"""Prefix of the files of the mixed model."""
 CALIBRATION = "calibration.safetensors"
 
 
@@ -107,28 +104,6 @@ def publish_package(folder: str, final: str, saved: FileHashes, texts: Mapping[s
 
 
 @dataclass(frozen=True)
-class PackageMetadata:
-    """Metadata of a package.
-
-    Attributes:
-        config: YAML of the resolved configuration.
-        pinned: Delta versions, vocabulary sizes, numeric scales and, if features have any, bounds of quantiles.
-        metrics: figures that training reported.
-        files: names of all files.
-    """
-
-    config: str
-    pinned: dict[str, Any]
-    metrics: dict[str, Any]
-    files: list[str]
-
-    @property
-    def has_mixed(self) -> bool:
-        """Whether the package contains a mixed model."""
-        return f"{MIXED}shared.safetensors" in self.files
-
-
-@dataclass(frozen=True)
 class Package:
     """A loaded package.
 
@@ -184,7 +159,7 @@ def load_package(folder: str, device: torch.device | str = "cpu", scratch: str =
         MamdrError: there is no package, or a file is missing or damaged; the message names it.
     """
     with fetched(place_of(folder), "model package", scratch) as path:
-        found = _read_metadata(path)
+        found = check_metadata(path)
         specific = [path / name for name in found.files if name.startswith("specific-")]
         with report_unreadable(path, "model package"):
             shared = load_shared(path)
@@ -197,32 +172,6 @@ def load_package(folder: str, device: torch.device | str = "cpu", scratch: str =
                 mixed=load_mixed(path),
                 calibration=_read_calibration(path),
             )
-
-
-def read_metadata(folder: str, scratch: str = "") -> PackageMetadata:
-    """Check every file of a package against its manifest, and read its metadata.
-
-    Raises:
-        MamdrError: there is no package, or a file is missing or damaged; the message names it.
-    """
-    with fetched(place_of(folder), "model package", scratch) as path:
-        return _read_metadata(path)
-
-
-def _read_metadata(path: Path) -> PackageMetadata:
-    names = check_integrity(path, "model package")
-    required = ["config.yaml", "pinned.json", "metrics.json", "shared.safetensors"]
-    if any(name.startswith(MIXED) for name in names):
-        required += file_names(max(1, sum(name.startswith(f"{MIXED}rows-") for name in names)), MIXED)
-    for name in required:
-        if name not in names:
-            raise MamdrError(f"model package {path}: its manifest lists no {name}")
-    return PackageMetadata(
-        config=(path / "config.yaml").read_text(encoding="utf-8", errors="replace"),
-        pinned=read_json(path / "pinned.json"),
-        metrics=read_json(path / "metrics.json"),
-        files=names,
-    )
 
 
 def load_mixed(path: Path, rank: int = 0, ranks: int = 1, owned_n: Tensor | None = None) -> State | None:

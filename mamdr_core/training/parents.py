@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from mamdr_core.config.differences import differences
 from mamdr_core.config.job_config import Config, plain_config
 from mamdr_core.config.training import TrainSettings
-from mamdr_core.lake.champion import CHAMPION, find_champion, resolve_run
+from mamdr_core.lake.champion import CHAMPION, find_champion, find_run, package_of, resolve_run
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.quantiles import check_same_bounds
 from mamdr_core.learning.methods import find_method
@@ -20,10 +20,9 @@ from mamdr_core.models.structures import MODELS
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.runtime.object_store import place_of
 from mamdr_core.shards.pinned import PinnedExamples
+from mamdr_core.training.files.metadata import PackageMetadata, read_metadata
 from mamdr_core.training.own_code import check_served
-from mamdr_core.training.package import PackageMetadata, read_metadata
 from mamdr_core.training.package_shapes import check_shapes
-from mamdr_core.training.records import find_run, package_of
 from mamdr_core.training.trained_run import config_of
 
 logger = logging.getLogger(__name__)

@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pyspark.sql import Row, SparkSession
-from pyspark.sql import functions as F
+from pyspark.sql import SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
 from torch import Tensor
 
 from mamdr_core.engine.metrics import DomainMetrics
-from mamdr_core.lake.champion import resolve_run
 from mamdr_core.lake.core.sql import literal
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.runtime.errors import MamdrError
-from mamdr_core.runtime.object_store import place_of
 from mamdr_core.training.curve import Validation
 from schemas import TABLES
 from schemas.spark import spark_schema
@@ -122,31 +119,6 @@ def uncalibrated_figures(measured: DomainMetrics | None) -> dict[str, Any]:
 def none_if_nan(value: float) -> float | None:
     """The value, or None instead of NaN, which JSON and SQL lack."""
     return None if math.isnan(value) else value
-
-
-def find_run(lake: Lake, run_id: str) -> dict[str, Any]:
-    """The row of a run in training_runs, with the folder of its package in `package`.
-
-    Args:
-        lake: the lake in which it is recorded.
-        run_id: an id; champion, or champion@2026-01-02, see `resolve_run`; empty: the newest successful run.
-
-    Raises:
-        MamdrError: there is no such run, or it has no package.
-    """
-    found = resolve_run(lake, run_id)
-    row = lake.read("training_runs").where(F.col("run_id") == found).first()
-    if row is None:
-        raise MamdrError(f"training_runs of {lake.root} has no run {found}")
-    if not row["package"]:
-        raise MamdrError(f"run {row['run_id']} has no package: its status is {row['status']}")
-    return {**row.asDict(), "package": package_of(lake, row)}
-
-
-def package_of(lake: Lake, row: Row) -> str:
-    """The folder of a run's package: in this lake, which may be a copy, or otherwise the recorded one."""
-    own = lake.path_of("packages", row["run_id"])
-    return own if place_of(own).exists() else str(row["package"])
 
 
 def code_version() -> str | None:

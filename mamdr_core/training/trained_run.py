@@ -10,6 +10,7 @@ from pyspark.sql import SparkSession
 
 from mamdr_core.config.job_config import Config, parse_config
 from mamdr_core.config.yaml_values import one_line, parse_yaml
+from mamdr_core.lake.champion import find_run
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.learning.methods import find_method
 from mamdr_core.parallel.collective import SingleProcess
@@ -21,7 +22,6 @@ from mamdr_core.training.choices import choose_device
 from mamdr_core.training.own_code import check_served
 from mamdr_core.training.package import Package, load_package
 from mamdr_core.training.package_shapes import check_shapes
-from mamdr_core.training.records import find_run
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from mamdr_core.parallel.collective import Collective
 from mamdr_core.runtime.object_store import place_of
 from mamdr_core.runtime.stateful import State
 from mamdr_core.training.files.folders import fetched
+from mamdr_core.training.files.metadata import MIXED
 from mamdr_core.training.files.specific_files import SavedSpecific
-from mamdr_core.training.package import MIXED, SavedShared, load_mixed
+from mamdr_core.training.package import SavedShared, load_mixed
 
 logger = logging.getLogger(__name__)
 

@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
+from mamdr_core.config.command_line import run_job
 from mamdr_core.config.job_config import dump_config, load_config, parse_config
-from mamdr_core.runtime.cli import run_job
 from mamdr_core.runtime.errors import MamdrError
 
 OPTIONS = {

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from mamdr_core.config.command_line import run_job
 from mamdr_core.lake.core import catalog, session
-from mamdr_core.runtime.cli import run_job
 
 JOBS = Path(__file__).parents[2] / "jobs"
 

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from mamdr_core.lake.champion import find_champion, resolve_run
+from mamdr_core.lake.champion import find_champion, find_run, resolve_run
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.runtime.errors import MamdrError
-from mamdr_core.training.records import find_run
 from schemas import TABLES
 from schemas.spark import spark_schema
 

@@ -1,4 +1,4 @@
-"""Facts written to the tables that the report reads them from."""
+"""Writes facts to the tables from which the report reads them."""
 
 from datetime import UTC, datetime
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from schemas import TABLES
 from schemas.spark import spark_schema
-from tests.reports.helpers import DAY, row_of
+from tests.reports.example_facts import DAY, row_of
 
 NOTHING = {
     "string": "",
@@ -40,6 +40,7 @@ def write_facts(spark, lake, facts):
     append(spark, lake, "training_runs", [run, joint.run, before.run])
     append(spark, lake, "domain_metrics", _metrics(facts))
     append(spark, lake, "domain_stats", _stats(facts))
+    append(spark, lake, "domains", _domains(facts))
     append(spark, lake, "training_curves", facts.curve)
     append(spark, lake, "gate_decisions", [facts.decision])
     append(spark, lake, "gate_domains", facts.judged)
@@ -69,12 +70,21 @@ def _metrics(facts):
     return rows
 
 
+def _domains(facts):
+    """The domains, first seen on the first day of the log, but for the new ones of the last day."""
+    old = len(facts.ids) - facts.days[-1]["new_domains"]
+    return [
+        {"id": name, "index": index, "first_seen": facts.days[0 if index < old else -1]["ds"]}
+        for index, name in enumerate(facts.ids)
+    ]
+
+
 def _stats(facts):
-    """Days whose sums are spread evenly over domains; the last `new_domains` have the last day alone."""
+    """Days whose sums are spread evenly over domains; the new domains of the last day have rows on that day only."""
     rows = []
     for number, day in enumerate(facts.days):
         last = number == len(facts.days) - 1
-        names = facts.ids if last else facts.ids[: len(facts.ids) - facts.new_domains]
+        names = facts.ids if last else facts.ids[: len(facts.ids) - facts.days[-1]["new_domains"]]
         parts = {
             name: np.diff(np.linspace(0, day[name], len(names) + 1).astype(int)).tolist()
             for name in ("rows", "clicks", "new_users")

@@ -1,4 +1,4 @@
-"""The page in headless Chromium: both colour schemes, a phone, sorting, search, and nothing asked of a network."""
+"""The pages in headless Chromium: both colour schemes, a phone, sorting, search, and no requests."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ import pytest
 
 from mamdr_core.reports.lake_facts import LakeFacts
 from mamdr_core.reports.page import render, render_lake
-from tests.reports.helpers import HOSTILE, empty_facts, lake_facts, make_facts
+from tests.reports.example_facts import HOSTILE, empty_facts, lake_facts, make_facts
 
 pytestmark = pytest.mark.slow
 N = 5000
@@ -31,7 +31,7 @@ def browser():
 
 @pytest.fixture
 def show(browser, tmp_path):
-    """Opens a report; whatever it complains of or asks for fails the test."""
+    """Opens a report; console messages, errors and requests fail the test."""
     complaints, pages = [], []
 
     def show(facts, viewport=DESKTOP, scheme="light"):
@@ -80,7 +80,7 @@ def test_all_domains_are_sorted_and_searched_by_keyboard(show):
         assert column(page, 5)[0] == f"{first:.4f}"
     page.locator("#box").evaluate("box => { box.scrollTop = box.scrollHeight }")
     page.locator("#box tbody").filter(has_text="–").wait_for()
-    assert column(page, 5)[-1] == "–"  # unknown stands last, either way
+    assert column(page, 5)[-1] == "–"  # unknown values come last in both directions
 
     page.get_by_label("Search for a domain").fill("THEME-77")
     assert page.locator("#found").text_content() == "11 of 5,000 domains"

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from mamdr_core.reports.charts import run_charts, spent
 from mamdr_core.reports.lake_facts import LakeFacts
 from mamdr_core.reports.page import render_lake
-from tests.reports.helpers import HOSTILE, lake_facts, run_of
+from tests.reports.example_facts import HOSTILE, lake_facts, run_of
 
 NOTHING = LakeFacts(days=[], runs=[], champion=None, drifting=[])
 

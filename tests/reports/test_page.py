@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mamdr_core.reports.page import embedded, render, shown
-from tests.reports.helpers import HOSTILE, empty_facts, make_facts, run_row
+from tests.reports.example_facts import HOSTILE, empty_facts, make_facts, run_row
 
 
 class Reader(HTMLParser):
@@ -112,7 +112,7 @@ def test_learned_variances_of_a_mixed_model_are_drawn():
 
 
 @pytest.mark.parametrize("status", ["failed", "stopped", "running"])
-def test_a_run_without_figures_has_a_page_that_says_why(status):
+def test_a_run_without_figures_has_a_page_that_explains_why(status):
     row = dict.fromkeys(("test_auc", "val_auc", "weighted_test_auc", "seconds", "train_rows", "domains", "epochs"))
     text = words(render(empty_facts(status=status, error="rank 1 failed", **row), 10))
     assert ("Still running" if status == "running" else f"Run {status}") in text

@@ -1,4 +1,4 @@
-"""Charts: scales with round ticks, and SVG that holds whatever it is given."""
+"""Charts: scales with round ticks, and SVG of any values and texts."""
 
 from xml.etree import ElementTree
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mamdr_core.reports.plot import NAMED, Plot, Scale, bars, heat_map, spanning
-from tests.reports.helpers import HOSTILE
+from tests.reports.example_facts import HOSTILE
 
 
 def texts_of(svg):

@@ -16,7 +16,7 @@ from mamdr_core.reports.lake_facts import read_lake_facts
 from mamdr_core.reports.report import write_report
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.training.records import record_run
-from tests.reports.helpers import make_facts, row_of, run_row
+from tests.reports.example_facts import make_facts, row_of, run_row
 from tests.reports.lake import append, write_facts
 
 pytestmark = pytest.mark.slow
@@ -56,7 +56,7 @@ def test_the_facts_of_a_run_are_found(lake, facts):
         assert np.array_equal(theirs.own, ours.own, equal_nan=True)
     assert [row["rows"] for row in found.days] == [row["rows"] for row in facts.days]
     assert [row["domains"] for row in found.days] == [56] * 6 + [60]
-    assert found.new_domains == 4
+    assert [row["new_domains"] for row in found.days] == [56, 0, 0, 0, 0, 0, 4]
     assert {row["domain"] for row in found.drift} == {"theme-0", "theme-1", "theme-2"}
     assert [row["round"] for row in found.curve] == [row["round"] for row in facts.curve]
     assert same(found.decision, facts.decision)
@@ -69,7 +69,7 @@ def test_the_facts_of_a_run_are_found(lake, facts):
 def test_days_after_the_run_or_long_before_it_are_left_out(lake, facts):
     found = read_facts(lake, ReportSettings(run_id=CHAMPION, days=3))
     assert [row["ds"] for row in found.days] == [row["ds"] for row in facts.days[3:6]]
-    assert found.new_domains == 0
+    assert [row["new_domains"] for row in found.days] == [0, 0, 0]
     assert found.decision is None
 
 
@@ -106,15 +106,12 @@ def test_the_facts_of_a_lake_are_those_of_its_newest_days(spark, lake, facts, tm
     moved = [("gone", first, 5.0, None), ("wave", first, -4.5, 3.0), ("wave", second, None, -6.0)]
     rows = [row_of("domain_stats", domain=name, ds=ds, ctr_z=z, week_ctr_z=w, **alone) for name, ds, z, w in moved]
     append(spark, copy, "domain_stats", rows)
-    assert {row["new_domains"] for row in read_lake_facts(copy, ReportSettings(days=3), []).days} == {None}
-
-    append(spark, copy, "domains", [{"id": "theme-7", "index": 7, "first_seen": last}])
     found = read_lake_facts(copy, ReportSettings(days=3, listed=2), [f"{RUN}.html", "index.html"])
     assert [row["ds"] for row in found.days] == [first, second, last]
     before = [row["rows"] for row in facts.days[-3:]]
     assert [row["rows"] for row in found.days] == [before[0] + 20, before[1] + 10, before[2]]
     assert [row["domains"] for row in found.days] == [58, 57, 60]
-    assert [row["new_domains"] for row in found.days] == [0, 0, 1]
+    assert [row["new_domains"] for row in found.days] == [0, 0, 4]
     assert [row["left_domains"] for row in found.days] == [1, 1, None]
     drifting = [(row["domain"], row["days"], row["z"], row["ds"]) for row in found.drifting]
     assert drifting == [("wave", 2, 6.0, second), ("gone", 1, 5.0, first)]
@@ -126,6 +123,11 @@ def test_the_facts_of_a_lake_are_those_of_its_newest_days(spark, lake, facts, tm
     assert {run_id for run_id, row in runs.items() if row["page"]} == {RUN}
     assert [runs[run_id]["passed"] for run_id in (RUN, JOINT)] == [False, None]
     assert runs[RUN]["started_at"] == facts.run["started_at"]  # in UTC, wherever the driver is
+
+
+def test_new_domains_are_unknown_before_a_build_has_numbered_domains(spark, lake, tmp_path):
+    copy = Lake(spark, str(shutil.copytree(lake.root, tmp_path / "lake", ignore=shutil.ignore_patterns("domains"))))
+    assert {row["new_domains"] for row in read_lake_facts(copy, ReportSettings(days=3), []).days} == {None}
 
 
 def test_an_unknown_run_is_a_one_line_error(spark, lake):
@@ -158,7 +160,7 @@ def test_a_deleted_champion_is_reported(spark, lake, facts, tmp_path):
     found = read_facts(other, ReportSettings(run_id=RUN))
     assert found.before.run["run_id"] == CHAMPION
     result = write_report(spark, config_of(other, RUN))
-    assert f"Run {CHAMPION} has no figures by domain any more" in Path(result["report"]).read_text(encoding="utf-8")
+    assert f"Run {CHAMPION} no longer has figures by domain" in Path(result["report"]).read_text(encoding="utf-8")
 
 
 def test_settings_are_checked():

@@ -58,7 +58,7 @@ def test_figures_are_a_table_at_a_terminal_alone():
 
 @pytest.mark.parametrize("at_terminal", [True, False])
 def test_a_job_ends_with_its_table_where_stderr_is_a_terminal(at_terminal):
-    code = "import sys; from mamdr_core.runtime.cli import run_job\n"
+    code = "import sys; from mamdr_core.config.command_line import run_job\n"
     code += "def count(config):\n    'Counts.'\n    return {'rows': 12345}\n"
     main, end = pty.openpty()
     done = subprocess.run(

@@ -41,7 +41,7 @@
       order.sort((one, other) => sign * collator.compare(ids[one], ids[other]));
     } else {
       const { values } = columns[column];
-      // What is not known stands last either way.
+      // Unknown values come last in both directions.
       order.sort((one, other) => {
         if (values[one] === null || values[other] === null) return (values[one] === null) - (values[other] === null);
         return sign * (values[one] - values[other]) || one - other;

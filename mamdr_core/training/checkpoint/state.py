@@ -22,7 +22,8 @@ from mamdr_core.engine.specific_store import SpecificStore, Stored
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.runtime.stateful import DomainRows, State, Stateful
 from mamdr_core.training.checkpoint.position import Position
-from mamdr_core.training.files.integrity import Count, read_json, report_unreadable, validate_json
+from mamdr_core.training.files.integrity import Count, report_unreadable, validate_json
+from mamdr_core.training.files.manifest import read_json
 from mamdr_core.training.files.specific_files import SavedSpecific, save_specific
 from mamdr_core.training.files.state_files import read_state, write_state
 

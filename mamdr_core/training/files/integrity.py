@@ -1,7 +1,6 @@
-"""Reads saved files whose hashes have been checked: typed JSON, and one error for content that cannot be read."""
+"""Reads saved files whose hashes have been checked: typed values, and one error for content that cannot be read."""
 
 import errno
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,21 +16,6 @@ from mamdr_core.runtime.errors import MamdrError
 Count = Annotated[int, Field(ge=0)]
 _UNREADABLE = (SafetensorError, OSError, LookupError, TypeError, ValueError, OverflowError, RuntimeError)
 """What reading files of another layout raises, by safetensors, JSON, numpy and torch."""
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON file that contains an object.
-
-    Raises:
-        MamdrError: it does not.
-    """
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise MamdrError(f"{file} cannot be read as JSON ({one_line(error)})") from None
-    if not isinstance(found, dict):
-        raise MamdrError(f"{file} is damaged: it does not contain a JSON object")
-    return found
 
 
 def validate_json(kind: Any, values: Any, file: str | Path) -> Any:

@@ -6,12 +6,16 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from mamdr_core.config.yaml_values import one_line
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.runtime.heartbeat import beat
 
 MANIFEST = "manifest.json"
+
+GROUPS = ("rows", "domains", "own")
+"""Groups of values for which every rank writes a file."""
 
 FileHashes = dict[str, tuple[int, str]]
 """Size in bytes and SHA-256 by file name."""
@@ -50,6 +54,29 @@ def flush_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
+
+
+def file_names(ranks: int, prefix: str = "") -> list[str]:
+    """Names of the files that a number of ranks write."""
+    return [
+        f"{prefix}shared.safetensors",
+        *(f"{prefix}{group}-{rank:05d}.safetensors" for rank in range(ranks) for group in GROUPS),
+    ]
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON file that contains an object.
+
+    Raises:
+        MamdrError: it does not.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise MamdrError(f"{file} cannot be read as JSON ({one_line(error)})") from None
+    if not isinstance(found, dict):
+        raise MamdrError(f"{file} is damaged: it does not contain a JSON object")
+    return found
 
 
 def check_integrity(folder: Path, kind: str, only: str | tuple[str, ...] = "") -> list[str]:

@@ -20,8 +20,6 @@ from mamdr_core.engine.striping import WHOLE, Stripe, owners_of, places_of
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.runtime.stateful import DomainRows, State
 
-GROUPS = ("rows", "domains", "own")
-"""Groups of values for which every rank writes a file."""
 CHUNK_ROWS = 1 << 20
 """Number of rows of a table that are read at a time."""
 
@@ -70,14 +68,6 @@ def read_state(
         domains=_values_of_domains(folder, prefix, owned_n, range(wrote) if holders is None else holders),
         own=load_file(folder / f"{prefix}own-{rank % wrote:05d}.safetensors"),
     )
-
-
-def file_names(ranks: int, prefix: str = "") -> list[str]:
-    """Names of the files that a number of ranks write."""
-    return [
-        f"{prefix}shared.safetensors",
-        *(f"{prefix}{group}-{rank:05d}.safetensors" for rank in range(ranks) for group in GROUPS),
-    ]
 
 
 def read_rows(slices: Sequence[Any], stripe: Stripe = WHOLE) -> Tensor:

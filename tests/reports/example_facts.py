@@ -1,4 +1,4 @@
-"""Facts of a run and of a lake that never were, with figures that hang together."""
+"""Invented facts of a run and of a lake, whose figures are consistent with each other."""
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -61,16 +61,52 @@ def run_row(run_id="20260107T031500-mamdr-1f0c2a", **values):
 
 
 def make_facts(domains=300, ids=None, seed=0, **changes):
-    """Facts with everything in them; `changes` replace some."""
+    """Facts with a value for every attribute; `changes` replaces some."""
     random = np.random.default_rng(seed)
     ids = list(ids or (f"theme-{number}" for number in range(domains)))
     n = len(ids)
+    figures = _figures(n, random)
+    auc = figures["auc"]
+    joint = np.clip(auc - random.normal(0.006, 0.01, n), 0, 1)
+    champion = np.clip(auc + random.normal(0.001, 0.008, n), 0, 1)
+    run_id, champion_id = run_row()["run_id"], "20260106T031500-mamdr-bbbbbb"
+    earlier = run_row(champion_id, ds=DAY - timedelta(1), started_at=datetime(2026, 1, 6, 3, 15, tzinfo=UTC))
+    facts = Facts(
+        run=run_row(),
+        ids=ids,
+        figures=figures,
+        joint=ReferenceRun(run_row("20260107T050000-joint-aaaaaa", method="joint"), joint, auc, same_rows=False),
+        before=ReferenceRun(earlier, champion, auc, same_rows=True),
+        days=[
+            {"ds": DAY - timedelta(6 - day), "rows": 200_000 + 9_000 * day, "clicks": 9_000 + 500 * day,
+             "domains": n, "new_users": 700, "new_domains": 4 if day == 6 else 0}
+            for day in range(7)
+        ],
+        drift=[
+            row_of("domain_stats", ds=DAY, domain=ids[place], rows=900, ctr=0.06, ctr_difference=0.02, ctr_z=4.2)
+            for place in range(min(3, n))
+        ],
+        curve=_curve(run_id),
+        decision=_decision(run_id, champion_id, n),
+        promotions=[],
+        judged=_judged(run_id, champion_id, ids, figures, champion),
+        conflicts={
+            stage: row_of("conflicts", run_id=run_id, stage=stage, domains=min(n, 12), pairs=66, pairs_total=66,
+                          mean_cosine=mean, negative_share=share, dn_rounds=16)
+            for stage, mean, share in (("before", 0.021, 0.41), ("after", 0.034, 0.35))
+        },
+        pairs={stage: _pairs(run_id, stage, ids[:12], random) for stage in ("before", "after")},
+    )  # fmt: skip
+    return replace(facts, **changes)
+
+
+def _figures(n, random):
     rows = np.floor(random.lognormal(4.5, 1.3, n)) + 4
     ctr = random.beta(3, 40, n)
     clicks = random.binomial(rows.astype(int), ctr).astype(float)
     auc = np.clip(0.5 + random.normal(0.23, 0.03, n) + random.normal(0, 0.25, n) / np.sqrt(clicks + 1), 0, 1)
     auc[(clicks == 0) | (clicks == rows)] = np.nan
-    figures = {
+    return {
         "train_rows": rows * 3,
         "rows": rows,
         "clicks": clicks,
@@ -81,63 +117,42 @@ def make_facts(domains=300, ids=None, seed=0, **changes):
         "gauc": np.full(n, 0.64),
         "calibration_error": np.full(n, 0.021),
     }
-    joint = np.clip(auc - random.normal(0.006, 0.01, n), 0, 1)
-    champion = np.clip(auc + random.normal(0.001, 0.008, n), 0, 1)
-    run_id, champion_id = run_row()["run_id"], "20260106T031500-mamdr-bbbbbb"
+
+
+def _curve(run_id):
+    validations = [("shared", 8, 0.66, True), ("shared", 16, 0.7, True), ("shared", 24, 0.721, True),
+                   ("shared", 32, 0.719, False), ("specific", 0, 0.721, True), ("specific", 1, 0.73, True)]  # fmt: skip
+    return [
+        row_of("training_curves", run_id=run_id, phase=phase, round=number, epoch=1, rows=100_000 * (place + 1),
+               seconds=9.5 * place, val_auc=value, weighted_val_auc=value + 0.012, best=best)
+        for place, (phase, number, value, best) in enumerate(validations)
+    ]  # fmt: skip
+
+
+def _decision(run_id, champion_id, n):
+    return row_of(
+        "gate_decisions", run_id=run_id, champion_run_id=champion_id, passed=False,
+        reasons=["weighted AUC of the newest day is .0211 below the champion's (gate.day_drop .01)",
+                 "3 of 210 domains are worse"],
+        auc=0.7312, champion_auc=0.7325, auc_difference=-0.0013, auc_low=-0.002, auc_high=-0.0006,
+        weighted_auc=0.7455, champion_weighted_auc=0.746, calibration=1.04, champion_calibration=0.99,
+        domains=n, domains_judged=n // 2, domains_worse=3, unseen_users=0.031, unseen_items=0.004, rows=10_000,
+    )  # fmt: skip
+
+
+def _judged(run_id, champion_id, ids, figures, champion):
+    auc = figures["auc"]
     known = np.flatnonzero(~np.isnan(auc))
-    judged = [
+    order = known[np.argsort((auc - champion)[known])].tolist()
+    return [
         row_of(
             "gate_domains", run_id=run_id, champion_run_id=champion_id, domain=place, domain_id=ids[place],
-            rows=int(rows[place]), clicks=int(clicks[place]), auc=float(auc[place]),
-            champion_auc=float(champion[place]),
-            difference=float(auc[place] - champion[place]), low=float(auc[place] - champion[place] - 0.008),
-            high=float(auc[place] - champion[place] + 0.008), worse=bool(auc[place] - champion[place] < -0.01),
+            rows=int(figures["rows"][place]), clicks=int(figures["clicks"][place]), auc=float(auc[place]),
+            champion_auc=float(champion[place]), difference=difference,
+            low=difference - 0.008, high=difference + 0.008, worse=difference < -0.01,
         )
-        for place in known[np.argsort((auc - champion)[known])].tolist()
+        for place, difference in ((place, float(auc[place] - champion[place])) for place in order)
     ]  # fmt: skip
-    earlier = run_row(champion_id, ds=DAY - timedelta(1), started_at=datetime(2026, 1, 6, 3, 15, tzinfo=UTC))
-    facts = Facts(
-        run=run_row(),
-        ids=ids,
-        figures=figures,
-        joint=ReferenceRun(run_row("20260107T050000-joint-aaaaaa", method="joint"), joint, auc, same_rows=False),
-        before=ReferenceRun(earlier, champion, auc, same_rows=True),
-        days=[
-            {"ds": DAY - timedelta(6 - day), "rows": 200_000 + 9_000 * day, "clicks": 9_000 + 500 * day,
-             "domains": n, "new_users": 700}
-            for day in range(7)
-        ],
-        drift=[
-            row_of("domain_stats", ds=DAY, domain=ids[place], rows=900, ctr=0.06, ctr_difference=0.02, ctr_z=4.2)
-            for place in range(min(3, n))
-        ],
-        new_domains=4,
-        curve=[
-            row_of("training_curves", run_id=run_id, phase=phase, round=number, epoch=1, rows=100_000 * (place + 1),
-                   seconds=9.5 * place, val_auc=value, weighted_val_auc=value + 0.012, best=best)
-            for place, (phase, number, value, best) in enumerate(
-                [("shared", 8, 0.66, True), ("shared", 16, 0.7, True), ("shared", 24, 0.721, True),
-                 ("shared", 32, 0.719, False), ("specific", 0, 0.721, True), ("specific", 1, 0.73, True)]
-            )
-        ],
-        decision=row_of(
-            "gate_decisions", run_id=run_id, champion_run_id=champion_id, passed=False,
-            reasons=["weighted AUC of the newest day is .0211 below the champion's (gate.day_drop .01)",
-                     "3 of 210 domains are worse"],
-            auc=0.7312, champion_auc=0.7325, auc_difference=-0.0013, auc_low=-0.002, auc_high=-0.0006,
-            weighted_auc=0.7455, champion_weighted_auc=0.746, calibration=1.04, champion_calibration=0.99,
-            domains=n, domains_judged=n // 2, domains_worse=3, unseen_users=0.031, unseen_items=0.004, rows=10_000,
-        ),
-        promotions=[],
-        judged=judged,
-        conflicts={
-            stage: row_of("conflicts", run_id=run_id, stage=stage, domains=min(n, 12), pairs=66, pairs_total=66,
-                          mean_cosine=mean, negative_share=share, dn_rounds=16)
-            for stage, mean, share in (("before", 0.021, 0.41), ("after", 0.034, 0.35))
-        },
-        pairs={stage: _pairs(run_id, stage, ids[:12], random) for stage in ("before", "after")},
-    )  # fmt: skip
-    return replace(facts, **changes)
 
 
 def _pairs(run_id, stage, ids, random):
@@ -154,7 +169,7 @@ def _pairs(run_id, stage, ids, random):
 
 
 def empty_facts(**values):
-    """Facts of a run that a lake knows nothing of but its row."""
+    """Facts of a run of which the lake has only the row in training_runs."""
     names = make_facts(1).figures
     return Facts(
         run=run_row(**values),
@@ -164,7 +179,6 @@ def empty_facts(**values):
         before=None,
         days=[],
         drift=[],
-        new_domains=0,
         curve=[],
         decision=None,
         promotions=[],

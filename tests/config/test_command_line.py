@@ -4,14 +4,14 @@ import json
 
 import pytest
 
+from mamdr_core.config.command_line import Option, run_job
 from mamdr_core.config.job_config import Config
-from mamdr_core.runtime.cli import Option, run_job
 
 RESUME = Option("--resume", key="train.resume", metavar="RUN_ID", const="newest", help="go on")
 
 
-def told(config: Config):
-    """Tell what train.resume is."""
+def show_resume(config: Config):
+    """Show train.resume."""
     return {"resume": config.train.resume}
 
 
@@ -26,7 +26,7 @@ def told(config: Config):
     ],
 )
 def test_a_jobs_own_option_sets_its_key(capsys, arguments, value):
-    assert run_job(told, arguments, own=[RESUME]) == 0
+    assert run_job(show_resume, arguments, own=[RESUME]) == 0
     assert json.loads(capsys.readouterr().out)["resume"] == value
 
 
@@ -34,7 +34,7 @@ def test_an_option_may_take_no_value(capsys):
     flag = Option("--again", key="train.dry_run", metavar="", const="true", help="check")
 
     def checked(config: Config):
-        """Tell what train.dry_run is."""
+        """Show train.dry_run."""
         return {"dry_run": config.train.dry_run}
 
     for arguments, value in (([], False), (["--again"], True)):
@@ -44,7 +44,7 @@ def test_an_option_may_take_no_value(capsys):
 
 def test_an_option_is_known_to_the_jobs_that_have_it_alone(capsys):
     with pytest.raises(SystemExit) as stopped:
-        run_job(told, ["--resume"])
+        run_job(show_resume, ["--resume"])
     assert stopped.value.code == 2
     assert "unrecognized arguments: --resume" in capsys.readouterr().err
 
@@ -57,9 +57,12 @@ def test_the_help_shows_the_jobs_examples_or_else_a_plain_one(capsys):
             spark-submit jobs/trained.py --config my.yaml --resume
         """
 
-    for job, example in ((told, "told.py --config conf/demo.yaml"), (trained, "trained.py --config my.yaml --resume")):
+    for job, example in (
+        (show_resume, "show_resume.py --config conf/demo.yaml"),
+        (trained, "trained.py --config my.yaml --resume"),
+    ):
         with pytest.raises(SystemExit):
             run_job(job, ["--help"], own=[RESUME])
-        said = capsys.readouterr().out
-        assert said.count("Example") == 1
-        assert f"    spark-submit jobs/{example}\n" in said
+        printed = capsys.readouterr().out
+        assert printed.count("Example") == 1
+        assert f"    spark-submit jobs/{example}\n" in printed
