@@ -230,7 +230,7 @@ def _embedded_fields(batch: PaddedBatch) -> Fields:
     return fields
 
 
-def _other_inputs(batch: PaddedBatch) -> tuple[Fields, Tensor, Tensor, Tensor, Tensor]:
+def _other_inputs(batch: PaddedBatch) -> tuple[Fields | Tensor, ...]:
     """The arguments of `_loss` that are not differentiated."""
     return batch.constant, batch.labels, batch.base, batch.weights, batch.keys
 

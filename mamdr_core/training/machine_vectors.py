@@ -54,7 +54,7 @@ def machine_vectors(share: Share, collective: Collective, scratch: str = "") -> 
     if not shapes:
         return {}
     folder = Path(scratch or tempfile.gettempdir())
-    places = gather_texts(collective, _sharing_key(folder))
+    places = gather_texts(collective, sharing_key(folder))
     first = places.index(places[collective.rank])
     vectors: dict[str, NDArray[np.float32]] = {}
     path = ""
@@ -105,7 +105,7 @@ def _take_steps(collective: Collective, steps: Iterator[None]) -> None:
         raise MamdrError(found.text)
 
 
-def _sharing_key(folder: Path) -> str:
+def sharing_key(folder: Path) -> str:
     """Text that is equal for ranks that can share a file of a folder: machine, device and inode."""
     machine = BOOT_ID.read_text(encoding="ascii").strip() if BOOT_ID.exists() else socket.gethostname()
     try:

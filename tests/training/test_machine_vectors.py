@@ -70,7 +70,7 @@ def scratch(tmp_path):
 def on_machines(monkeypatch, machines, task):
     """Run a task on ranks, of which each is on the machine of that name; returns the ranks' results."""
     at = iter(machines)  # simulated ranks run in turns, in rank order
-    monkeypatch.setattr(module, "place_of", lambda folder: next(at))
+    monkeypatch.setattr(module, "sharing_key", lambda folder: next(at))
     return run_simulated(task, len(machines))
 
 
