@@ -38,12 +38,11 @@ def evaluate_columns(
     specific: Mapping[int, Change],
     columns: Columns,
     collective: Collective | None = None,
-    pace: ProgressLog | None = None,
     detail: MetricsSettings | None = None,
     calibration: Calibration | None = None,
 ) -> DomainMetrics:
     """Metrics of all domains, the same on every rank: `evaluate_calibrated` with one calibration."""
-    (measured,) = evaluate_calibrated(engine, shared, specific, columns, [calibration], collective, pace, detail)
+    (measured,) = evaluate_calibrated(engine, shared, specific, columns, [calibration], collective, detail=detail)
     return measured
 
 

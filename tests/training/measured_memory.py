@@ -47,7 +47,7 @@ RUNS = {  # settings, model, domains, rows, users, width of embeddings, size of 
     "replicated": (TRAIN, MLP, 10, 100_000, 600_000, 16, 0),
     "mapped": (replace(TRAIN, table_memory=1e-6), MLP, 10, 100_000, 600_000, 16, 0),
     "touched": (replace(TRAIN, method="separate"), MLP, 40, 100_000, 60_000, 64, 0),
-    "statistics": (replace(TRAIN, method="joint", batch_size=256), STAR, 20_000, 60_000, 50, 64, 0),
+    "statistics": (replace(TRAIN, method="joint", batch_size=256), STAR, 24_000, 36_000, 50, 64, 0),
     "vectors": (
         replace(TRAIN, method="separate", dr=replace(TRAIN.dr, epochs=1, rows="none")),
         MLP,
