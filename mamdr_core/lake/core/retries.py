@@ -36,8 +36,6 @@ def insist(write: Callable[[], None], name: str, path: Callable[[], str]) -> Non
     """Write, and repeat the write after a random pause if it conflicts with a commit of another job.
 
     Args:
-        write: the write.
-        name: name of the table.
         path: returns the path of the table, for the error.
 
     Raises:

@@ -40,7 +40,6 @@ def read_input(spark: SparkSession, settings: InputSettings, schema: T.StructTyp
     Every scan of the result reads the same version of a Delta table.
 
     Args:
-        settings: settings of the log.
         schema: schema of a CSV or JSON log that was read before, including CORRUPT; None: inferred.
 
     Raises:

@@ -41,7 +41,6 @@ def add_histories(
     Args:
         rows: rows with user_hash, event_time and ds.
         clicks: user, item, label, event_time and ds, of any days.
-        items: the vocabulary of items.
         features: the histories.
         days: first and last day of the rows.
         few_users: whether clicks of users without rows are removed before clicks are sorted.

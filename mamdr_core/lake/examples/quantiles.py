@@ -39,7 +39,6 @@ def learn_bounds(rows: DataFrame, features: Sequence[Feature], window: Window) -
     Args:
         rows: rows of all splits, with `split` unless the window decides it.
         features: result of `cut_features`.
-        window: window of the examples.
     """
     train = (
         rows.where(F.col("split") == "train")
@@ -94,7 +93,6 @@ def check_same_bounds(run_id: str, learned: Bounds, now: Bounds) -> None:
     """Check that a run was trained with the bounds of the examples.
 
     Args:
-        run_id: id of the run.
         learned: bounds in the package of the run; empty in older packages.
         now: bounds of the examples.
 

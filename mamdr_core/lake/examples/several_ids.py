@@ -27,8 +27,6 @@ def hashed_ids(feature: Feature, users: IdSettings, items: IdSettings) -> list[t
 
     Args:
         feature: a bag or sequence that is a column of clicks.
-        users: settings of users' ids.
-        items: settings of items' ids.
     """
     ids = newest_or_first(feature, F.col(feature.name))
     if settings := {"user": users, "item": items}.get(feature.table):
@@ -54,7 +52,6 @@ def encode_several(
         rows: rows with the features.
         vocabularies: by column of single ids, or by the name of a feature with a separate vocabulary.
         several: the bags and sequences to encode.
-        features: all declared features.
     """
     for feature in several:
         if feature.weights:

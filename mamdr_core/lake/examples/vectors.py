@@ -59,7 +59,6 @@ def update_vectors(
     If no source has changed, only the vectors of new ids are added, if any. Otherwise the table is rewritten.
 
     Args:
-        features: the declared features.
         vocabularies: by "user" and "item".
 
     Raises:

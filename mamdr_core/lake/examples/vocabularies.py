@@ -66,7 +66,6 @@ class NewIds:
     """Result of `find_new_ids`.
 
     Attributes:
-        wanted: the vocabularies.
         rows: the rows that were searched.
         numbered: new ids: column, id, first_seen, and `_number` from 0 within their `_bucket`.
         counts: by column, number of new ids by bucket.
@@ -90,7 +89,6 @@ def find_new_ids(lake: Lake, wanted: Sequence[Ids], rows: DataFrame, keep: Keep,
     same indices, whatever the order and partitions of the rows. No task processes all ids.
 
     Args:
-        wanted: the vocabularies.
         rows: rows with the columns of ids (null: no id) and `ds`; for domains also with `domain` and `label`.
         keep: persists the numbered ids for `add_new_ids` and for readers of the indices.
         domains: whether domains are described as well.
@@ -236,7 +234,6 @@ def encode(rows: DataFrame, hashed: str, vocabulary: DataFrame, to: str, size: i
     """Add the index of each row's id as column `to`, UNKNOWN_INDEX if the vocabulary lacks the id.
 
     Args:
-        rows: the rows.
         hashed: column with `hash64(id)`.
         vocabulary: id, index.
         to: name of the new column; replaces an existing one.

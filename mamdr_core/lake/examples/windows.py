@@ -61,7 +61,6 @@ def window_of(settings: ExamplesSettings, newest: date) -> Window:
     """The window according to the settings.
 
     Args:
-        settings: settings of the examples.
         newest: the newest day of the examples, used if `until` is not set.
     """
     last = settings.until or newest
@@ -87,7 +86,6 @@ def read_window(lake: Lake, version: int, window: Window | None = None, train_da
     """The rows of a version's window, with `split`.
 
     Args:
-        version: version of the examples.
         window: window to use instead of that of the version.
         train_days: see `Window.limits`.
     """

@@ -22,7 +22,6 @@ def declared_features(
     """The columns of the declared features in clicks, as expressions over a raw log.
 
     Args:
-        features: the declared features.
         keep_faulty: whether rows are requests to score, to which no rules apply: faulty weights become null, so that
             each id has weight 1, and a history is read from the column with its name.
         only: the features to return; None: all.

@@ -30,7 +30,6 @@ def refuse_pieces(spark: SparkSession, settings: InputSettings, raw: DataFrame, 
     field that spans lines counts only if it ends with its closing quote.
 
     Args:
-        settings: settings of the log.
         raw: result of `read_input`.
         judged: result of `judge_rows`, with malformed lines.
 

@@ -26,7 +26,6 @@ def rules_for(settings: InputSettings, features: Sequence[Feature], started_at: 
     """The rules that apply to single rows, in the order in which they are checked.
 
     Args:
-        settings: settings of the log.
         features: the declared features; numeric features and bags with weights add rules.
         started_at: start of the job (UTC), for `input.latest`.
     """
