@@ -111,6 +111,7 @@ JOBS_WITHOUT_TORCH = (
     "ingest_clicks",
     "maintain_lake",
     "promote",
+    "report",
 )
 
 

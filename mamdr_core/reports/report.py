@@ -12,7 +12,6 @@ from mamdr_core.lake.core.tables import Lake
 from mamdr_core.reports.facts import read_facts
 from mamdr_core.reports.lake_facts import read_lake_facts
 from mamdr_core.reports.page import render, render_lake
-from mamdr_core.training.tracking.tracking import attach
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +35,10 @@ def write_report(spark: SparkSession, config: Config) -> dict[str, Any]:
     name = f"{facts.run['run_id']}.html"
     files = Files(spark, lake.root)
     files.write_text(page, "reports", name)
-    attach(config.tracking, facts.run["run_id"], name, page)
+    if config.tracking.mlflow:
+        from mamdr_core.training.tracking.tracking import attach  # imports torch, which takes seconds
+
+        attach(config.tracking, facts.run["run_id"], name, page)
     size = len(page.encode("utf-8"))
     path, index = lake.path_of("reports", name), lake.path_of("reports", "index.html")
     days = read_lake_facts(lake, config.report, files.children("reports"))

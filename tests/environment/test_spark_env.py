@@ -21,9 +21,9 @@ def spark_home(tmp_path):
     return home
 
 
-def environment_of(home, **variables):
-    """What Spark's scripts would start Java with."""
-    script = 'set -- org.apache.spark.deploy.SparkSubmit; . "$SPARK_CONF_DIR/spark-env.sh"; env -0'
+def environment_of(home, arguments="", **variables):
+    """The environment in which Spark's scripts would start Java."""
+    script = f'set -- org.apache.spark.deploy.SparkSubmit {arguments}; . "$SPARK_CONF_DIR/spark-env.sh"; env -0'
     given = {"PATH": os.environ["PATH"], "SPARK_HOME": str(home), "SPARK_CONF_DIR": str(home / "conf")} | variables
     done = subprocess.run(["bash", "-c", script], env=given, capture_output=True, text=True, check=True)
     return dict(line.split("=", 1) for line in done.stdout.split("\0") if line)
@@ -66,6 +66,21 @@ def test_other_files_and_other_folders_of_settings_are_left_to_spark(spark_home,
     own = environment_of(spark_home, SPARK_CONF_DIR=str(tmp_path / "own"))
     assert own["SPARK_CONF_DIR"] == str(tmp_path / "own")
     assert "SPARK_SUBMIT_OPTS" not in own
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_quick"),
+    [
+        ("jobs/promote.py --config my.yaml", True),
+        ("--master local[2] /opt/mamdr/jobs/report.py", True),
+        ("jobs/train_mamdr.py --config promote.yaml", False),
+        ("jobs/ingest_clicks.py", False),
+    ],
+)
+def test_jobs_on_few_rows_do_without_the_optimising_compiler(spark_home, arguments, is_quick):
+    options = environment_of(spark_home, arguments, SPARK_SUBMIT_OPTS="-Dmine=1")["SPARK_SUBMIT_OPTS"].split()
+    assert ("-XX:TieredStopAtLevel=1" in options) is is_quick
+    assert options[-1] == "-Dmine=1"
 
 
 def assert_unchanged(home, found):
