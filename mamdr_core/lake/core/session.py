@@ -28,6 +28,9 @@ _SETTINGS = {
     # With every commit Delta would list the files of the version before, a Spark job, for a copy of the list that only
     # its own checks read; where the JVM's time zone is not UTC it would also read the whole log back to check the copy.
     "spark.databricks.delta.allFilesInCrc.enabled": "false",
+    # Spark would look up which line of Python and of the JVM makes each Column: five calls to the JVM instead of one.
+    "spark.python.sql.dataFrameDebugging.enabled": "false",
+    "spark.sql.dataFrameQueryContext.enabled": "false",
 }
 # Spark's defaults (200 shuffle partitions, 50 of Delta's snapshot) cost seconds a table where a few cores do the work.
 _LOCAL_SETTINGS = {
