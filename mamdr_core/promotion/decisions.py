@@ -9,6 +9,7 @@ import numpy as np
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
+from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.sql import literal
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.promotion.judging import Verdict, calibration, gauc, mean_auc, weighted_auc
@@ -76,7 +77,7 @@ def record_decision(spark: SparkSession, lake: Lake, decision: Decision) -> None
     }
     row = tuple(values.get(name) for name in table.column_names)
     update = {name: f"new.{name}" for name in table.column_names}
-    lake.merge(table, spark.createDataFrame([row], spark_schema(table)), "old.run_id = new.run_id", update)
+    lake.merge(table, local_frame(spark, [row], spark_schema(table)), "old.run_id = new.run_id", update)
 
 
 def figures_of(paired: PairedFigures, verdict: Verdict, unseen: dict[str, float]) -> dict[str, Any]:
@@ -137,7 +138,7 @@ def record_domains(
         for domain in np.flatnonzero(own.rows).tolist()
     ]
     table = TABLES["gate_domains"]
-    frame = spark.createDataFrame(rows, spark_schema(table)).coalesce(1)
+    frame = local_frame(spark, rows, spark_schema(table)).coalesce(1)
     lake.overwrite_where(table, frame, f"run_id = {literal(run_id)}")
 
 

@@ -12,6 +12,7 @@ from pyspark.sql import Row, SparkSession
 from mamdr_core.config.job_config import Config
 from mamdr_core.config.promotion import PromoteSettings
 from mamdr_core.lake.champion import resolve_run
+from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.retries import TRIES
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.promotion.decisions import find_decision
@@ -154,7 +155,7 @@ def _add(
     }
     table = TABLES["promotions"]
     row = tuple(values[name] for name in table.column_names)
-    return lake.append_to(table, spark.createDataFrame([row], spark_schema(table)).coalesce(1), len(history))
+    return lake.append_to(table, local_frame(spark, [row], spark_schema(table)), len(history))
 
 
 def _result(
