@@ -13,6 +13,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from torch import Tensor
 
 from mamdr_core.engine.metrics import DomainMetrics
+from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.sql import literal
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.runtime.errors import MamdrError
@@ -25,7 +26,7 @@ def record_run(spark: SparkSession, lake: Lake, run: Mapping[str, Any]) -> None:
     """Write the row of a run in training_runs, replacing an earlier one; columns missing in `run` become null."""
     table = TABLES["training_runs"]
     row = tuple(run.get(name) for name in table.column_names)
-    frame = spark.createDataFrame([row], spark_schema(table))
+    frame = local_frame(spark, [row], spark_schema(table))
     lake.merge(table, frame, "old.run_id = new.run_id", {name: f"new.{name}" for name in table.column_names})
 
 
@@ -51,7 +52,7 @@ def record_curve(spark: SparkSession, lake: Lake, run_id: str, curve: Sequence[V
     """Write the validations of a run, replacing earlier ones."""
     table = TABLES["training_curves"]
     rows = [{"run_id": run_id, **validation.plain()} for validation in curve]
-    frame = spark.createDataFrame([tuple(map(row.get, table.column_names)) for row in rows], spark_schema(table))
+    frame = local_frame(spark, [tuple(map(row.get, table.column_names)) for row in rows], spark_schema(table))
     lake.overwrite_where(table, frame, f"run_id = {literal(run_id)}")
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from pyspark.sql import functions as F
 
 from mamdr_core.lake.core.caching import kept_frames
+from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.examples.vocabularies import Ids, add_new_ids, find_new_ids
 from schemas import TABLES
 from schemas.spark import spark_schema
@@ -22,7 +23,7 @@ def record(spark, lake, *runs):
         rows.append(tuple(row.get(name) for name in table.column_names))
         if status == "ok":
             Path(lake.path_of("packages", run_id)).mkdir(parents=True)
-    lake.append(table, spark.createDataFrame(rows, spark_schema(table)))
+    lake.append(table, local_frame(spark, rows, spark_schema(table)))
 
 
 def examples_of(spark, domain, rows=4):

@@ -11,6 +11,7 @@ from pyspark.testing import assertDataFrameEqual
 from mamdr_core.config.features import Feature
 from mamdr_core.config.job_config import with_values
 from mamdr_core.lake.core.features import declared_clicks
+from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.notes import load_note
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples import job
@@ -66,7 +67,7 @@ class Log:
             "user string, item string, domain string, label int, time string, true_probability double, load bigint"
         )
         tags = "transform(sequence(0, minute(time) % 4), n -> concat('t', n))"
-        return self.spark.createDataFrame(rows, f"{strings}, ds date").selectExpr(
+        return local_frame(self.spark, rows, f"{strings}, ds date").selectExpr(
             *("user", "item", "domain", "label", "timestamp(time) event_time", "true_probability", "load", "ds"),
             *(f"{tags} tags", f"transform({tags}, (_, n) -> float(n)) tags_weights", "array(item, 'i0', item) seen"),
         )

@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.config.lake import InputColumns, InputSettings
 from mamdr_core.lake.core.caching import kept_frames
-from mamdr_core.lake.core.session import overriding
+from mamdr_core.lake.core.session import FEW, overriding
 from mamdr_core.lake.ingest import clicks, repeats, survey
 from mamdr_core.lake.ingest.clicks import judge_rows, parse_rows, raw_json, select_clicks
 from mamdr_core.lake.ingest.repeats import in_spans, settle_events
@@ -135,9 +135,11 @@ def test_other_loads_are_asked_about_the_times_of_each_day_alone(spark, judge):
     assert none == {}
 
 
-def test_a_survey_of_many_tasks_and_rounds_finds_the_same(judge, monkeypatch):
+def test_a_survey_on_the_driver_and_of_many_tasks_and_rounds_finds_the_same(spark, judge, monkeypatch):
     rows = [(f"u{n % 97}", "i", "d", str(n % 3), TIME) for n in range(200)]
-    few = settle(judge(rows))
+    one = settle(judge(rows))
+    with overriding(spark, FEW):  # on the driver
+        assert settle(judge(rows)) == one
     monkeypatch.setattr(survey, "TASK_BYTES", 100)
     monkeypatch.setattr(survey, "PACKED_KEYS", 7)
-    assert settle(judge(rows).repartition(5)) == few
+    assert settle(judge(rows).repartition(5)) == one

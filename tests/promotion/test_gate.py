@@ -11,6 +11,7 @@ from delta.tables import DeltaTable
 from pyspark.sql import functions as F
 
 from mamdr_core.config.engine import MetricsSettings
+from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.views import create_views
 from mamdr_core.promotion import opening
 from mamdr_core.promotion.decisions import find_decision
@@ -30,7 +31,7 @@ QUERIES = re.findall(r"```sql\n(.*?)```", GUIDE, re.DOTALL)
 def promote(spark, lake, number, run_id, day):
     """Promote a run without the gate."""
     row = (number, run_id, None, "promote", day, True, datetime.now(UTC))
-    lake.append("promotions", spark.createDataFrame([row], spark_schema(TABLES["promotions"])))
+    lake.append("promotions", local_frame(spark, [row], spark_schema(TABLES["promotions"])))
 
 
 @pytest.fixture(scope="module")
@@ -151,9 +152,7 @@ def test_a_run_of_an_earlier_day_is_stopped_and_earlier_decisions_are_kept(spark
     promote(spark, two_days.lake, 2, two_days.ids[1], date(2026, 1, 2))
     assert decide(spark, two_days.gate(0)) == decided[0] | {"serves": two_days.ids[0]}
     table = TABLES["gate_decisions"]
-    two_days.lake.overwrite_where(
-        table, spark.createDataFrame([], spark_schema(table)), f"run_id = '{two_days.ids[0]}'"
-    )
+    two_days.lake.overwrite_where(table, local_frame(spark, [], spark_schema(table)), f"run_id = '{two_days.ids[0]}'")
     stopped = decide(spark, two_days.gate(0))
     assert (stopped["passed"], stopped["champion"], stopped["serves"]) == (False, two_days.ids[1], two_days.ids[0])
     assert stopped["reasons"][0].startswith("a newer day serves: the champion ")

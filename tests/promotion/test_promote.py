@@ -8,6 +8,7 @@ import pytest
 
 from mamdr_core.config.job_config import parse_config
 from mamdr_core.lake.champion import find_champion
+from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.promotion import promote as promoting
 from mamdr_core.promotion.decisions import Decision, record_decision
@@ -32,7 +33,7 @@ class Shop:
             row |= {"package": self.lake.path_of("packages", run_id), "input_versions": {}}
             row |= {"started_at": datetime(2026, 1, day, tzinfo=UTC)}
             rows.append(tuple(row.get(name) for name in table.column_names))
-        self.lake.append(table, spark.createDataFrame(rows, spark_schema(table)).coalesce(1))
+        self.lake.append(table, local_frame(spark, rows, spark_schema(table)).coalesce(1))
 
     def decide(self, run_id, champion, passed=True):
         day = day_of("abcdx".index(run_id) + 1)

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from mamdr_core.lake.core.few import local_frame
 from schemas import TABLES
 from schemas.spark import spark_schema
 from tests.reports.example_facts import DAY, row_of
@@ -31,7 +32,7 @@ def append(spark, lake, table, rows):
         )
         for row in rows
     ]
-    lake.append(table, spark.createDataFrame(lines, spark_schema(TABLES[table])))
+    lake.append(table, local_frame(spark, lines, spark_schema(TABLES[table])))
 
 
 def write_facts(spark, lake, facts):

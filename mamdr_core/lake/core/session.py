@@ -29,6 +29,9 @@ _SETTINGS = {
     # that only its own checks read. If the JVM's time zone is not UTC, it would also read the whole log to check the
     # copy.
     "spark.databricks.delta.allFilesInCrc.enabled": "false",
+    # Spark would look up which line of Python and of the JVM makes each Column: five calls to the JVM instead of one.
+    "spark.python.sql.dataFrameDebugging.enabled": "false",
+    "spark.sql.dataFrameQueryContext.enabled": "false",
 }
 # With few cores, Spark's defaults (200 shuffle partitions, 50 of Delta's snapshot) cost seconds for each table.
 _LOCAL_SETTINGS = {

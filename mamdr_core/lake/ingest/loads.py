@@ -9,6 +9,7 @@ from operator import or_
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.ingest.tally import Tally
@@ -163,4 +164,4 @@ def record_load(
     }
     table = TABLES["loads"]
     row = tuple(line[name] for name in table.column_names)
-    lake.append(table, spark.createDataFrame([row], spark_schema(table)).coalesce(1))
+    lake.append(table, local_frame(spark, [row], spark_schema(table)))

@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from mamdr_core.lake.core.caching import Keep
-from mamdr_core.lake.core.few import bytes_of
+from mamdr_core.lake.core.few import bytes_of, is_few, local_frame
 from mamdr_core.lake.ingest.clicks import FILED, KEY, RULE
 from mamdr_core.lake.ingest.tally import Tally
 from schemas import Rule
@@ -71,17 +71,14 @@ def survey_rows(judged: DataFrame, rules: Sequence[Rule], has_times: bool, keep:
         has_times: whether the log has event times; without them no repetition can be seen.
         keep: for the small frame that is found.
     """
-    tasks = _tasks(judged)
     names = [rule.name for rule in rules]
     key = F.col(KEY) if has_times else F.lit(None).cast("bigint")
     # Two numbers a row: each further column would cost as much again on its way.
     hour = F.when(key.isNotNull(), F.floor(F.unix_seconds("event_time") / 3600) + _EPOCH_HOUR).otherwise(0)
     facts = judged.select(key.alias(KEY), (_cell(names) * _HOURS + hour).alias(_CELL))
-    sent = facts.mapInArrow(_send(tasks), from_arrow_schema(_SENT))
-    found = keep(sent.repartition(tasks, "range").mapInArrow(_find_repeats, from_arrow_schema(_FOUND)))
+    counted, repeated, repeats = _few(facts) if is_few(judged.sparkSession) else _many(facts, _tasks(judged), keep)
     tally, times = Tally(), dict[date, Span]()
-    counted = found.where(F.col(_CELL).isNotNull()).groupBy(_CELL).agg(F.sum(_ROWS), F.min(_FIRST), F.max(_LAST))
-    for cell, rows, *hours in counted.collect():
+    for cell, rows, *hours in counted:
         place, label = divmod(cell, 2)
         day, rule = divmod(place, _RULES)
         when = None if day == _NO_DAY else _EPOCH + timedelta(days=day)
@@ -90,8 +87,25 @@ def survey_rows(judged: DataFrame, rules: Sequence[Rule], has_times: bool, keep:
             first, last = ((hour - _EPOCH_HOUR) * _HOUR for hour in hours)
             before = times.get(when, (first, last))
             times[when] = min(first, before[0]), max(last + _HOUR - 1, before[1])
+    return Survey(tally, times, repeated, repeats)
+
+
+def _few(facts: DataFrame) -> tuple[Iterable[Sequence[int]], DataFrame, int]:
+    """As `_many`, on the driver: few rows are compared there before a task has started Python."""
+    found = pa.Table.from_batches(_find_repeats(_send(1)(facts.toArrow().to_batches())), _FOUND)
+    counted = found.select(_COUNTS.names).filter(pc.is_valid(found[_CELL]))
+    keys = [(key,) for key in pc.drop_null(found[KEY]).to_pylist()]
+    repeated = local_frame(facts.sparkSession, keys, f"{KEY} bigint")
+    return zip(*(column.to_pylist() for column in counted.columns), strict=True), repeated, len(keys)
+
+
+def _many(facts: DataFrame, tasks: int, keep: Keep) -> tuple[Iterable[Sequence[int]], DataFrame, int]:
+    """Cell, rows, first and last hour of the rows; the keys that occur more than once; and how many those are."""
+    sent = facts.mapInArrow(_send(tasks), from_arrow_schema(_SENT))
+    found = keep(sent.repartition(tasks, "range").mapInArrow(_find_repeats, from_arrow_schema(_FOUND)))
+    counted = found.where(F.col(_CELL).isNotNull()).groupBy(_CELL).agg(F.sum(_ROWS), F.min(_FIRST), F.max(_LAST))
     repeated = found.where(F.col(KEY).isNotNull()).select(KEY)
-    return Survey(tally, times, repeated, repeated.count())
+    return counted.collect(), repeated, repeated.count()
 
 
 def _cell(rules: Sequence[str]) -> Column:
