@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.engine.metrics import DetailedMetrics, DomainMetrics
 from mamdr_core.lake.champion import resolve_run
+from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.sql import literal
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.runtime.errors import MamdrError
@@ -25,8 +26,8 @@ def record_run(spark: SparkSession, lake: Lake, run: Mapping[str, Any]) -> None:
     """Write the row of a run in training_runs, replacing an earlier one; columns missing in `run` become null."""
     table = TABLES["training_runs"]
     row = tuple(run.get(name) for name in table.column_names)
-    frame = spark.createDataFrame([row], spark_schema(table))
-    lake.merge(table, frame, "old.run_id = new.run_id", {name: f"new.{name}" for name in table.column_names})
+    frame = local_frame(spark, [row], spark_schema(table))
+    lake.overwrite_where(table, frame, f"run_id = {literal(run['run_id'])}")
 
 
 def record_metrics(
