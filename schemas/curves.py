@@ -8,6 +8,7 @@ TRAINING_CURVES = Table(
     name="training_curves",
     description="Validations of successful runs, in the order of `rows`.",
     made_by="train_mamdr",
+    skip_by=("run_id",),
     columns=(
         Column("run_id", "string", "run in training_runs"),
         Column("phase", "string", "shared: rounds of theta_S; specific: passes of DR once theta_S has settled"),

@@ -92,6 +92,7 @@ GATE_DOMAINS = Table(
     name="gate_domains",
     description="The challenger and the champion in each domain, on the same rows of the test split.",
     made_by="gate",
+    skip_by=("run_id",),
     columns=(
         Column("run_id", "string", "the challenger, in gate_decisions"),
         Column("champion_run_id", "string", "the champion at that time; null: there was none", nullable=True),

@@ -10,6 +10,7 @@ TRAINING_RUNS = Table(
     name="training_runs",
     description="Training runs.",
     made_by="train_mamdr",
+    skip_by=("run_id",),
     columns=(
         Column("run_id", "string", "id of the run"),
         Column("status", "string", "running, ok, failed, or stopped (by SIGTERM)"),
@@ -83,6 +84,7 @@ DOMAIN_METRICS = Table(
     name="domain_metrics",
     description="Metrics of a run by domain and split.",
     made_by="train_mamdr",
+    skip_by=("run_id",),
     columns=(
         Column("run_id", "string", "run in training_runs"),
         Column("domain", "int", "index in domains"),

@@ -1,13 +1,15 @@
 """Fixtures that every test may use."""
 
+import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
 
-from mamdr_core.config.job_config import Config, parse_config
+from mamdr_core.config.job_config import Config, parse_config, with_values
 from mamdr_core.datasets.synthetic import generate_logs
 from mamdr_core.lake.core.session import make_session
 from mamdr_core.lake.examples.job import build_examples
@@ -66,7 +68,10 @@ def lake_root(tmp_path: Path) -> str:
 @pytest.fixture(scope="session")
 def trained_config(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Config:
     """A configuration whose lake holds examples of five domains with vectors, a numeric and a hashed feature."""
-    root = tmp_path_factory.mktemp("training")
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the first worker makes the examples of all
+        shared = shared.parent
+    root = shared / "training"
     raw = str(root / "raw")
     vectors = [
         {"name": f"{of}_vector", "kind": "vector", "of": of, "size": 6, "path": f"{raw}_vectors/{of}s"}
@@ -108,10 +113,16 @@ def trained_config(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory
             },
         }
     )
-    generate_logs(spark, config)
-    ingest_clicks(spark, config)
-    build_examples(spark, config)
-    return config
+    with (shared / "training.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (root / "built").exists():
+            generate_logs(spark, config)
+            ingest_clicks(spark, config)
+            build_examples(spark, config)
+            (root / "built").touch()
+    own = tmp_path_factory.mktemp("trained") / "lake"
+    shutil.copytree(config.lake.root, own)
+    return with_values(config, {"lake.root": str(own)})
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def record_run(spark: SparkSession, lake: Lake, run: Mapping[str, Any]) -> None:
     table = TABLES["training_runs"]
     row = tuple(run.get(name) for name in table.column_names)
     frame = local_frame(spark, [row], spark_schema(table))
-    lake.merge(table, frame, "old.run_id = new.run_id", {name: f"new.{name}" for name in table.column_names})
+    lake.overwrite_where(table, frame, f"run_id = {literal(run['run_id'])}")
 
 
 def record_metrics(

@@ -1,9 +1,11 @@
-"""Run with Airflow's Python: commands of Airflow, each in a fork of one process, since importing Airflow takes seconds.
+"""Run with Airflow's Python: commands of Airflow, each in a fork of one process, since importing Airflow and making the
+routes of the API that its tasks call take seconds.
 
 Reads a request a line from stdin, as JSON: `arguments` for Python (-m airflow ..., or a script), `variables` of the
 environment, `stdout` and `stderr`, the files that the command's output goes to. Answers each with its exit code.
 """
 
+import asyncio
 import importlib
 import json
 import os
@@ -23,6 +25,23 @@ for module in (
     "airflow.sdk.execution_time.supervisor",
 ):
     importlib.import_module(module)
+
+from airflow.sdk.execution_time.supervisor import in_process_api_server  # noqa: E402 - Airflow logs while it is imported
+
+
+async def ask_for_nothing(api: object) -> None:
+    """The first request, of any path, makes the routes."""
+
+    async def receive() -> dict:
+        return {"type": "http.request"}
+
+    async def send(message: dict) -> None:
+        pass
+
+    await api({"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b""}, receive, send)
+
+
+asyncio.run(ask_for_nothing(in_process_api_server().app))
 
 
 def next_request() -> dict | None:

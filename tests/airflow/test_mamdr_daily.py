@@ -1,12 +1,18 @@
 """The daily DAG: its shape, how jobs' results travel through it, what the gate stops, and one real day."""
 
+import contextlib
+import io
 import json
-import os
-import signal
+import runpy
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+import sys
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from multiprocessing.connection import Client, Listener
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import yaml
@@ -15,6 +21,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.config.job_config import load_config
 from mamdr_core.datasets.synthetic import generate_logs
+from mamdr_core.lake.core import catalog, session
 from mamdr_core.lake.core.tables import Lake
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,12 +32,14 @@ TASKS = [
 AT_LAST = ["report", "score"]
 DAY = "2026-01-02"
 DIRECTLY = "domain_stats"
-"""The job of the real day that has a spark-submit of its own; tests/jobs submits ingest, build and train."""
-ONE_JVM = Path(__file__).with_name("one_jvm.py")
+"""The job of the real day that has a spark-submit of its own; tests/jobs submits ingest, build and train. The others
+run in the tests' session, which has started and compiled what each would start and compile again."""
+SENDER = Path(__file__).with_name("send_job.py")
 RUN_DAY = ("-m", "airflow", "dags", "test", "mamdr_daily", DAY, "--conf")
 
 pytestmark = pytest.mark.slow
 Airflow = Callable[..., subprocess.CompletedProcess[str]]
+T = TypeVar("T")
 
 # Stands in for spark-submit: shows its arguments on stderr and answers as the job contract says.
 STUB = """#!/bin/bash
@@ -124,34 +133,58 @@ def test_a_jobs_exit_code_2_fails_the_run_stops_what_follows_and_is_told_to_a_co
     assert (tmp_path / "told").read_text() == f"domain_stats of {DAY}\n"
 
 
+def run_in_session(folder: str, words: list[str], spark: SparkSession) -> tuple[int, str]:
+    """Run a job as a program, in a folder and in the tests' session; its exit code and stdout."""
+    code, out = 0, io.StringIO()
+    with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(out):
+        patched.chdir(folder)
+        patched.setattr(sys, "argv", words)
+        for opener in (catalog, session):  # of jobs on a lake, and of others
+            patched.setattr(opener, "spark_session", lambda _: contextlib.nullcontext(spark))
+        try:
+            runpy.run_path(words[0], run_name="__main__")
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        except Exception:  # of one job; Airflow is to notice it
+            traceback.print_exc()
+            code = 1
+    return code, out.getvalue()
+
+
+def serve(address: str, spark: SparkSession, work: Callable[[], T]) -> T:
+    """Run the jobs that work, in another thread, has SENDER send to an address; what work returns."""
+    with Listener(address, "AF_UNIX") as listener, ThreadPoolExecutor(1) as pool:
+
+        def until_its_end() -> T:
+            try:
+                return work()
+            finally:
+                with Client(address, "AF_UNIX") as client:
+                    client.send(None)
+
+        working = pool.submit(until_its_end)
+        while True:
+            with listener.accept() as client:
+                request = client.recv()
+                if request is None:
+                    return working.result()
+                client.send(run_in_session(*request, spark))
+
+
 @pytest.fixture
-def real_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A project folder whose spark-submit runs the real jobs: DIRECTLY by the real one, the others in one JVM."""
-    project = tmp_path_factory.mktemp("real")
-    (project / "jobs").symlink_to(ROOT / "jobs")
-    log, address, submit = project / "log", project / "jvm", project / ".venv/bin/spark-submit"
-    real, python = ROOT / ".venv/bin/spark-submit", ROOT / ".venv/bin/python"
+def real_project(tmp_path: Path) -> Path:
+    """A project folder whose spark-submit runs the real jobs: DIRECTLY by the real one, the others by SENDER."""
+    project = tmp_path / "real"
+    submit = project / ".venv/bin/spark-submit"
     submit.parent.mkdir(parents=True)
+    (project / "jobs").symlink_to(ROOT / "jobs")
+    real, python = ROOT / ".venv/bin/spark-submit", ROOT / ".venv/bin/python"
     submit.write_text(
         f'#!/bin/bash\n[ "${{1##*/}}" != {DIRECTLY}.py ] || exec "{real}" "$@"\n'
-        f'exec "{python}" "{ONE_JVM}" send "{address}" "$@" 2>> "{log}"\n'
+        f'exec "{python}" "{SENDER}" "{project}/address" "$@"\n'
     )
     submit.chmod(0o755)
-    with log.open("ab") as out:
-        server = subprocess.Popen([real, ONE_JVM, "serve", address], stdout=out, stderr=out, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 120
-        while not address.exists():
-            assert server.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
-        yield project
-        subprocess.run([python, ONE_JVM, "send", address], check=True)
-        assert server.wait(60) == 0, log.read_text()
-    finally:
-        if server.poll() is None:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
+    return project
 
 
 def test_one_real_day_leaves_its_rows_in_every_table(
@@ -168,8 +201,8 @@ def test_one_real_day_leaves_its_rows_in_every_table(
     generate_logs(spark, load_config(str(config_path)))
 
     params = {"project": str(real_project), "config": str(config_path), "raw": str(tmp_path / "raw")}
-    done = airflow(*RUN_DAY, json.dumps(params))
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:] + (real_project / "log").read_text()
+    done = serve(str(real_project / "address"), spark, partial(airflow, *RUN_DAY, json.dumps(params)))
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
 
     lake = Lake(spark, str(tmp_path / "lake"))
     clicks = lake.read("clicks")

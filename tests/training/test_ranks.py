@@ -81,35 +81,49 @@ def test_every_method_trains_and_measures_every_domain(make_task, method):
     assert any(name.startswith("mixed-") for name in saved) == (method == "mixed")
 
 
+def over_rows(task):
+    """The task with fresh moments, in which alone sharded tables differ, and theta_i that also covers rows."""
+    train = task.config.train
+    train = replace(train, inner=replace(train.inner, state="fresh"), dr=replace(train.dr, rows="touched"))
+    return replace(task, config=replace(task.config, train=train))
+
+
 @pytest.mark.cluster
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_launched_ranks_give_what_the_same_ranks_give_in_one_process(spark, make_task, launcher):
-    """Of three ranks the last owns no domain, and still takes part in every collective. A cluster has two slots."""
+    """Of three ranks the last owns no domain, and still takes part in every collective. A cluster has two slots.
+
+    Those of Horovod train whole tables, then sharded ones.
+    """
     ranks, owner = (2, None) if launcher == "torch" or ON_CLUSTER else (3, [0, 0, 1, 1, 0])
-    simulated, launched = make_task(ranks, owner), make_task(ranks, owner)
-    expected = run_simulated(partial(train_rank, simulated), ranks)
-    found = run_ranks(spark, partial(train_rank, launched), ranks, start_timeout=120, launcher=launcher)
+    simulated, launched = (
+        [make_task(ranks, owner), over_rows(make_task(ranks, owner, tables="sharded"))][: 1 + (launcher == "horovod")]
+        for _ in range(2)
+    )
+
+    def train(collective):
+        return [train_rank(task, collective) for task in launched]
+
+    found = run_ranks(spark, train, ranks, start_timeout=120, launcher=launcher)
     assert len(found) == ranks
-    assert {result.rounds for result in found} == {expected[0].rounds}
-    auc = [result.metrics["test"].auc for result in (found[0], expected[0])]
-    torch.testing.assert_close(*auc, rtol=0, atol=2e-3, equal_nan=True)
-    assert_same(parameters(launched), parameters(simulated))
+    for task, again, *results in zip(simulated, launched, *found, strict=True):
+        expected = run_simulated(partial(train_rank, task), ranks)
+        assert {result.rounds for result in results} == {expected[0].rounds}
+        auc = [result.metrics["test"].auc for result in (results[0], expected[0])]
+        torch.testing.assert_close(*auc, rtol=0, atol=2e-3, equal_nan=True)
+        assert_same(parameters(again), parameters(task))
+        for file in Path(task.package).glob("specific-*"):
+            assert_same(load_file(Path(again.package) / file.name), load_file(file))
 
 
-@pytest.mark.parametrize(("method", "on_horovod"), [("mamdr", True), ("finetune", False), ("mixed", False)])
-def test_sharded_tables_train_what_whole_tables_train(spark, make_task, method, on_horovod):
-    """With fresh moments, which alone differ; theta_i also covers rows. One rank owns no domain."""
+@pytest.mark.parametrize("method", ["mamdr", "finetune", "mixed"])
+def test_sharded_tables_train_what_whole_tables_train(make_task, method):
+    """One rank of finetune owns no domain."""
     owner = [1, 1, 1, 1, 1] if method == "finetune" else [0, 0, 1, 1, 0]
-    tasks = []
-    for tables in ("replicated", "sharded"):
-        task = make_task(2, owner, method=method, tables=tables)
-        train = task.config.train
-        train = replace(train, inner=replace(train.inner, state="fresh"), dr=replace(train.dr, rows="touched"))
-        tasks.append(replace(task, config=replace(task.config, train=train)))
-    whole, sharded = tasks
-    expected = run_simulated(partial(train_rank, whole), 2)
-    task = partial(train_rank, sharded)
-    found = run_ranks(spark, task, 2, start_timeout=120) if on_horovod else run_simulated(task, 2)
+    whole, sharded = (
+        over_rows(make_task(2, owner, method=method, tables=tables)) for tables in ("replicated", "sharded")
+    )
+    expected, found = (run_simulated(partial(train_rank, task), 2) for task in (whole, sharded))
     assert {name for result in found for name in result.saved} >= {
         "shared-00000.safetensors",
         "shared-00001.safetensors",

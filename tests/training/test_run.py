@@ -135,6 +135,22 @@ def test_runs_are_recorded_in_a_table_from_before_a_column_was_declared(spark, t
     )
 
 
+def test_recording_a_run_rewrites_no_file_of_another_run(spark, tmp_path):
+    lake = Lake(spark, str(tmp_path / "lake"))
+
+    def record(run_id, status):
+        run = {"run_id": run_id, "status": status, "method": "dn", "model": "mlp", "config": "", "input_versions": {}}
+        record_run(spark, lake, {**run, "started_at": datetime(2026, 1, 1, tzinfo=UTC)})
+        return set(lake.read("training_runs").inputFiles())
+
+    first, both, ended = record("20260101-a", "ok"), record("20260102-b", "running"), record("20260102-b", "ok")
+    assert first < both
+    assert first < ended != both
+    assert lake.read("training_runs").select("run_id", "status").orderBy("run_id").collect() == [
+        ("20260101-a", "ok"), ("20260102-b", "ok"),
+    ]  # fmt: skip
+
+
 def test_a_damaged_package_is_named(spark, trained_config, figures, tmp_path):
     import shutil
 
