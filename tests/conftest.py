@@ -22,16 +22,14 @@ _QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:+UnlockDiagnosticVMOption
 os.environ.setdefault("SPARK_SUBMIT_OPTS", _QUICK)
 _SESSION_OPTS = f"{_QUICK} -XX:ReservedCodeCacheSize=400m"
 # Its rows are too few for code that is generated for each query: without it a test takes a quarter less. The jobs that
-# tests start generate it.
+# tests start generate it. What is generated all the same, for frames that are kept, is that of more than 100 queries.
 # MAMDR_TEST_MASTER puts the tests that are marked `cluster` on a cluster: make test-cluster.
-_MASTER = os.environ.get("MAMDR_TEST_MASTER", "local[3]")
 _SUBMIT = (
-    f"--master {_MASTER} --driver-memory 2g "
+    f"--master {os.environ.get('MAMDR_TEST_MASTER', 'local[3]')} --driver-memory 2g "
     "--conf spark.sql.shuffle.partitions=2 --conf spark.databricks.delta.snapshotPartitions=1 "
-    "--conf spark.sql.codegen.wholeStage=false --conf spark.sql.codegen.factoryMode=NO_CODEGEN"
+    "--conf spark.sql.codegen.wholeStage=false --conf spark.sql.codegen.factoryMode=NO_CODEGEN "
+    "--conf spark.sql.codegen.cache.maxEntries=5000 pyspark-shell"
 )
-if _MASTER.startswith("local["):  # where Python workers find this package
-    _SUBMIT += " --conf spark.python.daemon.module=tests.spark_daemon"
 
 _MINUTES = (
     "test_resuming.py", "test_increments.py", "test_mamdr_daily.py", "test_maintenance.py", "test_ranks.py",
@@ -51,9 +49,8 @@ def spark() -> Iterator[SparkSession]:
     # Comparing frames imports pandas-on-Spark, which warns of this where it is not set.
     os.environ.setdefault("PYARROW_IGNORE_TIMEZONE", "1")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("PYSPARK_SUBMIT_ARGS", f"{_SUBMIT} pyspark-shell")
+        patched.setenv("PYSPARK_SUBMIT_ARGS", _SUBMIT)
         patched.setenv("SPARK_SUBMIT_OPTS", _SESSION_OPTS)
-        patched.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
         session = make_session("tests")
     yield session
     session.stop()
