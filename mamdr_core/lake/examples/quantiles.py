@@ -40,12 +40,8 @@ def learn_bounds(rows: DataFrame, features: Sequence[Feature], window: Window) -
         rows: rows of all splits, with `split` unless the window decides it.
         features: result of `cut_features`.
     """
-    train = (
-        rows.where(F.col("split") == "train")
-        if "split" in rows.columns
-        else rows.where(in_days(window.limits("train")))
-    )
-    bounds = _bounds_of(train, features)
+    in_train = "split = 'train'" if "split" in rows.columns else in_days(window.limits("train"))
+    bounds = _bounds_of(rows.where(in_train), features)
     if lacking := [feature for feature in features if feature.name not in bounds]:
         names = ", ".join(feature.name for feature in lacking)
         logger.warning("quantiles: no train row has a value of %s: bounds are learned on all rows", names)
