@@ -1,4 +1,4 @@
-"""train_mamdr killed and stopped by force, in processes of its own and on Horovod ranks, and what becomes of it."""
+"""train_mamdr killed and stopped by force, in processes of its own and on ranks, and what becomes of it."""
 
 import contextlib
 import json
@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 from mamdr_core.config.job_config import dump_config, with_values
 from mamdr_core.config.training import CheckpointSettings
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.runtime.errors import MamdrError, StoppedError
+from mamdr_core.parallel.collective import run_simulated
+from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.training.checkpoint.checkpoints import find_checkpoint
 from mamdr_core.training.driver import train_mamdr
 from mamdr_core.training.files.manifest import MANIFEST
@@ -39,7 +40,7 @@ def config(trained_config):
     """Rounds with a checkpoint after each, then passes of DR: there is time to kill it several times."""
     train = replace(
         trained_config.train,
-        epochs=20,
+        epochs=12,
         patience=100,
         checkpoint=CheckpointSettings(rounds=1, minutes=0),
         dr=replace(trained_config.train.dr, schedule="settled", epochs=3),
@@ -52,6 +53,26 @@ def undisturbed(spark, config):
     return train_mamdr(spark, config)
 
 
+@pytest.fixture(scope="module")
+def on_two(config):
+    return with_values(config, {"train.ranks": 2, "train.restarts": 2, "train.epochs": 10})
+
+
+@pytest.fixture(scope="module")
+def undisturbed_on_two(spark, on_two):
+    """By ranks in this process, of one thread each as those that are launched; it resumes no run of other settings."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(
+                "mamdr_core.training.driver.run_ranks", lambda spark, task, ranks, *_: run_simulated(task, ranks)
+            )
+            return resumed(spark, on_two)
+    finally:
+        torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def job(config, tmp_path):
     """Starts the job in a session of its own."""
@@ -59,8 +80,9 @@ def job(config, tmp_path):
     file.write_text(dump_config(config), encoding="utf-8")
     started = []
 
-    def start(*more, program=sys.executable, master="local[1]"):
-        command = [program, str(ROOT / "jobs" / "train_mamdr.py"), "--config", str(file), *more]
+    def start(*more, program="spark-submit", master="local[1]"):
+        script = str(ROOT / "jobs" / "train_mamdr.py")
+        command = [str(Path(sys.executable).parent / program), script, "--config", str(file), *more]
         # With as many threads as this process, whose packages it is compared with: sums have one order then.
         threads = str(torch.get_num_threads())
         environment = os.environ | {"PYSPARK_SUBMIT_ARGS": f"--master {master} {QUICK}", "OMP_NUM_THREADS": threads}
@@ -76,8 +98,13 @@ def job(config, tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
 
 
+def runs_in(config):
+    """Names of the runs that have a folder of checkpoints."""
+    return {child.name for child in (Path(config.lake.root) / "checkpoints").glob("*")}
+
+
 def wait_for_checkpoint(config, number, process=None, known=()):
-    """The folder of checkpoints of a new run, once it has one of at least this number."""
+    """The folder of checkpoints of a run that is not known, once it has one of at least this number."""
     folder, deadline = Path(config.lake.root) / "checkpoints", time.monotonic() + LIMIT
     while time.monotonic() < deadline:
         assert process is None or process.poll() is None, process.stderr.read()
@@ -86,6 +113,12 @@ def wait_for_checkpoint(config, number, process=None, known=()):
                 return manifest.parents[1]
         time.sleep(0.005)
     raise AssertionError("no checkpoint was written")
+
+
+def wait_for_more(config, folder, process=None):
+    """Wait until a run has three more checkpoints than now."""
+    newest = max(int(manifest.parent.name) for manifest in folder.glob(f"*/{MANIFEST}"))
+    assert wait_for_checkpoint(config, newest + 3, process, runs_in(config) - {folder.name}) == folder
 
 
 def command_of(process):
@@ -140,38 +173,27 @@ def refuse_other_computations(spark, config, run_id):
     other = replace(config, train=replace(config.train, seed=9))
     with pytest.raises(MamdrError, match=r"has different settings: train\.seed is 9, and was 0"):
         resumed(spark, other, run_id)
-    figures = resumed(spark, replace(other, train=replace(other.train, epochs=1)))
-    assert (figures["run_id"] != run_id, figures["attempts"]) == (True, 1)
 
 
-def test_a_run_that_is_killed_and_stopped_again_and_again_resumes_to_the_undisturbed_package(
-    spark, config, undisturbed, job
+def test_a_job_that_is_killed_again_and_again_resumes_to_the_undisturbed_package(
+    spark, config, undisturbed, job, request
 ):
-    """Killed with all its processes, then by SIGTERM, then its spark-submit by either signal: Spark's JVM is what a
-    cluster or a user kills, and Python is its child.
+    """Killed with all its processes, then its spark-submit by either signal: Spark's JVM is what a cluster or a user
+    kills, and Python is its child.
     """
     process = job()
     folder = wait_for_checkpoint(config, 2, process)
+    os.killpg(process.pid, signal.SIGSTOP)
     refuse_to_resume(spark, config, folder.name)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(LIMIT)
     assert row_of(spark, config, folder.name)["status"] == "running"
     refuse_other_computations(spark, config, folder.name)
-    before = find_checkpoint(folder).newest
-    process = job("--resume")
-    assert wait_for_checkpoint(config, before + 2, process) == folder
-    os.kill(process.pid, signal.SIGTERM)
-    out, log = process.communicate(timeout=LIMIT)
-    assert process.returncode == 2
-    (line,) = out.splitlines()
-    said = json.loads(line)
-    assert said["status"] == "stopped"
-    assert "--resume continues from there" in said["error"]
-    assert "Traceback" not in log
-    assert row_of(spark, config, folder.name)["status"] == "stopped"
+    another = request.getfixturevalue("undisturbed_on_two")
+    assert (another["run_id"] != folder.name, another["attempts"]) == (True, 1)
     for number in (signal.SIGTERM, signal.SIGKILL):
         before = find_checkpoint(folder).newest
-        process = job("--resume", program=str(Path(sys.executable).parent / "spark-submit"))
+        process = job("--resume")
         assert wait_for_checkpoint(config, before + 2, process) == folder
         children = psutil.Process(process.pid).children(recursive=True)
         (python,) = (child for child in children if "train_mamdr" in command_of(child))
@@ -182,23 +204,12 @@ def test_a_run_that_is_killed_and_stopped_again_and_again_resumes_to_the_undistu
         assert psutil.wait_procs(children, timeout=20)[1] == []
         assert f"resumes from checkpoint {before}" in log
     figures = resumed(spark, config)
-    assert (figures["run_id"], figures["attempts"]) == (folder.name, 5)
+    assert (figures["run_id"], figures["attempts"]) == (folder.name, 4)
     assert figures["test_auc"] == undisturbed["test_auc"]
     assert_same_package(figures["package"], undisturbed["package"])
     row = row_of(spark, config, folder.name)
-    assert (row["status"], row["attempts"], row["rounds"]) == ("ok", 5, 80)
+    assert (row["status"], row["attempts"], row["rounds"]) == ("ok", 4, 48)
     assert not folder.exists()
-
-
-@pytest.fixture(scope="module")
-def on_two(config):
-    """Half as many rounds: a process is killed once, or twice."""
-    return replace(config, train=replace(config.train, ranks=2, restarts=1, epochs=10))
-
-
-@pytest.fixture(scope="module")
-def undisturbed_on_two(spark, on_two):
-    return train_mamdr(spark, on_two)
 
 
 def ranks_below(process):
@@ -213,69 +224,8 @@ def ranks_below(process):
     return found
 
 
-@contextlib.contextmanager
-def in_time(config, act, folder=None):
-    """Act once a run has three checkpoints more, that of a folder or a new one; gives what it returned, afterwards."""
-    known = {child.name for child in (Path(config.lake.root) / "checkpoints").glob("*")} - {folder and folder.name}
-    number = 3 + (find_checkpoint(folder).newest if folder else 0)
-    done = []
-    actor = threading.Thread(target=lambda: done.append(act(wait_for_checkpoint(config, number, known=known))))
-    actor.start()
-    yield done
-    actor.join()
-
-
-def kill_rank_1(folder):
-    ranks = ranks_below(psutil.Process())
-    ranks["1"].kill()
-    return ranks
-
-
-def assert_restarted(spark, config, run_id, ranks, attempts):
-    assert psutil.wait_procs(ranks.values(), timeout=0)[1] == []
-    row = row_of(spark, config, run_id)
-    assert (row["status"], row["attempts"]) == ("ok", attempts)
-    assert [cause.splitlines()[0] for cause in row["causes"]] == [
-        "rank 1 of 2 was lost: killed, out of memory, or gone with its executor"
-    ]
-
-
-def test_a_rank_of_torch_that_is_killed_costs_a_restart_and_changes_nothing(spark, on_two, undisturbed_on_two):
-    """Two summands have one order: both launchers give the same package."""
-    with in_time(on_two, kill_rank_1) as done:
-        figures = train_mamdr(spark, with_values(on_two, {"train.launcher": "torch"}))
-    assert figures["attempts"] == 2
-    assert_same_package(figures["package"], undisturbed_on_two["package"])
-    assert_restarted(spark, on_two, figures["run_id"], done[0], attempts=2)
-
-
-def test_sigterm_has_horovods_ranks_save_a_checkpoint_and_a_killed_rank_costs_a_restart(
-    spark, on_two, undisturbed_on_two
-):
-    """The run that SIGTERM stopped is resumed, and loses a rank then."""
-
-    def terminate(folder):
-        assert (
-            signal.getsignal(signal.SIGTERM).__module__ == "mamdr_core.runtime.stop_request"
-        )  # not Horovod's launcher's
-        os.kill(os.getpid(), signal.SIGTERM)
-        return folder, ranks_below(psutil.Process())
-
-    with in_time(on_two, terminate) as done, pytest.raises(StoppedError, match="--resume continues from there"):
-        train_mamdr(spark, on_two)
-    folder, ranks = done[0]
-    assert psutil.wait_procs(ranks.values(), timeout=5)[1] == []
-    assert row_of(spark, on_two, folder.name)["status"] == "stopped"
-    with in_time(on_two, kill_rank_1, folder) as done:
-        figures = resumed(spark, on_two, folder.name)
-    assert_same_package(figures["package"], undisturbed_on_two["package"])
-    assert_restarted(spark, on_two, folder.name, done[0], attempts=3)
-
-
-def test_an_executor_that_is_killed_costs_a_restart_and_changes_nothing(
-    spark, on_two, undisturbed_on_two, job, tmp_path
-):
-    """Two executors of one core, each a JVM of its own, and with a GPU as far as Spark is concerned."""
+def start_on_two_executors(job, on_two, tmp_path):
+    """Each of one core and a JVM of its own, and with a GPU as far as Spark is concerned."""
     script = tmp_path / "find_gpus"
     script.write_text("""#!/bin/sh\necho '{"name": "gpu", "addresses": ["7"]}'\n""")
     script.chmod(0o755)
@@ -283,27 +233,72 @@ def test_an_executor_that_is_killed_costs_a_restart_and_changes_nothing(
     gpus = [f"--conf spark.{who}.amount={count}" for who, count in of.items()]
     gpus += [f"--conf spark.{who}.resource.gpu.discoveryScript={script}" for who in ("worker", "executor")]
     master = " ".join(["local-cluster[2,1,1024]", *gpus])
-    known = {child.name for child in (Path(on_two.lake.root) / "checkpoints").glob("*")}
     sets = (f"train.{name}={getattr(on_two.train, name)}" for name in ("ranks", "restarts", "epochs"))
-    process = job(*(word for each in sets for word in ("--set", each)), master=master)
+    return job(*(word for each in sets for word in ("--set", each)), program="python", master=master)
+
+
+def test_a_rank_and_an_executor_that_are_killed_cost_restarts_sigterm_stops_the_job_and_nothing_changes(
+    spark, on_two, undisturbed_on_two, job, tmp_path
+):
+    """Under Horovod; then the run is resumed under torch, and loses a rank again. Two summands have one order: both
+    launchers give the package of ranks in one process.
+    """
+    known = runs_in(on_two)
+    process = start_on_two_executors(job, on_two, tmp_path)
     folder = wait_for_checkpoint(on_two, 3, process, known)
-    below = psutil.Process(process.pid).children(recursive=True)
+    top = psutil.Process(process.pid)
+    first = ranks_below(top)
+    assert sorted(first) == ["0", "1"]
+    first["1"].kill()
+    wait_for_more(on_two, folder, process)
+    assert psutil.wait_procs(first.values(), timeout=0)[1] == []
+    below = top.children(recursive=True)
     executors = [child for child in below if "CoarseGrainedExecutorBackend" in command_of(child)]
-    ranks = ranks_below(psutil.Process(process.pid))
-    assert (len(executors), sorted(ranks)) == (2, ["0", "1"])
+    assert len(executors) == 2
     executors[0].kill()
+    wait_for_more(on_two, folder, process)
+    below += ranks_below(top).values()
+    os.kill(process.pid, signal.SIGTERM)
     out, log = process.communicate(timeout=LIMIT)
-    assert process.returncode == 0, log
+    assert process.returncode == 2, log
     (line,) = out.splitlines()
-    said = json.loads(line)
-    assert (said["status"], said["attempts"]) == ("ok", 2), log
-    assert_same_package(said["package"], undisturbed_on_two["package"])
+    reported = json.loads(line)
+    assert reported["status"] == "stopped"
+    assert "--resume continues from there" in reported["error"]
+    assert "Traceback" not in log.rpartition("resumes from checkpoint")[2]
     assert "[rank 1] " in log
-    assert log.count("Spark assigned GPU 7 to this rank") == 4
-    (cause,) = row_of(spark, on_two, folder.name)["causes"]
+    assert log.count("Spark assigned GPU 7 to this rank") == 6
+    assert psutil.wait_procs(below, timeout=20)[1] == []
+    row = row_of(spark, on_two, folder.name)
+    assert (row["status"], row["attempts"]) == ("stopped", 3)
+
+    with killed_in_time(on_two, folder) as ranks:
+        figures = resumed(spark, with_values(on_two, {"train.launcher": "torch"}), folder.name)
+    assert sorted(ranks) == ["0", "1"]
+    assert psutil.wait_procs(ranks.values(), timeout=0)[1] == []
+    assert_same_package(figures["package"], undisturbed_on_two["package"])
+    row = row_of(spark, on_two, folder.name)
+    assert (row["status"], row["attempts"], figures["attempts"]) == ("ok", 5, 5)
+    of_rank, of_executor, of_torch = (cause.splitlines()[0] for cause in row["causes"])
+    assert of_rank == of_torch == "rank 1 of 2 was lost: killed, out of memory, or gone with its executor"
     # The rank itself is not named where it had done its last round just before.
-    assert re.match(r"rank [01] of 2 was lost: |the ranks were lost: ", cause)
-    assert psutil.wait_procs([*below, *ranks.values()], timeout=20)[1] == []
+    assert re.match(r"rank [01] of 2 was lost: |the ranks were lost: ", of_executor)
+
+
+@contextlib.contextmanager
+def killed_in_time(config, folder):
+    """Kill rank 1, below this process, once a run has three more checkpoints; gives all ranks, afterwards."""
+    ranks = {}
+
+    def kill():
+        wait_for_more(config, folder)
+        ranks.update(ranks_below(psutil.Process()))
+        ranks["1"].kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    yield ranks
+    killer.join()
 
 
 def test_resuming_what_cannot_be_resumed_is_a_clear_error(spark, config, undisturbed):
