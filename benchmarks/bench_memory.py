@@ -43,7 +43,7 @@ from mamdr_core.shards.arrays import Arrays
 from mamdr_core.shards.mapped_state import MappedState
 from mamdr_core.training.building import make_store
 from mamdr_core.training.checkpoint import checkpoints
-from mamdr_core.training.checkpoint.checkpoints import CheckpointPlace, Checkpoints
+from mamdr_core.training.checkpoint.checkpoints import CheckpointLocation, Checkpoints
 from mamdr_core.training.package import save_rank
 from mamdr_core.training.trainer import Trainer
 
@@ -139,7 +139,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
         state_memory=MappedState() if arguments.mapped else IN_MEMORY,
     )  # fmt: skip
     del shared  # it is the learner's, which replaces it
-    place = CheckpointPlace(str(folder / "checkpoints"))
+    place = CheckpointLocation(str(folder / "checkpoints"))
     trainer = Trainer(
         settings=settings, learner=learner, method=method, counts_n=train.counts.numpy(),
         owned_n=np.ones(DOMAINS, dtype=bool), collective=SingleProcess(), val=val, arrays=Arrays(), clock=clock,

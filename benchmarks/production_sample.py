@@ -28,7 +28,7 @@ from mamdr_core.runtime.clock import Clock
 from mamdr_core.runtime.stop_request import StopRequest
 from mamdr_core.shards.arrays import Arrays
 from mamdr_core.training.building import make_store
-from mamdr_core.training.checkpoint.checkpoints import CheckpointPlace, Checkpoints
+from mamdr_core.training.checkpoint.checkpoints import CheckpointLocation, Checkpoints
 from mamdr_core.training.package import publish_package, save_rank
 from mamdr_core.training.trainer import Trainer
 
@@ -129,7 +129,7 @@ class Sample:
     ) -> Trainer:
         """Trains a learner, timed."""
         settings = config.train
-        place = CheckpointPlace(str(folder)) if folder else None
+        place = CheckpointLocation(str(folder)) if folder else None
         return Trainer(
             settings=settings,
             learner=learner,

@@ -18,7 +18,7 @@ from mamdr_core.experiments.trials import Trial, compared_pairs, make_trial
 from mamdr_core.lake.core.sql import literal
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.runtime.errors import MamdrError
-from mamdr_core.runtime.object_store import place_of
+from mamdr_core.runtime.object_store import as_path
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.files.folders import staged
 from mamdr_core.training.parents import resolve_parent
@@ -107,7 +107,7 @@ def write_comparison(
     lake.overwrite_where(table, frame, f"comparison = {literal(name)}")
     sheets = sheets_of(comparison, pinned.domain_ids, train_rows_n, largest)
     text = markdown(name, sheets)
-    with staged(place_of(lake.path_of("reports", name))) as folder:
+    with staged(as_path(lake.path_of("reports", name))) as folder:
         (folder / "comparison.md").write_text(text, encoding="utf-8")
         (folder / "comparison.tex").write_text(latex(name, sheets), encoding="utf-8")
     print(text, file=sys.stderr)

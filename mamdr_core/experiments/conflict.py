@@ -28,7 +28,7 @@ from mamdr_core.learning.domain_negotiation import DomainNegotiation
 from mamdr_core.learning.learner import Learner
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.runtime.errors import MamdrError
-from mamdr_core.runtime.object_store import place_of
+from mamdr_core.runtime.object_store import as_path
 from mamdr_core.training.building import make_learner
 from mamdr_core.training.choices import Choices, choose_engine, place_columns
 from mamdr_core.training.files.folders import staged
@@ -187,6 +187,6 @@ def _draw(trained: TrainedRun, stages: Mapping[str, Agreement]) -> list[str]:
         return []
     names = [trained.pinned.domain_ids[domain] for domain in domains]
     matrices = {stage: cosine_matrix(agreement, domains) for stage, agreement in stages.items()}
-    with staged(place_of(trained.lake.path_of("reports", trained.run_id))) as folder:
+    with staged(as_path(trained.lake.path_of("reports", trained.run_id))) as folder:
         plot_conflict(matrices, names, folder / "conflict.svg")
     return [trained.lake.path_of("reports", trained.run_id, "conflict.svg")]

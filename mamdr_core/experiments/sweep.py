@@ -21,7 +21,7 @@ from mamdr_core.experiments.trials import check_keys, check_pairs
 from mamdr_core.lake.core.sql import literal
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.runtime.errors import MamdrError
-from mamdr_core.runtime.object_store import place_of
+from mamdr_core.runtime.object_store import as_path
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.files.folders import staged
 from mamdr_core.training.parents import resolve_parent
@@ -152,7 +152,7 @@ def _write_sweep(
     lake.overwrite_where(table, spark.createDataFrame(values, spark_schema(table)), f"sweep = {literal(name)}")
     sheets = sweep_sheets(rows, grid)
     text = markdown(name, sheets)
-    with staged(place_of(lake.path_of("reports", name))) as folder:
+    with staged(as_path(lake.path_of("reports", name))) as folder:
         (folder / "sweep.md").write_text(text, encoding="utf-8")
         (folder / "sweep.tex").write_text(latex(name, sheets), encoding="utf-8")
         for figure in plot_grid(rows, grid, folder):

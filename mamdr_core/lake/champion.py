@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.runtime.errors import MamdrError
-from mamdr_core.runtime.object_store import place_of
+from mamdr_core.runtime.object_store import as_path
 
 CHAMPION = "champion"
 """Accepted instead of a run's id, also with a day: champion@2026-01-02 (see `resolve_run`)."""
@@ -80,7 +80,7 @@ def find_run(lake: Lake, run_id: str) -> dict[str, Any]:
 def package_of(lake: Lake, row: Row) -> str:
     """The folder of a run's package: in this lake, which may be a copy, or otherwise the recorded one."""
     own = lake.path_of("packages", row["run_id"])
-    return own if place_of(own).exists() else str(row["package"])
+    return own if as_path(own).exists() else str(row["package"])
 
 
 def day_after(day: date) -> date:

@@ -39,7 +39,7 @@ def is_remote(path: str) -> bool:
     return path.startswith(SCHEME)
 
 
-def place_of(path: str) -> "Place":
+def as_path(path: str) -> "AnyPath":
     """A path on a disk or in the store."""
     return StorePath(path.rstrip("/")) if is_remote(path) else Path(path)
 
@@ -170,4 +170,4 @@ class StorePath:
             stream.write(text.encode(encoding))
 
 
-Place = Path | StorePath
+AnyPath = Path | StorePath

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from mamdr_core.runtime.object_store import Place, StorePath
+from mamdr_core.runtime.object_store import AnyPath, StorePath
 
 _LOOK_EVERY, _LOOK_IN_STORE_EVERY = 1.0, 5.0
 """Seconds between two checks of the file and the parent process; a check of an object store is slower."""
@@ -26,7 +26,7 @@ class StopRequest:
         reason: source of the request; empty: there is none.
     """
 
-    def __init__(self, file: Place | None = None) -> None:
+    def __init__(self, file: AnyPath | None = None) -> None:
         self.reason = ""
         self._file = file
         self._every = _LOOK_IN_STORE_EVERY if isinstance(file, StorePath) else _LOOK_EVERY
@@ -42,7 +42,7 @@ class StopRequest:
                 self.reason = "the end of the process that started it"
         return bool(self.reason)
 
-    def _is_there(self, file: Place) -> bool:
+    def _is_there(self, file: AnyPath) -> bool:
         try:
             return file.exists()
         except OSError:  # a store that is temporarily unavailable must not end a run

@@ -18,7 +18,7 @@ from mamdr_core.engine.parameters import Change, Shared
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.models.structures import declare_inputs
 from mamdr_core.runtime.errors import MamdrError
-from mamdr_core.runtime.object_store import place_of
+from mamdr_core.runtime.object_store import as_path
 from mamdr_core.serving.files import ROWS, compare, measure_latency, signature_of, write_files
 from mamdr_core.serving.network import ServedNetwork, domain_tables
 from mamdr_core.serving.opening import find_served, read_vectors
@@ -51,7 +51,7 @@ def export_model(spark: SparkSession, config: Config) -> dict[str, Any]:
     served = find_served(lake, config.export.run_id)
     vectors = read_vectors(lake, served, config.train)
     specific = _select_specific(lake, served, config.export.domains)
-    with fetched(place_of(served.folder), "model package", only="shared") as package:
+    with fetched(as_path(served.folder), "model package", only="shared") as package:
         shared = load_shared(package)
     mixed = served.mixed(served.engine(vectors))
     gb = _check_size(served, shared, specific, vectors, mixed.nbytes if mixed else 0, config.export.max_gb)

@@ -15,7 +15,7 @@ from mamdr_core.engine.platt import Calibration
 from mamdr_core.engine.striping import owners_of, places_of
 from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.models.structures import build_model, declare_inputs
-from mamdr_core.runtime.object_store import place_of
+from mamdr_core.runtime.object_store import as_path
 from mamdr_core.training.files.folders import fetched
 from mamdr_core.training.files.metadata import MIXED
 from mamdr_core.training.files.specific_files import SavedSpecific
@@ -53,7 +53,7 @@ class Served:
 
     def shared(self) -> Shared:
         """theta_S; whole tables are memory-mapped, so all processes of a machine share their pages."""
-        with fetched(place_of(self.folder), "model package", only="shared") as folder:
+        with fetched(as_path(self.folder), "model package", only="shared") as folder:
             tables: dict[str, Any] = load_file(folder / "shared.safetensors")
             parts = [load_file(folder / name) for name in self.files if name.startswith("shared-")]
         dense = tables.pop("dense")
@@ -62,7 +62,7 @@ class Served:
 
     def specific(self) -> Mapping[int, Change]:
         """theta_i by domain index, each read on access."""
-        with fetched(place_of(self.folder), "model package", only="specific-") as folder:
+        with fetched(as_path(self.folder), "model package", only="specific-") as folder:
             return SavedSpecific([folder / name for name in self.files if name.startswith("specific-")])
 
     @property
@@ -76,7 +76,7 @@ class Served:
         Args:
             engine: from `engine()`.
         """
-        with fetched(place_of(self.folder), "model package", only=MIXED) as folder:
+        with fetched(as_path(self.folder), "model package", only=MIXED) as folder:
             state = load_mixed(folder)
         if state is None:
             return None

@@ -18,7 +18,7 @@ from mamdr_core.parallel.shipping import ship_modules
 from mamdr_core.runtime.errors import StoppedError
 from mamdr_core.runtime.stop_request import StopRequest, on_sigterm
 from mamdr_core.training.building import load_of
-from mamdr_core.training.checkpoint.checkpoints import STOP, CheckpointPlace, find_checkpoint
+from mamdr_core.training.checkpoint.checkpoints import STOP, CheckpointLocation, find_checkpoint
 from mamdr_core.training.files.folders import remove
 from mamdr_core.training.own_code import modules_of, plugins_of
 from mamdr_core.training.parents import resolve_parent
@@ -151,7 +151,7 @@ def _attempts(spark: SparkSession, run: Run, request: StopRequest) -> list[RankR
                 time.sleep(0.1)
 
 
-def task_of(run: Run, checkpoints: CheckpointPlace | None = None) -> RankTask:
+def task_of(run: Run, checkpoints: CheckpointLocation | None = None) -> RankTask:
     """The task that the driver sends to the ranks of a run."""
     read = np.where(run.domains.reads, run.pinned.counts["train"], 0)
     owner = place_domains(load_of(run.config.train, read), run.config.train.ranks, run.pinned.positions())

@@ -28,7 +28,7 @@ from mamdr_core.training.rank_memory import RankMemory, RankShape, rank_memory
 from mamdr_core.training.rounds import shuffle_rows
 from mamdr_core.training.run_domains import domains_of
 from mamdr_core.training.statistics import measure_statistics
-from mamdr_core.training.warm_start import Heritage
+from mamdr_core.training.warm_start import ParentParameters
 from mamdr_core.training.worker import RankTask, choices_of, domain_named, share_of
 from schemas import SPLITS
 
@@ -76,8 +76,8 @@ def dry_run_rank(task: RankTask, collective: Collective) -> DryRankResult:
         share = share_of(task, few)
         columns = {split: share.columns(split) for split in SPLITS}
         columns = place_columns(columns, choices.device, collective)
-        heritage = Heritage(task.parent, choices.device, train.scratch) if task.parent else None
-        inherited = heritage.having_specific(len(own)) & own if heritage else np.zeros_like(own)
+        parent = ParentParameters(task.parent, choices.device, train.scratch) if task.parent else None
+        inherited = parent.has_specific(len(own)) & own if parent else np.zeros_like(own)
         sample = shape_of(config, pinned, few, inherited, columns, columns["train"], collective)
         shape = _whole_shape(task, sample, own, inherited)
         mapped = share_of(task, own & domains.reads).arrays.mapped
@@ -87,10 +87,10 @@ def dry_run_rank(task: RankTask, collective: Collective) -> DryRankResult:
         built_of = (few, collective, share, columns["train"], choices, inherited & few, maps_state)
         learner = make_learner(config, pinned, *built_of)
         method = find_method(train.method)
-        if heritage:
-            heritage.hand_down(learner, collective, method.mixed)
+        if parent:
+            parent.copy_to(learner, collective, method.mixed)
         if method.mixed:
-            inherited_mixed = heritage.mixed_state(collective, few) if heritage else None
+            inherited_mixed = parent.mixed_state(collective, few) if parent else None
             mixed = make_mixed(config, learner.engine, pinned, learner.train, collective, inherited_mixed)
             _fit_mixed(mixed, learner, bool(train.only_domains))
     with clock.phase("step"), domain_named(pinned):

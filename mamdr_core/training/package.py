@@ -30,7 +30,7 @@ from mamdr_core.engine.platt import Calibration
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.engine.striping import WHOLE, Stripe
 from mamdr_core.mixed.mixed_model import MixedModel
-from mamdr_core.runtime.object_store import place_of
+from mamdr_core.runtime.object_store import as_path
 from mamdr_core.runtime.stateful import State, Stateful
 from mamdr_core.training.files.folders import fetched, staged
 from mamdr_core.training.files.integrity import report_unreadable
@@ -64,7 +64,7 @@ def save_rank(
     Returns:
         Hashes of the files.
     """
-    with staged(place_of(folder), scratch) as path:
+    with staged(as_path(folder), scratch) as path:
         saved = _save_rank(path, rank, shared, specific)
         if mixed:
             saved += write_state(path, rank, mixed.state_dict(), MIXED)
@@ -96,7 +96,7 @@ def publish_package(folder: str, final: str, saved: FileHashes, texts: Mapping[s
         saved: hashes of the files of the ranks.
         texts: file name to content.
     """
-    with staged(place_of(folder)) as path:
+    with staged(as_path(folder)) as path:
         write_manifest(path, saved | write_texts(path, texts))
     if folder != final:
         path.rename(final)
@@ -158,7 +158,7 @@ def load_package(folder: str, device: torch.device | str = "cpu", scratch: str =
     Raises:
         MamdrError: there is no package, or a file is missing or damaged; the message names it.
     """
-    with fetched(place_of(folder), "model package", scratch) as path:
+    with fetched(as_path(folder), "model package", scratch) as path:
         found = check_metadata(path)
         specific = [path / name for name in found.files if name.startswith("specific-")]
         with report_unreadable(path, "model package"):
@@ -193,7 +193,7 @@ def load_calibration(folder: str, scratch: str = "") -> Calibration | None:
     Args:
         folder, scratch: see `load_package`.
     """
-    with fetched(place_of(folder), "model package", scratch, only=CALIBRATION) as path:
+    with fetched(as_path(folder), "model package", scratch, only=CALIBRATION) as path:
         return _read_calibration(path)
 
 

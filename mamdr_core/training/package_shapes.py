@@ -10,7 +10,7 @@ from mamdr_core.config.job_config import Config
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.models.tables import owners
 from mamdr_core.runtime.errors import MamdrError
-from mamdr_core.runtime.object_store import place_of
+from mamdr_core.runtime.object_store import as_path
 from mamdr_core.training.files.folders import fetched
 from mamdr_core.training.files.integrity import report_unreadable
 from mamdr_core.training.package import CALIBRATION
@@ -33,7 +33,7 @@ def check_shapes(folder: str, config: Config, sizes: Mapping[str, int], scratch:
         MamdrError: they have others; the message names the file.
     """
     with (
-        fetched(place_of(folder), "model package", scratch, only=CHECKED) as path,
+        fetched(as_path(folder), "model package", scratch, only=CHECKED) as path,
         report_unreadable(path, "model package"),
     ):
         found = {file.name: _shapes_in(file) for prefix in CHECKED for file in sorted(path.glob(f"{prefix}*"))}

@@ -18,7 +18,7 @@ from mamdr_core.lake.examples.quantiles import check_same_bounds
 from mamdr_core.learning.methods import find_method
 from mamdr_core.models.structures import MODELS
 from mamdr_core.runtime.errors import MamdrError
-from mamdr_core.runtime.object_store import place_of
+from mamdr_core.runtime.object_store import as_path
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.files.metadata import PackageMetadata, read_metadata
 from mamdr_core.training.own_code import check_served
@@ -98,7 +98,7 @@ def _champion_before(lake: Lake, config: Config) -> str:
         return ""
     run_id = str(champion["run_id"])
     row = lake.read("training_runs").where(F.col("run_id") == run_id).first()
-    if row is None or not row["package"] or not place_of(package_of(lake, row)).exists():
+    if row is None or not row["package"] or not as_path(package_of(lake, row)).exists():
         logger.warning("the package of the champion, run %s, was deleted: this run starts cold", run_id)
         return ""
     return run_id

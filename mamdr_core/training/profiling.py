@@ -11,7 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from mamdr_core.runtime import heartbeat
-from mamdr_core.runtime.object_store import place_of
+from mamdr_core.runtime.object_store import as_path
 from mamdr_core.training.files.folders import staged
 from mamdr_core.training.stages import Stage
 
@@ -118,7 +118,7 @@ class Profiler:
 
     def _write(self, name: str, write: Callable[[Path], Any]) -> None:
         """Write a file to the folder; a failure is only logged, since the run matters more than its profile."""
-        place = place_of(self._folder)
+        place = as_path(self._folder)
         try:
             with staged(place) as folder:
                 write(folder / name)

@@ -11,7 +11,7 @@ from mamdr_core.config.job_config import Config, parse_config
 from mamdr_core.config.yaml_values import parse_yaml
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.runtime.errors import MamdrError
-from mamdr_core.runtime.object_store import Place, place_of
+from mamdr_core.runtime.object_store import AnyPath, as_path
 from mamdr_core.shards.pinned import pin_examples
 from mamdr_core.training.checkpoint.claims import is_trained_elsewhere
 from mamdr_core.training.own_code import sources_of
@@ -33,7 +33,7 @@ def find_unfinished(spark: SparkSession, config: Config) -> Run | None:
     if wanted != NEWEST:
         return _resumed(spark, lake, config, _find_named(lake, config, wanted))
     for row in _unfinished(lake) if lake.exists("training_runs") else ():
-        folder = place_of(lake.path_of("checkpoints", row["run_id"]))
+        folder = as_path(lake.path_of("checkpoints", row["run_id"]))
         is_of_day = row["ds"] == config.examples.until or bool(config.train.only_domains)
         if is_of_day and folder.is_dir() and not _differing(config, row):
             _check_not_running(folder, row["run_id"])
@@ -56,11 +56,11 @@ def _find_named(lake: Lake, config: Config, run_id: str) -> Row:
     differing = _differing(config, row)
     if differing:
         raise MamdrError(f"train.resume: run {run_id} has different settings: {'; '.join(differing[:3])}")
-    _check_not_running(place_of(lake.path_of("checkpoints", run_id)), run_id)
+    _check_not_running(as_path(lake.path_of("checkpoints", run_id)), run_id)
     return row
 
 
-def _check_not_running(folder: Place, run_id: str) -> None:
+def _check_not_running(folder: AnyPath, run_id: str) -> None:
     if is_trained_elsewhere(folder):
         raise MamdrError(
             f"train.resume: another process of this machine trains run {run_id}, or stops it after the current round; "

@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 from mamdr_core.config.job_config import Config, dump_config, plain_config
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.runtime.errors import MamdrError, StoppedError
-from mamdr_core.runtime.object_store import Place, is_remote, place_of
+from mamdr_core.runtime.object_store import AnyPath, as_path, is_remote
 from mamdr_core.runtime.run_ids import make_run_id
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.checkpoint.claims import claim
@@ -100,19 +100,19 @@ class Run:
         return str(self.row["run_id"])
 
     @property
-    def package(self) -> Place:
+    def package(self) -> AnyPath:
         """Folder of the package."""
-        return place_of(self.lake.path_of("packages", self.id))
+        return as_path(self.lake.path_of("packages", self.id))
 
     @property
-    def scratch(self) -> Place:
+    def scratch(self) -> AnyPath:
         """Folder to which ranks write: the package itself in an object store, which has no renames."""
         return self.package if is_remote(self.lake.root) else self.package.parent / f".{self.id}.part"
 
     @property
-    def checkpoints(self) -> Place:
+    def checkpoints(self) -> AnyPath:
         """Folder of the checkpoints."""
-        return place_of(self.lake.path_of("checkpoints", self.id))
+        return as_path(self.lake.path_of("checkpoints", self.id))
 
     def record_start(self, spark: SparkSession) -> None:
         """Record that the run is running, as another attempt if it is resumed."""

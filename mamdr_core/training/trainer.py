@@ -24,12 +24,12 @@ from mamdr_core.training.checkpoint.checkpoints import Checkpoints
 from mamdr_core.training.checkpoint.position import Position
 from mamdr_core.training.checkpoint.state import RunState
 from mamdr_core.training.curve import Validation, aucs_of
-from mamdr_core.training.dealer import Dealer
 from mamdr_core.training.early_stop import EarlyStop
 from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.network_on_mixed import NetworkOnMixed
 from mamdr_core.training.profiling import Profiler
 from mamdr_core.training.progress import Progress
+from mamdr_core.training.round_loader import RoundLoader
 from mamdr_core.training.stages import Stage, make_stages
 from mamdr_core.training.statistics import measure_statistics
 
@@ -102,7 +102,7 @@ class Trainer:
             self.settings, dr, "shared" in self._updates, "specific" in self._updates, may_be_alone
         )
         of_rank = self.counts_n, self.owned_n, self.collective, self.arrays, self.clock
-        self._dealer = Dealer(self.settings, self.learner, self.method, *of_rank)
+        self._loader = RoundLoader(self.settings, self.learner, self.method, *of_rank)
         self.early_stop = EarlyStop(1, self.learner)  # replaced at the start of every stage
 
     def train(self) -> TrainingOutcome:
@@ -165,7 +165,7 @@ class Trainer:
                 self._validate_mixed(stage, self.mixed)
         with self.profiler.stage(stage) if self.profiler else nullcontext():
             mamdr(
-                self._dealer.rounds(stage, self.position.done),
+                self._loader.rounds(stage, self.position.done),
                 self._timed("shared") if stage.learns_shared else None,
                 self._timed("specific") if stage.learns_specific else None,
                 lambda: self._after_round(stage, progress),

@@ -10,7 +10,7 @@ from torch import Tensor
 from mamdr_core.engine.striping import WHOLE, Stripe
 from mamdr_core.learning.learner import Learner
 from mamdr_core.parallel.collective import Collective
-from mamdr_core.runtime.object_store import place_of
+from mamdr_core.runtime.object_store import as_path
 from mamdr_core.runtime.stateful import State
 from mamdr_core.training.files.folders import fetched
 from mamdr_core.training.files.metadata import MIXED
@@ -20,7 +20,7 @@ from mamdr_core.training.package import SavedShared, load_mixed
 logger = logging.getLogger(__name__)
 
 
-class Heritage:
+class ParentParameters:
     """Parameters of a parent for one rank.
 
     Args:
@@ -31,12 +31,12 @@ class Heritage:
 
     def __init__(self, package: str, device: torch.device | str = "cpu", scratch: str = "") -> None:
         self._package, self._scratch = package, scratch
-        with fetched(place_of(package), "model package", scratch) as folder:
+        with fetched(as_path(package), "model package", scratch) as folder:
             self._shared = SavedShared(folder)
             self.has_mixed = (folder / f"{MIXED}shared.safetensors").is_file()
             self._specific = SavedSpecific(sorted(folder.glob("specific-*.safetensors")), device)
 
-    def having_specific(self, domains: int) -> NDArray[np.bool_]:
+    def has_specific(self, domains: int) -> NDArray[np.bool_]:
         """Mask of the domains that have theta_i in the package, bool [n]."""
         having = np.zeros(domains, dtype=np.bool_)
         having[list(self._specific)] = True
@@ -49,10 +49,10 @@ class Heritage:
             collective: the ranks.
             owned_n: mask of the domains of this rank, bool [n].
         """
-        with fetched(place_of(self._package), "model package", self._scratch, only=MIXED) as folder:
+        with fetched(as_path(self._package), "model package", self._scratch, only=MIXED) as folder:
             return load_mixed(folder, collective.rank, collective.size, torch.from_numpy(owned_n))
 
-    def hand_down(self, learner: Learner, collective: Collective, is_mixed: bool = False) -> None:
+    def copy_to(self, learner: Learner, collective: Collective, is_mixed: bool = False) -> None:
         """Replace the initial parameters of a learner by those of the parent.
 
         Vocabularies only grow and an index never changes: the parent's rows of a table are the first rows of the

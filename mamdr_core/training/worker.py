@@ -20,12 +20,12 @@ from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.parallel.collective import Collective
 from mamdr_core.runtime.clock import Clock
 from mamdr_core.runtime.errors import DivergedError, MamdrError
-from mamdr_core.runtime.object_store import place_of
+from mamdr_core.runtime.object_store import as_path
 from mamdr_core.runtime.stop_request import StopRequest, on_sigterm
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples
 from mamdr_core.training.building import initial_theta, make_learner, make_mixed, rows_planned
-from mamdr_core.training.checkpoint.checkpoints import STOP, CheckpointPlace, Checkpoints
+from mamdr_core.training.checkpoint.checkpoints import STOP, CheckpointLocation, Checkpoints
 from mamdr_core.training.choices import Choices, choose_together, place_columns
 from mamdr_core.training.evaluation import calibrate, evaluate_calibrated
 from mamdr_core.training.files.manifest import FileHashes
@@ -38,7 +38,7 @@ from mamdr_core.training.profiling import Profiler
 from mamdr_core.training.run_domains import domains_of
 from mamdr_core.training.statistics import measure_statistics
 from mamdr_core.training.trainer import Trainer, TrainingOutcome
-from mamdr_core.training.warm_start import Heritage
+from mamdr_core.training.warm_start import ParentParameters
 from schemas import SPLITS
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class RankTask:
     pinned: PinnedExamples
     owner: NDArray[np.int64]
     package: str
-    checkpoints: CheckpointPlace | None = None
+    checkpoints: CheckpointLocation | None = None
     parent: str = ""
     plugins: Mapping[str, str] = field(default_factory=dict)
     profile: str = ""
@@ -122,20 +122,20 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         own_train = {} if domains.is_whole else {"learned": share.columns("train")}
         columns = place_columns(columns | own_train, device, collective)
         train = columns.pop("learned", columns["train"])
-        heritage = Heritage(task.parent, device, settings.scratch) if task.parent else None
-        inherited = heritage.having_specific(len(own)) & own if heritage else np.zeros_like(own)
+        parent = ParentParameters(task.parent, device, settings.scratch) if task.parent else None
+        inherited = parent.has_specific(len(own)) & own if parent else np.zeros_like(own)
         shape = shape_of(task.config, task.pinned, own & domains.learns, inherited, columns, train, collective)
         maps_state = check_memory(task.config, shape, device, collective, share.arrays.mapped)
         built_of = (own, collective, share, train, choices, inherited, maps_state)
         learner = make_learner(task.config, task.pinned, *built_of)
-        if heritage and not (task.checkpoints and task.checkpoints.newest):
-            heritage.hand_down(learner, collective, method.mixed)
+        if parent and not (task.checkpoints and task.checkpoints.newest):
+            parent.copy_to(learner, collective, method.mixed)
     logger.info("rank %d read %s", collective.rank, share.figures.summary())
-    stop_file = place_of(task.checkpoints.folder) / STOP if task.checkpoints and not collective.rank else None
+    stop_file = as_path(task.checkpoints.folder) / STOP if task.checkpoints and not collective.rank else None
     request = StopRequest(stop_file)
     mixed = on_mixed = None
     if method.mixed:
-        inherited_mixed = heritage.mixed_state(collective, own) if heritage else None
+        inherited_mixed = parent.mixed_state(collective, own) if parent else None
         mixed = make_mixed(task.config, learner.engine, task.pinned, train, collective, inherited_mixed)
         initial = partial(initial_theta, task.config, task.pinned, device, collective, share)
         on_mixed = NetworkOnMixed(mixed, learner, initial, settings.mixed.alone_above)
@@ -151,7 +151,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         arrays=share.arrays,
         clock=clock,
         checkpoints=Checkpoints(task.checkpoints, settings.checkpoint, collective, request),
-        warm=heritage is not None and heritage.has_mixed == method.mixed,
+        warm=parent is not None and parent.has_mixed == method.mixed,
         mixed=on_mixed,
         profiler=profiler,
     )

@@ -3,13 +3,13 @@
 import pytest
 
 from mamdr_core.runtime.errors import MamdrError
-from mamdr_core.runtime.object_store import is_remote, place_of
+from mamdr_core.runtime.object_store import as_path, is_remote
 
 pytestmark = pytest.mark.slow
 
 
 def test_a_path_in_the_store_does_what_one_on_a_disk_does(store, tmp_path):
-    for folder in (tmp_path / "new", place_of("s3a://mamdr/paths")):
+    for folder in (tmp_path / "new", as_path("s3a://mamdr/paths")):
         folder.mkdir(parents=True, exist_ok=True)
         assert not (folder / "a.txt").exists()
         (folder / "a.txt").write_text("eins", encoding="utf-8")
@@ -30,4 +30,4 @@ def test_another_kind_of_store_is_refused_before_anything_is_read():
     assert not is_remote("/data/lake")
     with pytest.raises(MamdrError, match="gs://lake/packages: models and checkpoints need a folder on a disk or in S3"):
         is_remote("gs://lake/packages")
-    assert str(place_of("s3a://bucket/a/") / "b") == "s3a://bucket/a/b"
+    assert str(as_path("s3a://bucket/a/") / "b") == "s3a://bucket/a/b"

@@ -11,8 +11,8 @@ from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.runtime.errors import MamdrError
-from mamdr_core.runtime.object_store import StorePath, place_of
-from mamdr_core.training.checkpoint.checkpoints import CheckpointPlace, find_checkpoint
+from mamdr_core.runtime.object_store import StorePath, as_path
+from mamdr_core.training.checkpoint.checkpoints import CheckpointLocation, find_checkpoint
 from mamdr_core.training.files.folders import fetched, remove, staged
 from mamdr_core.training.files.manifest import MANIFEST, hash_files, write_manifest, write_texts
 from mamdr_core.training.package import load_package, publish_package, save_rank
@@ -30,7 +30,7 @@ def make_folder(store: str) -> Callable[..., StorePath]:
     """A folder in the store with a file of numbers under a manifest."""
 
     def make(path: str) -> StorePath:
-        folder = place_of(f"s3a://{BUCKET}/{path}")
+        folder = as_path(f"s3a://{BUCKET}/{path}")
         with staged(folder) as local:
             save_file({"x": torch.arange(4)}, local / "x.safetensors")
             write_manifest(local, hash_files(local, ["x.safetensors"]))
@@ -42,8 +42,8 @@ def make_folder(store: str) -> Callable[..., StorePath]:
 def test_a_stopped_run_goes_on_bit_for_bit_from_the_newest_intact_checkpoint(make_task, monkeypatch, store, caplog):  # noqa: F811
     undisturbed, stopped = make_task(1), make_task(1)
     expected = train_rank(undisturbed, SingleProcess())
-    folder = place_of(f"s3a://{BUCKET}/checkpoints/run")
-    run(stopped, 1, CheckpointPlace(str(folder)), monkeypatch, 3)
+    folder = as_path(f"s3a://{BUCKET}/checkpoints/run")
+    run(stopped, 1, CheckpointLocation(str(folder)), monkeypatch, 3)
     newest = find_checkpoint(folder).newest  # a round here is shorter than an upload: not after each has one begun
     assert newest >= 2
     file = f"checkpoints/run/{newest}/shared.safetensors"
@@ -51,18 +51,18 @@ def test_a_stopped_run_goes_on_bit_for_bit_from_the_newest_intact_checkpoint(mak
     damaged[-1] ^= 1
     client(store).put_object(Bucket=BUCKET, Key=file, Body=bytes(damaged))
     place = find_checkpoint(folder)
-    assert place == CheckpointPlace(str(folder), newest - 1, newest + 1)
+    assert place == CheckpointLocation(str(folder), newest - 1, newest + 1)
     assert f"checkpoint {folder}/{newest}: file shared.safetensors is damaged" in caplog.text
     found = run(stopped, 1, place)
     assert_same(parameters(stopped), parameters(undisturbed), exactly=True)
     assert_same_result(found, expected)
     remove(folder)
-    assert find_checkpoint(folder) == CheckpointPlace(str(folder))
+    assert find_checkpoint(folder) == CheckpointLocation(str(folder))
     remove(folder)
 
 
 def test_what_breaks_off_before_its_manifest_is_not_valid(store):
-    folder = place_of(f"s3a://{BUCKET}/broken")
+    folder = as_path(f"s3a://{BUCKET}/broken")
 
     def write():
         with staged(folder) as local:
@@ -108,7 +108,7 @@ def test_a_package_is_saved_by_ranks_sealed_and_loaded_as_on_a_disk(store, tmp_p
 def test_a_connection_cut_in_the_middle_of_an_upload_leaves_nothing_that_is_valid(store, monkeypatch, file):
     proxy = Proxy(int(store.rpartition(":")[2]))
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
-    folder = place_of(f"s3a://{BUCKET}/cut before {file}")
+    folder = as_path(f"s3a://{BUCKET}/cut before {file}")
 
     def write():
         with staged(folder) as local:

@@ -16,7 +16,7 @@ from mamdr_core.config.training import CheckpointSettings
 from mamdr_core.lake.core.marker import MARKER
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.runtime.errors import StoppedError
-from mamdr_core.runtime.object_store import place_of
+from mamdr_core.runtime.object_store import as_path
 from mamdr_core.training.driver import train_mamdr
 from mamdr_core.training.evaluate import evaluate_package
 from mamdr_core.training.files.folders import fetched
@@ -51,7 +51,7 @@ def expected(spark, local):
 
 
 def assert_same_package(found, expected):
-    with fetched(place_of(found), "model package") as folder:
+    with fetched(as_path(found), "model package") as folder:
         names = {file.name for file in folder.glob("*.safetensors")}
         assert names == {file.name for file in Path(expected).glob("*.safetensors")}
         for name in names:
@@ -61,7 +61,7 @@ def assert_same_package(found, expected):
 
 
 def test_a_run_stopped_by_sigterm_goes_on_from_its_checkpoint_in_the_store(spark, remote, expected):
-    checkpoints = place_of(f"{remote.lake.root}/checkpoints")
+    checkpoints = as_path(f"{remote.lake.root}/checkpoints")
 
     def stop():
         deadline = time.monotonic() + 60
@@ -75,7 +75,7 @@ def test_a_run_stopped_by_sigterm_goes_on_from_its_checkpoint_in_the_store(spark
     with pytest.raises(StoppedError, match="--resume continues from there"):
         train_mamdr(spark, remote)
     stopper.join()
-    assert not list(place_of(f"{remote.lake.root}/packages").iterdir())
+    assert not list(as_path(f"{remote.lake.root}/packages").iterdir())
     figures = train_mamdr(spark, replace(remote, train=replace(remote.train, resume="newest")))
     assert figures["attempts"] == 2
     assert figures["test_auc"] == expected["test_auc"]
@@ -91,7 +91,7 @@ def test_a_run_stopped_by_sigterm_goes_on_from_its_checkpoint_in_the_store(spark
 def test_horovods_ranks_read_and_write_the_store(spark, remote):
     train = replace(remote.train, ranks=2, epochs=1, restarts=0)
     figures = train_mamdr(spark, replace(remote, train=train))
-    names = {child.name for child in place_of(figures["package"]).iterdir()}
+    names = {child.name for child in as_path(figures["package"]).iterdir()}
     assert names >= {
         MANIFEST,
         "shared.safetensors",

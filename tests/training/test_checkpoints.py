@@ -18,7 +18,7 @@ from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from mamdr_core.runtime.errors import MamdrError, StoppedError
 from mamdr_core.runtime.stop_request import StopRequest
 from mamdr_core.training.checkpoint import checkpoints as module
-from mamdr_core.training.checkpoint.checkpoints import CheckpointPlace, Checkpoints, find_checkpoint
+from mamdr_core.training.checkpoint.checkpoints import CheckpointLocation, Checkpoints, find_checkpoint
 from mamdr_core.training.files.manifest import MANIFEST
 from mamdr_core.training.worker import train_rank
 from tests.training.test_ranks import assert_same, make_task, parameters  # noqa: F401 - a fixture
@@ -45,7 +45,7 @@ class StopAfter:
 
 @pytest.fixture
 def place(tmp_path):
-    return CheckpointPlace(str(tmp_path / "checkpoints"))
+    return CheckpointLocation(str(tmp_path / "checkpoints"))
 
 
 def run(task, ranks, place, monkeypatch=None, stop_after=None, reported="--resume continues"):

@@ -24,7 +24,7 @@ from mamdr_core.shards.arrays import Arrays
 from mamdr_core.shards.mapped_state import MappedState
 from mamdr_core.training.building import make_learner
 from mamdr_core.training.checkpoint import checkpoints
-from mamdr_core.training.checkpoint.checkpoints import CheckpointPlace, Checkpoints, find_checkpoint
+from mamdr_core.training.checkpoint.checkpoints import CheckpointLocation, Checkpoints, find_checkpoint
 from mamdr_core.training.choices import Choices
 from mamdr_core.training.trainer import Trainer
 
@@ -124,7 +124,7 @@ def test_a_stopped_run_resumes_with_mapped_state(tmp_path, monkeypatch, has_room
     if not has_room:
         monkeypatch.setattr(checkpoints, "available_memory", lambda: 0)
     settings = replace(TRAIN, method="mamdr", checkpoint=CheckpointSettings(rounds=1, minutes=0))
-    place = CheckpointPlace(str(tmp_path / "checkpoints"))
+    place = CheckpointLocation(str(tmp_path / "checkpoints"))
     for rounds in (2, 3):
         with pytest.raises(StoppedError):
             train(settings, folder, True, place, rounds)

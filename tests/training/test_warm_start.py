@@ -17,7 +17,7 @@ from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.ingest.job import ingest_clicks
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from mamdr_core.runtime.errors import MamdrError
-from mamdr_core.training.checkpoint.checkpoints import CheckpointPlace, find_checkpoint
+from mamdr_core.training.checkpoint.checkpoints import CheckpointLocation, find_checkpoint
 from mamdr_core.training.driver import task_of, train_mamdr
 from mamdr_core.training.evaluate import evaluate_package
 from mamdr_core.training.files.specific_files import SavedSpecific
@@ -149,9 +149,9 @@ def test_a_warm_run_learns_stops_and_goes_on_bit_for_bit(days, opened, parent, t
     undisturbed = replace(task, package=str(tmp_path / "undisturbed"))
     result = train_rank(undisturbed, SingleProcess())
     stopped = replace(task, package=str(tmp_path / "stopped"))
-    place = CheckpointPlace(str(tmp_path / "checkpoints"))
+    place = CheckpointLocation(str(tmp_path / "checkpoints"))
     run_with_checkpoints(stopped, 1, place, monkeypatch, 1)
-    monkeypatch.setattr("mamdr_core.training.warm_start.Heritage.hand_down", lambda *_: 1 / 0)
+    monkeypatch.setattr("mamdr_core.training.warm_start.ParentParameters.copy_to", lambda *_: 1 / 0)
     found = run_with_checkpoints(stopped, 1, find_checkpoint(Path(place.folder)))
     assert_same_parameters(tmp_path / "undisturbed", tmp_path / "stopped")
     assert (found.rounds, found.best_round) == (result.rounds, result.best_round)

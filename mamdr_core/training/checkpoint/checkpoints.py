@@ -20,7 +20,7 @@ from mamdr_core.parallel.collective import Collective, gather_texts
 from mamdr_core.runtime.errors import MamdrError, StoppedError
 from mamdr_core.runtime.heartbeat import beat
 from mamdr_core.runtime.host_memory import available_memory, ranks_here
-from mamdr_core.runtime.object_store import Place, place_of
+from mamdr_core.runtime.object_store import AnyPath, as_path
 from mamdr_core.runtime.stop_request import StopRequest
 from mamdr_core.training.checkpoint.state import STATE, RunState, Snapshot, files_to_restore, restore, take, write
 from mamdr_core.training.files.folders import fetched, remove, staged
@@ -42,7 +42,7 @@ BEAT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class CheckpointPlace:
+class CheckpointLocation:
     """Where a run's checkpoints are stored.
 
     Attributes:
@@ -58,7 +58,7 @@ class CheckpointPlace:
     scratch: str = ""
 
 
-def find_checkpoint(folder: Place, scratch: str = "") -> CheckpointPlace:
+def find_checkpoint(folder: AnyPath, scratch: str = "") -> CheckpointLocation:
     """Find the newest intact checkpoint of a run; damaged ones are logged and skipped."""
     numbers = _numbers(folder)
     for number in numbers:
@@ -70,8 +70,8 @@ def find_checkpoint(folder: Place, scratch: str = "") -> CheckpointPlace:
         except MamdrError as error:
             logger.warning("%s; using the previous checkpoint", error)
         else:
-            return CheckpointPlace(str(folder), number, numbers[0] + 1, scratch)
-    return CheckpointPlace(str(folder), None, numbers[0] + 1 if numbers else 1, scratch)
+            return CheckpointLocation(str(folder), number, numbers[0] + 1, scratch)
+    return CheckpointLocation(str(folder), None, numbers[0] + 1 if numbers else 1, scratch)
 
 
 class Checkpoints:
@@ -81,17 +81,21 @@ class Checkpoints:
     parts, and whether to stop.
 
     Args:
-        place: where checkpoints are stored; None: none are written.
+        location: where checkpoints are stored; None: none are written.
         settings: how often they are written and how many are kept.
         collective: the ranks.
         request: the stop request of this rank.
     """
 
     def __init__(
-        self, place: CheckpointPlace | None, settings: CheckpointSettings, collective: Collective, request: StopRequest
+        self,
+        location: CheckpointLocation | None,
+        settings: CheckpointSettings,
+        collective: Collective,
+        request: StopRequest,
     ) -> None:
-        self._place, self._settings, self._collective, self._request = place, settings, collective, request
-        self._number = place.next_number if place else 0
+        self._location, self._settings, self._collective, self._request = location, settings, collective, request
+        self._number = location.next_number if location else 0
         self._writing: Future[tuple[FileHashes, dict[str, Any]]] | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._started = time.monotonic()
@@ -99,24 +103,26 @@ class Checkpoints:
 
     def restore(self, run: RunState) -> bool:
         """Restore the newest checkpoint into newly created objects; returns whether there is one."""
-        if not self._place or self._place.newest is None:
+        if not self._location or self._location.newest is None:
             return False
-        folder = place_of(self._place.folder) / str(self._place.newest)
-        rank, ranks, scratch = self._collective.rank, self._collective.size, self._place.scratch
+        folder = as_path(self._location.folder) / str(self._location.newest)
+        rank, ranks, scratch = self._collective.rank, self._collective.size, self._location.scratch
         with fetched(folder, "checkpoint", scratch, only=STATE) as local:
             needed = files_to_restore(local, run, rank, ranks)
         with fetched(folder, "checkpoint", scratch, only=needed) as local:
             restore(local, run, rank, ranks)
         if self._collective.rank == 0:
             at = run.position
-            logger.info("resumes from checkpoint %d, after round %d of stage %d", self._place.newest, at.done, at.stage)
+            logger.info(
+                "resumes from checkpoint %d, after round %d of stage %d", self._location.newest, at.done, at.stage
+            )
         return True
 
     def after_round(self, run: RunState) -> None:
         """Start or complete a checkpoint if one is due; all ranks must call this after every round.
 
         Raises:
-            StoppedError: a rank was asked to stop; a checkpoint has been written unless there is no `place` for it.
+            StoppedError: a rank was asked to stop; a checkpoint has been written unless there is no `location` for it.
         """
         self._rounds += 1
         own = [self._request.is_set(), self._is_due(), self._writing is not None and self._writing.done()]
@@ -125,7 +131,7 @@ class Checkpoints:
             self._finish(run.specific)
         if stop.any():
             where = ""
-            if self._place:
+            if self._location:
                 if self._writing:
                     self._finish(run.specific)
                 self._start(run)
@@ -151,15 +157,15 @@ class Checkpoints:
     def _is_due(self) -> bool:
         by_rounds, minutes = self._settings.rounds, self._settings.minutes
         passed = time.monotonic() - self._started
-        return bool(self._place) and (0 < by_rounds <= self._rounds or 0 < minutes * 60 <= passed)
+        return bool(self._location) and (0 < by_rounds <= self._rounds or 0 < minutes * 60 <= passed)
 
     def _start(self, run: RunState) -> None:
         """Copy the state and write it while training continues; if copies do not fit into memory, write it first."""
-        assert self._place
+        assert self._location
         self._started, self._rounds = time.monotonic(), 0
-        folder = place_of(self._place.folder) / str(self._number)
+        folder = as_path(self._location.folder) / str(self._number)
         snapshot = take(run, self._collective.rank, available_memory() / 2 / ranks_here())
-        self._writing = self._pool.submit(_write, folder, self._place.scratch, self._collective.rank, snapshot)
+        self._writing = self._pool.submit(_write, folder, self._location.scratch, self._collective.rank, snapshot)
         while snapshot.is_live and not wait([self._writing], BEAT_SECONDS).done:
             beat()  # a large state may take longer to write than a rank may be without signs of progress
 
@@ -169,7 +175,7 @@ class Checkpoints:
         Returns:
             Whether the parts were written without errors: on rank 0 those of all ranks, on other ranks their own.
         """
-        assert self._place
+        assert self._location
         assert self._writing
         error = self._writing.exception()
         hashes, state = ({}, {}) if error else self._writing.result()
@@ -182,15 +188,15 @@ class Checkpoints:
         return written
 
     def _complete(self, parts: list[dict[str, Any]]) -> bool:
-        assert self._place
-        folder = place_of(self._place.folder) / str(self._number)
+        assert self._location
+        folder = as_path(self._location.folder) / str(self._number)
         try:
             errors = [f"rank {rank}: {own['error']}" for rank, own in enumerate(parts) if own["error"]]
             if errors:
                 raise OSError("; ".join(errors))
             hashes = {name: tuple(found) for own in parts for name, found in own["hashes"].items()}
             state = json.dumps({"ranks": [own["state"] for own in parts]})
-            with staged(folder, self._place.scratch) as local:
+            with staged(folder, self._location.scratch) as local:
                 write_manifest(local, hashes | write_texts(local, {STATE: state}))
             with contextlib.suppress(OSError):
                 self.remove_others(folder.parent)
@@ -201,7 +207,7 @@ class Checkpoints:
         logger.info("wrote checkpoint %d", self._number)
         return True
 
-    def remove_others(self, folder: Place) -> None:
+    def remove_others(self, folder: AnyPath) -> None:
         """Keep the newest complete checkpoints, and remove the others and those that were skipped as damaged.
 
         Checkpoints with later numbers stay: another rank may already write one.
@@ -209,21 +215,21 @@ class Checkpoints:
         Args:
             folder: the run's folder of checkpoints.
         """
-        assert self._place
-        skipped = range((self._place.newest or 0) + 1, self._place.next_number)
+        assert self._location
+        skipped = range((self._location.newest or 0) + 1, self._location.next_number)
         numbers = [number for number in _numbers(folder) if number <= self._number]
         kept = [number for number in numbers if number not in skipped and (folder / str(number) / MANIFEST).exists()]
         for number in set(numbers).difference(kept[: self._settings.keep]):
             remove(folder / str(number))
 
 
-def _write(folder: Place, scratch: str, rank: int, snapshot: Snapshot) -> tuple[FileHashes, dict[str, Any]]:
+def _write(folder: AnyPath, scratch: str, rank: int, snapshot: Snapshot) -> tuple[FileHashes, dict[str, Any]]:
     """Write a rank's part and flush it to disk; returns the hashes of its files, and its part of `STATE`."""
     with staged(folder, scratch) as local:
         return hash_files(local, write(local, rank, snapshot)), snapshot.facts
 
 
-def _numbers(folder: Place) -> list[int]:
+def _numbers(folder: AnyPath) -> list[int]:
     """Numbers of the checkpoints in a folder, newest first."""
     names = (child.name for child in folder.iterdir()) if folder.is_dir() else ()
     return sorted((int(name) for name in names if name.isdigit()), reverse=True)

@@ -4,20 +4,20 @@ import json
 import os
 import socket
 
-from mamdr_core.runtime.object_store import Place
+from mamdr_core.runtime.object_store import AnyPath
 from mamdr_core.runtime.processes import find_process, process_record
 
 _OWNER = "owner.json"
 
 
-def claim(folder: Place) -> None:
+def claim(folder: AnyPath) -> None:
     """Record in a run's checkpoint folder that this process trains it."""
     folder.mkdir(parents=True, exist_ok=True)
     owner = {"host": socket.gethostname(), **process_record(os.getpid())}
     (folder / _OWNER).write_text(json.dumps(owner), encoding="utf-8")
 
 
-def is_trained_elsewhere(folder: Place) -> bool:
+def is_trained_elsewhere(folder: AnyPath) -> bool:
     """Whether another process of this machine trains the run; processes of other machines are not detected.
 
     Raises:

@@ -15,14 +15,14 @@ from pyarrow import fs
 
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.runtime.heartbeat import beat
-from mamdr_core.runtime.object_store import Place, StorePath
+from mamdr_core.runtime.object_store import AnyPath, StorePath
 from mamdr_core.training.files.manifest import MANIFEST, check_integrity
 
 _AT_A_TIME, _PART = 4, 8 << 20
 
 
 @contextmanager
-def staged(folder: Place, scratch: str = "") -> Iterator[Path]:
+def staged(folder: AnyPath, scratch: str = "") -> Iterator[Path]:
     """Local folder to write files to: the folder itself on a disk, or a temporary one that is uploaded at the end.
 
     Args:
@@ -41,7 +41,7 @@ def staged(folder: Place, scratch: str = "") -> Iterator[Path]:
 
 
 @contextmanager
-def fetched(folder: Place, kind: str, scratch: str = "", only: str | tuple[str, ...] = "") -> Iterator[Path]:
+def fetched(folder: AnyPath, kind: str, scratch: str = "", only: str | tuple[str, ...] = "") -> Iterator[Path]:
     """Local folder to read from within the block: the folder itself on a disk, or a checked copy of a store's folder.
 
     Files of the copy that are open at the end of the block remain readable.
@@ -70,7 +70,7 @@ def fetched(folder: Place, kind: str, scratch: str = "", only: str | tuple[str, 
             raise MamdrError(str(error).replace(local, str(folder))) from None
 
 
-def remove(folder: Place) -> None:
+def remove(folder: AnyPath) -> None:
     """Remove a folder if it exists; errors are ignored."""
     if isinstance(folder, Path):
         shutil.rmtree(folder, ignore_errors=True)
@@ -79,7 +79,7 @@ def remove(folder: Place) -> None:
         folder.system.delete_dir(folder.key)
 
 
-def _copy(source: Place, target: Place, names: list[str]) -> None:
+def _copy(source: AnyPath, target: AnyPath, names: list[str]) -> None:
     """Copy files between a disk and a store."""
 
     def copy(name: str) -> None:
@@ -93,5 +93,5 @@ def _copy(source: Place, target: Place, names: list[str]) -> None:
         list(threads.map(copy, names))
 
 
-def _located(file: Place) -> tuple[str, fs.FileSystem]:
+def _located(file: AnyPath) -> tuple[str, fs.FileSystem]:
     return (file.key, file.system) if isinstance(file, StorePath) else (str(file), fs.LocalFileSystem())

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mamdr_core.runtime.errors import MamdrError
-from mamdr_core.runtime.object_store import place_of
+from mamdr_core.runtime.object_store import as_path
 from mamdr_core.training.files.folders import fetched
 from mamdr_core.training.files.manifest import check_integrity, file_names, read_json
 
@@ -41,7 +41,7 @@ def read_metadata(folder: str, scratch: str = "") -> PackageMetadata:
     Raises:
         MamdrError: there is no package, or a file is missing or damaged; the message names it.
     """
-    with fetched(place_of(folder), "model package", scratch) as path:
+    with fetched(as_path(folder), "model package", scratch) as path:
         return check_metadata(path)
 
 

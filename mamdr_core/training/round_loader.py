@@ -21,7 +21,7 @@ from mamdr_core.training.stages import Stage
 
 
 @dataclass(frozen=True)
-class Dealer:
+class RoundLoader:
     """Makes the rounds of a rank; all ranks must use it at the same time. See `Trainer` for the fields."""
 
     settings: TrainSettings

@@ -12,7 +12,7 @@ from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from mamdr_core.parallel.sharded import ShardedTable
 from mamdr_core.training.files import state_files as module
 from mamdr_core.training.package import SavedShared, save_rank
-from mamdr_core.training.warm_start import Heritage
+from mamdr_core.training.warm_start import ParentParameters
 from tests.models.helpers import featured_columns, small_engine, small_settings
 
 COUNTS = [9, 4, 6]
@@ -56,9 +56,9 @@ def parent(tmp_path):
 def test_what_the_parent_knew_is_taken_over_and_the_rest_is_as_the_model_starts_it(parent):
     folder, shared, specific = parent
     cold, warm = (make_learner("shared_bottom", 3, [0, 1, 2]) for _ in range(2))
-    heritage = Heritage(str(folder))
-    assert heritage.having_specific(3).tolist() == [True, False, False]
-    heritage.hand_down(warm, SingleProcess())
+    parent = ParentParameters(str(folder))
+    assert parent.has_specific(3).tolist() == [True, False, False]
+    parent.copy_to(warm, SingleProcess())
     assert torch.equal(warm.shared.dense, shared.dense)
     grown = set()
     for name, theirs in shared.tables.items():
@@ -81,7 +81,7 @@ def test_a_network_of_another_kind_or_of_zeros_is_not_taken_over(tmp_path, is_ze
     learner.shared.dense.mul_(0.0 if is_zero else 2.0)
     save_rank(str(tmp_path), 0, learner.shared, learner.specific)
     cold, warm = (make_learner("mlp", 3, []) for _ in range(2))
-    Heritage(str(tmp_path)).hand_down(warm, SingleProcess(), is_mixed=not is_zero)
+    ParentParameters(str(tmp_path)).copy_to(warm, SingleProcess(), is_mixed=not is_zero)
     assert torch.equal(warm.shared.dense, cold.shared.dense)
 
 
@@ -99,7 +99,7 @@ def test_sharded_tables_are_taken_over_by_other_numbers_of_ranks(tmp_path, monke
 
     def read(collective):
         learner = make_learner("mlp", 3, [], collective)
-        Heritage(str(tmp_path)).hand_down(learner, collective)
+        ParentParameters(str(tmp_path)).copy_to(learner, collective)
         return {name: table.own for name, table in learner.shared.tables.items()}
 
     run_simulated(write, wrote)
