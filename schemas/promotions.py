@@ -36,6 +36,7 @@ GATE_DECISIONS = Table(
         "gate.confidence."
     ),
     made_by="gate",
+    skip_by=("run_id",),
     columns=(
         Column("run_id", "string", "the challenger, in training_runs"),
         Column("champion_run_id", "string", "the champion at that time; null: there was none", nullable=True),

@@ -8,6 +8,7 @@ from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
 from mamdr_core.lake.core.few import local_frame
+from mamdr_core.lake.core.sql import literal
 from mamdr_core.lake.core.tables import Lake
 from schemas import TABLES
 from schemas.spark import spark_schema
@@ -71,8 +72,8 @@ def record_decision(spark: SparkSession, lake: Lake, decision: Decision) -> None
         "decided_at": datetime.now(UTC),
     }
     row = tuple(values.get(name) for name in table.column_names)
-    update = {name: f"new.{name}" for name in table.column_names}
-    lake.merge(table, local_frame(spark, [row], spark_schema(table)), "old.run_id = new.run_id", update)
+    frame = local_frame(spark, [row], spark_schema(table))
+    lake.overwrite_where(table, frame, f"run_id = {literal(decision.run_id)}")
 
 
 def is_older(run: dict[str, Any], champion: Row) -> bool:

@@ -7,7 +7,6 @@ from typing import Any
 
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, DataFrameWriter
-from pyspark.sql import functions as F
 
 from mamdr_core.lake.core.declared import declared_columns, skipping_properties, table_properties
 from mamdr_core.lake.core.few import local_frame
@@ -150,19 +149,6 @@ class Lake(StoredTables):
 
         self._insist(table, write)
 
-    def merge(self, table: str | Table, rows: DataFrame, on: str, update: dict[str, str]) -> None:
-        """Update matching rows and insert the others, in one commit.
-
-        Args:
-            rows: rows with all declared columns.
-            on: condition over `old` and `new`.
-            update: for matching rows, expression over `old` and `new` by column.
-
-        Raises:
-            MamdrError: other jobs kept writing the rows that the merge reads.
-        """
-        self._insist(table, lambda: self._merge(declaration(table), rows, on, update))
-
     def renew_rule(self, table: str | Table, rule: Rule) -> None:
         """Update the constraint of an older table to the rule as it is declared now.
 
@@ -177,18 +163,6 @@ class Lake(StoredTables):
                 self._alter(declared, (f"DROP CONSTRAINT IF EXISTS {rule.name}", added))
 
         self._insist(declared, renew)
-
-    def _merge(self, declared: Table, rows: DataFrame, on: str, update: dict[str, str]) -> None:
-        self.create(declared)
-        target = self.delta(declared).alias("old")
-        merge = (
-            target.merge(declared_columns(declared, rows).alias("new"), on)
-            .whenMatchedUpdate(set={name: F.expr(expression) for name, expression in update.items()})
-            .whenNotMatchedInsertAll()
-        )
-        if not set(self.log(declared).columns()).issuperset(declared.column_names):
-            merge = merge.withSchemaEvolution()  # the table was created before some columns were declared
-        merge.execute()
 
     def _insist(self, table: str | Table, write: Callable[[], None]) -> None:
         insist(write, declaration(table).name, lambda: self.path(table))
