@@ -120,7 +120,7 @@ def test_where_nothing_serves_yet_nothing_is_scored_and_the_day_ends_well(airflo
     assert "jobs/report.py" in done.stdout
 
 
-def test_a_jobs_exit_code_2_fails_the_run_stops_what_follows_and_is_told_to_a_command(
+def test_exit_code_2_of_a_job_fails_the_run_and_notifies_a_command(
     airflow: Airflow, stub_project: Path, tmp_path: Path
 ) -> None:
     command = f'echo "$TASK of $DAY" > "{tmp_path}/told"'

@@ -76,7 +76,7 @@ def test_all_parts_run_with_torch_and_numpy_alone_and_give_the_cpus_numbers(tmp_
     assert "| dropout masks | layer | 0 | 0 | True |" in text
 
 
-def test_a_part_without_time_is_skipped_with_a_reason_and_equality_that_is_not_shown_fails_the_run(tmp_path):
+def test_parts_without_time_are_skipped_and_missing_equality_fails_the_run(tmp_path):
     done = run_without_packages(tmp_path, "--device", "cpu", "--scale", ".001", "--no-compile", "--minutes", "1e-9")
     assert done.returncode == 1, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())

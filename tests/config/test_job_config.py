@@ -98,7 +98,7 @@ def test_a_mistake_is_named(override, message):
         ("examples.negatives.ctr_ratio.Video_Games=0.21", {"Video_Games": 0.21}),
     ],
 )
-def test_a_ratio_is_a_number_a_range_or_a_mapping_whose_domains_are_no_config_keys(override, ratio):
+def test_a_ratio_is_a_number_a_range_or_a_mapping_by_domain(override, ratio):
     config = load_config(overrides=[override])
     assert config.examples.negatives.ctr_ratio == ratio
     assert parse_config(yaml.safe_load(dump_config(config))) == config

@@ -18,7 +18,7 @@ OPTIONS = {
 }
 
 
-def test_secret_looking_options_are_hidden_in_what_is_stored_and_usable_by_the_job():
+def test_secret_options_are_hidden_where_stored_and_usable_by_the_job():
     config = parse_config({"input": {"path": "raw", "options": OPTIONS}})
     assert config.input.options == OPTIONS
     text = dump_config(config)

@@ -85,7 +85,7 @@ def test_without_a_toolkit_or_without_torchs_nccl_horovod_is_built_for_the_cpu(
 
 
 @pytest.mark.usefixtures("toolkit")
-def test_a_toolkit_of_another_major_version_than_torchs_is_left_alone_with_a_word(
+def test_a_toolkit_of_another_major_version_than_torchs_is_ignored_with_a_note(
     build_horovod: ModuleType, packages: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     older = write_toolkit(tmp_path / "older", "11.8")
@@ -102,7 +102,7 @@ def test_the_cards_of_the_machine_are_what_it_is_built_for(
     assert build_horovod.find_gpu({"CUDA_HOME": str(toolkit)}, packages).architectures == "80,120"
 
 
-def test_settings_for_nccl_point_to_torchs_library_under_the_name_that_a_linker_asks_for(
+def test_nccl_settings_point_to_torchs_library_by_the_linkers_name(
     build_horovod: ModuleType, toolkit: Path, packages: Path, tmp_path: Path
 ) -> None:
     nccl, links = packages / "nvidia/nccl", tmp_path / "links"

@@ -34,7 +34,7 @@ def mamdr(installed, *arguments):
     )  # fmt: skip
 
 
-def test_an_installed_wheel_lists_its_jobs_and_runs_one_by_the_beginning_of_its_name(installed, tmp_path):
+def test_an_installed_wheel_lists_its_jobs_and_runs_one_by_its_prefix(installed, tmp_path):
     listed = mamdr(installed)
     jobs = {path.stem for path in (ROOT / "jobs").glob("[!_]*.py")}
     assert {line.split()[0] for line in listed.stdout.splitlines()[3:]} == jobs

@@ -76,7 +76,7 @@ def test_help_a_mistake_and_the_configuration_of_every_job_need_no_spark():
 
 
 @pytest.mark.slow
-def test_the_demo_command_goes_from_nothing_to_a_measured_model_by_plain_spark_submit(tmp_path, run_in_session):
+def test_the_demo_command_trains_and_measures_a_model_by_plain_spark_submit(tmp_path, run_in_session):
     """Two ranks under Horovod, from another folder; stderr holds nothing that a user cannot act on."""
     vectors = [
         {"name": f"{of}_vector", "kind": "vector", "of": of, "size": 4, "path": f"raw_vectors/{of}s"}

@@ -91,7 +91,7 @@ def kill_in_every_write(job: str, root: Path, sources: dict[str, object]) -> lis
     return lakes
 
 
-def test_killed_in_any_write_and_run_again_the_tables_are_those_of_an_undisturbed_run(spark, tmp_path, sources):
+def test_a_job_killed_in_any_write_and_run_again_leaves_equal_tables(spark, tmp_path, sources):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     for job in WRITES:
         lakes = kill_in_every_write(job, killed, sources)

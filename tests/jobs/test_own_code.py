@@ -75,9 +75,7 @@ def test_the_run_is_recorded_with_the_sources_of_both(spark, trained, own_config
     assert json.loads((Path(trained["package"]) / "metrics.json").read_text())["plugins"] == sources
 
 
-def test_a_package_is_scored_and_exported_where_its_module_is_and_names_it_elsewhere(
-    spark, trained, own_config, tmp_path, monkeypatch
-):
+def test_scoring_and_exporting_need_the_packages_module_and_name_it(spark, trained, own_config, tmp_path, monkeypatch):
     values = {"score.run_id": trained["run_id"], "score.batch": "own", "export.run_id": trained["run_id"],
               "export.folder": str(tmp_path / "export"), "export.onnx": True}  # fmt: skip
     config = with_values(own_config, values)

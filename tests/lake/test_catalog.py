@@ -44,7 +44,7 @@ def test_a_lake_of_paths_gets_names_and_can_lose_them(spark, make_clicks, tmp_pa
     spark.sql("DROP SCHEMA named CASCADE")
 
 
-def test_managed_tables_are_written_in_one_commit_and_found_by_their_schema_alone(spark, make_clicks, tmp_path):
+def test_managed_tables_are_written_in_one_commit_and_found_by_their_schema(spark, make_clicks, tmp_path):
     spark.sql(f"CREATE SCHEMA managed LOCATION '{tmp_path}/warehouse'")
     settings = LakeSettings(root=str(tmp_path / "lake"), catalog="managed", managed=True)
     lake = Lake(spark, settings)

@@ -45,7 +45,7 @@ def test_before_a_day_the_champion_is_the_last_one_of_an_earlier_day(spark, lake
     assert find_champion(lake, DAYS[3]).run_id == "a"
 
 
-def test_a_run_is_found_as_the_champion_and_its_package_in_a_lake_that_was_copied(spark, lake):
+def test_the_champion_is_found_with_its_package_in_a_copied_lake(spark, lake):
     promote(spark, lake, (1, "first", DAYS[0]))
     run = {
         "run_id": "first", "method": "joint", "model": "mlp", "config": "{}", "input_versions": {}, "status": "ok",

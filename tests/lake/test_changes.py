@@ -100,7 +100,7 @@ def test_the_build_whose_rows_examples_hold_is_found(commits, number, built, cou
     assert found.counted_by == counted_by, "the build whose counts are still right"
 
 
-def test_a_build_that_has_not_seen_another_ones_rows_gets_its_number_and_not_a_later_one():
+def test_a_build_that_missed_rows_of_another_gets_its_number_not_a_later_one():
     found = last_build(MadeLog(build(1), build(2)), at=0)
     assert (found.number, found.note[STATE]["number"]) == (1, 1)
 

@@ -126,7 +126,7 @@ def test_ids_that_are_fractions_are_refused_with_the_expression_to_write(spark):
         parse_rows(raw, InputColumns(user="try_cast(user as bigint)", item="item * 1.5"))
 
 
-def test_an_optional_feature_is_null_where_the_log_lacks_it_and_another_is_an_error(spark, make_log):
+def test_a_missing_feature_is_null_if_optional_and_otherwise_an_error(spark, make_log):
     path = make_log([("u", "i", "d", "1", TIME)])
     for expression in ("", "device", "lower(device)", "user_agent.device"):
         features = [Feature(name="device", kind="categorical", expression=expression, optional=True)]

@@ -38,9 +38,7 @@ def expected(rows):
 
 
 @pytest.mark.slow
-def test_rows_keep_the_split_and_the_weight_that_the_log_gives_and_negatives_follow_their_positives(
-    spark, make_config, lake_root, tmp_path
-):
+def test_rows_keep_given_split_and_weight_and_negatives_follow_their_positives(spark, make_config, lake_root, tmp_path):
     lake, columns = Lake(spark, lake_root), {"user": "u", "item": "i", "domain": "d", "label": "", "event_time": ""}
 
     def config_of(path, **examples):

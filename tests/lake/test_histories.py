@@ -98,9 +98,7 @@ def examples_of(lake, version, *features):
     return found
 
 
-def test_a_history_has_the_clicks_before_the_row_of_declared_days_and_domains_that_are_not_retired(
-    spark, make_config, lake_root
-):
+def test_a_history_has_earlier_clicks_of_declared_days_and_active_domains(spark, make_config, lake_root):
     lake = Lake(spark, lake_root)
     append_clicks(spark, lake, list(CLICKS.values()))
     keys = {name: (*row[:4], row[5]) for name, row in CLICKS.items()}
@@ -114,9 +112,7 @@ def test_a_history_has_the_clicks_before_the_row_of_declared_days_and_domains_th
     assert examples_of(lake, after["examples_version"], EVER, RECENT) == wanted
 
 
-def test_negatives_and_histories_are_of_declared_days_and_of_the_earliest_click_of_a_pair(
-    spark, make_config, lake_root
-):
+def test_negatives_and_histories_use_declared_days_and_a_pairs_earliest_click(spark, make_config, lake_root):
     lake = Lake(spark, lake_root)
     append_clicks(spark, lake, [(*row[:3], 1, *row[3:]) for row in POSITIVES])
     negatives = {"kind": "in_domain", "ctr_ratio": 0.5}

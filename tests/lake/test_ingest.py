@@ -92,7 +92,7 @@ def test_declared_features_are_read_and_undeclared_columns_are_reported(spark, m
     assert "the log's columns city, device are not used: to keep one, declare it under `features`" in caplog.text
 
 
-def test_a_feature_that_is_declared_later_is_null_before_and_in_logs_that_lack_it(
+def test_a_feature_declared_later_is_null_before_and_in_logs_without_it(
     spark, make_log, make_config, lake_root, tmp_path
 ):
     ingest_clicks(spark, make_config(make_log(rows(DAY_1, count=1))))

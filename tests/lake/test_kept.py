@@ -18,9 +18,7 @@ from tests.lake.helpers import files_of, record, write_versions
 pytestmark = pytest.mark.slow
 
 
-def test_a_run_that_runs_or_can_be_resumed_keeps_its_inputs_and_deleting_a_package_releases_them(
-    spark, lake_root, make_config, unchecked
-):
+def test_running_and_resumable_runs_keep_inputs_until_the_package_is_deleted(spark, lake_root, make_config, unchecked):
     """Checkpoints and parts of packages are kept for two weeks, as the inputs are."""
     lake = Lake(spark, lake_root)
     released, running, stopped, ended, newest = write_versions(spark, lake, [1, 2, 3, 4, 5])

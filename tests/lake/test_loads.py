@@ -51,7 +51,7 @@ def test_late_rows_are_added_to_their_day_and_reruns_change_nothing(spark, make_
         assert sorted(lake.read("clicks_rejected").collect()) == rejected
 
 
-def test_a_corrected_source_replaces_what_it_brought_also_on_days_that_it_no_longer_holds(
+def test_a_corrected_source_also_replaces_rows_of_days_that_it_no_longer_has(
     spark, make_log, make_config, lake_root, caplog
 ):
     """What only a rejected row of another load holds then is filed; older rows of that kind are reported."""

@@ -81,7 +81,7 @@ def test_what_a_kept_run_was_trained_on_can_be_read_after_its_removal_elsewhere(
     assert sorted(lake.read("users", pinned.versions["users"]).collect()) == sorted(users)
 
 
-def test_a_domain_that_was_renamed_to_another_is_in_the_kept_version_and_not_in_the_newest(
+def test_a_renamed_domain_is_in_the_kept_version_but_not_in_the_newest(
     spark, lake_root, make_config, make_clicks, unchecked
 ):
     """The domain b becomes a, which exists; b keeps its index, and a rank that owns it has nothing to read."""

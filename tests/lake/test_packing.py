@@ -18,7 +18,7 @@ def test_domains_go_to_the_least_loaded_shard_largest_first():
     assert pack_domains({0: 6, 1: 5, 2: 4, 3: 3}, target=9).shards == {0: (0,), 1: (1,), 2: (1,), 3: (0,)}
 
 
-def test_domains_of_nearly_a_shards_size_are_divided_where_shards_would_be_uneven():
+def test_domains_almost_as_large_as_a_shard_are_divided_if_shards_are_uneven():
     # Whole, two of nine domains of .9 shards would share one.
     rows = dict.fromkeys(range(9), 900)
     packing = pack_domains(rows, target=1000, count=8)
@@ -30,7 +30,7 @@ def test_one_shard_holds_all_where_all_is_little():
     assert (packing.count, packing.shards) == (1, {0: (0,), 7: (0,)})
 
 
-def test_a_giant_domain_is_spread_and_the_largest_shard_is_within_a_tenth_of_the_mean():
+def test_a_giant_domain_is_spread_and_no_shard_exceeds_the_mean_by_a_tenth():
     rows = {0: 300_000, **dict.fromkeys(range(1, 1001), 700)}
     packing = pack_domains(rows, target=50_000)
     assert packing.count == 20
@@ -50,7 +50,7 @@ def test_the_number_of_shards_may_be_given():
     st.integers(1, 10**6),
     st.integers(0, 20),
 )
-def test_every_domain_is_placed_and_no_shard_exceeds_the_mean_by_more_than_one_part(rows, target, count):
+def test_every_domain_is_placed_and_no_shard_exceeds_the_mean_by_over_a_part(rows, target, count):
     packing = pack_domains(rows, max(target, sum(rows.values()) // 50), count)
     assert set(packing.shards) == set(rows)
     assert all(0 <= shard < packing.count for shards in packing.shards.values() for shard in shards)

@@ -62,7 +62,7 @@ def test_a_mapping_gives_each_domain_its_ratio_by_its_id(rows):
 
 
 @pytest.mark.slow
-def test_a_range_is_drawn_from_evenly_and_a_domains_draw_depends_on_its_id_and_the_seed_alone(spark):
+def test_draws_from_a_range_are_uniform_and_depend_on_id_and_seed_alone(spark):
     rows = spark.range(2000).selectExpr(
         "int(id) domain", "1 user_hash", "1 item_hash", "xxhash64(string(id)) domain_hash"
     )

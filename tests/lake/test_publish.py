@@ -38,7 +38,7 @@ def many_files(make_log, tmp_path: Path):
     return str(tmp_path / "raw")
 
 
-def test_rows_written_as_they_are_read_or_brought_together_by_day_make_equal_tables(
+def test_rows_written_as_read_or_gathered_by_day_make_equal_tables(
     spark, many_files, make_config, tmp_path: Path, monkeypatch
 ):
     before = spark.conf.get("spark.sql.maxConcurrentOutputFileWriters")

@@ -141,7 +141,7 @@ def test_a_correction_that_failed_and_was_undone_does_not_count_as_killed(
     assert "was killed" not in caplog.text
 
 
-def test_of_the_loads_that_brought_an_event_the_next_has_it_whenever_the_job_was_killed(
+def test_the_next_load_with_an_event_gets_it_whenever_the_job_was_killed(
     spark, ingest, found, make_config, lake_root, monkeypatch
 ):
     lake, expected = Lake(spark, lake_root), Expected()

@@ -92,7 +92,7 @@ def assert_histories(rows, clicked):
         assert before in ([first[user, item, domain]] if label else of_group[user, domain])
 
 
-def test_neither_order_partitions_shards_nor_earlier_days_change_a_split_or_a_negative(
+def test_splits_and_negatives_do_not_depend_on_order_shards_or_earlier_days(
     spark, build, clicked, make_clicks, tmp_path
 ):
     _, first = build(clicked, "first")

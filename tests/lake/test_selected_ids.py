@@ -23,7 +23,7 @@ def domains(spark, root):
     return index, rows
 
 
-def test_domains_that_are_retired_or_renamed_to_one_that_exists_keep_their_index(
+def test_retired_domains_and_those_renamed_to_an_existing_one_keep_their_index(
     spark, make_clicks, make_config, lake_root
 ):
     build(spark, lake_root, make_config(), make_clicks(ROWS))

@@ -103,7 +103,7 @@ def indices(lake, table):
     return {row["id"]: row["index"] for row in lake.read(table).collect()}
 
 
-def test_several_ids_of_a_row_arrive_at_ranks_and_scorers_as_a_plain_program_has_them(spark, make_config, tmp_path):
+def test_several_ids_of_a_row_reach_ranks_and_scorers_as_in_a_plain_program(spark, make_config, tmp_path):
     config = make_config(
         write_log(tmp_path / "first", [*FIRST, *FAULTY]),
         input={"format": "json"},

@@ -130,7 +130,7 @@ def test_a_bug_is_not_taken_for_a_faulty_file(spark):
 
 
 @pytest.mark.parametrize("expression", ["uid", "uid + 1", "lower(uid)"])
-def test_an_expression_over_a_missing_column_is_named_with_the_columns_that_exist(spark, expression):
+def test_an_expression_over_a_missing_column_is_reported_with_the_known_ones(spark, expression):
     raw = spark.createDataFrame([(1, 2)], "who int, what int")
     with pytest.raises(MamdrError) as error:
         resolve(raw, "input.columns.item", expression)

@@ -58,9 +58,7 @@ def test_several_vectors_lie_in_one_table(spark, lake, vectors):
     assert found(lake) == {("u1", "gnn"): [1.0, 2.0], ("u1", "text"): [9.0]}
 
 
-def test_nothing_new_is_no_commit_new_ids_are_added_and_a_changed_source_is_read_again(
-    spark, lake, vectors, make_clicks
-):
+def test_vectors_are_committed_only_for_new_ids_and_changed_sources(spark, lake, vectors, make_clicks):
     path = vectors([("u1", [1.0, 2.0]), ("u4", [7.0, 8.0]), ("u4", [5.0, 6.0])], "vectors é 10%3A00")
     update_vectors(spark, lake, [feature(path)])
     update_vectors(spark, lake, [feature(path)])

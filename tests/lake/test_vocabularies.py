@@ -58,7 +58,7 @@ def test_nothing_is_committed_where_no_id_is_new_though_its_days_are(spark, lake
     assert lake.version("users") == 0
 
 
-def test_a_vocabulary_that_an_earlier_version_of_the_project_made_goes_on_growing(spark, lake_root, make_clicks):
+def test_a_vocabulary_of_an_earlier_version_of_the_project_keeps_growing(spark, lake_root, make_clicks):
     """It has a column last_seen, which had to hold a value."""
     lake, old = Lake(spark, lake_root), replace(USERS, columns=(*USERS.columns, Column("last_seen", "date", "")))
     lake.append(old, spark.sql("SELECT 'u' id, 0 `index`, DATE'2026-01-01' first_seen, DATE'2026-01-01' last_seen"))

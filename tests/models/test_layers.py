@@ -142,7 +142,7 @@ def test_a_star_layer_multiplies_the_shared_weights_by_the_domains():
     torch.testing.assert_close(layer(unmet, x_BD), layer.shared(x_BD))
 
 
-def test_partitioned_normalisation_scales_and_shifts_by_domain_what_is_normalised_by_row():
+def test_partitioned_normalisation_scales_and_shifts_normalised_rows_by_domain():
     layer, x_BD = PartitionedNormalization("n", INPUTS, 4), 3 + 2 * torch.randn(5, 4)
     torch.nn.init.normal_(layer.scale)
     torch.nn.init.normal_(layer.shift)

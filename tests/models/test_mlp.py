@@ -30,7 +30,7 @@ def test_without_id_embeddings_only_declared_features_and_the_domain_are_left():
     assert inputs.names == ("domain", "city", "taste", "numeric")
 
 
-def test_the_paper_mlp_has_the_parameters_of_its_formula_and_a_gradient_for_each():
+def test_the_mlp_of_the_paper_has_the_parameters_of_its_formula():
     inputs = declare_inputs(ModelSettings(), (), SIZES)
     model = build_model(ModelSettings(), inputs)
     widths = [384, 256, 128, 64, 1]

@@ -25,7 +25,7 @@ WEIGHT = torch.tensor([[1.0, 3.0, 0.0], [0.0, 0.0, 0.0]])
         (pool_max, [3.0, -2.0]),
     ],
 )
-def test_padding_is_left_out_and_a_row_without_ids_is_zero_with_a_gradient_of_zero(pool, expected):
+def test_padding_is_ignored_and_rows_without_ids_are_zero_with_zero_gradient(pool, expected):
     field = FIELD.clone().requires_grad_()
     pooled = pool(field, WEIGHT)
     assert pooled.tolist() == [expected, [0.0, 0.0]]
@@ -95,7 +95,7 @@ def test_a_projected_vector_reaches_the_structure_in_its_width():
     torch.testing.assert_close(module(fields), module.structure({**fields, "look": projected}))
 
 
-def test_trained_vectors_start_as_they_are_and_ids_without_one_as_any_embedding_in_parts_as_whole():
+def test_trained_vectors_start_from_the_file_and_other_ids_as_embeddings():
     inputs = declare(Feature(name="taste", kind="vector", size=2, path="x", trainable=True))
     module = build_model(ModelSettings(embedding_dim=4, hidden=(5,)), inputs)
     vectors = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0]] + [[2.0, 3.0]] * 7)

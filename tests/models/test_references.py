@@ -81,7 +81,7 @@ def test_pepnet_gates_embeddings_by_domain_and_units_by_user_item_and_domain():
         x = torch.cat([fields[key] for key in model.names], 1)
 
 
-def test_adasparse_scales_units_by_domain_and_switches_off_those_of_small_factors():
+def test_adasparse_scales_units_by_domain_and_prunes_small_factors():
     model, fields, _ = parts("adasparse", temperature=2.0, threshold=0.5)
     off = []
 
@@ -143,7 +143,7 @@ def m3oe(model, fields, x, own_of):
     return network(model.tower, mixed + torch.sigmoid(model.alpha) * (beta * own + (1 - beta) * others))[:, 0]
 
 
-def test_m3oe_adds_shared_experts_and_the_domains_choice_balanced_against_the_rest():
+def test_m3oe_balances_shared_experts_and_those_of_the_domain():
     model, fields, x = parts("m3oe")
     s = softmax(fields["choice.logits"], 1)
 

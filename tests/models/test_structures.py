@@ -36,7 +36,7 @@ def fully_connected(*widths: int) -> int:
 
 @pytest.mark.parametrize("train_ids", [True, False])
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_any_declared_features_give_a_logit_a_row_and_a_gradient_to_all_that_learns(name, train_ids):
+def test_any_declared_features_give_logits_and_gradients_of_all_parameters(name, train_ids):
     """Wide layers, so that no unit is idle for every row."""
     settings = ModelSettings(name=name, embedding_dim=16, train_ids=train_ids, dropout=0.0)
     inputs = small_inputs(settings, domains=3)

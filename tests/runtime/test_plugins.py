@@ -225,7 +225,7 @@ def test_a_missing_module_is_told_from_one_that_breaks(tmp_path, monkeypatch):
         Plugin("model.name", "raising:M").load()
 
 
-def test_a_structure_that_vmap_cannot_compute_predicts_and_learns_piece_by_piece(odd, package):
+def test_a_structure_that_vmap_cannot_compute_runs_one_call_at_a_time(odd, package):
     module = built("odd_structures:Guarded")
     assert "its forward fails inside torch.func.vmap" in vmap_error(module)
     assert not vmap_error(built(RESIDUAL))

@@ -34,7 +34,7 @@ def test_rules_that_are_not_enforced_are_no_constraints():
     assert Table("t", "", (Column("x", "int", "", nullable=True),), rules).constraints() == {"a": "x > 0"}
 
 
-def test_columns_must_hold_a_value_unless_they_are_nullable_or_a_config_declares_them():
+def test_columns_need_a_value_unless_nullable_or_declared_by_the_config():
     table = Table("t", "", (Column("x", "int", ""), Column("y", "int", "", nullable=True), Column("z", "int", "")))
     assert table.constraints() == {"required_present": "`x` IS NOT NULL AND `z` IS NOT NULL"}
     assert table.with_columns([Column("feature", "int", "")]).constraints() == table.constraints()

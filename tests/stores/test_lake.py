@@ -98,7 +98,7 @@ def test_run_again_the_load_is_there_once(spark, make_config, lake):
     assert days == {"2026-01-01": 60, "2026-01-02": 60}
 
 
-def test_a_build_that_loses_the_store_says_so_and_leaves_the_examples_as_they_were(spark, make_config, lake, proxy):
+def test_a_build_that_loses_the_store_fails_and_leaves_the_examples_unchanged(spark, make_config, lake, proxy):
     before = lake.version("examples"), lake.read("examples").count()
     proxy.cut_at(b"PUT /mamdr-cut/my%20lake/examples/")
     try:

@@ -105,7 +105,7 @@ def test_a_package_is_saved_by_ranks_sealed_and_loaded_as_on_a_disk(store, tmp_p
 
 
 @pytest.mark.parametrize("file", ["a.txt", MANIFEST])
-def test_a_connection_cut_in_the_middle_of_an_upload_leaves_nothing_that_is_valid(store, monkeypatch, file):
+def test_a_connection_cut_during_an_upload_leaves_nothing_valid(store, monkeypatch, file):
     proxy = Proxy(int(store.rpartition(":")[2]))
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
     folder = as_path(f"s3a://{BUCKET}/cut before {file}")

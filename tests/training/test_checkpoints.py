@@ -123,7 +123,7 @@ def test_statistics_by_domain_resume_bit_for_bit(
 
 
 @pytest.mark.parametrize("table_memory", [1.0, 1e-9])
-def test_checkpoints_that_memory_has_no_room_to_copy_are_written_before_training_continues(
+def test_checkpoints_without_room_for_copies_are_written_at_once(
     make_task, monkeypatch, place, tmp_path, table_memory  # noqa: F811
 ):  # fmt: skip
     """With 0 bytes available nothing is copied; the run and what it resumes from, mapped or not, are the same."""
@@ -268,7 +268,7 @@ def test_what_a_rank_that_is_ahead_has_begun_stays(make_task, monkeypatch, place
     assert list(ahead.iterdir())
 
 
-def test_a_run_that_stops_without_a_checkpoint_does_not_say_that_it_can_be_resumed(make_task, monkeypatch, place):  # noqa: F811
+def test_a_run_stopped_without_a_checkpoint_does_not_claim_to_be_resumable(make_task, monkeypatch, place):  # noqa: F811
     def write(folder, rank, snapshot):
         raise OSError(28, "No space left on device")
 

@@ -125,7 +125,7 @@ def test_tf32_where_a_rank_has_no_gpu_is_the_same_error_on_all_ranks(run_on):
     assert "train.precision tf32 needs CUDA, and training runs on the cpu" in message
 
 
-def test_a_rank_without_a_compiler_makes_auto_eager_on_all_ranks_and_fast_the_same_error(run_on, caplog):
+def test_one_rank_without_a_compiler_decides_the_engine_of_all_ranks(run_on, caplog):
     compiler = ("", "", NO_COMPILER)
     assert run_on(choosing(device="cpu"), compiler=compiler) == [Choices(CPU, "eager")] * 3
     assert f"the eager engine runs: {NO_COMPILER} (rank 2)" in caplog.text
@@ -161,7 +161,7 @@ def test_rows_are_on_the_gpu_only_where_those_of_every_rank_fit(run_on, monkeypa
     assert "are free (rank 1)" in caplog.text
 
 
-def test_a_model_that_cannot_be_stacked_runs_with_the_eager_engine_and_the_log_says_why(caplog):
+def test_a_model_that_cannot_be_stacked_uses_the_eager_engine_and_logs_why(caplog):
     train, trouble = TrainSettings(method="dn", device="cpu"), "mine:Model runs one trajectory at a time: it branches"
     with caplog.at_level("INFO"):
         assert choose_together(train, FAST_ROWS, ALONE, trouble).engine == "eager"

@@ -23,9 +23,7 @@ from tests.learning.test_structures import make_learner
 pytestmark = pytest.mark.slow
 
 
-def test_a_run_trains_on_its_version_while_the_lake_is_rebuilt_compacted_and_vacuumed(
-    spark, trained_config, tmp_path, monkeypatch
-):
+def test_a_run_keeps_its_version_while_the_lake_is_rebuilt_and_vacuumed(spark, trained_config, tmp_path, monkeypatch):
     """With no retention at all, which maintain_lake refuses while Delta's check is on."""
     config = replace(trained_config, lake=replace(trained_config.lake, root=str(tmp_path / "lake")))
     config = with_values(config, {"train.epochs": 1})

@@ -46,7 +46,7 @@ def test_figures_do_not_depend_on_the_rows_measured_at_once(monkeypatch, most):
 
 
 @pytest.mark.parametrize("kind", ["platt", "isotonic"])
-def test_calibrated_figures_are_those_of_calibrated_logits_and_the_order_of_rows_stays(kind):
+def test_calibrated_figures_are_those_of_calibrated_logits(kind):
     counts = [300, 0, 400, 20]
     engine, shared = small_engine(len(counts))
     columns = random_columns(counts)

@@ -97,7 +97,7 @@ def test_the_layer_of_a_structure_is_its_last_one(name):
     assert (layer is None) == (name in {"mmoe", "cgc", "ple", "shared_bottom"})
 
 
-def test_inputs_of_the_layer_belong_to_their_rows_where_a_call_orders_rows_by_domain():
+def test_inputs_of_the_layer_keep_their_rows_if_a_call_sorts_by_domain():
     columns, dense = featured_columns([40, 300, 9, 150]), []
     for mixes in (True, False):
         engine, shared = engine_of(small_settings("star"), 4, batch_size=512)

@@ -101,7 +101,7 @@ def test_what_a_rank_writes_by_mistake_does_not_reach_the_others(make_share, scr
     assert on_machines(monkeypatch, ["east"] * 3, task) == [[0.0], [1.0], [2.0]]
 
 
-def test_trouble_of_one_machine_is_the_same_error_on_all_ranks_and_leaves_nothing(make_share, scratch, monkeypatch):
+def test_an_error_on_one_machine_is_the_same_on_all_ranks_and_leaves_no_file(make_share, scratch, monkeypatch):
     wide, errors = replace(LOOK, size=6), []
 
     def task(collective):

@@ -101,7 +101,7 @@ def test_inherited_theta_i_count_also_of_domains_without_rows(check_with):
     assert check_with(1e9, method="mamdr", inherited=[1]) == [""] * 3
 
 
-def test_tables_that_cannot_fit_the_machine_are_an_error_that_names_sharded_tables(check_with):
+def test_tables_that_do_not_fit_are_an_error_that_names_sharded_tables(check_with):
     large = {"users": 1_000_000, "method": "dn", "table_memory": 1.0}  # 32 MB, six times, on three ranks: 576 MB
     assert check_with(1e6, total=580e6, **large) == [""] * 3
     found = check_with(1e6, total=570e6, **large)

@@ -53,7 +53,7 @@ def parent(tmp_path):
     return tmp_path, shared, learner.specific
 
 
-def test_what_the_parent_knew_is_taken_over_and_the_rest_is_as_the_model_starts_it(parent):
+def test_parameters_of_the_parent_are_copied_and_others_start_as_in_the_model(parent):
     folder, shared, specific = parent
     cold, warm = (make_learner("shared_bottom", 3, [0, 1, 2]) for _ in range(2))
     parent = ParentParameters(str(folder))

@@ -99,7 +99,7 @@ def test_what_optimizers_of_rows_keep_is_counted(sparse, numbers):
         assert found == 4 * (numbers + (200 if {dense, sparse} != {"sgd"} else 0))
 
 
-def test_statistics_are_held_in_theta_s_and_several_times_while_they_are_measured():
+def test_statistics_are_counted_in_theta_s_and_while_they_are_measured():
     mean = Table("normalization.mean", "domain", 11, 24, feature=False, per_domain=True, measured=True)
     shape = replace(SHAPE, tables=(*SHAPE.tables, mean))
     plain, found = needs(method="dn"), needs(shape, method="dn")
@@ -111,7 +111,7 @@ def test_statistics_are_held_in_theta_s_and_several_times_while_they_are_measure
     assert found.shared["inner"] == plain.shared["inner"]
 
 
-def test_fresh_moments_are_of_touched_rows_alone_but_where_steps_combine_gradients():
+def test_fresh_moments_cover_touched_rows_unless_steps_combine_gradients():
     fresh = InnerSettings(state="fresh")
     assert needs(method="dn", inner=fresh).shared["inner"] == 2 * 4 * 100
     assert needs(method="pcgrad", inner=fresh).shared["inner"] == 2 * HELD
@@ -135,7 +135,7 @@ def test_of_sharded_tables_a_rank_holds_its_rows_and_no_inner_moments():
     assert sharded.shared["inner"] == 2 * 4 * 100
 
 
-def test_specific_parameters_take_two_copies_and_two_more_while_a_checkpoint_is_written():
+def test_specific_parameters_take_two_copies_and_two_more_during_a_checkpoint():
     found = needs(method="mamdr", checkpoint=NO_CHECKPOINTS).specific
     buffers = 3 * 10 * 400
     assert found["theta_i"] == buffers + 2 * 10 * 400
@@ -150,7 +150,7 @@ def test_touched_rows_count_by_distinct_id_and_copy():
     assert added == 500 * (2 * 8 + 2 * 16 * 4) + 700 * 2 * 10
 
 
-def test_what_is_on_a_gpu_is_left_out_of_each_stage_before_the_larger_one_is_taken():
+def test_memory_on_a_gpu_is_left_out_of_each_stage_before_the_maximum():
     """theta_S's stage is the larger one on a CPU; next to a GPU theta_i's is."""
     found = needs(replace(SHAPE, touched={"user": 500}), method="mamdr", dr=DRSettings(rows="touched"))
     assert sum(found.shared.values()) > sum(found.specific.values())

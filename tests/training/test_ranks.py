@@ -177,7 +177,7 @@ def test_two_identical_runs_on_two_threads_are_the_same_bit_for_bit(make_task, t
     assert_same(parameters(tasks[0]), parameters(tasks[1]), exactly=True)
 
 
-def test_theta_i_does_not_depend_on_the_number_of_ranks_where_theta_s_is_the_same(make_task):
+def test_theta_i_does_not_depend_on_the_number_of_ranks_given_theta_s(make_task):
     """With an inner rate of zero theta_S stays at its start; DR then sees the same rows and draws everywhere."""
     tasks = []
     for ranks in (1, 2):

@@ -175,9 +175,7 @@ def refuse_other_computations(spark, config, run_id):
         resumed(spark, other, run_id)
 
 
-def test_a_job_that_is_killed_again_and_again_resumes_to_the_undisturbed_package(
-    spark, config, undisturbed, job, request
-):
+def test_a_job_killed_repeatedly_resumes_to_the_undisturbed_package(spark, config, undisturbed, job, request):
     """Killed with all its processes, then its spark-submit by either signal: Spark's JVM is what a cluster or a user
     kills, and Python is its child.
     """
@@ -237,9 +235,7 @@ def start_on_two_executors(job, on_two, tmp_path):
     return job(*(word for each in sets for word in ("--set", each)), program="python", master=master)
 
 
-def test_a_rank_and_an_executor_that_are_killed_cost_restarts_sigterm_stops_the_job_and_nothing_changes(
-    spark, on_two, undisturbed_on_two, job, tmp_path
-):
+def test_killed_ranks_executors_and_sigterm_do_not_change_the_package(spark, on_two, undisturbed_on_two, job, tmp_path):
     """Under Horovod; then the run is resumed under torch, and loses a rank again. Two summands have one order: both
     launchers give the package of ranks in one process.
     """

@@ -138,7 +138,7 @@ class WithBest(Mixed):
         return replace(state, same={**state.same, "best": self.prior}, constant=frozenset({"best"}))
 
 
-def test_a_snapshot_copies_what_changes_and_on_other_ranks_than_0_nothing_that_is_the_same():
+def test_a_snapshot_copies_what_changes_and_replicated_state_on_rank_0_alone():
     model = WithBest(0, 2)
     model.train(0, 2)
     first, second = (take(run_of(model), rank).state for rank in range(2))
@@ -149,7 +149,7 @@ def test_a_snapshot_copies_what_changes_and_on_other_ranks_than_0_nothing_that_i
     assert (second.same, list(second.rows)) == ({}, ["mixed.table"])
 
 
-def test_where_copies_have_no_room_the_snapshot_is_live_and_no_tensor_is_in_it_twice():
+def test_without_room_for_copies_a_snapshot_is_live_and_has_no_tensor_twice():
     model = WithBest(0, 2)
     model.train(0, 2)
     copied = 4 * (WIDTH + len(model.table) * WIDTH + WIDTH)  # the prior, the table and the moments

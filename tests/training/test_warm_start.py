@@ -180,7 +180,7 @@ def test_the_parent_decides_the_cell(days, opened):
     assert cells[0] != cells[1] != cells[2] == cells[3]
 
 
-def test_a_champion_whose_package_was_deleted_is_told_of_and_the_run_starts_cold(spark, days, opened, caplog):
+def test_a_run_warns_of_a_champions_deleted_package_and_starts_cold(spark, days, opened, caplog):
     lake, pinned = opened
     config = with_values(days[DAYS[1]], {"train.warm_start": "champion"})
     gone = {"run_id": "gone", "status": "ok", "method": "mamdr", "model": "mlp", "config": "", "input_versions": {}}
