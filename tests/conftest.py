@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from mamdr_core.config.job_config import Config, parse_config, with_values
 from mamdr_core.datasets.synthetic import generate_logs
-from mamdr_core.lake.core.session import make_session
+from mamdr_core.lake.core.session import make_session, overriding
 from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.ingest.job import ingest_clicks
 
@@ -22,13 +22,20 @@ _QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:+UnlockDiagnosticVMOption
 os.environ.setdefault("SPARK_SUBMIT_OPTS", _QUICK)
 _SESSION_OPTS = f"{_QUICK} -XX:ReservedCodeCacheSize=400m"
 # Its rows are too few for code that is generated for each query: without it a test takes a quarter less. The jobs that
-# tests start generate it. What is generated all the same, for frames that are kept, is that of more than 100 queries.
+# tests start generate it, and tests that use `generated_code`. What is generated all the same, for frames that are
+# kept, is that of more than 100 queries.
 # MAMDR_TEST_MASTER puts the tests that are marked `cluster` on a cluster: make test-cluster.
+_INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
 _SUBMIT = (
     f"--master {os.environ.get('MAMDR_TEST_MASTER', 'local[3]')} --driver-memory 2g "
     "--conf spark.sql.shuffle.partitions=2 --conf spark.databricks.delta.snapshotPartitions=1 "
-    "--conf spark.sql.codegen.wholeStage=false --conf spark.sql.codegen.factoryMode=NO_CODEGEN "
-    "--conf spark.sql.codegen.cache.maxEntries=5000 pyspark-shell"
+    "--conf spark.sql.codegen.cache.maxEntries=5000 "
+    + (
+        ""
+        if "MAMDR_TEST_MASTER" in os.environ
+        else " ".join(f"--conf {key}={value} " for key, value in _INTERPRETED.items())
+    )
+    + "pyspark-shell"
 )
 
 _MINUTES = (
@@ -54,6 +61,13 @@ def spark() -> Iterator[SparkSession]:
         session = make_session("tests")
     yield session
     session.stop()
+
+
+@pytest.fixture
+def generated_code(spark: SparkSession) -> Iterator[None]:
+    """Queries run by code that Spark generates, as in jobs."""
+    with overriding(spark, {"spark.sql.codegen.wholeStage": "true", "spark.sql.codegen.factoryMode": "FALLBACK"}):
+        yield
 
 
 @pytest.fixture
@@ -113,6 +127,7 @@ def trained_config(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory
     with (shared / "training.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (root / "built").exists():
+            shutil.rmtree(root, ignore_errors=True)  # of a worker that failed
             generate_logs(spark, config)
             ingest_clicks(spark, config)
             build_examples(spark, config)

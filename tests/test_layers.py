@@ -60,6 +60,7 @@ def test_packages_import_those_below_them_alone():
         assert files
         for file in files:
             assert imported_names(file, "mamdr_core.", 1) <= allowed, file
+            assert "config.__main__" not in file.read_text(), file
 
 
 def test_packages_of_the_lake_import_those_below_them_alone():

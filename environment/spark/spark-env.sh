@@ -33,9 +33,9 @@ use_archive() {
     export SPARK_CONF_DIR="$SPARK_HOME/no-conf"
 }
 if [ "${1:-}" = org.apache.spark.deploy.SparkSubmit ]; then
-    # The JVM of these jobs only reads and writes a few rows: Java's optimising compiler would cost more than it gains.
+    # The JVM of these jobs only reads and writes small tables: Java's optimising compiler costs more than it gains.
     case " $* " in
-        *[/\ ]promote.py\ * | *[/\ ]gate.py\ * | *[/\ ]report.py\ * | *[/\ ]evaluate.py\ * | *[/\ ]export_model.py\ *)
+        *[/\ ]promote.py\ * | *[/\ ]report.py\ * | *[/\ ]export_model.py\ *)
             export SPARK_SUBMIT_OPTS="-XX:TieredStopAtLevel=1 ${SPARK_SUBMIT_OPTS:-}" ;;
     esac
     if [ -n "${MAMDR_ARCHIVE_CLASSES:-}" ]; then

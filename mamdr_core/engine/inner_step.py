@@ -50,6 +50,7 @@ def inner_step(
     if options.clip_norm:
         factor = options.clip_factor(sum((own.square().sum() for own in gradients.values()), dense.square().sum()))
         dense, gradients = dense * factor, {name: own * factor for name, own in gradients.items()}
+    assert state is not None or optimizer != "adam"
     step = Change(dense_change(dense, state.dense if state and optimizer == "adam" else None, count, lr))
     if options.weight_decay:
         step.dense += lr * options.weight_decay * theta.dense

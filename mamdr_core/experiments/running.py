@@ -131,7 +131,7 @@ class Runner:
                 summary = f"test AUC {auc_text} in {outcome['seconds']['ranks']:.0f} s"
             logger.info(
                 "%s %d/%d %s: %s | %s", self._experiment, outcomes.skipped + number, len(wanted), left[key].label,
-                summary, _time_left(started, number, len(left)),
+                summary, _describe_time(started, number, len(left)),
             )  # fmt: skip
         return outcomes
 
@@ -175,7 +175,7 @@ class Runner:
                         logger.info(
                             "%s: %d of %d trials done, %s running | %s", self._experiment, done, len(trials),
                             ", ".join(trials[key].label for key, _, _ in running.values()),
-                            _time_left(started, done, len(trials)),
+                            _describe_time(started, done, len(trials)),
                         )  # fmt: skip
                     for future in finished:
                         key, run, index = running[future]
@@ -231,7 +231,7 @@ def finished_runs(lake: Lake, trials: Sequence[str]) -> dict[str, str]:
     return {row["cell"]: row["run_id"] for row in newest.collect()}
 
 
-def _time_left(started: float, done: int, total: int) -> str:
+def _describe_time(started: float, done: int, total: int) -> str:
     """Elapsed and remaining time of trials; the latter is unknown before the first has finished."""
     elapsed = time.perf_counter() - started
     left = f", about {format_duration(elapsed / done * (total - done))} left" if done else ""

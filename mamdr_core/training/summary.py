@@ -45,7 +45,7 @@ def log_summary(lake: Lake, run_id: str, examples_version: int) -> None:
     table.add_section()
     means = [_mean([aucs.get((other, row["domain_id"])) for row in mine]) for other in shown]
     means += [_mean([row["oracle_auc"] for row in mine])] if with_oracle else []
-    table.add_row("mean", f"{sum(row['rows'] for row in mine):,}", *(_shown(mean) for mean in means))
+    table.add_row("mean, all rows", f"{sum(row['rows'] for row in mine):,}", *(_shown(mean) for mean in means))
     Console(file=sys.stderr).print(table)
 
 

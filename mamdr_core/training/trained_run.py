@@ -1,5 +1,6 @@
 """Opens a trained run: its package, and the pinned version of the examples that it was trained on."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -70,6 +71,7 @@ def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str =
     package = load_package(folder, device, config.train.scratch)
     trained = config_of(package.config, folder)
     facts = package.pinned
+    _check_facts(package, folder)
     try:
         pinned = pin_examples(spark, config.lake, trained.features, facts["versions"])
     except (KeyError, MamdrError) as error:
@@ -90,6 +92,15 @@ def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str =
     train = config.train
     share = Share(pinned, trained.features, everything, train.host_memory, train.scratch, train.reader)
     return TrainedRun(lake, folder, package, trained, pinned, share, device)
+
+
+def _check_facts(package: Package, folder: str) -> None:
+    """Check what a folder that a user may have named must contain, and that its run's id is safe in a path."""
+    for name in ("versions", "sizes", "numeric"):
+        if not isinstance(package.pinned.get(name), dict):
+            raise MamdrError(f"{folder}/pinned.json is damaged: it has no {name}")
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", str(package.metrics.get("run_id", ""))):
+        raise MamdrError(f"{folder}/metrics.json is damaged: run_id must consist of letters, digits, _ and -")
 
 
 def config_of(text: str, folder: str) -> Config:

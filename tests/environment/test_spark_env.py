@@ -73,7 +73,9 @@ def test_other_files_and_other_folders_of_settings_are_left_to_spark(spark_home,
     [
         ("jobs/promote.py --config my.yaml", True),
         ("--master local[2] /opt/mamdr/jobs/report.py", True),
+        ("jobs/export_model.py --config my.yaml", True),
         ("jobs/train_mamdr.py --config promote.yaml", False),
+        ("jobs/gate.py --config my.yaml", False),
         ("jobs/ingest_clicks.py", False),
     ],
 )

@@ -16,7 +16,7 @@ from mamdr_core.lake.examples.layout import lay_out
 from mamdr_core.runtime.errors import MamdrError
 from schemas import TABLES, feature_vocabulary
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.usefixtures("generated_code")]
 
 IN_DOMAIN = {"negatives": {"kind": "in_domain", "ctr_ratio": 0.25}}
 

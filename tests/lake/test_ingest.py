@@ -12,7 +12,7 @@ from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.ingest.job import ingest_clicks
 from mamdr_core.runtime.errors import MamdrError
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.usefixtures("generated_code")]
 
 DAY_1, DAY_2 = "2026-01-01", "2026-01-02"
 

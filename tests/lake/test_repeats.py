@@ -138,7 +138,8 @@ def test_other_loads_are_asked_about_the_times_of_each_day_alone(spark, judge):
 def test_a_survey_on_the_driver_and_of_many_tasks_and_rounds_finds_the_same(spark, judge, monkeypatch):
     rows = [(f"u{n % 97}", "i", "d", str(n % 3), TIME) for n in range(200)]
     one = settle(judge(rows))
-    with overriding(spark, FEW):  # on the driver
+    with overriding(spark, FEW), monkeypatch.context() as patched:  # on the driver
+        patched.setattr(survey, "_many", lambda *_: 1 / 0)
         assert settle(judge(rows)) == one
     monkeypatch.setattr(survey, "TASK_BYTES", 100)
     monkeypatch.setattr(survey, "PACKED_KEYS", 7)

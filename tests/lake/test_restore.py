@@ -1,6 +1,7 @@
 """An event that a corrected load no longer brings comes from another load's rejected row, as if it always had."""
 
 import random
+from datetime import timedelta
 from itertools import count
 
 import pytest
@@ -10,7 +11,7 @@ from pyspark.testing import assertDataFrameEqual
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.ingest.job import ingest_clicks
-from mamdr_core.lake.ingest.loads import identify_load
+from mamdr_core.lake.ingest.loads import Attempts, Load, identify_load, read_attempts
 from mamdr_core.runtime.errors import MamdrError
 
 pytestmark = pytest.mark.slow
@@ -113,8 +114,12 @@ def test_a_load_that_takes_the_days_of_a_killed_correction_completes_it(spark, i
     assert ingest("c", [5], input={"replace": "days"})["restored"] == 1  # takes the third day, all that a still holds
     lake = Lake(spark, lake_root)
     assert found(lake)[0] == {"u1": "b", "u3": "b", "u5": "c"}
-    closed = lake.read("loads").where("status = 'stopped'").select("source", "reason").collect()
-    assert [(row[0][-2:], row[1][-2:]) for row in closed] == [("/a", "/c")]
+    # The killed attempt may still run: it stays open, for loads that replace its days.
+    (row,) = lake.read("loads").where("status = 'replacing'").collect()
+    other, day = Load(0, "other"), timedelta(1)
+    assert read_attempts(lake, other, [row["last_ds"]]) == Attempts(frozenset({row["first_ds"], row["last_ds"]}), True)
+    for apart in ((), [row["last_ds"] + day], [row["first_ds"] - day]):
+        assert read_attempts(lake, other, apart) == Attempts()
 
 
 def test_a_correction_that_failed_and_was_undone_does_not_count_as_killed(

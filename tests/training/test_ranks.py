@@ -112,7 +112,9 @@ def test_launched_ranks_give_what_the_same_ranks_give_in_one_process(spark, make
         auc = [result.metrics["test"].auc for result in (results[0], expected[0])]
         torch.testing.assert_close(*auc, rtol=0, atol=2e-3, equal_nan=True)
         assert_same(parameters(again), parameters(task))
-        for file in Path(task.package).glob("specific-*"):
+        files = list(Path(task.package).glob("specific-*"))
+        assert files
+        for file in files:
             assert_same(load_file(Path(again.package) / file.name), load_file(file))
 
 

@@ -293,8 +293,10 @@ def killed_in_time(config, folder):
 
     killer = threading.Thread(target=kill)
     killer.start()
-    yield ranks
-    killer.join()
+    try:
+        yield ranks
+    finally:
+        killer.join()
 
 
 def test_resuming_what_cannot_be_resumed_is_a_clear_error(spark, config, undisturbed):

@@ -16,7 +16,7 @@ from mamdr_core.lake.core.caching import kept_frames
 from mamdr_core.lake.core.progress import progress
 from mamdr_core.lake.core.session import FEW, FEW_BYTES, overriding
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.lake.ingest.loads import Attempts, Load, close_attempts, read_attempts, record_load
+from mamdr_core.lake.ingest.loads import Attempts, Load, read_attempts, record_load
 from mamdr_core.lake.ingest.restore import Replaced, count_restorable, restore_events, was_made_before_names
 from mamdr_core.lake.ingest.tally import Tally
 from mamdr_core.runtime.errors import MamdrError
@@ -43,12 +43,17 @@ class Correction:
 
 
 def find_correction(
-    lake: Lake, load: Load, whole_days: bool, held: frozenset[date], before: int | None
+    lake: Lake, load: Load, whole_days: bool, held: frozenset[date], now: frozenset[date], before: int | None
 ) -> Correction | None:
-    """The correction that a load makes; None: it replaces no row."""
+    """The correction that a load makes; None: it replaces no row.
+
+    Args:
+        whole_days, held, before: see `Correction`.
+        now: days on which the load brings clicks.
+    """
     if before is None or not (held or whole_days):
         return None
-    return Correction(load, whole_days, held, before, read_attempts(lake, load, whole_days))
+    return Correction(load, whole_days, held, before, read_attempts(lake, load, held | now if whole_days else ()))
 
 
 def begin_correction(
@@ -94,8 +99,6 @@ def finish_correction(
     try:
         with kept_frames() as keep, overriding(spark, few), progress(spark, "restored events"):
             restored = restore_events(lake, replaced, keep)
-            if earlier.others:
-                close_attempts(lake, earlier.others, f"killed; its events were given back by {load.source}")
             days = now if correction.whole_days else ()
             return restored, count_restorable(lake, load, (correction.before, version), days, earlier.killed)
     except MamdrError as error:

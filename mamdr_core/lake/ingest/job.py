@@ -93,11 +93,12 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
                 judged = settle_events(rows, survey, others, keep)
             tally = judged.tally
             held = days_held(lake, "clicks", load)
-            is_recorded = False
+            is_recorded = False  # also in later passes, which undo their own commits alone: the load stays published
             if not number:  # later passes only compare a published load with what other jobs have published since
                 times = partial(explain_times, raw, rows, config.input.columns.event_time)
                 _check_quality(spark, config, lake, load, tally, held, started_at, times)
-                correction = find_correction(lake, load, whole_days, frozenset(day for day in held if day), seen)
+                held_days, days = (frozenset(day for day in own if day) for own in (held, tally.valid_by_day))
+                correction = find_correction(lake, load, whole_days, held_days, days, seen)
                 is_recorded = correction is not None and begin_correction(spark, lake, correction, tally, started_at)
             to = Publication(lake, load, table, whole_days, held.keys(), tasks, started_at, is_recorded)
             version = publish(spark, to, judged)

@@ -3,10 +3,8 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from functools import reduce
-from operator import or_
 
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mamdr_core.lake.core.few import local_frame
@@ -32,14 +30,13 @@ class Attempts:
     """Earlier attempts that a correction has to consider.
 
     Attributes:
-        days: the first and last day of every attempt that published a load or was about to remove days of it.
-        killed: whether an attempt that was about to remove days did not end.
-        others: such attempts of other loads: id of the load, and start of the attempt in microseconds since 1970.
+        days: the first and last day of every attempt that published the load, and of every attempt, also of other
+            loads, that was about to remove days and did not end.
+        killed: whether there is an attempt of the latter kind.
     """
 
     days: frozenset[date] = frozenset()
     killed: bool = False
-    others: tuple[tuple[int, int], ...] = ()
 
 
 def identify_load(spark: SparkSession, path: str) -> Load:
@@ -69,42 +66,35 @@ def days_held(lake: Lake, table: str, load: Load) -> dict[date | None, int]:
     return {row["ds"]: row["count"] for row in counted}
 
 
-def read_attempts(lake: Lake, load: Load, whole_days: bool) -> Attempts:
+def read_attempts(lake: Lake, load: Load, replaced: Collection[date] = ()) -> Attempts:
     """Read the earlier attempts of a load.
 
     Args:
-        whole_days: whether the load replaces whole days. If so, killed attempts of other loads are included: once their
-            last clicks are replaced, their own next attempt no longer is a correction.
+        replaced: days whose rows it replaces, those of all loads. Killed attempts of other loads on these days are
+            included: once their last clicks are replaced, their own next attempt no longer is a correction. Their rows
+            in `loads` stay: the jobs may still run, and restoring an event twice changes nothing.
     """
     if not lake.exists("loads"):
         return Attempts()
-    is_own, is_valid = F.col("load") == load.id, F.col("status") != "stopped"
-
-    def starts(status: str) -> Column:
-        return F.collect_set(F.when(F.col("status") == status, F.unix_micros("started_at")))
-
-    lines = lake.read("loads") if whole_days else lake.read("loads").where(is_own)
+    is_own, status, start = F.col("load") == load.id, F.col("status"), F.unix_micros("started_at")
+    lines = lake.read("loads") if replaced else lake.read("loads").where(is_own)
     by_load = lines.groupBy("load").agg(
-        F.array_except(starts("replacing"), starts("stopped")).alias("replacing"),
-        F.coalesce(F.array_max(starts("published")), F.lit(0)).alias("published"),
-        F.min(F.when(is_valid, F.col("first_ds"))).alias("first"),
-        F.max(F.when(is_valid, F.col("last_ds"))).alias("last"),
+        F.collect_set(F.when(status == "replacing", F.struct(start, "first_ds", "last_ds"))).alias("replacing"),
+        F.collect_set(F.when(status == "stopped", start)).alias("stopped"),
+        F.coalesce(F.max(F.when(status == "published", start)), F.lit(0)).alias("published"),
+        F.min(F.when(status == "published", F.col("first_ds"))).alias("first"),
+        F.max(F.when(status == "published", F.col("last_ds"))).alias("last"),
     )
-    killed = F.filter("replacing", lambda attempt: attempt > F.col("published")).alias("killed")
-    found = by_load.select("load", "first", "last", killed).where(is_own | (F.size("killed") > 0)).collect()
-    return Attempts(
-        frozenset(day for row in found for day in (row["first"], row["last"]) if day),
-        any(row["killed"] for row in found),
-        tuple((row["load"], attempt) for row in found if row["load"] != load.id for attempt in row["killed"]),
-    )
-
-
-def close_attempts(lake: Lake, attempts: Collection[tuple[int, int]], reason: str) -> None:
-    """Record that the killed attempts of `Attempts.others` have been completed by another load."""
-    closed = ((F.col("load") == load) & (F.unix_micros("started_at") == started) for load, started in attempts)
-    lines = lake.read("loads").where((F.col("status") == "replacing") & reduce(or_, closed))
-    ended = {"status": F.lit("stopped"), "reason": F.lit(reason), "finished_at": F.current_timestamp()}
-    lake.append("loads", lines.withColumns(ended))
+    days, killed = set[date | None](), False
+    for row in by_load.where(is_own | (F.size("replacing") > 0)).collect():
+        own = row["load"] == load.id
+        days |= {row["first"], row["last"]} if own else set()
+        for started, first, last in row["replacing"]:
+            concerns = own or (min(replaced) <= last and first <= max(replaced))
+            if concerns and started > row["published"] and started not in row["stopped"]:
+                days |= {first, last}
+                killed = True
+    return Attempts(frozenset(day for day in days if day), killed)
 
 
 def clicks_of_others(

@@ -1,5 +1,6 @@
 """Publishes a load: replaces rows of clicks_rejected and clicks, or leaves both tables unchanged."""
 
+import contextlib
 import logging
 from collections.abc import Collection, Iterator, Set
 from contextlib import contextmanager
@@ -101,7 +102,8 @@ def _all_or_nothing(spark: SparkSession, to: Publication, tally: Tally, note: di
             logger.warning("%s: other jobs have written since; load %s again", " and ".join(kept), to.load.source)
         elif to.is_recorded:  # without this row it would count as killed
             reason = f"failed, and was undone: {one_line(str(error))[:300]}"
-            record_load(spark, to.lake, to.load, tally, to.started_at, reason=reason)
+            with contextlib.suppress(Exception):  # the cause of the failure matters more than its record
+                record_load(spark, to.lake, to.load, tally, to.started_at, reason=reason)
         raise
 
 
