@@ -83,7 +83,7 @@ def open_champion(trained: TrainedRun, config: Config, run_id: str) -> OpenedMod
     package = load_package(folder, trained.device)
     own_config = config_of(package.config, folder)
     check_served(own_config, package.metrics, folder)
-    check_shapes(folder, own_config, package.pinned["sizes"])
+    check_shapes(folder, own_config, package.pinned["sizes"], package.shapes)
     _check_features(run_id, own_config.features, trained.config.features)
     check_same_bounds(run_id, package.pinned.get("quantiles", {}), trained.pinned.quantiles)
     scales = {name: (float(mean), float(deviation)) for name, (mean, deviation) in package.pinned["numeric"].items()}

@@ -18,9 +18,8 @@ from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.serving.served import Served
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import PinnedExamples
-from mamdr_core.training.files.metadata import read_metadata
 from mamdr_core.training.own_code import check_served
-from mamdr_core.training.package_shapes import check_shapes
+from mamdr_core.training.package_shapes import check_shapes, read_metadata_and_shapes
 from mamdr_core.training.trained_run import check_mixed, config_of
 
 
@@ -37,12 +36,12 @@ def find_served(lake: Lake, run_id: str) -> Served:
     """
     row = find_run(lake, run_id)
     package = str(row["package"])
-    facts = read_metadata(package)
+    facts, shapes = read_metadata_and_shapes(package)
     config, sizes = config_of(facts.config, package), facts.pinned["sizes"]
     numeric = {name: (mean, deviation) for name, (mean, deviation) in facts.pinned["numeric"].items()}
     check_mixed(config, facts.metrics, facts.has_mixed, package)
     check_served(config, facts.metrics, package)
-    check_shapes(package, config, sizes)
+    check_shapes(package, config, sizes, shapes)
     for name in ("user", "item", "domain"):
         if (count := lake.read(f"{name}s").count()) < sizes[name]:
             raise MamdrError(

@@ -41,11 +41,10 @@ from mamdr_core.training.files.manifest import (
     write_manifest,
     write_texts,
 )
-from mamdr_core.training.files.metadata import MIXED, check_metadata
+from mamdr_core.training.files.metadata import CALIBRATION, MIXED, check_metadata
 from mamdr_core.training.files.specific_files import SavedSpecific, save_specific
 from mamdr_core.training.files.state_files import read_rows, read_state, write_state
-
-CALIBRATION = "calibration.safetensors"
+from mamdr_core.training.package_shapes import FileShapes, read_shapes
 
 
 def save_rank(
@@ -109,6 +108,7 @@ class Package:
 
     Attributes:
         config, pinned, metrics: see `PackageMetadata`.
+        shapes: see `check_shapes`.
         shared: theta_S.
         specific: theta_i by domain index.
         mixed: state of the mixed model; None: there is none.
@@ -121,6 +121,7 @@ class Package:
     config: str
     pinned: dict[str, Any]
     metrics: dict[str, Any]
+    shapes: FileShapes
     shared: Shared
     specific: Mapping[int, Change]
     mixed: State | None = None
@@ -167,6 +168,7 @@ def load_package(folder: str, device: torch.device | str = "cpu", scratch: str =
                 config=found.config,
                 pinned=found.pinned,
                 metrics=found.metrics,
+                shapes=read_shapes(path, found.files),
                 shared=shared.to(device),
                 specific=SavedSpecific(specific, device, len(shared.dense)),
                 mixed=load_mixed(path),

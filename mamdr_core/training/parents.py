@@ -20,9 +20,9 @@ from mamdr_core.models.structures import MODELS
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.runtime.object_store import as_path
 from mamdr_core.shards.pinned import PinnedExamples
-from mamdr_core.training.files.metadata import PackageMetadata, read_metadata
+from mamdr_core.training.files.metadata import PackageMetadata
 from mamdr_core.training.own_code import check_served
-from mamdr_core.training.package_shapes import check_shapes
+from mamdr_core.training.package_shapes import check_shapes, read_metadata_and_shapes
 from mamdr_core.training.trained_run import config_of
 
 logger = logging.getLogger(__name__)
@@ -121,11 +121,11 @@ def open_parent(lake: Lake, config: Config, pinned: PinnedExamples) -> Parent | 
         return None
     try:
         row = find_run(lake, run_id)
-        facts = read_metadata(str(row["package"]), config.train.scratch)
+        facts, shapes = read_metadata_and_shapes(str(row["package"]), config.train.scratch)
     except MamdrError as error:
         raise MamdrError(f"train.warm_start: {error}") from None
     _check_fit(run_id, config, pinned, facts)
-    check_shapes(str(row["package"]), config, facts.pinned["sizes"], config.train.scratch)
+    check_shapes(str(row["package"]), config, facts.pinned["sizes"], shapes)
     numeric = {name: (float(mean), float(scale)) for name, (mean, scale) in facts.pinned["numeric"].items()}
     return Parent(run_id, str(row["package"]), row["ds"], numeric)
 

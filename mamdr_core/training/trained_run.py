@@ -81,7 +81,7 @@ def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str =
     if pinned.sizes != facts["sizes"]:
         raise MamdrError(f"package {folder} was trained on another lake than {lake.root}: vocabulary sizes differ")
     check_served(trained, package.metrics, folder)
-    check_shapes(folder, trained, facts["sizes"], config.train.scratch)
+    check_shapes(folder, trained, facts["sizes"], package.shapes)
     check_mixed(trained, package.metrics, package.mixed is not None, folder)
     if any(not 0 <= domain < len(pinned.domain_ids) for domain in package.specific):
         raise MamdrError(f"package {folder} is damaged: it has theta_i of a domain beyond {len(pinned.domain_ids)}")

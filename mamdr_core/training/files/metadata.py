@@ -11,6 +11,7 @@ from mamdr_core.training.files.manifest import check_integrity, file_names, read
 
 MIXED = "mixed-"
 """Prefix of the files of the mixed model."""
+CALIBRATION = "calibration.safetensors"
 
 
 @dataclass(frozen=True)
