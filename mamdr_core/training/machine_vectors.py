@@ -111,7 +111,7 @@ def sharing_key(folder: Path) -> str:
     try:
         found = folder.stat()
     except OSError:
-        return machine  # who builds the file reports it
+        return machine  # the rank that builds the file reports it
     return f"{machine} {found.st_dev} {found.st_ino}"
 
 
@@ -119,7 +119,7 @@ class VectorFile:
     """A new file of vectors, locked until its name is removed.
 
     Args:
-        folder: of it.
+        folder: the folder of the file.
         shapes: of the vectors by feature.
 
     Attributes:
@@ -147,7 +147,7 @@ class VectorFile:
             ) from None
 
     def remove(self) -> None:
-        """Remove the name and the lock; what is mapped stays."""
+        """Remove the name and the lock; ranks that have mapped the file keep it."""
         with contextlib.suppress(OSError):
             os.unlink(self.path)
         os.close(self._file)
@@ -208,7 +208,7 @@ def _mapped(file: int, shapes: Shapes, flags: int) -> dict[str, NDArray[np.float
 
 
 def _layout(shapes: Shapes) -> tuple[dict[str, int], int]:
-    """By feature the byte that its vectors begin at, and the size of the file."""
+    """Byte offset of the vectors of each feature, and the size of the file."""
     starts, size = {}, 0
     for name, (rows, width) in shapes.items():
         starts[name] = size

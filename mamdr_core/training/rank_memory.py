@@ -17,7 +17,7 @@ NUMBER, INDEX = 4, 8
 OBJECT_BYTES = 700
 """Of the two tensors that hold a domain's rows of a table, without their values."""
 STATISTICS_COPIES = 6
-"""Float64 numbers for each one of a measured table while it is measured (mamdr_core.training.statistics)."""
+"""Number of float64 values per value of a measured table while it is measured (mamdr_core.training.statistics)."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class RankMemory:
 
     @property
     def total(self) -> int:
-        """Bytes of the stage that needs most; of each part its largest."""
+        """Bytes of the stage that needs most memory; for each part, its maximum over the stages."""
         return self.on_host(()) + self.always["rows"]
 
     def on_host(self, on_device: Collection[str]) -> int:

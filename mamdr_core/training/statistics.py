@@ -23,7 +23,7 @@ def measure_statistics(
     """Measure what `engine.statistics` normalise by, and put it into the tables of `shared`; every rank calls this.
 
     A domain's statistics are those of its training rows at theta_S + theta_i. If its rows weigh less than `FEW_ROWS`
-    rows of mean weight, the remainder is made up of the rows of all domains: a single row has no variance. Without
+    rows of mean weight, rows of all domains make up the remainder: a single row has no variance. Without
     training rows a domain keeps what it inherited from a parent, or else has the statistics of all rows. Each domain's
     rows are on one rank: on any number of ranks the figures are the same. Tables are replaced, never changed in place.
     Does nothing for a model without such layers.

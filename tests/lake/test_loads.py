@@ -59,7 +59,7 @@ def test_a_corrected_source_also_replaces_rows_of_days_that_it_no_longer_has(
     other = make_config(make_log([*rows(DAY_1, ["a"]), *rows(DAY_2, ["b", "o"])], "other"))
     assert ingest_clicks(spark, other)["rejected_by_rule"] == {"new_event": 2}
     corrected = make_log(rows(DAY_2, ["b", "c"]))
-    with pytest.raises(MamdrError, match=r"1 days that this path held before are gone .*removed: 2026-01-01 1"):
+    with pytest.raises(MamdrError, match=r"1 days that this path had before are missing, .*removed: 2026-01-01 1"):
         ingest_clicks(spark, make_config(corrected))
     lake = Lake(spark, lake_root)
     before = {name: lake.version(name) for name in ("clicks", "clicks_rejected", "loads")}

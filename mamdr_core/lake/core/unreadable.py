@@ -71,7 +71,7 @@ def _explain(settings: InputSettings, text: str) -> str:
             "order"
         )
     if _HEADER.search(text):
-        return f"input.path: the header of {where} differs from another file's; load such files apart"
+        return f"input.path: the header of {where} differs from another file's; load such files separately"
     if settings.schema and (mismatch := _TYPE_DIFFERS.search(text)):
         return "input.schema: {1} is of type {2}, but {3} in {0}; declare what the file has".format(
             where, *mismatch.groups()

@@ -91,8 +91,8 @@ def _check_vanished(settings: QualitySettings, vanished: Mapping[date, int]) -> 
     if len(vanished) > settings.max_vanished_days:
         days = list_first([f"{day} {rows}" for day, rows in sorted(vanished.items())])
         yield (
-            f"{len(vanished)} days that this path held before are gone from it, more than quality.max_vanished_days "
-            f"{settings.max_vanished_days}, and their rows would be removed: {days}; give each day a path of its own"
+            f"{len(vanished)} days that this path had before are missing, more than quality.max_vanished_days "
+            f"{settings.max_vanished_days}, and their rows would be removed: {days}; load each day from its own path"
         )
 
 
