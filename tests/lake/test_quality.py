@@ -80,7 +80,7 @@ def test_days_that_a_path_no_longer_holds_are_named():
     gone = {DAY - timedelta(days=n): 50 + n for n in range(1, 5)}
     assert check(vanished=gone) == [
         "4 days that this path had before are missing, more than quality.max_vanished_days 0, and their rows "
-        "would be removed: 2026-01-04 54, 2026-01-05 53, 2026-01-06 52 and 1 more; give each day a path of its own"
+        "would be removed: 2026-01-04 54, 2026-01-05 53, 2026-01-06 52 and 1 more; load each day from its own path"
     ]
     assert check(vanished=gone, max_vanished_days=4) == []
 
