@@ -40,6 +40,7 @@ def demo(tmp_path: Path) -> list[str]:
     return ["--config", str(ROOT / "conf" / "demo.yaml"), *(word for pair in pairs for word in ("--set", pair))]
 
 
+@pytest.mark.usefixtures("generated_code")  # which Spark needs to list tables
 def test_the_demo_goes_from_synthetic_logs_to_statistics(spark, run_in_session, tmp_path: Path):
     spark.sql(f"CREATE SCHEMA demo_of_a_test LOCATION '{tmp_path}/warehouse'")
     results = {}

@@ -68,7 +68,7 @@ def test_without_a_promotion_there_is_no_champion(lake):
         resolve_run(lake, "champion")
     with pytest.raises(MamdrError, match=r"no run of 2026-01-02 or before of .* has been promoted yet"):
         resolve_run(lake, "champion@2026-01-02")
-    with pytest.raises(MamdrError, match="champion@tomorrow: not a day"):
+    with pytest.raises(MamdrError, match="champion@tomorrow: not a date"):
         resolve_run(lake, "champion@tomorrow")
 
 

@@ -248,6 +248,7 @@ def test_versions_lead_back_to_what_a_run_was_trained_on(ask, lake):
     assert [(row["run_id"], row["error"]) for row in failed] == [("failed", "no slots")]
 
 
+@pytest.mark.usefixtures("generated_code")  # which Spark needs to list tables
 def test_views_whose_tables_are_missing_are_left_out(spark, lake_root, make_clicks):
     lake = Lake(spark, f"{lake_root} of mine")
     with pytest.raises(MamdrError, match=r"holds no table yet: run jobs/ingest_clicks.py first"):
