@@ -19,27 +19,32 @@ Check = Callable[[Any, str], bool]
 def keep_checks() -> None:
     """Let checks that succeed leave a file in torch's cache of compiled code, and later processes skip them.
 
-    With a torch that has no such private methods, nothing changes.
+    With a torch that has no such private names, nothing changes.
     """
     with contextlib.suppress(ImportError, AttributeError):
-        from torch._inductor.cpu_vec_isa import VecISA  # half a second, which only compiled steps need
+        # Half a second, which only compiled steps need.
+        from torch._inductor.cpu_vec_isa import VecISA, _get_isa_dry_compile_fingerprint
+        from torch._inductor.runtime.cache_dir_utils import cache_dir
 
         if not hasattr(VecISA.check_build, "__wrapped__"):
-            VecISA.check_build = remembered(VecISA.check_build)  # type: ignore[method-assign, assignment]
+            kept = remembered(VecISA.check_build, _get_isa_dry_compile_fingerprint, cache_dir)
+            # A replaced method is what mypy is there to find.
+            VecISA.check_build = kept  # type: ignore[method-assign, assignment]
 
 
-def remembered(check: Check) -> Check:
-    """`VecISA.check_build` that does not repeat a check that succeeded with the same torch, compiler and flags."""
+def remembered(check: Check, fingerprint: Callable[[str], str], folder: Callable[[], str]) -> Check:
+    """`VecISA.check_build` that does not repeat a check that succeeded with the same torch, compiler and flags.
+
+    Args:
+        check: the method.
+        fingerprint: text that names torch, the compiler and given flags.
+        folder: gives the folder in which checks are remembered.
+    """
 
     @wraps(check)
     def check_build(isa: Any, code: str) -> bool:
-        try:
-            from torch._inductor.cpu_vec_isa import _get_isa_dry_compile_fingerprint
-            from torch._inductor.runtime.cache_dir_utils import cache_dir
-        except ImportError:
-            return check(isa, code)
-        checked = f"{_get_isa_dry_compile_fingerprint(isa._arch_flags)}\n{code}"
-        mark = Path(cache_dir(), f"mamdr-checked-{hashlib.sha256(checked.encode()).hexdigest()}")
+        checked = f"{fingerprint(isa._arch_flags)}\n{code}"
+        mark = Path(folder(), f"mamdr-checked-{hashlib.sha256(checked.encode()).hexdigest()}")
         if mark.exists():
             return True
         succeeded = check(isa, code)

@@ -26,7 +26,7 @@ def test_only_a_check_that_succeeded_is_kept(cache: Path) -> None:
 
     old, new = SimpleNamespace(_arch_flags="old"), SimpleNamespace(_arch_flags="new")
     for _ in range(2):  # each as a new process would ask
-        kept = remembered(check)
+        kept = remembered(check, "gcc {}".format, lambda: str(cache))
         assert [kept(new, "a"), kept(new, "b"), kept(old, "a")] == [True, True, False]
     assert asked == [("new", "a"), ("new", "b"), ("old", "a"), ("old", "a")]
 
