@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.config.lake import InputColumns, InputSettings
 from mamdr_core.lake.core.caching import kept_frames
-from mamdr_core.lake.core.session import FEW, overriding
+from mamdr_core.lake.core.session import overriding
 from mamdr_core.lake.ingest import clicks, repeats, survey
 from mamdr_core.lake.ingest.clicks import judge_rows, parse_rows, raw_json, select_clicks
 from mamdr_core.lake.ingest.repeats import in_spans, settle_events
@@ -34,10 +34,10 @@ def judge(spark, make_log):
     return make
 
 
-def settle(judged, others=None, has_times=True, tasks=1):
+def settle(judged, others=None, has_times=True, tasks=1, on_driver=False):
     """(rule, label, raw row) of every row, sorted; and the tally by rule (None: valid)."""
     with kept_frames() as keep:
-        found = survey_rows(judged, rules_of(), has_times, keep)
+        found = survey_rows(judged, rules_of(), has_times, keep, on_driver)
         settled = settle_events(judged, found, others, keep)
         if settled.contested is not None:
             assert settled.contested._jdf.queryExecution().toRdd().getNumPartitions() == tasks
@@ -138,9 +138,9 @@ def test_other_loads_are_asked_about_the_times_of_each_day_alone(spark, judge):
 def test_a_survey_on_the_driver_and_of_many_tasks_and_rounds_finds_the_same(spark, judge, monkeypatch):
     rows = [(f"u{n % 97}", "i", "d", str(n % 3), TIME) for n in range(200)]
     one = settle(judge(rows))
-    with overriding(spark, FEW), monkeypatch.context() as patched:  # on the driver
+    with monkeypatch.context() as patched:
         patched.setattr(survey, "_many", lambda *_: 1 / 0)
-        assert settle(judge(rows)) == one
+        assert settle(judge(rows), on_driver=True) == one
     monkeypatch.setattr(survey, "TASK_BYTES", 100)
     monkeypatch.setattr(survey, "PACKED_KEYS", 7)
     assert settle(judge(rows).repartition(5)) == one

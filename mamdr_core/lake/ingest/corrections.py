@@ -7,6 +7,7 @@ whose correction was killed; it then completes that correction.
 """
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date, datetime
 
@@ -43,17 +44,19 @@ class Correction:
 
 
 def find_correction(
-    lake: Lake, load: Load, whole_days: bool, held: frozenset[date], now: frozenset[date], before: int | None
+    lake: Lake, load: Load, whole_days: bool, held: Collection[date | None], tally: Tally, before: int | None
 ) -> Correction | None:
     """The correction that a load makes; None: it replaces no row.
 
     Args:
-        whole_days, held, before: see `Correction`.
-        now: days on which the load brings clicks.
+        whole_days, held, before: see `Correction`; `held` may contain None, which stands for rows without a day.
+        tally: counts of the load.
     """
-    if before is None or not (held or whole_days):
+    days = frozenset(day for day in held if day)
+    if before is None or not (days or whole_days):
         return None
-    return Correction(load, whole_days, held, before, read_attempts(lake, load, held | now if whole_days else ()))
+    replaced = days | tally.valid_by_day.keys() if whole_days else ()
+    return Correction(load, whole_days, days, before, read_attempts(lake, load, replaced))
 
 
 def begin_correction(

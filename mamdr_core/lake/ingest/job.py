@@ -79,7 +79,7 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
     few = FEW if bytes_of(raw) <= FEW_BYTES else {}
     with kept_frames() as keep, readable(config.input), overriding(spark, few):
         with progress(spark, "counting"):
-            survey = survey_rows(rows, rules, bool(config.input.columns.event_time), keep)
+            survey = survey_rows(rows, rules, bool(config.input.columns.event_time), keep, bool(few))
         _warn_of_many_days(survey.tally)
         if RECORD_WELL_FORMED.name in survey.tally.by_rule:
             refuse_pieces(spark, config.input, raw, rows)
@@ -97,8 +97,7 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
             if not number:  # later passes only compare a published load with what other jobs have published since
                 times = partial(explain_times, raw, rows, config.input.columns.event_time)
                 _check_quality(spark, config, lake, load, tally, held, started_at, times)
-                held_days, days = (frozenset(day for day in own if day) for own in (held, tally.valid_by_day))
-                correction = find_correction(lake, load, whole_days, held_days, days, seen)
+                correction = find_correction(lake, load, whole_days, held, tally, seen)
                 is_recorded = correction is not None and begin_correction(spark, lake, correction, tally, started_at)
             to = Publication(lake, load, table, whole_days, held.keys(), tasks, started_at, is_recorded)
             version = publish(spark, to, judged)

@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from mamdr_core.lake.core.caching import Keep
-from mamdr_core.lake.core.few import bytes_of, is_few, local_frame
+from mamdr_core.lake.core.few import bytes_of, local_frame
 from mamdr_core.lake.ingest.clicks import FILED, KEY, RULE
 from mamdr_core.lake.ingest.tally import Tally
 from schemas import Rule
@@ -62,7 +62,9 @@ class Survey:
     repeats: int
 
 
-def survey_rows(judged: DataFrame, rules: Sequence[Rule], has_times: bool, keep: Keep) -> Survey:
+def survey_rows(
+    judged: DataFrame, rules: Sequence[Rule], has_times: bool, keep: Keep, on_driver: bool = False
+) -> Survey:
     """Count a load's rows and find its repeated events.
 
     Args:
@@ -70,13 +72,15 @@ def survey_rows(judged: DataFrame, rules: Sequence[Rule], has_times: bool, keep:
         rules: the rules that were applied.
         has_times: whether the log has event times; without them no repetition can be seen.
         keep: for the small frame that is found.
+        on_driver: collect two numbers of each row on the driver: for few rows, which are compared there before a task
+            has started Python.
     """
     names = [rule.name for rule in rules]
     key = F.col(KEY) if has_times else F.lit(None).cast("bigint")
     # Two numbers a row: each further column would cost as much again on its way.
     hour = F.when(key.isNotNull(), F.floor(F.unix_seconds("event_time") / 3600) + _EPOCH_HOUR).otherwise(0)
     facts = judged.select(key.alias(KEY), (_cell(names) * _HOURS + hour).alias(_CELL))
-    counted, repeated, repeats = _few(facts) if is_few(judged.sparkSession) else _many(facts, _tasks(judged), keep)
+    counted, repeated, repeats = _few(facts) if on_driver else _many(facts, _tasks(judged), keep)
     tally, times = Tally(), dict[date, Span]()
     for cell, rows, *hours in counted:
         place, label = divmod(cell, 2)
@@ -91,7 +95,7 @@ def survey_rows(judged: DataFrame, rules: Sequence[Rule], has_times: bool, keep:
 
 
 def _few(facts: DataFrame) -> tuple[Iterable[Sequence[int]], DataFrame, int]:
-    """As `_many`, on the driver: few rows are compared there before a task has started Python."""
+    """As `_many`, on the driver."""
     found = pa.Table.from_batches(_find_repeats(_send(1)(facts.toArrow().to_batches())), _FOUND)
     counted = found.select(_COUNTS.names).filter(pc.is_valid(found[_CELL]))
     keys = [(key,) for key in pc.drop_null(found[KEY]).to_pylist()]
