@@ -131,8 +131,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         if parent and not (task.checkpoints and task.checkpoints.newest):
             parent.copy_to(learner, collective, method.mixed)
     logger.info("rank %d read %s", collective.rank, share.figures.summary())
-    stop_file = as_path(task.checkpoints.folder) / STOP if task.checkpoints and not collective.rank else None
-    request = StopRequest(stop_file)
+    request = StopRequest(as_path(task.checkpoints.folder) / STOP if task.checkpoints and not collective.rank else None)
     mixed = on_mixed = None
     if method.mixed:
         inherited_mixed = parent.mixed_state(collective, own) if parent else None
@@ -233,9 +232,8 @@ def _measure(
         return evaluate_calibrated(*model, columns[split], calibrations, collective, detail=detail)
 
     metrics = {"val": measure("val", None)[0]}
-    refits = settings.refit_last_layer and not settings.only_domains
-    if refits and refit_last_layer(learner.engine, learner.shared, columns["val"], collective, learner.seed):
-        measure_statistics(*model, columns["train"], collective)
+    if settings.refit_last_layer and not settings.only_domains:  # which changes the inputs of no layer
+        refit_last_layer(learner.engine, learner.shared, columns["val"], collective, learner.seed)
     calibration = None
     if settings.calibration != "none":
         otherwise = None
