@@ -1,10 +1,13 @@
 """Fixtures that every test may use."""
 
 import fcntl
+import itertools
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from pyspark.sql import SparkSession
@@ -14,6 +17,9 @@ from mamdr_core.datasets.synthetic import generate_logs
 from mamdr_core.lake.core.session import make_session, overriding
 from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.ingest.job import ingest_clicks
+
+if TYPE_CHECKING:
+    from mamdr_core.training.worker import RankTask
 
 # Quick compilation halves the CPU time of the small jobs that tests start, a collector of one thread takes a tenth off,
 # and not verifying the byte code of Spark's JARs a quarter (22.5 s against 16.5 of an empty job). In the session, which
@@ -25,16 +31,12 @@ _SESSION_OPTS = f"{_QUICK} -XX:ReservedCodeCacheSize=400m"
 # tests start generate it, and tests that use `generated_code`. What is generated all the same, for frames that are
 # kept, is that of more than 100 queries.
 # MAMDR_TEST_MASTER puts the tests that are marked `cluster` on a cluster: make test-cluster.
-_INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
+_INTERPRETED = "--conf spark.sql.codegen.wholeStage=false --conf spark.sql.codegen.factoryMode=NO_CODEGEN "
 _SUBMIT = (
     f"--master {os.environ.get('MAMDR_TEST_MASTER', 'local[3]')} --driver-memory 2g "
     "--conf spark.sql.shuffle.partitions=2 --conf spark.databricks.delta.snapshotPartitions=1 "
     "--conf spark.sql.codegen.cache.maxEntries=5000 "
-    + (
-        ""
-        if "MAMDR_TEST_MASTER" in os.environ
-        else " ".join(f"--conf {key}={value} " for key, value in _INTERPRETED.items())
-    )
+    + ("" if "MAMDR_TEST_MASTER" in os.environ else _INTERPRETED)
     + "pyspark-shell"
 )
 
@@ -135,6 +137,28 @@ def trained_config(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory
     own = tmp_path_factory.mktemp("trained") / "lake"
     shutil.copytree(config.lake.root, own)
     return with_values(config, {"lake.root": str(own)})
+
+
+@pytest.fixture(scope="session")
+def make_task(
+    spark: SparkSession, trained_config: Config, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., "RankTask"]:
+    """A task with settings of train replaced, over ranks 0 to W - 1."""
+    import numpy as np  # with torch below it takes seconds, which most tests do without
+
+    from mamdr_core.parallel.placement import place_domains
+    from mamdr_core.shards.pinned import pin_examples
+    from mamdr_core.training.worker import RankTask
+
+    packages, numbers = tmp_path_factory.mktemp("packages"), itertools.count()
+    pinned = pin_examples(spark, trained_config.lake.root, trained_config.features)
+
+    def make(ranks: int, owner: list[int] | None = None, **train: object) -> RankTask:
+        config = replace(trained_config, train=replace(trained_config.train, ranks=ranks, **train))
+        placed = place_domains(pinned.counts["train"], ranks) if owner is None else np.array(owner)
+        return RankTask(config, pinned, placed, str(packages / str(next(numbers))))
+
+    return make
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from pyspark.sql import functions as F
 
 from mamdr_core.config.job_config import load_config
 from mamdr_core.datasets.synthetic import generate_logs
-from mamdr_core.lake.core import catalog, session
 from mamdr_core.lake.core.tables import Lake
+from tests.session_jobs import jobs_in
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = [
@@ -136,11 +136,9 @@ def test_exit_code_2_of_a_job_fails_the_run_and_notifies_a_command(
 def run_in_session(folder: str, words: list[str], spark: SparkSession) -> tuple[int, str]:
     """Run a job as a program, in a folder and in the tests' session; its exit code and stdout."""
     code, out = 0, io.StringIO()
-    with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(out):
+    with jobs_in(spark) as patched, contextlib.redirect_stdout(out):
         patched.chdir(folder)
         patched.setattr(sys, "argv", words)
-        for opener in (catalog, session):  # of jobs on a lake, and of others
-            patched.setattr(opener, "spark_session", lambda _: contextlib.nullcontext(spark))
         try:
             runpy.run_path(words[0], run_name="__main__")
         except SystemExit as ended:

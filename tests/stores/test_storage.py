@@ -19,8 +19,8 @@ from mamdr_core.training.package import load_package, publish_package, save_rank
 from mamdr_core.training.worker import train_rank
 from tests.stores.conftest import BUCKET, client
 from tests.stores.proxy import Proxy
+from tests.training.rank_tasks import assert_same, parameters
 from tests.training.test_checkpoints import assert_same_result, run
-from tests.training.test_ranks import assert_same, make_task, parameters  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,7 @@ def make_folder(store: str) -> Callable[..., StorePath]:
     return make
 
 
-def test_a_stopped_run_goes_on_bit_for_bit_from_the_newest_intact_checkpoint(make_task, monkeypatch, store, caplog):  # noqa: F811
+def test_a_stopped_run_goes_on_bit_for_bit_from_the_newest_intact_checkpoint(make_task, monkeypatch, store, caplog):
     undisturbed, stopped = make_task(1), make_task(1)
     expected = train_rank(undisturbed, SingleProcess())
     folder = as_path(f"s3a://{BUCKET}/checkpoints/run")

@@ -12,8 +12,8 @@ from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from mamdr_core.training.checkpoint.checkpoints import find_checkpoint
 from mamdr_core.training.worker import train_rank
+from tests.training.rank_tasks import assert_same, parameters
 from tests.training.test_checkpoints import assert_same_result, place, run  # noqa: F401 - a fixture
-from tests.training.test_ranks import assert_same, make_task, parameters  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.slow
 ALWAYS = MixedSettings(alone_above=0.0)
@@ -26,7 +26,7 @@ def misled(monkeypatch):
     monkeypatch.setattr(MixedModel, "predict", lambda self, columns: -predict(self, columns))
 
 
-def test_a_network_that_is_better_alone_is_what_joint_training_gives(make_task, misled):  # noqa: F811
+def test_a_network_that_is_better_alone_is_what_joint_training_gives(make_task, misled):
     task, joint = make_task(1, method="mixed", mixed=ALWAYS), make_task(1, method="joint")
     found, expected = (train_rank(each, SingleProcess()) for each in (task, joint))
     assert (found.specific_kind, found.specific_bytes, found.variances) == ("none", 0, {})
@@ -41,7 +41,7 @@ def test_a_network_that_is_better_alone_is_what_joint_training_gives(make_task, 
     assert max(point.val_auc for point in found.curve[:5]) < max(point.val_auc for point in alone)
 
 
-def test_on_the_mixed_model_the_network_is_kept_where_it_is_better(make_task):  # noqa: F811
+def test_on_the_mixed_model_the_network_is_kept_where_it_is_better(make_task):
     usual, raced = (make_task(1, method="mixed", mixed=mixed) for mixed in (MixedSettings(alone_above=1.0), ALWAYS))
     expected, found = (train_rank(task, SingleProcess()) for task in (usual, raced))
     assert (expected.rounds, found.rounds) == (8, 16)
@@ -71,7 +71,7 @@ def test_stopped_in_either_training_a_run_resumes_bit_for_bit(
     assert_same_result(found, expected)
 
 
-def test_a_run_whose_parent_kept_no_mixed_model_starts_cold_and_decides_anew(make_task, misled):  # noqa: F811
+def test_a_run_whose_parent_kept_no_mixed_model_starts_cold_and_decides_anew(make_task, misled):
     task, child = (make_task(1, method="mixed", mixed=ALWAYS) for _ in range(2))
     expected = train_rank(task, SingleProcess())
     found = train_rank(replace(child, parent=task.package), SingleProcess())

@@ -21,7 +21,7 @@ from mamdr_core.training.checkpoint import checkpoints as module
 from mamdr_core.training.checkpoint.checkpoints import CheckpointLocation, Checkpoints, find_checkpoint
 from mamdr_core.training.files.manifest import MANIFEST
 from mamdr_core.training.worker import train_rank
-from tests.training.test_ranks import assert_same, make_task, parameters  # noqa: F401 - a fixture
+from tests.training.rank_tasks import assert_same, parameters
 
 pytestmark = pytest.mark.slow
 EVERY_ROUND = CheckpointSettings(rounds=1, minutes=0, keep=99)
@@ -77,7 +77,7 @@ def assert_same_result(found, expected):
     ("method", "schedule"), [*((method, "settled") for method in METHODS), ("dr", "rounds"), ("mamdr", "rounds")]
 )
 def test_stopped_and_resumed_every_method_gives_the_undisturbed_run_bit_for_bit(
-    make_task, monkeypatch, place, method, schedule  # noqa: F811
+    make_task, monkeypatch, place, method, schedule
 ):  # fmt: skip
     """The other methods have no DR, or settle its schedule themselves. Steps have every option but one."""
     rates = LrSchedule(warmup_rounds=2, decay="cosine", rates="both")
@@ -102,7 +102,7 @@ def test_stopped_and_resumed_every_method_gives_the_undisturbed_run_bit_for_bit(
 
 @pytest.mark.parametrize(("method", "ranks"), [("joint", 1), ("mamdr", 1), ("dn", 2)])
 def test_statistics_by_domain_resume_bit_for_bit(
-    make_task, monkeypatch, place, method, ranks  # noqa: F811
+    make_task, monkeypatch, place, method, ranks
 ):  # fmt: skip
     def make():
         task = make_task(ranks, method=method)
@@ -124,7 +124,7 @@ def test_statistics_by_domain_resume_bit_for_bit(
 
 @pytest.mark.parametrize("table_memory", [1.0, 1e-9])
 def test_checkpoints_without_room_for_copies_are_written_at_once(
-    make_task, monkeypatch, place, tmp_path, table_memory  # noqa: F811
+    make_task, monkeypatch, place, tmp_path, table_memory
 ):  # fmt: skip
     """With 0 bytes available nothing is copied; the run and what it resumes from, mapped or not, are the same."""
     undisturbed = make_task(1, method="mamdr", table_memory=1.0)
@@ -146,7 +146,7 @@ def test_checkpoints_without_room_for_copies_are_written_at_once(
     ],
 )
 def test_stopped_and_resumed_two_ranks_give_the_undisturbed_run_bit_for_bit(
-    make_task, monkeypatch, place, method, tables  # noqa: F811
+    make_task, monkeypatch, place, method, tables
 ):  # fmt: skip
     undisturbed, stopped = (make_task(2, method=method, tables=tables, balance_ranks=True) for _ in range(2))
     expected = run_simulated(partial(train_rank, undisturbed), 2)[0]
@@ -159,7 +159,7 @@ def test_stopped_and_resumed_two_ranks_give_the_undisturbed_run_bit_for_bit(
 
 
 @pytest.mark.parametrize("tables", ["replicated", "sharded"])
-def test_a_run_goes_on_with_other_numbers_of_ranks(make_task, monkeypatch, place, tables):  # noqa: F811
+def test_a_run_goes_on_with_other_numbers_of_ranks(make_task, monkeypatch, place, tables):
     """With an inner rate of zero theta_S stays, and theta_i is what it would be on any ranks: 1, then 3, then 2."""
     tasks = {ranks: make_task(ranks, tables=tables) for ranks in (1, 2, 3)}
     frozen = {
@@ -184,7 +184,7 @@ def test_a_run_goes_on_with_other_numbers_of_ranks(make_task, monkeypatch, place
     torch.testing.assert_close(found.metrics["test"].auc, expected.metrics["test"].auc, rtol=0, atol=2e-3)
 
 
-def test_a_checkpoint_holds_theta_s_and_the_optimizers_whatever_the_ranks(make_task, monkeypatch, place):  # noqa: F811
+def test_a_checkpoint_holds_theta_s_and_the_optimizers_whatever_the_ranks(make_task, monkeypatch, place):
     """theta_S trained on 3 ranks goes on on one, and differs from the undisturbed run by the averaging alone."""
     task = make_task(3)
     run(task, 3, place, monkeypatch, 3)
@@ -205,7 +205,7 @@ def damage_newest(folder):
     return newest
 
 
-def test_the_newest_are_kept_and_a_damaged_or_unfinished_one_is_passed_over(make_task, monkeypatch, place, caplog):  # noqa: F811
+def test_the_newest_are_kept_and_a_damaged_or_unfinished_one_is_passed_over(make_task, monkeypatch, place, caplog):
     folder = Path(place.folder)
     run(make_task(1), 1, place, monkeypatch, 5)
     newest = damage_newest(folder)
@@ -217,7 +217,7 @@ def test_the_newest_are_kept_and_a_damaged_or_unfinished_one_is_passed_over(make
     assert find_checkpoint(folder).newest is None
 
 
-def test_damaged_and_unfinished_ones_do_not_count_as_kept(make_task, monkeypatch, place):  # noqa: F811
+def test_damaged_and_unfinished_ones_do_not_count_as_kept(make_task, monkeypatch, place):
     folder = Path(place.folder)
     run(make_task(1), 1, place, monkeypatch, 5)
     newest = damage_newest(folder)
@@ -226,7 +226,7 @@ def test_damaged_and_unfinished_ones_do_not_count_as_kept(make_task, monkeypatch
     assert sorted(int(child.name) for child in folder.iterdir()) == [newest - 3, newest - 2]
 
 
-def test_only_as_many_as_asked_for_are_kept(make_task, place):  # noqa: F811
+def test_only_as_many_as_asked_for_are_kept(make_task, place):
     task = make_task(1)
     settings = replace(task.config.train, checkpoint=CheckpointSettings(rounds=2, minutes=0, keep=2))
     train_rank(replace(task, config=replace(task.config, train=settings), checkpoints=place), SingleProcess())
@@ -235,7 +235,7 @@ def test_only_as_many_as_asked_for_are_kept(make_task, place):  # noqa: F811
     assert len([number for number in left if (Path(place.folder) / str(number) / MANIFEST).exists()]) <= 2
 
 
-def test_a_disk_that_is_full_costs_a_checkpoint_and_not_the_run(make_task, monkeypatch, place, caplog):  # noqa: F811
+def test_a_disk_that_is_full_costs_a_checkpoint_and_not_the_run(make_task, monkeypatch, place, caplog):
     """One of two ranks cannot write its second checkpoint: it is dropped, the first and the third are there."""
     calls = itertools.count()
     real = module.write
@@ -254,7 +254,7 @@ def test_a_disk_that_is_full_costs_a_checkpoint_and_not_the_run(make_task, monke
     assert len(complete) >= 2
 
 
-def test_what_a_rank_that_is_ahead_has_begun_stays(make_task, monkeypatch, place):  # noqa: F811
+def test_what_a_rank_that_is_ahead_has_begun_stays(make_task, monkeypatch, place):
     """Rank 1 begins a checkpoint while rank 0 still completes the previous one and removes what is old."""
     folder = Path(place.folder)
     run(make_task(1), 1, place, monkeypatch, 3)
@@ -268,7 +268,7 @@ def test_what_a_rank_that_is_ahead_has_begun_stays(make_task, monkeypatch, place
     assert list(ahead.iterdir())
 
 
-def test_a_run_stopped_without_a_checkpoint_does_not_claim_to_be_resumable(make_task, monkeypatch, place):  # noqa: F811
+def test_a_run_stopped_without_a_checkpoint_does_not_claim_to_be_resumable(make_task, monkeypatch, place):
     def write(folder, rank, snapshot):
         raise OSError(28, "No space left on device")
 
@@ -276,7 +276,7 @@ def test_a_run_stopped_without_a_checkpoint_does_not_claim_to_be_resumable(make_
     run(make_task(1), 1, place, monkeypatch, 1, reported=r"after round \d+$")
 
 
-def test_a_checkpoint_whose_manifest_lists_nothing_is_an_error(make_task, monkeypatch, place):  # noqa: F811
+def test_a_checkpoint_whose_manifest_lists_nothing_is_an_error(make_task, monkeypatch, place):
     run(make_task(1), 1, place, monkeypatch, 1)
     (Path(place.folder) / "1" / MANIFEST).write_text("{}")
     with pytest.raises(MamdrError, match="cannot be read"):

@@ -10,7 +10,7 @@ from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.training import trainer, worker
 from mamdr_core.training.statistics import measure_statistics
 from mamdr_core.training.worker import train_rank
-from tests.training.test_ranks import make_task, parameters  # noqa: F401 - a fixture
+from tests.training.rank_tasks import parameters
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,7 @@ def star(task):
     return replace(task, config=replace(task.config, model=model))
 
 
-def test_without_theta_i_the_saved_statistics_are_those_of_the_best_validation(make_task, monkeypatch):  # noqa: F811
+def test_without_theta_i_the_saved_statistics_are_those_of_the_best_validation(make_task, monkeypatch):
     predicted, evaluate = [], worker.evaluate_calibrated
 
     def record(*arguments, **options):
@@ -39,7 +39,7 @@ def test_without_theta_i_the_saved_statistics_are_those_of_the_best_validation(m
         assert torch.equal(shared.tables[name], table), name
 
 
-def test_a_run_of_named_domains_measures_these_alone(make_task, monkeypatch):  # noqa: F811
+def test_a_run_of_named_domains_measures_these_alone(make_task, monkeypatch):
     parent = star(make_task(1, method="mamdr"))
     train_rank(parent, SingleProcess())
     named = parent.pinned.domain_ids[2]

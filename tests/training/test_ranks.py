@@ -1,6 +1,5 @@
 """The same training on one process, on simulated ranks and on Horovod ranks in Spark."""
 
-import itertools
 import os
 import pickle
 from dataclasses import replace
@@ -16,53 +15,14 @@ from mamdr_core.engine.calibration import CELLS
 from mamdr_core.learning.methods import METHODS
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from mamdr_core.parallel.launch import LAUNCHERS, run_ranks
-from mamdr_core.parallel.placement import place_domains
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.shards.loading import Share
-from mamdr_core.shards.pinned import pin_examples
-from mamdr_core.training.package import load_calibration, load_shared
-from mamdr_core.training.worker import RankTask, train_rank
+from mamdr_core.training.package import load_calibration
+from mamdr_core.training.worker import train_rank
+from tests.training.rank_tasks import assert_same, over_rows, parameters
 
 pytestmark = pytest.mark.slow
 ON_CLUSTER = "MAMDR_TEST_MASTER" in os.environ
-numbers = itertools.count()
-
-
-@pytest.fixture(scope="session")
-def make_task(spark, trained_config, tmp_path_factory):
-    """A task with settings of train replaced, over ranks 0 to W - 1."""
-    package_folder = tmp_path_factory.mktemp("packages")
-    pinned = pin_examples(spark, trained_config.lake.root, trained_config.features)
-
-    def make(ranks, owner=None, **train):
-        config = replace(trained_config, train=replace(trained_config.train, ranks=ranks, **train))
-        placed = place_domains(pinned.counts["train"], ranks) if owner is None else np.array(owner)
-        return RankTask(config, pinned, placed, str(package_folder / str(next(numbers))))
-
-    return make
-
-
-def parameters(task):
-    """Everything that the ranks of a task saved, theta_i by domain and the mixed model by file."""
-    shared = load_shared(Path(task.package))
-    found = {"dense": shared.dense, **shared.tables}
-    for file in sorted(Path(task.package).glob("specific-*")):
-        saved = load_file(file)
-        found |= {
-            f"theta_{domain}": dense for domain, dense in zip(saved["domains"].tolist(), saved["dense"], strict=True)
-        }
-    for file in sorted(Path(task.package).glob("mixed-*")):
-        found |= {f"{file.stem}.{name}": values for name, values in load_file(file).items()}
-    return found
-
-
-def assert_same(left, right, exactly=False, rtol=1e-4):
-    assert left.keys() == right.keys()
-    for name in left:
-        if exactly:
-            assert torch.equal(left[name], right[name]), name
-        else:
-            torch.testing.assert_close(left[name], right[name], rtol=rtol, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -79,13 +39,6 @@ def test_every_method_trains_and_measures_every_domain(make_task, method):
     saved = parameters(task)
     assert any(name.startswith("theta_") for name in saved) == (method in ("separate", "dr", "mamdr", "finetune"))
     assert any(name.startswith("mixed-") for name in saved) == (method == "mixed")
-
-
-def over_rows(task):
-    """The task with fresh moments, in which alone sharded tables differ, and theta_i that also covers rows."""
-    train = task.config.train
-    train = replace(train, inner=replace(train.inner, state="fresh"), dr=replace(train.dr, rows="touched"))
-    return replace(task, config=replace(task.config, train=train))
 
 
 @pytest.mark.cluster
@@ -116,49 +69,6 @@ def test_launched_ranks_give_what_the_same_ranks_give_in_one_process(spark, make
         assert files
         for file in files:
             assert_same(load_file(Path(again.package) / file.name), load_file(file))
-
-
-@pytest.mark.parametrize("method", ["mamdr", "finetune", "mixed"])
-def test_sharded_tables_train_what_whole_tables_train(make_task, method):
-    """One rank of finetune owns no domain."""
-    owner = [1, 1, 1, 1, 1] if method == "finetune" else [0, 0, 1, 1, 0]
-    whole, sharded = (
-        over_rows(make_task(2, owner, method=method, tables=tables)) for tables in ("replicated", "sharded")
-    )
-    expected, found = (run_simulated(partial(train_rank, task), 2) for task in (whole, sharded))
-    assert {name for result in found for name in result.saved} >= {
-        "shared-00000.safetensors",
-        "shared-00001.safetensors",
-    }
-    for split, measured in found[0].metrics.items():
-        torch.testing.assert_close(measured.logloss, expected[0].metrics[split].logloss, rtol=0, atol=1e-5)
-    assert_same(parameters(sharded), parameters(whole), rtol=0)
-    for file in Path(whole.package).glob("specific-*"):
-        assert "user.values" in load_file(file)
-        assert_same(load_file(Path(sharded.package) / file.name), load_file(file), rtol=0)
-
-
-@pytest.mark.parametrize("structure", ["wdl", "star"])
-@pytest.mark.parametrize("method", ["joint", "mamdr"])
-def test_a_structures_own_tables_sharded_over_ranks_train_what_whole_ones_train(make_task, structure, method):
-    """Weights of each id, and of each domain: a mixed batch is cut by domain, theta_i holds its domain's alone."""
-    tasks = []
-    for tables in ("replicated", "sharded"):
-        task = make_task(2, method=method, tables=tables)
-        train = replace(task.config.train, inner=replace(task.config.train.inner, state="fresh"))
-        model = replace(task.config.model, name=structure)
-        tasks.append(replace(task, config=replace(task.config, train=train, model=model)))
-    whole, sharded = tasks
-    results = [run_simulated(partial(train_rank, task), 2) for task in tasks]
-    assert 0.4 < results[0][0].metrics["test"].mean_auc() < 1
-    found = parameters(whole)
-    assert {"wdl": "first_order.user", "star": "star.0.weight"}[structure] in found
-    assert_same(parameters(sharded), found, rtol=0)
-    for file in Path(whole.package).glob("specific-*"):
-        rows = load_file(file)
-        own = {name for name in rows if name.endswith(".owner")}
-        assert len(own) == (0 if method == "joint" else {"wdl": 2, "star": 7}[structure])
-        assert all(torch.equal(rows[name] + 1, rows[name.replace("owner", "ids")]) for name in own)
 
 
 @pytest.fixture
