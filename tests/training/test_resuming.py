@@ -170,7 +170,6 @@ def refuse_other_computations(spark, config, run_id):
     newest = with_values(config, {"train.resume": "newest"})
     assert find_unfinished(spark, newest).id == run_id
     assert find_unfinished(spark, with_values(newest, {"examples.until": "2026-01-02"})) is None  # another day's
-    assert find_unfinished(spark, with_values(newest, {"train.ranks": 2})) is None
     assert find_unfinished(spark, with_values(newest, {"train.seed": 9})) is None
     other = replace(config, train=replace(config.train, seed=9))
     with pytest.raises(MamdrError, match=r"has different settings: train\.seed is 9, and was 0"):
