@@ -9,6 +9,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mamdr_core.lake.core.files import Files
+from mamdr_core.lake.core.java import java_class
 from mamdr_core.lake.core.session import storage_errors
 
 CONSTRAINT = "delta.constraints."
@@ -116,8 +117,8 @@ class Log:
 
     def properties(self) -> dict[str, str]:
         """Names and values of the table properties."""
-        jvm: Any = self._spark._jvm
-        return dict(jvm.scala.jdk.javaapi.CollectionConverters.asJava(self._snapshot().metadata().configuration()))
+        converters = java_class(self._spark, "scala.jdk.javaapi.CollectionConverters")
+        return dict(converters.asJava(self._snapshot().metadata().configuration()))
 
     def written_at(self, version: int) -> int | None:
         """Modification time of a commit's log file in milliseconds since 1970; None if it was deleted."""
@@ -159,10 +160,12 @@ class Log:
         return next(infos, {})
 
     def _snapshot(self) -> Any:
-        jvm: Any = self._spark._jvm
+        none = java_class(self._spark, "scala.Option").empty()
         with storage_errors(self._path):
-            log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self._spark._jsparkSession, self._path)
-            return log.update(False, jvm.scala.Option.empty(), jvm.scala.Option.empty())
+            log = java_class(self._spark, "org.apache.spark.sql.delta.DeltaLog").forTable(
+                self._spark._jsparkSession, self._path
+            )
+            return log.update(False, none, none)
 
     def _actions(self, version: int) -> Iterator[dict[str, Any]]:
         """The actions in a commit's log file, in order; none if it was deleted."""

@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -14,6 +13,7 @@ from pyspark.logger import PySparkLogger
 from pyspark.sql import SparkSession
 
 from mamdr_core.config.yaml_values import one_line
+from mamdr_core.lake.core.java import java_class, keep_classes_of_columns
 from mamdr_core.runtime.errors import MamdrError
 
 # Under spark-submit the JVM has started before Python runs, so settings of the JVM itself (class path, memory) are in
@@ -88,10 +88,10 @@ def make_session(name: str) -> SparkSession:
     if os.environ.get("AWS_ENDPOINT_URL") and spark.sparkContext.getConf().get(f"spark.hadoop.{path_style}") is None:
         # A self-hosted server, which this variable selects, rarely has a host name for each bucket.
         spark._jsc.hadoopConfiguration().set(path_style, "true")
-    jvm: Any = spark._jvm
+    keep_classes_of_columns(spark)
     try:
         # JARs given by --jars, --packages or spark.jars have this class loader, which Class.forName does not use.
-        loader = jvm.java.lang.Thread.currentThread().getContextClassLoader()
+        loader = java_class(spark, "java.lang.Thread").currentThread().getContextClassLoader()
         loader.loadClass("io.delta.tables.DeltaTable")
     except Py4JJavaError:
         raise MamdrError(
@@ -136,12 +136,11 @@ def settings_for(spark: SparkSession, rows: int, held: int = 0) -> Mapping[str, 
 
 def memory_of(spark: SparkSession) -> int:
     """Memory in bytes of the driver or of an executor, whichever is smaller."""
-    jvm: Any = spark._jvm
-    driver = int(jvm.java.lang.Runtime.getRuntime().maxMemory())
+    driver = int(java_class(spark, "java.lang.Runtime").getRuntime().maxMemory())
     if not str(spark.sparkContext.master).startswith(("spark:", "yarn", "k8s:", "local-cluster")):
         return driver
     executor = spark.sparkContext.getConf().get("spark.executor.memory", "1g")
-    return min(driver, int(jvm.org.apache.spark.network.util.JavaUtils.byteStringAsBytes(executor)))
+    return min(driver, int(java_class(spark, "org.apache.spark.network.util.JavaUtils").byteStringAsBytes(executor)))
 
 
 @contextmanager

@@ -1,0 +1,25 @@
+"""Java classes of the JVM that runs Spark, each looked up once.
+
+py4j looks a name up by searching every JAR of the class path for a class of that name in each imported package, a
+millisecond a name, and `jvm.org.apache.spark...` looks up every part. PySpark does so for each Column.
+"""
+
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+_OF_COLUMNS = ("functions", "org.apache.spark.sql.functions", "PythonUtils", "PythonSQLUtils")
+
+
+def java_class(spark: SparkSession, name: str) -> Any:
+    """The class with a full name, such as `org.apache.hadoop.fs.Path`."""
+    jvm = spark._jvm
+    if name not in vars(jvm):
+        setattr(jvm, name, getattr(jvm, name))  # the view has no attributes of its own, so py4j asks the JVM each time
+    return vars(jvm)[name]
+
+
+def keep_classes_of_columns(spark: SparkSession) -> None:
+    """Look up once what PySpark uses for each Column."""
+    for name in _OF_COLUMNS:
+        java_class(spark, name)
