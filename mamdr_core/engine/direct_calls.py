@@ -73,7 +73,8 @@ class DirectCalls:
             return prepared.code(inputs)
         if shapes in self._prepared:
             return self._function(*arguments)
-        _heard.calls = calls = []
+        calls: list[Call] = []
+        _heard.calls = calls
         try:
             outputs = self._function(*arguments)
         finally:
@@ -114,4 +115,5 @@ def hear_calls() -> None:
                 calls.append(Call(graph.current_callable, given, outputs))
             return outputs
 
-        CompiledFxGraph.__call__ = heard  # type: ignore[method-assign]
+        # A replaced method is what mypy is there to find.
+        CompiledFxGraph.__call__ = heard  # type: ignore[method-assign, assignment]
