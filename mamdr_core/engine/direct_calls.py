@@ -1,8 +1,9 @@
 """Calls of compiled functions without torch's checks of inputs, which take longer than the kernels of a small step.
 
 For every call torch 2.9 checks what its tracing relied on, prepares inputs and outputs for autograd, and records the
-call for profilers. What it does depends on the inputs' shapes alone once all else is fixed, so that for shapes that a
-function was called with before, the code that ran then can be called with the same numbers and the new tensors.
+call for profilers. What it does depends on the inputs' shapes and strides alone once all else is fixed, so that for
+those that a function was called with before, the code that ran then can be called with the same numbers and the new
+tensors.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 MOST_SHAPES = 1 << 13
-"""Maximum number of combinations of shapes that are kept for a function, about a kilobyte each."""
+"""Maximum number of combinations of shapes and strides that are kept for a function, about a kilobyte each."""
 _heard = threading.local()
 
 
@@ -43,9 +44,9 @@ class _Prepared(NamedTuple):
 class DirectCalls:
     """A function compiled by torch that is called without torch's checks for shapes that it has been called with.
 
-    It must depend only on its tensors, on a key, and on what does not change between calls, not require gradients, and
-    change nothing. A function that torch divides into several graphs, or whose code reads other tensors or returns
-    others than it does, is always called with all checks.
+    It must depend only on its tensors, whose types and devices are always the same, on a key, and on what does not
+    change between calls, not require gradients, and change nothing. A function that torch divides into several graphs,
+    or whose code reads other tensors or returns others than it does, is always called with all checks.
 
     Args:
         function: returns tensors in a flat tuple.
@@ -64,7 +65,7 @@ class DirectCalls:
             tensors: all tensors of the arguments.
             arguments: of the function.
         """
-        shapes = (key, *[tensor.shape for tensor in tensors])
+        shapes = (key, *[(tensor.shape, tensor.stride()) for tensor in tensors])
         prepared = self._prepared.get(shapes)
         if prepared is not None:
             inputs = prepared.inputs.copy()

@@ -49,6 +49,15 @@ def test_a_function_is_called_without_checks_for_shapes_and_keys_that_it_was_cal
         assert function.calls == calls
 
 
+def test_other_strides_are_checked():
+    function = Counted(products)
+    direct = DirectCalls(function)
+    for (x, y), transposes, calls in zip(squares(3, 3, 3, 3), [False, True, False, True], [1, 2, 2, 2], strict=True):
+        x = x.t() if transposes else x
+        torch.testing.assert_close(direct("", (x, y), x, y, False)[0], x @ y)
+        assert function.calls == calls
+
+
 def test_the_same_tensor_may_be_given_twice():
     function = Counted(products)
     direct = DirectCalls(function)
