@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mamdr_core.engine.bags import SEVERAL
+from mamdr_core.engine.direct_calls import DirectCalls
 from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.optimizers import BETA1, BETA2, EPSILON, move_by_adam
 from mamdr_core.engine.threads import is_to_compile_alone
@@ -87,7 +88,7 @@ class DenseStep:
         self.compiled = compiles
         gradient = grad_and_value(self._loss, argnums=(0, 1))
         self._one, self._many = gradient, vmap(gradient)
-        self._differentiate: Callable[..., tuple[Tensor, Tensor, list[Tensor]]] = self._gradients
+        self._direct: DirectCalls | None = None
         self._loss_of_groups: Callable[..., Tensor] = self._loss
         self._begin: Callable[..., tuple[Tensor, Tensor]] = _begin_adam
         if compiles:
@@ -97,7 +98,7 @@ class DenseStep:
             torch._dynamo.config.fail_on_recompile_limit_hit = True
             # Use the number of threads of the process: cached code may come from a process with more threads.
             options: dict[str, str | int | bool | Callable[..., object]] = {"cpp.dynamic_threads": True}
-            self._differentiate = torch.compile(self._gradients, dynamic=True, options=options)
+            self._direct = DirectCalls(torch.compile(self._gradients, dynamic=True, options=options))
             self._loss_of_groups = torch.compile(self._loss, dynamic=True, options=options)
             self._begin = torch.compile(_begin_adam, dynamic=True, options=options)
 
@@ -125,7 +126,7 @@ class DenseStep:
             self._flat.module.train()
         differentiate = self._gradients_of_groups if SIZES in batch.constant else self._differentiate
         try:
-            return differentiate(state.values[: len(batch.keys)], batch)
+            loss_G, gradient_GP, *to_embedded = differentiate(state.values[: len(batch.keys)], batch)
         except Exception as error:
             # For structures of users the compiler raises errors of any type; errors of the structure are raised again.
             may_be_compilers = self.compiled and (is_checked(self._flat.module) or _is_at_limit(error))
@@ -136,8 +137,9 @@ class DenseStep:
                 "torch cannot compile %s, whose steps run one operation after another instead: %s",
                 type(structure).__name__, " ".join(str(error).split())[:300],
             )  # fmt: skip
-            self._differentiate, self._loss_of_groups, self.compiled = self._gradients, self._loss, False
+            self._direct, self._loss_of_groups, self.compiled = None, self._loss, False
             return self.gradients(state, batch)
+        return loss_G, gradient_GP, to_embedded
 
     def move(self, state: DenseState, gradient: Tensor, count: Tensor, lr: float, weight_decay: float = 0.0) -> None:
         """Update the values of `state`.
@@ -170,8 +172,17 @@ class DenseStep:
             self._begin = _begin_adam
             return self._begin(values, gradient, lr)
 
-    def _gradients(self, values: Tensor, batch: PaddedBatch) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """See `gradients`; `values` are [G, P]."""
+    def _differentiate(self, values: Tensor, batch: PaddedBatch) -> Sequence[Tensor]:
+        """`_gradients`, compiled unless torch cannot compile them."""
+        if self._direct is None:
+            return self._gradients(values, batch)
+        others = (batch.labels, batch.base, batch.weights, batch.keys)
+        tensors = (values, *batch.embedded, *batch.constant.values(), *others)
+        names = (torch.get_num_threads(), *batch.names, *batch.constant)
+        return self._direct(names, tensors, values, batch)
+
+    def _gradients(self, values: Tensor, batch: PaddedBatch) -> tuple[Tensor, ...]:
+        """See `gradients`; `values` are [G, P]. The list is part of the tuple."""
         # Flat tensors are cut before differentiating: the backward pass of a cut inside vmap specialises the compiled
         # graph to the number of trajectories (torch 2.9).
         named, fields, others = self._flat.named(values), _embedded_fields(batch), _other_inputs(batch)
@@ -184,9 +195,9 @@ class DenseStep:
         good = loss.isfinite()
         gradient = torch.where(good[:, None], gradient, 0)
         to_embedded = [_join_fields(own, to_fields) for own in batch.names]
-        return loss, gradient, [torch.where(good[:, None, None], each, 0) for each in to_embedded]
+        return loss, gradient, *[torch.where(good[:, None, None], each, 0) for each in to_embedded]
 
-    def _gradients_of_groups(self, values: Tensor, batch: PaddedBatch) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def _gradients_of_groups(self, values: Tensor, batch: PaddedBatch) -> tuple[Tensor, ...]:
         """`_gradients` of one trajectory whose batch contains several domains, by autograd.
 
         torch.func cannot differentiate a custom operator (torch 2.9).
@@ -202,7 +213,7 @@ class DenseStep:
             found = tuple(torch.zeros_like(gradient) for gradient in found)
         gradient_P = torch.cat([gradient.flatten() for gradient in found[: len(named)]])
         to_fields = _as_stack(dict(zip(fields, found[len(named) :], strict=True)))
-        return loss.detach()[None], gradient_P[None], [_join_fields(own, to_fields) for own in batch.names]
+        return loss.detach()[None], gradient_P[None], *[_join_fields(own, to_fields) for own in batch.names]
 
     def _loss(
         self,
