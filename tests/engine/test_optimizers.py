@@ -50,7 +50,7 @@ def test_adam_equals_torchs_and_does_not_change_the_count(dtype, rows):
     for step in range(1, 6):
         parameter.grad = torch.randn(rows, 5, dtype=dtype)
         count = torch.tensor(float(step))
-        move_by_adam(values, parameter.grad, first, second, count, 0.01)
+        move_by_adam([values], [parameter.grad], [first], [second], count, 0.01)
         optimizer.step()
         assert count == step
     torch.testing.assert_close(values, parameter.data)
