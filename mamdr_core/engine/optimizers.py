@@ -166,7 +166,7 @@ def move_by_adam(
 
 def row_views(matrices: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
     """Views of every row of matrices [T, D] for `move_rows_by_adam`; empty for rows that it would not move faster."""
-    wide = matrices and matrices[0].shape[1] >= WIDE and matrices[0].device.type == "cpu"
+    wide = matrices[0].shape[1] >= WIDE and matrices[0].device.type == "cpu"
     return [matrix.unbind(0) for matrix in matrices] if wide else []
 
 
@@ -183,6 +183,8 @@ def move_rows_by_adam(
         keep: factor of the rows before the update, for decoupled weight decay.
     """
     places = place_V.tolist()
+    if not places:  # a list that the kernel refuses
+        return
     values, first, second = ([rows[place] for place in places] for rows in views)
     if keep != 1:
         torch._foreach_mul_(values, keep)

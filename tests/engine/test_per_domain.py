@@ -12,6 +12,7 @@ from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Change, Rows, Scope, Shared, Theta
 from mamdr_core.engine.step_options import StepOptions
+from mamdr_core.models import groups
 from mamdr_core.models.structures import MODELS, build_model
 from tests.engine.engines import COUNTS, DOMAINS, assert_same, visit
 from tests.models.helpers import MULTI_DOMAIN, PARTITIONED, featured_columns, small_engine, small_inputs, small_settings
@@ -167,12 +168,13 @@ def test_weights_of_domains_outside_the_scope_do_not_change(name):
 
 @pytest.mark.parametrize("name", PER_DOMAIN)
 @pytest.mark.parametrize("decay", [0.0, 0.3])
-def test_rows_that_both_engines_move_in_place_equal_copied_ones(monkeypatch, name, decay):
+def test_rows_moved_in_place_and_weights_computed_in_parts_change_nothing(monkeypatch, name, decay):
     columns = featured_columns(COUNTS)
     eager, fast, shared = both(name, options=StepOptions(weight_decay=decay))
     found = []
-    for wide in (1 << 20, 1):
+    for wide, cached in ((1 << 20, 1 << 20), (1, 1)):
         monkeypatch.setattr(optimizers, "WIDE", wide)
+        monkeypatch.setattr(groups, "CACHED", cached)
         for engine in (eager, fast):
             state = InnerState.zeros_like(shared)
             visits = [mixed(columns), visit(columns, 4)]
