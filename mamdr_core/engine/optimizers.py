@@ -14,6 +14,7 @@ from mamdr_core.engine.step_options import RowRule
 from mamdr_core.runtime.stateful import State
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+Tensors = list[Tensor] | tuple[Tensor, ...]
 WIDE = 512
 """Width from which rows are moved in place, one kernel each, in less time than gathered and stored again."""
 
@@ -142,10 +143,10 @@ def adagrad_change(gradient: Tensor, sums: Tensor, lr: float) -> Tensor:
 
 
 def move_by_adam(
-    values: Sequence[Tensor],
-    gradient: Sequence[Tensor],
-    first: Sequence[Tensor],
-    second: Sequence[Tensor],
+    values: Tensors,
+    gradient: Tensors,
+    first: Tensors,
+    second: Tensors,
     count: Tensor,
     lr: float,
     beta1: float = BETA1,
