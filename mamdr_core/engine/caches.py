@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mamdr_core.engine.columns import Visit
-from mamdr_core.engine.optimizers import ROW_STATES, InnerState, row_change
+from mamdr_core.engine.optimizers import ROW_STATES, InnerState, move_rows_by_adam, row_change, row_views
 from mamdr_core.engine.parameters import Rows, Scope, Theta
 from mamdr_core.engine.parts import FieldGradient
 from mamdr_core.engine.step_options import RowRule
@@ -71,6 +71,7 @@ class CachedTable:
         if self._moments and state and table.name in state.tables:
             self._moments = [whole[self.ids_U] for whole in state.tables[table.name].named().values()]
             self._step_before = 0
+        self._views = row_views([self.dynamic_UD, *self._moments]) if rule.optimizer == "adam" and self.trains else []
 
     def read(self, reader: str, visit: int, rows: slice | Tensor) -> Tensor:
         """Embeddings of a field at positions of a visit, [M, D] or [M, L, D], which require gradients if trained."""
@@ -105,9 +106,11 @@ class CachedTable:
         Returns:
             Positions in `ids_U`, int64 [V], and gradients including L2 regularisation, [V, D].
         """
-        place_B, gradient_BD = self.together(visit, gradients)
-        place_V, inverse_B = place_B.unique(return_inverse=True)
-        gradient_VD = gradient_BD.new_zeros(len(place_V), gradient_BD.shape[1]).index_add_(0, inverse_B, gradient_BD)
+        place_V, gradient_VD = self.together(visit, gradients)
+        if not self.table.per_domain:  # of which a batch reads each row once
+            place_V, inverse_B = place_V.unique(return_inverse=True)
+            zeros_VD = gradient_VD.new_zeros(len(place_V), gradient_VD.shape[1])
+            gradient_VD = zeros_VD.index_add_(0, inverse_B, gradient_VD)
         if self._may_move_U is not None:
             moves_V = self._may_move_U[place_V]
             place_V, gradient_VD = place_V[moves_V], gradient_VD[moves_V]
@@ -123,6 +126,11 @@ class CachedTable:
             count: number of the step, from 1.
             lr: learning rate of the dense weights.
         """
+        if self._views:
+            own_count = torch.tensor(float(count - self._step_before))
+            rate, keep = lr * self._rule.factor, 1 - lr * self._rule.decay
+            move_rows_by_adam(self._views, place_V, gradient_VD, own_count, rate, keep)
+            return
         if self._rule.decay:
             self.dynamic_UD[place_V] *= 1 - lr * self._rule.decay
         own = [moments[place_V] for moments in self._moments]

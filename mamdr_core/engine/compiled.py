@@ -160,7 +160,8 @@ class DenseStep:
             state.first, state.second = self._begin_moments(values, gradient, lr)
         else:
             assert state.second is not None
-            move_by_adam(values, gradient, state.first[: len(values)], state.second[: len(values)], count, lr)
+            first, second = state.first[: len(values)], state.second[: len(values)]
+            move_by_adam([values], [gradient], [first], [second], count, lr)
 
     def _begin_moments(self, values: Tensor, gradient: Tensor, lr: float) -> tuple[Tensor, Tensor]:
         """Make Adam's first step; returns its moments."""
@@ -267,7 +268,9 @@ def cut_fields(names: tuple[str, ...], together: Tensor) -> Fields:
 
 
 def _join_fields(names: tuple[str, ...], fields: Fields) -> Tensor:
-    """The inverse of `cut_fields`."""
+    """The inverse of `cut_fields`; that of a single field is not a copy."""
+    if len(names) == 1 and names[0] in fields:
+        return fields[names[0]].contiguous()
     if not any(name.endswith(SEVERAL) for name in names):
         return torch.stack([fields[name] for name in names], dim=1).flatten(1, 2)
     own = tuple(dict.fromkeys(names))

@@ -17,6 +17,7 @@ from mamdr_core.engine.caches import CachedTable
 from mamdr_core.engine.columns import FrozenTables, Visit
 from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.hashing import step_keys
+from mamdr_core.engine.memory import keep_freed_memory
 from mamdr_core.engine.optimizers import AdamMoments, InnerState, dense_change
 from mamdr_core.engine.parameters import EVERYTHING, Change, Rows, Scope, Theta
 from mamdr_core.engine.parts import FieldGradient, Part, group_fields, join_gradients, one_part, part_key, parts_of
@@ -65,6 +66,7 @@ class EagerEngine:
         on_nan: Literal["stop", "skip"] = "stop",
         options: StepOptions = FOLLOW_GRADIENT,
     ) -> None:
+        keep_freed_memory()
         self.flat = FlatModule(module, device)
         self.options = options
         self.tables = tuple(tables)
@@ -75,8 +77,7 @@ class EagerEngine:
         self.batch_size = batch_size
         self.device = torch.device(device)
         self.on_nan = on_nan
-        self.skipped = 0
-        self.waited = 0.0
+        self.skipped, self.waited = 0, 0.0
 
     @property
     def trained_tables(self) -> list[Table]:

@@ -21,7 +21,7 @@ from mamdr_core.engine.compiled import DenseState, DenseStep, Fields, PaddedBatc
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.hashing import step_keys
 from mamdr_core.engine.layout import Layout, Stack, lay_out, open_stack
-from mamdr_core.engine.memory import NoMemoryError, bytes_per_row, keep_freed_memory, no_memory_for, stack_limits
+from mamdr_core.engine.memory import NoMemoryError, bytes_per_row, no_memory_for, stack_limits
 from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import EVERYTHING, Change, Scope, Theta, stacked_dense
 from mamdr_core.engine.parts import group_by_domain, group_fields, holds_one_domain
@@ -79,7 +79,6 @@ class FastEngine(EagerEngine):
         self._limits = stack_limits(self.flat, self.tables, self.device, group_memory)
         if compiles and not getattr(module, "compiles_in_stacks", True):
             self._limits = replace(self._limits, size=1)
-        keep_freed_memory()
         self._threads = torch.get_num_threads() if self.device.type == "cpu" else 1
         self._lock = threading.Lock()  # guards the counters
         self.reads_ahead = self.device.type == "cuda"  # on a CPU the steps themselves keep all cores busy
@@ -269,7 +268,7 @@ class FastEngine(EagerEngine):
                     for (tables, touched), gradient in zip(trained, to_fields, strict=True)
                 ]
                 if self.options.clip_norm:
-                    self._clip_each(gradient_GP, rows)
+                    rows = self._clip_each(gradient_GP, rows)
                 step.move(dense, gradient_GP, count_S[done], lr, self.options.weight_decay)
                 for tables, distinct, gradient_VD in rows:
                     tables.move(distinct, gradient_VD, (own_S if tables.is_fresh else count_S)[done], lr)
@@ -283,12 +282,17 @@ class FastEngine(EagerEngine):
             tables.write_changes(changes)
         return changes
 
-    def _clip_each(self, gradient_GP: Tensor, rows: Sequence[tuple[StackedRows, Tensor, Tensor]]) -> None:
-        """Scale the gradient of each trajectory in place to a norm of at most `options.clip_norm`.
+    def _clip_each(
+        self, gradient_GP: Tensor, rows: Sequence[tuple[StackedRows, Tensor, Tensor]]
+    ) -> list[tuple[StackedRows, Tensor, Tensor]]:
+        """Scale the gradient of each trajectory to a norm of at most `options.clip_norm`: dense ones in place.
 
         Args:
             gradient_GP: gradients of dense parameters.
             rows: tables, the rows of them that the step updates (see `Touched`), and their gradients.
+
+        Returns:
+            `rows` with scaled gradients: fields may share the memory of theirs.
         """
         squares_G = gradient_GP.square().sum(1)
         owners = [tables.trajectory_of(distinct) for tables, distinct, _ in rows]
@@ -296,8 +300,10 @@ class FastEngine(EagerEngine):
             squares_G.index_add_(0, owner_V, gradient_VD.square().sum(1))
         factor_G1 = self.options.clip_factor(squares_G)[:, None]
         gradient_GP.mul_(factor_G1)
-        for owner_V, (_, _, gradient_VD) in zip(owners, rows, strict=True):
-            gradient_VD.mul_(factor_G1[owner_V])
+        return [
+            (tables, distinct, gradient_VD * factor_G1[owner_V])
+            for owner_V, (tables, distinct, gradient_VD) in zip(owners, rows, strict=True)
+        ]
 
     def _batch(self, stack: Stack, layout: Layout, number: int, keys_G: Tensor) -> PaddedBatch:
         """The rows of a step, with the current embeddings."""

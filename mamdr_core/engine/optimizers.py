@@ -14,6 +14,9 @@ from mamdr_core.engine.step_options import RowRule
 from mamdr_core.runtime.stateful import State
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+Tensors = list[Tensor] | tuple[Tensor, ...]
+WIDE = 512
+"""Width from which rows are moved in place, one kernel each, in less time than gathered and stored again."""
 
 
 @dataclass
@@ -140,10 +143,10 @@ def adagrad_change(gradient: Tensor, sums: Tensor, lr: float) -> Tensor:
 
 
 def move_by_adam(
-    values: Tensor,
-    gradient: Tensor,
-    first: Tensor,
-    second: Tensor,
+    values: Tensors,
+    gradient: Tensors,
+    first: Tensors,
+    second: Tensors,
     count: Tensor,
     lr: float,
     beta1: float = BETA1,
@@ -151,15 +154,42 @@ def move_by_adam(
     """Update values and moments in place by Adam, with the kernel of `torch.optim.Adam(fused=True)`.
 
     Args:
-        values, gradient, first, second: contiguous tensors of one shape.
+        values, gradient, first, second: contiguous tensors, those of one position of one shape.
         count: number of the update, from 1, a float32 scalar on their device, which is not changed.
         lr: learning rate.
         beta1: decay of the first moment.
     """
     torch._fused_adam_(
-        [values], [gradient], [first], [second], [], [count],
+        values, gradient, first, second, [], [count] * len(values),
         lr=lr, beta1=beta1, beta2=BETA2, weight_decay=0.0, eps=EPSILON, amsgrad=False, maximize=False,
     )  # fmt: skip
+
+
+def row_views(matrices: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+    """Views of every row of matrices [T, D] for `move_rows_by_adam`; empty for rows that it would not move faster."""
+    wide = matrices[0].shape[1] >= WIDE and matrices[0].device.type == "cpu"
+    return [matrix.unbind(0) for matrix in matrices] if wide else []
+
+
+def move_rows_by_adam(
+    views: Sequence[Sequence[Tensor]], place_V: Tensor, gradient_VD: Tensor, count: Tensor, lr: float, keep: float
+) -> None:
+    """Update some rows of a matrix and of its moments by `move_by_adam`, without copies of them.
+
+    Args:
+        views: the rows of the matrix and of both moments, see `row_views`.
+        place_V: rows to update.
+        gradient_VD: their gradients.
+        count, lr: see `move_by_adam`.
+        keep: factor of the rows before the update, for decoupled weight decay.
+    """
+    places = place_V.tolist()
+    if not places:  # a list that the kernel refuses
+        return
+    values, first, second = ([rows[place] for place in places] for rows in views)
+    if keep != 1:
+        torch._foreach_mul_(values, keep)
+    move_by_adam(values, gradient_VD.contiguous().unbind(0), first, second, count, lr)
 
 
 @dataclass
@@ -239,7 +269,7 @@ class OuterOptimizer:
         second_all = self.second.dense if table is None else self.second.tables[table]
         second = _read(second_all, place)
         update, count = torch.zeros_like(change), torch.tensor(float(self.step_count), device=change.device)
-        move_by_adam(update, change, first, second, count, beta, momentum)
+        move_by_adam([update], [change], [first], [second], count, beta, momentum)
         _write(first_all, place, first)
         _write(second_all, place, second)
         return update.neg_()

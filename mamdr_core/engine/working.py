@@ -7,10 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mamdr_core.engine.optimizers import InnerState, adagrad_change, move_by_adam
+from mamdr_core.engine.optimizers import InnerState, adagrad_change, move_by_adam, move_rows_by_adam, row_views
 from mamdr_core.engine.parameters import Change, Rows, Scope, Theta, stacked_rows
 from mamdr_core.engine.step_options import RowRule
 from mamdr_core.engine.steps import ReadPlaces
@@ -22,7 +23,7 @@ class Touched:
     """The rows of tables that the steps of a segment read and update; every list is by step.
 
     Attributes:
-        distinct: the V rows that a step updates, ascending, followed by the rows of their moments, int64: [V] with sgd,
+        distinct: the V rows that a step updates, each once, followed by the rows of their moments, int64: [V] with sgd,
             [3 V] with Adam. Empty list if the tables are not trained.
     """
 
@@ -35,7 +36,8 @@ class TouchedRows(Touched):
 
     Attributes:
         places: the row that each padded row of each field reads, int64 [G_s * F * B_s].
-        inverse: position of this row among the V updated ones, or V if it is not updated, int64 [G_s * F * B_s].
+        inverse: position of this row among the V updated ones, or V if it is not updated, int64 [G_s * F * B_s]. Empty
+            list if steps update the rows that they read, in that order.
     """
 
     places: list[Tensor]
@@ -109,6 +111,8 @@ class StackedRows(ABC):
                     self._moments(part), state.tables[part.table.name].named().values(), strict=True
                 ):
                     own.copy_(moment.index_select(0, part.ids_T))
+        adam = trains and rule.optimizer == "adam"
+        self._views = row_views(self._rows.split(self._count + 1)) if adam else []
         self._may_move_T = torch.cat(may_move_T) if limits else None
         self._of_T: Tensor | None = None
 
@@ -158,13 +162,17 @@ class StackedRows(ABC):
         if self._copies == 1 and not self._rule.decay:
             self._rows.index_add_(0, distinct, gradient_VD, alpha=-rate)
             return
+        if self._views:
+            place_V = distinct[: len(gradient_VD)]
+            move_rows_by_adam(self._views, place_V, gradient_VD, count, rate, 1 - lr * self._rule.decay)
+            return
         moved = self._rows.index_select(0, distinct)
         values_VD, *moments = moved.view(self._copies, *gradient_VD.shape).unbind(0)
         if self._rule.decay:
             values_VD.mul_(1 - lr * self._rule.decay)
         if self._rule.optimizer == "adam":
             first_VD, second_VD = moments
-            move_by_adam(values_VD, gradient_VD, first_VD, second_VD, count, rate)
+            move_by_adam([values_VD], [gradient_VD], [first_VD], [second_VD], count, rate)
         elif self._rule.optimizer == "adagrad":
             values_VD.sub_(adagrad_change(gradient_VD, moments[0], rate))
         else:
@@ -248,6 +256,11 @@ class StackedTables(StackedRows):
         places[place_M] = local_M
         if not self.trains:
             return TouchedRows([], list(places.split(sizes)), [])
+        if self.per_domain and self._may_move_T is None:  # a step reads the row of each of its domains once
+            before_S, step_P = torch.tensor([0, *np.cumsum(sizes)], device=places.device), places.new_empty(sum(sizes))
+            step_P[place_M] = step_M
+            moved = self._with_moments(places, before_S, step_P).split([self._copies * size for size in sizes])
+            return TouchedRows(list(moved), list(places.split(sizes)), [])
         if self._may_move_T is not None:
             moves_M = self._may_move_T[local_M]
             local_M, place_M, step_M = local_M[moves_M], place_M[moves_M], step_M[moves_M]
@@ -270,6 +283,8 @@ class StackedTables(StackedRows):
     def sum_by_row(self, touched: Touched, number: int, gradient: Tensor) -> Tensor:
         """See `StackedRows.sum_by_row`."""
         assert isinstance(touched, TouchedRows)
+        if not touched.inverse:
+            return gradient
         size = len(touched.distinct[number]) // self._copies
         summed = gradient.new_zeros(size + 1, gradient.shape[1])
         return summed.index_add_(0, touched.inverse[number], gradient)[:-1]

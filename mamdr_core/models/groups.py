@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 GROUP = "domain.group"
 """The field of a batch of several domains with the number of each row's group, int64 [B], ascending."""
+CACHED = 1 << 18
+"""Weights that are computed at a time from a shared factor, so that they remain in a cache of the processor."""
 SIZES = "domain.sizes"
 """The field of such a batch with the rows of each group, int64 [G] on the CPU, ascending."""
 
@@ -47,7 +49,7 @@ def sum_by_domain(fields: Mapping[str, Tensor], x_BD: Tensor) -> Tensor:
     return total_GD
 
 
-def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor, sizes_G: Tensor) -> Tensor:
+def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor, sizes_G: Tensor, factor: Tensor | None = None) -> Tensor:
     """Fully connected layers of which every group of rows has its own.
 
     Args:
@@ -55,45 +57,54 @@ def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor, sizes_G: Tensor) -> 
         weight: [G, O, I], or [G, E, O, I].
         bias: [G, O], or [G, E, O].
         sizes_G: rows of each group, see `SIZES`.
+        factor: the weights of a group are factor * (1 + weight), [O, I], or [E, O, I]; None: weight.
 
     Returns:
         [B, O], or [B, E, O].
     """
     x = x.contiguous()
     if x.dim() == 2:
-        out_BO: Tensor = _linear(x.unsqueeze(1), weight.unsqueeze(1), bias.unsqueeze(1), sizes_G).squeeze(1)
+        whole = None if factor is None else factor.unsqueeze(0)
+        out_BO: Tensor = _linear(x.unsqueeze(1), weight.unsqueeze(1), bias.unsqueeze(1), whole, sizes_G).squeeze(1)
         return out_BO
-    out_BEO: Tensor = _linear(x, weight, bias, sizes_G)
+    out_BEO: Tensor = _linear(x, weight, bias, factor, sizes_G)
     return out_BEO
 
 
 # A custom operator: torch.compile does not trace into it, which would compile every combination of sizes separately.
 @torch.library.custom_op("mamdr::grouped_linear", mutates_args=())
-def _linear(x_BEI: Tensor, weight_GEOI: Tensor, bias_GEO: Tensor, sizes_G: Tensor) -> Tensor:
+def _linear(x_BEI: Tensor, weight_GEOI: Tensor, bias_GEO: Tensor, factor_EOI: Tensor | None, sizes_G: Tensor) -> Tensor:
     out_BEO = x_BEI.new_empty(*x_BEI.shape[:2], weight_GEOI.shape[2])
-    for groups, rows, size in _runs(sizes_G):
-        product_KEnO = _in_groups(x_BEI[rows], size) @ weight_GEOI[groups].transpose(2, 3)
+    for groups, rows, size in _runs(sizes_G, factor_EOI):
+        own_KEOI = _with_factor(weight_GEOI[groups], factor_EOI)
+        product_KEnO = _in_groups(x_BEI[rows], size) @ own_KEOI.transpose(2, 3)
         torch.add(product_KEnO, bias_GEO[groups].unsqueeze(2), out=_in_groups(out_BEO[rows], size))
     return out_BEO
 
 
 @torch.library.custom_op("mamdr::grouped_linear_backward", mutates_args=())
 def _linear_backward(
-    gradient_BEO: Tensor, x_BEI: Tensor, weight_GEOI: Tensor, sizes_G: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of inputs, weights and biases."""
+    gradient_BEO: Tensor, x_BEI: Tensor, weight_GEOI: Tensor, factor_EOI: Tensor | None, sizes_G: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of inputs, weights, biases and the factor, which is empty without one."""
     to_x_BEI, to_weight_GEOI = torch.empty_like(x_BEI), torch.empty_like(weight_GEOI)
     to_bias_GEO = weight_GEOI.new_empty(weight_GEOI.shape[:3])
-    for groups, rows, size in _runs(sizes_G):
+    to_factor = weight_GEOI.new_zeros(0 if factor_EOI is None else factor_EOI.shape)
+    for groups, rows, size in _runs(sizes_G, factor_EOI):
         gradient_KEnO, x_KEnI = _in_groups(gradient_BEO[rows], size), _in_groups(x_BEI[rows], size)
-        _in_groups(to_x_BEI[rows], size).copy_(gradient_KEnO @ weight_GEOI[groups])
+        own_KEOI = _with_factor(weight_GEOI[groups], factor_EOI)
+        _in_groups(to_x_BEI[rows], size).copy_(gradient_KEnO @ own_KEOI)
         torch.sum(gradient_KEnO, 2, out=to_bias_GEO[groups])
         gradient_KEOn = gradient_KEnO.transpose(2, 3)
         if size == 1:  # no product of matrices, and bound by memory: one pass
             torch.mul(gradient_KEOn, x_KEnI, out=to_weight_GEOI[groups])
         else:
             to_weight_GEOI[groups] = gradient_KEOn @ x_KEnI
-    return to_x_BEI, to_weight_GEOI, to_bias_GEO
+        if factor_EOI is not None:
+            to_own_KEOI = to_weight_GEOI[groups]
+            to_factor += torch.addcmul(to_own_KEOI, to_own_KEOI, weight_GEOI[groups]).sum(0)
+            to_own_KEOI.mul_(factor_EOI)
+    return to_x_BEI, to_weight_GEOI, to_bias_GEO, to_factor
 
 
 # Not `index_add`: compiled, torch adds in the order in which threads arrive.
@@ -105,13 +116,20 @@ def _sum(x_BD: Tensor, group_B: Tensor, sizes_G: Tensor) -> Tensor:
     return out_GD
 
 
-def _runs(sizes_G: Tensor) -> Iterator[tuple[slice, slice, int]]:
-    """Consecutive groups of one size: which groups, their rows, and the size."""
+def _runs(sizes_G: Tensor, factor_EOI: Tensor | None = None) -> Iterator[tuple[slice, slice, int]]:
+    """Consecutive groups of one size, with a factor few enough for a cache: which groups, their rows, and the size."""
     group = row = 0
+    most = len(sizes_G) if factor_EOI is None else max(1, CACHED // factor_EOI.numel())
     for size, run in groupby(sizes_G.tolist()):
-        count = sum(1 for _ in run)
-        yield slice(group, group + count), slice(row, row + count * size), size
-        group, row = group + count, row + count * size
+        end = group + sum(1 for _ in run)
+        while group < end:
+            count = min(most, end - group)
+            yield slice(group, group + count), slice(row, row + count * size), size
+            group, row = group + count, row + count * size
+
+
+def _with_factor(weight_KEOI: Tensor, factor_EOI: Tensor | None) -> Tensor:
+    return weight_KEOI if factor_EOI is None else torch.addcmul(factor_EOI, factor_EOI, weight_KEOI)
 
 
 def _in_groups(rows_NEI: Tensor, size: int) -> Tensor:
@@ -120,13 +138,17 @@ def _in_groups(rows_NEI: Tensor, size: int) -> Tensor:
 
 
 @_linear.register_fake
-def _(x_BEI: Tensor, weight_GEOI: Tensor, bias_GEO: Tensor, sizes_G: Tensor) -> Tensor:
+def _(x_BEI: Tensor, weight_GEOI: Tensor, bias_GEO: Tensor, factor_EOI: Tensor | None, sizes_G: Tensor) -> Tensor:
     return x_BEI.new_empty(*x_BEI.shape[:2], weight_GEOI.shape[2])
 
 
 @_linear_backward.register_fake
-def _(gradient_BEO: Tensor, x_BEI: Tensor, weight_GEOI: Tensor, sizes_G: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(x_BEI), torch.empty_like(weight_GEOI), weight_GEOI.new_empty(weight_GEOI.shape[:3])
+def _(
+    gradient_BEO: Tensor, x_BEI: Tensor, weight_GEOI: Tensor, factor_EOI: Tensor | None, sizes_G: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    to_factor = weight_GEOI.new_empty(0 if factor_EOI is None else factor_EOI.shape)
+    to_bias_GEO = weight_GEOI.new_empty(weight_GEOI.shape[:3])
+    return torch.empty_like(x_BEI), torch.empty_like(weight_GEOI), to_bias_GEO, to_factor
 
 
 @_sum.register_fake
@@ -135,13 +157,13 @@ def _(x_BD: Tensor, group_B: Tensor, sizes_G: Tensor) -> Tensor:
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    x_BEI, weight_GEOI, _, sizes_G = inputs
-    ctx.save_for_backward(x_BEI, weight_GEOI, sizes_G)
+    x_BEI, weight_GEOI, _, factor_EOI, sizes_G = inputs
+    ctx.save_for_backward(x_BEI, weight_GEOI, factor_EOI, sizes_G)
 
 
-def _differentiate(ctx: Any, gradient_BEO: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-    x_BEI, weight_GEOI, sizes_G = ctx.saved_tensors
-    return *_linear_backward(gradient_BEO.contiguous(), x_BEI, weight_GEOI, sizes_G), None
+def _differentiate(ctx: Any, gradient_BEO: Tensor) -> tuple[Tensor | None, ...]:
+    *others, to_factor = _linear_backward(gradient_BEO.contiguous(), *ctx.saved_tensors)
+    return *others, to_factor if ctx.needs_input_grad[3] else None, None
 
 
 _linear.register_autograd(_differentiate, setup_context=_keep)

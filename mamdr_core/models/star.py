@@ -82,8 +82,8 @@ class StarLinear(TableLayer):
         """[B, width] to [B, out], by the weights of the domain or the groups that `fields` show."""
         weight, bias = (fields[table.name] for table in self.tables)
         if SIZES in fields:
-            own_GOI = self.shared.weight * (1 + weight.view(-1, *self.shared.weight.shape))
-            return grouped_linear(x_BD, own_GOI, self.shared.bias + bias, fields[SIZES])
+            weight_GOI = weight.view(-1, *self.shared.weight.shape)
+            return grouped_linear(x_BD, weight_GOI, self.shared.bias + bias, fields[SIZES], self.shared.weight)
         own = self.shared.weight * (1 + weight.view(self.shared.weight.shape))
         return linear(x_BD, own, self.shared.bias + bias.view(-1))
 

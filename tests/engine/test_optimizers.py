@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mamdr_core.config.engine import OuterSettings
-from mamdr_core.engine.optimizers import OuterOptimizer, move_by_adam
+from mamdr_core.engine.optimizers import WIDE, OuterOptimizer, move_by_adam, move_rows_by_adam, row_views
 from mamdr_core.engine.parameters import Change, Rows, Shared
 
 
@@ -40,9 +40,24 @@ def test_untouched_rows_do_not_change():
     assert shared.tables["user"][1].item() > 1.0
 
 
+@pytest.mark.parametrize("rows", [[], [3, 1]])
+def test_adam_of_rows_in_place_is_that_of_copies_and_changes_no_other_row(rows):
+    matrices = [torch.rand(5, WIDE, dtype=torch.float64) for _ in range(3)]
+    expected, place, count = [matrix.clone() for matrix in matrices], torch.tensor(rows).long(), torch.tensor(4.0)
+    gradient = torch.randn(len(rows), WIDE, dtype=torch.float64)
+    values, first, second = (matrix[place] for matrix in expected)
+    values *= 0.9
+    move_by_adam([values], [gradient], [first], [second], count, 0.01)
+    for matrix, moved in zip(expected, (values, first, second), strict=True):
+        matrix[place] = moved
+    move_rows_by_adam(row_views(matrices), place, gradient, count, 0.01, keep=0.9)
+    torch.testing.assert_close(matrices, expected, rtol=0, atol=1e-14)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("rows", [0, 1, 37])
 def test_adam_equals_torchs_and_does_not_change_the_count(dtype, rows):
+    torch.manual_seed(0)
     start = torch.randn(rows, 5, dtype=dtype)
     values, first, second = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
     parameter = torch.nn.Parameter(start.clone())
@@ -50,7 +65,7 @@ def test_adam_equals_torchs_and_does_not_change_the_count(dtype, rows):
     for step in range(1, 6):
         parameter.grad = torch.randn(rows, 5, dtype=dtype)
         count = torch.tensor(float(step))
-        move_by_adam(values, parameter.grad, first, second, count, 0.01)
+        move_by_adam([values], [parameter.grad], [first], [second], count, 0.01)
         optimizer.step()
         assert count == step
     torch.testing.assert_close(values, parameter.data)

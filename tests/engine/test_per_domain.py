@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from mamdr_core.config.models import AutoIntSettings, PLESettings
-from mamdr_core.engine import layout
+from mamdr_core.engine import layout, optimizers
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Change, Rows, Scope, Shared, Theta
+from mamdr_core.engine.step_options import StepOptions
+from mamdr_core.models import groups
 from mamdr_core.models.structures import MODELS, build_model
 from tests.engine.engines import COUNTS, DOMAINS, assert_same, visit
 from tests.models.helpers import MULTI_DOMAIN, PARTITIONED, featured_columns, small_engine, small_inputs, small_settings
@@ -26,7 +28,7 @@ def mixed(columns):
 
 def both(name, dropout=0.5, counts=COUNTS, **options):
     settings = small_settings(name, dropout)
-    eager, shared = small_engine(settings, len(counts))
+    eager, shared = small_engine(settings, len(counts), **options)
     return eager, small_engine(settings, len(counts), FastEngine, compiles=False, **options)[0], shared
 
 
@@ -162,6 +164,26 @@ def test_weights_of_domains_outside_the_scope_do_not_change(name):
     for found, expected in zip(fast.descend_many(*arguments), eager.descend_many(*arguments), strict=True):
         assert_same(found, expected)
         assert found.rows.keys() == {"user"}
+
+
+@pytest.mark.parametrize("name", PER_DOMAIN)
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_rows_moved_in_place_and_weights_computed_in_parts_change_nothing(monkeypatch, name, decay):
+    columns = featured_columns(COUNTS)
+    eager, fast, shared = both(name, options=StepOptions(weight_decay=decay))
+    found = []
+    for wide, cached in ((1 << 20, 1 << 20), (1, 1)):
+        monkeypatch.setattr(optimizers, "WIDE", wide)
+        monkeypatch.setattr(groups, "CACHED", cached)
+        for engine in (eager, fast):
+            state = InnerState.zeros_like(shared)
+            visits = [mixed(columns), visit(columns, 4)]
+            found.append((engine.descend(Theta(shared), visits, 0.05, "adam", state, seed=1), state))
+    (expected, moments), *others = found
+    for change, state in others:
+        assert_same(change, expected)
+        for table, own in moments.tables.items():
+            torch.testing.assert_close(state.tables[table].named(), own.named())
 
 
 @pytest.mark.parametrize("name", PER_DOMAIN)
