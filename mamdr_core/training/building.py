@@ -18,10 +18,10 @@ from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.hashing import derive_seed
 from mamdr_core.engine.parameters import Change, Rows, Shared
-from mamdr_core.engine.slots import slots_for
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.engine.state_memory import IN_MEMORY
 from mamdr_core.engine.step_options import StepOptions
+from mamdr_core.engine.vector_buffers import buffer_for
 from mamdr_core.learning.learner import Learner
 from mamdr_core.learning.methods import find_method
 from mamdr_core.mixed.mixed_model import MixedModel
@@ -211,14 +211,14 @@ def make_store(settings: TrainSettings, like: Tensor, domains: Sequence[int]) ->
     """
     memory = settings.specific_memory * 1e9 or available_memory() / 2 / ranks_here()
     vectors = len(domains) * (4 if settings.checkpoint.is_regular else 2)
-    slots = slots_for(like, vectors, memory, settings.scratch)
-    if slots.where == "file":
+    buffer = buffer_for(like, vectors, memory, settings.scratch)
+    if buffer.where == "file":
         logger.info(
             "theta_i of %d domains takes up to %.3g GB with the best and what a checkpoint writes: in a file",
             len(domains), vectors * like.nbytes / 1e9,
         )  # fmt: skip
         warn_if_in_memory(settings.scratch, "train.specific_memory")
-    return SpecificStore(domains, slots, like)
+    return SpecificStore(domains, buffer, like)
 
 
 def random_start(learner: Learner, config: Config, pinned: PinnedExamples, domain: int) -> Change:
