@@ -45,7 +45,7 @@ def group_size(device: str, vector_bytes: int) -> int:
     return max(1, GROUP_BYTES[device] // max(1, vector_bytes))
 
 
-class Stored(Mapping[int, Change]):
+class SpecificValues(Mapping[int, Change]):
     """theta_i by domain index, read on the CPU one domain at a time; zero without an entry.
 
     Args:
@@ -86,7 +86,7 @@ class Stored(Mapping[int, Change]):
         return domain in self._rows
 
 
-class SpecificStore(Stored):
+class SpecificStore(SpecificValues):
     """theta_i by domain index, zero until it is first written.
 
     Dense parameters are stored in entries of a buffer, embedding rows in memory. Writing a domain overwrites its entry,
@@ -175,20 +175,20 @@ class SpecificStore(Stored):
         self._entry, self._rows = dict(self._kept_entry), dict(self._kept_rows)
         self._reclaim()
 
-    def now(self) -> Stored:
+    def now(self) -> SpecificValues:
         """The current values, valid until the next write."""
-        return Stored(self.buffer, self._like, self._entry, self._rows)
+        return SpecificValues(self.buffer, self._like, self._entry, self._rows)
 
-    def hold(self) -> tuple[Stored, Stored]:
+    def hold(self) -> tuple[SpecificValues, SpecificValues]:
         """The best values, and the current ones of domains where they differ; neither changes until `release`."""
-        best = Stored(self.buffer, self._like, self._kept_entry, self._kept_rows)
+        best = SpecificValues(self.buffer, self._like, self._kept_entry, self._kept_rows)
         changed = {
             domain: rows
             for domain, rows in self._rows.items()
             if self._entry.get(domain) != self._kept_entry.get(domain) or rows is not self._kept_rows.get(domain)
         }
         self._held = {*self._entry.values(), *self._kept_entry.values()}
-        return best, Stored(self.buffer, self._like, self._entry, changed)
+        return best, SpecificValues(self.buffer, self._like, self._entry, changed)
 
     def load(self, best: Mapping[int, Change], now: Mapping[int, Change]) -> None:
         """Load the values from `hold` for the domains of the store."""
