@@ -78,11 +78,9 @@ class SpecificValues(Mapping[int, Change]):
         return iter(sorted(self._rows))
 
     def __len__(self) -> int:
-        """Number of domains."""
         return len(self._rows)
 
     def __contains__(self, domain: object) -> bool:
-        """Whether a domain is in the mapping."""
         return domain in self._rows
 
 

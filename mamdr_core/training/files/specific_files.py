@@ -86,7 +86,6 @@ class SavedSpecific(Mapping[int, Change]):
             self._rows.setdefault(domain, {})[table] = slice(start, stop)
 
     def __getitem__(self, domain: int) -> Change:
-        """theta_i of a domain."""
         number, row = self._place[domain]
         return self._read([domain], number, row)[domain]
 
@@ -132,9 +131,7 @@ class SavedSpecific(Mapping[int, Change]):
         return domain in self._place
 
     def __iter__(self) -> Iterator[int]:
-        """The domains."""
         return iter(self._place)
 
     def __len__(self) -> int:
-        """Number of domains."""
         return len(self._place)
