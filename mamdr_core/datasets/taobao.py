@@ -9,14 +9,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mamdr_core.config.job_config import Config
-from mamdr_core.datasets.conversion import (
-    count_faults,
-    count_log,
-    describe,
-    output_folder,
-    publish,
-    source_folder,
-)
+from mamdr_core.datasets.conversion import count_faults, count_log, describe, output_folder, publish, source_folder
 from mamdr_core.datasets.paper_tables import find_paper_set
 from mamdr_core.lake.core.caching import kept_frames
 from mamdr_core.lake.core.few import local_frame
