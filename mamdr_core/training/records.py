@@ -13,7 +13,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from torch import Tensor
 
 from mamdr_core.engine.metrics import DomainMetrics
-from mamdr_core.lake.core.few import declared_frame
+from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.sql import literal
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.runtime.errors import MamdrError
@@ -24,8 +24,10 @@ from schemas.spark import spark_schema
 
 def record_run(spark: SparkSession, lake: Lake, run: Mapping[str, Any]) -> None:
     """Write the row of a run in training_runs, replacing an earlier one; columns missing in `run` become null."""
-    frame = declared_frame(spark, "training_runs", [run])
-    lake.overwrite_where("training_runs", frame, f"run_id = {literal(run['run_id'])}")
+    table = TABLES["training_runs"]
+    row = tuple(run.get(name) for name in table.column_names)
+    frame = local_frame(spark, [row], spark_schema(table))
+    lake.overwrite_where(table, frame, f"run_id = {literal(run['run_id'])}")
 
 
 def record_metrics(
@@ -48,9 +50,10 @@ def record_metrics(
 
 def record_curve(spark: SparkSession, lake: Lake, run_id: str, curve: Sequence[Validation]) -> None:
     """Write the validations of a run, replacing earlier ones."""
+    table = TABLES["training_curves"]
     rows = [{"run_id": run_id, **validation.plain()} for validation in curve]
-    frame = declared_frame(spark, "training_curves", rows)
-    lake.overwrite_where("training_curves", frame, f"run_id = {literal(run_id)}")
+    frame = local_frame(spark, [tuple(map(row.get, table.column_names)) for row in rows], spark_schema(table))
+    lake.overwrite_where(table, frame, f"run_id = {literal(run_id)}")
 
 
 def _by_domain(
