@@ -31,8 +31,8 @@ from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.parameters import Shared, Theta
 from mamdr_core.engine.plan import RoundPlan
-from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.engine.vector_buffers import MemoryBuffer
 from mamdr_core.experiments.gradients import Pairs, draw_pairs, measure_pairs
 from mamdr_core.learning.domain_negotiation import DomainNegotiation
 from mamdr_core.learning.learner import Learner, Round
@@ -136,7 +136,7 @@ def _dn_learner(engine: EagerEngine, shared: Shared, columns: Columns) -> Learne
         train=columns,
         supports=None,
         shared=shared,
-        specific=SpecificStore([], MemorySlots(shared.dense), shared.dense),
+        specific=SpecificStore([], MemoryBuffer(shared.dense), shared.dense),
         average=partial(mean_change, SingleProcess()),
         settings=find_method("dn").settle(LearningSettings(inner=inner, outer=outer)),
         seed=0,

@@ -29,8 +29,8 @@ from mamdr_core.engine.columns import Columns, offsets_of
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.plan import RoundPlan
-from mamdr_core.engine.slots import FileSlots, MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.engine.vector_buffers import FileBuffer, MemoryBuffer
 from mamdr_core.learning.learner import Learner
 from mamdr_core.learning.mamdr import METHOD
 from mamdr_core.models.structures import build_model, declare_inputs
@@ -62,13 +62,13 @@ def make_learner(
     inputs = declare_inputs(settings, (), sizes)
     engine = FastEngine(build_model(settings, inputs), inputs.tables, {}, 1024)
     shared = initial_shared(engine.flat.module, inputs.tables, 0)
-    slots = FileSlots(shared.dense, folder) if folder else MemorySlots(shared.dense)
+    buffer = FileBuffer(shared.dense, folder) if folder else MemoryBuffer(shared.dense)
     return Learner(
         engine=engine,
         train=columns,
         supports=SupportSample(SingleProcess(), columns, 1024, shuffle_rows(columns, 0, Arrays())),
         shared=shared,
-        specific=SpecificStore(range(sizes["domain"]), slots, shared.dense),
+        specific=SpecificStore(range(sizes["domain"]), buffer, shared.dense),
         average=partial(mean_change, SingleProcess()),
         settings=METHOD.settle(LearningSettings(dr=DRSettings(k=k, every=every, schedule="rounds"))),
         seed=0,

@@ -34,7 +34,7 @@ from pyspark.sql import SparkSession
 
 from mamdr_core.lake.core.session import spark_session
 from mamdr_core.lake.core.tables import Lake
-from schemas import Table
+from schemas import DeclaredTable
 from tests.jobs.killing import LIMIT, VICTIMS, content, digest, ends, kill_orphans, make_sources, start, strike
 
 MARK = "MAMDR_BENCH_KILL"
@@ -171,7 +171,7 @@ class Bench:
         return start(stage.job, root, keys, words, self.folder / "jobs.log", **{MARK: mark})
 
 
-def _facts(lake: Lake, table: Table) -> object:
+def _facts(lake: Lake, table: DeclaredTable) -> object:
     """What a table holds, to be compared; of runs that ended well what they found, however often, without names."""
     rows = content(lake, table)
     if table.name not in TOLD:

@@ -24,8 +24,8 @@ from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Change, Rows, Shared, Theta
 from mamdr_core.engine.prediction import predict_runs
-from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.engine.vector_buffers import MemoryBuffer
 from mamdr_core.models.structures import build_model, declare_inputs
 
 BUSY = "import torch\nx = torch.randn(600, 600)\nwhile True:\n    x = torch.tanh(x @ x)"
@@ -61,7 +61,7 @@ def main() -> None:
 
 def _store(domains: int, shared: Shared) -> SpecificStore:
     """theta_i that are not zero, of dense parameters and the domain's embedding."""
-    store = SpecificStore(range(domains), MemorySlots(shared.dense), shared.dense)
+    store = SpecificStore(range(domains), MemoryBuffer(shared.dense), shared.dense)
     width = shared.tables["domain"].shape[1]
     for domain in range(domains):
         rows = Rows(torch.tensor([domain + 1]), torch.full((1, width), 0.1))

@@ -44,8 +44,8 @@ from mamdr_core.datasets.world import domain_sizes
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.parameters import Change, Rows, Shared
 from mamdr_core.engine.pieces import PIECE_ROWS
-from mamdr_core.engine.slots import FileSlots
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.engine.vector_buffers import FileBuffer
 from mamdr_core.lake.core.caching import kept_frames
 from mamdr_core.lake.core.session import make_session, overriding
 from mamdr_core.lake.core.tables import Lake
@@ -219,7 +219,7 @@ def save_run(spark: SparkSession, lake: Lake, config: Config, sizes: dict[str, i
     shared = initial_shared(build_model(config.model, inputs), inputs.tables, 0)
     scratch, final = Path(lake.path_of("packages", ".bench.part")), lake.path_of("packages", "bench")
     scratch.mkdir(parents=True)
-    store = SpecificStore(range(sizes["domain"]), FileSlots(shared.dense, str(scratch)), shared.dense)
+    store = SpecificStore(range(sizes["domain"]), FileBuffer(shared.dense, str(scratch)), shared.dense)
     random = torch.Generator().manual_seed(0)
     for domain in store:
         own = Rows(torch.tensor([domain + 1]), torch.randn(1, config.model.embedding_dim, generator=random) * 0.01)

@@ -98,7 +98,7 @@ class Parts:
             groups = self.items(store.groups, lambda _, changes=True: f"theta_i, {'DR' if changes else 'validation'}")
             stack.enter_context(patch.object(store, "groups", groups))
             for name in ("read", "write"):
-                stack.enter_context(patch.object(store.slots, name, self._moving(getattr(store.slots, name), name)))
+                stack.enter_context(patch.object(store.buffer, name, self._moving(getattr(store.buffer, name), name)))
             lay_steps = mamdr_core.engine.layout.lay_steps
             stack.enter_context(patch.object(mamdr_core.engine.layout, "lay_steps", self._counting(lay_steps)))
             yield
@@ -125,10 +125,10 @@ class Parts:
         return {"shared": Negotiation, "specific": Regularization}
 
     def _moving(self, move: Callable[[int, Tensor], None], name: str) -> Callable[[int, Tensor], None]:
-        def moved(slot: int, vector_P: Tensor) -> None:
+        def moved(entry: int, vector_P: Tensor) -> None:
             of_training = not threading.current_thread().name.startswith("checkpoint")
             with self.clock.phase(f"theta_i, {name}" if of_training else "theta_i, read for checkpoints"):
-                move(slot, vector_P)
+                move(entry, vector_P)
             self.moved[name] += vector_P.nbytes * of_training
 
         return moved

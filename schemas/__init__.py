@@ -3,7 +3,7 @@
 from schemas.clicks import CLICKS, CLICKS_REJECTED
 from schemas.conflict import CONFLICTS, DOMAIN_CONFLICTS
 from schemas.curves import TRAINING_CURVES
-from schemas.declaration import Column, ColumnType, Rule, Table
+from schemas.declaration import Column, ColumnType, DeclaredTable, Rule
 from schemas.examples import EXAMPLES, SPLITS, without_split
 from schemas.experiments import COMPARISONS, SWEEPS
 from schemas.features import (
@@ -31,7 +31,7 @@ from schemas.vocabularies import (
     feature_vocabulary,
 )
 
-TABLES: dict[str, Table] = {
+TABLES: dict[str, DeclaredTable] = {
     table.name: table
     for table in (
         CLICKS,
@@ -68,8 +68,8 @@ __all__ = [
     "UNKNOWN_INDEX",
     "Column",
     "ColumnType",
+    "DeclaredTable",
     "Rule",
-    "Table",
     "clicks_table",
     "columns_in_clicks",
     "columns_in_examples",

@@ -1,7 +1,7 @@
 """Prints docs/tables.md."""
 
 from schemas import TABLES
-from schemas.declaration import Rule, Table
+from schemas.declaration import DeclaredTable, Rule
 
 _HEAD = """# Tables
 
@@ -18,7 +18,7 @@ def tables_reference() -> str:
     return _HEAD + "".join(_section(table) for table in TABLES.values())
 
 
-def _section(table: Table) -> str:
+def _section(table: DeclaredTable) -> str:
     made = f" Written by `jobs/{table.made_by}.py`." if table.made_by else ""
     layout = f" Partitioned by {', '.join(table.partition_by)}." if table.partition_by else ""
     order = f" Each file is sorted by {', '.join(table.sort_by)}." if table.sort_by else ""

@@ -1,6 +1,6 @@
 """Silver tables: valid impressions and clicks, and rows that failed a rule."""
 
-from schemas.declaration import Column, Rule, Table, one_of
+from schemas.declaration import Column, DeclaredTable, Rule, one_of
 from schemas.examples import SPLITS
 
 LONGEST_ID = 1024
@@ -61,7 +61,7 @@ UNIQUE_EVENT = Rule(
 )
 NEW_EVENT = Rule("new_event", "", "the event is not in clicks from an earlier load, on any day", enforced=False)
 
-CLICKS = Table(
+CLICKS = DeclaredTable(
     name="clicks",
     description=(
         "Valid impressions and clicks. Further columns are `split` and `sample_weight`, if input.columns.split and "
@@ -102,7 +102,7 @@ CLICKS = Table(
     skip_by=("event_time", "load"),
 )
 
-CLICKS_REJECTED = Table(
+CLICKS_REJECTED = DeclaredTable(
     name="clicks_rejected",
     description="Rows of the raw log that failed a rule; clicks and clicks_rejected together contain every row once.",
     made_by="ingest_clicks",

@@ -1,11 +1,11 @@
 """Conflicts between the gradients of domains at theta_S of a run."""
 
-from schemas.declaration import Column, Rule, Table, one_of
+from schemas.declaration import Column, DeclaredTable, Rule, one_of
 
 STAGES = ("before", "after")
 _STAGE_KNOWN = Rule("stage_known", one_of("stage", STAGES), "the stage is before or after")
 
-CONFLICTS = Table(
+CONFLICTS = DeclaredTable(
     name="conflicts",
     description=(
         "Agreement between domains' gradients of the mean training loss with respect to dense parameters, at theta_S "
@@ -40,7 +40,7 @@ CONFLICTS = Table(
     ),
 )
 
-DOMAIN_CONFLICTS = Table(
+DOMAIN_CONFLICTS = DeclaredTable(
     name="domain_conflicts",
     description="Pairs of domains that the job conflict measured: all pairs, or a random sample for many domains.",
     made_by="conflict",

@@ -1,10 +1,10 @@
 """Training curves: one row for each validation of a run."""
 
-from schemas.declaration import Column, Rule, Table, one_of
+from schemas.declaration import Column, DeclaredTable, Rule, one_of
 
 PHASES = ("shared", "specific")
 
-TRAINING_CURVES = Table(
+TRAINING_CURVES = DeclaredTable(
     name="training_curves",
     description="Validations of successful runs, in the order of `rows`.",
     made_by="train_mamdr",

@@ -68,7 +68,7 @@ def one_of(column: str, values: Iterable[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Table:
+class DeclaredTable:
     """One table: its description, columns in order, rules and layout on disk.
 
     `skip_by` are the columns for which Delta keeps the minimum and maximum of each file, so that queries skip files.
@@ -113,7 +113,7 @@ class Table:
                 return column
         raise KeyError(f"table {self.name} has no column {name}; it has {', '.join(self.column_names)}")
 
-    def with_columns(self, columns: Iterable[Column]) -> "Table":
+    def with_columns(self, columns: Iterable[Column]) -> "DeclaredTable":
         """This table with further columns at the end, for the features that a configuration declares.
 
         Raises:

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from schemas.declaration import Column, Rule, Table
+from schemas.declaration import Column, DeclaredTable, Rule
 
 SPLITS = ("train", "val", "test")
 
-EXAMPLES = Table(
+EXAMPLES = DeclaredTable(
     name="examples",
     description=(
         "Encoded examples. Further columns are declared features: categorical int, numeric float, bags and sequences "
@@ -37,7 +37,7 @@ EXAMPLES = Table(
 )
 
 
-def without_split(table: Table) -> Table:
+def without_split(table: DeclaredTable) -> DeclaredTable:
     """The table without the column `split`, for splits that windows of days determine."""
     rules = tuple(rule for rule in table.rules if rule.name != "split_known")
     columns = tuple(column for column in table.columns if column.name != "split")

@@ -1,6 +1,6 @@
 """Results of experiments with many runs: comparisons of methods and models, and sweeps over settings."""
 
-from schemas.declaration import Column, Rule, Table, one_of
+from schemas.declaration import Column, DeclaredTable, Rule, one_of
 
 
 def in_range(column: str) -> Rule:
@@ -9,7 +9,7 @@ def in_range(column: str) -> Rule:
     return Rule(f"{column}_in_range", condition, f"{column} is in [0, 1]")
 
 
-COMPARISONS = Table(
+COMPARISONS = DeclaredTable(
     name="comparisons",
     description=(
         "Results of models and methods in a comparison. Metrics are those of the test split, averaged over successful "
@@ -64,7 +64,7 @@ COMPARISONS = Table(
     ),
 )
 
-SWEEPS = Table(
+SWEEPS = DeclaredTable(
     name="sweeps",
     description=(
         "Trials of a sweep: settings with which a method was trained. Metrics are means over domains, averaged over "

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from schemas.clicks import CLICKS
-from schemas.declaration import Column, Rule, Table
+from schemas.declaration import Column, DeclaredTable, Rule
 from schemas.examples import EXAMPLES
 
 SAMPLE_WEIGHT = "sample_weight"
@@ -73,7 +73,9 @@ def columns_in_examples(feature: DeclaredFeature) -> tuple[Column, ...]:
     return (Column(feature.name, "float", "declared numeric feature", nullable=True),)
 
 
-def clicks_table(features: Iterable[DeclaredFeature], has_split: bool = False, has_weight: bool = False) -> Table:
+def clicks_table(
+    features: Iterable[DeclaredFeature], has_split: bool = False, has_weight: bool = False
+) -> DeclaredTable:
     """The table clicks with declared features: categorical string, numeric double, several ids array<string>.
 
     Args:
@@ -89,7 +91,7 @@ def clicks_table(features: Iterable[DeclaredFeature], has_split: bool = False, h
     )
 
 
-def examples_table(features: Iterable[DeclaredFeature], has_weight: bool = False) -> Table:
+def examples_table(features: Iterable[DeclaredFeature], has_weight: bool = False) -> DeclaredTable:
     """The table examples with declared features: categorical int, numeric float, several ids array<int>.
 
     The index of unknown categorical values is -1; missing numeric values are null.

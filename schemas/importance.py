@@ -1,10 +1,10 @@
 """The importance of a run's features."""
 
-from schemas.declaration import Column, Rule, Table, one_of
+from schemas.declaration import Column, DeclaredTable, Rule, one_of
 from schemas.examples import SPLITS
 from schemas.experiments import in_range
 
-FEATURE_IMPORTANCE = Table(
+FEATURE_IMPORTANCE = DeclaredTable(
     name="feature_importance",
     description=(
         "The drop of a run's AUC on a split when the values of one feature are permuted among the rows of each domain: "

@@ -1,11 +1,11 @@
 """The loads of ingest_clicks."""
 
-from schemas.declaration import Column, Rule, Table, one_of
+from schemas.declaration import Column, DeclaredTable, Rule, one_of
 
 LOAD_STATUSES = ("replacing", "published", "stopped")
 STATUS_KNOWN = Rule("status_known", one_of("status", LOAD_STATUSES), "the status is one of the three")
 
-LOADS = Table(
+LOADS = DeclaredTable(
     name="loads",
     description=(
         "Attempts to load a source, recorded once its rows are counted. A load consists of all rows of one source "

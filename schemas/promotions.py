@@ -1,11 +1,11 @@
 """Promotions: the decisions of the promotion gate, and the history of the champion."""
 
-from schemas.declaration import Column, Rule, Table, one_of
+from schemas.declaration import Column, DeclaredTable, Rule, one_of
 from schemas.experiments import in_range
 
 KINDS = ("promote", "rollback")
 
-PROMOTIONS = Table(
+PROMOTIONS = DeclaredTable(
     name="promotions",
     description=(
         "Changes of the champion, the run that serves; append-only. The champion is the run of the row with the "
@@ -28,7 +28,7 @@ PROMOTIONS = Table(
     ),
 )
 
-GATE_DECISIONS = Table(
+GATE_DECISIONS = DeclaredTable(
     name="gate_decisions",
     description=(
         "Decisions of the promotion gate about a run, the challenger. Metrics are those of the test split of its "
@@ -89,7 +89,7 @@ GATE_DECISIONS = Table(
     ),
 )
 
-GATE_DOMAINS = Table(
+GATE_DOMAINS = DeclaredTable(
     name="gate_domains",
     description="The challenger and the champion in each domain, on the same rows of the test split.",
     made_by="gate",

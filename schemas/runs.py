@@ -1,12 +1,12 @@
 """Training runs and their metrics in each domain."""
 
-from schemas.declaration import Column, Rule, Table, one_of
+from schemas.declaration import Column, DeclaredTable, Rule, one_of
 from schemas.examples import SPLITS
 
 STATUSES = ("running", "ok", "failed", "stopped")
 
 
-TRAINING_RUNS = Table(
+TRAINING_RUNS = DeclaredTable(
     name="training_runs",
     description="Training runs.",
     made_by="train_mamdr",
@@ -80,7 +80,7 @@ TRAINING_RUNS = Table(
     rules=(Rule("status_known", one_of("status", STATUSES), "the status is running, ok, failed or stopped"),),
 )
 
-DOMAIN_METRICS = Table(
+DOMAIN_METRICS = DeclaredTable(
     name="domain_metrics",
     description="Metrics of a run by domain and split.",
     made_by="train_mamdr",

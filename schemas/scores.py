@@ -1,8 +1,8 @@
 """Batch predictions."""
 
-from schemas.declaration import Column, Rule, Table
+from schemas.declaration import Column, DeclaredTable, Rule
 
-SCORES = Table(
+SCORES = DeclaredTable(
     name="scores",
     description=(
         "Scored rows: a user, an item and a domain, and the predicted probability of a click. With score.top_k, the "

@@ -2,7 +2,7 @@
 
 from pyspark.sql import types as T
 
-from schemas.declaration import ColumnType, Table
+from schemas.declaration import ColumnType, DeclaredTable
 
 _TYPES: dict[ColumnType, T.DataType] = {
     "string": T.StringType(),
@@ -22,7 +22,7 @@ _TYPES: dict[ColumnType, T.DataType] = {
 }
 
 
-def spark_schema(table: Table) -> T.StructType:
+def spark_schema(table: DeclaredTable) -> T.StructType:
     """The table's columns as a StructType, with descriptions as column comments.
 
     Example:

@@ -1,8 +1,8 @@
 """Daily statistics of domains."""
 
-from schemas.declaration import Column, Rule, Table
+from schemas.declaration import Column, DeclaredTable, Rule
 
-DOMAIN_STATS = Table(
+DOMAIN_STATS = DeclaredTable(
     name="domain_stats",
     description=(
         "Statistics of each domain by day. A day is computed from clicks up to that day, so that running days in order "

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from schemas.declaration import Column, Rule, Table
+from schemas.declaration import Column, DeclaredTable, Rule
 
 UNKNOWN_INDEX = -1
 """Index of ids that are in no vocabulary; models have a separate row for them."""
@@ -15,9 +15,9 @@ _COLUMNS = (
 _RULES = (Rule("index_not_negative", "`index` >= 0", "indices start at 0"),)
 
 
-def vocabulary_table(name: str, what: str) -> Table:
+def vocabulary_table(name: str, what: str) -> DeclaredTable:
     """The declaration of a vocabulary: append-only, with one row for each id."""
-    return Table(name, f"{what}: id to index; append-only.", _COLUMNS, _RULES, made_by="build_examples")
+    return DeclaredTable(name, f"{what}: id to index; append-only.", _COLUMNS, _RULES, made_by="build_examples")
 
 
 USERS = replace(
@@ -28,12 +28,12 @@ ITEMS = vocabulary_table("items", "Items")
 DOMAINS = vocabulary_table("domains", "Domains")
 
 
-def feature_vocabulary(feature: str) -> Table:
+def feature_vocabulary(feature: str) -> DeclaredTable:
     """The vocabulary of a categorical feature without buckets, `vocabulary_<feature>`."""
     return vocabulary_table(f"vocabulary_{feature}", f"Values of the feature {feature}")
 
 
-USER_FEATURES = Table(
+USER_FEATURES = DeclaredTable(
     name="user_features",
     description="Fixed feature vectors of users.",
     made_by="build_examples",

@@ -2,7 +2,7 @@
 
 from datetime import date
 
-from mamdr_core.config.settings import settings
+from mamdr_core.config.settings import check_limits, settings
 
 
 @settings
@@ -59,17 +59,10 @@ class SyntheticSettings:
     """The same settings and seed give the same logs."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name in ("rows", "domains", "users", "items", "days", "factors"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"synthetic.{name} must be >= 1, got {getattr(self, name)}")
+        check_limits(self, "synthetic", "rows", "domains", "users", "items", "days", "factors", least=1)
         effects = ("user_effect", "item_effect", "pair_effect", "position_effect")
-        for name in ("size_spread", "vectors", "noise", "late_domains", "rank", *effects):
-            if getattr(self, name) < 0:
-                raise ValueError(f"synthetic.{name} must be >= 0, got {getattr(self, name)}")
-        for name in ("conflict", "drift", "overlap"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"synthetic.{name} must be in [0, 1], got {getattr(self, name)}")
+        check_limits(self, "synthetic", "size_spread", "vectors", "noise", "late_domains", "rank", *effects, least=0)
+        check_limits(self, "synthetic", "conflict", "drift", "overlap", least=0, most=1)
         if self.late_domains and (self.days < 2 or self.late_domains >= self.domains):
             raise ValueError(
                 "synthetic.late_domains needs a second day and must be less than the number of domains: got "
@@ -99,8 +92,6 @@ class ConvertSettings:
     """convert_taobao: number of themes, in the order in which they first appear in theme_click_log.csv; 0: all."""
 
     def __post_init__(self) -> None:
-        """Check the lists."""
         if len(set(self.categories)) < len(self.categories):
             raise ValueError(f"convert.categories has duplicates: {list(self.categories)}")
-        if self.themes < 0:
-            raise ValueError(f"convert.themes must be >= 0, got {self.themes}")
+        check_limits(self, "convert", "themes", least=0)

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from mamdr_core.config.settings import settings
+from mamdr_core.config.settings import check_limits, settings
 
 
 @settings
@@ -32,10 +32,7 @@ class InnerSettings:
     which has its own, rows keep the ratio of sparse_lr to inner.lr."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name in ("lr", "sparse_lr", "clip_norm", "weight_decay", "embedding_l2"):
-            if (value := getattr(self, name)) is not None and value < 0:
-                raise ValueError(f"inner.{name} must be >= 0, got {value}")
+        check_limits(self, "inner", "lr", "sparse_lr", "clip_norm", "weight_decay", "embedding_l2", least=0)
         if self.lr == 0 and self.sparse_lr is not None:
             raise ValueError(
                 f"inner.sparse_lr needs inner.lr > 0, whose changes it follows: got {self.sparse_lr} and 0"
@@ -54,7 +51,6 @@ class OuterSettings:
     """nesterov: momentum; adam: beta1."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         if self.beta < 0 or not 0 <= self.momentum < 1:
             raise ValueError(f"need outer.beta >= 0 and momentum in [0, 1), got {self.beta} and {self.momentum}")
 
@@ -72,7 +68,6 @@ class MetricsSettings:
     """Bins of equal count of the calibration error."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         if any(not 1 <= k <= 1000 for k in self.cutoffs) or list(self.cutoffs) != sorted(set(self.cutoffs)):
             raise ValueError(f"metrics.cutoffs must differ, ascend and be within [1, 1000], got {list(self.cutoffs)}")
         if not 1 <= self.bins <= 100:

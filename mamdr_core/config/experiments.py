@@ -4,7 +4,7 @@ import re
 from dataclasses import field
 from typing import Any, Literal
 
-from mamdr_core.config.settings import settings
+from mamdr_core.config.settings import check_limits, settings
 
 
 @settings
@@ -32,13 +32,10 @@ class CompareSettings:
     """Number of domains with the most training rows whose AUC the report lists individually."""
 
     def __post_init__(self) -> None:
-        """Check names and counts."""
         check_name("compare.name", self.name)
         for key in ("methods", "seeds"):
             check_distinct(f"compare.{key}", getattr(self, key))
-        for key in ("parallel", "largest"):
-            if getattr(self, key) < 0:
-                raise ValueError(f"compare.{key} must be >= 0, got {getattr(self, key)}")
+        check_limits(self, "compare", "parallel", "largest", least=0)
         for pair in self.pairs:
             if pair.count("/") != 1:
                 raise ValueError(f"compare.pairs: expected model/method, got {pair!r}")
@@ -58,7 +55,6 @@ class SpaceSettings:
     """List of values, instead of a range."""
 
     def __post_init__(self) -> None:
-        """Check that either a range or choices are given."""
         bounds = [bound for bound in (self.low, self.high) if bound is not None]
         if len(bounds) != (0 if self.choices else 2):
             raise ValueError("a space needs either low and high, or choices")
@@ -93,15 +89,12 @@ class SweepSettings:
     """Maximum number of trials that run in parallel if train.ranks is 1; 0: the number of Spark slots."""
 
     def __post_init__(self) -> None:
-        """Check names and counts."""
         check_name("sweep.name", self.name)
         check_distinct("sweep.seeds", self.seeds)
         if len(set(self.methods)) < len(self.methods):
             raise ValueError(f"sweep.methods has duplicates: {list(self.methods)}")
-        if self.trials < 0 or self.parallel < 0 or self.batch < 1:
-            raise ValueError(
-                f"need sweep.trials >= 0, parallel >= 0, batch >= 1: {self.trials}, {self.parallel}, {self.batch}"
-            )
+        check_limits(self, "sweep", "trials", "parallel", least=0)
+        check_limits(self, "sweep", "batch", least=1)
         if not 0 <= self.seed < 1 << 32:
             raise ValueError(f"sweep.seed must be in [0, 2^32), got {self.seed}")
         if self.trials and self.grid:
@@ -131,12 +124,8 @@ class ConflictSettings:
     """Random seed of the rows, the pairs and the rounds."""
 
     def __post_init__(self) -> None:
-        """Check the counts."""
-        if min(self.rows, self.max_pairs) < 1 or self.dn_rounds < 0:
-            raise ValueError(
-                f"need conflict.rows >= 1, max_pairs >= 1, dn_rounds >= 0: {self.rows}, {self.max_pairs}, "
-                f"{self.dn_rounds}"
-            )
+        check_limits(self, "conflict", "rows", "max_pairs", least=1)
+        check_limits(self, "conflict", "dn_rounds", least=0)
         if not (self.lr > 0 and self.beta > 0):
             raise ValueError(f"need conflict.lr > 0 and beta > 0, got {self.lr} and {self.beta}")
 
@@ -177,5 +166,4 @@ class ImportanceSettings:
     """Seed of the permutations, which are the same for all features."""
 
     def __post_init__(self) -> None:
-        if self.repeats < 1:
-            raise ValueError(f"importance.repeats must be >= 1, got {self.repeats}")
+        check_limits(self, "importance", "repeats", least=1)

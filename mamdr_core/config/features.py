@@ -108,7 +108,6 @@ class Feature:
         return self.is_id and not (self.buckets or self.table or self.quantiles)
 
     def __post_init__(self) -> None:
-        """Check the settings, which depend on the kind."""
         if not self.name.isidentifier():
             raise ValueError(f"feature name {self.name!r} is not an identifier (letters, digits and _)")
         if self.kind == "vector" and (self.size < 1 or not self.path):

@@ -90,7 +90,6 @@ class Config:
     """Report of a run (report)."""
 
     def __post_init__(self) -> None:
-        """Check settings that depend on other sections."""
         groups = ["user", *(feature.name for feature in self.features if feature.kind == "categorical")]
         if self.metrics.group not in groups:
             raise ValueError(f"metrics.group is {self.metrics.group!r}, expected one of {', '.join(groups)}")

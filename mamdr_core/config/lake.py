@@ -5,7 +5,7 @@ from datetime import date
 from typing import Literal
 
 from mamdr_core.config.raw_id import RawId
-from mamdr_core.config.settings import settings
+from mamdr_core.config.settings import check_limits, settings
 
 
 @settings
@@ -22,7 +22,6 @@ class LakeSettings:
     they are external tables, stored in `root`."""
 
     def __post_init__(self) -> None:
-        """Check the name of the schema."""
         if self.catalog and (self.catalog.count(".") > 1 or not all(map(str.strip, self.catalog.split(".")))):
             raise ValueError(f"catalog must be a schema or catalog.schema, such as unity.mamdr, got {self.catalog!r}")
         if self.managed and not self.catalog:
@@ -84,7 +83,6 @@ class InputSettings:
     after the start of the job."""
 
     def __post_init__(self) -> None:
-        """Check the limits, and that the format may have a schema."""
         if self.latest and not self.earliest <= self.latest < date.max:
             raise ValueError(f"latest {self.latest} is before earliest {self.earliest}, or has no day after it")
         if self.schema and self.format == "delta":
@@ -111,10 +109,8 @@ class QualitySettings:
     """Maximum number of days that an earlier load of the same path had and this one lacks: their rows are removed."""
 
     def __post_init__(self) -> None:
-        """Check that the limits are shares and ratios in order."""
-        for name in ("max_rejected", "min_ctr", "max_ctr"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        check_limits(self, "quality", "max_rejected", "min_ctr", "max_ctr", least=0, most=1)
+        check_limits(self, "quality", "max_vanished_days", least=0)
         if self.min_ctr > self.max_ctr:
             raise ValueError(f"min_ctr {self.min_ctr} is greater than max_ctr {self.max_ctr}")
         if self.min_rows_ratio < 0 or 0 < self.max_rows_ratio < self.min_rows_ratio or self.max_rows_ratio < 0:
@@ -122,8 +118,6 @@ class QualitySettings:
                 f"min_rows_ratio and max_rows_ratio must be >= 0 and ordered, got {self.min_rows_ratio} and "
                 f"{self.max_rows_ratio}"
             )
-        if self.max_vanished_days < 0:
-            raise ValueError(f"max_vanished_days must be >= 0, got {self.max_vanished_days}")
 
 
 @settings
@@ -147,7 +141,6 @@ class SplitSettings:
     """random: all rows of a domain with fewer examples are train; it is too small to be measured."""
 
     def __post_init__(self) -> None:
-        """Check that the fractions sum to 1 and that only keys of one kind are set."""
         if abs(sum(self.fractions) - 1) > 1e-9 or min(self.fractions) < 0 or self.fractions[0] == 0:
             raise ValueError(f"fractions must be >= 0, sum to 1 and leave something to train, got {self.fractions}")
         if min(self.val_days, self.test_days) < 0:
@@ -180,7 +173,6 @@ class NegativeSettings:
     ratio}."""
 
     def __post_init__(self) -> None:
-        """Check numbers and range."""
         if isinstance(self.ctr_ratio, dict):
             wrong = {domain: ratio for domain, ratio in self.ctr_ratio.items() if not ratio > 0}
             if wrong or not self.ctr_ratio:
@@ -203,7 +195,6 @@ class ShardSettings:
     """Size of a row group, MB in memory, the unit in which ranks read."""
 
     def __post_init__(self) -> None:
-        """Check the counts."""
         if self.rows < 1 or not 0 <= self.count <= 100_000 or not 1 <= self.row_group_mb < 2048:
             raise ValueError(
                 "rows must be >= 1, row_group_mb in [1, 2048) and count in [0, 100000], got "
@@ -221,7 +212,6 @@ class IdSettings:
     """Number of buckets into which ids are hashed; the buckets then replace the ids; 0: ids are not hashed."""
 
     def __post_init__(self) -> None:
-        """Check the counts."""
         if self.min_count < 1 or not 0 <= self.buckets < 1 << 31:
             raise ValueError(
                 f"min_count must be >= 1 and buckets in [0, 2^31), got {self.min_count} and {self.buckets}"
@@ -257,9 +247,7 @@ class ExamplesSettings:
     warning; false: that is an error instead."""
 
     def __post_init__(self) -> None:
-        """Check the window."""
-        if self.days < 0:
-            raise ValueError(f"days must be >= 0, got {self.days}")
+        check_limits(self, "examples", "days", least=0)
 
 
 @settings
@@ -291,10 +279,8 @@ class MaintainSettings:
     """Report what would be removed, and change nothing."""
 
     def __post_init__(self) -> None:
-        """Check the counts."""
-        for name in ("retention_days", "keep_runs", "keep_champions", "history_days", "scores_days"):
-            if not 0 <= getattr(self, name) <= 100_000:
-                raise ValueError(f"maintain.{name} must be in [0, 100000], got {getattr(self, name)}")
+        days = ("retention_days", "history_days", "scores_days")
+        check_limits(self, "maintain", *days, "keep_runs", "keep_champions", least=0, most=100_000)
 
 
 @settings
@@ -312,6 +298,5 @@ class ForgetSettings:
     """Count the rows, and change nothing."""
 
     def __post_init__(self) -> None:
-        """Check the ids."""
         if any(not user.strip() for user in self.users):
             raise ValueError("forget.users holds a blank id")

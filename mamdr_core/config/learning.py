@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mamdr_core.config.engine import InnerSettings, OuterSettings
-from mamdr_core.config.settings import settings
+from mamdr_core.config.settings import check_limits, settings
 
 
 @settings
@@ -52,11 +52,9 @@ class DRSettings:
     another part of the rows. 0: no limit."""
 
     def __post_init__(self) -> None:
-        zero_or_more = ("k", "batch_size", "most_steps", "target_rows", "gamma", "lr", "support_ratio")
-        one_or_more = ("support_rows", "every", "epochs", "patience")
-        for name, least in {**dict.fromkeys(zero_or_more, 0), **dict.fromkeys(one_or_more, 1)}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"dr.{name} must be >= {least}, got {getattr(self, name)}")
+        sizes = ("k", "batch_size", "most_steps", "target_rows")
+        check_limits(self, "dr", *sizes, "gamma", "lr", "support_ratio", least=0)
+        check_limits(self, "dr", "support_rows", "every", "epochs", "patience", least=1)
         if self.schedule == "settled" and self.every > 1:
             raise ValueError(f"dr.every > 1 needs dr.schedule rounds, and it is settled: got {self.every}")
 

@@ -3,7 +3,7 @@
 import math
 from typing import Literal
 
-from mamdr_core.config.settings import settings
+from mamdr_core.config.settings import check_limits, settings
 
 
 @settings
@@ -30,12 +30,8 @@ class LrSchedule:
     alone does not make the outer steps smaller."""
 
     def __post_init__(self) -> None:
-        for name in ("warmup_rounds", "decay_rounds"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"lr_schedule.{name} must be >= 0, got {getattr(self, name)}")
-        for name in ("start_factor", "end_factor"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"lr_schedule.{name} must be within [0, 1], got {getattr(self, name)}")
+        check_limits(self, "lr_schedule", "warmup_rounds", "decay_rounds", least=0)
+        check_limits(self, "lr_schedule", "start_factor", "end_factor", least=0, most=1)
         if self.decay == "exponential" and not self.end_factor:
             raise ValueError("lr_schedule.end_factor must be > 0 if lr_schedule.decay is exponential, got 0")
 

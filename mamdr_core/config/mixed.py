@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from mamdr_core.config.settings import settings
+from mamdr_core.config.settings import check_limits, settings
 
 Effect = Literal["user", "item", "user_in_domain"]
 
@@ -34,11 +34,8 @@ class MixedSettings:
     def __post_init__(self) -> None:
         if len(set(self.effects)) < len(self.effects):
             raise ValueError(f"mixed.effects must differ, got {list(self.effects)}")
-        for name in ("sweeps", "factors"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"mixed.{name} must be >= 1, got {getattr(self, name)}")
-        if self.alone_above < 0:
-            raise ValueError(f"mixed.alone_above must be >= 0, got {self.alone_above}")
+        check_limits(self, "mixed", "sweeps", "factors", least=1)
+        check_limits(self, "mixed", "alone_above", least=0)
         for name in ("tolerance", "variance"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"mixed.{name} must be > 0, got {getattr(self, name)}")

@@ -1,6 +1,6 @@
 """Settings of the gate and of promotion."""
 
-from mamdr_core.config.settings import settings
+from mamdr_core.config.settings import check_limits, settings
 
 
 @settings
@@ -39,15 +39,9 @@ class GateSettings:
     that known users were given new ids. 1: not checked."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name in ("max_auc_drop", "max_weighted_auc_drop", "domain_drop", "least_auc", "least_day_lead"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"gate.{name} must be in [0, 1], got {getattr(self, name)}")
-        if self.max_gauc_drop is not None and not 0 <= self.max_gauc_drop <= 1:
-            raise ValueError(f"gate.max_gauc_drop must be in [0, 1], got {self.max_gauc_drop}")
-        for name in ("max_worse_share", "max_unseen"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"gate.{name} is a share in [0, 1], got {getattr(self, name)}")
+        drops = ("max_auc_drop", "max_weighted_auc_drop", "max_gauc_drop", "domain_drop")
+        shares = ("max_worse_share", "max_unseen", "least_day_lead")
+        check_limits(self, "gate", *drops, *shares, "least_auc", least=0, most=1)
         if not 0 < self.confidence < 1:
             raise ValueError(f"gate.confidence must be between 0 and 1, got {self.confidence}")
         if self.max_calibration < 1 or self.domain_clicks < 2:

@@ -1,6 +1,6 @@
 """Settings of the report."""
 
-from mamdr_core.config.settings import settings
+from mamdr_core.config.settings import check_limits, settings
 
 
 @settings
@@ -17,6 +17,4 @@ class ReportSettings:
     """Maximum number of domains in the conflict heat map; those with the most measured pairs are chosen."""
 
     def __post_init__(self) -> None:
-        """Check the counts."""
-        if min(self.days, self.listed, self.heat) < 1:
-            raise ValueError(f"need report.days, listed, heat >= 1: {self.days}, {self.listed}, {self.heat}")
+        check_limits(self, "report", "days", "listed", "heat", least=1)

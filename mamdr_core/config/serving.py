@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from mamdr_core.config.raw_id import RawId
-from mamdr_core.config.settings import settings
+from mamdr_core.config.settings import check_limits, settings
 
 BatchName = Annotated[
     str,
@@ -77,8 +77,7 @@ class CandidateSettings:
     takes 20 bytes, 4 for each feature, and its id (docs/serving.md)."""
 
     def __post_init__(self) -> None:
-        if self.most < 1:
-            raise ValueError(f"score.candidates.most must be >= 1, got {self.most}")
+        check_limits(self, "score.candidates", "most", least=1)
 
 
 @settings
@@ -103,8 +102,7 @@ class ScoreSettings:
     """The items that `top_k` chooses from."""
 
     def __post_init__(self) -> None:
-        if self.top_k < 0:
-            raise ValueError(f"score.top_k must be >= 0, got {self.top_k}")
+        check_limits(self, "score", "top_k", least=0)
         if self.top_k and not (self.input.path and self.candidates.path):
             missing = "input.path (rows of users and domains)" if not self.input.path else "candidates.path (items)"
             raise ValueError(f"score.top_k is {self.top_k}: set score.{missing} too")

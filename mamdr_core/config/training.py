@@ -8,7 +8,7 @@ from mamdr_core.config.learning import DRSettings, LearningSettings
 from mamdr_core.config.lr_schedule import LrSchedule
 from mamdr_core.config.mixed import MixedSettings
 from mamdr_core.config.raw_id import RawId
-from mamdr_core.config.settings import settings
+from mamdr_core.config.settings import check_limits, settings
 
 ReaderName = Literal["petastorm", "arrow"]
 
@@ -25,10 +25,8 @@ class CheckpointSettings:
     """Number of newest checkpoints that are kept; each also contains the best parameters so far."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name, least in {"minutes": 0, "rounds": 0, "keep": 1}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"checkpoint.{name} must be >= {least}, got {getattr(self, name)}")
+        check_limits(self, "checkpoint", "minutes", "rounds", least=0)
+        check_limits(self, "checkpoint", "keep", least=1)
 
     @property
     def is_regular(self) -> bool:
@@ -156,23 +154,15 @@ class TrainSettings:
     (docs/operations.md). Other jobs ignore it."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         memory = ("host_memory", "group_memory", "specific_memory", "table_memory")
-        for name in (*memory, "restarts", "stall_limit", "meta_lr"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"train.{name} must be >= 0, got {getattr(self, name)}")
+        others = ("restarts", "stall_limit", "meta_lr", "examples_version", "days")
+        check_limits(self, "train", *memory, *others, least=0)
+        counts = ("ranks", "batch_size", "epochs", "rounds_per_epoch", "validate_every", "patience")
+        check_limits(self, "train", *counts, "smallest_slice", "start_timeout", least=1)
         if not 0 < self.negative_rate <= 1:
             raise ValueError(f"train.negative_rate must be within (0, 1], got {self.negative_rate}")
-        if self.examples_version is not None and self.examples_version < 0:
-            raise ValueError(f"train.examples_version must be >= 0, got {self.examples_version}")
         if len(set(self.only_domains)) < len(self.only_domains):
             raise ValueError(f"train.only_domains must differ, got {list(self.only_domains)}")
-        if self.days < 0:
-            raise ValueError(f"train.days must be >= 0, got {self.days}")
-        counts = ("ranks", "batch_size", "epochs", "rounds_per_epoch", "validate_every", "patience")
-        for name in (*counts, "smallest_slice", "start_timeout"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"train.{name} must be >= 1, got {getattr(self, name)}")
 
     @property
     def most_epochs(self) -> int:
@@ -201,7 +191,6 @@ class TrackingSettings:
     """Maximum seconds for each tracker, after which it is abandoned with a warning."""
 
     def __post_init__(self) -> None:
-        """Check the addresses and the limit."""
         place = self.mlflow
         if place and (place.startswith("file:") or not ("://" in place or place.startswith("databricks"))):
             raise ValueError(

@@ -1,6 +1,7 @@
 """Parses untrusted YAML: only text, numbers, dates, lists and mappings of bounded size."""
 
 import math
+import re
 from datetime import date
 from typing import Any
 
@@ -11,6 +12,8 @@ from mamdr_core.runtime.errors import MamdrError
 DEPTH, NODES, WIDEST = 20, 200_000, 1 << 63
 WIDEST_MERGE = 10_000
 """Maximum number of keys of a mapping after merge keys are expanded."""
+_NOT_TEXT = re.compile("[\0\ud800-\udfff]")
+"""NUL, and surrogates, which UTF-8 cannot encode."""
 # PyYAML raises these for tagged values and for values that only look like a date or a number.
 _SLIPS = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
@@ -108,19 +111,11 @@ def _trouble(value: Any) -> str:
         return f"is {value}: give a finite number"
     if isinstance(value, int) and not -WIDEST <= value < WIDEST:
         return "is an integer of more than 64 bits"
-    if isinstance(value, str) and ("\0" in value or not _is_text(value)):
+    if isinstance(value, str) and _NOT_TEXT.search(value):
         return f"is text with characters that cannot be written to a file: {shorten(value)}"
     if value is None or isinstance(value, str | int | float | date | list | tuple | dict):
         return ""
     return f"is of the type {type(value).__name__}, which no key accepts"
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def shorten(value: object) -> str:

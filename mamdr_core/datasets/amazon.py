@@ -11,14 +11,7 @@ from pyspark.sql import functions as F
 from mamdr_core.config.datasets import ConvertSettings
 from mamdr_core.config.job_config import Config
 from mamdr_core.config.lake import InputSettings
-from mamdr_core.datasets.conversion import (
-    count_faults,
-    count_log,
-    describe,
-    output_folder,
-    publish,
-    source_folder,
-)
+from mamdr_core.datasets.conversion import count_faults, count_log, describe, output_folder, publish, source_folder
 from mamdr_core.datasets.paper_tables import LogCounts, find_paper_set
 from mamdr_core.lake.core.caching import kept_frames
 from mamdr_core.lake.core.unreadable import readable

@@ -9,16 +9,10 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mamdr_core.config.job_config import Config
-from mamdr_core.datasets.conversion import (
-    count_faults,
-    count_log,
-    describe,
-    output_folder,
-    publish,
-    source_folder,
-)
+from mamdr_core.datasets.conversion import count_faults, count_log, describe, output_folder, publish, source_folder
 from mamdr_core.datasets.paper_tables import find_paper_set
 from mamdr_core.lake.core.caching import kept_frames
+from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.files import Files
 from mamdr_core.runtime.errors import MamdrError
 
@@ -66,7 +60,7 @@ def convert_taobao(spark: SparkSession, config: Config) -> dict[str, Any]:
         vector_figures = {of: _count_vectors(tables.vectors[of], known[of], of) for of in EMBEDDINGS}
         groups = keep(group_clicks(tables.clicks, known["user"], known["item"]))
         themes = choose_themes(groups, settings.themes)
-        domains = spark.createDataFrame(list(themes.items()), "domain string, theme string")
+        domains = local_frame(spark, list(themes.items()), "domain string, theme string")
         groups = groups.join(F.broadcast(domains), "theme", "left")
         pairs = keep(groups.where("domain IS NOT NULL AND fault IS NULL").withColumn("clicks", F.lit(1)))
         counts, rows = count_log(pairs), _count_rows(groups)

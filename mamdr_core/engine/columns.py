@@ -37,7 +37,6 @@ class Columns:
     bag_weights: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        """Number of rows N."""
         return len(self.labels)
 
     @property

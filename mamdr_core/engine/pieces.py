@@ -57,7 +57,6 @@ class Pieces:
     owner: NDArray[np.int64]
 
     def __getitem__(self, places: NDArray[np.int64] | slice) -> "Pieces":
-        """Select pieces."""
         return Pieces(self.start[places], self.length[places], self.owner[places])
 
     def padded(self, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mamdr_core.engine.parameters import Change, Rows
-from mamdr_core.engine.slots import Slots
+from mamdr_core.engine.vector_buffers import VectorBuffer
 
 T = TypeVar("T")
 
@@ -45,21 +45,21 @@ def group_size(device: str, vector_bytes: int) -> int:
     return max(1, GROUP_BYTES[device] // max(1, vector_bytes))
 
 
-class Stored(Mapping[int, Change]):
-    """theta_i by domain index in slots and rows, read on the CPU one domain at a time; zero without a slot.
+class SpecificValues(Mapping[int, Change]):
+    """theta_i by domain index, read on the CPU one domain at a time; zero without an entry.
 
     Args:
-        slots: storage of the dense parameters.
+        buffer: storage of the dense parameters.
         like: a vector [P] of their type.
-        slot: number of the slot of each domain that has one.
+        entry: number of the entry of each domain that has one.
         rows: embedding rows by domain and table.
     """
 
     def __init__(
-        self, slots: Slots, like: Tensor, slot: Mapping[int, int], rows: Mapping[int, dict[str, Rows]]
+        self, buffer: VectorBuffer, like: Tensor, entry: Mapping[int, int], rows: Mapping[int, dict[str, Rows]]
     ) -> None:
-        self.slots, self._like = slots, like
-        self._slot, self._rows = dict(slot), dict(rows)
+        self.buffer, self._like = buffer, like
+        self._entry, self._rows = dict(entry), dict(rows)
 
     @property
     def vector_bytes(self) -> int:
@@ -69,8 +69,8 @@ class Stored(Mapping[int, Change]):
     def __getitem__(self, domain: int) -> Change:
         """A copy of theta_i of a domain."""
         rows, dense = dict(self._rows[domain]), torch.zeros_like(self._like, device="cpu")
-        if domain in self._slot:
-            self.slots.read(self._slot[domain], dense)
+        if domain in self._entry:
+            self.buffer.read(self._entry[domain], dense)
         return Change(dense, rows)
 
     def __iter__(self) -> Iterator[int]:
@@ -78,39 +78,38 @@ class Stored(Mapping[int, Change]):
         return iter(sorted(self._rows))
 
     def __len__(self) -> int:
-        """Number of domains."""
         return len(self._rows)
 
     def __contains__(self, domain: object) -> bool:
-        """Whether a domain is in the mapping."""
         return domain in self._rows
 
 
-class SpecificStore(Stored):
+class SpecificStore(SpecificValues):
     """theta_i by domain index, zero until it is first written.
 
-    Dense parameters are stored in slots, embedding rows in memory. Writing a domain overwrites its slot, unless it
-    contains the best values (`keep`) or values that a checkpoint is still writing (`hold`), so neither needs a copy.
-    A domain uses at most two slots, and two more while a checkpoint is written.
+    Dense parameters are stored in entries of a buffer, embedding rows in memory. Writing a domain overwrites its entry,
+    unless it contains the best values (`keep`) or values that a checkpoint is still writing (`hold`), so neither needs
+    a copy.
+    A domain uses at most two entries, and two more while a checkpoint is written.
 
     Args:
         domains: domains of the rank.
-        slots: storage of the dense parameters.
+        buffer: storage of the dense parameters.
         like: a vector [P] of their type, on the device on which they are used.
 
     Example:
-        >>> from mamdr_core.engine.slots import MemorySlots
-        >>> store = SpecificStore([3, 5], MemorySlots(torch.zeros(2)), torch.zeros(2))
+        >>> from mamdr_core.engine.vector_buffers import MemoryBuffer
+        >>> store = SpecificStore([3, 5], MemoryBuffer(torch.zeros(2)), torch.zeros(2))
         >>> for group in store.groups([3, 5]):
         ...     group[3].move(Change(torch.ones(2)), 0.5)
         >>> store[3].dense
         tensor([0.5000, 0.5000])
     """
 
-    def __init__(self, domains: Iterable[int], slots: Slots, like: Tensor) -> None:
-        super().__init__(slots, like, {}, {domain: {} for domain in domains})
+    def __init__(self, domains: Iterable[int], buffer: VectorBuffer, like: Tensor) -> None:
+        super().__init__(buffer, like, {}, {domain: {} for domain in domains})
         self._kept_rows: dict[int, dict[str, Rows]] = {}
-        self._kept_slot: dict[int, int] = {}
+        self._kept_entry: dict[int, int] = {}
         self._held: set[int] = set()
         self._free: list[int] = []
         self._used = 0
@@ -128,14 +127,14 @@ class SpecificStore(Stored):
             changes: write a group after the caller has used it.
         """
         parts = [domains[first : first + self._group] for first in range(0, len(domains), self._group)]
-        in_background = self.slots.where == "file" or self._like.device.type != "cpu"
-        buffers = [self._like.new_empty(0)] * 3  # one in use, one being read, one being written
+        in_background = self.buffer.where == "file" or self._like.device.type != "cpu"
+        tensors = [self._like.new_empty(0)] * 3  # one in use, one being read, one being written
 
         def read(number: int) -> dict[int, Change]:
             size = len(parts[number])
-            if len(buffers[number % 3]) < size:
-                buffers[number % 3] = self._like.new_empty(size, len(self._like))
-            return self._read(parts[number], buffers[number % 3][:size])
+            if len(tensors[number % 3]) < size:
+                tensors[number % 3] = self._like.new_empty(size, len(self._like))
+            return self._read(parts[number], tensors[number % 3][:size])
 
         with ThreadPoolExecutor(1) as pool:
 
@@ -166,28 +165,28 @@ class SpecificStore(Stored):
 
     def keep(self) -> None:
         """Keep the current values as the best."""
-        self._kept_slot, self._kept_rows = dict(self._slot), dict(self._rows)
+        self._kept_entry, self._kept_rows = dict(self._entry), dict(self._rows)
         self._reclaim()
 
     def restore(self) -> None:
         """Return to the best values."""
-        self._slot, self._rows = dict(self._kept_slot), dict(self._kept_rows)
+        self._entry, self._rows = dict(self._kept_entry), dict(self._kept_rows)
         self._reclaim()
 
-    def now(self) -> Stored:
+    def now(self) -> SpecificValues:
         """The current values, valid until the next write."""
-        return Stored(self.slots, self._like, self._slot, self._rows)
+        return SpecificValues(self.buffer, self._like, self._entry, self._rows)
 
-    def hold(self) -> tuple[Stored, Stored]:
+    def hold(self) -> tuple[SpecificValues, SpecificValues]:
         """The best values, and the current ones of domains where they differ; neither changes until `release`."""
-        best = Stored(self.slots, self._like, self._kept_slot, self._kept_rows)
+        best = SpecificValues(self.buffer, self._like, self._kept_entry, self._kept_rows)
         changed = {
             domain: rows
             for domain, rows in self._rows.items()
-            if self._slot.get(domain) != self._kept_slot.get(domain) or rows is not self._kept_rows.get(domain)
+            if self._entry.get(domain) != self._kept_entry.get(domain) or rows is not self._kept_rows.get(domain)
         }
-        self._held = {*self._slot.values(), *self._kept_slot.values()}
-        return best, Stored(self.slots, self._like, self._slot, changed)
+        self._held = {*self._entry.values(), *self._kept_entry.values()}
+        return best, SpecificValues(self.buffer, self._like, self._entry, changed)
 
     def load(self, best: Mapping[int, Change], now: Mapping[int, Change]) -> None:
         """Load the values from `hold` for the domains of the store."""
@@ -205,12 +204,12 @@ class SpecificStore(Stored):
         self._reclaim()
 
     def _reclaim(self) -> None:
-        used = {*self._slot.values(), *self._kept_slot.values(), *self._held}
-        self._free = [slot for slot in range(self._used) if slot not in used]
+        used = {*self._entry.values(), *self._kept_entry.values(), *self._held}
+        self._free = [entry for entry in range(self._used) if entry not in used]
 
     @property
     def dense_bytes(self) -> int:
-        """Bytes of the largest number of slots in use so far, including those of best values and checkpoints."""
+        """Bytes of the largest number of entries in use so far, including those of best values and checkpoints."""
         return self._used * self._like.nbytes
 
     @property
@@ -231,8 +230,8 @@ class SpecificStore(Stored):
         on_gpu = out.device.type != "cpu"
         here = torch.empty(out.shape, dtype=out.dtype, pin_memory=True) if on_gpu else out
         for domain, row_P in zip(domains, here, strict=True):
-            if domain in self._slot:
-                self.slots.read(self._slot[domain], row_P)
+            if domain in self._entry:
+                self.buffer.read(self._entry[domain], row_P)
             else:
                 row_P.zero_()
         if on_gpu:
@@ -243,16 +242,16 @@ class SpecificStore(Stored):
         for domain, change in group.items():
             if domain not in self._rows:
                 raise KeyError(domain)
-            slot = self._slot.get(domain)
-            if slot is None or slot == self._kept_slot.get(domain) or slot in self._held:
-                slot = self._new_slot()
-            self.slots.write(slot, change.dense.cpu())
-            self._slot[domain], self._rows[domain] = slot, change.rows
+            entry = self._entry.get(domain)
+            if entry is None or entry == self._kept_entry.get(domain) or entry in self._held:
+                entry = self._new_entry()
+            self.buffer.write(entry, change.dense.cpu())
+            self._entry[domain], self._rows[domain] = entry, change.rows
 
-    def _new_slot(self) -> int:
+    def _new_entry(self) -> int:
         if self._free:
             return self._free.pop()
         if self._used == self._room:
-            self._room = self.slots.grow()
+            self._room = self.buffer.grow()
         self._used += 1
         return self._used - 1

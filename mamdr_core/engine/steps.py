@@ -38,7 +38,6 @@ class Batch:
     rows: slice
 
     def __len__(self) -> int:
-        """Number of rows."""
         size: int = self.rows.stop - self.rows.start
         return size
 
@@ -66,7 +65,6 @@ class Steps:
         return any(batch.visit.groups for batches in self.batches for batch in batches)
 
     def __len__(self) -> int:
-        """Number of steps S."""
         return len(self.batches)
 
     @property

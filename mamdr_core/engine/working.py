@@ -45,7 +45,7 @@ class TouchedRows(Touched):
 
 
 @dataclass(frozen=True)
-class _Part:
+class _TableSpan:
     """The rows of one table: ids and trajectories, int64 [T], and their range in the matrix of the stack."""
 
     table: Table
@@ -88,13 +88,13 @@ class StackedRows(ABC):
         self.per_domain = tables[0].per_domain
         self.trains = trains
         self.is_fresh = state is None
-        self._parts: list[_Part] = []
+        self._parts: list[_TableSpan] = []
         start_TD, may_move_T = [], []
         limits = trains and any(scope.only for scope in scopes)
         self._count = 0
         for table, keys_T in zip(tables, keys, strict=True):
             span = slice(self._count, self._count + len(keys_T))
-            part = _Part(table, keys_T % table.rows, keys_T // table.rows, span)
+            part = _TableSpan(table, keys_T % table.rows, keys_T // table.rows, span)
             self._parts.append(part)
             start_TD.append(stacked_rows(thetas, table, part.ids_T, part.of_T))
             if limits:
@@ -199,7 +199,7 @@ class StackedRows(ABC):
             for change, own_ids, own in zip(changes, ids.split(sizes), values.split(sizes), strict=True):
                 change.rows[part.table.name] = Rows(own_ids, own)
 
-    def _moments(self, part: _Part) -> list[Tensor]:
+    def _moments(self, part: _TableSpan) -> list[Tensor]:
         """State of the optimizer for the rows of a table, views [T, D]; one number per row is in all columns."""
         return [self._rows[copy * (self._count + 1) :][part.span] for copy in range(1, self._copies)]
 

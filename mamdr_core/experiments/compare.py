@@ -15,6 +15,7 @@ from mamdr_core.experiments.measured import read_measured
 from mamdr_core.experiments.report import latex, markdown, sheets_of
 from mamdr_core.experiments.running import Runner, TrialOutcomes
 from mamdr_core.experiments.trials import Trial, compared_pairs, make_trial
+from mamdr_core.lake.core.few import declared_frame
 from mamdr_core.lake.core.sql import literal
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.runtime.errors import MamdrError
@@ -24,8 +25,6 @@ from mamdr_core.training.files.folders import staged
 from mamdr_core.training.parents import resolve_parent
 from mamdr_core.training.preparing import prepare_examples
 from mamdr_core.training.runs import fingerprint_of
-from schemas import TABLES
-from schemas.spark import spark_schema
 
 logger = logging.getLogger(__name__)
 
@@ -101,10 +100,8 @@ def write_comparison(
     train_rows_n = pinned.counts["train"]
     comparison = compare(_entries(trials, pinned, outcomes), measured, train_rows_n, baseline)
     made = {"comparison": name, "examples_version": pinned.versions["examples"], "made_at": datetime.now(UTC)}
-    table = TABLES["comparisons"]
-    values = [tuple((made | row).get(column) for column in table.column_names) for row in comparison.rows]
-    frame = spark.createDataFrame(values, spark_schema(table))
-    lake.overwrite_where(table, frame, f"comparison = {literal(name)}")
+    frame = declared_frame(spark, "comparisons", [made | row for row in comparison.rows])
+    lake.overwrite_where("comparisons", frame, f"comparison = {literal(name)}")
     sheets = sheets_of(comparison, pinned.domain_ids, train_rows_n, largest)
     text = markdown(name, sheets)
     with staged(as_path(lake.path_of("reports", name))) as folder:

@@ -23,6 +23,7 @@ from mamdr_core.experiments.gradients import (
     measure_pairs,
 )
 from mamdr_core.experiments.plots import plot_conflict
+from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.sql import literal
 from mamdr_core.learning.domain_negotiation import DomainNegotiation
 from mamdr_core.learning.learner import Learner
@@ -174,9 +175,8 @@ def _record(
             (trained.run_id, stage, one, other, ids[one], ids[other], value, inner) for one, other, value, inner in each
         ]
     for name, rows in (("conflicts", summaries), ("domain_conflicts", found)):
-        table = TABLES[name]
-        frame = spark.createDataFrame(rows, spark_schema(table))
-        trained.lake.overwrite_where(table, frame, f"run_id = {literal(trained.run_id)}")
+        frame = local_frame(spark, rows, spark_schema(TABLES[name]))
+        trained.lake.overwrite_where(name, frame, f"run_id = {literal(trained.run_id)}")
 
 
 def _draw(trained: TrainedRun, stages: Mapping[str, Agreement]) -> list[str]:

@@ -17,6 +17,7 @@ from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.hashing import derive_seed
 from mamdr_core.engine.metrics import DomainMetrics
 from mamdr_core.experiments.permutation import Importance, choose_features, measure_importance, spread
+from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.sql import literal
 from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.parallel.collective import SingleProcess
@@ -132,21 +133,9 @@ def _record(
         rows.append((*first, None, None, *overall, *last))
         drop_n, std_n = (figure.tolist() for figure in spread(each.drops_Rn))
         rows += [
-            (
-                *first,
-                n,
-                ids[n],
-                rows_n[n],
-                auc_n[n],
-                none_if_nan(drop_n[n]),
-                none_if_nan(std_n[n]),
-                None,
-                None,
-                None,
-                *last,
-            )
+            (*first, n, ids[n], rows_n[n], auc_n[n], none_if_nan(drop_n[n]), none_if_nan(std_n[n]), *[None] * 3, *last)
             for n in measured
         ]
-    frame = spark.createDataFrame(rows, spark_schema(table))
+    frame = local_frame(spark, rows, spark_schema(table))
     where = f"run_id = {literal(trained.run_id)} AND split = {literal(split)}"
     trained.lake.overwrite_where(table, frame, where)

@@ -1,4 +1,4 @@
-"""Figures of experiments as SVG: lines with spread, heat maps."""
+"""Figures of experiments as SVG files: lines with spread, heat maps. Charts of report pages are in `reports.plot`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

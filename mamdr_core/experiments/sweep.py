@@ -18,6 +18,7 @@ from mamdr_core.experiments.running import Runner, TrialOutcomes
 from mamdr_core.experiments.search import search_points, space_of
 from mamdr_core.experiments.sheets import sweep_sheets
 from mamdr_core.experiments.trials import check_keys, check_pairs
+from mamdr_core.lake.core.few import declared_frame
 from mamdr_core.lake.core.sql import literal
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.runtime.errors import MamdrError
@@ -27,8 +28,6 @@ from mamdr_core.training.files.folders import staged
 from mamdr_core.training.parents import resolve_parent
 from mamdr_core.training.preparing import prepare_examples
 from mamdr_core.training.runs import fingerprint_of
-from schemas import TABLES
-from schemas.spark import spark_schema
 
 logger = logging.getLogger(__name__)
 
@@ -147,9 +146,8 @@ def _write_sweep(
     grid = config.sweep.grid
     rows = _rows(lake, pinned, points, outcomes, bool(config.sweep.trials))
     made = {"sweep": name, "examples_version": pinned.versions["examples"], "made_at": datetime.now(UTC)}
-    table = TABLES["sweeps"]
-    values = [tuple((made | row).get(column) for column in table.column_names) for row in rows]
-    lake.overwrite_where(table, spark.createDataFrame(values, spark_schema(table)), f"sweep = {literal(name)}")
+    frame = declared_frame(spark, "sweeps", [made | row for row in rows])
+    lake.overwrite_where("sweeps", frame, f"sweep = {literal(name)}")
     sheets = sweep_sheets(rows, grid)
     text = markdown(name, sheets)
     with staged(as_path(lake.path_of("reports", name))) as folder:

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mamdr_core.config.experiments import CompareSettings
 from mamdr_core.config.job_config import Config, with_values
 from mamdr_core.learning.methods import METHODS, find_method
 from mamdr_core.models.structures import MODELS, find_structure
@@ -80,7 +79,9 @@ def compared_pairs(config: Config) -> list[tuple[str, str]]:
         pairs = [(model, method) for model in settings.models or (config.model.name,) for method in settings.methods]
     check_pairs("compare", pairs)
     check_overrides("compare.overrides", settings.overrides, pairs)
-    _check_baseline(settings, pairs)
+    known = dict.fromkeys([*(method for _, method in pairs), *("/".join(pair) for pair in pairs)])
+    if settings.baseline not in known:
+        raise MamdrError(f"compare.baseline {settings.baseline!r} is not compared; give one of {', '.join(known)}")
     return list(dict.fromkeys(pairs))
 
 
@@ -127,12 +128,6 @@ def check_keys(where: str, keys: Mapping[str, Any]) -> None:
     for key in keys:
         if key in _TRIAL_KEYS or not key.startswith(("model.", "train.")):
             raise MamdrError(f"{where}: {key} cannot be set for a trial; use keys of model and train but {_TRIAL_KEYS}")
-
-
-def _check_baseline(settings: CompareSettings, pairs: Sequence[tuple[str, str]]) -> None:
-    known = dict.fromkeys([*(method for _, method in pairs), *("/".join(pair) for pair in pairs)])
-    if settings.baseline not in known:
-        raise MamdrError(f"compare.baseline {settings.baseline!r} is not compared; give one of {', '.join(known)}")
 
 
 def baseline_of(pair: tuple[str, str], baseline: str) -> tuple[str, str]:

@@ -27,7 +27,7 @@ class Dropout(nn.Module):
     def __init__(self, rate: float) -> None:
         super().__init__()
         if not 0 <= rate < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {rate}")
+            raise ValueError(f"dropout must be in [0, 1), got {rate}")
         self.rate = rate
         self.layer = 0
         self.register_buffer("key", torch.zeros((), dtype=torch.int32), persistent=False)
@@ -39,10 +39,6 @@ class Dropout(nn.Module):
         position = torch.arange(x.numel(), dtype=torch.int32, device=x.device).view(x.shape)
         kept = _hash(position ^ self.key ^ signed32(self.layer * _SALT)) & 0xFFFF >= round(self.rate * 0x10000)
         return torch.where(kept, x / (1 - self.rate), torch.zeros_like(x))
-
-    def extra_repr(self) -> str:
-        """Text of the rate for `repr`."""
-        return f"rate={self.rate}"
 
 
 def _hash(x: Tensor) -> Tensor:

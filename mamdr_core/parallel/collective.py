@@ -138,7 +138,7 @@ class _SimulatedExchange:
 
 
 def run_simulated(task: Callable[[Collective], T], ranks: int) -> list[T]:
-    """Simulate ranks in this process, for dry runs and tests; only one runs at a time.
+    """Simulate ranks in this process, for tests and benchmarks; only one runs at a time.
 
     Returns:
         The results of the ranks, in rank order.

@@ -37,14 +37,7 @@ _END = 10.0
 def run_on_torch(
     spark: "SparkSession", job: RankJob[T], ranks: int, start_timeout: int, output: RankOutput
 ) -> list[T | StoppedError]:
-    """Run the job on every rank and return the results in rank order.
-
-    Args:
-        spark: the session whose executors hold the ranks.
-        job: the job of the ranks.
-        ranks: world size W.
-        start_timeout: seconds within which all ranks must start.
-        output: receives the output of the ranks.
+    """Run the job on every rank and return the results in rank order; for arguments see `run_on_horovod`.
 
     Raises:
         MamdrError: dynamic allocation is enabled, which barrier stages do not support.

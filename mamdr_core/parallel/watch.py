@@ -47,7 +47,6 @@ class Watch:
         self._thread = threading.Thread(target=self._check, name="watch", daemon=True)
 
     def __enter__(self) -> Self:
-        """Start watching."""
         if self._limit:
             self._thread.start()
         return self
@@ -55,7 +54,6 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop watching."""
         if self._limit:
             self._ended.set()
             self._thread.join()

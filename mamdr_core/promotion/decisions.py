@@ -7,11 +7,10 @@ from typing import Any
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
-from mamdr_core.lake.core.few import local_frame
+from mamdr_core.lake.core.few import declared_frame
 from mamdr_core.lake.core.sql import literal
 from mamdr_core.lake.core.tables import Lake
 from schemas import TABLES
-from schemas.spark import spark_schema
 
 _DECISION = ("run_id", "champion_run_id", "ds", "passed", "reasons", "decided_at")
 _MEASURED = [name for name in TABLES["gate_decisions"].column_names if name not in _DECISION]
@@ -62,7 +61,6 @@ def find_decision(lake: Lake, run_id: str) -> Decision | None:
 
 def record_decision(spark: SparkSession, lake: Lake, decision: Decision) -> None:
     """Write a decision; it replaces an earlier decision about the same run."""
-    table = TABLES["gate_decisions"]
     values = decision.figures | {
         "run_id": decision.run_id,
         "champion_run_id": decision.champion,
@@ -71,9 +69,8 @@ def record_decision(spark: SparkSession, lake: Lake, decision: Decision) -> None
         "reasons": decision.reasons,
         "decided_at": datetime.now(UTC),
     }
-    row = tuple(values.get(name) for name in table.column_names)
-    frame = local_frame(spark, [row], spark_schema(table))
-    lake.overwrite_where(table, frame, f"run_id = {literal(decision.run_id)}")
+    frame = declared_frame(spark, "gate_decisions", [values])
+    lake.overwrite_where("gate_decisions", frame, f"run_id = {literal(decision.run_id)}")
 
 
 def is_older(run: dict[str, Any], champion: Row) -> bool:

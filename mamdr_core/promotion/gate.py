@@ -12,7 +12,6 @@ from mamdr_core.lake.champion import day_after, find_champion, find_run
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.promotion.decisions import Decision, find_decision, is_older, newer_day_serves, record_decision
 from mamdr_core.promotion.figures import figures_of, record_domains
-from mamdr_core.promotion.intervals import Ints
 from mamdr_core.promotion.judging import Verdict, describe_interval, judge, mean_auc, weighted_auc
 from mamdr_core.promotion.measuring import PairedFigures, measure
 from mamdr_core.promotion.opening import OpenedModel, days_of_rows, open_challenger, open_champion
@@ -79,7 +78,7 @@ def _decide_by_measuring(spark: SparkSession, config: Config, run: dict[str, Any
     record_domains(spark, trained.lake, trained.run_id, champion_id, trained.pinned.domain_ids, paired, verdict)
     reasons = [*(verdict.violations or [_describe_pass(paired, verdict, config.gate)]), *([problem] if problem else [])]
     figures = figures_of(paired, verdict, unseen) | {
-        "day": _newest(days),
+        "day": date.fromordinal(_EPOCH + int(days[-1])) if len(days) else None,
         "examples_version": trained.pinned.versions["examples"],
     }
     return Decision(trained.run_id, champion_id, run["ds"], not verdict.violations, reasons, figures)
@@ -108,7 +107,3 @@ def _describe_pass(paired: PairedFigures, verdict: Verdict, settings: GateSettin
         f"{weighted_auc(paired.challenger):.4f} against {weighted_auc(paired.champion):.4f}; "
         f"{int(verdict.worse_n.sum())} of {int(verdict.judged_n.sum())} domains are worse"
     )
-
-
-def _newest(days: Ints) -> date | None:
-    return date.fromordinal(_EPOCH + int(days[-1])) if len(days) else None

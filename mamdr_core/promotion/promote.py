@@ -12,14 +12,12 @@ from pyspark.sql import Row, SparkSession
 from mamdr_core.config.job_config import Config
 from mamdr_core.config.promotion import PromoteSettings
 from mamdr_core.lake.champion import find_run, resolve_run
-from mamdr_core.lake.core.few import local_frame
+from mamdr_core.lake.core.few import declared_frame
 from mamdr_core.lake.core.retries import TRIES
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.promotion.decisions import find_decision, is_older, newer_day_serves
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.training.files.metadata import read_metadata
-from schemas import TABLES
-from schemas.spark import spark_schema
 
 logger = logging.getLogger(__name__)
 
@@ -151,9 +149,7 @@ def _add(
         "forced": settings.force,
         "promoted_at": datetime.now(UTC),
     }
-    table = TABLES["promotions"]
-    row = tuple(values[name] for name in table.column_names)
-    return lake.append_to(table, local_frame(spark, [row], spark_schema(table)), len(history))
+    return lake.append_to("promotions", declared_frame(spark, "promotions", [values]), len(history))
 
 
 def _result(

@@ -1,4 +1,8 @@
-"""Charts as inline SVG; colours are CSS variables of the page, so that charts follow its colour scheme."""
+"""Charts as inline SVG; colours are CSS variables of the page, so that charts follow its colour scheme.
+
+Not drawn by matplotlib, which draws the files that experiments write for papers (`experiments.plots`): its SVG has
+fixed colours and font sizes, neither tooltips nor a text alternative, and no dots that the script of the page can name.
+"""
 
 import json
 import math

@@ -100,7 +100,6 @@ class StorePath:
     url: str
 
     def __str__(self) -> str:
-        """The URL."""
         return self.url
 
     def __truediv__(self, name: str) -> "StorePath":

@@ -46,7 +46,6 @@ class Plugin:
     name: str
 
     def __post_init__(self) -> None:
-        """Check the name."""
         if not _NAME.fullmatch(self.name):
             raise MamdrError(f"{self.key} is {self.name!r}; expected my_package.my_module:Name")
 

@@ -33,15 +33,7 @@ from mamdr_core.serving.candidates import (
 )
 from mamdr_core.serving.ranking import Best, Piece, block_rows, choose_best
 from mamdr_core.serving.requests import MALFORMED, Work, encode_requests, requests_of, source_of
-from mamdr_core.serving.scorer import (
-    KEPT,
-    Scorer,
-    index_of,
-    open_scorer,
-    predict_batch,
-    scored_batch,
-    scored_schema,
-)
+from mamdr_core.serving.scorer import KEPT, Scorer, index_of, open_scorer, predict_batch, scored_batch, scored_schema
 from mamdr_core.serving.served import Served
 from schemas import UNKNOWN_INDEX
 

@@ -30,14 +30,7 @@ from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.runtime.plugins import PluginImportError
 from mamdr_core.serving.opening import find_served, read_vectors, send_vectors
 from mamdr_core.serving.recommending import prepare_top_k
-from mamdr_core.serving.requests import (
-    MALFORMED,
-    Work,
-    encode_requests,
-    read_requests,
-    read_test_split,
-    source_of,
-)
+from mamdr_core.serving.requests import MALFORMED, Work, encode_requests, read_requests, read_test_split, source_of
 from mamdr_core.serving.scorer import index_of, score_batches, scored_schema
 from mamdr_core.serving.served import Served
 from mamdr_core.training.own_code import modules_of, plugins_of

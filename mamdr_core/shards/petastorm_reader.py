@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.fs
 
 from mamdr_core.shards.reading import RowGroupRun, locate, read_run
-from schemas import Table
+from schemas import DeclaredTable
 
 with warnings.catch_warnings():
     # Petastorm imports deprecated names, which users cannot fix.
@@ -38,7 +38,7 @@ _NUMPY_TYPES = {
 }
 
 
-def unischema(table: Table, columns: Sequence[str]) -> Unischema:
+def unischema(table: DeclaredTable, columns: Sequence[str]) -> Unischema:
     """The Petastorm schema of some columns of a declared table.
 
     Raises:
@@ -53,7 +53,9 @@ def unischema(table: Table, columns: Sequence[str]) -> Unischema:
     return Unischema(table.name, fields)
 
 
-def read_runs(runs: Sequence[RowGroupRun], table: Table, columns: Sequence[str]) -> Iterator[Iterator[pa.RecordBatch]]:
+def read_runs(
+    runs: Sequence[RowGroupRun], table: DeclaredTable, columns: Sequence[str]
+) -> Iterator[Iterator[pa.RecordBatch]]:
     """Read columns of some row groups, in the given order and in the caller's thread.
 
     Args:

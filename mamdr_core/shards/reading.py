@@ -16,7 +16,7 @@ from mamdr_core.config.training import ReaderName
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.runtime.heartbeat import beat
 from mamdr_core.runtime.object_store import SCHEME, file_system
-from schemas import Table
+from schemas import DeclaredTable
 
 BATCH_ROWS = 1 << 16
 """Rows that are decoded together: few enough to stay in a core's cache until they are copied."""
@@ -54,7 +54,7 @@ def read_footers(urls: Sequence[str]) -> list[Any]:
 
 
 def read_batches(
-    groups: Sequence[RowGroup], table: Table, columns: Sequence[str], reader: ReaderName = "petastorm"
+    groups: Sequence[RowGroup], table: DeclaredTable, columns: Sequence[str], reader: ReaderName = "petastorm"
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
     """Read columns of some row groups, in the given order and in the caller's thread.
 
@@ -82,14 +82,14 @@ def read_batches(
 
 
 def _read_with_arrow(
-    runs: Sequence[RowGroupRun], table: Table, columns: Sequence[str]
+    runs: Sequence[RowGroupRun], table: DeclaredTable, columns: Sequence[str]
 ) -> Iterator[Iterator[pa.RecordBatch]]:
     for run in runs:
         yield read_run(*locate(run.url), run.numbers, columns)
 
 
 def _read_with_petastorm(
-    runs: Sequence[RowGroupRun], table: Table, columns: Sequence[str]
+    runs: Sequence[RowGroupRun], table: DeclaredTable, columns: Sequence[str]
 ) -> Iterator[Iterator[pa.RecordBatch]]:
     try:
         from mamdr_core.shards.petastorm_reader import read_runs  # Petastorm is needed by this reader only

@@ -18,10 +18,10 @@ from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.hashing import derive_seed
 from mamdr_core.engine.parameters import Change, Rows, Shared
-from mamdr_core.engine.slots import slots_for
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.engine.state_memory import IN_MEMORY
 from mamdr_core.engine.step_options import StepOptions
+from mamdr_core.engine.vector_buffers import buffer_for
 from mamdr_core.learning.learner import Learner
 from mamdr_core.learning.methods import find_method
 from mamdr_core.mixed.mixed_model import MixedModel
@@ -55,9 +55,9 @@ def make_engine(
     """The engine of a config over a version of the examples; the model has its initial parameters.
 
     Args:
-        config, pinned, device: of the run.
+        config, pinned, device: configuration, examples and device of the run.
         share: reads the vectors.
-        name: which of the engines; the eager one where it only predicts.
+        name: name of the engine; the eager one is enough for predictions.
         vectors: fixed vectors by feature; None: they are read.
     """
     train = config.train
@@ -71,11 +71,11 @@ def make_engine(
 
 
 def rows_planned(config: Config, train_rows: int) -> int:
-    """Row-descents of a run of all its epochs at most: in DR a row k times, and its share of support rows as often.
+    """Maximum number of row-descents of a rank over all epochs; DR descends on each row k times, and on supports.
 
     Args:
-        config: of the run.
-        train_rows: training rows of a rank.
+        config: configuration of the run.
+        train_rows: training rows of the rank.
     """
     method = find_method(config.train.method)
     dr = method.settle(config.train.learning).dr
@@ -87,9 +87,10 @@ def rows_planned(config: Config, train_rows: int) -> int:
 
 
 def load_of(train: TrainSettings, rows_n: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The load that each domain puts on its owner, as placement counts it: its rows, or those that DR visits of it.
+    """Work of each domain for placement, in rows [n]: its training rows, or those that DR visits.
 
-    Ranks that lend rows share the work on theta_S, so that DR's decides, which `dr.target_rows` bounds.
+    Ranks that lend rows share the work on theta_S. Only the work of DR then depends on the placement, and
+    `dr.target_rows` bounds it.
 
     Args:
         train: the settings.
@@ -111,15 +112,15 @@ def make_learner(
     inherited: NDArray[np.bool_] | None = None,
     maps_state: bool = False,
 ) -> Learner:
-    """A rank's learner at the start of a run.
+    """The learner of a rank at the start of a run.
 
     Args:
-        config, pinned, choices: of the run.
+        config, pinned, choices: configuration, examples and choices of the run.
         share: reads the vectors.
-        own: by domain, whether the rank owns it, [n].
+        own: mask of the rank's domains, bool [n].
         collective: the ranks.
         train: the rank's training rows.
-        inherited: by domain, whether the rank takes its theta_i from a parent, [n]; None: of no domain.
+        inherited: mask of the domains whose theta_i the rank takes from a parent, bool [n]; None: no domain.
         maps_state: whether moments, momenta and the best theta_S are memory-mapped; see `memory_check.maps_state`.
     """
     vectors = machine_vectors(share, collective, config.train.scratch)
@@ -161,7 +162,7 @@ def make_learner(
 def initial_theta(
     config: Config, pinned: PinnedExamples, device: torch.device, collective: Collective, share: Share
 ) -> Shared:
-    """theta_S before training, the same whenever it is made; `share` has the vectors where trainable ones start."""
+    """theta_S before training, equal in every call; `share` has the initial values of trainable vectors."""
     drawn = (*_initial_model(config, pinned), config.train.seed, device)
     starts = share.vectors(trainable=True)
     if config.train.tables == "sharded":
@@ -186,11 +187,11 @@ def make_mixed(
     """The mixed model of a run before it is fitted.
 
     Args:
-        config, pinned: of the run.
+        config, pinned: configuration and examples of the run.
         engine: has the tables and the fixed vectors.
         train: this rank's training rows.
         collective: the ranks.
-        inherited: this rank's part of a parent's mixed model, which it starts from.
+        inherited: this rank's part of the mixed model of a parent, from which the fit starts.
     """
     known = inherited.part("weights").domains_of("weights") if inherited else []
     domains = sorted({*train.occupied.tolist(), *known})
@@ -202,29 +203,29 @@ def make_mixed(
 
 
 def make_store(settings: TrainSettings, like: Tensor, domains: Sequence[int]) -> SpecificStore:
-    """theta_i of zeros, in memory if all of it and the best of it fit.
+    """A store with theta_i of zeros, in memory if the current and the best values fit, otherwise in a file.
 
     Args:
-        settings: how much memory, and the scratch folder.
+        settings: memory limit and scratch folder.
         like: dense parameters [P] of theta_S.
-        domains: the rank's that have theta_i.
+        domains: the rank's domains with theta_i.
     """
     memory = settings.specific_memory * 1e9 or available_memory() / 2 / ranks_here()
     vectors = len(domains) * (4 if settings.checkpoint.is_regular else 2)
-    slots = slots_for(like, vectors, memory, settings.scratch)
-    if slots.where == "file":
+    buffer = buffer_for(like, vectors, memory, settings.scratch)
+    if buffer.where == "file":
         logger.info(
-            "theta_i of %d domains takes up to %.3g GB with the best and what a checkpoint writes: in a file",
+            "theta_i of %d domains takes up to %.3g GB, including best values and checkpoints: stored in a file",
             len(domains), vectors * like.nbytes / 1e9,
         )  # fmt: skip
         warn_if_in_memory(settings.scratch, "train.specific_memory")
-    return SpecificStore(domains, slots, like)
+    return SpecificStore(domains, buffer, like)
 
 
 def random_start(learner: Learner, config: Config, pinned: PinnedExamples, domain: int) -> Change:
-    """theta_i before training as the released reference code has it: a fresh random initialisation for each domain.
+    """theta_i before training as in the released reference code: a random initialisation for each domain.
 
-    Of dense parameters, and of the domain's own row of every table that is looked up by domain.
+    It covers the dense parameters, and the domain's row of every table that is looked up by domain.
     """
     seed = derive_seed(config.train.seed, domain, 1)
     inputs = declare_inputs(config.model, config.features, pinned.sizes)

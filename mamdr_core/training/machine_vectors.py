@@ -1,8 +1,8 @@
-"""Fixed vectors once for each machine: one of its ranks reads them into a scratch file, which all of them map.
+"""Reads fixed vectors once per machine: one rank writes them to a scratch file, which all ranks of the machine map.
 
-The pages are cache that the machine's ranks share, so vectors may be larger than its memory. The file's name is removed
-once all ranks have mapped it, and the kernel frees the file when the last of them ends, however it ends. A run that was
-killed before that leaves a file that nobody has locked; the next run removes it.
+Its pages are cache that the ranks share, so vectors may be larger than the memory of the machine. The name of the file
+is removed when all ranks have mapped it, and the kernel frees the file when the last rank ends or is killed. A run that
+was killed earlier leaves an unlocked file, which the next run removes.
 """
 
 import contextlib
@@ -26,29 +26,29 @@ from mamdr_core.shards.loading import Share
 from mamdr_core.training.choices import gather_trouble
 
 PREFIX, SUFFIX = "mamdr-", ".vectors"
-"""Start and end of the files' names."""
+"""Prefix and suffix of the file names."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-"""A name of the machine that its containers share."""
+"""An id of the machine that is equal in all of its containers."""
 EXCHANGE_SECONDS = 5.0
-"""Between two collectives while some ranks read and others wait: each is a heartbeat (mamdr_core.parallel.watch)."""
+"""Interval of collectives while some ranks read and others wait; each is a heartbeat (mamdr_core.parallel.watch)."""
 _ALIGNMENT = 64
 _MAP_NORESERVE = 0x4000
-"""Linux's flag for pages that count as cache: else a private mapping may not be larger than memory."""
+"""Linux flag for pages that count as cache; without it a private mapping must not be larger than memory."""
 
 Shapes = Mapping[str, tuple[int, int]]
 
 
 def machine_vectors(share: Share, collective: Collective, scratch: str = "") -> dict[str, Tensor]:
-    """The fixed vectors by feature, float32 [vocabulary + 1, size], to be read only; every rank calls it.
+    """The fixed vectors by feature, read-only float32 [vocabulary + 1, size]; all ranks must call this.
 
     Args:
-        share: reads them; the ranks' have the same features and version.
+        share: reads the vectors; it has the same features and version on all ranks.
         collective: the ranks.
-        scratch: folder of the file, with room for all fixed vectors; ranks of a machine that name the same folder share
-            them. Empty: the system's temporary folder.
+        scratch: folder of the file, with space for all fixed vectors; ranks of a machine with the same folder share the
+            file. Empty: the system's temporary folder.
 
     Raises:
-        MamdrError: the lake holds no vectors of that name and length, or the folder has no room; the same on all ranks.
+        MamdrError: the lake has no vectors of that name and length, or the folder is full; the same error on all ranks.
     """
     shapes = share.vector_shapes(trainable=False)
     if not shapes:
@@ -79,7 +79,7 @@ def machine_vectors(share: Share, collective: Collective, scratch: str = "") -> 
     with contextlib.ExitStack() as removals:
         _take_steps(collective, read())
         paths = gather_texts(collective, path)
-        _take_steps(collective, open_or_read())  # then all ranks have mapped theirs
+        _take_steps(collective, open_or_read())  # afterwards all ranks have mapped the file
     return {name: torch.from_numpy(own) for name, own in vectors.items()}
 
 
@@ -91,7 +91,7 @@ def _take_steps(collective: Collective, steps: Iterator[None]) -> None:
         steps: yields several times a minute; empty on ranks that only wait.
 
     Raises:
-        MamdrError: what the steps of some ranks raised; the same on all ranks.
+        MamdrError: the errors of all ranks; the same error on all ranks.
     """
     trouble, goes_on = "", True
     while all_reduce_max(collective, int(goes_on)):
@@ -120,10 +120,10 @@ class VectorFile:
 
     Args:
         folder: the folder of the file.
-        shapes: of the vectors by feature.
+        shapes: shapes of the vectors by feature.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
 
     Raises:
         MamdrError: the folder does not exist, cannot be written or is full.
@@ -154,7 +154,7 @@ class VectorFile:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the files of runs that were killed: those that nobody has locked."""
+    """Remove the files of runs that were killed, which are not locked."""
     for path in folder.glob(f"{PREFIX}*{SUFFIX}"):
         with contextlib.suppress(OSError):
             file = os.open(path, os.O_RDONLY)
@@ -166,7 +166,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _locked_file(folder: Path) -> tuple[int, str]:
-    """A new file and its path; another run may have removed it before it was locked, then there is another."""
+    """A new file and its path. Another run may remove it before it is locked; then a further file is made."""
     while True:
         file, path = tempfile.mkstemp(SUFFIX, PREFIX, folder)
         try:
@@ -184,13 +184,13 @@ def _locked_file(folder: Path) -> tuple[int, str]:
 
 
 def _read_only(path: str, folder: Path, shapes: Shapes) -> dict[str, NDArray[np.float32]] | None:
-    """The vectors of a file that a rank has filled; None: it cannot be opened from here."""
+    """The vectors of a file that a rank has filled; None: this rank cannot open it."""
     try:
         file = os.open(path, os.O_RDONLY)
     except OSError:
         return None
     try:
-        return _mapped(file, shapes, mmap.MAP_PRIVATE | _MAP_NORESERVE)  # what a bug writes stays in its process
+        return _mapped(file, shapes, mmap.MAP_PRIVATE | _MAP_NORESERVE)  # a write by mistake affects only this process
     except OSError as error:
         raise MamdrError(f"train.scratch: cannot map the vectors in {folder} ({error.strerror})") from None
     finally:

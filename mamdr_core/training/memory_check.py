@@ -1,4 +1,4 @@
-"""Whether a rank's memory fits its machine: agreed by all ranks before training, and reported on rank 0."""
+"""Checks before training that the memory of all ranks fits their machines, and reports it on rank 0."""
 
 import logging
 import socket
@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 
 GB = 1e9
 ON_DEVICE = ("theta_S", "inner", "outer", "best", "vectors", "round", "step")
-"""Parts that are in a GPU's memory where training runs on one."""
+"""Parts that are in the memory of the GPU if training runs on one."""
 PART_ROWS = 1 << 22
-"""Rows, about, whose distinct ids are counted at once."""
+"""Approximate number of rows whose distinct ids are counted at once."""
 
 
 def shape_of(
@@ -42,14 +42,14 @@ def shape_of(
     train: Columns,
     collective: Collective,
 ) -> RankShape:
-    """What a rank trains, in numbers, once it has read its rows.
+    """The sizes that determine the memory of a rank, after it has read its rows.
 
     Args:
-        config, pinned: of the run.
-        learns: by domain, whether the rank trains its theta_i if it has rows, [n].
-        inherited: by domain, whether the rank takes its theta_i from a parent, [n].
-        columns: of this rank, by split.
-        train: the rank's training rows, those of support domains included.
+        config, pinned: configuration and examples of the run.
+        learns: mask of the domains whose theta_i the rank trains if they have rows, bool [n].
+        inherited: mask of the domains whose theta_i the rank takes from a parent, bool [n].
+        columns: the rank's rows by split.
+        train: the rank's training rows, including those of support domains.
         collective: the ranks.
     """
     inputs = declare_inputs(config.model, config.features, pinned.sizes)
@@ -90,13 +90,13 @@ def _by_row(train: Columns) -> list[torch.Tensor]:
 
 
 def count_distinct(train: Columns, table: Table, own: NDArray[np.bool_], fields: Sequence[Table] | None = None) -> int:
-    """The sum over domains of the distinct ids of a table in their rows; rows of a few million are sorted at a time.
+    """Number of distinct ids of a table in the rows of each domain, summed over domains; some million rows at a time.
 
     Args:
-        train: rows.
-        table: which.
-        own: by domain, whether it counts, [n].
-        fields: the tables that read its rows; None: itself alone.
+        train: the rows.
+        table: the table.
+        own: mask of the domains that count, bool [n].
+        fields: the tables that read its rows; None: only the table itself.
     """
     offsets, total = train.offsets.numpy(), 0
     first = 0
@@ -117,14 +117,14 @@ def count_distinct(train: Columns, table: Table, own: NDArray[np.bool_], fields:
 
 
 def maps_state(train: TrainSettings, needs: RankMemory, device: torch.device) -> bool:
-    """Whether a rank memory-maps what optimizers keep of tables, and the best copy: where they exceed their room.
+    """Whether a rank memory-maps the optimizers' state of tables and the best copy, because they exceed their limit.
 
-    Nothing that ranks do together depends on it, so each decides on its own.
+    Each rank decides independently, since no collective depends on the decision.
 
     Args:
         train: the settings.
-        needs: of the rank, with all of it in memory.
-        device: where training runs; next to a GPU nothing is mapped.
+        needs: memory of the rank if nothing is mapped.
+        device: where training runs; nothing is mapped when a GPU is used.
     """
     if device.type != "cpu" or not needs.shared:
         return False
@@ -136,13 +136,13 @@ def maps_state(train: TrainSettings, needs: RankMemory, device: torch.device) ->
 def check_memory(
     config: Config, shape: RankShape, device: torch.device, collective: Collective, is_mapped: bool = False
 ) -> bool:
-    """Raise on all ranks what does not fit the memory of one of them; rank 0 logs what it needs, by part.
+    """Raise an error on all ranks if the memory of one of them is too small; rank 0 logs its memory by part.
 
-    Every rank calls it once all have read their rows, before anything else is made.
+    All ranks must call this after they have read their rows, before they allocate anything else.
 
     Args:
-        config: of the run.
-        shape: of this rank.
+        config: configuration of the run.
+        shape: sizes of this rank.
         device: where training runs.
         collective: the ranks.
         is_mapped: whether rows are memory-mapped.
@@ -151,7 +151,8 @@ def check_memory(
         Whether this rank maps the state of tables; see `maps_state`.
 
     Raises:
-        MamdrError: theta_i with `dr.rows: touched` does not fit, or the tables certainly do not; the same on all ranks.
+        MamdrError: theta_i with `dr.rows: touched`, or the tables even on their own, do not fit; the same error on all
+            ranks.
     """
     train = config.train
     room = train.specific_memory * GB or available_memory() / 2 / ranks_here()
@@ -186,13 +187,13 @@ def check_memory(
 
 
 def summary(needs: RankMemory) -> str:
-    """What a rank needs, as a line of the log."""
+    """The memory of rank 0 by part, as one line of the log."""
     named = ", ".join(f"{name} {size / GB:.2g}" for name, size in needs.parts.items() if size)
     return f"rank 0 needs about {needs.total / GB:.3g} GB beyond the interpreter's: {named}"
 
 
 def _tables_trouble(needs: RankMemory, device: torch.device, tables_here: int, here: int) -> str:
-    """Why tables cannot fit, whatever else is in memory; empty: they may."""
+    """Why tables do not fit, even if nothing else is in memory; empty: they may fit."""
     each = f"theta_S with its moments and the best copy takes {needs.tables / GB:.3g} GB a rank"
     if device.type == "cuda":
         whole, sharing = torch.cuda.mem_get_info(device)[1], ranks_per_device(here)
@@ -203,7 +204,7 @@ def _tables_trouble(needs: RankMemory, device: torch.device, tables_here: int, h
 
 
 def _of_machine(collective: Collective, own: Sequence[int]) -> tuple[int, list[int]]:
-    """Ranks on this rank's machine, and sums over them; processes that are no ranks of this run count like these."""
+    """Number of ranks on this machine, and sums over them; ranks of other runs are assumed to need as much."""
     host = zlib.crc32(socket.gethostname().encode())
     all_WK = collective.all_gather(torch.tensor([[host, *own]], dtype=torch.int64))
     here_RK = all_WK[all_WK[:, 0] == host, 1:]

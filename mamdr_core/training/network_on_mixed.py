@@ -38,7 +38,6 @@ class NetworkOnMixed:
     is_kept: bool = field(init=False, default=True)
 
     def __post_init__(self) -> None:
-        """Create an empty early stop."""
         self.best = EarlyStop(1, self.learner)
 
     def put_on(self, val: Columns) -> Columns:

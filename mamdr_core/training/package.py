@@ -34,13 +34,7 @@ from mamdr_core.runtime.object_store import as_path
 from mamdr_core.runtime.stateful import State, Stateful
 from mamdr_core.training.files.folders import fetched, staged
 from mamdr_core.training.files.integrity import report_unreadable
-from mamdr_core.training.files.manifest import (
-    FileHashes,
-    flush_folder,
-    hash_files,
-    write_manifest,
-    write_texts,
-)
+from mamdr_core.training.files.manifest import FileHashes, flush_folder, hash_files, write_manifest, write_texts
 from mamdr_core.training.files.metadata import CALIBRATION, MIXED, check_metadata
 from mamdr_core.training.files.specific_files import SavedSpecific, save_specific
 from mamdr_core.training.files.state_files import read_rows, read_state, write_state

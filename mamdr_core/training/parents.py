@@ -1,7 +1,8 @@
 """The parent of a run, from which it starts: found by id and checked for compatibility before training."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
@@ -27,6 +28,7 @@ from mamdr_core.training.trained_run import config_of
 
 logger = logging.getLogger(__name__)
 
+_COLD = "set train.warm_start to '' to start cold"
 _FEATURE_FACTS = (
     "kind", "expression", "size", "buckets", "of", "table", "pooling", "weights", "history", "quantiles", "trainable",
     "project",
@@ -119,26 +121,31 @@ def open_parent(lake: Lake, config: Config, pinned: PinnedExamples) -> Parent | 
     run_id = config.train.warm_start
     if not run_id:
         return None
-    try:
+    with _setting_named():
         row = find_run(lake, run_id)
         facts, shapes = read_metadata_and_shapes(str(row["package"]), config.train.scratch)
-    except MamdrError as error:
-        raise MamdrError(f"train.warm_start: {error}") from None
     _check_fit(run_id, config, pinned, facts)
-    check_shapes(str(row["package"]), config, facts.pinned["sizes"], shapes)
+    with _setting_named():
+        check_shapes(str(row["package"]), config, facts.pinned["sizes"], shapes)
     numeric = {name: (float(mean), float(scale)) for name, (mean, scale) in facts.pinned["numeric"].items()}
     return Parent(run_id, str(row["package"]), row["ds"], numeric)
 
 
-def _check_fit(run_id: str, config: Config, pinned: PinnedExamples, facts: PackageMetadata) -> None:
-    cold = "set train.warm_start to '' to start cold"
+@contextmanager
+def _setting_named() -> Iterator[None]:
+    """Add the setting, and what to do, to errors about the package of the parent."""
     try:
-        theirs = config_of(facts.config, run_id)
+        yield
     except MamdrError as error:
-        raise MamdrError(f"train.warm_start: {error}; or {cold}") from None
+        raise MamdrError(f"train.warm_start: {error}; name another run, or {_COLD}") from None
+
+
+def _check_fit(run_id: str, config: Config, pinned: PinnedExamples, facts: PackageMetadata) -> None:
+    with _setting_named():
+        theirs = config_of(facts.config, run_id)
     differing = differences(_structure(config), _structure(theirs))
     if differing:
-        raise MamdrError(f"train.warm_start: run {run_id} has another model ({'; '.join(differing[:3])}); {cold}")
+        raise MamdrError(f"train.warm_start: run {run_id} has another model ({'; '.join(differing[:3])}); {_COLD}")
     check_served(theirs, facts.metrics, run_id)
     _check_kind(run_id, config, theirs, facts.has_mixed)
     check_same_bounds(run_id, facts.pinned.get("quantiles", {}), pinned.quantiles)
@@ -180,7 +187,7 @@ def _check_kind(run_id: str, config: Config, theirs: Config, has_mixed: bool) ->
     if all(kinds) and products[0] != products[1]:
         raise MamdrError(
             f"train.warm_start: run {run_id} has {products[1]} products of vectors, and train.mixed.products and "
-            f"train.mixed.factors give {products[0]}: set the same, or set train.warm_start to '' to start cold"
+            f"train.mixed.factors give {products[0]}: set the same, or {_COLD}"
         )
     alike = replace(config.train.mixed, alone_above=theirs.train.mixed.alone_above) == theirs.train.mixed
     if config.train.only_domains and kinds[0] and not alike:

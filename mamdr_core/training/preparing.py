@@ -1,4 +1,4 @@
-"""Before a run: names are checked, and one version of the examples is pinned, built first where there is none."""
+"""Prepares a run: checks names, and pins one version of the examples, which is built first if there is none."""
 
 import logging
 import time
@@ -23,12 +23,11 @@ logger = logging.getLogger(__name__)
 
 
 def check_names(config: Config) -> None:
-    """Check the names of the method and the model, and what does not go together.
+    """Check the names of the method and the model, and settings that exclude each other.
 
     Raises:
-        MamdrError: there is none of that name; the known ones are listed. A user's own that cannot be imported, is of
-            another kind, or has other options. Or theta_S's last layer is to be fitted
-            again although theta_i were fitted to the unchanged layer.
+        MamdrError: no method or model has the name (the known ones are listed); a plugin cannot be imported, is of
+            another kind, or has other options; or the method does not support a setting.
     """
     check_own_names(config)
     method = find_method(config.train.method)
@@ -51,12 +50,12 @@ def check_names(config: Config) -> None:
 def prepare_examples(
     spark: SparkSession, config: Config, builds: bool = True
 ) -> tuple[Lake, PinnedExamples, dict[str, float]]:
-    """The newest examples, or those of `train.examples_version`; where the lake has none, the newest are built first.
+    """The newest examples, or those of `train.examples_version`; if the lake has none, they are built first.
 
     Args:
         spark: the session.
-        config: of the run.
-        builds: whether examples may be built; otherwise it is an error that there are none.
+        config: configuration of the run.
+        builds: whether examples may be built; otherwise a lake without examples is an error.
 
     Returns:
         The lake, the pinned version, and seconds by phase.
@@ -89,22 +88,22 @@ def prepare_examples(
 
 
 def warn_of_two_corrections(negative_rate: float, has_weights: bool) -> None:
-    """Warn where sample weights and `train.negative_rate` may both make up for negatives that the log left out."""
+    """Warn if sample weights and `train.negative_rate` may both compensate for negatives that the log lacks."""
     if has_weights and negative_rate < 1:
         logger.warning(
-            "the rows have sample weights and train.negative_rate is %g: if weights make up for negatives that were "
-            "left out, predictions are corrected twice: set train.negative_rate to 1, or unset input.columns.weight",
+            "the rows have sample weights and train.negative_rate is %g: if weights compensate for negatives that the "
+            "log lacks, predictions are corrected twice: set train.negative_rate to 1, or unset input.columns.weight",
             negative_rate,
         )
 
 
 def _is_filled(lake: Lake, table: str) -> bool:
-    """Whether a table holds rows: a first write that was taken back leaves it empty."""
+    """Whether a table has rows; a first write that was undone leaves it empty."""
     return lake.exists(table) and not lake.read(table).isEmpty()
 
 
 def _build(spark: SparkSession, config: Config) -> None:
-    """From the raw log to examples, in this session; synthetic logs are made where `synthetic` declares them."""
+    """Build examples from the raw log in this session; a synthetic log is generated first if `synthetic` is set."""
     lake = Lake(spark, config.lake)
     logger.info("lake %s has no examples yet: building them", lake.root)
     if not _is_filled(lake, "clicks"):

@@ -1,4 +1,4 @@
-"""The formula for the memory of a rank, in bytes by part (docs/memory.md); a test compares it with what is measured."""
+"""The formula for the memory of a rank, in bytes by part (docs/memory.md); a test compares it with measurements."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,29 +15,29 @@ from mamdr_core.models.tables import Table, owners, readers
 NUMBER, INDEX = 4, 8
 """Bytes of a parameter, and of a row's id or position."""
 OBJECT_BYTES = 700
-"""Of the two tensors that hold a domain's rows of a table, without their values."""
+"""Bytes of the two tensors that hold a domain's rows of a table, without their values."""
 STATISTICS_COPIES = 6
 """Number of float64 values per value of a measured table while it is measured (mamdr_core.training.statistics)."""
 
 
 @dataclass(frozen=True)
 class RankShape:
-    """What a rank trains, in numbers.
+    """The sizes that determine the memory of a rank.
 
     Attributes:
-        ranks: W.
-        tables: embedding tables and fixed vectors, whole.
-        dense: dense parameters P of theta_S.
-        columns: numbers of a row in id columns, those of bags and sequences with their lengths, numeric features and,
-            where there is one, the weight of a row.
+        ranks: number of ranks W.
+        tables: embedding tables and fixed vectors, undivided.
+        dense: number of dense parameters P of theta_S.
+        columns: number of values of a row: ids (all of them for bags and sequences), numeric features and, if rows have
+            one, the weight.
         train_rows: training rows of this rank.
-        rows: rows of this rank, of all splits.
+        rows: rows of all splits of this rank.
         all_train_rows: training rows of all ranks.
-        domains: of this rank, those that have theta_i.
-        sampled_rows: of this rank's training rows, those that DR's samples hold at most.
-        touched: by embedding table, the sum over these domains of the distinct ids in their rows; only for
-            `dr.rows: touched`.
-        starts: numbers of the vectors that trainable tables start from.
+        domains: number of domains of this rank with theta_i.
+        sampled_rows: maximum number of this rank's training rows in the samples of DR.
+        touched: by embedding table, the number of distinct ids in the rows of each of these domains, summed over them;
+            only for `dr.rows: touched`.
+        starts: number of values of the vectors with which trainable tables are initialised.
     """
 
     ranks: int
@@ -55,13 +55,13 @@ class RankShape:
 
 @dataclass(frozen=True)
 class RankMemory:
-    """What a rank needs, in bytes by part.
+    """Memory of a rank, in bytes by part.
 
     Attributes:
-        always: from reading to the end of the run.
-        shared: in addition while theta_S learns.
-        specific: in addition while theta_i learns, where that is a stage after it (`dr.schedule: settled`).
-        start: in addition before training, while theta_S is made.
+        always: parts that are allocated from reading to the end of the run.
+        shared: additional parts while theta_S is trained.
+        specific: additional parts while theta_i is trained, if this is a later stage (`dr.schedule: settled`).
+        start: additional parts before training, while theta_S is initialised.
     """
 
     always: dict[str, int]
@@ -93,7 +93,7 @@ class RankMemory:
 
     @property
     def tables(self) -> int:
-        """theta_S with moments and the best copy: what takes its full size from the first validation on."""
+        """Bytes of theta_S with moments and the best copy, which have their full size after the first validation."""
         return self.always["theta_S"] + sum(self.shared.get(name, 0) for name in ("inner", "outer", "best"))
 
 
@@ -105,15 +105,15 @@ def rank_memory(
     maps_state: bool = False,
     on_gpu: bool = False,
 ) -> RankMemory:
-    """What a rank needs at most, apart from the interpreter, the fast engine's stacks and a mixed model.
+    """Maximum memory of a rank, without the interpreter, the fast engine's stacks and a mixed model.
 
     Args:
         train: the settings.
-        shape: of the rank.
-        specific_bytes: up to which theta_i is kept in memory.
-        is_mapped: whether rows, and the vectors that tables start from, are memory-mapped.
-        maps_state: whether what optimizers keep of tables, and the best copy of tables, are memory-mapped.
-        on_gpu: whether it trains on a GPU, which has its own copy of the fixed vectors.
+        shape: sizes of the rank.
+        specific_bytes: maximum size of theta_i in memory; a larger one is stored in a file.
+        is_mapped: whether rows, and the vectors with which tables are initialised, are memory-mapped.
+        maps_state: whether the state of optimizers for tables, and the best copy of tables, are memory-mapped.
+        on_gpu: whether the rank trains on a GPU, which has its own copy of the fixed vectors.
     """
     method = find_method(train.method)
     of_shared = [table for table in owners(shape.tables) if table.trainable]
@@ -123,13 +123,13 @@ def rank_memory(
     vectors = sum(NUMBER * table.rows * table.width for table in shape.tables if not table.trainable)
     always = {
         "rows": 0 if is_mapped else shape.rows * (NUMBER * shape.columns + 12),
-        # An epoch's order is made while the round before still refers to the last one; mixed rows have their own.
+        # The order of the next epoch is made while the current one is in use; mixed rows have an additional order.
         "orders": 0 if is_mapped else shape.train_rows * (4 if method.mixes else 2) * INDEX,
         "vectors": vectors if on_gpu else 0,
         "theta_S": held,
         "statistics": 2
         * NUMBER
-        * (STATISTICS_COPIES + (shape.ranks > 1))  # what all ranks found, next to what this one did
+        * (STATISTICS_COPIES + (shape.ranks > 1))  # the sums over ranks, in addition to those of this rank
         * sum(table.rows * table.width for table in of_shared if table.measured),
         "step": min(train.batch_size, shape.train_rows)
         * NUMBER
@@ -152,7 +152,7 @@ def rank_memory(
         shared = {
             "inner": inner,
             "outer": outer,
-            "best": kept * (2 if method.mixed else 1),  # the mixed model's network and, trained alone, another
+            "best": kept * (2 if method.mixed else 1),  # two networks: on top of the mixed model, and without it
             "round": _round_bytes(train, shape, trained, is_sharded),
         }
     specific = _specific_memory(train, shape, trained, specific_bytes) if method.specific else {}
@@ -162,7 +162,7 @@ def rank_memory(
 
 
 def _moment_bytes(train: TrainSettings, shape: RankShape, tables: Sequence[Table]) -> int:
-    """What the inner optimizers keep of dense parameters and of tables."""
+    """Bytes of the inner optimizers' state for dense parameters and tables."""
     dense, options = train.inner.optimizer, StepOptions(sparse_optimizer=train.inner.sparse_optimizer)
     rules = [(table, options.rule(table, dense).optimizer) for table in tables]
     has_moments = dense == "adam" or train.inner.sparse_optimizer in ROW_STATES
@@ -177,11 +177,11 @@ def _held_rows(table: Table, shape: RankShape, is_sharded: bool) -> int:
 
 
 def _round_bytes(train: TrainSettings, shape: RankShape, trained: Sequence[Table], is_sharded: bool) -> int:
-    """The rows that a round touches: values, moments and change of a trajectory, what is fetched, and the averaging."""
+    """Bytes for the rows that a round touches: values, moments and changes of a trajectory, fetching and averaging."""
     rounds = train.rounds_per_epoch
     own_rows, all_rows = -(-shape.train_rows // rounds), -(-shape.all_train_rows // rounds)
     total = 0
-    if train.balance_ranks and shape.ranks > 1:  # a rank below the mean borrows what it lacks
+    if train.balance_ranks and shape.ranks > 1:  # a rank below the mean borrows rows up to the mean
         borrowed = max(0, -(-all_rows // shape.ranks) - own_rows)
         own_rows += borrowed
         total += borrowed * (NUMBER * shape.columns + 12)
@@ -202,7 +202,7 @@ def _round_bytes(train: TrainSettings, shape: RankShape, trained: Sequence[Table
 def _specific_memory(
     train: TrainSettings, shape: RankShape, trained: Sequence[Table], specific_bytes: float
 ) -> dict[str, int]:
-    """theta_i with the best and, while one is written, a checkpoint's two; DR's samples and support rows."""
+    """Bytes of theta_i (current and best values, both again while a checkpoint is written), and of DR's samples."""
     dr = find_method(train.method).settle(train.learning).dr
     copies = 4 if train.checkpoint.is_regular else 2
     vector = NUMBER * shape.dense
@@ -223,6 +223,6 @@ def _specific_memory(
     return {
         "theta_i": dense,
         "rows of theta_i": copies * values + 2 * positions + OBJECT_BYTES * copies * shape.domains * len(ids),
-        "a group's rows": (2 * values + positions) * together // max(1, shape.domains),  # their changes and new values
+        "a group's rows": (2 * values + positions) * together // max(1, shape.domains),  # changes and new values
         "support": support,
     }

@@ -264,7 +264,7 @@ def _figures(run: Run, result: RankResult, seconds: dict[str, float]) -> dict[st
         "test_auc": none_if_nan(test.mean_auc()),
         "weighted_test_auc": none_if_nan(test.weighted_auc()),
         **overall_figures(test, "test_"),
-        "oracle_test_auc": none_if_nan(_mean_oracle(result)),
+        "oracle_test_auc": none_if_nan(test.oracle_auc.nanmean().item()),
         "samples_per_second": round(result.rows_descended / max(result.inner_seconds, 1e-9), 1),
         "data_wait_seconds": None if result.data_wait_seconds is None else round(result.data_wait_seconds, 3),
         "skipped_steps": result.skipped_steps,
@@ -279,8 +279,3 @@ def _figures(run: Run, result: RankResult, seconds: dict[str, float]) -> dict[st
         **uncalibrated_figures(result.uncalibrated),
         "profile": result.profile or None,
     }
-
-
-def _mean_oracle(result: RankResult) -> float:
-    oracle = result.metrics["test"].oracle_auc
-    return float(oracle[~oracle.isnan()].mean())

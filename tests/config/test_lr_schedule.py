@@ -67,7 +67,7 @@ def test_algorithm_1_uses_the_rates_of_its_round(rates, alpha, beta):
     ("values", "cause"),
     [
         ({"warmup_rounds": -1}, r"warmup_rounds must be >= 0, got -1"),
-        ({"end_factor": 1.5}, r"end_factor must be within \[0, 1\], got 1.5"),
+        ({"end_factor": 1.5}, r"end_factor must be in \[0, 1\], got 1.5"),
         ({"decay": "exponential", "end_factor": 0.0}, r"end_factor must be > 0 if"),
     ],
 )

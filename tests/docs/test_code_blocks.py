@@ -39,10 +39,12 @@ def scripts():
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A folder to run in, with what commands expect in theirs; my.yaml is README's."""
+def folder(tmp_path, monkeypatch, request):
+    """A folder to run in, with what commands expect in theirs; my.yaml is that of the tutorial for its own blocks."""
     (tmp_path / "conf").symlink_to(ROOT / "conf")
-    mine = next(block for block in blocks_of(ROOT / "README.md") if block.language == "yaml")
+    block = getattr(request.node, "callspec", None) and request.node.callspec.params.get("block")
+    page = block.page if block and block.page.name == "tutorial.md" else ROOT / "README.md"
+    mine = next(block for block in blocks_of(page) if block.language == "yaml")
     (tmp_path / "my.yaml").write_text(mine.text)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -83,6 +85,23 @@ def test_the_files_of_the_example_package_are_shown_as_they_are():
 def test_yaml_is_a_configuration(block):
     if not block.reason:
         parse_config(yaml.safe_load(block.text))
+
+
+def test_the_configuration_of_the_tutorial_reads_the_columns_of_its_csv(folder):
+    """By the script that writes the file, and the excerpt of it that the page shows."""
+    script, excerpt, mine = (
+        next(block.text for block in blocks_of(ROOT / "docs/tutorial.md") if block.language == language)
+        for language in ("python", "text", "yaml")
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+    written = (folder / "clicks.csv").read_text().splitlines()
+    assert set(excerpt.splitlines()) <= set(written)
+    assert len(written) == 20_001
+    config = parse_config(yaml.safe_load(mine))
+    assert (config.input.path, config.input.format) == ("clicks.csv", "csv")
+    features = [feature.expression or feature.name for feature in config.features if not feature.history]
+    read = set(re.findall(r"[a-z_]+", " ".join([*vars(config.input.columns).values(), *features])))
+    assert read - {"to_timestamp", "buy", "ln"} == set(written[0].split(","))
 
 
 @of_language(*SHELL)

@@ -5,11 +5,10 @@ import resource
 import pytest
 import torch
 
-from mamdr_core.engine import slots as slots_module
-from mamdr_core.engine import specific_store
+from mamdr_core.engine import specific_store, vector_buffers
 from mamdr_core.engine.parameters import Change, Rows
-from mamdr_core.engine.slots import FileSlots, MemorySlots, slots_for
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.engine.vector_buffers import FileBuffer, MemoryBuffer, buffer_for
 from mamdr_core.runtime.errors import MamdrError
 
 WIDTH = 5
@@ -17,12 +16,12 @@ WIDTH = 5
 
 @pytest.fixture(params=["memory", "file"])
 def store(request, tmp_path, monkeypatch):
-    """A store of 7 domains, in groups of 2 and blocks of 3 slots."""
+    """A store of 7 domains, in groups of 2 and blocks of 3 entries."""
     like = torch.zeros(WIDTH)
     monkeypatch.setitem(specific_store.GROUP_BYTES, "cpu", 2 * like.nbytes)
-    monkeypatch.setattr(slots_module, "GROWTH_BYTES", 3 * like.nbytes)
-    slots = MemorySlots(like) if request.param == "memory" else FileSlots(like, str(tmp_path))
-    return SpecificStore(range(7), slots, like)
+    monkeypatch.setattr(vector_buffers, "GROWTH_BYTES", 3 * like.nbytes)
+    buffer = MemoryBuffer(like) if request.param == "memory" else FileBuffer(like, str(tmp_path))
+    return SpecificStore(range(7), buffer, like)
 
 
 def test_a_domain_is_zero_until_it_is_written(store):
@@ -57,7 +56,7 @@ def test_groups_are_read_in_the_given_order_and_written(store):
     assert store[6].dense[0] == 21
 
 
-def test_the_best_values_take_at_most_two_slots_per_domain(store):
+def test_the_best_values_take_at_most_two_entries_per_domain(store):
     def set_all(value):
         for domain in range(7):
             store[domain] = Change(
@@ -96,7 +95,7 @@ def test_values_of_a_checkpoint_do_not_change_and_can_be_loaded(store):
     assert {best[domain].dense[0].item() for domain in best} == {1.0}
     assert {domain: now[domain].dense[0].item() for domain in now} == {3: 2.0}
     assert best[6].rows["user"].values.item() == 1.0
-    other = SpecificStore([2, 3], MemorySlots(torch.zeros(WIDTH)), torch.zeros(WIDTH))
+    other = SpecificStore([2, 3], MemoryBuffer(torch.zeros(WIDTH)), torch.zeros(WIDTH))
     other.load(best, now)
     assert [other[domain].dense[0].item() for domain in other] == [1.0, 2.0]
     other.restore()
@@ -116,15 +115,15 @@ def test_a_domain_of_another_rank_is_rejected(store):
 
 def test_vectors_that_exceed_memory_are_in_an_unnamed_file(tmp_path):
     like = torch.zeros(WIDTH)
-    assert slots_for(like, 10, 200, str(tmp_path)).where == "memory"
-    assert slots_for(like, 11, 200, str(tmp_path)).where == "file"
+    assert buffer_for(like, 10, 200, str(tmp_path)).where == "memory"
+    assert buffer_for(like, 11, 200, str(tmp_path)).where == "file"
     assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_is_an_error_and_keeps_what_was_written(tmp_path, monkeypatch):
     like = torch.zeros(WIDTH)
-    monkeypatch.setattr(slots_module, "GROWTH_BYTES", 3 * like.nbytes)
-    store = SpecificStore(range(9), FileSlots(like, str(tmp_path)), like)
+    monkeypatch.setattr(vector_buffers, "GROWTH_BYTES", 3 * like.nbytes)
+    store = SpecificStore(range(9), FileBuffer(like, str(tmp_path)), like)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (6 * like.nbytes, before[1]))  # as if the disk were full there
     try:
@@ -145,4 +144,4 @@ def fill(store: SpecificStore) -> None:
 
 def test_a_folder_that_does_not_exist_is_an_error(tmp_path):
     with pytest.raises(MamdrError, match=r"cannot store theta_i in .*/absent \(No such file or directory\)"):
-        FileSlots(torch.zeros(2), str(tmp_path / "absent"))
+        FileBuffer(torch.zeros(2), str(tmp_path / "absent"))

@@ -15,9 +15,9 @@ from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Change, Scope, Shared, Theta
-from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.engine.step_options import StepOptions
+from mamdr_core.engine.vector_buffers import MemoryBuffer
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.methods import METHODS
 from mamdr_core.models.tables import Table
@@ -197,7 +197,7 @@ def test_methods_that_combine_gradients_make_the_steps_of_joint_training(name, o
         engine.options = StepOptions.of(inner)
         start = shared.copy()
         columns = as_double(random_columns([12]))
-        specific = SpecificStore([], MemorySlots(shared.dense), shared.dense)
+        specific = SpecificStore([], MemoryBuffer(shared.dense), shared.dense)
         settings = LearningSettings(inner=inner)
         learner = Learner(engine, columns, None, shared, specific, lambda change, weight: change, settings, seed=3)
         update = METHODS[method].shared(learner)

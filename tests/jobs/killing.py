@@ -17,7 +17,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from mamdr_core.lake.core.tables import Lake
-from schemas import Table
+from schemas import DeclaredTable
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 180
@@ -84,7 +84,7 @@ def start(
         return subprocess.Popen(command, env=os.environ | environ, stdout=out, stderr=out, start_new_session=True)
 
 
-def content(lake: Lake, table: str | Table) -> DataFrame:
+def content(lake: Lake, table: str | DeclaredTable) -> DataFrame:
     """A table without what differs between runs that do the same."""
     return lake.read(table).drop(*OF_THE_RUN)
 

@@ -6,8 +6,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mamdr_core.config.engine import InnerSettings, OuterSettings
 from mamdr_core.config.learning import LearningSettings
-from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.engine.vector_buffers import MemoryBuffer
 from mamdr_core.learning.learner import Learner, Round
 from tests.engine.helpers import as_double, random_columns, small_engine
 
@@ -24,7 +24,7 @@ def smooth_learner() -> Learner:
         train=as_double(random_columns(COUNTS)),
         supports=None,
         shared=shared,
-        specific=SpecificStore([], MemorySlots(shared.dense), shared.dense),
+        specific=SpecificStore([], MemoryBuffer(shared.dense), shared.dense),
         average=lambda change, weight: change,
         settings=LearningSettings(
             inner=InnerSettings(optimizer="sgd", lr=ALPHA),

@@ -7,8 +7,8 @@ from mamdr_core.config.engine import InnerSettings, OuterSettings
 from mamdr_core.config.learning import DRSettings, LearningSettings
 from mamdr_core.engine.columns import Columns, offsets_of
 from mamdr_core.engine.parameters import Change, Shared
-from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.engine.vector_buffers import MemoryBuffer
 from mamdr_core.learning.domain_regularization import DomainRegularization
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.mamdr import mamdr
@@ -41,7 +41,7 @@ class QuadraticEngine:
 
 def zeros_of(domains):
     like = torch.zeros(2, dtype=torch.float64)
-    return SpecificStore(domains, MemorySlots(like), like)
+    return SpecificStore(domains, MemoryBuffer(like), like)
 
 
 def make_learner(**dr):

@@ -9,9 +9,9 @@ from mamdr_core.config.engine import InnerSettings
 from mamdr_core.config.learning import DRSettings, LearningSettings
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.parameters import Change, Rows
-from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.engine.stacked_changes import StackedChanges
+from mamdr_core.engine.vector_buffers import MemoryBuffer
 from mamdr_core.learning.combined_steps import deal_steps
 from mamdr_core.learning.learner import Round
 from mamdr_core.learning.methods import METHODS
@@ -135,7 +135,7 @@ def test_reptile_moves_by_the_mean_change_of_all_domains(learner):
 
 def test_separate_models_do_not_change_theta_s_and_use_rows_of_their_domain(learner):
     start, round_ = parameters_of(learner), round_of(learner)
-    learner.specific = SpecificStore(range(3), MemorySlots(learner.shared.dense), learner.shared.dense)
+    learner.specific = SpecificStore(range(3), MemoryBuffer(learner.shared.dense), learner.shared.dense)
     dr = METHODS["separate"].dr(DRSettings(optimizer="sgd"), 1e-3)
     learner.settings = replace(learner.settings, dr=dr)
     assert METHODS["separate"].shared is None

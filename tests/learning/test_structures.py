@@ -7,8 +7,8 @@ from mamdr_core.config.engine import InnerSettings, OuterSettings
 from mamdr_core.config.learning import DRSettings, LearningSettings
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.parameters import Theta
-from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.engine.vector_buffers import MemoryBuffer
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.methods import METHODS
 from mamdr_core.models.structures import MODELS
@@ -30,7 +30,7 @@ def make_learner(structure: str, domains: int) -> Learner:
         train=columns,
         supports=SupportSample(SingleProcess(), columns, 1024, shuffle_rows(columns, 1, Arrays())),
         shared=shared,
-        specific=SpecificStore(range(domains), MemorySlots(shared.dense), shared.dense),
+        specific=SpecificStore(range(domains), MemoryBuffer(shared.dense), shared.dense),
         average=lambda change, weight: change,
         settings=LearningSettings(
             inner=InnerSettings(lr=0.01), outer=OuterSettings(beta=0.5), dr=DRSettings(k=2, lr=0.01, gamma=0.5)

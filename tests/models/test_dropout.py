@@ -41,5 +41,5 @@ def test_the_gradient_passes_where_values_are_kept():
 
 
 def test_a_rate_outside_its_range_is_an_error():
-    with pytest.raises(ValueError, match=r"dropout must lie in \[0, 1\), got 1"):
+    with pytest.raises(ValueError, match=r"dropout must be in \[0, 1\), got 1"):
         Dropout(1)

@@ -12,9 +12,9 @@ from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.metrics import DomainMetrics
 from mamdr_core.engine.parameters import Change, Shared
-from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.engine.step_options import FOLLOW_GRADIENT, StepOptions
+from mamdr_core.engine.vector_buffers import MemoryBuffer
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.methods import METHODS
 from mamdr_core.models.tables import readers
@@ -101,7 +101,7 @@ class Case:
             train=train,
             supports=SupportSample(collective, train, 1024, shuffle_rows(train, 3, Arrays())),
             shared=shared.copy(),
-            specific=SpecificStore(self.owned(rank).tolist(), MemorySlots(shared.dense), shared.dense),
+            specific=SpecificStore(self.owned(rank).tolist(), MemoryBuffer(shared.dense), shared.dense),
             average=partial(mean_change, collective, sharded=sharded),
             settings=METHODS[self.method].settle(
                 LearningSettings(

@@ -224,7 +224,7 @@ def test_ids_beyond_a_models_vocabulary_leave_bags_with_their_weights():
     ("values", "message"),
     [
         ({"max_auc_drop": -0.1}, r"gate\.max_auc_drop must be in \[0, 1\], got -0\.1"),
-        ({"max_worse_share": 2}, r"gate\.max_worse_share is a share"),
+        ({"max_worse_share": 2}, r"gate\.max_worse_share must be in \[0, 1\], got 2"),
         ({"confidence": 1.0}, r"gate\.confidence must be between 0 and 1"),
         ({"max_calibration": 0.9}, r"gate\.max_calibration must be >= 1"),
     ],

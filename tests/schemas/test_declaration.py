@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mamdr_core.config.features import Feature
-from schemas import SPLITS, TABLES, Column, Rule, Table, clicks_table, examples_table, feature_vocabulary
+from schemas import SPLITS, TABLES, Column, DeclaredTable, Rule, clicks_table, examples_table, feature_vocabulary
 from schemas.__main__ import tables_reference
 
 ROOT = Path(__file__).parents[2]
@@ -21,21 +21,23 @@ def test_a_type_that_no_reader_knows_is_refused():
 def test_a_table_with_a_column_twice_is_refused():
     column = Column("x", "int", "")
     with pytest.raises(ValueError, match="table t declares a column twice: x, x"):
-        Table("t", "", (column, column))
+        DeclaredTable("t", "", (column, column))
 
 
 def test_a_table_laid_out_by_a_missing_column_is_refused():
     with pytest.raises(ValueError, match="the layout of table t uses ds"):
-        Table("t", "", (Column("x", "int", ""),), partition_by=("ds",))
+        DeclaredTable("t", "", (Column("x", "int", ""),), partition_by=("ds",))
 
 
 def test_rules_that_are_not_enforced_are_no_constraints():
     rules = (Rule("a", "x > 0", ""), Rule("b", "x > 1", "", enforced=False))
-    assert Table("t", "", (Column("x", "int", "", nullable=True),), rules).constraints() == {"a": "x > 0"}
+    assert DeclaredTable("t", "", (Column("x", "int", "", nullable=True),), rules).constraints() == {"a": "x > 0"}
 
 
 def test_columns_need_a_value_unless_nullable_or_declared_by_the_config():
-    table = Table("t", "", (Column("x", "int", ""), Column("y", "int", "", nullable=True), Column("z", "int", "")))
+    table = DeclaredTable(
+        "t", "", (Column("x", "int", ""), Column("y", "int", "", nullable=True), Column("z", "int", ""))
+    )
     assert table.constraints() == {"required_present": "`x` IS NOT NULL AND `z` IS NOT NULL"}
     assert table.with_columns([Column("feature", "int", "")]).constraints() == table.constraints()
 

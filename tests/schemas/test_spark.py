@@ -2,7 +2,7 @@
 
 from pyspark.sql import types as T
 
-from schemas import TABLES, Column, Table
+from schemas import TABLES, Column, DeclaredTable
 from schemas.spark import spark_schema
 
 
@@ -12,7 +12,7 @@ def test_every_type_becomes_sparks():
         Column("b", "array<float>", "B"),
         Column("c", "map<string,bigint>", "C"),
     )
-    assert spark_schema(Table("t", "", columns)) == T.StructType(
+    assert spark_schema(DeclaredTable("t", "", columns)) == T.StructType(
         [
             T.StructField("a", T.StringType(), True, {"comment": "A"}),
             T.StructField("b", T.ArrayType(T.FloatType()), False, {"comment": "B"}),

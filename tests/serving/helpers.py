@@ -9,8 +9,8 @@ from mamdr_core.engine.columns import Columns, offsets_of
 from mamdr_core.engine.drawing import initial_shared
 from mamdr_core.engine.parameters import Change, Rows, Shared
 from mamdr_core.engine.platt import Calibration
-from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.engine.vector_buffers import MemoryBuffer
 from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.parallel.collective import Collective, run_simulated
@@ -80,7 +80,7 @@ def make_served(
         if ranks > 1:
             own = slice(collective.rank, None, collective.size)
             tables = {n: ShardedTable(named[n], t[own].clone(), collective) for n, t in shared.tables.items()}
-        store = SpecificStore(specific if collective.rank == 0 else [], MemorySlots(shared.dense), shared.dense)
+        store = SpecificStore(specific if collective.rank == 0 else [], MemoryBuffer(shared.dense), shared.dense)
         for domain in store:
             store[domain] = specific[domain]
         mixed = None

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from mamdr_core.engine.parameters import Shared
-from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.engine.vector_buffers import MemoryBuffer
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.runtime.object_store import StorePath, as_path
@@ -88,7 +88,7 @@ def test_files_that_are_open_outlive_the_local_copy(make_folder, tmp_path):
 
 def test_a_package_is_saved_by_ranks_sealed_and_loaded_as_on_a_disk(store, tmp_path):
     for folder in (str(tmp_path / "package"), f"s3a://{BUCKET}/package"):
-        specific = SpecificStore([4], MemorySlots(torch.zeros(3)), torch.zeros(3))
+        specific = SpecificStore([4], MemoryBuffer(torch.zeros(3)), torch.zeros(3))
         saved = save_rank(folder, 0, Shared(torch.arange(3.0), {"user": torch.ones(5, 2)}), specific)
         with pytest.raises(MamdrError, match=f"{folder} is not a model package"):
             load_package(folder)

@@ -5,14 +5,14 @@ from types import SimpleNamespace
 import torch
 
 from mamdr_core.engine.parameters import Shared
-from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.engine.state_memory import IN_MEMORY
+from mamdr_core.engine.vector_buffers import MemoryBuffer
 from mamdr_core.training.early_stop import EarlyStop
 
 
 def parameters():
-    store = SpecificStore([], MemorySlots(torch.zeros(1)), torch.zeros(1))
+    store = SpecificStore([], MemoryBuffer(torch.zeros(1)), torch.zeros(1))
     return SimpleNamespace(shared=Shared(torch.zeros(1), {}), specific=store, state_memory=IN_MEMORY)
 
 

@@ -3,8 +3,8 @@
 import torch
 
 from mamdr_core.engine.parameters import Shared
-from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.engine.vector_buffers import MemoryBuffer
 from mamdr_core.models.tables import Table
 from mamdr_core.parallel.collective import run_simulated
 from mamdr_core.parallel.sharded import ShardedTable
@@ -15,7 +15,7 @@ def test_shards_of_all_ranks_are_put_together(tmp_path):
     """Of four ranks the last has no row of the table of three."""
     whole = {"user": torch.randn(9, 2), "domain": torch.randn(3, 4)}
 
-    nothing = SpecificStore([], MemorySlots(torch.zeros(3)), torch.zeros(3))
+    nothing = SpecificStore([], MemoryBuffer(torch.zeros(3)), torch.zeros(3))
 
     def task(collective):
         tables = {}

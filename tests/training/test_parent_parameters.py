@@ -5,8 +5,8 @@ import torch
 
 from mamdr_core.config.learning import LearningSettings
 from mamdr_core.engine.parameters import Change, Rows, Shared
-from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.engine.vector_buffers import MemoryBuffer
 from mamdr_core.learning.learner import Learner
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from mamdr_core.parallel.sharded import ShardedTable
@@ -32,7 +32,7 @@ def make_learner(structure, domains, specific, collective=None):
         train=featured_columns(COUNTS[:domains]),
         supports=None,
         shared=shared,
-        specific=SpecificStore(specific, MemorySlots(shared.dense), shared.dense),
+        specific=SpecificStore(specific, MemoryBuffer(shared.dense), shared.dense),
         average=lambda change, weight: change,
         settings=LearningSettings(),
         seed=3,

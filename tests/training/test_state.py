@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mamdr_core.engine.parameters import Change, Rows
-from mamdr_core.engine.slots import MemorySlots
 from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.engine.vector_buffers import MemoryBuffer
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.runtime.stateful import DomainRows, State
 from mamdr_core.training.checkpoint.position import Position
@@ -59,7 +59,7 @@ def run_of(model, **position):
     owned_n = torch.zeros(DOMAINS, dtype=torch.bool)
     owned_n[model.owned] = True
     dense_P = torch.zeros(2)
-    store = SpecificStore(model.owned.tolist(), MemorySlots(dense_P), dense_P)
+    store = SpecificStore(model.owned.tolist(), MemoryBuffer(dense_P), dense_P)
     return RunState(Position(**position), {"mixed": model}, store, owned_n, dense_P)
 
 

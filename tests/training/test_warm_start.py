@@ -22,6 +22,7 @@ from mamdr_core.training.driver import task_of, train_mamdr
 from mamdr_core.training.evaluate import evaluate_package
 from mamdr_core.training.files.specific_files import SavedSpecific
 from mamdr_core.training.package import load_package, load_shared
+from mamdr_core.training.package_shapes import read_metadata_and_shapes
 from mamdr_core.training.parents import open_parent, resolve_parent
 from mamdr_core.training.preparing import prepare_examples
 from mamdr_core.training.records import record_run
@@ -216,6 +217,18 @@ def test_a_parent_that_knows_more_than_the_examples_is_a_clear_error(days, opene
     older = replace(pinned, sizes=pinned.sizes | {"user": 10})
     with pytest.raises(MamdrError, match=r"has larger vocabularies than examples version \d+: \d+ users, not 10"):
         open_parent(lake, config, older)
+
+
+def test_a_parent_with_parameters_of_other_shapes_is_an_error_that_names_the_setting(days, opened, parent, monkeypatch):
+    lake, pinned = opened
+    metadata, shapes = read_metadata_and_shapes(parent["package"])
+    changed = metadata, shapes | {"shared.safetensors": {}}
+    monkeypatch.setattr("mamdr_core.training.parents.read_metadata_and_shapes", lambda *_: changed)
+    message = (
+        r"train\.warm_start: package .*: shared\.safetensors does not .*; name another run, or set train\.warm_start"
+    )
+    with pytest.raises(MamdrError, match=message):
+        open_parent(lake, with_values(days[DAYS[1]], {"train.warm_start": parent["run_id"]}), pinned)
 
 
 @pytest.mark.parametrize("method", ["mamdr", "finetune"])

@@ -7,7 +7,7 @@ from pyspark.sql import DataFrame
 from mamdr_core.config.features import Feature
 from mamdr_core.runtime.errors import MamdrError
 from schemas import (
-    Table,
+    DeclaredTable,
     clicks_table,
     columns_in_clicks,
     columns_in_examples,
@@ -17,7 +17,7 @@ from schemas import (
 )
 
 
-def declared_clicks(features: Sequence[Feature], has_split: bool = False, has_weight: bool = False) -> Table:
+def declared_clicks(features: Sequence[Feature], has_split: bool = False, has_weight: bool = False) -> DeclaredTable:
     """The table clicks with the declared features, and with `split` and `sample_weight` if the log has them.
 
     Raises:
@@ -27,7 +27,7 @@ def declared_clicks(features: Sequence[Feature], has_split: bool = False, has_we
     return clicks_table(features, has_split, has_weight)
 
 
-def declared_examples(features: Sequence[Feature], has_split: bool = True, has_weight: bool = False) -> Table:
+def declared_examples(features: Sequence[Feature], has_split: bool = True, has_weight: bool = False) -> DeclaredTable:
     """The table examples with the declared features; without `split` if windows decide it.
 
     Raises:

@@ -1,6 +1,6 @@
 """Processes few rows in one task, which avoids shuffles and broadcasts: each of them would be a Spark job."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -10,6 +10,8 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from mamdr_core.lake.core.session import FEW
+from schemas import TABLES
+from schemas.spark import spark_schema
 
 
 def is_few(spark: SparkSession) -> bool:
@@ -48,3 +50,9 @@ def local_frame(spark: SparkSession, rows: Sequence[Sequence[Any]], schema: T.St
     arrow = to_arrow_schema(struct)
     columns = [pa.array([row[place] for row in rows], field.type) for place, field in enumerate(arrow)]
     return spark.createDataFrame(pa.Table.from_arrays(columns, schema=arrow), struct)
+
+
+def declared_frame(spark: SparkSession, table: str, rows: Iterable[Mapping[str, Any]]) -> DataFrame:
+    """`local_frame` for a table of schemas/, of rows by column; columns that a row lacks are null."""
+    names = TABLES[table].column_names
+    return local_frame(spark, [tuple(map(row.get, names)) for row in rows], spark_schema(TABLES[table]))

@@ -11,7 +11,7 @@ from mamdr_core.lake.core.marker import Marker
 from mamdr_core.lake.core.names import Names
 from mamdr_core.lake.core.sql import table_at
 from mamdr_core.runtime.errors import MamdrError
-from schemas import TABLES, Table, feature_vocabulary
+from schemas import TABLES, DeclaredTable, feature_vocabulary
 
 
 class StoredTables:
@@ -50,17 +50,17 @@ class StoredTables:
         if elsewhere:
             self._marker.check_managed(elsewhere, self._names)
 
-    def path(self, table: str | Table) -> str:
+    def path(self, table: str | DeclaredTable) -> str:
         """The location of the table."""
         name = declaration(table).name
         return self._names.location(name) if self._names else self.files.path(name)
 
-    def sql_name(self, table: str | Table) -> str:
+    def sql_name(self, table: str | DeclaredTable) -> str:
         """The table in SQL: its name in the catalog, or its path."""
         path = self.path(table)  # first, because this names a table that has no name yet
         return self._names.sql(declaration(table).name) if self._names else table_at(path)
 
-    def delta(self, table: str | Table) -> DeltaTable:
+    def delta(self, table: str | DeclaredTable) -> DeltaTable:
         """The table as an object of Delta, for its commands.
 
         Raises:
@@ -82,15 +82,15 @@ class StoredTables:
                 raise MamdrError(f"{shorten(name)} is not the name of a file or folder of {self.root}")
         return self.files.path(*names)
 
-    def log(self, table: str | Table) -> Log:
+    def log(self, table: str | DeclaredTable) -> Log:
         """The log of the table, which need not exist."""
         return Log(self._spark, self.path(table))
 
-    def exists(self, table: str | Table) -> bool:
+    def exists(self, table: str | DeclaredTable) -> bool:
         """Whether the table has been created."""
         return self.newest(table) >= 0
 
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[DeclaredTable]:
         """The existing tables, including vocabularies of features, sorted by name."""
         prefix = feature_vocabulary("").name
         found = {name.lower(): name for name in self._names.tables()} if self._names else {}
@@ -101,11 +101,11 @@ class StoredTables:
         known = TABLES | vocabularies
         return [known[name] for name in sorted(known) if self.exists(known[name])]
 
-    def newest(self, table: str | Table) -> int:
+    def newest(self, table: str | DeclaredTable) -> int:
         """The newest version; -1: the table does not exist."""
         return self.log(table).version()
 
-    def version(self, table: str | Table) -> int:
+    def version(self, table: str | DeclaredTable) -> int:
         """The newest version.
 
         Raises:
@@ -114,7 +114,7 @@ class StoredTables:
         self._require(table)
         return self.newest(table)
 
-    def read(self, table: str | Table, version: int | None = None) -> DataFrame:
+    def read(self, table: str | DeclaredTable, version: int | None = None) -> DataFrame:
         """The table at a version; None: the newest.
 
         Raises:
@@ -125,11 +125,11 @@ class StoredTables:
         reader = reader if version is None else reader.option("versionAsOf", version)
         return reader.table(self.sql_name(table)) if self._names else reader.load(path)
 
-    def has_rows(self, table: str | Table, condition: str) -> bool:
+    def has_rows(self, table: str | DeclaredTable, condition: str) -> bool:
         """Whether the table exists and has rows that satisfy a condition in SQL."""
         return self.exists(table) and not self.read(table).where(condition).isEmpty()
 
-    def _require(self, table: str | Table) -> str:
+    def _require(self, table: str | DeclaredTable) -> str:
         declared = declaration(table)
         if not self.exists(declared):
             hint = f": run jobs/{declared.made_by}.py first" if declared.made_by else ""
@@ -137,6 +137,6 @@ class StoredTables:
         return self.path(declared)
 
 
-def declaration(table: str | Table) -> Table:
+def declaration(table: str | DeclaredTable) -> DeclaredTable:
     """The declaration of a table, given by its name or by the declaration itself."""
     return TABLES[table] if isinstance(table, str) else table

@@ -14,7 +14,7 @@ from mamdr_core.lake.core.log import EMPTIED
 from mamdr_core.lake.core.reading import StoredTables, declaration
 from mamdr_core.lake.core.retries import CONFLICTS, insist
 from mamdr_core.lake.core.session import overriding
-from schemas import Rule, Table
+from schemas import DeclaredTable, Rule
 from schemas.spark import spark_schema
 
 _NOTE = "spark.databricks.delta.commitInfo.userMetadata"
@@ -34,7 +34,7 @@ class Lake(StoredTables):
         >>> Lake(spark, "lake").read("clicks").groupBy("ds").count()  # doctest: +SKIP
     """
 
-    def create(self, table: str | Table) -> None:
+    def create(self, table: str | DeclaredTable) -> None:
         """Create the table without rows, unless it exists."""
         declared = declaration(table)
         if self.exists(declared):
@@ -46,16 +46,16 @@ class Lake(StoredTables):
             if not self.exists(declared):
                 raise
 
-    def append(self, table: str | Table, rows: DataFrame, note: dict[str, Any] | None = None) -> None:
+    def append(self, table: str | DeclaredTable, rows: DataFrame, note: dict[str, Any] | None = None) -> None:
         """Add rows; `note` is attached to the commit (userMetadata in DESCRIBE HISTORY)."""
         self._insist(table, lambda: self._save(table, self._writer(table, rows, "append", note), note))
 
-    def append_to(self, table: str | Table, rows: DataFrame, rows_before: int) -> bool:
+    def append_to(self, table: str | DeclaredTable, rows: DataFrame, rows_before: int) -> bool:
         """Add rows to an append-only table if it still has `rows_before` rows; returns whether they were added."""
         return self.write_next(table, rows, {"mark": uuid.uuid4().hex}, rows_before + 1, "")
 
     def write_next(
-        self, table: str | Table, rows: DataFrame, note: dict[str, Any], number: int, replaced: str | None
+        self, table: str | DeclaredTable, rows: DataFrame, note: dict[str, Any], number: int, replaced: str | None
     ) -> bool:
         """Write a commit with a number, unless another job has written one with this or a higher number.
 
@@ -83,12 +83,12 @@ class Lake(StoredTables):
         # If the other job's commit came first, Delta silently skips this one as a repetition.
         return self.log(declared).find(note) is not None
 
-    def overwrite(self, table: str | Table, rows: DataFrame, note: dict[str, Any] | None = None) -> None:
+    def overwrite(self, table: str | DeclaredTable, rows: DataFrame, note: dict[str, Any] | None = None) -> None:
         """Replace all rows, and remove columns that are no longer declared; earlier versions stay readable."""
         self._insist(table, lambda: self._overwrite(declaration(table), rows, note))
 
     def overwrite_where(
-        self, table: str | Table, rows: DataFrame, predicate: str, note: dict[str, Any] | None = None
+        self, table: str | DeclaredTable, rows: DataFrame, predicate: str, note: dict[str, Any] | None = None
     ) -> None:
         """Replace the rows that satisfy `predicate`; all of `rows` must satisfy it.
 
@@ -102,7 +102,7 @@ class Lake(StoredTables):
 
         self._insist(table, write)
 
-    def written(self, table: str | Table, note: dict[str, Any]) -> tuple[int, int]:
+    def written(self, table: str | DeclaredTable, note: dict[str, Any]) -> tuple[int, int]:
         """The version of the recent commit with this note, and the number of rows that it wrote.
 
         Raises:
@@ -115,7 +115,7 @@ class Lake(StoredTables):
         metrics = commit["operationMetrics"]
         return version, int(metrics.get("numOutputRows", 0)) - int(metrics.get("numCopiedRows", 0))
 
-    def undo(self, table: str | Table, note: dict[str, Any]) -> bool:
+    def undo(self, table: str | DeclaredTable, note: dict[str, Any]) -> bool:
         """Undo the recent commit with this note, if there is one; a table that it created becomes empty.
 
         Returns:
@@ -135,7 +135,7 @@ class Lake(StoredTables):
             written.delete()
         return True
 
-    def change(self, table: str | Table, change: Callable[[DeltaTable], None], note: dict[str, Any]) -> None:
+    def change(self, table: str | DeclaredTable, change: Callable[[DeltaTable], None], note: dict[str, Any]) -> None:
         """Change rows of a table by one Delta command, whose text is stored in Delta's log.
 
         Raises:
@@ -149,7 +149,7 @@ class Lake(StoredTables):
 
         self._insist(table, write)
 
-    def renew_rule(self, table: str | Table, rule: Rule) -> None:
+    def renew_rule(self, table: str | DeclaredTable, rule: Rule) -> None:
         """Update the constraint of an older table to the rule as it is declared now.
 
         Raises:
@@ -164,10 +164,12 @@ class Lake(StoredTables):
 
         self._insist(declared, renew)
 
-    def _insist(self, table: str | Table, write: Callable[[], None]) -> None:
+    def _insist(self, table: str | DeclaredTable, write: Callable[[], None]) -> None:
         insist(write, declaration(table).name, lambda: self.path(table))
 
-    def _writer(self, table: str | Table, rows: DataFrame, mode: str, note: dict[str, Any] | None) -> DataFrameWriter:
+    def _writer(
+        self, table: str | DeclaredTable, rows: DataFrame, mode: str, note: dict[str, Any] | None
+    ) -> DataFrameWriter:
         declared = declaration(table)
         writer = declared_columns(declared, rows).write.format("delta").mode(mode)
         if not self.exists(declared):
@@ -179,7 +181,7 @@ class Lake(StoredTables):
             writer = writer.option("partitionOverwriteMode", "static")
         return writer.option("userMetadata", json.dumps(note)) if note else writer
 
-    def _save(self, table: str | Table, writer: DataFrameWriter, note: dict[str, Any] | None = None) -> None:
+    def _save(self, table: str | DeclaredTable, writer: DataFrameWriter, note: dict[str, Any] | None = None) -> None:
         """Execute a write that `_writer` has prepared; with a catalog, the table is named there afterwards."""
         declared = declaration(table)
         if self._names is None:
@@ -195,7 +197,7 @@ class Lake(StoredTables):
             writer.save(self.path(declared))
             self._names.add(declared.name)
 
-    def _overwrite(self, declared: Table, rows: DataFrame, note: dict[str, Any] | None, **options: Any) -> None:
+    def _overwrite(self, declared: DeclaredTable, rows: DataFrame, note: dict[str, Any] | None, **options: Any) -> None:
         """Replace all rows and, if the declared columns have changed, also columns, constraints and statistics."""
         writer = self._writer(declared, rows, "overwrite", note).options(**options)
         exists = self.exists(declared)
@@ -216,6 +218,6 @@ class Lake(StoredTables):
         added = (f"ADD CONSTRAINT {name} CHECK ({text})" for name, text in wanted.items() if name not in kept)
         self._alter(declared, (f"SET TBLPROPERTIES ({listed})", *added))
 
-    def _alter(self, declared: Table, changes: Iterable[str]) -> None:
+    def _alter(self, declared: DeclaredTable, changes: Iterable[str]) -> None:
         for change in changes:
             self._spark.sql(f"ALTER TABLE {self.sql_name(declared)} {change}")

@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.windows import Window
-from schemas import SPLITS, Table
+from schemas import SPLITS, DeclaredTable
 from schemas.spark import spark_schema
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def count_examples(examples: DataFrame, window: Window) -> pa.Table:
     return counted.toArrow().cast(NOTHING.schema)
 
 
-def count_added(spark: SparkSession, lake: Lake, declared: Table, version: int, window: Window) -> pa.Table:
+def count_added(spark: SparkSession, lake: Lake, declared: DeclaredTable, version: int, window: Window) -> pa.Table:
     """Count the rows in the files that the commit of a version of the examples added."""
     root = lake.path(declared)
     files = [f"{root}/{unquote(name)}" for name in lake.log(declared).added_files(version)]

@@ -107,11 +107,9 @@ def find_increment(lake: Lake, config: Config, clicks_version: int) -> Increment
     """What the next build has to do to bring the examples to a version of clicks."""
     base = lake.newest("examples")
     last = last_build(lake.log("examples"), base)
-    reason = (
-        last.reason
-        or _reason_in_settings(last.note[STATE]["built_with"], config)
-        or _reason_in_table(last.note[STATE]["clicks_id"], lake)
-    )
+    reason = last.reason or _reason_in_settings(last.note[STATE]["built_with"], config)
+    if not reason and lake.log("clicks").table_id() != last.note[STATE]["clicks_id"]:
+        reason = "clicks is another table than before"
     if reason:
         return Increment(last.number + 1, reason, last.note, base=base)
     changes = find_changes(lake.log("clicks"), last.note["clicks_version"], clicks_version)
@@ -200,10 +198,6 @@ def _reason_in_settings(before: dict[str, Any], config: Config) -> str:
     if changed:
         return f"{', '.join(changed)} changed"
     return _IN_DOMAIN if config.examples.negatives.kind == "in_domain" else ""
-
-
-def _reason_in_table(clicks_id: str, lake: Lake) -> str:
-    return "" if lake.log("clicks").table_id() == clicks_id else "clicks is another table than before"
 
 
 def find_changes(log: Log, after: int, to: int) -> Changes:

@@ -11,7 +11,7 @@ from mamdr_core.lake.core.hashing import hash64, partition_keys
 from mamdr_core.lake.examples.packing import Packing
 from mamdr_core.lake.examples.splits import split_column
 from mamdr_core.lake.examples.windows import Window
-from schemas import SPLITS, Table
+from schemas import SPLITS, DeclaredTable
 
 MOST_PLACES = 4096
 """Maximum number of files for which each file has exactly one task; with more, a third of the tasks have no file."""
@@ -38,7 +38,7 @@ def assign_shards(
     return rows.drop("domain_rows", "shards")
 
 
-def lay_out(examples: DataFrame, shards: int, table: Table) -> DataFrame:
+def lay_out(examples: DataFrame, shards: int, table: DeclaredTable) -> DataFrame:
     """Bring all rows of a split and shard to one task, in the declared order of the table.
 
     They must be written with the settings of `writing`, which keep a file open for every split and shard of a task.

@@ -36,15 +36,7 @@ from mamdr_core.lake.examples.plans import (
     plan_impressions,
 )
 from mamdr_core.lake.examples.several_ids import encode_several, hashed_ids
-from mamdr_core.lake.examples.vocabularies import (
-    Growth,
-    Ids,
-    NewIds,
-    add_new_ids,
-    find_new_ids,
-    grown,
-    id_column,
-)
+from mamdr_core.lake.examples.vocabularies import Growth, Ids, NewIds, add_new_ids, find_new_ids, grown, id_column
 from mamdr_core.runtime.errors import MamdrError
 from schemas import SAMPLE_WEIGHT, TABLES, feature_vocabulary
 

@@ -10,12 +10,12 @@ from pyspark.errors import PySparkException
 from mamdr_core.config.features import Feature
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.runtime.errors import MamdrError
-from schemas import Table, feature_vocabulary
+from schemas import DeclaredTable, feature_vocabulary
 
 _GONE = re.compile("FILE_NOT_EXIST|Cannot time travel Delta table to version")
 
 
-def tables_beside(features: Sequence[Feature]) -> list[Table | str]:
+def tables_beside(features: Sequence[Feature]) -> list[DeclaredTable | str]:
     """The other tables that readers of the examples need: vocabularies and fixed vectors."""
     vectors = sorted({f"{feature.of}_features" for feature in features if feature.kind == "vector"})
     indexed = [feature_vocabulary(f.name) for f in features if f.has_vocabulary]
@@ -78,5 +78,5 @@ def still_there(what: str) -> Iterator[None]:
         ) from None
 
 
-def _name(table: Table | str) -> str:
+def _name(table: DeclaredTable | str) -> str:
     return table if isinstance(table, str) else table.name

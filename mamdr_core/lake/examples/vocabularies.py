@@ -23,7 +23,7 @@ from mamdr_core.lake.core.hashing import bucket, hash64
 from mamdr_core.lake.core.session import memory_of
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.runtime.errors import MamdrError
-from schemas import UNKNOWN_INDEX, Column, Table
+from schemas import UNKNOWN_INDEX, Column, DeclaredTable
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Growth:
 class Ids:
     """A vocabulary to extend: its table, the column with its ids, and the minimum number of rows of an id."""
 
-    table: Table
+    table: DeclaredTable
     column: str
     min_count: int = 1
 
@@ -78,7 +78,7 @@ class NewIds:
     rows: DataFrame
     numbered: DataFrame
     counts: Mapping[str, Mapping[int, int]]
-    known: Mapping[str, tuple[Table, DataFrame | None]]
+    known: Mapping[str, tuple[DeclaredTable, DataFrame | None]]
     domains: list[Row]
 
 
@@ -148,13 +148,13 @@ def _add(lake: Lake, column: str, found: NewIds) -> Growth | None:
     return Growth(before + new, new, reduce(DataFrame.unionByName, indices))
 
 
-def grown(lake: Lake, table: Table) -> Growth:
+def grown(lake: Lake, table: DeclaredTable) -> Growth:
     """A vocabulary without new ids."""
     known = lake.read(table, lake.version(table))
     return Growth(known.count(), 0, known.select("id", "index"))
 
 
-def overtaken(table: Table) -> MamdrError:
+def overtaken(table: DeclaredTable) -> MamdrError:
     """The error for a vocabulary to which other jobs kept adding ids."""
     return MamdrError(f"{table.name}: other jobs kept adding ids at the same time; run again when they have ended")
 
@@ -259,7 +259,7 @@ def id_column(column: SparkColumn, settings: IdSettings) -> SparkColumn:
     return F.when(column.isNotNull(), F.concat(F.lit("bucket "), number.cast("string")))
 
 
-def read_known(lake: Lake, table: Table) -> tuple[Table, DataFrame | None]:
+def read_known(lake: Lake, table: DeclaredTable) -> tuple[DeclaredTable, DataFrame | None]:
     """The declaration and rows of a vocabulary; None: it does not exist. Older ones are declared with last_seen."""
     if not lake.exists(table):
         return table, None

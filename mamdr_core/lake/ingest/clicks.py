@@ -9,14 +9,7 @@ from pyspark.sql import types as T
 from mamdr_core.config.features import Feature
 from mamdr_core.config.lake import InputColumns
 from mamdr_core.lake.core.hashing import hash64
-from mamdr_core.lake.core.sources import (
-    as_id,
-    kind_of,
-    malformed_line,
-    raw_columns,
-    resolve,
-    undeclared_columns,
-)
+from mamdr_core.lake.core.sources import as_id, kind_of, malformed_line, raw_columns, resolve, undeclared_columns
 from mamdr_core.lake.ingest.features import declared_features, unreadable_features
 from schemas import SAMPLE_WEIGHT, Rule
 from schemas.clicks import NOT_ANCIENT, NOT_FUTURE, RECORD_WELL_FORMED

@@ -37,7 +37,7 @@ from mamdr_core.lake.ingest.survey import Survey, survey_rows
 from mamdr_core.lake.ingest.tally import Tally
 from mamdr_core.lake.ingest.unparsed import explain_times
 from mamdr_core.runtime.errors import MamdrError
-from schemas import Table
+from schemas import DeclaredTable
 from schemas.clicks import RECORD_WELL_FORMED
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
     return {**figures, "clicks_version": version, **more}
 
 
-def _declared_table(config: Config) -> Table:
+def _declared_table(config: Config) -> DeclaredTable:
     if config.examples.split.kind == "given" and not config.input.columns.split:
         raise MamdrError("examples.split.kind is given: set input.columns.split to the expression that gives it")
     columns = config.input.columns

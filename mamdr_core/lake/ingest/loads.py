@@ -7,14 +7,12 @@ from datetime import UTC, date, datetime, timedelta
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from mamdr_core.lake.core.few import local_frame
+from mamdr_core.lake.core.few import declared_frame
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.ingest.tally import Tally
 from mamdr_core.runtime.errors import MamdrError
-from schemas import TABLES
 from schemas.loads import STATUS_KNOWN
-from schemas.spark import spark_schema
 
 
 @dataclass(frozen=True)
@@ -152,6 +150,4 @@ def record_load(
         "started_at": started_at,
         "finished_at": max(datetime.now(UTC), started_at + timedelta(microseconds=1)),
     }
-    table = TABLES["loads"]
-    row = tuple(line[name] for name in table.column_names)
-    lake.append(table, local_frame(spark, [row], spark_schema(table)))
+    lake.append("loads", declared_frame(spark, "loads", [line]))

@@ -22,7 +22,7 @@ from mamdr_core.lake.ingest.loads import Load, days_held, record_load
 from mamdr_core.lake.ingest.repeats import Judged
 from mamdr_core.lake.ingest.tally import Tally
 from mamdr_core.runtime.errors import MamdrError
-from schemas import Table
+from schemas import DeclaredTable
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Publication:
 
     lake: Lake
     load: Load
-    clicks: Table
+    clicks: DeclaredTable
     whole_days: bool
     held: Set[date | None]
     tasks: int

@@ -68,7 +68,7 @@ def settle_events(judged: DataFrame, survey: Survey, others: DataFrame | None, k
     faulty = survey.tally.rejected > 0
     keys, count = survey.repeated, survey.repeats
     if others is not None:
-        others = _with_key(others)
+        others = others.withColumn(KEY, hash64(*map(F.col, EVENT)))
         shared = judged.where(F.col(KEY).isNotNull()).select(KEY).join(others.select(KEY), KEY, "left_semi")
         keys = keep(keys.unionByName(shared).distinct())
         count = keys.count()
@@ -118,7 +118,3 @@ def _correct(tally: Tally, counted: Collection[Row]) -> Tally:
         corrected.add((row["ds"], None), -row["rows"], -row["clicks"])
         corrected.add((row["ds"], row[RULE]), row["rows"], row["clicks"])
     return corrected
-
-
-def _with_key(clicks: DataFrame) -> DataFrame:
-    return clicks.withColumn(KEY, hash64(*map(F.col, EVENT)))

@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.config.job_config import Config
 from mamdr_core.config.lake import ForgetSettings
+from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.hashing import hash64
 from mamdr_core.lake.core.listing import list_first
@@ -118,7 +119,7 @@ def _read_users(spark: SparkSession, settings: ForgetSettings) -> list[str]:
 
 def _find(spark: SparkSession, lake: Lake, users: Sequence[str], config: Config) -> dict[str, Match]:
     """The users' rows in each existing table, in the order of removal."""
-    ids = spark.createDataFrame([(user,) for user in users], "_id string")
+    ids = local_frame(spark, [(user,) for user in users], "_id string")
     matches = {name: _by_id(lake.read(name), column, ids) for name, column in BY_ID.items() if lake.exists(name)}
     if lake.exists("clicks_rejected"):
         matches["clicks_rejected"] = _rejected(spark, lake.read("clicks_rejected"), users, config.input.columns.user)
@@ -183,7 +184,7 @@ def _rejected(spark: SparkSession, rejected: DataFrame, users: Sequence[str], ex
         found = F.array_union(found, F.when(own.isin(*wanted), F.array(own)).otherwise(F.array().cast("array<string>")))
     theirs = rejected.select(hash64(F.col("row")).alias("_id"), found.alias("users")).where(F.size("users") > 0)
     held = theirs.groupBy("_id").agg(F.count("*").alias("rows"), F.first("users").alias("users")).collect()
-    hashes = spark.createDataFrame([(row["_id"],) for row in held], "_id bigint")
+    hashes = local_frame(spark, [(row["_id"],) for row in held], "_id bigint")
     return Match(
         sum(row["rows"] for row in held),
         frozenset(user for row in held for user in row["users"]),

@@ -27,7 +27,7 @@ from mamdr_core.lake.maintenance.vacuum import (
     would_vacuum,
 )
 from mamdr_core.runtime.errors import MamdrError
-from schemas import Table
+from schemas import DeclaredTable
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,9 @@ def _check_retention(spark: SparkSession, settings: MaintainSettings) -> None:
         )
 
 
-def _maintain_table(spark: SparkSession, lake: Lake, table: Table, pinned: set[int], config: Config) -> dict[str, Any]:
+def _maintain_table(
+    spark: SparkSession, lake: Lake, table: DeclaredTable, pinned: set[int], config: Config
+) -> dict[str, Any]:
     settings = config.maintain
     path, name, days = lake.path(table), lake.sql_name(table), settings.retention_days
     with kept_frames() as keep:
@@ -142,7 +144,7 @@ def _maintain_table(spark: SparkSession, lake: Lake, table: Table, pinned: set[i
 
 
 def _report(
-    table: Table, compacted: int, before: Total, removed: Total, after: Total, settings: MaintainSettings
+    table: DeclaredTable, compacted: int, before: Total, removed: Total, after: Total, settings: MaintainSettings
 ) -> dict[str, Any]:
     figures = {
         "files_before": before.files,
@@ -162,7 +164,7 @@ def _report(
     return figures
 
 
-def _keep_history(spark: SparkSession, lake: Lake, table: Table, pinned: set[int], days: int) -> None:
+def _keep_history(spark: SparkSession, lake: Lake, table: DeclaredTable, pinned: set[int], days: int) -> None:
     """Set Delta's retentions: `days` for removed files, and a year longer than pinned versions need for the log."""
     path, log = lake.path(table), lake.log(table)
     needed = range(max(min(pinned) - _CHECKPOINT, 0), min(pinned) + 1) if pinned else ()
@@ -181,7 +183,7 @@ def _keep_history(spark: SparkSession, lake: Lake, table: Table, pinned: set[int
         spark.sql(f"ALTER TABLE {lake.sql_name(table)} SET TBLPROPERTIES ({listed})")
 
 
-def _compact(lake: Lake, table: Table) -> int:
+def _compact(lake: Lake, table: DeclaredTable) -> int:
     """Compact small files within their partitions; returns the number of compacted files."""
     folder = F.regexp_extract("path", "^(.*?)[^/]*$", 1)
     most = lake.log(table).files(lake.version(table)).groupBy(folder).count().agg(F.max("count")).collect()[0][0]

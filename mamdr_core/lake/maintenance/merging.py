@@ -19,7 +19,7 @@ from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.increments import STATE, last_build
 from mamdr_core.lake.examples.layout import lay_out, writing
 from mamdr_core.runtime.errors import MamdrError
-from schemas import TABLES, Column, ColumnType, Table, without_split
+from schemas import TABLES, Column, ColumnType, DeclaredTable, without_split
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def _write(spark: SparkSession, lake: Lake, periods: Sequence[Period], settings:
     return False
 
 
-def _declared(schema: T.StructType) -> Table:
+def _declared(schema: T.StructType) -> DeclaredTable:
     """The declaration of the current examples, with the features of their build."""
     base = TABLES["examples"] if "split" in schema.names else without_split(TABLES["examples"])
     features = [field for field in schema if field.name not in base.column_names]

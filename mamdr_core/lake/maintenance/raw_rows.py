@@ -28,10 +28,10 @@ def users_of(row: str, column: str | None, users: Collection[str]) -> list[str]:
         users: the ids to search for.
     """
     try:
-        read: Any = json.loads(row, object_pairs_hook=_Pairs, parse_int=str, parse_float=str, parse_constant=str)
+        read: Any = json.loads(row, object_pairs_hook=_JsonObject, parse_int=str, parse_float=str, parse_constant=str)
     except (ValueError, RecursionError):
         return [user for user in users if user in row or json.dumps(user)[1:-1] in row]
-    if column and isinstance(read, _Pairs):
+    if column and isinstance(read, _JsonObject):
         # Spark ignores the case of a column's name.
         own = [value for name, value in read if name.lower() == column.lower()]
         read = own or read
@@ -39,13 +39,13 @@ def users_of(row: str, column: str | None, users: Collection[str]) -> list[str]:
     return [user for user in users if user in values]
 
 
-class _Pairs(list[tuple[str, Any]]):
+class _JsonObject(list[tuple[str, Any]]):
     """A JSON object with duplicate names."""
 
 
 def _values(read: Any) -> Iterator[str]:
     """The text of every value, with numbers as written."""
-    if isinstance(read, _Pairs):
+    if isinstance(read, _JsonObject):
         read = [value for _, value in read]
     if isinstance(read, list):
         for value in read:

@@ -20,7 +20,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.lake.core.session import overriding
 from mamdr_core.lake.core.tables import Lake
-from schemas import Table
+from schemas import DeclaredTable
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def total_of(files: DataFrame) -> Total:
     return Total(found[0], found[1])
 
 
-def names_of(lake: Lake, table: Table, versions: Collection[int]) -> DataFrame:
+def names_of(lake: Lake, table: DeclaredTable, versions: Collection[int]) -> DataFrame:
     """The data files of some versions of a table, in the column `name`.
 
     A version that Delta can no longer reconstruct is skipped with a warning; other errors are raised, so that no needed

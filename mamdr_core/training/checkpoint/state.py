@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor
 
-from mamdr_core.engine.specific_store import SpecificStore, Stored
+from mamdr_core.engine.specific_store import SpecificStore, SpecificValues
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.runtime.stateful import DomainRows, State, Stateful
 from mamdr_core.training.checkpoint.position import Position
@@ -78,8 +78,8 @@ class Snapshot:
 
     facts: dict[str, Any]
     state: State
-    best: Stored
-    now: Stored
+    best: SpecificValues
+    now: SpecificValues
     is_live: bool = False
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mamdr_core.engine.parameters import Change, Rows
-from mamdr_core.engine.specific_store import Stored, group_size
+from mamdr_core.engine.specific_store import SpecificValues, group_size
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.runtime.heartbeat import beat
 
@@ -22,7 +22,7 @@ PART_BYTES = 1 << 29
 """Approximate size of the dense parameters of a file; its content is in memory while it is written."""
 
 
-def save_specific(folder: Path, name: str, specific: Stored) -> list[str]:
+def save_specific(folder: Path, name: str, specific: SpecificValues) -> list[str]:
     """Write theta_i of some domains to `<name>-<part>.safetensors`; returns the names of the files."""
     domains = list(specific)
     each = max(1, PART_BYTES // max(1, specific.vector_bytes))
@@ -34,7 +34,7 @@ def save_specific(folder: Path, name: str, specific: Stored) -> list[str]:
     return names
 
 
-def _packed(specific: Stored, domains: Sequence[int]) -> dict[str, Tensor]:
+def _packed(specific: SpecificValues, domains: Sequence[int]) -> dict[str, Tensor]:
     changes = {domain: specific[domain] for domain in domains}
     rows = {domain: change.rows for domain, change in changes.items()}
     packed = {"domains": torch.tensor(domains), "dense": torch.stack([change.dense for change in changes.values()])}
@@ -86,7 +86,6 @@ class SavedSpecific(Mapping[int, Change]):
             self._rows.setdefault(domain, {})[table] = slice(start, stop)
 
     def __getitem__(self, domain: int) -> Change:
-        """theta_i of a domain."""
         number, row = self._place[domain]
         return self._read([domain], number, row)[domain]
 
@@ -132,9 +131,7 @@ class SavedSpecific(Mapping[int, Change]):
         return domain in self._place
 
     def __iter__(self) -> Iterator[int]:
-        """The domains."""
         return iter(self._place)
 
     def __len__(self) -> int:
-        """Number of domains."""
         return len(self._place)

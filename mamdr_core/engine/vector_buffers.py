@@ -15,27 +15,27 @@ GROWTH_BYTES = 1 << 26
 """Number of bytes, approximately, by which storage grows."""
 
 
-class Slots(Protocol):
-    """Numbered slots, each for one vector [P]."""
+class VectorBuffer(Protocol):
+    """A growing buffer of numbered entries, each for one vector [P]."""
 
     where: str
     """memory or file."""
 
     def grow(self) -> int:
-        """Add slots at the end; returns the new number of slots."""
+        """Add entries at the end; returns the new number of entries."""
 
-    def read(self, slot: int, out_P: Tensor) -> None:
-        """Copy a slot into `out_P`, a tensor on the CPU."""
+    def read(self, entry: int, out_P: Tensor) -> None:
+        """Copy an entry into `out_P`, a tensor on the CPU."""
 
-    def write(self, slot: int, values_P: Tensor) -> None:
-        """Copy `values_P`, a tensor on the CPU, into a slot."""
+    def write(self, entry: int, values_P: Tensor) -> None:
+        """Copy `values_P`, a tensor on the CPU, into an entry."""
 
 
-class MemorySlots:
-    """Slots in the memory of the host.
+class MemoryBuffer:
+    """A buffer in the memory of the host.
 
     Args:
-        like: a vector [P] of the type of the slots.
+        like: a vector [P] of the type of an entry.
     """
 
     where = "memory"
@@ -46,27 +46,27 @@ class MemorySlots:
         self._blocks: list[Tensor] = []
 
     def grow(self) -> int:
-        """See `Slots`."""
+        """See `VectorBuffer`."""
         self._blocks.append(self._like.new_empty(self._each, len(self._like)))
         return len(self._blocks) * self._each
 
-    def read(self, slot: int, out_P: Tensor) -> None:
-        """See `Slots`."""
-        out_P.copy_(self._blocks[slot // self._each][slot % self._each])
+    def read(self, entry: int, out_P: Tensor) -> None:
+        """See `VectorBuffer`."""
+        out_P.copy_(self._blocks[entry // self._each][entry % self._each])
 
-    def write(self, slot: int, values_P: Tensor) -> None:
-        """See `Slots`."""
-        self._blocks[slot // self._each][slot % self._each].copy_(values_P)
+    def write(self, entry: int, values_P: Tensor) -> None:
+        """See `VectorBuffer`."""
+        self._blocks[entry // self._each][entry % self._each].copy_(values_P)
 
 
-class FileSlots:
-    """Slots in a file.
+class FileBuffer:
+    """A buffer in a file.
 
     The file is not memory-mapped: mapped pages count as resident memory until the kernel reclaims them, and a full disk
     would cause a signal instead of an error. It has no name, so a killed rank leaves no file behind.
 
     Args:
-        like: a vector [P] of the type of the slots.
+        like: a vector [P] of the type of an entry.
         folder: folder on a local disk; empty: the system's temporary folder.
 
     Raises:
@@ -86,7 +86,7 @@ class FileSlots:
             raise self._explained(error) from None
 
     def grow(self) -> int:
-        """See `Slots`."""
+        """See `VectorBuffer`."""
         size = self._size + self._each
         try:  # reports a full disk before anything is written
             os.posix_fallocate(self._file.fileno(), self._size * self._bytes, self._each * self._bytes)
@@ -95,20 +95,20 @@ class FileSlots:
         self._size = size
         return size
 
-    def read(self, slot: int, out_P: Tensor) -> None:
-        """See `Slots`."""
-        self._transfer(os.preadv, out_P, slot)
+    def read(self, entry: int, out_P: Tensor) -> None:
+        """See `VectorBuffer`."""
+        self._transfer(os.preadv, out_P, entry)
 
-    def write(self, slot: int, values_P: Tensor) -> None:
-        """See `Slots`."""
-        self._transfer(os.pwritev, values_P, slot)
+    def write(self, entry: int, values_P: Tensor) -> None:
+        """See `VectorBuffer`."""
+        self._transfer(os.pwritev, values_P, entry)
 
-    def _transfer(self, call: Callable[[int, list[memoryview], int], int], vector_P: Tensor, slot: int) -> None:
+    def _transfer(self, call: Callable[[int, list[memoryview], int], int], vector_P: Tensor, entry: int) -> None:
         view = vector_P.numpy().data.cast("B")
         done = 0
         try:
             while done < self._bytes:
-                moved = call(self._file.fileno(), [view[done:]], slot * self._bytes + done)
+                moved = call(self._file.fileno(), [view[done:]], entry * self._bytes + done)
                 if not moved:
                     raise OSError(errno.EIO, "the file is too short")
                 done += moved
@@ -122,8 +122,8 @@ class FileSlots:
         )
 
 
-def slots_for(like: Tensor, vectors: int, memory_bytes: float, folder: str) -> Slots:
-    """Slots in memory if the vectors fit in `memory_bytes`, otherwise in a file in `folder`."""
+def buffer_for(like: Tensor, vectors: int, memory_bytes: float, folder: str) -> VectorBuffer:
+    """A buffer in memory if the vectors fit in `memory_bytes`, otherwise in a file in `folder`."""
     if vectors * like.nbytes <= memory_bytes:
-        return MemorySlots(like)
-    return FileSlots(like, folder)
+        return MemoryBuffer(like)
+    return FileBuffer(like, folder)
