@@ -33,7 +33,7 @@ import torch
 from machine import machine
 from peer_models import MODELS, SETTINGS, Rows, train
 from pyspark.sql import SparkSession
-from recipe_sets import METHODS, SETS, config_of
+from recipe_sets import METHODS, NAMED_SETS, config_of
 
 from mamdr_core.config.job_config import Config, with_values
 from mamdr_core.engine.columns import Columns
@@ -64,7 +64,7 @@ def main() -> None:
             fields = fields_of(config, pinned)
             rows = {split: rows_of(columns[split], fields, config, vectors) for split in SPLITS}
             sizes = [pinned.sizes[field] + 1 for field in fields]
-            limited = with_values(config, SETS[name].limits)
+            limited = with_values(config, NAMED_SETS[name].limits)
             for seed in options.seeds:
                 found += [{"set": name, "seed": seed, **each} for each in peers(sizes, rows, columns["test"], seed)]
                 if options.deepctr:
@@ -187,7 +187,7 @@ def report(found: list[dict[str, Any]], options: argparse.Namespace) -> str:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", nargs="+", choices=sorted(SETS), default=["conflict_0.5"])
+    parser.add_argument("--sets", nargs="+", choices=sorted(NAMED_SETS), default=["conflict_0.5"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--scale", type=float, default=1.0, help="share of the rows, domains and ids of synthetic logs")
     parser.add_argument("--deepctr", action="store_true", help="also DeepFM of deepctr-torch, installed from PyPI")
