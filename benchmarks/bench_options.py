@@ -8,8 +8,8 @@ is missing, and the table is of all that it holds. A run of METHOD+platt is also
 after training: figures without it are METHOD's.
 
 Columns: test AUC, mean over domains; the same less that of the set's METHOD without option by seed, and, for a set with
-a history, of the set without; mean over the third of domains with fewest training rows; PCOC and calibration error of
-all test rows; rows descended on; seconds of processor time. ± is a standard deviation over seeds.
+weights or a history, of the set without; mean over the third of domains with fewest training rows; PCOC and calibration
+error of all test rows; rows descended on; seconds of processor time. ± is a standard deviation over seeds.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from recipe_sets import NAMED, SETS, config_of
+from recipe_sets import NAMED, NAMED_SETS, config_of, world_of
 
 from mamdr_core.config.job_config import Config, with_values
 from mamdr_core.engine.metrics import DomainMetrics
@@ -35,7 +35,6 @@ from mamdr_core.training.preparing import prepare_examples
 from mamdr_core.training.worker import RankTask, train_rank
 
 HEAD = "| set | method | test AUC | difference | smallest third | PCOC | calibration error | rows | s | runs |"
-FIGURES = ("test_auc", "smallest_third", "pcoc", "calibration_error", "rows", "seconds")
 
 Runs = dict[str, dict[str, float]]
 """Figures by `set method seed`."""
@@ -46,28 +45,43 @@ def main() -> None:
     torch.set_num_threads(1)
     runs: Runs = json.loads(options.json.read_text()) if options.json.exists() else {}
     started = time.perf_counter()
-    for seed in options.seeds:
-        for name in options.sets:
-            config = config_of(name, 0, 1.0, options.folder)
-            for label in options.methods:
-                if f"{name} {label} {seed}" in runs:
-                    continue
-                if time.perf_counter() - started > options.minutes * 60:
-                    break
-                runs |= run(config, examples_of(config), name, label, seed)
-                options.json.write_text(json.dumps(runs, indent=1) + "\n")
-                print(name, label, seed, runs[f"{name} {label} {seed}"], file=sys.stderr, flush=True)
+    configs = {
+        (seed, name): config_of(name, world_of(seed, options.final), 1.0, options.folder)
+        for seed in options.seeds
+        for name in options.sets
+    }
+    prepare(list(configs.values()))
+    for (seed, name), config in configs.items():
+        for label in options.methods:
+            if f"{name} {label} {seed}" in runs:
+                continue
+            if time.perf_counter() - started > options.minutes * 60:
+                break
+            runs |= run(config, examples_of(config), name, label, seed)
+            options.json.write_text(json.dumps(runs, indent=1) + "\n")
+            print(name, label, seed, runs[f"{name} {label} {seed}"], file=sys.stderr, flush=True)
     print(report(runs))
 
 
+def prepare(configs: Sequence[Config]) -> None:
+    """Build the lakes that are missing, in one Spark session, and keep their examples as they are pinned."""
+    if all(kept_of(config).exists() for config in configs):
+        return
+    with spark_session("bench_options") as spark:
+        for config in configs:
+            if not kept_of(config).exists():  # sets can share a lake
+                _, pinned, _ = prepare_examples(spark, config)
+                kept_of(config).write_bytes(pickle.dumps(pinned))
+
+
+def kept_of(config: Config) -> Path:
+    """The file of a set's pinned examples."""
+    return Path(config.lake.root).parent / "pinned.pickle"
+
+
 def examples_of(config: Config) -> PinnedExamples:
-    """The set's examples as they were pinned by the first call, which starts Spark."""
-    kept = Path(config.lake.root).parent / "pinned.pickle"
-    if not kept.exists():
-        with spark_session("bench_options") as spark:
-            _, pinned, _ = prepare_examples(spark, config)
-        kept.write_bytes(pickle.dumps(pinned))
-    found: PinnedExamples = pickle.loads(kept.read_bytes())  # noqa: S301 - written above
+    """A set's examples, after `prepare`."""
+    found: PinnedExamples = pickle.loads(kept_of(config).read_bytes())  # noqa: S301 - written by prepare
     return found
 
 
@@ -75,7 +89,7 @@ def run(config: Config, pinned: PinnedExamples, name: str, label: str, seed: int
     """Train and measure; of a calibrated run also the figures of the method without calibration."""
     method = NAMED[label]
     values = {"train.method": method.name, "model.name": method.model, "train.seed": seed}
-    config = with_values(config, {**values, **method.values, **SETS[name].limits})
+    config = with_values(config, {**values, **method.values, **NAMED_SETS[name].limits})
     owner = np.zeros(len(pinned.domain_ids), dtype=np.int64)
     began = time.process_time()
     with tempfile.TemporaryDirectory(prefix="mamdr-options-") as folder:
@@ -109,14 +123,17 @@ def report(runs: Runs) -> str:
         by_row.setdefault((name, label), {})[int(seed)] = figures
     lines = [HEAD, "|---" * (HEAD.count("|") - 1) + "|"]
     for (name, label), own in by_row.items():
-        plain = (name, label.partition("+")[0]) if "+" in label else (name.partition("_history")[0], label)
+        plain = (name, label.partition("+")[0]) if "+" in label else (NAMED_SETS[name].plain, label)
         base = {} if plain == (name, label) else by_row.get(plain, {})
         gains = [own[seed]["test_auc"] - base[seed]["test_auc"] for seed in own if seed in base]
-        auc = _with_spread([each["test_auc"] for each in own.values()])
-        small, pcoc, error, rows, seconds = (
-            float(np.mean([each[figure] for each in own.values()])) for figure in FIGURES[1:]
+        auc, error = (
+            _with_spread([each[figure] for each in own.values()]) for figure in ("test_auc", "calibration_error")
         )
-        figures = f"{small:.4f} | {pcoc:.3f} | {error:.4f} | {rows:,.0f} | {seconds:.0f} | {len(own)} |"
+        small, pcoc, rows, seconds = (
+            float(np.mean([each[figure] for each in own.values()]))
+            for figure in ("smallest_third", "pcoc", "rows", "seconds")
+        )
+        figures = f"{small:.4f} | {pcoc:.3f} | {error} | {rows:,.0f} | {seconds:.0f} | {len(own)} |"
         lines.append(f"| {name} | {label} | {auc} | {_with_spread(gains, '+') if gains else ''} | {figures}")
     return "\n".join(lines)
 
@@ -130,10 +147,11 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--folder", type=Path, required=True, help="of lakes, kept between calls; bench_recipe.py can share it")
-    add("--sets", nargs="+", choices=SETS, required=True, metavar="SET", help=f"of {', '.join(SETS)}")
+    add("--sets", nargs="+", choices=NAMED_SETS, required=True, metavar="SET", help=f"of {', '.join(NAMED_SETS)}")
     add("--methods", nargs="+", choices=NAMED, required=True, metavar="METHOD", help="as bench_recipe.py names them")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
-    add("--minutes", type=float, default=60.0, help="no run begins after these; default: 60")
+    add("--final", action="store_true", help="every seed has its own split and negatives; needs a --json of its own")
+    add("--minutes", type=float, default=60.0, help="no run begins after these; 0: only lakes are built; default: 60")
     add("--json", type=Path, help="file of the runs; default: options.json in --folder")
     options = parser.parse_args()
     options.folder = options.folder.resolve()

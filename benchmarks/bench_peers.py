@@ -12,6 +12,9 @@ With --deepctr also DeepFM of deepctr-torch (peer_deepctr.py), in a process and 
 installed without its dependencies, which are here, in the cache outside the clone. It asks PyPI for its newest version
 whenever it is imported, and goes on without an answer.
 
+With --plain only the peers, on lakes that bench_options.py has built in the same --folder, without Spark: its figures
+of `joint` on the set are ours.
+
 Rows a second are training rows over the time of steps, compilation included. AUC is of the test split: mean over
 domains and weighted by rows (domains with both classes), mean over seeds with the standard deviation.
 """
@@ -25,15 +28,17 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from bench_options import examples_of
 from machine import machine
 from peer_models import MODELS, SETTINGS, Rows, train
 from pyspark.sql import SparkSession
-from recipe_sets import METHODS, SETS, config_of
+from recipe_sets import METHODS, NAMED_SETS, config_of
 
 from mamdr_core.config.job_config import Config, with_values
 from mamdr_core.engine.columns import Columns
@@ -48,6 +53,7 @@ from schemas import SPLITS
 
 DEEPCTR = "deepctr-torch==0.3.0"
 OURS = ("joint", "joint deepfm", "mixed")
+PEERS = [f"{name} {setting}" for setting in SETTINGS for name in MODELS]
 
 
 def main() -> None:
@@ -56,21 +62,23 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     folder = Path(options.folder or tempfile.mkdtemp(prefix="mamdr-peers-"))
     found: list[dict[str, Any]] = []
-    with spark_session("bench_peers") as spark:
+    with nullcontext() if options.plain else spark_session("bench_peers") as spark:
         for name in options.sets:
             config = config_of(name, 0, options.scale, folder)
-            _, pinned, _ = prepare_examples(spark, config)
+            pinned = prepare_examples(spark, config)[1] if spark else examples_of(config)
             columns, vectors = read(config, pinned)
             fields = fields_of(config, pinned)
             rows = {split: rows_of(columns[split], fields, config, vectors) for split in SPLITS}
             sizes = [pinned.sizes[field] + 1 for field in fields]
-            limited = with_values(config, SETS[name].limits)
+            limited = with_values(config, NAMED_SETS[name].limits)
             for seed in options.seeds:
-                found += [{"set": name, "seed": seed, **each} for each in peers(sizes, rows, columns["test"], seed)]
+                own = peers(options.peers, sizes, rows, columns["test"], seed)
+                found += [{"set": name, "seed": seed, **each} for each in own]
                 if options.deepctr:
                     each = deepctr(sizes, rows, columns["test"], seed, options.threads)
                     found.append({"set": name, "seed": seed, **each})
-                found += [{"set": name, "seed": seed, **each} for each in ours(spark, limited, seed)]
+                if spark:
+                    found += [{"set": name, "seed": seed, **each} for each in ours(spark, limited, seed)]
     print(report(found, options))
     print(json.dumps(found))
 
@@ -96,14 +104,13 @@ def rows_of(columns: Columns, fields: list[str], config: Config, vectors: dict[s
     return Rows(ids, torch.cat([columns.numeric, *looked_up], 1), columns.labels)
 
 
-def peers(sizes: list[int], rows: dict[str, Rows], test: Columns, seed: int) -> list[dict[str, Any]]:
-    """Figures of every peer under every setting."""
+def peers(labels: list[str], sizes: list[int], rows: dict[str, Rows], test: Columns, seed: int) -> list[dict[str, Any]]:
+    """Figures of some of `PEERS`."""
     found = []
-    for setting, settings in SETTINGS.items():
-        for name in MODELS:
-            logits, figures = train(name, settings, sizes, rows, seed)
-            found.append({"program": f"PyTorch {name}, {setting}", **aucs_of(logits, test), **figures})
-            print(found[-1], file=sys.stderr)
+    for name, setting in map(str.split, labels):
+        logits, figures = train(name, SETTINGS[setting], sizes, rows, seed)
+        found.append({"program": f"PyTorch {name}, {setting}", **aucs_of(logits, test), **figures})
+        print(found[-1], file=sys.stderr, flush=True)
     return found
 
 
@@ -187,9 +194,11 @@ def report(found: list[dict[str, Any]], options: argparse.Namespace) -> str:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", nargs="+", choices=sorted(SETS), default=["conflict_0.5"])
+    parser.add_argument("--sets", nargs="+", choices=sorted(NAMED_SETS), default=["conflict_0.5"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--scale", type=float, default=1.0, help="share of the rows, domains and ids of synthetic logs")
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS, help="model and setting; default: all")
+    parser.add_argument("--plain", action="store_true", help="without our programs, and without Spark")
     parser.add_argument("--deepctr", action="store_true", help="also DeepFM of deepctr-torch, installed from PyPI")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--folder", default="", help="of the lakes; default: a temporary one")

@@ -2,7 +2,8 @@
 
 Settings are those that FuxiCTR publishes in its model zoo (reczoo/FuxiCTR, model_zoo/DeepFM/DeepFM_torch: the template
 `DeepFM_default` of config/model_config.yaml, and the defaults of src/DeepFM.py); the code is ours. Training stops as
-there: AUC of all validation rows after every epoch, the rate a tenth when it falls, the end after two such epochs.
+there: AUC of all validation rows after every epoch, the rate a tenth when it falls, the end after two such epochs. A
+third setting is that of this package's runs, so that what differs is the program.
 """
 
 import copy
@@ -37,20 +38,34 @@ class Rows:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a peer trains with."""
+    """What a peer trains with.
+
+    Attributes:
+        std: standard deviation of initial embeddings.
+        validations: in an epoch.
+        patience: validations below the best after which training ends.
+        decay: factor of the rate at each of them.
+    """
 
     embedding_dim: int
     hidden: tuple[int, ...]
     batch_size: int
     learning_rate: float = 1e-3
     epochs: int = 100
+    dropout: float = 0.0
+    std: float = 1e-4
+    validations: int = 1
+    patience: int = PATIENCE
+    decay: float = 0.1
 
 
 SETTINGS: dict[str, Settings] = {
     "template": Settings(40, (300, 300, 300), 10_000),
     "defaults": Settings(10, (64, 64, 64), 10_000),
+    "ours": Settings(16, (64, 32), 512, epochs=20, dropout=0.2, std=0.01, validations=4, patience=10, decay=1.0),
 }
-"""The template of config/model_config.yaml; and the defaults of the class, with the template's batch."""
+"""The template of config/model_config.yaml; the defaults of the class, with the template's batch; and the settings of
+recipe_sets.py and of train_mamdr's joint training."""
 
 
 class MLP(nn.Module):
@@ -60,9 +75,11 @@ class MLP(nn.Module):
         super().__init__()
         self.embeddings = nn.ModuleList(nn.Embedding(size, settings.embedding_dim) for size in sizes)
         for embedding in self.embeddings:
-            nn.init.normal_(embedding.weight, std=1e-4)
+            nn.init.normal_(embedding.weight, std=settings.std)
         widths = [len(sizes) * settings.embedding_dim + dense, *settings.hidden]
-        layers = [part for width, out in pairwise(widths) for part in (nn.Linear(width, out), nn.ReLU())]
+        layers: list[nn.Module] = []
+        for width, out in pairwise(widths):
+            layers += [nn.Linear(width, out), nn.ReLU(), nn.Dropout(settings.dropout)]
         self.network = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
 
     def forward(self, ids_BF: Tensor, dense_BK: Tensor) -> Tensor:
@@ -81,7 +98,7 @@ class DeepFM(MLP):
         super().__init__(sizes, dense, settings)
         self.first = nn.ModuleList(nn.Embedding(size, 1) for size in sizes)
         for embedding in self.first:
-            nn.init.normal_(embedding.weight, std=1e-4)
+            nn.init.normal_(embedding.weight, std=settings.std)
         self.first_dense = nn.Linear(dense, 1)
 
     def forward(self, ids_BF: Tensor, dense_BK: Tensor) -> Tensor:
@@ -108,26 +125,28 @@ def train(name: str, settings: Settings, sizes: list[int], rows: Mapping[str, Ro
     train_rows, started, descending = rows["train"], time.perf_counter(), 0.0
     model = MODELS[name](sizes, train_rows.dense.shape[1], settings)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
-    best, worse, kept, epochs = -np.inf, 0, copy.deepcopy(model.state_dict()), 0
-    for _ in range(settings.epochs):
+    best, worse, kept, done = -np.inf, 0, copy.deepcopy(model.state_dict()), 0
+    orders = (torch.randperm(len(train_rows.labels)) for _ in range(settings.epochs))
+    for part in (part for order in orders for part in order.tensor_split(settings.validations)):
         begun = time.perf_counter()
         model.train()
-        for batch in torch.randperm(len(train_rows.labels)).split(settings.batch_size):
+        for batch in part.split(settings.batch_size):
             optimizer.zero_grad()
             logits = model(train_rows.ids[batch], train_rows.dense[batch])
             binary_cross_entropy_with_logits(logits, train_rows.labels[batch]).backward()
             optimizer.step()
         descending += time.perf_counter() - begun
-        epochs += 1
+        done += 1
         auc = auc_of(predict(model, rows["val"]).numpy(), rows["val"].labels.numpy())
         if auc > best:
             best, worse, kept = auc, 0, copy.deepcopy(model.state_dict())
             continue
         worse += 1
         for group in optimizer.param_groups:
-            group["lr"] *= 0.1
-        if worse == PATIENCE:
+            group["lr"] *= settings.decay
+        if worse == settings.patience:
             break
+    epochs = done / settings.validations
     model.load_state_dict(kept)
     figures = {"rows_per_second": epochs * len(train_rows.labels) / descending, "epochs": epochs}
     return predict(model, rows["test"]), {**figures, "seconds": time.perf_counter() - started}

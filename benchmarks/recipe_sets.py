@@ -42,12 +42,14 @@ class DataSet:
         values: config keys over the file.
         limits: config keys over those of the method.
         lake: the set whose lake it shares, as its examples are the same; empty: its own.
+        plain: the set with the same rows without what this set adds; empty: it adds nothing.
     """
 
     conf: str
     values: Mapping[str, Any] = field(default_factory=dict)
     limits: Mapping[str, Any] = field(default_factory=dict)
     lake: str = ""
+    plain: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,25 @@ def _vectors(**synthetic: Any) -> DataSet:
     return DataSet("synthetic", {f"synthetic.{key}": value for key, value in synthetic.items()})
 
 
-def _history(conf: str, pooling: str, lake: str = "") -> DataSet:
-    """A set with the newest 50 items that the user clicked before the row, in all years: `ds` begins a year there."""
-    kind = {"kind": "sequence", "history": True, "table": "item", "length": 50, "history_days": 7_300}
-    return DataSet(conf, {"features": [{"name": "clicked", **kind, "pooling": pooling}]}, lake=lake)
+def _history(plain: str, values: Mapping[str, Any] | None = None) -> dict[str, DataSet]:
+    """Sets with the newest 50 items that the user clicked before the row, in all years: `ds` begins a year there.
+
+    Args:
+        plain: the set without it.
+        values: config keys of that set.
+    """
+    kind = {"name": "clicked", "kind": "sequence", "history": True, "table": "item", "length": 50}
+    lake = f"{plain}_history"
+
+    def pooled(pooling: str) -> DataSet:
+        features = [{**kind, "history_days": 7_300, "pooling": pooling}]
+        return DataSet(plain.partition("_")[0], {**(values or {}), "features": features}, lake=lake, plain=plain)
+
+    return {lake: pooled("mean"), f"{lake}_din": pooled("attention")}
+
+
+def _weighted(conf: str, weight: str) -> DataSet:
+    return DataSet(conf, {"input.columns.weight": weight}, plain=conf)
 
 
 def production_shape(domains: int, rows: int) -> dict[str, Any]:
@@ -92,10 +109,6 @@ SETS: dict[str, DataSet] = {
     "amazon5": DataSet("amazon5"),
     "ciao": DataSet("ciao"),
     "ciao_positives": DataSet("ciao_positives"),
-    "amazon5_history": _history("amazon5", "mean"),
-    "amazon5_history_din": _history("amazon5", "attention", lake="amazon5_history"),
-    "ciao_history": _history("ciao", "mean"),
-    "ciao_history_din": _history("ciao", "attention", lake="ciao_history"),
     "conflict_0": _vectors(conflict=0.0),
     "conflict_0.5": _vectors(conflict=0.5),
     "conflict_1": _vectors(conflict=1.0),
@@ -128,6 +141,31 @@ SETS: dict[str, DataSet] = {
         },
     ),
 }
+"""By name: the sets that a comparison has unless it names others."""
+
+
+GIVEN_LOG = "{}_given_log"
+"""Folder of a log in --folder with a column `fold`, which given_splits.py writes, by file in conf/."""
+
+GIVEN = {"examples.split.kind": "given", "input.columns.split": "fold"}
+
+VARIANTS: dict[str, DataSet] = {
+    # Clicks weigh as much as the rows without a click; and by a column of the log.
+    "amazon5_balanced": _weighted("amazon5", "3"),
+    "amazon5_weighted": _weighted("amazon5", "overall / 5"),
+    "ciao_balanced": _weighted("ciao", "if(score >= 4, 1, 4)"),
+    "ciao_weighted": _weighted("ciao", "helpfulness"),
+    **_history("amazon5"),
+    **_history("ciao"),
+    "amazon5_given": DataSet("amazon5", GIVEN),
+    "ciao_given": DataSet("ciao", GIVEN),
+    **_history("amazon5_given", GIVEN),
+    **_history("ciao_given", GIVEN),
+}
+"""Real logs with weights, histories or given splits, by name; these run only where they are named."""
+
+NAMED_SETS = SETS | VARIANTS
+"""All of them, by name."""
 
 
 def _train_of(conf: str) -> dict[str, Any]:
@@ -168,15 +206,19 @@ METHODS: dict[str, Method] = {
 OPTIONS: dict[str, dict[str, Any]] = {
     "warmup": {"train.lr_schedule.warmup_rounds": 32},
     "cosine": {"train.lr_schedule.decay": "cosine", "train.lr_schedule.decay_rounds": 512},
+    "cosine_192": {"train.lr_schedule.decay": "cosine", "train.lr_schedule.decay_rounds": 192},
     "cosine_both": {
         "train.lr_schedule.decay": "cosine",
         "train.lr_schedule.decay_rounds": 512,
         "train.lr_schedule.rates": "both",
     },
     "clip": {"train.inner.clip_norm": 1.0},
+    "clip_0.1": {"train.inner.clip_norm": 0.1},
     "weight_decay": {"train.inner.weight_decay": 0.01},
+    "weight_decay_1": {"train.inner.weight_decay": 1.0},
     "embedding_l2": {"train.inner.embedding_l2": 1e-5},
     "embedding_l2_1e-3": {"train.inner.embedding_l2": 1e-3},
+    "embedding_l2_1e-2": {"train.inner.embedding_l2": 1e-2},
     "sparse_adagrad": {"train.inner.sparse_optimizer": "adagrad", "train.inner.sparse_lr": 0.02},
     "sparse_lr": {"train.inner.sparse_lr": 3e-3},
     "platt": {"train.calibration": "platt"},
@@ -216,18 +258,20 @@ def config_of(name: str, world: int, scale: float, folder: Path) -> Config:
     """The configuration of a set: its own lake and logs, and settings that all methods have in common.
 
     Args:
-        name: of `SETS`.
+        name: of `NAMED_SETS`.
         world: seed of the generator and of the split.
         scale: share of the rows, domains, users and items of synthetic logs.
         folder: of lakes and logs.
     """
-    data = SETS[name]
+    data = NAMED_SETS[name]
     config = with_values(load_config(str(CONF / f"{data.conf}.yaml")), {**SETTINGS, **data.values})
     own = folder / f"{data.lake or name}-{world}-{scale:g}"
     changes: dict[str, Any] = {"lake.root": str(own / "lake"), "examples.seed": world}
     if config.synthetic is None:
-        changes["input.path"] = str((ROOT / config.input.path).resolve())
-        return with_values(config, changes)
+        path = ROOT / config.input.path
+        if config.examples.split.kind == "given":
+            path = folder / GIVEN_LOG.format(data.conf) / path.name
+        return with_values(config, changes | {"input.path": str(path.resolve())})
     changes |= {"input.path": str(own / "raw"), "synthetic.seed": world}
     changes |= {
         f"synthetic.{key}": max(1, round(getattr(config.synthetic, key) * scale))
