@@ -117,7 +117,7 @@ class Run:
     @property
     def _is_first_attempt(self) -> bool:
         """Whether no earlier attempt can have recorded anything of the run."""
-        return (self.row.get("attempts") or 1) == 1
+        return int(self.row.get("attempts") or 1) == 1
 
     def record_start(self, spark: SparkSession) -> None:
         """Record that the run is running, as another attempt if it is resumed."""
