@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
 from torch import Tensor
 
@@ -18,22 +18,31 @@ from mamdr_core.lake.core.sql import literal
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.training.curve import Validation
-from schemas import TABLES
+from schemas import TABLES, Table
 from schemas.spark import spark_schema
 
 
-def record_run(spark: SparkSession, lake: Lake, run: Mapping[str, Any]) -> None:
-    """Write the row of a run in training_runs, replacing an earlier one; columns missing in `run` become null."""
+def record_run(spark: SparkSession, lake: Lake, run: Mapping[str, Any], is_new: bool = False) -> None:
+    """Write the row of a run in training_runs; columns missing in `run` become null.
+
+    Args:
+        is_new: the run has no row yet; otherwise it is replaced, which takes ten Spark jobs instead of one.
+    """
     table = TABLES["training_runs"]
     row = tuple(run.get(name) for name in table.column_names)
     frame = local_frame(spark, [row], spark_schema(table))
-    lake.overwrite_where(table, frame, f"run_id = {literal(run['run_id'])}")
+    _record(lake, table, frame, f"run_id = {literal(run['run_id'])}", is_new)
 
 
 def record_metrics(
-    spark: SparkSession, lake: Lake, run_id: str, domain_ids: tuple[str, ...], metrics: Mapping[str, DomainMetrics]
+    spark: SparkSession,
+    lake: Lake,
+    run_id: str,
+    domain_ids: tuple[str, ...],
+    metrics: Mapping[str, DomainMetrics],
+    is_new: bool = False,
 ) -> None:
-    """Write the metrics of a run by domain and split, replacing earlier ones of the same splits."""
+    """Write the metrics of a run by domain and split, replacing earlier ones of the same splits unless it is new."""
     if not re.fullmatch(r"[\w-]+", run_id):
         raise MamdrError(f"{run_id!r} is not the id of a run (letters, digits, _ and -)")
     table = TABLES["domain_metrics"]
@@ -45,15 +54,24 @@ def record_metrics(
     )
     frame = spark.createDataFrame(measured_rows, struct)
     splits = ", ".join(literal(split) for split in metrics)
-    lake.overwrite_where(table, frame, f"run_id = {literal(run_id)} AND split IN ({splits})")
+    _record(lake, table, frame, f"run_id = {literal(run_id)} AND split IN ({splits})", is_new)
 
 
-def record_curve(spark: SparkSession, lake: Lake, run_id: str, curve: Sequence[Validation]) -> None:
-    """Write the validations of a run, replacing earlier ones."""
+def record_curve(
+    spark: SparkSession, lake: Lake, run_id: str, curve: Sequence[Validation], is_new: bool = False
+) -> None:
+    """Write the validations of a run, replacing earlier ones unless it is new."""
     table = TABLES["training_curves"]
     rows = [{"run_id": run_id, **validation.plain()} for validation in curve]
     frame = local_frame(spark, [tuple(map(row.get, table.column_names)) for row in rows], spark_schema(table))
-    lake.overwrite_where(table, frame, f"run_id = {literal(run_id)}")
+    _record(lake, table, frame, f"run_id = {literal(run_id)}", is_new)
+
+
+def _record(lake: Lake, table: Table, rows: DataFrame, replaced: str, is_new: bool) -> None:
+    if is_new:
+        lake.append(table, rows)
+    else:
+        lake.overwrite_where(table, rows, replaced)
 
 
 def _by_domain(

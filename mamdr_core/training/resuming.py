@@ -73,6 +73,7 @@ def _resumed(spark: SparkSession, lake: Lake, config: Config, row: Row) -> Run:
     pinned = pin_examples(spark, config.lake, config.features, row["input_versions"], config.train.days)
     begins = {"ranks": config.train.ranks, "error": None, "started_at": datetime.now(UTC), "finished_at": None}
     known = {**row.asDict(), **begins}
+    known["attempts"] = known.get("attempts") or 1  # a row from before they were counted
     return make_run(lake, config, pinned, known)
 
 

@@ -114,11 +114,16 @@ class Run:
         """Folder of the checkpoints."""
         return as_path(self.lake.path_of("checkpoints", self.id))
 
+    @property
+    def _is_first_attempt(self) -> bool:
+        """Whether no earlier attempt can have recorded anything of the run."""
+        return int(self.row.get("attempts") or 1) == 1
+
     def record_start(self, spark: SparkSession) -> None:
         """Record that the run is running, as another attempt if it is resumed."""
         claim(self.checkpoints)
         self.row["attempts"] = (self.row.get("attempts") or 0) + 1
-        record_run(spark, self.lake, {**self.row, "status": "running"})
+        record_run(spark, self.lake, {**self.row, "status": "running"}, self._is_first_attempt)
 
     def record_loss(self, spark: SparkSession, error: BaseException, is_last: bool) -> None:
         """Record that ranks were lost, and that they are restarted unless this was the last attempt.
@@ -184,11 +189,12 @@ class Run:
             remove(package)  # of an attempt that failed before it could record the package
         publish_package(str(self.scratch), str(package), saved, texts)
         figures["package"] = str(package)
-        record_metrics(spark, self.lake, self.id, self.pinned.domain_ids, result.metrics)
-        record_curve(spark, self.lake, self.id, result.curve)
+        is_new = self._is_first_attempt
+        record_metrics(spark, self.lake, self.id, self.pinned.domain_ids, result.metrics, is_new)
+        record_curve(spark, self.lake, self.id, result.curve, is_new)
         recorded = {name: value for name, value in figures.items() if name not in ("examples_version", "uncalibrated")}
         row = {**self.row, **recorded, "status": "ok", "finished_at": datetime.now(UTC)}
-        record_run(spark, self.lake, row)
+        record_run(spark, self.lake, row, is_new and bool(self.row["experiment"]))
         self.row["status"] = "ok"
         track_run(EndedRun(row, self.config, self.pinned.domain_ids, figures, result.metrics, result.curve))
         return figures

@@ -272,9 +272,11 @@ def test_compiled_steps_equal_eager_ones_and_are_reused_for_other_sizes(name, co
     trajectories = [[visit(columns, d) for d in (4, 0, 2, 3, 5)]]
     if name in PER_DOMAIN:
         trajectories += [[mixed(columns)], [Visit(columns, mixed(columns).rows[:17])]]
-    for visits in trajectories:
-        found, expected = (engine.descend(Theta(shared), visits, 0.05, seed=3) for engine in (fast, eager))
-        assert_same(found, expected)
+    # Sizes that are equal by chance would otherwise count as one, and each number of groups be compiled separately.
+    with torch.fx.experimental._config.patch(use_duck_shape=False):
+        for visits in trajectories:
+            found, expected = (engine.descend(Theta(shared), visits, 0.05, seed=3) for engine in (fast, eager))
+            assert_same(found, expected)
     torch._dynamo.utils.counters.clear()
     for take in (3, 5, 6):  # other numbers of trajectories and rows; 2 and 4 are widths of tables
         thetas = [theta_of(eager, shared, d) for d in range(take)]

@@ -9,7 +9,8 @@ from pyspark.sql import functions as F
 from mamdr_core.config.job_config import with_values
 from mamdr_core.experiments.compare import compare_methods
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.parallel.launch import RankError, run_ranks
+from mamdr_core.parallel.collective import run_simulated
+from mamdr_core.parallel.launch import RankError
 from mamdr_core.runtime.errors import MamdrError, StoppedError
 from mamdr_core.training.driver import train_mamdr
 from mamdr_core.training.runs import Run
@@ -141,20 +142,22 @@ def test_a_stopped_comparison_leaves_no_partial_record_and_resumes(spark, config
     assert (result["done"], result["skipped"], result["failed"]) == (1, 1, 0)
 
 
-def test_trials_with_several_ranks_run_on_horovod_and_retry_after_a_lost_rank(spark, config, first, monkeypatch):
+def test_trials_with_several_ranks_are_launched_and_retry_after_a_lost_rank(spark, config, first, monkeypatch):
+    """The ranks are those that tests of launchers start, here in this process."""
     calls = []
 
-    def lose_one(*arguments):
-        calls.append(arguments)
+    def lose_one(spark, task, ranks, start_timeout, launcher, *more):
+        calls.append((ranks, launcher))
         if len(calls) == 1:
             raise RankError("rank 1 of 2 was lost")
-        return run_ranks(*arguments)
+        return run_simulated(task, ranks)
 
     monkeypatch.setattr("mamdr_core.training.driver.run_ranks", lose_one)
     pair = with_values(config, {"train.ranks": 2, "compare.seeds": [0], "compare.name": "ranks"})
     pair = with_values(pair, {"compare.methods": ["joint"]})
     result = compare_methods(spark, pair)
     assert (result["done"], result["failed"]) == (1, 0)
+    assert calls == [(2, "horovod")] * 2
     (run,) = runs_of(spark, config).where("experiment = 'ranks'").collect()
     assert (run["ranks"], run["status"], run["attempts"], run["causes"]) == (2, "ok", 2, ["rank 1 of 2 was lost"])
 

@@ -25,6 +25,7 @@ LIMIT = 180
 QUICK = (
     *("--master", "local[2]", "--driver-memory", "1g"),
     *("--conf", "spark.sql.shuffle.partitions=2", "--conf", "spark.databricks.delta.snapshotPartitions=1"),
+    *("--conf", "spark.sql.codegen.wholeStage=false", "--conf", "spark.sql.codegen.factoryMode=NO_CODEGEN"),
 )
 VICTIMS = ("all", "jvm", "driver", "worker")
 SETTLE = 20

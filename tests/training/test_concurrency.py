@@ -1,9 +1,9 @@
 """Training beside other jobs: maintenance takes no file that it reads; of two promotions one is first, one is last."""
 
 import json
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -25,8 +25,10 @@ pytestmark = pytest.mark.slow
 
 def test_a_run_keeps_its_version_while_the_lake_is_rebuilt_and_vacuumed(spark, trained_config, tmp_path, monkeypatch):
     """With no retention at all, which maintain_lake refuses while Delta's check is on."""
-    config = replace(trained_config, lake=replace(trained_config.lake, root=str(tmp_path / "lake")))
-    config = with_values(config, {"train.epochs": 1})
+    root = tmp_path / "lake"
+    others = shutil.ignore_patterns("training_runs", "packages")
+    shutil.copytree(trained_config.lake.root, root, ignore=others)
+    config = with_values(trained_config, {"lake.root": str(root), "train.epochs": 1})
     expected = train_mamdr(spark, config)
     real, told = run_module.train_rank, []
 

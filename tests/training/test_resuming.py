@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -30,7 +31,14 @@ from mamdr_core.training.resuming import find_unfinished
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-QUICK = "--driver-memory 1g pyspark-shell"
+QUICK = {
+    "spark.master": "local[1]",
+    "spark.driver.memory": "1g",
+    "spark.executor.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+}
+"""These jobs are killed while they train: no code is generated for their queries, and Java compiles quickly."""
 LIMIT = 500
 """Seconds; a test with two executors took 257 alongside one other test process, and over 300 once."""
 
@@ -80,12 +88,15 @@ def job(config, tmp_path):
     file.write_text(dump_config(config), encoding="utf-8")
     started = []
 
-    def start(*more, program="spark-submit", master="local[1]"):
+    def start(*more, program="spark-submit", **conf):
+        options = [word for pair in (QUICK | conf).items() for word in ("--conf", "=".join(pair))]
         script = str(ROOT / "jobs" / "train_mamdr.py")
-        command = [str(Path(sys.executable).parent / program), script, "--config", str(file), *more]
+        command = [str(Path(sys.executable).parent / program), *(options if program == "spark-submit" else ())]
+        command += [script, "--config", str(file), *more]
         # With as many threads as this process, whose packages it is compared with: sums have one order then.
         threads = str(torch.get_num_threads())
-        environment = os.environ | {"PYSPARK_SUBMIT_ARGS": f"--master {master} {QUICK}", "OMP_NUM_THREADS": threads}
+        submitted = shlex.join([*options, "pyspark-shell"])  # by pyspark, where the program is python
+        environment = os.environ | {"PYSPARK_SUBMIT_ARGS": submitted, "OMP_NUM_THREADS": threads}
         process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -226,12 +237,11 @@ def start_on_two_executors(job, on_two, tmp_path):
     script = tmp_path / "find_gpus"
     script.write_text("""#!/bin/sh\necho '{"name": "gpu", "addresses": ["7"]}'\n""")
     script.chmod(0o755)
-    of = {f"{who}.resource.gpu": 1 for who in ("worker", "executor", "task")}
-    gpus = [f"--conf spark.{who}.amount={count}" for who, count in of.items()]
-    gpus += [f"--conf spark.{who}.resource.gpu.discoveryScript={script}" for who in ("worker", "executor")]
-    master = " ".join(["local-cluster[2,1,1024]", *gpus])
+    conf = {f"spark.{who}.resource.gpu.amount": "1" for who in ("worker", "executor", "task")}
+    conf |= {f"spark.{who}.resource.gpu.discoveryScript": str(script) for who in ("worker", "executor")}
+    conf["spark.master"] = "local-cluster[2,1,1024]"
     sets = (f"train.{name}={getattr(on_two.train, name)}" for name in ("ranks", "restarts", "epochs"))
-    return job(*(word for each in sets for word in ("--set", each)), program="python", master=master)
+    return job(*(word for each in sets for word in ("--set", each)), program="python", **conf)
 
 
 def test_killed_ranks_executors_and_sigterm_do_not_change_the_package(spark, on_two, undisturbed_on_two, job, tmp_path):
