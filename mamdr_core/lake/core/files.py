@@ -10,7 +10,6 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from mamdr_core.config.yaml_values import one_line, shorten
-from mamdr_core.lake.core.session import java_class
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.runtime.object_store import SCHEME, variables_of
 
@@ -27,8 +26,9 @@ class Files:
     """
 
     def __init__(self, spark: SparkSession, root: str) -> None:
+        jvm: Any = spark._jvm
         self._spark = spark
-        self._make_path = java_class(spark, "org.apache.hadoop.fs.Path")
+        self._make_path = jvm.org.apache.hadoop.fs.Path
         with reaching(root):
             path = self._make_path(root)
             self._system = path.getFileSystem(spark._jsc.hadoopConfiguration())
@@ -79,20 +79,19 @@ class Files:
         found = getattr(self._system, listing)(path)
         if not found:
             return []
-        wrap = java_class(self._spark, "scala.collection.immutable.ArraySeq").unsafeWrapArray
+        jvm: Any = self._spark._jvm
+        wrap, status = jvm.scala.collection.immutable.ArraySeq.unsafeWrapArray, "org.apache.hadoop.fs.FileStatus"
         # The array that S3 returns has another class, whose methods py4j does not find.
-        status = java_class(self._spark, "java.lang.Class").forName("org.apache.hadoop.fs.FileStatus")
-        statuses = wrap(found).toArray(java_class(self._spark, "scala.reflect.ClassTag").apply(status))
-        names = java_class(self._spark, "org.apache.hadoop.fs.FileUtil").stat2Paths(statuses)
-        return str(wrap(names).mkString("\0")).split("\0")
+        statuses = wrap(found).toArray(jvm.scala.reflect.ClassTag.apply(jvm.java.lang.Class.forName(status)))
+        return str(wrap(jvm.org.apache.hadoop.fs.FileUtil.stat2Paths(statuses)).mkString("\0")).split("\0")
 
     def lines(self, *names: str) -> Iterator[str]:
         """Yield the lines of a text file as they are needed; none if it does not exist."""
         if not self.exists(*names):
             return
-        opened = self._system.open(self._make_path(self.path(*names)))
-        stream = java_class(self._spark, "java.io.InputStreamReader")(opened, "UTF-8")
-        reader = java_class(self._spark, "java.io.BufferedReader")(stream)
+        jvm: Any = self._spark._jvm
+        stream = jvm.java.io.InputStreamReader(self._system.open(self._make_path(self.path(*names))), "UTF-8")
+        reader = jvm.java.io.BufferedReader(stream)
         try:
             while (line := reader.readLine()) is not None:
                 yield line

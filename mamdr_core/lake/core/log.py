@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mamdr_core.lake.core.files import Files
-from mamdr_core.lake.core.session import java_class, storage_errors
+from mamdr_core.lake.core.session import storage_errors
 
 CONSTRAINT = "delta.constraints."
 """Prefix of the table properties that are constraints."""
@@ -116,8 +116,8 @@ class Log:
 
     def properties(self) -> dict[str, str]:
         """Names and values of the table properties."""
-        converters = java_class(self._spark, "scala.jdk.javaapi.CollectionConverters")
-        return dict(converters.asJava(self._snapshot().metadata().configuration()))
+        jvm: Any = self._spark._jvm
+        return dict(jvm.scala.jdk.javaapi.CollectionConverters.asJava(self._snapshot().metadata().configuration()))
 
     def written_at(self, version: int) -> int | None:
         """Modification time of a commit's log file in milliseconds since 1970; None if it was deleted."""
@@ -159,10 +159,10 @@ class Log:
         return next(infos, {})
 
     def _snapshot(self) -> Any:
-        nothing = java_class(self._spark, "scala.Option").empty()
+        jvm: Any = self._spark._jvm
         with storage_errors(self._path):
-            logs = java_class(self._spark, "org.apache.spark.sql.delta.DeltaLog")
-            return logs.forTable(self._spark._jsparkSession, self._path).update(False, nothing, nothing)
+            log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self._spark._jsparkSession, self._path)
+            return log.update(False, jvm.scala.Option.empty(), jvm.scala.Option.empty())
 
     def _actions(self, version: int) -> Iterator[dict[str, Any]]:
         """The actions in a commit's log file, in order; none if it was deleted."""

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from py4j.java_gateway import java_import
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.logger import PySparkLogger
@@ -89,12 +88,10 @@ def make_session(name: str) -> SparkSession:
     if os.environ.get("AWS_ENDPOINT_URL") and spark.sparkContext.getConf().get(f"spark.hadoop.{path_style}") is None:
         # A self-hosted server, which this variable selects, rarely has a host name for each bucket.
         spark._jsc.hadoopConfiguration().set(path_style, "true")
-    for name in ("org.apache.spark.sql.functions", "org.apache.spark.api.python.PythonUtils"):
-        # PySpark uses them for every column, and py4j would search all JARs for them in package after package.
-        java_import(spark._jvm, name)
+    jvm: Any = spark._jvm
     try:
         # JARs given by --jars, --packages or spark.jars have this class loader, which Class.forName does not use.
-        loader = java_class(spark, "java.lang.Thread").currentThread().getContextClassLoader()
+        loader = jvm.java.lang.Thread.currentThread().getContextClassLoader()
         loader.loadClass("io.delta.tables.DeltaTable")
     except Py4JJavaError:
         raise MamdrError(
@@ -102,11 +99,6 @@ def make_session(name: str) -> SparkSession:
             "--packages io.delta:delta-spark_2.13:4.0.1 (--jars on a cluster without internet)"
         ) from None
     return spark
-
-
-def java_class(spark: SparkSession, name: str) -> Any:
-    """A class of the JVM by its full name: one call, where `jvm.org.apache` would search all JARs for every package."""
-    return getattr(spark._jvm, name)
 
 
 @contextmanager
@@ -144,11 +136,12 @@ def settings_for(spark: SparkSession, rows: int, held: int = 0) -> Mapping[str, 
 
 def memory_of(spark: SparkSession) -> int:
     """Memory in bytes of the driver or of an executor, whichever is smaller."""
-    driver = int(java_class(spark, "java.lang.Runtime").getRuntime().maxMemory())
+    jvm: Any = spark._jvm
+    driver = int(jvm.java.lang.Runtime.getRuntime().maxMemory())
     if not str(spark.sparkContext.master).startswith(("spark:", "yarn", "k8s:", "local-cluster")):
         return driver
     executor = spark.sparkContext.getConf().get("spark.executor.memory", "1g")
-    return min(driver, int(java_class(spark, "org.apache.spark.network.util.JavaUtils").byteStringAsBytes(executor)))
+    return min(driver, int(jvm.org.apache.spark.network.util.JavaUtils.byteStringAsBytes(executor)))
 
 
 @contextmanager

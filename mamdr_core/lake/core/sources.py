@@ -17,7 +17,6 @@ from mamdr_core.config.lake import InputSettings
 from mamdr_core.config.yaml_values import one_line
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.log import Log
-from mamdr_core.lake.core.session import java_class
 from mamdr_core.lake.core.unreadable import UNREADABLE, readable
 from mamdr_core.runtime.errors import MamdrError
 
@@ -128,14 +127,13 @@ def _check_columns(spark: SparkSession, settings: InputSettings, raw: DataFrame)
     missing = {same(name): name for name in raw.columns}
     for name in relation.partitionSchema().fieldNames():
         missing.pop(same(name), None)
-    inputs, readers = (
-        java_class(spark, f"org.apache.parquet.hadoop.{name}") for name in ("util.HadoopInputFile", "ParquetFileReader")
-    )
+    jvm: Any = spark._jvm
+    footers = jvm.org.apache.parquet.hadoop
     step = -(-len(files) // CHECKED_FOOTERS) if files else 1
     checked = files[::step]
     for status in checked:
-        file = inputs.fromStatus(status, spark._jsc.hadoopConfiguration())
-        reader = readers.open(file)
+        file = footers.util.HadoopInputFile.fromStatus(status, spark._jsc.hadoopConfiguration())
+        reader = footers.ParquetFileReader.open(file)
         try:
             fields = reader.getFooter().getFileMetaData().getSchema().getFields()
             for field in fields:

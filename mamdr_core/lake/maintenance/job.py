@@ -11,7 +11,6 @@ from mamdr_core.config.job_config import Config
 from mamdr_core.config.lake import MaintainSettings
 from mamdr_core.lake.core.caching import kept_frames
 from mamdr_core.lake.core.retries import CONFLICTS
-from mamdr_core.lake.core.session import java_class
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.maintenance.kept import find_leftovers, find_packages, kept_runs
 from mamdr_core.lake.maintenance.merging import merge_examples
@@ -169,7 +168,8 @@ def _keep_history(spark: SparkSession, lake: Lake, table: Table, pinned: set[int
     # Delta cleans the log by the age of its files. If it has already begun to, the oldest remaining file counts.
     oldest = next((written for version in needed if (written := log.written_at(version)) is not None), None)
     age = 0 if oldest is None else max(int(time.time() * 1000 - oldest) // _DAY_MS, 0)
-    delta_log = java_class(spark, "org.apache.spark.sql.delta.DeltaLog").forTable(spark._jsparkSession, path)
+    jvm: Any = spark._jvm
+    delta_log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, path)
     metadata = delta_log.unsafeVolatileSnapshot().metadata()
     properties = {}
     if delta_log.deltaRetentionMillis(metadata) < (age + _YEAR) * _DAY_MS:
