@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # runs for many minutes, thorough compilation would still take half of the CPU time of the first few.
 _QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote"
 os.environ.setdefault("SPARK_SUBMIT_OPTS", _QUICK)
-_SESSION_OPTS = f"{_QUICK} -XX:ReservedCodeCacheSize=400m -Xmn600m"
+_SESSION_OPTS = f"{_QUICK} -XX:ReservedCodeCacheSize=400m"
 # Its rows are too few for code that is generated for each query: without it a test takes a quarter less. The jobs that
 # tests start generate it, and tests that use `generated_code`. What is generated all the same, for frames that are
 # kept, is that of more than 100 queries.
