@@ -17,6 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from mamdr_core.config.job_config import Config, parse_config
 from mamdr_core.lake.maintenance.vacuum import CHECK
+from tests.lake.stored import filled_clicks
 
 STRING = pa.string()
 LOG = dict.fromkeys(("user", "item", "domain", "label", "ts"), STRING)
@@ -35,13 +36,8 @@ def make_clicks(spark: SparkSession) -> Callable[..., DataFrame]:
     """Rows of clicks from (user, item, domain[, label[, ds]]); a row's number is its minute."""
 
     def make(rows: Iterable[tuple[Any, ...]]) -> DataFrame:
-        filled = []
-        for number, (user, item, domain, *rest) in enumerate(rows):
-            label, ds = (*rest, *(1, "2026-01-01")[len(rest) :])
-            time = f"{ds} {number // 60 % 24:02d}:{number % 60:02d}:00"
-            filled.append((user, item, domain, label, time, None, ds))
         # Rows given by Arrow are part of the plan, where a list would be tasks that unpickle it at every query.
-        frame = spark.createDataFrame(arrow_table(filled, CLICKS))
+        frame = spark.createDataFrame(arrow_table(filled_clicks(rows), CLICKS))
         return frame.selectExpr(
             *("user", "item", "domain", "label", "timestamp(ts) event_time", "true_probability"),
             *("0L load", "date(day) ds"),

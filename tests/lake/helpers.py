@@ -1,29 +1,29 @@
 """Runs and versions of tables for tests of what is kept and what is removed; growing one vocabulary."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from pyspark.sql import functions as F
 
 from mamdr_core.lake.core.caching import kept_frames
-from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.examples.vocabularies import Ids, add_new_ids, find_new_ids
 from schemas import TABLES
-from schemas.spark import spark_schema
+from tests.lake.stored import commit, state_of
 
 
-def record(spark, lake, *runs):
+def record(lake, *runs):
     """Runs in training_runs, each (run_id, status, age in days, input versions); successful ones get a package."""
-    table = TABLES["training_runs"]
     rows = []
     for run_id, status, days, versions in runs:
         row = {"run_id": run_id, "status": status, "method": "mamdr", "model": "mlp", "config": ""}
-        row |= {"input_versions": versions, "started_at": datetime.now(UTC) - timedelta(days=days)}
-        rows.append(tuple(row.get(name) for name in table.column_names))
+        rows.append(
+            row | {"input_versions": [*versions.items()], "started_at": datetime.now(UTC) - timedelta(days=days)}
+        )
         if status == "ok":
             Path(lake.path_of("packages", run_id)).mkdir(parents=True)
-    lake.append(table, local_frame(spark, rows, spark_schema(table)))
+    commit(lake.root, TABLES["training_runs"], rows)
 
 
 def examples_of(spark, domain, rows=4):
@@ -34,17 +34,19 @@ def examples_of(spark, domain, rows=4):
     return made.withColumn("ds", F.lit("2026-01-01").cast("date"))
 
 
-def write_versions(spark, lake, domains):
-    """Overwrite examples once for each domain; returns the versions."""
+def write_versions(lake, domains):
+    """Replace all examples once for each domain; returns the versions."""
     versions = []
     for domain in domains:
-        lake.overwrite("examples", examples_of(spark, domain))
+        rows = [{"user": n, "item": 0, "label": 1, "key": n, "load": 0, "split": "train", "shard": 0} for n in range(4)]
+        rows = [row | {"domain": domain, "ds": date(2026, 1, 1)} for row in rows]
+        commit(lake.root, TABLES["examples"], rows, replaced=lambda _: True)
         versions.append(lake.version("examples"))
     return versions
 
 
 def files_of(lake, table, version):
-    return {Path(name.removeprefix("file:")) for name in lake.read(table, version).inputFiles()}
+    return {Path(lake.path(table), unquote(path)) for path in state_of(lake.root, table, version).files}
 
 
 class Growth(NamedTuple):

@@ -66,7 +66,7 @@ def test_a_users_rows_leave_every_table_after_a_killed_job_too(spark, config, mo
     before = {name: count(name) for name in holds}
     theirs = {name: rows for name, (rows, _) in before.items()}
     pinned = pin_examples(spark, lake.root, config.features)
-    record(spark, lake, ("kept", "ok", 0, pinned.versions))
+    record(lake, ("kept", "ok", 0, pinned.versions))
     config = with_values(config, {"forget.users": [user, "nobody"]})
 
     planned = forget_users(spark, with_values(config, {"forget.dry_run": True}))

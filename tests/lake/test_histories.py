@@ -1,10 +1,13 @@
 """Histories of clicks: without a time, of declared days alone, without retired domains and items without an index."""
 
+from datetime import date, datetime
+
 import pytest
 
 from mamdr_core.config.job_config import with_values
-from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.job import build_examples
+from schemas import TABLES
+from tests.lake.stored import commit, rows_of
 
 pytestmark = pytest.mark.slow
 
@@ -71,27 +74,25 @@ POSITIVES = {
 """Clicks of a log without impressions, and the history of each that is an example: of a pair the earliest is."""
 
 
-def append_clicks(spark, lake, rows):
-    """Add rows of clicks, each (user, item, domain, label, time, day)."""
-    frame = spark.createDataFrame(
-        rows, "user string, item string, domain string, label int, time string, day string"
-    ).selectExpr(
-        *("user", "item", "domain", "label", "timestamp(time) event_time", "double(null) true_probability"),
-        *("0L load", "date(day) ds"),
-    )
-    lake.append("clicks", frame)
+def file_clicks(root, rows):
+    """File rows of clicks, each (user, item, domain, label, time, day)."""
+    clicks = [dict(zip(("user", "item", "domain", "label", "event_time", "ds"), row, strict=True)) for row in rows]
+    for row in clicks:
+        row["event_time"] = row["event_time"] and datetime.fromisoformat(f"{row['event_time']}+00:00")
+        row |= {"load": 0, "ds": date.fromisoformat(row["ds"])}
+    commit(root, TABLES["clicks"], clicks)
 
 
-def ids_of(lake, table):
+def ids_of(root, table):
     """Ids by index; -1 is the item that has none."""
-    return {row["index"]: row["id"] for row in lake.read(table).collect()} | {-1: "rare"}
+    return {row["index"]: row["id"] for row in rows_of(root, table)} | {-1: "rare"}
 
 
-def examples_of(lake, version, *features):
+def examples_of(root, version, *features):
     """Examples by raw ids: (user, item, domain, label, day) to the histories of each feature."""
-    users, items, domains = (ids_of(lake, table) for table in ("users", "items", "domains"))
+    users, items, domains = (ids_of(root, table) for table in ("users", "items", "domains"))
     found = {}
-    for row in lake.read("examples", version).collect():
+    for row in rows_of(root, "examples", version):
         key = users[row["user"]], items[row["item"]], domains[row["domain"]], row["label"], str(row["ds"])
         assert key not in found
         found[key] = tuple([items[index] for index in row[feature]] for feature in features)
@@ -99,27 +100,25 @@ def examples_of(lake, version, *features):
 
 
 def test_a_history_has_earlier_clicks_of_declared_days_and_active_domains(spark, make_config, lake_root):
-    lake = Lake(spark, lake_root)
-    append_clicks(spark, lake, list(CLICKS.values()))
+    file_clicks(lake_root, CLICKS.values())
     keys = {name: (*row[:4], row[5]) for name, row in CLICKS.items()}
     config = make_config(features=FEATURES, examples=SINCE)
     before = build_examples(spark, config)
     wanted = {keys[name]: histories for name, histories in ALL.items()}
-    assert examples_of(lake, before["examples_version"], EVER, RECENT) == wanted
+    assert examples_of(lake_root, before["examples_version"], EVER, RECENT) == wanted
     after = build_examples(spark, with_values(config, {"examples.retired": ["old"]}))
     assert (after["rebuilt"], after["items"]) == ("examples.retired changed", 5), "a retired item keeps its index"
     wanted = {keys[name]: histories for name, histories in WANTED.items()}
-    assert examples_of(lake, after["examples_version"], EVER, RECENT) == wanted
+    assert examples_of(lake_root, after["examples_version"], EVER, RECENT) == wanted
 
 
 def test_negatives_and_histories_use_declared_days_and_a_pairs_earliest_click(spark, make_config, lake_root):
-    lake = Lake(spark, lake_root)
-    append_clicks(spark, lake, [(*row[:3], 1, *row[3:]) for row in POSITIVES])
+    file_clicks(lake_root, [(*row[:3], 1, *row[3:]) for row in POSITIVES])
     negatives = {"kind": "in_domain", "ctr_ratio": 0.5}
     examples = {**SINCE, "items": {}, "retired": ["old"], "negatives": negatives}
     built = build_examples(spark, make_config(features=FEATURES[:1], examples=examples))
     assert (built["examples"], built["items"], built["negatives_missing"]) == (6, 3, 9)
-    found = examples_of(lake, built["examples_version"], EVER)
+    found = examples_of(lake_root, built["examples_version"], EVER)
     negative = [(key, history) for key, (history,) in found.items() if not key[3]]
     # The one pair of a user and an item that was not clicked takes the day and history of a click of its user.
     assert negative[0] in [(("a", "i3", "d", 0, "2026-01-02"), history) for history in ([], ["i2"])]

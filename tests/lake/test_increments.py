@@ -1,21 +1,19 @@
 """A day is encoded once: whatever comes, late rows and corrections too, the examples are those of encoding all."""
 
 import random
-from datetime import date, timedelta
+from collections import Counter
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from pyspark.sql import functions as F
-from pyspark.testing import assertDataFrameEqual
 
 from mamdr_core.config.features import Feature
 from mamdr_core.config.job_config import with_values
 from mamdr_core.lake.core.features import declared_clicks
-from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.notes import load_note
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples import job
-from mamdr_core.lake.examples.counts import FOLDER, NOTHING, count_examples, read_counts
+from mamdr_core.lake.examples.counts import FOLDER, count_examples, read_counts
 from mamdr_core.lake.examples.increments import last_build
 from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.examples.windows import read_window, window_at
@@ -28,6 +26,7 @@ from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import pin_examples
 from schemas import SPLITS
+from tests.lake.stored import commit, rows_of, sorted_rows, stored
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +45,7 @@ FEATURES = [
     {"name": "tags", "kind": "bag", "length": 3, "weights": "tags_weights"},
     {"name": "seen", "kind": "sequence", "length": 2, "table": "item"},
 ]
+KEYS = ("split", "shard", "domain", "ds")
 BUILDS = {0: 30, 2: 69, 3: 50, 5: 97, 7: 60}
 """Days of which examples are built, and the rows that came since the build before."""
 
@@ -53,43 +53,53 @@ BUILDS = {0: 30, 2: 69, 3: 50, 5: 97, 7: 60}
 class Log:
     """A log that random loads come from: what ingest_clicks would file of them, with its notes."""
 
-    def __init__(self, spark, lake, seed):
-        self.spark, self.lake, self.random = spark, lake, random.Random(seed)
+    def __init__(self, lake, seed):
+        self.lake, self.random = lake, random.Random(seed)
+        self.load_of = {}  # by path of a file
+        self.table = declared_clicks([Feature(**feature) for feature in FEATURES])
 
     def rows(self, load, days, count):
-        rows = []
         for _ in range(count):
             user, item, domain = (f"{kind}{self.random.randrange(of)}" for kind, of in (("u", 9), ("i", 7), ("d", 5)))
             day = self.random.choice(days)
-            time = f"{day} {self.random.randrange(24):02d}:{self.random.randrange(60):02d}:00"
-            rows.append((user, item, domain, self.random.randrange(2), time, None, load, day))
-        strings = (
-            "user string, item string, domain string, label int, time string, true_probability double, load bigint"
-        )
-        tags = "transform(sequence(0, minute(time) % 4), n -> concat('t', n))"
-        return local_frame(self.spark, rows, f"{strings}, ds date").selectExpr(
-            *("user", "item", "domain", "label", "timestamp(time) event_time", "true_probability", "load", "ds"),
-            *(f"{tags} tags", f"transform({tags}, (_, n) -> float(n)) tags_weights", "array(item, 'i0', item) seen"),
-        )
+            at = datetime(
+                day.year, day.month, day.day, self.random.randrange(24), self.random.randrange(60), tzinfo=UTC
+            )
+            row = {"user": user, "item": item, "domain": domain, "label": self.random.randrange(2), "event_time": at}
+            tags = range(at.minute % 4 + 1)
+            row |= {"tags": [f"t{tag}" for tag in tags], "tags_weights": [float(tag) for tag in tags]}
+            yield row | {"seen": [item, "i0", item], "load": load, "ds": day}
 
     def bring(self, load, days, count, whole_days=False):
         """File a load, or file it again; with `whole_days` nothing else stays on its days."""
+        given = {str(day) for day in days}
+
+        def replaced(added):
+            return added["partitionValues"]["ds"] in given if whole_days else self.load_of[added["path"]] == load
+
         note = load_note(load, days if whole_days else ())
-        listed = ", ".join(f"DATE'{day}'" for day in days)
-        where = f"ds IN ({listed})" if whole_days else f"load = {load}"
-        clicks = declared_clicks([Feature(**feature) for feature in FEATURES])
-        self.lake.overwrite_where(clicks, self.rows(load, days, count), where, note)
+        written = commit(self.lake.root, self.table, list(self.rows(load, days, count)), note, replaced)
+        self.load_of |= dict.fromkeys(written, load)
 
 
-def assert_counted(spark, lake):
-    """The last build has left the right counts."""
-    window, keys = window_at(lake, lake.version("examples")), [(name, "ascending") for name in NOTHING.column_names]
+def assert_counted(lake):
+    """The last build has left the right counts: by split, shard, domain, and the days that a window may tell apart."""
+    window = window_at(lake, lake.version("examples"))
+    first = min(filter(None, (window.first, window.val_from)), default=date.max)
+    rows, positives = Counter(), Counter()
+    for row in rows_of(lake.root, "examples"):
+        day = row["ds"] if row["ds"] >= first else date(1970, 1, 1)
+        key = row.get("split", ""), row["shard"], row["domain"], day
+        rows[key] += 1
+        positives[key] += row["label"]
     left = read_counts(lake, last_build(lake.log("examples")).counted_by, window)
-    assert left.sort_by(keys).to_pylist() == count_examples(lake.read("examples"), window).sort_by(keys).to_pylist()
+    assert {tuple(row[name] for name in KEYS): (row["rows"], row["positives"]) for row in left.to_pylist()} == {
+        key: (count, positives[key]) for key, count in rows.items()
+    }
 
 
-def contents(examples):
-    return examples.drop("shard").orderBy("domain", "key", "load", "label")
+def contents(lake, version=None):
+    return sorted_rows(stored(lake.root, "examples", version), "shard")
 
 
 @pytest.mark.parametrize(("settings", "seed"), [(RANDOM, 1), (MOVING, 2)])
@@ -98,7 +108,7 @@ def test_what_is_built_day_by_day_is_what_a_build_of_everything_gives(
 ):
     monkeypatch.setattr(merging, "MANY", 2)
     lake = Lake(spark, lake_root)
-    log = Log(spark, lake, seed)
+    log = Log(lake, seed)
     for number in range(8):
         today = FIRST + timedelta(number)
         log.bring(number, [today], 30)
@@ -111,13 +121,14 @@ def test_what_is_built_day_by_day_is_what_a_build_of_everything_gives(
         built = build_examples(spark, config)
         assert built["rebuilt"] == ("" if number else "there are no examples yet")
         assert built["encoded_rows"] <= BUILDS[number]
-        assert_counted(spark, lake)
+        assert_counted(lake)
         if number == 5:  # a build follows files that were joined
             assert merge_examples(spark, lake, config.examples.shards) > 0
     if settings is MOVING:
         maintain_lake(spark, with_values(config, {"maintain.history_days": 9}))
-        first = lake.read("examples").agg(F.min("ds")).first()[0]
-        assert lake.read("clicks").agg(F.min("ds")).first()[0] == first == FIRST + timedelta(1)
+        assert {min(stored(lake_root, name)["ds"].to_pylist()) for name in ("clicks", "examples")} == {
+            FIRST + timedelta(1)
+        }
     daily = lake.version("examples")
     built = build_examples(spark, config)
     assert (built["encoded_rows"], built["rebuilt"], built["examples_version"]) == (0, "", daily)
@@ -127,10 +138,11 @@ def test_what_is_built_day_by_day_is_what_a_build_of_everything_gives(
     named = {name: everything[name] for name in built}  # a build without news has no figures of features' values
     assert {**named, **dict.fromkeys(different)} == {**built, **dict.fromkeys(different)}
     version = everything["examples_version"]
-    assertDataFrameEqual(contents(lake.read("examples", daily)), contents(lake.read("examples", version)))
-    assertDataFrameEqual(contents(read_window(lake, daily)), contents(read_window(lake, version)))
-    rows = read_window(lake, version).count()
-    assert 0 < rows <= lake.read("examples").count()
+    assert contents(lake, daily) == contents(lake, version)
+    windows = [sorted_rows(read_window(lake, each).toArrow(), "shard") for each in (daily, version)]
+    assert windows[0] == windows[1]
+    rows = len(windows[0])
+    assert 0 < rows <= len(stored(lake_root, "examples"))
     assert rows == everything["examples"] == sum(everything[f"{split}_rows"] for split in SPLITS)
     pinned = pin_examples(spark, lake_root, ())
     share = Share(pinned, (), pinned.counts["train"] >= 0)
@@ -141,14 +153,14 @@ def test_what_is_built_day_by_day_is_what_a_build_of_everything_gives(
         return
     newest = pin_examples(spark, lake_root, (), train_days=1)
     day = today - timedelta(3)
-    assert newest.counts["train"].sum() == lake.read("examples").where(F.col("ds") == day).count() > 0
+    assert newest.counts["train"].sum() == stored(lake_root, "examples")["ds"].to_pylist().count(day) > 0
     assert newest.counts["test"].tolist() == pinned.counts["test"].tolist()
     back = build_examples(spark, with_values(config, {"examples.until": str(FIRST + timedelta(3))}))
     assert (back["rebuilt"], back["encoded_rows"]) == ("", 0)
-    assert lake.read("examples").agg(F.max("ds")).first()[0] == FIRST + timedelta(3)
+    assert max(stored(lake_root, "examples")["ds"].to_pylist()) == FIRST + timedelta(3)
     again = build_examples(spark, config)
     assert again["rebuilt"] == ""
-    assertDataFrameEqual(contents(lake.read("examples", version)), contents(lake.read("examples")))
+    assert contents(lake, version) == contents(lake)
 
 
 def test_loads_of_the_job_are_encoded_once_and_what_needs_a_rebuild_says_so(
@@ -172,7 +184,8 @@ def test_loads_of_the_job_are_encoded_once_and_what_needs_a_rebuild_says_so(
     lake = Lake(spark, lake_root)
     clicks, day = lake.read("clicks"), date(2026, 1, 2)
     known = known_first_days(lake, lake.version("clicks"), day)
-    assertDataFrameEqual(summarize_domains(clicks, day, known), summarize_domains(clicks, day))
+    summaries = [sorted_rows(summarize_domains(clicks, day, *given).toArrow()) for given in ((known,), ())]
+    assert summaries[0] == summaries[1] != []
     make_log(rows(1, range(12)), "one")
     ingest_clicks(spark, make_config(first))
     corrected = build_examples(spark, make_config(first))
@@ -188,7 +201,7 @@ def test_loads_of_the_job_are_encoded_once_and_what_needs_a_rebuild_says_so(
         assert build_examples(spark, make_config(first)) == corrected | {"encoded_rows": 0}
         assert len(scans) == 3 + number
     assert len(files) == 2
-    assert lake.read("examples").select("load").distinct().count() == 2
+    assert len({row["load"] for row in rows_of(lake_root, "examples")}) == 2
     lake.append("clicks", lake.read("clicks").limit(1))
     with pytest.raises(MamdrError, match=r"examples.rebuild is false.*version 3 of clicks \(WRITE\) was not"):
         build_examples(spark, make_config(examples={"rebuild": False}))
@@ -199,7 +212,7 @@ def test_loads_of_the_job_are_encoded_once_and_what_needs_a_rebuild_says_so(
 
 def test_another_kind_of_split_and_a_table_of_older_code_are_taken_over(spark, make_config, lake_root):
     lake = Lake(spark, lake_root)
-    Log(spark, lake, 0).bring(0, [FIRST, FIRST + timedelta(1), FIRST + timedelta(2), FIRST + timedelta(3)], 40)
+    Log(lake, 0).bring(0, [FIRST, FIRST + timedelta(1), FIRST + timedelta(2), FIRST + timedelta(3)], 40)
     build_examples(spark, make_config())
     for older in (
         "SET TBLPROPERTIES ('delta.dataSkippingStatsColumns' = 'domain')",
@@ -220,26 +233,26 @@ def test_another_kind_of_split_and_a_table_of_older_code_are_taken_over(spark, m
 
 def test_a_domain_that_grows_moves_no_trained_row_into_test(spark, make_config, lake_root):
     lake = Lake(spark, lake_root)
-    log = Log(spark, lake, 0)
+    log = Log(lake, 0)
     log.bring(0, [FIRST], 9)
     config = make_config(examples={"split": {"smallest_domain": 30}})
     assert build_examples(spark, config)["train_rows"] == 9
     log.bring(1, [FIRST + timedelta(1)], 400)
     grown = build_examples(spark, config)
     assert grown["test_rows"] > 0
-    assert {row["split"] for row in lake.read("examples").where("load = 0").collect()} == {"train"}
+    assert {row["split"] for row in rows_of(lake_root, "examples") if row["load"] == 0} == {"train"}
 
 
 def test_a_build_during_a_merge_and_a_merge_that_is_killed_lose_no_row(spark, make_config, lake_root, monkeypatch):
     monkeypatch.setattr(merging, "MANY", 2)
     lake, config = Lake(spark, lake_root), make_config(examples=RANDOM)
-    log = Log(spark, lake, 0)
+    log = Log(lake, 0)
     loads = iter(range(100))
 
     def build_more(day):
         log.bring(next(loads), [FIRST + timedelta(day)], 10)
         assert build_examples(spark, config)["encoded_rows"] == 10
-        assert_counted(spark, lake)
+        assert_counted(lake)
 
     def join():
         return merge_examples(spark, lake, config.examples.shards)
@@ -285,7 +298,6 @@ def test_a_build_during_a_merge_and_a_merge_that_is_killed_lose_no_row(spark, ma
     assert (daily["encoded_rows"], rebuilt["encoded_rows"]) == (0, 80)
     different = ("encoded_rows", "rebuilt", "examples_version")
     assert {**daily, **dict.fromkeys(different)} == {**rebuilt, **dict.fromkeys(different)}
-    examples = lake.read("examples", daily["examples_version"])
-    assertDataFrameEqual(contents(examples), contents(lake.read("examples")))
+    assert contents(lake, daily["examples_version"]) == contents(lake)
     before_the_write(lambda: lake.change("examples", lambda table: table.delete("user = 0"), {"job": "forget_users"}))
     build_more(0)

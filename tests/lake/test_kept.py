@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.maintenance.job import maintain_lake
 from mamdr_core.lake.maintenance.kept import find_leftovers, kept_runs
 from mamdr_core.runtime.run_ids import make_run_id
 from schemas import TABLES
-from schemas.spark import spark_schema
 from tests.lake.helpers import files_of, record, write_versions
+from tests.lake.stored import commit
 
 pytestmark = pytest.mark.slow
 
@@ -21,9 +20,9 @@ pytestmark = pytest.mark.slow
 def test_running_and_resumable_runs_keep_inputs_until_the_package_is_deleted(spark, lake_root, make_config, unchecked):
     """Checkpoints and parts of packages are kept for two weeks, as the inputs are."""
     lake = Lake(spark, lake_root)
-    released, running, stopped, ended, newest = write_versions(spark, lake, [1, 2, 3, 4, 5])
+    released, running, stopped, ended, newest = write_versions(lake, [1, 2, 3, 4, 5])
     record(
-        *(spark, lake),
+        lake,
         ("released", "ok", 3, {"examples": released}),
         ("failed", "failed", 2, {"examples": released}),
         ("killed", "running", 15, {"examples": released}),
@@ -50,9 +49,9 @@ def test_running_and_resumable_runs_keep_inputs_until_the_package_is_deleted(spa
 
 def test_keep_runs_keeps_the_newest_and_removes_the_packages_of_old_ones(spark, lake_root, make_config, unchecked):
     lake = Lake(spark, lake_root)
-    versions = write_versions(spark, lake, [1, 2, 3, 4])
+    versions = write_versions(lake, [1, 2, 3, 4])
     ages = (40, 10, 9, 8)
-    record(spark, lake, *((f"run{n}", "ok", ages[n], {"examples": versions[n]}) for n in range(4)))
+    record(lake, *((f"run{n}", "ok", ages[n], {"examples": versions[n]}) for n in range(4)))
     files = [files_of(lake, "examples", version) for version in versions]
     settings = {"retention_days": 0, "keep_runs": 2}
     planned = maintain_lake(spark, make_config(maintain={**settings, "dry_run": True}))
@@ -67,10 +66,10 @@ def test_keep_runs_keeps_the_newest_and_removes_the_packages_of_old_ones(spark, 
 
 def test_runs_that_have_served_keep_their_inputs_beside_the_newest(spark, lake_root, make_config):
     lake = Lake(spark, lake_root)
-    record(spark, lake, *((f"run{n}", "ok", 9 - n, {"examples": n}) for n in range(6)))
+    record(lake, *((f"run{n}", "ok", 9 - n, {"examples": n}) for n in range(6)))
     table, now = TABLES["promotions"], datetime.now(UTC)
     served = [(n, run_id, None, "promote", None, False, now) for n, run_id in enumerate(("run0", "run2", "run1"), 1)]
-    lake.append(table, local_frame(spark, served, spark_schema(table)))
+    commit(lake_root, table, [dict(zip(table.column_names, row, strict=True)) for row in served])
 
     def kept(*counts):
         return [run["run_id"] for run in kept_runs(spark, lake, *counts)]
@@ -91,7 +90,7 @@ def test_a_comparison_that_was_killed_leaves_what_is_removed_after_two_weeks(spa
     expected = [("checkpoints", old), ("packages", f".{old}.part")]
     assert find_leftovers(lake) == expected
     Path(lake.path_of("packages", old)).mkdir()
-    record(spark, lake, (young, "running", 0, {}))
+    record(lake, (young, "running", 0, {}))
     assert find_leftovers(lake) == [*expected, ("packages", old)]
     Path(lake.path_of("packages", old, "manifest.json")).touch()
     assert find_leftovers(lake) == expected

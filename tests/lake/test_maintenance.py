@@ -24,6 +24,7 @@ from mamdr_core.shards.pinned import pin_examples
 from schemas import SPLITS, TABLES
 from schemas.spark import spark_schema
 from tests.lake.helpers import examples_of, files_of, record, write_versions
+from tests.lake.stored import rows_of, sorted_rows, stored, write_clicks
 
 pytestmark = pytest.mark.slow
 
@@ -51,12 +52,12 @@ def test_what_a_kept_run_was_trained_on_can_be_read_after_its_removal_elsewhere(
     everything = np.ones(len(pinned.domain_ids), dtype=np.bool_)
     share = Share(pinned, trained_config.features, everything)
     before, vectors = share.columns("train"), share.vectors()
-    record(spark, lake, ("kept", "ok", 0, pinned.versions))
+    record(lake, ("kept", "ok", 0, pinned.versions))
     examples, between = lake.read("examples", pinned.versions["examples"]), []
     for _ in range(2):
         lake.overwrite(declared_examples(trained_config.features), examples.withColumn("label", F.lit(0)))
         between.append(lake.version("examples"))
-    users = lake.read("users").collect()
+    users = rows_of(root, "users")
     lake.overwrite("users", lake.read("users").withColumn("last_seen", F.lit("2030-01-01").cast("date")))
     for _ in range(2):
         lake.overwrite("user_features", lake.read("user_features").withColumn("vector", F.expr("array(float(0))")))
@@ -69,7 +70,8 @@ def test_what_a_kept_run_was_trained_on_can_be_read_after_its_removal_elsewhere(
     assert (said["files_deleted"], said["bytes_freed"]) == (len(unneeded), sum(unneeded.values()))
     assert said["files_after"] == said["files_before"] - len(unneeded)
     assert not any(path.exists() for path in unneeded)
-    assert lake.read("examples").where("label = 0").count() == sum(counts.sum() for counts in pinned.counts.values())
+    rows = sum(counts.sum() for counts in pinned.counts.values())
+    assert stored(root, "examples")["label"].to_pylist() == [0] * rows
 
     again = pin_examples(spark, root, trained_config.features, pinned.versions)
     share = Share(again, trained_config.features, everything)
@@ -78,20 +80,18 @@ def test_what_a_kept_run_was_trained_on_can_be_read_after_its_removal_elsewhere(
     assert all(torch.equal(after.ids[name], before.ids[name]) for name in before.ids)
     assert torch.equal(after.numeric, before.numeric)
     assert torch.equal(after.labels, before.labels)
-    assert sorted(lake.read("users", pinned.versions["users"]).collect()) == sorted(users)
+    assert sorted(map(str, rows_of(root, "users", pinned.versions["users"]))) == sorted(map(str, users))
 
 
-def test_a_renamed_domain_is_in_the_kept_version_but_not_in_the_newest(
-    spark, lake_root, make_config, make_clicks, unchecked
-):
+def test_a_renamed_domain_is_in_the_kept_version_but_not_in_the_newest(spark, lake_root, make_config, unchecked):
     """The domain b becomes a, which exists; b keeps its index, and a rank that owns it has nothing to read."""
     lake, config = Lake(spark, lake_root), make_config(maintain={"retention_days": 0})
-    clicks = make_clicks([(f"u{n % 7}", f"i{n % 5}", "ab"[n % 2], n % 3 // 2) for n in range(40)])
-    lake.append("clicks", clicks)
+    clicks = [(f"u{n % 7}", f"i{n % 5}", "ab"[n % 2], n % 3 // 2) for n in range(40)]
+    write_clicks(lake_root, clicks)
     build_examples(spark, config)
     before = pin_examples(spark, lake_root, ())
-    record(spark, lake, ("kept", "ok", 0, before.versions))
-    lake.overwrite("clicks", clicks.withColumn("domain", F.lit("a")))
+    record(lake, ("kept", "ok", 0, before.versions))
+    write_clicks(lake_root, [(user, item, "a", label) for user, item, _, label in clicks])
     lake.overwrite("examples", examples_of(spark, 0))
     build_examples(spark, config)
     assert maintain_lake(spark, config)["tables"]["examples"]["files_deleted"] > 0
@@ -105,8 +105,8 @@ def test_a_renamed_domain_is_in_the_kept_version_but_not_in_the_newest(
 
 def test_a_dry_run_changes_nothing_and_says_what_a_real_one_removes(spark, lake_root, make_config, unchecked):
     lake = Lake(spark, lake_root)
-    first, second, _ = write_versions(spark, lake, [1, 2, 3])
-    record(spark, lake, ("kept", "ok", 0, {"examples": second}))
+    first, second, _ = write_versions(lake, [1, 2, 3])
+    record(lake, ("kept", "ok", 0, {"examples": second}))
     before = everything_below(lake_root)
     foretold = maintain_lake(spark, make_config(maintain={"retention_days": 0, "dry_run": True}))
     assert everything_below(lake_root) == before
@@ -117,17 +117,18 @@ def test_a_dry_run_changes_nothing_and_says_what_a_real_one_removes(spark, lake_
         assert foretold[name] == done[name] == sum(figures[name] for figures in done["tables"].values()) > 0
 
 
-def test_small_files_are_joined_but_never_across_the_order_of_examples(spark, lake_root, make_config, make_clicks):
+def test_small_files_are_joined_but_never_across_the_order_of_examples(spark, lake_root, make_config):
     lake = Lake(spark, lake_root)
     for number in range(4):
-        lake.append("clicks", make_clicks([(f"u{number}", "i", "d", 1, f"2026-01-0{day}") for day in (1, 2)]))
+        rows = [(f"u{number}", "i", "d", 1, f"2026-01-0{day}") for day in (1, 2)]
+        write_clicks(lake_root, rows, replaced=lambda _: False)
         lake.append("examples", examples_of(spark, number))
-    clicks, laid_out = lake.read("clicks").collect(), files_of(lake, "examples", lake.version("examples"))
+    clicks, laid_out = sorted_rows(stored(lake_root, "clicks")), files_of(lake, "examples", lake.version("examples"))
     figures = maintain_lake(spark, make_config())
     assert set(figures["tables"]) == {"clicks", "examples"}
     assert figures["tables"]["clicks"]["files_compacted"] == figures["tables"]["clicks"]["files_before"] == 8
-    assert len(lake.read("clicks").inputFiles()) == 2
-    assert sorted(lake.read("clicks").collect()) == sorted(clicks)
+    assert len(files_of(lake, "clicks", None)) == 2
+    assert sorted_rows(stored(lake_root, "clicks")) == clicks
     assert files_of(lake, "examples", lake.version("examples")) == laid_out
     assert figures["files_deleted"] == 0
     again = maintain_lake(spark, make_config())["tables"]["clicks"]
@@ -135,15 +136,14 @@ def test_small_files_are_joined_but_never_across_the_order_of_examples(spark, la
     assert again["files_before"] == again["files_after"] == 10, "those that were joined are young"
 
 
-def test_the_driver_handles_no_file_by_itself(spark, tmp_path, make_config, make_clicks, unchecked, jvm_calls):
+def test_the_driver_handles_no_file_by_itself(spark, tmp_path, make_config, unchecked, jvm_calls):
     """Files of ten times as many days, as many of them removed, are no more calls and rows of the driver's Python."""
     found = []
     for days in (2, 20):
         lake = Lake(spark, str(tmp_path / f"{days} days"))
-        clicks = make_clicks([("u", "i", "d", 1, f"2026-01-{day + 1:02d}") for day in range(days)])
-        lake.overwrite("clicks", clicks)
-        lake.overwrite("clicks", clicks)
-        record(spark, lake, ("kept", "ok", 0, {"clicks": 1}))
+        for _ in range(2):
+            write_clicks(lake.root, [("u", "i", "d", 1, f"2026-01-{day + 1:02d}") for day in range(days)])
+        record(lake, ("kept", "ok", 0, {"clicks": 1}))
         config = make_config(lake={"root": lake.root}, maintain={"retention_days": 0})
         with jvm_calls() as counts:
             figures = maintain_lake(spark, config)["tables"]["clicks"]
@@ -155,7 +155,7 @@ def test_the_driver_handles_no_file_by_itself(spark, tmp_path, make_config, make
 def test_young_versions_stay_and_what_a_killed_write_left_goes(spark, lake_root, make_config):
     """The retention is written to the table and may fall again; one below a week needs Delta's own switch."""
     lake = Lake(spark, lake_root)
-    first, _ = write_versions(spark, lake, [1, 2])
+    first, _ = write_versions(lake, [1, 2])
     folder = Path(lake.path("examples")) / "split=train" / "shard=0"
     old, new = folder / "part-00000-old.c000.snappy.parquet", folder / "part-00000-new.c000.snappy.parquet"
     for path in (old, new):
@@ -178,8 +178,8 @@ def test_young_versions_stay_and_what_a_killed_write_left_goes(spark, lake_root,
 def test_files_that_left_long_ago_go_although_others_are_pinned(spark, lake_root, make_config):
     """A kept run's version is spared at any age; Delta has forgotten by then that its files ever were the table's."""
     lake = Lake(spark, lake_root)
-    first, second, _ = write_versions(spark, lake, [1, 2, 3])
-    record(spark, lake, ("kept", "ok", 50, {"examples": first}))
+    first, second, _ = write_versions(lake, [1, 2, 3])
+    record(lake, ("kept", "ok", 50, {"examples": first}))
     needed, unneeded = files_of(lake, "examples", first), files_of(lake, "examples", second)
     spark.sql(
         f"ALTER TABLE delta.`{lake.path('examples')}` SET TBLPROPERTIES "
@@ -227,8 +227,8 @@ def test_batches_of_scores_go_a_year_after_they_were_written(spark, lake_root, m
 
 def test_a_version_that_was_lost_before_stops_nothing(spark, lake_root, make_config, unchecked, caplog):
     lake = Lake(spark, lake_root)
-    first, second = write_versions(spark, lake, [1, 2])
-    record(spark, lake, ("dreaming", "ok", 0, {"examples": 99, "items": 3}), ("kept", "ok", 0, {"examples": first}))
+    first, second = write_versions(lake, [1, 2])
+    record(lake, ("dreaming", "ok", 0, {"examples": 99, "items": 3}), ("kept", "ok", 0, {"examples": first}))
     maintain_lake(spark, make_config(maintain={"retention_days": 0}))
     assert "examples version 99, an input of a kept run, was lost before" in caplog.text
     assert [lake.read("examples", version).count() for version in (first, second)] == [4, 4]
@@ -239,18 +239,19 @@ def test_the_log_of_a_pinned_version_outlives_deltas_own_clean_up(spark, lake_ro
     lake = Lake(spark, lake_root)
     lost = Lake(spark, f"{lake_root}_control")
     for each in (lake, lost):
-        first, _ = write_versions(spark, each, [1, 2])
+        first, _ = write_versions(each, [1, 2])
         table = f"delta.`{each.path('examples')}`"
         spark.sql(f"ALTER TABLE {table} UNSET TBLPROPERTIES ('delta.logRetentionDuration')")
         spark.sql(f"ALTER TABLE {table} SET TBLPROPERTIES ('delta.checkpointInterval' = '2')")
         for log in Path(each.path("examples"), "_delta_log").glob("*.json"):
             set_back([log], days=400 - int(log.stem))
-    record(spark, lake, ("kept", "ok", 400, {"examples": first}))
+    record(lake, ("kept", "ok", 400, {"examples": first}))
     maintain_lake(spark, make_config())
     properties = spark.sql(f"DESCRIBE DETAIL delta.`{lake.path('examples')}`").first()["properties"]
     assert properties["delta.logRetentionDuration"] == "interval 1095 days"
     for each in (lake, lost):
-        write_versions(spark, each, [3, 4, 5])
+        for domain in (3, 4, 5):  # by Delta, which then cleans the log
+            each.overwrite("examples", examples_of(spark, domain))
     assert lake.read("examples", first).count() == 4
     with pytest.raises(Exception, match="Cannot time travel Delta table to version 0"):
         lost.read("examples", first)
@@ -258,8 +259,8 @@ def test_the_log_of_a_pinned_version_outlives_deltas_own_clean_up(spark, lake_ro
 
 def test_a_maintenance_that_was_killed_is_finished_by_the_next(spark, lake_root, make_config, unchecked, monkeypatch):
     lake = Lake(spark, lake_root)
-    first, second, _ = write_versions(spark, lake, [1, 2, 3])
-    record(spark, lake, ("kept", "ok", 0, {"examples": first}))
+    first, second, _ = write_versions(lake, [1, 2, 3])
+    record(lake, ("kept", "ok", 0, {"examples": first}))
     unneeded = files_of(lake, "examples", second)
 
     def killed(*_):
@@ -272,14 +273,14 @@ def test_a_maintenance_that_was_killed_is_finished_by_the_next(spark, lake_root,
             maintain_lake(spark, make_config(maintain={"retention_days": 0}))
     maintain_lake(spark, make_config(maintain={"retention_days": 0}))
     assert not any(path.exists() for path in unneeded)
-    assert {row["domain"] for row in lake.read("examples", first).collect()} == {1}
-    assert {row["domain"] for row in lake.read("examples").collect()} == {3}
+    assert {row["domain"] for row in rows_of(lake_root, "examples", first)} == {1}
+    assert {row["domain"] for row in rows_of(lake_root, "examples")} == {3}
 
 
 def test_jobs_may_write_meanwhile(spark, lake_root, make_config, make_clicks):
     lake = Lake(spark, lake_root)
     for number in range(3):
-        lake.append("clicks", make_clicks([(f"u{number}", "i", "d")]))
+        write_clicks(lake_root, [(f"u{number}", "i", "d")], replaced=lambda _: False)
 
     def write():
         for number in range(3, 8):
@@ -290,8 +291,8 @@ def test_jobs_may_write_meanwhile(spark, lake_root, make_config, make_clicks):
     maintain_lake(spark, make_config())
     writer.join()
     maintain_lake(spark, make_config())
-    assert {row["user"] for row in lake.read("clicks").collect()} == {f"u{number}" for number in range(8)}
-    assert len(lake.read("clicks").inputFiles()) == 1
+    assert {row["user"] for row in rows_of(lake_root, "clicks")} == {f"u{number}" for number in range(8)}
+    assert len(files_of(lake, "clicks", None)) == 1
 
 
 def test_every_table_that_exists_is_known_by_name(spark, lake_root, make_clicks):

@@ -10,10 +10,12 @@ from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.runtime.errors import MamdrError
 from schemas import TABLES
 from tests.lake.helpers import update_vocabulary
+from tests.lake.stored import rows_of, write_clicks
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
-COLUMNS = ("user_id", "item_id", "domain_id", "label", "split")
+IDS = ("user", "item", "domain")
+RATIOS = {"large": 0.5, **{f"d{n}": 0.2 + n / 20 for n in range(7)}}
 HISTORY = {"name": "before", "kind": "sequence", "table": "item", "history": True, "length": 3}
 
 
@@ -29,31 +31,34 @@ def clicked():
 def build(spark, make_clicks, make_config, tmp_path):
     """Build examples from clicks in a lake of their own; returns the figures and the rows by raw ids."""
 
-    def build(rows, name="lake", change=lambda clicks: clicks, ratio=(0.2, 0.5), features=(), **examples):
-        lake = Lake(spark, str(tmp_path / name))
-        lake.overwrite("clicks", change(make_clicks(rows)))
+    def build(rows, name="lake", change=None, ratio=(0.2, 0.5), features=(), **examples):
+        root = str(tmp_path / name)
+        if change:
+            Lake(spark, root).overwrite("clicks", change(make_clicks(rows)))
+        else:
+            write_clicks(root, rows)
         negatives = {"kind": "in_domain", "ctr_ratio": ratio}
         examples = {"negatives": negatives, **examples}
-        config = make_config(lake={"root": lake.root}, examples=examples, features=list(features))
-        figures = build_examples(spark, config)
-        found = lake.read("examples")
-        for of in ("user", "item", "domain"):
-            ids = lake.read(f"{of}s").select(F.col("index").alias(of), F.col("id").alias(f"{of}_id"))
-            found = found.join(ids, of)
-        columns = (*COLUMNS, *(feature["name"] for feature in features))
-        return figures, [tuple(row) for row in found.select(*columns).collect()]
+        figures = build_examples(spark, make_config(lake={"root": root}, examples=examples, features=list(features)))
+        ids = [{row["index"]: row["id"] for row in rows_of(root, f"{of}s")} for of in IDS]
+        names = ("label", "split", *(feature["name"] for feature in features))
+        return figures, [
+            (*(of[row[name]] for of, name in zip(ids, IDS, strict=True)), *(row[name] for name in names))
+            for row in rows_of(root, "examples")
+        ]
 
     return build
 
 
-@pytest.mark.parametrize(
-    "ratio", [0.4, (0.2, 0.5), {"large": 0.5, **{f"d{n}": 0.2 + n / 20 for n in range(7)}}], ids=["one", "range", "map"]
-)
-def test_negatives_are_exact_and_no_triple_is_in_two_splits(build, clicked, ratio, spark, tmp_path):
-    figures, rows = build(clicked, ratio=ratio, features=[HISTORY])
-    items = {row["index"]: row["id"] for row in Lake(spark, str(tmp_path / "lake")).read("items").collect()}
+def test_negatives_are_exact_and_no_triple_is_in_two_splits(build, clicked, tmp_path):
+    figures, rows = build(clicked, ratio=RATIOS, features=[HISTORY])
+    items = {row["index"]: row["id"] for row in rows_of(str(tmp_path / "lake"), "items")}
     assert_histories([(*row, [items[index] for index in before]) for *row, before in rows], clicked)
-    rows = [tuple(row) for *row, _ in rows]
+    assert_exact([tuple(row) for *row, _ in rows], figures, clicked, RATIOS)
+
+
+def assert_exact(rows, figures, clicked, ratio):
+    """Each domain has the negatives that its ratio asks for, as far as it goes: by domain, or between two limits."""
     splits = {}
     for *triple, _, split in rows:
         splits.setdefault(tuple(triple), []).append(split)
@@ -70,10 +75,10 @@ def test_negatives_are_exact_and_no_triple_is_in_two_splits(build, clicked, rati
         users, items = ({pair[part] for pair in pairs if pair[2] == domain} for part in (0, 1))
         possible = len(users) * len(items) - positives
         if isinstance(ratio, tuple):
-            assert counts[domain] == possible or positives / (counts[domain] + 0.5) >= 0.2
-            assert counts[domain] == possible or positives / (counts[domain] - 0.5) <= 0.5
+            assert counts[domain] == possible or positives / (counts[domain] + 0.5) >= ratio[0]
+            assert counts[domain] == possible or positives / (counts[domain] - 0.5) <= ratio[1]
             continue
-        wanted = round(positives / (ratio[domain] if isinstance(ratio, dict) else ratio))
+        wanted = round(positives / ratio[domain])
         assert counts[domain] == min(wanted, possible)
         missing += wanted - counts[domain]
     assert isinstance(ratio, tuple) or figures["negatives_missing"] == missing
@@ -95,7 +100,8 @@ def assert_histories(rows, clicked):
 def test_splits_and_negatives_do_not_depend_on_order_shards_or_earlier_days(
     spark, build, clicked, make_clicks, tmp_path
 ):
-    _, first = build(clicked, "first")
+    figures, first = build(clicked, "first")
+    assert_exact(first, figures, clicked, (0.2, 0.5))
     for name in ("users", "items", "domains"):
         rows = make_clicks([("u39", "i30", "d2"), ("zed", "i0", "other")])
         update_vocabulary(Lake(spark, str(tmp_path / "second")), TABLES[name], rows, name.removesuffix("s"))

@@ -2,16 +2,17 @@
 
 import math
 import random
+from datetime import date
 from functools import reduce
 
 import pytest
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.testing import assertDataFrameEqual
 
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.stats import domain_stats, summarize_domains
 from mamdr_core.runtime.errors import MamdrError
+from tests.lake.stored import rows_of, sorted_rows, stored, write_clicks
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -24,26 +25,35 @@ INTERVALS = {
 """By domain: clicks, rows and the interval in Newcombe, Statistics in Medicine 17 (1998), Table I, method 3."""
 
 
+CLICKS = [
+    ("u1", "i1", "a", 1, DAY_1),
+    ("u1", "i2", "a", 0, DAY_1),
+    ("u2", "i1", "a", 0, DAY_1),
+    ("u2", "i3", "a", 0, DAY_1),
+    ("u1", "i3", "b", 1, DAY_1),
+    ("u1", "i1", "a", 1, DAY_2),
+    ("u4", "i1", "a", 0, DAY_2),
+    ("u3", "i1", "a", 1, DAY_4),
+    ("u4", "i1", "b", 1, DAY_4),
+]
+
+
 @pytest.fixture
 def clicks(make_clicks):
-    return make_clicks(
-        [
-            ("u1", "i1", "a", 1, DAY_1),
-            ("u1", "i2", "a", 0, DAY_1),
-            ("u2", "i1", "a", 0, DAY_1),
-            ("u2", "i3", "a", 0, DAY_1),
-            ("u1", "i3", "b", 1, DAY_1),
-            ("u1", "i1", "a", 1, DAY_2),
-            ("u4", "i1", "a", 0, DAY_2),
-            ("u3", "i1", "a", 1, DAY_4),
-            ("u4", "i1", "b", 1, DAY_4),
-        ]
-    )
+    return make_clicks(CLICKS)
+
+
+def replace_day(root, day, rows):
+    write_clicks(root, rows, replaced=lambda added: added["partitionValues"]["ds"] == day)
+
+
+def by_day(rows):
+    """Rows by day and domain, as dictionaries."""
+    return {(str(row["ds"]), row["domain"]): row for row in rows}
 
 
 def in_days(frame):
-    """Rows by day and domain, as dictionaries."""
-    return {(str(row["ds"]), row["domain"]): row.asDict() for row in frame.collect()}
+    return by_day(frame.toArrow().to_pylist())
 
 
 def test_figures_are_those_counted_by_hand(clicks):
@@ -94,26 +104,25 @@ def test_the_interval_is_wilsons(spark):
     assert (found["none"][0], found["all"][1]) == (0.0, 1.0)
 
 
-def test_all_days_or_one_are_replaced(spark, clicks, make_config, lake_root):
-    lake = Lake(spark, lake_root)
-    lake.overwrite("clicks", clicks)
+def test_all_days_or_one_are_replaced(spark, make_config, lake_root):
+    write_clicks(lake_root, CLICKS)
     assert domain_stats(spark, make_config()) == {
         "days": 3,
         "rows": 5,
         "clicks_version": 0,
         "domain_stats_version": 0,
     }
-    lake.overwrite("clicks", clicks.where("domain = 'a'"))
+    write_clicks(lake_root, [row for row in CLICKS if row[2] == "a"])
     figures = domain_stats(spark, make_config(stats={"ds": DAY_2}))
     assert (figures["days"], figures["rows"]) == (1, 1)
-    assertDataFrameEqual(lake.read("domain_stats"), lake.read("domain_stats", 0))
+    assert sorted_rows(stored(lake_root, "domain_stats")) == sorted_rows(stored(lake_root, "domain_stats", 0))
 
 
-def many_clicks(make_clicks):
+def many_clicks():
     """300 rows of 40 users, 30 items and 4 domains on five days of eleven."""
     draw = random.Random(0)
     days = (1, 2, 3, 5, 11)
-    return make_clicks(
+    return [
         (
             f"u{draw.randrange(40)}",
             f"i{draw.randrange(30)}",
@@ -122,25 +131,25 @@ def many_clicks(make_clicks):
             day,
         )
         for day in (f"2026-01-{draw.choice(days):02d}" for _ in range(300))
-    )
+    ]
 
 
 def test_running_day_by_day_gives_what_one_run_gives(make_clicks):
-    rows = many_clicks(make_clicks).cache()
-    days = [row["ds"] for row in rows.select("ds").distinct().collect()]
+    rows = make_clicks(many_clicks()).cache()
+    days = sorted({date.fromisoformat(row[4]) for row in many_clicks()})
     daily = [summarize_domains(rows.where(F.col("ds") <= day), day) for day in days]
     assert len(days) == 5
     assert in_days(reduce(DataFrame.unionByName, daily)) == in_days(summarize_domains(rows))
 
 
-def test_late_rows_and_a_rerun_change_exactly_that_day(spark, make_clicks, make_config, lake_root):
-    lake = Lake(spark, lake_root)
-    lake.append("clicks", many_clicks(make_clicks))
+def test_late_rows_and_a_rerun_change_exactly_that_day(spark, make_config, lake_root):
+    write_clicks(lake_root, many_clicks())
     domain_stats(spark, make_config())
-    before = in_days(lake.read("domain_stats"))
-    lake.append("clicks", make_clicks([("late", "i1", "d1", 1, "2026-01-05"), ("late", "i1", "new", 1, "2026-01-05")]))
+    before = by_day(rows_of(lake_root, "domain_stats"))
+    late = [("late", "i1", "d1", 1, "2026-01-05"), ("late", "i1", "new", 1, "2026-01-05")]
+    write_clicks(lake_root, late, replaced=lambda _: False)
     domain_stats(spark, make_config(stats={"ds": "2026-01-05"}))
-    after = in_days(lake.read("domain_stats"))
+    after = by_day(rows_of(lake_root, "domain_stats"))
     changed = {key for key in after if after[key] != before.get(key)}
     assert changed == {("2026-01-05", "d1"), ("2026-01-05", "new")}
     assert after["2026-01-05", "d1"]["new_users"] == before["2026-01-05", "d1"]["new_users"] + 1
@@ -148,17 +157,15 @@ def test_late_rows_and_a_rerun_change_exactly_that_day(spark, make_clicks, make_
     assert after["2026-01-05", "new"]["shared_users"] == 1.0
 
 
-def test_a_domain_that_was_renamed_to_another_leaves_no_line(spark, make_clicks, make_config, lake_root):
+def test_a_domain_that_was_renamed_to_another_leaves_no_line(spark, make_config, lake_root):
     """The domain b is now a: its rows of a day that is loaded again are a's, and its earlier days stay its own."""
-    lake = Lake(spark, lake_root)
     first = [("u1", "i1", "a", 1, DAY_1), ("u2", "i1", "b", 0, DAY_1), ("u2", "i2", "b", 0, DAY_1)]
     second = [(user, item, domain, label, DAY_2) for user, item, domain, label, _ in first]
-    lake.append("clicks", make_clicks([*first, *second]))
+    write_clicks(lake_root, [*first, *second])
     domain_stats(spark, make_config())
-    renamed = make_clicks([(user, item, "a", label, day) for user, item, _, label, day in second])
-    lake.overwrite_where("clicks", renamed, f"ds = DATE'{DAY_2}'")
+    replace_day(lake_root, DAY_2, [(user, item, "a", label, day) for user, item, _, label, day in second])
     domain_stats(spark, make_config(stats={"ds": DAY_2}))
-    found = in_days(lake.read("domain_stats"))
+    found = by_day(rows_of(lake_root, "domain_stats"))
     assert set(found) == {(DAY_1, "a"), (DAY_1, "b"), (DAY_2, "a")}
     names = ("rows", "clicks", "users", "shared_users", "new_users", "rows_ratio")
     assert [found[DAY_2, "a"][name] for name in names] == [3, 1, 2, 0.0, 0, 3.0]
@@ -170,20 +177,19 @@ def test_a_day_with_one_domain_shares_nothing(make_clicks):
     assert [found[DAY_1, "a"][name] for name in names] == [3, 2, 2, 0.0, 0.0, 2]
 
 
-def test_a_day_that_lost_its_clicks_loses_its_statistics(spark, clicks, make_config, lake_root):
-    lake = Lake(spark, lake_root)
-    lake.append("clicks", clicks)
+def test_a_day_that_lost_its_clicks_loses_its_statistics(spark, make_config, lake_root):
+    write_clicks(lake_root, CLICKS)
     domain_stats(spark, make_config())
-    lake.overwrite_where("clicks", clicks.limit(0), f"ds = DATE'{DAY_2}'")
+    replace_day(lake_root, DAY_2, [])
     figures = domain_stats(spark, make_config(stats={"ds": DAY_2}))
     assert (figures["days"], figures["rows"]) == (0, 0)
-    assert {day for day, _ in in_days(lake.read("domain_stats"))} == {DAY_1, DAY_4}
+    assert {day for day, _ in by_day(rows_of(lake_root, "domain_stats"))} == {DAY_1, DAY_4}
     with pytest.raises(MamdrError, match=r"holds no row of 2026-01-02"):
         domain_stats(spark, make_config(stats={"ds": DAY_2}))
 
 
-def test_a_day_without_clicks_is_an_error_and_changes_nothing(spark, clicks, make_config, lake_root):
-    Lake(spark, lake_root).overwrite("clicks", clicks)
+def test_a_day_without_clicks_is_an_error_and_changes_nothing(spark, make_config, lake_root):
+    write_clicks(lake_root, CLICKS)
     with pytest.raises(MamdrError, match=r"holds no row of 2026-01-03 \(stats.ds\)"):
         domain_stats(spark, make_config(stats={"ds": "2026-01-03"}))
     assert not Lake(spark, lake_root).exists("domain_stats")

@@ -1,5 +1,12 @@
 """Fixed vectors are checked, joined by index, and read again only where they changed."""
 
+import shutil
+import uuid
+from datetime import date
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import functions as F
 
@@ -9,26 +16,35 @@ from mamdr_core.lake.examples import vectors as vectors_module
 from mamdr_core.lake.examples.vocabularies import grown
 from mamdr_core.runtime.errors import MamdrError
 from schemas import TABLES
-from tests.lake.helpers import update_vocabulary
+from tests.lake.stored import commit, rows_of, state_of
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def lake(spark, lake_root, make_clicks):
-    lake = Lake(spark, lake_root)
-    clicks = make_clicks([("u1", "i1", "d"), ("u2", "i1", "d"), ("u3", "i1", "d")])
-    for name in ("user", "item"):
-        update_vocabulary(lake, TABLES[f"{name}s"], clicks, name)
-    return lake
+def add_ids(root, name, *ids):
+    """Append ids to a vocabulary."""
+    first = len(rows_of(root, name)) if Path(root, name).exists() else 0
+    rows = [{"id": each, "index": index, "first_seen": date(2026, 1, 1)} for index, each in enumerate(ids, first)]
+    commit(root, TABLES[name], rows)
 
 
 @pytest.fixture
-def vectors(spark, tmp_path):
+def lake(spark, lake_root):
+    add_ids(lake_root, "users", "u1", "u2", "u3")
+    add_ids(lake_root, "items", "i1")
+    return Lake(spark, lake_root)
+
+
+@pytest.fixture
+def vectors(tmp_path):
     def write(rows, name="vectors"):
-        path = str(tmp_path / name)
-        spark.createDataFrame(rows, "id string, vector array<double>").write.mode("overwrite").parquet(path)
-        return path
+        path = tmp_path / name
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir()
+        ids, found = zip(*rows, strict=True)
+        kinds = {"id": pa.string(), "vector": pa.list_(pa.float64())}
+        pq.write_table(pa.table([ids, found], schema=pa.schema(kinds)), path / f"part-{uuid.uuid4()}.parquet")
+        return str(path)
 
     return write
 
@@ -43,8 +59,8 @@ def feature(path, **other):
 
 
 def found(lake):
-    ids = lake.read("users").select("index", "id")
-    return {(row["id"], row["name"]): row["vector"] for row in lake.read("user_features").join(ids, "index").collect()}
+    ids = {row["index"]: row["id"] for row in rows_of(lake.root, "users")}
+    return {(ids[row["index"]], row["name"]): row["vector"] for row in rows_of(lake.root, "user_features")}
 
 
 def test_known_ids_get_their_vectors_and_the_others_have_no_row(spark, lake, vectors):
@@ -58,25 +74,25 @@ def test_several_vectors_lie_in_one_table(spark, lake, vectors):
     assert found(lake) == {("u1", "gnn"): [1.0, 2.0], ("u1", "text"): [9.0]}
 
 
-def test_vectors_are_committed_only_for_new_ids_and_changed_sources(spark, lake, vectors, make_clicks):
+def test_vectors_are_committed_only_for_new_ids_and_changed_sources(spark, lake, vectors):
     path = vectors([("u1", [1.0, 2.0]), ("u4", [7.0, 8.0]), ("u4", [5.0, 6.0])], "vectors é 10%3A00")
     update_vectors(spark, lake, [feature(path)])
     update_vectors(spark, lake, [feature(path)])
     assert lake.version("user_features") == 0
-    update_vocabulary(lake, TABLES["users"], make_clicks([("u4", "i1", "d"), ("u5", "i1", "d")]), "user")
+    add_ids(lake.root, "users", "u4", "u5")
     update_vectors(spark, lake, [feature(path)])
     assert found(lake) == {("u1", "gnn"): [1.0, 2.0], ("u4", "gnn"): [7.0, 8.0]}
-    assert set(lake.read("user_features", 0).inputFiles()) < set(lake.read("user_features").inputFiles())
+    assert state_of(lake.root, "user_features", 0).files.keys() < state_of(lake.root, "user_features").files.keys()
     update_vectors(spark, lake, [feature(vectors([("u4", [1.0, 2.5])]))])
     assert found(lake) == {("u4", "gnn"): [1.0, 2.5]}
     assert lake.version("user_features") == 2
 
 
-def test_a_job_that_another_has_overtaken_writes_all_again(spark, lake, vectors, make_clicks, monkeypatch):
+def test_a_job_that_another_has_overtaken_writes_all_again(spark, lake, vectors, monkeypatch):
     """Both add the vector of the same new id."""
     path = vectors([("u1", [1.0, 2.0]), ("u4", [7.0, 8.0])])
     update_vectors(spark, lake, [feature(path)])
-    update_vocabulary(lake, TABLES["users"], make_clicks([("u4", "i1", "d")]), "user")
+    add_ids(lake.root, "users", "u4")
     append, others = Lake.append, []
 
     def overtaken(self, *arguments):
@@ -87,7 +103,7 @@ def test_a_job_that_another_has_overtaken_writes_all_again(spark, lake, vectors,
 
     monkeypatch.setattr(Lake, "append", overtaken)
     update_vectors(spark, lake, [feature(path)])
-    assert lake.read("user_features").count() == 2
+    assert len(rows_of(lake.root, "user_features")) == 2
     assert lake.version("user_features") == 3
     update_vectors(spark, lake, [feature(path)])
     assert lake.version("user_features") == 3
@@ -95,7 +111,7 @@ def test_a_job_that_another_has_overtaken_writes_all_again(spark, lake, vectors,
 
 def test_item_vectors_have_their_own_table(spark, lake, vectors):
     update_vectors(spark, lake, [feature(vectors([("i1", [1.0, 2.0])]), of="item")])
-    assert lake.read("item_features").count() == 1
+    assert len(rows_of(lake.root, "item_features")) == 1
     assert not lake.exists("user_features")
 
 

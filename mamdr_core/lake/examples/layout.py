@@ -6,6 +6,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from mamdr_core.config.lake import ExamplesSettings, ShardSettings
+from mamdr_core.lake.core.constants import constants
 from mamdr_core.lake.core.few import local_frame, small
 from mamdr_core.lake.core.hashing import hash64, partition_keys
 from mamdr_core.lake.examples.packing import Packing
@@ -49,8 +50,7 @@ def lay_out(examples: DataFrame, shards: int, table: DeclaredTable) -> DataFrame
         files = len(SPLITS) * shards
         number += shards * (F.array_position(F.array(*map(F.lit, SPLITS)), F.col("split")) - 1).cast("int")
     if files <= MOST_PLACES:
-        keys = ",".join(map(str, partition_keys(files)))
-        number = F.get(F.expr(f"array({keys})"), number)
+        number = F.get(constants(partition_keys(files)), number)
     return (
         examples.repartition(files, number)
         .withColumn(order, _first_64_bits(F.col("domain"), F.col("key")))

@@ -18,6 +18,7 @@ from pyspark.sql import types as T
 
 from mamdr_core.config.lake import IdSettings
 from mamdr_core.lake.core.caching import Keep
+from mamdr_core.lake.core.constants import constants
 from mamdr_core.lake.core.few import gathered, is_few, small
 from mamdr_core.lake.core.hashing import bucket, hash64
 from mamdr_core.lake.core.session import memory_of
@@ -277,6 +278,5 @@ def with_last_seen(entries: DataFrame) -> DataFrame:
 def _entries(numbered: DataFrame, new: Mapping[int, int], start: int) -> DataFrame:
     """Vocabulary rows of new ids, numbered consecutively from `start`, bucket by bucket."""
     firsts = accumulate((new.get(number, 0) for number in range(BUCKETS)), initial=start)
-    of_bucket = F.expr(f"array({','.join(map(str, firsts))})")
-    index = (F.get(of_bucket, F.col(_BUCKET)) + F.col(_NUMBER)).cast("int").alias("index")
+    index = (F.get(constants(firsts), F.col(_BUCKET)) + F.col(_NUMBER)).cast("int").alias("index")
     return numbered.select("id", index, "first_seen")

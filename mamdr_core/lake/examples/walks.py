@@ -5,6 +5,7 @@ from functools import lru_cache
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
+from mamdr_core.lake.core.constants import constants
 from mamdr_core.lake.core.hashing import hash64
 
 _STEPS = 256
@@ -22,8 +23,7 @@ def walk(seed: int, *who: Column, size: Column, length: Column) -> Column:
         size: size of the range, below 2^31.
         length: number of visited numbers, at least 1.
     """
-    steps = F.array(*(F.lit(prime) for prime in prime_steps()))
-    step = F.get(steps, F.pmod(hash64("step", seed, *who), F.lit(_STEPS)).cast("int")).cast("long")
+    step = F.get(constants(prime_steps()), F.pmod(hash64("step", seed, *who), F.lit(_STEPS)).cast("int")).cast("long")
     start = F.pmod(hash64("start", seed, *who), size)
     straight = F.sequence(start, start + (length - 1) * step, step)
     return F.transform(straight, lambda position: F.pmod(position, size))

@@ -12,6 +12,7 @@ from mamdr_core.config.lake import MaintainSettings
 from mamdr_core.lake.core.caching import kept_frames
 from mamdr_core.lake.core.java import java_class
 from mamdr_core.lake.core.retries import CONFLICTS
+from mamdr_core.lake.core.session import FEW, FEW_HELD, FEW_ROWS, overriding
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.maintenance.kept import find_leftovers, find_packages, kept_runs
 from mamdr_core.lake.maintenance.merging import merge_examples
@@ -121,25 +122,26 @@ def _maintain_table(
     with kept_frames() as keep:
         listed = keep(list_files(spark, path))
         before = after = total_of(listed)
-        compacted = 0
-        if not settings.dry_run:
-            _keep_history(spark, lake, table, pinned, days)
-            if table.name == "examples":
-                compacted = merge_examples(spark, lake, config.examples.shards)
-            elif not table.sort_by:
-                compacted = _compact(lake, table)
-        removed = Total(0, 0)
-        # On most days no file is that old.
-        if not (old := old_files(listed, days)).isEmpty():
-            spared = names_of(lake, table, pinned | {lake.version(table)})
-            unneeded = keep(old.join(spared, "name", "left_anti"))
-            removable = keep(would_vacuum(spark, name, unneeded, days))
-            removed = total_of(removable)
-            if removed.files and not settings.dry_run:
-                vacuum(spark, name, unneeded, days)
-                removed = total_of(removable.join(list_files(spark, path).select("name"), "name", "left_anti"))
-        if not settings.dry_run and (compacted or removed.files):
-            after = total_of(list_files(spark, path))
+        compacted, removed = 0, Total(0, 0)
+        is_small = before.files <= FEW_ROWS and before.bytes <= FEW_HELD
+        with overriding(spark, FEW if is_small else {}):
+            if not settings.dry_run:
+                _keep_history(spark, lake, table, pinned, days)
+                if table.name == "examples":
+                    compacted = merge_examples(spark, lake, config.examples.shards)
+                elif not table.sort_by:
+                    compacted = _compact(lake, table)
+            # On most days no file is that old.
+            if not (old := old_files(listed, days)).isEmpty():
+                spared = names_of(lake, table, pinned | {lake.version(table)})
+                unneeded = keep(old.join(spared, "name", "left_anti"))
+                removable = keep(would_vacuum(spark, name, unneeded, days))
+                removed = total_of(removable)
+                if removed.files and not settings.dry_run:
+                    vacuum(spark, name, unneeded, days)
+                    removed = total_of(removable.join(list_files(spark, path).select("name"), "name", "left_anti"))
+            if not settings.dry_run and (compacted or removed.files):
+                after = total_of(list_files(spark, path))
     return _report(table, compacted, before, removed, after, settings) | {"pinned_versions": sorted(pinned)}
 
 
