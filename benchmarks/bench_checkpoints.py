@@ -121,12 +121,12 @@ def restart(spark: SparkSession, config: Config, options: argparse.Namespace, he
     print("| killed after checkpoint | s until training has written the next one |")
     print("|---|---|")
     for _ in range(options.repeats):
-        told: list[tuple[int, float]] = []
-        killer = threading.Thread(target=_kill_a_rank, args=(Path(config.lake.root) / "checkpoints", known, told))
+        restarts: list[tuple[int, float]] = []
+        killer = threading.Thread(target=_kill_a_rank, args=(Path(config.lake.root) / "checkpoints", known, restarts))
         killer.start()
         figures = train_mamdr(spark, config)
         killer.join()
-        (number, seconds), attempts = told[0], figures["attempts"]
+        (number, seconds), attempts = restarts[0], figures["attempts"]
         if attempts != 2:
             raise SystemExit(f"error: the run took {attempts} attempts, and two were expected")
         waited.append(seconds)
@@ -134,7 +134,7 @@ def restart(spark: SparkSession, config: Config, options: argparse.Namespace, he
     print(f"\nMedian of {options.repeats}: {statistics.median(waited):.1f} s, at most {max(waited):.1f} s (aim: 30 s).")
 
 
-def _kill_a_rank(checkpoints: Path, known: set[Path], told: list[tuple[int, float]]) -> None:
+def _kill_a_rank(checkpoints: Path, known: set[Path], restarts: list[tuple[int, float]]) -> None:
     """Kill rank 1 of a new run with three checkpoints; tell the newest, and the seconds until there is another."""
     while not (complete := _complete(checkpoints, known)) or max(complete) < 3:
         time.sleep(0.01)
@@ -145,7 +145,7 @@ def _kill_a_rank(checkpoints: Path, known: set[Path], told: list[tuple[int, floa
     killed, newest = time.monotonic(), max(_complete(checkpoints, known))
     while not (complete := _complete(checkpoints, known)) or max(complete) <= newest:
         time.sleep(0.01)
-    told.append((newest, time.monotonic() - killed))
+    restarts.append((newest, time.monotonic() - killed))
     known.update(checkpoints.iterdir())
 
 

@@ -335,8 +335,8 @@ def main() -> None:
     for part in set(options.parts).difference(PARTS):
         parser.error(f"no part {part}: known are {', '.join(PARTS)}")
     torch.set_num_threads(min(2, torch.get_num_threads()))
-    told = torch.cuda.get_device_name() if options.device == "cuda" else machine()
-    print(f"{told}, {torch.get_num_threads()} threads, torch {torch.__version__}, {options.precision}")
+    hardware = torch.cuda.get_device_name() if options.device == "cuda" else machine()
+    print(f"{hardware}, {torch.get_num_threads()} threads, torch {torch.__version__}, {options.precision}")
     for part in options.parts or PARTS:
         PARTS[part](options)
 

@@ -49,7 +49,7 @@ TRAIN = {
     "train.checkpoint": {"rounds": 2, "minutes": 0},
 }
 TOLD = ("loads", "training_runs", "domain_metrics", "training_curves")
-"""Tables that tell of jobs and runs: one that is killed after its end, and run again, is told of twice."""
+"""Tables that record jobs and runs: one that is killed after its end, and run again, is recorded twice."""
 FIGURES = ("method", "model", "ranks", "epochs", "rounds", "dr_passes", "domains", "train_rows", "val_auc", "test_auc")
 
 
@@ -210,10 +210,10 @@ def main() -> None:
             with results.open("a") as file:
                 file.write(json.dumps(outcome) + "\n")
             each = (time.monotonic() - began) / count
-            told = f"DIFFERS: {outcome['differs']}" if outcome["differs"] else "equal"
+            verdict = f"DIFFERS: {outcome['differs']}" if outcome["differs"] else "equal"
             rate = f"{each:.0f} s a kill, {each * (len(left) - count) / 60:.0f} min left"
             what = f"{outcome['stage']}, {outcome['victim']} after {outcome['at_seconds']} s"
-            print(f"kill {number} ({len(done)} of {options.kills}): {what}: {told}; {rate}", flush=True)
+            print(f"kill {number} ({len(done)} of {options.kills}): {what}: {verdict}; {rate}", flush=True)
     _report(list(done.values()))
 
 

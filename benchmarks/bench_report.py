@@ -38,10 +38,10 @@ ACTIONS = {
 def main() -> None:
     options = _parse()
     with tempfile.TemporaryDirectory() as folder:
-        said = make(Path(folder) / "lake", options.domains)
-        found = [opened(Path(said["report"])) for _ in range(options.repeats)]
-    print(f"{machine()}; {said['domains']:,} domains, {said['bytes'] / 1e6:.2f} MB;")
-    print(f"read from the lake in {said['seconds']['read']} s, written in {said['seconds']['write']} s.")
+        report = make(Path(folder) / "lake", options.domains)
+        found = [opened(Path(report["report"])) for _ in range(options.repeats)]
+    print(f"{machine()}; {report['domains']:,} domains, {report['bytes'] / 1e6:.2f} MB;")
+    print(f"read from the lake in {report['seconds']['read']} s, written in {report['seconds']['write']} s.")
     print(f"In Chromium, median of {options.repeats} (least to greatest), a new browser each time:\n")
     print("| what | ms |")
     print("|---|---|")
@@ -57,10 +57,10 @@ def make(root: Path, domains: int) -> dict[str, Any]:
         write_facts(spark, Lake(spark, str(root)), facts)
         config = load_config(overrides=[f"lake.root={root}", f"report.run_id={facts.run['run_id']}"])
         write_report(spark, config)  # the first reads with a cold JVM
-        said = write_report(spark, config)
+        report = write_report(spark, config)
         kept = root.parent / "report.html"
-        shutil.copy(said["report"], kept)
-    return said | {"report": str(kept)}
+        shutil.copy(report["report"], kept)
+    return report | {"report": str(kept)}
 
 
 def opened(path: Path) -> dict[str, float]:

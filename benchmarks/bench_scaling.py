@@ -157,8 +157,8 @@ def measure(spark: SparkSession, options: argparse.Namespace, network: Network) 
     for _ in range(options.repeats):
         for ranks in RANKS:
             task = partial(rank, options.rows, options.rounds, options.core, network)
-            told = run_ranks(spark, task, ranks, 120, options.launcher)
-            for kind, own in zip(found, zip(*told, strict=True), strict=True):
+            results = run_ranks(spark, task, ranks, 120, options.launcher)
+            for kind, own in zip(found, zip(*results, strict=True), strict=True):
                 means = [statistics.mean(getattr(one, name) for one in own) for name in COSTS]
                 kind[ranks].append(Measured(*means, own[0].parameters))
     return found

@@ -100,7 +100,7 @@ def measure(spark: SparkSession, config: Config, days: int) -> list[tuple[int, M
         warm = train(spark, with_values(on_day, {"train.warm_start": before})) if before else cold
         if before:
             pairs.append((day + 1, cold, warm))
-            print(told(config.synthetic.seed, *pairs[-1]), flush=True)
+            print(describe(config.synthetic.seed, *pairs[-1]), flush=True)
         before = warm.figures["run_id"]
     return pairs
 
@@ -113,7 +113,7 @@ def train(spark: SparkSession, config: Config) -> Made:
     return Made(figures, shared, max(row["rows"] for row in found))
 
 
-def told(seed: int, day: int, cold: Made, warm: Made) -> str:
+def describe(seed: int, day: int, cold: Made, warm: Made) -> str:
     best = max(cold.curve.values())
     return (
         f"| {seed} | {day} | {cold.figures['test_auc']:.4f} | {warm.figures['test_auc']:.4f} | {cold.rows:,} | "

@@ -18,7 +18,7 @@ from mamdr_core.lake.core.sql import literal
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.training.curve import Validation
-from schemas import TABLES, Table
+from schemas import TABLES, DeclaredTable
 from schemas.spark import spark_schema
 
 
@@ -67,7 +67,7 @@ def record_curve(
     _record(lake, table, frame, f"run_id = {literal(run_id)}", is_new)
 
 
-def _record(lake: Lake, table: Table, rows: DataFrame, replaced: str, is_new: bool) -> None:
+def _record(lake: Lake, table: DeclaredTable, rows: DataFrame, replaced: str, is_new: bool) -> None:
     if is_new:
         lake.append(table, rows)
     else:

@@ -123,14 +123,14 @@ def test_where_nothing_serves_yet_nothing_is_scored_and_the_day_ends_well(airflo
 def test_exit_code_2_of_a_job_fails_the_run_and_notifies_a_command(
     airflow: Airflow, stub_project: Path, tmp_path: Path
 ) -> None:
-    command = f'echo "$TASK of $DAY" > "{tmp_path}/told"'
+    command = f'echo "$TASK of $DAY" > "{tmp_path}/written"'
     params = json.dumps({"project": str(stub_project)})
     done = airflow(*RUN_DAY, params, FAILING_JOB="domain_stats", MAMDR_ON_FAILURE=command)
     assert done.returncode != 0
     assert "non-zero exit code 2" in done.stdout
     assert "jobs/domain_stats.py" in done.stdout
     assert "jobs/train_mamdr.py" not in done.stdout
-    assert (tmp_path / "told").read_text() == f"domain_stats of {DAY}\n"
+    assert (tmp_path / "written").read_text() == f"domain_stats of {DAY}\n"
 
 
 def run_in_session(folder: str, words: list[str], spark: SparkSession) -> tuple[int, str]:

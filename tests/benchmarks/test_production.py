@@ -14,7 +14,7 @@ from mamdr_core.parallel.lending import Lending
 from mamdr_core.parallel.placement import place_domains
 from mamdr_core.shards.arrays import Arrays
 from mamdr_core.training.rounds import deal_rounds
-from tests.engine.helpers import random_columns
+from tests.engine.small_models import random_columns
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = [

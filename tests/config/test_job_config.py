@@ -119,8 +119,8 @@ def test_an_empty_file_means_the_defaults(tmp_path):
 
 
 def test_the_reference_in_docs_is_the_codes():
-    said = (ROOT / "docs/config.md").read_text()
-    assert said == config_reference(), "run: .venv/bin/python -m mamdr_core.config > docs/config.md"
+    page = (ROOT / "docs/config.md").read_text()
+    assert page == config_reference(), "run: .venv/bin/python -m mamdr_core.config > docs/config.md"
 
 
 def test_the_demo_runs_mamdr_with_the_papers_settings():

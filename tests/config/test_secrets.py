@@ -92,8 +92,8 @@ def test_neither_log_nor_json_nor_the_printed_config_repeats_a_secret(tmp_path, 
         (["--set", "input.password=hunter2"], 2),
     ):
         assert run_job(ingest_clicks, arguments) == code
-        said = capfd.readouterr()
-        assert "hunter2" not in said.out + said.err, arguments
+        output = capfd.readouterr()
+        assert "hunter2" not in output.out + output.err, arguments
 
 
 def test_an_unreadable_file_is_told_of_by_line_and_not_by_its_text(tmp_path):

@@ -21,6 +21,8 @@ RUN_ELSEWHERE = {("queries.md", "sql"), ("operations.md", "sql")}
 OWN_PACKAGE = ROOT / "tests/plugin_package"
 """The package of docs/extending.md."""
 SHELL = ("", "bash", "sh")
+QUICK = "--conf spark.sql.codegen.wholeStage=false --conf spark.sql.codegen.factoryMode=NO_CODEGEN pyspark-shell"
+"""Code that Spark generates for a query takes longer than the few rows of a page."""
 
 
 def of_language(*languages):
@@ -71,6 +73,7 @@ def test_blocks_are_fenced(page):
 def test_python_runs(script, folder):
     (folder / "page.py").write_text(script)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(OWN_PACKAGE)])}
+    environment["PYSPARK_SUBMIT_ARGS"] = QUICK
     done = subprocess.run([sys.executable, "page.py"], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 

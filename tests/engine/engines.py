@@ -10,7 +10,7 @@ from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.parameters import Change, Rows, Scope, Shared, Theta
 from mamdr_core.models.structures import build_model
-from tests.engine.helpers import as_double, random_columns, small_engine, small_inputs, with_base
+from tests.engine.small_models import as_double, random_columns, small_engine, small_inputs, with_base
 
 COUNTS = [9, 1, 13, 0, 30, 7]
 DOMAINS = range(len(COUNTS))

@@ -11,7 +11,7 @@ from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.parameters import Shared
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.models.tables import Inputs
-from tests.models.helpers import small_settings
+from tests.models.small_structures import small_settings
 
 SIZES = {"user": 9, "item": 7, "tags": 5, "words": 6}
 LENGTHS = {"tags": 3, "words": 2, "history": 4}

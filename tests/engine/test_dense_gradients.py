@@ -13,8 +13,8 @@ from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.parameters import Theta
 from mamdr_core.models.structures import MODELS
 from mamdr_core.runtime.errors import DivergedError
-from tests.engine.helpers import with_base
-from tests.models.helpers import featured_columns, small_engine, small_settings
+from tests.engine.small_models import with_base
+from tests.models.small_structures import featured_columns, small_engine, small_settings
 
 COUNTS = [9, 1, 13, 0, 30, 7, 2]
 

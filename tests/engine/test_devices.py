@@ -17,8 +17,8 @@ from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Change, Rows, Scope, Shared, Theta
 from mamdr_core.engine.prediction import predict_runs
 from mamdr_core.models.structures import build_model, declare_inputs
-from tests.engine.helpers import as_double, random_columns, with_base
 from tests.engine.pretended import DEVICE, OnDevice, held_by, pretended_device
+from tests.engine.small_models import as_double, random_columns, with_base
 
 CPU = torch.device("cpu")
 COUNTS = [9, 1, 13, 0, 30, 7]

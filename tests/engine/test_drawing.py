@@ -8,7 +8,7 @@ from mamdr_core.engine.drawing import draw_rows, initial_shared
 from mamdr_core.engine.striping import Stripe
 from mamdr_core.models.structures import build_model
 from mamdr_core.models.tables import Table
-from tests.models.helpers import small_inputs, small_settings
+from tests.models.small_structures import small_inputs, small_settings
 
 
 @pytest.mark.parametrize("width", [1, 3, 8, 128])

@@ -10,7 +10,7 @@ from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Change, Rows, Scope, Theta
 from mamdr_core.models.structures import build_model
-from tests.engine.helpers import as_double, random_columns, small_engine, small_inputs, with_base
+from tests.engine.small_models import as_double, random_columns, small_engine, small_inputs, with_base
 
 
 class Plain:

@@ -29,7 +29,7 @@ from tests.engine.engines import (
     trajectories,
     visit,
 )  # fmt: skip
-from tests.engine.helpers import as_double, random_columns
+from tests.engine.small_models import as_double, random_columns
 
 
 @pytest.mark.parametrize("has_base", [False, True])

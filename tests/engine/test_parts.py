@@ -6,7 +6,7 @@ import torch
 from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.parts import holds_one_domain, part_key, parts_of
 from mamdr_core.models.tables import Table
-from tests.models.helpers import featured_columns
+from tests.models.small_structures import featured_columns
 
 
 def test_a_batch_is_divided_by_domain():

@@ -15,7 +15,14 @@ from mamdr_core.engine.step_options import StepOptions
 from mamdr_core.models import groups
 from mamdr_core.models.structures import MODELS, build_model
 from tests.engine.engines import COUNTS, DOMAINS, assert_same, visit
-from tests.models.helpers import MULTI_DOMAIN, PARTITIONED, featured_columns, small_engine, small_inputs, small_settings
+from tests.models.small_structures import (
+    MULTI_DOMAIN,
+    PARTITIONED,
+    featured_columns,
+    small_engine,
+    small_inputs,
+    small_settings,
+)
 
 STRUCTURES = [*sorted(MODELS), PARTITIONED]
 PER_DOMAIN = [*MULTI_DOMAIN, PARTITIONED]

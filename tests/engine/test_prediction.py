@@ -14,8 +14,8 @@ from mamdr_core.engine.parameters import Change, Rows, Theta
 from mamdr_core.engine.pieces import MARGIN, PADDING, Pieces, cut_pieces
 from mamdr_core.engine.prediction import predict_runs
 from mamdr_core.models.structures import MODELS
-from tests.engine.helpers import with_base
-from tests.models.helpers import featured_columns, small_engine, small_settings
+from tests.engine.small_models import with_base
+from tests.models.small_structures import featured_columns, small_engine, small_settings
 
 COUNTS = [9, 1, 13, 0, 30, 7, 2]
 WITHOUT = (2, 5)

@@ -6,7 +6,7 @@ from mamdr_core.engine.columns import Visit
 from mamdr_core.engine.parameters import Scope
 from mamdr_core.engine.stacking import PaddedSteps, StackLimits, cut_stacks, sort_trajectories
 from mamdr_core.engine.steps import lay_steps
-from tests.engine.helpers import random_columns
+from tests.engine.small_models import random_columns
 
 
 def stacks_of(counts: list[int], batch_size: int = 10, **limits: float) -> list[list[tuple[int, ...]]]:

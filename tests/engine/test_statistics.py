@@ -12,7 +12,7 @@ from mamdr_core.engine.statistics import Moments, combine, domain_moments
 from mamdr_core.models.layers import EPSILON
 from mamdr_core.models.statistics import FEW_ROWS
 from tests.engine.several import several_columns, several_engine
-from tests.models.helpers import PARTITIONED, featured_columns, small_engine, small_settings
+from tests.models.small_structures import PARTITIONED, featured_columns, small_engine, small_settings
 
 COUNTS = [40, 1, 13, 0, 7]
 DOMAINS = range(len(COUNTS))

@@ -22,7 +22,7 @@ from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.methods import METHODS
 from mamdr_core.models.tables import Table
 from tests.engine.engines import DOMAINS, SCOPES, assert_same, columns_of, eager_engine, fast_engine, trajectories
-from tests.engine.helpers import as_double, random_columns, small_engine
+from tests.engine.small_models import as_double, random_columns, small_engine
 
 LR = 0.05
 INNER = {

@@ -29,7 +29,7 @@ from tests.engine.engines import (
     trajectories,
     visit,
 )  # fmt: skip
-from tests.engine.helpers import as_double, random_columns, small_inputs
+from tests.engine.small_models import as_double, random_columns, small_inputs
 
 MANY = [9, 40, 13, 30, 7, 22] * 3
 logger = logging.getLogger(__name__)

@@ -149,9 +149,9 @@ def test_dockerfile_builds_from_parts_that_exist_for_a_user_who_is_not_root() ->
         "airflow": "run",
         "mamdr": "run",  # the last one is what a plain `docker build` makes
     }
-    said = {(step.word, step.rest) for step in stages["run"].instructions}
-    assert {("USER", "10001:10001"), ("WORKDIR", "/opt/mamdr"), ("COPY", "/opt/mamdr /opt/mamdr")} <= said
-    assert ("ENTRYPOINT", '["/usr/bin/tini", "--", "/opt/entrypoint.sh"]') in said
+    steps = {(step.word, step.rest) for step in stages["run"].instructions}
+    assert {("USER", "10001:10001"), ("WORKDIR", "/opt/mamdr"), ("COPY", "/opt/mamdr /opt/mamdr")} <= steps
+    assert ("ENTRYPOINT", '["/usr/bin/tini", "--", "/opt/entrypoint.sh"]') in steps
     run = (ROOT / "environment/docker/run.sh").read_text()
     assert "useradd --uid 10001 --gid 10001" in run
     assert "ln -s /opt/mamdr/environment/docker/entrypoint.sh /opt/entrypoint.sh" in run

@@ -11,7 +11,7 @@ from mamdr_core.engine.hashing import derive_seed
 from mamdr_core.engine.parameters import Theta
 from mamdr_core.experiments.gradients import cosine_matrix, domain_gradients, draw_pairs, measure_pairs
 from mamdr_core.experiments.plots import cluster_order
-from tests.engine.helpers import as_double, random_columns, small_engine
+from tests.engine.small_models import as_double, random_columns, small_engine
 
 PLANTED = {3: [2.0, 0.0], 5: [0.0, 3.0], 6: [-1.0, 0.0], 9: [1.0, 1.0]}
 

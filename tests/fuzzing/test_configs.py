@@ -60,10 +60,10 @@ def is_valid_or_one_line(read):
     try:
         config = read()
     except MamdrError as error:
-        told = str(error)
-        assert told
-        assert "\n" not in told
-        told.encode()
+        message = str(error)
+        assert message
+        assert "\n" not in message
+        message.encode()
         return None
     json.dumps(plain_config(config), allow_nan=False)
     assert dump_config(parse_config(yaml.safe_load(dump_config(config)))) == dump_config(config)

@@ -101,17 +101,17 @@ def test_every_row_is_filed_once_or_nothing_is_written(spark, tmp_path_factory, 
             "quality": {"max_rejected": 1.0},
         }
     )
-    told, figures = "", {"clicks": 0, "rejected": 0, "rows_in": 0}
+    message, figures = "", {"clicks": 0, "rejected": 0, "rows_in": 0}
     try:
         figures = ingest_clicks(spark, config)
     except MamdrError as error:
-        told = str(error)
+        message = str(error)
     lake = Lake(spark, config.lake.root)
     counts = [lake.read(name).count() if lake.exists(name) else 0 for name in ("clicks", "clicks_rejected")]
     assert counts == [figures["clicks"], figures["rejected"]]
-    assert "\n" not in told
+    assert "\n" not in message
     assert sum(counts) == figures["rows_in"]
-    if kind == "parquet" and not told:
+    if kind == "parquet" and not message:
         assert figures["rows_in"] == sum(
             pq.ParquetFile(Path(file)).metadata.num_rows for file in (base / "raw").iterdir()
         )

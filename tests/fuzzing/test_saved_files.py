@@ -27,7 +27,7 @@ from mamdr_core.training.package import load_package, publish_package, save_rank
 from tests.fuzzing.damage import damage
 from tests.fuzzing.examples import examples
 from tests.learning.test_structures import make_learner, run_one_round
-from tests.mixed.helpers import ITEMS, USERS, draw_columns, make_model
+from tests.mixed.drawn_rows import ITEMS, USERS, draw_columns, make_model
 
 ROWS = draw_columns([6, 4, 5], [0.0, 0.5], [0.5, 0.5])[0]
 STRUCTURE = "shared_bottom"  # its towers give theta_i rows of tables
@@ -111,10 +111,10 @@ def copied(source, tmp_path_factory):
 
 
 def is_one_line(error):
-    told = str(error.value if hasattr(error, "value") else error)
-    assert told
-    assert "\n" not in told
-    told.encode()
+    message = str(error.value if hasattr(error, "value") else error)
+    assert message
+    assert "\n" not in message
+    message.encode()
 
 
 @examples(60)

@@ -18,7 +18,7 @@ CIAO = ROOT.parent / "shared/data/ciao/ratings.csv.gz"
 
 
 def run(*command, cwd=ROOT):
-    """Run a command and return what it said."""
+    """Run a command and return its result."""
     environment = {name: value for name, value in os.environ.items() if name != "PYSPARK_SUBMIT_ARGS"}
     return subprocess.run(
         [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True, check=False
@@ -41,7 +41,7 @@ def launch_gateway(*arguments, **named):
     raise AssertionError("Spark was started")
 
 pyspark.java_gateway.launch_gateway = pyspark.core.context.launch_gateway = launch_gateway
-told = []
+outcomes = []
 for script in sys.argv[1:]:
     for arguments in (["--help"], ["--set", "lake.rot=x"], ["--set", "lake.root=elsewhere", "--print-config"]):
         out, err, sys.argv, code = io.StringIO(), io.StringIO(), [script, *arguments], 0
@@ -50,16 +50,18 @@ for script in sys.argv[1:]:
                 runpy.run_path(script, run_name="__main__")
             except SystemExit as ended:
                 code = ended.code or 0
-        told.append((code, out.getvalue(), err.getvalue()))
-print(json.dumps(told))
+        outcomes.append((code, out.getvalue(), err.getvalue()))
+print(json.dumps(outcomes))
 """
 
 
 @pytest.mark.slow
 def test_help_a_mistake_and_the_configuration_of_every_job_need_no_spark():
-    told = figures(run(sys.executable, "-c", CALL_JOBS, *(ROOT / f"jobs/{job}.py" for job in JOBS)))
-    assert len(told) == 3 * len(JOBS) > 30
-    for job, (code, out, err), mistake, printed in zip(JOBS, told[::3], told[1::3], told[2::3], strict=True):
+    outcomes = figures(run(sys.executable, "-c", CALL_JOBS, *(ROOT / f"jobs/{job}.py" for job in JOBS)))
+    assert len(outcomes) == 3 * len(JOBS) > 30
+    for job, (code, out, err), mistake, printed in zip(
+        JOBS, outcomes[::3], outcomes[1::3], outcomes[2::3], strict=True
+    ):
         assert code == 0, err
         assert f"spark-submit jobs/{job}.py --config" in " ".join(out.split())
         code, out, err = mistake
@@ -96,9 +98,9 @@ def test_the_demo_command_trains_and_measures_a_model_by_plain_spark_submit(tmp_
     }
     arguments = [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
     done = run(SUBMIT, ROOT / "jobs/train_mamdr.py", "--config", ROOT / "conf/demo.yaml", *arguments, cwd=tmp_path)
-    said = figures(done)
-    assert (said["job"], said["status"], said["method"], said["ranks"]) == ("train_mamdr", "ok", "mixed", 2)
-    assert said["domains"] == 6
+    result = figures(done)
+    assert (result["job"], result["status"], result["method"], result["ranks"]) == ("train_mamdr", "ok", "mixed", 2)
+    assert result["domains"] == 6
     assert (tmp_path / "lake/domain_stats/_delta_log").is_dir()
     for noise in ("Traceback", "WARN", "Warning", "Exception", "\tat "):
         assert noise not in done.stderr, done.stderr
@@ -107,7 +109,7 @@ def test_the_demo_command_trains_and_measures_a_model_by_plain_spark_submit(tmp_
 
     code, measured, _ = run_in_session("evaluate", "--set", f"lake.root={tmp_path}/lake")
     assert (code, measured["status"]) == (0, "ok")
-    assert measured["auc"] == pytest.approx(said["test_auc"], abs=1e-12)
+    assert measured["auc"] == pytest.approx(result["test_auc"], abs=1e-12)
 
 
 @pytest.mark.slow
@@ -121,9 +123,9 @@ def test_ciao_with_ratings_as_labels_end_to_end_on_two_ranks(tmp_path, run_in_se
 
     def run_job(name, *more):
         sets = ("--set", f"input.path={CIAO}", "--set", f"lake.root={tmp_path}/lake")
-        code, said, _ = run_in_session(name, "--config", str(ROOT / "conf/ciao.yaml"), *sets, *more)
+        code, result, _ = run_in_session(name, "--config", str(ROOT / "conf/ciao.yaml"), *sets, *more)
         assert code == 0
-        return said
+        return result
 
     loaded = run_job("ingest_clicks")
     assert loaded["rows_in"] == loaded["clicks"] + loaded["rejected"] == 284_086

@@ -47,7 +47,7 @@ def test_broken_csv_files_among_good_ones_are_named(spark, csv_config, tmp_path:
     rows = "".join(f"u{n},i{n * 7919 % 1000},d,1,2026-01-01 10:00:00\n" for n in range(20000))
     bad = tmp_path / "raw" / "not good.csv.gz"
     bad.write_bytes(halved(gzip.compress((HEADER + rows).encode())))
-    stops_at(spark, csv_config(), f"{tmp_path}/raw/not good.csv.gz cannot be read as csv; mend or remove the file")
+    stops_at(spark, csv_config(), f"{tmp_path}/raw/not good.csv.gz cannot be read as csv; repair or remove the file")
     bad.unlink()
     for header in ("item,user,domain,label,ts\n", "user,item,domain,label,ts,device\n"):
         (tmp_path / "raw" / "other.csv").write_text(header + GOOD)
@@ -79,14 +79,14 @@ def test_broken_parquet_files_among_good_ones_are_named(spark, make_log, make_co
         ("garbled.parquet", good[:middle] + bytes(200) + good[middle + 200 :]),
     ):
         (path / name).write_bytes(content)
-        stops_at(spark, make_config(str(path)), f"{path}/{name} cannot be read as parquet; mend or remove the file")
+        stops_at(spark, make_config(str(path)), f"{path}/{name} cannot be read as parquet; repair or remove the file")
         (path / name).unlink()
     # Another tool wrote over a file, and left Hadoop's checksums of what was there.
     file = next(path.glob("*.parquet"))
     file.write_bytes(
         next(Path(make_log([("u", "i", "d", "1", "2026-01-02 10:00:00")], "other")).glob("*.parquet")).read_bytes()
     )
-    stops_at(spark, make_config(str(path)), f"{path}/{file.name} cannot be read as parquet; mend or remove the file")
+    stops_at(spark, make_config(str(path)), f"{path}/{file.name} cannot be read as parquet; repair or remove the file")
 
 
 def test_malformed_csv_lines_are_kept_as_they_are(spark, csv_config, tmp_path, lake_root):

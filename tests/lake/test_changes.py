@@ -60,7 +60,7 @@ def test_jobs_that_change_no_row_or_the_same_in_examples_need_no_build():
 
 def test_what_cannot_be_known_is_a_reason():
     assert changed(load(1), commit(operation="DELETE")) == "version 1 of clicks (DELETE) was not written by a load"
-    assert changed(load(1), {}) == "version 1 of clicks (its log is gone) was not written by a load"
+    assert changed(load(1), {}) == "version 1 of clicks (its log was deleted) was not written by a load"
     assert changed(load(1), commit({"job": "forget_users", INCOMPLETE: True})).endswith("users without an index")
     assert changed(load(1), load(2), after=1, to=0).startswith("examples were built from version 1 of clicks")
 

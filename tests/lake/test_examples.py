@@ -6,7 +6,6 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import functions as F
-from pyspark.testing import assertDataFrameEqual
 
 from mamdr_core.lake.core.features import declared_clicks
 from mamdr_core.lake.core.tables import Lake
@@ -15,6 +14,7 @@ from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.examples.layout import lay_out
 from mamdr_core.runtime.errors import MamdrError
 from schemas import TABLES, feature_vocabulary
+from tests.lake.stored import rows_of, sorted_rows, stored, write_clicks
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.usefixtures("generated_code")]
 
@@ -32,22 +32,8 @@ def impressions():
     ]
 
 
-def fill(spark, root, clicks):
-    Lake(spark, root).overwrite("clicks", clicks)
-
-
-def by_ids(spark, root):
-    """Examples with their raw ids, without what depends on packing."""
-    lake = Lake(spark, root)
-    examples = lake.read("examples")
-    for name in ("user", "item", "domain"):
-        ids = lake.read(f"{name}s").select(F.col("index").alias(name), F.col("id").alias(f"{name}_id"))
-        examples = examples.join(ids, name).drop(name)
-    return examples.drop("shard")
-
-
-def test_figures_add_up_and_a_second_build_makes_the_same_rows(spark, make_clicks, make_config, lake_root, impressions):
-    fill(spark, lake_root, make_clicks(impressions))
+def test_figures_add_up_and_a_second_build_makes_the_same_rows(spark, make_config, lake_root, impressions):
+    write_clicks(lake_root, impressions)
     figures = build_examples(spark, make_config())
     splits = sum(figures.pop(f"{split}_rows") for split in ("train", "val", "test"))
     assert splits == 300
@@ -70,21 +56,18 @@ def test_figures_add_up_and_a_second_build_makes_the_same_rows(spark, make_click
         "encoded_rows": 300,
         "rebuilt": "there are no examples yet",
     }
-    small = by_ids(spark, lake_root).where(F.col("domain_id").isin("tiny", "one"))
-    assert {row["split"] for row in small.collect()} == {"train"}
+    small = {row["index"] for row in rows_of(lake_root, "domains") if row["id"] in ("tiny", "one")}
+    assert {row["split"] for row in rows_of(lake_root, "examples") if row["domain"] in small} == {"train"}
     second = build_examples(spark, make_config())
     assert (second["new_users"], second["users"], second["examples_version"]) == (0, 40, 0)
     assert (second["encoded_rows"], second["examples"], second["rebuilt"]) == (0, 300, "")
     third = build_examples(spark, make_config(examples={"rebuild": True}))
     assert (third["encoded_rows"], third["examples_version"]) == (300, 1)
-    lake = Lake(spark, lake_root)
-    assertDataFrameEqual(lake.read("examples"), lake.read("examples", 0))
+    assert sorted_rows(stored(lake_root, "examples")) == sorted_rows(stored(lake_root, "examples", 0))
 
 
-def test_rows_that_are_not_as_planned_are_taken_back(
-    spark, make_clicks, make_config, lake_root, impressions, monkeypatch
-):
-    fill(spark, lake_root, make_clicks(impressions))
+def test_rows_that_are_not_as_planned_are_taken_back(spark, make_config, lake_root, impressions, monkeypatch):
+    write_clicks(lake_root, impressions)
     plan = news_module.plan_impressions
 
     def plan_one_more(seen, domains):
@@ -94,13 +77,11 @@ def test_rows_that_are_not_as_planned_are_taken_back(
     monkeypatch.setattr(news_module, "plan_impressions", plan_one_more)
     with pytest.raises(MamdrError, match="examples: 301 rows were planned and 300 written; that version is taken back"):
         build_examples(spark, make_config())
-    assert Lake(spark, lake_root).read("examples").isEmpty()
+    assert rows_of(lake_root, "examples") == []
 
 
-def test_there_is_one_file_a_split_and_shard_sorted_by_domain_and_key(
-    spark, make_clicks, make_config, lake_root, impressions
-):
-    fill(spark, lake_root, make_clicks(impressions))
+def test_there_is_one_file_a_split_and_shard_sorted_by_domain_and_key(spark, make_config, lake_root, impressions):
+    write_clicks(lake_root, impressions)
     figures = build_examples(spark, make_config(examples={"shards": {"rows": 40}}))
     assert figures["shards"] == 8
     examples = Lake(spark, lake_root).read("examples")
@@ -120,8 +101,8 @@ def test_there_is_one_file_a_split_and_shard_sorted_by_domain_and_key(
     assert max(sizes.values()) < 1.5 * 300 / 8
 
 
-def test_days_are_limited_and_a_time_split_goes_by_them(spark, make_clicks, make_config, lake_root):
-    fill(spark, lake_root, make_clicks([(f"u{n}", "i", "d", n % 2, f"2026-01-{1 + n % 9:02d}") for n in range(90)]))
+def test_days_are_limited_and_a_time_split_goes_by_them(spark, make_config, lake_root):
+    write_clicks(lake_root, [(f"u{n}", "i", "d", n % 2, f"2026-01-{1 + n % 9:02d}") for n in range(90)])
     split = {"kind": "time", "val_from": "2026-01-06", "test_from": "2026-01-07"}
     figures = build_examples(
         spark, make_config(examples={"since": "2026-01-03", "until": "2026-01-08", "split": split})
@@ -148,9 +129,9 @@ def test_features_are_encoded(spark, make_clicks, make_config, lake_root):
     Lake(spark, lake_root).overwrite(declared_clicks(config.features), clicks)
     build_examples(spark, config)
     lake = Lake(spark, lake_root)
-    assert {row["id"] for row in lake.read(feature_vocabulary("city")).collect()} == {"city0", "city1"}
-    users = {row["index"]: row["id"] for row in lake.read("users").collect()}
-    rows = {users[row["user"]]: row for row in lake.read("examples").collect()}
+    assert {row["id"] for row in rows_of(lake_root, feature_vocabulary("city").name)} == {"city0", "city1"}
+    users = {row["index"]: row["id"] for row in rows_of(lake_root, "users")}
+    rows = {users[row["user"]]: row for row in rows_of(lake_root, "examples")}
     assert (rows["u0"]["city"], rows["u0"]["phone"], rows["u0"]["age"]) == (-1, -1, None)
     assert {rows["u1"]["city"], rows["u2"]["city"]} == {0, 1}
     assert rows["u1"]["phone"] == rows["u2"]["phone"] in range(8)
@@ -178,8 +159,8 @@ IMPOSSIBLE = [
 """Sections of a configuration, and what is reported of them."""
 
 
-def test_what_cannot_be_built_is_said_and_examples_stay(spark, make_clicks, make_config, lake_root, impressions):
-    fill(spark, lake_root, make_clicks(impressions))
+def test_what_cannot_be_built_is_said_and_examples_stay(spark, make_config, lake_root, impressions):
+    write_clicks(lake_root, impressions)
     lake = Lake(spark, lake_root)
     for sections, message in IMPOSSIBLE:
         with pytest.raises(MamdrError) as error:

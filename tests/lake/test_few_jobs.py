@@ -3,6 +3,8 @@
 import time
 from itertools import pairwise
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mamdr_core.lake.examples.job import build_examples
@@ -15,9 +17,9 @@ INGEST, BUILD, SECOND_BUILD, LATER_HOUR, INCREMENT = 6, 12, 4, 13, 18
 
 
 def test_a_clean_day_starts_few_jobs(spark, make_log, make_config, tmp_path):
-    vectors = str(tmp_path / "vectors")
-    rows = [(f"u{number}", [float(number), 1.0]) for number in range(30)]
-    spark.createDataFrame(rows, "id string, vector array<float>").write.parquet(vectors)
+    vectors = str(tmp_path / "vectors.parquet")
+    ids, found = [f"u{number}" for number in range(30)], [[float(number), 1.0] for number in range(30)]
+    pq.write_table(pa.table({"id": ids, "vector": pa.array(found, pa.list_(pa.float32()))}), vectors)
     source = {"name": "text", "kind": "vector", "of": "user", "size": 2, "path": vectors}
     log = [(f"u{n % 30}", f"i{n % 7}", f"d{n % 3}", str(n % 2), f"2026-01-01 10:00:{n:02d}") for n in range(60)]
     lake = {"root": str(tmp_path / "a [lake] {1}%20")}  # what would be a pattern elsewhere

@@ -14,7 +14,7 @@ from mamdr_core.lake.maintenance.forget import BY_ID, BY_INDEX, forget_users
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.shards.pinned import pin_examples
 from schemas import TABLES
-from tests.lake.helpers import Growth, files_of, record, update_vocabulary
+from tests.lake.runs_and_versions import Growth, files_of, record, update_vocabulary
 
 SCORE = "'r' run_id, 'b' batch, '1' key, user, item, domain, true user_known, true item_known, true domain_known"
 

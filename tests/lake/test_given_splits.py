@@ -3,13 +3,12 @@
 from collections import Counter
 
 import pytest
-from pyspark.sql import functions as F
 
 from mamdr_core.config.lake import SplitSettings
-from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.ingest.job import ingest_clicks
 from mamdr_core.runtime.errors import MamdrError
+from tests.lake.stored import rows_of, stored
 
 SPLIT = "case fold when 1 then 'train' when 2 then 'val' when 3 then 'test' else fold end"
 WEIGHT = (
@@ -26,11 +25,14 @@ def write_csv(folder, name, rows):
     return str(folder / name)
 
 
-def splits_of(lake, **chosen):
-    """How many rows there are by item and split."""
-    examples = lake.read("examples").where(F.lit(True) if not chosen else F.col("label") == chosen["label"])
-    items = lake.read("items").select(F.col("index").alias("item"), "id")
-    return Counter((row["id"], row["split"]) for row in examples.join(items, "item").collect())
+def ids_of(root, name):
+    return {row["index"]: row["id"] for row in rows_of(root, f"{name}s")}
+
+
+def splits_of(root):
+    """How many clicks there are by item and split."""
+    items = ids_of(root, "item")
+    return Counter((items[row["item"]], row["split"]) for row in rows_of(root, "examples") if row["label"])
 
 
 def expected(rows):
@@ -39,7 +41,7 @@ def expected(rows):
 
 @pytest.mark.slow
 def test_rows_keep_given_split_and_weight_and_negatives_follow_their_positives(spark, make_config, lake_root, tmp_path):
-    lake, columns = Lake(spark, lake_root), {"user": "u", "item": "i", "domain": "d", "label": "", "event_time": ""}
+    columns = {"user": "u", "item": "i", "domain": "d", "label": "", "event_time": ""}
 
     def config_of(path, **examples):
         source = {"format": "csv", "options": {"header": True}}
@@ -57,7 +59,7 @@ def test_rows_keep_given_split_and_weight_and_negatives_follow_their_positives(s
     assert ingest_clicks(spark, second)["rejected_by_rule"] == {"split_known": 3, "weight_valid": 4}
     built = build_examples(spark, second)  # adds the second file's rows alone
     assert (built["encoded_rows"], built["rebuilt"]) == (20, "")
-    assert splits_of(lake) == expected(ROWS)
+    assert splits_of(lake_root) == expected(ROWS)
 
     # The first file again, corrected: its rows are replaced, in their new splits.
     corrected = [(*row[:3], 3) if number < 5 else row for number, row in enumerate(ROWS[:40])]
@@ -65,26 +67,24 @@ def test_rows_keep_given_split_and_weight_and_negatives_follow_their_positives(s
     ingest_clicks(spark, again)
     built = build_examples(spark, again)
     assert (built["encoded_rows"], built["rebuilt"], built["test_rows"]) == (40, "", 15)
-    assert splits_of(lake) == expected([*corrected, *ROWS[40:]])
+    assert splits_of(lake_root) == expected([*corrected, *ROWS[40:]])
 
     built = build_examples(spark, config_of("", negatives={"kind": "in_domain", "ctr_ratio": 0.5}))
     assert built["negatives"] == 120
-    assert splits_of(lake, label=1) == expected([*corrected, *ROWS[40:]])
+    assert splits_of(lake_root) == expected([*corrected, *ROWS[40:]])
     pairs = Counter((user, domain, fold) for user, _, domain, fold in [*corrected, *ROWS[40:]])
     given = {(user, domain, {1: "train", 2: "val", 3: "test"}[fold]) for user, domain, fold in pairs}
-    weights = lake.read("examples").groupBy("label", "sample_weight").count().collect()
-    assert {tuple(row) for row in weights} == {(1, 0.25, 1), (1, None, 59), (0, None, 120)}
-    negatives = lake.read("examples").where("label = 0")
-    for name in ("user", "domain"):
-        ids = lake.read(f"{name}s").select(F.col("index").alias(name), F.col("id").alias(f"{name}_id"))
-        negatives = negatives.join(ids, name)
-    drawn = Counter((row["user_id"], row["domain_id"], row["split"]) for row in negatives.collect())
-    assert set(drawn) <= given
+    examples = rows_of(lake_root, "examples")
+    weights = Counter((row["label"], row["sample_weight"]) for row in examples)
+    assert weights == {(1, 0.25): 1, (1, None): 59, (0, None): 120}
+    users, domains = ids_of(lake_root, "user"), ids_of(lake_root, "domain")
+    drawn = {(users[row["user"]], domains[row["domain"]], row["split"]) for row in examples if not row["label"]}
+    assert drawn <= given
     assert {split for _, _, split in drawn} == {"train", "val", "test"}
 
     built = build_examples(spark, config_of("", weighed=False))
     assert built["rebuilt"].startswith("examples.negatives, input.columns.weight changed")
-    assert "sample_weight" not in lake.read("examples").columns
+    assert "sample_weight" not in stored(lake_root, "examples").column_names
 
     # Rows that were filed without a split cannot be built.
     other = config_of(write_csv(tmp_path, "more.csv", [("u1", "more", "d0", 1)]), split={}, expression="")

@@ -11,7 +11,7 @@ from mamdr_core.lake.maintenance.job import maintain_lake
 from mamdr_core.lake.maintenance.kept import find_leftovers, kept_runs
 from mamdr_core.runtime.run_ids import make_run_id
 from schemas import TABLES
-from tests.lake.helpers import files_of, record, write_versions
+from tests.lake.runs_and_versions import files_of, record, write_versions
 from tests.lake.stored import commit
 
 pytestmark = pytest.mark.slow

@@ -1,16 +1,19 @@
 """A load replaces its own rows, or whole days where that is asked for, and leaves all others alone."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from mamdr_core.config.job_config import with_values
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.ingest.arrivals import ingest_arrived
 from mamdr_core.lake.ingest.job import ingest_clicks
 from mamdr_core.lake.ingest.loads import identify_load
 from mamdr_core.lake.ingest.restore import count_restorable
 from mamdr_core.runtime.errors import MamdrError
+from tests.lake.stored import rows_of, sorted_rows, stored
 
 pytestmark = pytest.mark.slow
 
@@ -21,14 +24,14 @@ def rows(day, users, label="1"):
     return [(user, "i", "d", label, f"{day} 10:00:00") for user in users]
 
 
-def clicks_of(spark, root):
+def clicks_of(root):
     """(user, day) of every click, sorted."""
-    return sorted((row["user"], str(row["ds"])) for row in Lake(spark, root).read("clicks").collect())
+    return sorted((row["user"], str(row["ds"])) for row in rows_of(root, "clicks"))
 
 
-def rejected_of(spark, root):
+def rejected_of(root):
     """Rules by number of rows."""
-    return Counter(row["rule"] for row in Lake(spark, root).read("clicks_rejected").collect())
+    return Counter(row["rule"] for row in rows_of(root, "clicks_rejected"))
 
 
 @pytest.mark.parametrize("order", ["day then late", "late then day"])
@@ -40,15 +43,13 @@ def test_late_rows_are_added_to_their_day_and_reruns_change_nothing(spark, make_
     ingest_clicks(spark, first)
     figures = ingest_clicks(spark, second)
     assert figures["rejected_by_rule"] == {"new_event": 1, "user_present": 1}
-    lake = Lake(spark, lake_root)
-    clicks, rejected = ((row for row in lake.read(name).collect()) for name in ("clicks", "clicks_rejected"))
-    clicks, rejected = sorted(clicks), sorted(rejected)
-    assert clicks_of(spark, lake_root) == [("a", DAY_1), ("b", DAY_1), ("c", DAY_2), ("late", DAY_1)]
-    assert rejected_of(spark, lake_root) == {"user_present": 2, "new_event": 1}
+    tables = ("clicks", "clicks_rejected")
+    before = [sorted_rows(stored(lake_root, name)) for name in tables]
+    assert clicks_of(lake_root) == [("a", DAY_1), ("b", DAY_1), ("c", DAY_2), ("late", DAY_1)]
+    assert rejected_of(lake_root) == {"user_present": 2, "new_event": 1}
     for config in (first, second):
         ingest_clicks(spark, config)
-        assert sorted(lake.read("clicks").collect()) == clicks
-        assert sorted(lake.read("clicks_rejected").collect()) == rejected
+        assert [sorted_rows(stored(lake_root, name)) for name in tables] == before
 
 
 def test_a_corrected_source_also_replaces_rows_of_days_that_it_no_longer_has(
@@ -61,16 +62,14 @@ def test_a_corrected_source_also_replaces_rows_of_days_that_it_no_longer_has(
     corrected = make_log(rows(DAY_2, ["b", "c"]))
     with pytest.raises(MamdrError, match=r"1 days that this path had before are missing, .*removed: 2026-01-01 1"):
         ingest_clicks(spark, make_config(corrected))
-    lake = Lake(spark, lake_root)
-    before = {name: lake.version(name) for name in ("clicks", "clicks_rejected", "loads")}
+    older = shutil.copytree(lake_root, f"{lake_root} of an earlier version")
     expected = [("a", DAY_1), ("b", DAY_2), ("c", DAY_2), ("o", DAY_2)]
     with_loss = make_config(f"{corrected}/", quality={"max_vanished_days": 1})
     figures = ingest_clicks(spark, with_loss)
-    assert clicks_of(spark, lake_root) == expected
-    assert rejected_of(spark, lake_root) == {"new_event": 1}
+    assert clicks_of(lake_root) == expected
+    assert rejected_of(lake_root) == {"new_event": 1}
     assert (figures["restored"], figures["restorable"]) == (1, 0)
-    for name, version in before.items():
-        spark.sql(f"RESTORE delta.`{lake.path(name)}` TO VERSION AS OF {version}")
+    lake, root = Lake(spark, older), {"lake.root": older}
     path = lake.path("clicks_rejected")  # as an earlier version of this project left it
     spark.sql(f"ALTER TABLE delta.`{path}` SET TBLPROPERTIES ('delta.dataSkippingStatsColumns' = 'load')")
     old = spark.read.format("delta").load(path).drop("known_load", "known_ds", "click")
@@ -78,16 +77,16 @@ def test_a_corrected_source_also_replaces_rows_of_days_that_it_no_longer_has(
     loads = f"ALTER TABLE delta.`{lake.path('loads')}`"
     spark.sql(f"{loads} DROP CONSTRAINT status_known")
     spark.sql(f"{loads} ADD CONSTRAINT status_known CHECK (status IN ('published', 'stopped'))")
-    figures = ingest_clicks(spark, with_loss)
-    assert clicks_of(spark, lake_root) == [user for user in expected if user[0] != "a"]
+    figures = ingest_clicks(spark, with_values(with_loss, root))
+    assert clicks_of(older) == [user for user in expected if user[0] != "a"]
     assert (figures["restored"], figures["restorable"]) == (0, 1)
     assert f"load these again: {other.input.path} (1 events)" in caplog.text
     assert "an earlier version of this project" not in caplog.text
-    statuses = Counter(row["status"] for row in lake.read("loads").collect())
+    statuses = Counter(row["status"] for row in rows_of(older, "loads"))
     assert statuses == {"published": 3, "stopped": 1, "replacing": 1}
     assert_unknown_rows_are_reported(spark, lake, identify_load(spark, corrected), other.input.path, caplog)
-    assert ingest_clicks(spark, other)["rejected_by_rule"] == {"new_event": 1}
-    assert clicks_of(spark, lake_root) == expected
+    assert ingest_clicks(spark, with_values(other, root))["rejected_by_rule"] == {"new_event": 1}
+    assert clicks_of(older) == expected
 
 
 def assert_unknown_rows_are_reported(spark, lake, load, source, caplog):
@@ -118,7 +117,7 @@ def test_files_that_arrive_are_loaded_once(spark, make_log, make_config, lake_ro
     assert [[each[name] for name in names] for each in (first, second, third)] == [
         [1, 2, 2, 0], [1, 2, 2, 1], [0, 0, 0, 1]
     ]  # fmt: skip
-    assert clicks_of(spark, lake_root) == [("a", DAY_1), ("b", DAY_1), ("b", DAY_2), ("c", DAY_2)]
+    assert clicks_of(lake_root) == [("a", DAY_1), ("b", DAY_1), ("b", DAY_2), ("c", DAY_2)]
     with pytest.raises(MamdrError, match="no file or folder has arrived there"):
         ingest_arrived(spark, make_config(str(tmp_path / "nowhere*"), input={"arriving": True}))
 
@@ -129,10 +128,10 @@ def test_whole_days_are_replaced_whoever_filed_them(spark, make_log, make_config
     )
     path = make_log([*rows(DAY_2, ["b", "c"]), *rows(DAY_1, ["", ""])], "day 2")
     ingest_clicks(spark, make_config(path, input={"replace": "days"}))
-    assert clicks_of(spark, lake_root) == [("a", DAY_1), ("b", DAY_2), ("c", DAY_2)]
-    assert rejected_of(spark, lake_root) == {"user_present": 2}
-    loads = Lake(spark, lake_root).read("clicks").where(f"ds = DATE'{DAY_2}'").select("load").distinct().collect()
-    assert [row["load"] for row in loads] == [identify_load(spark, path).id]
+    assert clicks_of(lake_root) == [("a", DAY_1), ("b", DAY_2), ("c", DAY_2)]
+    assert rejected_of(lake_root) == {"user_present": 2}
+    loads = {row["load"] for row in rows_of(lake_root, "clicks") if str(row["ds"]) == DAY_2}
+    assert loads == {identify_load(spark, path).id}
 
 
 def test_an_event_of_another_day_is_known_too(spark, make_log, make_config, lake_root):
@@ -140,7 +139,7 @@ def test_an_event_of_another_day_is_known_too(spark, make_log, make_config, lake
     month = {"ds": "trunc(timestamp(ts), 'year') + INTERVAL 40 DAY"}
     figures = ingest_clicks(spark, make_config(make_log(rows(DAY_1, ["b", "c"]), "two"), month))
     assert figures["rejected_by_rule"] == {"new_event": 1}
-    assert clicks_of(spark, lake_root) == [("a", DAY_1), ("b", DAY_1), ("c", "2026-02-10")]
+    assert clicks_of(lake_root) == [("a", DAY_1), ("b", DAY_1), ("c", "2026-02-10")]
 
 
 def test_a_source_is_one_load_however_its_path_is_written(spark, tmp_path: Path):

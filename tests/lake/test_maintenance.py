@@ -23,7 +23,7 @@ from mamdr_core.shards.loading import Share
 from mamdr_core.shards.pinned import pin_examples
 from schemas import SPLITS, TABLES
 from schemas.spark import spark_schema
-from tests.lake.helpers import examples_of, files_of, record, write_versions
+from tests.lake.runs_and_versions import examples_of, files_of, record, write_versions
 from tests.lake.stored import rows_of, sorted_rows, stored, write_clicks
 
 pytestmark = pytest.mark.slow
@@ -64,11 +64,11 @@ def test_what_a_kept_run_was_trained_on_can_be_read_after_its_removal_elsewhere(
     unneeded = {path: path.stat().st_size for path in files_of(lake, "examples", between[0])}
 
     figures = maintain_lake(spark, make_config(lake={"root": root}, maintain={"retention_days": 0}))
-    said = figures["tables"]["examples"]
+    reported = figures["tables"]["examples"]
     assert figures["kept_runs"] == 1
-    assert said["pinned_versions"] == [pinned.versions["examples"]]
-    assert (said["files_deleted"], said["bytes_freed"]) == (len(unneeded), sum(unneeded.values()))
-    assert said["files_after"] == said["files_before"] - len(unneeded)
+    assert reported["pinned_versions"] == [pinned.versions["examples"]]
+    assert (reported["files_deleted"], reported["bytes_freed"]) == (len(unneeded), sum(unneeded.values()))
+    assert reported["files_after"] == reported["files_before"] - len(unneeded)
     assert not any(path.exists() for path in unneeded)
     rows = sum(counts.sum() for counts in pinned.counts.values())
     assert stored(root, "examples")["label"].to_pylist() == [0] * rows

@@ -53,17 +53,17 @@ def test_options_that_cannot_be(spark, make_config, tmp_path, lake_root, options
     try:
         figures = ingest_clicks(spark, config)
     except MamdrError as error:
-        told = str(error)
+        message = str(error)
     else:
-        told = ""
+        message = ""
         assert figures["clicks"] + figures["rejected"] == figures["rows_in"] > 0
-    assert "\n" not in told
-    assert bool(told) != Lake(spark, lake_root).exists("clicks")
+    assert "\n" not in message
+    assert bool(message) != Lake(spark, lake_root).exists("clicks")
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_expressions_that_cannot_be(spark, make_log, make_config, lake_root, expression):
     for column in ("user", "label"):
-        told = is_one_line(spark, make_config(make_log(LOG), {column: expression}))
-        assert f"input.columns.{column}" in told
+        message = is_one_line(spark, make_config(make_log(LOG), {column: expression}))
+        assert f"input.columns.{column}" in message
     assert not Lake(spark, lake_root).exists("clicks")

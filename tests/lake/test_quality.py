@@ -111,15 +111,15 @@ def test_a_stopped_load_is_one_line_with_every_figure_and_changes_no_click(spark
     quality = {"max_rejected": 0.1, "max_ctr": 0.9}
     with pytest.raises(MamdrError) as error:
         ingest_clicks(spark, make_config(make_log(bad, "two"), quality=quality))
-    said = str(error.value)
-    assert said.partition("two is not published: ")[2].split("; ") == [
+    message = str(error.value)
+    assert message.partition("two is not published: ")[2].split("; ") == [
         "1 of 6 rows (16.67%) are rejected, more than quality.max_rejected 0.1: user_present 1",
         "the CTR 1 (5 of 5) is above quality.max_ctr 0.9",
         "too few rows against the mean of the days of the week before, quality.min_rows_ratio 0.1: "
         "2026-01-02 5 (0.05 of 100)",
     ]
-    assert "\n" not in said
+    assert "\n" not in message
     assert (lake.version("clicks"), lake.version("clicks_rejected")) == before
     line = lake.read("loads").where("status = 'stopped'").first()
     assert (line["rows_in"], line["clicks"], line["rejected"], line["clicks_version"]) == (6, 5, 1, None)
-    assert said.endswith(line["reason"])
+    assert message.endswith(line["reason"])

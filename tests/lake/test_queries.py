@@ -22,7 +22,7 @@ from mamdr_core.lake.views import VIEWS, create_views, view_statements
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.training.records import record_metrics
 from schemas import TABLES, feature_vocabulary
-from schemas.spark import spark_schema
+from tests.lake.stored import commit
 
 pytestmark = pytest.mark.slow
 
@@ -49,10 +49,17 @@ AUCS = {"joint": (0.6, 0.7, 0.8, 0.5, None), "mamdr": (0.7, 0.65, 0.8, 0.6, None
 
 
 def clicks_rows():
-    """(user, item, domain, label, ds): users u0.. of a domain; those of fresh and d1 are d0's too."""
+    """Rows of CLICKS: users u0.. of a domain; those of fresh and d1 are d0's too."""
     for ds, domain, rows, clicks in CLICKS:
         prefix = "v" if domain == "d3" else "u"
-        yield from ((f"{prefix}{n % 30}", f"i{n % 9}", domain, int(n < clicks), ds) for n in range(rows))
+        at = {
+            "domain": domain,
+            "event_time": datetime.fromisoformat(f"{ds}T00:00Z"),
+            "ds": date.fromisoformat(ds),
+            "load": 7,
+        }
+        for n in range(rows):
+            yield {"user": f"{prefix}{n % 30}", "item": f"i{n % 9}", "label": int(n < clicks), **at}
 
 
 def metrics(aucs):
@@ -83,34 +90,27 @@ def lake(spark, trained_config, tmp_path_factory):
     made_here = ("clicks", "clicks_rejected", "loads", "domain_stats", "training_runs", "domain_metrics", "packages")
     shutil.copytree(trained_config.lake.root, root, ignore=shutil.ignore_patterns(*made_here))
     lake = Lake(spark, root)
-    schema = "user string, item string, domain string, label int, day string"
-    frame = spark.createDataFrame(list(clicks_rows()), schema).selectExpr(
-        *("user", "item", "domain", "label", "date(day) ds"),
-        *("timestamp(day) event_time", "double(null) true_probability", "7L load"),
-    )
-    lake.append("clicks", frame)
+    commit(root, TABLES["clicks"], list(clicks_rows()))
     rejected = [
-        (rule, "{}", 7, "raw", "raw/part-0", None, date.fromisoformat(ds) if ds else None)
+        {"rule": rule, "row": "{}", "load": 7, "source": "raw", "source_file": "raw/part-0"}
+        | {"ds": date.fromisoformat(ds) if ds else None}
         for ds, rule, rows in REJECTED
         for _ in range(rows)
     ]
-    lake.append(
-        "clicks_rejected",
-        spark.createDataFrame(
-            [(*row[:6], None, None, None, *row[6:]) for row in rejected], spark_schema(TABLES["clicks_rejected"])
-        ),
-    )
+    commit(root, TABLES["clicks_rejected"], rejected)
     record_loads(spark, lake)
     domain_stats(spark, replace(trained_config, lake=replace(trained_config.lake, root=root)))
     runs = []
     for day, method in enumerate((*AUCS, "failed"), start=5):
         run = {"run_id": method, "status": "ok", "method": method, "model": "mlp", "config": "", "code_version": "abc"}
-        run |= {"input_versions": {"examples": 0, "domains": 0}, "started_at": datetime(2026, 1, day, tzinfo=UTC)}
+        run |= {"input_versions": [("examples", 0), ("domains", 0)], "started_at": datetime(2026, 1, day, tzinfo=UTC)}
         run |= (
-            {"status": "failed", "error": "no slots"} if method == "failed" else {"seconds": {"ranks": 9.0, "pin": 1.0}}
+            {"status": "failed", "error": "no slots"}
+            if method == "failed"
+            else {"seconds": [("ranks", 9.0), ("pin", 1.0)]}
         )
-        runs.append(tuple(run.get(name) for name in TABLES["training_runs"].column_names))
-    lake.append("training_runs", spark.createDataFrame(runs, spark_schema(TABLES["training_runs"])))
+        runs.append(run)
+    commit(root, TABLES["training_runs"], runs)
     for method, aucs in AUCS.items():
         record_metrics(spark, lake, method, DOMAINS, {"test": metrics(aucs)})
     return lake

@@ -9,7 +9,7 @@ from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.runtime.errors import MamdrError
 from schemas import TABLES
-from tests.lake.helpers import update_vocabulary
+from tests.lake.runs_and_versions import update_vocabulary
 from tests.lake.stored import rows_of, write_clicks
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]

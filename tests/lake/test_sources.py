@@ -1,4 +1,4 @@
-"""What cannot be read or resolved is said in one line that names what to mend."""
+"""Errors about logs that cannot be read or resolved are one line that names what to correct."""
 
 import gzip
 from dataclasses import replace

@@ -15,7 +15,7 @@ from mamdr_core.lake.examples import vocabularies
 from mamdr_core.lake.examples.vocabularies import encode, id_column
 from mamdr_core.runtime.errors import MamdrError
 from schemas import TABLES, Column
-from tests.lake.helpers import Growth, update_vocabulary
+from tests.lake.runs_and_versions import Growth, update_vocabulary
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 

@@ -9,7 +9,7 @@ from mamdr_core.config.learning import LearningSettings
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.engine.vector_buffers import MemoryBuffer
 from mamdr_core.learning.learner import Learner, Round
-from tests.engine.helpers import as_double, random_columns, small_engine
+from tests.engine.small_models import as_double, random_columns, small_engine
 
 COUNTS = [6, 10, 8]
 ALPHA, META = 0.1, 0.05

@@ -16,7 +16,7 @@ from mamdr_core.learning.combined_steps import deal_steps
 from mamdr_core.learning.learner import Round
 from mamdr_core.learning.methods import METHODS
 from mamdr_core.learning.pcgrad import projection
-from tests.engine.helpers import random_columns
+from tests.engine.small_models import random_columns
 from tests.learning.smooth import ALPHA, META, gradients, loss_at, parameters_of, round_of, smooth_learner
 
 

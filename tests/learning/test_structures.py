@@ -17,7 +17,7 @@ from mamdr_core.parallel.supports import SupportSample
 from mamdr_core.shards.arrays import Arrays
 from mamdr_core.training.package import load_package, publish_package, save_rank
 from mamdr_core.training.rounds import shuffle_rows
-from tests.models.helpers import MULTI_DOMAIN, featured_columns, small_engine, small_settings
+from tests.models.small_structures import MULTI_DOMAIN, featured_columns, small_engine, small_settings
 
 COUNTS = {1: [12], 3: [9, 4, 6]}
 

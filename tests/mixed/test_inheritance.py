@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.mixed.helpers import draw_columns, fitted, make_model
+from tests.mixed.drawn_rows import draw_columns, fitted, make_model
 
 COUNTS = [400, 300, 200, 0, 500]
 MEAN, TAU = (0.2, 0.8), (0.5, 0.4)

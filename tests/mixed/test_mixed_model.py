@@ -13,7 +13,7 @@ from mamdr_core.models.tables import Table
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.training.files.state_files import read_state, write_state
-from tests.mixed.helpers import ITEMS, USERS, draw_columns, fitted, make_model, of_rank
+from tests.mixed.drawn_rows import ITEMS, USERS, draw_columns, fitted, make_model, of_rank
 
 MEAN, TAU = [-0.3, 0.5, 0.0, -0.5], [0.3, 0.8, 0.1, 0.4]
 

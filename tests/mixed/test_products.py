@@ -15,7 +15,7 @@ from mamdr_core.mixed.products import Projection, sampled_rows
 from mamdr_core.models.tables import Table
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from mamdr_core.runtime.errors import MamdrError
-from tests.mixed.helpers import of_rank
+from tests.mixed.drawn_rows import of_rank
 
 USERS, ITEMS = 300, 200
 PLANTED, FACTORS = 3, 4

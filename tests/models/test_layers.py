@@ -10,7 +10,7 @@ from mamdr_core.models.deepfm import pair_products
 from mamdr_core.models.fields import FieldEmbeddings, FirstOrder
 from mamdr_core.models.star import PartitionedNormalization, StarLinear
 from mamdr_core.models.structures import build_model
-from tests.models.helpers import small_inputs, small_settings
+from tests.models.small_structures import small_inputs, small_settings
 from tests.models.test_structures import random_fields
 
 INPUTS = small_inputs(small_settings("mlp"), domains=3)  # user, item, domain 4; city 2; values 5; two numbers

@@ -8,7 +8,7 @@ from mamdr_core.config.job_config import load_config
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.training.own_code import check_own_names
-from tests.models.helpers import small_inputs, small_settings
+from tests.models.small_structures import small_inputs, small_settings
 from tests.models.test_structures import random_fields
 
 

@@ -11,7 +11,7 @@ from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.metrics import domain_metrics
 from mamdr_core.engine.parameters import Scope, Shared, Theta
 from mamdr_core.models.structures import build_model, declare_inputs
-from tests.models.helpers import MULTI_DOMAIN
+from tests.models.small_structures import MULTI_DOMAIN
 
 pytestmark = pytest.mark.slow  # minutes of training
 USERS = ITEMS = 20

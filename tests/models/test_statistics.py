@@ -13,7 +13,7 @@ from mamdr_core.models.statistics import FEW_ROWS, ROW_WEIGHT, DomainNormalizati
 from mamdr_core.models.structures import build_model
 from mamdr_core.models.tables import Table
 from mamdr_core.runtime.errors import MamdrError
-from tests.models.helpers import PARTITIONED, small_inputs, small_settings
+from tests.models.small_structures import PARTITIONED, small_inputs, small_settings
 
 WIDTH = 3
 

@@ -16,7 +16,7 @@ from mamdr_core.models.layers import DomainPerceptron, tables_of
 from mamdr_core.models.structures import MODELS, build_model, declare_inputs
 from mamdr_core.models.tables import Inputs
 from mamdr_core.runtime.errors import MamdrError
-from tests.models.helpers import MULTI_DOMAIN, small_inputs, small_settings
+from tests.models.small_structures import MULTI_DOMAIN, small_inputs, small_settings
 
 SIZES = {"user": 10, "item": 20, "domain": 3}
 

@@ -25,8 +25,8 @@ from mamdr_core.parallel.supports import SupportSample
 from mamdr_core.shards.arrays import Arrays
 from mamdr_core.training.evaluation import evaluate_columns
 from mamdr_core.training.rounds import shuffle_rows
-from tests.engine.helpers import as_double, random_columns, small_engine
 from tests.engine.several import several_columns, several_engine
+from tests.engine.small_models import as_double, random_columns, small_engine
 
 
 def ids(*numbers: int) -> torch.Tensor:

@@ -12,7 +12,7 @@ from mamdr_core.learning.inner_loop import TAKE_END, InnerLoop
 from mamdr_core.learning.learner import Round
 from mamdr_core.learning.methods import METHODS
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
-from tests.engine.helpers import small_engine
+from tests.engine.small_models import small_engine
 from tests.parallel.sharded_cases import COLUMNS, ROUNDS, Case, assert_close
 
 NAME = "joint_data_parallel"

@@ -19,7 +19,7 @@ from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from mamdr_core.parallel.sharded import ShardedTable, initial_sharded
 from mamdr_core.training import evaluation
-from tests.engine.helpers import small_engine
+from tests.engine.small_models import small_engine
 from tests.parallel.sharded_cases import ROUNDS, Case, assert_close, gathered, ids
 
 USER = Table("user", "user", rows=7, width=2)

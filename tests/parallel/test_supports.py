@@ -8,7 +8,7 @@ from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from mamdr_core.parallel.supports import SupportSample, spread_places
 from mamdr_core.shards.arrays import Arrays
 from mamdr_core.training.rounds import shuffle_rows
-from tests.engine.helpers import random_columns, with_base
+from tests.engine.small_models import random_columns, with_base
 
 COLUMNS = with_base(random_columns([40, 3, 0, 25, 10]))
 OWNER = np.array([1, 0, 0, 1, 0])

@@ -117,7 +117,7 @@ def built(name, **values):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("no_such_models:Model", r"module no_such_models cannot be imported \(No module named 'no_such_models'\)"),
         ("odd_structures.sub:Model", r"cannot be imported \(No module named 'odd_structures.sub'"),
@@ -132,8 +132,8 @@ def built(name, **values):
         ("odd_structures:Empty", "it has no parameter"),
     ],
 )
-def test_a_structure_that_cannot_be_trained_is_reported_in_one_line(odd, name, said):
-    with pytest.raises(MamdrError, match=said) as raised:
+def test_a_structure_that_cannot_be_trained_is_reported_in_one_line(odd, name, message):
+    with pytest.raises(MamdrError, match=message) as raised:
         built(name)
     assert "\n" not in str(raised.value)
     assert str(raised.value).startswith("model.name")
@@ -147,11 +147,11 @@ def test_what_a_forward_raises_keeps_its_traceback(odd):
 
 
 def test_a_method_is_checked_on_the_driver_too(odd, package):
-    for name, said in (
+    for name, message in (
         ("no_such:method", "train.method is no_such:method: module no_such cannot be imported .*, on the driver"),
         ("odd_structures:Base", "expected a mamdr_core.learning.method.Method, found the class odd_structures.Base"),
     ):
-        with pytest.raises(MamdrError, match=said):
+        with pytest.raises(MamdrError, match=message):
             check_own_names(parse_config({"train": {"method": name}}))
     config = parse_config({"train": {"method": FIRST, "options": {"random_rounds": 0}}, "model": {"name": RESIDUAL}})
     check_own_names(config)
@@ -163,12 +163,12 @@ def test_a_method_is_checked_on_the_driver_too(odd, package):
 def test_options_are_those_that_the_code_declares(package):
     assert built(RESIDUAL).scale == 1
     assert built(RESIDUAL, options={"scale": 3}).scale == 3
-    for options, said in (
+    for options, message in (
         ({"scael": 1}, "model.options.scael: there is no such option; ResidualOptions has scale"),
         ({"scale": "wide"}, "model.options.scale: Input should be a valid number.*, got 'wide'"),
         ({"scale": -1}, "model.options: scale must be >= 0, got -1"),
     ):
-        with pytest.raises(MamdrError, match=said):
+        with pytest.raises(MamdrError, match=message):
             built(RESIDUAL, options=options)
     with pytest.raises(MamdrError, match=r"model.options has scale, but no options are declared"):
         built("mlp", options={"scale": 1})

@@ -67,8 +67,8 @@ def test_a_job_ends_with_its_table_where_stderr_is_a_terminal(at_terminal):
         env={**os.environ, "TERM": "xterm", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     os.close(end)
-    said = os.read(main, 10_000).decode() if at_terminal else done.stderr
+    output = os.read(main, 10_000).decode() if at_terminal else done.stderr
     os.close(main)
     assert json.loads(done.stdout)["rows"] == 12345
-    assert ("12,345" in said) is at_terminal
-    assert at_terminal or said == ""
+    assert ("12,345" in output) is at_terminal
+    assert at_terminal or output == ""

@@ -13,7 +13,7 @@ from mamdr_core.serving.files import compare, measure_latency, signature_of, wri
 from mamdr_core.serving.network import ServedNetwork
 from mamdr_core.serving.scorer import Scorer
 from mamdr_core.training.package import load_shared
-from tests.serving.helpers import VECTORS, make_served
+from tests.serving.saved_run import VECTORS, make_served
 
 pytestmark = pytest.mark.slow  # torch.export and the conversion to ONNX take ten seconds
 

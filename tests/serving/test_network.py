@@ -11,7 +11,7 @@ from mamdr_core.serving.files import compare, write_files
 from mamdr_core.serving.network import ServedNetwork
 from mamdr_core.serving.scorer import Scorer
 from mamdr_core.training.package import load_shared
-from tests.serving.helpers import LOOK, VECTORS, make_served
+from tests.serving.saved_run import LOOK, VECTORS, make_served
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))

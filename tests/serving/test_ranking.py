@@ -14,7 +14,7 @@ from mamdr_core.serving.ranking import Piece, choose_best, cut_blocks
 from mamdr_core.serving.recommending import Pairing
 from mamdr_core.serving.scorer import Scorer, score_batches
 from schemas import TABLES
-from tests.serving.helpers import SIZES, VECTORS, make_served
+from tests.serving.saved_run import SIZES, VECTORS, make_served
 
 
 def brute_force(logits, candidates, k):

@@ -72,8 +72,8 @@ def test_what_breaks_off_before_its_manifest_is_not_valid(store):
     with pytest.raises(ValueError, match="full"):
         write()
     assert not folder.exists()
-    told = f"s3a://{BUCKET}/broken is not a checkpoint: its {MANIFEST} cannot be read"
-    with pytest.raises(MamdrError, match=told), fetched(folder, "checkpoint"):
+    message = f"s3a://{BUCKET}/broken is not a checkpoint: its {MANIFEST} cannot be read"
+    with pytest.raises(MamdrError, match=message), fetched(folder, "checkpoint"):
         pass
 
 

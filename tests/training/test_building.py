@@ -10,7 +10,7 @@ from mamdr_core.config.training import TrainSettings
 from mamdr_core.engine.hashing import derive_seed
 from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.training.building import random_start
-from tests.models.helpers import CITIES, FEATURES, ITEMS, USERS, small_engine, small_settings
+from tests.models.small_structures import CITIES, FEATURES, ITEMS, USERS, small_engine, small_settings
 
 PINNED = SimpleNamespace(sizes={"user": USERS, "item": ITEMS, "domain": 4, "city": CITIES})
 

@@ -20,7 +20,7 @@ from mamdr_core.training.choices import (
     choose_together,
     place_columns,
 )
-from tests.engine.helpers import random_columns
+from tests.engine.small_models import random_columns
 
 CPU = torch.device("cpu")
 ALONE = SingleProcess()

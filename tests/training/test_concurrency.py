@@ -30,13 +30,13 @@ def test_a_run_keeps_its_version_while_the_lake_is_rebuilt_and_vacuumed(spark, t
     shutil.copytree(trained_config.lake.root, root, ignore=others)
     config = with_values(trained_config, {"lake.root": str(root), "train.epochs": 1})
     expected = train_mamdr(spark, config)
-    real, told = run_module.train_rank, []
+    real, reported = run_module.train_rank, []
 
     def maintain_and_train(task, collective):
         session = spark.newSession()
         session.conf.set(CHECK, "false")
         build_examples(session, with_values(config, {"examples.seed": 5}))
-        told.append(
+        reported.append(
             maintain_lake(session, with_values(config, {"maintain.retention_days": 0, "maintain.keep_runs": 1}))
         )
         return real(task, collective)
@@ -45,7 +45,7 @@ def test_a_run_keeps_its_version_while_the_lake_is_rebuilt_and_vacuumed(spark, t
     found = train_mamdr(spark, config)
     assert found["test_auc"] == expected["test_auc"]
     assert found["examples_version"] == expected["examples_version"]
-    assert told[0]["tables"]["examples"]["pinned_versions"] == [expected["examples_version"]]
+    assert reported[0]["tables"]["examples"]["pinned_versions"] == [expected["examples_version"]]
     # The table itself has moved on.
     assert Lake(spark, config.lake.root).version("examples") > expected["examples_version"]
 

@@ -11,7 +11,7 @@ from mamdr_core.engine.parameters import Change, Theta
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.training import evaluation
-from tests.engine.helpers import random_columns, small_engine
+from tests.engine.small_models import random_columns, small_engine
 
 
 @pytest.mark.parametrize("most", [1, 4, 1000])

@@ -12,9 +12,9 @@ from mamdr_core.engine.parameters import Theta
 from mamdr_core.models.structures import MODELS, build_model, declare_inputs
 from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from mamdr_core.training.last_layer import find_last_layer, refit_last_layer
-from tests.engine.helpers import random_columns, small_engine
-from tests.models.helpers import featured_columns, small_settings
-from tests.models.helpers import small_engine as engine_of
+from tests.engine.small_models import random_columns, small_engine
+from tests.models.small_structures import featured_columns, small_settings
+from tests.models.small_structures import small_engine as engine_of
 
 
 def labelled(columns, logits_N, seed=0):

@@ -17,8 +17,8 @@ from mamdr_core.parallel.collective import run_simulated
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.training import memory_check
 from mamdr_core.training.memory_check import check_memory, count_distinct, shape_of
-from tests.engine.helpers import random_columns
 from tests.engine.several import several_columns, several_inputs
+from tests.engine.small_models import random_columns
 
 COUNTS = [40, 0, 7, 25]
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ from mamdr_core.engine.isotonic import Curve
 from mamdr_core.engine.platt import Calibration
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.training.package_shapes import check_shapes, read_shapes
-from tests.serving.helpers import make_served
+from tests.serving.saved_run import make_served
 
 CURVE = Curve(torch.tensor([0.0, 1.0]).double(), torch.tensor([0.0, 2.0]).double())
 CALIBRATION = Calibration(torch.ones(7).double(), torch.zeros(7).double(), CURVE)

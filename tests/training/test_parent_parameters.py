@@ -13,7 +13,7 @@ from mamdr_core.parallel.sharded import ShardedTable
 from mamdr_core.training.files import state_files as module
 from mamdr_core.training.package import SavedShared, save_rank
 from mamdr_core.training.warm_start import ParentParameters
-from tests.models.helpers import featured_columns, small_engine, small_settings
+from tests.models.small_structures import featured_columns, small_engine, small_settings
 
 COUNTS = [9, 4, 6]
 

@@ -196,8 +196,10 @@ def test_a_precision_that_the_engine_has_not_is_an_error(make_task):
 
 
 def test_methods_that_combine_gradients_refuse_sharded_tables(make_task):
-    told = r"^train\.method joint_data_parallel keeps Adam's moments of whole tables: set train\.tables to replicated$"
-    with pytest.raises(MamdrError, match=told):
+    message = (
+        r"^train\.method joint_data_parallel keeps Adam's moments of whole tables: set train\.tables to replicated$"
+    )
+    with pytest.raises(MamdrError, match=message):
         train_rank(make_task(1, method="joint_data_parallel", tables="sharded"), SingleProcess())
 
 
@@ -253,8 +255,8 @@ def test_a_rank_that_misses_a_row_ends_the_run_with_one_line(spark, make_task):
 
 @pytest.mark.cluster
 def test_too_few_slots_are_an_error_before_launch(spark):
-    told = r"train\.ranks is 9: need 9 slots, have [23](; .*\(--master 'local\[9\]'\)| of spark://.*)$"
-    with pytest.raises(MamdrError, match=told):
+    message = r"train\.ranks is 9: need 9 slots, have [23](; .*\(--master 'local\[9\]'\)| of spark://.*)$"
+    with pytest.raises(MamdrError, match=message):
         run_ranks(spark, lambda collective: None, 9, start_timeout=5)
 
 

@@ -13,7 +13,7 @@ from mamdr_core.parallel.lending import Lending
 from mamdr_core.parallel.placement import place_domains
 from mamdr_core.shards.arrays import Arrays
 from mamdr_core.training.rounds import deal_rounds, shuffle_rows
-from tests.engine.helpers import random_columns, with_base
+from tests.engine.small_models import random_columns, with_base
 
 BATCH, ROUNDS = 8, 4
 SHAPES = {

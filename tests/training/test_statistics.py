@@ -15,7 +15,7 @@ from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from mamdr_core.parallel.sharded import ShardedTable
 from mamdr_core.training import statistics
 from mamdr_core.training.statistics import measure_statistics
-from tests.models.helpers import PARTITIONED, featured_columns, small_engine, small_settings
+from tests.models.small_structures import PARTITIONED, featured_columns, small_engine, small_settings
 
 COUNTS = [40, 1, 13, 0, 7]
 TABLES = ("normalization.count", "normalization.mean", "normalization.variance")

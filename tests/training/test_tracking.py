@@ -1,4 +1,4 @@
-"""MLflow and TensorBoard are told of runs, and a run needs neither."""
+"""MLflow and TensorBoard record runs, and a run needs neither."""
 
 import importlib.util
 import logging
@@ -171,7 +171,7 @@ def test_event_files_hold_curves_and_the_distribution_over_domains(tmp_path, war
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     settings = TrackingSettings(tensorboard=str(tmp_path / "events"))
-    for _ in range(2):  # told twice, known once
+    for _ in range(2):  # recorded twice, stored once
         track_run(ended_run(settings))
     assert warnings() == []
     events = EventAccumulator(str(tmp_path / "events/r-1"), size_guidance={"histograms": 0})

@@ -78,4 +78,4 @@ def _explain(settings: InputSettings, text: str) -> str:
         )
     if "DATA_TYPE_MISMATCH" in text:
         return f"input.path: {where} has a column of another type than the other files; load it separately"
-    return f"input.path: {where} cannot be read as {settings.format}; mend or remove the file, or set input.format"
+    return f"input.path: {where} cannot be read as {settings.format}; repair or remove the file, or set input.format"

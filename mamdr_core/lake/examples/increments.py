@@ -212,7 +212,7 @@ def find_changes(log: Log, after: int, to: int) -> Changes:
         if _changes_no_row(commit, note):
             continue
         if not {"load", RESTORED} & note.keys():
-            what = commit.get("operation", "its log is gone")
+            what = commit.get("operation", "its log was deleted")
             return Changes(f"version {version} of clicks ({what}) was not written by a load")
         # Delta's own figure, because clicks may have changed while the load was counted.
         removed = int(commit.get("operationMetrics", {}).get("numRemovedFiles", 0))
