@@ -74,7 +74,7 @@ def test_a_search_in_which_every_trial_fails_terminates():
         ("sweep={trials: 3, grid: {train.dr.k: [1]}}", "sweep has both a grid and trials"),
         ("sweep.grid={train.dr.k: []}", "sweep.grid.train.dr.k needs distinct values, got []"),
         ("sweep.grid={train.dr.k: [1, 1]}", "needs distinct values, got [1, 1]"),
-        ("sweep.batch=0", "batch >= 1"),
+        ("sweep.batch=0", "batch must be >= 1"),
     ],
 )
 def test_a_mistake_is_named(override, message):
