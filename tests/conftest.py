@@ -32,7 +32,7 @@ _QUICK = (
 os.environ.setdefault("SPARK_SUBMIT_OPTS", _QUICK)
 # A large young generation halves the time of collections.
 _SESSION_OPTS = f"{_QUICK} -XX:ReservedCodeCacheSize=400m -Xmn600m"
-# Its rows are too few for code that is generated for each query: without it a test takes a quarter less. The jobs that
+# Its rows are too few for code that is generated for each query: without it a test takes a quarter less. Most jobs that
 # tests start generate it, and tests that use `generated_code`. What is generated all the same, for frames that are
 # kept, is that of more than 100 queries.
 # MAMDR_TEST_MASTER puts the tests that are marked `cluster` on a cluster: make test-cluster.

@@ -71,7 +71,8 @@ class CachedTable:
         if self._moments and state and table.name in state.tables:
             self._moments = [whole[self.ids_U] for whole in state.tables[table.name].named().values()]
             self._step_before = 0
-        self._views = row_views([self.dynamic_UD, *self._moments]) if rule.optimizer == "adam" and self.trains else []
+        in_place = table.per_domain and self.trains and rule.optimizer == "adam"
+        self._views = row_views([self.dynamic_UD, *self._moments]) if in_place else []
 
     def read(self, reader: str, visit: int, rows: slice | Tensor) -> Tensor:
         """Embeddings of a field at positions of a visit, [M, D] or [M, L, D], which require gradients if trained."""
@@ -107,7 +108,7 @@ class CachedTable:
             Positions in `ids_U`, int64 [V], and gradients including L2 regularisation, [V, D].
         """
         place_V, gradient_VD = self.together(visit, gradients)
-        if not self.table.per_domain:  # of which a batch reads each row once
+        if not self.table.per_domain:  # a batch reads each row of a table per domain once
             place_V, inverse_B = place_V.unique(return_inverse=True)
             zeros_VD = gradient_VD.new_zeros(len(place_V), gradient_VD.shape[1])
             gradient_VD = zeros_VD.index_add_(0, inverse_B, gradient_VD)

@@ -12,7 +12,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mamdr_core.engine.bags import SEVERAL
-from mamdr_core.engine.compiler import remove_cut_library
+from mamdr_core.engine.compiler import remove_truncated_library
 from mamdr_core.engine.direct_calls import DirectCalls
 from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.optimizers import BETA1, BETA2, EPSILON, move_by_adam
@@ -129,7 +129,7 @@ class DenseStep:
         try:
             loss_G, gradient_GP, *to_embedded = differentiate(state.values[: len(batch.keys)], batch)
         except Exception as error:
-            if self.compiled and remove_cut_library(error):
+            if self.compiled and remove_truncated_library(error):
                 return self.gradients(state, batch)
             # For structures of users the compiler raises errors of any type; errors of the structure are raised again.
             may_be_compilers = self.compiled and (is_checked(self._flat.module) or _is_at_limit(error))
@@ -171,7 +171,7 @@ class DenseStep:
         try:
             return self._begin(values, gradient, lr)
         except Exception as error:
-            if remove_cut_library(error):
+            if remove_truncated_library(error):
                 return self._begin_moments(values, gradient, lr)
             if not _is_at_limit(error):
                 raise

@@ -1,5 +1,6 @@
-"""Checks whether torch.compile can work on this machine, and mends its cache of generated code."""
+"""Checks whether torch.compile can work on this machine, and repairs its cache of generated code."""
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-_CUT = re.compile(r"(/\S+\.so): (?:file too short|cannot read file data|invalid ELF header)")
+_TRUNCATED = re.compile(r"(/\S+\.so): (?:file too short|cannot read file data|invalid ELF header)")
 
 
 def compiler_trouble(device: torch.device) -> str:
@@ -28,15 +29,19 @@ def compiler_trouble(device: torch.device) -> str:
     return ""
 
 
-def remove_cut_library(error: Exception) -> bool:
-    """Remove the library of generated code that torch could not load because a killed process left it unfinished.
+def remove_truncated_library(error: Exception) -> bool:
+    """Remove a library of torch's cache that torch could not load because a killed process left it unfinished.
 
     Torch would load it again in every later process, and fail.
 
     Returns:
-        Whether it was that error, so that compiling again helps.
+        Whether it was removed, so that compiling again helps.
     """
-    found = _CUT.search(str(error))
-    if found:
-        Path(found[1]).unlink(missing_ok=True)
-    return found is not None
+    with contextlib.suppress(ImportError, FileNotFoundError):  # of a torch without the private name, or of another rank
+        from torch._inductor.runtime.cache_dir_utils import cache_dir  # half a second
+
+        found = _TRUNCATED.search(str(error))
+        if found and Path(found[1]).is_relative_to(cache_dir()):
+            Path(found[1]).unlink()
+            return True
+    return False

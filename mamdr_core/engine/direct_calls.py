@@ -1,9 +1,8 @@
 """Calls of compiled functions without torch's checks of inputs, which take longer than the kernels of a small step.
 
 For every call torch 2.9 checks what its tracing relied on, prepares inputs and outputs for autograd, and records the
-call for profilers. What it does depends on the inputs' shapes and strides alone once all else is fixed, so that for
-those that a function was called with before, the code that ran then can be called with the same numbers and the new
-tensors.
+call for profilers. Which generated code runs depends only on the shapes, strides and types of the inputs once all else
+is fixed. For inputs like those of an earlier call, it is called directly, with the same numbers and the new tensors.
 """
 
 import contextlib
@@ -15,8 +14,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 MOST_SHAPES = 1 << 13
-"""Maximum number of combinations of shapes and strides that are kept for a function, about a kilobyte each."""
-_heard = threading.local()
+"""Maximum number of combinations of shapes that are kept for a function, some 5 kilobytes each."""
+_recording = threading.local()
 
 
 class Call(NamedTuple):
@@ -53,7 +52,7 @@ class DirectCalls:
     """
 
     def __init__(self, function: Callable[..., tuple[Tensor, ...]]) -> None:
-        hear_calls()
+        record_calls()
         self._function = function
         self._prepared: dict[object, _Prepared | None] = {}
 
@@ -65,7 +64,7 @@ class DirectCalls:
             tensors: all tensors of the arguments.
             arguments: of the function.
         """
-        shapes = (key, *[(tensor.shape, tensor.stride()) for tensor in tensors])
+        shapes = (key, *[(tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors])
         prepared = self._prepared.get(shapes)
         if prepared is not None:
             inputs = prepared.inputs.copy()
@@ -75,11 +74,11 @@ class DirectCalls:
         if shapes in self._prepared:
             return self._function(*arguments)
         calls: list[Call] = []
-        _heard.calls = calls
+        _recording.calls = calls
         try:
             outputs = self._function(*arguments)
         finally:
-            _heard.calls = None
+            _recording.calls = None
         if len(self._prepared) >= MOST_SHAPES:
             self._prepared.clear()
         self._prepared[shapes] = self._prepare(calls, tensors, outputs)
@@ -98,8 +97,8 @@ class DirectCalls:
         return _Prepared(code, constant, places)
 
 
-def hear_calls() -> None:
-    """Let calls of generated code be heard by `DirectCalls`; with a torch without these private names none is."""
+def record_calls() -> None:
+    """Record calls of generated code for `DirectCalls`. If torch lacks the private names, every call is checked."""
     with contextlib.suppress(ImportError, AttributeError):
         from torch._inductor.output_code import CompiledFxGraph  # takes a second, which only compiled steps need
 
@@ -108,8 +107,8 @@ def hear_calls() -> None:
             return
 
         @wraps(call)
-        def heard(graph: CompiledFxGraph, inputs: Sequence[Any]) -> Any:
-            calls: list[Call] | None = getattr(_heard, "calls", None)
+        def recorded(graph: CompiledFxGraph, inputs: Sequence[Any]) -> Any:
+            calls: list[Call] | None = getattr(_recording, "calls", None)
             given = list(inputs)
             outputs = call(graph, inputs)
             if calls is not None and graph.current_callable is not None:
@@ -117,4 +116,4 @@ def hear_calls() -> None:
             return outputs
 
         # A replaced method is what mypy is there to find.
-        CompiledFxGraph.__call__ = heard  # type: ignore[method-assign, assignment]
+        CompiledFxGraph.__call__ = recorded  # type: ignore[method-assign, assignment]

@@ -17,7 +17,6 @@ from mamdr_core.engine.caches import CachedTable
 from mamdr_core.engine.columns import FrozenTables, Visit
 from mamdr_core.engine.flat import FlatModule
 from mamdr_core.engine.hashing import step_keys
-from mamdr_core.engine.memory import keep_freed_memory
 from mamdr_core.engine.optimizers import AdamMoments, InnerState, dense_change
 from mamdr_core.engine.parameters import EVERYTHING, Change, Rows, Scope, Theta
 from mamdr_core.engine.parts import FieldGradient, Part, group_fields, join_gradients, one_part, part_key, parts_of
@@ -66,7 +65,6 @@ class EagerEngine:
         on_nan: Literal["stop", "skip"] = "stop",
         options: StepOptions = FOLLOW_GRADIENT,
     ) -> None:
-        keep_freed_memory()
         self.flat = FlatModule(module, device)
         self.options = options
         self.tables = tuple(tables)
@@ -253,8 +251,9 @@ class EagerEngine:
             gradients = [self.flat.gradients_P, *(gradient_VD for _, gradient_VD in touched.values())]
             squares = torch.stack([gradient.square().sum() for gradient in gradients]).sum()
             factor = self.options.clip_factor(squares)
-            for gradient in gradients:
-                gradient.mul_(factor)
+            self.flat.gradients_P.mul_(factor)
+            # Not in place: fields may share the memory of their gradients.
+            touched = {name: (place_V, gradient_VD * factor) for name, (place_V, gradient_VD) in touched.items()}
         if self.options.weight_decay:
             self.flat.values_P *= 1 - lr * self.options.weight_decay
         self.flat.values_P -= dense_change(self.flat.gradients_P, moments, step, lr)

@@ -166,7 +166,7 @@ def move_by_adam(
 
 
 def row_views(matrices: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
-    """Views of every row of matrices [T, D] for `move_rows_by_adam`; empty for rows that it would not move faster."""
+    """Views of every row of matrices [T, D] for `move_rows_by_adam`; empty if copying the rows is faster."""
     wide = matrices[0].shape[1] >= WIDE and matrices[0].device.type == "cpu"
     return [matrix.unbind(0) for matrix in matrices] if wide else []
 

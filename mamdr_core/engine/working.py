@@ -111,8 +111,8 @@ class StackedRows(ABC):
                     self._moments(part), state.tables[part.table.name].named().values(), strict=True
                 ):
                     own.copy_(moment.index_select(0, part.ids_T))
-        adam = trains and rule.optimizer == "adam"
-        self._views = row_views(self._rows.split(self._count + 1)) if adam else []
+        in_place = self.per_domain and trains and rule.optimizer == "adam"
+        self._views = row_views(self._rows.split(self._count + 1)) if in_place else []
         self._may_move_T = torch.cat(may_move_T) if limits else None
         self._of_T: Tensor | None = None
 

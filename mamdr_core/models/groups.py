@@ -89,7 +89,9 @@ def _linear_backward(
     """The gradients of inputs, weights, biases and the factor, which is empty without one."""
     to_x_BEI, to_weight_GEOI = torch.empty_like(x_BEI), torch.empty_like(weight_GEOI)
     to_bias_GEO = weight_GEOI.new_empty(weight_GEOI.shape[:3])
-    to_factor = weight_GEOI.new_zeros(0 if factor_EOI is None else factor_EOI.shape)
+    # Summed over many parts, which bfloat16 would round away.
+    wide = torch.promote_types(weight_GEOI.dtype, torch.float32)
+    to_factor = weight_GEOI.new_zeros(0 if factor_EOI is None else factor_EOI.shape, dtype=wide)
     for groups, rows, size in _runs(sizes_G, factor_EOI):
         gradient_KEnO, x_KEnI = _in_groups(gradient_BEO[rows], size), _in_groups(x_BEI[rows], size)
         own_KEOI = _with_factor(weight_GEOI[groups], factor_EOI)
@@ -102,9 +104,9 @@ def _linear_backward(
             to_weight_GEOI[groups] = gradient_KEOn @ x_KEnI
         if factor_EOI is not None:
             to_own_KEOI = to_weight_GEOI[groups]
-            to_factor += torch.addcmul(to_own_KEOI, to_own_KEOI, weight_GEOI[groups]).sum(0)
+            to_factor += torch.addcmul(to_own_KEOI, to_own_KEOI, weight_GEOI[groups]).sum(0, dtype=wide)
             to_own_KEOI.mul_(factor_EOI)
-    return to_x_BEI, to_weight_GEOI, to_bias_GEO, to_factor
+    return to_x_BEI, to_weight_GEOI, to_bias_GEO, to_factor.to(weight_GEOI.dtype)
 
 
 # Not `index_add`: compiled, torch adds in the order in which threads arrive.
@@ -117,9 +119,11 @@ def _sum(x_BD: Tensor, group_B: Tensor, sizes_G: Tensor) -> Tensor:
 
 
 def _runs(sizes_G: Tensor, factor_EOI: Tensor | None = None) -> Iterator[tuple[slice, slice, int]]:
-    """Consecutive groups of one size, with a factor few enough for a cache: which groups, their rows, and the size."""
+    """Runs of groups of one size, with a factor few enough for a CPU's cache: which groups, their rows, and the size."""
     group = row = 0
-    most = len(sizes_G) if factor_EOI is None else max(1, CACHED // factor_EOI.numel())
+    most = len(sizes_G)
+    if factor_EOI is not None and factor_EOI.device.type == "cpu":
+        most = max(1, CACHED // factor_EOI.numel())
     for size, run in groupby(sizes_G.tolist()):
         end = group + sum(1 for _ in run)
         while group < end:

@@ -54,6 +54,8 @@ class Table:
     def __post_init__(self) -> None:
         if self.per_domain and (self.feature or self.column != "domain"):
             raise ValueError(f"table {self.name} is per_domain: it must hold weights and be looked up by domain")
+        if self.per_domain and self.shares:
+            raise ValueError(f"table {self.name} is per_domain: it cannot share the rows of {self.shares}")
         if self.measured and not (self.per_domain and self.trainable):
             raise ValueError(f"table {self.name} is measured: it must be per_domain and no fixed vectors")
 

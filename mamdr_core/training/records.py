@@ -13,7 +13,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from torch import Tensor
 
 from mamdr_core.engine.metrics import DomainMetrics
-from mamdr_core.lake.core.few import local_frame
+from mamdr_core.lake.core.few import declared_frame
 from mamdr_core.lake.core.sql import literal
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.runtime.errors import MamdrError
@@ -28,10 +28,8 @@ def record_run(spark: SparkSession, lake: Lake, run: Mapping[str, Any], is_new: 
     Args:
         is_new: the run has no row yet; otherwise it is replaced, which takes ten Spark jobs instead of one.
     """
-    table = TABLES["training_runs"]
-    row = tuple(run.get(name) for name in table.column_names)
-    frame = local_frame(spark, [row], spark_schema(table))
-    _record(lake, table, frame, f"run_id = {literal(run['run_id'])}", is_new)
+    frame = declared_frame(spark, "training_runs", [run])
+    _record(lake, TABLES["training_runs"], frame, f"run_id = {literal(run['run_id'])}", is_new)
 
 
 def record_metrics(
@@ -61,10 +59,9 @@ def record_curve(
     spark: SparkSession, lake: Lake, run_id: str, curve: Sequence[Validation], is_new: bool = False
 ) -> None:
     """Write the validations of a run, replacing earlier ones unless it is new."""
-    table = TABLES["training_curves"]
-    rows = [{"run_id": run_id, **validation.plain()} for validation in curve]
-    frame = local_frame(spark, [tuple(map(row.get, table.column_names)) for row in rows], spark_schema(table))
-    _record(lake, table, frame, f"run_id = {literal(run_id)}", is_new)
+    rows = ({"run_id": run_id, **validation.plain()} for validation in curve)
+    frame = declared_frame(spark, "training_curves", rows)
+    _record(lake, TABLES["training_curves"], frame, f"run_id = {literal(run_id)}", is_new)
 
 
 def _record(lake: Lake, table: DeclaredTable, rows: DataFrame, replaced: str, is_new: bool) -> None:

@@ -15,7 +15,7 @@ from mamdr_core.runtime.errors import MamdrError, StoppedError
 from mamdr_core.runtime.object_store import AnyPath, as_path, is_remote
 from mamdr_core.runtime.run_ids import make_run_id
 from mamdr_core.shards.pinned import PinnedExamples
-from mamdr_core.training.checkpoint.claims import claim
+from mamdr_core.training.checkpoint.claims import claim, is_claimed
 from mamdr_core.training.files.folders import remove
 from mamdr_core.training.files.manifest import MANIFEST
 from mamdr_core.training.own_code import sources_of, try_structure
@@ -189,7 +189,8 @@ class Run:
             remove(package)  # of an attempt that failed before it could record the package
         publish_package(str(self.scratch), str(package), saved, texts)
         figures["package"] = str(package)
-        is_new = self._is_first_attempt
+        # Meanwhile, a driver on another machine may have resumed the run and recorded it. Trials are not resumed.
+        is_new = self._is_first_attempt and (bool(self.row["experiment"]) or is_claimed(self.checkpoints))
         record_metrics(spark, self.lake, self.id, self.pinned.domain_ids, result.metrics, is_new)
         record_curve(spark, self.lake, self.id, result.curve, is_new)
         recorded = {name: value for name, value in figures.items() if name not in ("examples_version", "uncalibrated")}

@@ -96,7 +96,7 @@ def test_neither_log_nor_json_nor_the_printed_config_repeats_a_secret(tmp_path, 
         assert "hunter2" not in output.out + output.err, arguments
 
 
-def test_an_unreadable_file_is_told_of_by_line_and_not_by_its_text(tmp_path):
+def test_an_unreadable_file_is_reported_by_line_and_not_by_its_text(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text("input:\n  options: {password: hunter2\n")
     with pytest.raises(MamdrError, match=r"config\.yaml: not valid YAML \(.* in line 3\)") as error:

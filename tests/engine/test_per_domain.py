@@ -174,10 +174,10 @@ def test_weights_of_domains_outside_the_scope_do_not_change(name):
 
 
 @pytest.mark.parametrize("name", PER_DOMAIN)
-@pytest.mark.parametrize("decay", [0.0, 0.3])
-def test_rows_moved_in_place_and_weights_computed_in_parts_change_nothing(monkeypatch, name, decay):
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.3}, {"clip_norm": 0.02}])
+def test_rows_moved_in_place_and_weights_computed_in_parts_change_nothing(monkeypatch, name, options):
     columns = featured_columns(COUNTS)
-    eager, fast, shared = both(name, options=StepOptions(weight_decay=decay))
+    eager, fast, shared = both(name, options=StepOptions(**options))
     found = []
     for wide, cached in ((1 << 20, 1 << 20), (1, 1)):
         monkeypatch.setattr(optimizers, "WIDE", wide)
@@ -191,6 +191,14 @@ def test_rows_moved_in_place_and_weights_computed_in_parts_change_nothing(monkey
         assert_same(change, expected)
         for table, own in moments.tables.items():
             torch.testing.assert_close(state.tables[table].named(), own.named())
+
+
+def test_gradients_of_shared_weights_in_bf16_are_summed_over_domains_without_loss(monkeypatch):
+    monkeypatch.setattr(groups, "CACHED", 1)
+    ones, sizes = torch.ones(600, 1, dtype=torch.bfloat16), torch.ones(600, dtype=torch.int64)
+    factor = torch.ones(1, 1, dtype=torch.bfloat16, requires_grad=True)
+    groups.grouped_linear(ones, torch.zeros_like(ones)[:, None], ones * 0, sizes, factor).sum().backward()
+    assert factor.grad.item() == 600  # a sum in bfloat16 ends at 256
 
 
 @pytest.mark.parametrize("name", PER_DOMAIN)
@@ -279,7 +287,8 @@ def test_compiled_steps_equal_eager_ones_and_are_reused_for_other_sizes(name, co
     trajectories = [[visit(columns, d) for d in (4, 0, 2, 3, 5)]]
     if name in PER_DOMAIN:
         trajectories += [[mixed(columns)], [Visit(columns, mixed(columns).rows[:17])]]
-    # Sizes that are equal by chance would otherwise count as one, and each number of groups be compiled separately.
+    # Sizes that are equal by chance would otherwise count as one, and each number of groups be compiled separately,
+    # as in production, where such numbers of groups are rare.
     with torch.fx.experimental._config.patch(use_duck_shape=False):
         for visits in trajectories:
             found, expected = (engine.descend(Theta(shared), visits, 0.05, seed=3) for engine in (fast, eager))

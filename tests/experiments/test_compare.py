@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from delta.tables import DeltaTable
+from pyspark import cloudpickle
 from pyspark.sql import functions as F
 
 from mamdr_core.config.job_config import with_values
@@ -143,14 +144,14 @@ def test_a_stopped_comparison_leaves_no_partial_record_and_resumes(spark, config
 
 
 def test_trials_with_several_ranks_are_launched_and_retry_after_a_lost_rank(spark, config, first, monkeypatch):
-    """The ranks are those that tests of launchers start, here in this process."""
+    """`run_ranks` is replaced by ranks in this process; tests/parallel/test_launched_ranks.py starts real ones."""
     calls = []
 
     def lose_one(spark, task, ranks, start_timeout, launcher, *more):
         calls.append((ranks, launcher))
         if len(calls) == 1:
             raise RankError("rank 1 of 2 was lost")
-        return run_simulated(task, ranks)
+        return run_simulated(cloudpickle.loads(cloudpickle.dumps(task)), ranks)
 
     monkeypatch.setattr("mamdr_core.training.driver.run_ranks", lose_one)
     pair = with_values(config, {"train.ranks": 2, "compare.seeds": [0], "compare.name": "ranks"})

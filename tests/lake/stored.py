@@ -33,9 +33,9 @@ class State(NamedTuple):
 def state_of(root, table, version=None):
     """A version of a table; None: the newest."""
     files, found = {}, {}
-    for commit in sorted(Path(root, table).glob("_delta_log/*.json")):
-        if version is not None and int(commit.stem) > version:
-            break
+    commits = sorted(Path(root, table).glob("_delta_log/*.json"))
+    for number, commit in enumerate(commits[: None if version is None else version + 1]):
+        assert int(commit.stem) == number, "the log was cleaned"
         for action in map(json.loads, commit.read_text().splitlines()):
             found |= action
             if "remove" in action:
@@ -43,6 +43,7 @@ def state_of(root, table, version=None):
             elif "add" in action:
                 assert not action["add"].get("deletionVector")
                 files[action["add"]["path"]] = action["add"]
+    assert number == (len(commits) - 1 if version is None else version), "there is no such version"
     return State(files, found["metaData"], found["protocol"])
 
 
@@ -69,7 +70,7 @@ def rows_of(root, table, version=None):
 
 
 def sorted_rows(rows, *left_out):
-    """The rows of Arrow tables in an order of their own, without some columns: equal for equal rows."""
+    """The rows of an Arrow table without some columns, sorted, so that tables of the same rows give the same list."""
     return sorted(rows.drop_columns([name for name in left_out if name in rows.column_names]).to_pylist(), key=repr)
 
 
@@ -102,6 +103,7 @@ def commit(root, table, rows, note=None, replaced=lambda added: False):
     actions += [{"remove": {"path": path, **fields}} for path, fields in gone.items()]
     parts = {}
     for row in rows:
+        assert row.keys() <= set(schema.names)
         parts.setdefault(tuple(row[name] for name in table.partition_by), []).append(row)
     for values, part in parts.items():
         at = {
@@ -110,7 +112,9 @@ def commit(root, table, rows, note=None, replaced=lambda added: False):
         folders = (f"{name}={value or '__HIVE_DEFAULT_PARTITION__'}" for name, value in at.items())
         path = "/".join([*folders, f"part-{uuid.uuid4()}.parquet"])
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(part, schema).drop_columns(list(at)), folder / path)
+        columns = pa.Table.from_pylist(part, schema)
+        assert not any(columns[field.name].null_count for field in schema if not field.nullable)
+        pq.write_table(columns.drop_columns(list(at)), folder / path)
         added = {"path": path, "partitionValues": at, "size": (folder / path).stat().st_size, "modificationTime": now}
         actions.append({"add": added | {"dataChange": True, "stats": json.dumps({"numRecords": len(part)})}})
     done = {"timestamp": now, "operation": "WRITE", "operationParameters": {"mode": "Overwrite"}}

@@ -159,7 +159,7 @@ IMPOSSIBLE = [
 """Sections of a configuration, and what is reported of them."""
 
 
-def test_what_cannot_be_built_is_said_and_examples_stay(spark, make_config, lake_root, impressions):
+def test_what_cannot_be_built_is_an_error_and_examples_stay(spark, make_config, lake_root, impressions):
     write_clicks(lake_root, impressions)
     lake = Lake(spark, lake_root)
     for sections, message in IMPOSSIBLE:

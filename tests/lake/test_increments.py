@@ -163,7 +163,7 @@ def test_what_is_built_day_by_day_is_what_a_build_of_everything_gives(
     assert contents(lake, version) == contents(lake)
 
 
-def test_loads_of_the_job_are_encoded_once_and_what_needs_a_rebuild_says_so(
+def test_loads_of_the_job_are_encoded_once_and_reasons_for_a_rebuild_named(
     spark, make_log, make_config, lake_root, monkeypatch
 ):
     scans = []
@@ -195,7 +195,7 @@ def test_loads_of_the_job_are_encoded_once_and_what_needs_a_rebuild_says_so(
     newest = max(files, key=lambda file: file.stat().st_mtime)
     assert read_counts(lake, newest.name, Window()) is not None
     content = newest.read_bytes()
-    for number, damaged in enumerate((content[:-1], bytes([*content[:99], content[99] ^ 1, *content[100:]]), None)):
+    for number, damaged in enumerate((content[:-1], None, bytes([*content[:99], content[99] ^ 1, *content[100:]]))):
         if number:  # Hadoop's own check, which object stores do not have
             newest.with_name(f".{newest.name}.crc").unlink(missing_ok=True)
         newest.write_bytes(damaged) if damaged else newest.unlink()

@@ -103,7 +103,7 @@ def test_a_renamed_domain_is_in_the_kept_version_but_not_in_the_newest(spark, la
             assert sum(len(share.columns(split)) for split in SPLITS) == rows[domain]
 
 
-def test_a_dry_run_changes_nothing_and_says_what_a_real_one_removes(spark, lake_root, make_config, unchecked):
+def test_a_dry_run_changes_nothing_and_reports_what_a_real_one_removes(spark, lake_root, make_config, unchecked):
     lake = Lake(spark, lake_root)
     first, second, _ = write_versions(lake, [1, 2, 3])
     record(lake, ("kept", "ok", 0, {"examples": second}))

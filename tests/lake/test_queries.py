@@ -173,7 +173,7 @@ def test_new_and_vanished_domains_and_empty_days_are_named(ask):
     assert [(row["ds"], row["rows"]) for row in few] == [(date(2026, 1, 3), 0)]
 
 
-def test_ctr_beyond_doubt_is_told_from_chance(ask):
+def test_ctr_beyond_doubt_is_distinguished_from_chance(ask):
     found = ask("Which domains' CTR is significantly above or below that of the whole day?")
     assert [(row["domain"], row["side"]) for row in found] == [("d1", "below")]
     assert found[0]["day_ctr"] == 65 / 248
@@ -203,7 +203,7 @@ def test_rejected_rows_are_shares_of_their_day(ask):
     )}) == Counter({rule: rows for _, rule, rows in REJECTED})  # fmt: skip
 
 
-def test_a_load_is_told_by_its_newest_attempt_and_names_the_rows_of_a_day(ask):
+def test_a_load_is_its_newest_attempt_and_names_the_rows_of_a_day(ask):
     rows, clicks = (sum(row[column] for row in CLICKS) for column in (2, 3))
     loads = ask("What did each load bring?")
     found = [(row["source"], row["status"], row["rows_in"], row["clicks"], row["reason"]) for row in loads]

@@ -165,6 +165,8 @@ def test_the_next_load_with_an_event_gets_it_whenever_the_job_was_killed(
     assert expected.bring("a", [2]) == 1
     assert found(lake) == expected.tables()
     assert repr(first_user()) == repr(copy)
+    built = build_examples(spark, config)
+    assert (built["rebuilt"], built["examples"]) == ("", 4)
     draw = random.Random(166)
     restored = 0
     for number in range(3):

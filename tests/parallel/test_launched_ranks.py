@@ -138,8 +138,7 @@ def launched(spark, request, shipped, tmp_path_factory):
         results = run_ranks(spark, task, 2, 120, request.param, stall_limit=3)
     pids = [int(file.name) for file in noted.iterdir()]
     assert len(pids) == 2
-    alive = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
-    left = psutil.wait_procs(alive, timeout=15)[1]
+    left = psutil.wait_procs([each for each in psutil.process_iter() if each.pid in pids], timeout=15)[1]
     return Launched(results, run_simulated(exchange, 2), log.getvalue(), left, driver, seen)
 
 

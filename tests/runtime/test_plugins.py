@@ -215,7 +215,7 @@ def test_a_package_names_the_module_that_it_needs(package, caplog):
     assert "package /p was trained with other source code of click_models.residual:Residual" in caplog.text
 
 
-def test_a_missing_module_is_told_from_one_that_breaks(tmp_path, monkeypatch):
+def test_a_missing_module_is_distinguished_from_one_that_breaks(tmp_path, monkeypatch):
     (tmp_path / "breaking.py").write_text("import no_such_dependency\n")
     (tmp_path / "raising.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(str(tmp_path))

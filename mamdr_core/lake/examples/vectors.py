@@ -159,12 +159,12 @@ def _check(sources: Sequence[Source]) -> None:
         if bad and bad["malformed"] is not None:
             raise MamdrError(
                 f"feature {source.feature.name}: {source.feature.path}: {shorten(bad['malformed'])} is not a whole "
-                f"record{f' of {source.feature.schema}' if source.feature.schema else ''}; mend it"
+                f"record{f' of {source.feature.schema}' if source.feature.schema else ''}; repair it"
             )
         if bad:
             length = len(bad["vector"])
             what = f"{length} numbers, not {size}" if length != size else "an element that is no number"
             raise MamdrError(
-                f"feature {source.feature.name}: {source.feature.path}: the vector of {bad['id']!r} has {what}; mend "
+                f"feature {source.feature.name}: {source.feature.path}: the vector of {bad['id']!r} has {what}; repair "
                 "it or the feature's `size`"
             )

@@ -13,8 +13,19 @@ _OWNER = "owner.json"
 def claim(folder: AnyPath) -> None:
     """Record in a run's checkpoint folder that this process trains it."""
     folder.mkdir(parents=True, exist_ok=True)
-    owner = {"host": socket.gethostname(), **process_record(os.getpid())}
-    (folder / _OWNER).write_text(json.dumps(owner), encoding="utf-8")
+    (folder / _OWNER).write_text(json.dumps(_this_process()), encoding="utf-8")
+
+
+def is_claimed(folder: AnyPath) -> bool:
+    """Whether this process trains the run, and no other one, on any machine, has resumed it since or ended it.
+
+    Raises:
+        OSError: the record cannot be read.
+    """
+    try:
+        return bool(json.loads((folder / _OWNER).read_text(encoding="utf-8")) == _this_process())
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def is_trained_elsewhere(folder: AnyPath) -> bool:
@@ -30,3 +41,7 @@ def is_trained_elsewhere(folder: AnyPath) -> bool:
         return find_process(owner) is not None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False
+
+
+def _this_process() -> dict[str, object]:
+    return {"host": socket.gethostname(), **process_record(os.getpid())}
