@@ -119,7 +119,7 @@ def _sum(x_BD: Tensor, group_B: Tensor, sizes_G: Tensor) -> Tensor:
 
 
 def _runs(sizes_G: Tensor, factor_EOI: Tensor | None = None) -> Iterator[tuple[slice, slice, int]]:
-    """Runs of groups of one size, with a factor few enough for a CPU's cache: which groups, their rows, and the size."""
+    """Runs of groups of one size, with a factor few enough for a CPU's cache: which groups, their rows and the size."""
     group = row = 0
     most = len(sizes_G)
     if factor_EOI is not None and factor_EOI.device.type == "cpu":
