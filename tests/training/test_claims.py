@@ -7,7 +7,7 @@ import sys
 import psutil
 import pytest
 
-from mamdr_core.training.checkpoint.claims import claim, is_trained_elsewhere
+from mamdr_core.training.checkpoint.claims import claim, is_claimed, is_trained_elsewhere
 
 
 @pytest.fixture
@@ -46,14 +46,13 @@ def test_a_clock_that_is_set_meanwhile_changes_nothing(tmp_path, other, monkeypa
 
 
 def test_ones_own_run_nobodys_and_that_of_another_machine_are_free(tmp_path):
-    assert not is_trained_elsewhere(tmp_path)
+    assert (is_claimed(tmp_path), is_trained_elsewhere(tmp_path)) == (False, False)
     claim(tmp_path)
-    assert not is_trained_elsewhere(tmp_path)
+    assert (is_claimed(tmp_path), is_trained_elsewhere(tmp_path)) == (True, False)
     owner = json.loads((tmp_path / "owner.json").read_text()) | {"host": "elsewhere", "pid": 1}
-    (tmp_path / "owner.json").write_text(json.dumps(owner))
-    assert not is_trained_elsewhere(tmp_path)
-    (tmp_path / "owner.json").write_text("{")
-    assert not is_trained_elsewhere(tmp_path)
+    for text in (json.dumps(owner), "{"):
+        (tmp_path / "owner.json").write_text(text)
+        assert (is_claimed(tmp_path), is_trained_elsewhere(tmp_path)) == (False, False)
 
 
 def test_what_cannot_be_read_is_not_taken_for_free(tmp_path):
