@@ -1,23 +1,32 @@
-"""The three primitives against plain PyTorch."""
+"""The three primitives, and joint training, against plain PyTorch."""
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from mamdr_core.config.engine import InnerSettings
+from mamdr_core.config.learning import LearningSettings
 from mamdr_core.config.models import ModelSettings
 from mamdr_core.engine.columns import Visit
-from mamdr_core.engine.optimizers import InnerState
+from mamdr_core.engine.optimizers import BETA2, EPSILON, InnerState
 from mamdr_core.engine.parameters import Change, Rows, Scope, Theta
+from mamdr_core.engine.plan import RoundPlan
+from mamdr_core.engine.specific_store import SpecificStore
+from mamdr_core.engine.vector_buffers import MemoryBuffer
+from mamdr_core.learning.joint import JointTraining
+from mamdr_core.learning.learner import Learner
 from mamdr_core.models.structures import build_model
+from mamdr_core.shards.arrays import Arrays
+from mamdr_core.training.rounds import deal_rounds
 from tests.engine.small_models import as_double, random_columns, small_engine, small_inputs, with_base
 
 
 class Plain:
     """The same network with nn.Embedding tables, trained by hand."""
 
-    def __init__(self, shared):
-        self.net = build_model(ModelSettings(hidden=(5,), dropout=0.0), small_inputs(3), seed=1).double()
+    def __init__(self, shared, domains=3):
+        self.net = build_model(ModelSettings(hidden=(5,), dropout=0.0), small_inputs(domains), seed=1).double()
         self.tables = {name: nn.Embedding.from_pretrained(t.clone(), freeze=False) for name, t in shared.tables.items()}
         self.parameters = [*self.net.parameters(), *(table.weight for table in self.tables.values())]
 
@@ -68,6 +77,38 @@ def test_a_trajectory_equals_a_plain_training_loop(optimizer, has_base):
     for name, rows in change.rows.items():
         expected = plain.tables[name].weight[rows.ids].detach()
         torch.testing.assert_close(shared.tables[name][rows.ids] + rows.values, expected, rtol=1e-9, atol=1e-10)
+
+
+def test_joint_training_makes_the_steps_of_a_plain_program():
+    """Two epochs over mixed rows; torch's SparseAdam is lazy too, with epsilon before the correction of its bias."""
+    columns, lr = columns_of([9, 0, 6, 8]), 0.05
+    engine, shared = small_engine(4)
+    plain = Plain(shared, domains=4)
+    settings = LearningSettings(inner=InnerSettings(lr=lr))
+    specific = SpecificStore([], MemoryBuffer(shared.dense), shared.dense)
+    joint = JointTraining(Learner(engine, columns, None, shared, specific, lambda change, weight: change, settings, 3))
+    for table in plain.tables.values():
+        table.sparse = True
+    network = torch.optim.Adam(plain.net.parameters(), lr=lr)
+    tables = torch.optim.SparseAdam([table.weight for table in plain.tables.values()], lr=lr)
+    plan, steps = RoundPlan(columns.counts.numpy(), rounds=3, smallest_slice=1, seed=3), 0
+    for epoch in range(2):
+        rounds = list(deal_rounds(plan, epoch, columns, 0, Arrays(), mixes=True))
+        assert sorted(torch.cat([each.shuffled for each in rounds]).tolist()) == list(range(23))
+        for each in rounds:
+            joint(each)
+            rows = each.shuffled  # 7 or 8, at most 4 a step
+            for batch in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
+                steps += 1
+                tables.param_groups[0]["eps"] = EPSILON * (1 - BETA2**steps) ** 0.5
+                network.zero_grad()
+                tables.zero_grad()
+                plain.loss(columns, batch).backward()
+                network.step()
+                tables.step()
+    torch.testing.assert_close(shared.dense, plain.dense(), rtol=1e-9, atol=1e-10)
+    for name, table in plain.tables.items():
+        torch.testing.assert_close(shared.tables[name], table.weight.detach(), rtol=1e-9, atol=1e-10)
 
 
 def test_a_trajectory_reads_batches_in_order_and_does_not_change_its_start():
