@@ -23,7 +23,7 @@ from schemas.spark import spark_schema
 
 
 def record_run(spark: SparkSession, lake: Lake, run: Mapping[str, Any], is_new: bool = False) -> None:
-    """Write the row of a run in training_runs; columns missing in `run` become null.
+    """Write the row of a run in training_runs; columns missing in `run` become null, and its other keys are left out.
 
     Args:
         is_new: the run has no row yet; otherwise it is replaced, which takes ten Spark jobs instead of one.
