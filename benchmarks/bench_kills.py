@@ -48,7 +48,7 @@ TRAIN = {
     "train.dr": {"k": 2, "epochs": 40, "patience": 1000},
     "train.checkpoint": {"rounds": 2, "minutes": 0},
 }
-TOLD = ("loads", "training_runs", "domain_metrics", "training_curves")
+RECORDS = ("loads", "training_runs", "domain_metrics", "training_curves")
 """Tables that record jobs and runs: one that is killed after its end, and run again, is recorded twice."""
 FIGURES = ("method", "model", "ranks", "epochs", "rounds", "dr_passes", "domains", "train_rows", "val_auc", "test_auc")
 
@@ -174,7 +174,7 @@ class Bench:
 def _facts(lake: Lake, table: DeclaredTable) -> object:
     """What a table holds, to be compared; of runs that ended well what they found, however often, without names."""
     rows = content(lake, table)
-    if table.name not in TOLD:
+    if table.name not in RECORDS:
         return digest(rows)
     if table.name == "training_runs":
         return {str(row) for row in rows.where("status = 'ok'").select(*FIGURES).collect()}

@@ -43,9 +43,9 @@ class _Prepared(NamedTuple):
 class DirectCalls:
     """A function compiled by torch that is called without torch's checks for shapes that it has been called with.
 
-    It must depend only on its tensors, whose types and devices are always the same, on a key, and on what does not
-    change between calls, not require gradients, and change nothing. A function that torch divides into several graphs,
-    or whose code reads other tensors or returns others than it does, is always called with all checks.
+    It must depend only on its tensors, whose devices are always the same, on a key, and on what does not change between
+    calls, not require gradients, and change nothing. A function that torch divides into several graphs, or whose code
+    reads other tensors or returns others than it does, is always called with all checks.
 
     Args:
         function: returns tensors in a flat tuple.
@@ -64,7 +64,9 @@ class DirectCalls:
             tensors: all tensors of the arguments.
             arguments: of the function.
         """
-        shapes = (key, *[(tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors])
+        # Generated code has one input for a tensor that is given twice.
+        distinct = len({id(tensor) for tensor in tensors})
+        shapes = (key, distinct, *[(tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors])
         prepared = self._prepared.get(shapes)
         if prepared is not None:
             inputs = prepared.inputs.copy()

@@ -75,7 +75,8 @@ class EagerEngine:
         self.batch_size = batch_size
         self.device = torch.device(device)
         self.on_nan = on_nan
-        self.skipped, self.waited = 0, 0.0
+        self.skipped = 0
+        self.waited = 0.0
 
     @property
     def trained_tables(self) -> list[Table]:
@@ -252,8 +253,7 @@ class EagerEngine:
             squares = torch.stack([gradient.square().sum() for gradient in gradients]).sum()
             factor = self.options.clip_factor(squares)
             self.flat.gradients_P.mul_(factor)
-            # Not in place: fields may share the memory of their gradients.
-            touched = {name: (place_V, gradient_VD * factor) for name, (place_V, gradient_VD) in touched.items()}
+            touched = {name: (place, own * factor) for name, (place, own) in touched.items()}  # they may share memory
         if self.options.weight_decay:
             self.flat.values_P *= 1 - lr * self.options.weight_decay
         self.flat.values_P -= dense_change(self.flat.gradients_P, moments, step, lr)

@@ -21,7 +21,7 @@ from mamdr_core.engine.compiled import DenseState, DenseStep, Fields, PaddedBatc
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.hashing import step_keys
 from mamdr_core.engine.layout import Layout, Stack, lay_out, open_stack
-from mamdr_core.engine.memory import NoMemoryError, bytes_per_row, no_memory_for, stack_limits
+from mamdr_core.engine.memory import NoMemoryError, bytes_per_row, keep_freed_memory, no_memory_for, stack_limits
 from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import EVERYTHING, Change, Scope, Theta, stacked_dense
 from mamdr_core.engine.parts import group_by_domain, group_fields, holds_one_domain
@@ -79,6 +79,7 @@ class FastEngine(EagerEngine):
         self._limits = stack_limits(self.flat, self.tables, self.device, group_memory)
         if compiles and not getattr(module, "compiles_in_stacks", True):
             self._limits = replace(self._limits, size=1)
+        keep_freed_memory()
         self._threads = torch.get_num_threads() if self.device.type == "cpu" else 1
         self._lock = threading.Lock()  # guards the counters
         self.reads_ahead = self.device.type == "cuda"  # on a CPU the steps themselves keep all cores busy

@@ -89,8 +89,7 @@ class SpecificStore(SpecificValues):
 
     Dense parameters are stored in entries of a buffer, embedding rows in memory. Writing a domain overwrites its entry,
     unless it contains the best values (`keep`) or values that a checkpoint is still writing (`hold`), so neither needs
-    a copy.
-    A domain uses at most two entries, and two more while a checkpoint is written.
+    a copy. A domain uses at most two entries, and two more while a checkpoint is written.
 
     Args:
         domains: domains of the rank.

@@ -17,7 +17,6 @@ from mamdr_core.engine.drawing import initial_shared, start_rows
 from mamdr_core.engine.eager import EagerEngine
 from mamdr_core.engine.fast import FastEngine
 from mamdr_core.engine.hashing import derive_seed
-from mamdr_core.engine.memory import keep_freed_memory
 from mamdr_core.engine.parameters import Change, Rows, Shared
 from mamdr_core.engine.specific_store import SpecificStore
 from mamdr_core.engine.state_memory import IN_MEMORY
@@ -125,7 +124,6 @@ def make_learner(
         maps_state: whether moments, momenta and the best theta_S are memory-mapped; see `memory_check.maps_state`.
     """
     vectors = machine_vectors(share, collective, config.train.scratch)
-    keep_freed_memory()
     engine = make_engine(config, pinned, share, choices.device, choices.engine, vectors)
     method = find_method(config.train.method)
     settings = method.settle(config.train.learning)

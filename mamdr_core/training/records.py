@@ -26,7 +26,7 @@ def record_run(spark: SparkSession, lake: Lake, run: Mapping[str, Any], is_new: 
     """Write the row of a run in training_runs; columns missing in `run` become null, and its other keys are left out.
 
     Args:
-        is_new: the run has no row yet; otherwise it is replaced, which takes ten Spark jobs instead of one.
+        is_new: the run has no row yet; otherwise it is replaced, which takes more Spark jobs.
     """
     frame = declared_frame(spark, "training_runs", [run])
     _record(lake, TABLES["training_runs"], frame, f"run_id = {literal(run['run_id'])}", is_new)

@@ -66,6 +66,15 @@ def test_the_same_tensor_may_be_given_twice():
     assert function.calls == 1
 
 
+def test_different_tensors_are_not_taken_for_one_that_was_given_twice():
+    function = Counted(products)
+    direct = DirectCalls(function)
+    (x, y), (other, _) = squares(3, 3)
+    for left, right, calls in ((x, x, 1), (x, y, 2), (other, other, 2), (other, y, 2)):
+        torch.testing.assert_close(direct("", (left, right), left, right, False)[0], left @ right)
+        assert function.calls == calls
+
+
 def interrupted(x, y):
     product = x @ y
     torch._dynamo.graph_break()

@@ -113,7 +113,7 @@ def test_the_demo_command_trains_and_measures_a_model_by_plain_spark_submit(tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("generated_code")  # which so many rows repay
+@pytest.mark.usefixtures("generated_code")  # faster for this number of rows
 @pytest.mark.skipif(
     not CIAO.exists(), reason="no shared/data/ciao beside the checkout: the real set is not in the repo"
 )

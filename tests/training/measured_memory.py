@@ -129,7 +129,7 @@ def train(
 
 def main() -> None:
     """Print both figures as JSON; a small run first brings in what every process needs."""
-    keep_freed_memory()  # as training does: a quarter of the CPU time
+    keep_freed_memory()  # as the fast engine does: a quarter of the CPU time
     run = RUNS[sys.argv[1]]
     train(*run[:2], 2, 300, 50, 4, run[-1])
     gc.collect()

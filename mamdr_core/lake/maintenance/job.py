@@ -123,15 +123,15 @@ def _maintain_table(
         listed = keep(list_files(spark, path))
         before = after = total_of(listed)
         compacted, removed = 0, Total(0, 0)
-        if table.name == "examples" and not settings.dry_run:
-            compacted = merge_examples(spark, lake, config.examples.shards)
+        if not settings.dry_run:
+            _keep_history(spark, lake, table, pinned, days)  # before a commit lets Delta clean the log
+            if table.name == "examples":
+                compacted = merge_examples(spark, lake, config.examples.shards)
         # The log has a row for each file.
         is_small = before.files <= FEW_ROWS and before.bytes <= FEW_HELD
         with overriding(spark, FEW if is_small else {}):
-            if not settings.dry_run:
-                _keep_history(spark, lake, table, pinned, days)
-                if table.name != "examples" and not table.sort_by:
-                    compacted = _compact(lake, table)
+            if not settings.dry_run and table.name != "examples" and not table.sort_by:
+                compacted = _compact(lake, table)
             # On most days no file is that old.
             if not (old := old_files(listed, days)).isEmpty():
                 spared = names_of(lake, table, pinned | {lake.version(table)})
