@@ -260,7 +260,10 @@ def test_killed_ranks_executors_and_sigterm_do_not_change_the_package(spark, on_
     below = top.children(recursive=True)
     executors = [child for child in below if "CoarseGrainedExecutorBackend" in command_of(child)]
     assert len(executors) == 2
+    second = ranks_below(top)
     executors[0].kill()
+    # They look for their executor once a second, and train until then.
+    assert psutil.wait_procs(second.values(), timeout=LIMIT)[1] == []
     wait_for_more(on_two, folder, process)
     below += ranks_below(top).values()
     os.kill(process.pid, signal.SIGTERM)
