@@ -50,12 +50,14 @@ def resolve_run(lake: Lake, run_id: str) -> str:
                 f"no run{until} of {lake.root} has been promoted yet: run jobs/promote.py, or name a run's id"
             )
         return str(row["run_id"])
-    if run_id:
-        return run_id
+    return run_id or str(_newest_run(lake)["run_id"])
+
+
+def _newest_run(lake: Lake) -> Row:
     newest = lake.read("training_runs").where(F.col("status") == "ok").orderBy(F.desc("started_at")).first()
     if newest is None:
         raise MamdrError(f"training_runs of {lake.root} has no successful run")
-    return str(newest["run_id"])
+    return newest
 
 
 def find_run(lake: Lake, run_id: str) -> dict[str, Any]:
@@ -68,10 +70,13 @@ def find_run(lake: Lake, run_id: str) -> dict[str, Any]:
     Raises:
         MamdrError: there is no such run, or it has no package.
     """
-    found = resolve_run(lake, run_id)
-    row = lake.read("training_runs").where(F.col("run_id") == found).first()
-    if row is None:
-        raise MamdrError(f"training_runs of {lake.root} has no run {found}")
+    if run_id:
+        found = resolve_run(lake, run_id)
+        row = lake.read("training_runs").where(F.col("run_id") == found).first()
+        if row is None:
+            raise MamdrError(f"training_runs of {lake.root} has no run {found}")
+    else:
+        row = _newest_run(lake)
     if not row["package"]:
         raise MamdrError(f"run {row['run_id']} has no package: its status is {row['status']}")
     return {**row.asDict(), "package": package_of(lake, row)}

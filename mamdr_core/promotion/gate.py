@@ -14,7 +14,7 @@ from mamdr_core.promotion.decisions import Decision, find_decision, is_older, ne
 from mamdr_core.promotion.figures import figures_of, record_domains
 from mamdr_core.promotion.judging import Verdict, describe_interval, judge, mean_auc, weighted_auc
 from mamdr_core.promotion.measuring import PairedFigures, measure
-from mamdr_core.promotion.opening import OpenedModel, days_of_rows, open_challenger, open_champion
+from mamdr_core.promotion.opening import SPLIT, OpenedModel, days_of_rows, open_challenger, open_champion
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.runtime.plugins import PluginImportError
 from mamdr_core.training.evaluation import check_group
@@ -65,7 +65,7 @@ def _decide_without_measuring(lake: Lake, run: dict[str, Any], champion: Row | N
 
 
 def _decide_by_measuring(spark: SparkSession, config: Config, run: dict[str, Any], champion: Row | None) -> Decision:
-    trained = open_trained(spark, config, run["run_id"])
+    trained = open_trained(spark, config, run["run_id"], splits=[SPLIT])
     own = open_challenger(trained)
     other, problem = _open_champion(trained, config, champion)
     check_group(own.columns, config.metrics)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +13,13 @@ from pyspark.sql import functions as F
 from mamdr_core.config.features import Feature
 from mamdr_core.config.lake import LakeSettings
 from mamdr_core.lake.core.features import names_in_examples
+from mamdr_core.lake.core.reading import declaration
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.quantiles import cut_features, noted_bounds
 from mamdr_core.lake.examples.versions import newest_versions, still_there
 from mamdr_core.lake.examples.windows import Limits, read_window, window_at
 from mamdr_core.runtime.errors import MamdrError
-from schemas import SAMPLE_WEIGHT, SPLITS, feature_vocabulary
+from schemas import SAMPLE_WEIGHT, SPLITS, DeclaredTable, feature_vocabulary
 
 _EPOCH = date(1970, 1, 1)
 
@@ -85,6 +87,7 @@ def pin_examples(
     features: Sequence[Feature],
     versions: dict[str, int] | None = None,
     train_days: int = 0,
+    splits: Sequence[str] = SPLITS,
 ) -> PinnedExamples:
     """Resolve the newest version of every table that training reads, or the given ones.
 
@@ -97,6 +100,7 @@ def pin_examples(
         features: the declared features.
         versions: versions by table, see `mamdr_core.lake.examples.versions`; None: the newest.
         train_days: see `Window.limits` in `mamdr_core.lake.examples.windows`; 0: the whole window.
+        splits: the splits to read; the others have no files and no rows, and without train, `numeric` is empty.
 
     Raises:
         MamdrError: a table is missing, a declared feature is not in the examples, or a version's files were removed.
@@ -104,30 +108,27 @@ def pin_examples(
     lake = Lake(spark, where)
     versions = versions or {"examples": lake.version("examples")} | newest_versions(lake, features)
     with still_there(f"examples version {versions['examples']} of {lake.root}"):
-        return _pin(lake, features, versions, train_days)
+        return _pin(lake, features, versions, train_days, splits)
 
 
-def _pin(lake: Lake, features: Sequence[Feature], versions: dict[str, int], train_days: int) -> PinnedExamples:
+def _pin(
+    lake: Lake, features: Sequence[Feature], versions: dict[str, int], train_days: int, splits: Sequence[str]
+) -> PinnedExamples:
     vectors: set[str] = {feature.of for feature in features if feature.kind == "vector"}
-    vocabularies = {name: f"{name}s" for name in ("user", "item", "domain")}
     window = window_at(lake, versions["examples"])
     examples = read_window(lake, versions["examples"], window, train_days)
     missing = [name for name in names_in_examples(features) if name not in examples.columns]
     if missing:
         raise MamdrError(f"examples has no column {', '.join(missing)}: run build_examples again with these features")
 
-    sizes = {column: lake.read(table, versions[table]).count() for column, table in vocabularies.items()}
-    sizes |= {f.name: f.buckets or f.quantiles for f in features if f.is_id and not (f.has_vocabulary or f.table)}
-    for feature in features:
-        if feature.has_vocabulary:
-            vocabulary = feature_vocabulary(feature.name)
-            sizes[feature.name] = lake.read(vocabulary, versions[vocabulary.name]).count()
-    sizes |= {feature.name: sizes[feature.table] for feature in features if feature.table}
     domains = lake.read("domains", versions["domains"]).select("index", "id").toArrow().sort_by("index")
+    sizes = _vocabulary_sizes(lake, features, versions) | {"domain": len(domains)}
+    sizes |= {f.name: f.buckets or f.quantiles for f in features if f.is_id and not (f.has_vocabulary or f.table)}
+    sizes |= {feature.name: sizes[feature.table] for feature in features if feature.table}
 
     days = {split: _days_since_1970(window.limits(split, train_days)) for split in SPLITS}
-    files, counts = _count_files(examples, len(domains), days)
-    numeric = _moments(examples, [f.name for f in features if f.kind == "numeric"])
+    files, counts = _count_files(examples.where(F.col("split").isin(*splits)), len(domains), days)
+    numeric = _moments(examples, [f.name for f in features if f.kind == "numeric" and "train" in splits])
     vector_files = {
         of: tuple(sorted(lake.read(f"{of}_features", versions[f"{of}_features"]).inputFiles())) for of in vectors
     }
@@ -136,6 +137,17 @@ def _pin(lake: Lake, features: Sequence[Feature], versions: dict[str, int], trai
     declared = {feature.name for feature in cut_features(features)}
     quantiles = {name: list(values) for name, values in bounds.items() if name in declared}
     return PinnedExamples(versions, files, ids, counts, sizes, vector_files, numeric, has_weights, quantiles)
+
+
+def _vocabulary_sizes(lake: Lake, features: Sequence[Feature], versions: Mapping[str, int]) -> dict[str, int]:
+    """Number of users, of items, and of values of features with a vocabulary."""
+    tables: dict[str, str | DeclaredTable] = {"user": "users", "item": "items"}
+    tables |= {feature.name: feature_vocabulary(feature.name) for feature in features if feature.has_vocabulary}
+    counted = (
+        lake.read(table, versions[declaration(table).name]).agg(F.lit(column).alias("column"), F.count("*"))
+        for column, table in tables.items()
+    )
+    return dict(map(tuple, reduce(DataFrame.union, counted).collect()))
 
 
 def _days_since_1970(limits: Limits) -> tuple[int, int] | None:

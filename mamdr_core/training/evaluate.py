@@ -26,8 +26,9 @@ def evaluate_package(spark: SparkSession, config: Config) -> dict[str, Any]:
     Raises:
         MamdrError: no such run or package, a damaged package, or examples without ids of `metrics.group`.
     """
-    trained = open_trained(spark, config, config.evaluate.run_id, config.evaluate.package)
-    split, pinned, package = config.evaluate.split, trained.pinned, trained.package
+    split = config.evaluate.split
+    trained = open_trained(spark, config, config.evaluate.run_id, config.evaluate.package, [split])
+    pinned, package = trained.pinned, trained.package
     columns = place_columns({split: trained.share.columns(split)}, trained.device, SingleProcess())[split]
     engine = make_engine(trained.config, pinned, trained.share, trained.device)
     columns = package.under_mixed(columns, engine, trained.config.train.mixed)

@@ -1,7 +1,7 @@
 """Opens a trained run: its package, and the pinned version of the examples that it was trained on."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from mamdr_core.training.choices import choose_device
 from mamdr_core.training.own_code import check_served
 from mamdr_core.training.package import Package, load_package
 from mamdr_core.training.package_shapes import check_shapes
+from schemas import SPLITS
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ class TrainedRun:
         return str(self.package.metrics["run_id"])
 
 
-def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str = "") -> TrainedRun:
+def open_trained(
+    spark: SparkSession, config: Config, run_id: str, folder: str = "", splits: Sequence[str] = SPLITS
+) -> TrainedRun:
     """Open a run by its id or by the folder of its package.
 
     Args:
@@ -61,6 +64,7 @@ def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str =
         config: configuration of the job, with the lake, device and memory limits.
         run_id: id of the run, see `find_run`; empty: the newest successful run.
         folder: folder of a package; overrides `run_id`.
+        splits: the splits that `TrainedRun.share` can read.
 
     Raises:
         MamdrError: no such run or package, a damaged package, or one of another lake, model or version of the code.
@@ -73,7 +77,7 @@ def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str =
     facts = package.pinned
     _check_facts(package, folder)
     try:
-        pinned = pin_examples(spark, config.lake, trained.features, facts["versions"])
+        pinned = pin_examples(spark, config.lake, trained.features, facts["versions"], splits=splits)
     except (KeyError, MamdrError) as error:
         raise MamdrError(
             f"package {folder} was trained on versions that {lake.root} does not have ({one_line(error)[:200]})"
