@@ -14,7 +14,7 @@ from mamdr_core.engine.optimizers import InnerState
 from mamdr_core.engine.parameters import Scope
 from mamdr_core.engine.stacking import Trajectory
 from mamdr_core.engine.step_options import RowRule
-from mamdr_core.engine.steps import ReadPlaces, RowReader, Steps, lay_steps, ranges
+from mamdr_core.engine.steps import Batch, ReadPlaces, RowReader, Steps, lay_steps, ranges
 from mamdr_core.engine.working import StackedRows, StackedTables, Touched
 from mamdr_core.models.pooling import is_linear
 from mamdr_core.models.tables import Table, owners, readers
@@ -95,7 +95,7 @@ def open_stack(
     reader = RowReader(batches, device)
     of_batch = np.array([batch.trajectory for batch in batches], dtype=np.int64)
     trajectory_N = torch.from_numpy(np.repeat(of_batch, reader.lengths)).to(device)
-    trajectory_of_group = torch.from_numpy(np.repeat(of_batch, [len(sizes_G) for sizes_G in reader.groups])).to(device)
+    trajectory_of_group = torch.from_numpy(np.repeat(of_batch, [batch.group_count for batch in batches])).to(device)
     scopes = [trajectory.scope for trajectory in trajectories]
     lookups = {**frozen, **_unchanged_tables(trajectories, tables)}
     stacked: list[StackedRows] = []
@@ -175,7 +175,7 @@ def lay_out(stack: Stack, tables: Sequence[Table], device: torch.device, dtype: 
         begin_N, width_N, step_N = (
             torch.from_numpy(np.repeat(by_batch, lengths)).to(device) for by_batch in (begins, width, step)
         )
-        by_group = _group_places(reader, step, group, device)
+        by_group = _group_places(batches, step, group, device)
         next_row, next_group = row + sum(reader.lengths), by_group.span.stop
         by_row = ReadPlaces(steps.sizes, begin_N, place_N, width_N, step_N, slice(row, next_row))
         if any(held.visit.columns.weights is not None for held in batches):
@@ -214,16 +214,16 @@ def lay_out(stack: Stack, tables: Sequence[Table], device: torch.device, dtype: 
         row, group = next_row, next_group
 
 
-def _group_places(reader: RowReader, step: NDArray[np.int64], first: int, device: torch.device) -> ReadPlaces:
+def _group_places(batches: Sequence[Batch], step: NDArray[np.int64], first: int, device: torch.device) -> ReadPlaces:
     """Positions at which batches read tables per domain: one for each of their groups.
 
     Args:
-        reader: reader of the batches.
+        batches: the batches.
         step: step of each batch, int64.
         first: number of the groups of earlier segments.
         device: device of the positions.
     """
-    counts = np.array([len(sizes_G) for sizes_G in reader.groups], dtype=np.int64)
+    counts = np.array([batch.group_count for batch in batches], dtype=np.int64)
     begins = np.repeat(counts.cumsum() - counts, counts)
     sizes = np.bincount(step, counts).astype(np.int64).tolist()
     begin_N, width_N, step_N = (

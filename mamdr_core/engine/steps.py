@@ -6,6 +6,7 @@ Batches are padded to B_s rows with rows of weight zero.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, zip_longest
 
 import numpy as np
@@ -45,6 +46,11 @@ class Batch:
     def group_sizes(self) -> Tensor:
         """Number of rows of each domain, int64 [G], see `Visit.groups`; without groups all rows are in one."""
         return self.visit.groups[self.place] if self.visit.groups else torch.tensor([len(self)])
+
+    @property
+    def group_count(self) -> int:
+        """Number of groups."""
+        return len(self.visit.groups[self.place]) if self.visit.groups else 1
 
 
 @dataclass(frozen=True)
@@ -154,8 +160,7 @@ class RowReader:
 
     def __init__(self, batches: Sequence[Batch], device: torch.device) -> None:
         self.lengths = [len(batch) for batch in batches]
-        self.groups = [batch.group_sizes for batch in batches]
-        self._device = device
+        self._batches, self._device = batches, device
         self._as_domain = [-1 if batch.visit.as_domain is None else batch.visit.as_domain for batch in batches]
         by_source: dict[int, list[int]] = {}
         for number, batch in enumerate(batches):
@@ -169,6 +174,11 @@ class RowReader:
             if len(by_source) > 1:
                 places = torch.from_numpy(ranges(starts[numbers], np.array(self.lengths)[numbers])).to(device)
             self._sources.append((columns, rows, places))
+
+    @cached_property
+    def groups(self) -> list[Tensor]:
+        """See `Batch.group_sizes`; only tables per domain need them."""
+        return [batch.group_sizes for batch in self._batches]
 
     def read(self, column: Callable[[Columns], Tensor]) -> Tensor:
         """Values of the column that `column` selects, [N, ...] on the device."""

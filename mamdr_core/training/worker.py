@@ -20,6 +20,7 @@ from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.parallel.collective import Collective
 from mamdr_core.runtime.clock import Clock
 from mamdr_core.runtime.errors import DivergedError, MamdrError
+from mamdr_core.runtime.garbage import rare_collection
 from mamdr_core.runtime.object_store import as_path
 from mamdr_core.runtime.stop_request import StopRequest, on_sigterm
 from mamdr_core.shards.loading import Share
@@ -154,7 +155,7 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
         mixed=on_mixed,
         profiler=profiler,
     )
-    with on_sigterm(request.set), domain_named(task.pinned):
+    with on_sigterm(request.set), domain_named(task.pinned), rare_collection():
         outcome = trainer.train()
     if on_mixed and not on_mixed.is_kept:
         mixed = None
