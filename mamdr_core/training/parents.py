@@ -137,7 +137,7 @@ def _setting_named() -> Iterator[None]:
     try:
         yield
     except MamdrError as error:
-        raise MamdrError(f"train.warm_start: {error}; name another run, or {_COLD}") from None
+        raise MamdrError(f"train.warm_start: {error}; start from another run, or {_COLD}") from None
 
 
 def _check_fit(run_id: str, config: Config, pinned: PinnedExamples, facts: PackageMetadata) -> None:
