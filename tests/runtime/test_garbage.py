@@ -1,7 +1,7 @@
 """Garbage is collected seldom during training, and as before afterwards."""
 
 import gc
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -30,7 +30,6 @@ def test_collection_is_rare_within_the_block_and_as_before_after_an_error():
 
 def test_another_thread_changes_nothing():
     before, seen = state(), []
-    thread = threading.Thread(target=lambda: pytest.raises(ValueError, fail_within, seen))
-    thread.start()
-    thread.join()
+    with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="inside"):
+        pool.submit(fail_within, seen).result()
     assert seen == [before]
