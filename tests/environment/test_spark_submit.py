@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pyspark
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -14,6 +15,7 @@ pytestmark = pytest.mark.slow
 
 SCRIPT = """
 import json, sys
+import pyspark
 from pyspark.sql import SparkSession
 
 spark = (
@@ -25,12 +27,12 @@ spark = (
 )
 spark.range(100).write.format("delta").save(sys.argv[1])
 rows = spark.read.format("delta").load(sys.argv[1]).count()
-workers = spark.sparkContext.parallelize([0]).map(lambda _: sys.executable).collect()
+workers = spark.sparkContext.parallelize([0]).map(lambda _: [sys.executable, pyspark.__file__]).collect()
 print("words for people", file=sys.stderr)
 java = spark._jvm.java.lang.ProcessHandle.current().pid()
 archived = "pyspark/classes.jsa" in open(f"/proc/{java}/maps").read()
 settings = [spark.conf.get(f"spark.{key}") for key in ("master", "driver.memory", "driver.host", "ui.enabled")]
-found = {"rows": rows, "driver": sys.executable, "workers": workers, "archived": archived, "settings": settings}
+found = {"rows": rows, "driver": [sys.executable, pyspark.__file__], "workers": workers, "archived": archived, "settings": settings}
 print(json.dumps(found))
 spark.stop()
 """
@@ -54,7 +56,8 @@ def run_script(folder: Path, command: str, text: str) -> subprocess.CompletedPro
 def test_delta_works_without_activation_from_any_folder_and_says_nothing_else(tmp_path: Path, command: str) -> None:
     done = run_script(tmp_path, command, SCRIPT)
     assert done.returncode == 0, done.stderr
-    python = str(BIN / "python")
+    # From the package, compiled once, and not from Spark's archive of sources.
+    python = [str(BIN / "python"), str(Path(pyspark.__file__).absolute())]
     found = json.loads(done.stdout)
     assert found.pop("settings") == ["local[*]", "6g", "127.0.0.1", "false"]  # of environment/spark
     assert found == {"rows": 100, "driver": python, "workers": [python], "archived": True}
