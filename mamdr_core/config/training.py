@@ -194,7 +194,7 @@ class TrackingSettings:
         place = self.mlflow
         if place and (place.startswith("file:") or not ("://" in place or place.startswith("databricks"))):
             raise ValueError(
-                f"tracking.mlflow is {place!r}: expected http://HOST or sqlite:///FILE (MLflow 3 has none in folders)"
+                f"tracking.mlflow is {place!r}: expected http://HOST or sqlite:///FILE (MLflow 3 cannot use folders)"
             )
         if "://" in self.tensorboard:
             raise ValueError(f"tracking.tensorboard is {self.tensorboard!r}: expected a local folder")
