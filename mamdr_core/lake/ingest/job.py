@@ -89,7 +89,7 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
         for number in range(TRIES):
             seen = lake.version("clicks") if lake.exists("clicks") else None
             others = _overlapping(config, lake, load, survey, seen)
-            with progress(spark, "repeated events"):
+            with progress(spark, "duplicates"):
                 judged = settle_events(rows, survey, others, keep)
             tally = judged.tally
             held = days_held(lake, "clicks", load)
