@@ -96,7 +96,7 @@ class TrainSettings:
     tables: Literal["replicated", "sharded"] = "replicated"
     """Trainable embedding tables: whole on every rank, or sharded by row over ranks. Choose sharded if tables with
     their moments (with Adam three times their size) do not fit into the memory of a rank. A rank then holds its shard
-    and the rows that it reads in a round (more rounds per epoch, fewer rows), and Adam's moments of rows start from zero
+    and the rows that it reads in a round (more rounds per epoch, fewer rows), and Adam's moments of rows start at zero
     in each round."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA if torch can use it on all ranks, otherwise the CPU."""
