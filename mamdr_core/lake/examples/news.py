@@ -48,7 +48,7 @@ _NAMED = 3
 
 
 @dataclass(frozen=True)
-class NewClicks:
+class News:
     """The clicks that a build encodes.
 
     Attributes:
@@ -144,7 +144,7 @@ def _vocabularies(config: Config) -> tuple[list[Ids], list[Ids]]:
     return [ids for ids in wanted if ids.min_count == 1], [ids for ids in wanted if ids.min_count > 1]
 
 
-def check_new_clicks(new: NewClicks, lake: Lake, config: Config) -> None:
+def check_news(news: News, lake: Lake, config: Config) -> None:
     """Check that there are clicks, and that they suit the settings.
 
     Raises:
@@ -152,8 +152,8 @@ def check_new_clicks(new: NewClicks, lake: Lake, config: Config) -> None:
             split; or a domain has no ratio.
     """
     settings = config.examples
-    rows, positives = new.rows, sum(row["positives"] for row in new.seen)
-    if not rows and new.increment.replaced is None:
+    rows, positives = news.rows, sum(row["positives"] for row in news.seen)
+    if not rows and news.increment.replaced is None:
         days = f"from {settings.since or 'the first day'} to {settings.until or 'the last'}"
         raise MamdrError(f"clicks of {lake.root} holds no row {days} (examples.since, examples.until)")
     if rows > positives and settings.negatives.kind == "in_domain":
@@ -161,45 +161,40 @@ def check_new_clicks(new: NewClicks, lake: Lake, config: Config) -> None:
             f"examples.negatives.kind in_domain is for logs of positives only, but {rows - positives} of {rows} clicks "
             "have label 0: set it to none, or leave input.columns.label empty"
         )
-    if settings.split.kind == "given" and (unsplit := sum(row["unsplit"] for row in new.seen)):
+    if settings.split.kind == "given" and (unsplit := sum(row["unsplit"] for row in news.seen)):
         raise MamdrError(
             f"examples.split.kind is given, and {unsplit} of {rows} clicks have no split: ingest again with "
-            f"input.columns.split {', '.join(_sources_without_split(lake, new))}"
+            f"input.columns.split {', '.join(_sources_without_split(lake, news))}"
         )
     if config.input.columns.split and settings.split.kind != "given":
         logger.warning("input.columns.split is not used: examples.split.kind is %s, not given", settings.split.kind)
-    check_ratios({row["domain"] for row in new.seen}, settings)
+    check_ratios({row["domain"] for row in news.seen}, settings)
 
 
-def _sources_without_split(lake: Lake, new: NewClicks) -> list[str]:
+def _sources_without_split(lake: Lake, news: News) -> list[str]:
     """The first sources of loads with clicks without a split."""
-    if not new.ids or not lake.exists("loads"):
+    if not news.ids or not lake.exists("loads"):
         return []
-    clicks = new.ids.rows.where(F.col(SPLIT).isNull()).select("load").distinct()
+    clicks = news.ids.rows.where(F.col(SPLIT).isNull()).select("load").distinct()
     sources = lake.read("loads").join(clicks, "load", "left_semi").select("source").distinct()
     return [row["source"] for row in sources.orderBy("source").limit(_NAMED).collect()]
 
 
 def grow_vocabularies(
-    spark: SparkSession, lake: Lake, new: NewClicks, config: Config, keep: Keep
+    spark: SparkSession, lake: Lake, news: News, config: Config, keep: Keep
 ) -> tuple[dict[str, Growth], dict[str, int]]:
     """Give new ids an index; returns the vocabularies by column, and the index of every domain by its id."""
-    if not new.ids or not new.seen:
+    if not news.ids or not news.seen:
         return {name: grown(lake, TABLES[f"{name}s"]) for name in IDS}, {}
-    growth = add_new_ids(lake, new.ids, keep)
+    growth = add_new_ids(lake, news.ids, keep)
     if rare := _vocabularies(config)[1]:
-        growth |= add_new_ids(lake, find_new_ids(lake, rare, new.all_clicks, keep), keep)
-    growth["domain"], domains = update_domains(lake, spark, new.seen)
+        growth |= add_new_ids(lake, find_new_ids(lake, rare, news.all_clicks, keep), keep)
+    growth["domain"], domains = update_domains(lake, spark, news.seen)
     return growth, domains
 
 
-def encode_new_clicks(
-    new: NewClicks,
-    clicks: DataFrame,
-    growth: Mapping[str, Growth],
-    domains: Mapping[str, int],
-    config: Config,
-    keep: Keep,
+def encode_news(
+    news: News, clicks: DataFrame, growth: Mapping[str, Growth], domains: Mapping[str, int], config: Config, keep: Keep
 ) -> tuple[DataFrame, list[DomainPlan]]:
     """Encode clicks; returns their rows, with sampled negatives, and the plan of each domain."""
     in_domain = config.examples.negatives.kind == "in_domain"
@@ -211,13 +206,13 @@ def encode_new_clicks(
     rows = encode_several(rows, growth, given, config.features)
     rows = encode_ids(rows, growth)
     if made := histories(config.features):
-        days = min(row["ds"] for row in new.seen), max(row["newest"] for row in new.seen)
-        is_part = new.increment.replaced is not None
-        rows = add_histories(rows, new.all_clicks, growth["item"], made, days, few_users=is_part)
+        days = min(row["ds"] for row in news.seen), max(row["newest"] for row in news.seen)
+        is_part = news.increment.replaced is not None
+        rows = add_histories(rows, news.all_clicks, growth["item"], made, days, few_users=is_part)
     rows = encode_features(rows, growth, config.features)
     rows = rows.withColumn("key", row_key()).drop("event_time")
     if not in_domain:
-        return rows, plan_impressions(new.seen, domains)
+        return rows, plan_impressions(news.seen, domains)
     rows = keep(rows)
     plans = plan_domains(count_domains(rows, config.examples))
     return rows.unionByName(_negatives(rows, plans, config, keep), allowMissingColumns=True), plans
