@@ -32,7 +32,7 @@ TRIES = 8
 """Maximum number of attempts of a write."""
 
 
-def retry_conflicts(write: Callable[[], None], name: str, path: Callable[[], str]) -> None:
+def insist(write: Callable[[], None], name: str, path: Callable[[], str]) -> None:
     """Write, and repeat the write after a random pause if it conflicts with a commit of another job.
 
     Args:

@@ -12,7 +12,7 @@ from mamdr_core.lake.core.declared import declared_columns, skipping_properties,
 from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.log import EMPTIED
 from mamdr_core.lake.core.reading import StoredTables, declaration
-from mamdr_core.lake.core.retries import CONFLICTS, retry_conflicts
+from mamdr_core.lake.core.retries import CONFLICTS, insist
 from mamdr_core.lake.core.session import overriding
 from schemas import DeclaredTable, Rule
 from schemas.spark import spark_schema
@@ -48,7 +48,7 @@ class Lake(StoredTables):
 
     def append(self, table: str | DeclaredTable, rows: DataFrame, note: dict[str, Any] | None = None) -> None:
         """Add rows; `note` is attached to the commit (userMetadata in DESCRIBE HISTORY)."""
-        self._retry(table, lambda: self._save(table, self._writer(table, rows, "append", note), note))
+        self._insist(table, lambda: self._save(table, self._writer(table, rows, "append", note), note))
 
     def append_to(self, table: str | DeclaredTable, rows: DataFrame, rows_before: int) -> bool:
         """Add rows to an append-only table if it still has `rows_before` rows; returns whether they were added."""
@@ -85,7 +85,7 @@ class Lake(StoredTables):
 
     def overwrite(self, table: str | DeclaredTable, rows: DataFrame, note: dict[str, Any] | None = None) -> None:
         """Replace all rows, and remove columns that are no longer declared; earlier versions stay readable."""
-        self._retry(table, lambda: self._overwrite(declaration(table), rows, note))
+        self._insist(table, lambda: self._overwrite(declaration(table), rows, note))
 
     def overwrite_where(
         self, table: str | DeclaredTable, rows: DataFrame, predicate: str, note: dict[str, Any] | None = None
@@ -100,7 +100,7 @@ class Lake(StoredTables):
             writer = self._writer(table, rows, "overwrite", note)
             self._save(table, writer.option("replaceWhere", predicate), note)
 
-        self._retry(table, write)
+        self._insist(table, write)
 
     def written(self, table: str | DeclaredTable, note: dict[str, Any]) -> tuple[int, int]:
         """The version of the recent commit with this note, and the number of rows that it wrote.
@@ -147,7 +147,7 @@ class Lake(StoredTables):
             with overriding(self._spark, {_NOTE: json.dumps(note)}):
                 change(self.delta(table))
 
-        self._retry(table, write)
+        self._insist(table, write)
 
     def renew_rule(self, table: str | DeclaredTable, rule: Rule) -> None:
         """Update the constraint of an older table to the rule as it is declared now.
@@ -162,10 +162,10 @@ class Lake(StoredTables):
                 added = f"ADD CONSTRAINT {rule.name} CHECK ({rule.condition_sql})"
                 self._alter(declared, (f"DROP CONSTRAINT IF EXISTS {rule.name}", added))
 
-        self._retry(declared, renew)
+        self._insist(declared, renew)
 
-    def _retry(self, table: str | DeclaredTable, write: Callable[[], None]) -> None:
-        retry_conflicts(write, declaration(table).name, lambda: self.path(table))
+    def _insist(self, table: str | DeclaredTable, write: Callable[[], None]) -> None:
+        insist(write, declaration(table).name, lambda: self.path(table))
 
     def _writer(
         self, table: str | DeclaredTable, rows: DataFrame, mode: str, note: dict[str, Any] | None

@@ -15,7 +15,7 @@ from schemas import DeclaredTable, feature_vocabulary
 _GONE = re.compile("FILE_NOT_EXIST|Cannot time travel Delta table to version")
 
 
-def companion_tables(features: Sequence[Feature]) -> list[DeclaredTable | str]:
+def tables_beside(features: Sequence[Feature]) -> list[DeclaredTable | str]:
     """The other tables that readers of the examples need: vocabularies and fixed vectors."""
     vectors = sorted({f"{feature.of}_features" for feature in features if feature.kind == "vector"})
     indexed = [feature_vocabulary(f.name) for f in features if f.has_vocabulary]
@@ -28,7 +28,7 @@ def newest_versions(lake: Lake, features: Sequence[Feature]) -> dict[str, int]:
     Raises:
         MamdrError: a table does not exist.
     """
-    return {_name(table): lake.version(table) for table in companion_tables(features)}
+    return {_name(table): lake.version(table) for table in tables_beside(features)}
 
 
 def versions_of(lake: Lake, features: Sequence[Feature], version: int) -> dict[str, int]:
@@ -51,7 +51,7 @@ def versions_of(lake: Lake, features: Sequence[Feature], version: int) -> dict[s
             "run build_examples again"
         )
     noted = found[1]["versions"]
-    names = [_name(table) for table in companion_tables(features)]
+    names = [_name(table) for table in tables_beside(features)]
     if missing := [name for name in names if name not in noted]:
         raise MamdrError(
             f"train.examples_version: examples version {version} was built without {', '.join(missing)}: run "

@@ -89,11 +89,11 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
         for number in range(TRIES):
             seen = lake.version("clicks") if lake.exists("clicks") else None
             others = _overlapping(config, lake, load, survey, seen)
-            with progress(spark, "duplicates"):
+            with progress(spark, "repeated events"):
                 judged = settle_events(rows, survey, others, keep)
             tally = judged.tally
             held = days_held(lake, "clicks", load)
-            is_recorded = False  # later passes undo only their own commits, so the load stays published
+            is_recorded = False  # also in later passes, which undo their own commits alone: the load stays published
             if not number:  # later passes only compare a published load with what other jobs have published since
                 times = partial(explain_times, raw, rows, config.input.columns.event_time)
                 _check_quality(spark, config, lake, load, tally, held, started_at, times)
@@ -101,7 +101,7 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
                 is_recorded = correction is not None and begin_correction(spark, lake, correction, tally, started_at)
             to = Publication(lake, load, table, whole_days, held.keys(), tasks, started_at, is_recorded)
             version = publish(spark, to, judged)
-            # Rows that another job published between the two versions are compared by the later of the two jobs.
+            # Rows that another job published between the two versions have not been compared: the later job does so.
             if _files(_overlapping(config, lake, load, survey, version)) <= _files(others):
                 break
             logger.info("another load of the same time was published in the meantime; its events are compared too")
