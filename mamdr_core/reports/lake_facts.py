@@ -43,8 +43,6 @@ def read_lake_facts(lake: Lake, settings: ReportSettings, pages: Collection[str]
     Tables that do not exist or have no rows contribute nothing.
 
     Args:
-        lake: the lake.
-        settings: numbers of days and of listed domains.
         pages: names of the files in the folder of reports.
     """
     days, stats = read_days(lake, None, settings.days)

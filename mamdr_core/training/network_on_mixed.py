@@ -40,7 +40,7 @@ class NetworkOnMixed:
     def __post_init__(self) -> None:
         self.best = EarlyStop(1, self.learner)
 
-    def set_base_logits(self, val: Columns) -> Columns:
+    def put_on(self, val: Columns) -> Columns:
         """Set the mixed model's leave-one-out logits as base logits of training rows; returns `val` with its logits."""
         self.learner.train = self.mixed.with_left_out_logits(self.learner.train)
         return self.mixed.with_base_logits(val)
@@ -53,7 +53,7 @@ class NetworkOnMixed:
         """
         return on_mixed.best > self.auc + self.alone_above
 
-    def restart_without_mixed(self, on_mixed: EarlyStop, val: Columns) -> Columns:
+    def start_alone(self, on_mixed: EarlyStop, val: Columns) -> Columns:
         """Reset the learner to its initial theta_S and remove the base logits; returns `val` without base logits.
 
         Args:

@@ -18,8 +18,8 @@ class Stage:
         rounds_per_epoch: R.
         validate_every: rounds between two validations.
         patience: patience of the early stop.
-        drops_mixed: whether theta_S is trained again from its initial values, without the mixed model; the count of
-            rounds continues that of the previous stage.
+        is_alone: whether theta_S is trained again from its initial values, without the mixed model; the count of rounds
+            continues that of the previous stage.
     """
 
     learns_shared: bool
@@ -29,7 +29,7 @@ class Stage:
     rounds_per_epoch: int
     validate_every: int
     patience: int
-    drops_mixed: bool = False
+    is_alone: bool = False
 
     @property
     def most_rounds(self) -> int:
@@ -43,7 +43,7 @@ class Stage:
 
 
 def make_stages(
-    settings: TrainSettings, dr: DRSettings, shared: bool, specific: bool, may_drop_mixed: bool = False
+    settings: TrainSettings, dr: DRSettings, shared: bool, specific: bool, may_be_alone: bool = False
 ) -> list[Stage]:
     """The stages of a run.
 
@@ -51,7 +51,7 @@ def make_stages(
         settings: settings of the run.
         dr: settings of DR, completed by the method.
         shared, specific: whether the method updates theta_S, and theta_i.
-        may_drop_mixed: whether theta_S may be trained again without the mixed model.
+        may_be_alone: whether theta_S may be trained again without the mixed model.
 
     Returns:
         One stage with the schedule `rounds`; with `settled` one for theta_S, if it is trained, and one for theta_i. A
@@ -71,8 +71,8 @@ def make_stages(
                 patience=settings.patience,
             )
         )
-        if may_drop_mixed:
-            stages.append(replace(stages[0], drops_mixed=True))
+        if may_be_alone:
+            stages.append(replace(stages[0], is_alone=True))
     if specific and settled:
         stages.append(
             Stage(

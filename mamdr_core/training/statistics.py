@@ -29,11 +29,7 @@ def measure_statistics(
     replaced, never changed in place. A model without such layers is unchanged.
 
     Args:
-        engine: engine of the model.
-        shared: theta_S.
-        specific: theta_i of this rank's domains that have one.
-        train: this rank's training rows.
-        collective: the ranks.
+        specific: theta_i of this rank's domains that are served with one.
     """
     if not engine.statistics:
         return

@@ -70,10 +70,10 @@ def survey_rows(
     Args:
         judged: result of `judge_rows`.
         rules: the rules that were applied.
-        has_times: whether the log has event times; without them duplicates cannot be found.
-        keep: persists the keys that are found.
-        on_driver: collect two numbers per row and compare them on the driver, which for few rows takes less time than
-            a task needs to start Python.
+        has_times: whether the log has event times; without them no repetition can be seen.
+        keep: for the small frame that is found.
+        on_driver: collect two numbers of each row on the driver: for few rows, which are compared there before a task
+            has started Python.
     """
     names = [rule.name for rule in rules]
     key = F.col(KEY) if has_times else F.lit(None).cast("bigint")
