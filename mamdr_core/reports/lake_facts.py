@@ -40,10 +40,10 @@ class LakeFacts:
 def read_lake_facts(lake: Lake, settings: ReportSettings, pages: Collection[str]) -> LakeFacts:
     """Read the contents of the page: the newest `report.days` days of the log, and runs of these days.
 
-    Tables that do not exist or have no rows contribute nothing.
-
     Args:
         pages: names of the files in the folder of reports.
+
+    A table that is not there, or has no rows, contributes nothing.
     """
     days, stats = read_days(lake, None, settings.days)
     promotions = rows_of(lake, "promotions", F.lit(True), F.asc("number"))
