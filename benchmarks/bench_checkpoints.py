@@ -1,14 +1,14 @@
-"""What checkpoints cost a run, and how soon a run goes on after a rank was killed.
+"""The cost of checkpoints, and the time until a run resumes after a rank was killed.
 
     .venv/bin/python benchmarks/bench_checkpoints.py cost --domains 1000 --rows 4e5 --repeats 3
     .venv/bin/python benchmarks/bench_checkpoints.py restart --repeats 5
 
-cost: MAMDR with the paper's network (256-128-64 on vectors, theta_i dense), early stop off, once without checkpoints
-and once with one every `--rounds` rounds and passes, in turns. A checkpoint costs the difference of their times over
-the checkpoints that were written; its share of a run is that over the default interval of five minutes.
+cost: MAMDR with the paper's network (256-128-64 on vectors, dense theta_i), without early stopping, in turn without
+checkpoints and with one every `--rounds` rounds and passes. The cost of a checkpoint is the difference of the times
+divided by the number of checkpoints; its share of a run is the cost over the default interval of five minutes.
 
-restart: two Horovod ranks, one is killed once a checkpoint is there; measured is the time from the kill to the first
-checkpoint that the attempt after it has written, back-off and the start of ranks included.
+restart: two Horovod ranks, one of which is killed after a checkpoint; the time from the kill to the first checkpoint of
+the next attempt, including back-off and the start of ranks.
 """
 
 import argparse

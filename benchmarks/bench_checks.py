@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/bench_checks.py
 
-The network of the small production run: three embeddings of 16, hidden layers of 64 and 32; 700,000 users, one thread.
+The network of the small production run (three embeddings of 16, hidden layers of 64 and 32), 700,000 users, one thread.
 """
 
 import argparse

@@ -1,11 +1,12 @@
-"""What the job conflict computes at 69,102 domains: gradients at theta_S, their pairs, and rounds of DN.
+"""The parts of the job conflict at 69,102 domains: gradients at theta_S, their pairs, and rounds of DN.
 
     .venv/bin/python benchmarks/bench_conflict.py --domains 69102 --rows 4e6
 
 Log-normal domains; the network of the small production run (three embeddings of 16, hidden layers of 64 and 32); one
-thread unless --threads is given. Both ways of each part run one after the other: gradients one by one and in stacks,
-and the same rounds of DN with the eager and the fast engine, which first compiles with an empty cache. The largest
-difference is of a value of a gradient, of a cosine, and of DN's change of theta_S relative to its length.
+thread unless --threads is given. Each part runs in two versions, one after the other: gradients one by one and in
+stacks, and the same rounds of DN with the eager engine and with the fast engine, which compiles with an empty cache.
+The largest difference is that of a value of a gradient, of a cosine, and of DN's change of theta_S relative to its
+length.
 """
 
 import argparse

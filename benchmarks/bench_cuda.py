@@ -1,11 +1,11 @@
-"""All figures of a GPU in one command of ten minutes, with torch and numpy alone: no Spark, nothing to install.
+"""Measures a GPU with one command of ten minutes, with torch and numpy alone.
 
     python benchmarks/bench_cuda.py --out bench_cuda.md
 
-Writes bench_cuda.md, a table for each part, and bench_cuda.json. In order: facts of the machine; equality with the
-CPU's numbers; torch's own matrix products; DN's steps; DR's stacks; prediction in stacks; a profile. A part has a
-share of the time, and cases for which none is left are skipped and listed; an error of one case does not end the
-others. "share of products" is the time that torch's own products of the same padded shapes take, in the same run and
+Writes bench_cuda.md, a table for each part, and bench_cuda.json. The parts are, in order: facts about the machine;
+equality with the CPU's numbers; torch's own matrix products; DN's steps; DR's stacks; prediction in stacks; a profile.
+Each part has a share of the time; cases without time left are skipped and listed, and an error in one case does not
+end the others. "share of products" is the time of torch's own products of the same padded shapes, in the same run and
 precision, over the time of the loop.
 
 Exit code 1: numbers differ from the CPU's, or a comparison did not run. 2: there is no such device.

@@ -1,7 +1,8 @@
 """From raw log to shards (ingest_clicks + build_examples) against one bare Spark job on the same files and session.
 
 The bare job reads the same files, range-sorts by domain and writes Parquet. The logs have the shape of the paper's
-production table: a user per 5 rows, an item per 26, a domain per 7,088 rows or 69,102 in the largest.
+production table: one user per 5 rows, one item per 26, and one domain per 7,088 rows, or 69,102 domains in the largest
+log.
 
     .venv/bin/python benchmarks/bench_data_plane.py --rows 1e6 1e7 1e8 --folder /scratch --repeats 3
 """

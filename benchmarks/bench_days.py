@@ -1,15 +1,15 @@
-"""What a day costs, and what learning from new days alone costs in quality.
+"""The cost of a day, and the quality of learning from new days alone.
 
     .venv/bin/python benchmarks/bench_days.py cost --days 30 --rows 200000
     .venv/bin/python benchmarks/bench_days.py quality --days 10 --rows 20000 --seeds 0 1 2
 
 cost: every day its log is ingested, examples are built (a time split whose val and test days move), domain_stats counts
-the day and, on the days that are compared, a run learns the newest day from the parameters of the day before.
-Printed: seconds, and bytes that tasks read from and wrote to files, as medians of days 4 to 6 and of the last three.
+the day and, on the days that are compared, a run learns the newest day from the parameters of the day before. Prints
+seconds, and bytes that tasks read from and wrote to files, as medians of days 4 to 6 and of the last three.
 
-quality: logs whose taste drifts. Each day a run learns all days of the window from fresh parameters, and another the
-newest day alone from the run before it; both predict the next day, which neither has learned. Printed: the AUC of both
-on that day, and the rows that they descended on.
+quality: logs with drift. Each day one run learns all days of the window from fresh parameters, and another learns the
+newest day alone from the run before it; both predict the next day, which neither has learned. Prints the AUC of both on
+that day, and the rows that they descended on.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""One MAMDR epoch over heavy-tailed domains: time a row-descent and memory against the number of domains.
+"""One MAMDR epoch over heavy-tailed domains: time per row-descent and memory against the number of domains.
 
     .venv/bin/python benchmarks/bench_domains.py --domains 690 6910 69102 --rows 1e5 1e6 1e7 --folder /scratch
 
 Rows are drawn here and trained with the paper's network (three trained embeddings of 128, 256-128-64, dropout .5)
-through the learner, as a rank does: DN in 16 rounds, then DR with k = 5 over all domains once, theta_i in a file of
-`--folder` (39 GB at 69,102 domains). Every number of domains runs in a process of its own. Prints a table and
-writes a plot. Domains are smaller than in production, which bench_production.py estimates.
+through the learner, as on a rank: DN in 16 rounds, then one pass of DR with k = 5 over all domains, theta_i in a file
+in `--folder` (39 GB at 69,102 domains). Every number of domains runs in its own process. Prints a table and writes a
+plot. Domains are smaller than in production; bench_production.py estimates that.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The engine's inner loops against what the machine can do, each ratio within one run.
+"""The engine's inner loops against the limits of the machine, each ratio within one run.
 
     .venv/bin/python benchmarks/bench_engine.py matmul            # DN and DR against torch's own matrix products
     .venv/bin/python benchmarks/bench_engine.py tables            # step time against the size of embedding tables

@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/bench_generate.py --rows 1e7 --folder /scratch --repeats 3
 
 The logs have the shape of conf/production.yaml at a smaller size: users, items and domains shrink with the rows. The
-plain job reads the generated Parquet and writes it again with the same writer: what Spark costs where nothing needs to
-be drawn. The disk's own rate is that of one process that writes as many bytes in sequence and waits until they are on
-the disk. All take turns.
+plain job reads the generated Parquet files and writes them again with the same writer, so it has Spark's cost without
+drawing rows. The rate of the disk is that of one process that writes as many bytes in sequence and waits until they are
+on the disk. All three run in turn.
 """
 
 import argparse

@@ -1,18 +1,18 @@
-"""Kills at random moments: the job is run again after each, and the lake compared with the undisturbed one.
+"""Kills jobs at random moments, runs them again, and compares the lake with that of an undisturbed run.
 
     .venv/bin/python benchmarks/bench_kills.py --kills 100 --seed 0 --folder .kills
 
-A kill is a job (ingest_clicks, build_examples, train_mamdr on one and on two ranks, score), a moment (uniform over the
-time that the undisturbed job takes) and a victim (all of its processes, or the JVM, the driver's Python, or one of
-Spark's workers and ranks), all drawn from the seed and the kill's number. The job starts from the lake that the jobs
-before it left. After SIGKILL what is left of the job must end by itself; unless it ended well (Spark and the ranks
-start what was lost again), it is run again, train_mamdr with --resume.
+A kill consists of a job (ingest_clicks, build_examples, train_mamdr on one and on two ranks, score), a moment (uniform
+over the time of the undisturbed job) and a victim (all of its processes, the JVM, the driver's Python, or one of
+Spark's workers and ranks), drawn from the seed and the number of the kill. The job starts from the lake of the jobs
+before it. After SIGKILL, the remaining processes of the job must end on their own. Unless the job then succeeded (Spark
+and the ranks restart what was lost), it is run again, train_mamdr with --resume.
 
-Equal: every table row by row but for what names the run and its times; of training the parameters byte by byte and the
-figures by domain. An orphan is a process that the killed job started and that is there 20 s after it has ended (it is
-killed then); a hang is a job that has not ended after three minutes.
+Equal means: every table row by row, except for names and times of runs; after training also the parameters byte by byte
+and the figures by domain. An orphan is a process of the killed job that still exists 20 s after the job has ended (it
+is then killed); a hang is a job that has not ended after three minutes.
 
-Results are added to <folder>/results.jsonl, one kill a line: interrupted, the benchmark goes on where it was.
+Results are appended to <folder>/results.jsonl, one line per kill, so an interrupted benchmark resumes.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""What maintain_lake costs the driver where a table has many files.
+"""The cost of maintain_lake for the driver if a table has many files.
 
     .venv/bin/python benchmarks/bench_maintain.py --files 1000 100000
 
-The table clicks has that many files, spread over a year: entries of its log, and files of a byte, since none is opened.
-They are 40 days old, as most of a lake's files are, and too large to be joined; one in a hundred more is no longer
-needed. Printed: seconds of maintain_lake, the peak of what the driver's Python allocated, its calls to the JVM, and
-rows that came to it. Another version of the project is measured with PYTHONPATH on that one.
+The table clicks has that many files, spread over a year: entries in its log, and files of one byte, since none is
+opened. They are 40 days old and too large to be compacted; one in a hundred additional files is no longer needed.
+Prints the seconds of maintain_lake, the peak memory of the driver's Python, its calls to the JVM, and the rows that it
+collected. To measure another version of the project, set PYTHONPATH to it.
 """
 
 import argparse

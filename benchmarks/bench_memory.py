@@ -1,11 +1,12 @@
-"""Peak memory of a rank with large replicated tables, by part of a run, in multiples of the tables' own size.
+"""Peak memory of a rank with large replicated tables, by part of a run, in multiples of the size of the tables.
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/bench_memory.py
 
 A run of MAMDR (settled) on a user table of 4 M rows of 16: rounds of DN with carried Adam moments and outer Adam, a
 validation after every round, then passes of DR, then the package. Peaks are the kernel's (VmHWM), reset before each
-part, without what the process had before the tables were made. It needs about 4 GB. With --mapped all but theta_S is
-memory-mapped, and peaks are of anonymous memory (RssAnon, sampled), which the kernel cannot write back to files.
+part, minus the memory of the process before the tables were created. It needs about 4 GB. With --mapped all but theta_S
+is memory-mapped, and peaks are those of anonymous memory (RssAnon, sampled), which the kernel cannot write back to
+files.
 """
 
 import argparse

@@ -3,13 +3,13 @@
     .venv/bin/python benchmarks/bench_metrics.py --rows 23e6 --domains 69102 --repeats 5
     .venv/bin/python benchmarks/bench_metrics.py --what groups --rows 1e6 --domains 1000 --groups 1e5 --repeats 5
 
-Domains have log-normal sizes, as the synthetic logs'. A quarter of the scores is rounded to three decimals, so that
-there are ties. Both measure the same rows in this one process. The loop leaves out domains of one class, which have no
-AUC, and is run once: at full size it takes a minute or more. Beside the time by the clock stands that of the processor,
-which other jobs on the machine change less.
+Domains have log-normal sizes, as in synthetic logs. A quarter of the scores is rounded to three decimals, which gives
+ties. Both measure the same rows in this process. The loop leaves out domains of one class, which have no AUC, and runs
+once, since it takes a minute or more at full size. CPU time is printed as well, since other jobs on the machine affect
+it less than wall time.
 
-`--what groups` measures GAUC, NDCG@5, NDCG@10, hit rates and calibration errors, of (domain, user) groups of equal size
-on average, against scikit-learn's `roc_auc_score` and `ndcg_score` in a loop over the groups that have both classes.
+`--what groups` measures GAUC, NDCG@5, NDCG@10, hit rates and calibration errors of (domain, user) groups of equal
+average size, against scikit-learn's `roc_auc_score` and `ndcg_score` in a loop over the groups with both classes.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""The mixed model's fit at production shape: seconds and memory of EM over 69,102 domains, without Spark.
+"""The fit of the mixed model at production shape: seconds and memory of EM over 69,102 domains, without Spark.
 
     .venv/bin/python benchmarks/bench_mixed.py                    # ids alone: w_i is a bias
     .venv/bin/python benchmarks/bench_mixed.py --vectors 16       # w_i of 49 numbers: products, vectors, bias
 
-The log has the shape of conf/production.yaml with fewer rows a domain: log-normal sizes of spread 1.5, users and items
-in proportion. Reported: seconds of the fit (directions of products and EM) and of the leave-one-out logits of all rows,
-and the process's peak memory above that of the log itself.
+The log has the shape of conf/production.yaml with fewer rows per domain: log-normal sizes of spread 1.5, users and
+items in proportion. Prints the seconds of the fit (directions of products and EM) and of the leave-one-out logits of
+all rows, and the peak memory of the process above that of the log itself.
 """
 
 import argparse

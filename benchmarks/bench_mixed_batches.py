@@ -4,8 +4,8 @@
     .venv/bin/python benchmarks/bench_mixed_batches.py --sizes paper --engines fast
     .venv/bin/python benchmarks/bench_mixed_batches.py --by-domain      # one call for each domain of a batch, as before
 
-Domains have log-normal numbers of rows, so that most of a batch's domains have one to three. Structures take turns, and
-rates are of processor time, as other work may share the machine.
+Domains have log-normal numbers of rows, so that most of a batch's domains have one to three. Structures run in turn,
+and rates are per CPU time, since other work may share the machine.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""Sampled negatives at growing sizes, under skew: seconds, stragglers, and whether they are exact.
+"""Sampled negatives at growing sizes, under skew: seconds, stragglers, and a check of their number.
 
-Half of all clicked pairs lie in one domain, the rest in 1,000 of heavy-tailed sizes; users and items are heavy-tailed
-in each. Timed: plan, draw and write, from pairs that lie in Parquet. A stage's tasks are compared where the median one
-takes more than a second.
+Half of all clicked pairs are in one domain, the rest in 1,000 domains of heavy-tailed sizes; users and items are
+heavy-tailed in each. Measures planning, drawing and writing, from pairs in Parquet files. The tasks of a stage are
+compared if the median one takes more than a second.
 
     .venv/bin/python benchmarks/bench_negatives.py --rows 1e6 3e6 1e7 --folder /scratch --repeats 3
 """

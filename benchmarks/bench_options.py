@@ -1,15 +1,15 @@
-"""Training options and histories on the real data sets, many short runs in one process without Spark's records.
+"""Training options and histories on the real data sets: many short runs in one process, without Spark's records.
 
     .venv/bin/python benchmarks/bench_options.py --folder /scratch/recipe --sets ciao --methods joint joint+clip
 
-The sets, methods and settings of bench_recipe.py, and its lakes, which are built where they are missing. Every run is
+Uses the sets, methods and settings of bench_recipe.py, and its lakes, which are built if they are missing. Every run is
 the product's `train_rank` on one rank and one thread. Finished runs are kept in --json: a second start runs only what
-is missing, and the table is of all that it holds. A run of METHOD+platt is also the run of METHOD, as calibration comes
-after training: figures without it are METHOD's.
+is missing, and the table contains all runs of the file. A run of METHOD+platt is also the run of METHOD, as calibration
+comes after training: its figures without calibration are METHOD's.
 
-Columns: test AUC, mean over domains; the same less that of the set's METHOD without option by seed, and, for a set with
-weights or a history, of the set without; mean over the third of domains with fewest training rows; PCOC and calibration
-error of all test rows; rows descended on; seconds of processor time. ± is a standard deviation over seeds.
+Columns: test AUC, mean over domains; its difference from the set's METHOD without option, paired by seed, and, for a
+set with weights or a history, from the set without; mean over the third of domains with fewest training rows; PCOC and
+calibration error of all test rows; rows descended on; seconds of CPU time. ± is a standard deviation over seeds.
 """
 
 import argparse

@@ -2,21 +2,21 @@
 
     .venv/bin/python benchmarks/bench_peers.py --sets ciao conflict_0.5 --seeds 0 1 2
 
-A set of bench_recipe.py is built as a lake in --folder (unless it is there), and its examples are read once and handed
-to every program as arrays: the ids that this package's model has an embedding for, numeric features, and the fixed
+A set of bench_recipe.py is built as a lake in --folder, unless it exists. Its examples are read once and passed to
+every program as arrays: the ids for which this package's model has an embedding, numeric features, and the fixed
 vectors of the row's user and item. Peers are an MLP and a DeepFM in plain PyTorch with the settings of FuxiCTR
 (peer_models.py). Ours are train_mamdr with the settings of bench_recipe.py: joint training of the same two structures,
-and the recommended method. All take turns in one process, with the same number of threads.
+and the recommended method. All run in turn in one process, with the same number of threads.
 
-With --deepctr also DeepFM of deepctr-torch (peer_deepctr.py), in a process and a folder of its own: the package is
-installed without its dependencies, which are here, in the cache outside the clone. It asks PyPI for its newest version
-whenever it is imported, and goes on without an answer.
+--deepctr adds DeepFM of deepctr-torch (peer_deepctr.py), in a separate process and folder: the package is installed in
+the cache outside the clone, without its dependencies, which are installed here. Whenever it is imported, it asks PyPI
+for its newest version, and continues without an answer.
 
-With --plain only the peers, on lakes that bench_options.py has built in the same --folder, without Spark: its figures
+--plain runs only the peers, on lakes that bench_options.py has built in the same --folder, without Spark; its figures
 of `joint` on the set are ours.
 
-Rows a second are training rows over the time of steps, compilation included. AUC is of the test split: mean over
-domains and weighted by rows (domains with both classes), mean over seeds with the standard deviation.
+Rates are training rows over the time of steps, compilation included. AUC is that of the test split: mean over domains
+and weighted by rows (domains with both classes), mean over seeds with the standard deviation.
 """
 
 import argparse

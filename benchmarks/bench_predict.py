@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/bench_predict.py --domains 55555 --rows 381000
 
 Log-normal domains; the network of the small production run (three embeddings of 16, hidden layers of 64 and 32), or
-with --paper the paper's (embeddings of 128, 256-128-64). Both ways predict the same rows in turn, on as many threads as
-torch has; then again next to a process that keeps as many threads busy. Printed: seconds, medians.
+with --paper the paper's (embeddings of 128, 256-128-64). Both versions predict the same rows in turn, on as many
+threads as torch uses, then again while a process keeps as many threads busy. Prints medians of seconds.
 """
 
 import argparse

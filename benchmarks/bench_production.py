@@ -1,14 +1,14 @@
-"""A production epoch of MAMDR: what it asks of each rank, what a hundredth of it takes here, and the estimate of both.
+"""A production epoch of MAMDR: the work of each rank, a sample that is run here, and an estimate from both.
 
     .venv/bin/python benchmarks/bench_production.py replay --out replay.json
     .venv/bin/python benchmarks/bench_production.py sample --threads 2 --out sample.json
     .venv/bin/python benchmarks/bench_production.py estimate --replay replay.json --sample sample.json
 
 replay: the plan, placement and stacking of conf/production.yaml (MAMDR, k = 5, all other settings by default or --set)
-on W ranks, without computing. sample: one run of 691 domains of these sizes, of one epoch of theta_S and one pass of DR
-with validations, early stop, checkpoints and package, with trained embeddings and with fixed vectors, timed by part and
-against torch's own matrix products of the same steps. --scale 0.01 is a smoke test. estimate: the replay's counts at
-the sample's rates for 128 CPU cores and for 8 H100s, every term shown.
+on W ranks, without computing. sample: one run of 691 domains of these sizes, with one epoch of theta_S and one pass of
+DR, validations, early stopping, checkpoints and package, with trained embeddings and with fixed vectors, timed by part
+and against torch's own matrix products of the same steps; --scale 0.01 is a smoke test. estimate: the replay's counts
+at the sample's rates for 128 CPU cores and for 8 H100s, with every term.
 
 The synthetic sizes are those of the configuration's seed; --set synthetic.seed=N draws others.
 """

@@ -4,14 +4,14 @@
     .venv/bin/python benchmarks/bench_ranks.py --json /tmp/ranks.json --choose --seeds 0 --ranks 1 8
 
 Ranks are simulated in this process, one after another between collectives, by the product's Trainer (ranks_training.py)
-on worlds in memory (ranks_worlds.py). Every run makes all of its epochs, so that all descend on the same number of
-rows, and keeps theta_S of its best validation, of which there are four an epoch. Runs are kept in --json: a second
-start runs only what is missing, and the table is of all that it holds.
+on logs in memory (ranks_worlds.py). Every run completes all of its epochs, so that all descend on the same number of
+rows, and keeps the theta_S of its best validation, of which there are four per epoch. Runs are kept in --json: a second
+start runs only what is missing, and the table contains all runs of the file.
 
---choose runs on worlds of their own, on which settings are chosen by validation AUC; without it every seed has its own
-world, on which no choice was made. A point is a label's default rates with some of them raised (`POINTS`). The table
-has the test AUC, mean over domains, on one rank, and the difference of other numbers of ranks from it, paired by seed;
-± is a standard deviation over seeds.
+--choose runs on separate logs, on which settings are chosen by validation AUC; without it every seed has its own log,
+on which no choice was made. A point is a label's default rates with some of them raised (`POINTS`). The table has the
+test AUC, mean over domains, on one rank, and the difference of other numbers of ranks from it, paired by seed; ± is a
+standard deviation over seeds.
 """
 
 import argparse

@@ -2,10 +2,10 @@
 
     .venv/bin/python benchmarks/bench_reading.py --rows 1e7 --folder /scratch --repeats 7
 
-Every read is the first of a process of its own, as it is a rank's: memory that an earlier read left behind flatters the
-scan. The scans take turns with ours. The files lie in the page cache. Both use --threads threads. Beside the time by
-the clock stands that of the processor, which other jobs on the machine change less. "ours" and "mapped" read through
-Petastorm, "arrow" without; importing it is timed apart.
+Every read is the first of its own process, as on a rank, since a scan gains from memory that an earlier read left. The
+scans and ours run in turn, with the files in the page cache and --threads threads. CPU time is printed as well, since
+other jobs on the machine affect it less than wall time. "ours" and "mapped" read through Petastorm, "arrow" without it;
+importing Petastorm is timed separately.
 """
 
 import argparse

@@ -2,15 +2,15 @@
 
     .venv/bin/python benchmarks/bench_recipe.py --folder /scratch/recipe --sets ciao conflict_1 --write
 
-Each set has a lake in --folder, which is built where it is missing. Runs are cells of comparisons (compare_methods), so
+Each set has a lake in --folder, which is built if it is missing. Runs are trials of comparisons (compare_methods), so
 that a second start runs only what has not finished. Choices are made on the default seeds of generator and split;
 --final measures on others, each run on its own.
 
-The table has, by set and method: test AUC, mean over domains, with its standard deviation over runs; the same less that
-of joint training on the same log; the mean over the third of domains with fewest training rows; the mean weighted by
-test rows; calibration, the sum of predictions over clicks; rows descended on until the early stop; seconds of a run,
-which shares the machine with the runs alongside it. A domain with one class in the test split has no AUC and counts
-nowhere but in calibration.
+Columns, by set and method: test AUC, mean over domains, with its standard deviation over runs; its difference from
+joint training on the same log; the mean over the third of domains with fewest training rows; the mean weighted by test
+rows; calibration, the sum of predictions over clicks; rows descended on until early stopping; seconds of a run, which
+shares the machine with concurrent runs. A domain with one class in the test split has no AUC and counts only in
+calibration.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""The report of a run of many domains: how long it takes to write and to open in headless Chromium, and what it weighs.
+"""The report of a run with many domains: its size, and the time to write it and to open it in headless Chromium.
 
     .venv/bin/python benchmarks/bench_report.py --domains 20000 --repeats 5
 
-Figures are made up and written to a lake, which the report job reads as it does a trained run's. Opening is from asking
-for the file to the end of the page's script and the first frame after it, with the table of all domains drawn; then
-sorting by name, searching, and scrolling to the end are timed, each to the frame that shows it.
+Figures are made up and written to a lake, which the report job reads like those of a trained run. Opening is timed from
+the request for the file to the first frame after the page's script has ended, with the table of all domains drawn. Then
+sorting by name, searching, and scrolling to the end are timed, each to the frame that shows the result.
 """
 
 import argparse

@@ -2,12 +2,13 @@
 
     .venv/bin/python benchmarks/bench_scaling.py --repeats 3
 
-Every rank descends on as many rows a round as any other, with one thread; all are pinned to one core, so that W ranks
-have W times the work and the same means: without loss a round takes W times as long. Efficiency is that ratio, in
-wall time and in CPU time (which others' load on the machine moves less). The launches of 1, 2 and 4 ranks take turns.
+Every rank descends on the same number of rows per round, with one thread. All ranks are pinned to one core, so that W
+ranks have W times the work on the same hardware: without loss a round takes W times as long. Efficiency is that ratio,
+in wall time and in CPU time (which is less affected by other load). The launches of 1, 2 and 4 ranks alternate.
 
-Once more with a simulated network: before every collective a rank sleeps as long as its messages would take in a ring
-of W machines. The model then puts the measured seconds of a round beside the network's for W machines of one rank each.
+A second measurement simulates a network: before every collective a rank sleeps as long as its messages would take in a
+ring of W machines. The model adds the network's time for W machines of one rank each to the measured seconds of a
+round.
 """
 
 import argparse

@@ -2,17 +2,17 @@
 
     .venv/bin/python benchmarks/bench_score.py --rows 1e6 --domains 141 2000 --repeats 3
 
-The network is the paper's (three embeddings of 128, then 256-128-64-1: 140,000 dense parameters), its numbers drawn, a
-theta_i for every domain; a user per 5 rows, an item per 26, domains of heavy-tailed sizes. The bare job takes rows of
-the embeddings by a hash of the raw id, where score looks ids up in the lake's vocabularies; it has one theta for all
-rows, where score brings those of a domain together and adds its theta_i; it writes the same columns to a Delta table.
-Both run in one session, in turns. Then the latency of a request of 500 items by the exported files.
+The network is the paper's (three embeddings of 128, then 256-128-64-1: 140,000 dense parameters) with random values and
+a theta_i for every domain; one user per 5 rows, one item per 26, domains of heavy-tailed sizes. The bare job selects
+embeddings by a hash of the raw id, where score looks ids up in the lake's vocabularies; it has one theta for all rows,
+where score groups rows by domain and adds its theta_i; it writes the same columns to a Delta table. Both run in one
+session, in turn. Then the latency of a request of 500 items to the exported files is measured.
 
     .venv/bin/python benchmarks/bench_score.py --rows 1e6 --domains 2000 --top-k 20 --candidates 500
 
-With --top-k the K best of --candidates candidates of each domain are chosen for users, as many as give `rows` pairs, in
-turns with score of the same pairs, which are written beforehand; the rates are over the phases count and write: top_k
-reads its candidates and looks them up in the first, score looks ids up in the second.
+With --top-k, the K best of --candidates candidates of each domain are chosen for as many users as give `rows` pairs, in
+turn with score of the same pairs, which are written beforehand. Rates are over the phases count and write: top_k reads
+and looks up its candidates in the first, score looks up ids in the second.
 """
 
 import argparse

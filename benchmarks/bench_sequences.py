@@ -1,8 +1,8 @@
-"""Rows a second of DN's rounds with ids alone, and with two bags and a sequence; reading is not included.
+"""Rows per second of DN's rounds with ids alone, and with two bags and a sequence; without reading.
 
-Ids alone are user, item, domain and two categorical features; to these come two bags of at most 5 ids and a sequence
-of at most 50 items, which reads the items' rows and is pooled by mean or by attention. Runs of all cases take turns;
-figures are medians. Lengths are uniform from 0 to the most.
+Ids alone are user, item, domain and two categorical features. The other cases add two bags of at most 5 ids and a
+sequence of at most 50 items, which reads the items' rows and is pooled by mean or by attention. Runs of all cases
+alternate; figures are medians. Lengths are uniform from 0 to the maximum.
 
     python benchmarks/bench_sequences.py [--rows 120000] [--repeats 5] [--profile]
 """

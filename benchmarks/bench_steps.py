@@ -1,10 +1,10 @@
-"""AUC and seconds of DR by how its steps grow: variants from one theta_S, on some domains of production's sizes.
+"""AUC and seconds of DR by the growth of its steps: variants from one theta_S, on domains of production's sizes.
 
-    python benchmarks/bench_steps.py --domains 69 --worlds 100 101 102
+    .venv/bin/python benchmarks/bench_steps.py --domains 69 --worlds 100 101 102
 
-Each world has its own seed of generator and training. theta_S is trained by DN in one pass, then each variant makes
-passes of DR from it. Validation rows of every domain are dealt in turn to a validation and a test part. Embeddings of
-16, hidden layers of 64 and 32, no dropout, `dr.rows: touched`; one thread.
+Each world (log) has its own seed of generator and training. theta_S is trained by DN in one pass, then each variant
+makes passes of DR from it. Validation rows of every domain are divided alternately into a validation and a test part.
+Embeddings of 16, hidden layers of 64 and 32, no dropout, `dr.rows: touched`; one thread.
 """
 
 import argparse

@@ -4,9 +4,9 @@
 
 DR (a support and the target of each domain, fresh Adam) and DN (one visit after another) of the fast engine on
 log-normal domains of 145 rows on average; the network of the small production run (three embeddings of 16, hidden
-layers of 64 and 32), or with --paper the paper's. Both ways run the same rows in turn on as many cores as there are;
-then again next to a process that keeps --threads threads busy. Printed: seconds, medians, and the largest difference of
-a parameter.
+layers of 64 and 32), or with --paper the paper's. Both versions run the same rows in turn on all available cores, then
+again while a process keeps --threads threads busy. Prints medians of seconds, and the largest difference of a
+parameter.
 """
 
 import argparse

@@ -1,13 +1,14 @@
-"""What a warm start saves from day to day, on logs whose taste drifts and with a domain that comes late.
+"""The gain of a warm start from day to day, on logs with drift and a domain that appears late.
 
     .venv/bin/python benchmarks/bench_warm.py --seeds 0 1 2 --days 3 --rows 10000 --drift 0.1
 
-By seed (of the logs and of training), the examples of a day are all clicks until then, as in mamdr_daily. On the first
-day one run starts cold; on every later day one starts cold and one warm from the warm run of the day before, with the
-same settings. Compute is rows descended on in inner loops, which neither a busy machine nor its cores change.
+For each seed (of the logs and of training), the examples of a day are all clicks until then, as in mamdr_daily. On the
+first day one run starts cold. On every later day one run starts cold and one starts from the warm run of the day
+before, with the same settings. Compute is rows descended on in inner loops, which does not depend on the machine or its
+load.
 
-Told by day: test AUC of both; the rows of both until early stop; and, for theta_S alone, after how many rows the warm
-run's validation AUC first reached the best one of the cold run, as a share of what that run took to reach it.
+Prints by day: test AUC of both; rows of both until early stopping; and, for theta_S alone, the rows after which the
+warm run's validation AUC first reached the best one of the cold run, as a share of the rows that the cold run needed.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""How evenly a build of many shards divides its work, and what the driver needs: a plan as wide as a cluster's.
+"""How evenly a build of many shards divides its work, and the driver's memory: a plan as wide as on a cluster.
 
     .venv/bin/python benchmarks/bench_wide.py --rows 3e6 --domains 5000 --shards 100
 
-Synthetic logs of domains of log-normal sizes are ingested and built into a number of shards of three files. Printed for
-every stage with at least as many tasks as files: its tasks, those that read or wrote rows, rows of the heaviest, and
-these over the mean of all tasks; and the peak memory of the driver's two processes.
+Synthetic logs with domains of log-normal sizes are ingested and built into a number of shards of three files. Prints
+for every stage with at least as many tasks as files: its tasks, those that read or wrote rows, the rows of the heaviest
+one, and their ratio to the mean of all tasks; and the peak memory of the driver's two processes.
 """
 
 import argparse

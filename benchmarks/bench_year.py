@@ -1,18 +1,18 @@
-"""What a lake holds after a year of small days, against the formula of docs/operations.md.
+"""The size of a lake after a year of small days, against the formula of docs/operations.md.
 
     .venv/bin/python benchmarks/bench_year.py --days 365 --rows 300
     .venv/bin/python benchmarks/bench_year.py --days 56 --retention-days 7 --keep-runs 7 --history-days 28 --at 28 42 56
 
-The second has shorter periods than the defaults, so that the lake reaches its steady size within weeks.
+The second command has shorter periods than the defaults, so that the lake reaches its steady size within weeks.
 
-Each day its log is ingested, examples are built (a time split whose val and test days move) and domain_stats counts
-the day; each week maintain_lake runs with its defaults. Training is not run: a day's run is a line in training_runs
-with the versions that it would pin, a package of one file, and a promotion. The clock of the process goes a day ahead
-with each day (moved_clock.c, compiled here), and files are dated by it, so that 30 days are 30 of those.
+Each day its log is ingested, examples are built (a time split whose val and test days move) and domain_stats counts the
+day; each week maintain_lake runs with its defaults. Training is not run: the run of a day is a line in training_runs
+with the versions that it would pin, a package of one file, and a promotion. The clock of the process advances by a day
+with each day (moved_clock.c, compiled here), and files are dated by it, so that 30 days are 30 of these days.
 
-Printed, for each table and day of --at: bytes of its newest version, of all its data files, and what the formula makes
-of the former; files; commits and bytes of its log; packages and kept runs; and the seconds that days and
-maintain_lake took.
+Prints for each table and day of --at: bytes of its newest version, of all its data files, and the formula's value for
+the newest version; files; commits and bytes of its log; packages and kept runs; and the seconds of days and of
+maintain_lake.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The profile part of bench_cuda: kernels that take longest, time in which the GPU was idle, and who waits for it."""
+"""The profile part of bench_cuda: the longest kernels, the idle time of the GPU, and the lines that wait for it."""
 
 import warnings
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What bench_cuda has found so far, as a markdown table of each part and as JSON."""
+"""Writes the results of bench_cuda so far: a Markdown table for each part, and JSON."""
 
 import json
 import time

@@ -1,9 +1,9 @@
-"""The real logs with a column `fold` that gives each row its split, as published splits do, for the sets SET_given.
+"""Writes the real logs with a column `fold` that assigns each row to a split, for the sets SET_given.
 
     .venv/bin/python benchmarks/given_splits.py --folder /scratch/recipe
 
-A user's first rows by time are train, then about 20 % val and 20 % test: a user's rows of one time are in one split,
-and those of a user's only time are train. So histories hold no click of a later split.
+A user's first rows by time are train, then about 20 % val and 20 % test. A user's rows of one time are in one split,
+and those of a user with a single time are train. Histories therefore contain no click of a later split.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Counts what the driver's Python asks of the JVM."""
+"""Counts the calls of the driver's Python to the JVM."""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The name of the machine that figures are recorded with."""
+"""The name of the machine on which figures are measured."""
 
 import platform
 import re

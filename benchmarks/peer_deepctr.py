@@ -2,8 +2,8 @@
 
     PYTHONPATH=FOLDER_OF_DEEPCTR_TORCH python benchmarks/peer_deepctr.py EXPORT.npz PREDICTED.npz --seed 0
 
-Embeddings of 4, hidden layers 256-128, L2 of 1e-5 on embeddings, Adam at its default rate, batches of 256. It has no
-early stop of its own on AUC, so that of peer_models.py is used, without its decay of the rate.
+Embeddings of 4, hidden layers 256-128, L2 of 1e-5 on embeddings, Adam at its default rate, batches of 256. The package
+has no early stopping on AUC, so that of peer_models.py is used, without its decay of the rate.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Plain PyTorch programs of an MLP and a DeepFM, as a team without this package writes them; for bench_peers.py.
+"""An MLP and a DeepFM in plain PyTorch, as a team without this package would write them; for bench_peers.py.
 
 Settings are those that FuxiCTR publishes in its model zoo (reczoo/FuxiCTR, model_zoo/DeepFM/DeepFM_torch: the template
 `DeepFM_default` of config/model_config.yaml, and the defaults of src/DeepFM.py); the code is ours. Training stops as
-there: AUC of all validation rows after every epoch, the rate a tenth when it falls, the end after two such epochs. A
-third setting is that of this package's runs, so that what differs is the program.
+there: the AUC of all validation rows is computed after every epoch, the rate is divided by ten when it falls, and
+training ends after two such epochs. A third setting is that of this package's runs, so that only the programs differ.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""Bytes that a production run holds, exchanges and writes: the product's own objects, on tensors without storage."""
+"""Bytes that a production run holds, exchanges and writes, by the product's own objects on tensors without storage."""
 
 from itertools import chain
 

@@ -1,4 +1,4 @@
-"""A learner that counts what it is asked to do and computes nothing, as long as nobody reads a parameter."""
+"""A learner that counts the requested work and computes nothing, as long as no parameter is read."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,7 @@
-"""What a production epoch asks of each rank, by the product's own plan, placement and stacking; nothing is computed.
+"""The work of each rank in a production epoch, by the product's own plan, placement and stacking, without computing.
 
 Rows and steps are those of all ranks. Stacks are those of some ranks: DomainRegularization runs there with an engine
-that cuts stacks and computes nothing.
+that forms stacks and computes nothing.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""Production's shape for bench_production.py: its configuration, rows by domain, and columns that take no memory."""
+"""The production shape for bench_production.py: configuration, rows by domain, and columns that take no memory."""
 
 from dataclasses import replace
 from pathlib import Path

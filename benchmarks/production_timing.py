@@ -1,4 +1,4 @@
-"""Seconds of a run by part, the shapes of its steps, and what torch's own matrix products of these shapes take."""
+"""Seconds of a run by part, the shapes of its steps, and the time of torch's own matrix products of these shapes."""
 
 import statistics
 import threading

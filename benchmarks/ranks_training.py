@@ -1,4 +1,4 @@
-"""One run of bench_ranks.py: the product's Trainer on simulated ranks, domains placed once or anew in every epoch."""
+"""One run of bench_ranks.py: the product's Trainer on simulated ranks, with static or reshuffled placement."""
 
 import heapq
 import time

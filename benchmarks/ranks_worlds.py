@@ -1,4 +1,4 @@
-"""The logs of bench_ranks.py: synthetic worlds as columns in memory, drawn and split without Spark."""
+"""The logs of bench_ranks.py: synthetic logs as columns in memory, drawn and split without Spark."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,7 @@
-"""What bench_recipe.py runs: data sets and methods as data, and the configuration of each.
+"""The data sets and methods of bench_recipe.py, and the configuration of each.
 
-A run has a seed. It is the seed of training; the seed of the generator and of the split (the world) is 0 for every run,
-or, for final figures, 100 + seed, on which no choice was ever made.
+The seed of a run is that of training. The seed of the generator and of the split is 0 for every run or, for final
+figures, 100 + seed, on which no choice was ever made.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What Spark's store knows of the stages of a session."""
+"""Reads the stages of a session from the store behind Spark's UI."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -13,10 +13,10 @@ USAGE = "usage: mamdr JOB [--config FILE] [--set a.b=value] ...\n\nJobs (mamdr J
 def main() -> int:
     """Run the job that the first argument names, with the other arguments.
 
-    A job is named in full, or by its beginning where no other job begins so: `mamdr train` runs train_mamdr.
+    A job is named in full, or by an unambiguous beginning: `mamdr train` runs train_mamdr.
 
     Returns:
-        The exit code: that of the job; 0 for the list of jobs; 2 where no job, or more than one, has the name.
+        The exit code: that of the job; 0 for the list of jobs; 2 if no job, or more than one, has the name.
     """
     jobs = _first_lines()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"

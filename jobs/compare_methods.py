@@ -10,7 +10,7 @@ from mamdr_core.config.job_config import Config
 def compare_methods(config: Config) -> dict[str, Any]:
     """Train every model and method with every seed, and report AUC, RANK and a paired test; see compare.* keys.
 
-    Trials with one rank run in parallel. If it is started again, a comparison runs only the trials that have not
+    Trials with one rank run in parallel. A comparison that is started again runs only the trials that have not
     finished. Writes the table comparisons, and comparison.md and comparison.tex below <lake.root>/reports/<name>/.
 
     Examples:

@@ -10,7 +10,7 @@ from mamdr_core.config.job_config import Config
 def conflict(config: Config) -> dict[str, Any]:
     """Measure cosines between gradients of domains at theta_S of a run, before and after rounds of DN; see conflict.*.
 
-    Writes the tables conflicts and domain_conflicts and, where all pairs are measured, heat maps below
+    Writes the tables conflicts and domain_conflicts and, if all pairs are measured, heat maps below
     <lake.root>/reports/<run_id>/.
 
     Examples:

@@ -8,7 +8,7 @@ from mamdr_core.config.job_config import Config
 
 
 def feature_importance(config: Config) -> dict[str, Any]:
-    """Measure how far a run's AUC drops where a feature's values are permuted within each domain.
+    """Measure how far a run's AUC drops if a feature's values are permuted within each domain.
 
     Writes the table feature_importance, for all domains together and by domain (docs/metrics.md). Keys: importance.*.
 

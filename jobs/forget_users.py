@@ -8,7 +8,7 @@ from mamdr_core.config.job_config import Config
 
 
 def forget_users(config: Config) -> dict[str, Any]:
-    """Remove the rows of given users from every table, and report which versions still hold them.
+    """Remove the rows of given users from every table, and report which versions still contain them.
 
     Examples:
         spark-submit jobs/forget_users.py --config my.yaml --set 'forget.users=[u17, u42]' --set forget.dry_run=true

@@ -11,7 +11,7 @@ def report(config: Config) -> dict[str, Any]:
     """Write the report of a run to <lake.root>/reports/<run_id>.html: one file that needs no network.
 
     It shows the day's data, the training curves, AUC and calibration by domain, comparisons with joint training and
-    the champion, the gate's decision and the time by phase. For what no job has measured yet it shows the command.
+    the champion, the gate's decision and the time by phase. For missing figures it shows the command to run.
 
     Examples:
         spark-submit jobs/report.py --config my.yaml

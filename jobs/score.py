@@ -11,8 +11,8 @@ def score(config: Config) -> dict[str, Any]:
     """Predict click probabilities with a run (score.run_id) for rows of user, item and domain; see score.* keys.
 
     Writes the table scores; running a batch (score.batch) again replaces it. Without score.input.path the test split of
-    the run's examples is scored. With score.top_k=K the rows hold users and domains, and each gets the K best items of
-    score.candidates.
+    the run's examples is scored. With score.top_k=K the rows contain users and domains, and each gets the K best
+    items of score.candidates.
 
     Examples:
         spark-submit jobs/score.py --config conf/demo.yaml

@@ -11,7 +11,7 @@ def train_mamdr(config: Config) -> dict[str, Any]:
     """Train a multi-domain recommender with MAMDR (Luo et al., arXiv 2202.12524) or another learning method.
 
     Reads one Delta version of examples, trains on `train.ranks` ranks, writes a model package and the tables
-    training_runs and domain_metrics. Where the lake has no examples yet, they are first built from the raw log.
+    training_runs and domain_metrics. If the lake has no examples yet, they are first built from the raw log.
     A run that was killed or stopped resumes from its newest checkpoint with --resume. --dry-run checks everything
     that the run needs, up to one step on a few rows, and writes nothing.
 

@@ -49,7 +49,7 @@ TRAINING_RUNS = DeclaredTable(
         Column("weighted_test_auc", "double", "mean test AUC over domains weighted by rows", nullable=True),
         Column("test_gauc", "double", "AUC by (domain, user), weighted by rows (impressions)", nullable=True),
         Column("test_ndcg", "map<string,double>", "k to NDCG@k, mean over (domain, user)", nullable=True),
-        Column("test_hit_rate", "map<string,double>", "k to the share of them with a click among k", nullable=True),
+        Column("test_hit_rate", "map<string,double>", "k to hit rate@k, mean over (domain, user)", nullable=True),
         Column("test_pcoc", "double", "sum of predictions over clicks; 1 is calibrated", nullable=True),
         Column("test_calibration_error", "double", "expected calibration error, bins of equal count", nullable=True),
         Column("samples_per_second", "double", "rows of inner steps over the wall time of inner loops", nullable=True),
@@ -102,7 +102,7 @@ DOMAIN_METRICS = DeclaredTable(
         Column("gauc_rows", "bigint", "rows of users with rows of both classes", nullable=True),
         Column("groups", "bigint", "number of these users", nullable=True),
         Column("ndcg", "map<string,double>", "k to NDCG@k, mean over these users", nullable=True),
-        Column("hit_rate", "map<string,double>", "k to the share of these users with a click among k", nullable=True),
+        Column("hit_rate", "map<string,double>", "k to hit rate@k, mean over these users", nullable=True),
     ),
     rules=(
         Rule("split_known", one_of("split", SPLITS), "the split is train, val or test"),

@@ -10,7 +10,7 @@ UNKNOWN_INDEX = -1
 _COLUMNS = (
     Column("id", "string", "the id, as in the log"),
     Column("index", "int", "contiguous from 0; never changes"),
-    Column("first_seen", "date", "its first day with a click or impression, among the days that assigned its index"),
+    Column("first_seen", "date", "first day with one of its rows, as known to the build that assigned its index"),
 )
 _RULES = (Rule("index_not_negative", "`index` >= 0", "indices start at 0"),)
 

@@ -16,20 +16,20 @@ class InnerSettings:
     state: Literal["carried", "fresh"] = "carried"
     """Adam's moments of theta_S: carried from one inner loop to the next, or fresh in each."""
     clip_norm: float = 0.0
-    """Largest norm of the gradient of a step, over dense weights and touched embedding rows together, as torch's
-    clip_grad_norm_ has it: a longer one is shortened. 0: no limit. In DR's steps too."""
+    """Maximum norm of the gradient of a step, over dense weights and touched embedding rows together, as in torch's
+    clip_grad_norm_; 0: no limit. Also applies to DR's steps."""
     weight_decay: float = 0.0
-    """Decoupled weight decay of dense weights, as torch's AdamW has it: of all of them, biases included. In DR's steps
-    too, where it pulls theta_S + theta_i towards zero."""
+    """Decoupled weight decay of all dense weights, biases included, as in torch's AdamW. Also applies to DR's steps,
+    where it moves theta_S + theta_i towards zero."""
     embedding_l2: float = 0.0
     """L2 regularisation of embedding rows: half of it, times the squares of the rows that a step touches, is added to
-    the step's loss. In DR's steps too."""
+    the step's loss. Also applies to DR's steps."""
     sparse_optimizer: Literal["sgd", "adam", "adagrad"] | None = None
-    """Optimizer of embedding rows: sgd, adam (lazy), or adagrad (row-wise: one sum of mean squares a row, as in
-    FBGEMM); null: that of the dense weights. In DR's steps too."""
+    """Optimizer of embedding rows: sgd, adam (lazy), or adagrad (row-wise: one sum of mean squares per row, as
+    in FBGEMM); null: that of the dense weights. Also applies to DR's steps."""
     sparse_lr: float | None = None
-    """Learning rate of embedding rows; null: that of the dense weights. Where that follows lr_schedule, and in DR,
-    which has its own, rows keep the ratio of sparse_lr to inner.lr."""
+    """Learning rate of embedding rows; null: that of the dense weights. With lr_schedule, and in DR,
+    embedding rows keep the ratio of sparse_lr to inner.lr."""
 
     def __post_init__(self) -> None:
         check_limits(self, "inner", "lr", "sparse_lr", "clip_norm", "weight_decay", "embedding_l2", least=0)

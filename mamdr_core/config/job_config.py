@@ -167,7 +167,7 @@ def with_values(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def dump_config(config: Config) -> str:
-    """The resolved configuration as YAML without secrets; otherwise `load_config` reads it back unchanged."""
+    """The resolved configuration as YAML with masked secrets; `load_config` reads back all else unchanged."""
     return yaml.safe_dump(without_secrets(plain_config(config)), sort_keys=False, allow_unicode=True)
 
 

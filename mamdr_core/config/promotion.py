@@ -24,7 +24,7 @@ class GateSettings:
     domain_clicks: int = 20
     """Minimum number of clicks, and of other rows, of a domain that is judged individually."""
     max_worse_share: float = 0.2
-    """Maximum share of the judged domains that may be worse; of few domains, as many as may be worse by chance."""
+    """Maximum share of the judged domains that may be worse; with few domains, as many as chance explains."""
     confidence: float = 0.95
     """Level of the two-sided confidence intervals: by chance at most (1 - confidence) / 2 of them are below zero."""
     least_auc: float = 0.52

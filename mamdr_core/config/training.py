@@ -96,8 +96,8 @@ class TrainSettings:
     tables: Literal["replicated", "sharded"] = "replicated"
     """Trainable embedding tables: whole on every rank, or sharded by row over ranks. Choose sharded if tables with
     their moments (with Adam three times their size) do not fit into the memory of a rank. A rank then holds its shard
-    and the rows that it reads in a round (more rounds per epoch, fewer rows), and Adam's moments of rows start anew in
-    each round."""
+    and the rows that it reads in a round (more rounds per epoch, fewer rows), and Adam's moments of rows start at zero
+    in each round."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA if torch can use it on all ranks, otherwise the CPU."""
     engine: Literal["auto", "eager", "fast"] = "auto"
@@ -194,7 +194,7 @@ class TrackingSettings:
         place = self.mlflow
         if place and (place.startswith("file:") or not ("://" in place or place.startswith("databricks"))):
             raise ValueError(
-                f"tracking.mlflow is {place!r}: expected http://HOST or sqlite:///FILE (MLflow 3 has none in folders)"
+                f"tracking.mlflow is {place!r}: expected http://HOST or sqlite:///FILE (MLflow 3 cannot use folders)"
             )
         if "://" in self.tensorboard:
             raise ValueError(f"tracking.tensorboard is {self.tensorboard!r}: expected a local folder")

@@ -153,7 +153,7 @@ class Visit:
         """Split the visit into slices of nearly equal size, of at most its own `batch_size` or that of the engine."""
         size = self.rows.shape[0]
         parts = -(-size // (self.batch_size or batch_size))
-        if parts == 1:  # most visits
+        if parts == 1:  # the most frequent case
             return [slice(0, size)]
         edges = [part * size // parts for part in range(parts + 1)] if parts else []
         return [slice(start, stop) for start, stop in pairwise(edges)]

@@ -37,7 +37,7 @@ def remove_truncated_library(error: Exception) -> bool:
     Returns:
         Whether it was removed, so that compiling again helps.
     """
-    with contextlib.suppress(ImportError, FileNotFoundError):  # of a torch without the private name, or of another rank
+    with contextlib.suppress(ImportError, FileNotFoundError):  # torch lacks the name, or another rank removed it
         from torch._inductor.runtime.cache_dir_utils import cache_dir  # half a second
 
         found = _TRUNCATED.search(str(error))

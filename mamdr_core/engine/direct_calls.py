@@ -1,8 +1,9 @@
 """Calls of compiled functions without torch's checks of inputs, which take longer than the kernels of a small step.
 
-For every call torch 2.9 checks what its tracing relied on, prepares inputs and outputs for autograd, and records the
-call for profilers. Which generated code runs depends only on the shapes, strides and types of the inputs once all else
-is fixed. For inputs like those of an earlier call, it is called directly, with the same numbers and the new tensors.
+In every call torch 2.9 checks the assumptions of its tracing, prepares inputs and outputs for autograd, and records the
+call for profilers. If all else is fixed, only the shapes, strides and types of the inputs determine which generated
+code runs. For inputs like those of an earlier call, this code is called directly with the new tensors, and gives the
+same numbers.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 MOST_SHAPES = 1 << 13
-"""Maximum number of combinations of shapes that are kept for a function, some 5 kilobytes each."""
+"""Maximum number of combinations of shapes that are kept for a function, about 5 kB each."""
 _recording = threading.local()
 
 
@@ -33,7 +34,7 @@ class Call(NamedTuple):
 
 
 class _Prepared(NamedTuple):
-    """Generated code, its inputs that are the same in every call, and the places of the others: (own, in the call)."""
+    """Generated code, its constant inputs, and for each other input its place and its position among the tensors."""
 
     code: Callable[[list[Any]], Sequence[Tensor]]
     inputs: list[Any]
@@ -41,11 +42,11 @@ class _Prepared(NamedTuple):
 
 
 class DirectCalls:
-    """A function compiled by torch that is called without torch's checks for shapes that it has been called with.
+    """A function compiled by torch that is called without torch's checks for shapes that it was called with before.
 
-    It must depend only on its tensors, whose devices are always the same, on a key, and on what does not change between
-    calls, not require gradients, and change nothing. A function that torch divides into several graphs, or whose code
-    reads other tensors or returns others than it does, is always called with all checks.
+    The function must depend only on its tensors, a key, and values that do not change between calls. Devices must not
+    change, nothing may require gradients, and nothing may be changed in place. If torch divides the function into
+    several graphs, or the generated code reads or returns other tensors than the function, every call has all checks.
 
     Args:
         function: returns tensors in a flat tuple.
@@ -60,9 +61,9 @@ class DirectCalls:
         """Call the function.
 
         Args:
-            key: what it depends on besides tensors.
-            tensors: all tensors of the arguments.
-            arguments: of the function.
+            key: everything else that the function depends on.
+            tensors: all tensors among the arguments.
+            arguments: arguments of the function.
         """
         # Generated code has one input for a tensor that is given twice.
         distinct = len({id(tensor) for tensor in tensors})
@@ -87,7 +88,7 @@ class DirectCalls:
         return outputs
 
     def _prepare(self, calls: list[Call], tensors: Sequence[Tensor], outputs: Sequence[Tensor]) -> _Prepared | None:
-        """How to repeat a call; None: not by generated code alone."""
+        """How to repeat a call directly; None: it needs more than one call of generated code."""
         if len(calls) != 1 or list(map(id, calls[0].outputs)) != list(map(id, outputs)):
             return None
         code, inputs, _ = calls[0]
@@ -100,7 +101,7 @@ class DirectCalls:
 
 
 def record_calls() -> None:
-    """Record calls of generated code for `DirectCalls`. If torch lacks the private names, every call is checked."""
+    """Make torch record calls of generated code for `DirectCalls`; without its private names every call is checked."""
     with contextlib.suppress(ImportError, AttributeError):
         from torch._inductor.output_code import CompiledFxGraph  # takes a second, which only compiled steps need
 
@@ -117,5 +118,4 @@ def record_calls() -> None:
                 calls.append(Call(graph.current_callable, given, outputs))
             return outputs
 
-        # A replaced method is what mypy is there to find.
-        CompiledFxGraph.__call__ = recorded  # type: ignore[method-assign, assignment]
+        CompiledFxGraph.__call__ = recorded  # type: ignore[method-assign, assignment]  # replaced on purpose

@@ -28,7 +28,7 @@ LEAST_SLOPE = 0.05
 """Minimum slope of the curve between two knots."""
 LEAST_DISTANCE = 0.01
 """Minimum distance of two knots in logits; it bounds the slope between them."""
-_LEAST_RATE = 1e-12  # of a bin; the largest is 1 minus this: logits of rates are finite
+_LEAST_RATE = 1e-12  # rates of bins are at least this and at most 1 minus this, so that their logits are finite
 
 
 @dataclass(frozen=True)

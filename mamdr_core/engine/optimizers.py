@@ -16,7 +16,7 @@ from mamdr_core.runtime.stateful import State
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 Tensors = list[Tensor] | tuple[Tensor, ...]
 WIDE = 512
-"""Width from which rows are moved in place, one kernel each, in less time than gathered and stored again."""
+"""Minimum width of rows that are updated in place, one kernel each; narrower ones are faster to gather and store."""
 
 
 @dataclass

@@ -170,7 +170,7 @@ class RowReader:
         for numbers in by_source.values():
             columns = batches[numbers[0]].visit.columns
             rows = torch.cat([batches[n].visit.rows[batches[n].rows] for n in numbers])
-            places = None  # of a single source: all rows
+            places = None  # a single source has all rows, in order
             if len(by_source) > 1:
                 places = torch.from_numpy(ranges(starts[numbers], np.array(self.lengths)[numbers])).to(device)
             self._sources.append((columns, rows, places))

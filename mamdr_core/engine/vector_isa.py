@@ -2,8 +2,8 @@
 
 Before its first kernel every process of torch 2.9 checks up to six times, in a new Python process that imports torch,
 whether a library that is compiled for such instructions can be loaded: 15 s of a rank's first round on a slow machine.
-Torch's own switch, `TORCHINDUCTOR_VEC_ISA_OK`, skips some of these checks without making them at all. Whether the
-processor has the instructions is a question that torch asks separately, in every process.
+Torch's own switch, `TORCHINDUCTOR_VEC_ISA_OK`, skips some of these checks without ever making them. Whether the
+processor has the instructions is checked separately, in every process.
 """
 
 import contextlib
@@ -17,19 +17,18 @@ Check = Callable[[Any, str], bool]
 
 
 def keep_checks() -> None:
-    """Let checks that succeed leave a file in torch's cache of compiled code, and later processes skip them.
+    """Record successful checks in torch's cache of compiled code, so that later processes skip them.
 
-    With a torch that has no such private names, nothing changes.
+    If torch lacks the private names, nothing changes.
     """
     with contextlib.suppress(ImportError, AttributeError):
-        # Half a second, which only compiled steps need.
+        # Importing takes half a second, and only compiled steps need it.
         from torch._inductor.cpu_vec_isa import VecISA, _get_isa_dry_compile_fingerprint
         from torch._inductor.runtime.cache_dir_utils import cache_dir
 
         if not hasattr(VecISA.check_build, "__wrapped__"):
             kept = remembered(VecISA.check_build, _get_isa_dry_compile_fingerprint, cache_dir)
-            # A replaced method is what mypy is there to find.
-            VecISA.check_build = kept  # type: ignore[method-assign, assignment]
+            VecISA.check_build = kept  # type: ignore[method-assign, assignment]  # replaced on purpose
 
 
 def remembered(check: Check, fingerprint: Callable[[str], str], folder: Callable[[], str]) -> Check:
@@ -37,8 +36,8 @@ def remembered(check: Check, fingerprint: Callable[[str], str], folder: Callable
 
     Args:
         check: the method.
-        fingerprint: text that names torch, the compiler and given flags.
-        folder: gives the folder in which checks are remembered.
+        fingerprint: text that identifies torch, the compiler and given flags.
+        folder: returns the folder in which checks are recorded.
     """
 
     @wraps(check)

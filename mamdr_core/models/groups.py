@@ -1,9 +1,9 @@
 """Layers whose weights differ by domain, applied to rows of many domains at once.
 
-A batch of several domains holds its rows in groups, one for each domain, those with fewer rows first. Groups of one
-size stand one after another, so that each run of them is one batched matrix product on views, without padding.
+The rows of a batch of several domains are in groups, one per domain, in ascending order of size. Groups of equal size
+are adjacent, so each run of them is one batched matrix product on views, without padding.
 
-Shape suffixes: B rows, G groups, K groups of one run of n rows each, E layers side by side, I inputs and O outputs of a
+Shape suffixes: B rows, G groups, K groups of one run of n rows each, E parallel layers, I inputs and O outputs of a
 layer.
 """
 
@@ -15,34 +15,34 @@ import torch
 from torch import Tensor, nn
 
 GROUP = "domain.group"
-"""The field of a batch of several domains with the number of each row's group, int64 [B], ascending."""
+"""Field of a batch of several domains: the group of each row, int64 [B], ascending."""
 CACHED = 1 << 18
-"""Weights that are computed at a time from a shared factor, so that they remain in a cache of the processor."""
+"""Number of weights that are computed from a shared factor at a time, so that they stay in a cache of the processor."""
 SIZES = "domain.sizes"
-"""The field of such a batch with the rows of each group, int64 [G] on the CPU, ascending."""
+"""Field of such a batch: the number of rows of each group, int64 [G] on the CPU, ascending."""
 
 
 def mixes_domains(module: nn.Module) -> bool:
-    """Whether a structure declares, by `mixes_domains = True`, that one call of it may hold rows of several domains.
+    """Whether a structure declares, by `mixes_domains = True`, that a call may contain rows of several domains.
 
-    In such a call a table per domain is [G, width], and `fields` have `GROUP` and `SIZES`: the structure passes them on
-    to its layers, which read tables per domain by the functions of this module.
+    In such a call, tables per domain are [G, width], and `fields` contain `GROUP` and `SIZES`. The structure passes
+    them to its layers, which read tables per domain with the functions of this module.
     """
     return bool(getattr(module, "mixes_domains", False))
 
 
 def by_row(fields: Mapping[str, Tensor], name: str) -> Tensor:
-    """A table per domain as every row of the batch reads it: [B, width], or [1, width] of a batch of one domain."""
+    """Rows of a table per domain for every row of the batch, [B, width], or [1, width] for a batch of one domain."""
     return to_rows(fields, fields[name])
 
 
 def to_rows(fields: Mapping[str, Tensor], own_GD: Tensor) -> Tensor:
-    """Values of each domain of a batch for each of its rows: [B, D], or [1, D] of a batch of one domain."""
+    """Expand values by domain to the rows of the batch: [B, D], or [1, D] for a batch of one domain."""
     return own_GD.index_select(0, fields[GROUP]) if GROUP in fields else own_GD
 
 
 def sum_by_domain(fields: Mapping[str, Tensor], x_BD: Tensor) -> Tensor:
-    """Sums over the rows of each domain of a batch, [G, D], or [1, D] of a batch of one domain."""
+    """Sums over the rows of each domain of a batch, [G, D], or [1, D] for a batch of one domain."""
     if GROUP not in fields:
         return x_BD.sum(0, keepdim=True)
     total_GD: Tensor = _sum(x_BD.contiguous(), fields[GROUP], fields[SIZES])
@@ -50,7 +50,7 @@ def sum_by_domain(fields: Mapping[str, Tensor], x_BD: Tensor) -> Tensor:
 
 
 def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor, sizes_G: Tensor, factor: Tensor | None = None) -> Tensor:
-    """Fully connected layers of which every group of rows has its own.
+    """Fully connected layers with separate weights for every group of rows.
 
     Args:
         x: [B, I], or [B, E, I] where each of E layers has separate inputs.
@@ -89,7 +89,7 @@ def _linear_backward(
     """The gradients of inputs, weights, biases and the factor, which is empty without one."""
     to_x_BEI, to_weight_GEOI = torch.empty_like(x_BEI), torch.empty_like(weight_GEOI)
     to_bias_GEO = weight_GEOI.new_empty(weight_GEOI.shape[:3])
-    # Summed over many parts, which bfloat16 would round away.
+    # A sum over many parts, too small for bfloat16 to add without rounding them away.
     wide = torch.promote_types(weight_GEOI.dtype, torch.float32)
     to_factor = weight_GEOI.new_zeros(0 if factor_EOI is None else factor_EOI.shape, dtype=wide)
     for groups, rows, size in _runs(sizes_G, factor_EOI):
@@ -98,7 +98,7 @@ def _linear_backward(
         _in_groups(to_x_BEI[rows], size).copy_(gradient_KEnO @ own_KEOI)
         torch.sum(gradient_KEnO, 2, out=to_bias_GEO[groups])
         gradient_KEOn = gradient_KEnO.transpose(2, 3)
-        if size == 1:  # no product of matrices, and bound by memory: one pass
+        if size == 1:  # an outer product, bound by memory: one pass
             torch.mul(gradient_KEOn, x_KEnI, out=to_weight_GEOI[groups])
         else:
             to_weight_GEOI[groups] = gradient_KEOn @ x_KEnI
@@ -109,7 +109,7 @@ def _linear_backward(
     return to_x_BEI, to_weight_GEOI, to_bias_GEO, to_factor.to(weight_GEOI.dtype)
 
 
-# Not `index_add`: compiled, torch adds in the order in which threads arrive.
+# Not `index_add`: in compiled code, its order of summation depends on threads.
 @torch.library.custom_op("mamdr::grouped_sum", mutates_args=())
 def _sum(x_BD: Tensor, group_B: Tensor, sizes_G: Tensor) -> Tensor:
     out_GD = x_BD.new_empty(len(sizes_G), x_BD.shape[1])
@@ -119,7 +119,7 @@ def _sum(x_BD: Tensor, group_B: Tensor, sizes_G: Tensor) -> Tensor:
 
 
 def _runs(sizes_G: Tensor, factor_EOI: Tensor | None = None) -> Iterator[tuple[slice, slice, int]]:
-    """Runs of groups of one size, with a factor few enough for a CPU's cache: which groups, their rows and the size."""
+    """Runs of groups of one size: groups, rows and size. With a factor, the weights of a run fit into a CPU's cache."""
     group = row = 0
     most = len(sizes_G)
     if factor_EOI is not None and factor_EOI.device.type == "cpu":

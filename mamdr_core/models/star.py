@@ -28,7 +28,7 @@ class STAR(nn.Module):
     """
 
     compiles_in_stacks = False
-    """torch 2.9 cannot compile the gradients of several of these networks side by side with sizes left open."""
+    """torch 2.9 cannot compile the gradients of several of these networks together with dynamic sizes."""
     mixes_domains = True
 
     def __init__(self, inputs: Inputs, settings: ModelSettings) -> None:
@@ -53,21 +53,21 @@ class STAR(nn.Module):
         return logits_B1.squeeze(1)
 
     def observe(self, fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the statistics of the normalisation are of, see `mamdr_core.models.statistics`."""
+        """Input of the normalisation, for measuring its statistics; see `mamdr_core.models.statistics`."""
         return {"normalization": join_fields(fields, self.names)}
 
 
 class StarLinear(TableLayer):
     """A layer of weights W * W_d, elementwise, and a bias b + b_d (Sheng et al. 2021, Eq. 8).
 
-    W_d is kept as 1 + w_d with w_d starting at zero: a domain starts as the shared network, and so does a domain
-    without training rows.
+    W_d is stored as 1 + w_d with initial w_d = 0, so that every domain starts as the shared network, and a domain
+    without training rows remains so.
 
     Args:
-        name: within the structure.
+        name: name of the layer within the structure.
         inputs: the fields.
-        width: inputs of the layer.
-        out: its outputs.
+        width: number of inputs.
+        out: number of outputs.
     """
 
     def __init__(self, name: str, inputs: Inputs, width: int, out: int) -> None:
@@ -79,7 +79,7 @@ class StarLinear(TableLayer):
         )
 
     def forward(self, fields: Mapping[str, Tensor], x_BD: Tensor) -> Tensor:
-        """[B, width] to [B, out], by the weights of the domain or the groups that `fields` show."""
+        """Outputs [B, out] of inputs [B, width], with the weights of the domain or the groups in `fields`."""
         weight, bias = (fields[table.name] for table in self.tables)
         if SIZES in fields:
             weight_GOI = weight.view(-1, *self.shared.weight.shape)
@@ -92,13 +92,13 @@ class PartitionedNormalization(TableLayer):
     """Normalised features, times gamma * gamma_d, plus beta + beta_d (Sheng et al. 2021, Eq. 4 and 5).
 
     Mean and variance are those of the row's domain (`mamdr_core.models.statistics`), or those of the row over its
-    features, as layer normalisation has them. gamma and gamma_d are kept as 1 + g and 1 + g_d.
+    features, as in layer normalisation. gamma and gamma_d are stored as 1 + g and 1 + g_d.
 
     Args:
-        name: within the structure.
+        name: name of the layer within the structure.
         inputs: the fields.
-        width: D.
-        by_domain: normalise by the statistics of the domain.
+        width: number of features D.
+        by_domain: whether to normalise by the statistics of the domain.
     """
 
     def __init__(self, name: str, inputs: Inputs, width: int, by_domain: bool = False) -> None:
@@ -112,7 +112,7 @@ class PartitionedNormalization(TableLayer):
         )
 
     def forward(self, fields: Mapping[str, Tensor], x_BD: Tensor) -> Tensor:
-        """[B, D] to [B, D], by the scale and shift of the domain or the groups that `fields` show."""
+        """Normalised features [B, D], with the scale and shift of the domain or the groups in `fields`."""
         scale, shift = (by_row(fields, table.name) for table in self.tables)
         normalized_BD = self.normalize(fields, x_BD) if self.normalize else layer_norm(x_BD, x_BD.shape[1:])
         return normalized_BD * (1 + self.scale) * (1 + scale) + self.shift + shift

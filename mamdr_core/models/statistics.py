@@ -1,9 +1,9 @@
 """Normalisation by the mean and variance of each domain's rows, which a structure reads like weights.
 
 No step changes these statistics. A structure that has a `DomainNormalization` also has a method
-`observe(fields) -> {name of the layer: x [B, D]}`, which computes the layer's input from the features. The run measures
-the rows of each domain by it, at the domain's theta_S + theta_i (`mamdr_core.engine.statistics`), and keeps the result
-in tables of theta_S.
+`observe(fields) -> {name of the layer: x [B, D]}`, which computes the layer's input from the features. The run calls it
+on the rows of each domain, at the domain's theta_S + theta_i (`mamdr_core.engine.statistics`), and stores the
+statistics in tables of theta_S.
 
 Shape suffixes: B rows, G domains of the batch (1 if the batch is of one domain), D width of the input.
 """
@@ -19,28 +19,29 @@ from mamdr_core.models.layers import EPSILON, TableLayer
 from mamdr_core.models.tables import Inputs, Table
 
 ROW_WEIGHT = "row.weight"
-"""The field of a training batch with the weight of each row, up to a factor, [B]; padding has 0."""
+"""Field of a training batch: the weight of each row, up to a common factor, [B]; 0 for padding."""
 FEW_ROWS = 16
-"""Rows of a domain from which statistics are its own; with fewer, other rows make up the remainder: in a batch the
-measured ones of the domain, in what is measured those of all domains."""
+"""Number of rows from which a domain has only its own statistics. With fewer, other statistics count for the missing
+rows: in a batch the measured ones of the domain, in a measurement those of all domains."""
 
 
 class DomainNormalization(TableLayer):
     """(x - mean) / sqrt(variance + epsilon), by the statistics of the row's domain (Sheng et al. 2021, Eq. 4 and 5).
 
-    In a training batch mean and variance are those of the domain's rows in the batch, each row counted by its sample
-    weight. If these count as m < `FEW_ROWS` rows, (sum w)^2 / sum w^2, they are combined with `FEW_ROWS` - m rows that
-    have the measured mean and variance. Everywhere else they are the measured ones.
+    In a training batch, mean and variance are those of the domain's rows in the batch, weighted by their sample
+    weights. If the effective number of rows m = (sum w)^2 / sum w^2 is below `FEW_ROWS`, they are combined with
+    `FEW_ROWS` - m rows that have the measured mean and variance. Everywhere else the measured mean and variance are
+    used.
 
     Args:
-        name: of the layer within the structure.
+        name: name of the layer within the structure.
         inputs: the fields.
-        width: D.
+        width: width of the input D.
 
     Attributes:
-        tables: by domain, the weight of its measured rows, 0 if it has none, the mean, and the variance. Row 0, which
-            serves unknown domains, and a domain without rows have mean and variance of the rows of all domains; a
-            domain with less than `FEW_ROWS` rows has them in part.
+        tables: by domain, the weight of its measured rows (0 without rows), the mean and the variance. Row 0, for
+            unknown domains, and domains without rows have the mean and variance of the rows of all domains; domains
+            with fewer than `FEW_ROWS` rows are combined with them.
     """
 
     def __init__(self, name: str, inputs: Inputs, width: int) -> None:
@@ -53,10 +54,10 @@ class DomainNormalization(TableLayer):
         )
 
     def forward(self, fields: Mapping[str, Tensor], x_BD: Tensor) -> Tensor:
-        """[B, D] to [B, D], by the domain or the groups that `fields` show."""
+        """Normalised inputs [B, D], with the statistics of the domain or the groups in `fields`."""
         _, mean, variance = (table.name for table in self.tables)
         if self.training and ROW_WEIGHT in fields:
-            wide_BD = x_BD.float() if x_BD.dtype == torch.bfloat16 else x_BD  # sums of bfloat16 are rough
+            wide_BD = x_BD.float() if x_BD.dtype == torch.bfloat16 else x_BD  # sums in bfloat16 are inaccurate
             mean_GD, variance_GD = _of_batch(fields, wide_BD, fields[mean], fields[variance])
             centred_BD = wide_BD - to_rows(fields, mean_GD)
             return (centred_BD * to_rows(fields, (variance_GD + EPSILON).rsqrt())).to(x_BD.dtype)
@@ -67,7 +68,7 @@ class Observes(Protocol):
     """A structure whose statistics can be measured."""
 
     def observe(self, fields: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """By name of each of its `DomainNormalization`, what the layer normalises, [B, D].
+        """The input of each `DomainNormalization` by the layer's name, [B, D].
 
         Args:
             fields: the features of some rows.
@@ -75,7 +76,7 @@ class Observes(Protocol):
 
 
 def observe(structure: nn.Module, fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What each `DomainNormalization` of a structure normalises; see `Observes`."""
+    """The input of each `DomainNormalization` of a structure; see `Observes`."""
     return dict(cast("Observes", structure).observe(fields))
 
 
@@ -93,7 +94,7 @@ def _of_batch(
     share_B1 = weight_B1 / to_rows(fields, sum_by_domain(fields, weight_B1).clamp_min(tiny))
     mean_GD = sum_by_domain(fields, share_B1 * x_BD)
     variance_GD = sum_by_domain(fields, share_B1 * (x_BD - to_rows(fields, mean_GD)).square())
-    # 0 where all weights are 0: such a domain's statistics are the measured ones.
+    # 0 if all weights are 0, so that the domain has its measured statistics.
     rows_G1 = sum_by_domain(fields, share_B1).square() / sum_by_domain(fields, share_B1.square()).clamp_min(tiny)
     own_G1 = (rows_G1 / FEW_ROWS).clamp(max=1.0)
     between_GD = own_G1 * (1 - own_G1) * (mean_GD - measured_mean_GD).square()

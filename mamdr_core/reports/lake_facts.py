@@ -1,4 +1,4 @@
-"""What the tables record of a lake's last days: rows, domains that came, left or drift, runs, and the champion."""
+"""Contents of the page of a lake: rows by day, new, lost and drifting domains, runs, and the champion."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from mamdr_core.lake.core.tables import Lake
 from mamdr_core.reports.facts import Figures, declared_rows, read_days, rows_of
 
 DRIFT_Z = 4.0
-"""Standard errors by which a domain's CTR differs from the day or the week before on a day that counts as drift: as in
-the view drifting_domains, so that few of tens of thousands of domains drift by chance."""
+"""A domain drifts on a day if its CTR differs by this number of standard errors from the day or the week before, as in
+the view drifting_domains. Few of tens of thousands of domains then drift by chance."""
 MOST_RUNS = 200
-"""Runs that are listed at most."""
+"""Maximum number of runs in the list."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class LakeFacts:
     Attributes:
         days: see `read_days`, with left_domains, those without rows on any later day (None on the last day).
         runs: the newest `MOST_RUNS` rows of training_runs that belong to no experiment, newest first, with passed (by
-            the gate; None: not judged), promoted (whether it has served) and page (whether its report is there).
+            the gate; None: not decided), promoted (whether it has served) and page (whether its report exists).
         champion: the newest row of promotions.
         drifting: domains with at least one day of drift, most days first: domain, days, z (the largest), ds (its day).
     """
@@ -41,8 +41,6 @@ def read_lake_facts(lake: Lake, settings: ReportSettings, pages: Collection[str]
     """Read the contents of the page: the newest `report.days` days of the log, and runs of these days.
 
     Args:
-        lake: its tables.
-        settings: numbers of days and of listed domains.
         pages: names of the files in the folder of reports.
 
     A table that is not there, or has no rows, contributes nothing.

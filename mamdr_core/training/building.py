@@ -1,4 +1,4 @@
-"""What a rank trains with: its columns, the engine, and the learner."""
+"""Builds the engine, the learner, the mixed model and the store of theta_i of a rank."""
 
 import logging
 from collections.abc import Mapping, Sequence

@@ -28,8 +28,8 @@ FAST_ROWS = 3_000_000
 """Number of row-descents of a rank from which `auto` selects the fast engine. Compiling takes 10 to 40 s; with the
 paper's network the eager engine takes half a minute for this number of rows in full batches, longer in small ones."""
 FAST_STEPS = 25_000
-"""Number of steps of few rows from which it does: the eager engine takes about half a millisecond more for each step
-(benchmarks/bench_conflict.py)."""
+"""Number of steps of few rows from which `auto` selects the fast engine: the eager engine takes about half a
+millisecond more for each step (benchmarks/bench_conflict.py)."""
 _MOST_REASONS, _MOST_RANKS = 3, 8
 """Maximum number of reasons, and of ranks per reason, in a message."""
 

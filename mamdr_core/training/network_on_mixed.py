@@ -41,7 +41,7 @@ class NetworkOnMixed:
         self.best = EarlyStop(1, self.learner)
 
     def put_on(self, val: Columns) -> Columns:
-        """Set out-of-sample predictions of the mixed model as base logits of training rows; returns `val` with its."""
+        """Set the mixed model's leave-one-out logits as base logits of training rows; returns `val` with its logits."""
         self.learner.train = self.mixed.with_left_out_logits(self.learner.train)
         return self.mixed.with_base_logits(val)
 

@@ -1,4 +1,4 @@
-"""The statistics of a run's model, measured over the training rows of all ranks, in tables of theta_S."""
+"""Measures the statistics of domains over the training rows of all ranks, and stores them in tables of theta_S."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -20,20 +20,16 @@ from mamdr_core.training.evaluation import PART_ROWS
 def measure_statistics(
     engine: EagerEngine, shared: Shared, specific: Mapping[int, Change], train: Columns, collective: Collective
 ) -> None:
-    """Measure what `engine.statistics` normalise by, and put it into the tables of `shared`; every rank calls this.
+    """Measure the statistics of the layers `engine.statistics`, and store them in `shared`; a collective call.
 
-    A domain's statistics are those of its training rows at theta_S + theta_i. If its rows weigh less than `FEW_ROWS`
-    rows of mean weight, rows of all domains make up the remainder: a single row has no variance. Without
-    training rows a domain keeps what it inherited from a parent, or else has the statistics of all rows. Each domain's
-    rows are on one rank: on any number of ranks the figures are the same. Tables are replaced, never changed in place.
-    Does nothing for a model without such layers.
+    A domain's statistics are those of its training rows at theta_S + theta_i. If their weight is below that of
+    `FEW_ROWS` rows of mean weight, the statistics of all rows count for the remainder, since a single row has no
+    variance. A domain without training rows keeps the statistics inherited from a parent; otherwise it has those of all
+    rows. The rows of a domain are on one rank, so the statistics are the same on any number of ranks. Tables are
+    replaced, never changed in place. A model without such layers is unchanged.
 
     Args:
-        engine: has the model.
-        shared: theta_S.
         specific: theta_i of this rank's domains that are served with one.
-        train: this rank's training rows.
-        collective: the ranks.
     """
     if not engine.statistics:
         return

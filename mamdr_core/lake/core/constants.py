@@ -1,4 +1,4 @@
-"""Many numbers in a query."""
+"""Passes many numbers to a query as one constant."""
 
 from array import array
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 
 def constants(numbers: Iterable[int]) -> Column:
-    """Integers, at least one, as one constant, array<int>: single ones would each pass every rule of Spark's planner.
+    """At least one integer as a single constant, array<int>: Spark's planner would apply each rule to each of many.
 
     Raises:
         OverflowError: a number has more than 32 bits.

@@ -55,7 +55,7 @@ def local_frame(spark: SparkSession, rows: Sequence[Sequence[Any]], schema: T.St
 def declared_frame(spark: SparkSession, table: str, rows: Iterable[Mapping[str, Any]]) -> DataFrame:
     """`local_frame` for a table of schemas/, of rows by column.
 
-    Columns that a row lacks are null, and its keys that are no columns are left out: runs and comparisons have more
+    Columns that a row lacks are null, and keys without a column are left out, since runs and comparisons have more
     figures than their tables.
     """
     names = TABLES[table].column_names

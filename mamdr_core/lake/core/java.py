@@ -1,7 +1,7 @@
 """Java classes of the JVM that runs Spark, each looked up once.
 
-py4j looks a name up by searching every JAR of the class path for a class of that name in each imported package, a
-millisecond a name, and `jvm.org.apache.spark...` looks up every part. PySpark does so for each Column.
+To look up a name, py4j searches every JAR on the class path for a class of that name in each imported package, which
+takes a millisecond, and repeats this for every part of `jvm.org.apache.spark...`. PySpark does so for each Column.
 """
 
 from typing import Any

@@ -214,7 +214,7 @@ def find_changes(log: Log, after: int, to: int) -> Changes:
         if not {"load", RESTORED} & note.keys():
             what = commit.get("operation", "its log was deleted")
             return Changes(f"version {version} of clicks ({what}) was not written by a load")
-        # Delta's own figure, because clicks may have changed while the load was counted.
+        # From Delta's metrics, because clicks may have changed while the load was counted.
         removed = int(commit.get("operationMetrics", {}).get("numRemovedFiles", 0))
         changes.add(note, replaces=was_read or removed > 0)
     return changes

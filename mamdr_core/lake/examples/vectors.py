@@ -110,7 +110,7 @@ def _indexed(source: Source, indices: DataFrame, ids: int) -> DataFrame:
     if source.is_small:
         vectors, indices = gathered(vectors), small(indices) if is_few(spark) else indices
     elif ids * BROADCAST_BYTES <= memory_of(spark):
-        indices = F.broadcast(indices)  # a shuffle may have one task, if there are few clicks
+        indices = F.broadcast(indices)  # with few clicks, a shuffle may have a single task
     return (
         vectors.where("id IS NOT NULL AND vector IS NOT NULL")
         .join(indices, "id", "inner")
@@ -121,10 +121,10 @@ def _indexed(source: Source, indices: DataFrame, ids: int) -> DataFrame:
 
 
 def _open(spark: SparkSession, feature: Feature) -> Source:
-    source: Any = {"path": feature.path, "format": feature.format, "schema": feature.schema}  # any format of Spark's
+    source: Any = {"path": feature.path, "format": feature.format, "schema": feature.schema}  # any Spark format
     settings = InputSettings(**source)
     try:
-        state = state_of(spark, settings)  # first, so that files that change later are read again
+        state = state_of(spark, settings)  # before reading, so that a build notices files that change in the meantime
         raw = read_input(spark, settings)
     except MamdrError as error:
         raise MamdrError(f"feature {feature.name}: {str(error).removeprefix('input.')}") from None

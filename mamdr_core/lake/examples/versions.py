@@ -47,7 +47,7 @@ def versions_of(lake: Lake, features: Sequence[Feature], version: int) -> dict[s
     found = lake.log("examples").newest_note("versions", version)
     if found is None:
         raise MamdrError(
-            f"train.examples_version: examples version {version} does not say which vocabularies it was encoded by: "
+            f"train.examples_version: examples version {version} does not record the versions of its vocabularies: "
             "run build_examples again"
         )
     noted = found[1]["versions"]

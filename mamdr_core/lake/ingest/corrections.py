@@ -97,7 +97,7 @@ def finish_correction(
     # Whole days that a killed attempt replaced are those on which clicks holds its rows.
     whole_days = correction.held | now if correction.whole_days else frozenset[date]()
     replaced = Replaced(load, correction.held | now | earlier.days, whole_days, earlier.killed)
-    # The size of this log does not decide: there may be many clicks with times of this log.
+    # Decided by the tables, not by this log: many clicks may have times of this log.
     few = FEW if lake.log("clicks").size() + lake.log("clicks_rejected").size() <= FEW_BYTES else {}
     try:
         with kept_frames() as keep, overriding(spark, few), progress(spark, "restored events"):

@@ -1,6 +1,6 @@
 """Deduplicates events within a load, and between a load and the clicks of other loads.
 
-A key is *contested* if the survey found it more than once, or if clicks of another load have it. Only rows with a
+A key is *contested* if the load contains it more than once, or if clicks of another load have it. Only rows with a
 contested key are compared by their columns; all other rows are neither shuffled nor persisted.
 """
 

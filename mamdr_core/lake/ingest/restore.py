@@ -138,16 +138,16 @@ def count_restorable(
     sources = {row["source"]: row["count"] for row in lost if row["source"]}
     if sources:
         logger.warning(
-            "events that %s no longer brings were rejected as known when other sources brought them; to have them in "
-            "clicks, load these again: %s",
+            "events that %s no longer brings were rejected as duplicates from other sources; to have them in clicks, "
+            "load these again: %s",
             *(load.source, _some(sources, "events")),
         )
     unknown = {row["source"]: row["rows"] - (0 if is_uncertain else row["known"]) for row in rows}
     unknown = {source: rows for source, rows in unknown.items() if rows}
     if unknown and (lost or is_uncertain):
         logger.warning(
-            "some events that %s no longer brings may be among rows of other sources that were rejected as known by an "
-            "earlier version of this project, which did not note of which click; to have them in clicks, load these "
+            "some events that %s no longer brings may be among rows of other sources that an earlier version of this "
+            "project rejected as duplicates, and did not note of which click; to have them in clicks, load these "
             "again: %s",
             *(load.source, _some(unknown, "rows")),
         )

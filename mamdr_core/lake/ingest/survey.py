@@ -1,4 +1,4 @@
-"""Scans a load once: counts rows and times by day, and finds the keys (64-bit hashes) of events that occur repeatedly.
+"""Scans a load once: counts rows and times by day, and finds the keys (64-bit hashes) of duplicate events.
 
 This dominates the time of ingest, because every event is compared with all others. Keys are shuffled as arrays: a task
 sorts its keys and sends each range of them as one row, and the task that receives a range sorts the keys and looks for
@@ -50,7 +50,7 @@ class Survey:
     """Result of a scan.
 
     Attributes:
-        tally: rows by day and rule; repeated events still count as valid.
+        tally: rows by day and rule; duplicates still count as valid.
         times: by day, the span of whole hours with the times of its valid rows; empty if the log has no times.
         repeated: column `_key` of events that occur more than once.
         repeats: number of these keys.
@@ -65,7 +65,7 @@ class Survey:
 def survey_rows(
     judged: DataFrame, rules: Sequence[Rule], has_times: bool, keep: Keep, on_driver: bool = False
 ) -> Survey:
-    """Count a load's rows and find its repeated events.
+    """Count a load's rows and find its duplicate events.
 
     Args:
         judged: result of `judge_rows`.
@@ -77,7 +77,7 @@ def survey_rows(
     """
     names = [rule.name for rule in rules]
     key = F.col(KEY) if has_times else F.lit(None).cast("bigint")
-    # Two numbers a row: each further column would cost as much again on its way.
+    # Two numbers per row, since the time grows with every column that is sent.
     hour = F.when(key.isNotNull(), F.floor(F.unix_seconds("event_time") / 3600) + _EPOCH_HOUR).otherwise(0)
     facts = judged.select(key.alias(KEY), (_cell(names) * _HOURS + hour).alias(_CELL))
     counted, repeated, repeats = _few(facts) if on_driver else _many(facts, _tasks(judged), keep)
