@@ -32,8 +32,8 @@ print("words for people", file=sys.stderr)
 java = spark._jvm.java.lang.ProcessHandle.current().pid()
 archived = "pyspark/classes.jsa" in open(f"/proc/{java}/maps").read()
 settings = [spark.conf.get(f"spark.{key}") for key in ("master", "driver.memory", "driver.host", "ui.enabled")]
-found = {"rows": rows, "driver": [sys.executable, pyspark.__file__], "workers": workers, "archived": archived, "settings": settings}
-print(json.dumps(found))
+found = {"rows": rows, "driver": [sys.executable, pyspark.__file__], "workers": workers}
+print(json.dumps(found | {"archived": archived, "settings": settings}))
 spark.stop()
 """
 

@@ -224,9 +224,8 @@ def test_a_parent_with_parameters_of_other_shapes_is_an_error_that_names_the_set
     metadata, shapes = read_metadata_and_shapes(parent["package"])
     changed = metadata, shapes | {"shared.safetensors": {}}
     monkeypatch.setattr("mamdr_core.training.parents.read_metadata_and_shapes", lambda *_: changed)
-    message = (
-        r"train\.warm_start: package .*: shared\.safetensors does not .*; start from another run, or set train\.warm_start"
-    )
+    advice = r"start from another run, or set train\.warm_start"
+    message = rf"train\.warm_start: package .*: shared\.safetensors does not .*; {advice}"
     with pytest.raises(MamdrError, match=message):
         open_parent(lake, with_values(days[DAYS[1]], {"train.warm_start": parent["run_id"]}), pinned)
 
