@@ -76,12 +76,8 @@ def write_comparison(
     """Write the results of trials to the table comparisons, to stderr, and as Markdown and LaTeX to reports/<name>/.
 
     Args:
-        spark: the session.
-        lake: receives the table and the reports.
         pinned: the examples that the trials were trained on.
         name: of the comparison; its earlier output is replaced.
-        trials: models and methods with their seeds.
-        outcomes: of the trials.
         baseline: a method or a model/method.
         largest: number of largest domains that are listed individually.
 

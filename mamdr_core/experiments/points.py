@@ -22,7 +22,6 @@ class Point:
     """Settings of a method, evaluated over seeds.
 
     Attributes:
-        method: the learning method.
         values: config key to value.
         trials: one per seed.
     """
@@ -72,9 +71,6 @@ def point_rows(
     the mean over seeds; a search uses the first seed, since only its chosen points are run with the other seeds.
 
     Args:
-        points: the evaluated points.
-        pinned: the examples that the trials were trained on.
-        outcomes: of the trials.
         runs: figures of the finished trials by run_id.
         searched: whether the points come from a search.
 

@@ -32,7 +32,6 @@ def sheets_of(
     """The tables of a comparison.
 
     Args:
-        comparison: the results.
         domain_ids: raw id by domain index.
         train_rows_n: training rows by domain index.
         largest: number of largest domains that are listed individually.

@@ -80,10 +80,7 @@ class Runner:
     leave no record; the next start runs only what is missing.
 
     Args:
-        spark: the session.
-        lake: where runs are recorded.
         pinned: what all trials train on.
-        experiment: name of the experiment.
         parallel: maximum number of trials with one rank that run in parallel; 0: the number of slots.
     """
 

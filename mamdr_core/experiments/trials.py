@@ -18,7 +18,6 @@ class Trial:
     """One training run of an experiment.
 
     Attributes:
-        config: its resolved configuration.
         values: the settings in which it differs from other trials of the same model and method (sweeps).
     """
 
@@ -45,7 +44,6 @@ def make_trial(
     Args:
         config: shared by all trials.
         pair: model and method.
-        seed: training seed.
         values: config keys and values of this trial; they take precedence over `overrides`.
         overrides: by model, by method and by model/method, applied in this order.
 

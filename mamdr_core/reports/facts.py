@@ -202,7 +202,6 @@ def read_days(lake: Lake, until: date | None, days: int) -> tuple[list[Figures],
     """The last days with statistics.
 
     Args:
-        lake: holds domain_stats and domains.
         until: the last day; None: the newest.
         days: maximum number of days.
 

@@ -45,7 +45,6 @@ def difference(other: ReferenceRun, rows: Array) -> Difference | None:
     """Difference between the run and another run; None if no domain has both AUCs.
 
     Args:
-        other: AUCs of both runs.
         rows: rows of the test split, as weights.
     """
     by_domain = other.own - other.auc

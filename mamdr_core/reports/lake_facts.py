@@ -41,8 +41,6 @@ def read_lake_facts(lake: Lake, settings: ReportSettings, pages: Collection[str]
     """Read the contents of the page: the newest `report.days` days of the log, and runs of these days.
 
     Args:
-        lake: its tables.
-        settings: numbers of days and of listed domains.
         pages: names of the files in the folder of reports.
 
     A table that is not there, or has no rows, contributes nothing.

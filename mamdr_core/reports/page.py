@@ -30,7 +30,6 @@ def render(facts: Facts, listed: int) -> str:
     """Render the page of a run.
 
     Args:
-        facts: contents.
         listed: number of domains in each short list.
     """
     script = (PAGE / "report.js").read_text(encoding="utf-8")
@@ -42,12 +41,7 @@ def render(facts: Facts, listed: int) -> str:
 
 
 def render_lake(facts: LakeFacts, root: str) -> str:
-    """Render the page of a lake over its last days.
-
-    Args:
-        facts: contents.
-        root: the lake's root, which the page names.
-    """
+    """Render the page of a lake over its last days."""
     by_day = {run["ds"]: run for run in facts.runs if run["status"] == "ok" and run["ds"]}  # the oldest of a day
     by_day |= {run["ds"]: run for run in facts.runs if run["ds"] in by_day and run["promoted"]}
     measured = [by_day[day] for day in sorted(by_day)]

@@ -89,8 +89,6 @@ class Plot:
     """One chart with two axes.
 
     Args:
-        x, y: the scales.
-        x_label, y_label: axis labels.
         label: text alternative for screen readers.
     """
 
@@ -106,7 +104,6 @@ class Plot:
 
         Args:
             xs, ys: [m].
-            names: of the dots.
             columns: columns of the table of domains with the same values, by which the script of the page names dots
                 of a path.
         """

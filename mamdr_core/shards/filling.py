@@ -34,9 +34,6 @@ class ColumnsFiller:
         counts_n: number of rows by domain, int64 [n].
         sizes: vocabulary size by id column, bags and sequences included.
         numeric: by numeric feature, mean and standard deviation.
-        arrays: allocates the columns.
-        has_weights: whether rows have weights.
-        several: the bags and sequences.
         keep_keys: whether keys are kept, to sort domains at the end; if false, rows must be read in order of keys.
 
     Attributes:
@@ -90,7 +87,6 @@ class ColumnsFiller:
         """Write rows of a file to their positions; rows of other ranks' domains are skipped.
 
         Args:
-            places: the file's positions.
             batch: the id columns, label, key, true_probability, sample weights if there are any, and the features.
 
         Raises:

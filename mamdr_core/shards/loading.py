@@ -37,13 +37,10 @@ class Share:
     """The part of a pinned version that one rank reads.
 
     Args:
-        pinned: the version.
-        features: the declared features.
         own: by domain, whether its rows belong to the rank, [n].
         host_memory: GB that rows and vectors may take in memory; a larger share is memory-mapped. 0: no bound.
         holds_fixed: whether fixed vectors count, as they do unless the ranks of a machine map them together.
         scratch: folder of the mapped files; empty: the system's temporary folder.
-        reader: library that reads the row groups.
 
     Attributes:
         column_names: columns that are read from examples.
@@ -95,9 +92,6 @@ class Share:
 
     def columns(self, split: str) -> Columns:
         """Read the rank's rows of a split, from the row groups that contain them.
-
-        Args:
-            split: train, val or test.
 
         Returns:
             Rows sorted by domain and key, an order that does not depend on the files.
@@ -211,10 +205,6 @@ class Share:
 
     def fill_vectors(self, tables: Mapping[str, NDArray[np.float32]], trainable: bool | None = None) -> Iterator[None]:
         """Write the vectors to arrays of zeros; yields after every batch that is read.
-
-        Args:
-            tables: the arrays by feature.
-            trainable: see `vectors`.
 
         Raises:
             MamdrError: the lake holds no vectors of that name and length.

@@ -63,8 +63,6 @@ def read_batches(
 
     Args:
         groups: row groups of files of one pinned version.
-        table: declaration of the files' table.
-        columns: names of columns.
         reader: library that reads them; both yield the same batches.
 
     Raises:
@@ -108,9 +106,6 @@ def read_run(
 
     Args:
         system: file system, see `locate`.
-        path: path of the file.
-        numbers: numbers of the row groups.
-        columns: names of columns.
 
     Raises:
         MamdrError: the file is missing or damaged.

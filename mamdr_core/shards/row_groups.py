@@ -33,9 +33,7 @@ class ReadFigures:
         """Count a row group of a file with rows of the rank.
 
         Args:
-            rows: its rows.
             size: compressed size of the columns in bytes.
-            read: whether it is read.
         """
         self.file_row_groups += 1
         self.file_bytes += size
@@ -89,7 +87,6 @@ def all_row_groups(urls: Sequence[str], figures: ReadFigures) -> list[RowGroup]:
     """All row groups of some files, counted with all columns.
 
     Args:
-        urls: files of the pinned version.
         figures: updated by the counts.
 
     Raises:

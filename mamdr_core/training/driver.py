@@ -82,11 +82,6 @@ def train_mamdr(spark: SparkSession, config: Config) -> dict[str, Any]:
 def train_on_ranks(spark: SparkSession, run: Run, seconds: dict[str, float]) -> dict[str, Any]:
     """Train a run on `train.ranks` ranks, restart it from its newest checkpoint after failures, and record its end.
 
-    Args:
-        spark: the session.
-        run: the run.
-        seconds: seconds by phase so far.
-
     Returns:
         The figures of the run, see `train_mamdr`.
     """

@@ -45,10 +45,8 @@ class DryRankResult:
         domains, rows: number of domains and rows that were read.
         memory: memory that the whole run needs on this rank, by the formula.
         available: bytes available to this rank before it allocated any: its share of the memory of its machine.
-        tables: embedding tables of the model.
         dense: number of dense parameters.
         losses: mean loss of the step's rows before and after it, and the number of these rows; zeros without rows.
-        seconds: seconds by phase.
     """
 
     device: str
@@ -111,12 +109,7 @@ def dry_run_rank(task: RankTask, collective: Collective) -> DryRankResult:
 
 
 def few_domains(rows_n: NDArray[np.int64], own_n: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Mask of a few domains of a rank, of about median size, bool [n].
-
-    Args:
-        rows_n: training rows by domain.
-        own_n: mask of the rank's domains.
-    """
+    """Mask of a few domains of a rank, of about median size, bool [n]."""
     few_n = np.zeros_like(own_n)
     occupied = np.flatnonzero(own_n & (rows_n > 0))
     ordered = occupied[np.argsort(rows_n[occupied], kind="stable")]

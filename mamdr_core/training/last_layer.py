@@ -61,10 +61,7 @@ def refit_last_layer(engine: EagerEngine, shared: Shared, val: Columns, collecti
     folds, it improves both the mean AUC over domains and the logloss.
 
     Args:
-        engine: the engine that predicts.
         shared: theta_S, changed in place.
-        val: this rank's validation rows.
-        collective: the ranks.
         seed: seed of the sample and the folds.
 
     Returns:

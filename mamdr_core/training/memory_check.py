@@ -45,12 +45,10 @@ def shape_of(
     """The sizes that determine the memory of a rank, after it has read its rows.
 
     Args:
-        config, pinned: configuration and examples of the run.
         learns: mask of the domains whose theta_i the rank trains if they have rows, bool [n].
         inherited: mask of the domains whose theta_i the rank takes from a parent, bool [n].
         columns: the rank's rows by split.
         train: the rank's training rows, including those of support domains.
-        collective: the ranks.
     """
     inputs = declare_inputs(config.model, config.features, pinned.sizes)
     with torch.device("meta"):  # shapes alone
@@ -93,8 +91,6 @@ def count_distinct(train: Columns, table: Table, own: NDArray[np.bool_], fields:
     """Number of distinct ids of a table in the rows of each domain, summed over domains; some million rows at a time.
 
     Args:
-        train: the rows.
-        table: the table.
         own: mask of the domains that count, bool [n].
         fields: the tables that read its rows; None: only the table itself.
     """
@@ -122,7 +118,6 @@ def maps_state(train: TrainSettings, needs: RankMemory, device: torch.device) ->
     Each rank decides independently, since no collective depends on the decision.
 
     Args:
-        train: the settings.
         needs: memory of the rank if nothing is mapped.
         device: where training runs; nothing is mapped when a GPU is used.
     """
@@ -141,10 +136,6 @@ def check_memory(
     All ranks must call this after they have read their rows, before they allocate anything else.
 
     Args:
-        config: configuration of the run.
-        shape: sizes of this rank.
-        device: where training runs.
-        collective: the ranks.
         is_mapped: whether rows are memory-mapped.
 
     Returns:

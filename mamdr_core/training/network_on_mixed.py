@@ -18,8 +18,6 @@ class NetworkOnMixed:
     """Trains a learner's network on top of a mixed model, and then without it if its gain is large.
 
     Args:
-        mixed: the mixed model.
-        learner: the learner, with theta_S and the training rows.
         initial: returns the initial theta_S.
         alone_above: see `MixedSettings`.
 
@@ -58,7 +56,6 @@ class NetworkOnMixed:
 
         Args:
             on_mixed: early stop of the network on top of the mixed model, which is kept for `choose`.
-            val: validation rows.
         """
         self.best = on_mixed
         self.learner.shared = self.initial()

@@ -127,9 +127,7 @@ class Package:
         """Columns with the mixed model's predictions as base logits, or unchanged columns if there is no mixed model.
 
         Args:
-            columns: columns of any split.
             engine: engine of the package's model, with the tables and the fixed vectors.
-            settings: settings of the mixed model.
             left_out: whether these are the rows that the model was fitted to: each is predicted without itself.
 
         Raises:
@@ -146,7 +144,6 @@ def load_package(folder: str, device: torch.device | str = "cpu", scratch: str =
     """Load a package after checking every file against the manifest.
 
     Args:
-        folder: path of the package.
         device: device of the parameters; theta_i are read on demand.
         scratch: folder for a local copy if the package is in an object store; empty: the system's temporary folder.
 
@@ -174,8 +171,6 @@ def load_mixed(path: Path, rank: int = 0, ranks: int = 1, owned_n: Tensor | None
     """Read the state of the mixed model of a package for one rank; None: there is none.
 
     Args:
-        path: folder of the package.
-        rank, ranks: the rank and the world size.
         owned_n: mask of the domains that the rank owns, bool [n]; None: all.
     """
     if not (path / f"{MIXED}shared.safetensors").is_file():
@@ -184,11 +179,7 @@ def load_mixed(path: Path, rank: int = 0, ranks: int = 1, owned_n: Tensor | None
 
 
 def load_calibration(folder: str, scratch: str = "") -> Calibration | None:
-    """Load the calibration of a package; None: it has none.
-
-    Args:
-        folder, scratch: see `load_package`.
-    """
+    """Load the calibration of a package; None: it has none."""
     with fetched(as_path(folder), "model package", scratch, only=CALIBRATION) as path:
         return _read_calibration(path)
 
@@ -205,14 +196,7 @@ def load_shared(path: Path) -> Shared:
 
 
 class SavedShared:
-    """theta_S of a package; rows of tables are read on demand.
-
-    Args:
-        path: folder of the package.
-
-    Attributes:
-        tables: names of the tables.
-    """
+    """theta_S of a package; rows of tables are read on demand."""
 
     def __init__(self, path: Path) -> None:
         self._first = safe_open(path / "shared.safetensors", "pt")

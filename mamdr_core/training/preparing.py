@@ -53,8 +53,6 @@ def prepare_examples(
     """The newest examples, or those of `train.examples_version`; if the lake has none, they are built first.
 
     Args:
-        spark: the session.
-        config: configuration of the run.
         builds: whether examples may be built; otherwise a lake without examples is an error.
 
     Returns:

@@ -13,8 +13,6 @@ class Progress:
     """Logs one line per validation.
 
     Args:
-        rounds: maximum number of rounds.
-        logs: whether this rank logs.
         before: number of rounds that were done before, by earlier attempts or stages.
     """
 
@@ -28,10 +26,7 @@ class Progress:
         """Log a validation.
 
         Args:
-            found: the validation.
-            inner_seconds: wall time of inner loops.
             waited: seconds of these in which steps waited for their rows.
-            stop: early stop, with the best AUC so far.
         """
         if not self.logs:
             return

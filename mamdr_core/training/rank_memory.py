@@ -108,8 +108,6 @@ def rank_memory(
     """Maximum memory of a rank, without the interpreter, the fast engine's stacks and a mixed model.
 
     Args:
-        train: the settings.
-        shape: sizes of the rank.
         specific_bytes: maximum size of theta_i in memory; a larger one is stored in a file.
         is_mapped: whether rows, and the vectors with which tables are initialised, are memory-mapped.
         maps_state: whether the state of optimizers for tables, and the best copy of tables, are memory-mapped.

@@ -76,9 +76,6 @@ class Run:
     """A run in progress.
 
     Attributes:
-        lake: the lake in which it is recorded.
-        config: the resolved configuration.
-        pinned: the examples on which it trains.
         row: its row in training_runs so far.
         parent: the run from which it starts; None: a cold start.
     """
@@ -158,11 +155,6 @@ class Run:
     def finish(self, spark: SparkSession, results: list[RankResult], seconds: dict[str, float]) -> dict[str, Any]:
         """Complete the package, then record the metrics by domain, and then the run, so that records are never partial.
 
-        Args:
-            spark: the session.
-            results: results of the ranks.
-            seconds: seconds by phase so far.
-
         Returns:
             The figures of the run, see `mamdr_core.training.driver.train_mamdr`.
 
@@ -205,7 +197,6 @@ def new_run(lake: Lake, config: Config, pinned: PinnedExamples, experiment: str 
     """Create a run that has not started.
 
     Args:
-        lake, config, pinned: see `Run`.
         experiment: the comparison or sweep that it belongs to.
 
     Raises:

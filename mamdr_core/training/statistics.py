@@ -29,11 +29,7 @@ def measure_statistics(
     Does nothing for a model without such layers.
 
     Args:
-        engine: has the model.
-        shared: theta_S.
         specific: theta_i of this rank's domains that are served with one.
-        train: this rank's training rows.
-        collective: the ranks.
     """
     if not engine.statistics:
         return

@@ -30,13 +30,9 @@ class TrainedRun:
     """A trained run.
 
     Attributes:
-        lake: the lake in which it is recorded.
         folder: folder of its package.
-        package: its parameters and metadata.
-        config: its resolved configuration.
         pinned: the examples on which it was trained.
         share: loader of these examples, for all domains.
-        device: device of the parameters.
     """
 
     lake: Lake
@@ -57,7 +53,6 @@ def open_trained(spark: SparkSession, config: Config, run_id: str, folder: str =
     """Open a run by its id or by the folder of its package.
 
     Args:
-        spark: the session.
         config: configuration of the job, with the lake, device and memory limits.
         run_id: id of the run, see `find_run`; empty: the newest successful run.
         folder: folder of a package; overrides `run_id`.
@@ -119,9 +114,7 @@ def check_mixed(config: Config, metrics: Mapping[str, Any], found: bool, folder:
     """Check that a package has a mixed model if and only if its method creates one and the run kept it.
 
     Args:
-        config, metrics: configuration and metrics of the package.
         found: whether the package has files of a mixed model.
-        folder: folder of the package, for error messages.
 
     Raises:
         MamdrError: a mixed model is missing or unexpected.

@@ -24,8 +24,6 @@ class ParentParameters:
     """Parameters of a parent for one rank.
 
     Args:
-        package: folder of the parent's package.
-        device: device of theta_i.
         scratch: folder for a local copy if the package is in an object store; empty: the system's temporary folder.
     """
 
@@ -46,7 +44,6 @@ class ParentParameters:
         """State of the parent's mixed model for this rank; None: it has none.
 
         Args:
-            collective: the ranks.
             owned_n: mask of the domains of this rank, bool [n].
         """
         with fetched(as_path(self._package), "model package", self._scratch, only=MIXED) as folder:

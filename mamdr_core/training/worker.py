@@ -49,8 +49,6 @@ class RankTask:
     """The task that the driver sends to all ranks.
 
     Attributes:
-        config: the resolved configuration.
-        pinned: the pinned version of the examples.
         owner: rank of each domain, int64 [n].
         package: folder to which the ranks write their parameters.
         checkpoints: where checkpoints are stored; None: none are written.
@@ -250,7 +248,6 @@ def share_of(task: RankTask, own: NDArray[np.bool_]) -> Share:
     """Loader of the rows of some domains.
 
     Args:
-        task: task of the ranks.
         own: mask of the domains whose rows are read, bool [n].
     """
     train = task.config.train

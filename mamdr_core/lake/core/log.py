@@ -25,7 +25,6 @@ class Log:
     """The log of one table.
 
     Args:
-        spark: a session with Delta.
         path: path of the table, which need not exist.
 
     Raises:

@@ -21,7 +21,6 @@ class StoredTables:
     its location. No other class decides this.
 
     Args:
-        spark: a session with Delta.
         where: settings of the lake, or only its root, a folder or URI.
 
     Attributes:

@@ -181,7 +181,6 @@ def as_id(raw: DataFrame, key: str, column: Column) -> Column:
 
     Args:
         key: config key of the column, for the error message.
-        column: the ids.
 
     Raises:
         MamdrError: the ids are of a fractional type.

@@ -62,7 +62,6 @@ class Lake(StoredTables):
         Delta stores the number with the commit, so that only one of two jobs that read the same version can write.
 
         Args:
-            rows: rows to add.
             note: unique note of the commit.
             number: higher than that of all earlier writes, undone ones included.
             replaced: condition of the rows to replace; empty: none; None: all, including the columns.

@@ -49,7 +49,6 @@ def encode_several(
     A null array becomes an empty one. If the array of weights is null, each id has weight 1.
 
     Args:
-        rows: rows with the features.
         vocabularies: by column of single ids, or by the name of a feature with a separate vocabulary.
         several: the bags and sequences to encode.
     """

@@ -34,8 +34,6 @@ class Source:
     """The source of a declared vector.
 
     Attributes:
-        feature: the vector.
-        settings: settings of the source as an input.
         vectors: id, vector; malformed, the text of a malformed line.
         state: a text that changes with the files, the declared size and the declared schema.
     """

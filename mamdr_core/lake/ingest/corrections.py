@@ -33,7 +33,6 @@ class Correction:
         whole_days: whether it replaces all rows of its days instead of only its own.
         held: days on which clicks held rows of the load.
         before: the version of clicks that held them.
-        earlier: earlier attempts.
     """
 
     load: Load
@@ -50,7 +49,6 @@ def find_correction(
 
     Args:
         whole_days, held, before: see `Correction`; `held` may contain None, which stands for rows without a day.
-        tally: counts of the load.
     """
     days = frozenset(day for day in held if day)
     if before is None or not (days or whole_days):
@@ -83,7 +81,6 @@ def finish_correction(
 
     Args:
         correction: a published correction.
-        tally: counts of the published load.
         version: version of clicks that it created.
 
     Returns:

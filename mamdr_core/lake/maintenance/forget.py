@@ -47,7 +47,6 @@ class Match:
     Attributes:
         rows: number of rows.
         users: the requested users with rows.
-        remove: removes the rows.
     """
 
     rows: int

@@ -70,7 +70,6 @@ def find_periods(examples: DataFrame, file_rows: int) -> list[Period]:
     """The months before the newest day's month, and the weeks before its week, whose rows are in too many files.
 
     Args:
-        examples: the current examples.
         file_rows: maximum number of rows of a rewritten file.
     """
     newest = examples.agg(F.max("ds")).collect()[0][0]

@@ -23,8 +23,6 @@ def validate_json(kind: Any, values: Any, file: str | Path) -> Any:
 
     Args:
         kind: a model, a dataclass or another type that pydantic knows.
-        values: the content of the file.
-        file: for error messages.
 
     Raises:
         MamdrError: a key is missing or its value has another type; the message names it.
@@ -40,10 +38,6 @@ def validate_json(kind: Any, values: Any, file: str | Path) -> Any:
 @contextmanager
 def report_unreadable(folder: Path, kind: str) -> Iterator[None]:
     """Report files that cannot be read although their hashes are correct: another version of the code wrote them.
-
-    Args:
-        folder: the folder that is read within the block.
-        kind: what it is, for the error message.
 
     Raises:
         MamdrError: reading failed.

@@ -83,7 +83,6 @@ def check_integrity(folder: Path, kind: str, only: str | tuple[str, ...] = "") -
     """Check the files of a folder against its manifest; returns their names.
 
     Args:
-        folder: the folder.
         kind: what the folder is, for error messages.
         only: prefix, or prefixes, of the files to check and return.
 

@@ -51,7 +51,6 @@ class SavedSpecific(Mapping[int, Change]):
 
     Args:
         files: files written by `save_specific`.
-        device: device of the values.
         size: number of dense parameters P; None: not checked.
 
     Raises:
