@@ -7,9 +7,9 @@ from mamdr_core.config.lake import LakeSettings
 from mamdr_core.config.yaml_values import shorten
 from mamdr_core.lake.core.files import Files, reaching
 from mamdr_core.lake.core.log import Log
-from mamdr_core.lake.core.marker import Marker
+from mamdr_core.lake.core.marker import check_managed, check_root, managed_schema
 from mamdr_core.lake.core.names import Names
-from mamdr_core.lake.core.sql import table_at
+from mamdr_core.lake.core.sql import identifier
 from mamdr_core.runtime.errors import MamdrError
 from schemas import TABLES, DeclaredTable, feature_vocabulary
 
@@ -39,15 +39,14 @@ class StoredTables:
         self.files = Files(spark, settings.root)
         self.root = self.files.root
         self.files.share_settings()
-        self._marker = Marker(self.files)
         with reaching(self.root):
-            self._marker.check_root()
-            elsewhere = self._marker.schema()
+            check_root(self.files)
+            elsewhere = managed_schema(self.files)
         self._names: Names | None = None
         if settings.catalog:
             self._names = Names(spark, settings.catalog, self.root, bool(elsewhere))
         if elsewhere:
-            self._marker.check_managed(elsewhere, self._names)
+            check_managed(self.root, elsewhere, self._names)
 
     def path(self, table: str | DeclaredTable) -> str:
         """The location of the table."""
@@ -57,7 +56,7 @@ class StoredTables:
     def sql_name(self, table: str | DeclaredTable) -> str:
         """The table in SQL: its name in the catalog, or its path."""
         path = self.path(table)  # first, because this names a table that has no name yet
-        return self._names.sql(declaration(table).name) if self._names else table_at(path)
+        return self._names.sql(declaration(table).name) if self._names else f"delta.{identifier(path)}"
 
     def delta(self, table: str | DeclaredTable) -> DeltaTable:
         """The table as an object of Delta, for its commands.
