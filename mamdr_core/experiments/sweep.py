@@ -13,10 +13,9 @@ from mamdr_core.experiments.compare import digest, nothing_finished, write_compa
 from mamdr_core.experiments.measured import read_measured
 from mamdr_core.experiments.plots import plot_grid
 from mamdr_core.experiments.points import Point, best_place, grid_points, point_rows
-from mamdr_core.experiments.report import latex, markdown
+from mamdr_core.experiments.report import latex, markdown, sweep_sheets
 from mamdr_core.experiments.running import Runner, TrialOutcomes
 from mamdr_core.experiments.search import search_points, space_of
-from mamdr_core.experiments.sheets import sweep_sheets
 from mamdr_core.experiments.trials import check_keys, check_pairs
 from mamdr_core.lake.core.few import declared_frame
 from mamdr_core.lake.core.sql import literal
