@@ -24,7 +24,6 @@ from mamdr_core.training.own_code import modules_of, plugins_of
 from mamdr_core.training.parents import resolve_parent
 from mamdr_core.training.preparing import check_names, prepare_examples
 from mamdr_core.training.resuming import find_unfinished
-from mamdr_core.training.run_domains import check_only_domains
 from mamdr_core.training.runs import Run, new_run
 from mamdr_core.training.summary import log_summary
 from mamdr_core.training.worker import RankResult, RankTask, train_rank
@@ -61,7 +60,6 @@ def train_mamdr(spark: SparkSession, config: Config) -> dict[str, Any]:
         RankError: a rank failed more than `train.restarts` times; the run is recorded as failed, and can be resumed.
     """
     check_names(config)
-    check_only_domains(config)
     config = resolve_parent(spark, config)
     unfinished = find_unfinished(spark, config) if config.train.resume else None
     if unfinished:
