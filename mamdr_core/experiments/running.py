@@ -5,7 +5,7 @@ import os
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -62,15 +62,6 @@ class TrialOutcomes:
 
 Outcome = tuple[str, Run, dict[str, Any] | str]
 """Trial hash, run, and the figures of the run or its error."""
-
-
-@dataclass(frozen=True)
-class _Placement:
-    """Placement of a trial: local index, number of processes on the machine, and threads (0: set by Spark)."""
-
-    index: int
-    count: int
-    threads: int
 
 
 class Runner:
@@ -165,8 +156,8 @@ class Runner:
                     while waiting and free:
                         key, trial = waiting.popleft()
                         run, index = self._begin(trial), free.popleft()
-                        placement = _Placement(index, parallel if local else 1, threads)
-                        running[pool.submit(self._train, run, trial.label, placement)] = key, run, index
+                        body = partial(_train_trial, index, parallel if local else 1, threads)
+                        running[pool.submit(self._train, run, trial.label, body)] = key, run, index
                     while not (finished := wait(running, EVERY, FIRST_COMPLETED).done):
                         done = len(trials) - len(waiting) - len(running)
                         logger.info(
@@ -188,12 +179,12 @@ class Runner:
                     remove(run.scratch)
                 raise
 
-    def _train(self, run: Run, label: str, placement: _Placement) -> RankResult | str:
+    def _train(self, run: Run, label: str, body: Callable[[RankTask], RankResult | str]) -> RankResult | str:
         """Train in a Spark task and wait for the result."""
         context = self._spark.sparkContext
         context.setJobGroup(self._experiment, label, interruptOnCancel=True)
         try:
-            (outcome,) = context.parallelize([task_of(run)], 1).map(partial(_train_trial, placement)).collect()
+            (outcome,) = context.parallelize([task_of(run)], 1).map(body).collect()
         except Exception as error:  # the executor was lost
             return _describe(error)
         return outcome
@@ -235,12 +226,15 @@ def _describe_time(started: float, done: int, total: int) -> str:
     return f"{format_duration(elapsed)} elapsed{left}"
 
 
-def _train_trial(placement: _Placement, task: RankTask) -> RankResult | str:
-    """Body of the Spark task of a trial; it returns errors as text, so that Spark neither retries nor reports them."""
-    if placement.threads:
-        torch.set_num_threads(placement.threads)
+def _train_trial(index: int, count: int, threads: int, task: RankTask) -> RankResult | str:
+    """Body of the Spark task of a trial, process `index` of `count` on its machine; `threads` of 0 are set by Spark.
+
+    It returns errors as text, so that Spark neither retries nor reports them.
+    """
+    if threads:
+        torch.set_num_threads(threads)
     # Processes on one machine share its memory and CUDA devices in the same way as Horovod ranks.
-    os.environ.update(LOCAL_RANK=str(placement.index), LOCAL_WORLD_SIZE=str(placement.count))
+    os.environ.update(LOCAL_RANK=str(index), LOCAL_WORLD_SIZE=str(count))
     try:
         return train_rank(task, SingleProcess())
     except Exception as error:

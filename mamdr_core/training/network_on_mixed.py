@@ -43,14 +43,6 @@ class NetworkOnMixed:
         self.learner.train = self.mixed.with_left_out_logits(self.learner.train)
         return self.mixed.with_base_logits(val)
 
-    def adds_much(self, on_mixed: EarlyStop) -> bool:
-        """Whether the network's gain over the mixed model is so large that the network may be better without it.
-
-        Args:
-            on_mixed: early stop of the network on top of the mixed model.
-        """
-        return on_mixed.best > self.auc + self.alone_above
-
     def start_alone(self, on_mixed: EarlyStop, val: Columns) -> Columns:
         """Reset the learner to its initial theta_S and remove the base logits; returns `val` without base logits.
 

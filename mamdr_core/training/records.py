@@ -4,6 +4,7 @@ import math
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def record_curve(
     spark: SparkSession, lake: Lake, run_id: str, curve: Sequence[Validation], is_new: bool = False
 ) -> None:
     """Write the validations of a run, replacing earlier ones unless it is new."""
-    rows = ({"run_id": run_id, **validation.plain()} for validation in curve)
+    rows = ({"run_id": run_id, **asdict(validation)} for validation in curve)
     frame = declared_frame(spark, "training_curves", rows)
     _record(lake, TABLES["training_curves"], frame, f"run_id = {literal(run_id)}", is_new)
 

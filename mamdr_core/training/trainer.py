@@ -130,9 +130,9 @@ class Trainer:
     def _begin(self, stage: Stage) -> bool:
         """Prepare a stage; returns whether to run it."""
         if stage.is_alone and self.mixed:
-            if not self.mixed.adds_much(self.early_stop):
-                return False
             aucs = self.mixed.auc, self.early_stop.best
+            if not aucs[1] > aucs[0] + self.mixed.alone_above:  # too little for a network without it
+                return False
             self._log(
                 "the network raises the mixed model's AUC from %.4f to %.4f: it is trained again without it", *aucs
             )

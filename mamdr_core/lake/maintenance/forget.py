@@ -74,7 +74,8 @@ def forget_users(spark: SparkSession, config: Config) -> dict[str, Any]:
     users = _read_users(spark, settings)
     matches = _find(spark, lake, users, config)
     rows = {name: match.rows for name, match in matches.items() if match.rows}
-    unknown = _unknown(users, matches)
+    found = {user for match in matches.values() for user in match.users}
+    unknown = [user for user in users if user not in found]
     if users and not rows and not settings.release:
         raise MamdrError(
             f"forget.users: no table of {lake.root} holds any of the {len(users)} users: {list_first(users, _NAMED)}"
@@ -205,12 +206,6 @@ def _remove(spark: SparkSession, lake: Lake, matches: Mapping[str, Match], users
         with overriding(spark, {"spark.sql.maxConcurrentOutputFileWriters": files}):
             lake.change(name, match.remove, note)
         logger.info("%s: %d rows removed", name, match.rows)
-
-
-def _unknown(users: Sequence[str], matches: Mapping[str, Match]) -> list[str]:
-    """The users without rows in any table."""
-    found = {user for name in matches for user in _users(matches, name)}
-    return [user for user in users if user not in found]
 
 
 def _users(matches: Mapping[str, Match], table: str) -> frozenset[str]:

@@ -36,13 +36,13 @@ class PackageMetadata:
         return f"{MIXED}shared.safetensors" in self.files
 
 
-def read_metadata(folder: str, scratch: str = "") -> PackageMetadata:
+def read_metadata(folder: str) -> PackageMetadata:
     """Check every file of a package against its manifest, and read its metadata.
 
     Raises:
         MamdrError: there is no package, or a file is missing or damaged; the message names it.
     """
-    with fetched(as_path(folder), "model package", scratch) as path:
+    with fetched(as_path(folder), "model package") as path:
         return check_metadata(path)
 
 
