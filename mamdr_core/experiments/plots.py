@@ -19,14 +19,11 @@ _NAMED = 60
 
 
 def plot_grid(rows: Sequence[Row], grid: Mapping[str, Sequence[Any]], folder: Path) -> list[Path]:
-    """Draw a grid: a line per method for one key, a heat map per method for two keys.
+    """Draw a grid: a line per method for one key, a heat map per method for two keys; returns the files.
 
     Args:
         rows: rows of the table sweeps.
         grid: config keys and their values; nothing is drawn unless there are one or two.
-
-    Returns:
-        The files.
     """
     if len(grid) == 1:
         ((key, values),) = grid.items()

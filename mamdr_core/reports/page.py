@@ -27,11 +27,7 @@ _MINUS = str.maketrans("-", "−")
 
 
 def render(facts: Facts, listed: int) -> str:
-    """Render the page of a run.
-
-    Args:
-        listed: number of domains in each short list.
-    """
+    """Render the page of a run, with `listed` domains in each short list."""
     script = (PAGE / "report.js").read_text(encoding="utf-8")
     context = _context(facts, listed) | {
         "script": Markup(script),

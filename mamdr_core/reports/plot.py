@@ -86,11 +86,7 @@ def spanning(values: ArrayLike, log: bool = False, form: str = ",g", include: Se
 
 
 class Plot:
-    """One chart with two axes.
-
-    Args:
-        label: text alternative for screen readers.
-    """
+    """One chart with two axes; `label` is its text alternative for screen readers."""
 
     def __init__(self, x: Scale, y: Scale, x_label: str, y_label: str, label: str) -> None:
         self._x, self._y, self._label = x, y, label

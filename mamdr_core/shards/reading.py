@@ -93,9 +93,6 @@ def read_run(
 ) -> Iterator[pa.RecordBatch]:
     """Read columns of some row groups of a file, in batches of at most `BATCH_ROWS` rows.
 
-    Args:
-        system: file system, see `locate`.
-
     Raises:
         MamdrError: the file is missing or damaged.
     """

@@ -30,11 +30,7 @@ class ReadFigures:
     file_row_groups: int = 0
 
     def count(self, rows: int, size: int, read: bool) -> None:
-        """Count a row group of a file with rows of the rank.
-
-        Args:
-            size: compressed size of the columns in bytes.
-        """
+        """Count a row group of a file with rows of the rank; `size`: compressed size of the columns in bytes."""
         self.file_row_groups += 1
         self.file_bytes += size
         if read:
@@ -86,10 +82,7 @@ def find_row_groups(
 
 
 def all_row_groups(urls: Sequence[str], figures: ReadFigures) -> list[RowGroupRun]:
-    """All row groups of some files, counted with all columns.
-
-    Args:
-        figures: updated by the counts.
+    """All row groups of some files, counted in `figures` with all columns.
 
     Raises:
         MamdrError: a file is missing or damaged.

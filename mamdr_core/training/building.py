@@ -80,13 +80,10 @@ def rows_planned(config: Config, train_rows: int) -> int:
 
 
 def load_of(train: TrainSettings, rows_n: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Work of each domain for placement, in rows [n]: its training rows, or those that DR visits.
+    """Work of each domain for placement, in rows [n]: its training rows `rows_n`, or those that DR visits.
 
     Ranks that lend rows share the work on theta_S. Only the work of DR then depends on the placement, and
     `dr.target_rows` bounds it.
-
-    Args:
-        rows_n: training rows by domain, [n].
     """
     if find_method(train.method).specific and train.balance_ranks and train.dr.target_rows:
         return np.minimum(rows_n, train.dr.target_rows)

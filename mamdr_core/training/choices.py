@@ -153,11 +153,7 @@ def ranks_per_device(ranks: int) -> int:
 
 
 def gather_trouble(collective: Collective, own: str) -> Trouble:
-    """Gather what prevents a choice on each rank; all ranks must call this.
-
-    Args:
-        own: the reason on this rank; empty: none.
-    """
+    """Gather what prevents a choice on each rank, `own` on this one (empty: nothing); all ranks must call this."""
     texts = gather_texts(collective, own)
     ranks_by_reason: dict[str, list[int]] = {}
     for rank, reason in enumerate(texts):

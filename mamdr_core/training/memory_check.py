@@ -135,9 +135,6 @@ def check_memory(
 
     All ranks must call this after they have read their rows, before they allocate anything else.
 
-    Args:
-        is_mapped: whether rows are memory-mapped.
-
     Returns:
         Whether this rank maps the state of tables; see `maps_state`.
 

@@ -72,10 +72,7 @@ def try_structure(config: Config, pinned: PinnedExamples) -> str:
 
 
 def check_on_ranks(config: Config, sources: Mapping[str, str], collective: Collective) -> None:
-    """Check that all ranks import the plugins from the driver's source; all ranks must call this.
-
-    Args:
-        sources: result of `sources_of` on the driver.
+    """Check that all ranks import plugins from the driver's source (`sources_of`); all ranks must call this.
 
     Raises:
         MamdrError: a rank cannot, or has another source; the same error on all ranks.

@@ -50,12 +50,9 @@ def save_rank(
     scratch: str = "",
     calibration: Calibration | None = None,
 ) -> FileHashes:
-    """Write the parameters of a rank: its shards of tables, its theta_i and its part of the mixed model.
+    """Write a rank's parameters, its shards of tables, theta_i and part of the mixed model; returns the files' hashes.
 
     Rank 0 also writes theta_S and the calibration of all domains.
-
-    Returns:
-        Hashes of the files.
     """
     with staged(as_path(folder), scratch) as path:
         saved = _save_rank(path, rank, shared, specific)
@@ -168,11 +165,7 @@ def load_package(folder: str, device: torch.device | str = "cpu", scratch: str =
 
 
 def load_mixed(path: Path, rank: int = 0, ranks: int = 1, owned_n: Tensor | None = None) -> State | None:
-    """Read the state of the mixed model of a package for one rank; None: there is none.
-
-    Args:
-        owned_n: mask of the domains that the rank owns, bool [n]; None: all.
-    """
+    """State of a package's mixed model for one rank and its domains, bool [n] (None: all); None: there is none."""
     if not (path / f"{MIXED}shared.safetensors").is_file():
         return None
     return read_state(path, rank, ranks, owned_n, prefix=MIXED)

@@ -75,11 +75,7 @@ class RankMemory:
         return self.on_host(()) + self.always["rows"]
 
     def on_host(self, on_device: Collection[str]) -> int:
-        """Bytes in the host's memory of the stage that needs most there, without rows.
-
-        Args:
-            on_device: names of parts that are in a GPU's memory.
-        """
+        """Bytes in the host's memory of the stage that needs most there, without rows and parts in a GPU's memory."""
 
         def sum_of(parts: Mapping[str, int]) -> int:
             return sum(size for name, size in parts.items() if name not in on_device and name != "rows")

@@ -196,9 +196,6 @@ class Run:
 def new_run(lake: Lake, config: Config, pinned: PinnedExamples, experiment: str | None = None) -> Run:
     """Create a run that has not started.
 
-    Args:
-        experiment: the comparison or sweep that it belongs to.
-
     Raises:
         MamdrError: the parent is not compatible, or named domains cannot be trained.
     """

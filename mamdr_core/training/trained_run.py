@@ -111,10 +111,7 @@ def config_of(text: str, folder: str) -> Config:
 
 
 def check_mixed(config: Config, metrics: Mapping[str, Any], found: bool, folder: str) -> None:
-    """Check that a package has a mixed model if and only if its method creates one and the run kept it.
-
-    Args:
-        found: whether the package has files of a mixed model.
+    """Check that a package has a mixed model, `found`, if and only if its method creates one and the run kept it.
 
     Raises:
         MamdrError: a mixed model is missing or unexpected.

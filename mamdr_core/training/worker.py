@@ -245,11 +245,7 @@ def _measure(
 
 
 def share_of(task: RankTask, own: NDArray[np.bool_]) -> Share:
-    """Loader of the rows of some domains.
-
-    Args:
-        own: mask of the domains whose rows are read, bool [n].
-    """
+    """Loader of the rows of the domains of a mask, bool [n]."""
     train = task.config.train
     read = (train.host_memory, train.scratch, train.reader)
     return Share(task.pinned, task.config.features, own, *read, holds_fixed=False)

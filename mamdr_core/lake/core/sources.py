@@ -179,9 +179,6 @@ def kind_of(raw: DataFrame, column: Column) -> T.DataType:
 def as_id(raw: DataFrame, key: str, column: Column) -> Column:
     """Cast a column of ids to text.
 
-    Args:
-        key: config key of the column, for the error message.
-
     Raises:
         MamdrError: the ids are of a fractional type.
     """

@@ -62,11 +62,7 @@ def versions_of(lake: Lake, features: Sequence[Feature], version: int) -> dict[s
 
 @contextmanager
 def still_there(what: str) -> Iterator[None]:
-    """Turn Spark's errors about removed files or log entries of a version into MamdrError; must wrap its reads.
-
-    Args:
-        what: description of the version, for the error message.
-    """
+    """Turn Spark's errors about removed files or log entries of a version into MamdrError; must wrap its reads."""
     try:
         yield
     except (PySparkException, Py4JJavaError) as error:

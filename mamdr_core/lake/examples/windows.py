@@ -58,11 +58,7 @@ class Window:
 
 
 def window_of(settings: ExamplesSettings, newest: date) -> Window:
-    """The window according to the settings.
-
-    Args:
-        newest: the newest day of the examples, used if `until` is not set.
-    """
+    """The window according to the settings; `newest`, the newest day of the examples, is used if `until` is not set."""
     last = settings.until or newest
     first = last - timedelta(settings.days - 1) if settings.days else None
     if not settings.split.moves:

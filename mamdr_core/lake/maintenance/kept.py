@@ -71,11 +71,7 @@ def find_leftovers(lake: Lake) -> list[tuple[str, str]]:
 
 
 def find_packages(lake: Lake, kept: Collection[str]) -> list[tuple[str, str]]:
-    """Packages of successful runs that started long ago and are not kept, as paths below the root.
-
-    Args:
-        kept: ids of the runs whose packages are kept.
-    """
+    """Packages of successful runs that started long ago and are not in `kept`, as paths below the root."""
     if not lake.exists("training_runs"):
         return []
     packages = sorted({*lake.files.children("packages")} - {*kept})

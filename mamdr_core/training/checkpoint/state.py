@@ -115,9 +115,6 @@ def write(folder: Path, rank: int, snapshot: Snapshot) -> list[str]:
 def files_to_restore(folder: Path, run: RunState, rank: int, ranks: int) -> tuple[str, ...]:
     """Prefixes of the files that `restore` reads on a rank; with an unchanged number of ranks, only its own files.
 
-    Args:
-        folder: folder with `STATE`.
-
     Raises:
         MamdrError: the checkpoint is of another lake.
     """

@@ -19,10 +19,7 @@ _UNREADABLE = (SafetensorError, OSError, LookupError, TypeError, ValueError, Ove
 
 
 def validate_json(kind: Any, values: Any, file: str | Path) -> Any:
-    """Parse the values of a JSON file.
-
-    Args:
-        kind: a model, a dataclass or another type that pydantic knows.
+    """Parse the values of a JSON file as `kind`: a model, a dataclass or another type that pydantic knows.
 
     Raises:
         MamdrError: a key is missing or its value has another type; the message names it.
