@@ -13,7 +13,6 @@ from itertools import chain
 from typing import Any
 
 import torch
-from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from mamdr_core.experiments.trials import Trial
@@ -75,11 +74,10 @@ class Runner:
         parallel: maximum number of trials with one rank that run in parallel; 0: the number of slots.
     """
 
-    def __init__(
-        self, spark: SparkSession, lake: Lake, pinned: PinnedExamples, experiment: str, parallel: int = 0
-    ) -> None:
-        self._spark, self._lake, self._pinned, self._experiment = spark, lake, pinned, experiment
-        slots = max(1, spark.sparkContext.defaultParallelism // int(spark.conf.get("spark.task.cpus", "1") or 1))
+    def __init__(self, lake: Lake, pinned: PinnedExamples, experiment: str, parallel: int = 0) -> None:
+        self._lake, self._pinned, self._experiment, self._spark = lake, pinned, experiment, lake.spark
+        cores, each = self._spark.sparkContext.defaultParallelism, self._spark.conf.get("spark.task.cpus", "1")
+        slots = max(1, cores // int(each or 1))
         self.parallel = min(parallel or slots, slots)
 
     def run(self, trials: Sequence[Trial], known: TrialOutcomes | None = None) -> TrialOutcomes:
@@ -129,10 +127,10 @@ class Runner:
             run = self._begin(trial)
             logger.info("%s: %s starts on %d ranks", self._experiment, trial.label, trial.config.train.ranks)
             try:
-                figures = train_on_ranks(self._spark, run, {})
+                figures = train_on_ranks(run, {})
             except StoppedError:
                 stopped = StoppedError("stopped by SIGTERM: the next start keeps the trials that have finished")
-                run.record_failure(self._spark, stopped)
+                run.record_failure(stopped)
                 raise stopped from None
             except Exception as error:
                 yield key, run, self._failed(run, _describe(error))
@@ -196,14 +194,14 @@ class Runner:
         if isinstance(outcome, str):
             return self._failed(run, outcome)
         try:
-            return run.finish(self._spark, [outcome], {"ranks": sum(outcome.seconds.values())})
+            return run.finish([outcome], {"ranks": sum(outcome.seconds.values())})
         except StoppedError:
             raise
         except Exception as error:
             return self._failed(run, _describe(error))
 
     def _failed(self, run: Run, error: str) -> str:
-        run.record_failure(self._spark, error)
+        run.record_failure(error)
         return error
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql.pandas.types import to_arrow_schema
 from torch import Tensor
 
@@ -23,18 +23,17 @@ from schemas import TABLES, DeclaredTable
 from schemas.spark import spark_schema
 
 
-def record_run(spark: SparkSession, lake: Lake, run: Mapping[str, Any], is_new: bool = False) -> None:
+def record_run(lake: Lake, run: Mapping[str, Any], is_new: bool = False) -> None:
     """Write the row of a run in training_runs; columns missing in `run` become null, and its other keys are left out.
 
     Args:
         is_new: the run has no row yet; otherwise it is replaced, which takes more Spark jobs.
     """
-    frame = declared_frame(spark, "training_runs", [run])
+    frame = declared_frame(lake.spark, "training_runs", [run])
     _record(lake, TABLES["training_runs"], frame, f"run_id = {literal(run['run_id'])}", is_new)
 
 
 def record_metrics(
-    spark: SparkSession,
     lake: Lake,
     run_id: str,
     domain_ids: tuple[str, ...],
@@ -51,17 +50,15 @@ def record_metrics(
         pa.Table.from_pydict(_by_domain(run_id, split, domain_ids, measured), schema)
         for split, measured in metrics.items()
     )
-    frame = spark.createDataFrame(measured_rows, struct)
+    frame = lake.spark.createDataFrame(measured_rows, struct)
     splits = ", ".join(literal(split) for split in metrics)
     _record(lake, table, frame, f"run_id = {literal(run_id)} AND split IN ({splits})", is_new)
 
 
-def record_curve(
-    spark: SparkSession, lake: Lake, run_id: str, curve: Sequence[Validation], is_new: bool = False
-) -> None:
+def record_curve(lake: Lake, run_id: str, curve: Sequence[Validation], is_new: bool = False) -> None:
     """Write the validations of a run, replacing earlier ones unless it is new."""
     rows = ({"run_id": run_id, **asdict(validation)} for validation in curve)
-    frame = declared_frame(spark, "training_curves", rows)
+    frame = declared_frame(lake.spark, "training_curves", rows)
     _record(lake, TABLES["training_curves"], frame, f"run_id = {literal(run_id)}", is_new)
 
 

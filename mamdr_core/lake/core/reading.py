@@ -24,6 +24,7 @@ class StoredTables:
         where: settings of the lake, or only its root, a folder or URI.
 
     Attributes:
+        spark: the session.
         files: the files below the root.
         root: the root as an absolute path or URI.
 
@@ -34,7 +35,7 @@ class StoredTables:
 
     def __init__(self, spark: SparkSession, where: str | LakeSettings) -> None:
         settings = LakeSettings(root=where) if isinstance(where, str) else where
-        self._spark = spark
+        self.spark = spark
         self._managed = settings.managed
         self.files = Files(spark, settings.root)
         self.root = self.files.root
@@ -66,8 +67,8 @@ class StoredTables:
         """
         path = self._require(table)
         if self._names:
-            return DeltaTable.forName(self._spark, self.sql_name(table))
-        return DeltaTable.forPath(self._spark, path)
+            return DeltaTable.forName(self.spark, self.sql_name(table))
+        return DeltaTable.forPath(self.spark, path)
 
     def path_of(self, *names: str) -> str:
         """The path of another file or folder of the lake, such as a model package.
@@ -82,7 +83,7 @@ class StoredTables:
 
     def log(self, table: str | DeclaredTable) -> Log:
         """The log of the table, which need not exist."""
-        return Log(self._spark, self.path(table))
+        return Log(self.spark, self.path(table))
 
     def exists(self, table: str | DeclaredTable) -> bool:
         """Whether the table has been created."""
@@ -119,7 +120,7 @@ class StoredTables:
             MamdrError: the table does not exist.
         """
         path = self._require(table)
-        reader = self._spark.read.format("delta")
+        reader = self.spark.read.format("delta")
         reader = reader if version is None else reader.option("versionAsOf", version)
         return reader.table(self.sql_name(table)) if self._names else reader.load(path)
 

@@ -48,7 +48,7 @@ class Lake(StoredTables):
         declared = declaration(table)
         if self.exists(declared):
             return
-        empty = local_frame(self._spark, [], spark_schema(declared))
+        empty = local_frame(self.spark, [], spark_schema(declared))
         try:
             self._save(declared, self._writer(declared, empty, "append", None))
         except CONFLICTS:  # another job has created it
@@ -139,7 +139,7 @@ class Lake(StoredTables):
         if before >= 0:
             written.restoreToVersion(before)
             return True
-        with overriding(self._spark, {_NOTE: json.dumps({EMPTIED: True})}):
+        with overriding(self.spark, {_NOTE: json.dumps({EMPTIED: True})}):
             written.delete()
         return True
 
@@ -152,7 +152,7 @@ class Lake(StoredTables):
         self._require(table)
 
         def write() -> None:
-            with overriding(self._spark, {_NOTE: json.dumps(note)}):
+            with overriding(self.spark, {_NOTE: json.dumps(note)}):
                 change(self.delta(table))
 
         self._insist(table, write)
@@ -208,7 +208,7 @@ class Lake(StoredTables):
         elif self._managed:
             self._names.make_schema()
             # Delta ignores the writer's note when a table is created by its name.
-            with overriding(self._spark, {_NOTE: json.dumps(note)} if note else {}), self._names.making(declared.name):
+            with overriding(self.spark, {_NOTE: json.dumps(note)} if note else {}), self._names.making(declared.name):
                 writer.saveAsTable(self._names.sql(declared.name))
         else:
             writer.save(self.path(declared))
@@ -237,7 +237,7 @@ class Lake(StoredTables):
 
     def _alter(self, declared: DeclaredTable, changes: Iterable[str]) -> None:
         for change in changes:
-            self._spark.sql(f"ALTER TABLE {self.sql_name(declared)} {change}")
+            self.spark.sql(f"ALTER TABLE {self.sql_name(declared)} {change}")
 
 
 @contextmanager

@@ -11,8 +11,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from pyspark.sql import SparkSession
-
 from mamdr_core.lake.core.caching import kept_frames
 from mamdr_core.lake.core.progress import progress
 from mamdr_core.lake.core.session import FEW, FEW_BYTES, overriding
@@ -57,9 +55,7 @@ def find_correction(
     return Correction(load, whole_days, days, before, read_attempts(lake, load, replaced))
 
 
-def begin_correction(
-    spark: SparkSession, lake: Lake, correction: Correction, tally: Tally, started_at: datetime
-) -> bool:
+def begin_correction(lake: Lake, correction: Correction, tally: Tally, started_at: datetime) -> bool:
     """Record the days of a correction before it replaces rows, if clicks will no longer show them; whether it did."""
     if correction.earlier.killed:
         logger.info(
@@ -70,13 +66,11 @@ def begin_correction(
     # of clicks. A later attempt does not know that version: it must at least know that an attempt was killed.
     if not (correction.held - now or was_made_before_names(lake)):
         return False
-    record_load(spark, lake, correction.load, tally, started_at, replacing=correction.held | now)
+    record_load(lake, correction.load, tally, started_at, replacing=correction.held | now)
     return True
 
 
-def finish_correction(
-    spark: SparkSession, lake: Lake, correction: Correction, tally: Tally, version: int
-) -> tuple[int, int]:
+def finish_correction(lake: Lake, correction: Correction, tally: Tally, version: int) -> tuple[int, int]:
     """Restore the events that the load no longer brings from rows of other loads.
 
     Args:
@@ -97,7 +91,7 @@ def finish_correction(
     # The size of this log does not decide: there may be many clicks with times of this log.
     few = FEW if lake.log("clicks").size() + lake.log("clicks_rejected").size() <= FEW_BYTES else {}
     try:
-        with kept_frames() as keep, overriding(spark, few), progress(spark, "restored events"):
+        with kept_frames() as keep, overriding(lake.spark, few), progress(lake.spark, "restored events"):
             restored = restore_events(lake, replaced, keep)
             days = now if correction.whole_days else ()
             return restored, count_restorable(lake, load, (correction.before, version), days, earlier.killed)
