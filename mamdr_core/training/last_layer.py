@@ -142,11 +142,8 @@ def _gather(
 def _inputs_of(layer: nn.Linear) -> Iterator[list[Tensor]]:
     """Collects the inputs of the layer within the block."""
     seen: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().cpu()))
-    try:
+    with layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().cpu())):
         yield seen
-    finally:
-        hook.remove()
 
 
 def _fit(held: HeldOut, chosen_N: Tensor) -> Tensor:

@@ -147,13 +147,9 @@ class VectorFile:
 def remove_leftovers(folder: Path) -> None:
     """Remove the files of runs that were killed, which are not locked."""
     for path in folder.glob(f"{PREFIX}*{SUFFIX}"):
-        with contextlib.suppress(OSError):
-            file = os.open(path, os.O_RDONLY)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
-            finally:
-                os.close(file)
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def _locked_file(folder: Path) -> tuple[int, str]:

@@ -151,12 +151,8 @@ def spark_session(name: str) -> Iterator[SparkSession]:
     Raises:
         MamdrError: see `make_session` and `storage_errors`.
     """
-    spark = make_session(name)
-    try:
-        with storage_errors():
-            yield spark
-    finally:
-        spark.stop()
+    with make_session(name) as spark, storage_errors():
+        yield spark
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
@@ -134,13 +135,10 @@ def _check_columns(spark: SparkSession, settings: InputSettings, raw: DataFrame)
         file = java_class(spark, "org.apache.parquet.hadoop.util.HadoopInputFile").fromStatus(
             status, spark._jsc.hadoopConfiguration()
         )
-        reader = java_class(spark, "org.apache.parquet.hadoop.ParquetFileReader").open(file)
-        try:
+        with closing(java_class(spark, "org.apache.parquet.hadoop.ParquetFileReader").open(file)) as reader:
             fields = reader.getFooter().getFileMetaData().getSchema().getFields()
             for field in fields:
                 missing.pop(same(field.getName()), None)
-        finally:
-            reader.close()
         if not missing:
             return
     if not files:
