@@ -1,7 +1,6 @@
 """Records of runs in the lake: training_runs, domain_metrics and training_curves."""
 
 import math
-import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -17,7 +16,6 @@ from mamdr_core.engine.metrics import DomainMetrics
 from mamdr_core.lake.core.few import declared_frame
 from mamdr_core.lake.core.sql import literal
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.training.curve import Validation
 from schemas import TABLES, DeclaredTable
 from schemas.spark import spark_schema
@@ -41,8 +39,6 @@ def record_metrics(
     is_new: bool = False,
 ) -> None:
     """Write the metrics of a run by domain and split, replacing earlier ones of the same splits unless it is new."""
-    if not re.fullmatch(r"[\w-]+", run_id):
-        raise MamdrError(f"{run_id!r} is not the id of a run (letters, digits, _ and -)")
     table = TABLES["domain_metrics"]
     struct = spark_schema(table)
     schema = to_arrow_schema(struct)

@@ -14,9 +14,6 @@ from mamdr_core.runtime.heartbeat import beat
 
 MANIFEST = "manifest.json"
 
-GROUPS = ("rows", "domains", "own")
-"""Groups of values for which every rank writes a file."""
-
 FileHashes = dict[str, tuple[int, str]]
 """Size in bytes and SHA-256 by file name."""
 
@@ -54,14 +51,6 @@ def flush_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
-
-
-def file_names(ranks: int, prefix: str = "") -> list[str]:
-    """Names of the files that a number of ranks write."""
-    return [
-        f"{prefix}shared.safetensors",
-        *(f"{prefix}{group}-{rank:05d}.safetensors" for rank in range(ranks) for group in GROUPS),
-    ]
 
 
 def read_json(file: Path) -> dict[str, Any]:
