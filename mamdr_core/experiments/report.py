@@ -62,7 +62,7 @@ def _grid(rows: Sequence[Figures], models: Sequence[str], methods: Sequence[str]
 def _figures(rows: Sequence[Figures]) -> Sheet:
     head = ["Method", "AUC", "weighted AUC", "val AUC", "RANK", "W/T/L", "difference", "p", "smallest third"]
     with_oracle = any(row.get("oracle_test_auc") is not None for row in rows)
-    cutoff = _cutoff(rows)
+    cutoff = max({k for row in rows for k in row.get("test_ndcg") or {}}, key=int, default="")
     head += [*(["oracle"] if with_oracle else []), "GAUC", *([f"NDCG@{cutoff}"] if cutoff else []), "PCOC", "ECE"]
     head += ["seeds", "s/run"]
     body = []
@@ -94,12 +94,6 @@ def _figures(rows: Sequence[Figures]) -> Sheet:
     title = f"{domains} domains" + (f", {left_out} left out without an AUC in every run" if left_out else "")
     baselines = ", ".join(dict.fromkeys(row["baseline"] for row in rows))
     return Sheet(f"{title}; against {baselines}", head, body, frozenset(best))
-
-
-def _cutoff(rows: Sequence[Figures]) -> str:
-    """The largest k for which a row has NDCG@k; empty if there is none."""
-    found = {k for row in rows for k in row.get("test_ndcg") or {}}
-    return max(found, key=int, default="")
 
 
 def _domains(comparison: Comparison, domain_ids: Sequence[str], train_rows_n: NDArray[np.int64], largest: int) -> Sheet:

@@ -63,11 +63,13 @@ def shape_of(
             table.name: count_distinct(train, table, learns, readers(inputs.tables, table.name)) for table in tables
         }
     others = sum(len(rows) for split, rows in columns.items() if split != "train")
+    weights = [] if train.weights is None else [train.weights]
+    by_row = [*train.ids.values(), *train.bag_weights.values(), *weights]
     return RankShape(
         ranks=collective.size,
         tables=inputs.tables,
         dense=dense,
-        columns=sum(column[0].numel() if len(column) else 1 for column in _by_row(train)) + train.numeric.shape[1],
+        columns=sum(column[0].numel() if len(column) else 1 for column in by_row) + train.numeric.shape[1],
         train_rows=len(train),
         rows=others + len(train),
         all_train_rows=int(pinned.counts["train"].sum()),
@@ -80,11 +82,6 @@ def shape_of(
             if feature.kind == "vector" and feature.trainable
         ),
     )
-
-
-def _by_row(train: Columns) -> list[torch.Tensor]:
-    weights = [] if train.weights is None else [train.weights]
-    return [*train.ids.values(), *train.bag_weights.values(), *weights]
 
 
 def count_distinct(train: Columns, table: Table, own: NDArray[np.bool_], fields: Sequence[Table] | None = None) -> int:
@@ -158,7 +155,11 @@ def check_memory(
     here, (rest_here, tables_here) = _of_machine(collective, [needs.on_host(on_device), tables])
     available = available_memory()
     if collective.rank == 0:
-        logger.info("%s; %.3g GB are available to the %d ranks of its machine", summary(needs), available / GB, here)
+        parts = ", ".join(f"{name} {size / GB:.2g}" for name, size in needs.parts.items() if size)
+        logger.info(
+            "rank 0 needs about %.3g GB beyond the interpreter's: %s; %.3g GB are available to the %d ranks of its "
+            "machine", needs.total / GB, parts, available / GB, here,
+        )  # fmt: skip
     _raise_together(collective, _tables_trouble(needs, device, tables_here, here))
     trouble = ""
     if shape.touched and rest_here > available:
@@ -172,12 +173,6 @@ def check_memory(
         "set train.dr.rows to none, raise train.ranks on more machines, or give ranks more memory (docs/memory.md)",
     )  # fmt: skip
     return maps
-
-
-def summary(needs: RankMemory) -> str:
-    """The memory of rank 0 by part, as one line of the log."""
-    named = ", ".join(f"{name} {size / GB:.2g}" for name, size in needs.parts.items() if size)
-    return f"rank 0 needs about {needs.total / GB:.3g} GB beyond the interpreter's: {named}"
 
 
 def _tables_trouble(needs: RankMemory, device: torch.device, tables_here: int, here: int) -> str:

@@ -55,26 +55,23 @@ def save_rank(
     Rank 0 also writes theta_S and the calibration of all domains.
     """
     with staged(as_path(folder), scratch) as path:
-        saved = _save_rank(path, rank, shared, specific)
+        tables = {f"table.{name}": table for name, table in shared.tables.items()}
+        whole = {name: table.cpu() for name, table in tables.items() if isinstance(table, Tensor)}
+        parts = {name: table.own.cpu() for name, table in tables.items() if not isinstance(table, Tensor)}
+        saved = []
+        if rank == 0:
+            saved.append("shared.safetensors")
+            save_file({"dense": shared.dense.cpu(), **whole}, path / saved[-1])
+        if parts:
+            saved.append(f"shared-{rank:05d}.safetensors")
+            save_file(parts, path / saved[-1])
+        saved += save_specific(path, f"specific-{rank:05d}", specific.now())
         if mixed:
             saved += write_state(path, rank, mixed.state_dict(), MIXED)
         if calibration and rank == 0:
             saved.append(CALIBRATION)
             save_file({name: each.contiguous() for name, each in calibration.tensors().items()}, path / CALIBRATION)
         return hash_files(path, saved)
-
-
-def _save_rank(path: Path, rank: int, shared: Shared, specific: SpecificStore) -> list[str]:
-    saved = []
-    whole = {f"table.{name}": table.cpu() for name, table in shared.tables.items() if isinstance(table, Tensor)}
-    parts = {f"table.{name}": table.own.cpu() for name, table in shared.tables.items() if not isinstance(table, Tensor)}
-    if rank == 0:
-        saved.append("shared.safetensors")
-        save_file({"dense": shared.dense.cpu(), **whole}, path / saved[-1])
-    if parts:
-        saved.append(f"shared-{rank:05d}.safetensors")
-        save_file(parts, path / saved[-1])
-    return saved + save_specific(path, f"specific-{rank:05d}", specific.now())
 
 
 def publish_package(folder: str, final: str, saved: FileHashes, texts: Mapping[str, str]) -> None:
