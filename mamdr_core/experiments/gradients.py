@@ -65,11 +65,7 @@ def draw_pairs(domains: Ints, most: int, seed: int) -> Pairs:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement of the gradients of pairs.
-
-    Attributes:
-        cosine_K: cosines; NaN where a gradient is zero.
-    """
+    """Agreement of the gradients of pairs: cosines, NaN where a gradient is zero, and inner products."""
 
     pairs: Pairs
     cosine_K: Floats

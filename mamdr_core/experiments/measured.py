@@ -58,12 +58,7 @@ class ComparedRuns:
 
 
 def read_measured(lake: Lake, run_ids: Sequence[str], domains: int) -> ComparedRuns:
-    """Read the figures of finished runs.
-
-    Args:
-        run_ids: of runs on the same examples.
-        domains: number of domain indices n.
-    """
+    """Read the figures of finished runs on the same examples, which have `domains` domain indices."""
     ids = list(run_ids)
     found = lake.read("training_runs").where(F.col("run_id").isin(ids)).collect()
     metrics = lake.read("domain_metrics").where(F.col("run_id").isin(ids) & (F.col("split") == "test"))

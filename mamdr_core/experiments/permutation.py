@@ -91,11 +91,7 @@ def spread(drops_R: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def choose_features(names: Sequence[str], known: Mapping[str, str]) -> list[str]:
-    """The features to permute.
-
-    Args:
-        names: configured names; empty: all known features.
-        known: kind of each known feature.
+    """The features to permute: the configured ones, without duplicates, or all known ones (name to kind).
 
     Raises:
         ValueError: a name is unknown.

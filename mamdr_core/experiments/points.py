@@ -19,12 +19,7 @@ from mamdr_core.training.runs import fingerprint_of
 
 @dataclass
 class Point:
-    """Settings of a method, evaluated over seeds.
-
-    Attributes:
-        values: config key to value.
-        trials: one per seed.
-    """
+    """Settings of a method, as values of config keys, evaluated by one trial per seed."""
 
     method: str
     values: dict[str, Any]

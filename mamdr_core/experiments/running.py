@@ -81,11 +81,7 @@ class Runner:
         self.parallel = min(parallel or slots, slots)
 
     def run(self, trials: Sequence[Trial], known: TrialOutcomes | None = None) -> TrialOutcomes:
-        """Run the trials that no finished run of the lake has computed.
-
-        Args:
-            trials: the trials; duplicates run once.
-            known: earlier outcomes; these trials are skipped.
+        """Run the trials, duplicates once, that neither `known` contains nor a finished run of the lake has computed.
 
         Raises:
             MamdrError: a plugin structure that does not return one logit per row; no trial has started then.

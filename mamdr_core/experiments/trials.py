@@ -15,11 +15,7 @@ _TRIAL_KEYS = ("model.name", "train.method", "train.seed", "train.days")
 
 @dataclass(frozen=True)
 class Trial:
-    """One training run of an experiment.
-
-    Attributes:
-        values: the settings in which it differs from other trials of the same model and method (sweeps).
-    """
+    """One training run of an experiment; trials of one model and method differ in their `values` (sweeps)."""
 
     config: Config
     values: Mapping[str, Any]

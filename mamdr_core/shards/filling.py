@@ -256,12 +256,7 @@ def _move_ids(indices: NDArray[Any], column: NDArray[np.int32], moves: Sequence[
 
 
 def standardise(values: NDArray[Any], mean: float, deviation: float) -> NDArray[np.float64]:
-    """Scale values to mean 0 and standard deviation 1; missing and infinite values become 0.
-
-    Args:
-        values: values of a feature, of any shape.
-        mean, deviation: mean and standard deviation over the train split.
-    """
+    """Scale values by the train split's moments to mean 0 and deviation 1; missing and infinite values become 0."""
     scaled = np.subtract(values, mean, dtype=np.float64)
     scaled /= deviation
     if not np.isfinite(values.sum()):

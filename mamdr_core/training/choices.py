@@ -36,11 +36,7 @@ _MOST_REASONS, _MOST_RANKS = 3, 8
 
 @dataclass(frozen=True)
 class Choices:
-    """The choices of a run.
-
-    Attributes:
-        device: the CPU on all ranks, or the CUDA device of this rank.
-    """
+    """The choices of a run: the device, the CPU on all ranks or the CUDA device of this rank, and the engine."""
 
     device: torch.device
     engine: EngineName

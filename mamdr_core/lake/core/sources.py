@@ -223,11 +223,7 @@ def lacks_columns(raw: DataFrame, expression: str) -> bool:
 
 
 def resolve(raw: DataFrame, key: str, expression: str) -> Column:
-    """Resolve a configured expression over the log.
-
-    Args:
-        key: config key of the expression, for the error message.
-        expression: Spark SQL.
+    """Resolve a configured expression, in Spark SQL, over the log; `key` is its config key, for the error message.
 
     Raises:
         MamdrError: the expression cannot be parsed, names a missing column, or does not give one value for each row.

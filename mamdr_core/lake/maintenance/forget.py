@@ -42,12 +42,7 @@ _FORGOTTEN = "forgotten"
 
 @dataclass(frozen=True)
 class Match:
-    """The rows of the users in a table.
-
-    Attributes:
-        rows: number of rows.
-        users: the requested users with rows.
-    """
+    """The rows of the users in a table: their number, the requested users that have some, and how to remove them."""
 
     rows: int
     users: frozenset[str]

@@ -49,12 +49,7 @@ class RunState:
 
 @dataclass(frozen=True)
 class RankEntry:
-    """Entry of a rank in `STATE`.
-
-    Attributes:
-        counters: see `State`.
-        domains: domains that the rank owned.
-    """
+    """Entry of a rank in `STATE`: its position, its counters (see `State`) and the domains that it owned."""
 
     position: Position
     counters: dict[str, Count]
