@@ -93,7 +93,7 @@ def measure(spark: SparkSession, folder: Path, rows: int, domains: int, repeats:
     config = make_config(folder, rows, domains)
     lake = Lake(spark, config.lake)
     requests = make_requests(spark, lake, config, rows, domains)
-    save_run(spark, lake, config, {"user": rows // 5, "item": rows // 26, "domain": domains})
+    save_run(lake, config, {"user": rows // 5, "item": rows // 26, "domain": domains})
     bare, ours, writes = [], [], []
     for turn in range(repeats + 1):
         started = time.perf_counter()
@@ -126,7 +126,7 @@ def measure_top_k(
     config = make_config(folder, rows, domains)
     lake = Lake(spark, config.lake)
     make_requests(spark, lake, config, rows, domains)
-    save_run(spark, lake, config, {"user": rows // 5, "item": rows // 26, "domain": domains})
+    save_run(lake, config, {"user": rows // 5, "item": rows // 26, "domain": domains})
     random = np.random.default_rng(1)
     sizes = domain_sizes(SyntheticSettings(rows=max(domains, rows // candidates), domains=domains))
     domain = np.repeat(np.arange(domains), sizes)
@@ -213,7 +213,7 @@ def make_requests(spark: SparkSession, lake: Lake, config: Config, rows: int, do
     return spark.read.parquet(str(path))
 
 
-def save_run(spark: SparkSession, lake: Lake, config: Config, sizes: dict[str, int]) -> None:
+def save_run(lake: Lake, config: Config, sizes: dict[str, int]) -> None:
     """A run with drawn parameters, recorded as training would."""
     inputs = declare_inputs(config.model, (), sizes)
     shared = initial_shared(build_model(config.model, inputs), inputs.tables, 0)
@@ -229,7 +229,7 @@ def save_run(spark: SparkSession, lake: Lake, config: Config, sizes: dict[str, i
     texts = {"config.yaml": dump_config(config), "pinned.json": json.dumps(pinned), "metrics.json": "{}"}
     publish_package(str(scratch), final, saved, texts)
     run = {"run_id": "bench", "status": "ok", "method": "mamdr", "model": "mlp", "config": "", "input_versions": {}}
-    record_run(spark, lake, {**run, "package": final, "started_at": datetime.now(UTC)})
+    record_run(lake, {**run, "package": final, "started_at": datetime.now(UTC)})
 
 
 def write_bare(requests: DataFrame, config: Config, path: str) -> None:

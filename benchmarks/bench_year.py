@@ -154,11 +154,11 @@ def _pretend_run(
     run_id = make_run_id(now, "mixed")
     versions = versions_of(lake, config.features, built["examples_version"])
     row = {"run_id": run_id, "method": "mixed", "model": "mlp", "config": "{}", "input_versions": versions}
-    record_run(spark, lake, row | {"status": "running", "started_at": now})
+    record_run(lake, row | {"status": "running", "started_at": now})
     package = Path(lake.path_of("packages", run_id))
     package.mkdir(parents=True)
     (package / "manifest.json").write_bytes(b" " * PACKAGE_BYTES)
-    record_run(spark, lake, row | {"status": "ok", "started_at": now, "package": str(package)})
+    record_run(lake, row | {"status": "ok", "started_at": now, "package": str(package)})
     table = TABLES["promotions"]
     promoted = (number, run_id, before or None, "promote", None, False, now)
     lake.append(table, spark.createDataFrame([promoted], spark_schema(table)))

@@ -14,7 +14,7 @@ def build_examples(config: Config) -> dict[str, Any]:
         spark-submit jobs/build_examples.py --config my.yaml
         spark-submit jobs/build_examples.py --config my.yaml --set examples.until=2026-01-31
     """
-    from mamdr_core.lake.core.catalog import job_session
+    from mamdr_core.lake.core.tables import job_session
     from mamdr_core.lake.examples.job import build_examples as build
 
     with job_session("build_examples", config) as spark:

@@ -14,8 +14,8 @@ def domain_stats(config: Config) -> dict[str, Any]:
         spark-submit jobs/domain_stats.py --config my.yaml
         spark-submit jobs/domain_stats.py --config my.yaml --set stats.ds=2026-01-31
     """
-    from mamdr_core.lake.core.catalog import job_session
     from mamdr_core.lake.core.progress import progress
+    from mamdr_core.lake.core.tables import job_session
     from mamdr_core.lake.stats import domain_stats as count
 
     with job_session("domain_stats", config) as spark, progress(spark, "domain_stats"):

@@ -15,8 +15,8 @@ def forget_users(config: Config) -> dict[str, Any]:
         spark-submit jobs/forget_users.py --config my.yaml --set forget.path=/data/forget/2026-01.txt
         spark-submit jobs/forget_users.py --config my.yaml --set forget.release=true
     """
-    from mamdr_core.lake.core.catalog import job_session
     from mamdr_core.lake.core.progress import progress
+    from mamdr_core.lake.core.tables import job_session
     from mamdr_core.lake.maintenance.forget import forget_users as forget
 
     with job_session("forget_users", config) as spark, progress(spark, "forget_users"):

@@ -18,7 +18,7 @@ def gate(config: Config) -> dict[str, Any]:
         spark-submit jobs/gate.py --config my.yaml --set gate.run_id=20260101T120000-mamdr-0123ab
         spark-submit jobs/gate.py --config my.yaml --set gate.max_auc_drop=0.01
     """
-    from mamdr_core.lake.core.catalog import job_session
+    from mamdr_core.lake.core.tables import job_session
     from mamdr_core.promotion.gate import decide
 
     with job_session("gate", config) as spark:

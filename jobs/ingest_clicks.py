@@ -15,7 +15,7 @@ def ingest_clicks(config: Config) -> dict[str, Any]:
         spark-submit jobs/ingest_clicks.py --config my.yaml --set input.path=/data/logs/day=2026-01-31
         spark-submit jobs/ingest_clicks.py --config my.yaml --set input.path=/data/inbox --set input.arriving=true
     """
-    from mamdr_core.lake.core.catalog import job_session
+    from mamdr_core.lake.core.tables import job_session
     from mamdr_core.lake.ingest.arrivals import ingest_arrived
     from mamdr_core.lake.ingest.job import ingest_clicks as ingest
 

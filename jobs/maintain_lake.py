@@ -14,8 +14,8 @@ def maintain_lake(config: Config) -> dict[str, Any]:
         spark-submit jobs/maintain_lake.py --config my.yaml --set maintain.dry_run=true
         spark-submit jobs/maintain_lake.py --config my.yaml --set maintain.retention_days=14
     """
-    from mamdr_core.lake.core.catalog import job_session
     from mamdr_core.lake.core.progress import progress
+    from mamdr_core.lake.core.tables import job_session
     from mamdr_core.lake.maintenance.job import maintain_lake as maintain
 
     with job_session("maintain_lake", config) as spark, progress(spark, "maintain_lake"):

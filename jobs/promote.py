@@ -19,7 +19,7 @@ def promote(config: Config) -> dict[str, Any]:
         spark-submit jobs/promote.py --config my.yaml --rollback
         spark-submit jobs/promote.py --config my.yaml --rollback 20260101T120000-mamdr-0123ab
     """
-    from mamdr_core.lake.core.catalog import job_session
+    from mamdr_core.lake.core.tables import job_session
     from mamdr_core.promotion.promote import promote as move_champion
 
     with job_session("promote", config) as spark:

@@ -17,7 +17,7 @@ def report(config: Config) -> dict[str, Any]:
         spark-submit jobs/report.py --config my.yaml
         spark-submit jobs/report.py --config my.yaml --set report.run_id=champion
     """
-    from mamdr_core.lake.core.catalog import job_session
+    from mamdr_core.lake.core.tables import job_session
     from mamdr_core.reports.report import write_report
 
     with job_session("report", config) as spark:

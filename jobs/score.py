@@ -20,7 +20,7 @@ def score(config: Config) -> dict[str, Any]:
         spark-submit jobs/score.py --config conf/demo.yaml --set score.input.path=requests/day=2026-01-02
         spark-submit jobs/score.py --set 'score={top_k: 20, input: {path: users}, candidates: {path: items}}'
     """
-    from mamdr_core.lake.core.catalog import job_session
+    from mamdr_core.lake.core.tables import job_session
     from mamdr_core.serving.scoring import score as score_rows
 
     with job_session("score", config) as spark:

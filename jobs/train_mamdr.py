@@ -21,7 +21,7 @@ def train_mamdr(config: Config) -> dict[str, Any]:
         spark-submit jobs/train_mamdr.py --config my.yaml --resume
         spark-submit jobs/train_mamdr.py --config my.yaml --dry-run
     """
-    from mamdr_core.lake.core.catalog import job_session
+    from mamdr_core.lake.core.tables import job_session
     from mamdr_core.training import driver
     from mamdr_core.training.dry_run import dry_run
 

@@ -180,22 +180,15 @@ def _wrong_history(feature: Feature) -> Iterator[str]:
         yield f"history_days must be at least 1, got {feature.history_days}"
 
 
-def wrong_histories(features: Sequence[Feature], user_buckets: int) -> Iterator[str]:
-    """Problems with histories if users are hashed into buckets."""
+def wrong_settings(features: Sequence[Feature], user_buckets: int) -> Iterator[str]:
+    """Problems with tables that features share with others, and with histories if users are hashed into buckets."""
+    of_features = sorted({each.name for each in features if each.kind == "categorical" and not each.quantiles})
+    tables = ["user", "item", *of_features]
     for number, feature in enumerate(features):
+        if feature.table and feature.table not in tables:
+            yield f"features.{number}.table is {feature.table!r}, expected one of {', '.join(tables)}"
         if feature.history and user_buckets:
             yield (
                 f"features.{number}.history and examples.users.buckets exclude each other: users of a bucket would "
                 "share their clicks"
-            )
-
-
-def wrong_tables(features: Sequence[Feature]) -> Iterator[str]:
-    """Problems with the tables that bags and sequences share with other features."""
-    shared = {feature.name for feature in features if feature.kind == "categorical" and not feature.quantiles}
-    for number, feature in enumerate(features):
-        if feature.table and feature.table not in {"user", "item", *shared}:
-            yield (
-                f"features.{number}.table is {feature.table!r}, expected one of "
-                f"{', '.join(['user', 'item', *sorted(shared)])}"
             )

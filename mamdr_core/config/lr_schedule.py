@@ -36,11 +36,7 @@ class LrSchedule:
             raise ValueError("lr_schedule.end_factor must be > 0 if lr_schedule.decay is exponential, got 0")
 
     def factor(self, round_: int, planned: int) -> float:
-        """Factor of the rates in a round.
-
-        Args:
-            round_: number of the round, from 0.
-            planned: number of planned rounds.
+        """Factor of the rates in a round, counted from 0, of a planned number of rounds.
 
         Example:
             >>> LrSchedule(decay="linear", end_factor=0.0).factor(3, planned=4)

@@ -46,11 +46,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Parse a YAML text of plain values.
-
-    Args:
-        text: YAML.
-        where: source of the text, for error messages.
+    """Parse a YAML text of plain values; `where` names its source in error messages.
 
     Raises:
         MamdrError: the text is not valid YAML, or contains values that `check_plain` rejects.

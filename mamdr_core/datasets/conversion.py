@@ -38,10 +38,6 @@ def output_folder(spark: SparkSession, config: Config, job: str, suffix: str = "
     """The output folder, `input.path` with a suffix: new, empty, or earlier output of the job.
 
     Args:
-        spark: the session.
-        config: names the folder.
-        job: that writes it.
-        suffix: appended to `input.path`.
         marker: file that marks output of the job; by default `_<job>.json`.
 
     Raises:
@@ -87,12 +83,7 @@ def count_log(pairs: DataFrame) -> LogCounts:
 
 
 def describe(counts: LogCounts, domains: Iterable[str], paper: PaperSet | None) -> dict[str, Any]:
-    """Figures of a converted log, compared with the paper if it is a data set of the paper; logs the result.
-
-    Args:
-        counts: counts of the log.
-        domains: domains in the order of the output.
-        paper: the data set that the log must reproduce; None: no comparison.
+    """Figures of a converted log, compared with the data set of the paper that it must reproduce, if any; logs them.
 
     Returns:
         clicks, users, items, domains, by_domain, paper_set, matches_paper (null: not compared), differences.

@@ -26,7 +26,6 @@ def hash_counters(seed: int, stream: str, counters: Counters) -> Integers:
     """64 random bits per counter (SplitMix64, Steele et al. 2014).
 
     Args:
-        seed: seed of the log.
         stream: name of a stream; streams are independent.
         counters: [N], e.g. row numbers.
     """

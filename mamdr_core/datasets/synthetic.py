@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ def generate_logs(spark: SparkSession, config: Config) -> dict[str, Any]:
 def synthetic_logs(spark: SparkSession, settings: SyntheticSettings) -> DataFrame:
     """The logs: user, item, domain (strings u1, i1, d1), label, event_time, true_probability, day."""
     world = make_world(settings)
-    return _in_blocks(spark, int(world.offsets[-1]), _SCHEMA, _row_blocks(world))
+    return _in_blocks(spark, int(world.offsets[-1]), _SCHEMA, partial(_rows, world))
 
 
 def write_logs(spark: SparkSession, logs: DataFrame, path: str) -> None:
@@ -86,25 +87,22 @@ def synthetic_vectors(spark: SparkSession, settings: SyntheticSettings, of: str)
     """The published vectors of all users or items (`of`: user, item): id, vector."""
     schema = pa.schema([("id", pa.string()), ("vector", pa.list_(pa.float32()))])
     total = settings.users if of == "user" else settings.items
-    return _in_blocks(spark, total, schema, _vector_blocks(settings, of, schema))
+    return _in_blocks(spark, total, schema, partial(_vectors, settings, of, schema))
 
 
-def _row_blocks(world: World) -> Callable[[Ids], pa.RecordBatch]:
-    def make(numbers: Ids) -> pa.RecordBatch:
-        rows = draw_rows(world, numbers)
-        columns = (
-            _names("u", rows.user),
-            _names("i", rows.item),
-            _names("d", rows.domain),
-            rows.label,
-            rows.time,
-            rows.true_probability,
-            (rows.time // DAY).astype(np.int32),
-        )
-        arrays = [pa.array(column, type=field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
-        return pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
-
-    return make
+def _rows(world: World, numbers: Ids) -> pa.RecordBatch:
+    rows = draw_rows(world, numbers)
+    columns = (
+        _names("u", rows.user),
+        _names("i", rows.item),
+        _names("d", rows.domain),
+        rows.label,
+        rows.time,
+        rows.true_probability,
+        (rows.time // DAY).astype(np.int32),
+    )
+    arrays = [pa.array(column, type=field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
 
 
 def _names(letter: str, ids: Ids) -> pa.Array:
@@ -112,14 +110,11 @@ def _names(letter: str, ids: Ids) -> pa.Array:
     return pc.utf8_replace_slice(pa.array(ids).cast(pa.string()), 0, 0, letter)
 
 
-def _vector_blocks(settings: SyntheticSettings, of: str, schema: pa.Schema) -> Callable[[Ids], pa.RecordBatch]:
-    def make(ids: Ids) -> pa.RecordBatch:
-        flat = published_vectors(settings, of, ids).ravel()
-        ends = np.arange(len(ids) + 1, dtype=np.int32) * settings.vectors
-        arrays = [_names(of[0], ids), pa.ListArray.from_arrays(ends, flat)]
-        return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-    return make
+def _vectors(settings: SyntheticSettings, of: str, schema: pa.Schema, ids: Ids) -> pa.RecordBatch:
+    flat = published_vectors(settings, of, ids).ravel()
+    ends = np.arange(len(ids) + 1, dtype=np.int32) * settings.vectors
+    arrays = [_names(of[0], ids), pa.ListArray.from_arrays(ends, flat)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _in_blocks(spark: SparkSession, total: int, schema: pa.Schema, make: Callable[[Ids], pa.RecordBatch]) -> DataFrame:

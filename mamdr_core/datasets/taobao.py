@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -29,15 +28,6 @@ _SUMMARY = (
 )
 
 
-@dataclass(frozen=True)
-class SourceTables:
-    """The downloaded files: click log, embeddings of users and items, and the items of each theme if present."""
-
-    clicks: DataFrame
-    vectors: dict[str, DataFrame]
-    pool: DataFrame | None
-
-
 def convert_taobao(spark: SparkSession, config: Config) -> dict[str, Any]:
     """Write `input.path`: user, item, domain (D1, D2, ...), event_time, theme, one row per user, item and theme.
 
@@ -52,23 +42,26 @@ def convert_taobao(spark: SparkSession, config: Config) -> dict[str, Any]:
             `convert.themes`, or an output folder belongs to something else.
     """
     settings = config.convert
-    tables = read_tables(spark, source_folder(spark, settings))
+    source = source_folder(spark, settings)
+    clicks, vectors = read_clicks(spark, source), {of: read_vectors(spark, source, of) for of in EMBEDDINGS}
+    # The items of each theme need not be there.
+    pool = read_csv(spark, source, ITEM_POOL, ("theme_id", "item_id")) if source.exists(ITEM_POOL) else None
     output = output_folder(spark, config, JOB)
     vector_outputs = {of: output_folder(spark, config, JOB, f"_vectors/{of}s") for of in EMBEDDINGS}
     with kept_frames() as keep:
-        known = {of: keep(known_ids(vectors)) for of, vectors in tables.vectors.items()}
-        vector_figures = {of: _count_vectors(tables.vectors[of], known[of], of) for of in EMBEDDINGS}
-        groups = keep(group_clicks(tables.clicks, known["user"], known["item"]))
+        known = {of: keep(known_ids(vectors[of])) for of in EMBEDDINGS}
+        vector_figures = {of: _count_vectors(vectors[of], known[of], of) for of in EMBEDDINGS}
+        groups = keep(group_clicks(clicks, known["user"], known["item"]))
         themes = choose_themes(groups, settings.themes)
         domains = local_frame(spark, list(themes.items()), "domain string, theme string")
         groups = groups.join(F.broadcast(domains), "theme", "left")
         pairs = keep(groups.where("domain IS NOT NULL AND fault IS NULL").withColumn("clicks", F.lit(1)))
         counts, rows = count_log(pairs), _count_rows(groups)
-        outside = _count_outside(pairs, tables.pool) if tables.pool is not None else None
+        outside = None if pool is None else _count_outside(pairs, pool)
         # The log is deleted first: if the job is killed from here on, earlier output cannot be mistaken for new output.
         output.delete()
-        for of, vectors in tables.vectors.items():
-            publish(_used_vectors(vectors, pairs, of), vector_outputs[of], JOB, settings)
+        for of in EMBEDDINGS:
+            publish(_used_vectors(vectors[of], pairs, of), vector_outputs[of], JOB, settings)
         publish(pairs.select("user", "item", "domain", "event_time", "theme"), output, JOB, settings)
     figures = describe(counts, themes, find_paper_set(themes))
     result = {
@@ -83,19 +76,6 @@ def convert_taobao(spark: SparkSession, config: Config) -> dict[str, Any]:
     }
     logger.info(_SUMMARY, result)
     return result
-
-
-def read_tables(spark: SparkSession, source: Files) -> SourceTables:
-    """Open the downloaded files.
-
-    Raises:
-        MamdrError: one is missing, or lacks a column.
-    """
-    return SourceTables(
-        clicks=read_clicks(spark, source),
-        vectors={of: read_vectors(spark, source, of) for of in EMBEDDINGS},
-        pool=read_csv(spark, source, ITEM_POOL, ("theme_id", "item_id")) if source.exists(ITEM_POOL) else None,
-    )
 
 
 def read_csv(spark: SparkSession, source: Files, name: str, columns: Sequence[str]) -> DataFrame:

@@ -50,8 +50,8 @@ def compare_methods(spark: SparkSession, config: Config) -> dict[str, Any]:
     ]
     lake, pinned, _ = prepare_examples(spark, config)
     name = settings.name or "comparison-" + digest([fingerprint_of(trial.config, pinned) for trial in trials])
-    outcomes = Runner(spark, lake, pinned, name, settings.parallel).run(trials)
-    rows, path = write_comparison(spark, lake, pinned, name, trials, outcomes, settings.baseline, settings.largest)
+    outcomes = Runner(lake, pinned, name, settings.parallel).run(trials)
+    rows, path = write_comparison(lake, pinned, name, trials, outcomes, settings.baseline, settings.largest)
     reported = ("seeds", "test_auc", "test_auc_std", "rank", "difference", "p_value")
     return {
         "comparison": name,
@@ -64,7 +64,6 @@ def compare_methods(spark: SparkSession, config: Config) -> dict[str, Any]:
 
 
 def write_comparison(
-    spark: SparkSession,
     lake: Lake,
     pinned: PinnedExamples,
     name: str,
@@ -76,12 +75,8 @@ def write_comparison(
     """Write the results of trials to the table comparisons, to stderr, and as Markdown and LaTeX to reports/<name>/.
 
     Args:
-        spark: the session.
-        lake: receives the table and the reports.
         pinned: the examples that the trials were trained on.
         name: of the comparison; its earlier output is replaced.
-        trials: models and methods with their seeds.
-        outcomes: of the trials.
         baseline: a method or a model/method.
         largest: number of largest domains that are listed individually.
 
@@ -100,7 +95,7 @@ def write_comparison(
     train_rows_n = pinned.counts["train"]
     comparison = compare(_entries(trials, pinned, outcomes), measured, train_rows_n, baseline)
     made = {"comparison": name, "examples_version": pinned.versions["examples"], "made_at": datetime.now(UTC)}
-    frame = declared_frame(spark, "comparisons", [made | row for row in comparison.rows])
+    frame = declared_frame(lake.spark, "comparisons", [made | row for row in comparison.rows])
     lake.overwrite_where("comparisons", frame, f"comparison = {literal(name)}")
     sheets = sheets_of(comparison, pinned.domain_ids, train_rows_n, largest)
     text = markdown(name, sheets)

@@ -56,9 +56,6 @@ def compare(
     its baseline. Without common seeds the figure is None.
 
     Args:
-        entries: one per row.
-        compared: figures of their runs.
-        train_rows_n: training rows by domain.
         baseline: a method or a model/method.
     """
     runs = [[compared.runs[run] for run in entry.runs.values()] for entry in entries]

@@ -77,7 +77,7 @@ def measure_conflict(spark: SparkSession, config: Config) -> dict[str, Any]:
             "%s: mean cosine %.4f (standard error %.4f), %.1f %% of %d pairs in conflict",
             stage, *agreement.mean_cosine(), 100 * agreement.negative_share()[0], int(agreement.known.sum()),
         )  # fmt: skip
-    _record(spark, trained, settings, stages)
+    _record(trained, settings, stages)
     by_stage = {
         stage: {
             "mean_cosine": agreement.mean_cosine()[0],
@@ -153,9 +153,7 @@ def _measure(learner: Learner, train: Columns, pairs: Pairs, settings: ConflictS
     return measure_pairs(gradients, pairs, keep)
 
 
-def _record(
-    spark: SparkSession, trained: TrainedRun, settings: ConflictSettings, stages: Mapping[str, Agreement]
-) -> None:
+def _record(trained: TrainedRun, settings: ConflictSettings, stages: Mapping[str, Agreement]) -> None:
     made_at = datetime.now(UTC)
     ids = trained.pinned.domain_ids
     summaries, found = [], []
@@ -175,7 +173,7 @@ def _record(
             (trained.run_id, stage, one, other, ids[one], ids[other], value, inner) for one, other, value, inner in each
         ]
     for name, rows in (("conflicts", summaries), ("domain_conflicts", found)):
-        frame = local_frame(spark, rows, spark_schema(TABLES[name]))
+        frame = local_frame(trained.lake.spark, rows, spark_schema(TABLES[name]))
         trained.lake.overwrite_where(name, frame, f"run_id = {literal(trained.run_id)}")
 
 

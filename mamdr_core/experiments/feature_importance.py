@@ -62,7 +62,7 @@ def measure_features(spark: SparkSession, config: Config) -> dict[str, Any]:
         for importance in measured:
             found.append(importance)
             logger.info("permuting %s lowers the mean AUC by %.4f", importance.feature, importance.means_R.mean())
-    _record(spark, trained, settings, kinds, base, found)
+    _record(trained, settings, kinds, base, found)
     return {
         "run_id": trained.run_id,
         "split": settings.split,
@@ -114,7 +114,6 @@ def _overall(importance: Importance) -> dict[str, float | None]:
 
 
 def _record(
-    spark: SparkSession,
     trained: TrainedRun,
     settings: ImportanceSettings,
     kinds: Mapping[str, str],
@@ -136,6 +135,6 @@ def _record(
             (*first, n, ids[n], rows_n[n], auc_n[n], none_if_nan(drop_n[n]), none_if_nan(std_n[n]), *[None] * 3, *last)
             for n in measured
         ]
-    frame = local_frame(spark, rows, spark_schema(table))
+    frame = local_frame(trained.lake.spark, rows, spark_schema(table))
     where = f"run_id = {literal(trained.run_id)} AND split = {literal(split)}"
     trained.lake.overwrite_where(table, frame, where)

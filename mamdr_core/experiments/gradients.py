@@ -49,8 +49,6 @@ def draw_pairs(domains: Ints, most: int, seed: int) -> Pairs:
 
     Args:
         domains: domain indices, ascending, int64 [m].
-        most: maximum number of pairs.
-        seed: of the sample.
     """
     total = len(domains) * (len(domains) - 1) // 2
     if total <= most:
@@ -67,13 +65,7 @@ def draw_pairs(domains: Ints, most: int, seed: int) -> Pairs:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement of the gradients of pairs.
-
-    Attributes:
-        pairs: the pairs.
-        cosine_K: cosines; NaN where a gradient is zero.
-        inner_K: inner products.
-    """
+    """Agreement of the gradients of pairs: cosines, NaN where a gradient is zero, and inner products."""
 
     pairs: Pairs
     cosine_K: Floats
@@ -120,7 +112,6 @@ def measure_pairs(gradients: Callable[[Ints], Tensor], pairs: Pairs, keep: int) 
 
     Args:
         gradients: computes the gradients of domains, [m, P].
-        pairs: the pairs to measure.
         keep: number of gradients to keep in memory, at least 2.
     """
     domains, place = np.unique(np.concatenate([pairs.first, pairs.second]), return_inverse=True)
@@ -171,7 +162,6 @@ def inner_products(left_AP: Tensor, right_BP: Tensor, row_K: Ints, column_K: Int
     Computed by tiles: a matrix product where many pairs of the tile are wanted, row-wise products elsewhere.
 
     Args:
-        left_AP, right_BP: vectors.
         row_K, column_K: positions of vectors, int64 [K].
     """
     side, few = _at_once(TILE_BYTES, left_AP), _at_once(ROWS_BYTES, left_AP)
@@ -207,11 +197,7 @@ def domain_gradients(
     """Gradients of domain losses at theta_S with respect to dense parameters, without dropout, on the host [m, P].
 
     Args:
-        engine: computes the gradients.
-        shared: theta_S.
-        columns: rows of all domains.
         rows: maximum number of rows per domain; more are sampled, with the same sample for the same seed.
-        seed: of the sample.
         domains: domain indices, int64 [m].
     """
     drawn = [_draw_rows(columns, domain, rows, seed) for domain in domains.tolist()]

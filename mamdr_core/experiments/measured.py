@@ -23,7 +23,6 @@ class RunFigures:
     """Figures of a finished run.
 
     Attributes:
-        run_id: id of the run.
         code_version: version of the code that trained it.
         auc_n: test AUC by domain index; NaN where it is undefined.
         test_auc: mean over the domains with an AUC; NaN if there are none.
@@ -59,13 +58,7 @@ class ComparedRuns:
 
 
 def read_measured(lake: Lake, run_ids: Sequence[str], domains: int) -> ComparedRuns:
-    """Read the figures of finished runs.
-
-    Args:
-        lake: holds training_runs and domain_metrics.
-        run_ids: of runs on the same examples.
-        domains: number of domain indices n.
-    """
+    """Read the figures of finished runs on the same examples, which have `domains` domain indices."""
     ids = list(run_ids)
     found = lake.read("training_runs").where(F.col("run_id").isin(ids)).collect()
     metrics = lake.read("domain_metrics").where(F.col("run_id").isin(ids) & (F.col("split") == "test"))

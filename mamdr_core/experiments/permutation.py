@@ -37,7 +37,6 @@ def permute_feature(columns: Columns, feature: str, numeric: Sequence[str], orde
     """Columns in which one feature is permuted.
 
     Args:
-        columns: the rows.
         feature: an id column with one index or several for each row ([N] or [N, L]), or a numeric feature.
         numeric: names of the numeric features, in the order of `columns.numeric`.
         order_N: for each row, the row whose value it gets, int64.
@@ -67,8 +66,6 @@ def measure_importance(
 
     Args:
         measure: predicts rows and computes metrics of the predictions.
-        columns: the rows.
-        features: the features to permute, one at a time.
         numeric: names of the numeric features.
         orders: a permutation of the rows within each domain for each repeat, int64 [N].
     """
@@ -94,11 +91,7 @@ def spread(drops_R: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def choose_features(names: Sequence[str], known: Mapping[str, str]) -> list[str]:
-    """The features to permute.
-
-    Args:
-        names: configured names; empty: all known features.
-        known: kind of each known feature.
+    """The features to permute: the configured ones, without duplicates, or all known ones (name to kind).
 
     Raises:
         ValueError: a name is unknown.

@@ -19,15 +19,11 @@ _NAMED = 60
 
 
 def plot_grid(rows: Sequence[Row], grid: Mapping[str, Sequence[Any]], folder: Path) -> list[Path]:
-    """Draw a grid: a line per method for one key, a heat map per method for two keys.
+    """Draw a grid: a line per method for one key, a heat map per method for two keys; returns the files.
 
     Args:
         rows: rows of the table sweeps.
         grid: config keys and their values; nothing is drawn unless there are one or two.
-        folder: output folder.
-
-    Returns:
-        The files.
     """
     if len(grid) == 1:
         ((key, values),) = grid.items()
@@ -87,8 +83,6 @@ def plot_conflict(matrices: Mapping[str, NDArray[np.float64]], names: Sequence[s
 
     Args:
         matrices: stage to cosines [m, m]; the first determines the order.
-        names: of the domains.
-        path: output file.
     """
     order = cluster_order(next(iter(matrices.values())))
     labels = [names[place].replace("$", r"\$") for place in order] if len(names) <= _NAMED else []

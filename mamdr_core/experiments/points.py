@@ -19,13 +19,7 @@ from mamdr_core.training.runs import fingerprint_of
 
 @dataclass
 class Point:
-    """Settings of a method, evaluated over seeds.
-
-    Attributes:
-        method: the learning method.
-        values: config key to value.
-        trials: one per seed.
-    """
+    """Settings of a method, as values of config keys, evaluated by one trial per seed."""
 
     method: str
     values: dict[str, Any]
@@ -72,9 +66,6 @@ def point_rows(
     the mean over seeds; a search uses the first seed, since only its chosen points are run with the other seeds.
 
     Args:
-        points: the evaluated points.
-        pinned: the examples that the trials were trained on.
-        outcomes: of the trials.
         runs: figures of the finished trials by run_id.
         searched: whether the points come from a search.
 

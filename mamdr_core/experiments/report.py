@@ -1,7 +1,7 @@
-"""A comparison as text: the paper's tables in Markdown and in LaTeX (booktabs).
+"""Comparisons and sweeps as text: the paper's tables in Markdown and in LaTeX (booktabs).
 
-A full product of models and methods is laid out as in Table 3 of the paper, a list of pairs as in Tables 2 and 4, and
-the largest domains as in Table 5.
+A full product of models and methods is laid out as in Table 3 of the paper, a list of pairs as in Tables 2 and 4, the
+largest domains as in Table 5, and a grid of two config keys as in Table 11.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mamdr_core.experiments.comparison import Comparison
+from mamdr_core.experiments.points import plain
 
 Figures = Mapping[str, Any]
 
@@ -32,7 +33,6 @@ def sheets_of(
     """The tables of a comparison.
 
     Args:
-        comparison: the results.
         domain_ids: raw id by domain index.
         train_rows_n: training rows by domain index.
         largest: number of largest domains that are listed individually.
@@ -62,7 +62,7 @@ def _grid(rows: Sequence[Figures], models: Sequence[str], methods: Sequence[str]
 def _figures(rows: Sequence[Figures]) -> Sheet:
     head = ["Method", "AUC", "weighted AUC", "val AUC", "RANK", "W/T/L", "difference", "p", "smallest third"]
     with_oracle = any(row.get("oracle_test_auc") is not None for row in rows)
-    cutoff = _cutoff(rows)
+    cutoff = max({k for row in rows for k in row.get("test_ndcg") or {}}, key=int, default="")
     head += [*(["oracle"] if with_oracle else []), "GAUC", *([f"NDCG@{cutoff}"] if cutoff else []), "PCOC", "ECE"]
     head += ["seeds", "s/run"]
     body = []
@@ -96,12 +96,6 @@ def _figures(rows: Sequence[Figures]) -> Sheet:
     return Sheet(f"{title}; against {baselines}", head, body, frozenset(best))
 
 
-def _cutoff(rows: Sequence[Figures]) -> str:
-    """The largest k for which a row has NDCG@k; empty if there is none."""
-    found = {k for row in rows for k in row.get("test_ndcg") or {}}
-    return max(found, key=int, default="")
-
-
 def _domains(comparison: Comparison, domain_ids: Sequence[str], train_rows_n: NDArray[np.int64], largest: int) -> Sheet:
     order = np.argsort(-train_rows_n[comparison.domains], kind="stable")[:largest]
     auc_Mm = comparison.auc_Mm[:, order]
@@ -115,6 +109,54 @@ def _domains(comparison: Comparison, domain_ids: Sequence[str], train_rows_n: ND
         best |= {(place, column + 1) for place in _highest(found, first=0)}
     names = [domain_ids[domain] for domain in comparison.domains[order]]
     return Sheet(f"Test AUC in the {len(order)} largest domains", ["Method", *names], body, frozenset(best))
+
+
+def sweep_sheets(rows: Sequence[Figures], grid: Mapping[str, Sequence[Any]]) -> list[Sheet]:
+    """Tables of the points of a sweep; the chosen points are bold.
+
+    Args:
+        rows: rows of the table sweeps.
+        grid: config keys and their values; empty for a search.
+    """
+    sheets = []
+    for name in dict.fromkeys(name_of(row) for row in rows):
+        own = [row for row in rows if name_of(row) == name]
+        if len(grid) == 2:
+            sheets.append(_square(name, own, grid))
+        sheets.append(_points(name, own))
+    return sheets
+
+
+def _points(name: str, rows: Sequence[Figures]) -> Sheet:
+    keys = list(dict.fromkeys(key for row in rows for key in row["settings"]))
+    body = [
+        [
+            str(row["point"]),
+            *(row["settings"].get(key, "-") for key in keys),
+            with_spread(row.get("val_auc"), row.get("val_auc_std")),
+            with_spread(row.get("test_auc"), row.get("test_auc_std")),
+            str(row["seeds"]),
+            row["status"],
+        ]
+        for row in rows
+    ]
+    column = len(keys) + 1
+    best = frozenset((place, column) for place, row in enumerate(rows) if row["chosen"])
+    return Sheet(f"{name}, chosen by validation AUC", ["Point", *keys, "val AUC", "test AUC", "seeds", ""], body, best)
+
+
+def _square(name: str, rows: Sequence[Figures], grid: Mapping[str, Sequence[Any]]) -> Sheet:
+    across, down = grid
+    columns, lines = ([plain(value) for value in grid[key]] for key in (across, down))
+    found = {(row["settings"][down], row["settings"][across]): row for row in rows}
+    body = [[line, *(shown(found[line, column].get("test_auc")) for column in columns)] for line in lines]
+    best = frozenset(
+        (place, number)
+        for place, line in enumerate(lines)
+        for number, column in enumerate(columns, 1)
+        if found[line, column]["chosen"]
+    )
+    return Sheet(f"{name}: test AUC by {across} (across) and {down} (down)", [down, *columns], body, best)
 
 
 def name_of(row: Figures) -> str:

@@ -5,7 +5,7 @@ import os
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +13,6 @@ from itertools import chain
 from typing import Any
 
 import torch
-from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from mamdr_core.experiments.trials import Trial
@@ -64,15 +63,6 @@ Outcome = tuple[str, Run, dict[str, Any] | str]
 """Trial hash, run, and the figures of the run or its error."""
 
 
-@dataclass(frozen=True)
-class _Placement:
-    """Placement of a trial: local index, number of processes on the machine, and threads (0: set by Spark)."""
-
-    index: int
-    count: int
-    threads: int
-
-
 class Runner:
     """Runs trials on one pinned version of the examples, and records each as a run.
 
@@ -80,26 +70,18 @@ class Runner:
     leave no record; the next start runs only what is missing.
 
     Args:
-        spark: the session.
-        lake: where runs are recorded.
         pinned: what all trials train on.
-        experiment: name of the experiment.
         parallel: maximum number of trials with one rank that run in parallel; 0: the number of slots.
     """
 
-    def __init__(
-        self, spark: SparkSession, lake: Lake, pinned: PinnedExamples, experiment: str, parallel: int = 0
-    ) -> None:
-        self._spark, self._lake, self._pinned, self._experiment = spark, lake, pinned, experiment
-        slots = max(1, spark.sparkContext.defaultParallelism // int(spark.conf.get("spark.task.cpus", "1") or 1))
+    def __init__(self, lake: Lake, pinned: PinnedExamples, experiment: str, parallel: int = 0) -> None:
+        self._lake, self._pinned, self._experiment, self._spark = lake, pinned, experiment, lake.spark
+        cores, each = self._spark.sparkContext.defaultParallelism, self._spark.conf.get("spark.task.cpus", "1")
+        slots = max(1, cores // int(each or 1))
         self.parallel = min(parallel or slots, slots)
 
     def run(self, trials: Sequence[Trial], known: TrialOutcomes | None = None) -> TrialOutcomes:
-        """Run the trials that no finished run of the lake has computed.
-
-        Args:
-            trials: the trials; duplicates run once.
-            known: earlier outcomes; these trials are skipped.
+        """Run the trials, duplicates once, that neither `known` contains nor a finished run of the lake has computed.
 
         Raises:
             MamdrError: a plugin structure that does not return one logit per row; no trial has started then.
@@ -141,10 +123,10 @@ class Runner:
             run = self._begin(trial)
             logger.info("%s: %s starts on %d ranks", self._experiment, trial.label, trial.config.train.ranks)
             try:
-                figures = train_on_ranks(self._spark, run, {})
+                figures = train_on_ranks(run, {})
             except StoppedError:
                 stopped = StoppedError("stopped by SIGTERM: the next start keeps the trials that have finished")
-                run.record_failure(self._spark, stopped)
+                run.record_failure(stopped)
                 raise stopped from None
             except Exception as error:
                 yield key, run, self._failed(run, _describe(error))
@@ -168,8 +150,8 @@ class Runner:
                     while waiting and free:
                         key, trial = waiting.popleft()
                         run, index = self._begin(trial), free.popleft()
-                        placement = _Placement(index, parallel if local else 1, threads)
-                        running[pool.submit(self._train, run, trial.label, placement)] = key, run, index
+                        body = partial(_train_trial, index, parallel if local else 1, threads)
+                        running[pool.submit(self._train, run, trial.label, body)] = key, run, index
                     while not (finished := wait(running, EVERY, FIRST_COMPLETED).done):
                         done = len(trials) - len(waiting) - len(running)
                         logger.info(
@@ -191,12 +173,12 @@ class Runner:
                     remove(run.scratch)
                 raise
 
-    def _train(self, run: Run, label: str, placement: _Placement) -> RankResult | str:
+    def _train(self, run: Run, label: str, body: Callable[[RankTask], RankResult | str]) -> RankResult | str:
         """Train in a Spark task and wait for the result."""
         context = self._spark.sparkContext
         context.setJobGroup(self._experiment, label, interruptOnCancel=True)
         try:
-            (outcome,) = context.parallelize([task_of(run)], 1).map(partial(_train_trial, placement)).collect()
+            (outcome,) = context.parallelize([task_of(run)], 1).map(body).collect()
         except Exception as error:  # the executor was lost
             return _describe(error)
         return outcome
@@ -208,14 +190,14 @@ class Runner:
         if isinstance(outcome, str):
             return self._failed(run, outcome)
         try:
-            return run.finish(self._spark, [outcome], {"ranks": sum(outcome.seconds.values())})
+            return run.finish([outcome], {"ranks": sum(outcome.seconds.values())})
         except StoppedError:
             raise
         except Exception as error:
             return self._failed(run, _describe(error))
 
     def _failed(self, run: Run, error: str) -> str:
-        run.record_failure(self._spark, error)
+        run.record_failure(error)
         return error
 
 
@@ -238,12 +220,15 @@ def _describe_time(started: float, done: int, total: int) -> str:
     return f"{format_duration(elapsed)} elapsed{left}"
 
 
-def _train_trial(placement: _Placement, task: RankTask) -> RankResult | str:
-    """Body of the Spark task of a trial; it returns errors as text, so that Spark neither retries nor reports them."""
-    if placement.threads:
-        torch.set_num_threads(placement.threads)
+def _train_trial(index: int, count: int, threads: int, task: RankTask) -> RankResult | str:
+    """Body of the Spark task of a trial, process `index` of `count` on its machine; `threads` of 0 are set by Spark.
+
+    It returns errors as text, so that Spark neither retries nor reports them.
+    """
+    if threads:
+        torch.set_num_threads(threads)
     # Processes on one machine share its memory and CUDA devices in the same way as Horovod ranks.
-    os.environ.update(LOCAL_RANK=str(placement.index), LOCAL_WORLD_SIZE=str(placement.count))
+    os.environ.update(LOCAL_RANK=str(index), LOCAL_WORLD_SIZE=str(count))
     try:
         return train_rank(task, SingleProcess())
     except Exception as error:

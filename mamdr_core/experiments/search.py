@@ -25,8 +25,6 @@ def search_points(
     Methods advance together, so that their trials can run in parallel, but each search uses only its own trials.
 
     Args:
-        settings: trials, spaces, batch and seed.
-        methods: the methods to search.
         evaluate: returns the validation AUC of each point; None for a failed point.
 
     Returns:

@@ -13,10 +13,9 @@ from mamdr_core.experiments.compare import digest, nothing_finished, write_compa
 from mamdr_core.experiments.measured import read_measured
 from mamdr_core.experiments.plots import plot_grid
 from mamdr_core.experiments.points import Point, best_place, grid_points, point_rows
-from mamdr_core.experiments.report import latex, markdown
+from mamdr_core.experiments.report import latex, markdown, sweep_sheets
 from mamdr_core.experiments.running import Runner, TrialOutcomes
 from mamdr_core.experiments.search import search_points, space_of
-from mamdr_core.experiments.sheets import sweep_sheets
 from mamdr_core.experiments.trials import check_keys, check_pairs
 from mamdr_core.lake.core.few import declared_frame
 from mamdr_core.lake.core.sql import literal
@@ -48,7 +47,7 @@ def sweep(spark: SparkSession, config: Config) -> dict[str, Any]:
     points = [] if settings.trials else grid_points(config, methods)
     lake, pinned, _ = prepare_examples(spark, config)
     name = settings.name or "sweep-" + digest([str(_identity(config)), str(pinned.versions)])
-    runner = Runner(spark, lake, pinned, name, settings.parallel)
+    runner = Runner(lake, pinned, name, settings.parallel)
     outcomes = TrialOutcomes()
     if settings.trials:
         points = _search(runner, config, methods, pinned, lake, outcomes)
@@ -56,10 +55,10 @@ def sweep(spark: SparkSession, config: Config) -> dict[str, Any]:
         outcomes.add(runner.run([trial for point in points for trial in point.trials]))
     if not outcomes.runs:
         raise nothing_finished(name, outcomes)
-    rows, best = _write_sweep(spark, lake, pinned, config, name, points, outcomes)
+    rows, best = _write_sweep(lake, pinned, config, name, points, outcomes)
     trials = [trial for point in best for trial in point.trials]
     baseline = "joint" if "joint" in methods else best[0].method
-    write_comparison(spark, lake, pinned, name, trials, outcomes, baseline, config.compare.largest)
+    write_comparison(lake, pinned, name, trials, outcomes, baseline, config.compare.largest)
     reported = ("settings", "val_auc", "test_auc")
     return {
         "sweep": name,
@@ -134,7 +133,6 @@ def _rows(
 
 
 def _write_sweep(
-    spark: SparkSession,
     lake: Lake,
     pinned: PinnedExamples,
     config: Config,
@@ -146,7 +144,7 @@ def _write_sweep(
     grid = config.sweep.grid
     rows = _rows(lake, pinned, points, outcomes, bool(config.sweep.trials))
     made = {"sweep": name, "examples_version": pinned.versions["examples"], "made_at": datetime.now(UTC)}
-    frame = declared_frame(spark, "sweeps", [made | row for row in rows])
+    frame = declared_frame(lake.spark, "sweeps", [made | row for row in rows])
     lake.overwrite_where("sweeps", frame, f"sweep = {literal(name)}")
     sheets = sweep_sheets(rows, grid)
     text = markdown(name, sheets)

@@ -15,12 +15,7 @@ _TRIAL_KEYS = ("model.name", "train.method", "train.seed", "train.days")
 
 @dataclass(frozen=True)
 class Trial:
-    """One training run of an experiment.
-
-    Attributes:
-        config: its resolved configuration.
-        values: the settings in which it differs from other trials of the same model and method (sweeps).
-    """
+    """One training run of an experiment; trials of one model and method differ in their `values` (sweeps)."""
 
     config: Config
     values: Mapping[str, Any]
@@ -45,7 +40,6 @@ def make_trial(
     Args:
         config: shared by all trials.
         pair: model and method.
-        seed: training seed.
         values: config keys and values of this trial; they take precedence over `overrides`.
         overrides: by model, by method and by model/method, applied in this order.
 
@@ -70,7 +64,8 @@ def compared_pairs(config: Config) -> list[tuple[str, str]]:
     """The pairs of model and method that `compare` selects, in order.
 
     Raises:
-        MamdrError: an unknown model, method, baseline or name in overrides; the message lists the known ones.
+        MamdrError: an unknown model, method, baseline or name in overrides (the message lists the known ones), or a key
+            in overrides that a trial must not change.
     """
     settings = config.compare
     if settings.pairs:
@@ -78,7 +73,11 @@ def compared_pairs(config: Config) -> list[tuple[str, str]]:
     else:
         pairs = [(model, method) for model in settings.models or (config.model.name,) for method in settings.methods]
     check_pairs("compare", pairs)
-    check_overrides("compare.overrides", settings.overrides, pairs)
+    names = dict.fromkeys(name for pair in pairs for name in (*pair, "/".join(pair)))
+    for name, changes in settings.overrides.items():
+        if name not in names:
+            raise MamdrError(f"compare.overrides: {name} is not compared; known: {', '.join(names)}")
+        check_keys(f"compare.overrides.{name}", changes)
     known = dict.fromkeys([*(method for _, method in pairs), *("/".join(pair) for pair in pairs)])
     if settings.baseline not in known:
         raise MamdrError(f"compare.baseline {settings.baseline!r} is not compared; give one of {', '.join(known)}")
@@ -104,19 +103,6 @@ def check_pairs(section: str, pairs: Sequence[tuple[str, str]]) -> None:
             find_method(method)
         except MamdrError as error:
             raise MamdrError(f"{section}: {error}") from error
-
-
-def check_overrides(where: str, overrides: Mapping[str, dict[str, Any]], pairs: Sequence[tuple[str, str]]) -> None:
-    """Check the names in overrides, and that they change only keys that trials may change.
-
-    Raises:
-        MamdrError: a name that is not compared, or a key that a trial must not change.
-    """
-    names = list(dict.fromkeys([name for pair in pairs for name in (*pair, "/".join(pair))]))
-    for name, changes in overrides.items():
-        if name not in names:
-            raise MamdrError(f"{where}: {name} is not compared; known: {', '.join(names)}")
-        check_keys(f"{where}.{name}", changes)
 
 
 def check_keys(where: str, keys: Mapping[str, Any]) -> None:

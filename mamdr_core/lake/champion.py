@@ -64,7 +64,6 @@ def find_run(lake: Lake, run_id: str) -> dict[str, Any]:
     """The row of a run in training_runs, with the folder of its package in `package`.
 
     Args:
-        lake: the lake in which it is recorded.
         run_id: an id; champion, or champion@2026-01-02, see `resolve_run`; empty: the newest successful run.
 
     Raises:

@@ -191,12 +191,7 @@ def time_chart(seconds: Mapping[str, float] | None) -> Markup | None:
 
 
 def variance_chart(variances: Mapping[str, float] | None, listed: int) -> Markup | None:
-    """Learned standard deviations of a mixed model, of effects and the largest of w_i; None without a mixed model.
-
-    Args:
-        variances: by name, as in training_runs.
-        listed: maximum number of entries of w_i.
-    """
+    """Learned standard deviations of effects and of the `listed` largest entries of w_i; None without a mixed model."""
     learned = (variances or {}).items()
     of_effects = [(name, value) for name, value in learned if not name.startswith("w.")]
     of_w = [(name, value) for name, value in learned if name.startswith("w.")]

@@ -199,12 +199,7 @@ def _judged_before(run: Figures, indices: Sequence[int], judged: Sequence[Figure
 
 
 def read_days(lake: Lake, until: date | None, days: int) -> tuple[list[Figures], DataFrame | None]:
-    """The last days with statistics.
-
-    Args:
-        lake: holds domain_stats and domains.
-        until: the last day; None: the newest.
-        days: maximum number of days.
+    """The last days with statistics, at most `days` of them, up to a day (None: the newest).
 
     Returns:
         One row per day, oldest first: ds, rows, clicks, new_users, domains, and new_domains, those first seen on that

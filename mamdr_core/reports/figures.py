@@ -42,12 +42,7 @@ class Difference:
 
 
 def difference(other: ReferenceRun, rows: Array) -> Difference | None:
-    """Difference between the run and another run; None if no domain has both AUCs.
-
-    Args:
-        other: AUCs of both runs.
-        rows: rows of the test split, as weights.
-    """
+    """Difference between the run and another, weighted by rows of the test split; None if no domain has both AUCs."""
     by_domain = other.own - other.auc
     known = by_domain[~np.isnan(by_domain)]
     if not len(known):
@@ -92,11 +87,7 @@ def calibration(figures: Mapping[str, Array]) -> Array:
 
 
 def calibration_groups(figures: Mapping[str, Array], groups: int = 10) -> tuple[Array, Array]:
-    """Group the domains by mean prediction, with nearly equal rows in each group.
-
-    Returns:
-        Mean prediction and CTR by group.
-    """
+    """Mean prediction and CTR of groups of domains by mean prediction, with nearly equal rows in each group."""
     rows, clicks, predicted = (figures[name] for name in ("rows", "clicks", "mean_prediction"))
     known = np.flatnonzero((rows > 0) & ~np.isnan(predicted))
     order = known[np.argsort(predicted[known], kind="stable")]

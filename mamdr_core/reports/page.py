@@ -6,20 +6,20 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from mamdr_core.reports import charts
-from mamdr_core.reports.facts import Facts
-from mamdr_core.reports.figures import SURE_CLICKS, calibration, difference, ranked
+from mamdr_core.reports.facts import Array, Facts
+from mamdr_core.reports.figures import SURE_CLICKS, Difference, calibration, difference, ranked
 from mamdr_core.reports.lake_facts import DRIFT_Z, LakeFacts
-from mamdr_core.reports.table import table_of
 
 PAGE = Path(__file__).parent / "page"
 MISSING = "–"
@@ -27,12 +27,7 @@ _MINUS = str.maketrans("-", "−")
 
 
 def render(facts: Facts, listed: int) -> str:
-    """Render the page of a run.
-
-    Args:
-        facts: contents.
-        listed: number of domains in each short list.
-    """
+    """Render the page of a run, with `listed` domains in each short list."""
     script = (PAGE / "report.js").read_text(encoding="utf-8")
     context = _context(facts, listed) | {
         "script": Markup(script),
@@ -42,12 +37,7 @@ def render(facts: Facts, listed: int) -> str:
 
 
 def render_lake(facts: LakeFacts, root: str) -> str:
-    """Render the page of a lake over its last days.
-
-    Args:
-        facts: contents.
-        root: the lake's root, which the page names.
-    """
+    """Render the page of a lake over its last days."""
     by_day = {run["ds"]: run for run in facts.runs if run["status"] == "ok" and run["ds"]}  # the oldest of a day
     by_day |= {run["ds"]: run for run in facts.runs if run["ds"] in by_day and run["promoted"]}
     measured = [by_day[day] for day in sorted(by_day)]
@@ -143,6 +133,41 @@ def _context(facts: Facts, listed: int) -> dict[str, Any]:
         "table": embedded(table),
         "columns": table["columns"],
     }
+
+
+def table_of(facts: Facts, joint: Difference | None, before: Difference | None) -> dict[str, Any]:
+    """The table of all domains, which the script of the page renders; columns without any figure are left out.
+
+    Returns:
+        ids, and columns: each with label, title, kind (count, decimal, signed or percent), digits, and values times
+        10^digits or null.
+    """
+    figures = facts.figures
+    rows = np.where(figures["rows"] > 0, figures["rows"], np.nan)
+    columns = [
+        _column("train rows", "rows of the train split", "count", 0, figures["train_rows"]),
+        _column("test rows", "rows of the test split", "count", 0, figures["rows"]),
+        _column("CTR", "clicks over rows of the test split", "percent", 2, figures["clicks"] / rows * 100),
+        _column("AUC", "exact AUC on the test split", "decimal", 4, figures["auc"]),
+        _column("vs joint", "AUC minus that of joint training", "signed", 4, joint.by_domain if joint else None),
+        _column("vs before", "AUC minus that of the previous run", "signed", 4, before.by_domain if before else None),
+        _column("oracle", "AUC of the true probabilities", "decimal", 4, figures["oracle_auc"]),
+        _column("GAUC", "AUC by user, weighted by their rows", "decimal", 4, figures["gauc"]),
+        _column("calibration", "mean prediction over CTR (PCOC)", "decimal", 2, calibration(figures)),
+        _column("ECE", "expected calibration error", "decimal", 4, figures["calibration_error"]),
+        _column("logloss", "mean negative log-likelihood on the test split", "decimal", 4, figures["logloss"]),
+    ]
+    return {"ids": list(facts.ids), "columns": [column for column in columns if column]}
+
+
+def _column(label: str, title: str, kind: str, digits: int, values: Array | None) -> dict[str, Any] | None:
+    if values is None or np.isnan(values).all():
+        return None
+    return {"label": label, "title": title, "kind": kind, "digits": digits, "values": _whole(values * 10**digits)}
+
+
+def _whole(values: Array) -> Sequence[int | None]:
+    return [None if value != value else round(value) for value in values.tolist()]
 
 
 def _name_before(facts: Facts) -> str:

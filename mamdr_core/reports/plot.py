@@ -86,13 +86,7 @@ def spanning(values: ArrayLike, log: bool = False, form: str = ",g", include: Se
 
 
 class Plot:
-    """One chart with two axes.
-
-    Args:
-        x, y: the scales.
-        x_label, y_label: axis labels.
-        label: text alternative for screen readers.
-    """
+    """One chart with two axes; `label` is its text alternative for screen readers."""
 
     def __init__(self, x: Scale, y: Scale, x_label: str, y_label: str, label: str) -> None:
         self._x, self._y, self._label = x, y, label
@@ -106,7 +100,6 @@ class Plot:
 
         Args:
             xs, ys: [m].
-            names: of the dots.
             columns: columns of the table of domains with the same values, by which the script of the page names dots
                 of a path.
         """

@@ -34,9 +34,6 @@ class ColumnsFiller:
         counts_n: number of rows by domain, int64 [n].
         sizes: vocabulary size by id column, bags and sequences included.
         numeric: by numeric feature, mean and standard deviation.
-        arrays: allocates the columns.
-        has_weights: whether rows have weights.
-        several: the bags and sequences.
         keep_keys: whether keys are kept, to sort domains at the end; if false, rows must be read in order of keys.
 
     Attributes:
@@ -90,7 +87,6 @@ class ColumnsFiller:
         """Write rows of a file to their positions; rows of other ranks' domains are skipped.
 
         Args:
-            places: the file's positions.
             batch: the id columns, label, key, true_probability, sample weights if there are any, and the features.
 
         Raises:
@@ -260,12 +256,7 @@ def _move_ids(indices: NDArray[Any], column: NDArray[np.int32], moves: Sequence[
 
 
 def standardise(values: NDArray[Any], mean: float, deviation: float) -> NDArray[np.float64]:
-    """Scale values to mean 0 and standard deviation 1; missing and infinite values become 0.
-
-    Args:
-        values: values of a feature, of any shape.
-        mean, deviation: mean and standard deviation over the train split.
-    """
+    """Scale values by the train split's moments to mean 0 and deviation 1; missing and infinite values become 0."""
     scaled = np.subtract(values, mean, dtype=np.float64)
     scaled /= deviation
     if not np.isfinite(values.sum()):

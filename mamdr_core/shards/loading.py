@@ -20,7 +20,7 @@ from mamdr_core.runtime.pace import ProgressLog
 from mamdr_core.shards.arrays import Arrays
 from mamdr_core.shards.filling import ColumnsFiller, FilePlaces
 from mamdr_core.shards.pinned import PinnedExamples, PinnedFile
-from mamdr_core.shards.reading import RowGroup, read_batches
+from mamdr_core.shards.reading import RowGroupRun, read_batches
 from mamdr_core.shards.row_groups import ReadFigures, all_row_groups, find_row_groups
 from schemas import SAMPLE_WEIGHT, TABLES, examples_table, weights_of
 
@@ -37,13 +37,10 @@ class Share:
     """The part of a pinned version that one rank reads.
 
     Args:
-        pinned: the version.
-        features: the declared features.
         own: by domain, whether its rows belong to the rank, [n].
         host_memory: GB that rows and vectors may take in memory; a larger share is memory-mapped. 0: no bound.
         holds_fixed: whether fixed vectors count, as they do unless the ranks of a machine map them together.
         scratch: folder of the mapped files; empty: the system's temporary folder.
-        reader: library that reads the row groups.
 
     Attributes:
         column_names: columns that are read from examples.
@@ -89,15 +86,12 @@ class Share:
         shapes = self.vector_shapes(None if self._holds_fixed else True)
         return rows * width + sum(4 * ids * size for ids, size in shapes.values())
 
-    def row_groups(self, split: str) -> list[RowGroup]:
+    def row_groups(self, split: str) -> list[RowGroupRun]:
         """The row groups that contain the rank's rows of a split; they are counted in `figures` as read."""
         return find_row_groups(self._files(split), self._own, self.column_names, self.figures)
 
     def columns(self, split: str) -> Columns:
         """Read the rank's rows of a split, from the row groups that contain them.
-
-        Args:
-            split: train, val or test.
 
         Returns:
             Rows sorted by domain and key, an order that does not depend on the files.
@@ -156,7 +150,7 @@ class Share:
         filler: ColumnsFiller,
         places: Mapping[str, FilePlaces],
         days: Mapping[str, tuple[int, int] | None],
-        groups: Sequence[RowGroup],
+        runs: Sequence[RowGroupRun],
     ) -> None:
         """Read row groups in several threads, each of which reads some of the files."""
         threads = min(MAX_THREADS, pa.cpu_count(), len(places)) or 1
@@ -165,7 +159,7 @@ class Share:
         pace = ProgressLog("reading", sum(file.expected for file in places.values()))
 
         def read(thread: int) -> None:
-            own = [group for group in groups if thread_of[group.url] == thread]
+            own = [run for run in runs if thread_of[run.url] == thread]
             for url, batch in read_batches(own, table, self.column_names, self._reader):
                 file = places[url]
                 if limits := days[url]:
@@ -212,10 +206,6 @@ class Share:
     def fill_vectors(self, tables: Mapping[str, NDArray[np.float32]], trainable: bool | None = None) -> Iterator[None]:
         """Write the vectors to arrays of zeros; yields after every batch that is read.
 
-        Args:
-            tables: the arrays by feature.
-            trainable: see `vectors`.
-
         Raises:
             MamdrError: the lake holds no vectors of that name and length.
         """
@@ -224,8 +214,8 @@ class Share:
             declared = TABLES[f"{of}_features"]
             missing = {feature.name: feature.size for feature in features if feature.of == of}
             names = list(missing)
-            groups = all_row_groups(urls, self.figures) if names else []
-            for _, batch in read_batches(groups, declared, ["index", "name", "vector"], self._reader):
+            runs = all_row_groups(urls, self.figures) if names else []
+            for _, batch in read_batches(runs, declared, ["index", "name", "vector"], self._reader):
                 for name in names:
                     rows = batch.filter(pc.equal(batch.column("name"), name))
                     if len(rows) and _write_vectors(rows, tables[name]):

@@ -9,9 +9,6 @@ from mamdr_core.shards.arrays import Arrays
 class MappedState:
     """Allocates tensors on the CPU whose pages the kernel evicts when memory is short; see `Arrays`.
 
-    Args:
-        folder: folder of the files, on a disk; empty: the system's temporary folder.
-
     Example:
         >>> MappedState().copy(torch.ones(2)).add_(1)
         tensor([2., 2.])

@@ -60,8 +60,6 @@ def read_runs(
 
     Args:
         runs: at least one; all files must be local, or all in one bucket.
-        table: declaration of the files' table.
-        columns: names of columns.
     """
     with _RunReader(runs, unischema(table, columns)) as reader:
         yield from reader

@@ -29,7 +29,6 @@ class PinnedFile:
     """A live file of the pinned version.
 
     Attributes:
-        url: URL of the file.
         split: the split of its rows.
         domains: indices of its domains, ascending, int32 [d].
         rows: number of rows of each, int64 [d].
@@ -55,7 +54,6 @@ class PinnedExamples:
         sizes: vocabulary size by id column; of a bag or sequence that shares a table, that of the table.
         vector_files: by "user" and "item", files of the fixed vectors.
         numeric: by numeric feature, mean and standard deviation over the train split.
-        has_weights: whether rows have weights.
         quantiles: by feature with `quantiles`, the bounds of its ranges.
     """
 
@@ -95,9 +93,7 @@ def pin_examples(
     writing are not read.
 
     Args:
-        spark: the session.
         where: settings of the lake, or its root.
-        features: the declared features.
         versions: versions by table, see `mamdr_core.lake.examples.versions`; None: the newest.
         train_days: see `Window.limits` in `mamdr_core.lake.examples.windows`; 0: the whole window.
         splits: the splits to read; the others have no files and no rows, and without train, `numeric` is empty.
@@ -164,7 +160,6 @@ def _count_files(
     """The live files with their domains, once for each split of their rows, and the number of rows by split and domain.
 
     Args:
-        examples: the rows of the window.
         domains: number of domains.
         days: by split, the days that are used.
 

@@ -22,7 +22,6 @@ class Ragged:
 
     Args:
         lists: a list column, [B]; null is an empty list.
-        width: length of a row.
         newest: whether the last values of a longer list are kept instead of the first.
     """
 
@@ -72,7 +71,6 @@ def pad_lists(batch: pa.RecordBatch, several: Sequence[Feature]) -> dict[str, ND
 
     Args:
         batch: contains lists of indices, and lists of the weights of bags with weights.
-        several: the bags and sequences.
     """
     rows, arrays = np.arange(len(batch)), dict[str, NDArray[Any]]()
     for feature in several:

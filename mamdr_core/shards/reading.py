@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -23,16 +22,8 @@ BATCH_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
-class RowGroup:
-    """A row group of a Parquet file; numbers start from 0."""
-
-    url: str
-    number: int
-
-
-@dataclass(frozen=True)
 class RowGroupRun:
-    """Row groups of one file that are read one after another."""
+    """Row groups of one Parquet file, at least one, that are read one after another; numbers start from 0."""
 
     url: str
     numbers: tuple[int, ...]
@@ -54,26 +45,22 @@ def read_footers(urls: Sequence[str]) -> list[Any]:
 
 
 def read_batches(
-    groups: Sequence[RowGroup], table: DeclaredTable, columns: Sequence[str], reader: ReaderName = "petastorm"
+    runs: Sequence[RowGroupRun], table: DeclaredTable, columns: Sequence[str], reader: ReaderName = "petastorm"
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
     """Read columns of some row groups, in the given order and in the caller's thread.
 
     Yields the URL of a file with each batch of at most `BATCH_ROWS` rows, so memory does not grow with row groups. A
-    file is opened once for consecutive row groups, and small ones among them share a batch.
+    file is opened once for a run, whose small row groups share a batch.
 
     Args:
-        groups: row groups of files of one pinned version.
-        table: declaration of the files' table.
-        columns: names of columns.
+        runs: of files of one pinned version.
         reader: library that reads them; both yield the same batches.
 
     Raises:
         MamdrError: a file is missing or damaged, or the reader is Petastorm, which is not installed.
     """
-    if not groups:
+    if not runs:
         return
-    by_file = groupby(groups, lambda group: group.url)
-    runs = [RowGroupRun(url, tuple(group.number for group in each)) for url, each in by_file]
     read = _read_with_petastorm if reader == "petastorm" else _read_with_arrow
     for run, batches in zip(runs, read(runs, table, columns), strict=True):
         for batch in batches:
@@ -105,12 +92,6 @@ def read_run(
     system: pyarrow.fs.FileSystem, path: str, numbers: Sequence[int], columns: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
     """Read columns of some row groups of a file, in batches of at most `BATCH_ROWS` rows.
-
-    Args:
-        system: file system, see `locate`.
-        path: path of the file.
-        numbers: numbers of the row groups.
-        columns: names of columns.
 
     Raises:
         MamdrError: the file is missing or damaged.

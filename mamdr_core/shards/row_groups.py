@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mamdr_core.shards.pinned import PinnedFile
-from mamdr_core.shards.reading import RowGroup, read_footers
+from mamdr_core.shards.reading import RowGroupRun, read_footers
 
 
 @dataclass
@@ -30,13 +30,7 @@ class ReadFigures:
     file_row_groups: int = 0
 
     def count(self, rows: int, size: int, read: bool) -> None:
-        """Count a row group of a file with rows of the rank.
-
-        Args:
-            rows: its rows.
-            size: compressed size of the columns in bytes.
-            read: whether it is read.
-        """
+        """Count a row group of a file with rows of the rank; `size`: compressed size of the columns in bytes."""
         self.file_row_groups += 1
         self.file_bytes += size
         if read:
@@ -54,7 +48,7 @@ class ReadFigures:
 
 def find_row_groups(
     files: Sequence[PinnedFile], own: NDArray[np.bool_], columns: Sequence[str], figures: ReadFigures
-) -> list[RowGroup]:
+) -> list[RowGroupRun]:
     """The row groups that may contain rows of some domains, in the files' order.
 
     A row group is selected if one of the file's domains is within its range of domains, or if it has no statistics.
@@ -70,39 +64,37 @@ def find_row_groups(
     """
     domains_of = {file.url: file.domains[own[file.domains]] for file in files}
     urls = [url for url, domains in domains_of.items() if len(domains)]
-    groups = []
+    runs = []
     for url, footer in zip(urls, read_footers(urls), strict=True):
         # The path of a list's values starts with the name of the column.
         paths = [footer.row_group(0).column(index).path_in_schema for index in range(footer.num_columns)]
         index_of = {path.partition(".")[0]: index for index, path in enumerate(paths)}
+        chosen = []
         for number in range(footer.num_row_groups):
             group = footer.row_group(number)
             size = sum(group.column(index_of[name]).total_compressed_size for name in columns)
             read = group.num_rows > 0 and _overlaps(domains_of[url], group.column(index_of["domain"]).statistics)
             figures.count(group.num_rows, size, read)
             if read:
-                groups.append(RowGroup(url, number))
-    return groups
+                chosen.append(number)
+        runs += [RowGroupRun(url, tuple(chosen))] if chosen else []
+    return runs
 
 
-def all_row_groups(urls: Sequence[str], figures: ReadFigures) -> list[RowGroup]:
-    """All row groups of some files, counted with all columns.
-
-    Args:
-        urls: files of the pinned version.
-        figures: updated by the counts.
+def all_row_groups(urls: Sequence[str], figures: ReadFigures) -> list[RowGroupRun]:
+    """All row groups of some files, counted in `figures` with all columns.
 
     Raises:
         MamdrError: a file is missing or damaged.
     """
-    groups = []
+    runs = []
     for url, footer in zip(urls, read_footers(urls), strict=True):
-        for number in range(footer.num_row_groups):
-            group = footer.row_group(number)
-            groups.append(RowGroup(url, number))
+        numbers = range(footer.num_row_groups)
+        for group in map(footer.row_group, numbers):
             size = sum(group.column(index).total_compressed_size for index in range(group.num_columns))
             figures.count(group.num_rows, size, read=True)
-    return groups
+        runs += [RowGroupRun(url, tuple(numbers))] if numbers else []
+    return runs
 
 
 def _overlaps(domains: NDArray[np.int32], statistics: Any) -> bool:

@@ -55,8 +55,6 @@ def make_engine(
     """The engine of a config over a version of the examples; the model has its initial parameters.
 
     Args:
-        config, pinned, device: configuration, examples and device of the run.
-        share: reads the vectors.
         name: name of the engine; the eager one is enough for predictions.
         vectors: fixed vectors by feature; None: they are read.
     """
@@ -71,12 +69,7 @@ def make_engine(
 
 
 def rows_planned(config: Config, train_rows: int) -> int:
-    """Maximum number of row-descents of a rank over all epochs; DR descends on each row k times, and on supports.
-
-    Args:
-        config: configuration of the run.
-        train_rows: training rows of the rank.
-    """
+    """Maximum number of row-descents of a rank over all epochs; DR descends on each row k times, and on supports."""
     method = find_method(config.train.method)
     dr = method.settle(config.train.learning).dr
     passes = float(config.train.most_epochs if method.shared else 0)
@@ -87,14 +80,10 @@ def rows_planned(config: Config, train_rows: int) -> int:
 
 
 def load_of(train: TrainSettings, rows_n: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Work of each domain for placement, in rows [n]: its training rows, or those that DR visits.
+    """Work of each domain for placement, in rows [n]: its training rows `rows_n`, or those that DR visits.
 
     Ranks that lend rows share the work on theta_S. Only the work of DR then depends on the placement, and
     `dr.target_rows` bounds it.
-
-    Args:
-        train: the settings.
-        rows_n: training rows by domain, [n].
     """
     if find_method(train.method).specific and train.balance_ranks and train.dr.target_rows:
         return np.minimum(rows_n, train.dr.target_rows)
@@ -115,11 +104,7 @@ def make_learner(
     """The learner of a rank at the start of a run.
 
     Args:
-        config, pinned, choices: configuration, examples and choices of the run.
-        share: reads the vectors.
         own: mask of the rank's domains, bool [n].
-        collective: the ranks.
-        train: the rank's training rows.
         inherited: mask of the domains whose theta_i the rank takes from a parent, bool [n]; None: no domain.
         maps_state: whether moments, momenta and the best theta_S are memory-mapped; see `memory_check.maps_state`.
     """
@@ -187,10 +172,7 @@ def make_mixed(
     """The mixed model of a run before it is fitted.
 
     Args:
-        config, pinned: configuration and examples of the run.
         engine: has the tables and the fixed vectors.
-        train: this rank's training rows.
-        collective: the ranks.
         inherited: this rank's part of the mixed model of a parent, from which the fit starts.
     """
     known = inherited.part("weights").domains_of("weights") if inherited else []
@@ -206,7 +188,6 @@ def make_store(settings: TrainSettings, like: Tensor, domains: Sequence[int]) ->
     """A store with theta_i of zeros, in memory if the current and the best values fit, otherwise in a file.
 
     Args:
-        settings: memory limit and scratch folder.
         like: dense parameters [P] of theta_S.
         domains: the rank's domains with theta_i.
     """

@@ -36,12 +36,7 @@ _MOST_REASONS, _MOST_RANKS = 3, 8
 
 @dataclass(frozen=True)
 class Choices:
-    """The choices of a run.
-
-    Attributes:
-        device: the CPU on all ranks, or the CUDA device of this rank.
-        engine: engine of the inner loops.
-    """
+    """The choices of a run: the device, the CPU on all ranks or the CUDA device of this rank, and the engine."""
 
     device: torch.device
     engine: EngineName
@@ -64,9 +59,7 @@ def choose_together(train: TrainSettings, rows: int, collective: Collective, tro
     """Choose the device and the engine of a run; all ranks must call this with the same arguments.
 
     Args:
-        train: the settings.
         rows: maximum number of row-descents of the rank with the most rows.
-        collective: the ranks.
         trouble: why the fast engine cannot run the model; empty: it can.
 
     Raises:
@@ -91,7 +84,6 @@ def choose_device(name: str, collective: Collective) -> torch.device:
 
     Args:
         name: "cpu", "cuda", or "auto": CUDA if all ranks can use it, otherwise the CPU.
-        collective: the ranks.
 
     Raises:
         MamdrError: `name` is "cuda", and some ranks cannot use it.
@@ -114,9 +106,7 @@ def choose_engine(
 
     Args:
         name: "eager", "fast", or "auto": fast if all ranks can compile steps and compiling pays off.
-        device: where steps run.
         rows: maximum number of row-descents of the rank with the most rows.
-        collective: the ranks.
         steps: number of steps of a rank, if known.
         trouble: why the fast engine cannot run the model; empty: it can.
 
@@ -140,11 +130,6 @@ def place_columns(columns: Mapping[str, Columns], device: torch.device, collecti
     """Move columns to the device if half of its free memory suffices on every rank; otherwise keep them on the host.
 
     Ranks that share a device share this memory. From the host, every step copies its rows to the device.
-
-    Args:
-        columns: columns of this rank, by split.
-        device: where they are used, see `choose_device`.
-        collective: the ranks.
     """
     if device.type == "cuda":
         needed, free = sum(own.nbytes for own in columns.values()), torch.cuda.mem_get_info(device)[0]
@@ -164,12 +149,7 @@ def ranks_per_device(ranks: int) -> int:
 
 
 def gather_trouble(collective: Collective, own: str) -> Trouble:
-    """Gather what prevents a choice on each rank; all ranks must call this.
-
-    Args:
-        collective: the ranks.
-        own: the reason on this rank; empty: none.
-    """
+    """Gather what prevents a choice on each rank, `own` on this one (empty: nothing); all ranks must call this."""
     texts = gather_texts(collective, own)
     ranks_by_reason: dict[str, list[int]] = {}
     for rank, reason in enumerate(texts):

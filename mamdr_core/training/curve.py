@@ -1,8 +1,7 @@
 """Training curve of a run: the result of each validation, with the rows and seconds spent so far."""
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from mamdr_core.engine.metrics import DomainMetrics
 
@@ -33,10 +32,6 @@ class Validation:
     val_auc: float | None
     weighted_val_auc: float | None
     best: bool
-
-    def plain(self) -> dict[str, Any]:
-        """JSON-compatible values, which `Validation(**values)` reads back."""
-        return asdict(self)
 
 
 def aucs_of(measured: DomainMetrics) -> dict[str, float | None]:

@@ -24,7 +24,6 @@ from mamdr_core.training.own_code import modules_of, plugins_of
 from mamdr_core.training.parents import resolve_parent
 from mamdr_core.training.preparing import check_names, prepare_examples
 from mamdr_core.training.resuming import find_unfinished
-from mamdr_core.training.run_domains import check_only_domains
 from mamdr_core.training.runs import Run, new_run
 from mamdr_core.training.summary import log_summary
 from mamdr_core.training.worker import RankResult, RankTask, train_rank
@@ -61,7 +60,6 @@ def train_mamdr(spark: SparkSession, config: Config) -> dict[str, Any]:
         RankError: a rank failed more than `train.restarts` times; the run is recorded as failed, and can be resumed.
     """
     check_names(config)
-    check_only_domains(config)
     config = resolve_parent(spark, config)
     unfinished = find_unfinished(spark, config) if config.train.resume else None
     if unfinished:
@@ -69,29 +67,24 @@ def train_mamdr(spark: SparkSession, config: Config) -> dict[str, Any]:
     else:
         lake, pinned, seconds = prepare_examples(spark, config)
         run = new_run(lake, config, pinned)
-    run.record_start(spark)
+    run.record_start()
     try:
-        figures = train_on_ranks(spark, run, seconds)
+        figures = train_on_ranks(run, seconds)
     except BaseException as error:
-        run.record_failure(spark, error)
+        run.record_failure(error)
         raise
     log_summary(Lake(spark, config.lake), run.id, run.pinned.versions["examples"])
     return figures
 
 
-def train_on_ranks(spark: SparkSession, run: Run, seconds: dict[str, float]) -> dict[str, Any]:
+def train_on_ranks(run: Run, seconds: dict[str, float]) -> dict[str, Any]:
     """Train a run on `train.ranks` ranks, restart it from its newest checkpoint after failures, and record its end.
-
-    Args:
-        spark: the session.
-        run: the run.
-        seconds: seconds by phase so far.
 
     Returns:
         The figures of the run, see `train_mamdr`.
     """
     train, rows = run.config.train, run.domains.rows(run.pinned)
-    ship_modules(spark, modules_of(plugins_of(run.config)))
+    ship_modules(run.lake.spark, modules_of(plugins_of(run.config)))
     owning = len(np.unique(task_of(run).owner[rows > 0]))
     logger.info(
         "run %s: %s of %s on %d domains, %d training rows, examples version %d, %d ranks, starts %s",
@@ -116,13 +109,13 @@ def train_on_ranks(spark: SparkSession, run: Run, seconds: dict[str, float]) -> 
             stop.touch()
 
     with on_sigterm(ask):
-        results = _attempts(spark, run, request)
-    figures = run.finish(spark, results, seconds | {"ranks": time.perf_counter() - started})
+        results = _attempts(run, request)
+    figures = run.finish(results, seconds | {"ranks": time.perf_counter() - started})
     remove(run.checkpoints)
     return figures
 
 
-def _attempts(spark: SparkSession, run: Run, request: StopRequest) -> list[RankResult]:
+def _attempts(run: Run, request: StopRequest) -> list[RankResult]:
     """Run the ranks, and restart them after failures unless a stop was requested."""
     train, failures = run.config.train, 0
     while True:
@@ -134,11 +127,11 @@ def _attempts(spark: SparkSession, run: Run, request: StopRequest) -> list[RankR
         task = partial(train_rank, task_of(run, checkpoints))
         try:
             return run_ranks(
-                spark, task, train.ranks, train.start_timeout, train.launcher, train.stall_limit, train.device
+                run.lake.spark, task, train.ranks, train.start_timeout, train.launcher, train.stall_limit, train.device
             )
         except RankError as error:
             is_last = request.is_set() or failures == train.restarts
-            run.record_loss(spark, error, is_last)
+            run.record_loss(error, is_last)
             if request.is_set():
                 continue
             if is_last:

@@ -18,7 +18,6 @@ from mamdr_core.training.memory_check import GB
 from mamdr_core.training.own_code import modules_of, plugins_of
 from mamdr_core.training.parents import resolve_parent
 from mamdr_core.training.preparing import check_names, prepare_examples
-from mamdr_core.training.run_domains import check_only_domains
 from mamdr_core.training.runs import new_run
 from schemas import SPLITS
 
@@ -44,7 +43,6 @@ def dry_run(spark: SparkSession, config: Config) -> dict[str, Any]:
         MamdrError: an error that a run would raise before its first round, or the lake has no examples yet.
     """
     check_names(config)
-    check_only_domains(config)
     config = resolve_parent(spark, config)
     lake, pinned, seconds = prepare_examples(spark, config, builds=False)
     run = new_run(lake, config, pinned)

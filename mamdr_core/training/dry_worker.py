@@ -13,7 +13,6 @@ from mamdr_core.engine.hashing import derive_seed
 from mamdr_core.engine.parameters import Theta
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.learning.methods import find_method
-from mamdr_core.mixed.mixed_model import MixedModel
 from mamdr_core.models.tables import Table
 from mamdr_core.parallel.collective import Collective
 from mamdr_core.parallel.supports import SupportSample
@@ -45,10 +44,8 @@ class DryRankResult:
         domains, rows: number of domains and rows that were read.
         memory: memory that the whole run needs on this rank, by the formula.
         available: bytes available to this rank before it allocated any: its share of the memory of its machine.
-        tables: embedding tables of the model.
         dense: number of dense parameters.
         losses: mean loss of the step's rows before and after it, and the number of these rows; zeros without rows.
-        seconds: seconds by phase.
     """
 
     device: str
@@ -92,7 +89,9 @@ def dry_run_rank(task: RankTask, collective: Collective) -> DryRankResult:
         if method.mixed:
             inherited_mixed = parent.mixed_state(collective, few) if parent else None
             mixed = make_mixed(config, learner.engine, pinned, learner.train, collective, inherited_mixed)
-            _fit_mixed(mixed, learner, bool(train.only_domains))
+            fit = mixed.refit if train.only_domains else mixed.fit
+            fit(learner.train)
+            learner.train = mixed.with_left_out_logits(learner.train)
     with clock.phase("step"), domain_named(pinned):
         losses = _step(config, learner, collective, share.arrays)
     room = train.specific_memory * GB or available / 2
@@ -111,12 +110,7 @@ def dry_run_rank(task: RankTask, collective: Collective) -> DryRankResult:
 
 
 def few_domains(rows_n: NDArray[np.int64], own_n: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Mask of a few domains of a rank, of about median size, bool [n].
-
-    Args:
-        rows_n: training rows by domain.
-        own_n: mask of the rank's domains.
-    """
+    """Mask of a few domains of a rank, of about median size, bool [n]."""
     few_n = np.zeros_like(own_n)
     occupied = np.flatnonzero(own_n & (rows_n > 0))
     ordered = occupied[np.argsort(rows_n[occupied], kind="stable")]
@@ -149,15 +143,6 @@ def _whole_shape(task: RankTask, sample: RankShape, own: NDArray[np.bool_], inhe
         sampled_rows=int(np.minimum(train_n, dr.support_rows).sum()) if method.specific and dr.k else 0,
         touched={name: int(np.minimum(learned_n, rows_of[name]).sum()) for name in sample.touched},
     )
-
-
-def _fit_mixed(mixed: MixedModel, learner: Learner, weights_alone: bool) -> None:
-    """Fit the mixed model to the rows, and use its predictions as base logits of the network."""
-    if weights_alone:
-        mixed.refit(learner.train)
-    else:
-        mixed.fit(learner.train)
-    learner.train = mixed.with_left_out_logits(learner.train)
 
 
 def _step(config: Config, learner: Learner, collective: Collective, arrays: Arrays) -> tuple[float, float, int]:

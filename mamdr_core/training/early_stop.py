@@ -32,11 +32,8 @@ class EarlyStop:
     keeps and checkpoints its own best values.
 
     Attributes:
-        patience: number of validations.
-        parameters: the parameters in training.
         moves_shared: whether theta_S is changed in place between validations, so that the best needs a copy.
         best: best mean AUC so far; NaN if there is none.
-        best_round: round of the best AUC.
         waited: number of validations since then that count.
         shared: best theta_S; None before the first validation.
     """

@@ -39,7 +39,7 @@ def evaluate_package(spark: SparkSession, config: Config) -> dict[str, Any]:
         measured, *plain = evaluate_calibrated(
             engine, package.shared, specific, columns, calibrations, pace=pace, detail=config.metrics
         )
-    record_metrics(spark, trained.lake, trained.run_id, pinned.domain_ids, {split: measured})
+    record_metrics(trained.lake, trained.run_id, pinned.domain_ids, {split: measured})
     has_rows = ~measured.logloss.isnan()
     return {
         "run_id": trained.run_id,

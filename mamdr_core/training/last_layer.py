@@ -61,10 +61,7 @@ def refit_last_layer(engine: EagerEngine, shared: Shared, val: Columns, collecti
     folds, it improves both the mean AUC over domains and the logloss.
 
     Args:
-        engine: the engine that predicts.
         shared: theta_S, changed in place.
-        val: this rank's validation rows.
-        collective: the ranks.
         seed: seed of the sample and the folds.
 
     Returns:
@@ -145,11 +142,8 @@ def _gather(
 def _inputs_of(layer: nn.Linear) -> Iterator[list[Tensor]]:
     """Collects the inputs of the layer within the block."""
     seen: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().cpu()))
-    try:
+    with layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().cpu())):
         yield seen
-    finally:
-        hook.remove()
 
 
 def _fit(held: HeldOut, chosen_N: Tensor) -> Tensor:

@@ -43,7 +43,6 @@ def machine_vectors(share: Share, collective: Collective, scratch: str = "") -> 
 
     Args:
         share: reads the vectors; it has the same features and version on all ranks.
-        collective: the ranks.
         scratch: folder of the file, with space for all fixed vectors; ranks of a machine with the same folder share the
             file. Empty: the system's temporary folder.
 
@@ -87,7 +86,6 @@ def _take_steps(collective: Collective, steps: Iterator[None]) -> None:
     """Take this rank's steps. All ranks exchange a number every few seconds, so that none waits long in a collective.
 
     Args:
-        collective: the ranks.
         steps: yields several times a minute; empty on ranks that only wait.
 
     Raises:
@@ -117,13 +115,6 @@ def sharing_key(folder: Path) -> str:
 
 class VectorFile:
     """A new file of vectors, locked until its name is removed.
-
-    Args:
-        folder: the folder of the file.
-        shapes: shapes of the vectors by feature.
-
-    Attributes:
-        path: path of the file.
 
     Raises:
         MamdrError: the folder does not exist, cannot be written or is full.
@@ -156,13 +147,9 @@ class VectorFile:
 def remove_leftovers(folder: Path) -> None:
     """Remove the files of runs that were killed, which are not locked."""
     for path in folder.glob(f"{PREFIX}*{SUFFIX}"):
-        with contextlib.suppress(OSError):
-            file = os.open(path, os.O_RDONLY)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
-            finally:
-                os.close(file)
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def _locked_file(folder: Path) -> tuple[int, str]:

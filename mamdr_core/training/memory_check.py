@@ -45,12 +45,10 @@ def shape_of(
     """The sizes that determine the memory of a rank, after it has read its rows.
 
     Args:
-        config, pinned: configuration and examples of the run.
         learns: mask of the domains whose theta_i the rank trains if they have rows, bool [n].
         inherited: mask of the domains whose theta_i the rank takes from a parent, bool [n].
         columns: the rank's rows by split.
         train: the rank's training rows, including those of support domains.
-        collective: the ranks.
     """
     inputs = declare_inputs(config.model, config.features, pinned.sizes)
     with torch.device("meta"):  # shapes alone
@@ -65,11 +63,13 @@ def shape_of(
             table.name: count_distinct(train, table, learns, readers(inputs.tables, table.name)) for table in tables
         }
     others = sum(len(rows) for split, rows in columns.items() if split != "train")
+    weights = [] if train.weights is None else [train.weights]
+    by_row = [*train.ids.values(), *train.bag_weights.values(), *weights]
     return RankShape(
         ranks=collective.size,
         tables=inputs.tables,
         dense=dense,
-        columns=sum(column[0].numel() if len(column) else 1 for column in _by_row(train)) + train.numeric.shape[1],
+        columns=sum(column[0].numel() if len(column) else 1 for column in by_row) + train.numeric.shape[1],
         train_rows=len(train),
         rows=others + len(train),
         all_train_rows=int(pinned.counts["train"].sum()),
@@ -84,17 +84,10 @@ def shape_of(
     )
 
 
-def _by_row(train: Columns) -> list[torch.Tensor]:
-    weights = [] if train.weights is None else [train.weights]
-    return [*train.ids.values(), *train.bag_weights.values(), *weights]
-
-
 def count_distinct(train: Columns, table: Table, own: NDArray[np.bool_], fields: Sequence[Table] | None = None) -> int:
     """Number of distinct ids of a table in the rows of each domain, summed over domains; some million rows at a time.
 
     Args:
-        train: the rows.
-        table: the table.
         own: mask of the domains that count, bool [n].
         fields: the tables that read its rows; None: only the table itself.
     """
@@ -122,7 +115,6 @@ def maps_state(train: TrainSettings, needs: RankMemory, device: torch.device) ->
     Each rank decides independently, since no collective depends on the decision.
 
     Args:
-        train: the settings.
         needs: memory of the rank if nothing is mapped.
         device: where training runs; nothing is mapped when a GPU is used.
     """
@@ -139,13 +131,6 @@ def check_memory(
     """Raise an error on all ranks if the memory of one of them is too small; rank 0 logs its memory by part.
 
     All ranks must call this after they have read their rows, before they allocate anything else.
-
-    Args:
-        config: configuration of the run.
-        shape: sizes of this rank.
-        device: where training runs.
-        collective: the ranks.
-        is_mapped: whether rows are memory-mapped.
 
     Returns:
         Whether this rank maps the state of tables; see `maps_state`.
@@ -170,7 +155,11 @@ def check_memory(
     here, (rest_here, tables_here) = _of_machine(collective, [needs.on_host(on_device), tables])
     available = available_memory()
     if collective.rank == 0:
-        logger.info("%s; %.3g GB are available to the %d ranks of its machine", summary(needs), available / GB, here)
+        parts = ", ".join(f"{name} {size / GB:.2g}" for name, size in needs.parts.items() if size)
+        logger.info(
+            "rank 0 needs about %.3g GB beyond the interpreter's: %s; %.3g GB are available to the %d ranks of its "
+            "machine", needs.total / GB, parts, available / GB, here,
+        )  # fmt: skip
     _raise_together(collective, _tables_trouble(needs, device, tables_here, here))
     trouble = ""
     if shape.touched and rest_here > available:
@@ -184,12 +173,6 @@ def check_memory(
         "set train.dr.rows to none, raise train.ranks on more machines, or give ranks more memory (docs/memory.md)",
     )  # fmt: skip
     return maps
-
-
-def summary(needs: RankMemory) -> str:
-    """The memory of rank 0 by part, as one line of the log."""
-    named = ", ".join(f"{name} {size / GB:.2g}" for name, size in needs.parts.items() if size)
-    return f"rank 0 needs about {needs.total / GB:.3g} GB beyond the interpreter's: {named}"
 
 
 def _tables_trouble(needs: RankMemory, device: torch.device, tables_here: int, here: int) -> str:

@@ -18,8 +18,6 @@ class NetworkOnMixed:
     """Trains a learner's network on top of a mixed model, and then without it if its gain is large.
 
     Args:
-        mixed: the mixed model.
-        learner: the learner, with theta_S and the training rows.
         initial: returns the initial theta_S.
         alone_above: see `MixedSettings`.
 
@@ -45,20 +43,11 @@ class NetworkOnMixed:
         self.learner.train = self.mixed.with_left_out_logits(self.learner.train)
         return self.mixed.with_base_logits(val)
 
-    def adds_much(self, on_mixed: EarlyStop) -> bool:
-        """Whether the network's gain over the mixed model is so large that the network may be better without it.
-
-        Args:
-            on_mixed: early stop of the network on top of the mixed model.
-        """
-        return on_mixed.best > self.auc + self.alone_above
-
     def start_alone(self, on_mixed: EarlyStop, val: Columns) -> Columns:
         """Reset the learner to its initial theta_S and remove the base logits; returns `val` without base logits.
 
         Args:
             on_mixed: early stop of the network on top of the mixed model, which is kept for `choose`.
-            val: validation rows.
         """
         self.best = on_mixed
         self.learner.shared = self.initial()

@@ -72,12 +72,7 @@ def try_structure(config: Config, pinned: PinnedExamples) -> str:
 
 
 def check_on_ranks(config: Config, sources: Mapping[str, str], collective: Collective) -> None:
-    """Check that all ranks import the plugins from the driver's source; all ranks must call this.
-
-    Args:
-        config: configuration of the run.
-        sources: result of `sources_of` on the driver.
-        collective: the ranks.
+    """Check that all ranks import plugins from the driver's source (`sources_of`); all ranks must call this.
 
     Raises:
         MamdrError: a rank cannot, or has another source; the same error on all ranks.
@@ -101,10 +96,6 @@ def check_served(config: Config, metrics: Mapping[str, Any], folder: str) -> Non
 
     If its source has changed since training, this is only logged: the structure may have been corrected. The method is
     not checked, since predictions do not need it.
-
-    Args:
-        config, metrics: configuration and metrics of the package.
-        folder: folder of the package, for errors.
 
     Raises:
         MamdrError: the structure cannot be imported, or is not a structure.

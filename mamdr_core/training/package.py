@@ -50,34 +50,28 @@ def save_rank(
     scratch: str = "",
     calibration: Calibration | None = None,
 ) -> FileHashes:
-    """Write the parameters of a rank: its shards of tables, its theta_i and its part of the mixed model.
+    """Write a rank's parameters, its shards of tables, theta_i and part of the mixed model; returns the files' hashes.
 
     Rank 0 also writes theta_S and the calibration of all domains.
-
-    Returns:
-        Hashes of the files.
     """
     with staged(as_path(folder), scratch) as path:
-        saved = _save_rank(path, rank, shared, specific)
+        tables = {f"table.{name}": table for name, table in shared.tables.items()}
+        whole = {name: table.cpu() for name, table in tables.items() if isinstance(table, Tensor)}
+        parts = {name: table.own.cpu() for name, table in tables.items() if not isinstance(table, Tensor)}
+        saved = []
+        if rank == 0:
+            saved.append("shared.safetensors")
+            save_file({"dense": shared.dense.cpu(), **whole}, path / saved[-1])
+        if parts:
+            saved.append(f"shared-{rank:05d}.safetensors")
+            save_file(parts, path / saved[-1])
+        saved += save_specific(path, f"specific-{rank:05d}", specific.now())
         if mixed:
             saved += write_state(path, rank, mixed.state_dict(), MIXED)
         if calibration and rank == 0:
             saved.append(CALIBRATION)
             save_file({name: each.contiguous() for name, each in calibration.tensors().items()}, path / CALIBRATION)
         return hash_files(path, saved)
-
-
-def _save_rank(path: Path, rank: int, shared: Shared, specific: SpecificStore) -> list[str]:
-    saved = []
-    whole = {f"table.{name}": table.cpu() for name, table in shared.tables.items() if isinstance(table, Tensor)}
-    parts = {f"table.{name}": table.own.cpu() for name, table in shared.tables.items() if not isinstance(table, Tensor)}
-    if rank == 0:
-        saved.append("shared.safetensors")
-        save_file({"dense": shared.dense.cpu(), **whole}, path / saved[-1])
-    if parts:
-        saved.append(f"shared-{rank:05d}.safetensors")
-        save_file(parts, path / saved[-1])
-    return saved + save_specific(path, f"specific-{rank:05d}", specific.now())
 
 
 def publish_package(folder: str, final: str, saved: FileHashes, texts: Mapping[str, str]) -> None:
@@ -127,9 +121,7 @@ class Package:
         """Columns with the mixed model's predictions as base logits, or unchanged columns if there is no mixed model.
 
         Args:
-            columns: columns of any split.
             engine: engine of the package's model, with the tables and the fixed vectors.
-            settings: settings of the mixed model.
             left_out: whether these are the rows that the model was fitted to: each is predicted without itself.
 
         Raises:
@@ -146,7 +138,6 @@ def load_package(folder: str, device: torch.device | str = "cpu", scratch: str =
     """Load a package after checking every file against the manifest.
 
     Args:
-        folder: path of the package.
         device: device of the parameters; theta_i are read on demand.
         scratch: folder for a local copy if the package is in an object store; empty: the system's temporary folder.
 
@@ -171,24 +162,14 @@ def load_package(folder: str, device: torch.device | str = "cpu", scratch: str =
 
 
 def load_mixed(path: Path, rank: int = 0, ranks: int = 1, owned_n: Tensor | None = None) -> State | None:
-    """Read the state of the mixed model of a package for one rank; None: there is none.
-
-    Args:
-        path: folder of the package.
-        rank, ranks: the rank and the world size.
-        owned_n: mask of the domains that the rank owns, bool [n]; None: all.
-    """
+    """State of a package's mixed model for one rank and its domains, bool [n] (None: all); None: there is none."""
     if not (path / f"{MIXED}shared.safetensors").is_file():
         return None
     return read_state(path, rank, ranks, owned_n, prefix=MIXED)
 
 
 def load_calibration(folder: str, scratch: str = "") -> Calibration | None:
-    """Load the calibration of a package; None: it has none.
-
-    Args:
-        folder, scratch: see `load_package`.
-    """
+    """Load the calibration of a package; None: it has none."""
     with fetched(as_path(folder), "model package", scratch, only=CALIBRATION) as path:
         return _read_calibration(path)
 
@@ -205,14 +186,7 @@ def load_shared(path: Path) -> Shared:
 
 
 class SavedShared:
-    """theta_S of a package; rows of tables are read on demand.
-
-    Args:
-        path: folder of the package.
-
-    Attributes:
-        tables: names of the tables.
-    """
+    """theta_S of a package; rows of tables are read on demand."""
 
     def __init__(self, path: Path) -> None:
         self._first = safe_open(path / "shared.safetensors", "pt")

@@ -32,12 +32,7 @@ def read_metadata_and_shapes(folder: str, scratch: str = "") -> tuple[PackageMet
 
 
 def read_shapes(path: Path, files: Iterable[str]) -> FileShapes:
-    """Read the shapes of parameters from the headers of a package's files.
-
-    Args:
-        path: folder of the package on a disk.
-        files: its files.
-    """
+    """Read the shapes of parameters from the headers of a package's files."""
     return {name: _shapes_in(path / name) for name in files if name.startswith(CHECKED)}
 
 
@@ -45,9 +40,7 @@ def check_shapes(folder: str, config: Config, sizes: Mapping[str, int], found: F
     """Check that theta_S, every theta_i and the calibration of a package have the shapes of its model.
 
     Args:
-        folder: folder of the package, for the error message.
         config: its configuration; a custom structure can be imported.
-        sizes: its vocabulary sizes.
         found: the shapes in its files, from `read_shapes`.
 
     Raises:

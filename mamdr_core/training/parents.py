@@ -41,7 +41,6 @@ class Parent:
     """The run from which another run starts.
 
     Attributes:
-        run_id: id of the run.
         package: folder of its package.
         ds: logical date of the run, if it has one.
         numeric: mean and standard deviation by numeric feature, by which the parent standardised its values.
@@ -110,9 +109,7 @@ def open_parent(lake: Lake, config: Config, pinned: PinnedExamples) -> Parent | 
     """Open the run of `train.warm_start` and check that its package is intact and compatible; None: a cold start.
 
     Args:
-        lake: the lake in which the parent is recorded.
         config: configuration of the child, from `resolve_parent`.
-        pinned: examples of the child.
 
     Raises:
         MamdrError: there is no such run, its package is missing or damaged, its model or features differ, or its

@@ -12,7 +12,7 @@ from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.examples.versions import versions_of
 from mamdr_core.lake.ingest.job import ingest_clicks
 from mamdr_core.lake.stats import domain_stats
-from mamdr_core.learning.methods import find_method
+from mamdr_core.learning.methods import METHODS, find_method
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.runtime.object_store import is_remote
 from mamdr_core.shards.pinned import PinnedExamples, pin_examples
@@ -45,6 +45,11 @@ def check_names(config: Config) -> None:
             "train.days is for examples whose val and test days are the newest: set examples.split.kind to time, and "
             "examples.split.val_days and test_days"
         )
+    if config.train.only_domains and not (method.specific or method.mixed):
+        able = ", ".join(name for name, known in METHODS.items() if known.specific or known.mixed)
+        raise MamdrError(
+            f"train.only_domains trains only theta_i, and train.method {config.train.method} has none: choose {able}"
+        )
 
 
 def prepare_examples(
@@ -53,8 +58,6 @@ def prepare_examples(
     """The newest examples, or those of `train.examples_version`; if the lake has none, they are built first.
 
     Args:
-        spark: the session.
-        config: configuration of the run.
         builds: whether examples may be built; otherwise a lake without examples is an error.
 
     Returns:

@@ -67,11 +67,7 @@ class Profiler:
             self._stop()
 
     def finish(self, seconds: Mapping[str, float]) -> list[str]:
-        """Write the table; returns the paths of all files.
-
-        Args:
-            seconds: seconds of the run by phase.
-        """
+        """Write the table; returns the paths of all files."""
         total = sum(seconds.values())
         phases = "\n".join(f"{name:<12}{value:>12.3f} s{value / total:>9.1%}" for name, value in seconds.items())
         text = f"Phases of rank 0, whole run (inner and deal are parts of rounds)\n\n{phases}\n"

@@ -10,13 +10,7 @@ logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """Logs one line per validation.
-
-    Args:
-        rounds: maximum number of rounds.
-        logs: whether this rank logs.
-        before: number of rounds that were done before, by earlier attempts or stages.
-    """
+    """Logs one line per validation; `before` rounds were done before, by earlier attempts or stages."""
 
     def __init__(self, rounds: int, logs: bool, before: int = 0) -> None:
         self.rounds = rounds
@@ -25,14 +19,7 @@ class Progress:
         self.started = time.perf_counter()
 
     def log(self, found: Validation, inner_seconds: float, waited: float, stop: EarlyStop) -> None:
-        """Log a validation.
-
-        Args:
-            found: the validation.
-            inner_seconds: wall time of inner loops.
-            waited: seconds of these in which steps waited for their rows.
-            stop: early stop, with the best AUC so far.
-        """
+        """Log a validation; `waited`: seconds of those of inner loops in which steps waited for their rows."""
         if not self.logs:
             return
         done, auc = found.round, float("nan") if found.val_auc is None else found.val_auc

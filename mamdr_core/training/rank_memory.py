@@ -75,11 +75,7 @@ class RankMemory:
         return self.on_host(()) + self.always["rows"]
 
     def on_host(self, on_device: Collection[str]) -> int:
-        """Bytes in the host's memory of the stage that needs most there, without rows.
-
-        Args:
-            on_device: names of parts that are in a GPU's memory.
-        """
+        """Bytes in the host's memory of the stage that needs most there, without rows and parts in a GPU's memory."""
 
         def sum_of(parts: Mapping[str, int]) -> int:
             return sum(size for name, size in parts.items() if name not in on_device and name != "rows")
@@ -108,8 +104,6 @@ def rank_memory(
     """Maximum memory of a rank, without the interpreter, the fast engine's stacks and a mixed model.
 
     Args:
-        train: the settings.
-        shape: sizes of the rank.
         specific_bytes: maximum size of theta_i in memory; a larger one is stored in a file.
         is_mapped: whether rows, and the vectors with which tables are initialised, are memory-mapped.
         maps_state: whether the state of optimizers for tables, and the best copy of tables, are memory-mapped.
@@ -119,7 +113,8 @@ def rank_memory(
     of_shared = [table for table in owners(shape.tables) if table.trainable]
     trained = [table for table in of_shared if not table.measured]
     is_sharded = train.tables == "sharded"
-    held = NUMBER * (shape.dense + sum(_held_rows(table, shape, is_sharded) * table.width for table in of_shared))
+    holders = shape.ranks if is_sharded else 1
+    held = NUMBER * (shape.dense + sum(-(-table.rows // holders) * table.width for table in of_shared))
     vectors = sum(NUMBER * table.rows * table.width for table in shape.tables if not table.trainable)
     always = {
         "rows": 0 if is_mapped else shape.rows * (NUMBER * shape.columns + 12),
@@ -169,11 +164,6 @@ def _moment_bytes(train: TrainSettings, shape: RankShape, tables: Sequence[Table
     kept = 2 * shape.dense if has_moments else 0
     kept += sum(2 * table.rows * table.width for table, optimizer in rules if optimizer == "adam")
     return NUMBER * (kept + sum(table.rows for table, optimizer in rules if optimizer == "adagrad"))
-
-
-def _held_rows(table: Table, shape: RankShape, is_sharded: bool) -> int:
-    """Rows of a table that a rank holds."""
-    return -(-table.rows // shape.ranks) if is_sharded else table.rows
 
 
 def _round_bytes(train: TrainSettings, shape: RankShape, trained: Sequence[Table], is_sharded: bool) -> int:

@@ -1,14 +1,14 @@
 """Records of runs in the lake: training_runs, domain_metrics and training_curves."""
 
 import math
-import re
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql.pandas.types import to_arrow_schema
 from torch import Tensor
 
@@ -16,24 +16,22 @@ from mamdr_core.engine.metrics import DomainMetrics
 from mamdr_core.lake.core.few import declared_frame
 from mamdr_core.lake.core.sql import literal
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.training.curve import Validation
 from schemas import TABLES, DeclaredTable
 from schemas.spark import spark_schema
 
 
-def record_run(spark: SparkSession, lake: Lake, run: Mapping[str, Any], is_new: bool = False) -> None:
+def record_run(lake: Lake, run: Mapping[str, Any], is_new: bool = False) -> None:
     """Write the row of a run in training_runs; columns missing in `run` become null, and its other keys are left out.
 
     Args:
         is_new: the run has no row yet; otherwise it is replaced, which takes more Spark jobs.
     """
-    frame = declared_frame(spark, "training_runs", [run])
+    frame = declared_frame(lake.spark, "training_runs", [run])
     _record(lake, TABLES["training_runs"], frame, f"run_id = {literal(run['run_id'])}", is_new)
 
 
 def record_metrics(
-    spark: SparkSession,
     lake: Lake,
     run_id: str,
     domain_ids: tuple[str, ...],
@@ -41,8 +39,6 @@ def record_metrics(
     is_new: bool = False,
 ) -> None:
     """Write the metrics of a run by domain and split, replacing earlier ones of the same splits unless it is new."""
-    if not re.fullmatch(r"[\w-]+", run_id):
-        raise MamdrError(f"{run_id!r} is not the id of a run (letters, digits, _ and -)")
     table = TABLES["domain_metrics"]
     struct = spark_schema(table)
     schema = to_arrow_schema(struct)
@@ -50,17 +46,15 @@ def record_metrics(
         pa.Table.from_pydict(_by_domain(run_id, split, domain_ids, measured), schema)
         for split, measured in metrics.items()
     )
-    frame = spark.createDataFrame(measured_rows, struct)
+    frame = lake.spark.createDataFrame(measured_rows, struct)
     splits = ", ".join(literal(split) for split in metrics)
     _record(lake, table, frame, f"run_id = {literal(run_id)} AND split IN ({splits})", is_new)
 
 
-def record_curve(
-    spark: SparkSession, lake: Lake, run_id: str, curve: Sequence[Validation], is_new: bool = False
-) -> None:
+def record_curve(lake: Lake, run_id: str, curve: Sequence[Validation], is_new: bool = False) -> None:
     """Write the validations of a run, replacing earlier ones unless it is new."""
-    rows = ({"run_id": run_id, **validation.plain()} for validation in curve)
-    frame = declared_frame(spark, "training_curves", rows)
+    rows = ({"run_id": run_id, **asdict(validation)} for validation in curve)
+    frame = declared_frame(lake.spark, "training_curves", rows)
     _record(lake, TABLES["training_curves"], frame, f"run_id = {literal(run_id)}", is_new)
 
 

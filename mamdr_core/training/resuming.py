@@ -31,13 +31,13 @@ def find_unfinished(spark: SparkSession, config: Config) -> Run | None:
     """
     lake, wanted = Lake(spark, config.lake), config.train.resume
     if wanted != NEWEST:
-        return _resumed(spark, lake, config, _find_named(lake, config, wanted))
+        return _resumed(lake, config, _find_named(lake, config, wanted))
     for row in _unfinished(lake) if lake.exists("training_runs") else ():
         folder = as_path(lake.path_of("checkpoints", row["run_id"]))
         is_of_day = row["ds"] == config.examples.until or bool(config.train.only_domains)
         if is_of_day and folder.is_dir() and not _differing(config, row):
             _check_not_running(folder, row["run_id"])
-            return _resumed(spark, lake, config, row)
+            return _resumed(lake, config, row)
     logger.info("%s has no unfinished run with the same settings: starting a new one", lake.root)
     return None
 
@@ -68,9 +68,9 @@ def _check_not_running(folder: AnyPath, run_id: str) -> None:
         )
 
 
-def _resumed(spark: SparkSession, lake: Lake, config: Config, row: Row) -> Run:
+def _resumed(lake: Lake, config: Config, row: Row) -> Run:
     logger.info("resumes run %s (%s)", row["run_id"], row["status"])
-    pinned = pin_examples(spark, config.lake, config.features, row["input_versions"], config.train.days)
+    pinned = pin_examples(lake.spark, config.lake, config.features, row["input_versions"], config.train.days)
     begins = {"ranks": config.train.ranks, "error": None, "started_at": datetime.now(UTC), "finished_at": None}
     known = {**row.asDict(), **begins}
     known["attempts"] = known.get("attempts") or 1  # a row from before they were counted

@@ -37,7 +37,6 @@ class RoundLoader:
         """The rounds of a stage; at the start of each epoch, the learner gets new support samples.
 
         Args:
-            stage: the stage.
             done: number of rounds at its start that are skipped.
         """
         learner, settings = self.learner, self.settings

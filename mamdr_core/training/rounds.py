@@ -18,7 +18,6 @@ def shuffle_rows(train: Columns, seed: int, arrays: Arrays) -> Tensor:
     """Random order of the rows within each domain for an epoch; rounds and support samples share it.
 
     Args:
-        train: rows of this rank.
         seed: seed of the run and epoch.
         arrays: allocates the order, 8 bytes per row.
 
@@ -52,7 +51,6 @@ def deal_rounds(
     Args:
         plan: splits the rows of all domains into rounds.
         epoch: epoch, from 0.
-        train: rows of this rank.
         rank: seeds the mixed order of the rows of all domains.
         arrays: allocates the orders of the epoch, 8 bytes per row each.
         skipped: number of rounds at the start that are skipped.

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from mamdr_core.config.job_config import Config
 from mamdr_core.engine.hashing import derive_seed
-from mamdr_core.learning.methods import METHODS, find_method
+from mamdr_core.learning.methods import find_method
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.shards.pinned import PinnedExamples
 
@@ -63,17 +63,3 @@ def domains_of(config: Config, pinned: PinnedExamples) -> RunDomains:
     reads = named.copy()
     reads[random.choice(others, size=min(len(others), dr.k * dr.epochs), replace=False)] = True
     return RunDomains(named, reads)
-
-
-def check_only_domains(config: Config) -> None:
-    """Check that the method trains theta_i if `train.only_domains` is set.
-
-    Raises:
-        MamdrError: it does not.
-    """
-    method = find_method(config.train.method)
-    if config.train.only_domains and not (method.specific or method.mixed):
-        able = ", ".join(name for name, method in METHODS.items() if method.specific or method.mixed)
-        raise MamdrError(
-            f"train.only_domains trains only theta_i, and train.method {config.train.method} has none: choose {able}"
-        )

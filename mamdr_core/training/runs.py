@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from pyspark.sql import SparkSession
-
 from mamdr_core.config.job_config import Config, dump_config, plain_config
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.runtime.errors import MamdrError, StoppedError
@@ -76,9 +74,6 @@ class Run:
     """A run in progress.
 
     Attributes:
-        lake: the lake in which it is recorded.
-        config: the resolved configuration.
-        pinned: the examples on which it trains.
         row: its row in training_runs so far.
         parent: the run from which it starts; None: a cold start.
     """
@@ -119,13 +114,13 @@ class Run:
         """Whether no earlier attempt can have recorded anything of the run."""
         return int(self.row.get("attempts") or 1) == 1
 
-    def record_start(self, spark: SparkSession) -> None:
+    def record_start(self) -> None:
         """Record that the run is running, as another attempt if it is resumed."""
         claim(self.checkpoints)
         self.row["attempts"] = (self.row.get("attempts") or 0) + 1
-        record_run(spark, self.lake, {**self.row, "status": "running"}, self._is_first_attempt)
+        record_run(self.lake, {**self.row, "status": "running"}, self._is_first_attempt)
 
-    def record_loss(self, spark: SparkSession, error: BaseException, is_last: bool) -> None:
+    def record_loss(self, error: BaseException, is_last: bool) -> None:
         """Record that ranks were lost, and that they are restarted unless this was the last attempt.
 
         A run of an experiment is only recorded when it ends.
@@ -135,9 +130,9 @@ class Run:
         if self.row["experiment"]:
             return
         with contextlib.suppress(Exception):  # restarting matters more than the record
-            record_run(spark, self.lake, {**self.row, "status": "running"})
+            record_run(self.lake, {**self.row, "status": "running"})
 
-    def record_failure(self, spark: SparkSession, error: BaseException | str) -> None:
+    def record_failure(self, error: BaseException | str) -> None:
         """Record the error, and remove the parts of the package that were written; checkpoints are kept for a resume.
 
         After a run has succeeded this does nothing: an error of a tracker, for instance, does not fail the run.
@@ -147,7 +142,7 @@ class Run:
         status = "stopped" if isinstance(error, StoppedError) else "failed"
         ended = {"status": status, "error": str(error)[:10_000], "finished_at": datetime.now(UTC)}
         with contextlib.suppress(Exception):  # the cause of the failure matters more than its record
-            record_run(spark, self.lake, {**self.row, **ended})
+            record_run(self.lake, {**self.row, **ended})
         track_run(EndedRun({**self.row, **ended}, self.config, self.pinned.domain_ids))
         with contextlib.suppress(OSError):  # the store or the disk may be the cause
             if self.scratch != self.package or not (self.package / MANIFEST).exists():
@@ -155,13 +150,8 @@ class Run:
             if self.row["experiment"] or not any(child.is_dir() for child in self.checkpoints.iterdir()):
                 remove(self.checkpoints)
 
-    def finish(self, spark: SparkSession, results: list[RankResult], seconds: dict[str, float]) -> dict[str, Any]:
+    def finish(self, results: list[RankResult], seconds: dict[str, float]) -> dict[str, Any]:
         """Complete the package, then record the metrics by domain, and then the run, so that records are never partial.
-
-        Args:
-            spark: the session.
-            results: results of the ranks.
-            seconds: seconds by phase so far.
 
         Returns:
             The figures of the run, see `mamdr_core.training.driver.train_mamdr`.
@@ -191,11 +181,11 @@ class Run:
         figures["package"] = str(package)
         # Meanwhile, a driver on another machine may have resumed the run and recorded it. Trials are not resumed.
         is_new = self._is_first_attempt and (bool(self.row["experiment"]) or is_claimed(self.checkpoints))
-        record_metrics(spark, self.lake, self.id, self.pinned.domain_ids, result.metrics, is_new)
-        record_curve(spark, self.lake, self.id, result.curve, is_new)
+        record_metrics(self.lake, self.id, self.pinned.domain_ids, result.metrics, is_new)
+        record_curve(self.lake, self.id, result.curve, is_new)
         recorded = {name: value for name, value in figures.items() if name not in ("examples_version", "uncalibrated")}
         row = {**self.row, **recorded, "status": "ok", "finished_at": datetime.now(UTC)}
-        record_run(spark, self.lake, row, is_new and bool(self.row["experiment"]))
+        record_run(self.lake, row, is_new and bool(self.row["experiment"]))
         self.row["status"] = "ok"
         track_run(EndedRun(row, self.config, self.pinned.domain_ids, figures, result.metrics, result.curve))
         return figures
@@ -203,10 +193,6 @@ class Run:
 
 def new_run(lake: Lake, config: Config, pinned: PinnedExamples, experiment: str | None = None) -> Run:
     """Create a run that has not started.
-
-    Args:
-        lake, config, pinned: see `Run`.
-        experiment: the comparison or sweep that it belongs to.
 
     Raises:
         MamdrError: the parent is not compatible, or named domains cannot be trained.

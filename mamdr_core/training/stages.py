@@ -17,7 +17,6 @@ class Stage:
         epochs: maximum number of epochs.
         rounds_per_epoch: R.
         validate_every: rounds between two validations.
-        patience: patience of the early stop.
         is_alone: whether theta_S is trained again from its initial values, without the mixed model; the count of rounds
             continues that of the previous stage.
     """
@@ -48,7 +47,6 @@ def make_stages(
     """The stages of a run.
 
     Args:
-        settings: settings of the run.
         dr: settings of DR, completed by the method.
         shared, specific: whether the method updates theta_S, and theta_i.
         may_be_alone: whether theta_S may be trained again without the mixed model.

@@ -31,13 +31,9 @@ class TrainedRun:
     """A trained run.
 
     Attributes:
-        lake: the lake in which it is recorded.
         folder: folder of its package.
-        package: its parameters and metadata.
-        config: its resolved configuration.
         pinned: the examples on which it was trained.
         share: loader of these examples, for all domains.
-        device: device of the parameters.
     """
 
     lake: Lake
@@ -60,7 +56,6 @@ def open_trained(
     """Open a run by its id or by the folder of its package.
 
     Args:
-        spark: the session.
         config: configuration of the job, with the lake, device and memory limits.
         run_id: id of the run, see `find_run`; empty: the newest successful run.
         folder: folder of a package; overrides `run_id`.
@@ -120,12 +115,7 @@ def config_of(text: str, folder: str) -> Config:
 
 
 def check_mixed(config: Config, metrics: Mapping[str, Any], found: bool, folder: str) -> None:
-    """Check that a package has a mixed model if and only if its method creates one and the run kept it.
-
-    Args:
-        config, metrics: configuration and metrics of the package.
-        found: whether the package has files of a mixed model.
-        folder: folder of the package, for error messages.
+    """Check that a package has a mixed model, `found`, if and only if its method creates one and the run kept it.
 
     Raises:
         MamdrError: a mixed model is missing or unexpected.

@@ -60,16 +60,9 @@ class Trainer:
     """Trains a learner with a method on one rank; all ranks train at the same time.
 
     Args:
-        settings: settings of the run.
-        learner: the learner.
-        method: the learning method.
         counts_n: training rows by domain, of all ranks, int64 [n].
         owned_n: mask of the domains of this rank, bool [n].
-        collective: the ranks.
-        val: validation rows of this rank.
         arrays: allocates the order of rows of an epoch.
-        clock: measures the seconds of phases.
-        checkpoints: checkpoints of the run.
         warm: whether the run starts from the parameters of a parent, which are kept unless training improves them.
         mixed: the mixed model, if the method has one; it is fitted first, and the network is trained on top of it.
         profiler: records some rounds of every stage; None: no profile.
@@ -137,9 +130,9 @@ class Trainer:
     def _begin(self, stage: Stage) -> bool:
         """Prepare a stage; returns whether to run it."""
         if stage.is_alone and self.mixed:
-            if not self.mixed.adds_much(self.early_stop):
-                return False
             aucs = self.mixed.auc, self.early_stop.best
+            if not aucs[1] > aucs[0] + self.mixed.alone_above:  # too little for a network without it
+                return False
             self._log(
                 "the network raises the mixed model's AUC from %.4f to %.4f: it is trained again without it", *aucs
             )

@@ -21,13 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class ParentParameters:
-    """Parameters of a parent for one rank.
-
-    Args:
-        package: folder of the parent's package.
-        device: device of theta_i.
-        scratch: folder for a local copy if the package is in an object store; empty: the system's temporary folder.
-    """
+    """Parameters of a parent for one rank."""
 
     def __init__(self, package: str, device: torch.device | str = "cpu", scratch: str = "") -> None:
         self._package, self._scratch = package, scratch
@@ -43,12 +37,7 @@ class ParentParameters:
         return having
 
     def mixed_state(self, collective: Collective, owned_n: NDArray[np.bool_]) -> State | None:
-        """State of the parent's mixed model for this rank; None: it has none.
-
-        Args:
-            collective: the ranks.
-            owned_n: mask of the domains of this rank, bool [n].
-        """
+        """State of the parent's mixed model for this rank's domains, bool [n]; None: it has none."""
         with fetched(as_path(self._package), "model package", self._scratch, only=MIXED) as folder:
             return load_mixed(folder, collective.rank, collective.size, torch.from_numpy(owned_n))
 

@@ -50,8 +50,6 @@ class RankTask:
     """The task that the driver sends to all ranks.
 
     Attributes:
-        config: the resolved configuration.
-        pinned: the pinned version of the examples.
         owner: rank of each domain, int64 [n].
         package: folder to which the ranks write their parameters.
         checkpoints: where checkpoints are stored; None: none are written.
@@ -248,12 +246,7 @@ def _measure(
 
 
 def share_of(task: RankTask, own: NDArray[np.bool_]) -> Share:
-    """Loader of the rows of some domains.
-
-    Args:
-        task: task of the ranks.
-        own: mask of the domains whose rows are read, bool [n].
-    """
+    """Loader of the rows of the domains of a mask, bool [n]."""
     train = task.config.train
     read = (train.host_memory, train.scratch, train.reader)
     return Share(task.pinned, task.config.features, own, *read, holds_fixed=False)

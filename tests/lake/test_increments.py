@@ -123,7 +123,7 @@ def test_what_is_built_day_by_day_is_what_a_build_of_everything_gives(
         assert built["encoded_rows"] <= BUILDS[number]
         assert_counted(lake)
         if number == 5:  # a build follows files that were joined
-            assert merge_examples(spark, lake, config.examples.shards) > 0
+            assert merge_examples(lake, config.examples.shards) > 0
     if settings is MOVING:
         maintain_lake(spark, with_values(config, {"maintain.history_days": 9}))
         assert {min(stored(lake_root, name)["ds"].to_pylist()) for name in ("clicks", "examples")} == {
@@ -257,7 +257,7 @@ def test_a_build_during_a_merge_and_a_merge_that_is_killed_lose_no_row(spark, ma
         assert_counted(lake)
 
     def join():
-        return merge_examples(spark, lake, config.examples.shards)
+        return merge_examples(lake, config.examples.shards)
 
     def die(*_):
         raise KeyboardInterrupt

@@ -72,7 +72,7 @@ def test_runs_that_have_served_keep_their_inputs_beside_the_newest(spark, lake_r
     commit(lake_root, table, [dict(zip(table.column_names, row, strict=True)) for row in served])
 
     def kept(*counts):
-        return [run["run_id"] for run in kept_runs(spark, lake, *counts)]
+        return [run["run_id"] for run in kept_runs(lake, *counts)]
 
     assert kept(1, 2) == ["run5", "run2", "run1"]
     assert kept(2, 0) == ["run5", "run4", "run2", "run1", "run0"]

@@ -71,7 +71,7 @@ def metrics(aucs):
     return DomainMetrics(rows=rows, clicks=rows // 10, auc=auc, **fields, detail=detail)
 
 
-def record_loads(spark, lake):
+def record_loads(lake):
     """The load of CLICKS and REJECTED, stopped at first, and published when it was run again."""
     tally = Tally()
     for ds, _, rows, clicks in CLICKS:
@@ -79,8 +79,8 @@ def record_loads(spark, lake):
     for ds, rule, rows in REJECTED:
         tally.add((date.fromisoformat(ds) if ds else None, rule), rows)
     load = Load(7, "raw")
-    record_load(spark, lake, load, tally, datetime(2026, 1, 5, 3, tzinfo=UTC), reason="too few rows")
-    record_load(spark, lake, load, tally, datetime(2026, 1, 5, 4, tzinfo=UTC), clicks_version=1)
+    record_load(lake, load, tally, datetime(2026, 1, 5, 3, tzinfo=UTC), reason="too few rows")
+    record_load(lake, load, tally, datetime(2026, 1, 5, 4, tzinfo=UTC), clicks_version=1)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def lake(spark, trained_config, tmp_path_factory):
         for _ in range(rows)
     ]
     commit(root, TABLES["clicks_rejected"], rejected)
-    record_loads(spark, lake)
+    record_loads(lake)
     domain_stats(spark, replace(trained_config, lake=replace(trained_config.lake, root=root)))
     runs = []
     for day, method in enumerate((*AUCS, "failed"), start=5):
@@ -112,7 +112,7 @@ def lake(spark, trained_config, tmp_path_factory):
         runs.append(run)
     commit(root, TABLES["training_runs"], runs)
     for method, aucs in AUCS.items():
-        record_metrics(spark, lake, method, DOMAINS, {"test": metrics(aucs)})
+        record_metrics(lake, method, DOMAINS, {"test": metrics(aucs)})
     return lake
 
 

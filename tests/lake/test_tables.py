@@ -234,7 +234,7 @@ def test_jobs_that_merge_into_one_table_at_once_all_succeed(spark, lake_root):
 
     def record(number):
         for _ in range(2):
-            record_run(spark, Lake(spark, lake_root), {**RUN, "run_id": f"r{number}"})
+            record_run(Lake(spark, lake_root), {**RUN, "run_id": f"r{number}"})
 
     record("first")
     with ThreadPoolExecutor(2) as pool:

@@ -144,7 +144,7 @@ def test_a_lake_without_runs_is_a_one_line_error(spark, tmp_path):
 def test_a_failed_run_in_an_empty_lake_has_a_report(spark, tmp_path):
     lake = Lake(spark, str(tmp_path / "lake"))
     failed = {"status": "failed", "error": "rank 1: out of memory", "seconds": None, "test_auc": None}
-    record_run(spark, lake, run_row(**failed, finished_at=datetime(2026, 1, 7, 4, tzinfo=UTC)))
+    record_run(lake, run_row(**failed, finished_at=datetime(2026, 1, 7, 4, tzinfo=UTC)))
     result = write_report(spark, config_of(lake, RUN))
     assert result["domains"] == 0
     page = Path(result["report"]).read_text(encoding="utf-8")
@@ -156,7 +156,7 @@ def test_a_failed_run_in_an_empty_lake_has_a_report(spark, tmp_path):
 
 def test_a_deleted_champion_is_reported(spark, lake, facts, tmp_path):
     other = Lake(spark, str(tmp_path / "lake"))
-    record_run(spark, other, run_row(parent_run_id=CHAMPION))
+    record_run(other, run_row(parent_run_id=CHAMPION))
     found = read_facts(other, ReportSettings(run_id=RUN))
     assert found.before.run["run_id"] == CHAMPION
     result = write_report(spark, config_of(other, RUN))

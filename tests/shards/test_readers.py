@@ -11,7 +11,7 @@ import pytest
 
 import mamdr_core
 from mamdr_core.config.training import ReaderName
-from mamdr_core.shards.reading import RowGroup, read_batches
+from mamdr_core.shards.reading import RowGroupRun, read_batches
 from schemas import TABLES
 
 COUNTS = [7, 25, 3, 0, 40]  # 75 rows in row groups of 10
@@ -34,11 +34,11 @@ except MamdrError as error:
 
 
 @pytest.mark.parametrize("reader", ReaderName.__args__)
-def test_row_groups_are_read_in_order_and_consecutive_ones_of_a_file_merged(make_rows, make_pinned, reader):
+def test_row_groups_are_read_in_order_and_those_of_a_run_share_a_batch(make_rows, make_pinned, reader):
     rows = make_rows(COUNTS)
     pinned = make_pinned([rows[:50], rows[50:]], len(COUNTS))
-    groups = [RowGroup(pinned.files[file].url, number) for file, number in ((1, 2), (0, 3), (0, 0), (1, 1))]
-    read = list(read_batches(groups, TABLES["examples"], ["user", "domain", "key"], reader))
+    runs = [RowGroupRun(pinned.files[file].url, numbers) for file, numbers in ((1, (2,)), (0, (3, 0)), (1, (1,)))]
+    read = list(read_batches(runs, TABLES["examples"], ["user", "domain", "key"], reader))
     assert [url for url, _ in read] == [pinned.files[file].url for file in (1, 0, 1)]
     for (_, batch), positions in zip(
         read, ([*range(70, 75)], [*range(30, 40), *range(10)], [*range(60, 70)]), strict=True

@@ -59,7 +59,7 @@ def test_two_promotions_at_once_follow_one_another(spark, tmp_path, monkeypatch)
         texts = {"config.yaml": "", "pinned.json": "{}", "metrics.json": json.dumps({"run_id": run_id})}
         publish_package(str(part), package, save_rank(str(part), 0, learner.shared, learner.specific), texts)
         run = {"run_id": run_id, "status": "ok", "method": "dn", "model": "mlp", "config": "", "input_versions": {}}
-        record_run(spark, lake, {**run, "package": package, "started_at": datetime(2026, 1, 1, tzinfo=UTC)})
+        record_run(lake, {**run, "package": package, "started_at": datetime(2026, 1, 1, tzinfo=UTC)})
     barrier, real, met = threading.Barrier(2), promoting._add, set()
 
     def meet_and_add(*arguments):

@@ -118,13 +118,13 @@ def test_runs_are_recorded_in_a_table_from_before_a_column_was_declared(spark, t
     for each in (table, TABLES["domain_metrics"]):
         lake.create(replace(each, columns=tuple(column for column in each.columns if column.name not in new)))
     run = {"run_id": "r", "status": "ok", "method": "dn", "model": "mlp", "config": "", "input_versions": {}}
-    record_run(spark, lake, {**run, "engine": "fast", "started_at": datetime(2026, 1, 1, tzinfo=UTC)})
+    record_run(lake, {**run, "engine": "fast", "started_at": datetime(2026, 1, 1, tzinfo=UTC)})
     row = lake.read("training_runs").first()
     assert (row["run_id"], row["engine"], row["skipped_steps"]) == ("r", "fast", None)
     scores, users = torch.tensor([0.1, 0.3, 0.2, 0.4]), torch.tensor([1, 1, 2, 2])
     labels, offsets = torch.tensor([0.0, 1.0, 1.0, 0.0]), torch.tensor([0, 4])
     measured = domain_metrics(scores, labels, offsets, None, users, MetricsSettings(cutoffs=(1,)))
-    record_metrics(spark, lake, "r", ("d",), {"test": measured})
+    record_metrics(lake, "r", ("d",), {"test": measured})
     row = lake.read("domain_metrics").first()
     assert (row["gauc"], row["gauc_rows"], row["groups"], row["ndcg"], row["hit_rate"]) == (
         0.5,
@@ -140,7 +140,7 @@ def test_recording_a_run_rewrites_no_file_of_another_run(spark, tmp_path):
 
     def record(run_id, status):
         run = {"run_id": run_id, "status": status, "method": "dn", "model": "mlp", "config": "", "input_versions": {}}
-        record_run(spark, lake, {**run, "started_at": datetime(2026, 1, 1, tzinfo=UTC)})
+        record_run(lake, {**run, "started_at": datetime(2026, 1, 1, tzinfo=UTC)})
         return set(lake.read("training_runs").inputFiles())
 
     first, both, ended = record("20260101-a", "ok"), record("20260102-b", "running"), record("20260102-b", "ok")

@@ -6,7 +6,8 @@ import pytest
 from mamdr_core.config.job_config import load_config
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.shards.pinned import PinnedExamples
-from mamdr_core.training.run_domains import check_only_domains, domains_of
+from mamdr_core.training.preparing import check_names
+from mamdr_core.training.run_domains import domains_of
 
 ROWS = np.array([50, 0, *[7] * 98])
 
@@ -65,11 +66,11 @@ def test_domains_that_cannot_learn_are_named(pinned, named, message):
 
 
 def test_the_method_must_learn_theta_i():
-    check_only_domains(config("train.method=dn"))
-    check_only_domains(config("train.only_domains=[d0]"))
-    check_only_domains(config("train.only_domains=[d0]", "train.method=mixed"))
+    check_names(config("train.method=dn"))
+    check_names(config("train.only_domains=[d0]"))
+    check_names(config("train.only_domains=[d0]", "train.method=mixed"))
     with pytest.raises(MamdrError, match=r"train\.method dn has none: choose separate, dr, mamdr, finetune, mixed"):
-        check_only_domains(config("train.only_domains=[d0]", "train.method=dn"))
+        check_names(config("train.only_domains=[d0]", "train.method=dn"))
 
 
 @pytest.mark.parametrize("named", ["[d0, d0]", "[1, '1']", "d0"])

@@ -86,7 +86,7 @@ def promote(lake, *promoted):
         for n, (run_id, day) in enumerate(promoted)
     ]
     named = [tuple(row.get(name) for name in table.column_names) for row in rows]
-    lake.overwrite(table, lake._spark.createDataFrame(named, spark_schema(table)))
+    lake.overwrite(table, lake.spark.createDataFrame(named, spark_schema(table)))
 
 
 def index_of(config, spark):
@@ -186,7 +186,7 @@ def test_a_run_warns_of_a_champions_deleted_package_and_starts_cold(spark, days,
     config = with_values(days[DAYS[1]], {"train.warm_start": "champion"})
     gone = {"run_id": "gone", "status": "ok", "method": "mamdr", "model": "mlp", "config": "", "input_versions": {}}
     path = lake.path_of("packages", "gone")
-    record_run(spark, lake, gone | {"package": path, "started_at": datetime(2026, 1, 1, tzinfo=UTC)})
+    record_run(lake, gone | {"package": path, "started_at": datetime(2026, 1, 1, tzinfo=UTC)})
     promote(lake, ("gone", date(2026, 1, 1)))
     assert resolve_parent(spark, config) == days[DAYS[1]]
     assert "the package of the champion, run gone, was deleted: this run starts cold" in caplog.text

@@ -1,7 +1,7 @@
 """Frames that are computed once and used several times, released together."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from pyspark.sql import DataFrame
 from pyspark.storagelevel import StorageLevel
@@ -18,14 +18,11 @@ def kept_frames() -> Iterator[Keep]:
         >>> with kept_frames() as keep:  # doctest: +SKIP
         ...     rows = keep(rows)
     """
-    kept: list[DataFrame] = []
+    with ExitStack() as kept:
 
-    def keep(frame: DataFrame) -> DataFrame:
-        kept.append(frame.persist(StorageLevel.MEMORY_AND_DISK))
-        return kept[-1]
+        def keep(frame: DataFrame) -> DataFrame:
+            persisted = frame.persist(StorageLevel.MEMORY_AND_DISK)
+            kept.callback(persisted.unpersist)
+            return persisted
 
-    try:
         yield keep
-    finally:
-        for frame in reversed(kept):
-            frame.unpersist()

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
@@ -93,30 +93,21 @@ class Files:
             return
         opened = self._system.open(self._make_path(self.path(*names)))
         stream = java_class(self._spark, "java.io.InputStreamReader")(opened, "UTF-8")
-        reader = java_class(self._spark, "java.io.BufferedReader")(stream)
-        try:
+        with closing(java_class(self._spark, "java.io.BufferedReader")(stream)) as reader:
             while (line := reader.readLine()) is not None:
                 yield line
-        finally:
-            reader.close()
 
     def read_bytes(self, *names: str) -> bytes | None:
         """The content of a file; None if it does not exist."""
         if not self.exists(*names):
             return None
-        stream = self._system.open(self._make_path(self.path(*names)))
-        try:
+        with closing(self._system.open(self._make_path(self.path(*names)))) as stream:
             return bytes(stream.readAllBytes())
-        finally:
-            stream.close()
 
     def write_bytes(self, content: bytes, *names: str) -> None:
         """Write a file that fits into memory; an existing one is replaced."""
-        stream = self._system.create(self._make_path(self.path(*names)), True)
-        try:
+        with closing(self._system.create(self._make_path(self.path(*names)), True)) as stream:
             stream.write(bytearray(content))
-        finally:
-            stream.close()
 
     def write_text(self, text: str, *names: str) -> None:
         """Write a small text file; an existing one is replaced."""

@@ -8,7 +8,8 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-_OF_COLUMNS = ("functions", "org.apache.spark.sql.functions", "PythonUtils", "PythonSQLUtils")
+OF_COLUMNS = ("functions", "org.apache.spark.sql.functions", "PythonUtils", "PythonSQLUtils")
+"""What PySpark looks up for each Column."""
 
 
 def java_class(spark: SparkSession, name: str) -> Any:
@@ -17,9 +18,3 @@ def java_class(spark: SparkSession, name: str) -> Any:
     if name not in vars(jvm):
         setattr(jvm, name, getattr(jvm, name))  # the view has no attributes of its own, so py4j asks the JVM each time
     return vars(jvm)[name]
-
-
-def keep_classes_of_columns(spark: SparkSession) -> None:
-    """Look up once what PySpark uses for each Column."""
-    for name in _OF_COLUMNS:
-        java_class(spark, name)

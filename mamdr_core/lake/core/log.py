@@ -22,11 +22,7 @@ _COMMIT = "commitInfo struct<operation: string, operationParameters: struct<vers
 
 
 class Log:
-    """The log of one table.
-
-    Args:
-        spark: a session with Delta.
-        path: path of the table, which need not exist.
+    """The log of one table, which need not exist.
 
     Raises:
         MamdrError: in all methods, if the log is damaged.
@@ -140,11 +136,7 @@ class Log:
         return {name.removeprefix(CONSTRAINT): text for name, text in found if name.startswith(CONSTRAINT)}
 
     def commits(self, at: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-        """All commits up to a version (None: the newest), newest first, back to the first deleted log file.
-
-        Yields:
-            The version and its commitInfo.
-        """
+        """Versions and commitInfos up to a version (None: the newest), newest first, back to the first deleted file."""
         number = self.version() if at is None else at
         while number >= 0 and (commit := self.commit(number)):
             yield number, commit

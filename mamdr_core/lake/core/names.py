@@ -26,12 +26,10 @@ class Names:
 
     Args:
         schema: name of the schema, with or without its catalog (`mamdr`, `unity.mamdr`); created when needed.
-        root: root of the lake.
         tables_elsewhere: whether tables of the lake may be stored outside its root.
 
     Attributes:
         schema: name of the schema with its catalog.
-        tables_elsewhere: the argument.
 
     Raises:
         MamdrError: here and in all methods, if Spark has no such catalog or rejects a name, if the schema was created

@@ -12,10 +12,5 @@ RESTORED = "restored"
 
 
 def load_note(load: int, whole_days: Collection[date | None]) -> dict[str, Any]:
-    """The note of a commit of clicks by ingest_clicks.
-
-    Args:
-        load: id of the load.
-        whole_days: days on which the rows of all loads were replaced.
-    """
+    """The note of a commit of clicks by a load; on `whole_days` it replaced the rows of all loads."""
     return {"load": load, "whole_days": sorted(day.isoformat() for day in whole_days if day)}

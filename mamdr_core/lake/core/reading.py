@@ -7,9 +7,9 @@ from mamdr_core.config.lake import LakeSettings
 from mamdr_core.config.yaml_values import shorten
 from mamdr_core.lake.core.files import Files, reaching
 from mamdr_core.lake.core.log import Log
-from mamdr_core.lake.core.marker import Marker
+from mamdr_core.lake.core.marker import check_managed, check_root, managed_schema
 from mamdr_core.lake.core.names import Names
-from mamdr_core.lake.core.sql import table_at
+from mamdr_core.lake.core.sql import identifier
 from mamdr_core.runtime.errors import MamdrError
 from schemas import TABLES, DeclaredTable, feature_vocabulary
 
@@ -21,10 +21,10 @@ class StoredTables:
     its location. No other class decides this.
 
     Args:
-        spark: a session with Delta.
         where: settings of the lake, or only its root, a folder or URI.
 
     Attributes:
+        spark: the session.
         files: the files below the root.
         root: the root as an absolute path or URI.
 
@@ -35,20 +35,19 @@ class StoredTables:
 
     def __init__(self, spark: SparkSession, where: str | LakeSettings) -> None:
         settings = LakeSettings(root=where) if isinstance(where, str) else where
-        self._spark = spark
+        self.spark = spark
         self._managed = settings.managed
         self.files = Files(spark, settings.root)
         self.root = self.files.root
         self.files.share_settings()
-        self._marker = Marker(self.files)
         with reaching(self.root):
-            self._marker.check_root()
-            elsewhere = self._marker.schema()
+            check_root(self.files)
+            elsewhere = managed_schema(self.files)
         self._names: Names | None = None
         if settings.catalog:
             self._names = Names(spark, settings.catalog, self.root, bool(elsewhere))
         if elsewhere:
-            self._marker.check_managed(elsewhere, self._names)
+            check_managed(self.root, elsewhere, self._names)
 
     def path(self, table: str | DeclaredTable) -> str:
         """The location of the table."""
@@ -58,7 +57,7 @@ class StoredTables:
     def sql_name(self, table: str | DeclaredTable) -> str:
         """The table in SQL: its name in the catalog, or its path."""
         path = self.path(table)  # first, because this names a table that has no name yet
-        return self._names.sql(declaration(table).name) if self._names else table_at(path)
+        return self._names.sql(declaration(table).name) if self._names else f"delta.{identifier(path)}"
 
     def delta(self, table: str | DeclaredTable) -> DeltaTable:
         """The table as an object of Delta, for its commands.
@@ -68,8 +67,8 @@ class StoredTables:
         """
         path = self._require(table)
         if self._names:
-            return DeltaTable.forName(self._spark, self.sql_name(table))
-        return DeltaTable.forPath(self._spark, path)
+            return DeltaTable.forName(self.spark, self.sql_name(table))
+        return DeltaTable.forPath(self.spark, path)
 
     def path_of(self, *names: str) -> str:
         """The path of another file or folder of the lake, such as a model package.
@@ -84,7 +83,7 @@ class StoredTables:
 
     def log(self, table: str | DeclaredTable) -> Log:
         """The log of the table, which need not exist."""
-        return Log(self._spark, self.path(table))
+        return Log(self.spark, self.path(table))
 
     def exists(self, table: str | DeclaredTable) -> bool:
         """Whether the table has been created."""
@@ -121,7 +120,7 @@ class StoredTables:
             MamdrError: the table does not exist.
         """
         path = self._require(table)
-        reader = self._spark.read.format("delta")
+        reader = self.spark.read.format("delta")
         reader = reader if version is None else reader.option("versionAsOf", version)
         return reader.table(self.sql_name(table)) if self._names else reader.load(path)
 

@@ -13,7 +13,7 @@ from pyspark.logger import PySparkLogger
 from pyspark.sql import SparkSession
 
 from mamdr_core.config.yaml_values import one_line
-from mamdr_core.lake.core.java import java_class, keep_classes_of_columns
+from mamdr_core.lake.core.java import OF_COLUMNS, java_class
 from mamdr_core.runtime.errors import MamdrError
 
 # Under spark-submit the JVM has started before Python runs, so settings of the JVM itself (class path, memory) are in
@@ -88,7 +88,8 @@ def make_session(name: str) -> SparkSession:
     if os.environ.get("AWS_ENDPOINT_URL") and spark.sparkContext.getConf().get(f"spark.hadoop.{path_style}") is None:
         # A self-hosted server, which this variable selects, rarely has a host name for each bucket.
         spark._jsc.hadoopConfiguration().set(path_style, "true")
-    keep_classes_of_columns(spark)
+    for java_name in OF_COLUMNS:
+        java_class(spark, java_name)
     try:
         # JARs given by --jars, --packages or spark.jars have this class loader, which Class.forName does not use.
         loader = java_class(spark, "java.lang.Thread").currentThread().getContextClassLoader()
@@ -150,12 +151,8 @@ def spark_session(name: str) -> Iterator[SparkSession]:
     Raises:
         MamdrError: see `make_session` and `storage_errors`.
     """
-    spark = make_session(name)
-    try:
-        with storage_errors():
-            yield spark
-    finally:
-        spark.stop()
+    with make_session(name) as spark, storage_errors():
+        yield spark
 
 
 @contextmanager

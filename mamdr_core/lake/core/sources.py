@@ -5,6 +5,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
@@ -134,13 +135,10 @@ def _check_columns(spark: SparkSession, settings: InputSettings, raw: DataFrame)
         file = java_class(spark, "org.apache.parquet.hadoop.util.HadoopInputFile").fromStatus(
             status, spark._jsc.hadoopConfiguration()
         )
-        reader = java_class(spark, "org.apache.parquet.hadoop.ParquetFileReader").open(file)
-        try:
+        with closing(java_class(spark, "org.apache.parquet.hadoop.ParquetFileReader").open(file)) as reader:
             fields = reader.getFooter().getFileMetaData().getSchema().getFields()
             for field in fields:
                 missing.pop(same(field.getName()), None)
-        finally:
-            reader.close()
         if not missing:
             return
     if not files:
@@ -178,10 +176,6 @@ def kind_of(raw: DataFrame, column: Column) -> T.DataType:
 
 def as_id(raw: DataFrame, key: str, column: Column) -> Column:
     """Cast a column of ids to text.
-
-    Args:
-        key: config key of the column, for the error message.
-        column: the ids.
 
     Raises:
         MamdrError: the ids are of a fractional type.
@@ -229,11 +223,7 @@ def lacks_columns(raw: DataFrame, expression: str) -> bool:
 
 
 def resolve(raw: DataFrame, key: str, expression: str) -> Column:
-    """Resolve a configured expression over the log.
-
-    Args:
-        key: config key of the expression, for the error message.
-        expression: Spark SQL.
+    """Resolve a configured expression, in Spark SQL, over the log; `key` is its config key, for the error message.
 
     Raises:
         MamdrError: the expression cannot be parsed, names a missing column, or does not give one value for each row.

@@ -11,11 +11,6 @@ def identifier(name: str) -> str:
     return f"`{name.replace('`', '``')}`"
 
 
-def table_at(path: str) -> str:
-    """The Delta table in a folder, for SQL."""
-    return f"delta.{identifier(path)}"
-
-
 def literal(text: str) -> str:
     r"""A text quoted for SQL.
 

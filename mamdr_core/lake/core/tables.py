@@ -1,21 +1,30 @@
 """The lake: Delta tables that are created from their declarations in schemas/ and written in single commits."""
 
 import json
+import logging
+import random
+import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from delta.tables import DeltaTable
-from pyspark.sql import DataFrame, DataFrameWriter
+from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 
+from mamdr_core.config.job_config import Config
 from mamdr_core.lake.core.declared import declared_columns, skipping_properties, table_properties
 from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.log import EMPTIED
+from mamdr_core.lake.core.marker import write_marker
 from mamdr_core.lake.core.reading import StoredTables, declaration
-from mamdr_core.lake.core.retries import CONFLICTS, insist
-from mamdr_core.lake.core.session import overriding
+from mamdr_core.lake.core.retries import CONFLICTS, TRIES
+from mamdr_core.lake.core.session import overriding, spark_session
+from mamdr_core.runtime.errors import MamdrError
 from schemas import DeclaredTable, Rule
 from schemas.spark import spark_schema
+
+logger = logging.getLogger(__name__)
 
 _NOTE = "spark.databricks.delta.commitInfo.userMetadata"
 _NUMBERED = "mamdr growth"  # must not change: existing tables contain it
@@ -39,7 +48,7 @@ class Lake(StoredTables):
         declared = declaration(table)
         if self.exists(declared):
             return
-        empty = local_frame(self._spark, [], spark_schema(declared))
+        empty = local_frame(self.spark, [], spark_schema(declared))
         try:
             self._save(declared, self._writer(declared, empty, "append", None))
         except CONFLICTS:  # another job has created it
@@ -62,7 +71,6 @@ class Lake(StoredTables):
         Delta stores the number with the commit, so that only one of two jobs that read the same version can write.
 
         Args:
-            rows: rows to add.
             note: unique note of the commit.
             number: higher than that of all earlier writes, undone ones included.
             replaced: condition of the rows to replace; empty: none; None: all, including the columns.
@@ -131,7 +139,7 @@ class Lake(StoredTables):
         if before >= 0:
             written.restoreToVersion(before)
             return True
-        with overriding(self._spark, {_NOTE: json.dumps({EMPTIED: True})}):
+        with overriding(self.spark, {_NOTE: json.dumps({EMPTIED: True})}):
             written.delete()
         return True
 
@@ -144,7 +152,7 @@ class Lake(StoredTables):
         self._require(table)
 
         def write() -> None:
-            with overriding(self._spark, {_NOTE: json.dumps(note)}):
+            with overriding(self.spark, {_NOTE: json.dumps(note)}):
                 change(self.delta(table))
 
         self._insist(table, write)
@@ -165,7 +173,16 @@ class Lake(StoredTables):
         self._insist(declared, renew)
 
     def _insist(self, table: str | DeclaredTable, write: Callable[[], None]) -> None:
-        insist(write, declaration(table).name, lambda: self.path(table))
+        """Write, and repeat the write after a random pause if it conflicts with a commit of another job."""
+        for number in range(TRIES):
+            try:
+                return write()
+            except CONFLICTS as error:
+                logger.warning("%s: another job is writing it: %s", declaration(table).name, type(error).__name__)
+                time.sleep(random.uniform(0, min(2**number, 20)))
+        raise MamdrError(
+            f"{self.path(table)}: another job is writing the same part of it; run again when that has ended"
+        )
 
     def _writer(
         self, table: str | DeclaredTable, rows: DataFrame, mode: str, note: dict[str, Any] | None
@@ -173,7 +190,7 @@ class Lake(StoredTables):
         declared = declaration(table)
         writer = declared_columns(declared, rows).write.format("delta").mode(mode)
         if not self.exists(declared):
-            self._marker.write(self._names, self._managed)
+            write_marker(self.files, self._names, self._managed)
             writer = writer.options(**table_properties(declared)).partitionBy(*declared.partition_by)
         elif not set(self.log(declared).columns()).issuperset(declared.column_names):
             writer = writer.option("mergeSchema", "true")
@@ -191,7 +208,7 @@ class Lake(StoredTables):
         elif self._managed:
             self._names.make_schema()
             # Delta ignores the writer's note when a table is created by its name.
-            with overriding(self._spark, {_NOTE: json.dumps(note)} if note else {}), self._names.making(declared.name):
+            with overriding(self.spark, {_NOTE: json.dumps(note)} if note else {}), self._names.making(declared.name):
                 writer.saveAsTable(self._names.sql(declared.name))
         else:
             writer.save(self.path(declared))
@@ -220,4 +237,17 @@ class Lake(StoredTables):
 
     def _alter(self, declared: DeclaredTable, changes: Iterable[str]) -> None:
         for change in changes:
-            self._spark.sql(f"ALTER TABLE {self.sql_name(declared)} {change}")
+            self.spark.sql(f"ALTER TABLE {self.sql_name(declared)} {change}")
+
+
+@contextmanager
+def job_session(name: str, config: Config) -> Iterator[SparkSession]:
+    """A Spark session for a job on the lake; with `lake.catalog`, existing tables are first named in the catalog.
+
+    Raises:
+        MamdrError: see `spark_session` and `Lake`.
+    """
+    with spark_session(name) as spark:
+        if config.lake.catalog:
+            Lake(spark, config.lake).tables()
+        yield spark

@@ -41,9 +41,7 @@ def share(before: Column, weight: Column, whole: Column, amount: Column) -> Colu
 
     Args:
         before: sum of the preceding weights.
-        weight: the row's weight.
         whole: sum of all weights.
-        amount: the amount to divide.
     """
     before, after, whole, amount = (each.cast("decimal(18,0)") for each in (before, before + weight, whole, amount))
     return divide(after * amount, whole) - divide(before * amount, whole)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from py4j.protocol import Py4JJavaError
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from mamdr_core.lake.core.tables import Lake
@@ -50,7 +50,7 @@ def count_examples(examples: DataFrame, window: Window) -> pa.Table:
     return counted.toArrow().cast(NOTHING.schema)
 
 
-def count_added(spark: SparkSession, lake: Lake, declared: DeclaredTable, version: int, window: Window) -> pa.Table:
+def count_added(lake: Lake, declared: DeclaredTable, version: int, window: Window) -> pa.Table:
     """Count the rows in the files that the commit of a version of the examples added."""
     root = lake.path(declared)
     files = [f"{root}/{unquote(name)}" for name in lake.log(declared).added_files(version)]
@@ -58,7 +58,7 @@ def count_added(spark: SparkSession, lake: Lake, declared: DeclaredTable, versio
         return NOTHING
     # By this internal option of Spark, brackets in a lake's path are not glob patterns.
     options = {"basePath": root, "__globPaths__": "false"}
-    return count_examples(spark.read.schema(spark_schema(declared)).options(**options).parquet(*files), window)
+    return count_examples(lake.spark.read.schema(spark_schema(declared)).options(**options).parquet(*files), window)
 
 
 def add_counts(first: pa.Table, second: pa.Table) -> pa.Table:

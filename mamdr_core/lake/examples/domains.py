@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable
 
-from pyspark.sql import Row, SparkSession
+from pyspark.sql import Row
 
 from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.tables import Lake
@@ -14,7 +14,7 @@ from schemas.spark import spark_schema
 logger = logging.getLogger(__name__)
 
 
-def update_domains(lake: Lake, spark: SparkSession, seen: Iterable[Row]) -> tuple[Growth, dict[str, int]]:
+def update_domains(lake: Lake, seen: Iterable[Row]) -> tuple[Growth, dict[str, int]]:
     """Give new domains an index, in the order of their ids' hashes.
 
     Args:
@@ -34,12 +34,12 @@ def update_domains(lake: Lake, spark: SparkSession, seen: Iterable[Row]) -> tupl
         before = len(indices)
         new = [row for row in ordered if row["domain"] not in indices]
         entries = [(row["domain"], before + place, row["ds"]) for place, row in enumerate(new)]
-        rows = local_frame(spark, entries, spark_schema(TABLES["domains"])).coalesce(1)
+        rows = local_frame(lake.spark, entries, spark_schema(TABLES["domains"])).coalesce(1)
         if new and not lake.append_to(table, with_last_seen(rows), rows_before=before):
             logger.info("domains: another job was first; numbering again")
             continue
         logger.info("domains: %d, %d of them new", before + len(new), len(new))
         indices |= {name: index for name, index, _ in entries}
         encoded = [(row["domain"], indices[row["domain"]]) for row in ordered]
-        return Growth(len(indices), len(new), local_frame(spark, encoded, "id string, index int")), indices
+        return Growth(len(indices), len(new), local_frame(lake.spark, encoded, "id string, index int")), indices
     raise overtaken(TABLES["domains"])

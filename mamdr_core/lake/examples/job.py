@@ -88,13 +88,13 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
         with progress(spark, "build_examples"), kept_frames() as keep:
             if chosen:
                 encoded = reduce(DataFrame.union, chosen)
-                with overriding(spark, _settings_of_survey(spark, lake, encoded)):
+                with overriding(spark, _settings_of_survey(lake, encoded)):
                     news = News(increment, find_ids(lake, encoded, config, keep), clicks)
             else:
                 news = News(increment, None, clicks)
             check_news(news, lake, config)
             with overriding(spark, settings_for(spark, news.rows, _bytes_read(lake, news))):
-                built = _build(spark, lake, config, clicks_version, news, keep)
+                built = _build(lake, config, clicks_version, news, keep)
             if built is not None:
                 figures = _figures(news, built)
                 break
@@ -105,12 +105,12 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
     return {**figures, "clicks_version": clicks_version, "examples_version": built.version}
 
 
-def _settings_of_survey(spark: SparkSession, lake: Lake, clicks: DataFrame) -> Mapping[str, str | int]:
+def _settings_of_survey(lake: Lake, clicks: DataFrame) -> Mapping[str, str | int]:
     """Settings of the first query, which runs before any row is counted."""
     held = sum(lake.log(table).size() for table in ("users", "items"))
     if lake.log("clicks").size() <= FEW_BYTES and held <= FEW_HELD:
         return FEW
-    return shuffles_of(spark, max(bytes_of(clicks), held) // ROW_BYTES)
+    return shuffles_of(lake.spark, max(bytes_of(clicks), held) // ROW_BYTES)
 
 
 def _bytes_read(lake: Lake, news: News) -> int:
@@ -128,19 +128,17 @@ def _warn_or_refuse(increment: Increment, config: Config) -> None:
     logger.warning("all clicks are encoded again: %s", increment.reason)
 
 
-def _build(
-    spark: SparkSession, lake: Lake, config: Config, clicks_version: int, news: News, keep: Keep
-) -> _Built | None:
+def _build(lake: Lake, config: Config, clicks_version: int, news: News, keep: Keep) -> _Built | None:
     """Encode and write what is new; None: another build committed first."""
     increment, newest = news.increment, news.newest(lake)
     window = window_of(config.examples, newest)
-    kept = _count_kept(spark, lake, increment, window)
-    growth, domains = grow_vocabularies(spark, lake, news, config, keep)
-    update_vectors(spark, lake, config.features, growth)
+    kept = _count_kept(lake, increment, window)
+    growth, domains = grow_vocabularies(lake, news, config, keep)
+    update_vectors(lake, config.features, growth)
     has_weight = bool(config.input.columns.weight)
     table = declared_examples(config.features, not window.decides_split, has_weight)
     shards, bounds = increment.state.get("shards", 0), kept_bounds(increment, config)
-    rows, plans = local_frame(spark, [], spark_schema(table)), list[DomainPlan]()
+    rows, plans = local_frame(lake.spark, [], spark_schema(table)), list[DomainPlan]()
     if news.ids and news.seen:
         encoded, plans = encode_news(news, news.ids.rows, growth, domains, config, keep)
         new_n = {plan.domain: plan.rows for plan in plans}
@@ -170,21 +168,21 @@ def _build(
     if not plans and not increment.replaced and _has_nothing_to_note(note, increment.before):
         return _Built(increment.base, kept, window, growth, shards)
     note["build"] = uuid.uuid4().hex  # identifies the commit among those of concurrent builds
-    with overriding(spark, writing(config.examples.shards, shards)):
+    with overriding(lake.spark, writing(config.examples.shards, shards)):
         if not lake.write_next(table, rows, note, increment.number, increment.replaced):
             return None
     version = _verify(lake, note, plans)
     if increment.replaced == "" and version == increment.base + 1:
-        counts = add_counts(kept, count_added(spark, lake, table, version, window))
+        counts = add_counts(kept, count_added(lake, table, version, window))
     elif increment.replaced is None:  # nothing was kept
-        counts = count_added(spark, lake, table, version, window)
+        counts = count_added(lake, table, version, window)
     else:  # rows were removed by this build, or possibly by a commit of another job in between
         counts = count_examples(lake.read("examples", version), window)
     write_counts(lake, note["build"], counts, window, increment.before.get("build", ""))
     return _Built(version, counts, window, growth, shards, sum(plan.missing for plan in plans))
 
 
-def _count_kept(spark: SparkSession, lake: Lake, increment: Increment, window: Window) -> pa.Table:
+def _count_kept(lake: Lake, increment: Increment, window: Window) -> pa.Table:
     """Count the examples that a build keeps."""
     if increment.replaced is None:
         return NOTHING

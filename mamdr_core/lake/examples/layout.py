@@ -28,7 +28,6 @@ def assign_shards(
     Args:
         rows: encoded rows of domains of the packing.
         rows_n: number of examples by domain, including those that are kept.
-        packing: shards of each domain.
     """
     placed = [(domain, rows_n[domain], list(shards)) for domain, shards in packing.shards.items() if domain in rows_n]
     domains = local_frame(rows.sparkSession, placed, "domain int, domain_rows bigint, shards array<int>")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 
-from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from mamdr_core.config.job_config import Config
@@ -180,16 +180,14 @@ def _sources_without_split(lake: Lake, news: News) -> list[str]:
     return [row["source"] for row in sources.orderBy("source").limit(_NAMED).collect()]
 
 
-def grow_vocabularies(
-    spark: SparkSession, lake: Lake, news: News, config: Config, keep: Keep
-) -> tuple[dict[str, Growth], dict[str, int]]:
+def grow_vocabularies(lake: Lake, news: News, config: Config, keep: Keep) -> tuple[dict[str, Growth], dict[str, int]]:
     """Give new ids an index; returns the vocabularies by column, and the index of every domain by its id."""
     if not news.ids or not news.seen:
         return {name: grown(lake, TABLES[f"{name}s"]) for name in IDS}, {}
     growth = add_new_ids(lake, news.ids, keep)
     if rare := _vocabularies(config)[1]:
         growth |= add_new_ids(lake, find_new_ids(lake, rare, news.all_clicks, keep), keep)
-    growth["domain"], domains = update_domains(lake, spark, news.seen)
+    growth["domain"], domains = update_domains(lake, news.seen)
     return growth, domains
 
 

@@ -40,7 +40,6 @@ def check_ratios(domains: Set[str], settings: ExamplesSettings) -> None:
 
     Args:
         domains: raw ids of the domains of clicks.
-        settings: the ratios.
 
     Raises:
         MamdrError: a domain has no ratio.

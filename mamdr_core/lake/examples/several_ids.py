@@ -23,11 +23,7 @@ _FOUND = "array<struct<place:int,weight:float,index:int>>"
 
 
 def hashed_ids(feature: Feature, users: IdSettings, items: IdSettings) -> list[tuple[str, Column]]:
-    """Columns of a bag or sequence, truncated to `length`: its ids as in their vocabulary, and its weights.
-
-    Args:
-        feature: a bag or sequence that is a column of clicks.
-    """
+    """Columns of a bag or sequence in clicks, truncated to `length`: ids as in their vocabulary, and weights."""
     ids = newest_or_first(feature, F.col(feature.name))
     if settings := {"user": users, "item": items}.get(feature.table):
         ids = F.transform(ids, lambda value: id_column(value, settings)) if settings.buckets else ids
@@ -49,7 +45,6 @@ def encode_several(
     A null array becomes an empty one. If the array of weights is null, each id has weight 1.
 
     Args:
-        rows: rows with the features.
         vocabularies: by column of single ids, or by the name of a feature with a separate vocabulary.
         several: the bags and sequences to encode.
     """

@@ -12,7 +12,6 @@ def split_column(settings: SplitSettings, seed: int, domain_rows: Column) -> Col
     """The split of a row.
 
     Args:
-        settings: kind and limits.
         seed: decides a random split together with the hashes of the row's ids.
         domain_rows: number of examples of the row's domain.
 

@@ -34,8 +34,6 @@ class Source:
     """The source of a declared vector.
 
     Attributes:
-        feature: the vector.
-        settings: settings of the source as an input.
         vectors: id, vector; malformed, the text of a malformed line.
         state: a text that changes with the files, the declared size and the declared schema.
     """
@@ -51,9 +49,7 @@ class Source:
         return bytes_of(self.vectors) <= FEW_BYTES
 
 
-def update_vectors(
-    spark: SparkSession, lake: Lake, features: Sequence[Feature], vocabularies: Mapping[str, Growth]
-) -> None:
+def update_vectors(lake: Lake, features: Sequence[Feature], vocabularies: Mapping[str, Growth]) -> None:
     """Bring user_features and item_features up to date: the declared vectors of all ids with an index.
 
     If no source has changed, only the vectors of new ids are added, if any. Otherwise the table is rewritten.
@@ -68,7 +64,7 @@ def update_vectors(
     for of in ("user", "item"):
         declared = [feature for feature in features if feature.kind == "vector" and feature.of == of]
         if declared:
-            _update(lake, of, vocabularies[of], [_open(spark, feature) for feature in declared])
+            _update(lake, of, vocabularies[of], [_open(lake.spark, feature) for feature in declared])
 
 
 def _update(lake: Lake, of: str, vocabulary: Growth, sources: Sequence[Source]) -> None:

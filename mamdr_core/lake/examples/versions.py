@@ -10,16 +10,16 @@ from pyspark.errors import PySparkException
 from mamdr_core.config.features import Feature
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.runtime.errors import MamdrError
-from schemas import DeclaredTable, feature_vocabulary
+from schemas import TABLES, DeclaredTable, feature_vocabulary
 
 _GONE = re.compile("FILE_NOT_EXIST|Cannot time travel Delta table to version")
 
 
-def tables_beside(features: Sequence[Feature]) -> list[DeclaredTable | str]:
+def tables_beside(features: Sequence[Feature]) -> list[DeclaredTable]:
     """The other tables that readers of the examples need: vocabularies and fixed vectors."""
     vectors = sorted({f"{feature.of}_features" for feature in features if feature.kind == "vector"})
     indexed = [feature_vocabulary(f.name) for f in features if f.has_vocabulary]
-    return ["users", "items", "domains", *vectors, *indexed]
+    return [*(TABLES[name] for name in ("users", "items", "domains", *vectors)), *indexed]
 
 
 def newest_versions(lake: Lake, features: Sequence[Feature]) -> dict[str, int]:
@@ -28,7 +28,7 @@ def newest_versions(lake: Lake, features: Sequence[Feature]) -> dict[str, int]:
     Raises:
         MamdrError: a table does not exist.
     """
-    return {_name(table): lake.version(table) for table in tables_beside(features)}
+    return {table.name: lake.version(table) for table in tables_beside(features)}
 
 
 def versions_of(lake: Lake, features: Sequence[Feature], version: int) -> dict[str, int]:
@@ -51,7 +51,7 @@ def versions_of(lake: Lake, features: Sequence[Feature], version: int) -> dict[s
             "run build_examples again"
         )
     noted = found[1]["versions"]
-    names = [_name(table) for table in tables_beside(features)]
+    names = [table.name for table in tables_beside(features)]
     if missing := [name for name in names if name not in noted]:
         raise MamdrError(
             f"train.examples_version: examples version {version} was built without {', '.join(missing)}: run "
@@ -62,11 +62,7 @@ def versions_of(lake: Lake, features: Sequence[Feature], version: int) -> dict[s
 
 @contextmanager
 def still_there(what: str) -> Iterator[None]:
-    """Turn Spark's errors about removed files or log entries of a version into MamdrError; must wrap its reads.
-
-    Args:
-        what: description of the version, for the error message.
-    """
+    """Turn Spark's errors about removed files or log entries of a version into MamdrError; must wrap its reads."""
     try:
         yield
     except (PySparkException, Py4JJavaError) as error:
@@ -76,7 +72,3 @@ def still_there(what: str) -> Iterator[None]:
             f"{what} cannot be read any more: its files were removed after maintain.retention_days, or never were in "
             "this lake"
         ) from None
-
-
-def _name(table: DeclaredTable | str) -> str:
-    return table if isinstance(table, str) else table.name

@@ -58,11 +58,7 @@ class Window:
 
 
 def window_of(settings: ExamplesSettings, newest: date) -> Window:
-    """The window according to the settings.
-
-    Args:
-        newest: the newest day of the examples, used if `until` is not set.
-    """
+    """The window according to the settings; `newest`, the newest day of the examples, is used if `until` is not set."""
     last = settings.until or newest
     first = last - timedelta(settings.days - 1) if settings.days else None
     if not settings.split.moves:
@@ -83,12 +79,7 @@ def noted_window(note: dict[str, Any]) -> Window:
 
 
 def read_window(lake: Lake, version: int, window: Window | None = None, train_days: int = 0) -> DataFrame:
-    """The rows of a version's window, with `split`.
-
-    Args:
-        window: window to use instead of that of the version.
-        train_days: see `Window.limits`.
-    """
+    """The rows of a version's window, or of the given one, with `split`; `train_days` as in `Window.limits`."""
     split, chosen = window_sql(window_at(lake, version) if window is None else window, train_days)
     examples = lake.read("examples", version).where(chosen)
     return examples.withColumn("split", F.expr(split)) if split else examples

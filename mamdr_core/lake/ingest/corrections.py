@@ -11,8 +11,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from pyspark.sql import SparkSession
-
 from mamdr_core.lake.core.caching import kept_frames
 from mamdr_core.lake.core.progress import progress
 from mamdr_core.lake.core.session import FEW, FEW_BYTES, overriding
@@ -33,7 +31,6 @@ class Correction:
         whole_days: whether it replaces all rows of its days instead of only its own.
         held: days on which clicks held rows of the load.
         before: the version of clicks that held them.
-        earlier: earlier attempts.
     """
 
     load: Load
@@ -50,7 +47,6 @@ def find_correction(
 
     Args:
         whole_days, held, before: see `Correction`; `held` may contain None, which stands for rows without a day.
-        tally: counts of the load.
     """
     days = frozenset(day for day in held if day)
     if before is None or not (days or whole_days):
@@ -59,9 +55,7 @@ def find_correction(
     return Correction(load, whole_days, days, before, read_attempts(lake, load, replaced))
 
 
-def begin_correction(
-    spark: SparkSession, lake: Lake, correction: Correction, tally: Tally, started_at: datetime
-) -> bool:
+def begin_correction(lake: Lake, correction: Correction, tally: Tally, started_at: datetime) -> bool:
     """Record the days of a correction before it replaces rows, if clicks will no longer show them; whether it did."""
     if correction.earlier.killed:
         logger.info(
@@ -72,18 +66,15 @@ def begin_correction(
     # of clicks. A later attempt does not know that version: it must at least know that an attempt was killed.
     if not (correction.held - now or was_made_before_names(lake)):
         return False
-    record_load(spark, lake, correction.load, tally, started_at, replacing=correction.held | now)
+    record_load(lake, correction.load, tally, started_at, replacing=correction.held | now)
     return True
 
 
-def finish_correction(
-    spark: SparkSession, lake: Lake, correction: Correction, tally: Tally, version: int
-) -> tuple[int, int]:
+def finish_correction(lake: Lake, correction: Correction, tally: Tally, version: int) -> tuple[int, int]:
     """Restore the events that the load no longer brings from rows of other loads.
 
     Args:
         correction: a published correction.
-        tally: counts of the published load.
         version: version of clicks that it created.
 
     Returns:
@@ -100,7 +91,7 @@ def finish_correction(
     # Decided by the tables, not by this log: many clicks may have times of this log.
     few = FEW if lake.log("clicks").size() + lake.log("clicks_rejected").size() <= FEW_BYTES else {}
     try:
-        with kept_frames() as keep, overriding(spark, few), progress(spark, "restored events"):
+        with kept_frames() as keep, overriding(lake.spark, few), progress(lake.spark, "restored events"):
             restored = restore_events(lake, replaced, keep)
             days = now if correction.whole_days else ()
             return restored, count_restorable(lake, load, (correction.before, version), days, earlier.killed)

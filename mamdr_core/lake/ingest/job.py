@@ -96,11 +96,11 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
             is_recorded = False  # also in later passes, which undo their own commits alone: the load stays published
             if not number:  # later passes only compare a published load with what other jobs have published since
                 times = partial(explain_times, raw, rows, config.input.columns.event_time)
-                _check_quality(spark, config, lake, load, tally, held, started_at, times)
+                _check_quality(config, lake, load, tally, held, started_at, times)
                 correction = find_correction(lake, load, whole_days, held, tally, seen)
-                is_recorded = correction is not None and begin_correction(spark, lake, correction, tally, started_at)
+                is_recorded = correction is not None and begin_correction(lake, correction, tally, started_at)
             to = Publication(lake, load, table, whole_days, held.keys(), tasks, started_at, is_recorded)
-            version = publish(spark, to, judged)
+            version = publish(to, judged)
             # Rows that another job published between the two versions have not been compared: the later job does so.
             if _files(_overlapping(config, lake, load, survey, version)) <= _files(others):
                 break
@@ -110,9 +110,9 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
                 f"input.path: {load.source}: other jobs kept publishing events of the same time; it is published, but "
                 "clicks may contain some of its events twice: run it again"
             )
-    restored, restorable = finish_correction(spark, lake, correction, tally, version) if correction else (0, 0)
+    restored, restorable = finish_correction(lake, correction, tally, version) if correction else (0, 0)
     # Last, so that an arriving file is loaded again if the job is killed before.
-    record_load(spark, lake, load, tally, started_at, clicks_version=version)
+    record_load(lake, load, tally, started_at, clicks_version=version)
     figures = _figures(tally)
     logger.info("%(rows_in)d rows in = %(clicks)d clicks + %(rejected)d rejected, %(days)d days", figures)
     version = lake.version("clicks") if restored else version
@@ -145,7 +145,6 @@ def _files(clicks: DataFrame | None) -> set[str]:
 
 
 def _check_quality(
-    spark: SparkSession,
     config: Config,
     lake: Lake,
     load: Load,
@@ -162,7 +161,7 @@ def _check_quality(
     failed = failed_checks(tally, config.quality, has_label, others, shared_days, vanished, explain)
     if failed:
         reason = "; ".join(failed)
-        record_load(spark, lake, load, tally, started_at, reason=reason)
+        record_load(lake, load, tally, started_at, reason=reason)
         raise MamdrError(f"input.path: {config.input.path} is not published: {reason}")
 
 

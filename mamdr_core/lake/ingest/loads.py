@@ -119,7 +119,6 @@ def rows_by_day(clicks: DataFrame | None, first: date, last: date) -> dict[date,
 
 
 def record_load(
-    spark: SparkSession,
     lake: Lake,
     load: Load,
     tally: Tally,
@@ -150,4 +149,4 @@ def record_load(
         "started_at": started_at,
         "finished_at": max(datetime.now(UTC), started_at + timedelta(microseconds=1)),
     }
-    lake.append("loads", declared_frame(spark, "loads", [line]))
+    lake.append("loads", declared_frame(lake.spark, "loads", [line]))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from mamdr_core.config.yaml_values import one_line
@@ -53,7 +53,7 @@ class Publication:
     is_recorded: bool
 
 
-def publish(spark: SparkSession, to: Publication, judged: Judged) -> int:
+def publish(to: Publication, judged: Judged) -> int:
     """Write the rejected and the valid rows; returns the version of clicks.
 
     Raises:
@@ -63,19 +63,19 @@ def publish(spark: SparkSession, to: Publication, judged: Judged) -> int:
     note = {"job": "ingest_clicks", "source": to.load.source, "started_at": to.started_at.isoformat()}
     note |= load_note(to.load.id, days if to.whole_days else ())
     held_rejected = days_held(to.lake, "clicks_rejected", to.load).keys()
-    with _all_or_nothing(spark, to, judged.tally, note):
+    with _all_or_nothing(to, judged.tally, note):
         rejected = judged.rejected
         where = _predicate(to, days, judged.tally.rejected_days | held_rejected)
         if rejected is not None or to.lake.has_rows("clicks_rejected", where):
             rows = select_rejected(
                 judged.settled.limit(0) if rejected is None else rejected, to.load.id, to.load.source
             )
-            with progress(spark, "clicks_rejected"):
+            with progress(to.lake.spark, "clicks_rejected"):
                 to.lake.overwrite_where("clicks_rejected", rows, where, note)
             _check_rows(to.lake, "clicks_rejected", judged.tally.rejected, note)
         to.lake.create("clicks_rejected")
-        rows = _by_day(spark, select_clicks(judged.valid, to.load.id), to, judged)
-        with progress(spark, "clicks"), overriding(spark, WRITING_BY_DAY):
+        rows = _by_day(select_clicks(judged.valid, to.load.id), to, judged)
+        with progress(to.lake.spark, "clicks"), overriding(to.lake.spark, WRITING_BY_DAY):
             to.lake.overwrite_where(to.clicks, rows, _predicate(to, days, days | to.held), note)
         return _check_rows(to.lake, "clicks", judged.tally.valid, note)
 
@@ -92,7 +92,7 @@ def _check_rows(lake: Lake, table: str, rows: int, note: dict[str, Any]) -> int:
 
 
 @contextmanager
-def _all_or_nothing(spark: SparkSession, to: Publication, tally: Tally, note: dict[str, Any]) -> Iterator[None]:
+def _all_or_nothing(to: Publication, tally: Tally, note: dict[str, Any]) -> Iterator[None]:
     """Undo this job's commits, those with the note, if anything goes wrong."""
     try:
         yield
@@ -103,16 +103,16 @@ def _all_or_nothing(spark: SparkSession, to: Publication, tally: Tally, note: di
         elif to.is_recorded:  # without this row it would count as killed
             reason = f"failed, and was undone: {one_line(str(error))[:300]}"
             with contextlib.suppress(Exception):  # the cause of the failure matters more than its record
-                record_load(spark, to.lake, to.load, tally, to.started_at, reason=reason)
+                record_load(to.lake, to.load, tally, to.started_at, reason=reason)
         raise
 
 
-def _by_day(spark: SparkSession, rows: DataFrame, to: Publication, judged: Judged) -> DataFrame:
+def _by_day(rows: DataFrame, to: Publication, judged: Judged) -> DataFrame:
     files = to.tasks * len(judged.tally.valid_by_day)
     is_direct = to.tasks == 1 or judged.tally.valid >= FILE_ROWS * files
     if is_direct and not judged.shuffled:
         return rows
-    if str(spark.conf.get("spark.sql.adaptive.enabled")).lower() == "true":
+    if str(to.lake.spark.conf.get("spark.sql.adaptive.enabled")).lower() == "true":
         return rows.hint("rebalance", "ds")
     # Without adaptive execution Spark ignores the hint; a large day is distributed over several tasks here too.
     parts = -(-max(judged.tally.valid_by_day.values()) // FILE_ROWS)

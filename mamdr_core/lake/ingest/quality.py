@@ -23,8 +23,6 @@ def failed_checks(
     """Descriptions of the failed checks, with figures and settings; empty if the load may be published.
 
     Args:
-        tally: counts of the load's rows.
-        settings: the limits.
         has_label: whether the log distinguishes impressions from clicks.
         others: rows of other loads by day, from a week before the load's first day to its last day.
         shared_days: whether other loads' rows on the load's days are kept.

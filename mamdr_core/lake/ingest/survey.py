@@ -69,7 +69,6 @@ def survey_rows(
 
     Args:
         judged: result of `judge_rows`.
-        rules: the rules that were applied.
         has_times: whether the log has event times; without them no repetition can be seen.
         keep: for the small frame that is found.
         on_driver: collect two numbers of each row on the driver: for few rows, which are compared there before a task

@@ -42,13 +42,7 @@ _FORGOTTEN = "forgotten"
 
 @dataclass(frozen=True)
 class Match:
-    """The rows of the users in a table.
-
-    Attributes:
-        rows: number of rows.
-        users: the requested users with rows.
-        remove: removes the rows.
-    """
+    """The rows of the users in a table: their number, the requested users that have some, and how to remove them."""
 
     rows: int
     users: frozenset[str]
@@ -73,9 +67,10 @@ def forget_users(spark: SparkSession, config: Config) -> dict[str, Any]:
     settings, retention = config.forget, config.maintain
     lake = Lake(spark, config.lake)
     users = _read_users(spark, settings)
-    matches = _find(spark, lake, users, config)
+    matches = _find(lake, users, config)
     rows = {name: match.rows for name, match in matches.items() if match.rows}
-    unknown = _unknown(users, matches)
+    found = {user for match in matches.values() for user in match.users}
+    unknown = [user for user in users if user not in found]
     if users and not rows and not settings.release:
         raise MamdrError(
             f"forget.users: no table of {lake.root} holds any of the {len(users)} users: {list_first(users, _NAMED)}"
@@ -86,10 +81,10 @@ def forget_users(spark: SparkSession, config: Config) -> dict[str, Any]:
     if rebuild:
         logger.warning("some users have no index: the next build_examples encodes all clicks to remove their rows")
     if not settings.dry_run:
-        _remove(spark, lake, {name: matches[name] for name in rows}, len(users), rebuild)
+        _remove(lake, {name: matches[name] for name in rows}, len(users), rebuild)
     cleaned = _cleaned_versions(lake, rows if settings.dry_run else ())
     released = _release(lake, cleaned, settings.dry_run) if settings.release else 0
-    pins = _pins(kept_runs(spark, lake, retention.keep_runs, retention.keep_champions), cleaned)
+    pins = _pins(kept_runs(lake, retention.keep_runs, retention.keep_champions), cleaned)
     until = datetime.now(UTC) + timedelta(days=retention.retention_days)
     return {
         "dry_run": settings.dry_run,
@@ -117,12 +112,12 @@ def _read_users(spark: SparkSession, settings: ForgetSettings) -> list[str]:
     return list(dict.fromkeys(users))
 
 
-def _find(spark: SparkSession, lake: Lake, users: Sequence[str], config: Config) -> dict[str, Match]:
+def _find(lake: Lake, users: Sequence[str], config: Config) -> dict[str, Match]:
     """The users' rows in each existing table, in the order of removal."""
-    ids = local_frame(spark, [(user,) for user in users], "_id string")
+    ids = local_frame(lake.spark, [(user,) for user in users], "_id string")
     matches = {name: _by_id(lake.read(name), column, ids) for name, column in BY_ID.items() if lake.exists(name)}
     if lake.exists("clicks_rejected"):
-        matches["clicks_rejected"] = _rejected(spark, lake.read("clicks_rejected"), users, config.input.columns.user)
+        matches["clicks_rejected"] = _rejected(lake.read("clicks_rejected"), users, config.input.columns.user)
     # If users are hashed to buckets, an index belongs to many users.
     if lake.exists("users") and not config.examples.users.buckets:
         vocabulary = lake.read("users")
@@ -169,7 +164,7 @@ def _by_index(rows: DataFrame, column: str, indices: DataFrame) -> Match:
     return Match(sum(counts.values()), frozenset(), lambda table: table.delete(F.col(column).isin(*counts)))
 
 
-def _rejected(spark: SparkSession, rejected: DataFrame, users: Sequence[str], expression: str) -> Match:
+def _rejected(rejected: DataFrame, users: Sequence[str], expression: str) -> Match:
     column, wanted = plain_column(expression), frozenset(users)
     if column is None and users:
         logger.warning(
@@ -184,7 +179,7 @@ def _rejected(spark: SparkSession, rejected: DataFrame, users: Sequence[str], ex
         found = F.array_union(found, F.when(own.isin(*wanted), F.array(own)).otherwise(F.array().cast("array<string>")))
     theirs = rejected.select(hash64(F.col("row")).alias("_id"), found.alias("users")).where(F.size("users") > 0)
     held = theirs.groupBy("_id").agg(F.count("*").alias("rows"), F.first("users").alias("users")).collect()
-    hashes = local_frame(spark, [(row["_id"],) for row in held], "_id bigint")
+    hashes = local_frame(rejected.sparkSession, [(row["_id"],) for row in held], "_id bigint")
     return Match(
         sum(row["rows"] for row in held),
         frozenset(user for row in held for user in row["users"]),
@@ -196,22 +191,16 @@ def _delete_matching(table: DeltaTable, rows: DataFrame, on: str) -> None:
     table.alias("old").merge(rows.alias("new"), on).whenMatchedDelete().execute()
 
 
-def _remove(spark: SparkSession, lake: Lake, matches: Mapping[str, Match], users: int, incomplete: bool) -> None:
+def _remove(lake: Lake, matches: Mapping[str, Match], users: int, incomplete: bool) -> None:
     """Remove the rows; notes of clicks record whether the next build of examples must encode all clicks."""
     for name, match in matches.items():
         note = {"job": "forget_users", _FORGOTTEN: users} | ({INCOMPLETE: True} if incomplete else {})
         # With one open file per split and shard, files of examples are rewritten in their order; otherwise Spark would
         # sort rows by split and shard first.
         files = len(SPLITS) * _shards(lake) if name == "examples" else 0
-        with overriding(spark, {"spark.sql.maxConcurrentOutputFileWriters": files}):
+        with overriding(lake.spark, {"spark.sql.maxConcurrentOutputFileWriters": files}):
             lake.change(name, match.remove, note)
         logger.info("%s: %d rows removed", name, match.rows)
-
-
-def _unknown(users: Sequence[str], matches: Mapping[str, Match]) -> list[str]:
-    """The users without rows in any table."""
-    found = {user for name in matches for user in _users(matches, name)}
-    return [user for user in users if user not in found]
 
 
 def _users(matches: Mapping[str, Match], table: str) -> frozenset[str]:

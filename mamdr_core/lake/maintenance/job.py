@@ -60,15 +60,15 @@ def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
     settings = config.maintain
     _check_retention(spark, settings)
     lake = Lake(spark, config.lake)
-    runs = kept_runs(spark, lake, settings.keep_runs, settings.keep_champions)
+    runs = kept_runs(lake, settings.keep_runs, settings.keep_champions)
     pinned = _pinned_versions(runs)
     if settings.history_days and not settings.dry_run:
         remove_events(lake, settings.history_days)
     batches = remove_scores(lake, settings.scores_days, settings.dry_run) if settings.scores_days else 0
     tables = {}
     for table in lake.tables():
-        tables[table.name] = _maintain_table(spark, lake, table, pinned.get(table.name, set()), config)
-    packages = _old_packages(spark, lake, settings)
+        tables[table.name] = _maintain_table(lake, table, pinned.get(table.name, set()), config)
+    packages = _old_packages(lake, settings)
     leftovers = find_leftovers(lake)
     if not settings.dry_run:
         for parts in packages + leftovers:
@@ -85,11 +85,11 @@ def maintain_lake(spark: SparkSession, config: Config) -> dict[str, Any]:
     }
 
 
-def _old_packages(spark: SparkSession, lake: Lake, settings: MaintainSettings) -> list[tuple[str, str]]:
+def _old_packages(lake: Lake, settings: MaintainSettings) -> list[tuple[str, str]]:
     """Packages of runs that are not kept; the runs are read again, since one may have been promoted in the meantime."""
     if not settings.keep_runs:
         return []
-    kept = {run["run_id"] for run in kept_runs(spark, lake, settings.keep_runs, settings.keep_champions)}
+    kept = {run["run_id"] for run in kept_runs(lake, settings.keep_runs, settings.keep_champions)}
     packages = find_packages(lake, kept)
     if packages:
         outcome = "would be removed" if settings.dry_run else "are removed"
@@ -114,19 +114,17 @@ def _check_retention(spark: SparkSession, settings: MaintainSettings) -> None:
         )
 
 
-def _maintain_table(
-    spark: SparkSession, lake: Lake, table: DeclaredTable, pinned: set[int], config: Config
-) -> dict[str, Any]:
-    settings = config.maintain
+def _maintain_table(lake: Lake, table: DeclaredTable, pinned: set[int], config: Config) -> dict[str, Any]:
+    settings, spark = config.maintain, lake.spark
     path, name, days = lake.path(table), lake.sql_name(table), settings.retention_days
     with kept_frames() as keep:
         listed = keep(list_files(spark, path))
         before = after = total_of(listed)
         compacted, removed = 0, Total(0, 0)
         if not settings.dry_run:
-            _keep_history(spark, lake, table, pinned, days)  # before a commit lets Delta clean the log
+            _keep_history(lake, table, pinned, days)  # before a commit lets Delta clean the log
             if table.name == "examples":
-                compacted = merge_examples(spark, lake, config.examples.shards)
+                compacted = merge_examples(lake, config.examples.shards)
         # The log has a row for each file.
         is_small = before.files <= FEW_ROWS and before.bytes <= FEW_HELD
         with overriding(spark, FEW if is_small else {}):
@@ -167,9 +165,9 @@ def _report(
     return figures
 
 
-def _keep_history(spark: SparkSession, lake: Lake, table: DeclaredTable, pinned: set[int], days: int) -> None:
+def _keep_history(lake: Lake, table: DeclaredTable, pinned: set[int], days: int) -> None:
     """Set Delta's retentions: `days` for removed files, and a year longer than pinned versions need for the log."""
-    path, log = lake.path(table), lake.log(table)
+    path, log, spark = lake.path(table), lake.log(table), lake.spark
     needed = range(max(min(pinned) - _CHECKPOINT, 0), min(pinned) + 1) if pinned else ()
     # Delta cleans the log by the age of its files. If it has already begun to, the oldest remaining file counts.
     oldest = next((written for version in needed if (written := log.written_at(version)) is not None), None)

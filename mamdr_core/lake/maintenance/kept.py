@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 
-from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
+from pyspark.sql import Column, DataFrame, Row, Window
 from pyspark.sql import functions as F
 
 from mamdr_core.lake.core.files import Files
@@ -15,7 +15,7 @@ UNFINISHED_DAYS = 14
 """Days for which a run without success keeps its inputs and files, since it may be running or be resumed."""
 
 
-def kept_runs(spark: SparkSession, lake: Lake, keep: int, champions: int = 1) -> list[Row]:
+def kept_runs(lake: Lake, keep: int, champions: int = 1) -> list[Row]:
     """The runs whose inputs must stay readable, newest first: run_id, status, package, input_versions, experiment.
 
     Args:
@@ -26,7 +26,7 @@ def kept_runs(spark: SparkSession, lake: Lake, keep: int, champions: int = 1) ->
         return []
     files, runs = lake.files, lake.read("training_runs")
     is_ok = F.col("status") == "ok"
-    done = runs.where(is_ok & _has_package(spark, files, runs.where(is_ok)))
+    done = runs.where(is_ok & _has_package(lake, runs.where(is_ok)))
     if keep:
         newest = Window.partitionBy(F.col("experiment").isNull()).orderBy(F.desc("started_at"))
         served = F.col("run_id").isin(_served(lake, champions))
@@ -71,11 +71,7 @@ def find_leftovers(lake: Lake) -> list[tuple[str, str]]:
 
 
 def find_packages(lake: Lake, kept: Collection[str]) -> list[tuple[str, str]]:
-    """Packages of successful runs that started long ago and are not kept, as paths below the root.
-
-    Args:
-        kept: ids of the runs whose packages are kept.
-    """
+    """Packages of successful runs that started long ago and are not in `kept`, as paths below the root."""
     if not lake.exists("training_runs"):
         return []
     packages = sorted({*lake.files.children("packages")} - {*kept})
@@ -88,15 +84,15 @@ def _is_recent() -> Column:
     return F.col("started_at") > F.current_timestamp() - F.make_dt_interval(days=F.lit(UNFINISHED_DAYS))
 
 
-def _has_package(spark: SparkSession, files: Files, runs: DataFrame) -> Column:
+def _has_package(lake: Lake, runs: DataFrame) -> Column:
     """Whether the package of a run exists in the lake or, if the lake was moved, at its recorded path.
 
     The few folders of packages are listed, instead of a request for each package.
     """
     recorded = F.regexp_extract("package", "^(.*)/+[^/]+/*$", 1)
-    there = F.col("run_id").isin(files.children("packages"))
+    there = F.col("run_id").isin(lake.files.children("packages"))
     for row in runs.where(F.length("package") > 0).select(recorded.alias("folder")).distinct().collect():
-        if row["folder"] and row["folder"] != files.path("packages"):
-            names = Files(spark, row["folder"]).children()
+        if row["folder"] and row["folder"] != lake.files.path("packages"):
+            names = Files(lake.spark, row["folder"]).children()
             there |= (recorded == row["folder"]) & F.regexp_extract("package", "([^/]+)/*$", 1).isin(names)
     return there

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import cast
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -43,7 +43,7 @@ class Period:
         return f"ds BETWEEN DATE'{self.first}' AND DATE'{self.last}'"
 
 
-def merge_examples(spark: SparkSession, lake: Lake, settings: ShardSettings) -> int:
+def merge_examples(lake: Lake, settings: ShardSettings) -> int:
     """Rewrite weeks and months with many small files to files of at most `settings.rows` rows.
 
     The single commit changes no rows, so readers and pinned versions are unaffected; a concurrent build starts again.
@@ -59,8 +59,8 @@ def merge_examples(spark: SparkSession, lake: Lake, settings: ShardSettings) -> 
     if not periods:
         return 0
     rows = sum(period.rows for period in periods)
-    with progress(spark, "examples"), overriding(spark, settings_for(spark, rows)):
-        if _write(spark, lake, periods, settings):
+    with progress(lake.spark, "examples"), overriding(lake.spark, settings_for(lake.spark, rows)):
+        if _write(lake, periods, settings):
             return sum(period.files for period in periods)
     logger.warning("examples: another job is writing them; their small files stay until the next run")
     return 0
@@ -70,7 +70,6 @@ def find_periods(examples: DataFrame, file_rows: int) -> list[Period]:
     """The months before the newest day's month, and the weeks before its week, whose rows are in too many files.
 
     Args:
-        examples: the current examples.
         file_rows: maximum number of rows of a rewritten file.
     """
     newest = examples.agg(F.max("ds")).collect()[0][0]
@@ -109,7 +108,7 @@ def _last_day(first: date, month: date) -> date:
     return first + timedelta(6 - first.weekday())
 
 
-def _write(spark: SparkSession, lake: Lake, periods: Sequence[Period], settings: ShardSettings) -> bool:
+def _write(lake: Lake, periods: Sequence[Period], settings: ShardSettings) -> bool:
     """Rewrite the rows of periods; returns false if another job has committed first."""
     number, version = last_build(lake.log("examples")).number + 1, lake.version("examples")
     examples = lake.read("examples", version)
@@ -117,7 +116,7 @@ def _write(spark: SparkSession, lake: Lake, periods: Sequence[Period], settings:
     table = _declared(examples.schema)
     note = {"job": "maintain_lake", MERGED: len(periods), STATE: {"number": number}, "merge": uuid.uuid4().hex}
     files = {"spark.sql.files.maxRecordsPerFile": settings.rows}
-    with overriding(spark, {**writing(settings, shards), **files}):
+    with overriding(lake.spark, {**writing(settings, shards), **files}):
         rows = lay_out(examples.where(days), shards, table)
         if not lake.write_next(table, rows, note, number, days):
             return False

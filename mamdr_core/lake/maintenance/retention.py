@@ -28,12 +28,7 @@ def remove_events(lake: Lake, days: int) -> None:
 
 
 def remove_scores(lake: Lake, days: int, dry_run: bool) -> int:
-    """Remove batches of scores whose oldest file is older than some days; returns their number.
-
-    Args:
-        days: days for which a batch is kept.
-        dry_run: only count the batches.
-    """
+    """Remove, or in a dry run count, batches of scores whose oldest file is older than `days`; returns their number."""
     if not lake.exists("scores"):
         return 0
     first = datetime.now() - timedelta(days)

@@ -48,7 +48,6 @@ class CheckpointLocation:
     Attributes:
         folder: the run's folder of checkpoints.
         newest: number of the checkpoint to resume from; None: start from the beginning.
-        next_number: number of the next checkpoint.
         scratch: folder for local copies if checkpoints are in an object store; empty: the system's temporary folder.
     """
 
@@ -83,8 +82,6 @@ class Checkpoints:
     Args:
         location: where checkpoints are stored; None: none are written.
         settings: how often they are written and how many are kept.
-        collective: the ranks.
-        request: the stop request of this rank.
     """
 
     def __init__(
@@ -211,9 +208,6 @@ class Checkpoints:
         """Keep the newest complete checkpoints, and remove the others and those that were skipped as damaged.
 
         Checkpoints with later numbers stay: another rank may already write one.
-
-        Args:
-            folder: the run's folder of checkpoints.
         """
         assert self._location
         skipped = range((self._location.newest or 0) + 1, self._location.next_number)

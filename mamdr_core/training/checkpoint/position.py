@@ -39,10 +39,6 @@ class Position:
 
         Rank 0 continues the counts of rows and steps for all ranks together. Seconds in inner loops are those of the
         slowest rank, and total seconds those of rank 0.
-
-        Args:
-            ranks: the position of each rank.
-            rank: this rank.
         """
         for name in ("stage", "done", "rounds", "best_round", "seconds"):
             setattr(self, name, getattr(ranks[0], name))

@@ -35,9 +35,7 @@ class RunState:
     """The objects of one rank that a checkpoint saves and restores.
 
     Attributes:
-        position: position and counters of the run.
         stateful: objects whose state is saved, by name.
-        specific: store of theta_i.
         owned_n: mask of the domains of this rank, bool [n].
         dense_P: dense parameters of theta_S, whose number and type theta_i share.
     """
@@ -51,13 +49,7 @@ class RunState:
 
 @dataclass(frozen=True)
 class RankEntry:
-    """Entry of a rank in `STATE`.
-
-    Attributes:
-        position: position and counters of the run.
-        counters: see `State`.
-        domains: domains that the rank owned.
-    """
+    """Entry of a rank in `STATE`: its position, its counters (see `State`) and the domains that it owned."""
 
     position: Position
     counters: dict[str, Count]
@@ -87,7 +79,6 @@ def take(run: RunState, rank: int = 0, room: float = math.inf) -> Snapshot:
     """Copy what the next round changes; theta_i are held by their store, which must be released afterwards.
 
     Args:
-        run: the objects of this rank.
         rank: this rank; rank 0 also takes the tensors that are equal on all ranks.
         room: maximum size of the copies in bytes; if they need more, nothing is copied.
     """
@@ -119,10 +110,6 @@ def write(folder: Path, rank: int, snapshot: Snapshot) -> list[str]:
 def files_to_restore(folder: Path, run: RunState, rank: int, ranks: int) -> tuple[str, ...]:
     """Prefixes of the files that `restore` reads on a rank; with an unchanged number of ranks, only its own files.
 
-    Args:
-        folder: folder with `STATE`.
-        run, rank, ranks: see `restore`.
-
     Raises:
         MamdrError: the checkpoint is of another lake.
     """
@@ -142,7 +129,6 @@ def restore(folder: Path, run: RunState, rank: int, ranks: int) -> None:
 
     Args:
         folder: an intact checkpoint; only the files of `files_to_restore` are needed.
-        run: the objects of this rank.
         rank, ranks: this rank and the current number of ranks.
 
     Raises:

@@ -19,12 +19,7 @@ _UNREADABLE = (SafetensorError, OSError, LookupError, TypeError, ValueError, Ove
 
 
 def validate_json(kind: Any, values: Any, file: str | Path) -> Any:
-    """Parse the values of a JSON file.
-
-    Args:
-        kind: a model, a dataclass or another type that pydantic knows.
-        values: the content of the file.
-        file: for error messages.
+    """Parse the values of a JSON file as `kind`: a model, a dataclass or another type that pydantic knows.
 
     Raises:
         MamdrError: a key is missing or its value has another type; the message names it.
@@ -40,10 +35,6 @@ def validate_json(kind: Any, values: Any, file: str | Path) -> Any:
 @contextmanager
 def report_unreadable(folder: Path, kind: str) -> Iterator[None]:
     """Report files that cannot be read although their hashes are correct: another version of the code wrote them.
-
-    Args:
-        folder: the folder that is read within the block.
-        kind: what it is, for the error message.
 
     Raises:
         MamdrError: reading failed.

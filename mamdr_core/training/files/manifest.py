@@ -14,9 +14,6 @@ from mamdr_core.runtime.heartbeat import beat
 
 MANIFEST = "manifest.json"
 
-GROUPS = ("rows", "domains", "own")
-"""Groups of values for which every rank writes a file."""
-
 FileHashes = dict[str, tuple[int, str]]
 """Size in bytes and SHA-256 by file name."""
 
@@ -56,14 +53,6 @@ def flush_folder(folder: Path) -> None:
     os.close(descriptor)
 
 
-def file_names(ranks: int, prefix: str = "") -> list[str]:
-    """Names of the files that a number of ranks write."""
-    return [
-        f"{prefix}shared.safetensors",
-        *(f"{prefix}{group}-{rank:05d}.safetensors" for rank in range(ranks) for group in GROUPS),
-    ]
-
-
 def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON file that contains an object.
 
@@ -83,7 +72,6 @@ def check_integrity(folder: Path, kind: str, only: str | tuple[str, ...] = "") -
     """Check the files of a folder against its manifest; returns their names.
 
     Args:
-        folder: the folder.
         kind: what the folder is, for error messages.
         only: prefix, or prefixes, of the files to check and return.
 

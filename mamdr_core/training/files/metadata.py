@@ -7,7 +7,7 @@ from typing import Any
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.runtime.object_store import as_path
 from mamdr_core.training.files.folders import fetched
-from mamdr_core.training.files.manifest import check_integrity, file_names, read_json
+from mamdr_core.training.files.manifest import check_integrity, read_json
 
 MIXED = "mixed-"
 """Prefix of the files of the mixed model."""
@@ -36,13 +36,13 @@ class PackageMetadata:
         return f"{MIXED}shared.safetensors" in self.files
 
 
-def read_metadata(folder: str, scratch: str = "") -> PackageMetadata:
+def read_metadata(folder: str) -> PackageMetadata:
     """Check every file of a package against its manifest, and read its metadata.
 
     Raises:
         MamdrError: there is no package, or a file is missing or damaged; the message names it.
     """
-    with fetched(as_path(folder), "model package", scratch) as path:
+    with fetched(as_path(folder), "model package") as path:
         return check_metadata(path)
 
 
@@ -51,7 +51,9 @@ def check_metadata(path: Path) -> PackageMetadata:
     names = check_integrity(path, "model package")
     required = ["config.yaml", "pinned.json", "metrics.json", "shared.safetensors"]
     if any(name.startswith(MIXED) for name in names):
-        required += file_names(max(1, sum(name.startswith(f"{MIXED}rows-") for name in names)), MIXED)
+        ranks = max(1, sum(name.startswith(f"{MIXED}rows-") for name in names))
+        of_ranks = [f"{group}-{rank:05d}" for rank in range(ranks) for group in ("rows", "domains", "own")]
+        required += [f"{MIXED}{name}.safetensors" for name in ("shared", *of_ranks)]
     for name in required:
         if name not in names:
             raise MamdrError(f"model package {path}: its manifest lists no {name}")

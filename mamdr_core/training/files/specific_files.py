@@ -51,7 +51,6 @@ class SavedSpecific(Mapping[int, Change]):
 
     Args:
         files: files written by `save_specific`.
-        device: device of the values.
         size: number of dense parameters P; None: not checked.
 
     Raises:
@@ -90,11 +89,7 @@ class SavedSpecific(Mapping[int, Change]):
         return self._read([domain], number, row)[domain]
 
     def read_groups(self, domains: Sequence[int]) -> Iterator[dict[int, Change]]:
-        """theta_i in groups of domains, in the order of the files; consecutive domains are read together.
-
-        Args:
-            domains: distinct domains, all in the files.
-        """
+        """theta_i of distinct domains in groups, in the order of the files; consecutive domains are read together."""
         ordered = sorted(domains, key=self._place.__getitem__)
         vector_bytes = 4 * self._files[0].get_slice("dense").get_shape()[1] if ordered else 0
         size = group_size(torch.device(self._device).type, vector_bytes)

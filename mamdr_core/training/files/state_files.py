@@ -50,11 +50,9 @@ def read_state(
     """Read the state of one rank from the files of all ranks that wrote it.
 
     Args:
-        folder: folder of the files.
         rank, ranks: this rank and the current number of ranks.
         owned_n: mask of the domains of this rank, bool [n]; None: all domains.
         counters: counters of the ranks that wrote, which are not in the files.
-        prefix: prefix of the file names.
         holders: ranks that may have owned a domain of this rank; None: all.
 
     Raises:
@@ -75,7 +73,6 @@ def read_rows(slices: Sequence[Any], stripe: Stripe = WHOLE) -> Tensor:
 
     Args:
         slices: `safetensors.PySafeSlice` of W files, of which file r contains rows r, r + W, ...: [rows, D].
-        stripe: selects the rows.
     """
     total, width = sum(own.get_shape()[0] for own in slices), slices[0].get_shape()[1]
     wanted = stripe.ids(total)

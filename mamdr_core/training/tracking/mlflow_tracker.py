@@ -22,9 +22,6 @@ _SQLITE = "sqlite:///"
 class MlflowExperiment:
     """An MLflow experiment, created if it does not exist.
 
-    Args:
-        settings: its address and name.
-
     Raises:
         mlflow.exceptions.MlflowException: MLflow cannot be reached.
     """

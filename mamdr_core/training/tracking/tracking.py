@@ -41,10 +41,8 @@ class EndedRun:
 
     Attributes:
         row: its row in training_runs.
-        config: the resolved configuration.
         domain_ids: id of each domain.
         figures: its figures; empty if it failed.
-        metrics: metrics by split.
         curve: its validations in order.
     """
 
