@@ -109,21 +109,21 @@ def pin_examples(
 
 def _pin(lake: Lake, features: Sequence[Feature], versions: dict[str, int], train_days: int) -> PinnedExamples:
     vectors: set[str] = {feature.of for feature in features if feature.kind == "vector"}
-    vocabularies = {name: f"{name}s" for name in ("user", "item", "domain")}
     window = window_at(lake, versions["examples"])
     examples = read_window(lake, versions["examples"], window, train_days)
     missing = [name for name in names_in_examples(features) if name not in examples.columns]
     if missing:
         raise MamdrError(f"examples has no column {', '.join(missing)}: run build_examples again with these features")
 
-    sizes = {column: lake.read(table, versions[table]).count() for column, table in vocabularies.items()}
+    domains = lake.read("domains", versions["domains"]).select("index", "id").toArrow().sort_by("index")
+    sizes = {name: lake.read(f"{name}s", versions[f"{name}s"]).count() for name in ("user", "item")}
+    sizes["domain"] = len(domains)
     sizes |= {f.name: f.buckets or f.quantiles for f in features if f.is_id and not (f.has_vocabulary or f.table)}
     for feature in features:
         if feature.has_vocabulary:
             vocabulary = feature_vocabulary(feature.name)
             sizes[feature.name] = lake.read(vocabulary, versions[vocabulary.name]).count()
     sizes |= {feature.name: sizes[feature.table] for feature in features if feature.table}
-    domains = lake.read("domains", versions["domains"]).select("index", "id").toArrow().sort_by("index")
 
     days = {split: _days_since_1970(window.limits(split, train_days)) for split in SPLITS}
     files, counts = _count_files(examples, len(domains), days)

@@ -98,8 +98,8 @@ def warn_of_two_corrections(negative_rate: float, has_weights: bool) -> None:
 
 
 def _is_filled(lake: Lake, table: str) -> bool:
-    """Whether a table has rows; a first write that was undone leaves it empty."""
-    return lake.exists(table) and not lake.read(table).isEmpty()
+    """Whether a table has files; a first write that was undone leaves it empty."""
+    return lake.log(table).size() > 0
 
 
 def _build(spark: SparkSession, config: Config) -> None:
