@@ -101,7 +101,7 @@ def warn_of_two_corrections(negative_rate: float, has_weights: bool) -> None:
 
 
 def _is_filled(lake: Lake, table: str) -> bool:
-    """Whether a table has rows; a first write that was undone leaves it empty."""
+    """Whether a table has files; a first write that was undone leaves it empty."""
     return lake.log(table).size() > 0
 
 

@@ -22,6 +22,7 @@ from mamdr_core.shards.pinned import pin_examples
 from mamdr_core.training.driver import train_mamdr
 from mamdr_core.training.own_code import check_on_ranks
 from mamdr_core.training.runs import fingerprint_of
+from tests.jobs.killing import QUICK
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +47,8 @@ def trained(own_config, tmp_path_factory):
     zipped = shutil.make_archive(str(folder / "click_models"), "zip", PACKAGE, "click_models")
     environment = {name: value for name, value in os.environ.items() if name != "PYSPARK_SUBMIT_ARGS"}
     done = subprocess.run(
-        [ROOT / ".venv/bin/spark-submit", "--py-files", zipped, ROOT / "jobs/train_mamdr.py", "--config", "own.yaml"],
+        [ROOT / ".venv/bin/spark-submit", *QUICK, "--py-files", zipped, ROOT / "jobs/train_mamdr.py",
+         "--config", "own.yaml"],
         cwd=folder, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

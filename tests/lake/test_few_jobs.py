@@ -12,7 +12,7 @@ from mamdr_core.lake.ingest.job import ingest_clicks
 
 pytestmark = pytest.mark.slow
 
-INGEST, BUILD, SECOND_BUILD, LATER_HOUR, INCREMENT = 6, 12, 4, 13, 18
+INGEST, BUILD, SECOND_BUILD, LATER_HOUR, INCREMENT = 5, 12, 4, 12, 18
 """Jobs at most; the aim is 10 and 20. Lower these with every job that goes."""
 
 

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pyspark import cloudpickle
 
 from mamdr_core.config.job_config import with_values
+from mamdr_core.parallel.collective import run_simulated
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.shards.pinned import pin_examples
 from mamdr_core.training.dry_run import dry_run
@@ -36,7 +38,14 @@ def files(root):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "ranks"), [("mamdr", 1), ("mixed", 2)])
-def test_a_dry_run_reports_what_a_run_needs_and_writes_nothing(spark, trained_config, method, ranks, tmp_path):
+def test_a_dry_run_reports_what_a_run_needs_and_writes_nothing(
+    spark, trained_config, method, ranks, tmp_path, monkeypatch
+):
+    """Two ranks are in this process, and get the task as launched ones do: pickled."""
+    monkeypatch.setattr(
+        "mamdr_core.training.dry_run.run_ranks",
+        lambda spark, task, ranks, *_: run_simulated(cloudpickle.loads(cloudpickle.dumps(task)), ranks),
+    )
     trackers = {"tracking.tensorboard": str(tmp_path / "events"), "tracking.mlflow": f"sqlite:///{tmp_path}/runs.db"}
     values = {"train.method": method, "train.ranks": ranks, "train.dr.rows": "touched"}
     config = with_values(trained_config, values | trackers)

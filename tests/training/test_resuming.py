@@ -48,7 +48,7 @@ def config(trained_config):
     """Rounds with a checkpoint after each, then passes of DR: there is time to kill it several times."""
     train = replace(
         trained_config.train,
-        epochs=12,
+        epochs=8,
         patience=100,
         checkpoint=CheckpointSettings(rounds=1, minutes=0),
         dr=replace(trained_config.train.dr, schedule="settled", epochs=3),
@@ -216,7 +216,7 @@ def test_a_job_killed_repeatedly_resumes_to_the_undisturbed_package(spark, confi
     assert figures["test_auc"] == undisturbed["test_auc"]
     assert_same_package(figures["package"], undisturbed["package"])
     row = row_of(spark, config, folder.name)
-    assert (row["status"], row["attempts"], row["rounds"]) == ("ok", 4, 48)
+    assert (row["status"], row["attempts"], row["rounds"]) == ("ok", 4, 32)
     assert not folder.exists()
 
 

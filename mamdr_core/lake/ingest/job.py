@@ -102,7 +102,8 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
             to = Publication(lake, load, table, whole_days, held.keys(), tasks, started_at, is_recorded)
             version = publish(to, judged)
             # Rows that another job published between the two versions have not been compared: the later job does so.
-            if _files(_overlapping(config, lake, load, survey, version)) <= _files(others):
+            is_next = version == (0 if seen is None else seen + 1)
+            if is_next or _files(_overlapping(config, lake, load, survey, version)) <= _files(others):
                 break
             logger.info("another load of the same time was published in the meantime; its events are compared too")
         else:

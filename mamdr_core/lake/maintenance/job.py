@@ -128,7 +128,7 @@ def _maintain_table(lake: Lake, table: DeclaredTable, pinned: set[int], config: 
         # The log has a row for each file.
         is_small = before.files <= FEW_ROWS and before.bytes <= FEW_HELD
         with overriding(spark, FEW if is_small else {}):
-            if not settings.dry_run and table.name != "examples" and not table.sort_by:
+            if before.files > 1 and not settings.dry_run and table.name != "examples" and not table.sort_by:
                 compacted = _compact(lake, table)
             # On most days no file is that old.
             if not (old := old_files(listed, days)).isEmpty():
