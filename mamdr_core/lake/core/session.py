@@ -16,8 +16,6 @@ from mamdr_core.config.yaml_values import one_line
 from mamdr_core.lake.core.java import OF_COLUMNS, java_class
 from mamdr_core.runtime.errors import MamdrError
 
-logger = logging.getLogger(__name__)
-
 # Under spark-submit the JVM has started before Python runs, so settings of the JVM itself (class path, memory) are in
 # environment/spark/spark-defaults.conf. The settings below are read when the session is created.
 _SETTINGS = {
@@ -86,7 +84,6 @@ def make_session(name: str) -> SparkSession:
         for key, value in _LOCAL_SETTINGS.items():
             if spark.sparkContext.getConf().get(key) is None:
                 spark.conf.set(key, value)
-        _shrink_hadoop_settings(spark)
     path_style = "fs.s3a.path.style.access"
     if os.environ.get("AWS_ENDPOINT_URL") and spark.sparkContext.getConf().get(f"spark.hadoop.{path_style}") is None:
         # A self-hosted server, which this variable selects, rarely has a host name for each bucket.
@@ -103,26 +100,6 @@ def make_session(name: str) -> SparkSession:
             "--packages io.delta:delta-spark_2.13:4.0.1 (--jars on a cluster without internet)"
         ) from None
     return spark
-
-
-def _shrink_hadoop_settings(spark: SparkSession) -> None:
-    """Leave the settings of YARN, and the source of each setting, out of those that Spark gives to Hadoop.
-
-    Spark sends them with every scan and every task that writes. Hadoop compresses the source of each of 1,075 settings
-    by itself, which took more CPU time than anything else in small jobs.
-    """
-    find = java_class(spark, "java.lang.Class").forName
-    try:
-        for late in ("org.apache.hadoop.mapred.JobConf", "org.apache.hadoop.hdfs.HdfsConfiguration"):
-            find(late)  # loading it adds default settings and restores all others
-        settings = spark._jsc.hadoopConfiguration()
-        for name in list(settings.getPropsWithPrefix("yarn.")):
-            settings.unset(f"yarn.{name}")
-        sources = find("org.apache.hadoop.conf.Configuration").getDeclaredField("updatingResource")
-        sources.setAccessible(True)
-        sources.get(settings).clear()
-    except Py4JJavaError as error:  # another version of Hadoop: only slower
-        logger.debug("Hadoop's settings stay as they are: %s", error.java_exception)
 
 
 @contextmanager
