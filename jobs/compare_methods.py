@@ -17,11 +17,10 @@ def compare_methods(config: Config) -> dict[str, Any]:
         spark-submit jobs/compare_methods.py --config my.yaml --set 'compare.methods=[joint, dn, mamdr]'
         spark-submit jobs/compare_methods.py --config conf/amazon6.yaml --config conf/table5.yaml
     """
+    from mamdr_core.experiments import compare
     from mamdr_core.lake.core.tables import job_session
 
-    with job_session("compare_methods", config, with_torch=True) as spark:
-        from mamdr_core.experiments import compare
-
+    with job_session("compare_methods", config) as spark:
         return compare.compare_methods(spark, config)
 
 

@@ -17,11 +17,10 @@ def conflict(config: Config) -> dict[str, Any]:
         spark-submit jobs/conflict.py --config my.yaml
         spark-submit jobs/conflict.py --config my.yaml --set conflict.run_id=20260101T120000-mamdr-0123ab
     """
+    from mamdr_core.experiments.conflict import measure_conflict
     from mamdr_core.lake.core.tables import job_session
 
-    with job_session("conflict", config, with_torch=True) as spark:
-        from mamdr_core.experiments.conflict import measure_conflict
-
+    with job_session("conflict", config) as spark:
         return measure_conflict(spark, config)
 
 

@@ -15,10 +15,9 @@ def evaluate(config: Config) -> dict[str, Any]:
         spark-submit jobs/evaluate.py --config my.yaml --set evaluate.split=val
     """
     from mamdr_core.lake.core.tables import job_session
+    from mamdr_core.training.evaluate import evaluate_package
 
-    with job_session("evaluate", config, with_torch=True) as spark:
-        from mamdr_core.training.evaluate import evaluate_package
-
+    with job_session("evaluate", config) as spark:
         return evaluate_package(spark, config)
 
 

@@ -18,10 +18,9 @@ def export_model(config: Config) -> dict[str, Any]:
         spark-submit jobs/export_model.py --config conf/demo.yaml --set export.run_id=champion --set export.folder=model
     """
     from mamdr_core.lake.core.tables import job_session
+    from mamdr_core.serving.exporting import export_model as export
 
-    with job_session("export_model", config, with_torch=True) as spark:
-        from mamdr_core.serving.exporting import export_model as export
-
+    with job_session("export_model", config) as spark:
         return export(spark, config)
 
 

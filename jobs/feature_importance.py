@@ -16,11 +16,10 @@ def feature_importance(config: Config) -> dict[str, Any]:
         spark-submit jobs/feature_importance.py --config my.yaml
         spark-submit jobs/feature_importance.py --config my.yaml --set 'importance.features=[user, item]'
     """
+    from mamdr_core.experiments.feature_importance import measure_features
     from mamdr_core.lake.core.tables import job_session
 
-    with job_session("feature_importance", config, with_torch=True) as spark:
-        from mamdr_core.experiments.feature_importance import measure_features
-
+    with job_session("feature_importance", config) as spark:
         return measure_features(spark, config)
 
 

@@ -19,10 +19,9 @@ def gate(config: Config) -> dict[str, Any]:
         spark-submit jobs/gate.py --config my.yaml --set gate.max_auc_drop=0.01
     """
     from mamdr_core.lake.core.tables import job_session
+    from mamdr_core.promotion.gate import decide
 
-    with job_session("gate", config, with_torch=True) as spark:
-        from mamdr_core.promotion.gate import decide
-
+    with job_session("gate", config) as spark:
         return decide(spark, config)
 
 

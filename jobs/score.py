@@ -21,10 +21,9 @@ def score(config: Config) -> dict[str, Any]:
         spark-submit jobs/score.py --set 'score={top_k: 20, input: {path: users}, candidates: {path: items}}'
     """
     from mamdr_core.lake.core.tables import job_session
+    from mamdr_core.serving.scoring import score as score_rows
 
-    with job_session("score", config, with_torch=True) as spark:
-        from mamdr_core.serving.scoring import score as score_rows
-
+    with job_session("score", config) as spark:
         return score_rows(spark, config)
 
 

@@ -18,11 +18,10 @@ def sweep(config: Config) -> dict[str, Any]:
         spark-submit jobs/sweep.py --config my.yaml --config conf/search.yaml
         spark-submit jobs/sweep.py --config my.yaml --config conf/table10.yaml
     """
+    from mamdr_core.experiments.sweep import sweep as try_settings
     from mamdr_core.lake.core.tables import job_session
 
-    with job_session("sweep", config, with_torch=True) as spark:
-        from mamdr_core.experiments.sweep import sweep as try_settings
-
+    with job_session("sweep", config) as spark:
         return try_settings(spark, config)
 
 

@@ -22,11 +22,10 @@ def train_mamdr(config: Config) -> dict[str, Any]:
         spark-submit jobs/train_mamdr.py --config my.yaml --dry-run
     """
     from mamdr_core.lake.core.tables import job_session
+    from mamdr_core.training import driver
+    from mamdr_core.training.dry_run import dry_run
 
-    with job_session("train_mamdr", config, with_torch=True) as spark:
-        from mamdr_core.training import driver
-        from mamdr_core.training.dry_run import dry_run
-
+    with job_session("train_mamdr", config) as spark:
         return dry_run(spark, config) if config.train.dry_run else driver.train_mamdr(spark, config)
 
 

@@ -3,12 +3,10 @@
 import json
 import logging
 import random
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any
 
 from delta.tables import DeltaTable
@@ -243,17 +241,12 @@ class Lake(StoredTables):
 
 
 @contextmanager
-def job_session(name: str, config: Config, with_torch: bool = False) -> Iterator[SparkSession]:
+def job_session(name: str, config: Config) -> Iterator[SparkSession]:
     """A Spark session for a job on the lake; with `lake.catalog`, existing tables are first named in the catalog.
-
-    Args:
-        with_torch: import torch, which takes seconds, while Spark starts.
 
     Raises:
         MamdrError: see `spark_session` and `Lake`.
     """
-    if with_torch:
-        threading.Thread(target=import_module, args=("torch",), daemon=True).start()
     with spark_session(name) as spark:
         if config.lake.catalog:
             Lake(spark, config.lake).tables()
