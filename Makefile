@@ -18,7 +18,8 @@ setup: $(SETUP) ## Make .venv: locked packages, Horovod, Delta (nothing to do wh
 
 $(SETUP): environment/requirements.lock environment/bootstrap.lock environment/jars.lock environment/setup.sh \
 		environment/prerequisites.sh environment/uv.sh environment/build_horovod.py environment/spark_jars.py \
-		environment/spark-launcher.sh environment/driver-python.sh environment/class_archive.py setup.cfg pyproject.toml
+		environment/spark-launcher.sh environment/driver-python.sh environment/spark_path.py environment/class_archive.py \
+		setup.cfg pyproject.toml
 	@environment/setup.sh
 
 doctor: ## What is installed, and what to do; with CONFIG=FILE, MASTER=URL also whether those respond

@@ -52,10 +52,8 @@ place_spark_settings() {
     install -m 755 environment/driver-python.sh .venv/bin/driver-python
     rm -rf "$pyspark/conf"
     ln -s "$PWD/environment/spark" "$pyspark/conf"
-    # Spark puts an archive of PySpark's sources and a JAR first on the path of every Python process that it starts, which
-    # would compile the sources and index both: a second of processor time, and a quarter for every later task.
-    echo 'import sys; sys.path[:] = [entry for entry in sys.path if "/site-packages/pyspark/" not in entry]' \
-        >.venv/lib/python3.11/site-packages/mamdr_spark.pth
+    install -m 644 environment/spark_path.py .venv/lib/python3.11/site-packages/mamdr_spark_path.py
+    echo 'import mamdr_spark_path' >.venv/lib/python3.11/site-packages/mamdr_spark_path.pth
 }
 
 install_repository() {

@@ -34,10 +34,10 @@ use_archive() {
 }
 if [ "${1:-}" = org.apache.spark.deploy.SparkSubmit ]; then
     # The JVM of these jobs reads and writes small tables, and at most counts the rows of examples: Java's optimising
-    # compiler costs more than it gains, and would take processor time from ranks. Executors have settings of their own.
+    # compiler costs more than it gains. Executors on other machines have settings of their own.
     case " $* " in
         *[/\ ]promote.py\ * | *[/\ ]report.py\ * | *[/\ ]export_model.py\ * | *[/\ ]evaluate.py\ * | *[/\ ]gate.py\ * \
-            | *[/\ ]conflict.py\ * | *[/\ ]train_mamdr.py\ *)
+            | *[/\ ]conflict.py\ * | *[/\ ]feature_importance.py\ *)
             export SPARK_SUBMIT_OPTS="-XX:TieredStopAtLevel=1 ${SPARK_SUBMIT_OPTS:-}" ;;
     esac
     if [ -n "${MAMDR_ARCHIVE_CLASSES:-}" ]; then

@@ -44,7 +44,7 @@ def convert_taobao(spark: SparkSession, config: Config) -> dict[str, Any]:
     settings = config.convert
     source = source_folder(spark, settings)
     clicks, vectors = read_clicks(spark, source), {of: read_vectors(spark, source, of) for of in EMBEDDINGS}
-    # The items of each theme need not be there.
+    # The file of the items of each theme is optional.
     pool = read_csv(spark, source, ITEM_POOL, ("theme_id", "item_id")) if source.exists(ITEM_POOL) else None
     output = output_folder(spark, config, JOB)
     vector_outputs = {of: output_folder(spark, config, JOB, f"_vectors/{of}s") for of in EMBEDDINGS}

@@ -49,7 +49,7 @@ class Batch:
 
     @property
     def group_count(self) -> int:
-        """Number of groups."""
+        """Number of domains that the batch contains as groups, at least 1; see `group_sizes`."""
         return len(self.visit.groups[self.place]) if self.visit.groups else 1
 
 

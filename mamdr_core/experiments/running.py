@@ -221,7 +221,7 @@ def _describe_time(started: float, done: int, total: int) -> str:
 
 
 def _train_trial(index: int, count: int, threads: int, task: RankTask) -> RankResult | str:
-    """Body of the Spark task of a trial, process `index` of `count` on its machine; `threads` of 0 are set by Spark.
+    """Body of the Spark task of a trial, process `index` of `count` on its machine; with `threads` 0 Spark decides.
 
     It returns errors as text, so that Spark neither retries nor reports them.
     """

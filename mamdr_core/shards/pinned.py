@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +12,12 @@ from pyspark.sql import functions as F
 from mamdr_core.config.features import Feature
 from mamdr_core.config.lake import LakeSettings
 from mamdr_core.lake.core.features import names_in_examples
-from mamdr_core.lake.core.reading import declaration
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.quantiles import cut_features, noted_bounds
 from mamdr_core.lake.examples.versions import newest_versions, still_there
 from mamdr_core.lake.examples.windows import Limits, read_window, window_at
 from mamdr_core.runtime.errors import MamdrError
-from schemas import SAMPLE_WEIGHT, SPLITS, DeclaredTable, feature_vocabulary
+from schemas import SAMPLE_WEIGHT, SPLITS, feature_vocabulary
 
 _EPOCH = date(1970, 1, 1)
 
@@ -96,7 +94,7 @@ def pin_examples(
         where: settings of the lake, or its root.
         versions: versions by table, see `mamdr_core.lake.examples.versions`; None: the newest.
         train_days: see `Window.limits` in `mamdr_core.lake.examples.windows`; 0: the whole window.
-        splits: the splits to read; the others have no files and no rows, and without train, `numeric` is empty.
+        splits: the splits to read; `counts` and `files` have no others, and without train, `numeric` is empty.
 
     Raises:
         MamdrError: a table is missing, a declared feature is not in the examples, or a version's files were removed.
@@ -118,12 +116,18 @@ def _pin(
         raise MamdrError(f"examples has no column {', '.join(missing)}: run build_examples again with these features")
 
     domains = lake.read("domains", versions["domains"]).select("index", "id").toArrow().sort_by("index")
-    sizes = _vocabulary_sizes(lake, features, versions) | {"domain": len(domains)}
+    sizes = {name: lake.read(f"{name}s", versions[f"{name}s"]).count() for name in ("user", "item")}
+    sizes["domain"] = len(domains)
     sizes |= {f.name: f.buckets or f.quantiles for f in features if f.is_id and not (f.has_vocabulary or f.table)}
+    for feature in features:
+        if feature.has_vocabulary:
+            vocabulary = feature_vocabulary(feature.name)
+            sizes[feature.name] = lake.read(vocabulary, versions[vocabulary.name]).count()
     sizes |= {feature.name: sizes[feature.table] for feature in features if feature.table}
 
     days = {split: _days_since_1970(window.limits(split, train_days)) for split in SPLITS}
-    files, counts = _count_files(examples.where(F.col("split").isin(*splits)), len(domains), days)
+    chosen = examples if len(splits) == len(SPLITS) else examples.where(F.col("split").isin(*splits))
+    files, counts = _count_files(chosen, len(domains), days, splits)
     numeric = _moments(examples, [f.name for f in features if f.kind == "numeric" and "train" in splits])
     vector_files = {
         of: tuple(sorted(lake.read(f"{of}_features", versions[f"{of}_features"]).inputFiles())) for of in vectors
@@ -135,17 +139,6 @@ def _pin(
     return PinnedExamples(versions, files, ids, counts, sizes, vector_files, numeric, has_weights, quantiles)
 
 
-def _vocabulary_sizes(lake: Lake, features: Sequence[Feature], versions: Mapping[str, int]) -> dict[str, int]:
-    """Number of users, of items, and of values of features with a vocabulary."""
-    tables: dict[str, str | DeclaredTable] = {"user": "users", "item": "items"}
-    tables |= {feature.name: feature_vocabulary(feature.name) for feature in features if feature.has_vocabulary}
-    counted = (
-        lake.read(table, versions[declaration(table).name]).agg(F.lit(column).alias("column"), F.count("*"))
-        for column, table in tables.items()
-    )
-    return dict(map(tuple, reduce(DataFrame.union, counted).collect()))
-
-
 def _days_since_1970(limits: Limits) -> tuple[int, int] | None:
     """The first and last day as days since 1970; None: all days."""
     if limits == (None, None):
@@ -155,7 +148,7 @@ def _days_since_1970(limits: Limits) -> tuple[int, int] | None:
 
 
 def _count_files(
-    examples: DataFrame, domains: int, days: Mapping[str, tuple[int, int] | None]
+    examples: DataFrame, domains: int, days: Mapping[str, tuple[int, int] | None], splits: Sequence[str]
 ) -> tuple[tuple[PinnedFile, ...], dict[str, NDArray[np.int64]]]:
     """The live files with their domains, once for each split of their rows, and the number of rows by split and domain.
 
@@ -169,7 +162,7 @@ def _count_files(
     url = F.col("_metadata.file_path").alias("url")
     by_domain = examples.groupBy("split", "domain", url).agg(F.count("*").alias("rows"))
     counted = F.sort_array(F.collect_list(F.struct("domain", "rows"))).alias("counted")
-    counts = {name: np.zeros(domains, dtype=np.int64) for name in SPLITS}
+    counts = {name: np.zeros(domains, dtype=np.int64) for name in splits}
     files = []
     # One Arrow row for each file: a row for each pair of 10^5 domains and 10^3 files would exceed the driver's memory.
     for batch in by_domain.groupBy("split", "url").agg(counted).toArrow().to_batches():

@@ -162,14 +162,18 @@ def load_package(folder: str, device: torch.device | str = "cpu", scratch: str =
 
 
 def load_mixed(path: Path, rank: int = 0, ranks: int = 1, owned_n: Tensor | None = None) -> State | None:
-    """State of a package's mixed model for one rank and its domains, bool [n] (None: all); None: there is none."""
+    """Read the state of a package's mixed model for one rank; None: the package has none.
+
+    Args:
+        owned_n: mask of the domains that the rank owns, bool [n]; None: all.
+    """
     if not (path / f"{MIXED}shared.safetensors").is_file():
         return None
     return read_state(path, rank, ranks, owned_n, prefix=MIXED)
 
 
 def load_calibration(folder: str, scratch: str = "") -> Calibration | None:
-    """Load the calibration of a package; None: it has none."""
+    """Load the calibration of a package; None: it has none. For `scratch` see `load_package`."""
     with fetched(as_path(folder), "model package", scratch, only=CALIBRATION) as path:
         return _read_calibration(path)
 
@@ -186,7 +190,7 @@ def load_shared(path: Path) -> Shared:
 
 
 class SavedShared:
-    """theta_S of a package; rows of tables are read on demand."""
+    """theta_S of a package, with the names of its tables in `tables`; their rows are read on demand."""
 
     def __init__(self, path: Path) -> None:
         self._first = safe_open(path / "shared.safetensors", "pt")

@@ -125,6 +125,6 @@ def check_mixed(config: Config, metrics: Mapping[str, Any], found: bool, folder:
     mixed = kind == "mixed" if is_plugin(config.train.method) else find_method(config.train.method).mixed
     if (mixed and kind != "none") != found:
         raise MamdrError(
-            f"package {folder} is damaged: it has {'a' if found else 'no'} mixed model, unlike its run of "
-            f"{config.train.method}"
+            f"package {folder} is damaged: it has {'a' if found else 'no'} mixed model, and its method "
+            f"{config.train.method} makes {'none' if found else 'one'}"
         )

@@ -130,11 +130,13 @@ class Trainer:
     def _begin(self, stage: Stage) -> bool:
         """Prepare a stage; returns whether to run it."""
         if stage.is_alone and self.mixed:
-            aucs = self.mixed.auc, self.early_stop.best
-            if not aucs[1] > aucs[0] + self.mixed.alone_above:  # too little for a network without it
+            of_mixed, of_network = self.mixed.auc, self.early_stop.best
+            adds_much = of_network > of_mixed + self.mixed.alone_above  # False if one is not a number
+            if not adds_much:
                 return False
             self._log(
-                "the network raises the mixed model's AUC from %.4f to %.4f: it is trained again without it", *aucs
+                "the network raises the mixed model's AUC from %.4f to %.4f: it is trained again without it",
+                *(of_mixed, of_network),
             )
             self.val = self.mixed.start_alone(self.early_stop, self.val)
         self.early_stop = EarlyStop(stage.patience, self.learner, stage.learns_shared)

@@ -231,7 +231,7 @@ def _measure(
         return evaluate_calibrated(*model, columns[split], calibrations, collective, detail=detail)
 
     metrics = {"val": measure("val", None)[0]}
-    if settings.refit_last_layer and not settings.only_domains:  # inputs of layers stay the same, and so do statistics
+    if settings.refit_last_layer and not settings.only_domains:  # this changes the inputs of no layer, so no statistics
         refit_last_layer(learner.engine, learner.shared, columns["val"], collective, learner.seed)
     calibration = None
     if settings.calibration != "none":

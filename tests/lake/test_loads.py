@@ -47,7 +47,7 @@ def test_late_rows_are_added_to_their_day_and_reruns_change_nothing(spark, make_
     before = [sorted_rows(stored(lake_root, name)) for name in tables]
     assert clicks_of(lake_root) == [("a", DAY_1), ("b", DAY_1), ("c", DAY_2), ("late", DAY_1)]
     assert rejected_of(lake_root) == {"user_present": 2, "new_event": 1}
-    ingest_clicks(spark, day)  # once it has the event of both loads, once the other has it
+    ingest_clicks(spark, day)  # the event of both loads is this load's in one order, and the other's in the other
     assert [sorted_rows(stored(lake_root, name)) for name in tables] == before
 
 

@@ -5,7 +5,6 @@ from collections import Counter
 import pytest
 from pyspark.sql import functions as F
 
-from mamdr_core.lake.core.session import overriding
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.runtime.errors import MamdrError
@@ -106,10 +105,9 @@ def test_splits_and_negatives_do_not_depend_on_order_shards_or_earlier_days(
     for name in ("users", "items", "domains"):
         rows = make_clicks([("u39", "i30", "d2"), ("zed", "i0", "other")])
         update_vocabulary(Lake(spark, str(tmp_path / "second")), TABLES[name], rows, name.removesuffix("s"))
-    with overriding(spark, {"spark.sql.shuffle.partitions": 7}):
-        figures, second = build(
-            clicked[::-1], "second", lambda clicks: clicks.orderBy(F.rand(4)).repartition(5), shards={"rows": 200}
-        )
+    figures, second = build(
+        clicked[::-1], "second", lambda clicks: clicks.orderBy(F.rand(4)).repartition(5), shards={"rows": 200}
+    )
     assert figures["shards"] > 5
     assert sorted(first) == sorted(second)
 

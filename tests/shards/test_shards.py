@@ -23,6 +23,10 @@ def test_two_ranks_read_every_row_of_the_pinned_version_exactly_once(spark, trai
     parts = [Share(pinned, trained_config.features, own).columns("train") for own in (first, ~first)]
     whole = Share(pinned, trained_config.features, np.ones(5, dtype=bool)).columns("train")
     assert [len(part) for part in parts] == [pinned.counts["train"][own].sum() for own in (first, ~first)]
+    test = pin_examples(spark, trained_config.lake.root, trained_config.features, pinned.versions, splits=["test"])
+    assert [file.url for file in test.files] == [file.url for file in pinned.files if file.split == "test"]
+    assert {split: counts.tolist() for split, counts in test.counts.items()} == {"test": pinned.counts["test"].tolist()}
+    assert (test.numeric, test.sizes) == ({}, pinned.sizes)
     rows = slice(int(whole.offsets[1]), int(whole.offsets[2]))
     other = slice(int(parts[1].offsets[1]), int(parts[1].offsets[2]))
     for name in whole.ids:
