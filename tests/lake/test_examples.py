@@ -75,7 +75,7 @@ def test_rows_that_are_not_as_planned_are_taken_back(spark, make_config, lake_ro
         return [replace(first, clicks=first.clicks + 1), *rest]
 
     monkeypatch.setattr(news_module, "plan_impressions", plan_one_more)
-    with pytest.raises(MamdrError, match="examples: 301 rows were planned and 300 written; that version is taken back"):
+    with pytest.raises(MamdrError, match="examples: 301 rows were planned and 300 written; that version was undone"):
         build_examples(spark, make_config())
     assert rows_of(lake_root, "examples") == []
 

@@ -91,7 +91,7 @@ def test_a_corrected_source_also_replaces_rows_of_days_that_it_no_longer_has(
 def assert_unknown_rows_are_reported(spark, lake, load, source, caplog):
     """Of rows that do not note their event, and of a run that did not end, nobody can tell what went with it."""
     after = lake.version("clicks")
-    unknown = f"did not note of which click; to have them in clicks, load these again: {source} (2 rows)"
+    unknown = f"without recording the click; to have them in clicks, load these again: {source} (2 rows)"
     assert count_restorable(lake, load, (after, after)) == 0
     assert unknown not in caplog.text
     assert count_restorable(lake, load, (after, after), is_uncertain=True) == 0

@@ -109,7 +109,7 @@ def test_a_missing_table_names_the_job_that_makes_it(spark, lake_root):
 
 def test_a_folder_with_something_else_is_refused_and_left_alone(spark, tmp_path: Path):
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(MamdrError, match=r"lake.root: .* holds something else \(thesis.tex\)"):
+    with pytest.raises(MamdrError, match=r"lake.root: .* contains other files \(thesis.tex\)"):
         Lake(spark, str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

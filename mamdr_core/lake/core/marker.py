@@ -25,7 +25,7 @@ def check_root(files: Files) -> None:
     if any(name in TABLES and files.exists(name, "_delta_log") for name in children):
         return
     raise MamdrError(
-        f"lake.root: {files.root} holds something else ({', '.join(sorted(children)[:3])}); "
+        f"lake.root: {files.root} contains other files ({', '.join(sorted(children)[:3])}); "
         "name an empty or new folder, or an existing lake"
     )
 

@@ -215,8 +215,8 @@ def _verify(lake: Lake, note: dict[str, Any], plans: list[DomainPlan]) -> int:
     version, written = lake.written("examples", note)
     planned = sum(plan.rows for plan in plans)
     if written != planned:
-        taken_back = lake.undo("examples", note)
-        outcome = "that version is taken back" if taken_back else f"do not use version {version}"
+        undone = lake.undo("examples", note)
+        outcome = "that version was undone" if undone else f"do not use version {version}"
         raise MamdrError(f"examples: {planned} rows were planned and {written} written; {outcome}")
     return version
 

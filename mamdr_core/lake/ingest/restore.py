@@ -147,8 +147,7 @@ def count_restorable(
     if unknown and (lost or is_uncertain):
         logger.warning(
             "some events that %s no longer brings may be among rows of other sources that an earlier version of this "
-            "project rejected as duplicates, and did not note of which click; to have them in clicks, load these "
-            "again: %s",
+            "project rejected as duplicates without recording the click; to have them in clicks, load these again: %s",
             *(load.source, _some(unknown, "rows")),
         )
     return sum(sources.values())
