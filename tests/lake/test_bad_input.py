@@ -54,7 +54,9 @@ def test_broken_csv_files_among_good_ones_are_named(spark, csv_config, tmp_path:
         stops_at(
             spark, csv_config(), f"input.path: the header of file://{tmp_path}/raw/", ".csv differs from another file's"
         )
-    stops_at(spark, csv_config(mode="DROPMALFORMED"), "input.options.mode: DROPMALFORMED drops rows without counting them")
+    stops_at(
+        spark, csv_config(mode="DROPMALFORMED"), "input.options.mode: DROPMALFORMED drops rows without counting them"
+    )
 
 
 def test_options_that_a_csv_log_needs_are_named(spark, csv_config, tmp_path: Path):

@@ -57,7 +57,8 @@ def read_input(spark: SparkSession, settings: InputSettings, schema: T.StructTyp
         raise MamdrError(f"input.path: {one_line(settings.path)} matches nothing")
     if any(key.lower() == "mode" and str(value).upper() == "DROPMALFORMED" for key, value in settings.options.items()):
         raise MamdrError(
-            "input.options.mode: DROPMALFORMED drops rows without counting them; leave it out, and malformed rows are counted"
+            "input.options.mode: DROPMALFORMED drops rows without counting them; leave it out, and malformed rows are "
+            "counted"
         )
     with readable(settings):
         if schema is None:
