@@ -64,7 +64,7 @@ def measure_conflict(spark: SparkSession, config: Config) -> dict[str, Any]:
     pairs = draw_pairs(domains, settings.max_pairs, settings.seed)
     plan = _plan(trained, settings)
     learner = _dn_learner(trained, train, settings, _choose(config, trained, plan))
-    train = trained.package.under_mixed(train, learner.engine, trained.config.train.mixed, left_out=True)
+    train = trained.package.with_mixed_logits(train, learner.engine, trained.config.train.mixed, left_out=True)
     learner.train = train
     stages = {"before": _measure(learner, train, pairs, settings)}
     if settings.dn_rounds:

@@ -61,7 +61,7 @@ def open_challenger(trained: TrainedRun) -> OpenedModel:
     columns = place_columns({SPLIT: trained.share.columns(SPLIT)}, trained.device, SingleProcess())[SPLIT]
     engine = make_engine(trained.config, trained.pinned, trained.share, trained.device)
     return OpenedModel(
-        trained.package, engine, trained.package.under_mixed(columns, engine, trained.config.train.mixed)
+        trained.package, engine, trained.package.with_mixed_logits(columns, engine, trained.config.train.mixed)
     )
 
 
@@ -95,7 +95,7 @@ def open_champion(trained: TrainedRun, config: Config, run_id: str) -> OpenedMod
         SPLIT
     ]
     engine = make_engine(own_config, replace(pinned, sizes=sizes), share, trained.device)
-    return OpenedModel(package, engine, package.under_mixed(columns, engine, own_config.train.mixed))
+    return OpenedModel(package, engine, package.with_mixed_logits(columns, engine, own_config.train.mixed))
 
 
 def mask_unknown_ids(columns: Columns, sizes: Mapping[str, int]) -> Columns:

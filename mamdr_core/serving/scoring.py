@@ -21,7 +21,7 @@ from mamdr_core.lake.core.session import overriding, shuffles_of
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.core.unreadable import readable
 from mamdr_core.lake.examples.encoding import IDS
-from mamdr_core.lake.examples.versions import still_there
+from mamdr_core.lake.examples.versions import removed_version_errors
 from mamdr_core.lake.examples.windows import read_window
 from mamdr_core.models.structures import declare_inputs
 from mamdr_core.parallel.shipping import ship_modules
@@ -188,7 +188,11 @@ def _naming_keys(settings: ScoreSettings) -> Iterator[None]:
     """Make errors about the input name the keys of `score`."""
     try:
         reading = readable(source_of(settings.input)) if settings.input.path else nullcontext()
-        with still_there("a table at the version that the run was trained on"), reading, _explaining_workers():
+        with (
+            removed_version_errors("a table at the version that the run was trained on"),
+            reading,
+            _explaining_workers(),
+        ):
             yield
     except MamdrError as error:
         text = str(error)

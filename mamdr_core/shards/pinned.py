@@ -14,7 +14,7 @@ from mamdr_core.config.lake import LakeSettings
 from mamdr_core.lake.core.features import names_in_examples
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.quantiles import cut_features, noted_bounds
-from mamdr_core.lake.examples.versions import newest_versions, still_there
+from mamdr_core.lake.examples.versions import newest_versions, removed_version_errors
 from mamdr_core.lake.examples.windows import Limits, read_window, window_at
 from mamdr_core.runtime.errors import MamdrError
 from schemas import SAMPLE_WEIGHT, SPLITS, feature_vocabulary
@@ -101,7 +101,7 @@ def pin_examples(
     """
     lake = Lake(spark, where)
     versions = versions or {"examples": lake.version("examples")} | newest_versions(lake, features)
-    with still_there(f"examples version {versions['examples']} of {lake.root}"):
+    with removed_version_errors(f"examples version {versions['examples']} of {lake.root}"):
         return _pin(lake, features, versions, train_days, splits)
 
 

@@ -31,7 +31,7 @@ def evaluate_package(spark: SparkSession, config: Config) -> dict[str, Any]:
     pinned, package = trained.pinned, trained.package
     columns = place_columns({split: trained.share.columns(split)}, trained.device, SingleProcess())[split]
     engine = make_engine(trained.config, pinned, trained.share, trained.device)
-    columns = package.under_mixed(columns, engine, trained.config.train.mixed)
+    columns = package.with_mixed_logits(columns, engine, trained.config.train.mixed)
     with torch.no_grad():
         pace = ProgressLog(f"measuring {split}", len(columns))
         specific = package.specific

@@ -103,7 +103,7 @@ class Package:
         calibration: calibration of the logits; None: there is none.
 
     Example:
-        ``columns = package.under_mixed(columns, engine, trained.config.train.mixed)`` before anything is predicted.
+        ``package.with_mixed_logits(columns, engine, trained.config.train.mixed)`` before anything is predicted.
     """
 
     config: str
@@ -115,7 +115,7 @@ class Package:
     mixed: State | None = None
     calibration: Calibration | None = None
 
-    def under_mixed(
+    def with_mixed_logits(
         self, columns: Columns, engine: EagerEngine, settings: MixedSettings, left_out: bool = False
     ) -> Columns:
         """Columns with the mixed model's predictions as base logits, or unchanged columns if there is no mixed model.

@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime
 import pytest
 
 from mamdr_core.config.job_config import with_values
-from mamdr_core.lake.examples import news as news_module
+from mamdr_core.lake.examples import new_clicks as news_module
 from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.ingest import job as ingest_module
 from mamdr_core.lake.ingest.job import ingest_clicks

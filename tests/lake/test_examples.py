@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.lake.core.features import declared_clicks
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.lake.examples import news as news_module
+from mamdr_core.lake.examples import new_clicks as news_module
 from mamdr_core.lake.examples.job import build_examples
 from mamdr_core.lake.examples.layout import lay_out
 from mamdr_core.runtime.errors import MamdrError

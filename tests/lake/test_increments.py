@@ -135,7 +135,7 @@ def test_what_is_built_day_by_day_is_what_a_build_of_everything_gives(
     everything = build_examples(spark, with_values(config, {"examples.rebuild": True}))
     assert everything.pop("encoded_rows") > built.pop("encoded_rows")
     different = ("rebuilt", "clicks_version", "examples_version")
-    named = {name: everything[name] for name in built}  # a build without news has no figures of features' values
+    named = {name: everything[name] for name in built}  # a build without new_clicks has no figures of features' values
     assert {**named, **dict.fromkeys(different)} == {**built, **dict.fromkeys(different)}
     version = everything["examples_version"]
     assert contents(lake, daily) == contents(lake, version)

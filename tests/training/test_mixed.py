@@ -97,7 +97,7 @@ def test_what_its_features_add_is_recorded_by_domain(spark, config, figures):
 def test_scores_and_exported_files_are_the_predictions_of_evaluation(spark, config, figures, tmp_path):
     trained = open_trained(spark, config, figures["run_id"])
     engine = make_engine(trained.config, trained.pinned, trained.share, trained.device)
-    columns = trained.package.under_mixed(trained.share.columns("test"), engine, trained.config.train.mixed)
+    columns = trained.package.with_mixed_logits(trained.share.columns("test"), engine, trained.config.train.mixed)
     assert columns.base_logits.std() > 0.1
     logits = predict_domains(engine, trained.package.shared, {}, columns, range(5))
     scored = score(spark, with_values(config, {"score.run_id": figures["run_id"], "score.deviation": True}))

@@ -32,7 +32,14 @@ from mamdr_core.lake.examples.counts import (
 )
 from mamdr_core.lake.examples.increments import STATE, Increment, built_with, find_increment
 from mamdr_core.lake.examples.layout import assign_shards, lay_out, writing
-from mamdr_core.lake.examples.news import News, check_news, encode_news, find_ids, grow_vocabularies, select_clicks
+from mamdr_core.lake.examples.new_clicks import (
+    NewClicks,
+    check_new_clicks,
+    encode_new_clicks,
+    find_ids,
+    grow_vocabularies,
+    select_clicks,
+)
 from mamdr_core.lake.examples.packing import pack_domains, pack_more
 from mamdr_core.lake.examples.plans import DomainPlan
 from mamdr_core.lake.examples.quantiles import QUANTILES, cut_features, cut_numbers, kept_bounds, learn_bounds
@@ -89,14 +96,14 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
             if chosen:
                 encoded = reduce(DataFrame.union, chosen)
                 with overriding(spark, _settings_of_survey(lake, encoded)):
-                    news = News(increment, find_ids(lake, encoded, config, keep), clicks)
+                    new_clicks = NewClicks(increment, find_ids(lake, encoded, config, keep), clicks)
             else:
-                news = News(increment, None, clicks)
-            check_news(news, lake, config)
-            with overriding(spark, settings_for(spark, news.rows, _bytes_read(lake, news))):
-                built = _build(lake, config, clicks_version, news, keep)
+                new_clicks = NewClicks(increment, None, clicks)
+            check_new_clicks(new_clicks, lake, config)
+            with overriding(spark, settings_for(spark, new_clicks.rows, _bytes_read(lake, new_clicks))):
+                built = _build(lake, config, clicks_version, new_clicks, keep)
             if built is not None:
-                figures = _figures(news, built)
+                figures = _figures(new_clicks, built)
                 break
         logger.info("examples: another build committed first; trying again")
     else:
@@ -113,9 +120,9 @@ def _settings_of_survey(lake: Lake, clicks: DataFrame) -> Mapping[str, str | int
     return shuffles_of(lake.spark, max(bytes_of(clicks), held) // ROW_BYTES)
 
 
-def _bytes_read(lake: Lake, news: News) -> int:
+def _bytes_read(lake: Lake, new_clicks: NewClicks) -> int:
     """Maximum size in bytes of the tables that are counted or joined with the new rows."""
-    if not news.rows and news.increment.replaced == "" and news.increment.counted_by:
+    if not new_clicks.rows and new_clicks.increment.replaced == "" and new_clicks.increment.counted_by:
         return 0
     return sum(lake.log(table).size() for table in ("users", "items", "examples"))
 
@@ -128,19 +135,19 @@ def _warn_or_refuse(increment: Increment, config: Config) -> None:
     logger.warning("all clicks are encoded again: %s", increment.reason)
 
 
-def _build(lake: Lake, config: Config, clicks_version: int, news: News, keep: Keep) -> _Built | None:
+def _build(lake: Lake, config: Config, clicks_version: int, new_clicks: NewClicks, keep: Keep) -> _Built | None:
     """Encode and write what is new; None: another build committed first."""
-    increment, newest = news.increment, news.newest(lake)
+    increment, newest = new_clicks.increment, new_clicks.newest(lake)
     window = window_of(config.examples, newest)
     kept = _count_kept(lake, increment, window)
-    growth, domains = grow_vocabularies(lake, news, config, keep)
+    growth, domains = grow_vocabularies(lake, new_clicks, config, keep)
     update_vectors(lake, config.features, growth)
     has_weight = bool(config.input.columns.weight)
     table = declared_examples(config.features, not window.decides_split, has_weight)
     shards, bounds = increment.state.get("shards", 0), kept_bounds(increment, config)
     rows, plans = local_frame(lake.spark, [], spark_schema(table)), list[DomainPlan]()
-    if news.ids and news.seen:
-        encoded, plans = encode_news(news, news.ids.rows, growth, domains, config, keep)
+    if new_clicks.ids and new_clicks.seen:
+        encoded, plans = encode_new_clicks(new_clicks, new_clicks.ids.rows, growth, domains, config, keep)
         new_n = {plan.domain: plan.rows for plan in plans}
         held_n = rows_by_shard(kept)
         if increment.replaced is None:
@@ -164,7 +171,7 @@ def _build(lake: Lake, config: Config, clicks_version: int, news: News, keep: Ke
     }
     state = {"newest": newest.isoformat(), "shards": shards, "clicks_id": lake.log("clicks").table_id()}
     state |= {QUANTILES: bounds} if bounds else {}
-    note |= {"clicks_version": clicks_version, STATE: state | _state(news, growth["user"], config)}
+    note |= {"clicks_version": clicks_version, STATE: state | _state(new_clicks, growth["user"], config)}
     if not plans and not increment.replaced and _has_nothing_to_note(note, increment.before):
         return _Built(increment.base, kept, window, growth, shards)
     note["build"] = uuid.uuid4().hex  # identifies the commit among those of concurrent builds
@@ -193,13 +200,13 @@ def _count_kept(lake: Lake, increment: Increment, window: Window) -> pa.Table:
     return count_examples(examples.where(~F.expr(increment.replaced)) if increment.replaced else examples, window)
 
 
-def _state(news: News, users: Growth, config: Config) -> dict[str, Any]:
+def _state(new_clicks: NewClicks, users: Growth, config: Config) -> dict[str, Any]:
     """The part of the build's state that does not depend on its rows (see `increments.STATE`)."""
-    settings, before = config.examples, news.increment.before.get(STATE, {})
+    settings, before = config.examples, new_clicks.increment.before.get(STATE, {})
     # The first day of a user is wrong or missing for ever if the user's first rows are not read.
     all_read = not (settings.users.buckets or settings.since or settings.retired) and settings.users.min_count == 1
     return {
-        "number": news.increment.number,
+        "number": new_clicks.increment.number,
         "built_with": built_with(config),
         "until": settings.until.isoformat() if settings.until else None,
         "knows_users": all_read and before.get("knows_users", users.new == users.total),
@@ -221,7 +228,7 @@ def _verify(lake: Lake, note: dict[str, Any], plans: list[DomainPlan]) -> int:
     return version
 
 
-def _figures(news: News, built: _Built) -> dict[str, Any]:
+def _figures(new_clicks: NewClicks, built: _Built) -> dict[str, Any]:
     """The figures of a build and of the examples in its window."""
     splits = counts_in(built.counts, built.window)
     domains = pa.concat_tables(splits.values()).group_by("domain").aggregate([("rows", "sum"), ("positives", "sum")])
@@ -234,8 +241,8 @@ def _figures(news: News, built: _Built) -> dict[str, Any]:
         "negatives_missing": built.missing,
         "one_class_domains": int(((positives == 0) | (positives == rows)).sum()),
         "one_row_domains": int((rows == 1).sum()),
-        "encoded_rows": news.rows,
-        "rebuilt": news.increment.reason,
+        "encoded_rows": new_clicks.rows,
+        "rebuilt": new_clicks.increment.reason,
         **{f"{name}s": grown.total for name, grown in built.growth.items()},
         **{f"new_{name}s": grown.new for name, grown in built.growth.items()},
         "shards": built.shards,

@@ -15,7 +15,7 @@ from schemas import TABLES, DeclaredTable, feature_vocabulary
 _GONE = re.compile("FILE_NOT_EXIST|Cannot time travel Delta table to version")
 
 
-def tables_beside(features: Sequence[Feature]) -> list[DeclaredTable]:
+def companion_tables(features: Sequence[Feature]) -> list[DeclaredTable]:
     """The other tables that readers of the examples need: vocabularies and fixed vectors."""
     vectors = sorted({f"{feature.of}_features" for feature in features if feature.kind == "vector"})
     indexed = [feature_vocabulary(f.name) for f in features if f.has_vocabulary]
@@ -28,7 +28,7 @@ def newest_versions(lake: Lake, features: Sequence[Feature]) -> dict[str, int]:
     Raises:
         MamdrError: a table does not exist.
     """
-    return {table.name: lake.version(table) for table in tables_beside(features)}
+    return {table.name: lake.version(table) for table in companion_tables(features)}
 
 
 def versions_of(lake: Lake, features: Sequence[Feature], version: int) -> dict[str, int]:
@@ -51,7 +51,7 @@ def versions_of(lake: Lake, features: Sequence[Feature], version: int) -> dict[s
             "run build_examples again"
         )
     noted = found[1]["versions"]
-    names = [table.name for table in tables_beside(features)]
+    names = [table.name for table in companion_tables(features)]
     if missing := [name for name in names if name not in noted]:
         raise MamdrError(
             f"train.examples_version: examples version {version} was built without {', '.join(missing)}: run "
@@ -61,7 +61,7 @@ def versions_of(lake: Lake, features: Sequence[Feature], version: int) -> dict[s
 
 
 @contextmanager
-def still_there(what: str) -> Iterator[None]:
+def removed_version_errors(what: str) -> Iterator[None]:
     """Turn Spark's errors about removed files or log entries of a version into MamdrError; must wrap its reads."""
     try:
         yield

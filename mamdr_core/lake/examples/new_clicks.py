@@ -48,7 +48,7 @@ _NAMED = 3
 
 
 @dataclass(frozen=True)
-class News:
+class NewClicks:
     """The clicks that a build encodes.
 
     Attributes:
@@ -144,7 +144,7 @@ def _vocabularies(config: Config) -> tuple[list[Ids], list[Ids]]:
     return [ids for ids in wanted if ids.min_count == 1], [ids for ids in wanted if ids.min_count > 1]
 
 
-def check_news(news: News, lake: Lake, config: Config) -> None:
+def check_new_clicks(new_clicks: NewClicks, lake: Lake, config: Config) -> None:
     """Check that there are clicks, and that they suit the settings.
 
     Raises:
@@ -152,8 +152,8 @@ def check_news(news: News, lake: Lake, config: Config) -> None:
             split; or a domain has no ratio.
     """
     settings = config.examples
-    rows, positives = news.rows, sum(row["positives"] for row in news.seen)
-    if not rows and news.increment.replaced is None:
+    rows, positives = new_clicks.rows, sum(row["positives"] for row in new_clicks.seen)
+    if not rows and new_clicks.increment.replaced is None:
         days = f"from {settings.since or 'the first day'} to {settings.until or 'the last'}"
         raise MamdrError(f"clicks of {lake.root} holds no row {days} (examples.since, examples.until)")
     if rows > positives and settings.negatives.kind == "in_domain":
@@ -161,38 +161,45 @@ def check_news(news: News, lake: Lake, config: Config) -> None:
             f"examples.negatives.kind in_domain is for logs of positives only, but {rows - positives} of {rows} clicks "
             "have label 0: set it to none, or leave input.columns.label empty"
         )
-    if settings.split.kind == "given" and (unsplit := sum(row["unsplit"] for row in news.seen)):
+    if settings.split.kind == "given" and (unsplit := sum(row["unsplit"] for row in new_clicks.seen)):
         raise MamdrError(
             f"examples.split.kind is given, and {unsplit} of {rows} clicks have no split: ingest again with "
-            f"input.columns.split {', '.join(_sources_without_split(lake, news))}"
+            f"input.columns.split {', '.join(_sources_without_split(lake, new_clicks))}"
         )
     if config.input.columns.split and settings.split.kind != "given":
         logger.warning("input.columns.split is not used: examples.split.kind is %s, not given", settings.split.kind)
-    check_ratios({row["domain"] for row in news.seen}, settings)
+    check_ratios({row["domain"] for row in new_clicks.seen}, settings)
 
 
-def _sources_without_split(lake: Lake, news: News) -> list[str]:
+def _sources_without_split(lake: Lake, new_clicks: NewClicks) -> list[str]:
     """The first sources of loads with clicks without a split."""
-    if not news.ids or not lake.exists("loads"):
+    if not new_clicks.ids or not lake.exists("loads"):
         return []
-    clicks = news.ids.rows.where(F.col(SPLIT).isNull()).select("load").distinct()
+    clicks = new_clicks.ids.rows.where(F.col(SPLIT).isNull()).select("load").distinct()
     sources = lake.read("loads").join(clicks, "load", "left_semi").select("source").distinct()
     return [row["source"] for row in sources.orderBy("source").limit(_NAMED).collect()]
 
 
-def grow_vocabularies(lake: Lake, news: News, config: Config, keep: Keep) -> tuple[dict[str, Growth], dict[str, int]]:
+def grow_vocabularies(
+    lake: Lake, new_clicks: NewClicks, config: Config, keep: Keep
+) -> tuple[dict[str, Growth], dict[str, int]]:
     """Give new ids an index; returns the vocabularies by column, and the index of every domain by its id."""
-    if not news.ids or not news.seen:
+    if not new_clicks.ids or not new_clicks.seen:
         return {name: grown(lake, TABLES[f"{name}s"]) for name in IDS}, {}
-    growth = add_new_ids(lake, news.ids, keep)
+    growth = add_new_ids(lake, new_clicks.ids, keep)
     if rare := _vocabularies(config)[1]:
-        growth |= add_new_ids(lake, find_new_ids(lake, rare, news.all_clicks, keep), keep)
-    growth["domain"], domains = update_domains(lake, news.seen)
+        growth |= add_new_ids(lake, find_new_ids(lake, rare, new_clicks.all_clicks, keep), keep)
+    growth["domain"], domains = update_domains(lake, new_clicks.seen)
     return growth, domains
 
 
-def encode_news(
-    news: News, clicks: DataFrame, growth: Mapping[str, Growth], domains: Mapping[str, int], config: Config, keep: Keep
+def encode_new_clicks(
+    new_clicks: NewClicks,
+    clicks: DataFrame,
+    growth: Mapping[str, Growth],
+    domains: Mapping[str, int],
+    config: Config,
+    keep: Keep,
 ) -> tuple[DataFrame, list[DomainPlan]]:
     """Encode clicks; returns their rows, with sampled negatives, and the plan of each domain."""
     in_domain = config.examples.negatives.kind == "in_domain"
@@ -204,13 +211,13 @@ def encode_news(
     rows = encode_several(rows, growth, given, config.features)
     rows = encode_ids(rows, growth)
     if made := histories(config.features):
-        days = min(row["ds"] for row in news.seen), max(row["newest"] for row in news.seen)
-        is_part = news.increment.replaced is not None
-        rows = add_histories(rows, news.all_clicks, growth["item"], made, days, few_users=is_part)
+        days = min(row["ds"] for row in new_clicks.seen), max(row["newest"] for row in new_clicks.seen)
+        is_part = new_clicks.increment.replaced is not None
+        rows = add_histories(rows, new_clicks.all_clicks, growth["item"], made, days, few_users=is_part)
     rows = encode_features(rows, growth, config.features)
     rows = rows.withColumn("key", row_key()).drop("event_time")
     if not in_domain:
-        return rows, plan_impressions(news.seen, domains)
+        return rows, plan_impressions(new_clicks.seen, domains)
     rows = keep(rows)
     plans = plan_domains(count_domains(rows, config.examples))
     return rows.unionByName(_negatives(rows, plans, config, keep), allowMissingColumns=True), plans
