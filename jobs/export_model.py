@@ -10,8 +10,8 @@ from mamdr_core.config.job_config import Config
 def export_model(config: Config) -> dict[str, Any]:
     """Write a run (export.run_id) as files that need neither this code nor a lake, and check them; see export.* keys.
 
-    model.pt2 is for torch.export.load, model.onnx for any ONNX runtime; each contains theta_S and every theta_i, and
-    takes (features, domain). docs/serving.md shows how to call them.
+    model.pt2 is for torch.export.load, model.onnx for any ONNX runtime; each contains theta_S and every theta_i or
+    the mixed model, and takes (features, domain). docs/serving.md shows how to call them.
 
     Examples:
         spark-submit jobs/export_model.py --config conf/demo.yaml

@@ -1,4 +1,7 @@
-"""The lake: Delta tables that are created from their declarations in schemas/ and written in single commits."""
+"""The lake: Delta tables that are created from their declarations in schemas/ and written in single commits.
+
+`job_session` starts Spark for a job on a lake.
+"""
 
 import json
 import logging

@@ -116,9 +116,8 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
     record_load(lake, load, tally, started_at, clicks_version=version)
     figures = _figures(tally)
     logger.info("%(rows_in)d rows in = %(clicks)d clicks + %(rejected)d rejected, %(days)d days", figures)
-    version = lake.version("clicks") if restored else version
     more = {"undeclared_columns": undeclared, "restored": restored, "restorable": restorable}
-    return {**figures, "clicks_version": version, **more}
+    return {**figures, "clicks_version": lake.version("clicks") if restored else version, **more}
 
 
 def _declared_table(config: Config) -> DeclaredTable:
