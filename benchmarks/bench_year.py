@@ -114,7 +114,7 @@ def run(spark: SparkSession, config: Config, options: argparse.Namespace) -> Non
         _move_clock(day)
         began = time.monotonic()
         built = _live_day(spark, config, day)
-        before = _pretend_run(spark, lake, config, built, before, day)
+        before = _pretend_run(lake, config, built, before, day)
         seconds["day"].append(time.monotonic() - began)
         _date_files(Path(lake.root), dated)
         if day % WEEK == 0:
@@ -146,9 +146,7 @@ def _live_day(spark: SparkSession, config: Config, day: int) -> dict[str, Any]:
     return built
 
 
-def _pretend_run(
-    spark: SparkSession, lake: Lake, config: Config, built: dict[str, Any], before: str, number: int
-) -> str:
+def _pretend_run(lake: Lake, config: Config, built: dict[str, Any], before: str, number: int) -> str:
     """Leave what a run that is promoted leaves; returns its id."""
     now = datetime.now(UTC)
     run_id = make_run_id(now, "mixed")
@@ -161,7 +159,7 @@ def _pretend_run(
     record_run(lake, row | {"status": "ok", "started_at": now, "package": str(package)})
     table = TABLES["promotions"]
     promoted = (number, run_id, before or None, "promote", None, False, now)
-    lake.append(table, spark.createDataFrame([promoted], spark_schema(table)))
+    lake.append(table, lake.spark.createDataFrame([promoted], spark_schema(table)))
     return run_id
 
 

@@ -83,12 +83,12 @@ def test_a_corrected_source_also_replaces_rows_of_days_that_it_no_longer_has(
     assert "an earlier version of this project" not in caplog.text
     statuses = Counter(row["status"] for row in rows_of(older, "loads"))
     assert statuses == {"published": 3, "stopped": 1, "replacing": 1}
-    assert_unknown_rows_are_reported(spark, lake, identify_load(spark, corrected), other.input.path, caplog)
+    assert_unknown_rows_are_reported(lake, identify_load(spark, corrected), other.input.path, caplog)
     assert ingest_clicks(spark, with_values(other, root))["rejected_by_rule"] == {"new_event": 1}
     assert clicks_of(older) == expected
 
 
-def assert_unknown_rows_are_reported(spark, lake, load, source, caplog):
+def assert_unknown_rows_are_reported(lake, load, source, caplog):
     """Of rows that do not note their event, and of a run that did not end, nobody can tell what went with it."""
     after = lake.version("clicks")
     unknown = f"without recording the click; to have them in clicks, load these again: {source} (2 rows)"

@@ -119,7 +119,7 @@ def lake(spark, trained_config, tmp_path_factory):
 @pytest.fixture(scope="module")
 def ask(spark, lake):
     """The rows that answer a question of the docs, under ANSI SQL as in spark-sql; each is asked once."""
-    create_views(spark, lake)
+    create_views(lake)
     spark.conf.set("spark.sql.ansi.enabled", "true")
     yield cache(lambda question: [row.asDict() for row in spark.sql(QUERIES[question]).collect()])
     spark.conf.set("spark.sql.ansi.enabled", "false")
@@ -256,7 +256,7 @@ def test_views_whose_tables_are_missing_are_left_out(spark, lake_root, make_clic
     lake.append("clicks", make_clicks([("u", "i", "d")]))
     lake.create(feature_vocabulary("city"))
     session = spark.newSession()
-    create_views(session, lake)
+    create_views(Lake(session, lake.root))
     assert {table.name for table in session.catalog.listTables()} == {"clicks", "vocabulary_city"}
     assert session.table("clicks").count() == 1
 

@@ -28,17 +28,17 @@ GUIDE = (Path(__file__).parents[2] / "docs/operations.md").read_text()
 QUERIES = re.findall(r"```sql\n(.*?)```", GUIDE, re.DOTALL)
 
 
-def promote(spark, lake, number, run_id, day):
+def promote(lake, number, run_id, day):
     """Promote a run without the gate."""
     row = (number, run_id, None, "promote", day, True, datetime.now(UTC))
-    lake.append("promotions", local_frame(spark, [row], spark_schema(TABLES["promotions"])))
+    lake.append("promotions", local_frame(lake.spark, [row], spark_schema(TABLES["promotions"])))
 
 
 @pytest.fixture(scope="module")
 def decided(spark, two_days):
     """Decisions about the run of the first day, and about that of the second day with the first as champion."""
     first = decide(spark, two_days.gate(0))
-    promote(spark, two_days.lake, 1, two_days.ids[0], date(2026, 1, 1))
+    promote(two_days.lake, 1, two_days.ids[0], date(2026, 1, 1))
     return first, decide(spark, two_days.gate(1))
 
 
@@ -131,7 +131,7 @@ def test_without_the_package_of_the_champion_only_absolute_limits_apply(spark, t
 
 
 def test_the_queries_of_the_operating_guide_work(spark, two_days, decided):
-    create_views(spark, two_days.lake)
+    create_views(two_days.lake)
     decide(spark, two_days.gate(1, least_auc=0.99))
     served, stopped = (spark.sql(query).collect() for query in QUERIES)
     assert [(row["run_id"], row["until"]) for row in served] == [(two_days.ids[0], None)]
@@ -149,7 +149,7 @@ def test_a_bad_day_can_be_deleted_as_the_operating_guide_describes(spark, two_da
 
 
 def test_a_run_of_an_earlier_day_is_stopped_and_earlier_decisions_are_kept(spark, two_days, decided):
-    promote(spark, two_days.lake, 2, two_days.ids[1], date(2026, 1, 2))
+    promote(two_days.lake, 2, two_days.ids[1], date(2026, 1, 2))
     assert decide(spark, two_days.gate(0)) == decided[0] | {"serves": two_days.ids[0]}
     table = TABLES["gate_decisions"]
     two_days.lake.overwrite_where(table, local_frame(spark, [], spark_schema(table)), f"run_id = '{two_days.ids[0]}'")
