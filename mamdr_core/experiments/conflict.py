@@ -58,7 +58,7 @@ def measure_conflict(spark: SparkSession, config: Config) -> dict[str, Any]:
         MamdrError: unknown run, missing package, or fewer than two domains with nonzero gradients.
     """
     settings = config.conflict
-    trained = open_trained(spark, config, settings.run_id, splits=["train"])
+    trained = open_trained(spark, config, settings.run_id, ["train"])
     train = place_columns({"train": trained.share.columns("train")}, trained.device, SingleProcess())["train"]
     domains = np.flatnonzero(trained.pinned.counts["train"])
     pairs = draw_pairs(domains, settings.max_pairs, settings.seed)

@@ -65,7 +65,7 @@ def _decide_without_measuring(lake: Lake, run: dict[str, Any], champion: Row | N
 
 
 def _decide_by_measuring(spark: SparkSession, config: Config, run: dict[str, Any], champion: Row | None) -> Decision:
-    trained = open_trained(spark, config, run["run_id"], splits=[SPLIT])
+    trained = open_trained(spark, config, run["run_id"], [SPLIT])
     own = open_challenger(trained)
     other, problem = _open_champion(trained, config, champion)
     check_group(own.columns, config.metrics)

@@ -80,7 +80,7 @@ def test_a_champion_with_unknown_ids_is_compared_on_the_same_rows(two_days, deci
 
 
 def test_a_champion_on_its_own_rows_has_the_figures_of_its_training(spark, two_days):
-    trained = open_trained(spark, two_days.configs[0], two_days.ids[0])
+    trained = open_trained(spark, two_days.configs[0], two_days.ids[0], ["test"])
     own, other = open_challenger(trained), open_champion(trained, two_days.configs[0], two_days.ids[0])
     measured = measure(own, other, np.arange(len(own.columns)) % 2 == 0, MetricsSettings())
     np.testing.assert_array_equal(measured.champion.auc, measured.challenger.auc)
@@ -90,7 +90,7 @@ def test_a_champion_on_its_own_rows_has_the_figures_of_its_training(spark, two_d
 @pytest.mark.parametrize("at_once", [100, 1 << 24])
 def test_days_match_the_rows_of_the_columns(spark, two_days, monkeypatch, at_once):
     monkeypatch.setattr(opening, "DAY_ROWS", at_once)
-    trained = open_trained(spark, two_days.configs[1], two_days.ids[1])
+    trained = open_trained(spark, two_days.configs[1], two_days.ids[1], ["test"])
     own = open_challenger(trained)
     days, place = days_of_rows(trained, own.columns.offsets.numpy())
     assert [str(np.datetime64(int(day), "D")) for day in days] == ["2026-01-01", "2026-01-02"]
