@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def make(root: Path, domains: int) -> dict[str, Any]:
-    """What the job says of a report of so many domains."""
+    """The result of the job for a report of this number of domains."""
     facts = make_facts(domains)
     with spark_session("bench_report") as spark:
         write_facts(Lake(spark, str(root)), facts)

@@ -48,7 +48,7 @@ WEEK = 7
 PACKAGE_BYTES = 20_000
 _DAY = timedelta(days=1)
 _CLOCK = "MOVED_CLOCK"
-# A session takes an executor that has not been heard of for two minutes, by the clock that is moved, for dead.
+# A session takes an executor that has sent nothing for two minutes, by the clock that is moved, for lost.
 _SUBMIT = (
     "--conf spark.network.timeout=100000000s --conf spark.executor.heartbeatInterval=10s --conf spark.ui.enabled=false "
     "--driver-memory 2g --conf spark.sql.shuffle.partitions=1 --conf spark.databricks.delta.snapshotPartitions=1 "
@@ -128,7 +128,7 @@ def run(spark: SparkSession, config: Config, options: argparse.Namespace) -> Non
             )  # fmt: skip
         is_late = (time.monotonic() - started) > options.minutes * 60
         if day in options.at or day == options.days or is_late:
-            tell(lake, config, day)
+            print_result(lake, config, day)
             print(", ".join(f"{what}: first {found[0]:.1f} s, last {found[-1]:.1f} s"
                             for what, found in seconds.items() if found), flush=True)  # fmt: skip
         if is_late:
@@ -181,8 +181,8 @@ def _files(root: Path) -> Iterator[Path]:
     return (path for path in root.rglob("*") if path.is_file())
 
 
-def tell(lake: Lake, config: Config, day: int) -> None:
-    """Print what each table holds, and what the formula says of its data files."""
+def print_result(lake: Lake, config: Config, day: int) -> None:
+    """Print what each table holds, and the formula's estimate of its data files."""
     kept, history = config.maintain.retention_days, min(config.maintain.history_days or day, day)
     factors = {"clicks": kept, "examples": 3 * kept}
     print(f"\n### Day {day}\n")

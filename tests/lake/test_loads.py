@@ -89,7 +89,7 @@ def test_a_corrected_source_also_replaces_rows_of_days_that_it_no_longer_has(
 
 
 def assert_unknown_rows_are_reported(lake, load, source, caplog):
-    """Of rows that do not note their event, and of a run that did not end, nobody can tell what went with it."""
+    """Rows that do not record their event, and a run that did not end: which clicks they removed is unknown."""
     after = lake.version("clicks")
     unknown = f"without recording the click; to have them in clicks, load these again: {source} (2 rows)"
     assert count_restorable(lake, load, (after, after)) == 0

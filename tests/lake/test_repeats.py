@@ -93,7 +93,7 @@ def test_an_event_of_another_load_is_not_new_and_others_stay(judge):
 
 
 def test_events_whose_hashes_collide_are_all_kept(judge, monkeypatch):
-    """All keys are one: only the true columns tell events apart."""
+    """All keys are one: only the true columns distinguish events."""
     for module in (clicks, repeats):
         monkeypatch.setattr(module, "hash64", lambda *parts: F.xxhash64(F.lit(1)))
     rows = [(f"u{n}", "i", "d", "1", TIME) for n in range(5)]
