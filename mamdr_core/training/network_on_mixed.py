@@ -72,8 +72,6 @@ class NetworkOnMixed:
         return replace(best, same={"auc": torch.tensor(self.auc, dtype=torch.float64), **best.same})
 
     def load_state_dict(self, state: State) -> None:
-        """Restore a state; an empty one is from a version that did not train networks without the mixed model."""
-        if state.is_empty():
-            return
+        """Restore a state."""
         self.best.load_state_dict(state.part("best"))
         self.auc = float(state.tensor(state.same, "auc", torch.tensor(0.0, dtype=torch.float64)))

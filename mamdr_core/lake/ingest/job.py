@@ -21,7 +21,6 @@ from mamdr_core.lake.ingest.clicks import find_undeclared, judge_rows, parse_row
 from mamdr_core.lake.ingest.corrections import begin_correction, find_correction, finish_correction
 from mamdr_core.lake.ingest.loads import (
     Load,
-    check_loads,
     clicks_of_others,
     days_held,
     identify_load,
@@ -53,9 +52,8 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
 
     Returns:
         rows_in, clicks, rejected, rejected_by_rule, days, clicks_version, undeclared_columns; restored, the number of
-        events that this load no longer brings and that were restored from rejected rows of other loads; restorable, the
-        number of those whose rejected rows were written by an earlier version of this project, so that their sources
-        have to be loaded again; clicks + rejected = rows_in.
+        events that this load no longer brings and that were restored from rejected rows of other loads; restorable (0,
+        for scripts that read it); clicks + rejected = rows_in.
 
     Raises:
         MamdrError: the input cannot be read, changed during the job, has no valid row or fails the quality check; an
@@ -66,7 +64,6 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
     started_at = datetime.now(UTC)
     table = _declared_table(config)
     lake = Lake(spark, config.lake)
-    check_loads(lake)
     if lake.exists("clicks"):
         check_types(lake.read("clicks"), config.features)
     raw = read_input(spark, config.input)
@@ -97,7 +94,7 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
             if not number:  # later passes only compare a published load with what other jobs have published since
                 times = partial(explain_times, raw, rows, config.input.columns.event_time)
                 _check_quality(config, lake, load, tally, held, started_at, times)
-                correction = find_correction(lake, load, whole_days, held, tally, seen)
+                correction = find_correction(lake, load, whole_days, held, tally)
                 is_recorded = correction is not None and begin_correction(lake, correction, tally, started_at)
             to = Publication(lake, load, table, whole_days, held.keys(), tasks, started_at, is_recorded)
             version = publish(to, judged)
@@ -111,12 +108,12 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
                 f"input.path: {load.source}: other jobs kept publishing events of the same time; it is published, but "
                 "clicks may contain some of its events twice: run it again"
             )
-    restored, restorable = finish_correction(lake, correction, tally, version) if correction else (0, 0)
+    restored = finish_correction(lake, correction, tally) if correction else 0
     # Last, so that an arriving file is loaded again if the job is killed before.
     record_load(lake, load, tally, started_at, clicks_version=version)
     figures = _figures(tally)
     logger.info("%(rows_in)d rows in = %(clicks)d clicks + %(rejected)d rejected, %(days)d days", figures)
-    more = {"undeclared_columns": undeclared, "restored": restored, "restorable": restorable}
+    more = {"undeclared_columns": undeclared, "restored": restored, "restorable": 0}
     return {**figures, "clicks_version": lake.version("clicks") if restored else version, **more}
 
 

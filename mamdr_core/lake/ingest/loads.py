@@ -11,7 +11,6 @@ from mamdr_core.lake.core.few import declared_frame
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.ingest.tally import Tally
-from mamdr_core.runtime.errors import MamdrError
 from schemas.loads import STATUS_KNOWN
 
 
@@ -44,16 +43,6 @@ def identify_load(spark: SparkSession, path: str) -> Load:
     query = "SELECT xxhash64(source) AS id FROM VALUES (:source) AS one (source)"
     found = spark.sql(query, args={"source": source}).collect()
     return Load(found[0]["id"], source)
-
-
-def check_loads(lake: Lake) -> None:
-    """Check that clicks has the column `load`.
-
-    Raises:
-        MamdrError: it does not; an earlier version of this project created it.
-    """
-    if lake.exists("clicks") and "load" not in lake.read("clicks").columns:
-        raise MamdrError(f"clicks of {lake.root} has no column load: name a new lake.root and ingest again")
 
 
 def days_held(lake: Lake, table: str, load: Load) -> dict[date | None, int]:
