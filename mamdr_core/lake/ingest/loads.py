@@ -11,7 +11,6 @@ from mamdr_core.lake.core.few import declared_frame
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.ingest.tally import Tally
-from schemas.loads import STATUS_KNOWN
 
 
 @dataclass(frozen=True)
@@ -119,8 +118,6 @@ def record_load(
     """Add a row to loads: published with `clicks_version`, stopped for `reason`, or about to replace days."""
     days = list(tally.valid_by_day)
     touched = sorted({*days, *replacing})
-    if replacing:
-        lake.renew_rule("loads", STATUS_KNOWN)  # older tables lack this status
     line = {
         "load": load.id,
         "source": load.source,
